@@ -1,0 +1,83 @@
+# fedmq: every target sets up what it needs; a second run installs nothing.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: bench-algorithms bench-large help setup demo broker test test-all test-container check format lint types imports coverage bench bench-codec simulate chaos soak clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+SEEDS ?= 2000
+MINUTES ?= 10
+TESTS ?=
+STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt deploy/setup.sh | cksum | cut -d' ' -f1)
+
+help: ## This list
+	@echo "fedmq: asynchronous federated learning over MQTT"
+	@echo
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@echo
+	@echo '  make demo ARGS="--task mnist-mlp --nodes 10"   passes options on (make demo ARGS=--help lists them)'
+
+$(STAMP):
+	@bash deploy/setup.sh $(VENV)
+	@rm -f $(VENV)/.ready-*
+	@touch $@
+
+setup: $(STAMP) ## Create .venv with pinned dependencies; install Mosquitto where it is missing
+
+demo: $(STAMP) ## The main job: a broker, a coordinator and five nodes that train on handwritten digits
+	@$(BIN)/coordinator demo $(ARGS)
+
+broker: ## A Mosquitto container on this machine (docker or podman), until Ctrl-C
+	@deploy/containers/broker.sh
+
+test: $(STAMP) ## All tests but the slow campaigns
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(TESTS)
+
+test-container: $(STAMP) ## Build the images and run a federation in them (docker or podman)
+	@FEDMQ_CONTAINER_BUILD=1 $(BIN)/python -m pytest -m container $(TESTS)
+
+check: format lint types imports coverage ## Everything that CI runs: format, lint, types, imports, tests with coverage
+
+format: $(STAMP)
+	@$(BIN)/ruff format --check .
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+
+types: $(STAMP)
+	@$(BIN)/mypy
+	@$(BIN)/mypy tests benchmarks
+
+imports: $(STAMP)
+	@$(BIN)/lint-imports
+
+coverage: $(STAMP) ## The tests, and 100 % branch coverage where the design asks for it
+	@rm -f .coverage .coverage.*
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report= $(TESTS)
+	@$(BIN)/coverage report --fail-under=100 --show-missing --include='federation/protocol/*,*/update_codec/*,coordinator/machine.py,coordinator/round.py,coordinator/aggregation.py,edge_node/machine.py'
+
+bench: $(STAMP) ## The figures of the README, printed with their bars (minutes)
+	@$(BIN)/python -m benchmarks.main_job $(ARGS)
+
+bench-codec: $(STAMP) ## The codec's figures beside its peers; ARGS=--system adds whole federations
+	@$(BIN)/python -m benchmarks.codec $(ARGS)
+
+bench-algorithms: $(STAMP) ## Strategies, robust rules and asynchronous rounds, with their bars (minutes)
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.algorithms $(ARGS)
+
+bench-large: $(STAMP) ## Models of 47 and 100 MB through a real broker: memory, throughput, cuts, kills (minutes)
+	@$(BIN)/python -m benchmarks.large_models $(ARGS)
+
+simulate: $(STAMP) ## Both machines under seeded faults: make simulate SEEDS=2000
+	@$(BIN)/python -m simulation.campaign --seeds $(SEEDS) $(ARGS)
+
+chaos: $(STAMP) ## Real processes under every fault, then an audit: the closing table (ten minutes; ARGS="--scale 0.1")
+	@$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+soak: $(STAMP) ## Twenty nodes under 1 % faults: does the memory stay flat? make soak MINUTES=10
+	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) $(ARGS)
+
+clean: ## Remove .venv and caches
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* out

@@ -1,0 +1,87 @@
+"""What one federation of the campaign looks like: tasks without torch, quick rounds, and its processes' arguments."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coordinator.demo.plan import to_toml
+
+FEDERATION = "chaos"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One federation.
+
+    Attributes:
+        nodes: Node processes.
+        task: A task that needs numpy only.
+        codec: Codec of the updates.
+        buffer: Updates that make a version; None is all nodes: synchronous rounds.
+        quorum: Updates with which a partial buffer may be committed.
+        lease_s: How long a node may take, in seconds.
+        max_wait_s: Patience after a version's first update, in seconds.
+        spread_s: Nodes react within this time: it sets the pace, and leaves the CPU to those that restart.
+        keepalive_s: MQTT keep-alive of every connection, in seconds.
+        urls: Broker URL by node name, for those that go through a proxy.
+    """
+
+    nodes: int = 4
+    task: str = "null"
+    codec: str = "edge"
+    buffer: int | None = 2
+    quorum: int = 1
+    lease_s: float = 5.0
+    max_wait_s: float = 1.0
+    spread_s: float = 0.2
+    keepalive_s: int = 45
+    urls: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The nodes' names."""
+        return tuple(f"node-{index}" for index in range(self.nodes))
+
+
+def write_settings(plan: Plan, folder: Path, broker_url: str) -> Path:
+    """Write the coordinator's configuration and return its path."""
+    synchronous = plan.buffer is None
+    sections: Mapping[str, Mapping[str, object]] = {
+        "federation": {"id": FEDERATION},
+        "broker": {"url": broker_url, "keepalive_s": plan.keepalive_s},
+        "store": {"folder": str(folder / "coordinator")},
+        "task": {"name": plan.task},
+        "codec": {"up": plan.codec},
+        "round": {
+            "concurrency": plan.nodes,
+            "buffer": plan.buffer or plan.nodes,
+            "quorum": plan.quorum,
+            "max_staleness": 0 if synchronous else 10,
+            "lease_s": plan.lease_s,
+            "max_wait_s": plan.max_wait_s,
+            "spread_s": plan.spread_s,
+        },
+        "evaluation": {"every": 0},
+        "log": {"json": True},
+    }
+    path = folder / "coordinator.toml"
+    path.write_text(to_toml(sections), encoding="utf-8")
+    return path
+
+
+def coordinator_arguments(folder: Path) -> list[str]:
+    """Arguments of ``python -m coordinator``."""
+    return ["run", "--config", str(folder / "coordinator.toml")]
+
+
+def node_arguments(plan: Plan, folder: Path, broker_url: str, name: str) -> list[str]:
+    """Arguments of ``python -m edge_node``."""
+    index = plan.names.index(name)
+    arguments = ["run", "--broker", plan.urls.get(name, broker_url), "--federation", FEDERATION, "--id", name]
+    arguments += ["--task", plan.task, "--index", str(index), "--count", str(plan.nodes)]
+    return [*arguments, "--state", str(folder / name), "--log-json"]
+
+
+def node_environment(plan: Plan) -> dict[str, str]:
+    """Settings of a node that have no flag."""
+    return {"FEDMQ_NODE__BROKER__KEEPALIVE_S": str(plan.keepalive_s)}

@@ -1,0 +1,76 @@
+"""Small, safe, self-describing frames for model updates: numpy and zstandard, nothing else.
+
+>>> import numpy as np
+>>> from update_codec import CodecSpec, Manifest, decode, encode
+>>> model = {"weight": np.ones((64, 64), np.float32)}
+>>> manifest = Manifest.of(model)
+>>> update = manifest.flatten(model)
+>>> encoded = encode(update, manifest, CodecSpec.parse("lossless"))
+>>> bool((decode(encoded.frame, manifest).parameters == update.parameters).all())
+True
+"""
+
+from update_codec.accumulator import Accumulator
+from update_codec.chunks import iter_chunks
+from update_codec.context import Context, moving_average
+from update_codec.decoding import FrameInfo, decode, inspect
+from update_codec.encoding import Encoded, encode
+from update_codec.errors import (
+    CodecError,
+    ContextMismatch,
+    DigestMismatch,
+    EntropyError,
+    FrameError,
+    HeaderError,
+    HeadroomError,
+    ManifestError,
+    ManifestMismatch,
+    NonFiniteError,
+    NonFiniteFrame,
+    ShapeError,
+    SizeMismatch,
+    SpecError,
+    TrailingBytes,
+    TruncatedFrame,
+    UnknownVersion,
+)
+from update_codec.manifest import Manifest, Role, TensorSpec
+from update_codec.segments import SegmentInfo
+from update_codec.spec import PROFILES, CodecSpec
+from update_codec.vectors import Vectors
+
+__all__ = [
+    "PROFILES",
+    "Accumulator",
+    "CodecError",
+    "CodecSpec",
+    "Context",
+    "ContextMismatch",
+    "DigestMismatch",
+    "Encoded",
+    "EntropyError",
+    "FrameError",
+    "FrameInfo",
+    "HeaderError",
+    "HeadroomError",
+    "Manifest",
+    "ManifestError",
+    "ManifestMismatch",
+    "NonFiniteError",
+    "NonFiniteFrame",
+    "Role",
+    "SegmentInfo",
+    "ShapeError",
+    "SizeMismatch",
+    "SpecError",
+    "TensorSpec",
+    "TrailingBytes",
+    "TruncatedFrame",
+    "UnknownVersion",
+    "Vectors",
+    "decode",
+    "encode",
+    "inspect",
+    "iter_chunks",
+    "moving_average",
+]

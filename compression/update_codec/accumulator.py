@@ -1,0 +1,144 @@
+"""A weighted sum of frames in int64 fixed point: the same bits for every order of arrival.
+
+    sum += rint(weight · clip factor · value · 2^32)
+
+The weight is folded into the table of symbols, so an update is never expanded to floats; integer addition does not
+depend on the order. Scratch memory is one piece of a group, below 1 MiB.
+"""
+
+import math
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from update_codec.context import Context
+from update_codec.decoding import FrameInfo, GroupAdder, inspect
+from update_codec.errors import HeadroomError, NonFiniteFrame
+from update_codec.limits import CHUNK_ENTRIES
+from update_codec.manifest import Manifest
+from update_codec.segments import Content, Pieces, parse
+from update_codec.vectors import Vectors
+
+__all__ = ["Accumulator"]
+
+SCALE_BITS: Final = 32
+WEIGHT_BITS: Final = 20
+HEADROOM: Final = 2.0**30
+"""Bound of the sum of weight times largest magnitude: the int64 sums stay below 2^62."""
+
+
+class Accumulator:
+    """Adds weighted updates exactly.
+
+    Args:
+        manifest: the model of all frames.
+    """
+
+    SCALE_BITS = SCALE_BITS
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._parameters = np.zeros(manifest.parameter_count, np.int64)
+        self._statistics = np.zeros(manifest.statistic_count, np.int64)
+        self._counters = np.zeros(manifest.counter_count, np.int64)
+        self._weight = 0
+        self._used = 0.0
+        self._count = 0
+
+    @property
+    def weight_sum(self) -> float:
+        """Sum of the weights, each rounded to a multiple of 2^-20 first, so that it does not depend on the order."""
+        return self._weight / (1 << WEIGHT_BITS)
+
+    @property
+    def count(self) -> int:
+        """Number of frames added."""
+        return self._count
+
+    def add(
+        self,
+        frame: bytes,
+        weight: float,
+        *,
+        clip: float | None = None,
+        info: FrameInfo | None = None,
+        context: Context | None = None,
+    ) -> None:
+        """Add a frame, or change nothing and raise.
+
+        Args:
+            frame: one complete frame.
+            weight: for example num_examples times a staleness factor; above 2^-21.
+            clip: largest L2 norm of the parameters; a longer update is scaled down to it.
+            info: what `inspect` said about this very frame; saves validating it twice.
+            context: the one that the frame was coded with, if any.
+
+        Raises:
+            FrameError: if the frame is not valid or not finite.
+            HeadroomError: if the weight is not a positive number, or the sums could overflow.
+        """
+        if info is None or info.frame_digest != frame[-16:]:
+            info = inspect(frame, self._manifest, context=context)
+        if not info.finite:
+            raise NonFiniteFrame("the update holds NaN or infinity")
+        units = round(weight * (1 << WEIGHT_BITS)) if math.isfinite(weight) else 0
+        if units <= 0:
+            raise HeadroomError(f"a weight must be a positive number above 2^-{WEIGHT_BITS + 1}, not {weight}")
+        exact = units / (1 << WEIGHT_BITS)
+        factor = exact * min(1.0, clip / info.parameter_norm) if clip is not None and info.parameter_norm else exact
+        used = self._used + max(factor * info.parameter_abs_max, exact * info.statistic_abs_max)
+        if used > HEADROOM:
+            raise HeadroomError(f"weights times values reach {used:.3g}, the limit is {HEADROOM:.3g}: clip or reweight")
+        self._add(parse(frame, self._manifest, context), factor, exact)
+        self._used = used
+        self._weight += units
+        self._count += 1
+
+    def mean(self, *, divisor: float | None = None) -> Vectors:
+        """Return the sums divided by `divisor`, or by the sum of the weights; counters are the elementwise maximum.
+
+        Raises:
+            ValueError: if nothing was added, or the divisor is not positive.
+        """
+        by = self.weight_sum if divisor is None else divisor
+        if not self._count or not by > 0:
+            raise ValueError("a mean needs at least one frame and a positive divisor")
+        scale = by * 2.0**SCALE_BITS
+        return Vectors(
+            _divided(self._parameters, scale),
+            _divided(self._statistics, scale),
+            self._counters.copy(),
+        )
+
+    def _add(self, content: Content, factor: float, exact: float) -> None:
+        for part in content.groups:
+            table = _fixed(part.quantizer.table(), factor)
+            part.symbols.feed(table, GroupAdder(part.group, self._parameters))
+        if content.outliers is not None:
+            self._parameters[content.outliers.positions] += _fixed(content.outliers.values, factor)
+        _add_planes(content.values, self._parameters, factor)
+        _add_planes(content.statistics, self._statistics, exact)
+        if content.counters is not None:
+            for start, values in content.counters.pieces():
+                view = self._counters[start : start + len(values)]
+                view[:] = np.maximum(view, values) if self._count else values
+
+
+def _divided(sums: NDArray[np.int64], scale: float) -> NDArray[np.float32]:
+    out = np.empty(len(sums), np.float32)
+    for start in range(0, len(sums), CHUNK_ENTRIES):
+        out[start : start + CHUNK_ENTRIES] = sums[start : start + CHUNK_ENTRIES] / scale
+    return out
+
+
+def _fixed(values: NDArray[Any], factor: float) -> NDArray[np.int64]:
+    """Round values times factor to fixed point; a table's unused entries may be out of range and are cut."""
+    scaled = np.rint(values.astype(np.float64) * (factor * 2.0**SCALE_BITS))
+    return np.clip(scaled, -(2.0**62), 2.0**62).astype(np.int64)
+
+
+def _add_planes(planes: Pieces | None, target: NDArray[np.int64], factor: float) -> None:
+    if planes is not None:
+        for start, values in planes.pieces():
+            target[start : start + len(values)] += _fixed(values, factor)

@@ -1,0 +1,167 @@
+"""The deadzone quantizer's encoder: the parameters in groups, one step for all, one segment for each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from update_codec.codes import pack_codes
+from update_codec.context import Context
+from update_codec.deadzone import ROUNDING, Quantizer, centroids, quantize
+from update_codec.frame import varint
+from update_codec.layout import write_symbols
+from update_codec.limits import CHUNK_ENTRIES, SYMBOL_MAX
+from update_codec.manifest import Manifest, Role
+from update_codec.partition import Group, Partition, groups_of, matrices_of
+from update_codec.rate import EntropyRate, rms
+from update_codec.segments import Tag
+from update_codec.spec import Kind
+
+__all__ = ["DeadzoneCoder", "Division", "Trial", "divide", "write_outliers"]
+
+FINE_SCALE: Final = 2
+"""Biases and norms get a quarter of the step: they are few and every one of them matters."""
+_FEW: Final = 1 / 16
+"""Share of the parameters up to which biases and norms are few."""
+_SPREAD_CLASSES: Final = 4
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One way to encode the parameters."""
+
+    kind: Kind
+    seed: int = 0
+    """Of the dither, or the context's key."""
+    step: float
+    """A float32 value."""
+    partition: Partition = Partition.WHOLE
+    segments: list[bytes]
+    decode: Callable[[], F32]
+    """Gives what a decoder will make of the segments."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Division:
+    """How the parameters are divided into groups, and what the frame says about it."""
+
+    partition: Partition
+    groups: tuple[Group, ...]
+    key: int = 0
+    """Of the context."""
+    segments: list[bytes] = field(default_factory=list)
+    """The classes, where the frame names them."""
+
+
+def divide(wanted: F32, manifest: Manifest, partition: Partition, context: Context | None = None) -> Division:
+    """Divide the parameters.
+
+    `BY_SPREAD` puts every matrix into a class by its own rms, one class for each factor of two below the largest: what
+    differs in spread differs in the distribution of its symbols.
+    """
+    if partition is not Partition.BY_SPREAD:
+        groups = groups_of(manifest, partition, context=context)
+        return Division(partition=partition, groups=groups, key=context.key if context else 0)
+    spreads = np.array(_spreads(wanted, manifest))
+    largest = spreads.max(initial=0.0)
+    # Class 0 from half the largest on, class 1 from a quarter, class 2 from an eighth, class 3 below.
+    classes = sum((spreads < largest * 0.5**octave).astype(np.int64) for octave in range(1, _SPREAD_CLASSES))
+    segment = bytes([Tag.CLASSES]) + pack_codes(np.asarray(classes, np.uint32), 2)
+    groups = groups_of(manifest, partition, classes=np.asarray(classes))
+    return Division(partition=partition, groups=groups, segments=[segment])
+
+
+def _spreads(wanted: F32, manifest: Manifest) -> list[float]:
+    """Rms of every matrix, in their order."""
+    matrices = {tensor.name for tensor in matrices_of(manifest)}
+    found, place = [], 0
+    for tensor in manifest.tensors:
+        if tensor.role is Role.PARAMETER:
+            if tensor.name in matrices:
+                found.append(rms(wanted[place : place + tensor.size]))
+            place += tensor.size
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    group: Group
+    values: F32
+    scale: int
+
+
+class DeadzoneCoder:
+    """Quantizes and lays out at any step.
+
+    Args:
+        wanted: float32, finite, not empty.
+        division: its groups.
+    """
+
+    def __init__(self, wanted: F32, division: Division) -> None:
+        self._wanted = wanted
+        self._division = division
+        few = len(wanted) * _FEW
+        self._parts = [
+            _Part(group, group.gather(wanted), FINE_SCALE if group.fine and group.size < few else 0)
+            for group in division.groups
+        ]
+        self.groups = len(self._parts)
+        self._rate = EntropyRate([(part.values, part.scale) for part in self._parts], ROUNDING)
+
+    def bits(self, step: float) -> float:
+        """Estimated bits of the symbols."""
+        return self._rate.bits(step)
+
+    def write(self, step: float) -> Trial:
+        """Encode at a step, which is a float32 value."""
+        segments, beyond, found = [*self._division.segments], [], []
+        for part in self._parts:
+            group_step = step * 2.0**-part.scale
+            symbols, outliers = quantize(part.values, group_step)
+            shifts = centroids(part.values, symbols, group_step)
+            table = Quantizer(step=step, scale=part.scale, shifts=shifts).table()
+            found.append((part.group, symbols, table))
+            fields = bytes([Tag.SYMBOLS, part.scale]) + np.array(shifts, np.int8).tobytes()
+            segments.append(fields + write_symbols(symbols))
+            beyond.append(part.group.locate(outliers))
+        positions = np.sort(np.concatenate(beyond))
+        exact = self._wanted[positions]
+        segments += write_outliers(positions, exact)
+
+        def decode() -> F32:
+            decoded = np.empty_like(self._wanted)
+            for group, symbols, table in found:
+                group.put(decoded, _look_up(table, symbols))
+            decoded[positions] = exact
+            return decoded
+
+        return Trial(
+            kind=Kind.DEADZONE,
+            seed=self._division.key,
+            step=step,
+            partition=self._division.partition,
+            segments=segments,
+            decode=decode,
+        )
+
+
+def _look_up(table: F32, symbols: NDArray[np.int8]) -> F32:
+    """Values of symbols, in pieces that stay in the cache: numpy widens every index to eight bytes."""
+    turned = np.roll(table, -SYMBOL_MAX)  # a negative symbol indexes from the end
+    values = np.empty(len(symbols), np.float32)
+    for start in range(0, len(symbols), CHUNK_ENTRIES):
+        values[start : start + CHUNK_ENTRIES] = turned[symbols[start : start + CHUNK_ENTRIES]]
+    return values
+
+
+def write_outliers(positions: NDArray[np.int64], values: F32) -> list[bytes]:
+    """Return the segment of the outliers, if there are any."""
+    if not len(positions):
+        return []
+    fields = positions.astype("<u4").tobytes() + values.astype("<f4").tobytes()
+    return [bytes([Tag.OUTLIERS]) + varint(len(positions)) + fields]

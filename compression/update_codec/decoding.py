@@ -1,0 +1,168 @@
+"""From a frame back to vectors, and what a frame says about itself."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from update_codec.context import Context
+from update_codec.errors import NonFiniteFrame
+from update_codec.manifest import Manifest
+from update_codec.partition import Group
+from update_codec.segments import Content, Pieces, SegmentInfo, Tag, parse
+from update_codec.spec import Kind
+from update_codec.vectors import Vectors
+
+__all__ = ["FrameInfo", "GroupAdder", "decode", "inspect"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameInfo:
+    """What is in a frame, found without a float copy of the update."""
+
+    spec: str
+    """The specification that the encoder was given; `CodecSpec.parse` reads it."""
+    kind: Kind
+    manifest_digest: bytes
+    frame_digest: bytes
+    """16 bytes; identifies the frame."""
+    frame_bytes: int
+    parameter_bytes: int
+    statistic_bytes: int
+    counter_bytes: int
+    parameter_norm: float
+    """L2 norm of the decoded parameters; NaN or infinity if they are not finite."""
+    parameter_abs_max: float
+    statistic_abs_max: float
+    finite: bool
+    """False if a parameter or a statistic is NaN or infinite."""
+    bits_per_parameter: float
+    """Bits of the whole frame per parameter; 0 if there are none."""
+    segments: tuple[SegmentInfo, ...]
+
+
+def decode(frame: bytes, manifest: Manifest, *, context: Context | None = None) -> Vectors:
+    """Decode a frame.
+
+    Args:
+        frame: one complete frame.
+        manifest: the model that both ends agreed on; every size comes from it.
+        context: the one that the frame was coded with, if any.
+
+    Returns:
+        The update, with the same bits on every machine.
+
+    Raises:
+        FrameError: a subclass, if the bytes are not exactly one valid, finite frame for `manifest`.
+    """
+    content = parse(frame, manifest, context)
+    vectors = Vectors.zeros(manifest)
+    for part in content.groups:
+        part.symbols.feed(part.quantizer.table(), GroupAdder(part.group, vectors.parameters))
+    if content.outliers is not None:
+        vectors.parameters[content.outliers.positions] += content.outliers.values
+    _copy(content.values, vectors.parameters)
+    _copy(content.statistics, vectors.statistics)
+    _copy(content.counters, vectors.counters)
+    if not (np.isfinite(vectors.parameters).all() and np.isfinite(vectors.statistics).all()):
+        raise NonFiniteFrame("the update holds NaN or infinity")
+    return vectors
+
+
+def inspect(frame: bytes, manifest: Manifest, *, context: Context | None = None) -> FrameInfo:
+    """Validate a frame completely, as `decode` does, and describe it.
+
+    Raises:
+        FrameError: as `decode`, but a frame that is not finite is described, not refused.
+    """
+    content = parse(frame, manifest, context)
+    square, peak = _measure_parameters(content)
+    _, statistic_peak = _measure_planes(content.statistics)
+    for _ in content.counters.pieces() if content.counters is not None else ():
+        pass
+    sizes = {tag: sum(s.bytes for s in content.segments if s.tag is tag) for tag in Tag}
+    count = manifest.parameter_count
+    return FrameInfo(
+        spec=content.header.spec,
+        kind=Kind(content.header.kind),
+        manifest_digest=manifest.digest,
+        frame_digest=bytes(frame[-16:]),
+        frame_bytes=len(frame),
+        parameter_bytes=sum(sizes.values()) - sizes[Tag.STATISTICS] - sizes[Tag.COUNTERS],
+        statistic_bytes=sizes[Tag.STATISTICS],
+        counter_bytes=sizes[Tag.COUNTERS],
+        parameter_norm=math.sqrt(square),
+        parameter_abs_max=peak,
+        statistic_abs_max=statistic_peak,
+        finite=math.isfinite(square) and math.isfinite(statistic_peak),
+        bits_per_parameter=8 * len(frame) / count if count else 0.0,
+        segments=tuple(content.segments),
+    )
+
+
+class GroupAdder:
+    """A sink that adds decoded values to their places in the parameter vector."""
+
+    def __init__(self, group: Group, target: NDArray[Any]) -> None:
+        self._group = group
+        self._target = target
+
+    def dense(self, start: int, values: NDArray[Any]) -> None:
+        """Add consecutive values."""
+        self._group.add(self._target, start, values)
+
+    def sparse(self, positions: NDArray[np.int64], values: NDArray[Any]) -> None:
+        """Add values at increasing, hence distinct, positions."""
+        self._target[self._group.locate(positions)] += values
+
+
+class _Meter:
+    """A sink that sums squares and keeps the largest."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self.peak = 0.0
+
+    def dense(self, start: int, values: NDArray[Any]) -> None:
+        """Measure squares, wherever they are."""
+        del start
+        self.total += float(values.sum())
+        self.peak = max(self.peak, float(values.max(initial=0.0)))
+
+    def sparse(self, positions: NDArray[np.int64], values: NDArray[Any]) -> None:
+        """Measure squares, wherever they are."""
+        del positions
+        self.dense(0, values)
+
+
+def _measure_parameters(content: Content) -> tuple[float, float]:
+    """Sum of squares and largest magnitude of the parameters."""
+    total, peak = _measure_planes(content.values)
+    for part in content.groups:
+        meter = _Meter()
+        part.symbols.feed(part.quantizer.table().astype(np.float64) ** 2, meter)
+        total, peak = total + meter.total, max(peak, math.sqrt(meter.peak))
+    if content.outliers is not None:
+        values = content.outliers.values.astype(np.float64)
+        total, peak = total + float(np.dot(values, values)), max(peak, float(np.abs(values).max()))
+    return total, peak
+
+
+def _measure_planes(planes: Pieces | None) -> tuple[float, float]:
+    total, peak = 0.0, 0.0
+    if planes is not None:
+        for _, piece in planes.pieces():
+            with np.errstate(invalid="ignore"):  # a signalling NaN; the sum tells
+                values = piece.astype(np.float64)
+            peak = float(np.maximum(peak, np.abs(values).max()))
+            # Not a dot product: the library's threads cost ten times the work on pieces of this size.
+            total += float(np.square(values, out=values).sum())
+    return total, peak
+
+
+def _copy(planes: Pieces | None, target: NDArray[Any]) -> None:
+    if planes is not None:
+        for start, values in planes.pieces():
+            target[start : start + len(values)] = values

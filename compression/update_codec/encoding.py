@@ -1,0 +1,188 @@
+"""From an update to a frame: checks, error feedback, the quantizer that the specification names, seal."""
+
+from dataclasses import dataclass
+from typing import assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from update_codec.codes import Common, pack_codes, quantize_common
+from update_codec.context import Context
+from update_codec.eden import Eden, eden_bytes, write_eden
+from update_codec.errors import NonFiniteError, ShapeError
+from update_codec.frame import Header, seal_frame
+from update_codec.manifest import Manifest
+from update_codec.partition import Partition
+from update_codec.planes import write_counters, write_floats
+from update_codec.rate import rms
+from update_codec.rated import Rated, encode_rated
+from update_codec.segments import Pieces, Tag
+from update_codec.spec import CodecSpec, Kind
+from update_codec.vectors import Vectors
+
+__all__ = ["Encoded", "encode"]
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """A frame and what the encoder knows about it."""
+
+    frame: bytes
+    residual: F32 | None
+    """What was not sent, float32, shape (D,): adopt it when the receipt says `applied`. None without feedback."""
+    bits_per_parameter: float
+    """Bits of the whole frame per parameter; 0 if there are none."""
+    nmse: float
+    """Squared error over squared norm of what was to be sent (update and residual); 0 for a zero vector."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Coded:
+    """Coded parameters: segments, header fields, and what a decoder will make of them."""
+
+    segments: list[bytes]
+    decoded: F32
+    kind: Kind
+    step: float = 0.0
+    seed: int = 0
+    partition: Partition = Partition.WHOLE
+    bits: int = 0
+
+
+def encode(
+    update: Vectors,
+    manifest: Manifest,
+    spec: CodecSpec,
+    *,
+    residual: F32 | None = None,
+    seed: int = 0,
+    context: Context | None = None,
+) -> Encoded:
+    """Encode an update.
+
+    Args:
+        update: float differences and absolute counters, see `Vectors.minus`.
+        manifest: the model that both ends agreed on.
+        spec: what to do.
+        residual: float32, shape (D,): what earlier frames did not send. It is added under every specification.
+        seed: for the randomised kinds; the lower 32 bits count. Use another one for every frame.
+        context: classes of the parameters that the decoder has too; used by the deadzone quantizer on larger models.
+
+    Returns:
+        The frame, the new residual, the rate and the error.
+
+    Raises:
+        ShapeError: if a vector or the context does not fit the manifest.
+        NonFiniteError: if a value, or a sum with the residual, is NaN or infinite.
+    """
+    manifest.check(update)
+    if context is not None and len(context.classes) != manifest.parameter_count:
+        raise ShapeError("the context was made for another model")
+    wanted = _with_residual(update.parameters, residual)
+    if not (np.isfinite(wanted).all() and np.isfinite(update.statistics).all()):
+        raise NonFiniteError("the update holds NaN or infinity: the training diverged; do not send it")
+    others = _other_segments(update)
+    other_bytes = sum(map(len, others))
+    job = Rated(
+        manifest=manifest,
+        spec=spec,
+        fresh_rms=rms(update.parameters),
+        seed=seed & 0xFFFFFFFF,
+        context=context,
+        other_bytes=other_bytes,
+    )
+    coded = _encode_parameters(wanted, job)
+    header = Header(
+        kind=coded.kind,
+        segments=len(coded.segments) + len(others),
+        manifest_digest=manifest.digest,
+        step=coded.step,
+        seed=coded.seed,
+        partition=coded.partition,
+        bits=coded.bits,
+        spec=str(spec),
+    )
+    frame = seal_frame(header, coded.segments + others)
+    with np.errstate(over="ignore"):  # near the largest float32 an error may be infinite; it is only reported
+        exact = coded.decoded is wanted and not spec.feedback
+        error = wanted[:0] if exact else wanted - coded.decoded
+    return Encoded(
+        frame=frame,
+        residual=error if spec.feedback else None,
+        bits_per_parameter=8 * len(frame) / len(wanted) if len(wanted) else 0.0,
+        nmse=_ratio(error, wanted),
+    )
+
+
+def _encode_parameters(wanted: F32, job: Rated) -> _Coded:
+    spec, size = job.spec, len(wanted)
+    match spec.kind:
+        case Kind.LOSSLESS:
+            segments = [bytes([Tag.VALUES]) + write_floats(wanted)] if size else []
+            return _Coded(kind=spec.kind, segments=segments, decoded=wanted)
+        case Kind.DEADZONE | Kind.DITHER:
+            if not size:
+                return _Coded(kind=Kind.DEADZONE, segments=[], decoded=wanted, step=1.0)
+            trial = encode_rated(wanted, job)
+            return _Coded(
+                kind=trial.kind,
+                segments=trial.segments,
+                decoded=trial.decode(),
+                step=trial.step,
+                seed=trial.seed,
+                partition=trial.partition,
+            )
+        case Kind.EDEN:
+            return _encode_eden(wanted, spec.bits or 1, job.seed)
+        case Kind.COMMON:
+            return _encode_common(wanted, spec.bits or 2, float(np.float32(spec.delta)))
+        case kind:
+            assert_never(kind)
+
+
+def _encode_eden(wanted: F32, bits: int, seed: int) -> _Coded:
+    body = write_eden(wanted, bits, seed)
+    scale_bytes, _ = eden_bytes(len(wanted), bits)
+    scales = np.frombuffer(body[:scale_bytes], "<f4")
+    decoded = _collect(Eden(scales, memoryview(body)[scale_bytes:], len(wanted), (bits, seed)), len(wanted))
+    segments = [bytes([Tag.CODES]) + body] if len(wanted) else []
+    return _Coded(kind=Kind.EDEN, segments=segments, decoded=decoded, seed=seed, bits=bits)
+
+
+def _encode_common(wanted: F32, bits: int, delta: float) -> _Coded:
+    body = pack_codes(quantize_common(wanted, delta, bits), bits)
+    decoded = _collect(Common(memoryview(body), len(wanted), (bits, delta)), len(wanted))
+    segments = [bytes([Tag.CODES]) + body] if len(wanted) else []
+    return _Coded(kind=Kind.COMMON, segments=segments, decoded=decoded, step=delta, bits=bits)
+
+
+def _collect(values: Pieces, size: int) -> F32:
+    out = np.empty(size, np.float32)
+    for start, piece in values.pieces():
+        out[start : start + len(piece)] = piece
+    return out
+
+
+def _other_segments(update: Vectors) -> list[bytes]:
+    segments = []
+    if len(update.statistics):
+        segments.append(bytes([Tag.STATISTICS]) + write_floats(update.statistics))
+    if len(update.counters):
+        segments.append(bytes([Tag.COUNTERS]) + write_counters(update.counters))
+    return segments
+
+
+def _with_residual(parameters: F32, residual: F32 | None) -> F32:
+    if residual is None:
+        return parameters
+    if residual.shape != parameters.shape or residual.dtype != np.float32:
+        raise ShapeError(f"the residual must be float32 of shape {parameters.shape}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return parameters + residual
+
+
+def _ratio(error: F32, wanted: F32) -> float:
+    norm = rms(wanted)
+    return (rms(error) / norm) ** 2 if norm else 0.0

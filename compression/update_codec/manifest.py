@@ -1,0 +1,189 @@
+"""The model's manifest: names, shapes and types, agreed once and never sent with an update."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from hashlib import blake2b
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from update_codec.container import pack_rows, unpack_rows
+from update_codec.errors import ManifestError, ShapeError
+from update_codec.limits import DIMENSIONS_MAX, ENTRIES_MAX, NAME_BYTES_MAX, TENSORS_MAX
+from update_codec.vectors import Vectors
+
+__all__ = ["Manifest", "Role", "TensorSpec"]
+
+FLOATS: Final = ("float16", "float32", "float64")
+INTEGERS: Final = ("bool", "uint8", "int8", "int16", "int32", "int64")
+
+
+class Role(StrEnum):
+    """What a tensor is for, which decides how it is coded and aggregated."""
+
+    PARAMETER = "parameter"
+    """Float tensor that is trained: quantized, averaged, seen by the server optimizer."""
+    STATISTIC = "statistic"
+    """Float buffer, such as BatchNorm's running mean: its difference travels lossless and is averaged."""
+    COUNTER = "counter"
+    """Integer tensor: its absolute value travels lossless and is aggregated by the maximum."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """One tensor: its name, shape, storage type and role.
+
+    Raises:
+        ManifestError: if a field is out of range, or the type does not fit the role.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    role: Role = Role.PARAMETER
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.name.encode()) <= NAME_BYTES_MAX:
+            raise ManifestError(f"a tensor name takes 1 to {NAME_BYTES_MAX} bytes: {self.name[:40]!r}")
+        if len(self.shape) > DIMENSIONS_MAX or any(type(side) is not int or side < 0 for side in self.shape):
+            raise ManifestError(f"{self.name}: the shape {self.shape!r} is not allowed")
+        if self.size > ENTRIES_MAX:
+            raise ManifestError(f"{self.name}: more than {ENTRIES_MAX} entries")
+        if self.dtype not in (INTEGERS if self.role is Role.COUNTER else FLOATS):
+            raise ManifestError(f"{self.name}: a {self.role} cannot have the type {self.dtype!r}")
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All tensors of a model in their fixed order.
+
+    Raises:
+        ManifestError: if names repeat or a limit is exceeded.
+    """
+
+    tensors: tuple[TensorSpec, ...]
+    digest: bytes = field(init=False, repr=False, compare=False)
+    """16 bytes: BLAKE2b over the canonical encoding."""
+    parameter_count: int = field(init=False, compare=False)
+    statistic_count: int = field(init=False, compare=False)
+    counter_count: int = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if len(self.tensors) > TENSORS_MAX:
+            raise ManifestError(f"{len(self.tensors)} tensors, the limit is {TENSORS_MAX}")
+        if len({tensor.name for tensor in self.tensors}) != len(self.tensors):
+            raise ManifestError("a tensor name occurs twice")
+        counts = {role: sum(t.size for t in self.tensors if t.role is role) for role in Role}
+        if max(counts.values()) > ENTRIES_MAX:
+            raise ManifestError(f"more than {ENTRIES_MAX} entries of one role")
+        object.__setattr__(self, "parameter_count", counts[Role.PARAMETER])
+        object.__setattr__(self, "statistic_count", counts[Role.STATISTIC])
+        object.__setattr__(self, "counter_count", counts[Role.COUNTER])
+        object.__setattr__(self, "digest", blake2b(self.to_bytes(), digest_size=16).digest())
+
+    @property
+    def fp32_bytes(self) -> int:
+        """Bytes of the model as plain float32 (counters as int64)."""
+        return 4 * (self.parameter_count + self.statistic_count) + 8 * self.counter_count
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, NDArray[Any]], roles: Mapping[str, Role] | None = None) -> "Manifest":
+        """Describe arrays. A float array is a parameter and an integer array a counter unless `roles` says otherwise.
+
+        Raises:
+            ManifestError: if an array has a type that the codec does not know, or `roles` names no array.
+        """
+        named = dict(roles or {})
+        if unknown := named.keys() - arrays.keys():
+            raise ManifestError(f"roles for unknown tensors: {', '.join(sorted(unknown))}")
+        tensors = []
+        for name, array in arrays.items():
+            default = Role.PARAMETER if array.dtype.kind == "f" else Role.COUNTER
+            shape = tuple(int(side) for side in array.shape)
+            tensors.append(
+                TensorSpec(name=name, shape=shape, dtype=array.dtype.name, role=named.get(name, default)),
+            )
+        return cls(tuple(tensors))
+
+    def flatten(self, arrays: Mapping[str, NDArray[Any]]) -> Vectors:
+        """Lay arrays out as three vectors, in the manifest's order (copies).
+
+        Raises:
+            ShapeError: if an array is missing, extra, or of another shape or type.
+        """
+        if arrays.keys() != {tensor.name for tensor in self.tensors}:
+            difference = sorted(arrays.keys() ^ {tensor.name for tensor in self.tensors})
+            raise ShapeError(f"tensors missing or extra: {', '.join(difference[:8])}")
+        vectors = Vectors.zeros(self)
+        places = {Role.PARAMETER: 0, Role.STATISTIC: 0, Role.COUNTER: 0}
+        for tensor in self.tensors:
+            array = arrays[tensor.name]
+            if array.shape != tensor.shape or array.dtype.name != tensor.dtype:
+                found = f"{array.dtype.name}{array.shape}"
+                raise ShapeError(f"{tensor.name}: expected {tensor.dtype}{tensor.shape}, found {found}")
+            start = places[tensor.role]
+            places[tensor.role] = start + tensor.size
+            with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinity, which encode refuses
+                self._vector(vectors, tensor.role)[start : start + tensor.size] = array.reshape(-1)
+        return vectors
+
+    def unflatten(self, vectors: Vectors) -> dict[str, NDArray[Any]]:
+        """Rebuild the named arrays with their own shapes and types (copies).
+
+        Raises:
+            ShapeError: if a vector has another length than the manifest implies.
+        """
+        self.check(vectors)
+        arrays: dict[str, NDArray[Any]] = {}
+        places = {Role.PARAMETER: 0, Role.STATISTIC: 0, Role.COUNTER: 0}
+        for tensor in self.tensors:
+            start = places[tensor.role]
+            places[tensor.role] = start + tensor.size
+            part = self._vector(vectors, tensor.role)[start : start + tensor.size]
+            with np.errstate(over="ignore"):
+                arrays[tensor.name] = part.astype(tensor.dtype).reshape(tensor.shape)
+        return arrays
+
+    def check(self, vectors: Vectors) -> None:
+        """Raise `ShapeError` if the vectors do not have the lengths of this manifest."""
+        found = (vectors.parameters.size, vectors.statistics.size, vectors.counters.size)
+        expected = (self.parameter_count, self.statistic_count, self.counter_count)
+        if found != expected:
+            raise ShapeError(f"expected vectors of {expected} entries, found {found}")
+
+    def to_bytes(self) -> bytes:
+        """Encode canonically; `from_bytes` reads it back."""
+        return pack_rows([[t.name, list(t.shape), t.dtype, t.role.value] for t in self.tensors])
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Manifest":
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            ManifestError: if the bytes are malformed, not canonical, or beyond a limit.
+        """
+        tensors = []
+        for row in unpack_rows(data):
+            match row:
+                case [str(name), list(shape), str(dtype), str(role)] if role in set(Role):
+                    tensors.append(TensorSpec(name=name, shape=tuple(shape), dtype=dtype, role=Role(role)))
+                case _:
+                    raise ManifestError("a manifest row is not [name, shape, type, role]")
+        return cls(tuple(tensors))
+
+    @staticmethod
+    def _vector(vectors: Vectors, role: Role) -> NDArray[Any]:
+        by_role: dict[Role, NDArray[Any]] = {
+            Role.PARAMETER: vectors.parameters,
+            Role.STATISTIC: vectors.statistics,
+            Role.COUNTER: vectors.counters,
+        }
+        return by_role[role]

@@ -1,0 +1,1 @@
+"""The server role: announces rounds, judges updates, aggregates them, commits model versions."""

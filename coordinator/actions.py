@@ -1,0 +1,327 @@
+"""What can happen to the coordinator (events, past tense) and what it can do (effects, imperatives)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from coordinator.records import Member, RoundRecord, TransferRecord, UpdateRecord, Verdict, VersionRecord
+from federation.protocol.messages import (
+    Cancel,
+    CoordinatorState,
+    Decline,
+    Grant,
+    NodeState,
+    Progress,
+    Reason,
+    Rebirth,
+    Receipt,
+    RetryAfter,
+    RoundAnnouncement,
+    UpdateOffer,
+)
+from federation.types import ModelVersion, NodeId, RoundId, UpdateId
+
+# --- events ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerConnected:
+    """The control connection is up: the broker may have lost everything that it retained."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerDisconnected:
+    """The control connection is gone."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStateReceived:
+    """A node's birth, death or activity."""
+
+    node: NodeId
+    state: NodeState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferReceived:
+    """A node offers an update.
+
+    Attributes:
+        known: The verdict that the store already has for this update id, or None.
+    """
+
+    node: NodeId
+    offer: UpdateOffer
+    known: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkReceived:
+    """One chunk of a granted transfer."""
+
+    node: NodeId
+    update: UpdateId
+    index: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclineReceived:
+    """A node will not train."""
+
+    node: NodeId
+    decline: Decline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressReceived:
+    """What a node is doing; may be lost."""
+
+    node: NodeId
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageRefused:
+    """Bytes that are no message: counted, never answered."""
+
+    topic: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateStored:
+    """The update is valid and on disk."""
+
+    update: UpdateId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateRejected:
+    """The frame was checked and refused; nothing of it is on disk."""
+
+    update: UpdateId
+    node: NodeId
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionCommitted:
+    """The commit's transaction is on disk."""
+
+    record: VersionRecord
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitFailed:
+    """The aggregate was not usable; ``culprits`` must be refused, the rest may be tried again."""
+
+    culprits: tuple[UpdateId, ...]
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageFailed:
+    """Nothing can be persisted (disk full, EIO): stop acknowledging and say so."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """The evaluation of a version has ended; no metrics when it failed."""
+
+    version: ModelVersion
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRequested:
+    """The operator asks for an orderly stop."""
+
+
+Event = (
+    BrokerConnected
+    | BrokerDisconnected
+    | NodeStateReceived
+    | OfferReceived
+    | ChunkReceived
+    | DeclineReceived
+    | ProgressReceived
+    | MessageRefused
+    | UpdateStored
+    | UpdateRejected
+    | VersionCommitted
+    | CommitFailed
+    | StorageFailed
+    | Evaluated
+    | StopRequested
+)
+
+# --- effects --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveRound:
+    """Reserve a round id and its cohort on disk, before it is announced. May answer `StorageFailed`."""
+
+    record: RoundRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseRound:
+    """Forget the open assignments of these nodes in this round (delivered, expired or given up)."""
+
+    round: RoundId
+    nodes: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishState:
+    """Publish the retained coordinator state."""
+
+    state: CoordinatorState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishModel:
+    """Publish the retained chunks of the parts of this version."""
+
+    record: VersionRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClearModel:
+    """Remove the retained chunks of all parts that the head no longer lists."""
+
+    head: VersionRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishAnnouncement:
+    """Publish the retained round announcement."""
+
+    announcement: RoundAnnouncement
+
+
+Command = Receipt | Grant | Cancel | RetryAfter | Rebirth
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendCommand:
+    """Publish to one node's command topic."""
+
+    node: NodeId
+    command: Command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreUpdate:
+    """Check the frame and persist it. Answers `UpdateStored`, `UpdateRejected` or `StorageFailed`."""
+
+    record: UpdateRecord
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenTransfer:
+    """Persist that a large update is arriving. May answer `StorageFailed`."""
+
+    transfer: TransferRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreChunk:
+    """Persist one chunk. May answer `StorageFailed`."""
+
+    update: UpdateId
+    index: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreTransfer:
+    """All chunks are here: check the frame and persist it as `StoreUpdate` does, and drop the chunks."""
+
+    record: UpdateRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropTransfer:
+    """Forget a large update that stopped arriving."""
+
+    update: UpdateId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveVerdict:
+    """Persist a final verdict (stale, refused) before its receipt is sent; no ``record`` when it is stored already."""
+
+    verdict: Verdict
+    record: UpdateRecord | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitVersion:
+    """Aggregate, step, save blob, one transaction. Answers `VersionCommitted`, `CommitFailed` or `StorageFailed`."""
+
+    version: ModelVersion
+    members: tuple[Member, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluate:
+    """Evaluate a version in the background; answers `Evaluated` later."""
+
+    version: ModelVersion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """Say something in the log: a stable event key and fields."""
+
+    event: str
+    fields: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptFailure:
+    """The machine has heard `StorageFailed`: from here on effects count again.
+
+    What follows a failed save depends on it, so the executor drops every effect between the failure and this one; the
+    machine repeats what is still true later.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """The machine is done: flush, disconnect, leave."""
+
+    reason: str
+
+
+Effect = (
+    SaveRound
+    | CloseRound
+    | PublishState
+    | PublishModel
+    | ClearModel
+    | PublishAnnouncement
+    | SendCommand
+    | StoreUpdate
+    | OpenTransfer
+    | StoreChunk
+    | StoreTransfer
+    | DropTransfer
+    | SaveVerdict
+    | CommitVersion
+    | Evaluate
+    | Note
+    | AcceptFailure
+    | Stop
+)

@@ -1,0 +1,213 @@
+"""The coordinator's composition root: store, model, connections, machine, and the loop that runs them."""
+
+import json
+import os
+import queue
+import random
+import resource
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from coordinator.actions import Event, StopRequested
+from coordinator.broker import broker_address, open_connections
+from coordinator.committer import Committer, first_commit
+from coordinator.config import CoordinatorConfig
+from coordinator.evaluation import EvaluationWorker, LazyTask
+from coordinator.executor import CoordinatorExecutor, Evaluator, ExecutorParts, NoEvaluator
+from coordinator.inbound import Inbound
+from coordinator.initial import InitialRequest, initial_model, initial_model_apart
+from coordinator.inspection import payload_limit
+from coordinator.machine import CoordinatorMachine
+from coordinator.records import EngineSettings
+from coordinator.report import build_report
+from coordinator.selection import make_selector
+from coordinator.settings import committer_settings, engine_settings, strategy_name
+from coordinator.settlement import BATCH_MAX, Settlement
+from coordinator.sqlite_store import SqliteStore
+from coordinator.store import CoordinatorStore
+from coordinator.traffic import Traffic
+from coordinator.why import write_waiting
+from federation.protocol.topics import Topics
+from federation.runtime.address import BrokerAddress
+from federation.runtime.clock import MonotonicClock
+from federation.runtime.driver import Driver
+from federation.runtime.log import configure_log, get_log
+from federation.runtime.signals import StopSignals
+from federation.runtime.supervision import Supervision
+from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox
+from federation.task import Task, TaskContext
+from federation.tasks.registry import load_task
+from federation.types import FederationId
+
+__all__ = ["run_coordinator"]
+
+EVALUATION_STOP_S = 2.0
+"""How long an orderly stop waits for an evaluation, in seconds."""
+
+FLUSH_S = 2.0
+"""How long an orderly stop waits for the broker, in seconds."""
+
+
+def run_coordinator(config: CoordinatorConfig, report: Path | None = None) -> int:
+    """Run the coordinator until it is told to stop, or the run is over; returns the exit code.
+
+    Args:
+        config: All settings.
+        report: Where the report goes at the end, also after Ctrl-C; None is nowhere.
+
+    Raises:
+        ConfigError: A setting, a certificate or the task's name is wrong.
+        TaskError: The task cannot be built.
+        StorageError: The state folder is in use, damaged or not writable.
+        TransportError: The broker refuses us for good.
+    """
+    configure_log(json=config.log.as_json, level=config.log.level, stream=sys.stdout if config.log.as_json else None)
+    plan = _Plan(config=config, engine=engine_settings(config), address=broker_address(config.broker))
+    store = SqliteStore(config.store.folder, audit_versions=config.store.audit_versions)
+    store.wait_later()
+    try:
+        return _run(plan, store, report)
+    finally:
+        store.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """The configuration after all checks."""
+
+    config: CoordinatorConfig
+    engine: EngineSettings
+    address: BrokerAddress
+
+
+def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
+    config, log = plan.config, get_log("coordinator")
+    for alarm in store.alarms:
+        log.error("head_repaired", detail=alarm)
+    task = LazyTask(lambda: _build_task(config))
+    _ensure_model(config, store, task)
+    inbox: Inbox = queue.Queue(INBOX_ITEMS_MAX)
+    recovered = store.recovered(recent=plan.engine.max_staleness + 1)
+    committer = Committer(store, recovered.head, committer_settings(config))
+    most = plan.engine.payload_bytes_max or payload_limit(committer.manifest)
+    worker = EvaluationWorker(task, committer.manifest, inbox) if config.evaluation.every else None
+    if worker is not None and not store.history()[-1].metrics:
+        # Fills the gap that a crash may have left, and loads the evaluation's data before the first round needs it.
+        worker.submit(recovered.head.version, committer.evaluated_model)
+    connections = open_connections(config, plan.address, store.run, store.epoch, inbox, committer.manifest)
+    settlement = Settlement(store, connections.control, connections.data)
+    executor = _executor(config, settlement, committer, store, worker or NoEvaluator())
+    machine = CoordinatorMachine(
+        replace(plan.engine, payload_bytes_max=most),
+        recovered,
+        selector=make_selector(config.round.selector),
+        rng=random.SystemRandom().random,
+    )
+    inbound = Inbound(_topics(config), store, executor.traffic, executor.broker_connected)
+    log.info("coordinator_started", run=store.run, epoch=store.epoch, version=recovered.head.version, pid=os.getpid())
+    with StopSignals(inbox, StopRequested()) as signals:
+        connections.open()
+        try:
+            clock, settle = MonotonicClock(), settlement.settle
+            with Supervision(inbox, lambda: connections.alive) as supervision:
+                translate: Callable[[object], Event | None] = supervision.watching(inbound.translate)
+                Driver(machine, executor, inbox, clock, translate, settle=settle, batch_max=BATCH_MAX).run()
+        finally:
+            connections.close(timeout_s=FLUSH_S)
+        log.info("coordinator_stopped", reason=executor.stop_reason)
+        if report is not None:
+            write_report(config, store, executor.traffic, report)
+        if worker is not None and not worker.close(timeout_s=EVALUATION_STOP_S):
+            _abandon_worker(store, signals.exit_code)
+    return signals.exit_code
+
+
+def write_report(config: CoordinatorConfig, store: CoordinatorStore, traffic: Traffic, path: Path) -> None:
+    """Write the run's report as JSON."""
+    report: Mapping[str, object] = build_report(
+        store, strategy=strategy_name(config), codec=config.codec.up, tail=(traffic.up, traffic.down)
+    ) | {
+        "task": config.task.name,
+        # Kilobytes on Linux.
+        "coordinator_peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _ensure_model(config: CoordinatorConfig, store: SqliteStore, task: LazyTask) -> None:
+    """Make version 0 at the first start."""
+    if store.manifest() is not None:
+        return
+    request = InitialRequest(
+        task=config.task.name,
+        data=None if config.task.data is None else str(config.task.data),
+        seed=config.task.seed,
+        file=None if config.task.initial is None else str(config.task.initial),
+    )
+    if config.evaluation.every:
+        # The task is needed here anyway: what it imports is loaded once.
+        made = initial_model(request, task.get())
+    else:
+        made = initial_model_apart(request, config.store.folder)
+    first = first_commit(made.vectors, made.manifest, committer_settings(config).downlink, seed=made.seed)
+    store.initialise(made.manifest, first)
+
+
+def _build_task(config: CoordinatorConfig) -> Task:
+    # Read by the libraries when they are first imported.
+    os.environ.setdefault("OMP_NUM_THREADS", str(config.evaluation.threads))
+    context = TaskContext(
+        node_index=None, node_count=1, data=config.task.data, device=config.evaluation.device, seed=config.task.seed
+    )
+    return load_task(config.task.name)(context)
+
+
+def _executor(
+    config: CoordinatorConfig,
+    settlement: Settlement,
+    committer: Committer,
+    store: CoordinatorStore,
+    evaluator: Evaluator,
+) -> CoordinatorExecutor:
+    return CoordinatorExecutor(
+        ExecutorParts(
+            store=store,
+            committer=committer,
+            control=settlement.control,
+            data=settlement.data,
+            topics=_topics(config),
+            now=MonotonicClock().now,
+            say=_speaker(config.store.folder),
+            evaluator=evaluator,
+            update_norm_max=config.limits.update_norm_max,
+            passing=settlement.passing,
+        )
+    )
+
+
+def _speaker(folder: Path) -> Callable[[str, Mapping[str, object]], None]:
+    """Writes log lines, and leaves what is waited for to ``coordinator why``."""
+    log = get_log("coordinator")
+
+    def say(event: str, fields: Mapping[str, object]) -> None:
+        # A user's metric may be called "event".
+        log.info(event, **{name: value for name, value in fields.items() if name != "event"})
+        if event == "waiting":
+            write_waiting(folder, fields)
+
+    return say
+
+
+def _topics(config: CoordinatorConfig) -> Topics:
+    return Topics(FederationId(config.federation.id))
+
+
+def _abandon_worker(store: CoordinatorStore, exit_code: int) -> None:
+    """Leave without the interpreter's shutdown, which crashes under a thread that is still inside a native library."""
+    get_log("coordinator").warning("evaluation_abandoned")
+    store.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)

@@ -1,0 +1,202 @@
+"""The ``coordinator`` command: options, messages for people, and exit codes."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from federation.errors import ConfigError, FederationError, StorageError, TaskError, TransportError
+
+__all__ = ["main", "make_app"]
+
+EXIT_CODES = """
+Exit codes: 0 the run is over or was stopped in order, 1 a demo, a simulation or a check failed, 2 a setting or the task
+is wrong, 3 the store is in use or cannot be written, 4 the broker refuses us, 130 interrupted by Ctrl-C.
+"""
+
+LAZY_COMMANDS: Mapping[str, tuple[str, str, str]] = {
+    "demo": ("coordinator.demo.cli", "demo", "A whole federation on this machine: broker, coordinator, nodes."),
+    "audit": ("coordinator.audit_cli", "audit_command", "Check the stores of a stopped federation: I1 to I9."),
+    "simulate": ("simulation.cli", "simulate", "The same machines in virtual time, without a broker."),
+    "init": ("coordinator.fleet.cli", "init", "Make a federation: certificates, broker configuration, settings."),
+    "enroll": ("coordinator.fleet.cli", "enroll", "Write the file with which a node joins."),
+    "revoke": ("coordinator.fleet.cli", "revoke", "Shut nodes out."),
+    "renew": ("coordinator.fleet.cli", "renew", "Write new certificates before the old ones end."),
+}
+"""Commands that are imported only when they are called: module, function, summary."""
+
+ConfigOption = Annotated[
+    Path | None, typer.Option(help="TOML file with all settings, or the folder of coordinator init.", exists=True)
+]
+StateOption = Annotated[Path | None, typer.Option(help="State folder, instead of the configuration's.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of tables.")]
+
+
+def make_app(arguments: Sequence[str]) -> typer.Typer:
+    """The command line; of the lazy commands only the one that ``arguments`` call is imported."""
+    app = typer.Typer(
+        name="coordinator",
+        help="The server role: announces rounds, collects updates from edge nodes, and makes model versions of them.",
+        epilog=EXIT_CODES,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    for name, (module, function, summary) in LAZY_COMMANDS.items():
+        if arguments[:1] == [name]:
+            app.command(name)(getattr(import_module(module), function))
+        else:
+            app.command(name, help=summary)(_elsewhere)
+    app.command(epilog=EXIT_CODES)(run)
+    app.command()(status)
+    app.command()(why)
+    app.command()(export)
+    app.command()(doctor)
+    return app
+
+
+def main() -> None:
+    """Entry point of ``coordinator`` and ``python -m coordinator``."""
+    try:
+        make_app(sys.argv[1:])(prog_name="coordinator")
+    except FederationError as error:
+        typer.echo(f"coordinator: {error}", err=True)
+        sys.exit(_exit_code(error))
+
+
+def run(  # noqa: PLR0913 - one parameter per option is how the library declares them
+    *,
+    config: ConfigOption = None,
+    broker: Annotated[str | None, typer.Option(help="Broker URL, such as mqtt://host:1883 or mqtts://host.")] = None,
+    federation: Annotated[str | None, typer.Option(help="Name of the federation.")] = None,
+    task: Annotated[str | None, typer.Option(help="digits, mnist-mlp, ... or FILE.py:FUNCTION.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with the data, for the evaluation.")] = None,
+    state: StateOption = None,
+    versions: Annotated[int | None, typer.Option(help="Model versions after which the run is over.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the report of the run to this file at the end.")] = None,
+    with_broker: Annotated[bool, typer.Option("--with-broker", help="Start the folder's Mosquitto too.")] = False,
+    log_json: Annotated[bool | None, typer.Option("--log-json", help="JSON lines on standard output.")] = None,
+) -> None:
+    """Coordinate a federation until the run is over, or until stopped.
+
+    Options win over environment variables (FEDMQ_COORDINATOR__BROKER__URL), which win over the file. After a crash or
+    a power cut the next start goes on with the last committed version.
+
+    \b
+    Examples:
+      coordinator run --config coordinator.toml
+      coordinator run --config plant --with-broker
+      coordinator run --broker mqtt://10.0.0.2 --federation demo --task digits --versions 15
+    """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    flags = {
+        "broker.url": broker,
+        "federation.id": federation,
+        "task.name": task,
+        "task.data": data,
+        "store.folder": state,
+        "round.versions": versions,
+        "log.json": log_json,
+    }
+    # Imported here: `--help` answers before numpy, pydantic and the MQTT library are loaded.
+    from coordinator.config import read_config  # noqa: PLC0415
+
+    settings = read_config(config, flags)
+    from coordinator.app import run_coordinator  # noqa: PLC0415
+
+    if not with_broker:
+        raise typer.Exit(run_coordinator(settings, report))
+    if config is None or not config.is_dir():
+        raise ConfigError("--with-broker", "needs --config with the folder of coordinator init", source="command line")
+    from coordinator.fleet.broker import FleetBroker  # noqa: PLC0415
+    from federation.runtime.log import configure_log  # noqa: PLC0415
+
+    configure_log(json=settings.log.as_json, level=settings.log.level, stream=sys.stdout if log_json else None)
+    with FleetBroker(config / "broker"):
+        raise typer.Exit(run_coordinator(settings, report))
+
+
+def status(
+    *,
+    config: ConfigOption = None,
+    state: StateOption = None,
+    watch: Annotated[bool, typer.Option(help="Show again every second, until Ctrl-C.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the versions of a run and what became of each node's work; the coordinator may be running or not."""
+    from coordinator.status import show_status, watch_status  # noqa: PLC0415
+
+    folder = _state_folder(config, state)
+    if watch and not as_json:
+        watch_status(folder)
+    else:
+        show_status(folder, as_json=as_json)
+    if config is not None and config.is_dir() and not as_json:
+        from coordinator.fleet.cli import tell_expiring  # noqa: PLC0415
+
+        tell_expiring(config)
+
+
+def why(*, config: ConfigOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
+    """Say what the coordinator waits for, for whom and since when."""
+    from coordinator.why import explain, read_waiting  # noqa: PLC0415
+
+    waiting = read_waiting(_state_folder(config, state))
+    typer.echo(json.dumps(asdict(waiting)) if as_json else explain(waiting))
+
+
+def export(
+    *,
+    out: Annotated[Path, typer.Argument(help="safetensors file to write.")],
+    config: ConfigOption = None,
+    state: StateOption = None,
+) -> None:
+    """Write the newest model as safetensors, with the names, shapes and types of the task."""
+    from coordinator.export import export_model  # noqa: PLC0415
+
+    typer.echo(f"version {export_model(_state_folder(config, state), out)} written to {out}")
+
+
+def doctor(*, config: Annotated[Path, typer.Option(exists=True)], as_json: JsonOption = False) -> None:
+    """Check clock, state folder, task, store, disk, broker and access rules, and say what to do.
+
+    Exit code: 0 nothing failed, 1 a check failed, 2 a setting is wrong. A running coordinator is not disturbed.
+    """
+    from coordinator.config import read_config  # noqa: PLC0415
+
+    settings = read_config(config, {})
+    from coordinator.doctor import examine  # noqa: PLC0415
+    from federation.doctor import tell  # noqa: PLC0415
+    from federation.runtime.log import configure_log  # noqa: PLC0415
+
+    configure_log(json=False, level="error")
+    raise typer.Exit(tell(examine(settings), as_json=as_json))
+
+
+def _state_folder(config: Path | None, state: Path | None) -> Path:
+    if state is not None:
+        return state
+    from coordinator.config import StoreSection, read_config  # noqa: PLC0415
+
+    return read_config(config, {}).store.folder if config is not None else StoreSection().folder
+
+
+def _elsewhere() -> None:
+    """Stand in for a lazy command in the help; `make_app` puts the real one in its place before it is called."""
+    raise NotImplementedError
+
+
+def _exit_code(error: FederationError) -> int:
+    match error:
+        case ConfigError() | TaskError():
+            return 2
+        case StorageError():
+            return 3
+        case TransportError():
+            return 4
+        case _:
+            raise error

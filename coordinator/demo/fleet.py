@@ -1,0 +1,163 @@
+"""The demo's processes: started, listened to line by line, killed and cleaned up."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO
+
+STOP_GRACE_S = 5.0
+"""How long a process may take to stop by itself, in seconds."""
+
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
+
+LINES_MAX = 10_000
+"""Lines that may wait for the demo; readers block beyond it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One JSON log line of a process."""
+
+    source: str
+    fields: Mapping[str, object]
+
+    @property
+    def event(self) -> str:
+        """The stable event key."""
+        return str(self.fields.get("event", ""))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exited:
+    """A process has ended and all its lines have been read."""
+
+    source: str
+    generation: int
+    code: int
+
+
+@dataclass(slots=True)
+class _Child:
+    command: Sequence[str]
+    process: subprocess.Popen[str]
+    reader: threading.Thread
+    generation: int
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Named child processes, each in a session of its own so that Ctrl-C reaches the demo alone.
+
+    Attributes:
+        folder: Where each process writes its stderr, ``NAME.stderr``.
+        lines: What the processes said, in order of arrival.
+    """
+
+    folder: Path
+    lines: "queue.Queue[Line | Exited]" = field(default_factory=lambda: queue.Queue(LINES_MAX))
+    _children: dict[str, _Child] = field(default_factory=dict)
+    _closing: threading.Event = field(default_factory=threading.Event)
+
+    def start(
+        self, name: str, module: str, arguments: Sequence[str], environment: Mapping[str, str] = NO_VARIABLES
+    ) -> None:
+        """Start ``python -m MODULE ARGUMENTS`` under this name; ``environment`` is for this process alone."""
+        self._spawn(name, [sys.executable, "-m", module, *arguments], environment, generation=0)
+
+    def restart(self, name: str, environment: Mapping[str, str] = NO_VARIABLES) -> None:
+        """Start a process that has ended again, with the same command; its former environment is forgotten."""
+        child = self._children[name]
+        child.process.wait()
+        self._spawn(name, child.command, environment, generation=child.generation + 1)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL: the process has no chance to clean up."""
+        self.send_signal(name, signal.SIGKILL)
+
+    def send_signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to the process alone; one that has ended gets nothing."""
+        self._children[name].process.send_signal(number)
+
+    def pid(self, name: str) -> int:
+        """The process id of the newest process of this name."""
+        return self._children[name].process.pid
+
+    def generation(self, name: str) -> int:
+        """How often this process has been started again."""
+        return self._children[name].generation
+
+    def stderr_tail(self, name: str, lines: int = 12) -> str:
+        """The last lines that a process wrote to stderr."""
+        path = self.folder / f"{name}.stderr"
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+
+    def stop(self) -> None:
+        """Ask every process to stop, insist after the grace time, and reap all of them."""
+        self._closing.set()
+        alive = [child.process for child in self._children.values() if child.process.poll() is None]
+        for process in alive:
+            _signal_session(process, signal.SIGTERM)
+        for process in alive:
+            try:
+                process.wait(STOP_GRACE_S)
+            except subprocess.TimeoutExpired:
+                _signal_session(process, signal.SIGKILL)
+                process.wait()
+        for child in self._children.values():
+            child.reader.join(STOP_GRACE_S)
+
+    def _spawn(self, name: str, command: Sequence[str], environment: Mapping[str, str], *, generation: int) -> None:
+        # One thread per process: ten processes with a pool each would fight for two cores.
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | dict(environment)
+        with (self.folder / f"{name}.stderr").open("ab") as errors:
+            process = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                stdin=subprocess.DEVNULL,
+                text=True,
+                env=environment,
+                start_new_session=True,
+            )
+        reader = threading.Thread(target=self._read, args=(name, process, generation), daemon=True)
+        self._children[name] = _Child(command, process, reader, generation)
+        reader.start()
+
+    def _read(self, name: str, process: subprocess.Popen[str], generation: int) -> None:
+        if process.stdout is not None:
+            with process.stdout as stream:
+                self._pump(name, stream)
+        self._put(Exited(source=name, generation=generation, code=process.wait()))
+
+    def _pump(self, name: str, stream: IO[str]) -> None:
+        for text in stream:
+            try:
+                fields = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(fields, dict):
+                self._put(Line(source=name, fields=fields))
+
+    def _put(self, item: Line | Exited) -> None:
+        # While the fleet stops nobody reads: dropping lines then is better than a reader that never ends.
+        while not self._closing.is_set():
+            try:
+                self.lines.put(item, timeout=1.0)
+            except queue.Full:
+                continue
+            return
+
+
+def _signal_session(process: "subprocess.Popen[str]", number: signal.Signals) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return

@@ -1,0 +1,1 @@
+"""Texts that ``coordinator init`` fills in; ``${name}`` stands for a value."""

@@ -1,0 +1,115 @@
+"""From what a transport received to the machine's events: parsed, checked, and with the store's verdict at hand."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Final, cast
+
+from coordinator.actions import (
+    BrokerConnected,
+    BrokerDisconnected,
+    ChunkReceived,
+    DeclineReceived,
+    Evaluated,
+    Event,
+    MessageRefused,
+    NodeStateReceived,
+    OfferReceived,
+    ProgressReceived,
+)
+from coordinator.store import CoordinatorStore
+from coordinator.traffic import Traffic
+from federation.errors import MalformedMessage, RemoteProtocolError, StorageError, TransportError
+from federation.protocol.messages import Decline, Message, NodeState, Progress, UpdateOffer
+from federation.protocol.topics import NodeChunkTopic, NodeEventTopic, NodeStateTopic, NodeTelemetryTopic, Topics
+from federation.protocol.wire import decode_message
+from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
+from federation.types import NodeId
+
+__all__ = ["CONTROL", "Inbound"]
+
+CONTROL: Final = "control"
+"""Name of the connection that carries everything but bulk: its state is the machine's view of the broker."""
+
+
+class Inbound:
+    """Translates one inbox item at a time.
+
+    Args:
+        topics: The federation's tree.
+        store: Asked for the verdict on offers, and told evaluations.
+        traffic: Counts what arrives.
+        on_connected: Called before the machine hears that the broker is back.
+    """
+
+    def __init__(
+        self, topics: Topics, store: CoordinatorStore, traffic: Traffic, on_connected: Callable[[], None]
+    ) -> None:
+        self._topics, self._store, self._traffic, self._on_connected = topics, store, traffic, on_connected
+
+    def translate(self, event: object) -> Event | None:
+        """The machine's event, or None when there is nothing to say.
+
+        Raises:
+            TransportError: The broker refuses us for good.
+            StorageError: The store cannot be read: what is known of an offer decides whether it counts.
+        """
+        match event:
+            case MessageReceived():
+                return self._message(event)
+            case TransportConnected(connection=connection):
+                return self._connected(connection)
+            case TransportDisconnected(connection=connection, reason=reason):
+                return BrokerDisconnected(reason=reason) if connection == CONTROL else None
+            case TransportFailed(connection=connection, reason=reason):
+                raise TransportError(f"the {connection} connection has failed for good: {reason}")
+            case Evaluated(version=version, metrics=metrics) if metrics:
+                # A full disk costs a gap in the history here, not the process: what must be saved says so itself.
+                with contextlib.suppress(StorageError):
+                    self._store.save_evaluation(version, metrics)
+                return event
+            case _:
+                return cast("Event", event)
+
+    def _connected(self, connection: str) -> Event | None:
+        if connection != CONTROL:
+            return None
+        self._on_connected()
+        return BrokerConnected()
+
+    def _message(self, received: MessageReceived) -> Event | None:
+        self._traffic.received(received.topic, len(received.payload))
+        try:
+            return self._parse(received)
+        except RemoteProtocolError as error:
+            return MessageRefused(topic=received.topic, reason=str(error))
+
+    def _parse(self, received: MessageReceived) -> Event | None:
+        match self._topics.parse(received.topic):
+            case NodeChunkTopic(node=node, update=update, index=index):
+                return ChunkReceived(node=node, update=update, index=index, body=received.payload)
+            case NodeStateTopic(node=node) | NodeEventTopic(node=node) | NodeTelemetryTopic(node=node) as topic:
+                # An empty retained payload is how a state is removed from the broker.
+                return self._node_message(topic, node, received.payload) if received.payload else None
+            case _:
+                return None
+
+    def _node_message(
+        self, topic: NodeStateTopic | NodeEventTopic | NodeTelemetryTopic, node: NodeId, payload: bytes
+    ) -> Event:
+        message = decode_message(payload)
+        match topic, message:
+            case NodeStateTopic(), NodeState():
+                self._traffic.presence(node, message.presence)
+                return NodeStateReceived(node=node, state=message)
+            case NodeEventTopic(), UpdateOffer():
+                return OfferReceived(node=node, offer=message, known=self._store.verdict(message.update))
+            case NodeEventTopic(), Decline():
+                return DeclineReceived(node=node, decline=message)
+            case NodeTelemetryTopic(), Progress():
+                return ProgressReceived(node=node, progress=message)
+            case _:
+                raise MalformedMessage(_misplaced(message))
+
+
+def _misplaced(message: Message) -> str:
+    return f"a {type(message).__name__} does not belong on this topic"

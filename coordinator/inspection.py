@@ -1,0 +1,59 @@
+"""The checks that an update passes before it is kept: a bad one costs one update, never the run."""
+
+from coordinator.records import UpdateRecord
+from federation.protocol.chunking import payload_digest
+from federation.protocol.messages import Reason
+from update_codec import CodecSpec, FrameError, FrameInfo, Manifest, ManifestMismatch, SpecError, inspect
+
+__all__ = ["Refusal", "check_update", "payload_limit"]
+
+FRAME_HEADER_BYTES_MAX = 65_536
+"""Room for what a frame holds beside its values, in bytes."""
+
+Refusal = tuple[Reason, str]
+"""Why an update is refused: for the receipt, and for the log."""
+
+
+def payload_limit(manifest: Manifest) -> int:
+    """Bytes that no honest frame for this model exceeds: the values as they are, and an eighth for positions."""
+    return manifest.fp32_bytes + manifest.fp32_bytes // 8 + FRAME_HEADER_BYTES_MAX
+
+
+def check_update(record: UpdateRecord, payload: bytes, manifest: Manifest, norm_max: float) -> Refusal | None:
+    """Check size, digest, format, model, codec, finite and norm, in this order.
+
+    Args:
+        record: What was offered.
+        payload: What arrived.
+        manifest: The model's manifest; all sizes come from it.
+        norm_max: Largest L2 norm of the decoded parameters.
+
+    Returns:
+        Why it is refused, or None when it may be kept.
+    """
+    if len(payload) != record.payload_bytes or payload_digest(payload) != record.payload_digest:
+        return Reason.DIGEST_MISMATCH, f"{len(payload)} bytes are not the payload that was offered"
+    try:
+        info = inspect(payload, manifest)
+    except ManifestMismatch as error:
+        return Reason.INCOMPATIBLE, str(error)
+    except FrameError as error:
+        return Reason.MALFORMED_FRAME, str(error)
+    return _check_content(record, info, norm_max)
+
+
+def _check_content(record: UpdateRecord, info: FrameInfo, norm_max: float) -> Refusal | None:
+    if not _same_codec(info.spec, record.codec):
+        return Reason.CODEC, f"the frame was made with {info.spec}, the offer says {record.codec}"
+    if not info.finite:
+        return Reason.NOT_FINITE, "the update holds NaN or infinity"
+    if not info.parameter_norm <= norm_max:
+        return Reason.NORM, f"the update's norm is {info.parameter_norm:.3g}, the limit is {norm_max:.3g}"
+    return None
+
+
+def _same_codec(made: str, offered: str) -> bool:
+    try:
+        return made == str(CodecSpec.parse(offered))
+    except SpecError:
+        return False

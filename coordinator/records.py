@@ -1,0 +1,182 @@
+"""The values that the coordinator's machine, store and executor hand to each other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from federation.protocol.messages import Cohort, ModelPart, Reason, ReceiptStatus, TrainSettings
+from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """The one engine for synchronous and asynchronous rounds.
+
+    Synchronous FedAvg: ``concurrency == buffer == refill == cohort size``. FedAsync: ``buffer == 1``.
+    FedBuff (arXiv 2106.06639): ``1 < buffer < concurrency``, ``refill == 1``.
+
+    Attributes:
+        task: The task's name, announced to the nodes.
+        train: How nodes train; ``seed`` is the run's seed and each round derives its own.
+        codec_up: Codec spec that nodes use for updates.
+        versions: Model versions to commit before the run ends; 0 is no end.
+        concurrency: Assignments in flight at most.
+        buffer: Updates that make a version.
+        refill: Free slots at which new nodes are asked.
+        quorum: Updates with which a partial buffer may be committed.
+        nodes_min: Nodes that must be online before the first round.
+        lease_s: How long an assignment lasts, in seconds.
+        max_wait_s: After this many seconds since the buffer's first update, a quorum is enough.
+        max_staleness: Versions that an update may lag behind; older ones are ``stale``.
+        per_node_quota: Updates of one node in one version, at most.
+        num_examples_max: Larger claims are refused.
+        payload_bytes_max: Larger update frames are refused; from the configuration 0 until the model is known.
+        spread_s: Nodes spread their reaction to an announcement over this many seconds.
+        chunk_bytes: Body size of a chunk.
+        window_chunks: Chunks that one node may have under way.
+        transfers_max: Large transfers at once; others are told to retry later.
+        evaluate_every: Evaluate each n-th version; 0 is never.
+        settle_s: After a connection, retained node states are gathered this long before nodes are asked, in seconds.
+        exit_when_finished: Stop by itself once the last version is committed and evaluated.
+        fraction: Synchronous rounds ask this share of the nodes online, at most ``buffer``; 0 asks a fixed number.
+        over_selection: With a fraction, so many times more are asked than are waited for, at most ``concurrency``.
+    """
+
+    task: str
+    train: TrainSettings = field(default_factory=TrainSettings)
+    codec_up: str = "edge"
+    versions: int = 0
+    concurrency: int = 5
+    buffer: int = 5
+    refill: int = 5
+    quorum: int = 1
+    nodes_min: int = 1
+    lease_s: float = 120.0
+    max_wait_s: float = 60.0
+    max_staleness: int = 0
+    per_node_quota: int = 1
+    num_examples_max: int = 1_000_000
+    payload_bytes_max: int = 64 * 1024 * 1024
+    spread_s: float = 0.0
+    chunk_bytes: int = 61_440
+    window_chunks: int = 128
+    transfers_max: int = 16
+    evaluate_every: int = 1
+    settle_s: float = 0.25
+    exit_when_finished: bool = False
+    fraction: float = 0.0
+    over_selection: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionRecord:
+    """One committed global model; the arrays are in the store's blob.
+
+    Attributes:
+        version: Its number.
+        digest: `Vectors.digest` of what nodes hold at this version (the shadow).
+        previous: The predecessor's digest; b"" for version 0.
+        manifest_digest: Digest of the manifest.
+        seed: The seed whose `Task.initial_parameters` gives version 0, while the deltas of ``parts`` reach back to it;
+            else None.
+        parts: The parts that are published with this version (its keyframe, its delta, older parts still retained).
+        accepted: Updates in it.
+    """
+
+    version: ModelVersion
+    digest: Digest
+    previous: Digest
+    manifest_digest: Digest
+    seed: int | None = None
+    parts: tuple[ModelPart, ...] = ()
+    accepted: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundRecord:
+    """One reserved announcement.
+
+    Attributes:
+        round: Its number; never used twice.
+        version: The model version that it asks to train from.
+        nodes: The chosen nodes: one slot each.
+        cohort: The rule that was announced.
+    """
+
+    round: RoundId
+    version: ModelVersion
+    nodes: tuple[NodeId, ...]
+    cohort: Cohort
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateRecord:
+    """An update without its payload, as the store keeps it."""
+
+    update: UpdateId
+    node: NodeId
+    round: RoundId
+    base_version: ModelVersion
+    num_examples: int
+    codec: str
+    payload_bytes: int
+    payload_digest: Digest
+    fetched_bytes: int = 0
+    train_s: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What became of an update."""
+
+    update: UpdateId
+    node: NodeId
+    status: ReceiptStatus
+    reason: Reason = Reason.NONE
+    version: ModelVersion | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One update of a commit, and its staleness in versions."""
+
+    update: UpdateId
+    node: NodeId
+    num_examples: int
+    staleness: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferRecord:
+    """A large update that is still arriving; ``arrived`` are the chunk indices on disk."""
+
+    record: UpdateRecord
+    chunk_bytes: int
+    arrived: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveredState:
+    """Everything the machine needs to go on where the store was left.
+
+    Attributes:
+        run: Identity of the store.
+        epoch: This start's fencing number, already on disk.
+        head: The newest committed version.
+        recent: Digests of the versions that an update may still be based on, head included.
+        next_round: The first round number that has never been reserved.
+        open_rounds: Rounds whose assignments were neither delivered nor given up.
+        delivered: Updates of those rounds that are already here (their slots are free).
+        stored: Updates receipted ``stored`` and not yet in a version, in order of arrival.
+        transfers: Large updates still arriving.
+    """
+
+    run: RunId
+    epoch: Epoch
+    head: VersionRecord
+    recent: Mapping[ModelVersion, Digest]
+    next_round: RoundId
+    open_rounds: tuple[RoundRecord, ...] = ()
+    delivered: frozenset[UpdateId] = frozenset()
+    stored: tuple[UpdateRecord, ...] = ()
+    transfers: tuple[TransferRecord, ...] = ()

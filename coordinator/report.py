@@ -1,0 +1,83 @@
+"""The report of a run: what each version cost, what each node contributed, and what plain float32 would have cost."""
+
+from collections.abc import Mapping
+
+from coordinator.store import CoordinatorStore, Participation, VersionRow
+from federation.protocol.messages import ReceiptStatus
+
+__all__ = ["build_report", "participation_row", "version_figures"]
+
+
+def build_report(
+    store: CoordinatorStore, *, strategy: str, codec: str, tail: tuple[int, int] = (0, 0)
+) -> dict[str, object]:
+    """Everything about a run, as plain data.
+
+    Args:
+        store: The run's store.
+        strategy: Its name.
+        codec: The update codec.
+        tail: Bytes up and down after the last commit.
+
+    Returns:
+        ``rounds`` without version 0; ``bytes_up_fp32`` and ``bytes_down_fp32`` are what the same updates and the models
+        that they were trained from would have cost in plain float32, without any header.
+    """
+    manifest = store.manifest()
+    rows = [row for row in store.history() if row.record.version > 0]
+    nodes = store.participation()
+    updates = sum(sum(node.statuses.values()) for node in nodes)
+    plain_bytes = updates * (0 if manifest is None else manifest.fp32_bytes)
+    rounds = [version_figures(row) for row in rows]
+    return {
+        "run": store.run,
+        "epoch": store.epoch,
+        "strategy": strategy,
+        "codec": codec,
+        "model_parameters": 0 if manifest is None else manifest.parameter_count,
+        "rounds": rounds,
+        "final_accuracy": _last_accuracy(rows),
+        "loop_wall_s": sum(row.figures.wall_s for row in rows),
+        "bytes_up_total": sum(row.figures.bytes_up for row in rows) + tail[0],
+        "bytes_down_total": sum(row.figures.bytes_down for row in rows) + tail[1],
+        "bytes_up_fp32": plain_bytes,
+        "bytes_down_fp32": plain_bytes,
+        "nodes_detail": [participation_row(node) for node in nodes],
+    }
+
+
+def version_figures(row: VersionRow) -> dict[str, object]:
+    """One version, as plain data; ``wall_s`` is in seconds since the version before."""
+    return {
+        "version": row.record.version,
+        "accuracy": row.metrics.get("accuracy"),
+        "loss": row.metrics.get("loss"),
+        "wall_s": row.figures.wall_s,
+        "accepted": row.record.accepted,
+        "stale": row.stale,
+        "refused": row.refused,
+        "bytes_up": row.figures.bytes_up,
+        "bytes_down": row.figures.bytes_down,
+        "reason": row.reason,
+    }
+
+
+def participation_row(node: Participation) -> Mapping[str, object]:
+    """One node, as plain data."""
+    return {
+        "id": node.node,
+        "updates_applied": node.count(ReceiptStatus.APPLIED),
+        "updates_stale": node.count(ReceiptStatus.STALE),
+        "updates_refused": node.count(ReceiptStatus.REFUSED),
+        "updates_waiting": node.count(ReceiptStatus.STORED),
+        "reasons": {reason.value: count for reason, count in node.reasons.items()},
+        "bytes_up": node.bytes_up,
+        "bytes_down": node.bytes_down,
+        "staleness_mean": node.staleness_mean,
+        "restarts": 0,
+    }
+
+
+def _last_accuracy(rows: list[VersionRow]) -> float | None:
+    found = [row.metrics["accuracy"] for row in rows if "accuracy" in row.metrics]
+    return found[-1] if found else None

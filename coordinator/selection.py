@@ -1,0 +1,166 @@
+"""Who is asked to train: a selector is a pure function of the candidates, what is known of them, and random numbers.
+
+Candidates are online, compatible, idle, within their quota, and neither resting after a decline nor silent.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Protocol, runtime_checkable
+
+from coordinator.records import EngineSettings
+from federation.errors import ConfigError
+from federation.types import NodeId
+
+Rng = Callable[[], float]
+"""A source of uniform numbers in [0, 1)."""
+
+
+class Selector(Protocol):
+    """Chooses nodes for a round."""
+
+    def select(self, candidates: Sequence[NodeId], count: int, rng: Rng) -> tuple[NodeId, ...]:
+        """Choose at most ``count`` different candidates; the same input gives the same choice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRecord:
+    """What the coordinator has seen of a node since it started.
+
+    Attributes:
+        asked: Assignments.
+        delivered: Updates that came for them.
+        train_s: How long the last training took, in seconds; 0 is unknown.
+    """
+
+    asked: int = 0
+    delivered: int = 0
+    train_s: float = 0.0
+
+
+Records = Callable[[NodeId], NodeRecord]
+
+
+@runtime_checkable
+class Informed(Protocol):
+    """A selector that looks at what is known of the candidates."""
+
+    def inform(self, records: Records) -> None:
+        """Say where it looks; once, before the first selection."""
+
+
+class UniformSelector:
+    """Every candidate is equally likely; costs O(count), however many candidates there are."""
+
+    def select(self, candidates: Sequence[NodeId], count: int, rng: Rng) -> tuple[NodeId, ...]:
+        """Choose ``min(count, len(candidates))`` different candidates (a sparse Fisher-Yates shuffle)."""
+        total = len(candidates)
+        moved: dict[int, int] = {}
+        chosen: list[NodeId] = []
+        for position in range(min(count, total)):
+            pick = position + min(int(rng() * (total - position)), total - position - 1)
+            chosen.append(candidates[moved.get(pick, pick)])
+            moved[pick] = moved.get(position, position)
+        return tuple(chosen)
+
+
+class _Knowing:
+    """Draws in a random order, so that equals are equally likely, and looks at each node's record."""
+
+    def __init__(self) -> None:
+        self._records: Records = lambda _node: NodeRecord()
+
+    def inform(self, records: Records) -> None:
+        """Say where it looks."""
+        self._records = records
+
+    def _shuffled(self, candidates: Sequence[NodeId], count: int, rng: Rng) -> list[NodeId]:
+        return list(UniformSelector().select(candidates, count, rng))
+
+
+class FairSelector(_Knowing):
+    """Those that were asked least often: of nodes that are always there, none is asked twice more than another."""
+
+    def select(self, candidates: Sequence[NodeId], count: int, rng: Rng) -> tuple[NodeId, ...]:
+        """Choose the candidates with the fewest assignments; at random among equals."""
+        drawn = self._shuffled(candidates, len(candidates), rng)
+        return tuple(sorted(drawn, key=lambda node: self._records(node).asked)[:count])
+
+
+class ReliableSelector(_Knowing):
+    """By availability: likelier the more of its assignments a node has answered (Laplace's rule for unknown ones).
+
+    Weighted sampling without replacement (Efraimidis and Spirakis, doi 10.1016/j.ipl.2005.11.003).
+    """
+
+    def select(self, candidates: Sequence[NodeId], count: int, rng: Rng) -> tuple[NodeId, ...]:
+        """Choose candidates with probabilities in proportion to (delivered + 1) / (asked + 2)."""
+
+        def key(node: NodeId) -> float:
+            record = self._records(node)
+            share = (min(record.delivered, record.asked) + 1.0) / (record.asked + 2.0)
+            return math.log(max(rng(), 1e-300)) / share
+
+        return tuple(sorted(candidates, key=key, reverse=True)[:count])
+
+
+class CapableSelector(_Knowing):
+    """By measured speed: the faster of two nodes that are drawn for each place; unknown nodes count as fast.
+
+    Memory, battery and link are what a node knows best: it declines by itself (``[eligibility]`` and ``[bounds]``), and
+    rests. The slower a node, the seldomer it is asked; the slowest of all waits until there are few others.
+    """
+
+    def select(self, candidates: Sequence[NodeId], count: int, rng: Rng) -> tuple[NodeId, ...]:
+        """Choose by pairs, as far as there are two for a place."""
+        drawn = self._shuffled(candidates, 2 * count, rng)
+        first, second = drawn[:count], drawn[count:]
+        pairs = zip(first, second, strict=False)
+        faster = [min(pair, key=lambda node: self._records(node).train_s) for pair in pairs]
+        return (*faster, *first[len(faster) :])
+
+
+SELECTORS: Mapping[str, Callable[[], Selector]] = {
+    "uniform": UniformSelector,
+    "fair": FairSelector,
+    "reliable": ReliableSelector,
+    "capable": CapableSelector,
+}
+
+
+def make_selector(name: str) -> Selector:
+    """Make the selector of a built-in name, or of a dotted path ``package.module:factory``.
+
+    Raises:
+        ConfigError: There is no such selector.
+    """
+    if name in SELECTORS:
+        return SELECTORS[name]()
+    module, colon, factory = name.partition(":")
+    if not colon:
+        known = ", ".join(sorted(SELECTORS))
+        raise ConfigError("round.selector", f"{name!r} is neither one of {known} nor a path package.module:factory")
+    try:
+        selector: Selector = getattr(import_module(module), factory)()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError("round.selector", f"{name!r} cannot be loaded: {error}") from error
+    return selector
+
+
+def sized(settings: EngineSettings, online: int) -> EngineSettings:
+    """The settings of one version: as many nodes as the fraction of those online says, and at least the quorum.
+
+    McMahan et al. (arXiv 1602.05629) ask max(C · K, 1) of K nodes; C = 1 asks all of them.
+    """
+    # 0.3 * 10 is a little more than 3.
+    share = math.ceil(settings.fraction * online - 1e-9)
+    buffer = max(settings.quorum, min(settings.buffer, share))
+    concurrency = max(buffer, min(settings.concurrency, math.ceil(buffer * settings.over_selection - 1e-9)))
+    return replace(
+        settings,
+        buffer=buffer,
+        concurrency=concurrency,
+        refill=min(settings.refill, concurrency),
+        quorum=max(settings.quorum, buffer // 2),
+    )

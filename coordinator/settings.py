@@ -1,0 +1,108 @@
+"""From the configuration to what the machine and the committer are told: defaults that depend on others, and checks."""
+
+from dataclasses import replace
+
+from coordinator.aggregation import AggregateLimits
+from coordinator.combinations import check_combination, round_size, strategy_name
+from coordinator.committer import CommitterSettings
+from coordinator.config import CoordinatorConfig
+from coordinator.downlink import DownlinkSettings
+from coordinator.lag import LagCompensation, lag_of
+from coordinator.records import EngineSettings
+from coordinator.robust import make_rule
+from coordinator.strategies import STRATEGIES
+from coordinator.strategy import Strategy, StrategySettings, make_strategy
+from federation.protocol.messages import TrainSettings
+from federation.task import task_label
+from federation.tasks.registry import default_settings
+from update_codec import CodecSpec
+
+__all__ = ["committer_settings", "down_spec", "engine_settings", "strategy_name"]
+
+
+def engine_settings(config: CoordinatorConfig) -> EngineSettings:
+    """What the machine is told.
+
+    Raises:
+        ConfigError: Two settings do not fit together.
+    """
+    chosen, limits = config.round, config.limits
+    size = round_size(config)
+    check_combination(config, size)
+    return EngineSettings(
+        task=task_label(config.task.name),
+        train=train_settings(config),
+        codec_up=config.codec.up,
+        versions=chosen.versions,
+        concurrency=size.concurrency,
+        buffer=size.buffer,
+        refill=size.refill,
+        quorum=size.quorum,
+        nodes_min=size.quorum if chosen.nodes_min is None else chosen.nodes_min,
+        lease_s=chosen.lease_s,
+        max_wait_s=chosen.max_wait_s,
+        max_staleness=size.max_staleness,
+        per_node_quota=chosen.per_node_quota,
+        num_examples_max=limits.num_examples_max,
+        payload_bytes_max=limits.payload_bytes_max or 0,
+        spread_s=chosen.spread_s,
+        chunk_bytes=config.broker.chunk_bytes,
+        window_chunks=limits.window_chunks,
+        transfers_max=limits.transfers_max,
+        evaluate_every=config.evaluation.every,
+        exit_when_finished=chosen.exit_when_finished,
+        fraction=chosen.fraction or 0.0,
+        over_selection=chosen.over_selection,
+    )
+
+
+def train_settings(config: CoordinatorConfig) -> TrainSettings:
+    """How nodes train: the task's own choice, and over it what the configuration says.
+
+    Raises:
+        ConfigError: There is no such task.
+    """
+    given = {key: value for key, value in config.train.model_dump().items() if value is not None}
+    preset = STRATEGIES.get(strategy_name(config))
+    if preset is not None and preset.proximal_mu:
+        given = {"proximal_mu": preset.proximal_mu} | given
+    return replace(default_settings(config.task.name), **({"seed": config.task.seed} | given))
+
+
+def down_spec(config: CoordinatorConfig) -> CodecSpec:
+    """The codec of the model's deltas."""
+    if config.codec.down is not None:
+        return CodecSpec.parse(config.codec.down)
+    return CodecSpec.parse("edge" if CodecSpec.parse(config.codec.up).feedback else "lossless")
+
+
+def committer_settings(config: CoordinatorConfig) -> CommitterSettings:
+    """What the committer is told.
+
+    Raises:
+        ConfigError: The strategy, or a part of it, is unknown.
+    """
+    chosen = config.strategy.model_dump(exclude={"robust", "attackers"})
+    chosen |= {"name": strategy_name(config), "history": round_size(config).max_staleness}
+    return CommitterSettings(
+        strategy=_compensated(make_strategy(StrategySettings(**chosen)), config),
+        downlink=DownlinkSettings(
+            spec=down_spec(config),
+            chunk_bytes=config.broker.chunk_bytes,
+            delta_chain_max=config.codec.delta_chain_max,
+        ),
+        limits=AggregateLimits(
+            step_norm_max=config.limits.step_norm_max,
+            clip_norm=config.limits.clip_norm,
+            rule=make_rule(config.strategy.robust, config.strategy.attackers),
+        ),
+    )
+
+
+def _compensated(strategy: Strategy, config: CoordinatorConfig) -> Strategy:
+    given = config.codec.lag_versions
+    versions = lag_of(CodecSpec.parse(config.codec.up)) if given is None else given
+    # FedAsync pulls the model back to an update's base: a step that ran ahead would be pulled back, too.
+    if versions == 0 or (given is None and strategy_name(config) == "fedasync"):
+        return strategy
+    return LagCompensation(strategy=strategy, versions=versions)

@@ -1,0 +1,130 @@
+"""``coordinator status``: tables of versions and of the nodes' participation, read while the coordinator may write."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from coordinator.database import DATABASE
+from coordinator.history import open_read_only, read_history, read_participation
+from coordinator.report import participation_row, version_figures
+from coordinator.store import Participation, VersionRow
+
+__all__ = ["read_status", "show_status", "watch_status"]
+
+VERSIONS_SHOWN = 12
+"""Newest versions in the table; ``--json`` has all."""
+
+REFRESH_S = 1.0
+"""Another process writes the database, and it tells nobody: `watch_status` looks again after this many seconds."""
+
+
+def read_status(folder: Path) -> dict[str, object]:
+    """The whole status as plain data.
+
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+    """
+    versions, nodes = _read(folder)
+    return {
+        "versions": [version_figures(row) for row in versions],
+        "nodes": [participation_row(node) for node in nodes],
+    }
+
+
+def show_status(folder: Path, *, as_json: bool = False) -> None:
+    """Print the status once.
+
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+    """
+    if as_json:
+        sys.stdout.write(json.dumps(read_status(folder)) + "\n")
+    else:
+        Console().print(_tables(folder))
+
+
+def watch_status(folder: Path) -> None:
+    """Print the status in place until Ctrl-C.
+
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+    """
+    with Live(_tables(folder), auto_refresh=False) as live:
+        try:
+            while True:
+                time.sleep(REFRESH_S)
+                live.update(_tables(folder), refresh=True)
+        except KeyboardInterrupt:
+            return
+
+
+def _read(folder: Path) -> tuple[list[VersionRow], list[Participation]]:
+    database = open_read_only(folder / DATABASE)
+    try:
+        return read_history(database), read_participation(database)
+    finally:
+        database.close()
+
+
+def _tables(folder: Path) -> Group:
+    versions, nodes = _read(folder)
+    return Group(_version_table(versions), _node_table(nodes))
+
+
+def _table(title: str) -> Table:
+    """Narrow: it should fit 80 columns."""
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+
+
+def _version_table(rows: list[VersionRow]) -> Table:
+    shown = rows[-VERSIONS_SHOWN:]
+    table = _table(f"versions ({len(rows)}, the newest {len(shown)})")
+    for title in ("version", "accuracy", "applied", "stale", "refused", "s", "up, B", "down, B"):
+        table.add_column(title, justify="right")
+    table.add_column("why then")
+    for row in shown:
+        accuracy = row.metrics.get("accuracy")
+        table.add_row(
+            str(row.record.version),
+            "" if accuracy is None else f"{accuracy:.2%}",
+            str(row.record.accepted),
+            str(row.stale),
+            str(row.refused),
+            f"{row.figures.wall_s:.2f}",
+            f"{row.figures.bytes_up:,}",
+            f"{row.figures.bytes_down:,}",
+            row.reason,
+        )
+    return table
+
+
+def _node_table(nodes: list[Participation]) -> Table:
+    table = _table("nodes")
+    table.add_column("node")
+    for title in ("applied", "stale", "refused", "waiting", "lag", "up, B", "down, B"):
+        table.add_column(title, justify="right")
+    table.add_column("reasons")
+    for node in nodes:
+        row = participation_row(node)
+        unused = row["updates_applied"] == 0
+        table.add_row(
+            node.node,
+            *(str(row[f"updates_{status}"]) for status in ("applied", "stale", "refused", "waiting")),
+            f"{node.staleness_mean:.1f}",
+            f"{node.bytes_up:,}",
+            f"{node.bytes_down:,}",
+            _reasons(node) + (" (nothing of it was ever used)" if unused else ""),
+        )
+    return table
+
+
+def _reasons(node: Participation) -> str:
+    counts: Mapping[str, int] = {reason.value: count for reason, count in node.reasons.items()}
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))

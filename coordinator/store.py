@@ -1,0 +1,283 @@
+"""What the coordinator keeps across a crash: the values it saves and the interface that every store offers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.records import (
+    Member,
+    RecoveredState,
+    RoundRecord,
+    TransferRecord,
+    UpdateRecord,
+    Verdict,
+    VersionRecord,
+)
+from federation.protocol.messages import ModelPart, Reason, ReceiptStatus
+from federation.types import Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
+from update_codec import Manifest, Vectors
+
+__all__ = [
+    "Commit",
+    "CoordinatorStore",
+    "Figures",
+    "ModelState",
+    "Participation",
+    "UpdateRow",
+    "VersionRow",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelState:
+    """The arrays of one committed version.
+
+    Attributes:
+        version: Its number.
+        shadow: What nodes hold at this version.
+        exact: The global model's parameters, float32, shape (D,); None where they equal the shadow's.
+        strategy: The strategy's own state: plain arrays by name.
+    """
+
+    version: ModelVersion
+    shadow: Vectors
+    exact: NDArray[np.float32] | None = None
+    strategy: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> NDArray[np.float32]:
+        """The exact global parameters, float32, shape (D,)."""
+        return self.shadow.parameters if self.exact is None else self.exact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What one version cost.
+
+    Attributes:
+        wall_s: Seconds since the version before, or since the first announcement for the first one of a process.
+        bytes_up: Bytes that nodes sent in that time, headers included.
+        bytes_down: Bytes that nodes pulled or were sent in that time, headers included.
+    """
+
+    wall_s: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """Everything that one commit makes durable in one step.
+
+    Attributes:
+        record: The new head.
+        model: Its arrays.
+        frames: The codec frames of the parts that are new with this version.
+        members: The updates that it is made of.
+        reason: Why it was committed now.
+        figures: What it cost.
+    """
+
+    record: VersionRecord
+    model: ModelState
+    frames: Mapping[ModelPart, bytes]
+    members: Sequence[Member] = ()
+    reason: str = ""
+    figures: Figures = field(default_factory=Figures)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionRow:
+    """One version in the history.
+
+    Attributes:
+        record: The version.
+        reason: Why it was committed when it was.
+        figures: What it cost.
+        stale: Updates found stale while it was being made.
+        refused: Updates refused while it was being made.
+        metrics: Its evaluation; empty when there was none.
+    """
+
+    record: VersionRecord
+    reason: str
+    figures: Figures
+    stale: int = 0
+    refused: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateRow:
+    """One update in the history.
+
+    Attributes:
+        record: What arrived.
+        verdict: What became of it.
+        staleness: Versions that it lagged behind when it was applied.
+    """
+
+    record: UpdateRecord
+    verdict: Verdict
+    staleness: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Participation:
+    """One node's part in the run.
+
+    Attributes:
+        node: Who.
+        statuses: Updates by status.
+        reasons: Stale and refused updates by reason.
+        bytes_up: Bytes of its update frames.
+        bytes_down: Bytes of the model parts that it pulled.
+        staleness_mean: Mean staleness of its applied updates, in versions.
+    """
+
+    node: NodeId
+    statuses: Mapping[ReceiptStatus, int]
+    reasons: Mapping[Reason, int]
+    bytes_up: int
+    bytes_down: int
+    staleness_mean: float
+
+    def count(self, status: ReceiptStatus) -> int:
+        """How many of its updates have this status."""
+        return self.statuses.get(status, 0)
+
+
+class CoordinatorStore(Protocol):
+    """The coordinator's durable state: used by one thread, owned by one process.
+
+    Every method that changes something raises `StorageError` when it cannot persist, and has then changed nothing.
+    """
+
+    @property
+    def run(self) -> RunId:
+        """Identity of this store."""
+
+    @property
+    def epoch(self) -> Epoch:
+        """This start's fencing number, already on disk."""
+
+    def manifest(self) -> Manifest | None:
+        """The model's manifest; None before `initialise`."""
+
+    def initialise(self, manifest: Manifest, first: Commit) -> None:
+        """Save the manifest and version 0, in one step.
+
+        Raises:
+            LocalProtocolError: There is a version already.
+        """
+
+    def recovered(self, *, recent: int) -> RecoveredState:
+        """Where the last process left off, with the digests of the ``recent`` newest versions.
+
+        Raises:
+            LocalProtocolError: There is no version yet.
+        """
+
+    def verdict(self, update: UpdateId) -> Verdict | None:
+        """What is known of an update; None when it has never been stored or judged."""
+
+    def save_round(self, record: RoundRecord) -> None:
+        """Reserve a round and open its assignments; saving the same record again does nothing.
+
+        Raises:
+            LocalProtocolError: The round has been reserved before, for something else.
+        """
+
+    def close_round(self, round_id: RoundId, nodes: Sequence[NodeId]) -> None:
+        """Forget open assignments. Losing this costs one more lease."""
+
+    def save_update(self, record: UpdateRecord, payload: bytes) -> None:
+        """Save an update with its payload as ``stored``, and drop its transfer, in one step.
+
+        Raises:
+            LocalProtocolError: The update is known already.
+        """
+
+    def save_verdict(self, verdict: Verdict, record: UpdateRecord | None) -> None:
+        """Save a final verdict, drop the payload and the transfer; ``record`` for an update that was never stored.
+
+        Saving the same verdict again does nothing.
+
+        Raises:
+            LocalProtocolError: The update has another final verdict, or is neither stored nor given.
+        """
+
+    def payload(self, update: UpdateId) -> bytes:
+        """The codec frame of a stored update, or of an applied one that is kept for the audit.
+
+        Raises:
+            StorageError: It is not there or cannot be read.
+        """
+
+    def open_transfer(self, transfer: TransferRecord) -> None:
+        """Expect a large update in chunks; does nothing when it is expected already."""
+
+    def save_chunk(self, update: UpdateId, index: int, body: bytes) -> None:
+        """Save one chunk of an open transfer. Survives a killed process; a power cut may cost its sending again.
+
+        Raises:
+            LocalProtocolError: No such transfer is open.
+        """
+
+    def transfer_payload(self, update: UpdateId) -> bytes:
+        """The payload of a transfer as it has arrived, unchecked.
+
+        Raises:
+            StorageError: It is not there or cannot be read.
+        """
+
+    def drop_transfer(self, update: UpdateId) -> None:
+        """Forget a large update that stopped arriving."""
+
+    def commit(self, commit: Commit) -> None:
+        """Save a version: the arrays first, then in one step the version, its members ``applied`` and the head.
+
+        Raises:
+            LocalProtocolError: It is not the version after the head, or a member is not ``stored``.
+        """
+
+    def model(self, version: ModelVersion) -> ModelState:
+        """The arrays of the head, or of the version before it.
+
+        Raises:
+            StorageError: They are not there, or their digest is wrong.
+        """
+
+    def frame(self, part: ModelPart) -> bytes:
+        """The codec frame of a part that the head or its predecessor lists.
+
+        Raises:
+            StorageError: It is not there or cannot be read.
+        """
+
+    def obsolete_parts(self, head: VersionRecord) -> tuple[ModelPart, ...]:
+        """Parts of neither this head nor its predecessor that have not been marked cleared.
+
+        A node may still be pulling the predecessor's.
+        """
+
+    def mark_cleared(self, parts: Sequence[ModelPart]) -> None:
+        """Remember that these parts are off the broker. Losing this costs clearing them again."""
+
+    def save_evaluation(self, version: ModelVersion, metrics: Mapping[str, float]) -> None:
+        """Remember what an evaluation found. Losing this costs a gap in the history."""
+
+    def history(self) -> list[VersionRow]:
+        """All versions in order; their parts are left out."""
+
+    def updates(self) -> Iterator[UpdateRow]:
+        """All updates in order of arrival."""
+
+    def participation(self) -> list[Participation]:
+        """All nodes that ever sent an update, by name."""
+
+    def close(self) -> None:
+        """Release the state."""

@@ -1,0 +1,91 @@
+"""Keyed timers and the clock that stands still while the broker is away: each operation costs O(log n)."""
+
+import heapq
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+KeyT = TypeVar("KeyT", bound=Hashable)
+
+COMPACT_FACTOR = 2
+COMPACT_SLACK = 64
+_ROUNDING_S = 1e-9
+
+
+class Timers(Generic[KeyT]):
+    """One due time per key; memory is proportional to the keys that are set, however often they are set again."""
+
+    def __init__(self) -> None:
+        self._due: dict[KeyT, float] = {}
+        self._heap: list[tuple[float, int, KeyT]] = []
+        self._sequence = 0
+
+    def __contains__(self, key: KeyT) -> bool:
+        return key in self._due
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def set(self, key: KeyT, due: float) -> None:
+        """Let ``key`` be due at ``due`` (seconds), whatever it was before."""
+        self._due[key] = due
+        self._sequence += 1
+        heapq.heappush(self._heap, (due, self._sequence, key))
+        if len(self._heap) > COMPACT_FACTOR * len(self._due) + COMPACT_SLACK:
+            self._heap = [entry for entry in self._heap if self._due.get(entry[2]) == entry[0]]
+            heapq.heapify(self._heap)
+
+    def cancel(self, key: KeyT) -> None:
+        """Forget ``key``; nothing happens where it is not set."""
+        self._due.pop(key, None)
+
+    def next(self) -> float | None:
+        """The earliest due time, in seconds; None when nothing is set."""
+        while self._heap and self._due.get(self._heap[0][2]) != self._heap[0][0]:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def pop_due(self, now: float) -> list[KeyT]:
+        """Take out every key that is due by ``now``, earliest first."""
+        keys: list[KeyT] = []
+        while (due := self.next()) is not None and due <= now:
+            key = heapq.heappop(self._heap)[2]
+            del self._due[key]
+            keys.append(key)
+        return keys
+
+
+class ConnectedClock:
+    """Seconds spent connected to the broker: an outage of ten minutes must not cost every lease."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._before = 0.0
+
+    @property
+    def running(self) -> bool:
+        """Whether the broker is there."""
+        return self._since is not None
+
+    def start(self, now: float) -> None:
+        """The connection came up at ``now`` (monotonic seconds)."""
+        if self._since is None:
+            self._since = now
+
+    def stop(self, now: float) -> None:
+        """The connection went away at ``now`` (monotonic seconds)."""
+        if self._since is not None:
+            self._before += now - self._since
+            self._since = None
+
+    def read(self, now: float) -> float:
+        """Connected seconds up to ``now``."""
+        return self._before if self._since is None else self._before + (now - self._since)
+
+    def when(self, connected_s: float | None) -> float | None:
+        """Monotonic time at which this clock reads ``connected_s``; None while it stands still."""
+        if connected_s is None or self._since is None:
+            return None
+        when, step = self._since + (connected_s - self._before), _ROUNDING_S
+        while self.read(when) < connected_s:  # a timer that is due just before it fires would fire for ever
+            when, step = when + step, 2.0 * step
+        return when

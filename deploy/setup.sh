@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Sets up one machine for development and the demo: .venv with pinned packages, and Mosquitto. Safe to run again.
+set -euo pipefail
+venv=${1:-.venv}
+cd "$(dirname "$0")/.."
+
+say() { printf '%s\n' "setup: $*"; }
+
+# As root directly, otherwise through sudo when it needs no password or a person is there to type it.
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null && { [ -t 0 ] || sudo -n true 2>/dev/null; }; then sudo "$@"; else return 1; fi
+}
+
+apt_install() {
+  command -v apt-get >/dev/null || return 1
+  say "installing $* with apt"
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq >/dev/null || return 1
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+find_mosquitto() { PATH=$PATH:/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin command -v mosquitto >/dev/null; }
+
+python=${PYTHON:-python3}
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+  say "Python 3.11 or newer is needed. Install it, or name one: PYTHON=python3.12 make setup" >&2
+  exit 1
+fi
+
+if [ ! -x "$venv/bin/pip" ]; then
+  say "creating $venv"
+  if ! "$python" -m venv "$venv" >/dev/null 2>&1; then
+    rm -rf "$venv"
+    apt_install python3-venv || { say "python3 -m venv does not work: install the package python3-venv and run again" >&2; exit 1; }
+    "$python" -m venv "$venv"
+  fi
+fi
+
+say "installing pinned packages (the first time this takes a minute or two)"
+# hatchling and editables first: the editable install below then needs no build environment of its own.
+"$venv/bin/pip" install -q --disable-pip-version-check -c constraints.txt hatchling editables
+# One call, so that torch and torchvision are resolved together.
+"$venv/bin/pip" install -q --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[torch,demo,plot,dev]'
+
+if ! find_mosquitto; then
+  if ! { apt_install mosquitto && find_mosquitto; }; then
+    cat >&2 <<'T'
+setup: Mosquitto, the MQTT broker, is missing and could not be installed from here. Install it, then run again:
+  Debian, Ubuntu, Raspberry Pi OS   sudo apt-get install mosquitto
+  macOS                             brew install mosquitto
+  Windows                           winget install EclipseFoundation.Mosquitto   (and add its folder to PATH)
+  container                         docker run -d -p 1883:1883 -v "$PWD/mosquitto:/mosquitto/config:ro" eclipse-mosquitto:2
+                                    then: make demo ARGS="--broker mqtt://127.0.0.1:1883"
+T
+    exit 1
+  fi
+  # Debian starts a system broker on port 1883 when the package is installed; the demo and the tests start their own.
+fi
+say "ready"

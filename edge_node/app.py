@@ -1,0 +1,222 @@
+"""The node's composition root: store, task, worker, broker connection, machine, and the loop that runs them."""
+
+import os
+import queue
+import random
+import sys
+from dataclasses import replace
+
+from edge_node.actions import StopRequested
+from edge_node.adoption import manifest_of
+from edge_node.config import NodeConfig, read_password
+from edge_node.eligibility import Conditions, Sensors, parse_hours, why_not
+from edge_node.executor import NodeExecutor, NodeParts
+from edge_node.inbound import Inbound
+from edge_node.machine import NodeMachine, NodeSettings, TrainBounds
+from edge_node.sqlite_store import SqliteNodeStore
+from edge_node.store import NodeStore
+from edge_node.training import ThreadTrainer, Workshop
+from edge_node.update import ResidualAging
+from federation.errors import FederationError, TaskError
+from federation.protocol.messages import NodeState, Presence
+from federation.protocol.topics import Topics
+from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION, encode_message
+from federation.runtime.address import BrokerAddress, TlsFiles, parse_broker_url
+from federation.runtime.clock import MonotonicClock
+from federation.runtime.driver import Driver
+from federation.runtime.log import configure_log, get_log
+from federation.runtime.mqtt import MqttTransport
+from federation.runtime.session import SessionSettings
+from federation.runtime.signals import StopSignals
+from federation.runtime.supervision import Supervision
+from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox, Will
+from federation.task import Task, TaskContext, task_label
+from federation.tasks.registry import load_task
+from federation.types import FederationId, NodeId
+
+__all__ = ["run_node"]
+
+WORKER_STOP_S = 2.0
+"""How long an orderly stop waits for a training to give up, in seconds."""
+
+FLUSH_S = 2.0
+"""How long an orderly stop waits for the broker, in seconds."""
+
+
+def run_node(config: NodeConfig) -> int:
+    """Run one edge node until it is told to stop; returns the exit code.
+
+    Raises:
+        ConfigError: A setting, a certificate or the task's name is wrong.
+        TaskError: The task cannot be built.
+        StorageError: The state folder is in use, damaged or not writable.
+        TransportError: The broker refuses this node for good.
+    """
+    configure_log(json=config.log.as_json, level=config.log.level, stream=sys.stdout if config.log.as_json else None)
+    address = broker_address(config)
+    store = SqliteNodeStore(config.state_folder)
+    try:
+        return _run(config, address, store)
+    finally:
+        store.close()
+
+
+def broker_address(config: NodeConfig) -> BrokerAddress:
+    """Where the broker is, with credentials and certificates.
+
+    Raises:
+        ConfigError: The URL or a file is wrong.
+    """
+    broker = config.broker
+    paths = (broker.tls_authority, broker.tls_certificate, broker.tls_key)
+    files = [None if path is None else str(path) for path in paths]
+    tls = TlsFiles(authority=files[0], certificate=files[1], key=files[2]) if any(files) else None
+    address = parse_broker_url(broker.url, tls=tls)
+    password = read_password(broker.password_file)
+    return replace(
+        address,
+        username=address.username if broker.username is None else broker.username,
+        password=address.password if password is None else password,
+    )
+
+
+def build_workshop(config: NodeConfig) -> Workshop:
+    """Build the task and read its data: before the node says that it is there, so that its first round is not slow.
+
+    Raises:
+        ConfigError: There is no such task.
+        TaskError: Building it failed.
+    """
+    # Read by the libraries when they are first imported: a pool of threads per process starves a small device.
+    os.environ.setdefault("OMP_NUM_THREADS", str(config.training.threads))
+    context = TaskContext(
+        node_index=config.task.index,
+        node_count=config.task.count,
+        data=config.task.data,
+        device=config.training.device,
+        seed=config.task.seed,
+    )
+    task = _build(config.task.name, context)
+    return Workshop(
+        node=NodeId(config.node.id),
+        task=task,
+        manifest=manifest_of(task),
+        norm_max=config.training.update_norm_max,
+        aging=ResidualAging(decay=config.training.residual_decay, versions_max=config.training.residual_versions_max),
+    )
+
+
+def _build(name: str, context: TaskContext) -> Task:
+    try:
+        task = load_task(name)(context)
+        prepare = getattr(task, "prepare", None)  # optional: what a task can load before its first round
+        if callable(prepare):
+            prepare()
+    except FederationError:
+        raise
+    except Exception as error:
+        raise TaskError(f"the task {name} cannot be built: {type(error).__name__}: {error}") from error
+    return task
+
+
+def _device(task: Task, config: NodeConfig) -> str:
+    """What the task says that it runs on; a task that says nothing runs on the CPU unless it was told otherwise."""
+    said = getattr(task, "device", None)
+    if isinstance(said, str):
+        return said
+    return "cpu" if config.training.device == "auto" else config.training.device
+
+
+def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
+    workshop = build_workshop(config)
+    device = _device(workshop.task, config)
+    get_log("node").info("node_started", node=workshop.node, incarnation=store.incarnation, device=device)
+    inbox: Inbox = queue.Queue(INBOX_ITEMS_MAX)
+    clock, topics = MonotonicClock(), Topics(FederationId(config.federation.id))
+    transport = _transport(config, address, inbox, store)
+    trainer = ThreadTrainer(workshop, inbox, clock)
+    parts = NodeParts(workshop=workshop, store=store, trainer=trainer, transport=transport, topics=topics)
+    executor = NodeExecutor(parts)
+    settings = node_settings(config, device)
+    conditions, sensors = eligibility(config), Sensors()
+    machine = NodeMachine(
+        settings,
+        store.incarnation,
+        executor.recovered(),
+        rng=random.SystemRandom().random,
+        gate=lambda: why_not(conditions, sensors),
+    )
+    inbound = Inbound(topics, workshop.node)
+    with StopSignals(inbox, StopRequested()) as signals:
+        transport.open()
+        with Supervision(inbox, lambda: transport.alive) as supervision:
+            Driver(machine, executor, inbox, clock, supervision.watching(inbound.translate)).run()
+        transport.close(timeout_s=FLUSH_S)
+        if not trainer.close(timeout_s=WORKER_STOP_S):
+            _abandon_worker(store, signals.exit_code)
+    return signals.exit_code
+
+
+def _transport(config: NodeConfig, address: BrokerAddress, inbox: Inbox, store: NodeStore) -> MqttTransport:
+    node, topics = NodeId(config.node.id), Topics(FederationId(config.federation.id))
+    lost = NodeState(
+        presence=Presence.LOST,
+        incarnation=store.incarnation,
+        protocol_min=PROTOCOL_MIN,
+        protocol_max=PROTOCOL_VERSION,
+    )
+    will = Will(topic=topics.node_state(node), payload=encode_message(lost))
+    session = SessionSettings(
+        client_id=node, keepalive_s=config.broker.keepalive_s, perishable=topics.node_chunks(node)
+    )
+    transport = MqttTransport(address, session, inbox, will=will)
+    for topic_filter in topics.node_subscriptions(node):
+        transport.subscribe(topic_filter)
+    return transport
+
+
+def node_settings(config: NodeConfig, device: str) -> NodeSettings:
+    """What the machine is told of the configuration."""
+    bounds = config.bounds
+    return NodeSettings(
+        node=NodeId(config.node.id),
+        task=task_label(config.task.name),
+        device=device,
+        codecs=config.training.codecs,
+        bounds=TrainBounds(
+            local_epochs_max=bounds.local_epochs_max,
+            batch_size_max=bounds.batch_size_max,
+            learning_rate_max=bounds.learning_rate_max,
+            max_steps=bounds.max_steps,
+            model_bytes_max=bounds.model_bytes_max,
+        ),
+        outbox_max=config.store.outbox_max,
+        ineligible_retry_s=config.eligibility.retry_s,
+        exit_when_finished=config.node.exit_when_finished,
+    )
+
+
+def eligibility(config: NodeConfig) -> Conditions:
+    """When this device may train.
+
+    Raises:
+        ConfigError: The hours are not a window.
+    """
+    wanted = config.eligibility
+    return Conditions(
+        load_max=wanted.load_max,
+        mains=wanted.mains,
+        battery_min=wanted.battery_min,
+        interfaces=wanted.interfaces,
+        temperature_max_c=wanted.temperature_max_c,
+        hours=None if wanted.hours is None else parse_hours(wanted.hours),
+    )
+
+
+def _abandon_worker(store: NodeStore, exit_code: int) -> None:
+    """Leave without the interpreter's shutdown, which crashes under a thread that is still inside a native library."""
+    get_log("node").warning("worker_abandoned", why="the task does not ask its stop flag")
+    store.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)

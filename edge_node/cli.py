@@ -1,0 +1,199 @@
+"""The ``edge-node`` command: options, messages for people, and exit codes."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from federation.errors import ConfigError, FederationError, StorageError, TaskError, TransportError
+
+__all__ = ["app", "main"]
+
+EXIT_CODES = """
+Exit codes: 0 stopped in order, 2 a setting or the task is wrong, 3 the state folder is in use or cannot be written,
+4 the broker refuses this node, 130 interrupted by Ctrl-C.
+"""
+
+app = typer.Typer(
+    name="edge-node",
+    help="The device role: trains on this device's own data and delivers updates until they are receipted.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+Config = Annotated[
+    Path | None, typer.Option("--config", help="TOML file, or the folder of edge-node join.", exists=True)
+]
+Broker = Annotated[str | None, typer.Option("--broker", help="Broker URL, such as mqtt://host:1883 or mqtts://host.")]
+Federation = Annotated[str | None, typer.Option("--federation", help="Name of the federation.")]
+Node = Annotated[str | None, typer.Option("--id", help="Name of this node: unique in the federation.")]
+Task = Annotated[
+    str | None,
+    typer.Option("--task", help="digits, mnist-mlp, ... or your own: FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION."),
+]
+Data = Annotated[Path | None, typer.Option("--data", help="Folder with the data.")]
+Index = Annotated[int | None, typer.Option("--index", help="Which part of the data is this node's, from 0.")]
+Count = Annotated[int | None, typer.Option("--count", help="How many parts there are.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the partition: the same at all participants.")]
+State = Annotated[Path | None, typer.Option("--state", help="State folder (default: state/ID). One process at a time.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto (a GPU when there is one), cpu or cuda.")]
+LogJson = Annotated[bool | None, typer.Option("--log-json", help="JSON lines on standard output.")]
+ExitWhenFinished = Annotated[
+    bool | None, typer.Option("--exit-when-finished", help="Exit once the run has ended and all is receipted.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command(epilog=EXIT_CODES)
+def run(  # noqa: PLR0913 - one parameter per option is how the library declares them
+    *,
+    config: Config = None,
+    broker: Broker = None,
+    federation: Federation = None,
+    node: Node = None,
+    task: Task = None,
+    data: Data = None,
+    index: Index = None,
+    count: Count = None,
+    seed: Seed = None,
+    state: State = None,
+    device: Device = None,
+    log_json: LogJson = None,
+    exit_when_finished: ExitWhenFinished = None,
+) -> None:
+    """Take part in a federation until stopped.
+
+    Options win over environment variables (FEDMQ_NODE__BROKER__URL), which win over the file. Updates that were not
+    receipted survive a crash or a power cut in the state folder and are delivered after the next start.
+
+    \b
+    Examples:
+      edge-node run --config node.toml
+      edge-node run --broker mqtt://10.0.0.2 --federation demo --id pi-3 --task digits --index 3 --count 5
+    """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    flags = {
+        "broker.url": broker,
+        "federation.id": federation,
+        "node.id": node,
+        "node.exit_when_finished": exit_when_finished,
+        "task.name": task,
+        "task.data": data,
+        "task.index": index,
+        "task.count": count,
+        "task.seed": seed,
+        "store.folder": state,
+        "training.device": device,
+        "log.json": log_json,
+    }
+    raise typer.Exit(_guarded(lambda: _run(config, flags)))
+
+
+@app.command()
+def join(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The enrolment file of this node.")],
+    *,
+    into: Annotated[Path | None, typer.Option(help="Folder for settings, key and state. Default: NODE.")] = None,
+    task: Task = None,
+    data: Data = None,
+    start: Annotated[bool, typer.Option("--run", help="Take part at once, as edge-node run would.")] = False,
+) -> None:
+    """Install an enrolment file on this device; a second one for the same node renews its certificate.
+
+    \b
+    Examples:
+      edge-node join edge-01.fedmq --run
+      edge-node join edge-01.fedmq --into /etc/fedmq --task my_task.py:build --data /data
+    """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    raise typer.Exit(_guarded(lambda: _join(file, into, task=task, data=data, start=start)))
+
+
+@app.command()
+def doctor(  # noqa: PLR0913 - one parameter per option is how the library declares them
+    *,
+    config: Config = None,
+    broker: Broker = None,
+    federation: Federation = None,
+    node: Node = None,
+    task: Task = None,
+    data: Data = None,
+    state: State = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check clock, state folder, disk, task, broker, access rules and coordinator, and say what to do.
+
+    Exit code: 0 nothing failed, 1 a check failed, 2 a setting is wrong. A running node is not disturbed.
+    """
+    flags = {
+        "broker.url": broker,
+        "federation.id": federation,
+        "node.id": node,
+        "task.name": task,
+        "task.data": data,
+        "store.folder": state,
+        "training.device": device,
+    }
+    raise typer.Exit(_guarded(lambda: _doctor(config, flags, as_json=as_json)))
+
+
+def _guarded(action: Callable[[], int]) -> int:
+    try:
+        return action()
+    except KeyboardInterrupt:
+        return 130
+    except FederationError as error:
+        typer.echo(f"edge-node: {error}", err=True)
+        return _exit_code(error)
+
+
+def _run(file: Path | None, flags: Mapping[str, object]) -> int:
+    # Imported here: `--help` answers before numpy, pydantic and the MQTT library are loaded.
+    from edge_node.config import read_config  # noqa: PLC0415
+
+    settings = read_config(file, flags)
+    from edge_node.app import run_node  # noqa: PLC0415
+
+    return run_node(settings)
+
+
+def _join(file: Path, into: Path | None, *, task: str | None, data: Path | None, start: bool) -> int:
+    from edge_node.join import install  # noqa: PLC0415
+
+    folder = install(file, into, task=task, data=data)
+    typer.echo(f"joined: settings, certificate and key are in {folder}; {file} is not needed any more: delete it")
+    if start:
+        return _run(folder, {})
+    typer.echo(f"next: edge-node run --config {folder}")
+    return 0
+
+
+def _doctor(file: Path | None, flags: Mapping[str, object], *, as_json: bool) -> int:
+    from edge_node.config import read_config  # noqa: PLC0415
+    from edge_node.doctor import examine  # noqa: PLC0415
+    from federation.doctor import tell  # noqa: PLC0415
+    from federation.runtime.log import configure_log  # noqa: PLC0415
+
+    settings = read_config(file, flags)
+    configure_log(json=False, level="error")
+    return tell(examine(settings), as_json=as_json)
+
+
+def _exit_code(error: FederationError) -> int:
+    match error:
+        case ConfigError() | TaskError():
+            return 2
+        case StorageError():
+            return 3
+        case TransportError():
+            return 4
+        case _:
+            raise error
+
+
+def main() -> None:
+    """Entry point of ``edge-node`` and ``python -m edge_node``."""
+    app(prog_name="edge-node")

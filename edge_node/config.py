@@ -1,0 +1,253 @@
+"""The settings of one edge node: TOML, environment (``FEDMQ_NODE__SECTION__KEY``) and flags, strictly checked."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
+
+from federation.config import Section, load_config
+from federation.errors import ConfigError, LocalProtocolError
+from federation.protocol.topics import validate_federation_id, validate_node_id
+from update_codec import CodecSpec, SpecError
+
+__all__ = ["NodeConfig", "read_config"]
+
+PREFIX = "FEDMQ_NODE"
+"""Prefix of the environment variables."""
+
+CONFIG_FILE = "edge-node.toml"
+"""What the file is called in a folder that ``edge-node join`` has made."""
+
+_LEVELS = Literal["debug", "info", "warning", "error", "critical"]
+
+
+def _federation_id(text: str) -> str:
+    try:
+        return validate_federation_id(text)
+    except LocalProtocolError as error:
+        raise ValueError(str(error)) from error
+
+
+def _node_id(text: str) -> str:
+    try:
+        return validate_node_id(text)
+    except LocalProtocolError as error:
+        raise ValueError(str(error)) from error
+
+
+def _codec(text: str) -> str:
+    try:
+        return str(CodecSpec.parse(text))
+    except SpecError as error:
+        raise ValueError(str(error)) from error
+
+
+class FederationSection(Section):
+    """``[federation]``: what this node takes part in.
+
+    Attributes:
+        id: The federation's name.
+    """
+
+    id: Annotated[str, AfterValidator(_federation_id)]
+
+
+class NodeSection(Section):
+    """``[node]``: who this node is.
+
+    Attributes:
+        id: Its name: topic level and MQTT client id.
+        exit_when_finished: End the process when the run has ended and every update has its receipt.
+    """
+
+    id: Annotated[str, AfterValidator(_node_id)]
+    exit_when_finished: bool = False
+
+
+class BrokerSection(Section):
+    """``[broker]``: where the broker is.
+
+    Attributes:
+        url: ``mqtt://``, ``mqtts://``, ``ws://`` or ``wss://``, with host and port.
+        username: For the broker's password file, when it is not in the URL.
+        password_file: File with the password alone: it does not show in a process list.
+        tls_authority: PEM file of the certificates that sign the broker's.
+        tls_certificate: PEM file of this node's certificate chain.
+        tls_key: PEM file of its private key.
+        keepalive_s: Silence after which a ping is sent, in seconds.
+    """
+
+    url: str
+    username: str | None = None
+    password_file: Path | None = None
+    tls_authority: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 45
+
+
+class TaskSection(Section):
+    """``[task]``: what this node trains, and on which part of the data.
+
+    Attributes:
+        name: A built-in name, ``file.py:function`` or ``package.module:function``.
+        data: Folder with the data.
+        index: Which part of the data is this node's, from 0.
+        count: How many parts there are.
+        seed: Seed of the partition: the same at all participants.
+    """
+
+    name: str = "digits"
+    data: Path | None = None
+    index: Annotated[int, Field(ge=0)] = 0
+    count: PositiveInt = 1
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _index_in_count(self) -> "TaskSection":
+        if self.index >= self.count:
+            raise ValueError(f"index {self.index} needs a count above it, not {self.count}")
+        return self
+
+
+class TrainingSection(Section):
+    """``[training]``: how this device works.
+
+    Attributes:
+        device: ``auto`` takes a GPU when there is one.
+        threads: CPU threads of one training.
+        codecs: Codec specs that this node agrees to; empty is all.
+        update_norm_max: Longer updates are scaled down to this L2 norm; nothing is no bound.
+        residual_decay: Share of what was not sent that is left for each version in which this node had no part.
+        residual_versions_max: Such versions after which nothing of it is left.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: PositiveInt = 1
+    codecs: tuple[Annotated[str, AfterValidator(_codec)], ...] = ()
+    update_norm_max: PositiveFloat | None = None
+    residual_decay: Annotated[float, Field(ge=0, le=1)] = 1.0
+    residual_versions_max: Annotated[int, Field(ge=0)] = 1_000
+
+
+class BoundsSection(Section):
+    """``[bounds]``: the most that an announcement may ask of this device; it declines more.
+
+    Attributes:
+        local_epochs_max: Passes over the local data.
+        batch_size_max: Examples per step.
+        learning_rate_max: Step size.
+        max_steps: Steps of one round; 0 is no bound, else an announcement without a step limit is declined.
+        model_bytes_max: Size of a model part, in bytes.
+    """
+
+    local_epochs_max: PositiveInt = 100
+    batch_size_max: PositiveInt = 65_536
+    learning_rate_max: PositiveFloat = 10.0
+    max_steps: Annotated[int, Field(ge=0)] = 0
+    model_bytes_max: PositiveInt = 1 << 30
+
+
+class EligibilitySection(Section):
+    """``[eligibility]``: when this device may train; at other times it declines, and says why. Nothing is no condition.
+
+    Attributes:
+        load_max: Load of the last minute per CPU core.
+        mains: Only on mains power; a device without a battery is.
+        battery_min: Charge from which it may train without mains, 0 to 1.
+        interfaces: Networks that cost nothing, such as ``eth0``: the default route must use one of them.
+        temperature_max_c: Of the hottest sensor, in degrees Celsius.
+        hours: Local time, such as ``22:00-06:00``.
+        retry_s: The coordinator may ask again after so many seconds.
+    """
+
+    load_max: PositiveFloat | None = None
+    mains: bool = False
+    battery_min: Annotated[float, Field(ge=0, le=1)] | None = None
+    interfaces: tuple[str, ...] = ()
+    temperature_max_c: float | None = None
+    hours: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")] | None = None
+    retry_s: PositiveFloat = 600.0
+
+
+class StoreSection(Section):
+    """``[store]``: where the node keeps what must survive.
+
+    Attributes:
+        folder: The state folder; one process at a time. Nothing is ``state/NODE``.
+        outbox_max: Updates that may wait for their receipt; then new rounds are declined.
+    """
+
+    folder: Path | None = None
+    outbox_max: PositiveInt = 16
+
+
+class LogSection(Section):
+    """``[log]``: what is said, and how.
+
+    Attributes:
+        json: One JSON object per line on standard output, for machines; else text on standard error.
+        level: The least important level that is shown.
+    """
+
+    as_json: bool = Field(default=False, alias="json")
+    level: _LEVELS = "info"
+
+
+class NodeConfig(Section):
+    """Everything that one edge node is told."""
+
+    federation: FederationSection
+    node: NodeSection
+    broker: BrokerSection
+    task: TaskSection
+    training: TrainingSection
+    bounds: BoundsSection
+    eligibility: EligibilitySection
+    store: StoreSection
+    log: LogSection
+
+    @property
+    def state_folder(self) -> Path:
+        """Where this node's state is."""
+        return self.store.folder if self.store.folder is not None else Path("state") / self.node.id
+
+
+def read_config(file: Path | None, flags: Mapping[str, object], environ: Mapping[str, str] | None = None) -> NodeConfig:
+    """Read and check all sources; flags win over the environment, which wins over the file.
+
+    Args:
+        file: The TOML file, or the folder that has a `CONFIG_FILE`.
+        flags: Values of the command line by dotted key.
+        environ: None is the process's own.
+
+    Raises:
+        ConfigError: A key is unknown, missing or out of range.
+    """
+    variables = os.environ if environ is None else environ
+    if file is not None and file.is_dir():
+        file = file / CONFIG_FILE
+    config = load_config(NodeConfig, prefix=PREFIX, file=file, environ=variables, flags=flags)
+    if config.task.data is not None and not config.task.data.is_dir():
+        raise ConfigError("task.data", f"{config.task.data} is not a folder", source="configuration")
+    return config
+
+
+def read_password(path: Path | None) -> str | None:
+    """The password in a file, without the line end.
+
+    Raises:
+        ConfigError: The file cannot be read, or is not one short line.
+    """
+    if path is None:
+        return None
+    try:
+        text = path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("broker.password_file", f"cannot be read: {error}", source=str(path)) from error
+    if not re.fullmatch(r"[^\r\n]{1,1024}", text):
+        raise ConfigError("broker.password_file", "must hold one line of at most 1,024 characters", source=str(path))
+    return text

@@ -1,0 +1,129 @@
+"""``edge-node doctor``: checks what a node needs, in the order in which it needs it, and says the remedy."""
+
+import datetime as dt
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from edge_node.app import broker_address, build_workshop
+from edge_node.config import NodeConfig
+from edge_node.state_folder import StateFolder
+from edge_node.visit import Visit, visit_as_node
+from federation.doctor import (
+    FREE_BYTES_MIN,
+    Finding,
+    Verdict,
+    check_clock,
+    check_dial,
+    check_own_certificate,
+    check_room,
+    check_tls,
+    check_versions,
+    failed,
+    passed,
+    warned,
+)
+from federation.errors import FederationError, StoreLocked
+from federation.protocol.messages import Presence
+from federation.protocol.wire import PROTOCOL_VERSION
+from federation.task import task_label
+
+__all__ = ["Finding", "Verdict", "check_clock", "check_dial", "examine"]
+
+
+def examine(config: NodeConfig) -> Iterator[Finding]:
+    """Check everything; what needs a broker is left out when there is none."""
+    yield check_versions()
+    yield check_clock(time.time())
+    state = check_state(config)
+    yield state
+    yield check_disk(config)
+    yield check_task(config)
+    try:
+        address = broker_address(config)
+    except FederationError as error:
+        yield failed("broker settings", str(error), "correct this setting")
+        return
+    if config.broker.tls_certificate is not None:
+        yield check_certificate(config.broker.tls_certificate, config.node.id, dt.datetime.now(dt.UTC))
+    dialled = check_dial(address)
+    yield dialled
+    if dialled.verdict is not Verdict.PASS:
+        return
+    if config.broker.tls_certificate is not None and state.verdict is Verdict.WARN:
+        # A broker that takes the client id from the certificate would end the running node's connection for ours.
+        said = "not tried: the node runs, and the broker would take this visit for it"
+        yield warned("broker session", said, "see the node's own log")
+        return
+    secured = check_tls(address, time.time())
+    if secured is not None:
+        yield secured
+    yield from judge_visit(visit_as_node(config, address), config)
+
+
+def check_state(config: NodeConfig) -> Finding:
+    """Whether the state folder can be written, and is not in use."""
+    folder = config.state_folder
+    try:
+        state = StateFolder(folder)
+        state.write("doctor", b"", durable=True)
+        state.remove("doctor")
+        state.close()
+    except StoreLocked as error:
+        return warned("state folder", str(error), "fine if it is this node")
+    except (FederationError, OSError) as error:
+        return failed("state folder", str(error), f"make {folder.absolute()} writable for this user")
+    return passed("state folder", str(folder.absolute()))
+
+
+def check_disk(config: NodeConfig) -> Finding:
+    """Whether there is room for a model and some updates."""
+    remedy = "make room: an update that cannot be saved is not sent"
+    return check_room(config.state_folder, bytes_min=FREE_BYTES_MIN, remedy=remedy)
+
+
+def check_task(config: NodeConfig) -> Finding:
+    """Whether the task can be built here, and on which device."""
+    try:
+        workshop = build_workshop(config)
+    except FederationError as error:
+        return failed("task", str(error), "see the task's name, its data folder and its packages")
+    device = getattr(workshop.task, "device", "cpu")
+    said = f"{config.task.name}: {workshop.manifest.parameter_count:,} parameters on {device}"
+    return passed("task", said)
+
+
+def check_certificate(path: Path, node: str, now: dt.datetime) -> Finding:
+    """Whether this node's certificate is its own, and for how long; ``now`` has a time zone."""
+    renewal = "ask for a new enrolment file (coordinator renew) and join again"
+    return check_own_certificate(path, now, owner=node, renewal=renewal)
+
+
+def judge_visit(visit: Visit, config: NodeConfig) -> Iterator[Finding]:
+    """What a short connection to the broker has shown."""
+    if not visit.accepted:
+        yield failed("broker session", visit.reason, "see certificates, user name and password")
+        return
+    yield passed("broker session", f"accepted, packets up to {visit.packet_bytes_max:,} bytes")
+    if visit.publish_refused:
+        yield failed("access rules", "this node may not publish to its own topics", "see the broker's ACL")
+    else:
+        yield passed("access rules", "this node may publish to its own topics")
+    yield _judge_coordinator(visit)
+    if visit.announcement is not None:
+        announced, own = visit.announcement.task, task_label(config.task.name)
+        same = announced == own
+        said = f"round {visit.announcement.round} is about {announced}"
+        yield passed("task of the run", said) if same else failed("task of the run", said, f"this node has {own}")
+
+
+def _judge_coordinator(visit: Visit) -> Finding:
+    state = visit.coordinator
+    if state is None or state.presence is not Presence.ONLINE:
+        said = "none has been here" if state is None else f"it is {state.presence}"
+        remedy = "start the coordinator, or see the federation's name and the broker's ACL"
+        return warned("coordinator", said, remedy)
+    spoken = f"protocol {state.protocol_min} to {state.protocol_max}"
+    if not state.protocol_min <= PROTOCOL_VERSION <= state.protocol_max:
+        return failed("coordinator", spoken, f"this node speaks {PROTOCOL_VERSION}: upgrade the older side")
+    return passed("coordinator", f"online, {spoken}")

@@ -1,0 +1,283 @@
+"""Carries out what the node's machine decides: publishes, saves, adopts models, starts training.
+
+Failpoints, in the order of a round: ``node_fetching`` ``node_adopting`` ``node_training`` ``node_trained``
+``node_before_outbox`` ``node_after_outbox`` ``node_before_offer`` ``node_after_offer`` ``node_mid_upload``
+``node_stored`` ``node_before_settle`` ``node_after_settle``.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from edge_node.actions import (
+    AdoptModel,
+    Effect,
+    Event,
+    ForgetRun,
+    MakeInitialModel,
+    MarkStored,
+    ModelReady,
+    ModelRejected,
+    Note,
+    OutboxEntry,
+    OutboxSaved,
+    PublishEvent,
+    PublishProgress,
+    PublishState,
+    RecoveredNode,
+    SaveOutbox,
+    SaveProgress,
+    SendChunks,
+    SendOffer,
+    SettleUpdate,
+    StartTraining,
+    Stop,
+    StopTraining,
+    StorageFailed,
+    SubscribeSegment,
+    UnsubscribeSegment,
+)
+from edge_node.adoption import AdoptionError, compose, initial_model
+from edge_node.store import HeldModel, NodeStore
+from edge_node.training import Trainer, TrainingJob, Workshop
+from edge_node.update import Residual, ResidualChange, give_back, merge
+from federation.errors import LocalProtocolError, PayloadTooLarge, StorageError
+from federation.protocol.chunking import chunk_count, chunk_slice
+from federation.protocol.limits import CHUNK_BYTES
+from federation.protocol.messages import UpdateOffer
+from federation.protocol.topics import Topics
+from federation.protocol.wire import encode_message
+from federation.runtime.failpoint import failpoint
+from federation.runtime.log import get_log
+from federation.runtime.transport import Transport
+from federation.types import UpdateId
+from update_codec import CodecError, CodecSpec
+
+__all__ = ["NodeExecutor", "NodeParts"]
+
+KEPT_BYTES_MIN = CHUNK_BYTES
+"""Parameters of a model that is kept on disk, in bytes: a smaller one is pulled again in one message."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeParts:
+    """What one node is made of.
+
+    Attributes:
+        workshop: The task and who trains it.
+        store: The durable state.
+        trainer: The worker.
+        transport: The broker connection.
+        topics: The federation's topics.
+    """
+
+    workshop: Workshop
+    store: NodeStore
+    trainer: Trainer
+    transport: Transport
+    topics: Topics
+
+
+class NodeExecutor:
+    """Runs effects on the driver's thread; the only one that touches the store.
+
+    Attributes:
+        stopped: Whether the machine asked to leave.
+        stop_reason: Why.
+    """
+
+    def __init__(self, parts: NodeParts) -> None:
+        self.stopped = False
+        self.stop_reason = ""
+        self._workshop, self._store, self._trainer = parts.workshop, parts.store, parts.trainer
+        self._transport, self._topics, self._node = parts.transport, parts.topics, parts.workshop.node
+        self._log = get_log("node")
+        self._held = self._fitting(self._store.held_model())
+        self._unsaved = False
+        self._recent: tuple[UpdateId, bytes] | None = None
+
+    def recovered(self) -> RecoveredNode:
+        """Where the last process left off; a held model of another manifest is as good as none."""
+        recovered = self._store.recovered()
+        return recovered if self._held is not None else replace(recovered, held_version=None, held_digest=None)
+
+    def execute(self, effect: Effect) -> Iterable[Event]:  # noqa: C901, PLR0912 - one case per effect, each one line
+        """Run one effect; returns what it answers.
+
+        Raises:
+            LocalProtocolError: The machine asked for something that cannot be.
+        """
+        match effect:
+            case PublishState():
+                payload = encode_message(effect.state)
+                self._transport.publish(self._topics.node_state(self._node), payload, retain=True)
+            case PublishEvent():
+                self._transport.publish(self._topics.node_event(self._node), encode_message(effect.message))
+            case PublishProgress():
+                topic = self._topics.node_telemetry(self._node)
+                self._transport.publish(topic, encode_message(effect.progress), qos=0)
+            case SubscribeSegment():
+                for topic_filter in self._segment_filters(effect):
+                    self._transport.subscribe(topic_filter)
+                failpoint("node_fetching")
+            case UnsubscribeSegment():
+                for topic_filter in self._segment_filters(effect):
+                    self._transport.unsubscribe(topic_filter)
+            case AdoptModel() | MakeInitialModel():
+                return [self._adopt(effect)]
+            case StartTraining():
+                return self._start_training(effect)
+            case StopTraining():
+                self._trainer.stop(effect.round)
+            case SendOffer():
+                self._send_offer(effect)
+            case SendChunks():
+                self._send_chunks(effect)
+            case SaveOutbox() | SaveProgress() | MarkStored() | SettleUpdate() | ForgetRun():
+                return self._save(effect)
+            case Note():
+                self._log.info(effect.event, **effect.fields)
+            case Stop():
+                self._log.info("stopping", reason=effect.reason)
+                self.stopped, self.stop_reason = True, effect.reason
+            case _:
+                assert_never(effect)
+        return ()
+
+    def _segment_filters(self, effect: SubscribeSegment | UnsubscribeSegment) -> list[str]:
+        if not effect.indices:
+            return [self._topics.model_segment(effect.version, effect.segment)]
+        return [self._topics.model_chunk(effect.version, effect.segment, index) for index in effect.indices]
+
+    def _fitting(self, model: HeldModel | None) -> HeldModel | None:
+        fits = model is not None and model.manifest_digest == self._workshop.manifest.digest
+        return model if fits else None
+
+    def _adopt(self, effect: AdoptModel | MakeInitialModel) -> Event:
+        model, workshop = effect.model, self._workshop
+        failpoint("node_adopting")
+        try:
+            if isinstance(effect, AdoptModel):
+                self._held = compose(model, effect.parts, self._held, workshop)
+            else:
+                self._held = initial_model(model, workshop)
+        except AdoptionError as error:
+            self._log.warning("model_rejected", version=model.version, reason=str(error))
+            return ModelRejected(version=model.version, reason=str(error))
+        self._unsaved = self._held.vectors.parameters.nbytes >= KEPT_BYTES_MIN
+        fetched = sum(len(frame) for _, frame in effect.parts) if isinstance(effect, AdoptModel) else 0
+        self._log.info("model_ready", version=model.version, bytes=fetched)
+        return ModelReady(version=model.version, digest=model.digest)
+
+    def _start_training(self, effect: StartTraining) -> Iterable[Event]:
+        announcement, held = effect.announcement, self._held
+        if held is None or held.digest != announcement.model.digest:
+            return [ModelRejected(version=announcement.model.version, reason="the announced model is not held")]
+        share = self._workshop.aging.share(self._store.residual_version(), held.version)
+        residual = self._residual()
+        job = TrainingJob(
+            announcement=announcement,
+            base=held.vectors,
+            residual=residual,
+            residual_share=share,
+            payload_bytes_max=effect.payload_bytes_max,
+        )
+        self._trainer.start(job)
+        self._save_held(held)
+        return ()
+
+    def _save_held(self, held: HeldModel) -> None:
+        """Write the model while the worker trains: the copy only saves a download after the next start."""
+        if not self._unsaved:
+            return
+        try:
+            self._store.save_model(held)
+            self._unsaved = False
+        except StorageError as error:
+            self._log.warning("model_not_saved", version=held.version, reason=str(error))
+
+    def _residual(self) -> Residual | None:
+        residual = self._store.residual()
+        fits = residual is not None and residual.size == self._workshop.manifest.parameter_count
+        return residual if fits else None
+
+    def _save(self, effect: SaveOutbox | SaveProgress | MarkStored | SettleUpdate | ForgetRun) -> Iterable[Event]:
+        try:
+            match effect:
+                case SaveOutbox():
+                    return [self._save_outbox(effect)]
+                case SaveProgress():
+                    self._store.save_progress(effect.run, effect.last_round)
+                case MarkStored():
+                    self._store.mark_stored(effect.update)
+                    failpoint("node_stored")
+                case SettleUpdate():
+                    self._settle(effect)
+                case ForgetRun():
+                    self._store.forget_run(effect.run)
+                    self._held, self._recent, self._unsaved = None, None, False
+                case _:
+                    assert_never(effect)
+        except StorageError as error:
+            self._log.error("storage_failed", doing=type(effect).__name__, reason=str(error))
+            return [StorageFailed(detail=str(error), effect=effect)]
+        return ()
+
+    def _save_outbox(self, effect: SaveOutbox) -> Event:
+        residual, frame = self._residual(), effect.result.frame
+        if isinstance(effect.result.token, ResidualChange):
+            residual = merge(residual, effect.result.token)
+        entry = OutboxEntry(offer=replace(effect.offer, inline=None))
+        failpoint("node_before_outbox")
+        self._store.save_outbox(entry, frame, residual)
+        failpoint("node_after_outbox")
+        self._recent = (effect.offer.update, frame)
+        return OutboxSaved(entry=entry)
+
+    def _settle(self, effect: SettleUpdate) -> None:
+        entry = self._store.entry(effect.update)
+        if entry is None:
+            return
+        failpoint("node_before_settle")
+        residual = self._residual()
+        try:
+            if not effect.applied and CodecSpec.parse(entry.offer.codec).feedback:
+                residual = give_back(residual, self._frame(effect.update), self._workshop.manifest)
+        except CodecError as error:  # the task's model, or this software, has changed since: nothing to give back to
+            self._log.warning("update_not_given_back", update=effect.update, reason=str(error))
+        self._store.settle(effect.update, residual)
+        failpoint("node_after_settle")
+
+    def _send_offer(self, effect: SendOffer) -> None:
+        failpoint("node_before_offer")
+        topic, offer = self._topics.node_event(self._node), effect.offer
+        sent: UpdateOffer = replace(offer, inline=self._frame(offer.update) if effect.inline else None)
+        try:
+            self._transport.publish(topic, encode_message(sent))
+        except PayloadTooLarge:
+            # This broker takes smaller packets than the offer with its payload: the coordinator will grant chunks.
+            self._transport.publish(topic, encode_message(replace(offer, inline=None)))
+        self._log.info("update_offered", update=offer.update, bytes=offer.payload_bytes, inline=effect.inline)
+        failpoint("node_after_offer")
+
+    def _send_chunks(self, effect: SendChunks) -> None:
+        entry = self._store.entry(effect.update)
+        if entry is None:
+            return
+        frame, chunk_bytes = self._frame(effect.update), entry.offer.chunk_bytes
+        count = chunk_count(len(frame), chunk_bytes)
+        for index in effect.indices:
+            if index >= count:
+                raise LocalProtocolError(f"update {effect.update} has {count} chunks, not one of index {index}")
+            topic = self._topics.node_chunk(self._node, effect.update, index)
+            self._transport.publish(topic, frame[chunk_slice(index, len(frame), chunk_bytes)])
+            failpoint("node_mid_upload")
+
+    def _frame(self, update: UpdateId) -> bytes:
+        """The payload of an update; the newest one is kept in memory, because a large one is sent in many windows."""
+        if self._recent is None or self._recent[0] != update:
+            frame = self._store.frame(update)
+            if frame is None:
+                raise LocalProtocolError(f"update {update} is not in the outbox")
+            self._recent = (update, frame)
+        return self._recent[1]

@@ -1,0 +1,105 @@
+"""``edge-node join``: installs an enrolment file as a folder with settings, certificate and key."""
+
+import datetime as dt
+import json
+import tomllib
+from pathlib import Path
+
+from edge_node.config import CONFIG_FILE
+from federation.errors import ConfigError
+from federation.identity.bundle import BUNDLE_BYTES_MAX, Bundle, decode_bundle
+from federation.identity.private_files import PRIVATE, PUBLIC, read_text, write_text
+
+__all__ = ["install"]
+
+AUTHORITY, CERTIFICATE, KEY = "ca.crt", "node.crt", "node.key"
+
+
+def install(file: Path, into: Path | None, *, task: str | None = None, data: Path | None = None) -> Path:
+    """Install an enrolment file; settings that are there are kept when they are the same node's.
+
+    Args:
+        file: The enrolment file.
+        into: The folder to make; None is the node's name, here.
+        task: What this device trains; None is what the file says.
+        data: Folder with this device's data; None is the task's own.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: The file is not valid, names no task, or is another node's than the folder.
+        StorageError: The folder cannot be written.
+    """
+    bundle = decode_bundle(read_text(file, bytes_max=BUNDLE_BYTES_MAX), now=dt.datetime.now(dt.UTC))
+    folder = Path(bundle.node) if into is None else into
+    settings = folder / CONFIG_FILE
+    if settings.exists():
+        _check_same_node(settings, bundle)
+        # The certificate last: a crash before it leaves the old pair's certificate beside the new key, which the next
+        # start refuses by name; the enrolment file is still there to be joined again.
+        _write_identity(folder, bundle)
+        return folder
+    chosen = bundle.task if task is None else task
+    if chosen is None:
+        raise ConfigError("--task", "this federation has a task of its own: name where it is on this device")
+    _write_identity(folder, bundle)
+    write_text(settings, _settings_text(bundle, chosen, data), mode=PUBLIC)
+    return folder
+
+
+def _write_identity(folder: Path, bundle: Bundle) -> None:
+    write_text(folder / AUTHORITY, bundle.authority, mode=PUBLIC)
+    write_text(folder / KEY, bundle.key, mode=PRIVATE)
+    write_text(folder / CERTIFICATE, bundle.certificate, mode=PUBLIC)
+
+
+def _check_same_node(settings: Path, bundle: Bundle) -> None:
+    try:
+        found = tomllib.loads(read_text(settings, bytes_max=BUNDLE_BYTES_MAX))
+        owner = (found["federation"]["id"], found["node"]["id"])
+    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        raise ConfigError("--into", f"{settings} cannot be read: take another folder", source="command line") from error
+    if owner != (bundle.federation, bundle.node):
+        said = f"{settings.parent} belongs to {owner[1]} of {owner[0]}: take another folder"
+        raise ConfigError("--into", said, source="command line")
+
+
+def _settings_text(bundle: Bundle, task: str, data: Path | None) -> str:
+    # JSON's strings are TOML's basic strings.
+    place = "" if data is None else f"data = {json.dumps(str(data.absolute()))}\n"
+    name = str(Path(task).absolute()) if _is_file(task) else task
+    return f"""# The node {bundle.node} of the federation {bundle.federation}: edge-node run --config FOLDER
+# Everything else has a default: docs/reference/configuration.md lists every key. {{here}}/ is the folder of this file.
+
+[federation]
+id = "{bundle.federation}"
+
+[node]
+# The certificate's CN, the MQTT client id and the topic level: leave it.
+id = "{bundle.node}"
+
+[broker]
+url = {json.dumps(bundle.broker_url)}
+tls_authority = "{{here}}/{AUTHORITY}"
+tls_certificate = "{{here}}/{CERTIFICATE}"
+tls_key = "{{here}}/{KEY}"
+
+[task]
+# Installed on this device: no code comes over the network.
+name = {json.dumps(name, ensure_ascii=False)}
+{place}
+[bounds]
+# An announcement that asks for more is declined.
+local_epochs_max = 100
+model_bytes_max = 1073741824
+
+[store]
+# Outbox, residual, model; one process at a time.
+folder = "{{here}}/state"
+"""
+
+
+def _is_file(task: str) -> bool:
+    """Whether a task is ``FILE.py:FUNCTION``: its place must not depend on where the node is started."""
+    return task.partition(":")[0].endswith(".py")

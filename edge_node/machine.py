@@ -1,0 +1,265 @@
+"""The edge node's brain: every event at a given time gives the effects that must follow, in order (sans-IO)."""
+
+from collections.abc import Callable, Mapping
+from typing import assert_never
+
+from edge_node.actions import (
+    AdoptModel,
+    AnnouncementReceived,
+    BrokerConnected,
+    BrokerDisconnected,
+    CommandReceived,
+    CoordinatorStateReceived,
+    Effect,
+    Event,
+    FinishedTraining,
+    ForgetRun,
+    MakeInitialModel,
+    MessageRefused,
+    ModelChunkReceived,
+    ModelReady,
+    ModelRejected,
+    Note,
+    OutboxSaved,
+    PublishState,
+    RecoveredNode,
+    Stop,
+    StopRequested,
+    StorageFailed,
+    TrainingFailed,
+    TrainingFinished,
+)
+from edge_node.delivery import Outbox
+from edge_node.fetch import Held
+from edge_node.terms import NodeSettings, TrainBounds
+from edge_node.work import Work
+from federation.protocol.messages import (
+    Cancel,
+    CoordinatorState,
+    Grant,
+    NodeState,
+    Presence,
+    Rebirth,
+    Receipt,
+    RetryAfter,
+    RoundAnnouncement,
+)
+from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
+from federation.types import Epoch, Incarnation, RunId
+
+__all__ = ["NodeMachine", "NodeSettings", "TrainBounds"]
+
+
+class NodeMachine:
+    """One node: who coordinates (run and epoch), the round at hand (`Work`), and what is not yet settled (`Outbox`).
+
+    Time is monotonic seconds; ``rng`` gives uniform numbers in [0, 1); ``gate`` says why the device may not train now.
+    """
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        incarnation: Incarnation,
+        recovered: RecoveredNode,
+        *,
+        rng: Callable[[], float],
+        gate: Callable[[], str | None] | None = None,
+    ) -> None:
+        self._settings, self._incarnation = settings, incarnation
+        self._outbox = Outbox(settings, recovered.outbox, rng)
+        self._work = Work(settings, recovered, rng=rng, outbox=self._outbox, gate=gate)
+        self._run: RunId | None = recovered.run
+        self._epoch: Epoch | None = None
+        self._connected = False
+        self._unproven: RoundAnnouncement | None = None
+        self._leave_at: float | None = None
+        self._stopped = False
+        self._refused = 0
+
+    def handle(self, event: Event | None, now: float) -> list[Effect]:
+        """Take one event (None: the deadline has passed) and say what must be done, in order."""
+        if self._stopped:
+            return []
+        effects = [] if event is None else self._on(event, now)
+        return effects if self._stopped else effects + self._tick(now)
+
+    def deadline(self) -> float | None:
+        """Monotonic time, in seconds, at which `handle(None, now)` is due; None when nothing is timed."""
+        if self._stopped:
+            return None
+        times = (self._outbox.deadline(), self._work.deadline(), self._leave_at)
+        return min((time for time in times if time is not None), default=None)
+
+    def snapshot(self) -> Mapping[str, object]:
+        """Plain data for `doctor`, logs and tests."""
+        return {
+            "run": self._run,
+            "epoch": self._epoch,
+            "incarnation": self._incarnation,
+            "connected": self._connected,
+            "activity": self._work.activity.value,
+            "work": self._work.summary(),
+            "held_version": None if self._work.held is None else self._work.held.version,
+            "last_round": self._work.last_round,
+            "outbox": self._outbox.summary(),
+            "obstacle": self._outbox.obstacle(),
+            "messages_refused": self._refused,
+            "stopped": self._stopped,
+        }
+
+    def _on(self, event: Event, now: float) -> list[Effect]:  # noqa: C901, PLR0911, PLR0912 - one case per event
+        match event:
+            case BrokerConnected():
+                return self._on_connected(now)
+            case BrokerDisconnected():
+                self._connected = False
+                self._outbox.disconnected()
+                return self._work.disconnected()
+            case CoordinatorStateReceived():
+                return self._on_coordinator(event.state, now)
+            case AnnouncementReceived():
+                return self._on_announcement(event.announcement, now)
+            case ModelChunkReceived():
+                return self._work.chunk(event, now)
+            case CommandReceived():
+                return self._on_command(event.command, now)
+            case MessageRefused():
+                self._refused += 1  # the shell has logged it; bytes that are no message are never answered [FED-18]
+                return []
+            case ModelReady():
+                return self._work.model_ready(Held(version=event.version, digest=event.digest), now)
+            case ModelRejected():
+                return self._work.model_rejected(event.version, event.reason, now)
+            case TrainingFinished():
+                return self._on_trained(event.result)
+            case TrainingFailed():
+                return self._work.failed(event.round, event.run, event.reason, now)
+            case OutboxSaved():
+                self._outbox.saved(event.entry.offer.update, now)
+                return []
+            case StorageFailed():
+                return self._on_storage_failed(event, now)
+            case StopRequested():
+                return self._leave("requested")
+            case _:
+                assert_never(event)
+
+    # --- the network ------------------------------------------------------------------------------------------------
+
+    def _on_connected(self, now: float) -> list[Effect]:
+        self._connected = True
+        self._outbox.connected(now)
+        return [self._birth(), *self._work.connected(now)]
+
+    def _birth(self) -> PublishState:
+        return self._state(Presence.ONLINE)
+
+    def _state(self, presence: Presence) -> PublishState:
+        state = NodeState(
+            presence=presence,
+            incarnation=self._incarnation,
+            protocol_min=PROTOCOL_MIN,
+            protocol_max=PROTOCOL_VERSION,
+            task=self._settings.task,
+            device=self._settings.device,
+            codecs=self._settings.codecs,
+            activity=self._work.activity,
+            round=self._work.round,
+        )
+        return PublishState(state=state)
+
+    # --- the coordinator --------------------------------------------------------------------------------------------
+
+    def _on_coordinator(self, state: CoordinatorState, now: float) -> list[Effect]:
+        present = state.presence is Presence.ONLINE
+        effects: list[Effect] = []
+        if state.run != self._run:
+            if not present:
+                return []  # the will of a former run's coordinator
+            effects = self._enter_run(state.run)
+        if not self._sees(state.epoch, now):
+            return effects
+        self._outbox.coordinator_is(present=present, now=now)
+        if not state.protocol_min <= PROTOCOL_VERSION <= state.protocol_max:
+            fields = {"protocol_min": state.protocol_min, "protocol_max": state.protocol_max}
+            effects.append(Note(event="coordinator_incompatible", fields=fields))
+        unproven, self._unproven = self._unproven, None
+        if unproven is not None:
+            effects += self._on_announcement(unproven, now)
+        return effects
+
+    def _on_announcement(self, announcement: RoundAnnouncement, now: float) -> list[Effect]:
+        if self._run is None:
+            self._run = announcement.run
+        if announcement.run != self._run:
+            # Perhaps only a retained message that a former run has left behind: it must not cost the outbox. It counts
+            # when that run's coordinator says that it is online.
+            self._unproven = announcement
+            return [Note(event="other_run_announced", fields={"run": announcement.run})]
+        if not self._sees(announcement.epoch, now) or not self._work.is_news(announcement):
+            return []
+        effects = self._work.announce(announcement, now)
+        leaves = announcement.final and self._settings.exit_when_finished
+        self._leave_at = now + self._settings.exit_linger_s if leaves else None
+        if announcement.final:
+            effects += [Note(event="run_finished", fields={"round": announcement.round}), *self._work.finish()]
+        return effects
+
+    def _enter_run(self, run: RunId) -> list[Effect]:
+        known, self._run, self._epoch = self._run, run, None
+        self._leave_at = None
+        if known is None:
+            return []
+        self._outbox.forget_others(run)
+        return [*self._work.forget(), ForgetRun(run=run)]
+
+    def _sees(self, epoch: Epoch, now: float) -> bool:
+        """Fencing: an older twin of the coordinator is not heard; a newer one must be told everything again."""
+        if self._epoch is not None and epoch < self._epoch:
+            return False
+        if self._epoch is not None and epoch > self._epoch:
+            self._outbox.offer_again(now)
+        self._epoch = epoch
+        return True
+
+    def _on_command(self, command: Receipt | Grant | Cancel | RetryAfter | Rebirth, now: float) -> list[Effect]:
+        match command:
+            case Receipt():
+                return self._outbox.receipt(command, now)
+            case Grant():
+                return self._outbox.grant(command, now)
+            case Cancel():
+                return self._work.cancel(command.round, now) if command.run == self._run else []
+            case RetryAfter():
+                self._outbox.retry_after(command, now)
+                return []
+            case Rebirth():
+                return [self._birth()]
+            case _:
+                assert_never(command)
+
+    # --- training and the store -------------------------------------------------------------------------------------
+
+    def _on_trained(self, result: FinishedTraining) -> list[Effect]:
+        offer = self._work.finished(result, self._incarnation)
+        return [] if offer is None else self._outbox.add(offer, result)
+
+    def _on_storage_failed(self, event: StorageFailed, now: float) -> list[Effect]:
+        if isinstance(event.effect, AdoptModel | MakeInitialModel):
+            return self._work.model_rejected(event.effect.model.version, event.detail, now)
+        self._outbox.storage_failed(event.effect, now)
+        return [Note(event="storage_paused", fields={"reason": event.detail})]
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def _tick(self, now: float) -> list[Effect]:
+        effects = self._outbox.tick(now) + self._work.tick(now)
+        if self._leave_at is not None and (self._outbox.idle or now >= self._leave_at):
+            # What is left in the outbox stays on disk: the next start offers it again.
+            return effects + self._leave("finished")
+        return effects
+
+    def _leave(self, reason: str) -> list[Effect]:
+        effects = self._work.finish()
+        self._stopped = True
+        return [*effects, self._state(Presence.OFFLINE), Stop(reason=reason)]

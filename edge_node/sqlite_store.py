@@ -1,0 +1,192 @@
+"""The durable node store: one SQLite file, and files beside it for large arrays.
+
+Only what could not be had again waits for the disk (``synchronous=FULL``): the boot counter, a finished update, a
+residual that got an update back. Losing another change in a power cut costs a repeated message. The write-ahead log
+keeps all of them in order.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from edge_node.actions import OutboxEntry, RecoveredNode
+from edge_node.database import Database
+from edge_node.model_file import pack_model, read_model
+from edge_node.state_folder import StateFolder
+from edge_node.store import HeldModel
+from edge_node.update import Residual
+from federation.errors import LocalProtocolError, RemoteProtocolError, StorageError
+from federation.protocol.messages import UpdateOffer
+from federation.protocol.wire import decode_message, encode_message
+from federation.types import Incarnation, ModelVersion, RoundId, RunId, UpdateId
+
+__all__ = ["SqliteNodeStore"]
+
+_FORMAT = 1
+_MODEL = "model.safetensors"
+_RESIDUAL = "residual"
+_RESIDUAL_VERSION = "residual_version"
+
+
+class SqliteNodeStore:
+    """One node's state folder.
+
+    Raises:
+        StoreLocked: Another process owns the folder.
+        StorageError: The folder cannot be used, or is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._folder = StateFolder(path)
+        try:
+            self._db = Database(self._folder, "node.sqlite", _FORMAT)
+            self._incarnation = Incarnation(int(self._db.meta("incarnation")))
+            self._outbox = self._read_outbox()
+            self._model = read_model(path / _MODEL)
+            self._residual = self._read_residual()
+        except StorageError:
+            self._folder.close()
+            raise
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """Boot number: 1 at the first start on this state, one more at each."""
+        return self._incarnation
+
+    def recovered(self) -> RecoveredNode:
+        """Where the last process left off."""
+        run, last_round = self._db.meta("run"), self._db.meta("last_round")
+        return RecoveredNode(
+            run=None if run is None else RunId(str(run)),
+            last_round=None if last_round is None else RoundId(int(last_round)),
+            held_version=self._model.version if self._model else None,
+            held_digest=self._model.digest if self._model else None,
+            outbox=tuple(self._outbox.values()),
+        )
+
+    def held_model(self) -> HeldModel | None:
+        """The model as it was saved last; None when there is none or its digest is wrong."""
+        return self._model
+
+    def save_model(self, model: HeldModel) -> None:
+        """Replace the held model, without waiting for the disk: it can be pulled again."""
+        try:
+            self._folder.write(_MODEL, pack_model(model), durable=False)
+        except OSError as error:
+            raise StorageError(f"the model cannot be saved: {error}") from error
+        self._model = model
+
+    def residual(self) -> Residual | None:
+        """What was learnt and not sent, float32 (D,), or None for zero."""
+        return self._residual
+
+    def residual_version(self) -> ModelVersion | None:
+        """The base version of the newest update that was saved with a residual; None when there is no residual."""
+        version = self._db.meta(_RESIDUAL_VERSION)
+        return None if self._residual is None or version is None else ModelVersion(int(version))
+
+    def save_outbox(self, entry: OutboxEntry, frame: bytes, residual: Residual | None) -> None:
+        """In one step: put an update into the outbox, replace the residual, and finish the update's round.
+
+        Raises:
+            StorageError: Nothing was saved.
+            LocalProtocolError: The update is in the outbox already.
+        """
+        entry = replace(entry, offer=replace(entry.offer, inline=None))
+        offer = entry.offer
+        if offer.update in self._outbox:
+            raise LocalProtocolError(f"update {offer.update} is in the outbox already")
+        with self._db.transaction(durable=True):
+            row = (offer.update, encode_message(offer), entry.stored)
+            self._db.change("INSERT INTO outbox (update_id, offer, stored) VALUES (?, ?, ?)", *row)
+            self._db.set_body(_frame_name(offer.update), frame)
+            self._put_residual(residual)
+            self._db.set_meta(_RESIDUAL_VERSION, offer.base_version)
+            self._advance(offer.run, offer.round)
+        self._outbox[offer.update], self._residual = entry, residual
+
+    def frame(self, update: UpdateId) -> bytes | None:
+        """The codec frame of an update in the outbox, or None when there is no such entry."""
+        return self._db.body(_frame_name(update))
+
+    def entry(self, update: UpdateId) -> OutboxEntry | None:
+        """An update in the outbox, or None when there is no such entry."""
+        return self._outbox.get(update)
+
+    def mark_stored(self, update: UpdateId) -> None:
+        """Remember that the coordinator has the payload."""
+        if update in self._outbox:
+            with self._db.transaction(durable=False):
+                self._db.change("UPDATE outbox SET stored = 1 WHERE update_id = ?", update)
+            self._outbox[update] = replace(self._outbox[update], stored=True)
+
+    def settle(self, update: UpdateId, residual: Residual | None) -> None:
+        """In one step: drop an update from the outbox and replace the residual."""
+        if update not in self._outbox:
+            return
+        with self._db.transaction(durable=residual is not self._residual):
+            self._db.change("DELETE FROM outbox WHERE update_id = ?", update)
+            self._db.drop_body(_frame_name(update))
+            self._put_residual(residual)
+        del self._outbox[update]
+        self._residual = residual
+
+    def save_progress(self, run: RunId, last_round: RoundId) -> None:
+        """Remember the run and its newest round that is finished or declined."""
+        with self._db.transaction(durable=False):
+            self._advance(run, last_round)
+
+    def forget_run(self, run: RunId) -> None:
+        """Another run has begun: drop outbox, residual, model and round of the old one."""
+        with self._db.transaction(durable=False):
+            self._db.change("DELETE FROM outbox")
+            self._db.drop_bodies()
+            self._db.set_meta("run", run)
+            self._db.set_meta("last_round", None)
+        self._folder.remove(_MODEL)
+        self._model, self._residual = None, None
+        self._outbox.clear()
+
+    def close(self) -> None:
+        """Release the state folder."""
+        self._db.close()
+        self._folder.close()
+
+    def _read_outbox(self) -> dict[UpdateId, OutboxEntry]:
+        entries: dict[UpdateId, OutboxEntry] = {}
+        for update, offer, stored in self._db.query("SELECT update_id, offer, stored FROM outbox ORDER BY position"):
+            # An entry without its payload was settled just before a power cut, or is damaged: it cannot be delivered.
+            if (read := _read_offer(offer)) is not None and self.frame(update) is not None:
+                entries[update] = OutboxEntry(offer=read, stored=bool(stored))
+        return entries
+
+    def _read_residual(self) -> Residual | None:
+        body = self._db.body(_RESIDUAL)
+        return None if body is None else np.frombuffer(body, "<f4").astype(np.float32, copy=False)
+
+    def _put_residual(self, residual: Residual | None) -> None:
+        if residual is self._residual:
+            return
+        if residual is None:
+            self._db.drop_body(_RESIDUAL)
+        else:
+            self._db.set_body(_RESIDUAL, np.ascontiguousarray(residual, "<f4").tobytes())
+
+    def _advance(self, run: RunId, round_id: RoundId) -> None:
+        last = self._db.meta("last_round")
+        if self._db.meta("run") != run or last is None or round_id > int(last):
+            self._db.set_meta("run", run)
+            self._db.set_meta("last_round", round_id)
+
+
+def _frame_name(update: UpdateId) -> str:
+    return f"frame-{update}"
+
+
+def _read_offer(data: bytes) -> UpdateOffer | None:
+    try:
+        message = decode_message(data)
+    except RemoteProtocolError:
+        return None
+    return message if isinstance(message, UpdateOffer) else None

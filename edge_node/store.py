@@ -1,0 +1,83 @@
+"""What a node keeps across a crash, and the interface that every store offers."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from edge_node.actions import OutboxEntry, RecoveredNode
+from edge_node.update import Residual
+from federation.types import Digest, Incarnation, ModelVersion, RoundId, RunId, UpdateId
+from update_codec import Vectors
+
+__all__ = ["HeldModel", "NodeStore"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldModel:
+    """The global model that the node has.
+
+    Attributes:
+        version: Its version.
+        digest: `Vectors.digest` of it.
+        manifest_digest: Digest of its manifest.
+        vectors: The model itself.
+    """
+
+    version: ModelVersion
+    digest: Digest
+    manifest_digest: bytes
+    vectors: Vectors
+
+
+class NodeStore(Protocol):
+    """One node's durable state: used by one thread, owned by one process.
+
+    Every method that changes something raises `StorageError` when it cannot persist, and has then changed nothing.
+    """
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """Boot number: 1 at the first start on this state, one more at each."""
+
+    def recovered(self) -> RecoveredNode:
+        """Where the last process left off."""
+
+    def held_model(self) -> HeldModel | None:
+        """The model as it was saved last; None when there is none or its digest is wrong."""
+
+    def save_model(self, model: HeldModel) -> None:
+        """Replace the held model. It can be pulled again, so a power cut may lose it: `held_model` then says None."""
+
+    def residual(self) -> Residual | None:
+        """What was learnt and not sent, float32 (D,), or None for zero."""
+
+    def residual_version(self) -> ModelVersion | None:
+        """The base version of the newest update that was saved with a residual; None when there is no residual."""
+
+    def save_outbox(self, entry: OutboxEntry, frame: bytes, residual: Residual | None) -> None:
+        """In one step: put an update into the outbox, replace the residual, and finish the update's round.
+
+        Raises:
+            StorageError: Nothing was saved.
+            LocalProtocolError: The update is in the outbox already.
+        """
+
+    def frame(self, update: UpdateId) -> bytes | None:
+        """The codec frame of an update in the outbox, or None when there is no such entry."""
+
+    def entry(self, update: UpdateId) -> OutboxEntry | None:
+        """An update in the outbox, or None when there is no such entry."""
+
+    def mark_stored(self, update: UpdateId) -> None:
+        """Remember that the coordinator has the payload. Losing this costs one more offer."""
+
+    def settle(self, update: UpdateId, residual: Residual | None) -> None:
+        """In one step: drop an update from the outbox and replace the residual."""
+
+    def save_progress(self, run: RunId, last_round: RoundId) -> None:
+        """Remember the run and its newest round that is finished or declined. Losing this costs one more decline."""
+
+    def forget_run(self, run: RunId) -> None:
+        """Another run has begun: drop outbox, residual, model and round of the old one."""
+
+    def close(self) -> None:
+        """Release the state folder."""

@@ -1,0 +1,109 @@
+"""What this node agrees to: its settings, its bounds, and why it declines an announcement."""
+
+from dataclasses import dataclass, field
+
+from federation.protocol.limits import CHUNK_BYTES
+from federation.protocol.messages import RoundAnnouncement, TrainSettings
+from federation.types import NodeId
+from update_codec import CodecSpec, SpecError
+
+__all__ = ["NodeSettings", "TrainBounds", "objection"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainBounds:
+    """The most that an announcement may ask of this device.
+
+    Attributes:
+        local_epochs_max: Passes over the local data.
+        batch_size_max: Examples per step; a batch of the whole local data (0) is the owner's choice of data, and fits.
+        learning_rate_max: Step size.
+        max_steps: Steps of one round; 0 is no bound, else an announcement without a step limit is declined.
+        model_bytes_max: Bytes of the model parts that are pulled and held in memory at once.
+    """
+
+    local_epochs_max: int = 100
+    batch_size_max: int = 65_536
+    learning_rate_max: float = 10.0
+    max_steps: int = 0
+    model_bytes_max: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """Who the node is, what it does, and how patient it is.
+
+    Attributes:
+        node: Its name.
+        task: Name of its task; only what follows the last slash is compared, folders differ between machines.
+        device: What it trains on, for its birth message.
+        codecs: Codec specs that it agrees to; empty is all.
+        bounds: The most that it obeys.
+        chunk_bytes: Body size of its update chunks, in bytes.
+        reoffer_s: Time until an offer without receipt is repeated, in seconds; doubled each time.
+        reoffer_max_s: Most of that, and the pace for updates that the coordinator has stored, in seconds.
+        reconnect_spread_s: Offers are spread over this time after a reconnect, in seconds.
+        chunk_timeout_s: Sent chunks that no grant has confirmed for so long count as lost, in seconds.
+        fetch_timeout_s: Time without a new chunk until a segment is asked for again, in seconds.
+        fetch_attempts_max: Such repetitions without a new chunk until the node gives up.
+        outbox_max: Updates without a final receipt; then new rounds are declined. Nothing is dropped from the outbox.
+        storage_retry_s: Time until a failed save is repeated, in seconds; doubled each time up to `reoffer_max_s`.
+        decline_retry_s: After a decline for want of room or luck, the coordinator may ask again after so many seconds.
+        incompatible_retry_s: The same after a decline that only a new configuration can change.
+        ineligible_retry_s: The same after a decline because the owner's conditions are not met.
+        progress_after_s: Telemetry tells of a fetch or a training that takes longer than this, in seconds.
+        exit_when_finished: Leave when the run has ended and the outbox is empty.
+        exit_linger_s: Leave then at the latest, in seconds; what is still in the outbox stays on disk.
+    """
+
+    node: NodeId
+    task: str
+    device: str = "cpu"
+    codecs: tuple[str, ...] = ()
+    bounds: TrainBounds = field(default_factory=TrainBounds)
+    chunk_bytes: int = CHUNK_BYTES
+    reoffer_s: float = 10.0
+    reoffer_max_s: float = 300.0
+    reconnect_spread_s: float = 1.0
+    chunk_timeout_s: float = 180.0
+    fetch_timeout_s: float = 10.0
+    fetch_attempts_max: int = 6
+    outbox_max: int = 16
+    storage_retry_s: float = 1.0
+    decline_retry_s: float = 30.0
+    incompatible_retry_s: float = 600.0
+    ineligible_retry_s: float = 600.0
+    progress_after_s: float = 1.0
+    exit_when_finished: bool = False
+    exit_linger_s: float = 30.0
+
+
+def objection(announcement: RoundAnnouncement, settings: NodeSettings) -> str | None:
+    """Why this node's own configuration forbids the round, or None."""
+    if announcement.task.rsplit("/", 1)[-1] != settings.task.rsplit("/", 1)[-1]:
+        return f"task is {settings.task}"
+    if not _agrees_to_codec(announcement.codec, settings.codecs):
+        return f"codec {announcement.codec}"
+    return _beyond(announcement.settings, settings.bounds)
+
+
+def _agrees_to_codec(codec: str, codecs: tuple[str, ...]) -> bool:
+    try:
+        canonical = str(CodecSpec.parse(codec))
+    except SpecError:
+        return False
+    return not codecs or canonical in codecs
+
+
+def _beyond(asked: TrainSettings, bounds: TrainBounds) -> str | None:
+    limits = (
+        ("local_epochs", asked.local_epochs, bounds.local_epochs_max),
+        ("batch_size", asked.batch_size, bounds.batch_size_max),
+        ("learning_rate", asked.learning_rate, bounds.learning_rate_max),
+    )
+    for name, value, most in limits:
+        if value > most:
+            return f"{name} {value} is above {most}"
+    if bounds.max_steps and not 0 < asked.max_steps <= bounds.max_steps:
+        return f"max_steps {asked.max_steps} is not within 1 to {bounds.max_steps}"
+    return None

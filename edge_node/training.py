@@ -1,0 +1,195 @@
+"""One round of local work, as a function; and the one worker thread that runs it off the driver's thread."""
+
+import contextlib
+import queue
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Protocol
+
+from edge_node.actions import FinishedTraining, TrainingFailed, TrainingFinished
+from edge_node.link import within
+from edge_node.update import Residual, ResidualAging, difference, encode_update
+from federation.errors import TaskError
+from federation.protocol.limits import EXAMPLES_MAX, fit_metrics, fit_text
+from federation.protocol.messages import RoundAnnouncement
+from federation.runtime.clock import Clock
+from federation.runtime.failpoint import failpoint
+from federation.runtime.log import get_log
+from federation.runtime.transport import Inbox, InboxItem
+from federation.task import Stop, Task, TrainResult
+from federation.types import NodeId, RoundId
+from update_codec import CodecSpec, Manifest, SpecError, Vectors
+
+__all__ = ["ThreadTrainer", "Trainer", "TrainingJob", "Workshop", "run_round", "training_event"]
+
+POST_TIMEOUT_S = 60.0
+"""How long a result waits for a place in the inbox: a driver that takes nothing for this long is dead, in seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """What a node trains with.
+
+    Attributes:
+        node: Who trains.
+        task: The user's model, data and training.
+        manifest: Names, shapes and types of its tensors.
+        norm_max: Bound of an update's L2 norm, which longer ones are scaled down to; None is no bound.
+        aging: How much a residual still counts after missed versions.
+    """
+
+    node: NodeId
+    task: Task
+    manifest: Manifest
+    norm_max: float | None = None
+    aging: ResidualAging = field(default_factory=ResidualAging)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingJob:
+    """One round's assignment.
+
+    Attributes:
+        announcement: What is asked for.
+        base: The model to start from.
+        residual: What earlier updates did not send, float32 (D,), or None.
+        residual_share: How much of it still counts.
+        payload_bytes_max: What the uplink carries in time, or None.
+    """
+
+    announcement: RoundAnnouncement
+    base: Vectors
+    residual: Residual | None
+    residual_share: float = 1.0
+    payload_bytes_max: int | None = None
+
+
+class Trainer(Protocol):
+    """Runs jobs, one at a time, and answers each with `TrainingFinished` or `TrainingFailed`."""
+
+    def start(self, job: TrainingJob) -> None:
+        """Run this job as soon as the running one is over; a job that still waits is replaced."""
+
+    def stop(self, round_id: RoundId) -> None:
+        """Ask the job of this round to give up."""
+
+    def close(self, *, timeout_s: float) -> bool:
+        """Stop everything; says whether the worker ended within the time, in seconds."""
+
+
+def run_round(workshop: Workshop, job: TrainingJob, stop: Stop, clock: Clock) -> FinishedTraining:
+    """Train from the job's model and encode what changed.
+
+    Raises:
+        TaskError: The task broke its contract, was stopped, or the codec is unknown.
+    """
+    announcement, manifest = job.announcement, workshop.manifest
+    try:
+        spec = within(CodecSpec.parse(announcement.codec), job.payload_bytes_max, manifest.parameter_count)
+    except SpecError as error:
+        raise TaskError(str(error)) from error
+    began_s = clock.now()
+    failpoint("node_training")
+    result = workshop.task.train(manifest.unflatten(job.base), announcement.settings, stop)
+    train_s = clock.now() - began_s
+    if stop():
+        raise TaskError("stopped")
+    failpoint("node_trained")
+    delta = difference(job.base, result.parameters, manifest, norm_max=workshop.norm_max)
+    seed = _codec_seed(announcement, workshop.node)
+    update = encode_update(delta, manifest, spec, residual=job.residual, share=job.residual_share, seed=seed)
+    return FinishedTraining(
+        round=announcement.round,
+        frame=update.frame,
+        num_examples=_checked_examples(result),
+        metrics=fit_metrics(result.metrics),
+        train_s=train_s,
+        token=update.change,
+        run=announcement.run,
+        codec=str(spec),
+    )
+
+
+def training_event(workshop: Workshop, job: TrainingJob, stop: Stop, clock: Clock) -> TrainingFinished | TrainingFailed:
+    """What `run_round` comes to: whatever the user's task raises becomes an event with its reason."""
+    announcement = job.announcement
+    try:
+        return TrainingFinished(result=run_round(workshop, job, stop, clock))
+    except BaseException as error:  # noqa: BLE001 - even SystemExit from a user's task must not end the worker silently
+        if not stop():
+            get_log("training").warning("training_failed", round=announcement.round, exc_info=error)
+        reason = str(error) if isinstance(error, TaskError) else f"{type(error).__name__}: {error}"
+        return TrainingFailed(round=announcement.round, reason=fit_text(reason), run=announcement.run)
+
+
+class ThreadTrainer:
+    """The worker thread: results go into the driver's inbox."""
+
+    def __init__(self, workshop: Workshop, inbox: Inbox, clock: Clock) -> None:
+        self._workshop, self._inbox, self._clock = workshop, inbox, clock
+        self._log = get_log("training")
+        self._jobs: queue.Queue[tuple[TrainingJob, threading.Event] | None] = queue.Queue(maxsize=1)
+        self._flags: deque[tuple[RoundId, threading.Event]] = deque(maxlen=4)
+        # A daemon: a training that ignores its stop flag must not keep the process alive.
+        self._thread = threading.Thread(target=self._work, name="training", daemon=True)
+        self._thread.start()
+
+    def start(self, job: TrainingJob) -> None:
+        """Run this job as soon as the running one is over; a job that still waits is replaced."""
+        flag = threading.Event()
+        self._flags.append((job.announcement.round, flag))
+        self._replace((job, flag))
+
+    def stop(self, round_id: RoundId) -> None:
+        """Ask the job of this round to give up."""
+        for known, flag in self._flags:
+            if known == round_id:
+                flag.set()
+
+    def close(self, *, timeout_s: float) -> bool:
+        """Stop everything; says whether the worker ended within the time, in seconds."""
+        for _, flag in self._flags:
+            flag.set()
+        self._replace(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _replace(self, item: tuple[TrainingJob, threading.Event] | None) -> None:
+        # Only the driver's thread puts, so after taking what waits there is room.
+        with contextlib.suppress(queue.Empty):
+            self._jobs.get_nowait()
+        self._jobs.put_nowait(item)
+
+    def _work(self) -> None:
+        while (item := self._jobs.get()) is not None:
+            job, flag = item
+            event = self._run(job, flag)
+            try:
+                self._inbox.put(InboxItem(event=event), timeout=POST_TIMEOUT_S)
+            except queue.Full:
+                self._log.error("result_lost", round=job.announcement.round, why="the inbox stayed full")
+
+    def _run(self, job: TrainingJob, flag: threading.Event) -> TrainingFinished | TrainingFailed:
+        announcement = job.announcement
+        self._log.info("training_started", round=announcement.round, version=announcement.model.version)
+        event = training_event(self._workshop, job, flag.is_set, self._clock)
+        if isinstance(event, TrainingFinished):
+            result = event.result
+            numbers = {"seconds": round(result.train_s, 3), "loss": result.metrics.get("loss")}
+            self._log.info("training_finished", round=result.round, bytes=len(result.frame), **numbers)
+        return event
+
+
+def _codec_seed(announcement: RoundAnnouncement, node: NodeId) -> int:
+    """Every node and round draws another dither."""
+    text = f"{announcement.run}/{announcement.round}/{node}".encode()
+    return int.from_bytes(blake2b(text, digest_size=4).digest(), "little")
+
+
+def _checked_examples(result: TrainResult) -> int:
+    count = result.num_examples
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= EXAMPLES_MAX:
+        raise TaskError(f"num_examples must be a whole number from 1 to {EXAMPLES_MAX}, not {count!r}")
+    return count

@@ -1,0 +1,1 @@
+"""The contract: what a coordinator and an edge node must agree on."""

@@ -1,0 +1,158 @@
+"""Strict configuration from TOML, environment and flags: an unknown key is an error that names the key and its source.
+
+Every key is ``section.name``. Later sources win: TOML file, then environment, then command line flags. The environment
+variable of ``broker.url`` with the prefix ``FEDMQ_NODE`` is ``FEDMQ_NODE__BROKER__URL``. A text in the file that begins
+with ``{here}/`` is a path beside the file, so that a folder with a configuration can be moved.
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from federation.errors import ConfigError
+
+__all__ = ["CONFIG_BYTES_MAX", "Section", "load_config"]
+
+CONFIG_BYTES_MAX = 1 << 20
+"""A configuration file larger than this is refused, in bytes."""
+
+_HERE = "{here}/"
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """Base of every section and of the whole: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """Values by section and name, and where each came from."""
+
+    values: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def put(self, section: str, name: str, value: object, source: str) -> None:
+        self.values.setdefault(section, {})[name] = value
+        self.sources[f"{section}.{name}"] = source
+
+
+def load_config(
+    model: type[ConfigT],
+    *,
+    prefix: str,
+    file: Path | None,
+    environ: Mapping[str, str],
+    flags: Mapping[str, object],
+) -> ConfigT:
+    """Read all sources into ``model``, whose fields are `Section` models.
+
+    Args:
+        model: What the configuration must be.
+        prefix: Of the environment variables, such as ``FEDMQ_NODE``.
+        file: TOML file, or None.
+        environ: The environment.
+        flags: Command line values by dotted key; None values were not given.
+
+    Raises:
+        ConfigError: A key is unknown, missing or out of range, or the file cannot be read.
+    """
+    gathered = _Gathered()
+    for section, name, value in _from_toml(file):
+        gathered.put(section, name, value, f"file {file}")
+    for variable, section, name, value in _from_environ(prefix, environ):
+        gathered.put(section, name, value, f"environment variable {variable}")
+    for key, value in flags.items():
+        if value is not None:
+            section, _, name = key.partition(".")
+            gathered.put(section, name, value, "command line")
+    try:
+        # A section that was not given is an empty one, so that a missing key is named in full.
+        return model.model_validate({name: {} for name in model.model_fields} | gathered.values)
+    except ValidationError as error:
+        raise _explain(model, error.errors()[0], gathered.sources) from error
+
+
+def _from_toml(file: Path | None) -> list[tuple[str, str, object]]:
+    if file is None:
+        return []
+    source = f"file {file}"
+    try:
+        if file.stat().st_size > CONFIG_BYTES_MAX:
+            raise ConfigError("--config", f"larger than {CONFIG_BYTES_MAX} bytes", source=source)
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError("--config", f"cannot be read as TOML: {error}", source=source) from error
+    for section, table in tables.items():
+        if not isinstance(table, dict):
+            raise ConfigError(section, f"put it into a section such as [{section}]", source=source)
+    return [(section, name, _placed(value, file)) for section, table in tables.items() for name, value in table.items()]
+
+
+def _placed(value: object, file: Path) -> object:
+    if isinstance(value, str) and value.startswith(_HERE):
+        return str(file.absolute().parent / value.removeprefix(_HERE))
+    return value
+
+
+def _from_environ(prefix: str, environ: Mapping[str, str]) -> list[tuple[str, str, str, object]]:
+    found: list[tuple[str, str, str, object]] = []
+    for variable, text in sorted(environ.items()):
+        if not variable.startswith(f"{prefix}__"):
+            continue
+        section, separator, name = variable[len(prefix) + 2 :].lower().partition("__")
+        if not separator:
+            problem = f"name it {prefix}__SECTION__KEY"
+            raise ConfigError(section, problem, source=f"environment variable {variable}")
+        found.append((variable, section, name, _typed(text)))
+    return found
+
+
+def _typed(text: str) -> object:
+    """Lists and tables are given as JSON; everything else stays text, which the model converts."""
+    if text[:1] not in ("[", "{"):
+        return text
+    try:
+        value: object = json.loads(text)
+    except ValueError:
+        return text
+    return value
+
+
+def _explain(model: type[BaseModel], detail: ErrorDetails, sources: Mapping[str, str]) -> ConfigError:
+    location = [str(part) for part in detail["loc"]]
+    key = ".".join(location[:2]) or model.__name__
+    source = sources.get(key, "defaults")
+    match detail["type"]:
+        case "extra_forbidden":
+            if len(location) == 1:  # the whole section is unknown: say where its first key came from
+                source = next((where for name, where in sources.items() if name.startswith(f"{key}.")), source)
+            return ConfigError(key, _unknown(_siblings(model, location[:-1]), location[-1]), source=source)
+        case "missing":
+            return ConfigError(key, "is required and was given nowhere", source=source)
+        case _:
+            return ConfigError(key, detail["msg"].removeprefix("Value error, "), source=source)
+
+
+def _siblings(model: type[BaseModel], path: list[str]) -> list[str]:
+    """The keys that would have been known there."""
+    if not path:
+        return list(model.model_fields)
+    section = model.model_fields[path[0]].annotation
+    if not (isinstance(section, type) and issubclass(section, BaseModel)):
+        return []
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _unknown(known: list[str], name: str) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"unknown key; did you mean {close[0]!r}?" if close else f"unknown key; known are {', '.join(sorted(known))}"

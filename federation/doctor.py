@@ -1,0 +1,190 @@
+"""What both doctors share: findings, the checks of a machine and of the way to its broker, and how they are told."""
+
+import datetime as dt
+import json
+import shutil
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+
+import typer
+
+from federation.errors import ConfigError, FederationError
+from federation.identity.certificates import common_name, read_certificate
+from federation.identity.private_files import read_text
+from federation.runtime.address import BrokerAddress
+
+__all__ = [
+    "Finding",
+    "Verdict",
+    "check_clock",
+    "check_dial",
+    "check_own_certificate",
+    "check_room",
+    "check_tls",
+    "check_versions",
+    "failed",
+    "passed",
+    "tell",
+    "warned",
+]
+
+FREE_BYTES_MIN = 256 << 20
+"""Less free disk than this is a warning, in bytes."""
+
+CLOCK_MIN_S = 1_735_689_600
+"""A clock before 2025 was never set, in seconds since 1970: certificates look as if they were not valid yet."""
+
+DIAL_S = 5.0
+"""How long a TCP connection, and a TLS handshake, may take, in seconds."""
+
+CERTIFICATE_DAYS_MIN = 30
+"""A certificate that ends sooner is a warning, in days."""
+
+CERTIFICATE_BYTES_MAX = 65_536
+
+PACKAGES = ("fedmq", "paho-mqtt", "numpy", "zstandard", "msgpack")
+
+
+class Verdict(StrEnum):
+    """How a check ended."""
+
+    PASS = "PASS"  # noqa: S105 - a verdict, not a password
+    WARN = "WARN"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One check.
+
+    Attributes:
+        check: What was looked at.
+        verdict: How it ended.
+        detail: What was found.
+        remedy: What to do about it; empty when there is nothing to do.
+    """
+
+    check: str
+    verdict: Verdict
+    detail: str
+    remedy: str = ""
+
+
+def passed(check: str, detail: str) -> Finding:
+    """Nothing to do."""
+    return Finding(check=check, verdict=Verdict.PASS, detail=detail)
+
+
+def warned(check: str, detail: str, remedy: str) -> Finding:
+    """It works, for now."""
+    return Finding(check=check, verdict=Verdict.WARN, detail=detail, remedy=remedy)
+
+
+def failed(check: str, detail: str, remedy: str) -> Finding:
+    """It will not work."""
+    return Finding(check=check, verdict=Verdict.FAIL, detail=detail, remedy=remedy)
+
+
+def check_versions() -> Finding:
+    """Which software this is."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    return passed("versions", ", ".join([f"python {python}", *(f"{name} {version(name)}" for name in PACKAGES)]))
+
+
+def check_clock(now_s: float) -> Finding:
+    """Whether the clock was ever set; ``now_s`` is in seconds since 1970."""
+    said = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now_s))
+    if now_s < CLOCK_MIN_S:
+        return failed("clock", said, "set the clock (NTP): certificates are not valid yet for this device")
+    return passed("clock", said)
+
+
+def check_room(folder: Path, *, bytes_min: int, remedy: str) -> Finding:
+    """Whether a folder's disk has so many bytes free."""
+    try:
+        free_bytes = shutil.disk_usage(folder).free
+    except OSError as error:
+        return failed("disk", str(error), "make the state folder first")
+    said = f"{free_bytes >> 20} MiB free"
+    return warned("disk", said, remedy) if free_bytes < bytes_min else passed("disk", said)
+
+
+def check_dial(address: BrokerAddress) -> Finding:
+    """Whether the name resolves and the port answers, before anything is said."""
+    where = f"{address.host}:{address.port}"
+    try:
+        with socket.create_connection((address.host, address.port), timeout=DIAL_S):
+            return passed("broker port", where)
+    except socket.gaierror as error:
+        return failed("broker port", f"{where}: {error.strerror}", "see the host name and this device's DNS")
+    except OSError as error:
+        return failed("broker port", f"{where}: {error}", "see the port, firewalls, and whether the broker runs")
+
+
+def check_own_certificate(path: Path, now: dt.datetime, *, owner: str | None, renewal: str) -> Finding:
+    """Whether a certificate is whose it should be, and for how long.
+
+    Args:
+        path: PEM file.
+        now: With a time zone.
+        owner: The common name that it should have; None is any.
+        renewal: How to get a new one.
+    """
+    try:
+        certificate = read_certificate(read_text(path, bytes_max=CERTIFICATE_BYTES_MAX), source=path.name)
+        name = common_name(certificate)
+    except FederationError as error:
+        return failed("certificate", str(error), renewal)
+    left = certificate.not_valid_after_utc - now
+    said = f"of {name}, until {certificate.not_valid_after_utc:%Y-%m-%d}"
+    if owner not in (None, name):
+        return failed("certificate", said, f"it should be of {owner}: {renewal}")
+    if left <= dt.timedelta(0):
+        return failed("certificate", said, f"it has ended: {renewal}")
+    return warned("certificate", said, renewal) if left.days < CERTIFICATE_DAYS_MIN else passed("certificate", said)
+
+
+def check_tls(address: BrokerAddress, now_s: float) -> Finding | None:
+    """Whether the broker's certificate is one that we trust; None without TLS. ``now_s`` is in seconds since 1970.
+
+    Ours is judged by the broker, which says so only after the handshake: see the session.
+    """
+    if address.tls is None:
+        return None
+    try:
+        context = address.tls.context()
+        with (
+            socket.create_connection((address.host, address.port), timeout=DIAL_S) as plain,
+            context.wrap_socket(plain, server_hostname=address.host) as secure,
+        ):
+            ends = str((secure.getpeercert() or {})["notAfter"])
+            said = f"{secure.version()}, the broker's certificate ends {ends}"
+    except ConfigError as error:
+        return failed("tls", str(error), "see broker.tls_authority, tls_certificate and tls_key")
+    except ssl.SSLCertVerificationError as error:
+        return failed("tls", error.verify_message, "see broker.tls_authority, the host name in the URL, and the clock")
+    except OSError as error:
+        return failed("tls", str(error), "see whether this port speaks TLS")
+    if ssl.cert_time_to_seconds(ends) - now_s < CERTIFICATE_DAYS_MIN * 86_400:
+        return warned("tls", said, "renew the broker's certificate")
+    return passed("tls", said)
+
+
+def tell(findings: Iterable[Finding], *, as_json: bool) -> int:
+    """Print findings as they come, or all of them as JSON; returns the exit code, 1 when a check failed."""
+    told: list[Finding] = []
+    for finding in findings:
+        told.append(finding)
+        if not as_json:
+            remedy = f" -> {finding.remedy}" if finding.remedy else ""
+            typer.echo(f"{finding.verdict:4}  {finding.check:16} {finding.detail}{remedy}")
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in told], indent=2))
+    return 1 if any(finding.verdict is Verdict.FAIL for finding in told) else 0

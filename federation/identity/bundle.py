@@ -1,0 +1,79 @@
+"""The enrolment file: one JSON document with all that a device needs to take part as one node, and nothing to run.
+
+Format, version 1. It MUST be UTF-8 JSON of at most 64 KiB with exactly these members: ``format``
+(``fedmq-enrolment``), ``version`` (1), ``federation``, ``node``, ``broker_url`` (mqtts or wss, without a password),
+``task`` (name of a built-in task, or null), ``authority`` (PEM), ``certificate`` (PEM; its CN is ``node`` and
+``authority`` has signed it), ``key`` (PEM). A reader MUST refuse everything else. The file is a secret: it has the key.
+"""
+
+import datetime as dt
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from federation.errors import ConfigError
+from federation.identity.certificates import PEM_BYTES_MAX, check_identity, read_certificate, read_identity
+from federation.runtime.address import parse_broker_url
+
+__all__ = ["BUNDLE_BYTES_MAX", "Bundle", "decode_bundle", "encode_bundle"]
+
+BUNDLE_BYTES_MAX = 65_536
+
+_Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}\z")]
+_Pem = Annotated[str, Field(max_length=PEM_BYTES_MAX)]
+
+
+class Bundle(BaseModel):
+    """What an enrolment file says.
+
+    Attributes:
+        federation: What the node takes part in.
+        node: Who it is: the certificate's CN, its MQTT client id, and its topic level.
+        broker_url: Where the broker is, as devices reach it.
+        task: What is trained, when that is a task which every installation has; a device runs no code from a file.
+        authority: Certificate that signs the broker's and the clients'.
+        certificate: The node's.
+        key: Its private key.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: Literal["fedmq-enrolment"] = "fedmq-enrolment"
+    version: Literal[1] = 1
+    federation: _Id
+    node: _Id
+    broker_url: Annotated[str, Field(max_length=512, pattern=r"^(mqtts|wss)://[^@\s\"\\]+\z")]
+    task: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}\z")] | None
+    authority: _Pem
+    certificate: _Pem
+    key: Annotated[str, Field(max_length=PEM_BYTES_MAX, repr=False)]
+
+
+def encode_bundle(bundle: Bundle) -> str:
+    """The file's text."""
+    return bundle.model_dump_json(indent=1) + "\n"
+
+
+def decode_bundle(text: str, *, now: dt.datetime) -> Bundle:
+    """Read and check an enrolment file.
+
+    Args:
+        text: At most `BUNDLE_BYTES_MAX` bytes.
+        now: This device's time, with a time zone.
+
+    Raises:
+        ConfigError: It is not such a file, or its parts do not belong together, or it is not valid at ``now``.
+    """
+    if len(text.encode()) > BUNDLE_BYTES_MAX:
+        raise ConfigError("enrolment file", f"larger than {BUNDLE_BYTES_MAX} bytes")
+    try:
+        bundle = Bundle.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError("enrolment file", f"{where}: {first['msg']}".removeprefix(": ")) from None
+    parse_broker_url(bundle.broker_url, source="enrolment file")
+    identity = read_identity(bundle.certificate, bundle.key, source="enrolment file")
+    authority = read_certificate(bundle.authority, source="enrolment file")
+    check_identity(identity.certificate, authority, name=bundle.node, now=now)
+    return bundle

@@ -1,0 +1,271 @@
+"""The kinds of field that a message is made of: each checks a value in both directions.
+
+``pack`` turns a value of ours into plain msgpack data, ``unpack`` does the reverse. Both raise `FieldError` for
+anything outside the kind, so that what we refuse to read is exactly what we refuse to write.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+from federation.protocol.limits import INT64_MAX, METRIC_NAME_BYTES_MAX, METRICS_MAX
+
+
+class FieldError(ValueError):
+    """A value is outside what its field allows."""
+
+
+class Kind(Protocol):
+    """How one field's value looks on the wire."""
+
+    def pack(self, value: Any) -> Any:
+        """Plain msgpack data for ``value``; raises `FieldError`."""
+        ...
+
+    def unpack(self, raw: Any) -> Any:
+        """The value of plain msgpack data; raises `FieldError`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """An integer from ``least`` to ``most``; True is not 1."""
+
+    most: int
+    least: int = 0
+
+    def pack(self, value: Any) -> int:
+        """Check and pass."""
+        return self.unpack(value)
+
+    def unpack(self, raw: Any) -> int:
+        """Check and pass."""
+        if type(raw) is not int or not self.least <= raw <= self.most:
+            raise FieldError(f"needs an integer from {self.least} to {self.most}")
+        return raw
+
+
+@dataclass(frozen=True, slots=True)
+class Real:
+    """A finite float64 from ``least`` to ``most``; always written as a float, and never as -0.0."""
+
+    most: float = math.inf
+    least: float = -math.inf
+
+    def pack(self, value: Any) -> float:
+        """Accept an integer too: Python's typing does."""
+        whole = type(value) is int and abs(value) <= INT64_MAX
+        # Adding zero turns -0.0, which equals 0.0 but has other bytes, into 0.0.
+        return self.unpack(value + 0.0 if whole or isinstance(value, float) else value)
+
+    def unpack(self, raw: Any) -> float:
+        """Check and pass."""
+        if not isinstance(raw, float) or not math.isfinite(raw) or not self.least <= raw <= self.most:
+            raise FieldError(f"needs a finite float from {self.least} to {self.most}")
+        if not raw and math.copysign(1.0, raw) < 0:
+            raise FieldError("needs zero without a sign")
+        return float(raw)
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """True or false."""
+
+    def pack(self, value: Any) -> bool:
+        """Check and pass."""
+        return self.unpack(value)
+
+    def unpack(self, raw: Any) -> bool:
+        """Check and pass."""
+        if type(raw) is not bool:
+            raise FieldError("needs true or false")
+        return raw
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Printable text of ``least`` to ``most`` UTF-8 bytes: nothing that could forge a log line."""
+
+    most: int
+    least: int = 0
+
+    def pack(self, value: Any) -> str:
+        """Check and pass."""
+        return self.unpack(value)
+
+    def unpack(self, raw: Any) -> str:
+        """Check and pass."""
+        if type(raw) is not str or not raw.isprintable() or not self.least <= len(raw.encode()) <= self.most:
+            raise FieldError(f"needs printable text of {self.least} to {self.most} bytes")
+        return raw
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """Text that matches a pattern as a whole."""
+
+    pattern: re.Pattern[str]
+
+    def pack(self, value: Any) -> str:
+        """Check and pass."""
+        return self.unpack(value)
+
+    def unpack(self, raw: Any) -> str:
+        """Check and pass."""
+        if type(raw) is not str or not self.pattern.fullmatch(raw):
+            raise FieldError(f"needs text like {self.pattern.pattern}")
+        return raw
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """``least`` to ``most`` bytes."""
+
+    most: int
+    least: int = 0
+
+    def pack(self, value: Any) -> bytes:
+        """Check and pass."""
+        return self.unpack(value)
+
+    def unpack(self, raw: Any) -> bytes:
+        """Check and pass."""
+        if type(raw) is not bytes or not self.least <= len(raw) <= self.most:
+            raise FieldError(f"needs {self.least} to {self.most} bytes")
+        return raw
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A member of an enumeration, written as a small number that never changes."""
+
+    codes: Mapping[StrEnum, int]
+
+    def pack(self, value: Any) -> int:
+        """The member's number."""
+        if not isinstance(value, StrEnum) or value not in self.codes:
+            raise FieldError(f"needs one of {', '.join(self.codes)}")
+        return self.codes[value]
+
+    def unpack(self, raw: Any) -> StrEnum:
+        """The member with this number."""
+        for member, code in self.codes.items():
+            if type(raw) is int and raw == code:
+                return member
+        raise FieldError(f"needs the number of one of {', '.join(self.codes)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """At most ``most`` values of one kind."""
+
+    kind: Kind
+    most: int
+
+    def pack(self, value: Any) -> list[Any]:
+        """A list of plain data."""
+        if type(value) is not tuple or len(value) > self.most:
+            raise FieldError(f"needs a tuple of at most {self.most} values")
+        return [self.kind.pack(item) for item in value]
+
+    def unpack(self, raw: Any) -> tuple[Any, ...]:
+        """A tuple of values."""
+        if type(raw) is not list or len(raw) > self.most:
+            raise FieldError(f"needs a list of at most {self.most} values")
+        return tuple(self.kind.unpack(item) for item in raw)
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Named finite numbers, ordered by name on the wire."""
+
+    most: int = METRICS_MAX
+
+    def pack(self, value: Any) -> dict[str, float]:
+        """Plain data in canonical order."""
+        if not isinstance(value, Mapping):
+            raise FieldError("needs a mapping of names to numbers")
+        return dict(sorted(self._checked(value, Real().pack).items()))
+
+    def unpack(self, raw: Any) -> dict[str, float]:
+        """The numbers by name."""
+        if type(raw) is not dict:
+            raise FieldError("needs a map of names to numbers")
+        return self._checked(raw, Real().unpack)
+
+    def _checked(self, numbers: Mapping[Any, Any], number: Callable[[Any], float]) -> dict[str, float]:
+        if len(numbers) > self.most:
+            raise FieldError(f"needs at most {self.most} numbers")
+        name = Text(METRIC_NAME_BYTES_MAX, least=1)
+        return {name.unpack(key): number(value) for key, value in numbers.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One row of a record's table.
+
+    Attributes:
+        number: Its key on the wire; never reused, never renumbered.
+        name: The attribute of the dataclass.
+        kind: How its value is written.
+        optional: Whether None is allowed; None is written by leaving the field out.
+    """
+
+    number: int
+    name: str
+    kind: Kind
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A dataclass as a map from field numbers to values: the one declarative table of a message or of a part of one.
+
+    Attributes:
+        make: The dataclass.
+        fields: Its rows, in ascending order of their numbers.
+        check: Raises `FieldError` when the fields do not fit together.
+    """
+
+    make: type
+    fields: tuple[Field, ...]
+    check: Callable[[Any], None] | None = None
+
+    def pack(self, value: Any) -> dict[int, Any]:
+        """Plain data in canonical order, without the fields that are None."""
+        if type(value) is not self.make:
+            raise FieldError(f"needs a {self.make.__name__}")
+        packed = {field.number: self._pack_field(field, getattr(value, field.name)) for field in self.fields}
+        if self.check:
+            self.check(value)
+        return {number: raw for number, raw in packed.items() if raw is not None}
+
+    def unpack(self, raw: Any) -> Any:
+        """The dataclass; fields with unknown numbers are a newer peer's and are ignored."""
+        if type(raw) is not dict or not all(type(number) is int for number in raw):
+            raise FieldError("needs a map with integer keys")
+        value = self.make(**{field.name: self._unpack_field(field, raw) for field in self.fields})
+        if self.check:
+            self.check(value)
+        return value
+
+    def _pack_field(self, field: Field, value: Any) -> Any:
+        if value is None and field.optional:
+            return None
+        return self._named(field, field.kind.pack, value)
+
+    def _unpack_field(self, field: Field, raw: dict[int, Any]) -> Any:
+        if field.number in raw:
+            return self._named(field, field.kind.unpack, raw[field.number])
+        if field.optional:
+            return None
+        raise FieldError(f"{self.make.__name__}.{field.name} is missing")
+
+    def _named(self, field: Field, convert: Callable[[Any], Any], value: Any) -> Any:
+        try:
+            return convert(value)
+        except FieldError as error:
+            raise FieldError(f"{self.make.__name__}.{field.name} {error}") from None

@@ -1,0 +1,77 @@
+"""The named limits of the protocol: each is checked before anything is allocated (PROTOCOL.md, FED-54)."""
+
+import math
+from collections.abc import Mapping
+from typing import Final
+
+MESSAGE_BYTES_MAX: Final = 65_000
+"""Bytes of any message: with topic and MQTT header the packet stays below 64 KiB."""
+HEADER_BYTES_MAX: Final = 4_096
+"""Bytes of a message that carries neither an inline update nor a bitmap."""
+ANNOUNCEMENT_BYTES_MAX: Final = HEADER_BYTES_MAX
+"""Bytes of a round announcement, whatever the size of the fleet."""
+GRANT_BYTES_MAX: Final = 8_192 + 256
+"""Bytes of a grant: a bitmap of `CHUNKS_MAX` bits and its header."""
+
+CHUNK_BYTES: Final = 61_440
+"""Bytes of a chunk's body: the default and the most; the whole packet stays below 64 KiB."""
+CHUNKS_MAX: Final = 65_536
+"""Chunks of one payload."""
+SEGMENT_CHUNKS: Final = 256
+"""Chunks of one segment: what one wildcard subscription pulls without loss from the broker."""
+PAYLOAD_BYTES_MAX: Final = CHUNKS_MAX * CHUNK_BYTES
+"""Bytes of one payload (3.75 GiB); roles set much lower limits of their own."""
+
+FINGERPRINT_BYTES: Final = 4
+"""Bytes that name one node in a cohort."""
+COHORT_NODES_MAX: Final = 600
+"""Nodes that a cohort can list: an announcement that is at every other limit too stays within 4 KiB."""
+PARTS_MAX: Final = 16
+"""Model parts of one announcement."""
+
+ID_CHARS_MAX: Final = 64
+"""Characters of a federation's or a node's name."""
+NAME_BYTES_MAX: Final = 64
+"""UTF-8 bytes of the name of a task or a device."""
+SPEC_BYTES_MAX: Final = 40
+"""UTF-8 bytes of a codec spec."""
+CODECS_MAX: Final = 16
+"""Codec specs that a node lists."""
+REASON_BYTES_MAX: Final = 200
+"""UTF-8 bytes of a reason in free text."""
+METRICS_MAX: Final = 16
+"""Numbers in one map of metrics or of extra settings."""
+METRIC_NAME_BYTES_MAX: Final = 32
+"""UTF-8 bytes of the name of such a number."""
+
+SECONDS_MAX: Final = 366 * 86_400.0
+"""Seconds of any duration on the wire: a year."""
+INT32_MAX: Final = 2**32 - 1
+"""Largest round id, model version, epoch, incarnation and step count."""
+INT64_MAX: Final = 2**64 - 1
+"""Largest seed and share."""
+EXAMPLES_MAX: Final = 2**53 - 1
+"""Largest number of examples: exact in a float64."""
+
+
+def fit_text(text: str, bytes_max: int = REASON_BYTES_MAX) -> str:
+    """The beginning of ``text`` that a text field can carry, with everything that is not printable as a space."""
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return printable.encode()[:bytes_max].decode(errors="ignore")
+
+
+def fit_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The first `METRICS_MAX` finite numbers of a task's metrics, under names that a message can carry.
+
+    A user's task may return anything; this keeps what can be said, so that a NaN loss never costs the update.
+    """
+    fitted = {fit_text(str(name), METRIC_NAME_BYTES_MAX): _number(value) for name, value in metrics.items()}
+    usable = [(name, value) for name, value in fitted.items() if name and math.isfinite(value)]
+    return dict(usable[:METRICS_MAX])
+
+
+def _number(value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return math.nan

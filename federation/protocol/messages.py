@@ -1,0 +1,336 @@
+"""The messages of the protocol: frozen values, one class per thing that is said (PROTOCOL.md)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from federation.types import Digest, Epoch, Incarnation, ModelVersion, RoundId, RunId, UpdateId
+
+
+class Presence(StrEnum):
+    """Whether a participant is there: ``lost`` is said by its will, ``offline`` by itself."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+    LOST = "lost"
+
+
+class PartKind(StrEnum):
+    """What a model part is: the whole model, or its difference to the version before."""
+
+    KEYFRAME = "keyframe"
+    DELTA = "delta"
+
+
+class ReceiptStatus(StrEnum):
+    """The coordinator's word on one update; all but ``stored`` are final."""
+
+    STORED = "stored"
+    APPLIED = "applied"
+    STALE = "stale"
+    REFUSED = "refused"
+
+    @property
+    def final(self) -> bool:
+        """Whether no other receipt can follow."""
+        return self is not ReceiptStatus.STORED
+
+
+class Reason(StrEnum):
+    """Why an update was refused or found stale."""
+
+    NONE = "none"
+    TOO_STALE = "too_stale"
+    FINISHED = "finished"
+    OTHER_RUN = "other_run"
+    UNKNOWN_ROUND = "unknown_round"
+    NOT_ASSIGNED = "not_assigned"
+    BASE_MISMATCH = "base_mismatch"
+    TOO_LARGE = "too_large"
+    BAD_NUM_EXAMPLES = "bad_num_examples"
+    QUOTA = "quota"
+    CODEC = "codec"
+    DIGEST_MISMATCH = "digest_mismatch"
+    MALFORMED_FRAME = "malformed_frame"
+    NOT_FINITE = "not_finite"
+    NORM = "norm"
+    INCOMPATIBLE = "incompatible"
+
+
+class Activity(StrEnum):
+    """What a node is doing."""
+
+    IDLE = "idle"
+    FETCHING = "fetching"
+    TRAINING = "training"
+    UPLOADING = "uploading"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """How to train locally; a node's own config sets the bounds within which it obeys.
+
+    Attributes:
+        local_epochs: Passes over the local data.
+        batch_size: Examples per step; 0 is the whole local data set.
+        learning_rate: Step size of local SGD.
+        momentum: Momentum of local SGD.
+        weight_decay: L2 penalty of local SGD.
+        max_steps: Steps after which local training stops; 0 is no limit.
+        proximal_mu: Weight of FedProx's term mu/2 * |w - w_base|^2 (arXiv 1812.06127); 0 is none.
+        seed: Seed of the round: nodes derive their shuffle from it and their id.
+        extra: Further numbers that a user's own task understands.
+    """
+
+    local_epochs: int = 1
+    batch_size: int = 32
+    learning_rate: float = 0.01
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    max_steps: int = 0
+    proximal_mu: float = 0.0
+    seed: int = 0
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPart:
+    """One retained piece of the global model, pulled by nodes.
+
+    Attributes:
+        kind: Keyframe (the whole model) or delta (against ``version - 1``).
+        version: The model version that holding this part leads to.
+        payload_bytes: Size of the codec frame, in bytes.
+        payload_digest: BLAKE2b-128 of the codec frame.
+        chunk_bytes: Body size of every chunk but the last.
+    """
+
+    kind: PartKind
+    version: ModelVersion
+    payload_bytes: int
+    payload_digest: Digest
+    chunk_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRef:
+    """The global model that an announcement is about.
+
+    Attributes:
+        version: Its version.
+        digest: `update_codec.Vectors.digest` of exactly what nodes hold at this version.
+        manifest_digest: Digest of the model's manifest (names, shapes, dtypes).
+        seed: The seed whose `Task.initial_parameters` gives version 0, as long as ``parts`` lists every delta since;
+            else None.
+        parts: Retained parts from which the version can be reached, at most 16.
+    """
+
+    version: ModelVersion
+    digest: Digest
+    manifest_digest: Digest
+    seed: int | None
+    parts: tuple[ModelPart, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cohort:
+    """Who is asked to train: a rule that every reader evaluates by itself (cohort.py).
+
+    Exactly one of the two is set.
+
+    Attributes:
+        fingerprints: Concatenated 4-byte fingerprints of the chosen nodes, sorted, at most 600 of them; b"" is nobody.
+        share: Nodes whose 64-bit salted hash is below this number; 2**64 - 1 is everybody; None uses ``fingerprints``.
+    """
+
+    fingerprints: bytes = b""
+    share: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorState:
+    """``srv``, retained and the coordinator's will: who coordinates, and whether it is there."""
+
+    presence: Presence
+    run: RunId
+    epoch: Epoch
+    protocol_min: int
+    protocol_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundAnnouncement:
+    """``round``, retained: the current round; at most 4 KiB for a fleet of any size.
+
+    Attributes:
+        run: The store that this round belongs to.
+        epoch: Fencing: a node ignores an announcement of an older epoch than it has seen in this run.
+        round: This announcement's number.
+        task: Name of the task, for the log and for a node that is configured for another one.
+        model: What to train from.
+        cohort: Who is asked.
+        settings: How to train.
+        codec: The update codec spec, such as ``edge``.
+        min_base_version: Updates from older versions will be stale: a node may stop such work.
+        lease_s: How long an assignment lasts, in seconds from reading this.
+        spread_s: A node waits a random time up to this before it reacts, in seconds.
+        final: The run has ended: nothing follows.
+    """
+
+    run: RunId
+    epoch: Epoch
+    round: RoundId
+    task: str
+    model: ModelRef
+    cohort: Cohort
+    settings: TrainSettings
+    codec: str
+    min_base_version: ModelVersion
+    lease_s: float
+    spread_s: float
+    final: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeState:
+    """``n/{node}/state``, retained and the node's will: birth and death of one incarnation."""
+
+    presence: Presence
+    incarnation: Incarnation
+    protocol_min: int
+    protocol_max: int
+    task: str = ""
+    device: str = ""
+    codecs: tuple[str, ...] = ()
+    activity: Activity = Activity.IDLE
+    round: RoundId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateOffer:
+    """``n/{node}/evt``: a finished update; one that fits a chunk rides inside.
+
+    Attributes:
+        run: The run that it was trained for.
+        round: The announcement that asked for it.
+        update: Its identity.
+        incarnation: The node's boot number.
+        base_version: The version that it was trained from: staleness comes from here.
+        base_digest: Digest of that version as the node held it.
+        num_examples: Local examples: the weight, at least 1.
+        metrics: The task's own numbers (finite), at most 16.
+        codec: The codec spec that made the frame.
+        payload_bytes: Size of the codec frame, in bytes.
+        payload_digest: BLAKE2b-128 of the codec frame.
+        chunk_bytes: Body size of every chunk but the last, when it is granted.
+        fetched_bytes: Model bytes that the node pulled for this round.
+        train_s: Seconds of local training.
+        inline: The codec frame itself, or None.
+    """
+
+    run: RunId
+    round: RoundId
+    update: UpdateId
+    incarnation: Incarnation
+    base_version: ModelVersion
+    base_digest: Digest
+    num_examples: int
+    metrics: Mapping[str, float]
+    codec: str
+    payload_bytes: int
+    payload_digest: Digest
+    chunk_bytes: int
+    fetched_bytes: int = 0
+    train_s: float = 0.0
+    inline: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decline:
+    """``n/{node}/evt``: the node will not train this round, and says why."""
+
+    run: RunId
+    round: RoundId
+    reason: str
+    retry_after_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """``n/{node}/cmd``: send the first ``window`` chunks that ``bitmap`` lacks.
+
+    Attributes:
+        update: Which transfer.
+        bitmap: Bit i (little-endian within a byte) is set when chunk i has arrived.
+        window: How many of the missing chunks may be under way.
+    """
+
+    update: UpdateId
+    bitmap: bytes
+    window: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """``n/{node}/cmd``: the coordinator's word on one update.
+
+    Attributes:
+        run: The run of the offer that it answers.
+        update: Which update.
+        status: stored, applied, stale or refused.
+        reason: Why, for stale and refused.
+        version: The version that it became part of, for applied; else None.
+    """
+
+    run: RunId
+    update: UpdateId
+    status: ReceiptStatus
+    reason: Reason = Reason.NONE
+    version: ModelVersion | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """``n/{node}/cmd``: stop working on this round; its update would not be used."""
+
+    run: RunId
+    round: RoundId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryAfter:
+    """``n/{node}/cmd``: offer this update again, not before so many seconds."""
+
+    update: UpdateId
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebirth:
+    """``n/{node}/cmd``: publish your state again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """``n/{node}/tel``, QoS 0: what the node is doing; may be lost."""
+
+    round: RoundId
+    activity: Activity
+    fraction: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+Message = (
+    CoordinatorState
+    | RoundAnnouncement
+    | NodeState
+    | UpdateOffer
+    | Decline
+    | Grant
+    | Receipt
+    | Cancel
+    | RetryAfter
+    | Rebirth
+    | Progress
+)
+"""Everything that is said in msgpack; model and update chunks are raw bytes."""

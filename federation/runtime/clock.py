@@ -1,0 +1,19 @@
+"""Monotonic time, the only time that decides anything."""
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """A source of monotonic seconds."""
+
+    def now(self) -> float:
+        """Seconds since an arbitrary start; never goes back."""
+
+
+class MonotonicClock:
+    """The machine's own monotonic clock."""
+
+    def now(self) -> float:
+        """Seconds since an arbitrary start; never goes back."""
+        return time.monotonic()

@@ -1,0 +1,271 @@
+"""A Mosquitto of one's own on a free loopback port: for the demo, the tests and the benchmarks."""
+
+import contextlib
+import os
+import platform
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, Self
+
+from federation.errors import TransportError
+
+BROKER_LIMITS: Mapping[str, str] = MappingProxyType(
+    {
+        "per_listener_settings": "false",
+        "max_packet_size": "262144",
+        "max_inflight_messages": "20",
+        "max_inflight_bytes": "2097152",
+        "max_queued_messages": "20000",
+        "max_queued_bytes": "536870912",
+        "max_keepalive": "300",
+        "set_tcp_nodelay": "true",
+        "persistent_client_expiration": "7d",
+        "memory_limit": "2147483648",
+        "sys_interval": "10",
+    }
+)
+"""The limits of ``mosquitto/limits`` in every configuration there, which gives the reason of each."""
+
+# Below the ephemeral range of Linux and macOS: a client that retries a closed ephemeral port on loopback can connect
+# to itself, and then holds the port that the broker wants back.
+_PORTS = (20_000, 32_000)
+_START_S = 10.0
+_STOP_S = 5.0
+_STOP_ATTEMPTS = 20
+_ATTEMPTS_MAX = 20
+_LOG_LINES_MAX = 200
+# To standard error: Mosquitto's standard output, when a pipe, is buffered for minutes. Not `debug`: a line per packet.
+_LOG_TYPES = ("log_type error", "log_type warning", "log_type notice", "log_type information")
+_RUNNING = re.compile(r"mosquitto version (\S+) running")
+_ELSEWHERE = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin", "C:\\Program Files\\mosquitto")
+
+
+class MosquittoMissing(TransportError):  # noqa: N818 - the name says what it is
+    """Mosquitto is not installed; the message says how to install it here."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Mosquitto is not installed.\n"
+            "  Debian, Ubuntu:  sudo apt-get install mosquitto\n"
+            "  macOS:           brew install mosquitto\n"
+            "  Windows:         winget install EclipseFoundation.Mosquitto\n"
+            "  container:       docker run -p 1883:1883 eclipse-mosquitto:2 mosquitto -c /mosquitto-no-auth.conf\n"
+            "                   and then pass --broker mqtt://127.0.0.1:1883"
+        )
+
+
+class BrokerFailed(TransportError):  # noqa: N818 - the name says what it is
+    """Mosquitto did not start; the message has its own last words."""
+
+
+class LocalBroker:
+    """One Mosquitto process on 127.0.0.1, started by `start` or as a context manager.
+
+    Args:
+        folder: For its configuration and store; None is a temporary folder that goes with `stop`.
+        persistence: Keep sessions and retained messages in the folder when it ends orderly.
+        settings: Lines of its configuration, by name. Default: `BROKER_LIMITS`; empty: Mosquitto's own defaults.
+        lines: Further lines, after the listener's (``acl_file``, ``cafile``, ``protocol websockets``).
+
+    Attributes:
+        settings: As given; a change acts at the next `restart`.
+        port: Of its listener; the same after `restart`.
+        version: Of the program, such as ``2.0.11``.
+    """
+
+    host = "127.0.0.1"
+
+    def __init__(
+        self,
+        *,
+        folder: Path | None = None,
+        persistence: bool = False,
+        settings: Mapping[str, str] = BROKER_LIMITS,
+        lines: tuple[str, ...] = (),
+    ) -> None:
+        self._own_folder = tempfile.TemporaryDirectory(prefix="fedmq-broker-") if folder is None else None
+        self._folder = Path(self._own_folder.name) if self._own_folder is not None else Path(str(folder))
+        self._persistence, self._lines = persistence, lines
+        self.settings = settings
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+        self._log: deque[str] = deque(maxlen=_LOG_LINES_MAX)
+        self._started = threading.Event()
+        self.port = 0
+        self.version = ""
+
+    @property
+    def url(self) -> str:
+        """For `parse_broker_url`."""
+        return f"mqtt://{self.host}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Process id.
+
+        Raises:
+            BrokerFailed: It does not run.
+        """
+        if self._process is None:
+            raise BrokerFailed("the broker does not run")
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is alive."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def log_lines(self) -> tuple[str, ...]:
+        """Its last log lines."""
+        return tuple(self._log)
+
+    def start(self) -> Self:
+        """Start it and wait until it listens; on another port when somebody was faster.
+
+        Raises:
+            MosquittoMissing: Not installed.
+            BrokerFailed: It does not start.
+        """
+        try:
+            binary = find_mosquitto()
+            for _ in range(_ATTEMPTS_MAX):
+                self.port = free_port()
+                if self._launch(binary):
+                    return self
+            raise BrokerFailed(self._last_words())
+        except TransportError:
+            self.stop()
+            raise
+
+    def kill(self) -> None:
+        """SIGKILL, as a power cut: nothing is saved."""
+        self._end(signal.SIGKILL)
+
+    def restart(self, *, wipe_store: bool = False) -> None:
+        """Start again on the same port, after an orderly stop when it runs.
+
+        Args:
+            wipe_store: Forget sessions and retained messages.
+
+        Raises:
+            BrokerFailed: It does not start, or the port is taken.
+        """
+        self._end(signal.SIGTERM)
+        if wipe_store:
+            (self._folder / "mosquitto.db").unlink(missing_ok=True)
+        if not self._launch(find_mosquitto()):
+            raise BrokerFailed(self._last_words())
+
+    def stop(self) -> None:
+        """Orderly stop; nothing of it is left behind."""
+        self._end(signal.SIGTERM)
+        if self._own_folder is not None:
+            self._own_folder.cleanup()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _launch(self, binary: str) -> bool:
+        """Whether it listens; False: the port is taken."""
+        configuration = self._folder / "mosquitto.conf"
+        configuration.write_text(self._configuration())
+        self._log.clear()
+        self._started.clear()
+        process = subprocess.Popen(
+            [binary, "-c", str(configuration)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for its owner, who stops it after the last words of the nodes
+        )
+        self._process = process
+        self._reader = threading.Thread(target=self._read, args=(process.stdout,), name="broker-log", daemon=True)
+        self._reader.start()
+        self._started.wait(_START_S)
+        if self.version and self.running:
+            return True
+        self._end(signal.SIGKILL)
+        if any("in use" in line for line in self._log):
+            return False
+        raise BrokerFailed(self._last_words())
+
+    def _read(self, stream: IO[str]) -> None:
+        """Drain its log for as long as it lives: a full pipe would stop it."""
+        self.version = ""
+        with stream:
+            for line in stream:
+                self._log.append(line.rstrip())
+                if match := _RUNNING.search(line):
+                    self.version = match.group(1)
+                    self._started.set()
+        self._started.set()
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        # Mosquitto forgets a SIGTERM that comes between "running" and its main loop: say it until it is heard.
+        for attempt in (*[number] * _STOP_ATTEMPTS, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(attempt)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_S / _STOP_ATTEMPTS)
+                break
+        if self._reader is not None:
+            self._reader.join(_STOP_S)
+
+    def _configuration(self) -> str:
+        lines = [f"{name} {value}" for name, value in self.settings.items()]
+        if hasattr(os, "geteuid") and os.geteuid() == 0:
+            lines.append("user root")  # else it changes to a user that cannot write our folder
+        if self._persistence:
+            lines += ["persistence true", "autosave_interval 300", f"persistence_location {self._folder}/"]
+        lines += [f"listener {self.port} {self.host}", "allow_anonymous true", "log_dest stderr", *_LOG_TYPES]
+        return "\n".join([*lines, *self._lines, ""])
+
+    def _last_words(self) -> str:
+        return "Mosquitto did not start:\n" + "\n".join(f"  {line}" for line in list(self._log)[-5:])
+
+
+def find_mosquitto() -> str:
+    """Path of the program; looks also where packages put it outside of PATH.
+
+    Raises:
+        MosquittoMissing: Not installed.
+    """
+    name = "mosquitto.exe" if platform.system() == "Windows" else "mosquitto"
+    path = os.pathsep.join([os.environ.get("PATH", ""), *_ELSEWHERE])
+    found = shutil.which(name, path=path)
+    if found is None:
+        raise MosquittoMissing
+    return found
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now.
+
+    Raises:
+        BrokerFailed: None was found.
+    """
+    chooser = random.SystemRandom()
+    for _ in range(100):
+        port = chooser.randrange(*_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((LocalBroker.host, port))
+            return port
+    raise BrokerFailed(f"no free loopback port between {_PORTS[0]} and {_PORTS[1]}")

@@ -1,0 +1,350 @@
+"""The broker connection over MQTT 5: one network thread that owns the client library; nobody else touches it.
+
+`publish`, `subscribe` and acknowledgements only queue and wake that thread, and its callbacks only put into the inbox.
+So no lock of the library is ever shared, no handler can stop its keep-alive, and no exception can kill it unseen: it
+costs the connection, not the thread.
+
+An inbox that stays full for `INBOX_WAIT_S` costs the connection: what was not taken was not acknowledged either, so
+the broker sends it again after the reconnect. Nothing is lost at QoS 1; duplicates are the receiver's business.
+"""
+
+import os
+import queue
+import random
+import secrets
+import selectors
+import socket
+import time
+from functools import partial
+from typing import Protocol
+
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from federation.runtime.address import BrokerAddress, TlsFiles, parse_broker_url
+from federation.runtime.network_thread import INBOX_WAIT_S, NetworkThread
+from federation.runtime.outbound import Outgoing
+from federation.runtime.session import Refusals, SessionSettings, TakeoverDetector, publish_packet_bytes
+from federation.runtime.subscriptions import Subscriptions
+from federation.runtime.transport import (
+    Inbox,
+    InboxItem,
+    MessageReceived,
+    TransportConnected,
+    TransportDisconnected,
+    Will,
+)
+
+__all__ = ["BrokerAddress", "MqttTransport", "SessionSettings", "TlsFiles", "parse_broker_url"]
+
+CONNECT_WAIT_S = 5.0
+CONNACK_WAIT_S = 10.0
+DISCONNECT_WAIT_S = 0.5
+TICK_S_MAX = 5.0
+_SIGNATURE = "process"
+"""User property of what is retained on the will's topic; see `TakeoverDetector`."""
+
+
+class _Connection(Protocol):
+    """What the library gives us as its socket: plain, TLS or websocket."""
+
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+
+
+class MqttTransport(NetworkThread):
+    """One MQTT 5 session that survives its connections. Thread-safe.
+
+    Attributes:
+        refused: Publishes that the broker answered with a failure (not authorized, quota exceeded, too large).
+    """
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        session: SessionSettings,
+        inbox: Inbox,
+        *,
+        will: Will | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        super().__init__(session, inbox, rng)
+        self._client = _make_client(address, session, will)
+        self._wire_callbacks()
+        self._takeovers, self._refusals = TakeoverDetector(secrets.token_hex(8)), Refusals()
+        self._signed_topic = None if will is None else will.topic
+        self._subscriptions = Subscriptions()
+        self._inflight_max = session.inflight_max
+        self._generation = 0
+        self._ending: str | None = None
+        self.refused = 0
+
+    # --- the network thread -----------------------------------------------------------------------------------------
+
+    def _live(self) -> None:
+        """One connection, from connect to its end."""
+        self._generation += 1
+        self._ending = None
+        try:
+            self._client.reconnect()
+        except (OSError, ValueError) as problem:  # name look-up, refused, TLS, websocket handshake
+            self._log.warning("connect_failed", host=self._client.host, port=self._client.port, reason=str(problem))
+            return
+        try:
+            self._serve()
+        except Exception:
+            self._ending = "an error of our own"
+            raise
+        finally:
+            self._ended()
+
+    def _serve(self) -> None:
+        connection = self._client.socket()
+        if connection is None:
+            return
+        connack_by = time.monotonic() + CONNACK_WAIT_S
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wakeup.receiver, selectors.EVENT_READ)
+            selector.register(connection, selectors.EVENT_READ)
+            while self._ending is None:
+                self._turn(selector, connection)
+                if not self.connected and time.monotonic() > connack_by:
+                    self._ending = "no answer to CONNECT"
+                if time.monotonic() > self._close_by + DISCONNECT_WAIT_S:
+                    self._ending = "closed before the broker took everything"
+
+    def _turn(self, selector: selectors.BaseSelector, connection: _Connection) -> None:
+        """Send what is queued, wait for something to happen, and take it."""
+        self._send_all()
+        if self._client.socket() is not connection:
+            self._ending = self._ending or "connection lost"
+            return
+        selector.modify(connection, selectors.EVENT_READ | (selectors.EVENT_WRITE if self._client.want_write() else 0))
+        # TLS may hold decrypted bytes that no selector can see.
+        pending = getattr(connection, "pending", int)() > 0
+        ready = {key.fileobj for key, _ in selector.select(0.0 if pending else self._patience_s())}
+        if self._wakeup.receiver in ready:
+            self._wakeup.heard()
+        if connection in ready or pending:
+            self._client.loop_read()
+        self._client.loop_misc()
+
+    def _patience_s(self) -> float:
+        tick_s = min(TICK_S_MAX, self._session.keepalive_s / 4)
+        left_s = self._close_by - time.monotonic()
+        return min(tick_s, left_s if left_s > 0 else DISCONNECT_WAIT_S)
+
+    def _send_all(self) -> None:
+        while self._commands:
+            self._commands.popleft()()
+        while self.connected and (message := self._outbound.take(self._inflight_max)) is not None:
+            if not self._send(message):
+                break
+        if self._closing.is_set() and (not len(self._outbound) or time.monotonic() >= self._close_by):
+            self._client.disconnect()
+        if self._client.want_write():
+            self._client.loop_write()
+
+    def _send(self, message: Outgoing) -> bool:
+        """Whether the next message may follow."""
+        if publish_packet_bytes(message.topic, message.payload, qos=message.qos) > self._packet_bytes_max:
+            self._log.error("publish_dropped", topic=message.topic, bytes=len(message.payload), reason="too large")
+            self._outbound.drop(message)
+            return True
+        properties = None
+        if self._is_signed(message):
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.UserProperty = (_SIGNATURE, self._takeovers.signature)
+        info = self._client.publish(message.topic, message.payload, message.qos, message.retain, properties)
+        if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:  # a packet id of 65,535 publishes ago is still in flight
+            self._outbound.give_back(message)
+            return False
+        self._outbound.sent(info.mid, message)
+        return info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _is_signed(self, message: Outgoing) -> bool:
+        return message.retain and message.topic == self._signed_topic
+
+    def _ended(self) -> None:
+        accepted_at, self._accepted_at = self._accepted_at, None
+        if self._outbound.forget_unreliable():
+            self._send_anew()
+        connection = self._client.socket()
+        if connection is not None:
+            connection.close()
+        reason = self._ending or "connection lost"
+        if accepted_at is None:
+            self._log.warning("connect_refused", reason=reason)
+            return
+        lived_s = time.monotonic() - accepted_at
+        self._backoff.ended(lived_s)
+        self._log.info("disconnected", reason=reason, seconds=round(lived_s, 3))
+        self._tell(TransportDisconnected(connection=self._session.connection, reason=reason))
+
+    def _subscribe(self, topic_filter: str, qos: int) -> None:
+        self._subscriptions.add(topic_filter, qos)
+        if self.connected:
+            self._client.subscribe(topic_filter, options=SubscribeOptions(qos=qos))
+
+    def _unsubscribe(self, topic_filter: str) -> None:
+        if self._subscriptions.remove(topic_filter, connected=self.connected):
+            self._client.unsubscribe(topic_filter)
+
+    def _acknowledge(self, generation: int, mid: int) -> None:
+        # A packet id means nothing on another connection: there it could acknowledge a message that nobody has seen.
+        if generation == self._generation and self.connected:
+            self._client.ack(mid, 1)
+
+    # --- callbacks: network thread, never an exception, never work --------------------------------------------------
+
+    def _wire_callbacks(self) -> None:
+        client = self._client
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+
+    def _on_connect(
+        self, client: paho.Client, _u: object, flags: paho.ConnectFlags, reason: ReasonCode, limits: Properties | None
+    ) -> None:
+        if reason.is_failure:
+            self._ending = f"refused by the broker: {reason}"
+            if self._refusals.refused(reason.value):
+                self._failure = f"the broker refuses us: {reason}; check user name, password, certificate and ACL"
+            return
+        self._refusals.accepted()
+        present = flags.session_present
+        self._adopt_limits(limits)
+        self._accepted_at = time.monotonic()
+        wanted, forgotten = self._subscriptions.wanted(), self._subscriptions.take_forgotten()
+        if self._signed_topic is not None:
+            # QoS 0: it is there before our own signature is acknowledged, and nothing of it waits in the session.
+            wanted = [(self._signed_topic, 0), *wanted]
+        if wanted:
+            client.subscribe([(topic_filter, SubscribeOptions(qos=qos)) for topic_filter, qos in wanted])
+        if forgotten and present:
+            client.unsubscribe(forgotten)
+        self._log.info("connected", session_present=present, packet_bytes_max=self._packet_bytes_max)
+        self._tell(
+            TransportConnected(
+                connection=self._session.connection, session_present=present, packet_bytes_max=self._packet_bytes_max
+            )
+        )
+
+    def _adopt_limits(self, limits: Properties | None) -> None:
+        before = self._packet_bytes_max
+        offered = getattr(limits, "MaximumPacketSize", self._session.packet_bytes_max)
+        self._packet_bytes_max = min(self._session.packet_bytes_max, offered)
+        self._inflight_max = min(self._session.inflight_max, getattr(limits, "ReceiveMaximum", 65_535))
+        if self._packet_bytes_max < before:
+            # The library would send its unacknowledged messages as they are, and reconnect for ever.
+            self._send_anew()
+
+    def _send_anew(self) -> None:
+        """Everything that was not acknowledged goes through our own queue again, not through the library's."""
+        self._client.drop_out_messages()
+        self._outbound.rewind()
+
+    def _on_disconnect(
+        self, _c: paho.Client, _u: object, flags: paho.DisconnectFlags, reason: ReasonCode, _p: Properties | None
+    ) -> None:
+        said = flags.is_disconnect_packet_from_server
+        self._ending = self._ending or (f"the broker said: {reason}" if said else "connection lost")
+
+    def _on_message(self, client: paho.Client, _u: object, message: paho.MQTTMessage) -> None:
+        if self._is_signature(client, message):
+            return
+        try:
+            event = MessageReceived(
+                topic=message.topic, payload=bytes(message.payload), retained=message.retain, duplicate=message.dup
+            )
+        except UnicodeDecodeError:
+            self._log.warning("message_refused", reason="topic is not UTF-8")
+            client.ack(message.mid, message.qos)
+            return
+        item = InboxItem(event=event)
+        manual = self._session.manual_ack and message.qos > 0
+        if manual:
+            later = partial(self._acknowledge, self._generation, message.mid)
+            item = InboxItem(event=event, acknowledge=partial(self._command, later))
+        try:
+            self._inbox.put(item, timeout=INBOX_WAIT_S)
+        except queue.Full:
+            self._ending = "our inbox is full"
+            return
+        if not manual:
+            client.ack(message.mid, message.qos)
+
+    def _is_signature(self, client: paho.Client, message: paho.MQTTMessage) -> bool:
+        """Whether this is only our own view of who signs our will's topic."""
+        # The topic as bytes: the library's property raises when a stranger's is not UTF-8.
+        if self._signed_topic is None or message._topic != self._signed_topic.encode():  # noqa: SLF001
+            return False
+        for name, signature in getattr(message.properties, "UserProperty", ()):
+            if name == _SIGNATURE and self._takeovers.seen(signature, time.monotonic()):
+                self._failure = f"another client uses the id {self._session.client_id!r}; give each client its own"
+                client.disconnect()
+        return message.qos == 0
+
+    def _on_publish(self, _c: paho.Client, _u: object, mid: int, reason: ReasonCode, _p: Properties | None) -> None:
+        message = self._outbound.settle(mid)
+        if reason.is_failure:
+            self.refused += 1
+            self._log.warning("publish_refused", topic=None if message is None else message.topic, reason=str(reason))
+        elif message is not None and self._is_signed(message):
+            self._takeovers.signed(time.monotonic())
+
+    def _on_subscribe(
+        self, _c: paho.Client, _u: object, _mid: int, reasons: list[ReasonCode], _p: Properties | None
+    ) -> None:
+        for reason in reasons:
+            if reason.is_failure:
+                self._log.error("subscribe_refused", reason=str(reason))
+
+
+def _make_client(address: BrokerAddress, session: SessionSettings, will: Will | None) -> paho.Client:
+    client = paho.Client(
+        CallbackAPIVersion.VERSION2,
+        client_id=session.client_id,
+        protocol=paho.MQTTv5,
+        transport=address.transport,
+        reconnect_on_failure=False,
+        manual_ack=True,  # always: an automatic PUBACK would follow also a message that the inbox did not take
+    )
+    # Our thread catches what a callback raises, says it, and connects anew: suppressing would lose the message.
+    client.suppress_exceptions = False
+    client.connect_timeout = CONNECT_WAIT_S
+    client.max_inflight_messages = session.inflight_max
+    client.max_queued_messages = session.inflight_max + 1
+    if address.username is not None:
+        client.username_pw_set(address.username, address.password)
+    if address.tls is not None:
+        client.tls_set_context(address.tls.context())
+    if address.transport == "websockets":
+        client.ws_set_options(path=address.path)
+    if will is not None:
+        delay = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
+        delay.WillDelayInterval = will.delay_s
+        client.will_set(will.topic, will.payload, qos=1, retain=True, properties=delay)
+    client.on_socket_open = _without_delay
+    # With this callback the library never writes by itself: all bytes leave in `_send_all`, after bookkeeping.
+    client.on_socket_register_write = lambda _client, _userdata, _socket: None
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.SessionExpiryInterval = session.session_expiry_s
+    properties.ReceiveMaximum = session.receive_max
+    properties.MaximumPacketSize = session.packet_bytes_max
+    client.connect_async(
+        address.host, address.port, keepalive=session.keepalive_s, clean_start=False, properties=properties
+    )
+    return client
+
+
+def _without_delay(_client: paho.Client, _userdata: object, connection: _Connection) -> None:
+    # A twin of the descriptor: the library's websocket wrapper has no setsockopt.
+    with socket.socket(fileno=os.dup(connection.fileno())) as twin:
+        twin.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

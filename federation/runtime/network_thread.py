@@ -1,0 +1,134 @@
+"""The half of a transport that knows no client library: what any thread may call, and the life of its own thread."""
+
+import abc
+import queue
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from federation.errors import PayloadTooLarge
+from federation.runtime.log import get_log
+from federation.runtime.outbound import Outbound, Outgoing
+from federation.runtime.session import Backoff, SessionSettings, publish_packet_bytes
+from federation.runtime.transport import Inbox, InboxItem, TransportEvent, TransportFailed
+from federation.runtime.wakeup import Wakeup
+
+INBOX_WAIT_S = 2.0
+
+
+class NetworkThread(abc.ABC):
+    """Queues what any thread asks for, and runs one connection after the other on a thread of its own."""
+
+    def __init__(self, session: SessionSettings, inbox: Inbox, rng: random.Random | None) -> None:
+        self._session, self._inbox = session, inbox
+        self._log = get_log("federation.mqtt", connection=session.connection, client=session.client_id)
+        # Jitter must differ between nodes that were flashed from one image: seeded by the system unless told.
+        self._backoff = Backoff(session, rng if rng is not None else random.SystemRandom())
+        self._outbound = Outbound(
+            messages_max=session.queue_messages_max, bytes_max=session.queue_bytes_max, perishable=session.perishable
+        )
+        self._commands: deque[Callable[[], None]] = deque()
+        self._wakeup = Wakeup()
+        self._thread = threading.Thread(target=self._run, name=f"mqtt-{session.connection}", daemon=True)
+        self._closing = threading.Event()
+        self._close_by = float("inf")
+        self._packet_bytes_max = session.packet_bytes_max
+        self._accepted_at: float | None = None
+        self._failure: str | None = None
+
+    @property
+    def dropped(self) -> int:
+        """Messages that were never sent: the queue was full, QoS 0 while offline, or too large for a new broker."""
+        return self._outbound.dropped
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has accepted the current connection."""
+        return self._accepted_at is not None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the network thread runs: False before `open`, after `close`, and after `TransportFailed`."""
+        return self._thread.is_alive()
+
+    def open(self) -> None:
+        """Start to connect, and stay connected until `close`."""
+        self._thread.start()
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
+        """Publish now or after the reconnect; a full queue drops the message and counts it.
+
+        Raises:
+            PayloadTooLarge: The packet exceeds the broker's Maximum Packet Size (before the first connection: ours).
+        """
+        size = publish_packet_bytes(topic, payload, qos=qos)
+        if size > self._packet_bytes_max:
+            raise PayloadTooLarge(f"{topic}: a packet of {size} B, the broker takes {self._packet_bytes_max} B")
+        if self._failure is not None or not (self.connected or self._outbound.survives(topic, qos)):
+            self._outbound.refuse()
+        elif self._outbound.offer(Outgoing(topic, payload, qos, retain)):
+            self._wakeup.ring()
+        else:
+            self._log.warning("publish_dropped", topic=topic, bytes=len(payload), reason="queue full")
+
+    def subscribe(self, topic_filter: str, *, qos: int = 1) -> None:
+        """Subscribe now and after every reconnect."""
+        self._command(partial(self._subscribe, topic_filter, qos))
+
+    def unsubscribe(self, topic_filter: str) -> None:
+        """Forget a subscription; told to the broker at the reconnect when it is away."""
+        self._command(partial(self._unsubscribe, topic_filter))
+
+    def close(self, *, timeout_s: float = 5.0) -> None:
+        """Send what is queued (at most for ``timeout_s``), disconnect without a will, and join the network thread."""
+        self._close_by = time.monotonic() + timeout_s
+        self._closing.set()
+        self._wakeup.ring()
+        if not self._thread.is_alive():
+            self._wakeup.close()
+            return
+        self._thread.join(timeout_s + INBOX_WAIT_S)
+        if self._thread.is_alive():
+            self._log.error("network_thread_stuck", seconds=timeout_s)
+
+    def _command(self, command: Callable[[], None]) -> None:
+        self._commands.append(command)
+        self._wakeup.ring()
+
+    @abc.abstractmethod
+    def _live(self) -> None:
+        """One connection, from connect to its end."""
+
+    @abc.abstractmethod
+    def _subscribe(self, topic_filter: str, qos: int) -> None:
+        """On the network thread: remember it, and tell the broker when it is there."""
+
+    @abc.abstractmethod
+    def _unsubscribe(self, topic_filter: str) -> None:
+        """On the network thread: forget it, and tell the broker when it is there."""
+
+    def _run(self) -> None:
+        while self._failure is None and not self._closing.wait(self._backoff.next_s()):
+            try:
+                self._live()
+            except Exception:  # noqa: BLE001 - the thread outlives any surprise: a dead one looks connected for ever
+                self._log.exception("network_thread_error")
+        if self._failure is not None:
+            self._log.error("transport_failed", reason=self._failure)
+            self._tell(TransportFailed(connection=self._session.connection, reason=self._failure))
+        if len(self._outbound):
+            self._log.warning("messages_unsent", count=len(self._outbound))
+        self._wakeup.close()
+
+    def _tell(self, event: TransportEvent) -> None:
+        """Put an event of ours; it must not be lost, so a full inbox holds this thread until somebody closes it."""
+        while True:
+            try:
+                return self._inbox.put(InboxItem(event=event), timeout=INBOX_WAIT_S)
+            except queue.Full:
+                self._log.warning("inbox_full", connection=self._session.connection)
+                if self._closing.is_set():
+                    return None

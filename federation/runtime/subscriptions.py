@@ -1,0 +1,31 @@
+"""What we want to hear, and what a session that outlived its connection must forget."""
+
+
+class Subscriptions:
+    """Filters with their QoS; not thread-safe, it belongs to the network thread."""
+
+    def __init__(self) -> None:
+        self._wanted: dict[str, int] = {}
+        self._forgotten: set[str] = set()
+
+    def add(self, topic_filter: str, qos: int) -> None:
+        """From now on."""
+        self._wanted[topic_filter] = qos
+        self._forgotten.discard(topic_filter)
+
+    def remove(self, topic_filter: str, *, connected: bool) -> bool:
+        """Whether the broker must be told now; when we are offline it is remembered for the next connection."""
+        known = self._wanted.pop(topic_filter, None) is not None
+        if known and not connected:
+            self._forgotten.add(topic_filter)
+        return known and connected
+
+    def wanted(self) -> list[tuple[str, int]]:
+        """To send at each CONNACK, in the order in which they were added."""
+        return list(self._wanted.items())
+
+    def take_forgotten(self) -> list[str]:
+        """To unsubscribe at this CONNACK when the session is still there; asked once."""
+        forgotten = sorted(self._forgotten)
+        self._forgotten.clear()
+        return forgotten

@@ -1,0 +1,108 @@
+"""What a role tells its service manager: ready once connected, alive while its threads are, stopping when it stops.
+
+A container engine has no such socket: for it a file, which ``FEDMQ_HEALTH_FILE`` names, is touched instead.
+"""
+
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeVar
+
+from federation.runtime.notify import Notifier, watchdog_interval_s
+from federation.runtime.transport import Inbox, InboxItem, TransportConnected, TransportDisconnected
+
+__all__ = ["Supervision"]
+
+EventT = TypeVar("EventT")
+BEATS_PER_INTERVAL = 3
+"""A beat may come late twice before the manager restarts the service."""
+
+HEALTH_S = 10.0
+"""How often the health file is touched, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Heartbeat:
+    """Goes through the inbox, so that its acknowledgement proves that the driver's loop turns."""
+
+
+class Supervision:
+    """While entered, keeps the manager's watchdog fed for as long as all threads live.
+
+    Args:
+        inbox: The driver's.
+        alive: Whether the network threads run.
+        environ: With ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``FEDMQ_HEALTH_FILE``; None is the process's own.
+    """
+
+    def __init__(self, inbox: Inbox, alive: Callable[[], bool], environ: Mapping[str, str] | None = None) -> None:
+        variables = os.environ if environ is None else environ
+        self._inbox, self._alive = inbox, alive
+        self._notifier = Notifier(variables)
+        health = variables.get("FEDMQ_HEALTH_FILE")
+        self._health = Path(health) if health else None
+        self._connected = False
+        self._pause_s = _pause_s(watchdog_interval_s(variables), health=self._health is not None)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="watchdog", daemon=True)
+
+    def watching(self, translate: Callable[[object], EventT | None]) -> Callable[[object], EventT | None]:
+        """``translate`` for the driver, with an ear for connections and heartbeats."""
+
+        def watched(event: object) -> EventT | None:
+            match event:
+                case _Heartbeat():
+                    return None
+                case TransportConnected(connection=connection) if connection != "data":
+                    self._notifier.say("READY=1", "STATUS=connected to the broker")
+                    self._connected = True
+                    self._touch()
+                case TransportDisconnected(connection=connection, reason=reason) if connection != "data":
+                    self._notifier.say(f"STATUS=waiting for the broker: {reason[:200]}".replace("\n", " "))
+                    self._connected = False
+            return translate(event)
+
+        return watched
+
+    def __enter__(self) -> Self:
+        self._notifier.say("STATUS=waiting for the broker")
+        if self._pause_s is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._notifier.say("STOPPING=1")
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(self._pause_s):
+            if not self._alive():
+                continue
+            try:
+                self._inbox.put_nowait(InboxItem(event=_Heartbeat(), acknowledge=self._fed))
+            except queue.Full:
+                continue  # the loop does not take what is there: it is not alive either
+
+    def _fed(self) -> None:
+        self._notifier.say("WATCHDOG=1")
+        if self._connected:
+            self._touch()
+
+    def _touch(self) -> None:
+        if self._health is not None:
+            with contextlib.suppress(OSError):
+                self._health.touch()
+
+
+def _pause_s(watchdog_s: float | None, *, health: bool) -> float | None:
+    """Between two beats, in seconds; None where nobody listens."""
+    wanted = [HEALTH_S] if health else []
+    if watchdog_s is not None:
+        wanted.append(watchdog_s / BEATS_PER_INTERVAL)
+    return min(wanted, default=None)

@@ -1,0 +1,115 @@
+"""The extension point for the user's model, data, training and evaluation: arrays in, arrays out.
+
+A task is built by a factory ``build(context: TaskContext) -> Task``, named by a built-in name (``digits``) or by
+``file.py:function`` or ``package.module:function``. torch never crosses this boundary.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from federation.protocol.limits import NAME_BYTES_MAX, fit_text
+from federation.protocol.messages import TrainSettings
+from update_codec import Role
+
+Array = NDArray[np.generic]
+Parameters = Mapping[str, Array]
+"""Tensors by name: float arrays are parameters (or statistics, see `Task.roles`); integer arrays are counters."""
+
+Metrics = Mapping[str, float]
+"""The task's own finite numbers by name; ``accuracy`` (0 to 1) and ``loss`` are shown where they are present."""
+
+Stop = Callable[[], bool]
+"""Asked between steps: True means give up soon (the result is thrown away)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskContext:
+    """Where a task is built: which part of the data, which device, which seed.
+
+    Attributes:
+        node_index: Which part of the data this node owns, 0 to ``node_count - 1``; None at the coordinator.
+        node_count: How many parts there are.
+        data: Folder with the data, or None for the task's default.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        seed: Seed of the partition: all participants of a run use the same.
+    """
+
+    node_index: int | None
+    node_count: int
+    data: Path | None = None
+    device: str = "auto"
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """What local training made.
+
+    Attributes:
+        parameters: All tensors after training, with the names and shapes that came in.
+        num_examples: Size of the local data set that was drawn from: the weight, at least 1.
+        metrics: The task's own finite numbers.
+    """
+
+    parameters: Parameters
+    num_examples: int
+    metrics: Metrics = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """A model, its data, its training and its evaluation."""
+
+    def initial_parameters(self, seed: int) -> Parameters:
+        """All tensors of version 0; the same seed gives the same bits."""
+
+    def roles(self) -> Mapping[str, Role]:
+        """Roles of the tensors that are not the default (float: parameter; integer: counter)."""
+
+    def train(self, parameters: Parameters, settings: TrainSettings, stop: Stop) -> TrainResult:
+        """Train locally from ``parameters``.
+
+        Raises:
+            TaskError: The local data or the settings cannot be used.
+        """
+
+    def evaluate(self, parameters: Parameters) -> Metrics:
+        """Evaluate on this participant's evaluation data; empty where it has none."""
+
+
+@runtime_checkable
+class Preparable(Protocol):
+    """A task that can load its libraries, model and data before the first round needs them."""
+
+    def prepare(self) -> None:
+        """Load everything that `Task.train` needs; twice is once.
+
+        Raises:
+            TaskError: The data cannot be read, or the model cannot be trained on it.
+        """
+
+
+def prepare(task: Task) -> None:
+    """Have a task load what it trains with, if it knows how: a node calls this before it says that it is there.
+
+    Raises:
+        ConfigError: The device is not there.
+        TaskError: The data cannot be read, or the model cannot be trained on it.
+    """
+    if isinstance(task, Preparable):
+        task.prepare()
+
+
+TaskFactory = Callable[[TaskContext], Task]
+
+
+def task_label(name: str) -> str:
+    """The task's name as it is announced and compared: of a file only ``file.py:function``, as its folder differs."""
+    file, colon, function = name.rpartition(":")
+    if not colon and name.endswith(".py"):
+        file, function = name, "build"
+    return fit_text(f"{Path(file).name}:{function}" if file.endswith(".py") else name, NAME_BYTES_MAX)

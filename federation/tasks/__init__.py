@@ -1,0 +1,6 @@
+"""The reference tasks and the adapter for the user's own: the only package that uses torch."""
+
+from federation.tasks.partition import split
+from federation.tasks.torch_task import TorchTask
+
+__all__ = ["TorchTask", "split"]

@@ -1,0 +1,123 @@
+"""What `TorchTask` does once torch is loaded: one model, reused between rounds, trained and evaluated."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from federation.errors import TaskError
+from federation.protocol.messages import TrainSettings
+from federation.task import Metrics, Parameters, Stop, TrainResult
+from federation.tasks.local_data import LocalData, local_data, own_data
+from federation.tasks.local_model import LocalModel, arrays_of, choose_device
+from federation.tasks.local_sgd import TrainingPlan, train_locally
+from federation.tasks.torch_task import TorchTask
+from update_codec import Role
+
+EVALUATION_BATCH = 1000
+"""Examples per evaluation step: few enough for a small device's memory."""
+
+
+class LocalTraining:
+    """The loaded state of one `TorchTask`; not safe for use by two threads at once."""
+
+    def __init__(self, task: TorchTask) -> None:
+        """Choose the device; model and data are made on first use."""
+        self._task = task
+        self.device = choose_device(task.context.device)
+
+    def initial_parameters(self, seed: int) -> Parameters:
+        """A fresh model's tensors, drawn from the seed alone."""
+        with _seeded(seed):
+            return arrays_of(self._task.model())
+
+    def roles(self) -> Mapping[str, Role]:
+        """Roles of the model's buffers."""
+        return self._model.roles()
+
+    def prepare(self) -> None:
+        """Make the model, read the data and run one step on two examples, whose result is thrown away."""
+        with self._guarded(seed=0):
+            inputs, targets = next(self._train_data.in_order(2))
+            loss = self._task.loss(self._model.module(inputs), targets)
+            torch.autograd.grad(loss, self._model.trainable, allow_unused=True)
+
+    def train(self, parameters: Parameters, settings: TrainSettings, stop: Stop) -> TrainResult:
+        """See `TorchTask.train`."""
+        seed = _node_seed(settings.seed, self._task.context.node_index or 0)
+        plan = TrainingPlan(settings=settings, seed=seed, stop=stop)
+        with self._guarded(seed):
+            data = self._train_data
+            self._model.load(parameters)
+            outcome = train_locally(self._model, self._task.loss, data, plan)
+        return TrainResult(
+            parameters=self._model.dump(), num_examples=max(1, data.num_examples), metrics={"loss": outcome.loss}
+        )
+
+    def evaluate(self, parameters: Parameters) -> Metrics:
+        """See `TorchTask.evaluate`."""
+        with self._guarded(seed=0):
+            self._model.load(parameters)
+            self._model.module.eval()
+            data = self._test_data
+            # Only here: a model or data made in inference mode could never be trained on.
+            with torch.inference_mode():
+                return self._measure(data)
+
+    def _measure(self, data: LocalData) -> Metrics:
+        examples, loss_sum, right, answers = 0, 0.0, 0, 0
+        for inputs, targets in data.in_order(EVALUATION_BATCH):
+            output = self._model.module(inputs)
+            loss_sum += self._task.loss(output, targets).item() * len(targets)
+            examples += len(targets)
+            if self._task.accuracy and _are_classes(output, targets):
+                right += int((output.argmax(1) == targets).sum())
+                answers += targets.numel()
+        metrics = {"loss": loss_sum / examples}
+        return metrics | {"accuracy": right / answers} if answers else metrics
+
+    @contextmanager
+    def _guarded(self, seed: int) -> Iterator[None]:
+        """Set torch's threads and seed, and turn what the user's model or data raise into `TaskError`."""
+        if self._task.threads:
+            # OpenMP's setting belongs to the calling thread: the worker that trains must make it itself.
+            torch.set_num_threads(self._task.threads)
+        try:
+            with _seeded(seed, self.device):
+                yield
+        except (RuntimeError, ValueError, TypeError, LookupError, OSError) as error:
+            raise TaskError(f"the task's model, data or loss failed: {type(error).__name__}: {error}") from error
+
+    @cached_property
+    def _model(self) -> LocalModel:
+        with _seeded(0):
+            return LocalModel(self._task.model(), self.device)
+
+    @cached_property
+    def _train_data(self) -> LocalData:
+        return local_data(self._task.train_data, self._task.context, self.device)
+
+    @cached_property
+    def _test_data(self) -> LocalData:
+        return own_data(self._task.test_data, self.device)
+
+
+def _are_classes(output: Any, targets: Any) -> bool:
+    return not targets.is_floating_point() and output.ndim == targets.ndim + 1
+
+
+def _node_seed(seed: int, node_index: int) -> int:
+    """A seed of its own for each node and round: a sum would give node 1 of one round node 0's of the next."""
+    return int(np.random.SeedSequence([abs(seed), node_index]).generate_state(1, np.uint64)[0] >> 1)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Draw from ``seed`` inside, and leave the process's own random state as it was."""
+    cuda = [torch.cuda.current_device()] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,33 @@
+"""Job J3: logistic regression 784-10 on MNIST, images in [0, 1]."""
+
+from functools import partial
+
+from federation.task import Array, TaskContext
+from federation.tasks.mlp import cross_entropy, initial_mlp, mlp
+from federation.tasks.mnist import mnist, scaled
+from federation.tasks.partition import split
+from federation.tasks.torch_task import TorchTask
+
+WIDTHS = (784, 10)
+
+
+def build(context: TaskContext) -> TorchTask:
+    """The factory that the registry finds as ``mnist-logreg``."""
+    return TorchTask(
+        context,
+        model=partial(mlp, *WIDTHS),
+        train_data=partial(_training_examples, context),
+        test_data=partial(_test_examples, context),
+        loss=cross_entropy,
+        initial=partial(initial_mlp, WIDTHS),
+    )
+
+
+def _training_examples(context: TaskContext) -> tuple[Array, Array]:
+    images, labels = split(context, *mnist(context.data, train=True))
+    return scaled(images), labels
+
+
+def _test_examples(context: TaskContext) -> tuple[Array, Array]:
+    images, labels = mnist(context.data, train=False)
+    return scaled(images), labels

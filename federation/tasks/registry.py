@@ -1,0 +1,220 @@
+"""Find a task by name: a built-in one, ``file.py:function`` or ``package.module:function``.
+
+Looking up a name or its default settings imports nothing heavy: a built-in task's module is imported only when its
+factory is asked for, and torch only when that task trains or evaluates.
+"""
+
+import difflib
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any, cast
+
+from federation.errors import ConfigError
+from federation.protocol.messages import TrainSettings
+from federation.task import TaskFactory
+
+_KEY = "task"
+_SIZED_NAME = re.compile(r"(?P<name>[a-z]+)-(?P<size>[1-9][0-9]{0,8})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltinTask:
+    """A task that comes with the project.
+
+    Attributes:
+        module: Where its ``build(context)`` is.
+        summary: What it is, in one line.
+        settings: Local training that reaches a good model with few rounds.
+        rounds: Committed versions after which it is done.
+        sized: Whether ``name-N`` makes a model of N parameters (``build(context, size=N)``).
+    """
+
+    module: str
+    summary: str
+    settings: TrainSettings
+    rounds: int
+    sized: bool = False
+
+
+BUILTIN_TASKS: Mapping[str, BuiltinTask] = MappingProxyType(
+    {
+        "digits": BuiltinTask(
+            module="federation.tasks.digits",
+            summary="MLP 64-64-10 on scikit-learn's 1,797 handwritten digits; no download",
+            settings=TrainSettings(local_epochs=2, batch_size=8, learning_rate=0.2),
+            rounds=60,
+        ),
+        "mnist-mlp": BuiltinTask(
+            module="federation.tasks.mnist_mlp",
+            summary="MLP 784-128-64-10 on MNIST (job J1)",
+            settings=TrainSettings(local_epochs=1, batch_size=32, learning_rate=0.01),
+            rounds=5,
+        ),
+        "mnist-logreg": BuiltinTask(
+            module="federation.tasks.mnist_logreg",
+            summary="logistic regression 784-10 on MNIST, four local steps (job J3)",
+            settings=TrainSettings(local_epochs=1, batch_size=32, learning_rate=0.1, max_steps=4),
+            rounds=100,
+        ),
+        "har": BuiltinTask(
+            module="federation.tasks.har",
+            summary="softmax regression 561-6 on UCI HAR, each node a subject, unseen subjects as the test (job J5)",
+            settings=TrainSettings(local_epochs=1, batch_size=32, learning_rate=0.05),
+            rounds=100,
+        ),
+        "null": BuiltinTask(
+            module="federation.tasks.null",
+            summary="trains nothing: for latency; null-N has N parameters (1,000)",
+            settings=TrainSettings(),
+            rounds=10,
+            sized=True,
+        ),
+        "quadratic": BuiltinTask(
+            module="federation.tasks.quadratic",
+            summary="every node a different optimum: for simulation; quadratic-N has N parameters (50)",
+            settings=TrainSettings(local_epochs=5, learning_rate=0.1),
+            rounds=20,
+            sized=True,
+        ),
+    }
+)
+"""The tasks that come with the project, by name."""
+
+
+def load_task(name: str) -> TaskFactory:
+    """The factory of a task.
+
+    Args:
+        name: A built-in name, ``file.py:function`` or ``package.module:function``; without ``:function`` it is
+            ``build``.
+
+    Raises:
+        ConfigError: There is no such task; the message lists the names and the near ones.
+    """
+    found = _builtin(name)
+    if found is None:
+        return _function(name)
+    builtin, size = found
+    build: Any = importlib.import_module(builtin.module).build
+    return cast("TaskFactory", build if size is None else partial(build, size=size))
+
+
+def default_settings(name: str) -> TrainSettings:
+    """The local training that suits a task: a user's module may name its own as ``DEFAULT_SETTINGS``.
+
+    Raises:
+        ConfigError: There is no such task, or its ``DEFAULT_SETTINGS`` are no `TrainSettings`.
+    """
+    found = _builtin(name)
+    if found is not None:
+        return found[0].settings
+    settings = getattr(_module_of(name), "DEFAULT_SETTINGS", TrainSettings())
+    if not isinstance(settings, TrainSettings):
+        raise ConfigError(_KEY, f"DEFAULT_SETTINGS must be a TrainSettings, not {settings!r}", source=name)
+    return settings
+
+
+def default_rounds(name: str) -> int:
+    """The number of committed versions that suits a task: a user's module may name its own as ``DEFAULT_ROUNDS``.
+
+    Raises:
+        ConfigError: There is no such task, or its ``DEFAULT_ROUNDS`` is no number of at least 1.
+    """
+    found = _builtin(name)
+    if found is not None:
+        return found[0].rounds
+    rounds = getattr(_module_of(name), "DEFAULT_ROUNDS", 10)
+    if not isinstance(rounds, int) or rounds < 1:
+        raise ConfigError(_KEY, f"DEFAULT_ROUNDS must be a whole number of at least 1, not {rounds!r}", source=name)
+    return rounds
+
+
+def _builtin(name: str) -> tuple[BuiltinTask, int | None] | None:
+    """The built-in task of that name and the size that the name asks for, or None."""
+    if name in BUILTIN_TASKS:
+        return BUILTIN_TASKS[name], None
+    sized = _SIZED_NAME.fullmatch(name)
+    if sized and sized["name"] in BUILTIN_TASKS and BUILTIN_TASKS[sized["name"]].sized:
+        return BUILTIN_TASKS[sized["name"]], int(sized["size"])
+    return None
+
+
+def _function(name: str) -> TaskFactory:
+    module = _module_of(name)
+    function = _split_name(name)[1]
+    build = getattr(module, function, None)
+    if not callable(build):
+        near = _near(function, [each for each in vars(module) if callable(getattr(module, each))])
+        raise ConfigError(_KEY, f"{name!r}: there is no function {function!r} in it{near}", source=name)
+    return cast("TaskFactory", build)
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """Module or file, and function: the last colon that is followed by an identifier (a Windows path has another)."""
+    where, colon, function = name.rpartition(":")
+    return (where, function) if colon and function.isidentifier() else (name, "build")
+
+
+def _module_of(name: str) -> ModuleType:
+    where = _split_name(name)[0]
+    if where.endswith(".py"):
+        return _module_from_file(Path(where), name)
+    if ":" not in name:
+        raise ConfigError(_KEY, f"there is no task {name!r}{_near(name, list(BUILTIN_TASKS))}; {_choices()}")
+    return _module_from_package(where, name)
+
+
+def _module_from_package(where: str, name: str) -> ModuleType:
+    _append_to_path(Path.cwd())
+    try:
+        return importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{where}.".startswith(f"{error.name}."):
+            raise ConfigError(_KEY, f"{name!r} needs the module {error.name!r}: install it", source=name) from error
+        raise ConfigError(_KEY, f"{name!r}: there is no module {error.name!r}; {_choices()}", source=name) from error
+
+
+def _module_from_file(path: Path, name: str) -> ModuleType:
+    """Import one file once per process, as if it were a script: its neighbours can be imported."""
+    path = path.expanduser().resolve()
+    module_name = "fedmq_task_" + re.sub(r"\W", "_", str(path))
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    spec = importlib.util.spec_from_file_location(module_name, path) if path.is_file() else None
+    if spec is None or spec.loader is None:
+        raise ConfigError(_KEY, f"{name!r}: there is no file {path}; {_choices()}", source=name)
+    module = importlib.util.module_from_spec(spec)
+    _append_to_path(path.parent)
+    # Dataclasses and pickling workers look the module up by name while it runs.
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        del sys.modules[module_name]
+        raise ConfigError(_KEY, f"{name!r} needs the module {error.name!r}: install it", source=name) from error
+    except BaseException:
+        del sys.modules[module_name]
+        raise
+    return module
+
+
+def _append_to_path(folder: Path) -> None:
+    """Last, so that a user's file never shadows an installed module."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def _near(name: str, choices: list[str]) -> str:
+    matches = difflib.get_close_matches(name, choices, n=2, cutoff=0.5)
+    return f"; did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""
+
+
+def _choices() -> str:
+    return f"the built-in tasks are {', '.join(BUILTIN_TASKS)}; your own is FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION"

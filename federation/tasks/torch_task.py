@@ -1,0 +1,106 @@
+"""`TorchTask`: a model, data and a loss become a task. torch is imported when it first trains or evaluates.
+
+```python
+import torch
+from federation.tasks import TorchTask
+
+def build(context):
+    x, y, x_test, y_test = ...
+    return TorchTask(context, model=lambda: torch.nn.Linear(64, 10), train_data=(x, y), test_data=(x_test, y_test),
+                     loss=torch.nn.functional.cross_entropy)
+```
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from federation.errors import TaskError
+from federation.protocol.messages import TrainSettings
+from federation.task import Metrics, Parameters, Stop, TaskContext, TrainResult
+from update_codec import Role
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+    from federation.tasks.local_training import LocalTraining
+
+
+@dataclass
+class TorchTask:
+    """A task around a torch model.
+
+    Attributes:
+        context: What the factory was given: which part of the data, which device.
+        model: Makes the model; its random initial weights are drawn from the seed that the coordinator chose.
+        train_data: (inputs, targets) or a map-style Dataset of the whole federation, of which this node takes its
+            part (see `split`); or a function that gives this node's own: (inputs, targets), a Dataset, or an iterable
+            of batches such as a DataLoader. The function is called on first use, so never at the coordinator.
+        loss: Output and target to the mean loss of the batch, such as ``torch.nn.functional.cross_entropy``.
+        test_data: The same kinds, never divided; None evaluates nothing.
+        accuracy: Report the share of right answers where the targets are classes.
+        threads: CPU threads for this task's arithmetic; 0 leaves torch's own choice.
+        initial: Initial parameters without torch, for a coordinator that has none; the model must have no buffers.
+    """
+
+    context: TaskContext
+    _: KW_ONLY
+    model: "Callable[[], Module]"
+    train_data: Any
+    loss: "Callable[[Any, Any], Tensor]"
+    test_data: Any = None
+    accuracy: bool = True
+    threads: int = 1
+    initial: Callable[[int], Parameters] | None = field(default=None, repr=False)
+
+    def initial_parameters(self, seed: int) -> Parameters:
+        """All tensors of version 0; the same seed gives the same bits (for the same torch version)."""
+        if self.initial is not None:
+            return self.initial(seed)
+        return self._training.initial_parameters(seed)
+
+    def roles(self) -> Mapping[str, Role]:
+        """Float buffers (BatchNorm's statistics) are statistics, integer buffers are counters."""
+        return {} if self.initial is not None else self._training.roles()
+
+    def prepare(self) -> None:
+        """Load torch, the model and this node's data before the first round needs them.
+
+        Raises:
+            ConfigError: The device is not there.
+            TaskError: The data cannot be read or the model cannot be trained on it.
+        """
+        self._training.prepare()
+
+    @property
+    def device(self) -> str:
+        """The device that it runs on: ``cpu`` or ``cuda``."""
+        return self._training.device.type
+
+    def train(self, parameters: Parameters, settings: TrainSettings, stop: Stop) -> TrainResult:
+        """Local SGD from ``parameters`` (local_sgd.py); ``stop`` is asked before each step.
+
+        Raises:
+            ConfigError: The device is not there.
+            TaskError: The data, the parameters or the settings cannot be used, or the training diverged.
+        """
+        return self._training.train(parameters, settings, stop)
+
+    def evaluate(self, parameters: Parameters) -> Metrics:
+        """``loss`` and, for classes, ``accuracy`` on the test data; empty where there is none.
+
+        Raises:
+            ConfigError: The device is not there.
+            TaskError: The data or the parameters cannot be used.
+        """
+        return {} if self.test_data is None else self._training.evaluate(parameters)
+
+    @cached_property
+    def _training(self) -> "LocalTraining":
+        try:
+            from federation.tasks.local_training import LocalTraining  # noqa: PLC0415 - torch costs seconds and 200 MB
+        except ModuleNotFoundError as error:
+            raise TaskError(f"this task needs {error.name}: pip install 'fedmq[torch]'") from error
+        return LocalTraining(self)

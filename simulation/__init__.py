@@ -1,0 +1,1 @@
+"""Both machines in virtual time: the driver replaced by a heap of (time, destination, event)."""

@@ -1,0 +1,193 @@
+"""A coordinator without a network: its machine, executor and store as in production; questions out, updates in.
+
+For tests and benchmarks of strategies: what a node does, and how long it takes, is up to the caller.
+"""
+
+import random
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from coordinator.actions import (
+    BrokerConnected,
+    Event,
+    NodeStateReceived,
+    OfferReceived,
+    PublishAnnouncement,
+    SendCommand,
+)
+from coordinator.committer import Committer, CommitterSettings, first_commit
+from coordinator.executor import CoordinatorExecutor, ExecutorParts
+from coordinator.machine import CoordinatorMachine
+from coordinator.memory_store import MemoryStore
+from coordinator.records import EngineSettings
+from coordinator.selection import make_selector
+from federation.protocol.chunking import payload_digest
+from federation.protocol.cohort import includes
+from federation.protocol.messages import NodeState, Presence, Receipt, RoundAnnouncement, UpdateOffer
+from federation.protocol.topics import Topics
+from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
+from federation.types import FederationId, Incarnation, NodeId, update_id
+from update_codec import CodecSpec, Manifest, Vectors, encode
+
+__all__ = ["DirectCoordinator", "Question", "Setup"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One node is asked to train."""
+
+    node: NodeId
+    announcement: RoundAnnouncement
+
+
+class _Nowhere:
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
+        """Nobody listens."""
+
+
+@dataclass(slots=True)
+class _Clock:
+    now: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a coordinator starts from.
+
+    Attributes:
+        manifest: The model.
+        initial: Version 0.
+        engine: The engine; ``versions`` 0 runs for ever.
+        committer: How versions are made.
+        selector: Who is asked.
+        seed: Of the selection.
+        update_norm_max: Longer updates are refused.
+    """
+
+    manifest: Manifest
+    initial: Vectors
+    engine: EngineSettings
+    committer: CommitterSettings = field(default_factory=CommitterSettings)
+    selector: str = "uniform"
+    seed: int = 0
+    update_norm_max: float = 1e5
+
+
+class DirectCoordinator:
+    """One coordinator, its nodes all online.
+
+    Attributes:
+        questions: Who was asked and has not been looked at by the caller.
+        receipts: Every final or first word on an update, in order.
+        now: Virtual time, in seconds; the caller moves it on with `pass_time`.
+    """
+
+    def __init__(self, setup: Setup, nodes: Iterable[NodeId]) -> None:
+        self.questions: deque[Question] = deque()
+        self.receipts: list[tuple[NodeId, Receipt]] = []
+        self._setup, self._nodes = setup, tuple(nodes)
+        self._clock = _Clock()
+        self.store = MemoryStore()
+        self.store.initialise(
+            setup.manifest, first_commit(setup.initial, setup.manifest, setup.committer.downlink, seed=None)
+        )
+        recovered = self.store.recovered(recent=setup.engine.max_staleness + 1)
+        self._committer = Committer(self.store, recovered.head, setup.committer)
+        self._executor = self._make_executor()
+        rng = random.Random(setup.seed).random  # noqa: S311 - a simulation must repeat
+        self._machine = CoordinatorMachine(setup.engine, recovered, selector=make_selector(setup.selector), rng=rng)
+        self.tell(BrokerConnected())
+        for node in self._nodes:
+            self.tell(NodeStateReceived(node=node, state=_online(setup.engine.task)))
+        self.pass_time(setup.engine.settle_s)
+
+    @property
+    def now(self) -> float:
+        """Virtual time, in seconds."""
+        return self._clock.now
+
+    @property
+    def version(self) -> int:
+        """The newest version."""
+        return self._committer.head.version
+
+    @property
+    def model(self) -> Vectors:
+        """The newest global model."""
+        return self._committer.evaluated_model
+
+    def tell(self, event: Event | None) -> None:
+        """Let something happen now, and everything that follows from it at once."""
+        events: deque[Event | None] = deque([event])
+        while events:
+            for effect in self._machine.handle(events.popleft(), self.now):
+                events.extend(self._executor.execute(effect))
+                match effect:
+                    case PublishAnnouncement(announcement=announcement):
+                        self._ask(announcement)
+                    case SendCommand(node=node, command=Receipt() as receipt):
+                        self.receipts.append((node, receipt))
+                    case _:
+                        pass
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, deadline by deadline."""
+        end = self.now + seconds
+        while (due := self._machine.deadline()) is not None and due <= end:
+            self._clock.now = max(self.now, due)
+            self.tell(None)
+        self._clock.now = end
+
+    def answer(self, question: Question, update: Vectors | bytes, num_examples: int) -> None:
+        """The node has trained; a frame is passed on as it is."""
+        announcement = question.announcement
+        spec = CodecSpec.parse(announcement.codec)
+        frame = update if isinstance(update, bytes) else encode(update, self._setup.manifest, spec).frame
+        offer = UpdateOffer(
+            run=announcement.run,
+            round=announcement.round,
+            update=update_id(announcement.round, question.node),
+            incarnation=Incarnation(1),
+            base_version=announcement.model.version,
+            base_digest=announcement.model.digest,
+            num_examples=num_examples,
+            metrics={},
+            codec=str(spec),
+            payload_bytes=len(frame),
+            payload_digest=payload_digest(frame),
+            chunk_bytes=self._setup.engine.chunk_bytes,
+            inline=frame,
+        )
+        known = self.store.verdict(offer.update)
+        self.tell(OfferReceived(node=question.node, offer=offer, known=known))
+
+    def _ask(self, announcement: RoundAnnouncement) -> None:
+        asked = (
+            node for node in self._nodes if includes(announcement.cohort, announcement.run, announcement.round, node)
+        )
+        self.questions.extend(Question(node=node, announcement=announcement) for node in asked)
+
+    def _make_executor(self) -> CoordinatorExecutor:
+        return CoordinatorExecutor(
+            ExecutorParts(
+                store=self.store,
+                committer=self._committer,
+                control=_Nowhere(),
+                data=_Nowhere(),
+                topics=Topics(FederationId("direct")),
+                now=lambda: self._clock.now,
+                say=lambda _event, _fields: None,
+                update_norm_max=self._setup.update_norm_max,
+            )
+        )
+
+
+def _online(task: str) -> NodeState:
+    return NodeState(
+        presence=Presence.ONLINE,
+        incarnation=Incarnation(1),
+        protocol_min=PROTOCOL_MIN,
+        protocol_max=PROTOCOL_VERSION,
+        task=task,
+    )

@@ -1,0 +1,68 @@
+"""Who may import whom: the contracts of pyproject.toml hold, and no import opens a door to pickle."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+ROOT = Path(__file__).parents[2]
+MODULES = [
+    path
+    for package in ("federation", "coordinator", "edge_node", "simulation", "compression/update_codec")
+    for path in sorted((ROOT / package).rglob("*.py"))
+]
+UNSAFE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """The top-level packages that a module imports, wherever the import stands."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def unsafe_calls(tree: ast.AST) -> set[str]:
+    """Calls that would run what they read: ``torch.load``, and numpy's ``allow_pickle``."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    loads = {ast.unparse(call.func) for call in calls} & {"torch.load", "torch.jit.load"}
+    pickled = {ast.unparse(call) for call in calls for word in call.keywords if word.arg == "allow_pickle"}
+    return loads | {call for call in pickled if "allow_pickle=False" not in call}
+
+
+def test_every_import_contract_is_kept(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    status = lint_imports(no_cache=True, no_logo=True)
+    assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+
+
+def test_a_broken_contract_would_be_noticed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "contracts.toml"
+    config.write_text(
+        "[tool.importlinter]\nroot_packages = ['federation']\n"
+        "[[tool.importlinter.contracts]]\nname = 'Wrong on purpose'\ntype = 'forbidden'\n"
+        "source_modules = ['federation.protocol.wire']\nforbidden_modules = ['federation.protocol.schema']\n",
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(ROOT)
+    assert lint_imports(config_filename=str(config), no_cache=True, no_logo=True) != EXIT_STATUS_SUCCESS
+    assert "Wrong on purpose BROKEN" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_module_can_run_what_it_reads(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert not imported(tree) & UNSAFE
+    assert not unsafe_calls(tree)
+
+
+def test_unsafe_code_would_be_noticed() -> None:
+    tree = ast.parse("import os\ndef f(p):\n import pickle.x\n torch.load(p)\n np.load(p, allow_pickle=True)\n")
+    assert imported(tree) & UNSAFE == {"pickle"}
+    assert unsafe_calls(tree) == {"torch.load", "np.load(p, allow_pickle=True)"}

@@ -1,0 +1,253 @@
+"""What the durable node store does when the disk, a file or another process misbehaves."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_node import database
+from edge_node.memory_store import MemoryNodeStore
+from edge_node.sqlite_store import SqliteNodeStore
+from edge_node.store import NodeStore
+from federation.errors import StorageError, StoreLocked
+from federation.types import RoundId
+from tests.contract.node_values import OTHER_RUN, RUN, entry, model, residual
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+
+
+def test_second_process_is_refused_and_told_who_holds_the_folder(folder: Path) -> None:
+    store = SqliteNodeStore(folder)
+    with pytest.raises(StoreLocked, match=str(os.getpid())):
+        SqliteNodeStore(folder)
+    store.close()
+    SqliteNodeStore(folder).close()
+
+
+def test_lock_dies_with_a_killed_process(folder: Path) -> None:
+    code = (
+        "import os, signal, sys, pathlib; from edge_node.sqlite_store import SqliteNodeStore;"
+        "store = SqliteNodeStore(pathlib.Path(sys.argv[1])); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=False, timeout=60)
+    store = SqliteNodeStore(folder)
+    assert store.incarnation == 2
+    store.close()
+
+
+def test_failed_fsync_of_a_file_saves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "LARGE_BYTES", 4)
+    store = SqliteNodeStore(folder)
+    store.save_outbox(entry(1), b"first frame", residual(0.5))
+    with monkeypatch.context() as patch:
+        full_disk(patch)
+        with pytest.raises(StorageError, match="No space left"):
+            store.save_outbox(entry(2), b"second frame", residual(9.0))
+    np.testing.assert_array_equal(store.residual(), residual(0.5))
+    assert store.entry(entry(2).offer.update) is None
+    store.save_outbox(entry(2), b"second frame", residual(0.25))
+    store.close()
+    again = SqliteNodeStore(folder)
+    assert [kept.offer.round for kept in again.recovered().outbox] == [1, 2]
+    np.testing.assert_array_equal(again.residual(), residual(0.25))
+    assert len(list(folder.glob("*.body"))) == 3
+    again.close()
+
+
+def test_full_database_saves_nothing_and_recovers(folder: Path) -> None:
+    store = SqliteNodeStore(folder)
+    store.save_outbox(entry(1), b"frame", residual(0.5))
+    connection = store._db._db
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(StorageError, match="full"):
+        store.save_outbox(entry(2), b"x" * 100_000, residual(9.0))
+    connection.execute("PRAGMA max_page_count=1000000")
+    assert [kept.offer.round for kept in store.recovered().outbox] == [1]
+    store.save_outbox(entry(2), b"x" * 100_000, residual(0.25))
+    assert store.frame(entry(2).offer.update) == b"x" * 100_000
+    store.close()
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_every_change_on_a_failing_disk_is_a_storage_error_and_changes_nothing(kind: str, folder: Path) -> None:
+    store: NodeStore = MemoryNodeStore() if kind == "memory" else SqliteNodeStore(folder)
+    store.save_outbox(entry(1), b"frame", residual(0.5))
+    before = store.recovered()
+    if isinstance(store, MemoryNodeStore):
+        store.failing = True
+    elif isinstance(store, SqliteNodeStore):
+        store._db._db.execute("PRAGMA query_only=1")
+    update = entry(1).offer.update
+    changes: tuple[Callable[[], None], ...] = (
+        lambda: store.save_outbox(entry(2), b"frame", None),
+        lambda: store.mark_stored(update),
+        lambda: store.settle(update, None),
+        lambda: store.save_progress(RUN, RoundId(9)),
+        lambda: store.forget_run(OTHER_RUN),
+    )
+    for change in changes:
+        with pytest.raises(StorageError):
+            change()
+    assert store.recovered() == before
+    np.testing.assert_array_equal(store.residual(), residual(0.5))
+    store.close()
+
+
+def test_model_that_cannot_be_written_is_a_storage_error(folder: Path) -> None:
+    store = SqliteNodeStore(folder)
+    (folder / "model.safetensors.tmp").mkdir()
+    with pytest.raises(StorageError, match="model"):
+        store.save_model(model())
+    assert store.held_model() is None
+    store.close()
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a model", b"\xff" * 400])
+def test_damaged_model_file_is_as_good_as_none(folder: Path, damage: bytes) -> None:
+    store = SqliteNodeStore(folder)
+    store.save_model(model())
+    store.close()
+    (folder / "model.safetensors").write_bytes(damage)
+    again = SqliteNodeStore(folder)
+    assert again.held_model() is None
+    assert again.recovered().held_version is None
+    again.close()
+
+
+def test_model_with_one_changed_byte_is_as_good_as_none(folder: Path) -> None:
+    store = SqliteNodeStore(folder)
+    store.save_model(model())
+    store.close()
+    body = bytearray((folder / "model.safetensors").read_bytes())
+    body[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(body)
+    again = SqliteNodeStore(folder)
+    assert again.held_model() is None
+    again.close()
+
+
+def test_files_that_nothing_names_are_swept_at_start(folder: Path) -> None:
+    SqliteNodeStore(folder).close()
+    for name in ("orphan.1.1.body", "model.safetensors.tmp"):
+        (folder / name).write_bytes(b"left by a crash")
+    SqliteNodeStore(folder).close()
+    assert not list(folder.glob("*.body")) + list(folder.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_update_whose_payload_is_lost_is_dropped_from_the_outbox(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setattr(database, "LARGE_BYTES", 4)
+    store = SqliteNodeStore(folder)
+    store.save_outbox(entry(1), b"first frame", residual(0.5))
+    store.close()
+    for path in folder.glob("*.body"):
+        if damage == "missing":
+            path.unlink()
+        else:
+            path.write_bytes(b"another content")
+    again = SqliteNodeStore(folder)
+    assert again.recovered().outbox == ()
+    assert again.residual() is None
+    again.close()
+
+
+def test_offer_that_cannot_be_read_is_dropped_from_the_outbox(folder: Path) -> None:
+    store = SqliteNodeStore(folder)
+    store.save_outbox(entry(1), b"frame", None)
+    store.close()
+    with sqlite3.connect(folder / "node.sqlite") as connection:
+        connection.execute("UPDATE outbox SET offer = ?", (b"\xff",))
+    connection.close()
+    again = SqliteNodeStore(folder)
+    assert again.recovered().outbox == ()
+    again.close()
+
+
+def test_damaged_database_is_refused_with_a_remedy(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "node.sqlite").write_bytes(b"this is no database" * 100)
+    with pytest.raises(StorageError, match=r"move .* away"):
+        SqliteNodeStore(folder)
+
+
+def test_database_of_another_format_is_refused(folder: Path) -> None:
+    SqliteNodeStore(folder).close()
+    with sqlite3.connect(folder / "node.sqlite") as connection:
+        connection.execute("UPDATE meta SET value = 99 WHERE name = 'format'")
+    connection.close()
+    with pytest.raises(StorageError, match="format 99"):
+        SqliteNodeStore(folder)
+
+
+def test_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be used"):
+        SqliteNodeStore(tmp_path / "file" / "state")
+
+
+def test_disk_that_cannot_be_read_is_a_storage_error(folder: Path) -> None:
+    store = SqliteNodeStore(folder)
+    store._db.close()
+    with pytest.raises(StorageError, match="cannot be read"):
+        store.recovered()
+    store.close()
+
+
+def test_bug_inside_a_transaction_changes_nothing_and_is_not_hidden(folder: Path) -> None:
+    store = SqliteNodeStore(folder)
+
+    def half() -> None:
+        with store._db.transaction(durable=True):
+            store._db.set_meta("run", "half done")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        half()
+    assert store.recovered().run is None
+    store.save_progress(RUN, RoundId(1))
+    assert store.recovered().run == RUN
+    store.close()
+
+
+def test_database_with_overwritten_pages_is_refused_with_a_remedy(folder: Path) -> None:
+    store = SqliteNodeStore(folder)
+    store.save_outbox(entry(1), b"x" * 500_000, None)
+    store.close()
+    path = folder / "node.sqlite"
+    body = bytearray(path.read_bytes())
+    for page in range(4096, len(body), 4096):
+        body[page : page + 64] = b"\xff" * 64
+    path.write_bytes(body)
+    with pytest.raises(StorageError, match=r"move .* away"):
+        SqliteNodeStore(folder)
+
+
+def test_database_whose_check_fails_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Suspicious(sqlite3.Connection):
+        def execute(self, statement: str, values: Any = ()) -> sqlite3.Cursor:
+            said = "SELECT 'row 3 missing from index'" if "quick_check" in statement else statement
+            return super().execute(said, values)
+
+    real = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda path, **options: real(path, factory=Suspicious, **options))
+    with pytest.raises(StorageError, match="row 3 missing"):
+        SqliteNodeStore(folder)

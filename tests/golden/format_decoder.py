@@ -1,0 +1,248 @@
+"""A second decoder, written from compression/FORMAT.md alone, in plain Python: slow, short, and trusting.
+
+It shares no code with the library. Where it and the library agree on the golden frames, the page is complete.
+"""
+
+import struct
+from hashlib import blake2b
+
+import zstandard
+
+Tensor = tuple[str, list[int], str, str]
+"""Name, shape, type, role."""
+MAGIC = b"\x28\xb5\x2f\xfd"
+FLOAT_MAX = struct.unpack("<f", bytes.fromhex("ffff7f7f"))[0]
+POINTS = {
+    1: (817,),
+    2: (464, 1547),
+    3: (251, 774, 1376, 2204),
+    4: (131, 397, 673, 965, 1286, 1657, 2119, 2798),
+}
+WIDTHS = {2: 8, 3: 5, 4: 4, 6: 3, 16: 2, 256: 1}
+
+
+def rounded(value: float) -> float:
+    """The nearest float32, at most the largest."""
+    value = max(-FLOAT_MAX, min(FLOAT_MAX, value))
+    nearest: float = struct.unpack("<f", struct.pack("<f", value))[0]
+    return nearest
+
+
+def product(sides: list[int]) -> int:
+    """Entries of a shape."""
+    total = 1
+    for side in sides:
+        total *= side
+    return total
+
+
+class Reader:
+    """The elements of section 3."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.place = 0
+
+    def take(self, count: int) -> bytes:
+        """Bytes."""
+        self.place += count
+        assert self.place <= len(self.data)
+        return self.data[self.place - count : self.place]
+
+    def number(self) -> int:
+        """LEB128."""
+        value, shift = 0, 0
+        while True:
+            byte = self.take(1)[0]
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    def stream(self, size: int) -> bytes:
+        """A stream of `size` bytes."""
+        coded = self.number()
+        stored = self.take(coded >> 1)
+        data = zstandard.ZstdDecompressor().decompress(MAGIC + stored) if coded & 1 else stored
+        assert len(data) == size
+        return data
+
+    def bits(self, count: int) -> list[int]:
+        """Bits, lowest first."""
+        data = self.stream(-(-count // 8))
+        return [data[i // 8] >> i % 8 & 1 for i in range(count)]
+
+    def digits(self, count: int) -> list[int]:
+        """Base-k digits with escapes."""
+        base = self.take(1)[0] or 256
+        escapes = self.number()
+        width = WIDTHS[base]
+        packed = self.stream(-(-count // width))
+        escaped = iter(self.stream(escapes) if escapes else b"")
+        values = [packed[i // width] // base ** (i % width) % base for i in range(count)]
+        return [base - 1 + next(escaped) if escapes and value == base - 1 else value for value in values]
+
+    def places(self, count: int, layout: int) -> list[int]:
+        """Positions that are not zero."""
+        marked = self.number()
+        if layout == 2:
+            found = [i for i, bit in enumerate(self.bits(count)) if bit]
+        else:
+            found, place = [], -1
+            for gap in self.stream(marked + self.number()):
+                place += gap + 1 if gap < 255 else 255
+                if gap < 255:
+                    found.append(place)
+        assert len(found) == marked
+        return found
+
+    def level(self, count: int) -> list[int]:
+        """Magnitudes."""
+        layout = self.take(1)[0]
+        if layout == 1:
+            return self.digits(count)
+        values = [0] * count
+        if layout in (2, 3):
+            places = self.places(count, layout)
+            for place, value in zip(places, self.level(len(places)), strict=True):
+                values[place] = value + 1
+        return values
+
+    def symbols(self, count: int) -> list[int]:
+        """Signed symbols."""
+        layout = self.take(1)[0]
+        if layout == 1:
+            return [(z + 1) // 2 if z & 1 else -z // 2 for z in self.digits(count)]
+        values = [0] * count
+        if layout in (2, 3):
+            places = self.places(count, layout)
+            signs = self.bits(len(places))
+            for place, sign, value in zip(places, signs, self.level(len(places)), strict=True):
+                values[place] = -(value + 1) if sign else value + 1
+        return values
+
+    def floats(self, count: int) -> list[float]:
+        """Byte planes of rotated words."""
+        planes = [self.stream(count) for _ in range(4)]
+        words = [int.from_bytes(bytes(plane[i] for plane in planes), "little") for i in range(count)]
+        return [struct.unpack("<f", struct.pack("<I", word >> 1 | (word & 1) << 31))[0] for word in words]
+
+    def codes(self, count: int, bits: int) -> list[int]:
+        """Fixed-length codes."""
+        whole = int.from_bytes(self.take(-(-count * bits // 8)), "little")
+        return [whole >> i * bits & ((1 << bits) - 1) for i in range(count)]
+
+
+def hashed(seed: int, index: int) -> int:
+    """The counter-based hash of section 5."""
+    mask = 0xFFFFFFFF
+    word = (index + seed * 0x9E3779B9) & mask
+    word = ((word ^ word >> 16) * 0x7FEB352D) & mask
+    word = ((word ^ word >> 15) * 0x846CA68B) & mask
+    return word ^ word >> 16
+
+
+def groups(tensors: list[Tensor], partition: int, reader: Reader) -> list[list[int]]:
+    """Positions of each group (partitions 0, 1 and 3)."""
+    runs, place = [], 0
+    for _, shape, _, role in tensors:
+        if role == "parameter" and product(shape):
+            runs.append((len(shape) >= 2, range(place, place + product(shape))))
+            place += product(shape)
+    if partition == 0:
+        return [[i for _, run in runs for i in run]]
+    matrices = sum(is_matrix for is_matrix, _ in runs)
+    classes = iter([0] * matrices)
+    if partition == 3:
+        assert reader.take(1)[0] == 6
+        classes = iter(reader.codes(matrices, 2))
+    found: list[list[int]] = [[] for _ in range(5)]
+    for is_matrix, run in runs:
+        found[next(classes) if is_matrix else 4] += run
+    return [group for group in found if group]
+
+
+def decode(frame: bytes, tensors: list[Tensor]) -> tuple[list[float], list[float], list[int]]:
+    """Parameters, statistics and counters."""
+    assert frame[:5] == b"FMQU\x01"
+    assert blake2b(frame[:-16], digest_size=16).digest() == frame[-16:]
+    kind, segments, text = frame[5:8]
+    step, seed, partition, bits, reserved, length = struct.unpack("<fIBBHI", frame[24:40])
+    assert (reserved, length) == (0, len(frame))
+    reader = Reader(frame[40 + text : -16])
+    sizes = {
+        role: sum(product(t[1]) for t in tensors if t[3] == role) for role in ("parameter", "statistic", "counter")
+    }
+    size = sizes["parameter"]
+    used = 0
+    values = [0.0] * size
+    if kind == 0:
+        assert reader.take(1)[0] == 0
+        values, used = reader.floats(size), 1
+    elif kind == 1:
+        used = partition == 3
+        for group in groups(tensors, partition, reader):
+            used += 1
+            assert reader.take(1)[0] == 1
+            scale, *shifts = struct.unpack("<Bbbb", reader.take(4))
+            for place, q in zip(group, reader.symbols(len(group)), strict=True):
+                if q:
+                    point = rounded((128 * abs(q) + shifts[min(abs(q), 3) - 1]) * step * 2.0 ** (-7 - scale))
+                    values[place] = point if q > 0 else -point
+    elif kind == 2:
+        used = 1
+        assert reader.take(1)[0] == 1
+        for place, q in enumerate(reader.symbols(size)):
+            noise = hashed(seed, place) // 256 * 2.0**-24 - 0.5
+            values[place] = rounded(rounded(q * step) - rounded(noise * step))
+    else:
+        used = 1
+        assert reader.take(1)[0] == 5
+        values = eden(reader, size, bits, seed) if kind == 3 else common(reader, size, bits, step)
+    others = (sizes["statistic"] > 0) + (sizes["counter"] > 0)
+    if segments > used + others:
+        assert reader.take(1)[0] == 2
+        count = reader.number()
+        positions = struct.unpack(f"<{count}I", reader.take(4 * count))
+        for place, value in zip(positions, struct.unpack(f"<{count}f", reader.take(4 * count)), strict=True):
+            values[place] = value
+    statistics, counters = [], []
+    if sizes["statistic"]:
+        assert reader.take(1)[0] == 3
+        statistics = reader.floats(sizes["statistic"])
+    if sizes["counter"]:
+        assert reader.take(1)[0] == 4
+        planes = [reader.stream(sizes["counter"]) for _ in range(8)]
+        words = (bytes(plane[i] for plane in planes) for i in range(sizes["counter"]))
+        counters = [int.from_bytes(word, "little", signed=True) for word in words]
+    assert reader.place == len(reader.data)
+    return values, statistics, counters
+
+
+def common(reader: Reader, size: int, bits: int, step: float) -> list[float]:
+    """Integers of two's complement on a grid."""
+    half = 1 << bits - 1
+    return [rounded(((code ^ half) - half) * step) for code in reader.codes(size, bits)]
+
+
+def eden(reader: Reader, size: int, bits: int, seed: int) -> list[float]:
+    """Blocks of rotated centroids."""
+    full, rest = divmod(size, 4096)
+    blocks = [4096] * full + ([1 << (rest - 1).bit_length()] if rest else [])
+    scales = struct.unpack(f"<{len(blocks)}f", reader.take(4 * len(blocks)))
+    points = [-point for point in reversed(POINTS[bits])] + list(POINTS[bits])
+    codes = iter(reader.codes(sum(blocks), bits))
+    values: list[float] = []
+    for block, scale in zip(blocks, scales, strict=True):
+        start = len(values)
+        sums = [points[next(codes)] for _ in range(block)]
+        half = 1
+        while half < block:
+            for i in range(block):
+                if not i & half:
+                    sums[i], sums[i + half] = sums[i] + sums[i + half], sums[i] - sums[i + half]
+            half *= 2
+        values += [
+            rounded(total * (-1 if hashed(seed, start + i) >> 31 else 1) * scale) for i, total in enumerate(sums)
+        ]
+    return values[:size]

@@ -1,0 +1,194 @@
+"""The bytes of one example of every message, fixed: a change of any of them is a change of the protocol (FED-13).
+
+Run this file as a script to write the examples of new messages; it never changes a file that exists.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from federation.protocol.messages import (
+    Activity,
+    Cancel,
+    Cohort,
+    CoordinatorState,
+    Decline,
+    Grant,
+    Message,
+    ModelPart,
+    ModelRef,
+    NodeState,
+    PartKind,
+    Presence,
+    Progress,
+    Reason,
+    Rebirth,
+    Receipt,
+    ReceiptStatus,
+    RetryAfter,
+    RoundAnnouncement,
+    TrainSettings,
+    UpdateOffer,
+)
+from federation.protocol.schema import SCHEMAS
+from federation.protocol.wire import decode_message, encode_message
+from federation.types import Digest, Epoch, Incarnation, ModelVersion, RoundId, RunId, UpdateId
+
+FOLDER = Path(__file__).parent / "messages"
+RUN = RunId("0123456789abcdef")
+UPDATE = UpdateId("9-press_01")
+
+EXAMPLES: dict[str, Message] = {
+    "coordinator_state": CoordinatorState(
+        presence=Presence.ONLINE, run=RUN, epoch=Epoch(3), protocol_min=1, protocol_max=1
+    ),
+    "round_announcement": RoundAnnouncement(
+        run=RUN,
+        epoch=Epoch(3),
+        round=RoundId(9),
+        task="digits",
+        model=ModelRef(
+            version=ModelVersion(300),
+            digest=Digest(bytes(range(16))),
+            manifest_digest=Digest(bytes(range(16, 32))),
+            seed=None,
+            parts=(
+                ModelPart(
+                    kind=PartKind.KEYFRAME,
+                    version=ModelVersion(299),
+                    payload_bytes=17_000_000,
+                    payload_digest=Digest(b"k" * 16),
+                    chunk_bytes=61_440,
+                ),
+                ModelPart(
+                    kind=PartKind.DELTA,
+                    version=ModelVersion(300),
+                    payload_bytes=9_000,
+                    payload_digest=Digest(b"d" * 16),
+                    chunk_bytes=61_440,
+                ),
+            ),
+        ),
+        cohort=Cohort(fingerprints=bytes.fromhex("0102030410203040")),
+        settings=TrainSettings(
+            local_epochs=2,
+            batch_size=64,
+            learning_rate=0.125,
+            momentum=0.5,
+            weight_decay=0.25,
+            max_steps=1000,
+            proximal_mu=0.75,
+            seed=2**63,
+            extra={"temperature": 2.0, "alpha": -1.5},
+        ),
+        codec="edge",
+        min_base_version=ModelVersion(296),
+        lease_s=120.0,
+        spread_s=0.5,
+    ),
+    "final_announcement": RoundAnnouncement(
+        run=RUN,
+        epoch=Epoch(4),
+        round=RoundId(10),
+        task="digits",
+        model=ModelRef(
+            version=ModelVersion(0),
+            digest=Digest(bytes(16)),
+            manifest_digest=Digest(bytes(16)),
+            seed=7,
+            parts=(),
+        ),
+        cohort=Cohort(share=0),
+        settings=TrainSettings(),
+        codec="lossless",
+        min_base_version=ModelVersion(0),
+        lease_s=60.0,
+        spread_s=0.0,
+        final=True,
+    ),
+    "node_state": NodeState(
+        presence=Presence.ONLINE,
+        incarnation=Incarnation(5),
+        protocol_min=1,
+        protocol_max=1,
+        task="digits",
+        device="cpu, 4 threads",
+        codecs=("edge", "balanced"),
+        activity=Activity.TRAINING,
+        round=RoundId(9),
+    ),
+    "node_will": NodeState(presence=Presence.LOST, incarnation=Incarnation(5), protocol_min=1, protocol_max=1),
+    "update_offer": UpdateOffer(
+        run=RUN,
+        round=RoundId(9),
+        update=UPDATE,
+        incarnation=Incarnation(5),
+        base_version=ModelVersion(300),
+        base_digest=Digest(bytes(range(16))),
+        num_examples=1234,
+        metrics={"loss": 0.5, "accuracy": 0.875},
+        codec="edge",
+        payload_bytes=1_000_000,
+        payload_digest=Digest(b"u" * 16),
+        chunk_bytes=61_440,
+        fetched_bytes=9_000,
+        train_s=1.5,
+    ),
+    "inline_offer": UpdateOffer(
+        run=RUN,
+        round=RoundId(9),
+        update=UPDATE,
+        incarnation=Incarnation(5),
+        base_version=ModelVersion(300),
+        base_digest=Digest(bytes(range(16))),
+        num_examples=1,
+        metrics={},
+        codec="edge",
+        payload_bytes=5,
+        payload_digest=Digest(b"u" * 16),
+        chunk_bytes=61_440,
+        inline=b"frame",
+    ),
+    "decline": Decline(run=RUN, round=RoundId(9), reason="the battery is low", retry_after_s=600.0),
+    "grant": Grant(update=UPDATE, bitmap=bytes.fromhex("ff0300"), window=32),
+    "applied_receipt": Receipt(run=RUN, update=UPDATE, status=ReceiptStatus.APPLIED, version=ModelVersion(301)),
+    "stale_receipt": Receipt(run=RUN, update=UPDATE, status=ReceiptStatus.STALE, reason=Reason.TOO_STALE),
+    "cancel": Cancel(run=RUN, round=RoundId(9)),
+    "retry_after": RetryAfter(update=UPDATE, seconds=30.0),
+    "rebirth": Rebirth(),
+    "progress": Progress(round=RoundId(9), activity=Activity.UPLOADING, fraction=0.25, metrics={"loss": 0.5}),
+}
+
+
+def _golden(name: str) -> bytes:
+    return bytes.fromhex((FOLDER / f"{name}.hex").read_text(encoding="ascii"))
+
+
+def test_every_message_has_an_example_and_every_file_is_one() -> None:
+    assert {type(message) for message in EXAMPLES.values()} == {schema.record.make for schema in SCHEMAS}
+    assert {path.stem for path in FOLDER.iterdir()} == set(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_message_is_written_with_the_same_bytes_as_ever(name: str) -> None:
+    """FED-13."""
+    assert encode_message(EXAMPLES[name]).hex() == _golden(name).hex()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_message_of_old_is_read_as_ever(name: str) -> None:
+    """FED-13, FED-14."""
+    assert decode_message(_golden(name)) == EXAMPLES[name]
+
+
+def _write_missing() -> None:
+    for name, message in EXAMPLES.items():
+        path = FOLDER / f"{name}.hex"
+        if not path.exists():
+            digits = encode_message(message).hex()
+            text = "\n".join(digits[at : at + 96] for at in range(0, len(digits), 96))
+            path.write_text(text + "\n", encoding="ascii")
+
+
+if __name__ == "__main__":
+    _write_missing()

@@ -1,0 +1,130 @@
+"""Bytes from a stranger: whatever they are, they are refused as theirs and cost little (FED-15, FED-16)."""
+
+import tracemalloc
+from pathlib import Path
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.errors import MalformedMessage, RemoteProtocolError
+from federation.protocol.limits import MESSAGE_BYTES_MAX
+from federation.protocol.wire import decode_message, encode_message
+
+MESSAGES = {
+    path.stem: bytes.fromhex(path.read_text(encoding="ascii"))
+    for path in sorted((Path(__file__).parent.parent / "golden" / "messages").iterdir())
+}
+
+ANY_DATA = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.integers(0, 20) | st.text(), inner, max_size=6),
+    max_leaves=20,
+)
+
+
+def refused_or_canonical(payload: bytes) -> bool:
+    """Whether the bytes are refused; when they are read, they are the one spelling of what they say."""
+    try:
+        message = decode_message(payload)
+    except RemoteProtocolError:
+        return True
+    # A newer peer's fields are ignored, so the spelling of what was understood may be shorter.
+    assert len(encode_message(message)) <= len(payload)
+    return False
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_every_prefix_of_every_message_is_refused(name: str) -> None:
+    """FED-13."""
+    message = MESSAGES[name]
+    decode_message(message)
+    for length in range(len(message)):
+        with pytest.raises(MalformedMessage):
+            decode_message(message[:length])
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_every_message_with_a_byte_more_is_refused(name: str) -> None:
+    """FED-13."""
+    for extra in range(256):
+        with pytest.raises(MalformedMessage):
+            decode_message(MESSAGES[name] + bytes([extra]))
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_every_flipped_bit_is_another_message_or_refused(name: str) -> None:
+    """FED-13: no two spellings of one message are one bit apart."""
+    message = MESSAGES[name]
+    for bit in range(len(message) * 8):
+        changed = bytearray(message)
+        changed[bit // 8] ^= 1 << bit % 8
+        if not refused_or_canonical(bytes(changed)):
+            assert decode_message(bytes(changed)) != decode_message(message)
+
+
+@given(st.binary(max_size=400))
+def test_random_bytes_are_refused_as_theirs(payload: bytes) -> None:
+    """FED-15."""
+    refused_or_canonical(payload)
+
+
+@given(st.integers(0, 13), ANY_DATA, st.dictionaries(st.integers(2, 17), ANY_DATA, max_size=16))
+def test_random_fields_in_a_good_envelope_are_refused_as_theirs(code: int, version: object, fields: dict) -> None:  # type: ignore[type-arg]
+    """FED-15."""
+    refused_or_canonical(msgpack.packb({0: 1, 1: code, **dict(sorted(fields.items()))}))
+    refused_or_canonical(msgpack.packb({0: version, 1: code}))
+
+
+@given(st.sampled_from(sorted(MESSAGES)), st.integers(2, 17), ANY_DATA)
+def test_a_message_with_one_field_replaced_is_refused_as_theirs(name: str, number: int, value: object) -> None:
+    """FED-15."""
+    fields = msgpack.unpackb(MESSAGES[name], strict_map_key=False)
+    fields[number] = value
+    refused_or_canonical(msgpack.packb(dict(sorted(fields.items()))))
+
+
+@pytest.mark.parametrize(
+    "filling", [b"\x80", b"\x90", b"\xc0", b"\xdf\xff\xff\xff\xff", b"\xdd\xff\xff\xff\xff", b"\x81"]
+)
+def test_megabytes_of_containers_are_refused_by_their_size_alone(filling: bytes) -> None:
+    """FED-16: 4 MB of empty maps would become 283 MiB of objects."""
+    payload = filling * (4_000_000 // len(filling))
+    tracemalloc.start()
+    try:
+        with pytest.raises(MalformedMessage, match="the limit is"):
+            decode_message(payload)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 100_000
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\xdc\xff\xff" + b"\x80" * 64_900,
+        b"\xde\xff\xff" + b"\x00" * 64_900,
+        b"\xdf\xff\xff\xff\xff",
+        b"\xdd\xff\xff\xff\xff",
+        b"\xc6\xff\xff\xff\xff",
+        b"\xdb\xff\xff\xff\xff",
+        b"\xc9\xff\xff\xff\xff\x05",
+        b"\x91" * MESSAGE_BYTES_MAX,
+        b"\x81\x00" * (MESSAGE_BYTES_MAX // 2),
+        b"\x91" * 600 + b"\x90",
+        b"\x81\x00" * 1000 + b"\x80",
+    ],
+    ids=lambda payload: f"{payload[:6].hex()}x{len(payload)}",
+)
+def test_a_message_that_promises_much_or_nests_deeply_costs_little(payload: bytes) -> None:
+    """FED-16."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(MalformedMessage):
+            decode_message(payload)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 8_000_000

@@ -1,0 +1,91 @@
+"""The demo as a person runs it: real broker, real processes, a real kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
+
+DEMO = [sys.executable, "-m", "coordinator", "demo"]
+
+
+def demo(arguments: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*DEMO, *arguments], check=False, capture_output=True, text=True, timeout=200, cwd=cwd)
+
+
+def descendants_of(marker: str) -> list[str]:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if any(marker in part for part in command):
+            found.append(" ".join(command))
+    return found
+
+
+def test_a_federation_with_a_killed_node_reaches_its_last_version_and_reports(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    done = demo(["--nodes", "3", "--rounds", "6", "--report", str(file)])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SIGKILL" in done.stdout
+    report = json.loads(file.read_text())
+    assert [row["version"] for row in report["rounds"]] == [1, 2, 3, 4, 5, 6]
+    assert report["final_accuracy"] > 0.5
+    assert sum(node["restarts"] for node in report["nodes_detail"]) >= 1
+    assert report["bytes_up_total"] < report["bytes_up_fp32"] / 16
+    assert sum(row["accepted"] for row in report["rounds"]) == sum(
+        node["updates_applied"] for node in report["nodes_detail"]
+    )
+    for key in ("task", "nodes", "codec", "strategy", "model_parameters", "loop_wall_s", "total_wall_s", "broker"):
+        assert key in report
+    for row in report["rounds"]:
+        assert {"accuracy", "wall_s", "accepted", "stale", "refused", "bytes_up", "bytes_down"} <= set(row)
+
+
+def test_json_prints_one_object_and_nothing_else(tmp_path: Path) -> None:
+    done = demo(["--nodes", "2", "--rounds", "1", "--no-chaos", "--json"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["nodes"] == 2
+
+
+def test_ctrl_c_stops_everything_and_leaves_no_process_behind(tmp_path: Path) -> None:
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    command = [*DEMO, "--nodes", "2", "--rounds", "1000", "--no-chaos"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
+    )
+    watchdog = threading.Timer(120, process.kill)
+    watchdog.start()
+    try:
+        assert process.stdout is not None
+        with process.stdout as lines:
+            assert any("version 1:" in line for line in lines), "the demo never committed a version"
+            process.send_signal(signal.SIGINT)
+            rest = lines.read()
+        assert process.wait(30) == 130, rest
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.wait()
+    assert "interrupted" in rest
+    assert descendants_of(str(tmp_path)) == []
+
+
+def test_a_wrong_option_is_explained_in_one_line() -> None:
+    done = demo(["--nodes", "3", "--per-round", "7"])
+    assert done.returncode == 2
+    assert "--per-round" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_task_that_cannot_be_loaded_is_explained(tmp_path: Path) -> None:
+    done = demo(["--task", "digitz", "--rounds", "1"])
+    assert done.returncode == 2
+    assert "digits" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,417 @@
+"""Each trap of MQTT, Mosquitto and the client library that is ours to avoid, against a real broker."""
+
+import io
+import queue
+import random
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import structlog
+
+from federation.errors import PayloadTooLarge
+from federation.runtime import mqtt, network_thread
+from federation.runtime.local_broker import BROKER_LIMITS, LocalBroker, free_port
+from federation.runtime.log import configure_log
+from federation.runtime.mqtt import MqttTransport, SessionSettings, parse_broker_url
+from federation.runtime.transport import (
+    Inbox,
+    InboxItem,
+    MessageReceived,
+    TransportConnected,
+    TransportDisconnected,
+    TransportFailed,
+    Will,
+)
+from federation.testing import TcpProxy
+
+pytestmark = pytest.mark.broker
+
+_WAIT_S = 30.0
+_QUIET_S = 0.3
+EventT = TypeVar("EventT")
+Connect = Callable[..., "Client"]
+
+
+class Client:
+    """A transport with its inbox."""
+
+    def __init__(self, url: str, session: SessionSettings, inbox: Inbox, will: Will | None) -> None:
+        self.inbox = inbox
+        self.transport = MqttTransport(parse_broker_url(url), session, inbox, will=will, rng=random.Random(3))
+
+    def expect(self, kind: type[EventT]) -> EventT:
+        event = self.inbox.get(timeout=_WAIT_S).event
+        assert isinstance(event, kind), event
+        return event
+
+    def until(self, kind: type[EventT]) -> EventT:
+        while not isinstance(event := self.inbox.get(timeout=_WAIT_S).event, kind):
+            pass
+        return event
+
+    def is_quiet(self) -> bool:
+        try:
+            self.inbox.get(timeout=_QUIET_S)
+        except queue.Empty:
+            return True
+        return False
+
+
+@pytest.fixture(autouse=True)
+def log() -> Iterator[io.StringIO]:
+    """The log of this test, as JSON lines."""
+    stream = io.StringIO()
+    configure_log(json=True, stream=stream)
+    yield stream
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Make and open clients; close them afterwards."""
+    made: list[Client] = []
+
+    def make(
+        url: str, name: str = "c", *filters: str, inbox: Inbox | None = None, will: Will | None = None, **session: Any
+    ) -> Client:
+        defaults: dict[str, Any] = {"first_connect_spread_s": 0.0, "reconnect_delay_s_max": 0.2}
+        settings = SessionSettings(client_id=name, **{**defaults, **session})
+        client = Client(url, settings, queue.Queue(1_000) if inbox is None else inbox, will)
+        made.append(client)
+        for topic_filter in filters:
+            client.transport.subscribe(topic_filter)
+        client.transport.open()
+        return client
+
+    yield make
+    for client in made:
+        client.transport.close()
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("mqtt-")]
+    assert not left, f"network threads are left: {left}"
+
+
+def _with_limits(**limits: str) -> Mapping[str, str]:
+    return {**BROKER_LIMITS, **limits}
+
+
+def test_the_broker_s_packet_limit_is_known_before_anything_is_sent(connect: Connect) -> None:
+    with LocalBroker(settings=_with_limits(max_packet_size="70000")) as broker:
+        client = connect(broker.url, "c", "t")
+        assert client.expect(TransportConnected).packet_bytes_max == 70_000
+        with pytest.raises(PayloadTooLarge, match="70000"):
+            client.transport.publish("t", bytes(70_000))
+        client.transport.publish("t", bytes(69_980))
+        assert len(client.expect(MessageReceived).payload) == 69_980
+
+
+def test_an_oversize_message_from_before_the_connection_is_dropped_and_blocks_nothing(connect: Connect) -> None:
+    with LocalBroker(settings=_with_limits(max_packet_size="70000")) as broker:
+        client = Client(broker.url, SessionSettings(client_id="c"), queue.Queue(10), None)
+        client.transport.subscribe("t")
+        client.transport.publish("t", bytes(100_000))
+        client.transport.publish("t", b"small")
+        client.transport.open()
+        client.expect(TransportConnected)
+        assert client.expect(MessageReceived).payload == b"small"
+        assert client.transport.dropped == 1
+        client.transport.close()
+
+
+def test_an_unacknowledged_message_that_a_new_broker_refuses_does_not_reconnect_for_ever(connect: Connect) -> None:
+    with LocalBroker() as broker, TcpProxy(broker.host, broker.port) as proxy:
+        client = connect(f"mqtt://{proxy.host}:{proxy.port}", "c", "t")
+        client.expect(TransportConnected)
+        proxy.partition(up=True, down=True)
+        client.transport.publish("t", bytes(100_000))
+        client.transport.publish("t", b"small")
+        broker.settings = _with_limits(max_packet_size="70000")
+        broker.restart()
+        proxy.close_all()
+        client.expect(TransportDisconnected)
+        proxy.heal()
+        client.expect(TransportConnected)
+        assert client.expect(MessageReceived).payload == b"small"
+        assert client.transport.dropped == 1
+        assert client.is_quiet()
+
+
+def test_an_exception_in_a_callback_costs_the_connection_and_neither_the_thread_nor_the_message(
+    broker: LocalBroker, connect: Connect, log: io.StringIO
+) -> None:
+    class FailingInbox(queue.Queue[InboxItem]):
+        failures = 2
+
+        def put(self, item: InboxItem, block: bool = True, timeout: float | None = None) -> None:
+            if isinstance(item.event, MessageReceived) and self.failures:
+                self.failures -= 1
+                raise RuntimeError("a bug")
+            super().put(item, block, timeout)
+
+    client = connect(broker.url, "c", "t", inbox=FailingInbox(100))
+    client.expect(TransportConnected)
+    client.transport.publish("t", b"again")
+    assert client.until(MessageReceived) == MessageReceived(topic="t", payload=b"again", duplicate=True)
+    assert client.transport.alive
+    assert log.getvalue().count("RuntimeError: a bug") == 2
+
+
+def test_a_full_inbox_costs_the_connection_and_no_message(
+    broker: LocalBroker, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt, "INBOX_WAIT_S", 0.05)
+    monkeypatch.setattr(network_thread, "INBOX_WAIT_S", 0.05)
+
+    class SmallInbox(queue.Queue[InboxItem]):
+        overflowed = threading.Event()
+
+        def put(self, item: InboxItem, block: bool = True, timeout: float | None = None) -> None:
+            try:
+                super().put(item, block, timeout)
+            except queue.Full:
+                self.overflowed.set()
+                raise
+
+    inbox = SmallInbox(2)
+    slow = connect(broker.url, "slow", "t", inbox=inbox)
+    slow.expect(TransportConnected)
+    speaker = connect(broker.url, "speaker")
+    speaker.expect(TransportConnected)
+    for number in range(40):
+        speaker.transport.publish("t", b"%d" % number)
+    assert inbox.overflowed.wait(_WAIT_S)
+    got: set[bytes] = set()
+    disconnected = False
+    while len(got) < 40 or not disconnected:
+        event = inbox.get(timeout=_WAIT_S).event
+        disconnected = disconnected or isinstance(event, TransportDisconnected)
+        if isinstance(event, MessageReceived):
+            got.add(event.payload)
+    assert got == {b"%d" % number for number in range(40)}
+
+
+def _present(client: Client, topic: str) -> str | None:
+    """Do as a role does: say at each connection that it is there. The reason when it gives up, None at the end."""
+    while True:
+        match client.inbox.get(timeout=_WAIT_S).event:
+            case TransportConnected():
+                client.transport.publish(topic, b"here", retain=True)
+            case TransportFailed(reason=reason):
+                return reason
+            case None:
+                return None
+
+
+def test_two_clients_with_one_id_end_with_one_that_says_why(broker: LocalBroker, connect: Connect) -> None:
+    will = Will(topic="state/same", payload=b"lost")
+    clients = [connect(broker.url, "same", will=will, reconnect_delay_s_max=0.05) for _ in range(2)]
+    failed: queue.Queue[tuple[Client, str | None]] = queue.Queue()
+    threads = [
+        threading.Thread(target=lambda c=client: failed.put((c, _present(c, "state/same")))) for client in clients
+    ]
+    for thread in threads:
+        thread.start()
+    loser, reason = failed.get(timeout=_WAIT_S)
+    assert reason is not None
+    assert "another client uses the id 'same'" in reason
+    loser.transport.publish("t", b"unsent")
+    assert loser.transport.dropped == 1
+    (winner,) = (client for client in clients if client is not loser)
+    watcher = connect(broker.url, "watcher", "t")
+    watcher.expect(TransportConnected)
+    winner.transport.publish("t", b"still here")
+    assert watcher.expect(MessageReceived).payload == b"still here"
+    winner.inbox.put(InboxItem(event=None))
+    assert failed.get(timeout=_WAIT_S) == (winner, None)
+    for thread in threads:
+        thread.join(_WAIT_S)
+
+
+def test_a_link_that_is_cut_again_and_again_is_not_taken_for_a_twin(broker: LocalBroker, connect: Connect) -> None:
+    with TcpProxy(broker.host, broker.port) as proxy:
+        will = Will(topic="state/c", payload=b"lost")
+        client = connect(f"mqtt://{proxy.host}:{proxy.port}", "c", will=will, reconnect_delay_s_max=0.05)
+        for _ in range(8):
+            client.expect(TransportConnected)
+            client.transport.publish("state/c", b"here", retain=True)
+            proxy.close_all()
+            client.expect(TransportDisconnected)
+        assert client.expect(TransportConnected).session_present
+
+
+def test_the_own_state_is_read_by_the_transport_alone(broker: LocalBroker, connect: Connect) -> None:
+    will = Will(topic="state/c", payload=b"lost")
+    client = connect(broker.url, "c", "t", will=will)
+    client.expect(TransportConnected)
+    client.transport.publish("state/c", b"here", retain=True)
+    client.transport.publish("t", b"after it")
+    assert client.expect(MessageReceived).payload == b"after it"
+    own = connect(broker.url, "own", "state/own", will=Will(topic="state/own", payload=b"lost"))
+    own.expect(TransportConnected)
+    own.transport.publish("state/own", b"wanted", retain=True)
+    assert own.expect(MessageReceived).payload == b"wanted"
+
+
+def test_refused_credentials_are_given_up_with_the_reason(connect: Connect) -> None:
+    with LocalBroker(lines=("allow_anonymous false",)) as broker:
+        client = connect(broker.url)
+        assert "Not authorized" in client.expect(TransportFailed).reason
+        assert not client.transport.connected
+
+
+def test_a_broker_that_is_away_is_waited_for(broker: LocalBroker, connect: Connect) -> None:
+    broker.kill()
+    client = connect(broker.url)
+    assert client.is_quiet()
+    broker.restart()
+    client.expect(TransportConnected)
+
+
+def test_a_server_that_never_answers_is_left(
+    broker: LocalBroker, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt, "CONNACK_WAIT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(_WAIT_S)
+        connect(f"mqtt://127.0.0.1:{silent.getsockname()[1]}", keepalive_s=1)
+        first, _ = silent.accept()
+        second, _ = silent.accept()
+        first.close()
+        second.close()
+
+
+def test_a_silent_partition_is_noticed_by_the_keep_alive(broker: LocalBroker, connect: Connect) -> None:
+    with TcpProxy(broker.host, broker.port) as proxy:
+        client = connect(f"mqtt://{proxy.host}:{proxy.port}", "c", "t", keepalive_s=1)
+        client.expect(TransportConnected)
+        proxy.partition(down=True, up=False)
+        client.expect(TransportDisconnected)
+        proxy.heal()
+        assert client.expect(TransportConnected).session_present
+
+
+def test_the_will_comes_after_its_delay_and_not_when_the_client_is_back_in_time(
+    broker: LocalBroker, connect: Connect
+) -> None:
+    watcher = connect(broker.url, "watcher", "state/+")
+    watcher.expect(TransportConnected)
+    with TcpProxy(broker.host, broker.port) as bad, TcpProxy(broker.host, broker.port) as dead:
+        will = Will(topic="state/back", payload=b"lost", delay_s=2)
+        back = connect(f"mqtt://{bad.host}:{bad.port}", "back", will=will)
+        back.expect(TransportConnected)
+        bad.close_all()
+        back.expect(TransportDisconnected)
+        back.expect(TransportConnected)
+        will = Will(topic="state/gone", payload=b"lost", delay_s=3)
+        gone = connect(f"mqtt://{dead.host}:{dead.port}", "gone", will=will)
+        gone.expect(TransportConnected)
+        dead.refuse()
+        assert watcher.expect(MessageReceived) == MessageReceived(topic="state/gone", payload=b"lost")
+        late = connect(broker.url, "late", "state/#")
+        late.expect(TransportConnected)
+        assert late.expect(MessageReceived) == MessageReceived(topic="state/gone", payload=b"lost", retained=True)
+        assert late.is_quiet()
+
+
+def test_a_session_survives_an_orderly_restart_of_a_broker_with_a_store(broker: LocalBroker, connect: Connect) -> None:
+    client = connect(broker.url, "c", "t")
+    client.expect(TransportConnected)
+    client.transport.publish("kept", b"1", retain=True)
+    client.transport.publish("t", b"")
+    client.expect(MessageReceived)
+    broker.restart()
+    client.expect(TransportDisconnected)
+    assert client.expect(TransportConnected).session_present
+    client.transport.subscribe("kept")
+    while not client.expect(MessageReceived).retained:
+        pass  # the message from before, when the broker went before it saw our acknowledgement
+    broker.restart(wipe_store=True)
+    client.expect(TransportDisconnected)
+    assert not client.expect(TransportConnected).session_present
+    assert client.is_quiet()
+
+
+def test_the_outgoing_queue_is_bounded_while_the_broker_is_away(broker: LocalBroker, connect: Connect) -> None:
+    broker.kill()
+    client = connect(broker.url, "c", "t", queue_messages_max=5)
+    for number in range(8):
+        client.transport.publish("t", b"%d" % number)
+    assert client.transport.dropped == 3
+    broker.restart()
+    client.expect(TransportConnected)
+    assert [client.expect(MessageReceived).payload for _ in range(5)] == [b"%d" % number for number in range(5)]
+
+
+def test_a_broker_that_refuses_a_publish_says_so_and_the_next_one_passes(connect: Connect, tmp_path: Path) -> None:
+    rules = tmp_path / "acl"
+    rules.write_text("user edge\ntopic readwrite allowed\n")
+    rules.chmod(0o600)
+    with LocalBroker(lines=(f"acl_file {rules}",)) as broker:
+        client = connect(broker.url.replace("//", "//edge:any@"), "c", "allowed")
+        client.expect(TransportConnected)
+        client.transport.publish("forbidden", b"1")
+        client.transport.publish("allowed", b"2")
+        assert client.expect(MessageReceived).payload == b"2"
+        assert client.transport.refused == 1
+
+
+def test_a_subscription_forgotten_while_the_link_was_down_is_forgotten_by_the_session(
+    broker: LocalBroker, connect: Connect
+) -> None:
+    with TcpProxy(broker.host, broker.port) as proxy:
+        client = connect(f"mqtt://{proxy.host}:{proxy.port}", "c", "a", "b")
+        client.expect(TransportConnected)
+        proxy.refuse()
+        client.expect(TransportDisconnected)
+        client.transport.unsubscribe("a")
+        proxy.heal()
+        assert client.expect(TransportConnected).session_present
+        client.transport.publish("a", b"unheard")
+        client.transport.publish("b", b"heard")
+        assert client.expect(MessageReceived).topic == "b"
+
+
+def test_close_does_not_wait_longer_than_it_may(broker: LocalBroker, connect: Connect) -> None:
+    with TcpProxy(broker.host, broker.port) as proxy:
+        client = connect(f"mqtt://{proxy.host}:{proxy.port}")
+        client.expect(TransportConnected)
+        proxy.partition()
+        client.transport.publish("t", b"never acknowledged")
+        client.transport.close(timeout_s=0.1)
+        assert not client.transport.alive
+
+
+def test_small_messages_leave_at_once(broker: LocalBroker, connect: Connect) -> None:
+    client = connect(broker.url)
+    client.expect(TransportConnected)
+    connection = client.transport._client.socket()
+    assert isinstance(connection, socket.socket)
+    assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_bulk_beyond_every_window_arrives_whole(broker: LocalBroker, connect: Connect) -> None:
+    hearer = connect(broker.url, "hearer", "up/#", receive_max=64)
+    hearer.expect(TransportConnected)
+    speakers = [connect(broker.url, f"s{number}") for number in range(3)]
+    body = random.Random(1).randbytes(61_440)
+    for speaker in speakers:
+        for index in range(100):
+            speaker.transport.publish(f"up/{index}", body)
+    topics = [hearer.expect(MessageReceived) for _ in range(300)]
+    assert all(message.payload == body for message in topics)
+    assert sorted(message.topic for message in topics) == sorted(
+        f"up/{index}" for index in range(100) for _ in range(3)
+    )
+
+
+def test_websockets_carry_the_same(connect: Connect) -> None:
+    port = free_port()
+    # A listener beside the plain one: Mosquitto 2.0.11 does not start with websockets alone.
+    with LocalBroker(lines=(f"listener {port} 127.0.0.1", "protocol websockets")):
+        client = connect(f"ws://127.0.0.1:{port}", "c", "t")
+        client.expect(TransportConnected)
+        client.transport.publish("t", bytes(60_000))
+        assert client.expect(MessageReceived).payload == bytes(60_000)

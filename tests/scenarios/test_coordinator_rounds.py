@@ -1,0 +1,250 @@
+"""Rounds as readable transcripts: what the coordinator does, in order, when this happens."""
+
+from coordinator import actions
+from coordinator.actions import Note
+from federation.protocol.messages import Activity, Presence
+from federation.types import RoundId
+from tests.unit.coordinator.machine_rig import Rig, engine, transcript
+
+
+def test_a_synchronous_round_from_the_first_connection_to_the_next_announcement() -> None:
+    """FED-22, FED-24, FED-35, FED-49, FED-56: save, then say; the model before its announcement; old parts go last."""
+    rig = Rig(engine(nodes_min=2))
+
+    assert transcript(rig.connect()) == ["publish state online epoch 1", "publish model 0"]
+    assert transcript(rig.state("ann")) == []
+    assert transcript(rig.state("bob")) == ["save round 0 of version 0 for ann bob", "announce round 0 of version 0"]
+    assert transcript(rig.offer("ann", 0)) == ["store 0-ann", "tell ann stored 0-ann"]
+    assert transcript(rig.offer("bob", 0)) == [
+        "store 0-bob",
+        "tell bob stored 0-bob",
+        "commit 1 of 0-ann@0 0-bob@0 because buffer_full",
+        "tell ann applied 0-ann in 1",
+        "tell bob applied 0-bob in 1",
+        "close ann bob in round 0",
+        "save round 1 of version 1 for ann bob",
+        "clear all but model 1",
+        "publish model 1",
+        "announce round 1 of version 1",
+    ]
+
+
+def test_a_node_that_vanishes_does_not_hold_up_the_round() -> None:
+    """FED-29: the will frees the slot; nobody is left to wait for, and one update is a quorum."""
+    rig = Rig()
+    rig.start("ann", "bob")
+    rig.offer("ann", 0)
+
+    assert transcript(rig.state("bob", Presence.LOST)) == [
+        "close ann bob in round 0",
+        "commit 1 of 0-ann@0 because nobody_left",
+        "tell ann applied 0-ann in 1",
+        "save round 1 of version 1 for ann",
+        "clear all but model 1",
+        "publish model 1",
+        "announce round 1 of version 1",
+    ]
+
+
+def test_a_silent_node_loses_its_slot_when_its_lease_ends() -> None:
+    """FED-29: an update that comes after its lease is judged like any other."""
+    rig = Rig(engine(quorum=2, max_staleness=1))
+    rig.start("ann", "bob")
+    rig.offer("ann", 0)
+    rig.wait(59.0)
+    assert rig.get("live") == 1
+
+    lines = transcript(rig.wait(1.0), notes=True)
+    assert "note lease_expired" in lines
+    assert "save round 1 of version 0 for bob" in lines  # nobody else is there, so it is asked again
+    assert transcript(rig.offer("bob", 0))[:3] == [
+        "store 0-bob",
+        "tell bob stored 0-bob",
+        "commit 1 of 0-ann@0 0-bob@0 because buffer_full",
+    ]
+
+
+def test_a_replacement_round_asks_only_for_what_is_missing() -> None:
+    rig = Rig(engine(concurrency=3, buffer=3, refill=3, quorum=3, nodes_min=3))
+    rig.start("ann", "bob", "cid")
+    rig.state("dan")
+    rig.state("eve")
+    rig.offer("ann", 0)
+    rig.offer("bob", 0)
+
+    lines = transcript(rig.state("cid", Presence.OFFLINE))
+    assert len(lines) == 3
+    assert lines[0] == "close ann bob cid in round 0"
+    assert lines[1] in ("save round 1 of version 0 for dan", "save round 1 of version 0 for eve")
+    assert rig.get("live") == 1
+
+
+def test_a_partial_buffer_is_committed_after_the_longest_wait_and_slower_work_is_called_back() -> None:
+    rig = Rig(engine(quorum=1, lease_s=600.0))
+    rig.start("ann", "bob")
+    rig.offer("ann", 0)
+
+    assert transcript(rig.wait(29.0)) == []
+    lines = transcript(rig.wait(1.0))
+    assert lines[0] == "commit 1 of 0-ann@0 because max_wait"
+    assert "tell bob cancel 0" in lines
+    assert "save round 1 of version 1 for ann bob" in lines
+    assert transcript(rig.offer("bob", 0)) == ["save 0-bob stale too_stale", "tell bob stale 0-bob too_stale"]
+
+
+def test_buffered_asynchronous_rounds_keep_slow_work_alive() -> None:
+    """FED-31, FED-44: a slow node's update counts in a later version, with its staleness."""
+    rig = Rig(engine(concurrency=3, buffer=2, refill=1, max_staleness=2, lease_s=600.0, nodes_min=3))
+    rig.start("ann", "bob", "cid")
+    rig.offer("ann", 0)
+    lines = transcript(rig.offer("bob", 0))
+    assert "commit 1 of 0-ann@0 0-bob@0 because buffer_full" in lines
+    assert "save round 1 of version 1 for ann bob" in lines
+    rig.offer("ann", 1)
+
+    assert "commit 2 of 1-ann@0 0-cid@1 because buffer_full" in transcript(rig.offer("cid", 0))
+
+
+def test_a_large_update_comes_in_granted_windows() -> None:
+    """FED-46, FED-47: what arrived is in the bitmap of every grant; a chunk that comes again is not stored again."""
+    rig = Rig(engine(window_chunks=2, max_wait_s=1e9))
+    rig.start("ann", "bob")
+    large = {"inline": None, "payload_bytes": 10, "chunk_bytes": 4}
+
+    assert transcript(rig.offer("ann", 0, **large)) == ["open transfer 0-ann", "tell ann grant 0-ann 00 window 2"]
+    assert transcript(rig.chunk("ann", "0-ann", 1, b"4567")) == [
+        "store chunk 1 of 0-ann",
+        "tell ann grant 0-ann 02 window 2",
+    ]
+    assert transcript(rig.chunk("ann", "0-ann", 1, b"4567")) == []
+    assert transcript(rig.offer("ann", 0, **large)) == ["tell ann grant 0-ann 02 window 2"]
+    rig.chunk("ann", "0-ann", 0, b"0123")
+    assert transcript(rig.chunk("ann", "0-ann", 2, b"89")) == [
+        "store chunk 2 of 0-ann",
+        "store 0-ann",
+        "tell ann stored 0-ann",
+    ]
+
+
+def test_a_killed_coordinator_announces_the_same_round_again_and_nothing_is_lost() -> None:
+    """FED-22, FED-24, FED-43, FED-47: same id, same cohort; what was stored counts, what had arrived stays."""
+    rig = Rig(engine(concurrency=3, buffer=3, refill=3, nodes_min=3, quorum=3))
+    rig.start("ann", "bob", "cid")
+    rig.offer("ann", 0)
+    rig.offer("bob", 0, inline=None, payload_bytes=6, chunk_bytes=4)
+    rig.chunk("bob", "0-bob", 0, b"0123")
+    cohort = rig.announced
+
+    assert transcript(rig.restart()) == []
+    assert transcript(rig.connect()) == [
+        "publish state online epoch 2",
+        "publish model 0",
+        "announce round 0 of version 0",
+    ]
+    assert rig.announced is not None
+    assert cohort is not None
+    assert rig.announced.cohort == cohort.cohort
+    assert transcript(rig.offer("ann", 0)) == ["tell ann rebirth", "tell ann stored 0-ann"]
+    rig.state("bob")
+    assert transcript(rig.offer("bob", 0, inline=None, payload_bytes=6, chunk_bytes=4)) == [
+        "tell bob grant 0-bob 01 window 128"
+    ]
+    rig.chunk("bob", "0-bob", 1, b"45")
+    rig.state("cid")
+    assert "commit 1 of 0-ann@0 0-bob@0 0-cid@0 because buffer_full" in transcript(rig.offer("cid", 0))
+
+
+def test_a_full_disk_stops_acknowledging_says_so_and_ends_by_itself() -> None:
+    """FED-49: no receipt without the disk."""
+    rig = Rig(engine(max_wait_s=1e9))
+    rig.start("ann", "bob")
+    rig.failing = True
+
+    assert transcript(rig.offer("ann", 0), notes=True) == [
+        "accept failure",
+        "note storage_failed",
+        "tell ann retry 0-ann",
+    ]
+    assert transcript(rig.offer("bob", 0)) == ["tell bob retry 0-bob"]
+    rig.failing = False
+    assert transcript(rig.wait(1.0), notes=True) == [
+        "note storage_resumed",
+        "save round 0 of version 0 for ann bob",
+        "publish state online epoch 1",
+        "publish model 0",
+        "announce round 0 of version 0",
+    ]
+    assert transcript(rig.offer("ann", 0)) == ["store 0-ann", "tell ann stored 0-ann"]
+
+
+def test_the_last_version_ends_the_run() -> None:
+    """FED-33: the final announcement asks nobody, and late work is told that the run has finished."""
+    rig = Rig(engine(versions=1, concurrency=3, buffer=2, refill=3, nodes_min=3, evaluate_every=1))
+    rig.start("ann", "bob", "cid")
+    rig.offer("ann", 0)
+
+    assert transcript(rig.offer("bob", 0))[2:] == [
+        "commit 1 of 0-ann@0 0-bob@0 because buffer_full",
+        "tell ann applied 0-ann in 1",
+        "tell bob applied 0-bob in 1",
+        "tell cid cancel 0",
+        "close ann bob cid in round 0",
+        "save round 1 of version 1 for",
+        "clear all but model 1",
+        "publish model 1",
+        "announce round 1 of version 1 final",
+        "evaluate 1",
+    ]
+    assert transcript(rig.offer("cid", 0)) == ["save 0-cid stale finished", "tell cid stale 0-cid finished"]
+    assert rig.waiting_for == "finished"
+
+
+def test_a_finished_run_leaves_when_its_evaluation_has_ended() -> None:
+    """FED-11: a planned stop says offline first."""
+    rig = Rig(engine(versions=1, evaluate_every=1, exit_when_finished=True))
+    rig.start("ann", "bob")
+    rig.offer("ann", 0)
+    rig.offer("bob", 0)
+
+    ended = rig.tell(actions.Evaluated(version=rig.store.versions[-1].version, metrics={"accuracy": 0.9, "event": 1.0}))
+    assert transcript(ended, notes=True) == ["note evaluated", "publish state offline epoch 1", "stop finished"]
+    assert rig.tell(None) == []
+    assert rig.machine.deadline() is None
+
+
+def test_a_node_that_reboots_in_mid_round_starts_over_with_a_fresh_lease() -> None:
+    rig = Rig(engine(quorum=2, max_wait_s=1e9))
+    rig.start("ann", "bob")
+    rig.offer("ann", 0)
+    rig.wait(50.0)
+    assert transcript(rig.state("bob", incarnation=2)) == []
+    rig.wait(50.0)
+    assert rig.get("live") == 1
+    assert "commit 1 of 0-ann@0 0-bob@0 because buffer_full" in transcript(rig.offer("bob", 0))
+
+
+def test_a_node_that_was_lost_and_is_back_gets_its_slot_again() -> None:
+    rig = Rig(engine(quorum=2, max_wait_s=1e9))
+    rig.start("ann", "bob")
+    rig.state("bob", Presence.LOST)
+    assert rig.get("live") == 1
+    rig.state("bob", activity=Activity.TRAINING, round=RoundId(0))
+    assert rig.get("live") == 2
+
+
+def test_the_reason_to_wait_is_said_when_it_changes_and_only_then() -> None:
+    rig = Rig(engine(nodes_min=2, settle_s=1.0))
+    said: list[tuple[object, object]] = []
+
+    def hear(effects: list[actions.Effect]) -> None:
+        notes = (effect.fields for effect in effects if isinstance(effect, Note) and effect.event == "waiting")
+        said.extend((fields["reason"], fields["nodes"]) for fields in notes)
+
+    hear(rig.connect())
+    hear(rig.state("ann"))
+    hear(rig.wait(2.0))
+    hear(rig.state("bob"))
+    hear(rig.offer("ann", 0))
+    hear(rig.disconnect())
+    assert [reason for reason, _ in said] == ["broker", "settling", "nodes_min", "assignments", "broker"]
+    assert sorted(said[3][1]) == ["ann", "bob"]  # type: ignore[call-overload]

@@ -1,0 +1,39 @@
+"""A small federation with many crashes, and what a test may change about it."""
+
+from dataclasses import replace
+from typing import Any
+
+from coordinator.records import EngineSettings
+from edge_node.machine import NodeSettings
+from federation.tasks.registry import default_settings
+from federation.types import NodeId
+from simulation.faults import FaultPlan
+from simulation.federation import Scenario
+
+ENGINE = EngineSettings(
+    task="quadratic-20",
+    train=default_settings("quadratic-20"),
+    codec_up="lossless",
+    versions=6,
+    concurrency=4,
+    buffer=3,
+    refill=1,
+    quorum=2,
+    lease_s=30.0,
+    max_wait_s=10.0,
+    max_staleness=10,
+)
+CRASHES = FaultPlan(node_crash=0.02, coordinator_crash=0.1)
+
+
+def small_scenario(seed: int = 1, *, engine: EngineSettings = ENGINE, **changes: Any) -> Scenario:
+    scenario = Scenario(
+        seed=seed,
+        nodes=5,
+        task=engine.task,
+        engine=engine,
+        node=NodeSettings(node=NodeId("node"), task=engine.task),
+        faults_s=300.0,
+        patience_s=600.0,
+    )
+    return replace(scenario, **changes)

@@ -1,0 +1,44 @@
+"""Hundreds of small federations under random faults: no invariant is violated, and they all come to their end."""
+
+from dataclasses import replace
+
+import pytest
+
+from simulation.campaign import main, random_scenario, run_seed
+
+SEEDS_PER_TEST = 25
+TESTS = 8
+
+
+@pytest.mark.parametrize("chunk", range(TESTS))
+def test_no_invariant_is_violated(chunk: int) -> None:
+    """200 seeds with loss, duplicates, crashes, partitions and full disks (`make simulate SEEDS=n` runs more)."""
+    totals = {"coordinator_crashes": 0, "node_crashes": 0, "broker_crashes": 0, "dropped": 0, "duplicated": 0}
+    for seed in range(chunk * SEEDS_PER_TEST, (chunk + 1) * SEEDS_PER_TEST):
+        outcome, tail = run_seed(seed)
+        assert not outcome.violations, "\n".join([*tail, *outcome.violations, f"seed {seed}"])
+        assert outcome.versions == random_scenario(seed).engine.versions
+        for name in totals:
+            totals[name] += getattr(outcome, name)
+    assert all(totals.values()), f"a kind of fault never happened: {totals}"
+
+
+def test_the_campaign_prints_a_table_and_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seeds", "3", "--jobs", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "3 simulated federations" in shown
+    assert "seeds with violations" in shown
+
+
+def test_a_failing_seed_shows_its_last_steps_and_how_to_see_them_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient = lambda seed: replace(random_scenario(seed), patience_s=300.0)  # noqa: E731 - one line reads best here
+    monkeypatch.setattr("simulation.campaign.random_scenario", impatient)
+    monkeypatch.setattr("simulation.checker.Checker.unsettled", lambda _self, _lost: ["1-node-1"])
+    assert main(["--first", "7", "--seeds", "2", "--jobs", "1"]) == 1
+    shown = capsys.readouterr().err
+    assert "I2: 1-node-1" in shown
+    assert "the faults are over" in shown
+    assert "again: python -m simulation.campaign --first 7 --seeds 1 --jobs 1" in shown
+    assert "further seeds: 8" in shown

@@ -1,0 +1,223 @@
+"""A federation's folder: made once, enrolls, renews and revokes, and never loses a certificate that it handed out."""
+
+import datetime as dt
+import re
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from coordinator.broker import broker_address, data_address
+from coordinator.config import read_config
+from coordinator.fleet.fleet import Fleet
+from coordinator.fleet.folder import FleetFolder
+from coordinator.fleet.register import load_register, locked
+from coordinator.fleet.texts import FleetPlan
+from coordinator.settings import engine_settings
+from federation.errors import ConfigError, StorageError
+from federation.identity.bundle import Bundle, decode_bundle
+from federation.identity.certificates import check_identity, read_certificate
+from federation.runtime.local_broker import BROKER_LIMITS
+from federation.types import FederationId, NodeId
+
+NOW = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
+PLAN = FleetPlan(
+    federation=FederationId("plant"), hosts=("broker.example", "10.0.0.2"), port=8883, task="digits", evaluate=False
+)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    made = Fleet(folder=FleetFolder(tmp_path / "plant"), now=NOW)
+    made.create(PLAN)
+    return made
+
+
+def bundle(fleet: Fleet, node: str) -> Bundle:
+    return decode_bundle(fleet.folder.bundle(NodeId(node)).read_text(), now=fleet.now)
+
+
+def revoked_serials(fleet: Fleet) -> set[int]:
+    return {entry.serial_number for entry in x509.load_pem_x509_crl(fleet.folder.revoked.read_bytes())}
+
+
+def denied(fleet: Fleet) -> list[str]:
+    lines = (fleet.folder.broker / "acl").read_text().splitlines()
+    return [user.removeprefix("user ") for user, rule in pairwise(lines) if rule.startswith("topic deny")]
+
+
+def test_its_settings_are_accepted_wherever_the_folder_is_moved(fleet: Fleet, tmp_path: Path) -> None:
+    moved = fleet.folder.root.rename(tmp_path / "moved")
+    config = read_config(moved, {}, environ={})
+    assert (config.federation.id, config.broker.url) == ("plant", "mqtts://localhost:8883")
+    assert (config.store.folder, config.evaluation.every) == (moved / "state", 0)
+    assert engine_settings(config).quorum == 1
+    control = broker_address(config.broker)
+    data = data_address(config.broker, control)
+    for address, name in ((control, "coordinator-plant-control"), (data, "coordinator-plant-data")):
+        assert address.tls is not None
+        address.tls.context()
+        certificate = read_certificate(Path(str(address.tls.certificate)).read_text())
+        authority = read_certificate(Path(str(address.tls.authority)).read_text())
+        check_identity(certificate, authority, name=name, now=NOW)
+
+
+def test_a_second_certificate_needs_its_key(fleet: Fleet) -> None:
+    section = read_config(fleet.folder.root, {}, environ={}).broker
+    control = broker_address(section)
+    with pytest.raises(ConfigError, match="tls_data_key"):
+        data_address(section.model_copy(update={"tls_data_key": None}), control)
+    alone = section.model_copy(update={"tls_data_key": None, "tls_data_certificate": None})
+    assert data_address(alone, control) is control
+
+
+def test_the_brokers_limits_are_those_of_the_tests(fleet: Fleet) -> None:
+    lines = (fleet.folder.broker / "mosquitto.conf").read_text().splitlines()
+    settings = dict(line.split(maxsplit=1) for line in lines if line and not line.startswith("#"))
+    assert {key: settings.get(key) for key in BROKER_LIMITS} == dict(BROKER_LIMITS)
+    assert settings["listener"] == "8883"
+
+
+def test_keys_are_their_owners_alone(fleet: Fleet) -> None:
+    fleet.enroll(["edge-01"])
+    secret = [path for path in fleet.folder.root.rglob("*") if path.suffix in {".key", ".fedmq"}]
+    assert len(secret) == 5
+    assert {path.stat().st_mode & 0o777 for path in secret} == {0o600}
+
+
+def test_the_brokers_certificate_has_every_name_by_which_it_is_reached(fleet: Fleet) -> None:
+    certificate = read_certificate(fleet.folder.broker_pair[0].read_text())
+    names = [
+        str(name.value) for name in certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    ]
+    assert names == ["broker.example", "10.0.0.2", "localhost", "127.0.0.1", "::1", "broker"]
+
+
+def test_an_enrolment_file_is_complete(fleet: Fleet) -> None:
+    fleet.enroll(["edge-01", "edge-02"])
+    made = bundle(fleet, "edge-02")
+    assert (made.federation, made.broker_url, made.task) == ("plant", "mqtts://broker.example:8883", "digits")
+
+
+def test_a_task_of_ones_own_is_not_named_to_devices(tmp_path: Path) -> None:
+    fleet = Fleet(folder=FleetFolder(tmp_path), now=NOW)
+    fleet.create(replace(PLAN, task='my "task".py:build', hosts=("::1",)))
+    fleet.enroll(["edge-01"])
+    assert (bundle(fleet, "edge-01").task, bundle(fleet, "edge-01").broker_url) == (None, "mqtts://[::1]:8883")
+    assert read_config(tmp_path, {}, environ={}).task.name == 'my "task".py:build'
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "+", "edge 1", "coordinator-plant-control", "broker", "x" * 65])
+def test_a_name_that_cannot_be_a_nodes_enrolls_nobody(fleet: Fleet, name: str) -> None:
+    with pytest.raises(ConfigError):
+        fleet.enroll(["edge-01", name])
+    assert not list((fleet.folder.root / "enrolled").iterdir())
+    assert load_register(fleet.folder.register).of("edge-01") == []
+
+
+def test_a_node_is_enrolled_once(fleet: Fleet) -> None:
+    fleet.enroll(["edge-01"])
+    with pytest.raises(ConfigError, match="renew it, or revoke it first"):
+        fleet.enroll(["edge-01"])
+
+
+def test_a_federation_is_made_once(fleet: Fleet) -> None:
+    before = fleet.folder.authority[1].read_text()
+    with pytest.raises(ConfigError, match="take another folder"):
+        fleet.create(PLAN)
+    assert fleet.folder.authority[1].read_text() == before
+
+
+def test_a_federations_name_must_fit_into_a_certificate(tmp_path: Path) -> None:
+    fleet = Fleet(folder=FleetFolder(tmp_path), now=NOW)
+    with pytest.raises(ConfigError, match="more than 40 characters"):
+        fleet.create(replace(PLAN, federation=FederationId("x" * 41)))
+    fleet.create(replace(PLAN, federation=FederationId("x" * 40)))
+
+
+def test_revoking_names_every_certificate_of_the_node_and_silences_it(fleet: Fleet) -> None:
+    fleet.enroll(["edge-01", "edge-02"])
+    fleet.renew(["edge-01"])
+    serials = {int(one.serial) for one in load_register(fleet.folder.register).of("edge-01")}
+    fleet.revoke(["edge-01"])
+    assert len(serials) == 2
+    assert revoked_serials(fleet) == serials
+    assert denied(fleet) == ["edge-01"]
+    assert not fleet.folder.bundle(NodeId("edge-01")).exists()
+    assert fleet.folder.bundle(NodeId("edge-02")).exists()
+
+
+def test_a_revoked_node_may_be_enrolled_again(fleet: Fleet) -> None:
+    fleet.enroll(["edge-01"])
+    fleet.revoke(["edge-01"])
+    with pytest.raises(ConfigError, match="not enrolled"):
+        fleet.renew(["edge-01"])
+    fleet.enroll(["edge-01"])
+    serial = read_certificate(bundle(fleet, "edge-01").certificate).serial_number
+    assert serial not in revoked_serials(fleet)
+    assert denied(fleet) == []
+
+
+def test_a_node_that_was_never_enrolled_cannot_be_revoked(fleet: Fleet) -> None:
+    with pytest.raises(ConfigError, match="edge-09: is not enrolled"):
+        fleet.revoke(["edge-09"])
+
+
+def test_each_list_begins_later_than_the_one_before(fleet: Fleet) -> None:
+    begins = []
+    for _ in range(3):
+        fleet.enroll(["edge-01"])
+        fleet.revoke(["edge-01"])
+        begins.append(x509.load_pem_x509_crl(fleet.folder.revoked.read_bytes()).last_update_utc)
+    assert begins == sorted(set(begins))
+    assert begins[-1] < NOW
+
+
+def test_what_ends_soon_is_found_and_renewed(fleet: Fleet) -> None:
+    fleet.enroll(["edge-01"], days=20)
+    fleet.enroll(["edge-02", "edge-03"], days=5)
+    fleet.revoke(["edge-03"])
+    assert [name for name, _ in fleet.expiring(within_days=30)] == ["edge-01", "edge-02"]
+    later = replace(fleet, now=NOW + dt.timedelta(days=6))
+    later.renew(["edge-02"])
+    assert [name for name, _ in later.expiring(within_days=30)] == ["edge-01"]
+    assert bundle(later, "edge-02").node == "edge-02"
+
+
+def test_the_servers_certificates_are_renewed_with_the_same_names(fleet: Fleet) -> None:
+    paths = [fleet.folder.broker_pair[0], *(fleet.folder.coordinator(name)[0] for name in ("control", "data"))]
+    before = [read_certificate(path.read_text()) for path in paths]
+    replace(fleet, now=NOW + dt.timedelta(days=360)).renew_server()
+    after = [read_certificate(path.read_text()) for path in paths]
+    kind = x509.SubjectAlternativeName
+    assert after[0].extensions.get_extension_for_class(kind) == before[0].extensions.get_extension_for_class(kind)
+    assert [one.subject for one in after] == [one.subject for one in before]
+    assert all(new.not_valid_after_utc > old.not_valid_after_utc for new, old in zip(after, before, strict=True))
+
+
+def test_two_commands_at_once_do_not_forget_each_others_certificates(fleet: Fleet) -> None:
+    with locked(fleet.folder.register), pytest.raises(StorageError, match="another command"):
+        fleet.enroll(["edge-01"])
+    assert load_register(fleet.folder.register).of("edge-01") == []
+
+
+def test_a_folder_without_a_federation_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="coordinator init"):
+        Fleet(folder=FleetFolder(tmp_path), now=NOW).enroll(["edge-01"])
+
+
+def test_a_damaged_register_is_not_overwritten(fleet: Fleet) -> None:
+    fleet.folder.register.write_text('{"federation": "plant"}')
+    with pytest.raises(ConfigError, match="is damaged"):
+        fleet.enroll(["edge-01"])
+    assert fleet.folder.register.read_text() == '{"federation": "plant"}'
+
+
+def test_the_compose_file_mounts_what_is_there_and_not_the_authority(fleet: Fleet) -> None:
+    text = fleet.folder.compose.read_text()
+    mounted = re.findall(r"- \./([\w.]+):", text)
+    assert set(mounted) == {"broker", "coordinator.toml", "coordinator", "state"}
+    assert all((fleet.folder.root / name).exists() for name in mounted)
+    assert text.count("read_only: true") == text.count("cap_drop: [ALL]") == text.count("    user:") == 2

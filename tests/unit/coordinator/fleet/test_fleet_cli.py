@@ -1,0 +1,118 @@
+"""The commands say what was done and what to do next, and refuse what makes no sense."""
+
+import datetime as dt
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from coordinator.cli import make_app
+from coordinator.fleet.broker import FleetBroker, reload_broker
+from coordinator.fleet.register import load_register
+from federation.errors import ConfigError
+from federation.identity.bundle import decode_bundle
+from federation.runtime.local_broker import BrokerFailed
+
+
+def command(*arguments: str) -> str:
+    done = CliRunner().invoke(make_app(list(arguments)), arguments)
+    if done.exception is not None:
+        raise done.exception
+    return done.output
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Path:
+    command("init", str(tmp_path / "plant"), "--host", "broker.example", "--enroll", "edge-01", "--days", "20")
+    return tmp_path / "plant"
+
+
+def test_init_names_the_folder_and_says_what_comes_next(tmp_path: Path) -> None:
+    said = command("init", str(tmp_path / "plant"), "--host", "::1", "--host", "b", "--port", "1", "--enroll", "e1")
+    assert "federation plant made" in said
+    assert "mqtts://[::1]:1" in said
+    assert "edge-node join e1.fedmq --run" in said
+    assert "coordinator run --config" in said
+    bundle = decode_bundle((tmp_path / "plant/enrolled/e1.fedmq").read_text(), now=dt.datetime.now(dt.UTC))
+    assert (bundle.federation, bundle.broker_url) == ("plant", "mqtts://[::1]:1")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--host", "a b"),
+        ("--host", ""),
+        ("--host", "broker:1883"),
+        ("--host", "user@broker"),
+        ("--federation", "a/b"),
+        ("--federation", "x" * 41),
+    ],
+)
+def test_init_refuses_what_cannot_be_an_address_or_a_name(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError):
+        command("init", str(tmp_path / "plant"), *arguments)
+    assert not (tmp_path / "plant" / "authority").exists()
+
+
+def test_revoke_says_what_to_do_where_the_broker_runs_elsewhere(plant: Path) -> None:
+    said = command("revoke", str(plant), "edge-01")
+    assert "edge-01 is revoked" in said
+    assert "kill -s HUP broker" in said
+
+
+def test_renew_takes_what_ends_soon_or_what_is_named(plant: Path) -> None:
+    said = command("renew", str(plant))
+    assert "broker and coordinator renewed" in said
+    assert "edge-01: bring" in said
+    assert len(load_register(plant / "authority" / "issued.json").of("edge-01")) == 2
+    assert "renewed" not in command("renew", str(plant))
+    assert "edge-01: bring" in command("renew", str(plant), "edge-01")
+
+
+def test_status_says_which_certificates_end_soon(plant: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from coordinator.fleet.cli import tell_expiring
+
+    tell_expiring(plant)
+    said = capsys.readouterr().out
+    assert [line.split()[3] for line in said.splitlines()] == [
+        "coordinator-plant-control",
+        "coordinator-plant-data",
+        "broker",
+        "edge-01",
+    ]
+    tell_expiring(plant, within_days=10)
+    tell_expiring(plant.parent)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_broker_needs_the_folder_of_init(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('[federation]\nid = "a"\n[broker]\nurl = "mqtt://h"\n')
+    with pytest.raises(ConfigError, match="--with-broker"):
+        command("run", "--config", str(file), "--with-broker")
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1", "99999999"])
+def test_a_stale_process_number_is_nobodys(tmp_path: Path, text: str) -> None:
+    assert not reload_broker(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mosquitto.pid").write_text(text)
+    assert not reload_broker(tmp_path)
+
+
+@pytest.mark.broker
+def test_a_broker_that_does_not_start_says_its_last_words(tmp_path: Path) -> None:
+    (tmp_path / "mosquitto.conf").write_text("no_such_option 1\n")
+    with pytest.raises(BrokerFailed, match="no_such_option"), FleetBroker(tmp_path):
+        pass
+
+
+@pytest.mark.broker
+def test_a_broker_that_was_left_behind_is_used_as_it_is(tmp_path: Path) -> None:
+    from federation.runtime.local_broker import LocalBroker
+
+    with LocalBroker() as other:
+        (tmp_path / "mosquitto.conf").write_text(f"listener {other.port} 127.0.0.1\n")
+        with FleetBroker(tmp_path):
+            assert other.running
+        assert other.running

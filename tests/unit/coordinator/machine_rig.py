@@ -1,0 +1,431 @@
+"""Runs the coordinator's machine against a store model that refuses every broken promise; makes transcripts."""
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from coordinator import actions
+from coordinator.actions import Effect, Event
+from coordinator.machine import CoordinatorMachine
+from coordinator.records import (
+    EngineSettings,
+    Member,
+    RecoveredState,
+    RoundRecord,
+    TransferRecord,
+    UpdateRecord,
+    Verdict,
+    VersionRecord,
+)
+from coordinator.selection import Selector, UniformSelector
+from federation.protocol import messages
+from federation.protocol.cohort import NOBODY, includes
+from federation.protocol.messages import Activity, NodeState, Presence, Reason, ReceiptStatus, UpdateOffer
+from federation.types import Digest, Epoch, Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
+
+RUN = RunId("0123456789abcdef")
+PAYLOAD = b"frame"
+DIGEST = Digest(b"payload-digest-1")
+
+
+def digest_of(version: int) -> Digest:
+    return Digest(b"version-%08d" % version)
+
+
+def version_record(version: int, accepted: int = 0) -> VersionRecord:
+    return VersionRecord(
+        version=ModelVersion(version),
+        digest=digest_of(version),
+        previous=digest_of(version - 1) if version else Digest(b""),
+        manifest_digest=Digest(b"m" * 16),
+        seed=None if version else 7,
+        accepted=accepted,
+    )
+
+
+def engine(**changes: object) -> EngineSettings:
+    """Small synchronous rounds of two, without settling and evaluation."""
+    quick = EngineSettings(
+        task="digits",
+        concurrency=2,
+        buffer=2,
+        refill=2,
+        nodes_min=2,
+        settle_s=0.0,
+        evaluate_every=0,
+        lease_s=60.0,
+        max_wait_s=30.0,
+    )
+    return replace(quick, **changes)  # type: ignore[arg-type]
+
+
+def fresh(**changes: object) -> RecoveredState:
+    """A store that was just made."""
+    state = RecoveredState(
+        run=RUN,
+        epoch=Epoch(1),
+        head=version_record(0),
+        recent={ModelVersion(0): digest_of(0)},
+        next_round=RoundId(0),
+    )
+    return replace(state, **changes)  # type: ignore[arg-type]
+
+
+def offer_of(node: str, round_id: int, **changes: object) -> UpdateOffer:
+    """A small, honest offer from version 0."""
+    honest = UpdateOffer(
+        run=RUN,
+        round=RoundId(round_id),
+        update=UpdateId(f"{round_id}-{node}"),
+        incarnation=Incarnation(1),
+        base_version=ModelVersion(0),
+        base_digest=digest_of(0),
+        num_examples=10,
+        metrics={},
+        codec="edge",
+        payload_bytes=len(PAYLOAD),
+        payload_digest=DIGEST,
+        chunk_bytes=61_440,
+        inline=PAYLOAD,
+    )
+    return replace(honest, **changes)  # type: ignore[arg-type]
+
+
+@dataclass(slots=True)
+class StoreModel:
+    """What a store must keep; it fails the test when the machine asks for something that no store may do."""
+
+    recent_max: int = 1
+    rounds: dict[RoundId, RoundRecord] = field(default_factory=dict)
+    open: dict[RoundId, list[NodeId]] = field(default_factory=dict)
+    updates: dict[UpdateId, UpdateRecord] = field(default_factory=dict)
+    verdicts: dict[UpdateId, Verdict] = field(default_factory=dict)
+    transfers: dict[UpdateId, TransferRecord] = field(default_factory=dict)
+    versions: list[VersionRecord] = field(default_factory=lambda: [version_record(0)])
+
+    def save_round(self, record: RoundRecord) -> None:
+        known = self.rounds.get(record.round)
+        assert known in (None, record), "a round id has been used for another cohort"
+        if known is None:
+            assert not self.rounds or record.round > max(self.rounds)
+            self.rounds[record.round] = record
+            self.open[record.round] = list(record.nodes)
+
+    def close_round(self, round_id: RoundId, nodes: tuple[NodeId, ...]) -> None:
+        self.open[round_id] = [node for node in self.open.get(round_id, []) if node not in nodes]
+
+    def save_update(self, record: UpdateRecord) -> None:
+        assert record.update not in self.verdicts, "an update was stored twice"
+        self.updates[record.update] = record
+        self.verdicts[record.update] = Verdict(update=record.update, node=record.node, status=ReceiptStatus.STORED)
+        self.transfers.pop(record.update, None)
+
+    def save_verdict(self, verdict: Verdict, record: UpdateRecord | None) -> None:
+        known = self.verdicts.get(verdict.update)
+        assert verdict.status.final
+        assert known is None or known == verdict or not known.status.final, "a final verdict was changed"
+        assert (known is None) == (record is not None), "a record is given exactly when the store has none"
+        self.verdicts[verdict.update] = verdict
+        self.transfers.pop(verdict.update, None)
+
+    def save_chunk(self, update: UpdateId, index: int) -> None:
+        transfer = self.transfers[update]
+        self.transfers[update] = replace(transfer, arrived=transfer.arrived | {index})
+
+    def complete(self, record: UpdateRecord) -> None:
+        transfer = self.transfers[record.update]
+        assert len(transfer.arrived) == -(-record.payload_bytes // transfer.chunk_bytes)
+        self.save_update(record)
+
+    def commit(self, version: ModelVersion, members: tuple[Member, ...]) -> VersionRecord:
+        head = self.versions[-1].version
+        assert version == head + 1
+        assert len({member.update for member in members}) == len(members) > 0
+        for member in members:
+            record, verdict = self.updates[member.update], self.verdicts[member.update]
+            assert verdict.status is ReceiptStatus.STORED, "an update counts twice"
+            assert member.staleness == head - record.base_version
+            self.verdicts[member.update] = replace(verdict, status=ReceiptStatus.APPLIED, version=version)
+        self.versions.append(version_record(version, accepted=len(members)))
+        return self.versions[-1]
+
+    def recovered(self, epoch: int) -> RecoveredState:
+        open_rounds = tuple(
+            replace(self.rounds[round_id], nodes=tuple(nodes)) for round_id, nodes in sorted(self.open.items()) if nodes
+        )
+        numbers = {record.round for record in open_rounds}
+        return RecoveredState(
+            run=RUN,
+            epoch=Epoch(epoch),
+            head=self.versions[-1],
+            recent={record.version: record.digest for record in self.versions[-self.recent_max :]},
+            next_round=RoundId(max(self.rounds, default=-1) + 1),
+            open_rounds=open_rounds,
+            delivered=frozenset(update for update, record in self.updates.items() if record.round in numbers),
+            stored=tuple(self.updates[update] for update in self.stored()),
+            transfers=tuple(self.transfers.values()),
+        )
+
+    def stored(self) -> list[UpdateId]:
+        return [update for update, verdict in self.verdicts.items() if verdict.status is ReceiptStatus.STORED]
+
+
+class Rig:
+    """One machine, its store, and a clock that the test moves."""
+
+    def __init__(
+        self, settings: EngineSettings | None = None, recovered: RecoveredState | None = None, seed: int = 0
+    ) -> None:
+        self.settings = engine() if settings is None else settings
+        self.store = StoreModel(recent_max=self.settings.max_staleness + 1)
+        self.now, self.epoch = 100.0, 1
+        self.failing = self.failed = False
+        self.failing_kinds: tuple[type, ...] = SAVES
+        self.rejecting: Reason | None = None
+        self.commit_failure: actions.CommitFailed | None = None
+        self.holding_commits = False
+        self.evaluations: list[ModelVersion] = []
+        self.announced: messages.RoundAnnouncement | None = None
+        self.rng = Random(seed)
+        self.selector: Selector = UniformSelector()
+        self.machine = self._machine(fresh() if recovered is None else recovered)
+
+    def _machine(self, recovered: RecoveredState) -> CoordinatorMachine:
+        return CoordinatorMachine(self.settings, recovered, selector=self.selector, rng=self.rng.random)
+
+    def restart(self) -> list[Effect]:
+        """Kill the coordinator and start it on the same store."""
+        self.epoch += 1
+        self.failed = False
+        self.machine = self._machine(self.store.recovered(self.epoch))
+        return self.tell(None)
+
+    # --- the driver and the executor --------------------------------------------------------------------------------
+
+    def tell(self, event: Event | None) -> list[Effect]:
+        """Handle an event and everything that its effects answer; returns the effects that took place."""
+        done: list[Effect] = []
+        pending: deque[Event | None] = deque([event])
+        while pending:
+            for effect in self.machine.handle(pending.popleft(), self.now):
+                if isinstance(effect, actions.AcceptFailure):
+                    self.failed = False
+                elif self.failed:
+                    continue
+                elif self.failing and isinstance(effect, self.failing_kinds):
+                    self.failed = True
+                    pending.append(actions.StorageFailed(detail="disk full"))
+                    continue
+                done.append(effect)
+                pending.extend(self._run(effect))
+        return done
+
+    def _run(self, effect: Effect) -> list[Event]:
+        match effect:
+            case actions.SaveRound():
+                self.store.save_round(effect.record)
+            case actions.CloseRound():
+                self.store.close_round(effect.round, effect.nodes)
+            case actions.StoreUpdate() | actions.StoreTransfer():
+                return [self._store(effect)]
+            case actions.OpenTransfer():
+                self.store.transfers[effect.transfer.record.update] = effect.transfer
+            case actions.StoreChunk():
+                self.store.save_chunk(effect.update, effect.index)
+            case actions.DropTransfer():
+                del self.store.transfers[effect.update]
+            case actions.SaveVerdict():
+                self.store.save_verdict(effect.verdict, effect.record)
+            case actions.CommitVersion():
+                return self._commit(effect)
+            case actions.Evaluate():
+                self.evaluations.append(effect.version)
+            case actions.PublishAnnouncement():
+                self._announce(effect.announcement)
+            case actions.SendCommand(node=node, command=messages.Receipt() as receipt):
+                self._check_receipt(node, receipt)
+            case _:
+                pass
+        return []
+
+    def _store(self, effect: actions.StoreUpdate | actions.StoreTransfer) -> Event:
+        record = effect.record
+        if self.rejecting is not None:
+            self.store.transfers.pop(record.update, None)
+            return actions.UpdateRejected(update=record.update, node=record.node, reason=self.rejecting, detail="bad")
+        if isinstance(effect, actions.StoreTransfer):
+            self.store.complete(record)
+        else:
+            self.store.save_update(record)
+        return actions.UpdateStored(update=record.update)
+
+    def _commit(self, effect: actions.CommitVersion) -> list[Event]:
+        if self.commit_failure is not None:
+            failure, self.commit_failure = self.commit_failure, None
+            return [failure]
+        if self.holding_commits:
+            return []
+        record = self.store.commit(effect.version, effect.members)
+        return [actions.VersionCommitted(record=record, members=effect.members)]
+
+    def _announce(self, announcement: messages.RoundAnnouncement) -> None:
+        saved = self.store.rounds[announcement.round]
+        assert saved.cohort == announcement.cohort, "announced before it was saved"
+        assert all(includes(announcement.cohort, RUN, announcement.round, node) for node in saved.nodes)
+        assert announcement.final == (announcement.cohort == NOBODY)
+        self.announced = announcement
+
+    def _check_receipt(self, node: NodeId, receipt: messages.Receipt) -> None:
+        verdict = self.store.verdicts.get(receipt.update)
+        unsaved = (Reason.OTHER_RUN, Reason.UNKNOWN_ROUND, Reason.NOT_ASSIGNED)
+        if verdict is None:
+            assert receipt.reason in unsaved, "said before it was saved"
+        elif receipt.reason not in unsaved:
+            assert (receipt.status, receipt.reason) == (verdict.status, verdict.reason) or not receipt.status.final
+            assert verdict.node == node
+
+    # --- what nodes and the broker do -------------------------------------------------------------------------------
+
+    def connect(self) -> list[Effect]:
+        return self.tell(None) + self.tell(actions.BrokerConnected()) + self.tell(None)
+
+    def disconnect(self) -> list[Effect]:
+        return self.tell(actions.BrokerDisconnected(reason="cut"))
+
+    def state(self, node: str, presence: Presence = Presence.ONLINE, **changes: object) -> list[Effect]:
+        plain = NodeState(
+            presence=presence,
+            incarnation=Incarnation(1),
+            protocol_min=1,
+            protocol_max=1,
+            task="digits",
+            codecs=("edge",),
+            activity=Activity.IDLE,
+        )
+        state = replace(plain, **changes)  # type: ignore[arg-type]
+        return self.tell(actions.NodeStateReceived(node=NodeId(node), state=state))
+
+    def start(self, *nodes: str) -> list[Effect]:
+        """Connect, and let these nodes be born; returns the effects of the last birth."""
+        self.connect()
+        return [self.state(node) for node in nodes][-1]
+
+    def offer(self, node: str, round_id: int, **changes: object) -> list[Effect]:
+        """An honest offer from the round's own version, unless changed."""
+        record = self.store.rounds.get(RoundId(round_id))
+        base = 0 if record is None else record.version
+        current = {"base_version": ModelVersion(base), "base_digest": digest_of(base)}
+        offer = offer_of(node, round_id, **{**current, **changes})
+        known = self.store.verdicts.get(offer.update)
+        return self.tell(actions.OfferReceived(node=NodeId(node), offer=offer, known=known))
+
+    def chunk(self, node: str, update: str, index: int, body: bytes) -> list[Effect]:
+        return self.tell(actions.ChunkReceived(node=NodeId(node), update=UpdateId(update), index=index, body=body))
+
+    def decline(self, node: str, round_id: int, retry_after_s: float = 0.0, run: RunId = RUN) -> list[Effect]:
+        decline = messages.Decline(run=run, round=RoundId(round_id), reason="busy", retry_after_s=retry_after_s)
+        return self.tell(actions.DeclineReceived(node=NodeId(node), decline=decline))
+
+    def wait(self, seconds: float) -> list[Effect]:
+        """Let time pass, deadline by deadline, as the driver does."""
+        end, done = self.now + seconds, []
+        for _ in range(10_000):
+            due = self.machine.deadline()
+            if due is None or due > end:
+                break
+            self.now = max(self.now, due)
+            done += self.tell(None)
+            later = self.machine.deadline()
+            assert later is None or later > self.now, "a deadline that does not move is a busy loop"
+        else:
+            raise AssertionError("more deadlines than a quiet machine can have")
+        self.now = end
+        return done + self.tell(None)
+
+    # --- what the test looks at -------------------------------------------------------------------------------------
+
+    def get(self, name: str) -> object:
+        return self.machine.snapshot()[name]
+
+    @property
+    def waiting_for(self) -> str:
+        waiting = self.machine.snapshot()["waiting_for"]
+        assert isinstance(waiting, dict)
+        return str(waiting["reason"])
+
+
+SAVES = (
+    actions.SaveRound,
+    actions.CloseRound,
+    actions.StoreUpdate,
+    actions.OpenTransfer,
+    actions.StoreChunk,
+    actions.StoreTransfer,
+    actions.DropTransfer,
+    actions.SaveVerdict,
+    actions.CommitVersion,
+)
+
+
+def transcript(effects: list[Effect], *, notes: bool = False) -> list[str]:
+    """One short line per effect, notes left out."""
+    return [_line(effect) for effect in effects if notes or not isinstance(effect, actions.Note)]
+
+
+def _line(effect: Effect) -> str:  # noqa: PLR0911, PLR0912 - one branch per effect
+    match effect:
+        case actions.SaveRound(record=record):
+            return f"save round {record.round} of version {record.version} for {' '.join(sorted(record.nodes))}".strip()
+        case actions.CloseRound():
+            return f"close {' '.join(sorted(effect.nodes))} in round {effect.round}"
+        case actions.PublishState():
+            return f"publish state {effect.state.presence.value} epoch {effect.state.epoch}"
+        case actions.PublishModel():
+            return f"publish model {effect.record.version}"
+        case actions.ClearModel():
+            return f"clear all but model {effect.head.version}"
+        case actions.PublishAnnouncement(announcement=announcement):
+            final = " final" if announcement.final else ""
+            return f"announce round {announcement.round} of version {announcement.model.version}{final}"
+        case actions.SendCommand():
+            return f"tell {effect.node} {_command(effect.command)}"
+        case actions.StoreUpdate() | actions.StoreTransfer():
+            return f"store {effect.record.update}"
+        case actions.OpenTransfer():
+            return f"open transfer {effect.transfer.record.update}"
+        case actions.StoreChunk():
+            return f"store chunk {effect.index} of {effect.update}"
+        case actions.DropTransfer():
+            return f"drop transfer {effect.update}"
+        case actions.SaveVerdict(verdict=verdict):
+            return f"save {verdict.update} {verdict.status.value} {verdict.reason.value}"
+        case actions.CommitVersion():
+            members = " ".join(f"{member.update}@{member.staleness}" for member in effect.members)
+            return f"commit {effect.version} of {members} because {effect.reason}"
+        case actions.Evaluate():
+            return f"evaluate {effect.version}"
+        case actions.Note():
+            return f"note {effect.event}"
+        case actions.AcceptFailure():
+            return "accept failure"
+        case actions.Stop():
+            return f"stop {effect.reason}"
+
+
+def _command(command: actions.Command) -> str:
+    match command:
+        case messages.Receipt():
+            parts = [command.status.value, command.update]
+            if command.status in (ReceiptStatus.STALE, ReceiptStatus.REFUSED):
+                parts.append(command.reason.value)
+            if command.version is not None:
+                parts.append(f"in {command.version}")
+            return " ".join(parts)
+        case messages.Grant():
+            return f"grant {command.update} {command.bitmap.hex()} window {command.window}"
+        case messages.Cancel():
+            return f"cancel {command.round}"
+        case messages.RetryAfter():
+            return f"retry {command.update}"
+        case messages.Rebirth():
+            return "rebirth"

@@ -1,0 +1,134 @@
+"""Selectors: pure, fair, and by name."""
+
+from collections import Counter
+from random import Random
+
+import pytest
+from hypothesis import given, strategies
+
+from coordinator.records import EngineSettings
+from coordinator.selection import (
+    SELECTORS,
+    CapableSelector,
+    FairSelector,
+    Informed,
+    NodeRecord,
+    ReliableSelector,
+    Selector,
+    UniformSelector,
+    make_selector,
+    sized,
+)
+from federation.errors import ConfigError
+from federation.types import NodeId
+
+NODES = [NodeId(f"n{number}") for number in range(20)]
+
+
+@given(strategies.integers(0, 25), strategies.integers(0, 20), strategies.integers())
+def test_a_selection_is_distinct_repeatable_and_as_large_as_it_can_be(count: int, known: int, seed: int) -> None:
+    chosen = UniformSelector().select(NODES[:known], count, Random(seed).random)
+    assert len(set(chosen)) == len(chosen) == min(count, known)
+    assert set(chosen) <= set(NODES[:known])
+    assert chosen == UniformSelector().select(NODES[:known], count, Random(seed).random)
+
+
+def test_every_candidate_is_equally_likely() -> None:
+    rng = Random(1)
+    chosen = Counter(node for _ in range(4_000) for node in UniformSelector().select(NODES, 5, rng.random))
+    assert max(abs(count - 1_000) for count in chosen.values()) < 150
+
+
+def test_a_random_number_of_almost_one_stays_within_the_candidates() -> None:
+    assert UniformSelector().select(NODES[:3], 3, lambda: 1.0 - 2.0**-53) == ("n2", "n0", "n1")
+    assert len(set(UniformSelector().select(NODES[:3], 3, lambda: 1.0))) == 3
+
+
+def test_selectors_are_made_by_name_or_path() -> None:
+    assert isinstance(make_selector("uniform"), UniformSelector)
+    assert isinstance(make_selector("coordinator.selection:UniformSelector"), UniformSelector)
+
+
+@pytest.mark.parametrize("name", ["unifrom", "no.such.module:make", "coordinator.selection:make", ":make"])
+def test_a_selector_that_does_not_exist_names_its_key(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"round\.selector"):
+        make_selector(name)
+
+
+def informed(selector: Selector, records: dict[NodeId, NodeRecord]) -> Selector:
+    assert isinstance(selector, Informed)
+    selector.inform(lambda node: records.get(node, NodeRecord()))
+    return selector
+
+
+@given(
+    strategies.sampled_from(sorted(SELECTORS)),
+    strategies.integers(0, 25),
+    strategies.integers(0, 20),
+    strategies.integers(),
+)
+def test_every_selector_is_distinct_repeatable_and_as_large_as_it_can_be(
+    name: str, count: int, known: int, seed: int
+) -> None:
+    chosen = make_selector(name).select(NODES[:known], count, Random(seed).random)
+    assert len(set(chosen)) == len(chosen) == min(count, known)
+    assert set(chosen) <= set(NODES[:known])
+    assert chosen == make_selector(name).select(NODES[:known], count, Random(seed).random)
+
+
+@pytest.mark.parametrize("name", sorted(SELECTORS))
+def test_without_records_every_selector_is_fair(name: str) -> None:
+    rng = Random(1)
+    chosen = Counter(node for _ in range(2_000) for node in make_selector(name).select(NODES, 5, rng.random))
+    assert max(abs(count - 500) for count in chosen.values()) < 110
+
+
+@given(strategies.lists(strategies.integers(1, 7), min_size=1, max_size=60), strategies.integers())
+def test_with_the_fair_selector_no_node_is_asked_twice_more_than_another(counts: list[int], seed: int) -> None:
+    asked: Counter[NodeId] = Counter()
+    selector, rng = FairSelector(), Random(seed)
+    selector.inform(lambda node: NodeRecord(asked=asked[node]))
+    for count in counts:
+        asked.update(selector.select(NODES[:11], count, rng.random))
+        assert max(asked[node] for node in NODES[:11]) - min(asked[node] for node in NODES[:11]) <= 1
+
+
+def test_the_reliable_selector_follows_the_share_of_answers() -> None:
+    good, bad = NODES[0], NODES[1]
+    records = {good: NodeRecord(asked=98, delivered=98), bad: NodeRecord(asked=98, delivered=24)}
+    selector, rng = informed(ReliableSelector(), records), Random(3)
+    chosen = Counter(selector.select([bad, good], 1, rng.random)[0] for _ in range(4_000))
+    assert chosen[good] / chosen[bad] == pytest.approx(99 / 25, rel=0.2)
+
+
+def test_the_capable_selector_prefers_the_fast_and_the_unknown() -> None:
+    records = {node: NodeRecord(train_s=float(index + 1)) for index, node in enumerate(NODES)}
+    selector, rng = informed(CapableSelector(), records), Random(3)
+    chosen = Counter(node for _ in range(2_000) for node in selector.select(NODES, 5, rng.random))
+    assert chosen[NODES[0]] > 3 * chosen[NODES[15]] > 0
+    assert chosen[NODES[19]] == 0
+    records[NODES[19]] = NodeRecord()
+    assert all(NODES[19] in selector.select(NODES, 10, rng.random) for _ in range(20))
+
+
+@pytest.mark.parametrize(
+    ("fraction", "over", "online", "expected"),
+    [
+        (0.1, 1.0, 100, (10, 10)),
+        (0.3, 1.0, 10, (3, 3)),
+        (1.0, 1.0, 37, (37, 37)),
+        (1.0, 1.0, 5_000, (600, 600)),
+        (0.1, 1.3, 100, (10, 13)),
+        (0.01, 1.0, 3, (2, 2)),
+    ],
+)
+def test_a_fraction_of_the_nodes_online_is_asked(
+    fraction: float, over: float, online: int, expected: tuple[int, int]
+) -> None:
+    settings = EngineSettings(
+        task="t", concurrency=600, buffer=600, refill=600, quorum=2, fraction=fraction, over_selection=over
+    )
+    made = sized(settings, online)
+    assert (made.buffer, made.concurrency) == expected
+    assert 2 <= made.quorum <= made.buffer <= made.concurrency
+    assert made.refill <= made.concurrency

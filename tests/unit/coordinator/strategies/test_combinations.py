@@ -1,0 +1,83 @@
+"""What cannot be right together is refused by the name of the setting to change; the rest has the sizes that follow."""
+
+import pytest
+
+from coordinator.combinations import check_combination, round_size
+from coordinator.config import CoordinatorConfig, read_config
+from coordinator.robust import RULES
+from coordinator.settings import committer_settings, engine_settings, train_settings
+from coordinator.strategies import STRATEGIES
+from federation.errors import ConfigError
+
+
+def config(**given: object) -> CoordinatorConfig:
+    least = {"federation.id": "f", "broker.url": "mqtt://h:1883"}
+    return read_config(None, least | {key.replace("__", "."): value for key, value in given.items()}, environ={})
+
+
+@pytest.mark.parametrize(
+    ("key", "given"),
+    [
+        ("round.buffer", {"strategy__name": "fedasync", "round__buffer": 2}),
+        ("strategy.server", {"strategy__name": "fedasync", "round__buffer": 1, "strategy__server": "adam"}),
+        ("strategy.mixing", {"strategy__mixing": True}),
+        ("train.proximal_mu", {"strategy__name": "fedprox", "train__proximal_mu": 0.0}),
+        ("round.buffer", {"strategy__robust": "median", "round__buffer": 2, "codec__up": "balanced"}),
+        ("round.buffer", {"strategy__robust": "default", "strategy__name": "fedasync", "round__buffer": 1}),
+        ("round.buffer", {"strategy__robust": "krum", "round__concurrency": 6, "strategy__attackers": 0.4}),
+        ("round.quorum", {"strategy__robust": "krum", "round__concurrency": 10, "round__quorum": 2}),
+        ("round.per_node_quota", {"strategy__robust": "default", "round__per_node_quota": 2}),
+        ("limits.clip_norm", {"strategy__robust": "default", "limits__clip_norm": 1.0}),
+        ("codec.up", {"strategy__robust": "median", "codec__up": "edge"}),
+        ("codec.up", {"strategy__robust": "bulyan", "round__concurrency": 20, "codec__up": "edge"}),
+        ("strategy.robust", {"strategy__robust": "medain"}),
+        ("strategy.attackers", {"strategy__attackers": 0.5}),
+        ("round.fraction", {"round__fraction": 0.1, "round__buffer": 3}),
+        ("round.fraction", {"round__fraction": 0.1, "round__max_staleness": 2}),
+        ("round.over_selection", {"round__over_selection": 1.3, "round__buffer": 3}),
+    ],
+)
+def test_a_combination_that_cannot_be_right_names_the_setting(key: str, given: dict[str, object]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        engine_settings(config(**given))
+    assert caught.value.key == key
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"fedasync"}))
+def test_every_strategy_with_a_buffer_goes_with_every_rule(name: str, rule: str) -> None:
+    sizes = {"round__concurrency": 30, "round__buffer": 15 if name == "fedbuff" else 30}
+    chosen = config(strategy__name=name, strategy__robust=rule, codec__up="balanced", **sizes)
+    engine = engine_settings(chosen)
+    assert committer_settings(chosen).limits.rule is not None
+    assert 3 <= engine.quorum <= engine.buffer
+
+
+def test_a_robust_rule_raises_the_quorum_to_what_it_needs() -> None:
+    assert round_size(config(strategy__robust="krum", round__concurrency=6)).quorum == 3
+    assert round_size(config(strategy__robust="bulyan", round__concurrency=12, codec__up="balanced")).quorum == 7
+
+
+def test_fedprox_brings_its_proximal_term_unless_the_configuration_has_one() -> None:
+    assert train_settings(config(strategy__name="fedprox")).proximal_mu == 0.01
+    assert train_settings(config(strategy__name="fedprox", train__proximal_mu=0.5)).proximal_mu == 0.5
+    assert train_settings(config()).proximal_mu == 0.0
+
+
+def test_fedasync_remembers_as_many_steps_as_updates_may_lag_behind() -> None:
+    chosen = config(strategy__name="fedasync", round__buffer=1, round__concurrency=4, round__max_staleness=6)
+    strategy = committer_settings(chosen).strategy
+    assert getattr(strategy, "history", None) == 6
+
+
+def test_a_fraction_is_bounded_by_the_concurrency_where_one_is_given() -> None:
+    free = round_size(config(round__fraction=0.5))
+    assert (free.concurrency, free.buffer, free.quorum, free.max_staleness) == (600, 600, 1, 0)
+    bound = round_size(config(round__fraction=0.5, round__concurrency=40, round__over_selection=1.5))
+    assert (bound.concurrency, bound.buffer) == (60, 40)
+
+
+def test_over_selection_asks_more_than_it_waits_for() -> None:
+    size = round_size(config(round__concurrency=10, round__over_selection=1.3))
+    assert (size.concurrency, size.buffer, size.refill, size.max_staleness) == (13, 10, 13, 0)
+    check_combination(config(round__concurrency=10, round__over_selection=1.3), size)

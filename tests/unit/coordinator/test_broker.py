@@ -1,0 +1,42 @@
+"""The coordinator's two connections, before anything is opened."""
+
+import queue
+from typing import Any
+
+import pytest
+
+from coordinator import broker
+from coordinator.broker import broker_address, open_connections
+from coordinator.config import read_config
+from federation.runtime.session import SessionSettings
+from federation.types import Epoch, RunId
+from tests.unit.coordinator.model_values import MANIFEST
+
+
+class Recorder:
+    """Stands where the transport is made."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, SessionSettings] = {}
+        self.filters: list[str] = []
+
+    def __call__(self, _address: object, session: SessionSettings, *_: object, **__: Any) -> "Recorder":
+        self.sessions[session.connection] = session
+        return self
+
+    def subscribe(self, topic_filter: str) -> None:
+        self.filters.append(topic_filter)
+
+
+def test_the_coordinator_is_back_before_its_fleet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[FED-10] Its reconnects are at most 5 s apart: nobody works without it, and one process is no stampede."""
+    recorder = Recorder()
+    monkeypatch.setattr(broker, "MqttTransport", recorder)
+    config = read_config(None, {"federation.id": "demo", "broker.url": "mqtt://localhost"}, environ={})
+    open_connections(config, broker_address(config.broker), RunId("0" * 16), Epoch(1), queue.Queue(), MANIFEST)
+    assert {name: session.reconnect_delay_s_max for name, session in recorder.sessions.items()} == {
+        "control": 5.0,
+        "data": 5.0,
+    }
+    assert SessionSettings(client_id="node").reconnect_delay_s_max == 15.0
+    assert len(recorder.filters) == len(set(recorder.filters)) == 4

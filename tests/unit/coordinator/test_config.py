@@ -1,0 +1,158 @@
+"""Settings are checked where they are read, and each error names its key, its source and a remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from coordinator.config import CoordinatorConfig, read_config
+from coordinator.lag import LagCompensation
+from coordinator.settings import committer_settings, down_spec, engine_settings, strategy_name
+from coordinator.strategy import Averaging
+from federation.errors import ConfigError
+from federation.tasks.registry import default_settings
+
+LEAST = {"federation.id": "demo", "broker.url": "mqtt://localhost"}
+
+
+def config(**flags: object) -> CoordinatorConfig:
+    given = {key.replace("__", "."): value for key, value in flags.items()}
+    return read_config(None, LEAST | given, environ={})
+
+
+def checked(**flags: object) -> None:
+    chosen = config(**flags)
+    committer_settings(chosen)
+    engine_settings(chosen)
+
+
+def own_strategy(chosen: CoordinatorConfig) -> Averaging:
+    """The strategy below the compensation of the codec's lag."""
+    strategy = committer_settings(chosen).strategy
+    assert isinstance(strategy, LagCompensation)
+    assert isinstance(strategy.strategy, Averaging)
+    return strategy.strategy
+
+
+def wrong(**flags: object) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        checked(**flags)
+    return caught.value
+
+
+def test_two_keys_are_enough() -> None:
+    settings = engine_settings(config())
+    assert (settings.concurrency, settings.buffer, settings.refill) == (5, 5, 5)
+    assert (settings.quorum, settings.nodes_min, settings.max_staleness) == (2, 2, 0)
+    assert strategy_name(config()) == "fedavg"
+
+
+def test_a_buffer_below_the_concurrency_is_asynchronous_in_all_its_defaults() -> None:
+    chosen = config(round__concurrency=8, round__buffer=3)
+    settings = engine_settings(chosen)
+    assert (settings.buffer, settings.refill, settings.quorum, settings.max_staleness) == (3, 1, 1, 10)
+    assert strategy_name(chosen) == "fedbuff"
+    strategy = own_strategy(chosen)
+    assert strategy.by_count
+
+
+def test_what_is_given_wins_over_what_follows_from_the_rest() -> None:
+    chosen = config(
+        round__buffer=2,
+        round__refill=2,
+        round__quorum=2,
+        round__nodes_min=4,
+        round__max_staleness=3,
+        strategy__name="fedavgm",
+        strategy__server_learning_rate=0.5,
+    )
+    settings = engine_settings(chosen)
+    assert (settings.refill, settings.quorum, settings.nodes_min, settings.max_staleness) == (2, 2, 4, 3)
+    strategy = own_strategy(chosen)
+    assert (strategy.optimizer.name, strategy.optimizer.learning_rate) == ("momentum", 0.5)
+
+
+def test_training_is_the_tasks_own_choice_unless_it_is_given() -> None:
+    own = default_settings("mnist-mlp")
+    chosen = engine_settings(config(task__name="mnist-mlp", task__seed=4, train__learning_rate=0.5)).train
+    assert (chosen.local_epochs, chosen.batch_size, chosen.learning_rate) == (own.local_epochs, own.batch_size, 0.5)
+    assert chosen.seed == 4
+    assert engine_settings(config(task__seed=4, train__seed=9)).train.seed == 9
+
+
+def test_the_model_goes_down_as_small_as_the_updates_come_up() -> None:
+    assert [str(down_spec(config(codec__up=up))) for up in ("edge", "extreme", "balanced", "lossless")] == [
+        "edge",
+        "edge",
+        "lossless",
+        "lossless",
+    ]
+    assert str(down_spec(config(codec__down="fine"))) == "fine"
+    assert committer_settings(config()).downlink.spec == down_spec(config())
+
+
+def test_the_lag_is_compensated_where_the_codec_holds_back_unless_it_is_said_otherwise() -> None:
+    def lag(**flags: object) -> float:
+        strategy = committer_settings(config(**flags)).strategy
+        return strategy.versions if isinstance(strategy, LagCompensation) else 0.0
+
+    assert lag() == pytest.approx(4.0)
+    assert lag(codec__up="balanced") == 0.0
+    assert lag(codec__lag_versions=0) == 0.0
+    assert lag(codec__lag_versions=2.5, codec__up="lossless") == 2.5
+    assert lag(strategy__name="fedasync", round__buffer=1) == 0.0
+    assert wrong(codec__lag_versions=99).key == "codec.lag_versions"
+
+
+def test_a_codec_is_kept_in_its_canonical_spelling() -> None:
+    assert config(codec__up="deadzone(bpp=0.35,feedback=1)").codec.up == "edge"
+
+
+def test_a_task_file_is_announced_without_its_folder(tmp_path: Path) -> None:
+    file = tmp_path / "my_task.py"
+    file.write_text("def build(context): ...\n")
+    assert engine_settings(config(task__name=f"{file}:build")).task == "my_task.py:build"
+
+
+@pytest.mark.parametrize(
+    ("key", "flags"),
+    [
+        ("round.buffer", {"round__buffer": 6}),
+        ("round.refill", {"round__refill": 6}),
+        ("round.quorum", {"round__quorum": 6}),
+        ("round.buffer", {"strategy__name": "fedasync"}),
+        ("strategy.name", {"strategy__name": "fedfoo"}),
+        ("strategy.staleness", {"strategy__staleness": "linear"}),
+        ("task", {"task__name": "no-such-task"}),
+        ("task.data", {"task__data": "/no/such/folder"}),
+        ("task.initial", {"task__initial": "/no/such/file"}),
+        ("codec.up", {"codec__up": "gzip"}),
+        ("round.concurrency", {"round__concurrency": 0}),
+        ("round.concurrency", {"round__concurrency": 100_000}),
+        ("federation.id", {"federation__id": "not/a/level"}),
+        ("broker.client_id", {"broker__client_id": "a b"}),
+        ("round.concurency", {"round__concurency": 5}),
+        ("rounds", {"rounds__buffer": 5}),
+    ],
+)
+def test_a_wrong_setting_is_named(key: str, flags: dict[str, object]) -> None:
+    assert wrong(**flags).key == key
+
+
+def test_an_unknown_key_in_a_file_is_an_error_with_a_suggestion_and_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "coordinator.toml"
+    file.write_text('[federation]\nid = "x"\n[broker]\nurl = "mqtt://h"\n[round]\nmax_stalenes = 1\n')
+    with pytest.raises(ConfigError, match=r"round\.max_stalenes.*max_staleness.*coordinator\.toml"):
+        read_config(file, {}, environ={})
+
+
+def test_the_environment_wins_over_the_file_and_flags_over_both(tmp_path: Path) -> None:
+    file = tmp_path / "coordinator.toml"
+    file.write_text('[federation]\nid = "x"\n[broker]\nurl = "mqtt://file"\n[round]\nversions = 1\n')
+    environ = {"FEDMQ_COORDINATOR__BROKER__URL": "mqtt://environ", "FEDMQ_COORDINATOR__ROUND__VERSIONS": "2"}
+    chosen = read_config(file, {"round.versions": 3, "store.folder": None}, environ=environ)
+    assert (chosen.broker.url, chosen.round.versions) == ("mqtt://environ", 3)
+
+
+def test_a_missing_broker_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"broker\.url.*required"):
+        read_config(None, {"federation.id": "x"}, environ={})

@@ -1,0 +1,280 @@
+"""The demo's decisions: options, configuration, story, chaos, processes."""
+
+import io
+import os
+import queue
+import signal
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from coordinator.config import read_config
+from coordinator.demo.chaos import Saboteur
+from coordinator.demo.cli import summary_table
+from coordinator.demo.fleet import NO_VARIABLES, Exited, Fleet, Line
+from coordinator.demo.plan import DemoOptions, coordinator_settings, make_plan, to_toml
+from coordinator.demo.story import NodeStory, Story
+from coordinator.demo.view import LiveView, PlainView, human_bytes, node_table
+from coordinator.settings import engine_settings
+from federation.errors import ConfigError
+
+CHILD = """
+import json, os, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+print(json.dumps({"event": "hello", "pid": os.getpid()}), flush=True)
+print("not json", flush=True)
+print(json.dumps([1]), flush=True)
+print(json.dumps({"event": "ready"}), flush=True)
+if "--die" in sys.argv:
+    sys.stderr.write("last words\\n")
+    sys.exit(3)
+signal.pause()
+"""
+
+STUBBORN = """
+import json, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(json.dumps({"event": "ready"}), flush=True)
+while True:
+    signal.pause()
+"""
+
+
+def line(source: str, event: str, **fields: object) -> Line:
+    return Line(source=source, fields={"event": event, **fields})
+
+
+def take(fleet: Fleet) -> Line | Exited:
+    return fleet.lines.get(timeout=20)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fleet:
+    (tmp_path / "demo_child.py").write_text(CHILD)
+    (tmp_path / "demo_stubborn.py").write_text(STUBBORN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return Fleet(folder=tmp_path)
+
+
+class TestPlan:
+    def test_per_round_alone_is_synchronous_fedavg(self) -> None:
+        plan = make_plan(DemoOptions(nodes=10, per_round=5))
+        assert (plan.per_round, plan.buffer, plan.synchronous, plan.strategy) == (5, 5, True, "fedavg")
+
+    def test_default_is_asynchronous_fedbuff_with_a_buffer_below_the_nodes_at_work(self) -> None:
+        plan = make_plan(DemoOptions(nodes=5))
+        assert plan.buffer < plan.per_round == 5
+        assert plan.strategy == "fedbuff"
+
+    def test_a_single_node_has_no_chaos_because_nobody_would_be_left(self) -> None:
+        assert not make_plan(DemoOptions(nodes=1)).chaos
+
+    @pytest.mark.parametrize(
+        ("options", "flag"),
+        [
+            (DemoOptions(nodes=0), "--nodes"),
+            (DemoOptions(nodes=3, per_round=4), "--per-round"),
+            (DemoOptions(nodes=3, buffer=9), "--buffer"),
+            (DemoOptions(rounds=-1), "--rounds"),
+            (DemoOptions(data=Path("no/such/folder")), "--data"),
+        ],
+    )
+    def test_an_option_out_of_range_is_named(self, options: DemoOptions, flag: str) -> None:
+        with pytest.raises(ConfigError, match=flag):
+            make_plan(options)
+
+    def test_configuration_survives_toml(self, tmp_path: Path) -> None:
+        plan = make_plan(DemoOptions(nodes=4, data=tmp_path, seed=7))
+        sections = coordinator_settings(plan, broker_url="mqtt://127.0.0.1:1", state=tmp_path / 'a "quoted" \\ name')
+        assert tomllib.loads(to_toml(sections)) == {name: dict(values) for name, values in sections.items()}
+
+    def test_the_coordinator_accepts_the_configuration(self, tmp_path: Path) -> None:
+        plan = make_plan(DemoOptions(nodes=4, per_round=4, buffer=2))
+        file = tmp_path / "coordinator.toml"
+        file.write_text(to_toml(coordinator_settings(plan, broker_url="mqtt://127.0.0.1:1883", state=tmp_path / "s")))
+        engine = engine_settings(read_config(file, {}, environ={}))
+        assert (engine.buffer, engine.concurrency, engine.nodes_min) == (2, 4, 4)
+
+    def test_a_task_file_is_found_from_every_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "mine.py").write_text("def build(context):\n    raise NotImplementedError\n")
+        assert make_plan(DemoOptions(task="mine.py:build", rounds=1)).task == f"{tmp_path / 'mine.py'}:build"
+
+
+class TestStory:
+    def test_a_node_is_followed_through_a_round(self) -> None:
+        story = Story({"node-0": NodeStory()})
+        states = []
+        heard: list[tuple[str, dict[str, object]]] = [
+            ("connected", {}),
+            ("round_joined", {"round": 3}),
+            ("model_ready", {"bytes": 100}),
+            ("training_started", {"round": 3}),
+            ("training_finished", {}),
+            ("update_offered", {"bytes": 40}),
+            ("receipt", {"status": "stored"}),
+            ("receipt", {"status": "applied"}),
+        ]
+        for event, fields in heard:
+            assert story.hear(line("node-0", event, **fields)) is None
+            states.append(story.nodes["node-0"].state)
+        assert states == ["idle", "fetching", "fetching", "training", "uploading", "uploading", "delivered", "idle"]
+        node = story.nodes["node-0"]
+        assert (node.round, node.applied, node.bytes_up, node.bytes_down) == (3, 1, 40, 100)
+
+    def test_stale_and_refused_receipts_are_counted_apart(self) -> None:
+        story = Story({"node-0": NodeStory()})
+        for status in ("stale", "refused", "refused", "unheard-of"):
+            story.hear(line("node-0", "receipt", status=status))
+        assert (story.nodes["node-0"].stale, story.nodes["node-0"].refused, story.nodes["node-0"].applied) == (1, 2, 0)
+
+    def test_versions_are_told_with_their_accuracy(self) -> None:
+        story = Story({})
+        assert story.hear(line("coordinator", "version_committed", version=1, accepted=3)) is None
+        assert (
+            story.hear(line("coordinator", "evaluated", version=1, accuracy=0.5))
+            == "version 1: 3 updates, accuracy 50.00%"
+        )
+        assert story.hear(line("coordinator", "evaluated", version=0, accuracy=0.1)) is None
+        assert story.version == 1
+
+    def test_a_refused_update_is_told_with_its_reason(self) -> None:
+        sentence = Story({}).hear(line("coordinator", "update_refused", node="node-1", reason="norm"))
+        assert sentence == "node-1: update refused (norm)"
+
+    def test_the_end_is_noticed_and_strangers_are_ignored(self) -> None:
+        story = Story({})
+        story.hear(line("coordinator", "finished"))
+        assert story.finished
+        assert story.hear(line("stranger", "connected")) is None
+
+
+class _KillingFleet(Fleet):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder=folder)
+        self.done: list[str] = []
+
+    def kill(self, name: str) -> None:
+        self.done.append(f"kill {name}")
+
+    def restart(self, name: str, environment: Mapping[str, str] = NO_VARIABLES) -> None:
+        self.done.append(f"restart {name}")
+
+
+class TestSaboteur:
+    def test_kills_one_node_in_mid_training_and_brings_it_back(self, tmp_path: Path) -> None:
+        fleet = _KillingFleet(tmp_path)
+        saboteur = Saboteur(fleet)
+        assert saboteur.hear(line("node-1", "training_started", round=1), version=0) is None
+        assert "SIGKILL to node-1" in str(saboteur.hear(line("node-1", "training_started", round=2), version=1))
+        assert saboteur.hear(line("node-2", "training_started", round=2), version=1) is None
+        assert "mid-training" in str(saboteur.notice(Exited(source="node-1", generation=0, code=-9)))
+        assert fleet.done == ["kill node-1", "restart node-1"]
+        assert saboteur.done
+        assert saboteur.hear(line("node-1", "training_started", round=3), version=2) is None
+        assert saboteur.hear(line("node-1", "receipt", status="stored"), version=2) is None
+        back = saboteur.hear(line("node-1", "receipt", status="applied", version=3), version=3)
+        assert back == "chaos: node-1 is back: version 3 has its update"
+        assert saboteur.hear(line("node-1", "receipt", status="applied", version=4), version=4) is None
+
+    def test_a_node_that_was_faster_than_the_signal_does_not_count(self, tmp_path: Path) -> None:
+        fleet = _KillingFleet(tmp_path)
+        saboteur = Saboteur(fleet)
+        saboteur.hear(line("node-1", "training_started", round=2), version=1)
+        saboteur.hear(line("node-1", "training_finished"), version=1)
+        assert "try again" in str(saboteur.notice(Exited(source="node-1", generation=0, code=-9)))
+        assert not saboteur.done
+        saboteur.hear(line("node-0", "training_started", round=3), version=2)
+        assert fleet.done[-1] == "kill node-0"
+
+    def test_without_chaos_nobody_is_killed(self, tmp_path: Path) -> None:
+        fleet = _KillingFleet(tmp_path)
+        saboteur = Saboteur(fleet, enabled=False)
+        saboteur.hear(line("node-1", "training_started", round=2), version=1)
+        assert fleet.done == []
+        assert saboteur.notice(Exited(source="node-1", generation=0, code=1)) is None
+
+
+class TestFleet:
+    def test_only_json_objects_are_lines_and_the_end_comes_last(self, fleet: Fleet) -> None:
+        fleet.start("a", "demo_child", ["--die"])
+        items = [take(fleet), take(fleet), take(fleet)]
+        fleet.stop()
+        assert [item.event for item in items[:2] if isinstance(item, Line)] == ["hello", "ready"]
+        assert items[2] == Exited(source="a", generation=0, code=3)
+        assert fleet.stderr_tail("a") == "last words"
+        assert fleet.stderr_tail("nobody") == ""
+
+    def test_a_killed_process_starts_again_under_its_name(self, fleet: Fleet) -> None:
+        fleet.start("a", "demo_child", [])
+        take(fleet)
+        take(fleet)
+        fleet.kill("a")
+        assert take(fleet) == Exited(source="a", generation=0, code=-signal.SIGKILL)
+        fleet.restart("a")
+        assert isinstance(take(fleet), Line)
+        assert fleet.generation("a") == 1
+        fleet.stop()
+
+    def test_stop_leaves_no_process_behind_even_a_stubborn_one(
+        self, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("coordinator.demo.fleet.STOP_GRACE_S", 0.2)
+        fleet.start("a", "demo_child", [])
+        fleet.start("b", "demo_stubborn", [])
+        waiting = {"a", "b"}
+        while waiting:
+            item = take(fleet)
+            if isinstance(item, Line) and item.event == "ready":
+                waiting.discard(item.source)
+        pids = [fleet.pid("a"), fleet.pid("b")]
+        fleet.stop()
+        for pid in pids:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+
+    def test_readers_end_when_nobody_listens_any_more(self, fleet: Fleet) -> None:
+        fleet.lines = queue.Queue(1)
+        fleet.start("a", "demo_child", [])
+        take(fleet)
+        fleet.stop()
+
+
+class TestView:
+    def test_plain_lines_are_printed_as_they_are(self) -> None:
+        out = io.StringIO()
+        with PlainView(Console(file=out, width=40)) as view:
+            view.say("[round 1] 50% of node-1")
+            view.refresh()
+        assert out.getvalue() == "[round 1] 50% of node-1\n"
+
+    def test_the_live_table_shows_every_node_and_the_last_sentences(self) -> None:
+        plan = make_plan(DemoOptions(nodes=2))
+        story = Story({"node-0": NodeStory(), "node-1": NodeStory(state="training", round=4)}, accuracy={1: 0.9})
+        out = io.StringIO()
+        console = Console(file=out, force_terminal=True, width=120, height=40)
+        with LiveView(console, plan, story) as view:
+            for number in range(9):
+                view.say(f"sentence {number}")
+            view.refresh()
+        shown = out.getvalue()
+        assert "accuracy 90.00%" in shown
+        assert "sentence 8" in shown
+        assert "sentence 1\n" not in shown.split("sentence 8")[-1]
+        assert node_table(story).row_count == 2
+
+    @pytest.mark.parametrize(
+        ("count", "text"), [(0, "0 B"), (1536, "1.5 KiB"), (2**20, "1.0 MiB"), (2**45, "32768.0 GiB")]
+    )
+    def test_bytes_are_written_for_people(self, count: int, text: str) -> None:
+        assert human_bytes(count) == text
+
+    def test_summary_compares_with_fp32(self) -> None:
+        out = io.StringIO()
+        report = {"bytes_up_total": 100, "bytes_up_fp32": 6400, "final_accuracy": 0.5, "rounds": [1, 2], "broker": "m"}
+        Console(file=out, width=100).print(summary_table(report))
+        assert "1/64.0 of fp32" in out.getvalue()
+        assert "50.00%" in out.getvalue()

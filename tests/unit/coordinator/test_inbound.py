@@ -1,0 +1,186 @@
+"""What a transport received becomes an event, or is refused; nothing that a stranger sends can do more."""
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from coordinator import actions
+from coordinator.inbound import Inbound
+from coordinator.memory_store import MemoryStore
+from coordinator.records import Verdict
+from coordinator.traffic import PACKET_HEADER_BYTES, Traffic
+from federation.errors import StorageError, TransportError
+from federation.protocol.messages import (
+    Activity,
+    Decline,
+    Message,
+    NodeState,
+    Presence,
+    Progress,
+    Reason,
+    ReceiptStatus,
+    UpdateOffer,
+)
+from federation.protocol.topics import Topics
+from federation.protocol.wire import encode_message
+from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
+from federation.types import Digest, FederationId, Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
+from tests.unit.coordinator.model_values import arrived, initialised, update
+
+TOPICS = Topics(FederationId("t"))
+ANN = NodeId("ann")
+STATE = NodeState(presence=Presence.ONLINE, incarnation=Incarnation(1), protocol_min=1, protocol_max=1)
+OFFER = UpdateOffer(
+    run=RunId("0" * 16),
+    round=RoundId(0),
+    update=UpdateId("0-ann"),
+    incarnation=Incarnation(1),
+    base_version=ModelVersion(0),
+    base_digest=Digest(b"d" * 16),
+    num_examples=3,
+    metrics={},
+    codec="edge",
+    payload_bytes=5,
+    payload_digest=Digest(b"p" * 16),
+    chunk_bytes=61_440,
+    inline=b"frame",
+)
+DECLINE = Decline(run=RunId("0" * 16), round=RoundId(0), reason="busy")
+PROGRESS = Progress(round=RoundId(0), activity=Activity.TRAINING)
+
+
+@dataclass
+class Bench:
+    store: MemoryStore = field(default_factory=MemoryStore)
+    traffic: Traffic = field(default_factory=Traffic)
+    connected: int = 0
+    inbound: Inbound = field(init=False)
+
+    def __post_init__(self) -> None:
+        initialised(self.store)
+        self.inbound = Inbound(TOPICS, self.store, self.traffic, self._on_connected)
+
+    def _on_connected(self) -> None:
+        self.connected += 1
+
+    def hear(self, topic: str, payload: bytes) -> actions.Event | None:
+        return self.inbound.translate(MessageReceived(topic=topic, payload=payload))
+
+    def say(self, topic: str, message: Message) -> actions.Event | None:
+        return self.hear(topic, encode_message(message))
+
+
+def test_births_offers_declines_and_progress_become_events() -> None:
+    bench = Bench()
+    assert bench.say(TOPICS.node_state(ANN), STATE) == actions.NodeStateReceived(node=ANN, state=STATE)
+    assert bench.say(TOPICS.node_event(ANN), OFFER) == actions.OfferReceived(node=ANN, offer=OFFER)
+    assert bench.say(TOPICS.node_event(ANN), DECLINE) == actions.DeclineReceived(node=ANN, decline=DECLINE)
+    assert bench.say(TOPICS.node_telemetry(ANN), PROGRESS) == actions.ProgressReceived(node=ANN, progress=PROGRESS)
+
+
+def test_a_chunk_is_passed_on_as_it_is() -> None:
+    topic = TOPICS.node_chunk(ANN, UpdateId("0-ann"), 7)
+    expected = actions.ChunkReceived(node=ANN, update=UpdateId("0-ann"), index=7, body=b"\x00raw")
+    assert Bench().hear(topic, b"\x00raw") == expected
+
+
+def test_an_offer_comes_with_the_verdict_that_is_known() -> None:
+    bench, sent = Bench(), arrived("ann", update(1.0))
+    bench.store.save_update(sent.record, sent.payload)
+    event = bench.say(TOPICS.node_event(ANN), OFFER)
+    assert isinstance(event, actions.OfferReceived)
+    assert event.known == Verdict(update=UpdateId("0-ann"), node=ANN, status=ReceiptStatus.STORED, reason=Reason.NONE)
+
+
+@pytest.mark.parametrize(
+    ("topic", "payload"),
+    [
+        (TOPICS.node_event(ANN), b"\xff not msgpack"),
+        (TOPICS.node_state(ANN), encode_message(DECLINE)),
+        (TOPICS.node_event(ANN), encode_message(STATE)),
+        (TOPICS.node_telemetry(ANN), encode_message(OFFER)),
+        ("fl/other/n/ann/evt", encode_message(DECLINE)),
+        ("fl/t/n/ann/up/0-bob/0", b"x"),
+        ("$SYS/broker/version", b"x"),
+    ],
+)
+def test_what_is_no_message_here_is_refused_and_named(topic: str, payload: bytes) -> None:
+    event = Bench().hear(topic, payload)
+    assert isinstance(event, actions.MessageRefused)
+    assert event.topic == topic
+    assert event.reason
+
+
+@settings(max_examples=60, deadline=None)
+@given(topic=some.sampled_from([TOPICS.node_event(ANN), TOPICS.node_state(ANN), "x"]), payload=some.binary(min_size=1))
+def test_random_bytes_are_refused_and_never_raise(topic: str, payload: bytes) -> None:
+    assert isinstance(Bench().hear(topic, payload), actions.MessageRefused)
+
+
+@pytest.mark.parametrize("topic", [TOPICS.round, TOPICS.coordinator_state, TOPICS.node_command(ANN)])
+def test_what_coordinators_say_is_not_for_us(topic: str) -> None:
+    assert Bench().hear(topic, b"anything") is None
+
+
+def test_a_state_that_was_removed_from_the_broker_is_no_news() -> None:
+    assert Bench().hear(TOPICS.node_state(ANN), b"") is None
+
+
+def test_the_control_connection_is_the_view_of_the_broker() -> None:
+    bench = Bench()
+    up = TransportConnected(connection="control", session_present=False, packet_bytes_max=1)
+    down = TransportDisconnected(connection="control", reason="gone")
+    assert bench.inbound.translate(up) == actions.BrokerConnected()
+    assert bench.connected == 1
+    assert bench.inbound.translate(down) == actions.BrokerDisconnected(reason="gone")
+
+
+def test_the_data_connection_comes_and_goes_without_a_word() -> None:
+    bench = Bench()
+    up = TransportConnected(connection="data", session_present=False, packet_bytes_max=1)
+    assert bench.inbound.translate(up) is None
+    assert bench.inbound.translate(TransportDisconnected(connection="data", reason="gone")) is None
+    assert bench.connected == 0
+
+
+def test_a_connection_that_is_refused_for_good_ends_the_process() -> None:
+    with pytest.raises(TransportError, match="bad password"):
+        Bench().inbound.translate(TransportFailed(connection="data", reason="bad password"))
+
+
+def test_an_evaluation_is_remembered_before_the_machine_hears_of_it() -> None:
+    bench = Bench()
+    event = actions.Evaluated(version=ModelVersion(0), metrics={"accuracy": 0.25})
+    assert bench.inbound.translate(event) is event
+    assert dict(bench.store.history()[0].metrics) == {"accuracy": 0.25}
+    empty = actions.Evaluated(version=ModelVersion(0), metrics={})
+    assert bench.inbound.translate(empty) is empty
+    assert dict(bench.store.history()[0].metrics) == {"accuracy": 0.25}
+
+
+def test_a_full_disk_costs_an_evaluation_and_not_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by simulation: the coordinator died of it."""
+
+    def full(_store: MemoryStore, _version: ModelVersion, _metrics: object) -> None:
+        raise StorageError("no space left on device")
+
+    monkeypatch.setattr(MemoryStore, "save_evaluation", full)
+    event = actions.Evaluated(version=ModelVersion(0), metrics={"accuracy": 0.25})
+    assert Bench().inbound.translate(event) is event
+
+
+def test_other_events_pass_unchanged() -> None:
+    event = actions.StopRequested()
+    assert Bench().inbound.translate(event) is event
+
+
+def test_every_byte_from_a_node_is_counted_with_its_header() -> None:
+    bench = Bench()
+    bench.hear("some/topic", b"12345")
+    assert bench.traffic.up == PACKET_HEADER_BYTES + len("some/topic") + 5
+    bench.traffic.pulled(100)
+    bench.traffic.commanded("t", 9)
+    assert bench.traffic.take()[1] == 100 + PACKET_HEADER_BYTES + 10
+    assert (bench.traffic.up, bench.traffic.down) == (0, 0)

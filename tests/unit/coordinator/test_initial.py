@@ -1,0 +1,75 @@
+"""Version 0 is the task's own model or a given file, made here or in a process of its own: the same bits."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from coordinator.committer import first_commit
+from coordinator.downlink import DownlinkSettings
+from coordinator.initial import InitialRequest, initial_model, initial_model_apart
+from federation.errors import ConfigError, TaskError
+from federation.task import TaskContext
+from federation.tasks.registry import load_task
+
+TASK = "quadratic-12"
+
+
+def test_another_process_makes_the_same_model(tmp_path: Path) -> None:
+    here, there = initial_model(InitialRequest(task=TASK, seed=4)), None
+    there = initial_model_apart(InitialRequest(task=TASK, seed=4), tmp_path)
+    assert there.manifest == here.manifest
+    assert there.vectors.digest() == here.vectors.digest()
+    assert there.seed == here.seed == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_node_that_builds_the_task_gets_the_announced_digest() -> None:
+    made = initial_model(InitialRequest(task=TASK, seed=4))
+    record = first_commit(made.vectors, made.manifest, DownlinkSettings(), seed=made.seed).record
+    task = load_task(TASK)(TaskContext(node_index=0, node_count=2, seed=4))
+    arrays = dict(task.initial_parameters(4))
+    assert record.seed == 4
+    assert record.digest == made.manifest.flatten(arrays).digest()
+
+
+def test_a_model_with_negative_zeros_is_not_promised_by_its_seed() -> None:
+    made = initial_model(InitialRequest(task=TASK, seed=4))
+    made.vectors.parameters[0] = -0.0
+    assert first_commit(made.vectors, made.manifest, DownlinkSettings(), seed=4).record.seed is None
+
+
+def test_a_given_file_replaces_the_tasks_parameters_and_has_no_seed(tmp_path: Path) -> None:
+    own = initial_model(InitialRequest(task=TASK, seed=4))
+    arrays = {name: np.full_like(array, 7) for name, array in own.manifest.unflatten(own.vectors).items()}
+    safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors")
+    request = InitialRequest(task=TASK, seed=4, file=str(tmp_path / "model.safetensors"))
+    made = initial_model_apart(request, tmp_path)
+    assert made.seed is None
+    assert (made.vectors.parameters == 7).all()
+    assert made.manifest == own.manifest
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors", None])
+def test_a_file_that_does_not_fit_is_a_config_error(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "model.safetensors"
+    if content is None:
+        safetensors.numpy.save_file({"other": np.zeros(3, np.float32)}, file)
+    else:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        initial_model(InitialRequest(task=TASK, file=str(file)))
+    assert caught.value.key == "task.initial"
+
+
+def test_a_task_that_does_not_exist_is_named_by_the_other_process(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="no-such-task"):
+        initial_model_apart(InitialRequest(task="no-such-task"), tmp_path)
+
+
+def test_a_task_that_raises_is_a_task_error(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text("def build(context):\n    raise ValueError('no camera')\n")
+    with pytest.raises(TaskError, match="no camera"):
+        initial_model(InitialRequest(task=f"{file}:build"))

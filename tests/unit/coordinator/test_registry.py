@@ -1,0 +1,175 @@
+"""Known nodes: presence by incarnation, and who may be asked."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from coordinator import registry as registry_module
+from coordinator.registry import REST_BASE_S, REST_MAX_S, RETRY_AFTER_MAX_S, Pool, Registry, Sighting
+from federation.protocol.messages import NodeState, Presence
+from federation.types import Incarnation, NodeId
+
+ANN, BOB = NodeId("ann"), NodeId("bob")
+ALIVE = NodeState(presence=Presence.ONLINE, incarnation=Incarnation(5), protocol_min=1, protocol_max=1)
+LOST = replace(ALIVE, presence=Presence.LOST)
+
+
+def known(*nodes: NodeId, quota: int = 1) -> Registry:
+    registry = Registry(task="digits", codec="deadzone(bpp=1)", quota=quota)
+    for node in nodes:
+        registry.observe(node, ALIVE)
+    return registry
+
+
+def asked(registry: Registry) -> tuple[Sequence[NodeId], Sequence[NodeId]]:
+    return list(registry.candidates), list(registry.suspects)
+
+
+def test_a_delayed_will_cannot_bury_a_node_that_is_back() -> None:
+    """FED-21: births and wills of an older incarnation are ignored."""
+    registry = known(ANN)
+    older = Incarnation(4)
+    assert registry.observe(ANN, replace(LOST, incarnation=older)) is Sighting.OUTDATED
+    assert registry.observe(ANN, replace(ALIVE, incarnation=older)) is Sighting.OUTDATED
+    assert registry.online == 1
+
+
+def test_sightings_tell_births_returns_and_deaths_apart() -> None:
+    registry = known()
+    newer = Incarnation(6)
+    assert registry.observe(ANN, LOST) is Sighting.AWAY
+    assert registry.observe(ANN, LOST) is Sighting.AWAY
+    assert registry.observe(ANN, ALIVE) is Sighting.BACK
+    assert registry.observe(ANN, ALIVE) is Sighting.HERE
+    assert registry.observe(ANN, LOST) is Sighting.GONE
+    assert registry.observe(ANN, replace(ALIVE, incarnation=newer)) is Sighting.BORN
+    assert registry.observe(ANN, replace(LOST, incarnation=Incarnation(7))) is Sighting.GONE
+    assert registry.online == 0
+    assert len(registry) == 1
+
+
+def test_only_so_many_nodes_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "NODES_MAX", 1)
+    registry = known(ANN)
+    assert registry.observe(BOB, ALIVE) is Sighting.OVERFLOW
+    assert registry.observe(ANN, ALIVE) is Sighting.HERE
+    assert BOB not in registry
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked_for"),
+    [
+        ({}, True),
+        ({"task": "digits"}, True),
+        ({"task": "mnist"}, False),
+        ({"codecs": ("deadzone",)}, True),
+        ({"codecs": ("lossless", "deadzone(bpp=1)")}, True),
+        ({"codecs": ("lossless",)}, False),
+        ({"protocol_min": 2, "protocol_max": 3}, False),
+        ({"protocol_min": 0, "protocol_max": 0}, False),
+        ({"presence": Presence.OFFLINE}, False),
+    ],
+)
+def test_only_compatible_nodes_that_are_there_are_candidates(changes: dict[str, object], asked_for: bool) -> None:
+    registry = known()
+    registry.observe(ANN, replace(ALIVE, **changes))  # type: ignore[arg-type]
+    assert (ANN in registry.candidates) is asked_for
+
+
+def test_a_node_with_a_slot_or_at_its_quota_is_not_asked() -> None:
+    registry = known(ANN, quota=2)
+    registry.assign(ANN)
+    assert ANN not in registry.candidates
+    registry.release(ANN)
+    registry.take(ANN)
+    assert ANN in registry.candidates
+    registry.take(ANN)
+    assert ANN not in registry.candidates
+    registry.give(ANN)
+    registry.give(ANN)
+    assert ANN in registry.candidates
+    assert registry.used(ANN) == 0
+
+
+def test_a_node_that_declined_rests_as_long_as_it_asked_for() -> None:
+    """FED-30: it is not asked before its time."""
+    registry = known(ANN)
+    registry.rest(ANN, 100.0, 60.0)
+    registry.wake(159.9)
+    assert asked(registry) == ([], [])
+    assert registry.next_timer() == 160.0
+    registry.wake(160.0)
+    assert asked(registry) == ([ANN], [])
+    assert registry.next_timer() is None
+
+
+def test_rests_double_in_a_row_are_bounded_and_end_with_praise() -> None:
+    registry = known(ANN)
+    rests = []
+    for _ in range(20):
+        registry.rest(ANN, 0.0)
+        rests.append(registry.next_timer())
+    assert rests[:3] == [REST_BASE_S, 2 * REST_BASE_S, 4 * REST_BASE_S]
+    assert rests[-1] == REST_MAX_S
+    registry.praise(ANN)
+    registry.rest(ANN, 0.0)
+    assert registry.next_timer() == REST_BASE_S
+    registry.rest(ANN, 0.0, 1e12)
+    assert registry.next_timer() == RETRY_AFTER_MAX_S
+
+
+def test_a_silent_node_is_suspected_until_it_shows_a_sign_of_life_or_its_time_is_over() -> None:
+    registry = known(ANN, BOB)
+    registry.suspect(ANN, 0.0, 60.0)
+    registry.suspect(BOB, 0.0, 60.0)
+    assert asked(registry) == ([], [ANN, BOB])
+    registry.alive(BOB)
+    assert asked(registry) == ([BOB], [ANN])
+    registry.wake(60.0)
+    assert sorted(registry.candidates) == [ANN, BOB]
+
+
+def test_silence_and_refusal_are_counted_apart() -> None:
+    registry = known(ANN)
+    for _ in range(5):
+        registry.suspect(ANN, 0.0, 60.0)
+    assert registry.next_timer() == 60.0 * 2.0**4
+    registry.rest(ANN, 0.0)
+    assert registry.next_timer() == REST_BASE_S
+
+
+def test_what_an_unknown_node_did_leaves_nothing_behind() -> None:
+    registry = known()
+    registry.rest(ANN, 0.0)
+    registry.suspect(ANN, 0.0, 60.0)
+    registry.praise(ANN)
+    assert registry.next_timer() is None
+    assert ANN not in registry
+
+
+def test_a_pool_is_a_set_with_places() -> None:
+    pool, model, rng = Pool(), set[NodeId](), Random(4)
+    for _ in range(500):
+        node = NodeId(f"n{rng.randrange(20)}")
+        if rng.random() < 0.5:
+            pool.add(node)
+            model.add(node)
+        else:
+            pool.discard(node)
+            model.discard(node)
+        assert set(pool) == model
+        assert len(pool) == len(model)
+        assert [pool[place] for place in range(len(pool))] == list(pool[:])
+    assert all(node in pool for node in model)
+
+
+def test_a_node_slower_than_the_lease_rests_no_longer_for_its_first_decline() -> None:
+    """Found by simulation: after a dozen expired leases one decline for a full outbox cost an hour."""
+    registry = known(ANN)
+    for expiry in range(12):
+        registry.suspect(ANN, float(expiry), 10.0)
+        registry.alive(ANN)
+    registry.rest(ANN, 20.0, 30.0)
+    assert registry.next_timer() == 50.0

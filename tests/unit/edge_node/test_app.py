@@ -1,0 +1,81 @@
+"""The composition root: a task is built and prepared before the node appears, and its errors are said."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from edge_node.app import build_workshop, run_node
+from edge_node.config import NodeConfig, read_config
+from edge_node.sqlite_store import SqliteNodeStore
+from federation.errors import ConfigError, StoreLocked, TaskError
+
+SOURCE = """
+from federation.tasks.quadratic import build as quadratic
+
+def build(context):
+    task = quadratic(context, size=7)
+    {line}
+    return task
+
+def broken(context):
+    raise ZeroDivisionError("no data here")
+
+def refusing(context):
+    from federation.errors import ConfigError
+    raise ConfigError("task.data", "is empty")
+"""
+
+
+@pytest.fixture(autouse=True)
+def log_is_put_back() -> Iterator[None]:
+    """`run_node` sends the process's log to a stream that ends with the test."""
+    yield
+    structlog.reset_defaults()
+
+
+def config(tmp_path: Path, function: str = "build", line: str = "pass", **flags: object) -> NodeConfig:
+    file = tmp_path / f"task_{abs(hash(line))}.py"
+    file.write_text(SOURCE.format(line=line))
+    given = {name.replace("__", "."): value for name, value in flags.items()}
+    needed = {"federation.id": "demo", "node.id": "pi-3", "broker.url": "mqtt://localhost"}
+    chosen = {"task.name": f"{file}:{function}", "store.folder": tmp_path / "state"}
+    return read_config(None, {**needed, **chosen, **given}, environ={})
+
+
+def test_workshop_knows_the_model(tmp_path: Path) -> None:
+    workshop = build_workshop(config(tmp_path, training__update_norm_max=2.0))
+    assert (workshop.node, workshop.manifest.parameter_count, workshop.norm_max) == ("pi-3", 7, 2.0)
+
+
+def test_task_is_prepared_before_its_first_round(tmp_path: Path) -> None:
+    ready = config(tmp_path, line="task.prepare = lambda: setattr(task, 'prepared', True)")
+    assert getattr(build_workshop(ready).task, "prepared", False)
+
+
+def test_task_that_cannot_be_built_or_prepared_is_said_with_its_reason(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="no data here"):
+        build_workshop(config(tmp_path, "broken"))
+    with pytest.raises(TaskError, match="division"):
+        build_workshop(config(tmp_path, line="task.prepare = lambda: 1 / 0"))
+
+
+def test_error_that_names_its_setting_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is empty"):
+        build_workshop(config(tmp_path, "refusing"))
+
+
+def test_state_folder_is_released_when_the_task_cannot_be_built(tmp_path: Path) -> None:
+    with pytest.raises(TaskError):
+        run_node(config(tmp_path, "broken"))
+    store = SqliteNodeStore(tmp_path / "state")
+    with pytest.raises(StoreLocked):
+        run_node(config(tmp_path))
+    store.close()
+
+
+def test_wrong_broker_url_is_said_before_the_state_folder_is_touched(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"broker\.url"):
+        run_node(config(tmp_path, broker__url="http://localhost"))
+    assert not (tmp_path / "state").exists()

@@ -1,0 +1,118 @@
+"""The node's settings: defaults that work, and mistakes that are named."""
+
+from pathlib import Path
+
+import pytest
+
+from edge_node.app import broker_address, node_settings
+from edge_node.config import NodeConfig, read_config, read_password
+from federation.errors import ConfigError
+
+NEEDED = {"federation.id": "demo", "node.id": "pi-3", "broker.url": "mqtt://localhost"}
+
+
+def config(**flags: object) -> NodeConfig:
+    given = {name.replace("__", "."): value for name, value in flags.items()}
+    return read_config(None, {**NEEDED, **given}, environ={})
+
+
+def test_three_keys_are_enough() -> None:
+    ready = config()
+    assert (ready.task.name, ready.training.device, ready.bounds.local_epochs_max) == ("digits", "auto", 100)
+    assert ready.state_folder == Path("state/pi-3")
+    assert config(store__folder="elsewhere").state_folder == Path("elsewhere")
+
+
+@pytest.mark.parametrize("key", NEEDED)
+def test_each_of_them_is_required(key: str) -> None:
+    flags = {name: value for name, value in NEEDED.items() if name != key}
+    with pytest.raises(ConfigError) as caught:
+        read_config(None, flags, environ={})
+    assert caught.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("node__id", "with/slash"),
+        ("node__id", ""),
+        ("federation__id", "x" * 65),
+        ("task__index", -1),
+        ("task__count", 0),
+        ("training__device", "tpu"),
+        ("training__codecs", ("zip",)),
+        ("training__update_norm_max", 0),
+        ("broker__keepalive_s", 1),
+        ("log__level", "loud"),
+        ("task__data", "/nowhere/at/all"),
+    ],
+)
+def test_value_out_of_range_is_refused_with_its_key(key: str, value: object) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(**{key: value})
+    assert caught.value.key.startswith(key.replace("__", "."))
+
+
+def test_index_must_be_below_the_count() -> None:
+    with pytest.raises(ConfigError, match="index 5 needs a count above it"):
+        config(task__index=5, task__count=5)
+
+
+def test_environment_is_read_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for key, value in NEEDED.items():
+        monkeypatch.setenv("FEDMQ_NODE__" + key.replace(".", "__").upper(), value)
+    monkeypatch.setenv("FEDMQ_NODE__TASK__DATA", str(tmp_path))
+    assert read_config(None, {}).task.data == tmp_path
+
+
+def test_codecs_are_kept_in_their_canonical_form() -> None:
+    assert config(training__codecs=["edge", "deadzone(bpp=0.50)"]).training.codecs == ("edge", "deadzone(bpp=0.5)")
+
+
+def test_password_comes_from_its_file_and_not_from_the_url(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("secret\n")
+    address = broker_address(
+        config(broker__url="mqtt://user:url@host:99", broker__username="pi-3", broker__password_file=file)
+    )
+    assert (address.host, address.port, address.username, address.password) == ("host", 99, "pi-3", "secret")
+    plain = broker_address(config(broker__url="mqtt://user:url@host"))
+    assert (plain.username, plain.password, plain.tls) == ("user", "url", None)
+
+
+def test_certificates_need_a_secure_url(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="mqtts"):
+        broker_address(config(broker__tls_authority=tmp_path / "ca.pem"))
+    address = broker_address(config(broker__url="mqtts://host", broker__tls_authority=tmp_path / "ca.pem"))
+    assert address.tls is not None
+    assert address.tls.authority == str(tmp_path / "ca.pem")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"two\nlines\n", b"x" * 1025, b"\xff"])
+def test_password_file_must_hold_one_line(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "password"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        read_password(file)
+    assert caught.value.source == str(file)
+
+
+def test_password_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_password(tmp_path / "nowhere")
+    assert read_password(None) is None
+
+
+def test_machine_is_told_what_was_configured() -> None:
+    ready = config(
+        task__name="/opt/tasks/my_task.py:build",
+        bounds__local_epochs_max=3,
+        bounds__max_steps=50,
+        store__outbox_max=4,
+        node__exit_when_finished=True,
+        training__codecs=["edge"],
+    )
+    settings = node_settings(ready, "cuda")
+    assert (settings.node, settings.task, settings.device) == ("pi-3", "my_task.py:build", "cuda")
+    assert (settings.bounds.local_epochs_max, settings.bounds.max_steps, settings.outbox_max) == (3, 50, 4)
+    assert (settings.exit_when_finished, settings.codecs) == (True, ("edge",))

@@ -1,0 +1,83 @@
+"""A device takes its own enrolment file, keeps its settings at the next one, and refuses everybody else's."""
+
+import datetime as dt
+from pathlib import Path
+
+import pytest
+
+from edge_node.config import read_config
+from edge_node.join import install
+from federation.errors import ConfigError
+from federation.identity.bundle import Bundle, encode_bundle
+from federation.identity.certificates import Purpose, new_authority, new_identity
+
+NOW = dt.datetime.now(dt.UTC)
+AUTHORITY = new_authority("ours", now=NOW)
+
+
+def enrolment(folder: Path, *, node: str = "edge-01", task: str | None = "digits", federation: str = "plant") -> Path:
+    made = new_identity(AUTHORITY, node, purpose=Purpose.CLIENT, now=NOW)
+    bundle = Bundle(
+        federation=federation,
+        node=node,
+        broker_url="mqtts://broker.example:8883",
+        task=task,
+        authority=AUTHORITY.certificate_pem,
+        certificate=made.certificate_pem,
+        key=made.key_pem,
+    )
+    file = folder / f"{node}.fedmq"
+    file.write_text(encode_bundle(bundle))
+    return file
+
+
+def test_it_makes_a_folder_that_a_node_can_run_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = install(enrolment(tmp_path), None)
+    config = read_config(folder, {}, environ={})
+    assert folder == Path("edge-01")
+    assert (config.node.id, config.federation.id, config.task.name) == ("edge-01", "plant", "digits")
+    assert config.state_folder == tmp_path / "edge-01" / "state"
+    assert config.broker.tls_key is not None
+    assert config.broker.tls_key.stat().st_mode & 0o777 == 0o600
+    assert config.broker.tls_certificate == tmp_path / "edge-01" / "node.crt"
+
+
+def test_a_second_file_renews_the_certificate_and_keeps_the_settings(tmp_path: Path) -> None:
+    folder = install(enrolment(tmp_path), tmp_path / "node", task="mnist-mlp")
+    before = (folder / "node.crt").read_text()
+    install(enrolment(tmp_path), folder)
+    assert (folder / "node.crt").read_text() != before
+    assert read_config(folder, {}, environ={}).task.name == "mnist-mlp"
+
+
+@pytest.mark.parametrize("other", [{"node": "edge-02"}, {"federation": "other"}])
+def test_another_nodes_folder_is_left_alone(tmp_path: Path, other: dict[str, str]) -> None:
+    folder = install(enrolment(tmp_path), tmp_path / "node")
+    before = (folder / "node.key").read_text()
+    with pytest.raises(ConfigError, match="belongs to edge-01 of plant"):
+        install(enrolment(tmp_path, **other), folder)
+    assert (folder / "node.key").read_text() == before
+
+
+def test_a_task_of_ones_own_is_named_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = enrolment(tmp_path, task=None)
+    with pytest.raises(ConfigError, match="--task"):
+        install(file, tmp_path / "node")
+    assert not (tmp_path / "node").exists()
+    (tmp_path / "data").mkdir()
+    install(file, tmp_path / "node", task='my "task".py:build', data=Path("data"))
+    config = read_config(tmp_path / "node", {}, environ={})
+    assert (config.task.name, config.task.data) == (str(tmp_path / 'my "task".py:build'), tmp_path / "data")
+    install(file, tmp_path / "module", task="package.module:build")
+    assert read_config(tmp_path / "module", {}, environ={}).task.name == "package.module:build"
+
+
+def test_settings_that_cannot_be_read_are_not_overwritten(tmp_path: Path) -> None:
+    folder = install(enrolment(tmp_path), tmp_path / "node")
+    for damaged in ("[node", "x = 1", "federation = 1\nnode = 2"):
+        (folder / "edge-node.toml").write_text(damaged)
+        with pytest.raises(ConfigError, match="take another folder"):
+            install(enrolment(tmp_path), folder)
+        assert (folder / "edge-node.toml").read_text() == damaged

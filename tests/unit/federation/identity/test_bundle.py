@@ -1,0 +1,93 @@
+"""An enrolment file is read as it was written, and every other text is refused with a reason."""
+
+import datetime as dt
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.errors import ConfigError
+from federation.identity.bundle import BUNDLE_BYTES_MAX, Bundle, decode_bundle, encode_bundle
+from federation.identity.certificates import Purpose, new_authority, new_identity
+
+NOW = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
+AUTHORITY = new_authority("ours", now=NOW)
+NODE = new_identity(AUTHORITY, "edge-01", purpose=Purpose.CLIENT, now=NOW)
+BUNDLE = Bundle(
+    federation="plant",
+    node="edge-01",
+    broker_url="mqtts://broker.example:8883",
+    task="digits",
+    authority=AUTHORITY.certificate_pem,
+    certificate=NODE.certificate_pem,
+    key=NODE.key_pem,
+)
+TEXT = encode_bundle(BUNDLE)
+
+
+def changed(**members: object) -> str:
+    return json.dumps(json.loads(TEXT) | members)
+
+
+def test_it_is_read_as_it_was_written() -> None:
+    assert decode_bundle(TEXT, now=NOW) == BUNDLE
+
+
+def test_its_key_does_not_show_in_logs() -> None:
+    assert "PRIVATE" not in repr(BUNDLE)
+
+
+@given(st.integers(0, len(TEXT) - 2))
+def test_every_prefix_is_refused(length: int) -> None:
+    with pytest.raises(ConfigError):
+        decode_bundle(TEXT[:length], now=NOW)
+
+
+@given(st.text(max_size=200) | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))
+def test_any_other_text_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        decode_bundle(text, now=NOW)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"format": "other"},
+        {"version": 2},
+        {"version": "1"},
+        {"more": 1},
+        {"node": "edge-02"},
+        {"node": "edge-01\n"},
+        {"node": "../edge-01"},
+        {"federation": "a/b"},
+        {"federation": "+"},
+        {"broker_url": "mqtt://broker.example"},
+        {"broker_url": "mqtts://user:secret@broker.example"},
+        {"broker_url": 'mqtts://h"\nkey = 1'},
+        {"broker_url": "mqtts://h:0"},
+        {"task": "task.py:build"},
+        {"task": "package.module:build"},
+        {"authority": NODE.certificate_pem},
+        {"certificate": AUTHORITY.certificate_pem},
+        {"key": AUTHORITY.key_pem},
+        {"key": None},
+    ],
+    ids=lambda members: str(members)[:40],
+)
+def test_a_member_that_is_not_what_it_must_be_is_refused(members: dict[str, object]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        decode_bundle(changed(**members), now=NOW)
+    assert "PRIVATE KEY" not in str(caught.value)
+
+
+def test_a_large_or_deep_file_is_refused_before_it_is_parsed() -> None:
+    with pytest.raises(ConfigError, match="larger than"):
+        decode_bundle(" " * BUNDLE_BYTES_MAX + TEXT, now=NOW)
+    with pytest.raises(ConfigError, match="recursion"):
+        decode_bundle("[" * (BUNDLE_BYTES_MAX - 1), now=NOW)
+
+
+def test_an_old_file_asks_for_a_new_one() -> None:
+    with pytest.raises(ConfigError, match="ask for a new enrolment file"):
+        decode_bundle(TEXT, now=NOW + dt.timedelta(days=366))

@@ -1,0 +1,61 @@
+"""A failpoint kills the process at the named passage, and at no other."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from federation.runtime.failpoint import failpoint
+
+_PROGRAM = """
+from federation.runtime.failpoint import failpoint
+for number in range(4):
+    failpoint("a")
+    failpoint("b")
+    print(number, flush=True)
+"""
+
+
+def _run(**environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", _PROGRAM],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("specification", "passed"), [("b:3", "0\n1\n"), ("b", ""), ("other:1,a:2", "0\n"), ("b:9", None)]
+)
+def test_the_process_dies_by_sigkill_at_the_hit(specification: str, passed: str | None) -> None:
+    run = _run(FEDMQ_FAILPOINT=specification)
+    if passed is None:
+        assert (run.returncode, run.stdout) == (0, "0\n1\n2\n3\n")
+    else:
+        assert (run.returncode, run.stdout) == (-signal.SIGKILL, passed)
+
+
+def test_once_means_that_the_restarted_process_survives(tmp_path: Path) -> None:
+    once = str(tmp_path / "died")
+    assert _run(FEDMQ_FAILPOINT="a:2", FEDMQ_FAILPOINT_ONCE=once).returncode == -signal.SIGKILL
+    assert _run(FEDMQ_FAILPOINT="a:2", FEDMQ_FAILPOINT_ONCE=once).returncode == 0
+
+
+def test_without_the_variable_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FEDMQ_FAILPOINT", raising=False)
+    failpoint("anything")
+
+
+@pytest.mark.parametrize("specification", ["a:0", "a:x", ":1", "a:-1"])
+def test_a_malformed_variable_is_an_error_and_not_a_silence(
+    monkeypatch: pytest.MonkeyPatch, specification: str
+) -> None:
+    monkeypatch.setenv("FEDMQ_FAILPOINT", specification)
+    with pytest.raises(ValueError, match="FEDMQ_FAILPOINT"):
+        failpoint("a")

@@ -1,0 +1,79 @@
+"""The log says the same to machines and to people, and looks at its level."""
+
+import io
+import json
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from federation.runtime.log import configure_log, get_log
+
+
+@pytest.fixture(autouse=True)
+def _defaults_afterwards() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
+
+
+def test_json_lines_have_event_fields_level_and_time() -> None:
+    stream = io.StringIO()
+    configure_log(json=True, stream=stream)
+    get_log("node", node="n1").info("round_started", round=7, payload=b"\xff")
+    record = json.loads(stream.getvalue())
+    assert record.pop("timestamp").endswith("Z")
+    assert record == {
+        "component": "node",
+        "event": "round_started",
+        "level": "info",
+        "node": "n1",
+        "payload": "b'\\xff'",
+        "round": 7,
+    }
+
+
+def test_text_lines_have_no_colour_where_there_is_no_terminal() -> None:
+    stream = io.StringIO()
+    configure_log(json=False, stream=stream)
+    get_log("node").warning("late", seconds=2)
+    assert "late" in stream.getvalue()
+    assert "seconds=2" in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_each_line_is_flushed_so_that_a_killed_process_loses_none() -> None:
+    class Stream(io.StringIO):
+        flushed = 0
+
+        def flush(self) -> None:
+            self.flushed += 1
+
+    stream = Stream()
+    configure_log(json=True, stream=stream)
+    get_log("node").info("one")
+    get_log("node").info("two")
+    assert stream.flushed >= 2
+
+
+def test_a_logger_from_before_follows_the_configuration_and_its_level() -> None:
+    early = get_log("node")
+    stream = io.StringIO()
+    configure_log(json=True, level="warning", stream=stream)
+    early.info("unheard")
+    early.error("heard")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["heard"]
+
+
+def test_an_exception_is_part_of_its_json_line() -> None:
+    stream = io.StringIO()
+    configure_log(json=True, stream=stream)
+    try:
+        int("broken")
+    except ValueError:
+        get_log("node").exception("failed")
+    assert "ValueError: invalid literal" in json.loads(stream.getvalue())["exception"]
+
+
+def test_an_unknown_level_is_named() -> None:
+    with pytest.raises(ValueError, match="loud"):
+        configure_log(json=True, level="loud")

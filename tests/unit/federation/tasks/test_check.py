@@ -1,0 +1,99 @@
+"""The conformance check names everything that a task does wrong."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from federation.errors import TaskError
+from federation.protocol.messages import TrainSettings
+from federation.task import Metrics, Parameters, Stop, TrainResult
+from federation.tasks.check import check_task
+from update_codec import Role
+
+
+def initial(seed: int) -> Parameters:
+    return {"w": np.full(3, seed, np.float32), "n": np.zeros((), np.int64)}
+
+
+def trained(parameters: Parameters) -> TrainResult:
+    return TrainResult(parameters={name: array + 1 for name, array in parameters.items()}, num_examples=5)
+
+
+@dataclass
+class Scripted:
+    """A task that is right but for what a test changes."""
+
+    initial: Callable[[int], Parameters] = initial
+    result: Callable[[Parameters], TrainResult] = trained
+    metrics: Metrics = field(default_factory=dict)
+    role: Mapping[str, Role] = field(default_factory=dict)
+
+    def initial_parameters(self, seed: int) -> Parameters:
+        return self.initial(seed)
+
+    def roles(self) -> Mapping[str, Role]:
+        return self.role
+
+    def train(self, parameters: Parameters, settings: TrainSettings, stop: Stop) -> TrainResult:
+        assert not stop()
+        return self.result(parameters)
+
+    def evaluate(self, parameters: Parameters) -> Metrics:
+        return self.metrics
+
+
+def returning(**changes: object) -> Callable[[Parameters], TrainResult]:
+    def result(parameters: Parameters) -> TrainResult:
+        arguments: dict[str, object] = {"parameters": dict(parameters), "num_examples": 1} | changes
+        return TrainResult(**arguments)  # type: ignore[arg-type]
+
+    return result
+
+
+def test_a_right_task_passes() -> None:
+    check_task(Scripted(metrics={"loss": 0.5, "classes": 3}, role={"n": Role.COUNTER, "w": Role.STATISTIC}))
+
+
+COUNTING = iter(range(1000))
+KEPT = np.zeros(3, np.float32)
+
+
+def reused(parameters: Parameters) -> TrainResult:
+    KEPT[:] += 1
+    return TrainResult(parameters={"w": KEPT, "n": parameters["n"]}, num_examples=1)
+
+
+@pytest.mark.parametrize(
+    ("task", "problem"),
+    [
+        (Scripted(initial=lambda _: {}, result=returning(parameters={})), "is empty"),
+        (Scripted(initial=lambda _: {"w": np.full(2, next(COUNTING))}), "other bits for the same seed"),
+        (Scripted(initial=lambda _: {"w": np.array(["a"])}, result=returning(parameters={})), "floats or integers"),
+        (Scripted(initial=lambda _: {"w": np.array([np.nan])}), "not finite at first"),
+        (Scripted(role={"x": Role.STATISTIC}), "no tensor of the model"),
+        (Scripted(role={"w": Role.COUNTER}), "does not suit the role"),
+        (Scripted(role={"n": Role.STATISTIC}), "does not suit the role"),
+        (Scripted(result=returning(num_examples=0)), "num_examples"),
+        (Scripted(result=returning(num_examples=1.5)), "num_examples"),
+        (Scripted(result=returning(parameters={"w": np.zeros(3, np.float32)})), r"differs in \['n'\]"),
+        (Scripted(result=returning(parameters={"w": np.zeros(3), "n": np.zeros((), int)})), "came back as float64"),
+        (
+            Scripted(result=returning(parameters={"w": np.full(3, np.inf, np.float32), "n": np.zeros((), int)})),
+            "not finite after training",
+        ),
+        (Scripted(result=returning(metrics={"loss": float("nan")})), "train: the metric loss"),
+        (Scripted(metrics={"loss": "low"}), "evaluate: the metric loss"),  # type: ignore[dict-item]
+        (Scripted(result=reused), "return copies"),
+    ],
+)
+def test_each_fault_is_named(task: Scripted, problem: str) -> None:
+    with pytest.raises(TaskError, match=problem):
+        check_task(task)
+
+
+def test_all_faults_are_listed_at_once() -> None:
+    task = Scripted(role={"x": Role.STATISTIC}, metrics={"loss": float("inf")})
+    with pytest.raises(TaskError, match=r"roles names x.*; evaluate: the metric loss"):
+        check_task(task)

@@ -1,0 +1,161 @@
+"""Local data: whatever the user gives becomes shuffled batches, each example once per epoch."""
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from federation.errors import TaskError
+from federation.task import TaskContext
+from federation.tasks import local_data as module
+from federation.tasks.local_data import DatasetData, LoaderData, TensorData, as_tensor, local_data, own_data
+
+CPU = torch.device("cpu")
+ALL = TaskContext(node_index=0, node_count=1)
+HALF = TaskContext(node_index=1, node_count=2)
+
+
+class Numbers(Dataset[tuple[torch.Tensor, int]]):
+    """A map-style data set: (float of i, i)."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.tensor([float(index)]), index
+
+
+def rows(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.arange(count, dtype=torch.float32)[:, None], torch.arange(count)
+
+
+def epoch(data: module.LocalData, batch_size: int, seed: int = 0) -> list[list[int]]:
+    batches = []
+    for inputs, targets in data.epoch(torch.Generator().manual_seed(seed), batch_size):
+        assert inputs[:, 0].tolist() == targets.tolist()
+        batches.append(targets.tolist())
+    return batches
+
+
+@settings(deadline=None)
+@given(count=st.integers(1, 60), batch=st.integers(0, 70), block_bytes=st.integers(1, 300), seed=st.integers(0, 99))
+def test_an_epoch_has_every_example_once_in_batches_of_the_size(
+    count: int, batch: int, block_bytes: int, seed: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BLOCK_BYTES_MAX", block_bytes)
+        batches = epoch(TensorData(*rows(count), CPU), batch, seed)
+    assert sorted(chain.from_iterable(batches)) == list(range(count))
+    size = min(batch, count) if batch else count
+    assert all(len(each) == size for each in batches[:-1])
+    assert 1 <= len(batches[-1]) <= size
+
+
+def test_the_shuffle_is_the_generators_and_moves_on() -> None:
+    data, generator = TensorData(*rows(50), CPU), torch.Generator().manual_seed(3)
+    first = [targets.tolist() for _, targets in data.epoch(generator, 7)]
+    second = [targets.tolist() for _, targets in data.epoch(generator, 7)]
+    assert first == epoch(data, 7, seed=3)
+    assert first != second
+
+
+@pytest.mark.parametrize("kind", ["pair", "list", "arrays", "tensor dataset", "dataset"])
+def test_every_kind_of_data_gives_a_node_its_part(kind: str) -> None:
+    inputs, targets = rows(10)
+    data: Any = {
+        "pair": (inputs, targets),
+        "list": [inputs, targets],
+        "arrays": (inputs.numpy(), targets.numpy()),
+        "tensor dataset": TensorDataset(inputs, targets),
+        "dataset": Numbers(10),
+    }[kind]
+    parts = [local_data(data, TaskContext(node_index=index, node_count=2), CPU) for index in (0, 1)]
+    seen = [sorted(chain.from_iterable(epoch(part, 2))) for part in parts]
+    assert sorted(seen[0] + seen[1]) == list(range(10))
+    assert [part.num_examples for part in parts] == [5, 5]
+
+
+@pytest.mark.parametrize("kind", ["pair", "tensor dataset", "dataset", "loader", "generator of a function"])
+def test_what_a_function_gives_is_the_nodes_own_and_not_divided(kind: str) -> None:
+    inputs, targets = rows(10)
+    loader: DataLoader[Any] = DataLoader(TensorDataset(inputs, targets), batch_size=4)
+    data: Any = {
+        "pair": (inputs, targets),
+        "tensor dataset": TensorDataset(inputs, targets),
+        "dataset": Numbers(10),
+        "loader": loader,
+        "generator of a function": lambda: loader,
+    }[kind]
+    part = local_data(lambda: data, HALF, CPU)
+    assert sorted(chain.from_iterable(epoch(part, 4))) == list(range(10))
+    assert part.num_examples == 10
+
+
+def test_test_data_is_read_in_its_own_order() -> None:
+    for data in (TensorData(*rows(7), CPU), DatasetData(Numbers(7), CPU)):
+        assert [targets.tolist() for _, targets in data.in_order(3)] == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_a_loader_counts_the_examples_of_its_largest_epoch() -> None:
+    sizes = iter([3, 5, 2])
+
+    class Growing:
+        def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            yield rows(next(sizes))
+
+    data = LoaderData(Growing(), CPU)
+    assert data.num_examples == 0
+    counts = []
+    for _ in range(3):
+        epoch(data, 1)
+        counts.append(data.num_examples)
+    assert counts == [3, 5, 5]
+
+
+@pytest.mark.parametrize("given_type", [np.float64, np.float32, np.float16])
+def test_float_arrays_become_float32(given_type: type[np.floating[Any]]) -> None:
+    assert as_tensor(np.ones(3, given_type)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("given_type", [np.uint8, np.int32, np.bool_])
+def test_integer_arrays_become_int64(given_type: type[np.generic]) -> None:
+    assert as_tensor(np.ones(3, given_type)).dtype == torch.int64
+
+
+def test_read_only_arrays_are_copied_without_a_warning() -> None:
+    array = np.ones(3, np.float32)
+    array.flags.writeable = False
+    assert as_tensor(array).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (np.zeros((0, 2)), np.zeros(0)),
+        (np.zeros((3, 2)), np.zeros(2)),
+        ([1.0, 2.0], [1]),
+        (np.zeros(3), np.zeros(3), np.zeros(3)),
+        (np.array(["a"]), np.zeros(1)),
+        Numbers(0),
+        5,
+    ],
+)
+def test_data_that_cannot_be_used_is_refused(data: Any) -> None:
+    with pytest.raises(TaskError):
+        own_data(data, CPU)
+    with pytest.raises(TaskError):
+        local_data(data, ALL, CPU)
+
+
+def test_a_batch_that_is_no_pair_is_refused() -> None:
+    with pytest.raises(TaskError, match="pairs"):
+        list(LoaderData([torch.zeros(3)], CPU).in_order(1))

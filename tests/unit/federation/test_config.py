@@ -1,0 +1,121 @@
+"""Configuration is strict: every mistake names its key and where it came from."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from federation.config import CONFIG_BYTES_MAX, Section, load_config
+from federation.errors import ConfigError
+
+
+class Broker(Section):
+    url: str
+    port: int = Field(default=1883, ge=1)
+    names: tuple[str, ...] = ()
+    as_json: bool = Field(default=False, alias="json")
+
+
+class Other(Section):
+    ratio: float = 0.5
+
+
+class Whole(Section):
+    broker: Broker
+    other: Other
+
+
+def load(
+    file: Path | None = None, environ: dict[str, str] | None = None, flags: dict[str, object] | None = None
+) -> Whole:
+    return load_config(Whole, prefix="FEDMQ_TEST", file=file, environ=environ or {}, flags=flags or {})
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Path:
+    path = tmp_path / "node.toml"
+    path.write_text('[broker]\nurl = "mqtt://file"\nport = 1\nnames = ["a"]\njson = true\n')
+    return path
+
+
+def refused(
+    file: Path | None = None, environ: dict[str, str] | None = None, flags: dict[str, object] | None = None
+) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        load(file, environ, flags)
+    return caught.value
+
+
+def test_file_is_read_and_defaults_fill_the_rest(toml: Path) -> None:
+    config = load(toml)
+    assert (config.broker.url, config.broker.port, config.broker.names) == ("mqtt://file", 1, ("a",))
+    assert (config.broker.as_json, config.other.ratio) == (True, 0.5)
+
+
+def test_environment_wins_over_the_file_and_flags_over_both(toml: Path) -> None:
+    environ = {"FEDMQ_TEST__BROKER__URL": "mqtt://environment", "FEDMQ_TEST__BROKER__PORT": "2", "PATH": "/bin"}
+    config = load(toml, environ, {"broker.port": 3, "other.ratio": None})
+    assert (config.broker.url, config.broker.port) == ("mqtt://environment", 3)
+
+
+def test_environment_gives_lists_as_json(toml: Path) -> None:
+    config = load(toml, {"FEDMQ_TEST__BROKER__NAMES": '["x", "y"]', "FEDMQ_TEST__BROKER__JSON": "false"})
+    assert (config.broker.names, config.broker.as_json) == (("x", "y"), False)
+
+
+def test_missing_key_is_named_in_full() -> None:
+    error = refused()
+    assert error.key == "broker.url"
+    assert "required" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("flag", "suggestion"),
+    [("broker.prot", "did you mean 'port'"), ("broker.zzz", "known are"), ("borker.url", "did you mean 'broker'")],
+)
+def test_unknown_key_is_refused_with_a_suggestion(toml: Path, flag: str, suggestion: str) -> None:
+    error = refused(toml, flags={flag: "x"})
+    assert suggestion in str(error)
+    assert error.source == "command line"
+
+
+def test_name_of_a_field_in_the_code_is_no_key(toml: Path) -> None:
+    assert "did you mean" in str(refused(toml, flags={"broker.jsn": True}))
+    assert "unknown key" in str(refused(toml, flags={"broker.as_json": True}))
+
+
+@pytest.mark.parametrize("value", ["many", 0, 1.5])
+def test_value_out_of_range_names_key_and_source(toml: Path, value: object) -> None:
+    error = refused(toml, {"FEDMQ_TEST__BROKER__PORT": str(value)})
+    assert (error.key, error.source) == ("broker.port", "environment variable FEDMQ_TEST__BROKER__PORT")
+
+
+def test_source_of_a_value_in_the_file_is_the_file(toml: Path) -> None:
+    toml.write_text('[broker]\nurl = "x"\nport = 0\n')
+    assert refused(toml).source == f"file {toml}"
+
+
+@pytest.mark.parametrize("value", ["[1", "{x", "nan"])
+def test_value_that_is_no_json_stays_text_and_is_refused_by_its_type(toml: Path, value: str) -> None:
+    assert refused(toml, {"FEDMQ_TEST__OTHER__RATIO": value}).key == "other.ratio"
+
+
+def test_unknown_section_in_the_environment_is_refused(toml: Path) -> None:
+    assert refused(toml, {"FEDMQ_TEST__BORKER__URL": "x"}).source.endswith("FEDMQ_TEST__BORKER__URL")
+    assert "SECTION__KEY" in str(refused(toml, {"FEDMQ_TEST__URL": "x"}))
+
+
+@pytest.mark.parametrize("content", [b"[broker", b"\xff\xfe", b"x" * (CONFIG_BYTES_MAX + 1), b'url = "top level"'])
+def test_file_that_cannot_be_used_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_bytes(content)
+    assert refused(path).source == f"file {path}"
+
+
+def test_file_that_is_missing_is_refused(tmp_path: Path) -> None:
+    assert refused(tmp_path / "nowhere.toml").key == "--config"
+
+
+def test_key_below_a_value_is_refused(toml: Path) -> None:
+    toml.write_text('[broker]\nurl = { nested = "x" }\n')
+    assert refused(toml).key == "broker.url"
