@@ -64,6 +64,10 @@ class BlobFolder:
         """Read a file; raises `OSError` when it is not there."""
         return (self._folder / name).read_bytes()
 
+    def has(self, name: str) -> bool:
+        """Whether a file is there."""
+        return (self._folder / name).exists()
+
     def delete(self, name: str) -> None:
         """Remove a file; it may be gone already."""
         (self._folder / name).unlink(missing_ok=True)

@@ -125,13 +125,19 @@ def status(
     config: ConfigOption = None,
     state: StateOption = None,
     watch: Annotated[bool, typer.Option(help="Show again every second, until Ctrl-C.")] = False,
+    nodes: Annotated[bool, typer.Option("--nodes", help="Only the nodes, with what they reported.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the versions of a run and what became of each node's work; the coordinator may be running or not."""
-    from coordinator.status import show_status, watch_status  # noqa: PLC0415
+    """Show the versions of a run and what became of each node's work; the coordinator may be running or not.
+
+    With --nodes --json: every number that nodes and evaluations reported, by version ("curves").
+    """
+    from coordinator.status import show_nodes, show_status, watch_status  # noqa: PLC0415
 
     folder = _state_folder(config, state)
-    if watch and not as_json:
+    if nodes:
+        show_nodes(folder, as_json=as_json)
+    elif watch and not as_json:
         watch_status(folder)
     else:
         show_status(folder, as_json=as_json)
@@ -154,11 +160,12 @@ def export(
     out: Annotated[Path, typer.Argument(help="safetensors file to write.")],
     config: ConfigOption = None,
     state: StateOption = None,
+    version: Annotated[str, typer.Option(help="newest, best, or the number of a version that is kept.")] = "newest",
 ) -> None:
-    """Write the newest model as safetensors, with the names, shapes and types of the task."""
+    """Write a model as safetensors, with the names, shapes and types of the task."""
     from coordinator.export import export_model  # noqa: PLC0415
 
-    typer.echo(f"version {export_model(_state_folder(config, state), out)} written to {out}")
+    typer.echo(f"version {export_model(_state_folder(config, state), out, version)} written to {out}")
 
 
 def doctor(*, config: Annotated[Path, typer.Option(exists=True)], as_json: JsonOption = False) -> None:

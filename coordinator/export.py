@@ -1,5 +1,6 @@
-"""``coordinator export``: the newest model as a file that other programs read."""
+"""``coordinator export``: the newest or the best model as a file that other programs read."""
 
+import sqlite3
 from pathlib import Path
 
 import safetensors.numpy
@@ -7,41 +8,80 @@ from safetensors import SafetensorError
 
 from coordinator.blobs import blob_digest, model_file, model_from_bytes, reading
 from coordinator.database import DATABASE
+from coordinator.evaluation_ledger import read_best, read_retained
 from coordinator.history import open_read_only
-from federation.errors import StorageError
+from federation.errors import ConfigError, StorageError
+from federation.task import Parameters
 from federation.types import ModelVersion
 from update_codec import Manifest, Vectors
 
-__all__ = ["export_model"]
+__all__ = ["BEST", "NEWEST", "export_model", "read_model"]
 
 
-def export_model(folder: Path, out: Path) -> ModelVersion:
-    """Write the newest model of a store; the coordinator may be running.
+NEWEST, BEST = "newest", "best"
+"""Versions by name."""
+
+
+def export_model(folder: Path, out: Path, version: str = NEWEST) -> ModelVersion:
+    """Write a model of a store; the coordinator may be running.
+
+    Args:
+        folder: The state folder.
+        out: The file to write.
+        version: `NEWEST`, `BEST`, or a number: the newest two versions are kept, and the best.
 
     Returns:
         Its version.
 
     Raises:
+        ConfigError: There is no such version.
         StorageError: There is no model, or it cannot be read or written.
     """
+    wanted, arrays = read_model(folder, version)
+    try:
+        safetensors.numpy.save_file(dict(arrays), out)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"{out} cannot be written: {error}") from error
+    return wanted
+
+
+def read_model(folder: Path, version: str = NEWEST) -> tuple[ModelVersion, Parameters]:
+    """A model of a store by the task's names, and its version; arguments and errors as for `export_model`."""
     database = open_read_only(folder / DATABASE)
     try:
-        head = database.execute("SELECT version, blob_digest FROM versions ORDER BY version DESC LIMIT 1").fetchone()
+        head = find_version(database, version)
         manifest = database.execute("SELECT value FROM meta WHERE key = 'manifest'").fetchone()
     finally:
         database.close()
     if head is None or manifest is None:
         raise StorageError(f"{folder} has no model yet")
-    version = ModelVersion(head["version"])
-    with reading(f"model of version {version}"):
-        body = (folder / "blobs" / model_file(version)).read_bytes()
+    number = ModelVersion(head["version"])
+    with reading(f"model of version {number}"):
+        body = (folder / "blobs" / model_file(number)).read_bytes()
     if blob_digest(body) != head["blob_digest"]:
-        raise StorageError(f"the model of version {version} is damaged")
-    model = model_from_bytes(version, body)
+        raise StorageError(f"the model of version {number} is damaged")
+    model = model_from_bytes(number, body)
     vectors = Vectors(model.parameters, model.shadow.statistics, model.shadow.counters)
-    arrays = Manifest.from_bytes(manifest["value"]).unflatten(vectors)
-    try:
-        safetensors.numpy.save_file(arrays, out)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"{out} cannot be written: {error}") from error
-    return version
+    return number, Manifest.from_bytes(manifest["value"]).unflatten(vectors)
+
+
+def find_version(database: sqlite3.Connection, version: str) -> sqlite3.Row | None:
+    """The row of a version that is kept; None when there is none at all.
+
+    Raises:
+        ConfigError: It is not kept, or nothing has been called the best yet.
+    """
+    query = "SELECT version, blob_digest FROM versions ORDER BY version DESC"
+    rows: list[sqlite3.Row] = database.execute(query).fetchall()
+    if version == NEWEST or not rows:
+        return rows[0] if rows else None
+    retained, best = read_retained(database), read_best(database)
+    kept = {str(row["version"]): row for row in rows if row["version"] in retained}
+    kept |= {str(row["version"]): row for row in rows[:2]}
+    if version == BEST and best is None:
+        raise ConfigError("--version", "no version has been evaluated, so none is the best", source="command line")
+    found = kept.get(str(best) if version == BEST else version)
+    if found is None:
+        there = ", ".join(sorted(kept, key=int))
+        raise ConfigError("--version", f"{version} is not kept; there are {there}", source="command line")
+    return found

@@ -2,11 +2,21 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from coordinator.records import RecoveredState, RoundRecord, TransferRecord, UpdateRecord, Verdict, VersionRecord
-from coordinator.store import Commit, ModelState, Participation, UpdateRow, VersionRow
+from coordinator.evaluation_ledger import mean_of
+from coordinator.records import (
+    NodeResult,
+    NodesEvaluation,
+    RecoveredState,
+    RoundRecord,
+    TransferRecord,
+    UpdateRecord,
+    Verdict,
+    VersionRecord,
+)
+from coordinator.store import Commit, CurveKind, CurvePoint, ModelState, Participation, UpdateRow, VersionRow
 from federation.errors import LocalProtocolError, StorageError
 from federation.protocol.messages import ModelPart, Reason, ReceiptStatus
 from federation.types import Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
@@ -53,6 +63,10 @@ class MemoryStore:
         self._payloads: dict[UpdateId, bytes] = {}
         self._transfers: dict[UpdateId, _Transfer] = {}
         self._judged: Counter[tuple[ModelVersion, ReceiptStatus]] = Counter()
+        self._surveys: dict[ModelVersion, NodesEvaluation] = {}
+        self._results: dict[tuple[ModelVersion, NodeId], NodeResult] = {}
+        self._retained: frozenset[ModelVersion] = frozenset()
+        self._best: ModelVersion | None = None
 
     def reopen(self) -> "MemoryStore":
         """Start again on the same state, as a restarted process does: the epoch counts up."""
@@ -94,6 +108,9 @@ class MemoryStore:
             delivered=frozenset(update for update, row in self._updates.items() if row.record.round in numbers),
             stored=tuple(self._stored.values()),
             transfers=tuple(replace(t.record, arrived=frozenset(t.arrived)) for t in self._transfers.values()),
+            evaluated={version: v.row.metrics for version, v in self._versions.items() if v.row.metrics},
+            surveyed=tuple(self._surveys.values()),
+            reported=frozenset(node for version, node in self._results if version == max(self._surveys)),
         )
 
     def verdict(self, update: UpdateId) -> Verdict | None:
@@ -107,6 +124,7 @@ class MemoryStore:
             if self._rounds.get(record.round) == record:
                 return
             raise LocalProtocolError(f"round {record.round} has been reserved before")
+        self._reserve_survey(record)
         self._next_round = RoundId(record.round + 1)
         self._rounds[record.round] = record
         self._open[record.round] = dict.fromkeys(record.nodes)
@@ -191,9 +209,19 @@ class MemoryStore:
         self._put_version(commit)
 
     def model(self, version: ModelVersion) -> ModelState:
-        """The arrays of the head, or of the version before it."""
+        """The arrays of the head, of the version before it, or of one that is retained."""
         with _present(f"model of version {version}"):
             return self._models[version]
+
+    def retain(self, versions: Collection[ModelVersion], best: ModelVersion | None) -> None:
+        """Keep the arrays of exactly these versions and of the best one."""
+        self._retained = frozenset(versions)
+        self._best = best if best in self._models else None
+        self._drop_models()
+
+    def best(self) -> ModelVersion | None:
+        """The best version; None before one was named."""
+        return self._best
 
     def frame(self, part: ModelPart) -> bytes:
         """The codec frame of a part."""
@@ -214,6 +242,47 @@ class MemoryStore:
         """Remember what an evaluation found."""
         if version in self._versions:
             self._versions[version].row = replace(self._versions[version].row, metrics=dict(metrics))
+
+    def _reserve_survey(self, record: RoundRecord) -> None:
+        if record.evaluation is None:
+            return
+        survey = NodesEvaluation(version=record.version, share=record.evaluation)
+        if self._surveys.setdefault(record.version, survey).share != record.evaluation:
+            raise LocalProtocolError(f"the evaluation of version {record.version} has been reserved with another share")
+
+    def save_node_result(self, result: NodeResult) -> NodeResult:
+        """Save what a node found; its first word stays."""
+        self._survey(result.version)
+        return self._results.setdefault((result.version, result.node), result)
+
+    def node_result(self, version: ModelVersion, node: NodeId) -> NodeResult | None:
+        """What a node found at a version."""
+        return self._results.get((version, node))
+
+    def close_evaluation(self, version: ModelVersion) -> NodesEvaluation:
+        """Make the mean over the nodes that count, and save it."""
+        survey = self._survey(version)
+        if not survey.closed:
+            found = [result for (of, _), result in self._results.items() if of == version]
+            survey = self._surveys[version] = mean_of(survey, found)
+        return survey
+
+    def _survey(self, version: ModelVersion) -> NodesEvaluation:
+        if version not in self._surveys:
+            raise LocalProtocolError(f"no evaluation of version {version} on the nodes has been reserved")
+        return self._surveys[version]
+
+    def curves(self) -> list[CurvePoint]:
+        """Every number that training and evaluation have given, by version."""
+        points = [_training_point(row) for row in self._updates.values() if row.verdict.version is not None]
+        points += [_result_point(result) for result in self._results.values() if result.num_examples]
+        points += [_survey_point(survey) for survey in self._surveys.values() if survey.nodes]
+        points += [
+            CurvePoint(kind=CurveKind.CENTRAL, version=version, metrics=found.row.metrics)
+            for version, found in self._versions.items()
+            if found.row.metrics
+        ]
+        return sorted(points, key=lambda point: (point.version, point.kind.value, point.node or ""))
 
     def history(self) -> list[VersionRow]:
         """All versions in order."""
@@ -246,7 +315,7 @@ class MemoryStore:
         row = VersionRow(record=commit.record, reason=commit.reason, figures=commit.figures)
         self._versions[version] = _Version(row, tuple(member.update for member in commit.members))
         self._models[version] = commit.model
-        self._models.pop(ModelVersion(version - 2), None)
+        self._drop_models()
         self._frames.update(commit.frames)
         self._published.update(dict.fromkeys(commit.record.parts))
         kept = {part for number in (version, version - 1) for part in self._parts(ModelVersion(number))}
@@ -255,6 +324,11 @@ class MemoryStore:
         expired = self._versions.get(ModelVersion(version - self._audit_versions))
         for update in expired.members if expired is not None else ():
             self._payloads.pop(update, None)
+
+    def _drop_models(self) -> None:
+        head = self._head.version
+        kept = {head, head - 1, self._best, *self._retained}
+        self._models = {version: model for version, model in self._models.items() if version in kept}
 
     def _parts(self, version: ModelVersion) -> tuple[ModelPart, ...]:
         return self._versions[version].row.record.parts if version in self._versions else ()
@@ -266,6 +340,36 @@ def _present(what: str) -> Iterator[None]:
         yield
     except KeyError:
         raise StorageError(f"the {what} is not in the store") from None
+
+
+def _training_point(row: UpdateRow) -> CurvePoint:
+    record, version = row.record, row.verdict.version
+    assert version is not None  # noqa: S101 - only applied ones are asked for
+    return CurvePoint(
+        kind=CurveKind.TRAINING,
+        version=version,
+        node=record.node,
+        num_examples=record.num_examples,
+        metrics=record.metrics,
+        base_version=record.base_version,
+    )
+
+
+def _result_point(result: NodeResult) -> CurvePoint:
+    return CurvePoint(
+        kind=CurveKind.NODE,
+        version=result.version,
+        node=result.node,
+        num_examples=result.num_examples,
+        metrics=result.metrics,
+        counted=result.counted,
+    )
+
+
+def _survey_point(survey: NodesEvaluation) -> CurvePoint:
+    return CurvePoint(
+        kind=CurveKind.NODES, version=survey.version, num_examples=survey.num_examples, metrics=survey.metrics
+    )
 
 
 def _participation(node: NodeId, rows: Sequence[UpdateRow]) -> Participation:

@@ -100,12 +100,15 @@ class RoundRecord:
         version: The model version that it asks to train from.
         nodes: The chosen nodes: one slot each.
         cohort: The rule that was announced.
+        evaluation: The share of the nodes that evaluate the version; None asks nobody. All rounds of a version have the
+            same one.
     """
 
     round: RoundId
     version: ModelVersion
     nodes: tuple[NodeId, ...]
     cohort: Cohort
+    evaluation: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +159,50 @@ class TransferRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeResult:
+    """What one node found when it evaluated one version; the first word of a node stays.
+
+    Attributes:
+        version: The version.
+        node: Who evaluated it.
+        num_examples: Local test examples: the weight; 0 when it has not evaluated.
+        metrics: The task's own numbers.
+        evaluate_s: Seconds of the evaluation.
+        reason: Why it has not evaluated.
+        counted: Whether it came in time to count in the mean over the nodes.
+    """
+
+    version: ModelVersion
+    node: NodeId
+    num_examples: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    evaluate_s: float = 0.0
+    reason: str = ""
+    counted: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodesEvaluation:
+    """The evaluation of one version on the nodes.
+
+    Attributes:
+        version: The version.
+        share: Who is asked: nodes whose hash for this version is below it.
+        closed: Whether its mean is final.
+        nodes: Nodes that count in the mean.
+        num_examples: Their test examples.
+        metrics: The mean, weighted by test examples; empty while it is open, or when nobody evaluated.
+    """
+
+    version: ModelVersion
+    share: int
+    closed: bool = False
+    nodes: int = 0
+    num_examples: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveredState:
     """Everything the machine needs to go on where the store was left.
 
@@ -169,6 +216,9 @@ class RecoveredState:
         delivered: Updates of those rounds that are already here (their slots are free).
         stored: Updates receipted ``stored`` and not yet in a version, in order of arrival.
         transfers: Large updates still arriving.
+        evaluated: What the coordinator's own evaluations found, by version.
+        surveyed: The evaluations on the nodes, in order.
+        reported: The nodes whose results of the last of these are here.
     """
 
     run: RunId
@@ -180,3 +230,6 @@ class RecoveredState:
     delivered: frozenset[UpdateId] = frozenset()
     stored: tuple[UpdateRecord, ...] = ()
     transfers: tuple[TransferRecord, ...] = ()
+    evaluated: Mapping[ModelVersion, Mapping[str, float]] = field(default_factory=dict)
+    surveyed: tuple[NodesEvaluation, ...] = ()
+    reported: frozenset[NodeId] = frozenset()

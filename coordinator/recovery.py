@@ -5,13 +5,15 @@ import sqlite3
 from coordinator import schema
 from coordinator.blobs import BlobFolder, blob_digest, model_file
 from coordinator.database import Database
+from coordinator.evaluation_ledger import read_best, read_evaluated, read_reported, read_surveys
+from coordinator.evaluation_schema import EVALUATION_TABLES
 from coordinator.records import RecoveredState, RoundRecord, TransferRecord, VersionRecord
 from coordinator.transfer_files import TransferFiles
 from federation.errors import LocalProtocolError, StorageError
 from federation.protocol.messages import ModelPart
 from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
 
-__all__ = ["read_recovered", "read_version", "repair_head"]
+__all__ = ["read_recovered", "read_version", "repair_best", "repair_head"]
 
 
 def repair_head(database: Database, blobs: BlobFolder) -> list[str]:
@@ -36,9 +38,26 @@ def repair_head(database: Database, blobs: BlobFolder) -> list[str]:
             head,
         )
         database.execute("DELETE FROM assignments WHERE round IN (SELECT round FROM rounds WHERE version >= ?)", head)
-        for table in ("versions", "parts", "evaluations"):
+        for table in ("versions", "parts", *EVALUATION_TABLES):
             database.execute(f"DELETE FROM {table} WHERE version = ?", head)  # noqa: S608 - constants
     return [f"the model of version {head} was missing or damaged: back to version {head - 1}, its updates count again"]
+
+
+def repair_best(database: Database, blobs: BlobFolder) -> list[str]:
+    """Forget the best version when its arrays are damaged: the next better one takes its place.
+
+    Returns:
+        What was repaired, for the log.
+    """
+    best = read_best(database)
+    if best is None:
+        return []
+    row = database.execute("SELECT version, blob_digest FROM versions WHERE version = ?", best).fetchone()
+    if row is not None and _intact(blobs, row):
+        return []
+    with database.transaction("repair"):
+        database.execute("DELETE FROM retained WHERE version = ?", best)
+    return [f"the model of the best version, {best}, was missing or damaged: it is the best one no longer"]
 
 
 def read_recovered(
@@ -57,6 +76,7 @@ def read_recovered(
         "SELECT update_id FROM updates WHERE round IN (SELECT DISTINCT round FROM assignments)"
     ).fetchall()
     stored = database.execute("SELECT * FROM updates WHERE status = 'stored' ORDER BY seq").fetchall()
+    surveys = read_surveys(database)
     return RecoveredState(
         run=identity[0],
         epoch=identity[1],
@@ -67,6 +87,9 @@ def read_recovered(
         delivered=frozenset(UpdateId(row["update_id"]) for row in delivered),
         stored=tuple(schema.update_record(row) for row in stored),
         transfers=_open_transfers(database, transfers),
+        evaluated=read_evaluated(database),
+        surveyed=surveys,
+        reported=read_reported(database, surveys[-1].version) if surveys else frozenset(),
     )
 
 
@@ -90,7 +113,8 @@ def _open_rounds(database: Database) -> tuple[RoundRecord, ...]:
     for row in database.execute("SELECT round, node FROM assignments ORDER BY round, seq"):
         nodes.setdefault(row["round"], []).append(NodeId(row["node"]))
     rows = database.execute(
-        "SELECT * FROM rounds WHERE round IN (SELECT DISTINCT round FROM assignments) ORDER BY round"
+        "SELECT rounds.*, surveys.share AS evaluation FROM rounds LEFT JOIN surveys USING (version)"
+        " WHERE round IN (SELECT DISTINCT round FROM assignments) ORDER BY round"
     )
     return tuple(schema.round_record(row, nodes[row["round"]]) for row in rows)
 

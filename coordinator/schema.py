@@ -50,7 +50,6 @@ CREATE TABLE IF NOT EXISTS transfers (
     update_id TEXT PRIMARY KEY, node TEXT NOT NULL, round INTEGER NOT NULL, base_version INTEGER NOT NULL,
     num_examples INTEGER NOT NULL, codec TEXT NOT NULL, payload_bytes INTEGER NOT NULL, payload_digest BLOB NOT NULL,
     fetched_bytes INTEGER NOT NULL, train_s REAL NOT NULL, metrics TEXT NOT NULL, chunk_bytes INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS evaluations (version INTEGER PRIMARY KEY, metrics TEXT NOT NULL);
 """
 
 UPDATE_COLUMNS = (
@@ -123,12 +122,13 @@ def round_values(record: RoundRecord) -> tuple[object, ...]:
 
 def round_record(row: sqlite3.Row, nodes: Sequence[NodeId]) -> RoundRecord:
     """Read a row of `rounds`, with its open assignments."""
-    share = row["share"]
+    share, evaluation = row["share"], row["evaluation"]
     return RoundRecord(
         round=RoundId(row["round"]),
         version=ModelVersion(row["version"]),
         nodes=tuple(nodes),
         cohort=Cohort(fingerprints=row["fingerprints"], share=None if share is None else int(share)),
+        evaluation=None if evaluation is None else int(evaluation),
     )
 
 

@@ -6,11 +6,11 @@ leaves at most a file that nobody names.
 
 import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from coordinator import ledger, schema
+from coordinator import evaluation_ledger, ledger, schema
 from coordinator.blobs import (
     BlobFolder,
     FolderLock,
@@ -24,9 +24,18 @@ from coordinator.blobs import (
 )
 from coordinator.database import DATABASE, Database, storing
 from coordinator.history import read_history, read_participation, read_updates
-from coordinator.records import RecoveredState, RoundRecord, TransferRecord, UpdateRecord, Verdict, VersionRecord
-from coordinator.recovery import read_published, read_recovered, read_version, repair_head
-from coordinator.store import Commit, ModelState, Participation, UpdateRow, VersionRow
+from coordinator.records import (
+    NodeResult,
+    NodesEvaluation,
+    RecoveredState,
+    RoundRecord,
+    TransferRecord,
+    UpdateRecord,
+    Verdict,
+    VersionRecord,
+)
+from coordinator.recovery import read_published, read_recovered, read_version, repair_best, repair_head
+from coordinator.store import Commit, CurvePoint, ModelState, Participation, UpdateRow, VersionRow
 from coordinator.transfer_files import TransferFiles
 from federation.errors import LocalProtocolError, StorageError
 from federation.protocol.messages import ModelPart, ReceiptStatus
@@ -119,6 +128,7 @@ class SqliteStore:
         """Reserve a round and open its assignments."""
         with self._database.transaction("round"):
             ledger.insert_round(self._database, record)
+            evaluation_ledger.insert_survey(self._database, record)
 
     def close_round(self, round_id: RoundId, nodes: Sequence[NodeId]) -> None:
         """Forget open assignments."""
@@ -203,13 +213,28 @@ class SqliteStore:
         self._outdate(self._sweep)
 
     def model(self, version: ModelVersion) -> ModelState:
-        """The arrays of the head, or of the version before it."""
+        """The arrays of the head, of the version before it, or of one that is retained."""
         row = self._database.execute("SELECT blob_digest FROM versions WHERE version = ?", version).fetchone()
         with reading(f"model of version {version}"):
             body = self._blobs.get(model_file(version))
         if row is None or blob_digest(body) != row["blob_digest"]:
             raise StorageError(f"the model of version {version} is damaged")
         return model_from_bytes(version, body)
+
+    def retain(self, versions: Collection[ModelVersion], best: ModelVersion | None) -> None:
+        """Keep the arrays of exactly these versions and of the best one."""
+        there = {
+            version for version in {*versions, best} if version is not None and self._blobs.has(model_file(version))
+        }
+        changed = best != self.best()
+        with self._database.transaction("retained models", durable=changed):
+            evaluation_ledger.write_retained(self._database, there, best if best in there else None)
+        self._outdate(self._sweep)
+
+    def best(self) -> ModelVersion | None:
+        """The best version; None before one was named."""
+        with storing("best version"):
+            return evaluation_ledger.read_best(self._database)
 
     def frame(self, part: ModelPart) -> bytes:
         """The codec frame of a part."""
@@ -233,6 +258,27 @@ class SqliteStore:
         text = json.dumps(dict(metrics))
         with self._database.transaction("evaluation", durable=False):
             self._database.execute("INSERT OR REPLACE INTO evaluations VALUES (?, ?)", version, text)
+
+    def save_node_result(self, result: NodeResult) -> NodeResult:
+        """Save what a node found; its first word stays."""
+        with self._database.transaction("result of a node"):
+            evaluation_ledger.save_result(self._database, result)
+        return self.node_result(result.version, result.node) or result
+
+    def node_result(self, version: ModelVersion, node: NodeId) -> NodeResult | None:
+        """What a node found at a version."""
+        with storing("result of a node"):
+            return evaluation_ledger.read_result(self._database, version, node)
+
+    def close_evaluation(self, version: ModelVersion) -> NodesEvaluation:
+        """Make the mean over the nodes that count, and save it."""
+        with self._database.transaction("evaluation on the nodes"):
+            return evaluation_ledger.close_survey(self._database, version)
+
+    def curves(self) -> list[CurvePoint]:
+        """Every number that training and evaluation have given, by version."""
+        with storing("curves"):
+            return evaluation_ledger.read_curves(self._database)
 
     def history(self) -> list[VersionRow]:
         """All versions in order."""
@@ -262,7 +308,7 @@ class SqliteStore:
             database.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
         meta = {row["key"]: row["value"] for row in database.execute("SELECT key, value FROM meta")}
         self.run, self.epoch = RunId(meta["run"]), Epoch(meta["epoch"])
-        self.alarms = repair_head(database, self._blobs)
+        self.alarms = [*repair_head(database, self._blobs), *repair_best(database, self._blobs)]
         transfers = database.execute("SELECT update_id, chunk_bytes FROM transfers")
         self._chunk_bytes = {UpdateId(row["update_id"]): int(row["chunk_bytes"]) for row in transfers}
         self._sweep()
@@ -301,6 +347,7 @@ class SqliteStore:
         head = self._head() or 0
         payloads = self._database.execute("SELECT update_id FROM payloads WHERE body IS NULL")
         kept = {payload_file(row["update_id"]) for row in payloads}
+        kept |= {model_file(version) for version in evaluation_ledger.read_retained(self._database)}
         for version in (head - 1, head):
             kept |= {model_file(version), *(part_file(part) for part in self._parts_of(version))}
         for name in list(self._blobs.names()):

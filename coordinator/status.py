@@ -11,12 +11,13 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from coordinator.curves import CurveKind, CurvePoint, curve_row, newest_by_node, read_curves
 from coordinator.database import DATABASE
 from coordinator.history import open_read_only, read_history, read_participation
 from coordinator.report import participation_row, version_figures
 from coordinator.store import Participation, VersionRow
 
-__all__ = ["read_status", "show_status", "watch_status"]
+__all__ = ["read_nodes", "read_status", "show_nodes", "show_status", "watch_status"]
 
 VERSIONS_SHOWN = 12
 """Newest versions in the table; ``--json`` has all."""
@@ -48,6 +49,30 @@ def show_status(folder: Path, *, as_json: bool = False) -> None:
         sys.stdout.write(json.dumps(read_status(folder)) + "\n")
     else:
         Console().print(_tables(folder))
+
+
+def read_nodes(folder: Path) -> dict[str, object]:
+    """What every node did and reported, as plain data: ``nodes``, and ``curves`` with one point per report.
+
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+    """
+    return {
+        "nodes": [participation_row(node) for node in _read(folder)[1]],
+        "curves": [curve_row(point) for point in read_curves(folder)],
+    }
+
+
+def show_nodes(folder: Path, *, as_json: bool = False) -> None:
+    """Print what every node reported last.
+
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+    """
+    if as_json:
+        sys.stdout.write(json.dumps(read_nodes(folder)) + "\n")
+    else:
+        Console().print(_node_table(_read(folder)[1]), _curve_table(read_curves(folder)))
 
 
 def watch_status(folder: Path) -> None:
@@ -123,6 +148,32 @@ def _node_table(nodes: list[Participation]) -> Table:
             _reasons(node) + (" (nothing of it was ever used)" if unused else ""),
         )
     return table
+
+
+def _curve_table(points: list[CurvePoint]) -> Table:
+    table = _table("reported last")
+    table.add_column("node")
+    for title in ("trained for", "loss", "evaluated", "accuracy", "loss", "own accuracy", "examples"):
+        table.add_column(title, justify="right")
+    trained, found = newest_by_node(points, CurveKind.TRAINING), newest_by_node(points, CurveKind.NODE)
+    for node in sorted(trained.keys() | found.keys()):
+        work, test = trained.get(node), found.get(node)
+        table.add_row(
+            node,
+            "" if work is None else str(work.version),
+            _number(work, "loss"),
+            "" if test is None else str(test.version),
+            _number(test, "accuracy", "global_accuracy"),
+            _number(test, "loss", "global_loss"),
+            _number(test, "personal_accuracy") or _number(work, "personal_accuracy"),
+            "" if test is None else f"{test.num_examples:,}",
+        )
+    return table
+
+
+def _number(point: CurvePoint | None, *names: str) -> str:
+    values = [point.metrics[name] for name in names if point is not None and name in point.metrics]
+    return f"{values[0]:.4g}" if values else ""
 
 
 def _reasons(node: Participation) -> str:

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from coordinator import schema
 from coordinator.blobs import blob_digest, model_file, model_from_bytes, part_file, payload_file, reading
 from coordinator.database import DATABASE, storing
+from coordinator.evaluation_ledger import read_retained
 from coordinator.history import open_read_only, read_history, read_updates
 from coordinator.store import ModelState, UpdateRow, VersionRow
 from federation.errors import RemoteProtocolError, StorageError
@@ -103,6 +104,7 @@ class StoppedStore:
     def orphans(self) -> list[str]:
         """Files that no row names: what a crash has left, swept at the next start."""
         named = {payload_file(update) for update, body in self.payloads().items() if body is None}
+        named |= {model_file(version) for version in read_retained(self._database)}
         head = self.versions()[-1].record.version
         for version in (head - 1, head):
             named.add(model_file(version))

@@ -1,7 +1,8 @@
 """What the coordinator keeps across a crash: the values it saves and the interface that every store offers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 
 from coordinator.records import (
     Member,
+    NodeResult,
+    NodesEvaluation,
     RecoveredState,
     RoundRecord,
     TransferRecord,
@@ -23,6 +26,8 @@ from update_codec import Manifest, Vectors
 __all__ = [
     "Commit",
     "CoordinatorStore",
+    "CurveKind",
+    "CurvePoint",
     "Figures",
     "ModelState",
     "Participation",
@@ -123,6 +128,42 @@ class UpdateRow:
     record: UpdateRecord
     verdict: Verdict
     staleness: int = 0
+
+
+class CurveKind(StrEnum):
+    """Whose numbers a point of a curve has."""
+
+    TRAINING = "training"
+    """A node's, reported with an update that was applied: they are about the version that it was trained from."""
+    NODE = "node"
+    """A node's evaluation of the version."""
+    NODES = "nodes"
+    """The mean of these, weighted by test examples."""
+    CENTRAL = "central"
+    """The coordinator's own evaluation of the version."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePoint:
+    """The numbers of one node, or of the whole federation, at one version.
+
+    Attributes:
+        kind: Whose numbers.
+        version: The version; for training the one that the update became part of.
+        node: The node; None for the whole federation.
+        num_examples: Training or test examples behind the numbers; 0 is unknown.
+        metrics: The numbers by name; `federation.task.METRIC_NAMES` says what the common ones mean.
+        base_version: For training the version that it was trained from.
+        counted: For a node's evaluation whether it came in time to count in the mean.
+    """
+
+    kind: CurveKind
+    version: ModelVersion
+    node: NodeId | None = None
+    num_examples: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    base_version: ModelVersion | None = None
+    counted: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,11 +286,20 @@ class CoordinatorStore(Protocol):
         """
 
     def model(self, version: ModelVersion) -> ModelState:
-        """The arrays of the head, or of the version before it.
+        """The arrays of the head, of the version before it, or of one that is retained.
 
         Raises:
             StorageError: They are not there, or their digest is wrong.
         """
+
+    def retain(self, versions: Collection[ModelVersion], best: ModelVersion | None) -> None:
+        """Keep the arrays of exactly these versions and of the best one, beside the head's and its predecessor's.
+
+        Versions whose arrays are gone already are left out.
+        """
+
+    def best(self) -> ModelVersion | None:
+        """The best version, which is retained; None before one was named."""
 
     def frame(self, part: ModelPart) -> bytes:
         """The codec frame of a part that the head or its predecessor lists.
@@ -269,6 +319,26 @@ class CoordinatorStore(Protocol):
 
     def save_evaluation(self, version: ModelVersion, metrics: Mapping[str, float]) -> None:
         """Remember what an evaluation found. Losing this costs a gap in the history."""
+
+    def save_node_result(self, result: NodeResult) -> NodeResult:
+        """Save what a node found; returns what is kept, which is the node's first word on this version.
+
+        Raises:
+            LocalProtocolError: No evaluation of this version was reserved with a round.
+        """
+
+    def node_result(self, version: ModelVersion, node: NodeId) -> NodeResult | None:
+        """What a node found at a version; None when it has not said."""
+
+    def close_evaluation(self, version: ModelVersion) -> NodesEvaluation:
+        """Make the mean over the nodes that count, and save it; a closed one is returned as it is.
+
+        Raises:
+            LocalProtocolError: No evaluation of this version was reserved with a round.
+        """
+
+    def curves(self) -> list[CurvePoint]:
+        """Every number that training and evaluation have given, by version."""
 
     def history(self) -> list[VersionRow]:
         """All versions in order; their parts are left out."""

@@ -23,6 +23,20 @@ Parameters = Mapping[str, Array]
 Metrics = Mapping[str, float]
 """The task's own finite numbers by name; ``accuracy`` (0 to 1) and ``loss`` are shown where they are present."""
 
+METRIC_NAMES: Mapping[str, str] = {
+    "accuracy": "share of right answers of the model at hand, 0 to 1",
+    "loss": "mean loss of the model at hand; with an update, of local training",
+    "global_accuracy": "accuracy of the global model as it came, on this node's test data",
+    "global_loss": "its mean loss there",
+    "personal_accuracy": "accuracy there after this node has made the model its own (local layers, fine-tuning)",
+    "personal_loss": "its mean loss there",
+    "test_examples": "how many examples the evaluation is over: its weight in a mean over the nodes",
+}
+"""What the common names mean; a node may report the last five with an update, too."""
+
+TEST_EXAMPLES = "test_examples"
+"""Name of the number that weighs an evaluation."""
+
 Stop = Callable[[], bool]
 """Asked between steps: True means give up soon (the result is thrown away)."""
 

@@ -11,9 +11,9 @@ from coordinator.audit import recompute_head
 from coordinator.committer import CommitterSettings
 from coordinator.downlink import DownlinkSettings
 from coordinator.memory_store import MemoryStore
-from coordinator.records import Member, RoundRecord, TransferRecord, Verdict
+from coordinator.records import Member, NodeResult, NodesEvaluation, RoundRecord, TransferRecord, Verdict
 from coordinator.sqlite_store import INLINE_BYTES_MAX, SqliteStore
-from coordinator.store import Commit, CoordinatorStore, Figures
+from coordinator.store import Commit, CoordinatorStore, CurveKind, Figures
 from coordinator.strategy import StrategySettings, make_strategy
 from federation.errors import LocalProtocolError, StorageError
 from federation.protocol.cohort import EVERYONE, cohort_of
@@ -414,3 +414,131 @@ def test_a_part_that_nobody_lists_is_not_there(bench: Bench) -> None:
     (part,) = bench.store.recovered(recent=1).head.parts
     with pytest.raises(StorageError):
         bench.store.frame(replace(part, version=ModelVersion(77)))
+
+
+def surveyed(store: CoordinatorStore, *, share: int = 2**64 - 1) -> None:
+    """A round of version 0 whose announcement asks for an evaluation."""
+    nodes = (NodeId("a"), NodeId("b"))
+    cohort = cohort_of(store.run, RoundId(0), nodes)
+    store.save_round(
+        RoundRecord(round=RoundId(0), version=ModelVersion(0), nodes=nodes, cohort=cohort, evaluation=share)
+    )
+
+
+def result(node: str, examples: int, *, counted: bool = True, **metrics: float) -> NodeResult:
+    """What a node found at version 0."""
+    return NodeResult(
+        version=ModelVersion(0), node=NodeId(node), num_examples=examples, metrics=metrics, counted=counted
+    )
+
+
+def test_an_evaluation_on_the_nodes_is_reserved_with_its_round_and_survives(bench: Bench) -> None:
+    surveyed(bench.store)
+    bench.store.save_node_result(result("a", 10, accuracy=0.5))
+    bench.settle()
+    recovered = bench.restart().recovered(recent=1)
+    assert recovered.surveyed == (NodesEvaluation(version=ModelVersion(0), share=2**64 - 1),)
+    assert recovered.reported == {"a"}
+    assert recovered.open_rounds[0].evaluation == 2**64 - 1
+
+
+def test_all_rounds_of_a_version_have_one_evaluation(bench: Bench) -> None:
+    surveyed(bench.store)
+    other = RoundRecord(round=RoundId(1), version=ModelVersion(0), nodes=(), cohort=EVERYONE, evaluation=7)
+    with pytest.raises(LocalProtocolError, match="another share"):
+        bench.store.save_round(other)
+    assert bench.store.recovered(recent=1).next_round == 1
+
+
+def test_a_nodes_first_word_on_a_version_stays(bench: Bench) -> None:
+    surveyed(bench.store)
+    first = result("a", 10, accuracy=0.5)
+    assert bench.store.save_node_result(first) == first
+    assert bench.store.save_node_result(result("a", 99, accuracy=0.9)) == first
+    assert bench.store.node_result(ModelVersion(0), NodeId("a")) == first
+    assert bench.store.node_result(ModelVersion(0), NodeId("b")) is None
+
+
+def test_the_mean_over_the_nodes_weighs_by_test_examples_and_is_made_once(bench: Bench) -> None:
+    surveyed(bench.store)
+    for found in (
+        result("b", 30, accuracy=1.0, loss=2.0),
+        result("a", 10, accuracy=0.5),
+        result("c", 0),
+        result("late", 1000, counted=False, accuracy=0.0),
+    ):
+        bench.store.save_node_result(found)
+    made = bench.store.close_evaluation(ModelVersion(0))
+    assert (made.nodes, made.num_examples, made.closed) == (2, 40, True)
+    assert made.metrics == {"accuracy": (10 * 0.5 + 30 * 1.0) / 40, "loss": 2.0}
+    bench.store.save_node_result(result("d", 1000, counted=False, accuracy=0.0))
+    assert bench.store.close_evaluation(ModelVersion(0)) == made
+    bench.settle()
+    assert bench.restart().recovered(recent=1).surveyed == (made,)
+
+
+def test_an_evaluation_that_nobody_answered_has_no_mean(bench: Bench) -> None:
+    surveyed(bench.store)
+    made = bench.store.close_evaluation(ModelVersion(0))
+    assert (made.nodes, made.metrics, made.closed) == (0, {}, True)
+
+
+def test_a_result_of_an_evaluation_that_was_never_reserved_is_our_own_bug(bench: Bench) -> None:
+    with pytest.raises(LocalProtocolError, match="reserved"):
+        bench.store.save_node_result(result("a", 10))
+    with pytest.raises(LocalProtocolError, match="reserved"):
+        bench.store.close_evaluation(ModelVersion(0))
+
+
+def versions_after(bench: Bench, count: int) -> None:
+    for number in range(count):
+        sent = arrived("a", update(0.1), round_id=number)
+        bench.store.save_update(sent.record, sent.payload)
+        committer(bench.store).commit([sent.member], "full", Figures())
+
+
+def test_the_best_version_and_what_is_being_evaluated_are_kept_and_nothing_else(bench: Bench) -> None:
+    bench.store.retain([ModelVersion(0)], None)
+    versions_after(bench, 3)
+    before = bench.store.model(ModelVersion(0)).shadow.digest()
+    bench.store.retain([], ModelVersion(0))
+    bench.settle()
+    store = bench.restart()
+    assert store.best() == 0
+    assert store.model(ModelVersion(0)).shadow.digest() == before
+    with pytest.raises(StorageError):
+        store.model(ModelVersion(1))
+    store.retain([], ModelVersion(3))
+    assert bench.store.best() == 3
+    with pytest.raises(StorageError):
+        bench.store.model(ModelVersion(0))
+
+
+def test_a_version_whose_arrays_are_gone_cannot_become_the_best(bench: Bench) -> None:
+    versions_after(bench, 3)
+    bench.settle()
+    bench.store.retain([], ModelVersion(0))
+    assert bench.store.best() is None
+
+
+def test_the_curves_hold_every_report_by_version_kind_and_node(bench: Bench) -> None:
+    surveyed(bench.store)
+    bench.store.save_node_result(result("b", 30, accuracy=1.0))
+    bench.store.save_node_result(result("a", 10, accuracy=0.5))
+    bench.store.save_node_result(result("mute", 0))
+    bench.store.close_evaluation(ModelVersion(0))
+    sent = arrived("a", update(0.1), round_id=0)
+    bench.store.save_update(replace(sent.record, metrics={"loss": 0.25}), sent.payload)
+    unused = arrived("b", update(0.1), round_id=0)
+    bench.store.save_update(replace(unused.record, metrics={"loss": 9.0}), unused.payload)
+    committer(bench.store).commit([sent.member], "full", Figures())
+    bench.store.save_evaluation(ModelVersion(1), {"accuracy": 0.75})
+    points = [(p.version, p.kind, p.node, p.num_examples, dict(p.metrics)) for p in bench.store.curves()]
+    assert points == [
+        (0, CurveKind.NODE, "a", 10, {"accuracy": 0.5}),
+        (0, CurveKind.NODE, "b", 30, {"accuracy": 1.0}),
+        (0, CurveKind.NODES, None, 40, {"accuracy": 0.875}),
+        (1, CurveKind.CENTRAL, None, 0, {"accuracy": 0.75}),
+        (1, CurveKind.TRAINING, "a", 10, {"loss": 0.25}),
+    ]
+    assert bench.store.curves()[-1].base_version == 0

@@ -13,14 +13,16 @@ import safetensors.numpy
 
 from coordinator import cli, status
 from coordinator.cli import make_app
+from coordinator.curves import read_curves, series
 from coordinator.export import export_model
-from coordinator.records import Verdict
+from coordinator.records import NodeResult, RoundRecord, Verdict
 from coordinator.report import build_report
 from coordinator.sqlite_store import SqliteStore
-from coordinator.store import CoordinatorStore, Figures
+from coordinator.store import CoordinatorStore, CurveKind, Figures
 from federation.errors import ConfigError, FederationError, StorageError, StoreLocked, TaskError, TransportError
+from federation.protocol.cohort import NOBODY
 from federation.protocol.messages import Reason, ReceiptStatus
-from federation.types import ModelVersion
+from federation.types import ModelVersion, NodeId, RoundId
 from tests.unit.coordinator.model_values import INITIAL, MANIFEST, arrived, committer, initialised, update
 
 
@@ -108,6 +110,40 @@ def test_the_exported_model_has_the_tasks_names_shapes_and_types(store: Coordina
     assert set(arrays) == {"weight", "bias", "running_mean", "batches"}
     assert arrays["weight"].shape == (8, 5)
     np.testing.assert_array_equal(MANIFEST.flatten(arrays).parameters, INITIAL.parameters + np.float32(2.0))
+
+
+def test_the_best_model_is_exported_by_name_and_by_number(store: CoordinatorStore, tmp_path: Path) -> None:
+    folder, out = tmp_path / "store", tmp_path / "best.safetensors"
+    with pytest.raises(ConfigError, match="none is the best"):
+        export_model(folder, out, "best")
+    store.retain([], ModelVersion(0))
+    assert export_model(folder, out, "best") == 0
+    by_name = out.read_bytes()
+    assert export_model(folder, out, "0") == 0
+    assert out.read_bytes() == by_name
+    assert export_model(folder, out) == 1
+    assert out.read_bytes() != by_name
+    with pytest.raises(ConfigError, match="7 is not kept; there are 0, 1"):
+        export_model(folder, out, "7")
+
+
+def test_the_nodes_are_shown_with_what_they_reported(
+    store: CoordinatorStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = RoundRecord(round=RoundId(50), version=ModelVersion(1), nodes=(), cohort=NOBODY, evaluation=2**64 - 1)
+    store.save_round(record)
+    store.save_node_result(
+        NodeResult(version=ModelVersion(1), node=NodeId("a"), num_examples=12, metrics={"accuracy": 0.75})
+    )
+    status.show_nodes(tmp_path / "store", as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    found = {"kind": "node", "version": 1, "node": "a", "base_version": None, "num_examples": 12, "counted": True}
+    assert found | {"metrics": {"accuracy": 0.75}} in told["curves"]
+    assert {node["id"] for node in told["nodes"]} >= {"a"}
+    assert read_curves(tmp_path / "store") == store.curves()
+    assert series(store.curves(), "accuracy", kind=CurveKind.NODE) == {"a": [(1, 0.75)]}
+    status.show_nodes(tmp_path / "store")
+    assert "0.75" in capsys.readouterr().out
 
 
 def test_a_damaged_model_is_not_exported(store: CoordinatorStore, tmp_path: Path) -> None:

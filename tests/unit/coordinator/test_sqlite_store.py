@@ -77,6 +77,25 @@ def test_a_damaged_head_is_undone_and_the_same_updates_make_it_again(tmp_path: P
     store.close()
 
 
+def test_a_damaged_best_model_is_the_best_no_longer_and_the_run_goes_on(tmp_path: Path) -> None:
+    store = grown(tmp_path, 1)
+    store.retain([], ModelVersion(0))
+    for number in (1, 2):
+        sent = arrived("a", update(1.0), round_id=10 + number)
+        store.save_update(sent.record, sent.payload)
+        committer(store).commit([sent.member], "full", Figures())
+    assert store.best() == 0
+    store.close()
+    blob = tmp_path / "store" / "blobs" / "model-0.safetensors"
+    blob.write_bytes(blob.read_bytes()[:-1])
+    store = opened(tmp_path)
+    assert [alarm for alarm in store.alarms if "best" in alarm] == store.alarms != []
+    assert store.best() is None
+    assert not blob.exists()
+    assert store.recovered(recent=1).head.version == 3
+    store.close()
+
+
 def test_a_store_without_any_whole_model_says_so_and_does_not_start(tmp_path: Path) -> None:
     grown(tmp_path, 2).close()
     for version in (1, 2):
