@@ -29,6 +29,7 @@ from coordinator.attendance import Attendance
 from coordinator.desk import Desk
 from coordinator.intake import BUSY_RETRY_S, Intake
 from coordinator.records import EngineSettings, RecoveredState
+from coordinator.roll_call import RollCall
 from coordinator.round import Move, Situation, decide
 from coordinator.selection import Rng, Selector
 from coordinator.versions import Versions
@@ -65,6 +66,7 @@ class CoordinatorMachine:
             self._desk.buffer.add(record, 0.0)
             self._desk.registry.take(record.node)
         self._versions = Versions(self._desk, self._intake, self._announcer)
+        self._roll_call = RollCall(self._desk)
         self._settling_until: float | None = None
         self._paused_until: float | None = None
         self._failures = 0
@@ -101,6 +103,7 @@ class CoordinatorMachine:
             self._paused_until,
         ]
         if not desk.paused:
+            dues.append(self._roll_call.due)
             dues.append(self._stop_by)
             dues.append(desk.clock.when(self._intake.transfers.next_timer()))
             dues.append(desk.clock.when(self._versions.patience_ends()))
@@ -264,6 +267,7 @@ class CoordinatorMachine:
         self._intake.store_complete()
         desk.close_rounds()
         if desk.finished:
+            self._roll_call.consider("finished")
             self._finish()
         else:
             self._decide()
@@ -273,6 +277,7 @@ class CoordinatorMachine:
         desk, registry = self._desk, self._desk.registry
         desk.resize()
         decision = decide(self._situation(), desk.settings)
+        self._roll_call.consider(decision.reason)
         match decision.move:
             case Move.COMMIT:
                 self._versions.commit(decision.reason)

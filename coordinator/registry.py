@@ -208,6 +208,10 @@ class Registry:
             del self._used[node]
         self._refresh(node)
 
+    def gone(self) -> Iterator[NodeId]:
+        """Known nodes that are not online, in the order in which they became known."""
+        return (node for node, entry in self._entries.items() if not entry.online)
+
     def alive(self, node: NodeId) -> None:
         """A sign of life: suspicion ends."""
         if node in self._suspected:

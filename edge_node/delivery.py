@@ -107,7 +107,8 @@ class Outbox:
         delivery = self._deliveries.get(update)
         if delivery is None or delivery.saved:
             return
-        delivery.result, delivery.due_at, delivery.progress_at = None, now, now
+        delivery.result, delivery.progress_at = None, now
+        delivery.due_at = now if self._present else now + self._slow_s()
         self._storage_attempts = 0
 
     def storage_failed(self, effect: Effect | None, now: float) -> None:
@@ -130,9 +131,12 @@ class Outbox:
         self._connected = False
 
     def coordinator_is(self, *, present: bool, now: float) -> None:
-        """The coordinator came or went: offers to an absent one would only fill the broker's queue."""
-        came, self._present = present and not self._present, present
-        if came:
+        """The coordinator came or went: offers to an absent one only fill the broker's queue, so they become rare.
+
+        They do not end: what said that it went may have been late [FED-62].
+        """
+        changed, self._present = present != self._present, present
+        if changed:
             self._schedule(now)
 
     def offer_again(self, now: float) -> None:
@@ -204,7 +208,7 @@ class Outbox:
         effects: list[Effect] = []
         if self._storage_retry_at is not None and now >= self._storage_retry_at:
             effects += self._save_again()
-        if self._reachable:
+        if self._connected:
             for delivery in self._deliveries.values():
                 if delivery.saved and now >= delivery.due_at:
                     effects.append(self._offer(delivery, now))
@@ -212,18 +216,14 @@ class Outbox:
 
     def deadline(self) -> float | None:
         """When `tick` is due next."""
-        times = [delivery.due_at for delivery in self._deliveries.values() if delivery.saved] if self._reachable else []
+        times = [delivery.due_at for delivery in self._deliveries.values() if delivery.saved] if self._connected else []
         if self._storage_retry_at is not None:
             times.append(self._storage_retry_at)
         return min(times, default=None)
 
-    @property
-    def _reachable(self) -> bool:
-        return self._connected and self._present
-
     def _schedule(self, now: float) -> None:
         # One moment for all, so that the oldest goes first; random, because the whole fleet reconnects together.
-        due_at = now + self._rng() * self._settings.reconnect_spread_s
+        due_at = now + (self._rng() * self._settings.reconnect_spread_s if self._present else self._slow_s())
         for delivery in self._deliveries.values():
             delivery.attempts, delivery.due_at = 0, due_at
 
@@ -249,9 +249,12 @@ class Outbox:
         return effects + [SaveOutbox(offer=offer, result=result) for offer, result in pending if result is not None]
 
     def _pause_s(self, delivery: _Delivery) -> float:
-        if delivery.stored:
-            return self._settings.reoffer_max_s * (1.0 + 0.25 * self._rng())
+        if delivery.stored or not self._present:
+            return self._slow_s()
         return self._backoff_s(self._settings.reoffer_s, delivery.attempts)
+
+    def _slow_s(self) -> float:
+        return self._settings.reoffer_max_s * (1.0 + 0.25 * self._rng())
 
     def _backoff_s(self, first_s: float, attempts: int) -> float:
         wait_s = min(first_s * 2.0 ** min(attempts, _DOUBLINGS_MAX), self._settings.reoffer_max_s)

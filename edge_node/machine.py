@@ -198,6 +198,8 @@ class NodeMachine:
             return [Note(event="other_run_announced", fields={"run": announcement.run})]
         if not self._sees(announcement.epoch, now) or not self._work.is_news(announcement):
             return []
+        if not announcement.final:  # the end may be retained from long ago
+            self._outbox.coordinator_is(present=True, now=now)  # whatever a late will has said [FED-62]
         effects = self._work.announce(announcement, now)
         leaves = announcement.final and self._settings.exit_when_finished
         self._leave_at = now + self._settings.exit_linger_s if leaves else None

@@ -248,3 +248,51 @@ def test_the_reason_to_wait_is_said_when_it_changes_and_only_then() -> None:
     hear(rig.disconnect())
     assert [reason for reason, _ in said] == ["broker", "settling", "nodes_min", "assignments", "broker"]
     assert sorted(said[3][1]) == ["ann", "bob"]  # type: ignore[call-overload]
+
+
+def test_nodes_that_seem_gone_are_called_when_nobody_else_can_be_asked() -> None:
+    """FED-61: the will of a node that is there would leave both waiting for each other for ever."""
+    rig = Rig(engine(quorum=2))
+    rig.start("ann", "bob")
+    rig.state("ann", Presence.LOST)
+    rig.state("bob", Presence.LOST)
+    assert rig.waiting_for == "no_candidates"
+
+    assert transcript(rig.wait(59.0)) == []
+    assert transcript(rig.wait(1.0)) == ["tell ann rebirth", "tell bob rebirth"]
+    assert transcript(rig.wait(119.0)) == []  # with growing pauses
+    assert transcript(rig.wait(1.0)) == ["tell ann rebirth", "tell bob rebirth"]
+    rig.state("bob")
+    rig.state("ann")
+    assert rig.get("live") == 2  # the standing announcement asks them
+    assert transcript(rig.wait(30.0)) == []
+    assert rig.get("counters") == {"roll_calls": 2}
+
+
+def test_a_call_stops_when_somebody_can_be_asked_or_the_broker_is_away() -> None:
+    """FED-61."""
+    rig = Rig(engine(nodes_min=2))
+    rig.start("ann", "bob")
+    rig.offer("ann", 0)
+    rig.offer("bob", 0)
+    rig.state("ann", Presence.LOST)
+    assert rig.waiting_for == "assignments"
+    assert transcript(rig.wait(59.0)) == []
+    rig.state("bob", Presence.LOST)
+    rig.disconnect()
+    assert transcript(rig.wait(500.0)) == []
+
+
+def test_of_many_nodes_that_seem_gone_each_is_called_in_turn() -> None:
+    """FED-61: a call to a node that is gone waits at the broker, so there are never many at once."""
+    names = [f"n{number}" for number in range(250)]
+    rig = Rig(engine())
+    rig.start(*names[:2])
+    for name in names:
+        rig.state(name, Presence.LOST)
+    called: list[str] = []
+    for number in range(3):
+        lines = transcript(rig.wait(60.0 * 2**number))
+        assert len(lines) <= 100
+        called += lines
+    assert set(called) == {f"tell {name} rebirth" for name in names}

@@ -87,7 +87,7 @@ def test_a_restarted_coordinator_is_told_everything_again() -> None:
     node = Script(holding(3, outbox=[entry(4), entry(5, stored=True)]))
     node.coordinator(epoch=1)
     assert node.coordinator(Presence.LOST, epoch=1) == []
-    assert node.wait_until(node.now + 2000.0) == []
+    assert node.wait_until(node.now + 299.0) == []
     assert node.coordinator(epoch=2) == ["offer 4-pi-3", "offer 5-pi-3"]
     assert node.coordinator(epoch=1) == []
     assert node.announce(announcement(9, 3, epoch=1)) == []

@@ -13,6 +13,7 @@ from edge_node.actions import (
     TrainingFinished,
 )
 from edge_node.delivery import RETRY_AFTER_S_MAX, RETRY_AFTER_S_MIN
+from federation.protocol.cohort import NOBODY
 from federation.protocol.messages import Grant, Presence, Rebirth, ReceiptStatus
 from tests.unit.edge_node.script import OTHER_RUN, Script, announcement, bitmap, entry, holding, model, result, update
 
@@ -65,13 +66,36 @@ def test_nothing_is_timed_while_the_broker_is_away() -> None:
     assert node.on(None) == []
 
 
-def test_an_absent_coordinator_is_not_offered_anything_until_it_is_back() -> None:
+def test_an_absent_coordinator_is_offered_hardly_anything_until_it_is_back() -> None:
+    """FED-62: what says that it went may be late, so the offers become rare and do not end."""
     node = waiting(5)
     node.coordinator()
     node.coordinator(Presence.OFFLINE)
-    assert node.machine.deadline() is None
+    began = node.now
+    assert node.wait() == ["offer 5-pi-3"]
+    assert node.now == began + node.settings.reoffer_max_s
+    assert node.wait() == ["offer 5-pi-3"]
+    assert node.now == began + 2 * node.settings.reoffer_max_s
     assert node.coordinator() == ["offer 5-pi-3"]
     assert node.coordinator() == []
+
+
+def test_what_is_trained_while_the_coordinator_seems_absent_waits_for_the_slow_timer() -> None:
+    """FED-62."""
+    node = trained()
+    node.coordinator(Presence.LOST)
+    assert node.on(OutboxSaved(entry=entry(5))) == []
+    assert node.machine.deadline() == node.now + node.settings.reoffer_max_s
+    node.on(BrokerDisconnected(reason="cut"))
+    node.connect()
+    assert node.machine.deadline() == node.now + node.settings.reoffer_max_s
+
+
+def test_a_new_round_shows_that_the_coordinator_is_there() -> None:
+    """FED-62."""
+    node = waiting(5)
+    node.coordinator(Presence.LOST)
+    assert "offer 5-pi-3" in node.announce(announcement(9, 3, cohort=NOBODY))
 
 
 def test_an_unsaved_update_is_offered_by_no_event_at_all() -> None:
