@@ -23,6 +23,7 @@ LAZY_COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "demo": ("coordinator.demo.cli", "demo", "A whole federation on this machine: broker, coordinator, nodes."),
     "audit": ("coordinator.audit_cli", "audit_command", "Check the stores of a stopped federation: I1 to I9."),
     "simulate": ("simulation.cli", "simulate", "The same machines in virtual time, without a broker."),
+    "partition": ("coordinator.partition_cli", "partition", "Who would own which labels: a table and a picture."),
     "init": ("coordinator.fleet.cli", "init", "Make a federation: certificates, broker configuration, settings."),
     "enroll": ("coordinator.fleet.cli", "enroll", "Write the file with which a node joins."),
     "revoke": ("coordinator.fleet.cli", "revoke", "Shut nodes out."),

@@ -95,6 +95,7 @@ def build_workshop(config: NodeConfig) -> Workshop:
         data=config.task.data,
         device=config.training.device,
         seed=config.task.seed,
+        partition=config.task.partition,
     )
     task = _build(config.task.name, context)
     return Workshop(

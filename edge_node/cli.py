@@ -39,6 +39,9 @@ Data = Annotated[Path | None, typer.Option("--data", help="Folder with the data.
 Index = Annotated[int | None, typer.Option("--index", help="Which part of the data is this node's, from 0.")]
 Count = Annotated[int | None, typer.Option("--count", help="How many parts there are.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the partition: the same at all participants.")]
+Partition = Annotated[
+    str | None, typer.Option("--partition", help="iid, shards:N, dirichlet:ALPHA or natural. Default: the task's own.")
+]
 State = Annotated[Path | None, typer.Option("--state", help="State folder (default: state/ID). One process at a time.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto (a GPU when there is one), cpu or cuda.")]
 LogJson = Annotated[bool | None, typer.Option("--log-json", help="JSON lines on standard output.")]
@@ -60,6 +63,7 @@ def run(  # noqa: PLR0913 - one parameter per option is how the library declares
     index: Index = None,
     count: Count = None,
     seed: Seed = None,
+    partition: Partition = None,
     state: State = None,
     device: Device = None,
     log_json: LogJson = None,
@@ -85,6 +89,7 @@ def run(  # noqa: PLR0913 - one parameter per option is how the library declares
         "task.index": index,
         "task.count": count,
         "task.seed": seed,
+        "task.partition": partition,
         "store.folder": state,
         "training.device": device,
         "log.json": log_json,

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_va
 from federation.config import Section, load_config
 from federation.errors import ConfigError, LocalProtocolError
 from federation.protocol.topics import validate_federation_id, validate_node_id
+from federation.tasks.partitioners import parse_partition
 from update_codec import CodecSpec, SpecError
 
 __all__ = ["NodeConfig", "read_config"]
@@ -43,6 +44,14 @@ def _codec(text: str) -> str:
         return str(CodecSpec.parse(text))
     except SpecError as error:
         raise ValueError(str(error)) from error
+
+
+def _partition(text: str) -> str:
+    try:
+        parse_partition(text)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+    return text
 
 
 class FederationSection(Section):
@@ -98,6 +107,8 @@ class TaskSection(Section):
         index: Which part of the data is this node's, from 0.
         count: How many parts there are.
         seed: Seed of the partition: the same at all participants.
+        partition: How one known data set is divided: ``iid``, ``shards:N``, ``dirichlet:ALPHA`` or ``natural``. Nothing
+            is the task's own way.
     """
 
     name: str = "digits"
@@ -105,6 +116,7 @@ class TaskSection(Section):
     index: Annotated[int, Field(ge=0)] = 0
     count: PositiveInt = 1
     seed: int = 0
+    partition: Annotated[str, AfterValidator(_partition)] | None = None
 
     @model_validator(mode="after")
     def _index_in_count(self) -> "TaskSection":

@@ -51,6 +51,8 @@ class TaskContext:
         data: Folder with the data, or None for the task's default.
         device: ``auto``, ``cpu`` or ``cuda``.
         seed: Seed of the partition: all participants of a run use the same.
+        partition: How one data set is divided for an experiment: ``iid``, ``shards:N``, ``dirichlet:ALPHA`` or
+            ``natural``; None is the task's own way.
     """
 
     node_index: int | None
@@ -58,6 +60,7 @@ class TaskContext:
     data: Path | None = None
     device: str = "auto"
     seed: int = 0
+    partition: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

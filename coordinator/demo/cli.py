@@ -32,6 +32,9 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
     data: Annotated[Path | None, typer.Option(help="Data folder. Default: bundled or downloaded.")] = None,
     broker: Annotated[str | None, typer.Option(help="mqtt://HOST:PORT of a running broker.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of partition, model, selection and shuffles.")] = 0,
+    partition: Annotated[
+        str | None, typer.Option(help="iid, shards:N, dirichlet:ALPHA or natural. Default: the task's own.")
+    ] = None,
     chaos: Annotated[bool, typer.Option(help="Kill one node in mid-training and start it again.")] = True,  # noqa: FBT002 - typer makes the flag of it
     report: Annotated[Path | None, typer.Option(help="Write the whole report as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")] = False,  # noqa: FBT002
@@ -59,6 +62,7 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
             chaos=chaos,
             data=data,
             broker=broker,
+            partition=partition,
         )
     )
     console = Console(stderr=as_json)

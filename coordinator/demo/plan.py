@@ -6,6 +6,7 @@ from pathlib import Path
 
 from federation.errors import ConfigError
 from federation.protocol.messages import TrainSettings
+from federation.tasks.partitioners import parse_partition
 from federation.tasks.registry import default_rounds, default_settings
 
 NODES_MAX = 200
@@ -30,6 +31,7 @@ class DemoPlan:
         broker: URL of a running broker, or None to start one.
         settings: How nodes train.
         evaluate_every: Evaluate each n-th version; 0 is never.
+        partition: How the task's data is divided; None is the task's own way.
     """
 
     task: str
@@ -45,6 +47,7 @@ class DemoPlan:
     broker: str | None
     settings: TrainSettings
     evaluate_every: int = 1
+    partition: str | None = None
 
     @property
     def synchronous(self) -> bool:
@@ -72,6 +75,7 @@ class DemoOptions:
     chaos: bool = True
     data: Path | None = None
     broker: str | None = None
+    partition: str | None = None
 
 
 def make_plan(options: DemoOptions) -> DemoPlan:
@@ -85,6 +89,8 @@ def make_plan(options: DemoOptions) -> DemoPlan:
     default_buffer = per_round if options.per_round else max(1, (2 * per_round + 2) // 3)
     buffer = _between("--buffer", options.buffer or default_buffer, 1, per_round)
     rounds = _between("--rounds", options.rounds or default_rounds(options.task), 1, 100_000)
+    if options.partition is not None:
+        parse_partition(options.partition)
     if options.data is not None and not options.data.is_dir():
         raise ConfigError("--data", f"{options.data} is not a folder", source="command line")
     return DemoPlan(
@@ -100,6 +106,7 @@ def make_plan(options: DemoOptions) -> DemoPlan:
         data=options.data,
         broker=options.broker,
         settings=default_settings(options.task),
+        partition=options.partition,
     )
 
 

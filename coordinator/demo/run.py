@@ -83,6 +83,8 @@ class Demo:
         arguments = ["run", "--broker", url, "--federation", "demo", "--id", name, "--task", plan.task]
         arguments += ["--index", str(index), "--count", str(plan.nodes), "--seed", str(plan.seed), "--log-json"]
         arguments += ["--state", str(self.folder / name)]
+        if plan.partition is not None:
+            arguments += ["--partition", plan.partition]
         if plan.data is not None:
             arguments += ["--data", str(plan.data.resolve())]
         return arguments

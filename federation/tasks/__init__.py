@@ -2,5 +2,6 @@
 
 from federation.tasks.partition import split
 from federation.tasks.torch_task import TorchTask
+from federation.tasks.whole_data import WholeData
 
-__all__ = ["TorchTask", "split"]
+__all__ = ["TorchTask", "WholeData", "split"]

@@ -12,8 +12,8 @@ import numpy as np
 from federation.errors import TaskError
 from federation.task import Array, TaskContext
 from federation.tasks.mlp import cross_entropy, initial_mlp, mlp
-from federation.tasks.partition import split
 from federation.tasks.torch_task import TorchTask
+from federation.tasks.whole_data import WholeData
 
 WIDTHS = (64, 64, 10)
 TEST_EXAMPLES = 359
@@ -26,7 +26,7 @@ def build(context: TaskContext) -> TorchTask:
     return TorchTask(
         context,
         model=partial(mlp, *WIDTHS),
-        train_data=partial(_training_examples, context),
+        train_data=WholeData(partial(digits, train=True)),
         test_data=partial(digits, train=False),
         loss=cross_entropy,
         initial=partial(initial_mlp, WIDTHS),
@@ -60,7 +60,3 @@ def _all_digits() -> tuple[Array, Array]:
         raise TaskError("the task 'digits' reads scikit-learn's data: pip install 'fedmq[demo]'") from error
     images, labels = load_digits(return_X_y=True)
     return images, labels
-
-
-def _training_examples(context: TaskContext) -> tuple[Array, ...]:
-    return split(context, *digits(train=True))

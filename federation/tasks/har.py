@@ -16,6 +16,7 @@ from federation.errors import TaskError
 from federation.task import Array, TaskContext
 from federation.tasks.mlp import cross_entropy, initial_mlp, mlp
 from federation.tasks.torch_task import TorchTask
+from federation.tasks.whole_data import WholeData
 
 WIDTHS = (561, 6)
 TEST_SUBJECTS_MIN = 26
@@ -30,32 +31,19 @@ def build(context: TaskContext) -> TorchTask:
     return TorchTask(
         context,
         model=partial(mlp, *WIDTHS),
-        train_data=partial(_training_examples, context),
+        train_data=WholeData(partial(_training_examples, context.data)),
         test_data=partial(_test_examples, context),
         loss=cross_entropy,
+        split="natural",
         initial=partial(initial_mlp, WIDTHS),
     )
 
 
-def subjects_of(context: TaskContext, subjects: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The training subjects whose windows this node owns: every ``node_count``-th, from its index on.
-
-    Raises:
-        TaskError: The coordinator asked, the index is out of range, or there are fewer subjects than nodes.
-    """
-    training = np.unique(subjects[subjects < TEST_SUBJECTS_MIN])
-    index, count = context.node_index, context.node_count
-    if index is None or not 0 <= index < count:
-        raise TaskError(f"node_index {index} is not one of the {count} parts")
-    if count > len(training):
-        raise TaskError(f"{len(training)} subjects cannot be divided among {count} nodes: use fewer nodes")
-    return training[index::count]
-
-
-def _training_examples(context: TaskContext) -> tuple[Array, Array]:
-    windows, labels, subjects = _read(context.data)
-    own = np.isin(subjects, subjects_of(context, subjects))
-    return windows[own], labels[own]
+def _training_examples(data: Path | None) -> tuple[Array, Array, Array]:
+    """Windows, labels and who wore the phone, of the training subjects."""
+    windows, labels, subjects = _read(data)
+    seen = subjects < TEST_SUBJECTS_MIN
+    return windows[seen], labels[seen], subjects[seen]
 
 
 def _test_examples(context: TaskContext) -> tuple[Array, Array]:

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from federation.errors import TaskError
 from federation.task import TaskContext
 from federation.tasks.partition import part_of, split
+from federation.tasks.whole_data import WholeData
 
 Batch = tuple[Any, Any]
 """Inputs and targets."""
@@ -31,27 +32,31 @@ class LocalData(Protocol):
         """One pass in the data's own order."""
 
 
-def local_data(data: Any, context: TaskContext, device: torch.device) -> LocalData:
+def local_data(data: Any, context: TaskContext, device: torch.device, by: str = "iid") -> LocalData:
     """A node's training data.
 
     Args:
-        data: (inputs, targets) or a map-style Dataset of the whole federation, of which this node's part is taken; or
-            a function that returns this node's own: (inputs, targets), a Dataset, or an iterable of batches.
+        data: (inputs, targets), a `WholeData` or a map-style Dataset of the whole federation, of which this node's
+            part is taken; or a function that returns this node's own: (inputs, targets), a Dataset, or an iterable of
+            batches.
         context: Says which part.
         device: Where batches shall be.
+        by: How one data set is divided, where the context does not say it.
 
     Raises:
         TaskError: This is none of these, or it is empty.
     """
+    if isinstance(data, WholeData):
+        return TensorData(*data.part(context, by), device)
     if callable(data) and not isinstance(data, Dataset):
         return own_data(data(), device)
     if isinstance(data, Dataset):
-        rows = part_of(context, len(data))  # type: ignore[arg-type]
+        rows = part_of(context, len(data), by=by, labels=_labels(data))  # type: ignore[arg-type]
         if isinstance(data, TensorDataset) and len(data.tensors) == 2:
             return TensorData(data.tensors[0][rows], data.tensors[1][rows], device)
         return DatasetData(Subset(data, rows.tolist()), device)
     whole = (each if isinstance(each, torch.Tensor) else np.asarray(each) for each in _pair(data))
-    inputs, targets = split(context, *whole)
+    inputs, targets = split(context, *whole, by=by)
     return TensorData(inputs, targets, device)
 
 
@@ -72,6 +77,14 @@ def own_data(data: Any, device: torch.device) -> LocalData:
     if isinstance(data, Iterable):
         return LoaderData(data, device)
     raise TaskError(f"data must be (inputs, targets), a Dataset or an iterable of batches, not {type(data).__name__}")
+
+
+def _labels(dataset: Dataset[Any]) -> Any:
+    """What torchvision's data sets call ``targets``, or the second tensor; None where there is neither."""
+    if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
+        return dataset.tensors[1]
+    found = getattr(dataset, "targets", None)
+    return None if found is None else np.asarray(found)
 
 
 class TensorData:

@@ -98,7 +98,7 @@ class LocalTraining:
 
     @cached_property
     def _train_data(self) -> LocalData:
-        return local_data(self._task.train_data, self._task.context, self.device)
+        return local_data(self._task.train_data, self._task.context, self.device, self._task.split)
 
     @cached_property
     def _test_data(self) -> LocalData:

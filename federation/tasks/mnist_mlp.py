@@ -5,8 +5,8 @@ from functools import partial
 from federation.task import Array, TaskContext
 from federation.tasks.mlp import cross_entropy, initial_mlp, mlp
 from federation.tasks.mnist import mnist, scaled
-from federation.tasks.partition import split
 from federation.tasks.torch_task import TorchTask
+from federation.tasks.whole_data import WholeData
 
 WIDTHS = (784, 128, 64, 10)
 
@@ -16,16 +16,13 @@ def build(context: TaskContext) -> TorchTask:
     return TorchTask(
         context,
         model=partial(mlp, *WIDTHS),
-        train_data=partial(_training_examples, context),
+        train_data=WholeData(
+            partial(mnist, context.data, train=True), prepare=partial(scaled, mean=0.5, deviation=0.5)
+        ),
         test_data=partial(_test_examples, context),
         loss=cross_entropy,
         initial=partial(initial_mlp, WIDTHS),
     )
-
-
-def _training_examples(context: TaskContext) -> tuple[Array, Array]:
-    images, labels = split(context, *mnist(context.data, train=True))
-    return scaled(images, mean=0.5, deviation=0.5), labels
 
 
 def _test_examples(context: TaskContext) -> tuple[Array, Array]:

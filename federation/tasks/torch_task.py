@@ -35,13 +35,16 @@ class TorchTask:
     Attributes:
         context: What the factory was given: which part of the data, which device.
         model: Makes the model; its random initial weights are drawn from the seed that the coordinator chose.
-        train_data: (inputs, targets) or a map-style Dataset of the whole federation, of which this node takes its
-            part (see `split`); or a function that gives this node's own: (inputs, targets), a Dataset, or an iterable
-            of batches such as a DataLoader. The function is called on first use, so never at the coordinator.
+        train_data: (inputs, targets), a `WholeData` or a map-style Dataset of the whole federation, of which this node
+            takes its part (see ``split``); or a function that gives this node's own: (inputs, targets), a Dataset, or
+            an iterable of batches such as a DataLoader. The function is called on first use, so never at the
+            coordinator.
         loss: Output and target to the mean loss of the batch, such as ``torch.nn.functional.cross_entropy``.
         test_data: The same kinds, never divided; None evaluates nothing.
         accuracy: Report the share of right answers where the targets are classes.
         threads: CPU threads for this task's arithmetic; 0 leaves torch's own choice.
+        split: How data of the whole federation is divided, where the context does not say it: ``iid``, ``shards:N``,
+            ``dirichlet:ALPHA`` or ``natural``.
         initial: Initial parameters without torch, for a coordinator that has none; the model must have no buffers.
     """
 
@@ -53,6 +56,7 @@ class TorchTask:
     test_data: Any = None
     accuracy: bool = True
     threads: int = 1
+    split: str = "iid"
     initial: Callable[[int], Parameters] | None = field(default=None, repr=False)
 
     def initial_parameters(self, seed: int) -> Parameters:

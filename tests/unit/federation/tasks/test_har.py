@@ -8,7 +8,7 @@ import pytest
 from federation.errors import TaskError
 from federation.task import TaskContext
 from federation.tasks.check import check_task
-from federation.tasks.har import build, subjects_of
+from federation.tasks.har import build
 from federation.tasks.registry import default_settings, load_task
 from federation.tasks.torch_task import TorchTask
 
@@ -30,15 +30,20 @@ def write_set(folder: Path, **changes: object) -> None:
     np.savez(folder / "uci_har_train_561.npz", **arrays)  # type: ignore[arg-type]  # numpy types its own keyword
 
 
-def test_every_training_subject_has_one_node_and_no_test_subject_has_any() -> None:
-    parts = [subjects_of(context(index, 3), SUBJECTS).tolist() for index in range(3)]
-    assert parts == [[1, 25], [3], [5]]
+def test_every_training_subject_has_one_node_and_no_test_subject_has_any(tmp_path: Path) -> None:
+    write_set(tmp_path)
+    sizes = [
+        len(build(context(index, 3, tmp_path)).train_data.part(context(index, 3), "natural")[1]) for index in range(3)
+    ]
+    assert sizes == [20, 10, 10]  # subjects 1 and 25, 3, 5
 
 
 @pytest.mark.parametrize(("index", "count"), [(None, 2), (2, 2), (-1, 2), (0, 5)])
-def test_a_part_that_does_not_exist_is_the_tasks_error(index: int | None, count: int) -> None:
+def test_a_part_that_does_not_exist_is_the_tasks_error(tmp_path: Path, index: int | None, count: int) -> None:
+    write_set(tmp_path)
+    task = build(context(index, count, tmp_path))
     with pytest.raises(TaskError):
-        subjects_of(context(index, count), SUBJECTS)
+        task.train_data.part(task.context, task.split)
 
 
 @pytest.mark.parametrize("below", ["", "uci-har"])

@@ -1,0 +1,166 @@
+"""Ways to divide a data set among nodes for an experiment, by name: the same seed, the same parts, everywhere.
+
+- ``iid``: equal parts of shuffled rows.
+- ``shards:N``: rows sorted by label, cut into N shards per node that are dealt at random (arXiv 1602.05629, section 3).
+- ``dirichlet:ALPHA``: each label's rows in shares from Dirichlet(ALPHA): the smaller, the more skewed (arXiv 1909.06335).
+- ``natural``: by owner, such as who wore the device: node i has every count-th owner, from the i-th on.
+
+Every row belongs to exactly one node, and every node has at least one.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from federation.errors import ConfigError, TaskError
+
+__all__ = ["PARTITIONERS", "Partition", "Rows", "Traits", "divide", "parse_partition"]
+
+Rows = NDArray[np.int64]
+"""Row numbers of one node, int64 of shape (n,)."""
+
+_STREAM = 0x5EED
+"""Sets these draws apart from others of the same seed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """One way to divide, as its text says it.
+
+    Attributes:
+        kind: One of `PARTITIONERS`.
+        value: Shards per node, or the concentration; 0 where there is none.
+    """
+
+    kind: str
+    value: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What is known of the rows.
+
+    Attributes:
+        length: How many there are.
+        labels: Their classes, integers of shape (length,), or None.
+        owners: Whose they are, of shape (length,), or None.
+    """
+
+    length: int
+    labels: NDArray[Any] | None = None
+    owners: NDArray[Any] | None = None
+
+
+def parse_partition(text: str) -> Partition:
+    """Read ``iid``, ``shards:2``, ``dirichlet:0.1`` or ``natural``.
+
+    Raises:
+        ConfigError: There is no such way, or its number is missing or out of range.
+    """
+    kind, colon, number = text.partition(":")
+    if kind not in PARTITIONERS:
+        raise ConfigError("partition", f"{text!r} is unknown; choose iid, shards:N, dirichlet:ALPHA or natural")
+    if kind in {"iid", "natural"}:
+        if colon:
+            raise ConfigError("partition", f"{kind} takes no number, not {text!r}")
+        return Partition(kind=kind)
+    try:
+        value = float(number)
+    except ValueError:
+        raise ConfigError("partition", f"{kind} needs a number, such as {kind}:2, not {text!r}") from None
+    whole = kind == "dirichlet" or value.is_integer()
+    if not (math.isfinite(value) and value > 0 and whole):
+        raise ConfigError("partition", f"{kind} needs a {'whole ' if kind == 'shards' else ''}number above 0: {text!r}")
+    return Partition(kind=kind, value=value)
+
+
+def divide(partition: Partition, traits: Traits, *, count: int, seed: int) -> list[Rows]:
+    """The rows of every node.
+
+    Args:
+        partition: How.
+        traits: What is known of the rows.
+        count: How many nodes there are.
+        seed: The same seed gives the same parts.
+
+    Raises:
+        TaskError: There are too few rows, labels are missing or no integers, or owners are missing or too few.
+    """
+    if traits.length < count:
+        raise TaskError(f"{traits.length} examples cannot be divided among {count} nodes: use fewer nodes")
+    return PARTITIONERS[partition.kind](partition, traits, count, seed)
+
+
+def _iid(_partition: Partition, traits: Traits, count: int, seed: int) -> list[Rows]:
+    """Torch's permutation, so that a part equals ``torch.randperm`` of that seed, cut into pieces."""
+    import torch  # noqa: PLC0415 - costs a second and 200 MB: only where data is read
+
+    order = torch.randperm(traits.length, generator=torch.Generator().manual_seed(seed)).numpy()
+    bounds: Sequence[int] = np.linspace(0, traits.length, count + 1).round().astype(int).tolist()
+    return [order[start:end] for start, end in pairwise(bounds)]
+
+
+def _shards(partition: Partition, traits: Traits, count: int, seed: int) -> list[Rows]:
+    per_node = int(partition.value)
+    if traits.length < count * per_node:
+        raise TaskError(f"{traits.length} examples are too few for {count} nodes with {per_node} shards each")
+    pieces = np.array_split(np.argsort(_labels(traits, "shards"), kind="stable"), count * per_node)
+    dealt = _rng(seed).permutation(count * per_node).reshape(count, per_node)
+    return [np.concatenate([pieces[index] for index in row]).astype(np.int64) for row in dealt]
+
+
+def _dirichlet(partition: Partition, traits: Traits, count: int, seed: int) -> list[Rows]:
+    rng, labels = _rng(seed), _labels(traits, "dirichlet")
+    parts: list[list[Rows]] = [[] for _ in range(count)]
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        shares = rng.dirichlet(np.full(count, partition.value))
+        # A tiny concentration underflows to shares that are all zero: then one node has them all.
+        shares = shares if np.isfinite(shares).all() and shares.sum() > 0 else np.eye(count)[rng.integers(count)]
+        cuts = (np.cumsum(shares)[:-1] * len(rows)).round().astype(int)
+        for part, piece in zip(parts, np.split(rows, cuts), strict=True):
+            part.append(piece)
+    return _nobody_empty([np.concatenate(part).astype(np.int64) for part in parts])
+
+
+def _natural(_partition: Partition, traits: Traits, count: int, _seed: int) -> list[Rows]:
+    if traits.owners is None or len(traits.owners) != traits.length:
+        raise TaskError("the partition 'natural' needs the owner of each row, which this data does not have")
+    owners = np.unique(traits.owners)
+    if count > len(owners):
+        raise TaskError(f"{len(owners)} owners cannot be divided among {count} nodes: use fewer nodes")
+    return [np.flatnonzero(np.isin(traits.owners, owners[index::count])) for index in range(count)]
+
+
+def _nobody_empty(parts: list[Rows]) -> list[Rows]:
+    """A node without examples cannot train: each empty one takes a row of the largest."""
+    for index, part in enumerate(parts):
+        if len(part) == 0:
+            largest = max(range(len(parts)), key=lambda each: len(parts[each]))
+            parts[index], parts[largest] = parts[largest][-1:], parts[largest][:-1]
+    return parts
+
+
+def _labels(traits: Traits, kind: str) -> NDArray[Any]:
+    labels = None if traits.labels is None else np.asarray(traits.labels)
+    if labels is None or labels.shape != (traits.length,) or labels.dtype.kind not in "iub":
+        raise TaskError(f"the partition {kind!r} needs one whole number as the label of each row")
+    return labels
+
+
+def _rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng([abs(seed), _STREAM])
+
+
+PARTITIONERS: Mapping[str, Callable[[Partition, Traits, int, int], list[Rows]]] = {
+    "iid": _iid,
+    "shards": _shards,
+    "dirichlet": _dirichlet,
+    "natural": _natural,
+}
+"""By name: partition, traits, number of nodes and seed to the rows of every node."""
