@@ -2,7 +2,7 @@
 
 - ``iid``: equal parts of shuffled rows.
 - ``shards:N``: rows sorted by label, cut into N shards per node that are dealt at random (arXiv 1602.05629, section 3).
-- ``dirichlet:ALPHA``: each label's rows in shares from Dirichlet(ALPHA): the smaller, the more skewed (arXiv 1909.06335).
+- ``dirichlet:ALPHA``: each label's rows in shares from Dirichlet(ALPHA): small is skewed (arXiv 1909.06335).
 - ``natural``: by owner, such as who wore the device: node i has every count-th owner, from the i-th on.
 
 Every row belongs to exactly one node, and every node has at least one.
