@@ -22,6 +22,8 @@ is wrong, 3 the store is in use or cannot be written, 4 the broker refuses us, 1
 LAZY_COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "demo": ("coordinator.demo.cli", "demo", "A whole federation on this machine: broker, coordinator, nodes."),
     "audit": ("coordinator.audit_cli", "audit_command", "Check the stores of a stopped federation: I1 to I9."),
+    "plot": ("coordinator.pictures.cli", "plot", "Draw runs: learning curves, nodes, participation, staleness."),
+    "compare": ("coordinator.pictures.cli", "compare", "Lay runs side by side, as a table and as curves."),
     "simulate": ("simulation.cli", "simulate", "The same machines in virtual time, without a broker."),
     "partition": ("coordinator.partition_cli", "partition", "Who would own which labels: a table and a picture."),
     "init": ("coordinator.fleet.cli", "init", "Make a federation: certificates, broker configuration, settings."),

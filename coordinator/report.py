@@ -1,11 +1,15 @@
 """The report of a run: what each version cost, what each node contributed, and what plain float32 would have cost."""
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 
-from coordinator.store import CoordinatorStore, Participation, VersionRow
+from coordinator.store import CoordinatorStore, Participation, UpdateRow, VersionRow
 from federation.protocol.messages import ReceiptStatus
 
-__all__ = ["build_report", "participation_row", "version_figures"]
+__all__ = ["build_report", "participation_row", "update_columns", "version_figures"]
+
+UPDATES_MAX = 200_000
+"""Newest updates that a report names one by one: it stays below some 15 MB."""
 
 
 def build_report(
@@ -43,6 +47,7 @@ def build_report(
         "bytes_up_fp32": plain_bytes,
         "bytes_down_fp32": plain_bytes,
         "nodes_detail": [participation_row(node) for node in nodes],
+        "updates": update_columns(store.updates()),
     }
 
 
@@ -59,6 +64,7 @@ def version_figures(row: VersionRow) -> dict[str, object]:
         "bytes_up": row.figures.bytes_up,
         "bytes_down": row.figures.bytes_down,
         "reason": row.reason,
+        "metrics": dict(row.metrics),
     }
 
 
@@ -75,6 +81,23 @@ def participation_row(node: Participation) -> Mapping[str, object]:
         "bytes_down": node.bytes_down,
         "staleness_mean": node.staleness_mean,
         "restarts": 0,
+    }
+
+
+def update_columns(rows: Iterable[UpdateRow]) -> Mapping[str, list[object]]:
+    """The newest `UPDATES_MAX` updates in order of arrival, as columns: what each came from, and what became of it.
+
+    ``loss`` is the node's own, None where its task reports none; ``train_s`` is in seconds.
+    """
+    kept = deque(rows, maxlen=UPDATES_MAX)
+    return {
+        "node": [row.record.node for row in kept],
+        "base_version": [row.record.base_version for row in kept],
+        "version": [row.verdict.version for row in kept],
+        "status": [row.verdict.status.value for row in kept],
+        "staleness": [row.staleness for row in kept],
+        "loss": [row.record.metrics.get("loss") for row in kept],
+        "train_s": [row.record.train_s for row in kept],
     }
 
 

@@ -14,6 +14,10 @@ from rich.table import Table
 from coordinator.demo.plan import DemoOptions, DemoPlan, make_plan
 from coordinator.demo.run import DemoFailed, make_demo, make_story, work_folder
 from coordinator.demo.view import LiveView, PlainView, human_bytes, node_table
+from coordinator.pictures.canvas import require_matplotlib
+from coordinator.pictures.gallery import draw_run
+from coordinator.pictures.run import run_of_report
+from federation.task import task_label
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -38,6 +42,7 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
     chaos: Annotated[bool, typer.Option(help="Kill one node in mid-training and start it again.")] = True,  # noqa: FBT002 - typer makes the flag of it
     report: Annotated[Path | None, typer.Option(help="Write the whole report as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")] = False,  # noqa: FBT002
+    plot: Annotated[Path | None, typer.Option(help="Draw the run: pictures (PNG, SVG) for this folder.")] = None,
 ) -> None:
     """Run a whole federation on this machine: Mosquitto, one coordinator process and N edge-node processes.
 
@@ -65,6 +70,8 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
             partition=partition,
         )
     )
+    if plot is not None:
+        require_matplotlib()
     console = Console(stderr=as_json)
     try:
         result = _run(plan, console)
@@ -78,6 +85,14 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
         report.write_text(json.dumps(result, indent=2) + "\n")
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
+    if plot is not None:
+        for file in draw_run(run_of_report(result, Path(f"demo-{plan_name(plan)}")), plot).files:
+            console.print(str(file), markup=False, highlight=False, soft_wrap=True)
+
+
+def plan_name(plan: DemoPlan) -> str:
+    """The task's name, for a title: of a file only its own."""
+    return task_label(plan.task).partition(":")[0].removesuffix(".py")
 
 
 def _run(plan: DemoPlan, console: Console) -> Mapping[str, object]:

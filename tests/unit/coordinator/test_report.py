@@ -57,8 +57,18 @@ def test_the_report_has_every_figure_that_the_demo_and_the_bench_read(store: Coo
             "bytes_up": 100,
             "bytes_down": 40,
             "reason": "full",
+            "metrics": {"accuracy": 0.75, "loss": 0.5},
         }
     ]
+    assert report["updates"] == {
+        "node": ["a", "b", "c"],
+        "base_version": [0, 0, 0],
+        "version": [1, 1, None],
+        "status": ["applied", "applied", "refused"],
+        "staleness": [0, 0, 0],
+        "loss": [None, None, None],
+        "train_s": [0.0, 0.0, 0.0],
+    }
     assert (report["final_accuracy"], report["loop_wall_s"], report["model_parameters"]) == (0.75, 2.0, 45)
     assert (report["bytes_up_total"], report["bytes_down_total"]) == (105, 46)
     assert report["bytes_up_fp32"] == report["bytes_down_fp32"] == 3 * MANIFEST.fp32_bytes

@@ -1,0 +1,1 @@
+"""What people see of a run: pictures, TensorBoard files, and runs side by side."""
