@@ -1,11 +1,6 @@
-"""From two bare hosts to the first committed version, with the very commands of the documentation."""
+"""From two bare hosts to the first committed version, with the README's very commands."""
 
-import os
 import re
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,91 +8,63 @@ from pathlib import Path
 import pytest
 
 from federation.runtime.local_broker import free_port
+from tests.integration.network_hosts import Host, Network, on_one_machine, why_no_namespaces
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(110)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
 
 ROOT = Path(__file__).parents[2]
-GUIDE = (ROOT / "docs/how-to/enrol-a-fleet.md").read_text()
-SCP = '#!/bin/sh\ncp "$SERVER/${1#*:}" "$2"\n'
+BROKER = "broker.example"
+# Copies from the other host's home folder: the hosts have no SSH server.
+SCP = '#!/bin/sh\nset -e\ntest "${1%%:*}" = broker.example\ncp "$SERVER/${1#*:}" "$2"\n'
 COMMANDS_MAX = 4
-STOP_S = 20.0
 
 
-def commands(host: str) -> list[str]:
-    found = re.search(rf"<!-- test: {host} -->\n```sh\n(.*?)```", GUIDE, re.DOTALL)
-    assert found, f"no block for {host}"
+def commands(page: str, host: str) -> list[str]:
+    found = re.search(rf"<!-- test: {host} -->\n```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert found, f"no block for {host} in {page}"
     return found.group(1).splitlines()
 
 
-class Hosts:
-    """Two home folders on this machine; ``scp`` copies between them, and the server's name is localhost's address."""
+@contextmanager
+def two_hosts(folder: Path) -> Iterator[tuple[Host, Host]]:
+    """A server called as in the README, and a device, each with an address of its own where root can make that."""
+    programs = folder / "bin"
+    programs.mkdir()
+    scp = programs / "scp"
+    scp.write_text(SCP.replace("$SERVER", str(folder / "server")))
+    scp.chmod(0o755)
+    if why_no_namespaces() is None:
+        with Network(folder, programs) as network:
+            yield network.add("server", aliases=(BROKER,)), network.add("device")
+    else:
+        with on_one_machine(folder, programs) as hosts:
+            yield hosts["server"], hosts["device"]
 
-    def __init__(self, folder: Path) -> None:
-        self.server, self.device, programs = folder / "server", folder / "device", folder / "bin"
-        for made in (self.server, self.device, programs):
-            made.mkdir()
-        (programs / "scp").write_text(SCP)
-        (programs / "scp").chmod(0o755)
-        path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-        self._environ = os.environ | {"PATH": path, "SERVER": str(self.server), "OMP_NUM_THREADS": "1"}
-        self._port = free_port()
 
-    def run(self, line: str, home: Path) -> str:
-        done = subprocess.run(
-            ["/bin/bash", "-c", self._here(line)],
-            cwd=home,
-            env=self._environ,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
-        return done.stdout
-
-    @contextmanager
-    def running(self, line: str, home: Path) -> Iterator["subprocess.Popen[str]"]:
-        process = subprocess.Popen(
-            ["/bin/bash", "-c", f"exec {self._here(line)}"],
-            cwd=home,
-            env=self._environ,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            yield process
-        finally:
-            process.send_signal(signal.SIGTERM)
-            # Drains the pipe too: a full one would keep it from stopping.
-            threading.Timer(STOP_S, process.kill).start() if process.poll() is None else None
-            process.communicate()
-
-    def _here(self, line: str) -> str:
-        """The documented port may be taken on this machine, and the documented host is not this one."""
-        if line.startswith("coordinator init"):
-            return line.replace("broker.example", f"127.0.0.1 --port {self._port}")
-        return line
+def on(host: Host, line: str) -> str:
+    """A documented line; on one machine's own network its port may be taken, and its name is nobody's."""
+    if host.namespace is None and line.startswith("coordinator init"):
+        return line.replace(BROKER, f"127.0.0.1 --port {free_port()}")
+    return line
 
 
 @pytest.mark.slow
 def test_the_documented_commands_lead_to_a_committed_version(tmp_path: Path) -> None:
-    server, device = commands("server"), commands("device")
-    assert len(server) + len(device) <= COMMANDS_MAX
-    hosts = Hosts(tmp_path)
-    *prepare, coordinate = server
-    *fetch, take_part = device
-    for line in prepare:
-        hosts.run(line, hosts.server)
-    with hosts.running(coordinate, hosts.server) as coordinator:
+    *prepare, coordinate = commands("README.md", "server")
+    *fetch, take_part = commands("README.md", "device")
+    with two_hosts(tmp_path) as (server, device):
+        for line in prepare:
+            server.run(on(server, line))
+        coordinator = server.start(coordinate)
         for line in fetch:
-            hosts.run(line, hosts.device)
-        with hosts.running(take_part, hosts.device):
-            assert coordinator.stderr is not None
-            said = []
-            for line in coordinator.stderr:
-                said.append(line)
-                if "version_committed" in line:
-                    break
-            assert "version_committed" in said[-1], "".join(said)
-    assert not (hosts.device / "authority").exists()
-    assert "1 " in hosts.run("coordinator status --config plant", hosts.server)
+            device.run(line)
+        device.start(take_part)
+        coordinator.wait_for("version_committed", limit_s=120)
+        assert not (device.home / "authority").exists()
+        assert "1 " in server.run("coordinator status --config plant")
+
+
+def test_the_readme_and_the_guide_need_four_commands_and_they_are_the_same() -> None:
+    for host in ("server", "device"):
+        assert commands("README.md", host) == commands("docs/how-to/enrol-a-fleet.md", host)
+    assert len(commands("README.md", "server")) + len(commands("README.md", "device")) <= COMMANDS_MAX
