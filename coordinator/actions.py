@@ -109,10 +109,11 @@ class UpdateRejected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionCommitted:
-    """The commit's transaction is on disk."""
+    """The commit's transaction is on disk; ``delta`` is the frame of the version's own delta, if there is one."""
 
     record: VersionRecord
     members: tuple[Member, ...]
+    delta: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,13 @@ from coordinator.desk import Current, Desk
 from coordinator.records import RecoveredState, RoundRecord
 from coordinator.selection import Informed, Rng, Selector
 from federation.protocol.cohort import COHORT_NODES_MAX, NOBODY, cohort_of
+from federation.protocol.limits import DELTA_INLINE_BYTES_MAX, FINGERPRINT_BYTES
 from federation.protocol.messages import Cancel, CoordinatorState, ModelRef, Presence, RoundAnnouncement
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
 from federation.types import ModelVersion, NodeId, RoundId
+
+_FIELD_BYTES = 4
+"""What a field with a delta costs beside the delta."""
 
 
 class Announcer:
@@ -23,6 +27,7 @@ class Announcer:
             selector.inform(desk.registry.record)
         self._published: ModelVersion | None = None
         self._superseded = False
+        self._delta: bytes | None = None
         self.started = desk.head.version > 0 or bool(recovered.open_rounds) or bool(recovered.stored)
         for record in sorted(recovered.open_rounds, key=lambda record: record.round):
             self._recover(record, recovered)
@@ -95,7 +100,8 @@ class Announcer:
         cohort = cohort_of(desk.run, round_id, nodes) if nodes else NOBODY
         record = RoundRecord(round=round_id, version=desk.head.version, nodes=nodes, cohort=cohort)
         desk.remember(record)
-        desk.current = Current(record=record, announcement=self._announcement(record), pending=dict.fromkeys(nodes, 0))
+        announcement = self._announcement(record, self._take_delta(record))
+        desk.current = Current(record=record, announcement=announcement, pending=dict.fromkeys(nodes, 0))
         desk.emit(SaveRound(record=record))
         if names_kept:
             self._clear()
@@ -114,7 +120,19 @@ class Announcer:
             self._desk.emit(ClearModel(head=self._desk.head))
             self._superseded = False
 
-    def _announcement(self, record: RoundRecord) -> RoundAnnouncement:
+    def _take_delta(self, record: RoundRecord) -> bytes | None:
+        """The newest delta, for the first announcement of its version, when it is small and most nodes want it.
+
+        Everybody who is online reads it, and it is pulled as any other by those who come later.
+        """
+        delta, self._delta = self._delta, None
+        if delta is None or len(delta) > DELTA_INLINE_BYTES_MAX:
+            return None
+        room = COHORT_NODES_MAX * FINGERPRINT_BYTES - len(record.cohort.fingerprints) - _FIELD_BYTES
+        is_wanted = 2 * len(record.nodes) >= self._desk.registry.online
+        return delta if is_wanted and len(delta) <= room else None
+
+    def _announcement(self, record: RoundRecord, delta: bytes | None = None) -> RoundAnnouncement:
         desk, settings, head = self._desk, self._desk.settings, self._desk.head
         return RoundAnnouncement(
             run=desk.run,
@@ -127,6 +145,7 @@ class Announcer:
                 manifest_digest=head.manifest_digest,
                 seed=head.seed,
                 parts=head.parts,
+                delta=delta,
             ),
             cohort=record.cohort,
             settings=replace(settings.train, seed=round_seed(settings.train.seed, record.round)),
@@ -150,9 +169,9 @@ class Announcer:
         current.pending[node] += 1
         self._begin(node, current.record, restarts=current.pending[node])
 
-    def head_changed(self) -> None:
+    def head_changed(self, delta: bytes | None) -> None:
         """A version was committed: its model is published with the next announcement, older parts go around that."""
-        self._superseded = True
+        self._superseded, self._delta = True, delta
 
     def cancel_older_than(self, version: ModelVersion) -> None:
         """Call back what was asked from an older version: its update would be stale."""

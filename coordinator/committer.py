@@ -11,7 +11,7 @@ from coordinator.records import Member, VersionRecord
 from coordinator.store import Commit, CoordinatorStore, Figures, ModelState
 from coordinator.strategy import Averaging, Strategy
 from federation.errors import StorageError
-from federation.protocol.messages import Reason
+from federation.protocol.messages import PartKind, Reason
 from federation.types import Digest
 from update_codec import Manifest, NonFiniteError, Vectors
 
@@ -52,6 +52,7 @@ class Committer:
         self.manifest: Manifest = manifest
         self._store, self._settings = store, settings
         self._head, self._model = head, store.model(head.version)
+        self._delta: bytes | None = None
 
     @property
     def head(self) -> VersionRecord:
@@ -70,6 +71,11 @@ class Committer:
         It is also the better one: what a lossy downlink leaves for later is mostly the noise of the last aggregates.
         """
         return self._model.shadow
+
+    @property
+    def delta(self) -> bytes | None:
+        """The frame that leads from the version before to the head: None without one, and after a start."""
+        return self._delta
 
     def commit(self, members: Sequence[Member], reason: str, figures: Figures) -> VersionRecord | Unusable:
         """Make the next version durable; the head stays where it is when that fails.
@@ -94,6 +100,8 @@ class Committer:
             Commit(record=record, model=made.model, frames=made.frames, members=members, reason=reason, figures=figures)
         )
         self._head, self._model = record, made.model
+        frames = (frame for part, frame in made.frames.items() if part.kind is PartKind.DELTA)
+        self._delta = next(frames, None)
         return record
 
     def _make(self, members: Sequence[Member]) -> Published | Unusable:

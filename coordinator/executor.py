@@ -234,7 +234,7 @@ class CoordinatorExecutor:
         }
         self._verdicts = dict.fromkeys(self._verdicts, 0)
         parts.say("version_committed", fields)
-        return VersionCommitted(record=result, members=effect.members)
+        return VersionCommitted(record=result, members=effect.members, delta=parts.committer.delta)
 
     def _evaluate(self, version: ModelVersion) -> Iterable[Event]:
         committer = self._parts.committer

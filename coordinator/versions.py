@@ -71,7 +71,7 @@ class Versions:
         for member in event.members:
             receipt = Receipt(run=desk.run, update=member.update, status=ReceiptStatus.APPLIED, version=record.version)
             desk.send(member.node, receipt)
-        self._announcer.head_changed()
+        self._announcer.head_changed(event.delta)
         self._evaluation_due(record.version)
 
     def failed(self, event: CommitFailed) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from edge_node.actions import Effect, ModelChunkReceived, Note, SubscribeSegment, UnsubscribeSegment
 from edge_node.terms import NodeSettings
 from federation.errors import MalformedMessage
-from federation.protocol.chunking import Assembly, Segment, segments
+from federation.protocol.chunking import Assembly, Segment, payload_digest, segments
 from federation.protocol.messages import ModelPart, ModelRef, PartKind
 from federation.types import Digest, ModelVersion
 
@@ -68,6 +68,11 @@ def _chain(
 class Fetch:
     """The pull of one path: at most one segment is subscribed at any time.
 
+    Args:
+        parts: The path.
+        settings: The patience.
+        delta: What the announcement carries of the last part, unchecked.
+
     Attributes:
         parts: The parts to pull, in order.
         done: The payloads of the first parts, complete and with the right digest.
@@ -75,12 +80,13 @@ class Fetch:
         received_bytes: Chunk bodies that came for it, duplicates included.
     """
 
-    def __init__(self, parts: tuple[ModelPart, ...], settings: NodeSettings) -> None:
+    def __init__(self, parts: tuple[ModelPart, ...], settings: NodeSettings, delta: bytes | None = None) -> None:
         self.parts = parts
         self.done: list[bytes] = []
         self.failed: str | None = None
         self.received_bytes = 0
         self._settings = settings
+        self._delta = delta
         self._assembly: Assembly | None = None
         self._todo: list[Segment] = []
         self._subscribed: SubscribeSegment | None = None
@@ -142,6 +148,8 @@ class Fetch:
 
     def _start_part(self, now: float) -> list[Effect]:
         part = self.parts[len(self.done)]
+        if part is self.parts[-1] and self._delta is not None and payload_digest(self._delta) == part.payload_digest:
+            return self._next_part(self._delta, now)  # the announcement carries it
         try:
             self._assembly = Assembly(
                 payload_bytes=part.payload_bytes,
@@ -170,11 +178,15 @@ class Fetch:
         assert self._assembly is not None  # noqa: S101 - a part was being collected
         self._timeout_at = None
         try:
-            self.done.append(self._assembly.payload())
+            payload = self._assembly.payload()
         except MalformedMessage as error:
             return self._give_up(str(error))
         finally:
             self._assembly = None
+        return self._next_part(payload, now)
+
+    def _next_part(self, payload: bytes, now: float) -> list[Effect]:
+        self.done.append(payload)
         if self.complete:
             fields = {"version": self.parts[-1].version, "bytes": path_bytes(self.parts)}
             return [Note(event="model_fetched", fields=fields)]

@@ -291,7 +291,7 @@ class Work:
             return self._give_up(job, f"no parts lead to version {job.model.version}", now)
         if path_bytes(parts) > self._settings.bounds.model_bytes_max:
             return self._give_up(job, f"the model has {path_bytes(parts)} bytes", now)
-        job.stage, job.fetch = Stage.FETCHING, Fetch(parts, self._settings)
+        job.stage, job.fetch = Stage.FETCHING, Fetch(parts, self._settings, job.model.delta)
         job.keyframe = parts[0].kind is PartKind.KEYFRAME
         if not self._connected:
             return []

@@ -7,7 +7,7 @@ anything outside the kind, so that what we refuse to read is exactly what we ref
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -143,6 +143,10 @@ class Choice:
     """A member of an enumeration, written as a small number that never changes."""
 
     codes: Mapping[StrEnum, int]
+    _members: Mapping[int, StrEnum] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_members", {code: member for member, code in self.codes.items()})
 
     def pack(self, value: Any) -> int:
         """The member's number."""
@@ -152,10 +156,10 @@ class Choice:
 
     def unpack(self, raw: Any) -> StrEnum:
         """The member with this number."""
-        for member, code in self.codes.items():
-            if type(raw) is int and raw == code:
-                return member
-        raise FieldError(f"needs the number of one of {', '.join(self.codes)}")
+        member = self._members.get(raw) if type(raw) is int else None
+        if member is None:
+            raise FieldError(f"needs the number of one of {', '.join(self.codes)}")
+        return member
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,34 +242,34 @@ class Record:
         """Plain data in canonical order, without the fields that are None."""
         if type(value) is not self.make:
             raise FieldError(f"needs a {self.make.__name__}")
-        packed = {field.number: self._pack_field(field, getattr(value, field.name)) for field in self.fields}
+        packed: dict[int, Any] = {}
+        for row in self.fields:
+            content = getattr(value, row.name)
+            if content is not None or not row.optional:
+                packed[row.number] = self._named(row, row.kind.pack, content)
         if self.check:
             self.check(value)
-        return {number: raw for number, raw in packed.items() if raw is not None}
+        return packed
 
     def unpack(self, raw: Any) -> Any:
         """The dataclass; fields with unknown numbers are a newer peer's and are ignored."""
         if type(raw) is not dict or not all(type(number) is int for number in raw):
             raise FieldError("needs a map with integer keys")
-        value = self.make(**{field.name: self._unpack_field(field, raw) for field in self.fields})
+        values: dict[str, Any] = {}
+        for row in self.fields:
+            if row.number in raw:
+                values[row.name] = self._named(row, row.kind.unpack, raw[row.number])
+            elif row.optional:
+                values[row.name] = None
+            else:
+                raise FieldError(f"{self.make.__name__}.{row.name} is missing")
+        value = self.make(**values)
         if self.check:
             self.check(value)
         return value
 
-    def _pack_field(self, field: Field, value: Any) -> Any:
-        if value is None and field.optional:
-            return None
-        return self._named(field, field.kind.pack, value)
-
-    def _unpack_field(self, field: Field, raw: dict[int, Any]) -> Any:
-        if field.number in raw:
-            return self._named(field, field.kind.unpack, raw[field.number])
-        if field.optional:
-            return None
-        raise FieldError(f"{self.make.__name__}.{field.name} is missing")
-
-    def _named(self, field: Field, convert: Callable[[Any], Any], value: Any) -> Any:
+    def _named(self, row: Field, convert: Callable[[Any], Any], value: Any) -> Any:
         try:
             return convert(value)
         except FieldError as error:
-            raise FieldError(f"{self.make.__name__}.{field.name} {error}") from None
+            raise FieldError(f"{self.make.__name__}.{row.name} {error}") from None

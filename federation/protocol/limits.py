@@ -28,6 +28,8 @@ COHORT_NODES_MAX: Final = 600
 """Nodes that a cohort can list: an announcement that is at every other limit too stays within 4 KiB."""
 PARTS_MAX: Final = 16
 """Model parts of one announcement."""
+DELTA_INLINE_BYTES_MAX: Final = 1_024
+"""Bytes of a delta that rides in the announcement."""
 
 ID_CHARS_MAX: Final = 64
 """Characters of a federation's or a node's name."""

@@ -123,6 +123,8 @@ class ModelRef:
         seed: The seed whose `Task.initial_parameters` gives version 0, as long as ``parts`` lists every delta since;
             else None.
         parts: Retained parts from which the version can be reached, at most 16.
+        delta: The payload of the newest delta among ``parts``, where it is small and most nodes would pull it; else
+            None. With it, a node that holds the version before needs nothing else.
     """
 
     version: ModelVersion
@@ -130,6 +132,12 @@ class ModelRef:
     manifest_digest: Digest
     seed: int | None
     parts: tuple[ModelPart, ...]
+    delta: bytes | None = None
+
+    @property
+    def newest_delta(self) -> ModelPart | None:
+        """The part that leads from the version before to this one, where it is listed."""
+        return next((part for part in self.parts if (part.kind, part.version) == (PartKind.DELTA, self.version)), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from federation.protocol.limits import (
     CHUNKS_MAX,
     CODECS_MAX,
     COHORT_NODES_MAX,
+    DELTA_INLINE_BYTES_MAX,
     EXAMPLES_MAX,
     FINGERPRINT_BYTES,
     GRANT_BYTES_MAX,
@@ -113,6 +114,12 @@ def _check_chunks(value: ModelPart | UpdateOffer) -> None:
         raise FieldError(f"payload_bytes / chunk_bytes is more than {CHUNKS_MAX} chunks")
 
 
+def _check_delta(model: ModelRef) -> None:
+    newest = model.newest_delta
+    if model.delta is not None and (newest is None or newest.payload_bytes != len(model.delta)):
+        raise FieldError("ModelRef.delta is not the payload of a listed part")
+
+
 def _check_offer(offer: UpdateOffer) -> None:
     _check_chunks(offer)
     if offer.inline is not None and len(offer.inline) != offer.payload_bytes:
@@ -166,7 +173,9 @@ _MODEL_REF = Record(
         Field(3, "manifest_digest", _DIGEST),
         Field(4, "seed", Whole(INT64_MAX), optional=True),
         Field(5, "parts", Sequence(_MODEL_PART, PARTS_MAX)),
+        Field(6, "delta", Blob(DELTA_INLINE_BYTES_MAX, least=1), optional=True),
     ),
+    _check_delta,
 )
 _COHORT = Record(
     Cohort,

@@ -6,6 +6,8 @@ access rule can name it (PROTOCOL.md, FED-1 to FED-6).
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
 
 from federation.errors import LocalProtocolError, MalformedTopic
 from federation.protocol.limits import CHUNKS_MAX, INT32_MAX, SEGMENT_CHUNKS
@@ -15,6 +17,8 @@ from federation.types import FederationId, ModelVersion, NodeId, UpdateId
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
 _SEGMENT = re.compile(r"[kd](?:0|[1-9][0-9]{0,2})", re.ASCII)
 _SEGMENTS_MAX = CHUNKS_MAX // SEGMENT_CHUNKS
+_KNOWN_MAX: Final = 4096
+"""Topics whose meaning is remembered: most messages come on few of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,17 +173,9 @@ class Topics:
             MalformedTopic: It is outside this federation's tree, or a level of it is malformed.
         """
         prefix = f"{self._prefix}/"
-        match topic[len(prefix) :].split("/") if topic.startswith(prefix) else []:
-            case ["srv"]:
-                return CoordinatorStateTopic()
-            case ["round"]:
-                return RoundTopic()
-            case ["model", version, segment, index]:
-                return _model_chunk(version, segment, index)
-            case ["n", node, *rest] if ID_PATTERN.fullmatch(node):
-                return _node_topic(NodeId(node), rest)
-            case _:
-                raise MalformedTopic(f"{topic[:200]!r} is outside {self._prefix}")
+        if not topic.startswith(prefix):
+            raise MalformedTopic(f"{topic[:200]!r} is outside {self._prefix}")
+        return _below(topic[len(prefix) :])
 
     @property
     def _prefix(self) -> str:
@@ -206,6 +202,22 @@ def validate_federation_id(text: str) -> FederationId:
     if not ID_PATTERN.fullmatch(text):
         raise LocalProtocolError(f"federation id {text!r}: needs {ID_PATTERN.pattern}")
     return FederationId(text)
+
+
+@lru_cache(_KNOWN_MAX)
+def _below(path: str) -> ParsedTopic:
+    """What the topic with this path below the federation is."""
+    match path.split("/"):
+        case ["srv"]:
+            return CoordinatorStateTopic()
+        case ["round"]:
+            return RoundTopic()
+        case ["model", version, segment, index]:
+            return _model_chunk(version, segment, index)
+        case ["n", node, *rest] if ID_PATTERN.fullmatch(node):
+            return _node_topic(NodeId(node), rest)
+        case _:
+            raise MalformedTopic(f"the tree has no topic {path[:200]!r}")
 
 
 def _node_topic(node: NodeId, levels: list[str]) -> ParsedTopic:

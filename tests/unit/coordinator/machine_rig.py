@@ -184,6 +184,7 @@ class Rig:
         self.rejecting: Reason | None = None
         self.commit_failure: actions.CommitFailed | None = None
         self.holding_commits = False
+        self.delta: bytes | None = None
         self.evaluations: list[ModelVersion] = []
         self.announced: messages.RoundAnnouncement | None = None
         self.rng = Random(seed)
@@ -266,7 +267,7 @@ class Rig:
         if self.holding_commits:
             return []
         record = self.store.commit(effect.version, effect.members)
-        return [actions.VersionCommitted(record=record, members=effect.members)]
+        return [actions.VersionCommitted(record=record, members=effect.members, delta=self.delta)]
 
     def _announce(self, announcement: messages.RoundAnnouncement) -> None:
         saved = self.store.rounds[announcement.round]

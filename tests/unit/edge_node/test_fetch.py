@@ -253,3 +253,35 @@ def test_chunks_in_any_order_with_duplicates_and_timeouts_give_the_payload(size:
             fetch.timeout(2.0)
     assert fetch.complete
     assert fetch.done == [content(part.kind, part.version, size)]
+
+
+# --- a delta in the announcement ------------------------------------------------------------------------------------
+
+
+def test_a_delta_that_rides_in_the_announcement_is_not_pulled() -> None:
+    """FED-57."""
+    newest = delta(5, 10)
+    fetch = Fetch((newest,), SETTINGS, content(newest.kind, newest.version, newest.payload_bytes))
+    effects = fetch.connected(0.0)
+    assert fetch.complete
+    assert fetch.payloads() == ((newest, content(newest.kind, newest.version, newest.payload_bytes)),)
+    assert not [effect for effect in effects if isinstance(effect, SubscribeSegment)]
+    assert fetch.deadline() is None
+
+
+def test_a_node_that_missed_a_version_pulls_the_older_delta_and_takes_the_newest_from_the_announcement() -> None:
+    """FED-57."""
+    older, newest = delta(4, 10), delta(5, 10)
+    fetch = Fetch((older, newest), SETTINGS, content(newest.kind, newest.version, newest.payload_bytes))
+    assert fetch.connected(0.0) == [SubscribeSegment(version=older.version, segment="d0")]
+    for index in range(-(-older.payload_bytes // older.chunk_bytes)):
+        fetch.chunk(chunk(older, index, segment="d0"), 1.0)
+    assert fetch.complete
+    assert fetch.received_bytes == older.payload_bytes
+
+
+def test_a_delta_that_is_not_the_listed_one_is_pulled() -> None:
+    """FED-57."""
+    newest = delta(5, 10)
+    fetch = Fetch((newest,), SETTINGS, b"x" * newest.payload_bytes)
+    assert fetch.connected(0.0) == [SubscribeSegment(version=newest.version, segment="d0")]

@@ -109,6 +109,15 @@ def _made_to_fit(values: dict[str, Any]) -> dict[str, Any]:
     if values.get("inline") is not None:
         values["inline"] = values["inline"] or b"x"
         values["payload_bytes"], values["chunk_bytes"] = len(values["inline"]), CHUNK_BYTES
+    if values.get("delta") is not None:
+        part = ModelPart(
+            kind=PartKind.DELTA,
+            version=values["version"],
+            payload_bytes=len(values["delta"]),
+            payload_digest=DIGEST,
+            chunk_bytes=CHUNK_BYTES,
+        )
+        values["parts"] = (part, *(part for part in values["parts"] if part.version != values["version"]))
     if "protocol_min" in values:
         values["protocol_min"], values["protocol_max"] = sorted((values["protocol_min"], values["protocol_max"]))
     return values
@@ -260,6 +269,8 @@ def test_a_message_that_is_too_long_as_a_whole_is_our_own_bug(monkeypatch: pytes
         replace(worst_announcement(), cohort=Cohort(fingerprints=b"aaaaaaaa")),
         replace(worst_announcement(), cohort=Cohort(fingerprints=b"aaaa", share=1)),
         replace(worst_announcement(), cohort=Cohort(fingerprints=bytes(4 * COHORT_NODES_MAX + 4))),
+        replace(worst_announcement(), model=replace(worst_announcement().model, delta=b"x")),
+        replace(worst_announcement(), model=replace(worst_announcement().model, delta=b"x", parts=())),
     ],
 )
 def test_fields_that_contradict_each_other_are_not_sent(message: Message) -> None:
