@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from coordinator.inspection import Examine, Inspections
 from coordinator.records import Member
 from coordinator.robust.assumed import RobustRule
 from coordinator.robust.updates import Updates
@@ -14,7 +15,7 @@ from coordinator.strategies.history import pulled_back
 from coordinator.strategy import Strategy, Weights
 from federation.protocol.messages import Reason
 from federation.types import UpdateId
-from update_codec import Accumulator, CodecError, FrameInfo, HeadroomError, Manifest, NonFiniteFrame, Vectors, inspect
+from update_codec import Accumulator, CodecError, FrameInfo, HeadroomError, Manifest, NonFiniteFrame, Vectors
 
 __all__ = ["AggregateLimits", "Aggregated", "Unusable", "aggregate"]
 
@@ -71,6 +72,7 @@ def aggregate(
     payload: Callable[[UpdateId], bytes],
     strategy: Strategy,
     context: tuple[Manifest, State, AggregateLimits],
+    examine: Examine | None = None,
 ) -> Aggregated | Unusable:
     """Aggregate the members and take the server's step.
 
@@ -81,6 +83,7 @@ def aggregate(
         payload: Gives the codec frame of a member.
         strategy: Weights and step.
         context: The model's manifest, the strategy's state, and the limits.
+        examine: Describes a frame; None looks at each one anew.
 
     Returns:
         The step, or who is to blame; the culprits are never empty, so that trying again comes to an end.
@@ -90,7 +93,7 @@ def aggregate(
     members = sorted(members, key=lambda member: member.update)
     weights = strategy.weigh(members)
     combine = _mean if limits.rule is None else _robust
-    combined = combine(members, payload, weights, (manifest, limits))
+    combined = combine(members, payload, weights, (manifest, limits, examine or Inspections(manifest)))
     if isinstance(combined, Unusable):
         return combined
     mean, norms = combined
@@ -110,14 +113,14 @@ def _mean(
     members: Sequence[Member],
     payload: Callable[[UpdateId], bytes],
     weights: Weights,
-    context: tuple[Manifest, AggregateLimits],
+    context: tuple[Manifest, AggregateLimits, Examine],
 ) -> _Combined | Unusable:
-    manifest, limits = context
+    manifest, limits, examine = context
     total, norms = Accumulator(manifest), dict[UpdateId, float]()
     for member, weight in zip(members, weights.values, strict=True):
         frame = payload(member.update)
         try:
-            info = inspect(frame, manifest)
+            info = examine(frame)
             total.add(frame, weight, clip=limits.clip_norm or None, info=info)
         except CodecError as error:
             return Unusable(culprits=(member.update,), reason=_reason(error), detail=str(error))
@@ -129,14 +132,14 @@ def _robust(
     members: Sequence[Member],
     payload: Callable[[UpdateId], bytes],
     weights: Weights,
-    context: tuple[Manifest, AggregateLimits],
+    context: tuple[Manifest, AggregateLimits, Examine],
 ) -> _Combined | Unusable:
-    manifest, limits = context
+    manifest, limits, examine = context
     frames, infos = list[bytes](), list[FrameInfo]()
     for member in members:
         frame = payload(member.update)
         try:
-            info = inspect(frame, manifest)
+            info = examine(frame)
         except CodecError as error:
             return Unusable(culprits=(member.update,), reason=_reason(error), detail=str(error))
         if not info.finite:

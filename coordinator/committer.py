@@ -7,6 +7,7 @@ import numpy as np
 
 from coordinator.aggregation import Aggregated, AggregateLimits, Unusable, aggregate
 from coordinator.downlink import DownlinkSettings, Published, advance, first_model, follows_initial
+from coordinator.inspection import Examine, Inspections
 from coordinator.records import Member, VersionRecord
 from coordinator.store import Commit, CoordinatorStore, Figures, ModelState
 from coordinator.strategy import Averaging, Strategy
@@ -50,6 +51,7 @@ class Committer:
         if manifest is None:
             raise StorageError("the store has no manifest")
         self.manifest: Manifest = manifest
+        self.examine: Examine = Inspections(manifest)
         self._store, self._settings = store, settings
         self._head, self._model = head, store.model(head.version)
         self._delta: bytes | None = None
@@ -107,7 +109,7 @@ class Committer:
     def _make(self, members: Sequence[Member]) -> Published | Unusable:
         settings = self._settings
         context = (self.manifest, self._model.strategy, settings.limits)
-        result = aggregate(members, self._store.payload, settings.strategy, context)
+        result = aggregate(members, self._store.payload, settings.strategy, context, self.examine)
         match result:
             case Unusable():
                 return result

@@ -198,7 +198,7 @@ class CoordinatorExecutor:
                 assert_never(effect)
 
     def _save_update(self, record: UpdateRecord, payload: bytes) -> Event:
-        found = check_update(record, payload, self._parts.committer.manifest, self._parts.update_norm_max)
+        found = check_update(record, payload, self._parts.committer.examine, self._parts.update_norm_max)
         if found is not None:
             reason, detail = found
             return UpdateRejected(update=record.update, node=record.node, reason=reason, detail=detail)

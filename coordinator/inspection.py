@@ -1,17 +1,55 @@
 """The checks that an update passes before it is kept: a bad one costs one update, never the run."""
 
+from collections import OrderedDict
+from collections.abc import Callable
+
 from coordinator.records import UpdateRecord
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import Reason
+from federation.types import Digest
 from update_codec import CodecSpec, FrameError, FrameInfo, Manifest, ManifestMismatch, SpecError, inspect
 
-__all__ = ["Refusal", "check_update", "payload_limit"]
+__all__ = ["Examine", "Inspections", "Refusal", "check_update", "payload_limit"]
 
 FRAME_HEADER_BYTES_MAX = 65_536
 """Room for what a frame holds beside its values, in bytes."""
 
+INSPECTIONS_MAX = 1_024
+"""Frames whose description is remembered."""
+
+Examine = Callable[[bytes], FrameInfo]
+"""Validates a frame and describes it, as `update_codec.inspect` does for one manifest."""
+
 Refusal = tuple[Reason, str]
 """Why an update is refused: for the receipt, and for the log."""
+
+
+class Inspections:
+    """Describes frames, and remembers: what was checked on arrival need not be checked again at the commit.
+
+    A frame is known by a digest of all its bytes: neither a sender nor a disk can put other bytes in its place.
+
+    Args:
+        manifest: The model's.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._known: OrderedDict[Digest, FrameInfo] = OrderedDict()
+
+    def __call__(self, frame: bytes) -> FrameInfo:
+        """Validate a frame and describe it.
+
+        Raises:
+            FrameError: As `update_codec.inspect`.
+        """
+        digest = payload_digest(frame)
+        info = self._known.get(digest)
+        if info is None:
+            self._known[digest] = info = inspect(frame, self._manifest)
+            if len(self._known) > INSPECTIONS_MAX:
+                self._known.popitem(last=False)
+        return info
 
 
 def payload_limit(manifest: Manifest) -> int:
@@ -19,13 +57,13 @@ def payload_limit(manifest: Manifest) -> int:
     return manifest.fp32_bytes + manifest.fp32_bytes // 8 + FRAME_HEADER_BYTES_MAX
 
 
-def check_update(record: UpdateRecord, payload: bytes, manifest: Manifest, norm_max: float) -> Refusal | None:
+def check_update(record: UpdateRecord, payload: bytes, examine: Examine, norm_max: float) -> Refusal | None:
     """Check size, digest, format, model, codec, finite and norm, in this order.
 
     Args:
         record: What was offered.
         payload: What arrived.
-        manifest: The model's manifest; all sizes come from it.
+        examine: Describes frames of this model; all sizes come from its manifest.
         norm_max: Largest L2 norm of the decoded parameters.
 
     Returns:
@@ -34,7 +72,7 @@ def check_update(record: UpdateRecord, payload: bytes, manifest: Manifest, norm_
     if len(payload) != record.payload_bytes or payload_digest(payload) != record.payload_digest:
         return Reason.DIGEST_MISMATCH, f"{len(payload)} bytes are not the payload that was offered"
     try:
-        info = inspect(payload, manifest)
+        info = examine(payload)
     except ManifestMismatch as error:
         return Reason.INCOMPATIBLE, str(error)
     except FrameError as error:

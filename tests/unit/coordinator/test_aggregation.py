@@ -107,13 +107,13 @@ def test_an_update_beyond_the_headroom_blames_its_sender() -> None:
 
 
 def test_a_frame_that_is_not_finite_blames_its_sender(monkeypatch: pytest.MonkeyPatch) -> None:
-    from coordinator import aggregation
+    from coordinator import inspection
     from update_codec import NonFiniteFrame
 
     def refuse(*_: object) -> None:
         raise NonFiniteFrame("NaN")
 
-    monkeypatch.setattr(aggregation, "inspect", refuse)
+    monkeypatch.setattr(inspection, "inspect", refuse)
     result = run(arrived("a", update(1.0)))
     assert isinstance(result, Unusable)
     assert result.reason is Reason.NOT_FINITE
