@@ -269,7 +269,7 @@ RECOVERED = st.sampled_from(
         RecoveredNode(),
         holding(0),
         holding(2, last_round=3),
-        holding(1, outbox=[entry(1), entry(2, stored=True, size=5)]),
+        holding(1, last_round=2, outbox=[entry(1), entry(2, stored=True, size=5)]),
     )
 )
 
