@@ -70,7 +70,7 @@ bench-algorithms: $(STAMP) ## Strategies, robust rules and asynchronous rounds, 
 bench-large: $(STAMP) ## Models of 47 and 100 MB through a real broker: memory, throughput, cuts, kills (minutes)
 	@$(BIN)/python -m benchmarks.large_models $(ARGS)
 
-simulate: $(STAMP) ## Both machines under seeded faults: make simulate SEEDS=2000
+simulate: $(STAMP) ## Both machines under seeded faults: make simulate SEEDS=2000, by night SEEDS=20000
 	@$(BIN)/python -m simulation.campaign --seeds $(SEEDS) $(ARGS)
 
 chaos: $(STAMP) ## Real processes under every fault, then an audit: the closing table (ten minutes; ARGS="--scale 0.1")

@@ -3,8 +3,10 @@
 import queue
 import random
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from federation.runtime.driver import Driver
@@ -104,6 +106,8 @@ class Actor:
         self._processes = 0
         self._spins = 0
         self._last_wake = -1.0
+        self._freezes = 0
+        self._held: deque[Callable[[], None]] | None = None
 
     # --- for a role to fill in --------------------------------------------------------------------------------------
 
@@ -145,7 +149,7 @@ class Actor:
         self.surroundings.transcript.note(self._world.now, self.name, "started")
         self._processes += 1
         life = self._life = self.build()
-        self._doom, self._wake_at, self._spins = None, None, 0
+        self._doom, self._wake_at, self._spins, self._held = None, None, 0, None
         self._driver = Driver(life.machine, _Mortal(life.executor, self), queue.Queue(1), self.clock, life.translate)
         for transport in life.transports:
             transport.open()
@@ -166,6 +170,32 @@ class Actor:
         else:
             self._world.after(restart_after_s, self.start)
 
+    def freeze(self, seconds: float) -> bool:
+        """``SIGSTOP``, and ``SIGCONT`` after a time; what happens meanwhile waits. False: there is nobody to stop."""
+        if self._life is None or self._held is not None:
+            return False
+        self.surroundings.transcript.note(self._world.now, self.name, f"stopped for {seconds:.1f} s")
+        self._held, self._wake_at = deque(), None
+        self._freezes += 1
+        self._world.after(seconds, partial(self._continue, self._life, self._freezes))
+        return True
+
+    def thaw(self) -> None:
+        """Go on at once."""
+        if self._life is not None:
+            self._continue(self._life, self._freezes)
+
+    def _continue(self, life: Life, freeze: int) -> None:
+        held = self._held
+        if held is None or self._life is not life or self._freezes != freeze:
+            return
+        self.surroundings.transcript.note(self._world.now, self.name, "goes on")
+        self._held = None
+        for receive in held:
+            receive()
+        if self._life is life and self._driver is not None:
+            self._arm()
+
     # --- events -----------------------------------------------------------------------------------------------------
 
     def receiver(self) -> Callable[[object, Callable[[], None] | None], None]:
@@ -173,7 +203,11 @@ class Actor:
         process = self._processes
 
         def receive(event: object, acknowledge: Callable[[], None] | None = None) -> None:
-            if self._life is not None and self._processes == process:
+            if self._life is None or self._processes != process:
+                return
+            if self._held is not None:
+                self._held.append(partial(receive, event, acknowledge))
+            else:
                 item = (
                     InboxItem(event=event) if acknowledge is None else InboxItem(event=event, acknowledge=acknowledge)
                 )
@@ -249,7 +283,7 @@ class Actor:
             self._world.at(at, lambda: self._wake(life, at))
 
     def _wake(self, life: Life | None, at: float) -> None:
-        if life is None or self._life is not life or self._wake_at != at:
+        if life is None or self._life is not life or self._wake_at != at or self._held is not None:
             return
         self._wake_at = None
         deadline = life.machine.deadline()

@@ -1,13 +1,18 @@
-"""``python -m simulation.campaign``: thousands of small federations under random faults, each checked to the end."""
+"""``python -m simulation.campaign``: thousands of small federations under random faults, each checked to the end.
+
+By night: ``make simulate SEEDS=20000`` (8 to 12 seeds a second and core), or in slices of some minutes each, such as
+``--seeds 20000 --minutes 9``: each slice says with which ``--first`` and ``--seeds`` the next one goes on.
+"""
 
 import argparse
+import math
 import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -44,6 +49,7 @@ FIGURES = (
     "node_crashes",
     "broker_crashes",
     "full_disks",
+    "stopped_processes",
     "leases_expired",
 )
 
@@ -65,7 +71,7 @@ def random_scenario(seed: int) -> Scenario:
         committer=CommitterSettings(strategy=make_strategy(StrategySettings(name=strategy)), downlink=downlink),
         node=NodeSettings(node=NodeId("node"), task=task, chunk_bytes=chunk_bytes, outbox_max=rng.choice((1, 2, 16))),
         faults=_faults(rng),
-        faults_s=rng.uniform(30.0, 300.0),
+        faults_s=rng.uniform(30.0, rng.choice((300.0, 300.0, 300.0, 2000.0))),
         stragglers=Stragglers(train_s=rng.choice((0.2, 2.0, 10.0)), slow_share=rng.choice((0.0, 0.2))),
         broker=BrokerSettings(max_queued_messages=rng.choice((5, 1000))),
     )
@@ -117,8 +123,9 @@ def _faults(rng: random.Random) -> FaultPlan:
         disconnect=some(120.0),
         partition=some(60.0),
         broker_crash=some(60.0),
+        freeze=some(20.0),
         disk_full=some(30.0),
-        reorder_s=rng.choice((1.0, 5.0, 120.0)),
+        reorder_s=rng.choice((1.0, 5.0, 120.0, 3600.0)),
         vanish=some(0.5),
         skew_s=86_400.0,
     )
@@ -136,7 +143,7 @@ def _run_chunk(seeds: Sequence[int]) -> list[tuple[Outcome, list[str]]]:
     return [run_seed(seed) for seed in seeds]
 
 
-def campaign(seeds: range, *, jobs: int) -> Iterator[tuple[Outcome, list[str]]]:
+def campaign(seeds: range, *, jobs: int) -> Generator[tuple[Outcome, list[str]]]:
     """Run the seeds in their order; a failed one does not end the others."""
     chunks = [seeds[start : start + CHUNK_SEEDS] for start in range(0, len(seeds), CHUNK_SEEDS)]
     pool = ProcessPoolExecutor(jobs) if jobs > 1 else nullcontext()
@@ -149,30 +156,41 @@ def campaign(seeds: range, *, jobs: int) -> Iterator[tuple[Outcome, list[str]]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a campaign, print its table; 1 when an invariant was violated."""
-    parser = argparse.ArgumentParser(prog="python -m simulation.campaign", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=200, help="how many federations")
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--jobs", type=int, default=2, help="processes")
-    options = parser.parse_args(arguments)
+    options = _options(arguments)
     console, failed = Console(), Console(stderr=True)
     began_s = said_s = time.perf_counter()
+    done = 0
     totals: Counter[str] = Counter()
     recoveries: list[float] = []
     failures: list[tuple[Outcome, list[str]]] = []
-    for done, (outcome, tail) in enumerate(
-        campaign(range(options.first, options.first + options.seeds), jobs=options.jobs), 1
-    ):
-        totals.update({name: getattr(outcome, name) for name in FIGURES})
-        recoveries.append(outcome.recovery_s)
-        if outcome.violations:
-            failures.append((outcome, tail))
-        if time.perf_counter() - said_s >= PROGRESS_S:
-            said_s = time.perf_counter()
-            failed.print(f"{done:,} of {options.seeds:,} seeds, {len(failures)} with violations", highlight=False)
-    console.print(_table(options.seeds, totals, sorted(recoveries), len(failures), time.perf_counter() - began_s))
+    with closing(campaign(range(options.first, options.first + options.seeds), jobs=options.jobs)) as outcomes:
+        for outcome, tail in outcomes:
+            done += 1
+            totals.update({name: getattr(outcome, name) for name in FIGURES})
+            recoveries.append(outcome.recovery_s)
+            if outcome.violations:
+                failures.append((outcome, tail))
+            if time.perf_counter() - said_s >= PROGRESS_S:
+                said_s = time.perf_counter()
+                failed.print(f"{done:,} of {options.seeds:,} seeds, {len(failures)} with violations", highlight=False)
+            if time.perf_counter() - began_s >= 60.0 * options.minutes:
+                break
+    console.print(_table(done, totals, sorted(recoveries), len(failures), time.perf_counter() - began_s))
+    if done < options.seeds:
+        console.print(f"go on: --first {options.first + done} --seeds {options.seeds - done}", highlight=False)
     if failures:
         _explain(failed, failures)
     return int(bool(failures))
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    summary, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(prog="python -m simulation.campaign", description=summary, epilog=rest)
+    parser.add_argument("--seeds", type=int, default=200, help="how many federations")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this time, and say how to go on")
+    return parser.parse_args(arguments)
 
 
 def _table(seeds: int, totals: Counter[str], recoveries: list[float], failures: int, wall_s: float) -> Table:
@@ -185,6 +203,7 @@ def _table(seeds: int, totals: Counter[str], recoveries: list[float], failures: 
         value = recoveries[min(len(recoveries) - 1, int(share * len(recoveries)))] if recoveries else 0.0
         table.add_row(f"settled after the faults, {label}", f"{value:,.1f} s")
     table.add_row("wall time", f"{wall_s:,.1f} s")
+    table.add_row("seeds per second", f"{seeds / wall_s:,.1f}")
     table.add_row("seeds with violations", f"{failures:,}")
     return table
 

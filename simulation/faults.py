@@ -24,7 +24,9 @@ class FaultPlan:
         coordinator_crash: The same for the coordinator.
         disconnect: Lost connections, per connection and hour.
         partition: Links that stand still for up to three minutes in one or both directions, per connection and hour.
-        broker_crash: ``kill -9`` of the broker, per hour; it may lose sessions, retained messages or both.
+        broker_crash: ``kill -9`` of the broker, per hour; it is away for up to ten minutes, and may lose sessions,
+            retained messages or both, or come back with what it had saved long before.
+        freeze: Processes that are stopped (``SIGSTOP``) for up to five minutes, per participant and hour.
         disk_full: Times without space, for the coordinator and for each node, per hour.
         vanish: Share of the nodes that leave for ever without a word.
         skew_s: Clocks of the participants differ by up to this, in seconds.
@@ -40,6 +42,7 @@ class FaultPlan:
     disconnect: float = 0.0
     partition: float = 0.0
     broker_crash: float = 0.0
+    freeze: float = 0.0
     disk_full: float = 0.0
     vanish: float = 0.0
     skew_s: float = 0.0
@@ -61,6 +64,7 @@ PRESETS: Mapping[str, FaultPlan] = {
         disconnect=2.0,
         partition=1.0,
         broker_crash=0.5,
+        freeze=0.2,
         disk_full=0.2,
         skew_s=86_400.0,
     ),
@@ -73,6 +77,7 @@ PRESETS: Mapping[str, FaultPlan] = {
         disconnect=30.0,
         partition=15.0,
         broker_crash=10.0,
+        freeze=5.0,
         disk_full=5.0,
         skew_s=86_400.0,
     ),

@@ -94,6 +94,7 @@ class Outcome:
     broker_crashes: int
     cuts: int
     full_disks: int
+    stopped_processes: int
     dropped: int
     duplicated: int
     reordered: int
@@ -245,6 +246,7 @@ class Simulation:
             broker_crashes=self.injector.broker_crashes,
             cuts=counts.cuts,
             full_disks=self.injector.full_disks,
+            stopped_processes=self.injector.stopped,
             dropped=counts.dropped,
             duplicated=counts.duplicated,
             reordered=counts.reordered,

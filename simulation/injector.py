@@ -8,8 +8,13 @@ from simulation.network import SimNetwork
 
 __all__ = ["Injector"]
 
-BROKER_DOWN_S = 60.0
+BROKER_DOWN_S = (5.0, 60.0, 600.0)
+"""Longest absence of a killed broker: one of these."""
+SAVES_PER_CRASH = 3.0
+REWIND = 0.3
+"""A killed broker comes back with what it saved before with this probability."""
 FROZEN_S = 180.0
+STOPPED_S = 300.0
 DISK_FULL_S = 60.0
 HEAL_SPREAD_S = 15.0
 """When the faults end, every connection is lost once within this time: until then a silent loss may go unnoticed."""
@@ -28,6 +33,7 @@ class Injector:
     Attributes:
         broker_crashes: So many.
         full_disks: So many times without space.
+        stopped: Processes that were stopped and went on.
     """
 
     def __init__(
@@ -37,7 +43,7 @@ class Injector:
         self._transcript = surroundings.transcript
         self._nodes, self._keep = nodes, keep
         self._actors: tuple[Actor, ...] = (coordinator, *nodes)
-        self.broker_crashes = self.full_disks = 0
+        self.broker_crashes = self.full_disks = self.stopped = 0
 
     def begin(self) -> None:
         """Plan the first fault of each kind."""
@@ -45,6 +51,8 @@ class Injector:
         self._repeat(plan.disconnect * clients, self._cut)
         self._repeat(plan.partition * clients, self._freeze)
         self._repeat(plan.broker_crash, self._crash_broker)
+        self._repeat(plan.broker_crash * SAVES_PER_CRASH, self._network.save)
+        self._repeat(plan.freeze * (len(self._nodes) + 1), self._stop)
         self._repeat(plan.disk_full * (len(self._nodes) + 1), self._fill_disk)
         for node in self._nodes[self._keep :]:
             if self._dice.happens(plan.vanish):
@@ -57,6 +65,7 @@ class Injector:
         self._network.thaw()
         for actor in self._actors:
             actor.set_full(full=False)
+            actor.thaw()
         if self._dice.plan.silent:
             self._reconnect_all()
 
@@ -93,8 +102,17 @@ class Injector:
     def _crash_broker(self) -> None:
         rng = self._dice.rng
         wipe_sessions, wipe_retained = rng.random() < 0.5, rng.random() < 0.5
+        rewind, down_s = rng.random() < REWIND, rng.uniform(0.5, rng.choice(BROKER_DOWN_S))
         self.broker_crashes += 1
-        self._network.crash(rng.uniform(0.5, BROKER_DOWN_S), wipe_sessions=wipe_sessions, wipe_retained=wipe_retained)
+        self._network.crash(down_s, wipe_sessions=wipe_sessions, wipe_retained=wipe_retained, rewind=rewind)
+
+    def _stop(self) -> None:
+        rng = self._dice.rng
+        actor, seconds = rng.choice(self._actors), rng.uniform(1.0, STOPPED_S)
+        if actor.freeze(seconds):
+            self.stopped += 1
+            for connection in actor.connections:
+                self._network.freeze(connection, seconds, up=True, down=True)
 
     def _fill_disk(self) -> None:
         rng = self._dice.rng

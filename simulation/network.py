@@ -126,14 +126,20 @@ class SimNetwork:
             if frozen:
                 self.cut(client_id)
 
-    def crash(self, down_s: float, *, wipe_sessions: bool, wipe_retained: bool) -> None:
+    def save(self) -> None:
+        """The broker writes its state to the disk."""
+        if not self.down:
+            self.transcript.note(self.world.now, "broker", "saved")
+            self.broker.save()
+
+    def crash(self, down_s: float, *, wipe_sessions: bool, wipe_retained: bool, rewind: bool = False) -> None:
         """``kill -9`` of the broker; it starts again after a time."""
         if self.down:
             return
         self.down = True
-        text = f"killed, loses sessions: {wipe_sessions}, retained: {wipe_retained}"
+        text = f"killed, loses sessions: {wipe_sessions}, retained: {wipe_retained}, goes back: {rewind}"
         self.transcript.note(self.world.now, "broker", text)
-        for name in self.broker.crash(wipe_sessions=wipe_sessions, wipe_retained=wipe_retained):
+        for name in self.broker.crash(wipe_sessions=wipe_sessions, wipe_retained=wipe_retained, rewind=rewind):
             transport = self._clients.get(name)  # None: the loss of another connection has killed its process
             if transport is not None:
                 transport.break_off("the broker is gone")

@@ -2,7 +2,7 @@
 
 Modelled, since each has cost somebody an update: a full queue drops the newest message and says nothing; a session
 outlives its connection until it expires; wills wait for their delay; retained messages come with each subscription;
-what was not acknowledged comes again; a crash forgets.
+what was not acknowledged comes again; a crash forgets, or brings back what was saved long ago (``autosave_interval``).
 Not modelled: bytes, access rules, QoS 2, shared subscriptions.
 """
 
@@ -87,6 +87,14 @@ class ConnectSettings:
     will: WillMessage | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """What was written to the disk at one moment."""
+
+    retained: dict[str, Delivery]
+    sessions: list[tuple[str, float, dict[str, int], list[Delivery]]]
+
+
 class MemoryBroker:
     """Every method says what to deliver to whom, in order; deterministic. Times are monotonic seconds.
 
@@ -101,6 +109,7 @@ class MemoryBroker:
         self._retained: dict[str, Delivery] = {}
         self._folders: dict[str, dict[str, None]] = {}  # retained topics by what stands before the last level
         self._timed: set[str] = set()
+        self._saved = _Saved({}, [])
         self.dropped: dict[str, int] = {}
 
     @property
@@ -217,12 +226,27 @@ class MemoryBroker:
                 self._forget(name)
         return out
 
-    def crash(self, *, wipe_sessions: bool = True, wipe_retained: bool = True) -> list[str]:
+    def save(self) -> None:
+        """Write retained messages, sessions and what waits in them to the disk, as Mosquitto does now and then."""
+        sessions = [
+            (name, one.expiry_s, dict(one.filters), [*one.inflight.values(), *one.waiting])
+            for name, one in self._sessions.items()
+            if one.expiry_s > 0
+        ]
+        self._saved = _Saved(dict(self._retained), sessions)
+
+    def crash(self, *, wipe_sessions: bool = True, wipe_retained: bool = True, rewind: bool = False) -> list[str]:
         """`kill -9` and a start from what was on disk; no will is sent, all wills are forgotten.
+
+        Args:
+            wipe_sessions: No session was on the disk; otherwise each as it was.
+            wipe_retained: The same for retained messages.
+            rewind: The disk has what the last `save` wrote, whatever has happened since; the other two do not count.
 
         Returns:
             The clients that were connected, in the order of their names.
         """
+        wipe_sessions, wipe_retained = wipe_sessions or rewind, wipe_retained or rewind
         cut = sorted(name for name, session in self._sessions.items() if session.connected)
         if wipe_retained:
             self._retained.clear()
@@ -232,12 +256,26 @@ class MemoryBroker:
             session.connected, session.will, session.will_at = False, None, None
             if wipe_sessions or session.expiry_s <= 0:
                 self._forget(name)
+        if rewind:
+            self._restore()
         return cut
+
+    def _restore(self) -> None:
+        for topic, message in self._saved.retained.items():
+            self._retain(topic, message)
+        for name, expiry_s, filters, queued in self._saved.sessions:
+            again = deque(replace(message, duplicate=True, mid=0) for message in queued)
+            self._sessions[name] = _Session(name, expiry_s=expiry_s, filters=dict(filters), waiting=again)
+            for topic_filter, qos in filters.items():
+                self._tree.add(topic_filter, name, qos)
+
+    def _retain(self, topic: str, message: Delivery) -> None:
+        self._retained[topic] = message
+        self._folders.setdefault(topic.rpartition("/")[0], {})[topic] = None
 
     def _route(self, topic: str, payload: bytes, qos: int, *, retain: bool) -> list[Delivery]:
         if retain and payload:
-            self._retained[topic] = Delivery(client_id="", topic=topic, payload=payload, qos=qos, retained=True)
-            self._folders.setdefault(topic.rpartition("/")[0], {})[topic] = None
+            self._retain(topic, Delivery(client_id="", topic=topic, payload=payload, qos=qos, retained=True))
         elif retain and self._retained.pop(topic, None) is not None:
             self._clear(topic)
         out: list[Delivery] = []

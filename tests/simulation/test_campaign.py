@@ -13,7 +13,8 @@ TESTS = 8
 @pytest.mark.parametrize("chunk", range(TESTS))
 def test_no_invariant_is_violated(chunk: int) -> None:
     """200 seeds with loss, duplicates, crashes, partitions and full disks (`make simulate SEEDS=n` runs more)."""
-    totals = {"coordinator_crashes": 0, "node_crashes": 0, "broker_crashes": 0, "dropped": 0, "duplicated": 0}
+    kinds = ("coordinator_crashes", "node_crashes", "broker_crashes", "dropped", "duplicated", "stopped_processes")
+    totals = dict.fromkeys(kinds, 0)
     for seed in range(chunk * SEEDS_PER_TEST, (chunk + 1) * SEEDS_PER_TEST):
         outcome, tail = run_seed(seed)
         assert not outcome.violations, "\n".join([*tail, *outcome.violations, f"seed {seed}"])
@@ -28,6 +29,11 @@ def test_the_campaign_prints_a_table_and_succeeds(capsys: pytest.CaptureFixture[
     shown = capsys.readouterr().out
     assert "3 simulated federations" in shown
     assert "seeds with violations" in shown
+
+
+def test_a_slice_that_ends_with_its_time_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seeds", "40", "--first", "5", "--jobs", "1", "--minutes", "0"]) == 0
+    assert "go on: --first 6 --seeds 39" in capsys.readouterr().out
 
 
 def test_a_failing_seed_shows_its_last_steps_and_how_to_see_them_again(

@@ -7,6 +7,8 @@ from federation.testing import BrokerSettings, ConnectSettings, Delivery, Memory
 
 _MANUAL = ConnectSettings(manual_ack=True)
 
+KEEPS = ConnectSettings(session_expiry_s=3600.0, manual_ack=True)
+
 
 def _with_clients(*names: str, settings: BrokerSettings | None = None) -> MemoryBroker:
     broker = MemoryBroker(settings)
@@ -198,3 +200,39 @@ def test_a_folder_filter_finds_what_a_general_one_finds() -> None:
     broker.crash()
     broker.connect("a", now=1.0)
     assert broker.subscribe("a", "m/1/k/+") == []
+
+
+def test_a_crash_brings_back_what_was_saved_before_and_nothing_since() -> None:
+    """Mosquitto saves every ``autosave_interval``: an old round and an old command come again."""
+    broker = MemoryBroker()
+    broker.connect("node", KEEPS, now=0.0)
+    broker.subscribe("node", "cmd")
+    broker.disconnect("node", now=1.0)
+    broker.connect("server", ConnectSettings(session_expiry_s=0.0), now=1.0)
+    broker.publish("server", "round", b"1", retain=True)
+    broker.publish("server", "cmd", b"old")
+    broker.save()
+    broker.publish("server", "round", b"2", retain=True)
+    broker.publish("server", "late", b"x", retain=True)
+    broker.publish("server", "cmd", b"new")
+    assert [delivery.payload for delivery in broker.connect("node", KEEPS, now=2.0)] == [b"old", b"new"]
+
+    assert broker.crash(rewind=True) == ["node", "server"]
+    assert broker.retained == {"round": b"1"}
+    again = broker.connect("node", KEEPS, now=3.0)
+    assert [(delivery.payload, delivery.duplicate) for delivery in again] == [(b"old", True)]
+    assert broker.session_present("node")
+    broker.connect("server", now=3.0)
+    assert not broker.session_present("server")
+    assert [delivery.payload for delivery in broker.publish("server", "cmd", b"live")] == [b"live"]
+    assert [delivery.payload for delivery in broker.subscribe("node", "round")] == [b"1"]
+
+
+def test_a_crash_before_the_first_save_brings_back_nothing() -> None:
+    broker = MemoryBroker()
+    broker.connect("a", KEEPS, now=0.0)
+    broker.publish("a", "t", b"x", retain=True)
+    broker.crash(rewind=True)
+    assert broker.retained == {}
+    broker.connect("a", KEEPS, now=1.0)
+    assert not broker.session_present("a")
