@@ -58,6 +58,7 @@ class Announcer:
             epoch=desk.epoch,
             protocol_min=PROTOCOL_MIN,
             protocol_max=PROTOCOL_VERSION,
+            began_ms=desk.began_ms,
         )
         desk.emit(PublishState(state=state))
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coordinator.actions import Event, StopRequested
-from coordinator.broker import broker_address, open_connections
+from coordinator.broker import broker_address, coordinator_will, open_connections
 from coordinator.committer import Committer, first_commit
-from coordinator.config import CoordinatorConfig
+from coordinator.config import CoordinatorConfig, SecuritySection
 from coordinator.evaluation import EvaluationWorker, LazyTask
 from coordinator.executor import CoordinatorExecutor, Evaluator, ExecutorParts, NoEvaluator
 from coordinator.inbound import Inbound
+from coordinator.incidents import Incidents
 from coordinator.initial import InitialRequest, initial_model, initial_model_apart
 from coordinator.inspection import payload_limit
 from coordinator.machine import CoordinatorMachine
@@ -29,6 +30,9 @@ from coordinator.sqlite_store import SqliteStore
 from coordinator.store import CoordinatorStore
 from coordinator.traffic import Traffic
 from coordinator.why import write_waiting
+from federation.identity.signing_keys import NodeKeys
+from federation.identity.trust import Trust, read_trust
+from federation.protocol.signing import Signer, Writer
 from federation.protocol.topics import Topics
 from federation.runtime.address import BrokerAddress
 from federation.runtime.clock import MonotonicClock
@@ -96,16 +100,25 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
     if worker is not None and not store.history()[-1].metrics:
         # Fills the gap that a crash may have left, and loads the evaluation's data before the first round needs it.
         worker.submit(recovered.head.version, committer.evaluated_model)
-    connections = open_connections(config, plan.address, store.run, store.epoch, inbox, committer.manifest)
+    trust, incidents = coordinator_trust(config.security), Incidents(config.store.folder)
+    will = coordinator_will(Writer(_topics(config), trust.signer), store.run, store.epoch)
+    connections = open_connections(config, plan.address, will, inbox, committer.manifest)
     settlement = Settlement(store, connections.control, connections.data)
-    executor = _executor(config, settlement, committer, store, worker or NoEvaluator())
+    executor = _executor(config, settlement, committer, store, worker or NoEvaluator(), trust.signer)
     machine = CoordinatorMachine(
         replace(plan.engine, payload_bytes_max=most),
         recovered,
         selector=make_selector(config.round.selector),
         rng=random.SystemRandom().random,
     )
-    inbound = Inbound(_topics(config), store, executor.traffic, executor.broker_connected)
+    inbound = Inbound(
+        _topics(config),
+        store,
+        executor.traffic,
+        executor.broker_connected,
+        verifier=trust.verifier,
+        incidents=incidents,
+    )
     log.info("coordinator_started", run=store.run, epoch=store.epoch, version=recovered.head.version, pid=os.getpid())
     with StopSignals(inbox, StopRequested()) as signals:
         connections.open()
@@ -116,12 +129,22 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
                 Driver(machine, executor, inbox, clock, translate, settle=settle, batch_max=BATCH_MAX).run()
         finally:
             connections.close(timeout_s=FLUSH_S)
+            incidents.save()
         log.info("coordinator_stopped", reason=executor.stop_reason)
         if report is not None:
             write_report(config, store, executor.traffic, report)
         if worker is not None and not worker.close(timeout_s=EVALUATION_STOP_S):
             _abandon_worker(store, signals.exit_code)
     return signals.exit_code
+
+
+def coordinator_trust(section: SecuritySection) -> Trust:
+    """The coordinator's key, and the nodes' where their word must be signed.
+
+    Raises:
+        ConfigError: A file is missing or damaged.
+    """
+    return read_trust(section.signing_key, section.node_keys if section.require_signatures else None, NodeKeys)
 
 
 def write_report(config: CoordinatorConfig, store: CoordinatorStore, traffic: Traffic, path: Path) -> None:
@@ -170,6 +193,7 @@ def _executor(
     committer: Committer,
     store: CoordinatorStore,
     evaluator: Evaluator,
+    signer: Signer | None,
 ) -> CoordinatorExecutor:
     return CoordinatorExecutor(
         ExecutorParts(
@@ -182,6 +206,7 @@ def _executor(
             say=_speaker(config.store.folder),
             evaluator=evaluator,
             update_norm_max=config.limits.update_norm_max,
+            signer=signer,
             passing=settlement.passing,
         )
     )

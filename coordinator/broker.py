@@ -7,8 +7,9 @@ from coordinator.config import BrokerSection, CoordinatorConfig
 from coordinator.inbound import CONTROL
 from federation.errors import ConfigError
 from federation.protocol.messages import CoordinatorState, Presence
+from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
-from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION, encode_message
+from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
 from federation.runtime.address import BrokerAddress, TlsFiles, parse_broker_url
 from federation.runtime.mqtt import MqttTransport
 from federation.runtime.network_thread import NetworkThread
@@ -17,7 +18,7 @@ from federation.runtime.transport import Inbox, Transport, Will
 from federation.types import Epoch, FederationId, RunId
 from update_codec import Manifest
 
-__all__ = ["Connections", "broker_address", "data_address", "open_connections"]
+__all__ = ["Connections", "broker_address", "coordinator_will", "data_address", "open_connections"]
 
 CONTROL_EXPIRY_S = 3600
 DATA_EXPIRY_S = 600
@@ -87,15 +88,20 @@ def data_address(section: BrokerSection, control: BrokerAddress) -> BrokerAddres
     return replace(control, tls=tls)
 
 
-def open_connections(
-    config: CoordinatorConfig, address: BrokerAddress, run: RunId, epoch: Epoch, inbox: Inbox, manifest: Manifest
-) -> Connections:
-    """Both connections with their subscriptions; they connect when they are opened."""
-    topics = Topics(FederationId(config.federation.id))
+def coordinator_will(writer: Writer, run: RunId, epoch: Epoch) -> Will:
+    """What the broker says for a coordinator that is gone; signed now, because then nobody can."""
     lost = CoordinatorState(
         presence=Presence.LOST, run=run, epoch=epoch, protocol_min=PROTOCOL_MIN, protocol_max=PROTOCOL_VERSION
     )
-    will = Will(topic=topics.coordinator_state, payload=encode_message(lost))
+    topic = writer.topics.coordinator_state
+    return Will(topic=topic, payload=writer.encode(topic, lost))
+
+
+def open_connections(
+    config: CoordinatorConfig, address: BrokerAddress, will: Will, inbox: Inbox, manifest: Manifest
+) -> Connections:
+    """Both connections with their subscriptions; they connect when they are opened."""
+    topics = Topics(FederationId(config.federation.id))
     name = config.broker.client_id or f"coordinator-{config.federation.id}"
     control_session = SessionSettings(
         client_id=f"{name}-control",

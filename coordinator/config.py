@@ -5,7 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from coordinator.lag import LAG_VERSIONS_MAX
 from federation.config import Section, load_config
@@ -269,6 +277,26 @@ class LimitsSection(Section):
     step_norm_max: PositiveFloat = 1e6
 
 
+class SecuritySection(Section):
+    """``[security]``: signatures, which hold whatever the broker does.
+
+    Attributes:
+        signing_key: PEM file of the coordinator's Ed25519 key: everything that it says is signed with it.
+        node_keys: File of the nodes' public keys, which ``coordinator enroll`` keeps.
+        require_signatures: Believe only what a node has signed with its own key.
+    """
+
+    signing_key: Path | None = None
+    node_keys: Path | None = None
+    require_signatures: bool = False
+
+    @model_validator(mode="after")
+    def _keys_for_signatures(self) -> "SecuritySection":
+        if self.require_signatures and (self.signing_key is None or self.node_keys is None):
+            raise ValueError("require_signatures needs signing_key and node_keys")
+        return self
+
+
 class LogSection(Section):
     """``[log]``: what is said, and how.
 
@@ -294,6 +322,7 @@ class CoordinatorConfig(Section):
     store: StoreSection
     evaluation: EvaluationSection
     limits: LimitsSection
+    security: SecuritySection
     log: LogSection
 
 

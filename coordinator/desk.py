@@ -71,6 +71,7 @@ class Desk:
     def __init__(self, settings: EngineSettings, recovered: RecoveredState) -> None:
         self.settings = self._configured = settings
         self.run, self.epoch, self.head = recovered.run, recovered.epoch, recovered.head
+        self.began_ms = recovered.began_ms
         self.recent = dict(recovered.recent)
         self.next_round = recovered.next_round
         self.registry = Registry(task=settings.task, codec=settings.codec_up, quota=settings.per_node_quota)

@@ -41,8 +41,8 @@ from coordinator.store import CoordinatorStore, Figures
 from coordinator.traffic import Traffic
 from federation.errors import StorageError
 from federation.protocol.messages import Receipt, ReceiptStatus
+from federation.protocol.signing import Signer, Writer
 from federation.protocol.topics import Topics
-from federation.protocol.wire import encode_message
 from federation.runtime.failpoint import failpoint
 from federation.types import ModelVersion
 from update_codec import Vectors
@@ -81,6 +81,7 @@ class ExecutorParts:
         evaluator: Evaluates versions.
         traffic: Counts bytes; shared with `Inbound`.
         update_norm_max: Updates with a larger L2 norm are refused.
+        signer: The coordinator's key; None says everything without a signature.
         passing: Passes a failpoint in the order of the publishes, wherever these are held back.
     """
 
@@ -94,6 +95,7 @@ class ExecutorParts:
     evaluator: Evaluator = field(default_factory=NoEvaluator)
     traffic: Traffic = field(default_factory=Traffic)
     update_norm_max: float = 1e5
+    signer: Signer | None = None
     passing: Callable[[str], None] = failpoint
 
 
@@ -111,6 +113,7 @@ class CoordinatorExecutor:
     def __init__(self, parts: ExecutorParts) -> None:
         self._parts, self._store = parts, parts.store
         self._models = ModelPublisher(parts.store, parts.control, parts.data, parts.topics)
+        self._writer = Writer(parts.topics, parts.signer)
         self._failed = False
         self._since: float | None = None
         self._verdicts = {ReceiptStatus.STALE: 0, ReceiptStatus.REFUSED: 0}
@@ -174,7 +177,7 @@ class CoordinatorExecutor:
         parts, topics = self._parts, self._parts.topics
         match effect:
             case PublishState(state=state):
-                payload = encode_message(state)
+                payload = self._writer.encode(topics.coordinator_state, state)
                 parts.control.publish(topics.coordinator_state, payload, qos=1, retain=True)
                 parts.traffic.announced(topics.coordinator_state, len(payload))
             case PublishModel(record=record):
@@ -182,15 +185,16 @@ class CoordinatorExecutor:
             case ClearModel(head=head):
                 self._models.clear(head)
             case PublishAnnouncement(announcement=announcement):
-                payload = encode_message(announcement)
+                payload = self._writer.encode(topics.round, announcement)
                 parts.control.publish(topics.round, payload, qos=1, retain=True)
                 parts.traffic.announced(topics.round, len(payload))
                 self._since = parts.now() if self._since is None else self._since
                 parts.passing("coordinator_after_announce")
             case SendCommand(node=node, command=command):
-                payload = encode_message(command)
-                parts.control.publish(topics.node_command(node), payload, qos=1)
-                parts.traffic.commanded(topics.node_command(node), len(payload))
+                topic = topics.node_command(node)
+                payload = self._writer.encode(topic, command)
+                parts.control.publish(topic, payload, qos=1)
+                parts.traffic.commanded(topic, len(payload))
                 if isinstance(command, Receipt):
                     # The driver acknowledges the offer once all effects have run.
                     parts.passing("coordinator_before_puback")

@@ -1,7 +1,7 @@
 """From what a transport received to the machine's events: parsed, checked, and with the store's verdict at hand."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, cast
 
 from coordinator.actions import (
@@ -16,12 +16,22 @@ from coordinator.actions import (
     OfferReceived,
     ProgressReceived,
 )
+from coordinator.incidents import Incidents
 from coordinator.store import CoordinatorStore
 from coordinator.traffic import Traffic
-from federation.errors import MalformedMessage, RemoteProtocolError, StorageError, TransportError
+from federation.errors import (
+    BadSignature,
+    IncompatibleVersion,
+    MalformedMessage,
+    MalformedTopic,
+    RemoteProtocolError,
+    StorageError,
+    TransportError,
+)
 from federation.protocol.messages import Decline, Message, NodeState, Progress, UpdateOffer
+from federation.protocol.schema import ID_PATTERN
+from federation.protocol.signing import Reader, Verifier
 from federation.protocol.topics import NodeChunkTopic, NodeEventTopic, NodeStateTopic, NodeTelemetryTopic, Topics
-from federation.protocol.wire import decode_message
 from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
 from federation.types import NodeId
 
@@ -29,6 +39,17 @@ __all__ = ["CONTROL", "Inbound"]
 
 CONTROL: Final = "control"
 """Name of the connection that carries everything but bulk: its state is the machine's view of the broker."""
+
+
+INCIDENTS: Final[Mapping[type[RemoteProtocolError], str]] = {
+    BadSignature: "bad_signature",
+    IncompatibleVersion: "incompatible",
+    MalformedTopic: "forged_topic",
+    MalformedMessage: "malformed",
+}
+"""What ``coordinator status`` calls each kind of refusal."""
+
+STRANGER: Final = "unknown"
 
 
 class Inbound:
@@ -39,12 +60,23 @@ class Inbound:
         store: Asked for the verdict on offers, and told evaluations.
         traffic: Counts what arrives.
         on_connected: Called before the machine hears that the broker is back.
+        verifier: The nodes' keys; None believes what is not signed.
+        incidents: Counts what is refused; None is nobody who asks.
     """
 
     def __init__(
-        self, topics: Topics, store: CoordinatorStore, traffic: Traffic, on_connected: Callable[[], None]
+        self,
+        topics: Topics,
+        store: CoordinatorStore,
+        traffic: Traffic,
+        on_connected: Callable[[], None],
+        *,
+        verifier: Verifier | None = None,
+        incidents: Incidents | None = None,
     ) -> None:
         self._topics, self._store, self._traffic, self._on_connected = topics, store, traffic, on_connected
+        self._reader = Reader(topics, verifier)
+        self._incidents = Incidents() if incidents is None else incidents
 
     def translate(self, event: object) -> Event | None:
         """The machine's event, or None when there is nothing to say.
@@ -81,7 +113,16 @@ class Inbound:
         try:
             return self._parse(received)
         except RemoteProtocolError as error:
+            self._incidents.count(self._sender(received.topic), INCIDENTS.get(type(error), "malformed"))
             return MessageRefused(topic=received.topic, reason=str(error))
+
+    def _sender(self, topic: str) -> str:
+        """Whose topic it is: whoever wrote there is that node, or has the broker's help."""
+        match topic.removeprefix(f"{self._topics.root}/{self._topics.federation}/").split("/"):
+            case ["n", node, *_] if ID_PATTERN.fullmatch(node):
+                return node
+            case _:
+                return STRANGER
 
     def _parse(self, received: MessageReceived) -> Event | None:
         match self._topics.parse(received.topic):
@@ -89,14 +130,15 @@ class Inbound:
                 return ChunkReceived(node=node, update=update, index=index, body=received.payload)
             case NodeStateTopic(node=node) | NodeEventTopic(node=node) | NodeTelemetryTopic(node=node) as topic:
                 # An empty retained payload is how a state is removed from the broker.
-                return self._node_message(topic, node, received.payload) if received.payload else None
+                if not received.payload:
+                    return None
+                return self._node_message(topic, node, self._reader.decode(received.topic, received.payload))
             case _:
                 return None
 
     def _node_message(
-        self, topic: NodeStateTopic | NodeEventTopic | NodeTelemetryTopic, node: NodeId, payload: bytes
+        self, topic: NodeStateTopic | NodeEventTopic | NodeTelemetryTopic, node: NodeId, message: Message
     ) -> Event:
-        message = decode_message(payload)
         match topic, message:
             case NodeStateTopic(), NodeState():
                 self._traffic.presence(node, message.presence)

@@ -185,6 +185,14 @@ class Intake:
         record = self._storing.pop(event.update, None)
         if record is None:
             return
+        transfer = self.transfers.get(event.update)
+        if transfer is not None and event.reason is Reason.DIGEST_MISMATCH and self._desk.settings.signed:
+            # The node has signed the digest, so the chunks were altered on their way. To refuse the update for good
+            # would let whoever did it cost the node its work; staleness bounds how often this can go round [FED-78].
+            self._desk.note("chunks_altered", node=record.node, update=record.update)
+            self._drop(transfer)
+            self._desk.send(record.node, RetryAfter(update=record.update, seconds=BUSY_RETRY_S))
+            return
         self.transfers.close(event.update)
         self._desk.registry.give(record.node)
         self.settle(record, ReceiptStatus.REFUSED, event.reason, detail=event.detail)

@@ -39,6 +39,8 @@ class EngineSettings:
         exit_when_finished: Stop by itself once the last version is committed and evaluated.
         fraction: Synchronous rounds ask this share of the nodes online, at most ``buffer``; 0 asks a fixed number.
         over_selection: With a fraction, so many times more are asked than are waited for, at most ``concurrency``.
+        signed: Whether offers are signed: then a payload that arrives in chunks and is not the offered one is the way's
+            fault, not the node's.
     """
 
     task: str
@@ -65,6 +67,7 @@ class EngineSettings:
     exit_when_finished: bool = False
     fraction: float = 0.0
     over_selection: float = 1.0
+    signed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +222,7 @@ class RecoveredState:
         evaluated: What the coordinator's own evaluations found, by version.
         surveyed: The evaluations on the nodes, in order.
         reported: The nodes whose results of the last of these are here.
+        began_ms: When the store was made, in milliseconds since 1970: it orders runs. None where nobody asks.
     """
 
     run: RunId
@@ -233,3 +237,4 @@ class RecoveredState:
     evaluated: Mapping[ModelVersion, Mapping[str, float]] = field(default_factory=dict)
     surveyed: tuple[NodesEvaluation, ...] = ()
     reported: frozenset[NodeId] = frozenset()
+    began_ms: int | None = None

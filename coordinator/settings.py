@@ -53,6 +53,7 @@ def engine_settings(config: CoordinatorConfig) -> EngineSettings:
         exit_when_finished=chosen.exit_when_finished,
         fraction=chosen.fraction or 0.0,
         over_selection=chosen.over_selection,
+        signed=config.security.require_signatures,
     )
 
 

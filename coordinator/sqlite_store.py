@@ -6,7 +6,9 @@ leaves at most a file that nobody names.
 
 import json
 import secrets
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -116,7 +118,8 @@ class SqliteStore:
     def recovered(self, *, recent: int) -> RecoveredState:
         """Where the last process left off."""
         with storing("state"):
-            return read_recovered(self._database, self._transfers, (self.run, self.epoch), recent)
+            found = read_recovered(self._database, self._transfers, (self.run, self.epoch), recent)
+        return replace(found, began_ms=self._began_ms)
 
     def verdict(self, update: UpdateId) -> Verdict | None:
         """What is known of an update."""
@@ -305,9 +308,11 @@ class SqliteStore:
         with database.transaction("start"):
             database.execute("INSERT OR IGNORE INTO meta VALUES ('run', ?)", secrets.token_hex(8))
             database.execute("INSERT OR IGNORE INTO meta VALUES ('epoch', 0)")
+            database.execute("INSERT OR IGNORE INTO meta VALUES ('began_ms', ?)", time.time_ns() // 1_000_000)
             database.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
         meta = {row["key"]: row["value"] for row in database.execute("SELECT key, value FROM meta")}
         self.run, self.epoch = RunId(meta["run"]), Epoch(meta["epoch"])
+        self._began_ms = int(meta["began_ms"])
         self.alarms = [*repair_head(database, self._blobs), *repair_best(database, self._blobs)]
         transfers = database.execute("SELECT update_id, chunk_bytes FROM transfers")
         self._chunk_bytes = {UpdateId(row["update_id"]): int(row["chunk_bytes"]) for row in transfers}

@@ -14,6 +14,7 @@ from rich.table import Table
 from coordinator.curves import CurveKind, CurvePoint, curve_row, newest_by_node, read_curves
 from coordinator.database import DATABASE
 from coordinator.history import open_read_only, read_history, read_participation
+from coordinator.incidents import read_incidents
 from coordinator.report import participation_row, version_figures
 from coordinator.store import Participation, VersionRow
 
@@ -21,6 +22,9 @@ __all__ = ["read_nodes", "read_status", "show_nodes", "show_status", "watch_stat
 
 VERSIONS_SHOWN = 12
 """Newest versions in the table; ``--json`` has all."""
+
+INCIDENTS_SHOWN = 12
+"""Senders with the most refused messages in the table; ``--json`` has all."""
 
 REFRESH_S = 1.0
 """Another process writes the database, and it tells nobody: `watch_status` looks again after this many seconds."""
@@ -36,6 +40,7 @@ def read_status(folder: Path) -> dict[str, object]:
     return {
         "versions": [version_figures(row) for row in versions],
         "nodes": [participation_row(node) for node in nodes],
+        "incidents": read_incidents(folder),
     }
 
 
@@ -100,7 +105,9 @@ def _read(folder: Path) -> tuple[list[VersionRow], list[Participation]]:
 
 def _tables(folder: Path) -> Group:
     versions, nodes = _read(folder)
-    return Group(_version_table(versions), _node_table(nodes))
+    incidents = read_incidents(folder)
+    more = [_incident_table(incidents)] if incidents else []
+    return Group(_version_table(versions), _node_table(nodes), *more)
 
 
 def _table(title: str) -> Table:
@@ -174,6 +181,15 @@ def _curve_table(points: list[CurvePoint]) -> Table:
 def _number(point: CurvePoint | None, *names: str) -> str:
     values = [point.metrics[name] for name in names if point is not None and name in point.metrics]
     return f"{values[0]:.4g}" if values else ""
+
+
+def _incident_table(incidents: Mapping[str, Mapping[str, int]]) -> Table:
+    table = _table("refused messages and denied attempts")
+    table.add_column("from")
+    table.add_column("what, and how often")
+    for sender, kinds in sorted(incidents.items(), key=lambda one: -sum(one[1].values()))[:INCIDENTS_SHOWN]:
+        table.add_row(sender, ", ".join(f"{kind} {count:,}" for kind, count in sorted(kinds.items())))
+    return table
 
 
 def _reasons(node: Participation) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from edge_node.seen import Seen
 from federation.protocol.messages import (
     Cancel,
     CoordinatorState,
@@ -66,6 +67,7 @@ class RecoveredNode:
         held_version: The model version on disk, or None.
         held_digest: Its digest, or None.
         outbox: Updates without a final receipt, oldest first.
+        seen: The newest that was heard of the coordinator; kept where messages are signed.
     """
 
     run: RunId | None = None
@@ -73,6 +75,7 @@ class RecoveredNode:
     held_version: ModelVersion | None = None
     held_digest: Digest | None = None
     outbox: tuple[OutboxEntry, ...] = ()
+    seen: Seen | None = None
 
 
 # --- events ---------------------------------------------------------------------------------------------------------
@@ -306,6 +309,13 @@ class SaveProgress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SaveSeen:
+    """Persist the newest that was heard of the coordinator: what is older is refused after a restart, too."""
+
+    seen: Seen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SendOffer:
     """Publish the offer; with the payload inside when ``inline`` and it fits."""
 
@@ -370,6 +380,7 @@ Effect = (
     | StopTraining
     | SaveOutbox
     | SaveProgress
+    | SaveSeen
     | SendOffer
     | SendChunks
     | MarkStored

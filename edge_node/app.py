@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from edge_node.actions import StopRequested
 from edge_node.adoption import manifest_of
-from edge_node.config import NodeConfig, read_password
+from edge_node.config import NodeConfig, SecuritySection, read_password
 from edge_node.eligibility import Conditions, Sensors, parse_hours, why_not
 from edge_node.executor import NodeExecutor, NodeParts
 from edge_node.inbound import Inbound
@@ -18,9 +18,12 @@ from edge_node.store import NodeStore
 from edge_node.training import ThreadTrainer, Workshop
 from edge_node.update import ResidualAging
 from federation.errors import FederationError, TaskError
+from federation.identity.signing_keys import read_coordinator_key
+from federation.identity.trust import Trust, read_trust
 from federation.protocol.messages import NodeState, Presence
+from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
-from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION, encode_message
+from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
 from federation.runtime.address import BrokerAddress, TlsFiles, parse_broker_url
 from federation.runtime.clock import MonotonicClock
 from federation.runtime.driver import Driver
@@ -80,6 +83,16 @@ def broker_address(config: NodeConfig) -> BrokerAddress:
     )
 
 
+def node_trust(section: SecuritySection) -> Trust:
+    """This node's key, and the coordinator's where its word must be signed.
+
+    Raises:
+        ConfigError: A file is missing or damaged.
+    """
+    others = section.coordinator_key if section.require_signatures else None
+    return read_trust(section.signing_key, others, read_coordinator_key)
+
+
 def build_workshop(config: NodeConfig) -> Workshop:
     """Build the task and read its data: before the node says that it is there, so that its first round is not slow.
 
@@ -134,9 +147,12 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
     get_log("node").info("node_started", node=workshop.node, incarnation=store.incarnation, device=device)
     inbox: Inbox = queue.Queue(INBOX_ITEMS_MAX)
     clock, topics = MonotonicClock(), Topics(FederationId(config.federation.id))
-    transport = _transport(config, address, inbox, store)
+    trust = node_trust(config.security)
+    transport = _transport(config, address, inbox, node_will(Writer(topics, trust.signer), workshop.node, store))
     trainer = ThreadTrainer(workshop, inbox, clock)
-    parts = NodeParts(workshop=workshop, store=store, trainer=trainer, transport=transport, topics=topics)
+    parts = NodeParts(
+        workshop=workshop, store=store, trainer=trainer, transport=transport, topics=topics, signer=trust.signer
+    )
     executor = NodeExecutor(parts)
     settings = node_settings(config, device)
     conditions, sensors = eligibility(config), Sensors()
@@ -147,7 +163,7 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
         rng=random.SystemRandom().random,
         gate=lambda: why_not(conditions, sensors),
     )
-    inbound = Inbound(topics, workshop.node)
+    inbound = Inbound(topics, workshop.node, trust.verifier)
     with StopSignals(inbox, StopRequested()) as signals:
         transport.open()
         with Supervision(inbox, lambda: transport.alive) as supervision:
@@ -158,15 +174,20 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
     return signals.exit_code
 
 
-def _transport(config: NodeConfig, address: BrokerAddress, inbox: Inbox, store: NodeStore) -> MqttTransport:
-    node, topics = NodeId(config.node.id), Topics(FederationId(config.federation.id))
+def node_will(writer: Writer, node: NodeId, store: NodeStore) -> Will:
+    """What the broker says for a node that is gone; signed now, because then nobody can."""
     lost = NodeState(
         presence=Presence.LOST,
         incarnation=store.incarnation,
         protocol_min=PROTOCOL_MIN,
         protocol_max=PROTOCOL_VERSION,
     )
-    will = Will(topic=topics.node_state(node), payload=encode_message(lost))
+    topic = writer.topics.node_state(node)
+    return Will(topic=topic, payload=writer.encode(topic, lost))
+
+
+def _transport(config: NodeConfig, address: BrokerAddress, inbox: Inbox, will: Will) -> MqttTransport:
+    node, topics = NodeId(config.node.id), Topics(FederationId(config.federation.id))
     session = SessionSettings(
         client_id=node, keepalive_s=config.broker.keepalive_s, perishable=topics.node_chunks(node)
     )
@@ -192,6 +213,7 @@ def node_settings(config: NodeConfig, device: str) -> NodeSettings:
             model_bytes_max=bounds.model_bytes_max,
         ),
         outbox_max=config.store.outbox_max,
+        signed=config.security.require_signatures,
         ineligible_retry_s=config.eligibility.retry_s,
         exit_when_finished=config.node.exit_when_finished,
     )

@@ -117,6 +117,23 @@ def join(
 
 
 @app.command()
+def request(
+    node: Annotated[str, typer.Argument(metavar="NODE", help="This device's name.")],
+    *,
+    into: Annotated[Path | None, typer.Option(help="Folder for keys, settings and state. Default: NODE.")] = None,
+) -> None:
+    """Make this device's keys, which never leave it, and the file that asks for its certificate.
+
+    \b
+    Examples:
+      edge-node request edge-04
+      coordinator enroll plant --csr edge-04.request     (there; bring back plant/enrolled/edge-04.fedmq)
+      edge-node join edge-04.fedmq --run
+    """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    raise typer.Exit(_guarded(lambda: _request(node, into)))
+
+
+@app.command()
 def doctor(  # noqa: PLR0913 - one parameter per option is how the library declares them
     *,
     config: Config = None,
@@ -174,6 +191,19 @@ def _join(file: Path, into: Path | None, *, task: str | None, data: Path | None,
         return _run(folder, {})
     typer.echo(f"next: edge-node run --config {folder}")
     return 0
+
+
+def _request(node: str, into: Path | None) -> int:
+    from edge_node.join import ask  # noqa: PLC0415
+
+    file = ask(node, into)
+    typer.echo(f"bring {file} to the server; there: coordinator enroll DIR --csr {file.name}")
+    typer.echo(f"bring back DIR/enrolled/{node}.fedmq; here: edge-node join {node}.fedmq" + _into(into))
+    return 0
+
+
+def _into(folder: Path | None) -> str:
+    return "" if folder is None else f" --into {folder}"
 
 
 def _doctor(file: Path | None, flags: Mapping[str, object], *, as_json: bool) -> int:

@@ -163,6 +163,26 @@ class BoundsSection(Section):
     model_bytes_max: PositiveInt = 1 << 30
 
 
+class SecuritySection(Section):
+    """``[security]``: signatures, which hold whatever the broker does.
+
+    Attributes:
+        signing_key: PEM file of this node's Ed25519 key: everything that it says is signed with it.
+        coordinator_key: PEM file of the coordinator's public key, pinned when the node joined.
+        require_signatures: Obey only what the coordinator has signed.
+    """
+
+    signing_key: Path | None = None
+    coordinator_key: Path | None = None
+    require_signatures: bool = False
+
+    @model_validator(mode="after")
+    def _keys_for_signatures(self) -> "SecuritySection":
+        if self.require_signatures and (self.signing_key is None or self.coordinator_key is None):
+            raise ValueError("require_signatures needs signing_key and coordinator_key")
+        return self
+
+
 class EligibilitySection(Section):
     """``[eligibility]``: when this device may train; at other times it declines, and says why. Nothing is no condition.
 
@@ -218,6 +238,7 @@ class NodeConfig(Section):
     task: TaskSection
     training: TrainingSection
     bounds: BoundsSection
+    security: SecuritySection
     eligibility: EligibilitySection
     store: StoreSection
     log: LogSection

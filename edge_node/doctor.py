@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge_node.app import broker_address, build_workshop
+from edge_node.app import broker_address, build_workshop, node_trust
 from edge_node.config import NodeConfig
 from edge_node.state_folder import StateFolder
 from edge_node.visit import Visit, visit_as_node
@@ -58,7 +58,12 @@ def examine(config: NodeConfig) -> Iterator[Finding]:
     secured = check_tls(address, time.time())
     if secured is not None:
         yield secured
-    yield from judge_visit(visit_as_node(config, address), config)
+    try:
+        trust = node_trust(config.security)
+    except FederationError as error:
+        yield failed("signatures", str(error), "join again with an enrolment file")
+        return
+    yield from judge_visit(visit_as_node(config, address, trust), config)
 
 
 def check_state(config: NodeConfig) -> Finding:
@@ -109,6 +114,8 @@ def judge_visit(visit: Visit, config: NodeConfig) -> Iterator[Finding]:
         yield failed("access rules", "this node may not publish to its own topics", "see the broker's ACL")
     else:
         yield passed("access rules", "this node may publish to its own topics")
+    if visit.forged is not None:
+        yield failed("signatures", visit.forged, "somebody else speaks there, or this node was enrolled elsewhere")
     yield _judge_coordinator(visit)
     if visit.announcement is not None:
         announced, own = visit.announcement.task, task_label(config.task.name)

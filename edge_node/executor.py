@@ -27,6 +27,7 @@ from edge_node.actions import (
     RecoveredNode,
     SaveOutbox,
     SaveProgress,
+    SaveSeen,
     SendChunks,
     SendOffer,
     SettleUpdate,
@@ -44,9 +45,9 @@ from edge_node.update import Residual, ResidualChange, give_back, merge
 from federation.errors import LocalProtocolError, PayloadTooLarge, StorageError
 from federation.protocol.chunking import chunk_count, chunk_slice
 from federation.protocol.limits import CHUNK_BYTES
-from federation.protocol.messages import UpdateOffer
+from federation.protocol.messages import Message, UpdateOffer
+from federation.protocol.signing import Signer, Writer
 from federation.protocol.topics import Topics
-from federation.protocol.wire import encode_message
 from federation.runtime.failpoint import failpoint
 from federation.runtime.log import get_log
 from federation.runtime.transport import Transport
@@ -69,6 +70,7 @@ class NodeParts:
         trainer: The worker.
         transport: The broker connection.
         topics: The federation's topics.
+        signer: The node's own key; None says everything without a signature.
     """
 
     workshop: Workshop
@@ -76,6 +78,7 @@ class NodeParts:
     trainer: Trainer
     transport: Transport
     topics: Topics
+    signer: Signer | None = None
 
 
 class NodeExecutor:
@@ -91,6 +94,7 @@ class NodeExecutor:
         self.stop_reason = ""
         self._workshop, self._store, self._trainer = parts.workshop, parts.store, parts.trainer
         self._transport, self._topics, self._node = parts.transport, parts.topics, parts.workshop.node
+        self._writer = Writer(parts.topics, parts.signer)
         self._log = get_log("node")
         self._held = self._fitting(self._store.held_model())
         self._unsaved = False
@@ -109,13 +113,11 @@ class NodeExecutor:
         """
         match effect:
             case PublishState():
-                payload = encode_message(effect.state)
-                self._transport.publish(self._topics.node_state(self._node), payload, retain=True)
+                self._say(self._topics.node_state(self._node), effect.state, retain=True)
             case PublishEvent():
-                self._transport.publish(self._topics.node_event(self._node), encode_message(effect.message))
+                self._say(self._topics.node_event(self._node), effect.message)
             case PublishProgress():
-                topic = self._topics.node_telemetry(self._node)
-                self._transport.publish(topic, encode_message(effect.progress), qos=0)
+                self._say(self._topics.node_telemetry(self._node), effect.progress, qos=0)
             case SubscribeSegment():
                 for topic_filter in self._segment_filters(effect):
                     self._transport.subscribe(topic_filter)
@@ -133,7 +135,7 @@ class NodeExecutor:
                 self._send_offer(effect)
             case SendChunks():
                 self._send_chunks(effect)
-            case SaveOutbox() | SaveProgress() | MarkStored() | SettleUpdate() | ForgetRun():
+            case SaveOutbox() | SaveProgress() | SaveSeen() | MarkStored() | SettleUpdate() | ForgetRun():
                 return self._save(effect)
             case Note():
                 self._log.info(effect.event, **effect.fields)
@@ -143,6 +145,9 @@ class NodeExecutor:
             case _:
                 assert_never(effect)
         return ()
+
+    def _say(self, topic: str, message: Message, *, qos: int = 1, retain: bool = False) -> None:
+        self._transport.publish(topic, self._writer.encode(topic, message), qos=qos, retain=retain)
 
     def _segment_filters(self, effect: SubscribeSegment | UnsubscribeSegment) -> list[str]:
         if not effect.indices:
@@ -201,13 +206,17 @@ class NodeExecutor:
         fits = residual is not None and residual.size == self._workshop.manifest.parameter_count
         return residual if fits else None
 
-    def _save(self, effect: SaveOutbox | SaveProgress | MarkStored | SettleUpdate | ForgetRun) -> Iterable[Event]:
+    def _save(
+        self, effect: SaveOutbox | SaveProgress | SaveSeen | MarkStored | SettleUpdate | ForgetRun
+    ) -> Iterable[Event]:
         try:
             match effect:
                 case SaveOutbox():
                     return [self._save_outbox(effect)]
                 case SaveProgress():
                     self._store.save_progress(effect.run, effect.last_round)
+                case SaveSeen():
+                    self._store.save_seen(effect.seen)
                 case MarkStored():
                     self._store.mark_stored(effect.update)
                     failpoint("node_stored")
@@ -253,10 +262,10 @@ class NodeExecutor:
         topic, offer = self._topics.node_event(self._node), effect.offer
         sent: UpdateOffer = replace(offer, inline=self._frame(offer.update) if effect.inline else None)
         try:
-            self._transport.publish(topic, encode_message(sent))
+            self._say(topic, sent)
         except PayloadTooLarge:
             # This broker takes smaller packets than the offer with its payload: the coordinator will grant chunks.
-            self._transport.publish(topic, encode_message(replace(offer, inline=None)))
+            self._say(topic, replace(offer, inline=None))
         self._log.info("update_offered", update=offer.update, bytes=offer.payload_bytes, inline=effect.inline)
         failpoint("node_after_offer")
 

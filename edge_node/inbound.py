@@ -18,13 +18,14 @@ from federation.protocol.messages import (
     Cancel,
     CoordinatorState,
     Grant,
+    Message,
     Rebirth,
     Receipt,
     RetryAfter,
     RoundAnnouncement,
 )
+from federation.protocol.signing import Reader, Verifier
 from federation.protocol.topics import CoordinatorStateTopic, ModelChunkTopic, NodeCommandTopic, RoundTopic, Topics
-from federation.protocol.wire import decode_message
 from federation.runtime.log import get_log
 from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
 from federation.types import NodeId
@@ -37,12 +38,18 @@ _EVENTS = get_args(Event)
 class Inbound:
     """Translates inbox items of one node.
 
+    Args:
+        topics: The federation's tree.
+        node: Who listens.
+        verifier: The coordinator's key; None believes what is not signed.
+
     Attributes:
         refused: Messages that were refused, by kind of error.
     """
 
-    def __init__(self, topics: Topics, node: NodeId) -> None:
+    def __init__(self, topics: Topics, node: NodeId, verifier: Verifier | None = None) -> None:
         self._topics, self._node = topics, node
+        self._reader = Reader(topics, verifier)
         self._log = get_log("inbound")
         self.refused: Counter[str] = Counter()
 
@@ -74,8 +81,10 @@ class Inbound:
         except RemoteProtocolError as error:
             kind = type(error).__name__
             self.refused[kind] += 1
-            if self.refused[kind] == 1:
-                self._log.warning("message_refused", topic=message.topic[:128], kind=kind, reason=str(error)[:200])
+            count = self.refused[kind]
+            if str(count).strip("0") == "1":  # the first, the tenth, the hundredth ...: a flood is a few lines
+                fields = {"topic": message.topic[:128], "kind": kind, "count": count}
+                self._log.warning("message_refused", reason=str(error)[:200], **fields)
             return MessageRefused(topic=message.topic, reason=str(error))
 
     def _decode(self, message: MessageReceived) -> Event:
@@ -83,19 +92,18 @@ class Inbound:
             case ModelChunkTopic(version=version, segment=segment, index=index):
                 return ModelChunkReceived(version=version, segment=segment, index=index, body=message.payload)
             case CoordinatorStateTopic():
-                state = decode_message(message.payload)
+                state = self._reader.decode(message.topic, message.payload)
                 if isinstance(state, CoordinatorState):
                     return CoordinatorStateReceived(state=state)
             case RoundTopic():
-                announcement = decode_message(message.payload)
+                announcement = self._reader.decode(message.topic, message.payload)
                 if isinstance(announcement, RoundAnnouncement):
                     return AnnouncementReceived(announcement=announcement)
             case NodeCommandTopic(node=node) if node == self._node:
-                return self._command(message.payload)
+                return self._command(self._reader.decode(message.topic, message.payload))
         raise MalformedMessage(f"topic {message.topic[:128]!r} does not carry this message to a node")
 
-    def _command(self, payload: bytes) -> CommandReceived:
-        command = decode_message(payload)
+    def _command(self, command: Message) -> CommandReceived:
         if not isinstance(command, Receipt | Grant | Cancel | RetryAfter | Rebirth):
             raise MalformedMessage(f"a {type(command).__name__} is no command")
         if isinstance(command, Receipt):

@@ -1,4 +1,4 @@
-"""``edge-node join``: installs an enrolment file as a folder with settings, certificate and key."""
+"""``edge-node request`` and ``edge-node join``: make this device's keys, and install the file that enrols it."""
 
 import datetime as dt
 import json
@@ -6,13 +6,47 @@ import tomllib
 from pathlib import Path
 
 from edge_node.config import CONFIG_FILE
-from federation.errors import ConfigError
+from federation.errors import ConfigError, LocalProtocolError
 from federation.identity.bundle import BUNDLE_BYTES_MAX, Bundle, decode_bundle
+from federation.identity.certificates import key_text, new_key, read_identity, read_key
 from federation.identity.private_files import PRIVATE, PUBLIC, read_text, write_text
+from federation.identity.request import encode_request, new_request
+from federation.identity.signing_keys import SigningKey, read_signing_key
+from federation.protocol.topics import validate_node_id
 
-__all__ = ["install"]
+__all__ = ["ask", "install"]
 
 AUTHORITY, CERTIFICATE, KEY = "ca.crt", "node.crt", "node.key"
+COORDINATOR_KEY, SIGNING_KEY = "coordinator.pub", "signing.key"
+
+
+def ask(node: str, into: Path | None) -> Path:
+    """Make this device's keys, unless they are there, and the file that asks for its certificate.
+
+    Args:
+        node: Its name.
+        into: The folder for the keys; None is the node's name, here.
+
+    Returns:
+        The request file, beside the folder.
+
+    Raises:
+        ConfigError: The name cannot be a node's, or the folder has keys that are damaged.
+        StorageError: The folder cannot be written.
+    """
+    try:
+        folder = Path(validate_node_id(node)) if into is None else into
+    except LocalProtocolError as error:
+        raise ConfigError("NODE", str(error), source="command line") from error
+    if not (folder / KEY).exists():
+        write_text(folder / KEY, key_text(new_key()), mode=PRIVATE)
+    if not (folder / SIGNING_KEY).exists():
+        write_text(folder / SIGNING_KEY, SigningKey.new().pem, mode=PRIVATE)
+    key = read_key(read_text(folder / KEY, bytes_max=BUNDLE_BYTES_MAX), source=KEY)
+    signing = read_signing_key(read_text(folder / SIGNING_KEY, bytes_max=BUNDLE_BYTES_MAX), source=SIGNING_KEY)
+    file = folder.absolute().parent / f"{node}.request"
+    write_text(file, encode_request(new_request(node, key, signing)), mode=PUBLIC)
+    return file
 
 
 def install(file: Path, into: Path | None, *, task: str | None = None, data: Path | None = None) -> Path:
@@ -36,6 +70,7 @@ def install(file: Path, into: Path | None, *, task: str | None = None, data: Pat
     settings = folder / CONFIG_FILE
     if settings.exists():
         _check_same_node(settings, bundle)
+        _check_own_keys(folder, bundle)
         # The certificate last: a crash before it leaves the old pair's certificate beside the new key, which the next
         # start refuses by name; the enrolment file is still there to be joined again.
         _write_identity(folder, bundle)
@@ -43,6 +78,7 @@ def install(file: Path, into: Path | None, *, task: str | None = None, data: Pat
     chosen = bundle.task if task is None else task
     if chosen is None:
         raise ConfigError("--task", "this federation has a task of its own: name where it is on this device")
+    _check_own_keys(folder, bundle)
     _write_identity(folder, bundle)
     write_text(settings, _settings_text(bundle, chosen, data), mode=PUBLIC)
     return folder
@@ -50,8 +86,24 @@ def install(file: Path, into: Path | None, *, task: str | None = None, data: Pat
 
 def _write_identity(folder: Path, bundle: Bundle) -> None:
     write_text(folder / AUTHORITY, bundle.authority, mode=PUBLIC)
-    write_text(folder / KEY, bundle.key, mode=PRIVATE)
+    write_text(folder / COORDINATOR_KEY, bundle.coordinator_key, mode=PUBLIC)
+    if bundle.key is not None and bundle.signing_key is not None:
+        write_text(folder / SIGNING_KEY, bundle.signing_key, mode=PRIVATE)
+        write_text(folder / KEY, bundle.key, mode=PRIVATE)
     write_text(folder / CERTIFICATE, bundle.certificate, mode=PUBLIC)
+
+
+def _check_own_keys(folder: Path, bundle: Bundle) -> None:
+    """A file without keys is for a device that has made them: its certificate is for the key that is here."""
+    if bundle.key is not None:
+        return
+    try:
+        key, signing = (read_text(folder / name, bytes_max=BUNDLE_BYTES_MAX) for name in (KEY, SIGNING_KEY))
+    except ConfigError as error:
+        said = f"{folder} has no keys, and this file brings none: it answers edge-node request, in that folder"
+        raise ConfigError("--into", said, source="command line") from error
+    read_identity(bundle.certificate, key, source="enrolment file")
+    read_signing_key(signing, source=SIGNING_KEY)
 
 
 def _check_same_node(settings: Path, bundle: Bundle) -> None:
@@ -84,6 +136,12 @@ url = {json.dumps(bundle.broker_url)}
 tls_authority = "{{here}}/{AUTHORITY}"
 tls_certificate = "{{here}}/{CERTIFICATE}"
 tls_key = "{{here}}/{KEY}"
+
+[security]
+# Whatever the broker does: only what the coordinator has signed is obeyed.
+require_signatures = true
+coordinator_key = "{{here}}/{COORDINATOR_KEY}"
+signing_key = "{{here}}/{SIGNING_KEY}"
 
 [task]
 # Installed on this device: no code comes over the network.

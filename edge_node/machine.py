@@ -30,6 +30,7 @@ from edge_node.actions import (
     TrainingFinished,
 )
 from edge_node.delivery import Outbox
+from edge_node.fence import Fence, ignored
 from edge_node.fetch import Held
 from edge_node.terms import NodeSettings, TrainBounds
 from edge_node.work import Work
@@ -69,7 +70,7 @@ class NodeMachine:
         self._outbox = Outbox(settings, recovered.outbox, rng)
         self._work = Work(settings, recovered, rng=rng, outbox=self._outbox, gate=gate)
         self._run: RunId | None = recovered.run
-        self._epoch: Epoch | None = None
+        self._fence = Fence(recovered.seen, durable=settings.signed)
         self._connected = False
         self._unproven: RoundAnnouncement | None = None
         self._leave_at: float | None = None
@@ -94,7 +95,7 @@ class NodeMachine:
         """Plain data for `doctor`, logs and tests."""
         return {
             "run": self._run,
-            "epoch": self._epoch,
+            "epoch": self._fence.epoch(self._run),
             "incarnation": self._incarnation,
             "connected": self._connected,
             "activity": self._work.activity.value,
@@ -176,9 +177,12 @@ class NodeMachine:
         if state.run != self._run:
             if not present:
                 return []  # the will of a former run's coordinator
+            if self._fence.is_older_run(state):
+                return [ignored("run", run=state.run)]
             effects = self._enter_run(state.run)
-        if not self._sees(state.epoch, now):
+        if not self._sees(state.run, state.epoch, now, state.began_ms):
             return effects
+        effects += self._fence.save()
         self._outbox.coordinator_is(present=present, now=now)
         if not state.protocol_min <= PROTOCOL_VERSION <= state.protocol_max:
             fields = {"protocol_min": state.protocol_min, "protocol_max": state.protocol_max}
@@ -196,11 +200,14 @@ class NodeMachine:
             # when that run's coordinator says that it is online.
             self._unproven = announcement
             return [Note(event="other_run_announced", fields={"run": announcement.run})]
-        if not self._sees(announcement.epoch, now) or not self._work.is_news(announcement):
+        if self._fence.is_replay(announcement):
+            return [ignored("round", round=announcement.round, version=announcement.model.version)]
+        if not self._sees(announcement.run, announcement.epoch, now) or not self._work.is_news(announcement):
             return []
         if not announcement.final:  # the end may be retained from long ago
             self._outbox.coordinator_is(present=True, now=now)  # whatever a late will has said [FED-62]
-        effects = self._work.announce(announcement, now)
+        self._fence.obey(announcement)
+        effects = [*self._fence.save(), *self._work.announce(announcement, now)]
         leaves = announcement.final and self._settings.exit_when_finished
         self._leave_at = now + self._settings.exit_linger_s if leaves else None
         if announcement.final:
@@ -208,20 +215,20 @@ class NodeMachine:
         return effects
 
     def _enter_run(self, run: RunId) -> list[Effect]:
-        known, self._run, self._epoch = self._run, run, None
+        known, self._run = self._run, run
         self._leave_at = None
         if known is None:
             return []
         self._outbox.forget_others(run)
         return [*self._work.forget(), ForgetRun(run=run)]
 
-    def _sees(self, epoch: Epoch, now: float) -> bool:
+    def _sees(self, run: RunId, epoch: Epoch, now: float, began_ms: int | None = None) -> bool:
         """Fencing: an older twin of the coordinator is not heard; a newer one must be told everything again."""
-        if self._epoch is not None and epoch < self._epoch:
+        known = self._fence.epoch(run)
+        if not self._fence.take(run, epoch, began_ms):
             return False
-        if self._epoch is not None and epoch > self._epoch:
+        if known is not None and epoch > known:
             self._outbox.offer_again(now)
-        self._epoch = epoch
         return True
 
     def _on_command(self, command: Receipt | Grant | Cancel | RetryAfter | Rebirth, now: float) -> list[Effect]:

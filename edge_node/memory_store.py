@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from edge_node.actions import OutboxEntry, RecoveredNode
+from edge_node.seen import Seen
 from edge_node.store import HeldModel
 from edge_node.update import Residual
 from federation.errors import LocalProtocolError, StorageError
@@ -24,6 +25,7 @@ class MemoryNodeStore:
     failing: bool = False
     _run: RunId | None = None
     _last_round: RoundId | None = None
+    _seen: Seen | None = None
     _model: HeldModel | None = None
     _residual: Residual | None = None
     _residual_version: ModelVersion | None = None
@@ -41,6 +43,7 @@ class MemoryNodeStore:
             held_version=self._model.version if self._model else None,
             held_digest=self._model.digest if self._model else None,
             outbox=tuple(entry for entry, _ in self._outbox.values()),
+            seen=self._seen,
         )
 
     def held_model(self) -> HeldModel | None:
@@ -95,6 +98,11 @@ class MemoryNodeStore:
         """Remember the run and its newest round that is finished or declined."""
         self._check()
         self._advance(run, last_round)
+
+    def save_seen(self, seen: Seen) -> None:
+        """Remember the newest that was heard of the coordinator."""
+        self._check()
+        self._seen = seen
 
     def forget_run(self, run: RunId) -> None:
         """Another run has begun: drop outbox, residual, model and round of the old one."""

@@ -5,7 +5,8 @@ residual that got an update back. Losing another change in a power cut costs a r
 keeps all of them in order.
 """
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,14 @@ import numpy as np
 from edge_node.actions import OutboxEntry, RecoveredNode
 from edge_node.database import Database
 from edge_node.model_file import pack_model, read_model
+from edge_node.seen import Seen
 from edge_node.state_folder import StateFolder
 from edge_node.store import HeldModel
 from edge_node.update import Residual
 from federation.errors import LocalProtocolError, RemoteProtocolError, StorageError
 from federation.protocol.messages import UpdateOffer
 from federation.protocol.wire import decode_message, encode_message
-from federation.types import Incarnation, ModelVersion, RoundId, RunId, UpdateId
+from federation.types import Epoch, Incarnation, ModelVersion, RoundId, RunId, UpdateId
 
 __all__ = ["SqliteNodeStore"]
 
@@ -63,6 +65,7 @@ class SqliteNodeStore:
             held_version=self._model.version if self._model else None,
             held_digest=self._model.digest if self._model else None,
             outbox=tuple(self._outbox.values()),
+            seen=_read_seen(self._db.meta("seen")),
         )
 
     def held_model(self) -> HeldModel | None:
@@ -137,6 +140,11 @@ class SqliteNodeStore:
         with self._db.transaction(durable=False):
             self._advance(run, last_round)
 
+    def save_seen(self, seen: Seen) -> None:
+        """Remember the newest that was heard of the coordinator; on the disk with the next update, at the latest."""
+        with self._db.transaction(durable=False):
+            self._db.set_meta("seen", json.dumps(asdict(seen)))
+
     def forget_run(self, run: RunId) -> None:
         """Another run has begun: drop outbox, residual, model and round of the old one."""
         with self._db.transaction(durable=False):
@@ -182,6 +190,19 @@ class SqliteNodeStore:
 
 def _frame_name(update: UpdateId) -> str:
     return f"frame-{update}"
+
+
+def _read_seen(text: object) -> Seen | None:
+    if not isinstance(text, str):
+        return None
+    found = json.loads(text)
+    return Seen(
+        run=RunId(found["run"]),
+        epoch=Epoch(found["epoch"]),
+        began_ms=found["began_ms"],
+        round=found["round"],
+        version=found["version"],
+    )
 
 
 def _read_offer(data: bytes) -> UpdateOffer | None:

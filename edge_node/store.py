@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge_node.actions import OutboxEntry, RecoveredNode
+from edge_node.seen import Seen
 from edge_node.update import Residual
 from federation.types import Digest, Incarnation, ModelVersion, RoundId, RunId, UpdateId
 from update_codec import Vectors
@@ -75,6 +76,9 @@ class NodeStore(Protocol):
 
     def save_progress(self, run: RunId, last_round: RoundId) -> None:
         """Remember the run and its newest round that is finished or declined. Losing this costs one more decline."""
+
+    def save_seen(self, seen: Seen) -> None:
+        """Remember the newest that was heard of the coordinator. Losing this costs one round of work for nothing."""
 
     def forget_run(self, run: RunId) -> None:
         """Another run has begun: drop outbox, residual, model and round of the old one."""

@@ -52,6 +52,7 @@ class NodeSettings:
         incompatible_retry_s: The same after a decline that only a new configuration can change.
         ineligible_retry_s: The same after a decline because the owner's conditions are not met.
         progress_after_s: Telemetry tells of a fetch or a training that takes longer than this, in seconds.
+        signed: Whether the coordinator's messages are signed: then what is older than was heard is refused for good.
         exit_when_finished: Leave when the run has ended and the outbox is empty.
         exit_linger_s: Leave then at the latest, in seconds; what is still in the outbox stays on disk.
     """
@@ -74,6 +75,7 @@ class NodeSettings:
     incompatible_retry_s: float = 600.0
     ineligible_retry_s: float = 600.0
     progress_after_s: float = 1.0
+    signed: bool = False
     exit_when_finished: bool = False
     exit_linger_s: float = 30.0
 

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from edge_node.config import NodeConfig
-from federation.errors import RemoteProtocolError
+from federation.errors import BadSignature, RemoteProtocolError
+from federation.identity.trust import Trust
 from federation.protocol.messages import Activity, CoordinatorState, Progress, RoundAnnouncement
+from federation.protocol.signing import Reader, Writer
 from federation.protocol.topics import Topics
-from federation.protocol.wire import decode_message, encode_message
 from federation.runtime.address import BrokerAddress
 from federation.runtime.visit import visit_broker
 from federation.types import FederationId, NodeId, RoundId
@@ -25,6 +26,7 @@ class Visit:
         publish_refused: Whether it refused a publish to the node's own topic.
         coordinator: Who coordinates, as retained.
         announcement: The current round, as retained.
+        forged: What is not signed by the coordinator; None is nothing.
     """
 
     accepted: bool = False
@@ -33,13 +35,15 @@ class Visit:
     publish_refused: bool = False
     coordinator: CoordinatorState | None = None
     announcement: RoundAnnouncement | None = None
+    forged: str | None = None
 
 
-def visit_as_node(config: NodeConfig, address: BrokerAddress) -> Visit:
+def visit_as_node(config: NodeConfig, address: BrokerAddress, trust: Trust) -> Visit:
     """Connect, look, and leave; a node that runs keeps its session."""
     node, topics = NodeId(config.node.id), Topics(FederationId(config.federation.id))
     # Telemetry of no round: nobody acts on it.
-    probe = topics.node_telemetry(node), encode_message(Progress(round=RoundId(0), activity=Activity.IDLE))
+    topic = topics.node_telemetry(node)
+    probe = topic, Writer(topics, trust.signer).encode(topic, Progress(round=RoundId(0), activity=Activity.IDLE))
     wanted = (topics.coordinator_state, topics.round)
     seen = visit_broker(
         address,
@@ -54,14 +58,18 @@ def visit_as_node(config: NodeConfig, address: BrokerAddress) -> Visit:
         packet_bytes_max=seen.packet_bytes_max,
         publish_refused=seen.refused > 0,
     )
-    for payload in seen.messages.values():
-        _note(visit, payload)
+    reader = Reader(topics, trust.verifier)
+    for topic, payload in seen.messages.items():
+        _note(visit, reader, topic, payload)
     return visit
 
 
-def _note(visit: Visit, payload: bytes) -> None:
+def _note(visit: Visit, reader: Reader, topic: str, payload: bytes) -> None:
     try:
-        message = decode_message(payload)
+        message = reader.decode(topic, payload)
+    except BadSignature as error:
+        visit.forged = f"{topic}: {error}"
+        return
     except RemoteProtocolError:
         return
     if isinstance(message, CoordinatorState):

@@ -6,7 +6,8 @@ FederationError
 ├── RemoteProtocolError       their bytes: counted, logged once, dropped
 │   ├── MalformedMessage      not a message of this protocol
 │   ├── IncompatibleVersion   a peer of another major protocol version
-│   └── MalformedTopic        a topic outside this federation's tree
+│   ├── MalformedTopic        a topic outside this federation's tree
+│   └── BadSignature          not signed by the one who may speak there
 ├── TransportError            the network shell cannot do what was asked
 │   └── PayloadTooLarge       larger than the broker's Maximum Packet Size
 ├── StorageError              a store cannot persist: nothing may be acknowledged
@@ -51,6 +52,10 @@ class IncompatibleVersion(RemoteProtocolError):  # noqa: N818 - the name says wh
 
 class MalformedTopic(RemoteProtocolError):  # noqa: N818 - the name says what it is
     """The topic is outside this federation's tree."""
+
+
+class BadSignature(RemoteProtocolError):  # noqa: N818 - the name says what it is
+    """The message is not signed by the one who may speak on its topic."""
 
 
 class TransportError(FederationError):

@@ -14,7 +14,10 @@ from coordinator.fleet.fleet import Fleet
 from coordinator.fleet.folder import FleetFolder
 from coordinator.fleet.texts import FleetPlan
 from federation.errors import ConfigError, LocalProtocolError
+from federation.identity.bundle import BUNDLE_BYTES_MAX
 from federation.identity.certificates import AUTHORITY_DAYS, CERTIFICATE_DAYS
+from federation.identity.private_files import read_text
+from federation.identity.request import decode_request
 from federation.protocol.topics import validate_federation_id
 from federation.types import FederationId, NodeId
 
@@ -64,10 +67,30 @@ def init(  # noqa: PLR0913 - one parameter per option is how the library declare
     typer.echo(f"next: coordinator run --config {folder} --with-broker")
 
 
-def enroll(folder: Folder, nodes: Nodes, *, days: Days = CERTIFICATE_DAYS) -> None:
-    """Write one enrolment file for each node: it holds the node's key, so move it as you would move a password."""
+def enroll(
+    folder: Folder,
+    nodes: Annotated[list[str] | None, typer.Argument(metavar="[NODE]...", help="Names of nodes.")] = None,
+    *,
+    csr: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Request file of edge-node request; names its node.")
+    ] = None,
+    days: Days = CERTIFICATE_DAYS,
+) -> None:
+    """Write one enrolment file for each node: it holds the node's keys, so move it as you would move a password.
+
+    With --csr the device has made its own keys, and the file holds no secret.
+
+    \b
+    Examples:
+      coordinator enroll plant edge-02 edge-03
+      coordinator enroll plant --csr edge-04.request
+    """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    if not nodes and not csr:
+        raise ConfigError("NODE", "name a node, or give its request file as --csr", source="command line")
     fleet = _fleet(folder)
-    _tell_enrolled(fleet, fleet.enroll(nodes, days=days))
+    requests = [decode_request(read_text(file, bytes_max=BUNDLE_BYTES_MAX)) for file in csr or []]
+    _tell_enrolled(fleet, fleet.enroll(nodes or [], days=days))
+    _tell_enrolled(fleet, [fleet.enroll_request(request, days=days) for request in requests])
     _tell_reloaded(fleet, needed=False)
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from cryptography import x509
 
 from coordinator.fleet.folder import FleetFolder
+from coordinator.fleet.issuing import Applicant, applicant_of, issue_to
 from coordinator.fleet.register import Issued, Register, load_register, locked, save_register
 from coordinator.fleet.texts import FleetPlan, access_rules, broker_text, compose_text, settings_text
 from federation.errors import ConfigError, LocalProtocolError
-from federation.identity.bundle import BUNDLE_BYTES_MAX, Bundle, encode_bundle
+from federation.identity.bundle import BUNDLE_BYTES_MAX, encode_bundle
 from federation.identity.certificates import (
     BACKDATED,
     CERTIFICATE_DAYS,
@@ -28,6 +29,8 @@ from federation.identity.certificates import (
     revocation_list,
 )
 from federation.identity.private_files import PRIVATE, PUBLIC, read_text, write_text
+from federation.identity.request import NodeRequest
+from federation.identity.signing_keys import SigningKey, node_keys_text, read_signing_key
 from federation.protocol.topics import validate_node_id
 from federation.types import FederationId, NodeId
 
@@ -71,6 +74,7 @@ class Fleet:
             raise ConfigError("--federation", f"has more than {FEDERATION_ID_MAX} characters", source="command line")
         authority = new_authority(f"fedmq {plan.federation}", now=self.now)
         _write_pair(folder.authority, authority)
+        self._signing_key()
         for path in (folder.coordinator_authority, folder.broker / "ca.crt"):
             write_text(path, authority.certificate_pem, mode=PUBLIC)
         write_text(folder.config, settings_text(plan), mode=PUBLIC)
@@ -96,8 +100,23 @@ class Fleet:
             for name in names:
                 if self._valid(register, name):
                     raise ConfigError(name, "is enrolled: renew it, or revoke it first", source="command line")
-            self._hand_out(register, names, days)
+            self._hand_out(register, [Applicant(name=name) for name in names], days)
         return names
+
+    def enroll_request(self, request: NodeRequest, *, days: int = CERTIFICATE_DAYS) -> NodeId:
+        """Write the enrolment file of a device that has made its own keys: it holds no secret.
+
+        Raises:
+            ConfigError: Its name cannot be a node's, or has a valid certificate already.
+            StorageError: Something cannot be written.
+        """
+        name = _node_id(request.node)
+        with locked(self.folder.register):
+            register = load_register(self.folder.register)
+            if self._valid(register, name):
+                raise ConfigError(name, "is enrolled: renew it, or revoke it first", source="command line")
+            self._hand_out(register, [applicant_of(request, name)], days)
+        return name
 
     def renew(self, nodes: Sequence[str], *, days: int = CERTIFICATE_DAYS) -> list[NodeId]:
         """Write new enrolment files for nodes that are enrolled; their old certificates stay valid until they end.
@@ -109,10 +128,8 @@ class Fleet:
         names = [_node_id(text) for text in nodes]
         with locked(self.folder.register):
             register = load_register(self.folder.register)
-            for name in names:
-                if all(one.revoked is not None for one in register.of(name)):
-                    raise ConfigError(name, "is not enrolled: enroll it", source="command line")
-            self._hand_out(register, names, days)
+            applicants = [_renewed(register, name) for name in names]
+            self._hand_out(register, applicants, days)
         return names
 
     def renew_server(self, *, days: int = CERTIFICATE_DAYS) -> None:
@@ -160,24 +177,17 @@ class Fleet:
         """Whether a certificate of this name is the broker's or the coordinator's."""
         return name == BROKER or name.startswith(RESERVED)
 
-    def _hand_out(self, register: Register, names: Sequence[NodeId], days: int) -> None:
+    def _hand_out(self, register: Register, applicants: Sequence[Applicant], days: int) -> None:
         authority = self._authority()
-        made = {name: self._issue(authority, name, days) for name in names}
-        register = register.with_issued(*(_entry(name, one) for name, one in made.items()))
+        made = [issue_to(authority, one, now=self.now, days=days) for one in applicants]
+        register = register.with_issued(*(one.entry for one in made))
         # The register first: what is not in it could never be revoked.
         save_register(self.folder.register, register)
         self._write_rules(register)
-        for name, identity in made.items():
-            bundle = Bundle(
-                federation=register.federation,
-                node=name,
-                broker_url=register.broker_url,
-                task=register.task,
-                authority=authority.certificate_pem,
-                certificate=identity.certificate_pem,
-                key=identity.key_pem,
-            )
-            write_text(self.folder.bundle(name), encode_bundle(bundle), mode=PRIVATE)
+        coordinator_key = self._signing_key().public_pem
+        for one in made:
+            bundle = one.bundle(register, authority, coordinator_key)
+            write_text(self.folder.bundle(one.name), encode_bundle(bundle), mode=PRIVATE)
 
     def _issue(self, authority: Identity, name: str, days: int) -> Identity:
         return new_identity(authority, name, purpose=Purpose.CLIENT, now=self.now, days=days)
@@ -204,6 +214,7 @@ class Fleet:
             revoked={one.name for one in register.issued} - valid,
         )
         write_text(self.folder.broker / "acl", rules, mode=PRIVATE)
+        write_text(self.folder.node_keys, node_keys_text(register.signing_keys(self.now)), mode=PUBLIC)
 
     def _list_begin(self) -> dt.datetime:
         """Later than the list that is there: a broker that has read both believes the later one, in whole seconds."""
@@ -216,6 +227,13 @@ class Fleet:
         certificate, key = (read_text(path, bytes_max=BUNDLE_BYTES_MAX) for path in self.folder.authority)
         return read_identity(certificate, key, source="authority")
 
+    def _signing_key(self) -> SigningKey:
+        """The coordinator's; a folder that was made before there were signatures gets one."""
+        path = self.folder.signing_key
+        if not path.exists():
+            write_text(path, SigningKey.new().pem, mode=PRIVATE)
+        return read_signing_key(read_text(path, bytes_max=BUNDLE_BYTES_MAX), source=path.name)
+
     def _valid(self, register: Register, name: str) -> bool:
         return any(one.revoked is None and one.ends > self.now for one in register.of(name))
 
@@ -223,6 +241,14 @@ class Fleet:
 def coordinator_name(federation: str, connection: str) -> str:
     """The common name, and with it the client id, of one of the coordinator's connections."""
     return f"{RESERVED}{federation}-{connection}"
+
+
+def _renewed(register: Register, name: NodeId) -> Applicant:
+    """A node that has made its keys keeps them: nobody else could give it the private halves."""
+    valid = [one for one in register.of(name) if one.revoked is None]
+    if not valid:
+        raise ConfigError(name, "is not enrolled: enroll it", source="command line")
+    return Applicant(name=name, device_key=valid[-1].device_key, signing=valid[-1].signing)
 
 
 def _entry(name: str, identity: Identity) -> Issued:

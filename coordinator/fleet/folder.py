@@ -49,6 +49,16 @@ class FleetFolder:
         return self.root / "coordinator" / "ca.crt"
 
     @property
+    def signing_key(self) -> Path:
+        """The key with which the coordinator signs; nodes pin its public half."""
+        return self.root / "coordinator" / "signing.key"
+
+    @property
+    def node_keys(self) -> Path:
+        """The public keys of the nodes; a coordinator that runs follows it."""
+        return self.root / "coordinator" / "nodes.json"
+
+    @property
     def broker(self) -> Path:
         """The broker's whole configuration: mounted into its container, or copied to its host."""
         return self.root / "broker"

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from federation.errors import ConfigError, StorageError
+from federation.identity.certificates import PEM_BYTES_MAX
 from federation.identity.private_files import PUBLIC, read_text, write_text
 
 __all__ = ["Issued", "Register", "load_register", "locked", "save_register"]
@@ -27,6 +28,8 @@ class Issued(BaseModel):
         serial: Its serial number; text in the file, because it has up to 160 bits.
         ends: When it expires.
         revoked: When it was revoked; None is not.
+        signing: The public key with which a node signs its messages, 64 hexadecimal digits; None for the server's.
+        device_key: The certificate's public key, PEM, when the device has made the keys itself: renewed as it is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,6 +38,8 @@ class Issued(BaseModel):
     serial: Annotated[str, Field(pattern=r"^[0-9]{1,49}\z")]
     ends: dt.datetime
     revoked: dt.datetime | None = None
+    signing: Annotated[str, Field(pattern=r"^[0-9a-f]{64}\z")] | None = None
+    device_key: Annotated[str, Field(max_length=PEM_BYTES_MAX)] | None = None
 
 
 class Register(BaseModel):
@@ -57,6 +62,15 @@ class Register(BaseModel):
     def of(self, name: str) -> list[Issued]:
         """Everything that was issued to ``name``."""
         return [one for one in self.issued if one.name == name]
+
+    def signing_keys(self, now: dt.datetime) -> dict[str, list[str]]:
+        """The public keys of each node whose certificates are neither revoked nor at their end."""
+        keys: dict[str, list[str]] = {}
+        for one in self.issued:
+            known = keys.setdefault(one.name, []) if one.signing and one.revoked is None and one.ends > now else None
+            if known is not None and one.signing is not None and one.signing not in known:
+                known.append(one.signing)
+        return keys
 
     def with_issued(self, *more: Issued) -> "Register":
         """The register after these."""

@@ -1,9 +1,11 @@
 """The enrolment file: one JSON document with all that a device needs to take part as one node, and nothing to run.
 
-Format, version 1. It MUST be UTF-8 JSON of at most 64 KiB with exactly these members: ``format``
-(``fedmq-enrolment``), ``version`` (1), ``federation``, ``node``, ``broker_url`` (mqtts or wss, without a password),
+Format, version 2. It MUST be UTF-8 JSON of at most 64 KiB with exactly these members: ``format``
+(``fedmq-enrolment``), ``version`` (2), ``federation``, ``node``, ``broker_url`` (mqtts or wss, without a password),
 ``task`` (name of a built-in task, or null), ``authority`` (PEM), ``certificate`` (PEM; its CN is ``node`` and
-``authority`` has signed it), ``key`` (PEM). A reader MUST refuse everything else. The file is a secret: it has the key.
+``authority`` has signed it), ``coordinator_key`` (PEM, Ed25519: whose word the node obeys), ``key`` and ``signing_key``
+(PEM; both null when the device has made them itself and asked with a request file). A reader MUST refuse everything
+else. A file with keys is a secret.
 """
 
 import datetime as dt
@@ -13,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from federation.errors import ConfigError
 from federation.identity.certificates import PEM_BYTES_MAX, check_identity, read_certificate, read_identity
+from federation.identity.signing_keys import read_public_key, read_signing_key
 from federation.runtime.address import parse_broker_url
 
 __all__ = ["BUNDLE_BYTES_MAX", "Bundle", "decode_bundle", "encode_bundle"]
@@ -33,20 +36,24 @@ class Bundle(BaseModel):
         task: What is trained, when that is a task which every installation has; a device runs no code from a file.
         authority: Certificate that signs the broker's and the clients'.
         certificate: The node's.
-        key: Its private key.
+        coordinator_key: The public key with which the coordinator signs.
+        key: The certificate's private key; None when only the device has it.
+        signing_key: The private key with which the node signs; None when only the device has it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     format: Literal["fedmq-enrolment"] = "fedmq-enrolment"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     federation: _Id
     node: _Id
     broker_url: Annotated[str, Field(max_length=512, pattern=r"^(mqtts|wss)://[^@\s\"\\]+\z")]
     task: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}\z")] | None
     authority: _Pem
     certificate: _Pem
-    key: Annotated[str, Field(max_length=PEM_BYTES_MAX, repr=False)]
+    coordinator_key: _Pem
+    key: Annotated[_Pem | None, Field(repr=False)] = None
+    signing_key: Annotated[_Pem | None, Field(repr=False)] = None
 
 
 def encode_bundle(bundle: Bundle) -> str:
@@ -73,7 +80,13 @@ def decode_bundle(text: str, *, now: dt.datetime) -> Bundle:
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError("enrolment file", f"{where}: {first['msg']}".removeprefix(": ")) from None
     parse_broker_url(bundle.broker_url, source="enrolment file")
-    identity = read_identity(bundle.certificate, bundle.key, source="enrolment file")
+    read_public_key(bundle.coordinator_key, source="enrolment file")
+    if (bundle.key is None) is not (bundle.signing_key is None):
+        raise ConfigError("enrolment file", "has one private key of two")
+    if bundle.key is not None and bundle.signing_key is not None:
+        read_identity(bundle.certificate, bundle.key, source="enrolment file")
+        read_signing_key(bundle.signing_key, source="enrolment file")
     authority = read_certificate(bundle.authority, source="enrolment file")
-    check_identity(identity.certificate, authority, name=bundle.node, now=now)
+    certificate = read_certificate(bundle.certificate, source="enrolment file")
+    check_identity(certificate, authority, name=bundle.node, now=now)
     return bundle

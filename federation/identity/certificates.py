@@ -28,11 +28,16 @@ __all__ = [
     "Revoked",
     "check_identity",
     "common_name",
+    "distinguished_name",
+    "issue",
+    "key_text",
     "list_begin",
     "new_authority",
     "new_identity",
+    "new_key",
     "read_certificate",
     "read_identity",
+    "read_key",
     "revocation_list",
 ]
 
@@ -69,9 +74,8 @@ class Identity:
 
     @property
     def key_pem(self) -> str:
-        """Secret, PKCS #8 without a passphrase: devices start without a person."""
-        kind, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        return self.key.private_bytes(serialization.Encoding.PEM, kind, plain).decode("ascii")
+        """Secret: see `key_text`."""
+        return key_text(self.key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +86,22 @@ class Revoked:
     at: dt.datetime
 
 
+def new_key() -> ec.EllipticCurvePrivateKey:
+    """A key for a certificate."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def key_text(key: ec.EllipticCurvePrivateKey) -> str:
+    """Secret, PKCS #8 without a passphrase: devices start without a person."""
+    kind, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return key.private_bytes(serialization.Encoding.PEM, kind, plain).decode("ascii")
+
+
 def new_authority(name: str, *, now: dt.datetime, days: int = AUTHORITY_DAYS) -> Identity:
     """A self-signed authority that may sign certificates and revocation lists, but no further authority."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = _name(name)
-    builder = _builder(subject, subject, key, now, days).add_extension(
+    key = new_key()
+    subject = distinguished_name(name)
+    builder = _builder(subject, subject, key.public_key(), now, days).add_extension(
         x509.BasicConstraints(ca=True, path_length=0), critical=True
     )
     builder = builder.add_extension(_key_usage(authority=True), critical=True)
@@ -102,11 +117,28 @@ def new_identity(
     days: int = CERTIFICATE_DAYS,
     hosts: Sequence[str] = (),
 ) -> Identity:
-    """A new key and a certificate for it.
+    """A new key and a certificate for it: see `issue`."""
+    key = new_key()
+    made = issue(authority, name, key.public_key(), purpose=purpose, now=now, days=days, hosts=hosts)
+    return Identity(certificate=made, key=key)
+
+
+def issue(  # noqa: PLR0913 - what a certificate says
+    authority: Identity,
+    name: str,
+    key: ec.EllipticCurvePublicKey,
+    *,
+    purpose: Purpose,
+    now: dt.datetime,
+    days: int = CERTIFICATE_DAYS,
+    hosts: Sequence[str] = (),
+) -> x509.Certificate:
+    """A certificate for somebody's public key.
 
     Args:
         authority: Signs.
         name: The common name.
+        key: Whose private half only the owner of the name has.
         purpose: Broker or client.
         now: Begin of the validity, with a time zone.
         days: Its length; never beyond the authority's own.
@@ -115,12 +147,11 @@ def new_identity(
     Raises:
         ConfigError: The authority has expired.
     """
-    key = ec.generate_private_key(ec.SECP256R1())
     issuer = authority.certificate
     if now >= issuer.not_valid_after_utc:
         raise ConfigError("authority", f"its certificate ended on {issuer.not_valid_after_utc:%Y-%m-%d}")
     builder = (
-        _builder(_name(name), issuer.subject, key, now, days, latest=issuer.not_valid_after_utc)
+        _builder(distinguished_name(name), issuer.subject, key, now, days, latest=issuer.not_valid_after_utc)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(authority=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([purpose.value]), critical=False)
@@ -130,7 +161,7 @@ def new_identity(
         builder = builder.add_extension(
             x509.SubjectAlternativeName([_alternative(host) for host in hosts]), critical=False
         )
-    return Identity(certificate=builder.sign(authority.key, hashes.SHA256()), key=key)
+    return builder.sign(authority.key, hashes.SHA256())
 
 
 def revocation_list(authority: Identity, revoked: Sequence[Revoked], *, begins: dt.datetime) -> str:
@@ -166,7 +197,7 @@ def list_begin(pem: str) -> dt.datetime:
         raise ConfigError("revocation list", f"is damaged: {error}") from error
 
 
-def common_name(certificate: x509.Certificate) -> str:
+def common_name(certificate: x509.Certificate | x509.CertificateSigningRequest) -> str:
     """The one common name of a subject.
 
     Raises:
@@ -196,7 +227,18 @@ def read_identity(certificate_pem: str, key_pem: str, *, source: str = "certific
     Raises:
         ConfigError: One of them is malformed, the key is of another kind, or they do not belong together.
     """
-    certificate = read_certificate(certificate_pem, source=source)
+    certificate, key = read_certificate(certificate_pem, source=source), read_key(key_pem, source=source)
+    if key.public_key() != certificate.public_key():
+        raise ConfigError(source, "certificate and private key do not belong together")
+    return Identity(certificate=certificate, key=key)
+
+
+def read_key(key_pem: str, *, source: str) -> ec.EllipticCurvePrivateKey:
+    """The private key of a certificate.
+
+    Raises:
+        ConfigError: It is malformed or of another kind.
+    """
     try:
         key = serialization.load_pem_private_key(_bounded(key_pem, source), password=None)
     except (ValueError, TypeError) as error:
@@ -204,9 +246,7 @@ def read_identity(certificate_pem: str, key_pem: str, *, source: str = "certific
         raise ConfigError(source, "its private key is not a PEM key without a passphrase") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(source, "its private key is not an elliptic curve key")
-    if key.public_key() != certificate.public_key():
-        raise ConfigError(source, "certificate and private key do not belong together")
-    return Identity(certificate=certificate, key=key)
+    return key
 
 
 def check_identity(certificate: x509.Certificate, authority: x509.Certificate, *, name: str, now: dt.datetime) -> None:
@@ -235,14 +275,15 @@ def _bounded(pem: str, source: str) -> bytes:
     return pem.encode()
 
 
-def _name(name: str) -> x509.Name:
+def distinguished_name(name: str) -> x509.Name:
+    """A subject with this common name, and nothing else."""
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
+    key: ec.EllipticCurvePublicKey,
     now: dt.datetime,
     days: int,
     latest: dt.datetime | None = None,
@@ -252,11 +293,11 @@ def _builder(
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - BACKDATED)
         .not_valid_after(end if latest is None else min(end, latest))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
 

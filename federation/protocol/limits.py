@@ -13,6 +13,9 @@ ANNOUNCEMENT_BYTES_MAX: Final = HEADER_BYTES_MAX
 GRANT_BYTES_MAX: Final = 8_192 + 256
 """Bytes of a grant: a bitmap of `CHUNKS_MAX` bits and its header."""
 
+SIGNATURE_BYTES: Final = 64
+"""Bytes of a signature; with its key and length it adds 68 bytes to a message, within the message's own limit."""
+
 CHUNK_BYTES: Final = 61_440
 """Bytes of a chunk's body: the default and the most; the whole packet stays below 64 KiB."""
 CHUNKS_MAX: Final = 65_536

@@ -157,13 +157,24 @@ class Cohort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoordinatorState:
-    """``srv``, retained and the coordinator's will: who coordinates, and whether it is there."""
+    """``srv``, retained and the coordinator's will: who coordinates, and whether it is there.
+
+    Attributes:
+        presence: Whether it is there.
+        run: The store that it works on.
+        epoch: Fencing number of this start.
+        protocol_min: Oldest protocol that it reads.
+        protocol_max: Newest protocol that it reads.
+        began_ms: When the run's store was made, in milliseconds since 1970 of the coordinator's clock: it only orders
+            runs, and no other clock is compared with it. None where nobody asks.
+    """
 
     presence: Presence
     run: RunId
     epoch: Epoch
     protocol_min: int
     protocol_max: int
+    began_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

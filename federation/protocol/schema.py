@@ -213,6 +213,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
                 Field(4, "epoch", _COUNT),
                 Field(5, "protocol_min", _PROTOCOL),
                 Field(6, "protocol_max", _PROTOCOL),
+                Field(7, "began_ms", Whole(EXAMPLES_MAX), optional=True),
             ),
             _check_protocol,
         ),

@@ -166,6 +166,17 @@ class Topics:
         """Filters that a node holds all the time; model segments come and go."""
         return (self.coordinator_state, self.round, self.node_command(node))
 
+    def below(self, topic: str) -> str:
+        """The levels of ``topic`` below this federation's: the same under any root.
+
+        Raises:
+            MalformedTopic: It is outside this federation's tree.
+        """
+        prefix = f"{self._prefix}/"
+        if not topic.startswith(prefix):
+            raise MalformedTopic(f"{topic[:200]!r} is outside {self._prefix}")
+        return topic.removeprefix(prefix)
+
     def parse(self, topic: str) -> ParsedTopic:
         """What ``topic`` is.
 

@@ -4,6 +4,7 @@ A message is one map ``{0: protocol version, 1: type code, 2…: fields}`` with 
 always gives the same bytes, and only those bytes are read back: a second spelling of a message is refused.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Final, cast
 
@@ -16,6 +17,7 @@ from federation.protocol.limits import (
     CHUNK_BYTES,
     HEADER_BYTES_MAX,
     MESSAGE_BYTES_MAX,
+    SIGNATURE_BYTES,
 )
 from federation.protocol.messages import Message
 from federation.protocol.schema import SCHEMAS
@@ -28,6 +30,7 @@ __all__ = [
     "PROTOCOL_VERSION",
     "decode_message",
     "encode_message",
+    "split_signature",
 ]
 
 PROTOCOL_VERSION: Final = 1
@@ -37,13 +40,20 @@ PROTOCOL_MIN: Final = 1
 
 _SCHEMA_BY_TYPE: Final = {schema.record.make: schema for schema in SCHEMAS}
 _SCHEMA_BY_CODE: Final = {schema.code: schema for schema in SCHEMAS}
+_SIGNATURE_KEY: Final = 255
+_SIGNATURE_MARK: Final = b"\xcc\xff\xc4\x40"
+"""Key 255 and the length 64, as canonical msgpack spells them: what stands before a signature, at a message's end."""
 _ARRAY_LENGTH_MAX: Final = 256
 _MAP_LENGTH_MAX: Final = 64
 _STRING_BYTES_MAX: Final = 1_024
 
 
-def encode_message(message: Message) -> bytes:
+def encode_message(message: Message, *, sign: Callable[[bytes], bytes] | None = None) -> bytes:
     """The one spelling of ``message``.
+
+    Args:
+        message: What is said.
+        sign: The signature of all bytes before it, `SIGNATURE_BYTES` long; None is a message without one.
 
     Raises:
         LocalProtocolError: A value is outside its field's limits: a bug of the caller's.
@@ -55,12 +65,22 @@ def encode_message(message: Message) -> bytes:
         fields = schema.record.pack(message)
     except FieldError as error:
         raise LocalProtocolError(f"refused to send: {error}") from error
-    encoded: bytes = msgpack.packb({0: PROTOCOL_VERSION, 1: schema.code, **fields})
+    signature = {} if sign is None else {_SIGNATURE_KEY: bytes(SIGNATURE_BYTES)}
+    encoded: bytes = msgpack.packb({0: PROTOCOL_VERSION, 1: schema.code, **fields, **signature})
     if len(encoded) > schema.bytes_max:
         raise LocalProtocolError(
             f"refused to send: {type(message).__name__} has {len(encoded)} bytes, the limit is {schema.bytes_max}"
         )
-    return encoded
+    if sign is None:
+        return encoded
+    body = encoded[:-SIGNATURE_BYTES]
+    return body + sign(body)
+
+
+def split_signature(payload: bytes) -> tuple[bytes, bytes]:
+    """What a signature covers and the signature, without parsing either; b"" when there is none."""
+    body = payload[:-SIGNATURE_BYTES]
+    return (body, payload[-SIGNATURE_BYTES:]) if body.endswith(_SIGNATURE_MARK) else (payload, b"")
 
 
 def decode_message(payload: bytes) -> Message:

@@ -10,10 +10,11 @@ import pytest
 from edge_node import database
 from edge_node.actions import OutboxEntry, RecoveredNode
 from edge_node.memory_store import MemoryNodeStore
+from edge_node.seen import Seen
 from edge_node.sqlite_store import SqliteNodeStore
 from edge_node.store import NodeStore
 from federation.errors import LocalProtocolError
-from federation.types import RoundId
+from federation.types import Epoch, ModelVersion, RoundId
 from tests.contract.node_values import OTHER_RUN, RUN, entry, model, residual
 
 
@@ -176,6 +177,17 @@ def test_forgotten_run_leaves_nothing_but_the_new_run(bench: Bench) -> None:
     assert store.recovered() == RecoveredNode(run=OTHER_RUN)
     assert store.held_model() is None
     assert store.residual() is None
+
+
+def test_the_newest_that_was_heard_survives_a_crash_and_another_run(bench: Bench) -> None:
+    """FED-79."""
+    for seen in (
+        Seen(run=RUN, epoch=Epoch(2), began_ms=5, round=RoundId(9), version=ModelVersion(4)),
+        Seen(run=RUN, epoch=Epoch(3)),
+    ):
+        bench.store.save_seen(seen)
+        bench.store.forget_run(OTHER_RUN)
+        assert bench.crash().recovered().seen == seen
 
 
 def test_same_update_id_can_be_used_again_in_another_run(bench: Bench) -> None:

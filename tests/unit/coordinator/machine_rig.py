@@ -252,7 +252,6 @@ class Rig:
     def _store(self, effect: actions.StoreUpdate | actions.StoreTransfer) -> Event:
         record = effect.record
         if self.rejecting is not None:
-            self.store.transfers.pop(record.update, None)
             return actions.UpdateRejected(update=record.update, node=record.node, reason=self.rejecting, detail="bad")
         if isinstance(effect, actions.StoreTransfer):
             self.store.complete(record)

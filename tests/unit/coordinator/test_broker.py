@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 
 from coordinator import broker
-from coordinator.broker import broker_address, open_connections
+from coordinator.broker import broker_address, coordinator_will, open_connections
 from coordinator.config import read_config
+from federation.protocol.signing import Writer
+from federation.protocol.topics import Topics
 from federation.runtime.session import SessionSettings
-from federation.types import Epoch, RunId
+from federation.types import Epoch, FederationId, RunId
 from tests.unit.coordinator.model_values import MANIFEST
 
 
@@ -33,7 +35,8 @@ def test_the_coordinator_is_back_before_its_fleet(monkeypatch: pytest.MonkeyPatc
     recorder = Recorder()
     monkeypatch.setattr(broker, "MqttTransport", recorder)
     config = read_config(None, {"federation.id": "demo", "broker.url": "mqtt://localhost"}, environ={})
-    open_connections(config, broker_address(config.broker), RunId("0" * 16), Epoch(1), queue.Queue(), MANIFEST)
+    will = coordinator_will(Writer(Topics(FederationId(config.federation.id))), RunId("0" * 16), Epoch(1))
+    open_connections(config, broker_address(config.broker), will, queue.Queue(), MANIFEST)
     assert {name: session.reconnect_delay_s_max for name, session in recorder.sessions.items()} == {
         "control": 5.0,
         "data": 5.0,

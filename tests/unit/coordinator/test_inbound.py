@@ -8,6 +8,7 @@ from hypothesis import strategies as some
 
 from coordinator import actions
 from coordinator.inbound import Inbound
+from coordinator.incidents import Incidents
 from coordinator.memory_store import MemoryStore
 from coordinator.records import Verdict
 from coordinator.traffic import PACKET_HEADER_BYTES, Traffic
@@ -23,6 +24,7 @@ from federation.protocol.messages import (
     ReceiptStatus,
     UpdateOffer,
 )
+from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
 from federation.protocol.wire import encode_message
 from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
@@ -184,3 +186,43 @@ def test_every_byte_from_a_node_is_counted_with_its_header() -> None:
     bench.traffic.commanded("t", 9)
     assert bench.traffic.take()[1] == 100 + PACKET_HEADER_BYTES + 10
     assert (bench.traffic.up, bench.traffic.down) == (0, 0)
+
+
+class OnlyAnn:
+    """Verifies what `sign` makes, and hears nobody but ann."""
+
+    def sign(self, digest: bytes) -> bytes:
+        return digest
+
+    def verify(self, sender: NodeId | None, digest: bytes, signature: bytes) -> bool:
+        return sender == ANN and digest == signature
+
+
+def test_where_signatures_are_required_only_their_owner_is_heard_and_the_rest_is_counted() -> None:
+    """FED-76: by sender and kind, without an answer."""
+    bench, incidents = Bench(), Incidents()
+    bench.inbound = Inbound(TOPICS, bench.store, bench.traffic, lambda: None, verifier=OnlyAnn(), incidents=incidents)
+    signed = Writer(TOPICS, OnlyAnn()).encode(TOPICS.node_event(ANN), DECLINE)
+    assert bench.hear(TOPICS.node_event(ANN), signed) == actions.DeclineReceived(node=ANN, decline=DECLINE)
+    other = NodeId("bob")
+    for topic, payload in (
+        (TOPICS.node_event(ANN), encode_message(DECLINE)),
+        (TOPICS.node_event(ANN), signed[:-1] + b"x"),
+        (TOPICS.node_event(other), signed),
+        (TOPICS.node_chunk(ANN, UpdateId("0-ann"), 0).replace("0-ann", "0-bob"), b"x"),
+        ("elsewhere", b"x"),
+    ):
+        assert isinstance(bench.hear(topic, payload), actions.MessageRefused)
+    assert incidents.counts() == {
+        "ann": {"bad_signature": 2, "forged_topic": 1},
+        "bob": {"bad_signature": 1},
+        "unknown": {"forged_topic": 1},
+    }
+
+
+def test_a_chunk_needs_no_signature() -> None:
+    """FED-77: the signed offer names the digest of what they make."""
+    bench = Bench()
+    bench.inbound = Inbound(TOPICS, bench.store, bench.traffic, lambda: None, verifier=OnlyAnn())
+    topic = TOPICS.node_chunk(ANN, UpdateId("0-ann"), 7)
+    assert isinstance(bench.hear(topic, b"raw"), actions.ChunkReceived)

@@ -25,6 +25,7 @@ from tests.unit.coordinator.machine_rig import (
 )
 
 ANN, BOB = NodeId("ann"), NodeId("bob")
+BODIES = (b"0123", b"4567", b"89")
 LARGE = {"inline": None, "payload_bytes": 10, "chunk_bytes": 4}
 ASYNC = engine(concurrency=3, buffer=2, refill=1, max_staleness=2, nodes_min=3, lease_s=600.0)
 
@@ -209,6 +210,28 @@ def test_too_many_transfers_are_told_to_come_later() -> None:
     rig.start("ann", "bob")
     rig.offer("ann", 0, **LARGE)
     assert transcript(rig.offer("bob", 0, **LARGE)) == ["tell bob retry 0-bob"]
+
+
+def test_chunks_that_were_altered_on_their_way_do_not_end_a_signed_update() -> None:
+    """FED-78: whoever alters a chunk would otherwise have the update dropped."""
+    rig = Rig(engine(signed=True))
+    rig.start("ann", "bob")
+    rig.offer("ann", 0, **LARGE)
+    rig.rejecting = Reason.DIGEST_MISMATCH
+    lines = [line for index, body in enumerate(BODIES) for line in transcript(rig.chunk("ann", "0-ann", index, body))]
+    assert lines[-2:] == ["drop transfer 0-ann", "tell ann retry 0-ann"]
+    rig.rejecting = None
+    assert transcript(rig.offer("ann", 0, **LARGE))[0] == "open transfer 0-ann"
+    lines = [line for index, body in enumerate(BODIES) for line in transcript(rig.chunk("ann", "0-ann", index, body))]
+    assert lines[-1] == "tell ann stored 0-ann"
+
+
+def test_a_payload_inside_a_signed_offer_is_the_nodes_own_word() -> None:
+    """FED-78, FED-45."""
+    rig = Rig(engine(signed=True))
+    rig.start("ann", "bob")
+    rig.rejecting = Reason.DIGEST_MISMATCH
+    assert "tell ann refused 0-ann digest_mismatch" in transcript(rig.offer("ann", 0))
 
 
 def test_a_transfer_that_stopped_is_dropped_and_can_begin_again() -> None:

@@ -25,6 +25,7 @@ from edge_node.actions import (
     RecoveredNode,
     SaveOutbox,
     SaveProgress,
+    SaveSeen,
     SendChunks,
     SendOffer,
     SettleUpdate,
@@ -225,8 +226,17 @@ class Script:
     def connect(self) -> list[str]:
         return self.on(BrokerConnected())
 
-    def coordinator(self, presence: Presence = Presence.ONLINE, *, epoch: int = 1, run: RunId = RUN) -> list[str]:
-        state = CoordinatorState(presence=presence, run=run, epoch=Epoch(epoch), protocol_min=1, protocol_max=1)
+    def coordinator(
+        self,
+        presence: Presence = Presence.ONLINE,
+        *,
+        epoch: int = 1,
+        run: RunId = RUN,
+        began_ms: int | None = None,
+    ) -> list[str]:
+        state = CoordinatorState(
+            presence=presence, run=run, epoch=Epoch(epoch), protocol_min=1, protocol_max=1, began_ms=began_ms
+        )
         return self.on(CoordinatorStateReceived(state=state))
 
     def announce(self, message: RoundAnnouncement) -> list[str]:
@@ -300,6 +310,8 @@ def say(effect: Effect) -> str:  # noqa: PLR0911, PLR0912
             return f"save update {effect.offer.update}"
         case SaveProgress():
             return f"save round {effect.last_round}"
+        case SaveSeen(seen=seen):
+            return f"save seen {seen.epoch}/{seen.round}/{seen.version}"
         case SendOffer():
             return f"offer {effect.offer.update}" + (" inline" if effect.inline else "")
         case SendChunks():

@@ -285,3 +285,30 @@ def test_a_delta_that_is_not_the_listed_one_is_pulled() -> None:
     newest = delta(5, 10)
     fetch = Fetch((newest,), SETTINGS, b"x" * newest.payload_bytes)
     assert fetch.connected(0.0) == [SubscribeSegment(version=newest.version, segment="d0")]
+
+
+# --- a broker that was taken over -----------------------------------------------------------------------------------
+
+
+def signed_part(name: str) -> tuple[ModelPart, ModelPart]:
+    """A part that an announcement lists, and another one of the same size that the broker has, too."""
+    return {
+        "a delta as the keyframe": (keyframe(5, 25), delta(5, 25)),
+        "the keyframe as a delta": (delta(5, 25), keyframe(5, 25)),
+        "an older keyframe": (keyframe(5, 25), keyframe(4, 25)),
+        "an older delta": (delta(5, 25), delta(4, 25)),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    "name", ["a delta as the keyframe", "the keyframe as a delta", "an older keyframe", "an older delta"]
+)
+def test_a_part_in_another_ones_place_has_another_digest(name: str) -> None:
+    """FED-77: chunks are not signed; the announcement that names their digest is."""
+    listed, served = signed_part(name)
+    fetch = started(listed)
+    bodies = split(content(served.kind, served.version, served.payload_bytes), served.chunk_bytes)
+    for index, body in enumerate(bodies):
+        fetch.chunk(chunk(listed, index, body, "k0" if listed.kind is PartKind.KEYFRAME else "d0"), 1.0)
+    assert fetch.failed is not None
+    assert not fetch.done

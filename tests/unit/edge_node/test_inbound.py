@@ -25,6 +25,7 @@ from federation.protocol.messages import (
     Receipt,
     ReceiptStatus,
 )
+from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
 from federation.protocol.wire import encode_message
 from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
@@ -43,6 +44,33 @@ def inbound() -> Inbound:
 
 def message(topic: str, content: Message | bytes) -> MessageReceived:
     return MessageReceived(topic=topic, payload=content if isinstance(content, bytes) else encode_message(content))
+
+
+class Signs:
+    """Signs with the digest itself."""
+
+    def sign(self, digest: bytes) -> bytes:
+        return digest
+
+    def verify(self, sender: NodeId | None, digest: bytes, signature: bytes) -> bool:
+        return sender is None and digest == signature
+
+
+@pytest.mark.parametrize("name", ["srv", "round", "cmd"])
+def test_where_signatures_are_required_nothing_else_is_obeyed(name: str) -> None:
+    """FED-76: counted and in the log, never an exception."""
+    inbound = Inbound(TOPICS, NODE, Signs())
+    places: dict[str, tuple[str, Message]] = {
+        "srv": (TOPICS.coordinator_state, STATE),
+        "round": (TOPICS.round, announcement()),
+        "cmd": (TOPICS.node_command(NODE), RECEIPT),
+    }
+    topic, said = places[name]
+    assert isinstance(inbound.translate(message(topic, said)), MessageRefused)
+    assert inbound.refused == {"BadSignature": 1}
+    assert not isinstance(
+        inbound.translate(message(topic, Writer(TOPICS, Signs()).encode(topic, said))), MessageRefused
+    )
 
 
 def test_connection_becomes_an_event(inbound: Inbound) -> None:

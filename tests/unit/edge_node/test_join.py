@@ -4,12 +4,16 @@ import datetime as dt
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
+from edge_node.app import node_trust
 from edge_node.config import read_config
-from edge_node.join import install
+from edge_node.join import ask, install
 from federation.errors import ConfigError
 from federation.identity.bundle import Bundle, encode_bundle
-from federation.identity.certificates import Purpose, new_authority, new_identity
+from federation.identity.certificates import Purpose, issue, new_authority, new_identity
+from federation.identity.request import decode_request
+from federation.identity.signing_keys import SigningKey
 
 NOW = dt.datetime.now(dt.UTC)
 AUTHORITY = new_authority("ours", now=NOW)
@@ -24,7 +28,9 @@ def enrolment(folder: Path, *, node: str = "edge-01", task: str | None = "digits
         task=task,
         authority=AUTHORITY.certificate_pem,
         certificate=made.certificate_pem,
+        coordinator_key=SigningKey.new().public_pem,
         key=made.key_pem,
+        signing_key=SigningKey.new().pem,
     )
     file = folder / f"{node}.fedmq"
     file.write_text(encode_bundle(bundle))
@@ -41,6 +47,58 @@ def test_it_makes_a_folder_that_a_node_can_run_from(tmp_path: Path, monkeypatch:
     assert config.broker.tls_key is not None
     assert config.broker.tls_key.stat().st_mode & 0o777 == 0o600
     assert config.broker.tls_certificate == tmp_path / "edge-01" / "node.crt"
+    assert config.security.require_signatures
+    trust = node_trust(config.security)
+    assert trust.signer is not None
+    assert trust.verifier is not None
+
+
+def answer(folder: Path, request: Path) -> Path:
+    """What a coordinator writes for a request: an enrolment file without a secret."""
+    asked = decode_request(request.read_text())
+    made = issue(AUTHORITY, asked.node, asked.public_key, purpose=Purpose.CLIENT, now=NOW)
+    bundle = Bundle(
+        federation="plant",
+        node=asked.node,
+        broker_url="mqtts://broker.example:8883",
+        task="digits",
+        authority=AUTHORITY.certificate_pem,
+        certificate=made.public_bytes(serialization.Encoding.PEM).decode(),
+        coordinator_key=SigningKey.new().public_pem,
+    )
+    file = folder / f"{asked.node}.fedmq"
+    file.write_text(encode_bundle(bundle))
+    return file
+
+
+def test_keys_that_the_device_makes_never_leave_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    request = ask("edge-04", None)
+    keys = [(tmp_path / "edge-04" / name).read_text() for name in ("node.key", "signing.key")]
+    assert all("PRIVATE KEY" in key for key in keys)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "edge-04").iterdir()} == {0o600}
+    file = answer(tmp_path, request)
+    assert "PRIVATE KEY" not in request.read_text() + file.read_text()
+    folder = install(file, None)
+    assert [(folder / name).read_text() for name in ("node.key", "signing.key")] == keys
+    assert node_trust(read_config(folder, {}, environ={}).security).signer is not None
+    # Asked again, for a renewal: the same keys.
+    assert (
+        decode_request(ask("edge-04", None).read_text()).signing_key == decode_request(request.read_text()).signing_key
+    )
+    install(answer(tmp_path, request), folder)
+
+
+def test_a_file_without_keys_is_installed_where_they_are_and_nowhere_else(tmp_path: Path) -> None:
+    file = answer(tmp_path, ask("edge-04", tmp_path / "here"))
+    with pytest.raises(ConfigError, match="has no keys"):
+        install(file, tmp_path / "elsewhere")
+    ask("edge-04", tmp_path / "other")
+    with pytest.raises(ConfigError, match="do not belong together"):
+        install(file, tmp_path / "other")
+    assert not (tmp_path / "other" / "edge-node.toml").exists()
+    with pytest.raises(ConfigError, match="NODE"):
+        ask("not/a/name", None)
 
 
 def test_a_second_file_renews_the_certificate_and_keeps_the_settings(tmp_path: Path) -> None:

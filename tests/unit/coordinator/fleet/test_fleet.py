@@ -83,7 +83,7 @@ def test_the_brokers_limits_are_those_of_the_tests(fleet: Fleet) -> None:
 def test_keys_are_their_owners_alone(fleet: Fleet) -> None:
     fleet.enroll(["edge-01"])
     secret = [path for path in fleet.folder.root.rglob("*") if path.suffix in {".key", ".fedmq"}]
-    assert len(secret) == 5
+    assert len(secret) == 6
     assert {path.stat().st_mode & 0o777 for path in secret} == {0o600}
 
 

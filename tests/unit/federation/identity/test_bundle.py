@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from federation.errors import ConfigError
 from federation.identity.bundle import BUNDLE_BYTES_MAX, Bundle, decode_bundle, encode_bundle
 from federation.identity.certificates import Purpose, new_authority, new_identity
+from federation.identity.signing_keys import SigningKey
 
 NOW = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
 AUTHORITY = new_authority("ours", now=NOW)
 NODE = new_identity(AUTHORITY, "edge-01", purpose=Purpose.CLIENT, now=NOW)
+COORDINATOR = SigningKey.new()
 BUNDLE = Bundle(
     federation="plant",
     node="edge-01",
@@ -21,7 +23,9 @@ BUNDLE = Bundle(
     task="digits",
     authority=AUTHORITY.certificate_pem,
     certificate=NODE.certificate_pem,
+    coordinator_key=COORDINATOR.public_pem,
     key=NODE.key_pem,
+    signing_key=SigningKey.new().pem,
 )
 TEXT = encode_bundle(BUNDLE)
 
@@ -32,6 +36,10 @@ def changed(**members: object) -> str:
 
 def test_it_is_read_as_it_was_written() -> None:
     assert decode_bundle(TEXT, now=NOW) == BUNDLE
+
+
+def test_a_file_without_keys_is_for_a_device_that_has_them() -> None:
+    assert decode_bundle(changed(key=None, signing_key=None), now=NOW).key is None
 
 
 def test_its_key_does_not_show_in_logs() -> None:
@@ -54,7 +62,7 @@ def test_any_other_text_is_refused(text: str) -> None:
     "members",
     [
         {"format": "other"},
-        {"version": 2},
+        {"version": 1},
         {"version": "1"},
         {"more": 1},
         {"node": "edge-02"},
@@ -72,6 +80,10 @@ def test_any_other_text_is_refused(text: str) -> None:
         {"certificate": AUTHORITY.certificate_pem},
         {"key": AUTHORITY.key_pem},
         {"key": None},
+        {"signing_key": None},
+        {"signing_key": NODE.key_pem},
+        {"coordinator_key": NODE.certificate_pem},
+        {"coordinator_key": None},
     ],
     ids=lambda members: str(members)[:40],
 )

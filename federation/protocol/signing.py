@@ -1,0 +1,108 @@
+"""Signed messages: what a signature covers, who must have made it, and the two ends that write and read them.
+
+A signature covers the federation, the topic below it and every byte of the message, so that a broker can neither alter
+a message nor move it to another topic, node or federation (PROTOCOL.md, FED-75 to FED-77). The keys are objects that
+are passed in: nothing here knows how one is kept.
+"""
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final, Protocol
+
+from federation.errors import BadSignature
+from federation.protocol.limits import SIGNATURE_BYTES
+from federation.protocol.messages import Message
+from federation.protocol.topics import (
+    NodeEventTopic,
+    NodeStateTopic,
+    NodeTelemetryTopic,
+    Topics,
+)
+from federation.protocol.wire import decode_message, encode_message, split_signature
+from federation.types import NodeId
+
+__all__ = ["Reader", "Signer", "Verifier", "Writer", "signed_digest"]
+
+_PERSON: Final = b"fedmq-signature1"
+_DIGEST_BYTES: Final = 64
+
+
+class Signer(Protocol):
+    """A participant's own key."""
+
+    def sign(self, digest: bytes) -> bytes:
+        """The signature of a digest, `SIGNATURE_BYTES` long."""
+
+
+class Verifier(Protocol):
+    """The keys of those who may be heard."""
+
+    def verify(self, sender: NodeId | None, digest: bytes, signature: bytes) -> bool:
+        """Whether ``sender`` has signed this; None is the coordinator. Never raises."""
+
+
+def signed_digest(topics: Topics, topic: str, body: bytes) -> bytes:
+    """What is signed: 64 bytes of BLAKE2b over the federation, the topic below it, and the message's bytes.
+
+    Args:
+        topics: The federation's tree.
+        topic: A topic of it.
+        body: All bytes of the message before the signature.
+    """
+    place = f"{topics.federation}/{topics.below(topic)}\n".encode("ascii")
+    return blake2b(place + body, digest_size=_DIGEST_BYTES, person=_PERSON).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Makes the bytes of what one participant says; without a signer they are not signed."""
+
+    topics: Topics
+    signer: Signer | None = None
+
+    def encode(self, topic: str, message: Message) -> bytes:
+        """The bytes of ``message`` for ``topic``.
+
+        Raises:
+            LocalProtocolError: A value is outside its field's limits: a bug of the caller's.
+        """
+        signer = self.signer
+        if signer is None:
+            return encode_message(message)
+        return encode_message(message, sign=lambda body: signer.sign(signed_digest(self.topics, topic, body)))
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads what one participant hears; without a verifier a signature is a field that nobody knows."""
+
+    topics: Topics
+    verifier: Verifier | None = None
+
+    def decode(self, topic: str, payload: bytes) -> Message:
+        """The message on ``topic``; with a verifier nothing is parsed that the topic's owner has not signed.
+
+        Raises:
+            MalformedTopic: The topic is outside the federation's tree.
+            BadSignature: It is not signed, or not by the one who may speak there.
+            IncompatibleVersion: The peer speaks another version of the protocol.
+            MalformedMessage: It is not a message.
+        """
+        if self.verifier is not None:
+            self._check(self.verifier, topic, payload)
+        return decode_message(payload)
+
+    def _check(self, verifier: Verifier, topic: str, payload: bytes) -> None:
+        sender = self._sender(topic)
+        body, signature = split_signature(payload)
+        if len(signature) != SIGNATURE_BYTES:
+            raise BadSignature("it is not signed")
+        if not verifier.verify(sender, signed_digest(self.topics, topic, body), signature):
+            raise BadSignature(f"not signed by {sender or 'the coordinator'} for this topic")
+
+    def _sender(self, topic: str) -> NodeId | None:
+        match self.topics.parse(topic):
+            case NodeStateTopic(node=node) | NodeEventTopic(node=node) | NodeTelemetryTopic(node=node):
+                return node
+            case _:
+                return None
