@@ -24,6 +24,8 @@ LAZY_COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "audit": ("coordinator.audit_cli", "audit_command", "Check the stores of a stopped federation: I1 to I9."),
     "plot": ("coordinator.pictures.cli", "plot", "Draw runs: learning curves, nodes, participation, staleness."),
     "compare": ("coordinator.pictures.cli", "compare", "Lay runs side by side, as a table and as curves."),
+    "export": ("coordinator.model_cli", "export", "Write a model as safetensors, torch.export or ONNX."),
+    "predict": ("coordinator.model_cli", "predict", "Show a picture to a model."),
     "simulate": ("simulation.cli", "simulate", "The same machines in virtual time, without a broker."),
     "partition": ("coordinator.partition_cli", "partition", "Who would own which labels: a table and a picture."),
     "init": ("coordinator.fleet.cli", "init", "Make a federation: certificates, broker configuration, settings."),
@@ -58,7 +60,6 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
     app.command(epilog=EXIT_CODES)(run)
     app.command()(status)
     app.command()(why)
-    app.command()(export)
     app.command()(doctor)
     return app
 
@@ -156,19 +157,6 @@ def why(*, config: ConfigOption = None, state: StateOption = None, as_json: Json
 
     waiting = read_waiting(_state_folder(config, state))
     typer.echo(json.dumps(asdict(waiting)) if as_json else explain(waiting))
-
-
-def export(
-    *,
-    out: Annotated[Path, typer.Argument(help="safetensors file to write.")],
-    config: ConfigOption = None,
-    state: StateOption = None,
-    version: Annotated[str, typer.Option(help="newest, best, or the number of a version that is kept.")] = "newest",
-) -> None:
-    """Write a model as safetensors, with the names, shapes and types of the task."""
-    from coordinator.export import export_model  # noqa: PLC0415
-
-    typer.echo(f"version {export_model(_state_folder(config, state), out, version)} written to {out}")
 
 
 def doctor(*, config: Annotated[Path, typer.Option(exists=True)], as_json: JsonOption = False) -> None:

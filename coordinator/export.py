@@ -1,17 +1,17 @@
-"""``coordinator export``: the newest or the best model as a file that other programs read."""
+"""``coordinator export``: the newest or the best model as a file that other programs read and run."""
 
 import sqlite3
 from pathlib import Path
 
 import safetensors.numpy
-from safetensors import SafetensorError
 
 from coordinator.blobs import blob_digest, model_file, model_from_bytes, reading
 from coordinator.database import DATABASE
 from coordinator.evaluation_ledger import read_best, read_retained
 from coordinator.history import open_read_only
+from coordinator.model_notes import ModelNotes, TaskSource, exportable
 from federation.errors import ConfigError, StorageError
-from federation.task import Parameters
+from federation.task import Parameters, ProgramForm
 from federation.types import ModelVersion
 from update_codec import Manifest, Vectors
 
@@ -22,27 +22,52 @@ NEWEST, BEST = "newest", "best"
 """Versions by name."""
 
 
-def export_model(folder: Path, out: Path, version: str = NEWEST) -> ModelVersion:
+def export_model(folder: Path, out: Path, version: str = NEWEST, source: TaskSource | None = None) -> ModelVersion:
     """Write a model of a store; the coordinator may be running.
 
     Args:
         folder: The state folder.
-        out: The file to write.
+        out: The file to write; its suffix says as what: ``.pt2``, ``.onnx``, and safetensors for every other.
         version: `NEWEST`, `BEST`, or a number: the newest two versions are kept, and the best.
+        source: The task; a program cannot be written without it.
 
     Returns:
         Its version.
 
     Raises:
-        ConfigError: There is no such version.
+        ConfigError: There is no such version, or a program is wanted and no task is given.
         StorageError: There is no model, or it cannot be read or written.
+        TaskError: The task cannot write its model so.
     """
     wanted, arrays = read_model(folder, version)
-    try:
-        safetensors.numpy.save_file(dict(arrays), out)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"{out} cannot be written: {error}") from error
+    form = program_form(out)
+    if form is None:
+        notes = ModelNotes(version=wanted, task="" if source is None else source.label)
+        content = safetensors.numpy.save(dict(arrays), metadata=dict(notes.to_texts()))
+    else:
+        if source is None:
+            problem = f"{out.name} is a program, which only the task can write: give --task or --config"
+            raise ConfigError("--task", problem, source="command line")
+        task = exportable(source)
+        notes = ModelNotes(version=wanted, task=source.label, classes=tuple(task.classes), picture=task.picture)
+        content = task.export(arrays, form, notes.to_texts())
+    _write(out, content)
     return wanted
+
+
+def program_form(path: Path) -> ProgramForm | None:
+    """As what kind of program a file of this name is written; None is no program."""
+    return next((form for form in ProgramForm if path.suffix.lower() == f".{form}"), None)
+
+
+def _write(out: Path, content: bytes) -> None:
+    """Whole or not at all: a model that is in use may be replaced."""
+    part = out.with_name(f".{out.name}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(out)
+    except OSError as error:
+        raise StorageError(f"{out} cannot be written: {error}") from error
 
 
 def read_model(folder: Path, version: str = NEWEST) -> tuple[ModelVersion, Parameters]:

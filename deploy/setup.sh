@@ -39,7 +39,7 @@ say "installing pinned packages (the first time this takes a minute or two)"
 # hatchling and editables first: the editable install below then needs no build environment of its own.
 "$venv/bin/pip" install -q --disable-pip-version-check -c constraints.txt hatchling editables
 # One call, so that torch and torchvision are resolved together.
-"$venv/bin/pip" install -q --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[torch,demo,plot,tensorboard,dev]'
+"$venv/bin/pip" install -q --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[torch,demo,plot,tensorboard,onnx,dev]'
 
 if ! find_mosquitto; then
   if ! { apt_install mosquitto && find_mosquitto; }; then

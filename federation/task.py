@@ -4,14 +4,16 @@ A task is built by a factory ``build(context: TaskContext) -> Task``, named by a
 ``file.py:function`` or ``package.module:function``. torch never crosses this boundary.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from federation.picture import PictureInput
 from federation.protocol.limits import NAME_BYTES_MAX, fit_text
 from federation.protocol.messages import TrainSettings
 from update_codec import Role
@@ -119,6 +121,41 @@ def prepare(task: Task) -> None:
     """
     if isinstance(task, Preparable):
         task.prepare()
+
+
+class ProgramForm(StrEnum):
+    """How a model is written as a program."""
+
+    PT2 = "pt2"
+    """What ``torch.export`` saves and loads."""
+    ONNX = "onnx"
+
+
+@runtime_checkable
+class Exportable(Protocol):
+    """A task whose model can be written as a program that runs without the task, and can be asked for a prediction.
+
+    Attributes:
+        classes: Names of the classes in the order of the scores; empty where they are numbers, or there are none.
+        picture: How a picture becomes an input; None where the inputs are no pictures.
+    """
+
+    classes: Sequence[str]
+    picture: PictureInput | None
+
+    def export(self, parameters: Parameters, form: ProgramForm, notes: Mapping[str, str]) -> bytes:
+        """The model with these parameters, as the content of a file; the notes are kept in it.
+
+        Raises:
+            TaskError: The model cannot be written in this form, or what writes it is not installed.
+        """
+
+    def predict(self, parameters: Parameters, inputs: Array) -> Array:
+        """What the model answers, float32 of shape (n, ...); scores that are no probabilities yet where it classifies.
+
+        Raises:
+            TaskError: The inputs or the parameters cannot be used.
+        """
 
 
 TaskFactory = Callable[[TaskContext], Task]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from federation.errors import TaskError
+from federation.picture import PictureInput
 from federation.task import Array, TaskContext
 from federation.tasks.mlp import cross_entropy, initial_mlp, mlp
 from federation.tasks.torch_task import TorchTask
@@ -29,6 +30,8 @@ def build(context: TaskContext) -> TorchTask:
         train_data=WholeData(partial(digits, train=True)),
         test_data=partial(digits, train=False),
         loss=cross_entropy,
+        picture=PictureInput(height=8, width=8, dark_background=True, flat=True),
+        classes=tuple("0123456789"),
         initial=partial(initial_mlp, WIDTHS),
     )
 

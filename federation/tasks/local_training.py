@@ -10,8 +10,9 @@ import torch
 
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
-from federation.task import Metrics, Parameters, Stop, TrainResult
-from federation.tasks.local_data import LocalData, local_data, own_data
+from federation.task import Array, Metrics, Parameters, ProgramForm, Stop, TrainResult
+from federation.tasks.exporting import write_program
+from federation.tasks.local_data import LocalData, as_tensor, local_data, own_data
 from federation.tasks.local_model import LocalModel, arrays_of, choose_device
 from federation.tasks.local_sgd import TrainingPlan, train_locally
 from federation.tasks.torch_task import TorchTask
@@ -66,6 +67,33 @@ class LocalTraining:
             # Only here: a model or data made in inference mode could never be trained on.
             with torch.inference_mode():
                 return self._measure(data)
+
+    def predict(self, parameters: Parameters, inputs: Array) -> Array:
+        """See `TorchTask.predict`."""
+        with self._guarded(seed=0):
+            self._model.load(parameters)
+            self._model.module.eval()
+            with torch.inference_mode():
+                return np.asarray(self._model.module(as_tensor(inputs).to(self.device)).cpu().numpy())
+
+    def export(self, parameters: Parameters, form: ProgramForm, notes: Mapping[str, str]) -> bytes:
+        """See `TorchTask.export`."""
+        with self._guarded(seed=0):
+            # A model of its own: on the CPU, and whatever tracing leaves in it is gone with it.
+            model = LocalModel(self._task.model(), torch.device("cpu"))
+            model.load(parameters)
+            return write_program(model.module.eval(), self._example(), form, notes)
+
+    def _example(self) -> torch.Tensor:
+        """Two inputs to trace with: one would be taken for the only number there can be."""
+        task = self._task
+        shape = task.input_shape or (None if task.picture is None else task.picture.shape)
+        if shape is not None:
+            return torch.zeros(2, *shape)
+        if task.test_data is None:
+            raise TaskError("to export this model its input must be known: give TorchTask(input_shape=...)")
+        inputs: torch.Tensor = next(self._test_data.in_order(2))[0]
+        return inputs.cpu()
 
     def _measure(self, data: LocalData) -> Metrics:
         examples, loss_sum, right, answers = 0, 0.0, 0, 0

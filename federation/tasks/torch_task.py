@@ -11,14 +11,15 @@ def build(context):
 ```
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from federation.errors import TaskError
+from federation.picture import PictureInput
 from federation.protocol.messages import TrainSettings
-from federation.task import Metrics, Parameters, Stop, TaskContext, TrainResult
+from federation.task import Array, Metrics, Parameters, ProgramForm, Stop, TaskContext, TrainResult
 from update_codec import Role
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ class TorchTask:
         threads: CPU threads for this task's arithmetic; 0 leaves torch's own choice.
         split: How data of the whole federation is divided, where the context does not say it: ``iid``, ``shards:N``,
             ``dirichlet:ALPHA`` or ``natural``.
+        picture: How a picture becomes an input, for `coordinator predict`.
+        classes: Names of the classes, in the order of the model's outputs.
+        input_shape: Shape of one input, for `coordinator export` where there is neither ``test_data`` nor ``picture``.
         initial: Initial parameters without torch, for a coordinator that has none; the model must have no buffers.
     """
 
@@ -57,6 +61,9 @@ class TorchTask:
     accuracy: bool = True
     threads: int = 1
     split: str = "iid"
+    picture: PictureInput | None = None
+    classes: Sequence[str] = ()
+    input_shape: tuple[int, ...] | None = None
     initial: Callable[[int], Parameters] | None = field(default=None, repr=False)
 
     def initial_parameters(self, seed: int) -> Parameters:
@@ -100,6 +107,23 @@ class TorchTask:
             TaskError: The data or the parameters cannot be used.
         """
         return {} if self.test_data is None else self._training.evaluate(parameters)
+
+    def export(self, parameters: Parameters, form: ProgramForm, notes: Mapping[str, str]) -> bytes:
+        """The model as a program (exporting.py); the number of inputs stays free.
+
+        Raises:
+            TaskError: The model cannot be written so, what writes it is not installed, or no input is known.
+        """
+        return self._training.export(parameters, form, notes)
+
+    def predict(self, parameters: Parameters, inputs: Array) -> Array:
+        """The model's outputs for these inputs.
+
+        Raises:
+            ConfigError: The device is not there.
+            TaskError: The inputs or the parameters cannot be used.
+        """
+        return self._training.predict(parameters, inputs)
 
     @cached_property
     def _training(self) -> "LocalTraining":
