@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import codec_system
+from benchmarks import codec_link, codec_system
 from benchmarks.codec_sources import PEERS, SOURCES, entropy, layers, network
 from benchmarks.table import Figure, show
 from update_codec import (
@@ -222,6 +222,7 @@ def main() -> int:
         *speeds(options.entries),
         *small_model(),
         *safety(),
+        *codec_link.figures(),
     ]
     met = show("Codec", figures, as_json=options.json, skipped={})
     if not options.json:

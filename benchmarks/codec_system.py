@@ -1,15 +1,21 @@
 """``make bench-codec ARGS=--system``: what the codec costs and saves in whole federations, through a real broker.
 
     python -m benchmarks.codec_system [--json] [--seeds N] [--rounds N] [--only j1,extreme,j3,j5]
+                                      [--keep FOLDER] [--minutes M]
 
 Every figure compares runs of node processes with `edge` in both directions with the same runs in which nothing is lost.
+All of it takes an hour. `--keep` saves each run, and takes a saved one instead of running it again; `--minutes` starts
+no further run after that time and ends with exit code 3: the same command then goes on from there.
 """
 
 import argparse
+import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from benchmarks.main_job import DATA, run_demo, say
@@ -22,6 +28,9 @@ TAIL = 10
 """Versions at the end whose mean accuracy is compared: one version alone is noise."""
 TARGET = 0.96
 """Accuracy on J1 up to which bytes and versions are counted."""
+UNFINISHED = 3
+"""Exit code when the time was over before the runs were."""
+_COUNTS = ("pulled_bytes", "pulled_versions", "frame_bytes", "frames")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +87,19 @@ class Run:
             self.frame_bytes += size
             self.frames += 1
 
+    def save(self, path: Path) -> None:
+        """Keep it as JSON; a file is whole or not there."""
+        plain = {"report": self.report} | {name: getattr(self, name) for name in _COUNTS}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(plain))
+        part.replace(path)
+
+    @classmethod
+    def load(cls, job: Job, path: Path) -> "Run":
+        """Read what `save` wrote."""
+        return cls(job=job, **json.loads(path.read_text()))
+
     @property
     def parameters(self) -> int:
         """Size of the model."""
@@ -128,6 +150,8 @@ class Bench:
 
     seeds: int
     rounds: int
+    keep: Path | None = None
+    until: float = float("inf")
     _runs: dict[tuple[str, str], list[Run]] = field(default_factory=dict)
 
     def runs(self, job: Job, codec: str) -> Sequence[Run]:
@@ -137,6 +161,11 @@ class Bench:
         return self._runs[job.name, codec]
 
     def _run(self, job: Job, codec: str, seed: int) -> Run:
+        kept = None if self.keep is None else self.keep / f"{job.name}-{codec}-{self.rounds}-{seed}.json"
+        if kept is not None and kept.exists():
+            return Run.load(job, kept)
+        if monotonic() >= self.until:
+            raise TimeoutError
         say(f"{job.name}, {codec}, seed {seed}: {self.rounds} versions")
         options = DemoOptions(
             task=job.task,
@@ -150,6 +179,8 @@ class Bench:
         )
         run = Run(job=job)
         run.report = run_demo(make_plan(options), run.hear)
+        if kept is not None:
+            run.save(kept)
         say(f"  {run.end:.2f} %, up {run.bpp_up:.3f}, down {run.bpp_down:.3f} bits per parameter")
         return run
 
@@ -211,14 +242,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3, help="runs of each kind")
     parser.add_argument("--rounds", type=int, default=100, help="versions of each run")
     parser.add_argument("--only", default="", help=f"comma-separated names: {', '.join(FIGURES)}")
+    parser.add_argument("--keep", type=Path, help="folder of saved runs, which are not run again")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no further run after this time")
     options = parser.parse_args(arguments)
     wanted = set(options.only.split(",")) if options.only else set(FIGURES)
     if unknown := wanted - set(FIGURES):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     skipped = {} if DATA.is_dir() else dict.fromkeys(wanted, f"no data in {DATA} (set FEDMQ_DATA)")
-    bench = Bench(seeds=options.seeds, rounds=options.rounds)
+    until = monotonic() + 60 * options.minutes
+    bench = Bench(seeds=options.seeds, rounds=options.rounds, keep=options.keep, until=until)
     names = [name for name in FIGURES if name in wanted and name not in skipped]
-    figures = [figure for name in names for figure in FIGURES[name](bench)]
+    try:
+        figures = [figure for name in names for figure in FIGURES[name](bench)]
+    except TimeoutError:
+        say("the time is over: the same command goes on with what is kept")
+        return UNFINISHED
     return 0 if show("Codec in the system", figures, as_json=options.json, skipped=skipped) else 1
 
 

@@ -175,7 +175,8 @@ class CodecSection(Section):
     """``[codec]``: how updates travel up, and the model down.
 
     Attributes:
-        up: A profile such as ``edge``, or ``deadzone(bpp=0.35,feedback=1)``.
+        up: A profile such as ``edge``, or ``deadzone(bpp=0.35,feedback=1)``. With ``link`` each node sends what its
+            uplink carries in time.
         down: The same for the model's deltas; keyframes are lossless. Nothing is ``edge`` where ``up`` has error
             feedback, else ``lossless``.
         delta_chain_max: Deltas that a version offers to nodes that lag behind.

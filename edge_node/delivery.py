@@ -48,7 +48,14 @@ class _Delivery:
     sent: set[int] = field(default_factory=set)  # chunks that may be under way or have arrived
     confirmed: int = 0
     progress_at: float = 0.0
-    began_at: float | None = None  # when its payload went out; None after an interruption
+    began_at: float | None = None  # when its payload, or the rest of it, went out; None after an interruption
+    began_with: int = 0  # chunks that had arrived before
+
+    def sent_bytes(self, chunks: int | None = None) -> int:
+        """Bytes that arrived since it began: up to so many chunks, or all."""
+        size, chunk_bytes = self.offer.payload_bytes, self.offer.chunk_bytes
+        reached = size if chunks is None else min(size, chunks * chunk_bytes)
+        return max(0, reached - self.began_with * chunk_bytes)
 
     @property
     def saved(self) -> bool:
@@ -142,6 +149,10 @@ class Outbox:
     def offer_again(self, now: float) -> None:
         """Offer everything again, oldest first; chunks wait for the grant that says what has arrived."""
         for delivery in self._deliveries.values():
+            if delivery.began_at is not None and delivery.confirmed > delivery.began_with:
+                # A link that never holds for a whole update is measured, too: by what the grants have confirmed.
+                elapsed_s = delivery.progress_at - delivery.began_at
+                self.link.measured(delivery.sent_bytes(delivery.confirmed), elapsed_s)
             delivery.sent.clear()
             delivery.offered, delivery.began_at = False, None
         self._schedule(now)
@@ -165,8 +176,8 @@ class Outbox:
         if wanted or len(arrived) > delivery.confirmed:
             delivery.attempts, delivery.progress_at = 0, now
             delivery.due_at = now + self._pause_s(delivery)
-        if not arrived and not delivery.sent:
-            delivery.began_at = now
+        if wanted and delivery.began_at is None and not delivery.sent:
+            delivery.began_at, delivery.began_with = now, len(arrived)
         delivery.confirmed = len(arrived)
         delivery.sent.update(wanted)
         return [SendChunks(update=grant.update, indices=wanted)] if wanted else []
@@ -177,7 +188,7 @@ class Outbox:
         if delivery is None or not delivery.saved or delivery.offer.run != receipt.run:
             return []
         if delivery.began_at is not None:
-            self.link.measured(delivery.offer.payload_bytes, now - delivery.began_at)
+            self.link.measured(delivery.sent_bytes(), now - delivery.began_at)
             delivery.began_at = None
         if receipt.status.final:
             del self._deliveries[receipt.update]
@@ -195,6 +206,7 @@ class Outbox:
             wait_s = min(max(command.seconds, RETRY_AFTER_S_MIN), RETRY_AFTER_S_MAX)
             delivery.due_at = now + wait_s * (1.0 + 0.1 * self._rng())
             delivery.sent.clear()  # no transfer is open: the next grant says what it has
+            delivery.began_at = None  # the wait says nothing about the link
 
     def forget_others(self, run: RunId) -> None:
         """Another run has begun: nobody waits for the updates of the former one [FED-19]."""
@@ -232,7 +244,8 @@ class Outbox:
         # The payload rides along once in a process's life: when it did not arrive, the coordinator grants it.
         inline = not delivery.stored and not delivery.inline_sent and offer.payload_bytes <= offer.chunk_bytes
         delivery.inline_sent = delivery.inline_sent or inline
-        delivery.began_at = now if inline else delivery.began_at
+        if inline:
+            delivery.began_at, delivery.began_with = now, 0
         delivery.offered = True
         if now - delivery.progress_at >= self._settings.chunk_timeout_s:
             delivery.sent.clear()

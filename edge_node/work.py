@@ -56,6 +56,7 @@ class Work:
         self._job: Assignment | None = None
         self._next: Assignment | None = None
         self._connected = False
+        self._train_s = 0.0  # how long the last training took
 
     @property
     def activity(self) -> Activity:
@@ -176,7 +177,7 @@ class Work:
         job = self._trained(result.round, result.run)
         if job is None:
             return None
-        self._job = None
+        self._job, self._train_s = None, result.train_s
         self._set_last(result.round)
         return offer_of(job, result, self._settings, incarnation)
 
@@ -276,7 +277,7 @@ class Work:
             job.stage, job.fetch = Stage.TRAINING, None
             job.tell_at = now + self._settings.progress_after_s
             announcement = replace(job.announcement, model=model)
-            budget = self._outbox.link.budget_bytes(announcement.lease_s)
+            budget = self._outbox.link.budget_bytes(announcement.lease_s, job.lease_at - now - self._train_s)
             return [StartTraining(announcement=announcement, payload_bytes_max=budget)]
         if job.stage is Stage.ADOPTING:
             return self._fall_back(job, "another model was adopted", now)

@@ -57,6 +57,7 @@ class Scenario:
         patience_s: After the faults, the last version and every verdict must come within this time (I6).
         broker: The broker's limits.
         audit: Keep every payload and recompute the head from them at the end (I7).
+        uplinks: Rates of the first nodes' uplinks, in bytes per second; 0, and every further node, has no limit.
     """
 
     seed: int
@@ -71,6 +72,7 @@ class Scenario:
     patience_s: float = 7200.0
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     audit: bool = True
+    uplinks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +134,9 @@ class Simulation:
         self._make_first_version()
         self.coordinator = CoordinatorActor(self._place, self.disk, scenario.engine, scenario.committer)
         self.nodes = [self._node(index) for index in range(scenario.nodes)]
+        for node, rate in zip(self.nodes, scenario.uplinks, strict=False):
+            for client_id in node.connections:
+                self.network.limit_uplink(client_id, rate)
         self.injector = Injector(self.surroundings, self.network, self.coordinator, self.nodes, self._needed())
         self._healed_s = 0.0
 

@@ -13,14 +13,22 @@ from simulation.world import World
 
 __all__ = ["SimNetwork"]
 
+PACKET_OVERHEAD_BYTES = 100
+"""MQTT, TCP and IP headers of a publish on a link with a rate."""
+
 KEEPALIVE_TIMEOUT_S = 67.5
 """A link that stands still for longer is given up: 1.5 times the keep-alive of 45 s."""
 
 
 @dataclass(slots=True)
 class _Link:
-    """When the newest packet of each direction arrives (TCP keeps their order), and until when each stands still."""
+    """When the newest packet of each direction arrives (TCP keeps their order), and until when each stands still.
 
+    A link with a rate sends one byte after the other: ``up_free_s`` is when it has sent what it was given.
+    """
+
+    bytes_per_s: float = 0.0
+    up_free_s: float = 0.0
     up_s: float = 0.0
     down_s: float = 0.0
     up_frozen_s: float = 0.0
@@ -80,7 +88,7 @@ class SimNetwork:
             older.lost("taken over")
         self._clients[name] = transport
         link = self._link(name)
-        link.up_s = link.down_s = self.world.now  # a new connection: nothing of the old one is in its way
+        link.up_s = link.down_s = link.up_free_s = self.world.now  # nothing of the old connection is in its way
         waited = self.broker.connect(name, transport.connect_settings, now=self.world.now)
         present = self.broker.session_present(name)
         self.transcript.note(self.world.now, name, f"connected, session present: {present}")
@@ -160,7 +168,7 @@ class SimNetwork:
                 return
             times += self._duplicated()
         for _ in range(times):
-            at = self._up_time(name, held_back=packet.exposed and self._held_back())
+            at = self._up_time(name, len(packet.payload), held_back=packet.exposed and self._held_back())
             transport.on_wire[packet] = None
             self.world.at(at, partial(self._arrive_up, transport, transport.generation, packet))
 
@@ -227,9 +235,16 @@ class SimNetwork:
             link = self._links[client_id] = _Link()
         return link
 
-    def _up_time(self, client_id: str, *, held_back: float) -> float:
-        link = self._link(client_id)
-        at = max(self.world.now + self.dice.delay(), link.up_frozen_s)
+    def limit_uplink(self, client_id: str, bytes_per_s: float) -> None:
+        """What this client publishes takes its time; 0 is no limit."""
+        self._link(client_id).bytes_per_s = bytes_per_s
+
+    def _up_time(self, client_id: str, size: int, *, held_back: float) -> float:
+        link, begins = self._link(client_id), self.world.now
+        if link.bytes_per_s:
+            link.up_free_s = max(begins, link.up_free_s) + (size + PACKET_OVERHEAD_BYTES) / link.bytes_per_s
+            begins = link.up_free_s
+        at = max(begins + self.dice.delay(), link.up_frozen_s)
         if held_back:
             return at + held_back
         link.up_s = max(at, link.up_s)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, Final, Self
@@ -30,13 +30,15 @@ class Kind(IntEnum):
 _OPTIONS: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType(
     {
         Kind.LOSSLESS: (),
-        Kind.DEADZONE: ("bpp", "bytes", "step", "feedback"),
+        Kind.DEADZONE: ("bpp", "bytes", "step", "feedback", "link", "context"),
         Kind.DITHER: ("bpp", "bytes", "step"),
         Kind.EDEN: ("bits",),
         Kind.COMMON: ("bits", "delta", "feedback"),
     }
 )
-_ALL: Final = ("bpp", "bytes", "step", "bits", "delta", "feedback")
+_ALL: Final = ("bpp", "bytes", "step", "bits", "delta", "feedback", "link", "context")
+_RATES: Final = {"bpp", "bytes", "step"}
+_FLAGS: Final = {"feedback", "link", "context"}
 _RANGES: Final = (
     ("bpp", 0.001, 12),
     ("bytes", 16, 1 << 30),
@@ -68,14 +70,20 @@ class CodecSpec:
     """Step in the units of the parameters, the same for all nodes."""
     feedback: bool = False
     """Whether the node keeps what was not sent and adds it to its next update."""
+    link: bool = False
+    """Whether each node takes the bytes that its uplink carries in time (see `within_bytes`); bpp is the most."""
+    context: bool = False
+    """Whether both ends keep the average of the global updates and code the parameters that usually move apart."""
 
     def __post_init__(self) -> None:
         given = {name for name in _ALL if getattr(self, name)}
         name_of_kind = self.kind.name.lower()
         if extra := given - set(_OPTIONS[self.kind]):
             raise SpecError(f"{name_of_kind} has no option {', '.join(sorted(extra))}")
-        if self.kind in (Kind.DEADZONE, Kind.DITHER) and len(given - {"feedback"}) != 1:
+        if self.kind in (Kind.DEADZONE, Kind.DITHER) and len(given & _RATES) != 1:
             raise SpecError(f"{name_of_kind} needs exactly one of bpp, bytes and step")
+        if self.link and not {"bpp", "feedback"} <= given:
+            raise SpecError("link needs bpp, the most that is sent, and feedback, which keeps what is not")
         if self.kind in (Kind.EDEN, Kind.COMMON) and given != set(_OPTIONS[self.kind]) - {"feedback"} | (
             given & {"feedback"}
         ):
@@ -87,6 +95,8 @@ class CodecSpec:
                 raise SpecError(f"{name} must be between {low} and {high}, not {value}")
             if isinstance(value, float):  # the text has six decimals, and must give an equal specification back
                 object.__setattr__(self, name, round(value, 6))
+        if len(self._text()) > SPEC_BYTES_MAX:
+            raise SpecError(f"{self._text()} is longer than {SPEC_BYTES_MAX} characters: take fewer digits")
 
     @property
     def lossy(self) -> bool:
@@ -97,6 +107,22 @@ class CodecSpec:
     def bits_per_parameter(self) -> float | None:
         """The rate that was asked for, where there is one."""
         return self.bpp if self.bits is None else float(self.bits)
+
+    def plain(self) -> Self:
+        """The same without what the two ends settle before they code: link and context."""
+        return replace(self, link=False, context=False) if self.link or self.context else self
+
+    def within_bytes(self, budget: int, parameters: int) -> Self:
+        """The same at `budget` bytes for a whole frame, but never above its own rate.
+
+        Args:
+            budget: what may be sent, in bytes.
+            parameters: of the model.
+        """
+        if self.bpp is None or budget >= self.bpp * parameters / 8:
+            return self.plain()
+        low, high = next((low, high) for name, low, high in _RANGES if name == "bytes")
+        return replace(self.plain(), bpp=None, bytes=int(min(max(budget, low), high)))
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -125,9 +151,9 @@ class CodecSpec:
 
     def __str__(self) -> str:
         """Return the text that `parse` reads back: the profile's name if there is one."""
-        for name, profile in PROFILES.items():
-            if profile == self:
-                return name
+        return next((name for name, profile in PROFILES.items() if profile == self), None) or self._text()
+
+    def _text(self) -> str:
         given = ((name, getattr(self, name)) for name in _OPTIONS[self.kind])
         pairs = [f"{name}={value:.6f}".rstrip("0").rstrip(".") for name, value in given if value]
         return f"{self.kind.name.lower()}({','.join(pairs)})"
@@ -138,9 +164,9 @@ def _value(name: str, text: str) -> float | int | bool:
         return float(text)
     if "." in text:
         raise SpecError(f"{name} is a whole number, not {text}")
-    if name == "feedback" and int(text) > 1:
-        raise SpecError(f"feedback is 0 or 1, not {text}")
-    return bool(int(text)) if name == "feedback" else int(text)
+    if name in _FLAGS and int(text) > 1:
+        raise SpecError(f"{name} is 0 or 1, not {text}")
+    return bool(int(text)) if name in _FLAGS else int(text)
 
 
 PROFILES: Final[Mapping[str, CodecSpec]] = MappingProxyType(
@@ -150,6 +176,7 @@ PROFILES: Final[Mapping[str, CodecSpec]] = MappingProxyType(
         "balanced": CodecSpec(kind=Kind.DEADZONE, bpp=1.8),
         "edge": CodecSpec(kind=Kind.DEADZONE, bpp=0.35, feedback=True),
         "extreme": CodecSpec(kind=Kind.DEADZONE, bpp=0.1, feedback=True),
+        "link": CodecSpec(kind=Kind.DEADZONE, bpp=2.0, feedback=True, link=True),
         "stateless": CodecSpec(kind=Kind.DITHER, bpp=1.0),
         **{f"eden{bits}": CodecSpec(kind=Kind.EDEN, bits=bits) for bits in (1, 2, 3, 4)},
         "secagg": CodecSpec(kind=Kind.COMMON, bits=16, delta=0.0001),

@@ -1,5 +1,6 @@
 """The outbox: saved before offered, chunks as granted, kept until the final receipt (FED-41 to FED-52)."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -306,17 +307,51 @@ def test_granted_chunks_measure_the_link_from_the_first_to_the_receipt() -> None
     assert budget(node) == 40
 
 
-def test_a_transfer_that_was_cut_or_had_begun_before_measures_nothing() -> None:
+def test_a_payload_that_rode_along_and_was_cut_measures_nothing() -> None:
     cut = trained(size=10)
     cut.saved()
     cut.on(BrokerDisconnected(reason="cut"))
     cut.connect()
     cut.receipt(5, ReceiptStatus.STORED)
     assert budget(cut) is None
-    resumed = waiting(5, size=40)
-    resumed.grant(5, 4, [0, 1], window=2)
-    resumed.receipt(5, ReceiptStatus.STORED)
-    assert budget(resumed) is None
+
+
+def test_what_the_grants_confirmed_before_a_cut_measures_the_link() -> None:
+    node = waiting(5, size=95)
+    node.grant(5, 10, [], window=4)
+    node.now += 2.0
+    node.grant(5, 10, [0, 1], window=4)
+    node.now += 50.0
+    node.on(BrokerDisconnected(reason="cut"))
+    node.connect()
+    assert budget(node) == 10 * 2
+
+
+def test_a_transfer_that_had_begun_before_measures_the_rest_of_it() -> None:
+    node = waiting(5, size=95)
+    node.grant(5, 10, [0, 1], window=10)
+    node.now += 5.0
+    node.receipt(5, ReceiptStatus.STORED)
+    assert budget(node) == 15 * 2
+
+
+def test_a_wait_that_the_coordinator_asked_for_measures_nothing() -> None:
+    node = waiting(5, size=25)
+    node.grant(5, 3, [], window=3)
+    node.retry_after(5, 60.0)
+    node.now += 60.0
+    node.receipt(5, ReceiptStatus.STORED)
+    assert budget(node) is None
+
+
+def test_a_training_that_takes_most_of_the_lease_leaves_less_to_send() -> None:
+    node = trained(size=10)
+    node.saved()
+    node.now += 1.0
+    node.receipt(5, ReceiptStatus.APPLIED)
+    assert budget(node) == 20
+    node.on(TrainingFinished(result=replace(result(9, 10), train_s=6.0)))
+    assert budget(node, 10) == 10
 
 
 def test_a_second_receipt_measures_nothing_new() -> None:

@@ -1,13 +1,15 @@
 """A slow uplink gets smaller updates, never larger ones, and a fast one what was asked for."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from edge_node.link import BPP_MIN, UPLOAD_SHARE, Uplink, within
-from update_codec import CodecSpec
+from edge_node.link import BPP_MIN, LEFT_SHARE, LINK_BYTES_MIN, PROBE_BYTES, UPLOAD_SHARE, Uplink, within
+from update_codec import CodecSpec, Manifest, encode
 
 EDGE = CodecSpec.parse("edge")
+LINK = CodecSpec.parse("link")
 
 
 def test_nothing_measured_is_no_bound() -> None:
@@ -19,6 +21,14 @@ def test_the_budget_is_what_gets_through_in_a_share_of_the_lease() -> None:
     link = Uplink()
     link.measured(4_000, 2.0)
     assert link.budget_bytes(60.0) == 2_000 * 60 * UPLOAD_SHARE
+
+
+def test_what_is_left_of_the_lease_bounds_the_budget() -> None:
+    link = Uplink()
+    link.measured(4_000, 2.0)
+    assert link.budget_bytes(60.0, left_s=10.0) == 2_000 * 10 * LEFT_SHARE
+    assert link.budget_bytes(60.0, left_s=59.0) == link.budget_bytes(60.0)
+    assert link.budget_bytes(60.0, left_s=-1.0) == 0
 
 
 def test_the_newest_measurement_counts_half() -> None:
@@ -65,3 +75,25 @@ def test_the_rate_is_never_raised_and_never_below_the_least(budget: int, paramet
     assert spec.bpp is not None
     assert min(BPP_MIN, spec.bpp) <= lowered.bpp <= spec.bpp
     assert len(str(lowered)) <= 40
+
+
+def test_the_link_codec_probes_before_it_knows_and_then_fills_the_budget() -> None:
+    """FED-58."""
+    parameters = 1_000_000
+    assert str(within(LINK, None, parameters)) == f"deadzone(bytes={PROBE_BYTES},feedback=1)"
+    assert str(within(LINK, 60_000, parameters)) == "deadzone(bytes=60000,feedback=1)"
+    assert str(within(LINK, 0, parameters)) == f"deadzone(bytes={LINK_BYTES_MIN},feedback=1)"
+
+
+def test_the_link_codec_never_sends_more_than_its_rate() -> None:
+    assert str(within(LINK, 10**9, 1_000)) == "deadzone(bpp=2,feedback=1)"
+    assert str(within(LINK, None, 1_000)) == "deadzone(bpp=2,feedback=1)"
+    assert str(within(LINK, None, 0)) == "deadzone(bpp=2,feedback=1)"
+
+
+@pytest.mark.parametrize("budget", [300, 1_000, 5_000, 12_000, 100_000])
+def test_a_frame_of_the_link_codec_fits_its_budget(budget: int) -> None:
+    values = np.random.default_rng(0).laplace(size=50_000).astype(np.float32)
+    manifest = Manifest.of({"x": values})
+    frame = encode(manifest.flatten({"x": values}), manifest, within(LINK, budget, 50_000)).frame
+    assert len(frame) <= budget

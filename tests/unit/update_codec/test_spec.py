@@ -22,6 +22,8 @@ def test_profile_reads_back_to_itself(profile: str) -> None:
         "deadzone(bpp=0.2,feedback=1)",
         "deadzone(bytes=4096,feedback=1)",
         "deadzone(step=2.5)",
+        "deadzone(bpp=1,feedback=1,link=1)",
+        "deadzone(bpp=0.35,feedback=1,context=1)",
         "dither(bpp=0.47)",
         "dither(bytes=100)",
         "common(bits=8,delta=0.001)",
@@ -68,6 +70,11 @@ def test_any_rate_reads_back_to_an_equal_specification(bpp: float, *, feedback: 
         "deadzone(bits=3)",
         "deadzone(step=0.01)",
         "deadzone(colour=1)",
+        "deadzone(bpp=1,link=1)",
+        "deadzone(bytes=100,feedback=1,link=1)",
+        "deadzone(bpp=1,feedback=1,link=2)",
+        "deadzone(bpp=0.123456,feedback=1,context=1)",
+        "dither(bpp=1,link=1)",
         "dither(bpp=1,feedback=1)",
         "lossless(bpp=1)",
         "eden()",
@@ -103,3 +110,16 @@ def test_rate_is_what_was_asked_for() -> None:
     assert CodecSpec.parse("edge").feedback
     assert not CodecSpec.parse("balanced").feedback
     assert not CodecSpec.parse("lossless").lossy
+
+
+def test_a_budget_replaces_the_rate_and_never_raises_it() -> None:
+    link = CodecSpec.parse("link")
+    assert str(link.within_bytes(1_000, 100_000)) == "deadzone(bytes=1000,feedback=1)"
+    assert str(link.within_bytes(25_000, 100_000)) == "deadzone(bpp=2,feedback=1)"
+    assert str(link.within_bytes(1, 100_000)) == "deadzone(bytes=16,feedback=1)"
+
+
+def test_what_has_no_rate_has_no_budget() -> None:
+    step = CodecSpec.parse("deadzone(step=2,context=1)")
+    assert str(step.within_bytes(10, 1_000)) == "deadzone(step=2)"
+    assert CodecSpec.parse("edge").plain() is CodecSpec.parse("edge")
