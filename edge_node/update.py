@@ -16,14 +16,15 @@ rounds and verdicts, residual + (sent and not given back) = e_0 + sum of all d_t
 and nothing counts twice. Each step rounds once in float32.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from federation.errors import TaskError
-from federation.task import Parameters
-from update_codec import CodecError, CodecSpec, Manifest, NonFiniteError, Vectors, decode, encode
+from federation.task import Parameters, Resident
+from update_codec import CodecError, CodecSpec, DeviceUpdate, Manifest, NonFiniteError, Vectors, decode, encode
+from update_codec.arrays import HOST, root_mean_square
 
 __all__ = [
     "EncodedUpdate",
@@ -94,8 +95,12 @@ class EncodedUpdate:
     bits_per_parameter: float
 
 
-def difference(base: Vectors, trained: Parameters, manifest: Manifest, *, norm_max: float | None = None) -> Vectors:
-    """What training changed, clipped.
+Delta = Vectors | DeviceUpdate
+"""What training changed: in NumPy's memory, or on the device where it was trained."""
+
+
+def difference(base: Vectors, trained: Parameters, manifest: Manifest, *, norm_max: float | None = None) -> Delta:
+    """What training changed, clipped; what was trained on a device stays there.
 
     Args:
         base: The model that training started from.
@@ -107,13 +112,15 @@ def difference(base: Vectors, trained: Parameters, manifest: Manifest, *, norm_m
         TaskError: Tensors are missing, extra, or of another shape or type.
     """
     try:
+        if isinstance(trained, Resident):
+            return clipped(trained.minus(base, manifest), norm_max)
         return clipped(manifest.flatten(dict(trained)).minus(base), norm_max)
     except CodecError as error:
         raise TaskError(f"the trained tensors do not fit the model: {error}") from error
 
 
 def encode_update(
-    delta: Vectors, manifest: Manifest, spec: CodecSpec, *, residual: Residual | None, share: float = 1.0, seed: int = 0
+    delta: Delta, manifest: Manifest, spec: CodecSpec, *, residual: Residual | None, share: float = 1.0, seed: int = 0
 ) -> EncodedUpdate:
     """Encode a difference, with what earlier updates left where the codec has feedback.
 
@@ -129,11 +136,14 @@ def encode_update(
         TaskError: A value is not finite.
     """
     used = residual if spec.feedback else None
+    arrays = delta.arrays if isinstance(delta, DeviceUpdate) else HOST
+    added = _part_of(used, share)
     try:
-        encoded = encode(delta, manifest, spec, residual=_part_of(used, share), seed=seed)
+        encoded = encode(delta, manifest, spec, residual=None if added is None else arrays.resident(added), seed=seed)
     except NonFiniteError as error:
         raise TaskError(f"training made values that are not finite: {error}") from error
-    change = ResidualChange(used=used, left=encoded.residual)
+    left = None if encoded.residual is None else arrays.host(encoded.residual)
+    change = ResidualChange(used=used, left=left)
     return EncodedUpdate(frame=encoded.frame, change=change, bits_per_parameter=encoded.bits_per_parameter)
 
 
@@ -143,15 +153,18 @@ def _part_of(residual: Residual | None, share: float) -> Residual | None:
     return residual if share == 1.0 else residual * np.float32(share)
 
 
-def clipped(delta: Vectors, norm_max: float | None) -> Vectors:
+def clipped(delta: Delta, norm_max: float | None) -> Delta:
     """Scale the parameters' difference down to an L2 norm of ``norm_max``; statistics and counters stay."""
     if norm_max is None:
         return delta
-    norm = float(np.linalg.norm(delta.parameters.astype(np.float64)))
+    arrays = delta.arrays if isinstance(delta, DeviceUpdate) else HOST
+    norm = root_mean_square(delta.parameters, arrays) * len(delta.parameters) ** 0.5
     if not norm > norm_max:  # also when it is NaN: the codec refuses that with a reason
         return delta
-    factor = np.float32(norm_max / norm)
-    return Vectors(delta.parameters * factor, delta.statistics, delta.counters)
+    factor: float | np.float32 = np.float32(norm_max / norm)
+    if isinstance(delta, DeviceUpdate):
+        factor = float(factor)
+    return replace(delta, parameters=delta.parameters * factor)
 
 
 def merge(current: Residual | None, change: ResidualChange) -> Residual | None:

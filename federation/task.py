@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from federation.picture import PictureInput
 from federation.protocol.limits import NAME_BYTES_MAX, fit_text
 from federation.protocol.messages import TrainSettings
-from update_codec import Role
+from update_codec import DeviceUpdate, Manifest, Role, Vectors
 
 Array = NDArray[np.generic]
 Parameters = Mapping[str, Array]
@@ -98,6 +98,21 @@ class Task(Protocol):
 
     def evaluate(self, parameters: Parameters) -> Metrics:
         """Evaluate on this participant's evaluation data; empty where it has none."""
+
+
+@runtime_checkable
+class Resident(Protocol):
+    """Trained parameters that are still on the device where they were trained: a mapping that also can do this.
+
+    A task may return them as `TrainResult.parameters`: difference, error feedback and quantization then run there.
+    """
+
+    def minus(self, base: Vectors, manifest: Manifest) -> DeviceUpdate:
+        """What training changed, on the device.
+
+        Raises:
+            ShapeError: The tensors are not those of the manifest.
+        """
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ True
 """
 
 from update_codec.accumulator import Accumulator
+from update_codec.arrays import Arrays, DeviceUpdate
 from update_codec.chunks import iter_chunks
 from update_codec.context import Context, moving_average
 from update_codec.decoding import FrameInfo, decode, inspect
@@ -42,10 +43,12 @@ from update_codec.vectors import Vectors
 __all__ = [
     "PROFILES",
     "Accumulator",
+    "Arrays",
     "CodecError",
     "CodecSpec",
     "Context",
     "ContextMismatch",
+    "DeviceUpdate",
     "DigestMismatch",
     "Encoded",
     "EntropyError",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from update_codec.limits import SYMBOL_MAX
 
-__all__ = ["ROUNDING", "Quantizer", "quantize"]
+__all__ = ["ROUNDING", "Quantizer", "centroid_stride", "centroids", "quantize"]
 
 ROUNDING: Final = 0.42
 """Within 1 % of the best error for Gaussian, Laplace and Student-t sources from 0.1 to 3 bits per parameter."""
@@ -73,13 +73,16 @@ def quantize(
     return symbols, np.concatenate(outliers) if outliers else np.empty(0, np.int64)
 
 
+def centroid_stride(entries: int) -> int:
+    """The distance of the entries that `centroids` is shown."""
+    return max(1, entries >> 16)
+
+
 def centroids(values: NDArray[np.float32], symbols: NDArray[np.int8], step: float) -> tuple[int, int, int]:
     """Return the shifts that make the reconstruction points the means of their bins, measured on a sample."""
-    stride = max(1, len(values) >> 16)
-    sample = symbols[::stride]
-    places = np.flatnonzero(sample)
-    magnitudes = np.abs(sample[places])
-    excess = np.abs(values[::stride][places].astype(np.float64)) / step - magnitudes
+    places = np.flatnonzero(symbols)
+    magnitudes = np.abs(symbols[places])
+    excess = np.abs(values[places].astype(np.float64)) / step - magnitudes
     bins = np.minimum(magnitudes, _SHIFTS) - 1
     counts = np.bincount(bins, minlength=_SHIFTS)
     means = np.bincount(bins, weights=excess, minlength=_SHIFTS) / np.maximum(counts, 1)

@@ -7,15 +7,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from update_codec.arrays import HOST, Arrays, Vector, root_mean_square
 from update_codec.codes import pack_codes
 from update_codec.context import Context
-from update_codec.deadzone import ROUNDING, Quantizer, centroids, quantize
+from update_codec.deadzone import ROUNDING, Quantizer, centroid_stride, centroids
 from update_codec.frame import varint
 from update_codec.layout import write_symbols
-from update_codec.limits import CHUNK_ENTRIES, SYMBOL_MAX
 from update_codec.manifest import Manifest, Role
 from update_codec.partition import Group, Partition, groups_of, matrices_of
-from update_codec.rate import EntropyRate, rms
+from update_codec.rate import EntropyRate, sorted_sample
 from update_codec.segments import Tag
 from update_codec.spec import Kind
 
@@ -41,7 +41,7 @@ class Trial:
     """A float32 value."""
     partition: Partition = Partition.WHOLE
     segments: list[bytes]
-    decode: Callable[[], F32]
+    decode: Callable[[], Vector]
     """Gives what a decoder will make of the segments."""
 
 
@@ -57,7 +57,14 @@ class Division:
     """The classes, where the frame names them."""
 
 
-def divide(wanted: F32, manifest: Manifest, partition: Partition, context: Context | None = None) -> Division:
+def divide(
+    wanted: Vector,
+    manifest: Manifest,
+    partition: Partition,
+    *,
+    context: Context | None = None,
+    arrays: Arrays = HOST,
+) -> Division:
     """Divide the parameters.
 
     `BY_SPREAD` puts every matrix into a class by its own rms, one class for each factor of two below the largest: what
@@ -66,7 +73,7 @@ def divide(wanted: F32, manifest: Manifest, partition: Partition, context: Conte
     if partition is not Partition.BY_SPREAD:
         groups = groups_of(manifest, partition, context=context)
         return Division(partition=partition, groups=groups, key=context.key if context else 0)
-    spreads = np.array(_spreads(wanted, manifest))
+    spreads = np.array(_spreads(wanted, manifest, arrays))
     largest = spreads.max(initial=0.0)
     # Class 0 from half the largest on, class 1 from a quarter, class 2 from an eighth, class 3 below.
     classes = sum((spreads < largest * 0.5**octave).astype(np.int64) for octave in range(1, _SPREAD_CLASSES))
@@ -75,14 +82,14 @@ def divide(wanted: F32, manifest: Manifest, partition: Partition, context: Conte
     return Division(partition=partition, groups=groups, segments=[segment])
 
 
-def _spreads(wanted: F32, manifest: Manifest) -> list[float]:
+def _spreads(wanted: Vector, manifest: Manifest, arrays: Arrays) -> list[float]:
     """Rms of every matrix, in their order."""
     matrices = {tensor.name for tensor in matrices_of(manifest)}
     found, place = [], 0
     for tensor in manifest.tensors:
         if tensor.role is Role.PARAMETER:
             if tensor.name in matrices:
-                found.append(rms(wanted[place : place + tensor.size]))
+                found.append(root_mean_square(wanted[place : place + tensor.size], arrays))
             place += tensor.size
     return found
 
@@ -90,7 +97,7 @@ def _spreads(wanted: F32, manifest: Manifest) -> list[float]:
 @dataclass(frozen=True, slots=True)
 class _Part:
     group: Group
-    values: F32
+    values: Vector
     scale: int
 
 
@@ -100,18 +107,20 @@ class DeadzoneCoder:
     Args:
         wanted: float32, finite, not empty.
         division: its groups.
+        arrays: where it is.
     """
 
-    def __init__(self, wanted: F32, division: Division) -> None:
-        self._wanted = wanted
+    def __init__(self, wanted: Vector, division: Division, arrays: Arrays = HOST) -> None:
+        self._wanted, self._arrays = wanted, arrays
         self._division = division
         few = len(wanted) * _FEW
         self._parts = [
-            _Part(group, group.gather(wanted), FINE_SCALE if group.fine and group.size < few else 0)
+            _Part(group, group.gather(wanted, arrays.join), FINE_SCALE if group.fine and group.size < few else 0)
             for group in division.groups
         ]
         self.groups = len(self._parts)
-        self._rate = EntropyRate([(part.values, part.scale) for part in self._parts], ROUNDING)
+        samples = [(sorted_sample(part.values, arrays), part.group.size, part.scale) for part in self._parts]
+        self._rate = EntropyRate(samples, ROUNDING)
 
     def bits(self, step: float) -> float:
         """Estimated bits of the symbols."""
@@ -122,22 +131,24 @@ class DeadzoneCoder:
         segments, beyond, found = [*self._division.segments], [], []
         for part in self._parts:
             group_step = step * 2.0**-part.scale
-            symbols, outliers = quantize(part.values, group_step)
-            shifts = centroids(part.values, symbols, group_step)
+            quantized = self._arrays.quantize(part.values, group_step, ROUNDING)
+            stride = centroid_stride(part.group.size)
+            sample = self._arrays.sample(part.values, stride)
+            shifts = centroids(sample, quantized.symbols[::stride], group_step)
             table = Quantizer(step=step, scale=part.scale, shifts=shifts).table()
-            found.append((part.group, symbols, table))
+            found.append((part.group, quantized.resident, table))
             fields = bytes([Tag.SYMBOLS, part.scale]) + np.array(shifts, np.int8).tobytes()
-            segments.append(fields + write_symbols(symbols))
-            beyond.append(part.group.locate(outliers))
+            segments.append(fields + write_symbols(quantized.symbols))
+            beyond.append(part.group.locate(quantized.outliers))
         positions = np.sort(np.concatenate(beyond))
-        exact = self._wanted[positions]
+        exact = self._arrays.take(self._wanted, positions)
         segments += write_outliers(positions, exact)
 
-        def decode() -> F32:
-            decoded = np.empty_like(self._wanted)
+        def decode() -> Vector:
+            decoded = self._arrays.empty_like(self._wanted)
             for group, symbols, table in found:
-                group.put(decoded, _look_up(table, symbols))
-            decoded[positions] = exact
+                group.put(decoded, self._arrays.look_up(table, symbols))
+            self._arrays.put(decoded, positions, exact)
             return decoded
 
         return Trial(
@@ -148,15 +159,6 @@ class DeadzoneCoder:
             segments=segments,
             decode=decode,
         )
-
-
-def _look_up(table: F32, symbols: NDArray[np.int8]) -> F32:
-    """Values of symbols, in pieces that stay in the cache: numpy widens every index to eight bytes."""
-    turned = np.roll(table, -SYMBOL_MAX)  # a negative symbol indexes from the end
-    values = np.empty(len(symbols), np.float32)
-    for start in range(0, len(symbols), CHUNK_ENTRIES):
-        values[start : start + CHUNK_ENTRIES] = turned[symbols[start : start + CHUNK_ENTRIES]]
-    return values
 
 
 def write_outliers(positions: NDArray[np.int64], values: F32) -> list[bytes]:

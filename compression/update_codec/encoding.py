@@ -1,11 +1,12 @@
 """From an update to a frame: checks, error feedback, the quantizer that the specification names, seal."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
+from update_codec.arrays import HOST, Arrays, DeviceUpdate, Vector, root_mean_square
 from update_codec.codes import Common, pack_codes, quantize_common
 from update_codec.context import Context
 from update_codec.eden import Eden, eden_bytes, write_eden
@@ -14,7 +15,6 @@ from update_codec.frame import Header, seal_frame
 from update_codec.manifest import Manifest
 from update_codec.partition import Partition
 from update_codec.planes import write_counters, write_floats
-from update_codec.rate import rms
 from update_codec.rated import Rated, encode_rated
 from update_codec.segments import Pieces, Tag
 from update_codec.spec import CodecSpec, Kind
@@ -30,8 +30,11 @@ class Encoded:
     """A frame and what the encoder knows about it."""
 
     frame: bytes
-    residual: F32 | None
-    """What was not sent, float32, shape (D,): adopt it when the receipt says `applied`. None without feedback."""
+    residual: Vector | None
+    """What was not sent, float32, shape (D,): adopt it when the receipt says `applied`. None without feedback.
+
+    Where the update was a `DeviceUpdate` it is a vector of its backend.
+    """
     bits_per_parameter: float
     """Bits of the whole frame per parameter; 0 if there are none."""
     nmse: float
@@ -43,7 +46,7 @@ class _Coded:
     """Coded parameters: segments, header fields, and what a decoder will make of them."""
 
     segments: list[bytes]
-    decoded: F32
+    decoded: Vector
     kind: Kind
     step: float = 0.0
     seed: int = 0
@@ -52,21 +55,23 @@ class _Coded:
 
 
 def encode(
-    update: Vectors,
+    update: Vectors | DeviceUpdate,
     manifest: Manifest,
     spec: CodecSpec,
     *,
-    residual: F32 | None = None,
+    residual: Vector | None = None,
     seed: int = 0,
     context: Context | None = None,
 ) -> Encoded:
     """Encode an update.
 
     Args:
-        update: float differences and absolute counters, see `Vectors.minus`.
+        update: float differences and absolute counters, see `Vectors.minus`; or the same on another device, which
+            gives the same frame.
         manifest: the model that both ends agreed on.
         spec: what to do.
-        residual: float32, shape (D,): what earlier frames did not send. It is added under every specification.
+        residual: float32, shape (D,), where the update is: what earlier frames did not send. It is added under every
+            specification.
         seed: for the randomised kinds; the lower 32 bits count. Use another one for every frame.
         context: classes of the parameters that the decoder has too; used by the deadzone quantizer on larger models.
 
@@ -77,21 +82,23 @@ def encode(
         ShapeError: if a vector or the context does not fit the manifest.
         NonFiniteError: if a value, or a sum with the residual, is NaN or infinite.
     """
-    manifest.check(update)
+    arrays = update.arrays if isinstance(update, DeviceUpdate) else HOST
+    manifest.check_counts(len(update.parameters), len(update.statistics), len(update.counters))
     if context is not None and len(context.classes) != manifest.parameter_count:
         raise ShapeError("the context was made for another model")
     wanted = _with_residual(update.parameters, residual)
-    if not (np.isfinite(wanted).all() and np.isfinite(update.statistics).all()):
+    if not (arrays.is_finite(wanted) and np.isfinite(update.statistics).all()):
         raise NonFiniteError("the update holds NaN or infinity: the training diverged; do not send it")
     others = _other_segments(update)
     other_bytes = sum(map(len, others))
     job = Rated(
         manifest=manifest,
         spec=spec,
-        fresh_rms=rms(update.parameters),
+        fresh_rms=root_mean_square(update.parameters, arrays),
         seed=seed & 0xFFFFFFFF,
         context=context,
         other_bytes=other_bytes,
+        arrays=arrays,
     )
     coded = _encode_parameters(wanted, job)
     header = Header(
@@ -112,11 +119,18 @@ def encode(
         frame=frame,
         residual=error if spec.feedback else None,
         bits_per_parameter=8 * len(frame) / len(wanted) if len(wanted) else 0.0,
-        nmse=_ratio(error, wanted),
+        nmse=_ratio(error, wanted, arrays),
     )
 
 
-def _encode_parameters(wanted: F32, job: Rated) -> _Coded:
+def _encode_parameters(wanted: Vector, job: Rated) -> _Coded:
+    if job.spec.kind is Kind.DEADZONE or job.arrays is HOST:
+        return _encode_kind(wanted, job)
+    coded = _encode_kind(job.arrays.host(wanted), replace(job, arrays=HOST))
+    return replace(coded, decoded=wanted if job.spec.kind is Kind.LOSSLESS else job.arrays.resident(coded.decoded))
+
+
+def _encode_kind(wanted: Vector, job: Rated) -> _Coded:
     spec, size = job.spec, len(wanted)
     match spec.kind:
         case Kind.LOSSLESS:
@@ -165,7 +179,7 @@ def _collect(values: Pieces, size: int) -> F32:
     return out
 
 
-def _other_segments(update: Vectors) -> list[bytes]:
+def _other_segments(update: Vectors | DeviceUpdate) -> list[bytes]:
     segments = []
     if len(update.statistics):
         segments.append(bytes([Tag.STATISTICS]) + write_floats(update.statistics))
@@ -174,15 +188,15 @@ def _other_segments(update: Vectors) -> list[bytes]:
     return segments
 
 
-def _with_residual(parameters: F32, residual: F32 | None) -> F32:
+def _with_residual(parameters: Vector, residual: Vector | None) -> Vector:
     if residual is None:
         return parameters
-    if residual.shape != parameters.shape or residual.dtype != np.float32:
+    if residual.shape != parameters.shape or residual.dtype != parameters.dtype:
         raise ShapeError(f"the residual must be float32 of shape {parameters.shape}")
     with np.errstate(over="ignore", invalid="ignore"):
         return parameters + residual
 
 
-def _ratio(error: F32, wanted: F32) -> float:
-    norm = rms(wanted)
-    return (rms(error) / norm) ** 2 if norm else 0.0
+def _ratio(error: Vector, wanted: Vector, arrays: Arrays) -> float:
+    norm = arrays.energy(wanted)
+    return arrays.energy(error) / norm if norm else 0.0

@@ -154,7 +154,11 @@ class Manifest:
 
     def check(self, vectors: Vectors) -> None:
         """Raise `ShapeError` if the vectors do not have the lengths of this manifest."""
-        found = (vectors.parameters.size, vectors.statistics.size, vectors.counters.size)
+        self.check_counts(vectors.parameters.size, vectors.statistics.size, vectors.counters.size)
+
+    def check_counts(self, parameters: int, statistics: int, counters: int) -> None:
+        """Raise `ShapeError` if these are not the lengths of this manifest's vectors."""
+        found = (parameters, statistics, counters)
         expected = (self.parameter_count, self.statistic_count, self.counter_count)
         if found != expected:
             raise ShapeError(f"expected vectors of {expected} entries, found {found}")

@@ -1,5 +1,6 @@
 """Groups of parameters that are coded apart, derived from what both ends have so that nothing about them is sent."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final, Protocol
@@ -26,6 +27,8 @@ class Partition(IntEnum):
     """As BY_RANK, with the matrices and kernels divided into four classes that the frame names."""
 
 
+Join = Callable[[list[Any]], Any]
+
 _FINE: Final = 4
 """Index of the group of biases and norms, behind the classes."""
 
@@ -41,10 +44,10 @@ class Group(Protocol):
     def size(self) -> int:
         """Entries of the group."""
 
-    def gather(self, vector: NDArray[Any]) -> NDArray[Any]:
-        """Return the group's entries."""
+    def gather(self, vector: Any, join: Join = np.concatenate) -> Any:
+        """Return the group's entries; `join` puts vectors of a backend one behind the other."""
 
-    def put(self, vector: NDArray[Any], values: NDArray[Any]) -> None:
+    def put(self, vector: Any, values: Any) -> None:
         """Set all entries of the group in the vector."""
 
     def add(self, vector: NDArray[Any], start: int, values: NDArray[Any]) -> None:
@@ -70,13 +73,13 @@ class Runs:
         """Entries of the group."""
         return int(self.offsets[-1])
 
-    def gather(self, vector: NDArray[Any]) -> NDArray[Any]:
+    def gather(self, vector: Any, join: Join = np.concatenate) -> Any:
         """Return the group's entries; a view when the group is one run."""
         lengths = np.diff(self.offsets)
         runs = [vector[start : start + length] for start, length in zip(self.starts, lengths, strict=True)]
-        return runs[0] if len(runs) == 1 else np.concatenate(runs)
+        return runs[0] if len(runs) == 1 else join(runs)
 
-    def put(self, vector: NDArray[Any], values: NDArray[Any]) -> None:
+    def put(self, vector: Any, values: Any) -> None:
         """Set all entries of the group in the vector."""
         for start, begin, end in zip(self.starts, self.offsets[:-1], self.offsets[1:], strict=True):
             vector[start : start + end - begin] = values[begin:end]
@@ -113,11 +116,12 @@ class Scattered:
         """Entries of the group."""
         return len(self.places)
 
-    def gather(self, vector: NDArray[Any]) -> NDArray[Any]:
+    def gather(self, vector: Any, join: Join = np.concatenate) -> Any:
         """Return the group's entries."""
+        del join
         return vector[self.places]
 
-    def put(self, vector: NDArray[Any], values: NDArray[Any]) -> None:
+    def put(self, vector: Any, values: Any) -> None:
         """Set all entries of the group in the vector."""
         vector[self.places] = values
 

@@ -7,24 +7,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from update_codec.arrays import Arrays, Vector
 from update_codec.limits import SYMBOL_MAX
 
-__all__ = ["EntropyRate", "rms", "step_for"]
+__all__ = ["EntropyRate", "sorted_sample", "step_for"]
 
 SAMPLE_ENTRIES: Final = 1 << 15
 _TOLERANCE: Final = 1e-3
 """Relative error of the step: a tenth of what the real size may be below its target."""
-
-
-def rms(values: NDArray[np.float32]) -> float:
-    """Root mean square in float64; 0 for an empty vector."""
-    if not len(values):
-        return 0.0
-    peak = float(np.abs(values).max())
-    if 1e-15 < peak < 1e15:  # squares and their sum stay inside float32
-        return float(np.sqrt(np.dot(values, values) / len(values)))
-    wide = values.astype(np.float64)
-    return float(np.sqrt(np.dot(wide, wide) / len(wide)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +28,13 @@ class EntropyRate:
     """Estimates the bits of a quantized vector from its order-0 entropy.
 
     Args:
-        groups: for each group its values and its scale (step · 2^-scale).
+        groups: for each group its `sorted_sample`, its size and its scale (step · 2^-scale).
         rounding: the quantizer's rounding offset.
     """
 
-    def __init__(self, groups: Sequence[tuple[NDArray[np.float32], int]], rounding: float) -> None:
+    def __init__(self, groups: Sequence[tuple[NDArray[np.float32], int, int]], rounding: float) -> None:
         self._edges = np.arange(1, SYMBOL_MAX + 1) - rounding
-        self._parts = [_Part(_sorted_sample(values), len(values), scale) for values, scale in groups]
+        self._parts = [_Part(sample, size, scale) for sample, size, scale in groups]
 
     def bits(self, step: float) -> float:
         """Entropy of all symbols at this step, in bits."""
@@ -79,7 +69,8 @@ def step_for(estimate: Callable[[float], float], bits: float, low: float, high: 
     return high
 
 
-def _sorted_sample(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def sorted_sample(values: Vector, arrays: Arrays) -> NDArray[np.float32]:
+    """Magnitudes of some entries, in order."""
     stride = max(1, len(values) // SAMPLE_ENTRIES)
-    sample: NDArray[np.float32] = np.sort(np.abs(values[::stride]))
+    sample: NDArray[np.float32] = np.sort(np.abs(arrays.sample(values, stride)))
     return sample

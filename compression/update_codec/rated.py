@@ -7,6 +7,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from update_codec.arrays import HOST, Arrays, Vector
 from update_codec.context import Context
 from update_codec.deadzone_coder import DeadzoneCoder, Trial, divide, write_outliers
 from update_codec.dithered import DitherRate, quantize_dithered, undither
@@ -50,6 +51,8 @@ class Rated:
     context: Context | None
     other_bytes: int
     """Statistics and counters."""
+    arrays: Arrays = HOST
+    """Where the vector is; the dither works on the host."""
 
 
 class _Coder(Protocol):
@@ -61,7 +64,7 @@ class _Coder(Protocol):
     def write(self, step: float) -> Trial: ...
 
 
-def encode_rated(wanted: F32, job: Rated) -> Trial:
+def encode_rated(wanted: Vector, job: Rated) -> Trial:
     """Encode at the step that the specification asks for.
 
     Args:
@@ -71,7 +74,7 @@ def encode_rated(wanted: F32, job: Rated) -> Trial:
     low = max(STEP_RMS_MIN * job.fresh_rms, _STEP_MIN)
     high = min(max(STEP_RMS_MAX * job.fresh_rms, _STEP_MIN), _FLOAT_MAX)
     if job.fresh_rms == 0:  # nothing was learned: send nothing, the residual stays
-        wanted = np.zeros_like(wanted)
+        wanted = job.arrays.zeros_like(wanted)
     # A vector that is zero, or below the smallest step, must not become noise.
     is_dithered = job.spec.kind is Kind.DITHER and job.fresh_rms > _STEP_MIN / STEP_RMS_MIN
     coder: _Coder = _DitherCoder(wanted, job.seed) if is_dithered else _deadzone(wanted, job)
@@ -80,7 +83,7 @@ def encode_rated(wanted: F32, job: Rated) -> Trial:
     overhead = _ENVELOPE_BYTES + len(str(job.spec)) + _SEGMENT_BYTES * coder.groups
     target = _target_bytes(len(wanted), overhead, job)
     # A promised size holds even where the residual outgrows the update: there the step leaves the range of fresh ones.
-    attempt = _attempts(coder, low, max(high, min(_REACH * float(np.abs(wanted).max()), _FLOAT_MAX)))
+    attempt = _attempts(coder, low, max(high, min(_REACH * job.arrays.peak(wanted), _FLOAT_MAX)))
     return _search(attempt, target, overhead - _SEGMENT_BYTES * coder.groups)
 
 
@@ -92,13 +95,13 @@ def _target_bytes(parameters: int, overhead: int, job: Rated) -> int:
     """Bytes that the envelope and the segments of the parameters may take.
 
     Statistics and counters are not in a target of bits per parameter. The envelope is, except that a small model
-    gets at least three quarters of its target for the symbols themselves.
+    gets at least three fifths of its target for the symbols themselves.
     """
     if job.spec.bytes is not None:
         return max(job.spec.bytes - job.other_bytes, 1)
     assert job.spec.bpp is not None  # noqa: S101 - the specification has one of step, bytes and bpp
     nominal = job.spec.bpp * parameters / 8
-    return int(max(nominal, overhead + 0.75 * nominal))
+    return int(max(nominal, overhead + 0.6 * nominal))
 
 
 def _search(attempt: Callable[[float], Trial], target: int, envelope: int) -> Trial:
@@ -118,16 +121,18 @@ def _search(attempt: Callable[[float], Trial], target: int, envelope: int) -> Tr
     return best
 
 
-def _deadzone(wanted: F32, job: Rated) -> DeadzoneCoder:
+def _deadzone(wanted: Vector, job: Rated) -> DeadzoneCoder:
     """Choose how to divide the parameters."""
+
+    def coder(partition: Partition, context: Context | None = None) -> DeadzoneCoder:
+        division = divide(wanted, job.manifest, partition, context=context, arrays=job.arrays)
+        return DeadzoneCoder(wanted, division, job.arrays)
+
     if len(wanted) < PARTITION_PARAMETERS_MIN:
-        return DeadzoneCoder(wanted, divide(wanted, job.manifest, Partition.WHOLE))
+        return coder(Partition.WHOLE)
     if job.context is not None:
-        return DeadzoneCoder(wanted, divide(wanted, job.manifest, Partition.BY_CONTEXT, job.context))
-    plain, spread = (
-        DeadzoneCoder(wanted, divide(wanted, job.manifest, partition))
-        for partition in (Partition.BY_RANK, Partition.BY_SPREAD)
-    )
+        return coder(Partition.BY_CONTEXT, job.context)
+    plain, spread = coder(Partition.BY_RANK), coder(Partition.BY_SPREAD)
     step = (job.spec.step or _TYPICAL_STEP_RMS) * max(job.fresh_rms, _STEP_MIN)
     extra = 8 * _GROUP_BYTES * (spread.groups - plain.groups)
     return spread if spread.bits(step) + extra < plain.bits(step) else plain

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from federation.errors import ConfigError, TaskError
 from federation.task import Array, Parameters
+from federation.tasks.torch_arrays import TrainedOnDevice
 from update_codec import Role
 
 
@@ -58,12 +59,14 @@ class LocalModel:
             else:
                 tensor.copy_(torch.from_numpy(np.array(array)))
 
-    def dump(self) -> dict[str, Array]:
-        """Copies of all tensors.
+    def dump(self) -> Parameters:
+        """Copies of all tensors: arrays on the CPU; on a GPU they stay there until somebody asks for one.
 
         Raises:
             TaskError: One is not finite.
         """
+        if self.device.type != "cpu":
+            return TrainedOnDevice(self.tensors)
         arrays = {name: np.array(tensor.cpu().numpy()) for name, tensor in self.tensors.items()}
         for name, array in arrays.items():
             if not np.isfinite(array).all():

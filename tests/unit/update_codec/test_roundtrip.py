@@ -239,7 +239,7 @@ def test_residual_that_does_not_fit_is_refused() -> None:
     manifest, update = network()
     for residual in (np.zeros(3, np.float32), np.zeros(manifest.parameter_count)):
         with pytest.raises(ShapeError):
-            encode(update, manifest, CodecSpec.parse("edge"), residual=residual)  # type: ignore[arg-type]
+            encode(update, manifest, CodecSpec.parse("edge"), residual=residual)
 
 
 def test_residual_waits_when_nothing_was_learned() -> None:
