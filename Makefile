@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: bench-algorithms bench-large help setup demo broker test test-all test-container check format lint types imports coverage bench bench-codec simulate chaos soak clean
+.PHONY: bench-containers bench-algorithms bench-large help setup demo broker test test-all test-container check format lint types imports coverage bench bench-codec simulate chaos soak clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,6 +10,7 @@ ARGS ?=
 SEEDS ?= 2000
 MINUTES ?= 10
 TESTS ?=
+BROKER_TESTS ?= tests/contract/test_transport.py tests/integration/test_mqtt.py tests/integration/test_mqtt_identity.py tests/integration/test_coordinator.py tests/integration/test_edge_node.py tests/integration/test_recovery.py tests/integration/test_coordinator_doctor.py tests/integration/test_edge_node_doctor.py
 STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt deploy/setup.sh | cksum | cut -d' ' -f1)
 
 help: ## This list
@@ -35,8 +36,9 @@ broker: ## A Mosquitto container on this machine (docker or podman), until Ctrl-
 test: $(STAMP) ## All tests but the slow campaigns
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(TESTS)
 
-test-container: $(STAMP) ## Build the images and run a federation in them (docker or podman)
+test-container: $(STAMP) ## Build the images, run a federation in them, and the integration tests against the broker's
 	@FEDMQ_CONTAINER_BUILD=1 $(BIN)/python -m pytest -m container $(TESTS)
+	@FEDMQ_TEST_BROKER_IMAGE=$${BROKER_IMAGE:-fedmq-broker} $(BIN)/python -m pytest -m broker $(BROKER_TESTS)
 
 check: format lint types imports coverage ## Everything that CI runs: format, lint, types, imports, tests with coverage
 
@@ -69,6 +71,9 @@ bench-algorithms: $(STAMP) ## Strategies, robust rules and asynchronous rounds, 
 
 bench-large: $(STAMP) ## Models of 47 and 100 MB through a real broker: memory, throughput, cuts, kills (minutes)
 	@$(BIN)/python -m benchmarks.large_models $(ARGS)
+
+bench-containers: $(STAMP) ## Sizes of the images, and compose up to the first version (docker or podman; images built)
+	@$(BIN)/python -m benchmarks.containers $(ARGS)
 
 simulate: $(STAMP) ## Both machines under seeded faults: make simulate SEEDS=2000, by night SEEDS=20000
 	@$(BIN)/python -m simulation.campaign --seeds $(SEEDS) $(ARGS)

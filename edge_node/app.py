@@ -149,7 +149,7 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
     clock, topics = MonotonicClock(), Topics(FederationId(config.federation.id))
     trust = node_trust(config.security)
     transport = _transport(config, address, inbox, node_will(Writer(topics, trust.signer), workshop.node, store))
-    trainer = ThreadTrainer(workshop, inbox, clock)
+    trainer = ThreadTrainer(workshop, inbox, clock, stall_s=config.training.stall_s)
     parts = NodeParts(
         workshop=workshop, store=store, trainer=trainer, transport=transport, topics=topics, signer=trust.signer
     )
@@ -166,7 +166,7 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
     inbound = Inbound(topics, workshop.node, trust.verifier)
     with StopSignals(inbox, StopRequested()) as signals:
         transport.open()
-        with Supervision(inbox, lambda: transport.alive) as supervision:
+        with Supervision(inbox, lambda: transport.alive and trainer.gets_on) as supervision:
             Driver(machine, executor, inbox, clock, supervision.watching(inbound.translate)).run()
         transport.close(timeout_s=FLUSH_S)
         if not trainer.close(timeout_s=WORKER_STOP_S):

@@ -131,6 +131,7 @@ class TrainingSection(Section):
     Attributes:
         device: ``auto`` takes a GPU when there is one.
         threads: CPU threads of one training.
+        stall_s: A training that has not asked its stop flag for so long is stuck: the watchdog is not fed, in seconds.
         codecs: Codec specs that this node agrees to; empty is all.
         update_norm_max: Longer updates are scaled down to this L2 norm; nothing is no bound.
         residual_decay: Share of what was not sent that is left for each version in which this node had no part.
@@ -139,6 +140,7 @@ class TrainingSection(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: PositiveInt = 1
+    stall_s: PositiveFloat = 900.0
     codecs: tuple[Annotated[str, AfterValidator(_codec)], ...] = ()
     update_norm_max: PositiveFloat | None = None
     residual_decay: Annotated[float, Field(ge=0, le=1)] = 1.0

@@ -1,6 +1,7 @@
 """One round of local work, as a function; and the one worker thread that runs it off the driver's thread."""
 
 import contextlib
+import math
 import queue
 import threading
 from collections import deque
@@ -125,10 +126,18 @@ def training_event(workshop: Workshop, job: TrainingJob, stop: Stop, clock: Cloc
 
 
 class ThreadTrainer:
-    """The worker thread: results go into the driver's inbox."""
+    """The worker thread: results go into the driver's inbox.
 
-    def __init__(self, workshop: Workshop, inbox: Inbox, clock: Clock) -> None:
+    Args:
+        workshop: What to train with.
+        inbox: The driver's.
+        clock: For durations.
+        stall_s: A training that has not asked its stop flag for so long does not get on any more, in seconds.
+    """
+
+    def __init__(self, workshop: Workshop, inbox: Inbox, clock: Clock, *, stall_s: float = math.inf) -> None:
         self._workshop, self._inbox, self._clock = workshop, inbox, clock
+        self._stall_s, self._sign_s, self._stalled = stall_s, math.inf, False
         self._log = get_log("training")
         self._jobs: queue.Queue[tuple[TrainingJob, threading.Event] | None] = queue.Queue(maxsize=1)
         self._flags: deque[tuple[RoundId, threading.Event]] = deque(maxlen=4)
@@ -147,6 +156,16 @@ class ThreadTrainer:
         for known, flag in self._flags:
             if known == round_id:
                 flag.set()
+
+    @property
+    def gets_on(self) -> bool:
+        """Whether the worker lives, and its training has given a sign of life lately; no work at all is fine."""
+        # Infinity while nothing is trained, and one value that two threads may read and write as they like.
+        stalled = self._clock.now() - self._sign_s > self._stall_s
+        if stalled and not self._stalled:
+            self._log.error("training_stalled", seconds=self._stall_s, why="the task does not ask its stop flag")
+        self._stalled = stalled
+        return self._thread.is_alive() and not stalled
 
     def close(self, *, timeout_s: float) -> bool:
         """Stop everything; says whether the worker ended within the time, in seconds."""
@@ -174,12 +193,20 @@ class ThreadTrainer:
     def _run(self, job: TrainingJob, flag: threading.Event) -> TrainingFinished | TrainingFailed:
         announcement = job.announcement
         self._log.info("training_started", round=announcement.round, version=announcement.model.version)
-        event = training_event(self._workshop, job, flag.is_set, self._clock)
+        self._sign_s = self._clock.now()
+        try:
+            event = training_event(self._workshop, job, lambda: self._asked(flag), self._clock)
+        finally:
+            self._sign_s = math.inf
         if isinstance(event, TrainingFinished):
             result = event.result
             numbers = {"seconds": round(result.train_s, 3), "loss": result.metrics.get("loss")}
             self._log.info("training_finished", round=result.round, bytes=len(result.frame), **numbers)
         return event
+
+    def _asked(self, flag: threading.Event) -> bool:
+        self._sign_s = self._clock.now()
+        return flag.is_set()
 
 
 def _codec_seed(announcement: RoundAnnouncement, node: NodeId) -> int:

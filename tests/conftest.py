@@ -7,16 +7,23 @@ from pathlib import Path
 import psutil
 import pytest
 
+from federation.runtime import local_broker
 from federation.runtime.local_broker import LocalBroker
+from tests.container_broker import ContainerBroker, broker_image
 
 _DATA_DEFAULT = Path(__file__).parents[2] / "shared" / "data"
 _LEAVE_WAIT_S = 5.0
 
 
+if broker_image() is not None:
+    # `make test-container`: every broker that a test starts by this name is a container. Before the tests import it.
+    local_broker.LocalBroker = ContainerBroker  # type: ignore[misc]
+
+
 @pytest.fixture
 def broker() -> Iterator[LocalBroker]:
     """A Mosquitto on a free loopback port; its store survives `restart`, not the test."""
-    with LocalBroker(persistence=True) as running:
+    with local_broker.LocalBroker(persistence=True) as running:
         yield running
 
 

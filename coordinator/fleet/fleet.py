@@ -80,7 +80,7 @@ class Fleet:
         write_text(folder.config, settings_text(plan), mode=PUBLIC)
         write_text(folder.broker / "mosquitto.conf", broker_text(plan), mode=PUBLIC)
         write_text(folder.compose, compose_text(plan, user=f"{os.getuid()}:{os.getgid()}"), mode=PUBLIC)
-        for made in (folder.broker / "data", folder.root / "state", folder.root / "enrolled"):
+        for made in (folder.broker / "data", *(folder.root / name for name in ("state", "enrolled", "nodes"))):
             made.mkdir(mode=0o700, exist_ok=True)
         register = Register(federation=plan.federation, broker_url=plan.broker_url, task=plan.portable_task)
         register = self._issue_server(register, authority, [*plan.hosts, *ALWAYS_HOSTS], days)

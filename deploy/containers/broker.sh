@@ -14,12 +14,24 @@ if [ -z "$engine" ]; then
   echo "make broker: neither docker nor podman runs here; without a container: mosquitto -c mosquitto/demo.conf" >&2
   exit 1
 fi
+name=fedmq-broker-$$
 settings=$(mktemp -d)
 trap 'rm -rf "$settings"' EXIT
-# In its own network the container must listen for the published port; on the host's network loopback is enough.
-sed "s/^listener 1883 127.0.0.1/listener 1883 ${LISTEN:-0.0.0.0}/; s/^listener 1883/listener $port/" mosquitto/demo.conf >"$settings/mosquitto.conf"
+flags=(--rm --name "$name" --read-only --cap-drop ALL --security-opt no-new-privileges --user 10001:10001)
+flags+=(-v "$settings:/mosquitto/config:ro")
+if [ "$(uname)" = Linux ]; then
+  # The host's own network: the broker listens on the loopback itself.
+  address=127.0.0.1
+  flags+=(--network host)
+else
+  # In a network of its own it must listen for the published port.
+  address=0.0.0.0
+  flags+=(-p "127.0.0.1:$port:$port")
+fi
+sed "s/^listener 1883 127.0.0.1/listener $port $address/" mosquitto/demo.conf >"$settings/mosquitto.conf"
 chmod 755 "$settings" && chmod 644 "$settings/mosquitto.conf"
 echo "broker: mqtt://127.0.0.1:$port in a container of $image; Ctrl-C ends it"
-flags=(--rm --read-only --cap-drop ALL --security-opt no-new-privileges --user 10001:10001)
-flags+=(-v "$settings:/mosquitto/config:ro" -p "127.0.0.1:$port:$port")
-"$engine" run "${flags[@]}" --entrypoint mosquitto "$image" -c /mosquitto/config/mosquitto.conf
+# In the background, because a shell that waits for a program in the foreground hears no signal.
+"$engine" run "${flags[@]}" --entrypoint mosquitto "$image" -c /mosquitto/config/mosquitto.conf &
+trap '"$engine" stop -t 5 "$name" >/dev/null 2>&1 || true' INT TERM
+wait $! || wait $! || true

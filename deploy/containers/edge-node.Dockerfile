@@ -2,7 +2,8 @@
 #   docker build -f deploy/containers/edge-node.Dockerfile --build-arg PIP_EXTRA_INDEX_URL=URL -t fedmq-edge-node .
 # where URL is PyTorch's index of CPU builds, which is on its installation page: without it, Linux on x86 takes the builds
 # for GPUs, several gigabytes. For a GPU: leave it out, and run the container with the device (--gpus all). On a Jetson:
-# --build-arg BASE=NVIDIA's image for it, and --build-arg EXTRAS=demo where that image has a torch of its own.
+# --build-arg BASE=NVIDIA's image for it, and --build-arg EXTRAS=demo where that image has a torch of its own. The task
+# digits needs scikit-learn: --build-arg EXTRAS=torch,demo.
 ARG BASE=debian:bookworm-slim
 
 FROM ${BASE} AS build
@@ -23,7 +24,7 @@ RUN python3 -m venv --system-site-packages /opt/fedmq \
  && /opt/fedmq/bin/pip install --no-cache-dir -c constraints.txt ".[${EXTRAS}]" \
  && /opt/fedmq/bin/pip uninstall -y pip setuptools \
  && cd /opt/fedmq/lib/python3*/site-packages \
- && rm -rf torch/include torch/share torch/test torch/lib/*.a \
+ && rm -rf torch/include torch/share torch/test torch/lib/*.a zstandard/_cffi.* \
  && find . -path './torch/bin/*' ! -name torch_shm_manager -delete \
  && find . -depth -type d \( -name tests -o -name test \) \( -path '*numpy*' -o -path '*sympy*' -o -path '*networkx*' \) -exec rm -rf {} +
 

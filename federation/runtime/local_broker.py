@@ -138,10 +138,9 @@ class LocalBroker:
             BrokerFailed: It does not start.
         """
         try:
-            binary = find_mosquitto()
             for _ in range(_ATTEMPTS_MAX):
                 self.port = free_port()
-                if self._launch(binary):
+                if self._launch():
                     return self
             raise BrokerFailed(self._last_words())
         except TransportError:
@@ -164,7 +163,7 @@ class LocalBroker:
         self._end(signal.SIGTERM)
         if wipe_store:
             (self._folder / "mosquitto.db").unlink(missing_ok=True)
-        if not self._launch(find_mosquitto()):
+        if not self._launch():
             raise BrokerFailed(self._last_words())
 
     def stop(self) -> None:
@@ -179,14 +178,21 @@ class LocalBroker:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _launch(self, binary: str) -> bool:
+    def _command(self, configuration: Path) -> list[str]:
+        """What runs Mosquitto; a subclass may run it somewhere else."""
+        return [find_mosquitto(), "-c", str(configuration)]
+
+    def _signal(self, process: "subprocess.Popen[str]", number: signal.Signals) -> None:
+        process.send_signal(number)
+
+    def _launch(self) -> bool:
         """Whether it listens; False: the port is taken."""
         configuration = self._folder / "mosquitto.conf"
         configuration.write_text(self._configuration())
         self._log.clear()
         self._started.clear()
         process = subprocess.Popen(
-            [binary, "-c", str(configuration)],
+            self._command(configuration),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -222,7 +228,7 @@ class LocalBroker:
         # Mosquitto forgets a SIGTERM that comes between "running" and its main loop: say it until it is heard.
         for attempt in (*[number] * _STOP_ATTEMPTS, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
-                process.send_signal(attempt)
+                self._signal(process, attempt)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_STOP_S / _STOP_ATTEMPTS)
                 break

@@ -6,6 +6,7 @@ Nothing of this machine's network is touched. Each host has a home folder and a 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -95,6 +96,19 @@ class Program:
             return is_event(line, name, fields)
 
         return self.wait_for(wanted, since=since)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def wait_for_end(self, limit_s: float = LIMIT_S) -> int:
+        """Wait until it has ended by itself; returns its exit code."""
+        return self._process.wait(limit_s)
 
     def stop(self) -> None:
         """Ask it to end, and insist."""

@@ -18,6 +18,7 @@ from federation.protocol.limits import METRICS_MAX
 from federation.runtime.clock import MonotonicClock
 from federation.runtime.transport import Inbox
 from federation.task import Array, Stop
+from federation.testing.clock import FakeClock
 from federation.types import RoundId
 from tests.unit.edge_node.doubles import MANIFEST, RUN, ToyTask, announcement, vectors, workshop
 from update_codec import CodecSpec, decode
@@ -219,3 +220,34 @@ def test_lost_result_is_said_and_the_next_one_arrives(monkeypatch: pytest.Monkey
     assert isinstance(event, TrainingFinished)
     assert event.result.round == 8
     assert trainer.close(timeout_s=LIMIT_S)
+
+
+def test_a_training_that_gives_no_sign_of_life_is_noticed_until_it_gives_one() -> None:
+    inbox: Inbox = queue.Queue(10)
+    clock, asked, steps = FakeClock(), threading.Semaphore(0), threading.Semaphore(0)
+
+    def patient(stop: Stop) -> None:
+        asked.release()
+        steps.acquire(timeout=LIMIT_S)
+        stop()
+        asked.release()
+        steps.acquire(timeout=LIMIT_S)
+
+    trainer = ThreadTrainer(workshop(ToyTask(during=patient)), inbox, clock, stall_s=60.0)
+    clock.advance(1_000.0)
+    assert trainer.gets_on  # nothing is trained: that may last
+    trainer.start(job())
+    assert asked.acquire(timeout=LIMIT_S)
+    clock.advance(60.0)
+    assert trainer.gets_on
+    clock.advance(1.0)
+    assert not trainer.gets_on
+    steps.release()  # it asks its stop flag
+    assert asked.acquire(timeout=LIMIT_S)
+    assert trainer.gets_on
+    steps.release()
+    assert isinstance(inbox.get(timeout=LIMIT_S).event, TrainingFinished)
+    clock.advance(1_000.0)
+    assert trainer.gets_on
+    assert trainer.close(timeout_s=LIMIT_S)
+    assert not trainer.gets_on  # a worker that has ended trains nothing

@@ -218,6 +218,6 @@ def test_a_damaged_register_is_not_overwritten(fleet: Fleet) -> None:
 def test_the_compose_file_mounts_what_is_there_and_not_the_authority(fleet: Fleet) -> None:
     text = fleet.folder.compose.read_text()
     mounted = re.findall(r"- \./([\w.]+):", text)
-    assert set(mounted) == {"broker", "coordinator.toml", "coordinator", "state"}
+    assert set(mounted) == {"broker", "coordinator.toml", "coordinator", "state", "nodes"}
     assert all((fleet.folder.root / name).exists() for name in mounted)
-    assert text.count("read_only: true") == text.count("cap_drop: [ALL]") == text.count("    user:") == 2
+    assert text.count("read_only: true") == text.count("cap_drop: [ALL]") == text.count("    user:") == 3

@@ -1,0 +1,112 @@
+"""The Kubernetes manifests: what the API takes, parts that fit together, hardened, at home with `coordinator init`."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from coordinator.fleet.cli import init
+from tests.unit.deploy.kubernetes_schema import KINDS, mistakes
+
+FILE = Path(__file__).parents[3] / "deploy" / "kubernetes" / "fedmq.yaml"
+DOCUMENTS: list[dict[str, Any]] = list(yaml.safe_load_all(FILE.read_text()))
+WORKLOADS = [document for document in DOCUMENTS if document["kind"] != "Service"]
+PODS = [(document["metadata"]["name"], document["spec"]["template"]["spec"]) for document in WORKLOADS]
+
+
+def containers() -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, pod in PODS:
+        for container in (*pod.get("initContainers", ()), *pod["containers"]):
+            yield f"{name}/{container['name']}", container
+
+
+CONTAINERS = dict(containers())
+
+
+@pytest.mark.parametrize(
+    "document", DOCUMENTS, ids=lambda document: f"{document['kind']}-{document['metadata']['name']}"
+)
+def test_a_manifest_has_only_what_the_api_knows(document: dict[str, Any]) -> None:
+    assert mistakes(document, KINDS[document["apiVersion"], document["kind"]]) == []
+
+
+def test_a_mistake_is_found_with_its_place() -> None:
+    wrong = copy.deepcopy(WORKLOADS[0])
+    pod = wrong["spec"]["template"]["spec"]
+    pod["containers"][0]["livenesProbe"] = pod["containers"][0].pop("livenessProbe")
+    del pod["securityContext"]["runAsNonRoot"]
+    wrong["spec"]["replicas"] = "1"
+    assert mistakes(wrong, KINDS[wrong["apiVersion"], wrong["kind"]]) == [
+        ".spec.replicas: '1' is not <class 'int'>",
+        ".spec.template.spec.securityContext: runAsNonRoot is missing",
+        ".spec.template.spec.containers[0]: livenesProbe is unknown",
+    ]
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda document: document["metadata"]["name"])
+def test_a_workload_finds_its_own_pods_and_there_is_one_of_each(workload: dict[str, Any]) -> None:
+    spec = workload["spec"]
+    assert spec["selector"]["matchLabels"] == spec["template"]["metadata"]["labels"]
+    assert spec["replicas"] == 1
+
+
+def test_every_service_leads_to_pods_that_listen() -> None:
+    for service in (document for document in DOCUMENTS if document["kind"] == "Service"):
+        (pod,) = [
+            workload["spec"]["template"]["spec"]
+            for workload in WORKLOADS
+            if workload["spec"]["template"]["metadata"]["labels"] == service["spec"]["selector"]
+        ]
+        listening = {port["containerPort"] for one in pod["containers"] for port in one.get("ports", ())}
+        assert {port["targetPort"] for port in service["spec"].get("ports", ())} <= listening
+    names = {document["metadata"]["name"] for document in DOCUMENTS if document["kind"] == "Service"}
+    assert {w["spec"]["serviceName"] for w in WORKLOADS if w["kind"] == "StatefulSet"} <= names
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_a_container_can_do_nothing_that_it_need_not(name: str) -> None:
+    context = CONTAINERS[name]["securityContext"]
+    assert context == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    for _, pod in PODS:
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] == 10001
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda document: document["metadata"]["name"])
+def test_what_is_mounted_is_a_volume_and_every_volume_is_mounted(workload: dict[str, Any]) -> None:
+    pod = workload["spec"]["template"]["spec"]
+    claims = workload["spec"].get("volumeClaimTemplates", ())
+    volumes = {volume["name"] for volume in pod["volumes"]} | {claim["metadata"]["name"] for claim in claims}
+    every = (*pod.get("initContainers", ()), *pod["containers"])
+    assert {mount["name"] for one in every for mount in one.get("volumeMounts", ())} == volumes
+
+
+def test_the_roles_find_what_coordinator_init_has_written(tmp_path: Path) -> None:
+    init(tmp_path / "plant", host=["fedmq.example"], evaluate=False)
+    plant = tmp_path / "plant"
+    # As the head of the manifest makes the two secrets: a folder's files, without its folders.
+    broker = {path.name for path in (plant / "broker").iterdir() if path.is_file()}
+    coordinator = {"coordinator.toml"} | {path.name for path in (plant / "coordinator").iterdir()}
+    settings = (plant / "broker/mosquitto.conf").read_text().splitlines()
+    named = {line.split()[1] for line in settings if line.split()[:1] and line.split()[0] in FILES_OF_BROKER}
+    assert named <= broker
+    text = (plant / "coordinator.toml").read_text()
+    assert {part.split('"')[0] for part in text.split("{here}/coordinator/")[1:]} <= coordinator
+    mounts = {mount["mountPath"]: mount for mount in CONTAINERS["coordinator/coordinator"]["volumeMounts"]}
+    assert mounts["/fleet/coordinator.toml"]["subPath"] == "coordinator.toml"
+    assert mounts["/fleet/coordinator"]["readOnly"] is True
+    port = next(document for document in DOCUMENTS if document["kind"] == "Service")["spec"]["ports"][0]["port"]
+    assert f"listener {port}" in settings
+    url = next(one for one in CONTAINERS["coordinator/coordinator"]["env"] if one["name"].endswith("BROKER__URL"))
+    assert url["value"] == f"mqtts://broker:{port}"
+
+
+FILES_OF_BROKER = {"cafile", "certfile", "keyfile", "crlfile", "acl_file"}
