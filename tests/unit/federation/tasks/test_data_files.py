@@ -1,0 +1,184 @@
+"""A device's own files become training and test data, and what is wrong with them is said by name and line."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from federation.errors import TaskError
+from federation.picture import PictureInput
+from federation.protocol.messages import TrainSettings
+from federation.task import TaskContext
+from federation.tasks import TorchTask, csv_data, image_data, numpy_data
+from federation.tasks.check import check_task
+from federation.tasks.data_files import OwnData
+
+GREY = PictureInput(height=4, width=4)
+
+
+def context(folder: Path | None) -> TaskContext:
+    return TaskContext(node_index=0, node_count=3, data=folder, device="cpu")
+
+
+def table(folder: Path, text: str) -> TaskContext:
+    (folder / "t.csv").write_text(text)
+    return context(folder)
+
+
+def rows(data: OwnData) -> list[list[float]]:
+    """All inputs, in a fixed order."""
+    return sorted(np.concatenate([data.train()[0], data.test()[0]]).tolist())
+
+
+def test_a_table_becomes_inputs_and_class_numbers(tmp_path: Path) -> None:
+    where = table(tmp_path, "heat,state,hum\n1,ok,2\n3,worn,4\n5, ok ,6\n7,worn,8\n9,ok,10\n")
+    data = csv_data(where, "t.csv", target="state", classes=("ok", "worn"))
+    assert rows(data) == [[1, 2], [3, 4], [5, 6], [7, 8], [9, 10]]
+    inputs, targets = data.train()
+    assert [str(inputs.dtype), str(targets.dtype)] == ["float32", "int64"]
+    assert (len(data.train()[0]), len(data.test()[0])) == (4, 1)
+    worn = inputs[targets == 1].tolist()
+    assert all(row in ([3, 4], [7, 8]) for row in worn)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_table_of_numbers_has_its_target_as_a_column(tmp_path: Path, separator: str) -> None:
+    lines = ["a,b,price", "1,2,3.5", "4,5,6.5", "7,8,9.5"]
+    where = table(tmp_path, "\ufeff" + "\n".join(lines).replace(",", separator) + "\n\n")
+    data = csv_data(where, "t.csv", target="price", features=["b"], test_share=0.5)
+    assert rows(data) == [[2], [5], [8]]
+    assert data.train()[1].shape == (1, 1)
+    assert data.train()[1].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a,b\n1,2\n3,4\n", "no column y"),
+        ("y\n1\n2\n", "to predict from"),
+        ("a,y\n1,2\n3\n", "line 3: 1 values"),
+        ("a,y\n1,2\nx,2\n", "line 3: a is 'x'"),
+        ("a,y\n1,2\nnan,2\n", "not finite"),
+        ("a,y\n1,2\n", "at least two"),
+        ("a,y\n", "at least two"),
+        ("", "no column y"),
+    ],
+)
+def test_a_broken_table_says_where(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(TaskError, match=problem):
+        csv_data(table(tmp_path, text), "t.csv", target="y").train()
+
+
+def test_an_unknown_class_is_named(tmp_path: Path) -> None:
+    where = table(tmp_path, "a,y\n1,ok\n2,broken\n")
+    with pytest.raises(TaskError, match=r"'broken', and the classes are ok, worn"):
+        csv_data(where, "t.csv", target="y", classes=("ok", "worn")).train()
+
+
+def test_a_table_that_is_no_text_is_a_task_error(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"a,y\n\xff\xfe\n")
+    with pytest.raises(TaskError, match="cannot be read"):
+        csv_data(context(tmp_path), "t.csv", target="y").train()
+
+
+def test_a_coordinator_without_data_builds_the_task_and_is_told_when_it_asks(tmp_path: Path) -> None:
+    data = csv_data(context(None), "t.csv", target="y")
+    with pytest.raises(TaskError, match="--data"):
+        data.train()
+    with pytest.raises(TaskError, match=r"there is no .*t\.csv"):
+        csv_data(context(tmp_path), "t.csv", target="y").train()
+
+
+def test_the_held_out_rows_are_the_same_at_each_start_and_never_trained_on(tmp_path: Path) -> None:
+    where = table(tmp_path, "a,y\n" + "".join(f"{n},{n}\n" for n in range(50)))
+    first, second = (csv_data(where, "t.csv", target="y") for _ in range(2))
+    np.testing.assert_array_equal(first.test()[0], second.test()[0])
+    assert len(first.test()[0]) == 10
+    assert set(first.test()[0].ravel()).isdisjoint(first.train()[0].ravel())
+    everything = csv_data(where, "t.csv", target="y", test_share=0)
+    assert len(everything.train()[0]) == 50
+    with pytest.raises(TaskError, match="held out"):
+        everything.test()
+    with pytest.raises(TaskError, match="test_share"):
+        csv_data(where, "t.csv", target="y", test_share=1.0).train()
+
+
+def test_arrays_are_read_from_one_file_or_two(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).random((10, 3)), np.arange(10) % 2
+    np.savez(tmp_path / "d.npz", x=x, y=y)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    one, two = numpy_data(context(tmp_path), "d.npz"), numpy_data(context(tmp_path), "x.npy", "y.npy")
+    np.testing.assert_array_equal(one.train()[0], two.train()[0])
+    np.testing.assert_array_equal(one.test()[1], two.test()[1])
+
+
+def test_pickled_arrays_and_other_files_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array([{"evil": 1}], object), allow_pickle=True)
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    (tmp_path / "text.npz").write_text("no")
+    for arguments in (("x.npy", "x.npy"), ("x.npy",), ("other.npz",), ("text.npz",)):
+        with pytest.raises(TaskError, match="cannot be read as"):
+            numpy_data(context(tmp_path), *arguments).train()
+
+
+def pictures(folder: Path, classes: dict[str, int]) -> TaskContext:
+    for level, (name, count) in enumerate(classes.items()):
+        (folder / "photos" / name).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(np.full((9, 9), 40 + 170 * level, np.uint8)).save(
+                folder / "photos" / name / f"{number}.png"
+            )
+    (folder / "photos" / "README.txt").write_text("not a picture")
+    return context(folder)
+
+
+def test_a_folder_of_pictures_has_one_folder_for_each_class(tmp_path: Path) -> None:
+    where = pictures(tmp_path, {"cat": 6, "dog": 4})
+    data = image_data(where, "photos", classes=("bird", "cat", "dog"), picture=GREY)
+    inputs, targets = data.train()
+    assert inputs.shape == (8, 1, 4, 4)
+    assert set(targets) == {1, 2}
+    assert float(inputs[targets == 1].max()) < 0.3 < float(inputs[targets == 2].min())
+
+
+def test_a_folder_that_is_no_class_is_named(tmp_path: Path) -> None:
+    where = pictures(tmp_path, {"cat": 2, "horse": 2})
+    with pytest.raises(TaskError, match="horse"):
+        image_data(where, "photos", classes=("cat", "dog"), picture=GREY).train()
+
+
+def test_more_pictures_than_fit_memory_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("federation.tasks.data_files.BYTES_MAX", 100)
+    where = pictures(tmp_path, {"cat": 2})
+    with pytest.raises(TaskError, match="lazily"):
+        image_data(where, "photos", classes=("cat",), picture=GREY).train()
+
+
+def test_each_kind_trains_and_keeps_the_contract(tmp_path: Path) -> None:
+    where = table(tmp_path, "a,y\n" + "".join(f"{n / 40},{n / 20}\n" for n in range(40)))
+    np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).random((20, 1)), y=np.arange(20) % 2)
+    pictures(tmp_path, {"cat": 6, "dog": 6})
+    images = image_data(where, "photos", classes=("cat", "dog"), picture=GREY)
+    cases: list[tuple[OwnData, Any, Any]] = [
+        (csv_data(where, "t.csv", target="y"), lambda: torch.nn.Linear(1, 1), torch.nn.functional.mse_loss),
+        (numpy_data(where, "d.npz"), lambda: torch.nn.Linear(1, 2), torch.nn.functional.cross_entropy),
+        (
+            images,
+            lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)),
+            torch.nn.functional.cross_entropy,
+        ),
+    ]
+    for data, model, loss in cases:
+        task = TorchTask(where, model=model, train_data=data.train, test_data=data.test, loss=loss)
+        check_task(task)
+        before = task.initial_parameters(0)
+        settings = TrainSettings(local_epochs=20, batch_size=4, learning_rate=0.1)
+        result = task.train(before, settings, lambda: False)
+        assert result.num_examples == len(data.train()[0])
+        assert result.metrics["loss"] < task.evaluate(before)["loss"]
