@@ -211,6 +211,7 @@ def node_settings(config: NodeConfig, device: str) -> NodeSettings:
             learning_rate_max=bounds.learning_rate_max,
             max_steps=bounds.max_steps,
             model_bytes_max=bounds.model_bytes_max,
+            train_s_max=bounds.train_s_max,
         ),
         outbox_max=config.store.outbox_max,
         signed=config.security.require_signatures,

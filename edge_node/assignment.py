@@ -38,6 +38,7 @@ class Assignment:
         fetched_bytes: Chunk bodies that came for it.
         overdue: The lease has passed, and the log knows it.
         tell_at: When telemetry says what the node is doing, in monotonic seconds; None when it has said it.
+        train_until: When a training that still runs is given up, in monotonic seconds; None is never.
     """
 
     announcement: RoundAnnouncement
@@ -50,6 +51,7 @@ class Assignment:
     fetched_bytes: int = 0
     overdue: bool = False
     tell_at: float | None = None
+    train_until: float | None = None
 
     @property
     def round(self) -> RoundId:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from federation.config import Section, load_config
 from federation.errors import ConfigError, LocalProtocolError
@@ -156,6 +156,7 @@ class BoundsSection(Section):
         learning_rate_max: Step size.
         max_steps: Steps of one round; 0 is no bound, else an announcement without a step limit is declined.
         model_bytes_max: Size of a model part, in bytes.
+        train_s_max: Seconds of one training; then it is stopped and the round declined; 0 is no bound.
     """
 
     local_epochs_max: PositiveInt = 100
@@ -163,6 +164,7 @@ class BoundsSection(Section):
     learning_rate_max: PositiveFloat = 10.0
     max_steps: Annotated[int, Field(ge=0)] = 0
     model_bytes_max: PositiveInt = 1 << 30
+    train_s_max: NonNegativeFloat = 0.0
 
 
 class SecuritySection(Section):

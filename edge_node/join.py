@@ -151,6 +151,8 @@ name = {json.dumps(name, ensure_ascii=False)}
 # An announcement that asks for more is declined.
 local_epochs_max = 100
 model_bytes_max = 1073741824
+# Seconds of one training.
+train_s_max = 3600
 
 [store]
 # Outbox, residual, model; one process at a time.

@@ -20,6 +20,7 @@ class TrainBounds:
         learning_rate_max: Step size.
         max_steps: Steps of one round; 0 is no bound, else an announcement without a step limit is declined.
         model_bytes_max: Bytes of the model parts that are pulled and held in memory at once.
+        train_s_max: Seconds of one training; then it is stopped and the round declined; 0 is no bound.
     """
 
     local_epochs_max: int = 100
@@ -27,6 +28,7 @@ class TrainBounds:
     learning_rate_max: float = 10.0
     max_steps: int = 0
     model_bytes_max: int = 1 << 30
+    train_s_max: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +103,7 @@ def _beyond(asked: TrainSettings, bounds: TrainBounds) -> str | None:
     limits = (
         ("local_epochs", asked.local_epochs, bounds.local_epochs_max),
         ("batch_size", asked.batch_size, bounds.batch_size_max),
-        ("learning_rate", asked.learning_rate, bounds.learning_rate_max),
+        ("learning_rate", abs(asked.learning_rate), bounds.learning_rate_max),
     )
     for name, value, most in limits:
         if value > most:

@@ -198,6 +198,12 @@ class Work:
             # The work goes on: a late update may still count, and its receipt says so.
             job.overdue = True
             effects.append(Note(event="lease_passed", fields={"round": job.round, "stage": job.stage.value}))
+        if job.train_until is not None and now >= job.train_until:
+            # The owner's bound, not the coordinator's lease: the device has other things to do [FED-34].
+            effects += self.stop()
+            reason = f"training took {self._settings.bounds.train_s_max:g} s"
+            effects += self._decline(job.announcement, reason, self._settings.incompatible_retry_s)
+            return effects + self._advance(now)
         if job.tell_at is not None and now >= job.tell_at:
             job.tell_at = None
             effects.append(PublishProgress(progress=Progress(round=job.round, activity=self.activity)))
@@ -213,7 +219,7 @@ class Work:
         job = self._job
         if job is None:
             return None
-        times = [None if job.overdue else job.lease_at, self._fetch_deadline(), job.tell_at]
+        times = [None if job.overdue else job.lease_at, self._fetch_deadline(), job.tell_at, job.train_until]
         if job.stage is Stage.WAITING:
             times.append(job.due_at)
         return min((time for time in times if time is not None), default=None)
@@ -276,6 +282,7 @@ class Work:
         if self.held == Held(version=model.version, digest=model.digest):
             job.stage, job.fetch = Stage.TRAINING, None
             job.tell_at = now + self._settings.progress_after_s
+            job.train_until = now + self._settings.bounds.train_s_max if self._settings.bounds.train_s_max else None
             announcement = replace(job.announcement, model=model)
             budget = self._outbox.link.budget_bytes(announcement.lease_s, job.lease_at - now - self._train_s)
             return [StartTraining(announcement=announcement, payload_bytes_max=budget)]

@@ -22,6 +22,7 @@ def test_settings_at_the_bounds_are_obeyed() -> None:
         (TrainSettings(local_epochs=6), "local_epochs 6 is above 5"),
         (TrainSettings(batch_size=65), "batch_size 65 is above 64"),
         (TrainSettings(learning_rate=0.6), "learning_rate 0.6 is above 0.5"),
+        (TrainSettings(learning_rate=-0.6), "learning_rate 0.6 is above 0.5"),
     ],
 )
 def test_settings_beyond_a_bound_are_declined_with_the_number(asked: TrainSettings, reason: str) -> None:

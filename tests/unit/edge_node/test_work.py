@@ -386,3 +386,23 @@ def test_the_offer_names_the_codec_that_made_the_frame() -> None:
     node.on(TrainingFinished(result=replace(result(5), codec="deadzone(bpp=0.1,feedback=1)")))
     (save,) = [effect for effect in node.effects if isinstance(effect, SaveOutbox)]
     assert save.offer.codec == "deadzone(bpp=0.1,feedback=1)"
+
+
+def test_a_training_beyond_the_owners_time_is_stopped_and_declined() -> None:
+    """FED-34: whatever the lease says."""
+    node = Script(holding(3), bounds=TrainBounds(train_s_max=60.0))
+    began = node.now
+    node.announce(announcement(5, 3, lease_s=6_000.0))
+    node.announce(announcement(6, 3, lease_s=6_000.0))
+    assert node.wait_until(began + 59.0) == []
+    assert node.wait() == ["stop training 5", "save round 5", "decline 5: training took 60 s (600 s)", "train 6 from 3"]
+    assert node.now == began + 60.0
+    assert node.trained(5) == []
+
+
+def test_a_training_in_time_is_offered_and_later_stopped_by_nobody() -> None:
+    node = Script(holding(3), bounds=TrainBounds(train_s_max=60.0))
+    node.announce(announcement(5, 3))
+    assert node.trained(5) == ["save update 5-pi-3"]
+    node.saved()
+    assert not [line for line in node.wait_until(node.now + 100.0) if "stop" in line or "decline" in line]
