@@ -54,12 +54,15 @@ FLUSH_S = 2.0
 """How long an orderly stop waits for the broker, in seconds."""
 
 
-def run_coordinator(config: CoordinatorConfig, report: Path | None = None) -> int:
+def run_coordinator(
+    config: CoordinatorConfig, report: Path | None = None, *, incidents: Incidents | None = None
+) -> int:
     """Run the coordinator until it is told to stop, or the run is over; returns the exit code.
 
     Args:
         config: All settings.
         report: Where the report goes at the end, also after Ctrl-C; None is nowhere.
+        incidents: Counts what is refused, here and elsewhere; None is the state folder's.
 
     Raises:
         ConfigError: A setting, a certificate or the task's name is wrong.
@@ -72,7 +75,7 @@ def run_coordinator(config: CoordinatorConfig, report: Path | None = None) -> in
     store = SqliteStore(config.store.folder, audit_versions=config.store.audit_versions)
     store.wait_later()
     try:
-        return _run(plan, store, report)
+        return _run(plan, store, report, Incidents(config.store.folder) if incidents is None else incidents)
     finally:
         store.close()
 
@@ -86,7 +89,7 @@ class _Plan:
     address: BrokerAddress
 
 
-def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
+def _run(plan: _Plan, store: SqliteStore, report: Path | None, incidents: Incidents) -> int:
     config, log = plan.config, get_log("coordinator")
     for alarm in store.alarms:
         log.error("head_repaired", detail=alarm)
@@ -100,7 +103,7 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
     if worker is not None and not store.history()[-1].metrics:
         # Fills the gap that a crash may have left, and loads the evaluation's data before the first round needs it.
         worker.submit(recovered.head.version, committer.evaluated_model)
-    trust, incidents = coordinator_trust(config.security), Incidents(config.store.folder)
+    trust = coordinator_trust(config.security)
     will = coordinator_will(Writer(_topics(config), trust.signer), store.run, store.epoch)
     connections = open_connections(config, plan.address, will, inbox, committer.manifest)
     settlement = Settlement(store, connections.control, connections.data)

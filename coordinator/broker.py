@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from coordinator.broker_log import BROKER_LOG
 from coordinator.config import BrokerSection, CoordinatorConfig
 from coordinator.inbound import CONTROL
 from federation.errors import ConfigError
@@ -126,6 +127,9 @@ def open_connections(
     data = MqttTransport(data_address(config.broker, address), data_session, inbox)
     for topic_filter in topics.coordinator_subscriptions_control:
         control.subscribe(topic_filter)
+    if config.security.broker_log:
+        # QoS 0: a line that waits for an absent coordinator would expire in its queue, and block what comes behind it.
+        control.subscribe(f"{BROKER_LOG}#", qos=0)
     for topic_filter in topics.coordinator_subscriptions_data:
         data.subscribe(topic_filter)
     return Connections(control=control, data=data)

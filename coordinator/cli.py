@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -117,11 +118,13 @@ def run(  # noqa: PLR0913 - one parameter per option is how the library declares
     if config is None or not config.is_dir():
         raise ConfigError("--with-broker", "needs --config with the folder of coordinator init", source="command line")
     from coordinator.fleet.broker import FleetBroker  # noqa: PLC0415
+    from coordinator.incidents import Incidents, count_denied  # noqa: PLC0415
     from federation.runtime.log import configure_log  # noqa: PLC0415
 
     configure_log(json=settings.log.as_json, level=settings.log.level, stream=sys.stdout if log_json else None)
-    with FleetBroker(config / "broker"):
-        raise typer.Exit(run_coordinator(settings, report))
+    incidents = Incidents(settings.store.folder)
+    with FleetBroker(config / "broker", partial(count_denied, incidents)):
+        raise typer.Exit(run_coordinator(settings, report, incidents=incidents))
 
 
 def status(

@@ -285,11 +285,14 @@ class SecuritySection(Section):
         signing_key: PEM file of the coordinator's Ed25519 key: everything that it says is signed with it.
         node_keys: File of the nodes' public keys, which ``coordinator enroll`` keeps.
         require_signatures: Believe only what a node has signed with its own key.
+        broker_log: Count in ``status`` what the broker's own log says that it refused; Mosquitto with
+            ``log_dest topic``.
     """
 
     signing_key: Path | None = None
     node_keys: Path | None = None
     require_signatures: bool = False
+    broker_log: bool = False
 
     @model_validator(mode="after")
     def _keys_for_signatures(self) -> "SecuritySection":

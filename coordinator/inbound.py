@@ -16,6 +16,8 @@ from coordinator.actions import (
     OfferReceived,
     ProgressReceived,
 )
+from coordinator.broker_log import BROKER_LOG, STRANGER, incident_of
+from coordinator.flood import Flood
 from coordinator.incidents import Incidents
 from coordinator.store import CoordinatorStore
 from coordinator.traffic import Traffic
@@ -49,8 +51,6 @@ INCIDENTS: Final[Mapping[type[RemoteProtocolError], str]] = {
 }
 """What ``coordinator status`` calls each kind of refusal."""
 
-STRANGER: Final = "unknown"
-
 
 class Inbound:
     """Translates one inbox item at a time.
@@ -77,6 +77,7 @@ class Inbound:
         self._topics, self._store, self._traffic, self._on_connected = topics, store, traffic, on_connected
         self._reader = Reader(topics, verifier)
         self._incidents = Incidents() if incidents is None else incidents
+        self._flood = Flood()
 
     def translate(self, event: object) -> Event | None:
         """The machine's event, or None when there is nothing to say.
@@ -109,6 +110,11 @@ class Inbound:
         return BrokerConnected()
 
     def _message(self, received: MessageReceived) -> Event | None:
+        if received.topic.startswith(BROKER_LOG):
+            incident = incident_of(received.topic, received.payload, self._topics)
+            if incident is not None:
+                self._incidents.count(*incident)
+            return None
         self._traffic.received(received.topic, len(received.payload))
         try:
             return self._parse(received)
@@ -132,6 +138,9 @@ class Inbound:
                 # An empty retained payload is how a state is removed from the broker.
                 if not received.payload:
                     return None
+                if not self._flood.admits(node):
+                    self._incidents.count(node, "flood")
+                    return None  # unread: a node that is cut off here offers again
                 return self._node_message(topic, node, self._reader.decode(received.topic, received.payload))
             case _:
                 return None

@@ -6,12 +6,15 @@ after a restart; a crash costs at most the last second of them.
 
 import contextlib
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-__all__ = ["Incidents", "read_incidents"]
+from coordinator.broker_log import denied_publish
+
+__all__ = ["Incidents", "count_denied", "read_incidents"]
 
 FILE = "incidents.json"
 SAVE_S = 1.0
@@ -37,18 +40,21 @@ class Incidents:
         self._counts: dict[str, Counter[str]] = {}
         if folder is not None:
             self._counts = {sender: Counter(kinds) for sender, kinds in read_incidents(folder).items()}
+        self._lock = threading.Lock()  # the broker's log is read on a thread of its own
         self._unsaved = False
         self._saved_at = -SAVE_S
 
     def count(self, sender: str, kind: str) -> int:
         """One more; says how many of this kind ``sender`` has sent now."""
-        if sender not in self._counts and len(self._counts) >= SENDERS_MAX:
-            sender = OTHERS
-        kinds = self._counts.setdefault(sender, Counter())
-        kinds[kind] += 1
-        self._unsaved = True
+        with self._lock:
+            if sender not in self._counts and len(self._counts) >= SENDERS_MAX:
+                sender = OTHERS
+            kinds = self._counts.setdefault(sender, Counter())
+            kinds[kind] += 1
+            self._unsaved = True
+            count = kinds[kind]
         self.settle()
-        return kinds[kind]
+        return count
 
     def settle(self) -> None:
         """Write what was counted, not more often than each `SAVE_S` seconds."""
@@ -60,14 +66,22 @@ class Incidents:
         self._unsaved, self._saved_at = False, self._now()
         if self._folder is None:
             return
-        temporary = self._folder / f".{FILE}.tmp"
+        temporary = self._folder / f".{FILE}.{threading.get_ident()}.tmp"
         with contextlib.suppress(OSError):
             temporary.write_text(json.dumps(self.counts()), encoding="utf-8")
             temporary.replace(self._folder / FILE)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Plain data: counts by kind, by sender."""
-        return {sender: dict(kinds) for sender, kinds in self._counts.items()}
+        with self._lock:
+            return {sender: dict(kinds) for sender, kinds in self._counts.items()}
+
+
+def count_denied(incidents: Incidents, line: str) -> None:
+    """Count what a line of a broker's standard error tells, and no topic does."""
+    found = denied_publish(line)
+    if found is not None:
+        incidents.count(*found)
 
 
 def read_incidents(folder: Path) -> Mapping[str, Mapping[str, int]]:

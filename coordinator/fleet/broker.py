@@ -5,6 +5,7 @@ import signal
 import subprocess
 import threading
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Self
 
@@ -27,10 +28,11 @@ class FleetBroker:
 
     Args:
         folder: Has ``mosquitto.conf``; its paths are relative to it.
+        hear: Called with each line of its log, on another thread.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, hear: Callable[[str], None] = lambda _: None) -> None:
+        self._folder, self._hear = folder, hear
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._decided = threading.Event()
@@ -71,6 +73,7 @@ class FleetBroker:
             for line in stream:
                 _, _, said = line.rstrip().partition(": ")
                 self._log.append(said)
+                self._hear(said)
                 (log.warning if _is_trouble(said) else log.debug)("broker", said=said)
                 if said.endswith(" running"):
                     self._running = True

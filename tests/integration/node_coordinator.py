@@ -18,14 +18,16 @@ from federation.protocol.messages import (
     NodeState,
     PartKind,
     Presence,
+    Rebirth,
     Receipt,
     ReceiptStatus,
     RoundAnnouncement,
     TrainSettings,
     UpdateOffer,
 )
+from federation.protocol.signing import Signer, Writer
 from federation.protocol.topics import NodeChunkTopic, NodeEventTopic, NodeStateTopic, NodeTelemetryTopic, Topics
-from federation.protocol.wire import decode_message, encode_message
+from federation.protocol.wire import decode_message
 from federation.runtime.mqtt import MqttTransport, SessionSettings, parse_broker_url
 from federation.runtime.transport import Inbox, MessageReceived
 from federation.types import Digest, Epoch, FederationId, ModelVersion, NodeId, RoundId, RunId, UpdateId
@@ -45,10 +47,12 @@ class ScriptedCoordinator:
     federation: str = "it"
     run: RunId = field(default=RunId("00000000000000aa"))
     inbox: Inbox = field(default_factory=lambda: queue.Queue(10_000))
+    signer: Signer | None = None
     topics: Topics = field(init=False)
 
     def __post_init__(self) -> None:
         self.topics = Topics(FederationId(self.federation))
+        self.writer = Writer(self.topics, self.signer)
         session = SessionSettings(client_id="scripted", connection="control")
         self.transport = MqttTransport(parse_broker_url(self.url), session, self.inbox)
 
@@ -63,11 +67,17 @@ class ScriptedCoordinator:
     def __exit__(self, *_: object) -> None:
         self.transport.close(timeout_s=2.0)
 
-    def say_online(self, epoch: int = 1) -> None:
+    def say_online(self, epoch: int = 1, *, run: RunId | None = None, began_ms: int | None = None) -> None:
         state = CoordinatorState(
-            presence=Presence.ONLINE, run=self.run, epoch=Epoch(epoch), protocol_min=1, protocol_max=1
+            presence=Presence.ONLINE,
+            run=run or self.run,
+            epoch=Epoch(epoch),
+            protocol_min=1,
+            protocol_max=1,
+            began_ms=began_ms,
         )
-        self.transport.publish(self.topics.coordinator_state, encode_message(state), retain=True)
+        topic = self.topics.coordinator_state
+        self.transport.publish(topic, self.writer.encode(topic, state), retain=True)
 
     def publish_model(self, version: int, content: Vectors, manifest: Manifest) -> ModelRef:
         frame = encode(content, manifest, CodecSpec.parse("lossless")).frame
@@ -93,7 +103,8 @@ class ScriptedCoordinator:
 
     def announce(
         self, round_number: int, model: ModelRef, *, task: str, codec: str = "lossless", final: bool = False
-    ) -> None:
+    ) -> bytes:
+        """Publish an announcement; returns its bytes."""
         announcement = RoundAnnouncement(
             run=self.run,
             epoch=Epoch(1),
@@ -108,14 +119,17 @@ class ScriptedCoordinator:
             spread_s=0.0,
             final=final,
         )
-        self.transport.publish(self.topics.round, encode_message(announcement), retain=True)
+        payload = self.writer.encode(self.topics.round, announcement)
+        self.transport.publish(self.topics.round, payload, retain=True)
+        return payload
 
     def receipt(self, node: str, update: UpdateId, status: ReceiptStatus, version: int | None = None) -> None:
         told = None if version is None else ModelVersion(version)
         self.command(node, Receipt(run=self.run, update=update, status=status, version=told))
 
-    def command(self, node: str, command: Receipt | Grant) -> None:
-        self.transport.publish(self.topics.node_command(NodeId(node)), encode_message(command))
+    def command(self, node: str, command: Receipt | Grant | Rebirth) -> None:
+        topic = self.topics.node_command(NodeId(node))
+        self.transport.publish(topic, self.writer.encode(topic, command))
 
     def offer(self) -> UpdateOffer:
         """The next offer of any node."""

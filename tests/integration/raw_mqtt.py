@@ -65,6 +65,11 @@ class RawClient:
         answer = self._await(_PUBACK)
         return answer[2] if len(answer) > 2 else 0
 
+    def flood(self, topic: str, payload: bytes, count: int) -> None:
+        """Publish as fast as the broker takes it, with QoS 0: nothing is waited for."""
+        for _ in range(count):
+            self._send(0x30, _text(topic) + self._properties + payload)
+
     def subscribe(self, topic_filter: str) -> int:
         """The reason code of its acknowledgement."""
         self._mid += 1
