@@ -1,42 +1,33 @@
 """A small federation for experiments with algorithms: a numpy network on MNIST, in one process and in virtual time.
 
 Coordinator, codec and store are those of production (`simulation.direct`); only the network is left out. Nodes train a
-perceptron 784-64-10 on 500 images each by plain SGD: small enough for a hundred rounds in a minute, and hard enough for
-differences to show.
+perceptron on 500 images each: see `benchmarks.algorithm_nodes`.
 """
 
 import heapq
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.algorithm_nodes import BATCH, IMAGES, NODES, Learner, Network, Node, data
 from coordinator.aggregation import AggregateLimits
 from coordinator.committer import CommitterSettings
 from coordinator.records import EngineSettings
 from coordinator.registry import REST_MAX_S
 from coordinator.robust import make_rule
+from coordinator.strategies import STRATEGIES
 from coordinator.strategy import StrategySettings, make_strategy
-from federation.tasks.mnist import mnist, scaled
-from federation.types import NodeId
+from federation.protocol.messages import TrainSettings
+from federation.tasks.scaffold import NODES_KEY, RESOLUTION_KEY, ScaffoldTask, with_controls
+from federation.types import NodeId, update_id
 from simulation.direct import DirectCoordinator, Question, Setup
-from update_codec import Manifest, Vectors
+from update_codec import Vectors
 
 __all__ = ["Experiment", "Run", "by_dirichlet", "by_labels", "iid", "run_rounds", "run_until"]
 
-F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
-
-NODES = 20
-IMAGES = 500
-TEST_IMAGES = 4_000
-HIDDEN = 64
-BATCH = 25
-SHAPES = {"hidden.weight": (784, HIDDEN), "hidden.bias": (HIDDEN,), "out.weight": (HIDDEN, 10), "out.bias": (10,)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +45,7 @@ class Experiment:
         proximal_mu: FedProx's term.
         attackers: Nodes that send ``flip`` times their update.
         flip: See ``attackers``.
+        resolution: How coarsely SCAFFOLD's control variates travel; 0 is as finely as with a lossless codec.
         seed: Everything random comes from it.
     """
 
@@ -67,6 +59,7 @@ class Experiment:
     proximal_mu: float = 0.0
     attackers: int = 0
     flip: float = -10.0
+    resolution: float = 0.0
     seed: int = 0
 
 
@@ -81,21 +74,6 @@ class Run:
     def last(self, count: int = 5) -> float:
         """Mean accuracy of the last versions."""
         return float(np.mean(self.accuracy[-count:]))
-
-
-@cache
-def data() -> tuple[F32, I64, F32, I64]:
-    """Training and test images in [0, 1], and their labels."""
-    folder = Path(os.environ.get("FEDMQ_DATA", "../shared/data"))
-    source = folder if folder.is_dir() else None
-    images, labels = mnist(source, train=True)
-    tests, answers = mnist(source, train=False)
-    rows = NODES * IMAGES
-    return _flat(images[:rows]), labels[:rows], _flat(tests[:TEST_IMAGES]), answers[:TEST_IMAGES]
-
-
-def _flat(images: NDArray[np.uint8]) -> F32:
-    return scaled(images.reshape(len(images), -1))
 
 
 def iid(nodes: int = NODES, seed: int = 0) -> list[I64]:
@@ -125,73 +103,17 @@ def by_dirichlet(concentration: float, nodes: int = NODES, seed: int = 0) -> lis
     return [part if len(part) else rng.integers(0, len(labels), 1) for part in made]
 
 
-class _Network:
-    """784-64-10, ReLU, softmax; parameters are one float32 vector in the order of the manifest."""
-
-    def __init__(self) -> None:
-        rng = np.random.default_rng(1)
-        arrays = {
-            name: (rng.normal(scale=np.sqrt(2.0 / shape[0]), size=shape) if len(shape) > 1 else np.zeros(shape)).astype(
-                np.float32
-            )
-            for name, shape in SHAPES.items()
-        }
-        self.manifest = Manifest.of(arrays)
-        self.initial = self.manifest.flatten(arrays)
-
-    def arrays(self, flat: F32) -> dict[str, F32]:
-        """Views by name."""
-        empty = Vectors.zeros(self.manifest)
-        named = self.manifest.unflatten(Vectors(flat, empty.statistics, empty.counters))
-        return {name: np.array(array, np.float32) for name, array in named.items()}
-
-    def train(self, flat: F32, rows: I64, experiment: Experiment, rng: np.random.Generator) -> Vectors:
-        """The update that SGD makes from these parameters."""
-        images, labels, _, _ = data()
-        weights = self.arrays(flat)
-        base = {name: array.copy() for name, array in weights.items()}
-        for _ in range(experiment.epochs):
-            order = rng.permutation(rows)
-            for start in range(0, len(order), BATCH):
-                batch = order[start : start + BATCH]
-                for name, gradient in _gradients(weights, images[batch], labels[batch]).items():
-                    pull = np.float32(experiment.proximal_mu) * (weights[name] - base[name])
-                    weights[name] -= np.float32(experiment.learning_rate) * (gradient + pull)
-        return self.manifest.flatten(weights).minus(self.manifest.flatten(base))
-
-    def accuracy(self, flat: F32) -> float:
-        """Share of the test images that are right."""
-        _, _, images, labels = data()
-        weights = self.arrays(flat)
-        hidden = np.maximum(images @ weights["hidden.weight"] + weights["hidden.bias"], 0)
-        return float(((hidden @ weights["out.weight"] + weights["out.bias"]).argmax(axis=1) == labels).mean())
-
-
-def _gradients(weights: dict[str, F32], images: F32, labels: I64) -> dict[str, F32]:
-    hidden = np.maximum(images @ weights["hidden.weight"] + weights["hidden.bias"], 0)
-    logits = hidden @ weights["out.weight"] + weights["out.bias"]
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
-    shares[np.arange(len(labels)), labels] -= 1
-    shares /= len(labels)
-    back = (shares @ weights["out.weight"].T) * (hidden > 0)
-    return {
-        "hidden.weight": images.T @ back,
-        "hidden.bias": back.sum(axis=0),
-        "out.weight": hidden.T @ shares,
-        "out.bias": shares.sum(axis=0),
-    }
-
-
 class _Federation:
     """The coordinator of one experiment, and what its nodes do."""
 
     def __init__(self, experiment: Experiment) -> None:
-        self.experiment, self.network = experiment, _Network()
+        self.experiment, self.network = experiment, Network()
         buffer = experiment.cohort if experiment.buffer is None else experiment.buffer
         late = 0 if buffer == experiment.cohort else 50
+        self.controlled = STRATEGIES[experiment.strategy.name].controls
         engine = EngineSettings(
             task="t",
+            train=self._settings(),
             codec_up="lossless",
             concurrency=experiment.cohort,
             buffer=buffer,
@@ -207,27 +129,54 @@ class _Federation:
             strategy=make_strategy(experiment.strategy),
             limits=AggregateLimits(rule=make_rule(experiment.robust, 0.2)),
         )
-        self.nodes = [NodeId(f"n{index}") for index in range(len(experiment.parts))]
-        manifest, initial = self.network.manifest, self.network.initial
-        setup = Setup(manifest=manifest, initial=initial, engine=engine, committer=committer, seed=experiment.seed)
-        self.coordinator = DirectCoordinator(setup, self.nodes)
-        self.models = {0: self.coordinator.model.parameters}
+        self.names = [NodeId(f"n{index}") for index in range(len(experiment.parts))]
+        self.nodes = [self._node(rows) for rows in experiment.parts]
+        node = self.nodes[0]
+        initial = node.manifest.flatten(dict(node.task.initial_parameters(0)))
+        setup = Setup(manifest=node.manifest, initial=initial, engine=engine, committer=committer, seed=experiment.seed)
+        self.coordinator = DirectCoordinator(setup, self.names)
+        self.models = {0: self.coordinator.model}
+        self._heard = 0
 
     def answer(self, question: Question) -> int:
         """The node trains from the version that it was asked for; returns the update's staleness."""
-        index, base = self.nodes.index(question.node), question.announcement.model.version
-        rng = np.random.default_rng([self.experiment.seed, index, question.announcement.round])
-        rows = self.experiment.parts[index]
+        index, announcement = self.names.index(question.node), question.announcement
+        base, node = announcement.model.version, self.nodes[index]
+        node.learner.rng = np.random.default_rng([self.experiment.seed, index, announcement.round])
         # A model under attack may diverge; its updates are refused, which says it all.
         with np.errstate(all="ignore"):
-            update = self.network.train(self.models[base], rows, self.experiment, rng)
+            update = node.train(self.models[base], announcement.settings, update_id(announcement.round, question.node))
         if index < self.experiment.attackers:
             update = Vectors(np.float32(self.experiment.flip) * update.parameters, update.statistics, update.counters)
         staleness = self.coordinator.version - base
         finite = bool(np.isfinite(update.parameters).all())
-        self.coordinator.answer(question, update if finite else b"diverged", len(rows))
-        self.models[self.coordinator.version] = self.coordinator.model.parameters
+        self.coordinator.answer(question, update if finite else b"diverged", len(node.learner.rows))
+        self.models[self.coordinator.version] = self.coordinator.model
+        self._tell()
         return staleness
+
+    def _tell(self) -> None:
+        """Every receipt reaches its node."""
+        for name, receipt in self.coordinator.receipts[self._heard :]:
+            self.nodes[self.names.index(name)].settle(receipt)
+        self._heard = len(self.coordinator.receipts)
+
+    def _settings(self) -> TrainSettings:
+        experiment = self.experiment
+        scaffold = {NODES_KEY: float(len(experiment.parts)), RESOLUTION_KEY: experiment.resolution}
+        return TrainSettings(
+            local_epochs=experiment.epochs,
+            batch_size=BATCH,
+            learning_rate=experiment.learning_rate,
+            proximal_mu=experiment.proximal_mu,
+            extra=scaffold if self.controlled else {},
+        )
+
+    def _node(self, rows: I64) -> Node:
+        learner, manifest = Learner(self.network, rows), self.network.manifest
+        if not self.controlled:
+            return Node(learner, manifest, learner)
+        return Node(learner, with_controls(manifest), ScaffoldTask(learner))
 
 
 def run_rounds(experiment: Experiment, rounds: int, stop: Callable[[float], bool] | None = None) -> Run:
@@ -274,7 +223,7 @@ def run_until(experiment: Experiment, target: float, delay_s: Callable[[int], fl
         while coordinator.questions:
             question = coordinator.questions.popleft()
             number += 1
-            end_s = coordinator.now + delay_s(federation.nodes.index(question.node))
+            end_s = coordinator.now + delay_s(federation.names.index(question.node))
             heapq.heappush(under_way, (end_s, number, question))
         end_s, _, question = heapq.heappop(under_way)
         coordinator.pass_time(end_s - coordinator.now)

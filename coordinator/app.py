@@ -24,12 +24,13 @@ from coordinator.machine import CoordinatorMachine
 from coordinator.records import EngineSettings
 from coordinator.report import build_report
 from coordinator.selection import make_selector
-from coordinator.settings import committer_settings, engine_settings, strategy_name
+from coordinator.settings import committer_settings, engine_settings, strategy_name, uses_controls
 from coordinator.settlement import BATCH_MAX, Settlement
 from coordinator.sqlite_store import SqliteStore
 from coordinator.store import CoordinatorStore
 from coordinator.traffic import Traffic
 from coordinator.why import write_waiting
+from federation.errors import ConfigError
 from federation.identity.signing_keys import NodeKeys
 from federation.identity.trust import Trust, read_trust
 from federation.protocol.signing import Signer, Writer
@@ -43,6 +44,7 @@ from federation.runtime.supervision import Supervision
 from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox
 from federation.task import Task, TaskContext
 from federation.tasks.registry import load_task
+from federation.tasks.scaffold import scaffolded
 from federation.types import FederationId
 
 __all__ = ["run_coordinator"]
@@ -98,6 +100,7 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None, incidents: Incide
     inbox: Inbox = queue.Queue(INBOX_ITEMS_MAX)
     recovered = store.recovered(recent=plan.engine.max_staleness + 1)
     committer = Committer(store, recovered.head, committer_settings(config))
+    _check_controls(config, committer)
     most = plan.engine.payload_bytes_max or payload_limit(committer.manifest)
     worker = EvaluationWorker(task, committer.manifest, inbox) if config.evaluation.every else None
     if worker is not None and not store.history()[-1].metrics:
@@ -171,6 +174,7 @@ def _ensure_model(config: CoordinatorConfig, store: SqliteStore, task: LazyTask)
         data=None if config.task.data is None else str(config.task.data),
         seed=config.task.seed,
         file=None if config.task.initial is None else str(config.task.initial),
+        controls=uses_controls(config),
     )
     if config.evaluation.every:
         # The task is needed here anyway: what it imports is loaded once.
@@ -181,13 +185,27 @@ def _ensure_model(config: CoordinatorConfig, store: SqliteStore, task: LazyTask)
     store.initialise(made.manifest, first)
 
 
+def _check_controls(config: CoordinatorConfig, committer: Committer) -> None:
+    """A run keeps the tensors that it began with.
+
+    Raises:
+        ConfigError: The store's model has control variates and the strategy none, or the other way round.
+    """
+    if uses_controls(config) != (committer.manifest.control_count > 0):
+        began = "without" if uses_controls(config) else "with"
+        raise ConfigError(
+            "strategy.name", f"the run in {config.store.folder} began {began} scaffold: take another store.folder"
+        )
+
+
 def _build_task(config: CoordinatorConfig) -> Task:
     # Read by the libraries when they are first imported.
     os.environ.setdefault("OMP_NUM_THREADS", str(config.evaluation.threads))
     context = TaskContext(
         node_index=None, node_count=1, data=config.task.data, device=config.evaluation.device, seed=config.task.seed
     )
-    return load_task(config.task.name)(context)
+    task = load_task(config.task.name)(context)
+    return scaffolded(task) if uses_controls(config) else task
 
 
 def _executor(

@@ -13,7 +13,7 @@ from federation.errors import ConfigError
 from federation.protocol.cohort import COHORT_NODES_MAX
 from update_codec import CodecSpec
 
-__all__ = ["RoundSize", "check_combination", "round_size", "strategy_name"]
+__all__ = ["RoundSize", "check_combination", "round_size", "strategy_name", "uses_controls"]
 
 STALENESS_MAX_ASYNCHRONOUS = 10
 """Default of ``round.max_staleness`` when versions do not wait for everybody."""
@@ -77,6 +77,8 @@ def check_combination(config: CoordinatorConfig, size: RoundSize) -> None:
     name = strategy_name(config)
     if name == "fedasync":
         _check_fedasync(config, size)
+    if uses_controls(config):
+        _check_scaffold(config, size)
     if name == "fedprox" and config.train.proximal_mu == 0.0:
         raise ConfigError("train.proximal_mu", "0 turns fedprox into fedavg: leave it out, or name fedavg")
     if config.strategy.mixing and size.buffer != 1:
@@ -122,6 +124,24 @@ def _check_fedasync(config: CoordinatorConfig, size: RoundSize) -> None:
         raise ConfigError(
             "strategy.server", f"{config.strategy.server} does not go with mixing: set strategy.mixing = false"
         )
+
+
+def uses_controls(config: CoordinatorConfig) -> bool:
+    """Whether the model carries control variates."""
+    preset = STRATEGIES.get(strategy_name(config))
+    return preset is not None and preset.controls
+
+
+def _check_scaffold(config: CoordinatorConfig, size: RoundSize) -> None:
+    chosen = config.strategy
+    if chosen.nodes is None:
+        raise ConfigError("strategy.nodes", "scaffold needs the number of all nodes, also of those that are offline")
+    if config.round.fraction is None and size.buffer > chosen.nodes * config.round.per_node_quota:
+        raise ConfigError("strategy.nodes", f"{chosen.nodes} nodes cannot make versions of {size.buffer} updates")
+    if chosen.importance not in (None, "uniform"):
+        raise ConfigError("strategy.importance", "scaffold counts all nodes alike: leave it out")
+    if chosen.robust != NO_RULE:
+        raise ConfigError("strategy.robust", "scaffold sums what every node adds to its control variates: none")
 
 
 def _check_robust(config: CoordinatorConfig, size: RoundSize) -> None:

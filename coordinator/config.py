@@ -195,8 +195,9 @@ class StrategySection(Section):
 
     Attributes:
         name: ``fedavg``, ``fedbuff``, ``fedasync``, ``fedprox``, ``fedavgm``, ``fedadam``, ``fedyogi``, ``fedadagrad``,
-            or ``package.module:factory``. Nothing is ``fedavg`` when synchronous, else ``fedbuff``.
-        importance: ``examples``, ``uniform``, ``sqrt`` or ``log`` of num_examples.
+            ``scaffold``, or ``package.module:factory``. Nothing is ``fedavg`` when synchronous, else ``fedbuff``.
+        nodes: How many nodes the federation has, also those that are offline; ``scaffold`` needs it.
+        importance: ``examples``, ``uniform``, ``sqrt`` or ``log`` of num_examples. Nothing is the strategy's own.
         importance_max: Bound of one node's importance, as a multiple of the mean; 0 is none.
         staleness: ``constant``, ``polynomial`` or ``hinge``. Nothing is the strategy's own.
         staleness_a: Exponent, or slope.
@@ -214,7 +215,8 @@ class StrategySection(Section):
     """
 
     name: str | None = None
-    importance: str = "examples"
+    nodes: PositiveInt | None = None
+    importance: str | None = None
     importance_max: NonNegativeFloat = 0.0
     staleness: str | None = None
     staleness_a: PositiveFloat = 0.5

@@ -13,7 +13,7 @@ from coordinator.model_notes import ModelNotes, TaskSource, exportable
 from federation.errors import ConfigError, StorageError
 from federation.task import Parameters, ProgramForm
 from federation.types import ModelVersion
-from update_codec import Manifest, Vectors
+from update_codec import Manifest, Role, Vectors
 
 __all__ = ["BEST", "NEWEST", "export_model", "read_model"]
 
@@ -23,7 +23,7 @@ NEWEST, BEST = "newest", "best"
 
 
 def export_model(folder: Path, out: Path, version: str = NEWEST, source: TaskSource | None = None) -> ModelVersion:
-    """Write a model of a store; the coordinator may be running.
+    """Write a model of a store, without control variates; the coordinator may be running.
 
     Args:
         folder: The state folder.
@@ -87,7 +87,9 @@ def read_model(folder: Path, version: str = NEWEST) -> tuple[ModelVersion, Param
         raise StorageError(f"the model of version {number} is damaged")
     model = model_from_bytes(number, body)
     vectors = Vectors(model.parameters, model.shadow.statistics, model.shadow.counters)
-    return number, Manifest.from_bytes(manifest["value"]).unflatten(vectors)
+    described = Manifest.from_bytes(manifest["value"])
+    controls = {tensor.name for tensor in described.tensors if tensor.role is Role.CONTROL}
+    return number, {name: array for name, array in described.unflatten(vectors).items() if name not in controls}
 
 
 def find_version(database: sqlite3.Connection, version: str) -> sqlite3.Row | None:

@@ -6,7 +6,7 @@ The coordinator then never loads what the task needs, such as torch: it stays sm
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from federation.errors import ConfigError, FederationError, TaskError
-from federation.task import Task, TaskContext
+from federation.task import Parameters, Task, TaskContext
 from federation.tasks.registry import load_task
-from update_codec import CodecError, Manifest, Vectors
+from federation.tasks.scaffold import scaffolded
+from update_codec import CodecError, Manifest, Role, Vectors
 
 __all__ = ["InitialModel", "InitialRequest", "initial_model", "initial_model_apart"]
 
@@ -35,12 +36,14 @@ class InitialRequest:
         data: Its data folder, or None.
         seed: Seed of the initial parameters and of the partition.
         file: safetensors file with the parameters instead of the task's own, or None.
+        controls: Whether SCAFFOLD's control variates are beside the parameters.
     """
 
     task: str
     data: str | None = None
     seed: int = 0
     file: str | None = None
+    controls: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +66,10 @@ def initial_model(request: InitialRequest, task: Task | None = None) -> InitialM
 
     Args:
         request: Which one.
-        task: The task, when it has been built already.
+        task: The task, when it has been built already (with the controls, where the request wants them).
 
     Raises:
-        ConfigError: There is no such task, or the file does not fit its model.
+        ConfigError: There is no such task, its steps cannot be corrected, or the file does not fit its model.
         TaskError: The task cannot be built, or its model cannot travel.
     """
     try:
@@ -74,11 +77,12 @@ def initial_model(request: InitialRequest, task: Task | None = None) -> InitialM
             data = None if request.data is None else Path(request.data)
             context = TaskContext(node_index=None, node_count=1, data=data, device="cpu", seed=request.seed)
             task = load_task(request.task)(context)
+            task = scaffolded(task) if request.controls else task
         arrays = dict(task.initial_parameters(request.seed))
         manifest = Manifest.of(arrays, task.roles())
         if request.file is None:
             return InitialModel(manifest=manifest, vectors=manifest.flatten(arrays), seed=request.seed)
-        return InitialModel(manifest=manifest, vectors=_from_file(request.file, manifest), seed=None)
+        return InitialModel(manifest=manifest, vectors=_from_file(request.file, arrays, manifest), seed=None)
     except FederationError:
         raise
     except Exception as error:
@@ -96,7 +100,7 @@ def initial_model_apart(request: InitialRequest, folder: Path) -> InitialModel:
         TaskError: The other process failed; its words are repeated.
     """
     out = folder / "initial.safetensors"
-    fields = {"task": request.task, "data": request.data, "seed": request.seed, "file": request.file, "out": str(out)}
+    fields = asdict(request) | {"out": str(out)}
     command = [sys.executable, "-m", "coordinator.initial", json.dumps(fields)]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S)
@@ -133,9 +137,11 @@ def main(text: str) -> int:
     return 0
 
 
-def _from_file(file: str, manifest: Manifest) -> Vectors:
+def _from_file(file: str, made: Parameters, manifest: Manifest) -> Vectors:
+    """The file's parameters; controls are in no file, and begin as the task has made them: at zero."""
+    controls = {tensor.name: made[tensor.name] for tensor in manifest.tensors if tensor.role is Role.CONTROL}
     try:
-        return manifest.flatten(safetensors.numpy.load_file(file))
+        return manifest.flatten({**controls, **safetensors.numpy.load_file(file)})
     except (OSError, ValueError, SafetensorError, CodecError) as error:
         raise ConfigError("task.initial", f"{file} does not fit the task's model: {error}") from error
 

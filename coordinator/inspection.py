@@ -77,6 +77,8 @@ def check_update(record: UpdateRecord, payload: bytes, examine: Examine, norm_ma
         return Reason.INCOMPATIBLE, str(error)
     except FrameError as error:
         return Reason.MALFORMED_FRAME, str(error)
+    if manifest.control_count and not info.statistic_abs_max <= norm_max:
+        return Reason.NORM, f"a control of {info.statistic_abs_max:.3g} is above the limit of {norm_max:.3g}"
     return _check_content(record, info, norm_max)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from coordinator.aggregation import AggregateLimits
-from coordinator.combinations import check_combination, round_size, strategy_name
+from coordinator.combinations import check_combination, round_size, strategy_name, uses_controls
 from coordinator.committer import CommitterSettings
 from coordinator.config import CoordinatorConfig
 from coordinator.downlink import DownlinkSettings
@@ -12,12 +12,14 @@ from coordinator.records import EngineSettings
 from coordinator.robust import make_rule
 from coordinator.strategies import STRATEGIES
 from coordinator.strategy import Strategy, StrategySettings, make_strategy
+from federation.errors import ConfigError
 from federation.protocol.messages import TrainSettings
 from federation.task import task_label
 from federation.tasks.registry import default_settings
+from federation.tasks.scaffold import NODES_KEY, RESOLUTION_DEFAULT, RESOLUTION_KEY
 from update_codec import CodecSpec
 
-__all__ = ["committer_settings", "down_spec", "engine_settings", "strategy_name"]
+__all__ = ["committer_settings", "down_spec", "engine_settings", "strategy_name", "uses_controls"]
 
 
 def engine_settings(config: CoordinatorConfig) -> EngineSettings:
@@ -67,7 +69,29 @@ def train_settings(config: CoordinatorConfig) -> TrainSettings:
     preset = STRATEGIES.get(strategy_name(config))
     if preset is not None and preset.proximal_mu:
         given = {"proximal_mu": preset.proximal_mu} | given
-    return replace(default_settings(config.task.name), **({"seed": config.task.seed} | given))
+    settings = replace(default_settings(config.task.name), **({"seed": config.task.seed} | given))
+    return _with_controls(settings, config) if uses_controls(config) else settings
+
+
+def _with_controls(settings: TrainSettings, config: CoordinatorConfig) -> TrainSettings:
+    """What nodes need for SCAFFOLD.
+
+    Raises:
+        ConfigError: Its formulas do not hold for these settings.
+    """
+    for name in ("momentum", "proximal_mu"):
+        if getattr(settings, name):
+            why = f"scaffold is plain local SGD: 0, not {getattr(settings, name):g} (which may be the task's default)"
+            raise ConfigError(f"train.{name}", why)
+    own = {NODES_KEY: float(config.strategy.nodes or 0), RESOLUTION_KEY: _resolution(CodecSpec.parse(config.codec.up))}
+    return replace(settings, extra=own | dict(settings.extra))
+
+
+def _resolution(up: CodecSpec) -> float:
+    """How finely changes of control variates travel: as the updates do, finely, coarsely or in few entries."""
+    if not up.lossy:
+        return RESOLUTION_DEFAULT
+    return 2.0 if up.feedback else 0.5
 
 
 def down_spec(config: CoordinatorConfig) -> CodecSpec:
@@ -83,7 +107,7 @@ def committer_settings(config: CoordinatorConfig) -> CommitterSettings:
     Raises:
         ConfigError: The strategy, or a part of it, is unknown.
     """
-    chosen = config.strategy.model_dump(exclude={"robust", "attackers"})
+    chosen = config.strategy.model_dump(exclude={"robust", "attackers", "nodes"})
     chosen |= {"name": strategy_name(config), "history": round_size(config).max_staleness}
     return CommitterSettings(
         strategy=_compensated(make_strategy(StrategySettings(**chosen)), config),

@@ -156,7 +156,7 @@ class StrategySettings:
 
     Attributes:
         name: One of `STRATEGIES`, or ``package.module:factory`` of the user's own.
-        importance: See `Averaging`.
+        importance: See `Averaging`; None is the strategy's own.
         importance_max: See `Averaging`.
         staleness: ``constant``, ``polynomial`` or ``hinge``; None is the strategy's own.
         staleness_a: See `Staleness`.
@@ -172,7 +172,7 @@ class StrategySettings:
     """
 
     name: str = "fedavg"
-    importance: str = "examples"
+    importance: str | None = None
     importance_max: float = 0.0
     staleness: str | None = None
     staleness_a: float = 0.5
@@ -197,7 +197,7 @@ def make_strategy(settings: StrategySettings) -> Strategy:
         return _imported(settings)
     preset = STRATEGIES[_known("strategy.name", settings.name, STRATEGIES)]
     return Averaging(
-        importance=_known("strategy.importance", settings.importance, IMPORTANCE),
+        importance=_known("strategy.importance", settings.importance or preset.importance, IMPORTANCE),
         importance_max=settings.importance_max,
         staleness=Staleness(
             kind=_known("strategy.staleness", settings.staleness or preset.staleness, STALENESS),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from edge_node.seen import Seen
+from edge_node.task_state import NO_CHANGE, StateChange
 from federation.protocol.messages import (
     Cancel,
     CoordinatorState,
@@ -45,6 +46,7 @@ class FinishedTraining:
         token: Opaque handle under which the executor finds the new residual.
         run: The run that it was made for; None when the trainer does not say.
         codec: The codec that made the frame; "" is the announced one.
+        change: What the task wants to be kept on this node.
     """
 
     round: RoundId
@@ -55,6 +57,7 @@ class FinishedTraining:
     token: object = None
     run: RunId | None = None
     codec: str = ""
+    change: StateChange = NO_CHANGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,7 +297,7 @@ class StopTraining:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaveOutbox:
-    """Persist update and new residual in one step. Answers `OutboxSaved` or `StorageFailed`."""
+    """Persist update, new residual and the task's state in one step. Answers `OutboxSaved` or `StorageFailed`."""
 
     offer: UpdateOffer
     result: FinishedTraining
@@ -340,7 +343,11 @@ class MarkStored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettleUpdate:
-    """A final verdict: ``applied`` keeps the residual, else the decoded update goes back into it; drop the entry."""
+    """A final verdict: drop the entry.
+
+    ``applied`` keeps the residual and adds what was pending to the task's state; else the decoded update goes back into
+    the residual.
+    """
 
     update: UpdateId
     applied: bool
@@ -348,7 +355,7 @@ class SettleUpdate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetRun:
-    """Another run has begun: drop outbox, residual and model of the old one."""
+    """Another run has begun: drop outbox, residual, task state and model of the old one."""
 
     run: RunId
 

@@ -40,6 +40,7 @@ def compose(
     Raises:
         AdoptionError: A part is malformed, the chain has a gap, or the digest is another one.
     """
+    workshop = workshop.suited(model.manifest_digest)
     manifest = workshop.manifest
     _check_manifest(model, manifest)
     version, vectors = (None, None) if held is None else (held.version, held.vectors)
@@ -70,6 +71,7 @@ def initial_model(model: ModelRef, workshop: Workshop) -> HeldModel:
     """
     if model.seed is None:
         raise AdoptionError("the announcement names no seed")
+    workshop = workshop.suited(model.manifest_digest)
     _check_manifest(model, workshop.manifest)
     return _checked(model, _from_seed(model.seed, workshop), workshop.manifest)
 

@@ -40,6 +40,7 @@ from edge_node.actions import (
 )
 from edge_node.adoption import AdoptionError, compose, initial_model
 from edge_node.store import HeldModel, NodeStore
+from edge_node.task_state import expected_state
 from edge_node.training import Trainer, TrainingJob, Workshop
 from edge_node.update import Residual, ResidualChange, give_back, merge
 from federation.errors import LocalProtocolError, PayloadTooLarge, StorageError
@@ -51,8 +52,9 @@ from federation.protocol.topics import Topics
 from federation.runtime.failpoint import failpoint
 from federation.runtime.log import get_log
 from federation.runtime.transport import Transport
+from federation.task import Parameters
 from federation.types import UpdateId
-from update_codec import CodecError, CodecSpec
+from update_codec import CodecError, CodecSpec, frame_manifest
 
 __all__ = ["NodeExecutor", "NodeParts"]
 
@@ -155,8 +157,10 @@ class NodeExecutor:
         return [self._topics.model_chunk(effect.version, effect.segment, index) for index in effect.indices]
 
     def _fitting(self, model: HeldModel | None) -> HeldModel | None:
-        fits = model is not None and model.manifest_digest == self._workshop.manifest.digest
-        return model if fits else None
+        if model is None:
+            return None
+        suited = self._workshop.suited(model.manifest_digest)
+        return model if model.manifest_digest == suited.manifest.digest else None
 
     def _adopt(self, effect: AdoptModel | MakeInitialModel) -> Event:
         model, workshop = effect.model, self._workshop
@@ -186,6 +190,7 @@ class NodeExecutor:
             residual=residual,
             residual_share=share,
             payload_bytes_max=effect.payload_bytes_max,
+            state=self._task_state(),
         )
         self._trainer.start(job)
         self._save_held(held)
@@ -205,6 +210,10 @@ class NodeExecutor:
         residual = self._store.residual()
         fits = residual is not None and residual.size == self._workshop.manifest.parameter_count
         return residual if fits else None
+
+    def _task_state(self) -> Parameters:
+        under_way = (self._store.pending(entry.offer.update) for entry in self._store.recovered().outbox)
+        return expected_state(self._store.task_state(), under_way)
 
     def _save(
         self, effect: SaveOutbox | SaveProgress | SaveSeen | MarkStored | SettleUpdate | ForgetRun
@@ -238,7 +247,7 @@ class NodeExecutor:
             residual = merge(residual, effect.result.token)
         entry = OutboxEntry(offer=replace(effect.offer, inline=None))
         failpoint("node_before_outbox")
-        self._store.save_outbox(entry, frame, residual)
+        self._store.save_outbox(entry, frame, residual, effect.result.change)
         failpoint("node_after_outbox")
         self._recent = (effect.offer.update, frame)
         return OutboxSaved(entry=entry)
@@ -251,10 +260,12 @@ class NodeExecutor:
         residual = self._residual()
         try:
             if not effect.applied and CodecSpec.parse(entry.offer.codec).feedback:
-                residual = give_back(residual, self._frame(effect.update), self._workshop.manifest)
+                frame = self._frame(effect.update)
+                manifest = self._workshop.suited(frame_manifest(frame)).manifest
+                residual = give_back(residual, frame, manifest)
         except CodecError as error:  # the task's model, or this software, has changed since: nothing to give back to
             self._log.warning("update_not_given_back", update=effect.update, reason=str(error))
-        self._store.settle(effect.update, residual)
+        self._store.settle(effect.update, residual, applied=effect.applied)
         failpoint("node_after_settle")
 
     def _send_offer(self, effect: SendOffer) -> None:

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field, replace
 from edge_node.actions import OutboxEntry, RecoveredNode
 from edge_node.seen import Seen
 from edge_node.store import HeldModel
+from edge_node.task_state import NO_CHANGE, StateChange, added
 from edge_node.update import Residual
 from federation.errors import LocalProtocolError, StorageError
+from federation.task import Parameters
 from federation.types import Incarnation, ModelVersion, RoundId, RunId, UpdateId
 
 __all__ = ["MemoryNodeStore"]
@@ -30,10 +32,18 @@ class MemoryNodeStore:
     _residual: Residual | None = None
     _residual_version: ModelVersion | None = None
     _outbox: dict[UpdateId, tuple[OutboxEntry, bytes]] = field(default_factory=dict)
+    _state: Parameters = field(default_factory=dict)
+    _pending: dict[UpdateId, Parameters] = field(default_factory=dict)
 
     def reopen(self) -> "MemoryNodeStore":
         """The store as the next process finds it: the same state, one incarnation later."""
-        return replace(self, incarnation=Incarnation(self.incarnation + 1), failing=False, _outbox=dict(self._outbox))
+        return replace(
+            self,
+            incarnation=Incarnation(self.incarnation + 1),
+            failing=False,
+            _outbox=dict(self._outbox),
+            _pending=dict(self._pending),
+        )
 
     def recovered(self) -> RecoveredNode:
         """Where the last process left off."""
@@ -63,7 +73,17 @@ class MemoryNodeStore:
         """The base version of the newest update that was saved with a residual."""
         return None if self._residual is None else self._residual_version
 
-    def save_outbox(self, entry: OutboxEntry, frame: bytes, residual: Residual | None) -> None:
+    def task_state(self) -> Parameters:
+        """The arrays that the task keeps here."""
+        return self._state
+
+    def pending(self, update: UpdateId) -> Parameters:
+        """What is added to the task's state when this update is applied."""
+        return self._pending.get(update, {})
+
+    def save_outbox(
+        self, entry: OutboxEntry, frame: bytes, residual: Residual | None, change: StateChange = NO_CHANGE
+    ) -> None:
         """In one step: put an update into the outbox, replace the residual, and finish the update's round."""
         self._check()
         offer = entry.offer
@@ -71,6 +91,8 @@ class MemoryNodeStore:
             raise LocalProtocolError(f"update {offer.update} is in the outbox already")
         self._outbox[offer.update] = (replace(entry, offer=replace(offer, inline=None)), frame)
         self._residual, self._residual_version = residual, offer.base_version
+        self._state = {**self._state, **change.kept}
+        self._pending[offer.update] = change.pending
         self._advance(offer.run, offer.round)
 
     def frame(self, update: UpdateId) -> bytes | None:
@@ -88,11 +110,13 @@ class MemoryNodeStore:
             entry, frame = self._outbox[update]
             self._outbox[update] = (replace(entry, stored=True), frame)
 
-    def settle(self, update: UpdateId, residual: Residual | None) -> None:
-        """In one step: drop an update from the outbox and replace the residual."""
+    def settle(self, update: UpdateId, residual: Residual | None, *, applied: bool = False) -> None:
+        """In one step: drop an update from the outbox, replace the residual, settle the task's state."""
         self._check()
         if self._outbox.pop(update, None) is not None:
             self._residual = residual
+            pending = self._pending.pop(update)
+            self._state = added(self._state, pending) if applied else self._state
 
     def save_progress(self, run: RunId, last_round: RoundId) -> None:
         """Remember the run and its newest round that is finished or declined."""
@@ -105,10 +129,12 @@ class MemoryNodeStore:
         self._seen = seen
 
     def forget_run(self, run: RunId) -> None:
-        """Another run has begun: drop outbox, residual, model and round of the old one."""
+        """Another run has begun: drop outbox, residual, task state, model and round of the old one."""
         self._check()
         self._run, self._last_round, self._model, self._residual = run, None, None, None
+        self._state = {}
         self._outbox.clear()
+        self._pending.clear()
 
     def close(self) -> None:
         """Nothing to release."""

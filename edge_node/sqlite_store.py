@@ -1,8 +1,8 @@
 """The durable node store: one SQLite file, and files beside it for large arrays.
 
 Only what could not be had again waits for the disk (``synchronous=FULL``): the boot counter, a finished update, a
-residual that got an update back. Losing another change in a power cut costs a repeated message. The write-ahead log
-keeps all of them in order.
+residual that got an update back, a task's state. Losing another change in a power cut costs a repeated message. The
+write-ahead log keeps all of them in order.
 """
 
 import json
@@ -17,10 +17,12 @@ from edge_node.model_file import pack_model, read_model
 from edge_node.seen import Seen
 from edge_node.state_folder import StateFolder
 from edge_node.store import HeldModel
+from edge_node.task_state import NO_CHANGE, StateChange, added, pack_arrays, unpack_arrays
 from edge_node.update import Residual
 from federation.errors import LocalProtocolError, RemoteProtocolError, StorageError
 from federation.protocol.messages import UpdateOffer
 from federation.protocol.wire import decode_message, encode_message
+from federation.task import Parameters
 from federation.types import Epoch, Incarnation, ModelVersion, RoundId, RunId, UpdateId
 
 __all__ = ["SqliteNodeStore"]
@@ -29,6 +31,7 @@ _FORMAT = 1
 _MODEL = "model.safetensors"
 _RESIDUAL = "residual"
 _RESIDUAL_VERSION = "residual_version"
+_STATE = "state"
 
 
 class SqliteNodeStore:
@@ -47,6 +50,7 @@ class SqliteNodeStore:
             self._outbox = self._read_outbox()
             self._model = read_model(path / _MODEL)
             self._residual = self._read_residual()
+            self._state = unpack_arrays(self._db.body(_STATE))
         except StorageError:
             self._folder.close()
             raise
@@ -89,7 +93,17 @@ class SqliteNodeStore:
         version = self._db.meta(_RESIDUAL_VERSION)
         return None if self._residual is None or version is None else ModelVersion(int(version))
 
-    def save_outbox(self, entry: OutboxEntry, frame: bytes, residual: Residual | None) -> None:
+    def task_state(self) -> Parameters:
+        """The arrays that the task keeps here, as they are settled."""
+        return self._state
+
+    def pending(self, update: UpdateId) -> Parameters:
+        """What is added to the task's state when this update of the outbox is applied."""
+        return unpack_arrays(self._db.body(_pending_name(update))) if update in self._outbox else {}
+
+    def save_outbox(
+        self, entry: OutboxEntry, frame: bytes, residual: Residual | None, change: StateChange = NO_CHANGE
+    ) -> None:
         """In one step: put an update into the outbox, replace the residual, and finish the update's round.
 
         Raises:
@@ -100,14 +114,18 @@ class SqliteNodeStore:
         offer = entry.offer
         if offer.update in self._outbox:
             raise LocalProtocolError(f"update {offer.update} is in the outbox already")
+        state = {**self._state, **change.kept} if change.kept else self._state
         with self._db.transaction(durable=True):
             row = (offer.update, encode_message(offer), entry.stored)
             self._db.change("INSERT INTO outbox (update_id, offer, stored) VALUES (?, ?, ?)", *row)
             self._db.set_body(_frame_name(offer.update), frame)
+            if change.pending:
+                self._db.set_body(_pending_name(offer.update), pack_arrays(change.pending))
             self._put_residual(residual)
+            self._put_state(state)
             self._db.set_meta(_RESIDUAL_VERSION, offer.base_version)
             self._advance(offer.run, offer.round)
-        self._outbox[offer.update], self._residual = entry, residual
+        self._outbox[offer.update], self._residual, self._state = entry, residual, state
 
     def frame(self, update: UpdateId) -> bytes | None:
         """The codec frame of an update in the outbox, or None when there is no such entry."""
@@ -124,16 +142,21 @@ class SqliteNodeStore:
                 self._db.change("UPDATE outbox SET stored = 1 WHERE update_id = ?", update)
             self._outbox[update] = replace(self._outbox[update], stored=True)
 
-    def settle(self, update: UpdateId, residual: Residual | None) -> None:
-        """In one step: drop an update from the outbox and replace the residual."""
+    def settle(self, update: UpdateId, residual: Residual | None, *, applied: bool = False) -> None:
+        """In one step: drop an update from the outbox, replace the residual, settle the task's state."""
         if update not in self._outbox:
             return
-        with self._db.transaction(durable=residual is not self._residual):
+        pending = self.pending(update) if applied else {}
+        state = added(self._state, pending) if pending else self._state
+        # The frame's file goes after this: were the row to come back without it, nobody could settle it again.
+        with self._db.transaction(durable=residual is not self._residual or state is not self._state):
             self._db.change("DELETE FROM outbox WHERE update_id = ?", update)
             self._db.drop_body(_frame_name(update))
+            self._db.drop_body(_pending_name(update))
             self._put_residual(residual)
+            self._put_state(state)
         del self._outbox[update]
-        self._residual = residual
+        self._residual, self._state = residual, state
 
     def save_progress(self, run: RunId, last_round: RoundId) -> None:
         """Remember the run and its newest round that is finished or declined."""
@@ -146,14 +169,14 @@ class SqliteNodeStore:
             self._db.set_meta("seen", json.dumps(asdict(seen)))
 
     def forget_run(self, run: RunId) -> None:
-        """Another run has begun: drop outbox, residual, model and round of the old one."""
+        """Another run has begun: drop outbox, residual, task state, model and round of the old one."""
         with self._db.transaction(durable=False):
             self._db.change("DELETE FROM outbox")
             self._db.drop_bodies()
             self._db.set_meta("run", run)
             self._db.set_meta("last_round", None)
         self._folder.remove(_MODEL)
-        self._model, self._residual = None, None
+        self._model, self._residual, self._state = None, None, {}
         self._outbox.clear()
 
     def close(self) -> None:
@@ -181,6 +204,10 @@ class SqliteNodeStore:
         else:
             self._db.set_body(_RESIDUAL, np.ascontiguousarray(residual, "<f4").tobytes())
 
+    def _put_state(self, state: Parameters) -> None:
+        if state is not self._state:
+            self._db.set_body(_STATE, pack_arrays(state))
+
     def _advance(self, run: RunId, round_id: RoundId) -> None:
         last = self._db.meta("last_round")
         if self._db.meta("run") != run or last is None or round_id > int(last):
@@ -203,6 +230,10 @@ def _read_seen(text: object) -> Seen | None:
         round=found["round"],
         version=found["version"],
     )
+
+
+def _pending_name(update: UpdateId) -> str:
+    return f"pending-{update}"
 
 
 def _read_offer(data: bytes) -> UpdateOffer | None:

@@ -5,7 +5,9 @@ from typing import Protocol
 
 from edge_node.actions import OutboxEntry, RecoveredNode
 from edge_node.seen import Seen
+from edge_node.task_state import NO_CHANGE, StateChange
 from edge_node.update import Residual
+from federation.task import Parameters
 from federation.types import Digest, Incarnation, ModelVersion, RoundId, RunId, UpdateId
 from update_codec import Vectors
 
@@ -54,8 +56,18 @@ class NodeStore(Protocol):
     def residual_version(self) -> ModelVersion | None:
         """The base version of the newest update that was saved with a residual; None when there is no residual."""
 
-    def save_outbox(self, entry: OutboxEntry, frame: bytes, residual: Residual | None) -> None:
+    def task_state(self) -> Parameters:
+        """The arrays that the task keeps here, as they are settled."""
+
+    def pending(self, update: UpdateId) -> Parameters:
+        """What is added to the task's state when this update of the outbox is applied."""
+
+    def save_outbox(
+        self, entry: OutboxEntry, frame: bytes, residual: Residual | None, change: StateChange = NO_CHANGE
+    ) -> None:
         """In one step: put an update into the outbox, replace the residual, and finish the update's round.
+
+        In the same step the task's state takes over ``change.kept``, and ``change.pending`` waits with the update.
 
         Raises:
             StorageError: Nothing was saved.
@@ -71,8 +83,11 @@ class NodeStore(Protocol):
     def mark_stored(self, update: UpdateId) -> None:
         """Remember that the coordinator has the payload. Losing this costs one more offer."""
 
-    def settle(self, update: UpdateId, residual: Residual | None) -> None:
-        """In one step: drop an update from the outbox and replace the residual."""
+    def settle(self, update: UpdateId, residual: Residual | None, *, applied: bool = False) -> None:
+        """In one step: drop an update from the outbox and replace the residual.
+
+        In the same step what was pending with it is added to the task's state if it was ``applied``, else dropped.
+        """
 
     def save_progress(self, run: RunId, last_round: RoundId) -> None:
         """Remember the run and its newest round that is finished or declined. Losing this costs one more decline."""
@@ -81,7 +96,7 @@ class NodeStore(Protocol):
         """Remember the newest that was heard of the coordinator. Losing this costs one round of work for nothing."""
 
     def forget_run(self, run: RunId) -> None:
-        """Another run has begun: drop outbox, residual, model and round of the old one."""
+        """Another run has begun: drop outbox, residual, task state, model and round of the old one."""
 
     def close(self) -> None:
         """Release the state folder."""

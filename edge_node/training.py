@@ -5,12 +5,13 @@ import math
 import queue
 import threading
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Protocol
 
 from edge_node.actions import FinishedTraining, TrainingFailed, TrainingFinished
 from edge_node.link import within
+from edge_node.task_state import change_of
 from edge_node.update import Residual, ResidualAging, difference, encode_update
 from federation.errors import TaskError
 from federation.protocol.limits import EXAMPLES_MAX, fit_metrics, fit_text
@@ -19,9 +20,10 @@ from federation.runtime.clock import Clock
 from federation.runtime.failpoint import failpoint
 from federation.runtime.log import get_log
 from federation.runtime.transport import Inbox, InboxItem
-from federation.task import Stop, Task, TrainResult
+from federation.task import Correctable, Parameters, Stateful, Stop, Task, TrainResult
+from federation.tasks.scaffold import ScaffoldTask, with_controls
 from federation.types import NodeId, RoundId
-from update_codec import CodecSpec, Manifest, SpecError, Vectors
+from update_codec import CodecSpec, Manifest, ManifestError, SpecError, Vectors
 
 __all__ = ["ThreadTrainer", "Trainer", "TrainingJob", "Workshop", "run_round", "training_event"]
 
@@ -47,6 +49,18 @@ class Workshop:
     norm_max: float | None = None
     aging: ResidualAging = field(default_factory=ResidualAging)
 
+    def suited(self, manifest_digest: bytes) -> "Workshop":
+        """The workshop for a model of this manifest: itself, or the task under SCAFFOLD where the model says so."""
+        if manifest_digest == self.manifest.digest or not isinstance(self.task, Correctable):
+            return self
+        try:
+            manifest = with_controls(self.manifest)
+        except ManifestError:  # names too long, or too many tensors: no coordinator can have made it either
+            return self
+        if manifest_digest != manifest.digest:
+            return self
+        return replace(self, task=ScaffoldTask(self.task), manifest=manifest)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingJob:
@@ -58,6 +72,7 @@ class TrainingJob:
         residual: What earlier updates did not send, float32 (D,), or None.
         residual_share: How much of it still counts.
         payload_bytes_max: What the uplink carries in time, or None.
+        state: What the node keeps for its task.
     """
 
     announcement: RoundAnnouncement
@@ -65,6 +80,7 @@ class TrainingJob:
     residual: Residual | None
     residual_share: float = 1.0
     payload_bytes_max: int | None = None
+    state: Parameters = field(default_factory=dict)
 
 
 class Trainer(Protocol):
@@ -86,14 +102,18 @@ def run_round(workshop: Workshop, job: TrainingJob, stop: Stop, clock: Clock) ->
     Raises:
         TaskError: The task broke its contract, was stopped, or the codec is unknown.
     """
-    announcement, manifest = job.announcement, workshop.manifest
+    announcement = job.announcement
+    workshop = workshop.suited(announcement.model.manifest_digest)
+    task, manifest = workshop.task, workshop.manifest
     try:
         spec = within(CodecSpec.parse(announcement.codec), job.payload_bytes_max, manifest.parameter_count)
     except SpecError as error:
         raise TaskError(str(error)) from error
     began_s = clock.now()
     failpoint("node_training")
-    result = workshop.task.train(manifest.unflatten(job.base), announcement.settings, stop)
+    if isinstance(task, Stateful):
+        task.restore(job.state)
+    result = task.train(manifest.unflatten(job.base), announcement.settings, stop)
     train_s = clock.now() - began_s
     if stop():
         raise TaskError("stopped")
@@ -110,6 +130,7 @@ def run_round(workshop: Workshop, job: TrainingJob, stop: Stop, clock: Clock) ->
         token=update.change,
         run=announcement.run,
         codec=str(spec),
+        change=change_of(result),
     )
 
 

@@ -104,7 +104,7 @@ def difference(base: Vectors, trained: Parameters, manifest: Manifest, *, norm_m
 
     Args:
         base: The model that training started from.
-        trained: All tensors after training.
+        trained: All tensors after training; controls hold what this node adds to them.
         manifest: Names, shapes and types of the tensors.
         norm_max: The difference's L2 norm is scaled down to this; None leaves it.
 
@@ -114,9 +114,14 @@ def difference(base: Vectors, trained: Parameters, manifest: Manifest, *, norm_m
     try:
         if isinstance(trained, Resident):
             return clipped(trained.minus(base, manifest), norm_max)
-        return clipped(manifest.flatten(dict(trained)).minus(base), norm_max)
+        after = manifest.flatten(dict(trained))
+        delta = after.minus(base)
     except CodecError as error:
         raise TaskError(f"the trained tensors do not fit the model: {error}") from error
+    if manifest.control_count:
+        # What the task returns there is what it adds, and it must travel to the bit: no difference is taken.
+        delta.statistics[-manifest.control_count :] = after.statistics[-manifest.control_count :]
+    return clipped(delta, norm_max)
 
 
 def encode_update(

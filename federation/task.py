@@ -73,11 +73,17 @@ class TrainResult:
         parameters: All tensors after training, with the names and shapes that came in.
         num_examples: Size of the local data set that was drawn from: the weight, at least 1.
         metrics: The task's own finite numbers.
+        steps: Gradient steps taken; only `Correctable.train_corrected` must say it.
+        kept: Arrays that this node keeps from now on, whatever becomes of the update; see `Stateful`.
+        pending: Float arrays that are added to what this node keeps when the update is applied, else dropped.
     """
 
     parameters: Parameters
     num_examples: int
     metrics: Metrics = field(default_factory=dict)
+    steps: int = 0
+    kept: Parameters = field(default_factory=dict)
+    pending: Parameters = field(default_factory=dict)
 
 
 class Task(Protocol):
@@ -124,6 +130,42 @@ class Preparable(Protocol):
 
         Raises:
             TaskError: The data cannot be read, or the model cannot be trained on it.
+        """
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A task that keeps arrays of its own on the node: it returns them from `Task.train`, and gets them before it."""
+
+    def restore(self, state: Parameters) -> None:
+        """Take what this node keeps: called before each `Task.train`, on the same thread.
+
+        Args:
+            state: Read-only arrays by name: what `TrainResult.kept` said last, and the sum of every
+                `TrainResult.pending` that was applied or of which no word has come yet. Empty when a run begins.
+        """
+
+
+@runtime_checkable
+class Correctable(Protocol):
+    """A task whose gradient steps can be corrected: SCAFFOLD needs it."""
+
+    def train_corrected(
+        self, parameters: Parameters, settings: TrainSettings, stop: Stop, correction: Parameters
+    ) -> TrainResult:
+        """Train as `Task.train` does, with ``correction`` added to the gradient in each step.
+
+        Args:
+            parameters: As for `Task.train`.
+            settings: As for `Task.train`; momentum and the proximal term are 0.
+            stop: As for `Task.train`.
+            correction: float32 by the name of each tensor whose role is parameter, of its shape.
+
+        Returns:
+            As `Task.train`, and the number of steps.
+
+        Raises:
+            TaskError: The local data or the settings cannot be used.
         """
 
 

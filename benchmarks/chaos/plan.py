@@ -18,6 +18,7 @@ class Plan:
         task: A task that needs numpy only.
         codec: Codec of the updates.
         buffer: Updates that make a version; None is all nodes: synchronous rounds.
+        strategy: Name of the strategy; "" is the one that follows from the buffer.
         quorum: Updates with which a partial buffer may be committed.
         lease_s: How long a node may take, in seconds.
         max_wait_s: Patience after a version's first update, in seconds.
@@ -30,6 +31,7 @@ class Plan:
     task: str = "null"
     codec: str = "edge"
     buffer: int | None = 2
+    strategy: str = ""
     quorum: int = 1
     lease_s: float = 5.0
     max_wait_s: float = 1.0
@@ -61,6 +63,7 @@ def write_settings(plan: Plan, folder: Path, broker_url: str) -> Path:
             "max_wait_s": plan.max_wait_s,
             "spread_s": plan.spread_s,
         },
+        "strategy": {"name": plan.strategy, "nodes": plan.nodes} if plan.strategy else {},
         "evaluation": {"every": 0},
         "log": {"json": True},
     }

@@ -35,6 +35,7 @@ from update_codec.errors import (
     TruncatedFrame,
     UnknownVersion,
 )
+from update_codec.frame import frame_manifest
 from update_codec.manifest import Manifest, Role, TensorSpec
 from update_codec.segments import SegmentInfo
 from update_codec.spec import PROFILES, CodecSpec
@@ -73,6 +74,7 @@ __all__ = [
     "Vectors",
     "decode",
     "encode",
+    "frame_manifest",
     "inspect",
     "iter_chunks",
     "moving_average",

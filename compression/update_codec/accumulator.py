@@ -2,6 +2,8 @@
 
     sum += rint(weight · clip factor · value · 2^32)
 
+Entries of controls are added as they are: no weight, no clipping, no division.
+
 The weight is folded into the table of symbols, so an update is never expanded to floats; integer addition does not
 depend on the order. Scratch memory is one piece of a group, below 1 MiB.
 """
@@ -87,7 +89,8 @@ class Accumulator:
             raise HeadroomError(f"a weight must be a positive number above 2^-{WEIGHT_BITS + 1}, not {weight}")
         exact = units / (1 << WEIGHT_BITS)
         factor = exact * min(1.0, clip / info.parameter_norm) if clip is not None and info.parameter_norm else exact
-        used = self._used + max(factor * info.parameter_abs_max, exact * info.statistic_abs_max)
+        of_statistics = max(exact, 1.0) if self._manifest.control_count else exact
+        used = self._used + max(factor * info.parameter_abs_max, of_statistics * info.statistic_abs_max)
         if used > HEADROOM:
             raise HeadroomError(f"weights times values reach {used:.3g}, the limit is {HEADROOM:.3g}: clip or reweight")
         self._add(parse(frame, self._manifest, context), factor, exact)
@@ -96,7 +99,9 @@ class Accumulator:
         self._count += 1
 
     def mean(self, *, divisor: float | None = None) -> Vectors:
-        """Return the sums divided by `divisor`, or by the sum of the weights; counters are the elementwise maximum.
+        """Return the sums divided by `divisor`, or by the sum of the weights.
+
+        Counters are the elementwise maximum, controls the plain sum.
 
         Raises:
             ValueError: if nothing was added, or the divisor is not positive.
@@ -105,11 +110,13 @@ class Accumulator:
         if not self._count or not by > 0:
             raise ValueError("a mean needs at least one frame and a positive divisor")
         scale = by * 2.0**SCALE_BITS
-        return Vectors(
-            _divided(self._parameters, scale),
-            _divided(self._statistics, scale),
-            self._counters.copy(),
-        )
+        statistics = _divided(self._statistics, scale)
+        statistics[self._first_control :] = _divided(self._statistics[self._first_control :], 2.0**SCALE_BITS)
+        return Vectors(_divided(self._parameters, scale), statistics, self._counters.copy())
+
+    @property
+    def _first_control(self) -> int:
+        return self._manifest.statistic_count - self._manifest.control_count
 
     def _add(self, content: Content, factor: float, exact: float) -> None:
         for part in content.groups:
@@ -118,7 +125,7 @@ class Accumulator:
         if content.outliers is not None:
             self._parameters[content.outliers.positions] += _fixed(content.outliers.values, factor)
         _add_planes(content.values, self._parameters, factor)
-        _add_planes(content.statistics, self._statistics, exact)
+        _add_planes(content.statistics, self._statistics, exact, plain_from=self._first_control)
         if content.counters is not None:
             for start, values in content.counters.pieces():
                 view = self._counters[start : start + len(values)]
@@ -138,7 +145,12 @@ def _fixed(values: NDArray[Any], factor: float) -> NDArray[np.int64]:
     return np.clip(scaled, -(2.0**62), 2.0**62).astype(np.int64)
 
 
-def _add_planes(planes: Pieces | None, target: NDArray[np.int64], factor: float) -> None:
+def _add_planes(
+    planes: Pieces | None, target: NDArray[np.int64], factor: float, *, plain_from: int | None = None
+) -> None:
+    """Add values times factor; entries from ``plain_from`` on as they are."""
     if planes is not None:
         for start, values in planes.pieces():
-            target[start : start + len(values)] += _fixed(values, factor)
+            cut = len(values) if plain_from is None else max(0, min(len(values), plain_from - start))
+            target[start : start + cut] += _fixed(values[:cut], factor)
+            target[start + cut : start + len(values)] += _fixed(values[cut:], 1.0)

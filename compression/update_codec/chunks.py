@@ -37,14 +37,14 @@ def iter_chunks(
         frames: complete frames of the same model.
         manifest: the model.
         chunk: entries at a time.
-        role: parameters or statistics.
+        role: parameters or statistics (with the controls).
         context: the one that frames were coded with, if any.
 
     Raises:
-        ValueError: if the chunk is not positive, or the role is the counters'.
+        ValueError: if the chunk is not positive, or the role is another one.
         FrameError: if a frame is not valid or not finite; earlier chunks may have been yielded.
     """
-    if chunk < 1 or role is Role.COUNTER:
+    if chunk < 1 or role not in (Role.PARAMETER, Role.STATISTIC):
         raise ValueError("a chunk has at least one entry, of parameters or statistics")
     size = manifest.parameter_count if role is Role.PARAMETER else manifest.statistic_count
     rows = [_row(parse(frame, manifest, context), role) for frame in frames]

@@ -20,7 +20,7 @@ from update_codec.errors import (
 )
 from update_codec.limits import SPEC_BYTES_MAX
 
-__all__ = ["Cursor", "Header", "open_frame", "seal_frame", "varint", "write_stream"]
+__all__ = ["Cursor", "Header", "frame_manifest", "open_frame", "seal_frame", "varint", "write_stream"]
 
 MAGIC: Final = b"FMQU"
 VERSION: Final = 1
@@ -108,6 +108,18 @@ def open_frame(frame: bytes, manifest_digest: bytes) -> tuple[Header, "Cursor"]:
         spec=text.decode("ascii"),
     )
     return header, cursor
+
+
+def frame_manifest(frame: bytes) -> bytes:
+    """Digest of the manifest that a frame was made for, 16 bytes; nothing else is looked at.
+
+    Raises:
+        TruncatedFrame: if there is no header.
+    """
+    if len(frame) < _HEADER.size:
+        raise TruncatedFrame(f"{len(frame)} bytes are too few for a frame")
+    digest: bytes = _HEADER.unpack_from(frame)[5]
+    return digest
 
 
 class Cursor:

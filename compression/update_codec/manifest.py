@@ -30,6 +30,9 @@ class Role(StrEnum):
     """Float buffer, such as BatchNorm's running mean: its difference travels lossless and is averaged."""
     COUNTER = "counter"
     """Integer tensor: its absolute value travels lossless and is aggregated by the maximum."""
+    CONTROL = "control"
+    """Float tensor that is the sum of what each node adds: SCAFFOLD's control variates. Nodes get the sum, an update
+    holds what its node adds. It travels lossless, at the end of the statistics' vector; every update counts once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +77,9 @@ class Manifest:
     """16 bytes: BLAKE2b over the canonical encoding."""
     parameter_count: int = field(init=False, compare=False)
     statistic_count: int = field(init=False, compare=False)
+    """Entries of the statistics' vector, those of controls included."""
+    control_count: int = field(init=False, compare=False)
+    """Entries of controls: the last ones of the statistics' vector."""
     counter_count: int = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -82,10 +88,11 @@ class Manifest:
         if len({tensor.name for tensor in self.tensors}) != len(self.tensors):
             raise ManifestError("a tensor name occurs twice")
         counts = {role: sum(t.size for t in self.tensors if t.role is role) for role in Role}
-        if max(counts.values()) > ENTRIES_MAX:
+        if max(*counts.values(), counts[Role.STATISTIC] + counts[Role.CONTROL]) > ENTRIES_MAX:
             raise ManifestError(f"more than {ENTRIES_MAX} entries of one role")
         object.__setattr__(self, "parameter_count", counts[Role.PARAMETER])
-        object.__setattr__(self, "statistic_count", counts[Role.STATISTIC])
+        object.__setattr__(self, "statistic_count", counts[Role.STATISTIC] + counts[Role.CONTROL])
+        object.__setattr__(self, "control_count", counts[Role.CONTROL])
         object.__setattr__(self, "counter_count", counts[Role.COUNTER])
         object.__setattr__(self, "digest", blake2b(self.to_bytes(), digest_size=16).digest())
 
@@ -123,7 +130,7 @@ class Manifest:
             difference = sorted(arrays.keys() ^ {tensor.name for tensor in self.tensors})
             raise ShapeError(f"tensors missing or extra: {', '.join(difference[:8])}")
         vectors = Vectors.zeros(self)
-        places = {Role.PARAMETER: 0, Role.STATISTIC: 0, Role.COUNTER: 0}
+        places = self._starts()
         for tensor in self.tensors:
             array = arrays[tensor.name]
             if array.shape != tensor.shape or array.dtype.name != tensor.dtype:
@@ -143,7 +150,7 @@ class Manifest:
         """
         self.check(vectors)
         arrays: dict[str, NDArray[Any]] = {}
-        places = {Role.PARAMETER: 0, Role.STATISTIC: 0, Role.COUNTER: 0}
+        places = self._starts()
         for tensor in self.tensors:
             start = places[tensor.role]
             places[tensor.role] = start + tensor.size
@@ -183,11 +190,16 @@ class Manifest:
                     raise ManifestError("a manifest row is not [name, shape, type, role]")
         return cls(tuple(tensors))
 
+    def _starts(self) -> dict[Role, int]:
+        """Where the first tensor of each role is in its vector."""
+        return dict.fromkeys(Role, 0) | {Role.CONTROL: self.statistic_count - self.control_count}
+
     @staticmethod
     def _vector(vectors: Vectors, role: Role) -> NDArray[Any]:
         by_role: dict[Role, NDArray[Any]] = {
             Role.PARAMETER: vectors.parameters,
             Role.STATISTIC: vectors.statistics,
+            Role.CONTROL: vectors.statistics,
             Role.COUNTER: vectors.counters,
         }
         return by_role[role]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from coordinator.strategies import fedadagrad, fedadam, fedasync, fedavg, fedavgm, fedbuff, fedprox, fedyogi
+from coordinator.strategies import fedadagrad, fedadam, fedasync, fedavg, fedavgm, fedbuff, fedprox, fedyogi, scaffold
 from coordinator.strategies.preset import Preset
 
 __all__ = ["STRATEGIES", "Preset"]
@@ -16,5 +16,6 @@ STRATEGIES: Mapping[str, Preset] = {
     "fedprox": fedprox.PRESET,
     "fedbuff": fedbuff.PRESET,
     "fedasync": fedasync.PRESET,
+    "scaffold": scaffold.PRESET,
 }
 """What each name stands for; every single choice can be set apart."""

@@ -16,6 +16,8 @@ class Preset:
         server_learning_rate: η.
         proximal_mu: FedProx's μ that nodes train with, where the configuration does not say it; 0 is none.
         mixes: The new model mixes the old one with the node's, instead of adding the node's difference.
+        importance: Name of p.
+        controls: The model carries control variates.
     """
 
     staleness: str = "constant"
@@ -24,3 +26,5 @@ class Preset:
     server_learning_rate: float = 1.0
     proximal_mu: float = 0.0
     mixes: bool = False
+    importance: str = "examples"
+    controls: bool = False

@@ -38,7 +38,8 @@ class LocalModel:
         self.module = model.to(device)
         self.device = device
         self.tensors = tensors_of(self.module)
-        self.trainable = [tensor for tensor in self.module.parameters() if tensor.requires_grad]
+        named = {name: tensor for name, tensor in self.module.named_parameters() if tensor.requires_grad}
+        self.trainable, self.trainable_names = list(named.values()), tuple(named)
         self.normalizes_batches = any(isinstance(each, _BatchNorm) for each in self.module.modules())
 
     def load(self, parameters: Parameters) -> None:

@@ -1,8 +1,9 @@
 r"""Local training on one torch model: SGD as `torch.optim.SGD` does it, with FedProx's term, without its overhead.
 
-One step: g = grad loss(w) + mu (w - w_base) + weight_decay w;  v = momentum v + g;  w = w - learning_rate v.
-The proximal term is FedProx's (arXiv 1812.06127, equation 2). A step costs what the model costs: no optimizer object,
-no data loader for tensors, one permutation of the data per epoch.
+One step: g = grad loss(w) + mu (w - w_base) + weight_decay w + correction;  v = momentum v + g;
+w = w - learning_rate v. The proximal term is FedProx's (arXiv 1812.06127, equation 2); the correction is SCAFFOLD's
+c - c_i, the same in all steps of a round (scaffold.py). A step costs what the model costs: no optimizer object, no data
+loader for tensors, one permutation of the data per epoch.
 """
 
 import math
@@ -10,11 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
-from federation.task import Stop
+from federation.task import Parameters, Stop
 from federation.tasks.local_data import Batch, LocalData
 from federation.tasks.local_model import LocalModel
 
@@ -43,11 +45,13 @@ class TrainingPlan:
         settings: Epochs, batch size, step size and the rest.
         seed: Seed of this node's shuffle in this round.
         stop: Asked before each step.
+        correction: Added to the gradients, by the tensors' names; None adds nothing.
     """
 
     settings: TrainSettings
     seed: int
     stop: Stop
+    correction: Parameters | None = None
 
 
 def train_locally(model: LocalModel, loss: Loss, data: LocalData, plan: TrainingPlan) -> LocalOutcome:
@@ -58,7 +62,7 @@ def train_locally(model: LocalModel, loss: Loss, data: LocalData, plan: Training
     """
     check_settings(plan.settings)
     model.module.train()
-    sgd = LocalSgd(model, plan.settings)
+    sgd = LocalSgd(model, plan.settings, plan.correction)
     forward, step, stop = model.module, sgd.step, plan.stop
     total, steps = torch.zeros((), device=model.device), 0
     for inputs, targets in _batches(data, plan, smallest=2 if model.normalizes_batches else 1):
@@ -74,14 +78,19 @@ def train_locally(model: LocalModel, loss: Loss, data: LocalData, plan: Training
 class LocalSgd:
     """The step of one round: settings and the optimizer's state, which does not outlive the round."""
 
-    def __init__(self, model: LocalModel, settings: TrainSettings) -> None:
-        """Take the model's tensors as they are now for FedProx's base."""
+    def __init__(self, model: LocalModel, settings: TrainSettings, correction: Parameters | None = None) -> None:
+        """Take the model's tensors as they are now for FedProx's base.
+
+        Raises:
+            TaskError: A tensor has no correction, or one of another shape.
+        """
         self._trainable = model.trainable
         # Detached twins share the storage: in-place steps need no no_grad block and leave no graph.
         self._weights = [tensor.detach() for tensor in model.trainable]
         self._settings = settings
         self._base = [tensor.clone() for tensor in self._weights] if settings.proximal_mu else []
         self._velocity: list[torch.Tensor] = []
+        self._correction = [] if correction is None else _like(model, correction)
 
     def step(self, loss: torch.Tensor) -> None:
         """Move every trainable tensor against the gradient of ``loss``."""
@@ -92,6 +101,8 @@ class LocalSgd:
             torch._foreach_add_(gradients, away, alpha=settings.proximal_mu)
         if settings.weight_decay:
             torch._foreach_add_(gradients, self._weights, alpha=settings.weight_decay)
+        if self._correction:
+            torch._foreach_add_(gradients, self._correction)
         if settings.momentum:
             gradients = self._accelerate(gradients)
         torch._foreach_add_(self._weights, gradients, alpha=-settings.learning_rate)
@@ -103,6 +114,17 @@ class LocalSgd:
         else:
             self._velocity = gradients
         return self._velocity
+
+
+def _like(model: LocalModel, arrays: Parameters) -> list[torch.Tensor]:
+    """Arrays by name as tensors of the trainable ones' types, in their order."""
+    tensors = []
+    for name, tensor in zip(model.trainable_names, model.trainable, strict=True):
+        array = arrays.get(name)
+        if array is None or array.shape != tuple(tensor.shape):
+            raise TaskError(f"{name} needs a correction of shape {tuple(tensor.shape)}")
+        tensors.append(torch.from_numpy(np.array(array)).to(tensor.device, tensor.dtype))
+    return tensors
 
 
 def check_settings(settings: TrainSettings) -> None:

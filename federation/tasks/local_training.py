@@ -46,16 +46,21 @@ class LocalTraining:
             loss = self._task.loss(self._model.module(inputs), targets)
             torch.autograd.grad(loss, self._model.trainable, allow_unused=True)
 
-    def train(self, parameters: Parameters, settings: TrainSettings, stop: Stop) -> TrainResult:
-        """See `TorchTask.train`."""
+    def train(
+        self, parameters: Parameters, settings: TrainSettings, stop: Stop, correction: Parameters | None = None
+    ) -> TrainResult:
+        """See `TorchTask.train` and `TorchTask.train_corrected`."""
         seed = _node_seed(settings.seed, self._task.context.node_index or 0)
-        plan = TrainingPlan(settings=settings, seed=seed, stop=stop)
+        plan = TrainingPlan(settings=settings, seed=seed, stop=stop, correction=correction)
         with self._guarded(seed):
             data = self._train_data
             self._model.load(parameters)
             outcome = train_locally(self._model, self._task.loss, data, plan)
         return TrainResult(
-            parameters=self._model.dump(), num_examples=max(1, data.num_examples), metrics={"loss": outcome.loss}
+            parameters=self._model.dump(),
+            num_examples=max(1, data.num_examples),
+            metrics={"loss": outcome.loss},
+            steps=outcome.steps,
         )
 
     def evaluate(self, parameters: Parameters) -> Metrics:

@@ -67,18 +67,29 @@ class QuadraticTask:
         Raises:
             TaskError: This participant has no data, the parameters are not this task's, or the steps diverge.
         """
+        return self.train_corrected(parameters, settings, stop, {})
+
+    def train_corrected(
+        self, parameters: Parameters, settings: TrainSettings, stop: Stop, correction: Parameters
+    ) -> TrainResult:
+        """The same with SCAFFOLD's correction of the gradient.
+
+        Raises:
+            TaskError: This participant has no data, the parameters are not this task's, or the steps diverge.
+        """
         base = self._point(parameters)
+        added = correction.get("point", np.float32(0))
         steps = min(settings.local_epochs, settings.max_steps or settings.local_epochs)
         rate, pull = np.float32(settings.learning_rate), np.float32(settings.proximal_mu)
         point = base.copy()
         for _ in range(steps):
             if stop():
                 break
-            point -= rate * ((point - self._centre) + pull * (point - base))
+            point -= rate * ((point - self._centre) + pull * (point - base) + added)
         loss = float(0.5 * np.square(point - self._centre, dtype=np.float64).sum())
         if not np.isfinite(loss):
             raise TaskError(f"local training diverged: lower learning_rate ({settings.learning_rate})")
-        return TrainResult(parameters={"point": point}, num_examples=NUM_EXAMPLES, metrics={"loss": loss})
+        return TrainResult(parameters={"point": point}, num_examples=NUM_EXAMPLES, metrics={"loss": loss}, steps=steps)
 
     def evaluate(self, parameters: Parameters) -> Metrics:
         """``loss``: 1/2 |w - optimum|^2, which is 0 at the global optimum."""

@@ -99,6 +99,17 @@ class TorchTask:
         """
         return self._training.train(parameters, settings, stop)
 
+    def train_corrected(
+        self, parameters: Parameters, settings: TrainSettings, stop: Stop, correction: Parameters
+    ) -> TrainResult:
+        """The same with ``correction`` added to every gradient: SCAFFOLD's local steps (scaffold.py).
+
+        Raises:
+            ConfigError: The device is not there.
+            TaskError: The data, the parameters or the settings cannot be used, or the training diverged.
+        """
+        return self._training.train(parameters, settings, stop, correction)
+
     def evaluate(self, parameters: Parameters) -> Metrics:
         """``loss`` and, for classes, ``accuracy`` on the test data; empty where there is none.
 

@@ -4,12 +4,16 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.chaos.federation import COORDINATOR, running
 from benchmarks.chaos.kills import COORDINATOR_POINTS, NODE_POINTS, Killer, judge, kill_broker, kill_processes
 from benchmarks.chaos.plan import Plan
 from benchmarks.chaos.table import Row
+from coordinator.sqlite_store import SqliteStore
+from edge_node.sqlite_store import SqliteNodeStore
+from federation.protocol.messages import ReceiptStatus
 from federation.runtime.local_broker import LocalBroker
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
@@ -65,3 +69,31 @@ def test_the_audit_of_a_run_without_faults_finds_nothing(broker: LocalBroker, tm
         judge(federation, row)
         assert not federation.lives[COORDINATOR].code
     assert_good(row)
+
+
+def test_scaffolds_controls_add_up_to_the_bit_after_nodes_were_killed_at_every_point(
+    broker: LocalBroker, tmp_path: Path
+) -> None:
+    """The sum in the coordinator's model is that of the nodes' folders; what waits for a receipt counts if applied."""
+    plan = replace(SMALL, strategy="scaffold", codec="lossless")
+    points = ("node_trained", "node_after_outbox", "node_after_offer", "node_before_settle", "node_after_settle")
+    killer = Killer(frozenset(plan.names), points, len(points), random.Random(11))
+    row = kill_processes(broker.url, tmp_path, plan, killer, Row(fault="nodes"))
+    assert_good(row)
+    assert row.injected == len(points)
+    store = SqliteStore(tmp_path / "coordinator")
+    manifest, head = store.manifest(), store.recovered(recent=1).head
+    assert manifest is not None
+    carried = manifest.unflatten(store.model(head.version).shadow)["control.point"]
+    kept = np.zeros_like(carried)
+    for name in plan.names:
+        node = SqliteNodeStore(tmp_path / name)
+        kept += node.task_state()["control.point"]
+        for entry in node.recovered().outbox:
+            verdict = store.verdict(entry.offer.update)
+            if verdict is not None and verdict.status is ReceiptStatus.APPLIED:
+                kept += node.pending(entry.offer.update)["control.point"]
+        node.close()
+    store.close()
+    np.testing.assert_array_equal(carried, kept)
+    assert np.abs(carried).max() > 0

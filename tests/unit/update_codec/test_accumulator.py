@@ -206,3 +206,34 @@ def test_outliers_are_added_exactly() -> None:
         accumulator = Accumulator(manifest)
         accumulator.add(frame, 5.0)
         assert accumulator.mean().parameters[[3, 77]].tolist() == [20, -30]
+
+
+def test_controls_are_summed_as_they_are_and_come_after_the_statistics() -> None:
+    arrays: dict[str, NDArray[Any]] = {
+        "control.w": np.zeros(3, np.float32),
+        "w": np.zeros(3, np.float32),
+        "mean": np.zeros(2, np.float32),
+    }
+    manifest = Manifest.of(arrays, {"mean": Role.STATISTIC, "control.w": Role.CONTROL})
+    accumulator = Accumulator(manifest)
+    for value, weight in ((1.0, 3.0), (5.0, 1.0)):
+        update = manifest.flatten({name: np.full_like(array, value) for name, array in arrays.items()})
+        frame = encode(update, manifest, CodecSpec.parse("lossless")).frame
+        accumulator.add(frame, weight, clip=0.5)
+    for divisor in (None, 8.0):
+        made = manifest.unflatten(accumulator.mean(divisor=divisor))
+        np.testing.assert_array_equal(made["control.w"], np.full(3, 6.0))
+        np.testing.assert_array_equal(made["mean"], np.full(2, 8.0 / (divisor or 4.0)))
+    np.testing.assert_array_equal(accumulator.mean().statistics, [2.0, 2.0, 6.0, 6.0, 6.0])
+
+
+def test_controls_count_in_full_when_headroom_is_judged() -> None:
+    manifest = Manifest.of({"control.w": np.zeros(1, np.float32)}, {"control.w": Role.CONTROL})
+    frame = encode(
+        manifest.flatten({"control.w": np.full(1, 2.0**29, np.float32)}), manifest, CodecSpec.parse("lossless")
+    )
+    accumulator = Accumulator(manifest)
+    for _ in range(2):
+        accumulator.add(frame.frame, 0.001)
+    with pytest.raises(HeadroomError):
+        accumulator.add(frame.frame, 0.001)

@@ -15,6 +15,9 @@ def config(**given: object) -> CoordinatorConfig:
     return read_config(None, least | {key.replace("__", "."): value for key, value in given.items()}, environ={})
 
 
+SCAFFOLD: dict[str, object] = {"strategy__name": "scaffold", "strategy__nodes": 20}
+
+
 @pytest.mark.parametrize(
     ("key", "given"),
     [
@@ -35,6 +38,12 @@ def config(**given: object) -> CoordinatorConfig:
         ("round.fraction", {"round__fraction": 0.1, "round__buffer": 3}),
         ("round.fraction", {"round__fraction": 0.1, "round__max_staleness": 2}),
         ("round.over_selection", {"round__over_selection": 1.3, "round__buffer": 3}),
+        ("strategy.nodes", {"strategy__name": "scaffold"}),
+        ("strategy.nodes", SCAFFOLD | {"round__concurrency": 21}),
+        ("strategy.importance", SCAFFOLD | {"strategy__importance": "examples"}),
+        ("strategy.robust", SCAFFOLD | {"strategy__robust": "median_norm_clip"}),
+        ("train.momentum", SCAFFOLD | {"train__momentum": 0.9}),
+        ("train.proximal_mu", SCAFFOLD | {"train__proximal_mu": 0.01}),
     ],
 )
 def test_a_combination_that_cannot_be_right_names_the_setting(key: str, given: dict[str, object]) -> None:
@@ -44,7 +53,7 @@ def test_a_combination_that_cannot_be_right_names_the_setting(key: str, given: d
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))
-@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"fedasync"}))
+@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"fedasync", "scaffold"}))
 def test_every_strategy_with_a_buffer_goes_with_every_rule(name: str, rule: str) -> None:
     sizes = {"round__concurrency": 30, "round__buffer": 15 if name == "fedbuff" else 30}
     chosen = config(strategy__name=name, strategy__robust=rule, codec__up="balanced", **sizes)
@@ -81,3 +90,18 @@ def test_over_selection_asks_more_than_it_waits_for() -> None:
     size = round_size(config(round__concurrency=10, round__over_selection=1.3))
     assert (size.concurrency, size.buffer, size.refill, size.max_staleness) == (13, 10, 13, 0)
     check_combination(config(round__concurrency=10, round__over_selection=1.3), size)
+
+
+@pytest.mark.parametrize(("codec", "resolution"), [("lossless", 1 / 64), ("balanced", 0.5), ("edge", 2.0)])
+def test_scaffold_tells_nodes_how_many_they_are_and_how_coarsely_controls_travel(codec: str, resolution: float) -> None:
+    chosen = config(**SCAFFOLD, codec__up=codec)
+    assert engine_settings(chosen).train.extra == {"scaffold_nodes": 20.0, "scaffold_resolution": resolution}
+    strategy = committer_settings(chosen).strategy
+    assert getattr(getattr(strategy, "strategy", strategy), "importance", None) == "uniform"
+    own = config(**SCAFFOLD, train__extra={"scaffold_resolution": 0.25, "mine": 1.0})
+    assert train_settings(own).extra == {"scaffold_nodes": 20.0, "scaffold_resolution": 0.25, "mine": 1.0}
+
+
+@pytest.mark.parametrize("more", [{"round__buffer": 2}, {"round__fraction": 0.5}, {"strategy__server": "momentum"}])
+def test_scaffold_goes_with_asynchronous_rounds_fractions_and_server_optimizers(more: dict[str, object]) -> None:
+    assert engine_settings(config(**SCAFFOLD, **more)).train.extra["scaffold_nodes"] == 20.0
