@@ -77,8 +77,6 @@ def check_update(record: UpdateRecord, payload: bytes, examine: Examine, norm_ma
         return Reason.INCOMPATIBLE, str(error)
     except FrameError as error:
         return Reason.MALFORMED_FRAME, str(error)
-    if manifest.control_count and not info.statistic_abs_max <= norm_max:
-        return Reason.NORM, f"a control of {info.statistic_abs_max:.3g} is above the limit of {norm_max:.3g}"
     return _check_content(record, info, norm_max)
 
 
@@ -89,6 +87,8 @@ def _check_content(record: UpdateRecord, info: FrameInfo, norm_max: float) -> Re
         return Reason.NOT_FINITE, "the update holds NaN or infinity"
     if not info.parameter_norm <= norm_max:
         return Reason.NORM, f"the update's norm is {info.parameter_norm:.3g}, the limit is {norm_max:.3g}"
+    if not info.control_abs_max <= norm_max:
+        return Reason.NORM, f"a control has {info.control_abs_max:.3g}, the limit is {norm_max:.3g}"
     return None
 
 

@@ -36,6 +36,8 @@ class FrameInfo:
     """L2 norm of the decoded parameters; NaN or infinity if they are not finite."""
     parameter_abs_max: float
     statistic_abs_max: float
+    """Of the statistics' vector: controls included."""
+    control_abs_max: float
     finite: bool
     """False if a parameter or a statistic is NaN or infinite."""
     bits_per_parameter: float
@@ -79,7 +81,8 @@ def inspect(frame: bytes, manifest: Manifest, *, context: Context | None = None)
     """
     content = parse(frame, manifest, context)
     square, peak = _measure_parameters(content)
-    _, statistic_peak = _measure_planes(content.statistics)
+    first_control = manifest.statistic_count - manifest.control_count
+    statistic_peak, control_peak = _peaks(content.statistics, first_control)
     for _ in content.counters.pieces() if content.counters is not None else ():
         pass
     sizes = {tag: sum(s.bytes for s in content.segments if s.tag is tag) for tag in Tag}
@@ -96,6 +99,7 @@ def inspect(frame: bytes, manifest: Manifest, *, context: Context | None = None)
         parameter_norm=math.sqrt(square),
         parameter_abs_max=peak,
         statistic_abs_max=statistic_peak,
+        control_abs_max=control_peak,
         finite=math.isfinite(square) and math.isfinite(statistic_peak),
         bits_per_parameter=8 * len(frame) / count if count else 0.0,
         segments=tuple(content.segments),
@@ -160,6 +164,16 @@ def _measure_planes(planes: Pieces | None) -> tuple[float, float]:
             # Not a dot product: the library's threads cost ten times the work on pieces of this size.
             total += float(np.square(values, out=values).sum())
     return total, peak
+
+
+def _peaks(planes: Pieces | None, cut: int) -> tuple[float, float]:
+    """The largest magnitude of all values, and of those from the entry ``cut`` on; NaN stays NaN."""
+    peak, late = 0.0, 0.0
+    for start, values in planes.pieces() if planes is not None else ():
+        sizes = np.abs(values)
+        peak = float(np.maximum(peak, sizes.max()))
+        late = float(np.maximum(late, sizes[max(0, cut - start) :].max(initial=0.0)))
+    return peak, late
 
 
 def _copy(planes: Pieces | None, target: NDArray[Any]) -> None:

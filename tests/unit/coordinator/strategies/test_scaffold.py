@@ -1,12 +1,14 @@
 """SCAFFOLD against the paper in float64, with lost, late and repeated updates, BatchNorm's buffers and counters."""
 
 from functools import cache
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
-from federation.protocol.messages import ReceiptStatus
+from federation.protocol.messages import Reason, ReceiptStatus
 from tests.unit.coordinator.strategies.scaffold_nodes import NODE_COUNT, SIZE, Federation, gradient
+from update_codec import CodecSpec, encode
 
 VERSIONS = 24
 
@@ -118,3 +120,23 @@ def test_counters_take_the_largest_and_examples_do_not_weigh() -> None:
         federation.send(federation.train(*federation.next()))
     assert int(federation.model["steps"]) == 7 + NODE_COUNT - 1
     np.testing.assert_allclose(federation.model["mean"], np.mean(range(NODE_COUNT)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [1e6, np.inf, np.nan])
+def test_a_control_out_of_bounds_is_refused_and_a_large_statistic_is_not(value: float) -> None:
+    federation = Federation(cohort=2, buffer=1)
+    question, _ = federation.next()
+    arrays = {name: np.zeros_like(array) for name, array in federation.model.items()}
+    with patch("update_codec.encoding.np.isfinite", np.ones_like):
+        bad = encode(
+            federation.manifest.flatten(arrays | {"control.w": np.full(SIZE, value, np.float32)}),
+            federation.manifest,
+            CodecSpec.parse("lossless"),
+        ).frame
+    federation.coordinator.answer(question, bad, 10)
+    reasons = [receipt.reason for _, receipt in federation.coordinator.receipts]
+    assert reasons == [Reason.NORM if np.isfinite(value) else Reason.NOT_FINITE]
+    other, _ = federation.next()
+    fine = federation.manifest.flatten(arrays | {"mean": np.full(2, 1e6, np.float32)})
+    federation.coordinator.answer(other, fine, 10)
+    assert federation.coordinator.version == 1
