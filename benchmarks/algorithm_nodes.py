@@ -154,7 +154,9 @@ class Node:
             self.task.restore(expected_state(self.state, self.pending.values()))
         result = self.task.train(self.manifest.unflatten(model), settings, lambda: False)
         self.pending[update] = result.pending
-        return difference(model, result.parameters, self.manifest)
+        changed = difference(model, result.parameters, self.manifest)
+        assert isinstance(changed, Vectors)  # noqa: S101 - for the type checker: nothing is on another device
+        return changed
 
     def settle(self, receipt: Receipt) -> None:
         """A verdict has come."""

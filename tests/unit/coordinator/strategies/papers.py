@@ -42,7 +42,8 @@ class Paper:
     def commit(self, sent: list[Sent]) -> None:
         """Make the next version of these updates."""
         taus = [self.version - one.base_version for one in sent]
-        examples = np.array([one.examples for one in sent], float)
+        # SCAFFOLD's server counts all members alike; its control variates have a test of their own.
+        examples = np.array([1 if self.name == "scaffold" else one.examples for one in sent], float)
         if self.name == "fedasync":
             alpha = RATES["fedasync"] * self.staleness(taus[0])
             self.model = (1 - alpha) * self.model + alpha * sent[0].trained
@@ -61,7 +62,7 @@ class Paper:
 
     def _server(self, delta: F64) -> F64:
         """Algorithm 1 and 2 of arXiv 2003.00295, and momentum of arXiv 1909.06335."""
-        if self.name in {"fedavg", "fedprox"}:
+        if self.name in {"fedavg", "fedprox", "scaffold"}:
             return delta
         m = self.moments.get("m", np.zeros_like(delta))
         v = self.moments.get("v", np.full_like(delta, TAU**2))
