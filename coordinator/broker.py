@@ -101,8 +101,15 @@ def coordinator_will(writer: Writer, run: RunId, epoch: Epoch) -> Will:
 def open_connections(
     config: CoordinatorConfig, address: BrokerAddress, will: Will, inbox: Inbox, manifest: Manifest
 ) -> Connections:
-    """Both connections with their subscriptions; they connect when they are opened."""
-    topics = Topics(FederationId(config.federation.id))
+    """Both connections with their subscriptions; they connect when they are opened.
+
+    Raises:
+        ConfigError: The broker cannot retain a model of this size.
+    """
+    topics, profile = Topics(FederationId(config.federation.id)), config.broker.limits
+    objection = profile.retained_objection(manifest.fp32_bytes, config.broker.body_bytes)
+    if objection is not None:
+        raise ConfigError("broker.profile", objection)
     name = config.broker.client_id or f"coordinator-{config.federation.id}"
     control_session = SessionSettings(
         client_id=f"{name}-control",
@@ -121,10 +128,10 @@ def open_connections(
         connection="data",
         # A keyframe and a delta of the largest part of a model must fit the queue as a whole.
         queue_bytes_max=max(QUEUE_BYTES_MIN, 3 * manifest.fp32_bytes),
-        queue_messages_max=8_192 + 3 * manifest.fp32_bytes // config.broker.chunk_bytes,
+        queue_messages_max=8_192 + 3 * manifest.fp32_bytes // config.broker.body_bytes,
     )
-    control = MqttTransport(address, control_session, inbox, will=will)
-    data = MqttTransport(data_address(config.broker, address), data_session, inbox)
+    control = MqttTransport(address, profile.session(control_session), inbox, will=profile.will(will))
+    data = MqttTransport(data_address(config.broker, address), profile.session(data_session), inbox)
     for topic_filter in topics.coordinator_subscriptions_control:
         control.subscribe(topic_filter)
     if config.security.broker_log:

@@ -20,6 +20,7 @@ from federation.config import Section, load_config
 from federation.errors import ConfigError, LocalProtocolError
 from federation.protocol.cohort import COHORT_NODES_MAX
 from federation.protocol.topics import validate_federation_id
+from federation.runtime.profiles import BrokerProfile, ProfileName, profile_named
 from update_codec import CodecSpec, SpecError
 
 __all__ = ["PREFIX", "CoordinatorConfig", "read_config"]
@@ -73,7 +74,9 @@ class BrokerSection(Section):
         tls_data_certificate: PEM file of the data connection's own certificate chain. Nothing is the same one.
         tls_data_key: PEM file of its private key.
         keepalive_s: Silence after which a ping is sent, in seconds.
-        chunk_bytes: Body size of a chunk, in bytes; the whole packet stays below 64 KiB by default.
+        profile: What kind of broker it is: ``mosquitto``, ``emqx``, ``hivemq``, ``vernemq``, ``aws-iot-core`` or
+            ``azure-event-grid``.
+        chunk_bytes: Body size of a chunk, in bytes. Nothing is the profile's: 61,440, or less.
     """
 
     url: str
@@ -86,7 +89,24 @@ class BrokerSection(Section):
     tls_data_certificate: Path | None = None
     tls_data_key: Path | None = None
     keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 45
-    chunk_bytes: Annotated[int, Field(ge=1024, le=61_440)] = 61_440
+    profile: ProfileName = "mosquitto"
+    chunk_bytes: Annotated[int, Field(ge=1024, le=61_440)] | None = None
+
+    @property
+    def limits(self) -> BrokerProfile:
+        """What this kind of broker takes."""
+        return profile_named(self.profile)
+
+    @property
+    def body_bytes(self) -> int:
+        """Body size of a chunk, in bytes."""
+        return self.limits.chunk_bytes if self.chunk_bytes is None else self.chunk_bytes
+
+    @model_validator(mode="after")
+    def _chunk_fits_profile(self) -> "BrokerSection":
+        if self.body_bytes > self.limits.chunk_bytes:
+            raise ValueError(f"chunk_bytes is at most {self.limits.chunk_bytes} with the profile {self.profile}")
+        return self
 
 
 class TaskSection(Section):

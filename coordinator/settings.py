@@ -48,8 +48,8 @@ def engine_settings(config: CoordinatorConfig) -> EngineSettings:
         num_examples_max=limits.num_examples_max,
         payload_bytes_max=limits.payload_bytes_max or 0,
         spread_s=chosen.spread_s,
-        chunk_bytes=config.broker.chunk_bytes,
-        window_chunks=limits.window_chunks,
+        chunk_bytes=config.broker.body_bytes,
+        window_chunks=min(limits.window_chunks, config.broker.limits.window_chunks),
         transfers_max=limits.transfers_max,
         evaluate_every=config.evaluation.every,
         exit_when_finished=chosen.exit_when_finished,
@@ -113,7 +113,7 @@ def committer_settings(config: CoordinatorConfig) -> CommitterSettings:
         strategy=_compensated(make_strategy(StrategySettings(**chosen)), config),
         downlink=DownlinkSettings(
             spec=down_spec(config),
-            chunk_bytes=config.broker.chunk_bytes,
+            chunk_bytes=config.broker.body_bytes,
             delta_chain_max=config.codec.delta_chain_max,
         ),
         limits=AggregateLimits(

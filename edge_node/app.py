@@ -191,7 +191,8 @@ def _transport(config: NodeConfig, address: BrokerAddress, inbox: Inbox, will: W
     session = SessionSettings(
         client_id=node, keepalive_s=config.broker.keepalive_s, perishable=topics.node_chunks(node)
     )
-    transport = MqttTransport(address, session, inbox, will=will)
+    profile = config.broker.limits
+    transport = MqttTransport(address, profile.session(session), inbox, will=profile.will(will))
     for topic_filter in topics.node_subscriptions(node):
         transport.subscribe(topic_filter)
     return transport
@@ -205,6 +206,8 @@ def node_settings(config: NodeConfig, device: str) -> NodeSettings:
         task=task_label(config.task.name),
         device=device,
         codecs=config.training.codecs,
+        chunk_bytes=config.broker.limits.chunk_bytes,
+        named_chunks_max=config.broker.limits.named_chunks_max,
         bounds=TrainBounds(
             local_epochs_max=bounds.local_epochs_max,
             batch_size_max=bounds.batch_size_max,

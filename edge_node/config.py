@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, Pos
 from federation.config import Section, load_config
 from federation.errors import ConfigError, LocalProtocolError
 from federation.protocol.topics import validate_federation_id, validate_node_id
+from federation.runtime.profiles import BrokerProfile, ProfileName, profile_named
 from federation.tasks.partitioners import parse_partition
 from update_codec import CodecSpec, SpecError
 
@@ -87,6 +88,8 @@ class BrokerSection(Section):
         tls_certificate: PEM file of this node's certificate chain.
         tls_key: PEM file of its private key.
         keepalive_s: Silence after which a ping is sent, in seconds.
+        profile: What kind of broker it is: ``mosquitto``, ``emqx``, ``hivemq``, ``vernemq``, ``aws-iot-core`` or
+            ``azure-event-grid``.
     """
 
     url: str
@@ -96,6 +99,12 @@ class BrokerSection(Section):
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 45
+    profile: ProfileName = "mosquitto"
+
+    @property
+    def limits(self) -> BrokerProfile:
+        """What this kind of broker takes."""
+        return profile_named(self.profile)
 
 
 class TaskSection(Section):

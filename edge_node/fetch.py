@@ -91,6 +91,7 @@ class Fetch:
         self._todo: list[Segment] = []
         self._subscribed: SubscribeSegment | None = None
         self._missing = 0
+        self._asked: set[int] = set()
         self._attempts = 0
         self._timeout_at: float | None = None
 
@@ -124,7 +125,12 @@ class Fetch:
         self._missing -= 1
         self._attempts = 0
         self._timeout_at = now + self._settings.fetch_timeout_s
-        return [] if self._missing else self._segment_done(now)
+        if not self._missing:
+            return self._segment_done(now)
+        self._asked.discard(event.index)
+        if self._asked or not subscribed.indices:
+            return []
+        return [*self._unsubscribe(), *self._ask_by_name(now)]
 
     def connected(self, now: float) -> list[Effect]:
         """Begin, or ask again for what is missing of the current segment."""
@@ -163,9 +169,8 @@ class Fetch:
         return self._next_segment(now)
 
     def _next_segment(self, now: float) -> list[Effect]:
-        part, segment = self.parts[len(self.done)], self._todo[0]
-        self._missing = segment.chunks
-        return self._subscribe(SubscribeSegment(version=part.version, segment=segment.name), now)
+        self._missing = self._todo[0].chunks
+        return self._ask(now)
 
     def _segment_done(self, now: float) -> list[Effect]:
         effects = self._unsubscribe()
@@ -193,15 +198,23 @@ class Fetch:
         return self._start_part(now)
 
     def _ask_again(self, now: float) -> list[Effect]:
+        return [*self._unsubscribe(), *self._ask(now)]
+
+    def _ask(self, now: float) -> list[Effect]:
+        part, segment = self.parts[len(self.done)], self._todo[0]
+        # Where some of it is here, one by one: a whole segment would be sent again in full.
+        if self._settings.named_chunks_max is not None or self._missing < segment.chunks:
+            return self._ask_by_name(now)
+        return self._subscribe(SubscribeSegment(version=part.version, segment=segment.name), now)
+
+    def _ask_by_name(self, now: float) -> list[Effect]:
+        """The first chunks that are missing, as many at a time as the broker lets us."""
         assert self._assembly is not None  # noqa: S101 - a part is being collected
-        segment, part = self._todo[0], self.parts[len(self.done)]
-        effects = self._unsubscribe()
-        indices: tuple[int, ...] = ()
-        if self._missing < segment.chunks:  # one by one: a whole segment would be sent again in full
-            wanted = self._assembly.missing_indices(self._missing)
-            indices = tuple(index - segment.first_chunk for index in wanted)
-        again = SubscribeSegment(version=part.version, segment=segment.name, indices=indices)
-        return effects + self._subscribe(again, now)
+        part, segment = self.parts[len(self.done)], self._todo[0]
+        wanted = self._assembly.missing_indices(min(self._missing, self._settings.named_chunks_max or self._missing))
+        indices = tuple(index - segment.first_chunk for index in wanted)
+        self._asked = set(indices)
+        return self._subscribe(SubscribeSegment(version=part.version, segment=segment.name, indices=indices), now)
 
     def _subscribe(self, subscription: SubscribeSegment, now: float) -> list[Effect]:
         self._subscribed = subscription

@@ -187,6 +187,8 @@ class NodeMachine:
         if not state.protocol_min <= PROTOCOL_VERSION <= state.protocol_max:
             fields = {"protocol_min": state.protocol_min, "protocol_max": state.protocol_max}
             effects.append(Note(event="coordinator_incompatible", fields=fields))
+        if present and self._settings.named_chunks_max is not None:
+            effects.append(self._birth())  # the coordinator's wildcard has missed the one that is retained [FED-86]
         unproven, self._unproven = self._unproven, None
         if unproven is not None:
             effects += self._on_announcement(unproven, now)

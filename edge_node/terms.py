@@ -42,6 +42,8 @@ class NodeSettings:
         codecs: Codec specs that it agrees to; empty is all.
         bounds: The most that it obeys.
         chunk_bytes: Body size of its update chunks, in bytes.
+        named_chunks_max: Chunks of a model to ask for by their own topics at a time, where the broker gives no retained
+            message to a wildcard; None: it does, and a segment is one subscription.
         reoffer_s: Time until an offer without receipt is repeated, in seconds; doubled each time.
         reoffer_max_s: Most of that, and the pace for updates that the coordinator has stored, in seconds.
         reconnect_spread_s: Offers are spread over this time after a reconnect, in seconds.
@@ -65,6 +67,7 @@ class NodeSettings:
     codecs: tuple[str, ...] = ()
     bounds: TrainBounds = field(default_factory=TrainBounds)
     chunk_bytes: int = CHUNK_BYTES
+    named_chunks_max: int | None = None
     reoffer_s: float = 10.0
     reoffer_max_s: float = 300.0
     reconnect_spread_s: float = 1.0

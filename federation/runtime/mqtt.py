@@ -225,8 +225,9 @@ class MqttTransport(NetworkThread):
         if self._signed_topic is not None:
             # QoS 0: it is there before our own signature is acknowledged, and nothing of it waits in the session.
             wanted = [(self._signed_topic, 0), *wanted]
-        if wanted:
-            client.subscribe([(topic_filter, SubscribeOptions(qos=qos)) for topic_filter, qos in wanted])
+        for begin in range(0, len(wanted), self._session.filters_max):
+            batch = wanted[begin : begin + self._session.filters_max]
+            client.subscribe([(topic_filter, SubscribeOptions(qos=qos)) for topic_filter, qos in batch])
         if forgotten and present:
             client.unsubscribe(forgotten)
         self._log.info("connected", session_present=present, packet_bytes_max=self._packet_bytes_max)
@@ -328,8 +329,10 @@ def _make_client(address: BrokerAddress, session: SessionSettings, will: Will | 
     if address.transport == "websockets":
         client.ws_set_options(path=address.path)
     if will is not None:
-        delay = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
-        delay.WillDelayInterval = will.delay_s
+        delay = None
+        if will.delay_s:  # some brokers know no such property
+            delay = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
+            delay.WillDelayInterval = will.delay_s
         client.will_set(will.topic, will.payload, qos=1, retain=True, properties=delay)
     client.on_socket_open = _without_delay
     # With this callback the library never writes by itself: all bytes leave in `_send_all`, after bookkeeping.

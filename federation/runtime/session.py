@@ -21,6 +21,7 @@ class SessionSettings:
         inflight_max: Unacknowledged messages that we have in flight to the broker.
         packet_bytes_max: Largest packet that we take, and that we send unless the broker allows less.
         manual_ack: Acknowledge a message only when its inbox item is acknowledged, after its effects have run.
+        filters_max: Topic filters in one SUBSCRIBE.
         connection: Which of a role's connections this is; names it in events and logs.
         queue_messages_max: Outgoing messages that wait for the broker; further ones are dropped and counted.
         queue_bytes_max: The same in payload bytes.
@@ -39,6 +40,7 @@ class SessionSettings:
     inflight_max: int = 10
     packet_bytes_max: int = 262_144
     manual_ack: bool = False
+    filters_max: int = 1_000
     connection: Literal["control", "data", "node"] = "node"
     queue_messages_max: int = 8_192
     queue_bytes_max: int = 268_435_456

@@ -69,7 +69,7 @@ class Will:
     Attributes:
         topic: Where.
         payload: What.
-        delay_s: How long the broker waits for us to come back, in seconds.
+        delay_s: How long the broker waits for us to come back, in seconds; 0 does not even say so.
     """
 
     topic: str

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_node.actions import ModelChunkReceived, SubscribeSegment, UnsubscribeSegment
+from edge_node.actions import ModelChunkReceived, Note, SubscribeSegment, UnsubscribeSegment
 from edge_node.fetch import Fetch, Held, path_bytes, plan
 from edge_node.terms import NodeSettings, TrainBounds
 from federation.protocol.chunking import SEGMENT_CHUNKS, split
@@ -312,3 +312,62 @@ def test_a_part_in_another_ones_place_has_another_digest(name: str) -> None:
         fetch.chunk(chunk(listed, index, body, "k0" if listed.kind is PartKind.KEYFRAME else "d0"), 1.0)
     assert fetch.failed is not None
     assert not fetch.done
+
+
+# --- a broker that gives nothing retained to a wildcard --------------------------------------------------------------
+
+
+def test_chunks_are_asked_for_by_name_a_few_at_a_time_and_the_next_when_those_are_here() -> None:
+    """FED-86."""
+    part = keyframe(5, 45)  # five chunks
+    fetch = Fetch((part,), replace(SETTINGS, named_chunks_max=2))
+
+    def asks(*indices: int) -> SubscribeSegment:
+        return SubscribeSegment(version=part.version, segment="k0", indices=indices)
+
+    def forgets(*indices: int) -> UnsubscribeSegment:
+        return UnsubscribeSegment(version=part.version, segment="k0", indices=indices)
+
+    assert fetch.connected(0.0) == [asks(0, 1)]
+    assert fetch.chunk(chunk(part, 1), 1.0) == []
+    assert fetch.chunk(chunk(part, 1), 1.0) == []  # once more is no progress
+    assert fetch.chunk(chunk(part, 0), 2.0) == [forgets(0, 1), asks(2, 3)]
+    assert fetch.disconnected() == [forgets(2, 3)]
+    assert fetch.connected(3.0) == [asks(2, 3)]
+    assert fetch.chunk(chunk(part, 3), 4.0) == []
+    assert fetch.timeout(20.0)[1:] == [forgets(2, 3), asks(2, 4)]
+    assert fetch.chunk(chunk(part, 2), 21.0) == []
+    fetch.chunk(chunk(part, 4), 22.0)
+    assert fetch.complete
+    assert fetch.payloads() == ((part, content(part.kind, part.version, 45)),)
+
+
+@given(order=st.permutations(range(7)), most=st.integers(1, 9))
+def test_never_more_chunks_are_asked_for_at_a_time_than_the_broker_has_subscriptions(
+    order: list[int], most: int
+) -> None:
+    """FED-86."""
+    part, held_now = keyframe(5, 65), set[int]()
+    fetch = Fetch((part,), replace(SETTINGS, named_chunks_max=most))
+    effects = fetch.connected(0.0)
+    while not fetch.complete:
+        for effect in effects:
+            assert isinstance(effect, SubscribeSegment | UnsubscribeSegment | Note)
+            match effect:
+                case SubscribeSegment(indices=indices):
+                    assert 0 < len(indices) <= most
+                    assert not held_now
+                    held_now = set(indices)
+                case UnsubscribeSegment():
+                    held_now.clear()
+        effects = fetch.chunk(chunk(part, next(index for index in order if index in held_now)), 1.0)
+        order = [index for index in order if index not in fetch_arrived(fetch)]
+    assert fetch.payloads()[0][1] == content(part.kind, part.version, 65)
+
+
+def fetch_arrived(fetch: Fetch) -> set[int]:
+    """Which of the chunks that were asked for are here."""
+    if fetch.complete:
+        return set()
+    assert fetch._assembly is not None
+    return set(range(7)) - set(fetch._assembly.missing_indices(7))

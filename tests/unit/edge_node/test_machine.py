@@ -143,3 +143,16 @@ def test_the_snapshot_is_plain_data_about_what_waits_for_what() -> None:
     assert (known["held_version"], known["last_round"], known["incarnation"]) == (3, 6, 7)
     assert (known["connected"], known["obstacle"]) == (True, None)
     assert Script().machine.snapshot()["held_version"] is None
+
+
+def test_where_a_wildcard_misses_retained_states_the_node_says_again_who_it_is_to_every_coordinator_that_comes() -> (
+    None
+):
+    """FED-86."""
+    node = Script(holding(3), named_chunks_max=25)
+    assert node.coordinator(epoch=1) == ["state online #7 idle None"]
+    assert node.coordinator(epoch=2) == ["state online #7 idle None"]
+    assert node.coordinator(Presence.LOST, epoch=2) == []
+    assert node.coordinator(epoch=1) == []  # a former one
+    ordinary = Script(holding(3))
+    assert ordinary.coordinator(epoch=1) == []
