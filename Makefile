@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: bench-containers bench-algorithms bench-large help setup demo broker test test-all test-container check format lint types imports coverage bench bench-codec simulate chaos soak clean
+.PHONY: bench-containers bench-algorithms bench-large help setup demo broker test test-all test-container check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -83,6 +83,12 @@ chaos: $(STAMP) ## Real processes under every fault, then an audit: the closing 
 
 soak: $(STAMP) ## Twenty nodes under 1 % faults: does the memory stay flat? make soak MINUTES=10
 	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) $(ARGS)
+
+pictures: $(STAMP) ## The pictures in docs/pictures, drawn from a demo
+	@rm -rf out/pictures
+	@$(BIN)/coordinator demo --plot out/pictures
+	@mkdir -p docs/pictures
+	@cp out/pictures/learning.png out/pictures/participation.png docs/pictures/
 
 clean: ## Remove .venv and caches
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* out

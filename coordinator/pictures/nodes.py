@@ -4,6 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from math import nan
 from statistics import quantiles
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,9 @@ NAMED_LINES_MAX = 10
 NAMED_BARS_MAX = 64
 """Nodes up to which each bar has its name beside it."""
 
+GAP_SHARE = 0.2
+"""A node that was away for more than this share of the run: its line is broken, as nobody knows what was between."""
+
 BINS_MAX = 40
 
 LABELLED_BARS_MAX = 12
@@ -47,7 +51,7 @@ def draw_node_losses(run: Run) -> "Figure | None":
     axes = figure.subplots()
     if len(curves) <= NAMED_LINES_MAX:
         for (node, curve), (colour, dashes) in zip(curves.items(), line_styles(len(curves)), strict=True):
-            axes.plot(*curve, color=colour, linestyle=dashes, linewidth=1.3, marker=".", label=node)
+            axes.plot(*_with_gaps(curve), color=colour, linestyle=dashes, linewidth=1.3, marker=".", label=node)
     else:
         _draw_crowd(axes, curves)
     axes.set_xlabel("model version that the node trained from")
@@ -113,6 +117,20 @@ def _loss_curves(run: Run) -> Mapping[str, Curve]:
             versions.append(update.base_version)
             losses.append(update.loss)
     return curves
+
+
+def _with_gaps(curve: Curve) -> Curve:
+    """NaN where the node was away for long: the line ends there, and begins again."""
+    versions, losses = curve
+    longest = GAP_SHARE * (versions[-1] - versions[0])
+    broken: Curve = (versions[:1], losses[:1])
+    for before, version, loss in zip(versions, versions[1:], losses[1:], strict=False):
+        if version - before > max(1.0, longest):
+            broken[0].append(before)
+            broken[1].append(nan)
+        broken[0].append(version)
+        broken[1].append(loss)
+    return broken
 
 
 def _draw_crowd(axes: "Axes", curves: Mapping[str, Curve]) -> None:

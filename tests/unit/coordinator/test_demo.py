@@ -4,6 +4,7 @@ import io
 import os
 import queue
 import signal
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from coordinator.config import read_config
 from coordinator.demo.chaos import Saboteur
-from coordinator.demo.cli import summary_table
+from coordinator.demo.cli import demo, summary_table
 from coordinator.demo.fleet import NO_VARIABLES, Exited, Fleet, Line
 from coordinator.demo.plan import DemoOptions, coordinator_settings, make_plan, to_toml
 from coordinator.demo.story import NodeStory, Story
@@ -278,3 +279,10 @@ class TestView:
         Console(file=out, width=100).print(summary_table(report))
         assert "1/64.0 of fp32" in out.getvalue()
         assert "50.00%" in out.getvalue()
+
+
+def test_a_demo_that_cannot_be_drawn_says_so_before_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ConfigError, match=r"fedmq\[plot\]"):
+        demo(plot=tmp_path / "pictures")
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 import itertools
 import sys
 from collections.abc import Iterator
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,23 @@ def test_many_nodes_are_drawn_as_a_crowd_with_its_median() -> None:
         assert len(figure.axes[0].lines) == 51
     assert "median" in labels
     assert any(label.startswith("highest at its end: node-") for label in labels)
+
+
+def test_the_line_of_a_node_that_was_away_is_broken() -> None:
+    updates = {
+        "node": ["a"] * 4,
+        "base_version": [0, 1, 9, 10],
+        "status": ["applied"] * 4,
+        "staleness": [0] * 4,
+        "loss": [4.0, 3.0, 2.0, 1.0],
+    }
+    with styled():
+        figure = draw_node_losses(run(1, updates=updates))
+        assert figure is not None
+        line: Any = figure.axes[0].lines[0]
+        losses = line.get_ydata().tolist()
+    assert [losses[:2], losses[3:]] == [[4.0, 3.0], [2.0, 1.0]]
+    assert isnan(losses[2])
 
 
 def test_files_are_png_and_svg_of_the_same_bytes_each_time(tmp_path: Path) -> None:
