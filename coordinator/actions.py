@@ -3,11 +3,22 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from coordinator.records import Member, RoundRecord, TransferRecord, UpdateRecord, Verdict, VersionRecord
+from coordinator.records import (
+    Member,
+    NodeResult,
+    NodesEvaluation,
+    RoundRecord,
+    TransferRecord,
+    UpdateRecord,
+    Verdict,
+    VersionRecord,
+)
 from federation.protocol.messages import (
     Cancel,
     CoordinatorState,
     Decline,
+    EvaluationReceipt,
+    EvaluationReport,
     Grant,
     NodeState,
     Progress,
@@ -141,6 +152,33 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReportReceived:
+    """A node says what it found when it evaluated a version.
+
+    Attributes:
+        known: What the store has already of this node and version, or None.
+    """
+
+    node: NodeId
+    report: EvaluationReport
+    known: NodeResult | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultSaved:
+    """A node's result is on disk; ``result`` is what is kept."""
+
+    result: NodeResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SurveyClosed:
+    """The mean over the nodes of one version is on disk."""
+
+    evaluation: NodesEvaluation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequested:
     """The operator asks for an orderly stop."""
 
@@ -160,6 +198,9 @@ Event = (
     | CommitFailed
     | StorageFailed
     | Evaluated
+    | ReportReceived
+    | ResultSaved
+    | SurveyClosed
     | StopRequested
 )
 
@@ -209,7 +250,7 @@ class PublishAnnouncement:
     announcement: RoundAnnouncement
 
 
-Command = Receipt | Grant | Cancel | RetryAfter | Rebirth
+Command = Receipt | Grant | Cancel | RetryAfter | Rebirth | EvaluationReceipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,6 +324,28 @@ class Evaluate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SaveResult:
+    """Persist what a node found, before its receipt is sent. Answers `ResultSaved` or `StorageFailed`."""
+
+    result: NodeResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseSurvey:
+    """Make and persist the mean over the nodes. Answers `SurveyClosed` or `StorageFailed`."""
+
+    version: ModelVersion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetainModels:
+    """Keep the models of exactly these versions, and of the best one, beside the head's and its predecessor's."""
+
+    versions: frozenset[ModelVersion]
+    best: ModelVersion | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
     """Say something in the log: a stable event key and fields."""
 
@@ -322,6 +385,9 @@ Effect = (
     | SaveVerdict
     | CommitVersion
     | Evaluate
+    | SaveResult
+    | CloseSurvey
+    | RetainModels
     | Note
     | AcceptFailure
     | Stop

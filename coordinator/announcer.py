@@ -8,6 +8,7 @@ from coordinator.assignments import LEASE_RESTARTS_MAX, Slot
 from coordinator.desk import Current, Desk
 from coordinator.records import RecoveredState, RoundRecord
 from coordinator.selection import Informed, Rng, Selector
+from coordinator.survey import Survey
 from federation.protocol.cohort import COHORT_NODES_MAX, NOBODY, cohort_of
 from federation.protocol.limits import DELTA_INLINE_BYTES_MAX, FINGERPRINT_BYTES
 from federation.protocol.messages import Cancel, CoordinatorState, ModelRef, Presence, RoundAnnouncement
@@ -21,8 +22,8 @@ _FIELD_BYTES = 4
 class Announcer:
     """Turns decisions about whom to ask into saved rounds, slots and retained messages."""
 
-    def __init__(self, desk: Desk, recovered: RecoveredState, *, selector: Selector, rng: Rng) -> None:
-        self._desk, self._selector, self._rng = desk, selector, rng
+    def __init__(self, desk: Desk, recovered: RecoveredState, *, selector: Selector, rng: Rng, survey: Survey) -> None:
+        self._desk, self._selector, self._rng, self._survey = desk, selector, rng, survey
         if isinstance(selector, Informed):
             selector.inform(desk.registry.record)
         self._published: ModelVersion | None = None
@@ -92,6 +93,10 @@ class Announcer:
         """Say that nothing follows."""
         self._announce(())
 
+    def ask_for_evaluation(self) -> None:
+        """Nobody is asked to train now, but the head is to be evaluated."""
+        self._announce(())
+
     def _announce(self, nodes: tuple[NodeId, ...]) -> None:
         desk, round_id = self._desk, self._desk.next_round
         # What the standing announcement names is kept, so older parts may go first: three models at once would cost the
@@ -99,7 +104,10 @@ class Announcer:
         names_kept = desk.current is not None and desk.current.record.version >= desk.head.version - 1
         desk.next_round = RoundId(round_id + 1)
         cohort = cohort_of(desk.run, round_id, nodes) if nodes else NOBODY
-        record = RoundRecord(round=round_id, version=desk.head.version, nodes=nodes, cohort=cohort)
+        evaluation = self._survey.ask()
+        record = RoundRecord(
+            round=round_id, version=desk.head.version, nodes=nodes, cohort=cohort, evaluation=evaluation
+        )
         desk.remember(record)
         announcement = self._announcement(record, self._take_delta(record))
         desk.current = Current(record=record, announcement=announcement, pending=dict.fromkeys(nodes, 0))
@@ -155,6 +163,7 @@ class Announcer:
             lease_s=settings.lease_s,
             spread_s=settings.spread_s,
             final=desk.finished,
+            evaluation=record.evaluation,
         )
 
     def _begin(self, node: NodeId, record: RoundRecord, restarts: int = 0) -> None:

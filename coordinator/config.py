@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from coordinator.lag import LAG_VERSIONS_MAX
+from coordinator.progress import Goal, Source
 from federation.config import Section, load_config
 from federation.errors import ConfigError, LocalProtocolError
 from federation.protocol.cohort import COHORT_NODES_MAX
@@ -145,6 +146,9 @@ class RoundSection(Section):
         fraction: Ask this share of the nodes online, ``concurrency`` of them at most; 1 asks all. Synchronous only.
         over_selection: Ask so many times more nodes than are waited for; who comes too late is stale. Synchronous only.
         selector: ``uniform``, ``fair``, ``reliable``, ``capable``, or ``package.module:factory``.
+        needs: What a node must have to be asked, such as ``{ memory_bytes = 2e8, battery = 0.3 }``: ``memory_bytes``,
+            ``cores``, ``battery`` (0 to 1; mains power is any), ``link_bytes_s``. What a node does not say counts as
+            enough.
         exit_when_finished: End the process when the run is over.
     """
 
@@ -162,6 +166,9 @@ class RoundSection(Section):
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     over_selection: Annotated[float, Field(ge=1, le=10)] = 1.0
     selector: str = "uniform"
+    needs: Mapping[Literal["memory_bytes", "cores", "battery", "link_bytes_s"], NonNegativeFloat] = Field(
+        default_factory=dict
+    )
     exit_when_finished: bool = False
 
 
@@ -265,17 +272,41 @@ class StoreSection(Section):
 
 
 class EvaluationSection(Section):
-    """``[evaluation]``: the coordinator's own test of the global model; needs what the task needs, such as torch.
+    """``[evaluation]``: tests of the global model, by the coordinator (which needs what the task needs) and on nodes.
 
     Attributes:
-        every: Evaluate each n-th version; 0 is never.
+        every: The coordinator evaluates each n-th version; 0 is never.
         device: ``auto`` takes a GPU when there is one.
         threads: CPU threads.
+        nodes_every: Nodes evaluate each n-th version on their own test data, and the last one; 0 is never.
+        nodes_fraction: Share of the nodes online that are asked; they need not train.
+        nodes_min: At least so many are asked; with fewer results an evaluation waits for ``round.lease_s``.
     """
 
     every: NonNegativeInt = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: PositiveInt = 1
+    nodes_every: NonNegativeInt = 0
+    nodes_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    nodes_min: PositiveInt = 1
+
+
+class StoppingSection(Section):
+    """``[stopping]``: which version is called the best, and when a run ends because none is better.
+
+    Attributes:
+        on: ``central`` or ``nodes``: whose evaluations count. Nothing is the coordinator's where there are any.
+        metric: Its name. Nothing is ``accuracy`` where it is reported, else ``loss``.
+        goal: ``max`` or ``min``. Nothing is what the name says: losses and errors are better when they are smaller.
+        patience: Evaluations in a row without improvement after which the run ends; 0 is never.
+        min_delta: The least improvement, in the metric's own unit.
+    """
+
+    on: Source | None = None
+    metric: str = ""
+    goal: Goal | None = None
+    patience: NonNegativeInt = 0
+    min_delta: NonNegativeFloat = 0.0
 
 
 class LimitsSection(Section):
@@ -347,6 +378,7 @@ class CoordinatorConfig(Section):
     strategy: StrategySection
     store: StoreSection
     evaluation: EvaluationSection
+    stopping: StoppingSection
     limits: LimitsSection
     security: SecuritySection
     log: LogSection

@@ -1,10 +1,11 @@
 """What the parts of the machine share: the run, the head, the buffer, the slots, and the effects so far."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from coordinator.actions import CloseRound, Command, Effect, Note, SendCommand
 from coordinator.assignments import Assignments
+from coordinator.progress import Progress, Source
 from coordinator.records import EngineSettings, RecoveredState, RoundRecord, UpdateRecord
 from coordinator.registry import Registry
 from coordinator.round import Facts
@@ -74,11 +75,16 @@ class Desk:
         self.began_ms = recovered.began_ms
         self.recent = dict(recovered.recent)
         self.next_round = recovered.next_round
-        self.registry = Registry(task=settings.task, codec=settings.codec_up, quota=settings.per_node_quota)
+        self.registry = Registry(
+            task=settings.task, codec=settings.codec_up, quota=settings.per_node_quota, needs=settings.needs
+        )
         self.assignments = Assignments()
         self.buffer = Buffer()
         self.clock = ConnectedClock()
         self.current: Current | None = None
+        self.retained = recovered.retained
+        self.progress = Progress(settings.stopping)
+        self._replay(recovered)
         self.asked = 0
         self.effects: list[Effect] = []
         self.counters: dict[str, int] = {}
@@ -91,8 +97,8 @@ class Desk:
 
     @property
     def finished(self) -> bool:
-        """Whether the last version has been committed."""
-        return 0 < self.settings.versions <= self.head.version
+        """Whether the last version has been committed, or nothing better has come for too long."""
+        return 0 < self.settings.versions <= self.head.version or self.progress.exhausted
 
     @property
     def oldest_base(self) -> ModelVersion:
@@ -113,6 +119,24 @@ class Desk:
         """Before a version's first question: how many nodes a share of those online is."""
         if self._configured.fraction and not self.assignments and not self.buffer.records:
             self.settings = sized(self._configured, self.registry.online)
+
+    def _replay(self, recovered: RecoveredState) -> None:
+        """What earlier processes found decides as it did then."""
+        found = [(version, Source.CENTRAL, metrics) for version, metrics in recovered.evaluated.items()]
+        found += [(survey.version, Source.NODES, survey.metrics) for survey in recovered.surveyed if survey.closed]
+        for version, source, metrics in sorted(found, key=lambda one: one[0]):
+            self.progress.observe(source, version, metrics, kept=self._is_kept(version))
+
+    def _is_kept(self, version: ModelVersion) -> bool:
+        return version >= self.head.version - 1 or version in self.retained
+
+    def observe(self, source: Source, version: ModelVersion, metrics: Mapping[str, float]) -> None:
+        """An evaluation has ended: it may be the best one, or one too many without improvement."""
+        before = self.progress.exhausted
+        if self.progress.observe(source, version, metrics, kept=self._is_kept(version)):
+            self.note("best_version", version=version, value=self.progress.value, source=source.value)
+        if self.progress.exhausted and not before:
+            self.note("stopping_early", version=self.head.version, best=self.progress.best, waited=self.progress.waited)
 
     def emit(self, effect: Effect) -> None:
         """Something must be done, after everything emitted before."""

@@ -8,6 +8,7 @@ from coordinator.actions import (
     AcceptFailure,
     ClearModel,
     CloseRound,
+    CloseSurvey,
     CommitFailed,
     CommitVersion,
     DropTransfer,
@@ -20,6 +21,9 @@ from coordinator.actions import (
     PublishAnnouncement,
     PublishModel,
     PublishState,
+    ResultSaved,
+    RetainModels,
+    SaveResult,
     SaveRound,
     SaveVerdict,
     SendCommand,
@@ -28,6 +32,7 @@ from coordinator.actions import (
     StoreChunk,
     StoreTransfer,
     StoreUpdate,
+    SurveyClosed,
     UpdateRejected,
     UpdateStored,
     VersionCommitted,
@@ -40,7 +45,7 @@ from coordinator.records import UpdateRecord
 from coordinator.store import CoordinatorStore, Figures
 from coordinator.traffic import Traffic
 from federation.errors import StorageError
-from federation.protocol.messages import Receipt, ReceiptStatus
+from federation.protocol.messages import EvaluationReceipt, Receipt, ReceiptStatus
 from federation.protocol.signing import Signer, Writer
 from federation.protocol.topics import Topics
 from federation.runtime.failpoint import failpoint
@@ -162,6 +167,12 @@ class CoordinatorExecutor:
                 yield self._commit(effect)
             case Evaluate(version=version):
                 yield from self._evaluate(version)
+            case SaveResult(result=result):
+                yield ResultSaved(result=self._store.save_node_result(result))
+            case CloseSurvey(version=version):
+                yield SurveyClosed(evaluation=self._store.close_evaluation(version))
+            case RetainModels(versions=versions, best=best):
+                self._store.retain(versions, best)
             case PublishState() | PublishModel() | ClearModel() | PublishAnnouncement() | SendCommand():
                 self._publish(effect)
             case Note(event=event, fields=fields):
@@ -195,7 +206,7 @@ class CoordinatorExecutor:
                 payload = self._writer.encode(topic, command)
                 parts.control.publish(topic, payload, qos=1)
                 parts.traffic.commanded(topic, len(payload))
-                if isinstance(command, Receipt):
+                if isinstance(command, Receipt | EvaluationReceipt):
                     # The driver acknowledges the offer once all effects have run.
                     parts.passing("coordinator_before_puback")
             case _:

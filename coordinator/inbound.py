@@ -15,6 +15,7 @@ from coordinator.actions import (
     NodeStateReceived,
     OfferReceived,
     ProgressReceived,
+    ReportReceived,
 )
 from coordinator.broker_log import BROKER_LOG, STRANGER, incident_of
 from coordinator.flood import Flood
@@ -30,7 +31,7 @@ from federation.errors import (
     StorageError,
     TransportError,
 )
-from federation.protocol.messages import Decline, Message, NodeState, Progress, UpdateOffer
+from federation.protocol.messages import Decline, EvaluationReport, Message, NodeState, Progress, UpdateOffer
 from federation.protocol.schema import ID_PATTERN
 from federation.protocol.signing import Reader, Verifier
 from federation.protocol.topics import NodeChunkTopic, NodeEventTopic, NodeStateTopic, NodeTelemetryTopic, Topics
@@ -154,6 +155,9 @@ class Inbound:
                 return NodeStateReceived(node=node, state=message)
             case NodeEventTopic(), UpdateOffer():
                 return OfferReceived(node=node, offer=message, known=self._store.verdict(message.update))
+            case NodeEventTopic(), EvaluationReport():
+                known_result = self._store.node_result(message.version, node)
+                return ReportReceived(node=node, report=message, known=known_result)
             case NodeEventTopic(), Decline():
                 return DeclineReceived(node=node, decline=message)
             case NodeTelemetryTopic(), Progress():

@@ -177,7 +177,7 @@ class Intake:
         desk, node = self._desk, record.node
         self.transfers.close(update)
         desk.note("update_stored", node=node, update=update, round=record.round, bytes=record.payload_bytes)
-        desk.registry.praise(node, record.train_s)
+        desk.registry.praise(node, record.train_s, record.payload_bytes)
         self._count(record)
 
     def rejected(self, event: UpdateRejected) -> None:

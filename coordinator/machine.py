@@ -17,9 +17,12 @@ from coordinator.actions import (
     NodeStateReceived,
     OfferReceived,
     ProgressReceived,
+    ReportReceived,
+    ResultSaved,
     Stop,
     StopRequested,
     StorageFailed,
+    SurveyClosed,
     UpdateRejected,
     UpdateStored,
     VersionCommitted,
@@ -32,6 +35,7 @@ from coordinator.records import EngineSettings, RecoveredState
 from coordinator.roll_call import RollCall
 from coordinator.round import Move, Situation, decide
 from coordinator.selection import Rng, Selector
+from coordinator.survey import Survey
 from coordinator.versions import Versions
 from federation.protocol.messages import Presence, Rebirth
 from federation.types import NodeId
@@ -59,7 +63,8 @@ class CoordinatorMachine:
     def __init__(self, settings: EngineSettings, recovered: RecoveredState, *, selector: Selector, rng: Rng) -> None:
         self._desk = Desk(settings, recovered)
         self._rng = rng
-        self._announcer = Announcer(self._desk, recovered, selector=selector, rng=rng)
+        self._survey = Survey(self._desk, recovered)
+        self._announcer = Announcer(self._desk, recovered, selector=selector, rng=rng, survey=self._survey)
         self._attendance = Attendance(self._desk, self._announcer)
         self._intake = Intake(self._desk, recovered.transfers)
         for record in recovered.stored:
@@ -107,6 +112,7 @@ class CoordinatorMachine:
             dues.append(self._stop_by)
             dues.append(desk.clock.when(self._intake.transfers.next_timer()))
             dues.append(desk.clock.when(self._versions.patience_ends()))
+            dues.append(desk.clock.when(self._survey.ends()))
         return min((due for due in dues if due is not None), default=None)
 
     def snapshot(self) -> Mapping[str, object]:
@@ -162,6 +168,9 @@ class CoordinatorMachine:
                 self._on_node(event)
             case NodeStateReceived():
                 self._attendance.observe(event.node, event.state)
+                self._survey.seen(event.node)
+            case ReportReceived() | ResultSaved() | SurveyClosed():
+                self._on_survey(event)
             case UpdateStored() | UpdateRejected() | VersionCommitted() | CommitFailed() | StorageFailed():
                 self._on_store(event)
             case BrokerConnected() | BrokerDisconnected():
@@ -207,6 +216,22 @@ class CoordinatorMachine:
             case _:
                 assert_never(event)
 
+    def _on_survey(self, event: ReportReceived | ResultSaved | SurveyClosed) -> None:
+        match event:
+            case ReportReceived():
+                if event.node not in self._desk.registry:
+                    self._desk.send(event.node, Rebirth())
+                self._desk.registry.alive(event.node)
+                self._survey.report(event)
+            case ResultSaved():
+                self._failures = 0
+                self._survey.saved(event)
+            case SurveyClosed():
+                self._failures = 0
+                self._survey.closed(event)
+            case _:
+                assert_never(event)
+
     def _retry_s(self) -> float:
         """What a node that must come later is told: after the pause, and not all at once."""
         pause = max(0.0, (self._paused_until or 0.0) - self._desk.now)
@@ -240,6 +265,7 @@ class CoordinatorMachine:
         desk.emit(AcceptFailure())
         desk.note("storage_failed", detail=event.detail, retry_s=pause)
         self._versions.abort()
+        self._survey.abort()
         self._intake.storage_failed(self._retry_s())
 
     def _resume(self) -> None:
@@ -263,6 +289,8 @@ class CoordinatorMachine:
         desk = self._desk
         if desk.paused or self._versions.committing:
             return
+        self._survey.advance(settled=self._settling_until is None)
+        self._versions.retain(self._survey.pending)
         self._versions.sweep()
         self._intake.store_complete()
         desk.close_rounds()
@@ -289,10 +317,16 @@ class CoordinatorMachine:
                 self._announcer.open(registry.suspects, decision.count)
                 decision = decide(self._situation(), desk.settings)
             case Move.WAIT:
-                pass
+                self._ask_for_evaluation()
             case _:
                 assert_never(decision.move)
         self._wait(decision.reason)
+
+    def _ask_for_evaluation(self) -> None:
+        """Nobody is asked to train now: ask at least those who can evaluate."""
+        ready = self._desk.clock.running and self._settling_until is None
+        if ready and self._desk.registry.online and self._survey.due():
+            self._announcer.ask_for_evaluation()
 
     def _situation(self) -> Situation:
         desk, registry = self._desk, self._desk.registry
@@ -334,7 +368,7 @@ class CoordinatorMachine:
                 self._stop_by = desk.now + FINISH_WAIT_S
         if self._stop_by is None:
             return
-        ready = desk.clock.running and not self._versions.evaluating
+        ready = desk.clock.running and not self._versions.evaluating and not self._survey.busy
         if ready or desk.now >= self._stop_by:
             self._stop("finished")
 

@@ -111,6 +111,8 @@ class MemoryStore:
             evaluated={version: v.row.metrics for version, v in self._versions.items() if v.row.metrics},
             surveyed=tuple(self._surveys.values()),
             reported=frozenset(node for version, node in self._results if version == max(self._surveys)),
+            retained=self._retained if self._best is None else self._retained | {self._best},
+            best=self._best,
         )
 
     def verdict(self, update: UpdateId) -> Verdict | None:

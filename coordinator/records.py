@@ -3,8 +3,24 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from coordinator.progress import StoppingSettings
 from federation.protocol.messages import Cohort, ModelPart, Reason, ReceiptStatus, TrainSettings
 from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SurveySettings:
+    """Evaluation on the nodes.
+
+    Attributes:
+        every: Evaluate each n-th version there; 0 is never.
+        fraction: Share of the nodes online that are asked.
+        nodes_min: At least so many are asked; with fewer results an evaluation waits for its lease.
+    """
+
+    every: int = 0
+    fraction: float = 1.0
+    nodes_min: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +57,9 @@ class EngineSettings:
         over_selection: With a fraction, so many times more are asked than are waited for, at most ``concurrency``.
         signed: Whether offers are signed: then a payload that arrives in chunks and is not the offered one is the way's
             fault, not the node's.
+        needs: What a node must have to be asked to train, by the names of its capabilities.
+        survey: Evaluation on the nodes.
+        stopping: What is called the best version, and when the run ends because there is no better one.
     """
 
     task: str
@@ -68,6 +87,9 @@ class EngineSettings:
     fraction: float = 0.0
     over_selection: float = 1.0
     signed: bool = False
+    needs: Mapping[str, float] = field(default_factory=dict)
+    survey: SurveySettings = field(default_factory=SurveySettings)
+    stopping: StoppingSettings = field(default_factory=StoppingSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +245,8 @@ class RecoveredState:
         surveyed: The evaluations on the nodes, in order.
         reported: The nodes whose results of the last of these are here.
         began_ms: When the store was made, in milliseconds since 1970: it orders runs. None where nobody asks.
+        retained: Versions whose models are kept beside the head's and its predecessor's.
+        best: The best version, one of these.
     """
 
     run: RunId
@@ -238,3 +262,5 @@ class RecoveredState:
     surveyed: tuple[NodesEvaluation, ...] = ()
     reported: frozenset[NodeId] = frozenset()
     began_ms: int | None = None
+    retained: frozenset[ModelVersion] = frozenset()
+    best: ModelVersion | None = None

@@ -5,7 +5,7 @@ import sqlite3
 from coordinator import schema
 from coordinator.blobs import BlobFolder, blob_digest, model_file
 from coordinator.database import Database
-from coordinator.evaluation_ledger import read_best, read_evaluated, read_reported, read_surveys
+from coordinator.evaluation_ledger import read_best, read_evaluated, read_reported, read_retained, read_surveys
 from coordinator.evaluation_schema import EVALUATION_TABLES
 from coordinator.records import RecoveredState, RoundRecord, TransferRecord, VersionRecord
 from coordinator.transfer_files import TransferFiles
@@ -90,6 +90,8 @@ def read_recovered(
         evaluated=read_evaluated(database),
         surveyed=surveys,
         reported=read_reported(database, surveys[-1].version) if surveys else frozenset(),
+        retained=read_retained(database),
+        best=read_best(database),
     )
 
 

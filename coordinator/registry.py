@@ -1,11 +1,11 @@
 """The nodes that are known: presence by incarnation, and who may be asked; O(1) for each message."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import overload
 
-from coordinator.selection import NodeRecord
+from coordinator.selection import NodeRecord, is_able
 from coordinator.timers import Timers
 from federation.protocol.messages import NodeState, Presence
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
@@ -100,6 +100,8 @@ class Entry:
         asked: Assignments since this process started.
         delivered: Updates that it delivered for them.
         train_s: How long its last training took, in seconds; 0 is unknown.
+        payload_bytes: How large its last update was; 0 is unknown.
+        able: Whether it has what training needs.
     """
 
     state: NodeState
@@ -109,6 +111,8 @@ class Entry:
     asked: int = 0
     delivered: int = 0
     train_s: float = 0.0
+    payload_bytes: int = 0
+    able: bool = True
 
     @property
     def online(self) -> bool:
@@ -131,12 +135,13 @@ class Entry:
 class Registry:
     """Known nodes, and the two pools to choose from.
 
-    A node is in ``candidates`` when it is online, compatible, not assigned, within its quota and not resting; it is in
-    ``suspects`` instead when it also let a lease expire and has been silent since.
+    A node is in ``candidates`` when it is online, compatible, able, not assigned, within its quota and not resting; it
+    is in ``suspects`` instead when it also let a lease expire and has been silent since.
     """
 
-    def __init__(self, *, task: str, codec: str, quota: int) -> None:
+    def __init__(self, *, task: str, codec: str, quota: int, needs: Mapping[str, float] | None = None) -> None:
         self._task, self._codec, self._quota = task, codec, quota
+        self._needs = {} if needs is None else needs
         self._entries: dict[NodeId, Entry] = {}
         self._assigned: set[NodeId] = set()
         self._used: dict[NodeId, int] = {}
@@ -165,10 +170,20 @@ class Registry:
         else:
             self.online -= entry.online
         entry.state, entry.compatible = state, self.is_compatible(state)
+        entry.able = is_able(state.capabilities, self._needs)
         self.online += entry.online
         self._suspected.cancel(node)
         self._refresh(node)
         return sighting
+
+    def present(self) -> Iterator[NodeId]:
+        """The nodes that are online and can take part, busy ones and resting ones included."""
+        return (node for node, entry in self._entries.items() if entry.online and entry.compatible)
+
+    def is_present(self, node: NodeId) -> bool:
+        """Whether this node is one of them."""
+        entry = self._entries.get(node)
+        return entry is not None and entry.online and entry.compatible
 
     def is_compatible(self, state: NodeState) -> bool:
         """Whether a node that says this can take part: protocol, task and codec."""
@@ -233,18 +248,24 @@ class Registry:
             self._resting.set(node, now + max(backoff, min(seconds, RETRY_AFTER_MAX_S)))
             self._refresh(node)
 
-    def praise(self, node: NodeId, train_s: float = 0.0) -> None:
+    def praise(self, node: NodeId, train_s: float = 0.0, payload_bytes: int = 0) -> None:
         """The node delivered: its failures in a row are over."""
         entry = self._entries.get(node)
         if entry is not None:
             entry.strikes = entry.silences = 0
             entry.delivered += 1
-            entry.train_s = train_s
+            entry.train_s, entry.payload_bytes = train_s, payload_bytes
 
     def record(self, node: NodeId) -> NodeRecord:
         """What is known of a node, for a selector."""
         entry = self._entries[node]
-        return NodeRecord(asked=entry.asked, delivered=entry.delivered, train_s=entry.train_s)
+        return NodeRecord(
+            asked=entry.asked,
+            delivered=entry.delivered,
+            train_s=entry.train_s,
+            payload_bytes=entry.payload_bytes,
+            capabilities=entry.state.capabilities or {},
+        )
 
     def next_timer(self) -> float | None:
         """When `wake` is due, in monotonic seconds; None when nobody rests."""
@@ -261,6 +282,7 @@ class Registry:
             entry is not None
             and entry.online
             and entry.compatible
+            and entry.able
             and node not in self._assigned
             and self.used(node) < self._quota
             and node not in self._resting

@@ -5,7 +5,7 @@ Candidates are online, compatible, idle, within their quota, and neither resting
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Protocol, runtime_checkable
 
@@ -32,11 +32,21 @@ class NodeRecord:
         asked: Assignments.
         delivered: Updates that came for them.
         train_s: How long the last training took, in seconds; 0 is unknown.
+        payload_bytes: How large its last update was; 0 is unknown.
+        capabilities: What the node says that it has (PROTOCOL.md, section 10).
     """
 
     asked: int = 0
     delivered: int = 0
     train_s: float = 0.0
+    payload_bytes: int = 0
+    capabilities: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def expected_s(self) -> float:
+        """How long its next update will probably take, in seconds: training, and the way up as far as it is known."""
+        link = self.capabilities.get("link_bytes_s", 0.0)
+        return self.train_s + (self.payload_bytes / link if link > 0 else 0.0)
 
 
 Records = Callable[[NodeId], NodeRecord]
@@ -106,10 +116,11 @@ class ReliableSelector(_Knowing):
 
 
 class CapableSelector(_Knowing):
-    """By measured speed: the faster of two nodes that are drawn for each place; unknown nodes count as fast.
+    """By measured speed of device and link: the faster of two nodes drawn for each place; unknown ones count as fast.
 
-    Memory, battery and link are what a node knows best: it declines by itself (``[eligibility]`` and ``[bounds]``), and
-    rests. The slower a node, the seldomer it is asked; the slowest of all waits until there are few others.
+    Nodes with too little memory, charge or bandwidth are no candidates at all (``round.needs``), and a node declines
+    by itself what its owner does not want (``[eligibility]`` and ``[bounds]``). The slower a node, the seldomer it is
+    asked; the slowest of all waits until there are few others.
     """
 
     def select(self, candidates: Sequence[NodeId], count: int, rng: Rng) -> tuple[NodeId, ...]:
@@ -117,8 +128,15 @@ class CapableSelector(_Knowing):
         drawn = self._shuffled(candidates, 2 * count, rng)
         first, second = drawn[:count], drawn[count:]
         pairs = zip(first, second, strict=False)
-        faster = [min(pair, key=lambda node: self._records(node).train_s) for pair in pairs]
+        faster = [min(pair, key=lambda node: self._records(node).expected_s) for pair in pairs]
         return (*faster, *first[len(faster) :])
+
+
+def is_able(capabilities: Mapping[str, float] | None, needs: Mapping[str, float]) -> bool:
+    """Whether a node has what is needed; what it does not say is not held against it, and mains power is any charge."""
+    has = {} if capabilities is None else capabilities
+    charged = has.get("mains", 0.0) > 0
+    return all(has.get(name, least) >= least or (name == "battery" and charged) for name, least in needs.items())
 
 
 SELECTORS: Mapping[str, Callable[[], Selector]] = {

@@ -8,7 +8,8 @@ from coordinator.committer import CommitterSettings
 from coordinator.config import CoordinatorConfig
 from coordinator.downlink import DownlinkSettings
 from coordinator.lag import LagCompensation, lag_of
-from coordinator.records import EngineSettings
+from coordinator.progress import Source, StoppingSettings
+from coordinator.records import EngineSettings, SurveySettings
 from coordinator.robust import make_rule
 from coordinator.strategies import STRATEGIES
 from coordinator.strategy import Strategy, StrategySettings, make_strategy
@@ -56,6 +57,32 @@ def engine_settings(config: CoordinatorConfig) -> EngineSettings:
         fraction=chosen.fraction or 0.0,
         over_selection=chosen.over_selection,
         signed=config.security.require_signatures,
+        needs={str(name): least for name, least in chosen.needs.items()},
+        survey=SurveySettings(
+            every=config.evaluation.nodes_every,
+            fraction=config.evaluation.nodes_fraction,
+            nodes_min=config.evaluation.nodes_min,
+        ),
+        stopping=stopping_settings(config),
+    )
+
+
+def stopping_settings(config: CoordinatorConfig) -> StoppingSettings:
+    """What is called the best version, and how long to wait for a better one.
+
+    Raises:
+        ConfigError: Evaluations count that nobody makes.
+    """
+    chosen, evaluation = config.stopping, config.evaluation
+    source = chosen.on
+    if source is None:
+        source = Source.CENTRAL if evaluation.every or not evaluation.nodes_every else Source.NODES
+    made = evaluation.every if source is Source.CENTRAL else evaluation.nodes_every
+    if not made and (chosen.patience or chosen.on is not None):
+        key = "evaluation.every" if source is Source.CENTRAL else "evaluation.nodes_every"
+        raise ConfigError(key, f"0 makes no evaluation, and stopping waits for those on {source.value}")
+    return StoppingSettings(
+        source=source, metric=chosen.metric, goal=chosen.goal, patience=chosen.patience, min_delta=chosen.min_delta
     )
 
 

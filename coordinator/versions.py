@@ -1,9 +1,10 @@
 """From a buffer to the next version: freezes the members, takes the result in, and asks for evaluations."""
 
-from coordinator.actions import CommitFailed, CommitVersion, Evaluate, Evaluated, Note, VersionCommitted
+from coordinator.actions import CommitFailed, CommitVersion, Evaluate, Evaluated, Note, RetainModels, VersionCommitted
 from coordinator.announcer import Announcer
 from coordinator.desk import Desk
 from coordinator.intake import Intake
+from coordinator.progress import Source
 from coordinator.records import Member
 from federation.protocol.messages import Receipt, ReceiptStatus
 from federation.types import ModelVersion
@@ -19,6 +20,10 @@ class Versions:
         self._desk, self._intake, self._announcer = desk, intake, announcer
         self._members: tuple[Member, ...] = ()
         self._head_is_new = True
+        self._ended = False
+        self._retained = (desk.retained - {desk.progress.best}, desk.progress.best)
+        # After a failed save nothing is known to be retained, so it is said again.
+        self._retains, self._repeat_retained = bool(desk.retained), False
         self._evaluating: set[ModelVersion] = set()
         # A crash between commit and evaluation must not leave a hole: the head is evaluated again at the start.
         self._due: ModelVersion | None = None
@@ -85,11 +90,14 @@ class Versions:
             self._intake.settle(record, ReceiptStatus.REFUSED, event.reason, stored=True, detail=event.detail)
 
     def abort(self) -> None:
-        """The commit did not reach the disk; its members are still in the buffer."""
+        """What was to be saved did not reach the disk: a commit's members are still in the buffer."""
         self._members = ()
+        self._repeat_retained = self._retains
 
     def sweep(self) -> None:
-        """Once per head: settle and call back what it has made too old."""
+        """Once per head, and at the end: settle and call back what has become too old."""
+        self._head_is_new = self._head_is_new or (self._desk.finished and not self._ended)
+        self._ended = self._desk.finished
         if not self._head_is_new:
             return
         desk = self._desk
@@ -98,6 +106,17 @@ class Versions:
         self._announcer.cancel_older_than(ModelVersion(desk.head.version + 1) if desk.finished else desk.oldest_base)
         desk.asked = len(desk.assignments) + len(desk.buffer.records)
         desk.close_rounds(all_of_them=True)
+
+    def retain(self, surveyed: frozenset[ModelVersion]) -> None:
+        """Keep the models of older versions that are still being evaluated, and of the best one."""
+        desk = self._desk
+        pending = frozenset(version for version in self._evaluating | surveyed if version < desk.head.version)
+        wanted = (pending, desk.progress.best)
+        if wanted != self._retained or self._repeat_retained:
+            self._retains, self._repeat_retained = True, False
+            desk.emit(RetainModels(versions=pending, best=desk.progress.best))
+            desk.retained = pending if desk.progress.best is None else pending | {desk.progress.best}
+            self._retained = wanted
 
     def evaluate(self) -> None:
         """Ask for the evaluation that is due, unless too many are under way."""
@@ -111,6 +130,7 @@ class Versions:
         self._evaluating.discard(event.version)
         # A user's metric may have any name, so it cannot become a keyword.
         self._desk.emit(Note(event="evaluated", fields={**event.metrics, "version": event.version}))
+        self._desk.observe(Source.CENTRAL, event.version, event.metrics)
 
     def _evaluation_due(self, version: ModelVersion) -> None:
         every = self._desk.settings.evaluate_every

@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from edge_node.evaluation_actions import EvaluationFinished, StartEvaluation
 from edge_node.seen import Seen
 from edge_node.task_state import NO_CHANGE, StateChange
 from federation.protocol.messages import (
     Cancel,
     CoordinatorState,
     Decline,
+    EvaluationReceipt,
+    EvaluationReport,
     Grant,
     ModelPart,
     ModelRef,
@@ -124,7 +127,7 @@ class ModelChunkReceived:
 class CommandReceived:
     """The coordinator's word to this node."""
 
-    command: Receipt | Grant | Cancel | RetryAfter | Rebirth
+    command: Receipt | Grant | Cancel | RetryAfter | Rebirth | EvaluationReceipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +207,7 @@ Event = (
     | ModelRejected
     | TrainingFinished
     | TrainingFailed
+    | EvaluationFinished
     | OutboxSaved
     | StorageFailed
     | StopRequested
@@ -223,7 +227,7 @@ class PublishState:
 class PublishEvent:
     """Publish to this node's event topic."""
 
-    message: Decline
+    message: Decline | EvaluationReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,6 +388,7 @@ Effect = (
     | AdoptModel
     | MakeInitialModel
     | StartTraining
+    | StartEvaluation
     | StopTraining
     | SaveOutbox
     | SaveProgress

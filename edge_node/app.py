@@ -162,6 +162,7 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
         executor.recovered(),
         rng=random.SystemRandom().random,
         gate=lambda: why_not(conditions, sensors),
+        device=sensors.capabilities,
     )
     inbound = Inbound(topics, workshop.node, trust.verifier)
     with StopSignals(inbox, StopRequested()) as signals:

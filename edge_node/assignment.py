@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from edge_node.actions import FinishedTraining, Note
+from edge_node.actions import Effect, FinishedTraining, Note, PublishEvent, PublishProgress
 from edge_node.fetch import Fetch
 from edge_node.terms import NodeSettings
 from federation.protocol.chunking import payload_digest
-from federation.protocol.limits import fit_metrics
-from federation.protocol.messages import ModelRef, RoundAnnouncement, UpdateOffer
+from federation.protocol.limits import fit_metrics, fit_text
+from federation.protocol.messages import Activity, Decline, ModelRef, Progress, RoundAnnouncement, UpdateOffer
 from federation.types import Incarnation, RoundId, update_id
 
-__all__ = ["Assignment", "Stage", "joined", "offer_of"]
+__all__ = ["Assignment", "Stage", "declined", "joined", "news_of", "offer_of", "summary_of"]
 
 
 class Stage(StrEnum):
@@ -20,6 +20,7 @@ class Stage(StrEnum):
     WAITING = "waiting"
     FETCHING = "fetching"
     ADOPTING = "adopting"
+    EVALUATING = "evaluating"
     TRAINING = "training"
 
 
@@ -37,6 +38,7 @@ class Assignment:
         keyframe: A keyframe is being pulled or was: the last resort, tried once.
         fetched_bytes: Chunk bodies that came for it.
         overdue: The lease has passed, and the log knows it.
+        trains: Whether it is asked to train; else only to evaluate.
         tell_at: When telemetry says what the node is doing, in monotonic seconds; None when it has said it.
         train_until: When a training that still runs is given up, in monotonic seconds; None is never.
     """
@@ -50,6 +52,7 @@ class Assignment:
     keyframe: bool = False
     fetched_bytes: int = 0
     overdue: bool = False
+    trains: bool = True
     tell_at: float | None = None
     train_until: float | None = None
 
@@ -58,10 +61,55 @@ class Assignment:
         """The round that asked."""
         return self.announcement.round
 
+    @property
+    def fetch_due(self) -> float | None:
+        """When the patience with the fetch ends, in monotonic seconds."""
+        return None if self.fetch is None else self.fetch.deadline()
+
+    def next_due(self) -> float | None:
+        """When something is to be done next, in monotonic seconds."""
+        times = [None if self.overdue else self.lease_at, self.fetch_due, self.tell_at, self.train_until]
+        if self.stage is Stage.WAITING:
+            times.append(self.due_at)
+        return min((time for time in times if time is not None), default=None)
+
 
 def joined(assignment: Assignment) -> Note:
     """The log line of a node that has taken an assignment."""
-    return Note(event="round_joined", fields={"round": assignment.round, "version": assignment.model.version})
+    event = "round_joined" if assignment.trains else "evaluation_joined"
+    return Note(event=event, fields={"round": assignment.round, "version": assignment.model.version})
+
+
+def declined(announcement: RoundAnnouncement, reason: str, retry_after_s: float) -> list[Effect]:
+    """What a node says that will not train."""
+    decline = Decline(
+        run=announcement.run, round=announcement.round, reason=fit_text(reason), retry_after_s=retry_after_s
+    )
+    note = Note(event="round_declined", fields={"round": announcement.round, "reason": decline.reason})
+    return [PublishEvent(message=decline), note]
+
+
+def news_of(job: Assignment, activity: Activity, now: float) -> list[Effect]:
+    """What is to be said of an assignment that takes long, each once."""
+    effects: list[Effect] = []
+    if not job.overdue and now >= job.lease_at:
+        # The work goes on: a late update may still count, and its receipt says so.
+        job.overdue = True
+        effects.append(Note(event="lease_passed", fields={"round": job.round, "stage": job.stage.value}))
+    if job.tell_at is not None and now >= job.tell_at:
+        job.tell_at = None
+        effects.append(PublishProgress(progress=Progress(round=job.round, activity=activity)))
+    return effects
+
+
+def summary_of(job: Assignment | None) -> dict[str, object]:
+    """An assignment as plain data."""
+    return {
+        "round": None if job is None or not job.trains else job.round,
+        "stage": None if job is None else job.stage.value,
+        "version": None if job is None else job.model.version,
+        "overdue": job is not None and job.overdue,
+    }
 
 
 def offer_of(

@@ -78,6 +78,21 @@ class Sensors:
         routes = [(int(row[6]), row[0]) for row in rows if len(row) > 7 and row[1] == row[7] == "00000000"]
         return min(routes)[1] if routes else None
 
+    def memory_bytes(self) -> float | None:
+        """Memory that a training could use."""
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", _read(self._root / "proc/meminfo") or "", re.MULTILINE)
+        return None if found is None else 1024.0 * int(found[1])
+
+    def capabilities(self) -> dict[str, float]:
+        """What this device has, as it says at its birth [FED-74]; what cannot be read is left out."""
+        known = {
+            "memory_bytes": self.memory_bytes(),
+            "cores": float(os.cpu_count() or 1),
+            "battery": self.battery(),
+            "mains": float(self.on_mains()),
+        }
+        return {name: value for name, value in known.items() if value is not None}
+
     def minute(self) -> int:
         """Minutes since local midnight."""
         now = time.localtime()

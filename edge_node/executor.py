@@ -39,6 +39,8 @@ from edge_node.actions import (
     UnsubscribeSegment,
 )
 from edge_node.adoption import AdoptionError, compose, initial_model
+from edge_node.evaluation import EvaluationJob
+from edge_node.evaluation_actions import StartEvaluation
 from edge_node.store import HeldModel, NodeStore
 from edge_node.task_state import expected_state
 from edge_node.training import Trainer, TrainingJob, Workshop
@@ -131,6 +133,8 @@ class NodeExecutor:
                 return [self._adopt(effect)]
             case StartTraining():
                 return self._start_training(effect)
+            case StartEvaluation():
+                return self._start_evaluation(effect)
             case StopTraining():
                 self._trainer.stop(effect.round)
             case SendOffer():
@@ -193,6 +197,15 @@ class NodeExecutor:
             state=self._task_state(),
         )
         self._trainer.start(job)
+        self._save_held(held)
+        return ()
+
+    def _start_evaluation(self, effect: StartEvaluation) -> Iterable[Event]:
+        model, held = effect.model, self._held
+        if held is None or held.digest != model.digest:
+            return [ModelRejected(version=model.version, reason="the announced model is not held")]
+        job = EvaluationJob(run=effect.run, version=model.version, digest=model.digest, model=held.vectors)
+        self._trainer.evaluate(job)
         self._save_held(held)
         return ()
 

@@ -17,6 +17,7 @@ from federation.errors import LocalProtocolError, MalformedMessage, RemoteProtoc
 from federation.protocol.messages import (
     Cancel,
     CoordinatorState,
+    EvaluationReceipt,
     Grant,
     Message,
     Rebirth,
@@ -104,7 +105,7 @@ class Inbound:
         raise MalformedMessage(f"topic {message.topic[:128]!r} does not carry this message to a node")
 
     def _command(self, command: Message) -> CommandReceived:
-        if not isinstance(command, Receipt | Grant | Cancel | RetryAfter | Rebirth):
+        if not isinstance(command, Receipt | Grant | Cancel | RetryAfter | Rebirth | EvaluationReceipt):
             raise MalformedMessage(f"a {type(command).__name__} is no command")
         if isinstance(command, Receipt):
             version = {} if command.version is None else {"version": command.version}

@@ -30,13 +30,16 @@ from edge_node.actions import (
     TrainingFinished,
 )
 from edge_node.delivery import Outbox
+from edge_node.evaluation_actions import EvaluationFinished
 from edge_node.fence import Fence, ignored
 from edge_node.fetch import Held
+from edge_node.reports import Reports
 from edge_node.terms import NodeSettings, TrainBounds
 from edge_node.work import Work
 from federation.protocol.messages import (
     Cancel,
     CoordinatorState,
+    EvaluationReceipt,
     Grant,
     NodeState,
     Presence,
@@ -54,7 +57,8 @@ __all__ = ["NodeMachine", "NodeSettings", "TrainBounds"]
 class NodeMachine:
     """One node: who coordinates (run and epoch), the round at hand (`Work`), and what is not yet settled (`Outbox`).
 
-    Time is monotonic seconds; ``rng`` gives uniform numbers in [0, 1); ``gate`` says why the device may not train now.
+    Time is monotonic seconds; ``rng`` gives uniform numbers in [0, 1); ``gate`` says why the device may not train now,
+    ``device`` what it has.
     """
 
     def __init__(
@@ -65,10 +69,13 @@ class NodeMachine:
         *,
         rng: Callable[[], float],
         gate: Callable[[], str | None] | None = None,
+        device: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
+        self._device = device
         self._settings, self._incarnation = settings, incarnation
         self._outbox = Outbox(settings, recovered.outbox, rng)
-        self._work = Work(settings, recovered, rng=rng, outbox=self._outbox, gate=gate)
+        self._reports = Reports(settings, rng)
+        self._work = Work(settings, recovered, rng=rng, outbox=self._outbox, reports=self._reports, gate=gate)
         self._run: RunId | None = recovered.run
         self._fence = Fence(recovered.seen, durable=settings.signed)
         self._connected = False
@@ -88,7 +95,7 @@ class NodeMachine:
         """Monotonic time, in seconds, at which `handle(None, now)` is due; None when nothing is timed."""
         if self._stopped:
             return None
-        times = (self._outbox.deadline(), self._work.deadline(), self._leave_at)
+        times = (self._outbox.deadline(), self._reports.deadline(), self._work.deadline(), self._leave_at)
         return min((time for time in times if time is not None), default=None)
 
     def snapshot(self) -> Mapping[str, object]:
@@ -115,6 +122,7 @@ class NodeMachine:
             case BrokerDisconnected():
                 self._connected = False
                 self._outbox.disconnected()
+                self._reports.disconnected()
                 return self._work.disconnected()
             case CoordinatorStateReceived():
                 return self._on_coordinator(event.state, now)
@@ -135,6 +143,8 @@ class NodeMachine:
                 return self._on_trained(event.result)
             case TrainingFailed():
                 return self._work.failed(event.round, event.run, event.reason, now)
+            case EvaluationFinished():
+                return self._work.evaluated(event.report, now)
             case OutboxSaved():
                 self._outbox.saved(event.entry.offer.update, now)
                 return []
@@ -150,6 +160,7 @@ class NodeMachine:
     def _on_connected(self, now: float) -> list[Effect]:
         self._connected = True
         self._outbox.connected(now)
+        self._reports.connected(now)
         return [self._birth(), *self._work.connected(now)]
 
     def _birth(self) -> PublishState:
@@ -166,8 +177,16 @@ class NodeMachine:
             codecs=self._settings.codecs,
             activity=self._work.activity,
             round=self._work.round,
+            capabilities=self._capabilities() if presence is Presence.ONLINE else None,
         )
         return PublishState(state=state)
+
+    def _capabilities(self) -> Mapping[str, float] | None:
+        """What the device says of itself, and how fast its uplink was [FED-74]."""
+        if self._device is None:
+            return None
+        link = self._outbox.link.bytes_per_s
+        return {**self._device(), **({} if link is None else {"link_bytes_s": link})}
 
     # --- the coordinator --------------------------------------------------------------------------------------------
 
@@ -184,6 +203,7 @@ class NodeMachine:
             return effects
         effects += self._fence.save()
         self._outbox.coordinator_is(present=present, now=now)
+        self._reports.coordinator_is(present=present, now=now)
         if not state.protocol_min <= PROTOCOL_VERSION <= state.protocol_max:
             fields = {"protocol_min": state.protocol_min, "protocol_max": state.protocol_max}
             effects.append(Note(event="coordinator_incompatible", fields=fields))
@@ -222,6 +242,7 @@ class NodeMachine:
         if known is None:
             return []
         self._outbox.forget_others(run)
+        self._reports.forget_others(run)
         return [*self._work.forget(), ForgetRun(run=run)]
 
     def _sees(self, run: RunId, epoch: Epoch, now: float, began_ms: int | None = None) -> bool:
@@ -231,9 +252,12 @@ class NodeMachine:
             return False
         if known is not None and epoch > known:
             self._outbox.offer_again(now)
+            self._reports.again(now)
         return True
 
-    def _on_command(self, command: Receipt | Grant | Cancel | RetryAfter | Rebirth, now: float) -> list[Effect]:
+    def _on_command(
+        self, command: Receipt | Grant | Cancel | RetryAfter | Rebirth | EvaluationReceipt, now: float
+    ) -> list[Effect]:
         match command:
             case Receipt():
                 return self._outbox.receipt(command, now)
@@ -246,6 +270,9 @@ class NodeMachine:
                 return []
             case Rebirth():
                 return [self._birth()]
+            case EvaluationReceipt():
+                self._reports.receipt(command)
+                return []
             case _:
                 assert_never(command)
 
@@ -264,8 +291,9 @@ class NodeMachine:
     # --- time -------------------------------------------------------------------------------------------------------
 
     def _tick(self, now: float) -> list[Effect]:
-        effects = self._outbox.tick(now) + self._work.tick(now)
-        if self._leave_at is not None and (self._outbox.idle or now >= self._leave_at):
+        effects = self._outbox.tick(now) + self._work.tick(now) + self._reports.tick(now)
+        idle = self._outbox.idle and self._reports.idle and self._work.idle
+        if self._leave_at is not None and (idle or now >= self._leave_at):
             # What is left in the outbox stays on disk: the next start offers it again.
             return effects + self._leave("finished")
         return effects

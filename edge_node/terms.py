@@ -7,7 +7,7 @@ from federation.protocol.messages import RoundAnnouncement, TrainSettings
 from federation.types import NodeId
 from update_codec import CodecSpec, SpecError
 
-__all__ = ["NodeSettings", "TrainBounds", "objection"]
+__all__ = ["NodeSettings", "TrainBounds", "objection", "other_task"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,10 +85,17 @@ class NodeSettings:
     exit_linger_s: float = 30.0
 
 
+def other_task(announcement: RoundAnnouncement, settings: NodeSettings) -> str | None:
+    """Why a model of this round means nothing to this node, or None."""
+    same = announcement.task.rsplit("/", 1)[-1] == settings.task.rsplit("/", 1)[-1]
+    return None if same else f"task is {settings.task}"
+
+
 def objection(announcement: RoundAnnouncement, settings: NodeSettings) -> str | None:
     """Why this node's own configuration forbids the round, or None."""
-    if announcement.task.rsplit("/", 1)[-1] != settings.task.rsplit("/", 1)[-1]:
-        return f"task is {settings.task}"
+    reason = other_task(announcement, settings)
+    if reason is not None:
+        return reason
     if not _agrees_to_codec(announcement.codec, settings.codecs):
         return f"codec {announcement.codec}"
     return _beyond(announcement.settings, settings.bounds)

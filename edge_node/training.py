@@ -10,6 +10,7 @@ from hashlib import blake2b
 from typing import Protocol
 
 from edge_node.actions import FinishedTraining, TrainingFailed, TrainingFinished
+from edge_node.evaluation import EvaluationJob, evaluation_event
 from edge_node.link import within
 from edge_node.task_state import change_of
 from edge_node.update import Residual, ResidualAging, difference, encode_update
@@ -89,6 +90,9 @@ class Trainer(Protocol):
     def start(self, job: TrainingJob) -> None:
         """Run this job as soon as the running one is over; a job that still waits is replaced."""
 
+    def evaluate(self, job: EvaluationJob) -> None:
+        """Evaluate as soon as the running job is over; answers with `EvaluationFinished`. Replaces one that waits."""
+
     def stop(self, round_id: RoundId) -> None:
         """Ask the job of this round to give up."""
 
@@ -160,7 +164,7 @@ class ThreadTrainer:
         self._workshop, self._inbox, self._clock = workshop, inbox, clock
         self._stall_s, self._sign_s, self._stalled = stall_s, math.inf, False
         self._log = get_log("training")
-        self._jobs: queue.Queue[tuple[TrainingJob, threading.Event] | None] = queue.Queue(maxsize=1)
+        self._jobs: queue.Queue[tuple[TrainingJob, threading.Event] | EvaluationJob | None] = queue.Queue(maxsize=1)
         self._flags: deque[tuple[RoundId, threading.Event]] = deque(maxlen=4)
         # A daemon: a training that ignores its stop flag must not keep the process alive.
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
@@ -171,6 +175,10 @@ class ThreadTrainer:
         flag = threading.Event()
         self._flags.append((job.announcement.round, flag))
         self._replace((job, flag))
+
+    def evaluate(self, job: EvaluationJob) -> None:
+        """Evaluate as soon as the running job is over; a job that still waits is replaced."""
+        self._replace(job)
 
     def stop(self, round_id: RoundId) -> None:
         """Ask the job of this round to give up."""
@@ -196,7 +204,7 @@ class ThreadTrainer:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def _replace(self, item: tuple[TrainingJob, threading.Event] | None) -> None:
+    def _replace(self, item: tuple[TrainingJob, threading.Event] | EvaluationJob | None) -> None:
         # Only the driver's thread puts, so after taking what waits there is room.
         with contextlib.suppress(queue.Empty):
             self._jobs.get_nowait()
@@ -204,12 +212,14 @@ class ThreadTrainer:
 
     def _work(self) -> None:
         while (item := self._jobs.get()) is not None:
-            job, flag = item
-            event = self._run(job, flag)
+            if isinstance(item, EvaluationJob):
+                event: object = evaluation_event(self._workshop.task, self._workshop.manifest, item, self._clock)
+            else:
+                event = self._run(*item)
             try:
                 self._inbox.put(InboxItem(event=event), timeout=POST_TIMEOUT_S)
             except queue.Full:
-                self._log.error("result_lost", round=job.announcement.round, why="the inbox stayed full")
+                self._log.error("result_lost", result=type(event).__name__, why="the inbox stayed full")
 
     def _run(self, job: TrainingJob, flag: threading.Event) -> TrainingFinished | TrainingFailed:
         announcement = job.announcement

@@ -10,20 +10,27 @@ from edge_node.actions import (
     MakeInitialModel,
     ModelChunkReceived,
     Note,
-    PublishEvent,
-    PublishProgress,
     RecoveredNode,
     SaveProgress,
     StartTraining,
     StopTraining,
 )
-from edge_node.assignment import Assignment, Stage, joined, offer_of
+from edge_node.assignment import Assignment, Stage, declined, joined, news_of, offer_of, summary_of
 from edge_node.delivery import Outbox
+from edge_node.evaluation_actions import StartEvaluation
+from edge_node.evaluations import Evaluations
 from edge_node.fetch import Fetch, Held, path_bytes, plan
+from edge_node.reports import Reports
 from edge_node.terms import NodeSettings, objection
 from federation.protocol.cohort import includes
-from federation.protocol.limits import fit_text
-from federation.protocol.messages import Activity, Decline, ModelRef, PartKind, Progress, RoundAnnouncement, UpdateOffer
+from federation.protocol.messages import (
+    Activity,
+    EvaluationReport,
+    ModelRef,
+    PartKind,
+    RoundAnnouncement,
+    UpdateOffer,
+)
 from federation.types import Incarnation, RoundId, RunId
 
 __all__ = ["Work"]
@@ -45,9 +52,11 @@ class Work:
         *,
         rng: Callable[[], float],
         outbox: Outbox,
+        reports: Reports,
         gate: Callable[[], str | None] | None = None,
     ) -> None:
         self._settings, self._rng, self._outbox, self._gate = settings, rng, outbox, gate
+        self._evaluations = Evaluations(settings, reports, gate)
         self.held: Held | None = None
         if recovered.held_version is not None and recovered.held_digest is not None:
             self.held = Held(version=recovered.held_version, digest=recovered.held_digest)
@@ -63,23 +72,22 @@ class Work:
         """What the node is doing."""
         if self._job is None or self._job.stage is Stage.WAITING:
             return Activity.IDLE
-        return Activity.TRAINING if self._job.stage is Stage.TRAINING else Activity.FETCHING
+        busy = self._job.stage in (Stage.EVALUATING, Stage.TRAINING)
+        return Activity.TRAINING if busy else Activity.FETCHING
 
     @property
     def round(self) -> RoundId | None:
-        """The round that it works on."""
-        return None if self._job is None else self._job.round
+        """The round that it trains for."""
+        return None if self._job is None or not self._job.trains else self._job.round
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is at hand, and nothing to evaluate either."""
+        return self._job is None and not self._evaluations.is_due(self.current)
 
     def summary(self) -> dict[str, object]:
         """Plain data: the assignment, and the one that waits."""
-        job = self._job
-        return {
-            "round": self.round,
-            "stage": None if job is None else job.stage.value,
-            "version": None if job is None else job.model.version,
-            "overdue": job is not None and job.overdue,
-            "next_round": None if self._next is None else self._next.round,
-        }
+        return {**summary_of(self._job), "next_round": None if self._next is None else self._next.round}
 
     # --- announcements ----------------------------------------------------------------------------------------------
 
@@ -114,8 +122,11 @@ class Work:
         if self._next is not None and self._next.round == round_id:
             self._next = None
         job = self._job
-        if job is None or job.round != round_id:
+        if job is None or job.round != round_id or not job.trains:
             return []
+        if job.stage is Stage.EVALUATING:
+            job.trains = False  # the evaluation is another matter
+            return [self._finish_round(job.announcement)]
         effects = [*self.stop(), self._finish_round(job.announcement)]
         return effects + self._advance(now)
 
@@ -131,6 +142,7 @@ class Work:
     def forget(self) -> list[Effect]:
         """Another run: its rounds and versions have nothing to do with the former's."""
         self.held = self.current = self.last_round = self._next = None
+        self._evaluations.forget()
         return self.stop()
 
     def finish(self) -> list[Effect]:
@@ -165,7 +177,8 @@ class Work:
     def model_rejected(self, version: int, reason: str, now: float) -> list[Effect]:
         """It is not what was announced: pull the keyframe, once, then decline [FED-39]."""
         job = self._job
-        if job is None or job.stage not in (Stage.ADOPTING, Stage.TRAINING) or job.model.version != version:
+        begun = (Stage.ADOPTING, Stage.EVALUATING, Stage.TRAINING)
+        if job is None or job.stage not in begun or job.model.version != version:
             return []
         self.held = None
         return self._fall_back(job, reason, now)
@@ -186,6 +199,16 @@ class Work:
         job = self._trained(round_id, run)
         return [] if job is None else self._give_up(job, reason, now)
 
+    def evaluated(self, report: EvaluationReport, now: float) -> list[Effect]:
+        """A version has been evaluated here: report it, and train from it where that was asked, too."""
+        job = self._job
+        if job is None or job.stage is not Stage.EVALUATING:
+            return []
+        if (report.run, report.version) != (job.announcement.run, job.model.version):
+            return []
+        self._evaluations.done(report, now)
+        return self._begin(now)
+
     # --- time -------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> list[Effect]:
@@ -193,36 +216,22 @@ class Work:
         job = self._job
         if job is None:
             return self._advance(now)
-        effects: list[Effect] = []
-        if not job.overdue and now >= job.lease_at:
-            # The work goes on: a late update may still count, and its receipt says so.
-            job.overdue = True
-            effects.append(Note(event="lease_passed", fields={"round": job.round, "stage": job.stage.value}))
+        effects = news_of(job, self.activity, now)
         if job.train_until is not None and now >= job.train_until:
             # The owner's bound, not the coordinator's lease: the device has other things to do [FED-34].
-            effects += self.stop()
             reason = f"training took {self._settings.bounds.train_s_max:g} s"
-            effects += self._decline(job.announcement, reason, self._settings.incompatible_retry_s)
+            effects += [*self.stop(), *self._decline(job.announcement, reason, self._settings.incompatible_retry_s)]
             return effects + self._advance(now)
-        if job.tell_at is not None and now >= job.tell_at:
-            job.tell_at = None
-            effects.append(PublishProgress(progress=Progress(round=job.round, activity=self.activity)))
         if job.stage is Stage.WAITING and now >= job.due_at:
             return effects + self._begin(now)
-        fetch_at = self._fetch_deadline()
+        fetch_at = job.fetch_due
         if fetch_at is not None and now >= fetch_at:
             effects += self._follow(lambda fetch: fetch.timeout(now), now)
         return effects
 
     def deadline(self) -> float | None:
         """When `tick` is due next."""
-        job = self._job
-        if job is None:
-            return None
-        times = [None if job.overdue else job.lease_at, self._fetch_deadline(), job.tell_at, job.train_until]
-        if job.stage is Stage.WAITING:
-            times.append(job.due_at)
-        return min((time for time in times if time is not None), default=None)
+        return None if self._job is None else self._job.next_due()
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
@@ -236,25 +245,43 @@ class Work:
         job = self._job
         if job is None:
             return []
+        same = job.model.digest == announcement.model.digest
+        if not job.trains and (asked or not same):
+            # The newer version is what is to be evaluated, or nothing; the same one goes on, and training follows.
+            return self._also_train(job, announcement, now) if same and asked else self.stop()
+        if not job.trains:
+            return []
         outdated = job.model.version < announcement.min_base_version
         if job.stage is Stage.TRAINING:
-            if not outdated:
-                return []
-            self._set_last(job.round)
-            return [Note(event="training_outdated", fields={"round": job.round}), *self.stop()]
+            return self._end_outdated(job) if outdated else []
         if not asked:
             # The assignment stands: later announcements ask others. But train from what is not stale yet.
             return self._retarget(job, announcement.model, now) if outdated or job.stage is Stage.WAITING else []
-        if job.stage is Stage.FETCHING and job.model.digest == announcement.model.digest:
-            job.announcement = announcement  # the same model is on its way: only the round is newer
-            job.lease_at, job.overdue = now + announcement.lease_s, False
-            return [joined(job)]
-        return self.stop()
+        return self._also_train(job, announcement, now) if same else self.stop()
+
+    def _end_outdated(self, job: Assignment) -> list[Effect]:
+        self._set_last(job.round)
+        return [Note(event="training_outdated", fields={"round": job.round}), *self.stop()]
+
+    def _also_train(self, job: Assignment, announcement: RoundAnnouncement, now: float) -> list[Effect]:
+        """The same model is at hand, or on its way: only the round is newer."""
+        if job.stage not in (Stage.FETCHING, Stage.EVALUATING):
+            return self.stop()
+        job.announcement, job.trains = announcement, True
+        job.lease_at, job.overdue = now + announcement.lease_s, False
+        return [joined(job)]
 
     def _retarget(self, job: Assignment, model: ModelRef, now: float) -> list[Effect]:
         effects = job.fetch.stop() if job.fetch is not None else []
         job.model, job.fetch, job.keyframe = model, None, False
         return effects if job.stage is Stage.WAITING else effects + self._begin(now)
+
+    def _evaluate_current(self, now: float) -> list[Effect]:
+        """Nothing else is at hand: evaluate, where the newest announcement asks for it [FED-70]."""
+        if self.current is None or not self._evaluations.is_due(self.current):
+            return []
+        self._job = self._evaluations.assignment(self.current, self._rng(), now)
+        return [] if self._job is None else [joined(self._job), *self.tick(now)]
 
     def _take(self, assignment: Assignment) -> list[Effect]:
         reason = self._outbox.obstacle()
@@ -270,9 +297,9 @@ class Work:
         """Take the assignment that came while another was at work, if it still stands."""
         later, self._next = self._next, None
         if later is None or self.current is None:
-            return []
+            return self._evaluate_current(now)
         if later.announcement is not self.current and now >= later.lease_at:
-            return []  # the coordinator has given the slot to somebody else
+            return self._evaluate_current(now)  # the coordinator has given the slot to somebody else
         later.model = self.current.model
         return self._take(later) + self.tick(now)
 
@@ -280,6 +307,12 @@ class Work:
         job = self._assignment()
         model = job.model
         if self.held == Held(version=model.version, digest=model.digest):
+            if self._evaluations.is_due(self.current, model):
+                job.stage, job.fetch = Stage.EVALUATING, None
+                return [StartEvaluation(model=model, run=job.announcement.run)]
+            if not job.trains:
+                self._job = None
+                return self._advance(now)
             job.stage, job.fetch = Stage.TRAINING, None
             job.tell_at = now + self._settings.progress_after_s
             job.train_until = now + self._settings.bounds.train_s_max if self._settings.bounds.train_s_max else None
@@ -335,15 +368,14 @@ class Work:
 
     def _give_up(self, job: Assignment, reason: str, now: float) -> list[Effect]:
         self._job = None
-        return self._decline(job.announcement, reason, self._settings.decline_retry_s) + self._advance(now)
+        if self.current is not None and self._evaluations.is_due(self.current, job.model):
+            self._evaluations.refuse(self.current, reason, now)
+        effects = self._decline(job.announcement, reason, self._settings.decline_retry_s) if job.trains else []
+        return effects + self._advance(now)
 
     def _decline(self, announcement: RoundAnnouncement, reason: str, retry_after_s: float) -> list[Effect]:
         """Say it once per round, after it is on disk that the round is over [FED-30]."""
-        decline = Decline(
-            run=announcement.run, round=announcement.round, reason=fit_text(reason), retry_after_s=retry_after_s
-        )
-        note = Note(event="round_declined", fields={"round": announcement.round, "reason": decline.reason})
-        return [self._finish_round(announcement), PublishEvent(message=decline), note]
+        return [self._finish_round(announcement), *declined(announcement, reason, retry_after_s)]
 
     def _finish_round(self, announcement: RoundAnnouncement) -> SaveProgress:
         self._set_last(announcement.round)
@@ -357,9 +389,6 @@ class Work:
         if job is None or job.stage is not Stage.TRAINING or job.round != round_id:
             return None
         return job if run is None or run == job.announcement.run else None
-
-    def _fetch_deadline(self) -> float | None:
-        return None if self._job is None or self._job.fetch is None else self._job.fetch.deadline()
 
     def _assignment(self) -> Assignment:
         assert self._job is not None  # noqa: S101 - the callers have just looked

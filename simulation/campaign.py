@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, nullcontext
+from dataclasses import replace
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -20,7 +21,7 @@ from rich.table import Table
 
 from coordinator.committer import CommitterSettings
 from coordinator.downlink import DownlinkSettings
-from coordinator.records import EngineSettings
+from coordinator.records import EngineSettings, SurveySettings
 from coordinator.strategy import StrategySettings, make_strategy
 from edge_node.machine import NodeSettings
 from federation.tasks.registry import default_settings
@@ -51,6 +52,8 @@ FIGURES = (
     "full_disks",
     "stopped_processes",
     "leases_expired",
+    "evaluations",
+    "evaluated_nodes",
 )
 
 
@@ -67,7 +70,7 @@ def random_scenario(seed: int) -> Scenario:
         seed=seed,
         nodes=nodes,
         task=task,
-        engine=_engine(rng, nodes, strategy, task),
+        engine=replace(_engine(rng, nodes, strategy, task), survey=_survey(seed, nodes)),
         committer=CommitterSettings(strategy=make_strategy(StrategySettings(name=strategy)), downlink=downlink),
         node=NodeSettings(node=NodeId("node"), task=task, chunk_bytes=chunk_bytes, outbox_max=rng.choice((1, 2, 16))),
         faults=_faults(rng),
@@ -105,6 +108,14 @@ def _engine(rng: random.Random, nodes: int, strategy: str, task: str) -> EngineS
         spread_s=rng.choice((0.0, 1.0)),
         window_chunks=rng.choice((1, 2, 32)),
         transfers_max=rng.choice((1, 16)),
+    )
+
+
+def _survey(seed: int, nodes: int) -> SurveySettings:
+    """Drawn apart, so that a seed's other choices are those that it has always had."""
+    rng = random.Random(f"campaign/{seed}/survey")  # noqa: S311 - a simulation, not a secret
+    return SurveySettings(
+        every=rng.choice((0, 1, 1, 3)), fraction=rng.choice((0.3, 1.0)), nodes_min=rng.randint(1, nodes)
     )
 
 

@@ -18,11 +18,20 @@ from typing import Any
 import numpy as np
 
 from coordinator.actions import PublishAnnouncement, SendCommand
-from coordinator.records import EngineSettings, RecoveredState, RoundRecord, UpdateRecord, Verdict
+from coordinator.records import (
+    EngineSettings,
+    NodeResult,
+    NodesEvaluation,
+    RecoveredState,
+    RoundRecord,
+    UpdateRecord,
+    Verdict,
+)
 from coordinator.store import Commit, CoordinatorStore
 from edge_node.actions import OutboxSaved
-from federation.protocol.messages import Reason, Receipt, ReceiptStatus, RoundAnnouncement
-from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, UpdateId
+from federation.protocol.messages import EvaluationReceipt, Reason, Receipt, ReceiptStatus, RoundAnnouncement
+from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
+from simulation.survey_checker import SurveyChecker
 
 __all__ = ["Checker"]
 
@@ -59,6 +68,7 @@ class Checker:
         self._made: dict[UpdateId, NodeId] = {}
         self._rounds: dict[RoundId, RoundRecord] = {}
         self._announced: dict[RoundId, tuple[object, ...]] = {}
+        self.surveys = SurveyChecker(self._say)
 
     @property
     def updates(self) -> int:
@@ -72,6 +82,7 @@ class Checker:
         known = self._rounds.setdefault(record.round, record)
         if known != record:
             self._say(f"round {record.round} was reserved twice, for different cohorts")
+        self.surveys.reserved(record)
 
     def stored(self, record: UpdateRecord) -> None:
         """An update is on disk."""
@@ -124,6 +135,14 @@ class Checker:
         self._applied[update] = version
         self.verdicts[ReceiptStatus.APPLIED.value] += 1
 
+    def evaluated(self, run: RunId, result: NodeResult) -> None:
+        """What a node found is on disk."""
+        self.surveys.saved(run, result)
+
+    def surveyed(self, evaluation: NodesEvaluation) -> None:
+        """The mean over the nodes is on disk."""
+        self.surveys.made(evaluation)
+
     # --- the coordinator --------------------------------------------------------------------------------------------
 
     def coordinator_started(self, recovered: RecoveredState) -> None:
@@ -141,8 +160,11 @@ class Checker:
         match effect:
             case SendCommand(command=Receipt() as receipt):
                 self._receipt(receipt, store)
+            case SendCommand(node=node, command=EvaluationReceipt() as evaluated):
+                self.surveys.receipted(node, evaluated)
             case PublishAnnouncement(announcement=announcement):
                 self._announcement(announcement)
+                self.surveys.announced(announcement)
             case _:
                 pass
 
@@ -222,6 +244,7 @@ class Checker:
             verdict = on_disk.get(update)
             if verdict is None or verdict.status is not self._final[update].status:
                 self._say(f"I2: {update} was {self._final[update].status}, the store says {verdict}")
+        self.surveys.close(store)
         versions = [row.record.version for row in store.history()]
         if versions != list(range(len(versions))):
             self._say(f"I3: the history holds the versions {versions}")

@@ -1,12 +1,20 @@
 """The durable state of the participants: the roles' own stores in memory, on a disk that can be full."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from coordinator.memory_store import MemoryStore
-from coordinator.records import RecoveredState, RoundRecord, TransferRecord, UpdateRecord, Verdict
+from coordinator.records import (
+    NodeResult,
+    NodesEvaluation,
+    RecoveredState,
+    RoundRecord,
+    TransferRecord,
+    UpdateRecord,
+    Verdict,
+)
 from coordinator.store import Commit
 from edge_node.memory_store import MemoryNodeStore
 from federation.errors import StorageError
@@ -36,6 +44,12 @@ class Ledger(Protocol):
     def committed(self, commit: Commit) -> None:
         """A version is on disk."""
 
+    def evaluated(self, run: RunId, result: NodeResult) -> None:
+        """What a node found is on disk."""
+
+    def surveyed(self, evaluation: NodesEvaluation) -> None:
+        """The mean over the nodes is on disk."""
+
 
 class CoordinatorDisk(MemoryStore):
     """A `MemoryStore` that tells the ledger, and can be full.
@@ -58,6 +72,7 @@ class CoordinatorDisk(MemoryStore):
     def cut_power(self, rng: random.Random) -> None:
         """What the interface allows to be lost is lost: closed assignments, and chunks of open transfers."""
         self._lazy.clear()
+        self._retained = frozenset()
         for transfer in self._transfers.values():
             for index in [index for index in sorted(transfer.arrived) if rng.random() < CHUNK_LOSS]:
                 size = transfer.record.chunk_bytes
@@ -125,6 +140,25 @@ class CoordinatorDisk(MemoryStore):
         """Remember what an evaluation found."""
         self._write()
         super().save_evaluation(version, metrics)
+
+    def save_node_result(self, result: NodeResult) -> NodeResult:
+        """Save what a node found; its first word stays."""
+        self._write()
+        kept = super().save_node_result(result)
+        self._ledger.evaluated(self.run, kept)
+        return kept
+
+    def close_evaluation(self, version: ModelVersion) -> NodesEvaluation:
+        """Make the mean over the nodes that count, and save it."""
+        self._write()
+        made = super().close_evaluation(version)
+        self._ledger.surveyed(made)
+        return made
+
+    def retain(self, versions: Collection[ModelVersion], best: ModelVersion | None) -> None:
+        """Keep the arrays of exactly these versions and of the best one."""
+        self._write()
+        super().retain(versions, best)
 
     def _synchronise(self) -> None:
         for round_id, nodes in self._lazy:

@@ -101,6 +101,8 @@ class Outcome:
     duplicated: int
     reordered: int
     leases_expired: int
+    evaluations: int
+    evaluated_nodes: int
     wall_s: float
     transcript: str
     violations: tuple[str, ...]
@@ -174,6 +176,8 @@ class Simulation:
 
     def _drained(self) -> bool:
         if self.checker.head < self.scenario.engine.versions or not self.coordinator.alive:
+            return False
+        if self.checker.surveys.open:
             return False
         return not self.checker.unsettled(self._lost()) and not any(node.outbox for node in self.nodes if not node.gone)
 
@@ -256,6 +260,8 @@ class Simulation:
             duplicated=counts.duplicated,
             reordered=counts.reordered,
             leases_expired=checker.heard_events["lease_expired"],
+            evaluations=checker.surveys.results,
+            evaluated_nodes=checker.surveys.counted,
             wall_s=wall_s,
             transcript=self.transcript.digest(),
             violations=tuple(self.surroundings.violations),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from edge_node.evaluation import EvaluationJob, evaluation_event
 from edge_node.training import TrainingJob, Workshop, training_event
 from federation.errors import ConfigError
 from federation.types import RoundId
@@ -16,6 +17,10 @@ __all__ = ["SimTrainer", "Stragglers", "parse_stragglers"]
 
 GIVE_UP_S = 0.05
 """A task asks its stop flag about this often, in seconds."""
+
+
+EVALUATION_SHARE = 0.2
+"""What an evaluation takes of a training's time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +110,16 @@ class SimTrainer:
             self._begin(next_one)
         else:
             self._waiting = next_one
+
+    def evaluate(self, job: EvaluationJob) -> None:
+        """Evaluate; it takes a part of what training takes."""
+        took_s = EVALUATION_SHARE * self._duration_s()
+        self._world.after(took_s, partial(self._evaluated, job, took_s))
+
+    def _evaluated(self, job: EvaluationJob, took_s: float) -> None:
+        if not self._closed:
+            watch = _Stopwatch([0.0, took_s])
+            self._post(evaluation_event(self._workshop.task, self._workshop.manifest, job, watch))
 
     def stop(self, round_id: RoundId) -> None:
         """Ask the job of this round to give up."""

@@ -12,7 +12,7 @@ from typing import Final
 from federation.errors import LocalProtocolError
 from federation.protocol.limits import COHORT_NODES_MAX, FINGERPRINT_BYTES, INT64_MAX
 from federation.protocol.messages import Cohort
-from federation.types import NodeId, RoundId, RunId
+from federation.types import ModelVersion, NodeId, RoundId, RunId
 
 __all__ = [
     "COHORT_NODES_MAX",
@@ -21,6 +21,9 @@ __all__ = [
     "NOBODY",
     "cohort_of",
     "cohort_share",
+    "evaluates",
+    "evaluation_hash",
+    "evaluation_share",
     "fingerprint",
     "includes",
     "share_hash",
@@ -73,6 +76,27 @@ def includes(cohort: Cohort, run: RunId, round_id: RoundId, node: NodeId) -> boo
     return _lists(cohort.fingerprints, fingerprint(run, round_id, node))
 
 
+def evaluation_hash(run: RunId, version: ModelVersion, node: NodeId) -> int:
+    """64 uniform bits per node and version: below the announced share means that it evaluates."""
+    return int.from_bytes(_hash(run, version, node, 8, b"fedmq-evaluate"), "big")
+
+
+def evaluates(share: int | None, run: RunId, version: ModelVersion, node: NodeId) -> bool:
+    """Whether ``node`` is asked to evaluate this version."""
+    if share is None:
+        return False
+    return share == INT64_MAX or evaluation_hash(run, version, node) < share
+
+
+def evaluation_share(run: RunId, version: ModelVersion, nodes: Iterable[NodeId], count: int) -> int:
+    """The share that asks exactly ``count`` of these nodes, and as large a part of those that are not known yet.
+
+    With as many nodes as ``count`` or fewer it is everybody.
+    """
+    hashes = sorted(evaluation_hash(run, version, node) for node in nodes)
+    return INT64_MAX if count >= len(hashes) else hashes[count]
+
+
 def _lists(fingerprints: bytes, wanted: bytes) -> bool:
     low, high = 0, len(fingerprints) // FINGERPRINT_BYTES
     while low < high:
@@ -84,7 +108,7 @@ def _lists(fingerprints: bytes, wanted: bytes) -> bool:
     return fingerprints[low * FINGERPRINT_BYTES : (low + 1) * FINGERPRINT_BYTES] == wanted
 
 
-def _hash(run: RunId, round_id: RoundId, node: NodeId, digest_bytes: int, purpose: bytes) -> bytes:
+def _hash(run: RunId, number: int, node: NodeId, digest_bytes: int, purpose: bytes) -> bytes:
     # None of the three can hold a slash, so the joined text is unambiguous.
-    salted = f"{run}/{round_id}/{node}".encode()
+    salted = f"{run}/{number}/{node}".encode()
     return hashlib.blake2b(salted, digest_size=digest_bytes, person=purpose).digest()

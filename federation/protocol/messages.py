@@ -194,6 +194,8 @@ class RoundAnnouncement:
         lease_s: How long an assignment lasts, in seconds from reading this.
         spread_s: A node waits a random time up to this before it reacts, in seconds.
         final: The run has ended: nothing follows.
+        evaluation: Nodes whose evaluation hash for this version is below it evaluate the model, whoever trains (see
+            cohort.py); 2**64 - 1 is everybody, None is nobody. All announcements of a version say the same.
     """
 
     run: RunId
@@ -208,11 +210,12 @@ class RoundAnnouncement:
     lease_s: float
     spread_s: float
     final: bool = False
+    evaluation: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeState:
-    """``n/{node}/state``, retained and the node's will: birth and death of one incarnation."""
+    """``n/{node}/state``, retained and the node's will: birth and death of one incarnation, and what the device has."""
 
     presence: Presence
     incarnation: Incarnation
@@ -223,6 +226,7 @@ class NodeState:
     codecs: tuple[str, ...] = ()
     activity: Activity = Activity.IDLE
     round: RoundId | None = None
+    capabilities: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,6 +343,39 @@ class Progress:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationReport:
+    """``n/{node}/evt``: what a node found when it evaluated a version; repeated until its receipt.
+
+    Attributes:
+        run: The run that asked.
+        version: The version.
+        digest: Digest of that version as the node held it.
+        num_examples: Local test examples: the weight; 0 when it has not evaluated.
+        metrics: The task's own numbers (finite), at most 16.
+        evaluate_s: Seconds of the evaluation.
+        reason: Why it has not evaluated, for people.
+    """
+
+    run: RunId
+    version: ModelVersion
+    digest: Digest
+    num_examples: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    evaluate_s: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationReceipt:
+    """``n/{node}/cmd``: the word on one report: it counts (applied), came too late (stale), or is refused."""
+
+    run: RunId
+    version: ModelVersion
+    status: ReceiptStatus
+    reason: Reason = Reason.NONE
+
+
 Message = (
     CoordinatorState
     | RoundAnnouncement
@@ -351,5 +388,7 @@ Message = (
     | RetryAfter
     | Rebirth
     | Progress
+    | EvaluationReport
+    | EvaluationReceipt
 )
 """Everything that is said in msgpack; model and update chunks are raw bytes."""

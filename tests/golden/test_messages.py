@@ -13,6 +13,8 @@ from federation.protocol.messages import (
     Cohort,
     CoordinatorState,
     Decline,
+    EvaluationReceipt,
+    EvaluationReport,
     Grant,
     Message,
     ModelPart,
@@ -156,6 +158,41 @@ EXAMPLES: dict[str, Message] = {
     "cancel": Cancel(run=RUN, round=RoundId(9)),
     "retry_after": RetryAfter(update=UPDATE, seconds=30.0),
     "rebirth": Rebirth(),
+    "evaluating_announcement": RoundAnnouncement(
+        run=RUN,
+        epoch=Epoch(4),
+        round=RoundId(11),
+        task="digits",
+        model=ModelRef(
+            version=ModelVersion(2), digest=Digest(bytes(16)), manifest_digest=Digest(bytes(16)), seed=7, parts=()
+        ),
+        cohort=Cohort(share=0),
+        settings=TrainSettings(),
+        codec="lossless",
+        min_base_version=ModelVersion(0),
+        lease_s=60.0,
+        spread_s=0.0,
+        evaluation=2**63,
+    ),
+    "capable_state": NodeState(
+        presence=Presence.ONLINE,
+        incarnation=Incarnation(5),
+        protocol_min=1,
+        protocol_max=1,
+        capabilities={"memory_bytes": 2.0**31, "mains": 1.0},
+    ),
+    "evaluation_report": EvaluationReport(
+        run=RUN,
+        version=ModelVersion(300),
+        digest=Digest(bytes(range(16))),
+        num_examples=120,
+        metrics={"accuracy": 0.875, "loss": 0.5},
+        evaluate_s=0.25,
+    ),
+    "evaluation_refusal": EvaluationReport(
+        run=RUN, version=ModelVersion(300), digest=Digest(bytes(16)), num_examples=0, reason="no test data"
+    ),
+    "evaluation_receipt": EvaluationReceipt(run=RUN, version=ModelVersion(300), status=ReceiptStatus.APPLIED),
     "progress": Progress(round=RoundId(9), activity=Activity.UPLOADING, fraction=0.25, metrics={"loss": 0.5}),
 }
 

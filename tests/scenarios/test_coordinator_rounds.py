@@ -207,7 +207,13 @@ def test_a_finished_run_leaves_when_its_evaluation_has_ended() -> None:
     rig.offer("bob", 0)
 
     ended = rig.tell(actions.Evaluated(version=rig.store.versions[-1].version, metrics={"accuracy": 0.9, "event": 1.0}))
-    assert transcript(ended, notes=True) == ["note evaluated", "publish state offline epoch 1", "stop finished"]
+    assert transcript(ended, notes=True) == [
+        "note evaluated",
+        "note best_version",
+        "retain [] best 1",
+        "publish state offline epoch 1",
+        "stop finished",
+    ]
     assert rig.tell(None) == []
     assert rig.machine.deadline() is None
 

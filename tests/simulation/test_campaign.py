@@ -13,7 +13,15 @@ TESTS = 8
 @pytest.mark.parametrize("chunk", range(TESTS))
 def test_no_invariant_is_violated(chunk: int) -> None:
     """200 seeds with loss, duplicates, crashes, partitions and full disks (`make simulate SEEDS=n` runs more)."""
-    kinds = ("coordinator_crashes", "node_crashes", "broker_crashes", "dropped", "duplicated", "stopped_processes")
+    kinds = (
+        "coordinator_crashes",
+        "node_crashes",
+        "broker_crashes",
+        "dropped",
+        "duplicated",
+        "stopped_processes",
+        "evaluated_nodes",
+    )
     totals = dict.fromkeys(kinds, 0)
     for seed in range(chunk * SEEDS_PER_TEST, (chunk + 1) * SEEDS_PER_TEST):
         outcome, tail = run_seed(seed)

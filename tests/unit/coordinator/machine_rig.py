@@ -6,10 +6,13 @@ from random import Random
 
 from coordinator import actions
 from coordinator.actions import Effect, Event
+from coordinator.evaluation_ledger import mean_of
 from coordinator.machine import CoordinatorMachine
 from coordinator.records import (
     EngineSettings,
     Member,
+    NodeResult,
+    NodesEvaluation,
     RecoveredState,
     RoundRecord,
     TransferRecord,
@@ -102,6 +105,11 @@ class StoreModel:
     verdicts: dict[UpdateId, Verdict] = field(default_factory=dict)
     transfers: dict[UpdateId, TransferRecord] = field(default_factory=dict)
     versions: list[VersionRecord] = field(default_factory=lambda: [version_record(0)])
+    surveys: dict[ModelVersion, NodesEvaluation] = field(default_factory=dict)
+    results: dict[tuple[ModelVersion, NodeId], NodeResult] = field(default_factory=dict)
+    evaluated: dict[ModelVersion, dict[str, float]] = field(default_factory=dict)
+    retained: frozenset[ModelVersion] = frozenset()
+    best: ModelVersion | None = None
 
     def save_round(self, record: RoundRecord) -> None:
         known = self.rounds.get(record.round)
@@ -109,7 +117,32 @@ class StoreModel:
         if known is None:
             assert not self.rounds or record.round > max(self.rounds)
             self.rounds[record.round] = record
+            self._reserve(record)
             self.open[record.round] = list(record.nodes)
+
+    def _reserve(self, record: RoundRecord) -> None:
+        if record.evaluation is None:
+            return
+        survey = NodesEvaluation(version=record.version, share=record.evaluation)
+        assert self.surveys.setdefault(record.version, survey).share == record.evaluation, "another share"
+
+    def save_result(self, result: NodeResult) -> NodeResult:
+        assert result.version in self.surveys, "an evaluation that was never reserved"
+        assert not (result.counted and self.surveys[result.version].closed), "counted after the end"
+        return self.results.setdefault((result.version, result.node), result)
+
+    def close_survey(self, version: ModelVersion) -> NodesEvaluation:
+        survey = self.surveys[version]
+        found = [result for (of, _), result in self.results.items() if of == version]
+        self.surveys[version] = survey if survey.closed else mean_of(survey, found)
+        return self.surveys[version]
+
+    def retain(self, versions: frozenset[ModelVersion], best: ModelVersion | None) -> None:
+        head = self.versions[-1].version
+        there = self.retained | {head, ModelVersion(head - 1)} | ({self.best} if self.best is not None else set())
+        assert versions <= there, "a model is to be kept that is gone"
+        assert best is None or best in there, "the best model is gone"
+        self.retained, self.best = versions, best
 
     def close_round(self, round_id: RoundId, nodes: tuple[NodeId, ...]) -> None:
         self.open[round_id] = [node for node in self.open.get(round_id, []) if node not in nodes]
@@ -164,6 +197,11 @@ class StoreModel:
             delivered=frozenset(update for update, record in self.updates.items() if record.round in numbers),
             stored=tuple(self.updates[update] for update in self.stored()),
             transfers=tuple(self.transfers.values()),
+            evaluated=dict(self.evaluated),
+            surveyed=tuple(self.surveys.values()),
+            reported=frozenset(node for version, node in self.results if version == max(self.surveys)),
+            retained=self.retained if self.best is None else self.retained | {self.best},
+            best=self.best,
         )
 
     def stored(self) -> list[UpdateId]:
@@ -221,7 +259,7 @@ class Rig:
                 pending.extend(self._run(effect))
         return done
 
-    def _run(self, effect: Effect) -> list[Event]:
+    def _run(self, effect: Effect) -> list[Event]:  # noqa: PLR0912 - one branch per effect
         match effect:
             case actions.SaveRound():
                 self.store.save_round(effect.record)
@@ -241,6 +279,15 @@ class Rig:
                 return self._commit(effect)
             case actions.Evaluate():
                 self.evaluations.append(effect.version)
+            case actions.SaveResult(result=result):
+                return [actions.ResultSaved(result=self.store.save_result(result))]
+            case actions.CloseSurvey(version=version):
+                return [actions.SurveyClosed(evaluation=self.store.close_survey(version))]
+            case actions.RetainModels():
+                self.store.retain(effect.versions, effect.best)
+            case actions.SendCommand(node=node, command=messages.EvaluationReceipt() as receipt):
+                saved = self.store.results.get((receipt.version, node))
+                assert receipt.status is ReceiptStatus.REFUSED or saved is not None, "said before it was saved"
             case actions.PublishAnnouncement():
                 self._announce(effect.announcement)
             case actions.SendCommand(node=node, command=messages.Receipt() as receipt):
@@ -272,7 +319,8 @@ class Rig:
         saved = self.store.rounds[announcement.round]
         assert saved.cohort == announcement.cohort, "announced before it was saved"
         assert all(includes(announcement.cohort, RUN, announcement.round, node) for node in saved.nodes)
-        assert announcement.final == (announcement.cohort == NOBODY)
+        assert announcement.evaluation == saved.evaluation, "announced before it was saved"
+        assert announcement.cohort == NOBODY or not announcement.final
         self.announced = announcement
 
     def _check_receipt(self, node: NodeId, receipt: messages.Receipt) -> None:
@@ -322,6 +370,20 @@ class Rig:
     def chunk(self, node: str, update: str, index: int, body: bytes) -> list[Effect]:
         return self.tell(actions.ChunkReceived(node=NodeId(node), update=UpdateId(update), index=index, body=body))
 
+    def report(self, node: str, version: int, num_examples: int = 10, **changes: object) -> list[Effect]:
+        """What a node found, unless changed: the digest of the version, and its numbers."""
+        plain = messages.EvaluationReport(
+            run=RUN, version=ModelVersion(version), digest=digest_of(version), num_examples=num_examples
+        )
+        report = replace(plain, **changes)  # type: ignore[arg-type]
+        known = self.store.results.get((report.version, NodeId(node)))
+        return self.tell(actions.ReportReceived(node=NodeId(node), report=report, known=known))
+
+    def found(self, version: int, **metrics: float) -> list[Effect]:
+        """The coordinator's own evaluation has ended; it is saved before the machine hears of it."""
+        self.store.evaluated[ModelVersion(version)] = metrics
+        return self.tell(actions.Evaluated(version=ModelVersion(version), metrics=metrics))
+
     def decline(self, node: str, round_id: int, retry_after_s: float = 0.0, run: RunId = RUN) -> list[Effect]:
         decline = messages.Decline(run=run, round=RoundId(round_id), reason="busy", retry_after_s=retry_after_s)
         return self.tell(actions.DeclineReceived(node=NodeId(node), decline=decline))
@@ -364,6 +426,9 @@ SAVES = (
     actions.DropTransfer,
     actions.SaveVerdict,
     actions.CommitVersion,
+    actions.SaveResult,
+    actions.CloseSurvey,
+    actions.RetainModels,
 )
 
 
@@ -386,7 +451,8 @@ def _line(effect: Effect) -> str:  # noqa: PLR0911, PLR0912 - one branch per eff
             return f"clear all but model {effect.head.version}"
         case actions.PublishAnnouncement(announcement=announcement):
             final = " final" if announcement.final else ""
-            return f"announce round {announcement.round} of version {announcement.model.version}{final}"
+            asks = "" if announcement.evaluation is None else " to be evaluated"
+            return f"announce round {announcement.round} of version {announcement.model.version}{final}{asks}"
         case actions.SendCommand():
             return f"tell {effect.node} {_command(effect.command)}"
         case actions.StoreUpdate() | actions.StoreTransfer():
@@ -404,6 +470,13 @@ def _line(effect: Effect) -> str:  # noqa: PLR0911, PLR0912 - one branch per eff
             return f"commit {effect.version} of {members} because {effect.reason}"
         case actions.Evaluate():
             return f"evaluate {effect.version}"
+        case actions.SaveResult(result=result):
+            late = "" if result.counted else " too late"
+            return f"save result of {result.node} for {result.version}{late}"
+        case actions.CloseSurvey():
+            return f"close evaluation of {effect.version}"
+        case actions.RetainModels():
+            return f"retain {sorted(effect.versions)} best {effect.best}"
         case actions.Note():
             return f"note {effect.event}"
         case actions.AcceptFailure():
@@ -429,3 +502,6 @@ def _command(command: actions.Command) -> str:
             return f"retry {command.update}"
         case messages.Rebirth():
             return "rebirth"
+        case messages.EvaluationReceipt():
+            reason = "" if command.status is not ReceiptStatus.REFUSED else f" {command.reason.value}"
+            return f"evaluation {command.version} {command.status.value}{reason}"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from edge_node.evaluation import EvaluationJob
 from edge_node.training import TrainingJob, Workshop
 from federation.errors import PayloadTooLarge
 from federation.protocol.chunking import payload_digest
@@ -153,6 +154,10 @@ class RecordingTrainer:
 
     jobs: list[TrainingJob] = field(default_factory=list)
     stopped: list[RoundId] = field(default_factory=list)
+    evaluations: list[EvaluationJob] = field(default_factory=list)
+
+    def evaluate(self, job: EvaluationJob) -> None:
+        self.evaluations.append(job)
 
     def start(self, job: TrainingJob) -> None:
         self.jobs.append(job)

@@ -1,6 +1,6 @@
 """A node's machine on a fake clock: say what happens, read what it does as one line per effect."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from edge_node.actions import (
     AdoptModel,
@@ -36,6 +36,7 @@ from edge_node.actions import (
     TrainingFinished,
     UnsubscribeSegment,
 )
+from edge_node.evaluation_actions import StartEvaluation
 from edge_node.machine import NodeMachine, NodeSettings, TrainBounds
 from federation.protocol.chunking import chunk_count, payload_digest, segments, split
 from federation.protocol.cohort import EVERYONE, NOBODY
@@ -43,6 +44,9 @@ from federation.protocol.messages import (
     Cancel,
     Cohort,
     CoordinatorState,
+    Decline,
+    EvaluationReceipt,
+    EvaluationReport,
     Grant,
     ModelPart,
     ModelRef,
@@ -179,7 +183,14 @@ class Script:
     """
 
     def __init__(
-        self, recovered: RecoveredNode | None = None, *, draw: float = 0.0, online: bool = True, **changes: object
+        self,
+        recovered: RecoveredNode | None = None,
+        *,
+        draw: float = 0.0,
+        online: bool = True,
+        gate: Callable[[], str | None] | None = None,
+        has: Callable[[], Mapping[str, float]] | None = None,
+        **changes: object,
     ) -> None:
         given = {
             "node": NODE,
@@ -190,7 +201,7 @@ class Script:
         }
         self.settings = NodeSettings(**{**given, **changes})  # type: ignore[arg-type]
         known = recovered or RecoveredNode()
-        self.machine = NodeMachine(self.settings, Incarnation(7), known, rng=lambda: draw)
+        self.machine = NodeMachine(self.settings, Incarnation(7), known, rng=lambda: draw, gate=gate, device=has)
         self.now = 100.0
         self.effects: list[Effect] = []
         if online:
@@ -216,6 +227,11 @@ class Script:
             lines += self.wait()
         self.now = now
         return lines
+
+    @property
+    def capabilities(self) -> Mapping[str, float] | None:
+        """What the birth of the last event said of the device."""
+        return next(effect.state.capabilities for effect in self.effects if isinstance(effect, PublishState))
 
     def notes(self) -> list[str]:
         """The notes of the last event."""
@@ -283,7 +299,7 @@ class Script:
     def cancel(self, round_id: int, run: RunId = RUN) -> list[str]:
         return self.command(Cancel(run=run, round=RoundId(round_id)))
 
-    def command(self, command: Receipt | Grant | Cancel | RetryAfter | Rebirth) -> list[str]:
+    def command(self, command: Receipt | Grant | Cancel | RetryAfter | Rebirth | EvaluationReceipt) -> list[str]:
         return self.on(CommandReceived(command=command))
 
 
@@ -292,8 +308,10 @@ def say(effect: Effect) -> str:  # noqa: PLR0911, PLR0912
     match effect:
         case PublishState(state=state):
             return f"state {state.presence} #{state.incarnation} {state.activity} {state.round}"
-        case PublishEvent(message=decline):
-            return f"decline {decline.round}: {decline.reason} ({decline.retry_after_s:g} s)"
+        case PublishEvent(message=message):
+            return _event(message)
+        case StartEvaluation(model=model):
+            return f"evaluate {model.version}"
         case SubscribeSegment():
             return f"subscribe {_segment(effect)}"
         case UnsubscribeSegment():
@@ -326,6 +344,15 @@ def say(effect: Effect) -> str:  # noqa: PLR0911, PLR0912
             return f"stop: {effect.reason}"
         case PublishProgress() | Note():
             return ""
+
+
+def _event(message: Decline | EvaluationReport) -> str:
+    match message:
+        case Decline():
+            return f"decline {message.round}: {message.reason} ({message.retry_after_s:g} s)"
+        case EvaluationReport():
+            reason = f", {message.reason}" if message.reason else ""
+            return f"report {message.version}: {message.num_examples} examples{reason}"
 
 
 def _segment(effect: SubscribeSegment | UnsubscribeSegment) -> str:

@@ -1,0 +1,119 @@
+"""Which version is the best so far, and whether the run has stopped getting better: from evaluations alone.
+
+Early stopping with patience p and minimum delta d (Prechelt, doi 10.1007/3-540-49430-8_3, with evaluations for epochs):
+the run ends after p evaluations in a row of which none is better by d or more than the best one that was. The best
+version is the one with the best value, however small its lead.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from federation.types import ModelVersion
+
+__all__ = ["Goal", "Progress", "Source", "StoppingSettings", "goal_of"]
+
+SMALLER_IS_BETTER = ("loss", "error", "mse", "mae", "rmse", "perplexity")
+"""A metric whose name holds one of these is better when it is smaller."""
+
+
+class Source(StrEnum):
+    """Whose evaluations count."""
+
+    CENTRAL = "central"
+    NODES = "nodes"
+
+
+class Goal(StrEnum):
+    """Which value is better."""
+
+    MAX = "max"
+    MIN = "min"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoppingSettings:
+    """What is called better, and how long to wait for it.
+
+    Attributes:
+        source: Whose evaluations count.
+        metric: Its name; "" is ``accuracy`` where it is reported, else ``loss``.
+        goal: Which value is better; None is what the metric's name says.
+        patience: Evaluations in a row without improvement after which the run ends; 0 is never.
+        min_delta: What counts as an improvement, in the metric's own unit.
+    """
+
+    source: Source = Source.CENTRAL
+    metric: str = ""
+    goal: Goal | None = None
+    patience: int = 0
+    min_delta: float = 0.0
+
+
+def goal_of(metric: str) -> Goal:
+    """Which value of a metric is better, by its name."""
+    return Goal.MIN if any(word in metric.lower() for word in SMALLER_IS_BETTER) else Goal.MAX
+
+
+class Progress:
+    """What has been found so far.
+
+    Attributes:
+        best: The best version whose model is kept; None before the first evaluation that has the metric.
+        value: Its metric.
+        waited: Evaluations since the last improvement.
+    """
+
+    def __init__(self, settings: StoppingSettings) -> None:
+        self._settings = settings
+        self.best: ModelVersion | None = None
+        self.value: float | None = None
+        self.waited = 0
+        self._reference: float | None = None
+        self._newest = ModelVersion(0)
+        self._sign = 1.0
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the patience has ended."""
+        return 0 < self._settings.patience <= self.waited
+
+    def observe(self, source: Source, version: ModelVersion, metrics: Mapping[str, float], *, kept: bool) -> bool:
+        """Take an evaluation in, each version once and in their order; says whether it is the best one now.
+
+        Args:
+            source: Whose evaluation.
+            version: Of which version.
+            metrics: What it found.
+            kept: Whether the version's model is there: only then can it be called the best.
+        """
+        score = self._score(metrics)
+        if source is not self._settings.source or score is None or version <= self._newest:
+            return False
+        self._newest = version
+        if self._reference is None or score - self._reference >= max(self._settings.min_delta, _TINY):
+            self._reference, self.waited = score, 0
+        else:
+            self.waited += 1
+        if not kept or (self.value is not None and score <= self._signed(self.value)):
+            return False
+        self.best, self.value = version, self._signed(score)
+        return True
+
+    def _name(self, metrics: Mapping[str, float]) -> str:
+        return self._settings.metric or ("accuracy" if "accuracy" in metrics else "loss")
+
+    def _score(self, metrics: Mapping[str, float]) -> float | None:
+        """The metric, turned so that more is better."""
+        name = self._name(metrics)
+        if name not in metrics:
+            return None
+        self._sign = 1.0 if (self._settings.goal or goal_of(name)) is Goal.MAX else -1.0
+        return self._signed(metrics[name])
+
+    def _signed(self, value: float) -> float:
+        return self._sign * value
+
+
+_TINY = 5e-324
+"""The smallest difference: without a minimum delta, what is equal is no improvement."""
