@@ -239,13 +239,7 @@ class PublishProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscribeSegment:
-    """Pull one segment of a model part: at most 256 retained chunks.
-
-    Attributes:
-        version: The part's version.
-        segment: Its name.
-        indices: Pull only these chunks, each with a subscription to its own topic; empty is the whole segment.
-    """
+    """Pull one segment of a model part, at most 256 retained chunks; only ``indices``, each by its topic, where given."""
 
     version: ModelVersion
     segment: str
