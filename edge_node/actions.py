@@ -239,7 +239,7 @@ class PublishProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscribeSegment:
-    """Pull one segment of a model part, at most 256 retained chunks; only ``indices``, each by its topic, where given."""
+    """Pull one segment of a model part (256 retained chunks at most), or only ``indices``, each by its own topic."""
 
     version: ModelVersion
     segment: str
