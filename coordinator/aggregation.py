@@ -17,7 +17,7 @@ from federation.protocol.messages import Reason
 from federation.types import UpdateId
 from update_codec import Accumulator, CodecError, FrameInfo, HeadroomError, Manifest, NonFiniteFrame, Vectors
 
-__all__ = ["AggregateLimits", "Aggregated", "Unusable", "aggregate"]
+__all__ = ["AggregateLimits", "Aggregated", "Combine", "Combined", "Unusable", "aggregate"]
 
 
 NORM_ENTRIES = 1 << 16
@@ -73,6 +73,7 @@ def aggregate(
     strategy: Strategy,
     context: tuple[Manifest, State, AggregateLimits],
     examine: Examine | None = None,
+    combine: "Combine | None" = None,
 ) -> Aggregated | Unusable:
     """Aggregate the members and take the server's step.
 
@@ -84,6 +85,7 @@ def aggregate(
         strategy: Weights and step.
         context: The model's manifest, the strategy's state, and the limits.
         examine: Describes a frame; None looks at each one anew.
+        combine: Makes one update of all; None decodes the frames, and takes their mean or the robust rule's choice.
 
     Returns:
         The step, or who is to blame; the culprits are never empty, so that trying again comes to an end.
@@ -92,7 +94,8 @@ def aggregate(
     # Float sums may depend on their order: not on that of the arrival.
     members = sorted(members, key=lambda member: member.update)
     weights = strategy.weigh(members)
-    combine = _mean if limits.rule is None else _robust
+    if combine is None:
+        combine = _mean if limits.rule is None else _robust
     combined = combine(members, payload, weights, (manifest, limits, examine or Inspections(manifest)))
     if isinstance(combined, Unusable):
         return combined
@@ -105,8 +108,14 @@ def aggregate(
     return Aggregated(step=Vectors(step, mean.statistics, mean.counters), state=new_state)
 
 
-_Combined = tuple[Vectors, dict[UpdateId, float]]
+Combined = tuple[Vectors, dict[UpdateId, float]]
 """The aggregate, and the norm of every update."""
+
+Combine = Callable[
+    [Sequence[Member], Callable[[UpdateId], bytes], Weights, tuple[Manifest, AggregateLimits, Examine]],
+    Combined | Unusable,
+]
+"""From members, payloads, weights, and the manifest, the limits and what describes a frame, to the aggregate."""
 
 
 def _mean(
@@ -114,7 +123,7 @@ def _mean(
     payload: Callable[[UpdateId], bytes],
     weights: Weights,
     context: tuple[Manifest, AggregateLimits, Examine],
-) -> _Combined | Unusable:
+) -> Combined | Unusable:
     manifest, limits, examine = context
     total, norms = Accumulator(manifest), dict[UpdateId, float]()
     for member, weight in zip(members, weights.values, strict=True):
@@ -133,7 +142,7 @@ def _robust(
     payload: Callable[[UpdateId], bytes],
     weights: Weights,
     context: tuple[Manifest, AggregateLimits, Examine],
-) -> _Combined | Unusable:
+) -> Combined | Unusable:
     manifest, limits, examine = context
     frames, infos = list[bytes](), list[FrameInfo]()
     for member in members:

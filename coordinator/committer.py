@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from coordinator.aggregation import Aggregated, AggregateLimits, Unusable, aggregate
+from coordinator.aggregation import Aggregated, AggregateLimits, Combine, Unusable, aggregate
 from coordinator.downlink import DownlinkSettings, Published, advance, first_model, follows_initial
 from coordinator.inspection import Examine, Inspections
 from coordinator.records import Member, VersionRecord
@@ -41,18 +41,25 @@ class Committer:
         store: Has the head and the payloads.
         head: The head's record.
         settings: How.
+        combine: See `coordinator.aggregation.aggregate`; a simulation without frames has its own.
 
     Raises:
         StorageError: The head cannot be read.
     """
 
-    def __init__(self, store: CoordinatorStore, head: VersionRecord, settings: CommitterSettings) -> None:
+    def __init__(
+        self,
+        store: CoordinatorStore,
+        head: VersionRecord,
+        settings: CommitterSettings,
+        combine: Combine | None = None,
+    ) -> None:
         manifest = store.manifest()
         if manifest is None:
             raise StorageError("the store has no manifest")
         self.manifest: Manifest = manifest
         self.examine: Examine = Inspections(manifest)
-        self._store, self._settings = store, settings
+        self._store, self._settings, self._combine = store, settings, combine
         self._head, self._model = head, store.model(head.version)
         self._delta: bytes | None = None
 
@@ -109,7 +116,8 @@ class Committer:
     def _make(self, members: Sequence[Member]) -> Published | Unusable:
         settings = self._settings
         context = (self.manifest, self._model.strategy, settings.limits)
-        result = aggregate(members, self._store.payload, settings.strategy, context, self.examine)
+        made = (self.examine, self._combine)
+        result = aggregate(members, self._store.payload, settings.strategy, context, *made)
         match result:
             case Unusable():
                 return result

@@ -145,7 +145,8 @@ class RoundSection(Section):
         spread_s: Nodes react within a random time up to this, in seconds.
         fraction: Ask this share of the nodes online, ``concurrency`` of them at most; 1 asks all. Synchronous only.
         over_selection: Ask so many times more nodes than are waited for; who comes too late is stale. Synchronous only.
-        selector: ``uniform``, ``fair``, ``reliable``, ``capable``, or ``package.module:factory``.
+        selector: ``uniform``, ``fair``, ``reliable``, ``capable``, ``repeatable``, or
+            ``package.module:factory``.
         needs: What a node must have to be asked, such as ``{ memory_bytes = 2e8, battery = 0.3 }``: ``memory_bytes``,
             ``cores``, ``battery`` (0 to 1; mains power is any), ``link_bytes_s``. What a node does not say counts as
             enough.

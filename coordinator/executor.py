@@ -39,7 +39,7 @@ from coordinator.actions import (
 )
 from coordinator.aggregation import Unusable
 from coordinator.committer import Committer
-from coordinator.inspection import check_update
+from coordinator.inspection import Examine, Refusal, check_update
 from coordinator.publisher import ModelPublisher, Publisher
 from coordinator.records import UpdateRecord
 from coordinator.store import CoordinatorStore, Figures
@@ -87,6 +87,7 @@ class ExecutorParts:
         traffic: Counts bytes; shared with `Inbound`.
         update_norm_max: Updates with a larger L2 norm are refused.
         signer: The coordinator's key; None says everything without a signature.
+        check: Looks at an update before it is kept.
         passing: Passes a failpoint in the order of the publishes, wherever these are held back.
     """
 
@@ -101,6 +102,7 @@ class ExecutorParts:
     traffic: Traffic = field(default_factory=Traffic)
     update_norm_max: float = 1e5
     signer: Signer | None = None
+    check: Callable[[UpdateRecord, bytes, Examine, float], Refusal | None] = check_update
     passing: Callable[[str], None] = failpoint
 
 
@@ -213,7 +215,7 @@ class CoordinatorExecutor:
                 assert_never(effect)
 
     def _save_update(self, record: UpdateRecord, payload: bytes) -> Event:
-        found = check_update(record, payload, self._parts.committer.examine, self._parts.update_norm_max)
+        found = self._parts.check(record, payload, self._parts.committer.examine, self._parts.update_norm_max)
         if found is not None:
             reason, detail = found
             return UpdateRejected(update=record.update, node=record.node, reason=reason, detail=detail)

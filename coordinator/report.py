@@ -40,6 +40,7 @@ def build_report(
         "codec": codec,
         "model_parameters": 0 if manifest is None else manifest.parameter_count,
         "rounds": rounds,
+        "model_digest": bytes(rows[-1].record.digest).hex() if rows else None,
         "final_accuracy": _last_accuracy(rows),
         "loop_wall_s": sum(row.figures.wall_s for row in rows),
         "bytes_up_total": sum(row.figures.bytes_up for row in rows) + tail[0],

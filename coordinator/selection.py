@@ -6,6 +6,7 @@ Candidates are online, compatible, idle, within their quota, and neither resting
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from importlib import import_module
 from typing import Protocol, runtime_checkable
 
@@ -139,11 +140,31 @@ def is_able(capabilities: Mapping[str, float] | None, needs: Mapping[str, float]
     return all(has.get(name, least) >= least or (name == "battery" and charged) for name, least in needs.items())
 
 
+class RepeatableSelector:
+    """The same nodes in every run of a fleet: each selection ranks the candidates by a hash of its number and the name.
+
+    For experiments: a simulation and real processes ask the same nodes. A restart begins with the first number again.
+    """
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def select(self, candidates: Sequence[NodeId], count: int, rng: Rng) -> tuple[NodeId, ...]:
+        """Choose the ``count`` candidates of the lowest rank; neither their order nor ``rng`` matters."""
+        del rng
+        self._number += 1
+        return tuple(sorted(candidates, key=self._rank)[:count])
+
+    def _rank(self, node: NodeId) -> tuple[bytes, NodeId]:
+        return blake2b(f"{self._number}/{node}".encode(), digest_size=8).digest(), node
+
+
 SELECTORS: Mapping[str, Callable[[], Selector]] = {
     "uniform": UniformSelector,
     "fair": FairSelector,
     "reliable": ReliableSelector,
     "capable": CapableSelector,
+    "repeatable": RepeatableSelector,
 }
 
 

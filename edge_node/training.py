@@ -26,7 +26,7 @@ from federation.tasks.scaffold import ScaffoldTask, with_controls
 from federation.types import NodeId, RoundId
 from update_codec import CodecSpec, Manifest, ManifestError, SpecError, Vectors
 
-__all__ = ["ThreadTrainer", "Trainer", "TrainingJob", "Workshop", "run_round", "training_event"]
+__all__ = ["ThreadTrainer", "Trainer", "TrainingJob", "Workshop", "codec_seed", "run_round", "training_event"]
 
 POST_TIMEOUT_S = 60.0
 """How long a result waits for a place in the inbox: a driver that takes nothing for this long is dead, in seconds."""
@@ -123,7 +123,7 @@ def run_round(workshop: Workshop, job: TrainingJob, stop: Stop, clock: Clock) ->
         raise TaskError("stopped")
     failpoint("node_trained")
     delta = difference(job.base, result.parameters, manifest, norm_max=workshop.norm_max)
-    seed = _codec_seed(announcement, workshop.node)
+    seed = codec_seed(announcement, workshop.node)
     update = encode_update(delta, manifest, spec, residual=job.residual, share=job.residual_share, seed=seed)
     return FinishedTraining(
         round=announcement.round,
@@ -240,7 +240,7 @@ class ThreadTrainer:
         return flag.is_set()
 
 
-def _codec_seed(announcement: RoundAnnouncement, node: NodeId) -> int:
+def codec_seed(announcement: RoundAnnouncement, node: NodeId) -> int:
     """Every node and round draws another dither."""
     text = f"{announcement.run}/{announcement.round}/{node}".encode()
     return int.from_bytes(blake2b(text, digest_size=4).digest(), "little")

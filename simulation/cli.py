@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,7 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from simulation.federation import Outcome, Simulation, quiet_log
-from simulation.fleet import FleetOptions, fleet_scenario
+from simulation.fleet import PER_ROUND_LEAST, FleetOptions, fleet_scenario
+from simulation.train_cli import TrainOptions, train
 
 __all__ = ["simulate"]
 
@@ -32,13 +34,28 @@ def simulate(  # noqa: PLR0913 - one parameter per option of the command line
         int | None, typer.Option(help="Nodes training at once. Default: a tenth, at least 10.")
     ] = None,
     buffer: Annotated[int | None, typer.Option(help="Updates that make a version; below --per-round: FedBuff.")] = None,
-    task: Annotated[str, typer.Option(help="quadratic, null, quadratic-500, ... or FILE.py:FUNCTION.")] = "quadratic",
+    task: Annotated[
+        str | None, typer.Option(help="quadratic, null-500, digits, ... or FILE.py:FUNCTION. Default: quadratic.")
+    ] = None,
     codec: Annotated[
         str, typer.Option(help="Codec of the updates: lossless is the fastest, edge the smallest.")
     ] = "lossless",
     faults: Annotated[str, typer.Option(help="none, mild, harsh, and key=value pairs: mild,drop=0.05.")] = "none",
     stragglers: Annotated[str, typer.Option(help="key=value: train_s, spread, jitter, slow_share, slow_factor.")] = "",
     seed: Annotated[int, typer.Option(help="Everything random comes from it.")] = 0,
+    real: Annotated[bool, typer.Option("--train", help="Train for real; the options below are for this.")] = False,
+    data: Annotated[Path | None, typer.Option(help="Data folder. Default: bundled or downloaded.")] = None,
+    partition: Annotated[str | None, typer.Option(help="iid, shards:N, dirichlet:ALPHA or natural.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="fedavg, fedavgm, fedadam, fedbuff, ... Default: fits.")] = None,
+    selector: Annotated[str, typer.Option(help="uniform, fair, repeatable, ...")] = "uniform",
+    outages: Annotated[str, typer.Option(help="Nodes that lose their link in training: share=0.2,away_s=30.")] = "",
+    workers: Annotated[int, typer.Option(help="Processes that train, on one copy of the data.", min=1, max=64)] = 1,
+    stack: Annotated[bool, typer.Option(help="Train several nodes at once where that is possible.")] = True,
+    evaluate_every: Annotated[int, typer.Option(help="Evaluate each n-th version; 0 is never.", min=0)] = 1,
+    config: Annotated[Path | None, typer.Option(help="A coordinator's TOML file.", exists=True)] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of a coordinator: train.learning_rate=0.1")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
 ) -> None:
     """Run both machines in virtual time, without a broker: the same code as in production, hours in seconds.
@@ -54,14 +71,40 @@ def simulate(  # noqa: PLR0913 - one parameter per option of the command line
     \b
     Examples:
       coordinator simulate --nodes 1000 --rounds 100
+      coordinator simulate --train --task mnist-mlp --nodes 10 --per-round 5 --rounds 5
       coordinator simulate --nodes 200 --rounds 50 --buffer 10 --per-round 40 --faults mild,vanish=0.2
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    if real:
+        train(
+            TrainOptions(
+                task=task or "digits",
+                nodes=nodes,
+                rounds=rounds,
+                per_round=per_round or min(nodes, max(PER_ROUND_LEAST, nodes // 10)),
+                buffer=buffer,
+                codec=codec,
+                strategy=strategy,
+                selector=selector,
+                partition=partition,
+                data=data,
+                stragglers=stragglers,
+                outages=outages,
+                seed=seed,
+                evaluate_every=evaluate_every,
+                config=config,
+                settings=settings or (),
+                stacked=stack,
+                workers=workers,
+            ),
+            as_json=as_json,
+        )
+        return
     options = FleetOptions(
         nodes=nodes,
         rounds=rounds,
         per_round=per_round,
         buffer=buffer,
-        task=task,
+        task=task or "quadratic",
         codec=codec,
         faults=faults,
         stragglers=stragglers,

@@ -5,29 +5,33 @@ For tests and benchmarks of strategies: what a node does, and how long it takes,
 
 import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from coordinator.actions import (
     BrokerConnected,
+    DeclineReceived,
     Event,
     NodeStateReceived,
     OfferReceived,
     PublishAnnouncement,
     SendCommand,
 )
+from coordinator.aggregation import Combine
 from coordinator.committer import Committer, CommitterSettings, first_commit
 from coordinator.executor import CoordinatorExecutor, ExecutorParts
+from coordinator.inspection import Examine, Refusal, check_update
 from coordinator.machine import CoordinatorMachine
 from coordinator.memory_store import MemoryStore
-from coordinator.records import EngineSettings
+from coordinator.records import EngineSettings, UpdateRecord
 from coordinator.selection import make_selector
 from federation.protocol.chunking import payload_digest
 from federation.protocol.cohort import includes
-from federation.protocol.messages import NodeState, Presence, Receipt, RoundAnnouncement, UpdateOffer
+from federation.protocol.messages import Decline, NodeState, Presence, Receipt, RoundAnnouncement, UpdateOffer
 from federation.protocol.topics import Topics
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
-from federation.types import FederationId, Incarnation, NodeId, update_id
+from federation.types import Digest, FederationId, Incarnation, NodeId, update_id
 from update_codec import CodecSpec, Manifest, Vectors, encode
 
 __all__ = ["DirectCoordinator", "Question", "Setup"]
@@ -63,6 +67,8 @@ class Setup:
         selector: Who is asked.
         seed: Of the selection.
         update_norm_max: Longer updates are refused.
+        combine: See `coordinator.aggregation.aggregate`; None decodes frames.
+        check: Looks at an update before it is kept.
     """
 
     manifest: Manifest
@@ -72,6 +78,8 @@ class Setup:
     selector: str = "uniform"
     seed: int = 0
     update_norm_max: float = 1e5
+    combine: Combine | None = None
+    check: Callable[[UpdateRecord, bytes, Examine, float], Refusal | None] = check_update
 
 
 class DirectCoordinator:
@@ -93,13 +101,13 @@ class DirectCoordinator:
             setup.manifest, first_commit(setup.initial, setup.manifest, setup.committer.downlink, seed=None)
         )
         recovered = self.store.recovered(recent=setup.engine.max_staleness + 1)
-        self._committer = Committer(self.store, recovered.head, setup.committer)
+        self._committer = Committer(self.store, recovered.head, setup.committer, setup.combine)
         self._executor = self._make_executor()
         rng = random.Random(setup.seed).random  # noqa: S311 - a simulation must repeat
         self._machine = CoordinatorMachine(setup.engine, recovered, selector=make_selector(setup.selector), rng=rng)
         self.tell(BrokerConnected())
         for node in self._nodes:
-            self.tell(NodeStateReceived(node=node, state=_online(setup.engine.task)))
+            self.tell(NodeStateReceived(node=node, state=_state(setup.engine.task, Presence.ONLINE)))
         self.pass_time(setup.engine.settle_s)
 
     @property
@@ -139,7 +147,30 @@ class DirectCoordinator:
             self.tell(None)
         self._clock.now = end
 
-    def answer(self, question: Question, update: Vectors | bytes, num_examples: int) -> None:
+    @property
+    def digest(self) -> Digest:
+        """Names the newest version's bits."""
+        return self._committer.head.digest
+
+    def leave(self, node: NodeId) -> None:
+        """The node's connection is lost."""
+        self.tell(NodeStateReceived(node=node, state=_state(self._setup.engine.task, Presence.LOST)))
+
+    def come_back(self, node: NodeId) -> None:
+        """The node is online again."""
+        self.tell(NodeStateReceived(node=node, state=_state(self._setup.engine.task, Presence.ONLINE)))
+
+    def decline(self, node: NodeId, decline: Decline) -> None:
+        """The node will not train, or could not."""
+        self.tell(DeclineReceived(node=node, decline=decline))
+
+    def answer(
+        self,
+        question: Question,
+        update: Vectors | bytes,
+        num_examples: int,
+        metrics: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         """The node has trained; a frame is passed on as it is."""
         announcement = question.announcement
         spec = CodecSpec.parse(announcement.codec)
@@ -152,7 +183,7 @@ class DirectCoordinator:
             base_version=announcement.model.version,
             base_digest=announcement.model.digest,
             num_examples=num_examples,
-            metrics={},
+            metrics=dict(metrics),
             codec=str(spec),
             payload_bytes=len(frame),
             payload_digest=payload_digest(frame),
@@ -179,13 +210,14 @@ class DirectCoordinator:
                 now=lambda: self._clock.now,
                 say=lambda _event, _fields: None,
                 update_norm_max=self._setup.update_norm_max,
+                check=self._setup.check,
             )
         )
 
 
-def _online(task: str) -> NodeState:
+def _state(task: str, presence: Presence) -> NodeState:
     return NodeState(
-        presence=Presence.ONLINE,
+        presence=presence,
         incarnation=Incarnation(1),
         protocol_min=PROTOCOL_MIN,
         protocol_max=PROTOCOL_VERSION,

@@ -32,6 +32,7 @@ class DemoPlan:
         settings: How nodes train.
         evaluate_every: Evaluate each n-th version; 0 is never.
         partition: How the task's data is divided; None is the task's own way.
+        selector: Who is asked.
     """
 
     task: str
@@ -48,6 +49,7 @@ class DemoPlan:
     settings: TrainSettings
     evaluate_every: int = 1
     partition: str | None = None
+    selector: str = "uniform"
 
     @property
     def synchronous(self) -> bool:
@@ -76,6 +78,7 @@ class DemoOptions:
     data: Path | None = None
     broker: str | None = None
     partition: str | None = None
+    selector: str = "uniform"
 
 
 def make_plan(options: DemoOptions) -> DemoPlan:
@@ -107,6 +110,7 @@ def make_plan(options: DemoOptions) -> DemoPlan:
         broker=options.broker,
         settings=default_settings(options.task),
         partition=options.partition,
+        selector=options.selector,
     )
 
 
@@ -134,6 +138,7 @@ def coordinator_settings(plan: DemoPlan, *, broker_url: str, state: Path) -> Map
             "nodes_min": plan.nodes,
             "lease_s": 120.0,
             "max_wait_s": 60.0,
+            "selector": plan.selector,
             "exit_when_finished": True,
         },
         "evaluation": {"every": plan.evaluate_every},

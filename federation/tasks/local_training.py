@@ -37,27 +37,36 @@ class LocalTraining:
 
     def roles(self) -> Mapping[str, Role]:
         """Roles of the model's buffers."""
-        return self._model.roles()
+        return self.model.roles()
 
     def prepare(self) -> None:
         """Make the model, read the data and run one step on two examples, whose result is thrown away."""
-        with self._guarded(seed=0):
+        with self.guarded(seed=0):
             inputs, targets = next(self._train_data.in_order(2))
-            loss = self._task.loss(self._model.module(inputs), targets)
-            torch.autograd.grad(loss, self._model.trainable, allow_unused=True)
+            loss = self._task.loss(self.model.module(inputs), targets)
+            torch.autograd.grad(loss, self.model.trainable, allow_unused=True)
 
     def train(
         self, parameters: Parameters, settings: TrainSettings, stop: Stop, correction: Parameters | None = None
     ) -> TrainResult:
         """See `TorchTask.train` and `TorchTask.train_corrected`."""
-        seed = _node_seed(settings.seed, self._task.context.node_index or 0)
+        seed = node_seed(settings.seed, self._task.context.node_index or 0)
         plan = TrainingPlan(settings=settings, seed=seed, stop=stop, correction=correction)
-        with self._guarded(seed):
+        with self.guarded(seed=0):
             data = self._train_data
-            self._model.load(parameters)
-            outcome = train_locally(self._model, self._task.loss, data, plan)
+        return self._train_on(data, parameters, plan)
+
+    def train_on(self, data: LocalData, node: int, parameters: Parameters, settings: TrainSettings) -> TrainResult:
+        """Train as the node of this index, on its data; nobody stops it."""
+        plan = TrainingPlan(settings=settings, seed=node_seed(settings.seed, node), stop=bool)
+        return self._train_on(data, parameters, plan)
+
+    def _train_on(self, data: LocalData, parameters: Parameters, plan: TrainingPlan) -> TrainResult:
+        with self.guarded(plan.seed):
+            self.model.load(parameters)
+            outcome = train_locally(self.model, self._task.loss, data, plan)
         return TrainResult(
-            parameters=self._model.dump(),
+            parameters=self.model.dump(),
             num_examples=max(1, data.num_examples),
             metrics={"loss": outcome.loss},
             steps=outcome.steps,
@@ -65,9 +74,9 @@ class LocalTraining:
 
     def evaluate(self, parameters: Parameters) -> Metrics:
         """See `TorchTask.evaluate`."""
-        with self._guarded(seed=0):
-            self._model.load(parameters)
-            self._model.module.eval()
+        with self.guarded(seed=0):
+            self.model.load(parameters)
+            self.model.module.eval()
             data = self._test_data
             # Only here: a model or data made in inference mode could never be trained on.
             with torch.inference_mode():
@@ -75,15 +84,15 @@ class LocalTraining:
 
     def predict(self, parameters: Parameters, inputs: Array) -> Array:
         """See `TorchTask.predict`."""
-        with self._guarded(seed=0):
-            self._model.load(parameters)
-            self._model.module.eval()
+        with self.guarded(seed=0):
+            self.model.load(parameters)
+            self.model.module.eval()
             with torch.inference_mode():
-                return np.asarray(self._model.module(as_tensor(inputs).to(self.device)).cpu().numpy())
+                return np.asarray(self.model.module(as_tensor(inputs).to(self.device)).cpu().numpy())
 
     def export(self, parameters: Parameters, form: ProgramForm, notes: Mapping[str, str]) -> bytes:
         """See `TorchTask.export`."""
-        with self._guarded(seed=0):
+        with self.guarded(seed=0):
             # A model of its own: on the CPU, and whatever tracing leaves in it is gone with it.
             model = LocalModel(self._task.model(), torch.device("cpu"))
             model.load(parameters)
@@ -103,7 +112,7 @@ class LocalTraining:
     def _measure(self, data: LocalData) -> Metrics:
         examples, loss_sum, right, answers = 0, 0.0, 0, 0
         for inputs, targets in data.in_order(EVALUATION_BATCH):
-            output = self._model.module(inputs)
+            output = self.model.module(inputs)
             loss_sum += self._task.loss(output, targets).item() * len(targets)
             examples += len(targets)
             if self._task.accuracy and _are_classes(output, targets):
@@ -113,7 +122,7 @@ class LocalTraining:
         return metrics | {"accuracy": right / answers} if answers else metrics
 
     @contextmanager
-    def _guarded(self, seed: int) -> Iterator[None]:
+    def guarded(self, seed: int) -> Iterator[None]:
         """Set torch's threads and seed, and turn what the user's model or data raise into `TaskError`."""
         if self._task.threads:
             # OpenMP's setting belongs to the calling thread: the worker that trains must make it itself.
@@ -125,7 +134,8 @@ class LocalTraining:
             raise TaskError(f"the task's model, data or loss failed: {type(error).__name__}: {error}") from error
 
     @cached_property
-    def _model(self) -> LocalModel:
+    def model(self) -> LocalModel:
+        """The one model that is trained and evaluated, round after round."""
         with _seeded(0):
             return LocalModel(self._task.model(), self.device)
 
@@ -142,7 +152,7 @@ def _are_classes(output: Any, targets: Any) -> bool:
     return not targets.is_floating_point() and output.ndim == targets.ndim + 1
 
 
-def _node_seed(seed: int, node_index: int) -> int:
+def node_seed(seed: int, node_index: int) -> int:
     """A seed of its own for each node and round: a sum would give node 1 of one round node 0's of the next."""
     return int(np.random.SeedSequence([abs(seed), node_index]).generate_state(1, np.uint64)[0] >> 1)
 

@@ -1,0 +1,97 @@
+"""Train nodes that share one torch model and one data set: one after the other, or several at once."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from federation.errors import TaskError
+from federation.task import Parameters
+from federation.tasks.local_data import TensorData, as_tensor
+from federation.tasks.local_training import LocalTraining, node_seed
+from federation.tasks.partitioners import Rows
+from federation.tasks.pool import Trained, Work
+from federation.tasks.stacked import Stack, Stacked
+from federation.tasks.torch_task import TorchTask
+from federation.tasks.whole_data import WholeData
+
+__all__ = ["PartTrainer"]
+
+STACK_BYTES_MAX = 32 << 20
+"""Models that are trained at once together take so many bytes at most: what is in the cache is fast."""
+
+STACK_NODES_MAX = 256
+
+
+class PartTrainer:
+    """One model, one data set, and the rows of every node.
+
+    Args:
+        task: A node's task.
+        data: Everybody's data.
+        parts: The rows of every node.
+    """
+
+    def __init__(self, task: TorchTask, data: WholeData, parts: Sequence[Rows]) -> None:
+        self._training, self._parts = LocalTraining(task), parts
+        self._task = task
+        inputs, targets = data.everything()
+        device = self._training.device
+        self._inputs, self._targets = as_tensor(inputs).to(device), as_tensor(targets).to(device)
+        self._rows = [torch.from_numpy(np.ascontiguousarray(rows)).to(device) for rows in parts]
+        self._stacked: Stacked | None = None
+        self._objection: str | None = None
+        self._looked = False
+
+    def prepare(self) -> None:
+        """Everything is loaded already; find out whether the model can be stacked."""
+        self._stacked_trainer()
+
+    def train(self, work: Work, *, stacked: bool) -> Iterator[Trained]:
+        """Train everybody that this work names."""
+        trainer = self._stacked_trainer() if stacked and len(work.nodes) > 1 else None
+        if trainer is None:
+            yield from (self._one(node, work) for node in work.nodes)
+            return
+        seeds = [node_seed(work.settings.seed, node) for node in work.nodes]
+        rows = [self._rows[node] for node in work.nodes]
+        with self._training.guarded(seed=0):
+            groups = trainer.groups(rows, work.settings, seeds, self._nodes_at_once(work.base))
+            for group in groups:
+                stack = trainer.train(work.base, group, (self._inputs, self._targets), work.settings)
+                yield from self._results(work, stack)
+
+    def _nodes_at_once(self, base: Parameters) -> int:
+        model_bytes = sum(array.nbytes for array in base.values())
+        return max(1, min(STACK_NODES_MAX, STACK_BYTES_MAX // max(1, model_bytes)))
+
+    def _stacked_trainer(self) -> Stacked | None:
+        if not self._looked:
+            self._looked = True
+            with self._training.guarded(seed=0):
+                made = Stacked(self._training.model, self._task.loss)
+                self._objection = made.objection(self._inputs[:4], self._targets[:4])
+                self._stacked = made if self._objection is None else None
+        return self._stacked
+
+    def _results(self, work: Work, stack: Stack) -> Iterator[Trained]:
+        for place, index in enumerate(stack.places):
+            node = work.nodes[index]
+            loss = float(stack.losses[place])
+            examples = len(self._parts[node])
+            parameters = {name: tensor[place] for name, tensor in stack.parameters.items()}
+            finite = np.isfinite(loss) and all(np.isfinite(array).all() for array in parameters.values())
+            if finite:
+                yield Trained(node=node, parameters=parameters, num_examples=examples, metrics={"loss": loss})
+            else:
+                why = f"local training diverged: lower learning_rate (it is {work.settings.learning_rate})"
+                yield Trained(node=node, parameters={}, num_examples=examples, metrics={}, failure=why)
+
+    def _one(self, node: int, work: Work) -> Trained:
+        rows = self._rows[node]
+        try:
+            data = TensorData(self._inputs[rows], self._targets[rows], self._training.device)
+            result = self._training.train_on(data, node, work.base, work.settings)
+        except TaskError as error:
+            return Trained(node=node, parameters={}, num_examples=len(rows), metrics={}, failure=str(error))
+        return Trained(node=node, parameters=result.parameters, num_examples=len(rows), metrics=result.metrics)

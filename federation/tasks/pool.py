@@ -1,0 +1,146 @@
+"""Many nodes' training in one process, with one copy of the data: what a simulation trains with.
+
+Arrays go in and out, as everywhere at this boundary. Each node's result is that of its own `TorchTask` in a process of
+its own: bit for bit when nodes are trained one after the other, within rounding when they are stacked (`stacked.py`).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from federation.errors import TaskError
+from federation.protocol.messages import TrainSettings
+from federation.task import Metrics, Parameters, Task, TaskContext, TaskFactory
+from federation.tasks.partitioners import Rows
+from federation.tasks.torch_task import TorchTask
+from federation.tasks.whole_data import WholeData
+from update_codec import Role
+
+if TYPE_CHECKING:
+    from federation.tasks.part_training import PartTrainer
+
+__all__ = ["NodePool", "Trained", "Work"]
+
+_never = bool
+"""Called without arguments it is False: nobody stops a simulated training."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What some nodes are asked to train, from one model and with one round's settings.
+
+    Attributes:
+        nodes: Their indices.
+        base: The model.
+        settings: How; ``seed`` is the round's.
+    """
+
+    nodes: tuple[int, ...]
+    base: Parameters
+    settings: TrainSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What one node's training came to.
+
+    Attributes:
+        node: Its index.
+        parameters: All tensors after training; empty when it failed.
+        num_examples: Its weight.
+        metrics: The task's own numbers.
+        failure: Why it failed, or None.
+    """
+
+    node: int
+    parameters: Parameters
+    num_examples: int
+    metrics: Metrics
+    failure: str | None = None
+
+
+class NodePool:
+    """All nodes of one federation.
+
+    Args:
+        build: The task's factory.
+        context: Number of nodes, data, device, seed and partition; its ``node_index`` does not matter.
+        stacked: Train several nodes at once where the model, the data and the settings allow it.
+    """
+
+    def __init__(self, build: TaskFactory, context: TaskContext, *, stacked: bool = True) -> None:
+        self._build, self._context, self._stacked = build, context, stacked
+        self._tasks: dict[int, Task] = {}
+
+    @cached_property
+    def _server(self) -> Task:
+        return self._build(replace(self._context, node_index=None))
+
+    @cached_property
+    def _shared(self) -> "tuple[TorchTask, WholeData] | None":
+        """The task and data that all nodes share; None where each node has its own."""
+        task = self._build(replace(self._context, node_index=0))
+        if not isinstance(task, TorchTask):
+            return None
+        data = task.train_data
+        if isinstance(data, tuple | list) and len(data) == 2:
+            pair = (data[0], data[1])
+            data = WholeData(lambda: pair)
+        return (task, data) if isinstance(data, WholeData) else None
+
+    @cached_property
+    def _parts(self) -> list[Rows] | None:
+        if self._shared is None:
+            return None
+        task, data = self._shared
+        return data.parts(task.context, task.split)
+
+    def initial_parameters(self, seed: int) -> Parameters:
+        """Version 0."""
+        return self._server.initial_parameters(seed)
+
+    def roles(self) -> Mapping[str, Role]:
+        """The task's."""
+        return self._server.roles()
+
+    def evaluate(self, parameters: Parameters) -> Metrics:
+        """Evaluate as the coordinator does."""
+        return self._server.evaluate(parameters)
+
+    def num_examples(self, node: int) -> int | None:
+        """The node's weight, where it is known before it trains."""
+        return None if self._parts is None else len(self._parts[node])
+
+    def prepare(self) -> None:
+        """Read the shared data, and divide it: what is forked later shares it."""
+        if self._shared is not None:
+            self._trainer.prepare()
+
+    def train(self, work: Iterable[Work]) -> Iterator[Trained]:
+        """Train everybody; in an order of its own, a few at a time, so that memory is bounded."""
+        for each in work:
+            if self._shared is None:
+                yield from (self._train_alone(node, each) for node in each.nodes)
+            else:
+                yield from self._trainer.train(each, stacked=self._stacked)
+
+    @cached_property
+    def _trainer(self) -> "PartTrainer":
+        assert self._shared is not None  # noqa: S101 - the callers have looked
+        assert self._parts is not None  # noqa: S101 - as above
+        from federation.tasks.part_training import PartTrainer  # noqa: PLC0415 - torch costs seconds and 200 MB
+
+        return PartTrainer(*self._shared, self._parts)
+
+    def _train_alone(self, node: int, work: Work) -> Trained:
+        task = self._tasks.get(node)
+        if task is None:
+            task = self._tasks[node] = self._build(replace(self._context, node_index=node))
+        try:
+            result = task.train(work.base, work.settings, _never)
+        except TaskError as error:
+            return Trained(node=node, parameters={}, num_examples=1, metrics={}, failure=str(error))
+        return Trained(
+            node=node, parameters=result.parameters, num_examples=result.num_examples, metrics=result.metrics
+        )

@@ -1,0 +1,145 @@
+"""Many nodes in one process: what each makes is what its own task would make."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from federation.protocol.messages import TrainSettings
+from federation.task import TaskContext
+from federation.tasks.local_model import LocalModel
+from federation.tasks.mlp import cross_entropy, mlp
+from federation.tasks.pool import NodePool, Trained, Work
+from federation.tasks.registry import load_task
+from federation.tasks.stacked import Stacked
+from federation.tasks.torch_task import TorchTask
+
+RNG = np.random.default_rng(0)
+INPUTS = RNG.normal(size=(150, 12)).astype(np.float32)
+LABELS = RNG.integers(0, 4, 150)
+CONTEXT = TaskContext(node_index=None, node_count=7, device="cpu")
+SKEWED = replace(CONTEXT, partition="dirichlet:0.5")
+
+
+def build(context: TaskContext, model: partial[nn.Module] | None = None, loss: object = cross_entropy) -> TorchTask:
+    make = partial(mlp, 12, 8, 4) if model is None else model
+    return TorchTask(context, model=make, train_data=(INPUTS, LABELS), loss=loss)  # type: ignore[arg-type]
+
+
+def trained(pool: NodePool, settings: TrainSettings) -> dict[int, Trained]:
+    work = Work(nodes=tuple(range(7)), base=pool.initial_parameters(0), settings=settings)
+    return {each.node: each for each in pool.train([work])}
+
+
+SETTINGS = [
+    TrainSettings(local_epochs=2, batch_size=8, learning_rate=0.1, seed=3),
+    TrainSettings(local_epochs=3, batch_size=5, learning_rate=0.05, momentum=0.9, proximal_mu=0.1, seed=3),
+    TrainSettings(local_epochs=2, batch_size=8, learning_rate=0.1, weight_decay=0.01, max_steps=4, seed=3),
+    TrainSettings(local_epochs=4, batch_size=0, learning_rate=0.1, seed=3),
+    TrainSettings(local_epochs=4, batch_size=0, learning_rate=0.1, momentum=0.5, proximal_mu=0.2, seed=3),
+    TrainSettings(local_epochs=4, batch_size=0, learning_rate=0.1, weight_decay=0.1, seed=3),
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("context", [CONTEXT, SKEWED], ids=["iid", "skewed"])
+def test_one_after_the_other_is_what_each_task_makes_bit_for_bit(context: TaskContext, settings: TrainSettings) -> None:
+    pool = NodePool(build, context, stacked=False)
+    for node, found in trained(pool, settings).items():
+        alone = build(replace(context, node_index=node)).train(pool.initial_parameters(0), settings, bool)
+        assert found.num_examples == alone.num_examples == pool.num_examples(node)
+        assert found.metrics == alone.metrics
+        for name, array in alone.parameters.items():
+            assert np.array_equal(found.parameters[name], array)
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("context", [CONTEXT, SKEWED], ids=["iid", "skewed"])
+@pytest.mark.parametrize("widths", [(12, 8, 4), (12, 4)], ids=["hidden", "linear"])
+def test_stacked_is_the_same_within_rounding(
+    context: TaskContext, settings: TrainSettings, widths: tuple[int, ...]
+) -> None:
+    make = partial(build, model=partial(mlp, *widths))
+    plain, stacked = (trained(NodePool(make, context, stacked=way), settings) for way in (False, True))
+    assert plain.keys() == stacked.keys()
+    for node, expected in plain.items():
+        found = stacked[node]
+        assert found.num_examples == expected.num_examples
+        assert found.metrics["loss"] == pytest.approx(expected.metrics["loss"], abs=1e-4)
+        for name, array in expected.parameters.items():
+            assert np.allclose(
+                np.asarray(found.parameters[name], float), np.asarray(array, float), rtol=1e-3, atol=1e-5
+            )
+
+
+def objection(module: nn.Module, loss: object = cross_entropy) -> str | None:
+    stacked = Stacked(LocalModel(module, torch.device("cpu")), loss)  # type: ignore[arg-type]
+    return stacked.objection(torch.from_numpy(INPUTS[:4]), torch.from_numpy(LABELS[:4]))
+
+
+def frozen() -> nn.Module:
+    module = nn.Linear(12, 4)
+    module.bias.requires_grad = False
+    return module
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 4)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layer(inputs)
+        return out if out.sum().item() > 0 else -out
+
+
+@pytest.mark.parametrize(
+    ("module", "why"),
+    [
+        (nn.Sequential(nn.Linear(12, 4), nn.BatchNorm1d(4)), "buffers"),
+        (nn.Sequential(nn.Dropout(0.5), nn.Linear(12, 4)), "dropout"),
+        (frozen(), "frozen"),
+        (Branching(), "cannot be stacked"),
+    ],
+)
+def test_a_model_that_cannot_be_stacked_is_trained_alone(module: nn.Module, why: str) -> None:
+    assert why in str(objection(module))
+
+
+def test_a_loss_that_is_no_mean_of_rows_is_not_stacked() -> None:
+    assert "not the mean" in str(objection(mlp(12, 4), partial(nn.functional.cross_entropy, reduction="sum")))
+    assert objection(mlp(12, 4)) is None
+
+
+def test_where_stacking_is_impossible_the_bits_are_those_of_each_task() -> None:
+    make = partial(build, model=partial(with_dropout))
+    plain, stacked = (trained(NodePool(make, CONTEXT, stacked=way), SETTINGS[0]) for way in (False, True))
+    for node in plain:
+        for name, array in plain[node].parameters.items():
+            assert np.array_equal(stacked[node].parameters[name], array)
+
+
+def with_dropout() -> nn.Module:
+    return nn.Sequential(nn.Linear(12, 4), nn.Dropout(0.3))
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_a_training_that_diverges_fails_alone_and_says_why(stacked: bool) -> None:
+    settings = TrainSettings(local_epochs=40, batch_size=4, learning_rate=1e30, seed=1)
+    found = trained(NodePool(build, CONTEXT, stacked=stacked), settings)
+    assert all("learning_rate" in str(each.failure) for each in found.values())
+
+
+def test_nodes_that_bring_their_own_data_are_trained_by_their_own_tasks() -> None:
+    pool = NodePool(load_task("quadratic"), CONTEXT)
+    assert pool.num_examples(0) is None
+    settings = TrainSettings(local_epochs=2, learning_rate=0.1)
+    found = trained(pool, settings)
+    for node in (0, 6):
+        alone = load_task("quadratic")(replace(CONTEXT, node_index=node))
+        expected = alone.train(pool.initial_parameters(0), settings, bool)
+        for name, array in expected.parameters.items():
+            assert np.array_equal(found[node].parameters[name], array)

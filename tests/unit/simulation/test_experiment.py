@@ -1,0 +1,145 @@
+"""Real training in virtual time: deterministic, and the same by every way."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from coordinator.cli import make_app
+from federation.errors import ConfigError, FederationError
+from simulation.experiment import Experiment, Result
+from simulation.node_work import FrameWork, NodeWork, VectorWork
+from simulation.outages import parse_outages
+from simulation.train_cli import TrainOptions, build_experiment
+
+TASK = """
+import numpy as np
+import torch
+from federation.tasks import TorchTask
+from federation.protocol.messages import TrainSettings
+
+DEFAULT_SETTINGS = TrainSettings(local_epochs=1, batch_size=8, learning_rate=0.2)
+
+def build(context):
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(400, 6)).astype(np.float32)
+    y = (x @ rng.normal(size=(6, 3))).argmax(1)
+    return TorchTask(context, model=lambda: torch.nn.Linear(6, 3), loss=torch.nn.functional.cross_entropy,
+                     train_data=(x[:300], y[:300]), test_data=(x[300:], y[300:]))
+"""
+
+
+@pytest.fixture(name="options")
+def _options(tmp_path: Path) -> TrainOptions:
+    file = tmp_path / "small_task.py"
+    file.write_text(TASK)
+    return TrainOptions(task=str(file), nodes=8, rounds=6, per_round=4, stacked=False)
+
+
+def run(options: TrainOptions) -> Result:
+    return build_experiment(options).run()
+
+
+def test_it_learns_and_the_same_seed_gives_the_same_model(options: TrainOptions) -> None:
+    first, second = run(options), run(options)
+    assert first.digest == second.digest
+    assert first.versions[-1].metrics["accuracy"] > first.versions[0].metrics["accuracy"]
+    assert [figures.version for figures in first.versions] == [1, 2, 3, 4, 5, 6]
+    assert all(figures.updates == 4 and len(figures.losses) == 4 for figures in first.versions)
+    assert first.verdicts == {"applied": 24}
+    assert run(replace(options, seed=1)).digest != first.digest
+
+
+class Framed(Experiment):
+    def _make_work(self) -> NodeWork:
+        return FrameWork(self._trainers, self.manifest, self.names)
+
+
+@pytest.mark.parametrize("buffer", [None, 2])
+def test_without_frames_the_model_is_that_of_lossless_frames(options: TrainOptions, buffer: int | None) -> None:
+    built = build_experiment(replace(options, buffer=buffer))
+    assert isinstance(built.work, VectorWork)
+    direct, framed = built.run(), Framed(built.plan, built.pool).run()
+    assert direct.digest == framed.digest
+    assert [f.metrics for f in direct.versions] == [f.metrics for f in framed.versions]
+    assert [f.losses for f in direct.versions] == [f.losses for f in framed.versions]
+
+
+@pytest.mark.parametrize("codec", ["lossless", "edge"])
+def test_two_processes_make_the_same_model_as_one(options: TrainOptions, codec: str) -> None:
+    options = replace(options, codec=codec)
+    assert run(replace(options, workers=2)).digest == run(options).digest
+
+
+def test_stacked_training_is_the_same_within_rounding(options: TrainOptions) -> None:
+    plain, stacked = run(options), run(replace(options, stacked=True))
+    for one, other in zip(plain.versions, stacked.versions, strict=True):
+        assert one.metrics["loss"] == pytest.approx(other.metrics["loss"], abs=1e-3)
+
+
+def test_more_nodes_than_one_announcement_names_are_one_version(options: TrainOptions) -> None:
+    result = run(replace(options, nodes=300, per_round=300, rounds=2, partition="iid"))
+    assert [figures.updates for figures in result.versions] == [300, 300]
+
+
+def test_nodes_go_away_and_come_back_late_and_nothing_counts_twice(options: TrainOptions) -> None:
+    options = replace(options, buffer=2, rounds=15, outages="share=0.5,away_s=20", codec="edge")
+    result = run(options)
+    # A version is also made of half a buffer when the others stay away for too long.
+    assert 15 <= result.verdicts["applied"] == sum(figures.updates for figures in result.versions) <= 30
+    assert max(figures.staleness_mean for figures in result.versions) > 0
+    assert run(options).digest == result.digest
+
+
+def test_a_model_that_diverges_ends_the_experiment_with_a_reason(options: TrainOptions) -> None:
+    with pytest.raises(FederationError, match="version 0"):
+        run(replace(options, settings=("train.learning_rate=1e38", "train.local_epochs=5")))
+
+
+def test_the_configuration_of_a_coordinator_is_obeyed(options: TrainOptions, tmp_path: Path) -> None:
+    file = tmp_path / "coordinator.toml"
+    head = '[federation]\nid = "f"\n'
+    file.write_text(head + '[strategy]\nname = "fedavgm"\n[train]\nlearning_rate = 0.05\n[codec]\nup = "lossless"\n')
+    by_file = run(replace(options, config=file))
+    by_option = run(replace(options, strategy="fedavgm", settings=("train.learning_rate=0.05",)))
+    assert by_file.digest == by_option.digest != run(options).digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"per_round": 9},
+        {"settings": ("train.learning_rate",)},
+        {"settings": ("train.learning_rat=1",)},
+        {"outages": "share=2"},
+        {"outages": "away_s=0"},
+        {"outages": "share=x"},
+        {"partition": "shards"},
+        {"nodes": 700, "per_round": 700, "buffer": 5},
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: TrainOptions, change: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        run(replace(options, **change))  # type: ignore[arg-type]
+
+
+def test_nothing_said_is_no_outage() -> None:
+    assert parse_outages("").share == 0.0
+
+
+def test_the_command_prints_json_with_every_version_and_the_digest(options: TrainOptions) -> None:
+    arguments = ["simulate", "--train", "--task", options.task, "--nodes", "8", "--rounds", "3", "--json"]
+    result = CliRunner().invoke(make_app(arguments), [*arguments, "--per-round", "4"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (len(found["versions"]), found["nodes"], len(found["digest"])) == (3, 8, 32)
+
+
+def test_the_command_shows_a_table(options: TrainOptions) -> None:
+    arguments = ["simulate", "--train", "--task", options.task, "--nodes", "4", "--rounds", "2", "--per-round", "4"]
+    result = CliRunner().invoke(make_app(arguments), arguments)
+    assert result.exit_code == 0, result.output
+    assert "model digest" in result.stdout
+    assert "accuracy" in result.stdout
