@@ -110,11 +110,16 @@ def simulate(  # noqa: PLR0913 - one parameter per option of the command line
         stragglers=stragglers,
         seed=seed,
     )
+    _survive(options, as_json=as_json)
+
+
+def _survive(options: FleetOptions, *, as_json: bool) -> None:
+    """Run both machines under the faults, and fail when an invariant did."""
     scenario = fleet_scenario(options)
     console = Console(stderr=True)
     with quiet_log():
         simulation = Simulation(scenario)
-        with _progress(console, rounds) as progress:
+        with _progress(console, options.rounds) as progress:
             outcome = simulation.run(progress)
     if as_json:
         sys.stdout.write(json.dumps(report(options, outcome)) + "\n")
