@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from federation.runtime import local_broker
 from federation.runtime.local_broker import LocalBroker
@@ -13,6 +14,10 @@ from tests.container_broker import ContainerBroker, broker_image
 
 _DATA_DEFAULT = Path(__file__).parents[2] / "shared" / "data"
 _LEAVE_WAIT_S = 5.0
+
+# What these two measure is how busy the machine is: timings are benchmarks here, not tests.
+settings.register_profile("fedmq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fedmq")
 
 
 if broker_image() is not None:
