@@ -10,6 +10,9 @@ from PIL import Image
 
 from federation.errors import TaskError
 from federation.picture import PictureInput
+from federation.task import TaskContext
+from federation.tasks.mnist import mnist
+from federation.tasks.registry import load_task
 from tests.unit.coordinator.trained_digits import digit, digit_file
 
 DIGITS = PictureInput(height=8, width=8, dark_background=True, flat=True)
@@ -124,3 +127,16 @@ def test_the_description_survives_as_plain_data() -> None:
 def test_what_describes_no_picture_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(TaskError):
         PictureInput.from_dict(values)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["mnist-mlp", "mnist-logreg"])
+def test_a_picture_of_an_mnist_digit_is_what_the_task_tests_with(tmp_path: Path, data_dir: Path, name: str) -> None:
+    task: Any = load_task(name)(TaskContext(node_index=None, node_count=1, data=data_dir, device="cpu"))
+    raw, _ = mnist(data_dir, train=False)
+    inputs, _ = task.test_data()
+    for index in (0, 7):
+        picture = Image.fromarray(255 - raw[index])
+        picture.resize((140, 140), Image.Resampling.NEAREST).save(tmp_path / "digit.png")
+        read = task.picture.read(tmp_path / "digit.png")
+        np.testing.assert_allclose(read.reshape(-1), inputs[index].reshape(-1), atol=1e-6)
