@@ -3,10 +3,18 @@
 from collections import deque
 from collections.abc import Iterable, Mapping
 
-from coordinator.store import CoordinatorStore, Participation, UpdateRow, VersionRow
+from coordinator.store import CoordinatorStore, CurveKind, CurvePoint, Participation, UpdateRow, VersionRow
 from federation.protocol.messages import ReceiptStatus
+from federation.types import ModelVersion
 
-__all__ = ["build_report", "participation_row", "update_columns", "version_figures"]
+__all__ = [
+    "build_report",
+    "evaluation_columns",
+    "nodes_metrics",
+    "participation_row",
+    "update_columns",
+    "version_figures",
+]
 
 UPDATES_MAX = 200_000
 """Newest updates that a report names one by one: it stays below some 15 MB."""
@@ -32,7 +40,9 @@ def build_report(
     nodes = store.participation()
     updates = sum(sum(node.statuses.values()) for node in nodes)
     plain_bytes = updates * (0 if manifest is None else manifest.fp32_bytes)
-    rounds = [version_figures(row) for row in rows]
+    points = store.curves()
+    on_nodes = nodes_metrics(points)
+    rounds = [version_figures(row, on_nodes.get(row.record.version)) for row in rows]
     return {
         "run": store.run,
         "epoch": store.epoch,
@@ -49,11 +59,15 @@ def build_report(
         "bytes_down_fp32": plain_bytes,
         "nodes_detail": [participation_row(node) for node in nodes],
         "updates": update_columns(store.updates()),
+        "evaluations": evaluation_columns(points),
     }
 
 
-def version_figures(row: VersionRow) -> dict[str, object]:
-    """One version, as plain data; ``wall_s`` is in seconds since the version before."""
+def version_figures(row: VersionRow, on_nodes: Mapping[str, float] | None = None) -> dict[str, object]:
+    """One version, as plain data; ``wall_s`` is in seconds since the version before.
+
+    ``metrics`` has the coordinator's own evaluation, and ``on_nodes``, see `nodes_metrics`.
+    """
     return {
         "version": row.record.version,
         "accuracy": row.metrics.get("accuracy"),
@@ -65,7 +79,7 @@ def version_figures(row: VersionRow) -> dict[str, object]:
         "bytes_up": row.figures.bytes_up,
         "bytes_down": row.figures.bytes_down,
         "reason": row.reason,
-        "metrics": dict(row.metrics),
+        "metrics": {**row.metrics, **(on_nodes or {})},
     }
 
 
@@ -100,6 +114,29 @@ def update_columns(rows: Iterable[UpdateRow]) -> Mapping[str, list[object]]:
         "loss": [row.record.metrics.get("loss") for row in kept],
         "train_s": [row.record.train_s for row in kept],
     }
+
+
+def nodes_metrics(points: Iterable[CurvePoint]) -> Mapping[ModelVersion, Mapping[str, float]]:
+    """The means of the nodes' evaluations by version, as ``nodes_accuracy`` and ``nodes_loss``."""
+    return {point.version: _accuracy_and_loss(point, "nodes_") for point in points if point.kind is CurveKind.NODES}
+
+
+def evaluation_columns(points: Iterable[CurvePoint]) -> Mapping[str, list[object]]:
+    """The newest `UPDATES_MAX` evaluations of single nodes, as columns; ``accuracy`` is the global model's there."""
+    kept = deque((point for point in points if point.kind is CurveKind.NODE), maxlen=UPDATES_MAX)
+    found = [_accuracy_and_loss(point) for point in kept]
+    return {
+        "node": [point.node for point in kept],
+        "version": [point.version for point in kept],
+        "accuracy": [metrics.get("accuracy") for metrics in found],
+        "loss": [metrics.get("loss") for metrics in found],
+    }
+
+
+def _accuracy_and_loss(point: CurvePoint, prefix: str = "") -> Mapping[str, float]:
+    """A node that makes the model its own names the global one's numbers ``global_``."""
+    values = {name: point.metrics.get(f"global_{name}", point.metrics.get(name)) for name in ("accuracy", "loss")}
+    return {f"{prefix}{name}": value for name, value in values.items() if value is not None}
 
 
 def _last_accuracy(rows: list[VersionRow]) -> float | None:

@@ -1,7 +1,8 @@
 """Accuracy and loss of one or more runs over versions, time and bytes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from coordinator.pictures.canvas import bytes_scale, legend_columns, line_styles, new_figure, time_scale, whole_ticks
@@ -13,11 +14,20 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_learning"]
 
-METRICS_MAX = 3
-"""Rows of the figure: accuracy, loss, and one more."""
+METRICS_MAX = 4
+"""Rows of the figure: accuracy and loss, the coordinator's and the nodes', or other numbers of the task."""
 
 MARKED_MAX = 25
 """Points up to which each gets a dot."""
+
+METRIC_LABELS: Mapping[str, str] = MappingProxyType(
+    {
+        "accuracy": "accuracy (%)",
+        "loss": "loss (mean per example)",
+        "nodes_accuracy": "accuracy on the nodes (%)",
+        "nodes_loss": "loss on the nodes",
+    }
+)
 
 ROW_IN = 2.9
 WIDTH_IN = 12.0
@@ -89,15 +99,16 @@ def _draw_curves(axes: "Axes", runs: Sequence[Run], metric: str, measure: Measur
 
 
 def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    told = [name.replace("nodes_", "nodes' ") for name in names]
+    return " and ".join(filter(None, [", ".join(told[:-1]), told[-1]]))
 
 
 def _metric_label(metric: str) -> str:
-    return {"accuracy": "accuracy (%)", "loss": "loss (mean per example)"}.get(metric, metric)
+    return METRIC_LABELS.get(metric, metric)
 
 
 def _scale_metric(axes: "Axes", metric: str) -> None:
-    if metric == "accuracy":
+    if metric.endswith("accuracy"):
         from matplotlib.ticker import PercentFormatter  # noqa: PLC0415 - an extra, see canvas.py
 
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, symbol=""))

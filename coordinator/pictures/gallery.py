@@ -6,7 +6,7 @@ from pathlib import Path
 
 from coordinator.pictures.canvas import save_figure, styled
 from coordinator.pictures.curves import draw_learning
-from coordinator.pictures.nodes import draw_node_losses, draw_participation, draw_staleness
+from coordinator.pictures.nodes import draw_node_accuracies, draw_node_losses, draw_participation, draw_staleness
 from coordinator.pictures.run import Run
 
 __all__ = ["Gallery", "draw_run", "draw_runs"]
@@ -38,6 +38,7 @@ def draw_run(run: Run, folder: Path) -> Gallery:
         for name, figure, reason in (
             ("learning", draw_learning([run]), "no version was evaluated"),
             ("node-loss", draw_node_losses(run), "no node reported a loss"),
+            ("node-accuracy", draw_node_accuracies(run), "no node evaluated a version"),
             ("participation", draw_participation(run), "no node sent an update"),
             ("staleness", draw_staleness(run), "no applied update is known"),
         ):

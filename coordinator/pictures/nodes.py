@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from math import nan
 from statistics import quantiles
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_node_losses", "draw_participation", "draw_staleness"]
+__all__ = ["draw_node_accuracies", "draw_node_losses", "draw_participation", "draw_staleness"]
 
 NAMED_LINES_MAX = 10
 """Nodes up to which each has a colour of its own; more are grey, below their median."""
@@ -44,23 +44,41 @@ Curve = tuple[list[int], list[float]]
 
 def draw_node_losses(run: Run) -> "Figure | None":
     """Each node's training loss over the versions that it trained from; None when no node reported one."""
-    curves = _loss_curves(run)
-    if not curves:
+    points = [(each.node, each.base_version, each.loss) for each in run.updates if each.loss is not None]
+    if not points:
         return None
-    figure = new_figure(f"{run.name}: training loss of {_count(curves, 'node')}", width=9.0, height=5.2)
+    curves = _curves(points)
+    figure, axes = _draw_nodes(f"{run.name}: training loss of {_count(curves, 'node')}", curves, worst="highest")
+    axes.set_xlabel("model version that the node trained from")
+    axes.set_ylabel("training loss (mean per example)")
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    return figure
+
+
+def draw_node_accuracies(run: Run) -> "Figure | None":
+    """The global model's accuracy on each node's own test data; None when no node evaluated it."""
+    points = [(each.node, each.version, 100 * each.accuracy) for each in run.evaluations if each.accuracy is not None]
+    if not points:
+        return None
+    curves = _curves(points)
+    figure, axes = _draw_nodes(f"{run.name}: accuracy on {_count(curves, 'node')}", curves, worst="lowest")
+    axes.set_xlabel("model version")
+    axes.set_ylabel("accuracy on the node's own test data (%)")
+    return figure
+
+
+def _draw_nodes(title: str, curves: Mapping[str, Curve], *, worst: str) -> "tuple[Figure, Axes]":
+    figure = new_figure(title, width=9.0, height=5.2)
     axes = figure.subplots()
     if len(curves) <= NAMED_LINES_MAX:
         for (node, curve), (colour, dashes) in zip(curves.items(), line_styles(len(curves)), strict=True):
             axes.plot(*_with_gaps(curve), color=colour, linestyle=dashes, linewidth=1.3, marker=".", label=node)
     else:
-        _draw_crowd(axes, curves)
-    axes.set_xlabel("model version that the node trained from")
-    axes.set_ylabel("training loss (mean per example)")
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        _draw_crowd(axes, curves, worst)
     whole_ticks(axes, "x")
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns(labels, 9.0))
-    return figure
+    return figure, axes
 
 
 def draw_participation(run: Run) -> "Figure | None":
@@ -109,13 +127,12 @@ def draw_staleness(run: Run) -> "Figure | None":
     return figure
 
 
-def _loss_curves(run: Run) -> Mapping[str, Curve]:
+def _curves(points: Iterable[tuple[str, int, float]]) -> Mapping[str, Curve]:
+    """Versions and values by node."""
     curves: defaultdict[str, Curve] = defaultdict(lambda: ([], []))
-    for update in sorted(run.updates, key=lambda each: (natural(each.node), each.base_version)):
-        if update.loss is not None:
-            versions, losses = curves[update.node]
-            versions.append(update.base_version)
-            losses.append(update.loss)
+    for node, version, value in sorted(points, key=lambda point: (natural(point[0]), point[1])):
+        curves[node][0].append(version)
+        curves[node][1].append(value)
     return curves
 
 
@@ -133,16 +150,17 @@ def _with_gaps(curve: Curve) -> Curve:
     return broken
 
 
-def _draw_crowd(axes: "Axes", curves: Mapping[str, Curve]) -> None:
+def _draw_crowd(axes: "Axes", curves: Mapping[str, Curve], extreme: str) -> None:
     """All nodes in grey, the median and the middle half of them above, and the node that ends worst."""
     late = max(versions[-1] for versions, _ in curves.values()) * 2 / 3
     stayed = [node for node, (versions, _) in curves.items() if versions[-1] >= late and len(versions) > 1]
-    worst = max(stayed or curves, key=lambda node: curves[node][1][-1])
+    pick = max if extreme == "highest" else min
+    worst = pick(stayed or curves, key=lambda node: curves[node][1][-1])
     for number, (node, curve) in enumerate(curves.items()):
         if node != worst:
             label = "one node" if number == (next(iter(curves)) == worst) else "_"
             axes.plot(*curve, color=GREY, alpha=0.35, linewidth=0.7, label=label, marker="." if _lone(curve) else "")
-    axes.plot(*curves[worst], color=PALETTE[1], linestyle="--", linewidth=1.3, label=f"highest at its end: {worst}")
+    axes.plot(*curves[worst], color=PALETTE[1], linestyle="--", linewidth=1.3, label=f"{extreme} at its end: {worst}")
     at, low, middle, high = _quartiles(curves)
     axes.fill_between(at, low, high, color=PALETTE[0], alpha=0.22, linewidth=0, label="middle half of the nodes")
     axes.plot(at, middle, color=PALETTE[0], linewidth=2.2, label="median")

@@ -1,21 +1,39 @@
 """A run as plain rows, whatever it is read from: a state folder, a configuration or a report."""
 
 import json
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from coordinator.config import read_config
 from coordinator.database import DATABASE
+from coordinator.evaluation_ledger import read_curves
 from coordinator.history import open_read_only, read_history, read_participation, read_updates
-from coordinator.report import participation_row, update_columns, version_figures
+from coordinator.report import (
+    evaluation_columns,
+    nodes_metrics,
+    participation_row,
+    update_columns,
+    version_figures,
+)
+from coordinator.store import CurvePoint
 from federation.errors import ConfigError, StorageError
 from federation.protocol.messages import ReceiptStatus
 
-__all__ = ["NodeTotals", "Run", "UpdatePoint", "VersionPoint", "load_run", "load_runs", "run_of_report"]
+__all__ = [
+    "EvaluationPoint",
+    "NodeTotals",
+    "Run",
+    "UpdatePoint",
+    "VersionPoint",
+    "load_run",
+    "load_runs",
+    "run_of_report",
+]
 
 NAME_MAX = 32
 """Characters of a run's name in a legend or a table."""
@@ -95,6 +113,21 @@ class UpdatePoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationPoint:
+    """What one node found when it evaluated one version on its own test data.
+
+    Attributes:
+        node: Who.
+        version: The version.
+        accuracy: 0 to 1, or None when its task has none.
+    """
+
+    node: str
+    version: int
+    accuracy: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """Everything that is drawn, compared and exported.
 
@@ -104,6 +137,7 @@ class Run:
         versions: In order.
         nodes: By name.
         updates: In order of arrival; empty for a report that was written without them.
+        evaluations: Of single nodes, by version; empty where nodes do not evaluate.
     """
 
     name: str
@@ -111,11 +145,13 @@ class Run:
     versions: Sequence[VersionPoint]
     nodes: Sequence[NodeTotals]
     updates: Sequence[UpdatePoint]
+    evaluations: Sequence[EvaluationPoint] = ()
 
     def metric_names(self) -> list[str]:
-        """The metrics of its evaluations: accuracy and loss first."""
+        """The metrics of its evaluations: the coordinator's accuracy and loss first, then the nodes' means of them."""
         names = dict.fromkeys(name for point in self.versions for name in point.metrics)
-        return sorted(names, key=lambda name: {"accuracy": 0, "loss": 1}.get(name, 2))
+        order = {name: place for place, name in enumerate(("accuracy", "loss", "nodes_accuracy", "nodes_loss"))}
+        return sorted(names, key=lambda name: order.get(name, len(order)))
 
 
 def load_runs(paths: Iterable[Path]) -> list[Run]:
@@ -160,30 +196,39 @@ def run_of_report(report: object, source: Path) -> Run:
     if not isinstance(report, Mapping) or not isinstance(report.get("rounds"), list):
         raise ConfigError("RUN", f"{source} is no report of a run: it has no list of rounds", source="command line")
     try:
-        return _assemble(source, report["rounds"], report.get("nodes_detail", ()), report.get("updates", {}))
+        return _assemble(source, report["rounds"], report)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError("RUN", f"{source} is no report of a run: {error!r}", source="command line") from error
 
 
 def _run_of_state(folder: Path, source: Path) -> Run:
     with closing(open_read_only(folder / DATABASE)) as database:
-        versions = [version_figures(row) for row in read_history(database)]
-        nodes = [participation_row(node) for node in read_participation(database)]
-        return _assemble(source, versions, nodes, update_columns(read_updates(database)))
+        points = _curve_points(database)
+        on_nodes = nodes_metrics(points)
+        versions = [version_figures(row, on_nodes.get(row.record.version)) for row in read_history(database)]
+        rest = {
+            "nodes_detail": [participation_row(node) for node in read_participation(database)],
+            "updates": update_columns(read_updates(database)),
+            "evaluations": evaluation_columns(points),
+        }
+        return _assemble(source, versions, rest)
 
 
-def _assemble(
-    source: Path,
-    rounds: Sequence[Mapping[str, Any]],
-    nodes: Iterable[Mapping[str, Any]],
-    updates: Mapping[str, Sequence[Any]],
-) -> Run:
+def _curve_points(database: sqlite3.Connection) -> list[CurvePoint]:
+    try:
+        return read_curves(database)
+    except sqlite3.OperationalError:
+        return []  # a store of an older release, which asked no node to evaluate
+
+
+def _assemble(source: Path, rounds: Sequence[Mapping[str, Any]], rest: Mapping[str, Any]) -> Run:
     return Run(
         name=_name_of(source),
         source=source,
         versions=tuple(_version_points(rounds)),
-        nodes=tuple(_totals(row) for row in nodes),
-        updates=tuple(_update_points(updates)),
+        nodes=tuple(_totals(row) for row in rest.get("nodes_detail", ())),
+        updates=tuple(_update_points(rest.get("updates", {}))),
+        evaluations=tuple(_evaluation_points(rest.get("evaluations", {}))),
     )
 
 
@@ -227,6 +272,13 @@ def _update_points(columns: Mapping[str, Sequence[Any]]) -> Iterator[UpdatePoint
         )
 
 
+def _evaluation_points(columns: Mapping[str, Sequence[Any]]) -> Iterator[EvaluationPoint]:
+    names = ("node", "version", "accuracy")
+    for node, version, accuracy in zip(*(columns.get(name, ()) for name in names), strict=True):
+        share = None if accuracy is None else float(accuracy)
+        yield EvaluationPoint(node=str(node), version=int(version), accuracy=share)
+
+
 def _name_of(source: Path) -> str:
     path = source.resolve()
     name = f"{path.parent.name}/{path.stem}" if path.stem in _UNTELLING else path.stem
@@ -234,4 +286,4 @@ def _name_of(source: Path) -> str:
 
 
 def _renamed(run: Run, name: str) -> Run:
-    return Run(name=name, source=run.source, versions=run.versions, nodes=run.nodes, updates=run.updates)
+    return replace(run, name=name)

@@ -76,3 +76,6 @@ def _node_scalars(run: Run) -> Iterator[tuple[str, float, int, float]]:
     for update in run.updates:
         if update.loss is not None and update.node in shown:
             yield f"node-loss/{update.node}", update.loss, update.base_version, times.get(update.base_version, 0.0)
+    for found in run.evaluations:
+        if found.accuracy is not None and found.node in shown:
+            yield f"node-accuracy/{found.node}", found.accuracy, found.version, times.get(found.version, 0.0)

@@ -38,6 +38,11 @@ def report(nodes: int, versions: int, *, seed: int = 0, evaluated: bool = True) 
             "staleness": [rng.randrange(3) for _ in senders],
             "loss": [2.0 / (1 + index // nodes) + rng.random() / 10 for index in range(nodes * versions)],
         },
+        "evaluations": {
+            "node": senders,
+            "version": [1 + index // nodes for index in range(nodes * versions)],
+            "accuracy": [1 - 0.9 / (2 + index // nodes) - rng.random() / 20 for index in range(nodes * versions)],
+        },
     }
 
 

@@ -16,12 +16,18 @@ from matplotlib.text import Text
 from coordinator.pictures.canvas import PALETTE, bytes_scale, line_styles, styled, time_scale
 from coordinator.pictures.curves import draw_learning
 from coordinator.pictures.gallery import draw_run, draw_runs
-from coordinator.pictures.nodes import draw_node_losses, draw_participation, draw_staleness, natural
+from coordinator.pictures.nodes import (
+    draw_node_accuracies,
+    draw_node_losses,
+    draw_participation,
+    draw_staleness,
+    natural,
+)
 from coordinator.pictures.run import Run, run_of_report
 from federation.errors import ConfigError, StorageError
 from tests.unit.coordinator.pictures.run_values import report
 
-NAMES = ("learning", "node-loss", "participation", "staleness")
+NAMES = ("learning", "node-loss", "node-accuracy", "participation", "staleness")
 
 
 def run(nodes: int, versions: int = 12, **changes: Any) -> Run:
@@ -29,7 +35,8 @@ def run(nodes: int, versions: int = 12, **changes: Any) -> Run:
 
 
 def figures(shown: Run) -> Iterator[Figure]:
-    for figure in (draw_learning([shown]), draw_node_losses(shown), draw_participation(shown), draw_staleness(shown)):
+    drawn = draw_learning([shown]), draw_node_losses(shown), draw_node_accuracies(shown)
+    for figure in (*drawn, draw_participation(shown), draw_staleness(shown)):
         assert figure is not None
         yield figure
 
@@ -137,6 +144,12 @@ def test_many_nodes_are_drawn_as_a_crowd_with_its_median() -> None:
         assert len(figure.axes[0].lines) == 51
     assert "median" in labels
     assert any(label.startswith("highest at its end: node-") for label in labels)
+    with styled():
+        figure = draw_node_accuracies(run(50))
+        assert figure is not None
+        labels = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert figure.axes[0].get_ylabel().endswith("(%)")
+    assert any(label.startswith("lowest at its end: node-") for label in labels)
 
 
 def test_the_line_of_a_node_that_was_away_is_broken() -> None:

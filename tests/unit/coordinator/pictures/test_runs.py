@@ -1,23 +1,28 @@
 """A run is read from wherever it is kept, compared with others, and written for TensorBoard."""
 
 import json
+import sqlite3
 import struct
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from coordinator.cli import make_app
+from coordinator.database import DATABASE
 from coordinator.pictures.compare import compare_runs, comparison_row
 from coordinator.pictures.run import Run, load_run, load_runs, run_of_report
 from coordinator.pictures.tensorboard import write_events
+from coordinator.records import NodeResult, RoundRecord
 from coordinator.report import build_report
 from coordinator.sqlite_store import SqliteStore
 from coordinator.store import Figures
 from federation.errors import ConfigError, StorageError
-from federation.types import ModelVersion
+from federation.protocol.cohort import cohort_of
+from federation.types import ModelVersion, NodeId, RoundId
 from tests.unit.coordinator.model_values import arrived, committer, initialised, update
 from tests.unit.coordinator.pictures.run_values import report, written
 
@@ -33,6 +38,20 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
         for one in sent:
             made.save_update(one.record, one.payload)
         commits.commit([one.member for one in sent], "full", Figures(wall_s=2.0, bytes_up=100, bytes_down=40))
+    made.save_round(
+        RoundRecord(
+            round=RoundId(2),
+            version=ModelVersion(2),
+            nodes=(),
+            cohort=cohort_of(made.run, RoundId(2), ()),
+            evaluation=9,
+        )
+    )
+    for node, accuracy in (("a", 0.5), ("b", 1.0)):
+        made.save_node_result(
+            NodeResult(version=ModelVersion(2), node=NodeId(node), num_examples=10, metrics={"accuracy": accuracy})
+        )
+    made.close_evaluation(ModelVersion(2))
     made.save_evaluation(ModelVersion(2), {"accuracy": 0.75, "loss": 0.5, "f1": 0.7})
     yield made
     made.close()
@@ -51,11 +70,23 @@ def test_a_state_folder_a_configuration_and_a_report_are_the_same_run(store: Sql
     assert by_state.versions[1:] == by_file.versions
     assert by_state.nodes == by_file.nodes
     assert by_state.updates == by_file.updates
-    assert by_file.versions[-1].metrics == {"accuracy": 0.75, "loss": 0.5, "f1": 0.7}
+    assert by_file.versions[-1].metrics == {"accuracy": 0.75, "loss": 0.5, "f1": 0.7, "nodes_accuracy": 0.75}
+    assert by_state.evaluations == by_file.evaluations
+    assert [(point.node, point.accuracy) for point in by_file.evaluations] == [("a", 0.5), ("b", 1.0)]
     assert (by_file.versions[-1].time_s, by_file.versions[-1].bytes_total) == (4.0, 280)
     assert [node.applied for node in by_state.nodes] == [2, 1]
     assert (by_state.name, by_folder.name) == ("plant/state", "plant")
-    assert by_file.metric_names() == ["accuracy", "loss", "f1"]
+    assert by_file.metric_names() == ["accuracy", "loss", "nodes_accuracy", "f1"]
+
+
+def test_a_store_of_a_release_without_evaluations_on_nodes_is_read(store: SqliteStore, tmp_path: Path) -> None:
+    store.close()
+    state = tmp_path / "plant" / "state"
+    with closing(sqlite3.connect(state / DATABASE)) as database:
+        database.execute("DROP TABLE node_results")
+    old = load_run(state)
+    assert old.evaluations == ()
+    assert old.versions[-1].metrics == {"accuracy": 0.75, "loss": 0.5, "f1": 0.7}
 
 
 def test_a_report_of_an_older_release_is_read_without_its_updates(tmp_path: Path) -> None:
@@ -117,7 +148,7 @@ def test_the_commands_print_tables_json_and_files(tmp_path: Path) -> None:
     assert "there is accuracy, loss" in drawn.output
     plot = make_app(["plot"])
     told = json.loads(runner.invoke(plot, ["plot", *paths, "-o", str(tmp_path / "p"), "--json"]).stdout)
-    assert len(told["files"]) == 16
+    assert len(told["files"]) == 20
     assert (tmp_path / "p" / "fast" / "staleness.png").exists()
     alone = runner.invoke(plot, ["plot", paths[0], "-o", str(tmp_path / "q")])
     assert str(tmp_path / "q" / "learning.png") in alone.stdout.split()
@@ -155,6 +186,7 @@ def test_tensorboard_files_hold_evaluations_bytes_and_every_nodes_loss(tmp_path:
     assert scalars["bytes/up"][-1][1] == 4000
     assert [tag for tag in scalars if tag.startswith("node-loss/")] == [f"node-loss/node-{n}" for n in range(3)]
     assert [step for step, _ in scalars["node-loss/node-1"]] == [0, 1, 2, 3]
+    assert [step for step, _ in scalars["node-accuracy/node-1"]] == [1, 2, 3, 4]
 
 
 def test_without_tensorboardx_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
