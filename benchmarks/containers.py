@@ -18,7 +18,6 @@ from functools import cache
 from pathlib import Path
 
 from benchmarks.table import Figure, show
-from coordinator.fleet.cli import init
 from federation.runtime.local_broker import free_port
 
 BASE = "debian:bookworm-slim"
@@ -120,7 +119,9 @@ class Composed:
 
     def prepare(self) -> None:
         """Make the folder as its user would, with one node enrolled."""
-        init(self.folder, host=["localhost"], port=self.port, task="quadratic-12", evaluate=False, enroll_=["edge-01"])
+        told = ("--host", "localhost", "--port", str(self.port), "--task", "quadratic-12", "--no-evaluate")
+        line = [sys.executable, "-m", "coordinator", "init", str(self.folder), *told, "--enroll", "edge-01"]
+        subprocess.run(line, check=True, capture_output=True)
         text = (self.folder / "compose.yaml").read_text()
         if os.geteuid() == 0:
             # Whoever makes the folder is who the containers run as, and root is nobody's choice.

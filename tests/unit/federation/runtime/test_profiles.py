@@ -109,6 +109,7 @@ def test_a_model_that_the_broker_cannot_retain_twice_is_refused_before_anything_
 
 
 def test_the_page_has_every_profile_and_its_numbers() -> None:
+    longest = max(len(topic.encode()) for topic in longest_topics())
     page = (Path(__file__).parents[4] / "docs/reference/brokers.md").read_text()
     rows = {
         cells[0].split("`")[1]: cells
@@ -116,6 +117,7 @@ def test_the_page_has_every_profile_and_its_numbers() -> None:
         if line.startswith("| `") and len(cells := [cell.strip() for cell in line.strip("|").split("|")]) == 9
     }
     assert rows.keys() == PROFILES.keys()
+    assert f"{longest} bytes with the longest names" in page.replace("\n", " ")
     for name, profile in PROFILES.items():
         control = profile.session(SessionSettings(client_id="c", receive_max=64, inflight_max=64))
         expiry = "as asked" if profile.session_expiry_s_max >= 7200 else f"{profile.session_expiry_s_max:,}"

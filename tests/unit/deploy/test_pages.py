@@ -1,0 +1,57 @@
+"""The pages that people install by: their links lead somewhere, each says how to leave, and the examples are valid."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from coordinator.config import read_config
+from coordinator.fleet.cli import init
+from edge_node.config import read_config as read_node_config
+
+ROOT = Path(__file__).parents[3]
+INSTALL = ("raspberry-pi", "jetson", "x86-gateway", "systemd", "containers")
+PAGES = (
+    *(f"docs/how-to/{name}.md" for name in (*INSTALL, "enrol-a-fleet")),
+    "docs/reference/brokers.md",
+    "deploy/README.md",
+    "mosquitto/README.md",
+)
+LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_link_of_a_page_leads_to_a_file(name: str) -> None:
+    page = ROOT / name
+    missing = [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", INSTALL)
+def test_a_page_that_installs_also_says_how_to_remove_everything(name: str) -> None:
+    text = (ROOT / f"docs/how-to/{name}.md").read_text()
+    _, found, leaving = text.partition("## Uninstall")
+    assert found
+    assert "rm " in leaving
+    assert f"how-to/{name}.md" in (ROOT / "deploy/README.md").read_text()
+
+
+def test_the_example_of_each_role_is_valid() -> None:
+    coordinator = read_config(ROOT / "deploy/examples/coordinator.toml", {}, {})
+    node = read_node_config(ROOT / "deploy/examples/edge-node.toml", {}, {})
+    assert coordinator.federation.id == node.federation.id
+    assert coordinator.task.name == node.task.name
+
+
+def test_the_compose_file_hardens_every_service_and_keeps_each_to_its_own(tmp_path: Path) -> None:
+    init(tmp_path / "plant", host=["broker.example"], evaluate=False)
+    services = yaml.safe_load((tmp_path / "plant/compose.yaml").read_text())["services"]
+    assert services.keys() == {"broker", "coordinator", "node"}
+    for service in services.values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert not {"privileged", "network_mode", "pid"} & service.keys()
+        assert not [mount for mount in service["volumes"] if "authority" in mount]
+    assert services["node"]["profiles"] == ["nodes"]
