@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from coordinator.contexts import KnownContexts, state_of
 from coordinator.inspection import Examine, Inspections
 from coordinator.records import Member
 from coordinator.robust.assumed import RobustRule
@@ -15,9 +16,9 @@ from coordinator.strategies.history import pulled_back
 from coordinator.strategy import Strategy, Weights
 from federation.protocol.messages import Reason
 from federation.types import UpdateId
-from update_codec import Accumulator, CodecError, FrameInfo, HeadroomError, Manifest, NonFiniteFrame, Vectors
+from update_codec import Accumulator, CodecError, Contexts, FrameInfo, HeadroomError, Manifest, NonFiniteFrame, Vectors
 
-__all__ = ["AggregateLimits", "Aggregated", "Combine", "Combined", "Unusable", "aggregate"]
+__all__ = ["AggregateLimits", "Aggregated", "Combine", "Combined", "Reading", "Unusable", "aggregate"]
 
 
 NORM_ENTRIES = 1 << 16
@@ -96,7 +97,9 @@ def aggregate(
     weights = strategy.weigh(members)
     if combine is None:
         combine = _mean if limits.rule is None else _robust
-    combined = combine(members, payload, weights, (manifest, limits, examine or Inspections(manifest)))
+    contexts, state = KnownContexts(state, manifest.parameter_count), state_of(state)
+    described = examine or Inspections(manifest, lambda: contexts)
+    combined = combine(members, payload, weights, Reading(manifest, limits, described, contexts))
     if isinstance(combined, Unusable):
         return combined
     mean, norms = combined
@@ -108,29 +111,46 @@ def aggregate(
     return Aggregated(step=Vectors(step, mean.statistics, mean.counters), state=new_state)
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What it takes to read the members.
+
+    Attributes:
+        manifest: The model's.
+        limits: Of what may enter it.
+        examine: Describes a frame.
+        contexts: The codec's, which frames may need.
+    """
+
+    manifest: Manifest
+    limits: AggregateLimits
+    examine: Examine
+    contexts: Contexts
+
+
 Combined = tuple[Vectors, dict[UpdateId, float]]
 """The aggregate, and the norm of every update."""
 
 Combine = Callable[
-    [Sequence[Member], Callable[[UpdateId], bytes], Weights, tuple[Manifest, AggregateLimits, Examine]],
+    [Sequence[Member], Callable[[UpdateId], bytes], Weights, Reading],
     Combined | Unusable,
 ]
-"""From members, payloads, weights, and the manifest, the limits and what describes a frame, to the aggregate."""
+"""From members, payloads, weights and how to read them to the aggregate."""
 
 
 def _mean(
     members: Sequence[Member],
     payload: Callable[[UpdateId], bytes],
     weights: Weights,
-    context: tuple[Manifest, AggregateLimits, Examine],
+    how: Reading,
 ) -> Combined | Unusable:
-    manifest, limits, examine = context
+    manifest, limits, examine = how.manifest, how.limits, how.examine
     total, norms = Accumulator(manifest), dict[UpdateId, float]()
     for member, weight in zip(members, weights.values, strict=True):
         frame = payload(member.update)
         try:
             info = examine(frame)
-            total.add(frame, weight, clip=limits.clip_norm or None, info=info)
+            total.add(frame, weight, clip=limits.clip_norm or None, info=info, context=how.contexts)
         except CodecError as error:
             return Unusable(culprits=(member.update,), reason=_reason(error), detail=str(error))
         norms[member.update] = info.parameter_norm
@@ -141,9 +161,9 @@ def _robust(
     members: Sequence[Member],
     payload: Callable[[UpdateId], bytes],
     weights: Weights,
-    context: tuple[Manifest, AggregateLimits, Examine],
+    how: Reading,
 ) -> Combined | Unusable:
-    manifest, limits, examine = context
+    manifest, limits, examine = how.manifest, how.limits, how.examine
     frames, infos = list[bytes](), list[FrameInfo]()
     for member in members:
         frame = payload(member.update)
@@ -158,7 +178,7 @@ def _robust(
     norms = {member.update: info.parameter_norm for member, info in zip(members, infos, strict=True)}
     assert limits.rule is not None  # noqa: S101 - the caller has just looked
     try:
-        updates = Updates(frames=frames, infos=infos, weights=weights.values, manifest=manifest)
+        updates = Updates(frames=frames, infos=infos, weights=weights.values, manifest=manifest, contexts=how.contexts)
         combined = limits.rule.combine(updates)
     except CodecError as error:
         largest = max(norms, key=lambda update: (norms[update], update))

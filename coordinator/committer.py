@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from coordinator.aggregation import Aggregated, AggregateLimits, Combine, Unusable, aggregate
+from coordinator.contexts import KnownContexts, followed
 from coordinator.downlink import DownlinkSettings, Published, advance, first_model, follows_initial
 from coordinator.inspection import Examine, Inspections
 from coordinator.records import Member, VersionRecord
@@ -27,11 +28,13 @@ class CommitterSettings:
         strategy: Weights and server step.
         downlink: How the model travels.
         limits: Bounds of what may enter the model.
+        contexts: Versions whose codec contexts are kept; 0 is none, see `coordinator.contexts`.
     """
 
     strategy: Strategy = field(default_factory=Averaging)
     downlink: DownlinkSettings = field(default_factory=DownlinkSettings)
     limits: AggregateLimits = field(default_factory=AggregateLimits)
+    contexts: int = 0
 
 
 class Committer:
@@ -58,9 +61,10 @@ class Committer:
         if manifest is None:
             raise StorageError("the store has no manifest")
         self.manifest: Manifest = manifest
-        self.examine: Examine = Inspections(manifest)
+        self.examine: Examine = Inspections(manifest, lambda: self._contexts)
         self._store, self._settings, self._combine = store, settings, combine
         self._head, self._model = head, store.model(head.version)
+        self._contexts = KnownContexts(self._model.strategy, manifest.parameter_count)
         self._delta: bytes | None = None
 
     @property
@@ -109,6 +113,7 @@ class Committer:
             Commit(record=record, model=made.model, frames=made.frames, members=members, reason=reason, figures=figures)
         )
         self._head, self._model = record, made.model
+        self._contexts = KnownContexts(made.model.strategy, self.manifest.parameter_count)
         frames = (frame for part, frame in made.frames.items() if part.kind is PartKind.DELTA)
         self._delta = next(frames, None)
         return record
@@ -132,7 +137,9 @@ class Committer:
         except NonFiniteError as error:
             everyone = tuple(member.update for member in members)
             return Unusable(culprits=everyone, reason=Reason.NOT_FINITE, detail=str(error))
-        return replace(published, model=replace(published.model, strategy=state))
+        moved = None if published.change is None else published.change.parameters
+        known = followed(self._model.strategy, moved, published.model.version, self._settings.contexts)
+        return replace(published, model=replace(published.model, strategy={**state, **known}))
 
 
 def first_commit(initial: Vectors, manifest: Manifest, settings: DownlinkSettings, *, seed: int | None) -> Commit:

@@ -204,7 +204,7 @@ class CodecSection(Section):
 
     Attributes:
         up: A profile such as ``edge``, or ``deadzone(bpp=0.35,feedback=1)``. With ``link`` each node sends what its
-            uplink carries in time.
+            uplink carries in time; ``context=1`` codes the parameters that usually move apart.
         down: The same for the model's deltas; keyframes are lossless. Nothing is ``edge`` where ``up`` has error
             feedback, else ``lossless``.
         delta_chain_max: Deltas that a version offers to nodes that lag behind.

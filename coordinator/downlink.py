@@ -6,7 +6,7 @@ w = shadow by definition.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -52,11 +52,13 @@ class Published:
         model: The arrays.
         parts: Keyframe (of this version or an older one), newest delta, older deltas.
         frames: The codec frames of the parts that are new.
+        change: What the newest delta decodes to; None at version 0.
     """
 
     model: ModelState
     parts: tuple[ModelPart, ...]
     frames: Mapping[ModelPart, bytes]
+    change: Vectors | None = None
 
 
 def first_model(model: Vectors, manifest: Manifest, settings: DownlinkSettings) -> Published:
@@ -94,10 +96,11 @@ def advance(
     fresh = Vectors(step.parameters, step.statistics, np.maximum(step.counters, before.shadow.counters))
     residual = None if before.exact is None else before.exact - before.shadow.parameters
     frame = encode(fresh, manifest, settings.spec, residual=residual).frame
-    shadow = before.shadow.plus(decode(frame, manifest))
+    change = decode(frame, manifest)
+    shadow = before.shadow.plus(change)
     exact = before.parameters + step.parameters if settings.spec.lossy else None
     model = ModelState(version=version, shadow=shadow, exact=exact, strategy=before.strategy)
-    return _published(model, frame, (manifest, settings), older)
+    return replace(_published(model, frame, (manifest, settings), older), change=change)
 
 
 def follows_initial(parts: Sequence[ModelPart]) -> bool:

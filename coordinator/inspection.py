@@ -7,7 +7,17 @@ from coordinator.records import UpdateRecord
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import Reason
 from federation.types import Digest
-from update_codec import CodecSpec, FrameError, FrameInfo, Manifest, ManifestMismatch, SpecError, inspect
+from update_codec import (
+    CodecSpec,
+    ContextMismatch,
+    Contexts,
+    FrameError,
+    FrameInfo,
+    Manifest,
+    ManifestMismatch,
+    SpecError,
+    inspect,
+)
 
 __all__ = ["Examine", "Inspections", "Refusal", "check_update", "payload_limit"]
 
@@ -31,10 +41,11 @@ class Inspections:
 
     Args:
         manifest: The model's.
+        contexts: Gives the codec's contexts that are known now.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
-        self._manifest = manifest
+    def __init__(self, manifest: Manifest, contexts: Callable[[], Contexts | None] = lambda: None) -> None:
+        self._manifest, self._contexts = manifest, contexts
         self._known: OrderedDict[Digest, FrameInfo] = OrderedDict()
 
     def __call__(self, frame: bytes) -> FrameInfo:
@@ -46,7 +57,7 @@ class Inspections:
         digest = payload_digest(frame)
         info = self._known.get(digest)
         if info is None:
-            self._known[digest] = info = inspect(frame, self._manifest)
+            self._known[digest] = info = inspect(frame, self._manifest, context=self._contexts())
             if len(self._known) > INSPECTIONS_MAX:
                 self._known.popitem(last=False)
         return info
@@ -73,6 +84,8 @@ def check_update(record: UpdateRecord, payload: bytes, examine: Examine, norm_ma
         return Reason.DIGEST_MISMATCH, f"{len(payload)} bytes are not the payload that was offered"
     try:
         info = examine(payload)
+    except ContextMismatch as error:
+        return Reason.CODEC, str(error)
     except ManifestMismatch as error:
         return Reason.INCOMPATIBLE, str(error)
     except FrameError as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from coordinator.committer import CommitterSettings
+from coordinator.contexts import KnownContexts
 from coordinator.recompute import recompute
 from coordinator.stopped import StoppedNode, StoppedStore
 from coordinator.store import UpdateRow, VersionRow
@@ -187,6 +188,7 @@ def _tidy(evidence: Evidence) -> str:
 
 def _sound(evidence: Evidence) -> str:
     manifest, wrong = evidence.store.manifest(), []
+    contexts = KnownContexts(evidence.store.model(evidence.head).strategy, manifest.parameter_count)
     for update in evidence.store.payloads():
         row, frame = evidence.updates.get(update), evidence.store.payload(update)
         if row is None:
@@ -195,7 +197,7 @@ def _sound(evidence: Evidence) -> str:
             wrong.append(f"the payload of {update} is not what was offered")
             continue
         try:
-            inspect(frame, manifest)
+            inspect(frame, manifest, context=contexts)
         except CodecError as error:
             wrong.append(f"the payload of {update} cannot be decoded: {error}")
     reserved = evidence.store.rounds_reserved()

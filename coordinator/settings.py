@@ -143,12 +143,20 @@ def committer_settings(config: CoordinatorConfig) -> CommitterSettings:
             chunk_bytes=config.broker.body_bytes,
             delta_chain_max=config.codec.delta_chain_max,
         ),
+        contexts=_contexts(config),
         limits=AggregateLimits(
             step_norm_max=config.limits.step_norm_max,
             clip_norm=config.limits.clip_norm,
             rule=make_rule(config.strategy.robust, config.strategy.attackers),
         ),
     )
+
+
+def _contexts(config: CoordinatorConfig) -> int:
+    """Versions whose codec contexts are kept: those that an update may be based on, stored or kept for the audit."""
+    if not CodecSpec.parse(config.codec.up).context:
+        return 0
+    return round_size(config).max_staleness + 1 + config.store.audit_versions
 
 
 def _compensated(strategy: Strategy, config: CoordinatorConfig) -> Strategy:

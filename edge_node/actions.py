@@ -259,11 +259,13 @@ class UnsubscribeSegment:
 class AdoptModel:
     """Decode these parts in order onto the held model, check the digest, persist.
 
-    A first part that is a keyframe starts from nothing. Answers `ModelReady` or `ModelRejected`.
+    A first part that is a keyframe starts from nothing. ``averaging`` is for the codec's context. Answers `ModelReady`
+    or `ModelRejected`.
     """
 
     model: ModelRef
     parts: tuple[tuple[ModelPart, bytes], ...]
+    averaging: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,6 +273,7 @@ class MakeInitialModel:
     """Make version 0 from its seed and check its digest. Answers `ModelReady` or `ModelRejected`."""
 
     model: ModelRef
+    averaging: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,14 +344,11 @@ class MarkStored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettleUpdate:
-    """A final verdict: drop the entry.
-
-    ``applied`` keeps the residual and adds what was pending to the task's state; else the decoded update goes back into
-    the residual.
-    """
+    """A final verdict: what was not applied goes back into the residual; ``misread``: its context may be missing."""
 
     update: UpdateId
     applied: bool
+    misread: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,10 @@
 """How a node comes to hold a model version: from its seed, or from the parts that it pulled. Pure."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edge_node.store import HeldModel
 from edge_node.training import Workshop
@@ -8,7 +12,7 @@ from federation.errors import TaskError
 from federation.protocol.messages import ModelPart, ModelRef, PartKind
 from federation.task import Task
 from federation.types import ModelVersion
-from update_codec import CodecError, Manifest, Vectors, decode
+from update_codec import CodecError, Manifest, Vectors, decode, moving_average
 
 __all__ = ["AdoptionError", "compose", "initial_model", "manifest_of"]
 
@@ -29,13 +33,51 @@ def manifest_of(task: Task, seed: int = 0) -> Manifest:
         raise TaskError(f"the task's model cannot be described: {error}") from error
 
 
+@dataclass(slots=True)
+class _Path:
+    """Where the parts have led so far; the average is None where the way does not begin at version 0."""
+
+    version: ModelVersion | None
+    vectors: Vectors | None
+    average: NDArray[np.float32] | None = None
+
+    def begin(self, version: ModelVersion, vectors: Vectors) -> None:
+        """A whole model."""
+        self.version, self.vectors = version, vectors
+        self.average = np.zeros_like(vectors.parameters) if version == 0 else None
+
+    def follow(self, version: ModelVersion, change: Vectors) -> None:
+        """A delta.
+
+        Raises:
+            AdoptionError: It does not follow.
+        """
+        if self.vectors is None or self.version is None or version != self.version + 1:
+            raise AdoptionError(f"a delta to version {version} does not follow version {self.version}")
+        self.version, self.vectors = version, self.vectors.plus(change)
+        if self.average is not None:
+            self.average = moving_average(self.average, change.parameters)
+
+
 def compose(
-    model: ModelRef, parts: Sequence[tuple[ModelPart, bytes]], held: HeldModel | None, workshop: Workshop
+    model: ModelRef,
+    parts: Sequence[tuple[ModelPart, bytes]],
+    held: HeldModel | None,
+    workshop: Workshop,
+    *,
+    averaging: bool = False,
 ) -> HeldModel:
     """Lay parts on the held model; a first part that is a keyframe replaces it.
 
     Where they begin with the delta to version 1 and version 0 is not held, they are laid on the initial model, which
     the task makes from the announced seed.
+
+    Args:
+        model: What is announced.
+        parts: Keyframe or not, then deltas.
+        held: The model so far.
+        workshop: The task.
+        averaging: Keep the average of the deltas, as far as all since version 0 were followed.
 
     Raises:
         AdoptionError: A part is malformed, the chain has a gap, or the digest is another one.
@@ -43,27 +85,26 @@ def compose(
     workshop = workshop.suited(model.manifest_digest)
     manifest = workshop.manifest
     _check_manifest(model, manifest)
-    version, vectors = (None, None) if held is None else (held.version, held.vectors)
-    if version != 0 and model.seed is not None and parts and parts[0][0].version == 1:
-        version, vectors = ModelVersion(0), _from_seed(model.seed, workshop)
+    path = _Path(None, None) if held is None else _Path(held.version, held.vectors, held.average)
+    if path.version != 0 and model.seed is not None and parts and parts[0][0].version == 1:
+        path.begin(ModelVersion(0), _from_seed(model.seed, workshop))
+    if not averaging:
+        path.average = None
     for part, frame in parts:
         try:
             change = decode(frame, manifest)
         except CodecError as error:
             raise AdoptionError(f"part {part.kind} of version {part.version}: {error}") from error
         if part.kind is PartKind.KEYFRAME:
-            vectors = change
-        elif vectors is not None and version is not None and part.version == version + 1:
-            vectors = vectors.plus(change)
+            path.begin(part.version, change)
         else:
-            raise AdoptionError(f"a delta to version {part.version} does not follow version {version}")
-        version = part.version
-    if version != model.version or vectors is None:
-        raise AdoptionError(f"the parts lead to version {version}, not to {model.version}")
-    return _checked(model, vectors, manifest)
+            path.follow(part.version, change)
+    if path.version != model.version or path.vectors is None:
+        raise AdoptionError(f"the parts lead to version {path.version}, not to {model.version}")
+    return replace(_checked(model, path.vectors, manifest), average=path.average if averaging else None)
 
 
-def initial_model(model: ModelRef, workshop: Workshop) -> HeldModel:
+def initial_model(model: ModelRef, workshop: Workshop, *, averaging: bool = False) -> HeldModel:
     """Make version 0 from the seed that the announcement names.
 
     Raises:
@@ -73,7 +114,8 @@ def initial_model(model: ModelRef, workshop: Workshop) -> HeldModel:
         raise AdoptionError("the announcement names no seed")
     workshop = workshop.suited(model.manifest_digest)
     _check_manifest(model, workshop.manifest)
-    return _checked(model, _from_seed(model.seed, workshop), workshop.manifest)
+    held = _checked(model, _from_seed(model.seed, workshop), workshop.manifest)
+    return replace(held, average=np.zeros_like(held.vectors.parameters) if averaging else None)
 
 
 def _from_seed(seed: int, workshop: Workshop) -> Vectors:

@@ -24,7 +24,7 @@ from edge_node.link import Uplink
 from edge_node.terms import NodeSettings
 from federation.errors import MalformedMessage
 from federation.protocol.chunking import Bitmap, chunk_count
-from federation.protocol.messages import Grant, Receipt, ReceiptStatus, RetryAfter, UpdateOffer
+from federation.protocol.messages import Grant, Reason, Receipt, ReceiptStatus, RetryAfter, UpdateOffer
 from federation.types import RunId, UpdateId
 
 __all__ = ["RETRY_AFTER_S_MAX", "RETRY_AFTER_S_MIN", "Outbox"]
@@ -192,7 +192,8 @@ class Outbox:
             delivery.began_at = None
         if receipt.status.final:
             del self._deliveries[receipt.update]
-            return [SettleUpdate(update=receipt.update, applied=receipt.status is ReceiptStatus.APPLIED)]
+            applied, misread = receipt.status is ReceiptStatus.APPLIED, receipt.reason is Reason.CODEC
+            return [SettleUpdate(update=receipt.update, applied=applied, misread=misread)]
         news, delivery.stored = not delivery.stored, True
         delivery.sent.clear()
         delivery.attempts = 0

@@ -171,9 +171,9 @@ class NodeExecutor:
         failpoint("node_adopting")
         try:
             if isinstance(effect, AdoptModel):
-                self._held = compose(model, effect.parts, self._held, workshop)
+                self._held = compose(model, effect.parts, self._held, workshop, averaging=effect.averaging)
             else:
-                self._held = initial_model(model, workshop)
+                self._held = initial_model(model, workshop, averaging=effect.averaging)
         except AdoptionError as error:
             self._log.warning("model_rejected", version=model.version, reason=str(error))
             return ModelRejected(version=model.version, reason=str(error))
@@ -195,6 +195,7 @@ class NodeExecutor:
             residual_share=share,
             payload_bytes_max=effect.payload_bytes_max,
             state=self._task_state(),
+            average=held.average,
         )
         self._trainer.start(job)
         self._save_held(held)
@@ -255,12 +256,14 @@ class NodeExecutor:
         return ()
 
     def _save_outbox(self, effect: SaveOutbox) -> Event:
-        residual, frame = self._residual(), effect.result.frame
+        residual, frame, context = self._residual(), effect.result.frame, None
         if isinstance(effect.result.token, ResidualChange):
             residual = merge(residual, effect.result.token)
+            used = effect.result.token.context
+            context = None if used is None else used.to_bytes()
         entry = OutboxEntry(offer=replace(effect.offer, inline=None))
         failpoint("node_before_outbox")
-        self._store.save_outbox(entry, frame, residual, effect.result.change)
+        self._store.save_outbox(entry, frame, residual, effect.result.change, context)
         failpoint("node_after_outbox")
         self._recent = (effect.offer.update, frame)
         return OutboxSaved(entry=entry)
@@ -270,15 +273,19 @@ class NodeExecutor:
         if entry is None:
             return
         failpoint("node_before_settle")
-        residual = self._residual()
+        residual, context = self._residual(), self._store.context(effect.update)
         try:
             if not effect.applied and CodecSpec.parse(entry.offer.codec).feedback:
                 frame = self._frame(effect.update)
                 manifest = self._workshop.suited(frame_manifest(frame)).manifest
-                residual = give_back(residual, frame, manifest)
+                residual = give_back(residual, frame, manifest, context)
         except CodecError as error:  # the task's model, or this software, has changed since: nothing to give back to
             self._log.warning("update_not_given_back", update=effect.update, reason=str(error))
         self._store.settle(effect.update, residual, applied=effect.applied)
+        if effect.misread and context is not None and self._held is not None:
+            # The coordinator's average is another one: go on without, until the model comes from version 0 again.
+            self._log.warning("context_dropped", update=effect.update)
+            self._held, self._unsaved = replace(self._held, average=None), True
         failpoint("node_after_settle")
 
     def _send_offer(self, effect: SendOffer) -> None:

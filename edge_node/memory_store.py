@@ -34,6 +34,7 @@ class MemoryNodeStore:
     _outbox: dict[UpdateId, tuple[OutboxEntry, bytes]] = field(default_factory=dict)
     _state: Parameters = field(default_factory=dict)
     _pending: dict[UpdateId, Parameters] = field(default_factory=dict)
+    _contexts: dict[UpdateId, bytes] = field(default_factory=dict)
 
     def reopen(self) -> "MemoryNodeStore":
         """The store as the next process finds it: the same state, one incarnation later."""
@@ -43,6 +44,7 @@ class MemoryNodeStore:
             failing=False,
             _outbox=dict(self._outbox),
             _pending=dict(self._pending),
+            _contexts=dict(self._contexts),
         )
 
     def recovered(self) -> RecoveredNode:
@@ -82,7 +84,12 @@ class MemoryNodeStore:
         return self._pending.get(update, {})
 
     def save_outbox(
-        self, entry: OutboxEntry, frame: bytes, residual: Residual | None, change: StateChange = NO_CHANGE
+        self,
+        entry: OutboxEntry,
+        frame: bytes,
+        residual: Residual | None,
+        change: StateChange = NO_CHANGE,
+        context: bytes | None = None,
     ) -> None:
         """In one step: put an update into the outbox, replace the residual, and finish the update's round."""
         self._check()
@@ -90,6 +97,8 @@ class MemoryNodeStore:
         if offer.update in self._outbox:
             raise LocalProtocolError(f"update {offer.update} is in the outbox already")
         self._outbox[offer.update] = (replace(entry, offer=replace(offer, inline=None)), frame)
+        if context is not None:
+            self._contexts[offer.update] = context
         self._residual, self._residual_version = residual, offer.base_version
         self._state = {**self._state, **change.kept}
         self._pending[offer.update] = change.pending
@@ -98,6 +107,10 @@ class MemoryNodeStore:
     def frame(self, update: UpdateId) -> bytes | None:
         """The codec frame of an update in the outbox."""
         return self._outbox[update][1] if update in self._outbox else None
+
+    def context(self, update: UpdateId) -> bytes | None:
+        """What the frame of an update in the outbox needs to be decoded."""
+        return self._contexts.get(update)
 
     def entry(self, update: UpdateId) -> OutboxEntry | None:
         """An update in the outbox."""
@@ -113,6 +126,7 @@ class MemoryNodeStore:
     def settle(self, update: UpdateId, residual: Residual | None, *, applied: bool = False) -> None:
         """In one step: drop an update from the outbox, replace the residual, settle the task's state."""
         self._check()
+        self._contexts.pop(update, None)
         if self._outbox.pop(update, None) is not None:
             self._residual = residual
             pending = self._pending.pop(update)
@@ -135,6 +149,7 @@ class MemoryNodeStore:
         self._state = {}
         self._outbox.clear()
         self._pending.clear()
+        self._contexts.clear()
 
     def close(self) -> None:
         """Nothing to release."""

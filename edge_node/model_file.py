@@ -1,6 +1,7 @@
 """The held model as one safetensors file that proves itself by its digest."""
 
 import contextlib
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ def pack_model(model: HeldModel) -> bytes:
         "digest": model.digest.hex(),
         "manifest": model.manifest_digest.hex(),
     }
+    if model.average is not None:
+        tensors["average"] = np.ascontiguousarray(model.average)
+        labels["average"] = _digest(model.average)
     return save(tensors, metadata=labels)
 
 
@@ -38,9 +42,16 @@ def read_model(path: Path) -> HeldModel | None:
         with safe_open(path, framework="numpy") as file:
             labels = file.metadata() or {}
             vectors = Vectors(*(file.get_tensor(name) for name in ("parameters", "statistics", "counters")))
+            average = file.get_tensor("average") if "average" in labels else None
         digest = Digest(bytes.fromhex(labels["digest"]))
         if vectors.digest() == digest:
             version = ModelVersion(int(labels["version"]))
             manifest = bytes.fromhex(labels["manifest"])
-            return HeldModel(version=version, digest=digest, manifest_digest=manifest, vectors=vectors)
+            if average is not None and _digest(average) != labels["average"]:
+                average = None
+            return HeldModel(version=version, digest=digest, manifest_digest=manifest, vectors=vectors, average=average)
     return None
+
+
+def _digest(average: NDArray[np.float32]) -> str:
+    return blake2b(np.ascontiguousarray(average, "<f4").data, digest_size=16).hexdigest()

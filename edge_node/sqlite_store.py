@@ -102,7 +102,12 @@ class SqliteNodeStore:
         return unpack_arrays(self._db.body(_pending_name(update))) if update in self._outbox else {}
 
     def save_outbox(
-        self, entry: OutboxEntry, frame: bytes, residual: Residual | None, change: StateChange = NO_CHANGE
+        self,
+        entry: OutboxEntry,
+        frame: bytes,
+        residual: Residual | None,
+        change: StateChange = NO_CHANGE,
+        context: bytes | None = None,
     ) -> None:
         """In one step: put an update into the outbox, replace the residual, and finish the update's round.
 
@@ -121,6 +126,8 @@ class SqliteNodeStore:
             self._db.set_body(_frame_name(offer.update), frame)
             if change.pending:
                 self._db.set_body(_pending_name(offer.update), pack_arrays(change.pending))
+            if context is not None:
+                self._db.set_body(_context_name(offer.update), context)
             self._put_residual(residual)
             self._put_state(state)
             self._db.set_meta(_RESIDUAL_VERSION, offer.base_version)
@@ -130,6 +137,10 @@ class SqliteNodeStore:
     def frame(self, update: UpdateId) -> bytes | None:
         """The codec frame of an update in the outbox, or None when there is no such entry."""
         return self._db.body(_frame_name(update))
+
+    def context(self, update: UpdateId) -> bytes | None:
+        """What the frame of an update in the outbox needs to be decoded; None when it needs nothing."""
+        return self._db.body(_context_name(update))
 
     def entry(self, update: UpdateId) -> OutboxEntry | None:
         """An update in the outbox, or None when there is no such entry."""
@@ -153,6 +164,7 @@ class SqliteNodeStore:
             self._db.change("DELETE FROM outbox WHERE update_id = ?", update)
             self._db.drop_body(_frame_name(update))
             self._db.drop_body(_pending_name(update))
+            self._db.drop_body(_context_name(update))
             self._put_residual(residual)
             self._put_state(state)
         del self._outbox[update]
@@ -234,6 +246,10 @@ def _read_seen(text: object) -> Seen | None:
 
 def _pending_name(update: UpdateId) -> str:
     return f"pending-{update}"
+
+
+def _context_name(update: UpdateId) -> str:
+    return f"context-{update}"
 
 
 def _read_offer(data: bytes) -> UpdateOffer | None:

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edge_node.actions import OutboxEntry, RecoveredNode
 from edge_node.seen import Seen
 from edge_node.task_state import NO_CHANGE, StateChange
@@ -23,12 +26,15 @@ class HeldModel:
         digest: `Vectors.digest` of it.
         manifest_digest: Digest of its manifest.
         vectors: The model itself.
+        average: Moving average of the global updates that led to it, float32 (D,), for the codec's context; None where
+            this node has not followed them all.
     """
 
     version: ModelVersion
     digest: Digest
     manifest_digest: bytes
     vectors: Vectors
+    average: NDArray[np.float32] | None = None
 
 
 class NodeStore(Protocol):
@@ -63,11 +69,17 @@ class NodeStore(Protocol):
         """What is added to the task's state when this update of the outbox is applied."""
 
     def save_outbox(
-        self, entry: OutboxEntry, frame: bytes, residual: Residual | None, change: StateChange = NO_CHANGE
+        self,
+        entry: OutboxEntry,
+        frame: bytes,
+        residual: Residual | None,
+        change: StateChange = NO_CHANGE,
+        context: bytes | None = None,
     ) -> None:
         """In one step: put an update into the outbox, replace the residual, and finish the update's round.
 
         In the same step the task's state takes over ``change.kept``, and ``change.pending`` waits with the update.
+        ``context`` is what the frame needs to be decoded, see `update_codec.Context.to_bytes`.
 
         Raises:
             StorageError: Nothing was saved.
@@ -76,6 +88,9 @@ class NodeStore(Protocol):
 
     def frame(self, update: UpdateId) -> bytes | None:
         """The codec frame of an update in the outbox, or None when there is no such entry."""
+
+    def context(self, update: UpdateId) -> bytes | None:
+        """What the frame of an update in the outbox needs to be decoded; None when it needs nothing."""
 
     def entry(self, update: UpdateId) -> OutboxEntry | None:
         """An update in the outbox, or None when there is no such entry."""

@@ -7,7 +7,7 @@ from federation.protocol.messages import RoundAnnouncement, TrainSettings
 from federation.types import NodeId
 from update_codec import CodecSpec, SpecError
 
-__all__ = ["NodeSettings", "TrainBounds", "objection", "other_task"]
+__all__ = ["NodeSettings", "TrainBounds", "objection", "other_task", "wants_context"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +99,14 @@ def objection(announcement: RoundAnnouncement, settings: NodeSettings) -> str | 
     if not _agrees_to_codec(announcement.codec, settings.codecs):
         return f"codec {announcement.codec}"
     return _beyond(announcement.settings, settings.bounds)
+
+
+def wants_context(codec: str) -> bool:
+    """Whether a codec works with the average of the global updates."""
+    try:
+        return CodecSpec.parse(codec).context
+    except SpecError:
+        return False
 
 
 def _agrees_to_codec(codec: str, codecs: tuple[str, ...]) -> bool:

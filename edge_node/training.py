@@ -9,11 +9,14 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edge_node.actions import FinishedTraining, TrainingFailed, TrainingFinished
 from edge_node.evaluation import EvaluationJob, evaluation_event
 from edge_node.link import within
 from edge_node.task_state import change_of
-from edge_node.update import Residual, ResidualAging, difference, encode_update
+from edge_node.update import Residual, ResidualAging, Shared, difference, encode_update
 from federation.errors import TaskError
 from federation.protocol.limits import EXAMPLES_MAX, fit_metrics, fit_text
 from federation.protocol.messages import RoundAnnouncement
@@ -24,7 +27,7 @@ from federation.runtime.transport import Inbox, InboxItem
 from federation.task import Correctable, Parameters, Stateful, Stop, Task, TrainResult
 from federation.tasks.scaffold import ScaffoldTask, with_controls
 from federation.types import NodeId, RoundId
-from update_codec import CodecSpec, Manifest, ManifestError, SpecError, Vectors
+from update_codec import CodecSpec, Context, Manifest, ManifestError, SpecError, Vectors
 
 __all__ = ["ThreadTrainer", "Trainer", "TrainingJob", "Workshop", "codec_seed", "run_round", "training_event"]
 
@@ -74,6 +77,7 @@ class TrainingJob:
         residual_share: How much of it still counts.
         payload_bytes_max: What the uplink carries in time, or None.
         state: What the node keeps for its task.
+        average: Moving average of the global updates up to the base, for the codec's context; None where it is not had.
     """
 
     announcement: RoundAnnouncement
@@ -82,6 +86,7 @@ class TrainingJob:
     residual_share: float = 1.0
     payload_bytes_max: int | None = None
     state: Parameters = field(default_factory=dict)
+    average: NDArray[np.float32] | None = None
 
 
 class Trainer(Protocol):
@@ -110,9 +115,10 @@ def run_round(workshop: Workshop, job: TrainingJob, stop: Stop, clock: Clock) ->
     workshop = workshop.suited(announcement.model.manifest_digest)
     task, manifest = workshop.task, workshop.manifest
     try:
-        spec = within(CodecSpec.parse(announcement.codec), job.payload_bytes_max, manifest.parameter_count)
+        asked = CodecSpec.parse(announcement.codec)
     except SpecError as error:
         raise TaskError(str(error)) from error
+    spec = within(asked, job.payload_bytes_max, manifest.parameter_count)
     began_s = clock.now()
     failpoint("node_training")
     if isinstance(task, Stateful):
@@ -124,7 +130,8 @@ def run_round(workshop: Workshop, job: TrainingJob, stop: Stop, clock: Clock) ->
     failpoint("node_trained")
     delta = difference(job.base, result.parameters, manifest, norm_max=workshop.norm_max)
     seed = codec_seed(announcement, workshop.node)
-    update = encode_update(delta, manifest, spec, residual=job.residual, share=job.residual_share, seed=seed)
+    shared = Shared(seed=seed, context=_context(asked, job.average))
+    update = encode_update(delta, manifest, spec, residual=job.residual, share=job.residual_share, shared=shared)
     return FinishedTraining(
         round=announcement.round,
         frame=update.frame,
@@ -238,6 +245,11 @@ class ThreadTrainer:
     def _asked(self, flag: threading.Event) -> bool:
         self._sign_s = self._clock.now()
         return flag.is_set()
+
+
+def _context(spec: CodecSpec, average: NDArray[np.float32] | None) -> Context | None:
+    """The classes of the parameters, where the codec wants them and both ends have an average that says something."""
+    return Context.of(average) if spec.context and average is not None and average.any() else None
 
 
 def codec_seed(announcement: RoundAnnouncement, node: NodeId) -> int:

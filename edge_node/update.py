@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from federation.errors import TaskError
 from federation.task import Parameters, Resident
-from update_codec import CodecError, CodecSpec, DeviceUpdate, Manifest, NonFiniteError, Vectors, decode, encode
+from update_codec import CodecError, CodecSpec, Context, DeviceUpdate, Manifest, NonFiniteError, Vectors, decode, encode
 from update_codec.arrays import HOST, root_mean_square
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Residual",
     "ResidualAging",
     "ResidualChange",
+    "Shared",
     "clipped",
     "difference",
     "encode_update",
@@ -74,10 +75,28 @@ class ResidualChange:
     Attributes:
         used: The residual that went in, or None for zero.
         left: What the codec did not send, or None when it works without feedback.
+        context: What the frame needs to be decoded, should it come back.
     """
 
     used: Residual | None
     left: Residual | None
+    context: Context | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What a frame's reader has or finds in the frame, besides the manifest.
+
+    Attributes:
+        seed: Of the codec's dither.
+        context: Classes of the parameters that the coordinator has, too; None codes without.
+    """
+
+    seed: int = 0
+    context: Context | None = None
+
+
+_NOTHING_SHARED = Shared()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +144,13 @@ def difference(base: Vectors, trained: Parameters, manifest: Manifest, *, norm_m
 
 
 def encode_update(
-    delta: Delta, manifest: Manifest, spec: CodecSpec, *, residual: Residual | None, share: float = 1.0, seed: int = 0
+    delta: Delta,
+    manifest: Manifest,
+    spec: CodecSpec,
+    *,
+    residual: Residual | None,
+    share: float = 1.0,
+    shared: Shared = _NOTHING_SHARED,
 ) -> EncodedUpdate:
     """Encode a difference, with what earlier updates left where the codec has feedback.
 
@@ -135,7 +160,7 @@ def encode_update(
         spec: The codec that the announcement asks for.
         residual: What earlier rounds did not send, float32 (D,); None is zero.
         share: How much of it still counts, see `ResidualAging`; the rest is forgotten.
-        seed: Of the codec's dither.
+        shared: What the coordinator knows, too.
 
     Raises:
         TaskError: A value is not finite.
@@ -144,11 +169,18 @@ def encode_update(
     arrays = delta.arrays if isinstance(delta, DeviceUpdate) else HOST
     added = _part_of(used, share)
     try:
-        encoded = encode(delta, manifest, spec, residual=None if added is None else arrays.resident(added), seed=seed)
+        encoded = encode(
+            delta,
+            manifest,
+            spec,
+            residual=None if added is None else arrays.resident(added),
+            seed=shared.seed,
+            context=shared.context,
+        )
     except NonFiniteError as error:
         raise TaskError(f"training made values that are not finite: {error}") from error
     left = None if encoded.residual is None else arrays.host(encoded.residual)
-    change = ResidualChange(used=used, left=left)
+    change = ResidualChange(used=used, left=left, context=encoded.context)
     return EncodedUpdate(frame=encoded.frame, change=change, bits_per_parameter=encoded.bits_per_parameter)
 
 
@@ -185,15 +217,24 @@ def merge(current: Residual | None, change: ResidualChange) -> Residual | None:
     return moved if change.used is None else moved - change.used
 
 
-def give_back(residual: Residual | None, frame: bytes, manifest: Manifest) -> Residual | None:
+def give_back(
+    residual: Residual | None, frame: bytes, manifest: Manifest, context: bytes | None = None
+) -> Residual | None:
     """The residual after the coordinator did not apply ``frame``: the whole difference goes back.
 
     A sum that is not finite is dropped: it could never be sent again.
 
+    Args:
+        residual: What it is added to.
+        frame: What was sent.
+        manifest: Of the model.
+        context: `Context.to_bytes` of what the frame was coded with, if any.
+
     Raises:
-        FrameError: The frame cannot be decoded with this manifest.
+        CodecError: The frame cannot be decoded with this manifest and context.
     """
-    returned = decode(frame, manifest).parameters
+    known = None if context is None else Context.from_bytes(context, manifest.parameter_count)
+    returned = decode(frame, manifest, context=known).parameters
     with np.errstate(over="ignore", invalid="ignore"):
         total = returned if residual is None else residual + returned
     return total if np.isfinite(total).all() else None

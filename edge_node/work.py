@@ -21,7 +21,7 @@ from edge_node.evaluation_actions import StartEvaluation
 from edge_node.evaluations import Evaluations
 from edge_node.fetch import Fetch, Held, path_bytes, plan
 from edge_node.reports import Reports
-from edge_node.terms import NodeSettings, objection
+from edge_node.terms import NodeSettings, objection, wants_context
 from federation.protocol.cohort import includes
 from federation.protocol.messages import (
     Activity,
@@ -323,7 +323,7 @@ class Work:
             return self._fall_back(job, "another model was adopted", now)
         if model.version == 0 and model.seed is not None and not job.keyframe:
             job.stage = Stage.ADOPTING
-            return [MakeInitialModel(model=model)]
+            return [MakeInitialModel(model=model, averaging=wants_context(job.announcement.codec))]
         return self._fetch(job, now)
 
     def _fetch(self, job: Assignment, now: float) -> list[Effect]:
@@ -352,7 +352,8 @@ class Work:
             return effects + self._fall_back(job, fetch.failed, now)
         if fetch.complete:
             job.stage, job.fetch = Stage.ADOPTING, None
-            effects.append(AdoptModel(model=job.model, parts=fetch.payloads()))
+            averaging = wants_context(job.announcement.codec)
+            effects.append(AdoptModel(model=job.model, parts=fetch.payloads(), averaging=averaging))
         return effects
 
     def _fall_back(self, job: Assignment, reason: str, now: float) -> list[Effect]:

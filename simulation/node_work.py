@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from coordinator.aggregation import AggregateLimits, Combine, Combined, Unusable
+from coordinator.aggregation import Combine, Combined, Reading, Unusable
 from coordinator.inspection import Examine, Refusal, check_update
 from coordinator.records import Member, UpdateRecord
 from coordinator.strategy import Weights
 from edge_node.training import codec_seed
-from edge_node.update import Residual, ResidualAging, ResidualChange, encode_update, give_back, merge
+from edge_node.update import Residual, ResidualAging, ResidualChange, Shared, encode_update, give_back, merge
 from federation.protocol.messages import Decline, Reason, Receipt, ReceiptStatus, RoundAnnouncement
 from federation.task import Parameters
 from federation.tasks.pool import NodePool, Work
@@ -145,9 +145,9 @@ class VectorWork:
         members: Sequence[Member],
         payload: object,
         weights: Weights,
-        context: tuple[Manifest, AggregateLimits, Examine],
+        how: Reading,
     ) -> Combined | Unusable:
-        del payload, context
+        del payload, how
         asked = [self._asked[member.update] for member in members]
         by_node = {each.node: member for each, member in zip(asked, members, strict=True)}
         total, outcomes = self._trainers.sum(self._shares(asked, weights.values))
@@ -277,7 +277,7 @@ class FrameWork:
             CodecSpec.parse(announcement.codec),
             residual=node.residual,
             share=self._aging.share(node.saved, version),
-            seed=seed,
+            shared=Shared(seed=seed),
         )
         change = ResidualChange(used=node.residual, left=encoded.change.left)
         node.residual, node.saved = merge(node.residual, change), version

@@ -13,7 +13,7 @@ True
 from update_codec.accumulator import Accumulator
 from update_codec.arrays import Arrays, DeviceUpdate
 from update_codec.chunks import iter_chunks
-from update_codec.context import Context, moving_average
+from update_codec.context import Context, Contexts, moving_average
 from update_codec.decoding import FrameInfo, decode, inspect
 from update_codec.encoding import Encoded, encode
 from update_codec.errors import (
@@ -49,6 +49,7 @@ __all__ = [
     "CodecSpec",
     "Context",
     "ContextMismatch",
+    "Contexts",
     "DeviceUpdate",
     "DigestMismatch",
     "Encoded",

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from update_codec.context import Context
+from update_codec.context import Contexts
 from update_codec.decoding import FrameInfo, GroupAdder, inspect
 from update_codec.errors import HeadroomError, NonFiniteFrame
 from update_codec.limits import CHUNK_ENTRIES
@@ -67,7 +67,7 @@ class Accumulator:
         *,
         clip: float | None = None,
         info: FrameInfo | None = None,
-        context: Context | None = None,
+        context: Contexts | None = None,
     ) -> None:
         """Add a frame, or change nothing and raise.
 
@@ -76,7 +76,7 @@ class Accumulator:
             weight: for example num_examples times a staleness factor; above 2^-21.
             clip: largest L2 norm of the parameters; a longer update is scaled down to it.
             info: what `inspect` said about this very frame; saves validating it twice.
-            context: the one that the frame was coded with, if any.
+            context: the one that the frame was coded with, if any, or several by their keys.
 
         Raises:
             FrameError: if the frame is not valid or not finite.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from update_codec.context import Context
+from update_codec.context import Contexts
 from update_codec.errors import NonFiniteFrame
 from update_codec.layout import Symbols, Where
 from update_codec.manifest import Manifest, Role
@@ -29,7 +29,7 @@ def iter_chunks(
     chunk: int,
     *,
     role: Role = Role.PARAMETER,
-    context: Context | None = None,
+    context: Contexts | None = None,
 ) -> Iterator[tuple[int, F32]]:
     """Yield (first entry, values) for consecutive chunks; values are float32 of shape (frames, entries of the chunk).
 
@@ -38,7 +38,7 @@ def iter_chunks(
         manifest: the model.
         chunk: entries at a time.
         role: parameters or statistics (with the controls).
-        context: the one that frames were coded with, if any.
+        context: the one that frames were coded with, if any, or several by their keys.
 
     Raises:
         ValueError: if the chunk is not positive, or the role is another one.

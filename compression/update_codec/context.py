@@ -4,6 +4,7 @@ Parameters that moved in the past move again. Coding the three classes apart low
 a tenth at the rates of the `edge` profile.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final
@@ -11,11 +12,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from update_codec.codes import codes_bytes, pack_codes, unpack_codes
 from update_codec.errors import ShapeError
 
-__all__ = ["Context", "moving_average"]
+__all__ = ["Context", "Contexts", "moving_average"]
 
 CLASSES: Final = 3
+_BITS: Final = 2
 _TOP_SHARES: Final = (1 / 4, 1 / 20)
 """Share of the parameters in class 1 or above, and in class 2."""
 _DECAY: Final = np.float32(0.9)
@@ -46,6 +49,25 @@ class Context:
         """The 32 bits of the digest that a frame carries."""
         return int.from_bytes(self.digest[:4], "little")
 
+    def to_bytes(self) -> bytes:
+        """The classes, four in a byte."""
+        return pack_codes(self.classes.astype(np.uint32), _BITS)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, count: int) -> "Context":
+        """Read what `to_bytes` wrote.
+
+        Args:
+            data: the bytes.
+            count: parameters of the model.
+
+        Raises:
+            ShapeError: if these are not the classes of so many parameters.
+        """
+        if len(data) != codes_bytes(count, _BITS):
+            raise ShapeError(f"{len(data)} bytes are not the classes of {count} parameters")
+        return cls(unpack_codes(memoryview(data), 0, count, _BITS).astype(np.uint8))
+
     @classmethod
     def of(cls, average: NDArray[np.float32]) -> "Context":
         """Derive the classes from a moving average of the magnitudes of the global updates.
@@ -61,6 +83,10 @@ class Context:
                 rank = len(average) - max(1, int(share * len(average)))
                 classes += average > np.partition(average, rank)[rank]
         return cls(classes)
+
+
+Contexts = Context | Mapping[int, Context]
+"""The context that a frame was coded with, or several by their keys: the frame says which."""
 
 
 def moving_average(average: NDArray[np.float32], update: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from update_codec.context import Context
+from update_codec.context import Contexts
 from update_codec.errors import NonFiniteFrame
 from update_codec.manifest import Manifest
 from update_codec.partition import Group
@@ -45,13 +45,13 @@ class FrameInfo:
     segments: tuple[SegmentInfo, ...]
 
 
-def decode(frame: bytes, manifest: Manifest, *, context: Context | None = None) -> Vectors:
+def decode(frame: bytes, manifest: Manifest, *, context: Contexts | None = None) -> Vectors:
     """Decode a frame.
 
     Args:
         frame: one complete frame.
         manifest: the model that both ends agreed on; every size comes from it.
-        context: the one that the frame was coded with, if any.
+        context: the one that the frame was coded with, if any, or several by their keys.
 
     Returns:
         The update, with the same bits on every machine.
@@ -73,7 +73,7 @@ def decode(frame: bytes, manifest: Manifest, *, context: Context | None = None) 
     return vectors
 
 
-def inspect(frame: bytes, manifest: Manifest, *, context: Context | None = None) -> FrameInfo:
+def inspect(frame: bytes, manifest: Manifest, *, context: Contexts | None = None) -> FrameInfo:
     """Validate a frame completely, as `decode` does, and describe it.
 
     Raises:

@@ -37,6 +37,8 @@ class Encoded:
     """
     bits_per_parameter: float
     """Bits of the whole frame per parameter; 0 if there are none."""
+    context: Context | None = None
+    """The one that a decoder needs, where one was used."""
     nmse: float
     """Squared error over squared norm of what was to be sent (update and residual); 0 for a zero vector."""
 
@@ -119,6 +121,7 @@ def encode(
         frame=frame,
         residual=error if spec.feedback else None,
         bits_per_parameter=8 * len(frame) / len(wanted) if len(wanted) else 0.0,
+        context=context if coded.partition is Partition.BY_CONTEXT else None,
         nmse=_ratio(error, wanted, arrays),
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from update_codec.codes import Common, codes_bytes, unpack_codes
-from update_codec.context import Context
+from update_codec.context import Context, Contexts
 from update_codec.deadzone import Quantizer
 from update_codec.dithered import Dithered
 from update_codec.eden import Eden, eden_bytes
@@ -96,7 +96,7 @@ class Content:
     segments: list[SegmentInfo] = field(default_factory=list)
 
 
-def parse(frame: bytes, manifest: Manifest, context: Context | None = None) -> Content:
+def parse(frame: bytes, manifest: Manifest, context: Contexts | None = None) -> Content:
     """Check the envelope and every size, and return the segments.
 
     Raises:
@@ -104,7 +104,8 @@ def parse(frame: bytes, manifest: Manifest, context: Context | None = None) -> C
     """
     header, cursor = open_frame(frame, manifest.digest)
     parser = _Parser(header, cursor, manifest)
-    parser.parameters(context)
+    one = context if context is None or isinstance(context, Context) else context.get(header.seed)
+    parser.parameters(one)
     parser.others()
     if len(parser.content.segments) != header.segments:
         raise HeaderError(f"the header states {header.segments} segments")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from update_codec import FrameInfo, Manifest, Role, Vectors, iter_chunks
+from update_codec import Contexts, FrameInfo, Manifest, Role, Vectors, iter_chunks
 from update_codec.segments import parse
 
 __all__ = ["Combine", "Updates", "mean", "middle"]
@@ -34,12 +34,14 @@ class Updates:
         infos: What `inspect` said about each.
         weights: The strategy's weight of each.
         manifest: The model.
+        contexts: The codec's contexts that frames may need.
     """
 
     frames: Sequence[bytes]
     infos: Sequence[FrameInfo]
     weights: tuple[float, ...]
     manifest: Manifest
+    contexts: Contexts | None = None
 
     @property
     def count(self) -> int:
@@ -93,7 +95,8 @@ class Updates:
         return self.coordinatewise(total)
 
     def _chunks(self, frames: Sequence[bytes], role: Role) -> Iterable[tuple[int, F32]]:
-        return iter_chunks(frames, self.manifest, max(1, CHUNK_VALUES // len(frames)), role=role)
+        chunk = max(1, CHUNK_VALUES // len(frames))
+        return iter_chunks(frames, self.manifest, chunk, role=role, context=self.contexts)
 
     def _combined(self, frames: Sequence[bytes], role: Role, combine: Combine) -> F32:
         manifest = self.manifest
@@ -105,7 +108,7 @@ class Updates:
     def _counters(self) -> NDArray[np.int64]:
         found = np.zeros((self.count, self.manifest.counter_count), np.int64)
         for row, frame in zip(found, self.frames, strict=True):
-            counters = parse(frame, self.manifest).counters
+            counters = parse(frame, self.manifest, self.contexts).counters
             for start, values in () if counters is None else counters.pieces():
                 row[start : start + len(values)] = values
         found.sort(axis=0)

@@ -195,3 +195,27 @@ def test_same_update_id_can_be_used_again_in_another_run(bench: Bench) -> None:
     bench.store.forget_run(OTHER_RUN)
     bench.store.save_outbox(entry(7, run=OTHER_RUN), b"other", None)
     assert bench.crash().frame(entry(7).offer.update) == b"other"
+
+
+def test_what_a_frame_needs_to_be_decoded_stays_as_long_as_the_frame(bench: Bench) -> None:
+    bench.store.save_outbox(entry(7), b"frame", None, context=b"classes of the parameters")
+    bench.store.save_outbox(entry(8), b"other", None)
+    store = bench.crash()
+    assert store.context(entry(7).offer.update) == b"classes of the parameters"
+    assert store.context(entry(8).offer.update) is None
+    store.settle(entry(7).offer.update, None)
+    assert bench.crash().context(entry(7).offer.update) is None
+
+
+def test_a_new_run_forgets_what_frames_needed(bench: Bench) -> None:
+    bench.store.save_outbox(entry(7), b"frame", None, context=b"classes")
+    bench.store.forget_run(OTHER_RUN)
+    assert bench.crash().context(entry(7).offer.update) is None
+
+
+def test_the_average_of_the_global_updates_is_kept_with_the_model(bench: Bench) -> None:
+    average = np.linspace(0, 1, 3, dtype=np.float32)
+    bench.store.save_model(replace(model(4), average=average))
+    held = bench.crash().held_model()
+    assert held is not None
+    np.testing.assert_array_equal(held.average, average)

@@ -110,7 +110,7 @@ def test_a_frame_that_is_not_finite_blames_its_sender(monkeypatch: pytest.Monkey
     from coordinator import inspection
     from update_codec import NonFiniteFrame
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise NonFiniteFrame("NaN")
 
     monkeypatch.setattr(inspection, "inspect", refuse)

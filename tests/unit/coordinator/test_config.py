@@ -156,3 +156,11 @@ def test_the_environment_wins_over_the_file_and_flags_over_both(tmp_path: Path) 
 def test_a_missing_broker_is_named() -> None:
     with pytest.raises(ConfigError, match=r"broker\.url.*required"):
         read_config(None, {"federation.id": "x"}, environ={})
+
+
+def test_a_context_keeps_the_versions_that_an_update_may_be_based_on_and_those_of_the_audit() -> None:
+    spec = "deadzone(bpp=0.35,feedback=1,context=1)"
+    changed = {"codec.up": spec, "round.concurrency": 4, "round.buffer": 2, "store.audit_versions": 3}
+    settings = committer_settings(config(**changed))
+    assert settings.contexts == 10 + 1 + 3
+    assert committer_settings(config()).contexts == 0

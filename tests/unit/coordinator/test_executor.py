@@ -192,7 +192,7 @@ def test_an_update_of_another_model_is_incompatible() -> None:
 def test_an_update_that_is_not_finite_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     sent = arrived("a", update(1.0))
     found = replace(inspect(sent.payload, MANIFEST), finite=False)
-    monkeypatch.setattr("coordinator.inspection.inspect", lambda *_: found)
+    monkeypatch.setattr("coordinator.inspection.inspect", lambda *_, **__: found)
     assert rejected(Bench(), sent).reason is Reason.NOT_FINITE
 
 

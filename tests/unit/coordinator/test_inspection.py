@@ -1,5 +1,7 @@
 """A frame is validated once, and only the very same bytes are taken for it again."""
 
+from typing import Any
+
 import pytest
 
 from coordinator import inspection
@@ -13,9 +15,9 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The frames that were really validated."""
     frames: list[bytes] = []
 
-    def counting(frame: bytes, *rest: object) -> FrameInfo:
+    def counting(frame: bytes, *rest: Any, **named: Any) -> FrameInfo:
         frames.append(frame)
-        return inspect(frame, *rest)  # type: ignore[arg-type]
+        return inspect(frame, *rest, **named)
 
     monkeypatch.setattr(inspection, "inspect", counting)
     return frames

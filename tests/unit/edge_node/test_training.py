@@ -85,7 +85,7 @@ def test_every_node_and_round_has_a_codec_seed_of_its_own(monkeypatch: pytest.Mo
     seeds: list[object] = []
 
     def spy(*args: Any, **kwargs: Any) -> EncodedUpdate:
-        seeds.append(kwargs["seed"])
+        seeds.append(kwargs["shared"].seed)
         return encode_update(*args, **kwargs)
 
     monkeypatch.setattr(training, "encode_update", spy)

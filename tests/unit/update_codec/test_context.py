@@ -129,3 +129,33 @@ def test_context_of_another_model_is_refused() -> None:
     manifest, (update,) = updates(1)
     with pytest.raises(ShapeError):
         encode(update, manifest, CodecSpec.parse("edge"), context=Context(np.zeros(3, np.uint8)))
+
+
+def test_context_goes_through_bytes_four_classes_in_each() -> None:
+    classes = np.random.default_rng(0).integers(0, 3, 10_001).astype(np.uint8)
+    context = Context(classes)
+    data = context.to_bytes()
+    assert len(data) == 2_501
+    assert Context.from_bytes(data, 10_001).digest == context.digest
+    with pytest.raises(ShapeError):
+        Context.from_bytes(data, 10_005)
+    with pytest.raises(ShapeError):
+        Context.from_bytes(b"\xff", 4)
+
+
+def test_frame_picks_its_context_from_several_by_its_key() -> None:
+    manifest, (*history, update) = updates(5)
+    contexts = {context.key: context for context in (learned(history[:2]), learned(history))}
+    encoded = encode(update, manifest, CodecSpec.parse("edge"), context=learned(history))
+    assert encoded.context is not None
+    one = decode(encoded.frame, manifest, context=encoded.context)
+    assert decode(encoded.frame, manifest, context=contexts).digest() == one.digest()
+    assert inspect_frame(encoded.frame, manifest, context=contexts).finite
+    with pytest.raises(ContextMismatch):
+        decode(encoded.frame, manifest, context={})
+
+
+def test_encoder_says_that_no_context_was_used() -> None:
+    manifest, (*history, update) = updates(3)
+    assert encode(update, manifest, CodecSpec.parse("stateless"), context=learned(history)).context is None
+    assert encode(update, manifest, CodecSpec.parse("edge")).context is None

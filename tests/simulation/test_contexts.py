@@ -1,0 +1,58 @@
+"""Nodes and coordinator derive the codec's context from the same deltas, over crashes, stale updates and keyframes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from coordinator.committer import CommitterSettings
+from coordinator.contexts import KnownContexts
+from coordinator.downlink import DownlinkSettings
+from federation.protocol.messages import ReceiptStatus
+from federation.tasks.registry import default_settings
+from simulation.federation import Outcome, Simulation, quiet_log
+from tests.simulation.small_federation import CRASHES, ENGINE, small_scenario
+from update_codec import CodecSpec
+from update_codec.partition import Partition
+
+PARAMETERS = 20_000
+PARTITION_BYTE = 32
+CODEC = "deadzone(bpp=0.35,feedback=1,context=1)"
+
+
+def simulated(codec: str = CODEC, *, contexts: int, seed: int = 3) -> tuple[Simulation, Outcome, list[bool]]:
+    """A run with crashes, and for each applied update whether it was coded with a context."""
+    task = f"quadratic-{PARAMETERS}"
+    engine = replace(ENGINE, task=task, train=default_settings(task), codec_up=codec, versions=8)
+    committer = CommitterSettings(downlink=DownlinkSettings(spec=CodecSpec.parse("edge")), contexts=contexts)
+    scenario = small_scenario(seed, engine=engine, faults=CRASHES, committer=committer)
+    with quiet_log():
+        simulation = Simulation(scenario)
+        outcome = simulation.run()
+    applied = [row for row in simulation.disk.updates() if row.verdict.status is ReceiptStatus.APPLIED]
+    payloads = (simulation.disk.payload(row.record.update) for row in applied)
+    return simulation, outcome, [payload[PARTITION_BYTE] == Partition.BY_CONTEXT for payload in payloads]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [3, 4, 5])
+def test_updates_with_and_without_a_context_make_versions_that_can_be_made_again(seed: int) -> None:
+    """I7 replays every version from the stored frames; no honest update is refused."""
+    simulation, outcome, with_context = simulated(contexts=12, seed=seed)
+    assert outcome.violations == ()
+    assert outcome.refused == 0
+    assert any(with_context)
+    assert not all(with_context)  # version 0 has no history
+    head = simulation.disk.recovered(recent=1).head
+    state = simulation.disk.model(head.version).strategy
+    assert len(KnownContexts(state, PARAMETERS)) == 8
+    assert np.asarray(state["context.average"]).any()
+
+
+@pytest.mark.slow
+def test_a_codec_without_a_context_keeps_nothing() -> None:
+    simulation, outcome, with_context = simulated("edge", contexts=0)
+    assert outcome.violations == ()
+    assert not any(with_context)
+    head = simulation.disk.recovered(recent=1).head
+    assert not any(name.startswith("context") for name in simulation.disk.model(head.version).strategy)
