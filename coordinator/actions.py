@@ -102,6 +102,26 @@ class MessageRefused:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorStateHeard:
+    """The coordinator's own topic says something that this process has not said.
+
+    Attributes:
+        state: What; None is nothing readable: it was cleared, or overwritten.
+        retained: It stood there before this connection.
+    """
+
+    state: CoordinatorState | None
+    retained: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerDropped:
+    """The broker has dropped this many messages since its start, for whomever (``$SYS``): a queue was full."""
+
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateStored:
     """The update is valid and on disk."""
 
@@ -192,6 +212,8 @@ Event = (
     | DeclineReceived
     | ProgressReceived
     | MessageRefused
+    | CoordinatorStateHeard
+    | BrokerDropped
     | UpdateStored
     | UpdateRejected
     | VersionCommitted
@@ -231,9 +253,15 @@ class PublishState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishModel:
-    """Publish the retained chunks of the parts of this version."""
+    """Publish the retained chunks of the parts of this version that the broker lacks.
+
+    Attributes:
+        record: The version.
+        lost: The broker has lost those that it had.
+    """
 
     record: VersionRecord
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,11 +63,11 @@ class Announcer:
         )
         desk.emit(PublishState(state=state))
 
-    def publish_again(self) -> None:
-        """Publish everything that is retained: the broker may have lost it."""
+    def publish_again(self, *, lost: bool = False) -> None:
+        """Publish everything that is retained: the broker may have lost it; ``lost``: even since it was published."""
         self.publish_state(Presence.ONLINE)
         self._published = self._desk.head.version
-        self._desk.emit(PublishModel(record=self._desk.head))
+        self._desk.emit(PublishModel(record=self._desk.head, lost=lost))
         # During a storage pause the current round may not be on disk yet; `save_again` announces it after the pause.
         if self._desk.current is not None and not self._desk.paused:
             self._desk.emit(PublishAnnouncement(announcement=self._desk.current.announcement))

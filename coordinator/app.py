@@ -28,6 +28,7 @@ from coordinator.settings import committer_settings, engine_settings, strategy_n
 from coordinator.settlement import BATCH_MAX, Settlement
 from coordinator.sqlite_store import SqliteStore
 from coordinator.store import CoordinatorStore
+from coordinator.tally import Tally
 from coordinator.traffic import Traffic
 from coordinator.why import write_waiting
 from federation.errors import ConfigError
@@ -51,6 +52,10 @@ __all__ = ["run_coordinator"]
 
 EVALUATION_STOP_S = 2.0
 """How long an orderly stop waits for an evaluation, in seconds."""
+
+FENCED = "fenced"
+ALARMS = frozenset({"broker_drops", "fenced", "other_coordinator", "retained_lost", "storage_failed"})
+"""Events of the machine that a person should see."""
 
 FLUSH_S = 2.0
 """How long an orderly stop waits for the broker, in seconds."""
@@ -124,19 +129,28 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None, incidents: Incide
         executor.broker_connected,
         verifier=trust.verifier,
         incidents=incidents,
+        signer=trust.signer,
     )
     log.info("coordinator_started", run=store.run, epoch=store.epoch, version=recovered.head.version, pid=os.getpid())
     with StopSignals(inbox, StopRequested()) as signals:
         connections.open()
         try:
-            clock, settle = MonotonicClock(), settlement.settle
+            clock, tally = MonotonicClock(), Tally(config.store.folder)
+
+            def settle() -> None:
+                settlement.settle()
+                tally.look(machine.counters, clock.now())
+
             with Supervision(inbox, lambda: connections.alive) as supervision:
                 translate: Callable[[object], Event | None] = supervision.watching(inbound.translate)
                 Driver(machine, executor, inbox, clock, translate, settle=settle, batch_max=BATCH_MAX).run()
         finally:
             connections.close(timeout_s=FLUSH_S)
             incidents.save()
+        tally.write(machine.counters)
         log.info("coordinator_stopped", reason=executor.stop_reason)
+        if executor.stop_reason == FENCED:
+            raise _fenced(config, store)
         if report is not None:
             write_report(config, store, executor.traffic, report)
         if worker is not None and not worker.close(timeout_s=EVALUATION_STOP_S):
@@ -239,11 +253,17 @@ def _speaker(folder: Path) -> Callable[[str, Mapping[str, object]], None]:
 
     def say(event: str, fields: Mapping[str, object]) -> None:
         # A user's metric may be called "event".
-        log.info(event, **{name: value for name, value in fields.items() if name != "event"})
+        write = log.warning if event in ALARMS else log.info
+        write(event, **{name: value for name, value in fields.items() if name != "event"})
         if event == "waiting":
             write_waiting(folder, fields)
 
     return say
+
+
+def _fenced(config: CoordinatorConfig, store: CoordinatorStore) -> ConfigError:
+    problem = f"a newer coordinator leads run {store.run}: this folder (epoch {store.epoch}) is a copy of its store"
+    return ConfigError("store.folder", f"{problem}; stop one of the two", source=str(config.store.folder))
 
 
 def _topics(config: CoordinatorConfig) -> Topics:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from coordinator.broker_log import BROKER_LOG
 from coordinator.config import BrokerSection, CoordinatorConfig
-from coordinator.inbound import CONTROL
+from coordinator.inbound import CONTROL, DROPPED_TOPIC
 from federation.errors import ConfigError
 from federation.protocol.messages import CoordinatorState, Presence
 from federation.protocol.signing import Writer
@@ -25,6 +25,8 @@ CONTROL_EXPIRY_S = 3600
 DATA_EXPIRY_S = 600
 RECEIVE_MAX = 64
 """Messages that the broker may have in flight to us, per connection."""
+MOSQUITTO = "mosquitto"
+"""The profile whose broker counts what it drops; others may end a connection that asks for ``$SYS``."""
 PASSWORD_BYTES_MAX = 1024
 QUEUE_BYTES_MIN = 256 * 1024 * 1024
 RECONNECT_S_MAX = 5.0
@@ -132,11 +134,13 @@ def open_connections(
     )
     control = MqttTransport(address, profile.session(control_session), inbox, will=profile.will(will))
     data = MqttTransport(data_address(config.broker, address), profile.session(data_session), inbox)
-    for topic_filter in topics.coordinator_subscriptions_control:
+    for topic_filter in (topics.coordinator_state, *topics.coordinator_subscriptions_control):
         control.subscribe(topic_filter)
     if config.security.broker_log:
         # QoS 0: a line that waits for an absent coordinator would expire in its queue, and block what comes behind it.
         control.subscribe(f"{BROKER_LOG}#", qos=0)
+    if profile.name == MOSQUITTO:
+        control.subscribe(DROPPED_TOPIC, qos=0)
     for topic_filter in topics.coordinator_subscriptions_data:
         data.subscribe(topic_filter)
     return Connections(control=control, data=data)

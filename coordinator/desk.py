@@ -150,9 +150,9 @@ class Desk:
         """Say something in the log."""
         self.effects.append(Note(event=event, fields=fields))
 
-    def count(self, name: str) -> None:
-        """One more of these; shown in the snapshot."""
-        self.counters[name] = self.counters.get(name, 0) + 1
+    def count(self, name: str, times: int = 1) -> None:
+        """So many more of these; shown in the snapshot, and by ``coordinator status``."""
+        self.counters[name] = self.counters.get(name, 0) + times
 
     def facts(self, node: NodeId, round_id: RoundId) -> Facts:
         """What `judge` must know for an offer of this node and round."""

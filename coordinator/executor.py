@@ -193,7 +193,9 @@ class CoordinatorExecutor:
                 payload = self._writer.encode(topics.coordinator_state, state)
                 parts.control.publish(topics.coordinator_state, payload, qos=1, retain=True)
                 parts.traffic.announced(topics.coordinator_state, len(payload))
-            case PublishModel(record=record):
+            case PublishModel(record=record, lost=lost):
+                if lost:
+                    self._models.forget()
                 self._models.publish(record)
             case ClearModel(head=head):
                 self._models.clear(head)

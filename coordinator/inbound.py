@@ -7,7 +7,9 @@ from typing import Final, cast
 from coordinator.actions import (
     BrokerConnected,
     BrokerDisconnected,
+    BrokerDropped,
     ChunkReceived,
+    CoordinatorStateHeard,
     DeclineReceived,
     Evaluated,
     Event,
@@ -31,14 +33,34 @@ from federation.errors import (
     StorageError,
     TransportError,
 )
-from federation.protocol.messages import Decline, EvaluationReport, Message, NodeState, Progress, UpdateOffer
+from federation.protocol.messages import (
+    CoordinatorState,
+    Decline,
+    EvaluationReport,
+    Message,
+    NodeState,
+    Progress,
+    UpdateOffer,
+)
 from federation.protocol.schema import ID_PATTERN
-from federation.protocol.signing import Reader, Verifier
-from federation.protocol.topics import NodeChunkTopic, NodeEventTopic, NodeStateTopic, NodeTelemetryTopic, Topics
+from federation.protocol.signing import Reader, Signer, Verifier, signed_digest
+from federation.protocol.topics import (
+    CoordinatorStateTopic,
+    NodeChunkTopic,
+    NodeEventTopic,
+    NodeStateTopic,
+    NodeTelemetryTopic,
+    Topics,
+)
+from federation.protocol.wire import decode_message, split_signature
 from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
 from federation.types import NodeId
 
-__all__ = ["CONTROL", "Inbound"]
+__all__ = ["CONTROL", "DROPPED_TOPIC", "Inbound"]
+
+DROPPED_TOPIC: Final = "$SYS/broker/publish/messages/dropped"
+"""Where Mosquitto says how many messages it has dropped; nobody hears of one otherwise."""
+DROPPED_DIGITS_MAX = 18
 
 CONTROL: Final = "control"
 """Name of the connection that carries everything but bulk: its state is the machine's view of the broker."""
@@ -63,9 +85,10 @@ class Inbound:
         on_connected: Called before the machine hears that the broker is back.
         verifier: The nodes' keys; None believes what is not signed.
         incidents: Counts what is refused; None is nobody who asks.
+        signer: Our own key; None says and believes everything unsigned in our name.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it needs of its role
         self,
         topics: Topics,
         store: CoordinatorStore,
@@ -74,9 +97,10 @@ class Inbound:
         *,
         verifier: Verifier | None = None,
         incidents: Incidents | None = None,
+        signer: Signer | None = None,
     ) -> None:
         self._topics, self._store, self._traffic, self._on_connected = topics, store, traffic, on_connected
-        self._reader = Reader(topics, verifier)
+        self._reader, self._signer = Reader(topics, verifier), signer
         self._incidents = Incidents() if incidents is None else incidents
         self._flood = Flood()
 
@@ -116,6 +140,9 @@ class Inbound:
             if incident is not None:
                 self._incidents.count(*incident)
             return None
+        if received.topic == DROPPED_TOPIC:
+            body = received.payload[:DROPPED_DIGITS_MAX]
+            return BrokerDropped(total=int(body)) if body.isdigit() else None
         self._traffic.received(received.topic, len(received.payload))
         try:
             return self._parse(received)
@@ -143,8 +170,23 @@ class Inbound:
                     self._incidents.count(node, "flood")
                     return None  # unread: a node that is cut off here offers again
                 return self._node_message(topic, node, self._reader.decode(received.topic, received.payload))
+            case CoordinatorStateTopic():
+                return CoordinatorStateHeard(state=self._own_state(received), retained=received.retained)
             case _:
                 return None
+
+    def _own_state(self, received: MessageReceived) -> CoordinatorState | None:
+        """What is said in the coordinator's name; with a key of our own only what was signed with it."""
+        try:
+            body, signature = split_signature(received.payload)
+            if self._signer is not None:
+                digest = signed_digest(self._topics, received.topic, body)
+                if self._signer.sign(digest) != signature:  # Ed25519 signs the same bytes alike, each time
+                    return None
+            message = decode_message(received.payload)
+        except RemoteProtocolError:
+            return None
+        return message if isinstance(message, CoordinatorState) else None
 
     def _node_message(
         self, topic: NodeStateTopic | NodeEventTopic | NodeTelemetryTopic, node: NodeId, message: Message

@@ -86,6 +86,7 @@ class Intake:
         # The receipt names the run of the offer: in the judging run the same id may belong to honest work.
         receipt = Receipt(run=offer.run, update=offer.update, status=_STATUS[judgement.ruling], reason=judgement.reason)
         self._desk.send(node, receipt)
+        self._desk.count("foreign_updates")
         self._desk.note("update_refused", node=node, update=offer.update, reason=judgement.reason.value)
 
     def _detail(self, event: OfferReceived, judgement: Judgement) -> str:

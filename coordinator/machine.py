@@ -7,8 +7,10 @@ from coordinator.actions import (
     AcceptFailure,
     BrokerConnected,
     BrokerDisconnected,
+    BrokerDropped,
     ChunkReceived,
     CommitFailed,
+    CoordinatorStateHeard,
     DeclineReceived,
     Effect,
     Evaluated,
@@ -30,6 +32,7 @@ from coordinator.actions import (
 from coordinator.announcer import Announcer
 from coordinator.attendance import Attendance
 from coordinator.desk import Desk
+from coordinator.fencing import Fence
 from coordinator.intake import BUSY_RETRY_S, Intake
 from coordinator.records import EngineSettings, RecoveredState
 from coordinator.roll_call import RollCall
@@ -66,6 +69,7 @@ class CoordinatorMachine:
         self._survey = Survey(self._desk, recovered)
         self._announcer = Announcer(self._desk, recovered, selector=selector, rng=rng, survey=self._survey)
         self._attendance = Attendance(self._desk, self._announcer)
+        self._fence = Fence(self._desk, self._announcer)
         self._intake = Intake(self._desk, recovered.transfers)
         for record in recovered.stored:
             self._desk.buffer.add(record, 0.0)
@@ -81,6 +85,7 @@ class CoordinatorMachine:
         self._end_announced = False
         self._stopped = False
         self._refused_kinds: set[str] = set()
+        self._broker_dropped: int | None = None
 
     def handle(self, event: Event | None, now: float) -> list[Effect]:
         """Take one event (None: the deadline has passed) and say what must be done, in order."""
@@ -108,12 +113,17 @@ class CoordinatorMachine:
             self._paused_until,
         ]
         if not desk.paused:
-            dues.append(self._roll_call.due)
+            dues += (self._roll_call.due, self._fence.due)
             dues.append(self._stop_by)
             dues.append(desk.clock.when(self._intake.transfers.next_timer()))
             dues.append(desk.clock.when(self._versions.patience_ends()))
             dues.append(desk.clock.when(self._survey.ends()))
         return min((due for due in dues if due is not None), default=None)
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What has happened so often since the start."""
+        return self._desk.counters
 
     def snapshot(self) -> Mapping[str, object]:
         """Where the machine stands, as plain data: at most `NAMES_MAX` names, whatever the fleet."""
@@ -175,8 +185,8 @@ class CoordinatorMachine:
                 self._on_store(event)
             case BrokerConnected() | BrokerDisconnected():
                 self._on_broker(event)
-            case MessageRefused():
-                self._on_refused(event)
+            case MessageRefused() | BrokerDropped() | CoordinatorStateHeard():
+                self._on_alarm(event)
             case Evaluated():
                 self._versions.evaluated(event)
             case StopRequested():
@@ -194,6 +204,7 @@ class CoordinatorMachine:
             case BrokerDisconnected():
                 desk.clock.stop(desk.now)
                 self._settling_until = None
+                self._fence.disconnected()
                 self._desk.count("disconnects")
             case _:
                 assert_never(event)
@@ -274,6 +285,18 @@ class CoordinatorMachine:
         desk.note("storage_resumed")
         self._announcer.save_again()
 
+    def _on_alarm(self, event: MessageRefused | BrokerDropped | CoordinatorStateHeard) -> None:
+        match event:
+            case MessageRefused():
+                self._on_refused(event)
+            case BrokerDropped():
+                self._on_dropped(event.total)
+            case CoordinatorStateHeard():
+                if self._fence.heard(event):
+                    self._leave("fenced")
+            case _:
+                assert_never(event)
+
     def _on_refused(self, event: MessageRefused) -> None:
         """Count, and log the first of each kind of topic."""
         self._desk.count("messages_refused")
@@ -282,6 +305,13 @@ class CoordinatorMachine:
             self._refused_kinds.add(kind)
             self._desk.note("message_refused", topic=event.topic[:TOPIC_CHARS_MAX], reason=event.reason)
 
+    def _on_dropped(self, total: int) -> None:
+        """Say that the broker loses messages; what it had dropped before is no news."""
+        before, self._broker_dropped = self._broker_dropped, total
+        if before is not None and total > before:
+            self._desk.count("broker_dropped", total - before)
+            self._desk.note("broker_drops", messages=total - before, total=total)
+
     # --- decisions --------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
@@ -289,6 +319,7 @@ class CoordinatorMachine:
         desk = self._desk
         if desk.paused or self._versions.committing:
             return
+        self._fence.heal()
         self._survey.advance(settled=self._settling_until is None)
         self._versions.retain(self._survey.pending)
         self._versions.sweep()
@@ -373,7 +404,11 @@ class CoordinatorMachine:
             self._stop("finished")
 
     def _stop(self, reason: str) -> None:
-        self._stopped = True
         self._desk.close_rounds(all_of_them=True)
         self._announcer.publish_state(Presence.OFFLINE)
+        self._leave(reason)
+
+    def _leave(self, reason: str) -> None:
+        """Without a word: somebody else speaks for this run now."""
+        self._stopped = True
         self._desk.emit(Stop(reason=reason))

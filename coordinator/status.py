@@ -17,6 +17,7 @@ from coordinator.history import open_read_only, read_history, read_participation
 from coordinator.incidents import read_incidents
 from coordinator.report import participation_row, version_figures
 from coordinator.store import Participation, VersionRow
+from coordinator.tally import read_tally
 
 __all__ = ["read_nodes", "read_status", "show_nodes", "show_status", "watch_status"]
 
@@ -41,6 +42,7 @@ def read_status(folder: Path) -> dict[str, object]:
         "versions": [version_figures(row) for row in versions],
         "nodes": [participation_row(node) for node in nodes],
         "incidents": read_incidents(folder),
+        "counters": read_tally(folder),
     }
 
 
@@ -107,7 +109,13 @@ def _tables(folder: Path) -> Group:
     versions, nodes = _read(folder)
     incidents = read_incidents(folder)
     more = [_incident_table(incidents)] if incidents else []
-    return Group(_version_table(versions), _node_table(nodes), *more)
+    return Group(_version_table(versions), _node_table(nodes), *more, _counts(read_tally(folder)))
+
+
+def _counts(counters: Mapping[str, int]) -> str:
+    """What went wrong since the coordinator's start, or nothing."""
+    said = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sorted(counters.items()))
+    return f"since its start: {said}" if said else ""
 
 
 def _table(title: str) -> Table:

@@ -116,7 +116,7 @@ class CoordinatorActor(Actor):
         receive = self.receiver()
         control = SimTransport(place.network, CONTROL_SESSION, receive, will=will)
         data = SimTransport(place.network, DATA_SESSION, receive)
-        for topic_filter in topics.coordinator_subscriptions_control:
+        for topic_filter in (topics.coordinator_state, *topics.coordinator_subscriptions_control):
             control.subscribe(topic_filter)
         for topic_filter in topics.coordinator_subscriptions_data:
             data.subscribe(topic_filter)

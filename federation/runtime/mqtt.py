@@ -187,7 +187,7 @@ class MqttTransport(NetworkThread):
 
     def _subscribe(self, topic_filter: str, qos: int) -> None:
         self._subscriptions.add(topic_filter, qos)
-        if self.connected:
+        if self.connected and topic_filter != self._signed_topic:
             self._client.subscribe(topic_filter, options=SubscribeOptions(qos=qos))
 
     def _unsubscribe(self, topic_filter: str) -> None:
@@ -224,7 +224,7 @@ class MqttTransport(NetworkThread):
         wanted, forgotten = self._subscriptions.wanted(), self._subscriptions.take_forgotten()
         if self._signed_topic is not None:
             # QoS 0: it is there before our own signature is acknowledged, and nothing of it waits in the session.
-            wanted = [(self._signed_topic, 0), *wanted]
+            wanted = [(self._signed_topic, 0), *(one for one in wanted if one[0] != self._signed_topic)]
         for begin in range(0, len(wanted), self._session.filters_max):
             batch = wanted[begin : begin + self._session.filters_max]
             client.subscribe([(topic_filter, SubscribeOptions(qos=qos)) for topic_filter, qos in batch])
@@ -282,15 +282,19 @@ class MqttTransport(NetworkThread):
             client.ack(message.mid, message.qos)
 
     def _is_signature(self, client: paho.Client, message: paho.MQTTMessage) -> bool:
-        """Whether this is only our own view of who signs our will's topic."""
+        """Whether this is only our own view of who signs our will's topic.
+
+        A role that has subscribed to that topic hears what others say there, and not its own words.
+        """
         # The topic as bytes: the library's property raises when a stranger's is not UTF-8.
         if self._signed_topic is None or message._topic != self._signed_topic.encode():  # noqa: SLF001
             return False
-        for name, signature in getattr(message.properties, "UserProperty", ()):
-            if name == _SIGNATURE and self._takeovers.seen(signature, time.monotonic()):
+        signatures = [text for name, text in getattr(message.properties, "UserProperty", ()) if name == _SIGNATURE]
+        for signature in signatures:
+            if self._takeovers.seen(signature, time.monotonic()):
                 self._failure = f"another client uses the id {self._session.client_id!r}; give each client its own"
                 client.disconnect()
-        return message.qos == 0
+        return self._takeovers.signature in signatures or not self._subscriptions.wants(self._signed_topic)
 
     def _on_publish(self, _c: paho.Client, _u: object, mid: int, reason: ReasonCode, _p: Properties | None) -> None:
         message = self._outbound.settle(mid)

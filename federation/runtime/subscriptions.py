@@ -24,6 +24,10 @@ class Subscriptions:
         """To send at each CONNACK, in the order in which they were added."""
         return list(self._wanted.items())
 
+    def wants(self, topic_filter: str) -> bool:
+        """Whether somebody has subscribed to this very filter."""
+        return topic_filter in self._wanted
+
     def take_forgotten(self) -> list[str]:
         """To unsubscribe at this CONNACK when the session is still there; asked once."""
         forgotten = sorted(self._forgotten)

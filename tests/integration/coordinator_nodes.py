@@ -22,7 +22,7 @@ from federation.protocol.messages import (
     RoundAnnouncement,
     UpdateOffer,
 )
-from federation.protocol.topics import NodeCommandTopic, RoundTopic, Topics
+from federation.protocol.topics import ModelChunkTopic, NodeCommandTopic, RoundTopic, Topics
 from federation.protocol.wire import decode_message, encode_message
 from federation.runtime.mqtt import MqttTransport, SessionSettings, parse_broker_url
 from federation.runtime.transport import Inbox, InboxItem, MessageReceived
@@ -42,6 +42,7 @@ class ScriptedNodes:
         receipts: Every receipt in order of arrival.
         announcements: Every announcement in order of arrival.
         epochs: Epochs of the coordinators that were seen online.
+        chunks: Topics of the model's chunks that came, for who subscribes to them.
     """
 
     url: str
@@ -49,6 +50,7 @@ class ScriptedNodes:
     names: tuple[str, ...]
     codec: str = "lossless"
     federation: str = "it"
+    client: str = "scripted-nodes"
     inline: bool = True
     obedient: bool = True
     inbox: Inbox = field(default_factory=lambda: queue.Queue(10_000))
@@ -57,10 +59,11 @@ class ScriptedNodes:
     announcements: list[RoundAnnouncement] = field(default_factory=list)
     epochs: list[int] = field(default_factory=list)
     presences: list[Presence] = field(default_factory=list)
+    chunks: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.topics = Topics(FederationId(self.federation))
-        session = SessionSettings(client_id="scripted-nodes", first_connect_spread_s=0.0, receive_max=64)
+        session = SessionSettings(client_id=self.client, first_connect_spread_s=0.0, receive_max=64)
         self.transport = MqttTransport(parse_broker_url(self.url), session, self.inbox)
 
     def __enter__(self) -> Self:
@@ -133,8 +136,14 @@ class ScriptedNodes:
         )
 
     def _hear(self, received: MessageReceived) -> None:
+        where = self.topics.parse(received.topic)
+        if isinstance(where, ModelChunkTopic):
+            self.chunks.append(received.topic)
+            return
+        if not received.payload:  # a retained message was cleared
+            return
         message = decode_message(received.payload)
-        match self.topics.parse(received.topic), message:
+        match where, message:
             case RoundTopic(), RoundAnnouncement():
                 self.announcements.append(message)
                 if self.obedient:

@@ -242,7 +242,9 @@ def test_a_link_that_is_cut_again_and_again_is_not_taken_for_a_twin(broker: Loca
         assert client.expect(TransportConnected).session_present
 
 
-def test_the_own_state_is_read_by_the_transport_alone(broker: LocalBroker, connect: Connect) -> None:
+def test_the_own_state_is_read_by_the_transport_and_what_others_say_there_by_a_role_that_asks(
+    broker: LocalBroker, connect: Connect
+) -> None:
     will = Will(topic="state/c", payload=b"lost")
     client = connect(broker.url, "c", "t", will=will)
     client.expect(TransportConnected)
@@ -251,8 +253,13 @@ def test_the_own_state_is_read_by_the_transport_alone(broker: LocalBroker, conne
     assert client.expect(MessageReceived).payload == b"after it"
     own = connect(broker.url, "own", "state/own", will=Will(topic="state/own", payload=b"lost"))
     own.expect(TransportConnected)
-    own.transport.publish("state/own", b"wanted", retain=True)
-    assert own.expect(MessageReceived).payload == b"wanted"
+    own.transport.publish("state/own", b"our own word", retain=True)
+    client.transport.publish("t", b"later")
+    client.expect(MessageReceived)
+    client.transport.publish("state/own", b"somebody else's", retain=True)
+    assert own.expect(MessageReceived).payload == b"somebody else's"
+    client.transport.publish("state/own", b"", retain=True)
+    assert own.expect(MessageReceived).payload == b""
 
 
 def test_refused_credentials_are_given_up_with_the_reason(connect: Connect) -> None:

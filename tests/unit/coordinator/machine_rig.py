@@ -340,6 +340,17 @@ class Rig:
     def disconnect(self) -> list[Effect]:
         return self.tell(actions.BrokerDisconnected(reason="cut"))
 
+    def heard(
+        self, presence: Presence | None = None, *, epoch: int = 1, run: RunId = RUN, retained: bool = False
+    ) -> list[Effect]:
+        """The coordinator's own topic says this; None is nothing readable."""
+        state = None
+        if presence is not None:
+            state = messages.CoordinatorState(
+                presence=presence, run=run, epoch=Epoch(epoch), protocol_min=1, protocol_max=1
+            )
+        return self.tell(actions.CoordinatorStateHeard(state=state, retained=retained))
+
     def state(self, node: str, presence: Presence = Presence.ONLINE, **changes: object) -> list[Effect]:
         plain = NodeState(
             presence=presence,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from coordinator import actions
-from coordinator.inbound import Inbound
+from coordinator.inbound import DROPPED_TOPIC, Inbound
 from coordinator.incidents import Incidents
 from coordinator.memory_store import MemoryStore
 from coordinator.records import Verdict
@@ -15,6 +15,7 @@ from coordinator.traffic import PACKET_HEADER_BYTES, Traffic
 from federation.errors import StorageError, TransportError
 from federation.protocol.messages import (
     Activity,
+    CoordinatorState,
     Decline,
     Message,
     NodeState,
@@ -28,7 +29,7 @@ from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
 from federation.protocol.wire import encode_message
 from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
-from federation.types import Digest, FederationId, Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
+from federation.types import Digest, Epoch, FederationId, Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from tests.unit.coordinator.model_values import arrived, initialised, update
 
 TOPICS = Topics(FederationId("t"))
@@ -121,7 +122,47 @@ def test_random_bytes_are_refused_and_never_raise(topic: str, payload: bytes) ->
     assert isinstance(Bench().hear(topic, payload), actions.MessageRefused)
 
 
-@pytest.mark.parametrize("topic", [TOPICS.round, TOPICS.coordinator_state, TOPICS.node_command(ANN)])
+def test_what_stands_in_the_coordinators_own_topic_is_heard() -> None:
+    """FED-63, FED-64."""
+    state = CoordinatorState(
+        presence=Presence.ONLINE, run=RunId("0" * 16), epoch=Epoch(3), protocol_min=1, protocol_max=1
+    )
+    heard = Bench().hear(TOPICS.coordinator_state, encode_message(state))
+    assert heard == actions.CoordinatorStateHeard(state=state)
+    for body in (b"", b"junk", encode_message(STATE)):
+        assert Bench().hear(TOPICS.coordinator_state, body) == actions.CoordinatorStateHeard(state=None)
+
+
+class Seal:
+    """Signs and forgets: deterministic, as Ed25519 is."""
+
+    def sign(self, digest: bytes) -> bytes:
+        return digest[:64]
+
+
+def test_with_a_key_only_what_it_has_signed_speaks_in_our_name() -> None:
+    """FED-63: a broker must not be able to send a coordinator away."""
+    state = CoordinatorState(
+        presence=Presence.ONLINE, run=RunId("0" * 16), epoch=Epoch(3), protocol_min=1, protocol_max=1
+    )
+    store, topic = MemoryStore(), TOPICS.coordinator_state
+    inbound = Inbound(TOPICS, store, Traffic(), lambda: None, signer=Seal())
+    for payload, believed in (
+        (encode_message(state), None),
+        (Writer(TOPICS, Seal()).encode(topic, state), state),
+        (Writer(TOPICS, Seal()).encode(TOPICS.round, state), None),
+    ):
+        heard = inbound.translate(MessageReceived(topic=topic, payload=payload))
+        assert heard == actions.CoordinatorStateHeard(state=believed)
+
+
+def test_what_the_broker_has_dropped_is_a_number_or_nothing() -> None:
+    assert Bench().hear(DROPPED_TOPIC, b"12") == actions.BrokerDropped(total=12)
+    for body in (b"", b"-1", b"many", b"1e3"):
+        assert Bench().hear(DROPPED_TOPIC, body) is None
+
+
+@pytest.mark.parametrize("topic", [TOPICS.round, TOPICS.node_command(ANN)])
 def test_what_coordinators_say_is_not_for_us(topic: str) -> None:
     assert Bench().hear(topic, b"anything") is None
 

@@ -1,0 +1,45 @@
+"""What a coordinator has counted since its start, told by a file beside its store: for ``coordinator status``."""
+
+import contextlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+__all__ = ["Tally", "read_tally"]
+
+TALLY = "counters.json"
+PAUSE_S = 0.5
+"""The file is written this often at most, in seconds."""
+
+
+class Tally:
+    """Writes the file when a count has changed. It only explains: a full disk is no reason to stop."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._written: dict[str, int] | None = None
+        self._next_s = 0.0
+
+    def look(self, counters: Mapping[str, int], now: float) -> None:
+        """Compare; ``now`` is in monotonic seconds."""
+        if now >= self._next_s and counters != self._written:
+            self.write(counters)
+            self._next_s = now + PAUSE_S
+
+    def write(self, counters: Mapping[str, int]) -> None:
+        """Write at once."""
+        self._written = dict(counters)
+        temporary = self._folder / f".{TALLY}.tmp"
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps({"at": time.time(), "counters": self._written}), encoding="utf-8")
+            temporary.replace(self._folder / TALLY)
+
+
+def read_tally(folder: Path) -> dict[str, int]:
+    """The counts of the last coordinator; empty where none has counted anything, or the file cannot be read."""
+    try:
+        content = json.loads((folder / TALLY).read_text(encoding="utf-8"))["counters"]
+        return {str(name): int(count) for name, count in content.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
