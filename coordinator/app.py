@@ -21,7 +21,7 @@ from coordinator.incidents import Incidents
 from coordinator.initial import InitialRequest, initial_model, initial_model_apart
 from coordinator.inspection import payload_limit
 from coordinator.machine import CoordinatorMachine
-from coordinator.records import EngineSettings
+from coordinator.records import EngineSettings, RecoveredState
 from coordinator.report import build_report
 from coordinator.selection import make_selector
 from coordinator.settings import committer_settings, engine_settings, strategy_name, uses_controls
@@ -98,8 +98,7 @@ class _Plan:
 
 def _run(plan: _Plan, store: SqliteStore, report: Path | None, incidents: Incidents) -> int:
     config, log = plan.config, get_log("coordinator")
-    for alarm in store.alarms:
-        log.error("head_repaired", detail=alarm)
+    _tell_alarms(store)
     task = LazyTask(lambda: _build_task(config))
     _ensure_model(config, store, task)
     inbox: Inbox = queue.Queue(INBOX_ITEMS_MAX)
@@ -116,12 +115,8 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None, incidents: Incide
     connections = open_connections(config, plan.address, will, inbox, committer.manifest)
     settlement = Settlement(store, connections.control, connections.data)
     executor = _executor(config, settlement, committer, store, worker or NoEvaluator(), trust.signer)
-    machine = CoordinatorMachine(
-        replace(plan.engine, payload_bytes_max=most),
-        recovered,
-        selector=make_selector(config.round.selector),
-        rng=random.SystemRandom().random,
-    )
+    machine = _machine(config, replace(plan.engine, payload_bytes_max=most), recovered)
+    tally = Tally(config.store.folder, machine.counters)
     inbound = Inbound(
         _topics(config),
         store,
@@ -135,27 +130,32 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None, incidents: Incide
     with StopSignals(inbox, StopRequested()) as signals:
         connections.open()
         try:
-            clock, tally = MonotonicClock(), Tally(config.store.folder)
-
-            def settle() -> None:
-                settlement.settle()
-                tally.look(machine.counters, clock.now())
-
+            clock = MonotonicClock()
+            settle = tally.after(settlement.settle, clock.now)
             with Supervision(inbox, lambda: connections.alive) as supervision:
                 translate: Callable[[object], Event | None] = supervision.watching(inbound.translate)
                 Driver(machine, executor, inbox, clock, translate, settle=settle, batch_max=BATCH_MAX).run()
         finally:
             connections.close(timeout_s=FLUSH_S)
             incidents.save()
-        tally.write(machine.counters)
+            tally.write()
         log.info("coordinator_stopped", reason=executor.stop_reason)
-        if executor.stop_reason == FENCED:
-            raise _fenced(config, store)
+        _check_fenced(executor.stop_reason, config, store)
         if report is not None:
             write_report(config, store, executor.traffic, report)
         if worker is not None and not worker.close(timeout_s=EVALUATION_STOP_S):
             _abandon_worker(store, signals.exit_code)
     return signals.exit_code
+
+
+def _machine(config: CoordinatorConfig, engine: EngineSettings, recovered: RecoveredState) -> CoordinatorMachine:
+    selector = make_selector(config.round.selector)
+    return CoordinatorMachine(engine, recovered, selector=selector, rng=random.SystemRandom().random)
+
+
+def _tell_alarms(store: SqliteStore) -> None:
+    for alarm in store.alarms:
+        get_log("coordinator").error("head_repaired", detail=alarm)
 
 
 def coordinator_trust(section: SecuritySection) -> Trust:
@@ -261,9 +261,11 @@ def _speaker(folder: Path) -> Callable[[str, Mapping[str, object]], None]:
     return say
 
 
-def _fenced(config: CoordinatorConfig, store: CoordinatorStore) -> ConfigError:
+def _check_fenced(stop_reason: str, config: CoordinatorConfig, store: CoordinatorStore) -> None:
+    if stop_reason != FENCED:
+        return
     problem = f"a newer coordinator leads run {store.run}: this folder (epoch {store.epoch}) is a copy of its store"
-    return ConfigError("store.folder", f"{problem}; stop one of the two", source=str(config.store.folder))
+    raise ConfigError("store.folder", f"{problem}; stop one of the two", source=str(config.store.folder))
 
 
 def _topics(config: CoordinatorConfig) -> Topics:

@@ -4,9 +4,9 @@ The transport keeps its own words to itself (`MqttTransport`), so whatever arriv
 the broker in our name, or by nobody: an empty payload is a retained message that was cleared.
 """
 
-from coordinator.actions import CoordinatorStateHeard
 from coordinator.announcer import Announcer
 from coordinator.desk import Desk
+from coordinator.heard import CoordinatorStateHeard
 from federation.protocol.messages import CoordinatorState, Presence
 
 __all__ = ["HEAL_PAUSE_S", "Fence"]

@@ -7,13 +7,10 @@ from typing import Final, cast
 from coordinator.actions import (
     BrokerConnected,
     BrokerDisconnected,
-    BrokerDropped,
     ChunkReceived,
-    CoordinatorStateHeard,
     DeclineReceived,
     Evaluated,
     Event,
-    MessageRefused,
     NodeStateReceived,
     OfferReceived,
     ProgressReceived,
@@ -21,6 +18,7 @@ from coordinator.actions import (
 )
 from coordinator.broker_log import BROKER_LOG, STRANGER, incident_of
 from coordinator.flood import Flood
+from coordinator.heard import BrokerDropped, CoordinatorStateHeard, MessageRefused
 from coordinator.incidents import Incidents
 from coordinator.store import CoordinatorStore
 from coordinator.traffic import Traffic

@@ -7,15 +7,12 @@ from coordinator.actions import (
     AcceptFailure,
     BrokerConnected,
     BrokerDisconnected,
-    BrokerDropped,
     ChunkReceived,
     CommitFailed,
-    CoordinatorStateHeard,
     DeclineReceived,
     Effect,
     Evaluated,
     Event,
-    MessageRefused,
     NodeStateReceived,
     OfferReceived,
     ProgressReceived,
@@ -29,10 +26,12 @@ from coordinator.actions import (
     UpdateStored,
     VersionCommitted,
 )
+from coordinator.alarms import Alarms
 from coordinator.announcer import Announcer
 from coordinator.attendance import Attendance
 from coordinator.desk import Desk
 from coordinator.fencing import Fence
+from coordinator.heard import BrokerDropped, CoordinatorStateHeard, MessageRefused
 from coordinator.intake import BUSY_RETRY_S, Intake
 from coordinator.records import EngineSettings, RecoveredState
 from coordinator.roll_call import RollCall
@@ -55,8 +54,6 @@ FINISH_WAIT_S = 600.0
 NAMES_MAX = 10
 """Nodes named in one line of the log, or in one snapshot."""
 
-TOPIC_KINDS = frozenset({"state", "evt", "tel", "up"})
-TOPIC_CHARS_MAX = 200
 FAILURES_MAX = 16
 
 
@@ -69,6 +66,7 @@ class CoordinatorMachine:
         self._survey = Survey(self._desk, recovered)
         self._announcer = Announcer(self._desk, recovered, selector=selector, rng=rng, survey=self._survey)
         self._attendance = Attendance(self._desk, self._announcer)
+        self._alarms = Alarms(self._desk)
         self._fence = Fence(self._desk, self._announcer)
         self._intake = Intake(self._desk, recovered.transfers)
         for record in recovered.stored:
@@ -84,8 +82,6 @@ class CoordinatorMachine:
         self._stop_by: float | None = None
         self._end_announced = False
         self._stopped = False
-        self._refused_kinds: set[str] = set()
-        self._broker_dropped: int | None = None
 
     def handle(self, event: Event | None, now: float) -> list[Effect]:
         """Take one event (None: the deadline has passed) and say what must be done, in order."""
@@ -288,29 +284,14 @@ class CoordinatorMachine:
     def _on_alarm(self, event: MessageRefused | BrokerDropped | CoordinatorStateHeard) -> None:
         match event:
             case MessageRefused():
-                self._on_refused(event)
+                self._alarms.refused(event)
             case BrokerDropped():
-                self._on_dropped(event.total)
+                self._alarms.dropped(event.total)
             case CoordinatorStateHeard():
                 if self._fence.heard(event):
                     self._leave("fenced")
             case _:
                 assert_never(event)
-
-    def _on_refused(self, event: MessageRefused) -> None:
-        """Count, and log the first of each kind of topic."""
-        self._desk.count("messages_refused")
-        kind = next((level for level in reversed(event.topic.split("/")) if level in TOPIC_KINDS), "")
-        if kind not in self._refused_kinds:
-            self._refused_kinds.add(kind)
-            self._desk.note("message_refused", topic=event.topic[:TOPIC_CHARS_MAX], reason=event.reason)
-
-    def _on_dropped(self, total: int) -> None:
-        """Say that the broker loses messages; what it had dropped before is no news."""
-        before, self._broker_dropped = self._broker_dropped, total
-        if before is not None and total > before:
-            self._desk.count("broker_dropped", total - before)
-            self._desk.note("broker_drops", messages=total - before, total=total)
 
     # --- decisions --------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 __all__ = ["Tally", "read_tally"]
@@ -14,22 +14,36 @@ PAUSE_S = 0.5
 
 
 class Tally:
-    """Writes the file when a count has changed. It only explains: a full disk is no reason to stop."""
+    """Writes the file when a count has changed. It only explains: a full disk is no reason to stop.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Args:
+        folder: The state folder.
+        counters: The counts; they change behind it.
+    """
+
+    def __init__(self, folder: Path, counters: Mapping[str, int]) -> None:
+        self._folder, self._counters = folder, counters
         self._written: dict[str, int] | None = None
         self._next_s = 0.0
 
-    def look(self, counters: Mapping[str, int], now: float) -> None:
+    def after(self, settle: Callable[[], None], now: Callable[[], float]) -> Callable[[], None]:
+        """The driver's ``settle``, and a look at the counts after it; ``now`` gives monotonic seconds."""
+
+        def settle_and_look() -> None:
+            settle()
+            self.look(now())
+
+        return settle_and_look
+
+    def look(self, now: float) -> None:
         """Compare; ``now`` is in monotonic seconds."""
-        if now >= self._next_s and counters != self._written:
-            self.write(counters)
+        if now >= self._next_s and self._counters != self._written:
+            self.write()
             self._next_s = now + PAUSE_S
 
-    def write(self, counters: Mapping[str, int]) -> None:
+    def write(self) -> None:
         """Write at once."""
-        self._written = dict(counters)
+        self._written = dict(self._counters)
         temporary = self._folder / f".{TALLY}.tmp"
         with contextlib.suppress(OSError):
             temporary.write_text(json.dumps({"at": time.time(), "counters": self._written}), encoding="utf-8")

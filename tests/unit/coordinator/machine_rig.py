@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from coordinator import actions
+from coordinator import actions, heard
 from coordinator.actions import Effect, Event
 from coordinator.evaluation_ledger import mean_of
 from coordinator.machine import CoordinatorMachine
@@ -349,7 +349,7 @@ class Rig:
             state = messages.CoordinatorState(
                 presence=presence, run=run, epoch=Epoch(epoch), protocol_min=1, protocol_max=1
             )
-        return self.tell(actions.CoordinatorStateHeard(state=state, retained=retained))
+        return self.tell(heard.CoordinatorStateHeard(state=state, retained=retained))
 
     def state(self, node: str, presence: Presence = Presence.ONLINE, **changes: object) -> list[Effect]:
         plain = NodeState(

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from coordinator import actions
+from coordinator.heard import BrokerDropped, CoordinatorStateHeard, MessageRefused
 from coordinator.inbound import DROPPED_TOPIC, Inbound
 from coordinator.incidents import Incidents
 from coordinator.memory_store import MemoryStore
@@ -111,7 +112,7 @@ def test_an_offer_comes_with_the_verdict_that_is_known() -> None:
 )
 def test_what_is_no_message_here_is_refused_and_named(topic: str, payload: bytes) -> None:
     event = Bench().hear(topic, payload)
-    assert isinstance(event, actions.MessageRefused)
+    assert isinstance(event, MessageRefused)
     assert event.topic == topic
     assert event.reason
 
@@ -119,7 +120,7 @@ def test_what_is_no_message_here_is_refused_and_named(topic: str, payload: bytes
 @settings(max_examples=60, deadline=None)
 @given(topic=some.sampled_from([TOPICS.node_event(ANN), TOPICS.node_state(ANN), "x"]), payload=some.binary(min_size=1))
 def test_random_bytes_are_refused_and_never_raise(topic: str, payload: bytes) -> None:
-    assert isinstance(Bench().hear(topic, payload), actions.MessageRefused)
+    assert isinstance(Bench().hear(topic, payload), MessageRefused)
 
 
 def test_what_stands_in_the_coordinators_own_topic_is_heard() -> None:
@@ -128,9 +129,9 @@ def test_what_stands_in_the_coordinators_own_topic_is_heard() -> None:
         presence=Presence.ONLINE, run=RunId("0" * 16), epoch=Epoch(3), protocol_min=1, protocol_max=1
     )
     heard = Bench().hear(TOPICS.coordinator_state, encode_message(state))
-    assert heard == actions.CoordinatorStateHeard(state=state)
+    assert heard == CoordinatorStateHeard(state=state)
     for body in (b"", b"junk", encode_message(STATE)):
-        assert Bench().hear(TOPICS.coordinator_state, body) == actions.CoordinatorStateHeard(state=None)
+        assert Bench().hear(TOPICS.coordinator_state, body) == CoordinatorStateHeard(state=None)
 
 
 class Seal:
@@ -153,11 +154,11 @@ def test_with_a_key_only_what_it_has_signed_speaks_in_our_name() -> None:
         (Writer(TOPICS, Seal()).encode(TOPICS.round, state), None),
     ):
         heard = inbound.translate(MessageReceived(topic=topic, payload=payload))
-        assert heard == actions.CoordinatorStateHeard(state=believed)
+        assert heard == CoordinatorStateHeard(state=believed)
 
 
 def test_what_the_broker_has_dropped_is_a_number_or_nothing() -> None:
-    assert Bench().hear(DROPPED_TOPIC, b"12") == actions.BrokerDropped(total=12)
+    assert Bench().hear(DROPPED_TOPIC, b"12") == BrokerDropped(total=12)
     for body in (b"", b"-1", b"many", b"1e3"):
         assert Bench().hear(DROPPED_TOPIC, body) is None
 
@@ -253,7 +254,7 @@ def test_where_signatures_are_required_only_their_owner_is_heard_and_the_rest_is
         (TOPICS.node_chunk(ANN, UpdateId("0-ann"), 0).replace("0-ann", "0-bob"), b"x"),
         ("elsewhere", b"x"),
     ):
-        assert isinstance(bench.hear(topic, payload), actions.MessageRefused)
+        assert isinstance(bench.hear(topic, payload), MessageRefused)
     assert incidents.counts() == {
         "ann": {"bad_signature": 2, "forged_topic": 1},
         "bob": {"bad_signature": 1},

@@ -5,6 +5,7 @@ import pytest
 from coordinator import actions, registry
 from coordinator.announcer import round_seed
 from coordinator.assignments import LEASE_RESTARTS_MAX
+from coordinator.heard import MessageRefused
 from coordinator.machine import FINISH_WAIT_S, STORAGE_RETRY_MAX_S
 from coordinator.records import Member, RoundRecord, TransferRecord, UpdateRecord, Verdict
 from coordinator.transfers import TRANSFER_IDLE_S
@@ -493,10 +494,7 @@ def test_bytes_that_are_no_message_are_counted_and_noted_once_per_kind() -> None
     """FED-18: never answered."""
     rig = Rig()
     topics = ["fl/f/n/ann/evt", "fl/f/n/bob/evt", "fl/f/n/ann/up/0-ann/3", "x", "fl/f/n/ann/up/0-ann/4"]
-    said = [
-        transcript(rig.tell(actions.MessageRefused(topic=topic, reason="truncated")), notes=True)[:1]
-        for topic in topics
-    ]
+    said = [transcript(rig.tell(MessageRefused(topic=topic, reason="truncated")), notes=True)[:1] for topic in topics]
     assert [line == ["note message_refused"] for line in said] == [True, False, True, True, False]
     assert rig.get("counters") == {"messages_refused": 5}
 

@@ -6,32 +6,34 @@ from coordinator.tally import PAUSE_S, TALLY, Tally, read_tally
 
 
 def test_what_was_counted_is_read_back(tmp_path: Path) -> None:
-    tally = Tally(tmp_path)
-    tally.look({"messages_refused": 2}, 10.0)
+    Tally(tmp_path, {"messages_refused": 2}).look(10.0)
     assert read_tally(tmp_path) == {"messages_refused": 2}
 
 
 def test_changes_in_quick_succession_are_written_once(tmp_path: Path) -> None:
-    tally = Tally(tmp_path)
     counters = {"declines": 1}
-    tally.look(counters, 10.0)
+    tally = Tally(tmp_path, counters)
+    times, settled = iter((10.0, 10.0 + PAUSE_S / 2, 10.0 + PAUSE_S)), list[int]()
+    look = tally.after(lambda: settled.append(1), lambda: next(times))
+    look()
     counters["declines"] = 2
-    tally.look(counters, 10.0 + PAUSE_S / 2)
+    look()
     assert read_tally(tmp_path) == {"declines": 1}
-    tally.look(counters, 10.0 + PAUSE_S)
+    look()
     assert read_tally(tmp_path) == {"declines": 2}
+    assert len(settled) == 3
 
 
 def test_a_count_that_does_not_change_costs_no_write(tmp_path: Path) -> None:
-    tally = Tally(tmp_path)
-    tally.look({"declines": 1}, 10.0)
+    tally = Tally(tmp_path, {"declines": 1})
+    tally.look(10.0)
     (tmp_path / TALLY).unlink()
-    tally.look({"declines": 1}, 20.0)
+    tally.look(20.0)
     assert read_tally(tmp_path) == {}
 
 
 def test_a_disk_that_is_full_or_a_file_that_is_damaged_is_borne(tmp_path: Path) -> None:
-    Tally(tmp_path / "absent").write({"declines": 1})
+    Tally(tmp_path / "absent", {"declines": 1}).write()
     for text in ("", "[]", "{}", '{"counters": 3}', '{"counters": {"x": "y"}}'):
         (tmp_path / TALLY).write_text(text)
         assert read_tally(tmp_path) == {}
