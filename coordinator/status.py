@@ -178,10 +178,10 @@ def _curve_table(points: list[CurvePoint]) -> Table:
             "" if work is None else str(work.version),
             _number(work, "loss"),
             "" if test is None else str(test.version),
-            _number(test, "accuracy", "global_accuracy"),
-            _number(test, "loss", "global_loss"),
+            _number(test, "accuracy", "global_accuracy") or _number(work, "global_accuracy"),
+            _number(test, "loss", "global_loss") or _number(work, "global_loss"),
             _number(test, "personal_accuracy") or _number(work, "personal_accuracy"),
-            "" if test is None else f"{test.num_examples:,}",
+            _number(work, "test_examples") if test is None else f"{test.num_examples:,}",
         )
     return table
 

@@ -1,6 +1,6 @@
 """Evaluates one model version on this node's own test data, as a function that the worker runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edge_node.evaluation_actions import EvaluationFinished
 from federation.errors import TaskError
@@ -8,7 +8,7 @@ from federation.protocol.limits import EXAMPLES_MAX, SECONDS_MAX, fit_metrics, f
 from federation.protocol.messages import EvaluationReport
 from federation.runtime.clock import Clock
 from federation.runtime.log import get_log
-from federation.task import TEST_EXAMPLES, Task
+from federation.task import TEST_EXAMPLES, Parameters, Stateful, Task
 from federation.types import Digest, ModelVersion, RunId
 from update_codec import Manifest, Vectors
 
@@ -24,18 +24,24 @@ class EvaluationJob:
         version: The model's version.
         digest: Its digest.
         model: The model.
+        manifest_digest: Of the model's manifest; empty is the task's own.
+        state: What the node keeps for its task.
     """
 
     run: RunId
     version: ModelVersion
     digest: Digest
     model: Vectors
+    manifest_digest: bytes = b""
+    state: Parameters = field(default_factory=dict)
 
 
 def evaluation_event(task: Task, manifest: Manifest, job: EvaluationJob, clock: Clock) -> EvaluationFinished:
     """What the evaluation comes to; whatever the user's task raises becomes the reason of a report without numbers."""
     began_s = clock.now()
     try:
+        if isinstance(task, Stateful):
+            task.restore(job.state)
         metrics = fit_metrics(task.evaluate(manifest.unflatten(job.model)))
         examples = _examples(metrics.pop(TEST_EXAMPLES, 1.0))
         reason = "" if metrics else "the task evaluates nothing on this node"

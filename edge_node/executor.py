@@ -205,7 +205,14 @@ class NodeExecutor:
         model, held = effect.model, self._held
         if held is None or held.digest != model.digest:
             return [ModelRejected(version=model.version, reason="the announced model is not held")]
-        job = EvaluationJob(run=effect.run, version=model.version, digest=model.digest, model=held.vectors)
+        job = EvaluationJob(
+            run=effect.run,
+            version=model.version,
+            digest=model.digest,
+            model=held.vectors,
+            manifest_digest=held.manifest_digest,
+            state=self._task_state(),
+        )
         self._trainer.evaluate(job)
         self._save_held(held)
         return ()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edge_node.actions import FinishedTraining, TrainingFailed, TrainingFinished
 from edge_node.evaluation import EvaluationJob, evaluation_event
+from edge_node.evaluation_actions import EvaluationFinished
 from edge_node.link import within
 from edge_node.task_state import change_of
 from edge_node.update import Residual, ResidualAging, Shared, difference, encode_update
@@ -29,7 +30,16 @@ from federation.tasks.scaffold import ScaffoldTask, with_controls
 from federation.types import NodeId, RoundId
 from update_codec import CodecSpec, Context, Manifest, ManifestError, SpecError, Vectors
 
-__all__ = ["ThreadTrainer", "Trainer", "TrainingJob", "Workshop", "codec_seed", "run_round", "training_event"]
+__all__ = [
+    "ThreadTrainer",
+    "Trainer",
+    "TrainingJob",
+    "Workshop",
+    "codec_seed",
+    "evaluated",
+    "run_round",
+    "training_event",
+]
 
 POST_TIMEOUT_S = 60.0
 """How long a result waits for a place in the inbox: a driver that takes nothing for this long is dead, in seconds."""
@@ -157,6 +167,12 @@ def training_event(workshop: Workshop, job: TrainingJob, stop: Stop, clock: Cloc
         return TrainingFailed(round=announcement.round, reason=fit_text(reason), run=announcement.run)
 
 
+def evaluated(workshop: Workshop, job: EvaluationJob, clock: Clock) -> EvaluationFinished:
+    """What evaluating a model comes to, also one that carries control variates."""
+    suited = workshop.suited(job.manifest_digest)
+    return evaluation_event(suited.task, suited.manifest, job, clock)
+
+
 class ThreadTrainer:
     """The worker thread: results go into the driver's inbox.
 
@@ -220,7 +236,7 @@ class ThreadTrainer:
     def _work(self) -> None:
         while (item := self._jobs.get()) is not None:
             if isinstance(item, EvaluationJob):
-                event: object = evaluation_event(self._workshop.task, self._workshop.manifest, item, self._clock)
+                event: object = evaluated(self._workshop, item, self._clock)
             else:
                 event = self._run(*item)
             try:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from edge_node.evaluation import EvaluationJob, evaluation_event
-from edge_node.training import TrainingJob, Workshop, training_event
+from edge_node.evaluation import EvaluationJob
+from edge_node.training import TrainingJob, Workshop, evaluated, training_event
 from federation.errors import ConfigError
 from federation.types import RoundId
 from simulation.faults import parse_fields
@@ -119,7 +119,7 @@ class SimTrainer:
     def _evaluated(self, job: EvaluationJob, took_s: float) -> None:
         if not self._closed:
             watch = _Stopwatch([0.0, took_s])
-            self._post(evaluation_event(self._workshop.task, self._workshop.manifest, job, watch))
+            self._post(evaluated(self._workshop, job, watch))
 
     def stop(self, round_id: RoundId) -> None:
         """Ask the job of this round to give up."""

@@ -87,6 +87,21 @@ def _labels(dataset: Dataset[Any]) -> Any:
     return None if found is None else np.asarray(found)
 
 
+def held_out(data: LocalData, share: float, seed: int) -> tuple[LocalData, LocalData]:
+    """Divide a node's data into what it trains on and what it is tested on: the same rows for the same seed.
+
+    Raises:
+        TaskError: The share leaves one of them empty, or the data cannot be divided.
+    """
+    if not isinstance(data, TensorData | DatasetData):
+        raise TaskError("own_test: batches cannot be divided: give the node's own test data instead of a share")
+    count = round(share * data.num_examples)
+    if not 0 < share < 1 or not 0 < count < data.num_examples:
+        raise TaskError(f"own_test: a share of {share:g} of {data.num_examples} examples leaves one part empty")
+    order = torch.randperm(data.num_examples, generator=torch.Generator().manual_seed(seed))
+    return data.rows(order[count:]), data.rows(order[:count])
+
+
 class TensorData:
     """All examples in two tensors on the device: one permutation per epoch, batches are slices."""
 
@@ -96,6 +111,11 @@ class TensorData:
         self.num_examples = len(self._inputs)
         if self.num_examples == 0 or len(self._targets) != self.num_examples:
             raise TaskError(f"{self.num_examples} inputs and {len(self._targets)} targets: need as many, at least one")
+
+    def rows(self, rows: torch.Tensor) -> "TensorData":
+        """A part of it, in this order."""
+        rows = rows.to(self._inputs.device)
+        return TensorData(self._inputs[rows], self._targets[rows], self._inputs.device)
 
     def epoch(self, generator: torch.Generator, batch_size: int) -> Iterator[Batch]:
         """See `LocalData`."""
@@ -123,6 +143,10 @@ class DatasetData:
         self.num_examples = len(dataset)  # type: ignore[arg-type]
         if self.num_examples == 0:
             raise TaskError("the data set is empty")
+
+    def rows(self, rows: torch.Tensor) -> "DatasetData":
+        """A part of it, in this order."""
+        return DatasetData(Subset(self._dataset, rows.tolist()), self._device)
 
     def epoch(self, generator: torch.Generator, batch_size: int) -> Iterator[Batch]:
         """See `LocalData`."""

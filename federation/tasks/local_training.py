@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -10,11 +11,12 @@ import torch
 
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
-from federation.task import Array, Metrics, Parameters, ProgramForm, Stop, TrainResult
+from federation.task import TEST_EXAMPLES, Array, Metrics, Parameters, ProgramForm, Stop, TrainResult
 from federation.tasks.exporting import write_program
-from federation.tasks.local_data import LocalData, as_tensor, local_data, own_data
+from federation.tasks.local_data import LocalData, as_tensor, held_out, local_data, own_data
 from federation.tasks.local_model import LocalModel, arrays_of, choose_device
 from federation.tasks.local_sgd import TrainingPlan, train_locally
+from federation.tasks.personal import PersonalLayers, local_names
 from federation.tasks.torch_task import TorchTask
 from update_codec import Role
 
@@ -33,11 +35,14 @@ class LocalTraining:
     def initial_parameters(self, seed: int) -> Parameters:
         """A fresh model's tensors, drawn from the seed alone."""
         with _seeded(seed):
-            return arrays_of(self._task.model())
+            module = self._task.model()
+        names = local_names(module, self._task.local, norms=self._task.local_norms)
+        return {name: array for name, array in arrays_of(module).items() if name not in names}
 
     def roles(self) -> Mapping[str, Role]:
-        """Roles of the model's buffers."""
-        return self.model.roles()
+        """Roles of the buffers that travel."""
+        local = self._personal.names
+        return {name: role for name, role in self.model.roles().items() if name not in local}
 
     def prepare(self) -> None:
         """Make the model, read the data and run one step on two examples, whose result is thrown away."""
@@ -45,15 +50,17 @@ class LocalTraining:
             inputs, targets = next(self._train_data.in_order(2))
             loss = self._task.loss(self.model.module(inputs), targets)
             torch.autograd.grad(loss, self.model.trainable, allow_unused=True)
+            if self._task.own_test is not None:
+                next(self._own_test.in_order(1))
 
     def train(
         self, parameters: Parameters, settings: TrainSettings, stop: Stop, correction: Parameters | None = None
     ) -> TrainResult:
         """See `TorchTask.train` and `TorchTask.train_corrected`."""
         seed = node_seed(settings.seed, self._task.context.node_index or 0)
-        plan = TrainingPlan(settings=settings, seed=seed, stop=stop, correction=correction)
         with self.guarded(seed=0):
-            data = self._train_data
+            data, correction = self._train_data, self._personal.without_correction(correction)
+        plan = TrainingPlan(settings=settings, seed=seed, stop=stop, correction=correction)
         return self._train_on(data, parameters, plan)
 
     def train_on(self, data: LocalData, node: int, parameters: Parameters, settings: TrainSettings) -> TrainResult:
@@ -62,25 +69,58 @@ class LocalTraining:
         return self._train_on(data, parameters, plan)
 
     def _train_on(self, data: LocalData, parameters: Parameters, plan: TrainingPlan) -> TrainResult:
+        personal, task = self._personal, self._task
         with self.guarded(plan.seed):
-            self.model.load(parameters)
-            outcome = train_locally(self.model, self._task.loss, data, plan)
+            self.model.load(personal.join(parameters, task.kept))
+            before = self._own_metrics("global")
+            outcome = train_locally(self.model, task.loss, data, plan)
+            arrays = self.model.dump()
+            after = self._own_metrics("personal", plan)
         return TrainResult(
-            parameters=self.model.dump(),
+            parameters=personal.shared(arrays),
             num_examples=max(1, data.num_examples),
-            metrics={"loss": outcome.loss},
+            metrics={"loss": outcome.loss, **before, **after},
             steps=outcome.steps,
+            kept=personal.kept(arrays),
         )
+
+    def _own_metrics(self, whose: str, finetune: TrainingPlan | None = None) -> Metrics:
+        """The model at hand on this node's own test split, after fine-tuning where a plan is given."""
+        if self._task.own_test is None or (finetune is not None and not self._finetuned(finetune)):
+            return {}
+        named = {f"{whose}_{name}": value for name, value in self._measured(self._own_test).items()}
+        return named | {TEST_EXAMPLES: float(self._own_test.num_examples)}
+
+    def _finetuned(self, like: TrainingPlan) -> bool:
+        """Train on, for this node alone; False where that diverges, which must not cost the update."""
+        epochs = self._task.finetune_epochs
+        settings = replace(like.settings, local_epochs=max(1, epochs), max_steps=0, proximal_mu=0.0)
+        plan = replace(like, settings=settings, seed=like.seed + 1, correction=None)
+        try:
+            if epochs and not like.stop():
+                train_locally(self.model, self._task.loss, self._train_data, plan)
+        except TaskError:
+            return False
+        return True
+
+    def _measured(self, data: LocalData) -> Metrics:
+        self.model.module.eval()
+        # Only here: a model or data made in inference mode could never be trained on.
+        with torch.inference_mode():
+            return self._measure(data)
 
     def evaluate(self, parameters: Parameters) -> Metrics:
         """See `TorchTask.evaluate`."""
         with self.guarded(seed=0):
-            self.model.load(parameters)
-            self.model.module.eval()
-            data = self._test_data
-            # Only here: a model or data made in inference mode could never be trained on.
-            with torch.inference_mode():
-                return self._measure(data)
+            self.model.load(self._personal.join(parameters, self._task.kept))
+            return self._measured(self._test_data)
+
+    def evaluate_own(self, parameters: Parameters) -> Metrics:
+        """The same on this node's own test split."""
+        with self.guarded(seed=0):
+            self.model.load(self._personal.join(parameters, self._task.kept))
+            data = self._own_test
+            return {**self._measured(data), TEST_EXAMPLES: float(data.num_examples)}
 
     def predict(self, parameters: Parameters, inputs: Array) -> Array:
         """See `TorchTask.predict`."""
@@ -133,15 +173,41 @@ class LocalTraining:
         except (RuntimeError, ValueError, TypeError, LookupError, OSError) as error:
             raise TaskError(f"the task's model, data or loss failed: {type(error).__name__}: {error}") from error
 
-    @cached_property
+    @property
     def model(self) -> LocalModel:
         """The one model that is trained and evaluated, round after round."""
-        with _seeded(0):
-            return LocalModel(self._task.model(), self.device)
+        return self._model_and_personal[0]
 
     @cached_property
+    def _model_and_personal(self) -> tuple[LocalModel, PersonalLayers]:
+        """The model, and its local tensors before anything is trained."""
+        with _seeded(0):
+            model = LocalModel(self._task.model(), self.device)
+        names = local_names(model.module, self._task.local, norms=self._task.local_norms)
+        return model, PersonalLayers(names, arrays_of(model.module) if names else {})
+
+    @property
+    def _personal(self) -> PersonalLayers:
+        return self._model_and_personal[1]
+
+    @property
     def _train_data(self) -> LocalData:
-        return local_data(self._task.train_data, self._task.context, self.device, self._task.split)
+        return self._own_split[0]
+
+    @property
+    def _own_test(self) -> LocalData:
+        return self._own_split[1]
+
+    @cached_property
+    def _own_split(self) -> tuple[LocalData, LocalData]:
+        """This node's data to train on, and its own test data (the same where there is none)."""
+        task = self._task
+        data = local_data(task.train_data, task.context, self.device, task.split)
+        if task.own_test is None:
+            return data, data
+        if isinstance(task.own_test, float | int):
+            return held_out(data, float(task.own_test), task.context.seed)
+        return data, local_data(task.own_test, task.context, self.device, task.split)
 
     @cached_property
     def _test_data(self) -> LocalData:

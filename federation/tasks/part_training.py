@@ -30,9 +30,14 @@ class PartTrainer:
         task: A node's task.
         data: Everybody's data.
         parts: The rows of every node.
+
+    Raises:
+        TaskError: The task keeps something at its nodes, which is not simulated.
     """
 
     def __init__(self, task: TorchTask, data: WholeData, parts: Sequence[Rows]) -> None:
+        if task.local or task.local_norms or task.own_test is not None:
+            raise TaskError("the task has layers or test data of each node's own: only real nodes train it")
         self._training, self._parts = LocalTraining(task), parts
         self._task = task
         inputs, targets = data.everything()

@@ -13,6 +13,7 @@ def build(context):
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,13 @@ class TorchTask:
             coordinator.
         loss: Output and target to the mean loss of the batch, such as ``torch.nn.functional.cross_entropy``.
         test_data: The same kinds, never divided; None evaluates nothing.
+        own_test: This node's own test split: a share of its training data that is held out (0.2 is a fifth), or data of
+            the same kinds as ``train_data``. With it, every update reports ``global_accuracy`` and ``global_loss`` (the
+            model as it came), ``personal_accuracy`` and ``personal_loss`` (after training here), ``test_examples``.
+        local: Patterns such as ``head.*`` of tensors that stay on the node: personal layers (FedPer). Each node keeps
+            its own in its state folder; neither the coordinator nor its model has them.
+        local_norms: The same for all BatchNorm layers with their statistics (FedBN).
+        finetune_epochs: Further passes before the personal evaluation, of which nothing is sent or kept.
         accuracy: Report the share of right answers where the targets are classes.
         threads: CPU threads for this task's arithmetic; 0 leaves torch's own choice.
         split: How data of the whole federation is divided, where the context does not say it: ``iid``, ``shards:N``,
@@ -50,6 +58,7 @@ class TorchTask:
         classes: Names of the classes, in the order of the model's outputs.
         input_shape: Shape of one input, for `coordinator export` where there is neither ``test_data`` nor ``picture``.
         initial: Initial parameters without torch, for a coordinator that has none; the model must have no buffers.
+        kept: What this node keeps: see `restore`.
     """
 
     context: TaskContext
@@ -58,6 +67,10 @@ class TorchTask:
     train_data: Any
     loss: "Callable[[Any, Any], Tensor]"
     test_data: Any = None
+    own_test: Any = None
+    local: Sequence[str] = ()
+    local_norms: bool = False
+    finetune_epochs: int = 0
     accuracy: bool = True
     threads: int = 1
     split: str = "iid"
@@ -65,11 +78,13 @@ class TorchTask:
     classes: Sequence[str] = ()
     input_shape: tuple[int, ...] | None = None
     initial: Callable[[int], Parameters] | None = field(default=None, repr=False)
+    kept: Parameters = field(default_factory=dict, init=False, repr=False)
 
     def initial_parameters(self, seed: int) -> Parameters:
-        """All tensors of version 0; the same seed gives the same bits (for the same torch version)."""
+        """All tensors of version 0 that travel; the same seed gives the same bits (for the same torch version)."""
         if self.initial is not None:
-            return self.initial(seed)
+            made = self.initial(seed)
+            return {name: array for name, array in made.items() if not _any_matches(self.local, name)}
         return self._training.initial_parameters(seed)
 
     def roles(self) -> Mapping[str, Role]:
@@ -89,6 +104,10 @@ class TorchTask:
     def device(self) -> str:
         """The device that it runs on: ``cpu`` or ``cuda``."""
         return self._training.device.type
+
+    def restore(self, state: Parameters) -> None:
+        """Take the local tensors that this node keeps; without any they begin as the model is made."""
+        self.kept = state
 
     def train(self, parameters: Parameters, settings: TrainSettings, stop: Stop) -> TrainResult:
         """Local SGD from ``parameters`` (local_sgd.py); ``stop`` is asked before each step.
@@ -113,11 +132,17 @@ class TorchTask:
     def evaluate(self, parameters: Parameters) -> Metrics:
         """``loss`` and, for classes, ``accuracy`` on the test data; empty where there is none.
 
+        A node that has an own test split takes that, with its local layers, and says ``test_examples``; a coordinator
+        of a task with local layers has no whole model, and evaluates nothing.
+
         Raises:
             ConfigError: The device is not there.
             TaskError: The data or the parameters cannot be used.
         """
-        return {} if self.test_data is None else self._training.evaluate(parameters)
+        if self.context.node_index is not None and self.own_test is not None:
+            return self._training.evaluate_own(parameters)
+        partial = self.context.node_index is None and (self.local or self.local_norms)
+        return {} if self.test_data is None or partial else self._training.evaluate(parameters)
 
     def export(self, parameters: Parameters, form: ProgramForm, notes: Mapping[str, str]) -> bytes:
         """The model as a program (exporting.py); the number of inputs stays free.
@@ -143,3 +168,7 @@ class TorchTask:
         except ModuleNotFoundError as error:
             raise TaskError(f"this task needs {error.name}: pip install 'fedmq[torch]'") from error
         return LocalTraining(self)
+
+
+def _any_matches(patterns: Sequence[str], name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edge_node.adoption import manifest_of
 from edge_node.evaluation import EvaluationJob, evaluation_event
 from edge_node.evaluation_actions import EvaluationFinished
+from edge_node.training import Workshop, evaluated
 from federation.errors import TaskError
 from federation.protocol.cohort import NOBODY
 from federation.protocol.limits import INT64_MAX
@@ -17,8 +19,10 @@ from federation.protocol.messages import (
     ReceiptStatus,
     RoundAnnouncement,
 )
-from federation.task import Metrics, Parameters
-from federation.types import ModelVersion, RunId
+from federation.task import Metrics, Parameters, TaskContext
+from federation.tasks.quadratic import QuadraticTask
+from federation.tasks.scaffold import scaffolded, with_controls
+from federation.types import ModelVersion, NodeId, RunId
 from tests.unit.edge_node.doubles import MANIFEST, ToyTask, vectors
 from tests.unit.edge_node.script import OTHER_RUN, RUN, Script, announcement, holding, keyframe, version_digest
 
@@ -261,3 +265,30 @@ def test_a_task_that_does_not_count_its_test_examples_weighs_one() -> None:
 def test_a_task_that_fails_costs_its_numbers_and_not_the_worker(outcome: Metrics | BaseException, reason: str) -> None:
     report = reported(outcome)
     assert (report.num_examples, report.metrics, report.reason) == (0, {}, reason)
+
+
+def test_a_model_with_control_variates_is_evaluated_without_them_and_with_what_the_node_keeps() -> None:
+    class Keeping(QuadraticTask):
+        kept: Parameters = {}  # noqa: RUF012 - replaced, never changed
+
+        def restore(self, state: Parameters) -> None:
+            self.kept = state
+
+    task = Keeping(TaskContext(node_index=0, node_count=1), size=3)
+    workshop = Workshop(node=NodeId("ann"), task=task, manifest=manifest_of(task))
+    under = scaffolded(task)
+    arrays = dict(under.initial_parameters(1))
+    manifest = with_controls(workshop.manifest)
+    job = EvaluationJob(
+        run=RUN,
+        version=ModelVersion(4),
+        digest=version_digest(4),
+        model=manifest.flatten(arrays),
+        manifest_digest=manifest.digest,
+        state={"head": np.ones(1), "control.point": np.ones(3)},
+    )
+    report = evaluated(workshop, job, Watch()).report
+    assert report.metrics == task.evaluate({"point": arrays["point"]})
+    assert task.kept.keys() == {"head"}
+    plain = replace(job, model=workshop.manifest.flatten({"point": arrays["point"]}), manifest_digest=b"")
+    assert evaluated(workshop, plain, Watch()).report.metrics == report.metrics
