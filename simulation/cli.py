@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from federation.errors import ConfigError
 from simulation.federation import Outcome, Simulation, quiet_log
 from simulation.fleet import PER_ROUND_LEAST, FleetOptions, fleet_scenario
 from simulation.train_cli import TrainOptions, train
@@ -56,6 +57,7 @@ def simulate(  # noqa: PLR0913 - one parameter per option of the command line
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of a coordinator: train.learning_rate=0.1")
     ] = None,
+    report_to: Annotated[Path | None, typer.Option("--report", help="For coordinator plot and compare: FILE.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
 ) -> None:
     """Run both machines in virtual time, without a broker: the same code as in production, hours in seconds.
@@ -95,10 +97,13 @@ def simulate(  # noqa: PLR0913 - one parameter per option of the command line
                 settings=settings or (),
                 stacked=stack,
                 workers=workers,
+                report=report_to,
             ),
             as_json=as_json,
         )
         return
+    if report_to is not None:
+        raise ConfigError("--report", "is for --train: without it nothing is learned", source="command line")
     options = FleetOptions(
         nodes=nodes,
         rounds=rounds,

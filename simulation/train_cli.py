@@ -20,6 +20,7 @@ from federation.tasks.pool import NodePool
 from federation.tasks.registry import load_task
 from simulation.experiment import Experiment, Plan, Result, VersionFigures
 from simulation.outages import parse_outages
+from simulation.run_report import run_report
 from simulation.trainer import parse_stragglers
 
 __all__ = ["TrainOptions", "build_experiment", "report", "train"]
@@ -50,6 +51,7 @@ class TrainOptions:
     stacked: bool = True
     workers: int = 1
     device: str = "cpu"
+    report: Path | None = None
 
 
 def build_experiment(options: TrainOptions) -> Experiment:
@@ -97,6 +99,8 @@ def build_experiment(options: TrainOptions) -> Experiment:
 
 def train(options: TrainOptions, *, as_json: bool) -> Result:
     """Run it, and tell what came of it."""
+    if options.report is not None and not options.report.absolute().parent.is_dir():
+        raise ConfigError("--report", f"there is no folder {options.report.parent}", source="command line")
     console = Console(stderr=True)
     experiment = build_experiment(options)
     step = max(1, options.rounds // SHOWN)
@@ -106,6 +110,9 @@ def train(options: TrainOptions, *, as_json: bool) -> Result:
             console.print(_line(figures), highlight=False)
 
     result = experiment.run(say)
+    if options.report is not None:
+        made = run_report(experiment, result, strategy=options.strategy or "", codec=options.codec)
+        options.report.write_text(json.dumps(made) + "\n")
     if as_json:
         sys.stdout.write(json.dumps(report(options, result)) + "\n")
     else:

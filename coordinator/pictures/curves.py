@@ -73,13 +73,13 @@ def draw_learning(runs: Sequence[Run]) -> "Figure | None":
 def _columns(runs: Sequence[Run]) -> list[_Column]:
     ends = [run.versions[-1] for run in runs if run.versions]
     unit_s, seconds = time_scale(max((end.time_s for end in ends), default=0.0))
+    # A simulation counts updates only.
+    ways = "bytes up and down" if any(end.bytes_down for end in ends) else "bytes up"
     unit_bytes, size = bytes_scale(max((end.bytes_total for end in ends), default=0))
     return [
         _Column(title="over versions", label="model version", measure=lambda point: point.version, whole=True),
         _Column(title="over time", label=f"time since the start ({seconds})", measure=lambda at: at.time_s / unit_s),
-        _Column(
-            title="over bytes", label=f"bytes up and down ({size})", measure=lambda at: at.bytes_total / unit_bytes
-        ),
+        _Column(title="over bytes", label=f"{ways} ({size})", measure=lambda at: at.bytes_total / unit_bytes),
     ]
 
 
