@@ -2,13 +2,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: bench-containers bench-algorithms bench-large help setup demo broker test test-all test-container check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean
+.PHONY: fuzz bench-containers bench-algorithms bench-large help setup demo broker test test-all test-container check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 SEEDS ?= 2000
 MINUTES ?= 10
+FRAMES ?= 1000000
 TESTS ?=
 BROKER_TESTS ?= tests/contract/test_transport.py tests/integration/test_mqtt.py tests/integration/test_mqtt_identity.py tests/integration/test_coordinator.py tests/integration/test_edge_node.py tests/integration/test_recovery.py tests/integration/test_coordinator_doctor.py tests/integration/test_edge_node_doctor.py
 STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt deploy/setup.sh | cksum | cut -d' ' -f1)
@@ -65,6 +66,9 @@ bench: $(STAMP) ## The figures of the README, printed with their bars (minutes)
 
 bench-codec: $(STAMP) ## The codec's figures beside its peers; ARGS=--system adds whole federations
 	@$(BIN)/python -m benchmarks.codec $(ARGS)
+
+fuzz: $(STAMP) ## A million mutated frames at the codec's decoder (a quarter of an hour): make fuzz FRAMES=1000000
+	@$(BIN)/python -m benchmarks.codec_fuzz --frames $(FRAMES) $(ARGS)
 
 bench-algorithms: $(STAMP) ## Strategies, robust rules and asynchronous rounds, with their bars (minutes)
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.algorithms $(ARGS)

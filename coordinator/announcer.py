@@ -83,11 +83,15 @@ class Announcer:
         self.publish_again()
 
     def open(self, candidates: Sequence[NodeId], count: int) -> None:
-        """Ask ``count`` of the candidates; more than an announcement can name are asked in several."""
+        """Ask ``count`` of the candidates; in several announcements where one cannot name them or the codecs differ."""
         self.started = True
         chosen = self._selector.select(candidates, count, self._rng)
-        for start in range(0, len(chosen), COHORT_NODES_MAX):
-            self._announce(chosen[start : start + COHORT_NODES_MAX])
+        together: dict[str, list[NodeId]] = {}
+        for node in chosen:
+            together.setdefault(self._desk.registry.codec_for(node), []).append(node)
+        for nodes in together.values():
+            for start in range(0, len(nodes), COHORT_NODES_MAX):
+                self._announce(tuple(nodes[start : start + COHORT_NODES_MAX]))
 
     def announce_end(self) -> None:
         """Say that nothing follows."""
@@ -158,7 +162,7 @@ class Announcer:
             ),
             cohort=record.cohort,
             settings=replace(settings.train, seed=round_seed(settings.train.seed, record.round)),
-            codec=settings.codec_up,
+            codec=desk.registry.codec_for(record.nodes[0]) if record.nodes else settings.codec_up,
             min_base_version=desk.oldest_base,
             lease_s=settings.lease_s,
             spread_s=settings.spread_s,

@@ -154,10 +154,10 @@ def _check_robust(config: CoordinatorConfig, size: RoundSize) -> None:
             )
     if config.round.per_node_quota > 1:
         raise ConfigError("round.per_node_quota", f"{name} gives every node one voice: 1")
-    if name in ENTRYWISE and CodecSpec.parse(config.codec.up).feedback:
-        problem = (
-            f"{config.codec.up} sends few entries at a time, and the {name} of mostly zeros is zero: take balanced"
-        )
-        raise ConfigError("codec.up", problem)
+    for key, codec in (("codec.up", config.codec.up), *(("codec.fallbacks", one) for one in config.codec.fallbacks)):
+        if name in ENTRYWISE and CodecSpec.parse(codec).feedback:
+            raise ConfigError(
+                key, f"{codec} sends few entries at a time, and the {name} of mostly zeros is zero: take balanced"
+            )
     if config.limits.clip_norm > 0:
         raise ConfigError("limits.clip_norm", f"{name} bounds the updates by itself: 0")

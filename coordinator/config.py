@@ -205,6 +205,7 @@ class CodecSection(Section):
     Attributes:
         up: A profile such as ``edge``, or ``deadzone(bpp=0.35,feedback=1)``. With ``link`` each node sends what its
             uplink carries in time; ``context=1`` codes the parameters that usually move apart.
+        fallbacks: Further ones, the best first, for nodes that say that they do not agree to ``up``.
         down: The same for the model's deltas; keyframes are lossless. Nothing is ``edge`` where ``up`` has error
             feedback, else ``lossless``.
         delta_chain_max: Deltas that a version offers to nodes that lag behind.
@@ -213,6 +214,7 @@ class CodecSection(Section):
     """
 
     up: Codec = "edge"
+    fallbacks: tuple[Codec, ...] = ()
     down: Codec | None = None
     delta_chain_max: Annotated[int, Field(ge=0, le=15)] = 15
     lag_versions: Annotated[float, Field(ge=0, le=LAG_VERSIONS_MAX)] | None = None

@@ -76,7 +76,10 @@ class Desk:
         self.recent = dict(recovered.recent)
         self.next_round = recovered.next_round
         self.registry = Registry(
-            task=settings.task, codec=settings.codec_up, quota=settings.per_node_quota, needs=settings.needs
+            task=settings.task,
+            codecs=(settings.codec_up, *settings.codec_fallbacks),
+            quota=settings.per_node_quota,
+            needs=settings.needs,
         )
         self.assignments = Assignments()
         self.buffer = Buffer()

@@ -34,6 +34,7 @@ class EngineSettings:
         task: The task's name, announced to the nodes.
         train: How nodes train; ``seed`` is the run's seed and each round derives its own.
         codec_up: Codec spec that nodes use for updates.
+        codec_fallbacks: Further specs, the best first, for nodes that do not agree to that one.
         versions: Model versions to commit before the run ends; 0 is no end.
         concurrency: Assignments in flight at most.
         buffer: Updates that make a version.
@@ -65,6 +66,7 @@ class EngineSettings:
     task: str
     train: TrainSettings = field(default_factory=TrainSettings)
     codec_up: str = "edge"
+    codec_fallbacks: tuple[str, ...] = ()
     versions: int = 0
     concurrency: int = 5
     buffer: int = 5

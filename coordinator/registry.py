@@ -139,8 +139,10 @@ class Registry:
     is in ``suspects`` instead when it also let a lease expire and has been silent since.
     """
 
-    def __init__(self, *, task: str, codec: str, quota: int, needs: Mapping[str, float] | None = None) -> None:
-        self._task, self._codec, self._quota = task, codec, quota
+    def __init__(
+        self, *, task: str, codecs: tuple[str, ...], quota: int, needs: Mapping[str, float] | None = None
+    ) -> None:
+        self._task, self._codecs, self._quota = task, codecs, quota
         self._needs = {} if needs is None else needs
         self._entries: dict[NodeId, Entry] = {}
         self._assigned: set[NodeId] = set()
@@ -187,13 +189,22 @@ class Registry:
 
     def is_compatible(self, state: NodeState) -> bool:
         """Whether a node that says this can take part: protocol, task and codec."""
-        name = self._codec.partition("(")[0]
         return (
             state.protocol_min <= PROTOCOL_VERSION
             and state.protocol_max >= PROTOCOL_MIN
             and state.task in ("", self._task)
-            and (not state.codecs or name in state.codecs or self._codec in state.codecs)
+            and self._codec_of(state) is not None
         )
+
+    def codec_for(self, node: NodeId) -> str:
+        """The best codec that the node agrees to, as far as it has said; else the best one."""
+        entry = self._entries.get(node)
+        return (None if entry is None else self._codec_of(entry.state)) or self._codecs[0]
+
+    def _codec_of(self, state: NodeState) -> str | None:
+        """The first of the coordinator's codecs that is among the node's, by its spec or its kind; it may list none."""
+        named = (codec for codec in self._codecs if {codec, codec.partition("(")[0]} & set(state.codecs))
+        return next(named, None) if state.codecs else self._codecs[0]
 
     def assign(self, node: NodeId) -> None:
         """The node holds a slot."""

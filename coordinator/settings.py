@@ -36,6 +36,7 @@ def engine_settings(config: CoordinatorConfig) -> EngineSettings:
         task=task_label(config.task.name),
         train=train_settings(config),
         codec_up=config.codec.up,
+        codec_fallbacks=config.codec.fallbacks,
         versions=chosen.versions,
         concurrency=size.concurrency,
         buffer=size.buffer,
@@ -154,7 +155,7 @@ def committer_settings(config: CoordinatorConfig) -> CommitterSettings:
 
 def _contexts(config: CoordinatorConfig) -> int:
     """Versions whose codec contexts are kept: those that an update may be based on, stored or kept for the audit."""
-    if not CodecSpec.parse(config.codec.up).context:
+    if not any(CodecSpec.parse(codec).context for codec in (config.codec.up, *config.codec.fallbacks)):
         return 0
     return round_size(config).max_staleness + 1 + config.store.audit_versions
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import zstandard
 
+from benchmarks import codec_fuzz
 from update_codec import (
     PROFILES,
     Accumulator,
@@ -310,3 +311,8 @@ def test_wrong_number_of_segments_is_refused() -> None:
 def test_lossless_frame_with_a_step_is_refused() -> None:
     manifest, frame = frame_of("lossless")
     refuse(reseal(frame[:24] + struct.pack("<f", 1.0) + frame[28:]), manifest, HeaderError)
+
+
+def test_a_sample_of_the_fuzz_target(capsys: pytest.CaptureFixture[str]) -> None:
+    assert codec_fuzz.main(["--frames", "600", "--seed", "11"]) == 0
+    assert "no failure" in capsys.readouterr().out

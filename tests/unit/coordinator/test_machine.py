@@ -538,6 +538,20 @@ def test_only_nodes_that_can_write_the_codec_are_asked() -> None:
     assert [record.nodes for record in rig.store.rounds.values()] == [("dan",)]
 
 
+def test_each_node_is_asked_for_the_best_codec_that_it_agrees_to() -> None:
+    """FED-60: the node says what it can, the coordinator picks."""
+    rig = Rig(engine(codec_fallbacks=("balanced", "lossless"), nodes_min=5, concurrency=4, buffer=4, refill=4))
+    rig.connect()
+    rig.state("ann")
+    rig.state("bob", codecs=("lossless", "balanced"))
+    rig.state("cid", codecs=("eden1",))
+    rig.state("dan", codecs=("lossless",))
+    effects = rig.state("eve", codecs=("edge", "lossless"))
+    announced = [one.announcement for one in effects if isinstance(one, actions.PublishAnnouncement)]
+    asked = {one.codec: set(rig.store.rounds[one.round].nodes) for one in announced}
+    assert asked == {"edge": {"ann", "eve"}, "balanced": {"bob"}, "lossless": {"dan"}}
+
+
 def test_a_node_with_another_task_is_told_apart_and_loses_its_slot() -> None:
     rig = Rig()
     rig.start("ann", "bob")

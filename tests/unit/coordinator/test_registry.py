@@ -17,7 +17,7 @@ LOST = replace(ALIVE, presence=Presence.LOST)
 
 
 def known(*nodes: NodeId, quota: int = 1) -> Registry:
-    registry = Registry(task="digits", codec="deadzone(bpp=1)", quota=quota)
+    registry = Registry(task="digits", codecs=("deadzone(bpp=1)",), quota=quota)
     for node in nodes:
         registry.observe(node, ALIVE)
     return registry

@@ -1,6 +1,7 @@
 """Every effect does what it says: publishes, saves, adopts, trains; and a failing disk is an event, not a crash."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ from edge_node.actions import (
 )
 from edge_node.executor import NodeExecutor, NodeParts
 from edge_node.memory_store import MemoryNodeStore
+from edge_node.sqlite_store import SqliteNodeStore
 from edge_node.store import HeldModel
 from edge_node.training import run_round
 from edge_node.update import ResidualAging
@@ -234,6 +236,34 @@ def test_a_residual_counts_less_after_versions_without_this_node(rig: Rig) -> No
         rig.train(version)
         shares.append(rig.trainer.jobs[-1].residual_share)
     assert shares == [1.0, 0.25]
+
+
+def test_a_residual_ages_on_the_disk_over_a_restart_and_then_expires(tmp_path: Path) -> None:
+    def start() -> tuple[SqliteNodeStore, RecordingTrainer, Rig]:
+        store, trainer = SqliteNodeStore(tmp_path / "state"), RecordingTrainer()
+        rig = Rig(trainer=trainer)
+        aging = replace(workshop(), aging=ResidualAging(decay=0.5, versions_max=5))
+        parts = NodeParts(workshop=aging, store=store, trainer=trainer, transport=rig.transport, topics=TOPICS)
+        rig.executor = NodeExecutor(parts)
+        return store, trainer, rig
+
+    store, trainer, rig = start()
+    rig.adopt(4)
+    rig.save(rig.train(7))  # its announcement is about version 4
+    kept = store.residual()
+    assert kept is not None
+    assert kept.any()
+    store.close()
+    store, trainer, rig = start()
+    np.testing.assert_array_equal(store.residual(), kept)
+    shares = []
+    for version in (5, 8, 10, 11):
+        rig.adopt(version)
+        rig.train(version)
+        np.testing.assert_array_equal(trainer.jobs[-1].residual, kept)
+        shares.append(trainer.jobs[-1].residual_share)
+    assert shares == [1.0, 0.5**3, 0.5**5, 0.0]
+    store.close()
 
 
 def test_training_on_a_model_that_is_not_held_rejects_the_model(rig: Rig) -> None:
