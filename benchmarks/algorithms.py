@@ -1,6 +1,6 @@
 """``make bench-algorithms``: what strategies, robust rules and asynchronous rounds are worth, beside their bars.
 
-    python -m benchmarks.algorithms [--json] [--only bad,attack,async,skew,aggregate]
+    python -m benchmarks.algorithms [--json] [--only bad,attack,async,skew,offline,aggregate]
 
 Everything runs in one process with production's coordinator, codec and store; `benchmarks.algorithm_learning` describes
 the federation. Times are virtual where they are a run's, CPU time where they are the aggregation's.
@@ -130,6 +130,17 @@ def _rounds_to(target: float, experiment: Experiment) -> int:
     return len(seen)
 
 
+def offline() -> Iterator[Figure]:
+    """J4: 30 % of the nodes offline at any time, against the same run without that."""
+    found = _in_a_process("benchmarks.algorithm_offline")
+    note = (
+        f"{found['with']:.1f} % instead of {found['without']:.1f} %, {found['seconds_with']:.0f} s of virtual time"
+        f" instead of {found['seconds_without']:.0f} s, {found['stale']:.0f} updates too late to count"
+    )
+    lost = round(found["without"] - found["with"], 3)
+    yield Figure(what="J4, CNN, label shards, 3 of 10 nodes offline", measured=lost, unit="points", bar=0.5, note=note)
+
+
 def aggregation() -> Iterator[Figure]:
     """100 updates of ResNet-18's size, coded with ``edge``, on one core."""
     mean, median = _aggregated("mean"), _aggregated("median")
@@ -141,8 +152,12 @@ def aggregation() -> Iterator[Figure]:
 
 
 def _aggregated(rule: str) -> dict[str, float]:
+    return _in_a_process("benchmarks.algorithm_aggregation", rule)
+
+
+def _in_a_process(module: str, *arguments: str) -> dict[str, float]:
     one_core = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "benchmarks.algorithm_aggregation", rule]
+    command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | one_core)
     found: dict[str, float] = json.loads(done.stdout)
     return found
@@ -153,6 +168,7 @@ PARTS: dict[str, Callable[[], Iterator[Figure]]] = {
     "attack": attacks,
     "async": asynchronous,
     "skew": skewed,
+    "offline": offline,
     "aggregate": aggregation,
 }
 
