@@ -16,17 +16,19 @@ from federation.testing.topics import SubscriptionTree, is_wildcard, matches
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerSettings:
-    """Limits, by Mosquitto's names.
+    """Limits, by Mosquitto's names, and one that Mosquitto has not.
 
     Attributes:
         max_queued_messages: Messages that wait for one client; beyond it the newest is dropped without a word.
         max_inflight_messages: Messages that one client may leave unacknowledged.
         max_packet_size: Bytes of a payload that is taken; the headers are not counted here.
+        retained_to_wildcards: Whether a subscription with a wildcard gets retained messages.
     """
 
     max_queued_messages: int = 20_000
     max_inflight_messages: int = 20
     max_packet_size: int = 262_144
+    retained_to_wildcards: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,6 +316,8 @@ class MemoryBroker:
         if not is_wildcard(topic_filter):
             message = self._retained.get(topic_filter)
             return () if message is None else (message,)
+        if not self._settings.retained_to_wildcards:
+            return ()
         folder, _, last = topic_filter.rpartition("/")
         if last == "+" and folder and not is_wildcard(folder):  # a model segment: not a look at every node's state
             return [self._retained[topic] for topic in self._folders.get(folder, ())]
