@@ -60,7 +60,8 @@ def broker_text(plan: FleetPlan) -> str:
 
 def compose_text(plan: FleetPlan, *, user: str) -> str:
     """``compose.yaml``; both containers run as ``user`` (``uid:gid``), who owns the folder."""
-    return _fill("compose.yaml", federation=plan.federation, port=plan.port, user=user)
+    port_hex = f"{plan.port:04X}"
+    return _fill("compose.yaml", federation=plan.federation, port=plan.port, port_hex=port_hex, user=user)
 
 
 def access_rules(federation: FederationId, *, control: str, data: str, revoked: Iterable[str]) -> str:

@@ -8,5 +8,8 @@ RUN apt-get update \
 ENV PATH=/usr/sbin:$PATH
 USER 10001:10001
 WORKDIR /fleet/broker
+# Whether it listens on the port of its configuration, seen from outside: a connection would be a line in its log each time.
+COPY deploy/containers/broker-listens.sh /usr/local/bin/broker-listens
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["/usr/local/bin/broker-listens"]
 ENTRYPOINT ["mosquitto"]
 CMD ["-c", "mosquitto.conf"]

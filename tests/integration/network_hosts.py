@@ -5,6 +5,7 @@ Nothing of this machine's network is touched. Each host has a home folder and a 
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -216,6 +217,7 @@ class Network:
 
     def __enter__(self) -> Self:
         self._names.write_text("127.0.0.1 localhost\n")
+        _remove_abandoned()
         try:
             _ip("netns", "add", self._switch)
             _ip("-n", self._switch, "link", "add", "bridge", "type", "bridge")
@@ -266,6 +268,14 @@ def on_one_machine(folder: Path, programs: Path) -> Iterator[dict[str, Host]]:
     finally:
         for host in reversed(hosts.values()):
             host.stop()
+
+
+def _remove_abandoned() -> None:
+    """Namespaces of test processes that were killed and could not clean up."""
+    for place in Path("/run/netns").glob("fmq*-*"):
+        found = re.fullmatch(r"fmq(\d+)-\w+", place.name)
+        if found and not Path("/proc", found.group(1)).exists():
+            _try("netns", "del", place.name)
 
 
 def _ip(*arguments: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from benchmarks.containers import (
     BASE,
@@ -98,6 +99,17 @@ def test_the_images_own_health_check_says_that_a_role_is_well(
     assert federation.run(service, *command).returncode == 0
     stale = [part.replace("find $FEDMQ_HEALTH_FILE", "find /etc/debian_version") for part in command]
     assert federation.run(service, *stale).returncode != 0  # a file that nobody touches
+
+
+def test_the_brokers_health_check_says_whether_it_listens(federation: Composed) -> None:
+    assert federation.run("broker", "broker-listens").returncode == 0
+    assert federation.run("broker", "broker-listens", "/dev/null").returncode != 0
+    services = yaml.safe_load((federation.folder / "compose.yaml").read_text())["services"]
+    kind, *command = services["broker"]["healthcheck"]["test"]
+    assert kind == "CMD"
+    assert federation.run("broker", *command).returncode == 0
+    elsewhere = [part.replace(f":{federation.port:04X} ", ":0001 ") for part in command]
+    assert federation.run("broker", *elsewhere).returncode != 0
 
 
 @pytest.mark.parametrize("service", SERVICES)
