@@ -34,6 +34,9 @@ NAMED_BARS_MAX = 64
 GAP_SHARE = 0.2
 """A node that was away for more than this share of the run: its line is broken, as nobody knows what was between."""
 
+INK = 15.0
+"""Lines of this sum of opacity: a thousand nodes leave what lies above them readable."""
+
 BINS_MAX = 40
 
 LABELLED_BARS_MAX = 12
@@ -156,30 +159,30 @@ def _draw_crowd(axes: "Axes", curves: Mapping[str, Curve], extreme: str) -> None
     stayed = [node for node, (versions, _) in curves.items() if versions[-1] >= late and len(versions) > 1]
     pick = max if extreme == "highest" else min
     worst = pick(stayed or curves, key=lambda node: curves[node][1][-1])
-    for number, (node, curve) in enumerate(curves.items()):
+    alpha = min(0.35, INK / len(curves))
+    for node, curve in curves.items():
         if node != worst:
-            label = "one node" if number == (next(iter(curves)) == worst) else "_"
-            axes.plot(*curve, color=GREY, alpha=0.35, linewidth=0.7, label=label, marker="." if _lone(curve) else "")
+            axes.plot(*curve, color=GREY, alpha=alpha, linewidth=0.7, marker="." if len(curve[0]) == 1 else "")
+    axes.plot([], [], color=GREY, linewidth=0.7, label="one node")
     axes.plot(*curves[worst], color=PALETTE[1], linestyle="--", linewidth=1.3, label=f"{extreme} at its end: {worst}")
     at, low, middle, high = _quartiles(curves)
-    axes.fill_between(at, low, high, color=PALETTE[0], alpha=0.22, linewidth=0, label="middle half of the nodes")
-    axes.plot(at, middle, color=PALETTE[0], linewidth=2.2, label="median")
-
-
-def _lone(curve: Curve) -> bool:
-    return len(curve[0]) == 1
+    axes.fill_between(
+        at, low, high, color=PALETTE[0], alpha=0.3, linewidth=0, zorder=2.5, label="middle half of the nodes"
+    )
+    axes.plot(at, middle, color=PALETTE[0], linewidth=2.2, zorder=3, label="median")
 
 
 def _quartiles(curves: Mapping[str, Curve]) -> tuple[list[float], list[float], list[float], list[float]]:
     """Over at most `BINS_MAX` groups of versions: their middles, and the quartiles of the losses in each."""
     first = min(versions[0] for versions, _ in curves.values())
-    span = max(versions[-1] for versions, _ in curves.values()) - first + 1
+    last = max(versions[-1] for versions, _ in curves.values())
+    span = last - first + 1
     width = -(-span // BINS_MAX)
     groups: defaultdict[int, list[float]] = defaultdict(list)
     for versions, losses in curves.values():
         for version, loss in zip(versions, losses, strict=True):
             groups[(version - first) // width].append(loss)
-    rows = [(first + group * width + (width - 1) / 2, groups[group]) for group in sorted(groups)]
+    rows = [(min(last, first + group * width + (width - 1) / 2), groups[group]) for group in sorted(groups)]
     cuts = [quantiles(losses, n=4, method="inclusive") if len(losses) > 1 else losses * 3 for _, losses in rows]
     low, middle, high = (list(column) for column in zip(*cuts, strict=True))
     return [at for at, _ in rows], low, middle, high

@@ -141,7 +141,7 @@ def test_many_nodes_are_drawn_as_a_crowd_with_its_median() -> None:
         figure = draw_node_losses(run(50))
         assert figure is not None
         labels = [text.get_text() for text in figure.legends[0].get_texts()]
-        assert len(figure.axes[0].lines) == 51
+        assert len(figure.axes[0].lines) == 52
     assert "median" in labels
     assert any(label.startswith("highest at its end: node-") for label in labels)
     with styled():
