@@ -230,7 +230,8 @@ class Federation:
                 self._offered.add(UpdateId(str(fields["update"])))
             case "model_ready":
                 self._version_seen = max(self._version_seen, _integer(fields, "version"))
-            case "receipt":
+            # What it is told of somebody else's update, which a stranger has sent in its name, it ignores.
+            case "receipt" if str(fields["update"]).endswith(f"-{line.source}"):
                 status = ReceiptStatus(str(fields["status"]))
                 version = ModelVersion(_integer(fields, "version")) if status is ReceiptStatus.APPLIED else None
                 self._told.add((UpdateId(str(fields["update"])), status, version))

@@ -2,15 +2,19 @@
 
 import resource
 import signal
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
 import psutil
 
 from benchmarks.chaos.federation import COORDINATOR, LIMIT_S, Federation, running
-from benchmarks.chaos.kills import SMALL, judge
+from benchmarks.chaos.kills import LARGE, SMALL, judge
+from benchmarks.chaos.messages import flood
 from benchmarks.chaos.plan import Plan, coordinator_arguments, node_arguments
 from benchmarks.chaos.table import Row
+from benchmarks.large_run import peak_rss_bytes
+from coordinator.sqlite_store import SqliteStore
 from federation.runtime.local_broker import LocalBroker
 
 TERM_S_MAX = 5.0
@@ -18,6 +22,8 @@ FREEZE_S = 8.0
 DISK_FULL_S = 2.0
 THROUGHPUT_S = 20.0
 THROUGHPUT_LOSS_MAX = 0.25
+MEMORY_MIB = 256
+FLOOD_PER_MESSAGE = 20
 IDLE_S = 5.0
 IDLE_SHARE_MAX = 0.1
 """CPU time of a coordinator that waits, as a share of the time: a busy loop takes all."""
@@ -81,6 +87,40 @@ def vanish(broker: LocalBroker, folder: Path, _: int) -> Row:
         if loss > THROUGHPUT_LOSS_MAX:
             row.failures.append(f"throughput fell by {loss:.0%}, more than {THROUGHPUT_LOSS_MAX:.0%}")
         federation.fleet.kill(silent)
+        judge(federation, row)
+    # Who is silent looks online until the broker gives it up, and may be asked again: for a lease, and not for longer.
+    in_a_lease = 2 * (plan.lease_s + plan.spread_s) * before / THROUGHPUT_S
+    leaked = {node for node, age in _slots(folder).items() if node in {silent, dead} and age > in_a_lease}
+    row.note += f"; {len(leaked)} slots leaked"
+    if leaked:
+        row.failures.append(f"slots are still held for {sorted(leaked)}")
+    return row
+
+
+def _slots(folder: Path) -> dict[str, int]:
+    """Nodes with an open assignment in a stopped coordinator's store, and how many versions ago it began."""
+    store = SqliteStore(folder / COORDINATOR)
+    try:
+        state = store.recovered(recent=1)
+        return {node: state.head.version - record.version for record in state.open_rounds for node in record.nodes}
+    finally:
+        store.close()
+
+
+def memory_cap(broker: LocalBroker, folder: Path, versions: int) -> Row:
+    """The coordinator may allocate 256 MiB, while eight nodes send large updates and a stranger floods it."""
+    row = Row(fault=f"memory cap {MEMORY_MIB} MiB for the coordinator, flood of chunks")
+    with running(replace(LARGE, nodes=8, buffer=4), folder, broker.url) as federation:
+        federation.wait(federation.everybody_works, 2 * LIMIT_S)
+        pid, cap = federation.fleet.pid(COORDINATOR), MEMORY_MIB << 20
+        resource.prlimit(pid, resource.RLIMIT_DATA, (cap, cap))
+        with flood(broker.url, FLOOD_PER_MESSAGE) as echo:
+            row.hung += not federation.wait_versions(versions, 4 * LIMIT_S)
+        row.injected = echo.sent
+        peak = peak_rss_bytes(pid) >> 20
+        row.note = f"peak {peak} MiB resident; {federation.version} versions"
+        if federation.lives[COORDINATOR].generation or peak > MEMORY_MIB:
+            row.failures.append(f"the coordinator did not live within {MEMORY_MIB} MiB: {peak} MiB resident")
         judge(federation, row)
     return row
 

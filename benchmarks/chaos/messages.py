@@ -1,6 +1,7 @@
 """Messages that are repeated, reordered and late, and bytes that are no messages at all, on every topic."""
 
 import hashlib
+import json
 import queue
 import random
 import threading
@@ -9,10 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.chaos.federation import LIMIT_S, running
+from benchmarks.chaos.federation import COORDINATOR, LIMIT_S, running
 from benchmarks.chaos.kills import LARGE, SMALL, judge
 from benchmarks.chaos.plan import FEDERATION, Plan
 from benchmarks.chaos.table import Row
+from coordinator.status import read_status
 from federation.protocol.topics import Topics
 from federation.runtime.local_broker import LocalBroker
 from federation.runtime.log import configure_log
@@ -27,6 +29,10 @@ KEPT_MAX = 200
 LATE_SHARE = 0.2
 JUNK_BYTES_MAX = 60_000
 JUNK_PER_MESSAGE = 2
+OVERSIZE_SHARE = 0.05
+OVERSIZE_BYTES = 200_000
+"""More than any message may have, and less than the broker takes."""
+RANDOM_SHARE = 0.5
 
 
 class Echo:
@@ -90,20 +96,55 @@ def repeat(broker: LocalBroker, folder: Path, versions: int, plan: Plan = LARGE)
 
 
 def vandalise(broker: LocalBroker, folder: Path, versions: int) -> Row:
-    """Random and truncated bytes on every topic of the federation, retained ones included."""
+    """Random, truncated, oversized, replayed and forged bytes on every topic, retained ones included."""
     rng = random.Random(6)
 
     def act(echo: Echo, message: MessageReceived) -> None:
         for _ in range(JUNK_PER_MESSAGE):
-            topic = rng.choice(_all_topics(rng))
-            whole = rng.random() < 0.5
-            body = rng.randbytes(rng.randint(1, rng.choice((8, 1_000, JUNK_BYTES_MAX))))
-            junk = body if whole else message.payload[: rng.randrange(1, max(2, len(message.payload)))]
-            echo.publish(topic, junk, retain=rng.random() < 0.1)
+            echo.publish(rng.choice(_all_topics(rng)), _junk(rng, message.payload), retain=rng.random() < 0.1)
+        # A message as it was, by somebody else: on another node's topic.
+        victim = NodeId(rng.choice(SMALL.names))
+        if message.topic.endswith("/evt") and message.topic != TOPICS.node_event(victim):
+            echo.publish(TOPICS.node_event(victim), message.payload)
+        if echo.heard and rng.random() < LATE_SHARE:
+            old = rng.choice(echo.heard)
+            echo.publish(old.topic, old.payload)
 
     echo = Echo(broker.url, act)
-    row = Row(fault="random and truncated bytes on every topic")
-    return _with_echo(broker, folder, SMALL, echo, (row, versions))
+    row = Row(fault="random, truncated, oversized, replayed, forged: every topic")
+    row = _with_echo(broker, folder, SMALL, echo, (row, versions))
+    seen = json.loads(json.dumps(read_status(folder / COORDINATOR)))
+    refused = sum(sum(kinds.values()) for kinds in seen["incidents"].values())
+    row.note += f"; status shows {refused} refused, {seen['counters'].get('foreign_updates', 0)} forged"
+    if not refused or not seen["counters"].get("foreign_updates"):
+        row.failures.append(f"coordinator status does not show what was refused: {seen['counters']}")
+    return row
+
+
+@contextmanager
+def flood(url: str, per_message: int) -> Iterator[Echo]:
+    """Chunks of transfers that nobody has granted, and of those that somebody has: so many for each honest message."""
+    rng = random.Random(9)
+
+    def act(echo: Echo, heard: MessageReceived) -> None:
+        del heard
+        for _ in range(per_message):
+            node = NodeId(rng.choice(SMALL.names))
+            update = update_id(RoundId(rng.randrange(1_000)), node)
+            echo.publish(TOPICS.node_chunk(node, update, rng.randrange(100)), rng.randbytes(JUNK_BYTES_MAX))
+
+    echo = Echo(url, act)
+    with echo.listening(f"fl/{FEDERATION}/n/+/evt"):
+        yield echo
+
+
+def _junk(rng: random.Random, honest: bytes) -> bytes:
+    kind = rng.random()
+    if kind < OVERSIZE_SHARE:
+        return rng.randbytes(OVERSIZE_BYTES)
+    if kind < RANDOM_SHARE:
+        return rng.randbytes(rng.randint(1, rng.choice((8, 1_000, JUNK_BYTES_MAX))))
+    return honest[: rng.randrange(1, max(2, len(honest)))]
 
 
 def _with_echo(broker: LocalBroker, folder: Path, plan: Plan, echo: Echo, work: tuple[Row, int]) -> Row:

@@ -1,0 +1,39 @@
+"""Only monotonic time decides: the wall clock, which jumps, is read where it tells people something."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("coordinator", "edge_node", "federation", "simulation", "compression/update_codec")
+
+WALL_CLOCKS = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}
+
+MAY_READ_IT = {
+    "coordinator/why.py": "since when, for a person",
+    "coordinator/tally.py": "when it was written, for a person",
+    "coordinator/sqlite_store.py": "when the run began, for a person",
+    "coordinator/doctor.py": "certificates, and whether the clock was ever set",
+    "edge_node/doctor.py": "certificates, and whether the clock was ever set",
+    "edge_node/join.py": "certificates",
+    "coordinator/fleet/cli.py": "certificates",
+}
+"""Who reads the wall clock, and what for."""
+
+
+def readers() -> set[str]:
+    """Files that call a wall clock, by name or through its module."""
+    found = set()
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                owner = node.func.value
+                name = (
+                    owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
+                )
+                if (name, node.func.attr) in WALL_CLOCKS:
+                    found.add(str(path.relative_to(ROOT)))
+    return found
+
+
+def test_the_wall_clock_is_read_for_people_and_certificates_only() -> None:
+    assert readers() == set(MAY_READ_IT)
