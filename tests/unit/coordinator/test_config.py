@@ -6,6 +6,7 @@ import pytest
 
 from coordinator.config import CoordinatorConfig, read_config
 from coordinator.lag import LagCompensation
+from coordinator.progress import Source, StoppingSettings
 from coordinator.settings import committer_settings, down_spec, engine_settings, strategy_name
 from coordinator.strategy import Averaging
 from federation.errors import ConfigError
@@ -164,3 +165,21 @@ def test_a_context_keeps_the_versions_that_an_update_may_be_based_on_and_those_o
     settings = committer_settings(config(**changed))
     assert settings.contexts == 10 + 1 + 3
     assert committer_settings(config()).contexts == 0
+
+
+def test_stopping_listens_to_the_evaluations_that_are_made() -> None:
+    assert engine_settings(config()).stopping.source is Source.CENTRAL
+    assert engine_settings(config(evaluation__every=0, evaluation__nodes_every=2)).stopping.source is Source.NODES
+    both = config(evaluation__nodes_every=2, stopping__on="nodes", stopping__patience=3, stopping__metric="f1")
+    assert engine_settings(both).stopping == StoppingSettings(source=Source.NODES, patience=3, metric="f1")
+    assert engine_settings(both).survey.every == 2
+
+
+def test_stopping_that_waits_for_evaluations_that_nobody_makes_names_the_setting() -> None:
+    assert wrong(evaluation__every=0, stopping__patience=3).key == "evaluation.every"
+    assert wrong(stopping__on="nodes").key == "evaluation.nodes_every"
+
+
+def test_needs_have_known_names() -> None:
+    assert engine_settings(config(round__needs={"battery": 0.3})).needs == {"battery": 0.3}
+    assert "round.needs" in wrong(round__needs={"memory": 1.0}).key

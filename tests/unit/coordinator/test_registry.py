@@ -173,3 +173,15 @@ def test_a_node_slower_than_the_lease_rests_no_longer_for_its_first_decline() ->
         registry.alive(ANN)
     registry.rest(ANN, 20.0, 30.0)
     assert registry.next_timer() == 50.0
+
+
+def test_a_node_that_has_too_little_is_present_and_no_candidate_until_it_says_otherwise() -> None:
+    """FED-74."""
+    registry = Registry(task="digits", codecs=("deadzone(bpp=1)",), quota=1, needs={"memory_bytes": 1e9})
+    registry.observe(ANN, replace(ALIVE, capabilities={"memory_bytes": 5e8}))
+    registry.observe(BOB, replace(ALIVE, capabilities={"memory_bytes": 2e9}))
+    assert asked(registry) == ([BOB], [])
+    assert list(registry.present()) == [ANN, BOB]
+    assert registry.record(BOB).capabilities == {"memory_bytes": 2e9}
+    registry.observe(ANN, replace(ALIVE, capabilities={"memory_bytes": 3e9}))
+    assert asked(registry) == ([BOB, ANN], [])

@@ -145,3 +145,15 @@ def test_the_configuration_gives_the_conditions() -> None:
 def test_hours_that_are_no_window_are_refused_when_the_configuration_is_read() -> None:
     with pytest.raises(ConfigError, match=r"eligibility\.hours"):
         read_config(None, flags(**{"eligibility.hours": "22-6"}), environ={})
+
+
+def test_a_device_says_what_it_has_and_leaves_out_what_it_cannot_read(tmp_path: Path) -> None:
+    """FED-74."""
+    bare = device(tmp_path / "bare").capabilities()
+    assert set(bare) == {"cores", "mains"}
+    assert bare["mains"] == 1.0
+    phone = device(tmp_path / "phone", battery="42", battery_type="Battery", mains="0", mains_type="Mains")
+    (tmp_path / "phone/proc").mkdir()
+    (tmp_path / "phone/proc/meminfo").write_text("MemTotal:  4000000 kB\nMemAvailable:    1000 kB\n")
+    found = phone.capabilities()
+    assert (found["battery"], found["mains"], found["memory_bytes"]) == (0.42, 0.0, 1_024_000.0)

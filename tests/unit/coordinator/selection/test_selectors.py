@@ -17,6 +17,7 @@ from coordinator.selection import (
     RepeatableSelector,
     Selector,
     UniformSelector,
+    is_able,
     make_selector,
     sized,
 )
@@ -142,3 +143,30 @@ def test_a_fraction_of_the_nodes_online_is_asked(
     assert (made.buffer, made.concurrency) == expected
     assert 2 <= made.quorum <= made.buffer <= made.concurrency
     assert made.refill <= made.concurrency
+
+
+def test_the_capable_selector_counts_the_way_up_to_what_a_node_takes() -> None:
+    slow = NodeRecord(train_s=1.0, payload_bytes=1_000_000, capabilities={"link_bytes_s": 1e4})
+    fast = NodeRecord(train_s=30.0, payload_bytes=1_000_000, capabilities={"link_bytes_s": 1e6})
+    assert (slow.expected_s, fast.expected_s, NodeRecord(train_s=2.0).expected_s) == (101.0, 31.0, 2.0)
+    selector = informed(CapableSelector(), {NODES[0]: slow, NODES[1]: fast})
+    assert all(selector.select(NODES[:2], 1, Random(seed).random) == (NODES[1],) for seed in range(20))
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "able"),
+    [
+        (None, True),
+        ({}, True),
+        ({"memory_bytes": 2e8, "battery": 0.3}, True),
+        ({"memory_bytes": 1e8, "battery": 0.9}, False),
+        ({"memory_bytes": 4e8, "battery": 0.2}, False),
+        ({"memory_bytes": 4e8, "battery": 0.2, "mains": 1.0}, True),
+        ({"memory_bytes": 1e8, "mains": 1.0}, False),
+    ],
+)
+def test_a_node_with_less_than_is_needed_is_not_able_and_silence_is_not_held_against_it(
+    capabilities: dict[str, float] | None, able: bool
+) -> None:
+    """FED-74."""
+    assert is_able(capabilities, {"memory_bytes": 2e8, "battery": 0.3}) is able
