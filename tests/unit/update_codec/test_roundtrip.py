@@ -13,6 +13,7 @@ from update_codec import (
     PROFILES,
     Accumulator,
     CodecSpec,
+    DeviceUpdate,
     Manifest,
     NonFiniteError,
     Role,
@@ -22,6 +23,7 @@ from update_codec import (
     encode,
 )
 from update_codec import inspect as inspect_frame
+from update_codec.arrays import HostArrays
 
 LOSSLESS = CodecSpec.parse("lossless")
 
@@ -275,3 +277,20 @@ def test_common_grid_sums_as_integers() -> None:
     np.testing.assert_allclose(decoded, np.rint(update.parameters / 0.001) * 0.001, atol=0.0011)
     limit = 2047 * 0.001
     assert np.abs(decoded).max() <= limit * 1.001
+
+
+class Elsewhere(HostArrays):
+    """A backend that is not `HOST`, in the same memory."""
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_an_update_of_another_backend_makes_the_same_frame(profile: str) -> None:
+    manifest, update = network()
+    there = DeviceUpdate(
+        arrays=Elsewhere(), parameters=update.parameters, statistics=update.statistics, counters=update.counters
+    )
+    spec = CodecSpec.parse(profile)
+    ours, theirs = encode(update, manifest, spec, seed=3), encode(there, manifest, spec, seed=3)
+    assert theirs.frame == ours.frame
+    if ours.residual is not None:
+        np.testing.assert_array_equal(theirs.residual, ours.residual)

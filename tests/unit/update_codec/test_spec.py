@@ -123,3 +123,8 @@ def test_what_has_no_rate_has_no_budget() -> None:
     step = CodecSpec.parse("deadzone(step=2,context=1)")
     assert str(step.within_bytes(10, 1_000)) == "deadzone(step=2)"
     assert CodecSpec.parse("edge").plain() is CodecSpec.parse("edge")
+
+
+def test_a_specification_that_a_frame_has_no_room_for_is_refused() -> None:
+    with pytest.raises(SpecError, match="fewer digits"):
+        CodecSpec(kind=Kind.DEADZONE, bpp=0.123456, feedback=True, context=True)

@@ -32,6 +32,10 @@ SCAFFOLD: dict[str, object] = {"strategy__name": "scaffold", "strategy__nodes": 
         ("round.per_node_quota", {"strategy__robust": "default", "round__per_node_quota": 2}),
         ("limits.clip_norm", {"strategy__robust": "default", "limits__clip_norm": 1.0}),
         ("codec.up", {"strategy__robust": "median", "codec__up": "edge"}),
+        (
+            "codec.fallbacks",
+            {"strategy__robust": "median", "codec__up": "balanced", "codec__fallbacks": ("lossless", "extreme")},
+        ),
         ("codec.up", {"strategy__robust": "bulyan", "round__concurrency": 20, "codec__up": "edge"}),
         ("strategy.robust", {"strategy__robust": "medain"}),
         ("strategy.attackers", {"strategy__attackers": 0.5}),
