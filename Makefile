@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: fuzz bench-containers bench-algorithms bench-large help setup demo broker test test-all test-container check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean
+.PHONY: fuzz bench-containers bench-algorithms bench-large help setup demo broker test test-all test-container check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -75,6 +75,9 @@ bench-algorithms: $(STAMP) ## Strategies, robust rules and asynchronous rounds, 
 
 bench-large: $(STAMP) ## Models of 47 and 100 MB through a real broker: memory, throughput, cuts, kills (minutes)
 	@$(BIN)/python -m benchmarks.large_models $(ARGS)
+
+bench-fleet: $(STAMP) ## Updates per second with certificates, access rules and signatures, over without (minutes)
+	@$(BIN)/python -m benchmarks.fleet $(ARGS)
 
 bench-containers: $(STAMP) ## Sizes of the images, and compose up to the first version (docker or podman; images built)
 	@$(BIN)/python -m benchmarks.containers $(ARGS)

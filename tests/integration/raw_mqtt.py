@@ -33,6 +33,7 @@ class RawClient:
         client_id: str = "any",
         level: int = 5,
         will: Will | None = None,
+        user: tuple[str, str] | None = None,
     ) -> None:
         self._level = level
         self._mid = 0
@@ -40,7 +41,7 @@ class RawClient:
         plain = socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S)
         try:
             self._socket = plain if tls is None else tls.wrap_socket(plain, server_hostname="localhost")
-            self._send(0x10, self._connect(client_id, will))
+            self._send(0x10, self._connect(client_id, will, user))
             code = self._await(_CONNACK)[1]
         except (OSError, Refused) as error:
             plain.close()
@@ -92,11 +93,13 @@ class RawClient:
     def _properties(self) -> bytes:
         return b"\0" if self._level == 5 else b""
 
-    def _connect(self, client_id: str, will: Will | None) -> bytes:
-        flags = 0x02 | (0 if will is None else 0x2C)
+    def _connect(self, client_id: str, will: Will | None, user: tuple[str, str] | None) -> bytes:
+        flags = 0x02 | (0 if will is None else 0x2C) | (0 if user is None else 0xC0)
         body = _text("MQTT") + bytes([self._level, flags]) + struct.pack(">H", 60) + self._properties + _text(client_id)
         if will is not None:
             body += self._properties + _text(will.topic) + struct.pack(">H", len(will.payload)) + will.payload
+        for text in user or ():
+            body += _text(text)
         return body
 
     def _await(self, kind: int) -> bytes:
