@@ -147,7 +147,7 @@ def status(
     elif watch and not as_json:
         watch_status(folder)
     else:
-        show_status(folder, as_json=as_json)
+        show_status(folder, as_json=as_json, more=_certificates(config) if as_json else None)
     if config is not None and config.is_dir() and not as_json:
         from coordinator.fleet.cli import tell_expiring  # noqa: PLC0415
 
@@ -176,6 +176,15 @@ def doctor(*, config: Annotated[Path, typer.Option(exists=True)], as_json: JsonO
 
     configure_log(json=False, level="error")
     raise typer.Exit(tell(examine(settings), as_json=as_json))
+
+
+def _certificates(config: Path | None) -> dict[str, object]:
+    """When each certificate of the federation in a folder ends; nothing without its register."""
+    if config is None or not config.is_dir():
+        return {}
+    from coordinator.fleet.cli import certificate_ends  # noqa: PLC0415
+
+    return {"certificates": certificate_ends(config)}
 
 
 def _state_folder(config: Path | None, state: Path | None) -> Path:

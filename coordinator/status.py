@@ -46,14 +46,19 @@ def read_status(folder: Path) -> dict[str, object]:
     }
 
 
-def show_status(folder: Path, *, as_json: bool = False) -> None:
+def show_status(folder: Path, *, as_json: bool = False, more: Mapping[str, object] | None = None) -> None:
     """Print the status once.
+
+    Args:
+        folder: The state folder.
+        as_json: Instead of tables.
+        more: Members that the JSON has, too.
 
     Raises:
         StorageError: There is no store, or it cannot be read.
     """
     if as_json:
-        sys.stdout.write(json.dumps(read_status(folder)) + "\n")
+        sys.stdout.write(json.dumps(read_status(folder) | dict(more or {})) + "\n")
     else:
         Console().print(_tables(folder))
 

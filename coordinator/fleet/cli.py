@@ -21,7 +21,7 @@ from federation.identity.request import decode_request
 from federation.protocol.topics import validate_federation_id
 from federation.types import FederationId, NodeId
 
-__all__ = ["enroll", "init", "renew", "revoke", "tell_expiring"]
+__all__ = ["certificate_ends", "enroll", "init", "renew", "revoke", "tell_expiring"]
 
 EXPIRING_DAYS = 30
 HOST_MAX = 253
@@ -127,6 +127,14 @@ def tell_expiring(folder: Path, *, within_days: int = EXPIRING_DAYS) -> None:
     if fleet.folder.register.exists():
         for name, ends in fleet.expiring(within_days=within_days):
             typer.echo(f"the certificate of {name} ends on {ends:%Y-%m-%d}: coordinator renew {folder}")
+
+
+def certificate_ends(folder: Path) -> dict[str, str]:
+    """When each valid name's newest certificate ends, as ISO 8601; nothing where there is no register."""
+    fleet = _fleet(folder)
+    if not fleet.folder.register.exists():
+        return {}
+    return {name: ends.isoformat() for name, ends in fleet.expiring(within_days=AUTHORITY_DAYS)}
 
 
 def _fleet(folder: Path) -> Fleet:

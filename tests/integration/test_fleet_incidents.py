@@ -87,7 +87,10 @@ class Site:
             process.communicate(timeout=STOP_S)
         command = [sys.executable, "-m", "coordinator", "status", "--config", str(self.folder / "plant"), "--json"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found: dict[str, dict[str, int]] = json.loads(done.stdout)["incidents"]
+        told = json.loads(done.stdout)
+        assert {BAD, GOOD, "broker"} <= told["certificates"].keys()
+        assert "gone" not in told["certificates"]
+        found: dict[str, dict[str, int]] = told["incidents"]
         return found
 
 
