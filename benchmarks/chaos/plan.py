@@ -19,6 +19,7 @@ class Plan:
         codec: Codec of the updates.
         buffer: Updates that make a version; None is all nodes: synchronous rounds.
         strategy: Name of the strategy; "" is the one that follows from the buffer.
+        evaluate_every: The coordinator evaluates every so many versions; 0 is never.
         quorum: Updates with which a partial buffer may be committed.
         lease_s: How long a node may take, in seconds.
         max_wait_s: Patience after a version's first update, in seconds.
@@ -32,6 +33,7 @@ class Plan:
     codec: str = "edge"
     buffer: int | None = 2
     strategy: str = ""
+    evaluate_every: int = 0
     quorum: int = 1
     lease_s: float = 5.0
     max_wait_s: float = 1.0
@@ -64,7 +66,7 @@ def write_settings(plan: Plan, folder: Path, broker_url: str) -> Path:
             "spread_s": plan.spread_s,
         },
         "strategy": {"name": plan.strategy, "nodes": plan.nodes} if plan.strategy else {},
-        "evaluation": {"every": 0},
+        "evaluation": {"every": plan.evaluate_every},
         "log": {"json": True},
     }
     path = folder / "coordinator.toml"

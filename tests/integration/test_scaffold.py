@@ -1,0 +1,51 @@
+"""SCAFFOLD by name in real processes: a torch task learns, and its model is evaluated and exported without controls."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from benchmarks.chaos.federation import running
+from benchmarks.chaos.plan import Plan
+from coordinator.curves import read_curves, series
+from coordinator.export import export_model
+from coordinator.store import CurveKind
+from federation.runtime.local_broker import LocalBroker
+
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
+
+START_S = 120.0
+"""A node imports torch before it is there, and this machine may be busy."""
+
+PLAN = replace(
+    Plan(nodes=3, task="digits", codec="edge", strategy="scaffold", evaluate_every=1),
+    buffer=None,
+    quorum=3,
+    lease_s=60.0,
+)
+
+
+def test_a_torch_task_learns_with_scaffold_and_another_strategy_cannot_take_over(
+    broker: LocalBroker, tmp_path: Path
+) -> None:
+    with running(PLAN, tmp_path, broker.url) as federation:
+        assert federation.wait(federation.everybody_works, START_S)
+        assert federation.wait_versions(10, START_S)
+        assert federation.drain()
+        assert not federation.surprises
+    (points,) = series(read_curves(tmp_path / "coordinator"), "accuracy", kind=CurveKind.CENTRAL).values()
+    assert max(accuracy for _, accuracy in points) > 0.9
+    export_model(tmp_path / "coordinator", tmp_path / "model.safetensors")
+    assert load_file(tmp_path / "model.safetensors").keys() == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}
+    assert "began with scaffold" in refusal_of_another_strategy(tmp_path / "coordinator.toml")
+
+
+def refusal_of_another_strategy(settings: Path) -> str:
+    settings.write_text(settings.read_text().replace('name = "scaffold"', 'name = "fedavg"'))
+    command = [sys.executable, "-m", "coordinator", "run", "--config", str(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False)
+    assert done.returncode == 2
+    return " ".join((done.stderr + done.stdout).split())
