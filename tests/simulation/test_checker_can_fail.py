@@ -1,6 +1,6 @@
 """The checker must be able to fail: each test plants a bug in a role or a store, and it must be found."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,13 +9,25 @@ from numpy.typing import NDArray
 
 from coordinator.committer import CommitterSettings
 from coordinator.executor import CoordinatorExecutor
-from coordinator.records import Member, RecoveredState, RoundRecord, UpdateRecord, Verdict
+from coordinator.memory_store import MemoryStore
+from coordinator.progress import Goal, Source, StoppingSettings
+from coordinator.records import (
+    Member,
+    NodeResult,
+    NodesEvaluation,
+    RecoveredState,
+    RoundRecord,
+    SurveySettings,
+    UpdateRecord,
+    Verdict,
+)
 from coordinator.server_optimizer import State
-from coordinator.store import Commit
+from coordinator.store import Commit, ModelState
 from coordinator.strategy import Averaging
 from edge_node.actions import SettleUpdate
 from edge_node.executor import NodeExecutor
-from federation.types import RoundId, UpdateId
+from federation.errors import StorageError
+from federation.types import ModelVersion, RoundId, UpdateId
 from simulation.disks import CoordinatorDisk
 from simulation.faults import FaultPlan
 from simulation.federation import Scenario, Simulation, quiet_log
@@ -170,3 +182,64 @@ def test_an_exception_that_leaves_a_role_is_a_violation(monkeypatch: pytest.Monk
 def test_a_busy_loop_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coordinator.machine.CoordinatorMachine.deadline", lambda self: self._desk.now)
     assert "busy loop in coordinator" in violations(small_scenario(patience_s=5.0, faults_s=5.0))
+
+
+SURVEYED = replace(ENGINE, survey=SurveySettings(every=1))
+
+
+class UnweightedDisk(CoordinatorDisk):
+    """The mean over the nodes is another one than their results make."""
+
+    def close_evaluation(self, version: ModelVersion) -> NodesEvaluation:
+        made = MemoryStore.close_evaluation(self, version)
+        wrong = replace(made, metrics={name: value + 1.0 for name, value in made.metrics.items()})
+        self._surveys[version] = wrong
+        self._ledger.surveyed(wrong)
+        return wrong
+
+
+class ResultlessDisk(CoordinatorDisk):
+    """Results of nodes are receipted and not kept."""
+
+    def save_node_result(self, result: NodeResult) -> NodeResult:
+        return result
+
+
+class OpenEndedDisk(CoordinatorDisk):
+    """Evaluations on the nodes never end."""
+
+    def close_evaluation(self, version: ModelVersion) -> NodesEvaluation:
+        return NodesEvaluation(version=version, share=self._survey(version).share, closed=True)
+
+
+class CarelessDisk(CoordinatorDisk):
+    """The best version's arrays are let go like any others."""
+
+    def retain(self, versions: Collection[ModelVersion], best: ModelVersion | None) -> None:
+        del versions
+        self._best = best
+
+    def model(self, version: ModelVersion) -> ModelState:
+        if version < self._head.version - 1:
+            raise StorageError("it was swept")
+        return super().model(version)
+
+
+def test_evaluation_on_the_nodes_without_a_bug_is_no_violation() -> None:
+    assert all(violations(small_scenario(seed, engine=SURVEYED, faults=CRASHES)) == "" for seed in range(5))
+
+
+@pytest.mark.parametrize(
+    ("disk", "found"),
+    [
+        (UnweightedDisk, "the mean loss of version"),
+        (ResultlessDisk, "is receipted and not on disk"),
+        (OpenEndedDisk, "has no mean"),
+        (CarelessDisk, "the model of the best version"),
+    ],
+)
+def test_an_evaluation_that_breaks_a_promise_is_found(disk: type[CoordinatorDisk], found: str) -> None:
+    stopping = StoppingSettings(source=Source.NODES, goal=Goal.MAX)
+    engine = replace(SURVEYED, stopping=stopping)
+    scenarios = (small_scenario(seed, engine=engine, faults=CRASHES, patience_s=120.0) for seed in range(6))
+    assert any(found in violations(scenario, disk) for scenario in scenarios)
