@@ -1,6 +1,7 @@
 """A federation's folder: made once, enrolls, renews and revokes, and never loses a certificate that it handed out."""
 
 import datetime as dt
+import json
 import re
 from dataclasses import replace
 from itertools import pairwise
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from coordinator.app import coordinator_trust
 from coordinator.broker import broker_address, data_address
 from coordinator.config import read_config
 from coordinator.fleet.fleet import Fleet
@@ -18,7 +20,9 @@ from coordinator.fleet.texts import FleetPlan
 from coordinator.settings import engine_settings
 from federation.errors import ConfigError, StorageError
 from federation.identity.bundle import Bundle, decode_bundle
-from federation.identity.certificates import check_identity, read_certificate
+from federation.identity.certificates import check_identity, new_key, read_certificate
+from federation.identity.request import new_request
+from federation.identity.signing_keys import SigningKey, read_signing_key
 from federation.runtime.local_broker import BROKER_LIMITS
 from federation.types import FederationId, NodeId
 
@@ -221,3 +225,56 @@ def test_the_compose_file_mounts_what_is_there_and_not_the_authority(fleet: Flee
     assert set(mounted) == {"broker", "coordinator.toml", "coordinator", "state", "nodes"}
     assert all((fleet.folder.root / name).exists() for name in mounted)
     assert text.count("read_only: true") == text.count("cap_drop: [ALL]") == text.count("    user:") == 3
+
+
+def keys_of(fleet: Fleet) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = json.loads(fleet.folder.node_keys.read_text())["nodes"]
+    return found
+
+
+def test_the_coordinator_knows_the_signing_keys_of_who_is_enrolled_and_of_nobody_else(fleet: Fleet) -> None:
+    """FED-76."""
+    assert keys_of(fleet) == {}
+    fleet.enroll(["edge-01", "edge-02"])
+    first = {
+        name: read_signing_key(bundle(fleet, name).signing_key or "", source="x") for name in ("edge-01", "edge-02")
+    }
+    assert keys_of(fleet) == {name: [key.public_hex] for name, key in first.items()}
+    fleet.renew(["edge-01"])  # until the new file is installed the device signs with the old key
+    second = read_signing_key(bundle(fleet, "edge-01").signing_key or "", source="x")
+    assert keys_of(fleet)["edge-01"] == [first["edge-01"].public_hex, second.public_hex]
+    fleet.revoke(["edge-01"])
+    assert set(keys_of(fleet)) == {"edge-02"}
+
+
+def test_every_enrolment_file_pins_the_key_with_which_the_coordinator_signs(fleet: Fleet) -> None:
+    """FED-76."""
+    fleet.enroll(["edge-01", "edge-02"])
+    pinned = {bundle(fleet, name).coordinator_key for name in ("edge-01", "edge-02")}
+    assert pinned == {read_signing_key(fleet.folder.signing_key.read_text(), source="x").public_pem}
+    trust = coordinator_trust(read_config(fleet.folder.root, {}, environ={}).security)
+    assert trust.signer is not None
+    assert trust.verifier is not None
+
+
+def test_a_device_that_makes_its_own_keys_gets_no_secret_and_keeps_them_when_renewed(fleet: Fleet) -> None:
+    key, signing = new_key(), SigningKey.new()
+    assert fleet.enroll_request(new_request("edge-04", key, signing)) == "edge-04"
+    assert "PRIVATE" not in fleet.folder.bundle(NodeId("edge-04")).read_text()
+    assert keys_of(fleet) == {"edge-04": [signing.public_hex]}
+    before = read_certificate(bundle(fleet, "edge-04").certificate)
+    fleet.renew(["edge-04"])
+    after = read_certificate(bundle(fleet, "edge-04").certificate)
+    assert after.serial_number != before.serial_number
+    assert after.public_key() == before.public_key() == key.public_key()
+    assert keys_of(fleet) == {"edge-04": [signing.public_hex]}
+    with pytest.raises(ConfigError, match="is enrolled"):
+        fleet.enroll_request(new_request("edge-04", new_key(), SigningKey.new()))
+    with pytest.raises(ConfigError, match="kept for the server"):
+        fleet.enroll_request(new_request("broker", new_key(), SigningKey.new()))
+
+
+def test_a_folder_of_before_gets_a_signing_key_at_the_next_enrolment(fleet: Fleet) -> None:
+    fleet.folder.signing_key.unlink()
+    fleet.enroll(["edge-01"])
+    assert read_signing_key(fleet.folder.signing_key.read_text(), source="x").public_pem

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import edge_node.cli
+import edge_node.config
 from coordinator.cli import make_app
 from coordinator.fleet.broker import FleetBroker, reload_broker
 from coordinator.fleet.register import load_register
@@ -116,3 +118,19 @@ def test_a_broker_that_was_left_behind_is_used_as_it_is(tmp_path: Path) -> None:
         with FleetBroker(tmp_path):
             assert other.running
         assert other.running
+
+
+def test_a_device_asks_with_its_own_keys_as_the_page_says(plant: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(plant.parent)
+    asked = CliRunner().invoke(edge_node.cli.app, ["request", "edge-04"])
+    assert asked.exit_code == 0, asked.output
+    assert "coordinator enroll DIR --csr edge-04.request" in asked.output
+    assert "edge-04: bring" in command("enroll", str(plant), "--csr", "edge-04.request")
+    joined = CliRunner().invoke(edge_node.cli.app, ["join", str(plant / "enrolled/edge-04.fedmq")])
+    assert joined.exit_code == 0, joined.output
+    assert edge_node.config.read_config(Path("edge-04"), {}, environ={}).security.require_signatures
+    with pytest.raises(ConfigError, match="name a node"):
+        command("enroll", str(plant))
+    Path("edge-04.request").write_text("damaged")
+    with pytest.raises(ConfigError, match="request file"):
+        command("enroll", str(plant), "--csr", "edge-04.request")
