@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: fuzz bench-containers bench-algorithms bench-large help setup demo broker test test-all test-container check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet
+.PHONY: jobs fuzz bench-containers bench-algorithms bench-large help setup demo broker test test-all test-container check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -72,6 +72,9 @@ fuzz: $(STAMP) ## A million mutated frames at the codec's decoder (a quarter of 
 
 bench-algorithms: $(STAMP) ## Strategies, robust rules and asynchronous rounds, with their bars (minutes)
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.algorithms $(ARGS)
+
+jobs: $(STAMP) ## The reference jobs J0 to J6 with their bars; writes docs/reference/jobs.md (many minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.jobs $(if $(ARGS),$(ARGS),--write docs/reference/jobs.md)
 
 bench-large: $(STAMP) ## Models of 47 and 100 MB through a real broker: memory, throughput, cuts, kills (minutes)
 	@$(BIN)/python -m benchmarks.large_models $(ARGS)

@@ -146,7 +146,7 @@ class Experiment:
         self._factors = {n: plan.stragglers.train_s * plan.stragglers.node_factor(rng) for n, rng in self._rngs.items()}
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = 0
-        self._figures: list[VersionFigures] = []
+        self.figures: list[VersionFigures] = []
 
     def run(self, progress: Callable[[VersionFigures], None] = lambda _figures: None) -> Result:
         """Run to the last version; ``progress`` hears each new one.
@@ -233,7 +233,7 @@ class Experiment:
             staleness_mean=float(np.mean(lags)) if lags else 0.0,
             losses={member.node: member.loss for member in members if member.loss is not None},
         )
-        self._figures.append(figures)
+        self.figures.append(figures)
         return figures
 
     def _make_work(self) -> NodeWork:
@@ -247,7 +247,7 @@ class Experiment:
     def _result(self, wall_s: float) -> Result:
         return Result(
             digest=bytes(self.coordinator.digest).hex(),
-            versions=tuple(self._figures),
+            versions=tuple(self.figures),
             verdicts=dict(self.work.verdicts),
             payload_bytes=self.work.payload_bytes,
             virtual_s=self.coordinator.now,

@@ -36,6 +36,13 @@ def cross_entropy(output: "Tensor", target: "Tensor") -> "Tensor":
     return functional.cross_entropy(output, target)
 
 
+def mean_squared_error(output: "Tensor", target: "Tensor") -> "Tensor":
+    """Mean squared error of predictions and targets of one shape; torch is imported when it is first called."""
+    from torch.nn import functional  # noqa: PLC0415 - as above
+
+    return functional.mse_loss(output, target)
+
+
 def initial_mlp(widths: tuple[int, ...], seed: int) -> Parameters:
     """Initial tensors of `mlp`, float32, distributed as torch draws them: U(-1/sqrt(inputs), 1/sqrt(inputs)).
 

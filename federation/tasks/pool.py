@@ -70,17 +70,18 @@ class NodePool:
     """
 
     def __init__(self, build: TaskFactory, context: TaskContext, *, stacked: bool = True) -> None:
-        self._build, self._context, self._stacked = build, context, stacked
+        self._build, self.context, self._stacked = build, context, stacked
         self._tasks: dict[int, Task] = {}
 
     @cached_property
-    def _server(self) -> Task:
-        return self._build(replace(self._context, node_index=None))
+    def server(self) -> Task:
+        """The coordinator's task: it has the initial model and the test."""
+        return self._build(replace(self.context, node_index=None))
 
     @cached_property
     def _shared(self) -> "tuple[TorchTask, WholeData] | None":
         """The task and data that all nodes share; None where each node has its own."""
-        task = self._build(replace(self._context, node_index=0))
+        task = self._build(replace(self.context, node_index=0))
         if not isinstance(task, TorchTask):
             return None
         data = task.train_data
@@ -98,15 +99,15 @@ class NodePool:
 
     def initial_parameters(self, seed: int) -> Parameters:
         """Version 0."""
-        return self._server.initial_parameters(seed)
+        return self.server.initial_parameters(seed)
 
     def roles(self) -> Mapping[str, Role]:
         """The task's."""
-        return self._server.roles()
+        return self.server.roles()
 
     def evaluate(self, parameters: Parameters) -> Metrics:
         """Evaluate as the coordinator does."""
-        return self._server.evaluate(parameters)
+        return self.server.evaluate(parameters)
 
     def num_examples(self, node: int) -> int | None:
         """The node's weight, where it is known before it trains."""
@@ -136,7 +137,7 @@ class NodePool:
     def _train_alone(self, node: int, work: Work) -> Trained:
         task = self._tasks.get(node)
         if task is None:
-            task = self._tasks[node] = self._build(replace(self._context, node_index=node))
+            task = self._tasks[node] = self._build(replace(self.context, node_index=node))
         try:
             result = task.train(work.base, work.settings, _never)
         except TaskError as error:

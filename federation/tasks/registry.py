@@ -63,6 +63,24 @@ BUILTIN_TASKS: Mapping[str, BuiltinTask] = MappingProxyType(
             settings=TrainSettings(local_epochs=1, batch_size=32, learning_rate=0.1, max_steps=4),
             rounds=100,
         ),
+        "mnist-wide": BuiltinTask(
+            module="federation.tasks.mnist_wide",
+            summary="MLP 784-256-10 on MNIST, ten full-batch steps (job J0)",
+            settings=TrainSettings(local_epochs=10, batch_size=0, learning_rate=0.1),
+            rounds=10,
+        ),
+        "mnist-cnn": BuiltinTask(
+            module="federation.tasks.mnist_cnn",
+            summary="small CNN on MNIST, two label shards per node, FedProx (job J4)",
+            settings=TrainSettings(local_epochs=1, batch_size=32, learning_rate=0.05, max_steps=20, proximal_mu=0.01),
+            rounds=100,
+        ),
+        "boston": BuiltinTask(
+            module="federation.tasks.boston",
+            summary="MLP 13-32-24-16-1 on Boston housing prices, a regression (job J2)",
+            settings=TrainSettings(local_epochs=1, batch_size=8, learning_rate=0.001),
+            rounds=100,
+        ),
         "har": BuiltinTask(
             module="federation.tasks.har",
             summary="softmax regression 561-6 on UCI HAR, each node a subject, unseen subjects as the test (job J5)",

@@ -1,0 +1,74 @@
+"""``make jobs``: run the reference jobs and write their table.
+
+    python -m benchmarks.jobs [--only J2,J5] [--data DIR] [--out out/jobs] [--write docs/reference/jobs.md] [--json]
+
+Exit code 1: a figure misses its bar. A job whose data is absent is skipped, and the reason is printed.
+"""
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.jobs.row import Row, as_markdown
+from federation.errors import TaskError
+
+BEGIN, END = "<!-- jobs: begin -->\n", "<!-- jobs: end -->\n"
+ORDER = ("J0", "J1", "J2", "J3", "J3r", "J4", "J5", "J6", "simulator")
+
+
+def main() -> int:
+    """Run from the command line."""
+    options = _options()
+    from benchmarks.jobs.real import REAL  # noqa: PLC0415 - torch, once the options are known to be right
+    from benchmarks.jobs.simulated import SIMULATED  # noqa: PLC0415 - as above
+
+    jobs, rows, skipped = REAL | SIMULATED, list[Row](), dict[str, str]()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.only:
+        try:
+            for row in jobs[name](options.data, options.out):
+                rows.append(row)
+                print(" | ".join(row.cells()), file=sys.stderr, flush=True)
+        except TaskError as error:
+            skipped[name] = str(error)
+    _tell(rows, skipped, as_json=options.json)
+    if options.write is not None:
+        write_table(options.write, as_markdown(rows))
+    return 0 if all(row.reached for row in rows) else 1
+
+
+def write_table(page: Path, table: str) -> None:
+    """Put the table between the page's two marks."""
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(before + BEGIN + table + END + after, encoding="utf-8")
+
+
+def _tell(rows: list[Row], skipped: dict[str, str], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"jobs": [asdict(row) | {"reached": row.reached} for row in rows], "skipped": skipped}))
+        return
+    print(as_markdown(rows))
+    for name, why in skipped.items():
+        print(f"not run: {name}: {why}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Run the reference jobs.")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=list(ORDER))
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("FEDMQ_DATA", "../shared/data")))
+    parser.add_argument("--out", type=Path, default=Path("out/jobs"))
+    parser.add_argument("--write", type=Path)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if unknown := set(options.only) - set(ORDER):
+        parser.error(f"no such job: {', '.join(sorted(unknown))}; there are {', '.join(ORDER)}")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""One line of the jobs table, and the table as Markdown."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = ["Row", "as_markdown"]
+
+HEAD = ("job", "model, data", "nodes and setting", "ran in", "figure", "bar", "plain PyTorch, same run", "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What one job reached.
+
+    Attributes:
+        job: Its name.
+        model: Model and data.
+        setting: Nodes, rounds, local work, strategy.
+        ran: ``simulator`` or ``real broker``.
+        figure: The value.
+        unit: Of the figure.
+        bar: What it must reach.
+        at_least: Whether larger is better.
+        reference: What plain PyTorch reached in the same run.
+        spread: Where the figure comes from, such as three seeds.
+    """
+
+    job: str
+    model: str
+    setting: str
+    ran: str
+    figure: float
+    unit: str
+    bar: float
+    at_least: bool = True
+    reference: str = ""
+    spread: str = ""
+
+    @property
+    def reached(self) -> bool:
+        """Whether the bar is met."""
+        return self.figure >= self.bar if self.at_least else self.figure <= self.bar
+
+    def cells(self) -> tuple[str, ...]:
+        """The cells of the table's row."""
+        value = f"**{self.figure:.4g}{self.unit}**" + (f" ({self.spread})" if self.spread else "")
+        bar = f"{'≥' if self.at_least else '≤'} {self.bar:.4g}{self.unit}"
+        verdict = "reached" if self.reached else "**missed**"
+        return (self.job, self.model, self.setting, self.ran, value, bar, self.reference or "-", verdict)
+
+
+def as_markdown(rows: Iterable[Row]) -> str:
+    """A Markdown table."""
+    lines = [HEAD, tuple("---" for _ in HEAD), *(row.cells() for row in rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

@@ -1,0 +1,248 @@
+"""The jobs that run in the simulator with real training: J0, J2, J3, J4, J5, J6 and the simulator's own figure."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.nn import functional
+
+from benchmarks.jobs.pictures import draw_digit, draw_losses
+from benchmarks.jobs.plain import PlainJob, percent_right, run_plain
+from benchmarks.jobs.row import Row
+from federation.task import TaskContext
+from federation.tasks.local_data import as_tensor
+from federation.tasks.mlp import initial_mlp, mlp
+from federation.tasks.registry import load_task
+from federation.tasks.torch_task import TorchTask
+from federation.tasks.whole_data import WholeData
+from simulation.experiment import Result
+from simulation.train_cli import TrainOptions, build_experiment
+
+__all__ = ["SIMULATED"]
+
+SEEDS = (0, 1, 2)
+SIMULATOR = "simulator"
+
+
+def j0(data: Path, out: Path) -> Iterator[Row]:
+    """938 nodes, ten full-batch steps: many at once, against one after the other."""
+    del out
+    options = TrainOptions(task="mnist-wide", nodes=938, rounds=10, per_round=938, data=data, workers=2)
+    result = build_experiment(options).run()
+    plain = run_plain(_plain("mnist-wide", data, 938, (784, 256, 10), rounds=10, epochs=10, batch=0), percent_right)
+    setting = "938 nodes of 64 images, 10 rounds of all, 10 full-batch steps, SGD 0.1, average"
+    model = "MLP 784-256-10, MNIST"
+    reference = f"{plain.last():.2f} %, {plain.wall_s:.0f} s"
+    yield Row(
+        job="J0",
+        model=model,
+        setting=setting,
+        ran=SIMULATOR,
+        figure=_accuracy(result),
+        unit=" %",
+        bar=88.0,
+        reference=reference,
+    )
+    yield Row(
+        job="J0, wall time / plain",
+        model=model,
+        setting=f"{setting}; two processes, stacked",
+        ran=SIMULATOR,
+        figure=result.wall_s / plain.wall_s,
+        unit="",
+        bar=0.35,
+        at_least=False,
+        reference=reference,
+        spread=f"{result.wall_s:.0f} s",
+    )
+
+
+def j2(data: Path, out: Path) -> Iterator[Row]:
+    """Two nodes, a regression."""
+    del out
+    found, references = [], []
+    for seed in SEEDS:
+        options = TrainOptions(task="boston", nodes=2, rounds=100, per_round=2, data=data, seed=seed)
+        found.append(build_experiment(options).run().versions[-1].metrics["loss"])
+        job = _plain("boston", data, 2, (13, 32, 24, 16, 1), rounds=100, batch=8, learning_rate=0.001, seed=seed)
+        references.append(run_plain(job, lambda output, target: float(functional.mse_loss(output, target))).last())
+    setting = "2 nodes, 100 rounds of one epoch, batch 8, SGD 0.001, average"
+    shown = {
+        "model": "MLP 13-32-24-16-1, Boston housing",
+        "setting": setting,
+        "ran": SIMULATOR,
+        "reference": f"{np.mean(references):.2f} (worst {max(references):.2f})",
+    }
+    spread = f"3 seeds: {', '.join(f'{each:.2f}' for each in found)}"
+    yield Row(
+        job="J2, test MSE",
+        figure=float(np.mean(found)),
+        unit="",
+        bar=16.0,
+        at_least=False,
+        spread=f"mean of {spread}",
+        **shown,
+    )
+    ratio = float(np.mean(found) / np.mean(references))
+    yield Row(job="J2, MSE / plain", figure=ratio, unit="", bar=1.1, at_least=False, spread="means of 3 seeds", **shown)
+
+
+def j3(data: Path, out: Path) -> Iterator[Row]:
+    """Four local steps and server momentum; every node's loss curve, and a digit."""
+    found, last = [], None
+    for seed in SEEDS:
+        options = TrainOptions(
+            task="mnist-logreg", nodes=10, rounds=100, per_round=10, data=data, strategy="fedavgm", seed=seed
+        )
+        last = build_experiment(options)
+        found.append(_accuracy(last.run()))
+    job = _plain("mnist-logreg", data, 10, (784, 10), rounds=100, learning_rate=0.1, steps_max=4)
+    plain = run_plain(job, percent_right).last()
+    if last is not None:
+        draw_losses(last, out / "j3-losses.png", "J3: training loss of every node, logistic regression on MNIST")
+        draw_digit(last, out / "j3-digit.png")
+    yield Row(
+        job="J3",
+        model="logistic regression 784-10, MNIST",
+        setting="10 nodes of 6,000, 100 rounds of 4 steps, batch 32, SGD 0.1, server momentum 0.9",
+        ran=SIMULATOR,
+        figure=min(found),
+        unit=" %",
+        bar=91.59,
+        reference=f"{plain:.2f} % (plain average)",
+        spread=f"least of 3 seeds: {', '.join(f'{each:.2f}' for each in found)}",
+    )
+
+
+def j4(data: Path, out: Path) -> Iterator[Row]:
+    """Label-skewed, FedProx, asynchronous; with and without nodes that go offline."""
+    del out
+    make = partial(
+        TrainOptions, task="mnist-cnn", nodes=10, rounds=120, per_round=10, buffer=5, data=data, evaluate_every=5
+    )
+    quiet, troubled = (
+        build_experiment(make(outages=outages, seed=seed)).run()
+        for outages, seed in (("", 0), ("share=0.3,away_s=10", 0))
+    )
+    calm, hit = _accuracy(quiet, 5), _accuracy(troubled, 5)
+    stale = np.mean([figures.staleness_mean for figures in troubled.versions])
+    yield Row(
+        job="J4, points lost to outages",
+        model="CNN, 9,226 parameters, MNIST",
+        setting="10 nodes, two label shards each, FedProx 0.01, 5 of 10 make a version, 120 versions; "
+        "30 % of the trainings lose their link",
+        ran=SIMULATOR,
+        figure=calm - hit,
+        unit="",
+        bar=0.5,
+        at_least=False,
+        reference=f"without outages {calm:.2f} %",
+        spread=f"{hit:.2f} %, staleness {stale:.1f}; means of the last 5 evaluations",
+    )
+
+
+def j5(data: Path, out: Path) -> Iterator[Row]:
+    """Each node a person; the test are people whom no node has seen."""
+    del out
+    found = []
+    for seed in SEEDS:
+        options = TrainOptions(
+            task="har",
+            nodes=16,
+            rounds=100,
+            per_round=16,
+            data=data,
+            strategy="fedavgm",
+            seed=seed,
+            settings=("train.learning_rate=0.02",),
+        )
+        found.append(_accuracy(build_experiment(options).run(), 10))
+    job = _plain("har", data, 16, (561, 6), rounds=100, learning_rate=0.05)
+    plain = run_plain(job, percent_right).last(10)
+    yield Row(
+        job="J5",
+        model="softmax regression 561-6, UCI HAR",
+        setting="16 people = 16 nodes, 100 rounds of one epoch, batch 32, SGD 0.02, server momentum 0.9; 5 others test",
+        ran=SIMULATOR,
+        figure=min(found),
+        unit=" %",
+        bar=93.9,
+        reference=f"{plain:.2f} % (plain average, SGD 0.05)",
+        spread=f"mean of the last 10 rounds, least of 3 seeds: {', '.join(f'{each:.2f}' for each in found)}",
+    )
+
+
+def j6(data: Path, out: Path) -> Iterator[Row]:
+    """The model travels from node to node, against averaging with as much training."""
+    del out
+    make = partial(TrainOptions, task="mnist-mlp", nodes=2, data=data, partition="shards:5")
+    travelling = build_experiment(make(rounds=10, per_round=1, selector="fair")).run()
+    averaged = build_experiment(make(rounds=5, per_round=2)).run()
+    yield Row(
+        job="J6",
+        model="MLP 784-128-64-10, MNIST",
+        setting="2 nodes with five label shards each, one after the other, 10 visits of one epoch",
+        ran=SIMULATOR,
+        figure=_accuracy(travelling, 2),
+        unit=" %",
+        bar=60.0,
+        reference=f"averaging, 5 rounds of both: {_accuracy(averaged):.2f} %",
+        spread="mean of the last visit to each",
+    )
+
+
+def simulator(data: Path, out: Path) -> Iterator[Row]:
+    """1,000 nodes, ten per round."""
+    del out
+    options = TrainOptions(task="mnist-logreg", nodes=1000, rounds=100, per_round=10, data=data, evaluate_every=10)
+    result = build_experiment(options).run()
+    yield Row(
+        job="simulator, wall time",
+        model="logistic regression 784-10, MNIST",
+        setting="1,000 nodes of 60 images, 10 per round, 100 rounds of one epoch",
+        ran=SIMULATOR,
+        figure=result.wall_s,
+        unit=" s",
+        bar=20.0,
+        at_least=False,
+        spread=f"{_accuracy(result):.2f} %",
+    )
+
+
+SIMULATED: dict[str, Callable[[Path, Path], Iterator[Row]]] = {
+    "J0": j0,
+    "J2": j2,
+    "J3": j3,
+    "J4": j4,
+    "J5": j5,
+    "J6": j6,
+    "simulator": simulator,
+}
+"""By name: from data folder and picture folder to rows."""
+
+
+def _accuracy(result: Result, last: int = 1) -> float:
+    """Percent, mean of the last evaluations."""
+    found = [figures.metrics["accuracy"] for figures in result.versions if figures.metrics]
+    return 100 * float(np.mean(found[-last:]))
+
+
+def _plain(name: str, data: Path, nodes: int, widths: tuple[int, ...], **settings: Any) -> PlainJob:
+    """The same job for plain PyTorch: the same parts, the same initial model."""
+    seed = settings.get("seed", 0)
+    context = TaskContext(node_index=0, node_count=nodes, data=data, device="cpu", seed=seed)
+    task = load_task(name)(context)
+    assert isinstance(task, TorchTask)  # noqa: S101 - the built-in ones are
+    assert isinstance(task.train_data, WholeData)  # noqa: S101 - as above
+    inputs, targets = (as_tensor(array) for array in task.train_data.everything())
+    rows = task.train_data.parts(context, task.split)
+    return PlainJob(
+        model=mlp(*widths),
+        initial=initial_mlp(widths, seed),
+        loss=task.loss,
+        parts=[(inputs[own], targets[own]) for own in rows],
+        tests=tuple(as_tensor(array) for array in task.test_data()),  # type: ignore[arg-type]  # two of them
+        **({"learning_rate": 0.1} | settings),
+    )

@@ -1,0 +1,28 @@
+"""Job J0: a perceptron 784-256-10 on MNIST, images in [0, 1]: 938 nodes of 64 images each, full-batch steps."""
+
+from functools import partial
+
+from federation.task import Array, TaskContext
+from federation.tasks.mlp import cross_entropy, initial_mlp, mlp
+from federation.tasks.mnist import mnist, scaled
+from federation.tasks.torch_task import TorchTask
+from federation.tasks.whole_data import WholeData
+
+WIDTHS = (784, 256, 10)
+
+
+def build(context: TaskContext) -> TorchTask:
+    """The factory that the registry finds as ``mnist-wide``."""
+    return TorchTask(
+        context,
+        model=partial(mlp, *WIDTHS),
+        train_data=WholeData(partial(mnist, context.data, train=True), prepare=scaled),
+        test_data=partial(_test_examples, context),
+        loss=cross_entropy,
+        initial=partial(initial_mlp, WIDTHS),
+    )
+
+
+def _test_examples(context: TaskContext) -> tuple[Array, Array]:
+    images, labels = mnist(context.data, train=False)
+    return scaled(images), labels

@@ -1,0 +1,48 @@
+"""``make jobs``: what a row says, where the table goes, and that every job's page entry is there."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.jobs.__main__ import BEGIN, END, ORDER, main, write_table
+from benchmarks.jobs.row import Row, as_markdown
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "reference" / "jobs.md"
+
+
+def row(figure: float, *, at_least: bool = True) -> Row:
+    return Row(job="J9", model="m", setting="s", ran="simulator", figure=figure, unit=" %", bar=50.0, at_least=at_least)
+
+
+def test_a_row_says_whether_its_bar_is_met() -> None:
+    assert (row(50.0).reached, row(49.9).reached) == (True, False)
+    assert (row(50.0, at_least=False).reached, row(50.1, at_least=False).reached) == (True, False)
+    assert "**missed**" in as_markdown([row(1.0)])
+    assert "≥ 50 %" in row(1.0).cells()
+
+
+def test_the_table_replaces_the_one_before_and_nothing_else(tmp_path: Path) -> None:
+    page = tmp_path / "jobs.md"
+    page.write_text(f"# Jobs\n\n{BEGIN}old\n{END}\nmore\n")
+    for _ in range(2):
+        write_table(page, "new\n")
+    assert page.read_text() == f"# Jobs\n\n{BEGIN}new\n{END}\nmore\n"
+
+
+def test_the_page_has_the_marks_and_every_job() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    table = text.partition(BEGIN)[2].partition(END)[0]
+    assert [job for job in ORDER if f"| {job}" not in table] == []
+
+
+def test_a_job_without_its_data_is_skipped_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["jobs", "--only", "J2", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--json"]
+    monkeypatch.setattr("sys.argv", arguments)
+    assert main() == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["jobs"] == []
+    assert "BostonHousing" in told["skipped"]["J2"]
