@@ -82,7 +82,7 @@ class NodePool:
     def _shared(self) -> "tuple[TorchTask, WholeData] | None":
         """The task and data that all nodes share; None where each node has its own."""
         task = self._build(replace(self.context, node_index=0))
-        if not isinstance(task, TorchTask):
+        if not isinstance(task, TorchTask) or task.local or task.local_norms or task.own_test is not None:
             return None
         data = task.train_data
         if isinstance(data, tuple | list) and len(data) == 2:
@@ -142,6 +142,8 @@ class NodePool:
             result = task.train(work.base, work.settings, _never)
         except TaskError as error:
             return Trained(node=node, parameters={}, num_examples=1, metrics={}, failure=str(error))
+        if isinstance(task, TorchTask) and result.kept:
+            task.restore(result.kept)
         return Trained(
             node=node, parameters=result.parameters, num_examples=result.num_examples, metrics=result.metrics
         )

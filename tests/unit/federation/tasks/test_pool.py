@@ -143,3 +143,21 @@ def test_nodes_that_bring_their_own_data_are_trained_by_their_own_tasks() -> Non
         expected = alone.train(pool.initial_parameters(0), settings, bool)
         for name, array in expected.parameters.items():
             assert np.array_equal(found[node].parameters[name], array)
+
+
+def test_layers_that_stay_on_their_node_are_never_another_nodes() -> None:
+    def personal(context: TaskContext) -> TorchTask:
+        task = build(context)
+        task.local = ("fc2.*",)
+        return task
+
+    pool, alone = NodePool(personal, CONTEXT), personal(replace(CONTEXT, node_index=3))
+    assert pool.num_examples(3) is None
+    base = pool.initial_parameters(0)
+    for seed in (1, 2):
+        settings = replace(SETTINGS[0], seed=seed)
+        found = {each.node: each for each in pool.train([Work(nodes=(2, 3), base=base, settings=settings)])}[3]
+        expected = alone.train(base, settings, bool)
+        alone.restore(expected.kept)
+        assert found.parameters.keys() == expected.parameters.keys()
+        assert all(np.array_equal(found.parameters[name], array) for name, array in expected.parameters.items())
