@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from federation.picture import PictureInput
 from federation.task import Array, Parameters, TaskContext
 from federation.tasks.mlp import cross_entropy
 from federation.tasks.mnist import mnist, scaled
@@ -27,6 +28,8 @@ def build(context: TaskContext) -> TorchTask:
         test_data=partial(_test_examples, context),
         loss=cross_entropy,
         split="shards:2",
+        picture=PictureInput(height=28, width=28, dark_background=True),
+        classes=tuple("0123456789"),
         initial=initial_network,
     )
 

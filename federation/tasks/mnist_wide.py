@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from federation.picture import PictureInput
 from federation.task import Array, TaskContext
 from federation.tasks.mlp import cross_entropy, initial_mlp, mlp
 from federation.tasks.mnist import mnist, scaled
@@ -23,6 +24,8 @@ def build(context: TaskContext) -> TorchTask:
         ),
         test_data=partial(_test_examples, context),
         loss=cross_entropy,
+        picture=PictureInput(height=28, width=28, dark_background=True, mean=MEAN, deviation=DEVIATION),
+        classes=tuple("0123456789"),
         initial=partial(initial_mlp, WIDTHS),
     )
 

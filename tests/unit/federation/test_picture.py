@@ -130,7 +130,7 @@ def test_what_describes_no_picture_is_refused(values: dict[str, Any]) -> None:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name", ["mnist-mlp", "mnist-logreg"])
+@pytest.mark.parametrize("name", ["mnist-mlp", "mnist-logreg", "mnist-wide", "mnist-cnn"])
 def test_a_picture_of_an_mnist_digit_is_what_the_task_tests_with(tmp_path: Path, data_dir: Path, name: str) -> None:
     task: Any = load_task(name)(TaskContext(node_index=None, node_count=1, data=data_dir, device="cpu"))
     raw, _ = mnist(data_dir, train=False)
