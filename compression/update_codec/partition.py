@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -31,6 +32,8 @@ Join = Callable[[list[Any]], Any]
 
 _FINE: Final = 4
 """Index of the group of biases and norms, behind the classes."""
+_PLAIN_MAX: Final = 16
+"""Manifests whose groups are remembered."""
 
 
 class Group(Protocol):
@@ -157,7 +160,7 @@ def groups_of(
     if partition is Partition.BY_SPREAD and classes is not None:
         return _runs_of(manifest, classes.tolist())
     is_divided = partition is not Partition.WHOLE
-    groups = _runs_of(manifest, [0] * len(matrices_of(manifest)) if is_divided else None)
+    groups = _plain_runs(manifest, is_divided=is_divided)
     if partition is not Partition.BY_CONTEXT or context is None:
         return groups
     wide = np.zeros(manifest.parameter_count, np.uint8)
@@ -170,6 +173,12 @@ def groups_of(
 
 def _is_matrix(tensor: TensorSpec) -> bool:
     return tensor.role is Role.PARAMETER and len(tensor.shape) >= 2 and tensor.size > 0
+
+
+@lru_cache(_PLAIN_MAX)
+def _plain_runs(manifest: Manifest, *, is_divided: bool) -> tuple[Runs, ...]:
+    """The groups that a manifest alone decides: every frame of a run has the same."""
+    return _runs_of(manifest, [0] * len(matrices_of(manifest)) if is_divided else None)
 
 
 def _runs_of(manifest: Manifest, classes: list[int] | None) -> tuple[Runs, ...]:

@@ -1,5 +1,6 @@
 """The only loop: waits for the inbox or the machine's deadline, and runs effects in order. The same for both roles."""
 
+import gc
 import queue
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -66,6 +67,8 @@ class Driver(Generic[EventT, EffectT]):
 
     def run(self) -> None:
         """Loop until the executor has stopped."""
+        # What was loaded until now stays: the collector need not look at it again and again, on every thread's time.
+        gc.freeze()
         self.step(None)
         self._settle()
         while not self._executor.stopped:
