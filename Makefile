@@ -74,7 +74,7 @@ bench-algorithms: $(STAMP) ## Strategies, robust rules and asynchronous rounds, 
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.algorithms $(ARGS)
 
 jobs: $(STAMP) ## The reference jobs J0 to J6 with their bars; writes docs/reference/jobs.md (many minutes)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.jobs $(if $(ARGS),$(ARGS),--write docs/reference/jobs.md)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.jobs --write docs/reference/jobs.md $(ARGS)
 
 bench-large: $(STAMP) ## Models of 47 and 100 MB through a real broker: memory, throughput, cuts, kills (minutes)
 	@$(BIN)/python -m benchmarks.large_models $(ARGS)

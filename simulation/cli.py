@@ -49,7 +49,7 @@ def simulate(  # noqa: PLR0913 - one parameter per option of the command line
     partition: Annotated[str | None, typer.Option(help="iid, shards:N, dirichlet:ALPHA or natural.")] = None,
     strategy: Annotated[str | None, typer.Option(help="fedavg, fedavgm, fedadam, fedbuff, ... Default: fits.")] = None,
     selector: Annotated[str, typer.Option(help="uniform, fair, repeatable, ...")] = "uniform",
-    outages: Annotated[str, typer.Option(help="Nodes that lose their link in training: share=0.2,away_s=30.")] = "",
+    outages: Annotated[str, typer.Option(help="Nodes offline: share=0.2,away_s=30 or away=3,change_s=10.")] = "",
     workers: Annotated[int, typer.Option(help="Processes that train, on one copy of the data.", min=1, max=64)] = 1,
     stack: Annotated[bool, typer.Option(help="Train several nodes at once where that is possible.")] = True,
     evaluate_every: Annotated[int, typer.Option(help="Evaluate each n-th version; 0 is never.", min=0)] = 1,

@@ -96,6 +96,8 @@ class DirectCoordinator:
         self.receipts: list[tuple[NodeId, Receipt]] = []
         self._setup, self._nodes = setup, tuple(nodes)
         self._clock = _Clock()
+        self._away_since: dict[NodeId, float] = {}
+        self._away_s = 0.0
         self.store = MemoryStore()
         self.store.initialise(
             setup.manifest, first_commit(setup.initial, setup.manifest, setup.committer.downlink, seed=None)
@@ -148,16 +150,24 @@ class DirectCoordinator:
         self._clock.now = end
 
     @property
+    def away_share(self) -> float:
+        """What part of all nodes' time has been spent offline so far."""
+        away_s = self._away_s + sum(self.now - since for since in self._away_since.values())
+        return away_s / (self.now * len(self._nodes)) if self.now else 0.0
+
+    @property
     def digest(self) -> Digest:
         """Names the newest version's bits."""
         return self._committer.head.digest
 
     def leave(self, node: NodeId) -> None:
         """The node's connection is lost."""
+        self._away_since.setdefault(node, self.now)
         self.tell(NodeStateReceived(node=node, state=_state(self._setup.engine.task, Presence.LOST)))
 
     def come_back(self, node: NodeId) -> None:
         """The node is online again."""
+        self._away_s += self.now - self._away_since.pop(node, self.now)
         self.tell(NodeStateReceived(node=node, state=_state(self._setup.engine.task, Presence.ONLINE)))
 
     def decline(self, node: NodeId, decline: Decline) -> None:

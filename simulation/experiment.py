@@ -24,7 +24,7 @@ from federation.tasks.pool import NodePool
 from federation.types import NodeId
 from simulation.direct import DirectCoordinator, Question, Setup
 from simulation.node_work import FrameWork, NodeWork, VectorWork
-from simulation.outages import Outages
+from simulation.outages import Outages, Turns
 from simulation.trainer import Stragglers
 from simulation.training_workers import Trainers
 from update_codec import CodecSpec, Manifest
@@ -95,6 +95,7 @@ class Result:
         payload_bytes: Bytes of all updates as they would travel.
         virtual_s: Virtual seconds.
         wall_s: Real seconds, without reading the data.
+        away_share: What part of all nodes' virtual time was spent offline.
     """
 
     digest: str
@@ -103,6 +104,7 @@ class Result:
     payload_bytes: int
     virtual_s: float
     wall_s: float
+    away_share: float = 0.0
 
 
 def node_names(count: int) -> list[NodeId]:
@@ -145,7 +147,9 @@ class Experiment:
         self._rngs = {name: random.Random(f"{plan.seed}/{name}") for name in self.names}  # noqa: S311 - must repeat
         self._factors = {n: plan.stragglers.train_s * plan.stragglers.node_factor(rng) for n, rng in self._rngs.items()}
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
-        self._sequence = 0
+        self._sequence, self._training = 0, 0
+        rng = random.Random(f"{plan.seed}/turns")  # noqa: S311 - must repeat
+        self._turns = Turns(self.coordinator, self.names, rng, self._offer)
         self.figures: list[VersionFigures] = []
 
     def run(self, progress: Callable[[VersionFigures], None] = lambda _figures: None) -> Result:
@@ -156,6 +160,7 @@ class Experiment:
         """
         began_s = time.perf_counter()
         seen, refused_max = self.coordinator.version, REFUSALS_MAX * self.plan.nodes
+        self._begin_turns()
         with self._trainers:
             while self.coordinator.version < self.plan.engine.versions:
                 before = self.coordinator.version
@@ -182,7 +187,7 @@ class Experiment:
         coordinator = self.coordinator
         while coordinator.questions:
             self._begin(coordinator.questions.popleft())
-        if self._agenda:
+        if self._training:
             at, _, action = heapq.heappop(self._agenda)
             coordinator.pass_time(max(0.0, at - coordinator.now))
             action()
@@ -202,10 +207,22 @@ class Experiment:
             self._at(gone_s, partial(coordinator.leave, node))
             self._at(back_s, partial(coordinator.come_back, node))
             train_s = max(train_s, back_s)
-        self._at(train_s, partial(self._finish, question))
+        self._training += 1
+        self._at(train_s, partial(self._turns.finish, question))
 
-    def _finish(self, question: Question) -> None:
+    def _offer(self, question: Question) -> None:
+        self._training -= 1
         self.work.finish(question, self.coordinator)
+
+    def _begin_turns(self) -> None:
+        outages = self.plan.outages
+        if outages.away:
+            self._turns.begin(outages.away)
+            self._at(outages.change_s, self._change_turns)
+
+    def _change_turns(self) -> None:
+        self._at(self.plan.outages.change_s, self._change_turns)
+        self._turns.change()
 
     def _at(self, delay_s: float, action: Callable[[], None]) -> None:
         self._sequence += 1
@@ -252,4 +269,5 @@ class Experiment:
             payload_bytes=self.work.payload_bytes,
             virtual_s=self.coordinator.now,
             wall_s=wall_s,
+            away_share=self.coordinator.away_share,
         )

@@ -89,7 +89,7 @@ def build_experiment(options: TrainOptions) -> Experiment:
         selector=config.round.selector,
         seed=config.task.seed,
         stragglers=parse_stragglers(options.stragglers),
-        outages=parse_outages(options.outages),
+        outages=parse_outages(options.outages, options.nodes),
         evaluate_every=options.evaluate_every,
         update_norm_max=config.limits.update_norm_max,
     )
@@ -182,6 +182,8 @@ def _rows(result: Result) -> Iterator[tuple[str, str]]:
     for name, count in sorted(result.verdicts.items()):
         yield f"updates {name}", f"{count:,}"
     yield "staleness, mean", f"{sum(f.staleness_mean for f in result.versions) / max(1, len(result.versions)):.2f}"
+    if result.away_share:
+        yield "nodes offline, share of the time", f"{result.away_share:.0%}"
     yield "bytes up", f"{result.payload_bytes / 1e6:,.1f} MB"
     yield "virtual time", f"{result.virtual_s:,.1f} s"
     yield "wall time", f"{result.wall_s:.1f} s"

@@ -2,7 +2,11 @@
 
     python -m benchmarks.jobs [--only J2,J5] [--data DIR] [--out out/jobs] [--write docs/reference/jobs.md] [--json]
 
-Exit code 1: a figure misses its bar. A job whose data is absent is skipped, and the reason is printed.
+Every job's rows are kept, with their date, as ``rows.json`` in the folder of ``--out`` as soon as it is done: the table
+is made of the newest rows of all jobs, those of this run or of earlier ones. It is only written to a page when there
+are rows of every job.
+
+Exit code 1: a figure of this run misses its bar. A job whose data is absent is skipped, and the reason is printed.
 """
 
 import argparse
@@ -10,8 +14,10 @@ import json
 import os
 import sys
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.jobs.kept import keep, kept_rows
 from benchmarks.jobs.row import Row, as_markdown
 from federation.errors import TaskError
 
@@ -29,15 +35,25 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.only:
         try:
-            for row in jobs[name](options.data, options.out):
-                rows.append(row)
-                print(" | ".join(row.cells()), file=sys.stderr, flush=True)
+            found = list(jobs[name](options.data, options.out))
         except TaskError as error:
             skipped[name] = str(error)
+            continue
+        today = datetime.now(UTC).date().isoformat()
+        rows += keep(options.out, name, [row.measured_on(today) for row in found])
+        for row in found:
+            print(" | ".join(row.cells()), file=sys.stderr, flush=True)
     _tell(rows, skipped, as_json=options.json)
     if options.write is not None:
-        write_table(options.write, as_markdown(rows))
+        _write_page(options.write, kept_rows(options.out))
     return 0 if all(row.reached for row in rows) else 1
+
+
+def _write_page(page: Path, kept: dict[str, list[Row]]) -> None:
+    if missing := [name for name in ORDER if not kept.get(name)]:
+        print(f"{page} stays as it is: not measured yet: {', '.join(missing)}", file=sys.stderr)
+        return
+    write_table(page, as_markdown(row for name in ORDER for row in kept[name]))
 
 
 def write_table(page: Path, table: str) -> None:

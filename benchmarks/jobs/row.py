@@ -1,11 +1,11 @@
 """One line of the jobs table, and the table as Markdown."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["Row", "as_markdown"]
 
-HEAD = ("job", "model, data", "nodes and setting", "ran in", "figure", "bar", "plain PyTorch, same run", "")
+HEAD = ("job", "model, data", "nodes and setting", "ran in", "figure", "bar", "plain PyTorch, same run", "", "measured")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +23,7 @@ class Row:
         at_least: Whether larger is better.
         reference: What plain PyTorch reached in the same run.
         spread: Where the figure comes from, such as three seeds.
+        measured: The day, as YYYY-MM-DD.
     """
 
     job: str
@@ -35,6 +36,7 @@ class Row:
     at_least: bool = True
     reference: str = ""
     spread: str = ""
+    measured: str = ""
 
     @property
     def reached(self) -> bool:
@@ -46,7 +48,11 @@ class Row:
         value = f"**{self.figure:.4g}{self.unit}**" + (f" ({self.spread})" if self.spread else "")
         bar = f"{'≥' if self.at_least else '≤'} {self.bar:.4g}{self.unit}"
         verdict = "reached" if self.reached else "**missed**"
-        return (self.job, self.model, self.setting, self.ran, value, bar, self.reference or "-", verdict)
+        return (self.job, self.model, self.setting, self.ran, value, bar, self.reference or "-", verdict, self.measured)
+
+    def measured_on(self, day: str) -> "Row":
+        """The same with its day."""
+        return replace(self, measured=day)
 
 
 def as_markdown(rows: Iterable[Row]) -> str:

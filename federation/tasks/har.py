@@ -5,6 +5,7 @@ is the accuracy on people whom no node has seen. Source: Anguita et al., "A publ
 recognition using smartphones", ESANN 2013.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from zipfile import BadZipFile
@@ -22,34 +23,55 @@ WIDTHS = (561, 6)
 TEST_SUBJECTS_MIN = 26
 """Subjects from this number on are the test."""
 
+_Chosen = Callable[[NDArray[np.int64]], NDArray[np.bool]]
+"""From the subject of each window to whether it is chosen."""
+
 _FILE = "uci_har_train_561.npz"
 _FOLDERS = ("", "uci-har")
 
 
 def build(context: TaskContext) -> TorchTask:
     """The factory that the registry finds as ``har``."""
+    return _build(
+        context, lambda subjects: subjects < TEST_SUBJECTS_MIN, lambda subjects: subjects >= TEST_SUBJECTS_MIN
+    )
+
+
+def build_held_out(context: TaskContext, held_out: tuple[int, ...]) -> TorchTask:
+    """The same among the training subjects alone: some are held out and are the test; 26 to 30 are not looked at."""
+
+    def tested(subjects: NDArray[np.int64]) -> NDArray[np.bool]:
+        return np.isin(subjects, held_out) & (subjects < TEST_SUBJECTS_MIN)
+
+    return _build(context, lambda subjects: (subjects < TEST_SUBJECTS_MIN) & ~tested(subjects), tested)
+
+
+def training_subjects(data: Path | None) -> list[int]:
+    """The numbers of the subjects that may train, in order."""
+    _, _, subjects = _read(data)
+    return sorted({int(subject) for subject in subjects if subject < TEST_SUBJECTS_MIN})
+
+
+def _build(context: TaskContext, trains: _Chosen, tests: _Chosen) -> TorchTask:
+    def training_examples() -> tuple[Array, Array, Array]:
+        windows, labels, subjects = _read(context.data)
+        rows = trains(subjects)
+        return windows[rows], labels[rows], subjects[rows]
+
+    def test_examples() -> tuple[Array, Array]:
+        windows, labels, subjects = _read(context.data)
+        rows = tests(subjects)
+        return windows[rows], labels[rows]
+
     return TorchTask(
         context,
         model=partial(mlp, *WIDTHS),
-        train_data=WholeData(partial(_training_examples, context.data)),
-        test_data=partial(_test_examples, context),
+        train_data=WholeData(training_examples),
+        test_data=test_examples,
         loss=cross_entropy,
         split="natural",
         initial=partial(initial_mlp, WIDTHS),
     )
-
-
-def _training_examples(data: Path | None) -> tuple[Array, Array, Array]:
-    """Windows, labels and who wore the phone, of the training subjects."""
-    windows, labels, subjects = _read(data)
-    seen = subjects < TEST_SUBJECTS_MIN
-    return windows[seen], labels[seen], subjects[seen]
-
-
-def _test_examples(context: TaskContext) -> tuple[Array, Array]:
-    windows, labels, subjects = _read(context.data)
-    unseen = subjects >= TEST_SUBJECTS_MIN
-    return windows[unseen], labels[unseen]
 
 
 def _read(data: Path | None) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:

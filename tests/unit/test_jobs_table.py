@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.jobs.__main__ import BEGIN, END, ORDER, main, write_table
+from benchmarks.jobs.kept import keep, kept_rows
 from benchmarks.jobs.row import Row, as_markdown
 
 ROOT = Path(__file__).parents[2]
@@ -46,3 +47,29 @@ def test_a_job_without_its_data_is_skipped_with_the_reason(
     told = json.loads(capsys.readouterr().out)
     assert told["jobs"] == []
     assert "BostonHousing" in told["skipped"]["J2"]
+
+
+def test_what_a_run_does_not_measure_stays_and_what_it_does_is_replaced(tmp_path: Path) -> None:
+    assert kept_rows(tmp_path) == {}
+    keep(tmp_path, "J1", [row(60.0).measured_on("2026-01-01")])
+    keep(tmp_path, "J2", [row(70.0), row(71.0)])
+    keep(tmp_path, "J1", [row(80.0).measured_on("2026-01-02")])
+    assert kept_rows(tmp_path) == {"J1": [row(80.0).measured_on("2026-01-02")], "J2": [row(70.0), row(71.0)]}
+
+
+@pytest.mark.parametrize("left_out", [None, "J5"])
+def test_the_page_is_written_once_every_job_has_rows(
+    left_out: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, page = tmp_path / "out", tmp_path / "jobs.md"
+    out.mkdir()
+    page.write_text(f"{BEGIN}old\n{END}")
+    for name in ORDER:
+        if name != left_out:
+            keep(out, name, [row(60.0).measured_on(f"2026-01-0{ORDER.index(name) + 1}")])
+    arguments = ["--only", "J2", "--data", str(tmp_path), "--out", str(out), "--write", str(page)]
+    monkeypatch.setattr("sys.argv", ["jobs", *arguments])
+    main()
+    written = page.read_text()
+    assert ("old" in written) == (left_out is not None)
+    assert all(f"2026-01-0{index + 1}" in written for index in range(len(ORDER))) == (left_out is None)

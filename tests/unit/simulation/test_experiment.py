@@ -93,6 +93,16 @@ def test_nodes_go_away_and_come_back_late_and_nothing_counts_twice(options: Trai
     assert run(options).digest == result.digest
 
 
+def test_as_many_nodes_as_said_are_away_at_any_time_and_come_back_with_their_updates(options: TrainOptions) -> None:
+    options = replace(options, per_round=8, buffer=2, rounds=15, outages="away=3,change_s=4")
+    result = run(options)
+    assert result.away_share == pytest.approx(3 / 8, abs=0.02)
+    # A node that was away while it trained answers with an older base.
+    assert result.verdicts["applied"] == sum(figures.updates for figures in result.versions) == 30
+    assert run(options).digest == result.digest
+    assert run(replace(options, outages="")).away_share == 0.0
+
+
 def test_a_model_that_diverges_ends_the_experiment_with_a_reason(options: TrainOptions) -> None:
     with pytest.raises(FederationError, match="version 0"):
         run(replace(options, settings=("train.learning_rate=1e38", "train.local_epochs=5")))
@@ -116,6 +126,10 @@ def test_the_configuration_of_a_coordinator_is_obeyed(options: TrainOptions, tmp
         {"outages": "share=2"},
         {"outages": "away_s=0"},
         {"outages": "share=x"},
+        {"outages": "away=7"},
+        {"outages": "away=1.5"},
+        {"outages": "away=1,change_s=0"},
+        {"outages": "away=1,share=0.5"},
         {"partition": "shards"},
         {"nodes": 700, "per_round": 700, "buffer": 5},
     ],
@@ -126,7 +140,7 @@ def test_options_that_cannot_be_are_refused(options: TrainOptions, change: dict[
 
 
 def test_nothing_said_is_no_outage() -> None:
-    assert parse_outages("").share == 0.0
+    assert parse_outages("", 8).share == 0.0
 
 
 def test_the_command_prints_json_with_every_version_and_the_digest(options: TrainOptions) -> None:

@@ -8,7 +8,7 @@ import pytest
 from federation.errors import TaskError
 from federation.task import TaskContext
 from federation.tasks.check import check_task
-from federation.tasks.har import build
+from federation.tasks.har import build, build_held_out, training_subjects
 from federation.tasks.registry import default_settings, load_task
 from federation.tasks.torch_task import TorchTask
 
@@ -36,6 +36,15 @@ def test_every_training_subject_has_one_node_and_no_test_subject_has_any(tmp_pat
         len(build(context(index, 3, tmp_path)).train_data.part(context(index, 3), "natural")[1]) for index in range(3)
     ]
     assert sizes == [20, 10, 10]  # subjects 1 and 25, 3, 5
+
+
+def test_subjects_that_are_held_out_do_not_train_and_no_test_subject_is_looked_at(tmp_path: Path) -> None:
+    write_set(tmp_path)
+    assert training_subjects(tmp_path) == [1, 3, 5, 25]
+    task = build_held_out(context(0, 1, tmp_path), (3, 25, 30))
+    trained, tests = task.train_data.part(context(0, 1), "iid")[0], task.test_data()
+    assert (len(trained), len(tests[1])) == (20, 20)
+    assert build_held_out(context(0, 2, tmp_path), (3, 25)).train_data.part(context(0, 2), "natural")[1].shape == (10,)
 
 
 @pytest.mark.parametrize(("index", "count"), [(None, 2), (2, 2), (-1, 2), (0, 5)])
