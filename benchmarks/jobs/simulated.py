@@ -147,7 +147,7 @@ def _listed(values: Iterable[float]) -> str:
 
 
 def j5(data: Path, out: Path) -> Iterator[Row]:
-    """Each node a person; the test are people whom no node has seen, and whom the choice of strategy has not seen."""
+    """Each node a person; the test are people whom no node has seen."""
     del out
     found = []
     for seed in SEEDS:
