@@ -7,12 +7,13 @@ By night: ``make simulate SEEDS=20000`` (8 to 12 seeds a second and core), or in
 import argparse
 import math
 import random
+import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 
 from rich.box import SIMPLE_HEAD
@@ -157,7 +158,9 @@ def _run_chunk(seeds: Sequence[int]) -> list[tuple[Outcome, list[str]]]:
 def campaign(seeds: range, *, jobs: int) -> Generator[tuple[Outcome, list[str]]]:
     """Run the seeds in their order; a failed one does not end the others."""
     chunks = [seeds[start : start + CHUNK_SEEDS] for start in range(0, len(seeds), CHUNK_SEEDS)]
-    pool = ProcessPoolExecutor(jobs) if jobs > 1 else nullcontext()
+    # Ctrl-C reaches every process of a terminal: ours alone decides what it means.
+    deaf = (signal.SIGINT, signal.SIG_IGN)
+    pool = ProcessPoolExecutor(jobs, initializer=signal.signal, initargs=deaf) if jobs > 1 else nullcontext()
     with pool as workers:
         results: Iterable[list[tuple[Outcome, list[str]]]]
         results = map(_run_chunk, chunks) if workers is None else workers.map(_run_chunk, chunks)
@@ -166,7 +169,7 @@ def campaign(seeds: range, *, jobs: int) -> Generator[tuple[Outcome, list[str]]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a campaign, print its table; 1 when an invariant was violated."""
+    """Run a campaign, print its table; 1 when an invariant was violated, 130 after Ctrl-C."""
     options = _options(arguments)
     console, failed = Console(), Console(stderr=True)
     began_s = said_s = time.perf_counter()
@@ -174,7 +177,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     totals: Counter[str] = Counter()
     recoveries: list[float] = []
     failures: list[tuple[Outcome, list[str]]] = []
-    with closing(campaign(range(options.first, options.first + options.seeds), jobs=options.jobs)) as outcomes:
+    interrupted = True
+    with (
+        suppress(KeyboardInterrupt),
+        closing(campaign(range(options.first, options.first + options.seeds), jobs=options.jobs)) as outcomes,
+    ):
         for outcome, tail in outcomes:
             done += 1
             totals.update({name: getattr(outcome, name) for name in FIGURES})
@@ -186,12 +193,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 failed.print(f"{done:,} of {options.seeds:,} seeds, {len(failures)} with violations", highlight=False)
             if time.perf_counter() - began_s >= 60.0 * options.minutes:
                 break
+        interrupted = False
     console.print(_table(done, totals, sorted(recoveries), len(failures), time.perf_counter() - began_s))
     if done < options.seeds:
         console.print(f"go on: --first {options.first + done} --seeds {options.seeds - done}", highlight=False)
     if failures:
         _explain(failed, failures)
-    return int(bool(failures))
+    return 1 if failures else 130 * interrupted
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

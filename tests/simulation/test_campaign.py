@@ -1,10 +1,13 @@
 """Hundreds of small federations under random faults: no invariant is violated, and they all come to their end."""
 
+from collections.abc import Generator
 from dataclasses import replace
 
 import pytest
 
+from simulation import campaign
 from simulation.campaign import main, random_scenario, run_seed
+from simulation.federation import Outcome
 
 SEEDS_PER_TEST = 25
 TESTS = 8
@@ -56,3 +59,20 @@ def test_a_failing_seed_shows_its_last_steps_and_how_to_see_them_again(
     assert "the faults are over" in shown
     assert "again: python -m simulation.campaign --first 7 --seeds 1 --jobs 1" in shown
     assert "further seeds: 8" in shown
+
+
+def test_an_interrupted_campaign_says_what_it_has_and_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = campaign.run_seed(0)
+
+    def interrupted(_seeds: range, *, jobs: int) -> Generator[tuple[Outcome, list[str]]]:
+        assert jobs == 1
+        yield first
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(campaign, "campaign", interrupted)
+    assert campaign.main(["--seeds", "5", "--jobs", "1"]) == 130
+    said = capsys.readouterr().out
+    assert "1 simulated federations" in said
+    assert "go on: --first 1 --seeds 4" in said
