@@ -104,6 +104,11 @@ class Desk:
         return 0 < self.settings.versions <= self.head.version or self.progress.exhausted
 
     @property
+    def ending(self) -> str:
+        """Why nothing follows where the run is finished."""
+        return "finished" if 0 < self.settings.versions <= self.head.version else "stopped_early"
+
+    @property
     def oldest_base(self) -> ModelVersion:
         """The oldest version that an update may be based on."""
         return ModelVersion(max(0, self.head.version - self.settings.max_staleness))

@@ -375,14 +375,14 @@ class CoordinatorMachine:
             self._end_announced = True
             self._announcer.announce_end()
             desk.note("finished", version=desk.head.version)
-            self._wait("finished")
+            self._wait(desk.ending)
             if desk.settings.exit_when_finished:
                 self._stop_by = desk.now + FINISH_WAIT_S
         if self._stop_by is None:
             return
         ready = desk.clock.running and not self._versions.evaluating and not self._survey.busy
         if ready or desk.now >= self._stop_by:
-            self._stop("finished")
+            self._stop(desk.ending)
 
     def _stop(self, reason: str) -> None:
         self._desk.close_rounds(all_of_them=True)

@@ -1,8 +1,9 @@
 """Which version is the best so far, and whether the run has stopped getting better: from evaluations alone.
 
 Early stopping with patience p and minimum delta d (Prechelt, doi 10.1007/3-540-49430-8_3, with evaluations for epochs):
-the run ends after p evaluations in a row of which none is better by d or more than the best one that was. The best
-version is the one with the best value, however small its lead.
+the run ends after p evaluations in a row of which none is better by d or more than the best one that was. It stays
+ended: the end has been announced, and nodes may have left, when a version that was made before it turns out better. The
+best version is the one with the best value, however small its lead.
 """
 
 from collections.abc import Mapping
@@ -61,13 +62,15 @@ class Progress:
     Attributes:
         best: The best version whose model is kept; None before the first evaluation that has the metric.
         value: Its metric.
-        waited: Evaluations since the last improvement.
+        metric: Its name, as it was reported; "" before the first such evaluation.
+        waited: Evaluations since the last improvement, counted until the patience has ended.
     """
 
     def __init__(self, settings: StoppingSettings) -> None:
         self._settings = settings
         self.best: ModelVersion | None = None
         self.value: float | None = None
+        self.metric = ""
         self.waited = 0
         self._reference: float | None = None
         self._newest = ModelVersion(0)
@@ -75,7 +78,7 @@ class Progress:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the patience has ended."""
+        """Whether the patience has ended; it does not begin again."""
         return 0 < self._settings.patience <= self.waited
 
     def observe(self, source: Source, version: ModelVersion, metrics: Mapping[str, float], *, kept: bool) -> bool:
@@ -91,14 +94,18 @@ class Progress:
         if source is not self._settings.source or score is None or version <= self._newest:
             return False
         self._newest = version
-        if self._reference is None or score - self._reference >= max(self._settings.min_delta, _TINY):
-            self._reference, self.waited = score, 0
-        else:
-            self.waited += 1
+        if not self.exhausted:
+            self._count(score)
         if not kept or (self.value is not None and score <= self._signed(self.value)):
             return False
         self.best, self.value = version, self._signed(score)
         return True
+
+    def _count(self, score: float) -> None:
+        if self._reference is None or score - self._reference >= max(self._settings.min_delta, _TINY):
+            self._reference, self.waited = score, 0
+        else:
+            self.waited += 1
 
     def _name(self, metrics: Mapping[str, float]) -> str:
         return self._settings.metric or ("accuracy" if "accuracy" in metrics else "loss")
@@ -108,6 +115,7 @@ class Progress:
         name = self._name(metrics)
         if name not in metrics:
             return None
+        self.metric = name
         self._sign = 1.0 if (self._settings.goal or goal_of(name)) is Goal.MAX else -1.0
         return self._signed(metrics[name])
 

@@ -338,3 +338,18 @@ def test_a_slow_evaluation_keeps_its_version_until_it_ends() -> None:
     rig.found(2, accuracy=0.1)
     assert rig.store.best == 1
     assert rig.store.retained == {3}
+
+
+def test_what_has_ended_early_stays_ended_when_a_version_made_since_turns_out_better() -> None:
+    rig = Rig(stopping(1, Source.CENTRAL, evaluate_every=1))
+    rig.start("ann", "bob")
+    for _ in range(3):
+        for node in ("ann", "bob"):
+            rig.offer(node, max(rig.store.rounds))
+    for version, accuracy in ((1, 0.5), (2, 0.4), (3, 0.9)):
+        rig.found(version, accuracy=accuracy)
+    assert rig.machine.snapshot()["finished"]
+    assert rig.waiting_for == "stopped_early"
+    assert rig.announced is not None
+    assert rig.announced.final
+    assert rig.store.best == 3
