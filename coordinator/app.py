@@ -27,6 +27,7 @@ from coordinator.selection import make_selector
 from coordinator.settings import committer_settings, engine_settings, strategy_name, uses_controls
 from coordinator.settlement import BATCH_MAX, Settlement
 from coordinator.sqlite_store import SqliteStore
+from coordinator.standing import write_stopping
 from coordinator.store import CoordinatorStore
 from coordinator.tally import Tally
 from coordinator.traffic import Traffic
@@ -103,6 +104,7 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None, incidents: Incide
     _ensure_model(config, store, task)
     inbox: Inbox = queue.Queue(INBOX_ITEMS_MAX)
     recovered = store.recovered(recent=plan.engine.max_staleness + 1)
+    write_stopping(config.store.folder, plan.engine.stopping, versions=plan.engine.versions)
     committer = Committer(store, recovered.head, committer_settings(config))
     _check_controls(config, committer)
     most = plan.engine.payload_bytes_max or payload_limit(committer.manifest)

@@ -16,6 +16,7 @@ from coordinator.database import DATABASE
 from coordinator.history import open_read_only, read_history, read_participation
 from coordinator.incidents import read_incidents
 from coordinator.report import participation_row, version_figures
+from coordinator.standing import read_standing, standing_lines, standing_row
 from coordinator.store import Participation, VersionRow
 from coordinator.tally import read_tally
 
@@ -40,6 +41,7 @@ def read_status(folder: Path) -> dict[str, object]:
     versions, nodes = _read(folder)
     return {
         "versions": [version_figures(row) for row in versions],
+        **standing_row(read_standing(folder)),
         "nodes": [participation_row(node) for node in nodes],
         "incidents": read_incidents(folder),
         "counters": read_tally(folder),
@@ -114,7 +116,9 @@ def _tables(folder: Path) -> Group:
     versions, nodes = _read(folder)
     incidents = read_incidents(folder)
     more = [_incident_table(incidents)] if incidents else []
-    return Group(_version_table(versions), _node_table(nodes), *more, _counts(read_tally(folder)))
+    standing = read_standing(folder)
+    said = () if standing is None else standing_lines(standing)
+    return Group(_version_table(versions), *said, "", _node_table(nodes), *more, _counts(read_tally(folder)))
 
 
 def _counts(counters: Mapping[str, int]) -> str:
