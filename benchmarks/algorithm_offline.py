@@ -25,14 +25,17 @@ from simulation.train_cli import TrainOptions, build_experiment
 
 __all__ = ["HARDER", "OUTAGES", "SETTING", "Outcome", "run_offline"]
 
-SETTING = "10 nodes, two label shards each, FedProx 0.01, 5 of 10 make a version, 120 versions"
+SETTING = "10 nodes, two label shards each, FedProx 0.01, 7 of 10 make a version, 300 versions"
 OUTAGES = "away=3,change_s=3"
 """Three of ten nodes are offline at any time; every three seconds one is back, another one leaves."""
 HARDER = "share=0.3,away_s=10"
 """Three of ten trainings, of 2 s in the median, lose their link, for 10 s on average."""
 
 SEEDS = (0, 1, 2)
-EVERY, LAST = 5, 5
+VERSIONS = 300
+BUFFER = 7
+"""As many as are there at any time: every label is a fifth of the nodes', and a version without it forgets it."""
+EVERY, LAST = 5, 10
 """Every so many versions there is an evaluation, and the mean of the last ones counts."""
 PROCESSES = 2
 
@@ -80,8 +83,8 @@ def _run(data: Path, outages: str, seed: int) -> Result:
         TrainOptions(
             task="mnist-cnn",
             nodes=10,
-            rounds=120,
-            buffer=5,
+            rounds=VERSIONS,
+            buffer=BUFFER,
             data=data,
             outages=outages,
             seed=seed,

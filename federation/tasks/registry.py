@@ -72,7 +72,7 @@ BUILTIN_TASKS: Mapping[str, BuiltinTask] = MappingProxyType(
         "mnist-cnn": BuiltinTask(
             module="federation.tasks.mnist_cnn",
             summary="small CNN on MNIST, two label shards per node, FedProx (job J4)",
-            settings=TrainSettings(local_epochs=1, batch_size=32, learning_rate=0.05, max_steps=20, proximal_mu=0.01),
+            settings=TrainSettings(local_epochs=1, batch_size=32, learning_rate=0.1, max_steps=10, proximal_mu=0.01),
             rounds=100,
         ),
         "boston": BuiltinTask(
