@@ -2,6 +2,7 @@
 
 import multiprocessing
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -79,7 +80,9 @@ class Trainers:
             context = multiprocessing.get_context("fork")
             for _ in range(self._count):
                 here, there = context.Pipe()
-                process = context.Process(target=_serve, args=(self._local, there), daemon=True)
+                # A fork inherits this side of all pipes; while it holds one, that worker never sees it close.
+                inherited = [connection for _, connection in self._workers] + [here]
+                process = context.Process(target=_serve, args=(self._local, there, inherited), daemon=True)
                 process.start()
                 there.close()
                 self._workers.append((process, here))
@@ -118,7 +121,7 @@ class Trainers:
             part = [_every(share, place, len(self._workers)) for share in shares]
             part = [share for share in part if share.work.nodes]
             if part:
-                connection.send((method, part))
+                _ask(connection, (method, part))
                 asked.append(connection)
         return [_answer(connection) for connection in asked]
 
@@ -174,24 +177,38 @@ def _every(share: Share, place: int, count: int) -> Share:
     return Share(work=work, weights=share.weights[place::count])
 
 
+_ENDED = "a process that trains has ended; is there enough memory?"
+
+
+def _ask(connection: Connection, question: object) -> None:
+    try:
+        connection.send(question)
+    except OSError:
+        raise FederationError(_ENDED) from None
+
+
 def _answer(connection: Connection) -> Any:
     try:
         found = connection.recv()
-    except EOFError:
-        raise FederationError("a process that trains has ended; is there enough memory?") from None
+    except (EOFError, OSError):
+        raise FederationError(_ENDED) from None
     if isinstance(found, FederationError):
         raise found
     return found
 
 
-def _serve(local: _Local, connection: Connection) -> None:
+def _serve(local: _Local, connection: Connection, inherited: Sequence[Connection]) -> None:
     """A worker's life: answer until the other end is closed."""
-    while True:
-        try:
+    for other in inherited:
+        other.close()
+    with suppress(EOFError, OSError, KeyboardInterrupt):
+        while True:
             method, shares = connection.recv()
-        except (EOFError, OSError, KeyboardInterrupt):
-            return
-        try:
-            connection.send(getattr(local, method)(shares))
-        except FederationError as error:
-            connection.send(FederationError(str(error)))
+            connection.send(_done(local, method, shares))
+
+
+def _done(local: _Local, method: str, shares: Sequence[Share]) -> object:
+    try:
+        return getattr(local, method)(shares)
+    except (FederationError, OSError) as error:
+        return FederationError(str(error))
