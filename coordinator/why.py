@@ -22,7 +22,7 @@ MEANINGS: Mapping[str, str] = {
     "no_candidates": "nodes that are online, compatible and free",
     "nodes_min": "more nodes: round.nodes_min are not online yet",
     "settling": "the nodes' retained states, just after a connect",
-    "stopped_early": "nothing: stopping.patience evaluations found no better version, and that ended the run",
+    "stopped_early": "nothing: stopping.patience evaluations in a row brought no improvement, and that ended the run",
     "storage": "the disk: nothing can be saved, so nothing is acknowledged",
     "transfers": "large updates that are arriving",
 }

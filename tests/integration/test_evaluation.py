@@ -14,6 +14,8 @@ import pytest
 from coordinator.curves import CurveKind, read_curves
 from coordinator.export import export_model
 from coordinator.sqlite_store import SqliteStore
+from coordinator.standing import read_standing
+from coordinator.why import explain, read_waiting
 from federation.runtime.local_broker import LocalBroker
 from federation.types import ModelVersion
 
@@ -24,13 +26,15 @@ NODES = ("ann", "bob", "cid")
 TASK = "quadratic-12"
 
 
-def coordinator_file(folder: Path, broker: LocalBroker) -> Path:
+def coordinator_file(
+    folder: Path, broker: LocalBroker, *, versions: int = 4, nodes: int = len(NODES), more: str = ""
+) -> Path:
     file = folder / "coordinator.toml"
     file.write_text(
         f'[federation]\nid = "it"\n[broker]\nurl = "{broker.url}"\n[task]\nname = "{TASK}"\n[codec]\nup = "lossless"\n'
         f'[evaluation]\nevery = 0\nnodes_every = 1\n[store]\nfolder = "{folder / "state"}"\n'
-        "[round]\nconcurrency = 2\nquorum = 1\nnodes_min = 3\nversions = 4\nlease_s = 6.0\nmax_wait_s = 2.0\n"
-        "exit_when_finished = true\n"
+        f"[round]\nconcurrency = 2\nquorum = 1\nnodes_min = {nodes}\nversions = {versions}\nlease_s = 6.0\n"
+        f"max_wait_s = 2.0\nexit_when_finished = true\n{more}"
     )
     return file
 
@@ -97,3 +101,26 @@ def test_every_version_is_evaluated_on_the_nodes_that_are_there_and_the_best_one
     losses = {version: survey.metrics["loss"] for version, survey in surveys.items() if survey.nodes}
     assert best == min(losses, key=losses.__getitem__)
     assert export_model(tmp_path / "state", tmp_path / "best.safetensors", "best") == best
+
+
+def test_a_run_that_gets_no_better_stops_by_itself_and_says_why(broker: LocalBroker, tmp_path: Path) -> None:
+    """Nothing is an improvement of a thousand after the first version, and the patience is two evaluations."""
+    names = NODES[:2]
+    early = '[stopping]\non = "nodes"\nmetric = "loss"\npatience = 2\nmin_delta = 1000.0\n'
+    file = coordinator_file(tmp_path, broker, versions=500, nodes=len(names), more=early)
+    with ExitStack() as stack:
+        running = stack.enter_context(process("coordinator", file))
+        nodes = [stack.enter_context(process("edge_node", node_file(tmp_path, broker, name))) for name in names]
+        ending = lines_until(running, "stopping_early")
+        assert lines_until(running, "coordinator_stopped")["reason"] == "stopped_early"
+        assert running.wait(LIMIT_S) == 0
+        for node in nodes:
+            lines_until(node, "run_finished")
+    assert ending["waited"] == 2
+    standing = read_standing(tmp_path / "state")
+    assert standing is not None
+    assert (standing.stopped_early, standing.waited, standing.patience) == (True, 2, 2)
+    assert standing.best is not None
+    assert standing.best.version <= int(str(ending["version"])) < 500
+    assert "no improvement" in explain(read_waiting(tmp_path / "state"))
+    assert export_model(tmp_path / "state", tmp_path / "best.safetensors", "best") == standing.best.version
