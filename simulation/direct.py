@@ -12,6 +12,7 @@ from types import MappingProxyType
 from coordinator.actions import (
     BrokerConnected,
     DeclineReceived,
+    Evaluated,
     Event,
     NodeStateReceived,
     OfferReceived,
@@ -31,7 +32,7 @@ from federation.protocol.cohort import includes
 from federation.protocol.messages import Decline, NodeState, Presence, Receipt, RoundAnnouncement, UpdateOffer
 from federation.protocol.topics import Topics
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
-from federation.types import Digest, FederationId, Incarnation, NodeId, update_id
+from federation.types import Digest, FederationId, Incarnation, ModelVersion, NodeId, update_id
 from update_codec import CodecSpec, Manifest, Vectors, encode
 
 __all__ = ["DirectCoordinator", "Question", "Setup"]
@@ -159,6 +160,15 @@ class DirectCoordinator:
     def digest(self) -> Digest:
         """Names the newest version's bits."""
         return self._committer.head.digest
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last version is there, or nothing better has come for too long."""
+        return bool(self._machine.snapshot()["finished"])
+
+    def evaluated(self, version: int, metrics: Mapping[str, float]) -> None:
+        """The caller has evaluated a version: it may be the best one, or one too many without improvement."""
+        self.tell(Evaluated(version=ModelVersion(version), metrics=metrics))
 
     def leave(self, node: NodeId) -> None:
         """The node's connection is lost."""

@@ -96,6 +96,7 @@ class Result:
         virtual_s: Virtual seconds.
         wall_s: Real seconds, without reading the data.
         away_share: What part of all nodes' virtual time was spent offline.
+        stopped_early: Evaluations without improvement have ended it (``stopping.patience``).
     """
 
     digest: str
@@ -105,6 +106,7 @@ class Result:
     virtual_s: float
     wall_s: float
     away_share: float = 0.0
+    stopped_early: bool = False
 
 
 def node_names(count: int) -> list[NodeId]:
@@ -153,7 +155,7 @@ class Experiment:
         self.figures: list[VersionFigures] = []
 
     def run(self, progress: Callable[[VersionFigures], None] = lambda _figures: None) -> Result:
-        """Run to the last version; ``progress`` hears each new one.
+        """Run to the last version, or to an early stop; ``progress`` hears each new one.
 
         Raises:
             FederationError: Nobody trains any more: every update has been refused.
@@ -162,7 +164,7 @@ class Experiment:
         seen, refused_max = self.coordinator.version, REFUSALS_MAX * self.plan.nodes
         self._begin_turns()
         with self._trainers:
-            while self.coordinator.version < self.plan.engine.versions:
+            while self.coordinator.version < self.plan.engine.versions and not self._stopped_early:
                 before = self.coordinator.version
                 if before != seen:
                     seen, refused_max = before, self._refused + REFUSALS_MAX * self.plan.nodes
@@ -172,6 +174,11 @@ class Experiment:
                 for _ in range(before, self.coordinator.version):
                     progress(self._committed())
         return self._result(time.perf_counter() - began_s)
+
+    @property
+    def _stopped_early(self) -> bool:
+        engine = self.plan.engine
+        return engine.stopping.patience > 0 and self.coordinator.finished and self.coordinator.version < engine.versions
 
     @property
     def _refused(self) -> int:
@@ -240,6 +247,8 @@ class Experiment:
         last = version == self.plan.engine.versions
         wanted = every and (version % every == 0 or last)
         metrics = self.pool.evaluate(self.manifest.unflatten(coordinator.model)) if wanted else {}
+        if wanted and self.plan.engine.stopping.patience:
+            self.coordinator.evaluated(version, metrics)
         members = self.work.take_members()
         lags = [member.staleness for member in members]
         figures = VersionFigures(
@@ -270,4 +279,5 @@ class Experiment:
             virtual_s=self.coordinator.now,
             wall_s=wall_s,
             away_share=self.coordinator.away_share,
+            stopped_early=self._stopped_early,
         )

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from coordinator.config import CoordinatorConfig, read_config
+from coordinator.progress import Source, StoppingSettings
+from coordinator.records import SurveySettings
 from coordinator.settings import committer_settings, engine_settings, strategy_name
 from federation.errors import ConfigError
 from federation.protocol.cohort import COHORT_NODES_MAX
@@ -66,7 +68,9 @@ def build_experiment(options: TrainOptions) -> Experiment:
     per_round = options.nodes if options.per_round is None else options.per_round
     if not 1 <= per_round <= options.nodes:
         raise ConfigError("--per-round", f"needs 1 to {options.nodes:,}, not {per_round:,}", source="command line")
-    engine = replace(engine_settings(config), evaluate_every=0)
+    # The experiment evaluates by itself, as the coordinator would; simulated nodes evaluate nothing.
+    engine = replace(engine_settings(config), evaluate_every=0, survey=SurveySettings())
+    _check_stopping(engine.stopping, options)
     if per_round > COHORT_NODES_MAX:
         if options.buffer is not None:
             raise ConfigError("--buffer", f"needs --per-round up to {COHORT_NODES_MAX}", source="command line")
@@ -149,6 +153,19 @@ def _configuration(options: TrainOptions) -> CoordinatorConfig:
     return read_config(options.config, flags | dict(map(_setting, options.settings)), environ={})
 
 
+def _check_stopping(stopping: StoppingSettings, options: TrainOptions) -> None:
+    """An early stop needs evaluations.
+
+    Raises:
+        ConfigError: Nobody makes those that count.
+    """
+    if stopping.patience and stopping.source is Source.NODES:
+        raise ConfigError("stopping.on", "simulated nodes do not evaluate: take central")
+    if stopping.patience and not options.evaluate_every:
+        problem = "0 makes no evaluation, and stopping.patience waits for those"
+        raise ConfigError("--evaluate-every", problem, source="command line")
+
+
 def _setting(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not equals:
@@ -184,6 +201,8 @@ def _rows(result: Result) -> Iterator[tuple[str, str]]:
     yield "staleness, mean", f"{sum(f.staleness_mean for f in result.versions) / max(1, len(result.versions)):.2f}"
     if result.away_share:
         yield "nodes offline, share of the time", f"{result.away_share:.0%}"
+    if result.stopped_early:
+        yield "stopped early, at version", str(result.versions[-1].version)
     yield "bytes up", f"{result.payload_bytes / 1e6:,.1f} MB"
     yield "virtual time", f"{result.virtual_s:,.1f} s"
     yield "wall time", f"{result.wall_s:.1f} s"

@@ -157,3 +157,25 @@ def test_the_command_shows_a_table(options: TrainOptions) -> None:
     assert result.exit_code == 0, result.output
     assert "model digest" in result.stdout
     assert "accuracy" in result.stdout
+
+
+def test_an_experiment_that_gets_no_better_stops_early_and_says_so(options: TrainOptions) -> None:
+    """The patience is two evaluations, and nothing is an improvement of a thousand after the first version."""
+    patient = replace(options, settings=("stopping.patience=2", "stopping.min_delta=1000.0"))
+    result = run(patient)
+    assert result.stopped_early
+    assert [figures.version for figures in result.versions] == [1, 2, 3]
+    assert not run(replace(patient, rounds=3)).stopped_early
+    assert run(replace(patient, rounds=20, evaluate_every=2)).versions[-1].version == 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "every", "key"),
+    [(("evaluation.nodes_every=1", "stopping.on=nodes"), 1, "stopping.on"), ((), 0, "--evaluate-every")],
+)
+def test_evaluations_that_nobody_makes_are_not_waited_for(
+    options: TrainOptions, settings: tuple[str, ...], every: int, key: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_experiment(replace(options, settings=("stopping.patience=2", *settings), evaluate_every=every))
+    assert caught.value.key == key
