@@ -33,9 +33,10 @@ class Evaluations:
         """
         if announcement is None or announcement.model.version == self._last:
             return False
-        if model is not None and model.digest != announcement.model.digest:
-            return False
         share, version = announcement.evaluation, announcement.model.version
+        # Versions whose updates were all zero have the same digest, and each its own hash.
+        if model is not None and (model.version, model.digest) != (version, announcement.model.digest):
+            return False
         return evaluates(share, announcement.run, version, self._settings.node)
 
     def assignment(self, announcement: RoundAnnouncement, wait: float, now: float) -> Assignment | None:

@@ -98,6 +98,16 @@ def test_an_evaluation_of_an_older_version_gives_way_to_the_newer_one() -> None:
     assert found(script, 3) == []
 
 
+def test_a_version_with_the_bits_of_the_next_one_is_not_evaluated_in_its_name() -> None:
+    """FED-70: the hash is the announced version's, and an update of nothing but zeros leaves the digest as it was."""
+    script = Script()
+    script.announce(announcement(7, 3))
+    same = asking(8, 4)
+    script.announce(replace(same, model=replace(same.model, digest=version_digest(3))))
+    assert script.pull(keyframe(3))[-1].startswith("adopt 3")
+    assert script.ready(3) == ["train 7 from 3"]
+
+
 def test_an_evaluation_outlasts_an_announcement_of_the_same_version_that_asks_nobody_to_train() -> None:
     script = Script(holding(3))
     script.announce(asking(7, 3))
