@@ -266,7 +266,7 @@ class Experiment:
         spec = CodecSpec.parse(self.plan.engine.codec_up)
         limits = self.plan.committer.limits
         simple = not spec.lossy and limits.rule is None and not limits.clip_norm
-        if simple and self.pool.num_examples(0) is not None:
+        if simple and not self.manifest.control_count and self.pool.num_examples(0) is not None:
             return VectorWork(self._trainers, self.manifest, self.pool)
         return FrameWork(self._trainers, self.manifest, self.names)
 

@@ -1,8 +1,8 @@
 """What virtual nodes do with a question: answer with the update itself, or with its codec frame.
 
 Lossless updates need no frame: a token travels, and everybody trains when their version is made, as many at once as
-fit, each update added to the exact sum and forgotten. The sum is that of their lossless frames, bit for bit. Every
-other codec, and what looks at frames (robust rules, clipping), takes the whole way with the nodes' error feedback.
+fit, each update added to the exact sum and forgotten. The sum is that of their lossless frames, bit for bit. Any
+other codec, whatever looks at frames (robust rules, clipping) and SCAFFOLD take the whole way, with error feedback.
 """
 
 from collections import Counter
@@ -21,6 +21,7 @@ from federation.task import Parameters
 from federation.tasks.pool import NodePool, Work
 from federation.types import NodeId, UpdateId, update_id
 from simulation.direct import DirectCoordinator, Question
+from simulation.node_controls import NodeControls
 from simulation.training_workers import Share, Summed, TrainedUpdate, Trainers
 from update_codec import CodecSpec, Manifest, Vectors
 
@@ -197,7 +198,11 @@ class _Sent:
 
 
 class FrameWork:
-    """Every node encodes its update with its own error feedback, as `edge_node` does."""
+    """Every node encodes its update with its own error feedback, as `edge_node` does.
+
+    Attributes:
+        controls: What each node keeps for SCAFFOLD.
+    """
 
     def __init__(self, trainers: Trainers, manifest: Manifest, names: Sequence[NodeId]) -> None:
         self.verdicts: Counter[str] = Counter()
@@ -213,6 +218,7 @@ class FrameWork:
         self._sent: dict[UpdateId, _Sent] = {}
         self._applied: list[tuple[_Sent, int]] = []
         self._aging = ResidualAging()
+        self.controls = NodeControls(manifest)
 
     def new_version(self, version: int, model: Vectors) -> None:
         """A model that nodes may be asked to train from."""
@@ -235,6 +241,7 @@ class FrameWork:
             return
         frame = self._encode(trained, announcement, codec_seed(announcement, question.node))
         self.payload_bytes += len(frame)
+        self.controls.sent(trained.node, update, trained.update)
         self._sent[update] = _Sent(trained.node, announcement.model.version, frame, trained.metrics.get("loss"))
         coordinator.answer(question, frame, trained.num_examples, trained.metrics)
 
@@ -247,6 +254,7 @@ class FrameWork:
         sent = self._sent.pop(receipt.update, None)
         if sent is None:
             return
+        self.controls.settle(node, receipt)
         if receipt.status is ReceiptStatus.APPLIED:
             made = receipt.version
             self._applied.append((sent, 0 if made is None else made - 1 - sent.base))
@@ -260,10 +268,13 @@ class FrameWork:
 
     def _train(self, announcement: RoundAnnouncement) -> None:
         asked = self._waiting.pop(announcement.round)
+        base, controls = self.controls.divided(self._models.by_version[announcement.model.version])
         work = Work(
             nodes=tuple(asked),
-            base=self._models.by_version[announcement.model.version],
+            base=base,
             settings=announcement.settings,
+            controls=controls,
+            states=self.controls.states(asked),
         )
         for trained in self._trainers.updates(work):
             self._done[asked[trained.node].update] = trained

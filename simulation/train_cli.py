@@ -14,7 +14,7 @@ from rich.table import Table
 from coordinator.config import CoordinatorConfig, read_config
 from coordinator.progress import Source, StoppingSettings
 from coordinator.records import SurveySettings
-from coordinator.settings import committer_settings, engine_settings, strategy_name
+from coordinator.settings import committer_settings, engine_settings, uses_controls
 from federation.errors import ConfigError
 from federation.protocol.cohort import COHORT_NODES_MAX
 from federation.task import TaskContext
@@ -63,8 +63,6 @@ def build_experiment(options: TrainOptions) -> Experiment:
         ConfigError: An option is out of range, or two settings do not fit together.
     """
     config = _configuration(options)
-    if strategy_name(config) == "scaffold":
-        raise ConfigError("--strategy", "scaffold keeps state at its nodes: not simulated yet", source="command line")
     per_round = options.nodes if options.per_round is None else options.per_round
     if not 1 <= per_round <= options.nodes:
         raise ConfigError("--per-round", f"needs 1 to {options.nodes:,}, not {per_round:,}", source="command line")
@@ -97,7 +95,7 @@ def build_experiment(options: TrainOptions) -> Experiment:
         evaluate_every=options.evaluate_every,
         update_norm_max=config.limits.update_norm_max,
     )
-    pool = NodePool(load_task(options.task), context, stacked=options.stacked)
+    pool = NodePool(load_task(options.task), context, stacked=options.stacked, controlled=uses_controls(config))
     return Experiment(plan, pool, workers=options.workers)
 
 
@@ -140,6 +138,7 @@ def _configuration(options: TrainOptions) -> CoordinatorConfig:
         "task.seed": options.seed,
         "codec.up": options.codec,
         "strategy.name": options.strategy,
+        "strategy.nodes": options.nodes if options.strategy == "scaffold" else None,
         "round.selector": options.selector,
         "round.versions": options.rounds,
         "round.concurrency": min(per_round, COHORT_NODES_MAX),

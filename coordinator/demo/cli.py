@@ -39,6 +39,7 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
     partition: Annotated[
         str | None, typer.Option(help="iid, shards:N, dirichlet:ALPHA or natural. Default: the task's own.")
     ] = None,
+    strategy: Annotated[str | None, typer.Option(help="fedavg, fedavgm, scaffold, ... Default: fits.")] = None,
     selector: Annotated[str, typer.Option(help="uniform, fair, reliable, capable, repeatable.")] = "uniform",
     chaos: Annotated[bool, typer.Option(help="Kill one node in mid-training and start it again.")] = True,  # noqa: FBT002 - typer makes the flag of it
     report: Annotated[Path | None, typer.Option(help="Write the whole report as JSON.")] = None,
@@ -70,6 +71,7 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
             broker=broker,
             partition=partition,
             selector=selector,
+            strategy=strategy,
         )
     )
     if plot is not None:

@@ -33,6 +33,7 @@ class DemoPlan:
         evaluate_every: Evaluate each n-th version; 0 is never.
         partition: How the task's data is divided; None is the task's own way.
         selector: Who is asked.
+        chosen: The strategy that was named; None is what fits.
     """
 
     task: str
@@ -50,6 +51,7 @@ class DemoPlan:
     evaluate_every: int = 1
     partition: str | None = None
     selector: str = "uniform"
+    chosen: str | None = None
 
     @property
     def synchronous(self) -> bool:
@@ -59,7 +61,7 @@ class DemoPlan:
     @property
     def strategy(self) -> str:
         """Name of the aggregation strategy."""
-        return "fedavg" if self.synchronous else "fedbuff"
+        return self.chosen or ("fedavg" if self.synchronous else "fedbuff")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,7 @@ class DemoOptions:
     broker: str | None = None
     partition: str | None = None
     selector: str = "uniform"
+    strategy: str | None = None
 
 
 def make_plan(options: DemoOptions) -> DemoPlan:
@@ -111,12 +114,14 @@ def make_plan(options: DemoOptions) -> DemoPlan:
         settings=default_settings(options.task),
         partition=options.partition,
         selector=options.selector,
+        chosen=options.strategy,
     )
 
 
 def coordinator_settings(plan: DemoPlan, *, broker_url: str, state: Path) -> Mapping[str, Mapping[str, object]]:
     """The coordinator's configuration file of this demo, section by section."""
-    train = {k: v for k, v in asdict(plan.settings).items() if k not in {"extra", "seed"}}
+    # A zero is what the coordinator takes by itself where the strategy has no value of its own, as fedprox has.
+    train = {k: v for k, v in asdict(plan.settings).items() if k not in {"extra", "seed"} and v != 0}
     task: dict[str, object] = {"name": plan.task, "seed": plan.seed}
     if plan.data is not None:
         task["data"] = str(plan.data.resolve())
@@ -127,7 +132,7 @@ def coordinator_settings(plan: DemoPlan, *, broker_url: str, state: Path) -> Map
         "task": task,
         "train": train | {"seed": plan.seed},
         "codec": {"up": plan.codec} | ({} if plan.codec_down is None else {"down": plan.codec_down}),
-        "strategy": {"name": plan.strategy},
+        "strategy": {"name": plan.strategy} | ({"nodes": plan.nodes} if plan.strategy == "scaffold" else {}),
         "round": {
             "concurrency": plan.per_round,
             "buffer": plan.buffer,

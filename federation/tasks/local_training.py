@@ -63,9 +63,17 @@ class LocalTraining:
         plan = TrainingPlan(settings=settings, seed=seed, stop=stop, correction=correction)
         return self._train_on(data, parameters, plan)
 
-    def train_on(self, data: LocalData, node: int, parameters: Parameters, settings: TrainSettings) -> TrainResult:
+    def train_on(
+        self,
+        data: LocalData,
+        node: int,
+        parameters: Parameters,
+        settings: TrainSettings,
+        correction: Parameters | None = None,
+    ) -> TrainResult:
         """Train as the node of this index, on its data; nobody stops it."""
-        plan = TrainingPlan(settings=settings, seed=node_seed(settings.seed, node), stop=bool)
+        seed = node_seed(settings.seed, node)
+        plan = TrainingPlan(settings=settings, seed=seed, stop=bool, correction=correction)
         return self._train_on(data, parameters, plan)
 
     def _train_on(self, data: LocalData, parameters: Parameters, plan: TrainingPlan) -> TrainResult:

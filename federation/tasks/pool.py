@@ -5,19 +5,21 @@ its own: bit for bit when nodes are trained one after the other, within rounding
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
-from federation.task import Metrics, Parameters, Task, TaskContext, TaskFactory
+from federation.task import Metrics, Parameters, Stateful, Task, TaskContext, TaskFactory
 from federation.tasks.partitioners import Rows
+from federation.tasks.scaffold import scaffolded
 from federation.tasks.torch_task import TorchTask
 from federation.tasks.whole_data import WholeData
 from update_codec import Role
 
 if TYPE_CHECKING:
+    from federation.tasks.corrected_parts import CorrectedParts
     from federation.tasks.part_training import PartTrainer
 
 __all__ = ["NodePool", "Trained", "Work"]
@@ -32,13 +34,17 @@ class Work:
 
     Attributes:
         nodes: Their indices.
-        base: The model.
+        base: The model. Control variates are zeros: what a node adds to them is then the difference, to the bit.
         settings: How; ``seed`` is the round's.
+        controls: The model's control variates.
+        states: What each node keeps that is settled by receipts, by index: its own control variates.
     """
 
     nodes: tuple[int, ...]
     base: Parameters
     settings: TrainSettings
+    controls: Parameters = field(default_factory=dict)
+    states: Mapping[int, Parameters] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +53,7 @@ class Trained:
 
     Attributes:
         node: Its index.
-        parameters: All tensors after training; empty when it failed.
+        parameters: All tensors after training, and what it adds to the control variates; empty when it failed.
         num_examples: Its weight.
         metrics: The task's own numbers.
         failure: Why it failed, or None.
@@ -67,16 +73,21 @@ class NodePool:
         build: The task's factory.
         context: Number of nodes, data, device, seed and partition; its ``node_index`` does not matter.
         stacked: Train several nodes at once where the model, the data and the settings allow it.
+        controlled: Train under SCAFFOLD, one node after the other.
     """
 
-    def __init__(self, build: TaskFactory, context: TaskContext, *, stacked: bool = True) -> None:
-        self._build, self.context, self._stacked = build, context, stacked
+    def __init__(
+        self, build: TaskFactory, context: TaskContext, *, stacked: bool = True, controlled: bool = False
+    ) -> None:
+        self._build, self.context, self._stacked, self._controlled = build, context, stacked, controlled
         self._tasks: dict[int, Task] = {}
+        self._kept: dict[int, Parameters] = {}
 
     @cached_property
     def server(self) -> Task:
         """The coordinator's task: it has the initial model and the test."""
-        return self._build(replace(self.context, node_index=None))
+        task = self._build(replace(self.context, node_index=None))
+        return scaffolded(task) if self._controlled else task
 
     @cached_property
     def _shared(self) -> "tuple[TorchTask, WholeData] | None":
@@ -115,13 +126,15 @@ class NodePool:
 
     def prepare(self) -> None:
         """Read the shared data, and divide it: what is forked later shares it."""
-        if self._shared is not None:
+        if self._shared is not None and self._controlled:
+            _ = self._corrected
+        elif self._shared is not None:
             self._trainer.prepare()
 
     def train(self, work: Iterable[Work]) -> Iterator[Trained]:
         """Train everybody; in an order of its own, a few at a time, so that memory is bounded."""
         for each in work:
-            if self._shared is None:
+            if self._shared is None or self._controlled:
                 yield from (self._train_alone(node, each) for node in each.nodes)
             else:
                 yield from self._trainer.train(each, stacked=self._stacked)
@@ -134,16 +147,31 @@ class NodePool:
 
         return PartTrainer(*self._shared, self._parts)
 
+    @cached_property
+    def _corrected(self) -> "CorrectedParts":
+        assert self._shared is not None  # noqa: S101 - the callers have looked
+        assert self._parts is not None  # noqa: S101 - as above
+        from federation.tasks.corrected_parts import CorrectedParts  # noqa: PLC0415 - torch costs seconds and 200 MB
+
+        return CorrectedParts(*self._shared, self._parts)
+
+    def _task(self, node: int) -> Task:
+        if node not in self._tasks:
+            shared = self._controlled and self._shared is not None
+            task = self._corrected.task(node) if shared else self._build(replace(self.context, node_index=node))
+            self._tasks[node] = scaffolded(task) if self._controlled else task
+        return self._tasks[node]
+
     def _train_alone(self, node: int, work: Work) -> Trained:
-        task = self._tasks.get(node)
-        if task is None:
-            task = self._tasks[node] = self._build(replace(self.context, node_index=node))
+        task = self._task(node)
         try:
-            result = task.train(work.base, work.settings, _never)
+            if isinstance(task, Stateful):
+                task.restore({**self._kept.get(node, {}), **work.states.get(node, {})})
+            result = task.train({**work.base, **work.controls}, work.settings, _never)
         except TaskError as error:
             return Trained(node=node, parameters={}, num_examples=1, metrics={}, failure=str(error))
-        if isinstance(task, TorchTask) and result.kept:
-            task.restore(result.kept)
+        if result.kept:
+            self._kept[node] = {**self._kept.get(node, {}), **result.kept}
         return Trained(
             node=node, parameters=result.parameters, num_examples=result.num_examples, metrics=result.metrics
         )

@@ -60,6 +60,24 @@ def test_some_nodes_of_a_skewed_fleet_train_the_same_model(codec: str) -> None:
     assert build_experiment(options).run().digest == real
 
 
+@pytest.mark.parametrize("codec", ["lossless", "edge"])
+def test_scaffold_makes_the_same_model(codec: str) -> None:
+    shape = ["--task", "digits", "--nodes", "4", "--per-round", "2", "--rounds", "5", "--seed", "3"]
+    real = real_digest([*shape, "--codec", codec, "--strategy", "scaffold", "--partition", "dirichlet:0.5"])
+    options = TrainOptions(
+        task="digits",
+        nodes=4,
+        per_round=2,
+        rounds=5,
+        codec=codec,
+        strategy="scaffold",
+        seed=3,
+        partition="dirichlet:0.5",
+        selector="repeatable",
+    )
+    assert build_experiment(options).run().digest == real
+
+
 @pytest.mark.data
 def test_job_j1_trains_the_same_model(data_dir: Path) -> None:
     arguments = ["--task", "mnist-mlp", "--nodes", "10", "--per-round", "5", "--rounds", "5", "--codec", "lossless"]

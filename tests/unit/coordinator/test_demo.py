@@ -70,6 +70,15 @@ class TestPlan:
         assert plan.buffer < plan.per_round == 5
         assert plan.strategy == "fedbuff"
 
+    def test_a_named_strategy_is_the_coordinators_and_keeps_its_own_defaults(self, tmp_path: Path) -> None:
+        scaffold = make_plan(DemoOptions(nodes=4, strategy="scaffold"))
+        sections = coordinator_settings(scaffold, broker_url="mqtt://h", state=tmp_path)
+        assert sections["strategy"] == {"name": "scaffold", "nodes": 4}
+        fedprox = make_plan(DemoOptions(nodes=4, strategy="fedprox"))
+        sections = coordinator_settings(fedprox, broker_url="mqtt://h", state=tmp_path)
+        assert sections["strategy"] == {"name": "fedprox"}
+        assert "proximal_mu" not in sections["train"]
+
     def test_a_single_node_has_no_chaos_because_nobody_would_be_left(self) -> None:
         assert not make_plan(DemoOptions(nodes=1)).chaos
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -71,6 +72,32 @@ def test_without_frames_the_model_is_that_of_lossless_frames(options: TrainOptio
 def test_two_processes_make_the_same_model_as_one(options: TrainOptions, codec: str) -> None:
     options = replace(options, codec=codec)
     assert run(replace(options, workers=2)).digest == run(options).digest
+
+
+@pytest.mark.parametrize(("codec", "outages"), [("lossless", ""), ("edge", "share=0.5,away_s=20")])
+def test_scaffolds_control_variates_add_up_to_what_the_model_carries(
+    options: TrainOptions, codec: str, outages: str
+) -> None:
+    chosen = replace(options, strategy="scaffold", rounds=15, buffer=2, codec=codec, outages=outages)
+    experiment = build_experiment(chosen)
+    result = experiment.run()
+    assert isinstance(experiment.work, FrameWork)
+    model = experiment.manifest.unflatten(experiment.coordinator.model)
+    settled = experiment.work.controls.settled.values()
+    for name in ("control.weight", "control.bias"):
+        kept = np.sum([state[name] for state in settled], axis=0, dtype=np.float32)
+        np.testing.assert_array_equal(model[name], kept)
+        assert np.abs(kept).max() > 0
+    assert result.versions[-1].metrics["accuracy"] > result.versions[0].metrics["accuracy"]
+    assert run(replace(chosen, workers=2)).digest == run(replace(chosen, stacked=True)).digest == result.digest
+
+
+def test_an_update_that_was_refused_leaves_its_nodes_control_variate_alone(options: TrainOptions) -> None:
+    experiment = build_experiment(replace(options, strategy="scaffold", settings=("limits.update_norm_max=1e-9",)))
+    with pytest.raises(FederationError, match="norm"):
+        experiment.run()
+    assert isinstance(experiment.work, FrameWork)
+    assert experiment.work.controls.settled == {}
 
 
 def test_stacked_training_is_the_same_within_rounding(options: TrainOptions) -> None:

@@ -1,5 +1,6 @@
 """Many nodes in one process: what each makes is what its own task would make."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -9,13 +10,15 @@ import torch
 from torch import nn
 
 from federation.protocol.messages import TrainSettings
-from federation.task import TaskContext
+from federation.task import Task, TaskContext
 from federation.tasks.local_model import LocalModel
 from federation.tasks.mlp import cross_entropy, mlp
 from federation.tasks.pool import NodePool, Trained, Work
 from federation.tasks.registry import load_task
+from federation.tasks.scaffold import NODES_KEY, scaffolded
 from federation.tasks.stacked import Stacked
 from federation.tasks.torch_task import TorchTask
+from update_codec import Role
 
 RNG = np.random.default_rng(0)
 INPUTS = RNG.normal(size=(150, 12)).astype(np.float32)
@@ -143,6 +146,34 @@ def test_nodes_that_bring_their_own_data_are_trained_by_their_own_tasks() -> Non
         expected = alone.train(pool.initial_parameters(0), settings, bool)
         for name, array in expected.parameters.items():
             assert np.array_equal(found[node].parameters[name], array)
+
+
+def build_quadratic(context: TaskContext) -> Task:
+    return load_task("quadratic-12")(context)
+
+
+@pytest.mark.parametrize(("make", "name"), [(build, "fc2.bias"), (build_quadratic, "point")], ids=["shared", "own"])
+def test_under_scaffold_each_node_makes_what_its_own_task_makes_bit_for_bit(
+    make: Callable[[TaskContext], Task], name: str
+) -> None:
+    pool = NodePool(make, SKEWED, controlled=True)
+    pool.prepare()
+    assert pool.roles()[f"control.{name}"] is Role.CONTROL
+    model = dict(pool.initial_parameters(0))
+    assert pool.evaluate(model) == make(CONTEXT).evaluate(pool.initial_parameters(0))
+    named = [key for key in model if key.startswith("control.")]
+    controls = {key: RNG.normal(size=model[key].shape).astype(np.float32) for key in named}
+    own = {node: {key: array / 2 + node for key, array in controls.items()} for node in (2, 3)}
+    base = {**model, **{key: np.zeros_like(array) for key, array in controls.items()}}
+    settings = replace(SETTINGS[0], extra={NODES_KEY: 7.0})
+    work = Work(nodes=(2, 3), base=base, settings=settings, controls=controls, states=own)
+    for found in pool.train([work]):
+        alone = scaffolded(make(replace(SKEWED, node_index=found.node)))
+        alone.restore(own[found.node])
+        expected = alone.train({**model, **controls}, settings, bool)
+        assert found.parameters.keys() == expected.parameters.keys()
+        assert all(np.array_equal(found.parameters[key], array) for key, array in expected.parameters.items())
+        assert np.any(found.parameters[f"control.{name}"])
 
 
 def test_layers_that_stay_on_their_node_are_never_another_nodes() -> None:
