@@ -71,7 +71,7 @@ def random_scenario(seed: int) -> Scenario:
         seed=seed,
         nodes=nodes,
         task=task,
-        engine=replace(_engine(rng, nodes, strategy, task), survey=_survey(seed, nodes)),
+        engine=replace(_engine(rng, nodes, strategy, task), survey=_survey(seed, nodes), signed=_signed(seed)),
         committer=CommitterSettings(strategy=make_strategy(StrategySettings(name=strategy)), downlink=downlink),
         node=NodeSettings(node=NodeId("node"), task=task, chunk_bytes=chunk_bytes, outbox_max=rng.choice((1, 2, 16))),
         faults=_faults(rng),
@@ -118,6 +118,11 @@ def _survey(seed: int, nodes: int) -> SurveySettings:
     return SurveySettings(
         every=rng.choice((0, 1, 1, 3)), fraction=rng.choice((0.3, 1.0)), nodes_min=rng.randint(1, nodes)
     )
+
+
+def _signed(seed: int) -> bool:
+    """In every second federation all messages are signed, and its nodes obey nothing that is out of date, ever."""
+    return random.Random(f"campaign/{seed}/signed").random() < 0.5  # noqa: S311 - as above
 
 
 def _faults(rng: random.Random) -> FaultPlan:

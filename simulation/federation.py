@@ -131,6 +131,7 @@ class Simulation:
             network=self.network,
             topics=Topics(FederationId("sim")),
             checker=self.checker,
+            signed=scenario.engine.signed,
         )
         self.disk = disk(RunId(f"{scenario.seed:016x}"[-16:]), self.checker, audit=scenario.audit)
         self._make_first_version()
@@ -230,7 +231,8 @@ class Simulation:
         scenario, name = self.scenario, NodeId(f"node-{index}")
         context = TaskContext(node_index=index, node_count=scenario.nodes, data=None, device="cpu", seed=0)
         workshop = Workshop(node=name, task=self._task(context), manifest=self._manifest)
-        settings = replace(scenario.node, node=name, task=scenario.engine.task)
+        engine = scenario.engine
+        settings = replace(scenario.node, node=name, task=engine.task, signed=engine.signed)
         return NodeActor(self._place, NodeDisk(MemoryNodeStore()), workshop, settings, scenario.stragglers)
 
     # --- the result -------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from coordinator.actions import AcceptFailure, Evaluated, Event, StorageFailed
+from coordinator.broker import coordinator_will
 from coordinator.committer import Committer, CommitterSettings
 from coordinator.executor import CoordinatorExecutor, ExecutorParts
 from coordinator.inbound import Inbound as CoordinatorInbound
@@ -15,19 +16,21 @@ from coordinator.machine import CoordinatorMachine
 from coordinator.records import EngineSettings
 from coordinator.selection import make_selector
 from edge_node.actions import AnnouncementReceived, CoordinatorStateReceived
+from edge_node.app import node_will
 from edge_node.executor import NodeExecutor, NodeParts
 from edge_node.inbound import Inbound as NodeInbound
 from edge_node.machine import NodeMachine, NodeSettings
 from edge_node.training import Workshop
-from federation.protocol.messages import CoordinatorState, NodeState, Presence, RoundAnnouncement
+from federation.protocol.messages import CoordinatorState, RoundAnnouncement
+from federation.protocol.signing import Reader, Writer
 from federation.protocol.topics import Topics
-from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION, decode_message, encode_message
 from federation.runtime.session import SessionSettings
-from federation.runtime.transport import MessageReceived, Will
-from federation.types import ModelVersion
+from federation.runtime.transport import MessageReceived
+from federation.types import ModelVersion, NodeId
 from simulation.actors import Actor, Life, Surroundings
 from simulation.checker import Checker
 from simulation.disks import CoordinatorDisk, NodeDisk
+from simulation.keys import SimKey, SimKeys
 from simulation.network import SimNetwork
 from simulation.trainer import SimTrainer, Stragglers
 from simulation.transport import SimTransport
@@ -73,12 +76,23 @@ class Place:
         network: The broker.
         topics: The federation's tree.
         checker: Watches.
+        signed: Whether all messages are signed.
     """
 
     surroundings: Surroundings
     network: SimNetwork
     topics: Topics
     checker: Checker
+    signed: bool = False
+
+    @property
+    def keys(self) -> SimKeys | None:
+        """Everybody's, where messages are signed."""
+        return SimKeys() if self.signed else None
+
+    def key(self, owner: NodeId | None) -> SimKey | None:
+        """One participant's own; None is the coordinator's."""
+        return SimKey(owner) if self.signed else None
 
 
 class CoordinatorActor(Actor):
@@ -111,8 +125,8 @@ class CoordinatorActor(Actor):
         place, disk, topics = self._place, self.disk, self._place.topics
         recovered = disk.recovered(recent=self._engine.max_staleness + 1)
         place.checker.coordinator_started(recovered)
-        lost = self._state(Presence.LOST)
-        will = Will(topic=topics.coordinator_state, payload=encode_message(lost))
+        key = place.key(None)
+        will = coordinator_will(Writer(topics, key), disk.run, disk.epoch)
         receive = self.receiver()
         control = SimTransport(place.network, CONTROL_SESSION, receive, will=will)
         data = SimTransport(place.network, DATA_SESSION, receive)
@@ -129,11 +143,14 @@ class CoordinatorActor(Actor):
             now=self.clock.now,
             say=self._say,
             evaluator=_LaterEvaluator(self._world, receive),
+            signer=key,
         )
         executor = CoordinatorExecutor(parts)
         rng = self.surroundings.rng(f"coordinator/{disk.epoch}").random
         machine = CoordinatorMachine(self._engine, recovered, selector=make_selector("uniform"), rng=rng)
-        inbound = CoordinatorInbound(topics, disk, executor.traffic, executor.broker_connected)
+        inbound = CoordinatorInbound(
+            topics, disk, executor.traffic, executor.broker_connected, verifier=place.keys, signer=key
+        )
         return Life(machine=machine, executor=executor, translate=inbound.translate, transports=(data, control))
 
     def before(self, effect: Any) -> None:
@@ -147,15 +164,6 @@ class CoordinatorActor(Actor):
         """Watch what it has done."""
         del effect
         self._mute = self._mute or any(isinstance(event, StorageFailed) for event in events)
-
-    def _state(self, presence: Presence) -> CoordinatorState:
-        return CoordinatorState(
-            presence=presence,
-            run=self.disk.run,
-            epoch=self.disk.epoch,
-            protocol_min=PROTOCOL_MIN,
-            protocol_max=PROTOCOL_VERSION,
-        )
 
     def _say(self, event: str, fields: Mapping[str, object]) -> None:
         if event != "message_refused":
@@ -175,6 +183,7 @@ class NodeActor(Actor):
         self._factor = stragglers.train_s * stragglers.node_factor(self._rng)
         self._session = SessionSettings(client_id=workshop.node)
         self._shared = {place.topics.round, place.topics.coordinator_state}
+        self._reader = Reader(place.topics, place.keys)
         self._first = True
 
     @property
@@ -197,24 +206,21 @@ class NodeActor(Actor):
             self.disk.reopen(keeps_model=not self._dice.happens(MODEL_LOSS))
         self._first = False
         place, store, node = self._place, self.disk.store, self._workshop.node
-        lost = NodeState(
-            presence=Presence.LOST,
-            incarnation=store.incarnation,
-            protocol_min=PROTOCOL_MIN,
-            protocol_max=PROTOCOL_VERSION,
-        )
-        will = Will(topic=place.topics.node_state(node), payload=encode_message(lost))
+        topics, key = place.topics, place.key(node)
+        will = node_will(Writer(topics, key), node, store)
         receive = self.receiver()
         transport = SimTransport(place.network, self._session, receive, will=will)
-        for topic_filter in place.topics.node_subscriptions(node):
+        for topic_filter in topics.node_subscriptions(node):
             transport.subscribe(topic_filter)
         trainer = SimTrainer(self._world, self._workshop, self._duration_s, receive)
         executor = NodeExecutor(
-            NodeParts(workshop=self._workshop, store=store, trainer=trainer, transport=transport, topics=place.topics)
+            NodeParts(
+                workshop=self._workshop, store=store, trainer=trainer, transport=transport, topics=topics, signer=key
+            )
         )
         rng = self.surroundings.rng(f"{node}/{store.incarnation}").random
         machine = NodeMachine(self._settings, store.incarnation, executor.recovered(), rng=rng)
-        self._inbound = NodeInbound(place.topics, node)
+        self._inbound = NodeInbound(topics, node, place.keys)
         return Life(
             machine=machine,
             executor=executor,
@@ -231,7 +237,7 @@ class NodeActor(Actor):
     def _translate(self, item: object) -> Any:
         # What everybody is told is the same value for everybody: decoded once, not by each of a thousand nodes.
         if isinstance(item, MessageReceived) and item.topic in self._shared and item.payload:
-            event = _broadcast(item.payload)
+            event = _broadcast(self._reader, item.topic, item.payload)
             if isinstance(event, AnnouncementReceived):
                 self._place.checker.node_sees(event.announcement)
             return event
@@ -255,8 +261,8 @@ class _LaterEvaluator:
 
 
 @lru_cache(maxsize=64)
-def _broadcast(payload: bytes) -> AnnouncementReceived | CoordinatorStateReceived:
-    message = decode_message(payload)
+def _broadcast(reader: Reader, topic: str, payload: bytes) -> AnnouncementReceived | CoordinatorStateReceived:
+    message = reader.decode(topic, payload)
     if isinstance(message, RoundAnnouncement):
         return AnnouncementReceived(announcement=message)
     assert isinstance(message, CoordinatorState)  # noqa: S101 - only our own coordinator publishes there

@@ -53,6 +53,12 @@ class Transcript:
         """32 hexadecimal digits: two runs with the same digest took the same steps with the same bytes."""
         return self._hash.hexdigest()
 
+    def messages(self) -> Iterator[bytes]:
+        """The bytes of the messages among the last steps, without chunks and what clears a retained message."""
+        for line in self._lines:
+            if line.payload and not _is_chunk(line.text):
+                yield line.payload
+
     def tail(self) -> Iterator[str]:
         """The last steps, in words."""
         for line in self._lines:
@@ -60,10 +66,14 @@ class Transcript:
             yield f"{line.time:10.3f} {line.actor} {line.mark} {line.text}{what}"
 
 
+def _is_chunk(topic: str) -> bool:
+    return not _CHUNK_LEVELS.isdisjoint(topic.split("/"))
+
+
 def _describe(topic: str, payload: bytes) -> str:
     if not payload:
         return "(cleared)"
-    if _CHUNK_LEVELS & set(topic.split("/")):
+    if _is_chunk(topic):
         return f"({len(payload)} B)"
     try:
         return _words(decode_message(payload))
