@@ -40,6 +40,7 @@ _DOUBLINGS_MAX: Final = 16
 class _Delivery:
     offer: UpdateOffer
     result: FinishedTraining | None = None  # until it is on disk
+    saving: bool = False  # the disk has been asked and has not answered
     stored: bool = False
     inline_sent: bool = False
     offered: bool = False  # since the last reconnect
@@ -105,9 +106,9 @@ class Outbox:
 
     def add(self, offer: UpdateOffer, result: FinishedTraining) -> list[Effect]:
         """A finished update: it is not offered before it is on disk [FED-41]."""
-        self._deliveries[offer.update] = _Delivery(offer=offer, result=result)
+        delivery = self._deliveries[offer.update] = _Delivery(offer=offer, result=result)
         # What the disk still owes comes first: to forget a former run now would take this update with it.
-        return [] if self._repeat else [SaveOutbox(offer=offer, result=result)]
+        return [] if self._repeat else self._save(delivery)
 
     def saved(self, update: UpdateId, now: float) -> None:
         """It is on disk: it is offered at once, when the coordinator can be reached."""
@@ -122,6 +123,9 @@ class Outbox:
         """Whatever is not on disk is tried again after a back-off; until then nothing of it is said."""
         if isinstance(effect, SettleUpdate | ForgetRun):
             self._repeat[effect] = None
+        for delivery in self._deliveries.values():
+            if effect is None or (isinstance(effect, SaveOutbox) and effect.offer.update == delivery.offer.update):
+                delivery.saving = False
         wait_s = self._backoff_s(self._settings.storage_retry_s, self._storage_attempts)
         self._storage_attempts += 1
         self._storage_retry_at = now + wait_s
@@ -259,8 +263,16 @@ class Outbox:
         self._storage_retry_at = None
         effects: list[Effect] = list(self._repeat)
         self._repeat.clear()
-        pending = ((delivery.offer, delivery.result) for delivery in self._deliveries.values())
-        return effects + [SaveOutbox(offer=offer, result=result) for offer, result in pending if result is not None]
+        for delivery in self._deliveries.values():
+            effects += self._save(delivery)
+        return effects
+
+    def _save(self, delivery: _Delivery) -> list[Effect]:
+        """Once, until the disk has answered: a second copy is refused as a mistake."""
+        if delivery.result is None or delivery.saving:
+            return []
+        delivery.saving = True
+        return [SaveOutbox(offer=delivery.offer, result=delivery.result)]
 
     def _pause_s(self, delivery: _Delivery) -> float:
         if delivery.stored or not self._present:

@@ -255,6 +255,17 @@ def test_failed_saves_are_repeated_with_growing_pauses_until_one_succeeds() -> N
     assert node.machine.deadline() == node.now + 1.0
 
 
+def test_an_update_that_is_finished_just_when_the_disk_is_tried_again_is_saved_once() -> None:
+    """A process that was stopped finds both at the same moment, and the store takes no update twice."""
+    node = Script(holding(3))
+    node.announce(announcement(5, 3))
+    node.announce(announcement(6, 3))  # it waits for the running one
+    assert node.trained(5) == ["save update 5-pi-3", "train 6 from 3"]
+    node.on(StorageFailed(detail="disk full", effect=node.effects[0]))
+    node.now += 60.0
+    assert sorted(node.trained(6)) == ["save update 5-pi-3", "save update 6-pi-3"]
+
+
 def test_a_failed_forgetting_is_repeated() -> None:
     """FED-19."""
     node = waiting(5)
