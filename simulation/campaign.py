@@ -193,6 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             recoveries.append(outcome.recovery_s)
             if outcome.violations:
                 failures.append((outcome, tail))
+                said = f"seed {outcome.seed}: {outcome.violations[0]}"
+                failed.print(said, markup=False, highlight=False, soft_wrap=True)
             if time.perf_counter() - said_s >= PROGRESS_S:
                 said_s = time.perf_counter()
                 failed.print(f"{done:,} of {options.seeds:,} seeds, {len(failures)} with violations", highlight=False)

@@ -59,6 +59,7 @@ def test_a_failing_seed_shows_its_last_steps_and_how_to_see_them_again(
     assert "the faults are over" in shown
     assert "again: python -m simulation.campaign --first 7 --seeds 1 --jobs 1" in shown
     assert "further seeds: 8" in shown
+    assert shown.index("seed 7: I2: 1-node-1") < shown.index("the faults are over"), "at once, not after hours"
 
 
 def test_an_interrupted_campaign_says_what_it_has_and_how_to_go_on(
