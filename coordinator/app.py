@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coordinator.actions import Event, StopRequested
+from coordinator.attendance_notes import AttendanceNotes
 from coordinator.broker import broker_address, coordinator_will, open_connections
 from coordinator.committer import Committer, first_commit
 from coordinator.config import CoordinatorConfig, SecuritySection
@@ -109,14 +110,13 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None, incidents: Incide
     _check_controls(config, committer)
     most = plan.engine.payload_bytes_max or payload_limit(committer.manifest)
     worker = EvaluationWorker(task, committer.manifest, inbox) if config.evaluation.every else None
-    if worker is not None and not store.history()[-1].metrics:
-        # Fills the gap that a crash may have left, and loads the evaluation's data before the first round needs it.
-        worker.submit(recovered.head.version, committer.evaluated_model)
+    _evaluate_head(worker, committer, store)
     trust = coordinator_trust(config.security)
     will = coordinator_will(Writer(_topics(config), trust.signer), store.run, store.epoch)
     connections = open_connections(config, plan.address, will, inbox, committer.manifest)
     settlement = Settlement(store, connections.control, connections.data)
-    executor = _executor(config, settlement, committer, store, worker or NoEvaluator(), trust.signer)
+    attendance = AttendanceNotes(store)
+    executor = _executor(config, settlement, committer, store, worker, signer=trust.signer, attendance=attendance)
     machine = _machine(config, replace(plan.engine, payload_bytes_max=most), recovered)
     tally = Tally(config.store.folder, machine.counters)
     inbound = Inbound(
@@ -133,7 +133,7 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None, incidents: Incide
         connections.open()
         try:
             clock = MonotonicClock()
-            settle = tally.after(settlement.settle, clock.now)
+            settle = attendance.after(tally.after(settlement.settle, clock.now), clock.now)
             with Supervision(inbox, lambda: connections.alive) as supervision:
                 translate: Callable[[object], Event | None] = supervision.watching(inbound.translate)
                 Driver(machine, executor, inbox, clock, translate, settle=settle, batch_max=BATCH_MAX).run()
@@ -141,6 +141,7 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None, incidents: Incide
             connections.close(timeout_s=FLUSH_S)
             incidents.save()
             tally.write()
+            attendance.save()
         log.info("coordinator_stopped", reason=executor.stop_reason)
         _check_fenced(executor.stop_reason, config, store)
         if report is not None:
@@ -153,6 +154,12 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None, incidents: Incide
 def _machine(config: CoordinatorConfig, engine: EngineSettings, recovered: RecoveredState) -> CoordinatorMachine:
     selector = make_selector(config.round.selector)
     return CoordinatorMachine(engine, recovered, selector=selector, rng=random.SystemRandom().random)
+
+
+def _evaluate_head(worker: EvaluationWorker | None, committer: Committer, store: SqliteStore) -> None:
+    """Fill the gap that a crash may have left, and load the evaluation's data before the first round needs it."""
+    if worker is not None and not store.history()[-1].metrics:
+        worker.submit(committer.head.version, committer.evaluated_model)
 
 
 def _tell_alarms(store: SqliteStore) -> None:
@@ -224,13 +231,15 @@ def _build_task(config: CoordinatorConfig) -> Task:
     return scaffolded(task) if uses_controls(config) else task
 
 
-def _executor(
+def _executor(  # noqa: PLR0913 - the parts that the root has made
     config: CoordinatorConfig,
     settlement: Settlement,
     committer: Committer,
     store: CoordinatorStore,
-    evaluator: Evaluator,
+    evaluator: Evaluator | None,
+    *,
     signer: Signer | None,
+    attendance: AttendanceNotes,
 ) -> CoordinatorExecutor:
     return CoordinatorExecutor(
         ExecutorParts(
@@ -240,8 +249,8 @@ def _executor(
             data=settlement.data,
             topics=_topics(config),
             now=MonotonicClock().now,
-            say=_speaker(config.store.folder),
-            evaluator=evaluator,
+            say=_speaker(config.store.folder, attendance),
+            evaluator=evaluator or NoEvaluator(),
             update_norm_max=config.limits.update_norm_max,
             signer=signer,
             passing=settlement.passing,
@@ -249,8 +258,8 @@ def _executor(
     )
 
 
-def _speaker(folder: Path) -> Callable[[str, Mapping[str, object]], None]:
-    """Writes log lines, and leaves what is waited for to ``coordinator why``."""
+def _speaker(folder: Path, attendance: AttendanceNotes) -> Callable[[str, Mapping[str, object]], None]:
+    """Writes log lines, and leaves what they tell to ``coordinator why`` and to the attendance."""
     log = get_log("coordinator")
 
     def say(event: str, fields: Mapping[str, object]) -> None:
@@ -259,6 +268,7 @@ def _speaker(folder: Path) -> Callable[[str, Mapping[str, object]], None]:
         write(event, **{name: value for name, value in fields.items() if name != "event"})
         if event == "waiting":
             write_waiting(folder, fields)
+        attendance.hear(event, fields)
 
     return say
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from coordinator.attendance_ledger import ATTENDANCE_SCHEMA
 from coordinator.evaluation_schema import EVALUATION_SCHEMA
 from coordinator.schema import SCHEMA, SCHEMA_VERSION
 from federation.errors import StorageError
@@ -111,7 +112,7 @@ class Database:
         layout = self.execute("PRAGMA user_version").fetchone()[0]
         if layout not in (0, SCHEMA_VERSION):
             raise StorageError(f"{path} has layout {layout}, this release knows {SCHEMA_VERSION}")
-        self._connection.executescript(SCHEMA + EVALUATION_SCHEMA)
+        self._connection.executescript(SCHEMA + EVALUATION_SCHEMA + ATTENDANCE_SCHEMA)
         self.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 

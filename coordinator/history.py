@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from coordinator import schema
+from coordinator.attendance_ledger import read_attended
+from coordinator.records import Attended
 from coordinator.store import Participation, UpdateRow, VersionRow
 from federation.errors import StorageError
 from federation.protocol.messages import Reason, ReceiptStatus
@@ -69,15 +71,16 @@ def read_updates(database: Readable) -> Iterator[UpdateRow]:
 
 
 def read_participation(database: Readable) -> list[Participation]:
-    """All nodes that ever sent an update, by name."""
-    nodes: dict[NodeId, _Sums] = {}
+    """All nodes that were ever seen or asked, by name: also those that never sent an update."""
+    nodes = {node: _Sums(attended) for node, attended in read_attended(database).items()}
     for row in database.execute(_PARTICIPATION):
         nodes.setdefault(NodeId(row["node"]), _Sums()).add(row)
-    return [sums.of(node) for node, sums in nodes.items()]
+    return [nodes[node].of(node) for node in sorted(nodes)]
 
 
 @dataclass(slots=True)
 class _Sums:
+    attended: Attended = field(default_factory=Attended)
     statuses: Counter[ReceiptStatus] = field(default_factory=Counter)
     reasons: Counter[Reason] = field(default_factory=Counter)
     up: int = 0
@@ -100,4 +103,5 @@ class _Sums:
             bytes_up=self.up,
             bytes_down=self.down,
             staleness_mean=self.staleness / applied if applied else 0.0,
+            attended=self.attended,
         )

@@ -17,8 +17,8 @@ FRAME_INLINE_BYTES_MAX = 512 * 1024
 __all__ = ["apply_member", "drop_transfer", "expire_payloads", "insert_round", "insert_transfer", "insert_update"]
 
 
-def insert_round(database: Database, record: RoundRecord) -> None:
-    """Reserve a round; the same record again does nothing.
+def insert_round(database: Database, record: RoundRecord) -> bool:
+    """Reserve a round; the same record again does nothing. Returns whether it is new.
 
     Raises:
         LocalProtocolError: It has been reserved for something else.
@@ -31,6 +31,7 @@ def insert_round(database: Database, record: RoundRecord) -> None:
         database.execute("INSERT INTO rounds VALUES (?, ?, ?, ?)", *values)
         rows = [(record.round, node, index) for index, node in enumerate(record.nodes)]
         database.execute_all("INSERT INTO assignments VALUES (?, ?, ?)", rows)
+    return known is None
 
 
 def insert_update(database: Database, record: UpdateRecord, status: ReceiptStatus, body: bytes | None = None) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from coordinator.evaluation_ledger import mean_of
+from coordinator.memory_participation import MemoryParticipation
 from coordinator.records import (
+    Attendance,
     NodeResult,
     NodesEvaluation,
     RecoveredState,
@@ -18,7 +20,7 @@ from coordinator.records import (
 )
 from coordinator.store import Commit, CurveKind, CurvePoint, ModelState, Participation, UpdateRow, VersionRow
 from federation.errors import LocalProtocolError, StorageError
-from federation.protocol.messages import ModelPart, Reason, ReceiptStatus
+from federation.protocol.messages import ModelPart, ReceiptStatus
 from federation.types import Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from update_codec import Manifest
 
@@ -63,6 +65,7 @@ class MemoryStore:
         self._payloads: dict[UpdateId, bytes] = {}
         self._transfers: dict[UpdateId, _Transfer] = {}
         self._judged: Counter[tuple[ModelVersion, ReceiptStatus]] = Counter()
+        self._participation = MemoryParticipation()
         self._surveys: dict[ModelVersion, NodesEvaluation] = {}
         self._results: dict[tuple[ModelVersion, NodeId], NodeResult] = {}
         self._retained: frozenset[ModelVersion] = frozenset()
@@ -130,6 +133,7 @@ class MemoryStore:
         self._next_round = RoundId(record.round + 1)
         self._rounds[record.round] = record
         self._open[record.round] = dict.fromkeys(record.nodes)
+        self._participation.ask(record.nodes)
 
     def close_round(self, round_id: RoundId, nodes: Sequence[NodeId]) -> None:
         """Forget open assignments."""
@@ -302,12 +306,13 @@ class MemoryStore:
         """All updates in order of arrival."""
         yield from list(self._updates.values())
 
+    def save_attendance(self, attendance: Attendance) -> None:
+        """Add what was seen of nodes."""
+        self._participation.add(attendance)
+
     def participation(self) -> list[Participation]:
-        """All nodes that ever sent an update, by name."""
-        by_node: dict[NodeId, list[UpdateRow]] = {}
-        for row in self._updates.values():
-            by_node.setdefault(row.record.node, []).append(row)
-        return [_participation(node, rows) for node, rows in sorted(by_node.items())]
+        """All nodes that were ever seen or asked, by name."""
+        return self._participation.of(self._updates.values())
 
     def close(self) -> None:
         """Nothing to release."""
@@ -371,16 +376,4 @@ def _result_point(result: NodeResult) -> CurvePoint:
 def _survey_point(survey: NodesEvaluation) -> CurvePoint:
     return CurvePoint(
         kind=CurveKind.NODES, version=survey.version, num_examples=survey.num_examples, metrics=survey.metrics
-    )
-
-
-def _participation(node: NodeId, rows: Sequence[UpdateRow]) -> Participation:
-    applied = [row.staleness for row in rows if row.verdict.status is ReceiptStatus.APPLIED]
-    return Participation(
-        node=node,
-        statuses=Counter(row.verdict.status for row in rows),
-        reasons=Counter(row.verdict.reason for row in rows if row.verdict.reason is not Reason.NONE),
-        bytes_up=sum(row.record.payload_bytes for row in rows),
-        bytes_down=sum(row.record.fetched_bytes for row in rows),
-        staleness_mean=sum(applied) / len(applied) if applied else 0.0,
     )

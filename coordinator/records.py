@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from coordinator.progress import StoppingSettings
 from federation.protocol.messages import Cohort, ModelPart, Reason, ReceiptStatus, TrainSettings
-from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
+from federation.types import Digest, Epoch, Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +206,36 @@ class NodeResult:
     evaluate_s: float = 0.0
     reason: str = ""
     counted: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attended:
+    """How one node behaved beside the updates that it sent, over the whole run.
+
+    Attributes:
+        incarnation: Its boot number when it was last seen; None before.
+        restarts: How often it has started again since the run first saw it; starts that nobody saw count, too.
+        asked: How often it was asked to train.
+        absences: Why it did not, in its own words or the coordinator's, and how often.
+    """
+
+    incarnation: Incarnation | None = None
+    restarts: int = 0
+    asked: int = 0
+    absences: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attendance:
+    """What was seen of nodes since this was last saved.
+
+    Attributes:
+        incarnations: Newest boot number of the nodes that came online.
+        absences: Why nodes did not train, and how often.
+    """
+
+    incarnations: Mapping[NodeId, Incarnation] = field(default_factory=dict)
+    absences: Mapping[NodeId, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,7 +95,9 @@ def participation_row(node: Participation) -> Mapping[str, object]:
         "bytes_up": node.bytes_up,
         "bytes_down": node.bytes_down,
         "staleness_mean": node.staleness_mean,
-        "restarts": 0,
+        "restarts": node.attended.restarts,
+        "asked": node.attended.asked,
+        "absences": dict(node.attended.absences),
     }
 
 

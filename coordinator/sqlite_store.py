@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from coordinator import evaluation_ledger, ledger, schema
+from coordinator import attendance_ledger, evaluation_ledger, ledger, schema
 from coordinator.blobs import (
     BlobFolder,
     FolderLock,
@@ -27,6 +27,7 @@ from coordinator.blobs import (
 from coordinator.database import DATABASE, Database, storing
 from coordinator.history import read_history, read_participation, read_updates
 from coordinator.records import (
+    Attendance,
     NodeResult,
     NodesEvaluation,
     RecoveredState,
@@ -130,7 +131,8 @@ class SqliteStore:
     def save_round(self, record: RoundRecord) -> None:
         """Reserve a round and open its assignments."""
         with self._database.transaction("round"):
-            ledger.insert_round(self._database, record)
+            if ledger.insert_round(self._database, record):
+                attendance_ledger.count_asked(self._database, record.nodes)
             evaluation_ledger.insert_survey(self._database, record)
 
     def close_round(self, round_id: RoundId, nodes: Sequence[NodeId]) -> None:
@@ -292,8 +294,13 @@ class SqliteStore:
         """All updates in order of arrival."""
         return read_updates(self._database)
 
+    def save_attendance(self, attendance: Attendance) -> None:
+        """Add what was seen of nodes."""
+        with self._database.transaction("attendance", durable=False):
+            attendance_ledger.add_attendance(self._database, attendance)
+
     def participation(self) -> list[Participation]:
-        """All nodes that ever sent an update, by name."""
+        """All nodes that were ever seen or asked, by name."""
         with storing("participation"):
             return read_participation(self._database)
 

@@ -3,12 +3,14 @@
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from coordinator.curves import CurveKind, CurvePoint, curve_row, newest_by_node, read_curves
@@ -19,6 +21,7 @@ from coordinator.report import participation_row, version_figures
 from coordinator.standing import read_standing, standing_lines, standing_row
 from coordinator.store import Participation, VersionRow
 from coordinator.tally import read_tally
+from federation.protocol.messages import ReceiptStatus
 
 __all__ = ["read_nodes", "read_status", "show_nodes", "show_status", "watch_status"]
 
@@ -159,17 +162,16 @@ def _node_table(nodes: list[Participation]) -> Table:
     table.add_column("node")
     for title in ("applied", "stale", "refused", "waiting", "lag", "up, B", "down, B"):
         table.add_column(title, justify="right")
-    table.add_column("reasons")
+    table.add_column("what happened")
     for node in nodes:
         row = participation_row(node)
-        unused = row["updates_applied"] == 0
         table.add_row(
             node.node,
             *(str(row[f"updates_{status}"]) for status in ("applied", "stale", "refused", "waiting")),
             f"{node.staleness_mean:.1f}",
             f"{node.bytes_up:,}",
             f"{node.bytes_down:,}",
-            _reasons(node) + (" (nothing of it was ever used)" if unused else ""),
+            escape(_happened(node)),
         )
     return table
 
@@ -209,6 +211,18 @@ def _incident_table(incidents: Mapping[str, Mapping[str, int]]) -> Table:
     return table
 
 
-def _reasons(node: Participation) -> str:
-    counts: Mapping[str, int] = {reason.value: count for reason, count in node.reasons.items()}
-    return ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
+def _happened(node: Participation) -> str:
+    """Why work was dropped or never came, and restarts; a node that never helped is named with that."""
+    attended = node.attended
+    counts = Counter({reason.value: count for reason, count in node.reasons.items()})
+    counts.update(attended.absences)
+    if attended.restarts:
+        counts["restarts"] += attended.restarts
+    said = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
+    summary = ""
+    if not any(node.statuses.values()):
+        times = "once" if attended.asked == 1 else f"{attended.asked} times"
+        summary = f"asked {times}, never sent an update" if attended.asked else "never asked"
+    elif not node.count(ReceiptStatus.APPLIED):
+        summary = "nothing of it was ever used"
+    return f"{said} ({summary})" if said and summary else said + summary

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.records import (
+    Attendance,
+    Attended,
     Member,
     NodeResult,
     NodesEvaluation,
@@ -177,6 +179,7 @@ class Participation:
         bytes_up: Bytes of its update frames.
         bytes_down: Bytes of the model parts that it pulled.
         staleness_mean: Mean staleness of its applied updates, in versions.
+        attended: How it behaved beside them.
     """
 
     node: NodeId
@@ -185,6 +188,7 @@ class Participation:
     bytes_up: int
     bytes_down: int
     staleness_mean: float
+    attended: Attended = field(default_factory=Attended)
 
     def count(self, status: ReceiptStatus) -> int:
         """How many of its updates have this status."""
@@ -346,8 +350,11 @@ class CoordinatorStore(Protocol):
     def updates(self) -> Iterator[UpdateRow]:
         """All updates in order of arrival."""
 
+    def save_attendance(self, attendance: Attendance) -> None:
+        """Add what was seen of nodes. Losing this costs some counts."""
+
     def participation(self) -> list[Participation]:
-        """All nodes that ever sent an update, by name."""
+        """All nodes that were ever seen or asked, by name: also those that never sent an update."""
 
     def close(self) -> None:
         """Release the state."""

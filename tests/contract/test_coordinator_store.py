@@ -7,18 +7,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from coordinator.attendance_ledger import OTHERS, REASONS_MAX
 from coordinator.audit import recompute_head
 from coordinator.committer import CommitterSettings
 from coordinator.downlink import DownlinkSettings
 from coordinator.memory_store import MemoryStore
-from coordinator.records import Member, NodeResult, NodesEvaluation, RoundRecord, TransferRecord, Verdict
+from coordinator.records import (
+    Attendance,
+    Attended,
+    Member,
+    NodeResult,
+    NodesEvaluation,
+    RoundRecord,
+    TransferRecord,
+    Verdict,
+)
 from coordinator.sqlite_store import INLINE_BYTES_MAX, SqliteStore
 from coordinator.store import Commit, CoordinatorStore, CurveKind, Figures
 from coordinator.strategy import StrategySettings, make_strategy
 from federation.errors import LocalProtocolError, StorageError
 from federation.protocol.cohort import EVERYONE, cohort_of
 from federation.protocol.messages import PartKind, Reason, ReceiptStatus
-from federation.types import ModelVersion, NodeId, RoundId, UpdateId
+from federation.types import Incarnation, ModelVersion, NodeId, RoundId, UpdateId
 from tests.unit.coordinator.model_values import INITIAL, MANIFEST, Arrived, arrived, committer, initialised, update
 from update_codec import CodecSpec
 
@@ -381,6 +391,44 @@ def test_participation_names_also_a_node_whose_work_was_never_used(bench: Bench)
     assert (ann.bytes_up, ann.bytes_down) == (len(used.payload), 50)
     assert (bob.count(ReceiptStatus.STALE), dict(bob.reasons)) == (1, {Reason.TOO_STALE: 1})
     assert (bob.count(ReceiptStatus.APPLIED), bob.staleness_mean) == (0, 0.0)
+
+
+def seen(incarnations: dict[str, int], absences: dict[str, dict[str, int]] | None = None) -> Attendance:
+    return Attendance(
+        incarnations={NodeId(node): Incarnation(number) for node, number in incarnations.items()},
+        absences={NodeId(node): counts for node, counts in (absences or {}).items()},
+    )
+
+
+def test_participation_names_also_a_node_that_never_sent_an_update(bench: Bench) -> None:
+    bench.store.save_round(a_round(0, "a", "b"))
+    bench.store.save_round(a_round(0, "a", "b"))
+    bench.store.save_attendance(seen({"c": 4}, {"b": {"no answer": 1}}))
+    bench.store.save_attendance(seen({}, {"b": {"no answer": 2, "battery is low": 1}}))
+    found = {node.node: node.attended for node in bench.restart().participation()}
+    assert found == {
+        "a": Attended(asked=1),
+        "b": Attended(asked=1, absences={"no answer": 3, "battery is low": 1}),
+        "c": Attended(incarnation=Incarnation(4)),
+    }
+
+
+def test_restarts_are_counted_by_boot_number_across_restarts_of_the_coordinator(bench: Bench) -> None:
+    sent = arrived("a", update(1.0))
+    bench.store.save_update(sent.record, sent.payload)
+    for incarnation in (7, 7, 8):
+        bench.store.save_attendance(seen({"a": incarnation}))
+    bench.restart().save_attendance(seen({"a": 10}))  # it has started twice while nobody looked
+    bench.store.save_attendance(seen({"a": 1}))  # its state folder began anew
+    (ann,) = bench.store.participation()
+    assert ann.attended == Attended(incarnation=Incarnation(1), restarts=4)
+
+
+def test_a_node_cannot_fill_the_store_with_reasons(bench: Bench) -> None:
+    bench.store.save_attendance(seen({}, {"a": {f"reason {number}": 1 for number in range(REASONS_MAX + 5)}}))
+    (ann,) = bench.store.participation()
+    assert len(ann.attended.absences) == REASONS_MAX + 1
+    assert ann.attended.absences[OTHERS] == 5
 
 
 @pytest.mark.parametrize("down", ["lossless", "edge"])

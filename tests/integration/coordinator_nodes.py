@@ -77,9 +77,9 @@ class ScriptedNodes:
     def __exit__(self, *_: object) -> None:
         self.transport.close(timeout_s=2.0)
 
-    def present(self, name: str, presence: Presence) -> None:
+    def present(self, name: str, presence: Presence, incarnation: int = 1) -> None:
         """Say that a node is there, or not."""
-        state = NodeState(presence=presence, incarnation=Incarnation(1), protocol_min=1, protocol_max=1)
+        state = NodeState(presence=presence, incarnation=Incarnation(incarnation), protocol_min=1, protocol_max=1)
         self.transport.publish(self.topics.node_state(NodeId(name)), encode_message(state), retain=True)
 
     def until(self, reached: Callable[[], bool]) -> None:

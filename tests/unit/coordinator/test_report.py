@@ -1,6 +1,7 @@
 """What a person reads of a run: the report, the status tables, the exported model, the command line."""
 
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,15 +15,16 @@ import safetensors.numpy
 from coordinator import cli, status
 from coordinator.cli import make_app
 from coordinator.curves import read_curves, series
+from coordinator.database import DATABASE
 from coordinator.export import export_model
-from coordinator.records import NodeResult, RoundRecord, Verdict
+from coordinator.records import Attendance, NodeResult, RoundRecord, Verdict
 from coordinator.report import build_report
 from coordinator.sqlite_store import SqliteStore
 from coordinator.store import CoordinatorStore, CurveKind, Figures
 from federation.errors import ConfigError, FederationError, StorageError, StoreLocked, TaskError, TransportError
 from federation.protocol.cohort import NOBODY
 from federation.protocol.messages import Reason, ReceiptStatus
-from federation.types import ModelVersion, NodeId, RoundId
+from federation.types import Incarnation, ModelVersion, NodeId, RoundId
 from tests.unit.coordinator.model_values import INITIAL, MANIFEST, arrived, committer, initialised, update
 
 
@@ -98,6 +100,42 @@ def test_the_status_is_shown_as_tables_and_as_json(
     status.show_status(tmp_path / "store")
     text = capsys.readouterr().out
     assert "75.00%" in text
+
+
+def test_a_node_that_never_helped_is_named_with_the_reason(
+    store: CoordinatorStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = (NodeId("mute"), NodeId("tired"))
+    store.save_round(RoundRecord(round=RoundId(50), version=ModelVersion(1), nodes=asked, cohort=NOBODY))
+    seen = {NodeId("idle"): Incarnation(1), NodeId("a"): Incarnation(1)}
+    store.save_attendance(Attendance(incarnations=seen, absences={NodeId("tired"): {"[low] battery": 2}}))
+    store.save_attendance(Attendance(incarnations={NodeId("a"): Incarnation(3)}))
+    monkeypatch.setenv("COLUMNS", "160")
+    status.show_status(tmp_path / "store")
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    said = {row[0]: " ".join(row[8:]) for row in rows}
+    assert said["a"] == "restarts 2"
+    assert said["c"] == "norm 1 (nothing of it was ever used)"
+    assert said["idle"] == "never asked"
+    assert said["mute"] == "asked once, never sent an update"
+    assert said["tired"] == "[low] battery 2 (asked once, never sent an update)"
+    status.show_status(tmp_path / "store", as_json=True)
+    told = {node["id"]: node for node in json.loads(capsys.readouterr().out)["nodes"]}
+    assert (told["a"]["restarts"], told["a"]["asked"], told["a"]["absences"]) == (2, 0, {})
+    assert (told["tired"]["asked"], told["tired"]["absences"]) == (1, {"[low] battery": 2})
+
+
+def test_a_store_of_an_older_release_has_a_status_too(store: SqliteStore, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "store" / DATABASE) as database:
+        database.execute("DROP TABLE attendance")
+    nodes = status.read_status(tmp_path / "store")["nodes"]
+    assert isinstance(nodes, list)
+    assert [(node["id"], node["restarts"]) for node in nodes] == [("a", 0), ("b", 0), ("c", 0)]
+    store.close()
+    again = SqliteStore(tmp_path / "store")
+    again.save_attendance(Attendance(incarnations={NodeId("d"): Incarnation(1)}))
+    assert [node.node for node in again.participation()] == ["a", "b", "c", "d"]
+    again.close()
 
 
 def test_watching_ends_with_ctrl_c(store: CoordinatorStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,67 @@
+"""Who came and who was absent is read from the machine's notes, and saved together."""
+
+from coordinator.attendance_notes import PAUSE_S, AttendanceNotes
+from coordinator.records import Attendance
+from federation.errors import StorageError
+from federation.types import Incarnation, NodeId
+
+
+class Kept:
+    """A store that keeps what it is given, or fails."""
+
+    def __init__(self) -> None:
+        self.saved: list[Attendance] = []
+        self.fails = False
+
+    def save_attendance(self, attendance: Attendance) -> None:
+        if self.fails:
+            raise StorageError("disk full")
+        self.saved.append(attendance)
+
+
+def test_births_declines_and_silence_are_saved_together() -> None:
+    store = Kept()
+    notes = AttendanceNotes(store)
+    notes.hear("round_announced", {"round": 1})
+    notes.look(1.0)
+    assert store.saved == []
+    notes.hear("node_online", {"node": "a", "incarnation": 1, "online": 1})
+    notes.hear("node_online", {"node": "a", "incarnation": 2, "online": 1})
+    notes.hear("node_declined", {"node": "b", "round": 1, "reason": "battery\x1b[2J is low"})
+    notes.hear("node_declined", {"node": "b", "round": 2, "reason": "\n"})
+    notes.hear("lease_expired", {"node": "b", "round": 3})
+    notes.hear("node_incompatible", {"node": "c", "task": "other", "codecs": ()})
+    notes.look(2.0)
+    assert store.saved == [
+        Attendance(
+            incarnations={NodeId("a"): Incarnation(2)},
+            absences={
+                NodeId("b"): {"battery[2J is low": 1, "no reason": 1, "no answer": 1},
+                NodeId("c"): {"incompatible": 1},
+            },
+        )
+    ]
+
+
+def test_a_crowd_costs_one_save_a_second() -> None:
+    store, times = Kept(), iter((5.0, 5.0 + PAUSE_S / 2, 5.0 + PAUSE_S))
+    notes, settled = AttendanceNotes(store), list[int]()
+    look = notes.after(lambda: settled.append(1), lambda: next(times))
+    for incarnation in (1, 2, 3):
+        notes.hear("node_online", {"node": "a", "incarnation": incarnation})
+        look()
+    assert [dict(one.incarnations) for one in store.saved] == [{"a": 1}, {"a": 3}]
+    assert len(settled) == 3
+
+
+def test_what_a_full_disk_refused_is_saved_later() -> None:
+    store = Kept()
+    notes = AttendanceNotes(store)
+    notes.hear("lease_expired", {"node": "a", "round": 3})
+    store.fails = True
+    notes.save()
+    store.fails = False
+    notes.hear("lease_expired", {"node": "a", "round": 4})
+    notes.save()
+    notes.save()
+    assert [dict(one.absences) for one in store.saved] == [{"a": {"no answer": 2}}]
