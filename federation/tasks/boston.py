@@ -34,7 +34,7 @@ def build(context: TaskContext) -> TorchTask:
         context,
         model=partial(mlp, *WIDTHS),
         train_data=WholeData(partial(boston, context.data, train=True, seed=context.seed)),
-        test_data=partial(boston, context.data, train=False, seed=context.seed),
+        test_data=WholeData(partial(boston, context.data, train=False, seed=context.seed)),
         loss=mean_squared_error,
         accuracy=False,
         initial=partial(initial_mlp, WIDTHS),

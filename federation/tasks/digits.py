@@ -28,7 +28,7 @@ def build(context: TaskContext) -> TorchTask:
         context,
         model=partial(mlp, *WIDTHS),
         train_data=WholeData(partial(digits, train=True)),
-        test_data=partial(digits, train=False),
+        test_data=WholeData(partial(digits, train=False)),
         loss=cross_entropy,
         picture=PictureInput(height=8, width=8, dark_background=True, flat=True),
         classes=tuple("0123456789"),

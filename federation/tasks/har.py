@@ -67,7 +67,7 @@ def _build(context: TaskContext, trains: _Chosen, tests: _Chosen) -> TorchTask:
         context,
         model=partial(mlp, *WIDTHS),
         train_data=WholeData(training_examples),
-        test_data=test_examples,
+        test_data=WholeData(test_examples),
         loss=cross_entropy,
         split="natural",
         initial=partial(initial_mlp, WIDTHS),

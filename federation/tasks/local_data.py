@@ -51,7 +51,7 @@ def local_data(data: Any, context: TaskContext, device: torch.device, by: str = 
     if callable(data) and not isinstance(data, Dataset):
         return own_data(data(), device)
     if isinstance(data, Dataset):
-        rows = part_of(context, len(data), by=by, labels=_labels(data))  # type: ignore[arg-type]
+        rows = part_of(context, len(data), by=by, labels=labels_of(data))  # type: ignore[arg-type]
         if isinstance(data, TensorDataset) and len(data.tensors) == 2:
             return TensorData(data.tensors[0][rows], data.tensors[1][rows], device)
         return DatasetData(Subset(data, rows.tolist()), device)
@@ -79,7 +79,7 @@ def own_data(data: Any, device: torch.device) -> LocalData:
     raise TaskError(f"data must be (inputs, targets), a Dataset or an iterable of batches, not {type(data).__name__}")
 
 
-def _labels(dataset: Dataset[Any]) -> Any:
+def labels_of(dataset: Dataset[Any]) -> Any:
     """What torchvision's data sets call ``targets``, or the second tensor; None where there is neither."""
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
         return dataset.tensors[1]

@@ -12,8 +12,9 @@ import torch
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import TEST_EXAMPLES, Array, Metrics, Parameters, ProgramForm, Stop, TrainResult
+from federation.tasks.evaluation_data import evaluation_data
 from federation.tasks.exporting import write_program
-from federation.tasks.local_data import LocalData, as_tensor, held_out, local_data, own_data
+from federation.tasks.local_data import LocalData, as_tensor, held_out, local_data
 from federation.tasks.local_model import LocalModel, arrays_of, choose_device
 from federation.tasks.local_sgd import TrainingPlan, train_locally
 from federation.tasks.personal import PersonalLayers, local_names
@@ -121,7 +122,11 @@ class LocalTraining:
         """See `TorchTask.evaluate`."""
         with self.guarded(seed=0):
             self.model.load(self._personal.join(parameters, self._task.kept))
-            return self._measured(self._test_data)
+            data = self._test_data
+            if data is None:
+                return {}
+            on_a_node = self._task.context.node_index is not None
+            return {**self._measured(data), **({TEST_EXAMPLES: float(data.num_examples)} if on_a_node else {})}
 
     def evaluate_own(self, parameters: Parameters) -> Metrics:
         """The same on this node's own test split."""
@@ -152,7 +157,7 @@ class LocalTraining:
         shape = task.input_shape or (None if task.picture is None else task.picture.shape)
         if shape is not None:
             return torch.zeros(2, *shape)
-        if task.test_data is None:
+        if task.test_data is None or self._test_data is None:
             raise TaskError("to export this model its input must be known: give TorchTask(input_shape=...)")
         inputs: torch.Tensor = next(self._test_data.in_order(2))[0]
         return inputs.cpu()
@@ -218,8 +223,9 @@ class LocalTraining:
         return data, local_data(task.own_test, task.context, self.device, task.split)
 
     @cached_property
-    def _test_data(self) -> LocalData:
-        return own_data(self._task.test_data, self.device)
+    def _test_data(self) -> LocalData | None:
+        task = self._task
+        return evaluation_data(task.test_data, task.train_data, task.context, self.device, task.split)
 
 
 def _are_classes(output: Any, targets: Any) -> bool:

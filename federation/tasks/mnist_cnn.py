@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation.picture import PictureInput
-from federation.task import Array, Parameters, TaskContext
+from federation.task import Parameters, TaskContext
 from federation.tasks.mlp import cross_entropy
 from federation.tasks.mnist import mnist, scaled
 from federation.tasks.torch_task import TorchTask
@@ -25,7 +25,7 @@ def build(context: TaskContext) -> TorchTask:
         context,
         model=network,
         train_data=WholeData(partial(mnist, context.data, train=True), prepare=pictures),
-        test_data=partial(_test_examples, context),
+        test_data=WholeData(partial(mnist, context.data, train=False), prepare=pictures),
         loss=cross_entropy,
         split="shards:2",
         picture=PictureInput(height=28, width=28, dark_background=True),
@@ -63,8 +63,3 @@ def initial_network(seed: int) -> Parameters:
 def pictures(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Images in [0, 1] with one channel, float32 of shape (n, 1, 28, 28)."""
     return scaled(images)[:, np.newaxis]
-
-
-def _test_examples(context: TaskContext) -> tuple[Array, Array]:
-    images, labels = mnist(context.data, train=False)
-    return pictures(images), labels

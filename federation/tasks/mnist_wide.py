@@ -3,7 +3,7 @@
 from functools import partial
 
 from federation.picture import PictureInput
-from federation.task import Array, TaskContext
+from federation.task import TaskContext
 from federation.tasks.mlp import cross_entropy, initial_mlp, mlp
 from federation.tasks.mnist import mnist, scaled
 from federation.tasks.torch_task import TorchTask
@@ -22,14 +22,11 @@ def build(context: TaskContext) -> TorchTask:
         train_data=WholeData(
             partial(mnist, context.data, train=True), prepare=partial(scaled, mean=MEAN, deviation=DEVIATION)
         ),
-        test_data=partial(_test_examples, context),
+        test_data=WholeData(
+            partial(mnist, context.data, train=False), prepare=partial(scaled, mean=MEAN, deviation=DEVIATION)
+        ),
         loss=cross_entropy,
         picture=PictureInput(height=28, width=28, dark_background=True, mean=MEAN, deviation=DEVIATION),
         classes=tuple("0123456789"),
         initial=partial(initial_mlp, WIDTHS),
     )
-
-
-def _test_examples(context: TaskContext) -> tuple[Array, Array]:
-    images, labels = mnist(context.data, train=False)
-    return scaled(images, mean=MEAN, deviation=DEVIATION), labels

@@ -5,7 +5,8 @@
 - ``dirichlet:ALPHA``: each label's rows in shares from Dirichlet(ALPHA): small is skewed (arXiv 1909.06335).
 - ``natural``: by owner, such as who wore the device: node i has every count-th owner, from the i-th on.
 
-Every row belongs to exactly one node, and every node has at least one.
+Every row belongs to exactly one node, and every node has at least one. Test rows follow the training rows
+(`matching_parts`): each belongs to exactly one node, too, but a node may have none.
 """
 
 import math
@@ -19,13 +20,13 @@ from numpy.typing import NDArray
 
 from federation.errors import ConfigError, TaskError
 
-__all__ = ["PARTITIONERS", "Partition", "Rows", "Traits", "divide", "parse_partition"]
+__all__ = ["PARTITIONERS", "Partition", "Rows", "Traits", "divide", "matching_parts", "parse_partition"]
 
 Rows = NDArray[np.int64]
 """Row numbers of one node, int64 of shape (n,)."""
 
-_STREAM = 0x5EED
-"""Sets these draws apart from others of the same seed."""
+_STREAM, _TEST_STREAM = 0x5EED, 0x7E57
+"""Set these draws apart from others of the same seed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +97,41 @@ def divide(partition: Partition, traits: Traits, *, count: int, seed: int) -> li
     return PARTITIONERS[partition.kind](partition, traits, count, seed)
 
 
+def matching_parts(parts: Sequence[Rows], train: Traits, test: Traits, *, seed: int) -> list[Rows]:
+    """The test rows of every node: of each label in the shares in which its training rows are divided.
+
+    So a node is tested on what it trains on, and all nodes together on every test row once. Where labels are no
+    classes, all rows are of one kind.
+
+    Args:
+        parts: The training rows of every node.
+        train: What is known of all training rows.
+        test: What is known of all test rows.
+        seed: The same seed gives the same parts.
+    """
+    known, asked = _classes(train), _classes(test)
+    if known is None or asked is None:
+        known, asked = np.zeros(train.length, np.int64), np.zeros(test.length, np.int64)
+    rng, found = np.random.default_rng([abs(seed), _TEST_STREAM]), [list[Rows]() for _ in parts]
+    sizes = np.array([len(part) for part in parts])
+    for kind in np.unique(asked):
+        rows = rng.permutation(np.flatnonzero(asked == kind))
+        counts = np.array([np.count_nonzero(known[part] == kind) for part in parts])
+        # In another order for each label: rounding would leave the same nodes without any.
+        order = rng.permutation(len(parts))
+        weights = (counts if counts.any() else sizes)[order]
+        cuts = (np.cumsum(weights)[:-1] / weights.sum() * len(rows)).round().astype(int)
+        for node, piece in zip(order, np.split(rows, cuts), strict=True):
+            found[node].append(piece)
+    return [np.sort(np.concatenate(pieces)).astype(np.int64) for pieces in found]
+
+
+def _classes(traits: Traits) -> NDArray[Any] | None:
+    """The class of each row; None where there are no classes."""
+    labels = None if traits.labels is None else np.asarray(traits.labels)
+    return labels if labels is not None and labels.shape == (traits.length,) and labels.dtype.kind in "iub" else None
+
+
 def _iid(_partition: Partition, traits: Traits, count: int, seed: int) -> list[Rows]:
     """Torch's permutation, so that a part equals ``torch.randperm`` of that seed, cut into pieces."""
     import torch  # noqa: PLC0415 - costs a second and 200 MB: only where data is read
@@ -147,8 +183,8 @@ def _nobody_empty(parts: list[Rows]) -> list[Rows]:
 
 
 def _labels(traits: Traits, kind: str) -> NDArray[Any]:
-    labels = None if traits.labels is None else np.asarray(traits.labels)
-    if labels is None or labels.shape != (traits.length,) or labels.dtype.kind not in "iub":
+    labels = _classes(traits)
+    if labels is None:
         raise TaskError(f"the partition {kind!r} needs one whole number as the label of each row")
     return labels
 

@@ -42,7 +42,8 @@ class TorchTask:
             an iterable of batches such as a DataLoader. The function is called on first use, so never at the
             coordinator.
         loss: Output and target to the mean loss of the batch, such as ``torch.nn.functional.cross_entropy``.
-        test_data: The same kinds, never divided; None evaluates nothing.
+        test_data: The same kinds; None evaluates nothing. The coordinator has all of it. Of data of the whole
+            federation a node has a part: of each label the share that it has of the training rows.
         own_test: This node's own test split: a share of its training data that is held out (0.2 is a fifth), or data of
             the same kinds as ``train_data``. With it, every update reports ``global_accuracy`` and ``global_loss`` (the
             model as it came), ``personal_accuracy`` and ``personal_loss`` (after training here), ``test_examples``.
@@ -132,8 +133,8 @@ class TorchTask:
     def evaluate(self, parameters: Parameters) -> Metrics:
         """``loss`` and, for classes, ``accuracy`` on the test data; empty where there is none.
 
-        A node that has an own test split takes that, with its local layers, and says ``test_examples``; a coordinator
-        of a task with local layers has no whole model, and evaluates nothing.
+        A node says ``test_examples``, and takes its own test split where it has one, with its local layers; a
+        coordinator of a task with local layers has no whole model, and evaluates nothing.
 
         Raises:
             ConfigError: The device is not there.

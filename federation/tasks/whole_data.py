@@ -10,7 +10,7 @@ import numpy as np
 from federation.errors import TaskError
 from federation.task import Array, TaskContext
 from federation.tasks.partition import all_parts, part_of
-from federation.tasks.partitioners import Rows
+from federation.tasks.partitioners import Rows, Traits
 
 __all__ = ["WholeData"]
 
@@ -34,10 +34,7 @@ class WholeData:
 
     @cached_property
     def _arrays(self) -> tuple[Any, ...]:
-        arrays = self.load()
-        if len(arrays) not in {2, 3} or len({len(array) for array in arrays}) != 1:
-            raise TaskError("a whole data set is inputs and targets of one length, and perhaps the owner of each row")
-        return arrays
+        return self._read()
 
     @property
     def targets(self) -> Any:
@@ -51,7 +48,7 @@ class WholeData:
             ConfigError: There is no such partition.
             TaskError: The data cannot be read, or cannot be divided like that.
         """
-        inputs, targets, *owners = self.load() if "_arrays" not in self.__dict__ else self._arrays
+        inputs, targets, *owners = self._loaded()
         rows = part_of(context, len(targets), by=by, labels=targets, owners=_first(owners))
         return self.prepare(inputs[rows]), targets[rows]
 
@@ -60,10 +57,34 @@ class WholeData:
         _, targets, *owners = self._arrays
         return all_parts(context, len(targets), by=by, labels=targets, owners=_first(owners))
 
+    def rows(self, rows: Rows) -> tuple[Any, Any]:
+        """Some rows, prepared, and their targets; the rest is not kept."""
+        inputs, targets, *_ = self._loaded()
+        return self.prepare(inputs[rows]), targets[rows]
+
+    def traits(self) -> Traits:
+        """What is known of all rows."""
+        _, targets, *owners = self._loaded()
+        return Traits(length=len(targets), labels=targets, owners=_first(owners))
+
     def everything(self) -> tuple[Any, Any]:
         """All rows, prepared, and their targets: one copy for all nodes of a simulation."""
-        inputs, targets, *_ = self._arrays
+        inputs, targets, *_ = self._loaded()
         return self.prepare(inputs), targets
+
+    def __call__(self) -> tuple[Any, Any]:
+        """The same: what a coordinator evaluates on."""
+        return self.everything()
+
+    def _loaded(self) -> tuple[Any, ...]:
+        """The arrays; they stay loaded only where `parts` has been asked for."""
+        return self._arrays if "_arrays" in self.__dict__ else self._read()
+
+    def _read(self) -> tuple[Any, ...]:
+        arrays = self.load()
+        if len(arrays) not in {2, 3} or len({len(array) for array in arrays}) != 1:
+            raise TaskError("a whole data set is inputs and targets of one length, and perhaps the owner of each row")
+        return arrays
 
 
 def _first(owners: list[Any]) -> Array | None:

@@ -46,7 +46,7 @@ def test_the_regression_keeps_the_contract_and_reports_no_accuracy(tmp_path: Pat
     write_prices(tmp_path)
     task = build(context(1, tmp_path))
     check_task(task)
-    assert set(task.evaluate(task.initial_parameters(0))) == {"loss"}
+    assert set(task.evaluate(task.initial_parameters(0))) == {"loss", "test_examples"}
 
 
 def test_the_regression_learns(tmp_path: Path) -> None:

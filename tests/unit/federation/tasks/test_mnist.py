@@ -141,7 +141,7 @@ def test_the_mnist_tasks_keep_the_contract_of_a_task(tmp_path: Path, name: str) 
     task = load_task(name)(TaskContext(node_index=1, node_count=2, data=tmp_path))
     check_task(task, TrainSettings())
     assert task.train(task.initial_parameters(0), TrainSettings(), lambda: False).num_examples == 20
-    assert set(task.evaluate(task.initial_parameters(0))) == {"loss", "accuracy"}
+    assert set(task.evaluate(task.initial_parameters(0))) == {"loss", "accuracy", "test_examples"}
 
 
 @pytest.mark.data
@@ -156,7 +156,8 @@ def test_five_rounds_of_job_j1_reach_its_figure(data_dir: Path) -> None:
             name: np.mean([np.asarray(result.parameters[name], np.float32) for result in results], axis=0)
             for name in parameters
         }
-    assert nodes[0].evaluate(parameters)["accuracy"] >= 0.865
+    coordinator = load_task("mnist-mlp")(TaskContext(node_index=None, node_count=10, data=data_dir))
+    assert coordinator.evaluate(parameters)["accuracy"] >= 0.865
 
 
 @pytest.mark.data

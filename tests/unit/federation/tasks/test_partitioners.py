@@ -15,7 +15,7 @@ from federation.task import TaskContext
 from federation.tasks.label_counts import label_counts
 from federation.tasks.local_data import local_data
 from federation.tasks.partition import all_parts, part_of
-from federation.tasks.partitioners import PARTITIONERS
+from federation.tasks.partitioners import PARTITIONERS, Traits, matching_parts
 from federation.tasks.registry import load_task
 from federation.tasks.torch_task import TorchTask
 from federation.tasks.whole_data import WholeData
@@ -153,6 +153,34 @@ def test_whole_data_is_prepared_row_by_row_or_all_at_once_with_the_same_values()
 def test_whole_data_of_two_lengths_is_refused() -> None:
     with pytest.raises(TaskError, match="one length"):
         WholeData(lambda: (np.arange(3), np.arange(4))).everything()
+
+
+@settings(deadline=None, max_examples=40)
+@given(way=st.sampled_from(WAYS), count=st.integers(1, 30), seed=st.integers(0, 2**31))
+def test_every_test_row_belongs_to_one_node_whose_training_rows_have_its_label(way: str, count: int, seed: int) -> None:
+    train, test = Traits(length=1000, labels=LABELS), Traits(length=200, labels=LABELS[:200])
+    trained = parts(way, count, seed)
+    tested = matching_parts(trained, train, test, seed=seed)
+    assert np.sort(np.concatenate(tested)).tolist() == list(range(200))
+    for own, asked in zip(trained, tested, strict=True):
+        assert set(LABELS[:200][asked]) <= set(LABELS[own])
+        for label in range(10):
+            exact = 20 * np.mean(LABELS[own] == label) * len(own) / np.count_nonzero(label == LABELS)
+            assert abs(np.count_nonzero(LABELS[:200][asked] == label) - exact) < 12
+    again = matching_parts(trained, train, test, seed=seed)
+    assert all(np.array_equal(one, other) for one, other in zip(tested, again, strict=True))
+
+
+@pytest.mark.parametrize("labels", [None, np.linspace(0, 1, 90), np.full(90, 11)], ids=["none", "prices", "new label"])
+def test_test_rows_without_a_known_label_are_divided_as_the_training_rows_are_in_number(
+    labels: NDArray[np.float64] | None,
+) -> None:
+    train = Traits(length=900, labels=None if labels is None else LABELS[:900])
+    sizes = [600, 0, 300]
+    starts = np.cumsum([0, *sizes])
+    trained = [np.arange(start, start + size) for start, size in zip(starts, sizes, strict=False)]
+    tested = matching_parts(trained, train, Traits(length=90, labels=labels), seed=1)
+    assert [len(rows) for rows in tested] == [60, 0, 30]
 
 
 def test_targets_that_are_no_classes_are_counted_in_ranges() -> None:

@@ -147,8 +147,8 @@ def test_regression_reports_a_loss_and_no_accuracy() -> None:
     inputs, _ = classes()
     data = (inputs, inputs[:, :3])
     task = task_of(train_data=data, test_data=data, loss=mse_loss)
-    assert set(task.evaluate(task.initial_parameters(0))) == {"loss"}
-    assert set(task_of(accuracy=False).evaluate(task.initial_parameters(0))) == {"loss"}
+    assert set(task.evaluate(task.initial_parameters(0))) == {"loss", "test_examples"}
+    assert set(task_of(accuracy=False).evaluate(task.initial_parameters(0))) == {"loss", "test_examples"}
 
 
 def test_the_coordinator_builds_and_evaluates_without_training_data() -> None:
