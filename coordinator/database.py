@@ -10,6 +10,8 @@ from coordinator.attendance_ledger import ATTENDANCE_SCHEMA
 from coordinator.evaluation_schema import EVALUATION_SCHEMA
 from coordinator.schema import SCHEMA, SCHEMA_VERSION
 from federation.errors import StorageError
+from federation.runtime.disk import disk_remedy
+from federation.runtime.failpoint import failpoint
 
 __all__ = ["DATABASE", "Database", "storing"]
 
@@ -68,6 +70,7 @@ class Database:
             try:
                 self.execute("BEGIN IMMEDIATE")
                 yield
+                failpoint(f"coordinator_commit_{what}")
                 self.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:
@@ -94,6 +97,7 @@ class Database:
             # SQLite keeps its locks on other files: closing this one gives none of them up.
             handle = os.open(self._log, os.O_RDONLY)
             try:
+                failpoint("coordinator_fsync")
                 os.fsync(handle)
             finally:
                 os.close(handle)
@@ -122,4 +126,4 @@ def storing(what: str) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        raise StorageError(f"the {what} cannot be stored: {error}") from error
+        raise StorageError(f"the {what} cannot be stored: {error}{disk_remedy(error)}") from error

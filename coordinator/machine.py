@@ -271,6 +271,7 @@ class CoordinatorMachine:
         desk.paused = True
         desk.emit(AcceptFailure())
         desk.note("storage_failed", detail=event.detail, retry_s=pause)
+        self._wait("storage")
         self._versions.abort()
         self._survey.abort()
         self._intake.storage_failed(self._retry_s())

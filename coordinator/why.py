@@ -23,7 +23,7 @@ MEANINGS: Mapping[str, str] = {
     "nodes_min": "more nodes: round.nodes_min are not online yet",
     "settling": "the nodes' retained states, just after a connect",
     "stopped_early": "nothing: stopping.patience evaluations in a row brought no improvement, and that ended the run",
-    "storage": "the disk: nothing can be saved, so nothing is acknowledged",
+    "storage": "the disk: nothing can be saved, so nothing is acknowledged; the log has its error and the remedy",
     "transfers": "large updates that are arriving",
 }
 """The machine's reasons in a person's words; a reason that is not here is shown as it is."""

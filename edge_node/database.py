@@ -8,6 +8,8 @@ from typing import Any
 
 from edge_node.state_folder import StateFolder
 from federation.errors import StorageError
+from federation.runtime.disk import disk_remedy
+from federation.runtime.failpoint import failpoint
 
 __all__ = ["LARGE_BYTES", "Database"]
 
@@ -73,11 +75,12 @@ class Database:
             self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._db.execute("BEGIN IMMEDIATE")
             yield
+            failpoint("node_commit")
             self._db.execute("COMMIT")
         except BaseException as error:
             self._undo()
             if isinstance(error, sqlite3.Error | OSError):
-                raise StorageError(f"the store cannot be written: {error}") from error
+                raise StorageError(f"the store cannot be written: {error}{disk_remedy(error)}") from error
             raise
         for name in self._replaced:
             self._folder.remove(name)

@@ -19,7 +19,7 @@ from time import monotonic
 
 from rich.console import Console
 
-from benchmarks.chaos import kills, lives, messages, network
+from benchmarks.chaos import disk_errors, kills, lives, messages, network
 from benchmarks.chaos.table import Row, show
 from federation.runtime.local_broker import LocalBroker
 
@@ -59,6 +59,7 @@ SCENARIOS = (
     Scenario(name="repeat", run=messages.repeat, count=40),
     Scenario(name="vandal", run=messages.vandalise, count=40),
     Scenario(name="disk-full", run=lives.disk_full, count=4, quiet=True),
+    Scenario(name="disk-errors", run=disk_errors.disk_errors, count=3, quiet=True),
     Scenario(name="memory-cap", run=lives.memory_cap, count=10),
     Scenario(name="cuts", run=network.cuts, count=12),
     Scenario(name="slow-link", run=network.slow_link, count=5, quiet=True),
@@ -73,7 +74,7 @@ SCENARIOS = (
 ELSEWHERE = (
     ("messages late by an hour, SIGSTOP for 5 minutes, broker away for 10 minutes", "make simulate (virtual time)"),
     ("clock ±1 day, jumping back", "make simulate; tests/architecture/test_clocks.py: only monotonic time decides"),
-    ("power cut: writes that were not synced are gone; fsync fails", "make simulate, tests/contract/*store*"),
+    ("power cut: writes that were not synced are gone", "make simulate, tests/contract/*store*"),
     ("poisoned updates: NaN, infinite, 1e30, wrong shape, negative or huge weight", "tests/hostile, tests/unit"),
     ("other protocol version, other model", "tests/scenarios, tests/unit/coordinator, tests/unit/edge_node"),
     ("memory of the coordinator over thousands of versions", "make soak"),

@@ -110,6 +110,10 @@ class Federation:
         """Whether each process that is meant to live has done its work in this life."""
         return all(life.works_s is not None for name, life in self.lives.items() if name not in self.retired)
 
+    def expect(self, name: str, code: int) -> None:
+        """From now on a process may end by itself with this exit code; it is started again."""
+        self._expected[name] = code
+
     def kill(self, name: str) -> None:
         """SIGKILL from outside; it is started again when its end has been noticed."""
         self.fleet.kill(name)

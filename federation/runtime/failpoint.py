@@ -1,6 +1,8 @@
-"""Failpoints: named places where a test makes this process kill itself, as a power cut would."""
+"""Failpoints: named places where a test makes this process kill itself, as a power cut would, or its disk fail."""
 
+import errno
 import os
+import re
 import signal
 import sys
 from collections import Counter
@@ -9,37 +11,46 @@ from pathlib import Path
 _SPECIFICATION = "FEDMQ_FAILPOINT"
 _ONCE = "FEDMQ_FAILPOINT_ONCE"
 
+_PART = re.compile(r"([^:+]+)(?::([1-9][0-9]*)(?:\+([1-9][0-9]*))?)?")
+
 _passages: Counter[str] = Counter()
 
 
 def failpoint(name: str) -> None:
-    """Kill this process here, when ``FEDMQ_FAILPOINT=name:hit[,name:hit]`` says so.
+    """Kill this process here, or fail as a broken disk does, when ``FEDMQ_FAILPOINT=name:hit[+times][,...]`` says so.
 
-    The process gets SIGKILL at its ``hit``-th passage (counted from 1; ``name`` alone is ``name:1``).
-    With ``FEDMQ_FAILPOINT_ONCE=path`` only if that file does not exist yet; it is created first, so that the process
-    which a supervisor starts again survives. Without the variable this is one look-up.
+    The process gets SIGKILL at its ``hit``-th passage (counted from 1; ``name`` alone is ``name:1``). With ``+times``
+    this passage and the next ones raise an I/O error instead, so many times: for places that write.
+    With ``FEDMQ_FAILPOINT_ONCE=path`` it is killed only if that file does not exist yet; it is created first, so that
+    the process which a supervisor starts again survives. Without the variable this is one look-up.
 
     Raises:
-        ValueError: The variable is not ``name:hit[,name:hit]``.
+        ValueError: The variable is not ``name:hit[+times][,...]``.
+        OSError: Input/output error (EIO), where that was asked for.
     """
     specification = os.environ.get(_SPECIFICATION)
     if specification is None:
         return
-    wanted = _parse(specification)
-    if name not in wanted:
+    wanted = _parse(specification).get(name)
+    if wanted is None:
         return
+    hit, times = wanted
     _passages[name] += 1
-    if _passages[name] == wanted[name] and _first_time():
+    if hit <= _passages[name] < hit + times:
+        raise OSError(errno.EIO, f"{os.strerror(errno.EIO)} (failpoint {name})")
+    if not times and _passages[name] == hit and _first_time():
         _die(name)
 
 
-def _parse(specification: str) -> dict[str, int]:
-    wanted: dict[str, int] = {}
+def _parse(specification: str) -> dict[str, tuple[int, int]]:
+    """Hit and times by name; 0 times is SIGKILL."""
+    wanted: dict[str, tuple[int, int]] = {}
     for part in filter(None, specification.split(",")):
-        name, _, hit = part.strip().partition(":")
-        if not name or not (hit or "1").isdecimal() or int(hit or "1") < 1:
-            raise ValueError(f"{_SPECIFICATION} must be name:hit[,name:hit], not {specification!r}")
-        wanted[name] = int(hit or "1")
+        found = _PART.fullmatch(part.strip())
+        if found is None:
+            raise ValueError(f"{_SPECIFICATION} must be name:hit[+times][,...], not {specification!r}")
+        name, hit, times = found.groups()
+        wanted[name] = (int(hit or "1"), int(times or "0"))
     return wanted
 
 

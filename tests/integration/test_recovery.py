@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.chaos.disk_errors import disk_errors
 from benchmarks.chaos.federation import COORDINATOR, running
 from benchmarks.chaos.kills import COORDINATOR_POINTS, NODE_POINTS, Killer, judge, kill_broker, kill_processes
 from benchmarks.chaos.plan import Plan
@@ -59,6 +60,12 @@ def test_a_broker_that_is_killed_and_forgets_everything_costs_no_update(broker: 
     row = kill_broker(broker, tmp_path, 2, SMALL)
     assert_good(row)
     assert (row.injected, len(row.recovery_s)) == (2, 2)
+
+
+def test_a_disk_that_fails_stops_acknowledging_says_so_and_costs_no_update(broker: LocalBroker, tmp_path: Path) -> None:
+    row = disk_errors(broker, tmp_path, 1, SMALL)
+    assert_good(row)
+    assert len(row.recovery_s) == 1
 
 
 def test_the_audit_of_a_run_without_faults_finds_nothing(broker: LocalBroker, tmp_path: Path) -> None:

@@ -163,9 +163,13 @@ def test_a_full_disk_stops_acknowledging_says_so_and_ends_by_itself() -> None:
     assert transcript(rig.offer("ann", 0), notes=True) == [
         "accept failure",
         "note storage_failed",
+        "note waiting",
         "tell ann retry 0-ann",
     ]
     assert transcript(rig.offer("bob", 0)) == ["tell bob retry 0-bob"]
+    waiting = rig.machine.snapshot()["waiting_for"]
+    assert isinstance(waiting, dict)
+    assert waiting["reason"] == "storage"
     rig.failing = False
     assert transcript(rig.wait(1.0), notes=True) == [
         "note storage_resumed",
@@ -173,6 +177,7 @@ def test_a_full_disk_stops_acknowledging_says_so_and_ends_by_itself() -> None:
         "publish state online epoch 1",
         "publish model 0",
         "announce round 0 of version 0",
+        "note waiting",
     ]
     assert transcript(rig.offer("ann", 0)) == ["store 0-ann", "tell ann stored 0-ann"]
 

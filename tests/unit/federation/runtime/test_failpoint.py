@@ -1,5 +1,6 @@
 """A failpoint kills the process at the named passage, and at no other."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -52,7 +53,20 @@ def test_without_the_variable_nothing_happens(monkeypatch: pytest.MonkeyPatch) -
     failpoint("anything")
 
 
-@pytest.mark.parametrize("specification", ["a:0", "a:x", ":1", "a:-1"])
+def test_a_disk_fails_for_as_many_passages_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDMQ_FAILPOINT", "breaks here:2+3,other:9")
+    said: list[tuple[int | None, bool] | None] = []
+    for _ in range(6):
+        try:
+            failpoint("breaks here")
+        except OSError as error:
+            said.append((error.errno, "failpoint breaks here" in str(error)))
+        else:
+            said.append(None)
+    assert said == [None, *[(errno.EIO, True)] * 3, None, None]
+
+
+@pytest.mark.parametrize("specification", ["a:0", "a:x", ":1", "a:-1", "a:1+", "a:1+0", "a+1"])
 def test_a_malformed_variable_is_an_error_and_not_a_silence(
     monkeypatch: pytest.MonkeyPatch, specification: str
 ) -> None:
