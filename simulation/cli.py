@@ -18,7 +18,8 @@ from rich.table import Table
 from federation.errors import ConfigError
 from simulation.federation import Outcome, Simulation, quiet_log
 from simulation.fleet import PER_ROUND_LEAST, FleetOptions, fleet_scenario
-from simulation.train_cli import TrainOptions, train
+from simulation.train_cli import train
+from simulation.train_options import ROUNDS, TrainOptions
 
 __all__ = ["simulate"]
 
@@ -30,7 +31,7 @@ PLAIN_STEPS = 10
 def simulate(  # noqa: PLR0913 - one parameter per option of the command line
     *,
     nodes: Annotated[int, typer.Option(help="Edge nodes.")] = 1000,
-    rounds: Annotated[int, typer.Option(help="Model versions to commit.")] = 100,
+    rounds: Annotated[int | None, typer.Option(help="Model versions to commit. Default: 100.")] = None,
     per_round: Annotated[
         int | None, typer.Option(help="Nodes training at once. Default: a tenth, at least 10.")
     ] = None,
@@ -39,21 +40,25 @@ def simulate(  # noqa: PLR0913 - one parameter per option of the command line
         str | None, typer.Option(help="quadratic, null-500, digits, ... or FILE.py:FUNCTION. Default: quadratic.")
     ] = None,
     codec: Annotated[
-        str, typer.Option(help="Codec of the updates: lossless is the fastest, edge the smallest.")
-    ] = "lossless",
+        str | None, typer.Option(help="Codec of the updates: lossless (default) is the fastest, edge the smallest.")
+    ] = None,
     faults: Annotated[str, typer.Option(help="none, mild, harsh, and key=value pairs: mild,drop=0.05.")] = "none",
     stragglers: Annotated[str, typer.Option(help="key=value: train_s, spread, jitter, slow_share, slow_factor.")] = "",
-    seed: Annotated[int, typer.Option(help="Everything random comes from it.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Everything random comes from it. Default: 0.")] = None,
     real: Annotated[bool, typer.Option("--train", help="Train for real; the options below are for this.")] = False,
     data: Annotated[Path | None, typer.Option(help="Data folder. Default: bundled or downloaded.")] = None,
     partition: Annotated[str | None, typer.Option(help="iid, shards:N, dirichlet:ALPHA or natural.")] = None,
     strategy: Annotated[str | None, typer.Option(help="fedavg, fedavgm, fedadam, fedbuff, ... Default: fits.")] = None,
-    selector: Annotated[str, typer.Option(help="uniform, fair, repeatable, ...")] = "uniform",
+    selector: Annotated[str | None, typer.Option(help="uniform (default), fair, repeatable, ...")] = None,
     outages: Annotated[str, typer.Option(help="Nodes offline: share=0.2,away_s=30 or away=3,change_s=10.")] = "",
     workers: Annotated[int, typer.Option(help="Processes that train, on one copy of the data.", min=1, max=64)] = 1,
     stack: Annotated[bool, typer.Option(help="Train several nodes at once where that is possible.")] = True,
-    evaluate_every: Annotated[int, typer.Option(help="Evaluate each n-th version; 0 is never.", min=0)] = 1,
-    config: Annotated[Path | None, typer.Option(help="A coordinator's TOML file.", exists=True)] = None,
+    evaluate_every: Annotated[
+        int | None, typer.Option(help="Evaluate each n-th version; 0 is never. Default: 1.", min=0)
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A coordinator's TOML file; options that are given win over it.", exists=True)
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of a coordinator: train.learning_rate=0.1")
     ] = None,
@@ -77,12 +82,13 @@ def simulate(  # noqa: PLR0913 - one parameter per option of the command line
       coordinator simulate --nodes 200 --rounds 50 --buffer 10 --per-round 40 --faults mild,vanish=0.2
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
     if real:
+        least = None if config is not None else min(nodes, max(PER_ROUND_LEAST, nodes // 10))
         train(
             TrainOptions(
-                task=task or "digits",
+                task=task,
                 nodes=nodes,
                 rounds=rounds,
-                per_round=per_round or min(nodes, max(PER_ROUND_LEAST, nodes // 10)),
+                per_round=per_round or least,
                 buffer=buffer,
                 codec=codec,
                 strategy=strategy,
@@ -106,14 +112,14 @@ def simulate(  # noqa: PLR0913 - one parameter per option of the command line
         raise ConfigError("--report", "is for --train: without it nothing is learned", source="command line")
     options = FleetOptions(
         nodes=nodes,
-        rounds=rounds,
+        rounds=rounds or ROUNDS,
         per_round=per_round,
         buffer=buffer,
         task=task or "quadratic",
-        codec=codec,
+        codec=codec or "lossless",
         faults=faults,
         stragglers=stragglers,
-        seed=seed,
+        seed=seed or 0,
     )
     _survive(options, as_json=as_json)
 

@@ -2,19 +2,18 @@
 
 import json
 import sys
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from coordinator.config import CoordinatorConfig, read_config
+from coordinator.config import CoordinatorConfig
 from coordinator.progress import Source, StoppingSettings
 from coordinator.records import SurveySettings
-from coordinator.settings import committer_settings, engine_settings, uses_controls
+from coordinator.settings import committer_settings, engine_settings, strategy_name, uses_controls
 from federation.errors import ConfigError
 from federation.protocol.cohort import COHORT_NODES_MAX
 from federation.task import TaskContext
@@ -23,37 +22,12 @@ from federation.tasks.registry import load_task
 from simulation.experiment import Experiment, Plan, Result, VersionFigures
 from simulation.outages import parse_outages
 from simulation.run_report import run_report
+from simulation.train_options import TrainOptions, resolve
 from simulation.trainer import parse_stragglers
 
 __all__ = ["TrainOptions", "build_experiment", "report", "train"]
 
 SHOWN = 15
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainOptions:
-    """The options as they were given; None takes the default of the task or of the others."""
-
-    task: str = "digits"
-    nodes: int = 10
-    rounds: int = 10
-    per_round: int | None = None
-    buffer: int | None = None
-    codec: str = "lossless"
-    strategy: str | None = None
-    selector: str = "uniform"
-    partition: str | None = None
-    data: Path | None = None
-    stragglers: str = ""
-    outages: str = ""
-    seed: int = 0
-    evaluate_every: int = 1
-    config: Path | None = None
-    settings: Sequence[str] = ()
-    stacked: bool = True
-    workers: int = 1
-    device: str = "cpu"
-    report: Path | None = None
 
 
 def build_experiment(options: TrainOptions) -> Experiment:
@@ -62,15 +36,17 @@ def build_experiment(options: TrainOptions) -> Experiment:
     Raises:
         ConfigError: An option is out of range, or two settings do not fit together.
     """
-    config = _configuration(options)
-    per_round = options.nodes if options.per_round is None else options.per_round
-    if not 1 <= per_round <= options.nodes:
-        raise ConfigError("--per-round", f"needs 1 to {options.nodes:,}, not {per_round:,}", source="command line")
+    return _experiment(*resolve(options))
+
+
+def _experiment(options: TrainOptions, config: CoordinatorConfig) -> Experiment:
+    per_round, every = options.per_round or options.nodes, options.evaluate_every or 0
     # The experiment evaluates by itself, as the coordinator would; simulated nodes evaluate nothing.
-    engine = replace(engine_settings(config), evaluate_every=0, survey=SurveySettings())
-    _check_stopping(engine.stopping, options)
+    engine = engine_settings(config)
+    engine = replace(engine, versions=options.rounds or 0, evaluate_every=0, survey=SurveySettings())
+    _check_stopping(engine.stopping, every)
     if per_round > COHORT_NODES_MAX:
-        if options.buffer is not None:
+        if config.round.buffer is not None:
             raise ConfigError("--buffer", f"needs --per-round up to {COHORT_NODES_MAX}", source="command line")
         # More than one announcement can name: asked in several, as the machine does by itself.
         engine = replace(
@@ -79,7 +55,7 @@ def build_experiment(options: TrainOptions) -> Experiment:
     context = TaskContext(
         node_index=None,
         node_count=options.nodes,
-        data=options.data,
+        data=config.task.data,
         device=options.device,
         seed=config.task.seed,
         partition=options.partition,
@@ -92,10 +68,12 @@ def build_experiment(options: TrainOptions) -> Experiment:
         seed=config.task.seed,
         stragglers=parse_stragglers(options.stragglers),
         outages=parse_outages(options.outages, options.nodes),
-        evaluate_every=options.evaluate_every,
+        evaluate_every=every,
         update_norm_max=config.limits.update_norm_max,
     )
-    pool = NodePool(load_task(options.task), context, stacked=options.stacked, controlled=uses_controls(config))
+    pool = NodePool(load_task(config.task.name), context, stacked=options.stacked, controlled=uses_controls(config))
+    if options.workers > 1 and pool.keeps:
+        raise ConfigError("--workers", "the task keeps layers at its nodes: 1", source="command line")
     return Experiment(plan, pool, workers=options.workers)
 
 
@@ -104,16 +82,17 @@ def train(options: TrainOptions, *, as_json: bool) -> Result:
     if options.report is not None and not options.report.absolute().parent.is_dir():
         raise ConfigError("--report", f"there is no folder {options.report.parent}", source="command line")
     console = Console(stderr=True)
-    experiment = build_experiment(options)
-    step = max(1, options.rounds // SHOWN)
+    options, config = resolve(options)
+    experiment = _experiment(options, config)
+    step = max(1, experiment.plan.engine.versions // SHOWN)
 
     def say(figures: VersionFigures) -> None:
-        if figures.version % step == 0 or figures.version == options.rounds:
+        if figures.version % step == 0 or figures.version == experiment.plan.engine.versions:
             console.print(_line(figures), highlight=False)
 
     result = experiment.run(say)
     if options.report is not None:
-        made = run_report(experiment, result, strategy=options.strategy or "", codec=options.codec)
+        made = run_report(experiment, result, strategy=strategy_name(config), codec=config.codec.up)
         options.report.write_text(json.dumps(made) + "\n")
     if as_json:
         sys.stdout.write(json.dumps(report(options, result)) + "\n")
@@ -128,31 +107,7 @@ def report(options: TrainOptions, result: Result) -> Mapping[str, object]:
     return given | asdict(result)
 
 
-def _configuration(options: TrainOptions) -> CoordinatorConfig:
-    per_round = options.nodes if options.per_round is None else options.per_round
-    flags: dict[str, object] = {
-        "federation.id": "simulation",
-        "broker.url": "mqtt://localhost",
-        "task.name": options.task,
-        "task.data": options.data,
-        "task.seed": options.seed,
-        "codec.up": options.codec,
-        "strategy.name": options.strategy,
-        "strategy.nodes": options.nodes if options.strategy == "scaffold" else None,
-        "round.selector": options.selector,
-        "round.versions": options.rounds,
-        "round.concurrency": min(per_round, COHORT_NODES_MAX),
-        "round.buffer": options.buffer,
-    }
-    if options.config is not None:
-        # What the file says counts where the command line says nothing.
-        flags = {
-            key: flags[key] for key in ("broker.url", "task.name", "task.data", "round.concurrency", "round.versions")
-        }
-    return read_config(options.config, flags | dict(map(_setting, options.settings)), environ={})
-
-
-def _check_stopping(stopping: StoppingSettings, options: TrainOptions) -> None:
+def _check_stopping(stopping: StoppingSettings, evaluate_every: int) -> None:
     """An early stop needs evaluations.
 
     Raises:
@@ -160,19 +115,9 @@ def _check_stopping(stopping: StoppingSettings, options: TrainOptions) -> None:
     """
     if stopping.patience and stopping.source is Source.NODES:
         raise ConfigError("stopping.on", "simulated nodes do not evaluate: take central")
-    if stopping.patience and not options.evaluate_every:
+    if stopping.patience and not evaluate_every:
         problem = "0 makes no evaluation, and stopping.patience waits for those"
         raise ConfigError("--evaluate-every", problem, source="command line")
-
-
-def _setting(text: str) -> tuple[str, object]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError("--set", f"{text!r} is not KEY=VALUE, such as train.learning_rate=0.1", source="command line")
-    try:
-        return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key, value
 
 
 def _line(figures: VersionFigures) -> str:

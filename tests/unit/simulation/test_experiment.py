@@ -14,6 +14,7 @@ from simulation.experiment import Experiment, Result
 from simulation.node_work import FrameWork, NodeWork, VectorWork
 from simulation.outages import parse_outages
 from simulation.train_cli import TrainOptions, build_experiment
+from simulation.train_options import ROUNDS, resolve
 
 TASK = """
 import numpy as np
@@ -144,6 +145,42 @@ def test_the_configuration_of_a_coordinator_is_obeyed(options: TrainOptions, tmp
     assert by_file.digest == by_option.digest != run(options).digest
 
 
+def test_the_file_says_what_no_option_says_and_an_option_wins_over_it(options: TrainOptions, tmp_path: Path) -> None:
+    file = tmp_path / "coordinator.toml"
+    file.write_text(
+        f'[federation]\nid = "f"\n[task]\nname = "{options.task}"\nseed = 4\n[codec]\nup = "edge"\n[strategy]\n'
+        'name = "fedavgm"\n[round]\nconcurrency = 3\nversions = 2\nselector = "fair"\n[evaluation]\nevery = 2\n'
+    )
+    said = TrainOptions(config=file, nodes=8)
+    found, config = resolve(said)
+    assert (found.task, found.seed, found.codec, found.strategy) == (options.task, 4, "edge", "fedavgm")
+    assert (found.per_round, found.rounds, found.selector, found.evaluate_every) == (3, 2, "fair", 2)
+    assert (config.round.concurrency, config.round.versions) == (3, 2)
+    by_file = run(said)
+    assert [bool(figures.metrics) for figures in by_file.versions] == [False, True]
+    given = replace(said, seed=0, codec="lossless", strategy="fedprox", per_round=2, rounds=3, selector="uniform")
+    found, config = resolve(replace(given, evaluate_every=1, buffer=1))
+    assert (found.seed, found.codec, found.strategy, found.per_round) == (0, "lossless", "fedprox", 2)
+    assert (found.rounds, found.selector, found.evaluate_every, config.round.buffer) == (3, "uniform", 1, 1)
+    with pytest.raises(ConfigError, match="asks 3 of 2"):
+        resolve(TrainOptions(config=file, nodes=2))
+    assert resolve(replace(said, settings=("round.fraction=0.5",)))[0].per_round == 8
+
+
+def test_nothing_said_is_a_small_lossless_experiment() -> None:
+    found, _ = resolve(TrainOptions())
+    assert (found.task, found.codec, found.selector, found.seed) == ("digits", "lossless", "uniform", 0)
+    assert (found.per_round, found.rounds, found.evaluate_every) == (10, ROUNDS, 1)
+
+
+def test_a_task_that_keeps_layers_at_its_nodes_is_trained_by_one_process(options: TrainOptions, tmp_path: Path) -> None:
+    file = tmp_path / "personal_task.py"
+    file.write_text(TASK.replace("loss=", 'local=["bias"], loss='))
+    with pytest.raises(ConfigError, match="keeps layers"):
+        build_experiment(replace(options, task=str(file), workers=2))
+    assert run(replace(options, task=str(file), rounds=2)).verdicts == {"applied": 8}
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -171,7 +208,7 @@ def test_nothing_said_is_no_outage() -> None:
 
 
 def test_the_command_prints_json_with_every_version_and_the_digest(options: TrainOptions) -> None:
-    arguments = ["simulate", "--train", "--task", options.task, "--nodes", "8", "--rounds", "3", "--json"]
+    arguments = ["simulate", "--train", "--task", str(options.task), "--nodes", "8", "--rounds", "3", "--json"]
     result = CliRunner().invoke(make_app(arguments), [*arguments, "--per-round", "4"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
@@ -179,7 +216,8 @@ def test_the_command_prints_json_with_every_version_and_the_digest(options: Trai
 
 
 def test_the_command_shows_a_table(options: TrainOptions) -> None:
-    arguments = ["simulate", "--train", "--task", options.task, "--nodes", "4", "--rounds", "2", "--per-round", "4"]
+    arguments = ["simulate", "--train", "--task", str(options.task), "--nodes", "4", "--rounds", "2"]
+    arguments += ["--per-round", "4"]
     result = CliRunner().invoke(make_app(arguments), arguments)
     assert result.exit_code == 0, result.output
     assert "model digest" in result.stdout
