@@ -4,16 +4,18 @@ from typing import assert_never
 
 from coordinator.announcer import Announcer
 from coordinator.desk import Desk
+from coordinator.fencing import Fence
 from coordinator.registry import Sighting
 from federation.protocol.messages import Decline, NodeState
-from federation.types import NodeId
+from federation.types import NodeId, RoundId
 
 
 class Attendance:
     """Follows who is there; a node that vanishes never keeps a slot."""
 
-    def __init__(self, desk: Desk, announcer: Announcer) -> None:
-        self._desk, self._announcer = desk, announcer
+    def __init__(self, desk: Desk, announcer: Announcer, fence: Fence) -> None:
+        self._desk, self._announcer, self._fence = desk, announcer, fence
+        self._starved_round: RoundId | None = None
 
     def expire_leases(self) -> None:
         """Free the slots of those who stayed silent for a whole lease."""
@@ -36,6 +38,16 @@ class Attendance:
         if slot is not None and slot.round == decline.round:
             desk.registry.rest(node, desk.now, decline.retry_after_s)
         desk.declined(node, decline.round)
+        if decline.missing:
+            self._starved(node, decline.round)
+
+    def _starved(self, node: NodeId, round_id: RoundId) -> None:
+        """Only whoever was asked costs a model, once per round, and only what is published now [FED-90]."""
+        desk = self._desk
+        news = self._starved_round is None or round_id > self._starved_round
+        if news and desk.base_asked(node, round_id) == desk.head.version:
+            self._starved_round = round_id
+            self._fence.lost()
 
     def observe(self, node: NodeId, state: NodeState) -> None:
         """Take in a birth, a death or an activity."""

@@ -175,6 +175,10 @@ class Desk:
             invited=self._invited(node, round_id),
         )
 
+    def base_asked(self, node: NodeId, round_id: RoundId) -> ModelVersion | None:
+        """The version that a node was asked to train from in a round; None when it was not, or too long ago."""
+        return self._invitations[round_id].version if self._invited(node, round_id) else None
+
     def _invited(self, node: NodeId, round_id: RoundId) -> bool | None:
         invitation = self._invitations.get(round_id)
         if invitation is None:

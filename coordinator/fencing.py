@@ -16,7 +16,7 @@ HEAL_PAUSE_S = 5.0
 
 
 class Fence:
-    """One machine's view of who coordinates [FED-63, FED-64].
+    """One machine's view of who coordinates and of what is retained [FED-63, FED-64, FED-90].
 
     Attributes:
         due: When what is retained is to be published again, in monotonic seconds; None is never.
@@ -40,10 +40,16 @@ class Fence:
             if state.epoch == desk.epoch:
                 return False
         # What was retained before we subscribed is replaced by what we have just published.
-        if desk.clock.running and not event.retained and self.due is None:
+        if not event.retained:
+            self.lost()
+        return False
+
+    def lost(self) -> None:
+        """Something that is retained is not there any more."""
+        desk = self._desk
+        if desk.clock.running and self.due is None:
             desk.count("retained_lost")
             self.due = desk.now if self._healed_at is None else max(desk.now, self._healed_at + HEAL_PAUSE_S)
-        return False
 
     def heal(self) -> None:
         """Publish everything that is retained again when it is due; the storage must not be paused."""

@@ -65,9 +65,9 @@ class CoordinatorMachine:
         self._rng = rng
         self._survey = Survey(self._desk, recovered)
         self._announcer = Announcer(self._desk, recovered, selector=selector, rng=rng, survey=self._survey)
-        self._attendance = Attendance(self._desk, self._announcer)
-        self._alarms = Alarms(self._desk)
         self._fence = Fence(self._desk, self._announcer)
+        self._attendance = Attendance(self._desk, self._announcer, self._fence)
+        self._alarms = Alarms(self._desk)
         self._intake = Intake(self._desk, recovered.transfers)
         for record in recovered.stored:
             self._desk.buffer.add(record, 0.0)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from edge_node.actions import Effect, FinishedTraining, Note, PublishEvent, PublishProgress
-from edge_node.fetch import Fetch
+from edge_node.fetch import CHUNKS_MISSING, Fetch
 from edge_node.terms import NodeSettings
 from federation.protocol.chunking import payload_digest
 from federation.protocol.limits import fit_metrics, fit_text
@@ -83,7 +83,11 @@ def joined(assignment: Assignment) -> Note:
 def declined(announcement: RoundAnnouncement, reason: str, retry_after_s: float) -> list[Effect]:
     """What a node says that will not train."""
     decline = Decline(
-        run=announcement.run, round=announcement.round, reason=fit_text(reason), retry_after_s=retry_after_s
+        run=announcement.run,
+        round=announcement.round,
+        reason=fit_text(reason),
+        retry_after_s=retry_after_s,
+        missing=True if reason == CHUNKS_MISSING else None,
     )
     note = Note(event="round_declined", fields={"round": announcement.round, "reason": decline.reason})
     return [PublishEvent(message=decline), note]

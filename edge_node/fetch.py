@@ -10,7 +10,10 @@ from federation.protocol.chunking import Assembly, Segment, payload_digest, segm
 from federation.protocol.messages import ModelPart, ModelRef, PartKind
 from federation.types import Digest, ModelVersion
 
-__all__ = ["Fetch", "Held", "plan"]
+__all__ = ["CHUNKS_MISSING", "Fetch", "Held", "plan"]
+
+CHUNKS_MISSING = "model chunks do not come"
+"""Why a fetch has failed whose chunks may have been wiped from the broker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +147,7 @@ class Fetch:
         """No new chunk for too long: ask again, a bounded number of times."""
         self._attempts += 1
         if self._attempts >= self._settings.fetch_attempts_max:
-            return self._give_up("model chunks do not come")
+            return self._give_up(CHUNKS_MISSING)
         return [Note(event="fetch_repeated", fields={"missing": self._missing}), *self._ask_again(now)]
 
     def stop(self) -> list[Effect]:

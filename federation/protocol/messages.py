@@ -270,12 +270,13 @@ class UpdateOffer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decline:
-    """``n/{node}/evt``: the node will not train this round, and says why."""
+    """``n/{node}/evt``: the node will not train this round, and says why; ``missing``: model chunks never came."""
 
     run: RunId
     round: RoundId
     reason: str
     retry_after_s: float = 0.0
+    missing: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -295,6 +295,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
                 Field(3, "round", _COUNT),
                 Field(4, "reason", Text(REASON_BYTES_MAX)),
                 Field(5, "retry_after_s", _SECONDS),
+                Field(6, "missing", Flag(), optional=True),
             ),
         ),
     ),

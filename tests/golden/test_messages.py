@@ -151,6 +151,9 @@ EXAMPLES: dict[str, Message] = {
         chunk_bytes=61_440,
         inline=b"frame",
     ),
+    "starved_decline": Decline(
+        run=RUN, round=RoundId(9), reason="model chunks do not come", retry_after_s=30.0, missing=True
+    ),
     "decline": Decline(run=RUN, round=RoundId(9), reason="the battery is low", retry_after_s=600.0),
     "grant": Grant(update=UPDATE, bitmap=bytes.fromhex("ff0300"), window=32),
     "applied_receipt": Receipt(run=RUN, update=UPDATE, status=ReceiptStatus.APPLIED, version=ModelVersion(301)),

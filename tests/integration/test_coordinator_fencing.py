@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.protocol.messages import Presence, Reason
+from federation.protocol.messages import Decline, Presence, Reason
 from federation.protocol.wire import encode_message
 from federation.runtime.local_broker import LocalBroker
 from federation.types import NodeId
@@ -69,6 +69,26 @@ def test_what_is_wiped_while_everything_runs_is_there_again(broker: LocalBroker,
         process.terminate()
         ended(process)
     assert json.loads(status(tmp_path / "state"))["counters"]["retained_lost"] >= 1
+
+
+def test_a_chunk_that_is_wiped_alone_is_there_again_when_a_node_has_missed_it(
+    broker: LocalBroker, tmp_path: Path
+) -> None:
+    """FED-90."""
+    with (
+        ScriptedNodes(broker.url, MANIFEST, ("ann", "bob"), obedient=False) as nodes,
+        coordinator(settings(tmp_path, broker)),
+    ):
+        nodes.until(lambda: bool(nodes.announcements))
+        asked = nodes.announcements[-1]
+        model = nodes.topics.model_chunk(asked.model.version, "k0", 0)
+        nodes.transport.subscribe(model)
+        nodes.until(lambda: len(nodes.chunks) == 1)
+        nodes.transport.publish(model, b"", retain=True)
+        nodes.until(lambda: len(nodes.chunks) == 2)
+        starved = Decline(run=asked.run, round=asked.round, reason="model chunks do not come", missing=True)
+        nodes.transport.publish(nodes.topics.node_event(NodeId("ann")), encode_message(starved))
+        nodes.until(lambda: len(nodes.chunks) == 3)
 
 
 def test_bytes_that_are_no_message_show_in_the_status(broker: LocalBroker, tmp_path: Path) -> None:

@@ -60,11 +60,11 @@ def test_a_broken_fetch_asks_only_for_the_chunks_that_are_missing() -> None:
 
 
 def test_chunks_that_never_come_end_in_a_decline() -> None:
-    """No wait is unbounded: six times ten seconds."""
+    """No wait is unbounded: six times ten seconds. FED-90: the coordinator can publish them again."""
     node = Script(holding(3))
     node.announce(announcement(9, model(4, [keyframe(4)])))
     again = ["unsubscribe 4/k0", "subscribe 4/k0"] * 5
-    declined = ["unsubscribe 4/k0", "save round 9", "decline 9: model chunks do not come (30 s)"]
+    declined = ["unsubscribe 4/k0", "save round 9", "decline 9: model chunks do not come (30 s, missing)"]
     assert node.wait_until(1000.0) == again + declined
     assert node.machine.deadline() is None
 

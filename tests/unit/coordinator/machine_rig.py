@@ -399,6 +399,11 @@ class Rig:
         decline = messages.Decline(run=run, round=RoundId(round_id), reason="busy", retry_after_s=retry_after_s)
         return self.tell(actions.DeclineReceived(node=NodeId(node), decline=decline))
 
+    def starve(self, node: str, round_id: int) -> list[Effect]:
+        """A node says that chunks of the model never came."""
+        decline = messages.Decline(run=RUN, round=RoundId(round_id), reason="no chunks", missing=True)
+        return self.tell(actions.DeclineReceived(node=NodeId(node), decline=decline))
+
     def wait(self, seconds: float) -> list[Effect]:
         """Let time pass, deadline by deadline, as the driver does."""
         end, done = self.now + seconds, []

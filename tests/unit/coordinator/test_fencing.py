@@ -5,7 +5,7 @@ import pytest
 from coordinator import actions, heard
 from federation.protocol.messages import Presence
 from federation.types import RunId
-from tests.unit.coordinator.machine_rig import Rig, transcript
+from tests.unit.coordinator.machine_rig import Rig, engine, transcript
 
 AGAIN = ["publish state online epoch 1", "publish model 0", "announce round 0 of version 0"]
 
@@ -40,6 +40,30 @@ def test_what_was_wiped_is_published_again_but_not_without_a_pause() -> None:
     assert transcript(rig.wait(0.1)) == AGAIN
     assert transcript(rig.wait(60.0))[:1] != AGAIN[:1]
     assert rig.get("counters") == {"retained_lost": 2, "leases_expired": 2}
+
+
+def test_a_model_that_a_node_asked_for_in_vain_is_published_again() -> None:
+    """FED-90: on the word of whoever was asked for it, also after its lease, and once per round."""
+    rig = Rig(engine(concurrency=2, buffer=2, lease_s=60.0))
+    rig.start("ann", "bob")
+    assert transcript(rig.starve("dan", 0)) == ["tell dan rebirth"]
+    rig.wait(60.0)
+    effects = rig.starve("ann", 0)
+    assert [effect.lost for effect in effects if isinstance(effect, actions.PublishModel)] == [True]
+    assert "publish model 0" not in transcript([*rig.starve("bob", 0), *rig.wait(10.0)])
+    assert rig.get("counters") == {"leases_expired": 2, "declines": 3, "retained_lost": 1}
+
+
+def test_a_node_that_starves_for_an_older_version_gets_nothing_again() -> None:
+    """FED-90: the parts of a former head are cleared when their time has come."""
+    rig = Rig(engine(concurrency=2, buffer=1, max_staleness=5, refill=1))
+    rig.start("ann", "bob")
+    rig.offer("ann", 0)
+    assert rig.get("version") == 1
+    rig.starve("bob", 0)
+    counters = rig.get("counters")
+    assert isinstance(counters, dict)
+    assert "retained_lost" not in counters
 
 
 def test_our_own_word_and_what_stood_there_before_change_nothing() -> None:

@@ -349,7 +349,8 @@ def say(effect: Effect) -> str:  # noqa: PLR0911, PLR0912
 def _event(message: Decline | EvaluationReport) -> str:
     match message:
         case Decline():
-            return f"decline {message.round}: {message.reason} ({message.retry_after_s:g} s)"
+            missing = ", missing" if message.missing else ""
+            return f"decline {message.round}: {message.reason} ({message.retry_after_s:g} s{missing})"
         case EvaluationReport():
             reason = f", {message.reason}" if message.reason else ""
             return f"report {message.version}: {message.num_examples} examples{reason}"
