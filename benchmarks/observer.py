@@ -1,4 +1,7 @@
-"""An independent witness on the broker: when was each round announced, and when did its last receipt pass by."""
+"""An independent witness on the broker: when was each round announced, and when did its last receipt pass by.
+
+It shares the cores with what it watches, so it only notes times, without acknowledgements, and reads later.
+"""
 
 import queue
 import threading
@@ -24,15 +27,11 @@ class RoundTimes:
 
 @dataclass(slots=True)
 class Observer:
-    """Listens to announcements and receipts of one federation.
-
-    Attributes:
-        rounds: Times of every round that was seen, by its number.
-    """
+    """Listens to announcements and receipts of one federation."""
 
     url: str
     federation: str = "demo"
-    rounds: dict[int, RoundTimes] = field(default_factory=dict)
+    _heard: list[tuple[float, bytes]] = field(default_factory=list)
     _inbox: "queue.Queue[InboxItem]" = field(default_factory=lambda: queue.Queue(100_000))
     _stop: threading.Event = field(default_factory=threading.Event)
     _transport: MqttTransport = field(init=False)
@@ -41,8 +40,8 @@ class Observer:
     def __enter__(self) -> Self:
         session = SessionSettings(client_id="bench-observer", connection="node")
         self._transport = MqttTransport(parse_broker_url(self.url), session, self._inbox)
-        self._transport.subscribe(f"fl/{self.federation}/round")
-        self._transport.subscribe(f"fl/{self.federation}/n/+/cmd")
+        self._transport.subscribe(f"fl/{self.federation}/round", qos=0)
+        self._transport.subscribe(f"fl/{self.federation}/n/+/cmd", qos=0)
         self._transport.open()
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
@@ -56,23 +55,26 @@ class Observer:
 
     def latencies_s(self) -> list[float]:
         """Announcement to last ``applied`` receipt of every round that had one, in seconds."""
-        return [times.last_receipt - times.announced for times in self.rounds.values() if times.receipts]
+        rounds: dict[int, RoundTimes] = {}
+        for now, payload in self._heard:
+            _hear(rounds, payload, now)
+        return [times.last_receipt - times.announced for times in rounds.values() if times.receipts]
 
     def _listen(self) -> None:
         while not self._stop.is_set():
             item = self._inbox.get()
             if isinstance(item.event, MessageReceived):
-                self._hear(item.event.payload, time.monotonic())
-            item.acknowledge()
+                self._heard.append((time.monotonic(), item.event.payload))
 
-    def _hear(self, payload: bytes, now: float) -> None:
-        try:
-            message = decode_message(payload)
-        except RemoteProtocolError:
-            return
-        if isinstance(message, RoundAnnouncement):
-            self.rounds.setdefault(message.round, RoundTimes(announced=now))
-        elif isinstance(message, Receipt) and message.status is ReceiptStatus.APPLIED:
-            times = self.rounds.get(int(message.update.split("-", 1)[0]))
-            if times is not None:
-                times.last_receipt, times.receipts = now, times.receipts + 1
+
+def _hear(rounds: dict[int, RoundTimes], payload: bytes, now: float) -> None:
+    try:
+        message = decode_message(payload)
+    except RemoteProtocolError:
+        return
+    if isinstance(message, RoundAnnouncement):
+        rounds.setdefault(message.round, RoundTimes(announced=now))
+    elif isinstance(message, Receipt) and message.status is ReceiptStatus.APPLIED:
+        times = rounds.get(int(message.update.split("-", 1)[0]))
+        if times is not None:
+            times.last_receipt, times.receipts = now, times.receipts + 1
