@@ -127,8 +127,7 @@ class Work:
         if job.stage is Stage.EVALUATING:
             job.trains = False  # the evaluation is another matter
             return [self._finish_round(job.announcement)]
-        effects = [*self.stop(), self._finish_round(job.announcement)]
-        return effects + self._advance(now)
+        return [*self.stop(), self._finish_round(job.announcement), *self._advance(now)]
 
     def stop(self) -> list[Effect]:
         """Give up the assignment, whatever its stage."""
@@ -267,6 +266,8 @@ class Work:
         """The same model is at hand, or on its way: only the round is newer."""
         if job.stage not in (Stage.FETCHING, Stage.EVALUATING):
             return self.stop()
+        if self._hindrance() is not None:
+            return []  # it waits its turn, and is declined then if nothing has changed
         job.announcement, job.trains = announcement, True
         job.lease_at, job.overdue = now + announcement.lease_s, False
         return [joined(job)]
@@ -284,14 +285,17 @@ class Work:
         return [] if self._job is None else [joined(self._job), *self.tick(now)]
 
     def _take(self, assignment: Assignment) -> list[Effect]:
-        reason = self._outbox.obstacle()
-        if reason is not None:
-            return self._decline(assignment.announcement, reason, self._settings.decline_retry_s)
-        reason = None if self._gate is None else self._gate()
-        if reason is not None:
-            return self._decline(assignment.announcement, reason, self._settings.ineligible_retry_s)
+        if (hindrance := self._hindrance()) is not None:
+            return self._decline(assignment.announcement, *hindrance)
         self._job = assignment
         return [joined(assignment)]
+
+    def _hindrance(self) -> tuple[str, float] | None:
+        """Why no round may be taken now, and after how many seconds to ask again."""
+        if (reason := self._outbox.obstacle()) is not None:
+            return reason, self._settings.decline_retry_s
+        reason = None if self._gate is None else self._gate()
+        return None if reason is None else (reason, self._settings.ineligible_retry_s)
 
     def _advance(self, now: float) -> list[Effect]:
         """Take the assignment that came while another was at work, if it still stands."""

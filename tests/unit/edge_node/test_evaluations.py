@@ -24,7 +24,7 @@ from federation.tasks.quadratic import QuadraticTask
 from federation.tasks.scaffold import scaffolded, with_controls
 from federation.types import ModelVersion, NodeId, RunId
 from tests.unit.edge_node.doubles import MANIFEST, ToyTask, vectors
-from tests.unit.edge_node.script import OTHER_RUN, RUN, Script, announcement, holding, keyframe, version_digest
+from tests.unit.edge_node.script import OTHER_RUN, RUN, Script, announcement, entry, holding, keyframe, version_digest
 
 
 def asking(round_id: int, version: int, *, trains: bool = False, **changes: object) -> RoundAnnouncement:
@@ -89,6 +89,24 @@ def test_an_evaluation_that_runs_is_followed_by_training_when_a_newer_round_asks
     script.announce(asking(7, 3))
     assert script.announce(asking(8, 3, trains=True)) == []
     assert found(script, 3) == ["train 8 from 3", "report 3: 12 examples"]
+
+
+def test_an_evaluation_is_not_followed_by_training_for_which_there_is_no_room() -> None:
+    """FED-30: the outbox is as full after an evaluation as it was before."""
+    script = Script(holding(3, outbox=[entry(2)]), outbox_max=1)
+    script.announce(asking(7, 3))
+    assert script.announce(asking(8, 3, trains=True)) == []
+    said = ["report 3: 12 examples", "save round 8", "decline 8: outbox_full (30 s)"]
+    assert sorted(found(script, 3)) == sorted(said)
+
+
+def test_an_evaluation_is_not_followed_by_training_that_the_owner_does_not_allow_any_more() -> None:
+    reasons = [None, "power: on battery", "power: on battery"]
+    script = Script(holding(3), gate=lambda: reasons.pop(0))
+    script.announce(asking(7, 3))
+    assert script.announce(asking(8, 3, trains=True)) == []
+    said = ["report 3: 12 examples", "save round 8", "decline 8: power: on battery (600 s)"]
+    assert sorted(found(script, 3)) == sorted(said)
 
 
 def test_an_evaluation_of_an_older_version_gives_way_to_the_newer_one() -> None:
