@@ -91,7 +91,7 @@ class _Knowing:
 
 
 class FairSelector(_Knowing):
-    """Those that were asked least often: of nodes that are always there, none is asked twice more than another."""
+    """Those that were asked least often: of nodes that are always free, no two counts differ by more than one."""
 
     def select(self, candidates: Sequence[NodeId], count: int, rng: Rng) -> tuple[NodeId, ...]:
         """Choose the candidates with the fewest assignments; at random among equals."""
