@@ -72,8 +72,6 @@ def _experiment(options: TrainOptions, config: CoordinatorConfig) -> Experiment:
         update_norm_max=config.limits.update_norm_max,
     )
     pool = NodePool(load_task(config.task.name), context, stacked=options.stacked, controlled=uses_controls(config))
-    if options.workers > 1 and pool.keeps:
-        raise ConfigError("--workers", "the task keeps layers at its nodes: 1", source="command line")
     return Experiment(plan, pool, workers=options.workers)
 
 

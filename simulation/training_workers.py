@@ -118,7 +118,7 @@ class Trainers:
             return [getattr(self._local, method)(shares)]
         asked = []
         for place, (_, connection) in enumerate(self._workers):
-            part = [_every(share, place, len(self._workers)) for share in shares]
+            part = [_part(share, place, len(self._workers)) for share in shares]
             part = [share for share in part if share.work.nodes]
             if part:
                 _ask(connection, (method, part))
@@ -171,10 +171,13 @@ def _added(total: Accumulator, trained: Trained, update: Vectors | None, weight:
     return Summed(node=trained.node, norm=norm, loss=trained.metrics.get("loss"))
 
 
-def _every(share: Share, place: int, count: int) -> Share:
-    """Every ``count``-th node of a share, from one place on."""
-    work = replace(share.work, nodes=share.work.nodes[place::count])
-    return Share(work=work, weights=share.weights[place::count])
+def _part(share: Share, place: int, count: int) -> Share:
+    """The nodes of a share that train in one worker: always the same one, which has what they keep."""
+    own = [
+        (node, weight) for node, weight in zip(share.work.nodes, share.weights, strict=True) if node % count == place
+    ]
+    work = replace(share.work, nodes=tuple(node for node, _ in own))
+    return Share(work=work, weights=tuple(weight for _, weight in own))
 
 
 _ENDED = "a process that trains has ended; is there enough memory?"

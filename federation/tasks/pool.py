@@ -124,12 +124,6 @@ class NodePool:
         """The node's weight, where it is known before it trains."""
         return None if self._parts is None else len(self._parts[node])
 
-    @property
-    def keeps(self) -> bool:
-        """Whether a training leaves something at its node, such as local layers: then one process must train it."""
-        task = self._build(replace(self.context, node_index=0))
-        return bool(task.local or task.local_norms) if isinstance(task, TorchTask) else isinstance(task, Stateful)
-
     def prepare(self) -> None:
         """Read the shared data, and divide it: what is forked later shares it."""
         if self._shared is not None and self._controlled:
