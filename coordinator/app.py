@@ -21,6 +21,7 @@ from coordinator.inbound import Inbound
 from coordinator.incidents import Incidents
 from coordinator.initial import InitialRequest, initial_model, initial_model_apart
 from coordinator.inspection import payload_limit
+from coordinator.lookout import Lookout
 from coordinator.machine import CoordinatorMachine
 from coordinator.records import EngineSettings, RecoveredState
 from coordinator.report import build_report
@@ -32,7 +33,7 @@ from coordinator.standing import write_stopping
 from coordinator.store import CoordinatorStore
 from coordinator.tally import Tally
 from coordinator.traffic import Traffic
-from coordinator.why import write_waiting
+from coordinator.why import WaitingFile
 from federation.errors import ConfigError
 from federation.identity.signing_keys import NodeKeys
 from federation.identity.trust import Trust, read_trust
@@ -118,7 +119,7 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None, incidents: Incide
     attendance = AttendanceNotes(store)
     executor = _executor(config, settlement, committer, store, worker, signer=trust.signer, attendance=attendance)
     machine = _machine(config, replace(plan.engine, payload_bytes_max=most), recovered)
-    tally = Tally(config.store.folder, machine.counters)
+    lookout = _lookout(config.store.folder, machine, settlement, attendance)
     inbound = Inbound(
         _topics(config),
         store,
@@ -132,16 +133,15 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None, incidents: Incide
     with StopSignals(inbox, StopRequested()) as signals:
         connections.open()
         try:
-            clock = MonotonicClock()
-            settle = attendance.after(tally.after(settlement.settle, clock.now), clock.now)
             with Supervision(inbox, lambda: connections.alive) as supervision:
                 translate: Callable[[object], Event | None] = supervision.watching(inbound.translate)
-                Driver(machine, executor, inbox, clock, translate, settle=settle, batch_max=BATCH_MAX).run()
+                Driver(
+                    lookout, executor, inbox, MonotonicClock(), translate, settle=lookout.settle, batch_max=BATCH_MAX
+                ).run()
         finally:
             connections.close(timeout_s=FLUSH_S)
             incidents.save()
-            tally.write()
-            attendance.save()
+            lookout.close()
         log.info("coordinator_stopped", reason=executor.stop_reason)
         _check_fenced(executor.stop_reason, config, store)
         if report is not None:
@@ -154,6 +154,11 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None, incidents: Incide
 def _machine(config: CoordinatorConfig, engine: EngineSettings, recovered: RecoveredState) -> CoordinatorMachine:
     selector = make_selector(config.round.selector)
     return CoordinatorMachine(engine, recovered, selector=selector, rng=random.SystemRandom().random)
+
+
+def _lookout(folder: Path, machine: CoordinatorMachine, settlement: Settlement, attendance: AttendanceNotes) -> Lookout:
+    watchers = (attendance, Tally(folder, machine.counters), WaitingFile(folder, machine.snapshot))
+    return Lookout(machine, settlement.settle, MonotonicClock().now, watchers)
 
 
 def _evaluate_head(worker: EvaluationWorker | None, committer: Committer, store: SqliteStore) -> None:
@@ -249,7 +254,7 @@ def _executor(  # noqa: PLR0913 - the parts that the root has made
             data=settlement.data,
             topics=_topics(config),
             now=MonotonicClock().now,
-            say=_speaker(config.store.folder, attendance),
+            say=_speaker(attendance),
             evaluator=evaluator or NoEvaluator(),
             update_norm_max=config.limits.update_norm_max,
             signer=signer,
@@ -258,16 +263,14 @@ def _executor(  # noqa: PLR0913 - the parts that the root has made
     )
 
 
-def _speaker(folder: Path, attendance: AttendanceNotes) -> Callable[[str, Mapping[str, object]], None]:
-    """Writes log lines, and leaves what they tell to ``coordinator why`` and to the attendance."""
+def _speaker(attendance: AttendanceNotes) -> Callable[[str, Mapping[str, object]], None]:
+    """Writes log lines, and leaves what they tell of nodes to the attendance."""
     log = get_log("coordinator")
 
     def say(event: str, fields: Mapping[str, object]) -> None:
         # A user's metric may be called "event".
         write = log.warning if event in ALARMS else log.info
         write(event, **{name: value for name, value in fields.items() if name != "event"})
-        if event == "waiting":
-            write_waiting(folder, fields)
         attendance.hear(event, fields)
 
     return say

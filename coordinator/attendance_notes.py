@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final, Protocol, cast
 
 from coordinator.records import Attendance
@@ -55,22 +55,17 @@ class AttendanceNotes:
             case _:
                 pass
 
-    def after(self, settle: Callable[[], None], now: Callable[[], float]) -> Callable[[], None]:
-        """The driver's ``settle``, and a look at the notes after it; ``now`` gives monotonic seconds."""
-
-        def settle_and_look() -> None:
-            settle()
-            self.look(now())
-
-        return settle_and_look
-
     def look(self, now: float) -> None:
         """Save what was heard when it is time to; ``now`` is in monotonic seconds."""
         if now >= self._next_s and (self._incarnations or self._absences):
-            self.save()
+            self.write()
             self._next_s = now + PAUSE_S
 
-    def save(self) -> None:
+    def due(self) -> float | None:
+        """When what was heard may be saved, in monotonic seconds; None when there is nothing."""
+        return self._next_s if self._incarnations or self._absences else None
+
+    def write(self) -> None:
         """Save what was heard at once; where that fails it stays for the next time."""
         if self._incarnations or self._absences:
             with contextlib.suppress(StorageError):

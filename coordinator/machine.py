@@ -142,6 +142,9 @@ class CoordinatorMachine:
                 "reason": self._waiting_reason,
                 "since": self._waiting_since,
                 "nodes": self._names(),
+                "gone": self._roll_call.gone(self._waiting_reason, NAMES_MAX),
+                "buffer": desk.settings.buffer,
+                "nodes_min": desk.settings.nodes_min,
             },
             "counters": dict(desk.counters),
         }

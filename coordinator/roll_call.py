@@ -8,6 +8,7 @@ from itertools import islice
 
 from coordinator.desk import Desk
 from federation.protocol.messages import Rebirth
+from federation.types import NodeId
 
 __all__ = ["ROLL_CALL_S", "RollCall"]
 
@@ -42,6 +43,13 @@ class RollCall:
             self.due = desk.now + ROLL_CALL_S
         elif desk.now >= self.due:
             self._call()
+
+    def gone(self, reason: str, most: int) -> list[NodeId]:
+        """Some of the nodes that are believed gone; they are looked for only where somebody is missing."""
+        desk = self._desk
+        if reason not in STARVING or desk.registry.online == len(desk.registry):
+            return []
+        return list(islice(desk.registry.gone(), most))
 
     def _call(self) -> None:
         desk = self._desk

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 __all__ = ["Tally", "read_tally"]
@@ -26,20 +26,15 @@ class Tally:
         self._written: dict[str, int] | None = None
         self._next_s = 0.0
 
-    def after(self, settle: Callable[[], None], now: Callable[[], float]) -> Callable[[], None]:
-        """The driver's ``settle``, and a look at the counts after it; ``now`` gives monotonic seconds."""
-
-        def settle_and_look() -> None:
-            settle()
-            self.look(now())
-
-        return settle_and_look
-
     def look(self, now: float) -> None:
         """Compare; ``now`` is in monotonic seconds."""
         if now >= self._next_s and self._counters != self._written:
             self.write()
             self._next_s = now + PAUSE_S
+
+    def due(self) -> float | None:
+        """When a change that was not written yet may be, in monotonic seconds."""
+        return None if self._counters == self._written else self._next_s
 
     def write(self) -> None:
         """Write at once."""

@@ -44,14 +44,14 @@ def test_births_declines_and_silence_are_saved_together() -> None:
 
 
 def test_a_crowd_costs_one_save_a_second() -> None:
-    store, times = Kept(), iter((5.0, 5.0 + PAUSE_S / 2, 5.0 + PAUSE_S))
-    notes, settled = AttendanceNotes(store), list[int]()
-    look = notes.after(lambda: settled.append(1), lambda: next(times))
-    for incarnation in (1, 2, 3):
+    store = Kept()
+    notes = AttendanceNotes(store)
+    assert notes.due() is None
+    for incarnation, now in enumerate((5.0, 5.0 + PAUSE_S / 2, 5.0 + PAUSE_S), start=1):
         notes.hear("node_online", {"node": "a", "incarnation": incarnation})
-        look()
+        notes.look(now)
+        assert notes.due() == (5.0 + PAUSE_S if incarnation == 2 else None)
     assert [dict(one.incarnations) for one in store.saved] == [{"a": 1}, {"a": 3}]
-    assert len(settled) == 3
 
 
 def test_what_a_full_disk_refused_is_saved_later() -> None:
@@ -59,9 +59,9 @@ def test_what_a_full_disk_refused_is_saved_later() -> None:
     notes = AttendanceNotes(store)
     notes.hear("lease_expired", {"node": "a", "round": 3})
     store.fails = True
-    notes.save()
+    notes.write()
     store.fails = False
     notes.hear("lease_expired", {"node": "a", "round": 4})
-    notes.save()
-    notes.save()
+    notes.write()
+    notes.write()
     assert [dict(one.absences) for one in store.saved] == [{"a": {"no answer": 2}}]

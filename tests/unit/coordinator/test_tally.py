@@ -13,15 +13,13 @@ def test_what_was_counted_is_read_back(tmp_path: Path) -> None:
 def test_changes_in_quick_succession_are_written_once(tmp_path: Path) -> None:
     counters = {"declines": 1}
     tally = Tally(tmp_path, counters)
-    times, settled = iter((10.0, 10.0 + PAUSE_S / 2, 10.0 + PAUSE_S)), list[int]()
-    look = tally.after(lambda: settled.append(1), lambda: next(times))
-    look()
+    tally.look(10.0)
+    assert tally.due() is None
     counters["declines"] = 2
-    look()
-    assert read_tally(tmp_path) == {"declines": 1}
-    look()
+    tally.look(10.0 + PAUSE_S / 2)
+    assert (read_tally(tmp_path), tally.due()) == ({"declines": 1}, 10.0 + PAUSE_S)
+    tally.look(10.0 + PAUSE_S)
     assert read_tally(tmp_path) == {"declines": 2}
-    assert len(settled) == 3
 
 
 def test_a_count_that_does_not_change_costs_no_write(tmp_path: Path) -> None:
