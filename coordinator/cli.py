@@ -174,7 +174,7 @@ def doctor(*, config: Annotated[Path, typer.Option(exists=True)], as_json: JsonO
     from federation.doctor import tell  # noqa: PLC0415
     from federation.runtime.log import configure_log  # noqa: PLC0415
 
-    configure_log(json=False, level="error")
+    configure_log(json=False, level="critical")
     raise typer.Exit(tell(examine(settings), as_json=as_json))
 
 

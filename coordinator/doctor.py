@@ -25,7 +25,9 @@ from federation.doctor import (
     check_tls,
     check_versions,
     failed,
+    judge_refusal,
     passed,
+    said_by,
     warned,
 )
 from federation.errors import FederationError, RemoteProtocolError, StorageError
@@ -52,9 +54,11 @@ def examine(config: CoordinatorConfig) -> Iterator[Finding]:
     folder = config.store.folder
     yield check_versions()
     yield check_clock(time.time())
-    yield check_settings(config)
-    yield check_folder(folder)
+    settings = check_settings(config)
     finding, manifest = check_task(config)
+    if settings.detail != finding.detail:  # a wrong task makes both fail, and is said once
+        yield settings
+    yield check_folder(folder)
     yield finding
     yield check_store(folder, manifest)
     bytes_min = FREE_BYTES_MIN + (0 if manifest is None else COPIES_ON_DISK * manifest.fp32_bytes)
@@ -82,7 +86,7 @@ def check_folder(folder: Path) -> Finding:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        return failed("state folder", str(error), f"make {folder.absolute()} writable for this user")
+        return failed("state folder", said_by(error), f"make {folder.absolute()} writable for this user")
     holder = lock_holder(folder)
     if holder is not None:
         return warned("state folder", f"in use by the process with pid {holder}", "fine if it is this coordinator")
@@ -139,19 +143,22 @@ def check_broker(config: CoordinatorConfig) -> Iterator[Finding]:
     secured = check_tls(address, time.time())
     if secured is not None:
         yield secured
+        if secured.verdict is Verdict.FAIL:
+            return
     if config.broker.tls_certificate is not None and lock_holder(config.store.folder) is not None:
         # A broker that takes the client id from the certificate would end the running connection for ours.
         said = "not tried: the coordinator runs, and the broker would take this visit for it"
         yield warned("broker session", said, "see coordinator status, and its log")
         return
     topics = Topics(FederationId(config.federation.id))
-    yield from judge_visit(_visit(config, address, topics), topics)
+    certificate = config.broker.tls_certificate is not None
+    yield from judge_visit(_visit(config, address, topics), topics, with_certificate=certificate)
 
 
-def judge_visit(seen: Seen, topics: Topics) -> Iterator[Finding]:
+def judge_visit(seen: Seen, topics: Topics, *, with_certificate: bool = False) -> Iterator[Finding]:
     """What a short connection to the broker has shown."""
     if not seen.accepted:
-        yield failed("broker session", seen.reason, "see certificates, user name and password")
+        yield judge_refusal(seen.reason, with_certificate=with_certificate)
         return
     version = seen.messages.get(BROKER_VERSION_TOPIC, b"a broker that does not name its version").decode(
         errors="replace"
@@ -159,8 +166,10 @@ def judge_visit(seen: Seen, topics: Topics) -> Iterator[Finding]:
     yield passed("broker session", f"{version}, packets up to {seen.packet_bytes_max:,} bytes")
     probes = len(_probes(topics))
     if seen.refused:
-        said = f"{seen.refused} of {probes} publishes were refused (state, round, model, commands)"
-        yield failed("access rules", said, "see the coordinator's lines in the broker's ACL")
+        said = f"{seen.refused} of {probes} publishes were refused: {', '.join(seen.refused_topics)}"
+        yield failed(
+            "access rules", said, "let the coordinator's user write these in the broker's ACL: mosquitto/acl.example"
+        )
     else:
         yield passed("access rules", "it may publish its state, rounds, models and commands")
     yield _judge_nodes(seen.messages, topics)

@@ -213,7 +213,7 @@ def _doctor(file: Path | None, flags: Mapping[str, object], *, as_json: bool) ->
     from federation.runtime.log import configure_log  # noqa: PLC0415
 
     settings = read_config(file, flags)
-    configure_log(json=False, level="error")
+    configure_log(json=False, level="critical")
     return tell(examine(settings), as_json=as_json)
 
 

@@ -20,6 +20,7 @@ from federation.doctor import (
     check_tls,
     check_versions,
     failed,
+    judge_refusal,
     passed,
     warned,
 )
@@ -58,6 +59,8 @@ def examine(config: NodeConfig) -> Iterator[Finding]:
     secured = check_tls(address, time.time())
     if secured is not None:
         yield secured
+        if secured.verdict is Verdict.FAIL:
+            return
     try:
         trust = node_trust(config.security)
     except FederationError as error:
@@ -107,11 +110,16 @@ def check_certificate(path: Path, node: str, now: dt.datetime) -> Finding:
 def judge_visit(visit: Visit, config: NodeConfig) -> Iterator[Finding]:
     """What a short connection to the broker has shown."""
     if not visit.accepted:
-        yield failed("broker session", visit.reason, "see certificates, user name and password")
+        yield judge_refusal(visit.reason, with_certificate=config.broker.tls_certificate is not None)
         return
     yield passed("broker session", f"accepted, packets up to {visit.packet_bytes_max:,} bytes")
     if visit.publish_refused:
-        yield failed("access rules", "this node may not publish to its own topics", "see the broker's ACL")
+        topics = f"fl/{config.federation.id}/n/{config.node.id}/#"
+        remedy = (
+            f"the broker's ACL must let it write {topics} (mosquitto/acl.example); where a rule has %u, its user name"
+        )
+        remedy += " must be its id"
+        yield failed("access rules", "this node may not publish to its own topics", remedy)
     else:
         yield passed("access rules", "this node may publish to its own topics")
     if visit.forged is not None:

@@ -6,8 +6,9 @@ import shutil
 import socket
 import ssl
 import sys
+import textwrap
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib.metadata import version
@@ -30,7 +31,9 @@ __all__ = [
     "check_tls",
     "check_versions",
     "failed",
+    "judge_refusal",
     "passed",
+    "said_by",
     "tell",
     "warned",
 ]
@@ -52,12 +55,20 @@ CERTIFICATE_BYTES_MAX = 65_536
 PACKAGES = ("fedmq", "paho-mqtt", "numpy", "zstandard", "msgpack")
 
 
+INDENT = " " * 23
+ROOM_MIN = 30
+"""A terminal with less room than this beside the indent wraps by itself, in characters."""
+
+
 class Verdict(StrEnum):
     """How a check ended."""
 
     PASS = "PASS"  # noqa: S105 - a verdict, not a password
     WARN = "WARN"
     FAIL = "FAIL"
+
+
+COLOURS = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +122,7 @@ def check_room(folder: Path, *, bytes_min: int, remedy: str) -> Finding:
     try:
         free_bytes = shutil.disk_usage(folder).free
     except OSError as error:
-        return failed("disk", str(error), "make the state folder first")
+        return failed("disk", said_by(error), "make the state folder first")
     said = f"{free_bytes >> 20} MiB free"
     return warned("disk", said, remedy) if free_bytes < bytes_min else passed("disk", said)
 
@@ -125,7 +136,8 @@ def check_dial(address: BrokerAddress) -> Finding:
     except socket.gaierror as error:
         return failed("broker port", f"{where}: {error.strerror}", "see the host name and this device's DNS")
     except OSError as error:
-        return failed("broker port", f"{where}: {error}", "see the port, firewalls, and whether the broker runs")
+        said = f"{where}: {said_by(error)}"
+        return failed("broker port", said, "see the port, firewalls, and whether the broker runs")
 
 
 def check_own_certificate(path: Path, now: dt.datetime, *, owner: str | None, renewal: str) -> Finding:
@@ -169,12 +181,30 @@ def check_tls(address: BrokerAddress, now_s: float) -> Finding | None:
     except ConfigError as error:
         return failed("tls", str(error), "see broker.tls_authority, tls_certificate and tls_key")
     except ssl.SSLCertVerificationError as error:
-        return failed("tls", error.verify_message, "see broker.tls_authority, the host name in the URL, and the clock")
+        said = f"the broker's certificate is not trusted here: {error.verify_message}"
+        remedy = (
+            "name the authority that signed it in broker.tls_authority; see the host name in the URL, and the clock"
+        )
+        return failed("tls", said, remedy)
     except OSError as error:
-        return failed("tls", str(error), "see whether this port speaks TLS")
+        return failed("tls", said_by(error), "see whether this port speaks TLS")
     if ssl.cert_time_to_seconds(ends) - now_s < CERTIFICATE_DAYS_MIN * 86_400:
         return warned("tls", said, "renew the broker's certificate")
     return passed("tls", said)
+
+
+def judge_refusal(reason: str, *, with_certificate: bool) -> Finding:
+    """The broker has not accepted the connection; ``reason`` is the transport's."""
+    if with_certificate:
+        remedy = "see whether the broker trusts the authority of broker.tls_certificate, and the broker's own log"
+    else:
+        remedy = "see broker.username and broker.password_file, whether this port wants TLS, and the broker's own log"
+    return failed("broker session", reason.partition(";")[0], remedy)
+
+
+def said_by(error: OSError) -> str:
+    """What the system says, without its number."""
+    return error.strerror or str(error)
 
 
 def tell(findings: Iterable[Finding], *, as_json: bool) -> int:
@@ -183,8 +213,26 @@ def tell(findings: Iterable[Finding], *, as_json: bool) -> int:
     for finding in findings:
         told.append(finding)
         if not as_json:
-            remedy = f" -> {finding.remedy}" if finding.remedy else ""
-            typer.echo(f"{finding.verdict:4}  {finding.check:16} {finding.detail}{remedy}")
+            for line in _lines(finding):
+                typer.echo(line)
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in told], indent=2))
     return 1 if any(finding.verdict is Verdict.FAIL for finding in told) else 0
+
+
+def _lines(finding: Finding) -> Iterator[str]:
+    """The finding, then its remedy; wrapped on a terminal, one line each elsewhere. Colours reach terminals only."""
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    verdict = typer.style(f"{finding.verdict:4}", fg=COLOURS[finding.verdict])
+    first, *more = _wrapped(finding.detail, columns)
+    yield f"{verdict}  {finding.check:16} {first}"
+    yield from (INDENT + line for line in more)
+    if finding.remedy:
+        first, *more = _wrapped(finding.remedy, columns)
+        yield f"{'->':>{len(INDENT) - 1}} {first}"
+        yield from (INDENT + line for line in more)
+
+
+def _wrapped(text: str, columns: int) -> list[str]:
+    room = columns - len(INDENT)
+    return [text] if room < ROOM_MIN or not text else textwrap.wrap(text, room)

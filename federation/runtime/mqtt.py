@@ -45,6 +45,7 @@ CONNECT_WAIT_S = 5.0
 CONNACK_WAIT_S = 10.0
 DISCONNECT_WAIT_S = 0.5
 TICK_S_MAX = 5.0
+REFUSED_NAMED_MAX = 16
 _SIGNATURE = "process"
 """User property of what is retained on the will's topic; see `TakeoverDetector`."""
 
@@ -61,6 +62,7 @@ class MqttTransport(NetworkThread):
 
     Attributes:
         refused: Publishes that the broker answered with a failure (not authorized, quota exceeded, too large).
+        refused_topics: The topics of the first ones, at most `REFUSED_NAMED_MAX`.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class MqttTransport(NetworkThread):
         self._generation = 0
         self._ending: str | None = None
         self.refused = 0
+        self.refused_topics: list[str] = []
 
     # --- the network thread -----------------------------------------------------------------------------------------
 
@@ -300,7 +303,10 @@ class MqttTransport(NetworkThread):
         message = self._outbound.settle(mid)
         if reason.is_failure:
             self.refused += 1
-            self._log.warning("publish_refused", topic=None if message is None else message.topic, reason=str(reason))
+            topic = None if message is None else message.topic
+            if topic is not None and len(self.refused_topics) < REFUSED_NAMED_MAX:
+                self.refused_topics.append(topic)
+            self._log.warning("publish_refused", topic=topic, reason=str(reason))
         elif message is not None and self._is_signed(message):
             self._takeovers.signed(time.monotonic())
 

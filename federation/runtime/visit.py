@@ -43,6 +43,7 @@ class Seen:
         reason: Why not.
         packet_bytes_max: The largest packet that it takes.
         refused: How many of our publishes it refused.
+        refused_topics: Their topics, as far as they are known.
         messages: What was retained, by topic.
     """
 
@@ -50,6 +51,7 @@ class Seen:
     reason: str = "no answer"
     packet_bytes_max: int = 0
     refused: int = 0
+    refused_topics: list[str] = field(default_factory=list)
     messages: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -84,7 +86,7 @@ def visit_broker(
             transport.publish(topic, payload)
         _listen(inbox, seen, RETAINED_S, lambda: enough(seen))
     transport.close(timeout_s=CLOSE_S)
-    seen.refused = transport.refused
+    seen.refused, seen.refused_topics = transport.refused, transport.refused_topics
     return seen
 
 

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -37,15 +38,20 @@ def log_is_put_back() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def verdicts(url: str, folder: Path, task: str = "quadratic-12") -> tuple[int, dict[str, str]]:
+def findings(url: str, folder: Path, task: str = "quadratic-12", more: str = "") -> tuple[int, dict[str, Any]]:
     file = folder / "coordinator.toml"
     file.write_text(
-        f'[federation]\nid = "it"\n[broker]\nurl = "{url}"\n[task]\nname = "{task}"\n'
+        f'[federation]\nid = "it"\n[broker]\nurl = "{url}"\n{more}[task]\nname = "{task}"\n'
         f'[store]\nfolder = "{folder / "state"}"\n'
     )
     result = CliRunner().invoke(make_app(["doctor"]), ["doctor", "--config", str(file), "--json"])
     assert result.stdout, result.exception
-    return result.exit_code, {finding["check"]: finding["verdict"] for finding in json.loads(result.stdout)}
+    return result.exit_code, {finding["check"]: finding for finding in json.loads(result.stdout)}
+
+
+def verdicts(url: str, folder: Path, task: str = "quadratic-12") -> tuple[int, dict[str, str]]:
+    code, found = findings(url, folder, task)
+    return code, {check: finding["verdict"] for check, finding in found.items()}
 
 
 def make_store(folder: Path) -> None:
@@ -75,8 +81,9 @@ def test_access_rules_that_forbid_what_a_coordinator_says_are_found(tmp_path: Pa
     rules.write_text("topic read #\ntopic write fl/it/srv\n")
     rules.chmod(0o644)
     with LocalBroker(lines=(f"acl_file {rules}",)) as forbidding:
-        code, found = verdicts(forbidding.url, tmp_path)
-    assert (code, found["access rules"]) == (1, "FAIL")
+        code, found = findings(forbidding.url, tmp_path)
+    assert (code, found["access rules"]["verdict"]) == (1, "FAIL")
+    assert "3 of 4 publishes were refused: fl/it/round, fl/it/model/" in found["access rules"]["detail"]
 
 
 def test_a_store_in_use_is_left_alone_and_another_tasks_store_fails(broker: LocalBroker, tmp_path: Path) -> None:
@@ -95,6 +102,7 @@ def test_a_damaged_model_and_an_unknown_task_fail(broker: LocalBroker, tmp_path:
     model.write_bytes(model.read_bytes()[:-1] + b"\xff")
     code, found = verdicts(broker.url, tmp_path, task="quadratik")
     assert (code, found["store"], found["task"]) == (1, "FAIL", "FAIL")
+    assert "settings" not in found  # it is the same mistake
 
 
 def test_tls_says_whose_certificate_is_not_trusted_and_when_it_ends(tmp_path: Path) -> None:
@@ -124,6 +132,23 @@ def test_tls_says_whose_certificate_is_not_trusted_and_when_it_ends(tmp_path: Pa
         Verdict.FAIL,
     ]
     assert check_tls(BrokerAddress(host="x"), 0.0) is None
+
+
+def test_no_session_is_tried_where_tls_has_failed(broker: LocalBroker, tmp_path: Path) -> None:
+    code, found = findings(broker.url.replace("mqtt:", "mqtts:"), tmp_path)
+    assert (code, found["tls"]["verdict"]) == (1, "FAIL")
+    assert "broker session" not in found
+
+
+def test_a_wrong_password_names_the_setting_once(tmp_path: Path) -> None:
+    for name, text, mode in (("passwords", "", 0o644), ("password", "wrong", 0o600)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(mode)
+    more = f'username = "coordinator"\npassword_file = "{tmp_path / "password"}"\n'
+    with LocalBroker(lines=("allow_anonymous false", f"password_file {tmp_path / 'passwords'}")) as closed:
+        session = findings(closed.url, tmp_path, more=more)[1]["broker session"]
+    assert session["detail"] == "the broker refuses us: Not authorized"
+    assert "broker.password_file" in session["remedy"]
 
 
 def test_a_port_that_speaks_no_tls_fails(broker: LocalBroker) -> None:
