@@ -2,8 +2,8 @@
 
     python -m benchmarks.large_models [--json] [--only NAME,NAME] [--rounds N]
 
-Names: memory, throughput, cuts, kills, checkpoint. The updates are noise (`benchmarks.large_task`): the worst case of
-the lossless codec. Mosquitto runs with its own default limits, except for the throughput.
+Names: memory, throughput, control, cuts, kills, checkpoint. The updates are noise (`benchmarks.large_task`): the worst
+case of the lossless codec. Mosquitto runs with its own default limits, except for throughput and control.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.control_latency import measure_latencies
 from benchmarks.large_run import COORDINATOR, LargePlan, LargeRun, integer, moment_s, received_in_vain_bytes, running
 from benchmarks.raw_chunks import missing_tools, raw_rate, write_lines
 from benchmarks.table import Figure, show
@@ -28,6 +29,8 @@ from federation.testing import TcpProxy
 
 MIB = 1 << 20
 DEFAULT_LIMITS: Mapping[str, str] = {}
+CONTROL_RATIO_MAX = 100
+"""Most of the wait is for the CPU of eight nodes on one machine; behind whole updates it would be far longer."""
 PATIENCE_S = 0.02
 """How often the link's byte count is looked at, in seconds."""
 
@@ -133,6 +136,15 @@ def _rates_since_announcement(run: LargeRun, event: str) -> list[float]:
     return [integer(line, "bytes") / (moment_s(line) - announced[line.fields["version"]]) for line in done]
 
 
+def measure_control(bench: Bench) -> None:
+    """A control message's way there and back, while eight nodes upload and while none does."""
+    say("ResNet-18, 8 nodes at once: control messages meanwhile")
+    with workplace(BROKER_LIMITS) as (folder, broker), running(LargePlan(nodes=8, versions=1), folder, broker) as run:
+        found = measure_latencies(run)
+        run.wait_finished()
+    bench.add("control message answered, 8 uploads / none", found.ratio, CONTROL_RATIO_MAX, note=found.note())
+
+
 def measure_cuts(bench: Bench) -> None:
     """Five cuts of one upload."""
     count, rng = 5, random.Random(4)
@@ -228,6 +240,7 @@ def _lost(run: LargeRun) -> int:
 MEASURES: dict[str, Callable[[Bench], None]] = {
     "memory": measure_memory,
     "throughput": measure_throughput,
+    "control": measure_control,
     "cuts": measure_cuts,
     "kills": measure_kills,
     "checkpoint": measure_checkpoint,
