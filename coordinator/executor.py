@@ -52,7 +52,10 @@ from federation.runtime.failpoint import failpoint
 from federation.types import ModelVersion
 from update_codec import Vectors
 
-__all__ = ["CoordinatorExecutor", "Evaluator", "ExecutorParts", "NoEvaluator"]
+__all__ = ["INDEPENDENT", "CoordinatorExecutor", "Evaluator", "ExecutorParts", "NoEvaluator"]
+
+INDEPENDENT = (AcceptFailure, Evaluate, PublishState, Stop)
+"""Effects that follow from no save of the same moment: a stop must be one, and an evaluation is asked for once."""
 
 
 class Evaluator(Protocol):
@@ -109,8 +112,8 @@ class ExecutorParts:
 class CoordinatorExecutor:
     """Runs one effect at a time, on one thread.
 
-    After a `StorageFailed` it does nothing until the machine says `AcceptFailure`: what follows a failed save depends
-    on it.
+    After a `StorageFailed` it does nothing that is not `INDEPENDENT` until the machine says `AcceptFailure`: what
+    follows a failed save depends on it.
 
     Attributes:
         stopped: The machine is done.
@@ -138,7 +141,7 @@ class CoordinatorExecutor:
 
     def execute(self, effect: Effect) -> Iterable[Event]:
         """Run one effect."""
-        if self._failed and not isinstance(effect, AcceptFailure):
+        if self._failed and not isinstance(effect, INDEPENDENT):
             return ()
         try:
             return tuple(self._run(effect))

@@ -7,6 +7,7 @@ from random import Random
 from coordinator import actions, heard
 from coordinator.actions import Effect, Event
 from coordinator.evaluation_ledger import mean_of
+from coordinator.executor import INDEPENDENT
 from coordinator.machine import CoordinatorMachine
 from coordinator.records import (
     EngineSettings,
@@ -249,7 +250,7 @@ class Rig:
             for effect in self.machine.handle(pending.popleft(), self.now):
                 if isinstance(effect, actions.AcceptFailure):
                     self.failed = False
-                elif self.failed:
+                elif self.failed and not isinstance(effect, INDEPENDENT):
                     continue
                 elif self.failing and isinstance(effect, self.failing_kinds):
                     self.failed = True

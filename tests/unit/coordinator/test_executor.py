@@ -300,6 +300,15 @@ def test_a_full_disk_silences_everything_until_the_machine_has_heard_of_it() -> 
     assert bench.store.recovered(recent=1).next_round == 1
 
 
+def test_a_failed_save_holds_up_no_stop() -> None:
+    """The machine says it once and hears nothing afterwards: the process would never end."""
+    bench = Bench()
+    bench.store.full = True
+    record = RoundRecord(round=RoundId(0), version=ModelVersion(0), nodes=(), cohort=NOBODY)
+    bench.run(actions.SaveRound(record=record), actions.Stop(reason="requested"))
+    assert bench.executor.stopped
+
+
 def test_a_commit_on_a_full_disk_can_be_repeated() -> None:
     bench, sent = Bench(), arrived("a", update(1.0))
     bench.store_updates(sent)

@@ -709,6 +709,25 @@ def test_a_planned_stop_says_offline_first() -> None:
     assert rig.machine.deadline() is None
 
 
+def test_a_stop_on_a_full_disk_is_a_stop() -> None:
+    rig = Rig()
+    rig.start("ann", "bob")
+    rig.offer("ann", 0)
+    rig.failing = True
+    assert transcript(rig.tell(actions.StopRequested())) == ["publish state offline epoch 1", "stop requested"]
+
+
+def test_an_evaluation_does_not_depend_on_the_round_that_could_not_be_saved_before_it() -> None:
+    """Else it would be waited for until the process ends, and sixteen of them would end all evaluation."""
+    rig = Rig(engine(evaluate_every=1))
+    rig.start("ann", "bob")
+    rig.offer("ann", 0)
+    rig.failing, rig.failing_kinds = True, (actions.SaveRound,)
+    rig.offer("bob", 0)
+    assert rig.get("paused")
+    assert rig.evaluations == [1]
+
+
 def test_a_cohort_that_no_announcement_can_list_is_asked_in_several() -> None:
     """FED-25."""
     count = COHORT_NODES_MAX + 5
