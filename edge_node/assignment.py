@@ -66,6 +66,10 @@ class Assignment:
         """When the patience with the fetch ends, in monotonic seconds."""
         return None if self.fetch is None else self.fetch.deadline()
 
+    def is_about(self, model: ModelRef) -> bool:
+        """Whether this is the model; one with the same bits and an older number would only make a stale update."""
+        return (self.model.version, self.model.digest) == (model.version, model.digest)
+
     def next_due(self) -> float | None:
         """When something is to be done next, in monotonic seconds."""
         times = [None if self.overdue else self.lease_at, self.fetch_due, self.tell_at, self.train_until]

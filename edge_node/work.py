@@ -244,7 +244,7 @@ class Work:
         job = self._job
         if job is None:
             return []
-        same = job.model.digest == announcement.model.digest
+        same = job.is_about(announcement.model)
         if not job.trains and (asked or not same):
             # The newer version is what is to be evaluated, or nothing; the same one goes on, and training follows.
             return self._also_train(job, announcement, now) if same and asked else self.stop()

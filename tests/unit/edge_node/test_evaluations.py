@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edge_node.actions import ModelReady
 from edge_node.adoption import manifest_of
 from edge_node.evaluation import EvaluationJob, evaluation_event
 from edge_node.evaluation_actions import EvaluationFinished
@@ -24,7 +25,17 @@ from federation.tasks.quadratic import QuadraticTask
 from federation.tasks.scaffold import scaffolded, with_controls
 from federation.types import ModelVersion, NodeId, RunId
 from tests.unit.edge_node.doubles import MANIFEST, ToyTask, vectors
-from tests.unit.edge_node.script import OTHER_RUN, RUN, Script, announcement, entry, holding, keyframe, version_digest
+from tests.unit.edge_node.script import (
+    OTHER_RUN,
+    RUN,
+    Script,
+    announcement,
+    entry,
+    holding,
+    keyframe,
+    model,
+    version_digest,
+)
 
 
 def asking(round_id: int, version: int, *, trains: bool = False, **changes: object) -> RoundAnnouncement:
@@ -124,6 +135,16 @@ def test_a_version_with_the_bits_of_the_next_one_is_not_evaluated_in_its_name() 
     script.announce(replace(same, model=replace(same.model, digest=version_digest(3))))
     assert script.pull(keyframe(3))[-1].startswith("adopt 3")
     assert script.ready(3) == ["train 7 from 3"]
+
+
+def test_training_from_a_version_with_the_bits_of_the_next_one_gives_way_to_the_next_one() -> None:
+    """FED-44: what was trained from the older number would be stale."""
+    script = Script()
+    script.announce(announcement(7, 3))
+    same = announcement(8, model(4), min_base=4)
+    script.announce(replace(same, model=replace(same.model, digest=version_digest(3))))
+    assert script.pull(keyframe(4))[-1].startswith("adopt 4")
+    assert script.on(ModelReady(version=ModelVersion(4), digest=version_digest(3))) == ["train 8 from 4"]
 
 
 def test_an_evaluation_outlasts_an_announcement_of_the_same_version_that_asks_nobody_to_train() -> None:
