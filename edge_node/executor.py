@@ -102,6 +102,7 @@ class NodeExecutor:
         self._log = get_log("node")
         self._held = self._fitting(self._store.held_model())
         self._unsaved = False
+        self._owes_forgetting = False
         self._recent: tuple[UpdateId, bytes] | None = None
 
     def recovered(self) -> RecoveredNode:
@@ -240,6 +241,7 @@ class NodeExecutor:
         self, effect: SaveOutbox | SaveProgress | SaveSeen | MarkStored | SettleUpdate | ForgetRun
     ) -> Iterable[Event]:
         try:
+            self._check_order(effect)
             match effect:
                 case SaveOutbox():
                     return [self._save_outbox(effect)]
@@ -253,7 +255,9 @@ class NodeExecutor:
                 case SettleUpdate():
                     self._settle(effect)
                 case ForgetRun():
+                    self._owes_forgetting = True
                     self._store.forget_run(effect.run)
+                    self._owes_forgetting = False
                     self._held, self._recent, self._unsaved = None, None, False
                 case _:
                     assert_never(effect)
@@ -261,6 +265,11 @@ class NodeExecutor:
             self._log.error("storage_failed", doing=type(effect).__name__, reason=str(error))
             return [StorageFailed(detail=str(error), effect=effect)]
         return ()
+
+    def _check_order(self, effect: Effect) -> None:
+        # To forget at last would take this along, and a restart would believe that the former run is forgotten.
+        if self._owes_forgetting and isinstance(effect, SaveOutbox | SaveProgress):
+            raise StorageError("the former run has not been forgotten yet")
 
     def _save_outbox(self, effect: SaveOutbox) -> Event:
         residual, frame, context = self._residual(), effect.result.frame, None

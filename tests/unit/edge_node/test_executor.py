@@ -1,5 +1,6 @@
 """Every effect does what it says: publishes, saves, adopts, trains; and a failing disk is an event, not a crash."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -41,7 +42,7 @@ from edge_node.sqlite_store import SqliteNodeStore
 from edge_node.store import HeldModel
 from edge_node.training import run_round
 from edge_node.update import ResidualAging
-from federation.errors import LocalProtocolError
+from federation.errors import LocalProtocolError, StorageError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import (
     Activity,
@@ -487,3 +488,38 @@ def test_notes_are_logged_and_stop_stops(rig: Rig) -> None:
         rig.executor.execute(Stop(reason="operator"))
     assert (rig.executor.stopped, rig.executor.stop_reason) == (True, "operator")
     assert [(line["event"], line.get("round")) for line in said] == [("round_joined", 7), ("stopping", None)]
+
+
+OTHER_RUN = RunId("00000000000000bb")
+
+
+class Stubborn(MemoryNodeStore):
+    """A disk that has room for what is small, and fails to forget a run so many times."""
+
+    failures = 2
+
+    def forget_run(self, run: RunId) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise StorageError("no space left on device")
+        super().forget_run(run)
+
+
+def test_nothing_of_a_new_run_is_saved_before_the_former_one_is_forgotten() -> None:
+    """FED-19, FED-41: to forget it at last would take the new run's update with it, and a restart would not forget."""
+    rig, forgetting = Rig(store=Stubborn()), ForgetRun(run=OTHER_RUN)
+    rig.adopt()
+    result = rig.train()
+    for _ in range(2):
+        assert failed(rig.executor.execute(forgetting)) == [forgetting]
+        progress = SaveProgress(run=OTHER_RUN, last_round=RoundId(1))
+        assert failed(rig.executor.execute(progress)) == [progress]
+        assert [type(event) for event in rig.save(result)] == [StorageFailed]
+    assert rig.store.recovered().run != OTHER_RUN
+    assert failed(rig.executor.execute(forgetting)) == []
+    assert [type(event) for event in rig.save(result)] == [OutboxSaved]
+
+
+def failed(events: Iterable[object]) -> list[object]:
+    """The effects that failed."""
+    return [event.effect for event in events if isinstance(event, StorageFailed)]
