@@ -167,6 +167,7 @@ class World:
             node=NODE, task="toy", chunk_bytes=CHUNK, bounds=bounds, outbox_max=3, exit_when_finished=draw > 0
         )
         self.machine = NodeMachine(node, Incarnation(1), recovered, rng=lambda: draw)
+        self.full = self.owes_forgetting = False
         self.on_disk: dict[UpdateId, RunId] = {one.offer.update: one.offer.run for one in recovered.outbox}
         self.fails = iter(fails)
         self.receipts: set[tuple[RunId, UpdateId]] = set()
@@ -210,7 +211,10 @@ class World:
         """Check one effect and do it."""
         match effect:
             case SaveOutbox() | SettleUpdate() | ForgetRun() | SaveProgress() | MarkStored():
-                if next(self.fails, False):
+                held_up = self.owes_forgetting and isinstance(effect, SaveOutbox | SaveProgress)
+                if isinstance(effect, ForgetRun):
+                    self.owes_forgetting = True
+                if held_up or self.full or next(self.fails, False):
                     return StorageFailed(detail="full", effect=effect)
                 return self.save(effect)
             case SendOffer():
@@ -246,6 +250,7 @@ class World:
                 assert (run, effect.update) in self.receipts, "kept until the final receipt of its run"
             case ForgetRun():
                 self.on_disk.clear()
+                self.owes_forgetting = False
         return None
 
     def watch(self, effect: Effect) -> None:
@@ -379,6 +384,15 @@ class Life(RuleBasedStateMachine):
             presence=presence, run=self.run, epoch=Epoch(self.epoch), protocol_min=1, protocol_max=1
         )
         self.world.happens(CoordinatorStateReceived(state=state))
+
+    @rule(full=st.booleans())
+    def disk_runs_full(self, full: bool) -> None:
+        self.world.full = full
+
+    @rule(pause_s=PAUSES)
+    def process_is_stopped(self, pause_s: float) -> None:
+        """``SIGSTOP``: deadlines pass, and what has arrived meanwhile is handled before any of them."""
+        self.world.now += pause_s
 
     @rule(pause_s=PAUSES)
     def time_passes(self, pause_s: float) -> None:
