@@ -72,7 +72,7 @@ class CoordinatorMachine:
         for record in recovered.stored:
             self._desk.buffer.add(record, 0.0)
             self._desk.registry.take(record.node)
-        self._versions = Versions(self._desk, self._intake, self._announcer)
+        self._versions = Versions(self._desk, self._intake, self._announcer, best=recovered.best)
         self._roll_call = RollCall(self._desk)
         self._settling_until: float | None = None
         self._paused_until: float | None = None

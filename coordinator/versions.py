@@ -16,12 +16,13 @@ EVALUATIONS_MAX = 16
 class Versions:
     """At most one commit is under way; everything else waits for its answer."""
 
-    def __init__(self, desk: Desk, intake: Intake, announcer: Announcer) -> None:
+    def __init__(self, desk: Desk, intake: Intake, announcer: Announcer, *, best: ModelVersion | None) -> None:
         self._desk, self._intake, self._announcer = desk, intake, announcer
         self._members: tuple[Member, ...] = ()
         self._head_is_new = True
         self._ended = False
-        self._retained = (desk.retained - {desk.progress.best}, desk.progress.best)
+        # What the store says, and not what the evaluations say now: a crash may have come between the two.
+        self._retained = (desk.retained - {best}, best)
         # After a failed save nothing is known to be retained, so it is said again.
         self._retains, self._repeat_retained = bool(desk.retained), False
         self._evaluating: set[ModelVersion] = set()

@@ -2,6 +2,7 @@
 
 import pytest
 
+from coordinator import actions
 from coordinator.progress import Source, StoppingSettings
 from coordinator.records import EngineSettings, NodesEvaluation, SurveySettings
 from coordinator.survey import RETURN_S
@@ -353,3 +354,16 @@ def test_what_has_ended_early_stays_ended_when_a_version_made_since_turns_out_be
     assert rig.announced is not None
     assert rig.announced.final
     assert rig.store.best == 3
+
+
+def test_the_best_version_is_kept_though_the_process_was_killed_before_it_could_say_so() -> None:
+    """The next process knows it from the evaluation, which is on disk; two versions later the model would be gone."""
+    rig = Rig(engine(evaluate_every=1))
+    rig.start("ann", "bob")
+    rig.offer("ann", 0)
+    rig.offer("bob", 0)
+    rig.failing, rig.failing_kinds = True, (actions.RetainModels,)
+    rig.found(1, accuracy=0.5)
+    rig.failing = False
+    assert "retain [] best 1" in transcript(rig.restart())
+    assert rig.store.best == 1
