@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from coordinator import actions
+from coordinator.records import SurveySettings
 from federation.protocol.messages import Activity, Presence, Reason
 from federation.types import ModelVersion, NodeId, RoundId, UpdateId
 from tests.unit.coordinator.machine_rig import SAVES, Rig, digest_of, engine, offer_of
@@ -20,6 +21,9 @@ SHAPES = {
     "fedasync": engine(concurrency=2, buffer=1, refill=1, nodes_min=1, max_staleness=2),
     "fedbuff": engine(concurrency=3, buffer=2, refill=1, nodes_min=1, max_staleness=1, per_node_quota=2),
     "selective": engine(concurrency=4, buffer=2, refill=4, nodes_min=1, transfers_max=1, settle_s=0.5),
+    "evaluated": engine(
+        concurrency=3, buffer=2, refill=1, nodes_min=1, evaluate_every=1, survey=SurveySettings(every=1, nodes_min=2)
+    ),
     "short": engine(concurrency=2, buffer=2, refill=2, nodes_min=1, versions=3),
 }
 
@@ -93,6 +97,23 @@ class CoordinatorSteps(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.rig.wait(seconds)
 
+    @rule(seconds=strategies.sampled_from([0.1, 2.0, 31.0, 61.0, 700.0]))
+    def stopped(self, seconds: float) -> None:
+        """``SIGSTOP``: deadlines pass, and what has arrived meanwhile is handled before any of them."""
+        self.rig.now += seconds
+
+    @rule(node=nodes, back=strategies.integers(0, 2), examples=strategies.integers(0, 2))
+    def report(self, node: str, back: int, examples: int) -> None:
+        """A node has evaluated one of the last versions, asked or not."""
+        self.rig.report(node, max(0, self.rig.store.versions[-1].version - back), examples, metrics={"loss": 1.0})
+
+    @rule()
+    def evaluated(self) -> None:
+        """The coordinator's own evaluation ends."""
+        if self.rig.evaluations:
+            version = self.rig.evaluations.pop(0)
+            self.rig.found(version, accuracy=version / 8)
+
     @rule(failing=strategies.booleans())
     def disk(self, failing: bool) -> None:
         self.rig.failing = failing
@@ -108,6 +129,7 @@ class CoordinatorSteps(RuleBasedStateMachine):
 
     @rule()
     def kill(self) -> None:
+        self.rig.evaluations.clear()
         self.rig.restart()
 
     @invariant()
@@ -153,6 +175,10 @@ class CoordinatorSteps(RuleBasedStateMachine):
             rig.wait(61.0)
         assert rig.get("finished") or rig.store.versions[-1].version > before, "no progress"
         assert all(rig.store.verdicts[update].status.final for update in stored), "a stored update was forgotten"
+        while rig.evaluations:
+            self.evaluated()
+        rig.tell(None)
+        assert not rig.machine._versions.evaluating, "an evaluation is waited for that nobody makes"
 
 
 CoordinatorSteps.TestCase.settings = settings(
@@ -185,9 +211,15 @@ def _step(world: CoordinatorSteps, rng: Random) -> None:  # noqa: PLR0912 - one 
     elif draw < 65:
         presence = rng.choice([Presence.ONLINE, Presence.ONLINE, Presence.LOST])
         world.state(node=node, presence=presence, incarnation=rng.randrange(1, 4), at=rng.randrange(9))
-    elif draw < 78:
+    elif draw < 70:
+        world.report(node=node, back=rng.randrange(3), examples=rng.randrange(3))
+    elif draw < 72:
+        world.evaluated()
+    elif draw < 75:
+        world.stopped(seconds=rng.choice([2.0, 31.0, 61.0, 700.0]))
+    elif draw < 80:
         world.wait(seconds=rng.choice([0.1, 1.0, 5.0, 31.0, 61.0, 700.0]))
-    elif draw < 81:
+    elif draw < 82:
         world.decline(node=node, back=rng.randrange(3), seconds=rng.choice([0.0, 3.0]))
     elif draw < 84:
         world.odd_offer(node=node, base=rng.randrange(4), examples=rng.randrange(3), at=rng.randrange(9))
