@@ -38,15 +38,24 @@ def change_of(result: TrainResult) -> StateChange:
     """What a training wants to be kept, as copies.
 
     Raises:
-        TaskError: An array is not finite, or one that shall be added is not of floats.
+        TaskError: An array is not finite, cannot be stored, or one that shall be added is not of floats.
     """
     for name, array in (*result.kept.items(), *result.pending.items()):
         if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
             raise TaskError(f"the task's state {name} must be finite numbers")
+        _check_storable(name, array)
     for name, array in result.pending.items():
         if array.dtype.kind != "f" or name in result.kept:
             raise TaskError(f"the task's state {name} is added on a receipt: it must be floats, and not kept as well")
     return StateChange(kept=_copies(result.kept), pending=_copies(result.pending))
+
+
+def _check_storable(name: str, array: Array) -> None:
+    """Else the store would find it out, where nothing can be refused any more, or the next start."""
+    try:
+        load(save({name: np.empty(0, array.dtype)}))
+    except (SafetensorError, ValueError) as error:
+        raise TaskError(f"the task's state {name!a} cannot be stored: {error}") from error
 
 
 def added(state: Parameters, pending: Parameters) -> Parameters:

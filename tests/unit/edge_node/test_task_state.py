@@ -55,11 +55,20 @@ def test_a_missing_or_damaged_body_is_no_state(body: bytes | None) -> None:
         ({}, {"a": np.ones(3, np.int64)}),
         ({"a": ones()}, {"a": ones()}),
         ({"a": np.array(["text"])}, {}),
+        ({"a": np.ones(3, np.longdouble)}, {}),
+        ({}, {"a": np.ones(3, np.longdouble)}),
     ],
 )
 def test_state_that_cannot_be_kept_is_the_tasks_error(kept: Parameters, pending: Parameters) -> None:
-    with pytest.raises(TaskError, match="state a"):
+    with pytest.raises(TaskError, match=r"state '?a"):
         change_of(TrainResult(parameters={}, num_examples=1, kept=kept, pending=pending))
+
+
+@pytest.mark.parametrize("name", ["__metadata__", "\ud800"])
+def test_a_name_that_cannot_be_read_again_is_the_tasks_error(name: str) -> None:
+    """One such array would cost the node all that it keeps, at its next start."""
+    with pytest.raises(TaskError, match="the task's state"):
+        change_of(TrainResult(parameters={}, num_examples=1, kept={name: ones()}))
 
 
 def test_a_change_is_a_copy_of_what_the_task_goes_on_using() -> None:
