@@ -1,6 +1,5 @@
 """From what a transport received to the machine's events: parsed, checked, and with the store's verdict at hand."""
 
-import contextlib
 from collections.abc import Callable, Mapping
 from typing import Final, cast
 
@@ -119,9 +118,12 @@ class Inbound:
             case TransportFailed(connection=connection, reason=reason):
                 raise TransportError(f"the {connection} connection has failed for good: {reason}")
             case Evaluated(version=version, metrics=metrics) if metrics:
-                # A full disk costs a gap in the history here, not the process: what must be saved says so itself.
-                with contextlib.suppress(StorageError):
+                try:
                     self._store.save_evaluation(version, metrics)
+                except StorageError:
+                    # A full disk costs a gap in the history here, not the process. But what is not saved may not end
+                    # the run or name the best version either: after a restart the run would go on.
+                    return Evaluated(version=version, metrics={})
                 return event
             case _:
                 return cast("Event", event)
