@@ -121,10 +121,10 @@ def read_surveys(database: Readable) -> tuple[NodesEvaluation, ...]:
     return tuple(_survey_of(row) for row in database.execute("SELECT * FROM surveys ORDER BY version"))
 
 
-def read_reported(database: Database, version: ModelVersion) -> frozenset[NodeId]:
-    """The nodes whose results of a version are here."""
-    rows = database.execute("SELECT node FROM node_results WHERE version = ?", version)
-    return frozenset(NodeId(row["node"]) for row in rows)
+def read_reported(database: Database, version: ModelVersion) -> dict[NodeId, int]:
+    """The nodes whose results of a version are here, with their examples."""
+    rows = database.execute("SELECT node, num_examples FROM node_results WHERE version = ?", version)
+    return {NodeId(row["node"]): int(row["num_examples"]) for row in rows}
 
 
 def read_evaluated(database: Readable) -> dict[ModelVersion, Mapping[str, float]]:

@@ -113,7 +113,11 @@ class MemoryStore:
             transfers=tuple(replace(t.record, arrived=frozenset(t.arrived)) for t in self._transfers.values()),
             evaluated={version: v.row.metrics for version, v in self._versions.items() if v.row.metrics},
             surveyed=tuple(self._surveys.values()),
-            reported=frozenset(node for version, node in self._results if version == max(self._surveys)),
+            reported={
+                node: result.num_examples
+                for (version, node), result in self._results.items()
+                if version == max(self._surveys)
+            },
             retained=self._retained if self._best is None else self._retained | {self._best},
             best=self._best,
         )

@@ -275,7 +275,7 @@ class RecoveredState:
         transfers: Large updates still arriving.
         evaluated: What the coordinator's own evaluations found, by version.
         surveyed: The evaluations on the nodes, in order.
-        reported: The nodes whose results of the last of these are here.
+        reported: The nodes whose results of the last of these are here, with their examples.
         began_ms: When the store was made, in milliseconds since 1970: it orders runs. None where nobody asks.
         retained: Versions whose models are kept beside the head's and its predecessor's.
         best: The best version, one of these.
@@ -292,7 +292,7 @@ class RecoveredState:
     transfers: tuple[TransferRecord, ...] = ()
     evaluated: Mapping[ModelVersion, Mapping[str, float]] = field(default_factory=dict)
     surveyed: tuple[NodesEvaluation, ...] = ()
-    reported: frozenset[NodeId] = frozenset()
+    reported: Mapping[NodeId, int] = field(default_factory=dict)
     began_ms: int | None = None
     retained: frozenset[ModelVersion] = frozenset()
     best: ModelVersion | None = None

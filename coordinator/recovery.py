@@ -89,7 +89,7 @@ def read_recovered(
         transfers=_open_transfers(database, transfers),
         evaluated=read_evaluated(database),
         surveyed=surveys,
-        reported=read_reported(database, surveys[-1].version) if surveys else frozenset(),
+        reported=read_reported(database, surveys[-1].version) if surveys else {},
         retained=read_retained(database),
         best=read_best(database),
     )

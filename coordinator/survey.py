@@ -63,8 +63,8 @@ class Survey:
         newest = self._newest
         if newest is not None:
             # Its nodes may be evaluating right now: they get a whole lease.
-            newest.reported |= recovered.reported
-            newest.found = len(recovered.reported)
+            newest.reported |= recovered.reported.keys()
+            newest.found = sum(examples > 0 for examples in recovered.reported.values())
             newest.until = desk.lease_until
             newest.since = min(newest.until, desk.connected_s + RETURN_S)
             self._unclosed.discard(next(reversed(self._asked)))

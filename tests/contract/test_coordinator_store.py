@@ -486,7 +486,7 @@ def test_an_evaluation_on_the_nodes_is_reserved_with_its_round_and_survives(benc
     bench.settle()
     recovered = bench.restart().recovered(recent=1)
     assert recovered.surveyed == (NodesEvaluation(version=ModelVersion(0), share=2**64 - 1),)
-    assert recovered.reported == {"a"}
+    assert recovered.reported == {"a": 10}
     assert recovered.open_rounds[0].evaluation == 2**64 - 1
 
 

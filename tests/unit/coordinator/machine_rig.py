@@ -200,7 +200,11 @@ class StoreModel:
             transfers=tuple(self.transfers.values()),
             evaluated=dict(self.evaluated),
             surveyed=tuple(self.surveys.values()),
-            reported=frozenset(node for version, node in self.results if version == max(self.surveys)),
+            reported={
+                node: result.num_examples
+                for (version, node), result in self.results.items()
+                if version == max(self.surveys)
+            },
             retained=self.retained if self.best is None else self.retained | {self.best},
             best=self.best,
         )

@@ -196,6 +196,19 @@ def test_an_evaluation_goes_on_after_a_restart_with_what_was_there() -> None:
     assert survey(rig).metrics == {"accuracy": 0.25}
 
 
+def test_a_node_that_could_not_evaluate_does_not_count_as_a_result_after_a_restart_either() -> None:
+    """FED-73: with fewer results than are wanted, the evaluation waits for the others until its lease is over."""
+    rig = at_version_one(surveying(nodes_min=2), nodes=("ann", "bob"))
+    rig.report("ann", 1, num_examples=0)
+    rig.report("bob", 1, num_examples=0)
+    rig.restart()
+    rig.start("ann", "bob")
+    rig.wait(RETURN_S)
+    assert not survey(rig).closed
+    rig.wait(rig.settings.lease_s + rig.settings.spread_s)
+    assert survey(rig).closed
+
+
 def test_an_evaluation_that_a_crash_left_open_behind_the_newest_is_closed() -> None:
     rig = at_version_one()
     rig.store.surveys = {
