@@ -1,6 +1,7 @@
 """What holds for a node's machine whatever happens in whatever order (RELIABILITY: I1, I2, I8)."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from edge_node.actions import (
     ModelRejected,
     OutboxEntry,
     OutboxSaved,
+    PublishEvent,
     RecoveredNode,
     SaveOutbox,
     SaveProgress,
@@ -41,11 +43,15 @@ from edge_node.actions import (
     TrainingFinished,
     UnsubscribeSegment,
 )
+from edge_node.evaluation_actions import EvaluationFinished, StartEvaluation
 from edge_node.machine import NodeMachine, NodeSettings, TrainBounds
 from federation.protocol.cohort import EVERYONE, NOBODY
+from federation.protocol.limits import INT64_MAX
 from federation.protocol.messages import (
     Cancel,
     CoordinatorState,
+    EvaluationReceipt,
+    EvaluationReport,
     Grant,
     Presence,
     Rebirth,
@@ -54,7 +60,7 @@ from federation.protocol.messages import (
     RetryAfter,
     RoundAnnouncement,
 )
-from federation.types import Epoch, Incarnation, ModelVersion, RoundId, RunId, UpdateId, update_id
+from federation.types import Digest, Epoch, Incarnation, ModelVersion, RoundId, RunId, UpdateId, update_id
 from tests.unit.edge_node.script import (
     CHUNK,
     NODE,
@@ -173,6 +179,9 @@ class World:
         self.receipts: set[tuple[RunId, UpdateId]] = set()
         self.training: tuple[RunId, RoundId] | None = None
         self.given_up: list[tuple[RunId, RoundId]] = []
+        self.asked: dict[tuple[RunId, ModelVersion], Digest] = {}
+        self.evaluating: list[EvaluationReport] = []
+        self.reported: set[tuple[RunId, ModelVersion]] = set()
         self.subscribed: SubscribeSegment | None = None
         self.stopped = False
         self.now = 0.0
@@ -185,6 +194,8 @@ class World:
             match one:
                 case CommandReceived(command=Receipt(status=status, run=run, update=update)) if status.final:
                     self.receipts.add((run, update))
+                case AnnouncementReceived(announcement=asking) if asking.evaluation is not None:
+                    self.asked[asking.run, asking.model.version] = asking.model.digest
             effects = self.machine.handle(one, self.now)
             assert not (self.stopped and effects), "nothing follows Stop"
             for effect in effects:
@@ -207,6 +218,11 @@ class World:
         else:
             self.happens(TrainingFailed(round=round_id, reason="no", run=run))
 
+    def evaluation_ends(self, *, late: bool) -> None:
+        """The worker has evaluated; what nobody waits for any more runs to its end as well."""
+        if self.evaluating:
+            self.happens(EvaluationFinished(report=self.evaluating.pop(0 if late else -1)))
+
     def carry_out(self, effect: Effect) -> Event | None:
         """Check one effect and do it."""
         match effect:
@@ -214,6 +230,7 @@ class World:
                 held_up = self.owes_forgetting and isinstance(effect, SaveOutbox | SaveProgress)
                 if isinstance(effect, ForgetRun):
                     self.owes_forgetting = True
+                    self.reported.clear()
                 if held_up or self.full or next(self.fails, False):
                     return StorageFailed(detail="full", effect=effect)
                 return self.save(effect)
@@ -232,11 +249,25 @@ class World:
                 if next(self.fails, False):
                     return ModelRejected(version=asked.model.version, reason="not held")
                 self.training = (asked.run, asked.round)
+            case StartEvaluation() | PublishEvent(message=EvaluationReport()):
+                self.evaluate(effect)
             case Stop():
                 self.stopped = True
             case _:
                 self.watch(effect)
         return None
+
+    def evaluate(self, effect: StartEvaluation | PublishEvent) -> None:
+        match effect:
+            case StartEvaluation(model=wanted, run=run):
+                assert self.training is None, "one at a time"
+                assert self.asked[run, wanted.version] == wanted.digest, "in its own name"
+                assert (run, wanted.version) not in self.reported, "each version once"
+                report = EvaluationReport(run=run, version=wanted.version, digest=wanted.digest, num_examples=3)
+                self.evaluating.append(report)
+            case PublishEvent(message=EvaluationReport() as said):
+                assert self.asked[said.run, said.version] == said.digest, "what nobody has asked for"
+                self.reported.add((said.run, said.version))
 
     def save(self, effect: SaveOutbox | SettleUpdate | ForgetRun | SaveProgress | MarkStored) -> Event | None:
         match effect:
@@ -315,13 +346,18 @@ class Life(RuleBasedStateMachine):
         whole=st.booleans(),
         old=st.integers(0, 2),
         spread_s=st.sampled_from((0.0, 4.0)),
+        evaluates=st.booleans(),
     )
-    def round_is_announced(self, newer: int, skipped: int, asks: bool, whole: bool, old: int, spread_s: float) -> None:
+    def round_is_announced(
+        self, *, newer: int, skipped: int, asks: bool, whole: bool, old: int, spread_s: float, evaluates: bool
+    ) -> None:
         self.round += skipped
         self.version += newer
         known = [delta(one, 15) for one in range(max(1, self.version - 2), self.version + 1)]
         parts = [*known, keyframe(self.version, 25)] if whole or not known else known
         about = model(self.version, parts, seed=1 if self.version == 0 and whole else None)
+        if self.version and self.version % 3 == 0:  # its updates were nothing but zeros
+            about = replace(about, digest=version_digest(self.version - 1))
         message = announcement(
             self.round,
             about,
@@ -332,7 +368,15 @@ class Life(RuleBasedStateMachine):
             lease_s=30.0,
             spread_s=spread_s,
         )
+        message = replace(message, evaluation=INT64_MAX if evaluates and self.version else None)
         self.world.happens(AnnouncementReceived(announcement=message))
+
+    @rule(late=st.booleans(), receipted=st.booleans())
+    def evaluation_ends(self, late: bool, receipted: bool) -> None:
+        self.world.evaluation_ends(late=late)
+        for run, version in sorted(self.world.reported) if receipted else ():
+            receipt = EvaluationReceipt(run=run, version=version, status=ReceiptStatus.APPLIED)
+            self.world.happens(CommandReceived(command=receipt))
 
     @rule(count=st.integers(1, 4))
     def chunks_arrive(self, count: int) -> None:
@@ -380,6 +424,7 @@ class Life(RuleBasedStateMachine):
         if dice == 9:
             self.run = OTHER_RUN if self.run == RUN else RUN
             self.round, self.version, self.epoch = 0, 0, 3
+            presence = Presence.ONLINE  # else the node does not hear of it, and versions only go back
         state = CoordinatorState(
             presence=presence, run=self.run, epoch=Epoch(self.epoch), protocol_min=1, protocol_max=1
         )

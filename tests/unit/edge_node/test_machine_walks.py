@@ -45,8 +45,10 @@ def _step(life: Life, rng: Random) -> None:
 
 
 def _work(life: Life, rng: Random) -> None:
-    draw = rng.randrange(4)
-    if draw == 0:
+    draw = rng.randrange(5)
+    if draw == 4:
+        life.evaluation_ends(late=rng.random() < 0.2, receipted=rng.random() < 0.5)
+    elif draw == 0:
         life.chunks_arrive(count=4)
     elif draw == 1:
         life.worker_ends(size=rng.choice((3, 11, 40)), well=rng.random() < 0.9)
@@ -58,6 +60,7 @@ def _work(life: Life, rng: Random) -> None:
             whole=True,
             old=2,
             spread_s=rng.choice((0.0, 4.0)),
+            evaluates=rng.random() < 0.3,
         )
 
 
@@ -70,7 +73,7 @@ def _settle(life: Life, rng: Random) -> None:
         life.grant_arrives(which=rng.randrange(9), arrived=rng.randrange(16), window=2)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(100))
 def test_a_random_walk_says_nothing_unsaved_and_saves_nothing_twice(seed: int) -> None:
     """FED-27, FED-37, FED-41, FED-50, also where a stopped process finds a deadline and an event at one moment."""
     world = walk(seed).world
