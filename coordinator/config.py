@@ -17,7 +17,7 @@ from pydantic import (
 
 from coordinator.evaluation_config import EvaluationSection, StoppingSection
 from coordinator.lag import LAG_VERSIONS_MAX
-from federation.config import Section, load_config
+from federation.config import PositiveSeconds, Seconds, Section, load_config
 from federation.errors import ConfigError, LocalProtocolError
 from federation.protocol.cohort import COHORT_NODES_MAX
 from federation.protocol.topics import validate_federation_id
@@ -159,11 +159,11 @@ class RoundSection(Section):
     quorum: PositiveInt | None = None
     nodes_min: PositiveInt | None = None
     versions: NonNegativeInt = 0
-    lease_s: PositiveFloat = 120.0
-    max_wait_s: PositiveFloat = 60.0
+    lease_s: PositiveSeconds = 120.0
+    max_wait_s: PositiveSeconds = 60.0
     max_staleness: NonNegativeInt | None = None
     per_node_quota: PositiveInt = 1
-    spread_s: NonNegativeFloat = 0.0
+    spread_s: Seconds = 0.0
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     over_selection: Annotated[float, Field(ge=1, le=10)] = 1.0
     selector: str = "uniform"

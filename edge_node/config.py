@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from federation.config import Section, load_config
+from federation.config import PositiveSeconds, Seconds, Section, load_config
 from federation.errors import ConfigError, LocalProtocolError
 from federation.protocol.topics import validate_federation_id, validate_node_id
 from federation.runtime.profiles import BrokerProfile, ProfileName, profile_named
@@ -149,7 +149,7 @@ class TrainingSection(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: PositiveInt = 1
-    stall_s: PositiveFloat = 900.0
+    stall_s: PositiveSeconds = 900.0
     codecs: tuple[Annotated[str, AfterValidator(_codec)], ...] = ()
     update_norm_max: PositiveFloat | None = None
     residual_decay: Annotated[float, Field(ge=0, le=1)] = 1.0
@@ -173,7 +173,7 @@ class BoundsSection(Section):
     learning_rate_max: PositiveFloat = 10.0
     max_steps: Annotated[int, Field(ge=0)] = 0
     model_bytes_max: PositiveInt = 1 << 30
-    train_s_max: NonNegativeFloat = 0.0
+    train_s_max: Seconds = 0.0
 
 
 class SecuritySection(Section):
@@ -215,7 +215,7 @@ class EligibilitySection(Section):
     interfaces: tuple[str, ...] = ()
     temperature_max_c: float | None = None
     hours: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")] | None = None
-    retry_s: PositiveFloat = 600.0
+    retry_s: PositiveSeconds = 600.0
 
 
 class StoreSection(Section):

@@ -11,17 +11,24 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from federation.errors import ConfigError
+from federation.protocol.limits import SECONDS_MAX
 
-__all__ = ["CONFIG_BYTES_MAX", "Section", "load_config"]
+__all__ = ["CONFIG_BYTES_MAX", "PositiveSeconds", "Seconds", "Section", "load_config"]
 
 CONFIG_BYTES_MAX = 1 << 20
 """A configuration file larger than this is refused, in bytes."""
+
+Seconds = Annotated[float, Field(ge=0.0, le=SECONDS_MAX)]
+"""A duration that a message can carry and a clock can wait for: a year at most."""
+
+PositiveSeconds = Annotated[float, Field(gt=0.0, le=SECONDS_MAX)]
+"""The same above nothing."""
 
 _HERE = "{here}/"
 

@@ -44,6 +44,8 @@ def test_each_of_them_is_required(key: str) -> None:
         ("training__update_norm_max", 0),
         ("broker__keepalive_s", 1),
         ("log__level", "loud"),
+        ("eligibility__retry_s", 1e9),
+        ("bounds__train_s_max", 1e12),
         ("task__data", "/nowhere/at/all"),
     ],
 )
