@@ -326,7 +326,12 @@ class NodeExecutor:
             if index >= count:
                 raise LocalProtocolError(f"update {effect.update} has {count} chunks, not one of index {index}")
             topic = self._topics.node_chunk(self._node, effect.update, index)
-            self._transport.publish(topic, frame[chunk_slice(index, len(frame), chunk_bytes)])
+            try:
+                self._transport.publish(topic, frame[chunk_slice(index, len(frame), chunk_bytes)])
+            except PayloadTooLarge as error:
+                # It was made for another broker, and waits for it; to end here would repeat at each start.
+                self._log.error("chunks_too_large", update=effect.update, chunk_bytes=chunk_bytes, reason=str(error))
+                return
             failpoint("node_mid_upload")
 
     def _frame(self, update: UpdateId) -> bytes:
