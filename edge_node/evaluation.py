@@ -12,7 +12,7 @@ from federation.task import TEST_EXAMPLES, Parameters, Stateful, Task
 from federation.types import Digest, ModelVersion, RunId
 from update_codec import Manifest, Vectors
 
-__all__ = ["EvaluationJob", "evaluation_event"]
+__all__ = ["EvaluationJob", "evaluation_event", "reason_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ def evaluation_event(task: Task, manifest: Manifest, job: EvaluationJob, clock: 
     except BaseException as error:  # noqa: BLE001 - even SystemExit from a user's task must not end the worker silently
         get_log("evaluation").warning("evaluation_failed", version=job.version, exc_info=error)
         metrics, examples = {}, 0
-        reason = str(error) if isinstance(error, TaskError) else f"{type(error).__name__}: {error}"
+        reason = reason_of(error)
     report = EvaluationReport(
         run=job.run,
         version=job.version,
@@ -59,6 +59,15 @@ def evaluation_event(task: Task, manifest: Manifest, job: EvaluationJob, clock: 
         reason=fit_text(reason),
     )
     return EvaluationFinished(report=report)
+
+
+def reason_of(error: BaseException) -> str:
+    """What a user's task has raised, for a message."""
+    kind = type(error).__name__
+    try:
+        return str(error) if isinstance(error, TaskError) else f"{kind}: {error}"
+    except Exception:  # noqa: BLE001 - what it says of itself is the user's code, too
+        return kind
 
 
 def _examples(count: float) -> int:

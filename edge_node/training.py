@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_node.actions import FinishedTraining, TrainingFailed, TrainingFinished
-from edge_node.evaluation import EvaluationJob, evaluation_event
+from edge_node.evaluation import EvaluationJob, evaluation_event, reason_of
 from edge_node.evaluation_actions import EvaluationFinished
 from edge_node.link import within
 from edge_node.task_state import change_of
@@ -163,8 +163,7 @@ def training_event(workshop: Workshop, job: TrainingJob, stop: Stop, clock: Cloc
     except BaseException as error:  # noqa: BLE001 - even SystemExit from a user's task must not end the worker silently
         if not stop():
             get_log("training").warning("training_failed", round=announcement.round, exc_info=error)
-        reason = str(error) if isinstance(error, TaskError) else f"{type(error).__name__}: {error}"
-        return TrainingFailed(round=announcement.round, reason=fit_text(reason), run=announcement.run)
+        return TrainingFailed(round=announcement.round, reason=fit_text(reason_of(error)), run=announcement.run)
 
 
 def evaluated(workshop: Workshop, job: EvaluationJob, clock: Clock) -> EvaluationFinished:

@@ -123,6 +123,19 @@ def test_whatever_a_task_raises_becomes_a_reason(raised: BaseException) -> None:
     assert len(event.reason.encode()) <= 200
 
 
+class SpeechlessError(Exception):
+    """An exception of a user's that cannot be printed."""
+
+    def __str__(self) -> str:
+        raise AttributeError("self.field was never set")
+
+
+def test_an_exception_that_cannot_be_printed_does_not_end_the_worker() -> None:
+    event = training_event(workshop(ToyTask(raises=SpeechlessError())), job(), never, StepClock())
+    assert isinstance(event, TrainingFailed)
+    assert event.reason == "SpeechlessError"
+
+
 def test_stopped_training_makes_no_update() -> None:
     event = training_event(workshop(), job(), lambda: True, StepClock())
     assert event == TrainingFailed(round=RoundId(7), reason="stopped", run=RUN)
