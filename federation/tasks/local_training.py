@@ -14,7 +14,7 @@ from federation.protocol.messages import TrainSettings
 from federation.task import TEST_EXAMPLES, Array, Metrics, Parameters, ProgramForm, Stop, TrainResult
 from federation.tasks.evaluation_data import evaluation_data
 from federation.tasks.exporting import write_program
-from federation.tasks.local_data import LocalData, as_tensor, held_out, local_data
+from federation.tasks.local_data import LocalData, as_tensor, held_out, local_data, own_data
 from federation.tasks.local_model import LocalModel, arrays_of, choose_device
 from federation.tasks.local_sgd import TrainingPlan, train_locally
 from federation.tasks.personal import PersonalLayers, local_names
@@ -157,9 +157,10 @@ class LocalTraining:
         shape = task.input_shape or (None if task.picture is None else task.picture.shape)
         if shape is not None:
             return torch.zeros(2, *shape)
-        if task.test_data is None or self._test_data is None:
+        if task.test_data is None:
             raise TaskError("to export this model its input must be known: give TorchTask(input_shape=...)")
-        inputs: torch.Tensor = next(self._test_data.in_order(2))[0]
+        # Any two will do: a node may have none of its own to evaluate on.
+        inputs: torch.Tensor = next(own_data(task.test_data, self.device).in_order(2))[0]
         return inputs.cpu()
 
     def _measure(self, data: LocalData) -> Metrics:
