@@ -16,21 +16,23 @@ class Figure:
         what: What was measured.
         measured: The value, in ``unit``.
         unit: Its unit, or "" for a ratio.
-        bar: The value to reach.
+        bar: The value to reach; None is a figure that is only shown.
         at_least: Whether larger is better.
         note: Where the value comes from: its parts, its spread.
     """
 
     what: str
     measured: float
-    bar: float
+    bar: float | None
     unit: str = ""
     at_least: bool = False
     note: str = ""
 
     @property
     def reached(self) -> bool:
-        """Whether the bar is met."""
+        """Whether the bar is met, if there is one."""
+        if self.bar is None:
+            return True
         return self.measured >= self.bar if self.at_least else self.measured <= self.bar
 
 
@@ -49,10 +51,12 @@ def _print(title: str, figures: list[Figure], skipped: dict[str, str]) -> None:
     for name in ("what", "measured", "bar", "", "from"):
         table.add_column(name, justify="right" if name in {"measured", "bar"} else "left")
     for figure in figures:
-        sign = "≥" if figure.at_least else "≤"
-        verdict = "[green]reached[/]" if figure.reached else "[bold red]missed[/]"
+        bar, verdict = "-", "-"
+        if figure.bar is not None:
+            bar = f"{'≥' if figure.at_least else '≤'} {figure.bar:.4g} {figure.unit}".rstrip()
+            verdict = "[green]reached[/]" if figure.reached else "[bold red]missed[/]"
         measured = f"{figure.measured:.4g} {figure.unit}".rstrip()
-        table.add_row(figure.what, measured, f"{sign} {figure.bar:.4g} {figure.unit}".rstrip(), verdict, figure.note)
+        table.add_row(figure.what, measured, bar, verdict, figure.note)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
     for what, why in skipped.items():
