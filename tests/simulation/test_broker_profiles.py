@@ -35,9 +35,11 @@ def test_a_federation_comes_to_its_end_and_loses_nothing_through_crashes_of_both
     assert outcome.coordinator_crashes + outcome.node_crashes > 0
 
 
-def test_without_its_profile_nobody_gets_a_model() -> None:
-    outcome = run(scenario(1, named_chunks_max=None, faults=FaultPlan()))
-    assert outcome.versions < ENGINE.versions
+def test_without_its_profile_a_model_comes_only_when_nodes_have_missed_it_for_long() -> None:
+    """FED-90: what is published again reaches those who are subscribed, but each model first waits in vain."""
+    with_it, without = (run(scenario(1, named_chunks_max=most, faults=FaultPlan())) for most in (2, None))
+    assert with_it.versions == without.versions == ENGINE.versions
+    assert without.virtual_s > 5 * with_it.virtual_s
 
 
 def test_the_profile_of_such_a_broker_says_so() -> None:
