@@ -19,7 +19,7 @@ class Row:
         ran: ``simulator`` or ``real broker``.
         figure: The value.
         unit: Of the figure.
-        bar: What it must reach; None is a figure that is only shown.
+        bar: What it must reach.
         at_least: Whether larger is better.
         reference: What plain PyTorch reached in the same run.
         spread: Where the figure comes from, such as three seeds.
@@ -32,7 +32,7 @@ class Row:
     ran: str
     figure: float
     unit: str
-    bar: float | None
+    bar: float
     at_least: bool = True
     reference: str = ""
     spread: str = ""
@@ -40,18 +40,14 @@ class Row:
 
     @property
     def reached(self) -> bool:
-        """Whether the bar is met, if there is one."""
-        if self.bar is None:
-            return True
+        """Whether the bar is met."""
         return self.figure >= self.bar if self.at_least else self.figure <= self.bar
 
     def cells(self) -> tuple[str, ...]:
         """The cells of the table's row."""
         value = f"**{self.figure:.4g}{self.unit}**" + (f" ({self.spread})" if self.spread else "")
-        bar, verdict = "-", "-"
-        if self.bar is not None:
-            bar = f"{'≥' if self.at_least else '≤'} {self.bar:.4g}{self.unit}"
-            verdict = "reached" if self.reached else "**missed**"
+        bar = f"{'≥' if self.at_least else '≤'} {self.bar:.4g}{self.unit}"
+        verdict = "reached" if self.reached else "**missed**"
         return (self.job, self.model, self.setting, self.ran, value, bar, self.reference or "-", verdict, self.measured)
 
     def measured_on(self, day: str) -> "Row":
