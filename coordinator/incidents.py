@@ -4,7 +4,6 @@ The counts are in a file beside the store, not in it: a flood must not cost a tr
 after a restart; a crash costs at most the last second of them.
 """
 
-import contextlib
 import json
 import threading
 import time
@@ -12,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from coordinator.beside import write_beside
 from coordinator.broker_log import denied_publish
 
 __all__ = ["Incidents", "count_denied", "read_incidents"]
@@ -66,10 +66,7 @@ class Incidents:
         self._unsaved, self._saved_at = False, self._now()
         if self._folder is None:
             return
-        temporary = self._folder / f".{FILE}.{threading.get_ident()}.tmp"
-        with contextlib.suppress(OSError):
-            temporary.write_text(json.dumps(self.counts()), encoding="utf-8")
-            temporary.replace(self._folder / FILE)
+        write_beside(self._folder, FILE, self.counts())
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Plain data: counts by kind, by sender."""

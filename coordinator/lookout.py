@@ -4,16 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from coordinator.actions import Effect, Event
+from federation.runtime.driver import Machine
 
 __all__ = ["Lookout", "Watcher"]
-
-
-class _Machine(Protocol):
-    def handle(self, event: Event | None, now: float) -> Sequence[Effect]:
-        """Take one event."""
-
-    def deadline(self) -> float | None:
-        """When it wants to be called without an event, in monotonic seconds."""
 
 
 class Watcher(Protocol):
@@ -40,7 +33,11 @@ class Lookout:
     """
 
     def __init__(
-        self, machine: _Machine, settle: Callable[[], None], now: Callable[[], float], watchers: Sequence[Watcher]
+        self,
+        machine: Machine[Event, Effect],
+        settle: Callable[[], None],
+        now: Callable[[], float],
+        watchers: Sequence[Watcher],
     ) -> None:
         self._machine, self._settle, self._now, self._watchers = machine, settle, now, watchers
 

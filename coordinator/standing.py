@@ -4,12 +4,12 @@ The evaluations and the best version are in the store. What counts as better, an
 coordinator tells at its start by a file beside the store.
 """
 
-import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from coordinator.beside import write_beside
 from coordinator.database import DATABASE
 from coordinator.evaluation_ledger import Readable, read_best, read_evaluated, read_surveys
 from coordinator.history import open_read_only
@@ -61,10 +61,7 @@ class Standing:
 
 def write_stopping(folder: Path, settings: StoppingSettings, *, versions: int) -> None:
     """Remember the settings of the coordinator that starts now. They only explain: a full disk is no reason to stop."""
-    temporary = folder / f".{STOPPING}.tmp"
-    with contextlib.suppress(OSError):
-        temporary.write_text(json.dumps({"versions": versions, "stopping": asdict(settings)}), encoding="utf-8")
-        temporary.replace(folder / STOPPING)
+    write_beside(folder, STOPPING, {"versions": versions, "stopping": asdict(settings)})
 
 
 def read_standing(folder: Path) -> Standing | None:

@@ -1,10 +1,11 @@
 """What a coordinator has counted since its start, told by a file beside its store: for ``coordinator status``."""
 
-import contextlib
 import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
+
+from coordinator.beside import write_beside
 
 __all__ = ["Tally", "read_tally"]
 
@@ -39,10 +40,7 @@ class Tally:
     def write(self) -> None:
         """Write at once."""
         self._written = dict(self._counters)
-        temporary = self._folder / f".{TALLY}.tmp"
-        with contextlib.suppress(OSError):
-            temporary.write_text(json.dumps({"at": time.time(), "counters": self._written}), encoding="utf-8")
-            temporary.replace(self._folder / TALLY)
+        write_beside(self._folder, TALLY, {"at": time.time(), "counters": self._written})
 
 
 def read_tally(folder: Path) -> dict[str, int]:

@@ -1,6 +1,5 @@
 """``coordinator why``: what the coordinator waits for, for whom and since when, told by a file beside its store."""
 
-import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coordinator.beside import write_beside
 from coordinator.blobs import lock_holder
 from federation.errors import StorageError
 
@@ -86,11 +86,7 @@ class WaitingFile:
         if any(fields[key] != self._written.get(key) for key in ("reason", "version")):
             self._since = time.time()
         self._written = fields
-        temporary = self._folder / f".{WAITING}.tmp"
-        said = json.dumps({"since": self._since, "at": time.time(), "fields": fields})
-        with contextlib.suppress(OSError):
-            temporary.write_text(said, encoding="utf-8")
-            temporary.replace(self._folder / WAITING)
+        write_beside(self._folder, WAITING, {"since": self._since, "at": time.time(), "fields": fields})
 
 
 def _fields(snapshot: Mapping[str, Any]) -> Mapping[str, object]:
