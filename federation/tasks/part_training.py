@@ -1,4 +1,7 @@
-"""Train nodes that share one torch model and one data set: one after the other, or several at once."""
+"""Train nodes that share one torch model and one data set: one after the other, or several at once.
+
+SCAFFOLD's corrected steps are taken one node after the other (`PartTask`).
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,7 +9,8 @@ import numpy as np
 import torch
 
 from federation.errors import TaskError
-from federation.task import Parameters
+from federation.protocol.messages import TrainSettings
+from federation.task import Metrics, Parameters, Stop, TrainResult
 from federation.tasks.local_data import TensorData, as_tensor
 from federation.tasks.local_training import LocalTraining, node_seed
 from federation.tasks.partitioners import Rows
@@ -14,8 +18,9 @@ from federation.tasks.pool import Trained, Work
 from federation.tasks.stacked import Stack, Stacked
 from federation.tasks.torch_task import TorchTask
 from federation.tasks.whole_data import WholeData
+from update_codec import Role
 
-__all__ = ["PartTrainer"]
+__all__ = ["PartTask", "PartTrainer"]
 
 STACK_BYTES_MAX = 32 << 20
 """Models that are trained at once together take so many bytes at most: what is in the cache is fast."""
@@ -51,6 +56,26 @@ class PartTrainer:
     def prepare(self) -> None:
         """Everything is loaded already; find out whether the model can be stacked."""
         self._stacked_trainer()
+
+    def initial_parameters(self, seed: int) -> Parameters:
+        """The model's."""
+        return self._training.initial_parameters(seed)
+
+    def roles(self) -> dict[str, Role]:
+        """The model's."""
+        return dict(self._training.roles())
+
+    def train_node(
+        self, node: int, parameters: Parameters, settings: TrainSettings, correction: Parameters | None = None
+    ) -> TrainResult:
+        """Train as this node's own task does, bit for bit.
+
+        Raises:
+            TaskError: The parameters or the settings cannot be used, or the training diverged.
+        """
+        rows = self._rows[node]
+        data = TensorData(self._inputs[rows], self._targets[rows], self._training.device)
+        return self._training.train_on(data, node, parameters, settings, correction)
 
     def train(self, work: Work, *, stacked: bool) -> Iterator[Trained]:
         """Train everybody that this work names."""
@@ -93,10 +118,41 @@ class PartTrainer:
                 yield Trained(node=node, parameters={}, num_examples=examples, metrics={}, failure=why)
 
     def _one(self, node: int, work: Work) -> Trained:
-        rows = self._rows[node]
+        examples = len(self._parts[node])
         try:
-            data = TensorData(self._inputs[rows], self._targets[rows], self._training.device)
-            result = self._training.train_on(data, node, work.base, work.settings)
+            result = self.train_node(node, work.base, work.settings)
         except TaskError as error:
-            return Trained(node=node, parameters={}, num_examples=len(rows), metrics={}, failure=str(error))
-        return Trained(node=node, parameters=result.parameters, num_examples=len(rows), metrics=result.metrics)
+            return Trained(node=node, parameters={}, num_examples=examples, metrics={}, failure=str(error))
+        return Trained(node=node, parameters=result.parameters, num_examples=examples, metrics=result.metrics)
+
+
+class PartTask:
+    """One node of it, as a task whose steps can be corrected."""
+
+    def __init__(self, trainer: PartTrainer, node: int) -> None:
+        self._trainer, self._node = trainer, node
+
+    def initial_parameters(self, seed: int) -> Parameters:
+        """See `federation.task.Task`."""
+        return self._trainer.initial_parameters(seed)
+
+    def roles(self) -> dict[str, Role]:
+        """See `federation.task.Task`."""
+        return self._trainer.roles()
+
+    def train(self, parameters: Parameters, settings: TrainSettings, stop: Stop) -> TrainResult:
+        """See `federation.task.Task`; nobody stops a simulated training."""
+        del stop
+        return self._trainer.train_node(self._node, parameters, settings)
+
+    def train_corrected(
+        self, parameters: Parameters, settings: TrainSettings, stop: Stop, correction: Parameters
+    ) -> TrainResult:
+        """See `federation.task.Correctable`."""
+        del stop
+        return self._trainer.train_node(self._node, parameters, settings, correction)
+
+    def evaluate(self, parameters: Parameters) -> Metrics:
+        """Nothing: a pool evaluates as the coordinator does."""
+        del parameters
+        return {}

@@ -19,7 +19,6 @@ from federation.tasks.whole_data import WholeData
 from update_codec import Role
 
 if TYPE_CHECKING:
-    from federation.tasks.corrected_parts import CorrectedParts
     from federation.tasks.part_training import PartTrainer
 
 __all__ = ["NodePool", "Trained", "Work"]
@@ -126,9 +125,7 @@ class NodePool:
 
     def prepare(self) -> None:
         """Read the shared data, and divide it: what is forked later shares it."""
-        if self._shared is not None and self._controlled:
-            _ = self._corrected
-        elif self._shared is not None:
+        if self._shared is not None:
             self._trainer.prepare()
 
     def train(self, work: Iterable[Work]) -> Iterator[Trained]:
@@ -147,20 +144,16 @@ class NodePool:
 
         return PartTrainer(*self._shared, self._parts)
 
-    @cached_property
-    def _corrected(self) -> "CorrectedParts":
-        assert self._shared is not None  # noqa: S101 - the callers have looked
-        assert self._parts is not None  # noqa: S101 - as above
-        from federation.tasks.corrected_parts import CorrectedParts  # noqa: PLC0415 - torch costs seconds and 200 MB
-
-        return CorrectedParts(*self._shared, self._parts)
-
     def _task(self, node: int) -> Task:
         if node not in self._tasks:
-            shared = self._controlled and self._shared is not None
-            task = self._corrected.task(node) if shared else self._build(replace(self.context, node_index=node))
+            task = self._part(node) if self._shared is not None else self._build(replace(self.context, node_index=node))
             self._tasks[node] = scaffolded(task) if self._controlled else task
         return self._tasks[node]
+
+    def _part(self, node: int) -> Task:
+        from federation.tasks.part_training import PartTask  # noqa: PLC0415 - as above
+
+        return PartTask(self._trainer, node)
 
     def _train_alone(self, node: int, work: Work) -> Trained:
         task = self._task(node)
