@@ -59,7 +59,7 @@ imports: $(STAMP)
 coverage: $(STAMP) ## The tests, and 100 % branch coverage where the design asks for it
 	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report= $(TESTS)
-	@$(BIN)/coverage report --fail-under=100 --show-missing --include='federation/protocol/*,*/update_codec/*,coordinator/machine.py,coordinator/round.py,coordinator/aggregation.py,edge_node/machine.py'
+	@$(BIN)/coverage report --fail-under=100 --show-missing --include='federation/protocol/*,*/update_codec/*,coordinator/engine/machine.py,coordinator/engine/round.py,coordinator/global_model/aggregation.py,edge_node/engine/machine.py'
 
 bench: $(STAMP) ## The figures of the README, printed with their bars (minutes)
 	@$(BIN)/python -m benchmarks.main_job $(ARGS)
@@ -86,7 +86,7 @@ bench-containers: $(STAMP) ## Sizes of the images, and compose up to the first v
 	@$(BIN)/python -m benchmarks.containers $(ARGS)
 
 simulate: $(STAMP) ## Both machines under seeded faults: make simulate SEEDS=2000, by night SEEDS=20000
-	@$(BIN)/python -m simulation.campaign --seeds $(SEEDS) $(ARGS)
+	@$(BIN)/python -m fedmq.simulation.protocol.campaign --seeds $(SEEDS) $(ARGS)
 
 chaos: $(STAMP) ## Real processes under every fault, then an audit: the closing table (ten minutes; ARGS="--scale 0.1")
 	@$(BIN)/python -m benchmarks.chaos $(ARGS)

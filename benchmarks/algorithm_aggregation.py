@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from coordinator.aggregation import AggregateLimits, Unusable, aggregate
+from coordinator.global_model.aggregation import AggregateLimits, Unusable, aggregate
 from coordinator.records import Member
-from coordinator.robust import make_rule
-from coordinator.strategy import Averaging
+from coordinator.strategies.robust import make_rule
+from coordinator.strategies.strategy import Averaging
 from federation.types import NodeId, UpdateId
 from update_codec import CodecSpec, Manifest, Role, Vectors, encode
 

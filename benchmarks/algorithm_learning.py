@@ -1,7 +1,7 @@
 """A small federation for experiments with algorithms: a numpy network on MNIST, in one process and in virtual time.
 
-Coordinator, codec and store are those of production (`simulation.direct`); only the network is left out. Nodes train a
-perceptron on 500 images each: see `benchmarks.algorithm_nodes`.
+Coordinator, codec and store are those of production (`fedmq.simulation.experiment.direct`); only the network is left
+out. Nodes train a perceptron on 500 images each: see `benchmarks.algorithm_nodes`.
 """
 
 import heapq
@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.algorithm_nodes import BATCH, IMAGES, NODES, Learner, Network, Node, data
-from coordinator.aggregation import AggregateLimits
-from coordinator.committer import CommitterSettings
-from coordinator.records import EngineSettings
-from coordinator.registry import REST_MAX_S
-from coordinator.robust import make_rule
-from coordinator.strategies import STRATEGIES
-from coordinator.strategy import StrategySettings, make_strategy
+from coordinator.engine.registry import REST_MAX_S
+from coordinator.engine.settings import EngineSettings
+from coordinator.global_model.aggregation import AggregateLimits
+from coordinator.global_model.committer import CommitterSettings
+from coordinator.strategies.presets import STRATEGIES
+from coordinator.strategies.robust import make_rule
+from coordinator.strategies.strategy import StrategySettings, make_strategy
 from federation.protocol.messages import TrainSettings
 from federation.tasks.scaffold import NODES_KEY, RESOLUTION_KEY, ScaffoldTask, with_controls
 from federation.types import NodeId, update_id
-from simulation.direct import DirectCoordinator, Question, Setup
+from fedmq.simulation.experiment.direct import DirectCoordinator, Question, Setup
 from update_codec import Vectors
 
 __all__ = ["Experiment", "Run", "by_dirichlet", "by_labels", "iid", "run_rounds", "run_until"]

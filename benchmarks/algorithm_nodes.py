@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_node.task_state import added, expected_state
-from edge_node.update import difference
+from edge_node.storage.task_state import added, expected_state
+from edge_node.training.update import difference
 from federation.protocol.messages import Receipt, ReceiptStatus, TrainSettings
 from federation.task import Metrics, Parameters, Stateful, Stop, Task, TrainResult
-from federation.tasks.mnist import mnist, scaled
+from federation.tasks.builtin.mnist import mnist, scaled
 from federation.types import UpdateId
 from update_codec import Manifest, Role, Vectors
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from simulation.experiment import Result
-from simulation.train_cli import TrainOptions, build_experiment
+from fedmq.simulation.experiment.cli import TrainOptions, build_experiment
+from fedmq.simulation.experiment.experiment import Result
 
 __all__ = ["HARDER", "OUTAGES", "SETTING", "Outcome", "run_offline"]
 

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.algorithm_learning import Experiment, Run, by_dirichlet, by_labels, iid, run_rounds, run_until
 from benchmarks.algorithm_offline import OUTAGES, run_offline
 from benchmarks.table import Figure, show
-from coordinator.strategy import StrategySettings
+from coordinator.strategies.strategy import StrategySettings
 
 ROUNDS_ATTACK = 40
 ROUNDS_SKEW = 100

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from benchmarks.table import Figure, show
-from coordinator.committer import CommitterSettings
-from coordinator.downlink import DownlinkSettings
-from coordinator.records import EngineSettings
-from edge_node.machine import NodeSettings
+from coordinator.engine.settings import EngineSettings
+from coordinator.global_model.committer import CommitterSettings
+from coordinator.global_model.downlink import DownlinkSettings
+from edge_node.engine.machine import NodeSettings
 from federation.protocol.messages import ReceiptStatus
 from federation.tasks.registry import default_settings
 from federation.types import NodeId
-from simulation.federation import Scenario, Simulation, quiet_log
-from simulation.trainer import Stragglers
+from fedmq.simulation.protocol.federation import Scenario, Simulation, quiet_log
+from fedmq.simulation.world.trainer import Stragglers
 from update_codec import CodecSpec
 
 PARAMETERS = 400_000

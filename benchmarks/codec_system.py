@@ -20,9 +20,9 @@ from typing import Any
 
 from benchmarks.main_job import DATA, run_demo, say
 from benchmarks.table import Figure, show
-from coordinator.demo.fleet import Line
-from coordinator.demo.plan import DemoOptions, make_plan
-from coordinator.demo.run import Demo
+from fedmq.demo.plan import DemoOptions, make_plan
+from fedmq.demo.processes import Line
+from fedmq.demo.run import Demo
 
 TAIL = 10
 """Versions at the end whose mean accuracy is compared: one version alone is noise."""
@@ -61,7 +61,7 @@ class Run:
 
     Attributes:
         job: Which federation.
-        report: See `coordinator.report.build_report`.
+        report: See `coordinator.monitoring.report.build_report`.
         pulled_bytes: Frames of the model, all nodes.
         pulled_versions: Versions that these frames led over.
         frame_bytes: Frames of the updates, all nodes.

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.table import Figure, show
-from coordinator.fleet.broker import FleetBroker
-from coordinator.fleet.fleet import Fleet
-from coordinator.fleet.folder import FleetFolder
-from coordinator.fleet.texts import FleetPlan
+from coordinator.enrolment.broker import FleetBroker
+from coordinator.enrolment.federation import Fleet
+from coordinator.enrolment.folder import FleetFolder
+from coordinator.enrolment.texts import FleetPlan
 from edge_node.join import install
 from federation.runtime.local_broker import LocalBroker, free_port
 from federation.runtime.log import configure_log

@@ -20,12 +20,12 @@ from benchmarks.control_latency import measure_latencies
 from benchmarks.large_run import COORDINATOR, LargePlan, LargeRun, integer, moment_s, received_in_vain_bytes, running
 from benchmarks.raw_chunks import missing_tools, raw_rate, write_lines
 from benchmarks.table import Figure, show
-from coordinator.database import DATABASE
-from coordinator.demo.fleet import Line
-from coordinator.history import open_read_only
+from coordinator.storage.database import DATABASE
+from coordinator.storage.queries import open_read_only
 from federation.protocol.limits import CHUNK_BYTES
 from federation.runtime.local_broker import BROKER_LIMITS, LocalBroker
 from federation.testing import TcpProxy
+from fedmq.demo.processes import Line
 
 MIB = 1 << 20
 DEFAULT_LIMITS: Mapping[str, str] = {}

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from coordinator.demo.fleet import Exited, Fleet, Line
-from coordinator.demo.plan import to_toml
-from coordinator.traffic import PACKET_HEADER_BYTES
+from coordinator.runtime.traffic import PACKET_HEADER_BYTES
 from federation.protocol.chunking import CHUNK_BYTES, chunk_count
 from federation.protocol.topics import Topics
 from federation.runtime.local_broker import LocalBroker
 from federation.types import FederationId, NodeId, UpdateId
+from fedmq.demo.plan import to_toml
+from fedmq.demo.processes import Exited, Fleet, Line
 
 COORDINATOR = "coordinator"
 FEDERATION = "large"

@@ -23,12 +23,12 @@ from rich.console import Console
 
 from benchmarks.observer import Observer
 from benchmarks.table import Figure, show
-from coordinator.demo.fleet import Line
-from coordinator.demo.plan import DemoOptions, DemoPlan, make_plan
-from coordinator.demo.run import Demo, make_demo, make_story, work_folder
-from coordinator.demo.story import Story
-from coordinator.demo.view import PlainView
 from federation.runtime.local_broker import LocalBroker
+from fedmq.demo.plan import DemoOptions, DemoPlan, make_plan
+from fedmq.demo.processes import Line
+from fedmq.demo.run import Demo, make_demo, make_story, work_folder
+from fedmq.demo.story import Story
+from fedmq.demo.view import PlainView
 
 DATA = Path(os.environ.get("FEDMQ_DATA", "../shared/data"))
 PEERS = Path(os.environ.get("FEDMQ_PEERS", "../shared/peers"))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from federation.tasks.mnist import mnist, scaled
+from federation.tasks.builtin.mnist import mnist, scaled
 
 NODES = 10
 PER_ROUND = 5

@@ -23,8 +23,8 @@ from benchmarks.chaos.kills import judge
 from benchmarks.chaos.plan import Plan
 from benchmarks.chaos.table import Row
 from benchmarks.table import Figure, show
-from coordinator.demo.fleet import Line
 from federation.runtime.local_broker import LocalBroker
+from fedmq.demo.processes import Line
 
 FAULT_SHARE = 0.01
 SAMPLE_VERSIONS = 20

@@ -10,30 +10,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from coordinator.actions import Event, StopRequested
-from coordinator.attendance_notes import AttendanceNotes
-from coordinator.broker import broker_address, coordinator_will, open_connections
-from coordinator.committer import Committer, first_commit
-from coordinator.config import CoordinatorConfig, SecuritySection
-from coordinator.evaluation import EvaluationWorker, LazyTask
-from coordinator.executor import CoordinatorExecutor, Evaluator, ExecutorParts, NoEvaluator
-from coordinator.inbound import Inbound
-from coordinator.incidents import Incidents
-from coordinator.initial import InitialRequest, initial_model, initial_model_apart
-from coordinator.inspection import payload_limit
-from coordinator.lookout import Lookout
-from coordinator.machine import CoordinatorMachine
-from coordinator.records import EngineSettings, RecoveredState
-from coordinator.report import build_report
-from coordinator.selection import make_selector
-from coordinator.settings import committer_settings, engine_settings, strategy_name, uses_controls
-from coordinator.settlement import BATCH_MAX, Settlement
-from coordinator.sqlite_store import SqliteStore
-from coordinator.standing import write_stopping
-from coordinator.store import CoordinatorStore
-from coordinator.tally import Tally
-from coordinator.traffic import Traffic
-from coordinator.why import WaitingFile
+from coordinator.config.sections import CoordinatorConfig, SecuritySection
+from coordinator.config.settings import committer_settings, engine_settings, strategy_name, uses_controls
+from coordinator.engine.events import Event, StopRequested
+from coordinator.engine.machine import CoordinatorMachine
+from coordinator.engine.settings import EngineSettings
+from coordinator.global_model.committer import Committer, first_commit
+from coordinator.global_model.initial import InitialRequest, initial_model, initial_model_apart
+from coordinator.global_model.update_checks import payload_limit
+from coordinator.monitoring.attendance import AttendanceNotes
+from coordinator.monitoring.lookout import Lookout
+from coordinator.monitoring.report import build_report
+from coordinator.monitoring.run_progress import write_stopping
+from coordinator.monitoring.tally import Tally
+from coordinator.monitoring.why import WaitingFile
+from coordinator.records import RecoveredState
+from coordinator.runtime.central_evaluation import EvaluationWorker, LazyTask
+from coordinator.runtime.connections import broker_address, coordinator_will, open_connections
+from coordinator.runtime.executor import CoordinatorExecutor, Evaluator, ExecutorParts, NoEvaluator
+from coordinator.runtime.group_commit import BATCH_MAX, Settlement
+from coordinator.runtime.inbound import Inbound
+from coordinator.runtime.incidents import Incidents
+from coordinator.runtime.traffic import Traffic
+from coordinator.storage.sqlite_store import SqliteStore
+from coordinator.storage.store import CoordinatorStore
+from coordinator.strategies.selection import make_selector
 from federation.errors import ConfigError
 from federation.identity.signing_keys import NodeKeys
 from federation.identity.trust import Trust, read_trust

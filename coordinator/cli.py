@@ -21,18 +21,22 @@ is wrong, 3 the store is in use or cannot be written, 4 the broker refuses us, 1
 """
 
 LAZY_COMMANDS: Mapping[str, tuple[str, str, str]] = {
-    "demo": ("coordinator.demo.cli", "demo", "A whole federation on this machine: broker, coordinator, nodes."),
-    "audit": ("coordinator.audit_cli", "audit_command", "Check the stores of a stopped federation: I1 to I9."),
-    "plot": ("coordinator.pictures.cli", "plot", "Draw runs: learning curves, nodes, participation, staleness."),
-    "compare": ("coordinator.pictures.cli", "compare", "Lay runs side by side, as a table and as curves."),
-    "export": ("coordinator.model_cli", "export", "Write a model as safetensors, torch.export or ONNX."),
-    "predict": ("coordinator.model_cli", "predict", "Show a picture to a model."),
-    "simulate": ("simulation.cli", "simulate", "The same machines in virtual time, without a broker."),
-    "partition": ("coordinator.partition_cli", "partition", "Who would own which labels: a table and a picture."),
-    "init": ("coordinator.fleet.cli", "init", "Make a federation: certificates, broker configuration, settings."),
-    "enroll": ("coordinator.fleet.cli", "enroll", "Write the file with which a node joins."),
-    "revoke": ("coordinator.fleet.cli", "revoke", "Shut nodes out."),
-    "renew": ("coordinator.fleet.cli", "renew", "Write new certificates before the old ones end."),
+    "demo": ("fedmq.demo.cli", "demo", "A whole federation on this machine: broker, coordinator, nodes."),
+    "audit": ("fedmq.audit.cli", "audit_command", "Check the stores of a stopped federation: I1 to I9."),
+    "plot": ("coordinator.artifacts.plots.cli", "plot", "Draw runs: learning curves, nodes, participation, staleness."),
+    "compare": ("coordinator.artifacts.plots.cli", "compare", "Lay runs side by side, as a table and as curves."),
+    "export": ("coordinator.artifacts.cli", "export", "Write a model as safetensors, torch.export or ONNX."),
+    "predict": ("coordinator.artifacts.cli", "predict", "Show a picture to a model."),
+    "simulate": ("fedmq.simulation.cli", "simulate", "The same machines in virtual time, without a broker."),
+    "partition": (
+        "coordinator.artifacts.plots.partition_cli",
+        "partition",
+        "Who would own which labels: a table and a picture.",
+    ),
+    "init": ("coordinator.enrolment.cli", "init", "Make a federation: certificates, broker configuration, settings."),
+    "enroll": ("coordinator.enrolment.cli", "enroll", "Write the file with which a node joins."),
+    "revoke": ("coordinator.enrolment.cli", "revoke", "Shut nodes out."),
+    "renew": ("coordinator.enrolment.cli", "renew", "Write new certificates before the old ones end."),
 }
 """Commands that are imported only when they are called: module, function, summary."""
 
@@ -108,7 +112,7 @@ def run(  # noqa: PLR0913 - one parameter per option is how the library declares
         "log.json": log_json,
     }
     # Imported here: `--help` answers before numpy, pydantic and the MQTT library are loaded.
-    from coordinator.config import read_config  # noqa: PLC0415
+    from coordinator.config.sections import read_config  # noqa: PLC0415
 
     settings = read_config(config, flags)
     from coordinator.app import run_coordinator  # noqa: PLC0415
@@ -117,8 +121,8 @@ def run(  # noqa: PLR0913 - one parameter per option is how the library declares
         raise typer.Exit(run_coordinator(settings, report))
     if config is None or not config.is_dir():
         raise ConfigError("--with-broker", "needs --config with the folder of coordinator init", source="command line")
-    from coordinator.fleet.broker import FleetBroker  # noqa: PLC0415
-    from coordinator.incidents import Incidents, count_denied  # noqa: PLC0415
+    from coordinator.enrolment.broker import FleetBroker  # noqa: PLC0415
+    from coordinator.runtime.incidents import Incidents, count_denied  # noqa: PLC0415
     from federation.runtime.log import configure_log  # noqa: PLC0415
 
     configure_log(json=settings.log.as_json, level=settings.log.level, stream=sys.stdout if log_json else None)
@@ -139,7 +143,7 @@ def status(
 
     With --nodes --json: every number that nodes and evaluations reported, by version ("curves").
     """
-    from coordinator.status import show_nodes, show_status, watch_status  # noqa: PLC0415
+    from coordinator.monitoring.status import show_nodes, show_status, watch_status  # noqa: PLC0415
 
     folder = _state_folder(config, state)
     if nodes:
@@ -149,14 +153,14 @@ def status(
     else:
         show_status(folder, as_json=as_json, more=_certificates(config) if as_json else None)
     if config is not None and config.is_dir() and not as_json:
-        from coordinator.fleet.cli import tell_expiring  # noqa: PLC0415
+        from coordinator.enrolment.cli import tell_expiring  # noqa: PLC0415
 
         tell_expiring(config)
 
 
 def why(*, config: ConfigOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Say what the coordinator waits for, for whom and since when."""
-    from coordinator.why import explain, read_waiting  # noqa: PLC0415
+    from coordinator.monitoring.why import explain, read_waiting  # noqa: PLC0415
 
     waiting = read_waiting(_state_folder(config, state))
     typer.echo(json.dumps(asdict(waiting)) if as_json else explain(waiting))
@@ -167,10 +171,10 @@ def doctor(*, config: Annotated[Path, typer.Option(exists=True)], as_json: JsonO
 
     Exit code: 0 nothing failed, 1 a check failed, 2 a setting is wrong. A running coordinator is not disturbed.
     """
-    from coordinator.config import read_config  # noqa: PLC0415
+    from coordinator.config.sections import read_config  # noqa: PLC0415
 
     settings = read_config(config, {})
-    from coordinator.doctor import examine  # noqa: PLC0415
+    from coordinator.monitoring.doctor import examine  # noqa: PLC0415
     from federation.doctor import tell  # noqa: PLC0415
     from federation.runtime.log import configure_log  # noqa: PLC0415
 
@@ -182,7 +186,7 @@ def _certificates(config: Path | None) -> dict[str, object]:
     """When each certificate of the federation in a folder ends; nothing without its register."""
     if config is None or not config.is_dir():
         return {}
-    from coordinator.fleet.cli import certificate_ends  # noqa: PLC0415
+    from coordinator.enrolment.cli import certificate_ends  # noqa: PLC0415
 
     return {"certificates": certificate_ends(config)}
 
@@ -190,7 +194,7 @@ def _certificates(config: Path | None) -> dict[str, object]:
 def _state_folder(config: Path | None, state: Path | None) -> Path:
     if state is not None:
         return state
-    from coordinator.config import StoreSection, read_config  # noqa: PLC0415
+    from coordinator.config.sections import StoreSection, read_config  # noqa: PLC0415
 
     return read_config(config, {}).store.folder if config is not None else StoreSection().folder
 

@@ -6,17 +6,17 @@ import random
 import sys
 from dataclasses import replace
 
-from edge_node.actions import StopRequested
-from edge_node.adoption import manifest_of
 from edge_node.config import NodeConfig, SecuritySection, read_password
-from edge_node.eligibility import Conditions, Sensors, parse_hours, why_not
-from edge_node.executor import NodeExecutor, NodeParts
-from edge_node.inbound import Inbound
-from edge_node.machine import NodeMachine, NodeSettings, TrainBounds
-from edge_node.sqlite_store import SqliteNodeStore
-from edge_node.store import NodeStore
-from edge_node.training import ThreadTrainer, Workshop
-from edge_node.update import ResidualAging
+from edge_node.engine.events import StopRequested
+from edge_node.engine.machine import NodeMachine, NodeSettings, TrainBounds
+from edge_node.runtime.eligibility import Conditions, Sensors, parse_hours, why_not
+from edge_node.runtime.executor import NodeExecutor, NodeParts
+from edge_node.runtime.inbound import Inbound
+from edge_node.storage.sqlite_store import SqliteNodeStore
+from edge_node.storage.store import NodeStore
+from edge_node.training.adoption import manifest_of
+from edge_node.training.update import ResidualAging
+from edge_node.training.worker import ThreadTrainer, Workshop
 from federation.errors import FederationError, TaskError
 from federation.identity.signing_keys import read_coordinator_key
 from federation.identity.trust import Trust, read_trust

@@ -12,7 +12,7 @@ from federation.config import PositiveSeconds, Seconds, Section, load_config
 from federation.errors import ConfigError, LocalProtocolError
 from federation.protocol.topics import validate_federation_id, validate_node_id
 from federation.runtime.profiles import BrokerProfile, ProfileName, profile_named
-from federation.tasks.partitioners import parse_partition
+from federation.tasks.data.partitioners import parse_partition
 from update_codec import CodecSpec, SpecError
 
 __all__ = ["NodeConfig", "read_config"]

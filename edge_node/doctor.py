@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge_node.app import broker_address, build_workshop, node_trust
 from edge_node.config import NodeConfig
-from edge_node.state_folder import StateFolder
+from edge_node.storage.state_folder import StateFolder
 from edge_node.visit import Visit, visit_as_node
 from federation.doctor import (
     FREE_BYTES_MIN,

@@ -3,7 +3,7 @@
     python -m benchmarks.chaos [--only NAME,NAME] [--scale 0.1] [--json]
 
 Every fault meets a federation whose small rounds go on without a pause. After each scenario the stores are audited
-(`coordinator.audit`): an update that a node was told is stored, applied or stale is in the coordinator's store, none
+(`fedmq.audit.audit`): an update that a node was told is stored, applied or stale is in the coordinator's store, none
 counts twice, the head can be made again from its updates. Names: see `SCENARIOS`.
 """
 

@@ -8,8 +8,8 @@ from benchmarks.chaos.kills import SMALL, judge
 from benchmarks.chaos.life import HARMLESS, Arms
 from benchmarks.chaos.plan import Plan
 from benchmarks.chaos.table import Row
-from coordinator.demo.fleet import Line
 from federation.runtime.local_broker import LocalBroker
+from fedmq.demo.processes import Line
 
 EXIT_STORE = 3
 COORDINATOR_ERRORS = (

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from benchmarks.chaos.life import HARMLESS, KILLED, Armoury, Arms, Life
 from benchmarks.chaos.plan import Plan, coordinator_arguments, node_arguments, node_environment, write_settings
-from coordinator.audit import AuditReport, Witness, audit
-from coordinator.config import read_config
-from coordinator.demo.fleet import Exited, Fleet, Line
-from coordinator.settings import committer_settings
+from coordinator.config.sections import read_config
+from coordinator.config.settings import committer_settings
 from federation.protocol.messages import ReceiptStatus
 from federation.types import ModelVersion, UpdateId
+from fedmq.audit.audit import AuditReport, Witness, audit
+from fedmq.demo.processes import Exited, Fleet, Line
 
 COORDINATOR = "coordinator"
 LIMIT_S = 30.0

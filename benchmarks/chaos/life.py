@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from coordinator.demo.fleet import Line
+from fedmq.demo.processes import Line
 
 KILLED = -signal.SIGKILL
 """Exit code of a process that was killed."""

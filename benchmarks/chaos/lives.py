@@ -14,7 +14,7 @@ from benchmarks.chaos.messages import flood
 from benchmarks.chaos.plan import Plan, coordinator_arguments, node_arguments
 from benchmarks.chaos.table import Row
 from benchmarks.large_run import peak_rss_bytes
-from coordinator.sqlite_store import SqliteStore
+from coordinator.storage.sqlite_store import SqliteStore
 from federation.runtime.local_broker import LocalBroker
 
 TERM_S_MAX = 5.0

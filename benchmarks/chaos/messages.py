@@ -14,7 +14,7 @@ from benchmarks.chaos.federation import COORDINATOR, LIMIT_S, running
 from benchmarks.chaos.kills import LARGE, SMALL, judge
 from benchmarks.chaos.plan import FEDERATION, Plan
 from benchmarks.chaos.table import Row
-from coordinator.status import read_status
+from coordinator.monitoring.status import read_status
 from federation.protocol.topics import Topics
 from federation.runtime.local_broker import LocalBroker
 from federation.runtime.log import configure_log

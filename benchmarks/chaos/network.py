@@ -11,10 +11,10 @@ from benchmarks.chaos.federation import Federation, running
 from benchmarks.chaos.kills import LARGE, SMALL, judge
 from benchmarks.chaos.plan import Plan
 from benchmarks.chaos.table import Row
-from coordinator.demo.fleet import Line
 from federation.protocol.limits import CHUNK_BYTES
 from federation.runtime.local_broker import LocalBroker
 from federation.testing import TcpProxy
+from fedmq.demo.processes import Line
 
 SLOW_BYTES_PER_S = 2_000.0
 SLOW_LATENCY_S = 0.3

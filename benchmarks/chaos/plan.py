@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from coordinator.demo.plan import to_toml
+from fedmq.demo.plan import to_toml
 
 FEDERATION = "chaos"
 

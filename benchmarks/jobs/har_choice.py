@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from federation.task import TaskContext
-from federation.tasks.har import build_held_out, training_subjects
-from federation.tasks.torch_task import TorchTask
-from simulation.train_cli import TrainOptions, build_experiment
+from federation.tasks.builtin.har import build_held_out, training_subjects
+from federation.tasks.training.torch_task import TorchTask
+from fedmq.simulation.experiment.cli import TrainOptions, build_experiment
 
 __all__ = ["CANDIDATES", "CHOSEN", "Candidate", "fold_0", "fold_1", "fold_2", "fold_3", "validated"]
 

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from federation.tasks.torch_task import TorchTask
-from simulation.experiment import Experiment
+from federation.tasks.training.torch_task import TorchTask
+from fedmq.simulation.experiment.experiment import Experiment
 
 __all__ = ["draw_digit", "draw_losses"]
 

@@ -13,7 +13,7 @@ from benchmarks.jobs.resnet18 import build as build_resnet
 from benchmarks.jobs.row import Row
 from benchmarks.reference_j1 import run as plain_j1
 from federation.task import TaskContext
-from simulation.train_cli import TrainOptions, build_experiment
+from fedmq.simulation.experiment.cli import TrainOptions, build_experiment
 from update_codec import Manifest
 
 __all__ = ["REAL"]

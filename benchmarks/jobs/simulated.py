@@ -15,13 +15,13 @@ from benchmarks.jobs.pictures import draw_digit, draw_losses
 from benchmarks.jobs.plain import PlainJob, percent_right, run_plain, together
 from benchmarks.jobs.row import Row
 from federation.task import TaskContext
-from federation.tasks.local_data import as_tensor
-from federation.tasks.mlp import initial_mlp, mlp
+from federation.tasks.builtin.mlp import initial_mlp, mlp
+from federation.tasks.data.whole_data import WholeData
 from federation.tasks.registry import load_task
-from federation.tasks.torch_task import TorchTask
-from federation.tasks.whole_data import WholeData
-from simulation.experiment import Result
-from simulation.train_cli import TrainOptions, build_experiment
+from federation.tasks.training.local_data import as_tensor
+from federation.tasks.training.torch_task import TorchTask
+from fedmq.simulation.experiment.cli import TrainOptions, build_experiment
+from fedmq.simulation.experiment.experiment import Result
 
 __all__ = ["SIMULATED"]
 

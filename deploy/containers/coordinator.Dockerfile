@@ -10,7 +10,7 @@ COPY compression/update_codec compression/update_codec
 COPY federation federation
 COPY coordinator coordinator
 COPY edge_node edge_node
-COPY simulation simulation
+COPY fedmq fedmq
 # A folder with wheels, for a build without the net: -v FOLDER:/wheels --build-arg PIP_FIND_LINKS=/wheels
 ARG PIP_FIND_LINKS=
 # zstandard comes twice compiled: CPython takes the other one.

@@ -12,12 +12,7 @@ from typing import Final, Protocol
 from federation.errors import BadSignature
 from federation.protocol.limits import SIGNATURE_BYTES
 from federation.protocol.messages import Message
-from federation.protocol.topics import (
-    NodeEventTopic,
-    NodeStateTopic,
-    NodeTelemetryTopic,
-    Topics,
-)
+from federation.protocol.topics import NodeEventTopic, NodeStateTopic, NodeTelemetryTopic, Topics
 from federation.protocol.wire import decode_message, encode_message, split_signature
 from federation.types import NodeId
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from federation.errors import TaskError
 from federation.task import Task
-from federation.tasks.torch_task import TorchTask
-from federation.tasks.whole_data import WholeData
+from federation.tasks.data.whole_data import WholeData
+from federation.tasks.training.torch_task import TorchTask
 
 __all__ = ["LabelCounts", "label_counts"]
 

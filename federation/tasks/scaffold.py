@@ -26,17 +26,7 @@ from numpy.typing import NDArray
 
 from federation.errors import ConfigError, TaskError
 from federation.protocol.messages import TrainSettings
-from federation.task import (
-    Array,
-    Correctable,
-    Metrics,
-    Parameters,
-    Stateful,
-    Stop,
-    Task,
-    TrainResult,
-    prepare,
-)
+from federation.task import Array, Correctable, Metrics, Parameters, Stateful, Stop, Task, TrainResult, prepare
 from update_codec import Manifest, Role, TensorSpec
 
 __all__ = [

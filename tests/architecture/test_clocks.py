@@ -4,18 +4,18 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("coordinator", "edge_node", "federation", "simulation", "compression/update_codec")
+PACKAGES = ("coordinator", "edge_node", "federation", "fedmq", "compression/update_codec")
 
 WALL_CLOCKS = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}
 
 MAY_READ_IT = {
-    "coordinator/why.py": "since when, for a person",
-    "coordinator/tally.py": "when it was written, for a person",
-    "coordinator/sqlite_store.py": "when the run began, for a person",
-    "coordinator/doctor.py": "certificates, and whether the clock was ever set",
+    "coordinator/monitoring/why.py": "since when, for a person",
+    "coordinator/monitoring/tally.py": "when it was written, for a person",
+    "coordinator/storage/sqlite_store.py": "when the run began, for a person",
+    "coordinator/monitoring/doctor.py": "certificates, and whether the clock was ever set",
     "edge_node/doctor.py": "certificates, and whether the clock was ever set",
     "edge_node/join.py": "certificates",
-    "coordinator/fleet/cli.py": "certificates",
+    "coordinator/enrolment/cli.py": "certificates",
 }
 """Who reads the wall clock, and what for."""
 

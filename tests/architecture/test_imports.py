@@ -9,7 +9,7 @@ from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 ROOT = Path(__file__).parents[2]
 MODULES = [
     path
-    for package in ("federation", "coordinator", "edge_node", "simulation", "compression/update_codec")
+    for package in ("federation", "coordinator", "edge_node", "fedmq", "compression/update_codec")
     for path in sorted((ROOT / package).rglob("*.py"))
 ]
 UNSAFE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MODULES = [
     path
-    for package in ("federation", "coordinator", "edge_node", "simulation", "compression/update_codec", "benchmarks")
+    for package in ("federation", "coordinator", "edge_node", "fedmq", "compression/update_codec", "benchmarks")
     for path in sorted((ROOT / package).rglob("*.py"))
 ]
 FILE_LINES_MAX = 400

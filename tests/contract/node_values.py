@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_node.actions import OutboxEntry
-from edge_node.store import HeldModel
+from edge_node.records import OutboxEntry
+from edge_node.storage.store import HeldModel
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import UpdateOffer
 from federation.types import Digest, Incarnation, ModelVersion, NodeId, RoundId, RunId, update_id

@@ -7,11 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coordinator.attendance_ledger import OTHERS, REASONS_MAX
-from coordinator.audit import recompute_head
-from coordinator.committer import CommitterSettings
-from coordinator.downlink import DownlinkSettings
-from coordinator.memory_store import MemoryStore
+from coordinator.global_model.committer import CommitterSettings
+from coordinator.global_model.downlink import DownlinkSettings
 from coordinator.records import (
     Attendance,
     Attended,
@@ -22,13 +19,16 @@ from coordinator.records import (
     TransferRecord,
     Verdict,
 )
-from coordinator.sqlite_store import INLINE_BYTES_MAX, SqliteStore
-from coordinator.store import Commit, CoordinatorStore, CurveKind, Figures
-from coordinator.strategy import StrategySettings, make_strategy
+from coordinator.storage.memory_store import MemoryStore
+from coordinator.storage.participation import OTHERS, REASONS_MAX
+from coordinator.storage.sqlite_store import INLINE_BYTES_MAX, SqliteStore
+from coordinator.storage.store import Commit, CoordinatorStore, CurveKind, Figures
+from coordinator.strategies.strategy import StrategySettings, make_strategy
 from federation.errors import LocalProtocolError, StorageError
 from federation.protocol.cohort import EVERYONE, cohort_of
 from federation.protocol.messages import PartKind, Reason, ReceiptStatus
 from federation.types import Incarnation, ModelVersion, NodeId, RoundId, UpdateId
+from fedmq.audit.audit import recompute_head
 from tests.unit.coordinator.model_values import INITIAL, MANIFEST, Arrived, arrived, committer, initialised, update
 from update_codec import CodecSpec
 

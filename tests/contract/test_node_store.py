@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_node import database
-from edge_node.actions import OutboxEntry, RecoveredNode
-from edge_node.memory_store import MemoryNodeStore
-from edge_node.seen import Seen
-from edge_node.sqlite_store import SqliteNodeStore
-from edge_node.store import NodeStore
+from edge_node.records import OutboxEntry, RecoveredNode, Seen
+from edge_node.storage import database
+from edge_node.storage.memory_store import MemoryNodeStore
+from edge_node.storage.sqlite_store import SqliteNodeStore
+from edge_node.storage.store import NodeStore
 from federation.errors import LocalProtocolError
 from federation.types import Epoch, ModelVersion, RoundId
 from tests.contract.node_values import OTHER_RUN, RUN, entry, model, residual

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_node import database
-from edge_node.memory_store import MemoryNodeStore
-from edge_node.sqlite_store import SqliteNodeStore
-from edge_node.store import NodeStore
+from edge_node.storage import database
+from edge_node.storage.memory_store import MemoryNodeStore
+from edge_node.storage.sqlite_store import SqliteNodeStore
+from edge_node.storage.store import NodeStore
 from federation.errors import StorageError, StoreLocked
 from federation.types import RoundId
 from tests.contract.node_values import OTHER_RUN, RUN, entry, model, residual
@@ -42,7 +42,7 @@ def test_second_process_is_refused_and_told_who_holds_the_folder(folder: Path) -
 
 def test_lock_dies_with_a_killed_process(folder: Path) -> None:
     code = (
-        "import os, signal, sys, pathlib; from edge_node.sqlite_store import SqliteNodeStore;"
+        "import os, signal, sys, pathlib; from edge_node.storage.sqlite_store import SqliteNodeStore;"
         "store = SqliteNodeStore(pathlib.Path(sys.argv[1])); os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=False, timeout=60)

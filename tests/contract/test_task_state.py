@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_node.memory_store import MemoryNodeStore
-from edge_node.store import NodeStore
-from edge_node.task_state import StateChange
+from edge_node.records import StateChange
+from edge_node.storage.memory_store import MemoryNodeStore
+from edge_node.storage.store import NodeStore
 from federation.errors import StorageError
 from tests.contract.node_values import OTHER_RUN, entry, residual
 from tests.contract.test_node_store import Bench, bench

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_node.sqlite_store import SqliteNodeStore
+from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.identity.signing_keys import NodeKeys, SigningKey, node_keys_text
 from federation.protocol.messages import Activity, NodeState, Rebirth, Receipt, ReceiptStatus
 from federation.protocol.signing import Reader, Writer

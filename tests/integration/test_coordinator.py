@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.audit import recompute_head
-from coordinator.committer import CommitterSettings
-from coordinator.initial import InitialRequest, initial_model
-from coordinator.sqlite_store import SqliteStore
+from coordinator.global_model.committer import CommitterSettings
+from coordinator.global_model.initial import InitialRequest, initial_model
+from coordinator.storage.sqlite_store import SqliteStore
 from federation.protocol.messages import Presence, Reason, ReceiptStatus
 from federation.runtime.local_broker import LocalBroker
 from federation.types import ModelVersion
+from fedmq.audit.audit import recompute_head
 from tests.integration.coordinator_nodes import LIMIT_S, ScriptedNodes
 
 pytestmark = pytest.mark.broker

@@ -11,12 +11,12 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
-from coordinator.blobs import FolderLock
 from coordinator.cli import make_app
-from coordinator.committer import first_commit
-from coordinator.downlink import DownlinkSettings
-from coordinator.initial import InitialRequest, initial_model
-from coordinator.sqlite_store import SqliteStore
+from coordinator.global_model.committer import first_commit
+from coordinator.global_model.downlink import DownlinkSettings
+from coordinator.global_model.initial import InitialRequest, initial_model
+from coordinator.storage.files import FolderLock
+from coordinator.storage.sqlite_store import SqliteStore
 from federation.doctor import Verdict, check_tls
 from federation.identity.certificates import Purpose, new_authority, new_identity
 from federation.protocol.messages import Presence

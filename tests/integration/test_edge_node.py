@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_node.sqlite_store import SqliteNodeStore
+from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.protocol.chunking import Bitmap, chunk_count, payload_digest
 from federation.protocol.messages import (
     Activity,
@@ -271,7 +271,7 @@ def test_node_that_the_broker_refuses_says_why(start: Start, broker: LocalBroker
 
 STUBBORN = """
 import threading
-from federation.tasks.quadratic import build as quadratic
+from federation.tasks.builtin.quadratic import build as quadratic
 
 def build(context):
     task = quadratic(context, size=50)
@@ -295,7 +295,7 @@ def test_task_that_ignores_its_stop_flag_cannot_hold_the_process(
 
 
 BROKEN = """
-from federation.tasks.quadratic import build as quadratic
+from federation.tasks.builtin.quadratic import build as quadratic
 
 def build(context):
     task = quadratic(context, size=50)

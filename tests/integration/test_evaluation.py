@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.curves import CurveKind, read_curves
-from coordinator.export import export_model
-from coordinator.sqlite_store import SqliteStore
-from coordinator.standing import read_standing
-from coordinator.why import explain, read_waiting
+from coordinator.artifacts.export import export_model
+from coordinator.monitoring.curves import CurveKind, read_curves
+from coordinator.monitoring.run_progress import read_standing
+from coordinator.monitoring.why import explain, read_waiting
+from coordinator.storage.sqlite_store import SqliteStore
 from federation.runtime.local_broker import LocalBroker
 from federation.types import ModelVersion
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.fleet.broker import FleetBroker, reload_broker
-from coordinator.fleet.fleet import Fleet
-from coordinator.fleet.folder import FleetFolder
-from coordinator.fleet.texts import FleetPlan
+from coordinator.enrolment.broker import FleetBroker, reload_broker
+from coordinator.enrolment.federation import Fleet
+from coordinator.enrolment.folder import FleetFolder
+from coordinator.enrolment.texts import FleetPlan
 from edge_node.join import install
 from federation.identity.certificates import Identity, Purpose, new_authority, new_identity, read_identity
 from federation.runtime.local_broker import free_port

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.fleet.fleet import Fleet
-from coordinator.fleet.folder import FleetFolder
-from coordinator.fleet.texts import FleetPlan
-from coordinator.flood import BURST_MESSAGES
+from coordinator.enrolment.federation import Fleet
+from coordinator.enrolment.folder import FleetFolder
+from coordinator.enrolment.texts import FleetPlan
+from coordinator.runtime.rate_limit import BURST_MESSAGES
 from edge_node.app import node_trust
 from edge_node.config import read_config
 from edge_node.join import install

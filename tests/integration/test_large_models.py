@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.large_run import COORDINATOR, LargePlan, integer, received_in_vain_bytes, running
-from coordinator.demo.fleet import Line
-from coordinator.sqlite_store import SqliteStore
+from coordinator.storage.sqlite_store import SqliteStore
 from federation.protocol.limits import CHUNK_BYTES
 from federation.runtime.local_broker import LocalBroker
 from federation.testing import TcpProxy
+from fedmq.demo.processes import Line
 
 pytestmark = pytest.mark.broker
 

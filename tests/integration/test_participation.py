@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.status import read_status
+from coordinator.monitoring.status import read_status
 from federation.protocol.messages import Decline, Presence
 from federation.protocol.wire import encode_message
 from federation.runtime.local_broker import LocalBroker

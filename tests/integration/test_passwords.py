@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.fleet.fleet import Fleet
-from coordinator.fleet.folder import FleetFolder
-from coordinator.fleet.texts import FleetPlan
+from coordinator.enrolment.federation import Fleet
+from coordinator.enrolment.folder import FleetFolder
+from coordinator.enrolment.texts import FleetPlan
 from federation.runtime.local_broker import BROKER_LIMITS, LocalBroker, free_port
 from federation.runtime.mqtt import BrokerAddress, MqttTransport, SessionSettings, TlsFiles
 from federation.runtime.transport import Inbox, MessageReceived, TransportConnected, TransportFailed, Will

@@ -12,10 +12,10 @@ from benchmarks.chaos.federation import running
 from benchmarks.chaos.kills import Killer
 from benchmarks.chaos.life import KILLED
 from benchmarks.chaos.plan import Plan
-from coordinator.curves import CurveKind, newest_by_node
-from coordinator.sqlite_store import SqliteStore
-from coordinator.status import show_nodes
-from edge_node.sqlite_store import SqliteNodeStore
+from coordinator.monitoring.curves import CurveKind, newest_by_node
+from coordinator.monitoring.status import show_nodes
+from coordinator.storage.sqlite_store import SqliteStore
+from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.runtime.local_broker import LocalBroker
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from PIL import Image
 
-from coordinator.committer import first_commit
-from coordinator.downlink import DownlinkSettings
-from coordinator.sqlite_store import SqliteStore
+from coordinator.global_model.committer import first_commit
+from coordinator.global_model.downlink import DownlinkSettings
+from coordinator.storage.sqlite_store import SqliteStore
 from federation.protocol.messages import TrainSettings
 from federation.task import TaskContext
 from federation.tasks.check import check_task

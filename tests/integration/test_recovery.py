@@ -12,8 +12,8 @@ from benchmarks.chaos.federation import COORDINATOR, running
 from benchmarks.chaos.kills import COORDINATOR_POINTS, NODE_POINTS, Killer, judge, kill_broker, kill_processes
 from benchmarks.chaos.plan import Plan
 from benchmarks.chaos.table import Row
-from coordinator.sqlite_store import SqliteStore
-from edge_node.sqlite_store import SqliteNodeStore
+from coordinator.storage.sqlite_store import SqliteStore
+from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.protocol.messages import ReceiptStatus
 from federation.runtime.local_broker import LocalBroker
 

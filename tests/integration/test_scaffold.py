@@ -10,9 +10,9 @@ from safetensors.numpy import load_file
 
 from benchmarks.chaos.federation import running
 from benchmarks.chaos.plan import Plan
-from coordinator.curves import read_curves, series
-from coordinator.export import export_model
-from coordinator.store import CurveKind
+from coordinator.artifacts.export import export_model
+from coordinator.monitoring.curves import read_curves, series
+from coordinator.storage.store import CurveKind
 from federation.runtime.local_broker import LocalBroker
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]

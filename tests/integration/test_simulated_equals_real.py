@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simulation.train_cli import TrainOptions, build_experiment
+from fedmq.simulation.experiment.cli import TrainOptions, build_experiment
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(400)]
 

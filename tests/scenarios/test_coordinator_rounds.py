@@ -1,7 +1,7 @@
 """Rounds as readable transcripts: what the coordinator does, in order, when this happens."""
 
-from coordinator import actions
-from coordinator.actions import Note
+from coordinator.engine import effects, events
+from coordinator.engine.effects import Note
 from federation.protocol.messages import Activity, Presence
 from federation.types import RoundId
 from tests.unit.coordinator.machine_rig import Rig, engine, transcript
@@ -211,7 +211,7 @@ def test_a_finished_run_leaves_when_its_evaluation_has_ended() -> None:
     rig.offer("ann", 0)
     rig.offer("bob", 0)
 
-    ended = rig.tell(actions.Evaluated(version=rig.store.versions[-1].version, metrics={"accuracy": 0.9, "event": 1.0}))
+    ended = rig.tell(events.Evaluated(version=rig.store.versions[-1].version, metrics={"accuracy": 0.9, "event": 1.0}))
     assert transcript(ended, notes=True) == [
         "note evaluated",
         "note best_version",
@@ -247,7 +247,7 @@ def test_the_reason_to_wait_is_said_when_it_changes_and_only_then() -> None:
     rig = Rig(engine(nodes_min=2, settle_s=1.0))
     said: list[tuple[object, object]] = []
 
-    def hear(effects: list[actions.Effect]) -> None:
+    def hear(effects: list[effects.Effect]) -> None:
         notes = (effect.fields for effect in effects if isinstance(effect, Note) and effect.event == "waiting")
         said.extend((fields["reason"], fields["nodes"]) for fields in notes)
 

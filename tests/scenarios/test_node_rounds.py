@@ -1,6 +1,6 @@
 """How a node takes part in rounds, as transcripts: what happens on the left, what it does about it on the right."""
 
-from edge_node.actions import ModelRejected, StopRequested, TrainingFailed
+from edge_node.engine.events import ModelRejected, StopRequested, TrainingFailed
 from federation.protocol.cohort import NOBODY, cohort_of
 from federation.protocol.messages import Presence, ReceiptStatus
 from federation.types import ModelVersion, NodeId, RoundId

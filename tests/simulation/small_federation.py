@@ -3,12 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
-from coordinator.records import EngineSettings
-from edge_node.machine import NodeSettings
+from coordinator.engine.settings import EngineSettings
+from edge_node.engine.machine import NodeSettings
 from federation.tasks.registry import default_settings
 from federation.types import NodeId
-from simulation.faults import FaultPlan
-from simulation.federation import Scenario
+from fedmq.simulation.protocol.federation import Scenario
+from fedmq.simulation.world.faults import FaultPlan
 
 ENGINE = EngineSettings(
     task="quadratic-20",

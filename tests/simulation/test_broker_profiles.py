@@ -6,8 +6,8 @@ import pytest
 
 from federation.runtime.profiles import PROFILES
 from federation.testing import BrokerSettings
-from simulation.faults import FaultPlan
-from simulation.federation import Outcome, Scenario, Simulation, quiet_log
+from fedmq.simulation.protocol.federation import Outcome, Scenario, Simulation, quiet_log
+from fedmq.simulation.world.faults import FaultPlan
 from tests.simulation.small_federation import CRASHES, ENGINE, small_scenario
 
 STINGY = BrokerSettings(retained_to_wildcards=False)

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from simulation import campaign
-from simulation.campaign import main, random_scenario, run_seed
-from simulation.federation import Outcome
+from fedmq.simulation.protocol import campaign
+from fedmq.simulation.protocol.campaign import main, random_scenario, run_seed
+from fedmq.simulation.protocol.federation import Outcome
 
 SEEDS_PER_TEST = 25
 TESTS = 8
@@ -51,13 +51,13 @@ def test_a_failing_seed_shows_its_last_steps_and_how_to_see_them_again(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impatient = lambda seed: replace(random_scenario(seed), patience_s=300.0)  # noqa: E731 - one line reads best here
-    monkeypatch.setattr("simulation.campaign.random_scenario", impatient)
-    monkeypatch.setattr("simulation.checker.Checker.unsettled", lambda _self, _lost: ["1-node-1"])
+    monkeypatch.setattr("fedmq.simulation.protocol.campaign.random_scenario", impatient)
+    monkeypatch.setattr("fedmq.simulation.protocol.checker.Checker.unsettled", lambda _self, _lost: ["1-node-1"])
     assert main(["--first", "7", "--seeds", "2", "--jobs", "1"]) == 1
     shown = capsys.readouterr().err
     assert "I2: 1-node-1" in shown
     assert "the faults are over" in shown
-    assert "again: python -m simulation.campaign --first 7 --seeds 1 --jobs 1" in shown
+    assert "again: python -m fedmq.simulation.protocol.campaign --first 7 --seeds 1 --jobs 1" in shown
     assert "further seeds: 8" in shown
     assert shown.index("seed 7: I2: 1-node-1") < shown.index("the faults are over"), "at once, not after hours"
 

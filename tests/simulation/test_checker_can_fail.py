@@ -7,31 +7,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from coordinator.committer import CommitterSettings
-from coordinator.executor import CoordinatorExecutor
-from coordinator.memory_store import MemoryStore
-from coordinator.progress import Goal, Source, StoppingSettings
-from coordinator.records import (
-    Member,
-    NodeResult,
-    NodesEvaluation,
-    RecoveredState,
-    RoundRecord,
-    SurveySettings,
-    UpdateRecord,
-    Verdict,
-)
-from coordinator.server_optimizer import State
-from coordinator.store import Commit, ModelState
-from coordinator.strategy import Averaging
-from edge_node.actions import SettleUpdate
-from edge_node.executor import NodeExecutor
+from coordinator.engine.early_stopping import Goal, Source, StoppingSettings
+from coordinator.engine.settings import SurveySettings
+from coordinator.global_model.committer import CommitterSettings
+from coordinator.records import Member, NodeResult, NodesEvaluation, RecoveredState, RoundRecord, UpdateRecord, Verdict
+from coordinator.runtime.executor import CoordinatorExecutor
+from coordinator.storage.memory_store import MemoryStore
+from coordinator.storage.store import Commit, ModelState
+from coordinator.strategies.server_optimizer import State
+from coordinator.strategies.strategy import Averaging
+from edge_node.engine.effects import SettleUpdate
+from edge_node.runtime.executor import NodeExecutor
 from federation.errors import StorageError
 from federation.types import ModelVersion, RoundId, UpdateId
-from simulation.disks import CoordinatorDisk
-from simulation.faults import FaultPlan
-from simulation.federation import Scenario, Simulation, quiet_log
-from simulation.trainer import Stragglers
+from fedmq.simulation.protocol.federation import Scenario, Simulation, quiet_log
+from fedmq.simulation.world.disks import CoordinatorDisk
+from fedmq.simulation.world.faults import FaultPlan
+from fedmq.simulation.world.trainer import Stragglers
 from tests.simulation.small_federation import CRASHES, ENGINE, small_scenario
 
 
@@ -113,7 +105,7 @@ def test_a_coordinator_whose_leases_never_end_makes_no_progress(monkeypatch: pyt
     stuck = Stragglers(slow_share=0.5, slow_factor=1e9)
     scenarios = [small_scenario(seed, engine=engine, stragglers=stuck, patience_s=1200.0) for seed in range(4)]
     assert all("I6" not in violations(scenario) for scenario in scenarios)
-    monkeypatch.setattr("coordinator.desk.Desk.lease_until", property(lambda _self: 1e12))
+    monkeypatch.setattr("coordinator.engine.state.Desk.lease_until", property(lambda _self: 1e12))
     assert any("I6" in violations(scenario) for scenario in scenarios)
 
 
@@ -123,7 +115,7 @@ def test_a_coordinator_that_receipts_before_it_stores_is_found(monkeypatch: pyte
 
 
 def _only_says_stored(_executor: CoordinatorExecutor, record: UpdateRecord, _payload: bytes) -> object:
-    from coordinator.actions import UpdateStored
+    from coordinator.engine.events import UpdateStored
 
     return UpdateStored(update=record.update)
 
@@ -180,7 +172,7 @@ def test_an_exception_that_leaves_a_role_is_a_violation(monkeypatch: pytest.Monk
 
 
 def test_a_busy_loop_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coordinator.machine.CoordinatorMachine.deadline", lambda self: self._desk.now)
+    monkeypatch.setattr("coordinator.engine.machine.CoordinatorMachine.deadline", lambda self: self._desk.now)
     assert "busy loop in coordinator" in violations(small_scenario(patience_s=5.0, faults_s=5.0))
 
 

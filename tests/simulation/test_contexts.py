@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from coordinator.committer import CommitterSettings
-from coordinator.contexts import KnownContexts
-from coordinator.downlink import DownlinkSettings
+from coordinator.global_model.codec_contexts import KnownContexts
+from coordinator.global_model.committer import CommitterSettings
+from coordinator.global_model.downlink import DownlinkSettings
 from federation.protocol.messages import Reason, ReceiptStatus
 from federation.tasks.registry import default_settings
-from simulation.federation import Outcome, Simulation, quiet_log
+from fedmq.simulation.protocol.federation import Outcome, Simulation, quiet_log
 from tests.simulation.small_federation import CRASHES, ENGINE, small_scenario
 from update_codec import CodecSpec
 from update_codec.partition import Partition

@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from simulation.campaign import run_seed
+from fedmq.simulation.protocol.campaign import run_seed
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = "from simulation.campaign import run_seed; print([run_seed(seed)[0].transcript for seed in (3, 14)])"
+PROGRAM = (
+    "from fedmq.simulation.protocol.campaign import run_seed; print([run_seed(seed)[0].transcript for seed in (3, 14)])"
+)
 
 
 def test_the_same_seed_takes_the_same_steps() -> None:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from coordinator.committer import CommitterSettings
-from coordinator.downlink import DownlinkSettings
-from coordinator.strategy import StrategySettings, make_strategy
+from coordinator.global_model.committer import CommitterSettings
+from coordinator.global_model.downlink import DownlinkSettings
+from coordinator.strategies.strategy import StrategySettings, make_strategy
 from federation.protocol.messages import ReceiptStatus
-from simulation.campaign import random_scenario
-from simulation.federation import Scenario, Simulation, quiet_log
+from fedmq.simulation.protocol.campaign import random_scenario
+from fedmq.simulation.protocol.federation import Scenario, Simulation, quiet_log
 from update_codec import CodecSpec
 
 NAME = "control.point"

@@ -6,8 +6,8 @@ from federation.protocol.limits import SIGNATURE_BYTES
 from federation.protocol.messages import Message
 from federation.protocol.signing import Writer
 from federation.protocol.wire import split_signature
-from simulation.campaign import random_scenario
-from simulation.federation import Simulation, quiet_log
+from fedmq.simulation.protocol.campaign import random_scenario
+from fedmq.simulation.protocol.federation import Simulation, quiet_log
 
 SEEDS = range(40)
 

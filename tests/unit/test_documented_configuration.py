@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-import coordinator.config
+import coordinator.config.sections
 import edge_node.config
-from coordinator.settings import engine_settings
+from coordinator.config.settings import engine_settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +36,7 @@ def documented(title: str) -> set[str]:
 @pytest.mark.parametrize(
     ("title", "model"),
     [
-        ("coordinator run --config coordinator.toml", coordinator.config.CoordinatorConfig),
+        ("coordinator run --config coordinator.toml", coordinator.config.sections.CoordinatorConfig),
         ("edge-node run --config node.toml", edge_node.config.NodeConfig),
     ],
 )
@@ -45,7 +45,7 @@ def test_every_key_is_documented_and_no_other(title: str, model: type[BaseModel]
 
 
 def test_the_example_of_a_coordinator_is_accepted() -> None:
-    config = coordinator.config.read_config(ROOT / "deploy/examples/coordinator.toml", {}, environ={})
+    config = coordinator.config.sections.read_config(ROOT / "deploy/examples/coordinator.toml", {}, environ={})
     settings = engine_settings(config)
     assert (settings.concurrency, settings.buffer, settings.nodes_min) == (20, 10, 20)
 

@@ -4,13 +4,12 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from coordinator import actions, heard
-from coordinator.actions import Effect, Event
-from coordinator.evaluation_ledger import mean_of
-from coordinator.executor import INDEPENDENT
-from coordinator.machine import CoordinatorMachine
+from coordinator.engine import effects, events, heard
+from coordinator.engine.effects import Effect, Note
+from coordinator.engine.events import Event
+from coordinator.engine.machine import CoordinatorMachine
+from coordinator.engine.settings import EngineSettings
 from coordinator.records import (
-    EngineSettings,
     Member,
     NodeResult,
     NodesEvaluation,
@@ -21,7 +20,9 @@ from coordinator.records import (
     Verdict,
     VersionRecord,
 )
-from coordinator.selection import Selector, UniformSelector
+from coordinator.runtime.executor import INDEPENDENT
+from coordinator.storage.evaluations import mean_of
+from coordinator.strategies.selection import Selector, UniformSelector
 from federation.protocol import messages
 from federation.protocol.cohort import NOBODY, includes
 from federation.protocol.messages import Activity, NodeState, Presence, Reason, ReceiptStatus, UpdateOffer
@@ -225,7 +226,7 @@ class Rig:
         self.failing = self.failed = False
         self.failing_kinds: tuple[type, ...] = SAVES
         self.rejecting: Reason | None = None
-        self.commit_failure: actions.CommitFailed | None = None
+        self.commit_failure: events.CommitFailed | None = None
         self.holding_commits = False
         self.delta: bytes | None = None
         self.evaluations: list[ModelVersion] = []
@@ -252,13 +253,13 @@ class Rig:
         pending: deque[Event | None] = deque([event])
         while pending:
             for effect in self.machine.handle(pending.popleft(), self.now):
-                if isinstance(effect, actions.AcceptFailure):
+                if isinstance(effect, effects.AcceptFailure):
                     self.failed = False
                 elif self.failed and not isinstance(effect, INDEPENDENT):
                     continue
                 elif self.failing and isinstance(effect, self.failing_kinds):
                     self.failed = True
-                    pending.append(actions.StorageFailed(detail="disk full"))
+                    pending.append(events.StorageFailed(detail="disk full"))
                     continue
                 done.append(effect)
                 pending.extend(self._run(effect))
@@ -266,59 +267,59 @@ class Rig:
 
     def _run(self, effect: Effect) -> list[Event]:  # noqa: PLR0912 - one branch per effect
         match effect:
-            case actions.SaveRound():
+            case effects.SaveRound():
                 self.store.save_round(effect.record)
-            case actions.CloseRound():
+            case effects.CloseRound():
                 self.store.close_round(effect.round, effect.nodes)
-            case actions.StoreUpdate() | actions.StoreTransfer():
+            case effects.StoreUpdate() | effects.StoreTransfer():
                 return [self._store(effect)]
-            case actions.OpenTransfer():
+            case effects.OpenTransfer():
                 self.store.transfers[effect.transfer.record.update] = effect.transfer
-            case actions.StoreChunk():
+            case effects.StoreChunk():
                 self.store.save_chunk(effect.update, effect.index)
-            case actions.DropTransfer():
+            case effects.DropTransfer():
                 del self.store.transfers[effect.update]
-            case actions.SaveVerdict():
+            case effects.SaveVerdict():
                 self.store.save_verdict(effect.verdict, effect.record)
-            case actions.CommitVersion():
+            case effects.CommitVersion():
                 return self._commit(effect)
-            case actions.Evaluate():
+            case effects.Evaluate():
                 self.evaluations.append(effect.version)
-            case actions.SaveResult(result=result):
-                return [actions.ResultSaved(result=self.store.save_result(result))]
-            case actions.CloseSurvey(version=version):
-                return [actions.SurveyClosed(evaluation=self.store.close_survey(version))]
-            case actions.RetainModels():
+            case effects.SaveResult(result=result):
+                return [events.ResultSaved(result=self.store.save_result(result))]
+            case effects.CloseSurvey(version=version):
+                return [events.SurveyClosed(evaluation=self.store.close_survey(version))]
+            case effects.RetainModels():
                 self.store.retain(effect.versions, effect.best)
-            case actions.SendCommand(node=node, command=messages.EvaluationReceipt() as receipt):
+            case effects.SendCommand(node=node, command=messages.EvaluationReceipt() as receipt):
                 saved = self.store.results.get((receipt.version, node))
                 assert receipt.status is ReceiptStatus.REFUSED or saved is not None, "said before it was saved"
-            case actions.PublishAnnouncement():
+            case effects.PublishAnnouncement():
                 self._announce(effect.announcement)
-            case actions.SendCommand(node=node, command=messages.Receipt() as receipt):
+            case effects.SendCommand(node=node, command=messages.Receipt() as receipt):
                 self._check_receipt(node, receipt)
             case _:
                 pass
         return []
 
-    def _store(self, effect: actions.StoreUpdate | actions.StoreTransfer) -> Event:
+    def _store(self, effect: effects.StoreUpdate | effects.StoreTransfer) -> Event:
         record = effect.record
         if self.rejecting is not None:
-            return actions.UpdateRejected(update=record.update, node=record.node, reason=self.rejecting, detail="bad")
-        if isinstance(effect, actions.StoreTransfer):
+            return events.UpdateRejected(update=record.update, node=record.node, reason=self.rejecting, detail="bad")
+        if isinstance(effect, effects.StoreTransfer):
             self.store.complete(record)
         else:
             self.store.save_update(record)
-        return actions.UpdateStored(update=record.update)
+        return events.UpdateStored(update=record.update)
 
-    def _commit(self, effect: actions.CommitVersion) -> list[Event]:
+    def _commit(self, effect: effects.CommitVersion) -> list[Event]:
         if self.commit_failure is not None:
             failure, self.commit_failure = self.commit_failure, None
             return [failure]
         if self.holding_commits:
             return []
         record = self.store.commit(effect.version, effect.members)
-        return [actions.VersionCommitted(record=record, members=effect.members, delta=self.delta)]
+        return [events.VersionCommitted(record=record, members=effect.members, delta=self.delta)]
 
     def _announce(self, announcement: messages.RoundAnnouncement) -> None:
         saved = self.store.rounds[announcement.round]
@@ -340,10 +341,10 @@ class Rig:
     # --- what nodes and the broker do -------------------------------------------------------------------------------
 
     def connect(self) -> list[Effect]:
-        return self.tell(None) + self.tell(actions.BrokerConnected()) + self.tell(None)
+        return self.tell(None) + self.tell(events.BrokerConnected()) + self.tell(None)
 
     def disconnect(self) -> list[Effect]:
-        return self.tell(actions.BrokerDisconnected(reason="cut"))
+        return self.tell(events.BrokerDisconnected(reason="cut"))
 
     def heard(
         self, presence: Presence | None = None, *, epoch: int = 1, run: RunId = RUN, retained: bool = False
@@ -367,7 +368,7 @@ class Rig:
             activity=Activity.IDLE,
         )
         state = replace(plain, **changes)  # type: ignore[arg-type]
-        return self.tell(actions.NodeStateReceived(node=NodeId(node), state=state))
+        return self.tell(events.NodeStateReceived(node=NodeId(node), state=state))
 
     def start(self, *nodes: str) -> list[Effect]:
         """Connect, and let these nodes be born; returns the effects of the last birth."""
@@ -381,10 +382,10 @@ class Rig:
         current = {"base_version": ModelVersion(base), "base_digest": digest_of(base)}
         offer = offer_of(node, round_id, **{**current, **changes})
         known = self.store.verdicts.get(offer.update)
-        return self.tell(actions.OfferReceived(node=NodeId(node), offer=offer, known=known))
+        return self.tell(events.OfferReceived(node=NodeId(node), offer=offer, known=known))
 
     def chunk(self, node: str, update: str, index: int, body: bytes) -> list[Effect]:
-        return self.tell(actions.ChunkReceived(node=NodeId(node), update=UpdateId(update), index=index, body=body))
+        return self.tell(events.ChunkReceived(node=NodeId(node), update=UpdateId(update), index=index, body=body))
 
     def report(self, node: str, version: int, num_examples: int = 10, **changes: object) -> list[Effect]:
         """What a node found, unless changed: the digest of the version, and its numbers."""
@@ -393,21 +394,21 @@ class Rig:
         )
         report = replace(plain, **changes)  # type: ignore[arg-type]
         known = self.store.results.get((report.version, NodeId(node)))
-        return self.tell(actions.ReportReceived(node=NodeId(node), report=report, known=known))
+        return self.tell(events.ReportReceived(node=NodeId(node), report=report, known=known))
 
     def found(self, version: int, **metrics: float) -> list[Effect]:
         """The coordinator's own evaluation has ended; it is saved before the machine hears of it."""
         self.store.evaluated[ModelVersion(version)] = metrics
-        return self.tell(actions.Evaluated(version=ModelVersion(version), metrics=metrics))
+        return self.tell(events.Evaluated(version=ModelVersion(version), metrics=metrics))
 
     def decline(self, node: str, round_id: int, retry_after_s: float = 0.0, run: RunId = RUN) -> list[Effect]:
         decline = messages.Decline(run=run, round=RoundId(round_id), reason="busy", retry_after_s=retry_after_s)
-        return self.tell(actions.DeclineReceived(node=NodeId(node), decline=decline))
+        return self.tell(events.DeclineReceived(node=NodeId(node), decline=decline))
 
     def starve(self, node: str, round_id: int) -> list[Effect]:
         """A node says that chunks of the model never came."""
         decline = messages.Decline(run=RUN, round=RoundId(round_id), reason="no chunks", missing=True)
-        return self.tell(actions.DeclineReceived(node=NodeId(node), decline=decline))
+        return self.tell(events.DeclineReceived(node=NodeId(node), decline=decline))
 
     def wait(self, seconds: float) -> list[Effect]:
         """Let time pass, deadline by deadline, as the driver does."""
@@ -438,75 +439,75 @@ class Rig:
 
 
 SAVES = (
-    actions.SaveRound,
-    actions.CloseRound,
-    actions.StoreUpdate,
-    actions.OpenTransfer,
-    actions.StoreChunk,
-    actions.StoreTransfer,
-    actions.DropTransfer,
-    actions.SaveVerdict,
-    actions.CommitVersion,
-    actions.SaveResult,
-    actions.CloseSurvey,
-    actions.RetainModels,
+    effects.SaveRound,
+    effects.CloseRound,
+    effects.StoreUpdate,
+    effects.OpenTransfer,
+    effects.StoreChunk,
+    effects.StoreTransfer,
+    effects.DropTransfer,
+    effects.SaveVerdict,
+    effects.CommitVersion,
+    effects.SaveResult,
+    effects.CloseSurvey,
+    effects.RetainModels,
 )
 
 
 def transcript(effects: list[Effect], *, notes: bool = False) -> list[str]:
     """One short line per effect, notes left out."""
-    return [_line(effect) for effect in effects if notes or not isinstance(effect, actions.Note)]
+    return [_line(effect) for effect in effects if notes or not isinstance(effect, Note)]
 
 
 def _line(effect: Effect) -> str:  # noqa: PLR0911, PLR0912 - one branch per effect
     match effect:
-        case actions.SaveRound(record=record):
+        case effects.SaveRound(record=record):
             return f"save round {record.round} of version {record.version} for {' '.join(sorted(record.nodes))}".strip()
-        case actions.CloseRound():
+        case effects.CloseRound():
             return f"close {' '.join(sorted(effect.nodes))} in round {effect.round}"
-        case actions.PublishState():
+        case effects.PublishState():
             return f"publish state {effect.state.presence.value} epoch {effect.state.epoch}"
-        case actions.PublishModel():
+        case effects.PublishModel():
             return f"publish model {effect.record.version}"
-        case actions.ClearModel():
+        case effects.ClearModel():
             return f"clear all but model {effect.head.version}"
-        case actions.PublishAnnouncement(announcement=announcement):
+        case effects.PublishAnnouncement(announcement=announcement):
             final = " final" if announcement.final else ""
             asks = "" if announcement.evaluation is None else " to be evaluated"
             return f"announce round {announcement.round} of version {announcement.model.version}{final}{asks}"
-        case actions.SendCommand():
+        case effects.SendCommand():
             return f"tell {effect.node} {_command(effect.command)}"
-        case actions.StoreUpdate() | actions.StoreTransfer():
+        case effects.StoreUpdate() | effects.StoreTransfer():
             return f"store {effect.record.update}"
-        case actions.OpenTransfer():
+        case effects.OpenTransfer():
             return f"open transfer {effect.transfer.record.update}"
-        case actions.StoreChunk():
+        case effects.StoreChunk():
             return f"store chunk {effect.index} of {effect.update}"
-        case actions.DropTransfer():
+        case effects.DropTransfer():
             return f"drop transfer {effect.update}"
-        case actions.SaveVerdict(verdict=verdict):
+        case effects.SaveVerdict(verdict=verdict):
             return f"save {verdict.update} {verdict.status.value} {verdict.reason.value}"
-        case actions.CommitVersion():
+        case effects.CommitVersion():
             members = " ".join(f"{member.update}@{member.staleness}" for member in effect.members)
             return f"commit {effect.version} of {members} because {effect.reason}"
-        case actions.Evaluate():
+        case effects.Evaluate():
             return f"evaluate {effect.version}"
-        case actions.SaveResult(result=result):
+        case effects.SaveResult(result=result):
             late = "" if result.counted else " too late"
             return f"save result of {result.node} for {result.version}{late}"
-        case actions.CloseSurvey():
+        case effects.CloseSurvey():
             return f"close evaluation of {effect.version}"
-        case actions.RetainModels():
+        case effects.RetainModels():
             return f"retain {sorted(effect.versions)} best {effect.best}"
-        case actions.Note():
+        case effects.Note():
             return f"note {effect.event}"
-        case actions.AcceptFailure():
+        case effects.AcceptFailure():
             return "accept failure"
-        case actions.Stop():
+        case effects.Stop():
             return f"stop {effect.reason}"
 
 
-def _command(command: actions.Command) -> str:
+def _command(command: effects.Command) -> str:
     match command:
         case messages.Receipt():
             parts = [command.status.value, command.update]

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.committer import Committer, CommitterSettings, first_commit
-from coordinator.downlink import DownlinkSettings
+from coordinator.global_model.committer import Committer, CommitterSettings, first_commit
+from coordinator.global_model.downlink import DownlinkSettings
 from coordinator.records import Member, UpdateRecord
-from coordinator.store import CoordinatorStore
+from coordinator.storage.store import CoordinatorStore
 from federation.protocol.chunking import payload_digest
 from federation.types import ModelVersion, NodeId, RoundId, update_id
 from update_codec import CodecSpec, Manifest, Role, Vectors, encode

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from coordinator.aggregation import Aggregated, AggregateLimits, Unusable, aggregate
+from coordinator.global_model.aggregation import Aggregated, AggregateLimits, Unusable, aggregate
 from coordinator.records import Member
-from coordinator.strategy import Strategy, StrategySettings, make_strategy
+from coordinator.strategies.strategy import Strategy, StrategySettings, make_strategy
 from federation.protocol.messages import Reason
 from federation.types import UpdateId
 from tests.unit.coordinator.model_values import MANIFEST, Arrived, arrived, update
@@ -107,13 +107,13 @@ def test_an_update_beyond_the_headroom_blames_its_sender() -> None:
 
 
 def test_a_frame_that_is_not_finite_blames_its_sender(monkeypatch: pytest.MonkeyPatch) -> None:
-    from coordinator import inspection
+    from coordinator.global_model import update_checks
     from update_codec import NonFiniteFrame
 
     def refuse(*_: object, **__: object) -> None:
         raise NonFiniteFrame("NaN")
 
-    monkeypatch.setattr(inspection, "inspect", refuse)
+    monkeypatch.setattr(update_checks, "inspect", refuse)
     result = run(arrived("a", update(1.0)))
     assert isinstance(result, Unusable)
     assert result.reason is Reason.NOT_FINITE

@@ -1,6 +1,6 @@
 """Slots and leases."""
 
-from coordinator.assignments import LEASE_RESTARTS_MAX, Assignments, Slot
+from coordinator.engine.assignments import LEASE_RESTARTS_MAX, Assignments, Slot
 from federation.types import ModelVersion, NodeId, RoundId
 
 ANN, BOB, CID = NodeId("ann"), NodeId("bob"), NodeId("cid")

@@ -1,6 +1,6 @@
 """Who came and who was absent is read from the machine's notes, and saved together."""
 
-from coordinator.attendance_notes import PAUSE_S, AttendanceNotes
+from coordinator.monitoring.attendance import PAUSE_S, AttendanceNotes
 from coordinator.records import Attendance
 from federation.errors import StorageError
 from federation.types import Incarnation, NodeId

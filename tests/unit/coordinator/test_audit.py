@@ -9,22 +9,22 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from coordinator.audit import AuditReport, Outcome, Witness, audit
-from coordinator.blobs import model_file
 from coordinator.cli import make_app
-from coordinator.committer import CommitterSettings
-from coordinator.database import DATABASE
+from coordinator.global_model.committer import CommitterSettings
 from coordinator.records import RoundRecord, Verdict
-from coordinator.sqlite_store import SqliteStore
-from coordinator.store import Figures
-from coordinator.strategy import StrategySettings, make_strategy
-from edge_node.actions import OutboxEntry
-from edge_node.sqlite_store import SqliteNodeStore
+from coordinator.storage.database import DATABASE
+from coordinator.storage.files import model_file
+from coordinator.storage.sqlite_store import SqliteStore
+from coordinator.storage.store import Figures
+from coordinator.strategies.strategy import StrategySettings, make_strategy
+from edge_node.records import OutboxEntry
+from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.errors import StorageError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.cohort import EVERYONE
 from federation.protocol.messages import Reason, ReceiptStatus, UpdateOffer
 from federation.types import Digest, Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
+from fedmq.audit.audit import AuditReport, Outcome, Witness, audit
 from tests.unit.coordinator.model_values import INITIAL, Arrived, arrived, committer, initialised, update
 
 SETTINGS = CommitterSettings()

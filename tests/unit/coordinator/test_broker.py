@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from coordinator import broker
-from coordinator.broker import broker_address, coordinator_will, open_connections
-from coordinator.config import read_config
+from coordinator.config.sections import read_config
+from coordinator.runtime import connections
+from coordinator.runtime.connections import broker_address, coordinator_will, open_connections
 from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
 from federation.runtime.session import SessionSettings
@@ -34,7 +34,7 @@ class Recorder:
 def test_the_coordinator_is_back_before_its_fleet(monkeypatch: pytest.MonkeyPatch) -> None:
     """[FED-10] Its reconnects are at most 5 s apart: nobody works without it, and one process is no stampede."""
     recorder = Recorder()
-    monkeypatch.setattr(broker, "MqttTransport", recorder)
+    monkeypatch.setattr(connections, "MqttTransport", recorder)
     config = read_config(None, {"federation.id": "demo", "broker.url": "mqtt://localhost"}, environ={})
     will = coordinator_will(Writer(Topics(FederationId(config.federation.id))), RunId("0" * 16), Epoch(1))
     open_connections(config, broker_address(config.broker), will, queue.Queue(), MANIFEST)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.broker_log import BROKER_LOG, denied_publish, incident_of
+from coordinator.runtime.broker_log import BROKER_LOG, denied_publish, incident_of
 from federation.protocol.topics import Topics
 from federation.types import FederationId
 

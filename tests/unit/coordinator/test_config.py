@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.config import CoordinatorConfig, read_config
-from coordinator.lag import LagCompensation
-from coordinator.progress import Source, StoppingSettings
-from coordinator.settings import committer_settings, down_spec, engine_settings, strategy_name
-from coordinator.strategy import Averaging
+from coordinator.config.sections import CoordinatorConfig, read_config
+from coordinator.config.settings import committer_settings, down_spec, engine_settings, strategy_name
+from coordinator.engine.early_stopping import Source, StoppingSettings
+from coordinator.strategies.lag_compensation import LagCompensation
+from coordinator.strategies.strategy import Averaging
 from federation.errors import ConfigError
 from federation.tasks.registry import default_settings
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from coordinator.aggregation import Aggregated, AggregateLimits, Unusable, aggregate
-from coordinator.contexts import KnownContexts, followed, state_of
-from coordinator.inspection import Inspections, check_update
+from coordinator.global_model.aggregation import Aggregated, AggregateLimits, Unusable, aggregate
+from coordinator.global_model.codec_contexts import KnownContexts, followed, state_of
+from coordinator.global_model.update_checks import Inspections, check_update
 from coordinator.records import Member, UpdateRecord
-from coordinator.robust import make_rule
-from coordinator.strategy import Averaging
+from coordinator.strategies.robust import make_rule
+from coordinator.strategies.strategy import Averaging
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import Reason
 from federation.types import ModelVersion, NodeId, RoundId, UpdateId

@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from coordinator.config import read_config
-from coordinator.demo.chaos import Saboteur
-from coordinator.demo.cli import demo, summary_table
-from coordinator.demo.fleet import NO_VARIABLES, Exited, Fleet, Line
-from coordinator.demo.plan import DemoOptions, coordinator_settings, make_plan, to_toml
-from coordinator.demo.story import NodeStory, Story
-from coordinator.demo.view import LiveView, PlainView, human_bytes, node_table
-from coordinator.settings import engine_settings
+from coordinator.config.sections import read_config
+from coordinator.config.settings import engine_settings
 from federation.errors import ConfigError
+from federation.units import human_bytes
+from fedmq.demo.chaos import Saboteur
+from fedmq.demo.cli import demo, summary_table
+from fedmq.demo.plan import DemoOptions, coordinator_settings, make_plan, to_toml
+from fedmq.demo.processes import NO_VARIABLES, Exited, Fleet, Line
+from fedmq.demo.story import NodeStory, Story
+from fedmq.demo.view import LiveView, PlainView, node_table
 
 CHILD = """
 import json, os, signal, sys
@@ -232,7 +233,7 @@ class TestFleet:
     def test_stop_leaves_no_process_behind_even_a_stubborn_one(
         self, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("coordinator.demo.fleet.STOP_GRACE_S", 0.2)
+        monkeypatch.setattr("fedmq.demo.processes.STOP_GRACE_S", 0.2)
         fleet.start("a", "demo_child", [])
         fleet.start("b", "demo_stubborn", [])
         waiting = {"a", "b"}

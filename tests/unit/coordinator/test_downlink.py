@@ -7,8 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from coordinator.downlink import DELTAS_MAX, DownlinkSettings, Published, advance, first_model, follows_initial
-from coordinator.store import ModelState
+from coordinator.global_model.downlink import (
+    DELTAS_MAX,
+    DownlinkSettings,
+    Published,
+    advance,
+    first_model,
+    follows_initial,
+)
+from coordinator.storage.store import ModelState
 from federation.protocol.limits import PARTS_MAX
 from federation.protocol.messages import ModelPart, PartKind
 from tests.unit.coordinator.model_values import INITIAL, MANIFEST, update

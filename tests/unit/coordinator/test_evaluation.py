@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from coordinator import evaluation
-from coordinator.actions import Evaluated
-from coordinator.evaluation import EvaluationWorker, LazyTask
+from coordinator.engine.events import Evaluated
+from coordinator.runtime import central_evaluation
+from coordinator.runtime.central_evaluation import EvaluationWorker, LazyTask
 from federation.protocol.messages import TrainSettings
 from federation.runtime.transport import Inbox
 from federation.task import Parameters, Stop, TrainResult
@@ -86,7 +86,7 @@ def test_a_task_that_cannot_be_built_is_answered_too() -> None:
 
 
 def test_more_than_a_few_waiting_models_are_skipped_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "EVALUATIONS_MAX", 1)
+    monkeypatch.setattr(central_evaluation, "EVALUATIONS_MAX", 1)
     task = Judging({"accuracy": 1.0})
     inbox: Inbox = queue.Queue()
     working = worker(task, inbox)

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from coordinator import actions
-from coordinator.actions import CommitVersion, Effect, Event, StoreUpdate, UpdateRejected, UpdateStored
-from coordinator.aggregation import AggregateLimits
-from coordinator.committer import CommitterSettings
-from coordinator.executor import CoordinatorExecutor, Evaluator, ExecutorParts, NoEvaluator
-from coordinator.memory_store import MemoryStore
-from coordinator.publisher import CONTROL_BYTES_MAX
+from coordinator.engine import effects, events
+from coordinator.engine.effects import CommitVersion, Effect, StoreUpdate
+from coordinator.engine.events import Event, UpdateRejected, UpdateStored
+from coordinator.global_model.aggregation import AggregateLimits
+from coordinator.global_model.committer import CommitterSettings
 from coordinator.records import Member, RoundRecord, TransferRecord, Verdict
-from coordinator.server_optimizer import State
-from coordinator.strategy import Weights
+from coordinator.runtime.executor import CoordinatorExecutor, Evaluator, ExecutorParts, NoEvaluator
+from coordinator.runtime.publisher import CONTROL_BYTES_MAX
+from coordinator.storage.memory_store import MemoryStore
+from coordinator.strategies.server_optimizer import State
+from coordinator.strategies.strategy import Weights
 from federation.errors import StorageError
 from federation.protocol.cohort import NOBODY
 from federation.protocol.messages import (
@@ -192,7 +193,7 @@ def test_an_update_of_another_model_is_incompatible() -> None:
 def test_an_update_that_is_not_finite_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     sent = arrived("a", update(1.0))
     found = replace(inspect(sent.payload, MANIFEST), finite=False)
-    monkeypatch.setattr("coordinator.inspection.inspect", lambda *_, **__: found)
+    monkeypatch.setattr("coordinator.global_model.update_checks.inspect", lambda *_, **__: found)
     assert rejected(Bench(), sent).reason is Reason.NOT_FINITE
 
 
@@ -200,10 +201,10 @@ def test_a_large_update_is_assembled_from_its_chunks() -> None:
     bench, sent = Bench(), arrived("a", update(1.0))
     half = len(sent.payload) // 2 + 1
     answered = bench.run(
-        actions.OpenTransfer(transfer=TransferRecord(record=sent.record, chunk_bytes=half)),
-        actions.StoreChunk(update=sent.record.update, index=1, body=sent.payload[half:]),
-        actions.StoreChunk(update=sent.record.update, index=0, body=sent.payload[:half]),
-        actions.StoreTransfer(record=sent.record),
+        effects.OpenTransfer(transfer=TransferRecord(record=sent.record, chunk_bytes=half)),
+        effects.StoreChunk(update=sent.record.update, index=1, body=sent.payload[half:]),
+        effects.StoreChunk(update=sent.record.update, index=0, body=sent.payload[:half]),
+        effects.StoreTransfer(record=sent.record),
     )
     assert answered == [UpdateStored(update=sent.record.update)]
     assert bench.store.payload(sent.record.update) == sent.payload
@@ -212,8 +213,8 @@ def test_a_large_update_is_assembled_from_its_chunks() -> None:
 def test_a_transfer_that_stopped_is_forgotten() -> None:
     bench, sent = Bench(), arrived("a", update(1.0))
     bench.run(
-        actions.OpenTransfer(transfer=TransferRecord(record=sent.record, chunk_bytes=16)),
-        actions.DropTransfer(update=sent.record.update),
+        effects.OpenTransfer(transfer=TransferRecord(record=sent.record, chunk_bytes=16)),
+        effects.DropTransfer(update=sent.record.update),
     )
     assert bench.store.recovered(recent=1).transfers == ()
 
@@ -224,12 +225,12 @@ def test_a_commit_answers_with_its_record_and_says_what_it_cost() -> None:
     bench.store_updates(*sent)
     verdict = Verdict(update=bad.record.update, node=bad.record.node, status=ReceiptStatus.REFUSED, reason=Reason.NORM)
     bench.run(
-        actions.PublishAnnouncement(announcement=announcement()),
-        actions.SaveVerdict(verdict=verdict, record=replace(bad.record, fetched_bytes=100)),
+        effects.PublishAnnouncement(announcement=announcement()),
+        effects.SaveVerdict(verdict=verdict, record=replace(bad.record, fetched_bytes=100)),
     )
     bench.clock.advance(2.5)
     (event,) = bench.commit(*sent)
-    assert isinstance(event, actions.VersionCommitted)
+    assert isinstance(event, events.VersionCommitted)
     assert event.record == bench.store.recovered(recent=1).head
     (said,) = [fields for name, fields in bench.notes if name == "version_committed"]
     assert (said["version"], said["accepted"], said["refused"], said["stale"]) == (1, 2, 1, 0)
@@ -242,7 +243,7 @@ def test_seconds_count_from_the_first_announcement_and_then_from_commit_to_commi
     bench = Bench()
     for number, pause in enumerate((4.0, 1.0)):
         sent = arrived("a", update(1.0), round_id=number)
-        bench.run(actions.PublishAnnouncement(announcement=announcement(number)))
+        bench.run(effects.PublishAnnouncement(announcement=announcement(number)))
         bench.store_updates(sent)
         bench.clock.advance(pause)
         bench.commit(sent)
@@ -254,7 +255,7 @@ def test_an_unusable_aggregate_blames_its_culprit_and_leaves_the_head() -> None:
     sent = [arrived("a", update(1.0)), arrived("b", update(50.0))]
     bench.store_updates(*sent)
     (event,) = bench.commit(*sent)
-    assert isinstance(event, actions.CommitFailed)
+    assert isinstance(event, events.CommitFailed)
     assert (event.culprits, event.reason) == ((UpdateId("0-b"),), Reason.NORM)
     assert bench.store.recovered(recent=1).head.version == 0
 
@@ -274,7 +275,7 @@ def test_a_step_out_of_float32_is_refused_and_the_head_stays() -> None:
     bench, sent = Bench(settings=CommitterSettings(strategy=Exploding(), limits=limits)), arrived("a", update(1.0))
     bench.store_updates(sent)
     (event,) = bench.commit(sent)
-    assert isinstance(event, actions.CommitFailed)
+    assert isinstance(event, events.CommitFailed)
     assert (event.culprits, event.reason) == ((UpdateId("0-a"),), Reason.NOT_FINITE)
     assert bench.store.recovered(recent=1).head.version == 0
 
@@ -284,17 +285,17 @@ def test_a_full_disk_silences_everything_until_the_machine_has_heard_of_it() -> 
     bench.store.full = True
     record = RoundRecord(round=RoundId(0), version=ModelVersion(0), nodes=(), cohort=NOBODY)
     answered = bench.run(
-        actions.SaveRound(record=record),
-        actions.PublishAnnouncement(announcement=announcement()),
-        actions.Note(event="x"),
+        effects.SaveRound(record=record),
+        effects.PublishAnnouncement(announcement=announcement()),
+        effects.Note(event="x"),
     )
-    assert answered == [actions.StorageFailed(detail="No space left on device")]
+    assert answered == [events.StorageFailed(detail="No space left on device")]
     assert (bench.control.sent, bench.notes) == ([], [])
     bench.store.full = False
     bench.run(
-        actions.AcceptFailure(),
-        actions.SaveRound(record=record),
-        actions.PublishAnnouncement(announcement=announcement()),
+        effects.AcceptFailure(),
+        effects.SaveRound(record=record),
+        effects.PublishAnnouncement(announcement=announcement()),
     )
     assert bench.control.topics() == ["round"]
     assert bench.store.recovered(recent=1).next_round == 1
@@ -305,7 +306,7 @@ def test_a_failed_save_holds_up_no_stop() -> None:
     bench = Bench()
     bench.store.full = True
     record = RoundRecord(round=RoundId(0), version=ModelVersion(0), nodes=(), cohort=NOBODY)
-    bench.run(actions.SaveRound(record=record), actions.Stop(reason="requested"))
+    bench.run(effects.SaveRound(record=record), effects.Stop(reason="requested"))
     assert bench.executor.stopped
 
 
@@ -314,11 +315,11 @@ def test_a_commit_on_a_full_disk_can_be_repeated() -> None:
     bench.store_updates(sent)
     bench.store.full = True
     (event,) = bench.commit(sent)
-    assert isinstance(event, actions.StorageFailed)
+    assert isinstance(event, events.StorageFailed)
     bench.store.full = False
-    bench.run(actions.AcceptFailure())
+    bench.run(effects.AcceptFailure())
     (event,) = bench.commit(sent)
-    assert isinstance(event, actions.VersionCommitted)
+    assert isinstance(event, events.VersionCommitted)
 
 
 def test_retained_messages_are_retained_and_commands_are_not() -> None:
@@ -330,10 +331,10 @@ def test_retained_messages_are_retained_and_commands_are_not() -> None:
     grant = Grant(update=UpdateId("0-a"), bitmap=b"\0", window=1)
     receipt = Receipt(run=RunId("0" * 16), update=UpdateId("0-a"), status=ReceiptStatus.STORED)
     bench.run(
-        actions.PublishState(state=state),
-        actions.PublishAnnouncement(announcement=announcement()),
-        actions.SendCommand(node=NodeId("a"), command=grant),
-        actions.SendCommand(node=NodeId("a"), command=receipt),
+        effects.PublishState(state=state),
+        effects.PublishAnnouncement(announcement=announcement()),
+        effects.SendCommand(node=NodeId("a"), command=grant),
+        effects.SendCommand(node=NodeId("a"), command=receipt),
     )
     assert [(topic, retained) for topic, _, retained in bench.control.sent] == [
         ("fl/t/srv", True),
@@ -347,11 +348,11 @@ def test_retained_messages_are_retained_and_commands_are_not() -> None:
 def test_a_model_is_published_once_and_again_when_the_broker_may_have_lost_it() -> None:
     bench = Bench()
     head = bench.store.recovered(recent=1).head
-    bench.run(actions.PublishModel(record=head), actions.PublishModel(record=head))
+    bench.run(effects.PublishModel(record=head), effects.PublishModel(record=head))
     assert bench.control.topics() == ["model/0/k0/0"]
     assert bench.control.sent[0][1] == bench.store.frame(head.parts[0])
     bench.executor.broker_connected()
-    bench.run(actions.PublishModel(record=head))
+    bench.run(effects.PublishModel(record=head))
     assert len(bench.control.sent) == 2
 
 
@@ -362,29 +363,29 @@ def test_what_no_version_lists_any_more_is_cleared_from_the_broker_once() -> Non
         bench.store_updates(sent)
         bench.commit(sent)
     head = bench.store.recovered(recent=1).head
-    bench.run(actions.ClearModel(head=head), actions.ClearModel(head=head))
+    bench.run(effects.ClearModel(head=head), effects.ClearModel(head=head))
     assert ("fl/t/model/0/k0/0", b"", True) in bench.control.sent
     assert bench.control.topics().count("model/0/k0/0") == 1
     assert not any(topic.startswith("model/2") for topic in bench.control.topics())
 
 
 def test_a_large_model_goes_over_the_data_connection_in_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    from coordinator import publisher
+    from coordinator.runtime import publisher
 
     monkeypatch.setattr(publisher, "CONTROL_BYTES_MAX", 1)
     bench = Bench()
-    bench.run(actions.PublishModel(record=bench.store.recovered(recent=1).head))
+    bench.run(effects.PublishModel(record=bench.store.recovered(recent=1).head))
     assert (bench.control.topics(), bench.data.topics()) == ([], ["model/0/k0/0"])
     assert CONTROL_BYTES_MAX > 400_000
 
 
 def test_an_evaluation_is_always_answered() -> None:
     bench = Bench()
-    assert bench.run(actions.Evaluate(version=ModelVersion(0))) == [
-        actions.Evaluated(version=ModelVersion(0), metrics={})
+    assert bench.run(effects.Evaluate(version=ModelVersion(0))) == [
+        events.Evaluated(version=ModelVersion(0), metrics={})
     ]
-    assert bench.run(actions.Evaluate(version=ModelVersion(9))) == [
-        actions.Evaluated(version=ModelVersion(9), metrics={})
+    assert bench.run(effects.Evaluate(version=ModelVersion(9))) == [
+        events.Evaluated(version=ModelVersion(9), metrics={})
     ]
 
 
@@ -400,7 +401,7 @@ def test_the_evaluator_gets_the_exact_model() -> None:
     bench, sent = Bench(evaluator=seeing), arrived("a", update(1.0))
     bench.store_updates(sent)
     bench.commit(sent)
-    assert bench.run(actions.Evaluate(version=ModelVersion(1))) == []
+    assert bench.run(effects.Evaluate(version=ModelVersion(1))) == []
     assert seeing.seen is not None
     np.testing.assert_array_equal(seeing.seen.parameters, bench.store.model(ModelVersion(1)).parameters)
 
@@ -408,18 +409,18 @@ def test_the_evaluator_gets_the_exact_model() -> None:
 def test_rounds_are_reserved_and_closed_in_the_store() -> None:
     bench = Bench()
     record = RoundRecord(round=RoundId(0), version=ModelVersion(0), nodes=(NodeId("a"),), cohort=NOBODY)
-    bench.run(actions.SaveRound(record=record))
+    bench.run(effects.SaveRound(record=record))
     assert bench.store.recovered(recent=1).open_rounds == (record,)
-    bench.run(actions.CloseRound(round=RoundId(0), nodes=(NodeId("a"),)))
+    bench.run(effects.CloseRound(round=RoundId(0), nodes=(NodeId("a"),)))
     assert bench.store.recovered(recent=1).open_rounds == ()
 
 
 def test_notes_reach_the_log_and_stop_stops() -> None:
     bench = Bench()
-    bench.run(actions.Note(event="waiting", fields={"for": "a"}))
+    bench.run(effects.Note(event="waiting", fields={"for": "a"}))
     assert bench.notes == [("waiting", {"for": "a"})]
     assert not bench.executor.stopped
-    bench.run(actions.Stop(reason="finished"))
+    bench.run(effects.Stop(reason="finished"))
     assert (bench.executor.stopped, bench.executor.stop_reason) == (True, "finished")
 
 
@@ -428,9 +429,9 @@ def test_announcements_cost_one_copy_for_each_node_that_is_online() -> None:
     for node in ("a", "b"):
         bench.executor.traffic.presence(NodeId(node), Presence.ONLINE)
     bench.executor.traffic.presence(NodeId("b"), Presence.LOST)
-    bench.run(actions.PublishAnnouncement(announcement=announcement()))
+    bench.run(effects.PublishAnnouncement(announcement=announcement()))
     one = bench.executor.traffic.take()[1]
     bench.executor.traffic.presence(NodeId("b"), Presence.ONLINE)
-    bench.run(actions.PublishAnnouncement(announcement=announcement()))
+    bench.run(effects.PublishAnnouncement(announcement=announcement()))
     assert bench.executor.traffic.take() == (0, 2 * one)
     assert one > 0

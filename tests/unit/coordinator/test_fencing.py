@@ -2,7 +2,8 @@
 
 import pytest
 
-from coordinator import actions, heard
+from coordinator.engine import effects, heard
+from coordinator.engine.effects import PublishModel
 from federation.protocol.messages import Presence
 from federation.types import RunId
 from tests.unit.coordinator.machine_rig import Rig, engine, transcript
@@ -24,7 +25,7 @@ def test_a_newer_one_that_is_gone_is_no_reason_to_leave(presence: Presence) -> N
     rig = Rig()
     rig.start("ann", "bob")
     assert transcript(rig.heard(presence, epoch=2)) == AGAIN
-    assert not any(isinstance(effect, actions.Stop) for effect in rig.offer("ann", 0))
+    assert not any(isinstance(effect, effects.Stop) for effect in rig.offer("ann", 0))
 
 
 def test_what_was_wiped_is_published_again_but_not_without_a_pause() -> None:
@@ -33,7 +34,7 @@ def test_what_was_wiped_is_published_again_but_not_without_a_pause() -> None:
     rig.start("ann", "bob")
     effects = rig.heard()
     assert transcript(effects) == AGAIN
-    assert [effect.lost for effect in effects if isinstance(effect, actions.PublishModel)] == [True]
+    assert [effect.lost for effect in effects if isinstance(effect, PublishModel)] == [True]
     assert transcript(rig.heard(Presence.LOST)) == []
     assert transcript(rig.heard(Presence.ONLINE, epoch=0)) == []
     assert transcript(rig.wait(4.9)) == []
@@ -49,7 +50,7 @@ def test_a_model_that_a_node_asked_for_in_vain_is_published_again() -> None:
     assert transcript(rig.starve("dan", 0)) == ["tell dan rebirth"]
     rig.wait(60.0)
     effects = rig.starve("ann", 0)
-    assert [effect.lost for effect in effects if isinstance(effect, actions.PublishModel)] == [True]
+    assert [effect.lost for effect in effects if isinstance(effect, PublishModel)] == [True]
     assert "publish model 0" not in transcript([*rig.starve("bob", 0), *rig.wait(10.0)])
     assert rig.get("counters") == {"leases_expired": 2, "declines": 3, "retained_lost": 1}
 

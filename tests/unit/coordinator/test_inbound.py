@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from coordinator import actions
-from coordinator.heard import BrokerDropped, CoordinatorStateHeard, MessageRefused
-from coordinator.inbound import DROPPED_TOPIC, Inbound
-from coordinator.incidents import Incidents
-from coordinator.memory_store import MemoryStore
+from coordinator.engine import events
+from coordinator.engine.heard import BrokerDropped, CoordinatorStateHeard, MessageRefused
 from coordinator.records import Verdict
-from coordinator.traffic import PACKET_HEADER_BYTES, Traffic
+from coordinator.runtime.connections import DROPPED_TOPIC
+from coordinator.runtime.inbound import Inbound
+from coordinator.runtime.incidents import Incidents
+from coordinator.runtime.traffic import PACKET_HEADER_BYTES, Traffic
+from coordinator.storage.memory_store import MemoryStore
 from federation.errors import StorageError, TransportError
 from federation.protocol.messages import (
     Activity,
@@ -69,24 +70,24 @@ class Bench:
     def _on_connected(self) -> None:
         self.connected += 1
 
-    def hear(self, topic: str, payload: bytes) -> actions.Event | None:
+    def hear(self, topic: str, payload: bytes) -> events.Event | None:
         return self.inbound.translate(MessageReceived(topic=topic, payload=payload))
 
-    def say(self, topic: str, message: Message) -> actions.Event | None:
+    def say(self, topic: str, message: Message) -> events.Event | None:
         return self.hear(topic, encode_message(message))
 
 
 def test_births_offers_declines_and_progress_become_events() -> None:
     bench = Bench()
-    assert bench.say(TOPICS.node_state(ANN), STATE) == actions.NodeStateReceived(node=ANN, state=STATE)
-    assert bench.say(TOPICS.node_event(ANN), OFFER) == actions.OfferReceived(node=ANN, offer=OFFER)
-    assert bench.say(TOPICS.node_event(ANN), DECLINE) == actions.DeclineReceived(node=ANN, decline=DECLINE)
-    assert bench.say(TOPICS.node_telemetry(ANN), PROGRESS) == actions.ProgressReceived(node=ANN, progress=PROGRESS)
+    assert bench.say(TOPICS.node_state(ANN), STATE) == events.NodeStateReceived(node=ANN, state=STATE)
+    assert bench.say(TOPICS.node_event(ANN), OFFER) == events.OfferReceived(node=ANN, offer=OFFER)
+    assert bench.say(TOPICS.node_event(ANN), DECLINE) == events.DeclineReceived(node=ANN, decline=DECLINE)
+    assert bench.say(TOPICS.node_telemetry(ANN), PROGRESS) == events.ProgressReceived(node=ANN, progress=PROGRESS)
 
 
 def test_a_chunk_is_passed_on_as_it_is() -> None:
     topic = TOPICS.node_chunk(ANN, UpdateId("0-ann"), 7)
-    expected = actions.ChunkReceived(node=ANN, update=UpdateId("0-ann"), index=7, body=b"\x00raw")
+    expected = events.ChunkReceived(node=ANN, update=UpdateId("0-ann"), index=7, body=b"\x00raw")
     assert Bench().hear(topic, b"\x00raw") == expected
 
 
@@ -94,7 +95,7 @@ def test_an_offer_comes_with_the_verdict_that_is_known() -> None:
     bench, sent = Bench(), arrived("ann", update(1.0))
     bench.store.save_update(sent.record, sent.payload)
     event = bench.say(TOPICS.node_event(ANN), OFFER)
-    assert isinstance(event, actions.OfferReceived)
+    assert isinstance(event, events.OfferReceived)
     assert event.known == Verdict(update=UpdateId("0-ann"), node=ANN, status=ReceiptStatus.STORED, reason=Reason.NONE)
 
 
@@ -176,9 +177,9 @@ def test_the_control_connection_is_the_view_of_the_broker() -> None:
     bench = Bench()
     up = TransportConnected(connection="control", session_present=False, packet_bytes_max=1)
     down = TransportDisconnected(connection="control", reason="gone")
-    assert bench.inbound.translate(up) == actions.BrokerConnected()
+    assert bench.inbound.translate(up) == events.BrokerConnected()
     assert bench.connected == 1
-    assert bench.inbound.translate(down) == actions.BrokerDisconnected(reason="gone")
+    assert bench.inbound.translate(down) == events.BrokerDisconnected(reason="gone")
 
 
 def test_the_data_connection_comes_and_goes_without_a_word() -> None:
@@ -196,10 +197,10 @@ def test_a_connection_that_is_refused_for_good_ends_the_process() -> None:
 
 def test_an_evaluation_is_remembered_before_the_machine_hears_of_it() -> None:
     bench = Bench()
-    event = actions.Evaluated(version=ModelVersion(0), metrics={"accuracy": 0.25})
+    event = events.Evaluated(version=ModelVersion(0), metrics={"accuracy": 0.25})
     assert bench.inbound.translate(event) is event
     assert dict(bench.store.history()[0].metrics) == {"accuracy": 0.25}
-    empty = actions.Evaluated(version=ModelVersion(0), metrics={})
+    empty = events.Evaluated(version=ModelVersion(0), metrics={})
     assert bench.inbound.translate(empty) is empty
     assert dict(bench.store.history()[0].metrics) == {"accuracy": 0.25}
 
@@ -211,12 +212,12 @@ def test_a_full_disk_costs_an_evaluation_and_not_the_process(monkeypatch: pytest
         raise StorageError("no space left on device")
 
     monkeypatch.setattr(MemoryStore, "save_evaluation", full)
-    event = actions.Evaluated(version=ModelVersion(0), metrics={"accuracy": 0.25})
+    event = events.Evaluated(version=ModelVersion(0), metrics={"accuracy": 0.25})
     assert Bench().inbound.translate(event) == replace(event, metrics={})
 
 
 def test_other_events_pass_unchanged() -> None:
-    event = actions.StopRequested()
+    event = events.StopRequested()
     assert Bench().inbound.translate(event) is event
 
 
@@ -245,7 +246,7 @@ def test_where_signatures_are_required_only_their_owner_is_heard_and_the_rest_is
     bench, incidents = Bench(), Incidents()
     bench.inbound = Inbound(TOPICS, bench.store, bench.traffic, lambda: None, verifier=OnlyAnn(), incidents=incidents)
     signed = Writer(TOPICS, OnlyAnn()).encode(TOPICS.node_event(ANN), DECLINE)
-    assert bench.hear(TOPICS.node_event(ANN), signed) == actions.DeclineReceived(node=ANN, decline=DECLINE)
+    assert bench.hear(TOPICS.node_event(ANN), signed) == events.DeclineReceived(node=ANN, decline=DECLINE)
     other = NodeId("bob")
     for topic, payload in (
         (TOPICS.node_event(ANN), encode_message(DECLINE)),
@@ -267,4 +268,4 @@ def test_a_chunk_needs_no_signature() -> None:
     bench = Bench()
     bench.inbound = Inbound(TOPICS, bench.store, bench.traffic, lambda: None, verifier=OnlyAnn())
     topic = TOPICS.node_chunk(ANN, UpdateId("0-ann"), 7)
-    assert isinstance(bench.hear(topic, b"raw"), actions.ChunkReceived)
+    assert isinstance(bench.hear(topic, b"raw"), events.ChunkReceived)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from coordinator.incidents import OTHERS, SAVE_S, SENDERS_MAX, Incidents, read_incidents
+from coordinator.runtime.incidents import OTHERS, SAVE_S, SENDERS_MAX, Incidents, read_incidents
 
 
 class Clock:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from coordinator.committer import first_commit
-from coordinator.downlink import DownlinkSettings
-from coordinator.initial import InitialRequest, initial_model, initial_model_apart
+from coordinator.global_model.committer import first_commit
+from coordinator.global_model.downlink import DownlinkSettings
+from coordinator.global_model.initial import InitialRequest, initial_model, initial_model_apart
 from federation.errors import ConfigError, TaskError
 from federation.task import TaskContext
 from federation.tasks.registry import load_task

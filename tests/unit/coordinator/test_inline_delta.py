@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordinator.announcer import _FIELD_BYTES
+from coordinator.engine.announcer import _FIELD_BYTES
 from federation.protocol.cohort import COHORT_NODES_MAX
 from federation.protocol.limits import DELTA_INLINE_BYTES_MAX, FINGERPRINT_BYTES
 from tests.unit.coordinator.machine_rig import Rig, engine

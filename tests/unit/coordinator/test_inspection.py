@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from coordinator import inspection
-from coordinator.inspection import Inspections
+from coordinator.global_model import update_checks
+from coordinator.global_model.update_checks import Inspections
 from tests.unit.coordinator.model_values import MANIFEST, arrived, update
 from update_codec import FrameError, FrameInfo, inspect
 
@@ -19,7 +19,7 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         frames.append(frame)
         return inspect(frame, *rest, **named)
 
-    monkeypatch.setattr(inspection, "inspect", counting)
+    monkeypatch.setattr(update_checks, "inspect", counting)
     return frames
 
 
@@ -38,7 +38,7 @@ def test_other_bytes_under_a_known_frame_s_digest_are_refused() -> None:
 
 
 def test_what_is_remembered_is_bounded(looked_at: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "INSPECTIONS_MAX", 2)
+    monkeypatch.setattr(update_checks, "INSPECTIONS_MAX", 2)
     examine = Inspections(MANIFEST)
     frames = [arrived("a", update(float(value))).payload for value in (1, 2, 3)]
     for frame in [*frames, frames[0], frames[2]]:

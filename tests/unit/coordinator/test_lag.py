@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from coordinator.lag import LAG_VERSIONS_MAX, LagCompensation, lag_of
 from coordinator.records import Member
-from coordinator.server_optimizer import State
-from coordinator.strategy import StrategySettings, make_strategy
+from coordinator.strategies.lag_compensation import LAG_VERSIONS_MAX, LagCompensation, lag_of
+from coordinator.strategies.server_optimizer import State
+from coordinator.strategies.strategy import StrategySettings, make_strategy
 from federation.types import NodeId, UpdateId
 from update_codec import CodecSpec
 

@@ -1,7 +1,8 @@
 """What is told outside of the process is told also when nothing happens any more."""
 
-from coordinator.actions import Effect, Event, Stop
-from coordinator.lookout import Lookout
+from coordinator.engine.effects import Effect, Stop
+from coordinator.engine.events import Event
+from coordinator.monitoring.lookout import Lookout
 
 
 class Machine:

@@ -2,14 +2,15 @@
 
 import pytest
 
-from coordinator import actions, registry
-from coordinator.announcer import round_seed
-from coordinator.assignments import LEASE_RESTARTS_MAX
-from coordinator.heard import MessageRefused
-from coordinator.machine import FINISH_WAIT_S, STORAGE_RETRY_MAX_S
+from coordinator.engine import effects, events, registry
+from coordinator.engine.announcer import round_seed
+from coordinator.engine.assignments import LEASE_RESTARTS_MAX
+from coordinator.engine.effects import Note, PublishAnnouncement, SendCommand
+from coordinator.engine.heard import MessageRefused
+from coordinator.engine.machine import FINISH_WAIT_S, STORAGE_RETRY_MAX_S
+from coordinator.engine.transfers import TRANSFER_IDLE_S
+from coordinator.engine.versions import EVALUATIONS_MAX
 from coordinator.records import Member, RoundRecord, TransferRecord, UpdateRecord, Verdict
-from coordinator.transfers import TRANSFER_IDLE_S
-from coordinator.versions import EVALUATIONS_MAX
 from federation.protocol.cohort import COHORT_NODES_MAX, cohort_of
 from federation.protocol.messages import Activity, Presence, Progress, Reason, Receipt, ReceiptStatus
 from federation.types import Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
@@ -63,10 +64,10 @@ def test_an_update_of_another_run_is_refused_in_its_own_run_s_name() -> None:
     rig.start("ann", "bob")
     former = RunId("f" * 16)
     known = Verdict(update=UpdateId("0-ann"), node=ANN, status=ReceiptStatus.APPLIED)
-    effects = rig.tell(actions.OfferReceived(node=ANN, offer=offer_of("ann", 0, run=former), known=known))
+    effects = rig.tell(events.OfferReceived(node=ANN, offer=offer_of("ann", 0, run=former), known=known))
 
     receipt = Receipt(run=former, update=UpdateId("0-ann"), status=ReceiptStatus.REFUSED, reason=Reason.OTHER_RUN)
-    assert effects[0] == actions.SendCommand(node=ANN, command=receipt)
+    assert effects[0] == SendCommand(node=ANN, command=receipt)
     assert transcript(rig.offer("ann", 0)) == ["store 0-ann", "tell ann stored 0-ann"]
 
 
@@ -83,10 +84,10 @@ def test_the_verdict_that_is_known_is_said_again() -> None:
 def test_an_offer_that_comes_again_before_the_store_has_answered_changes_nothing() -> None:
     rig = Rig()
     rig.start("ann", "bob")
-    event = actions.OfferReceived(node=ANN, offer=offer_of("ann", 0))
+    event = events.OfferReceived(node=ANN, offer=offer_of("ann", 0))
     assert transcript(rig.machine.handle(event, rig.now)) == ["store 0-ann"]
     assert rig.machine.handle(event, rig.now) == []
-    rig.machine.handle(actions.UpdateStored(update=UpdateId("0-ann")), rig.now)
+    rig.machine.handle(events.UpdateStored(update=UpdateId("0-ann")), rig.now)
     assert transcript(rig.machine.handle(event, rig.now)) == ["tell ann stored 0-ann"]
 
 
@@ -138,11 +139,7 @@ def test_an_update_that_is_too_large_is_refused_and_the_log_names_the_key() -> N
     rig.start("ann", "bob")
     effects = rig.offer("ann", 0, **LARGE)
     assert transcript(effects)[:2] == ["save 0-ann refused too_large", "tell ann refused 0-ann too_large"]
-    said = [
-        effect.fields["detail"]
-        for effect in effects
-        if isinstance(effect, actions.Note) and effect.fields.get("detail")
-    ]
+    said = [effect.fields["detail"] for effect in effects if isinstance(effect, Note) and effect.fields.get("detail")]
     assert said == ["10 bytes; limits.payload_bytes_max: 9"]
 
 
@@ -187,19 +184,19 @@ def test_a_late_update_spares_its_node_the_work_that_could_not_count(max_stalene
 def test_answers_to_questions_that_were_never_asked_are_ignored() -> None:
     rig = Rig()
     rig.start("ann", "bob")
-    assert rig.tell(actions.UpdateStored(update=UpdateId("7-ann"))) == []
-    unknown = actions.UpdateRejected(update=UpdateId("7-ann"), node=ANN, reason=Reason.NORM, detail="")
+    assert rig.tell(events.UpdateStored(update=UpdateId("7-ann"))) == []
+    unknown = events.UpdateRejected(update=UpdateId("7-ann"), node=ANN, reason=Reason.NORM, detail="")
     assert rig.tell(unknown) == []
 
 
 def test_an_update_that_is_stored_after_its_base_grew_too_old_is_stale() -> None:
     rig = Rig(engine(concurrency=3, nodes_min=3))
     rig.start("ann", "bob", "cid")
-    rig.machine.handle(actions.OfferReceived(node=NodeId("cid"), offer=offer_of("cid", 0)), rig.now)
+    rig.machine.handle(events.OfferReceived(node=NodeId("cid"), offer=offer_of("cid", 0)), rig.now)
     rig.offer("ann", 0)
     rig.offer("bob", 0)
     rig.store.save_update(record_of("cid", 0))
-    assert "save 0-cid stale too_stale" in transcript(rig.tell(actions.UpdateStored(update=UpdateId("0-cid"))))
+    assert "save 0-cid stale too_stale" in transcript(rig.tell(events.UpdateStored(update=UpdateId("0-cid"))))
 
 
 # --- transfers ------------------------------------------------------------------------------------------------------
@@ -315,10 +312,10 @@ def test_a_complete_transfer_is_stored_after_the_pause_without_its_node() -> Non
     rig = Rig(engine(max_wait_s=1e9))
     rig.start("ann", "bob")
     rig.offer("ann", 0, **LARGE)
-    rig.failing, rig.failing_kinds = True, (actions.StoreTransfer,)
+    rig.failing, rig.failing_kinds = True, (effects.StoreTransfer,)
     rig.chunk("ann", "0-ann", 0, b"0123")
     rig.chunk("ann", "0-ann", 1, b"4567")
-    rig.tell(actions.ChunkReceived(node=ANN, update=UpdateId("0-ann"), index=2, body=b"89"))
+    rig.tell(events.ChunkReceived(node=ANN, update=UpdateId("0-ann"), index=2, body=b"89"))
     assert rig.get("paused")
     rig.failing = False
     rig.store.transfers[UpdateId("0-ann")] = TransferRecord(
@@ -356,7 +353,7 @@ def test_what_fell_due_during_a_pause_is_done_when_it_ends() -> None:
     rig.start("ann", "bob")
     rig.offer("ann", 0, **LARGE)
     rig.wait(TRANSFER_IDLE_S - 0.5)
-    rig.tell(actions.StorageFailed(detail="EIO"))
+    rig.tell(events.StorageFailed(detail="EIO"))
     lines = transcript(rig.wait(1.0))
     assert lines[-1] == "drop transfer 0-ann"
     assert rig.get("transfers") == 0
@@ -381,7 +378,7 @@ def test_pauses_double_are_bounded_and_shrink_after_a_success() -> None:
     rig.state("ann", incarnation=Incarnation(2))
     rig.offer("ann", max(rig.store.rounds))
     rig.failing = True
-    rig.tell(actions.StorageFailed(detail="disk full"))
+    rig.tell(events.StorageFailed(detail="disk full"))
     due = rig.machine.deadline()
     assert due is not None
     assert due - rig.now == 1.0
@@ -404,7 +401,7 @@ def test_known_verdicts_are_repeated_during_a_pause_and_what_is_new_comes_later(
     rig = Rig(engine(max_wait_s=1e9))
     rig.start("ann", "bob")
     rig.offer("ann", 0)
-    rig.tell(actions.StorageFailed(detail="EIO"))
+    rig.tell(events.StorageFailed(detail="EIO"))
     assert transcript(rig.offer("ann", 0)) == ["tell ann stored 0-ann"]
     assert transcript(rig.offer("bob", 0)) == ["tell bob retry 0-bob"]
 
@@ -423,7 +420,7 @@ def test_nothing_else_is_committed_while_a_commit_is_under_way() -> None:
         Member(update=UpdateId(f"0-{node}"), node=NodeId(node), num_examples=10, staleness=0) for node in ("ann", "bob")
     )
     record = rig.store.commit(ModelVersion(1), members)
-    lines = transcript(rig.tell(actions.VersionCommitted(record=record, members=members)))
+    lines = transcript(rig.tell(events.VersionCommitted(record=record, members=members)))
     assert lines[:4] == [
         "tell ann applied 0-ann in 1",
         "tell bob applied 0-bob in 1",
@@ -437,7 +434,7 @@ def test_the_culprit_of_a_failed_commit_is_refused_and_the_others_count() -> Non
     rig = Rig()
     rig.start("ann", "bob")
     rig.offer("ann", 0)
-    rig.commit_failure = actions.CommitFailed(culprits=(UpdateId("0-bob"),), reason=Reason.NORM, detail="norm 1e9")
+    rig.commit_failure = events.CommitFailed(culprits=(UpdateId("0-bob"),), reason=Reason.NORM, detail="norm 1e9")
     assert transcript(rig.offer("bob", 0))[3:8] == [
         "save 0-bob refused norm",
         "tell bob refused 0-bob norm",
@@ -451,7 +448,7 @@ def test_a_failed_commit_without_a_culprit_is_not_tried_for_ever() -> None:
     rig = Rig()
     rig.start("ann", "bob")
     rig.offer("ann", 0)
-    rig.commit_failure = actions.CommitFailed(culprits=(), reason=Reason.NOT_FINITE, detail="step")
+    rig.commit_failure = events.CommitFailed(culprits=(), reason=Reason.NOT_FINITE, detail="step")
     lines = transcript(rig.offer("bob", 0))
     assert "save 0-ann refused not_finite" in lines
     assert "save 0-bob refused not_finite" in lines
@@ -464,7 +461,7 @@ def test_evaluations_under_way_are_bounded_and_the_newest_is_kept() -> None:
     for number in range(EVALUATIONS_MAX + 3):
         rig.offer("ann", number)
     assert rig.evaluations == list(range(1, EVALUATIONS_MAX + 1))
-    rig.tell(actions.Evaluated(version=ModelVersion(2), metrics={}))
+    rig.tell(events.Evaluated(version=ModelVersion(2), metrics={}))
     assert rig.evaluations[EVALUATIONS_MAX:] == [EVALUATIONS_MAX + 3]
 
 
@@ -485,8 +482,8 @@ def test_an_unknown_node_is_asked_for_its_state() -> None:
     rig.start("ann", "bob")
     progress = Progress(round=RoundId(0), activity=Activity.TRAINING)
     before = rig.machine.snapshot()
-    assert transcript(rig.tell(actions.ProgressReceived(node=NodeId("cid"), progress=progress))) == ["tell cid rebirth"]
-    assert rig.tell(actions.ProgressReceived(node=ANN, progress=progress)) == []
+    assert transcript(rig.tell(events.ProgressReceived(node=NodeId("cid"), progress=progress))) == ["tell cid rebirth"]
+    assert rig.tell(events.ProgressReceived(node=ANN, progress=progress)) == []
     assert rig.machine.snapshot() == before
 
 
@@ -547,7 +544,7 @@ def test_each_node_is_asked_for_the_best_codec_that_it_agrees_to() -> None:
     rig.state("cid", codecs=("eden1",))
     rig.state("dan", codecs=("lossless",))
     effects = rig.state("eve", codecs=("edge", "lossless"))
-    announced = [one.announcement for one in effects if isinstance(one, actions.PublishAnnouncement)]
+    announced = [one.announcement for one in effects if isinstance(one, PublishAnnouncement)]
     asked = {one.codec: set(rig.store.rounds[one.round].nodes) for one in announced}
     assert asked == {"edge": {"ann", "eve"}, "balanced": {"bob"}, "lossless": {"dan"}}
 
@@ -683,7 +680,7 @@ def test_a_restart_after_the_last_version_ends_the_run_again() -> None:
         "publish model 3",
         "announce round 5 of version 3 final",
     ]
-    assert transcript(rig.tell(actions.BrokerConnected()))[-2:] == ["publish state offline epoch 1", "stop finished"]
+    assert transcript(rig.tell(events.BrokerConnected()))[-2:] == ["publish state offline epoch 1", "stop finished"]
 
 
 def test_a_finished_run_does_not_wait_for_ever() -> None:
@@ -700,7 +697,7 @@ def test_a_planned_stop_says_offline_first() -> None:
     rig = Rig()
     rig.start("ann", "bob")
     rig.offer("ann", 0)
-    assert transcript(rig.tell(actions.StopRequested())) == [
+    assert transcript(rig.tell(events.StopRequested())) == [
         "close ann in round 0",
         "publish state offline epoch 1",
         "stop requested",
@@ -714,7 +711,7 @@ def test_a_stop_on_a_full_disk_is_a_stop() -> None:
     rig.start("ann", "bob")
     rig.offer("ann", 0)
     rig.failing = True
-    assert transcript(rig.tell(actions.StopRequested())) == ["publish state offline epoch 1", "stop requested"]
+    assert transcript(rig.tell(events.StopRequested())) == ["publish state offline epoch 1", "stop requested"]
 
 
 def test_an_evaluation_does_not_depend_on_the_round_that_could_not_be_saved_before_it() -> None:
@@ -722,7 +719,7 @@ def test_an_evaluation_does_not_depend_on_the_round_that_could_not_be_saved_befo
     rig = Rig(engine(evaluate_every=1))
     rig.start("ann", "bob")
     rig.offer("ann", 0)
-    rig.failing, rig.failing_kinds = True, (actions.SaveRound,)
+    rig.failing, rig.failing_kinds = True, (effects.SaveRound,)
     rig.offer("bob", 0)
     assert rig.get("paused")
     assert rig.evaluations == [1]
@@ -741,7 +738,7 @@ def test_a_cohort_that_no_announcement_can_list_is_asked_in_several() -> None:
 
 
 def test_only_so_many_invitations_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coordinator.desk.INVITATIONS_MAX", 2)
+    monkeypatch.setattr("coordinator.engine.state.INVITATIONS_MAX", 2)
     rig = Rig(engine(quorum=2, lease_s=10.0))
     rig.start("ann", "bob")
     rig.wait(10.0)

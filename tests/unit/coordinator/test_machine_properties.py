@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from coordinator import actions
-from coordinator.records import SurveySettings
+from coordinator.engine import events
+from coordinator.engine.settings import SurveySettings
 from federation.protocol.messages import Activity, Presence, Reason
 from federation.types import ModelVersion, NodeId, RoundId, UpdateId
 from tests.unit.coordinator.machine_rig import SAVES, Rig, digest_of, engine, offer_of
@@ -79,7 +79,7 @@ class CoordinatorSteps(RuleBasedStateMachine):
         changes = {"base_version": ModelVersion(base), "base_digest": digest_of(base), "num_examples": examples}
         known = self.rig.store.verdicts.get(UpdateId(f"{at}-{node}"))
         offer = offer_of(node, at, **changes)
-        self.rig.tell(actions.OfferReceived(node=NodeId(node), offer=offer, known=known))
+        self.rig.tell(events.OfferReceived(node=NodeId(node), offer=offer, known=known))
 
     @rule(which=strategies.integers(0, 5), index=strategies.integers(-1, 3), short=strategies.booleans())
     def chunk(self, which: int, index: int, short: bool) -> None:
@@ -125,7 +125,7 @@ class CoordinatorSteps(RuleBasedStateMachine):
     @rule(blamed=strategies.booleans())
     def commit_fails(self, blamed: bool) -> None:
         culprits = tuple(self.rig.store.stored()[:1]) if blamed else ()
-        self.rig.commit_failure = actions.CommitFailed(culprits=culprits, reason=Reason.NORM, detail="step too long")
+        self.rig.commit_failure = events.CommitFailed(culprits=culprits, reason=Reason.NORM, detail="step too long")
 
     @rule()
     def kill(self) -> None:

@@ -18,17 +18,17 @@ from onnx.reference import ReferenceEvaluator
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from coordinator.artifacts.cli import BAR_CELLS, bar
+from coordinator.artifacts.export import export_model
+from coordinator.artifacts.metadata import ModelNotes, TaskSource, notes_of
+from coordinator.artifacts.plots.answer import draw_answer
+from coordinator.artifacts.prediction import predict_with_file, predict_with_store
 from coordinator.cli import make_app
-from coordinator.export import export_model
-from coordinator.model_cli import BAR_CELLS, bar
-from coordinator.model_notes import ModelNotes, TaskSource, notes_of
-from coordinator.pictures.answer import draw_answer
-from coordinator.prediction import predict_with_file, predict_with_store
 from federation.errors import ConfigError, StorageError, TaskError
 from federation.picture import PictureInput
 from federation.task import ProgramForm
 from federation.tasks import TorchTask
-from federation.tasks.digits import build, digits
+from federation.tasks.builtin.digits import build, digits
 from tests.unit.coordinator.trained_digits import CONTEXT, digit_file, digits_store, trained
 
 DIGITS = TaskSource(name="digits")

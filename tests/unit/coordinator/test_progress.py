@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from coordinator.progress import Goal, Progress, Source, StoppingSettings, goal_of
+from coordinator.engine.early_stopping import Goal, Progress, Source, StoppingSettings, goal_of
 from federation.types import ModelVersion
 
 

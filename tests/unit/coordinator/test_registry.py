@@ -6,8 +6,8 @@ from random import Random
 
 import pytest
 
-from coordinator import registry as registry_module
-from coordinator.registry import REST_BASE_S, REST_MAX_S, RETRY_AFTER_MAX_S, Pool, Registry, Sighting
+from coordinator.engine import registry as registry_module
+from coordinator.engine.registry import REST_BASE_S, REST_MAX_S, RETRY_AFTER_MAX_S, Pool, Registry, Sighting
 from federation.protocol.messages import NodeState, Presence
 from federation.types import Incarnation, NodeId
 

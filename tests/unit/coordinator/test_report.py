@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from coordinator import cli, status
+from coordinator import cli
+from coordinator.artifacts.export import export_model
 from coordinator.cli import make_app
-from coordinator.curves import read_curves, series
-from coordinator.database import DATABASE
-from coordinator.export import export_model
+from coordinator.monitoring import status
+from coordinator.monitoring.curves import read_curves, series
+from coordinator.monitoring.report import build_report
 from coordinator.records import Attendance, NodeResult, RoundRecord, Verdict
-from coordinator.report import build_report
-from coordinator.sqlite_store import SqliteStore
-from coordinator.store import CoordinatorStore, CurveKind, Figures
+from coordinator.storage.database import DATABASE
+from coordinator.storage.sqlite_store import SqliteStore
+from coordinator.storage.store import CoordinatorStore, CurveKind, Figures
 from federation.errors import ConfigError, FederationError, StorageError, StoreLocked, TaskError, TransportError
 from federation.protocol.cohort import NOBODY
 from federation.protocol.messages import Reason, ReceiptStatus
@@ -267,7 +268,7 @@ def test_a_lazy_command_is_the_real_one_when_it_is_called() -> None:
     app = make_app(["demo", "--help"])
     (command,) = [info.callback for info in app.registered_commands if info.name == "demo"]
     assert command is not None
-    assert command.__module__ == "coordinator.demo.cli"
+    assert command.__module__ == "fedmq.demo.cli"
 
 
 def test_the_status_command_reads_the_folder_of_a_flag_or_a_file(store: CoordinatorStore, tmp_path: Path) -> None:

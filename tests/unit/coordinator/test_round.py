@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, strategies
 
-from coordinator.records import EngineSettings
-from coordinator.round import (
+from coordinator.engine.round import (
     ACCEPTED,
     Facts,
     Judgement,
@@ -19,6 +18,7 @@ from coordinator.round import (
     reason_to_commit,
     wanted,
 )
+from coordinator.engine.settings import EngineSettings
 from federation.protocol.messages import Reason
 from federation.types import Digest, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from tests.unit.coordinator.machine_rig import RUN, digest_of, engine, offer_of

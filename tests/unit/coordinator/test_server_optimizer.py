@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from coordinator.server_optimizer import SERVER_OPTIMIZERS, ServerOptimizer, State
+from coordinator.strategies.server_optimizer import SERVER_OPTIMIZERS, ServerOptimizer, State
 
 DELTAS = [np.array([0.5, -2.0, 0.0]), np.array([0.25, 1.0, -0.125]), np.array([-1.0, 0.5, 3.0])]
 RATE, BETA1, BETA2, TAU = 0.1, 0.9, 0.99, 1e-3

@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordinator.settlement import Settlement
+from coordinator.runtime.group_commit import Settlement
 from federation.errors import StorageError
 
 
@@ -54,7 +54,7 @@ def test_a_disk_that_fails_leaves_everything_unsaid() -> None:
 
 def test_a_failpoint_is_passed_when_what_precedes_it_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
     world = _World()
-    monkeypatch.setattr("coordinator.settlement.failpoint", lambda name: world.diary.append(f"passed {name}"))
+    monkeypatch.setattr("coordinator.runtime.group_commit.failpoint", lambda name: world.diary.append(f"passed {name}"))
     settlement = Settlement(world, world, world)
     settlement.control.publish("round", b"1")
     settlement.passing("after")

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from coordinator import ledger, sqlite_store
-from coordinator.audit import recompute_head
-from coordinator.blobs import BlobFolder, FolderLock, model_from_bytes
-from coordinator.committer import CommitterSettings
-from coordinator.database import DATABASE, Database
-from coordinator.history import open_read_only
+from coordinator.global_model.committer import CommitterSettings
 from coordinator.records import RoundRecord, TransferRecord
-from coordinator.sqlite_store import SqliteStore
-from coordinator.store import Figures, UpdateRow
-from coordinator.transfer_files import TransferFiles
+from coordinator.storage import sqlite_store, statements
+from coordinator.storage.database import DATABASE, Database
+from coordinator.storage.files import BlobFolder, FolderLock, model_from_bytes
+from coordinator.storage.queries import open_read_only
+from coordinator.storage.sqlite_store import SqliteStore
+from coordinator.storage.store import Figures, UpdateRow
+from coordinator.storage.transfer_files import TransferFiles
 from federation.errors import StorageError, StoreLocked
 from federation.protocol.cohort import NOBODY
 from federation.protocol.messages import ReceiptStatus
 from federation.types import ModelVersion, NodeId, RoundId, UpdateId
+from fedmq.audit.audit import recompute_head
 from tests.unit.coordinator.model_values import arrived, committer, initialised, update
 
 
@@ -51,7 +51,7 @@ def test_a_second_process_on_the_same_folder_is_told_who_has_it(tmp_path: Path) 
 
 def test_the_lock_dies_with_its_process(tmp_path: Path) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from coordinator.blobs import FolderLock;"
+        "import os, sys; from pathlib import Path; from coordinator.storage.files import FolderLock;"
         "lock = FolderLock(Path(sys.argv[1])); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
@@ -220,7 +220,7 @@ def test_large_frames_are_files_and_small_ones_are_rows(tmp_path: Path, monkeypa
         return {path.name for path in (folder / "store" / "blobs").iterdir()}
 
     small = grown(tmp_path / "small", 3)
-    monkeypatch.setattr(ledger, "FRAME_INLINE_BYTES_MAX", 8)
+    monkeypatch.setattr(statements, "FRAME_INLINE_BYTES_MAX", 8)
     large = grown(tmp_path / "large", 3)
     assert files(tmp_path / "small") == {"model-2.safetensors", "model-3.safetensors"}
     assert {"keyframe-2.frame", "keyframe-3.frame"} <= files(tmp_path / "large")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from coordinator import status
-from coordinator.progress import Goal, Source, StoppingSettings
+from coordinator.engine.early_stopping import Goal, Source, StoppingSettings
+from coordinator.monitoring import status
+from coordinator.monitoring.run_progress import STOPPING, Best, read_standing, write_stopping
 from coordinator.records import NodeResult, RoundRecord
-from coordinator.sqlite_store import SqliteStore
-from coordinator.standing import STOPPING, Best, read_standing, write_stopping
-from coordinator.store import Figures
+from coordinator.storage.sqlite_store import SqliteStore
+from coordinator.storage.store import Figures
 from federation.protocol.cohort import NOBODY
 from federation.types import ModelVersion, NodeId, RoundId
 from tests.unit.coordinator.model_values import arrived, committer, initialised, update

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from coordinator.records import Member
-from coordinator.strategy import (
+from coordinator.strategies.strategy import (
     IMPORTANCE,
     STALENESS,
     STRATEGIES,
@@ -107,7 +107,7 @@ def test_every_named_strategy_weighs_and_steps(name: str) -> None:
         ("strategy.normalise", {"normalise": "x"}),
         ("strategy.server", {"server": "x"}),
         ("strategy.name", {"name": "no.such.module:factory"}),
-        ("strategy.name", {"name": "coordinator.strategy:nothing"}),
+        ("strategy.name", {"name": "coordinator.strategies.strategy:nothing"}),
     ],
 )
 def test_an_unknown_name_is_a_config_error_that_names_its_key(key: str, options: dict[str, str]) -> None:

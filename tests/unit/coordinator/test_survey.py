@@ -2,10 +2,11 @@
 
 import pytest
 
-from coordinator import actions
-from coordinator.progress import Source, StoppingSettings
-from coordinator.records import EngineSettings, NodesEvaluation, SurveySettings
-from coordinator.survey import RETURN_S
+from coordinator.engine import effects
+from coordinator.engine.early_stopping import Source, StoppingSettings
+from coordinator.engine.federated_evaluation import RETURN_S
+from coordinator.engine.settings import EngineSettings, SurveySettings
+from coordinator.records import NodesEvaluation
 from federation.protocol.cohort import NOBODY, evaluates
 from federation.protocol.limits import INT64_MAX
 from federation.protocol.messages import Presence, Reason
@@ -375,7 +376,7 @@ def test_the_best_version_is_kept_though_the_process_was_killed_before_it_could_
     rig.start("ann", "bob")
     rig.offer("ann", 0)
     rig.offer("bob", 0)
-    rig.failing, rig.failing_kinds = True, (actions.RetainModels,)
+    rig.failing, rig.failing_kinds = True, (effects.RetainModels,)
     rig.found(1, accuracy=0.5)
     rig.failing = False
     assert "retain [] best 1" in transcript(rig.restart())

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from coordinator.tally import PAUSE_S, TALLY, Tally, read_tally
+from coordinator.monitoring.tally import PAUSE_S, TALLY, Tally, read_tally
 
 
 def test_what_was_counted_is_read_back(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from random import Random
 
 from hypothesis import given, strategies
 
-from coordinator.timers import ConnectedClock, Timers
+from coordinator.engine.timers import ConnectedClock, Timers
 
 
 def test_the_last_time_that_was_set_counts() -> None:

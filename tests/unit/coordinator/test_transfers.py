@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from coordinator.engine.transfers import CHUNKS_UNDER_WAY_MAX, TRANSFER_IDLE_S, Arrival, Transfers
 from coordinator.records import TransferRecord, UpdateRecord
-from coordinator.transfers import CHUNKS_UNDER_WAY_MAX, TRANSFER_IDLE_S, Arrival, Transfers
 from federation.types import Digest, ModelVersion, NodeId, RoundId, UpdateId
 from tests.unit.coordinator.machine_rig import DIGEST, offer_of
 

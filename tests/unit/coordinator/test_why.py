@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from coordinator.blobs import FolderLock
 from coordinator.cli import make_app
-from coordinator.why import MEANINGS, PAUSE_S, Waiting, WaitingFile, explain, read_waiting
+from coordinator.monitoring.why import MEANINGS, PAUSE_S, Waiting, WaitingFile, explain, read_waiting
+from coordinator.storage.files import FolderLock
 from federation.errors import StorageError
 
 

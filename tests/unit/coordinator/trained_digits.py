@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from coordinator.committer import first_commit
-from coordinator.downlink import DownlinkSettings
-from coordinator.sqlite_store import SqliteStore
+from coordinator.global_model.committer import first_commit
+from coordinator.global_model.downlink import DownlinkSettings
+from coordinator.storage.sqlite_store import SqliteStore
 from federation.protocol.messages import TrainSettings
 from federation.task import Parameters, TaskContext
-from federation.tasks.digits import build, digits
+from federation.tasks.builtin.digits import build, digits
 from update_codec import Manifest
 
 CONTEXT = TaskContext(node_index=0, node_count=1, device="cpu")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from coordinator.fleet.cli import init
+from coordinator.enrolment.cli import init
 from tests.unit.deploy.kubernetes_schema import KINDS, mistakes
 
 FILE = Path(__file__).parents[3] / "deploy" / "kubernetes" / "fedmq.yaml"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from coordinator.config import read_config
-from coordinator.fleet.cli import init
+from coordinator.config.sections import read_config
+from coordinator.enrolment.cli import init
 from edge_node.config import read_config as read_node_config
 
 ROOT = Path(__file__).parents[3]

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edge_node.evaluation import EvaluationJob
-from edge_node.training import TrainingJob, Workshop
+from edge_node.training.evaluation import EvaluationJob
+from edge_node.training.worker import TrainingJob, Workshop
 from federation.errors import PayloadTooLarge
 from federation.protocol.chunking import payload_digest
 from federation.protocol.cohort import EVERYONE

@@ -2,42 +2,42 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from edge_node.actions import (
+from edge_node.engine.effects import (
     AdoptModel,
-    AnnouncementReceived,
-    BrokerConnected,
-    CommandReceived,
-    CoordinatorStateReceived,
     Effect,
-    Event,
-    FinishedTraining,
     ForgetRun,
     MakeInitialModel,
     MarkStored,
-    ModelChunkReceived,
-    ModelReady,
     Note,
-    OutboxEntry,
-    OutboxSaved,
     PublishEvent,
     PublishProgress,
     PublishState,
-    RecoveredNode,
     SaveOutbox,
     SaveProgress,
     SaveSeen,
     SendChunks,
     SendOffer,
     SettleUpdate,
+    StartEvaluation,
     StartTraining,
     Stop,
     StopTraining,
     SubscribeSegment,
-    TrainingFinished,
     UnsubscribeSegment,
 )
-from edge_node.evaluation_actions import StartEvaluation
-from edge_node.machine import NodeMachine, NodeSettings, TrainBounds
+from edge_node.engine.events import (
+    AnnouncementReceived,
+    BrokerConnected,
+    CommandReceived,
+    CoordinatorStateReceived,
+    Event,
+    ModelChunkReceived,
+    ModelReady,
+    OutboxSaved,
+    TrainingFinished,
+)
+from edge_node.engine.machine import NodeMachine, NodeSettings, TrainBounds
+from edge_node.records import FinishedTraining, OutboxEntry, RecoveredNode
 from federation.protocol.chunking import chunk_count, payload_digest, segments, split
 from federation.protocol.cohort import EVERYONE, NOBODY
 from federation.protocol.messages import (

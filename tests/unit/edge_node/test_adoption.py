@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from edge_node.adoption import AdoptionError, compose, initial_model, manifest_of
-from edge_node.store import HeldModel
+from edge_node.storage.store import HeldModel
+from edge_node.training.adoption import AdoptionError, compose, initial_model, manifest_of
 from federation.errors import TaskError
 from federation.protocol.messages import PartKind
 from federation.task import Parameters

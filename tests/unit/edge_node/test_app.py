@@ -8,11 +8,11 @@ import structlog
 
 from edge_node.app import build_workshop, run_node
 from edge_node.config import NodeConfig, read_config
-from edge_node.sqlite_store import SqliteNodeStore
+from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.errors import ConfigError, StoreLocked, TaskError
 
 SOURCE = """
-from federation.tasks.quadratic import build as quadratic
+from federation.tasks.builtin.quadratic import build as quadratic
 
 def build(context):
     task = quadratic(context, size=7)

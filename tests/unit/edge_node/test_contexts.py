@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_node.actions import AdoptModel, MakeInitialModel, OutboxEntry, SaveOutbox, SettleUpdate, StartTraining
-from edge_node.adoption import compose, initial_model
-from edge_node.delivery import Outbox
-from edge_node.executor import NodeExecutor, NodeParts
-from edge_node.memory_store import MemoryNodeStore
-from edge_node.model_file import pack_model, read_model
-from edge_node.store import HeldModel
-from edge_node.terms import NodeSettings, wants_context
-from edge_node.training import TrainingJob, Workshop, run_round
+from edge_node.engine.effects import AdoptModel, MakeInitialModel, SaveOutbox, SettleUpdate, StartTraining
+from edge_node.engine.outbox import Outbox
+from edge_node.engine.settings import NodeSettings, wants_context
+from edge_node.records import OutboxEntry
+from edge_node.runtime.executor import NodeExecutor, NodeParts
+from edge_node.storage.memory_store import MemoryNodeStore
+from edge_node.storage.model_file import pack_model, read_model
+from edge_node.storage.store import HeldModel
+from edge_node.training.adoption import compose, initial_model
+from edge_node.training.worker import TrainingJob, Workshop, run_round
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import (
     ModelPart,

@@ -5,15 +5,9 @@ from typing import Any
 
 import pytest
 
-from edge_node.actions import (
-    BrokerDisconnected,
-    ForgetRun,
-    OutboxSaved,
-    StartTraining,
-    StorageFailed,
-    TrainingFinished,
-)
-from edge_node.delivery import RETRY_AFTER_S_MAX, RETRY_AFTER_S_MIN
+from edge_node.engine.effects import ForgetRun, StartTraining
+from edge_node.engine.events import BrokerDisconnected, OutboxSaved, StorageFailed, TrainingFinished
+from edge_node.engine.outbox import RETRY_AFTER_S_MAX, RETRY_AFTER_S_MIN
 from federation.protocol.cohort import NOBODY
 from federation.protocol.messages import Grant, Presence, Rebirth, ReceiptStatus
 from tests.unit.edge_node.script import OTHER_RUN, Script, announcement, bitmap, entry, holding, model, result, update

@@ -21,7 +21,7 @@ from edge_node.doctor import (
     examine,
     judge_visit,
 )
-from edge_node.state_folder import StateFolder
+from edge_node.storage.state_folder import StateFolder
 from edge_node.visit import Visit
 from federation.identity.certificates import Purpose, new_authority, new_identity
 from federation.protocol.messages import CoordinatorState, Presence

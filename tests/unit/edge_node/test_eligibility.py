@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from edge_node.actions import PublishEvent, RecoveredNode
 from edge_node.app import eligibility
 from edge_node.config import read_config
-from edge_node.eligibility import Conditions, Sensors, parse_hours, why_not
-from edge_node.machine import NodeMachine
+from edge_node.engine.effects import PublishEvent
+from edge_node.engine.machine import NodeMachine
+from edge_node.records import RecoveredNode
+from edge_node.runtime.eligibility import Conditions, Sensors, parse_hours, why_not
 from federation.errors import ConfigError
 from federation.protocol.messages import Decline
 from federation.types import Incarnation

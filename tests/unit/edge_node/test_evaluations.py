@@ -5,23 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edge_node.actions import ModelReady
-from edge_node.adoption import manifest_of
-from edge_node.evaluation import EvaluationJob, evaluation_event
-from edge_node.evaluation_actions import EvaluationFinished
-from edge_node.training import Workshop, evaluated
+from edge_node.engine.events import EvaluationFinished, ModelReady
+from edge_node.training.adoption import manifest_of
+from edge_node.training.evaluation import EvaluationJob, evaluation_event
+from edge_node.training.worker import Workshop, evaluated
 from federation.errors import TaskError
 from federation.protocol.cohort import NOBODY
 from federation.protocol.limits import INT64_MAX
-from federation.protocol.messages import (
-    EvaluationReceipt,
-    EvaluationReport,
-    Presence,
-    ReceiptStatus,
-    RoundAnnouncement,
-)
+from federation.protocol.messages import EvaluationReceipt, EvaluationReport, Presence, ReceiptStatus, RoundAnnouncement
 from federation.task import Metrics, Parameters, TaskContext
-from federation.tasks.quadratic import QuadraticTask
+from federation.tasks.builtin.quadratic import QuadraticTask
 from federation.tasks.scaffold import scaffolded, with_controls
 from federation.types import ModelVersion, NodeId, RunId
 from tests.unit.edge_node.doubles import MANIFEST, ToyTask, vectors

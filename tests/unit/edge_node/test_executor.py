@@ -8,22 +8,15 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from edge_node import executor
-from edge_node.actions import (
+from edge_node.engine.effects import (
     AdoptModel,
-    FinishedTraining,
     ForgetRun,
     MakeInitialModel,
     MarkStored,
-    ModelReady,
-    ModelRejected,
     Note,
-    OutboxEntry,
-    OutboxSaved,
     PublishEvent,
     PublishProgress,
     PublishState,
-    RecoveredNode,
     SaveOutbox,
     SaveProgress,
     SendChunks,
@@ -32,27 +25,21 @@ from edge_node.actions import (
     StartTraining,
     Stop,
     StopTraining,
-    StorageFailed,
     SubscribeSegment,
     UnsubscribeSegment,
 )
-from edge_node.executor import NodeExecutor, NodeParts
-from edge_node.memory_store import MemoryNodeStore
-from edge_node.sqlite_store import SqliteNodeStore
-from edge_node.store import HeldModel
-from edge_node.training import run_round
-from edge_node.update import ResidualAging
+from edge_node.engine.events import ModelReady, ModelRejected, OutboxSaved, StorageFailed
+from edge_node.records import FinishedTraining, OutboxEntry, RecoveredNode
+from edge_node.runtime import executor
+from edge_node.runtime.executor import NodeExecutor, NodeParts
+from edge_node.storage.memory_store import MemoryNodeStore
+from edge_node.storage.sqlite_store import SqliteNodeStore
+from edge_node.storage.store import HeldModel
+from edge_node.training.update import ResidualAging
+from edge_node.training.worker import run_round
 from federation.errors import LocalProtocolError, StorageError
 from federation.protocol.chunking import payload_digest
-from federation.protocol.messages import (
-    Activity,
-    Decline,
-    NodeState,
-    PartKind,
-    Presence,
-    Progress,
-    UpdateOffer,
-)
+from federation.protocol.messages import Activity, Decline, NodeState, PartKind, Presence, Progress, UpdateOffer
 from federation.protocol.topics import Topics
 from federation.protocol.wire import decode_message, encode_message
 from federation.testing import FakeClock

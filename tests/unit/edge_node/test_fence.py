@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from edge_node.actions import Note, RecoveredNode, SaveSeen
-from edge_node.seen import Seen
+from edge_node.engine.effects import Note, SaveSeen
+from edge_node.records import RecoveredNode, Seen
 from federation.protocol.messages import Presence
 from federation.types import Epoch, ModelVersion, RoundId
 from tests.unit.edge_node.script import OTHER_RUN, RUN, Script, announcement, entry, holding, model

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_node.actions import ModelChunkReceived, Note, SubscribeSegment, UnsubscribeSegment
-from edge_node.fetch import Fetch, Held, path_bytes, plan
-from edge_node.terms import NodeSettings, TrainBounds
+from edge_node.engine.effects import Note, SubscribeSegment, UnsubscribeSegment
+from edge_node.engine.events import ModelChunkReceived
+from edge_node.engine.fetch import Fetch, path_bytes, plan
+from edge_node.engine.settings import NodeSettings, TrainBounds
+from edge_node.records import Held
 from federation.protocol.chunking import SEGMENT_CHUNKS, split
 from federation.protocol.messages import ModelPart, PartKind
 from federation.types import ModelVersion

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from edge_node.actions import (
+from edge_node.engine.events import (
     AnnouncementReceived,
     BrokerConnected,
     BrokerDisconnected,
@@ -15,16 +15,9 @@ from edge_node.actions import (
     ModelChunkReceived,
     StopRequested,
 )
-from edge_node.inbound import Inbound
+from edge_node.runtime.inbound import Inbound
 from federation.errors import LocalProtocolError, TransportError
-from federation.protocol.messages import (
-    CoordinatorState,
-    Message,
-    Presence,
-    Rebirth,
-    Receipt,
-    ReceiptStatus,
-)
+from federation.protocol.messages import CoordinatorState, Message, Presence, Rebirth, Receipt, ReceiptStatus
 from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
 from federation.protocol.wire import encode_message

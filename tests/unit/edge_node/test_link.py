@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from edge_node.link import BPP_MIN, LEFT_SHARE, LINK_BYTES_MIN, PROBE_BYTES, UPLOAD_SHARE, Uplink, within
+from edge_node.engine.uplink import LEFT_SHARE, UPLOAD_SHARE, Uplink
+from edge_node.training.rate import BPP_MIN, LINK_BYTES_MIN, PROBE_BYTES, within
 from update_codec import CodecSpec, Manifest, encode
 
 EDGE = CodecSpec.parse("edge")

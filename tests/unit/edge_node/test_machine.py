@@ -1,6 +1,7 @@
 """Who coordinates, what is said about the node, and how it leaves (FED-11, FED-18 to FED-23)."""
 
-from edge_node.actions import CoordinatorStateReceived, MessageRefused, Note, PublishState
+from edge_node.engine.effects import Note, PublishState
+from edge_node.engine.events import CoordinatorStateReceived, MessageRefused
 from federation.protocol.messages import CoordinatorState, NodeState, Presence, Rebirth, ReceiptStatus
 from federation.types import Epoch
 from tests.unit.edge_node.script import OTHER_RUN, RUN, Script, announcement, entry, holding, model

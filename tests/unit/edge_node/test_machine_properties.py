@@ -7,44 +7,45 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from edge_node.actions import (
+from edge_node.engine.effects import (
     AdoptModel,
-    AnnouncementReceived,
-    BrokerConnected,
-    BrokerDisconnected,
-    CommandReceived,
-    CoordinatorStateReceived,
     Effect,
-    Event,
-    FinishedTraining,
     ForgetRun,
     MakeInitialModel,
     MarkStored,
-    MessageRefused,
-    ModelChunkReceived,
-    ModelReady,
-    ModelRejected,
-    OutboxEntry,
-    OutboxSaved,
     PublishEvent,
-    RecoveredNode,
     SaveOutbox,
     SaveProgress,
     SendChunks,
     SendOffer,
     SettleUpdate,
+    StartEvaluation,
     StartTraining,
     Stop,
-    StopRequested,
     StopTraining,
-    StorageFailed,
     SubscribeSegment,
-    TrainingFailed,
-    TrainingFinished,
     UnsubscribeSegment,
 )
-from edge_node.evaluation_actions import EvaluationFinished, StartEvaluation
-from edge_node.machine import NodeMachine, NodeSettings, TrainBounds
+from edge_node.engine.events import (
+    AnnouncementReceived,
+    BrokerConnected,
+    BrokerDisconnected,
+    CommandReceived,
+    CoordinatorStateReceived,
+    EvaluationFinished,
+    Event,
+    MessageRefused,
+    ModelChunkReceived,
+    ModelReady,
+    ModelRejected,
+    OutboxSaved,
+    StopRequested,
+    StorageFailed,
+    TrainingFailed,
+    TrainingFinished,
+)
+from edge_node.engine.machine import NodeMachine, NodeSettings, TrainBounds
+from edge_node.records import FinishedTraining, OutboxEntry, RecoveredNode
 from federation.protocol.cohort import EVERYONE, NOBODY
 from federation.protocol.limits import INT64_MAX
 from federation.protocol.messages import (

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from edge_node.actions import RecoveredNode
+from edge_node.records import RecoveredNode
 from federation.protocol.messages import Presence, ReceiptStatus
 from tests.unit.edge_node.script import entry, holding
 from tests.unit.edge_node.test_machine_properties import Life

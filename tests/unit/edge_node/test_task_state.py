@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edge_node.task_state import added, change_of, expected_state, pack_arrays, unpack_arrays
+from edge_node.storage.task_state import added, change_of, expected_state, pack_arrays, unpack_arrays
 from federation.errors import TaskError
 from federation.task import Parameters, TrainResult
 

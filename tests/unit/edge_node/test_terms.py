@@ -2,7 +2,7 @@
 
 import pytest
 
-from edge_node.terms import NodeSettings, TrainBounds, objection
+from edge_node.engine.settings import NodeSettings, TrainBounds, objection
 from federation.protocol.messages import TrainSettings
 from tests.unit.edge_node.script import NODE, announcement
 

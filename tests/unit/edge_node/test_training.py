@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_node import training
-from edge_node.actions import TrainingFailed, TrainingFinished
-from edge_node.training import ThreadTrainer, TrainingJob, run_round, training_event
-from edge_node.update import EncodedUpdate, ResidualChange, encode_update
+from edge_node.engine.events import TrainingFailed, TrainingFinished
+from edge_node.training import worker
+from edge_node.training.update import EncodedUpdate, ResidualChange, encode_update
+from edge_node.training.worker import ThreadTrainer, TrainingJob, run_round, training_event
 from federation.errors import TaskError
 from federation.protocol.limits import METRICS_MAX
 from federation.runtime.clock import MonotonicClock
@@ -88,7 +88,7 @@ def test_every_node_and_round_has_a_codec_seed_of_its_own(monkeypatch: pytest.Mo
         seeds.append(kwargs["shared"].seed)
         return encode_update(*args, **kwargs)
 
-    monkeypatch.setattr(training, "encode_update", spy)
+    monkeypatch.setattr(worker, "encode_update", spy)
     for round_number in (7, 7, 8):
         run_round(workshop(), job(round_number), never, StepClock())
     assert seeds[0] == seeds[1] != seeds[2]
@@ -214,7 +214,7 @@ def test_close_says_when_a_task_does_not_stop(rig: Rig) -> None:
 
 
 def test_lost_result_is_said_and_the_next_one_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "POST_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(worker, "POST_TIMEOUT_S", 0.0)
     lost = threading.Event()
 
     class SmallInbox(queue.Queue):  # type: ignore[type-arg]

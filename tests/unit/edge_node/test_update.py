@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge_node.update import (
-    Residual,
+from edge_node.records import Residual
+from edge_node.training.update import (
     ResidualAging,
     ResidualChange,
     clipped,

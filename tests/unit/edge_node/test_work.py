@@ -5,20 +5,16 @@ from typing import Any
 
 import pytest
 
-from edge_node.actions import (
-    AdoptModel,
+from edge_node.engine.effects import AdoptModel, Effect, PublishProgress, SaveOutbox, StartTraining
+from edge_node.engine.events import (
     BrokerDisconnected,
-    Effect,
     ModelReady,
     ModelRejected,
-    PublishProgress,
-    SaveOutbox,
-    StartTraining,
     StorageFailed,
     TrainingFailed,
     TrainingFinished,
 )
-from edge_node.terms import TrainBounds
+from edge_node.engine.settings import TrainBounds
 from federation.protocol.cohort import NOBODY
 from federation.protocol.messages import Activity, TrainSettings
 from federation.types import ModelVersion, RoundId

@@ -11,7 +11,7 @@ from PIL import Image
 from federation.errors import TaskError
 from federation.picture import PictureInput
 from federation.task import TaskContext
-from federation.tasks.mnist import mnist
+from federation.tasks.builtin.mnist import mnist
 from federation.tasks.registry import load_task
 from tests.unit.coordinator.trained_digits import digit, digit_file
 

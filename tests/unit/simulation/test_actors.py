@@ -1,6 +1,6 @@
 """A process in virtual time that is stopped and goes on: what happens meanwhile waits, in its order."""
 
-from simulation.federation import Simulation, quiet_log
+from fedmq.simulation.protocol.federation import Simulation, quiet_log
 from tests.simulation.small_federation import small_scenario
 
 

@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 
 from coordinator.cli import make_app
 from federation.errors import ConfigError
-from simulation.checker import Checker
-from simulation.cli import command
-from simulation.fleet import FleetOptions, fleet_scenario
+from fedmq.simulation.cli import command
+from fedmq.simulation.protocol.checker import Checker
+from fedmq.simulation.protocol.options import FleetOptions, fleet_scenario
 
 SMALL = ["--nodes", "12", "--rounds", "3"]
 

@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 
 from coordinator.cli import make_app
 from federation.errors import ConfigError, FederationError
-from simulation.experiment import Experiment, Result
-from simulation.node_work import FrameWork, NodeWork, VectorWork
-from simulation.outages import parse_outages
-from simulation.train_cli import TrainOptions, build_experiment
-from simulation.train_options import ROUNDS, resolve
+from fedmq.simulation.experiment.cli import TrainOptions, build_experiment
+from fedmq.simulation.experiment.experiment import Experiment, Result
+from fedmq.simulation.experiment.node_answers import FrameWork, NodeWork, VectorWork
+from fedmq.simulation.experiment.options import ROUNDS, resolve
+from fedmq.simulation.experiment.outages import parse_outages
 
 TASK = """
 import numpy as np

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from federation.errors import ConfigError
-from simulation.faults import PRESETS, Dice, FaultPlan, parse_faults
+from fedmq.simulation.world.faults import PRESETS, Dice, FaultPlan, parse_faults
 
 
 def test_a_preset_is_changed_by_what_follows_it() -> None:

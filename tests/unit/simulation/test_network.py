@@ -9,11 +9,11 @@ from federation.errors import PayloadTooLarge
 from federation.runtime.session import SessionSettings
 from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, Will
 from federation.testing import BrokerSettings
-from simulation.faults import Dice, FaultPlan
-from simulation.network import KEEPALIVE_TIMEOUT_S, SimNetwork
-from simulation.transcript import Transcript
-from simulation.transport import SimTransport
-from simulation.world import World
+from fedmq.simulation.world.clock import World
+from fedmq.simulation.world.faults import Dice, FaultPlan
+from fedmq.simulation.world.network import KEEPALIVE_TIMEOUT_S, SimNetwork
+from fedmq.simulation.world.transcript import Transcript
+from fedmq.simulation.world.transport import SimTransport
 
 
 class Client:

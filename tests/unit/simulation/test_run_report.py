@@ -5,12 +5,12 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
+from coordinator.artifacts.plots.gallery import draw_run
+from coordinator.artifacts.plots.run import load_run
 from coordinator.cli import make_app
-from coordinator.pictures.gallery import draw_run
-from coordinator.pictures.run import load_run
 from federation.errors import ConfigError
-from simulation.run_report import run_report
-from simulation.train_cli import TrainOptions, build_experiment
+from fedmq.simulation.experiment.cli import TrainOptions, build_experiment
+from fedmq.simulation.experiment.run_report import run_report
 
 
 def test_the_report_of_a_simulation_says_what_its_result_says() -> None:

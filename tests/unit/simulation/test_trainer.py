@@ -5,15 +5,15 @@ import random
 import numpy as np
 import pytest
 
-from edge_node.actions import TrainingFailed, TrainingFinished
-from edge_node.training import TrainingJob, Workshop
+from edge_node.engine.events import TrainingFailed, TrainingFinished
+from edge_node.training.worker import TrainingJob, Workshop
 from federation.errors import ConfigError
 from federation.protocol.messages import Cohort, ModelRef, RoundAnnouncement, TrainSettings
 from federation.task import TaskContext
-from federation.tasks.null import build
+from federation.tasks.builtin.null import build
 from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId
-from simulation.trainer import SimTrainer, Stragglers, parse_stragglers
-from simulation.world import World
+from fedmq.simulation.world.clock import World
+from fedmq.simulation.world.trainer import SimTrainer, Stragglers, parse_stragglers
 from update_codec import Manifest
 
 TASK = build(TaskContext(node_index=0, node_count=1, data=None, device="cpu", seed=0), size=4)

@@ -8,9 +8,10 @@ import pytest
 from federation.errors import FederationError
 from federation.protocol.messages import TrainSettings
 from federation.task import TaskContext
-from federation.tasks.pool import NodePool, Work
+from federation.tasks.pool.node_pool import NodePool
+from federation.tasks.pool.work import Work
 from federation.tasks.registry import load_task
-from simulation.training_workers import Trainers
+from fedmq.simulation.experiment.training_workers import Trainers
 from update_codec import Manifest
 
 LIMIT_S = 30.0

@@ -3,7 +3,7 @@
 from federation.protocol.messages import Decline, Receipt, ReceiptStatus
 from federation.protocol.wire import encode_message
 from federation.types import RoundId, RunId, UpdateId
-from simulation.transcript import Transcript
+from fedmq.simulation.world.transcript import Transcript
 
 RUN = RunId("0" * 16)
 RECEIPT = encode_message(Receipt(run=RUN, update=UpdateId("9-ann"), status=ReceiptStatus.STORED))

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as some
 
-from simulation.world import SkewedClock, World
+from fedmq.simulation.world.clock import SkewedClock, World
 
 
 def test_actions_run_in_the_order_of_time_and_then_of_planning() -> None:

@@ -11,13 +11,13 @@ import pytest
 from cryptography import x509
 
 from coordinator.app import coordinator_trust
-from coordinator.broker import broker_address, data_address
-from coordinator.config import read_config
-from coordinator.fleet.fleet import Fleet
-from coordinator.fleet.folder import FleetFolder
-from coordinator.fleet.register import load_register, locked
-from coordinator.fleet.texts import FleetPlan
-from coordinator.settings import engine_settings
+from coordinator.config.sections import read_config
+from coordinator.config.settings import engine_settings
+from coordinator.enrolment.federation import Fleet
+from coordinator.enrolment.folder import FleetFolder
+from coordinator.enrolment.register import load_register, locked
+from coordinator.enrolment.texts import FleetPlan
+from coordinator.runtime.connections import broker_address, data_address
 from federation.errors import ConfigError, StorageError
 from federation.identity.bundle import Bundle, decode_bundle
 from federation.identity.certificates import check_identity, new_key, read_certificate

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 import edge_node.cli
 import edge_node.config
 from coordinator.cli import make_app
-from coordinator.fleet.broker import FleetBroker, reload_broker
-from coordinator.fleet.register import load_register
+from coordinator.enrolment.broker import FleetBroker, reload_broker
+from coordinator.enrolment.register import load_register
 from federation.errors import ConfigError
 from federation.identity.bundle import decode_bundle
 from federation.runtime.local_broker import BrokerFailed
@@ -72,7 +72,7 @@ def test_renew_takes_what_ends_soon_or_what_is_named(plant: Path) -> None:
 
 
 def test_status_says_which_certificates_end_soon(plant: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from coordinator.fleet.cli import tell_expiring
+    from coordinator.enrolment.cli import tell_expiring
 
     tell_expiring(plant)
     said = capsys.readouterr().out

@@ -13,17 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from coordinator.pictures.canvas import PALETTE, bytes_scale, line_styles, styled, time_scale
-from coordinator.pictures.curves import draw_learning
-from coordinator.pictures.gallery import draw_run, draw_runs
-from coordinator.pictures.nodes import (
+from coordinator.artifacts.plots.canvas import PALETTE, bytes_scale, line_styles, styled, time_scale
+from coordinator.artifacts.plots.curves import draw_learning
+from coordinator.artifacts.plots.gallery import draw_run, draw_runs
+from coordinator.artifacts.plots.nodes import (
     draw_node_accuracies,
     draw_node_losses,
     draw_participation,
     draw_staleness,
     natural,
 )
-from coordinator.pictures.run import Run, run_of_report
+from coordinator.artifacts.plots.run import Run, run_of_report
 from federation.errors import ConfigError, StorageError
 from tests.unit.coordinator.pictures.run_values import report
 

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from coordinator.artifacts.plots.compare import compare_runs, comparison_row
+from coordinator.artifacts.plots.run import Run, load_run, load_runs, run_of_report
+from coordinator.artifacts.plots.tensorboard import write_events
 from coordinator.cli import make_app
-from coordinator.database import DATABASE
-from coordinator.pictures.compare import compare_runs, comparison_row
-from coordinator.pictures.run import Run, load_run, load_runs, run_of_report
-from coordinator.pictures.tensorboard import write_events
+from coordinator.monitoring.report import build_report
 from coordinator.records import NodeResult, RoundRecord
-from coordinator.report import build_report
-from coordinator.sqlite_store import SqliteStore
-from coordinator.store import Figures
+from coordinator.storage.database import DATABASE
+from coordinator.storage.sqlite_store import SqliteStore
+from coordinator.storage.store import Figures
 from federation.errors import ConfigError, StorageError
 from federation.protocol.cohort import cohort_of
 from federation.types import ModelVersion, NodeId, RoundId

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from numpy.typing import NDArray
 
-from coordinator.aggregation import Aggregated, AggregateLimits, Unusable, aggregate
+from coordinator.global_model.aggregation import Aggregated, AggregateLimits, Unusable, aggregate
 from coordinator.records import Member
-from coordinator.robust import RULES, RobustRule, Updates, assumed_attackers, make_rule
-from coordinator.robust.bulyan import select
-from coordinator.strategy import Averaging, StrategySettings, make_strategy
+from coordinator.strategies.robust import RULES, RobustRule, Updates, assumed_attackers, make_rule
+from coordinator.strategies.robust.bulyan import select
+from coordinator.strategies.strategy import Averaging, StrategySettings, make_strategy
 from federation.errors import ConfigError
 from federation.protocol.messages import Reason
 from tests.unit.coordinator.model_values import MANIFEST, Arrived, arrived, update
@@ -237,10 +237,10 @@ def test_what_the_rule_itself_cannot_read_is_blamed_on_the_largest() -> None:
 def test_rules_are_made_by_name_or_path() -> None:
     assert make_rule("none", 0.2) is None
     assert make_rule("krum", 0.1) == RULES["krum"](attackers=0.1)
-    assert make_rule("coordinator.robust.krum:Krum", 0.1) == RULES["krum"](attackers=0.1)
+    assert make_rule("coordinator.strategies.robust.krum:Krum", 0.1) == RULES["krum"](attackers=0.1)
 
 
-@pytest.mark.parametrize("name", ["crum", "no.such.module:rule", "coordinator.robust:nothing"])
+@pytest.mark.parametrize("name", ["crum", "no.such.module:rule", "coordinator.strategies.robust:nothing"])
 def test_a_rule_that_does_not_exist_names_its_key(name: str) -> None:
     with pytest.raises(ConfigError, match=r"strategy\.robust"):
         make_rule(name, 0.2)

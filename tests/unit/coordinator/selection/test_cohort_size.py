@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from coordinator.records import EngineSettings
+from coordinator.engine.settings import EngineSettings
 from federation.protocol.messages import Reason, ReceiptStatus
 from federation.types import NodeId
-from simulation.direct import DirectCoordinator, Question, Setup
+from fedmq.simulation.experiment.direct import DirectCoordinator, Question, Setup
 from tests.unit.coordinator.model_values import INITIAL, MANIFEST, update
 
 NODES = [NodeId(f"n{index}") for index in range(20)]

@@ -6,8 +6,8 @@ from random import Random
 import pytest
 from hypothesis import given, strategies
 
-from coordinator.records import EngineSettings
-from coordinator.selection import (
+from coordinator.engine.settings import EngineSettings, sized
+from coordinator.strategies.selection import (
     SELECTORS,
     CapableSelector,
     FairSelector,
@@ -19,7 +19,6 @@ from coordinator.selection import (
     UniformSelector,
     is_able,
     make_selector,
-    sized,
 )
 from federation.errors import ConfigError
 from federation.types import NodeId
@@ -48,10 +47,10 @@ def test_a_random_number_of_almost_one_stays_within_the_candidates() -> None:
 
 def test_selectors_are_made_by_name_or_path() -> None:
     assert isinstance(make_selector("uniform"), UniformSelector)
-    assert isinstance(make_selector("coordinator.selection:UniformSelector"), UniformSelector)
+    assert isinstance(make_selector("coordinator.strategies.selection:UniformSelector"), UniformSelector)
 
 
-@pytest.mark.parametrize("name", ["unifrom", "no.such.module:make", "coordinator.selection:make", ":make"])
+@pytest.mark.parametrize("name", ["unifrom", "no.such.module:make", "coordinator.strategies.selection:make", ":make"])
 def test_a_selector_that_does_not_exist_names_its_key(name: str) -> None:
     with pytest.raises(ConfigError, match=r"round\.selector"):
         make_selector(name)

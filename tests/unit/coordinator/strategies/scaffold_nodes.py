@@ -9,27 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.committer import CommitterSettings
-from coordinator.records import EngineSettings
-from coordinator.strategy import StrategySettings, make_strategy
-from edge_node.actions import AdoptModel, SaveOutbox, SettleUpdate, StartTraining
-from edge_node.executor import NodeExecutor, NodeParts
-from edge_node.memory_store import MemoryNodeStore
-from edge_node.training import Workshop, run_round
+from coordinator.engine.settings import EngineSettings
+from coordinator.global_model.committer import CommitterSettings
+from coordinator.strategies.strategy import StrategySettings, make_strategy
+from edge_node.engine.effects import AdoptModel, SaveOutbox, SettleUpdate, StartTraining
+from edge_node.runtime.executor import NodeExecutor, NodeParts
+from edge_node.storage.memory_store import MemoryNodeStore
+from edge_node.training.worker import Workshop, run_round
 from federation.protocol.chunking import payload_digest
-from federation.protocol.messages import (
-    ModelPart,
-    PartKind,
-    ReceiptStatus,
-    TrainSettings,
-    UpdateOffer,
-)
+from federation.protocol.messages import ModelPart, PartKind, ReceiptStatus, TrainSettings, UpdateOffer
 from federation.protocol.topics import Topics
 from federation.task import Metrics, Parameters, Stop, TrainResult
 from federation.tasks.scaffold import NODES_KEY, RESOLUTION_KEY, scaffolded, with_controls
 from federation.testing import FakeClock
 from federation.types import FederationId, ModelVersion, NodeId, UpdateId, update_id
-from simulation.direct import DirectCoordinator, Question, Setup
+from fedmq.simulation.experiment.direct import DirectCoordinator, Question, Setup
 from tests.unit.edge_node.doubles import RecordingTrainer, RecordingTransport
 from update_codec import CodecSpec, Manifest, Role, Vectors, encode
 

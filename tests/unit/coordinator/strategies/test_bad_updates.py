@@ -5,15 +5,15 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from coordinator.aggregation import AggregateLimits
-from coordinator.committer import CommitterSettings
-from coordinator.records import EngineSettings
-from coordinator.robust import RULES, make_rule
-from coordinator.strategies import STRATEGIES
-from coordinator.strategy import StrategySettings, make_strategy
+from coordinator.engine.settings import EngineSettings
+from coordinator.global_model.aggregation import AggregateLimits
+from coordinator.global_model.committer import CommitterSettings
+from coordinator.strategies.presets import STRATEGIES
+from coordinator.strategies.robust import RULES, make_rule
+from coordinator.strategies.strategy import StrategySettings, make_strategy
 from federation.protocol.messages import Reason
 from federation.types import NodeId
-from simulation.direct import DirectCoordinator, Question, Setup
+from fedmq.simulation.experiment.direct import DirectCoordinator, Question, Setup
 from tests.unit.coordinator.model_values import INITIAL, MANIFEST
 from update_codec import CodecSpec, Vectors, encode, inspect
 

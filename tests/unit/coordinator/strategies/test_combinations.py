@@ -2,11 +2,11 @@
 
 import pytest
 
-from coordinator.combinations import check_combination, round_size
-from coordinator.config import CoordinatorConfig, read_config
-from coordinator.robust import RULES
-from coordinator.settings import committer_settings, engine_settings, train_settings
-from coordinator.strategies import STRATEGIES
+from coordinator.config.combinations import check_combination, round_size
+from coordinator.config.sections import CoordinatorConfig, read_config
+from coordinator.config.settings import committer_settings, engine_settings, train_settings
+from coordinator.strategies.presets import STRATEGIES
+from coordinator.strategies.robust import RULES
 from federation.errors import ConfigError
 
 

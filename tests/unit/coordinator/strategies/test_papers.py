@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from coordinator.committer import CommitterSettings
-from coordinator.records import EngineSettings
-from coordinator.strategies import STRATEGIES
-from coordinator.strategy import StrategySettings, make_strategy
+from coordinator.engine.settings import EngineSettings
+from coordinator.global_model.committer import CommitterSettings
+from coordinator.strategies.presets import STRATEGIES
+from coordinator.strategies.strategy import StrategySettings, make_strategy
 from federation.protocol.messages import ReceiptStatus
 from federation.types import NodeId
-from simulation.direct import DirectCoordinator, Question, Setup
+from fedmq.simulation.experiment.direct import DirectCoordinator, Question, Setup
 from tests.unit.coordinator.model_values import INITIAL, MANIFEST
 from tests.unit.coordinator.strategies.papers import Paper, Sent
 from update_codec import Vectors

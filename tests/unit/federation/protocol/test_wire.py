@@ -11,19 +11,7 @@ from hypothesis import strategies as st
 
 from federation.errors import IncompatibleVersion, LocalProtocolError, MalformedMessage
 from federation.protocol.cohort import COHORT_NODES_MAX, cohort_of
-from federation.protocol.fields import (
-    Blob,
-    Choice,
-    Flag,
-    Kind,
-    Numbers,
-    Real,
-    Record,
-    Sequence,
-    Text,
-    Whole,
-    Word,
-)
+from federation.protocol.fields import Blob, Choice, Flag, Kind, Numbers, Real, Record, Sequence, Text, Whole, Word
 from federation.protocol.limits import CHUNK_BYTES, CHUNKS_MAX, INT32_MAX, INT64_MAX, PARTS_MAX, PAYLOAD_BYTES_MAX
 from federation.protocol.messages import (
     Activity,

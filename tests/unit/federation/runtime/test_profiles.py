@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.broker import CONTROL_EXPIRY_S
-from coordinator.config import read_config
+from coordinator.config.sections import read_config
+from coordinator.runtime.connections import CONTROL_EXPIRY_S
 from edge_node.app import node_settings
 from edge_node.config import read_config as read_node_config
 from federation.errors import ConfigError

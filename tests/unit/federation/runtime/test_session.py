@@ -8,13 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.runtime.session import (
-    Backoff,
-    Refusals,
-    SessionSettings,
-    TakeoverDetector,
-    publish_packet_bytes,
-)
+from federation.runtime.session import Backoff, Refusals, SessionSettings, TakeoverDetector, publish_packet_bytes
 
 
 class _Highest(random.Random):

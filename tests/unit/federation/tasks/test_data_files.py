@@ -14,7 +14,7 @@ from federation.protocol.messages import TrainSettings
 from federation.task import TaskContext
 from federation.tasks import TorchTask, csv_data, image_data, numpy_data
 from federation.tasks.check import check_task
-from federation.tasks.data_files import OwnData
+from federation.tasks.data.data_files import OwnData
 
 GREY = PictureInput(height=4, width=4)
 
@@ -154,7 +154,7 @@ def test_a_folder_that_is_no_class_is_named(tmp_path: Path) -> None:
 def test_more_pictures_than_fit_memory_are_refused_before_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("federation.tasks.data_files.BYTES_MAX", 100)
+    monkeypatch.setattr("federation.tasks.data.data_files.BYTES_MAX", 100)
     where = pictures(tmp_path, {"cat": 2})
     with pytest.raises(TaskError, match="lazily"):
         image_data(where, "photos", classes=("cat",), picture=GREY).train()

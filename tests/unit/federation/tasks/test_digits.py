@@ -9,8 +9,8 @@ from sklearn.datasets import load_digits
 
 from federation.errors import TaskError
 from federation.task import TaskContext
+from federation.tasks.builtin.digits import digits
 from federation.tasks.check import check_task
-from federation.tasks.digits import digits
 from federation.tasks.registry import default_rounds, default_settings, load_task
 
 

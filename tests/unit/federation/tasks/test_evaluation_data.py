@@ -13,8 +13,8 @@ from torch.utils.data import TensorDataset
 
 from federation.task import Metrics, TaskContext
 from federation.tasks import TorchTask
+from federation.tasks.data.whole_data import WholeData
 from federation.tasks.registry import load_task
-from federation.tasks.whole_data import WholeData
 
 COORDINATOR = TaskContext(node_index=None, node_count=5)
 RNG = np.random.default_rng(3)

@@ -7,10 +7,10 @@ import pytest
 
 from federation.errors import TaskError
 from federation.task import TaskContext
+from federation.tasks.builtin.har import build, build_held_out, training_subjects
 from federation.tasks.check import check_task
-from federation.tasks.har import build, build_held_out, training_subjects
 from federation.tasks.registry import default_settings, load_task
-from federation.tasks.torch_task import TorchTask
+from federation.tasks.training.torch_task import TorchTask
 
 SUBJECTS = np.array([1, 3, 5, 25, 26, 30], np.int64)
 

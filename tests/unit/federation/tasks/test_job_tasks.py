@@ -8,7 +8,7 @@ import pytest
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import TaskContext
-from federation.tasks.boston import FEATURES, boston, build
+from federation.tasks.builtin.boston import FEATURES, boston, build
 from federation.tasks.check import check_task
 from federation.tasks.registry import default_settings, load_task
 

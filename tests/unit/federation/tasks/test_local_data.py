@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from federation.errors import TaskError
 from federation.task import TaskContext
-from federation.tasks import local_data as module
-from federation.tasks.local_data import DatasetData, LoaderData, TensorData, as_tensor, local_data, own_data
+from federation.tasks.training import local_data as module
+from federation.tasks.training.local_data import DatasetData, LoaderData, TensorData, as_tensor, local_data, own_data
 
 CPU = torch.device("cpu")
 ALL = TaskContext(node_index=0, node_count=1)

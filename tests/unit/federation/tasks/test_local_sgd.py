@@ -12,9 +12,9 @@ from torch.nn.functional import mse_loss
 
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
-from federation.tasks.local_data import Batch, TensorData
-from federation.tasks.local_model import LocalModel
-from federation.tasks.local_sgd import TrainingPlan, train_locally
+from federation.tasks.training.local_data import Batch, TensorData
+from federation.tasks.training.local_model import LocalModel
+from federation.tasks.training.local_sgd import TrainingPlan, train_locally
 
 CPU = torch.device("cpu")
 RATES = st.sampled_from([0.0, 0.1, 0.5, 0.9])

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import Parameters, TaskContext
-from federation.tasks import mnist as mnist_module
+from federation.tasks.builtin import mnist as mnist_module
+from federation.tasks.builtin.mnist import mnist, read_idx, scaled
 from federation.tasks.check import check_task
-from federation.tasks.mnist import mnist, read_idx, scaled
 from federation.tasks.registry import default_settings, load_task
 
 
@@ -113,7 +113,7 @@ def test_without_folder_and_network_the_error_says_what_to_do(tmp_path: Path, mo
                 raise RuntimeError(f"Error downloading into {root}: {download}")
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("federation.tasks.vision_compat.import_torchvision", NoNetwork)
+    monkeypatch.setattr("federation.tasks.builtin.vision_compat.import_torchvision", NoNetwork)
     with pytest.raises(TaskError, match=r"--data DIR.*'digits'"):
         mnist(None, train=True)
 
@@ -129,7 +129,7 @@ def test_a_download_is_kept_for_the_next_time(tmp_path: Path, monkeypatch: pytes
                 write_set(Path(root) / "MNIST" / "raw")
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("federation.tasks.vision_compat.import_torchvision", Network)
+    monkeypatch.setattr("federation.tasks.builtin.vision_compat.import_torchvision", Network)
     assert len(mnist(None, train=True)[0]) == 40
     assert len(mnist(None, train=False)[0]) == 40
     assert downloads == [True]
@@ -168,10 +168,10 @@ def test_torchvision_reads_the_same_images(data_dir: Path, tmp_path: Path) -> No
         (raw / path.name).write_bytes(path.read_bytes())
     code = (
         "import sys\n"
-        "from federation.tasks.vision_compat import import_torchvision\n"
+        "from federation.tasks.builtin.vision_compat import import_torchvision\n"
         "theirs = import_torchvision().datasets.MNIST(sys.argv[1], train=False, download=True)\n"
         "from pathlib import Path\n"
-        "from federation.tasks.mnist import mnist\n"
+        "from federation.tasks.builtin.mnist import mnist\n"
         "images, labels = mnist(Path(sys.argv[1]), train=False)\n"
         "print((theirs.data.numpy() == images).all() and (theirs.targets.numpy() == labels).all())\n"
     )

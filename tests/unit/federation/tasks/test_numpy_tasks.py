@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import Parameters, TaskContext
+from federation.tasks.builtin.null import NullTask
+from federation.tasks.builtin.quadratic import QuadraticTask, node_optimum
 from federation.tasks.check import check_task
-from federation.tasks.null import NullTask
-from federation.tasks.quadratic import QuadraticTask, node_optimum
 
 
 def floats(parameters: Parameters, name: str) -> NDArray[np.float32]:

@@ -12,13 +12,13 @@ from torch.utils.data import TensorDataset
 
 from federation.errors import ConfigError, TaskError
 from federation.task import TaskContext
+from federation.tasks.data.partition import all_parts, part_of
+from federation.tasks.data.partitioners import PARTITIONERS, Traits, matching_parts
+from federation.tasks.data.whole_data import WholeData
 from federation.tasks.label_counts import label_counts
-from federation.tasks.local_data import local_data
-from federation.tasks.partition import all_parts, part_of
-from federation.tasks.partitioners import PARTITIONERS, Traits, matching_parts
 from federation.tasks.registry import load_task
-from federation.tasks.torch_task import TorchTask
-from federation.tasks.whole_data import WholeData
+from federation.tasks.training.local_data import local_data
+from federation.tasks.training.torch_task import TorchTask
 
 LABELS = np.random.default_rng(0).integers(0, 10, 1000)
 OWNERS = np.arange(1000) % 30

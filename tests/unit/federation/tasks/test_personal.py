@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from edge_node.adoption import manifest_of
+from edge_node.training.adoption import manifest_of
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import Array, Parameters, TaskContext, TrainResult, prepare

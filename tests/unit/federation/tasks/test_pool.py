@@ -11,13 +11,14 @@ from torch import nn
 
 from federation.protocol.messages import TrainSettings
 from federation.task import Task, TaskContext
-from federation.tasks.local_model import LocalModel
-from federation.tasks.mlp import cross_entropy, mlp
-from federation.tasks.pool import NodePool, Trained, Work
+from federation.tasks.builtin.mlp import cross_entropy, mlp
+from federation.tasks.pool.node_pool import NodePool
+from federation.tasks.pool.stacked import Stacked
+from federation.tasks.pool.work import Trained, Work
 from federation.tasks.registry import load_task
 from federation.tasks.scaffold import NODES_KEY, scaffolded
-from federation.tasks.stacked import Stacked
-from federation.tasks.torch_task import TorchTask
+from federation.tasks.training.local_model import LocalModel
+from federation.tasks.training.torch_task import TorchTask
 from update_codec import Role
 
 RNG = np.random.default_rng(0)

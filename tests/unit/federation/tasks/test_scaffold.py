@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from edge_node.adoption import manifest_of
+from edge_node.training.adoption import manifest_of
 from federation.errors import ConfigError, TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import Parameters, TaskContext, prepare
 from federation.tasks import TorchTask
-from federation.tasks.null import NullTask
-from federation.tasks.quadratic import QuadraticTask
+from federation.tasks.builtin.null import NullTask
+from federation.tasks.builtin.quadratic import QuadraticTask
 from federation.tasks.scaffold import NODES_KEY, RESOLUTION_KEY, scaffolded, with_controls
 from update_codec import Manifest, Role
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from edge_node.training import TrainingJob, run_round
-from edge_node.update import difference, encode_update
+from edge_node.training.update import difference, encode_update
+from edge_node.training.worker import TrainingJob, run_round
 from federation.errors import TaskError
 from federation.task import Array, Resident, TrainResult
-from federation.tasks.local_model import LocalModel
-from federation.tasks.torch_arrays import TorchArrays, TrainedOnDevice
+from federation.tasks.training.local_model import LocalModel
+from federation.tasks.training.torch_arrays import TorchArrays, TrainedOnDevice
 from tests.unit.edge_node import doubles
 from tests.unit.edge_node.test_training import StepClock, never
 from update_codec import PROFILES, CodecSpec, Context, DeviceUpdate, Manifest, Role, ShapeError, Vectors, encode

@@ -136,7 +136,7 @@ def test_evaluation_changes_nothing_and_counts_the_last_small_batch(monkeypatch:
     task = task_of(normalized)
     start = task.initial_parameters(0)
     whole = task.evaluate(start)
-    monkeypatch.setattr("federation.tasks.local_training.EVALUATION_BATCH", 7)
+    monkeypatch.setattr("federation.tasks.training.local_training.EVALUATION_BATCH", 7)
     assert task.evaluate(start) == pytest.approx(whole)
     assert bits(task.train(start, SETTINGS, never).parameters) == bits(
         task_of(normalized).train(start, SETTINGS, never).parameters
@@ -293,7 +293,7 @@ def test_importing_the_adapter_does_not_import_torch() -> None:
 
 
 def test_without_torch_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "federation.tasks.local_training", raising=False)
+    monkeypatch.delitem(sys.modules, "federation.tasks.training.local_training", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(TaskError, match=r"fedmq\[torch\]"):
         task_of().prepare()

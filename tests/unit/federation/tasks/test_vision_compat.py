@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-IMPORT = "from federation.tasks.vision_compat import declare_missing_operators, import_torchvision\n"
+IMPORT = "from federation.tasks.builtin.vision_compat import declare_missing_operators, import_torchvision\n"
 
 
 def run(code: str) -> list[str]:

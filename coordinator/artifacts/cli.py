@@ -1,0 +1,138 @@
+"""``coordinator export`` and ``coordinator predict``: their options and what they print."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from coordinator.artifacts.export import export_model
+from coordinator.artifacts.metadata import TaskSource
+from coordinator.artifacts.prediction import Prediction, predict_with_file, predict_with_store
+from coordinator.config.sections import CoordinatorConfig, StoreSection, read_config
+from federation.errors import ConfigError
+
+__all__ = ["export", "predict"]
+
+BAR_CELLS = 30
+CLASSES_SHOWN = 10
+BLOCK, REST = "█", "▏▎▍▌▋▊▉"
+
+ConfigOption = Annotated[
+    Path | None, typer.Option(help="TOML file with all settings, or the folder of coordinator init.", exists=True)
+]
+StateOption = Annotated[Path | None, typer.Option(help="State folder, instead of the configuration's.")]
+VersionOption = Annotated[str, typer.Option(help="newest, best, or the number of a version that is kept.")]
+TaskOption = Annotated[
+    str | None, typer.Option(help="digits, ... or FILE.py:FUNCTION, instead of the configuration's.")
+]
+DataOption = Annotated[Path | None, typer.Option(help="Data folder of the task.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+
+
+def export(  # noqa: PLR0913 - one parameter per option is how the library declares them
+    *,
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="FILE.safetensors, FILE.pt2 or FILE.onnx.")],
+    config: ConfigOption = None,
+    state: StateOption = None,
+    version: VersionOption = "newest",
+    task: TaskOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a model: its arrays as safetensors, or as a program that runs without this package.
+
+    A program needs the task: the configuration's, or --task. FILE.pt2 is for torch.export.load, FILE.onnx (the extra
+    'onnx') for every ONNX runtime; how many inputs it is given at once is free. The coordinator may be running.
+
+    \b
+    Examples:
+      coordinator export model.safetensors --config plant
+      coordinator export model.onnx --config plant --version best
+      coordinator export model.pt2 --state state/coordinator --task digits
+    """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    settings = None if config is None else read_config(config, {})
+    written = export_model(_folder(settings, state), out, version, _source(settings, task, data))
+    if as_json:
+        sys.stdout.write(json.dumps({"version": written, "file": str(out), "bytes": out.stat().st_size}) + "\n")
+    else:
+        typer.echo(f"version {written} written to {out}")
+
+
+def predict(  # noqa: PLR0913 - as above
+    *,
+    image: Annotated[Path, typer.Option(help="Picture of any size: PNG, JPEG, ...", exists=True, dir_okay=False)],
+    model: Annotated[
+        Path | None, typer.Option(help="FILE.onnx or FILE.safetensors of coordinator export.", exists=True)
+    ] = None,
+    config: ConfigOption = None,
+    state: StateOption = None,
+    version: VersionOption = "newest",
+    task: TaskOption = None,
+    data: DataOption = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw what the model saw and its answer: FILE.png or .svg.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a picture to a model, and print the class and the probabilities.
+
+    An ONNX file needs nothing else. safetensors and the versions of a store need their task. The task says how a
+    picture becomes an input (TorchTask(picture=...)): grey or colour, the size, and whether paper is black.
+
+    \b
+    Examples:
+      coordinator predict --image seven.png --model model.onnx
+      coordinator predict --image seven.png --config plant --version best
+    """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    settings = None if config is None else read_config(config, {})
+    source = _source(settings, task, data)
+    if model is not None:
+        found = predict_with_file(image, model, source)
+    elif source is None:
+        problem = "name a model: --model FILE, --config, or --task with --state"
+        raise ConfigError("predict", problem, source="command line")
+    else:
+        found = predict_with_store(image, _folder(settings, state), version, source)
+    _tell(found, as_json=as_json)
+    if plot is not None:
+        from coordinator.artifacts.plots.answer import draw_answer  # noqa: PLC0415 - matplotlib is an extra
+
+        draw_answer(found, plot)
+
+
+def _tell(found: Prediction, *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(found.to_dict()) + "\n")
+        return
+    if not found.classes:
+        typer.echo(" ".join(f"{score:.6g}" for score in found.scores))
+        return
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("class", no_wrap=True)
+    table.add_column("probability", justify="right", no_wrap=True)
+    table.add_column("")
+    for name, share in found.ranked()[:CLASSES_SHOWN]:
+        table.add_row(name, f"{share:.2%}", bar(share))
+    Console().print(table)
+
+
+def bar(share: float) -> str:
+    """A bar of `BAR_CELLS` cells for the whole, in eighths of a cell."""
+    eighths = round(share * BAR_CELLS * 8)
+    return BLOCK * (eighths // 8) + (REST[eighths % 8 - 1] if eighths % 8 else "")
+
+
+def _folder(settings: CoordinatorConfig | None, state: Path | None) -> Path:
+    if state is not None:
+        return state
+    return StoreSection().folder if settings is None else settings.store.folder
+
+
+def _source(settings: CoordinatorConfig | None, task: str | None, data: Path | None) -> TaskSource | None:
+    name = task or (None if settings is None else settings.task.name)
+    if name is None:
+        return None
+    return TaskSource(name=name, data=data or (None if settings is None else settings.task.data))

@@ -1,0 +1,163 @@
+"""Which settings fit together: how large a round is, and what strategy, robust rule and engine exclude of each other.
+
+docs/reference/strategies.md has the same as a table.
+"""
+
+import math
+from dataclasses import dataclass
+
+from coordinator.config.sections import CoordinatorConfig, RoundSection
+from coordinator.strategies.presets import STRATEGIES
+from coordinator.strategies.robust import NO_RULE, make_rule
+from federation.errors import ConfigError
+from federation.protocol.cohort import COHORT_NODES_MAX
+from update_codec import CodecSpec
+
+__all__ = ["RoundSize", "check_combination", "round_size", "strategy_name", "uses_controls"]
+
+STALENESS_MAX_ASYNCHRONOUS = 10
+"""Default of ``round.max_staleness`` when versions do not wait for everybody."""
+
+ENTRYWISE = ("median", "trimmed_mean", "bulyan")
+"""Rules that look at every entry alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundSize:
+    """How many nodes a round is about; see `coordinator.records.EngineSettings`."""
+
+    concurrency: int
+    buffer: int
+    refill: int
+    quorum: int
+    max_staleness: int
+
+
+def strategy_name(config: CoordinatorConfig) -> str:
+    """The strategy's name, as it is reported."""
+    if config.strategy.name is not None:
+        return config.strategy.name
+    return "fedavg" if config.round.buffer in (None, config.round.concurrency) else "fedbuff"
+
+
+def round_size(config: CoordinatorConfig) -> RoundSize:
+    """The sizes that the configuration gives, and the defaults that follow from them.
+
+    Raises:
+        ConfigError: One could never be reached, or two exclude each other.
+    """
+    chosen = config.round
+    _check_synchronous(chosen)
+    waited = chosen.concurrency
+    if chosen.fraction is not None and "concurrency" not in chosen.model_fields_set:
+        waited = COHORT_NODES_MAX
+    concurrency = math.ceil(waited * chosen.over_selection - 1e-9)
+    buffer = waited if chosen.buffer is None else chosen.buffer
+    synchronous = buffer == waited
+    quorum = _quorum(config, buffer) if chosen.quorum is None else chosen.quorum
+    refill = (concurrency if synchronous else 1) if chosen.refill is None else chosen.refill
+    for key, value, bound, most in (
+        ("round.buffer", buffer, "round.concurrency", concurrency),
+        ("round.refill", refill, "round.concurrency", concurrency),
+        ("round.quorum", quorum, "round.buffer", buffer),
+    ):
+        if value > most:
+            raise ConfigError(key, f"{value} is more than {bound} = {most}: it would never be reached")
+    late = 0 if synchronous else STALENESS_MAX_ASYNCHRONOUS
+    max_staleness = late if chosen.max_staleness is None else chosen.max_staleness
+    return RoundSize(concurrency=concurrency, buffer=buffer, refill=refill, quorum=quorum, max_staleness=max_staleness)
+
+
+def check_combination(config: CoordinatorConfig, size: RoundSize) -> None:
+    """Refuse what cannot be right together.
+
+    Raises:
+        ConfigError: Names the setting to change.
+    """
+    name = strategy_name(config)
+    if name == "fedasync":
+        _check_fedasync(config, size)
+    if uses_controls(config):
+        _check_scaffold(config, size)
+    if name == "fedprox" and config.train.proximal_mu == 0.0:
+        raise ConfigError("train.proximal_mu", "0 turns fedprox into fedavg: leave it out, or name fedavg")
+    if config.strategy.mixing and size.buffer != 1:
+        raise ConfigError("strategy.mixing", f"mixes one update into the model: round.buffer is {size.buffer}, not 1")
+    if config.strategy.robust != NO_RULE:
+        _check_robust(config, size)
+
+
+def _check_synchronous(chosen: RoundSection) -> None:
+    for key, given in (
+        ("round.fraction", chosen.fraction is not None),
+        ("round.over_selection", chosen.over_selection > 1),
+    ):
+        if given and chosen.buffer is not None:
+            raise ConfigError(key, "makes synchronous rounds, which wait for all: leave round.buffer out")
+        if given and chosen.max_staleness:
+            raise ConfigError(
+                key, "makes synchronous rounds, in which late updates are stale: round.max_staleness is 0"
+            )
+
+
+def _quorum(config: CoordinatorConfig, buffer: int) -> int:
+    """Half of the buffer, and what a robust rule needs; a fraction of unknown many nodes begins at that or at 1."""
+    half = 1 if config.round.fraction is not None else max(1, buffer // 2)
+    return min(buffer, max(half, _members_min(config, half)))
+
+
+def _members_min(config: CoordinatorConfig, count: int) -> int:
+    """The smallest number of updates, from ``count`` on, in which the rule stands the share of attackers."""
+    rule = make_rule(config.strategy.robust, config.strategy.attackers)
+    if rule is None:
+        return 1
+    while rule.members_min(math.floor(rule.attackers * count + 1e-9)) > count and count < COHORT_NODES_MAX:
+        count += 1
+    return count
+
+
+def _check_fedasync(config: CoordinatorConfig, size: RoundSize) -> None:
+    if size.buffer != 1:
+        raise ConfigError("round.buffer", f"fedasync makes a version of every update: 1, not {size.buffer}")
+    mixes = STRATEGIES["fedasync"].mixes if config.strategy.mixing is None else config.strategy.mixing
+    if mixes and config.strategy.server not in (None, "sgd"):
+        raise ConfigError(
+            "strategy.server", f"{config.strategy.server} does not go with mixing: set strategy.mixing = false"
+        )
+
+
+def uses_controls(config: CoordinatorConfig) -> bool:
+    """Whether the model carries control variates."""
+    preset = STRATEGIES.get(strategy_name(config))
+    return preset is not None and preset.controls
+
+
+def _check_scaffold(config: CoordinatorConfig, size: RoundSize) -> None:
+    chosen = config.strategy
+    if chosen.nodes is None:
+        raise ConfigError("strategy.nodes", "scaffold needs the number of all nodes, also of those that are offline")
+    if config.round.fraction is None and size.buffer > chosen.nodes * config.round.per_node_quota:
+        raise ConfigError("strategy.nodes", f"{chosen.nodes} nodes cannot make versions of {size.buffer} updates")
+    if chosen.importance not in (None, "uniform"):
+        raise ConfigError("strategy.importance", "scaffold counts all nodes alike: leave it out")
+    if chosen.robust != NO_RULE:
+        raise ConfigError("strategy.robust", "scaffold sums what every node adds to its control variates: none")
+
+
+def _check_robust(config: CoordinatorConfig, size: RoundSize) -> None:
+    name, share = config.strategy.robust, config.strategy.attackers
+    for key, count in (("round.buffer", size.buffer), ("round.quorum", size.quorum)):
+        least = _members_min(config, count)
+        if count < least:
+            raise ConfigError(
+                key, f"{name} needs {least} updates or more to stand a share of {share:g} bad ones, not {count}"
+            )
+    if config.round.per_node_quota > 1:
+        raise ConfigError("round.per_node_quota", f"{name} gives every node one voice: 1")
+    for key, codec in (("codec.up", config.codec.up), *(("codec.fallbacks", one) for one in config.codec.fallbacks)):
+        if name in ENTRYWISE and CodecSpec.parse(codec).feedback:
+            raise ConfigError(
+                key, f"{codec} sends few entries at a time, and the {name} of mostly zeros is zero: take balanced"
+            )
+    if config.limits.clip_norm > 0:
+        raise ConfigError("limits.clip_norm", f"{name} bounds the updates by itself: 0")

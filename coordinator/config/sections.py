@@ -1,0 +1,372 @@
+"""The settings of the coordinator: TOML, environment (``FEDMQ_COORDINATOR__SECTION__KEY``) and flags, all checked."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from coordinator.config.evaluation import EvaluationSection, StoppingSection
+from coordinator.strategies.lag_compensation import LAG_VERSIONS_MAX
+from federation.config import PositiveSeconds, Seconds, Section, load_config
+from federation.errors import ConfigError, LocalProtocolError
+from federation.protocol.cohort import COHORT_NODES_MAX
+from federation.protocol.topics import validate_federation_id
+from federation.runtime.profiles import BrokerProfile, ProfileName, profile_named
+from update_codec import CodecSpec, SpecError
+
+__all__ = ["PREFIX", "CoordinatorConfig", "read_config"]
+
+PREFIX = "FEDMQ_COORDINATOR"
+"""Prefix of the environment variables."""
+
+CONFIG_FILE = "coordinator.toml"
+"""What the file is called in a folder that ``coordinator init`` has made."""
+
+
+def _federation_id(text: str) -> str:
+    try:
+        return validate_federation_id(text)
+    except LocalProtocolError as error:
+        raise ValueError(str(error)) from error
+
+
+def _codec(text: str) -> str:
+    try:
+        return str(CodecSpec.parse(text))
+    except SpecError as error:
+        raise ValueError(str(error)) from error
+
+
+Codec = Annotated[str, AfterValidator(_codec)]
+
+
+class FederationSection(Section):
+    """``[federation]``: what is coordinated.
+
+    Attributes:
+        id: The federation's name: a topic level.
+    """
+
+    id: Annotated[str, AfterValidator(_federation_id)]
+
+
+class BrokerSection(Section):
+    """``[broker]``: where the broker is.
+
+    Attributes:
+        url: ``mqtt://``, ``mqtts://``, ``ws://`` or ``wss://``, with host and port.
+        client_id: MQTT client id; the two connections add ``-control`` and ``-data``. Nothing is
+            ``coordinator-FEDERATION``.
+        username: For the broker's password file, when it is not in the URL.
+        password_file: File with the password alone: it does not show in a process list.
+        tls_authority: PEM file of the certificates that sign the broker's.
+        tls_certificate: PEM file of the coordinator's certificate chain.
+        tls_key: PEM file of its private key.
+        tls_data_certificate: PEM file of the data connection's own certificate chain. Nothing is the same one.
+        tls_data_key: PEM file of its private key.
+        keepalive_s: Silence after which a ping is sent, in seconds.
+        profile: What kind of broker it is: ``mosquitto``, ``emqx``, ``hivemq``, ``vernemq``, ``aws-iot-core`` or
+            ``azure-event-grid``.
+        chunk_bytes: Body size of a chunk, in bytes. Nothing is the profile's: 61,440, or less.
+    """
+
+    url: str
+    client_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,56}$")] | None = None
+    username: str | None = None
+    password_file: Path | None = None
+    tls_authority: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_data_certificate: Path | None = None
+    tls_data_key: Path | None = None
+    keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 45
+    profile: ProfileName = "mosquitto"
+    chunk_bytes: Annotated[int, Field(ge=1024, le=61_440)] | None = None
+
+    @property
+    def limits(self) -> BrokerProfile:
+        """What this kind of broker takes."""
+        return profile_named(self.profile)
+
+    @property
+    def body_bytes(self) -> int:
+        """Body size of a chunk, in bytes."""
+        return self.limits.chunk_bytes if self.chunk_bytes is None else self.chunk_bytes
+
+    @model_validator(mode="after")
+    def _chunk_fits_profile(self) -> "BrokerSection":
+        if self.body_bytes > self.limits.chunk_bytes:
+            raise ValueError(f"chunk_bytes is at most {self.limits.chunk_bytes} with the profile {self.profile}")
+        return self
+
+
+class TaskSection(Section):
+    """``[task]``: what is trained.
+
+    Attributes:
+        name: A built-in name, ``file.py:function`` or ``package.module:function``.
+        data: Folder with the data, for the evaluation.
+        seed: Seed of the initial model and of the partition.
+        initial: safetensors file with the initial parameters; nothing is the task's own.
+    """
+
+    name: str = "digits"
+    data: Path | None = None
+    seed: NonNegativeInt = 0
+    initial: Path | None = None
+
+
+class RoundSection(Section):
+    """``[round]``: the engine. ``concurrency`` alone is synchronous; a ``buffer`` below it is asynchronous.
+
+    See docs/reference/strategies.md for what fits together.
+
+    Attributes:
+        concurrency: Nodes that train at once.
+        buffer: Updates that make a version. Nothing is ``concurrency``.
+        refill: Free places at which new nodes are asked. Nothing is 1 when asynchronous, else ``concurrency``.
+        quorum: Updates with which a version may be made after ``max_wait_s``. Nothing is half the buffer.
+        nodes_min: Nodes that must be online before the first round. Nothing is the quorum.
+        versions: Versions after which the run is over; 0 is no end.
+        lease_s: How long a node may take, in seconds.
+        max_wait_s: Patience after the first update of a version, in seconds.
+        max_staleness: Versions that an update may lag behind. Nothing is 10 when asynchronous, else 0.
+        per_node_quota: Updates of one node in one version.
+        spread_s: Nodes react within a random time up to this, in seconds.
+        fraction: Ask this share of the nodes online, ``concurrency`` of them at most; 1 asks all. Synchronous only.
+        over_selection: Ask so many times more nodes than are waited for; who comes too late is stale. Synchronous only.
+        selector: ``uniform``, ``fair``, ``reliable``, ``capable``, ``repeatable``, or
+            ``package.module:factory``.
+        needs: What a node must have to be asked, such as ``{ memory_bytes = 2e8, battery = 0.3 }``: ``memory_bytes``,
+            ``cores``, ``battery`` (0 to 1; mains power is any), ``link_bytes_s``. What a node does not say counts as
+            enough.
+        exit_when_finished: End the process when the run is over.
+    """
+
+    concurrency: Annotated[int, Field(ge=1, le=COHORT_NODES_MAX)] = 5
+    buffer: PositiveInt | None = None
+    refill: PositiveInt | None = None
+    quorum: PositiveInt | None = None
+    nodes_min: PositiveInt | None = None
+    versions: NonNegativeInt = 0
+    lease_s: PositiveSeconds = 120.0
+    max_wait_s: PositiveSeconds = 60.0
+    max_staleness: NonNegativeInt | None = None
+    per_node_quota: PositiveInt = 1
+    spread_s: Seconds = 0.0
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    over_selection: Annotated[float, Field(ge=1, le=10)] = 1.0
+    selector: str = "uniform"
+    needs: Mapping[Literal["memory_bytes", "cores", "battery", "link_bytes_s"], NonNegativeFloat] = Field(
+        default_factory=dict
+    )
+    exit_when_finished: bool = False
+
+
+class TrainSection(Section):
+    """``[train]``: how nodes train. What is not given is the task's own choice.
+
+    Attributes:
+        local_epochs: Passes over the local data.
+        batch_size: Examples per step; 0 is the whole local data set.
+        learning_rate: Step size of local SGD.
+        momentum: Momentum of local SGD.
+        weight_decay: L2 penalty of local SGD.
+        max_steps: Steps after which local training stops; 0 is no limit.
+        proximal_mu: Weight of FedProx's term; 0 is none.
+        seed: Seed of the shuffles. Nothing is the task's seed.
+        extra: Further numbers that a user's own task understands.
+    """
+
+    local_epochs: PositiveInt | None = None
+    batch_size: NonNegativeInt | None = None
+    learning_rate: PositiveFloat | None = None
+    momentum: NonNegativeFloat | None = None
+    weight_decay: NonNegativeFloat | None = None
+    max_steps: NonNegativeInt | None = None
+    proximal_mu: NonNegativeFloat | None = None
+    seed: NonNegativeInt | None = None
+    extra: Mapping[str, float] | None = None
+
+
+class CodecSection(Section):
+    """``[codec]``: how updates travel up, and the model down.
+
+    Attributes:
+        up: A profile such as ``edge``, or ``deadzone(bpp=0.35,feedback=1)``. With ``link`` each node sends what its
+            uplink carries in time; ``context=1`` codes the parameters that usually move apart.
+        fallbacks: Further ones, the best first, for nodes that say that they do not agree to ``up``.
+        down: The same for the model's deltas; keyframes are lossless. Nothing is ``edge`` where ``up`` has error
+            feedback, else ``lossless``.
+        delta_chain_max: Deltas that a version offers to nodes that lag behind.
+        lag_versions: The server moves the model ahead by so many versions of what error feedback holds back; 0 is not.
+            Nothing is what suits ``up``.
+    """
+
+    up: Codec = "edge"
+    fallbacks: tuple[Codec, ...] = ()
+    down: Codec | None = None
+    delta_chain_max: Annotated[int, Field(ge=0, le=15)] = 15
+    lag_versions: Annotated[float, Field(ge=0, le=LAG_VERSIONS_MAX)] | None = None
+
+
+class StrategySection(Section):
+    """``[strategy]``: how updates become a model; see `coordinator.strategies.strategy.StrategySettings`.
+
+    Attributes:
+        name: ``fedavg``, ``fedbuff``, ``fedasync``, ``fedprox``, ``fedavgm``, ``fedadam``, ``fedyogi``, ``fedadagrad``,
+            ``scaffold``, or ``package.module:factory``. Nothing is ``fedavg`` when synchronous, else ``fedbuff``.
+        nodes: How many nodes the federation has, also those that are offline; ``scaffold`` needs it.
+        importance: ``examples``, ``uniform``, ``sqrt`` or ``log`` of num_examples. Nothing is the strategy's own.
+        importance_max: Bound of one node's importance, as a multiple of the mean; 0 is none.
+        staleness: ``constant``, ``polynomial`` or ``hinge``. Nothing is the strategy's own.
+        staleness_a: Exponent, or slope.
+        staleness_b: Where the hinge is, in versions.
+        normalise: ``count`` or ``weight``. Nothing is the strategy's own.
+        server: ``sgd``, ``momentum``, ``adam``, ``yogi`` or ``adagrad``. Nothing is the strategy's own.
+        server_learning_rate: Nothing is the strategy's own.
+        beta1: Decay of the first moment.
+        beta2: Decay of the second moment.
+        tau: Degree of adaptivity.
+        mixing: FedAsync's pull back to the version that an update is based on. Nothing is the strategy's own.
+        robust: ``none``, ``default``, ``median``, ``trimmed_mean``, ``krum``, ``multi_krum``, ``bulyan``,
+            ``median_norm_clip``, ``centered_clip``, or ``package.module:factory``.
+        attackers: Share of the updates that may be bad; only the robust rules that count them use it.
+    """
+
+    name: str | None = None
+    nodes: PositiveInt | None = None
+    importance: str | None = None
+    importance_max: NonNegativeFloat = 0.0
+    staleness: str | None = None
+    staleness_a: PositiveFloat = 0.5
+    staleness_b: NonNegativeFloat = 4.0
+    normalise: str | None = None
+    server: str | None = None
+    server_learning_rate: PositiveFloat | None = None
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    tau: PositiveFloat = 1e-3
+    mixing: bool | None = None
+    robust: str = "none"
+    attackers: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
+
+
+class StoreSection(Section):
+    """``[store]``: where the coordinator keeps what must survive.
+
+    Attributes:
+        folder: The state folder; one process at a time. Nothing is ``state/coordinator``.
+        audit_versions: Versions whose updates are kept, so that the head can be computed again.
+    """
+
+    folder: Path = Path("state/coordinator")
+    audit_versions: PositiveInt = 1
+
+
+class LimitsSection(Section):
+    """``[limits]``: the most that one node may cost.
+
+    Attributes:
+        num_examples_max: Larger claims are refused.
+        payload_bytes_max: Larger update frames are refused, in bytes. Nothing is what the model can take at most.
+        transfers_max: Large updates that arrive at once.
+        window_chunks: Chunks that one node may have under way; with more than four transfers fewer, 512 in all.
+        update_norm_max: Updates with a larger L2 norm are refused.
+        clip_norm: Updates are scaled down to this L2 norm; 0 is none.
+        step_norm_max: A version that moves the model further, in L2 norm, is not made.
+    """
+
+    num_examples_max: PositiveInt = 1_000_000
+    payload_bytes_max: PositiveInt | None = None
+    transfers_max: PositiveInt = 16
+    window_chunks: Annotated[int, Field(ge=1, le=512)] = 128
+    update_norm_max: PositiveFloat = 1e5
+    clip_norm: NonNegativeFloat = 0.0
+    step_norm_max: PositiveFloat = 1e6
+
+
+class SecuritySection(Section):
+    """``[security]``: signatures, which hold whatever the broker does.
+
+    Attributes:
+        signing_key: PEM file of the coordinator's Ed25519 key: everything that it says is signed with it.
+        node_keys: File of the nodes' public keys, which ``coordinator enroll`` keeps.
+        require_signatures: Believe only what a node has signed with its own key.
+        broker_log: Count in ``status`` what the broker's own log says that it refused; Mosquitto with
+            ``log_dest topic``.
+    """
+
+    signing_key: Path | None = None
+    node_keys: Path | None = None
+    require_signatures: bool = False
+    broker_log: bool = False
+
+    @model_validator(mode="after")
+    def _keys_for_signatures(self) -> "SecuritySection":
+        if self.require_signatures and (self.signing_key is None or self.node_keys is None):
+            raise ValueError("require_signatures needs signing_key and node_keys")
+        return self
+
+
+class LogSection(Section):
+    """``[log]``: what is said, and how.
+
+    Attributes:
+        json: One JSON object per line on standard output, for machines; else text on standard error.
+        level: The least important level that is shown.
+    """
+
+    as_json: bool = Field(default=False, alias="json")
+    level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+
+
+class CoordinatorConfig(Section):
+    """Everything that the coordinator is told."""
+
+    federation: FederationSection
+    broker: BrokerSection
+    task: TaskSection
+    round: RoundSection
+    train: TrainSection
+    codec: CodecSection
+    strategy: StrategySection
+    store: StoreSection
+    evaluation: EvaluationSection
+    stopping: StoppingSection
+    limits: LimitsSection
+    security: SecuritySection
+    log: LogSection
+
+
+def read_config(
+    file: Path | None, flags: Mapping[str, object], environ: Mapping[str, str] | None = None
+) -> CoordinatorConfig:
+    """Read and check all sources; flags win over the environment, which wins over the file.
+
+    Args:
+        file: The TOML file, or the folder that has a `CONFIG_FILE`.
+        flags: Values of the command line by dotted key.
+        environ: None is the process's own.
+
+    Raises:
+        ConfigError: A key is unknown, missing or out of range, or two do not fit together.
+    """
+    variables = os.environ if environ is None else environ
+    if file is not None and file.is_dir():
+        file = file / CONFIG_FILE
+    config = load_config(CoordinatorConfig, prefix=PREFIX, file=file, environ=variables, flags=flags)
+    for key, path in (("task.data", config.task.data), ("task.initial", config.task.initial)):
+        if path is not None and not path.exists():
+            raise ConfigError(key, f"{path} does not exist")
+    return config

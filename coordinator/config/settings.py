@@ -1,0 +1,169 @@
+"""From the configuration to what the machine and the committer are told: defaults that depend on others, and checks."""
+
+from dataclasses import replace
+
+from coordinator.config.combinations import check_combination, round_size, strategy_name, uses_controls
+from coordinator.config.sections import CoordinatorConfig
+from coordinator.engine.early_stopping import Source, StoppingSettings
+from coordinator.engine.settings import EngineSettings, SurveySettings
+from coordinator.global_model.aggregation import AggregateLimits
+from coordinator.global_model.committer import CommitterSettings
+from coordinator.global_model.downlink import DownlinkSettings
+from coordinator.strategies.lag_compensation import LagCompensation, lag_of
+from coordinator.strategies.presets import STRATEGIES
+from coordinator.strategies.robust import make_rule
+from coordinator.strategies.strategy import Strategy, StrategySettings, make_strategy
+from federation.errors import ConfigError
+from federation.protocol.messages import TrainSettings
+from federation.task import task_label
+from federation.tasks.registry import default_settings
+from federation.tasks.scaffold import NODES_KEY, RESOLUTION_DEFAULT, RESOLUTION_KEY
+from update_codec import CodecSpec
+
+__all__ = ["committer_settings", "down_spec", "engine_settings", "strategy_name", "uses_controls"]
+
+
+def engine_settings(config: CoordinatorConfig) -> EngineSettings:
+    """What the machine is told.
+
+    Raises:
+        ConfigError: Two settings do not fit together.
+    """
+    chosen, limits = config.round, config.limits
+    size = round_size(config)
+    check_combination(config, size)
+    return EngineSettings(
+        task=task_label(config.task.name),
+        train=train_settings(config),
+        codec_up=config.codec.up,
+        codec_fallbacks=config.codec.fallbacks,
+        versions=chosen.versions,
+        concurrency=size.concurrency,
+        buffer=size.buffer,
+        refill=size.refill,
+        quorum=size.quorum,
+        nodes_min=size.quorum if chosen.nodes_min is None else chosen.nodes_min,
+        lease_s=chosen.lease_s,
+        max_wait_s=chosen.max_wait_s,
+        max_staleness=size.max_staleness,
+        per_node_quota=chosen.per_node_quota,
+        num_examples_max=limits.num_examples_max,
+        payload_bytes_max=limits.payload_bytes_max or 0,
+        spread_s=chosen.spread_s,
+        chunk_bytes=config.broker.body_bytes,
+        window_chunks=min(limits.window_chunks, config.broker.limits.window_chunks),
+        transfers_max=limits.transfers_max,
+        evaluate_every=config.evaluation.every,
+        exit_when_finished=chosen.exit_when_finished,
+        fraction=chosen.fraction or 0.0,
+        over_selection=chosen.over_selection,
+        signed=config.security.require_signatures,
+        needs={str(name): least for name, least in chosen.needs.items()},
+        survey=SurveySettings(
+            every=config.evaluation.nodes_every,
+            fraction=config.evaluation.nodes_fraction,
+            nodes_min=config.evaluation.nodes_min,
+        ),
+        stopping=stopping_settings(config),
+    )
+
+
+def stopping_settings(config: CoordinatorConfig) -> StoppingSettings:
+    """What is called the best version, and how long to wait for a better one.
+
+    Raises:
+        ConfigError: Evaluations count that nobody makes.
+    """
+    chosen, evaluation = config.stopping, config.evaluation
+    source = chosen.on
+    if source is None:
+        source = Source.CENTRAL if evaluation.every or not evaluation.nodes_every else Source.NODES
+    made = evaluation.every if source is Source.CENTRAL else evaluation.nodes_every
+    if not made and (chosen.patience or chosen.on is not None):
+        key = "evaluation.every" if source is Source.CENTRAL else "evaluation.nodes_every"
+        raise ConfigError(key, f"0 makes no evaluation, and stopping waits for those on {source.value}")
+    return StoppingSettings(
+        source=source, metric=chosen.metric, goal=chosen.goal, patience=chosen.patience, min_delta=chosen.min_delta
+    )
+
+
+def train_settings(config: CoordinatorConfig) -> TrainSettings:
+    """How nodes train: the task's own choice, and over it what the configuration says.
+
+    Raises:
+        ConfigError: There is no such task.
+    """
+    given = {key: value for key, value in config.train.model_dump().items() if value is not None}
+    preset = STRATEGIES.get(strategy_name(config))
+    if preset is not None and preset.proximal_mu:
+        given = {"proximal_mu": preset.proximal_mu} | given
+    settings = replace(default_settings(config.task.name), **({"seed": config.task.seed} | given))
+    return _with_controls(settings, config) if uses_controls(config) else settings
+
+
+def _with_controls(settings: TrainSettings, config: CoordinatorConfig) -> TrainSettings:
+    """What nodes need for SCAFFOLD.
+
+    Raises:
+        ConfigError: Its formulas do not hold for these settings.
+    """
+    for name in ("momentum", "proximal_mu"):
+        if getattr(settings, name):
+            why = f"scaffold is plain local SGD: 0, not {getattr(settings, name):g} (which may be the task's default)"
+            raise ConfigError(f"train.{name}", why)
+    own = {NODES_KEY: float(config.strategy.nodes or 0), RESOLUTION_KEY: _resolution(CodecSpec.parse(config.codec.up))}
+    return replace(settings, extra=own | dict(settings.extra))
+
+
+def _resolution(up: CodecSpec) -> float:
+    """How finely changes of control variates travel: as the updates do, finely, coarsely or in few entries."""
+    if not up.lossy:
+        return RESOLUTION_DEFAULT
+    return 2.0 if up.feedback else 0.5
+
+
+def down_spec(config: CoordinatorConfig) -> CodecSpec:
+    """The codec of the model's deltas."""
+    if config.codec.down is not None:
+        return CodecSpec.parse(config.codec.down)
+    return CodecSpec.parse("edge" if CodecSpec.parse(config.codec.up).feedback else "lossless")
+
+
+def committer_settings(config: CoordinatorConfig) -> CommitterSettings:
+    """What the committer is told.
+
+    Raises:
+        ConfigError: The strategy, or a part of it, is unknown.
+    """
+    chosen = config.strategy.model_dump(exclude={"robust", "attackers", "nodes"})
+    chosen |= {"name": strategy_name(config), "history": round_size(config).max_staleness}
+    return CommitterSettings(
+        strategy=_compensated(make_strategy(StrategySettings(**chosen)), config),
+        downlink=DownlinkSettings(
+            spec=down_spec(config),
+            chunk_bytes=config.broker.body_bytes,
+            delta_chain_max=config.codec.delta_chain_max,
+        ),
+        contexts=_contexts(config),
+        limits=AggregateLimits(
+            step_norm_max=config.limits.step_norm_max,
+            clip_norm=config.limits.clip_norm,
+            rule=make_rule(config.strategy.robust, config.strategy.attackers),
+        ),
+    )
+
+
+def _contexts(config: CoordinatorConfig) -> int:
+    """Versions whose codec contexts are kept: those that an update may be based on, stored or kept for the audit."""
+    if not any(CodecSpec.parse(codec).context for codec in (config.codec.up, *config.codec.fallbacks)):
+        return 0
+    return round_size(config).max_staleness + 1 + config.store.audit_versions
+
+
+def _compensated(strategy: Strategy, config: CoordinatorConfig) -> Strategy:
+    given = config.codec.lag_versions
+    versions = lag_of(CodecSpec.parse(config.codec.up)) if given is None else given
+    # FedAsync pulls the model back to an update's base: a step that ran ahead would be pulled back, too.
+    if versions == 0 or (given is None and strategy_name(config) == "fedasync"):
+        return strategy
+    return LagCompensation(strategy=strategy, versions=versions)

@@ -1,0 +1,1 @@
+"""Every decision of the coordinator, pure: events in, effects out."""

@@ -1,0 +1,236 @@
+"""What the coordinator can do: effects, imperatives."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from coordinator.records import Member, NodeResult, RoundRecord, TransferRecord, UpdateRecord, Verdict, VersionRecord
+from federation.protocol.messages import (
+    Cancel,
+    CoordinatorState,
+    EvaluationReceipt,
+    Grant,
+    Rebirth,
+    Receipt,
+    RetryAfter,
+    RoundAnnouncement,
+)
+from federation.types import ModelVersion, NodeId, RoundId, UpdateId
+
+__all__ = [
+    "AcceptFailure",
+    "ClearModel",
+    "CloseRound",
+    "CloseSurvey",
+    "Command",
+    "CommitVersion",
+    "DropTransfer",
+    "Effect",
+    "Evaluate",
+    "Note",
+    "OpenTransfer",
+    "PublishAnnouncement",
+    "PublishModel",
+    "PublishState",
+    "RetainModels",
+    "SaveResult",
+    "SaveRound",
+    "SaveVerdict",
+    "SendCommand",
+    "Stop",
+    "StoreChunk",
+    "StoreTransfer",
+    "StoreUpdate",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveRound:
+    """Reserve a round id and its cohort on disk, before it is announced. May answer `StorageFailed`."""
+
+    record: RoundRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseRound:
+    """Forget the open assignments of these nodes in this round (delivered, expired or given up)."""
+
+    round: RoundId
+    nodes: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishState:
+    """Publish the retained coordinator state."""
+
+    state: CoordinatorState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishModel:
+    """Publish the retained chunks of the parts of this version that the broker lacks.
+
+    Attributes:
+        record: The version.
+        lost: The broker has lost those that it had.
+    """
+
+    record: VersionRecord
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClearModel:
+    """Remove the retained chunks of all parts that the head no longer lists."""
+
+    head: VersionRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishAnnouncement:
+    """Publish the retained round announcement."""
+
+    announcement: RoundAnnouncement
+
+
+Command = Receipt | Grant | Cancel | RetryAfter | Rebirth | EvaluationReceipt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendCommand:
+    """Publish to one node's command topic."""
+
+    node: NodeId
+    command: Command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreUpdate:
+    """Check the frame and persist it. Answers `UpdateStored`, `UpdateRejected` or `StorageFailed`."""
+
+    record: UpdateRecord
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenTransfer:
+    """Persist that a large update is arriving. May answer `StorageFailed`."""
+
+    transfer: TransferRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreChunk:
+    """Persist one chunk. May answer `StorageFailed`."""
+
+    update: UpdateId
+    index: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreTransfer:
+    """All chunks are here: check the frame and persist it as `StoreUpdate` does, and drop the chunks."""
+
+    record: UpdateRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropTransfer:
+    """Forget a large update that stopped arriving."""
+
+    update: UpdateId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveVerdict:
+    """Persist a final verdict (stale, refused) before its receipt is sent; no ``record`` when it is stored already."""
+
+    verdict: Verdict
+    record: UpdateRecord | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitVersion:
+    """Aggregate, step, save blob, one transaction. Answers `VersionCommitted`, `CommitFailed` or `StorageFailed`."""
+
+    version: ModelVersion
+    members: tuple[Member, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluate:
+    """Evaluate a version in the background; answers `Evaluated` later."""
+
+    version: ModelVersion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveResult:
+    """Persist what a node found, before its receipt is sent. Answers `ResultSaved` or `StorageFailed`."""
+
+    result: NodeResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseSurvey:
+    """Make and persist the mean over the nodes. Answers `SurveyClosed` or `StorageFailed`."""
+
+    version: ModelVersion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetainModels:
+    """Keep the models of exactly these versions, and of the best one, beside the head's and its predecessor's."""
+
+    versions: frozenset[ModelVersion]
+    best: ModelVersion | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """Say something in the log: a stable event key and fields."""
+
+    event: str
+    fields: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptFailure:
+    """The machine has heard `StorageFailed`: from here on effects count again.
+
+    What follows a failed save depends on it, so the executor drops every effect between the failure and this one; the
+    machine repeats what is still true later.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """The machine is done: flush, disconnect, leave."""
+
+    reason: str
+
+
+Effect = (
+    SaveRound
+    | CloseRound
+    | PublishState
+    | PublishModel
+    | ClearModel
+    | PublishAnnouncement
+    | SendCommand
+    | StoreUpdate
+    | OpenTransfer
+    | StoreChunk
+    | StoreTransfer
+    | DropTransfer
+    | SaveVerdict
+    | CommitVersion
+    | Evaluate
+    | SaveResult
+    | CloseSurvey
+    | RetainModels
+    | Note
+    | AcceptFailure
+    | Stop
+)

@@ -1,0 +1,174 @@
+"""What can happen to the coordinator (events, past tense)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from coordinator.engine.heard import BrokerDropped, CoordinatorStateHeard, MessageRefused
+from coordinator.records import Member, NodeResult, NodesEvaluation, Verdict, VersionRecord
+from federation.protocol.messages import Decline, EvaluationReport, NodeState, Progress, Reason, UpdateOffer
+from federation.types import ModelVersion, NodeId, UpdateId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerConnected:
+    """The control connection is up: the broker may have lost everything that it retained."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerDisconnected:
+    """The control connection is gone."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStateReceived:
+    """A node's birth, death or activity."""
+
+    node: NodeId
+    state: NodeState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferReceived:
+    """A node offers an update.
+
+    Attributes:
+        known: The verdict that the store already has for this update id, or None.
+    """
+
+    node: NodeId
+    offer: UpdateOffer
+    known: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkReceived:
+    """One chunk of a granted transfer."""
+
+    node: NodeId
+    update: UpdateId
+    index: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclineReceived:
+    """A node will not train."""
+
+    node: NodeId
+    decline: Decline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressReceived:
+    """What a node is doing; may be lost."""
+
+    node: NodeId
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateStored:
+    """The update is valid and on disk."""
+
+    update: UpdateId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateRejected:
+    """The frame was checked and refused; nothing of it is on disk."""
+
+    update: UpdateId
+    node: NodeId
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionCommitted:
+    """The commit's transaction is on disk; ``delta`` is the frame of the version's own delta, if there is one."""
+
+    record: VersionRecord
+    members: tuple[Member, ...]
+    delta: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitFailed:
+    """The aggregate was not usable; ``culprits`` must be refused, the rest may be tried again."""
+
+    culprits: tuple[UpdateId, ...]
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageFailed:
+    """Nothing can be persisted (disk full, EIO): stop acknowledging and say so."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """The evaluation of a version has ended; no metrics when it failed."""
+
+    version: ModelVersion
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportReceived:
+    """A node says what it found when it evaluated a version.
+
+    Attributes:
+        known: What the store has already of this node and version, or None.
+    """
+
+    node: NodeId
+    report: EvaluationReport
+    known: NodeResult | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultSaved:
+    """A node's result is on disk; ``result`` is what is kept."""
+
+    result: NodeResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SurveyClosed:
+    """The mean over the nodes of one version is on disk."""
+
+    evaluation: NodesEvaluation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRequested:
+    """The operator asks for an orderly stop."""
+
+
+Event = (
+    BrokerConnected
+    | BrokerDisconnected
+    | NodeStateReceived
+    | OfferReceived
+    | ChunkReceived
+    | DeclineReceived
+    | ProgressReceived
+    | MessageRefused
+    | CoordinatorStateHeard
+    | BrokerDropped
+    | UpdateStored
+    | UpdateRejected
+    | VersionCommitted
+    | CommitFailed
+    | StorageFailed
+    | Evaluated
+    | ReportReceived
+    | ResultSaved
+    | SurveyClosed
+    | StopRequested
+)

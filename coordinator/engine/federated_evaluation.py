@@ -1,0 +1,247 @@
+"""The evaluation of versions on the nodes: whom to ask, whom to wait for, what a report is worth, when it is over."""
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from coordinator.engine.early_stopping import Source
+from coordinator.engine.effects import CloseSurvey, Note, SaveResult
+from coordinator.engine.events import ReportReceived, ResultSaved, SurveyClosed
+from coordinator.engine.state import Desk
+from coordinator.records import NodeResult, RecoveredState
+from federation.protocol.cohort import evaluates, evaluation_share
+from federation.protocol.messages import EvaluationReceipt, EvaluationReport, Reason, ReceiptStatus
+from federation.types import Digest, ModelVersion, NodeId
+
+__all__ = ["SURVEYS_MAX", "Survey"]
+
+SURVEYS_MAX = 16
+"""Evaluations whose late reports are still taken; a report on an older version is refused."""
+
+
+RETURN_S = 15.0
+"""After a restart the fleet is given this long to be seen before nobody is waited for, in seconds [FED-10]."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Asked:
+    """One evaluation.
+
+    Attributes:
+        share: Who is asked.
+        digest: Of the version; None when a former process asked and the version is forgotten.
+        since: When it may be complete at the earliest, in connected seconds.
+        until: When it ends at the latest, in connected seconds.
+        waiting: Nodes that are there, were asked, and have not reported.
+        reported: Nodes whose word is on disk.
+        found: So many of them evaluated.
+        open: Whether a report still counts.
+    """
+
+    share: int
+    digest: Digest | None
+    since: float = 0.0
+    until: float = 0.0
+    waiting: dict[NodeId, None] = field(default_factory=dict)
+    reported: set[NodeId] = field(default_factory=set)
+    found: int = 0
+    open: bool = True
+
+
+class Survey:
+    """At most one evaluation is open; the next one ends it."""
+
+    def __init__(self, desk: Desk, recovered: RecoveredState) -> None:
+        self._desk = desk
+        self._asked: OrderedDict[ModelVersion, _Asked] = OrderedDict()
+        self._closing: set[ModelVersion] = set()
+        self._unclosed: set[ModelVersion] = set()
+        for known in recovered.surveyed:
+            digest = recovered.recent.get(known.version)
+            self._asked[known.version] = _Asked(share=known.share, digest=digest, open=not known.closed)
+            if not known.closed:
+                self._unclosed.add(known.version)
+        newest = self._newest
+        if newest is not None:
+            # Its nodes may be evaluating right now: they get a whole lease.
+            newest.reported |= recovered.reported.keys()
+            newest.found = sum(examples > 0 for examples in recovered.reported.values())
+            newest.until = desk.lease_until
+            newest.since = min(newest.until, desk.connected_s + RETURN_S)
+            self._unclosed.discard(next(reversed(self._asked)))
+        for version in self._unclosed:
+            self._asked[version].open = False
+        self._forget_oldest()
+
+    @property
+    def busy(self) -> bool:
+        """Whether an evaluation is open, or its mean is being made."""
+        return bool(self.pending)
+
+    @property
+    def pending(self) -> frozenset[ModelVersion]:
+        """Versions of which it is not known yet how good they are."""
+        still_open = () if self._open is None else (next(reversed(self._asked)),)
+        return frozenset((*self._closing, *self._unclosed, *still_open))
+
+    def due(self) -> bool:
+        """Whether the head is to be evaluated, and nobody was asked yet."""
+        desk, settings = self._desk, self._desk.settings.survey
+        head = desk.head.version
+        if settings.every <= 0 or head == 0 or head in self._asked:
+            return False
+        return head % settings.every == 0 or desk.finished
+
+    def ask(self) -> int | None:
+        """Who is asked with the next announcement of the head; None is nobody. What was open before it is over."""
+        desk = self._desk
+        known = self._asked.get(desk.head.version)
+        if known is not None or not self.due():
+            return None if known is None else known.share
+        self._close()
+        version, present = desk.head.version, list(desk.registry.present())
+        settings = desk.settings.survey
+        count = max(settings.nodes_min, math.ceil(settings.fraction * len(present) - 1e-9))
+        share = evaluation_share(desk.run, version, present, count)
+        asked = _Asked(share=share, digest=desk.head.digest, until=desk.lease_until)
+        asked.waiting = dict.fromkeys(node for node in present if evaluates(share, desk.run, version, node))
+        self._asked[version] = asked
+        self._forget_oldest()
+        desk.note("evaluation_announced", version=version, nodes=len(asked.waiting))
+        return share
+
+    def seen(self, node: NodeId) -> None:
+        """A node came, or went: whoever is not there is not waited for."""
+        asked = self._open
+        if asked is None:
+            return
+        if self._desk.registry.is_present(node) and self._is_asked(asked, node) and node not in asked.reported:
+            asked.waiting[node] = None
+        else:
+            asked.waiting.pop(node, None)
+
+    # --- reports ----------------------------------------------------------------------------------------------------
+
+    def report(self, event: ReportReceived) -> None:
+        """Judge a report; it is receipted when it is on disk."""
+        desk, node, report = self._desk, event.node, event.report
+        if report.run != desk.run:
+            self._refuse(node, report, Reason.OTHER_RUN)
+        elif event.known is not None:
+            self._receipt(event.known)
+        elif not desk.paused:
+            reason = self._objection(node, report)
+            if reason is Reason.NONE:
+                self._save(node, report)
+            else:
+                self._refuse(node, report, reason)
+
+    def _objection(self, node: NodeId, report: EvaluationReport) -> Reason:
+        asked = self._asked.get(report.version)
+        if asked is None:
+            return Reason.UNKNOWN_ROUND
+        if not evaluates(asked.share, self._desk.run, report.version, node):
+            return Reason.NOT_ASSIGNED
+        if asked.digest is not None and report.digest != asked.digest:
+            return Reason.BASE_MISMATCH
+        return Reason.BAD_NUM_EXAMPLES if report.num_examples > self._desk.settings.num_examples_max else Reason.NONE
+
+    def _save(self, node: NodeId, report: EvaluationReport) -> None:
+        result = NodeResult(
+            version=report.version,
+            node=node,
+            num_examples=report.num_examples,
+            metrics=report.metrics,
+            evaluate_s=report.evaluate_s,
+            reason=report.reason,
+            counted=self._asked[report.version].open,
+        )
+        self._desk.emit(SaveResult(result=result))
+
+    def saved(self, event: ResultSaved) -> None:
+        """A result is on disk: say so."""
+        result = event.result
+        asked = self._asked.get(result.version)
+        if asked is not None and result.node not in asked.reported:
+            asked.reported.add(result.node)
+            asked.waiting.pop(result.node, None)
+            asked.found += result.num_examples > 0
+        self._receipt(result)
+        fields = {"version": result.version, "num_examples": result.num_examples, "reason": result.reason}
+        self._desk.note("node_evaluated", node=result.node, **fields)
+
+    def _receipt(self, result: NodeResult) -> None:
+        status = ReceiptStatus.APPLIED if result.counted else ReceiptStatus.STALE
+        self._desk.send(result.node, EvaluationReceipt(run=self._desk.run, version=result.version, status=status))
+
+    def _refuse(self, node: NodeId, report: EvaluationReport, reason: Reason) -> None:
+        desk = self._desk
+        # The receipt names the run of the report: another run's node knows by it that nobody waits here.
+        receipt = EvaluationReceipt(run=report.run, version=report.version, status=ReceiptStatus.REFUSED, reason=reason)
+        desk.send(node, receipt)
+        desk.note("evaluation_refused", node=node, version=report.version, reason=reason.value)
+        asked = self._asked.get(report.version)
+        if asked is not None and report.run == desk.run:
+            asked.waiting.pop(node, None)
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def ends(self) -> float | None:
+        """When time alone may end an open evaluation, in connected seconds."""
+        asked = self._open
+        if asked is None:
+            return None
+        return asked.since if self._desk.connected_s < asked.since else asked.until
+
+    def advance(self, *, settled: bool) -> None:
+        """End it when everybody has reported who is there, or when it has lasted long enough."""
+        asked, desk = self._open, self._desk
+        for version in sorted(self._unclosed):
+            self._unclosed.discard(version)
+            self._emit_close(version)
+        if asked is None:
+            return
+        enough = asked.found >= desk.settings.survey.nodes_min and desk.connected_s >= asked.since
+        complete = settled and desk.clock.running and not asked.waiting and enough
+        if complete or desk.connected_s >= asked.until:
+            self._close()
+
+    def closed(self, event: SurveyClosed) -> None:
+        """The mean is on disk: it decides what is the best version, and whether the run goes on."""
+        found, desk = event.evaluation, self._desk
+        self._closing.discard(found.version)
+        fields = {"nodes": found.nodes, "num_examples": found.num_examples}
+        desk.emit(Note(event="nodes_evaluated", fields={**found.metrics, **fields, "version": found.version}))
+        desk.observe(Source.NODES, found.version, found.metrics)
+
+    def abort(self) -> None:
+        """A mean did not reach the disk: it is made after the pause."""
+        self._unclosed |= self._closing
+        self._closing.clear()
+
+    def _close(self) -> None:
+        asked = self._open
+        if asked is not None:
+            asked.open = False
+            asked.waiting.clear()
+            self._emit_close(next(reversed(self._asked)))
+
+    def _emit_close(self, version: ModelVersion) -> None:
+        self._closing.add(version)
+        self._desk.emit(CloseSurvey(version=version))
+
+    def _forget_oldest(self) -> None:
+        while len(self._asked) > SURVEYS_MAX:
+            self._asked.popitem(last=False)
+
+    def _is_asked(self, asked: _Asked, node: NodeId) -> bool:
+        return evaluates(asked.share, self._desk.run, next(reversed(self._asked)), node)
+
+    @property
+    def _newest(self) -> _Asked | None:
+        return self._asked[next(reversed(self._asked))] if self._asked else None
+
+    @property
+    def _open(self) -> _Asked | None:
+        newest = self._newest
+        return newest if newest is not None and newest.open else None

@@ -1,0 +1,312 @@
+"""The nodes that are known: presence by incarnation, and who may be asked; O(1) for each message."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import overload
+
+from coordinator.engine.timers import Timers
+from coordinator.strategies.selection import NodeRecord, is_able
+from federation.protocol.messages import NodeState, Presence
+from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
+from federation.types import NodeId
+
+NODES_MAX = 100_000
+"""Nodes that are remembered; further ones are ignored."""
+
+REST_BASE_S = 5.0
+"""A node that declined, or whose update was refused, is left alone this long at first; doubled each time in a row."""
+
+REST_MAX_S = 3_600.0
+"""Longest pause between two questions to a node that keeps failing, in seconds."""
+
+RETRY_AFTER_MAX_S = 86_400.0
+"""Longest pause that a node can ask for, in seconds."""
+
+STRIKES_MAX = 16
+
+
+class Sighting(Enum):
+    """What a node state tells that was not known."""
+
+    OUTDATED = auto()
+    """From an older incarnation than the one that is known: ignored."""
+    OVERFLOW = auto()
+    """One node too many: ignored."""
+    BORN = auto()
+    """A new process: whatever the old one did is gone."""
+    BACK = auto()
+    """The same process is online again."""
+    HERE = auto()
+    """The same process, still online."""
+    GONE = auto()
+    """It left, or its will says so."""
+    AWAY = auto()
+    """It was not there before, and is not there now."""
+
+
+class Pool(Sequence[NodeId]):
+    """A set of nodes with O(1) add, discard and access by position; its order depends on its history only."""
+
+    def __init__(self) -> None:
+        self._nodes: list[NodeId] = []
+        self._places: dict[NodeId, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __contains__(self, node: object) -> bool:
+        return node in self._places
+
+    def __iter__(self) -> Iterator[NodeId]:
+        return iter(self._nodes)
+
+    @overload
+    def __getitem__(self, index: int) -> NodeId: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[NodeId]: ...
+    def __getitem__(self, index: int | slice) -> NodeId | Sequence[NodeId]:
+        return self._nodes[index]
+
+    def add(self, node: NodeId) -> None:
+        """Put a node in; nothing happens where it is in."""
+        if node not in self._places:
+            self._places[node] = len(self._nodes)
+            self._nodes.append(node)
+
+    def discard(self, node: NodeId) -> None:
+        """Take a node out; nothing happens where it is not in."""
+        place = self._places.pop(node, None)
+        if place is None:
+            return
+        last = self._nodes.pop()
+        if last != node:
+            self._nodes[place] = last
+            self._places[last] = place
+
+
+@dataclass(slots=True)
+class Entry:
+    """One known node.
+
+    Silence and refusal are counted apart: a node that is slower than the lease and then declines once would otherwise
+    rest as long as one that has declined a dozen times.
+
+    Attributes:
+        state: What it said last.
+        compatible: Whether it can take part.
+        strikes: Declines and refused updates in a row.
+        silences: Leases in a row that it let expire.
+        asked: Assignments since this process started.
+        delivered: Updates that it delivered for them.
+        train_s: How long its last training took, in seconds; 0 is unknown.
+        payload_bytes: How large its last update was; 0 is unknown.
+        able: Whether it has what training needs.
+    """
+
+    state: NodeState
+    compatible: bool
+    strikes: int = 0
+    silences: int = 0
+    asked: int = 0
+    delivered: int = 0
+    train_s: float = 0.0
+    payload_bytes: int = 0
+    able: bool = True
+
+    @property
+    def online(self) -> bool:
+        """Whether it is there."""
+        return self.state.presence is Presence.ONLINE
+
+    def strike(self) -> int:
+        """Count a decline or a refusal; returns those in a row before it."""
+        before = self.strikes
+        self.strikes = min(STRIKES_MAX, before + 1)
+        return before
+
+    def silence(self) -> int:
+        """Count a lease that expired; returns those in a row before it."""
+        before = self.silences
+        self.silences = min(STRIKES_MAX, before + 1)
+        return before
+
+
+class Registry:
+    """Known nodes, and the two pools to choose from.
+
+    A node is in ``candidates`` when it is online, compatible, able, not assigned, within its quota and not resting; it
+    is in ``suspects`` instead when it also let a lease expire and has been silent since.
+    """
+
+    def __init__(
+        self, *, task: str, codecs: tuple[str, ...], quota: int, needs: Mapping[str, float] | None = None
+    ) -> None:
+        self._task, self._codecs, self._quota = task, codecs, quota
+        self._needs = {} if needs is None else needs
+        self._entries: dict[NodeId, Entry] = {}
+        self._assigned: set[NodeId] = set()
+        self._used: dict[NodeId, int] = {}
+        self._resting: Timers[NodeId] = Timers()
+        self._suspected: Timers[NodeId] = Timers()
+        self.candidates = Pool()
+        self.suspects = Pool()
+        self.online = 0
+
+    def __contains__(self, node: NodeId) -> bool:
+        return node in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def observe(self, node: NodeId, state: NodeState) -> Sighting:
+        """Take in a birth, a death or an activity."""
+        entry = self._entries.get(node)
+        if entry is None and len(self._entries) >= NODES_MAX:
+            return Sighting.OVERFLOW
+        if entry is not None and state.incarnation < entry.state.incarnation:
+            return Sighting.OUTDATED
+        sighting = _compare(entry, state)
+        if entry is None:
+            entry = self._entries[node] = Entry(state=state, compatible=False)
+        else:
+            self.online -= entry.online
+        entry.state, entry.compatible = state, self.is_compatible(state)
+        entry.able = is_able(state.capabilities, self._needs)
+        self.online += entry.online
+        self._suspected.cancel(node)
+        self._refresh(node)
+        return sighting
+
+    def present(self) -> Iterator[NodeId]:
+        """The nodes that are online and can take part, busy ones and resting ones included."""
+        return (node for node, entry in self._entries.items() if entry.online and entry.compatible)
+
+    def is_present(self, node: NodeId) -> bool:
+        """Whether this node is one of them."""
+        entry = self._entries.get(node)
+        return entry is not None and entry.online and entry.compatible
+
+    def is_compatible(self, state: NodeState) -> bool:
+        """Whether a node that says this can take part: protocol, task and codec."""
+        return (
+            state.protocol_min <= PROTOCOL_VERSION
+            and state.protocol_max >= PROTOCOL_MIN
+            and state.task in ("", self._task)
+            and self._codec_of(state) is not None
+        )
+
+    def codec_for(self, node: NodeId) -> str:
+        """The best codec that the node agrees to, as far as it has said; else the best one."""
+        entry = self._entries.get(node)
+        return (None if entry is None else self._codec_of(entry.state)) or self._codecs[0]
+
+    def _codec_of(self, state: NodeState) -> str | None:
+        """The first of the coordinator's codecs that is among the node's, by its spec or its kind; it may list none."""
+        named = (codec for codec in self._codecs if {codec, codec.partition("(")[0]} & set(state.codecs))
+        return next(named, None) if state.codecs else self._codecs[0]
+
+    def assign(self, node: NodeId) -> None:
+        """The node holds a slot."""
+        self._assigned.add(node)
+        if node in self._entries:
+            self._entries[node].asked += 1
+        self._refresh(node)
+
+    def release(self, node: NodeId) -> None:
+        """The node's slot is free."""
+        self._assigned.discard(node)
+        self._refresh(node)
+
+    def used(self, node: NodeId) -> int:
+        """Updates of the node on their way into the next version."""
+        return self._used.get(node, 0)
+
+    def take(self, node: NodeId) -> None:
+        """One more update of the node is on its way."""
+        self._used[node] = self.used(node) + 1
+        self._refresh(node)
+
+    def give(self, node: NodeId) -> None:
+        """One update of the node has come to its end."""
+        self._used[node] -= 1
+        if self._used[node] == 0:
+            del self._used[node]
+        self._refresh(node)
+
+    def gone(self) -> Iterator[NodeId]:
+        """Known nodes that are not online, in the order in which they became known."""
+        return (node for node, entry in self._entries.items() if not entry.online)
+
+    def alive(self, node: NodeId) -> None:
+        """A sign of life: suspicion ends."""
+        if node in self._suspected:
+            self._suspected.cancel(node)
+            self._refresh(node)
+
+    def suspect(self, node: NodeId, now: float, lease_s: float) -> None:
+        """The node let a lease expire: others go first, for a time that doubles with each expiry in a row."""
+        entry = self._entries.get(node)
+        if entry is not None:
+            self._suspected.set(node, now + min(REST_MAX_S, lease_s * 2.0 ** entry.silence()))
+            self._refresh(node)
+
+    def rest(self, node: NodeId, now: float, seconds: float = 0.0) -> None:
+        """The node declined or failed: leave it alone for what it asked, and longer each time in a row."""
+        entry = self._entries.get(node)
+        if entry is not None:
+            backoff = min(REST_MAX_S, REST_BASE_S * 2.0 ** entry.strike())
+            self._resting.set(node, now + max(backoff, min(seconds, RETRY_AFTER_MAX_S)))
+            self._refresh(node)
+
+    def praise(self, node: NodeId, train_s: float = 0.0, payload_bytes: int = 0) -> None:
+        """The node delivered: its failures in a row are over."""
+        entry = self._entries.get(node)
+        if entry is not None:
+            entry.strikes = entry.silences = 0
+            entry.delivered += 1
+            entry.train_s, entry.payload_bytes = train_s, payload_bytes
+
+    def record(self, node: NodeId) -> NodeRecord:
+        """What is known of a node, for a selector."""
+        entry = self._entries[node]
+        return NodeRecord(
+            asked=entry.asked,
+            delivered=entry.delivered,
+            train_s=entry.train_s,
+            payload_bytes=entry.payload_bytes,
+            capabilities=entry.state.capabilities or {},
+        )
+
+    def next_timer(self) -> float | None:
+        """When `wake` is due, in monotonic seconds; None when nobody rests."""
+        return min((due for due in (self._resting.next(), self._suspected.next()) if due is not None), default=None)
+
+    def wake(self, now: float) -> None:
+        """End the rests that are over."""
+        for node in (*self._resting.pop_due(now), *self._suspected.pop_due(now)):
+            self._refresh(node)
+
+    def _refresh(self, node: NodeId) -> None:
+        entry = self._entries.get(node)
+        ready = (
+            entry is not None
+            and entry.online
+            and entry.compatible
+            and entry.able
+            and node not in self._assigned
+            and self.used(node) < self._quota
+            and node not in self._resting
+        )
+        suspected = node in self._suspected
+        (self.candidates.add if ready and not suspected else self.candidates.discard)(node)
+        (self.suspects.add if ready and suspected else self.suspects.discard)(node)
+
+
+def _compare(entry: Entry | None, state: NodeState) -> Sighting:
+    online = state.presence is Presence.ONLINE
+    if entry is None or state.incarnation > entry.state.incarnation:
+        return Sighting.BORN if online else (Sighting.AWAY if entry is None else Sighting.GONE)
+    if online:
+        return Sighting.HERE if entry.online else Sighting.BACK
+    return Sighting.GONE if entry.online else Sighting.AWAY

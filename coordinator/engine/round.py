@@ -1,0 +1,247 @@
+"""The two decisions of a round, as pure functions: what an offer is worth, and whether to wait, ask or commit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from coordinator.engine.settings import EngineSettings
+from federation.protocol.chunking import chunk_count
+from federation.protocol.limits import CHUNKS_MAX
+from federation.protocol.messages import Reason, UpdateOffer
+from federation.types import Digest, ModelVersion, NodeId, RoundId, RunId, update_id
+
+
+class Ruling(StrEnum):
+    """What becomes of an offer."""
+
+    ACCEPT = "accept"
+    STALE = "stale"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """A ruling and its reason.
+
+    Attributes:
+        ruling: Accept, stale or refused.
+        reason: Why, for stale and refused.
+        durable: Whether the verdict may be kept under the offer's update id. What does not belong to this run, this
+            node or a round that exists must not claim an id that honest work will have.
+    """
+
+    ruling: Ruling
+    reason: Reason = Reason.NONE
+    durable: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What `judge` must know about the run.
+
+    Attributes:
+        settings: The limits.
+        run: The run.
+        head: The newest version.
+        recent: Digests of the versions that an update may be based on.
+        next_round: The first round number that was never announced.
+        finished: Whether the last version has been committed.
+        used: Other updates of this node that are on their way into the next version.
+        invited: Whether the node was asked in that round; None when the round is forgotten.
+    """
+
+    settings: EngineSettings
+    run: RunId
+    head: ModelVersion
+    recent: Mapping[ModelVersion, Digest]
+    next_round: RoundId
+    finished: bool
+    used: int
+    invited: bool | None
+
+
+ACCEPTED = Judgement(ruling=Ruling.ACCEPT)
+
+
+def identify(offer: UpdateOffer, node: NodeId, run: RunId) -> Judgement | None:
+    """Refuse what carries a foreign identity; None where run, node and id agree."""
+    if offer.run != run:
+        return _refuse(Reason.OTHER_RUN, durable=False)
+    if offer.update != update_id(offer.round, node):
+        return _refuse(Reason.NOT_ASSIGNED, durable=False)
+    return None
+
+
+def judge(offer: UpdateOffer, node: NodeId, facts: Facts) -> Judgement:
+    """Judge an offer by its header alone: identity, origin, limits, base, staleness, quota, in this order."""
+    return identify(offer, node, facts.run) or _check_origin(offer, facts) or _check_worth(offer, facts) or ACCEPTED
+
+
+def _check_origin(offer: UpdateOffer, facts: Facts) -> Judgement | None:
+    if offer.round >= facts.next_round or offer.base_version > facts.head:
+        return _refuse(Reason.UNKNOWN_ROUND, durable=False)
+    if facts.invited is False:
+        return _refuse(Reason.NOT_ASSIGNED)
+    limit = check_limits(offer, facts.settings)
+    return None if limit is Reason.NONE else _refuse(limit)
+
+
+def _check_worth(offer: UpdateOffer, facts: Facts) -> Judgement | None:
+    late = check_staleness(offer.base_version, facts)
+    if late is not Reason.NONE:
+        return Judgement(ruling=Ruling.STALE, reason=late)
+    if facts.recent[offer.base_version] != offer.base_digest:
+        return _refuse(Reason.BASE_MISMATCH)
+    return _refuse(Reason.QUOTA) if facts.used >= facts.settings.per_node_quota else None
+
+
+def check_limits(offer: UpdateOffer, settings: EngineSettings) -> Reason:
+    """The first limit that the offer's header breaks, or ``Reason.NONE``."""
+    if not 1 <= offer.num_examples <= settings.num_examples_max:
+        return Reason.BAD_NUM_EXAMPLES
+    if offer.payload_bytes < 1 or offer.chunk_bytes < 1:
+        return Reason.MALFORMED_FRAME
+    if offer.payload_bytes > settings.payload_bytes_max:
+        return Reason.TOO_LARGE
+    if chunk_count(offer.payload_bytes, offer.chunk_bytes) > CHUNKS_MAX:
+        return Reason.TOO_LARGE
+    if offer.inline is not None and len(offer.inline) != offer.payload_bytes:
+        return Reason.DIGEST_MISMATCH
+    return Reason.NONE
+
+
+def check_staleness(base: ModelVersion, facts: Facts) -> Reason:
+    """Why work based on ``base`` comes too late, or ``Reason.NONE``."""
+    if facts.finished:
+        return Reason.FINISHED
+    if facts.head - base > facts.settings.max_staleness or base not in facts.recent:
+        return Reason.TOO_STALE
+    return Reason.NONE
+
+
+def _refuse(reason: Reason, *, durable: bool = True) -> Judgement:
+    return Judgement(ruling=Ruling.REFUSED, reason=reason, durable=durable)
+
+
+class Move(StrEnum):
+    """What the engine does next."""
+
+    WAIT = "wait"
+    ASK = "ask"
+    ASK_AGAIN = "ask_again"
+    COMMIT = "commit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """A move and its reason.
+
+    Attributes:
+        move: What to do.
+        reason: Why, as a stable key for the log.
+        count: Nodes to ask, for the two asking moves.
+    """
+
+    move: Move
+    reason: str
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What `decide` must know, as counts.
+
+    Attributes:
+        connected: Whether the broker is there.
+        settled: Whether retained node states have had time to arrive.
+        started: Whether a round was ever opened in this run.
+        committing: Whether a commit is under way.
+        online: Nodes online.
+        candidates: Nodes that may be asked now.
+        suspects: Nodes that let a lease expire and have been silent since.
+        live: Assignments in flight.
+        transfers: Large updates still arriving.
+        asked: Assignments that could serve the next version, ended ones included.
+        buffered: Updates stored for the next version.
+        overdue: Whether the first of them has waited for the longest time.
+    """
+
+    connected: bool
+    settled: bool
+    started: bool
+    committing: bool
+    online: int
+    candidates: int
+    suspects: int
+    live: int
+    transfers: int
+    asked: int
+    buffered: int
+    overdue: bool
+
+
+def decide(situation: Situation, settings: EngineSettings) -> Decision:
+    """Wait, ask or commit: one rule for synchronous and asynchronous rounds.
+
+    A commit goes before a question, so that nobody is asked to train from a version that is about to be replaced.
+    """
+    if situation.committing:
+        return _wait("committing")
+    reason = reason_to_commit(situation, settings)
+    if reason is not None:
+        return Decision(move=Move.COMMIT, reason=reason)
+    return _ask(situation, settings)
+
+
+def reason_to_commit(situation: Situation, settings: EngineSettings) -> str | None:
+    """Why a version can be made of the buffer now, or None."""
+    if situation.buffered >= settings.buffer:
+        return "buffer_full"
+    if situation.buffered < max(1, settings.quorum):
+        return None
+    if situation.overdue:
+        return "max_wait"
+    quiet = situation.connected and situation.settled and situation.live + situation.transfers == 0
+    if quiet and (situation.asked >= settings.buffer or situation.candidates == 0):
+        return "nobody_left"
+    return None
+
+
+def wanted(situation: Situation, settings: EngineSettings) -> int:
+    """How many more assignments would serve the next version.
+
+    Without staleness an update beyond the buffer is thrown away, so what is buffered counts against the concurrency;
+    a concurrency above the buffer is over-selection and stays.
+    """
+    room = max(0, settings.concurrency - situation.live)
+    if settings.max_staleness > 0:
+        return room
+    return max(0, min(room, max(settings.concurrency, settings.buffer) - situation.buffered - situation.live))
+
+
+def _ask(situation: Situation, settings: EngineSettings) -> Decision:
+    obstacle = _obstacle(situation, settings)
+    if obstacle is not None:
+        return _wait(obstacle)
+    count = wanted(situation, settings)
+    room = max(0, settings.concurrency - situation.live)
+    if count > 0 and (room >= min(settings.refill, settings.concurrency) or situation.live == 0):
+        if situation.candidates > 0:
+            return Decision(move=Move.ASK, reason="free_slots", count=min(count, situation.candidates))
+        if situation.live + situation.transfers == 0 and situation.suspects > 0:
+            return Decision(move=Move.ASK_AGAIN, reason="nobody_else", count=min(count, situation.suspects))
+    if situation.live > 0:
+        return _wait("assignments")
+    return _wait("transfers" if situation.transfers > 0 else "no_candidates")
+
+
+def _obstacle(situation: Situation, settings: EngineSettings) -> str | None:
+    if not situation.connected:
+        return "broker"
+    if not situation.settled:
+        return "settling"
+    return "nodes_min" if not situation.started and situation.online < settings.nodes_min else None
+
+
+def _wait(reason: str) -> Decision:
+    return Decision(move=Move.WAIT, reason=reason)

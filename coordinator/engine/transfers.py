@@ -1,0 +1,119 @@
+"""Large updates that are still arriving: a bitmap per transfer, never a body."""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from coordinator.engine.timers import Timers
+from coordinator.records import TransferRecord, UpdateRecord
+from federation.protocol.chunking import Bitmap, chunk_count, chunk_slice
+from federation.protocol.messages import UpdateOffer
+from federation.types import UpdateId
+
+TRANSFER_IDLE_S = 600.0
+"""Connected seconds without a new chunk after which a transfer is dropped; its node offers again and starts over."""
+
+
+CHUNKS_UNDER_WAY_MAX = 512
+"""Chunks that all transfers together may have under way: half of what Mosquitto queues for us by default.
+
+A message beyond its queue's end is acknowledged and dropped.
+"""
+
+
+class Arrival(Enum):
+    """What one chunk means."""
+
+    FOREIGN = auto()
+    """It does not belong to what was granted."""
+    KNOWN = auto()
+    """It is on disk already."""
+    NEW = auto()
+    """It must be stored."""
+
+
+@dataclass(slots=True)
+class Transfer:
+    """One large update on its way."""
+
+    record: UpdateRecord
+    chunk_bytes: int
+    bitmap: Bitmap
+    window: int = 0
+    since_grant: int = 0
+    storing: bool = False
+
+    def matches(self, offer: UpdateOffer) -> bool:
+        """Whether an offer speaks of the same bytes: a node that lost its disk may have trained the round again."""
+        return (offer.payload_digest, offer.payload_bytes, offer.chunk_bytes) == (
+            self.record.payload_digest,
+            self.record.payload_bytes,
+            self.chunk_bytes,
+        )
+
+    def arrival(self, index: int, body: bytes) -> Arrival:
+        """Classify a chunk by its index and size."""
+        if not 0 <= index < self.bitmap.count:
+            return Arrival.FOREIGN
+        place = chunk_slice(index, self.record.payload_bytes, self.chunk_bytes)
+        if len(body) != place.stop - place.start:
+            return Arrival.FOREIGN
+        return Arrival.KNOWN if index in self.bitmap else Arrival.NEW
+
+    def lose(self, index: int) -> None:
+        """A chunk did not reach the disk after all."""
+        arrived = [known for known in range(self.bitmap.count) if known in self.bitmap and known != index]
+        self.bitmap = Bitmap(self.bitmap.count)
+        for known in arrived:
+            self.bitmap.add(known)
+
+
+class Transfers:
+    """Open transfers by update id, oldest first, and when each is given up."""
+
+    def __init__(self, recovered: tuple[TransferRecord, ...]) -> None:
+        self._open: dict[UpdateId, Transfer] = {}
+        self._idle: Timers[UpdateId] = Timers()
+        for saved in recovered:
+            self.open(saved, 0.0)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def get(self, update: UpdateId) -> Transfer | None:
+        """The transfer of an update."""
+        return self._open.get(update)
+
+    def window(self, window_max: int) -> int:
+        """Chunks that each node may have under way, so that all together stay within `CHUNKS_UNDER_WAY_MAX`."""
+        return max(1, min(window_max, CHUNKS_UNDER_WAY_MAX // max(1, len(self._open))))
+
+    def open(self, saved: TransferRecord, now: float) -> Transfer:
+        """Begin or go on with a transfer; ``now`` is in connected seconds."""
+        bitmap = Bitmap(chunk_count(saved.record.payload_bytes, saved.chunk_bytes))
+        for index in sorted(saved.arrived):
+            bitmap.add(index)
+        transfer = Transfer(record=saved.record, chunk_bytes=saved.chunk_bytes, bitmap=bitmap)
+        self._open[saved.record.update] = transfer
+        self.touch(saved.record.update, now)
+        return transfer
+
+    def touch(self, update: UpdateId, now: float) -> None:
+        """Something arrived at ``now`` (connected seconds)."""
+        self._idle.set(update, now + TRANSFER_IDLE_S)
+
+    def close(self, update: UpdateId) -> None:
+        """Forget a transfer; nothing happens where there is none."""
+        self._idle.cancel(update)
+        self._open.pop(update, None)
+
+    def waiting(self) -> tuple[Transfer, ...]:
+        """Transfers that are not being stored, oldest first."""
+        return tuple(transfer for transfer in self._open.values() if not transfer.storing)
+
+    def next_timer(self) -> float | None:
+        """When the next transfer is given up, in connected seconds."""
+        return self._idle.next()
+
+    def idle(self, now: float) -> list[Transfer]:
+        """Transfers to give up at ``now`` (connected seconds); the caller closes them."""
+        return [self._open[update] for update in self._idle.pop_due(now)]

@@ -1,0 +1,176 @@
+"""``coordinator init``, ``enroll``, ``revoke`` and ``renew``: their options and what they tell a person."""
+
+import datetime as dt
+import ipaddress
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coordinator.enrolment.broker import reload_broker
+from coordinator.enrolment.federation import Fleet
+from coordinator.enrolment.folder import FleetFolder
+from coordinator.enrolment.texts import FleetPlan
+from federation.errors import ConfigError, LocalProtocolError
+from federation.identity.bundle import BUNDLE_BYTES_MAX
+from federation.identity.certificates import AUTHORITY_DAYS, CERTIFICATE_DAYS
+from federation.identity.private_files import read_text
+from federation.identity.request import decode_request
+from federation.protocol.topics import validate_federation_id
+from federation.types import FederationId, NodeId
+
+__all__ = ["certificate_ends", "enroll", "init", "renew", "revoke", "tell_expiring"]
+
+EXPIRING_DAYS = 30
+HOST_MAX = 253
+HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-")
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder.")]
+Nodes = Annotated[list[str], typer.Argument(metavar="NODE...", help="Names of nodes: letters, digits, '-' and '_'.")]
+Days = Annotated[int, typer.Option(min=1, max=AUTHORITY_DAYS, help="Days until the new certificates end.")]
+
+
+def init(  # noqa: PLR0913 - one parameter per option is how the library declares them
+    folder: Folder,
+    *,
+    host: Annotated[
+        list[str] | None, typer.Option(help="Name or address of the broker; devices use the first. Default: this host.")
+    ] = None,
+    federation: Annotated[str | None, typer.Option(help="Its name. Default: the folder's.")] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The broker's TLS port.")] = 8883,
+    task: Annotated[str, typer.Option(help="digits, mnist-mlp, ... or FILE.py:FUNCTION.")] = "digits",
+    evaluate: Annotated[bool, typer.Option(help="Evaluate each version here; needs what the task needs.")] = True,
+    enroll_: Annotated[list[str] | None, typer.Option("--enroll", metavar="NODE", help="Enroll this node too.")] = None,
+    days: Days = CERTIFICATE_DAYS,
+) -> None:
+    """Make a federation: authority, certificates, broker configuration, access rules, settings, compose file.
+
+    \b
+    Examples:
+      coordinator init plant --host broker.example --enroll edge-01
+      coordinator init plant --host 10.0.0.2 --host broker.example --task my_task.py:build
+    """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    plan = FleetPlan(
+        federation=_federation_id(federation or folder.absolute().name),
+        hosts=tuple(_host(one) for one in host or [socket.gethostname()]),
+        port=port,
+        task=task,
+        evaluate=evaluate,
+    )
+    fleet = _fleet(folder)
+    fleet.create(plan, days=days)
+    typer.echo(f"federation {plan.federation} made in {folder}; the broker's address is {plan.broker_url}")
+    typer.echo(f"keep {folder}/authority to yourself: whoever has it can enroll nodes")
+    _tell_enrolled(fleet, fleet.enroll(enroll_ or [], days=days))
+    typer.echo(f"next: coordinator run --config {folder} --with-broker")
+
+
+def enroll(
+    folder: Folder,
+    nodes: Annotated[list[str] | None, typer.Argument(metavar="[NODE]...", help="Names of nodes.")] = None,
+    *,
+    csr: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Request file of edge-node request; names its node.")
+    ] = None,
+    days: Days = CERTIFICATE_DAYS,
+) -> None:
+    """Write one enrolment file for each node: it holds the node's keys, so move it as you would move a password.
+
+    With --csr the device has made its own keys, and the file holds no secret.
+
+    \b
+    Examples:
+      coordinator enroll plant edge-02 edge-03
+      coordinator enroll plant --csr edge-04.request
+    """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    if not nodes and not csr:
+        raise ConfigError("NODE", "name a node, or give its request file as --csr", source="command line")
+    fleet = _fleet(folder)
+    requests = [decode_request(read_text(file, bytes_max=BUNDLE_BYTES_MAX)) for file in csr or []]
+    _tell_enrolled(fleet, fleet.enroll(nodes or [], days=days))
+    _tell_enrolled(fleet, [fleet.enroll_request(request, days=days) for request in requests])
+    _tell_reloaded(fleet, needed=False)
+
+
+def revoke(folder: Folder, nodes: Nodes) -> None:
+    """Shut nodes out: their certificates are refused, and connections that are still open go silent."""
+    fleet = _fleet(folder)
+    for name in fleet.revoke(nodes):
+        typer.echo(f"{name} is revoked")
+    _tell_reloaded(fleet, needed=True)
+
+
+def renew(
+    folder: Folder,
+    nodes: Annotated[list[str] | None, typer.Argument(metavar="[NODE]...", help="Default: see --within.")] = None,
+    *,
+    within: Annotated[int, typer.Option(min=0, help="Renew what ends within this many days.")] = EXPIRING_DAYS,
+    days: Days = CERTIFICATE_DAYS,
+) -> None:
+    """Write new certificates: for the named nodes, or for every node, the broker and the coordinator that end soon."""
+    fleet = _fleet(folder)
+    soon = dict(fleet.expiring(within_days=within))
+    if nodes is None:
+        nodes = [name for name in soon if not fleet.is_server(name)]
+        if any(fleet.is_server(name) for name in soon):
+            fleet.renew_server(days=days)
+            typer.echo("broker and coordinator renewed: start the coordinator again")
+    _tell_enrolled(fleet, fleet.renew(nodes, days=days))
+    _tell_reloaded(fleet, needed=bool(soon))
+
+
+def tell_expiring(folder: Path, *, within_days: int = EXPIRING_DAYS) -> None:
+    """Say which certificates end soon; nothing where there is no register, as on a host that only runs the broker."""
+    fleet = _fleet(folder)
+    if fleet.folder.register.exists():
+        for name, ends in fleet.expiring(within_days=within_days):
+            typer.echo(f"the certificate of {name} ends on {ends:%Y-%m-%d}: coordinator renew {folder}")
+
+
+def certificate_ends(folder: Path) -> dict[str, str]:
+    """When each valid name's newest certificate ends, as ISO 8601; nothing where there is no register."""
+    fleet = _fleet(folder)
+    if not fleet.folder.register.exists():
+        return {}
+    return {name: ends.isoformat() for name, ends in fleet.expiring(within_days=AUTHORITY_DAYS)}
+
+
+def _fleet(folder: Path) -> Fleet:
+    return Fleet(folder=FleetFolder(folder), now=dt.datetime.now(dt.UTC))
+
+
+def _tell_enrolled(fleet: Fleet, names: Sequence[NodeId]) -> None:
+    for name in names:
+        path = fleet.folder.bundle(name)
+        typer.echo(f"{name}: bring {path} to the device, then there: edge-node join {path.name} --run")
+
+
+def _tell_reloaded(fleet: Fleet, *, needed: bool) -> None:
+    if reload_broker(fleet.folder.broker):
+        typer.echo("the broker has read its lists again")
+    elif needed:
+        typer.echo(
+            "no broker of this folder runs here: copy broker/ to where it runs, and have it read its files again\n"
+            "  systemctl reload fedmq-broker    or    docker compose kill -s HUP broker    or    kill -HUP PID"
+        )
+
+
+def _federation_id(text: str) -> FederationId:
+    try:
+        return validate_federation_id(text)
+    except LocalProtocolError as error:
+        raise ConfigError("--federation", str(error), source="command line") from error
+
+
+def _host(text: str) -> str:
+    """A name or an address; only an address of IPv6 has colons."""
+    if ":" in text:
+        try:
+            return str(ipaddress.IPv6Address(text))
+        except ValueError as error:
+            raise ConfigError("--host", f"{text[:80]!r} is no address; give the port as --port") from error
+    if not 0 < len(text) <= HOST_MAX or not set(text) <= HOST_CHARACTERS:
+        raise ConfigError("--host", f"{text[:80]!r} is no host name and no address", source="command line")
+    return text

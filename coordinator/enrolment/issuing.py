@@ -1,0 +1,106 @@
+"""What one node is given: a certificate and a signing key, made here for it, or for keys that only the device has."""
+
+import datetime as dt
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from coordinator.enrolment.register import Issued, Register
+from federation.errors import ConfigError
+from federation.identity.bundle import Bundle
+from federation.identity.certificates import Identity, Purpose, issue, new_identity
+from federation.identity.request import NodeRequest
+from federation.identity.signing_keys import SigningKey
+from federation.types import NodeId
+
+__all__ = ["Applicant", "Enrolled", "applicant_of", "issue_to"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applicant:
+    """A node that is to get a certificate.
+
+    Attributes:
+        name: Who.
+        device_key: The public key of its certificate, PEM, when the device has made its keys; else None.
+        signing: The public key of its messages, hexadecimal, in the same case.
+    """
+
+    name: NodeId
+    device_key: str | None = None
+    signing: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrolled:
+    """What was made for a node.
+
+    Attributes:
+        name: Who.
+        certificate: Its certificate.
+        entry: Its line in the register.
+        key: The certificate's private key, PEM; None when only the device has it.
+        signing_key: The private key of its messages, PEM; None in the same case.
+    """
+
+    name: NodeId
+    certificate: x509.Certificate
+    entry: Issued
+    key: str | None
+    signing_key: str | None
+
+    def bundle(self, register: Register, authority: Identity, coordinator_key: str) -> Bundle:
+        """The enrolment file."""
+        return Bundle(
+            federation=register.federation,
+            node=self.name,
+            broker_url=register.broker_url,
+            task=register.task,
+            authority=authority.certificate_pem,
+            certificate=self.certificate.public_bytes(serialization.Encoding.PEM).decode("ascii"),
+            coordinator_key=coordinator_key,
+            key=self.key,
+            signing_key=self.signing_key,
+        )
+
+
+def applicant_of(request: NodeRequest, name: NodeId) -> Applicant:
+    """Who asks with a request file."""
+    kind = serialization.PublicFormat.SubjectPublicKeyInfo
+    key = request.public_key.public_bytes(serialization.Encoding.PEM, kind).decode("ascii")
+    return Applicant(name=name, device_key=key, signing=request.signing_key)
+
+
+def issue_to(authority: Identity, applicant: Applicant, *, now: dt.datetime, days: int) -> Enrolled:
+    """Make what a node is given.
+
+    Raises:
+        ConfigError: The authority has expired, or the register holds a damaged key.
+    """
+    name = applicant.name
+    if applicant.device_key is None:
+        made, signing = new_identity(authority, name, purpose=Purpose.CLIENT, now=now, days=days), SigningKey.new()
+        entry = _entry(name, made.certificate, signing.public_hex, None)
+        return Enrolled(name=name, certificate=made.certificate, entry=entry, key=made.key_pem, signing_key=signing.pem)
+    certificate = issue(authority, name, _public(applicant.device_key), purpose=Purpose.CLIENT, now=now, days=days)
+    entry = _entry(name, certificate, applicant.signing, applicant.device_key)
+    return Enrolled(name=name, certificate=certificate, entry=entry, key=None, signing_key=None)
+
+
+def _entry(name: NodeId, certificate: x509.Certificate, signing: str | None, device_key: str | None) -> Issued:
+    return Issued(
+        name=name,
+        serial=str(certificate.serial_number),
+        ends=certificate.not_valid_after_utc,
+        signing=signing,
+        device_key=device_key,
+    )
+
+
+def _public(pem: str) -> ec.EllipticCurvePublicKey:
+    key = serialization.load_pem_public_key(pem.encode())
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise ConfigError("register", "holds a key that is not an elliptic curve key")
+    return key

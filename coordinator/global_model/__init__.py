@@ -1,0 +1,1 @@
+"""From stored updates to the next version and its parts."""

@@ -1,0 +1,209 @@
+"""From the stored updates of one version to the step of the global model: exact, bounded, and the same in any order."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from coordinator.global_model.codec_contexts import KnownContexts, state_of
+from coordinator.global_model.update_checks import Examine, Inspections
+from coordinator.records import Member
+from coordinator.strategies.mixing import pulled_back
+from coordinator.strategies.robust.rule import RobustRule
+from coordinator.strategies.robust.updates import Updates
+from coordinator.strategies.server_optimizer import State
+from coordinator.strategies.strategy import Strategy, Weights
+from federation.protocol.messages import Reason
+from federation.types import UpdateId
+from update_codec import Accumulator, CodecError, Contexts, FrameInfo, HeadroomError, Manifest, NonFiniteFrame, Vectors
+
+__all__ = ["AggregateLimits", "Aggregated", "Combine", "Combined", "Reading", "Unusable", "aggregate"]
+
+
+NORM_ENTRIES = 1 << 16
+"""Entries that are widened at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AggregateLimits:
+    """Bounds of what may enter a model.
+
+    Attributes:
+        step_norm_max: A larger L2 norm of the server's step is not committed.
+        clip_norm: Updates are scaled down to this L2 norm; 0 is no clipping. Without effect under a rule.
+        rule: Takes the place of the weighted mean where not every node can be trusted; None is the mean.
+    """
+
+    step_norm_max: float = 1e6
+    clip_norm: float = 0.0
+    rule: RobustRule | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aggregated:
+    """The server's step.
+
+    Attributes:
+        step: What to add: parameters and statistics as differences, counters absolute.
+        state: The strategy's new state.
+    """
+
+    step: Vectors
+    state: State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unusable:
+    """The members cannot make a version together: these must go, the others may try again.
+
+    Attributes:
+        culprits: At least one update.
+        reason: Why, for the receipt.
+        detail: Why, for the log.
+    """
+
+    culprits: tuple[UpdateId, ...]
+    reason: Reason
+    detail: str
+
+
+def aggregate(
+    members: Sequence[Member],
+    payload: Callable[[UpdateId], bytes],
+    strategy: Strategy,
+    context: tuple[Manifest, State, AggregateLimits],
+    examine: Examine | None = None,
+    combine: "Combine | None" = None,
+) -> Aggregated | Unusable:
+    """Aggregate the members and take the server's step.
+
+    One payload is in memory at a time; a robust rule needs all of them, still coded.
+
+    Args:
+        members: At least one update, in any order.
+        payload: Gives the codec frame of a member.
+        strategy: Weights and step.
+        context: The model's manifest, the strategy's state, and the limits.
+        examine: Describes a frame; None looks at each one anew.
+        combine: Makes one update of all; None decodes the frames, and takes their mean or the robust rule's choice.
+
+    Returns:
+        The step, or who is to blame; the culprits are never empty, so that trying again comes to an end.
+    """
+    manifest, state, limits = context
+    # Float sums may depend on their order: not on that of the arrival.
+    members = sorted(members, key=lambda member: member.update)
+    weights = strategy.weigh(members)
+    if combine is None:
+        combine = _mean if limits.rule is None else _robust
+    contexts, state = KnownContexts(state, manifest.parameter_count), state_of(state)
+    described = examine or Inspections(manifest, lambda: contexts)
+    combined = combine(members, payload, weights, Reading(manifest, limits, described, contexts))
+    if isinstance(combined, Unusable):
+        return combined
+    mean, norms = combined
+    step, new_state = strategy.step(pulled_back(mean.parameters, state, weights.pulls), state)
+    norm = _norm(step)
+    if not norm <= limits.step_norm_max or not np.isfinite(mean.statistics).all():
+        largest = max(norms, key=lambda update: (norms[update], update))
+        return Unusable(culprits=(largest,), reason=Reason.NORM, detail=f"the step's norm would be {norm:.3g}")
+    return Aggregated(step=Vectors(step, mean.statistics, mean.counters), state=new_state)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What it takes to read the members.
+
+    Attributes:
+        manifest: The model's.
+        limits: Of what may enter it.
+        examine: Describes a frame.
+        contexts: The codec's, which frames may need.
+    """
+
+    manifest: Manifest
+    limits: AggregateLimits
+    examine: Examine
+    contexts: Contexts
+
+
+Combined = tuple[Vectors, dict[UpdateId, float]]
+"""The aggregate, and the norm of every update."""
+
+Combine = Callable[
+    [Sequence[Member], Callable[[UpdateId], bytes], Weights, Reading],
+    Combined | Unusable,
+]
+"""From members, payloads, weights and how to read them to the aggregate."""
+
+
+def _mean(
+    members: Sequence[Member],
+    payload: Callable[[UpdateId], bytes],
+    weights: Weights,
+    how: Reading,
+) -> Combined | Unusable:
+    manifest, limits, examine = how.manifest, how.limits, how.examine
+    total, norms = Accumulator(manifest), dict[UpdateId, float]()
+    for member, weight in zip(members, weights.values, strict=True):
+        frame = payload(member.update)
+        try:
+            info = examine(frame)
+            total.add(frame, weight, clip=limits.clip_norm or None, info=info, context=how.contexts)
+        except CodecError as error:
+            return Unusable(culprits=(member.update,), reason=_reason(error), detail=str(error))
+        norms[member.update] = info.parameter_norm
+    return total.mean(divisor=weights.divisor), norms
+
+
+def _robust(
+    members: Sequence[Member],
+    payload: Callable[[UpdateId], bytes],
+    weights: Weights,
+    how: Reading,
+) -> Combined | Unusable:
+    manifest, limits, examine = how.manifest, how.limits, how.examine
+    frames, infos = list[bytes](), list[FrameInfo]()
+    for member in members:
+        frame = payload(member.update)
+        try:
+            info = examine(frame)
+        except CodecError as error:
+            return Unusable(culprits=(member.update,), reason=_reason(error), detail=str(error))
+        if not info.finite:
+            return Unusable(culprits=(member.update,), reason=Reason.NOT_FINITE, detail="it holds NaN or infinity")
+        frames.append(frame)
+        infos.append(info)
+    norms = {member.update: info.parameter_norm for member, info in zip(members, infos, strict=True)}
+    assert limits.rule is not None  # noqa: S101 - the caller has just looked
+    try:
+        updates = Updates(frames=frames, infos=infos, weights=weights.values, manifest=manifest, contexts=how.contexts)
+        combined = limits.rule.combine(updates)
+    except CodecError as error:
+        largest = max(norms, key=lambda update: (norms[update], update))
+        return Unusable(culprits=(largest,), reason=_reason(error), detail=str(error))
+    return _shrunk(combined, weights), norms
+
+
+def _shrunk(combined: Vectors, weights: Weights) -> Vectors:
+    """A rule gives the whole step; where stale updates shrink the mean, they shrink it as much."""
+    if weights.divisor is None:
+        return combined
+    share = np.float32(math.fsum(weights.values) / weights.divisor)
+    return Vectors(combined.parameters * share, combined.statistics * share, combined.counters)
+
+
+def _norm(step: np.ndarray) -> float:
+    """L2 norm in float64, so that it cannot overflow before it is judged; NaN stays NaN."""
+    squares = 0.0
+    for start in range(0, len(step), NORM_ENTRIES):
+        wide = step[start : start + NORM_ENTRIES].astype(np.float64)
+        squares += float(np.dot(wide, wide))
+    return math.sqrt(squares)
+
+
+def _reason(error: CodecError) -> Reason:
+    if isinstance(error, HeadroomError):
+        return Reason.NORM
+    return Reason.NOT_FINITE if isinstance(error, NonFiniteFrame) else Reason.MALFORMED_FRAME

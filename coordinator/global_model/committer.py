@@ -1,0 +1,165 @@
+"""Makes versions: the first one from initial parameters, and each next one from the stored updates of its members."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from coordinator.global_model.aggregation import Aggregated, AggregateLimits, Combine, Unusable, aggregate
+from coordinator.global_model.codec_contexts import KnownContexts, followed
+from coordinator.global_model.downlink import DownlinkSettings, Published, advance, first_model, follows_initial
+from coordinator.global_model.update_checks import Examine, Inspections
+from coordinator.records import Member, VersionRecord
+from coordinator.storage.store import Commit, CoordinatorStore, Figures, ModelState
+from coordinator.strategies.strategy import Averaging, Strategy
+from federation.errors import StorageError
+from federation.protocol.messages import PartKind, Reason
+from federation.types import Digest
+from update_codec import Manifest, NonFiniteError, Vectors
+
+__all__ = ["Committer", "CommitterSettings", "first_commit"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitterSettings:
+    """How updates become a model.
+
+    Attributes:
+        strategy: Weights and server step.
+        downlink: How the model travels.
+        limits: Bounds of what may enter the model.
+        contexts: Versions whose codec contexts are kept; 0 is none, see `coordinator.global_model.codec_contexts`.
+    """
+
+    strategy: Strategy = field(default_factory=Averaging)
+    downlink: DownlinkSettings = field(default_factory=DownlinkSettings)
+    limits: AggregateLimits = field(default_factory=AggregateLimits)
+    contexts: int = 0
+
+
+class Committer:
+    """Holds the head's arrays, and makes the next version from them.
+
+    Args:
+        store: Has the head and the payloads.
+        head: The head's record.
+        settings: How.
+        combine: See `coordinator.global_model.aggregation.aggregate`; a simulation without frames has its own.
+
+    Raises:
+        StorageError: The head cannot be read.
+    """
+
+    def __init__(
+        self,
+        store: CoordinatorStore,
+        head: VersionRecord,
+        settings: CommitterSettings,
+        combine: Combine | None = None,
+    ) -> None:
+        manifest = store.manifest()
+        if manifest is None:
+            raise StorageError("the store has no manifest")
+        self.manifest: Manifest = manifest
+        self.examine: Examine = Inspections(manifest, lambda: self._contexts)
+        self._store, self._settings, self._combine = store, settings, combine
+        self._head, self._model = head, store.model(head.version)
+        self._contexts = KnownContexts(self._model.strategy, manifest.parameter_count)
+        self._delta: bytes | None = None
+
+    @property
+    def head(self) -> VersionRecord:
+        """The newest version."""
+        return self._head
+
+    @property
+    def model(self) -> ModelState:
+        """Its arrays."""
+        return self._model
+
+    @property
+    def evaluated_model(self) -> Vectors:
+        """The global model as nodes hold it, which is what the version's digest names.
+
+        It is also the better one: what a lossy downlink leaves for later is mostly the noise of the last aggregates.
+        """
+        return self._model.shadow
+
+    @property
+    def delta(self) -> bytes | None:
+        """The frame that leads from the version before to the head: None without one, and after a start."""
+        return self._delta
+
+    def commit(self, members: Sequence[Member], reason: str, figures: Figures) -> VersionRecord | Unusable:
+        """Make the next version durable; the head stays where it is when that fails.
+
+        Raises:
+            StorageError: A payload cannot be read, or nothing can be saved.
+        """
+        made = self._make(members)
+        if isinstance(made, Unusable):
+            return made
+        record = VersionRecord(
+            version=made.model.version,
+            digest=Digest(made.model.shadow.digest()),
+            previous=self._head.digest,
+            manifest_digest=self._head.manifest_digest,
+            # Version 0 made from the seed and all deltas since are a way to this version.
+            seed=self._head.seed if follows_initial(made.parts) else None,
+            parts=made.parts,
+            accepted=len(members),
+        )
+        self._store.commit(
+            Commit(record=record, model=made.model, frames=made.frames, members=members, reason=reason, figures=figures)
+        )
+        self._head, self._model = record, made.model
+        self._contexts = KnownContexts(made.model.strategy, self.manifest.parameter_count)
+        frames = (frame for part, frame in made.frames.items() if part.kind is PartKind.DELTA)
+        self._delta = next(frames, None)
+        return record
+
+    def _make(self, members: Sequence[Member]) -> Published | Unusable:
+        settings = self._settings
+        context = (self.manifest, self._model.strategy, settings.limits)
+        made = (self.examine, self._combine)
+        result = aggregate(members, self._store.payload, settings.strategy, context, *made)
+        match result:
+            case Unusable():
+                return result
+            case Aggregated(step=step, state=state):
+                return self._advance(members, step, state={name: np.asarray(array) for name, array in state.items()})
+
+    def _advance(
+        self, members: Sequence[Member], step: Vectors, *, state: dict[str, np.ndarray]
+    ) -> Published | Unusable:
+        try:
+            published = advance(self._model, step, self.manifest, self._settings.downlink, older=self._head.parts)
+        except NonFiniteError as error:
+            everyone = tuple(member.update for member in members)
+            return Unusable(culprits=everyone, reason=Reason.NOT_FINITE, detail=str(error))
+        moved = None if published.change is None else published.change.parameters
+        known = followed(self._model.strategy, moved, published.model.version, self._settings.contexts)
+        return replace(published, model=replace(published.model, strategy={**state, **known}))
+
+
+def first_commit(initial: Vectors, manifest: Manifest, settings: DownlinkSettings, *, seed: int | None) -> Commit:
+    """Version 0.
+
+    Args:
+        initial: The initial model.
+        manifest: Its manifest.
+        settings: How it travels.
+        seed: The seed of `Task.initial_parameters` that gives it; None when it came from elsewhere.
+    """
+    published = first_model(initial, manifest, settings)
+    digest = Digest(published.model.shadow.digest())
+    record = VersionRecord(
+        version=published.model.version,
+        digest=digest,
+        previous=Digest(b""),
+        manifest_digest=Digest(manifest.digest),
+        # A node that builds it from the seed must get these very bits.
+        seed=seed if digest == initial.digest() else None,
+        parts=published.parts,
+    )
+    return Commit(record=record, model=published.model, frames=published.frames, reason="initial")

@@ -1,0 +1,154 @@
+"""``python -m coordinator.global_model.initial``: makes the initial model in a process of its own, and ends.
+
+The coordinator then never loads what the task needs, such as torch: it stays small, and a restart is fast.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from federation.errors import ConfigError, FederationError, TaskError
+from federation.task import Parameters, Task, TaskContext
+from federation.tasks.registry import load_task
+from federation.tasks.scaffold import scaffolded
+from update_codec import CodecError, Manifest, Role, Vectors
+
+__all__ = ["InitialModel", "InitialRequest", "initial_model", "initial_model_apart"]
+
+PATIENCE_S = 300.0
+"""The process may take this long, in seconds: a task may read its data first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitialRequest:
+    """Which model.
+
+    Attributes:
+        task: The task's name.
+        data: Its data folder, or None.
+        seed: Seed of the initial parameters and of the partition.
+        file: safetensors file with the parameters instead of the task's own, or None.
+        controls: Whether SCAFFOLD's control variates are beside the parameters.
+    """
+
+    task: str
+    data: str | None = None
+    seed: int = 0
+    file: str | None = None
+    controls: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitialModel:
+    """Version 0 before anybody has it.
+
+    Attributes:
+        manifest: Names, shapes, types and roles.
+        vectors: The parameters.
+        seed: The seed from which a node can make them itself; None when they come from a file.
+    """
+
+    manifest: Manifest
+    vectors: Vectors
+    seed: int | None
+
+
+def initial_model(request: InitialRequest, task: Task | None = None) -> InitialModel:
+    """Make the initial model in this process.
+
+    Args:
+        request: Which one.
+        task: The task, when it has been built already (with the controls, where the request wants them).
+
+    Raises:
+        ConfigError: There is no such task, its steps cannot be corrected, or the file does not fit its model.
+        TaskError: The task cannot be built, or its model cannot travel.
+    """
+    try:
+        if task is None:
+            data = None if request.data is None else Path(request.data)
+            context = TaskContext(node_index=None, node_count=1, data=data, device="cpu", seed=request.seed)
+            task = load_task(request.task)(context)
+            task = scaffolded(task) if request.controls else task
+        arrays = dict(task.initial_parameters(request.seed))
+        manifest = Manifest.of(arrays, task.roles())
+        if request.file is None:
+            return InitialModel(manifest=manifest, vectors=manifest.flatten(arrays), seed=request.seed)
+        return InitialModel(manifest=manifest, vectors=_from_file(request.file, arrays, manifest), seed=None)
+    except FederationError:
+        raise
+    except Exception as error:
+        raise TaskError(f"the initial model of {request.task} cannot be made: {_told(error)}") from error
+
+
+def initial_model_apart(request: InitialRequest, folder: Path) -> InitialModel:
+    """Make the initial model in another process.
+
+    Args:
+        request: Which one.
+        folder: Where the processes may exchange a file.
+
+    Raises:
+        TaskError: The other process failed; its words are repeated.
+    """
+    out = folder / "initial.safetensors"
+    fields = asdict(request) | {"out": str(out)}
+    command = [sys.executable, "-m", "coordinator.global_model.initial", json.dumps(fields)]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S)
+        tensors = safetensors.numpy.load_file(out)
+    except subprocess.CalledProcessError as error:
+        raise TaskError(error.stderr.strip() or f"the initial model's process ended with {error.returncode}") from error
+    except subprocess.TimeoutExpired as error:
+        raise TaskError(f"the initial model of {request.task} took longer than {PATIENCE_S:.0f} s") from error
+    finally:
+        out.unlink(missing_ok=True)
+    return InitialModel(
+        manifest=Manifest.from_bytes(tensors["manifest"].tobytes()),
+        vectors=Vectors(tensors["parameters"], tensors["statistics"], tensors["counters"]),
+        seed=request.seed if request.file is None else None,
+    )
+
+
+def main(text: str) -> int:
+    """Make what the JSON ``text`` asks for and write it to its ``out``; returns the exit code."""
+    fields = json.loads(text)
+    out = Path(fields.pop("out"))
+    try:
+        made = initial_model(InitialRequest(**fields))
+    except FederationError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    tensors: dict[str, NDArray[Any]] = {
+        "manifest": np.frombuffer(made.manifest.to_bytes(), np.uint8),
+        "parameters": made.vectors.parameters,
+        "statistics": made.vectors.statistics,
+        "counters": made.vectors.counters,
+    }
+    safetensors.numpy.save_file(tensors, out)
+    return 0
+
+
+def _from_file(file: str, made: Parameters, manifest: Manifest) -> Vectors:
+    """The file's parameters; controls are in no file, and begin as the task has made them: at zero."""
+    controls = {tensor.name: made[tensor.name] for tensor in manifest.tensors if tensor.role is Role.CONTROL}
+    try:
+        return manifest.flatten({**controls, **safetensors.numpy.load_file(file)})
+    except (OSError, ValueError, SafetensorError, CodecError) as error:
+        raise ConfigError("task.initial", f"{file} does not fit the task's model: {error}") from error
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

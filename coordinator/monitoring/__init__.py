@@ -1,0 +1,1 @@
+"""What people and other processes see of a run: status, why, doctor, report."""

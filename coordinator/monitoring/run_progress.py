@@ -1,0 +1,145 @@
+"""How a run stands: its best version, and how far early stopping is; for ``coordinator status``.
+
+The evaluations and the best version are in the store. What counts as better, and for how long the run waits for it, the
+coordinator tells at its start by a file beside the store.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from coordinator.engine.early_stopping import Goal, Progress, Source, StoppingSettings
+from coordinator.storage.beside import write_beside
+from coordinator.storage.database import DATABASE
+from coordinator.storage.evaluations import Readable, read_best, read_evaluated, read_surveys
+from coordinator.storage.queries import open_read_only
+from federation.types import ModelVersion
+
+__all__ = ["Best", "Standing", "read_standing", "standing_lines", "standing_row", "write_stopping"]
+
+STOPPING = "stopping.json"
+
+WHOSE: Mapping[Source, str] = {Source.CENTRAL: "the coordinator's evaluations", Source.NODES: "evaluations on nodes"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Best:
+    """The best version.
+
+    Attributes:
+        version: Its number.
+        metric: What it is measured by.
+        value: In the metric's own unit.
+    """
+
+    version: ModelVersion
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What the evaluations of a run say so far.
+
+    Attributes:
+        source: Whose evaluations count.
+        best: None before the first one that counts.
+        evaluations: How many have counted.
+        waited: How many in a row brought no improvement.
+        patience: So many of them end the run; 0 is never.
+        stopped_early: They have ended it.
+    """
+
+    source: Source
+    best: Best | None
+    evaluations: int
+    waited: int
+    patience: int
+    stopped_early: bool
+
+
+def write_stopping(folder: Path, settings: StoppingSettings, *, versions: int) -> None:
+    """Remember the settings of the coordinator that starts now. They only explain: a full disk is no reason to stop."""
+    write_beside(folder, STOPPING, {"versions": versions, "stopping": asdict(settings)})
+
+
+def read_standing(folder: Path) -> Standing | None:
+    """How the run of this state folder stands; None where nothing is evaluated and nothing waits for evaluations.
+
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+    """
+    database = open_read_only(folder / DATABASE)
+    try:
+        found = {Source.CENTRAL: read_evaluated(database), Source.NODES: _surveyed(database)}
+        best = read_best(database)
+        head = database.execute("SELECT MAX(version) AS head FROM versions").fetchone()["head"] or 0
+    finally:
+        database.close()
+    settings, versions = _settings(folder, Source.CENTRAL if found[Source.CENTRAL] else Source.NODES)
+    progress, evaluations = _replay(settings, found[settings.source])
+    if not evaluations and not settings.patience:
+        return None
+    metrics = {} if best is None else found[settings.source].get(best, {})
+    return Standing(
+        source=settings.source,
+        best=_best(best, progress.metric, metrics),
+        evaluations=evaluations,
+        waited=progress.waited,
+        patience=settings.patience,
+        stopped_early=progress.exhausted and not 0 < versions <= head,
+    )
+
+
+def standing_row(standing: Standing | None) -> Mapping[str, object]:
+    """As plain data: ``best`` and ``stopping``, each None where there is nothing to say."""
+    if standing is None:
+        return {"best": None, "stopping": None}
+    stopping: dict[str, object] = asdict(standing)
+    best = stopping.pop("best")
+    return {"best": best, "stopping": stopping | {"source": standing.source.value}}
+
+
+def standing_lines(standing: Standing) -> Iterable[str]:
+    """For a person."""
+    best, whose = standing.best, WHOSE[standing.source]
+    if best is not None:
+        yield f"best version: {best.version}, {best.metric} {best.value:.4g} ({whose})"
+    if standing.stopped_early:
+        yield f"stopped early: {standing.waited} evaluations in a row without improvement (stopping.patience)"
+    elif standing.patience:
+        yield f"early stopping: {standing.waited} of {standing.patience} evaluations without improvement ({whose})"
+
+
+def _surveyed(database: Readable) -> dict[ModelVersion, Mapping[str, float]]:
+    return {survey.version: survey.metrics for survey in read_surveys(database) if survey.closed}
+
+
+def _replay(settings: StoppingSettings, found: Mapping[ModelVersion, Mapping[str, float]]) -> tuple[Progress, int]:
+    """What the machine has counted, from the same evaluations in the same order, and how many there were."""
+    progress, counted = Progress(settings), 0
+    for version, metrics in sorted(found.items()):
+        progress.observe(settings.source, version, metrics, kept=True)
+        counted += progress.metric in metrics
+    return progress, counted
+
+
+def _best(version: ModelVersion | None, metric: str, metrics: Mapping[str, float]) -> Best | None:
+    return (
+        Best(version=version, metric=metric, value=metrics[metric])
+        if version is not None and metric in metrics
+        else None
+    )
+
+
+def _settings(folder: Path, otherwise: Source) -> tuple[StoppingSettings, int]:
+    """Of the last coordinator that started, and its ``round.versions``; the defaults where no file says them."""
+    try:
+        content = json.loads((folder / STOPPING).read_text(encoding="utf-8"))
+        given = content["stopping"]
+        goal = None if given["goal"] is None else Goal(given["goal"])
+        settings = StoppingSettings(**{**given, "source": Source(given["source"]), "goal": goal})
+        return settings, int(content["versions"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return StoppingSettings(source=otherwise), 0

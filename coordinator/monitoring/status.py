@@ -1,0 +1,228 @@
+"""``coordinator status``: tables of versions and of the nodes' participation, read while the coordinator may write."""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from coordinator.monitoring.curves import CurveKind, CurvePoint, curve_row, newest_by_node, read_curves
+from coordinator.monitoring.report import participation_row, version_figures
+from coordinator.monitoring.run_progress import read_standing, standing_lines, standing_row
+from coordinator.monitoring.tally import read_tally
+from coordinator.runtime.incidents import read_incidents
+from coordinator.storage.database import DATABASE
+from coordinator.storage.queries import open_read_only, read_history, read_participation
+from coordinator.storage.store import Participation, VersionRow
+from federation.protocol.messages import ReceiptStatus
+
+__all__ = ["read_nodes", "read_status", "show_nodes", "show_status", "watch_status"]
+
+VERSIONS_SHOWN = 12
+"""Newest versions in the table; ``--json`` has all."""
+
+INCIDENTS_SHOWN = 12
+"""Senders with the most refused messages in the table; ``--json`` has all."""
+
+REFRESH_S = 1.0
+"""Another process writes the database, and it tells nobody: `watch_status` looks again after this many seconds."""
+
+
+def read_status(folder: Path) -> dict[str, object]:
+    """The whole status as plain data.
+
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+    """
+    versions, nodes = _read(folder)
+    return {
+        "versions": [version_figures(row) for row in versions],
+        **standing_row(read_standing(folder)),
+        "nodes": [participation_row(node) for node in nodes],
+        "incidents": read_incidents(folder),
+        "counters": read_tally(folder),
+    }
+
+
+def show_status(folder: Path, *, as_json: bool = False, more: Mapping[str, object] | None = None) -> None:
+    """Print the status once.
+
+    Args:
+        folder: The state folder.
+        as_json: Instead of tables.
+        more: Members that the JSON has, too.
+
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+    """
+    if as_json:
+        sys.stdout.write(json.dumps(read_status(folder) | dict(more or {})) + "\n")
+    else:
+        Console().print(_tables(folder))
+
+
+def read_nodes(folder: Path) -> dict[str, object]:
+    """What every node did and reported, as plain data: ``nodes``, and ``curves`` with one point per report.
+
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+    """
+    return {
+        "nodes": [participation_row(node) for node in _read(folder)[1]],
+        "curves": [curve_row(point) for point in read_curves(folder)],
+    }
+
+
+def show_nodes(folder: Path, *, as_json: bool = False) -> None:
+    """Print what every node reported last.
+
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+    """
+    if as_json:
+        sys.stdout.write(json.dumps(read_nodes(folder)) + "\n")
+    else:
+        Console().print(_node_table(_read(folder)[1]), _curve_table(read_curves(folder)))
+
+
+def watch_status(folder: Path) -> None:
+    """Print the status in place until Ctrl-C.
+
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+    """
+    with Live(_tables(folder), auto_refresh=False) as live:
+        try:
+            while True:
+                time.sleep(REFRESH_S)
+                live.update(_tables(folder), refresh=True)
+        except KeyboardInterrupt:
+            return
+
+
+def _read(folder: Path) -> tuple[list[VersionRow], list[Participation]]:
+    database = open_read_only(folder / DATABASE)
+    try:
+        return read_history(database), read_participation(database)
+    finally:
+        database.close()
+
+
+def _tables(folder: Path) -> Group:
+    versions, nodes = _read(folder)
+    incidents = read_incidents(folder)
+    more = [_incident_table(incidents)] if incidents else []
+    standing = read_standing(folder)
+    said = () if standing is None else standing_lines(standing)
+    return Group(_version_table(versions), *said, "", _node_table(nodes), *more, _counts(read_tally(folder)))
+
+
+def _counts(counters: Mapping[str, int]) -> str:
+    """What went wrong since the coordinator's start, or nothing."""
+    said = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sorted(counters.items()))
+    return f"since its start: {said}" if said else ""
+
+
+def _table(title: str) -> Table:
+    """Narrow: it should fit 80 columns."""
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+
+
+def _version_table(rows: list[VersionRow]) -> Table:
+    shown = rows[-VERSIONS_SHOWN:]
+    table = _table(f"versions ({len(rows)}, the newest {len(shown)})")
+    for title in ("version", "accuracy", "applied", "stale", "refused", "s", "up, B", "down, B"):
+        table.add_column(title, justify="right")
+    table.add_column("why then")
+    for row in shown:
+        accuracy = row.metrics.get("accuracy")
+        table.add_row(
+            str(row.record.version),
+            "" if accuracy is None else f"{accuracy:.2%}",
+            str(row.record.accepted),
+            str(row.stale),
+            str(row.refused),
+            f"{row.figures.wall_s:.2f}",
+            f"{row.figures.bytes_up:,}",
+            f"{row.figures.bytes_down:,}",
+            row.reason,
+        )
+    return table
+
+
+def _node_table(nodes: list[Participation]) -> Table:
+    table = _table("nodes")
+    table.add_column("node")
+    for title in ("applied", "stale", "refused", "waiting", "lag", "up, B", "down, B"):
+        table.add_column(title, justify="right")
+    table.add_column("what happened")
+    for node in nodes:
+        row = participation_row(node)
+        table.add_row(
+            node.node,
+            *(str(row[f"updates_{status}"]) for status in ("applied", "stale", "refused", "waiting")),
+            f"{node.staleness_mean:.1f}",
+            f"{node.bytes_up:,}",
+            f"{node.bytes_down:,}",
+            escape(_happened(node)),
+        )
+    return table
+
+
+def _curve_table(points: list[CurvePoint]) -> Table:
+    table = _table("reported last")
+    table.add_column("node")
+    for title in ("trained for", "loss", "evaluated", "accuracy", "loss", "own accuracy", "examples"):
+        table.add_column(title, justify="right")
+    trained, found = newest_by_node(points, CurveKind.TRAINING), newest_by_node(points, CurveKind.NODE)
+    for node in sorted(trained.keys() | found.keys()):
+        work, test = trained.get(node), found.get(node)
+        table.add_row(
+            node,
+            "" if work is None else str(work.version),
+            _number(work, "loss"),
+            "" if test is None else str(test.version),
+            _number(test, "accuracy", "global_accuracy") or _number(work, "global_accuracy"),
+            _number(test, "loss", "global_loss") or _number(work, "global_loss"),
+            _number(test, "personal_accuracy") or _number(work, "personal_accuracy"),
+            _number(work, "test_examples") if test is None else f"{test.num_examples:,}",
+        )
+    return table
+
+
+def _number(point: CurvePoint | None, *names: str) -> str:
+    values = [point.metrics[name] for name in names if point is not None and name in point.metrics]
+    return f"{values[0]:.4g}" if values else ""
+
+
+def _incident_table(incidents: Mapping[str, Mapping[str, int]]) -> Table:
+    table = _table("refused messages and denied attempts")
+    table.add_column("from")
+    table.add_column("what, and how often")
+    for sender, kinds in sorted(incidents.items(), key=lambda one: -sum(one[1].values()))[:INCIDENTS_SHOWN]:
+        table.add_row(sender, ", ".join(f"{kind} {count:,}" for kind, count in sorted(kinds.items())))
+    return table
+
+
+def _happened(node: Participation) -> str:
+    """Why work was dropped or never came, and restarts; a node that never helped is named with that."""
+    attended = node.attended
+    counts = Counter({reason.value: count for reason, count in node.reasons.items()})
+    counts.update(attended.absences)
+    if attended.restarts:
+        counts["restarts"] += attended.restarts
+    said = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
+    summary = ""
+    if not any(node.statuses.values()):
+        times = "once" if attended.asked == 1 else f"{attended.asked} times"
+        summary = f"asked {times}, never sent an update" if attended.asked else "never asked"
+    elif not node.count(ReceiptStatus.APPLIED):
+        summary = "nothing of it was ever used"
+    return f"{said} ({summary})" if said and summary else said + summary

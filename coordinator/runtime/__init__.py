@@ -1,0 +1,1 @@
+"""The I/O shell: inbox in, effects out, broker connections."""

@@ -1,0 +1,100 @@
+"""Evaluates versions on a worker thread: the loop never waits, and a failing evaluation costs only its figure."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from math import isfinite
+
+from coordinator.engine.events import Evaluated, Event
+from federation.runtime.log import get_log
+from federation.runtime.transport import Inbox, InboxItem
+from federation.task import Task
+from federation.types import ModelVersion
+from update_codec import Manifest, Vectors
+
+__all__ = ["EVALUATIONS_MAX", "EvaluationWorker", "LazyTask"]
+
+EVALUATIONS_MAX = 16
+"""Models that may wait for their evaluation; further ones are skipped, which bounds the memory."""
+
+
+class LazyTask:
+    """Builds the task once, when it is first needed, on whichever thread that is.
+
+    Args:
+        build: Builds it.
+    """
+
+    def __init__(self, build: Callable[[], Task]) -> None:
+        self._build, self._lock = build, threading.Lock()
+        self._task: Task | None = None
+
+    def get(self) -> Task:
+        """The task; raises what building it raises."""
+        with self._lock:
+            if self._task is None:
+                self._task = self._build()
+            return self._task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    version: ModelVersion
+    model: Vectors
+
+
+class EvaluationWorker:
+    """One thread that evaluates one version after the other.
+
+    Args:
+        task: Evaluates; built on the worker's thread when nobody has built it before.
+        manifest: The model's manifest.
+        inbox: Where `Evaluated` goes.
+    """
+
+    def __init__(self, task: LazyTask, manifest: Manifest, inbox: Inbox) -> None:
+        self._task, self._manifest, self._inbox = task, manifest, inbox
+        self._jobs: queue.Queue[_Job | None] = queue.Queue(EVALUATIONS_MAX)
+        self._log = get_log("coordinator")
+        self._thread = threading.Thread(target=self._run, name="evaluation", daemon=True)
+        self._thread.start()
+
+    def submit(self, version: ModelVersion, model: Vectors) -> Iterable[Event]:
+        """Evaluate a version later; at once, without metrics, when too many are waiting."""
+        try:
+            self._jobs.put_nowait(_Job(version=version, model=model))
+        except queue.Full:
+            self._log.warning("evaluation_skipped", version=version, waiting=EVALUATIONS_MAX)
+            return (Evaluated(version=version, metrics={}),)
+        return ()
+
+    def close(self, *, timeout_s: float) -> bool:
+        """Finish what is being evaluated; False when it takes longer."""
+        while True:
+            try:
+                self._jobs.put_nowait(None)
+                break
+            except queue.Full:
+                self._drop_one()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _drop_one(self) -> None:
+        try:
+            self._jobs.get_nowait()
+        except queue.Empty:
+            return
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            metrics = self._evaluate(job)
+            self._inbox.put(InboxItem(event=Evaluated(version=job.version, metrics=metrics)))
+
+    def _evaluate(self, job: _Job) -> Mapping[str, float]:
+        try:
+            metrics = self._task.get().evaluate(self._manifest.unflatten(job.model))
+            return {name: float(value) for name, value in metrics.items() if isfinite(value)}
+        except Exception:  # noqa: BLE001 - the user's code may raise anything; the run goes on
+            self._log.exception("evaluation_failed", version=job.version)
+            return {}

@@ -1,0 +1,267 @@
+"""Carries out the machine's effects on store, transports and log; what they answer comes back as events."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, assert_never
+
+from coordinator.engine.effects import (
+    AcceptFailure,
+    ClearModel,
+    CloseRound,
+    CloseSurvey,
+    CommitVersion,
+    DropTransfer,
+    Effect,
+    Evaluate,
+    Note,
+    OpenTransfer,
+    PublishAnnouncement,
+    PublishModel,
+    PublishState,
+    RetainModels,
+    SaveResult,
+    SaveRound,
+    SaveVerdict,
+    SendCommand,
+    Stop,
+    StoreChunk,
+    StoreTransfer,
+    StoreUpdate,
+)
+from coordinator.engine.events import (
+    CommitFailed,
+    Evaluated,
+    Event,
+    ResultSaved,
+    StorageFailed,
+    SurveyClosed,
+    UpdateRejected,
+    UpdateStored,
+    VersionCommitted,
+)
+from coordinator.global_model.aggregation import Unusable
+from coordinator.global_model.committer import Committer
+from coordinator.global_model.update_checks import Examine, Refusal, check_update
+from coordinator.records import UpdateRecord
+from coordinator.runtime.publisher import ModelPublisher, Publisher
+from coordinator.runtime.traffic import Traffic
+from coordinator.storage.store import CoordinatorStore, Figures
+from federation.errors import StorageError
+from federation.protocol.messages import EvaluationReceipt, Receipt, ReceiptStatus
+from federation.protocol.signing import Signer, Writer
+from federation.protocol.topics import Topics
+from federation.runtime.failpoint import failpoint
+from federation.types import ModelVersion
+from update_codec import Vectors
+
+__all__ = ["INDEPENDENT", "CoordinatorExecutor", "Evaluator", "ExecutorParts", "NoEvaluator"]
+
+INDEPENDENT = (AcceptFailure, Evaluate, PublishState, Stop)
+"""Effects that follow from no save of the same moment: a stop must be one, and an evaluation is asked for once."""
+
+
+class Evaluator(Protocol):
+    """Evaluates versions, now or in the background."""
+
+    def submit(self, version: ModelVersion, model: Vectors) -> Iterable[Event]:
+        """Evaluate a version; the `Evaluated` event is returned at once, or arrives in the inbox later."""
+
+
+class NoEvaluator:
+    """Answers at once, without metrics."""
+
+    def submit(self, version: ModelVersion, model: Vectors) -> Iterable[Event]:
+        """Nothing was evaluated."""
+        del model
+        return (Evaluated(version=version, metrics={}),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutorParts:
+    """What an executor works with.
+
+    Attributes:
+        store: Where everything is kept.
+        committer: Makes versions.
+        control: Connection for everything but bulk.
+        data: Connection for bulk; may be the same.
+        topics: The federation's tree.
+        now: Monotonic seconds.
+        say: Writes one log line: a stable event key and its fields.
+        evaluator: Evaluates versions.
+        traffic: Counts bytes; shared with `Inbound`.
+        update_norm_max: Updates with a larger L2 norm are refused.
+        signer: The coordinator's key; None says everything without a signature.
+        check: Looks at an update before it is kept.
+        passing: Passes a failpoint in the order of the publishes, wherever these are held back.
+    """
+
+    store: CoordinatorStore
+    committer: Committer
+    control: Publisher
+    data: Publisher
+    topics: Topics
+    now: Callable[[], float]
+    say: Callable[[str, Mapping[str, object]], None]
+    evaluator: Evaluator = field(default_factory=NoEvaluator)
+    traffic: Traffic = field(default_factory=Traffic)
+    update_norm_max: float = 1e5
+    signer: Signer | None = None
+    check: Callable[[UpdateRecord, bytes, Examine, float], Refusal | None] = check_update
+    passing: Callable[[str], None] = failpoint
+
+
+class CoordinatorExecutor:
+    """Runs one effect at a time, on one thread.
+
+    After a `StorageFailed` it does nothing that is not `INDEPENDENT` until the machine says `AcceptFailure`: what
+    follows a failed save depends on it.
+
+    Attributes:
+        stopped: The machine is done.
+        stop_reason: Why, once it is.
+    """
+
+    def __init__(self, parts: ExecutorParts) -> None:
+        self._parts, self._store = parts, parts.store
+        self._models = ModelPublisher(parts.store, parts.control, parts.data, parts.topics)
+        self._writer = Writer(parts.topics, parts.signer)
+        self._failed = False
+        self._since: float | None = None
+        self._verdicts = {ReceiptStatus.STALE: 0, ReceiptStatus.REFUSED: 0}
+        self.stopped = False
+        self.stop_reason = ""
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes since the last commit."""
+        return self._parts.traffic
+
+    def broker_connected(self) -> None:
+        """The broker may have lost everything that it retained."""
+        self._models.forget()
+
+    def execute(self, effect: Effect) -> Iterable[Event]:
+        """Run one effect."""
+        if self._failed and not isinstance(effect, INDEPENDENT):
+            return ()
+        try:
+            return tuple(self._run(effect))
+        except StorageError as error:
+            self._failed = True
+            return (StorageFailed(detail=str(error)),)
+
+    def _run(self, effect: Effect) -> Iterator[Event]:  # noqa: C901, PLR0912 - one branch per effect
+        match effect:
+            case SaveRound(record=record):
+                self._store.save_round(record)
+                failpoint("coordinator_before_announce")
+            case CloseRound(round=round_id, nodes=nodes):
+                self._store.close_round(round_id, nodes)
+            case StoreUpdate(record=record, payload=payload):
+                yield self._save_update(record, payload)
+            case StoreTransfer(record=record):
+                yield self._save_update(record, self._store.transfer_payload(record.update))
+            case OpenTransfer(transfer=transfer):
+                self._store.open_transfer(transfer)
+            case StoreChunk(update=update, index=index, body=body):
+                self._store.save_chunk(update, index, body)
+            case DropTransfer(update=update):
+                self._store.drop_transfer(update)
+            case SaveVerdict():
+                self._save_verdict(effect)
+            case CommitVersion():
+                yield self._commit(effect)
+            case Evaluate(version=version):
+                yield from self._evaluate(version)
+            case SaveResult(result=result):
+                yield ResultSaved(result=self._store.save_node_result(result))
+            case CloseSurvey(version=version):
+                yield SurveyClosed(evaluation=self._store.close_evaluation(version))
+            case RetainModels(versions=versions, best=best):
+                self._store.retain(versions, best)
+            case PublishState() | PublishModel() | ClearModel() | PublishAnnouncement() | SendCommand():
+                self._publish(effect)
+            case Note(event=event, fields=fields):
+                self._parts.say(event, fields)
+            case Stop(reason=reason):
+                self.stopped, self.stop_reason = True, reason
+            case AcceptFailure():
+                self._failed = False
+            case _:
+                assert_never(effect)
+
+    def _publish(self, effect: PublishState | PublishModel | ClearModel | PublishAnnouncement | SendCommand) -> None:
+        parts, topics = self._parts, self._parts.topics
+        match effect:
+            case PublishState(state=state):
+                payload = self._writer.encode(topics.coordinator_state, state)
+                parts.control.publish(topics.coordinator_state, payload, qos=1, retain=True)
+                parts.traffic.announced(topics.coordinator_state, len(payload))
+            case PublishModel(record=record, lost=lost):
+                if lost:
+                    self._models.forget()
+                self._models.publish(record)
+            case ClearModel(head=head):
+                self._models.clear(head)
+            case PublishAnnouncement(announcement=announcement):
+                payload = self._writer.encode(topics.round, announcement)
+                parts.control.publish(topics.round, payload, qos=1, retain=True)
+                parts.traffic.announced(topics.round, len(payload))
+                self._since = parts.now() if self._since is None else self._since
+                parts.passing("coordinator_after_announce")
+            case SendCommand(node=node, command=command):
+                topic = topics.node_command(node)
+                payload = self._writer.encode(topic, command)
+                parts.control.publish(topic, payload, qos=1)
+                parts.traffic.commanded(topic, len(payload))
+                if isinstance(command, Receipt | EvaluationReceipt):
+                    # The driver acknowledges the offer once all effects have run.
+                    parts.passing("coordinator_before_puback")
+            case _:
+                assert_never(effect)
+
+    def _save_update(self, record: UpdateRecord, payload: bytes) -> Event:
+        found = self._parts.check(record, payload, self._parts.committer.examine, self._parts.update_norm_max)
+        if found is not None:
+            reason, detail = found
+            return UpdateRejected(update=record.update, node=record.node, reason=reason, detail=detail)
+        self._store.save_update(record, payload)
+        self._parts.traffic.pulled(record.fetched_bytes)
+        return UpdateStored(update=record.update)
+
+    def _save_verdict(self, effect: SaveVerdict) -> None:
+        self._store.save_verdict(effect.verdict, effect.record)
+        self._verdicts[effect.verdict.status] += 1
+        if effect.record is not None:
+            self._parts.traffic.pulled(effect.record.fetched_bytes)
+
+    def _commit(self, effect: CommitVersion) -> Event:
+        failpoint("coordinator_after_freeze")
+        parts, now = self._parts, self._parts.now()
+        wall_s = 0.0 if self._since is None else now - self._since
+        figures = Figures(wall_s=wall_s, bytes_up=parts.traffic.up, bytes_down=parts.traffic.down)
+        result = parts.committer.commit(effect.members, effect.reason, figures)
+        if isinstance(result, Unusable):
+            return CommitFailed(culprits=result.culprits, reason=result.reason, detail=result.detail)
+        self._since = now
+        parts.traffic.take()
+        fields = {
+            "version": result.version,
+            "accepted": result.accepted,
+            "stale": self._verdicts[ReceiptStatus.STALE],
+            "refused": self._verdicts[ReceiptStatus.REFUSED],
+            "bytes_up": figures.bytes_up,
+            "bytes_down": figures.bytes_down,
+            "seconds": round(wall_s, 4),
+            "reason": effect.reason,
+        }
+        self._verdicts = dict.fromkeys(self._verdicts, 0)
+        parts.say("version_committed", fields)
+        return VersionCommitted(record=result, members=effect.members, delta=parts.committer.delta)
+
+    def _evaluate(self, version: ModelVersion) -> Iterable[Event]:
+        committer = self._parts.committer
+        if version != committer.head.version:
+            return (Evaluated(version=version, metrics={}),)
+        return self._parts.evaluator.submit(version, committer.evaluated_model)

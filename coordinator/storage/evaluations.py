@@ -1,0 +1,207 @@
+"""Evaluations in the coordinator's database: what each node found, the mean of them, and the models kept for it."""
+
+import json
+import math
+import sqlite3
+from collections.abc import Collection, Iterable, Mapping
+from typing import Protocol
+
+from coordinator.records import NodeResult, NodesEvaluation, RoundRecord
+from coordinator.storage.database import Database
+from coordinator.storage.store import CurveKind, CurvePoint
+from federation.errors import LocalProtocolError
+from federation.types import ModelVersion, NodeId
+
+__all__ = [
+    "close_survey",
+    "insert_survey",
+    "mean_of",
+    "read_best",
+    "read_curves",
+    "read_evaluated",
+    "read_retained",
+    "read_surveys",
+    "save_result",
+    "write_retained",
+]
+
+
+class Readable(Protocol):
+    """A connection, of the coordinator or of a reader."""
+
+    def execute(self, statement: str, /) -> sqlite3.Cursor:
+        """Run one statement."""
+
+
+def insert_survey(database: Database, record: RoundRecord) -> None:
+    """Reserve the evaluation that a round announces; the same one again does nothing.
+
+    Raises:
+        LocalProtocolError: The version has been announced with another share.
+    """
+    if record.evaluation is None:
+        return
+    share = str(record.evaluation)
+    known = database.execute("SELECT share FROM surveys WHERE version = ?", record.version).fetchone()
+    if known is None:
+        database.execute("INSERT INTO surveys (version, share) VALUES (?, ?)", record.version, share)
+    elif known["share"] != share:
+        raise LocalProtocolError(f"the evaluation of version {record.version} has been reserved with another share")
+
+
+def save_result(database: Database, result: NodeResult) -> None:
+    """Keep a node's first word on a version.
+
+    Raises:
+        LocalProtocolError: No evaluation of this version was reserved.
+    """
+    _survey(database, result.version)
+    database.execute(
+        "INSERT OR IGNORE INTO node_results VALUES (?, ?, ?, ?, ?, ?, ?)",
+        result.version,
+        result.node,
+        result.num_examples,
+        json.dumps(dict(result.metrics)),
+        result.evaluate_s,
+        result.reason,
+        result.counted,
+    )
+
+
+def read_result(database: Database, version: ModelVersion, node: NodeId) -> NodeResult | None:
+    """What a node found at a version."""
+    row = database.execute("SELECT * FROM node_results WHERE version = ? AND node = ?", version, node).fetchone()
+    return None if row is None else _result(row)
+
+
+def close_survey(database: Database, version: ModelVersion) -> NodesEvaluation:
+    """Make the mean, once.
+
+    Raises:
+        LocalProtocolError: No evaluation of this version was reserved.
+    """
+    survey = _survey(database, version)
+    if survey.closed:
+        return survey
+    rows = database.execute("SELECT * FROM node_results WHERE version = ? ORDER BY node", version)
+    made = mean_of(survey, [_result(row) for row in rows])
+    database.execute(
+        "UPDATE surveys SET closed = 1, nodes = ?, num_examples = ?, metrics = ? WHERE version = ?",
+        made.nodes,
+        made.num_examples,
+        json.dumps(dict(made.metrics)),
+        version,
+    )
+    return made
+
+
+def mean_of(survey: NodesEvaluation, results: Iterable[NodeResult]) -> NodesEvaluation:
+    """The closed evaluation: Σ n_i m_i / Σ n_i over the nodes that count and have the metric, in any order."""
+    counting = sorted((one for one in results if one.counted and one.num_examples > 0), key=lambda one: one.node)
+    names = sorted({name for one in counting for name in one.metrics})
+    return NodesEvaluation(
+        version=survey.version,
+        share=survey.share,
+        closed=True,
+        nodes=len(counting),
+        num_examples=sum(one.num_examples for one in counting),
+        metrics={name: _mean(name, counting) for name in names},
+    )
+
+
+def _mean(name: str, results: list[NodeResult]) -> float:
+    having = [one for one in results if name in one.metrics]
+    total = sum(one.num_examples for one in having)
+    # Divided first: a sum of products of the largest numbers that a message may hold would overflow.
+    return math.fsum(one.metrics[name] * (one.num_examples / total) for one in having)
+
+
+def read_surveys(database: Readable) -> tuple[NodesEvaluation, ...]:
+    """All evaluations on the nodes, in order."""
+    return tuple(_survey_of(row) for row in database.execute("SELECT * FROM surveys ORDER BY version"))
+
+
+def read_reported(database: Database, version: ModelVersion) -> dict[NodeId, int]:
+    """The nodes whose results of a version are here, with their examples."""
+    rows = database.execute("SELECT node, num_examples FROM node_results WHERE version = ?", version)
+    return {NodeId(row["node"]): int(row["num_examples"]) for row in rows}
+
+
+def read_evaluated(database: Readable) -> dict[ModelVersion, Mapping[str, float]]:
+    """What the coordinator's own evaluations found, by version."""
+    rows = database.execute("SELECT version, metrics FROM evaluations ORDER BY version")
+    return {ModelVersion(row["version"]): json.loads(row["metrics"]) for row in rows}
+
+
+def write_retained(database: Database, versions: Collection[ModelVersion], best: ModelVersion | None) -> None:
+    """Replace the list of models that are kept."""
+    rows = [(version, version == best) for version in sorted({*versions, *(() if best is None else (best,))})]
+    database.execute("DELETE FROM retained")
+    database.execute_all("INSERT INTO retained VALUES (?, ?)", rows)
+
+
+def read_retained(database: Readable) -> frozenset[ModelVersion]:
+    """Versions whose models are kept beside the head's and its predecessor's."""
+    return frozenset(ModelVersion(row["version"]) for row in database.execute("SELECT version FROM retained"))
+
+
+def read_best(database: Readable) -> ModelVersion | None:
+    """The best version, or None."""
+    row = database.execute("SELECT version FROM retained WHERE best = 1").fetchone()
+    return None if row is None else ModelVersion(row["version"])
+
+
+_POINTS = (
+    "SELECT 'training' AS kind, version, node, num_examples, metrics, base_version, 1 AS counted FROM updates"
+    " WHERE status = 'applied' UNION ALL"
+    " SELECT 'node', version, node, num_examples, metrics, NULL, counted FROM node_results WHERE num_examples > 0"
+    " UNION ALL SELECT 'nodes', version, NULL, num_examples, metrics, NULL, 1 FROM surveys WHERE nodes > 0"
+    " UNION ALL SELECT 'central', version, NULL, 0, metrics, NULL, 1 FROM evaluations"
+    " ORDER BY version, kind, node"
+)
+
+
+def read_curves(database: Readable) -> list[CurvePoint]:
+    """Every number that training and evaluation have given, by version, kind and node."""
+    return [
+        CurvePoint(
+            kind=CurveKind(row["kind"]),
+            version=ModelVersion(row["version"]),
+            node=None if row["node"] is None else NodeId(row["node"]),
+            num_examples=row["num_examples"],
+            metrics=json.loads(row["metrics"]),
+            base_version=None if row["base_version"] is None else ModelVersion(row["base_version"]),
+            counted=bool(row["counted"]),
+        )
+        for row in database.execute(_POINTS)
+    ]
+
+
+def _survey(database: Database, version: ModelVersion) -> NodesEvaluation:
+    row = database.execute("SELECT * FROM surveys WHERE version = ?", version).fetchone()
+    if row is None:
+        raise LocalProtocolError(f"no evaluation of version {version} on the nodes has been reserved")
+    return _survey_of(row)
+
+
+def _survey_of(row: sqlite3.Row) -> NodesEvaluation:
+    return NodesEvaluation(
+        version=ModelVersion(row["version"]),
+        share=int(row["share"]),
+        closed=bool(row["closed"]),
+        nodes=row["nodes"],
+        num_examples=row["num_examples"],
+        metrics=json.loads(row["metrics"]),
+    )
+
+
+def _result(row: sqlite3.Row) -> NodeResult:
+    return NodeResult(
+        version=ModelVersion(row["version"]),
+        node=NodeId(row["node"]),
+        num_examples=row["num_examples"],
+        metrics=json.loads(row["metrics"]),
+        evaluate_s=row["evaluate_s"],
+        reason=row["reason"],
+        counted=bool(row["counted"]),
+    )

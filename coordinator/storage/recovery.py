@@ -1,0 +1,138 @@
+"""The coordinator's state after whatever happened: repair the head, read where to go on."""
+
+import sqlite3
+
+from coordinator.records import RecoveredState, RoundRecord, TransferRecord, VersionRecord
+from coordinator.storage import schema
+from coordinator.storage.database import Database
+from coordinator.storage.evaluation_schema import EVALUATION_TABLES
+from coordinator.storage.evaluations import read_best, read_evaluated, read_reported, read_retained, read_surveys
+from coordinator.storage.files import BlobFolder, blob_digest, model_file
+from coordinator.storage.transfer_files import TransferFiles
+from federation.errors import LocalProtocolError, StorageError
+from federation.protocol.messages import ModelPart
+from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
+
+__all__ = ["read_recovered", "read_version", "repair_best", "repair_head"]
+
+
+def repair_head(database: Database, blobs: BlobFolder) -> list[str]:
+    """Verify the head's arrays; if they are damaged, undo its commit: the same updates then make it once more.
+
+    Returns:
+        What was repaired, for the log.
+
+    Raises:
+        StorageError: The version before it is damaged, too.
+    """
+    rows = database.execute("SELECT version, blob_digest FROM versions ORDER BY version DESC LIMIT 2").fetchall()
+    if not rows or _intact(blobs, rows[0]):
+        return []
+    head = rows[0]["version"]
+    if len(rows) < 2 or not _intact(blobs, rows[1]):
+        raise StorageError(f"the models of version {head} and of the one before are missing or damaged: restore a copy")
+    with database.transaction("repair"):
+        database.execute(
+            "UPDATE updates SET status = 'stored', version = NULL, staleness = 0, judged_at = NULL"
+            " WHERE version = ? AND update_id IN (SELECT update_id FROM payloads)",
+            head,
+        )
+        database.execute("DELETE FROM assignments WHERE round IN (SELECT round FROM rounds WHERE version >= ?)", head)
+        for table in ("versions", "parts", *EVALUATION_TABLES):
+            database.execute(f"DELETE FROM {table} WHERE version = ?", head)  # noqa: S608 - constants
+    return [f"the model of version {head} was missing or damaged: back to version {head - 1}, its updates count again"]
+
+
+def repair_best(database: Database, blobs: BlobFolder) -> list[str]:
+    """Forget the best version when its arrays are damaged: the next better one takes its place.
+
+    Returns:
+        What was repaired, for the log.
+    """
+    best = read_best(database)
+    if best is None:
+        return []
+    row = database.execute("SELECT version, blob_digest FROM versions WHERE version = ?", best).fetchone()
+    if row is not None and _intact(blobs, row):
+        return []
+    with database.transaction("repair"):
+        database.execute("DELETE FROM retained WHERE version = ?", best)
+    return [f"the model of the best version, {best}, was missing or damaged: it is the best one no longer"]
+
+
+def read_recovered(
+    database: Database, transfers: TransferFiles, identity: tuple[RunId, Epoch], recent: int
+) -> RecoveredState:
+    """Read everything that the machine needs to go on.
+
+    Raises:
+        LocalProtocolError: There is no version yet.
+    """
+    rows = database.execute("SELECT * FROM versions ORDER BY version DESC LIMIT ?", max(1, recent)).fetchall()
+    if not rows:
+        raise LocalProtocolError("the store has no version yet: initialise it first")
+    last_round = database.execute("SELECT MAX(round) AS last FROM rounds").fetchone()["last"]
+    delivered = database.execute(
+        "SELECT update_id FROM updates WHERE round IN (SELECT DISTINCT round FROM assignments)"
+    ).fetchall()
+    stored = database.execute("SELECT * FROM updates WHERE status = 'stored' ORDER BY seq").fetchall()
+    surveys = read_surveys(database)
+    return RecoveredState(
+        run=identity[0],
+        epoch=identity[1],
+        head=read_version(database, rows[0]),
+        recent={ModelVersion(row["version"]): Digest(row["digest"]) for row in rows},
+        next_round=RoundId(0 if last_round is None else last_round + 1),
+        open_rounds=_open_rounds(database),
+        delivered=frozenset(UpdateId(row["update_id"]) for row in delivered),
+        stored=tuple(schema.update_record(row) for row in stored),
+        transfers=_open_transfers(database, transfers),
+        evaluated=read_evaluated(database),
+        surveyed=surveys,
+        reported=read_reported(database, surveys[-1].version) if surveys else {},
+        retained=read_retained(database),
+        best=read_best(database),
+    )
+
+
+def read_version(database: Database, row: sqlite3.Row) -> VersionRecord:
+    """Read a version with its parts."""
+    query = f"SELECT {schema.PART_COLUMNS} FROM parts WHERE kind = ? AND version = ?"  # noqa: S608 - a constant
+    parts = [schema.part_of(database.execute(query, *key).fetchone()) for key in schema.parts_keys(row["parts"])]
+    return schema.version_record(row, parts)
+
+
+def read_published(database: Database) -> list[ModelPart]:
+    """Parts that may still be on the broker, oldest first."""
+    rows = database.execute(
+        f"SELECT {schema.PART_COLUMNS} FROM parts WHERE cleared = 0 ORDER BY version, kind"  # noqa: S608 - a constant
+    )
+    return [schema.part_of(row) for row in rows]
+
+
+def _open_rounds(database: Database) -> tuple[RoundRecord, ...]:
+    nodes: dict[int, list[NodeId]] = {}
+    for row in database.execute("SELECT round, node FROM assignments ORDER BY round, seq"):
+        nodes.setdefault(row["round"], []).append(NodeId(row["node"]))
+    rows = database.execute(
+        "SELECT rounds.*, surveys.share AS evaluation FROM rounds LEFT JOIN surveys USING (version)"
+        " WHERE round IN (SELECT DISTINCT round FROM assignments) ORDER BY round"
+    )
+    return tuple(schema.round_record(row, nodes[row["round"]]) for row in rows)
+
+
+def _open_transfers(database: Database, files: TransferFiles) -> tuple[TransferRecord, ...]:
+    found = []
+    for row in database.execute("SELECT * FROM transfers ORDER BY rowid"):
+        record, chunk_bytes = schema.update_record(row), row["chunk_bytes"]
+        arrived = files.arrived(record.update, record.payload_bytes, chunk_bytes)
+        found.append(TransferRecord(record=record, chunk_bytes=chunk_bytes, arrived=arrived))
+    files.clear_all_but(frozenset(transfer.record.update for transfer in found))
+    return tuple(found)
+
+
+def _intact(blobs: BlobFolder, row: sqlite3.Row) -> bool:
+    try:
+        return blob_digest(blobs.get(model_file(row["version"]))) == bytes(row["blob_digest"])
+    except OSError:
+        return False

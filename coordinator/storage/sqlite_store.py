@@ -1,0 +1,367 @@
+"""The coordinator's store on disk: SQLite for what is counted, files for what is large.
+
+Arrays and large frames are whole, durable files before the transaction that names them (see `BlobFolder`), so a crash
+leaves at most a file that nobody names.
+"""
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from coordinator.records import (
+    Attendance,
+    NodeResult,
+    NodesEvaluation,
+    RecoveredState,
+    RoundRecord,
+    TransferRecord,
+    UpdateRecord,
+    Verdict,
+    VersionRecord,
+)
+from coordinator.storage import evaluations, participation, schema, statements
+from coordinator.storage.database import DATABASE, Database, storing
+from coordinator.storage.files import (
+    BlobFolder,
+    FolderLock,
+    blob_digest,
+    model_file,
+    model_from_bytes,
+    model_to_bytes,
+    part_file,
+    payload_file,
+    reading,
+)
+from coordinator.storage.queries import read_history, read_participation, read_updates
+from coordinator.storage.recovery import read_published, read_recovered, read_version, repair_best, repair_head
+from coordinator.storage.store import Commit, CurvePoint, ModelState, Participation, UpdateRow, VersionRow
+from coordinator.storage.transfer_files import TransferFiles
+from federation.errors import LocalProtocolError, StorageError
+from federation.protocol.messages import ModelPart, ReceiptStatus
+from federation.runtime.failpoint import failpoint
+from federation.types import Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
+from update_codec import Manifest
+
+__all__ = ["INLINE_BYTES_MAX", "SqliteStore"]
+
+INLINE_BYTES_MAX = 128 * 1024
+"""Frames up to this size live in the database, larger ones in files, in bytes."""
+
+
+class SqliteStore:
+    """Owns one state folder.
+
+    Args:
+        folder: The state folder; created when it is missing.
+        audit_versions: How many versions keep the payloads that they were made of.
+
+    Attributes:
+        run: Identity of this store.
+        epoch: This start's fencing number, already on disk.
+        alarms: What was wrong at the start and has been repaired, for the log.
+
+    Raises:
+        StoreLocked: Another process owns the folder.
+        StorageError: The database is damaged or cannot be written.
+    """
+
+    run: RunId
+    epoch: Epoch
+
+    def __init__(self, folder: Path, *, audit_versions: int = 1) -> None:
+        self._audit_versions = max(1, audit_versions)
+        self._outdated: list[Callable[[], None]] = []
+        with storing("state folder"):
+            self._lock = FolderLock(folder)
+            try:
+                self._blobs = BlobFolder(folder / "blobs")
+                self._transfers = TransferFiles(folder / "transfers")
+                self._database = Database(folder / DATABASE)
+                self._open()
+            except BaseException:
+                self._lock.release()
+                raise
+
+    def wait_later(self) -> None:
+        """From now on what is saved survives a killed process at once, and a power cut only after the next `sync`."""
+        self._database.wait_later()
+
+    def sync(self) -> None:
+        """Wait until everything that was saved is on the disk; whoever tells others about it calls this first.
+
+        Raises:
+            StorageError: The disk has failed; what it has kept is unknown.
+        """
+        self._database.sync()
+        outdated, self._outdated = self._outdated, []
+        with storing("removal of files"):
+            for remove in outdated:
+                remove()
+
+    def manifest(self) -> Manifest | None:
+        """The model's manifest; None before `initialise`."""
+        row = self._database.execute("SELECT value FROM meta WHERE key = 'manifest'").fetchone()
+        return None if row is None else Manifest.from_bytes(row["value"])
+
+    def initialise(self, manifest: Manifest, first: Commit) -> None:
+        """Save the manifest and version 0."""
+        if self._head() is not None:
+            raise LocalProtocolError("the store has a version already")
+        digest = self._put_arrays(first)
+        with self._database.transaction("first version"):
+            self._database.execute("INSERT OR REPLACE INTO meta VALUES ('manifest', ?)", manifest.to_bytes())
+            statements.insert_version(self._database, first, digest)
+
+    def recovered(self, *, recent: int) -> RecoveredState:
+        """Where the last process left off."""
+        with storing("state"):
+            found = read_recovered(self._database, self._transfers, (self.run, self.epoch), recent)
+        return replace(found, began_ms=self._began_ms)
+
+    def verdict(self, update: UpdateId) -> Verdict | None:
+        """What is known of an update."""
+        with storing("verdict"):
+            row = self._database.execute("SELECT * FROM updates WHERE update_id = ?", update).fetchone()
+        return None if row is None else schema.verdict_of(row)
+
+    def save_round(self, record: RoundRecord) -> None:
+        """Reserve a round and open its assignments."""
+        with self._database.transaction("round"):
+            if statements.insert_round(self._database, record):
+                participation.count_asked(self._database, record.nodes)
+            evaluations.insert_survey(self._database, record)
+
+    def close_round(self, round_id: RoundId, nodes: Sequence[NodeId]) -> None:
+        """Forget open assignments."""
+        with self._database.transaction("round", durable=False):
+            rows = [(round_id, node) for node in nodes]
+            self._database.execute_all("DELETE FROM assignments WHERE round = ? AND node = ?", rows)
+
+    def save_update(self, record: UpdateRecord, payload: bytes) -> None:
+        """Save an update with its payload as ``stored``."""
+        failpoint("coordinator_before_update_stored")
+        body = payload if len(payload) <= INLINE_BYTES_MAX else None
+        if body is None and self.verdict(record.update) is None:
+            with storing("payload"):
+                self._blobs.put(payload_file(record.update), payload)
+        with self._database.transaction("update"):
+            statements.insert_update(self._database, record, ReceiptStatus.STORED, body)
+            statements.drop_transfer(self._database, record.update)
+        self._forget_transfer(record.update)
+        failpoint("coordinator_after_update_stored")
+
+    def save_verdict(self, verdict: Verdict, record: UpdateRecord | None) -> None:
+        """Save a final verdict."""
+        known = self.verdict(verdict.update)
+        if known == verdict:
+            return
+        if (known is None and record is None) or (known is not None and known.status.final):
+            raise LocalProtocolError(f"update {verdict.update} cannot be judged {verdict.status}")
+        with self._database.transaction("verdict"):
+            if known is None and record is not None:
+                statements.insert_update(self._database, record, verdict.status)
+            statements.judge_update(self._database, verdict)
+            statements.drop_transfer(self._database, verdict.update)
+        self._outdate(partial(self._blobs.delete, payload_file(verdict.update)))
+        self._forget_transfer(verdict.update)
+
+    def payload(self, update: UpdateId) -> bytes:
+        """The codec frame of a stored update."""
+        with reading(f"payload of {update}"), storing("payload"):
+            row = self._database.execute("SELECT body FROM payloads WHERE update_id = ?", update).fetchone()
+            if row is None:
+                raise StorageError(f"the payload of {update} is not in the store")
+            return bytes(row["body"]) if row["body"] is not None else self._blobs.get(payload_file(update))
+
+    def open_transfer(self, transfer: TransferRecord) -> None:
+        """Expect a large update in chunks."""
+        with self._database.transaction("transfer"):
+            statements.insert_transfer(self._database, transfer)
+        self._chunk_bytes.setdefault(transfer.record.update, transfer.chunk_bytes)
+
+    def save_chunk(self, update: UpdateId, index: int, body: bytes) -> None:
+        """Save one chunk of an open transfer."""
+        if update not in self._chunk_bytes:
+            raise LocalProtocolError(f"no transfer of {update} is open")
+        with storing("chunk"):
+            self._transfers.write(update, index * self._chunk_bytes[update], index, body)
+
+    def transfer_payload(self, update: UpdateId) -> bytes:
+        """The payload of a transfer as it has arrived."""
+        with reading(f"transfer of {update}"):
+            return self._transfers.read(update)
+
+    def drop_transfer(self, update: UpdateId) -> None:
+        """Forget a large update that stopped arriving."""
+        with self._database.transaction("transfer", durable=False):
+            statements.drop_transfer(self._database, update)
+        self._forget_transfer(update)
+
+    def commit(self, commit: Commit) -> None:
+        """Save a version."""
+        version, head = commit.record.version, self._head()
+        if head is None or version != head + 1:
+            raise LocalProtocolError(f"version {version} does not follow {head}")
+        digest = self._put_arrays(commit)
+        failpoint("coordinator_after_blob")
+        with self._database.transaction("version"):
+            statements.insert_version(self._database, commit, digest)
+            for member in commit.members:
+                statements.apply_member(self._database, member, version)
+            statements.expire_payloads(self._database, version - self._audit_versions)
+            statements.drop_frames(self._database, {*commit.record.parts, *self._parts_of(head)})
+        failpoint("coordinator_after_commit")
+        self._outdate(self._sweep)
+
+    def model(self, version: ModelVersion) -> ModelState:
+        """The arrays of the head, of the version before it, or of one that is retained."""
+        row = self._database.execute("SELECT blob_digest FROM versions WHERE version = ?", version).fetchone()
+        with reading(f"model of version {version}"):
+            body = self._blobs.get(model_file(version))
+        if row is None or blob_digest(body) != row["blob_digest"]:
+            raise StorageError(f"the model of version {version} is damaged")
+        return model_from_bytes(version, body)
+
+    def retain(self, versions: Collection[ModelVersion], best: ModelVersion | None) -> None:
+        """Keep the arrays of exactly these versions and of the best one."""
+        there = {
+            version for version in {*versions, best} if version is not None and self._blobs.has(model_file(version))
+        }
+        changed = best != self.best()
+        with self._database.transaction("retained models", durable=changed):
+            evaluations.write_retained(self._database, there, best if best in there else None)
+        self._outdate(self._sweep)
+
+    def best(self) -> ModelVersion | None:
+        """The best version; None before one was named."""
+        with storing("best version"):
+            return evaluations.read_best(self._database)
+
+    def frame(self, part: ModelPart) -> bytes:
+        """The codec frame of a part."""
+        with reading(f"{part.kind} of version {part.version}"), storing("frame"):
+            frame = statements.inline_frame(self._database, part)
+            return self._blobs.get(part_file(part)) if frame is None else frame
+
+    def obsolete_parts(self, head: VersionRecord) -> tuple[ModelPart, ...]:
+        """Parts of neither this head nor its predecessor that have not been marked cleared."""
+        kept = {*head.parts, *self._parts_of(head.version - 1)}
+        return tuple(part for part in read_published(self._database) if part not in kept)
+
+    def mark_cleared(self, parts: Sequence[ModelPart]) -> None:
+        """Remember that these parts are off the broker."""
+        with self._database.transaction("parts", durable=False):
+            rows = [(part.kind.value, part.version) for part in parts]
+            self._database.execute_all("UPDATE parts SET cleared = 1 WHERE kind = ? AND version = ?", rows)
+
+    def save_evaluation(self, version: ModelVersion, metrics: Mapping[str, float]) -> None:
+        """Remember what an evaluation found."""
+        text = json.dumps(dict(metrics))
+        with self._database.transaction("evaluation", durable=False):
+            self._database.execute("INSERT OR REPLACE INTO evaluations VALUES (?, ?)", version, text)
+
+    def save_node_result(self, result: NodeResult) -> NodeResult:
+        """Save what a node found; its first word stays."""
+        with self._database.transaction("result of a node"):
+            evaluations.save_result(self._database, result)
+        return self.node_result(result.version, result.node) or result
+
+    def node_result(self, version: ModelVersion, node: NodeId) -> NodeResult | None:
+        """What a node found at a version."""
+        with storing("result of a node"):
+            return evaluations.read_result(self._database, version, node)
+
+    def close_evaluation(self, version: ModelVersion) -> NodesEvaluation:
+        """Make the mean over the nodes that count, and save it."""
+        with self._database.transaction("evaluation on the nodes"):
+            return evaluations.close_survey(self._database, version)
+
+    def curves(self) -> list[CurvePoint]:
+        """Every number that training and evaluation have given, by version."""
+        with storing("curves"):
+            return evaluations.read_curves(self._database)
+
+    def history(self) -> list[VersionRow]:
+        """All versions in order."""
+        with storing("history"):
+            return read_history(self._database)
+
+    def updates(self) -> Iterator[UpdateRow]:
+        """All updates in order of arrival."""
+        return read_updates(self._database)
+
+    def save_attendance(self, attendance: Attendance) -> None:
+        """Add what was seen of nodes."""
+        with self._database.transaction("attendance", durable=False):
+            participation.add_attendance(self._database, attendance)
+
+    def participation(self) -> list[Participation]:
+        """All nodes that were ever seen or asked, by name."""
+        with storing("participation"):
+            return read_participation(self._database)
+
+    def close(self) -> None:
+        """Release the state folder."""
+        self._database.close()
+        self._lock.release()
+
+    def _open(self) -> None:
+        """Draw the run's identity at the first start, count the epoch up, and repair what a crash left."""
+        database = self._database
+        with database.transaction("start"):
+            database.execute("INSERT OR IGNORE INTO meta VALUES ('run', ?)", secrets.token_hex(8))
+            database.execute("INSERT OR IGNORE INTO meta VALUES ('epoch', 0)")
+            database.execute("INSERT OR IGNORE INTO meta VALUES ('began_ms', ?)", time.time_ns() // 1_000_000)
+            database.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
+        meta = {row["key"]: row["value"] for row in database.execute("SELECT key, value FROM meta")}
+        self.run, self.epoch = RunId(meta["run"]), Epoch(meta["epoch"])
+        self._began_ms = int(meta["began_ms"])
+        self.alarms = [*repair_head(database, self._blobs), *repair_best(database, self._blobs)]
+        transfers = database.execute("SELECT update_id, chunk_bytes FROM transfers")
+        self._chunk_bytes = {UpdateId(row["update_id"]): int(row["chunk_bytes"]) for row in transfers}
+        self._sweep()
+
+    def _head(self) -> int | None:
+        head: int | None = self._database.execute("SELECT MAX(version) AS head FROM versions").fetchone()["head"]
+        return head
+
+    def _outdate(self, remove: Callable[[], None]) -> None:
+        """Remove files that no row names any more: once that is on the disk, or a power cut would leave a row alone."""
+        self._outdated.append(remove)
+        if not self._database.waits_later:
+            self.sync()
+
+    def _put_arrays(self, commit: Commit) -> bytes:
+        """Write the version's files and return the digest of its blob."""
+        body = model_to_bytes(commit.model)
+        with storing("model"):
+            for part, frame in commit.frames.items():
+                if len(frame) > statements.FRAME_INLINE_BYTES_MAX:
+                    self._blobs.put(part_file(part), frame)
+            self._blobs.put(model_file(commit.record.version), body)
+        return blob_digest(body)
+
+    def _forget_transfer(self, update: UpdateId) -> None:
+        if self._chunk_bytes.pop(update, None) is not None:
+            with storing("transfer"):  # at once: the same update may be offered again, and a lost chunk is sent again
+                self._transfers.delete(update)
+
+    def _parts_of(self, version: int) -> tuple[ModelPart, ...]:
+        row = self._database.execute("SELECT * FROM versions WHERE version = ?", version).fetchone()
+        return () if row is None else read_version(self._database, row).parts
+
+    def _sweep(self) -> None:
+        """Remove the files that no row names any more, such as those of a crash between file and transaction."""
+        head = self._head() or 0
+        payloads = self._database.execute("SELECT update_id FROM payloads WHERE body IS NULL")
+        kept = {payload_file(row["update_id"]) for row in payloads}
+        kept |= {model_file(version) for version in evaluations.read_retained(self._database)}
+        for version in (head - 1, head):
+            kept |= {model_file(version), *(part_file(part) for part in self._parts_of(version))}
+        for name in list(self._blobs.names()):
+            if name not in kept:
+                self._blobs.delete(name)

@@ -1,0 +1,148 @@
+"""The statements that change the coordinator's tables; each is part of a transaction of the store."""
+
+import sqlite3
+from collections.abc import Collection
+
+from coordinator.records import Member, RoundRecord, TransferRecord, UpdateRecord, Verdict
+from coordinator.storage import schema
+from coordinator.storage.database import Database
+from coordinator.storage.store import Commit
+from federation.errors import LocalProtocolError
+from federation.protocol.messages import ModelPart, ReceiptStatus
+from federation.types import ModelVersion, UpdateId
+
+FRAME_INLINE_BYTES_MAX = 512 * 1024
+"""Model frames up to this size live in the database: one fsync for all of a small version's frames; in bytes."""
+
+__all__ = ["apply_member", "drop_transfer", "expire_payloads", "insert_round", "insert_transfer", "insert_update"]
+
+
+def insert_round(database: Database, record: RoundRecord) -> bool:
+    """Reserve a round; the same record again does nothing. Returns whether it is new.
+
+    Raises:
+        LocalProtocolError: It has been reserved for something else.
+    """
+    values = schema.round_values(record)
+    known = database.execute("SELECT * FROM rounds WHERE round = ?", record.round).fetchone()
+    if known is not None and tuple(known) != values:
+        raise LocalProtocolError(f"round {record.round} has been reserved before")
+    if known is None:
+        database.execute("INSERT INTO rounds VALUES (?, ?, ?, ?)", *values)
+        rows = [(record.round, node, index) for index, node in enumerate(record.nodes)]
+        database.execute_all("INSERT INTO assignments VALUES (?, ?, ?)", rows)
+    return known is None
+
+
+def insert_update(database: Database, record: UpdateRecord, status: ReceiptStatus, body: bytes | None = None) -> None:
+    """Add an update; one that is ``stored`` has a payload, in ``body`` or in a file.
+
+    Raises:
+        LocalProtocolError: It is known already.
+    """
+    try:
+        database.execute(
+            f"INSERT INTO updates ({schema.UPDATE_COLUMNS}, status, reason)"  # noqa: S608 - a constant
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'none')",
+            *schema.update_values(record),
+            status,
+        )
+    except sqlite3.IntegrityError as error:
+        raise LocalProtocolError(f"update {record.update} is known already") from error
+    if status is ReceiptStatus.STORED:
+        database.execute("INSERT INTO payloads VALUES (?, ?)", record.update, body)
+
+
+def judge_update(database: Database, verdict: Verdict) -> None:
+    """Write a final verdict to an update that is in the table, and drop its payload."""
+    database.execute(
+        "UPDATE updates SET status = ?, reason = ?, judged_at = (SELECT MAX(version) FROM versions)"
+        " WHERE update_id = ?",
+        verdict.status,
+        verdict.reason,
+        verdict.update,
+    )
+    database.execute("DELETE FROM payloads WHERE update_id = ?", verdict.update)
+
+
+def apply_member(database: Database, member: Member, version: ModelVersion) -> None:
+    """An update has become part of a version.
+
+    Raises:
+        LocalProtocolError: It was not waiting.
+    """
+    changed = database.execute(
+        "UPDATE updates SET status = 'applied', version = ?, staleness = ?, judged_at = ?"
+        " WHERE update_id = ? AND status = 'stored'",
+        version,
+        member.staleness,
+        version - 1,
+        member.update,
+    )
+    if changed.rowcount != 1:
+        raise LocalProtocolError(f"member {member.update} is not stored")
+
+
+def expire_payloads(database: Database, version: int) -> None:
+    """The updates of this version need not be audited any more."""
+    database.execute(
+        "DELETE FROM payloads WHERE update_id IN (SELECT update_id FROM updates WHERE version = ?)", version
+    )
+
+
+def insert_version(database: Database, commit: Commit, blob_digest: bytes) -> None:
+    """Make a version the head; frames that are no file are kept in their rows."""
+    record, figures = commit.record, commit.figures
+    database.execute(
+        "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        record.version,
+        record.digest,
+        record.previous,
+        record.manifest_digest,
+        record.seed,
+        record.accepted,
+        schema.parts_text(record.parts),
+        blob_digest,
+        commit.reason,
+        figures.wall_s,
+        figures.bytes_up,
+        figures.bytes_down,
+    )
+    database.execute_all(
+        f"INSERT INTO parts ({schema.PART_COLUMNS}, frame) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
+        [
+            (*schema.part_row(part), frame if len(frame) <= FRAME_INLINE_BYTES_MAX else None)
+            for part, frame in commit.frames.items()
+        ],
+    )
+
+
+def inline_frame(database: Database, part: ModelPart) -> bytes | None:
+    """The frame of a part, when it is kept in its row."""
+    where = "SELECT frame FROM parts WHERE kind = ? AND version = ? AND frame IS NOT NULL"
+    row = database.execute(where, part.kind, part.version).fetchone()
+    return None if row is None else bytes(row["frame"])
+
+
+def drop_frames(database: Database, kept: Collection[ModelPart]) -> None:
+    """Let the frames go of parts that nobody may pull any more."""
+    rows = database.execute(f"SELECT {schema.PART_COLUMNS} FROM parts WHERE frame IS NOT NULL")  # noqa: S608 - a constant
+    gone = [part for part in map(schema.part_of, rows) if part not in kept]
+    database.execute_all(
+        "UPDATE parts SET frame = NULL WHERE kind = ? AND version = ?", [(part.kind, part.version) for part in gone]
+    )
+
+
+def insert_transfer(database: Database, transfer: TransferRecord) -> None:
+    """Expect a large update; does nothing when it is expected already."""
+    database.execute(
+        f"INSERT OR IGNORE INTO transfers ({schema.UPDATE_COLUMNS}, chunk_bytes)"  # noqa: S608 - a constant
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        *schema.update_values(transfer.record),
+        transfer.chunk_bytes,
+    )
+
+
+def drop_transfer(database: Database, update: UpdateId) -> None:
+    """Nothing more of this update is expected."""
+    database.execute("DELETE FROM transfers WHERE update_id = ?", update)

@@ -1,0 +1,79 @@
+"""Krum and Multi-Krum (Blanchard et al., NeurIPS 2017, arXiv 1703.02757), with f assumed attackers of n.
+
+    score(i) = Σ |Δ_i - Δ_j|² over the n - f - 2 updates j that are nearest to i
+
+Krum takes the one update with the lowest score; Multi-Krum the plain mean of the n - f lowest. Distances come from the
+products of all pairs: one pass over the updates, n² numbers.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.strategies.robust.rule import assumed_attackers
+from coordinator.strategies.robust.updates import Updates, mean
+from update_codec import Vectors
+
+__all__ = ["Krum", "MultiKrum", "krum_scores", "squared_distances"]
+
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Krum:
+    """The one update that is closest to its neighbours.
+
+    Attributes:
+        attackers: Share of the updates that may be bad: f = ⌊share · n⌋.
+    """
+
+    attackers: float = 0.2
+
+    def members_min(self, attackers: int) -> int:
+        """The paper's 2f + 2 < n."""
+        return 2 * attackers + 3
+
+    def combine(self, updates: Updates) -> Vectors:
+        """That update; among equals the first."""
+        scores = krum_scores(squared_distances(updates.products()), assumed_attackers(self, updates.count))
+        return updates.coordinatewise(mean, [int(np.argmin(scores))])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MultiKrum:
+    """The mean of the n - f updates that are closest to their neighbours.
+
+    Attributes:
+        attackers: Share of the updates that may be bad: f = ⌊share · n⌋.
+    """
+
+    attackers: float = 0.2
+
+    def members_min(self, attackers: int) -> int:
+        """The paper's 2f + 2 < n."""
+        return 2 * attackers + 3
+
+    def combine(self, updates: Updates) -> Vectors:
+        """Their mean; among equals the first go first."""
+        bad = assumed_attackers(self, updates.count)
+        scores = krum_scores(squared_distances(updates.products()), bad)
+        nearest = np.argsort(scores, kind="stable")[: updates.count - bad]
+        return updates.coordinatewise(mean, [int(index) for index in nearest])
+
+
+def squared_distances(products: F64) -> F64:
+    """|Δ_i - Δ_j|² from the inner products, shape (n, n)."""
+    squares = np.diag(products)
+    distances: F64 = np.maximum(squares[:, None] + squares[None, :] - 2.0 * products, 0.0)
+    np.fill_diagonal(distances, 0.0)
+    return distances
+
+
+def krum_scores(distances: F64, attackers: int) -> F64:
+    """The scores of all updates, shape (n,); with few updates at least the nearest one is looked at."""
+    count = len(distances)
+    nearest = min(count - 1, max(1, count - attackers - 2))
+    # The smallest is the distance to itself, 0.
+    scores: F64 = np.sort(distances, axis=1)[:, 1 : 1 + nearest].sum(axis=1)
+    return scores

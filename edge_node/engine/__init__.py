@@ -1,0 +1,1 @@
+"""Every decision of the node, pure: events in, effects out."""

@@ -1,0 +1,143 @@
+"""One assignment: the round that asks, the model to train from, how far it got, and the offer that comes of it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from edge_node.engine.effects import Effect, Note, PublishEvent, PublishProgress
+from edge_node.engine.fetch import CHUNKS_MISSING, Fetch
+from edge_node.engine.settings import NodeSettings
+from edge_node.records import FinishedTraining
+from federation.protocol.chunking import payload_digest
+from federation.protocol.limits import fit_metrics, fit_text
+from federation.protocol.messages import Activity, Decline, ModelRef, Progress, RoundAnnouncement, UpdateOffer
+from federation.types import Incarnation, RoundId, update_id
+
+__all__ = ["Assignment", "Stage", "declined", "joined", "news_of", "offer_of", "summary_of"]
+
+
+class Stage(StrEnum):
+    """How far an assignment got."""
+
+    WAITING = "waiting"
+    FETCHING = "fetching"
+    ADOPTING = "adopting"
+    EVALUATING = "evaluating"
+    TRAINING = "training"
+
+
+@dataclass(slots=True, kw_only=True)
+class Assignment:
+    """One round at work.
+
+    Attributes:
+        announcement: Whose round, settings and codec.
+        model: What to train from: the announcement's, or that of a newer one that asked others.
+        due_at: When the node reacts, in monotonic seconds.
+        lease_at: When the coordinator stops waiting for it, in monotonic seconds.
+        stage: How far it got.
+        fetch: The pull of the model, while there is one.
+        keyframe: A keyframe is being pulled or was: the last resort, tried once.
+        fetched_bytes: Chunk bodies that came for it.
+        overdue: The lease has passed, and the log knows it.
+        trains: Whether it is asked to train; else only to evaluate.
+        tell_at: When telemetry says what the node is doing, in monotonic seconds; None when it has said it.
+        train_until: When a training that still runs is given up, in monotonic seconds; None is never.
+    """
+
+    announcement: RoundAnnouncement
+    model: ModelRef
+    due_at: float
+    lease_at: float
+    stage: Stage = Stage.WAITING
+    fetch: Fetch | None = None
+    keyframe: bool = False
+    fetched_bytes: int = 0
+    overdue: bool = False
+    trains: bool = True
+    tell_at: float | None = None
+    train_until: float | None = None
+
+    @property
+    def round(self) -> RoundId:
+        """The round that asked."""
+        return self.announcement.round
+
+    @property
+    def fetch_due(self) -> float | None:
+        """When the patience with the fetch ends, in monotonic seconds."""
+        return None if self.fetch is None else self.fetch.deadline()
+
+    def is_about(self, model: ModelRef) -> bool:
+        """Whether this is the model; one with the same bits and an older number would only make a stale update."""
+        return (self.model.version, self.model.digest) == (model.version, model.digest)
+
+    def next_due(self) -> float | None:
+        """When something is to be done next, in monotonic seconds."""
+        times = [None if self.overdue else self.lease_at, self.fetch_due, self.tell_at, self.train_until]
+        if self.stage is Stage.WAITING:
+            times.append(self.due_at)
+        return min((time for time in times if time is not None), default=None)
+
+
+def joined(assignment: Assignment) -> Note:
+    """The log line of a node that has taken an assignment."""
+    event = "round_joined" if assignment.trains else "evaluation_joined"
+    return Note(event=event, fields={"round": assignment.round, "version": assignment.model.version})
+
+
+def declined(announcement: RoundAnnouncement, reason: str, retry_after_s: float) -> list[Effect]:
+    """What a node says that will not train."""
+    decline = Decline(
+        run=announcement.run,
+        round=announcement.round,
+        reason=fit_text(reason),
+        retry_after_s=retry_after_s,
+        missing=True if reason == CHUNKS_MISSING else None,
+    )
+    note = Note(event="round_declined", fields={"round": announcement.round, "reason": decline.reason})
+    return [PublishEvent(message=decline), note]
+
+
+def news_of(job: Assignment, activity: Activity, now: float) -> list[Effect]:
+    """What is to be said of an assignment that takes long, each once."""
+    effects: list[Effect] = []
+    if not job.overdue and now >= job.lease_at:
+        # The work goes on: a late update may still count, and its receipt says so.
+        job.overdue = True
+        effects.append(Note(event="lease_passed", fields={"round": job.round, "stage": job.stage.value}))
+    if job.tell_at is not None and now >= job.tell_at:
+        job.tell_at = None
+        effects.append(PublishProgress(progress=Progress(round=job.round, activity=activity)))
+    return effects
+
+
+def summary_of(job: Assignment | None) -> dict[str, object]:
+    """An assignment as plain data."""
+    return {
+        "round": None if job is None or not job.trains else job.round,
+        "stage": None if job is None else job.stage.value,
+        "version": None if job is None else job.model.version,
+        "overdue": job is not None and job.overdue,
+    }
+
+
+def offer_of(
+    assignment: Assignment, result: FinishedTraining, settings: NodeSettings, incarnation: Incarnation
+) -> UpdateOffer:
+    """The offer of a finished training, without the payload: staleness and weight travel in it."""
+    return UpdateOffer(
+        run=assignment.announcement.run,
+        round=assignment.round,
+        update=update_id(assignment.round, settings.node),
+        incarnation=incarnation,
+        base_version=assignment.model.version,
+        base_digest=assignment.model.digest,
+        num_examples=result.num_examples,
+        metrics=fit_metrics(result.metrics),
+        codec=result.codec or assignment.announcement.codec,
+        payload_bytes=len(result.frame),
+        payload_digest=payload_digest(result.frame),
+        chunk_bytes=settings.chunk_bytes,
+        fetched_bytes=assignment.fetched_bytes,
+        train_s=result.train_s,
+    )

@@ -1,0 +1,286 @@
+"""The outbox: keeps each update until its final receipt, offers it again, and sends the chunks that are granted.
+
+Oldest first: entries are offered in the order in which they were made. Nothing is ever dropped for want of room; a full
+outbox declines new rounds instead, because an older update is worth less with every version and its room comes back.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from edge_node.engine.effects import (
+    Effect,
+    ForgetRun,
+    MarkStored,
+    Note,
+    SaveOutbox,
+    SendChunks,
+    SendOffer,
+    SettleUpdate,
+)
+from edge_node.engine.settings import NodeSettings
+from edge_node.engine.uplink import Uplink
+from edge_node.records import FinishedTraining, OutboxEntry
+from federation.errors import MalformedMessage
+from federation.protocol.chunking import Bitmap, chunk_count
+from federation.protocol.messages import Grant, Reason, Receipt, ReceiptStatus, RetryAfter, UpdateOffer
+from federation.types import RunId, UpdateId
+
+__all__ = ["RETRY_AFTER_S_MAX", "RETRY_AFTER_S_MIN", "Outbox"]
+
+RETRY_AFTER_S_MIN: Final = 1.0
+"""A coordinator that asks for less would be answered without a pause, in seconds."""
+RETRY_AFTER_S_MAX: Final = 3600.0
+"""A coordinator that asks for more is asked again after this time, in seconds."""
+_DOUBLINGS_MAX: Final = 16
+
+
+@dataclass(slots=True, kw_only=True)
+class _Delivery:
+    offer: UpdateOffer
+    result: FinishedTraining | None = None  # until it is on disk
+    saving: bool = False  # the disk has been asked and has not answered
+    stored: bool = False
+    inline_sent: bool = False
+    offered: bool = False  # since the last reconnect
+    attempts: int = 0
+    due_at: float = 0.0
+    sent: set[int] = field(default_factory=set)  # chunks that may be under way or have arrived
+    confirmed: int = 0
+    progress_at: float = 0.0
+    began_at: float | None = None  # when its payload, or the rest of it, went out; None after an interruption
+    began_with: int = 0  # chunks that had arrived before
+
+    def sent_bytes(self, chunks: int | None = None) -> int:
+        """Bytes that arrived since it began: up to so many chunks, or all."""
+        size, chunk_bytes = self.offer.payload_bytes, self.offer.chunk_bytes
+        reached = size if chunks is None else min(size, chunks * chunk_bytes)
+        return max(0, reached - self.began_with * chunk_bytes)
+
+    @property
+    def saved(self) -> bool:
+        return self.result is None
+
+
+class Outbox:
+    """Every update without a final receipt; the durable copy is the store's.
+
+    Attributes:
+        link: How fast payloads get through.
+    """
+
+    def __init__(self, settings: NodeSettings, entries: tuple[OutboxEntry, ...], rng: Callable[[], float]) -> None:
+        self._settings, self._rng, self.link = settings, rng, Uplink()
+        self._deliveries = {entry.offer.update: _Delivery(offer=entry.offer, stored=entry.stored) for entry in entries}
+        self._connected = False
+        self._present = True
+        self._repeat: dict[SettleUpdate | ForgetRun, None] = {}
+        self._storage_attempts = 0
+        self._storage_retry_at: float | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits, as far as a coordinator that is there can tell."""
+        return self._present and not self._deliveries and not self._repeat
+
+    def obstacle(self) -> str | None:
+        """Why no further update may be made now, or None."""
+        if self._storage_retry_at is not None:
+            return "storage"
+        return "outbox_full" if len(self._deliveries) >= self._settings.outbox_max else None
+
+    def summary(self) -> list[dict[str, object]]:
+        """Plain data: what waits for what, oldest first."""
+        return [
+            {
+                "update": update,
+                "state": "unsaved" if not delivery.saved else "stored" if delivery.stored else "offered",
+                "attempts": delivery.attempts,
+                "bytes": delivery.offer.payload_bytes,
+            }
+            for update, delivery in self._deliveries.items()
+        ]
+
+    # --- from training to the disk ----------------------------------------------------------------------------------
+
+    def add(self, offer: UpdateOffer, result: FinishedTraining) -> list[Effect]:
+        """A finished update: it is not offered before it is on disk [FED-41]."""
+        delivery = self._deliveries[offer.update] = _Delivery(offer=offer, result=result)
+        # What the disk still owes comes first: to forget a former run now would take this update with it.
+        return [] if self._repeat else self._save(delivery)
+
+    def saved(self, update: UpdateId, now: float) -> None:
+        """It is on disk: it is offered at once, when the coordinator can be reached."""
+        delivery = self._deliveries.get(update)
+        if delivery is None or delivery.saved:
+            return
+        delivery.result, delivery.progress_at = None, now
+        delivery.due_at = now if self._present else now + self._slow_s()
+        self._storage_attempts = 0
+
+    def storage_failed(self, effect: Effect | None, now: float) -> None:
+        """Whatever is not on disk is tried again after a back-off; until then nothing of it is said."""
+        if isinstance(effect, SettleUpdate | ForgetRun):
+            self._repeat[effect] = None
+        for delivery in self._deliveries.values():
+            if effect is None or (isinstance(effect, SaveOutbox) and effect.offer.update == delivery.offer.update):
+                delivery.saving = False
+        wait_s = self._backoff_s(self._settings.storage_retry_s, self._storage_attempts)
+        self._storage_attempts += 1
+        self._storage_retry_at = now + wait_s
+
+    # --- who can be reached -----------------------------------------------------------------------------------------
+
+    def connected(self, now: float) -> None:
+        """The broker is there: what was under way may be lost, so everything is offered again [FED-52]."""
+        self._connected = True
+        self.offer_again(now)
+
+    def disconnected(self) -> None:
+        """The broker is away: no timer runs."""
+        self._connected = False
+
+    def coordinator_is(self, *, present: bool, now: float) -> None:
+        """The coordinator came or went: offers to an absent one only fill the broker's queue, so they become rare.
+
+        They do not end: what said that it went may have been late [FED-62].
+        """
+        changed, self._present = present != self._present, present
+        if changed:
+            self._schedule(now)
+
+    def offer_again(self, now: float) -> None:
+        """Offer everything again, oldest first; chunks wait for the grant that says what has arrived."""
+        for delivery in self._deliveries.values():
+            if delivery.began_at is not None and delivery.confirmed > delivery.began_with:
+                # A link that never holds for a whole update is measured, too: by what the grants have confirmed.
+                elapsed_s = delivery.progress_at - delivery.began_at
+                self.link.measured(delivery.sent_bytes(delivery.confirmed), elapsed_s)
+            delivery.sent.clear()
+            delivery.offered, delivery.began_at = False, None
+        self._schedule(now)
+
+    # --- the coordinator's word -------------------------------------------------------------------------------------
+
+    def grant(self, grant: Grant, now: float) -> list[Effect]:
+        """Send the first ``window`` chunks that have not arrived and are not under way [FED-46].
+
+        What waited in the session for a reconnect is out of date: only the answer to a new offer says what has arrived.
+        """
+        delivery = self._deliveries.get(grant.update)
+        if delivery is None or not delivery.saved or not delivery.offered or not self._connected:
+            return []
+        offer = delivery.offer
+        try:
+            arrived = Bitmap.from_bytes(chunk_count(offer.payload_bytes, offer.chunk_bytes), grant.bitmap)
+        except MalformedMessage as error:
+            return [Note(event="grant_refused", fields={"update": grant.update, "reason": str(error)})]
+        wanted = tuple(index for index in arrived.missing(grant.window) if index not in delivery.sent)
+        if wanted or len(arrived) > delivery.confirmed:
+            delivery.attempts, delivery.progress_at = 0, now
+            delivery.due_at = now + self._pause_s(delivery)
+        if wanted and delivery.began_at is None and not delivery.sent:
+            delivery.began_at, delivery.began_with = now, len(arrived)
+        delivery.confirmed = len(arrived)
+        delivery.sent.update(wanted)
+        return [SendChunks(update=grant.update, indices=wanted)] if wanted else []
+
+    def receipt(self, receipt: Receipt, now: float) -> list[Effect]:
+        """``stored`` slows the offers down; a final verdict ends it all. Others' receipts are ignored [FED-50]."""
+        delivery = self._deliveries.get(receipt.update)
+        if delivery is None or not delivery.saved or delivery.offer.run != receipt.run:
+            return []
+        if delivery.began_at is not None:
+            self.link.measured(delivery.sent_bytes(), now - delivery.began_at)
+            delivery.began_at = None
+        if receipt.status.final:
+            del self._deliveries[receipt.update]
+            applied, misread = receipt.status is ReceiptStatus.APPLIED, receipt.reason is Reason.CODEC
+            return [SettleUpdate(update=receipt.update, applied=applied, misread=misread)]
+        news, delivery.stored = not delivery.stored, True
+        delivery.sent.clear()
+        delivery.attempts = 0
+        delivery.due_at = now + self._pause_s(delivery)
+        return [MarkStored(update=receipt.update)] if news else []
+
+    def retry_after(self, command: RetryAfter, now: float) -> None:
+        """Offer it again, not before the time has passed [FED-48]."""
+        delivery = self._deliveries.get(command.update)
+        if delivery is not None and delivery.saved:
+            wait_s = min(max(command.seconds, RETRY_AFTER_S_MIN), RETRY_AFTER_S_MAX)
+            delivery.due_at = now + wait_s * (1.0 + 0.1 * self._rng())
+            delivery.sent.clear()  # no transfer is open: the next grant says what it has
+            delivery.began_at = None  # the wait says nothing about the link
+
+    def forget_others(self, run: RunId) -> None:
+        """Another run has begun: nobody waits for the updates of the former one [FED-19]."""
+        self._deliveries = {update: kept for update, kept in self._deliveries.items() if kept.offer.run == run}
+        self._repeat.clear()
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> list[Effect]:
+        """Everything that is due."""
+        effects: list[Effect] = []
+        if self._storage_retry_at is not None and now >= self._storage_retry_at:
+            effects += self._save_again()
+        if self._connected:
+            for delivery in self._deliveries.values():
+                if delivery.saved and now >= delivery.due_at:
+                    effects.append(self._offer(delivery, now))
+        return effects
+
+    def deadline(self) -> float | None:
+        """When `tick` is due next."""
+        times = [delivery.due_at for delivery in self._deliveries.values() if delivery.saved] if self._connected else []
+        if self._storage_retry_at is not None:
+            times.append(self._storage_retry_at)
+        return min(times, default=None)
+
+    def _schedule(self, now: float) -> None:
+        # One moment for all, so that the oldest goes first; random, because the whole fleet reconnects together.
+        due_at = now + (self._rng() * self._settings.reconnect_spread_s if self._present else self._slow_s())
+        for delivery in self._deliveries.values():
+            delivery.attempts, delivery.due_at = 0, due_at
+
+    def _offer(self, delivery: _Delivery, now: float) -> SendOffer:
+        offer = delivery.offer
+        # The payload rides along once in a process's life: when it did not arrive, the coordinator grants it.
+        inline = not delivery.stored and not delivery.inline_sent and offer.payload_bytes <= offer.chunk_bytes
+        delivery.inline_sent = delivery.inline_sent or inline
+        if inline:
+            delivery.began_at, delivery.began_with = now, 0
+        delivery.offered = True
+        if now - delivery.progress_at >= self._settings.chunk_timeout_s:
+            delivery.sent.clear()
+            delivery.progress_at = now
+        delivery.due_at = now + self._pause_s(delivery)
+        delivery.attempts += 1
+        return SendOffer(offer=offer, inline=inline)
+
+    def _save_again(self) -> list[Effect]:
+        self._storage_retry_at = None
+        effects: list[Effect] = list(self._repeat)
+        self._repeat.clear()
+        for delivery in self._deliveries.values():
+            effects += self._save(delivery)
+        return effects
+
+    def _save(self, delivery: _Delivery) -> list[Effect]:
+        """Once, until the disk has answered: a second copy is refused as a mistake."""
+        if delivery.result is None or delivery.saving:
+            return []
+        delivery.saving = True
+        return [SaveOutbox(offer=delivery.offer, result=delivery.result)]
+
+    def _pause_s(self, delivery: _Delivery) -> float:
+        if delivery.stored or not self._present:
+            return self._slow_s()
+        return self._backoff_s(self._settings.reoffer_s, delivery.attempts)
+
+    def _slow_s(self) -> float:
+        return self._settings.reoffer_max_s * (1.0 + 0.25 * self._rng())
+
+    def _backoff_s(self, first_s: float, attempts: int) -> float:
+        wait_s = min(first_s * 2.0 ** min(attempts, _DOUBLINGS_MAX), self._settings.reoffer_max_s)
+        return wait_s * (1.0 + 0.25 * self._rng())

@@ -1,0 +1,120 @@
+"""The values that the node's machine, worker and store hand to each other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from federation.protocol.messages import UpdateOffer
+from federation.task import Parameters
+from federation.types import Digest, Epoch, ModelVersion, RoundId, RunId
+
+__all__ = ["NO_CHANGE", "FinishedTraining", "Held", "OutboxEntry", "RecoveredNode", "Residual", "Seen", "StateChange"]
+
+Residual = NDArray[np.float32]
+"""What was learnt and not sent, float32, shape (D,): treated as immutable."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """The newest that a run's coordinator has said.
+
+    Attributes:
+        run: Which run.
+        epoch: Its highest epoch.
+        began_ms: When the run's store was made, by the coordinator's clock: only ever compared with another run's.
+        round: The newest round that was announced, or None.
+        version: Its model version.
+    """
+
+    run: RunId
+    epoch: Epoch
+    began_ms: int | None = None
+    round: RoundId | None = None
+    version: ModelVersion | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateChange:
+    """What one training does to the task's state.
+
+    Attributes:
+        kept: Replace the arrays of the same names at once.
+        pending: Are added to the arrays of the same names when the update is applied.
+    """
+
+    kept: Parameters = field(default_factory=dict)
+    pending: Parameters = field(default_factory=dict)
+
+
+NO_CHANGE = StateChange()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxEntry:
+    """A finished update in the durable outbox: its offer without the payload, and how far it got."""
+
+    offer: UpdateOffer
+    stored: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedTraining:
+    """What the worker made of one round: the encoded update and its numbers; the residual stays in the worker's store.
+
+    Attributes:
+        round: The round that it was made for.
+        frame: The codec frame.
+        num_examples: Local examples.
+        metrics: The task's own numbers.
+        train_s: Seconds of local training.
+        token: Opaque handle under which the executor finds the new residual.
+        run: The run that it was made for; None when the trainer does not say.
+        codec: The codec that made the frame; "" is the announced one.
+        change: What the task wants to be kept on this node.
+    """
+
+    round: RoundId
+    frame: bytes
+    num_examples: int
+    metrics: Mapping[str, float]
+    train_s: float
+    token: object = None
+    run: RunId | None = None
+    codec: str = ""
+    change: StateChange = NO_CHANGE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveredNode:
+    """Everything the machine needs to go on where the state folder was left.
+
+    Attributes:
+        run: The last run that was seen, or None.
+        last_round: The newest round of that run that is finished or declined, or None.
+        held_version: The model version on disk, or None.
+        held_digest: Its digest, or None.
+        outbox: Updates without a final receipt, oldest first.
+        seen: The newest that was heard of the coordinator; kept where messages are signed.
+    """
+
+    run: RunId | None = None
+    last_round: RoundId | None = None
+    held_version: ModelVersion | None = None
+    held_digest: Digest | None = None
+    outbox: tuple[OutboxEntry, ...] = ()
+    seen: Seen | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """The model that the node has.
+
+    Attributes:
+        version: Its version.
+        digest: Its digest.
+    """
+
+    version: ModelVersion
+    digest: Digest

@@ -1,0 +1,1 @@
+"""The I/O shell and the device's gates."""

@@ -1,0 +1,339 @@
+"""Carries out what the node's machine decides: publishes, saves, adopts models, starts training.
+
+Failpoints, in the order of a round: ``node_fetching`` ``node_adopting`` ``node_training`` ``node_trained``
+``node_before_outbox`` ``node_after_outbox`` ``node_before_offer`` ``node_after_offer`` ``node_mid_upload``
+``node_stored`` ``node_before_settle`` ``node_after_settle``.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from edge_node.engine.effects import (
+    AdoptModel,
+    Effect,
+    ForgetRun,
+    MakeInitialModel,
+    MarkStored,
+    Note,
+    PublishEvent,
+    PublishProgress,
+    PublishState,
+    SaveOutbox,
+    SaveProgress,
+    SaveSeen,
+    SendChunks,
+    SendOffer,
+    SettleUpdate,
+    StartEvaluation,
+    StartTraining,
+    Stop,
+    StopTraining,
+    SubscribeSegment,
+    UnsubscribeSegment,
+)
+from edge_node.engine.events import Event, ModelReady, ModelRejected, OutboxSaved, StorageFailed
+from edge_node.records import OutboxEntry, RecoveredNode, Residual
+from edge_node.storage.store import HeldModel, NodeStore
+from edge_node.storage.task_state import expected_state
+from edge_node.training.adoption import AdoptionError, compose, initial_model
+from edge_node.training.evaluation import EvaluationJob
+from edge_node.training.update import ResidualChange, give_back, merge
+from edge_node.training.worker import Trainer, TrainingJob, Workshop
+from federation.errors import LocalProtocolError, PayloadTooLarge, StorageError
+from federation.protocol.chunking import chunk_count, chunk_slice
+from federation.protocol.limits import CHUNK_BYTES
+from federation.protocol.messages import Message, UpdateOffer
+from federation.protocol.signing import Signer, Writer
+from federation.protocol.topics import Topics
+from federation.runtime.failpoint import failpoint
+from federation.runtime.log import get_log
+from federation.runtime.transport import Transport
+from federation.task import Parameters
+from federation.types import UpdateId
+from update_codec import CodecError, CodecSpec, frame_manifest
+
+__all__ = ["NodeExecutor", "NodeParts"]
+
+KEPT_BYTES_MIN = CHUNK_BYTES
+"""Parameters of a model that is kept on disk, in bytes: a smaller one is pulled again in one message."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeParts:
+    """What one node is made of.
+
+    Attributes:
+        workshop: The task and who trains it.
+        store: The durable state.
+        trainer: The worker.
+        transport: The broker connection.
+        topics: The federation's topics.
+        signer: The node's own key; None says everything without a signature.
+    """
+
+    workshop: Workshop
+    store: NodeStore
+    trainer: Trainer
+    transport: Transport
+    topics: Topics
+    signer: Signer | None = None
+
+
+class NodeExecutor:
+    """Runs effects on the driver's thread; the only one that touches the store.
+
+    Attributes:
+        stopped: Whether the machine asked to leave.
+        stop_reason: Why.
+    """
+
+    def __init__(self, parts: NodeParts) -> None:
+        self.stopped = False
+        self.stop_reason = ""
+        self._workshop, self._store, self._trainer = parts.workshop, parts.store, parts.trainer
+        self._transport, self._topics, self._node = parts.transport, parts.topics, parts.workshop.node
+        self._writer = Writer(parts.topics, parts.signer)
+        self._log = get_log("node")
+        self._held = self._fitting(self._store.held_model())
+        self._unsaved = False
+        self._owes_forgetting = False
+        self._recent: tuple[UpdateId, bytes] | None = None
+
+    def recovered(self) -> RecoveredNode:
+        """Where the last process left off; a held model of another manifest is as good as none."""
+        recovered = self._store.recovered()
+        return recovered if self._held is not None else replace(recovered, held_version=None, held_digest=None)
+
+    def execute(self, effect: Effect) -> Iterable[Event]:  # noqa: C901, PLR0912 - one case per effect, each one line
+        """Run one effect; returns what it answers.
+
+        Raises:
+            LocalProtocolError: The machine asked for something that cannot be.
+        """
+        match effect:
+            case PublishState():
+                self._say(self._topics.node_state(self._node), effect.state, retain=True)
+            case PublishEvent():
+                self._say(self._topics.node_event(self._node), effect.message)
+            case PublishProgress():
+                self._say(self._topics.node_telemetry(self._node), effect.progress, qos=0)
+            case SubscribeSegment():
+                for topic_filter in self._segment_filters(effect):
+                    self._transport.subscribe(topic_filter)
+                failpoint("node_fetching")
+            case UnsubscribeSegment():
+                for topic_filter in self._segment_filters(effect):
+                    self._transport.unsubscribe(topic_filter)
+            case AdoptModel() | MakeInitialModel():
+                return [self._adopt(effect)]
+            case StartTraining():
+                return self._start_training(effect)
+            case StartEvaluation():
+                return self._start_evaluation(effect)
+            case StopTraining():
+                self._trainer.stop(effect.round)
+            case SendOffer():
+                self._send_offer(effect)
+            case SendChunks():
+                self._send_chunks(effect)
+            case SaveOutbox() | SaveProgress() | SaveSeen() | MarkStored() | SettleUpdate() | ForgetRun():
+                return self._save(effect)
+            case Note():
+                self._log.info(effect.event, **effect.fields)
+            case Stop():
+                self._log.info("stopping", reason=effect.reason)
+                self.stopped, self.stop_reason = True, effect.reason
+            case _:
+                assert_never(effect)
+        return ()
+
+    def _say(self, topic: str, message: Message, *, qos: int = 1, retain: bool = False) -> None:
+        self._transport.publish(topic, self._writer.encode(topic, message), qos=qos, retain=retain)
+
+    def _segment_filters(self, effect: SubscribeSegment | UnsubscribeSegment) -> list[str]:
+        if not effect.indices:
+            return [self._topics.model_segment(effect.version, effect.segment)]
+        return [self._topics.model_chunk(effect.version, effect.segment, index) for index in effect.indices]
+
+    def _fitting(self, model: HeldModel | None) -> HeldModel | None:
+        if model is None:
+            return None
+        suited = self._workshop.suited(model.manifest_digest)
+        return model if model.manifest_digest == suited.manifest.digest else None
+
+    def _adopt(self, effect: AdoptModel | MakeInitialModel) -> Event:
+        model, workshop = effect.model, self._workshop
+        failpoint("node_adopting")
+        try:
+            if isinstance(effect, AdoptModel):
+                self._held = compose(model, effect.parts, self._held, workshop, averaging=effect.averaging)
+            else:
+                self._held = initial_model(model, workshop, averaging=effect.averaging)
+        except AdoptionError as error:
+            self._log.warning("model_rejected", version=model.version, reason=str(error))
+            return ModelRejected(version=model.version, reason=str(error))
+        self._unsaved = self._held.vectors.parameters.nbytes >= KEPT_BYTES_MIN
+        fetched = sum(len(frame) for _, frame in effect.parts) if isinstance(effect, AdoptModel) else 0
+        self._log.info("model_ready", version=model.version, bytes=fetched)
+        return ModelReady(version=model.version, digest=model.digest)
+
+    def _start_training(self, effect: StartTraining) -> Iterable[Event]:
+        announcement, held = effect.announcement, self._held
+        if held is None or held.digest != announcement.model.digest:
+            return [ModelRejected(version=announcement.model.version, reason="the announced model is not held")]
+        share = self._workshop.aging.share(self._store.residual_version(), held.version)
+        residual = self._residual()
+        job = TrainingJob(
+            announcement=announcement,
+            base=held.vectors,
+            residual=residual,
+            residual_share=share,
+            payload_bytes_max=effect.payload_bytes_max,
+            state=self._task_state(),
+            average=held.average,
+        )
+        self._trainer.start(job)
+        self._save_held(held)
+        return ()
+
+    def _start_evaluation(self, effect: StartEvaluation) -> Iterable[Event]:
+        model, held = effect.model, self._held
+        if held is None or held.digest != model.digest:
+            return [ModelRejected(version=model.version, reason="the announced model is not held")]
+        job = EvaluationJob(
+            run=effect.run,
+            version=model.version,
+            digest=model.digest,
+            model=held.vectors,
+            manifest_digest=held.manifest_digest,
+            state=self._task_state(),
+        )
+        self._trainer.evaluate(job)
+        self._save_held(held)
+        return ()
+
+    def _save_held(self, held: HeldModel) -> None:
+        """Write the model while the worker trains: the copy only saves a download after the next start."""
+        if not self._unsaved:
+            return
+        try:
+            self._store.save_model(held)
+            self._unsaved = False
+        except StorageError as error:
+            self._log.warning("model_not_saved", version=held.version, reason=str(error))
+
+    def _residual(self) -> Residual | None:
+        residual = self._store.residual()
+        fits = residual is not None and residual.size == self._workshop.manifest.parameter_count
+        return residual if fits else None
+
+    def _task_state(self) -> Parameters:
+        under_way = (self._store.pending(entry.offer.update) for entry in self._store.recovered().outbox)
+        return expected_state(self._store.task_state(), under_way)
+
+    def _save(
+        self, effect: SaveOutbox | SaveProgress | SaveSeen | MarkStored | SettleUpdate | ForgetRun
+    ) -> Iterable[Event]:
+        try:
+            self._check_order(effect)
+            match effect:
+                case SaveOutbox():
+                    return [self._save_outbox(effect)]
+                case SaveProgress():
+                    self._store.save_progress(effect.run, effect.last_round)
+                case SaveSeen():
+                    self._store.save_seen(effect.seen)
+                case MarkStored():
+                    self._store.mark_stored(effect.update)
+                    failpoint("node_stored")
+                case SettleUpdate():
+                    self._settle(effect)
+                case ForgetRun():
+                    self._owes_forgetting = True
+                    self._store.forget_run(effect.run)
+                    self._owes_forgetting = False
+                    self._held, self._recent, self._unsaved = None, None, False
+                case _:
+                    assert_never(effect)
+        except StorageError as error:
+            self._log.error("storage_failed", doing=type(effect).__name__, reason=str(error))
+            return [StorageFailed(detail=str(error), effect=effect)]
+        return ()
+
+    def _check_order(self, effect: Effect) -> None:
+        # To forget at last would take this along, and a restart would believe that the former run is forgotten.
+        if self._owes_forgetting and isinstance(effect, SaveOutbox | SaveProgress):
+            raise StorageError("the former run has not been forgotten yet")
+
+    def _save_outbox(self, effect: SaveOutbox) -> Event:
+        residual, frame, context = self._residual(), effect.result.frame, None
+        if isinstance(effect.result.token, ResidualChange):
+            residual = merge(residual, effect.result.token)
+            used = effect.result.token.context
+            context = None if used is None else used.to_bytes()
+        entry = OutboxEntry(offer=replace(effect.offer, inline=None))
+        failpoint("node_before_outbox")
+        self._store.save_outbox(entry, frame, residual, effect.result.change, context)
+        failpoint("node_after_outbox")
+        self._recent = (effect.offer.update, frame)
+        return OutboxSaved(entry=entry)
+
+    def _settle(self, effect: SettleUpdate) -> None:
+        entry = self._store.entry(effect.update)
+        if entry is None:
+            return
+        failpoint("node_before_settle")
+        residual, context = self._residual(), self._store.context(effect.update)
+        try:
+            if not effect.applied and CodecSpec.parse(entry.offer.codec).feedback:
+                frame = self._frame(effect.update)
+                manifest = self._workshop.suited(frame_manifest(frame)).manifest
+                residual = give_back(residual, frame, manifest, context)
+        except CodecError as error:  # the task's model, or this software, has changed since: nothing to give back to
+            self._log.warning("update_not_given_back", update=effect.update, reason=str(error))
+        self._store.settle(effect.update, residual, applied=effect.applied)
+        if effect.misread and context is not None and self._held is not None:
+            # The coordinator's average is another one: go on without, until the model comes from version 0 again.
+            self._log.warning("context_dropped", update=effect.update)
+            self._held, self._unsaved = replace(self._held, average=None), True
+        failpoint("node_after_settle")
+
+    def _send_offer(self, effect: SendOffer) -> None:
+        failpoint("node_before_offer")
+        topic, offer = self._topics.node_event(self._node), effect.offer
+        sent: UpdateOffer = replace(offer, inline=self._frame(offer.update) if effect.inline else None)
+        try:
+            self._say(topic, sent)
+        except PayloadTooLarge:
+            # This broker takes smaller packets than the offer with its payload: the coordinator will grant chunks.
+            self._say(topic, replace(offer, inline=None))
+        self._log.info("update_offered", update=offer.update, bytes=offer.payload_bytes, inline=effect.inline)
+        failpoint("node_after_offer")
+
+    def _send_chunks(self, effect: SendChunks) -> None:
+        entry = self._store.entry(effect.update)
+        if entry is None:
+            return
+        frame, chunk_bytes = self._frame(effect.update), entry.offer.chunk_bytes
+        count = chunk_count(len(frame), chunk_bytes)
+        for index in effect.indices:
+            if index >= count:
+                raise LocalProtocolError(f"update {effect.update} has {count} chunks, not one of index {index}")
+            topic = self._topics.node_chunk(self._node, effect.update, index)
+            try:
+                self._transport.publish(topic, frame[chunk_slice(index, len(frame), chunk_bytes)])
+            except PayloadTooLarge as error:
+                # It was made for another broker, and waits for it; to end here would repeat at each start.
+                self._log.error("chunks_too_large", update=effect.update, chunk_bytes=chunk_bytes, reason=str(error))
+                return
+            failpoint("node_mid_upload")
+
+    def _frame(self, update: UpdateId) -> bytes:
+        """The payload of an update; the newest one is kept in memory, because a large one is sent in many windows."""
+        if self._recent is None or self._recent[0] != update:
+            frame = self._store.frame(update)
+            if frame is None:
+                raise LocalProtocolError(f"update {update} is not in the outbox")
+            self._recent = (update, frame)
+        return self._recent[1]

@@ -1,0 +1,113 @@
+"""From what the transport delivers to the machine's events: parse the topic, decode the message, refuse the rest."""
+
+from collections import Counter
+from typing import cast, get_args
+
+from edge_node.engine.events import (
+    AnnouncementReceived,
+    BrokerConnected,
+    BrokerDisconnected,
+    CommandReceived,
+    CoordinatorStateReceived,
+    Event,
+    MessageRefused,
+    ModelChunkReceived,
+)
+from federation.errors import LocalProtocolError, MalformedMessage, RemoteProtocolError, TransportError
+from federation.protocol.messages import (
+    Cancel,
+    CoordinatorState,
+    EvaluationReceipt,
+    Grant,
+    Message,
+    Rebirth,
+    Receipt,
+    RetryAfter,
+    RoundAnnouncement,
+)
+from federation.protocol.signing import Reader, Verifier
+from federation.protocol.topics import CoordinatorStateTopic, ModelChunkTopic, NodeCommandTopic, RoundTopic, Topics
+from federation.runtime.log import get_log
+from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
+from federation.types import NodeId
+
+__all__ = ["Inbound"]
+
+_EVENTS = get_args(Event)
+
+
+class Inbound:
+    """Translates inbox items of one node.
+
+    Args:
+        topics: The federation's tree.
+        node: Who listens.
+        verifier: The coordinator's key; None believes what is not signed.
+
+    Attributes:
+        refused: Messages that were refused, by kind of error.
+    """
+
+    def __init__(self, topics: Topics, node: NodeId, verifier: Verifier | None = None) -> None:
+        self._topics, self._node = topics, node
+        self._reader = Reader(topics, verifier)
+        self._log = get_log("inbound")
+        self.refused: Counter[str] = Counter()
+
+    def translate(self, item: object) -> Event | None:
+        """The machine's event, or None when there is nothing to handle.
+
+        Raises:
+            TransportError: The transport gave up.
+        """
+        match item:
+            case MessageReceived():
+                return self._message(item)
+            case TransportConnected():
+                return BrokerConnected()
+            case TransportDisconnected():
+                return BrokerDisconnected(reason=item.reason)
+            case TransportFailed():
+                raise TransportError(item.reason)
+            case _ if isinstance(item, _EVENTS):
+                return cast("Event", item)
+            case _:
+                raise LocalProtocolError(f"nothing handles {type(item).__name__}")
+
+    def _message(self, message: MessageReceived) -> Event | None:
+        if not message.payload:
+            return None  # a retained message was cleared: state is read from what replaces it
+        try:
+            return self._decode(message)
+        except RemoteProtocolError as error:
+            kind = type(error).__name__
+            self.refused[kind] += 1
+            count = self.refused[kind]
+            if str(count).strip("0") == "1":  # the first, the tenth, the hundredth ...: a flood is a few lines
+                fields = {"topic": message.topic[:128], "kind": kind, "count": count}
+                self._log.warning("message_refused", reason=str(error)[:200], **fields)
+            return MessageRefused(topic=message.topic, reason=str(error))
+
+    def _decode(self, message: MessageReceived) -> Event:
+        match self._topics.parse(message.topic):
+            case ModelChunkTopic(version=version, segment=segment, index=index):
+                return ModelChunkReceived(version=version, segment=segment, index=index, body=message.payload)
+            case CoordinatorStateTopic():
+                state = self._reader.decode(message.topic, message.payload)
+                if isinstance(state, CoordinatorState):
+                    return CoordinatorStateReceived(state=state)
+            case RoundTopic():
+                announcement = self._reader.decode(message.topic, message.payload)
+                if isinstance(announcement, RoundAnnouncement):
+                    return AnnouncementReceived(announcement=announcement)
+            case NodeCommandTopic(node=node) if node == self._node:
+                return self._command(self._reader.decode(message.topic, message.payload))
+        raise MalformedMessage(f"topic {message.topic[:128]!r} does not carry this message to a node")
+
+    def _command(self, command: Message) -> CommandReceived:
+        if not isinstance(command, Receipt | Grant | Cancel | RetryAfter | Rebirth | EvaluationReceipt):
+            raise MalformedMessage(f"a {type(command).__name__} is no command")
+        if isinstance(command, Receipt):
+            version = {} if command.version is None else {"version": command.version}
+            self._log.info("receipt", update=command.update, status=command.status, reason=command.reason, **version)
+        return CommandReceived(command=command)

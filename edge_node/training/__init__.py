@@ -1,0 +1,1 @@
+"""One round of local work, and its bytes."""

@@ -1,0 +1,74 @@
+"""Evaluates one model version on this node's own test data, as a function that the worker runs."""
+
+from dataclasses import dataclass, field
+
+from edge_node.engine.events import EvaluationFinished
+from federation.errors import TaskError
+from federation.protocol.limits import EXAMPLES_MAX, SECONDS_MAX, fit_metrics, fit_text
+from federation.protocol.messages import EvaluationReport
+from federation.runtime.clock import Clock
+from federation.runtime.log import get_log
+from federation.task import TEST_EXAMPLES, Parameters, Stateful, Task
+from federation.types import Digest, ModelVersion, RunId
+from update_codec import Manifest, Vectors
+
+__all__ = ["EvaluationJob", "evaluation_event", "reason_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationJob:
+    """What is to be evaluated.
+
+    Attributes:
+        run: The run that asked.
+        version: The model's version.
+        digest: Its digest.
+        model: The model.
+        manifest_digest: Of the model's manifest; empty is the task's own.
+        state: What the node keeps for its task.
+    """
+
+    run: RunId
+    version: ModelVersion
+    digest: Digest
+    model: Vectors
+    manifest_digest: bytes = b""
+    state: Parameters = field(default_factory=dict)
+
+
+def evaluation_event(task: Task, manifest: Manifest, job: EvaluationJob, clock: Clock) -> EvaluationFinished:
+    """What the evaluation comes to; whatever the user's task raises becomes the reason of a report without numbers."""
+    began_s = clock.now()
+    try:
+        if isinstance(task, Stateful):
+            task.restore(job.state)
+        metrics = fit_metrics(task.evaluate(manifest.unflatten(job.model)))
+        examples = _examples(metrics.pop(TEST_EXAMPLES, 1.0))
+        reason = "" if metrics else "the task evaluates nothing on this node"
+    except BaseException as error:  # noqa: BLE001 - even SystemExit from a user's task must not end the worker silently
+        get_log("evaluation").warning("evaluation_failed", version=job.version, exc_info=error)
+        metrics, examples = {}, 0
+        reason = reason_of(error)
+    report = EvaluationReport(
+        run=job.run,
+        version=job.version,
+        digest=job.digest,
+        num_examples=examples if metrics else 0,
+        metrics=metrics,
+        evaluate_s=min(SECONDS_MAX, max(0.0, clock.now() - began_s)),
+        reason=fit_text(reason),
+    )
+    return EvaluationFinished(report=report)
+
+
+def reason_of(error: BaseException) -> str:
+    """What a user's task has raised, for a message."""
+    kind = type(error).__name__
+    try:
+        return str(error) if isinstance(error, TaskError) else f"{kind}: {error}"
+    except Exception:  # noqa: BLE001 - what it says of itself is the user's code, too
+        return kind
+
+
+def _examples(count: float) -> int:
+    return min(EXAMPLES_MAX, max(1, int(count)))

@@ -1,0 +1,236 @@
+"""From a trained model to the bytes that travel: difference, clip, error feedback, codec; and back on a bad verdict.
+
+Error feedback (Seide et al. 2014; arXiv 1901.09847) with several updates in flight. With d the fresh difference, e the
+residual and C the codec, one round sends and keeps
+
+    q_t = C(d_t + e_t),    e_{t+1} = d_t + e_t - q_t.
+
+Law 9 of the design asks that the residual waits for the receipt: ``applied`` adopts e_{t+1}; ``stale`` or ``refused``
+gives the whole difference back, so that the next residual is d_t + e_t. Here e_{t+1} is stored at once, together with
+q_t in the outbox, and a verdict other than ``applied`` adds q_t back. Both are the same, because
+
+    e_{t+1} + q_t = d_t + e_t,
+
+and addition commutes, so it also holds when other updates were encoded in between. By induction, after any sequence of
+rounds and verdicts, residual + (sent and not given back) = e_0 + sum of all d_t: nothing of what was learnt is lost,
+and nothing counts twice. Each step rounds once in float32.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edge_node.records import Residual
+from federation.errors import TaskError
+from federation.task import Parameters, Resident
+from update_codec import CodecError, CodecSpec, Context, DeviceUpdate, Manifest, NonFiniteError, Vectors, decode, encode
+from update_codec.arrays import HOST, root_mean_square
+
+__all__ = [
+    "EncodedUpdate",
+    "ResidualAging",
+    "ResidualChange",
+    "Shared",
+    "clipped",
+    "difference",
+    "encode_update",
+    "give_back",
+    "merge",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResidualAging:
+    """How much a residual still counts after versions in which the node had no part.
+
+    What it holds was learnt from a model that the others have changed since.
+
+    Attributes:
+        decay: Share that is left for each missed version.
+        versions_max: Missed versions after which nothing is left.
+    """
+
+    decay: float = 1.0
+    versions_max: int = 1_000
+
+    def share(self, saved: int | None, base: int) -> float:
+        """The share that is left.
+
+        Args:
+            saved: The version that the last update was trained from; None when it is not known.
+            base: The version to train from now.
+        """
+        missed = 0 if saved is None else max(0, base - saved - 1)
+        return 0.0 if missed > self.versions_max else float(self.decay**missed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResidualChange:
+    """What encoding did to the residual.
+
+    Attributes:
+        used: The residual that went in, or None for zero.
+        left: What the codec did not send, or None when it works without feedback.
+        context: What the frame needs to be decoded, should it come back.
+    """
+
+    used: Residual | None
+    left: Residual | None
+    context: Context | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What a frame's reader has or finds in the frame, besides the manifest.
+
+    Attributes:
+        seed: Of the codec's dither.
+        context: Classes of the parameters that the coordinator has, too; None codes without.
+    """
+
+    seed: int = 0
+    context: Context | None = None
+
+
+_NOTHING_SHARED = Shared()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedUpdate:
+    """One update as it travels.
+
+    Attributes:
+        frame: The codec frame.
+        change: What encoding did to the residual.
+        bits_per_parameter: Size of the frame per parameter.
+    """
+
+    frame: bytes
+    change: ResidualChange
+    bits_per_parameter: float
+
+
+Delta = Vectors | DeviceUpdate
+"""What training changed: in NumPy's memory, or on the device where it was trained."""
+
+
+def difference(base: Vectors, trained: Parameters, manifest: Manifest, *, norm_max: float | None = None) -> Delta:
+    """What training changed, clipped; what was trained on a device stays there.
+
+    Args:
+        base: The model that training started from.
+        trained: All tensors after training; controls hold what this node adds to them.
+        manifest: Names, shapes and types of the tensors.
+        norm_max: The difference's L2 norm is scaled down to this; None leaves it.
+
+    Raises:
+        TaskError: Tensors are missing, extra, or of another shape or type.
+    """
+    try:
+        if isinstance(trained, Resident):
+            return clipped(trained.minus(base, manifest), norm_max)
+        after = manifest.flatten(dict(trained))
+        delta = after.minus(base)
+    except CodecError as error:
+        raise TaskError(f"the trained tensors do not fit the model: {error}") from error
+    if manifest.control_count:
+        # What the task returns there is what it adds, and it must travel to the bit: no difference is taken.
+        delta.statistics[-manifest.control_count :] = after.statistics[-manifest.control_count :]
+    return clipped(delta, norm_max)
+
+
+def encode_update(
+    delta: Delta,
+    manifest: Manifest,
+    spec: CodecSpec,
+    *,
+    residual: Residual | None,
+    share: float = 1.0,
+    shared: Shared = _NOTHING_SHARED,
+) -> EncodedUpdate:
+    """Encode a difference, with what earlier updates left where the codec has feedback.
+
+    Args:
+        delta: What training changed.
+        manifest: Of the model.
+        spec: The codec that the announcement asks for.
+        residual: What earlier rounds did not send, float32 (D,); None is zero.
+        share: How much of it still counts, see `ResidualAging`; the rest is forgotten.
+        shared: What the coordinator knows, too.
+
+    Raises:
+        TaskError: A value is not finite.
+    """
+    used = residual if spec.feedback else None
+    arrays = delta.arrays if isinstance(delta, DeviceUpdate) else HOST
+    added = _part_of(used, share)
+    try:
+        encoded = encode(
+            delta,
+            manifest,
+            spec,
+            residual=None if added is None else arrays.resident(added),
+            seed=shared.seed,
+            context=shared.context,
+        )
+    except NonFiniteError as error:
+        raise TaskError(f"training made values that are not finite: {error}") from error
+    left = None if encoded.residual is None else arrays.host(encoded.residual)
+    change = ResidualChange(used=used, left=left, context=encoded.context)
+    return EncodedUpdate(frame=encoded.frame, change=change, bits_per_parameter=encoded.bits_per_parameter)
+
+
+def _part_of(residual: Residual | None, share: float) -> Residual | None:
+    if residual is None or share == 0.0:
+        return None
+    return residual if share == 1.0 else residual * np.float32(share)
+
+
+def clipped(delta: Delta, norm_max: float | None) -> Delta:
+    """Scale the parameters' difference down to an L2 norm of ``norm_max``; statistics and counters stay."""
+    if norm_max is None:
+        return delta
+    arrays = delta.arrays if isinstance(delta, DeviceUpdate) else HOST
+    norm = root_mean_square(delta.parameters, arrays) * len(delta.parameters) ** 0.5
+    if not norm > norm_max:  # also when it is NaN: the codec refuses that with a reason
+        return delta
+    factor: float | np.float32 = np.float32(norm_max / norm)
+    if isinstance(delta, DeviceUpdate):
+        factor = float(factor)
+    return replace(delta, parameters=delta.parameters * factor)
+
+
+def merge(current: Residual | None, change: ResidualChange) -> Residual | None:
+    """The residual after an update was encoded from ``change.used`` while ``current`` may have moved on.
+
+    A verdict that arrives during training gives an older update back: that must survive.
+    """
+    if change.left is None:
+        return current
+    if current is change.used:
+        return change.left
+    moved = change.left if current is None else change.left + current
+    return moved if change.used is None else moved - change.used
+
+
+def give_back(
+    residual: Residual | None, frame: bytes, manifest: Manifest, context: bytes | None = None
+) -> Residual | None:
+    """The residual after the coordinator did not apply ``frame``: the whole difference goes back.
+
+    A sum that is not finite is dropped: it could never be sent again.
+
+    Args:
+        residual: What it is added to.
+        frame: What was sent.
+        manifest: Of the model.
+        context: `Context.to_bytes` of what the frame was coded with, if any.
+
+    Raises:
+        CodecError: The frame cannot be decoded with this manifest and context.
+    """
+    known = None if context is None else Context.from_bytes(context, manifest.parameter_count)
+    returned = decode(frame, manifest, context=known).parameters
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = returned if residual is None else residual + returned
+    return total if np.isfinite(total).all() else None

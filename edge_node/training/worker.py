@@ -1,0 +1,280 @@
+"""One round of local work, as a function; and the one worker thread that runs it off the driver's thread."""
+
+import contextlib
+import math
+import queue
+import threading
+from collections import deque
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_node.engine.events import EvaluationFinished, TrainingFailed, TrainingFinished
+from edge_node.records import FinishedTraining, Residual
+from edge_node.storage.task_state import change_of
+from edge_node.training.evaluation import EvaluationJob, evaluation_event, reason_of
+from edge_node.training.rate import within
+from edge_node.training.update import ResidualAging, Shared, difference, encode_update
+from federation.errors import TaskError
+from federation.protocol.limits import EXAMPLES_MAX, fit_metrics, fit_text
+from federation.protocol.messages import RoundAnnouncement
+from federation.runtime.clock import Clock
+from federation.runtime.failpoint import failpoint
+from federation.runtime.log import get_log
+from federation.runtime.transport import Inbox, InboxItem
+from federation.task import Correctable, Parameters, Stateful, Stop, Task, TrainResult
+from federation.tasks.scaffold import ScaffoldTask, with_controls
+from federation.types import NodeId, RoundId
+from update_codec import CodecSpec, Context, Manifest, ManifestError, SpecError, Vectors
+
+__all__ = [
+    "ThreadTrainer",
+    "Trainer",
+    "TrainingJob",
+    "Workshop",
+    "codec_seed",
+    "evaluated",
+    "run_round",
+    "training_event",
+]
+
+POST_TIMEOUT_S = 60.0
+"""How long a result waits for a place in the inbox: a driver that takes nothing for this long is dead, in seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """What a node trains with.
+
+    Attributes:
+        node: Who trains.
+        task: The user's model, data and training.
+        manifest: Names, shapes and types of its tensors.
+        norm_max: Bound of an update's L2 norm, which longer ones are scaled down to; None is no bound.
+        aging: How much a residual still counts after missed versions.
+    """
+
+    node: NodeId
+    task: Task
+    manifest: Manifest
+    norm_max: float | None = None
+    aging: ResidualAging = field(default_factory=ResidualAging)
+
+    def suited(self, manifest_digest: bytes) -> "Workshop":
+        """The workshop for a model of this manifest: itself, or the task under SCAFFOLD where the model says so."""
+        if manifest_digest == self.manifest.digest or not isinstance(self.task, Correctable):
+            return self
+        try:
+            manifest = with_controls(self.manifest)
+        except ManifestError:  # names too long, or too many tensors: no coordinator can have made it either
+            return self
+        if manifest_digest != manifest.digest:
+            return self
+        return replace(self, task=ScaffoldTask(self.task), manifest=manifest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingJob:
+    """One round's assignment.
+
+    Attributes:
+        announcement: What is asked for.
+        base: The model to start from.
+        residual: What earlier updates did not send, float32 (D,), or None.
+        residual_share: How much of it still counts.
+        payload_bytes_max: What the uplink carries in time, or None.
+        state: What the node keeps for its task.
+        average: Moving average of the global updates up to the base, for the codec's context; None where it is not had.
+    """
+
+    announcement: RoundAnnouncement
+    base: Vectors
+    residual: Residual | None
+    residual_share: float = 1.0
+    payload_bytes_max: int | None = None
+    state: Parameters = field(default_factory=dict)
+    average: NDArray[np.float32] | None = None
+
+
+class Trainer(Protocol):
+    """Runs jobs, one at a time, and answers each with `TrainingFinished` or `TrainingFailed`."""
+
+    def start(self, job: TrainingJob) -> None:
+        """Run this job as soon as the running one is over; a job that still waits is replaced."""
+
+    def evaluate(self, job: EvaluationJob) -> None:
+        """Evaluate as soon as the running job is over; answers with `EvaluationFinished`. Replaces one that waits."""
+
+    def stop(self, round_id: RoundId) -> None:
+        """Ask the job of this round to give up."""
+
+    def close(self, *, timeout_s: float) -> bool:
+        """Stop everything; says whether the worker ended within the time, in seconds."""
+
+
+def run_round(workshop: Workshop, job: TrainingJob, stop: Stop, clock: Clock) -> FinishedTraining:
+    """Train from the job's model and encode what changed.
+
+    Raises:
+        TaskError: The task broke its contract, was stopped, or the codec is unknown.
+    """
+    announcement = job.announcement
+    workshop = workshop.suited(announcement.model.manifest_digest)
+    task, manifest = workshop.task, workshop.manifest
+    try:
+        asked = CodecSpec.parse(announcement.codec)
+    except SpecError as error:
+        raise TaskError(str(error)) from error
+    spec = within(asked, job.payload_bytes_max, manifest.parameter_count)
+    began_s = clock.now()
+    failpoint("node_training")
+    if isinstance(task, Stateful):
+        task.restore(job.state)
+    result = task.train(manifest.unflatten(job.base), announcement.settings, stop)
+    train_s = clock.now() - began_s
+    if stop():
+        raise TaskError("stopped")
+    failpoint("node_trained")
+    delta = difference(job.base, result.parameters, manifest, norm_max=workshop.norm_max)
+    seed = codec_seed(announcement, workshop.node)
+    shared = Shared(seed=seed, context=_context(asked, job.average))
+    update = encode_update(delta, manifest, spec, residual=job.residual, share=job.residual_share, shared=shared)
+    return FinishedTraining(
+        round=announcement.round,
+        frame=update.frame,
+        num_examples=_checked_examples(result),
+        metrics=fit_metrics(result.metrics),
+        train_s=train_s,
+        token=update.change,
+        run=announcement.run,
+        codec=str(spec),
+        change=change_of(result),
+    )
+
+
+def training_event(workshop: Workshop, job: TrainingJob, stop: Stop, clock: Clock) -> TrainingFinished | TrainingFailed:
+    """What `run_round` comes to: whatever the user's task raises becomes an event with its reason."""
+    announcement = job.announcement
+    try:
+        return TrainingFinished(result=run_round(workshop, job, stop, clock))
+    except BaseException as error:  # noqa: BLE001 - even SystemExit from a user's task must not end the worker silently
+        if not stop():
+            get_log("training").warning("training_failed", round=announcement.round, exc_info=error)
+        return TrainingFailed(round=announcement.round, reason=fit_text(reason_of(error)), run=announcement.run)
+
+
+def evaluated(workshop: Workshop, job: EvaluationJob, clock: Clock) -> EvaluationFinished:
+    """What evaluating a model comes to, also one that carries control variates."""
+    suited = workshop.suited(job.manifest_digest)
+    return evaluation_event(suited.task, suited.manifest, job, clock)
+
+
+class ThreadTrainer:
+    """The worker thread: results go into the driver's inbox.
+
+    Args:
+        workshop: What to train with.
+        inbox: The driver's.
+        clock: For durations.
+        stall_s: A training that has not asked its stop flag for so long does not get on any more, in seconds.
+    """
+
+    def __init__(self, workshop: Workshop, inbox: Inbox, clock: Clock, *, stall_s: float = math.inf) -> None:
+        self._workshop, self._inbox, self._clock = workshop, inbox, clock
+        self._stall_s, self._sign_s, self._stalled = stall_s, math.inf, False
+        self._log = get_log("training")
+        self._jobs: queue.Queue[tuple[TrainingJob, threading.Event] | EvaluationJob | None] = queue.Queue(maxsize=1)
+        self._flags: deque[tuple[RoundId, threading.Event]] = deque(maxlen=4)
+        # A daemon: a training that ignores its stop flag must not keep the process alive.
+        self._thread = threading.Thread(target=self._work, name="training", daemon=True)
+        self._thread.start()
+
+    def start(self, job: TrainingJob) -> None:
+        """Run this job as soon as the running one is over; a job that still waits is replaced."""
+        flag = threading.Event()
+        self._flags.append((job.announcement.round, flag))
+        self._replace((job, flag))
+
+    def evaluate(self, job: EvaluationJob) -> None:
+        """Evaluate as soon as the running job is over; a job that still waits is replaced."""
+        self._replace(job)
+
+    def stop(self, round_id: RoundId) -> None:
+        """Ask the job of this round to give up."""
+        for known, flag in self._flags:
+            if known == round_id:
+                flag.set()
+
+    @property
+    def gets_on(self) -> bool:
+        """Whether the worker lives, and its training has given a sign of life lately; no work at all is fine."""
+        # Infinity while nothing is trained, and one value that two threads may read and write as they like.
+        stalled = self._clock.now() - self._sign_s > self._stall_s
+        if stalled and not self._stalled:
+            self._log.error("training_stalled", seconds=self._stall_s, why="the task does not ask its stop flag")
+        self._stalled = stalled
+        return self._thread.is_alive() and not stalled
+
+    def close(self, *, timeout_s: float) -> bool:
+        """Stop everything; says whether the worker ended within the time, in seconds."""
+        for _, flag in self._flags:
+            flag.set()
+        self._replace(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _replace(self, item: tuple[TrainingJob, threading.Event] | EvaluationJob | None) -> None:
+        # Only the driver's thread puts, so after taking what waits there is room.
+        with contextlib.suppress(queue.Empty):
+            self._jobs.get_nowait()
+        self._jobs.put_nowait(item)
+
+    def _work(self) -> None:
+        while (item := self._jobs.get()) is not None:
+            if isinstance(item, EvaluationJob):
+                event: object = evaluated(self._workshop, item, self._clock)
+            else:
+                event = self._run(*item)
+            try:
+                self._inbox.put(InboxItem(event=event), timeout=POST_TIMEOUT_S)
+            except queue.Full:
+                self._log.error("result_lost", result=type(event).__name__, why="the inbox stayed full")
+
+    def _run(self, job: TrainingJob, flag: threading.Event) -> TrainingFinished | TrainingFailed:
+        announcement = job.announcement
+        self._log.info("training_started", round=announcement.round, version=announcement.model.version)
+        self._sign_s = self._clock.now()
+        try:
+            event = training_event(self._workshop, job, lambda: self._asked(flag), self._clock)
+        finally:
+            self._sign_s = math.inf
+        if isinstance(event, TrainingFinished):
+            result = event.result
+            numbers = {"seconds": round(result.train_s, 3), "loss": result.metrics.get("loss")}
+            self._log.info("training_finished", round=result.round, bytes=len(result.frame), **numbers)
+        return event
+
+    def _asked(self, flag: threading.Event) -> bool:
+        self._sign_s = self._clock.now()
+        return flag.is_set()
+
+
+def _context(spec: CodecSpec, average: NDArray[np.float32] | None) -> Context | None:
+    """The classes of the parameters, where the codec wants them and both ends have an average that says something."""
+    return Context.of(average) if spec.context and average is not None and average.any() else None
+
+
+def codec_seed(announcement: RoundAnnouncement, node: NodeId) -> int:
+    """Every node and round draws another dither."""
+    text = f"{announcement.run}/{announcement.round}/{node}".encode()
+    return int.from_bytes(blake2b(text, digest_size=4).digest(), "little")
+
+
+def _checked_examples(result: TrainResult) -> int:
+    count = result.num_examples
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= EXAMPLES_MAX:
+        raise TaskError(f"num_examples must be a whole number from 1 to {EXAMPLES_MAX}, not {count!r}")
+    return count

@@ -1,0 +1,91 @@
+"""One data set of the whole federation, read when it is needed, divided by rows: for experiments on known data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from federation.errors import TaskError
+from federation.task import Array, TaskContext
+from federation.tasks.data.partition import all_parts, part_of
+from federation.tasks.data.partitioners import Rows, Traits
+
+__all__ = ["WholeData"]
+
+
+def _as_it_is(inputs: Any) -> Any:
+    return inputs
+
+
+@dataclass(frozen=True)
+class WholeData:
+    """Inputs and targets of everybody.
+
+    Attributes:
+        load: Reads them: inputs and targets, and, where rows have owners, the owner of each row.
+        prepare: From some rows of the inputs to what the model takes, such as bytes to floats: only what a node owns is
+            prepared.
+    """
+
+    load: Callable[[], tuple[Any, ...]]
+    prepare: Callable[[Any], Any] = _as_it_is
+
+    @cached_property
+    def _arrays(self) -> tuple[Any, ...]:
+        return self._read()
+
+    @property
+    def targets(self) -> Any:
+        """The targets of all rows."""
+        return self._arrays[1]
+
+    def part(self, context: TaskContext, by: str) -> tuple[Any, Any]:
+        """What one node owns: inputs, prepared, and targets; the rest is not kept.
+
+        Raises:
+            ConfigError: There is no such partition.
+            TaskError: The data cannot be read, or cannot be divided like that.
+        """
+        inputs, targets, *owners = self._loaded()
+        rows = part_of(context, len(targets), by=by, labels=targets, owners=_first(owners))
+        return self.prepare(inputs[rows]), targets[rows]
+
+    def parts(self, context: TaskContext, by: str) -> list[Rows]:
+        """The rows of every node; the data stays loaded, for `everything`."""
+        _, targets, *owners = self._arrays
+        return all_parts(context, len(targets), by=by, labels=targets, owners=_first(owners))
+
+    def rows(self, rows: Rows) -> tuple[Any, Any]:
+        """Some rows, prepared, and their targets; the rest is not kept."""
+        inputs, targets, *_ = self._loaded()
+        return self.prepare(inputs[rows]), targets[rows]
+
+    def traits(self) -> Traits:
+        """What is known of all rows."""
+        _, targets, *owners = self._loaded()
+        return Traits(length=len(targets), labels=targets, owners=_first(owners))
+
+    def everything(self) -> tuple[Any, Any]:
+        """All rows, prepared, and their targets: one copy for all nodes of a simulation."""
+        inputs, targets, *_ = self._loaded()
+        return self.prepare(inputs), targets
+
+    def __call__(self) -> tuple[Any, Any]:
+        """The same: what a coordinator evaluates on."""
+        return self.everything()
+
+    def _loaded(self) -> tuple[Any, ...]:
+        """The arrays; they stay loaded only where `parts` has been asked for."""
+        return self._arrays if "_arrays" in self.__dict__ else self._read()
+
+    def _read(self) -> tuple[Any, ...]:
+        arrays = self.load()
+        if len(arrays) not in {2, 3} or len({len(array) for array in arrays}) != 1:
+            raise TaskError("a whole data set is inputs and targets of one length, and perhaps the owner of each row")
+        return arrays
+
+
+def _first(owners: list[Any]) -> Array | None:
+    return np.asarray(owners[0]) if owners else None

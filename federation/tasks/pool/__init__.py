@@ -1,0 +1,1 @@
+"""Many nodes' training in one process."""

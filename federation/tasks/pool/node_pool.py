@@ -1,0 +1,132 @@
+"""Many nodes' training in one process, with one copy of the data: what a simulation trains with.
+
+Arrays go in and out, as everywhere at this boundary. Each node's result is that of its own `TorchTask` in a process of
+its own: bit for bit when nodes are trained one after the other, within rounding when they are stacked (`stacked.py`).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from federation.errors import TaskError
+from federation.task import Metrics, Parameters, Stateful, Task, TaskContext, TaskFactory
+from federation.tasks.data.partitioners import Rows
+from federation.tasks.data.whole_data import WholeData
+from federation.tasks.pool.work import Trained, Work
+from federation.tasks.scaffold import scaffolded
+from federation.tasks.training.torch_task import TorchTask
+from update_codec import Role
+
+if TYPE_CHECKING:
+    from federation.tasks.pool.part_training import PartTrainer
+
+__all__ = ["NodePool"]
+
+_never = bool
+"""Called without arguments it is False: nobody stops a simulated training."""
+
+
+class NodePool:
+    """All nodes of one federation.
+
+    Args:
+        build: The task's factory.
+        context: Number of nodes, data, device, seed and partition; its ``node_index`` does not matter.
+        stacked: Train several nodes at once where the model, the data and the settings allow it.
+        controlled: Train under SCAFFOLD, one node after the other.
+    """
+
+    def __init__(
+        self, build: TaskFactory, context: TaskContext, *, stacked: bool = True, controlled: bool = False
+    ) -> None:
+        self._build, self.context, self._stacked, self._controlled = build, context, stacked, controlled
+        self._tasks: dict[int, Task] = {}
+        self._kept: dict[int, Parameters] = {}
+
+    @cached_property
+    def server(self) -> Task:
+        """The coordinator's task: it has the initial model and the test."""
+        task = self._build(replace(self.context, node_index=None))
+        return scaffolded(task) if self._controlled else task
+
+    @cached_property
+    def _shared(self) -> "tuple[TorchTask, WholeData] | None":
+        """The task and data that all nodes share; None where each node has its own."""
+        task = self._build(replace(self.context, node_index=0))
+        if not isinstance(task, TorchTask) or task.local or task.local_norms or task.own_test is not None:
+            return None
+        data = task.train_data
+        if isinstance(data, tuple | list) and len(data) == 2:
+            pair = (data[0], data[1])
+            data = WholeData(lambda: pair)
+        return (task, data) if isinstance(data, WholeData) else None
+
+    @cached_property
+    def _parts(self) -> list[Rows] | None:
+        if self._shared is None:
+            return None
+        task, data = self._shared
+        return data.parts(task.context, task.split)
+
+    def initial_parameters(self, seed: int) -> Parameters:
+        """Version 0."""
+        return self.server.initial_parameters(seed)
+
+    def roles(self) -> Mapping[str, Role]:
+        """The task's."""
+        return self.server.roles()
+
+    def evaluate(self, parameters: Parameters) -> Metrics:
+        """Evaluate as the coordinator does."""
+        return self.server.evaluate(parameters)
+
+    def num_examples(self, node: int) -> int | None:
+        """The node's weight, where it is known before it trains."""
+        return None if self._parts is None else len(self._parts[node])
+
+    def prepare(self) -> None:
+        """Read the shared data, and divide it: what is forked later shares it."""
+        if self._shared is not None:
+            self._trainer.prepare()
+
+    def train(self, work: Iterable[Work]) -> Iterator[Trained]:
+        """Train everybody; in an order of its own, a few at a time, so that memory is bounded."""
+        for each in work:
+            if self._shared is None or self._controlled:
+                yield from (self._train_alone(node, each) for node in each.nodes)
+            else:
+                yield from self._trainer.train(each, stacked=self._stacked)
+
+    @cached_property
+    def _trainer(self) -> "PartTrainer":
+        assert self._shared is not None  # noqa: S101 - the callers have looked
+        assert self._parts is not None  # noqa: S101 - as above
+        from federation.tasks.pool.part_training import PartTrainer  # noqa: PLC0415 - torch costs seconds and 200 MB
+
+        return PartTrainer(*self._shared, self._parts)
+
+    def _task(self, node: int) -> Task:
+        if node not in self._tasks:
+            task = self._part(node) if self._shared is not None else self._build(replace(self.context, node_index=node))
+            self._tasks[node] = scaffolded(task) if self._controlled else task
+        return self._tasks[node]
+
+    def _part(self, node: int) -> Task:
+        from federation.tasks.pool.part_training import PartTask  # noqa: PLC0415 - as above
+
+        return PartTask(self._trainer, node)
+
+    def _train_alone(self, node: int, work: Work) -> Trained:
+        task = self._task(node)
+        try:
+            if isinstance(task, Stateful):
+                task.restore({**self._kept.get(node, {}), **work.states.get(node, {})})
+            result = task.train({**work.base, **work.controls}, work.settings, _never)
+        except TaskError as error:
+            return Trained(node=node, parameters={}, num_examples=1, metrics={}, failure=str(error))
+        if result.kept:
+            self._kept[node] = {**self._kept.get(node, {}), **result.kept}
+        return Trained(
+            node=node, parameters=result.parameters, num_examples=result.num_examples, metrics=result.metrics
+        )

@@ -1,0 +1,1 @@
+"""One torch model on one device."""

@@ -1,0 +1,215 @@
+"""The local data as one pass per epoch: tensors without a loader, data sets and loaders as they are."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+
+from federation.errors import TaskError
+from federation.task import TaskContext
+from federation.tasks.data.partition import part_of, split
+from federation.tasks.data.whole_data import WholeData
+
+Batch = tuple[Any, Any]
+"""Inputs and targets."""
+
+BLOCK_BYTES_MAX = 1 << 20
+"""Shuffled inputs are gathered in blocks of this size: they stay in the cache, and memory is bounded."""
+
+
+class LocalData(Protocol):
+    """Batches of examples on the training device."""
+
+    num_examples: int
+    """How many examples one epoch has; 0 while it is not known."""
+
+    def epoch(self, generator: torch.Generator, batch_size: int) -> Iterator[Batch]:
+        """One shuffled pass; a batch size of 0 is everything at once."""
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """One pass in the data's own order."""
+
+
+def local_data(data: Any, context: TaskContext, device: torch.device, by: str = "iid") -> LocalData:
+    """A node's training data.
+
+    Args:
+        data: (inputs, targets), a `WholeData` or a map-style Dataset of the whole federation, of which this node's
+            part is taken; or a function that returns this node's own: (inputs, targets), a Dataset, or an iterable of
+            batches.
+        context: Says which part.
+        device: Where batches shall be.
+        by: How one data set is divided, where the context does not say it.
+
+    Raises:
+        TaskError: This is none of these, or it is empty.
+    """
+    if isinstance(data, WholeData):
+        return TensorData(*data.part(context, by), device)
+    if callable(data) and not isinstance(data, Dataset):
+        return own_data(data(), device)
+    if isinstance(data, Dataset):
+        rows = part_of(context, len(data), by=by, labels=labels_of(data))  # type: ignore[arg-type]
+        if isinstance(data, TensorDataset) and len(data.tensors) == 2:
+            return TensorData(data.tensors[0][rows], data.tensors[1][rows], device)
+        return DatasetData(Subset(data, rows.tolist()), device)
+    whole = (each if isinstance(each, torch.Tensor) else np.asarray(each) for each in _pair(data))
+    inputs, targets = split(context, *whole, by=by)
+    return TensorData(inputs, targets, device)
+
+
+def own_data(data: Any, device: torch.device) -> LocalData:
+    """Data that needs no partition: (inputs, targets), a Dataset, an iterable of batches, or a function of these.
+
+    Raises:
+        TaskError: This is none of these, or it is empty.
+    """
+    if isinstance(data, Dataset):
+        if isinstance(data, TensorDataset) and len(data.tensors) == 2:
+            return TensorData(*data.tensors, device)
+        return DatasetData(data, device)
+    if callable(data):
+        return own_data(data(), device)
+    if isinstance(data, tuple | list):
+        return TensorData(*_pair(data), device)
+    if isinstance(data, Iterable):
+        return LoaderData(data, device)
+    raise TaskError(f"data must be (inputs, targets), a Dataset or an iterable of batches, not {type(data).__name__}")
+
+
+def labels_of(dataset: Dataset[Any]) -> Any:
+    """What torchvision's data sets call ``targets``, or the second tensor; None where there is neither."""
+    if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
+        return dataset.tensors[1]
+    found = getattr(dataset, "targets", None)
+    return None if found is None else np.asarray(found)
+
+
+def held_out(data: LocalData, share: float, seed: int) -> tuple[LocalData, LocalData]:
+    """Divide a node's data into what it trains on and what it is tested on: the same rows for the same seed.
+
+    Raises:
+        TaskError: The share leaves one of them empty, or the data cannot be divided.
+    """
+    if not isinstance(data, TensorData | DatasetData):
+        raise TaskError("own_test: batches cannot be divided: give the node's own test data instead of a share")
+    count = round(share * data.num_examples)
+    if not 0 < share < 1 or not 0 < count < data.num_examples:
+        raise TaskError(f"own_test: a share of {share:g} of {data.num_examples} examples leaves one part empty")
+    order = torch.randperm(data.num_examples, generator=torch.Generator().manual_seed(seed))
+    return data.rows(order[count:]), data.rows(order[:count])
+
+
+class TensorData:
+    """All examples in two tensors on the device: one permutation per epoch, batches are slices."""
+
+    def __init__(self, inputs: Any, targets: Any, device: torch.device) -> None:
+        """Args: tensors or arrays of one length; float64 arrays become float32, integer arrays int64."""
+        self._inputs, self._targets = as_tensor(inputs).to(device), as_tensor(targets).to(device)
+        self.num_examples = len(self._inputs)
+        if self.num_examples == 0 or len(self._targets) != self.num_examples:
+            raise TaskError(f"{self.num_examples} inputs and {len(self._targets)} targets: need as many, at least one")
+
+    def rows(self, rows: torch.Tensor) -> "TensorData":
+        """A part of it, in this order."""
+        rows = rows.to(self._inputs.device)
+        return TensorData(self._inputs[rows], self._targets[rows], self._inputs.device)
+
+    def epoch(self, generator: torch.Generator, batch_size: int) -> Iterator[Batch]:
+        """See `LocalData`."""
+        if batch_size == 0 or batch_size >= self.num_examples:
+            yield self._inputs, self._targets
+            return
+        order = torch.randperm(self.num_examples, generator=generator).to(self._inputs.device)
+        row_bytes = max(1, self._inputs.element_size() * self._inputs[0].numel())
+        block = batch_size * max(1, BLOCK_BYTES_MAX // (row_bytes * batch_size))
+        for rows in _cut(order, block):
+            yield from zip(_cut(self._inputs[rows], batch_size), _cut(self._targets[rows], batch_size), strict=True)
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """See `LocalData`."""
+        yield from zip(_cut(self._inputs, batch_size), _cut(self._targets, batch_size), strict=True)
+
+
+class DatasetData:
+    """A map-style data set, collated by torch's loader in this process."""
+
+    def __init__(self, dataset: Dataset[Any], device: torch.device) -> None:
+        """Args: ``dataset`` has a length and gives (input, target)."""
+        self._dataset = dataset
+        self._device = device
+        self.num_examples = len(dataset)  # type: ignore[arg-type]
+        if self.num_examples == 0:
+            raise TaskError("the data set is empty")
+
+    def rows(self, rows: torch.Tensor) -> "DatasetData":
+        """A part of it, in this order."""
+        return DatasetData(Subset(self._dataset, rows.tolist()), self._device)
+
+    def epoch(self, generator: torch.Generator, batch_size: int) -> Iterator[Batch]:
+        """See `LocalData`."""
+        size = batch_size or self.num_examples
+        loader = DataLoader(self._dataset, batch_size=size, shuffle=True, generator=generator)
+        return on_device(loader, self._device)
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """See `LocalData`."""
+        return on_device(DataLoader(self._dataset, batch_size=batch_size), self._device)
+
+
+class LoaderData:
+    """Batches that the user's own iterable makes: its batch size and its shuffle win."""
+
+    def __init__(self, batches: Iterable[Any], device: torch.device) -> None:
+        """Args: ``batches`` can be iterated once per epoch and gives (inputs, targets)."""
+        self._batches = batches
+        self._device = device
+        self.num_examples = 0
+
+    def epoch(self, generator: torch.Generator, batch_size: int) -> Iterator[Batch]:  # noqa: ARG002 - the loader's own win
+        """See `LocalData`."""
+        return self.in_order(batch_size)
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:  # noqa: ARG002 - the loader's own wins
+        """See `LocalData`."""
+        seen = 0
+        for inputs, targets in on_device(self._batches, self._device):
+            seen += len(targets)
+            self.num_examples = max(self.num_examples, seen)
+            yield inputs, targets
+
+
+def on_device(batches: Iterable[Any], device: torch.device) -> Iterator[Batch]:
+    """Batches of (inputs, targets), moved to the device; whatever is no tensor stays as it is."""
+    move: Callable[[Any], Any] = lambda value: value.to(device) if hasattr(value, "to") else value  # noqa: E731 - one use
+    for batch in batches:
+        inputs, targets = _pair(batch)
+        yield move(inputs), move(targets)
+
+
+def as_tensor(values: Any) -> torch.Tensor:
+    """A tensor of these values: a NumPy array of floats becomes float32, one of integers int64."""
+    if isinstance(values, torch.Tensor):
+        return values
+    array = np.asarray(values)
+    if array.dtype.kind == "f":
+        array = array.astype(np.float32, copy=False)
+    elif array.dtype.kind in "iub":
+        array = array.astype(np.int64, copy=False)
+    else:
+        raise TaskError(f"data must be numbers, not {array.dtype}")
+    # torch warns about read-only memory, which it cannot protect.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _cut(tensor: torch.Tensor, rows: int) -> tuple[torch.Tensor, ...]:
+    """Views of so many rows each; the last may have fewer."""
+    return tensor.split(rows)  # type: ignore[no-untyped-call,no-any-return]  # torch has no annotation for it
+
+
+def _pair(data: Any) -> tuple[Any, Any]:
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise TaskError("data and batches must be pairs: (inputs, targets)")
+    return data[0], data[1]

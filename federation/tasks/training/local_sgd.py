@@ -1,0 +1,168 @@
+r"""Local training on one torch model: SGD as `torch.optim.SGD` does it, with FedProx's term, without its overhead.
+
+One step: g = grad loss(w) + mu (w - w_base) + weight_decay w + correction;  v = momentum v + g;
+w = w - learning_rate v. The proximal term is FedProx's (arXiv 1812.06127, equation 2); the correction is SCAFFOLD's
+c - c_i, the same in all steps of a round (scaffold.py). A step costs what the model costs: no optimizer object, no data
+loader for tensors, one permutation of the data per epoch.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from federation.errors import TaskError
+from federation.protocol.messages import TrainSettings
+from federation.task import Parameters, Stop
+from federation.tasks.training.local_data import Batch, LocalData
+from federation.tasks.training.local_model import LocalModel
+
+Loss = Callable[[Any, Any], torch.Tensor]
+"""Output and target to the mean loss of a batch, a scalar tensor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalOutcome:
+    """What local training did.
+
+    Attributes:
+        steps: Gradient steps taken.
+        loss: Mean loss over them, before each step.
+    """
+
+    steps: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPlan:
+    """How one local training goes.
+
+    Attributes:
+        settings: Epochs, batch size, step size and the rest.
+        seed: Seed of this node's shuffle in this round.
+        stop: Asked before each step.
+        correction: Added to the gradients, by the tensors' names; None adds nothing.
+    """
+
+    settings: TrainSettings
+    seed: int
+    stop: Stop
+    correction: Parameters | None = None
+
+
+def train_locally(model: LocalModel, loss: Loss, data: LocalData, plan: TrainingPlan) -> LocalOutcome:
+    """Train in place until the epochs or the steps are over, or ``plan.stop()`` says so.
+
+    Raises:
+        TaskError: The settings make no sense, there is no data, or the loss is no longer finite.
+    """
+    check_settings(plan.settings)
+    model.module.train()
+    sgd = LocalSgd(model, plan.settings, plan.correction)
+    forward, step, stop = model.module, sgd.step, plan.stop
+    total, steps = torch.zeros((), device=model.device), 0
+    for inputs, targets in _batches(data, plan, smallest=2 if model.normalizes_batches else 1):
+        if stop():
+            break
+        batch_loss = loss(forward(inputs), targets)
+        step(batch_loss)
+        total += batch_loss.detach()
+        steps += 1
+    return _outcome(total.item(), steps, plan)
+
+
+class LocalSgd:
+    """The step of one round: settings and the optimizer's state, which does not outlive the round."""
+
+    def __init__(self, model: LocalModel, settings: TrainSettings, correction: Parameters | None = None) -> None:
+        """Take the model's tensors as they are now for FedProx's base.
+
+        Raises:
+            TaskError: A tensor has no correction, or one of another shape.
+        """
+        self._trainable = model.trainable
+        # Detached twins share the storage: in-place steps need no no_grad block and leave no graph.
+        self._weights = [tensor.detach() for tensor in model.trainable]
+        self._settings = settings
+        self._base = [tensor.clone() for tensor in self._weights] if settings.proximal_mu else []
+        self._velocity: list[torch.Tensor] = []
+        self._correction = [] if correction is None else _like(model, correction)
+
+    def step(self, loss: torch.Tensor) -> None:
+        """Move every trainable tensor against the gradient of ``loss``."""
+        gradients = list(torch.autograd.grad(loss, self._trainable, allow_unused=True, materialize_grads=True))
+        settings = self._settings
+        if settings.proximal_mu:
+            away = torch._foreach_sub(self._weights, self._base)  # noqa: SLF001 - what torch.optim itself calls
+            torch._foreach_add_(gradients, away, alpha=settings.proximal_mu)
+        if settings.weight_decay:
+            torch._foreach_add_(gradients, self._weights, alpha=settings.weight_decay)
+        if self._correction:
+            torch._foreach_add_(gradients, self._correction)
+        if settings.momentum:
+            gradients = self._accelerate(gradients)
+        torch._foreach_add_(self._weights, gradients, alpha=-settings.learning_rate)
+
+    def _accelerate(self, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
+        if self._velocity:
+            torch._foreach_mul_(self._velocity, self._settings.momentum)
+            torch._foreach_add_(self._velocity, gradients)
+        else:
+            self._velocity = gradients
+        return self._velocity
+
+
+def _like(model: LocalModel, arrays: Parameters) -> list[torch.Tensor]:
+    """Arrays by name as tensors of the trainable ones' types, in their order."""
+    tensors = []
+    for name, tensor in zip(model.trainable_names, model.trainable, strict=True):
+        array = arrays.get(name)
+        if array is None or array.shape != tuple(tensor.shape):
+            raise TaskError(f"{name} needs a correction of shape {tuple(tensor.shape)}")
+        tensors.append(torch.from_numpy(np.array(array)).to(tensor.device, tensor.dtype))
+    return tensors
+
+
+def check_settings(settings: TrainSettings) -> None:
+    """Refuse settings that cannot train.
+
+    Raises:
+        TaskError: Names the setting and what it may be.
+    """
+    for name, smallest in (("local_epochs", 1), ("batch_size", 0), ("max_steps", 0)):
+        if getattr(settings, name) < smallest:
+            raise TaskError(f"{name} must be at least {smallest}, not {getattr(settings, name)}")
+    for name in ("learning_rate", "momentum", "weight_decay", "proximal_mu"):
+        value = getattr(settings, name)
+        if not math.isfinite(value) or value < 0:
+            raise TaskError(f"{name} must be a finite number of at least 0, not {value}")
+
+
+def _batches(data: LocalData, plan: TrainingPlan, *, smallest: int) -> Iterator[Batch]:
+    """All batches of all epochs, at most ``max_steps``; a last batch below ``smallest`` is left out."""
+    settings = plan.settings
+    generator = torch.Generator().manual_seed(plan.seed)
+    left = settings.max_steps or -1
+    for _ in range(settings.local_epochs):
+        for inputs, targets in data.epoch(generator, settings.batch_size):
+            # BatchNorm cannot normalise a batch of one: one example less beats a training that fails.
+            if smallest > 1 and len(targets) < smallest:
+                continue
+            yield inputs, targets
+            left -= 1
+            if left == 0:
+                return
+
+
+def _outcome(total: float, steps: int, plan: TrainingPlan) -> LocalOutcome:
+    if steps == 0:
+        if not plan.stop():
+            raise TaskError("local training made no step: there is no usable batch in the local data")
+        return LocalOutcome(steps=0, loss=0.0)
+    if not math.isfinite(total):
+        raise TaskError(f"local training diverged: lower learning_rate (it is {plan.settings.learning_rate})")
+    return LocalOutcome(steps=steps, loss=total / steps)

@@ -1,0 +1,247 @@
+"""What `TorchTask` does once torch is loaded: one model, reused between rounds, trained and evaluated."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from federation.errors import TaskError
+from federation.protocol.messages import TrainSettings
+from federation.task import TEST_EXAMPLES, Array, Metrics, Parameters, ProgramForm, Stop, TrainResult
+from federation.tasks.training.evaluation_data import evaluation_data
+from federation.tasks.training.exporting import write_program
+from federation.tasks.training.local_data import LocalData, as_tensor, held_out, local_data, own_data
+from federation.tasks.training.local_model import LocalModel, arrays_of, choose_device
+from federation.tasks.training.local_sgd import TrainingPlan, train_locally
+from federation.tasks.training.personal import PersonalLayers, local_names
+from federation.tasks.training.spec import TorchTaskSpec
+from update_codec import Role
+
+EVALUATION_BATCH = 1000
+"""Examples per evaluation step: few enough for a small device's memory."""
+
+
+class LocalTraining:
+    """The loaded state of one `TorchTask`; not safe for use by two threads at once."""
+
+    def __init__(self, task: TorchTaskSpec) -> None:
+        """Choose the device; model and data are made on first use."""
+        self._task = task
+        self.device = choose_device(task.context.device)
+
+    def initial_parameters(self, seed: int) -> Parameters:
+        """A fresh model's tensors, drawn from the seed alone."""
+        with _seeded(seed):
+            module = self._task.model()
+        names = local_names(module, self._task.local, norms=self._task.local_norms)
+        return {name: array for name, array in arrays_of(module).items() if name not in names}
+
+    def roles(self) -> Mapping[str, Role]:
+        """Roles of the buffers that travel."""
+        local = self._personal.names
+        return {name: role for name, role in self.model.roles().items() if name not in local}
+
+    def prepare(self) -> None:
+        """Make the model, read the data and run one step on two examples, whose result is thrown away."""
+        with self.guarded(seed=0):
+            inputs, targets = next(self._train_data.in_order(2))
+            loss = self._task.loss(self.model.module(inputs), targets)
+            torch.autograd.grad(loss, self.model.trainable, allow_unused=True)
+            if self._task.own_test is not None:
+                next(self._own_test.in_order(1))
+
+    def train(
+        self, parameters: Parameters, settings: TrainSettings, stop: Stop, correction: Parameters | None = None
+    ) -> TrainResult:
+        """See `TorchTask.train` and `TorchTask.train_corrected`."""
+        seed = node_seed(settings.seed, self._task.context.node_index or 0)
+        with self.guarded(seed=0):
+            data, correction = self._train_data, self._personal.without_correction(correction)
+        plan = TrainingPlan(settings=settings, seed=seed, stop=stop, correction=correction)
+        return self._train_on(data, parameters, plan)
+
+    def train_on(
+        self,
+        data: LocalData,
+        node: int,
+        parameters: Parameters,
+        settings: TrainSettings,
+        correction: Parameters | None = None,
+    ) -> TrainResult:
+        """Train as the node of this index, on its data; nobody stops it."""
+        seed = node_seed(settings.seed, node)
+        plan = TrainingPlan(settings=settings, seed=seed, stop=bool, correction=correction)
+        return self._train_on(data, parameters, plan)
+
+    def _train_on(self, data: LocalData, parameters: Parameters, plan: TrainingPlan) -> TrainResult:
+        personal, task = self._personal, self._task
+        with self.guarded(plan.seed):
+            self.model.load(personal.join(parameters, task.kept))
+            before = self._own_metrics("global")
+            outcome = train_locally(self.model, task.loss, data, plan)
+            arrays = self.model.dump()
+            after = self._own_metrics("personal", plan)
+        return TrainResult(
+            parameters=personal.shared(arrays),
+            num_examples=max(1, data.num_examples),
+            metrics={"loss": outcome.loss, **before, **after},
+            steps=outcome.steps,
+            kept=personal.kept(arrays),
+        )
+
+    def _own_metrics(self, whose: str, finetune: TrainingPlan | None = None) -> Metrics:
+        """The model at hand on this node's own test split, after fine-tuning where a plan is given."""
+        if self._task.own_test is None or (finetune is not None and not self._finetuned(finetune)):
+            return {}
+        named = {f"{whose}_{name}": value for name, value in self._measured(self._own_test).items()}
+        return named | {TEST_EXAMPLES: float(self._own_test.num_examples)}
+
+    def _finetuned(self, like: TrainingPlan) -> bool:
+        """Train on, for this node alone; False where that diverges, which must not cost the update."""
+        epochs = self._task.finetune_epochs
+        settings = replace(like.settings, local_epochs=max(1, epochs), max_steps=0, proximal_mu=0.0)
+        plan = replace(like, settings=settings, seed=like.seed + 1, correction=None)
+        try:
+            if epochs and not like.stop():
+                train_locally(self.model, self._task.loss, self._train_data, plan)
+        except TaskError:
+            return False
+        return True
+
+    def _measured(self, data: LocalData) -> Metrics:
+        self.model.module.eval()
+        # Only here: a model or data made in inference mode could never be trained on.
+        with torch.inference_mode():
+            return self._measure(data)
+
+    def evaluate(self, parameters: Parameters) -> Metrics:
+        """See `TorchTask.evaluate`."""
+        with self.guarded(seed=0):
+            self.model.load(self._personal.join(parameters, self._task.kept))
+            data = self._test_data
+            if data is None:
+                return {}
+            on_a_node = self._task.context.node_index is not None
+            return {**self._measured(data), **({TEST_EXAMPLES: float(data.num_examples)} if on_a_node else {})}
+
+    def evaluate_own(self, parameters: Parameters) -> Metrics:
+        """The same on this node's own test split."""
+        with self.guarded(seed=0):
+            self.model.load(self._personal.join(parameters, self._task.kept))
+            data = self._own_test
+            return {**self._measured(data), TEST_EXAMPLES: float(data.num_examples)}
+
+    def predict(self, parameters: Parameters, inputs: Array) -> Array:
+        """See `TorchTask.predict`."""
+        with self.guarded(seed=0):
+            self.model.load(parameters)
+            self.model.module.eval()
+            with torch.inference_mode():
+                return np.asarray(self.model.module(as_tensor(inputs).to(self.device)).cpu().numpy())
+
+    def export(self, parameters: Parameters, form: ProgramForm, notes: Mapping[str, str]) -> bytes:
+        """See `TorchTask.export`."""
+        with self.guarded(seed=0):
+            # A model of its own: on the CPU, and whatever tracing leaves in it is gone with it.
+            model = LocalModel(self._task.model(), torch.device("cpu"))
+            model.load(parameters)
+            return write_program(model.module.eval(), self._example(), form, notes)
+
+    def _example(self) -> torch.Tensor:
+        """Two inputs to trace with: one would be taken for the only number there can be."""
+        task = self._task
+        shape = task.input_shape or (None if task.picture is None else task.picture.shape)
+        if shape is not None:
+            return torch.zeros(2, *shape)
+        if task.test_data is None:
+            raise TaskError("to export this model its input must be known: give TorchTask(input_shape=...)")
+        # Any two will do: a node may have none of its own to evaluate on.
+        inputs: torch.Tensor = next(own_data(task.test_data, self.device).in_order(2))[0]
+        return inputs.cpu()
+
+    def _measure(self, data: LocalData) -> Metrics:
+        examples, loss_sum, right, answers = 0, 0.0, 0, 0
+        for inputs, targets in data.in_order(EVALUATION_BATCH):
+            output = self.model.module(inputs)
+            loss_sum += self._task.loss(output, targets).item() * len(targets)
+            examples += len(targets)
+            if self._task.accuracy and _are_classes(output, targets):
+                right += int((output.argmax(1) == targets).sum())
+                answers += targets.numel()
+        metrics = {"loss": loss_sum / examples}
+        return metrics | {"accuracy": right / answers} if answers else metrics
+
+    @contextmanager
+    def guarded(self, seed: int) -> Iterator[None]:
+        """Set torch's threads and seed, and turn what the user's model or data raise into `TaskError`."""
+        if self._task.threads:
+            # OpenMP's setting belongs to the calling thread: the worker that trains must make it itself.
+            torch.set_num_threads(self._task.threads)
+        try:
+            with _seeded(seed, self.device):
+                yield
+        except (RuntimeError, ValueError, TypeError, LookupError, OSError) as error:
+            raise TaskError(f"the task's model, data or loss failed: {type(error).__name__}: {error}") from error
+
+    @property
+    def model(self) -> LocalModel:
+        """The one model that is trained and evaluated, round after round."""
+        return self._model_and_personal[0]
+
+    @cached_property
+    def _model_and_personal(self) -> tuple[LocalModel, PersonalLayers]:
+        """The model, and its local tensors before anything is trained."""
+        with _seeded(0):
+            model = LocalModel(self._task.model(), self.device)
+        names = local_names(model.module, self._task.local, norms=self._task.local_norms)
+        return model, PersonalLayers(names, arrays_of(model.module) if names else {})
+
+    @property
+    def _personal(self) -> PersonalLayers:
+        return self._model_and_personal[1]
+
+    @property
+    def _train_data(self) -> LocalData:
+        return self._own_split[0]
+
+    @property
+    def _own_test(self) -> LocalData:
+        return self._own_split[1]
+
+    @cached_property
+    def _own_split(self) -> tuple[LocalData, LocalData]:
+        """This node's data to train on, and its own test data (the same where there is none)."""
+        task = self._task
+        data = local_data(task.train_data, task.context, self.device, task.split)
+        if task.own_test is None:
+            return data, data
+        if isinstance(task.own_test, float | int):
+            return held_out(data, float(task.own_test), task.context.seed)
+        return data, local_data(task.own_test, task.context, self.device, task.split)
+
+    @cached_property
+    def _test_data(self) -> LocalData | None:
+        task = self._task
+        return evaluation_data(task.test_data, task.train_data, task.context, self.device, task.split)
+
+
+def _are_classes(output: Any, targets: Any) -> bool:
+    return not targets.is_floating_point() and output.ndim == targets.ndim + 1
+
+
+def node_seed(seed: int, node_index: int) -> int:
+    """A seed of its own for each node and round: a sum would give node 1 of one round node 0's of the next."""
+    return int(np.random.SeedSequence([abs(seed), node_index]).generate_state(1, np.uint64)[0] >> 1)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Draw from ``seed`` inside, and leave the process's own random state as it was."""
+    cuda = [torch.cuda.current_device()] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,66 @@
+"""What a torch task is told: the model, the data, the loss, and how they are used."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from federation.picture import PictureInput
+from federation.task import Parameters, TaskContext
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+__all__ = ["TorchTaskSpec"]
+
+
+@dataclass
+class TorchTaskSpec:
+    """The fields of a `TorchTask`.
+
+    Attributes:
+        context: What the factory was given: which part of the data, which device.
+        model: Makes the model; its random initial weights are drawn from the seed that the coordinator chose.
+        train_data: (inputs, targets), a `WholeData` or a map-style Dataset of the whole federation, of which this node
+            takes its part (see ``split``); or a function that gives this node's own: (inputs, targets), a Dataset, or
+            an iterable of batches such as a DataLoader. The function is called on first use, so never at the
+            coordinator.
+        loss: Output and target to the mean loss of the batch, such as ``torch.nn.functional.cross_entropy``.
+        test_data: The same kinds; None evaluates nothing. The coordinator has all of it. Of data of the whole
+            federation a node has a part: of each label the share that it has of the training rows.
+        own_test: This node's own test split: a share of its training data that is held out (0.2 is a fifth), or data of
+            the same kinds as ``train_data``. With it, every update reports ``global_accuracy`` and ``global_loss`` (the
+            model as it came), ``personal_accuracy`` and ``personal_loss`` (after training here), ``test_examples``.
+        local: Patterns such as ``head.*`` of tensors that stay on the node: personal layers (FedPer). Each node keeps
+            its own in its state folder; neither the coordinator nor its model has them.
+        local_norms: The same for all BatchNorm layers with their statistics (FedBN).
+        finetune_epochs: Further passes before the personal evaluation, of which nothing is sent or kept.
+        accuracy: Report the share of right answers where the targets are classes.
+        threads: CPU threads for this task's arithmetic; 0 leaves torch's own choice.
+        split: How data of the whole federation is divided, where the context does not say it: ``iid``, ``shards:N``,
+            ``dirichlet:ALPHA`` or ``natural``.
+        picture: How a picture becomes an input, for `coordinator predict`.
+        classes: Names of the classes, in the order of the model's outputs.
+        input_shape: Shape of one input, for `coordinator export` where there is neither ``test_data`` nor ``picture``.
+        initial: Initial parameters without torch, for a coordinator that has none; the model must have no buffers.
+        kept: What this node keeps: see `TorchTask.restore`.
+    """
+
+    context: TaskContext
+    _: KW_ONLY
+    model: "Callable[[], Module]"
+    train_data: Any
+    loss: "Callable[[Any, Any], Tensor]"
+    test_data: Any = None
+    own_test: Any = None
+    local: Sequence[str] = ()
+    local_norms: bool = False
+    finetune_epochs: int = 0
+    accuracy: bool = True
+    threads: int = 1
+    split: str = "iid"
+    picture: PictureInput | None = None
+    classes: Sequence[str] = ()
+    input_shape: tuple[int, ...] | None = None
+    initial: Callable[[int], Parameters] | None = field(default=None, repr=False)
+    kept: Parameters = field(default_factory=dict, init=False, repr=False)

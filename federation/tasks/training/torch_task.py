@@ -1,0 +1,125 @@
+"""`TorchTask`: a model, data and a loss become a task. torch is imported when it first trains or evaluates.
+
+```python
+import torch
+from federation.tasks import TorchTask
+
+def build(context):
+    x, y, x_test, y_test = ...
+    return TorchTask(context, model=lambda: torch.nn.Linear(64, 10), train_data=(x, y), test_data=(x_test, y_test),
+                     loss=torch.nn.functional.cross_entropy)
+```
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from federation.errors import TaskError
+from federation.protocol.messages import TrainSettings
+from federation.task import Array, Metrics, Parameters, ProgramForm, Stop, TrainResult
+from federation.tasks.training.spec import TorchTaskSpec
+from update_codec import Role
+
+if TYPE_CHECKING:
+    from federation.tasks.training.local_training import LocalTraining
+
+
+@dataclass
+class TorchTask(TorchTaskSpec):
+    """A task around a torch model; its fields are those of `TorchTaskSpec`."""
+
+    def initial_parameters(self, seed: int) -> Parameters:
+        """All tensors of version 0 that travel; the same seed gives the same bits (for the same torch version)."""
+        if self.initial is not None:
+            made = self.initial(seed)
+            return {name: array for name, array in made.items() if not _any_matches(self.local, name)}
+        return self._training.initial_parameters(seed)
+
+    def roles(self) -> Mapping[str, Role]:
+        """Float buffers (BatchNorm's statistics) are statistics, integer buffers are counters."""
+        return {} if self.initial is not None else self._training.roles()
+
+    def prepare(self) -> None:
+        """Load torch, the model and this node's data before the first round needs them.
+
+        Raises:
+            ConfigError: The device is not there.
+            TaskError: The data cannot be read or the model cannot be trained on it.
+        """
+        self._training.prepare()
+
+    @property
+    def device(self) -> str:
+        """The device that it runs on: ``cpu`` or ``cuda``."""
+        return self._training.device.type
+
+    def restore(self, state: Parameters) -> None:
+        """Take the local tensors that this node keeps; without any they begin as the model is made."""
+        self.kept = state
+
+    def train(self, parameters: Parameters, settings: TrainSettings, stop: Stop) -> TrainResult:
+        """Local SGD from ``parameters`` (local_sgd.py); ``stop`` is asked before each step.
+
+        Raises:
+            ConfigError: The device is not there.
+            TaskError: The data, the parameters or the settings cannot be used, or the training diverged.
+        """
+        return self._training.train(parameters, settings, stop)
+
+    def train_corrected(
+        self, parameters: Parameters, settings: TrainSettings, stop: Stop, correction: Parameters
+    ) -> TrainResult:
+        """The same with ``correction`` added to every gradient: SCAFFOLD's local steps (scaffold.py).
+
+        Raises:
+            ConfigError: The device is not there.
+            TaskError: The data, the parameters or the settings cannot be used, or the training diverged.
+        """
+        return self._training.train(parameters, settings, stop, correction)
+
+    def evaluate(self, parameters: Parameters) -> Metrics:
+        """``loss`` and, for classes, ``accuracy`` on the test data; empty where there is none.
+
+        A node says ``test_examples``, and takes its own test split where it has one, with its local layers; a
+        coordinator of a task with local layers has no whole model, and evaluates nothing.
+
+        Raises:
+            ConfigError: The device is not there.
+            TaskError: The data or the parameters cannot be used.
+        """
+        if self.context.node_index is not None and self.own_test is not None:
+            return self._training.evaluate_own(parameters)
+        partial = self.context.node_index is None and (self.local or self.local_norms)
+        return {} if self.test_data is None or partial else self._training.evaluate(parameters)
+
+    def export(self, parameters: Parameters, form: ProgramForm, notes: Mapping[str, str]) -> bytes:
+        """The model as a program (exporting.py); the number of inputs stays free.
+
+        Raises:
+            TaskError: The model cannot be written so, what writes it is not installed, or no input is known.
+        """
+        return self._training.export(parameters, form, notes)
+
+    def predict(self, parameters: Parameters, inputs: Array) -> Array:
+        """The model's outputs for these inputs.
+
+        Raises:
+            ConfigError: The device is not there.
+            TaskError: The inputs or the parameters cannot be used.
+        """
+        return self._training.predict(parameters, inputs)
+
+    @cached_property
+    def _training(self) -> "LocalTraining":
+        try:
+            from federation.tasks.training.local_training import LocalTraining  # noqa: PLC0415 - torch costs seconds and 200 MB
+        except ModuleNotFoundError as error:
+            raise TaskError(f"this task needs {error.name}: pip install 'fedmq[torch]'") from error
+        return LocalTraining(self)
+
+
+def _any_matches(patterns: Sequence[str], name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,0 +1,1 @@
+"""The front door above both roles: audit, demo and simulation."""

@@ -1,0 +1,1 @@
+"""The stores of a stopped federation against I1 to I9."""

@@ -1,0 +1,74 @@
+"""Makes the head once more from the stored updates: the same bytes, or something is wrong (invariant I7)."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from coordinator.global_model.aggregation import Unusable, aggregate
+from coordinator.global_model.committer import CommitterSettings
+from coordinator.global_model.downlink import advance
+from coordinator.records import Member
+from coordinator.storage.store import CoordinatorStore, ModelState, UpdateRow
+from federation.errors import StorageError
+from federation.protocol.messages import ReceiptStatus
+from federation.types import Digest, ModelVersion, UpdateId
+from update_codec import Manifest
+
+__all__ = ["Auditable", "recompute", "recompute_head"]
+
+
+class Auditable(Protocol):
+    """What is needed to make a version once more."""
+
+    def model(self, version: ModelVersion) -> ModelState:
+        """The arrays of a version."""
+
+    def payload(self, update: UpdateId) -> bytes:
+        """The frame of an update."""
+
+
+def recompute_head(store: CoordinatorStore, settings: CommitterSettings) -> Digest:
+    """The digest of the head, made again from the version before and the updates that were applied.
+
+    Args:
+        store: Still has the head's payloads; see ``store.audit_versions``.
+        settings: Those that the head was made with.
+
+    Raises:
+        StorageError: There is only version 0, or a payload or a model is missing.
+    """
+    manifest, head = store.manifest(), store.recovered(recent=1).head
+    if manifest is None or head.version == 0:
+        raise StorageError("there is no committed version to audit")
+    return recompute(store, (manifest, head.version), store.updates(), settings)
+
+
+def recompute(
+    store: Auditable, head: tuple[Manifest, ModelVersion], updates: Iterable[UpdateRow], settings: CommitterSettings
+) -> Digest:
+    """The digest of a version, made again from the version before.
+
+    Args:
+        store: Has the version before and the payloads.
+        head: The model's manifest, and the version.
+        updates: All updates; those of the version are picked.
+        settings: Those that the version was made with.
+
+    Raises:
+        StorageError: A payload or a model is missing, or the updates do not make a version.
+    """
+    manifest, version = head
+    before = store.model(ModelVersion(version - 1))
+    members = [
+        Member(
+            update=row.record.update,
+            node=row.record.node,
+            num_examples=row.record.num_examples,
+            staleness=row.staleness,
+        )
+        for row in updates
+        if row.verdict.status is ReceiptStatus.APPLIED and row.verdict.version == version
+    ]
+    made = aggregate(members, store.payload, settings.strategy, (manifest, before.strategy, settings.limits))
+    if isinstance(made, Unusable):
+        raise StorageError(f"the stored updates of version {version} are not usable: {made.detail}")
+    return Digest(advance(before, made.step, manifest, settings.downlink).model.shadow.digest())

@@ -1,0 +1,142 @@
+"""``coordinator demo``: its options, its summary and its exit codes."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from coordinator.artifacts.plots.canvas import require_matplotlib
+from coordinator.artifacts.plots.gallery import draw_run
+from coordinator.artifacts.plots.run import run_of_report
+from federation.task import task_label
+from federation.units import human_bytes
+from fedmq.demo.plan import DemoOptions, DemoPlan, make_plan
+from fedmq.demo.run import DemoFailed, make_demo, make_story, work_folder
+from fedmq.demo.view import LiveView, PlainView, node_table
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+
+def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command line
+    task: Annotated[str, typer.Option(help="digits, mnist-mlp, mnist-logreg, or FILE.py:FUNCTION")] = "digits",
+    nodes: Annotated[int, typer.Option(help="Edge-node processes to start.")] = 5,
+    rounds: Annotated[int | None, typer.Option(help="Model versions to commit. Default: the task's.")] = None,
+    buffer: Annotated[int | None, typer.Option(help="Updates that make a version; below --per-round: FedBuff.")] = None,
+    per_round: Annotated[int | None, typer.Option(help="Nodes training at once; alone: synchronous FedAvg.")] = None,
+    codec: Annotated[str, typer.Option(help="lossless, fine, balanced, edge, extreme, ...")] = "edge",
+    codec_down: Annotated[
+        str | None, typer.Option(help="Codec of the model that nodes pull. Default: edge beside edge.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Data folder. Default: bundled or downloaded.")] = None,
+    broker: Annotated[str | None, typer.Option(help="mqtt://HOST:PORT of a running broker.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of partition, model, selection and shuffles.")] = 0,
+    partition: Annotated[
+        str | None, typer.Option(help="iid, shards:N, dirichlet:ALPHA or natural. Default: the task's own.")
+    ] = None,
+    strategy: Annotated[str | None, typer.Option(help="fedavg, fedavgm, scaffold, ... Default: fits.")] = None,
+    selector: Annotated[str, typer.Option(help="uniform, fair, reliable, capable, repeatable.")] = "uniform",
+    chaos: Annotated[bool, typer.Option(help="Kill one node in mid-training and start it again.")] = True,  # noqa: FBT002 - typer makes the flag of it
+    report: Annotated[Path | None, typer.Option(help="Write the whole report as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")] = False,  # noqa: FBT002
+    plot: Annotated[Path | None, typer.Option(help="Draw the run: pictures (PNG, SVG) for this folder.")] = None,
+) -> None:
+    """Run a whole federation on this machine: Mosquitto, one coordinator process and N edge-node processes.
+
+    It trains for real, kills one node with SIGKILL in mid-training, starts it again, and ends with a summary.
+
+    \b
+    Examples:
+      coordinator demo
+      coordinator demo --task mnist-mlp --nodes 10 --per-round 5 --codec balanced --report j1.json
+      coordinator demo --task my_task.py:build --nodes 3 --no-chaos
+    """  # noqa: D301 - \b keeps the line breaks in the help
+    plan = make_plan(
+        DemoOptions(
+            task=task,
+            nodes=nodes,
+            rounds=rounds,
+            per_round=per_round,
+            buffer=buffer,
+            codec=codec,
+            codec_down=codec_down,
+            seed=seed,
+            chaos=chaos,
+            data=data,
+            broker=broker,
+            partition=partition,
+            selector=selector,
+            strategy=strategy,
+        )
+    )
+    if plot is not None:
+        require_matplotlib()
+    console = Console(stderr=as_json)
+    try:
+        result = _run(plan, console)
+    except DemoFailed as error:
+        Console(stderr=True).print(f"demo failed: {error}", markup=False, highlight=False)
+        raise typer.Exit(EXIT_FAILED) from error
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted: all processes are stopped")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if report is not None:
+        report.write_text(json.dumps(result, indent=2) + "\n")
+    if as_json:
+        sys.stdout.write(json.dumps(result) + "\n")
+    if plot is not None:
+        for file in draw_run(run_of_report(result, Path(f"demo-{plan_name(plan)}")), plot).files:
+            console.print(str(file), markup=False, highlight=False, soft_wrap=True)
+
+
+def plan_name(plan: DemoPlan) -> str:
+    """The task's name, for a title: of a file only its own."""
+    return task_label(plan.task).partition(":")[0].removesuffix(".py")
+
+
+def _run(plan: DemoPlan, console: Console) -> Mapping[str, object]:
+    story = make_story(plan)
+    view = LiveView(console, plan, story) if console.is_terminal else PlainView(console)
+    with work_folder() as folder, view:
+        result = make_demo(plan, view, story, folder).run()
+    if not console.is_terminal:
+        console.print(node_table(story))
+    console.print(summary_table(result))
+    return result
+
+
+def summary_table(report: Mapping[str, object]) -> Table:
+    """What the demo reached, against plain fp32 for the same exchanges."""
+    table = Table(box=SIMPLE_HEAD, show_header=False, pad_edge=False)
+    up, down = _traffic(report, "up"), _traffic(report, "down")
+    accuracy = report.get("final_accuracy")
+    rows = {
+        "final accuracy": f"{accuracy:.2%}" if isinstance(accuracy, float) else "not evaluated",
+        "versions": str(len(rounds)) if isinstance(rounds := report.get("rounds"), list) else "0",
+        "strategy, codec": f"{report.get('strategy')}, {report.get('codec')}",
+        "bytes up": up,
+        "bytes down": down,
+        "loop / total": f"{_number(report, 'loop_wall_s'):.1f} s / {_number(report, 'total_wall_s'):.1f} s",
+        "killed and back": str(report.get("chaos_kills", 0)),
+        "broker": str(report.get("broker")),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _traffic(report: Mapping[str, object], way: str) -> str:
+    sent, plain = _number(report, f"bytes_{way}_total"), _number(report, f"bytes_{way}_fp32")
+    factor = f", 1/{plain / sent:.1f} of fp32 ({human_bytes(plain)})" if sent else ""
+    return human_bytes(sent) + factor
+
+
+def _number(report: Mapping[str, object], key: str) -> float:
+    value = report.get(key, 0.0)
+    return float(value) if isinstance(value, int | float) else 0.0

@@ -1,0 +1,181 @@
+"""What one demo runs: its options checked, and the configuration that they stand for."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from federation.errors import ConfigError
+from federation.protocol.messages import TrainSettings
+from federation.tasks.data.partitioners import parse_partition
+from federation.tasks.registry import default_rounds, default_settings
+
+NODES_MAX = 200
+"""More node processes than this do not fit one machine; the simulator takes thousands."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoPlan:
+    """One demo, completely decided.
+
+    Attributes:
+        task: Task name, or ``file.py:function``.
+        nodes: Node processes.
+        rounds: Model versions to commit.
+        per_round: Assignments in flight.
+        buffer: Updates that make a version; equal to ``per_round`` it is synchronous FedAvg, below it FedBuff.
+        codec: Codec profile of the updates.
+        codec_down: Codec profile of the model; None is the coordinator's choice.
+        seed: Seed of data partition, initial model, selection and shuffles.
+        chaos: Whether one node is killed in mid-training.
+        data: Data folder, or None for the task's default.
+        broker: URL of a running broker, or None to start one.
+        settings: How nodes train.
+        evaluate_every: Evaluate each n-th version; 0 is never.
+        partition: How the task's data is divided; None is the task's own way.
+        selector: Who is asked.
+        chosen: The strategy that was named; None is what fits.
+    """
+
+    task: str
+    nodes: int
+    rounds: int
+    per_round: int
+    buffer: int
+    codec: str
+    codec_down: str | None
+    seed: int
+    chaos: bool
+    data: Path | None
+    broker: str | None
+    settings: TrainSettings
+    evaluate_every: int = 1
+    partition: str | None = None
+    selector: str = "uniform"
+    chosen: str | None = None
+
+    @property
+    def synchronous(self) -> bool:
+        """Whether every version waits for its whole cohort."""
+        return self.buffer == self.per_round
+
+    @property
+    def strategy(self) -> str:
+        """Name of the aggregation strategy."""
+        return self.chosen or ("fedavg" if self.synchronous else "fedbuff")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoOptions:
+    """The options as they were given; None takes the default of the task or of the others."""
+
+    task: str = "digits"
+    nodes: int = 5
+    rounds: int | None = None
+    per_round: int | None = None
+    buffer: int | None = None
+    codec: str = "edge"
+    codec_down: str | None = None
+    seed: int = 0
+    chaos: bool = True
+    data: Path | None = None
+    broker: str | None = None
+    partition: str | None = None
+    selector: str = "uniform"
+    strategy: str | None = None
+
+
+def make_plan(options: DemoOptions) -> DemoPlan:
+    """Check the options and fill in what was left open.
+
+    Raises:
+        ConfigError: An option is out of range or two do not fit together.
+    """
+    nodes = _between("--nodes", options.nodes, 1, NODES_MAX)
+    per_round = _between("--per-round", options.per_round or nodes, 1, nodes)
+    default_buffer = per_round if options.per_round else max(1, (2 * per_round + 2) // 3)
+    buffer = _between("--buffer", options.buffer or default_buffer, 1, per_round)
+    rounds = _between("--rounds", options.rounds or default_rounds(options.task), 1, 100_000)
+    if options.partition is not None:
+        parse_partition(options.partition)
+    if options.data is not None and not options.data.is_dir():
+        raise ConfigError("--data", f"{options.data} is not a folder", source="command line")
+    return DemoPlan(
+        task=_absolute_task(options.task),
+        nodes=nodes,
+        rounds=rounds,
+        per_round=per_round,
+        buffer=buffer,
+        codec=options.codec,
+        codec_down=options.codec_down,
+        seed=options.seed,
+        chaos=options.chaos and nodes > 1,
+        data=options.data,
+        broker=options.broker,
+        settings=default_settings(options.task),
+        partition=options.partition,
+        selector=options.selector,
+        chosen=options.strategy,
+    )
+
+
+def coordinator_settings(plan: DemoPlan, *, broker_url: str, state: Path) -> Mapping[str, Mapping[str, object]]:
+    """The coordinator's configuration file of this demo, section by section."""
+    # A zero is what the coordinator takes by itself where the strategy has no value of its own, as fedprox has.
+    train = {k: v for k, v in asdict(plan.settings).items() if k not in {"extra", "seed"} and v != 0}
+    task: dict[str, object] = {"name": plan.task, "seed": plan.seed}
+    if plan.data is not None:
+        task["data"] = str(plan.data.resolve())
+    return {
+        "federation": {"id": "demo"},
+        "broker": {"url": broker_url},
+        "store": {"folder": str(state)},
+        "task": task,
+        "train": train | {"seed": plan.seed},
+        "codec": {"up": plan.codec} | ({} if plan.codec_down is None else {"down": plan.codec_down}),
+        "strategy": {"name": plan.strategy} | ({"nodes": plan.nodes} if plan.strategy == "scaffold" else {}),
+        "round": {
+            "concurrency": plan.per_round,
+            "buffer": plan.buffer,
+            "refill": plan.per_round if plan.synchronous else 1,
+            "quorum": max(1, plan.buffer // 2),
+            "max_staleness": 0 if plan.synchronous else 10,
+            "versions": plan.rounds,
+            "nodes_min": plan.nodes,
+            "lease_s": 120.0,
+            "max_wait_s": 60.0,
+            "selector": plan.selector,
+            "exit_when_finished": True,
+        },
+        "evaluation": {"every": plan.evaluate_every},
+    }
+
+
+def to_toml(sections: Mapping[str, Mapping[str, object]]) -> str:
+    """Write sections of plain values (strings, numbers, booleans) as TOML."""
+    lines: list[str] = []
+    for name, values in sections.items():
+        lines.append(f"[{name}]")
+        lines += [f"{key} = {_toml_value(value)}" for key, value in values.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _between(flag: str, value: int, low: int, high: int) -> int:
+    if not low <= value <= high:
+        raise ConfigError(flag, f"{value} is not between {low} and {high}", source="command line")
+    return value
+
+
+def _absolute_task(task: str) -> str:
+    """A task file is found from every working directory."""
+    file, colon, function = task.rpartition(":")
+    return f"{Path(file).resolve()}{colon}{function}" if file.endswith(".py") else task

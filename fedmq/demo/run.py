@@ -1,0 +1,176 @@
+"""The demo's director: starts everything, listens, and leaves nothing behind."""
+
+import contextlib
+import json
+import queue
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from federation.errors import FederationError
+from federation.runtime.local_broker import LocalBroker
+from fedmq.demo.chaos import Saboteur
+from fedmq.demo.plan import DemoPlan, coordinator_settings, to_toml
+from fedmq.demo.processes import Exited, Fleet, Line
+from fedmq.demo.story import NodeStory, Story
+from fedmq.demo.view import View
+
+QUIET_S_MAX = 180.0
+"""A demo whose processes all say nothing for this long, in seconds, is given up."""
+
+
+class DemoFailed(FederationError):  # noqa: N818 - the name says what it is
+    """The demo could not finish; the message says which process ended and what it said last."""
+
+
+@dataclass(slots=True)
+class Demo:
+    """One demo from its start to its report."""
+
+    plan: DemoPlan
+    story: Story
+    view: View
+    folder: Path
+    fleet: Fleet
+    saboteur: Saboteur
+    interrupted: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> Mapping[str, object]:
+        """Run to the end.
+
+        Returns:
+            The report, as `coordinator run --report` writes it, with the demo's own fields added.
+
+        Raises:
+            DemoFailed: A process ended that should not have, or nothing happened any more.
+            KeyboardInterrupt: Somebody pressed Ctrl-C, or SIGTERM came.
+        """
+        began = time.monotonic()
+        with _signals(self.interrupted), self._broker() as (url, broker_name):
+            try:
+                self.view.say(f"broker: {broker_name} at {url}")
+                self._start(url)
+                self._listen()
+            finally:
+                self.fleet.stop()
+        return self._report(broker_name, time.monotonic() - began)
+
+    @contextlib.contextmanager
+    def _broker(self) -> Iterator[tuple[str, str]]:
+        if self.plan.broker is not None:
+            yield self.plan.broker, "external broker"
+            return
+        with LocalBroker() as broker:
+            yield broker.url, f"mosquitto {broker.version}"
+
+    def _start(self, url: str) -> None:
+        settings = self.folder / "coordinator.toml"
+        settings.write_text(to_toml(coordinator_settings(self.plan, broker_url=url, state=self.folder / "coordinator")))
+        report = str(self.folder / "report.json")
+        self.fleet.start(
+            "coordinator", "coordinator", ["run", "--config", str(settings), "--log-json", "--report", report]
+        )
+        for index, name in enumerate(self.story.nodes):
+            self.fleet.start(name, "edge_node", self._node_arguments(url, name, index))
+        self.view.say(f"started 1 coordinator and {self.plan.nodes} edge nodes, each a process of its own")
+
+    def _node_arguments(self, url: str, name: str, index: int) -> list[str]:
+        plan = self.plan
+        arguments = ["run", "--broker", url, "--federation", "demo", "--id", name, "--task", plan.task]
+        arguments += ["--index", str(index), "--count", str(plan.nodes), "--seed", str(plan.seed), "--log-json"]
+        arguments += ["--state", str(self.folder / name)]
+        if plan.partition is not None:
+            arguments += ["--partition", plan.partition]
+        if plan.data is not None:
+            arguments += ["--data", str(plan.data.resolve())]
+        return arguments
+
+    def _listen(self) -> None:
+        quiet_since = time.monotonic()
+        while not self.interrupted.is_set():
+            try:
+                # The limit only bounds how late Ctrl-C is noticed where a signal does not wake a queue.
+                item = self.fleet.lines.get(timeout=1.0)
+            except queue.Empty:
+                if time.monotonic() - quiet_since > QUIET_S_MAX:
+                    raise DemoFailed(f"nothing happened for {QUIET_S_MAX:.0f} s; see {self.folder}") from None
+                continue
+            quiet_since = time.monotonic()
+            if isinstance(item, Exited):
+                if self._is_over(item):
+                    return
+            else:
+                self._hear(item)
+            self.view.refresh()
+        raise KeyboardInterrupt
+
+    def _hear(self, line: Line) -> None:
+        for sentence in (self.story.hear(line), self.saboteur.hear(line, version=self.story.version)):
+            if sentence:
+                self.view.say(sentence)
+        if self.saboteur.victim is not None:
+            self.story.nodes[self.saboteur.victim].state = "killed"
+
+    def _is_over(self, exited: Exited) -> bool:
+        sentence = self.saboteur.notice(exited)
+        if sentence is not None:
+            node = self.story.nodes[exited.source]
+            node.restarts, node.state = self.fleet.generation(exited.source), "starting"
+            self.view.say(sentence)
+            return False
+        if exited.source == "coordinator" and exited.code == 0:
+            return True
+        tail = self.fleet.stderr_tail(exited.source)
+        raise DemoFailed(f"{exited.source} ended with exit code {exited.code}; it said last:\n{tail}")
+
+    def _report(self, broker_name: str, total_wall_s: float) -> Mapping[str, object]:
+        report: dict[str, object] = json.loads((self.folder / "report.json").read_text())
+        detail = report.get("nodes_detail")
+        if isinstance(detail, list):
+            for node in detail:
+                story = self.story.nodes.get(node["id"])
+                node["restarts"] = story.restarts if story is not None else 0
+        return report | {
+            "task": self.plan.task,
+            "nodes": self.plan.nodes,
+            "codec": self.plan.codec,
+            "strategy": self.plan.strategy,
+            "total_wall_s": total_wall_s,
+            "broker": broker_name,
+            "chaos_kills": int(self.saboteur.done),
+        }
+
+
+def make_demo(plan: DemoPlan, view: View, story: Story, folder: Path) -> Demo:
+    """Put a demo together; nothing runs yet."""
+    fleet = Fleet(folder=folder)
+    return Demo(plan=plan, story=story, view=view, folder=folder, fleet=fleet, saboteur=Saboteur(fleet, plan.chaos))
+
+
+def make_story(plan: DemoPlan) -> Story:
+    """A story with all nodes that are about to start."""
+    width = len(str(plan.nodes - 1))
+    return Story({f"node-{index:0{width}d}": NodeStory() for index in range(plan.nodes)})
+
+
+@contextlib.contextmanager
+def work_folder() -> Iterator[Path]:
+    """A folder for configuration and state that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="fedmq-demo-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def _signals(interrupted: threading.Event) -> Iterator[None]:
+    """Ctrl-C and SIGTERM set the event; a second Ctrl-C cannot interrupt the cleaning up."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: interrupted.set()) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,122 @@
+"""What is known of a running demo, told by the log lines of its processes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fedmq.demo.processes import Line
+
+
+@dataclass(slots=True)
+class NodeStory:
+    """One node as the demo sees it.
+
+    Attributes:
+        state: What it does now, for the table.
+        round: The round that it is in, or None.
+        applied: Updates that became part of a version.
+        stale: Updates that came too late.
+        refused: Updates that were refused.
+        restarts: How often it was started again.
+        bytes_up: Bytes of its update frames.
+        bytes_down: Bytes of the model parts that it pulled.
+    """
+
+    state: str = "starting"
+    round: int | None = None
+    applied: int = 0
+    stale: int = 0
+    refused: int = 0
+    restarts: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+@dataclass(slots=True)
+class Story:
+    """The whole demo: nodes, versions, and the last words of the coordinator.
+
+    Attributes:
+        nodes: Every node by its id.
+        version: Newest committed version.
+        accuracy: Accuracy by version, as far as it was evaluated.
+        accepted: Updates by version.
+        finished: Whether the coordinator has said that the run is over.
+    """
+
+    nodes: dict[str, NodeStory]
+    version: int = 0
+    accuracy: dict[int, float] = field(default_factory=dict)
+    accepted: dict[int, int] = field(default_factory=dict)
+    finished: bool = False
+
+    def hear(self, line: Line) -> str | None:
+        """Take one line in; returns a sentence for people when it is worth one."""
+        if line.source == "coordinator":
+            return self._hear_coordinator(line.event, line.fields)
+        node = self.nodes.get(line.source)
+        if node is not None:
+            _hear_node(node, line.event, line.fields)
+        return None
+
+    def _hear_coordinator(self, event: str, fields: Mapping[str, object]) -> str | None:
+        if event == "version_committed":
+            version = _integer(fields, "version")
+            self.version = max(self.version, version)
+            self.accepted[version] = _integer(fields, "accepted")
+        elif event == "evaluated":
+            accuracy = fields.get("accuracy")
+            if isinstance(accuracy, int | float):
+                self.accuracy[_integer(fields, "version")] = float(accuracy)
+            return self._version_sentence(_integer(fields, "version"))
+        elif event == "finished":
+            self.finished = True
+        elif event in {"update_refused", "update_stale"}:
+            return f"{fields.get('node', '?')}: update {event.removeprefix('update_')} ({fields.get('reason', '?')})"
+        return None
+
+    def _version_sentence(self, version: int) -> str | None:
+        if version == 0:
+            return None
+        accuracy = f", accuracy {self.accuracy[version]:.2%}" if version in self.accuracy else ""
+        return f"version {version}: {self.accepted.get(version, 0)} updates{accuracy}"
+
+
+def _hear_node(node: NodeStory, event: str, fields: Mapping[str, object]) -> None:
+    match event:
+        case "node_started" | "connected":
+            node.state = "idle"
+        case "round_joined":
+            node.state, node.round = "fetching", _integer(fields, "round")
+        case "model_ready":
+            node.bytes_down += _integer(fields, "bytes")
+        case "training_started":
+            node.state, node.round = "training", _integer(fields, "round")
+        case "training_finished":
+            node.state = "uploading"
+        case "update_offered":
+            node.bytes_up += _integer(fields, "bytes")
+        case "receipt":
+            _hear_receipt(node, str(fields.get("status", "")))
+        case _:
+            pass
+
+
+def _hear_receipt(node: NodeStory, status: str) -> None:
+    match status:
+        case "stored":
+            node.state = "delivered"
+        case "applied":
+            node.applied += 1
+        case "stale":
+            node.stale += 1
+        case "refused":
+            node.refused += 1
+        case _:
+            return
+    if node.state in {"uploading", "delivered"}:
+        node.state = "idle" if status != "stored" else "delivered"
+
+
+def _integer(fields: Mapping[str, object], key: str) -> int:
+    value = fields.get(key, 0)
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,1 @@
+"""Real training in virtual time."""

@@ -1,0 +1,151 @@
+"""``coordinator simulate --train``: from its options to an experiment, and from its result to a table or JSON."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from coordinator.config.sections import CoordinatorConfig
+from coordinator.config.settings import committer_settings, engine_settings, strategy_name, uses_controls
+from coordinator.engine.early_stopping import Source, StoppingSettings
+from coordinator.engine.settings import SurveySettings
+from federation.errors import ConfigError
+from federation.protocol.cohort import COHORT_NODES_MAX
+from federation.task import TaskContext
+from federation.tasks.pool.node_pool import NodePool
+from federation.tasks.registry import load_task
+from fedmq.simulation.experiment.experiment import Experiment, Plan, Result, VersionFigures
+from fedmq.simulation.experiment.options import TrainOptions, resolve
+from fedmq.simulation.experiment.outages import parse_outages
+from fedmq.simulation.experiment.run_report import run_report
+from fedmq.simulation.world.trainer import parse_stragglers
+
+__all__ = ["TrainOptions", "build_experiment", "report", "train"]
+
+SHOWN = 15
+
+
+def build_experiment(options: TrainOptions) -> Experiment:
+    """Check the options, read the configuration as a real coordinator does, and build.
+
+    Raises:
+        ConfigError: An option is out of range, or two settings do not fit together.
+    """
+    return _experiment(*resolve(options))
+
+
+def _experiment(options: TrainOptions, config: CoordinatorConfig) -> Experiment:
+    per_round, every = options.per_round or options.nodes, options.evaluate_every or 0
+    # The experiment evaluates by itself, as the coordinator would; simulated nodes evaluate nothing.
+    engine = engine_settings(config)
+    engine = replace(engine, versions=options.rounds or 0, evaluate_every=0, survey=SurveySettings())
+    _check_stopping(engine.stopping, every)
+    if per_round > COHORT_NODES_MAX:
+        if config.round.buffer is not None:
+            raise ConfigError("--buffer", f"needs --per-round up to {COHORT_NODES_MAX}", source="command line")
+        # More than one announcement can name: asked in several, as the machine does by itself.
+        engine = replace(
+            engine, concurrency=per_round, buffer=per_round, refill=per_round, quorum=max(1, per_round // 2)
+        )
+    context = TaskContext(
+        node_index=None,
+        node_count=options.nodes,
+        data=config.task.data,
+        device=options.device,
+        seed=config.task.seed,
+        partition=options.partition,
+    )
+    plan = Plan(
+        nodes=options.nodes,
+        engine=engine,
+        committer=committer_settings(config),
+        selector=config.round.selector,
+        seed=config.task.seed,
+        stragglers=parse_stragglers(options.stragglers),
+        outages=parse_outages(options.outages, options.nodes),
+        evaluate_every=every,
+        update_norm_max=config.limits.update_norm_max,
+    )
+    pool = NodePool(load_task(config.task.name), context, stacked=options.stacked, controlled=uses_controls(config))
+    return Experiment(plan, pool, workers=options.workers)
+
+
+def train(options: TrainOptions, *, as_json: bool) -> Result:
+    """Run it, and tell what came of it."""
+    if options.report is not None and not options.report.absolute().parent.is_dir():
+        raise ConfigError("--report", f"there is no folder {options.report.parent}", source="command line")
+    console = Console(stderr=True)
+    options, config = resolve(options)
+    experiment = _experiment(options, config)
+    step = max(1, experiment.plan.engine.versions // SHOWN)
+
+    def say(figures: VersionFigures) -> None:
+        if figures.version % step == 0 or figures.version == experiment.plan.engine.versions:
+            console.print(_line(figures), highlight=False)
+
+    result = experiment.run(say)
+    if options.report is not None:
+        made = run_report(experiment, result, strategy=strategy_name(config), codec=config.codec.up)
+        options.report.write_text(json.dumps(made) + "\n")
+    if as_json:
+        sys.stdout.write(json.dumps(report(options, result)) + "\n")
+    else:
+        _show(options, result)
+    return result
+
+
+def report(options: TrainOptions, result: Result) -> Mapping[str, object]:
+    """The options and the result as plain data."""
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
+    return given | asdict(result)
+
+
+def _check_stopping(stopping: StoppingSettings, evaluate_every: int) -> None:
+    """An early stop needs evaluations.
+
+    Raises:
+        ConfigError: Nobody makes those that count.
+    """
+    if stopping.patience and stopping.source is Source.NODES:
+        raise ConfigError("stopping.on", "simulated nodes do not evaluate: take central")
+    if stopping.patience and not evaluate_every:
+        problem = "0 makes no evaluation, and stopping.patience waits for those"
+        raise ConfigError("--evaluate-every", problem, source="command line")
+
+
+def _line(figures: VersionFigures) -> str:
+    measured = ", ".join(f"{name} {value:.4f}" for name, value in sorted(figures.metrics.items()))
+    return f"version {figures.version}: {measured or 'not evaluated'}, {figures.updates} updates"
+
+
+def _show(options: TrainOptions, result: Result) -> None:
+    table = Table(
+        box=SIMPLE_HEAD, title=f"{options.nodes:,} nodes train {options.task}, {len(result.versions)} versions"
+    )
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    for what, value in _rows(result):
+        table.add_row(what, value)
+    Console().print(table)
+
+
+def _rows(result: Result) -> Iterator[tuple[str, str]]:
+    measured = [figures for figures in result.versions if figures.metrics]
+    for name, value in sorted(measured[-1].metrics.items()) if measured else ():
+        yield name, f"{value:.4f}"
+    for name, count in sorted(result.verdicts.items()):
+        yield f"updates {name}", f"{count:,}"
+    yield "staleness, mean", f"{sum(f.staleness_mean for f in result.versions) / max(1, len(result.versions)):.2f}"
+    if result.away_share:
+        yield "nodes offline, share of the time", f"{result.away_share:.0%}"
+    if result.stopped_early:
+        yield "stopped early, at version", str(result.versions[-1].version)
+    yield "bytes up", f"{result.payload_bytes / 1e6:,.1f} MB"
+    yield "virtual time", f"{result.virtual_s:,.1f} s"
+    yield "wall time", f"{result.wall_s:.1f} s"
+    yield "model digest", result.digest

@@ -1,0 +1,245 @@
+"""A coordinator without a network: its machine, executor and store as in production; questions out, updates in.
+
+For tests and benchmarks of strategies: what a node does, and how long it takes, is up to the caller.
+"""
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from coordinator.engine.effects import PublishAnnouncement, SendCommand
+from coordinator.engine.events import (
+    BrokerConnected,
+    DeclineReceived,
+    Evaluated,
+    Event,
+    NodeStateReceived,
+    OfferReceived,
+)
+from coordinator.engine.machine import CoordinatorMachine
+from coordinator.engine.settings import EngineSettings
+from coordinator.global_model.aggregation import Combine
+from coordinator.global_model.committer import Committer, CommitterSettings, first_commit
+from coordinator.global_model.update_checks import Examine, Refusal, check_update
+from coordinator.records import UpdateRecord
+from coordinator.runtime.executor import CoordinatorExecutor, ExecutorParts
+from coordinator.storage.memory_store import MemoryStore
+from coordinator.strategies.selection import make_selector
+from federation.protocol.chunking import payload_digest
+from federation.protocol.cohort import includes
+from federation.protocol.messages import Decline, NodeState, Presence, Receipt, RoundAnnouncement, UpdateOffer
+from federation.protocol.topics import Topics
+from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
+from federation.types import Digest, FederationId, Incarnation, ModelVersion, NodeId, update_id
+from update_codec import CodecSpec, Manifest, Vectors, encode
+
+__all__ = ["DirectCoordinator", "Question", "Setup"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One node is asked to train."""
+
+    node: NodeId
+    announcement: RoundAnnouncement
+
+
+class _Nowhere:
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
+        """Nobody listens."""
+
+
+@dataclass(slots=True)
+class _Clock:
+    now: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a coordinator starts from.
+
+    Attributes:
+        manifest: The model.
+        initial: Version 0.
+        engine: The engine; ``versions`` 0 runs for ever.
+        committer: How versions are made.
+        selector: Who is asked.
+        seed: Of the selection.
+        update_norm_max: Longer updates are refused.
+        combine: See `coordinator.global_model.aggregation.aggregate`; None decodes frames.
+        check: Looks at an update before it is kept.
+    """
+
+    manifest: Manifest
+    initial: Vectors
+    engine: EngineSettings
+    committer: CommitterSettings = field(default_factory=CommitterSettings)
+    selector: str = "uniform"
+    seed: int = 0
+    update_norm_max: float = 1e5
+    combine: Combine | None = None
+    check: Callable[[UpdateRecord, bytes, Examine, float], Refusal | None] = check_update
+
+
+class DirectCoordinator:
+    """One coordinator, its nodes all online.
+
+    Attributes:
+        questions: Who was asked and has not been looked at by the caller.
+        receipts: Every final or first word on an update, in order.
+        now: Virtual time, in seconds; the caller moves it on with `pass_time`.
+    """
+
+    def __init__(self, setup: Setup, nodes: Iterable[NodeId]) -> None:
+        self.questions: deque[Question] = deque()
+        self.receipts: list[tuple[NodeId, Receipt]] = []
+        self._setup, self._nodes = setup, tuple(nodes)
+        self._clock = _Clock()
+        self._away_since: dict[NodeId, float] = {}
+        self._away_s = 0.0
+        self.store = MemoryStore()
+        self.store.initialise(
+            setup.manifest, first_commit(setup.initial, setup.manifest, setup.committer.downlink, seed=None)
+        )
+        recovered = self.store.recovered(recent=setup.engine.max_staleness + 1)
+        self._committer = Committer(self.store, recovered.head, setup.committer, setup.combine)
+        self._executor = self._make_executor()
+        rng = random.Random(setup.seed).random  # noqa: S311 - a simulation must repeat
+        self._machine = CoordinatorMachine(setup.engine, recovered, selector=make_selector(setup.selector), rng=rng)
+        self.tell(BrokerConnected())
+        for node in self._nodes:
+            self.tell(NodeStateReceived(node=node, state=_state(setup.engine.task, Presence.ONLINE)))
+        self.pass_time(setup.engine.settle_s)
+
+    @property
+    def now(self) -> float:
+        """Virtual time, in seconds."""
+        return self._clock.now
+
+    @property
+    def version(self) -> int:
+        """The newest version."""
+        return self._committer.head.version
+
+    @property
+    def model(self) -> Vectors:
+        """The newest global model."""
+        return self._committer.evaluated_model
+
+    def tell(self, event: Event | None) -> None:
+        """Let something happen now, and everything that follows from it at once."""
+        events: deque[Event | None] = deque([event])
+        while events:
+            for effect in self._machine.handle(events.popleft(), self.now):
+                events.extend(self._executor.execute(effect))
+                match effect:
+                    case PublishAnnouncement(announcement=announcement):
+                        self._ask(announcement)
+                    case SendCommand(node=node, command=Receipt() as receipt):
+                        self.receipts.append((node, receipt))
+                    case _:
+                        pass
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, deadline by deadline."""
+        end = self.now + seconds
+        while (due := self._machine.deadline()) is not None and due <= end:
+            self._clock.now = max(self.now, due)
+            self.tell(None)
+        self._clock.now = end
+
+    @property
+    def away_share(self) -> float:
+        """What part of all nodes' time has been spent offline so far."""
+        away_s = self._away_s + sum(self.now - since for since in self._away_since.values())
+        return away_s / (self.now * len(self._nodes)) if self.now else 0.0
+
+    @property
+    def digest(self) -> Digest:
+        """Names the newest version's bits."""
+        return self._committer.head.digest
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last version is there, or nothing better has come for too long."""
+        return bool(self._machine.snapshot()["finished"])
+
+    def evaluated(self, version: int, metrics: Mapping[str, float]) -> None:
+        """The caller has evaluated a version: it may be the best one, or one too many without improvement."""
+        self.tell(Evaluated(version=ModelVersion(version), metrics=metrics))
+
+    def leave(self, node: NodeId) -> None:
+        """The node's connection is lost."""
+        self._away_since.setdefault(node, self.now)
+        self.tell(NodeStateReceived(node=node, state=_state(self._setup.engine.task, Presence.LOST)))
+
+    def come_back(self, node: NodeId) -> None:
+        """The node is online again."""
+        self._away_s += self.now - self._away_since.pop(node, self.now)
+        self.tell(NodeStateReceived(node=node, state=_state(self._setup.engine.task, Presence.ONLINE)))
+
+    def decline(self, node: NodeId, decline: Decline) -> None:
+        """The node will not train, or could not."""
+        self.tell(DeclineReceived(node=node, decline=decline))
+
+    def answer(
+        self,
+        question: Question,
+        update: Vectors | bytes,
+        num_examples: int,
+        metrics: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """The node has trained; a frame is passed on as it is."""
+        announcement = question.announcement
+        spec = CodecSpec.parse(announcement.codec)
+        frame = update if isinstance(update, bytes) else encode(update, self._setup.manifest, spec).frame
+        offer = UpdateOffer(
+            run=announcement.run,
+            round=announcement.round,
+            update=update_id(announcement.round, question.node),
+            incarnation=Incarnation(1),
+            base_version=announcement.model.version,
+            base_digest=announcement.model.digest,
+            num_examples=num_examples,
+            metrics=dict(metrics),
+            codec=str(spec),
+            payload_bytes=len(frame),
+            payload_digest=payload_digest(frame),
+            chunk_bytes=self._setup.engine.chunk_bytes,
+            inline=frame,
+        )
+        known = self.store.verdict(offer.update)
+        self.tell(OfferReceived(node=question.node, offer=offer, known=known))
+
+    def _ask(self, announcement: RoundAnnouncement) -> None:
+        asked = (
+            node for node in self._nodes if includes(announcement.cohort, announcement.run, announcement.round, node)
+        )
+        self.questions.extend(Question(node=node, announcement=announcement) for node in asked)
+
+    def _make_executor(self) -> CoordinatorExecutor:
+        return CoordinatorExecutor(
+            ExecutorParts(
+                store=self.store,
+                committer=self._committer,
+                control=_Nowhere(),
+                data=_Nowhere(),
+                topics=Topics(FederationId("direct")),
+                now=lambda: self._clock.now,
+                say=lambda _event, _fields: None,
+                update_norm_max=self._setup.update_norm_max,
+                check=self._setup.check,
+            )
+        )
+
+
+def _state(task: str, presence: Presence) -> NodeState:
+    return NodeState(
+        presence=presence,
+        incarnation=Incarnation(1),
+        protocol_min=PROTOCOL_MIN,
+        protocol_max=PROTOCOL_VERSION,
+        task=task,
+    )

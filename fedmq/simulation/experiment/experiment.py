@@ -1,0 +1,283 @@
+"""A federation that trains for real in virtual time: production's coordinator, many virtual nodes, no broker.
+
+Machine, strategy, selection, codec and store are those of the real system (`direct`); the nodes' training is that of
+their task (`federation.tasks.pool.node_pool`). What a node makes of a model depends on the model, the round's seed and
+the node's index alone, and the aggregate does not depend on the order of arrival: so the same seed gives the same model
+as real processes do, where the same nodes are asked (all of them, or ``selector = "repeatable"``).
+"""
+
+import heapq
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+
+from coordinator.engine.registry import REST_MAX_S
+from coordinator.engine.settings import EngineSettings
+from coordinator.global_model.committer import CommitterSettings
+from coordinator.global_model.update_checks import payload_limit
+from federation.errors import FederationError
+from federation.tasks.pool.node_pool import NodePool
+from federation.types import NodeId
+from fedmq.simulation.experiment.direct import DirectCoordinator, Question, Setup
+from fedmq.simulation.experiment.node_answers import FrameWork, NodeWork, VectorWork
+from fedmq.simulation.experiment.outages import Outages, Turns
+from fedmq.simulation.experiment.training_workers import Trainers
+from fedmq.simulation.world.trainer import Stragglers
+from update_codec import CodecSpec, Manifest
+
+__all__ = ["Experiment", "Plan", "Result", "VersionFigures", "node_names"]
+
+
+REFUSALS_MAX = 20
+"""So many updates of each node may be turned down between two versions, on average."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything about one experiment.
+
+    Attributes:
+        nodes: How many.
+        engine: The coordinator's engine; ``versions`` must be set.
+        committer: How versions are made.
+        selector: Who is asked.
+        seed: Of the initial model, the selection and the times.
+        stragglers: How long training takes.
+        outages: Nodes that are away.
+        evaluate_every: Evaluate each n-th version; 0 is never.
+        update_norm_max: Longer updates are refused.
+    """
+
+    nodes: int
+    engine: EngineSettings
+    committer: CommitterSettings = field(default_factory=CommitterSettings)
+    selector: str = "uniform"
+    seed: int = 0
+    stragglers: Stragglers = field(default_factory=Stragglers)
+    outages: Outages = field(default_factory=Outages)
+    evaluate_every: int = 1
+    update_norm_max: float = 1e5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionFigures:
+    """One version.
+
+    Attributes:
+        version: Its number.
+        virtual_s: When it was made, in virtual seconds.
+        metrics: Its evaluation; empty where there was none.
+        updates: How many it was made of.
+        staleness_mean: Versions that they lagged behind, on average.
+        losses: Mean training loss of each of its nodes, by index.
+    """
+
+    version: int
+    virtual_s: float
+    metrics: Mapping[str, float]
+    updates: int
+    staleness_mean: float
+    losses: Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What the experiment came to.
+
+    Attributes:
+        digest: Names the last version's bits, as in the real system.
+        versions: Figures of each version.
+        verdicts: Updates by what became of them.
+        payload_bytes: Bytes of all updates as they would travel.
+        virtual_s: Virtual seconds.
+        wall_s: Real seconds, without reading the data.
+        away_share: What part of all nodes' virtual time was spent offline.
+        stopped_early: Evaluations without improvement have ended it (``stopping.patience``).
+    """
+
+    digest: str
+    versions: tuple[VersionFigures, ...]
+    verdicts: Mapping[str, int]
+    payload_bytes: int
+    virtual_s: float
+    wall_s: float
+    away_share: float = 0.0
+    stopped_early: bool = False
+
+
+def node_names(count: int) -> list[NodeId]:
+    """Names as ``coordinator demo`` gives them: a selection that looks at names chooses the same."""
+    width = len(str(count - 1))
+    return [NodeId(f"node-{index:0{width}d}") for index in range(count)]
+
+
+class Experiment:
+    """Builds the coordinator of a plan and runs it.
+
+    Args:
+        plan: What to do.
+        pool: Trains and evaluates.
+        workers: Processes that train; 1 is this one.
+    """
+
+    def __init__(self, plan: Plan, pool: NodePool, *, workers: int = 1) -> None:
+        self.plan, self.pool = plan, pool
+        initial = dict(pool.initial_parameters(plan.seed))
+        self.manifest = Manifest.of(initial, pool.roles())
+        self._trainers = Trainers(pool, self.manifest, workers)
+        self.names = node_names(plan.nodes)
+        self._index = {name: index for index, name in enumerate(self.names)}
+        self.work: NodeWork = self._make_work()
+        bytes_max = plan.engine.payload_bytes_max or payload_limit(self.manifest)
+        setup = Setup(
+            manifest=self.manifest,
+            initial=self.manifest.flatten(initial),
+            engine=replace(plan.engine, payload_bytes_max=bytes_max),
+            committer=plan.committer,
+            selector=plan.selector,
+            seed=plan.seed,
+            update_norm_max=plan.update_norm_max,
+            combine=self.work.combine,
+            check=self.work.check,
+        )
+        self.coordinator = DirectCoordinator(setup, self.names)
+        self.work.new_version(self.coordinator.version, self.coordinator.model)
+        self._rngs = {name: random.Random(f"{plan.seed}/{name}") for name in self.names}  # noqa: S311 - must repeat
+        self._factors = {n: plan.stragglers.train_s * plan.stragglers.node_factor(rng) for n, rng in self._rngs.items()}
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._sequence, self._training = 0, 0
+        rng = random.Random(f"{plan.seed}/turns")  # noqa: S311 - must repeat
+        self._turns = Turns(self.coordinator, self.names, rng, self._offer)
+        self.figures: list[VersionFigures] = []
+
+    def run(self, progress: Callable[[VersionFigures], None] = lambda _figures: None) -> Result:
+        """Run to the last version, or to an early stop; ``progress`` hears each new one.
+
+        Raises:
+            FederationError: Nobody trains any more: every update has been refused.
+        """
+        began_s = time.perf_counter()
+        seen, refused_max = self.coordinator.version, REFUSALS_MAX * self.plan.nodes
+        self._begin_turns()
+        with self._trainers:
+            while self.coordinator.version < self.plan.engine.versions and not self._stopped_early:
+                before = self.coordinator.version
+                if before != seen:
+                    seen, refused_max = before, self._refused + REFUSALS_MAX * self.plan.nodes
+                self._advance()
+                self._take_receipts()
+                self._give_up_at(refused_max)
+                for _ in range(before, self.coordinator.version):
+                    progress(self._committed())
+        return self._result(time.perf_counter() - began_s)
+
+    @property
+    def _stopped_early(self) -> bool:
+        engine = self.plan.engine
+        return engine.stopping.patience > 0 and self.coordinator.finished and self.coordinator.version < engine.versions
+
+    @property
+    def _refused(self) -> int:
+        return self.work.verdicts["refused"] + self.work.verdicts["stale"]
+
+    def _give_up_at(self, refused_max: int) -> None:
+        if self._refused > refused_max:
+            version, why = self.coordinator.version, self.work.last_reason
+            raise FederationError(f"no update after version {version} is accepted any more: {why}")
+
+    def _advance(self) -> None:
+        """Start what is asked for, and let the next thing happen."""
+        coordinator = self.coordinator
+        while coordinator.questions:
+            self._begin(coordinator.questions.popleft())
+        if self._training:
+            at, _, action = heapq.heappop(self._agenda)
+            coordinator.pass_time(max(0.0, at - coordinator.now))
+            action()
+            return
+        coordinator.pass_time(REST_MAX_S)
+        if not coordinator.questions:
+            raise FederationError(f"nobody trains after version {coordinator.version}: all updates were refused")
+
+    def _begin(self, question: Question) -> None:
+        plan, node, coordinator = self.plan, question.node, self.coordinator
+        rng = self._rngs[node]
+        train_s = self._factors[node] * rng.lognormvariate(0.0, plan.stragglers.jitter)
+        self.work.asked(question, self._index[node])
+        outage = plan.outages.draw(rng, train_s)
+        if outage is not None:
+            gone_s, back_s = outage
+            self._at(gone_s, partial(coordinator.leave, node))
+            self._at(back_s, partial(coordinator.come_back, node))
+            train_s = max(train_s, back_s)
+        self._training += 1
+        self._at(train_s, partial(self._turns.finish, question))
+
+    def _offer(self, question: Question) -> None:
+        self._training -= 1
+        self.work.finish(question, self.coordinator)
+
+    def _begin_turns(self) -> None:
+        outages = self.plan.outages
+        if outages.away:
+            self._turns.begin(outages.away)
+            self._at(outages.change_s, self._change_turns)
+
+    def _change_turns(self) -> None:
+        self._at(self.plan.outages.change_s, self._change_turns)
+        self._turns.change()
+
+    def _at(self, delay_s: float, action: Callable[[], None]) -> None:
+        self._sequence += 1
+        heapq.heappush(self._agenda, (self.coordinator.now + delay_s, self._sequence, action))
+
+    def _take_receipts(self) -> None:
+        receipts, self.coordinator.receipts = self.coordinator.receipts, []
+        for node, receipt in receipts:
+            self.work.receipt(self._index[node], receipt)
+
+    def _committed(self) -> VersionFigures:
+        coordinator, every = self.coordinator, self.plan.evaluate_every
+        version = coordinator.version
+        self.work.new_version(version, coordinator.model)
+        last = version == self.plan.engine.versions
+        wanted = every and (version % every == 0 or last)
+        metrics = self.pool.evaluate(self.manifest.unflatten(coordinator.model)) if wanted else {}
+        if wanted and self.plan.engine.stopping.patience:
+            self.coordinator.evaluated(version, metrics)
+        members = self.work.take_members()
+        lags = [member.staleness for member in members]
+        figures = VersionFigures(
+            version=version,
+            virtual_s=coordinator.now,
+            metrics=metrics,
+            updates=len(members),
+            staleness_mean=float(np.mean(lags)) if lags else 0.0,
+            losses={member.node: member.loss for member in members if member.loss is not None},
+        )
+        self.figures.append(figures)
+        return figures
+
+    def _make_work(self) -> NodeWork:
+        spec = CodecSpec.parse(self.plan.engine.codec_up)
+        limits = self.plan.committer.limits
+        simple = not spec.lossy and limits.rule is None and not limits.clip_norm
+        if simple and not self.manifest.control_count and self.pool.num_examples(0) is not None:
+            return VectorWork(self._trainers, self.manifest, self.pool)
+        return FrameWork(self._trainers, self.manifest, self.names)
+
+    def _result(self, wall_s: float) -> Result:
+        return Result(
+            digest=bytes(self.coordinator.digest).hex(),
+            versions=tuple(self.figures),
+            verdicts=dict(self.work.verdicts),
+            payload_bytes=self.work.payload_bytes,
+            virtual_s=self.coordinator.now,
+            wall_s=wall_s,
+            away_share=self.coordinator.away_share,
+            stopped_early=self._stopped_early,
+        )

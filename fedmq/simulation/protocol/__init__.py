@@ -1,0 +1,1 @@
+"""Thousands of seeds under faults, checked."""

@@ -1,0 +1,253 @@
+"""``make simulate``: thousands of small federations under random faults, each checked to the end.
+
+By night: ``make simulate SEEDS=20000`` (8 to 12 seeds a second and core), or in slices of some minutes each, such as
+``--seeds 20000 --minutes 9``: each slice says with which ``--first`` and ``--seeds`` the next one goes on.
+"""
+
+import argparse
+import math
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing, nullcontext, suppress
+from dataclasses import replace
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from coordinator.engine.settings import EngineSettings, SurveySettings
+from coordinator.global_model.committer import CommitterSettings
+from coordinator.global_model.downlink import DownlinkSettings
+from coordinator.strategies.strategy import StrategySettings, make_strategy
+from edge_node.engine.machine import NodeSettings
+from federation.tasks.registry import default_settings
+from federation.testing import BrokerSettings
+from federation.types import NodeId
+from fedmq.simulation.protocol.federation import Outcome, Scenario, Simulation, quiet_log
+from fedmq.simulation.world.faults import FaultPlan
+from fedmq.simulation.world.trainer import Stragglers
+
+__all__ = ["campaign", "main", "random_scenario", "run_seed"]
+
+CHUNK_SEEDS = 25
+PROGRESS_S = 10.0
+FIGURES = (
+    "versions",
+    "updates",
+    "applied",
+    "stale",
+    "refused",
+    "messages",
+    "dropped",
+    "duplicated",
+    "reordered",
+    "cuts",
+    "coordinator_crashes",
+    "node_crashes",
+    "broker_crashes",
+    "full_disks",
+    "stopped_processes",
+    "leases_expired",
+    "evaluations",
+    "evaluated_nodes",
+)
+
+
+def random_scenario(seed: int) -> Scenario:
+    """One small federation, everything about it drawn from the seed."""
+    rng = random.Random(f"campaign/{seed}")  # noqa: S311 - a simulation, not a secret
+    nodes = rng.randint(2, 8)
+    task = f"{rng.choice(('null', 'quadratic'))}-{rng.choice((20, 50, 300, 1500))}"
+    strategy = "fedavg" if rng.random() < 0.4 else rng.choice(("fedbuff", "fedbuff", "fedasync", "fedadam"))
+    # The least that a transfer in chunks needs: several chunks, and windows smaller than the whole.
+    chunk_bytes = rng.choice((64, 256, 1024, 61_440))
+    downlink = DownlinkSettings(chunk_bytes=rng.choice((256, 1024, 61_440)), delta_chain_max=rng.choice((0, 1, 8)))
+    return Scenario(
+        seed=seed,
+        nodes=nodes,
+        task=task,
+        engine=replace(_engine(rng, nodes, strategy, task), survey=_survey(seed, nodes), signed=_signed(seed)),
+        committer=CommitterSettings(strategy=make_strategy(StrategySettings(name=strategy)), downlink=downlink),
+        node=NodeSettings(node=NodeId("node"), task=task, chunk_bytes=chunk_bytes, outbox_max=rng.choice((1, 2, 16))),
+        faults=_faults(rng),
+        faults_s=rng.uniform(30.0, rng.choice((300.0, 300.0, 300.0, 2000.0))),
+        stragglers=Stragglers(train_s=rng.choice((0.2, 2.0, 10.0)), slow_share=rng.choice((0.0, 0.2))),
+        broker=BrokerSettings(max_queued_messages=rng.choice((5, 1000))),
+    )
+
+
+def _engine(rng: random.Random, nodes: int, strategy: str, task: str) -> EngineSettings:
+    concurrency = rng.randint(1, nodes)
+    match strategy:
+        case "fedavg":
+            buffer = max(1, concurrency - rng.randint(0, 1))
+            refill, staleness = concurrency, 0
+        case "fedasync":
+            buffer, refill, staleness = 1, 1, rng.choice((2, 10))
+        case _:
+            buffer = rng.randint(1, concurrency)
+            refill, staleness = rng.randint(1, concurrency), rng.choice((0, 1, 10))
+    return EngineSettings(
+        task=task,
+        train=default_settings(task),
+        codec_up=rng.choice(("lossless", "edge")),
+        versions=rng.randint(3, 8),
+        concurrency=concurrency,
+        buffer=buffer,
+        refill=refill,
+        quorum=rng.randint(1, buffer),
+        nodes_min=rng.randint(1, nodes),
+        lease_s=rng.choice((10.0, 60.0)),
+        max_wait_s=rng.choice((3.0, 20.0)),
+        max_staleness=staleness,
+        per_node_quota=rng.choice((1, 1, 2)),
+        spread_s=rng.choice((0.0, 1.0)),
+        window_chunks=rng.choice((1, 2, 32)),
+        transfers_max=rng.choice((1, 16)),
+    )
+
+
+def _survey(seed: int, nodes: int) -> SurveySettings:
+    """Drawn apart, so that a seed's other choices are those that it has always had."""
+    rng = random.Random(f"campaign/{seed}/survey")  # noqa: S311 - a simulation, not a secret
+    return SurveySettings(
+        every=rng.choice((0, 1, 1, 3)), fraction=rng.choice((0.3, 1.0)), nodes_min=rng.randint(1, nodes)
+    )
+
+
+def _signed(seed: int) -> bool:
+    """In every second federation all messages are signed, and its nodes obey nothing that is out of date, ever."""
+    return random.Random(f"campaign/{seed}/signed").random() < 0.5  # noqa: S311 - as above
+
+
+def _faults(rng: random.Random) -> FaultPlan:
+    """Each kind of fault is off in a part of the seeds, so that its absence is tested, too."""
+
+    def some(most: float) -> float:
+        return 0.0 if rng.random() < 0.3 else rng.uniform(0.0, most)
+
+    return FaultPlan(
+        drop=some(0.1),
+        duplicate=some(0.2),
+        reorder=some(0.2),
+        node_crash=some(0.05),
+        coordinator_crash=some(0.03),
+        disconnect=some(120.0),
+        partition=some(60.0),
+        broker_crash=some(60.0),
+        freeze=some(20.0),
+        disk_full=some(30.0),
+        reorder_s=rng.choice((1.0, 5.0, 120.0, 3600.0)),
+        vanish=some(0.5),
+        skew_s=86_400.0,
+    )
+
+
+def run_seed(seed: int) -> tuple[Outcome, list[str]]:
+    """Run one seed; the transcript's tail comes with a violation only."""
+    with quiet_log():
+        simulation = Simulation(random_scenario(seed))
+        outcome = simulation.run()
+    return outcome, list(simulation.transcript.tail()) if outcome.violations else []
+
+
+def _run_chunk(seeds: Sequence[int]) -> list[tuple[Outcome, list[str]]]:
+    return [run_seed(seed) for seed in seeds]
+
+
+def campaign(seeds: range, *, jobs: int) -> Generator[tuple[Outcome, list[str]]]:
+    """Run the seeds in their order; a failed one does not end the others."""
+    chunks = [seeds[start : start + CHUNK_SEEDS] for start in range(0, len(seeds), CHUNK_SEEDS)]
+    # Ctrl-C reaches every process of a terminal: ours alone decides what it means.
+    deaf = (signal.SIGINT, signal.SIG_IGN)
+    pool = ProcessPoolExecutor(jobs, initializer=signal.signal, initargs=deaf) if jobs > 1 else nullcontext()
+    with pool as workers:
+        results: Iterable[list[tuple[Outcome, list[str]]]]
+        results = map(_run_chunk, chunks) if workers is None else workers.map(_run_chunk, chunks)
+        for chunk in results:
+            yield from chunk
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a campaign, print its table; 1 when an invariant was violated, 130 after Ctrl-C."""
+    options = _options(arguments)
+    console, failed = Console(), Console(stderr=True)
+    began_s = said_s = time.perf_counter()
+    done = 0
+    totals: Counter[str] = Counter()
+    recoveries: list[float] = []
+    failures: list[tuple[Outcome, list[str]]] = []
+    interrupted = True
+    with (
+        suppress(KeyboardInterrupt),
+        closing(campaign(range(options.first, options.first + options.seeds), jobs=options.jobs)) as outcomes,
+    ):
+        for outcome, tail in outcomes:
+            done += 1
+            totals.update({name: getattr(outcome, name) for name in FIGURES})
+            recoveries.append(outcome.recovery_s)
+            if outcome.violations:
+                failures.append((outcome, tail))
+                said = f"seed {outcome.seed}: {outcome.violations[0]}"
+                failed.print(said, markup=False, highlight=False, soft_wrap=True)
+            if time.perf_counter() - said_s >= PROGRESS_S:
+                said_s = time.perf_counter()
+                failed.print(f"{done:,} of {options.seeds:,} seeds, {len(failures)} with violations", highlight=False)
+            if time.perf_counter() - began_s >= 60.0 * options.minutes:
+                break
+        interrupted = False
+    console.print(_table(done, totals, sorted(recoveries), len(failures), time.perf_counter() - began_s))
+    if done < options.seeds:
+        console.print(f"go on: --first {options.first + done} --seeds {options.seeds - done}", highlight=False)
+    if failures:
+        _explain(failed, failures)
+    return 1 if failures else 130 * interrupted
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    summary, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m fedmq.simulation.protocol.campaign", description=summary, epilog=rest
+    )
+    parser.add_argument("--seeds", type=int, default=200, help="how many federations")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this time, and say how to go on")
+    return parser.parse_args(arguments)
+
+
+def _table(seeds: int, totals: Counter[str], recoveries: list[float], failures: int, wall_s: float) -> Table:
+    table = Table(box=SIMPLE_HEAD, title=f"{seeds:,} simulated federations")
+    table.add_column("what")
+    table.add_column("total", justify="right")
+    for name in FIGURES:
+        table.add_row(name.replace("_", " "), f"{totals[name]:,}")
+    for label, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)):
+        value = recoveries[min(len(recoveries) - 1, int(share * len(recoveries)))] if recoveries else 0.0
+        table.add_row(f"settled after the faults, {label}", f"{value:,.1f} s")
+    table.add_row("wall time", f"{wall_s:,.1f} s")
+    table.add_row("seeds per second", f"{seeds / wall_s:,.1f}")
+    table.add_row("seeds with violations", f"{failures:,}")
+    return table
+
+
+def _explain(console: Console, failures: list[tuple[Outcome, list[str]]]) -> None:
+    outcome, tail = failures[0]
+    for line in (f"seed {outcome.seed}, transcript {outcome.transcript}, its last steps:", *tail, *outcome.violations):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    others = ", ".join(str(failure.seed) for failure, _ in failures[1:20])
+    console.print(
+        f"again: python -m fedmq.simulation.protocol.campaign --first {outcome.seed} --seeds 1 --jobs 1",
+        highlight=False,
+    )
+    if others:
+        console.print(f"further seeds: {others}", highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

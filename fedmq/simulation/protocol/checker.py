@@ -1,0 +1,246 @@
+"""The invariants of a federation: cheap ones at every step, the whole ledger at the end (I1 to I8).
+
+- I1 an accepted update is in exactly one committed version, or refused: never both, never twice
+- I2 every update that was receipted ``stored`` gets a final verdict
+- I3 the head goes strictly +1, and each version names its predecessor's digest
+- I4 no value of a committed model is infinite or NaN
+- I5 after a restart the head is at least what any node has seen
+- I6 progress once the faults are over (checked by `fedmq.simulation.protocol.federation`)
+- I7 recomputing the head from the stored updates gives the same bytes
+- I8 caps hold: transfers, assignments, outboxes
+- laws: save, then say; one round id, one cohort; honest work is never refused as if it were not
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from coordinator.engine.effects import PublishAnnouncement, SendCommand
+from coordinator.engine.settings import EngineSettings
+from coordinator.records import NodeResult, NodesEvaluation, RecoveredState, RoundRecord, UpdateRecord, Verdict
+from coordinator.storage.store import Commit, CoordinatorStore
+from edge_node.engine.events import OutboxSaved
+from federation.protocol.messages import EvaluationReceipt, Reason, Receipt, ReceiptStatus, RoundAnnouncement
+from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
+from fedmq.simulation.protocol.evaluation_checker import SurveyChecker
+
+__all__ = ["Checker"]
+
+HONEST_REASONS = frozenset({Reason.NONE, Reason.TOO_STALE, Reason.FINISHED, Reason.QUOTA})
+"""Why an honest node's update may fail to count."""
+
+
+class Checker:
+    """Keeps its own ledger of what was said and saved, and compares.
+
+    Attributes:
+        violations: What must not be; shared with the actors.
+        staleness: Applied updates by staleness.
+        verdicts: Final verdicts by status.
+        reasons: Stale and refused updates by reason.
+        heard_events: Log lines of the coordinator by event.
+    """
+
+    def __init__(self, violations: list[str], settings: EngineSettings) -> None:
+        self.violations = violations
+        self.staleness: Counter[int] = Counter()
+        self.verdicts: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.heard_events: Counter[str] = Counter()
+        self.seen = ModelVersion(0)
+        self.head = ModelVersion(0)
+        self._settings = settings
+        self._digest = Digest(b"")
+        self._epoch = Epoch(0)
+        self._applied: dict[UpdateId, ModelVersion] = {}
+        self._final: dict[UpdateId, Verdict] = {}
+        self._stored: dict[UpdateId, UpdateRecord] = {}
+        self._promised: dict[UpdateId, None] = {}
+        self._made: dict[UpdateId, NodeId] = {}
+        self._rounds: dict[RoundId, RoundRecord] = {}
+        self._announced: dict[RoundId, tuple[object, ...]] = {}
+        self.surveys = SurveyChecker(self._say)
+
+    @property
+    def updates(self) -> int:
+        """Updates that nodes have made."""
+        return len(self._made)
+
+    # --- the coordinator's disk (`fedmq.simulation.world.disks.Ledger`) -----------------------------------------------
+
+    def reserved(self, record: RoundRecord) -> None:
+        """A round is on disk."""
+        known = self._rounds.setdefault(record.round, record)
+        if known != record:
+            self._say(f"round {record.round} was reserved twice, for different cohorts")
+        self.surveys.reserved(record)
+
+    def stored(self, record: UpdateRecord) -> None:
+        """An update is on disk."""
+        if record.update in self._stored or record.update in self._final:
+            self._say(f"I1: {record.update} was stored twice")
+        self._stored[record.update] = record
+
+    def judged(self, verdict: Verdict) -> None:
+        """A final verdict is on disk."""
+        update = verdict.update
+        known = self._final.get(update)
+        if known is not None and known != verdict:
+            self._say(f"I1: {update} was {known.status}, now it is {verdict.status}")
+        if update in self._applied:
+            self._say(f"I1: {update} is in version {self._applied[update]} and {verdict.status}")
+        if known is None:
+            self.verdicts[verdict.status.value] += 1
+            self.reasons[verdict.reason.value] += 1
+            if verdict.reason not in HONEST_REASONS:
+                self._say(f"honest work was refused: {update}, {verdict.reason}")
+        self._final[update] = verdict
+
+    def committed(self, commit: Commit) -> None:
+        """A version is on disk."""
+        record = commit.record
+        if record.version != self.head + 1:
+            self._say(f"I3: version {record.version} follows {self.head}")
+        if record.previous != self._digest:
+            self._say(f"I3: version {record.version} does not name its predecessor's digest")
+        if not np.isfinite(commit.model.parameters).all() or not np.isfinite(commit.model.shadow.parameters).all():
+            self._say(f"I4: version {record.version} holds a value that is not finite")
+        if commit.model.shadow.digest() != record.digest:
+            self._say(f"I3: version {record.version} has another digest than its record")
+        self.head, self._digest = record.version, record.digest
+        for member in commit.members:
+            self._apply(member.update, record.version)
+            self.staleness[member.staleness] += 1
+            if member.staleness > self._settings.max_staleness:
+                self._say(f"{member.update} is {member.staleness} versions stale")
+        if not self._settings.quorum <= len(commit.members) <= self._settings.buffer:
+            self._say(f"version {record.version} has {len(commit.members)} members")
+
+    def _apply(self, update: UpdateId, version: ModelVersion) -> None:
+        if update in self._applied:
+            self._say(f"I1: {update} is in version {self._applied[update]} and in {version}")
+        if update in self._final:
+            self._say(f"I1: {update} is {self._final[update].status} and in version {version}")
+        if update not in self._stored:
+            self._say(f"I1: {update} is in version {version} and was never stored")
+        self._applied[update] = version
+        self.verdicts[ReceiptStatus.APPLIED.value] += 1
+
+    def evaluated(self, run: RunId, result: NodeResult) -> None:
+        """What a node found is on disk."""
+        self.surveys.saved(run, result)
+
+    def surveyed(self, evaluation: NodesEvaluation) -> None:
+        """The mean over the nodes is on disk."""
+        self.surveys.made(evaluation)
+
+    # --- the coordinator --------------------------------------------------------------------------------------------
+
+    def coordinator_started(self, recovered: RecoveredState) -> None:
+        """A process begins with this."""
+        if recovered.head.version < self.seen or recovered.head.version < self.head:
+            self._say(f"I5: the head is {recovered.head.version}, but nodes have seen {self.seen}")
+        if recovered.epoch <= self._epoch:
+            self._say(f"epoch {recovered.epoch} follows {self._epoch}")
+        if self._digest == b"":
+            self._digest = recovered.head.digest
+        self._epoch = recovered.epoch
+
+    def coordinator_says(self, effect: object, store: CoordinatorStore) -> None:
+        """An effect is about to run."""
+        match effect:
+            case SendCommand(command=Receipt() as receipt):
+                self._receipt(receipt, store)
+            case SendCommand(node=node, command=EvaluationReceipt() as evaluated):
+                self.surveys.receipted(node, evaluated)
+            case PublishAnnouncement(announcement=announcement):
+                self._announcement(announcement)
+                self.surveys.announced(announcement)
+            case _:
+                pass
+
+    def _receipt(self, receipt: Receipt, store: CoordinatorStore) -> None:
+        update, known = receipt.update, store.verdict(receipt.update)
+        if known is None:
+            self._say(f"save, then say: {update} is receipted {receipt.status} ({receipt.reason}) and not on disk")
+            return
+        if receipt.status.final and (known.status, known.version) != (receipt.status, receipt.version):
+            self._say(f"save, then say: {update} is receipted {receipt.status}, on disk it is {known.status}")
+        self._promised[update] = None
+
+    def _announcement(self, announcement: RoundAnnouncement) -> None:
+        reserved = self._rounds.get(announcement.round)
+        if reserved is None:
+            self._say(f"save, then say: round {announcement.round} is announced and not on disk")
+        identity = (announcement.cohort, announcement.model.version, announcement.model.digest, announcement.final)
+        if self._announced.setdefault(announcement.round, identity) != identity:
+            self._say(f"round {announcement.round} was announced twice, with different content")
+        if announcement.model.version > self.head:
+            self._say(f"save, then say: version {announcement.model.version} is announced, the head is {self.head}")
+
+    def heard(self, event: str, fields: Mapping[str, object]) -> None:
+        """The coordinator logs something."""
+        del fields
+        self.heard_events[event] += 1
+
+    def caps(self, snapshot: Mapping[str, Any]) -> None:
+        """Compare what a coordinator holds with its limits."""
+        for name, most in (
+            ("transfers", self._settings.transfers_max),
+            ("buffered", 2 * (self._settings.concurrency + self._settings.buffer)),
+        ):
+            if snapshot[name] > most:
+                self._say(f"I8: {snapshot[name]} {name}, the limit is {most}")
+
+    # --- the nodes --------------------------------------------------------------------------------------------------
+
+    def node_sees(self, announcement: RoundAnnouncement) -> None:
+        """An announcement has reached a node."""
+        self.seen = max(self.seen, announcement.model.version)
+
+    def node_did(self, node: NodeId, events: Iterable[object]) -> None:
+        """An effect of a node has answered this."""
+        for event in events:
+            if isinstance(event, OutboxSaved):
+                self._made[event.entry.offer.update] = node
+
+    def outbox(self, node: NodeId, entries: int, most: int) -> None:
+        """A node's outbox has so many entries."""
+        if entries > most:
+            self._say(f"I8: {node} has {entries} updates in its outbox, the limit is {most}")
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def unsettled(self, lost: frozenset[NodeId]) -> list[UpdateId]:
+        """Updates that were promised or made and have no final verdict; those of lost nodes count when promised."""
+        settled = self._applied.keys() | self._final.keys()
+        open_ones = [update for update in self._promised if update not in settled]
+        open_ones += [
+            update
+            for update, node in self._made.items()
+            if update not in settled and update not in self._promised and node not in lost
+        ]
+        return open_ones
+
+    def close(self, store: CoordinatorStore, lost: frozenset[NodeId]) -> None:
+        """Compare the ledger with the store at the end; ``lost`` nodes are gone for ever."""
+        for update in self.unsettled(lost):
+            self._say(f"I2: {update} of {self._made.get(update, 'nobody')} has no final verdict")
+        on_disk = {row.record.update: row.verdict for row in store.updates()}
+        for update, version in self._applied.items():
+            verdict = on_disk.get(update)
+            if verdict is None or verdict.status is not ReceiptStatus.APPLIED or verdict.version != version:
+                self._say(f"I1: {update} went into version {version}, the store says {verdict}")
+        for update in self._final:
+            verdict = on_disk.get(update)
+            if verdict is None or verdict.status is not self._final[update].status:
+                self._say(f"I2: {update} was {self._final[update].status}, the store says {verdict}")
+        self.surveys.close(store)
+        versions = [row.record.version for row in store.history()]
+        if versions != list(range(len(versions))):
+            self._say(f"I3: the history holds the versions {versions}")
+
+    def _say(self, text: str) -> None:
+        self.violations.append(text)

@@ -1,0 +1,281 @@
+"""One simulated federation: built from a scenario, run to its last version, healed, drained and checked."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from coordinator.engine.settings import EngineSettings
+from coordinator.global_model.committer import CommitterSettings, first_commit
+from coordinator.storage.memory_store import MemoryStore
+from edge_node.engine.machine import NodeSettings
+from edge_node.storage.memory_store import MemoryNodeStore
+from edge_node.training.worker import Workshop
+from federation.protocol.topics import Topics
+from federation.runtime.log import configure_log
+from federation.task import TaskContext
+from federation.tasks.registry import load_task
+from federation.testing import BrokerSettings
+from federation.types import FederationId, NodeId, RunId
+from fedmq.simulation.protocol.actors import Surroundings
+from fedmq.simulation.protocol.checker import Checker
+from fedmq.simulation.protocol.injector import Injector
+from fedmq.simulation.protocol.replay import replay
+from fedmq.simulation.protocol.roles import CoordinatorActor, NodeActor, Place
+from fedmq.simulation.world.clock import World
+from fedmq.simulation.world.disks import CoordinatorDisk, NodeDisk
+from fedmq.simulation.world.faults import Dice, FaultPlan
+from fedmq.simulation.world.network import SimNetwork
+from fedmq.simulation.world.trainer import Stragglers
+from fedmq.simulation.world.transcript import Transcript
+from update_codec import Manifest
+
+__all__ = ["Outcome", "Scenario", "Simulation", "quiet_log"]
+
+DRAIN_STEP_S = 5.0
+"""How often the end is looked for once the last version is there, in virtual seconds."""
+
+START_SPREAD_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """Everything about one simulation; the same scenario gives the same transcript.
+
+    Attributes:
+        seed: Everything random comes from it.
+        nodes: How many nodes.
+        task: Name of the task.
+        engine: The coordinator's engine; ``versions`` must be set.
+        committer: How versions are made.
+        node: What all nodes' settings have in common.
+        faults: What goes wrong.
+        faults_s: When the faults end at the latest, in virtual seconds; they also end with the last version.
+        stragglers: How long training takes.
+        patience_s: After the faults, the last version and every verdict must come within this time (I6).
+        broker: The broker's limits.
+        audit: Keep every payload and recompute the head from them at the end (I7).
+        uplinks: Rates of the first nodes' uplinks, in bytes per second; 0, and every further node, has no limit.
+    """
+
+    seed: int
+    nodes: int
+    task: str
+    engine: EngineSettings
+    committer: CommitterSettings = field(default_factory=CommitterSettings)
+    node: NodeSettings
+    faults: FaultPlan = field(default_factory=FaultPlan)
+    faults_s: float = float("inf")
+    stragglers: Stragglers = field(default_factory=Stragglers)
+    patience_s: float = 7200.0
+    broker: BrokerSettings = field(default_factory=BrokerSettings)
+    audit: bool = True
+    uplinks: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a simulation came to."""
+
+    seed: int
+    versions: int
+    virtual_s: float
+    recovery_s: float
+    messages: int
+    payload_bytes: int
+    updates: int
+    applied: int
+    stale: int
+    refused: int
+    staleness: Mapping[int, int]
+    reasons: Mapping[str, int]
+    coordinator_crashes: int
+    node_crashes: int
+    broker_crashes: int
+    cuts: int
+    full_disks: int
+    stopped_processes: int
+    dropped: int
+    duplicated: int
+    reordered: int
+    leases_expired: int
+    evaluations: int
+    evaluated_nodes: int
+    wall_s: float
+    transcript: str
+    violations: tuple[str, ...]
+
+
+class Simulation:
+    """Builds the participants of a scenario and runs them.
+
+    Args:
+        scenario: What to simulate.
+        disk: Makes the coordinator's disk; tests put a faulty one in.
+    """
+
+    def __init__(
+        self, scenario: Scenario, disk: Callable[..., CoordinatorDisk] = CoordinatorDisk, *, tail: int = 400
+    ) -> None:
+        self.scenario = scenario
+        world, dice = World(), Dice(scenario.faults, f"{scenario.seed}/faults")
+        self.transcript = Transcript(tail=tail)
+        self.surroundings = Surroundings(world=world, dice=dice, transcript=self.transcript, seed=scenario.seed)
+        self.world = world
+        self.checker = Checker(self.surroundings.violations, scenario.engine)
+        self.network = SimNetwork(world, dice, self.transcript, scenario.broker)
+        self._place = Place(
+            surroundings=self.surroundings,
+            network=self.network,
+            topics=Topics(FederationId("sim")),
+            checker=self.checker,
+            signed=scenario.engine.signed,
+        )
+        self.disk = disk(RunId(f"{scenario.seed:016x}"[-16:]), self.checker, audit=scenario.audit)
+        self._make_first_version()
+        self.coordinator = CoordinatorActor(self._place, self.disk, scenario.engine, scenario.committer)
+        self.nodes = [self._node(index) for index in range(scenario.nodes)]
+        for node, rate in zip(self.nodes, scenario.uplinks, strict=False):
+            for client_id in node.connections:
+                self.network.limit_uplink(client_id, rate)
+        self.injector = Injector(self.surroundings, self.network, self.coordinator, self.nodes, self._needed())
+        self._healed_s = 0.0
+
+    def run(self, progress: Callable[[int], None] = lambda _version: None) -> Outcome:
+        """Run to the end; ``progress`` hears each new version."""
+        began_s = time.perf_counter()
+        scenario, world = self.scenario, self.world
+        rng = self.surroundings.rng("start")
+        world.at(0.0, self.coordinator.start)
+        for node in self.nodes:
+            world.at(rng.uniform(0.0, START_SPREAD_S), node.start)
+        self.injector.begin()
+        for version in range(1, scenario.engine.versions + 1):
+            reached = world.run(lambda v=version: self.checker.head >= v, limit_s=scenario.faults_s)  # type: ignore[misc]
+            if not reached:
+                break
+            progress(version)
+            self._check_caps()
+        self._finish(progress)
+        return self._outcome(time.perf_counter() - began_s)
+
+    def _finish(self, progress: Callable[[int], None]) -> None:
+        """End the faults, wait for the rest, and compare everything."""
+        scenario, world = self.scenario, self.world
+        world.now = max(world.now, min(scenario.faults_s, world.now))
+        self.injector.heal()
+        self._healed_s = world.now
+        limit_s = horizon_s = world.now
+        limit_s += scenario.patience_s
+        while horizon_s < limit_s and not self._drained():
+            horizon_s += DRAIN_STEP_S
+            world.run(lambda: False, limit_s=horizon_s)
+            progress(self.checker.head)
+        self._check_end()
+
+    def _drained(self) -> bool:
+        if self.checker.head < self.scenario.engine.versions or not self.coordinator.alive:
+            return False
+        if self.checker.surveys.open:
+            return False
+        return not self.checker.unsettled(self._lost()) and not any(node.outbox for node in self.nodes if not node.gone)
+
+    def _needed(self) -> int:
+        engine = self.scenario.engine
+        return max(1, engine.quorum, engine.nodes_min)
+
+    def _lost(self) -> frozenset[NodeId]:
+        return frozenset(NodeId(node.name) for node in self.nodes if node.gone)
+
+    def _check_caps(self) -> None:
+        machine = self.coordinator.machine
+        if machine is not None:
+            self.checker.caps(machine.snapshot())
+
+    def _check_end(self) -> None:
+        violations, engine = self.surroundings.violations, self.scenario.engine
+        if self.checker.head < engine.versions:
+            waits = None if self.coordinator.machine is None else self.coordinator.machine.snapshot()
+            text = f"I6: {self.scenario.patience_s:.0f} s after the faults the head is {self.checker.head}, not"
+            violations.append(f"{text} {engine.versions}; the coordinator: {waits}")
+        self.checker.close(self.disk, self._lost())
+        for node in self.nodes:
+            if not node.gone and node.outbox:
+                snapshot = None if node.machine is None else node.machine.snapshot()
+                violations.append(f"I6: {node.name} still has {node.outbox} updates in its outbox: {snapshot}")
+            self.checker.outbox(NodeId(node.name), node.outbox, self.scenario.node.outbox_max)
+        if self.scenario.audit:
+            violations.extend(replay(self.disk, self._first_disk(), self.scenario.committer, self.scenario.seed))
+
+    # --- building ---------------------------------------------------------------------------------------------------
+
+    def _make_first_version(self) -> None:
+        scenario = self.scenario
+        self._task = load_task(scenario.task)
+        task = self._task(TaskContext(node_index=None, node_count=scenario.nodes, data=None, device="cpu", seed=0))
+        arrays = dict(task.initial_parameters(scenario.seed))
+        self._manifest = Manifest.of(arrays, task.roles())
+        self._first = first_commit(
+            self._manifest.flatten(arrays), self._manifest, scenario.committer.downlink, seed=scenario.seed
+        )
+        self.disk.initialise(self._manifest, self._first)
+
+    def _first_disk(self) -> MemoryStore:
+        store = MemoryStore()
+        store.initialise(self._manifest, self._first)
+        return store
+
+    def _node(self, index: int) -> NodeActor:
+        scenario, name = self.scenario, NodeId(f"node-{index}")
+        context = TaskContext(node_index=index, node_count=scenario.nodes, data=None, device="cpu", seed=0)
+        workshop = Workshop(node=name, task=self._task(context), manifest=self._manifest)
+        engine = scenario.engine
+        settings = replace(scenario.node, node=name, task=engine.task, signed=engine.signed)
+        return NodeActor(self._place, NodeDisk(MemoryNodeStore()), workshop, settings, scenario.stragglers)
+
+    # --- the result -------------------------------------------------------------------------------------------------
+
+    def _outcome(self, wall_s: float) -> Outcome:
+        counts, checker = self.network.counts, self.checker
+        return Outcome(
+            seed=self.scenario.seed,
+            versions=checker.head,
+            virtual_s=round(self.world.now, 6),
+            recovery_s=round(self.world.now - self._healed_s, 6),
+            messages=counts.messages,
+            payload_bytes=counts.bytes,
+            updates=checker.updates,
+            applied=checker.verdicts["applied"],
+            stale=checker.verdicts["stale"],
+            refused=checker.verdicts["refused"],
+            staleness=dict(sorted(checker.staleness.items())),
+            reasons=dict(sorted(checker.reasons.items())),
+            coordinator_crashes=self.coordinator.crashes,
+            node_crashes=sum(node.crashes for node in self.nodes),
+            broker_crashes=self.injector.broker_crashes,
+            cuts=counts.cuts,
+            full_disks=self.injector.full_disks,
+            stopped_processes=self.injector.stopped,
+            dropped=counts.dropped,
+            duplicated=counts.duplicated,
+            reordered=counts.reordered,
+            leases_expired=checker.heard_events["lease_expired"],
+            evaluations=checker.surveys.results,
+            evaluated_nodes=checker.surveys.counted,
+            wall_s=wall_s,
+            transcript=self.transcript.digest(),
+            violations=tuple(self.surroundings.violations),
+        )
+
+
+@contextmanager
+def quiet_log() -> Iterator[None]:
+    """The roles log nothing meanwhile: their lines would be from another time."""
+    before = structlog.get_config()
+    configure_log(json=True, level="critical")
+    try:
+        yield
+    finally:
+        structlog.configure(**before)

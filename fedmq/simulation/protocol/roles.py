@@ -1,0 +1,270 @@
+"""The two roles as actors: machines, executors and stores as in production, on a simulated network and disk."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+
+from coordinator.engine.effects import AcceptFailure
+from coordinator.engine.events import Evaluated, Event, StorageFailed
+from coordinator.engine.machine import CoordinatorMachine
+from coordinator.engine.settings import EngineSettings
+from coordinator.global_model.committer import Committer, CommitterSettings
+from coordinator.runtime.connections import coordinator_will
+from coordinator.runtime.executor import CoordinatorExecutor, ExecutorParts
+from coordinator.runtime.inbound import Inbound as CoordinatorInbound
+from coordinator.strategies.selection import make_selector
+from edge_node.app import node_will
+from edge_node.engine.events import AnnouncementReceived, CoordinatorStateReceived
+from edge_node.engine.machine import NodeMachine, NodeSettings
+from edge_node.runtime.executor import NodeExecutor, NodeParts
+from edge_node.runtime.inbound import Inbound as NodeInbound
+from edge_node.training.worker import Workshop
+from federation.protocol.messages import CoordinatorState, RoundAnnouncement
+from federation.protocol.signing import Reader, Writer
+from federation.protocol.topics import Topics
+from federation.runtime.session import SessionSettings
+from federation.runtime.transport import MessageReceived
+from federation.types import ModelVersion, NodeId
+from fedmq.simulation.protocol.actors import Actor, Life, Surroundings
+from fedmq.simulation.protocol.checker import Checker
+from fedmq.simulation.world.clock import World
+from fedmq.simulation.world.disks import CoordinatorDisk, NodeDisk
+from fedmq.simulation.world.keys import SimKey, SimKeys
+from fedmq.simulation.world.network import SimNetwork
+from fedmq.simulation.world.trainer import SimTrainer, Stragglers
+from fedmq.simulation.world.transport import SimTransport
+from update_codec import Vectors
+
+__all__ = ["CoordinatorActor", "NodeActor", "Place"]
+
+CONTROL_SESSION = SessionSettings(
+    client_id="coordinator-control",
+    session_expiry_s=3600,
+    receive_max=64,
+    inflight_max=64,
+    manual_ack=True,
+    connection="control",
+)
+DATA_SESSION = SessionSettings(
+    client_id="coordinator-data",
+    session_expiry_s=600,
+    receive_max=64,
+    inflight_max=64,
+    connection="data",
+    queue_messages_max=65_536,
+)
+"""As `coordinator.runtime.connections` sets them."""
+
+POWER_CUT = 0.3
+"""So many crashes of the coordinator also cost what was not synchronised."""
+
+EVALUATION_S = 0.5
+"""How long an evaluation takes, in virtual seconds."""
+
+MODEL_LOSS = 0.2
+"""A killed node finds the model on its disk damaged with this probability."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where an actor lives.
+
+    Attributes:
+        surroundings: What all share.
+        network: The broker.
+        topics: The federation's tree.
+        checker: Watches.
+        signed: Whether all messages are signed.
+    """
+
+    surroundings: Surroundings
+    network: SimNetwork
+    topics: Topics
+    checker: Checker
+    signed: bool = False
+
+    @property
+    def keys(self) -> SimKeys | None:
+        """Everybody's, where messages are signed."""
+        return SimKeys() if self.signed else None
+
+    def key(self, owner: NodeId | None) -> SimKey | None:
+        """One participant's own; None is the coordinator's."""
+        return SimKey(owner) if self.signed else None
+
+
+class CoordinatorActor(Actor):
+    """The coordinator over its restarts; its disk is all that stays."""
+
+    def __init__(
+        self, place: Place, disk: CoordinatorDisk, engine: EngineSettings, committer: CommitterSettings
+    ) -> None:
+        super().__init__("coordinator", place.surroundings, crash=place.surroundings.dice.plan.coordinator_crash)
+        self._place, self.disk, self._engine, self._committer = place, disk, engine, committer
+        self._first = True
+        self._mute = False
+
+    @property
+    def connections(self) -> tuple[str, ...]:
+        """Its MQTT ids."""
+        return (CONTROL_SESSION.client_id, DATA_SESSION.client_id)
+
+    def set_full(self, *, full: bool) -> None:
+        """Its disk runs full, or has space again."""
+        self.disk.full = full
+
+    def build(self) -> Life:
+        """Open the disk, connect, go on."""
+        if not self._first:
+            if self._dice.happens(POWER_CUT):
+                self.disk.cut_power(self._dice.rng)
+            self.disk.reopen()
+        self._first = self._mute = False
+        place, disk, topics = self._place, self.disk, self._place.topics
+        recovered = disk.recovered(recent=self._engine.max_staleness + 1)
+        place.checker.coordinator_started(recovered)
+        key = place.key(None)
+        will = coordinator_will(Writer(topics, key), disk.run, disk.epoch)
+        receive = self.receiver()
+        control = SimTransport(place.network, CONTROL_SESSION, receive, will=will)
+        data = SimTransport(place.network, DATA_SESSION, receive)
+        for topic_filter in (topics.coordinator_state, *topics.coordinator_subscriptions_control):
+            control.subscribe(topic_filter)
+        for topic_filter in topics.coordinator_subscriptions_data:
+            data.subscribe(topic_filter)
+        parts = ExecutorParts(
+            store=disk,
+            committer=Committer(disk, recovered.head, self._committer),
+            control=control,
+            data=data,
+            topics=topics,
+            now=self.clock.now,
+            say=self._say,
+            evaluator=_LaterEvaluator(self._world, receive),
+            signer=key,
+        )
+        executor = CoordinatorExecutor(parts)
+        rng = self.surroundings.rng(f"coordinator/{disk.epoch}").random
+        machine = CoordinatorMachine(self._engine, recovered, selector=make_selector("uniform"), rng=rng)
+        inbound = CoordinatorInbound(
+            topics, disk, executor.traffic, executor.broker_connected, verifier=place.keys, signer=key
+        )
+        return Life(machine=machine, executor=executor, translate=inbound.translate, transports=(data, control))
+
+    def before(self, effect: Any) -> None:
+        """Watch what it is about to say; between a failed save and its acceptance the executor says nothing."""
+        if isinstance(effect, AcceptFailure):
+            self._mute = False
+        elif not self._mute:
+            self._place.checker.coordinator_says(effect, self.disk)
+
+    def after(self, effect: Any, events: list[Any]) -> None:
+        """Watch what it has done."""
+        del effect
+        self._mute = self._mute or any(isinstance(event, StorageFailed) for event in events)
+
+    def _say(self, event: str, fields: Mapping[str, object]) -> None:
+        if event != "message_refused":
+            self._place.checker.heard(event, fields)
+
+
+class NodeActor(Actor):
+    """One edge node over its restarts."""
+
+    def __init__(
+        self, place: Place, disk: NodeDisk, workshop: Workshop, settings: NodeSettings, stragglers: Stragglers
+    ) -> None:
+        super().__init__(workshop.node, place.surroundings, crash=place.surroundings.dice.plan.node_crash)
+        self._place, self.disk, self._workshop, self._settings = place, disk, workshop, settings
+        self._stragglers = stragglers
+        self._rng = place.surroundings.rng(f"{workshop.node}/time")
+        self._factor = stragglers.train_s * stragglers.node_factor(self._rng)
+        self._session = SessionSettings(client_id=workshop.node)
+        self._shared = {place.topics.round, place.topics.coordinator_state}
+        self._reader = Reader(place.topics, place.keys)
+        self._first = True
+
+    @property
+    def connections(self) -> tuple[str, ...]:
+        """Its MQTT id."""
+        return (self.name,)
+
+    def set_full(self, *, full: bool) -> None:
+        """Its disk runs full, or has space again."""
+        self.disk.fill(full=full)
+
+    @property
+    def outbox(self) -> int:
+        """Updates without a final receipt on its disk."""
+        return len(self.disk.store.recovered().outbox)
+
+    def build(self) -> Life:
+        """Open the disk, connect, go on."""
+        if not self._first:
+            self.disk.reopen(keeps_model=not self._dice.happens(MODEL_LOSS))
+        self._first = False
+        place, store, node = self._place, self.disk.store, self._workshop.node
+        topics, key = place.topics, place.key(node)
+        will = node_will(Writer(topics, key), node, store)
+        receive = self.receiver()
+        transport = SimTransport(place.network, self._session, receive, will=will)
+        for topic_filter in topics.node_subscriptions(node):
+            transport.subscribe(topic_filter)
+        trainer = SimTrainer(self._world, self._workshop, self._duration_s, receive)
+        executor = NodeExecutor(
+            NodeParts(
+                workshop=self._workshop, store=store, trainer=trainer, transport=transport, topics=topics, signer=key
+            )
+        )
+        rng = self.surroundings.rng(f"{node}/{store.incarnation}").random
+        machine = NodeMachine(self._settings, store.incarnation, executor.recovered(), rng=rng)
+        self._inbound = NodeInbound(topics, node, place.keys)
+        return Life(
+            machine=machine,
+            executor=executor,
+            translate=self._translate,
+            transports=(transport,),
+            end=trainer.abandon,
+        )
+
+    def after(self, effect: Any, events: list[Any]) -> None:
+        """Watch what it has done."""
+        del effect
+        self._place.checker.node_did(self._workshop.node, events)
+
+    def _translate(self, item: object) -> Any:
+        # What everybody is told is the same value for everybody: decoded once, not by each of a thousand nodes.
+        if isinstance(item, MessageReceived) and item.topic in self._shared and item.payload:
+            event = _broadcast(self._reader, item.topic, item.payload)
+            if isinstance(event, AnnouncementReceived):
+                self._place.checker.node_sees(event.announcement)
+            return event
+        return self._inbound.translate(item)
+
+    def _duration_s(self) -> float:
+        return self._factor * self._rng.lognormvariate(0.0, self._stragglers.jitter)
+
+
+class _LaterEvaluator:
+    """Finds something a little later, as a worker does."""
+
+    def __init__(self, world: World, post: Callable[..., None]) -> None:
+        self._world, self._post = world, post
+
+    def submit(self, version: ModelVersion, model: Vectors) -> Iterable[Event]:
+        """Evaluate a version."""
+        found = Evaluated(version=version, metrics={"norm": float(np.linalg.norm(model.parameters))})
+        self._world.after(EVALUATION_S, partial(self._post, found))
+        return ()
+
+
+@lru_cache(maxsize=64)
+def _broadcast(reader: Reader, topic: str, payload: bytes) -> AnnouncementReceived | CoordinatorStateReceived:
+    message = reader.decode(topic, payload)
+    if isinstance(message, RoundAnnouncement):
+        return AnnouncementReceived(announcement=message)
+    assert isinstance(message, CoordinatorState)  # noqa: S101 - only our own coordinator publishes there
+    return CoordinatorStateReceived(state=message)

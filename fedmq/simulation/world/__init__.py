@@ -1,0 +1,1 @@
+"""Time, links, disks and faults of a simulated federation."""
