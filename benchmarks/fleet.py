@@ -27,7 +27,7 @@ from coordinator.enrolment.broker import FleetBroker
 from coordinator.enrolment.federation import Fleet
 from coordinator.enrolment.folder import FleetFolder
 from coordinator.enrolment.texts import FleetPlan
-from edge_node.join import install
+from edge_node.setup.join import install
 from federation.runtime.local_broker import LocalBroker, free_port
 from federation.runtime.log import configure_log
 from federation.types import FederationId

@@ -18,8 +18,8 @@ from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import Committer, first_commit
 from coordinator.global_model.initial import InitialRequest, initial_model, initial_model_apart
 from coordinator.global_model.update_checks import payload_limit
-from coordinator.monitoring.attendance import AttendanceNotes
-from coordinator.monitoring.lookout import Lookout
+from coordinator.monitoring.attendance import AttendanceRecorder
+from coordinator.monitoring.lookout import WatchedMachine
 from coordinator.monitoring.report import build_report
 from coordinator.monitoring.run_progress import write_stopping
 from coordinator.monitoring.tally import Tally
@@ -28,7 +28,7 @@ from coordinator.records import RecoveredState
 from coordinator.runtime.central_evaluation import EvaluationWorker, LazyTask
 from coordinator.runtime.connections import broker_address, coordinator_will, open_connections
 from coordinator.runtime.executor import CoordinatorExecutor, Evaluator, ExecutorParts, NoEvaluator
-from coordinator.runtime.group_commit import BATCH_MAX, Settlement
+from coordinator.runtime.group_commit import BATCH_MAX, GroupCommit
 from coordinator.runtime.inbound import Inbound
 from coordinator.runtime.incidents import Incidents
 from coordinator.runtime.traffic import Traffic
@@ -116,11 +116,11 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None, incidents: Incide
     trust = coordinator_trust(config.security)
     will = coordinator_will(Writer(_topics(config), trust.signer), store.run, store.epoch)
     connections = open_connections(config, plan.address, will, inbox, committer.manifest)
-    settlement = Settlement(store, connections.control, connections.data)
-    attendance = AttendanceNotes(store)
-    executor = _executor(config, settlement, committer, store, worker, signer=trust.signer, attendance=attendance)
+    commits = GroupCommit(store, connections.control, connections.data)
+    attendance = AttendanceRecorder(store)
+    executor = _executor(config, commits, committer, store, worker, signer=trust.signer, attendance=attendance)
     machine = _machine(config, replace(plan.engine, payload_bytes_max=most), recovered)
-    lookout = _lookout(config.store.folder, machine, settlement, attendance)
+    watched = _lookout(config.store.folder, machine, commits, attendance)
     inbound = Inbound(
         _topics(config),
         store,
@@ -137,12 +137,12 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None, incidents: Incide
             with Supervision(inbox, lambda: connections.alive) as supervision:
                 translate: Callable[[object], Event | None] = supervision.watching(inbound.translate)
                 Driver(
-                    lookout, executor, inbox, MonotonicClock(), translate, settle=lookout.settle, batch_max=BATCH_MAX
+                    watched, executor, inbox, MonotonicClock(), translate, settle=watched.settle, batch_max=BATCH_MAX
                 ).run()
         finally:
             connections.close(timeout_s=FLUSH_S)
             incidents.save()
-            lookout.close()
+            watched.close()
         log.info("coordinator_stopped", reason=executor.stop_reason)
         _check_fenced(executor.stop_reason, config, store)
         if report is not None:
@@ -157,9 +157,11 @@ def _machine(config: CoordinatorConfig, engine: EngineSettings, recovered: Recov
     return CoordinatorMachine(engine, recovered, selector=selector, rng=random.SystemRandom().random)
 
 
-def _lookout(folder: Path, machine: CoordinatorMachine, settlement: Settlement, attendance: AttendanceNotes) -> Lookout:
+def _lookout(
+    folder: Path, machine: CoordinatorMachine, commits: GroupCommit, attendance: AttendanceRecorder
+) -> WatchedMachine:
     watchers = (attendance, Tally(folder, machine.counters), WaitingFile(folder, machine.snapshot))
-    return Lookout(machine, settlement.settle, MonotonicClock().now, watchers)
+    return WatchedMachine(machine, commits.settle, MonotonicClock().now, watchers)
 
 
 def _evaluate_head(worker: EvaluationWorker | None, committer: Committer, store: SqliteStore) -> None:
@@ -239,32 +241,32 @@ def _build_task(config: CoordinatorConfig) -> Task:
 
 def _executor(  # noqa: PLR0913 - the parts that the root has made
     config: CoordinatorConfig,
-    settlement: Settlement,
+    commits: GroupCommit,
     committer: Committer,
     store: CoordinatorStore,
     evaluator: Evaluator | None,
     *,
     signer: Signer | None,
-    attendance: AttendanceNotes,
+    attendance: AttendanceRecorder,
 ) -> CoordinatorExecutor:
     return CoordinatorExecutor(
         ExecutorParts(
             store=store,
             committer=committer,
-            control=settlement.control,
-            data=settlement.data,
+            control=commits.control,
+            data=commits.data,
             topics=_topics(config),
             now=MonotonicClock().now,
             say=_speaker(attendance),
             evaluator=evaluator or NoEvaluator(),
             update_norm_max=config.limits.update_norm_max,
             signer=signer,
-            passing=settlement.passing,
+            passing=commits.passing,
         )
     )
 
 
-def _speaker(attendance: AttendanceNotes) -> Callable[[str, Mapping[str, object]], None]:
+def _speaker(attendance: AttendanceRecorder) -> Callable[[str, Mapping[str, object]], None]:
     """Writes log lines, and leaves what they tell of nodes to the attendance."""
     log = get_log("coordinator")
 

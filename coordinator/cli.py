@@ -29,7 +29,7 @@ LAZY_COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "predict": ("coordinator.artifacts.cli", "predict", "Show a picture to a model."),
     "simulate": ("fedmq.simulation.cli", "simulate", "The same machines in virtual time, without a broker."),
     "partition": (
-        "coordinator.artifacts.plots.partition_cli",
+        "coordinator.artifacts.plots.partition",
         "partition",
         "Who would own which labels: a table and a picture.",
     ),

@@ -16,7 +16,7 @@ from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.storage.store import NodeStore
 from edge_node.training.adoption import manifest_of
 from edge_node.training.update import ResidualAging
-from edge_node.training.worker import ThreadTrainer, Workshop
+from edge_node.training.worker import ThreadTrainer, TrainingSetup
 from federation.errors import FederationError, TaskError
 from federation.identity.signing_keys import read_coordinator_key
 from federation.identity.trust import Trust, read_trust
@@ -93,7 +93,7 @@ def node_trust(section: SecuritySection) -> Trust:
     return read_trust(section.signing_key, others, read_coordinator_key)
 
 
-def build_workshop(config: NodeConfig) -> Workshop:
+def build_workshop(config: NodeConfig) -> TrainingSetup:
     """Build the task and read its data: before the node says that it is there, so that its first round is not slow.
 
     Raises:
@@ -111,7 +111,7 @@ def build_workshop(config: NodeConfig) -> Workshop:
         partition=config.task.partition,
     )
     task = _build(config.task.name, context)
-    return Workshop(
+    return TrainingSetup(
         node=NodeId(config.node.id),
         task=task,
         manifest=manifest_of(task),
@@ -142,16 +142,16 @@ def _device(task: Task, config: NodeConfig) -> str:
 
 
 def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
-    workshop = build_workshop(config)
-    device = _device(workshop.task, config)
-    get_log("node").info("node_started", node=workshop.node, incarnation=store.incarnation, device=device)
+    setup = build_workshop(config)
+    device = _device(setup.task, config)
+    get_log("node").info("node_started", node=setup.node, incarnation=store.incarnation, device=device)
     inbox: Inbox = queue.Queue(INBOX_ITEMS_MAX)
     clock, topics = MonotonicClock(), Topics(FederationId(config.federation.id))
     trust = node_trust(config.security)
-    transport = _transport(config, address, inbox, node_will(Writer(topics, trust.signer), workshop.node, store))
-    trainer = ThreadTrainer(workshop, inbox, clock, stall_s=config.training.stall_s)
+    transport = _transport(config, address, inbox, node_will(Writer(topics, trust.signer), setup.node, store))
+    trainer = ThreadTrainer(setup, inbox, clock, stall_s=config.training.stall_s)
     parts = NodeParts(
-        workshop=workshop, store=store, trainer=trainer, transport=transport, topics=topics, signer=trust.signer
+        setup=setup, store=store, trainer=trainer, transport=transport, topics=topics, signer=trust.signer
     )
     executor = NodeExecutor(parts)
     settings = node_settings(config, device)
@@ -164,7 +164,7 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
         gate=lambda: why_not(conditions, sensors),
         device=sensors.capabilities,
     )
-    inbound = Inbound(topics, workshop.node, trust.verifier)
+    inbound = Inbound(topics, setup.node, trust.verifier)
     with StopSignals(inbox, StopRequested()) as signals:
         transport.open()
         with Supervision(inbox, lambda: transport.alive and trainer.gets_on) as supervision:

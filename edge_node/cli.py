@@ -183,7 +183,7 @@ def _run(file: Path | None, flags: Mapping[str, object]) -> int:
 
 
 def _join(file: Path, into: Path | None, *, task: str | None, data: Path | None, start: bool) -> int:
-    from edge_node.join import install  # noqa: PLC0415
+    from edge_node.setup.join import install  # noqa: PLC0415
 
     folder = install(file, into, task=task, data=data)
     typer.echo(f"joined: settings, certificate and key are in {folder}; {file} is not needed any more: delete it")
@@ -194,7 +194,7 @@ def _join(file: Path, into: Path | None, *, task: str | None, data: Path | None,
 
 
 def _request(node: str, into: Path | None) -> int:
-    from edge_node.join import ask  # noqa: PLC0415
+    from edge_node.setup.join import ask  # noqa: PLC0415
 
     file = ask(node, into)
     typer.echo(f"bring {file} to the server; there: coordinator enroll DIR --csr {file.name}")
@@ -208,7 +208,7 @@ def _into(folder: Path | None) -> str:
 
 def _doctor(file: Path | None, flags: Mapping[str, object], *, as_json: bool) -> int:
     from edge_node.config import read_config  # noqa: PLC0415
-    from edge_node.doctor import examine  # noqa: PLC0415
+    from edge_node.setup.doctor import examine  # noqa: PLC0415
     from federation.doctor import tell  # noqa: PLC0415
     from federation.runtime.log import configure_log  # noqa: PLC0415
 

@@ -98,7 +98,7 @@ def predict(  # noqa: PLR0913 - as above
         found = predict_with_store(image, _folder(settings, state), version, source)
     _tell(found, as_json=as_json)
     if plot is not None:
-        from coordinator.artifacts.plots.answer import draw_answer  # noqa: PLC0415 - matplotlib is an extra
+        from coordinator.artifacts.plots.gallery import draw_answer  # noqa: PLC0415 - matplotlib is an extra
 
         draw_answer(found, plot)
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from federation.types import ModelVersion
 
-__all__ = ["Goal", "Progress", "Source", "StoppingSettings", "goal_of"]
+__all__ = ["EarlyStopping", "Goal", "Source", "StoppingSettings", "goal_of"]
 
 SMALLER_IS_BETTER = ("loss", "error", "mse", "mae", "rmse", "perplexity")
 """A metric whose name holds one of these is better when it is smaller."""
@@ -56,7 +56,7 @@ def goal_of(metric: str) -> Goal:
     return Goal.MIN if any(word in metric.lower() for word in SMALLER_IS_BETTER) else Goal.MAX
 
 
-class Progress:
+class EarlyStopping:
     """What has been found so far.
 
     Attributes:

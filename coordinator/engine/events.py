@@ -3,10 +3,41 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from coordinator.engine.heard import BrokerDropped, CoordinatorStateHeard, MessageRefused
 from coordinator.records import Member, NodeResult, NodesEvaluation, Verdict, VersionRecord
-from federation.protocol.messages import Decline, EvaluationReport, NodeState, Progress, Reason, UpdateOffer
+from federation.protocol.messages import (
+    CoordinatorState,
+    Decline,
+    EvaluationReport,
+    NodeState,
+    Progress,
+    Reason,
+    UpdateOffer,
+)
 from federation.types import ModelVersion, NodeId, UpdateId
+
+__all__ = [
+    "BrokerConnected",
+    "BrokerDisconnected",
+    "BrokerDropped",
+    "ChunkReceived",
+    "CommitFailed",
+    "CoordinatorStateHeard",
+    "DeclineReceived",
+    "Evaluated",
+    "Event",
+    "MessageRefused",
+    "NodeStateReceived",
+    "OfferReceived",
+    "ProgressReceived",
+    "ReportReceived",
+    "ResultSaved",
+    "StopRequested",
+    "StorageFailed",
+    "SurveyClosed",
+    "UpdateRejected",
+    "UpdateStored",
+    "VersionCommitted",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +179,34 @@ class SurveyClosed:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequested:
     """The operator asks for an orderly stop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorStateHeard:
+    """The coordinator's own topic says something that this process has not said.
+
+    Attributes:
+        state: What; None is nothing readable: it was cleared, or overwritten.
+        retained: It stood there before this connection.
+    """
+
+    state: CoordinatorState | None
+    retained: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerDropped:
+    """The broker has dropped this many messages since its start, for whomever (``$SYS``): a queue was full."""
+
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageRefused:
+    """Bytes that are no message: counted, never answered."""
+
+    topic: str
+    reason: str
 
 
 Event = (

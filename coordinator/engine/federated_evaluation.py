@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from coordinator.engine.early_stopping import Source
 from coordinator.engine.effects import CloseSurvey, Note, SaveResult
 from coordinator.engine.events import ReportReceived, ResultSaved, SurveyClosed
-from coordinator.engine.state import Desk
+from coordinator.engine.state import MachineState
 from coordinator.records import NodeResult, RecoveredState
 from federation.protocol.cohort import evaluates, evaluation_share
 from federation.protocol.messages import EvaluationReceipt, EvaluationReport, Reason, ReceiptStatus
 from federation.types import Digest, ModelVersion, NodeId
 
-__all__ = ["SURVEYS_MAX", "Survey"]
+__all__ = ["SURVEYS_MAX", "FederatedEvaluation"]
 
 SURVEYS_MAX = 16
 """Evaluations whose late reports are still taken; a report on an older version is refused."""
@@ -48,11 +48,11 @@ class _Asked:
     open: bool = True
 
 
-class Survey:
+class FederatedEvaluation:
     """At most one evaluation is open; the next one ends it."""
 
-    def __init__(self, desk: Desk, recovered: RecoveredState) -> None:
-        self._desk = desk
+    def __init__(self, state: MachineState, recovered: RecoveredState) -> None:
+        self._state = state
         self._asked: OrderedDict[ModelVersion, _Asked] = OrderedDict()
         self._closing: set[ModelVersion] = set()
         self._unclosed: set[ModelVersion] = set()
@@ -66,8 +66,8 @@ class Survey:
             # Its nodes may be evaluating right now: they get a whole lease.
             newest.reported |= recovered.reported.keys()
             newest.found = sum(examples > 0 for examples in recovered.reported.values())
-            newest.until = desk.lease_until
-            newest.since = min(newest.until, desk.connected_s + RETURN_S)
+            newest.until = state.lease_until
+            newest.since = min(newest.until, state.connected_s + RETURN_S)
             self._unclosed.discard(next(reversed(self._asked)))
         for version in self._unclosed:
             self._asked[version].open = False
@@ -86,28 +86,28 @@ class Survey:
 
     def due(self) -> bool:
         """Whether the head is to be evaluated, and nobody was asked yet."""
-        desk, settings = self._desk, self._desk.settings.survey
-        head = desk.head.version
+        state, settings = self._state, self._state.settings.survey
+        head = state.head.version
         if settings.every <= 0 or head == 0 or head in self._asked:
             return False
-        return head % settings.every == 0 or desk.finished
+        return head % settings.every == 0 or state.finished
 
     def ask(self) -> int | None:
         """Who is asked with the next announcement of the head; None is nobody. What was open before it is over."""
-        desk = self._desk
-        known = self._asked.get(desk.head.version)
+        state = self._state
+        known = self._asked.get(state.head.version)
         if known is not None or not self.due():
             return None if known is None else known.share
         self._close()
-        version, present = desk.head.version, list(desk.registry.present())
-        settings = desk.settings.survey
+        version, present = state.head.version, list(state.registry.present())
+        settings = state.settings.survey
         count = max(settings.nodes_min, math.ceil(settings.fraction * len(present) - 1e-9))
-        share = evaluation_share(desk.run, version, present, count)
-        asked = _Asked(share=share, digest=desk.head.digest, until=desk.lease_until)
-        asked.waiting = dict.fromkeys(node for node in present if evaluates(share, desk.run, version, node))
+        share = evaluation_share(state.run, version, present, count)
+        asked = _Asked(share=share, digest=state.head.digest, until=state.lease_until)
+        asked.waiting = dict.fromkeys(node for node in present if evaluates(share, state.run, version, node))
         self._asked[version] = asked
         self._forget_oldest()
-        desk.note("evaluation_announced", version=version, nodes=len(asked.waiting))
+        state.note("evaluation_announced", version=version, nodes=len(asked.waiting))
         return share
 
     def seen(self, node: NodeId) -> None:
@@ -115,7 +115,7 @@ class Survey:
         asked = self._open
         if asked is None:
             return
-        if self._desk.registry.is_present(node) and self._is_asked(asked, node) and node not in asked.reported:
+        if self._state.registry.is_present(node) and self._is_asked(asked, node) and node not in asked.reported:
             asked.waiting[node] = None
         else:
             asked.waiting.pop(node, None)
@@ -124,12 +124,12 @@ class Survey:
 
     def report(self, event: ReportReceived) -> None:
         """Judge a report; it is receipted when it is on disk."""
-        desk, node, report = self._desk, event.node, event.report
-        if report.run != desk.run:
+        state, node, report = self._state, event.node, event.report
+        if report.run != state.run:
             self._refuse(node, report, Reason.OTHER_RUN)
         elif event.known is not None:
             self._receipt(event.known)
-        elif not desk.paused:
+        elif not state.paused:
             reason = self._objection(node, report)
             if reason is Reason.NONE:
                 self._save(node, report)
@@ -140,11 +140,11 @@ class Survey:
         asked = self._asked.get(report.version)
         if asked is None:
             return Reason.UNKNOWN_ROUND
-        if not evaluates(asked.share, self._desk.run, report.version, node):
+        if not evaluates(asked.share, self._state.run, report.version, node):
             return Reason.NOT_ASSIGNED
         if asked.digest is not None and report.digest != asked.digest:
             return Reason.BASE_MISMATCH
-        return Reason.BAD_NUM_EXAMPLES if report.num_examples > self._desk.settings.num_examples_max else Reason.NONE
+        return Reason.BAD_NUM_EXAMPLES if report.num_examples > self._state.settings.num_examples_max else Reason.NONE
 
     def _save(self, node: NodeId, report: EvaluationReport) -> None:
         result = NodeResult(
@@ -156,7 +156,7 @@ class Survey:
             reason=report.reason,
             counted=self._asked[report.version].open,
         )
-        self._desk.emit(SaveResult(result=result))
+        self._state.emit(SaveResult(result=result))
 
     def saved(self, event: ResultSaved) -> None:
         """A result is on disk: say so."""
@@ -168,20 +168,20 @@ class Survey:
             asked.found += result.num_examples > 0
         self._receipt(result)
         fields = {"version": result.version, "num_examples": result.num_examples, "reason": result.reason}
-        self._desk.note("node_evaluated", node=result.node, **fields)
+        self._state.note("node_evaluated", node=result.node, **fields)
 
     def _receipt(self, result: NodeResult) -> None:
         status = ReceiptStatus.APPLIED if result.counted else ReceiptStatus.STALE
-        self._desk.send(result.node, EvaluationReceipt(run=self._desk.run, version=result.version, status=status))
+        self._state.send(result.node, EvaluationReceipt(run=self._state.run, version=result.version, status=status))
 
     def _refuse(self, node: NodeId, report: EvaluationReport, reason: Reason) -> None:
-        desk = self._desk
+        state = self._state
         # The receipt names the run of the report: another run's node knows by it that nobody waits here.
         receipt = EvaluationReceipt(run=report.run, version=report.version, status=ReceiptStatus.REFUSED, reason=reason)
-        desk.send(node, receipt)
-        desk.note("evaluation_refused", node=node, version=report.version, reason=reason.value)
+        state.send(node, receipt)
+        state.note("evaluation_refused", node=node, version=report.version, reason=reason.value)
         asked = self._asked.get(report.version)
-        if asked is not None and report.run == desk.run:
+        if asked is not None and report.run == state.run:
             asked.waiting.pop(node, None)
 
     # --- the end ----------------------------------------------------------------------------------------------------
@@ -191,28 +191,28 @@ class Survey:
         asked = self._open
         if asked is None:
             return None
-        return asked.since if self._desk.connected_s < asked.since else asked.until
+        return asked.since if self._state.connected_s < asked.since else asked.until
 
     def advance(self, *, settled: bool) -> None:
         """End it when everybody has reported who is there, or when it has lasted long enough."""
-        asked, desk = self._open, self._desk
+        asked, state = self._open, self._state
         for version in sorted(self._unclosed):
             self._unclosed.discard(version)
             self._emit_close(version)
         if asked is None:
             return
-        enough = asked.found >= desk.settings.survey.nodes_min and desk.connected_s >= asked.since
-        complete = settled and desk.clock.running and not asked.waiting and enough
-        if complete or desk.connected_s >= asked.until:
+        enough = asked.found >= state.settings.survey.nodes_min and state.connected_s >= asked.since
+        complete = settled and state.clock.running and not asked.waiting and enough
+        if complete or state.connected_s >= asked.until:
             self._close()
 
     def closed(self, event: SurveyClosed) -> None:
         """The mean is on disk: it decides what is the best version, and whether the run goes on."""
-        found, desk = event.evaluation, self._desk
+        found, state = event.evaluation, self._state
         self._closing.discard(found.version)
         fields = {"nodes": found.nodes, "num_examples": found.num_examples}
-        desk.emit(Note(event="nodes_evaluated", fields={**found.metrics, **fields, "version": found.version}))
-        desk.observe(Source.NODES, found.version, found.metrics)
+        state.emit(Note(event="nodes_evaluated", fields={**found.metrics, **fields, "version": found.version}))
+        state.observe(Source.NODES, found.version, found.metrics)
 
     def abort(self) -> None:
         """A mean did not reach the disk: it is made after the pause."""
@@ -228,14 +228,14 @@ class Survey:
 
     def _emit_close(self, version: ModelVersion) -> None:
         self._closing.add(version)
-        self._desk.emit(CloseSurvey(version=version))
+        self._state.emit(CloseSurvey(version=version))
 
     def _forget_oldest(self) -> None:
         while len(self._asked) > SURVEYS_MAX:
             self._asked.popitem(last=False)
 
     def _is_asked(self, asked: _Asked, node: NodeId) -> bool:
-        return evaluates(asked.share, self._desk.run, next(reversed(self._asked)), node)
+        return evaluates(asked.share, self._state.run, next(reversed(self._asked)), node)
 
     @property
     def _newest(self) -> _Asked | None:

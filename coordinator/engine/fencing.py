@@ -5,8 +5,8 @@ the broker in our name, or by nobody: an empty payload is a retained message tha
 """
 
 from coordinator.engine.announcer import Announcer
-from coordinator.engine.heard import CoordinatorStateHeard
-from coordinator.engine.state import Desk
+from coordinator.engine.events import CoordinatorStateHeard
+from coordinator.engine.state import MachineState
 from federation.protocol.messages import CoordinatorState, Presence
 
 __all__ = ["HEAL_PAUSE_S", "Fence"]
@@ -22,22 +22,22 @@ class Fence:
         due: When what is retained is to be published again, in monotonic seconds; None is never.
     """
 
-    def __init__(self, desk: Desk, announcer: Announcer) -> None:
-        self._desk, self._announcer = desk, announcer
+    def __init__(self, state: MachineState, announcer: Announcer) -> None:
+        self._state, self._announcer = state, announcer
         self._healed_at: float | None = None
         self.due: float | None = None
 
     def heard(self, event: CoordinatorStateHeard) -> bool:
         """Take in what ``srv`` says; True when a newer coordinator leads this run and this one must leave."""
-        desk, state = self._desk, event.state
-        if state is not None and state.presence is Presence.ONLINE:
-            if state.run != desk.run:
-                self._another_run(state)
+        state, told = self._state, event.state
+        if told is not None and told.presence is Presence.ONLINE:
+            if told.run != state.run:
+                self._another_run(told)
                 return False
-            if state.epoch > desk.epoch:
-                desk.note("fenced", epoch=desk.epoch, newer_epoch=state.epoch)
+            if told.epoch > state.epoch:
+                state.note("fenced", epoch=state.epoch, newer_epoch=told.epoch)
                 return True
-            if state.epoch == desk.epoch:
+            if told.epoch == state.epoch:
                 return False
         # What was retained before we subscribed is replaced by what we have just published.
         if not event.retained:
@@ -46,26 +46,26 @@ class Fence:
 
     def lost(self) -> None:
         """Something that is retained is not there any more."""
-        desk = self._desk
-        if desk.clock.running and self.due is None:
-            desk.count("retained_lost")
-            self.due = desk.now if self._healed_at is None else max(desk.now, self._healed_at + HEAL_PAUSE_S)
+        state = self._state
+        if state.clock.running and self.due is None:
+            state.count("retained_lost")
+            self.due = state.now if self._healed_at is None else max(state.now, self._healed_at + HEAL_PAUSE_S)
 
     def heal(self) -> None:
         """Publish everything that is retained again when it is due; the storage must not be paused."""
-        desk = self._desk
-        if self.due is None or desk.now < self.due or not desk.clock.running:
+        state = self._state
+        if self.due is None or state.now < self.due or not state.clock.running:
             return
-        self.due, self._healed_at = None, desk.now
-        desk.note("retained_lost")
+        self.due, self._healed_at = None, state.now
+        state.note("retained_lost")
         self._announcer.publish_again(lost=True)
 
     def disconnected(self) -> None:
         """The next connection publishes everything anyway."""
         self.due = None
 
-    def _another_run(self, state: CoordinatorState) -> None:
-        desk = self._desk
-        desk.count("other_coordinators")
-        if desk.counters["other_coordinators"] == 1:
-            desk.note("other_coordinator", run=state.run, epoch=state.epoch)
+    def _another_run(self, told: CoordinatorState) -> None:
+        state = self._state
+        state.count("other_coordinators")
+        if state.counters["other_coordinators"] == 1:
+            state.note("other_coordinator", run=told.run, epoch=told.epoch)

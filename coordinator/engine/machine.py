@@ -5,16 +5,18 @@ from typing import assert_never
 
 from coordinator.engine.alarms import Alarms
 from coordinator.engine.announcer import Announcer
-from coordinator.engine.attendance import Attendance
 from coordinator.engine.effects import AcceptFailure, Effect, Stop
 from coordinator.engine.events import (
     BrokerConnected,
     BrokerDisconnected,
+    BrokerDropped,
     ChunkReceived,
     CommitFailed,
+    CoordinatorStateHeard,
     DeclineReceived,
     Evaluated,
     Event,
+    MessageRefused,
     NodeStateReceived,
     OfferReceived,
     ProgressReceived,
@@ -27,14 +29,13 @@ from coordinator.engine.events import (
     UpdateStored,
     VersionCommitted,
 )
-from coordinator.engine.federated_evaluation import Survey
+from coordinator.engine.federated_evaluation import FederatedEvaluation
 from coordinator.engine.fencing import Fence
-from coordinator.engine.heard import BrokerDropped, CoordinatorStateHeard, MessageRefused
-from coordinator.engine.roll_call import RollCall
+from coordinator.engine.liveness import Liveness
 from coordinator.engine.round import Move, Situation, decide
 from coordinator.engine.settings import EngineSettings
-from coordinator.engine.state import Desk
-from coordinator.engine.update_receiver import BUSY_RETRY_S, Intake
+from coordinator.engine.state import MachineState
+from coordinator.engine.update_receiver import BUSY_RETRY_S, UpdateReceiver
 from coordinator.engine.versions import Versions
 from coordinator.records import RecoveredState
 from coordinator.strategies.selection import Rng, Selector
@@ -60,19 +61,18 @@ class CoordinatorMachine:
     """One engine for synchronous and asynchronous rounds (DESIGN.md, PROTOCOL.md)."""
 
     def __init__(self, settings: EngineSettings, recovered: RecoveredState, *, selector: Selector, rng: Rng) -> None:
-        self._desk = Desk(settings, recovered)
+        self._state = MachineState(settings, recovered)
         self._rng = rng
-        self._survey = Survey(self._desk, recovered)
-        self._announcer = Announcer(self._desk, recovered, selector=selector, rng=rng, survey=self._survey)
-        self._fence = Fence(self._desk, self._announcer)
-        self._attendance = Attendance(self._desk, self._announcer, self._fence)
-        self._alarms = Alarms(self._desk)
-        self._intake = Intake(self._desk, recovered.transfers)
+        self._evaluation = FederatedEvaluation(self._state, recovered)
+        self._announcer = Announcer(self._state, recovered, selector=selector, rng=rng, survey=self._evaluation)
+        self._fence = Fence(self._state, self._announcer)
+        self._liveness = Liveness(self._state, self._announcer, self._fence)
+        self._alarms = Alarms(self._state)
+        self._receiver = UpdateReceiver(self._state, recovered.transfers)
         for record in recovered.stored:
-            self._desk.buffer.add(record, 0.0)
-            self._desk.registry.take(record.node)
-        self._versions = Versions(self._desk, self._intake, self._announcer, best=recovered.best)
-        self._roll_call = RollCall(self._desk)
+            self._state.buffer.add(record, 0.0)
+            self._state.registry.take(record.node)
+        self._versions = Versions(self._state, self._receiver, self._announcer, best=recovered.best)
         self._settling_until: float | None = None
         self._paused_until: float | None = None
         self._failures = 0
@@ -84,86 +84,86 @@ class CoordinatorMachine:
 
     def handle(self, event: Event | None, now: float) -> list[Effect]:
         """Take one event (None: the deadline has passed) and say what must be done, in order."""
-        desk = self._desk
-        desk.effects, desk.now = [], now
+        state = self._state
+        state.effects, state.now = [], now
         if self._stopped:
             return []
         if not isinstance(event, StorageFailed):
-            self._intake.confirm()
+            self._receiver.confirm()
         self._pass_time()
         self._dispatch(event)
         if not self._stopped:
             self._advance()
-        return desk.effects
+        return state.effects
 
     def deadline(self) -> float | None:
         """Monotonic time, in seconds, at which `handle(None, now)` is due; None when nothing is timed."""
-        desk = self._desk
+        state = self._state
         if self._stopped:
             return None
         dues = [
-            desk.registry.next_timer(),
-            desk.clock.when(desk.assignments.next_lease()),
+            state.registry.next_timer(),
+            state.clock.when(state.assignments.next_lease()),
             self._settling_until,
             self._paused_until,
         ]
-        if not desk.paused:
-            dues += (self._roll_call.due, self._fence.due)
+        if not state.paused:
+            dues += (self._liveness.call_due, self._fence.due)
             dues.append(self._stop_by)
-            dues.append(desk.clock.when(self._intake.transfers.next_timer()))
-            dues.append(desk.clock.when(self._versions.patience_ends()))
-            dues.append(desk.clock.when(self._survey.ends()))
+            dues.append(state.clock.when(self._receiver.transfers.next_timer()))
+            dues.append(state.clock.when(self._versions.patience_ends()))
+            dues.append(state.clock.when(self._evaluation.ends()))
         return min((due for due in dues if due is not None), default=None)
 
     @property
     def counters(self) -> Mapping[str, int]:
         """What has happened so often since the start."""
-        return self._desk.counters
+        return self._state.counters
 
     def snapshot(self) -> Mapping[str, object]:
         """Where the machine stands, as plain data: at most `NAMES_MAX` names, whatever the fleet."""
-        desk = self._desk
+        state = self._state
         return {
-            "run": desk.run,
-            "epoch": desk.epoch,
-            "version": desk.head.version,
-            "next_round": desk.next_round,
-            "connected": desk.clock.running,
-            "online": desk.registry.online,
-            "known": len(desk.registry),
-            "candidates": len(desk.registry.candidates),
-            "live": len(desk.assignments),
-            "buffered": len(desk.buffer.records),
-            "transfers": len(self._intake.transfers),
-            "paused": desk.paused,
-            "finished": desk.finished,
+            "run": state.run,
+            "epoch": state.epoch,
+            "version": state.head.version,
+            "next_round": state.next_round,
+            "connected": state.clock.running,
+            "online": state.registry.online,
+            "known": len(state.registry),
+            "candidates": len(state.registry.candidates),
+            "live": len(state.assignments),
+            "buffered": len(state.buffer.records),
+            "transfers": len(self._receiver.transfers),
+            "paused": state.paused,
+            "finished": state.finished,
             "waiting_for": {
                 "reason": self._waiting_reason,
                 "since": self._waiting_since,
                 "nodes": self._names(),
-                "gone": self._roll_call.gone(self._waiting_reason, NAMES_MAX),
-                "buffer": desk.settings.buffer,
-                "nodes_min": desk.settings.nodes_min,
+                "gone": self._liveness.gone(self._waiting_reason, NAMES_MAX),
+                "buffer": state.settings.buffer,
+                "nodes_min": state.settings.nodes_min,
             },
-            "counters": dict(desk.counters),
+            "counters": dict(state.counters),
         }
 
     def _names(self) -> list[NodeId]:
-        return [node for node, _ in zip(self._desk.assignments, range(NAMES_MAX), strict=False)]
+        return [node for node, _ in zip(self._state.assignments, range(NAMES_MAX), strict=False)]
 
     # --- time -------------------------------------------------------------------------------------------------------
 
     def _pass_time(self) -> None:
-        desk = self._desk
+        state = self._state
         # First of all: what waits for the end of the pause may be due as well.
-        if self._paused_until is not None and desk.now >= self._paused_until:
+        if self._paused_until is not None and state.now >= self._paused_until:
             self._resume()
-        desk.registry.wake(desk.now)
-        if desk.clock.running:
-            self._attendance.expire_leases()
-            if not desk.paused:
-                self._intake.drop_idle()
-        if self._settling_until is not None and desk.now >= self._settling_until:
+        state.registry.wake(state.now)
+        if state.clock.running:
+            self._liveness.expire_leases()
+            if not state.paused:
+                self._receiver.drop_idle()
+        if self._settling_until is not None and state.now >= self._settling_until:
             self._settling_until = None
 
     # --- events -----------------------------------------------------------------------------------------------------
@@ -175,8 +175,8 @@ class CoordinatorMachine:
             case OfferReceived() | ChunkReceived() | DeclineReceived() | ProgressReceived():
                 self._on_node(event)
             case NodeStateReceived():
-                self._attendance.observe(event.node, event.state)
-                self._survey.seen(event.node)
+                self._liveness.observe(event.node, event.state)
+                self._evaluation.seen(event.node)
             case ReportReceived() | ResultSaved() | SurveyClosed():
                 self._on_survey(event)
             case UpdateStored() | UpdateRejected() | VersionCommitted() | CommitFailed() | StorageFailed():
@@ -193,33 +193,33 @@ class CoordinatorMachine:
                 assert_never(event)
 
     def _on_broker(self, event: BrokerConnected | BrokerDisconnected) -> None:
-        desk = self._desk
+        state = self._state
         match event:
             case BrokerConnected():
-                desk.clock.start(desk.now)
+                state.clock.start(state.now)
                 self._announcer.publish_again()
-                self._settling_until = desk.now + desk.settings.settle_s
+                self._settling_until = state.now + state.settings.settle_s
             case BrokerDisconnected():
-                desk.clock.stop(desk.now)
+                state.clock.stop(state.now)
                 self._settling_until = None
                 self._fence.disconnected()
-                self._desk.count("disconnects")
+                self._state.count("disconnects")
             case _:
                 assert_never(event)
 
     def _on_node(self, event: OfferReceived | ChunkReceived | DeclineReceived | ProgressReceived) -> None:
-        desk = self._desk
-        if event.node not in desk.registry:
-            desk.send(event.node, Rebirth())
+        state = self._state
+        if event.node not in state.registry:
+            state.send(event.node, Rebirth())
         if not isinstance(event, ProgressReceived):
-            desk.registry.alive(event.node)
+            state.registry.alive(event.node)
         match event:
             case OfferReceived():
-                self._intake.offer(event, self._retry_s())
+                self._receiver.offer(event, self._retry_s())
             case ChunkReceived():
-                self._intake.chunk(event)
+                self._receiver.chunk(event)
             case DeclineReceived():
-                self._attendance.declined(event.node, event.decline)
+                self._liveness.declined(event.node, event.decline)
             case ProgressReceived():
                 pass
             case _:
@@ -228,31 +228,31 @@ class CoordinatorMachine:
     def _on_survey(self, event: ReportReceived | ResultSaved | SurveyClosed) -> None:
         match event:
             case ReportReceived():
-                if event.node not in self._desk.registry:
-                    self._desk.send(event.node, Rebirth())
-                self._desk.registry.alive(event.node)
-                self._survey.report(event)
+                if event.node not in self._state.registry:
+                    self._state.send(event.node, Rebirth())
+                self._state.registry.alive(event.node)
+                self._evaluation.report(event)
             case ResultSaved():
                 self._failures = 0
-                self._survey.saved(event)
+                self._evaluation.saved(event)
             case SurveyClosed():
                 self._failures = 0
-                self._survey.closed(event)
+                self._evaluation.closed(event)
             case _:
                 assert_never(event)
 
     def _retry_s(self) -> float:
         """What a node that must come later is told: after the pause, and not all at once."""
-        pause = max(0.0, (self._paused_until or 0.0) - self._desk.now)
+        pause = max(0.0, (self._paused_until or 0.0) - self._state.now)
         return pause + BUSY_RETRY_S * (1.0 + self._rng())
 
     def _on_store(self, event: UpdateStored | UpdateRejected | VersionCommitted | CommitFailed | StorageFailed) -> None:
         match event:
             case UpdateStored():
                 self._failures = 0
-                self._intake.stored(event.update)
+                self._receiver.stored(event.update)
             case UpdateRejected():
-                self._intake.rejected(event)
+                self._receiver.rejected(event)
             case VersionCommitted():
                 self._failures = 0
                 self._versions.committed(event)
@@ -265,23 +265,23 @@ class CoordinatorMachine:
 
     def _on_storage_failed(self, event: StorageFailed) -> None:
         """Acknowledge nothing for a while, and say so."""
-        desk = self._desk
+        state = self._state
         pause = min(STORAGE_RETRY_MAX_S, STORAGE_RETRY_S * 2.0 ** min(self._failures, FAILURES_MAX))
         self._failures += 1
-        self._desk.count("storage_failures")
-        self._paused_until = desk.now + pause
-        desk.paused = True
-        desk.emit(AcceptFailure())
-        desk.note("storage_failed", detail=event.detail, retry_s=pause)
+        self._state.count("storage_failures")
+        self._paused_until = state.now + pause
+        state.paused = True
+        state.emit(AcceptFailure())
+        state.note("storage_failed", detail=event.detail, retry_s=pause)
         self._wait("storage")
         self._versions.abort()
-        self._survey.abort()
-        self._intake.storage_failed(self._retry_s())
+        self._evaluation.abort()
+        self._receiver.storage_failed(self._retry_s())
 
     def _resume(self) -> None:
-        desk = self._desk
-        self._paused_until, desk.paused = None, False
-        desk.note("storage_resumed")
+        state = self._state
+        self._paused_until, state.paused = None, False
+        state.note("storage_resumed")
         self._announcer.save_again()
 
     def _on_alarm(self, event: MessageRefused | BrokerDropped | CoordinatorStateHeard) -> None:
@@ -300,37 +300,37 @@ class CoordinatorMachine:
 
     def _advance(self) -> None:
         """Do what the new situation asks for; nothing that must be saved happens during a storage pause."""
-        desk = self._desk
-        if desk.paused or self._versions.committing:
+        state = self._state
+        if state.paused or self._versions.committing:
             return
         self._fence.heal()
-        self._survey.advance(settled=self._settling_until is None)
-        self._versions.retain(self._survey.pending)
+        self._evaluation.advance(settled=self._settling_until is None)
+        self._versions.retain(self._evaluation.pending)
         self._versions.sweep()
-        self._intake.store_complete()
-        desk.close_rounds()
-        if desk.finished:
-            self._roll_call.consider("finished")
+        self._receiver.store_complete()
+        state.close_rounds()
+        if state.finished:
+            self._liveness.consider("finished")
             self._finish()
         else:
             self._decide()
         self._versions.evaluate()
 
     def _decide(self) -> None:
-        desk, registry = self._desk, self._desk.registry
-        desk.resize()
-        decision = decide(self._situation(), desk.settings)
-        self._roll_call.consider(decision.reason)
+        state, registry = self._state, self._state.registry
+        state.resize()
+        decision = decide(self._situation(), state.settings)
+        self._liveness.consider(decision.reason)
         match decision.move:
             case Move.COMMIT:
                 self._versions.commit(decision.reason)
                 return
             case Move.ASK:
                 self._announcer.open(registry.candidates, decision.count)
-                decision = decide(self._situation(), desk.settings)
+                decision = decide(self._situation(), state.settings)
             case Move.ASK_AGAIN:
                 self._announcer.open(registry.suspects, decision.count)
-                decision = decide(self._situation(), desk.settings)
+                decision = decide(self._situation(), state.settings)
             case Move.WAIT:
                 self._ask_for_evaluation()
             case _:
@@ -339,60 +339,64 @@ class CoordinatorMachine:
 
     def _ask_for_evaluation(self) -> None:
         """Nobody is asked to train now: ask at least those who can evaluate."""
-        ready = self._desk.clock.running and self._settling_until is None
-        if ready and self._desk.registry.online and self._survey.due():
+        ready = self._state.clock.running and self._settling_until is None
+        if ready and self._state.registry.online and self._evaluation.due():
             self._announcer.ask_for_evaluation()
 
     def _situation(self) -> Situation:
-        desk, registry = self._desk, self._desk.registry
+        state, registry = self._state, self._state.registry
         return Situation(
-            connected=desk.clock.running,
+            connected=state.clock.running,
             settled=self._settling_until is None,
             started=self._announcer.started,
             committing=self._versions.committing,
             online=registry.online,
             candidates=len(registry.candidates),
             suspects=len(registry.suspects),
-            live=len(desk.assignments),
-            transfers=len(self._intake.transfers),
-            asked=desk.asked,
-            buffered=len(desk.buffer.records),
-            overdue=desk.connected_s >= desk.buffer.since + desk.settings.max_wait_s,
+            live=len(state.assignments),
+            transfers=len(self._receiver.transfers),
+            asked=state.asked,
+            buffered=len(state.buffer.records),
+            overdue=state.connected_s >= state.buffer.since + state.settings.max_wait_s,
         )
 
     def _wait(self, reason: str) -> None:
         """Remember for what; say it when it changes."""
-        desk = self._desk
+        state = self._state
         if reason == self._waiting_reason:
             return
-        self._waiting_reason, self._waiting_since = reason, desk.now
-        fields = {"live": len(desk.assignments), "buffered": len(desk.buffer.records), "online": desk.registry.online}
-        desk.note("waiting", reason=reason, nodes=self._names(), **fields)
+        self._waiting_reason, self._waiting_since = reason, state.now
+        fields = {
+            "live": len(state.assignments),
+            "buffered": len(state.buffer.records),
+            "online": state.registry.online,
+        }
+        state.note("waiting", reason=reason, nodes=self._names(), **fields)
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
         """Say that nothing follows, keep answering, and leave when that was asked for."""
-        desk = self._desk
+        state = self._state
         if not self._end_announced:
             self._end_announced = True
             self._announcer.announce_end()
-            desk.note("finished", version=desk.head.version)
-            self._wait(desk.ending)
-            if desk.settings.exit_when_finished:
-                self._stop_by = desk.now + FINISH_WAIT_S
+            state.note("finished", version=state.head.version)
+            self._wait(state.ending)
+            if state.settings.exit_when_finished:
+                self._stop_by = state.now + FINISH_WAIT_S
         if self._stop_by is None:
             return
-        ready = desk.clock.running and not self._versions.evaluating and not self._survey.busy
-        if ready or desk.now >= self._stop_by:
-            self._stop(desk.ending)
+        ready = state.clock.running and not self._versions.evaluating and not self._evaluation.busy
+        if ready or state.now >= self._stop_by:
+            self._stop(state.ending)
 
     def _stop(self, reason: str) -> None:
-        self._desk.close_rounds(all_of_them=True)
+        self._state.close_rounds(all_of_them=True)
         self._announcer.publish_state(Presence.OFFLINE)
         self._leave(reason)
 
     def _leave(self, reason: str) -> None:
         """Without a word: somebody else speaks for this run now."""
         self._stopped = True
-        self._desk.emit(Stop(reason=reason))
+        self._state.emit(Stop(reason=reason))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from coordinator.engine.assignments import Assignments
-from coordinator.engine.early_stopping import Progress, Source
+from coordinator.engine.early_stopping import EarlyStopping, Source
 from coordinator.engine.effects import CloseRound, Command, Effect, Note, SendCommand
 from coordinator.engine.registry import Registry
 from coordinator.engine.round import Facts
@@ -66,7 +66,7 @@ class Current:
     recovered: bool = False
 
 
-class Desk:
+class MachineState:
     """Shared state of one machine; every method leaves it consistent."""
 
     def __init__(self, settings: EngineSettings, recovered: RecoveredState) -> None:
@@ -86,7 +86,7 @@ class Desk:
         self.clock = ConnectedClock()
         self.current: Current | None = None
         self.retained = recovered.retained
-        self.progress = Progress(settings.stopping)
+        self.progress = EarlyStopping(settings.stopping)
         self._replay(recovered)
         self.asked = 0
         self.effects: list[Effect] = []

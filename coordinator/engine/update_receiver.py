@@ -3,7 +3,7 @@
 from coordinator.engine.effects import DropTransfer, OpenTransfer, SaveVerdict, StoreChunk, StoreTransfer, StoreUpdate
 from coordinator.engine.events import ChunkReceived, OfferReceived, UpdateRejected
 from coordinator.engine.round import Judgement, Ruling, check_staleness, identify, judge
-from coordinator.engine.state import Desk
+from coordinator.engine.state import MachineState
 from coordinator.engine.transfers import Arrival, Transfer, Transfers
 from coordinator.records import TransferRecord, UpdateRecord, Verdict
 from federation.protocol.messages import Cancel, Grant, Reason, Receipt, ReceiptStatus, RetryAfter, UpdateOffer
@@ -15,16 +15,16 @@ BUSY_RETRY_S = 5.0
 _STATUS = {Ruling.STALE: ReceiptStatus.STALE, Ruling.REFUSED: ReceiptStatus.REFUSED}
 
 
-class Intake:
+class UpdateReceiver:
     """Takes updates in; whatever ends here frees the node's slot."""
 
-    def __init__(self, desk: Desk, recovered: tuple[TransferRecord, ...]) -> None:
-        self._desk = desk
+    def __init__(self, state: MachineState, recovered: tuple[TransferRecord, ...]) -> None:
+        self._state = state
         self._storing: dict[UpdateId, UpdateRecord] = {}
         self._tentative: tuple[Transfer, int | None] | None = None
         self.transfers = Transfers(recovered)
         for saved in recovered:
-            desk.registry.take(saved.record.node)
+            state.registry.take(saved.record.node)
 
     def confirm(self) -> None:
         """The effects of the last event did not fail."""
@@ -34,37 +34,37 @@ class Intake:
 
     def offer(self, event: OfferReceived, retry_s: float) -> None:
         """Answer an offer; ``retry_s`` is what a node that must wait is told."""
-        desk, node, offer = self._desk, event.node, event.offer
-        foreign = identify(offer, node, desk.run)
+        state, node, offer = self._state, event.node, event.offer
+        foreign = identify(offer, node, state.run)
         if foreign is not None:
             self._turn_down(event, foreign)
         elif event.known is not None:
             self._repeat(event, event.known)
         elif offer.update in self._storing:
             return
-        elif offer.update in desk.buffer.records:
+        elif offer.update in state.buffer.records:
             self._receipt(node, offer.update, ReceiptStatus.STORED)
-        elif desk.paused:
-            desk.send(node, RetryAfter(update=offer.update, seconds=retry_s))
+        elif state.paused:
+            state.send(node, RetryAfter(update=offer.update, seconds=retry_s))
         elif not self._resume_transfer(offer):
             self._judge(event, retry_s)
 
     def _judge(self, event: OfferReceived, retry_s: float) -> None:
         node, offer = event.node, event.offer
-        judgement = judge(offer, node, self._desk.facts(node, offer.round))
+        judgement = judge(offer, node, self._state.facts(node, offer.round))
         if judgement.ruling is not Ruling.ACCEPT:
             self._turn_down(event, judgement)
         elif offer.inline is not None:
             self._storing[offer.update] = _record(node, offer)
-            self._desk.registry.take(node)
-            self._desk.emit(StoreUpdate(record=_record(node, offer), payload=offer.inline))
-        elif len(self.transfers) >= self._desk.settings.transfers_max:
-            self._desk.send(node, RetryAfter(update=offer.update, seconds=retry_s))
+            self._state.registry.take(node)
+            self._state.emit(StoreUpdate(record=_record(node, offer), payload=offer.inline))
+        elif len(self.transfers) >= self._state.settings.transfers_max:
+            self._state.send(node, RetryAfter(update=offer.update, seconds=retry_s))
         else:
             saved = TransferRecord(record=_record(node, offer), chunk_bytes=offer.chunk_bytes)
-            self._desk.registry.take(node)
-            self._desk.emit(OpenTransfer(transfer=saved))
-            transfer = self.transfers.open(saved, self._desk.connected_s)
+            self._state.registry.take(node)
+            self._state.emit(OpenTransfer(transfer=saved))
+            transfer = self.transfers.open(saved, self._state.connected_s)
             self._tentative = (transfer, None)
             self._grant(transfer)
 
@@ -76,28 +76,28 @@ class Intake:
             return
         # The receipt names the run of the offer: in the judging run the same id may belong to honest work.
         receipt = Receipt(run=offer.run, update=offer.update, status=_STATUS[judgement.ruling], reason=judgement.reason)
-        self._desk.send(node, receipt)
-        self._desk.count("foreign_updates")
-        self._desk.note("update_refused", node=node, update=offer.update, reason=judgement.reason.value)
+        self._state.send(node, receipt)
+        self._state.count("foreign_updates")
+        self._state.note("update_refused", node=node, update=offer.update, reason=judgement.reason.value)
 
     def _detail(self, event: OfferReceived, judgement: Judgement) -> str:
         """What the log says beside the reason."""
         if judgement.reason is not Reason.TOO_LARGE:
             return ""
-        return f"{event.offer.payload_bytes} bytes; limits.payload_bytes_max: {self._desk.settings.payload_bytes_max}"
+        return f"{event.offer.payload_bytes} bytes; limits.payload_bytes_max: {self._state.settings.payload_bytes_max}"
 
     def _repeat(self, event: OfferReceived, known: Verdict) -> None:
         """The verdict is known: say it again. A stored update that the buffer lost sight of goes back into it."""
-        desk, node, update = self._desk, event.node, event.offer.update
-        orphan = known.status is ReceiptStatus.STORED and update not in desk.buffer.records
-        if orphan and not desk.paused:
+        state, node, update = self._state, event.node, event.offer.update
+        orphan = known.status is ReceiptStatus.STORED and update not in state.buffer.records
+        if orphan and not state.paused:
             self.adopt(_record(node, event.offer))
         else:
-            desk.send(
+            state.send(
                 node,
-                Receipt(run=desk.run, update=update, status=known.status, reason=known.reason, version=known.version),
+                Receipt(run=state.run, update=update, status=known.status, reason=known.reason, version=known.version),
             )
-            desk.answered(node, event.offer.round)
+            state.answered(node, event.offer.round)
 
     # --- chunks -----------------------------------------------------------------------------------------------------
 
@@ -113,16 +113,16 @@ class Intake:
 
     def chunk(self, event: ChunkReceived) -> None:
         """Take one chunk in, and grant more when half of the window has arrived."""
-        desk, transfer = self._desk, self.transfers.get(event.update)
-        if desk.paused or transfer is None or transfer.record.node != event.node:
+        state, transfer = self._state, self.transfers.get(event.update)
+        if state.paused or transfer is None or transfer.record.node != event.node:
             return
         if transfer.arrival(event.index, event.body) is not Arrival.NEW:
             return
         transfer.bitmap.add(event.index)
         transfer.since_grant += 1
         self._tentative = (transfer, event.index)
-        self.transfers.touch(event.update, desk.connected_s)
-        desk.emit(StoreChunk(update=event.update, index=event.index, body=event.body))
+        self.transfers.touch(event.update, state.connected_s)
+        state.emit(StoreChunk(update=event.update, index=event.index, body=event.body))
         if transfer.bitmap.complete:
             self._store_transfer(transfer)
         elif transfer.since_grant * 2 >= transfer.window:
@@ -130,33 +130,33 @@ class Intake:
 
     def _grant(self, transfer: Transfer) -> None:
         transfer.since_grant = 0
-        transfer.window = self.transfers.window(self._desk.settings.window_chunks)
+        transfer.window = self.transfers.window(self._state.settings.window_chunks)
         grant = Grant(
             update=transfer.record.update,
             bitmap=transfer.bitmap.to_bytes(),
             window=transfer.window,
         )
-        self._desk.send(transfer.record.node, grant)
+        self._state.send(transfer.record.node, grant)
 
     def _store_transfer(self, transfer: Transfer) -> None:
         transfer.storing = True
-        self._desk.note("transfer_complete", node=transfer.record.node, update=transfer.record.update)
+        self._state.note("transfer_complete", node=transfer.record.node, update=transfer.record.update)
         self._storing[transfer.record.update] = transfer.record
-        self._desk.emit(StoreTransfer(record=transfer.record))
+        self._state.emit(StoreTransfer(record=transfer.record))
 
     def _drop(self, transfer: Transfer) -> None:
         self.transfers.close(transfer.record.update)
-        self._desk.registry.give(transfer.record.node)
-        self._desk.emit(DropTransfer(update=transfer.record.update))
+        self._state.registry.give(transfer.record.node)
+        self._state.emit(DropTransfer(update=transfer.record.update))
 
     def drop_idle(self) -> None:
         """Give up the transfers that stopped arriving; a complete one waits for the store, not for its node."""
-        now = self._desk.connected_s
+        now = self._state.connected_s
         for transfer in self.transfers.idle(now):
             if transfer.bitmap.complete:
                 self.transfers.touch(transfer.record.update, now)
             else:
-                self._desk.note("transfer_dropped", node=transfer.record.node, update=transfer.record.update)
+                self._state.note("transfer_dropped", node=transfer.record.node, update=transfer.record.update)
                 self._drop(transfer)
 
     # --- what the store answers -------------------------------------------------------------------------------------
@@ -166,10 +166,10 @@ class Intake:
         record = self._storing.pop(update, None)
         if record is None:
             return
-        desk, node = self._desk, record.node
+        state, node = self._state, record.node
         self.transfers.close(update)
-        desk.note("update_stored", node=node, update=update, round=record.round, bytes=record.payload_bytes)
-        desk.registry.praise(node, record.train_s, record.payload_bytes)
+        state.note("update_stored", node=node, update=update, round=record.round, bytes=record.payload_bytes)
+        state.registry.praise(node, record.train_s, record.payload_bytes)
         self._count(record)
 
     def rejected(self, event: UpdateRejected) -> None:
@@ -178,15 +178,15 @@ class Intake:
         if record is None:
             return
         transfer = self.transfers.get(event.update)
-        if transfer is not None and event.reason is Reason.DIGEST_MISMATCH and self._desk.settings.signed:
+        if transfer is not None and event.reason is Reason.DIGEST_MISMATCH and self._state.settings.signed:
             # The node has signed the digest, so the chunks were altered on their way. To refuse the update for good
             # would let whoever did it cost the node its work; staleness bounds how often this can go round [FED-78].
-            self._desk.note("chunks_altered", node=record.node, update=record.update)
+            self._state.note("chunks_altered", node=record.node, update=record.update)
             self._drop(transfer)
-            self._desk.send(record.node, RetryAfter(update=record.update, seconds=BUSY_RETRY_S))
+            self._state.send(record.node, RetryAfter(update=record.update, seconds=BUSY_RETRY_S))
             return
         self.transfers.close(event.update)
-        self._desk.registry.give(record.node)
+        self._state.registry.give(record.node)
         self.settle(record, ReceiptStatus.REFUSED, event.reason, detail=event.detail)
 
     def storage_failed(self, retry_s: float) -> None:
@@ -196,8 +196,8 @@ class Intake:
             if transfer is not None:
                 transfer.storing = False
             else:
-                self._desk.registry.give(record.node)
-                self._desk.send(record.node, RetryAfter(update=update, seconds=retry_s))
+                self._state.registry.give(record.node)
+                self._state.send(record.node, RetryAfter(update=update, seconds=retry_s))
         self._storing.clear()
         if self._tentative is not None:
             self._undo(*self._tentative, retry_s)
@@ -207,10 +207,10 @@ class Intake:
         record = transfer.record
         if index is None:
             self.transfers.close(record.update)
-            self._desk.registry.give(record.node)
+            self._state.registry.give(record.node)
         else:
             transfer.lose(index)
-        self._desk.send(record.node, RetryAfter(update=record.update, seconds=retry_s))
+        self._state.send(record.node, RetryAfter(update=record.update, seconds=retry_s))
 
     def store_complete(self) -> None:
         """Store the transfers that are complete and were not stored: after a restart or a storage failure."""
@@ -222,35 +222,35 @@ class Intake:
 
     def adopt(self, record: UpdateRecord) -> None:
         """An update that is stored, but in no version, and not in the buffer: let it count, or say that it cannot."""
-        self._desk.registry.take(record.node)
+        self._state.registry.take(record.node)
         self._count(record)
 
     def _count(self, record: UpdateRecord) -> None:
         """Put a stored update into the buffer, unless a new head has made it too old in the meantime."""
-        desk = self._desk
+        state = self._state
         late = self._late(record)
         if late is not Reason.NONE:
-            desk.registry.give(record.node)
+            state.registry.give(record.node)
             self.settle(record, ReceiptStatus.STALE, late, stored=True)
             return
-        desk.buffer.add(record, desk.connected_s)
+        state.buffer.add(record, state.connected_s)
         self._receipt(record.node, record.update, ReceiptStatus.STORED)
-        desk.answered(record.node, record.round)
+        state.answered(record.node, record.round)
         self._spare(record.node)
 
     def _spare(self, node: NodeId) -> None:
         """A late update can use up the quota of a node that was asked again: that work would be refused, or stale."""
-        desk, slot = self._desk, self._desk.assignments.get(node)
-        settings = desk.settings
-        if slot is None or settings.max_staleness > 0 or desk.registry.used(node) < settings.per_node_quota:
+        state, slot = self._state, self._state.assignments.get(node)
+        settings = state.settings
+        if slot is None or settings.max_staleness > 0 or state.registry.used(node) < settings.per_node_quota:
             return
-        desk.send(node, Cancel(run=desk.run, round=slot.round))
-        desk.declined(node, slot.round)
+        state.send(node, Cancel(run=state.run, round=slot.round))
+        state.declined(node, slot.round)
 
     def sweep(self) -> None:
         """Settle what a new head has made too old, in the buffer and on its way."""
-        desk = self._desk
-        records = list(desk.buffer.records.values())
+        state = self._state
+        records = list(state.buffer.records.values())
         self._sweep_buffer([record for record in records if self._late(record) is not Reason.NONE])
         for transfer in self.transfers.waiting():
             late = self._late(transfer.record)
@@ -259,30 +259,30 @@ class Intake:
                 self.settle(transfer.record, ReceiptStatus.STALE, late)
 
     def _sweep_buffer(self, late: list[UpdateRecord]) -> None:
-        desk = self._desk
+        state = self._state
         for record in late:
-            del desk.buffer.records[record.update]
-            desk.registry.give(record.node)
+            del state.buffer.records[record.update]
+            state.registry.give(record.node)
             self.settle(record, ReceiptStatus.STALE, self._late(record), stored=True)
 
     def _late(self, record: UpdateRecord) -> Reason:
-        return check_staleness(record.base_version, self._desk.facts(record.node, record.round))
+        return check_staleness(record.base_version, self._state.facts(record.node, record.round))
 
     def settle(
         self, record: UpdateRecord, status: ReceiptStatus, reason: Reason, *, stored: bool = False, detail: str = ""
     ) -> None:
         """Give a final verdict: saved, then said."""
-        desk, node = self._desk, record.node
+        state, node = self._state, record.node
         verdict = Verdict(update=record.update, node=node, status=status, reason=reason)
-        desk.emit(SaveVerdict(verdict=verdict, record=None if stored else record))
+        state.emit(SaveVerdict(verdict=verdict, record=None if stored else record))
         self._receipt(node, record.update, status, reason)
-        desk.note(f"update_{status.value}", node=node, update=record.update, reason=reason.value, detail=detail)
+        state.note(f"update_{status.value}", node=node, update=record.update, reason=reason.value, detail=detail)
         if status is ReceiptStatus.REFUSED and reason is not Reason.QUOTA:
-            desk.registry.rest(node, desk.now)
-        desk.answered(node, record.round)
+            state.registry.rest(node, state.now)
+        state.answered(node, record.round)
 
     def _receipt(self, node: NodeId, update: UpdateId, status: ReceiptStatus, reason: Reason = Reason.NONE) -> None:
-        self._desk.send(node, Receipt(run=self._desk.run, update=update, status=status, reason=reason))
+        self._state.send(node, Receipt(run=self._state.run, update=update, status=status, reason=reason))
 
 
 def _record(node: NodeId, offer: UpdateOffer) -> UpdateRecord:

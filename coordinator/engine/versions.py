@@ -4,8 +4,8 @@ from coordinator.engine.announcer import Announcer
 from coordinator.engine.early_stopping import Source
 from coordinator.engine.effects import CommitVersion, Evaluate, Note, RetainModels
 from coordinator.engine.events import CommitFailed, Evaluated, VersionCommitted
-from coordinator.engine.state import Desk
-from coordinator.engine.update_receiver import Intake
+from coordinator.engine.state import MachineState
+from coordinator.engine.update_receiver import UpdateReceiver
 from coordinator.records import Member
 from federation.protocol.messages import Receipt, ReceiptStatus
 from federation.types import ModelVersion
@@ -17,19 +17,21 @@ EVALUATIONS_MAX = 16
 class Versions:
     """At most one commit is under way; everything else waits for its answer."""
 
-    def __init__(self, desk: Desk, intake: Intake, announcer: Announcer, *, best: ModelVersion | None) -> None:
-        self._desk, self._intake, self._announcer = desk, intake, announcer
+    def __init__(
+        self, state: MachineState, receiver: UpdateReceiver, announcer: Announcer, *, best: ModelVersion | None
+    ) -> None:
+        self._state, self._receiver, self._announcer = state, receiver, announcer
         self._members: tuple[Member, ...] = ()
         self._head_is_new = True
         self._ended = False
         # What the store says, and not what the evaluations say now: a crash may have come between the two.
-        self._retained = (desk.retained - {best}, best)
+        self._retained = (state.retained - {best}, best)
         # After a failed save nothing is known to be retained, so it is said again.
-        self._retains, self._repeat_retained = bool(desk.retained), False
+        self._retains, self._repeat_retained = bool(state.retained), False
         self._evaluating: set[ModelVersion] = set()
         # A crash between commit and evaluation must not leave a hole: the head is evaluated again at the start.
         self._due: ModelVersion | None = None
-        self._evaluation_due(desk.head.version)
+        self._evaluation_due(state.head.version)
 
     @property
     def committing(self) -> bool:
@@ -43,53 +45,53 @@ class Versions:
 
     def patience_ends(self) -> float | None:
         """When a quorum is enough, in connected seconds; None when time alone changes nothing."""
-        desk = self._desk
-        if self.committing or desk.finished or len(desk.buffer.records) < max(1, desk.settings.quorum):
+        state = self._state
+        if self.committing or state.finished or len(state.buffer.records) < max(1, state.settings.quorum):
             return None
-        return desk.buffer.since + desk.settings.max_wait_s
+        return state.buffer.since + state.settings.max_wait_s
 
     def commit(self, reason: str) -> None:
         """Freeze the oldest updates of the buffer and ask for the next version."""
-        desk = self._desk
-        records = list(desk.buffer.records.values())[: desk.settings.buffer]
+        state = self._state
+        records = list(state.buffer.records.values())[: state.settings.buffer]
         self._members = tuple(
             Member(
                 update=record.update,
                 node=record.node,
                 num_examples=record.num_examples,
-                staleness=desk.head.version - record.base_version,
+                staleness=state.head.version - record.base_version,
             )
             for record in records
         )
-        version = ModelVersion(desk.head.version + 1)
-        desk.emit(CommitVersion(version=version, members=self._members, reason=reason))
+        version = ModelVersion(state.head.version + 1)
+        state.emit(CommitVersion(version=version, members=self._members, reason=reason))
 
     def committed(self, event: VersionCommitted) -> None:
         """The version is on disk: its members are told first."""
-        desk, record = self._desk, event.record
+        state, record = self._state, event.record
         self._members = ()
         self._head_is_new = True
-        desk.head = record
-        desk.recent[record.version] = record.digest
-        for version in [version for version in desk.recent if version < desk.oldest_base]:
-            del desk.recent[version]
-        for update in desk.buffer.remove([member.update for member in event.members], desk.connected_s):
-            desk.registry.give(update.node)
+        state.head = record
+        state.recent[record.version] = record.digest
+        for version in [version for version in state.recent if version < state.oldest_base]:
+            del state.recent[version]
+        for update in state.buffer.remove([member.update for member in event.members], state.connected_s):
+            state.registry.give(update.node)
         for member in event.members:
-            receipt = Receipt(run=desk.run, update=member.update, status=ReceiptStatus.APPLIED, version=record.version)
-            desk.send(member.node, receipt)
+            receipt = Receipt(run=state.run, update=member.update, status=ReceiptStatus.APPLIED, version=record.version)
+            state.send(member.node, receipt)
         self._announcer.head_changed(event.delta)
         self._evaluation_due(record.version)
 
     def failed(self, event: CommitFailed) -> None:
         """Refuse the culprits; where nobody can be blamed, all members, so that the next attempt is another one."""
-        desk = self._desk
+        state = self._state
         culprits = event.culprits or tuple(member.update for member in self._members)
         self._members = ()
-        desk.note("commit_failed", reason=event.reason.value, detail=event.detail, culprits=culprits)
-        for record in desk.buffer.remove(culprits, desk.connected_s):
-            desk.registry.give(record.node)
-            self._intake.settle(record, ReceiptStatus.REFUSED, event.reason, stored=True, detail=event.detail)
+        state.note("commit_failed", reason=event.reason.value, detail=event.detail, culprits=culprits)
+        for record in state.buffer.remove(culprits, state.connected_s):
+            state.registry.give(record.node)
+            self._receiver.settle(record, ReceiptStatus.REFUSED, event.reason, stored=True, detail=event.detail)
 
     def abort(self) -> None:
         """What was to be saved did not reach the disk: a commit's members are still in the buffer."""
@@ -98,32 +100,32 @@ class Versions:
 
     def sweep(self) -> None:
         """Once per head, and at the end: settle and call back what has become too old."""
-        self._head_is_new = self._head_is_new or (self._desk.finished and not self._ended)
-        self._ended = self._desk.finished
+        self._head_is_new = self._head_is_new or (self._state.finished and not self._ended)
+        self._ended = self._state.finished
         if not self._head_is_new:
             return
-        desk = self._desk
+        state = self._state
         self._head_is_new = False
-        self._intake.sweep()
-        self._announcer.cancel_older_than(ModelVersion(desk.head.version + 1) if desk.finished else desk.oldest_base)
-        desk.asked = len(desk.assignments) + len(desk.buffer.records)
-        desk.close_rounds(all_of_them=True)
+        self._receiver.sweep()
+        self._announcer.cancel_older_than(ModelVersion(state.head.version + 1) if state.finished else state.oldest_base)
+        state.asked = len(state.assignments) + len(state.buffer.records)
+        state.close_rounds(all_of_them=True)
 
     def retain(self, surveyed: frozenset[ModelVersion]) -> None:
         """Keep the models of older versions that are still being evaluated, and of the best one."""
-        desk = self._desk
-        pending = frozenset(version for version in self._evaluating | surveyed if version < desk.head.version)
-        wanted = (pending, desk.progress.best)
+        state = self._state
+        pending = frozenset(version for version in self._evaluating | surveyed if version < state.head.version)
+        wanted = (pending, state.progress.best)
         if wanted != self._retained or self._repeat_retained:
             self._retains, self._repeat_retained = True, False
-            desk.emit(RetainModels(versions=pending, best=desk.progress.best))
-            desk.retained = pending if desk.progress.best is None else pending | {desk.progress.best}
+            state.emit(RetainModels(versions=pending, best=state.progress.best))
+            state.retained = pending if state.progress.best is None else pending | {state.progress.best}
             self._retained = wanted
 
     def evaluate(self) -> None:
         """Ask for the evaluation that is due, unless too many are under way."""
         if self._due is not None and len(self._evaluating) < EVALUATIONS_MAX:
-            self._desk.emit(Evaluate(version=self._due))
+            self._state.emit(Evaluate(version=self._due))
             self._evaluating.add(self._due)
             self._due = None
 
@@ -131,10 +133,10 @@ class Versions:
         """An evaluation has ended."""
         self._evaluating.discard(event.version)
         # A user's metric may have any name, so it cannot become a keyword.
-        self._desk.emit(Note(event="evaluated", fields={**event.metrics, "version": event.version}))
-        self._desk.observe(Source.CENTRAL, event.version, event.metrics)
+        self._state.emit(Note(event="evaluated", fields={**event.metrics, "version": event.version}))
+        self._state.observe(Source.CENTRAL, event.version, event.metrics)
 
     def _evaluation_due(self, version: ModelVersion) -> None:
-        every = self._desk.settings.evaluate_every
-        if every > 0 and version > 0 and (version % every == 0 or self._desk.finished):
+        every = self._state.settings.evaluate_every
+        if every > 0 and version > 0 and (version % every == 0 or self._state.finished):
             self._due = version

@@ -10,7 +10,7 @@ from coordinator.records import Attendance
 from federation.errors import StorageError
 from federation.types import Incarnation, NodeId
 
-__all__ = ["INCOMPATIBLE", "NO_ANSWER", "AttendanceNotes"]
+__all__ = ["INCOMPATIBLE", "NO_ANSWER", "AttendanceRecorder"]
 
 PAUSE_S = 1.0
 """It is saved this often at most, in seconds: a fleet that is born at once costs one transaction."""
@@ -27,7 +27,7 @@ class _Store(Protocol):
         """Add what was seen of nodes."""
 
 
-class AttendanceNotes:
+class AttendanceRecorder:
     """Hears the notes of one coordinator. It only tells: a full disk is no reason to stop.
 
     Args:

@@ -7,7 +7,7 @@ from coordinator.engine.effects import Effect
 from coordinator.engine.events import Event
 from federation.runtime.driver import Machine
 
-__all__ = ["Lookout", "Watcher"]
+__all__ = ["WatchedMachine", "Watcher"]
 
 
 class Watcher(Protocol):
@@ -23,7 +23,7 @@ class Watcher(Protocol):
         """Tell everything at once."""
 
 
-class Lookout:
+class WatchedMachine:
     """The machine for the driver, with a wake-up for what is to be told although nothing happens any more.
 
     Args:

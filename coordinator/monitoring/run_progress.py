@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from coordinator.engine.early_stopping import Goal, Progress, Source, StoppingSettings
-from coordinator.storage.beside import write_beside
+from coordinator.engine.early_stopping import EarlyStopping, Goal, Source, StoppingSettings
 from coordinator.storage.database import DATABASE
 from coordinator.storage.evaluations import Readable, read_best, read_evaluated, read_surveys
+from coordinator.storage.files import write_beside
 from coordinator.storage.queries import open_read_only
 from federation.types import ModelVersion
 
-__all__ = ["Best", "Standing", "read_standing", "standing_lines", "standing_row", "write_stopping"]
+__all__ = ["Best", "RunProgress", "read_run_progress", "run_progress_lines", "run_progress_row", "write_stopping"]
 
 STOPPING = "stopping.json"
 
@@ -39,7 +39,7 @@ class Best:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class RunProgress:
     """What the evaluations of a run say so far.
 
     Attributes:
@@ -64,7 +64,7 @@ def write_stopping(folder: Path, settings: StoppingSettings, *, versions: int) -
     write_beside(folder, STOPPING, {"versions": versions, "stopping": asdict(settings)})
 
 
-def read_standing(folder: Path) -> Standing | None:
+def read_run_progress(folder: Path) -> RunProgress | None:
     """How the run of this state folder stands; None where nothing is evaluated and nothing waits for evaluations.
 
     Raises:
@@ -82,7 +82,7 @@ def read_standing(folder: Path) -> Standing | None:
     if not evaluations and not settings.patience:
         return None
     metrics = {} if best is None else found[settings.source].get(best, {})
-    return Standing(
+    return RunProgress(
         source=settings.source,
         best=_best(best, progress.metric, metrics),
         evaluations=evaluations,
@@ -92,33 +92,34 @@ def read_standing(folder: Path) -> Standing | None:
     )
 
 
-def standing_row(standing: Standing | None) -> Mapping[str, object]:
+def run_progress_row(run_progress: RunProgress | None) -> Mapping[str, object]:
     """As plain data: ``best`` and ``stopping``, each None where there is nothing to say."""
-    if standing is None:
+    if run_progress is None:
         return {"best": None, "stopping": None}
-    stopping: dict[str, object] = asdict(standing)
+    stopping: dict[str, object] = asdict(run_progress)
     best = stopping.pop("best")
-    return {"best": best, "stopping": stopping | {"source": standing.source.value}}
+    return {"best": best, "stopping": stopping | {"source": run_progress.source.value}}
 
 
-def standing_lines(standing: Standing) -> Iterable[str]:
+def run_progress_lines(run_progress: RunProgress) -> Iterable[str]:
     """For a person."""
-    best, whose = standing.best, WHOSE[standing.source]
+    best, whose = run_progress.best, WHOSE[run_progress.source]
     if best is not None:
         yield f"best version: {best.version}, {best.metric} {best.value:.4g} ({whose})"
-    if standing.stopped_early:
-        yield f"stopped early: {standing.waited} evaluations in a row without improvement (stopping.patience)"
-    elif standing.patience:
-        yield f"early stopping: {standing.waited} of {standing.patience} evaluations without improvement ({whose})"
+    if run_progress.stopped_early:
+        yield f"stopped early: {run_progress.waited} evaluations in a row without improvement (stopping.patience)"
+    elif run_progress.patience:
+        waited = f"{run_progress.waited} of {run_progress.patience}"
+        yield f"early stopping: {waited} evaluations without improvement ({whose})"
 
 
 def _surveyed(database: Readable) -> dict[ModelVersion, Mapping[str, float]]:
     return {survey.version: survey.metrics for survey in read_surveys(database) if survey.closed}
 
 
-def _replay(settings: StoppingSettings, found: Mapping[ModelVersion, Mapping[str, float]]) -> tuple[Progress, int]:
+def _replay(settings: StoppingSettings, found: Mapping[ModelVersion, Mapping[str, float]]) -> tuple[EarlyStopping, int]:
     """What the machine has counted, from the same evaluations in the same order, and how many there were."""
-    progress, counted = Progress(settings), 0
+    progress, counted = EarlyStopping(settings), 0
     for version, metrics in sorted(found.items()):
         progress.observe(settings.source, version, metrics, kept=True)
         counted += progress.metric in metrics

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from coordinator.monitoring.curves import CurveKind, CurvePoint, curve_row, newest_by_node, read_curves
 from coordinator.monitoring.report import participation_row, version_figures
-from coordinator.monitoring.run_progress import read_standing, standing_lines, standing_row
+from coordinator.monitoring.run_progress import read_run_progress, run_progress_lines, run_progress_row
 from coordinator.monitoring.tally import read_tally
 from coordinator.runtime.incidents import read_incidents
 from coordinator.storage.database import DATABASE
@@ -44,7 +44,7 @@ def read_status(folder: Path) -> dict[str, object]:
     versions, nodes = _read(folder)
     return {
         "versions": [version_figures(row) for row in versions],
-        **standing_row(read_standing(folder)),
+        **run_progress_row(read_run_progress(folder)),
         "nodes": [participation_row(node) for node in nodes],
         "incidents": read_incidents(folder),
         "counters": read_tally(folder),
@@ -119,8 +119,8 @@ def _tables(folder: Path) -> Group:
     versions, nodes = _read(folder)
     incidents = read_incidents(folder)
     more = [_incident_table(incidents)] if incidents else []
-    standing = read_standing(folder)
-    said = () if standing is None else standing_lines(standing)
+    run_progress = read_run_progress(folder)
+    said = () if run_progress is None else run_progress_lines(run_progress)
     return Group(_version_table(versions), *said, "", _node_table(nodes), *more, _counts(read_tally(folder)))
 
 

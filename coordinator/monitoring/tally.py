@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from coordinator.storage.beside import write_beside
+from coordinator.storage.files import write_beside
 
 __all__ = ["Tally", "read_tally"]
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coordinator.storage.beside import write_beside
-from coordinator.storage.files import lock_holder
+from coordinator.storage.files import lock_holder, write_beside
 from federation.errors import StorageError
 
 __all__ = ["Waiting", "WaitingFile", "explain", "read_waiting"]

@@ -11,7 +11,7 @@ from typing import Protocol
 from coordinator.runtime.publisher import Publisher
 from federation.runtime.failpoint import failpoint
 
-__all__ = ["BATCH_MAX", "Settlement"]
+__all__ = ["BATCH_MAX", "GroupCommit"]
 
 BATCH_MAX = 32
 """Messages that wait for the disk together at most."""
@@ -22,7 +22,7 @@ class _Disk(Protocol):
         """Wait until everything that was saved is on the disk."""
 
 
-class Settlement:
+class GroupCommit:
     """Holds back publishes of one coordinator, in their order.
 
     Args:

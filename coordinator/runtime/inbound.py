@@ -6,20 +6,22 @@ from typing import Final, cast
 from coordinator.engine.events import (
     BrokerConnected,
     BrokerDisconnected,
+    BrokerDropped,
     ChunkReceived,
+    CoordinatorStateHeard,
     DeclineReceived,
     Evaluated,
     Event,
+    MessageRefused,
     NodeStateReceived,
     OfferReceived,
     ProgressReceived,
     ReportReceived,
 )
-from coordinator.engine.heard import BrokerDropped, CoordinatorStateHeard, MessageRefused
 from coordinator.runtime.broker_log import BROKER_LOG, STRANGER, incident_of
 from coordinator.runtime.connections import CONTROL, DROPPED_TOPIC
 from coordinator.runtime.incidents import Incidents
-from coordinator.runtime.rate_limit import Flood
+from coordinator.runtime.rate_limit import RateLimit
 from coordinator.runtime.traffic import Traffic
 from coordinator.storage.store import CoordinatorStore
 from federation.errors import (
@@ -95,7 +97,7 @@ class Inbound:
         self._topics, self._store, self._traffic, self._on_connected = topics, store, traffic, on_connected
         self._reader, self._signer = Reader(topics, verifier), signer
         self._incidents = Incidents() if incidents is None else incidents
-        self._flood = Flood()
+        self._rate_limit = RateLimit()
 
     def translate(self, event: object) -> Event | None:
         """The machine's event, or None when there is nothing to say.
@@ -162,7 +164,7 @@ class Inbound:
                 # An empty retained payload is how a state is removed from the broker.
                 if not received.payload:
                     return None
-                if not self._flood.admits(node):
+                if not self._rate_limit.admits(node):
                     self._incidents.count(node, "flood")
                     return None  # unread: a node that is cut off here offers again
                 return self._node_message(topic, node, self._reader.decode(received.topic, received.payload))

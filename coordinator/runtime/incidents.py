@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from coordinator.runtime.broker_log import denied_publish
-from coordinator.storage.beside import write_beside
+from coordinator.storage.files import write_beside
 
 __all__ = ["Incidents", "count_denied", "read_incidents"]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from federation.types import NodeId
 
-__all__ = ["Flood"]
+__all__ = ["RateLimit"]
 
 MESSAGES_PER_S = 500.0
 """Births, offers, declines and telemetry of one node; a node with nothing to train sends a tenth of it."""
@@ -19,7 +19,7 @@ BURST_MESSAGES = 1_000.0
 NODES_MAX = 100_000
 
 
-class Flood:
+class RateLimit:
     """Who sends too much.
 
     Args:

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from coordinator.storage.evaluation_schema import EVALUATION_SCHEMA
 from coordinator.storage.participation import ATTENDANCE_SCHEMA
-from coordinator.storage.schema import SCHEMA, SCHEMA_VERSION
+from coordinator.storage.schema import EVALUATION_SCHEMA, SCHEMA, SCHEMA_VERSION
 from federation.errors import StorageError
 from federation.runtime.disk import disk_remedy
 from federation.runtime.failpoint import failpoint

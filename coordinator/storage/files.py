@@ -1,7 +1,10 @@
 """Files of a store that are whole or absent: temporary file, fsync, rename, fsync of the folder."""
 
+import contextlib
 import fcntl
+import json
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -28,6 +31,7 @@ __all__ = [
     "part_file",
     "payload_file",
     "reading",
+    "write_beside",
 ]
 
 
@@ -186,3 +190,11 @@ def reading(what: str) -> Iterator[None]:
         yield
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise StorageError(f"the {what} cannot be read: {error}") from error
+
+
+def write_beside(folder: Path, name: str, content: object) -> None:
+    """Replace a JSON file at once, or not at all: a full disk is no reason to stop."""
+    temporary = folder / f".{name}.{threading.get_ident()}.tmp"
+    with contextlib.suppress(OSError):
+        temporary.write_text(json.dumps(content), encoding="utf-8")
+        temporary.replace(folder / name)

@@ -5,9 +5,9 @@ import sqlite3
 from coordinator.records import RecoveredState, RoundRecord, TransferRecord, VersionRecord
 from coordinator.storage import schema
 from coordinator.storage.database import Database
-from coordinator.storage.evaluation_schema import EVALUATION_TABLES
 from coordinator.storage.evaluations import read_best, read_evaluated, read_reported, read_retained, read_surveys
 from coordinator.storage.files import BlobFolder, blob_digest, model_file
+from coordinator.storage.schema import EVALUATION_TABLES
 from coordinator.storage.transfer_files import TransferFiles
 from federation.errors import LocalProtocolError, StorageError
 from federation.protocol.messages import ModelPart

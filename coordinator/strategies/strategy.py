@@ -52,7 +52,7 @@ class Weights:
         values: One weight per member.
         divisor: What their sum is divided by; None is the sum of the weights.
         pulls: Staleness and share of the members to whose base the model is pulled back; see
-            `coordinator.strategies.fedasync`.
+            `coordinator.strategies.presets.FEDASYNC`.
     """
 
     values: tuple[float, ...]

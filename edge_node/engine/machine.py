@@ -25,7 +25,7 @@ from edge_node.engine.events import (
 from edge_node.engine.fencing import Fence, ignored
 from edge_node.engine.outbox import Outbox
 from edge_node.engine.reports import Reports
-from edge_node.engine.scheduler import Work
+from edge_node.engine.scheduler import Scheduler
 from edge_node.engine.settings import NodeSettings, TrainBounds
 from edge_node.records import FinishedTraining, Held, RecoveredNode
 from federation.protocol.messages import (
@@ -47,7 +47,7 @@ __all__ = ["NodeMachine", "NodeSettings", "TrainBounds"]
 
 
 class NodeMachine:
-    """One node: who coordinates (run and epoch), the round at hand (`Work`), and what is not yet settled (`Outbox`).
+    """One node: who coordinates, the round at hand (`Scheduler`), and what is not yet settled (`Outbox`).
 
     Time is monotonic seconds; ``rng`` gives uniform numbers in [0, 1); ``gate`` says why the device may not train now,
     ``device`` what it has.
@@ -67,7 +67,7 @@ class NodeMachine:
         self._settings, self._incarnation = settings, incarnation
         self._outbox = Outbox(settings, recovered.outbox, rng)
         self._reports = Reports(settings, rng)
-        self._work = Work(settings, recovered, rng=rng, outbox=self._outbox, reports=self._reports, gate=gate)
+        self._scheduler = Scheduler(settings, recovered, rng=rng, outbox=self._outbox, reports=self._reports, gate=gate)
         self._run: RunId | None = recovered.run
         self._fence = Fence(recovered.seen, durable=settings.signed)
         self._connected = False
@@ -87,7 +87,7 @@ class NodeMachine:
         """Monotonic time, in seconds, at which `handle(None, now)` is due; None when nothing is timed."""
         if self._stopped:
             return None
-        times = (self._outbox.deadline(), self._reports.deadline(), self._work.deadline(), self._leave_at)
+        times = (self._outbox.deadline(), self._reports.deadline(), self._scheduler.deadline(), self._leave_at)
         return min((time for time in times if time is not None), default=None)
 
     def snapshot(self) -> Mapping[str, object]:
@@ -97,10 +97,10 @@ class NodeMachine:
             "epoch": self._fence.epoch(self._run),
             "incarnation": self._incarnation,
             "connected": self._connected,
-            "activity": self._work.activity.value,
-            "work": self._work.summary(),
-            "held_version": None if self._work.held is None else self._work.held.version,
-            "last_round": self._work.last_round,
+            "activity": self._scheduler.activity.value,
+            "work": self._scheduler.summary(),
+            "held_version": None if self._scheduler.held is None else self._scheduler.held.version,
+            "last_round": self._scheduler.last_round,
             "outbox": self._outbox.summary(),
             "obstacle": self._outbox.obstacle(),
             "messages_refused": self._refused,
@@ -115,28 +115,28 @@ class NodeMachine:
                 self._connected = False
                 self._outbox.disconnected()
                 self._reports.disconnected()
-                return self._work.disconnected()
+                return self._scheduler.disconnected()
             case CoordinatorStateReceived():
                 return self._on_coordinator(event.state, now)
             case AnnouncementReceived():
                 return self._on_announcement(event.announcement, now)
             case ModelChunkReceived():
-                return self._work.chunk(event, now)
+                return self._scheduler.chunk(event, now)
             case CommandReceived():
                 return self._on_command(event.command, now)
             case MessageRefused():
                 self._refused += 1  # the shell has logged it; bytes that are no message are never answered [FED-18]
                 return []
             case ModelReady():
-                return self._work.model_ready(Held(version=event.version, digest=event.digest), now)
+                return self._scheduler.model_ready(Held(version=event.version, digest=event.digest), now)
             case ModelRejected():
-                return self._work.model_rejected(event.version, event.reason, now)
+                return self._scheduler.model_rejected(event.version, event.reason, now)
             case TrainingFinished():
                 return self._on_trained(event.result)
             case TrainingFailed():
-                return self._work.failed(event.round, event.run, event.reason, now)
+                return self._scheduler.failed(event.round, event.run, event.reason, now)
             case EvaluationFinished():
-                return self._work.evaluated(event.report, now)
+                return self._scheduler.evaluated(event.report, now)
             case OutboxSaved():
                 self._outbox.saved(event.entry.offer.update, now)
                 return []
@@ -153,7 +153,7 @@ class NodeMachine:
         self._connected = True
         self._outbox.connected(now)
         self._reports.connected(now)
-        return [self._birth(), *self._work.connected(now)]
+        return [self._birth(), *self._scheduler.connected(now)]
 
     def _birth(self) -> PublishState:
         return self._state(Presence.ONLINE)
@@ -167,8 +167,8 @@ class NodeMachine:
             task=self._settings.task,
             device=self._settings.device,
             codecs=self._settings.codecs,
-            activity=self._work.activity,
-            round=self._work.round,
+            activity=self._scheduler.activity,
+            round=self._scheduler.round,
             capabilities=self._capabilities() if presence is Presence.ONLINE else None,
         )
         return PublishState(state=state)
@@ -216,16 +216,16 @@ class NodeMachine:
             return [Note(event="other_run_announced", fields={"run": announcement.run})]
         if self._fence.is_replay(announcement):
             return [ignored("round", round=announcement.round, version=announcement.model.version)]
-        if not self._sees(announcement.run, announcement.epoch, now) or not self._work.is_news(announcement):
+        if not self._sees(announcement.run, announcement.epoch, now) or not self._scheduler.is_news(announcement):
             return []
         if not announcement.final:  # the end may be retained from long ago
             self._outbox.coordinator_is(present=True, now=now)  # whatever a late will has said [FED-62]
         self._fence.obey(announcement)
-        effects = [*self._fence.save(), *self._work.announce(announcement, now)]
+        effects = [*self._fence.save(), *self._scheduler.announce(announcement, now)]
         leaves = announcement.final and self._settings.exit_when_finished
         self._leave_at = now + self._settings.exit_linger_s if leaves else None
         if announcement.final:
-            effects += [Note(event="run_finished", fields={"round": announcement.round}), *self._work.finish()]
+            effects += [Note(event="run_finished", fields={"round": announcement.round}), *self._scheduler.finish()]
         return effects
 
     def _enter_run(self, run: RunId) -> list[Effect]:
@@ -235,7 +235,7 @@ class NodeMachine:
             return []
         self._outbox.forget_others(run)
         self._reports.forget_others(run)
-        return [*self._work.forget(), ForgetRun(run=run)]
+        return [*self._scheduler.forget(), ForgetRun(run=run)]
 
     def _sees(self, run: RunId, epoch: Epoch, now: float, began_ms: int | None = None) -> bool:
         """Fencing: an older twin of the coordinator is not heard; a newer one must be told everything again."""
@@ -256,7 +256,7 @@ class NodeMachine:
             case Grant():
                 return self._outbox.grant(command, now)
             case Cancel():
-                return self._work.cancel(command.round, now) if command.run == self._run else []
+                return self._scheduler.cancel(command.round, now) if command.run == self._run else []
             case RetryAfter():
                 self._outbox.retry_after(command, now)
                 return []
@@ -271,26 +271,26 @@ class NodeMachine:
     # --- training and the store -------------------------------------------------------------------------------------
 
     def _on_trained(self, result: FinishedTraining) -> list[Effect]:
-        offer = self._work.finished(result, self._incarnation)
+        offer = self._scheduler.finished(result, self._incarnation)
         return [] if offer is None else self._outbox.add(offer, result)
 
     def _on_storage_failed(self, event: StorageFailed, now: float) -> list[Effect]:
         if isinstance(event.effect, AdoptModel | MakeInitialModel):
-            return self._work.model_rejected(event.effect.model.version, event.detail, now)
+            return self._scheduler.model_rejected(event.effect.model.version, event.detail, now)
         self._outbox.storage_failed(event.effect, now)
         return [Note(event="storage_paused", fields={"reason": event.detail})]
 
     # --- time -------------------------------------------------------------------------------------------------------
 
     def _tick(self, now: float) -> list[Effect]:
-        effects = self._outbox.tick(now) + self._work.tick(now) + self._reports.tick(now)
-        idle = self._outbox.idle and self._reports.idle and self._work.idle
+        effects = self._outbox.tick(now) + self._scheduler.tick(now) + self._reports.tick(now)
+        idle = self._outbox.idle and self._reports.idle and self._scheduler.idle
         if self._leave_at is not None and (idle or now >= self._leave_at):
             # What is left in the outbox stays on disk: the next start offers it again.
             return effects + self._leave("finished")
         return effects
 
     def _leave(self, reason: str) -> list[Effect]:
-        effects = self._work.finish()
+        effects = self._scheduler.finish()
         self._stopped = True
         return [*effects, self._state(Presence.OFFLINE), Stop(reason=reason)]

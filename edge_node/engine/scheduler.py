@@ -25,10 +25,10 @@ from federation.protocol.cohort import includes
 from federation.protocol.messages import Activity, EvaluationReport, ModelRef, PartKind, RoundAnnouncement, UpdateOffer
 from federation.types import Incarnation, RoundId, RunId
 
-__all__ = ["Work"]
+__all__ = ["Scheduler"]
 
 
-class Work:
+class Scheduler:
     """At most one assignment at a time.
 
     Attributes:

@@ -39,7 +39,7 @@ from edge_node.storage.task_state import expected_state
 from edge_node.training.adoption import AdoptionError, compose, initial_model
 from edge_node.training.evaluation import EvaluationJob
 from edge_node.training.update import ResidualChange, give_back, merge
-from edge_node.training.worker import Trainer, TrainingJob, Workshop
+from edge_node.training.worker import Trainer, TrainingJob, TrainingSetup
 from federation.errors import LocalProtocolError, PayloadTooLarge, StorageError
 from federation.protocol.chunking import chunk_count, chunk_slice
 from federation.protocol.limits import CHUNK_BYTES
@@ -64,7 +64,7 @@ class NodeParts:
     """What one node is made of.
 
     Attributes:
-        workshop: The task and who trains it.
+        setup: The task and who trains it.
         store: The durable state.
         trainer: The worker.
         transport: The broker connection.
@@ -72,7 +72,7 @@ class NodeParts:
         signer: The node's own key; None says everything without a signature.
     """
 
-    workshop: Workshop
+    setup: TrainingSetup
     store: NodeStore
     trainer: Trainer
     transport: Transport
@@ -91,8 +91,8 @@ class NodeExecutor:
     def __init__(self, parts: NodeParts) -> None:
         self.stopped = False
         self.stop_reason = ""
-        self._workshop, self._store, self._trainer = parts.workshop, parts.store, parts.trainer
-        self._transport, self._topics, self._node = parts.transport, parts.topics, parts.workshop.node
+        self._setup, self._store, self._trainer = parts.setup, parts.store, parts.trainer
+        self._transport, self._topics, self._node = parts.transport, parts.topics, parts.setup.node
         self._writer = Writer(parts.topics, parts.signer)
         self._log = get_log("node")
         self._held = self._fitting(self._store.held_model())
@@ -159,17 +159,17 @@ class NodeExecutor:
     def _fitting(self, model: HeldModel | None) -> HeldModel | None:
         if model is None:
             return None
-        suited = self._workshop.suited(model.manifest_digest)
+        suited = self._setup.suited(model.manifest_digest)
         return model if model.manifest_digest == suited.manifest.digest else None
 
     def _adopt(self, effect: AdoptModel | MakeInitialModel) -> Event:
-        model, workshop = effect.model, self._workshop
+        model, setup = effect.model, self._setup
         failpoint("node_adopting")
         try:
             if isinstance(effect, AdoptModel):
-                self._held = compose(model, effect.parts, self._held, workshop, averaging=effect.averaging)
+                self._held = compose(model, effect.parts, self._held, setup, averaging=effect.averaging)
             else:
-                self._held = initial_model(model, workshop, averaging=effect.averaging)
+                self._held = initial_model(model, setup, averaging=effect.averaging)
         except AdoptionError as error:
             self._log.warning("model_rejected", version=model.version, reason=str(error))
             return ModelRejected(version=model.version, reason=str(error))
@@ -182,7 +182,7 @@ class NodeExecutor:
         announcement, held = effect.announcement, self._held
         if held is None or held.digest != announcement.model.digest:
             return [ModelRejected(version=announcement.model.version, reason="the announced model is not held")]
-        share = self._workshop.aging.share(self._store.residual_version(), held.version)
+        share = self._setup.aging.share(self._store.residual_version(), held.version)
         residual = self._residual()
         job = TrainingJob(
             announcement=announcement,
@@ -225,7 +225,7 @@ class NodeExecutor:
 
     def _residual(self) -> Residual | None:
         residual = self._store.residual()
-        fits = residual is not None and residual.size == self._workshop.manifest.parameter_count
+        fits = residual is not None and residual.size == self._setup.manifest.parameter_count
         return residual if fits else None
 
     def _task_state(self) -> Parameters:
@@ -288,7 +288,7 @@ class NodeExecutor:
         try:
             if not effect.applied and CodecSpec.parse(entry.offer.codec).feedback:
                 frame = self._frame(effect.update)
-                manifest = self._workshop.suited(frame_manifest(frame)).manifest
+                manifest = self._setup.suited(frame_manifest(frame)).manifest
                 residual = give_back(residual, frame, manifest, context)
         except CodecError as error:  # the task's model, or this software, has changed since: nothing to give back to
             self._log.warning("update_not_given_back", update=effect.update, reason=str(error))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_node.storage.store import HeldModel
-from edge_node.training.worker import Workshop
+from edge_node.training.worker import TrainingSetup
 from federation.errors import TaskError
 from federation.protocol.messages import ModelPart, ModelRef, PartKind
 from federation.task import Task
@@ -63,7 +63,7 @@ def compose(
     model: ModelRef,
     parts: Sequence[tuple[ModelPart, bytes]],
     held: HeldModel | None,
-    workshop: Workshop,
+    setup: TrainingSetup,
     *,
     averaging: bool = False,
 ) -> HeldModel:
@@ -76,18 +76,18 @@ def compose(
         model: What is announced.
         parts: Keyframe or not, then deltas.
         held: The model so far.
-        workshop: The task.
+        setup: The task.
         averaging: Keep the average of the deltas, as far as all since version 0 were followed.
 
     Raises:
         AdoptionError: A part is malformed, the chain has a gap, or the digest is another one.
     """
-    workshop = workshop.suited(model.manifest_digest)
-    manifest = workshop.manifest
+    setup = setup.suited(model.manifest_digest)
+    manifest = setup.manifest
     _check_manifest(model, manifest)
     path = _Path(None, None) if held is None else _Path(held.version, held.vectors, held.average)
     if path.version != 0 and model.seed is not None and parts and parts[0][0].version == 1:
-        path.begin(ModelVersion(0), _from_seed(model.seed, workshop))
+        path.begin(ModelVersion(0), _from_seed(model.seed, setup))
     if not averaging:
         path.average = None
     for part, frame in parts:
@@ -104,7 +104,7 @@ def compose(
     return replace(_checked(model, path.vectors, manifest), average=path.average if averaging else None)
 
 
-def initial_model(model: ModelRef, workshop: Workshop, *, averaging: bool = False) -> HeldModel:
+def initial_model(model: ModelRef, setup: TrainingSetup, *, averaging: bool = False) -> HeldModel:
     """Make version 0 from the seed that the announcement names.
 
     Raises:
@@ -112,15 +112,15 @@ def initial_model(model: ModelRef, workshop: Workshop, *, averaging: bool = Fals
     """
     if model.seed is None:
         raise AdoptionError("the announcement names no seed")
-    workshop = workshop.suited(model.manifest_digest)
-    _check_manifest(model, workshop.manifest)
-    held = _checked(model, _from_seed(model.seed, workshop), workshop.manifest)
+    setup = setup.suited(model.manifest_digest)
+    _check_manifest(model, setup.manifest)
+    held = _checked(model, _from_seed(model.seed, setup), setup.manifest)
     return replace(held, average=np.zeros_like(held.vectors.parameters) if averaging else None)
 
 
-def _from_seed(seed: int, workshop: Workshop) -> Vectors:
+def _from_seed(seed: int, setup: TrainingSetup) -> Vectors:
     try:
-        return workshop.manifest.flatten(dict(workshop.task.initial_parameters(seed)))
+        return setup.manifest.flatten(dict(setup.task.initial_parameters(seed)))
     except Exception as error:  # whatever the user's task raises
         raise AdoptionError(f"the task cannot make its initial model: {error}") from error
 

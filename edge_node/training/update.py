@@ -14,6 +14,9 @@ q_t in the outbox, and a verdict other than ``applied`` adds q_t back. Both are 
 and addition commutes, so it also holds when other updates were encoded in between. By induction, after any sequence of
 rounds and verdicts, residual + (sent and not given back) = e_0 + sum of all d_t: nothing of what was learnt is lost,
 and nothing counts twice. Each step rounds once in float32.
+
+A node on 16 kbit/s and one on a LAN get the same announcement. The slow one sends less: with error feedback the rest is
+not lost, it comes with its next updates.
 """
 
 from dataclasses import dataclass, replace
@@ -27,6 +30,9 @@ from update_codec import CodecError, CodecSpec, Context, DeviceUpdate, Manifest,
 from update_codec.arrays import HOST, root_mean_square
 
 __all__ = [
+    "BPP_MIN",
+    "LINK_BYTES_MIN",
+    "PROBE_BYTES",
     "EncodedUpdate",
     "ResidualAging",
     "ResidualChange",
@@ -36,6 +42,7 @@ __all__ = [
     "encode_update",
     "give_back",
     "merge",
+    "within",
 ]
 
 
@@ -234,3 +241,30 @@ def give_back(
     with np.errstate(over="ignore", invalid="ignore"):
         total = returned if residual is None else residual + returned
     return total if np.isfinite(total).all() else None
+
+
+BPP_MIN = 0.02
+"""Less is not sent: the frame's header would be most of it."""
+
+PROBE_BYTES = 8_192
+"""What the `link` codec sends before anything was measured: 4 s at 16 kbit/s."""
+
+LINK_BYTES_MIN = 256
+"""The least that the `link` codec sends, in bytes: a header and a few of the largest entries."""
+
+
+def within(spec: CodecSpec, budget_bytes: int | None, parameters: int) -> CodecSpec:
+    """The codec at a size that fits the budget: never above the rate that was asked for.
+
+    Args:
+        spec: What was asked for; only a codec with a rate and with error feedback may be lowered.
+        budget_bytes: What may be sent, or None: `link` then sends a probe, another codec what was asked for.
+        parameters: Of the model.
+    """
+    if spec.link:
+        budget = PROBE_BYTES if budget_bytes is None else max(budget_bytes, LINK_BYTES_MIN)
+        return spec.within_bytes(budget, parameters)
+    if budget_bytes is None or not spec.feedback or spec.bpp is None or not parameters:
+        return spec
+    bpp = max(BPP_MIN, 8 * budget_bytes / parameters)
+    return spec if bpp >= spec.bpp else replace(spec.plain(), bpp=bpp)

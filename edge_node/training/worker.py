@@ -16,8 +16,7 @@ from edge_node.engine.events import EvaluationFinished, TrainingFailed, Training
 from edge_node.records import FinishedTraining, Residual
 from edge_node.storage.task_state import change_of
 from edge_node.training.evaluation import EvaluationJob, evaluation_event, reason_of
-from edge_node.training.rate import within
-from edge_node.training.update import ResidualAging, Shared, difference, encode_update
+from edge_node.training.update import ResidualAging, Shared, difference, encode_update, within
 from federation.errors import TaskError
 from federation.protocol.limits import EXAMPLES_MAX, fit_metrics, fit_text
 from federation.protocol.messages import RoundAnnouncement
@@ -34,7 +33,7 @@ __all__ = [
     "ThreadTrainer",
     "Trainer",
     "TrainingJob",
-    "Workshop",
+    "TrainingSetup",
     "codec_seed",
     "evaluated",
     "run_round",
@@ -46,7 +45,7 @@ POST_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workshop:
+class TrainingSetup:
     """What a node trains with.
 
     Attributes:
@@ -63,8 +62,8 @@ class Workshop:
     norm_max: float | None = None
     aging: ResidualAging = field(default_factory=ResidualAging)
 
-    def suited(self, manifest_digest: bytes) -> "Workshop":
-        """The workshop for a model of this manifest: itself, or the task under SCAFFOLD where the model says so."""
+    def suited(self, manifest_digest: bytes) -> "TrainingSetup":
+        """The set-up for a model of this manifest: itself, or the task under SCAFFOLD where the model says so."""
         if manifest_digest == self.manifest.digest or not isinstance(self.task, Correctable):
             return self
         try:
@@ -115,15 +114,15 @@ class Trainer(Protocol):
         """Stop everything; says whether the worker ended within the time, in seconds."""
 
 
-def run_round(workshop: Workshop, job: TrainingJob, stop: Stop, clock: Clock) -> FinishedTraining:
+def run_round(setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock) -> FinishedTraining:
     """Train from the job's model and encode what changed.
 
     Raises:
         TaskError: The task broke its contract, was stopped, or the codec is unknown.
     """
     announcement = job.announcement
-    workshop = workshop.suited(announcement.model.manifest_digest)
-    task, manifest = workshop.task, workshop.manifest
+    setup = setup.suited(announcement.model.manifest_digest)
+    task, manifest = setup.task, setup.manifest
     try:
         asked = CodecSpec.parse(announcement.codec)
     except SpecError as error:
@@ -138,8 +137,8 @@ def run_round(workshop: Workshop, job: TrainingJob, stop: Stop, clock: Clock) ->
     if stop():
         raise TaskError("stopped")
     failpoint("node_trained")
-    delta = difference(job.base, result.parameters, manifest, norm_max=workshop.norm_max)
-    seed = codec_seed(announcement, workshop.node)
+    delta = difference(job.base, result.parameters, manifest, norm_max=setup.norm_max)
+    seed = codec_seed(announcement, setup.node)
     shared = Shared(seed=seed, context=_context(asked, job.average))
     update = encode_update(delta, manifest, spec, residual=job.residual, share=job.residual_share, shared=shared)
     return FinishedTraining(
@@ -155,20 +154,22 @@ def run_round(workshop: Workshop, job: TrainingJob, stop: Stop, clock: Clock) ->
     )
 
 
-def training_event(workshop: Workshop, job: TrainingJob, stop: Stop, clock: Clock) -> TrainingFinished | TrainingFailed:
+def training_event(
+    setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock
+) -> TrainingFinished | TrainingFailed:
     """What `run_round` comes to: whatever the user's task raises becomes an event with its reason."""
     announcement = job.announcement
     try:
-        return TrainingFinished(result=run_round(workshop, job, stop, clock))
+        return TrainingFinished(result=run_round(setup, job, stop, clock))
     except BaseException as error:  # noqa: BLE001 - even SystemExit from a user's task must not end the worker silently
         if not stop():
             get_log("training").warning("training_failed", round=announcement.round, exc_info=error)
         return TrainingFailed(round=announcement.round, reason=fit_text(reason_of(error)), run=announcement.run)
 
 
-def evaluated(workshop: Workshop, job: EvaluationJob, clock: Clock) -> EvaluationFinished:
+def evaluated(setup: TrainingSetup, job: EvaluationJob, clock: Clock) -> EvaluationFinished:
     """What evaluating a model comes to, also one that carries control variates."""
-    suited = workshop.suited(job.manifest_digest)
+    suited = setup.suited(job.manifest_digest)
     return evaluation_event(suited.task, suited.manifest, job, clock)
 
 
@@ -176,14 +177,14 @@ class ThreadTrainer:
     """The worker thread: results go into the driver's inbox.
 
     Args:
-        workshop: What to train with.
+        setup: What to train with.
         inbox: The driver's.
         clock: For durations.
         stall_s: A training that has not asked its stop flag for so long does not get on any more, in seconds.
     """
 
-    def __init__(self, workshop: Workshop, inbox: Inbox, clock: Clock, *, stall_s: float = math.inf) -> None:
-        self._workshop, self._inbox, self._clock = workshop, inbox, clock
+    def __init__(self, setup: TrainingSetup, inbox: Inbox, clock: Clock, *, stall_s: float = math.inf) -> None:
+        self._setup, self._inbox, self._clock = setup, inbox, clock
         self._stall_s, self._sign_s, self._stalled = stall_s, math.inf, False
         self._log = get_log("training")
         self._jobs: queue.Queue[tuple[TrainingJob, threading.Event] | EvaluationJob | None] = queue.Queue(maxsize=1)
@@ -235,7 +236,7 @@ class ThreadTrainer:
     def _work(self) -> None:
         while (item := self._jobs.get()) is not None:
             if isinstance(item, EvaluationJob):
-                event: object = evaluated(self._workshop, item, self._clock)
+                event: object = evaluated(self._setup, item, self._clock)
             else:
                 event = self._run(*item)
             try:
@@ -248,7 +249,7 @@ class ThreadTrainer:
         self._log.info("training_started", round=announcement.round, version=announcement.model.version)
         self._sign_s = self._clock.now()
         try:
-            event = training_event(self._workshop, job, lambda: self._asked(flag), self._clock)
+            event = training_event(self._setup, job, lambda: self._asked(flag), self._clock)
         finally:
             self._sign_s = math.inf
         if isinstance(event, TrainingFinished):

@@ -6,16 +6,16 @@ A container engine has no such socket: for it a file, which ``FEDMQ_HEALTH_FILE`
 import contextlib
 import os
 import queue
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
-from federation.runtime.notify import Notifier, watchdog_interval_s
 from federation.runtime.transport import Inbox, InboxItem, TransportConnected, TransportDisconnected
 
-__all__ = ["Supervision"]
+__all__ = ["Notifier", "Supervision", "watchdog_interval_s"]
 
 EventT = TypeVar("EventT")
 BEATS_PER_INTERVAL = 3
@@ -106,3 +106,31 @@ def _pause_s(watchdog_s: float | None, *, health: bool) -> float | None:
     if watchdog_s is not None:
         wanted.append(watchdog_s / BEATS_PER_INTERVAL)
     return min(wanted, default=None)
+
+
+class Notifier:
+    """Sends to the socket that ``NOTIFY_SOCKET`` names. Never waits and never fails: it works without a manager."""
+
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        address = (os.environ if environ is None else environ).get("NOTIFY_SOCKET", "")
+        # A leading @ stands for the zero byte of Linux's abstract names.
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+
+    def say(self, *words: str) -> None:
+        """Send ``words`` (``READY=1``, ``STATUS=...``) as one message."""
+        if not self._address:
+            return
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as outlet:
+            outlet.setblocking(False)
+            outlet.sendto("\n".join(words).encode(), self._address)
+
+
+def watchdog_interval_s(environ: Mapping[str, str] | None = None, *, pid: int | None = None) -> float | None:
+    """How often the manager wants to hear from us, in seconds; None when it has no watchdog for this process."""
+    variables = os.environ if environ is None else environ
+    try:
+        limit_us = int(variables.get("WATCHDOG_USEC", "0"))
+        meant = int(variables.get("WATCHDOG_PID") or (os.getpid() if pid is None else pid))
+    except ValueError:
+        return None
+    return limit_us / 1e6 if limit_us > 0 and meant == (os.getpid() if pid is None else pid) else None

@@ -29,11 +29,12 @@ class BuiltinTask:
     """A task that comes with the project.
 
     Attributes:
-        module: Where its ``build(context)`` is.
+        module: Where its factory is.
         summary: What it is, in one line.
         settings: Local training that reaches a good model with few rounds.
         rounds: Committed versions after which it is done.
         sized: Whether ``name-N`` makes a model of N parameters (``build(context, size=N)``).
+        factory: The function there that takes a context.
     """
 
     module: str
@@ -41,6 +42,7 @@ class BuiltinTask:
     settings: TrainSettings
     rounds: int
     sized: bool = False
+    factory: str = "build"
 
 
 BUILTIN_TASKS: Mapping[str, BuiltinTask] = MappingProxyType(
@@ -58,13 +60,15 @@ BUILTIN_TASKS: Mapping[str, BuiltinTask] = MappingProxyType(
             rounds=5,
         ),
         "mnist-logreg": BuiltinTask(
-            module="federation.tasks.builtin.mnist_logreg",
+            module="federation.tasks.builtin.mnist_mlp",
+            factory="build_logreg",
             summary="logistic regression 784-10 on MNIST, four local steps (job J3)",
             settings=TrainSettings(local_epochs=1, batch_size=32, learning_rate=0.1, max_steps=4),
             rounds=100,
         ),
         "mnist-wide": BuiltinTask(
-            module="federation.tasks.builtin.mnist_wide",
+            module="federation.tasks.builtin.mnist_mlp",
+            factory="build_wide",
             summary="MLP 784-256-10 on MNIST, ten full-batch steps (job J0)",
             settings=TrainSettings(local_epochs=10, batch_size=0, learning_rate=0.1),
             rounds=10,
@@ -120,7 +124,7 @@ def load_task(name: str) -> TaskFactory:
     if found is None:
         return _function(name)
     builtin, size = found
-    build: Any = importlib.import_module(builtin.module).build
+    build: Any = getattr(importlib.import_module(builtin.module), builtin.factory)
     return cast("TaskFactory", build if size is None else partial(build, size=size))
 
 

@@ -13,8 +13,8 @@ MAY_READ_IT = {
     "coordinator/monitoring/tally.py": "when it was written, for a person",
     "coordinator/storage/sqlite_store.py": "when the run began, for a person",
     "coordinator/monitoring/doctor.py": "certificates, and whether the clock was ever set",
-    "edge_node/doctor.py": "certificates, and whether the clock was ever set",
-    "edge_node/join.py": "certificates",
+    "edge_node/setup/doctor.py": "certificates, and whether the clock was ever set",
+    "edge_node/setup/join.py": "certificates",
     "coordinator/enrolment/cli.py": "certificates",
 }
 """Who reads the wall clock, and what for."""

@@ -13,7 +13,7 @@ import pytest
 
 from coordinator.artifacts.export import export_model
 from coordinator.monitoring.curves import CurveKind, read_curves
-from coordinator.monitoring.run_progress import read_standing
+from coordinator.monitoring.run_progress import read_run_progress
 from coordinator.monitoring.why import explain, read_waiting
 from coordinator.storage.sqlite_store import SqliteStore
 from federation.runtime.local_broker import LocalBroker
@@ -117,10 +117,10 @@ def test_a_run_that_gets_no_better_stops_by_itself_and_says_why(broker: LocalBro
         for node in nodes:
             lines_until(node, "run_finished")
     assert ending["waited"] == 2
-    standing = read_standing(tmp_path / "state")
-    assert standing is not None
-    assert (standing.stopped_early, standing.waited, standing.patience) == (True, 2, 2)
-    assert standing.best is not None
-    assert standing.best.version <= int(str(ending["version"])) < 500
+    run_progress = read_run_progress(tmp_path / "state")
+    assert run_progress is not None
+    assert (run_progress.stopped_early, run_progress.waited, run_progress.patience) == (True, 2, 2)
+    assert run_progress.best is not None
+    assert run_progress.best.version <= int(str(ending["version"])) < 500
     assert "no improvement" in explain(read_waiting(tmp_path / "state"))
-    assert export_model(tmp_path / "state", tmp_path / "best.safetensors", "best") == standing.best.version
+    assert export_model(tmp_path / "state", tmp_path / "best.safetensors", "best") == run_progress.best.version

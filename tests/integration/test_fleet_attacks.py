@@ -14,7 +14,7 @@ from coordinator.enrolment.broker import FleetBroker, reload_broker
 from coordinator.enrolment.federation import Fleet
 from coordinator.enrolment.folder import FleetFolder
 from coordinator.enrolment.texts import FleetPlan
-from edge_node.join import install
+from edge_node.setup.join import install
 from federation.identity.certificates import Identity, Purpose, new_authority, new_identity, read_identity
 from federation.runtime.local_broker import free_port
 from federation.runtime.mqtt import BrokerAddress, MqttTransport, SessionSettings, TlsFiles

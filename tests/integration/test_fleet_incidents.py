@@ -19,7 +19,7 @@ from coordinator.enrolment.texts import FleetPlan
 from coordinator.runtime.rate_limit import BURST_MESSAGES
 from edge_node.app import node_trust
 from edge_node.config import read_config
-from edge_node.join import install
+from edge_node.setup.join import install
 from federation.identity.certificates import Purpose, new_authority, new_identity, read_identity
 from federation.protocol.messages import Decline
 from federation.protocol.signing import Writer

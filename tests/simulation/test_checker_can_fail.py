@@ -105,7 +105,7 @@ def test_a_coordinator_whose_leases_never_end_makes_no_progress(monkeypatch: pyt
     stuck = Stragglers(slow_share=0.5, slow_factor=1e9)
     scenarios = [small_scenario(seed, engine=engine, stragglers=stuck, patience_s=1200.0) for seed in range(4)]
     assert all("I6" not in violations(scenario) for scenario in scenarios)
-    monkeypatch.setattr("coordinator.engine.state.Desk.lease_until", property(lambda _self: 1e12))
+    monkeypatch.setattr("coordinator.engine.state.MachineState.lease_until", property(lambda _self: 1e12))
     assert any("I6" in violations(scenario) for scenario in scenarios)
 
 
@@ -172,7 +172,7 @@ def test_an_exception_that_leaves_a_role_is_a_violation(monkeypatch: pytest.Monk
 
 
 def test_a_busy_loop_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coordinator.engine.machine.CoordinatorMachine.deadline", lambda self: self._desk.now)
+    monkeypatch.setattr("coordinator.engine.machine.CoordinatorMachine.deadline", lambda self: self._state.now)
     assert "busy loop in coordinator" in violations(small_scenario(patience_s=5.0, faults_s=5.0))
 
 

@@ -3,14 +3,10 @@
 from collections.abc import Callable, Mapping
 from importlib import import_module
 
-from coordinator.strategies.robust.bulyan import Bulyan
-from coordinator.strategies.robust.centered_clip import CenteredClip
-from coordinator.strategies.robust.default_rule import DefaultRule
-from coordinator.strategies.robust.krum import Krum, MultiKrum
-from coordinator.strategies.robust.median import CoordinateMedian
-from coordinator.strategies.robust.norm_clip import MedianNormClip
+from coordinator.strategies.robust.clipping import CenteredClip, DefaultRule, MedianNormClip
+from coordinator.strategies.robust.coordinate_wise import CoordinateMedian, TrimmedMean
+from coordinator.strategies.robust.krum import Bulyan, Krum, MultiKrum
 from coordinator.strategies.robust.rule import RobustRule, assumed_attackers
-from coordinator.strategies.robust.trimmed_mean import TrimmedMean
 from coordinator.strategies.robust.updates import Updates
 from federation.errors import ConfigError
 

@@ -1,4 +1,4 @@
-r"""Local SGD of many nodes at once: their models in one stack, their batches in one, one kernel instead of many.
+"""Local SGD of many nodes at once: their models in one stack, their batches in one, one kernel instead of many.
 
 ``torch.func.vmap`` runs the model for every node of the stack; the step is that of `local_sgd.py` on the stacked
 tensors. Nodes take the batches that they would take alone. Nodes with as many steps go together; where their
@@ -22,11 +22,10 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from federation.protocol.messages import TrainSettings
 from federation.task import Array, Parameters
-from federation.tasks.pool.stacked_sgd import StackedSgd
 from federation.tasks.training.local_model import LocalModel
 from federation.tasks.training.local_sgd import Loss, check_settings
 
-__all__ = ["Group", "Stack", "Stacked"]
+__all__ = ["Group", "Stack", "Stacked", "StackedSgd"]
 
 Named = dict[str, Tensor]
 """Tensors by name, each with the nodes as its first axis."""
@@ -246,3 +245,38 @@ def _first_linear(module: nn.Module) -> _Head | None:
     for other, layer in others:
         tail.add_module(other, layer)
     return _Head(name, linear, tail)
+
+
+class StackedSgd:
+    """Settings, FedProx's base and momentum of one round of many nodes.
+
+    Args:
+        tensors: By name, moved in place by every step.
+        settings: Step size and the rest.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor], settings: TrainSettings) -> None:
+        self._names, self._weights = list(tensors), list(tensors.values())
+        self._settings = settings
+        self._base = [tensor.clone() for tensor in self._weights] if settings.proximal_mu else []
+        self._velocity: list[Tensor] = []
+
+    def step(self, by_name: dict[str, Tensor]) -> None:
+        """Move every tensor against its gradient."""
+        settings, gradients = self._settings, [by_name[name] for name in self._names]
+        if settings.proximal_mu:
+            away = torch._foreach_sub(self._weights, self._base)  # noqa: SLF001 - what torch.optim itself calls
+            torch._foreach_add_(gradients, away, alpha=settings.proximal_mu)
+        if settings.weight_decay:
+            torch._foreach_add_(gradients, self._weights, alpha=settings.weight_decay)
+        if settings.momentum:
+            gradients = self._accelerate(gradients)
+        torch._foreach_add_(self._weights, gradients, alpha=-settings.learning_rate)
+
+    def _accelerate(self, gradients: list[Tensor]) -> list[Tensor]:
+        if self._velocity:
+            torch._foreach_mul_(self._velocity, self._settings.momentum)
+            torch._foreach_add_(self._velocity, gradients)
+        else:
+            self._velocity = gradients
+        return self._velocity

@@ -12,9 +12,8 @@ import torch
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import TEST_EXAMPLES, Array, Metrics, Parameters, ProgramForm, Stop, TrainResult
-from federation.tasks.training.evaluation_data import evaluation_data
 from federation.tasks.training.exporting import write_program
-from federation.tasks.training.local_data import LocalData, as_tensor, held_out, local_data, own_data
+from federation.tasks.training.local_data import LocalData, as_tensor, evaluation_data, held_out, local_data, own_data
 from federation.tasks.training.local_model import LocalModel, arrays_of, choose_device
 from federation.tasks.training.local_sgd import TrainingPlan, train_locally
 from federation.tasks.training.personal import PersonalLayers, local_names

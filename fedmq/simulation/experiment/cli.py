@@ -19,10 +19,9 @@ from federation.protocol.cohort import COHORT_NODES_MAX
 from federation.task import TaskContext
 from federation.tasks.pool.node_pool import NodePool
 from federation.tasks.registry import load_task
-from fedmq.simulation.experiment.experiment import Experiment, Plan, Result, VersionFigures
+from fedmq.simulation.experiment.experiment import Experiment, Plan, Result, VersionFigures, run_report
 from fedmq.simulation.experiment.options import TrainOptions, resolve
 from fedmq.simulation.experiment.outages import parse_outages
-from fedmq.simulation.experiment.run_report import run_report
 from fedmq.simulation.world.trainer import parse_stragglers
 
 __all__ = ["TrainOptions", "build_experiment", "report", "train"]

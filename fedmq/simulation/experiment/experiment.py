@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from coordinator.engine.registry import REST_MAX_S
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import CommitterSettings
 from coordinator.global_model.update_checks import payload_limit
+from coordinator.monitoring.report import build_report
 from federation.errors import FederationError
 from federation.tasks.pool.node_pool import NodePool
 from federation.types import NodeId
@@ -29,8 +31,7 @@ from fedmq.simulation.experiment.training_workers import Trainers
 from fedmq.simulation.world.trainer import Stragglers
 from update_codec import CodecSpec, Manifest
 
-__all__ = ["Experiment", "Plan", "Result", "VersionFigures", "node_names"]
-
+__all__ = ["Experiment", "Plan", "Result", "VersionFigures", "node_names", "run_report"]
 
 REFUSALS_MAX = 20
 """So many updates of each node may be turned down between two versions, on average."""
@@ -281,3 +282,30 @@ class Experiment:
             away_share=self.coordinator.away_share,
             stopped_early=self._stopped_early,
         )
+
+
+def run_report(experiment: Experiment, result: Result, *, strategy: str, codec: str) -> Mapping[str, Any]:
+    """What `coordinator.monitoring.report.build_report` says of the store, with what only the simulator knows.
+
+    Times are virtual. ``bytes_up`` counts the frames of the updates, each as large as the mean of the run; models and
+    messages do not travel in this simulation, so ``bytes_down`` is 0.
+    """
+    made: dict[str, Any] = build_report(experiment.coordinator.store, strategy=strategy, codec=codec)
+    figures = {one.version: one for one in result.versions}
+    frame_bytes = result.payload_bytes / max(1, sum(result.verdicts.values()))
+    for row in made["rounds"]:
+        metrics = dict(figures[row["version"]].metrics) if row["version"] in figures else {}
+        updates = row["accepted"] + row["stale"] + row["refused"]
+        row |= {"metrics": metrics, "accuracy": metrics.get("accuracy"), "loss": metrics.get("loss")}
+        row |= {"bytes_up": round(frame_bytes * updates), "bytes_down": 0}
+    made["updates"] |= {"loss": _losses(made["updates"], experiment, result)}
+    made |= {"bytes_up_total": result.payload_bytes, "bytes_down_total": 0, "nodes": experiment.plan.nodes}
+    return made | {"final_accuracy": next((row["accuracy"] for row in reversed(made["rounds"])), None)}
+
+
+def _losses(updates: Mapping[str, Any], experiment: Experiment, result: Result) -> list[float | None]:
+    """The training loss of each update that is part of a version."""
+    known = {
+        (experiment.names[index], one.version): loss for one in result.versions for index, loss in one.losses.items()
+    }
+    return [known.get(key) for key in zip(updates["node"], updates["version"], strict=True)]

@@ -6,15 +6,18 @@ other codec, whatever looks at frames (robust rules, clipping) and SCAFFOLD take
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+
+import numpy as np
 
 from coordinator.global_model.aggregation import Combine, Combined, Reading, Unusable
 from coordinator.global_model.update_checks import Examine, Refusal, check_update
 from coordinator.records import Member, UpdateRecord
 from coordinator.strategies.strategy import Weights
 from edge_node.records import Residual
+from edge_node.storage.task_state import added, expected_state
 from edge_node.training.update import ResidualAging, ResidualChange, Shared, encode_update, give_back, merge
 from edge_node.training.worker import codec_seed
 from federation.protocol.messages import Decline, Reason, Receipt, ReceiptStatus, RoundAnnouncement
@@ -23,11 +26,10 @@ from federation.tasks.pool.node_pool import NodePool
 from federation.tasks.pool.work import Work
 from federation.types import NodeId, UpdateId, update_id
 from fedmq.simulation.experiment.direct import DirectCoordinator, Question
-from fedmq.simulation.experiment.node_controls import NodeControls
 from fedmq.simulation.experiment.training_workers import Share, Summed, TrainedUpdate, Trainers
-from update_codec import CodecSpec, Manifest, Vectors
+from update_codec import CodecSpec, Manifest, Role, Vectors
 
-__all__ = ["FrameWork", "NodeWork", "VectorWork", "WorkedMember"]
+__all__ = ["FrameWork", "NodeControls", "NodeWork", "VectorWork", "WorkedMember"]
 
 VERSIONS_KEPT = 64
 """Models that late nodes may still train from."""
@@ -295,3 +297,44 @@ class FrameWork:
         change = ResidualChange(used=node.residual, left=encoded.change.left)
         node.residual, node.saved = merge(node.residual, change), version
         return encoded.frame
+
+
+class NodeControls:
+    """Does nothing where the model has no controls; `edge_node.storage.task_state` has the rules.
+
+    Args:
+        manifest: The model.
+
+    Attributes:
+        settled: What each node keeps, by its index; nothing before its first update was applied.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._names = [tensor.name for tensor in manifest.tensors if tensor.role is Role.CONTROL]
+        self.settled: dict[int, Parameters] = {}
+        self._pending: dict[int, dict[UpdateId, Parameters]] = {}
+
+    def divided(self, model: Parameters) -> tuple[Parameters, Parameters]:
+        """The model with controls of zero, and its controls: see `federation.tasks.pool.work.Work`."""
+        controls = {name: model[name] for name in self._names}
+        return {**model, **{name: np.zeros_like(array) for name, array in controls.items()}}, controls
+
+    def states(self, nodes: Iterable[int]) -> Mapping[int, Parameters]:
+        """What these nodes train with: their controls as they are if every update under way is applied."""
+        return {node: self._expected(node) for node in nodes} if self._names else {}
+
+    def sent(self, node: int, update: UpdateId, change: Vectors) -> None:
+        """A node has offered an update; its change waits for the receipt."""
+        if self._names:
+            arrays = self._manifest.unflatten(change)
+            self._pending.setdefault(node, {})[update] = {name: np.array(arrays[name]) for name in self._names}
+
+    def settle(self, node: int, receipt: Receipt) -> None:
+        """A final receipt: what was applied is kept, anything else is dropped."""
+        change = self._pending.get(node, {}).pop(receipt.update, None)
+        if change is not None and receipt.status is ReceiptStatus.APPLIED:
+            self.settled[node] = added(self.settled.get(node, {}), change)
+
+    def _expected(self, node: int) -> Parameters:
+        return expected_state(self.settled.get(node, {}), self._pending.get(node, {}).values())

@@ -12,7 +12,7 @@ from coordinator.global_model.committer import CommitterSettings, first_commit
 from coordinator.storage.memory_store import MemoryStore
 from edge_node.engine.machine import NodeSettings
 from edge_node.storage.memory_store import MemoryNodeStore
-from edge_node.training.worker import Workshop
+from edge_node.training.worker import TrainingSetup
 from federation.protocol.topics import Topics
 from federation.runtime.log import configure_log
 from federation.task import TaskContext
@@ -20,9 +20,9 @@ from federation.tasks.registry import load_task
 from federation.testing import BrokerSettings
 from federation.types import FederationId, NodeId, RunId
 from fedmq.simulation.protocol.actors import Surroundings
+from fedmq.simulation.protocol.campaign import replay
 from fedmq.simulation.protocol.checker import Checker
 from fedmq.simulation.protocol.injector import Injector
-from fedmq.simulation.protocol.replay import replay
 from fedmq.simulation.protocol.roles import CoordinatorActor, NodeActor, Place
 from fedmq.simulation.world.clock import World
 from fedmq.simulation.world.disks import CoordinatorDisk, NodeDisk
@@ -230,10 +230,10 @@ class Simulation:
     def _node(self, index: int) -> NodeActor:
         scenario, name = self.scenario, NodeId(f"node-{index}")
         context = TaskContext(node_index=index, node_count=scenario.nodes, data=None, device="cpu", seed=0)
-        workshop = Workshop(node=name, task=self._task(context), manifest=self._manifest)
+        setup = TrainingSetup(node=name, task=self._task(context), manifest=self._manifest)
         engine = scenario.engine
         settings = replace(scenario.node, node=name, task=engine.task, signed=engine.signed)
-        return NodeActor(self._place, NodeDisk(MemoryNodeStore()), workshop, settings, scenario.stragglers)
+        return NodeActor(self._place, NodeDisk(MemoryNodeStore()), setup, settings, scenario.stragglers)
 
     # --- the result -------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from edge_node.engine.events import AnnouncementReceived, CoordinatorStateReceiv
 from edge_node.engine.machine import NodeMachine, NodeSettings
 from edge_node.runtime.executor import NodeExecutor, NodeParts
 from edge_node.runtime.inbound import Inbound as NodeInbound
-from edge_node.training.worker import Workshop
+from edge_node.training.worker import TrainingSetup
 from federation.protocol.messages import CoordinatorState, RoundAnnouncement
 from federation.protocol.signing import Reader, Writer
 from federation.protocol.topics import Topics
@@ -30,9 +30,9 @@ from federation.runtime.transport import MessageReceived
 from federation.types import ModelVersion, NodeId
 from fedmq.simulation.protocol.actors import Actor, Life, Surroundings
 from fedmq.simulation.protocol.checker import Checker
+from fedmq.simulation.protocol.keys import SimKey, SimKeys
 from fedmq.simulation.world.clock import World
 from fedmq.simulation.world.disks import CoordinatorDisk, NodeDisk
-from fedmq.simulation.world.keys import SimKey, SimKeys
 from fedmq.simulation.world.network import SimNetwork
 from fedmq.simulation.world.trainer import SimTrainer, Stragglers
 from fedmq.simulation.world.transport import SimTransport
@@ -175,14 +175,14 @@ class NodeActor(Actor):
     """One edge node over its restarts."""
 
     def __init__(
-        self, place: Place, disk: NodeDisk, workshop: Workshop, settings: NodeSettings, stragglers: Stragglers
+        self, place: Place, disk: NodeDisk, setup: TrainingSetup, settings: NodeSettings, stragglers: Stragglers
     ) -> None:
-        super().__init__(workshop.node, place.surroundings, crash=place.surroundings.dice.plan.node_crash)
-        self._place, self.disk, self._workshop, self._settings = place, disk, workshop, settings
+        super().__init__(setup.node, place.surroundings, crash=place.surroundings.dice.plan.node_crash)
+        self._place, self.disk, self._setup, self._settings = place, disk, setup, settings
         self._stragglers = stragglers
-        self._rng = place.surroundings.rng(f"{workshop.node}/time")
+        self._rng = place.surroundings.rng(f"{setup.node}/time")
         self._factor = stragglers.train_s * stragglers.node_factor(self._rng)
-        self._session = SessionSettings(client_id=workshop.node)
+        self._session = SessionSettings(client_id=setup.node)
         self._shared = {place.topics.round, place.topics.coordinator_state}
         self._reader = Reader(place.topics, place.keys)
         self._first = True
@@ -206,18 +206,16 @@ class NodeActor(Actor):
         if not self._first:
             self.disk.reopen(keeps_model=not self._dice.happens(MODEL_LOSS))
         self._first = False
-        place, store, node = self._place, self.disk.store, self._workshop.node
+        place, store, node = self._place, self.disk.store, self._setup.node
         topics, key = place.topics, place.key(node)
         will = node_will(Writer(topics, key), node, store)
         receive = self.receiver()
         transport = SimTransport(place.network, self._session, receive, will=will)
         for topic_filter in topics.node_subscriptions(node):
             transport.subscribe(topic_filter)
-        trainer = SimTrainer(self._world, self._workshop, self._duration_s, receive)
+        trainer = SimTrainer(self._world, self._setup, self._duration_s, receive)
         executor = NodeExecutor(
-            NodeParts(
-                workshop=self._workshop, store=store, trainer=trainer, transport=transport, topics=topics, signer=key
-            )
+            NodeParts(setup=self._setup, store=store, trainer=trainer, transport=transport, topics=topics, signer=key)
         )
         rng = self.surroundings.rng(f"{node}/{store.incarnation}").random
         machine = NodeMachine(self._settings, store.incarnation, executor.recovered(), rng=rng)
@@ -233,7 +231,7 @@ class NodeActor(Actor):
     def after(self, effect: Any, events: list[Any]) -> None:
         """Watch what it has done."""
         del effect
-        self._place.checker.node_did(self._workshop.node, events)
+        self._place.checker.node_did(self._setup.node, events)
 
     def _translate(self, item: object) -> Any:
         # What everybody is told is the same value for everybody: decoded once, not by each of a thousand nodes.

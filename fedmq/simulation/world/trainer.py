@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from edge_node.training.evaluation import EvaluationJob
-from edge_node.training.worker import TrainingJob, Workshop, evaluated, training_event
+from edge_node.training.worker import TrainingJob, TrainingSetup, evaluated, training_event
 from federation.errors import ConfigError
 from federation.types import RoundId
 from fedmq.simulation.world.clock import World
@@ -89,15 +89,15 @@ class SimTrainer:
 
     Args:
         world: Time.
-        workshop: The task and who trains it.
+        setup: The task and who trains it.
         duration_s: Draws how long the next job takes, in seconds.
         post: Takes the result.
     """
 
     def __init__(
-        self, world: World, workshop: Workshop, duration_s: Callable[[], float], post: Callable[..., None]
+        self, world: World, setup: TrainingSetup, duration_s: Callable[[], float], post: Callable[..., None]
     ) -> None:
-        self._world, self._workshop = world, workshop
+        self._world, self._setup = world, setup
         self._duration_s, self._post = duration_s, post
         self._running: _Running | None = None
         self._waiting: _Running | None = None
@@ -119,7 +119,7 @@ class SimTrainer:
     def _evaluated(self, job: EvaluationJob, took_s: float) -> None:
         if not self._closed:
             watch = _Stopwatch([0.0, took_s])
-            self._post(evaluated(self._workshop, job, watch))
+            self._post(evaluated(self._setup, job, watch))
 
     def stop(self, round_id: RoundId) -> None:
         """Ask the job of this round to give up."""
@@ -149,7 +149,7 @@ class SimTrainer:
             return
         self._running, waiting, self._waiting = None, self._waiting, None
         watch = _Stopwatch([0.0, running.took_s])
-        event = training_event(self._workshop, running.job, lambda: running.stopped, watch)
+        event = training_event(self._setup, running.job, lambda: running.stopped, watch)
         if waiting is not None:
             self._begin(waiting)
         self._post(event)

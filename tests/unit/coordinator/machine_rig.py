@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from coordinator.engine import effects, events, heard
+from coordinator.engine import effects, events
 from coordinator.engine.effects import Effect, Note
 from coordinator.engine.events import Event
 from coordinator.engine.machine import CoordinatorMachine
@@ -355,7 +355,7 @@ class Rig:
             state = messages.CoordinatorState(
                 presence=presence, run=run, epoch=Epoch(epoch), protocol_min=1, protocol_max=1
             )
-        return self.tell(heard.CoordinatorStateHeard(state=state, retained=retained))
+        return self.tell(events.CoordinatorStateHeard(state=state, retained=retained))
 
     def state(self, node: str, presence: Presence = Presence.ONLINE, **changes: object) -> list[Effect]:
         plain = NodeState(

@@ -1,6 +1,6 @@
 """Who came and who was absent is read from the machine's notes, and saved together."""
 
-from coordinator.monitoring.attendance import PAUSE_S, AttendanceNotes
+from coordinator.monitoring.attendance import PAUSE_S, AttendanceRecorder
 from coordinator.records import Attendance
 from federation.errors import StorageError
 from federation.types import Incarnation, NodeId
@@ -21,7 +21,7 @@ class Kept:
 
 def test_births_declines_and_silence_are_saved_together() -> None:
     store = Kept()
-    notes = AttendanceNotes(store)
+    notes = AttendanceRecorder(store)
     notes.hear("round_announced", {"round": 1})
     notes.look(1.0)
     assert store.saved == []
@@ -45,7 +45,7 @@ def test_births_declines_and_silence_are_saved_together() -> None:
 
 def test_a_crowd_costs_one_save_a_second() -> None:
     store = Kept()
-    notes = AttendanceNotes(store)
+    notes = AttendanceRecorder(store)
     assert notes.due() is None
     for incarnation, now in enumerate((5.0, 5.0 + PAUSE_S / 2, 5.0 + PAUSE_S), start=1):
         notes.hear("node_online", {"node": "a", "incarnation": incarnation})
@@ -56,7 +56,7 @@ def test_a_crowd_costs_one_save_a_second() -> None:
 
 def test_what_a_full_disk_refused_is_saved_later() -> None:
     store = Kept()
-    notes = AttendanceNotes(store)
+    notes = AttendanceRecorder(store)
     notes.hear("lease_expired", {"node": "a", "round": 3})
     store.fails = True
     notes.write()

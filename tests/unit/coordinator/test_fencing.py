@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordinator.engine import effects, heard
+from coordinator.engine import effects, events
 from coordinator.engine.effects import PublishModel
 from federation.protocol.messages import Presence
 from federation.types import RunId
@@ -98,7 +98,7 @@ def test_messages_that_the_broker_drops_are_an_alarm() -> None:
     """What it had dropped before we came is no news."""
     rig = Rig()
     rig.start("ann", "bob")
-    dropped = [rig.tell(heard.BrokerDropped(total=total)) for total in (7, 7, 9, 9, 12)]
+    dropped = [rig.tell(events.BrokerDropped(total=total)) for total in (7, 7, 9, 9, 12)]
     assert [transcript(effects, notes=True) for effects in dropped] == [
         [],
         [],
@@ -107,5 +107,5 @@ def test_messages_that_the_broker_drops_are_an_alarm() -> None:
         ["note broker_drops"],
     ]
     assert rig.machine.counters == {"broker_dropped": 5}
-    rig.tell(heard.BrokerDropped(total=1))  # the broker has been restarted
-    assert transcript(rig.tell(heard.BrokerDropped(total=2)), notes=True) == ["note broker_drops"]
+    rig.tell(events.BrokerDropped(total=1))  # the broker has been restarted
+    assert transcript(rig.tell(events.BrokerDropped(total=2)), notes=True) == ["note broker_drops"]

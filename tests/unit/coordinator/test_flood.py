@@ -1,6 +1,6 @@
 """A node that sends too much is cut off, and nobody else is."""
 
-from coordinator.runtime.rate_limit import BURST_MESSAGES, MESSAGES_PER_S, NODES_MAX, Flood
+from coordinator.runtime.rate_limit import BURST_MESSAGES, MESSAGES_PER_S, NODES_MAX, RateLimit
 from federation.types import NodeId
 
 LOUD, QUIET = NodeId("loud"), NodeId("quiet")
@@ -14,25 +14,25 @@ class Clock:
 
 
 def test_a_flood_costs_its_sender_only() -> None:
-    flood = Flood(Clock())
-    admitted = sum(flood.admits(LOUD) for _ in range(int(BURST_MESSAGES) + 500))
+    rate_limit = RateLimit(Clock())
+    admitted = sum(rate_limit.admits(LOUD) for _ in range(int(BURST_MESSAGES) + 500))
     assert admitted == BURST_MESSAGES
-    assert flood.admits(QUIET)
+    assert rate_limit.admits(QUIET)
 
 
 def test_a_node_is_heard_again_at_its_pace() -> None:
     clock = Clock()
-    flood = Flood(clock)
-    while flood.admits(LOUD):
+    rate_limit = RateLimit(clock)
+    while rate_limit.admits(LOUD):
         pass
     clock.now += 0.125
-    assert sum(flood.admits(LOUD) for _ in range(1_000)) == int(MESSAGES_PER_S * 0.125)
+    assert sum(rate_limit.admits(LOUD) for _ in range(1_000)) == int(MESSAGES_PER_S * 0.125)
     clock.now += 3_600.0
-    assert sum(flood.admits(LOUD) for _ in range(5_000)) == BURST_MESSAGES
+    assert sum(rate_limit.admits(LOUD) for _ in range(5_000)) == BURST_MESSAGES
 
 
 def test_invented_names_do_not_fill_the_memory() -> None:
-    flood = Flood(Clock())
+    rate_limit = RateLimit(Clock())
     for number in range(NODES_MAX + 1):
-        assert flood.admits(NodeId(str(number)))
-    assert len(flood._left) <= NODES_MAX
+        assert rate_limit.admits(NodeId(str(number)))
+    assert len(rate_limit._left) <= NODES_MAX

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from coordinator.engine import events
-from coordinator.engine.heard import BrokerDropped, CoordinatorStateHeard, MessageRefused
+from coordinator.engine.events import BrokerDropped, CoordinatorStateHeard, MessageRefused
 from coordinator.records import Verdict
 from coordinator.runtime.connections import DROPPED_TOPIC
 from coordinator.runtime.inbound import Inbound

@@ -2,7 +2,7 @@
 
 from coordinator.engine.effects import Effect, Stop
 from coordinator.engine.events import Event
-from coordinator.monitoring.lookout import Lookout
+from coordinator.monitoring.lookout import WatchedMachine
 
 
 class Machine:
@@ -33,18 +33,18 @@ class Watcher:
 
 def test_a_watcher_that_has_something_left_to_say_wakes_the_driver() -> None:
     machine, one, two = Machine(), Watcher(), Watcher()
-    lookout = Lookout(machine, lambda: None, lambda: 7.0, (one, two))
-    assert lookout.deadline() == 50.0
+    watched = WatchedMachine(machine, lambda: None, lambda: 7.0, (one, two))
+    assert watched.deadline() == 50.0
     two.wanted = 8.0
-    assert lookout.deadline() == 8.0
+    assert watched.deadline() == 8.0
     machine.due = two.wanted = None
-    assert lookout.deadline() is None
-    assert lookout.handle(None, 3.0) == [Stop(reason="None at 3")]
+    assert watched.deadline() is None
+    assert watched.handle(None, 3.0) == [Stop(reason="None at 3")]
 
 
 def test_watchers_look_after_what_was_settled_and_write_at_the_end() -> None:
     one, settled = Watcher(), list[int]()
-    lookout = Lookout(Machine(), lambda: settled.append(len(one.looks)), lambda: 7.0, (one,))
-    lookout.settle()
-    lookout.close()
+    watched = WatchedMachine(Machine(), lambda: settled.append(len(one.looks)), lambda: 7.0, (one,))
+    watched.settle()
+    watched.close()
     assert (settled, one.looks, one.written) == ([0], [7.0], 1)

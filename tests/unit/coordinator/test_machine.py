@@ -6,7 +6,7 @@ from coordinator.engine import effects, events, registry
 from coordinator.engine.announcer import round_seed
 from coordinator.engine.assignments import LEASE_RESTARTS_MAX
 from coordinator.engine.effects import Note, PublishAnnouncement, SendCommand
-from coordinator.engine.heard import MessageRefused
+from coordinator.engine.events import MessageRefused
 from coordinator.engine.machine import FINISH_WAIT_S, STORAGE_RETRY_MAX_S
 from coordinator.engine.transfers import TRANSFER_IDLE_S
 from coordinator.engine.versions import EVALUATIONS_MAX

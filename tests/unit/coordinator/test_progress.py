@@ -4,12 +4,12 @@ from collections.abc import Iterable
 
 import pytest
 
-from coordinator.engine.early_stopping import Goal, Progress, Source, StoppingSettings, goal_of
+from coordinator.engine.early_stopping import EarlyStopping, Goal, Source, StoppingSettings, goal_of
 from federation.types import ModelVersion
 
 
-def after(settings: StoppingSettings, values: Iterable[float], metric: str = "accuracy") -> Progress:
-    progress = Progress(settings)
+def after(settings: StoppingSettings, values: Iterable[float], metric: str = "accuracy") -> EarlyStopping:
+    progress = EarlyStopping(settings)
     for version, value in enumerate(values, start=1):
         progress.observe(Source.CENTRAL, ModelVersion(version), {metric: value}, kept=True)
     return progress
@@ -43,7 +43,7 @@ def test_a_patience_of_zero_never_ends_a_run() -> None:
 
 
 def test_only_the_chosen_source_and_the_chosen_metric_count() -> None:
-    progress = Progress(StoppingSettings(source=Source.NODES, metric="f1", patience=1))
+    progress = EarlyStopping(StoppingSettings(source=Source.NODES, metric="f1", patience=1))
     assert not progress.observe(Source.CENTRAL, ModelVersion(1), {"f1": 1.0}, kept=True)
     assert not progress.observe(Source.NODES, ModelVersion(2), {"accuracy": 1.0}, kept=True)
     assert progress.observe(Source.NODES, ModelVersion(3), {"f1": 0.2}, kept=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordinator.runtime.group_commit import Settlement
+from coordinator.runtime.group_commit import GroupCommit
 from federation.errors import StorageError
 
 
@@ -24,41 +24,41 @@ class _World:
 
 def test_nothing_is_said_before_the_disk_has_it_and_then_in_order() -> None:
     world = _World()
-    settlement = Settlement(world, world, world)
-    settlement.control.publish("round", b"1", retain=True)
-    settlement.data.publish("model", b"2")
-    settlement.control.publish("tel", b"3", qos=0)
+    commits = GroupCommit(world, world, world)
+    commits.control.publish("round", b"1", retain=True)
+    commits.data.publish("model", b"2")
+    commits.control.publish("tel", b"3", qos=0)
     assert world.diary == []
-    settlement.settle()
+    commits.settle()
     assert world.diary == ["sync", "round 1 1 True", "model 2 1 False", "tel 3 0 False"]
 
 
 def test_everything_is_said_once() -> None:
     world = _World()
-    settlement = Settlement(world, world, world)
-    settlement.control.publish("round", b"1")
-    settlement.settle()
-    settlement.settle()
+    commits = GroupCommit(world, world, world)
+    commits.control.publish("round", b"1")
+    commits.settle()
+    commits.settle()
     assert world.diary == ["sync", "round 1 1 False", "sync"]
 
 
 def test_a_disk_that_fails_leaves_everything_unsaid() -> None:
     world = _World()
-    settlement = Settlement(world, world, world)
-    settlement.control.publish("round", b"1")
+    commits = GroupCommit(world, world, world)
+    commits.control.publish("round", b"1")
     world.broken = True
     with pytest.raises(StorageError):
-        settlement.settle()
+        commits.settle()
     assert world.diary == []
 
 
 def test_a_failpoint_is_passed_when_what_precedes_it_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
     world = _World()
     monkeypatch.setattr("coordinator.runtime.group_commit.failpoint", lambda name: world.diary.append(f"passed {name}"))
-    settlement = Settlement(world, world, world)
-    settlement.control.publish("round", b"1")
-    settlement.passing("after")
-    settlement.control.publish("round", b"2")
+    commits = GroupCommit(world, world, world)
+    commits.control.publish("round", b"1")
+    commits.passing("after")
+    commits.control.publish("round", b"2")
     assert world.diary == []
-    settlement.settle()
+    commits.settle()
     assert world.diary == ["sync", "round 1 1 False", "passed after", "round 2 1 False"]

@@ -8,7 +8,7 @@ import pytest
 
 from coordinator.engine.early_stopping import Goal, Source, StoppingSettings
 from coordinator.monitoring import status
-from coordinator.monitoring.run_progress import STOPPING, Best, read_standing, write_stopping
+from coordinator.monitoring.run_progress import STOPPING, Best, read_run_progress, write_stopping
 from coordinator.records import NodeResult, RoundRecord
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import Figures
@@ -45,7 +45,7 @@ def test_a_run_without_evaluations_says_nothing_of_a_best_version(
     store: SqliteStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert store.best() is None
-    assert read_standing(tmp_path) is None
+    assert read_run_progress(tmp_path) is None
     assert "best" not in shown(tmp_path, capsys)
     status.show_status(tmp_path, as_json=True)
     told = json.loads(capsys.readouterr().out)
@@ -87,9 +87,9 @@ def test_a_run_that_stopped_early_says_so_and_one_with_all_its_versions_does_not
     write_stopping(tmp_path, StoppingSettings(patience=2), versions=20)
     assert "stopped early: 2 evaluations in a row without improvement" in shown(tmp_path, capsys)
     write_stopping(tmp_path, StoppingSettings(patience=2), versions=3)
-    standing = read_standing(tmp_path)
-    assert standing is not None
-    assert not standing.stopped_early
+    run_progress = read_run_progress(tmp_path)
+    assert run_progress is not None
+    assert not run_progress.stopped_early
 
 
 def test_the_nodes_evaluations_are_the_ones_that_count_where_the_settings_say_so(
@@ -103,11 +103,11 @@ def test_the_nodes_evaluations_are_the_ones_that_count_where_the_settings_say_so
     )
     settings = StoppingSettings(source=Source.NODES, metric="distance", goal=Goal.MIN)
     write_stopping(tmp_path, settings, versions=0)
-    assert read_standing(tmp_path) is None
+    assert read_run_progress(tmp_path) is None
     store.close_evaluation(ModelVersion(1))
-    standing = read_standing(tmp_path)
-    assert standing is not None
-    assert standing.best == Best(version=ModelVersion(1), metric="distance", value=0.75)
+    run_progress = read_run_progress(tmp_path)
+    assert run_progress is not None
+    assert run_progress.best == Best(version=ModelVersion(1), metric="distance", value=0.75)
 
 
 def test_a_disk_that_is_full_or_a_file_that_is_damaged_is_borne(store: SqliteStore, tmp_path: Path) -> None:
@@ -115,6 +115,6 @@ def test_a_disk_that_is_full_or_a_file_that_is_damaged_is_borne(store: SqliteSto
     write_stopping(tmp_path / "absent", StoppingSettings(), versions=1)
     for text in ("", "[]", "{}", '{"versions": 1, "stopping": {"source": "elsewhere", "goal": null}}'):
         (tmp_path / STOPPING).write_text(text)
-        standing = read_standing(tmp_path)
-        assert standing is not None
-        assert standing.best == Best(version=ModelVersion(1), metric="accuracy", value=0.75)
+        run_progress = read_run_progress(tmp_path)
+        assert run_progress is not None
+        assert run_progress.best == Best(version=ModelVersion(1), metric="accuracy", value=0.75)

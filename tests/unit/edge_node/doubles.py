@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edge_node.training.evaluation import EvaluationJob
-from edge_node.training.worker import TrainingJob, Workshop
+from edge_node.training.worker import TrainingJob, TrainingSetup
 from federation.errors import PayloadTooLarge
 from federation.protocol.chunking import payload_digest
 from federation.protocol.cohort import EVERYONE
@@ -62,8 +62,8 @@ class ToyTask:
 MANIFEST = Manifest.of(tensors(), ToyTask().roles())
 
 
-def workshop(task: ToyTask | None = None, norm_max: float | None = None) -> Workshop:
-    return Workshop(node=NODE, task=task or ToyTask(), manifest=MANIFEST, norm_max=norm_max)
+def training_setup(task: ToyTask | None = None, norm_max: float | None = None) -> TrainingSetup:
+    return TrainingSetup(node=NODE, task=task or ToyTask(), manifest=MANIFEST, norm_max=norm_max)
 
 
 def vectors(value: float = 0.0) -> Vectors:

@@ -45,8 +45,8 @@ def config(tmp_path: Path, function: str = "build", line: str = "pass", **flags:
 
 
 def test_workshop_knows_the_model(tmp_path: Path) -> None:
-    workshop = build_workshop(config(tmp_path, training__update_norm_max=2.0))
-    assert (workshop.node, workshop.manifest.parameter_count, workshop.norm_max) == ("pi-3", 7, 2.0)
+    setup = build_workshop(config(tmp_path, training__update_norm_max=2.0))
+    assert (setup.node, setup.manifest.parameter_count, setup.norm_max) == ("pi-3", 7, 2.0)
 
 
 def test_task_is_prepared_before_its_first_round(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from edge_node.storage.memory_store import MemoryNodeStore
 from edge_node.storage.model_file import pack_model, read_model
 from edge_node.storage.store import HeldModel
 from edge_node.training.adoption import compose, initial_model
-from edge_node.training.worker import TrainingJob, Workshop, run_round
+from edge_node.training.worker import TrainingJob, TrainingSetup, run_round
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import (
     ModelPart,
@@ -58,7 +58,7 @@ class WideTask(ToyTask):
         return TrainResult(parameters={"weight": weight + moved}, num_examples=3)
 
 
-WORKSHOP = Workshop(node=NODE, task=WideTask(), manifest=MANIFEST)
+SETUP = TrainingSetup(node=NODE, task=WideTask(), manifest=MANIFEST)
 
 
 def change(seed: int) -> Vectors:
@@ -102,29 +102,29 @@ def deltas(first: int, last: int) -> list[tuple[ModelPart, bytes]]:
 
 def held(version: int) -> HeldModel:
     """A node that has followed from the start."""
-    return compose(ref(version), deltas(1, version), None, WORKSHOP, averaging=True)
+    return compose(ref(version), deltas(1, version), None, SETUP, averaging=True)
 
 
 def test_the_average_follows_the_deltas_from_the_seed_on() -> None:
     np.testing.assert_array_equal(held(3).average, reached(3)[1])
-    further = compose(ref(5), deltas(4, 5), held(3), WORKSHOP, averaging=True)
+    further = compose(ref(5), deltas(4, 5), held(3), SETUP, averaging=True)
     np.testing.assert_array_equal(further.average, reached(5)[1])
-    first = initial_model(ref(0), WORKSHOP, averaging=True)
+    first = initial_model(ref(0), SETUP, averaging=True)
     assert first.average is not None
-    np.testing.assert_array_equal(compose(ref(2), deltas(1, 2), first, WORKSHOP, averaging=True).average, reached(2)[1])
+    np.testing.assert_array_equal(compose(ref(2), deltas(1, 2), first, SETUP, averaging=True).average, reached(2)[1])
 
 
 def test_a_keyframe_on_the_way_ends_it_unless_it_is_version_0() -> None:
     key = [part(PartKind.KEYFRAME, 2, reached(2)[0]), *deltas(3, 3)]
-    assert compose(ref(3), key, held(1), WORKSHOP, averaging=True).average is None
+    assert compose(ref(3), key, held(1), SETUP, averaging=True).average is None
     zero = [part(PartKind.KEYFRAME, 0, reached(0)[0]), *deltas(1, 2)]
-    np.testing.assert_array_equal(compose(ref(2, None), zero, None, WORKSHOP, averaging=True).average, reached(2)[1])
+    np.testing.assert_array_equal(compose(ref(2, None), zero, None, SETUP, averaging=True).average, reached(2)[1])
 
 
 def test_a_codec_without_a_context_costs_no_memory() -> None:
-    assert compose(ref(2), deltas(1, 2), None, WORKSHOP).average is None
-    assert compose(ref(4), deltas(4, 4), held(3), WORKSHOP).average is None
-    assert initial_model(ref(0), WORKSHOP).average is None
+    assert compose(ref(2), deltas(1, 2), None, SETUP).average is None
+    assert compose(ref(4), deltas(4, 4), held(3), SETUP).average is None
+    assert initial_model(ref(0), SETUP).average is None
 
 
 def test_a_damaged_average_is_not_read_and_the_model_is(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def job(average: NDArray[np.float32] | None, codec: str = CODEC) -> TrainingJob:
 
 def test_a_round_is_coded_with_the_classes_of_its_base() -> None:
     """FED-59."""
-    finished = run_round(WORKSHOP, job(reached(3)[1]), never, FakeClock())
+    finished = run_round(SETUP, job(reached(3)[1]), never, FakeClock())
     context = Context.of(reached(3)[1])
     assert finished.codec == CODEC
     assert finished.token.context.digest == context.digest  # type: ignore[attr-defined]
@@ -177,7 +177,7 @@ def test_a_round_is_coded_with_the_classes_of_its_base() -> None:
 
 def test_a_slow_link_lowers_the_rate_and_keeps_the_context() -> None:
     slow = replace(job(reached(3)[1]), payload_bytes_max=500)
-    finished = run_round(WORKSHOP, slow, never, FakeClock())
+    finished = run_round(SETUP, slow, never, FakeClock())
     assert CodecSpec.parse(finished.codec).bpp == pytest.approx(8 * 500 / SIDE**2, rel=1e-3)
     assert finished.token.context is not None  # type: ignore[attr-defined]
 
@@ -189,7 +189,7 @@ def test_a_slow_link_lowers_the_rate_and_keeps_the_context() -> None:
 def test_without_an_average_or_when_it_is_not_asked_for_the_frame_is_plain(
     average: NDArray[np.float32] | None, codec: str
 ) -> None:
-    finished = run_round(WORKSHOP, job(average, codec), never, FakeClock())
+    finished = run_round(SETUP, job(average, codec), never, FakeClock())
     assert finished.token.context is None  # type: ignore[attr-defined]
     assert decode(finished.frame, MANIFEST).parameters.any()
 
@@ -198,7 +198,7 @@ def saved() -> tuple[NodeExecutor, MemoryNodeStore, bytes]:
     """A node whose outbox has an update that was coded with a context; its model has moved on since."""
     store, trainer = MemoryNodeStore(), RecordingTrainer()
     parts = NodeParts(
-        workshop=WORKSHOP,
+        setup=SETUP,
         store=store,
         trainer=trainer,
         transport=RecordingTransport(),
@@ -207,7 +207,7 @@ def saved() -> tuple[NodeExecutor, MemoryNodeStore, bytes]:
     executor = NodeExecutor(parts)
     executor.execute(AdoptModel(model=ref(2), parts=tuple(deltas(1, 2)), averaging=True))
     executor.execute(StartTraining(announcement=replace(announcement(codec=CODEC), model=ref(2))))
-    result = run_round(WORKSHOP, trainer.jobs[-1], never, FakeClock())
+    result = run_round(SETUP, trainer.jobs[-1], never, FakeClock())
     offer = UpdateOffer(
         run=RUN,
         round=RoundId(7),

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from edge_node.config import NodeConfig, read_config
-from edge_node.doctor import (
+from edge_node.setup.doctor import (
     Finding,
     Verdict,
     check_certificate,
@@ -21,8 +21,8 @@ from edge_node.doctor import (
     examine,
     judge_visit,
 )
+from edge_node.setup.visit import Visit
 from edge_node.storage.state_folder import StateFolder
-from edge_node.visit import Visit
 from federation.identity.certificates import Purpose, new_authority, new_identity
 from federation.protocol.messages import CoordinatorState, Presence
 from federation.runtime.address import BrokerAddress

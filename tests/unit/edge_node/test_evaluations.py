@@ -8,7 +8,7 @@ import pytest
 from edge_node.engine.events import EvaluationFinished, ModelReady
 from edge_node.training.adoption import manifest_of
 from edge_node.training.evaluation import EvaluationJob, evaluation_event
-from edge_node.training.worker import Workshop, evaluated
+from edge_node.training.worker import TrainingSetup, evaluated
 from federation.errors import TaskError
 from federation.protocol.cohort import NOBODY
 from federation.protocol.limits import INT64_MAX
@@ -317,10 +317,10 @@ def test_a_model_with_control_variates_is_evaluated_without_them_and_with_what_t
             self.kept = state
 
     task = Keeping(TaskContext(node_index=0, node_count=1), size=3)
-    workshop = Workshop(node=NodeId("ann"), task=task, manifest=manifest_of(task))
+    setup = TrainingSetup(node=NodeId("ann"), task=task, manifest=manifest_of(task))
     under = scaffolded(task)
     arrays = dict(under.initial_parameters(1))
-    manifest = with_controls(workshop.manifest)
+    manifest = with_controls(setup.manifest)
     job = EvaluationJob(
         run=RUN,
         version=ModelVersion(4),
@@ -329,8 +329,8 @@ def test_a_model_with_control_variates_is_evaluated_without_them_and_with_what_t
         manifest_digest=manifest.digest,
         state={"head": np.ones(1), "control.point": np.ones(3)},
     )
-    report = evaluated(workshop, job, Watch()).report
+    report = evaluated(setup, job, Watch()).report
     assert report.metrics == task.evaluate({"point": arrays["point"]})
     assert task.kept.keys() == {"head"}
-    plain = replace(job, model=workshop.manifest.flatten({"point": arrays["point"]}), manifest_digest=b"")
-    assert evaluated(workshop, plain, Watch()).report.metrics == report.metrics
+    plain = replace(job, model=setup.manifest.flatten({"point": arrays["point"]}), manifest_digest=b"")
+    assert evaluated(setup, plain, Watch()).report.metrics == report.metrics

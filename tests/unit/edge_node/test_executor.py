@@ -53,8 +53,8 @@ from tests.unit.edge_node.doubles import (
     announcement,
     model_ref,
     part,
+    training_setup,
     vectors,
-    workshop,
 )
 from update_codec import decode
 
@@ -74,7 +74,7 @@ class Rig:
     def __post_init__(self) -> None:
         self.executor = NodeExecutor(
             NodeParts(
-                workshop=workshop(),
+                setup=training_setup(),
                 store=self.store,
                 trainer=self.trainer,
                 transport=self.transport,
@@ -90,7 +90,7 @@ class Rig:
     def train(self, round_number: int = 7, codec: str = "deadzone(bpp=2,feedback=1)") -> FinishedTraining:
         """Start a training and do the worker's work here."""
         assert list(self.executor.execute(StartTraining(announcement=announcement(round_number, codec=codec)))) == []
-        return run_round(workshop(), self.trainer.jobs[-1], lambda: False, FakeClock())
+        return run_round(training_setup(), self.trainer.jobs[-1], lambda: False, FakeClock())
 
     def save(self, result: FinishedTraining, codec: str = "deadzone(bpp=2,feedback=1)") -> list[object]:
         return list(self.executor.execute(SaveOutbox(offer=offer(result.frame, result.round, codec), result=result)))
@@ -215,8 +215,8 @@ def test_training_starts_from_the_held_model_and_the_residual(rig: Rig) -> None:
 def test_a_residual_counts_less_after_versions_without_this_node(rig: Rig) -> None:
     rig.adopt(4)
     rig.save(rig.train(7))
-    aging = replace(workshop(), aging=ResidualAging(decay=0.5))
-    parts = NodeParts(workshop=aging, store=rig.store, trainer=rig.trainer, transport=rig.transport, topics=TOPICS)
+    aging = replace(training_setup(), aging=ResidualAging(decay=0.5))
+    parts = NodeParts(setup=aging, store=rig.store, trainer=rig.trainer, transport=rig.transport, topics=TOPICS)
     rig.executor = NodeExecutor(parts)
     shares = []
     for version in (5, 7):
@@ -230,8 +230,8 @@ def test_a_residual_ages_on_the_disk_over_a_restart_and_then_expires(tmp_path: P
     def start() -> tuple[SqliteNodeStore, RecordingTrainer, Rig]:
         store, trainer = SqliteNodeStore(tmp_path / "state"), RecordingTrainer()
         rig = Rig(trainer=trainer)
-        aging = replace(workshop(), aging=ResidualAging(decay=0.5, versions_max=5))
-        parts = NodeParts(workshop=aging, store=store, trainer=trainer, transport=rig.transport, topics=TOPICS)
+        aging = replace(training_setup(), aging=ResidualAging(decay=0.5, versions_max=5))
+        parts = NodeParts(setup=aging, store=store, trainer=trainer, transport=rig.transport, topics=TOPICS)
         rig.executor = NodeExecutor(parts)
         return store, trainer, rig
 

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import serialization
 
 from edge_node.app import node_trust
 from edge_node.config import read_config
-from edge_node.join import ask, install
+from edge_node.setup.join import ask, install
 from federation.errors import ConfigError
 from federation.identity.bundle import Bundle, encode_bundle
 from federation.identity.certificates import Purpose, issue, new_authority, new_identity

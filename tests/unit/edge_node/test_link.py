@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from edge_node.engine.uplink import LEFT_SHARE, UPLOAD_SHARE, Uplink
-from edge_node.training.rate import BPP_MIN, LINK_BYTES_MIN, PROBE_BYTES, within
+from edge_node.training.update import BPP_MIN, LINK_BYTES_MIN, PROBE_BYTES, within
 from update_codec import CodecSpec, Manifest, encode
 
 EDGE = CodecSpec.parse("edge")

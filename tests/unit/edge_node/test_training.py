@@ -20,7 +20,7 @@ from federation.runtime.transport import Inbox
 from federation.task import Array, Stop
 from federation.testing.clock import FakeClock
 from federation.types import RoundId
-from tests.unit.edge_node.doubles import MANIFEST, RUN, ToyTask, announcement, vectors, workshop
+from tests.unit.edge_node.doubles import MANIFEST, RUN, ToyTask, announcement, training_setup, vectors
 from update_codec import CodecSpec, decode
 
 LIMIT_S = 20.0
@@ -46,7 +46,7 @@ def never() -> bool:
 
 
 def test_round_gives_the_encoded_difference_and_its_numbers() -> None:
-    finished = run_round(workshop(), job(), never, StepClock())
+    finished = run_round(training_setup(), job(), never, StepClock())
     np.testing.assert_array_equal(decode(finished.frame, MANIFEST).parameters[:12], np.ones(12, np.float32))
     assert (finished.round, finished.run, finished.num_examples) == (7, RUN, 10)
     assert (finished.metrics, finished.train_s) == ({"loss": 0.5}, 2.0)
@@ -55,11 +55,11 @@ def test_round_gives_the_encoded_difference_and_its_numbers() -> None:
 
 def test_a_slow_uplink_lowers_the_rate_of_a_codec_with_feedback_and_the_result_says_so() -> None:
     slow = replace(job(codec="deadzone(bpp=8,feedback=1)"), payload_bytes_max=5)
-    assert CodecSpec.parse(run_round(workshop(), slow, never, StepClock()).codec).bpp == pytest.approx(40 / 15)
-    assert run_round(workshop(), replace(slow, payload_bytes_max=99), never, StepClock()).codec == (
+    assert CodecSpec.parse(run_round(training_setup(), slow, never, StepClock()).codec).bpp == pytest.approx(40 / 15)
+    assert run_round(training_setup(), replace(slow, payload_bytes_max=99), never, StepClock()).codec == (
         "deadzone(bpp=8,feedback=1)"
     )
-    assert run_round(workshop(), replace(job(), payload_bytes_max=5), never, StepClock()).codec == "lossless"
+    assert run_round(training_setup(), replace(job(), payload_bytes_max=5), never, StepClock()).codec == "lossless"
 
 
 def test_base_model_is_not_changed_by_a_task_that_trains_in_place() -> None:
@@ -68,7 +68,7 @@ def test_base_model_is_not_changed_by_a_task_that_trains_in_place() -> None:
 
     base = vectors()
     run_round(
-        workshop(ToyTask(change=in_place)),
+        training_setup(ToyTask(change=in_place)),
         TrainingJob(announcement=announcement(), base=base, residual=None),
         never,
         StepClock(),
@@ -77,7 +77,7 @@ def test_base_model_is_not_changed_by_a_task_that_trains_in_place() -> None:
 
 
 def test_clip_of_the_node_bounds_the_update() -> None:
-    finished = run_round(workshop(norm_max=0.5), job(), never, StepClock())
+    finished = run_round(training_setup(norm_max=0.5), job(), never, StepClock())
     assert np.linalg.norm(decode(finished.frame, MANIFEST).parameters) == pytest.approx(0.5, rel=1e-5)
 
 
@@ -90,13 +90,13 @@ def test_every_node_and_round_has_a_codec_seed_of_its_own(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(worker, "encode_update", spy)
     for round_number in (7, 7, 8):
-        run_round(workshop(), job(round_number), never, StepClock())
+        run_round(training_setup(), job(round_number), never, StepClock())
     assert seeds[0] == seeds[1] != seeds[2]
 
 
 def test_metrics_that_cannot_travel_are_left_out() -> None:
     metrics = {"loss": float("nan"), "x" * 100: 1.0} | {f"m{i}": 1.0 for i in range(40)}
-    finished = run_round(workshop(ToyTask(metrics=metrics)), job(), never, StepClock())
+    finished = run_round(training_setup(ToyTask(metrics=metrics)), job(), never, StepClock())
     assert "loss" not in finished.metrics
     assert len(finished.metrics) == METRICS_MAX
 
@@ -104,11 +104,11 @@ def test_metrics_that_cannot_travel_are_left_out() -> None:
 @pytest.mark.parametrize("count", [0, -1, True, 2.0, 2**53])
 def test_num_examples_that_is_no_weight_is_the_tasks_error(count: int) -> None:
     with pytest.raises(TaskError, match="num_examples"):
-        run_round(workshop(ToyTask(num_examples=count)), job(), never, StepClock())
+        run_round(training_setup(ToyTask(num_examples=count)), job(), never, StepClock())
 
 
 def test_unknown_codec_fails_the_round_with_its_name() -> None:
-    event = training_event(workshop(), job(codec="zip"), never, StepClock())
+    event = training_event(training_setup(), job(codec="zip"), never, StepClock())
     assert isinstance(event, TrainingFailed)
     assert "zip" in event.reason
 
@@ -117,7 +117,7 @@ def test_unknown_codec_fails_the_round_with_its_name() -> None:
     "raised", [RuntimeError("no memory"), SystemExit(3), KeyboardInterrupt(), TaskError("bad data")]
 )
 def test_whatever_a_task_raises_becomes_a_reason(raised: BaseException) -> None:
-    event = training_event(workshop(ToyTask(raises=raised)), job(), never, StepClock())
+    event = training_event(training_setup(ToyTask(raises=raised)), job(), never, StepClock())
     assert isinstance(event, TrainingFailed)
     assert str(raised) in event.reason
     assert len(event.reason.encode()) <= 200
@@ -131,13 +131,13 @@ class SpeechlessError(Exception):
 
 
 def test_an_exception_that_cannot_be_printed_does_not_end_the_worker() -> None:
-    event = training_event(workshop(ToyTask(raises=SpeechlessError())), job(), never, StepClock())
+    event = training_event(training_setup(ToyTask(raises=SpeechlessError())), job(), never, StepClock())
     assert isinstance(event, TrainingFailed)
     assert event.reason == "SpeechlessError"
 
 
 def test_stopped_training_makes_no_update() -> None:
-    event = training_event(workshop(), job(), lambda: True, StepClock())
+    event = training_event(training_setup(), job(), lambda: True, StepClock())
     assert event == TrainingFailed(round=RoundId(7), reason="stopped", run=RUN)
 
 
@@ -148,7 +148,7 @@ class Rig:
         self.inbox: Inbox = queue.Queue(100)
         self.running, self.release = threading.Event(), threading.Event()
         self.task = ToyTask(during=self._during)
-        self.trainer = ThreadTrainer(workshop(self.task), self.inbox, MonotonicClock())
+        self.trainer = ThreadTrainer(training_setup(self.task), self.inbox, MonotonicClock())
 
     def _during(self, stop: Stop) -> None:
         self.running.set()
@@ -225,7 +225,7 @@ def test_lost_result_is_said_and_the_next_one_arrives(monkeypatch: pytest.Monkey
             super().put(item, block, timeout)
 
     inbox = SmallInbox()
-    trainer = ThreadTrainer(workshop(), inbox, MonotonicClock())
+    trainer = ThreadTrainer(training_setup(), inbox, MonotonicClock())
     trainer.start(job(7))
     assert lost.wait(LIMIT_S)
     trainer.start(job(8))
@@ -246,7 +246,7 @@ def test_a_training_that_gives_no_sign_of_life_is_noticed_until_it_gives_one() -
         asked.release()
         steps.acquire(timeout=LIMIT_S)
 
-    trainer = ThreadTrainer(workshop(ToyTask(during=patient)), inbox, clock, stall_s=60.0)
+    trainer = ThreadTrainer(training_setup(ToyTask(during=patient)), inbox, clock, stall_s=60.0)
     clock.advance(1_000.0)
     assert trainer.gets_on  # nothing is trained: that may last
     trainer.start(job())

@@ -10,7 +10,7 @@ from coordinator.artifacts.plots.run import load_run
 from coordinator.cli import make_app
 from federation.errors import ConfigError
 from fedmq.simulation.experiment.cli import TrainOptions, build_experiment
-from fedmq.simulation.experiment.run_report import run_report
+from fedmq.simulation.experiment.experiment import run_report
 
 
 def test_the_report_of_a_simulation_says_what_its_result_says() -> None:

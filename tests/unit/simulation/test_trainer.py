@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edge_node.engine.events import TrainingFailed, TrainingFinished
-from edge_node.training.worker import TrainingJob, Workshop
+from edge_node.training.worker import TrainingJob, TrainingSetup
 from federation.errors import ConfigError
 from federation.protocol.messages import Cohort, ModelRef, RoundAnnouncement, TrainSettings
 from federation.task import TaskContext
@@ -50,8 +50,8 @@ class Bench:
     def __init__(self) -> None:
         self.world = World()
         self.seen: list[tuple[float, object]] = []
-        workshop = Workshop(node=NodeId("ann"), task=TASK, manifest=MANIFEST)
-        self.trainer = SimTrainer(self.world, workshop, lambda: 10.0, self._post)
+        setup = TrainingSetup(node=NodeId("ann"), task=TASK, manifest=MANIFEST)
+        self.trainer = SimTrainer(self.world, setup, lambda: 10.0, self._post)
 
     def _post(self, event: object) -> None:
         self.seen.append((self.world.now, event))

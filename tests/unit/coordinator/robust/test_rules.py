@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from coordinator.global_model.aggregation import Aggregated, AggregateLimits, Unusable, aggregate
 from coordinator.records import Member
 from coordinator.strategies.robust import RULES, RobustRule, Updates, assumed_attackers, make_rule
-from coordinator.strategies.robust.bulyan import select
+from coordinator.strategies.robust.krum import select
 from coordinator.strategies.strategy import Averaging, StrategySettings, make_strategy
 from federation.errors import ConfigError
 from federation.protocol.messages import Reason

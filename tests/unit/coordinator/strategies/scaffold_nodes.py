@@ -15,7 +15,7 @@ from coordinator.strategies.strategy import StrategySettings, make_strategy
 from edge_node.engine.effects import AdoptModel, SaveOutbox, SettleUpdate, StartTraining
 from edge_node.runtime.executor import NodeExecutor, NodeParts
 from edge_node.storage.memory_store import MemoryNodeStore
-from edge_node.training.worker import Workshop, run_round
+from edge_node.training.worker import TrainingSetup, run_round
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import ModelPart, PartKind, ReceiptStatus, TrainSettings, UpdateOffer
 from federation.protocol.topics import Topics
@@ -114,7 +114,7 @@ class Node:
     def __init__(self, index: int) -> None:
         self.index, self.name = index, NodeId(f"n{index}")
         task = SlopeTask(index)
-        self.workshop = Workshop(
+        self.setup = TrainingSetup(
             node=self.name, task=task, manifest=Manifest.of(dict(task.initial_parameters(0)), task.roles())
         )
         self.store = MemoryNodeStore()
@@ -129,7 +129,7 @@ class Node:
     def train(self, question: Question, model: Vectors) -> tuple[UpdateOffer, bytes]:
         """From the assignment to the saved update."""
         announcement = question.announcement
-        frame = encode(model, with_controls(self.workshop.manifest), CodecSpec.parse("lossless")).frame
+        frame = encode(model, with_controls(self.setup.manifest), CodecSpec.parse("lossless")).frame
         part = ModelPart(
             kind=PartKind.KEYFRAME,
             version=announcement.model.version,
@@ -139,7 +139,7 @@ class Node:
         )
         self.executor.execute(AdoptModel(model=announcement.model, parts=((part, frame),)))
         assert list(self.executor.execute(StartTraining(announcement=announcement))) == []
-        result = run_round(self.workshop, self.trainer.jobs[-1], lambda: False, FakeClock())
+        result = run_round(self.setup, self.trainer.jobs[-1], lambda: False, FakeClock())
         offer = UpdateOffer(
             run=announcement.run,
             round=announcement.round,
@@ -168,7 +168,7 @@ class Node:
     def _start(self) -> None:
         self.executor = NodeExecutor(
             NodeParts(
-                workshop=self.workshop,
+                setup=self.setup,
                 store=self.store,
                 trainer=self.trainer,
                 transport=RecordingTransport(),

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.runtime.notify import Notifier, watchdog_interval_s
-from federation.runtime.supervision import Supervision
+from federation.runtime.supervision import Notifier, Supervision, watchdog_interval_s
 from federation.runtime.transport import Inbox, InboxItem, TransportConnected, TransportDisconnected
 
 WAIT_S = 20.0

@@ -124,7 +124,7 @@ def test_a_round_sends_and_keeps_the_same_bytes(device: torch.device, codec: str
     task = DeviceTask()
     task.device = device
     ours, theirs = (
-        run_round(doubles.workshop(one, norm_max), replace(job, residual_share=0.5), never, StepClock())
+        run_round(doubles.training_setup(one, norm_max), replace(job, residual_share=0.5), never, StepClock())
         for one in (doubles.ToyTask(), task)
     )
     assert theirs.frame == ours.frame

@@ -1,4 +1,10 @@
-"""Coordinate-wise trimmed mean (Yin et al., arXiv 1803.01498, definition 2), with f assumed attackers of n.
+"""Coordinate-wise median (Yin et al., arXiv 1803.01498, definition 1); of an even number, the mean of the middle two.
+
+    Δ̄_j = median{Δ_i,j : i}
+
+Every update counts alike. Right as long as more than half of the updates are honest.
+
+Coordinate-wise trimmed mean (Yin et al., arXiv 1803.01498, definition 2), with f assumed attackers of n.
 
     Δ̄_j = mean of {Δ_i,j : i} without its f largest and f smallest values
 
@@ -11,10 +17,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.strategies.robust.rule import assumed_attackers
-from coordinator.strategies.robust.updates import Updates, mean
+from coordinator.strategies.robust.updates import Updates, mean, middle
 from update_codec import Vectors
 
-__all__ = ["TrimmedMean"]
+__all__ = ["CoordinateMedian", "TrimmedMean"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinateMedian:
+    """The median; ``attackers`` is not used."""
+
+    attackers: float = 0.2
+
+    def members_min(self, attackers: int) -> int:
+        """An honest majority."""
+        return max(3, 2 * attackers + 1)
+
+    def combine(self, updates: Updates) -> Vectors:
+        """The median of every entry."""
+        return updates.coordinatewise(middle)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

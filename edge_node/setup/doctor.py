@@ -7,8 +7,8 @@ from pathlib import Path
 
 from edge_node.app import broker_address, build_workshop, node_trust
 from edge_node.config import NodeConfig
+from edge_node.setup.visit import Visit, visit_as_node
 from edge_node.storage.state_folder import StateFolder
-from edge_node.visit import Visit, visit_as_node
 from federation.doctor import (
     FREE_BYTES_MIN,
     Finding,
@@ -93,11 +93,11 @@ def check_disk(config: NodeConfig) -> Finding:
 def check_task(config: NodeConfig) -> Finding:
     """Whether the task can be built here, and on which device."""
     try:
-        workshop = build_workshop(config)
+        setup = build_workshop(config)
     except FederationError as error:
         return failed("task", str(error), "see the task's name, its data folder and its packages")
-    device = getattr(workshop.task, "device", "cpu")
-    said = f"{config.task.name}: {workshop.manifest.parameter_count:,} parameters on {device}"
+    device = getattr(setup.task, "device", "cpu")
+    said = f"{config.task.name}: {setup.manifest.parameter_count:,} parameters on {device}"
     return passed("task", said)
 
 

@@ -1,0 +1,145 @@
+"""Who is there: what a node's state, silence and refusal mean for its slot, and calls on nodes that seem gone.
+
+A will that was delayed, or a birth that a full queue has dropped, leaves a node idle and unasked, and nothing but a
+reconnect would show it. So a coordinator that finds nobody asks for a sign of life, with growing pauses [FED-61].
+"""
+
+from itertools import islice
+from typing import assert_never
+
+from coordinator.engine.announcer import Announcer
+from coordinator.engine.fencing import Fence
+from coordinator.engine.registry import Sighting
+from coordinator.engine.state import MachineState
+from federation.protocol.messages import Decline, NodeState, Rebirth
+from federation.types import NodeId, RoundId
+
+__all__ = ["ROLL_CALL_S", "Liveness"]
+
+ROLL_CALL_S = 60.0
+"""How long nobody can be asked before the first call, in seconds; doubled with each further one."""
+
+ROLL_CALL_S_MAX = 3_600.0
+"""Longest pause between two calls, in seconds."""
+
+ROLL_CALL_NODES_MAX = 100
+"""Nodes called at once, in turn: a call to a node that is really gone waits in its session at the broker."""
+
+STARVING = frozenset({"no_candidates", "nodes_min"})
+DOUBLINGS_MAX = 6
+
+
+class Liveness:
+    """Follows who is there; a node that vanishes never keeps a slot."""
+
+    def __init__(self, state: MachineState, announcer: Announcer, fence: Fence) -> None:
+        self._state, self._announcer, self._fence = state, announcer, fence
+        self._starved_round: RoundId | None = None
+        self._calls = 0
+        self._called = 0
+        self.call_due: float | None = None
+
+    def expire_leases(self) -> None:
+        """Free the slots of those who stayed silent for a whole lease."""
+        state = self._state
+        for node, slot in state.assignments.expired(state.connected_s):
+            state.end_slot(node)
+            state.registry.suspect(node, state.now, state.settings.lease_s)
+            state.count("leases_expired")
+            state.note("lease_expired", node=node, round=slot.round)
+
+    def declined(self, node: NodeId, decline: Decline) -> None:
+        """The node will not train: it is left alone for a while."""
+        state = self._state
+        if decline.run != state.run:
+            return
+        state.count("declines")
+        state.note("node_declined", node=node, round=decline.round, reason=decline.reason)
+        slot = state.assignments.get(node)
+        # What waited for a broken link, or comes twice, answers nothing: it must not count as declines in a row.
+        if slot is not None and slot.round == decline.round:
+            state.registry.rest(node, state.now, decline.retry_after_s)
+        state.declined(node, decline.round)
+        if decline.missing:
+            self._starved(node, decline.round)
+
+    def _starved(self, node: NodeId, round_id: RoundId) -> None:
+        """Only whoever was asked costs a model, once per round, and only what is published now [FED-90]."""
+        state = self._state
+        news = self._starved_round is None or round_id > self._starved_round
+        if news and state.base_asked(node, round_id) == state.head.version:
+            self._starved_round = round_id
+            self._fence.lost()
+
+    def observe(self, node: NodeId, node_state: NodeState) -> None:
+        """Take in a birth, a death or an activity."""
+        state = self._state
+        sighting = state.registry.observe(node, node_state)
+        match sighting:
+            case Sighting.OUTDATED:
+                state.count("outdated_states")
+            case Sighting.OVERFLOW:
+                state.count("node_limit")
+                if state.counters["node_limit"] == 1:
+                    state.note("node_limit", node=node, known=len(state.registry))
+            case Sighting.GONE | Sighting.AWAY:
+                state.end_slot(node)
+                if sighting is Sighting.GONE:
+                    state.note("node_gone", node=node, presence=node_state.presence.value, online=state.registry.online)
+            case Sighting.BORN | Sighting.BACK | Sighting.HERE:
+                self._on_online(node, node_state, sighting)
+            case _:
+                assert_never(sighting)
+
+    def _on_online(self, node: NodeId, node_state: NodeState, sighting: Sighting) -> None:
+        state = self._state
+        slot = state.assignments.get(node)
+        fresh = sighting is not Sighting.HERE
+        if fresh:
+            state.note("node_online", node=node, incarnation=node_state.incarnation, online=state.registry.online)
+        if not state.registry.is_compatible(node_state):
+            state.end_slot(node)
+            state.count("incompatible_states")
+            if fresh:
+                state.note("node_incompatible", node=node, task=node_state.task, codecs=node_state.codecs)
+        elif slot is None:
+            if fresh:
+                self._announcer.reinstate(node)
+        elif state.current is not None and slot.round == state.current.record.round:
+            # It reads the retained announcement again and starts over.
+            if sighting is Sighting.BORN:
+                state.assignments.restart(node, state.lease_until)
+        elif node_state.round != slot.round:
+            # The announcement that named it is gone, and it is not at that work: it never will be.
+            state.end_slot(node)
+
+    def consider(self, reason: str) -> None:
+        """Look at what the machine waits for now, and call when it has starved for long enough."""
+        state = self._state
+        if reason not in STARVING or state.registry.online == len(state.registry):
+            self.call_due, self._calls = None, 0
+        elif self.call_due is None:
+            self.call_due = state.now + ROLL_CALL_S
+        elif state.now >= self.call_due:
+            self._call()
+
+    def gone(self, reason: str, most: int) -> list[NodeId]:
+        """Some of the nodes that are believed gone; they are looked for only where somebody is missing."""
+        state = self._state
+        if reason not in STARVING or state.registry.online == len(state.registry):
+            return []
+        return list(islice(state.registry.gone(), most))
+
+    def _call(self) -> None:
+        state = self._state
+        self._calls += 1
+        self.call_due = state.now + min(ROLL_CALL_S_MAX, ROLL_CALL_S * 2.0 ** min(DOUBLINGS_MAX, self._calls))
+        gone = len(state.registry) - state.registry.online
+        count, start = min(gone, ROLL_CALL_NODES_MAX), self._called % gone
+        # The pool of those who are gone may have changed since: to call one twice, or a little later, does no harm.
+        twice = [*state.registry.gone(), *state.registry.gone()]
+        for node in islice(twice, start, start + count):
+            state.send(node, Rebirth())
+        self._called = start + count
+        state.count("roll_calls")
+        state.note("roll_call", nodes=count, gone=gone)
