@@ -11,7 +11,7 @@ SEEDS ?= 2000
 MINUTES ?= 10
 FRAMES ?= 1000000
 TESTS ?=
-BROKER_TESTS ?= tests/contract/test_transport.py tests/integration/test_mqtt.py tests/integration/test_mqtt_identity.py tests/integration/test_coordinator.py tests/integration/test_edge_node.py tests/integration/test_recovery.py tests/integration/test_coordinator_doctor.py tests/integration/test_edge_node_doctor.py
+BROKER_TESTS ?= tests/contract/test_transport.py tests/integration/transport/test_mqtt.py tests/integration/transport/test_mqtt_identity.py tests/integration/roles/test_coordinator.py tests/integration/roles/test_edge_node.py tests/integration/roles/test_recovery.py tests/integration/commands/test_coordinator_doctor.py tests/integration/commands/test_edge_node_doctor.py
 STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt deploy/setup.sh | cksum | cut -d' ' -f1)
 
 help: ## This list

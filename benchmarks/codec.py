@@ -35,10 +35,10 @@ from update_codec import (
     frame,
     inspect,
 )
-from update_codec.deadzone import quantize
+from update_codec.coders.rate import step_for
 from update_codec.entropy import StreamReader
-from update_codec.layout import write_symbols
-from update_codec.rate import step_for
+from update_codec.layouts.layout import write_symbols
+from update_codec.quantizers.deadzone import quantize
 
 STEPS: Final = (0.22, 0.3, 0.42, 0.6, 0.8, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5)
 F32 = NDArray[np.float32]

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from update_codec.deadzone import Quantizer, centroids, quantize
+from update_codec.quantizers.deadzone import Quantizer, centroids, quantize
 
 NEXT: Final = np.array([[0, 2], [2, 0], [1, 3], [3, 1]])
 LARGEST: Final = 24

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from federation.runtime import local_broker
 from federation.runtime.local_broker import LocalBroker
-from tests.container_broker import ContainerBroker, broker_image
+from tests.rigs.container_broker import ContainerBroker, broker_image
 
 _DATA_DEFAULT = Path(__file__).parents[2] / "shared" / "data"
 _LEAVE_WAIT_S = 5.0

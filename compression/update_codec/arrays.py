@@ -13,8 +13,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from update_codec.deadzone import quantize
 from update_codec.limits import CHUNK_ENTRIES, SYMBOL_MAX
+from update_codec.quantizers.deadzone import quantize
 
 __all__ = ["FOLD", "HOST", "Arrays", "DeviceUpdate", "HostArrays", "Quantized", "Vector", "root_mean_square", "turned"]
 
@@ -81,7 +81,7 @@ class Arrays(Protocol):
         """A vector of zeros of the same size."""
 
     def quantize(self, vector: Vector, step: float, rounding: float) -> Quantized:
-        """See `update_codec.deadzone.quantize`."""
+        """See `update_codec.quantizers.deadzone.quantize`."""
 
     def look_up(self, table: F32, symbols: Any) -> Vector:
         """The values of resident symbols from a table of the symbols -127 … 127."""
@@ -168,7 +168,7 @@ class HostArrays:
         return np.zeros_like(vector)
 
     def quantize(self, vector: F32, step: float, rounding: float) -> Quantized:
-        """See `update_codec.deadzone.quantize`."""
+        """See `update_codec.quantizers.deadzone.quantize`."""
         symbols, outliers = quantize(vector, step, rounding)
         return Quantized(symbols=symbols, resident=symbols, outliers=outliers)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from update_codec.context import Contexts
 from update_codec.errors import NonFiniteFrame
-from update_codec.layout import Symbols, Where
+from update_codec.layouts.layout import Symbols, Where
 from update_codec.manifest import Manifest, Role
 from update_codec.partition import Group
 from update_codec.segments import Content, Outliers, Pieces, parse

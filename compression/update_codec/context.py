@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from update_codec.codes import codes_bytes, pack_codes, unpack_codes
 from update_codec.errors import ShapeError
+from update_codec.quantizers.codes import codes_bytes, pack_codes, unpack_codes
 
 __all__ = ["Context", "Contexts", "moving_average"]
 

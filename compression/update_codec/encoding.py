@@ -7,15 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from update_codec.arrays import HOST, Arrays, DeviceUpdate, Vector, root_mean_square
-from update_codec.codes import Common, pack_codes, quantize_common
+from update_codec.coders.rated import Rated, encode_rated
 from update_codec.context import Context
-from update_codec.eden import Eden, eden_bytes, write_eden
 from update_codec.errors import NonFiniteError, ShapeError
 from update_codec.frame import Header, seal_frame
+from update_codec.layouts.planes import write_counters, write_floats
 from update_codec.manifest import Manifest
 from update_codec.partition import Partition
-from update_codec.planes import write_counters, write_floats
-from update_codec.rated import Rated, encode_rated
+from update_codec.quantizers.codes import Common, pack_codes, quantize_common
+from update_codec.quantizers.eden import Eden, eden_bytes, write_eden
 from update_codec.segments import Pieces, Tag
 from update_codec.spec import CodecSpec, Kind
 from update_codec.vectors import Vectors

@@ -9,17 +9,17 @@ from typing import Any, Final, Protocol, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from update_codec.codes import Common, codes_bytes, unpack_codes
 from update_codec.context import Context, Contexts
-from update_codec.deadzone import Quantizer
-from update_codec.dithered import Dithered
-from update_codec.eden import Eden, eden_bytes
 from update_codec.errors import ContextMismatch, HeaderError, SizeMismatch
 from update_codec.frame import Cursor, Header, open_frame
-from update_codec.layout import Symbols
+from update_codec.layouts.layout import Symbols
+from update_codec.layouts.planes import Planes
 from update_codec.manifest import Manifest
 from update_codec.partition import Group, Partition, groups_of, matrices_of
-from update_codec.planes import Planes
+from update_codec.quantizers.codes import Common, codes_bytes, unpack_codes
+from update_codec.quantizers.deadzone import Quantizer
+from update_codec.quantizers.dithered import Dithered
+from update_codec.quantizers.eden import Eden, eden_bytes
 from update_codec.spec import Kind
 
 __all__ = ["Content", "Outliers", "SegmentInfo", "SymbolGroup", "Tag", "parse"]

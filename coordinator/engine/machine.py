@@ -194,18 +194,15 @@ class CoordinatorMachine:
 
     def _on_broker(self, event: BrokerConnected | BrokerDisconnected) -> None:
         state = self._state
-        match event:
-            case BrokerConnected():
-                state.clock.start(state.now)
-                self._announcer.publish_again()
-                self._settling_until = state.now + state.settings.settle_s
-            case BrokerDisconnected():
-                state.clock.stop(state.now)
-                self._settling_until = None
-                self._fence.disconnected()
-                self._state.count("disconnects")
-            case _:
-                assert_never(event)
+        if isinstance(event, BrokerConnected):
+            state.clock.start(state.now)
+            self._announcer.publish_again()
+            self._settling_until = state.now + state.settings.settle_s
+        else:
+            state.clock.stop(state.now)
+            self._settling_until = None
+            self._fence.disconnected()
+            self._state.count("disconnects")
 
     def _on_node(self, event: OfferReceived | ChunkReceived | DeclineReceived | ProgressReceived) -> None:
         state = self._state

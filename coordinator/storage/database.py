@@ -9,8 +9,8 @@ from pathlib import Path
 from coordinator.storage.participation import ATTENDANCE_SCHEMA
 from coordinator.storage.schema import EVALUATION_SCHEMA, SCHEMA, SCHEMA_VERSION
 from federation.errors import StorageError
-from federation.runtime.disk import disk_remedy
 from federation.runtime.failpoint import failpoint
+from federation.storage.disk import disk_remedy
 
 __all__ = ["DATABASE", "Database", "storing"]
 

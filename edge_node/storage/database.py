@@ -8,8 +8,8 @@ from typing import Any
 
 from edge_node.storage.state_folder import StateFolder
 from federation.errors import StorageError
-from federation.runtime.disk import disk_remedy
 from federation.runtime.failpoint import failpoint
+from federation.storage.disk import disk_remedy
 
 __all__ = ["LARGE_BYTES", "Database"]
 

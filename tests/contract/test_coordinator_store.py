@@ -29,7 +29,7 @@ from federation.protocol.cohort import EVERYONE, cohort_of
 from federation.protocol.messages import PartKind, Reason, ReceiptStatus
 from federation.types import Incarnation, ModelVersion, NodeId, RoundId, UpdateId
 from fedmq.audit.audit import recompute_head
-from tests.unit.coordinator.model_values import INITIAL, MANIFEST, Arrived, arrived, committer, initialised, update
+from tests.rigs.model_values import INITIAL, MANIFEST, Arrived, arrived, committer, initialised, update
 from update_codec import CodecSpec
 
 

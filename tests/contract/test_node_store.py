@@ -14,7 +14,7 @@ from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.storage.store import NodeStore
 from federation.errors import LocalProtocolError
 from federation.types import Epoch, ModelVersion, RoundId
-from tests.contract.node_values import OTHER_RUN, RUN, entry, model, residual
+from tests.rigs.node_values import OTHER_RUN, RUN, entry, model, residual
 
 
 @dataclass

@@ -17,7 +17,7 @@ from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.storage.store import NodeStore
 from federation.errors import StorageError, StoreLocked
 from federation.types import RoundId
-from tests.contract.node_values import OTHER_RUN, RUN, entry, model, residual
+from tests.rigs.node_values import OTHER_RUN, RUN, entry, model, residual
 
 
 @pytest.fixture

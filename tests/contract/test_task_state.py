@@ -8,8 +8,8 @@ from edge_node.records import StateChange
 from edge_node.storage.memory_store import MemoryNodeStore
 from edge_node.storage.store import NodeStore
 from federation.errors import StorageError
-from tests.contract.node_values import OTHER_RUN, entry, residual
 from tests.contract.test_node_store import Bench, bench
+from tests.rigs.node_values import OTHER_RUN, entry, residual
 
 __all__ = ["bench"]
 

@@ -4,7 +4,7 @@ from coordinator.engine import effects, events
 from coordinator.engine.effects import Note
 from federation.protocol.messages import Activity, Presence
 from federation.types import RoundId
-from tests.unit.coordinator.machine_rig import Rig, engine, transcript
+from tests.rigs.coordinator_rig import Rig, engine, transcript
 
 
 def test_a_synchronous_round_from_the_first_connection_to_the_next_announcement() -> None:

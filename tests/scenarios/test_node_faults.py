@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from edge_node.engine.events import BrokerDisconnected, StorageFailed
 from federation.protocol.messages import Presence, Reason, ReceiptStatus
-from tests.unit.edge_node.script import OTHER_RUN, Script, announcement, delta, entry, holding, keyframe, model
+from tests.rigs.node_rig import OTHER_RUN, Script, announcement, delta, entry, holding, keyframe, model
 
 
 def test_a_crash_after_the_outbox_was_written_costs_one_more_offer() -> None:

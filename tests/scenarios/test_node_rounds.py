@@ -4,7 +4,7 @@ from edge_node.engine.events import ModelRejected, StopRequested, TrainingFailed
 from federation.protocol.cohort import NOBODY, cohort_of
 from federation.protocol.messages import Presence, ReceiptStatus
 from federation.types import ModelVersion, NodeId, RoundId
-from tests.unit.edge_node.script import NODE, RUN, Script, announcement, delta, holding, keyframe, model
+from tests.rigs.node_rig import NODE, RUN, Script, announcement, delta, holding, keyframe, model
 
 
 def test_a_first_round_from_the_seed_to_the_receipt() -> None:

@@ -8,7 +8,7 @@ from federation.runtime.profiles import PROFILES
 from federation.testing import BrokerSettings
 from fedmq.simulation.protocol.federation import Outcome, Scenario, Simulation, quiet_log
 from fedmq.simulation.world.faults import FaultPlan
-from tests.simulation.small_federation import CRASHES, ENGINE, small_scenario
+from tests.rigs.small_federation import CRASHES, ENGINE, small_scenario
 
 STINGY = BrokerSettings(retained_to_wildcards=False)
 CHUNK_BYTES = 16

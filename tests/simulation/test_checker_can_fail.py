@@ -24,7 +24,7 @@ from fedmq.simulation.protocol.federation import Scenario, Simulation, quiet_log
 from fedmq.simulation.world.disks import CoordinatorDisk
 from fedmq.simulation.world.faults import FaultPlan
 from fedmq.simulation.world.trainer import Stragglers
-from tests.simulation.small_federation import CRASHES, ENGINE, small_scenario
+from tests.rigs.small_federation import CRASHES, ENGINE, small_scenario
 
 
 def violations(scenario: Scenario, disk: type[CoordinatorDisk] = CoordinatorDisk) -> str:

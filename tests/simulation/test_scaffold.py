@@ -21,7 +21,7 @@ def scenario(seed: int) -> Scenario:
     """A campaign's scenario, with its faults and codecs, that trains with SCAFFOLD."""
     drawn = random_scenario(seed)
     settings = replace(drawn.engine.train, extra={"scaffold_nodes": float(drawn.nodes), "scaffold_resolution": 0.5})
-    task = "tests.simulation.scaffolded_quadratic:build"
+    task = "tests.rigs.scaffolded_quadratic:build"
     downlink = replace(DownlinkSettings(), spec=CodecSpec.parse("lossless" if seed % 2 else "edge"))
     committer = CommitterSettings(strategy=make_strategy(StrategySettings(name="scaffold")), downlink=downlink)
     engine = replace(drawn.engine, task=task, train=settings)

@@ -80,7 +80,7 @@ class TorchArrays:
         return torch.zeros_like(vector)
 
     def quantize(self, vector: torch.Tensor, step: float, rounding: float) -> Quantized:
-        """See `update_codec.deadzone.quantize`."""
+        """See `update_codec.quantizers.deadzone.quantize`."""
         scaled = vector.abs()
         scaled *= float(np.float32(min(1.0 / step, _FLOAT_MAX)))
         scaled += float(np.float32(rounding))

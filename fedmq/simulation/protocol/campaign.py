@@ -21,14 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from coordinator.engine.settings import EngineSettings, SurveySettings
-from coordinator.global_model.committer import Committer, CommitterSettings
+from coordinator.global_model.committer import CommitterSettings
 from coordinator.global_model.downlink import DownlinkSettings
-from coordinator.records import Member, VersionRecord
-from coordinator.storage.memory_store import MemoryStore
-from coordinator.storage.store import CoordinatorStore, Figures, UpdateRow
 from coordinator.strategies.strategy import StrategySettings, make_strategy
 from edge_node.engine.machine import NodeSettings
-from federation.protocol.messages import ReceiptStatus
 from federation.tasks.registry import default_settings
 from federation.testing import BrokerSettings
 from federation.types import NodeId
@@ -36,7 +32,7 @@ from fedmq.simulation.protocol.federation import Outcome, Scenario, Simulation, 
 from fedmq.simulation.world.faults import FaultPlan
 from fedmq.simulation.world.trainer import Stragglers
 
-__all__ = ["campaign", "main", "random_scenario", "replay", "run_seed"]
+__all__ = ["campaign", "main", "random_scenario", "run_seed"]
 
 CHUNK_SEEDS = 25
 PROGRESS_S = 10.0
@@ -255,40 +251,3 @@ def _explain(console: Console, failures: list[tuple[Outcome, list[str]]]) -> Non
 
 if __name__ == "__main__":
     sys.exit(main())
-
-
-def replay(store: CoordinatorStore, fresh: MemoryStore, settings: CommitterSettings, seed: int) -> list[str]:
-    """Differences between the versions of ``store`` and those made again in ``fresh``, which has only version 0."""
-    rng = random.Random(seed)  # noqa: S311 - a simulation, not a secret
-    by_version: dict[int, list[UpdateRow]] = {}
-    for row in store.updates():
-        if row.verdict.status is ReceiptStatus.APPLIED and row.verdict.version is not None:
-            by_version.setdefault(row.verdict.version, []).append(row)
-    committer = Committer(fresh, fresh.recovered(recent=1).head, settings)
-    for version in [row.record for row in store.history()][1:]:
-        rows = by_version.get(version.version, [])
-        rng.shuffle(rows)
-        made = _again(store, fresh, committer, rows) if rows else None
-        if made is None or made.digest != version.digest:
-            return [
-                f"I7: version {version.version} comes out differently when it is made again from {len(rows)} updates"
-            ]
-    return []
-
-
-def _again(
-    store: CoordinatorStore, fresh: MemoryStore, committer: Committer, rows: list[UpdateRow]
-) -> VersionRecord | None:
-    for row in rows:
-        fresh.save_update(row.record, store.payload(row.record.update))
-    members = [
-        Member(
-            update=row.record.update,
-            node=row.record.node,
-            num_examples=row.record.num_examples,
-            staleness=row.staleness,
-        )
-        for row in rows
-    ]
-    made = committer.commit(members, "replay", Figures())
-    return made if isinstance(made, VersionRecord) else None

@@ -1,5 +1,6 @@
 """One simulated federation: built from a scenario, run to its last version, healed, drained and checked."""
 
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,11 +9,14 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from coordinator.engine.settings import EngineSettings
-from coordinator.global_model.committer import CommitterSettings, first_commit
+from coordinator.global_model.committer import Committer, CommitterSettings, first_commit
+from coordinator.records import Member, VersionRecord
 from coordinator.storage.memory_store import MemoryStore
+from coordinator.storage.store import CoordinatorStore, Figures, UpdateRow
 from edge_node.engine.machine import NodeSettings
 from edge_node.storage.memory_store import MemoryNodeStore
 from edge_node.training.worker import TrainingSetup
+from federation.protocol.messages import ReceiptStatus
 from federation.protocol.topics import Topics
 from federation.runtime.log import configure_log
 from federation.task import TaskContext
@@ -20,7 +24,6 @@ from federation.tasks.registry import load_task
 from federation.testing import BrokerSettings
 from federation.types import FederationId, NodeId, RunId
 from fedmq.simulation.protocol.actors import Surroundings
-from fedmq.simulation.protocol.campaign import replay
 from fedmq.simulation.protocol.checker import Checker
 from fedmq.simulation.protocol.injector import Injector
 from fedmq.simulation.protocol.roles import CoordinatorActor, NodeActor, Place
@@ -32,7 +35,7 @@ from fedmq.simulation.world.trainer import Stragglers
 from fedmq.simulation.world.transcript import Transcript
 from update_codec import Manifest
 
-__all__ = ["Outcome", "Scenario", "Simulation", "quiet_log"]
+__all__ = ["Outcome", "Scenario", "Simulation", "quiet_log", "replay"]
 
 DRAIN_STEP_S = 5.0
 """How often the end is looked for once the last version is there, in virtual seconds."""
@@ -279,3 +282,40 @@ def quiet_log() -> Iterator[None]:
         yield
     finally:
         structlog.configure(**before)
+
+
+def replay(store: CoordinatorStore, fresh: MemoryStore, settings: CommitterSettings, seed: int) -> list[str]:
+    """Differences between the versions of ``store`` and those made again in ``fresh``, which has only version 0."""
+    rng = random.Random(seed)  # noqa: S311 - a simulation, not a secret
+    by_version: dict[int, list[UpdateRow]] = {}
+    for row in store.updates():
+        if row.verdict.status is ReceiptStatus.APPLIED and row.verdict.version is not None:
+            by_version.setdefault(row.verdict.version, []).append(row)
+    committer = Committer(fresh, fresh.recovered(recent=1).head, settings)
+    for version in [row.record for row in store.history()][1:]:
+        rows = by_version.get(version.version, [])
+        rng.shuffle(rows)
+        made = _again(store, fresh, committer, rows) if rows else None
+        if made is None or made.digest != version.digest:
+            return [
+                f"I7: version {version.version} comes out differently when it is made again from {len(rows)} updates"
+            ]
+    return []
+
+
+def _again(
+    store: CoordinatorStore, fresh: MemoryStore, committer: Committer, rows: list[UpdateRow]
+) -> VersionRecord | None:
+    for row in rows:
+        fresh.save_update(row.record, store.payload(row.record.update))
+    members = [
+        Member(
+            update=row.record.update,
+            node=row.record.node,
+            num_examples=row.record.num_examples,
+            staleness=row.staleness,
+        )
+        for row in rows
+    ]
+    made = committer.commit(members, "replay", Figures())
+    return made if isinstance(made, VersionRecord) else None

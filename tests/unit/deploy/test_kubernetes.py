@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from coordinator.enrolment.cli import init
-from tests.unit.deploy.kubernetes_schema import KINDS, mistakes
+from tests.rigs.kubernetes_schema import KINDS, mistakes
 
 FILE = Path(__file__).parents[3] / "deploy" / "kubernetes" / "fedmq.yaml"
 DOCUMENTS: list[dict[str, Any]] = list(yaml.safe_load_all(FILE.read_text()))

@@ -13,7 +13,7 @@ from federation.picture import PictureInput
 from federation.task import TaskContext
 from federation.tasks.builtin.mnist import mnist
 from federation.tasks.registry import load_task
-from tests.unit.coordinator.trained_digits import digit, digit_file
+from tests.rigs.trained_digits import digit, digit_file
 
 DIGITS = PictureInput(height=8, width=8, dark_background=True, flat=True)
 

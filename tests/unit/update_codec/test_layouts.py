@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from update_codec import EntropyError, FrameError, HeaderError, TruncatedFrame
-from update_codec.deadzone import quantize
-from update_codec.digits import BASES, DigitReader, write_digits
 from update_codec.entropy import Method, StreamReader
 from update_codec.frame import Cursor, varint, write_stream
-from update_codec.layout import Symbols, write_symbols
-from update_codec.levels import Layout, level_values, plan_levels, write_levels
+from update_codec.layouts.digits import BASES, DigitReader, write_digits
+from update_codec.layouts.layout import Symbols, write_symbols
+from update_codec.layouts.levels import Layout, level_values, plan_levels, write_levels
+from update_codec.quantizers.deadzone import quantize
 
 INDEX = np.arange(-127, 128)
 

@@ -14,7 +14,7 @@ from coordinator.strategies.strategy import StrategySettings, make_strategy
 from federation.protocol.messages import Reason
 from federation.types import NodeId
 from fedmq.simulation.experiment.direct import DirectCoordinator, Question, Setup
-from tests.unit.coordinator.model_values import INITIAL, MANIFEST
+from tests.rigs.model_values import INITIAL, MANIFEST
 from update_codec import CodecSpec, Vectors, encode, inspect
 
 HONEST = [NodeId(f"honest{index}") for index in range(7)]

@@ -12,8 +12,8 @@ from coordinator.strategies.strategy import StrategySettings, make_strategy
 from federation.protocol.messages import ReceiptStatus
 from federation.types import NodeId
 from fedmq.simulation.experiment.direct import DirectCoordinator, Question, Setup
-from tests.unit.coordinator.model_values import INITIAL, MANIFEST
-from tests.unit.coordinator.strategies.papers import Paper, Sent
+from tests.rigs.model_values import INITIAL, MANIFEST
+from tests.rigs.papers import Paper, Sent
 from update_codec import Vectors
 
 NODES = [NodeId(f"n{index}") for index in range(12)]

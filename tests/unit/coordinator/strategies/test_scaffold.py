@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from federation.protocol.messages import Reason, ReceiptStatus
-from tests.unit.coordinator.strategies.scaffold_nodes import NODE_COUNT, SIZE, Federation, gradient
+from tests.rigs.scaffold_nodes import NODE_COUNT, SIZE, Federation, gradient
 from update_codec import CodecSpec, encode
 
 VERSIONS = 24

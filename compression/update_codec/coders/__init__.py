@@ -1,0 +1,1 @@
+"""Encoders under a rate target: choose the step, quantize, lay out, measure."""

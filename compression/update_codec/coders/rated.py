@@ -1,0 +1,169 @@
+"""Entropy-coded quantizers under a rate target: choose the step, quantize, lay out, measure the real size, correct."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from update_codec.arrays import HOST, Arrays, Vector
+from update_codec.coders.deadzone_coder import DeadzoneCoder, Trial, divide, write_outliers
+from update_codec.coders.rate import step_for
+from update_codec.context import Context
+from update_codec.layouts.layout import write_symbols
+from update_codec.limits import CHUNK_ENTRIES, STEP_RMS_MAX, STEP_RMS_MIN
+from update_codec.manifest import Manifest
+from update_codec.partition import Partition
+from update_codec.quantizers.dithered import DitherRate, quantize_dithered, undither
+from update_codec.segments import Tag
+from update_codec.spec import CodecSpec, Kind
+
+__all__ = ["Rated", "Trial", "encode_rated"]
+
+PARTITION_PARAMETERS_MIN: Final = 16_384
+"""Smaller models are one group: a second segment would cost more than it gives."""
+_TRIALS: Final = 6
+_REACH: Final = 64.0
+"""Largest step in units of the largest magnitude: every symbol is zero there."""
+_FIRST_SHARE: Final = 0.985
+"""Of the target that the symbols' entropy may take: their coding costs a little more, and one trial is enough."""
+_TYPICAL_STEP_RMS: Final = 2.0
+_GROUP_BYTES: Final = 24
+"""What a further group costs: fields, streams' headers, tables of its own."""
+_ENVELOPE_BYTES: Final = 56
+_SEGMENT_BYTES: Final = 16
+_STEP_MIN: Final = 2.0**-100
+_FLOAT_MAX: Final = float(np.finfo(np.float32).max)
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rated:
+    """What the encoder needs to know besides the vector."""
+
+    manifest: Manifest
+    spec: CodecSpec
+    fresh_rms: float
+    """Of the update without the residual: a step taken from the augmented vector grows with it and collapses."""
+    seed: int
+    context: Context | None
+    other_bytes: int
+    """Statistics and counters."""
+    arrays: Arrays = HOST
+    """Where the vector is; the dither works on the host."""
+
+
+class _Coder(Protocol):
+    """A quantizer with its estimate of the rate."""
+
+    groups: int
+
+    def bits(self, step: float) -> float: ...
+    def write(self, step: float) -> Trial: ...
+
+
+def encode_rated(wanted: Vector, job: Rated) -> Trial:
+    """Encode at the step that the specification asks for.
+
+    Args:
+        wanted: update plus residual, float32, finite, not empty.
+        job: everything else.
+    """
+    low = max(STEP_RMS_MIN * job.fresh_rms, _STEP_MIN)
+    high = min(max(STEP_RMS_MAX * job.fresh_rms, _STEP_MIN), _FLOAT_MAX)
+    if job.fresh_rms == 0:  # nothing was learned: send nothing, the residual stays
+        wanted = job.arrays.zeros_like(wanted)
+    # A vector that is zero, or below the smallest step, must not become noise.
+    is_dithered = job.spec.kind is Kind.DITHER and job.fresh_rms > _STEP_MIN / STEP_RMS_MIN
+    coder: _Coder = _DitherCoder(wanted, job.seed) if is_dithered else _deadzone(wanted, job)
+    if job.spec.step is not None:
+        return coder.write(_float32(min(max(job.spec.step * job.fresh_rms, low), high)))
+    overhead = _ENVELOPE_BYTES + len(str(job.spec)) + _SEGMENT_BYTES * coder.groups
+    target = _target_bytes(len(wanted), overhead, job)
+    # A promised size holds even where the residual outgrows the update: there the step leaves the range of fresh ones.
+    attempt = _attempts(coder, low, max(high, min(_REACH * job.arrays.peak(wanted), _FLOAT_MAX)))
+    return _search(attempt, target, overhead - _SEGMENT_BYTES * coder.groups)
+
+
+def _attempts(coder: _Coder, low: float, high: float) -> Callable[[float], Trial]:
+    return lambda bits: coder.write(_float32(step_for(coder.bits, bits, low, high)))
+
+
+def _target_bytes(parameters: int, overhead: int, job: Rated) -> int:
+    """Bytes that the envelope and the segments of the parameters may take.
+
+    Statistics and counters are not in a target of bits per parameter. The envelope is, except that a small model
+    gets at least three fifths of its target for the symbols themselves.
+    """
+    if job.spec.bytes is not None:
+        return max(job.spec.bytes - job.other_bytes, 1)
+    assert job.spec.bpp is not None  # noqa: S101 - the specification has one of step, bytes and bpp
+    nominal = job.spec.bpp * parameters / 8
+    return int(max(nominal, overhead + 0.6 * nominal))
+
+
+def _search(attempt: Callable[[float], Trial], target: int, envelope: int) -> Trial:
+    """Try entropy budgets until the real size is at most 2 % below `target` bytes; return the best that fits."""
+    budget = 8.0 * max(_FIRST_SHARE * target - envelope, 1)
+    best, best_size = None, 0
+    for _ in range(_TRIALS):
+        trial = attempt(budget)
+        size = envelope + sum(map(len, trial.segments))
+        fits = size <= target
+        if best is None or (best_size > target and size < best_size) or (fits and size > best_size):
+            best, best_size = trial, size
+        if fits and size >= 0.98 * target:
+            break
+        budget = max(budget + 8.0 * (0.995 * target - size), 0.25 * budget)
+    assert best is not None  # noqa: S101 - the loop runs
+    return best
+
+
+def _deadzone(wanted: Vector, job: Rated) -> DeadzoneCoder:
+    """Choose how to divide the parameters."""
+
+    def coder(partition: Partition, context: Context | None = None) -> DeadzoneCoder:
+        division = divide(wanted, job.manifest, partition, context=context, arrays=job.arrays)
+        return DeadzoneCoder(wanted, division, job.arrays)
+
+    if len(wanted) < PARTITION_PARAMETERS_MIN:
+        return coder(Partition.WHOLE)
+    if job.context is not None:
+        return coder(Partition.BY_CONTEXT, job.context)
+    plain, spread = coder(Partition.BY_RANK), coder(Partition.BY_SPREAD)
+    step = (job.spec.step or _TYPICAL_STEP_RMS) * max(job.fresh_rms, _STEP_MIN)
+    extra = 8 * _GROUP_BYTES * (spread.groups - plain.groups)
+    return spread if spread.bits(step) + extra < plain.bits(step) else plain
+
+
+class _DitherCoder:
+    groups = 1
+
+    def __init__(self, wanted: F32, seed: int) -> None:
+        self._wanted = wanted
+        self._seed = seed
+        self._rate = DitherRate(wanted, seed)
+
+    def bits(self, step: float) -> float:
+        return self._rate.bits(step)
+
+    def write(self, step: float) -> Trial:
+        symbols, positions = quantize_dithered(self._wanted, step, self._seed)
+        exact = self._wanted[positions]
+        segments = [bytes([Tag.SYMBOLS]) + write_symbols(symbols), *write_outliers(positions, exact)]
+
+        def decode() -> F32:
+            decoded = np.empty_like(self._wanted)
+            for start in range(0, len(decoded), CHUNK_ENTRIES):
+                end = start + CHUNK_ENTRIES
+                decoded[start:end] = undither(symbols[start:end], start, step, self._seed)
+            decoded[positions] = exact
+            return decoded
+
+        return Trial(kind=Kind.DITHER, seed=self._seed, step=step, segments=segments, decode=decode)
+
+
+def _float32(value: float) -> float:
+    return float(np.float32(value))

@@ -1,0 +1,199 @@
+"""How the symbols of one group become byte streams, and back without ever holding all of them.
+
+Symbols are integers from -127 to 127. All layouts share one reader: `Symbols.feed` looks every symbol up in a table
+and hands the values on, piece by piece. What is zero in a sparse layout is never touched, so a table must have 0 for
+the symbol 0.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from update_codec.errors import EntropyError, HeaderError
+from update_codec.frame import Cursor, write_stream
+from update_codec.layouts.digits import DigitReader, escaping, expansion, write_digits
+from update_codec.layouts.levels import (
+    Layout,
+    Places,
+    Plan,
+    Values,
+    bits_of,
+    level_values,
+    plan_levels,
+    write_levels,
+    write_places,
+)
+from update_codec.limits import LEVELS_MAX, SYMBOL_MAX
+
+__all__ = ["Sink", "Symbols", "Where", "write_symbols"]
+
+SAMPLE_ENTRIES: Final = 1 << 16
+"""Symbols on which the layouts are tried out."""
+_SAMPLE_RUNS: Final = 8
+_GAP_PIECE: Final = 12_288
+"""Gap bytes expanded at a time."""
+
+
+Where = int | NDArray[np.int64]
+"""First of consecutive entries, or increasing positions of single ones, within the group."""
+
+
+class Sink(Protocol):
+    """Where decoded values go; positions count within the group."""
+
+    def dense(self, start: int, values: NDArray[Any]) -> None:
+        """Take consecutive values."""
+
+    def sparse(self, positions: NDArray[np.int64], values: NDArray[Any]) -> None:
+        """Take single values at increasing positions."""
+
+
+def write_symbols(symbols: NDArray[np.int8]) -> bytes:
+    """Encode symbols in the layout that is smallest on a sample: layout byte, then its fields and streams."""
+    if not symbols.any():
+        return bytes([Layout.ZERO])
+    if len(symbols) <= SAMPLE_ENTRIES:
+        sample = symbols
+    else:  # several runs, because zstd sees neighbours and a model's layers differ
+        width = SAMPLE_ENTRIES // _SAMPLE_RUNS
+        starts = np.linspace(0, len(symbols) - width, _SAMPLE_RUNS).astype(int)
+        sample = np.concatenate([symbols[start : start + width] for start in starts])
+    plans = _plans(sample)
+    plan = min((len(_write(sample, plan)), plan) for plan in plans)[1] if len(plans) > 1 else plans[0]
+    return _write(symbols, plan)
+
+
+def _plans(symbols: NDArray[np.int8]) -> list[Plan]:
+    """Return the plans that can win at this density of nonzero symbols."""
+    density = np.count_nonzero(symbols) / len(symbols)
+    if not density:  # a sample that missed the few there are
+        return [((Layout.GAPS, 0), (Layout.PACKED, 16))]
+    plans: list[Plan] = []
+    if density > 0.1:
+        plans += [((Layout.PACKED, base),) for base in (3, 4, 6, 16, 256)]
+    if density < 0.75:
+        nonzero = np.abs(symbols[np.flatnonzero(symbols != 0)]).view(np.uint8) - np.uint8(1)
+        _, inner = plan_levels(nonzero, LEVELS_MAX - 1)
+        plans += [((layout, 0), *inner) for layout in (Layout.MASK, Layout.GAPS)]
+    return plans
+
+
+def _write(symbols: NDArray[np.int8], plan: Plan) -> bytes:
+    layout, base = plan[0]
+    if layout is Layout.PACKED:
+        magnitudes = np.abs(symbols).view(np.uint8)
+        return bytes([layout]) + write_digits(2 * magnitudes - (symbols > 0), base)
+    positions = np.flatnonzero(symbols != 0)
+    nonzero = symbols[positions]
+    signs = np.packbits(nonzero < 0, bitorder="little").tobytes()
+    head = bytes([layout]) + write_places(symbols, positions, layout) + write_stream(signs)
+    return head + write_levels(np.abs(nonzero).view(np.uint8) - np.uint8(1), plan[1:])
+
+
+class Symbols:
+    """The symbols of one group, still compressed; they can be fed once.
+
+    Args:
+        cursor: stands on the layout byte.
+        size: entries of the group.
+
+    Raises:
+        FrameError: if the layout, a count or a stream is not acceptable.
+    """
+
+    def __init__(self, cursor: Cursor, size: int) -> None:
+        layout = cursor.byte()
+        if layout not in set(Layout):
+            raise HeaderError(f"{layout} is not a layout of this format")
+        self.layout = Layout(layout)
+        self.nonzero = size
+        self._places: Places | None = None
+        self._digits: DigitReader | None = None
+        if layout == Layout.ZERO:
+            self.nonzero = 0
+        elif layout == Layout.PACKED:
+            self._digits = DigitReader(cursor, size)
+        else:
+            self._places = Places(cursor, size, self.layout)
+            self.nonzero = self._places.nonzero
+            signs = cursor.stream(-(-self.nonzero // 8))
+            self._signs = Values(bits_of(signs, self.nonzero))
+            self._magnitudes = level_values(cursor, self.nonzero, LEVELS_MAX - 1)
+
+    def feed(self, table: NDArray[Any], sink: Sink) -> None:
+        """Look up every symbol and hand the values to `sink`.
+
+        Args:
+            table: 255 values of any type; entry 127 + q belongs to the symbol q, entry 127 is 0.
+            sink: takes the values.
+
+        Raises:
+            EntropyError: if a stream is malformed; the sink may have taken part of the values.
+        """
+        for where, values in self.pieces(table):
+            if isinstance(where, int):
+                sink.dense(where, values)
+            else:
+                sink.sparse(where, values)
+
+    def pieces(self, table: NDArray[Any]) -> Iterator[tuple[Where, NDArray[Any]]]:
+        """Yield the values in increasing order: consecutive ones with their start, or single ones with their positions.
+
+        Args:
+            table: as for `feed`.
+
+        Raises:
+            EntropyError: if a stream is malformed.
+        """
+        if self._digits is not None:
+            yield from _packed_pieces(self._digits, table)
+        if self._places is not None:
+            yield from self._place_pieces(self._places, table)
+
+    def _place_pieces(self, places: Places, table: NDArray[Any]) -> Iterator[tuple[Where, NDArray[Any]]]:
+        signed = np.zeros(256, table.dtype)  # index: magnitude - 1, plus 128 for a negative sign
+        signed[:SYMBOL_MAX] = table[SYMBOL_MAX + 1 :]
+        signed[128 : 128 + SYMBOL_MAX] = table[SYMBOL_MAX - 1 :: -1]
+        if self.layout is Layout.MASK:
+            start = 0
+            for size, positions in places.masks():
+                yield positions + start, self._nonzero(len(positions), signed)
+                start += size
+        else:
+            for positions in places.gaps(_GAP_PIECE):
+                yield positions, self._nonzero(len(positions), signed)
+        self._magnitudes.finish()
+        self._signs.finish()
+
+    def _nonzero(self, count: int, signed: NDArray[Any]) -> NDArray[Any]:
+        """Return the table's values for the next nonzero symbols."""
+        magnitudes = self._magnitudes.take(count)
+        if count and magnitudes.max() >= SYMBOL_MAX:
+            raise EntropyError(f"a magnitude is above {SYMBOL_MAX}")
+        return signed[magnitudes + (self._signs.take(count) << 7)]
+
+
+def _packed_pieces(digits: DigitReader, table: NDArray[Any]) -> Iterator[tuple[Where, NDArray[Any]]]:
+    """Look up whole packed bytes: each gives several consecutive values at once."""
+    zigzag = np.zeros(256, table.dtype)  # 0, 1, -1, 2, -2 … are the numbers 0, 1, 2, 3, 4 …
+    zigzag[0:255:2] = table[SYMBOL_MAX::-1]
+    zigzag[1:255:2] = table[SYMBOL_MAX + 1 :]
+    wide = zigzag
+    if digits.width > 1:
+        wide = zigzag[: digits.base][expansion(digits.base)]
+    start = 0
+    for piece in digits.packed():
+        count = min(len(piece) * digits.width, digits.count - start)
+        # Taking rows is fast, and so is indexing single entries; each is slow where the other is fast.
+        values = np.take(wide, piece, axis=0) if digits.width > 1 else zigzag[piece]
+        values = values.reshape(-1)[:count]
+        if digits.escapes:
+            rows = np.flatnonzero(escaping(digits.base)[piece])
+            row, place = np.nonzero(expansion(digits.base)[piece[rows]] == digits.base - 1)
+            positions = rows[row] * digits.width + place
+            positions = positions[positions < count]
+            values[positions] = zigzag[digits.escaped(len(positions))]
+        yield start, values
+        start += count

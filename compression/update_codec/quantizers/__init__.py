@@ -1,0 +1,1 @@
+"""From values to symbols and back: one module for each quantizer."""

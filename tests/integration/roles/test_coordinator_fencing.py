@@ -1,0 +1,114 @@
+"""Real coordinators and a real Mosquitto: an old copy of a store gives way, what is wiped is back, junk is counted."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from federation.protocol.messages import Decline, Presence, Reason
+from federation.protocol.wire import encode_message
+from federation.runtime.local_broker import LocalBroker
+from federation.types import NodeId
+from tests.integration.roles.test_coordinator import MANIFEST, coordinator, ended, settings
+from tests.rigs.scripted_nodes import ScriptedNodes
+
+pytestmark = pytest.mark.broker
+
+
+def status(state: Path) -> str:
+    command = [sys.executable, "-m", "coordinator", "status", "--state", str(state), "--json"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def start_once(broker: LocalBroker, folder: Path, epoch: int) -> None:
+    """One start of the coordinator, which makes the next epoch."""
+    with ScriptedNodes(broker.url, MANIFEST, (), obedient=False) as nodes, coordinator(settings(folder, broker)):
+        nodes.until(lambda: epoch in nodes.epochs)
+
+
+def test_an_old_copy_of_the_store_leaves_and_says_why(broker: LocalBroker, tmp_path: Path) -> None:
+    """FED-63, with client ids of its own: nobody is kicked out, and the older epoch must notice by itself."""
+    start_once(broker, tmp_path, 1)
+    shutil.copytree(tmp_path / "state", tmp_path / "twin" / "state")
+    start_once(broker, tmp_path, 2)
+    file = settings(tmp_path / "twin", broker)
+    file.write_text(file.read_text().replace("[task]", 'client_id = "restored"\n[task]'))
+    with (
+        ScriptedNodes(broker.url, MANIFEST, ("ann", "bob")) as nodes,
+        coordinator(settings(tmp_path, broker)) as newer,
+    ):
+        nodes.until(lambda: bool(nodes.applied()))
+        with coordinator(file) as older:
+            code, words = ended(older)
+        assert code == 2
+        assert "a newer coordinator leads run" in words
+        applied = len(nodes.applied())
+        nodes.until(lambda: len(nodes.applied()) > applied + 4)
+        assert newer.poll() is None
+        assert nodes.presences[-1] is Presence.ONLINE
+
+
+def test_what_is_wiped_while_everything_runs_is_there_again(broker: LocalBroker, tmp_path: Path) -> None:
+    """FED-64: a node that comes after the wipe finds the coordinator, the round and the model."""
+    with (
+        ScriptedNodes(broker.url, MANIFEST, ("ann", "bob"), obedient=False) as nodes,
+        coordinator(settings(tmp_path, broker)) as process,
+    ):
+        nodes.until(lambda: bool(nodes.announcements))
+        model = nodes.topics.model_chunk(nodes.announcements[-1].model.version, "k0", 0)
+        for topic in (model, nodes.topics.round, nodes.topics.coordinator_state):
+            nodes.transport.publish(topic, b"", retain=True)
+        announced = len(nodes.announcements)
+        nodes.until(lambda: len(nodes.announcements) > announced)
+        with ScriptedNodes(broker.url, MANIFEST, (), obedient=False, client="late") as late:
+            late.transport.subscribe(model)
+            late.until(lambda: bool(late.announcements) and bool(late.epochs) and bool(late.chunks))
+        process.terminate()
+        ended(process)
+    assert json.loads(status(tmp_path / "state"))["counters"]["retained_lost"] >= 1
+
+
+def test_a_chunk_that_is_wiped_alone_is_there_again_when_a_node_has_missed_it(
+    broker: LocalBroker, tmp_path: Path
+) -> None:
+    """FED-90."""
+    with (
+        ScriptedNodes(broker.url, MANIFEST, ("ann", "bob"), obedient=False) as nodes,
+        coordinator(settings(tmp_path, broker)),
+    ):
+        nodes.until(lambda: bool(nodes.announcements))
+        asked = nodes.announcements[-1]
+        model = nodes.topics.model_chunk(asked.model.version, "k0", 0)
+        nodes.transport.subscribe(model)
+        nodes.until(lambda: len(nodes.chunks) == 1)
+        nodes.transport.publish(model, b"", retain=True)
+        nodes.until(lambda: len(nodes.chunks) == 2)
+        starved = Decline(run=asked.run, round=asked.round, reason="model chunks do not come", missing=True)
+        nodes.transport.publish(nodes.topics.node_event(NodeId("ann")), encode_message(starved))
+        nodes.until(lambda: len(nodes.chunks) == 3)
+
+
+def test_bytes_that_are_no_message_show_in_the_status(broker: LocalBroker, tmp_path: Path) -> None:
+    ann = NodeId("ann")
+    with (
+        ScriptedNodes(broker.url, MANIFEST, ("ann", "bob"), obedient=False) as nodes,
+        coordinator(settings(tmp_path, broker)) as process,
+    ):
+        nodes.until(lambda: bool(nodes.announcements))
+        topics = nodes.topics
+        for topic in (topics.node_event(ann), topics.node_state(ann), topics.node_telemetry(ann)):
+            nodes.transport.publish(topic, b"\xc1 noise")
+        # Bob's update on Ann's topic: a replay by somebody else.
+        forged = nodes.make_offer(nodes.announcements[-1], "bob")
+        nodes.transport.publish(topics.node_event(ann), encode_message(forged))
+        nodes.until(lambda: bool(nodes.receipts))
+        assert nodes.receipts[0].reason is Reason.NOT_ASSIGNED
+        process.terminate()
+        ended(process)
+    seen = json.loads(status(tmp_path / "state"))
+    assert seen["counters"]["messages_refused"] == 3
+    assert seen["counters"]["foreign_updates"] == 1
+    assert seen["incidents"]["ann"] == {"malformed": 3}

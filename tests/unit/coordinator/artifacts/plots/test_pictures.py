@@ -1,0 +1,221 @@
+"""Every picture is readable: a title, named axes with units, a legend, and no two texts on top of each other."""
+
+import itertools
+import sys
+from collections.abc import Iterator
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.text import Text
+
+from coordinator.artifacts.plots.canvas import PALETTE, bytes_scale, line_styles, styled, time_scale
+from coordinator.artifacts.plots.curves import draw_learning
+from coordinator.artifacts.plots.gallery import draw_run, draw_runs
+from coordinator.artifacts.plots.nodes import (
+    draw_node_accuracies,
+    draw_node_losses,
+    draw_participation,
+    draw_staleness,
+    natural,
+)
+from coordinator.artifacts.plots.run import Run, run_of_report
+from federation.errors import ConfigError, StorageError
+from tests.rigs.run_values import report
+
+NAMES = ("learning", "node-loss", "node-accuracy", "participation", "staleness")
+
+
+def run(nodes: int, versions: int = 12, **changes: Any) -> Run:
+    return run_of_report(report(nodes, versions) | changes, Path("a-run.json"))
+
+
+def figures(shown: Run) -> Iterator[Figure]:
+    drawn = draw_learning([shown]), draw_node_losses(shown), draw_node_accuracies(shown)
+    for figure in (*drawn, draw_participation(shown), draw_staleness(shown)):
+        assert figure is not None
+        yield figure
+
+
+def texts(figure: Figure) -> list[Text]:
+    """Every text that is seen: titles, labels, legends, and the ticks inside of the axes."""
+    found = [figure._suptitle] if figure._suptitle else []  # type: ignore[attr-defined]
+    found += [text for legend in figure.legends for text in legend.get_texts()]
+    for axes in figure.axes:
+        found += [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
+        axis: Any
+        for axis in (axes.xaxis, axes.yaxis):
+            found += [tick.label1 for tick in axis._update_ticks()]
+    return [text for text in found if text.get_visible() and text.get_text()]
+
+
+def overlaps(figure: Figure) -> list[tuple[str, str]]:
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in texts(figure)]
+    width, height = canvas.get_width_height()
+    outside = [
+        (name, "the edge") for name, box in boxes if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height
+    ]
+    return outside + [
+        (one, other) for (one, first), (other, second) in itertools.combinations(boxes, 2) if first.overlaps(second)
+    ]
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 5, 50, 300])
+def test_no_text_overlaps_another_or_leaves_the_picture(nodes: int) -> None:
+    with styled():
+        for figure in figures(run(nodes)):
+            assert overlaps(figure) == []
+
+
+def test_two_texts_in_one_place_are_found() -> None:
+    figure = Figure()
+    figure.suptitle("above")
+    figure.subplots().set_title("below", y=1.07)
+    assert ("above", "below") in overlaps(figure)
+
+
+@pytest.mark.parametrize("nodes", [2, 50, 300])
+def test_every_picture_has_a_title_named_axes_and_a_legend(nodes: int) -> None:
+    with styled():
+        for figure in figures(run(nodes)):
+            assert "a-run" in figure.get_suptitle()
+            assert figure.legends
+            assert all(legend.get_texts() for legend in figure.legends)
+            last_row = figure.axes[-3:]
+            assert all(axes.get_xlabel() for axes in last_row)
+            assert figure.axes[0].get_ylabel()
+
+
+def test_axes_name_their_units() -> None:
+    with styled():
+        figure = draw_learning([run(5, versions=400)])
+        assert figure is not None
+        labels = [axes.get_xlabel() for axes in figure.axes[-3:]]
+    assert labels == ["model version", "time since the start (min)", "bytes up and down (MiB)"]
+    assert [axes.get_ylabel() for axes in figure.axes[::3]] == ["accuracy (%)", "loss (mean per example)"]
+
+
+def test_the_curves_go_through_the_runs_own_figures() -> None:
+    with styled():
+        figure = draw_learning([run(3, versions=2)])
+        assert figure is not None
+        lines = [axes.lines[0].get_xydata().tolist() for axes in figure.axes]  # type: ignore[union-attr]
+    accuracies, losses = [pytest.approx(0.1), pytest.approx(0.55)], [2.0, 1.0]
+    xs = ([1, 2], [1.5, 3.0], [4000 / 1024, 8000 / 1024])
+    assert lines == [[list(pair) for pair in zip(x, y, strict=True)] for y in (accuracies, losses) for x in xs]
+
+
+def test_bars_add_up_to_the_updates_that_were_sent() -> None:
+    shown = run(7)
+    with styled():
+        figure = draw_participation(shown)
+        assert figure is not None
+        drawn = sum(bar.get_width() for bar in figure.axes[0].patches)  # type: ignore[attr-defined]
+    assert drawn == sum(node.updates for node in shown.nodes) == 7 * 12
+
+
+def test_the_staleness_of_all_applied_updates_is_drawn_even_when_it_is_large() -> None:
+    shown = run(4)
+    far = run_of_report(
+        report(4, 12) | {"updates": dict(report(4, 12)["updates"]) | {"staleness": [index * 7 for index in range(48)]}},  # type: ignore[call-overload]
+        Path("far.json"),
+    )
+    for one in (shown, far):
+        with styled():
+            figure = draw_staleness(one)
+            assert figure is not None
+            assert overlaps(figure) == []
+            drawn = sum(bar.get_height() for bar in figure.axes[0].patches)  # type: ignore[attr-defined]
+        assert drawn == sum(update.applied for update in one.updates)
+
+
+def test_many_nodes_are_drawn_as_a_crowd_with_its_median() -> None:
+    with styled():
+        figure = draw_node_losses(run(50))
+        assert figure is not None
+        labels = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert len(figure.axes[0].lines) == 52
+    assert "median" in labels
+    assert any(label.startswith("highest at its end: node-") for label in labels)
+    with styled():
+        figure = draw_node_accuracies(run(50))
+        assert figure is not None
+        labels = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert figure.axes[0].get_ylabel().endswith("(%)")
+    assert any(label.startswith("lowest at its end: node-") for label in labels)
+
+
+def test_the_line_of_a_node_that_was_away_is_broken() -> None:
+    updates = {
+        "node": ["a"] * 4,
+        "base_version": [0, 1, 9, 10],
+        "status": ["applied"] * 4,
+        "staleness": [0] * 4,
+        "loss": [4.0, 3.0, 2.0, 1.0],
+    }
+    with styled():
+        figure = draw_node_losses(run(1, updates=updates))
+        assert figure is not None
+        line: Any = figure.axes[0].lines[0]
+        losses = line.get_ydata().tolist()
+    assert [losses[:2], losses[3:]] == [[4.0, 3.0], [2.0, 1.0]]
+    assert isnan(losses[2])
+
+
+def test_files_are_png_and_svg_of_the_same_bytes_each_time(tmp_path: Path) -> None:
+    first = draw_run(run(5), tmp_path / "a")
+    draw_run(run(5), tmp_path / "b")
+    assert [file.name for file in first.files] == [f"{name}.{kind}" for name in NAMES for kind in ("png", "svg")]
+    assert first.left_out == []
+    for file in first.files:
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+    assert imread(tmp_path / "a" / "learning.png").shape[2] == 4
+    assert "<svg" in (tmp_path / "a" / "learning.svg").read_text()
+
+
+def test_a_run_without_data_says_what_is_left_out(tmp_path: Path) -> None:
+    empty = run_of_report({"rounds": []}, tmp_path / "empty.json")
+    drawn = draw_run(empty, tmp_path)
+    assert drawn.files == []
+    assert [reason.partition(":")[0] for reason in drawn.left_out] == list(NAMES)
+    assert draw_runs([empty], tmp_path).left_out == ["compare: no version was evaluated"]
+
+
+def test_ten_runs_share_one_picture_and_differ_in_colour_or_dashes(tmp_path: Path) -> None:
+    runs = [run_of_report(report(3, 9, seed=seed), Path(f"the-run-with-seed-{seed}.json")) for seed in range(10)]
+    with styled():
+        figure = draw_learning(runs)
+        assert figure is not None
+        assert overlaps(figure) == []
+        looks = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}
+    assert len(looks) == 10
+    assert len(set(line_styles(4 * len(PALETTE)))) == 4 * len(PALETTE)
+    assert draw_runs(runs, tmp_path).files == [tmp_path / "compare.png", tmp_path / "compare.svg"]
+
+
+def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="pictures"):
+        draw_run(run(2), tmp_path / "file")
+
+
+def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ConfigError, match=r"fedmq\[plot\]"):
+        draw_run(run(2), tmp_path)
+
+
+def test_units_follow_the_size() -> None:
+    assert [time_scale(seconds)[1] for seconds in (0, 179, 180, 20_000)] == ["s", "s", "min", "h"]
+    assert [bytes_scale(count)[1] for count in (0, 2_000, 2**20, 2**31)] == ["bytes", "KiB", "MiB", "GiB"]
+
+
+def test_names_are_sorted_as_people_count() -> None:
+    assert sorted(["node-10", "node-2", "alice"], key=natural) == ["alice", "node-2", "node-10"]

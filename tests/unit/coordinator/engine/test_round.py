@@ -1,0 +1,232 @@
+"""The two decisions: what an offer is worth, and whether to wait, ask or commit."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, strategies
+
+from coordinator.engine.round import (
+    ACCEPTED,
+    Facts,
+    Judgement,
+    Move,
+    Ruling,
+    Situation,
+    decide,
+    identify,
+    judge,
+    reason_to_commit,
+    wanted,
+)
+from coordinator.engine.settings import EngineSettings
+from federation.protocol.messages import Reason
+from federation.types import Digest, ModelVersion, NodeId, RoundId, RunId, UpdateId
+from tests.rigs.coordinator_rig import RUN, digest_of, engine, offer_of
+
+ANN = NodeId("ann")
+
+
+def facts(**changes: object) -> Facts:
+    """Head 5, two versions back, ann was asked in round 3."""
+    plain = Facts(
+        settings=engine(max_staleness=2, num_examples_max=1000, payload_bytes_max=5_000),
+        run=RUN,
+        head=ModelVersion(5),
+        recent={ModelVersion(version): digest_of(version) for version in (3, 4, 5)},
+        next_round=RoundId(9),
+        finished=False,
+        used=0,
+        invited=True,
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+HEALTHY = facts()
+
+
+def ruling(known: Facts = HEALTHY, /, **changes: object) -> Judgement:
+    current = {"base_version": ModelVersion(5), "base_digest": digest_of(5)}
+    return judge(offer_of("ann", 3, **{**current, **changes}), ANN, known)
+
+
+def test_an_honest_offer_is_accepted() -> None:
+    assert ruling() == ACCEPTED
+
+
+@pytest.mark.parametrize("invited", [True, None])
+def test_an_offer_of_a_forgotten_round_is_judged_by_its_base(invited: bool | None) -> None:
+    assert ruling(facts(invited=invited)) == ACCEPTED
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"run": RunId("f" * 16)}, Reason.OTHER_RUN),
+        ({"update": UpdateId("3-bob")}, Reason.NOT_ASSIGNED),
+        ({"round": RoundId(9), "update": UpdateId("9-ann")}, Reason.UNKNOWN_ROUND),
+        ({"base_version": ModelVersion(6)}, Reason.UNKNOWN_ROUND),
+    ],
+)
+def test_what_is_not_of_this_run_is_refused_without_claiming_its_id(changes: dict[str, object], reason: Reason) -> None:
+    """FED-45: the id may belong to honest work that comes later."""
+    assert ruling(**changes) == Judgement(ruling=Ruling.REFUSED, reason=reason, durable=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"num_examples": 0}, Reason.BAD_NUM_EXAMPLES),
+        ({"num_examples": -1}, Reason.BAD_NUM_EXAMPLES),
+        ({"num_examples": 2**53 - 1}, Reason.BAD_NUM_EXAMPLES),
+        ({"payload_bytes": 0, "inline": None}, Reason.MALFORMED_FRAME),
+        ({"chunk_bytes": 0}, Reason.MALFORMED_FRAME),
+        ({"payload_bytes": 5_001, "inline": None}, Reason.TOO_LARGE),
+        ({"payload_bytes": 4}, Reason.DIGEST_MISMATCH),
+        ({"base_digest": Digest(b"x" * 16)}, Reason.BASE_MISMATCH),
+    ],
+)
+def test_a_bad_header_is_refused_with_its_reason(changes: dict[str, object], reason: Reason) -> None:
+    """FED-45: refusal is a verdict, not an exception."""
+    assert ruling(**changes) == Judgement(ruling=Ruling.REFUSED, reason=reason)
+
+
+def test_more_chunks_than_a_bitmap_may_have_are_refused() -> None:
+    limits = engine(payload_bytes_max=10**9)
+    judgement = ruling(facts(settings=limits), payload_bytes=10**6, chunk_bytes=1, inline=None)
+    assert judgement.reason is Reason.TOO_LARGE
+
+
+def test_a_node_that_was_not_asked_is_refused() -> None:
+    """FED-45: not_assigned."""
+    assert ruling(facts(invited=False)).reason is Reason.NOT_ASSIGNED
+
+
+def test_one_update_more_than_the_quota_is_refused() -> None:
+    """FED-45: a fast node does not own the model."""
+    assert ruling(facts(used=1)).reason is Reason.QUOTA
+
+
+@pytest.mark.parametrize(("base", "status"), [(5, Ruling.ACCEPT), (3, Ruling.ACCEPT), (2, Ruling.STALE)])
+def test_staleness_comes_from_the_message(base: int, status: Ruling) -> None:
+    """FED-44: the head minus the offer's base."""
+    assert ruling(base_version=ModelVersion(base), base_digest=digest_of(base)).ruling is status
+
+
+def test_a_version_that_the_store_no_longer_knows_is_stale() -> None:
+    gone = facts(recent={ModelVersion(5): digest_of(5)})
+    judgement = ruling(gone, base_version=ModelVersion(4))
+    assert judgement == Judgement(ruling=Ruling.STALE, reason=Reason.TOO_STALE)
+
+
+def test_after_the_last_version_everything_is_stale() -> None:
+    """FED-33: finished."""
+    assert ruling(facts(finished=True)) == Judgement(ruling=Ruling.STALE, reason=Reason.FINISHED)
+
+
+def test_identity_is_run_node_and_id_together() -> None:
+    assert identify(offer_of("ann", 3), ANN, RUN) is None
+    assert identify(offer_of("ann", 3), NodeId("bob"), RUN) is not None
+
+
+# --- decide ---------------------------------------------------------------------------------------------------------
+
+
+def situation(**changes: object) -> Situation:
+    """Connected, running, three nodes idle, nothing in flight."""
+    plain = Situation(
+        connected=True,
+        settled=True,
+        started=True,
+        committing=False,
+        online=3,
+        candidates=3,
+        suspects=0,
+        live=0,
+        transfers=0,
+        asked=0,
+        buffered=0,
+        overdue=False,
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+SYNC = engine(concurrency=3, buffer=3, refill=3, quorum=2)
+BUFF = engine(concurrency=5, buffer=2, refill=1, quorum=1, max_staleness=4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes", "move", "reason"),
+    [
+        (SYNC, {}, Move.ASK, "free_slots"),
+        (SYNC, {"committing": True, "buffered": 3}, Move.WAIT, "committing"),
+        (SYNC, {"buffered": 3}, Move.COMMIT, "buffer_full"),
+        (SYNC, {"buffered": 3, "connected": False}, Move.COMMIT, "buffer_full"),
+        (SYNC, {"buffered": 2, "live": 1, "overdue": True}, Move.COMMIT, "max_wait"),
+        (SYNC, {"buffered": 1, "live": 2, "overdue": True}, Move.WAIT, "assignments"),
+        (SYNC, {"buffered": 2, "asked": 3}, Move.COMMIT, "nobody_left"),
+        (SYNC, {"buffered": 2, "asked": 2, "candidates": 0}, Move.COMMIT, "nobody_left"),
+        (SYNC, {"buffered": 2, "asked": 3, "connected": False}, Move.WAIT, "broker"),
+        (SYNC, {"buffered": 2, "asked": 3, "settled": False}, Move.WAIT, "settling"),
+        (SYNC, {"buffered": 2, "asked": 3, "transfers": 1, "candidates": 0}, Move.WAIT, "transfers"),
+        (SYNC, {"buffered": 1, "asked": 3}, Move.ASK, "free_slots"),
+        (SYNC, {"live": 1, "candidates": 2}, Move.WAIT, "assignments"),
+        (SYNC, {"candidates": 0}, Move.WAIT, "no_candidates"),
+        (SYNC, {"candidates": 0, "suspects": 2}, Move.ASK_AGAIN, "nobody_else"),
+        (SYNC, {"candidates": 0, "suspects": 2, "transfers": 1}, Move.WAIT, "transfers"),
+        (SYNC, {"connected": False}, Move.WAIT, "broker"),
+        (SYNC, {"settled": False}, Move.WAIT, "settling"),
+        (SYNC, {"started": False, "online": 0}, Move.WAIT, "nodes_min"),
+        (BUFF, {"live": 4, "candidates": 1}, Move.ASK, "free_slots"),
+        (BUFF, {"live": 5}, Move.WAIT, "assignments"),
+    ],
+)
+def test_the_engine_waits_asks_or_commits_for_a_reason(
+    settings: EngineSettings, changes: dict[str, object], move: Move, reason: str
+) -> None:
+    decision = decide(situation(**changes), settings)
+    assert (decision.move, decision.reason) == (move, reason)
+
+
+def test_without_staleness_what_is_buffered_counts_against_the_concurrency() -> None:
+    assert wanted(situation(buffered=2), SYNC) == 1
+    assert wanted(situation(buffered=1, live=4), BUFF) == 1
+
+
+def test_over_selection_stays_in_a_replacement() -> None:
+    assert wanted(situation(buffered=1), engine(concurrency=5, buffer=3, refill=5)) == 4
+
+
+def test_a_small_concurrency_fills_a_large_buffer_step_by_step() -> None:
+    slow = engine(concurrency=2, buffer=5, refill=2)
+    assert wanted(situation(buffered=2), slow) == 2
+    assert wanted(situation(buffered=4), slow) == 1
+
+
+counts = strategies.integers(0, 6)
+
+
+@given(
+    buffered=counts, live=counts, candidates=counts, suspects=counts, transfers=counts, asked=counts,
+    concurrency=strategies.integers(1, 6), buffer=strategies.integers(1, 6), refill=strategies.integers(1, 6),
+    quorum=strategies.integers(0, 6), max_staleness=strategies.integers(0, 2), overdue=strategies.booleans(),
+)  # fmt: skip
+def test_whoever_waits_waits_for_somebody(
+    *, concurrency: int, buffer: int, refill: int, quorum: int, max_staleness: int, **seen: object
+) -> None:
+    """With a healthy broker and no one to ask, the only silent waits are below the quorum with nobody in flight."""
+    limits = engine(concurrency=concurrency, buffer=buffer, refill=refill, quorum=quorum, max_staleness=max_staleness)
+    now = situation(**seen)
+    decision = decide(now, limits)
+    match decision.move:
+        case Move.WAIT:
+            idle = now.live + now.transfers == 0
+            assert not idle or now.candidates + now.suspects == 0 or wanted(now, limits) == 0
+            assert decision.reason in ("assignments", "transfers", "no_candidates")
+        case Move.COMMIT:
+            assert now.buffered >= min(buffer, max(1, quorum))
+            assert reason_to_commit(now, limits) == decision.reason
+        case Move.ASK:
+            assert 0 < decision.count <= min(now.candidates, concurrency - now.live)
+        case Move.ASK_AGAIN:
+            assert now.candidates == 0
+            assert 0 < decision.count <= now.suspects

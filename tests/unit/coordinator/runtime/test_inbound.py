@@ -1,0 +1,271 @@
+"""What a transport received becomes an event, or is refused; nothing that a stranger sends can do more."""
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from coordinator.engine import events
+from coordinator.engine.events import BrokerDropped, CoordinatorStateHeard, MessageRefused
+from coordinator.records import Verdict
+from coordinator.runtime.connections import DROPPED_TOPIC
+from coordinator.runtime.inbound import Inbound
+from coordinator.runtime.incidents import Incidents
+from coordinator.runtime.traffic import PACKET_HEADER_BYTES, Traffic
+from coordinator.storage.memory_store import MemoryStore
+from federation.errors import StorageError, TransportError
+from federation.protocol.messages import (
+    Activity,
+    CoordinatorState,
+    Decline,
+    Message,
+    NodeState,
+    Presence,
+    Progress,
+    Reason,
+    ReceiptStatus,
+    UpdateOffer,
+)
+from federation.protocol.signing import Writer
+from federation.protocol.topics import Topics
+from federation.protocol.wire import encode_message
+from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
+from federation.types import Digest, Epoch, FederationId, Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
+from tests.rigs.model_values import arrived, initialised, update
+
+TOPICS = Topics(FederationId("t"))
+ANN = NodeId("ann")
+STATE = NodeState(presence=Presence.ONLINE, incarnation=Incarnation(1), protocol_min=1, protocol_max=1)
+OFFER = UpdateOffer(
+    run=RunId("0" * 16),
+    round=RoundId(0),
+    update=UpdateId("0-ann"),
+    incarnation=Incarnation(1),
+    base_version=ModelVersion(0),
+    base_digest=Digest(b"d" * 16),
+    num_examples=3,
+    metrics={},
+    codec="edge",
+    payload_bytes=5,
+    payload_digest=Digest(b"p" * 16),
+    chunk_bytes=61_440,
+    inline=b"frame",
+)
+DECLINE = Decline(run=RunId("0" * 16), round=RoundId(0), reason="busy")
+PROGRESS = Progress(round=RoundId(0), activity=Activity.TRAINING)
+
+
+@dataclass
+class Bench:
+    store: MemoryStore = field(default_factory=MemoryStore)
+    traffic: Traffic = field(default_factory=Traffic)
+    connected: int = 0
+    inbound: Inbound = field(init=False)
+
+    def __post_init__(self) -> None:
+        initialised(self.store)
+        self.inbound = Inbound(TOPICS, self.store, self.traffic, self._on_connected)
+
+    def _on_connected(self) -> None:
+        self.connected += 1
+
+    def hear(self, topic: str, payload: bytes) -> events.Event | None:
+        return self.inbound.translate(MessageReceived(topic=topic, payload=payload))
+
+    def say(self, topic: str, message: Message) -> events.Event | None:
+        return self.hear(topic, encode_message(message))
+
+
+def test_births_offers_declines_and_progress_become_events() -> None:
+    bench = Bench()
+    assert bench.say(TOPICS.node_state(ANN), STATE) == events.NodeStateReceived(node=ANN, state=STATE)
+    assert bench.say(TOPICS.node_event(ANN), OFFER) == events.OfferReceived(node=ANN, offer=OFFER)
+    assert bench.say(TOPICS.node_event(ANN), DECLINE) == events.DeclineReceived(node=ANN, decline=DECLINE)
+    assert bench.say(TOPICS.node_telemetry(ANN), PROGRESS) == events.ProgressReceived(node=ANN, progress=PROGRESS)
+
+
+def test_a_chunk_is_passed_on_as_it_is() -> None:
+    topic = TOPICS.node_chunk(ANN, UpdateId("0-ann"), 7)
+    expected = events.ChunkReceived(node=ANN, update=UpdateId("0-ann"), index=7, body=b"\x00raw")
+    assert Bench().hear(topic, b"\x00raw") == expected
+
+
+def test_an_offer_comes_with_the_verdict_that_is_known() -> None:
+    bench, sent = Bench(), arrived("ann", update(1.0))
+    bench.store.save_update(sent.record, sent.payload)
+    event = bench.say(TOPICS.node_event(ANN), OFFER)
+    assert isinstance(event, events.OfferReceived)
+    assert event.known == Verdict(update=UpdateId("0-ann"), node=ANN, status=ReceiptStatus.STORED, reason=Reason.NONE)
+
+
+@pytest.mark.parametrize(
+    ("topic", "payload"),
+    [
+        (TOPICS.node_event(ANN), b"\xff not msgpack"),
+        (TOPICS.node_state(ANN), encode_message(DECLINE)),
+        (TOPICS.node_event(ANN), encode_message(STATE)),
+        (TOPICS.node_telemetry(ANN), encode_message(OFFER)),
+        ("fl/other/n/ann/evt", encode_message(DECLINE)),
+        ("fl/t/n/ann/up/0-bob/0", b"x"),
+        ("$SYS/broker/version", b"x"),
+    ],
+)
+def test_what_is_no_message_here_is_refused_and_named(topic: str, payload: bytes) -> None:
+    event = Bench().hear(topic, payload)
+    assert isinstance(event, MessageRefused)
+    assert event.topic == topic
+    assert event.reason
+
+
+@settings(max_examples=60, deadline=None)
+@given(topic=some.sampled_from([TOPICS.node_event(ANN), TOPICS.node_state(ANN), "x"]), payload=some.binary(min_size=1))
+def test_random_bytes_are_refused_and_never_raise(topic: str, payload: bytes) -> None:
+    assert isinstance(Bench().hear(topic, payload), MessageRefused)
+
+
+def test_what_stands_in_the_coordinators_own_topic_is_heard() -> None:
+    """FED-63, FED-64."""
+    state = CoordinatorState(
+        presence=Presence.ONLINE, run=RunId("0" * 16), epoch=Epoch(3), protocol_min=1, protocol_max=1
+    )
+    heard = Bench().hear(TOPICS.coordinator_state, encode_message(state))
+    assert heard == CoordinatorStateHeard(state=state)
+    for body in (b"", b"junk", encode_message(STATE)):
+        assert Bench().hear(TOPICS.coordinator_state, body) == CoordinatorStateHeard(state=None)
+
+
+class Seal:
+    """Signs and forgets: deterministic, as Ed25519 is."""
+
+    def sign(self, digest: bytes) -> bytes:
+        return digest[:64]
+
+
+def test_with_a_key_only_what_it_has_signed_speaks_in_our_name() -> None:
+    """FED-63: a broker must not be able to send a coordinator away."""
+    state = CoordinatorState(
+        presence=Presence.ONLINE, run=RunId("0" * 16), epoch=Epoch(3), protocol_min=1, protocol_max=1
+    )
+    store, topic = MemoryStore(), TOPICS.coordinator_state
+    inbound = Inbound(TOPICS, store, Traffic(), lambda: None, signer=Seal())
+    for payload, believed in (
+        (encode_message(state), None),
+        (Writer(TOPICS, Seal()).encode(topic, state), state),
+        (Writer(TOPICS, Seal()).encode(TOPICS.round, state), None),
+    ):
+        heard = inbound.translate(MessageReceived(topic=topic, payload=payload))
+        assert heard == CoordinatorStateHeard(state=believed)
+
+
+def test_what_the_broker_has_dropped_is_a_number_or_nothing() -> None:
+    assert Bench().hear(DROPPED_TOPIC, b"12") == BrokerDropped(total=12)
+    for body in (b"", b"-1", b"many", b"1e3"):
+        assert Bench().hear(DROPPED_TOPIC, body) is None
+
+
+@pytest.mark.parametrize("topic", [TOPICS.round, TOPICS.node_command(ANN)])
+def test_what_coordinators_say_is_not_for_us(topic: str) -> None:
+    assert Bench().hear(topic, b"anything") is None
+
+
+def test_a_state_that_was_removed_from_the_broker_is_no_news() -> None:
+    assert Bench().hear(TOPICS.node_state(ANN), b"") is None
+
+
+def test_the_control_connection_is_the_view_of_the_broker() -> None:
+    bench = Bench()
+    up = TransportConnected(connection="control", session_present=False, packet_bytes_max=1)
+    down = TransportDisconnected(connection="control", reason="gone")
+    assert bench.inbound.translate(up) == events.BrokerConnected()
+    assert bench.connected == 1
+    assert bench.inbound.translate(down) == events.BrokerDisconnected(reason="gone")
+
+
+def test_the_data_connection_comes_and_goes_without_a_word() -> None:
+    bench = Bench()
+    up = TransportConnected(connection="data", session_present=False, packet_bytes_max=1)
+    assert bench.inbound.translate(up) is None
+    assert bench.inbound.translate(TransportDisconnected(connection="data", reason="gone")) is None
+    assert bench.connected == 0
+
+
+def test_a_connection_that_is_refused_for_good_ends_the_process() -> None:
+    with pytest.raises(TransportError, match="bad password"):
+        Bench().inbound.translate(TransportFailed(connection="data", reason="bad password"))
+
+
+def test_an_evaluation_is_remembered_before_the_machine_hears_of_it() -> None:
+    bench = Bench()
+    event = events.Evaluated(version=ModelVersion(0), metrics={"accuracy": 0.25})
+    assert bench.inbound.translate(event) is event
+    assert dict(bench.store.history()[0].metrics) == {"accuracy": 0.25}
+    empty = events.Evaluated(version=ModelVersion(0), metrics={})
+    assert bench.inbound.translate(empty) is empty
+    assert dict(bench.store.history()[0].metrics) == {"accuracy": 0.25}
+
+
+def test_a_full_disk_costs_an_evaluation_and_not_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by simulation: the coordinator died of it. What is not saved decides nothing: a restart would not know."""
+
+    def full(_store: MemoryStore, _version: ModelVersion, _metrics: object) -> None:
+        raise StorageError("no space left on device")
+
+    monkeypatch.setattr(MemoryStore, "save_evaluation", full)
+    event = events.Evaluated(version=ModelVersion(0), metrics={"accuracy": 0.25})
+    assert Bench().inbound.translate(event) == replace(event, metrics={})
+
+
+def test_other_events_pass_unchanged() -> None:
+    event = events.StopRequested()
+    assert Bench().inbound.translate(event) is event
+
+
+def test_every_byte_from_a_node_is_counted_with_its_header() -> None:
+    bench = Bench()
+    bench.hear("some/topic", b"12345")
+    assert bench.traffic.up == PACKET_HEADER_BYTES + len("some/topic") + 5
+    bench.traffic.pulled(100)
+    bench.traffic.commanded("t", 9)
+    assert bench.traffic.take()[1] == 100 + PACKET_HEADER_BYTES + 10
+    assert (bench.traffic.up, bench.traffic.down) == (0, 0)
+
+
+class OnlyAnn:
+    """Verifies what `sign` makes, and hears nobody but ann."""
+
+    def sign(self, digest: bytes) -> bytes:
+        return digest
+
+    def verify(self, sender: NodeId | None, digest: bytes, signature: bytes) -> bool:
+        return sender == ANN and digest == signature
+
+
+def test_where_signatures_are_required_only_their_owner_is_heard_and_the_rest_is_counted() -> None:
+    """FED-76: by sender and kind, without an answer."""
+    bench, incidents = Bench(), Incidents()
+    bench.inbound = Inbound(TOPICS, bench.store, bench.traffic, lambda: None, verifier=OnlyAnn(), incidents=incidents)
+    signed = Writer(TOPICS, OnlyAnn()).encode(TOPICS.node_event(ANN), DECLINE)
+    assert bench.hear(TOPICS.node_event(ANN), signed) == events.DeclineReceived(node=ANN, decline=DECLINE)
+    other = NodeId("bob")
+    for topic, payload in (
+        (TOPICS.node_event(ANN), encode_message(DECLINE)),
+        (TOPICS.node_event(ANN), signed[:-1] + b"x"),
+        (TOPICS.node_event(other), signed),
+        (TOPICS.node_chunk(ANN, UpdateId("0-ann"), 0).replace("0-ann", "0-bob"), b"x"),
+        ("elsewhere", b"x"),
+    ):
+        assert isinstance(bench.hear(topic, payload), MessageRefused)
+    assert incidents.counts() == {
+        "ann": {"bad_signature": 2, "forged_topic": 1},
+        "bob": {"bad_signature": 1},
+        "unknown": {"forged_topic": 1},
+    }
+
+
+def test_a_chunk_needs_no_signature() -> None:
+    """FED-77: the signed offer names the digest of what they make."""
+    bench = Bench()
+    bench.inbound = Inbound(TOPICS, bench.store, bench.traffic, lambda: None, verifier=OnlyAnn())
+    topic = TOPICS.node_chunk(ANN, UpdateId("0-ann"), 7)
+    assert isinstance(bench.hear(topic, b"raw"), events.ChunkReceived)

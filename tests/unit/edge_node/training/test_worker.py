@@ -1,0 +1,266 @@
+"""One round of local work, and the worker that nothing a user's task does can break."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_node.engine.events import TrainingFailed, TrainingFinished
+from edge_node.training import worker
+from edge_node.training.update import EncodedUpdate, ResidualChange, encode_update
+from edge_node.training.worker import ThreadTrainer, TrainingJob, run_round, training_event
+from federation.errors import TaskError
+from federation.protocol.limits import METRICS_MAX
+from federation.runtime.clock import MonotonicClock
+from federation.runtime.transport import Inbox
+from federation.task import Array, Stop
+from federation.testing.clock import FakeClock
+from federation.types import RoundId
+from tests.rigs.node_doubles import MANIFEST, RUN, ToyTask, announcement, training_setup, vectors
+from update_codec import CodecSpec, decode
+
+LIMIT_S = 20.0
+
+
+class StepClock:
+    """A clock that goes on by 2 s each time it is read."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def now(self) -> float:
+        self._now += 2.0
+        return self._now
+
+
+def job(round_number: int = 7, codec: str = "lossless") -> TrainingJob:
+    return TrainingJob(announcement=announcement(round_number, codec=codec), base=vectors(), residual=None)
+
+
+def never() -> bool:
+    return False
+
+
+def test_round_gives_the_encoded_difference_and_its_numbers() -> None:
+    finished = run_round(training_setup(), job(), never, StepClock())
+    np.testing.assert_array_equal(decode(finished.frame, MANIFEST).parameters[:12], np.ones(12, np.float32))
+    assert (finished.round, finished.run, finished.num_examples) == (7, RUN, 10)
+    assert (finished.metrics, finished.train_s) == ({"loss": 0.5}, 2.0)
+    assert finished.token == ResidualChange(used=None, left=None)
+
+
+def test_a_slow_uplink_lowers_the_rate_of_a_codec_with_feedback_and_the_result_says_so() -> None:
+    slow = replace(job(codec="deadzone(bpp=8,feedback=1)"), payload_bytes_max=5)
+    assert CodecSpec.parse(run_round(training_setup(), slow, never, StepClock()).codec).bpp == pytest.approx(40 / 15)
+    assert run_round(training_setup(), replace(slow, payload_bytes_max=99), never, StepClock()).codec == (
+        "deadzone(bpp=8,feedback=1)"
+    )
+    assert run_round(training_setup(), replace(job(), payload_bytes_max=5), never, StepClock()).codec == "lossless"
+
+
+def test_base_model_is_not_changed_by_a_task_that_trains_in_place() -> None:
+    def in_place(parameters: dict[str, Array]) -> None:
+        parameters["bias"][...] = 9
+
+    base = vectors()
+    run_round(
+        training_setup(ToyTask(change=in_place)),
+        TrainingJob(announcement=announcement(), base=base, residual=None),
+        never,
+        StepClock(),
+    )
+    np.testing.assert_array_equal(base.parameters, vectors().parameters)
+
+
+def test_clip_of_the_node_bounds_the_update() -> None:
+    finished = run_round(training_setup(norm_max=0.5), job(), never, StepClock())
+    assert np.linalg.norm(decode(finished.frame, MANIFEST).parameters) == pytest.approx(0.5, rel=1e-5)
+
+
+def test_every_node_and_round_has_a_codec_seed_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[object] = []
+
+    def spy(*args: Any, **kwargs: Any) -> EncodedUpdate:
+        seeds.append(kwargs["shared"].seed)
+        return encode_update(*args, **kwargs)
+
+    monkeypatch.setattr(worker, "encode_update", spy)
+    for round_number in (7, 7, 8):
+        run_round(training_setup(), job(round_number), never, StepClock())
+    assert seeds[0] == seeds[1] != seeds[2]
+
+
+def test_metrics_that_cannot_travel_are_left_out() -> None:
+    metrics = {"loss": float("nan"), "x" * 100: 1.0} | {f"m{i}": 1.0 for i in range(40)}
+    finished = run_round(training_setup(ToyTask(metrics=metrics)), job(), never, StepClock())
+    assert "loss" not in finished.metrics
+    assert len(finished.metrics) == METRICS_MAX
+
+
+@pytest.mark.parametrize("count", [0, -1, True, 2.0, 2**53])
+def test_num_examples_that_is_no_weight_is_the_tasks_error(count: int) -> None:
+    with pytest.raises(TaskError, match="num_examples"):
+        run_round(training_setup(ToyTask(num_examples=count)), job(), never, StepClock())
+
+
+def test_unknown_codec_fails_the_round_with_its_name() -> None:
+    event = training_event(training_setup(), job(codec="zip"), never, StepClock())
+    assert isinstance(event, TrainingFailed)
+    assert "zip" in event.reason
+
+
+@pytest.mark.parametrize(
+    "raised", [RuntimeError("no memory"), SystemExit(3), KeyboardInterrupt(), TaskError("bad data")]
+)
+def test_whatever_a_task_raises_becomes_a_reason(raised: BaseException) -> None:
+    event = training_event(training_setup(ToyTask(raises=raised)), job(), never, StepClock())
+    assert isinstance(event, TrainingFailed)
+    assert str(raised) in event.reason
+    assert len(event.reason.encode()) <= 200
+
+
+class SpeechlessError(Exception):
+    """An exception of a user's that cannot be printed."""
+
+    def __str__(self) -> str:
+        raise AttributeError("self.field was never set")
+
+
+def test_an_exception_that_cannot_be_printed_does_not_end_the_worker() -> None:
+    event = training_event(training_setup(ToyTask(raises=SpeechlessError())), job(), never, StepClock())
+    assert isinstance(event, TrainingFailed)
+    assert event.reason == "SpeechlessError"
+
+
+def test_stopped_training_makes_no_update() -> None:
+    event = training_event(training_setup(), job(), lambda: True, StepClock())
+    assert event == TrainingFailed(round=RoundId(7), reason="stopped", run=RUN)
+
+
+class Rig:
+    """A worker, its inbox, and a task that waits for the test."""
+
+    def __init__(self) -> None:
+        self.inbox: Inbox = queue.Queue(100)
+        self.running, self.release = threading.Event(), threading.Event()
+        self.task = ToyTask(during=self._during)
+        self.trainer = ThreadTrainer(training_setup(self.task), self.inbox, MonotonicClock())
+
+    def _during(self, stop: Stop) -> None:
+        self.running.set()
+        assert self.release.wait(LIMIT_S)
+
+    def event(self) -> object:
+        return self.inbox.get(timeout=LIMIT_S).event
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    rig.release.set()
+    assert rig.trainer.close(timeout_s=LIMIT_S)
+
+
+def test_worker_answers_through_the_inbox(rig: Rig) -> None:
+    rig.release.set()
+    rig.trainer.start(job())
+    event = rig.event()
+    assert isinstance(event, TrainingFinished)
+    assert event.result.round == 7
+
+
+def test_worker_goes_on_after_a_task_that_raised(rig: Rig) -> None:
+    rig.release.set()
+    rig.task.raises = SystemExit(1)
+    rig.trainer.start(job(7))
+    assert isinstance(rig.event(), TrainingFailed)
+    rig.task.raises = None
+    rig.trainer.start(job(8))
+    assert isinstance(rig.event(), TrainingFinished)
+
+
+def test_stop_reaches_the_running_job_alone(rig: Rig) -> None:
+    rig.trainer.start(job(7))
+    assert rig.running.wait(LIMIT_S)
+    rig.trainer.start(job(8))
+    rig.trainer.stop(RoundId(7))
+    rig.trainer.stop(RoundId(99))
+    rig.release.set()
+    assert rig.event() == TrainingFailed(round=RoundId(7), reason="stopped", run=RUN)
+    event = rig.event()
+    assert isinstance(event, TrainingFinished)
+    assert event.result.round == 8
+
+
+def test_job_that_still_waits_is_replaced_by_a_newer_one(rig: Rig) -> None:
+    rig.trainer.start(job(7))
+    assert rig.running.wait(LIMIT_S)
+    rig.trainer.start(job(8))
+    rig.trainer.start(job(9))
+    rig.release.set()
+    events = [rig.event(), rig.event()]
+    assert [event.result.round for event in events if isinstance(event, TrainingFinished)] == [7, 9]
+
+
+def test_close_says_when_a_task_does_not_stop(rig: Rig) -> None:
+    rig.trainer.start(job())
+    assert rig.running.wait(LIMIT_S)
+    assert not rig.trainer.close(timeout_s=0.0)
+
+
+def test_lost_result_is_said_and_the_next_one_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "POST_TIMEOUT_S", 0.0)
+    lost = threading.Event()
+
+    class SmallInbox(queue.Queue):  # type: ignore[type-arg]
+        def put(self, item: object, block: bool = True, timeout: float | None = None) -> None:
+            if not lost.is_set():
+                lost.set()
+                raise queue.Full
+            super().put(item, block, timeout)
+
+    inbox = SmallInbox()
+    trainer = ThreadTrainer(training_setup(), inbox, MonotonicClock())
+    trainer.start(job(7))
+    assert lost.wait(LIMIT_S)
+    trainer.start(job(8))
+    event = inbox.get(timeout=LIMIT_S).event
+    assert isinstance(event, TrainingFinished)
+    assert event.result.round == 8
+    assert trainer.close(timeout_s=LIMIT_S)
+
+
+def test_a_training_that_gives_no_sign_of_life_is_noticed_until_it_gives_one() -> None:
+    inbox: Inbox = queue.Queue(10)
+    clock, asked, steps = FakeClock(), threading.Semaphore(0), threading.Semaphore(0)
+
+    def patient(stop: Stop) -> None:
+        asked.release()
+        steps.acquire(timeout=LIMIT_S)
+        stop()
+        asked.release()
+        steps.acquire(timeout=LIMIT_S)
+
+    trainer = ThreadTrainer(training_setup(ToyTask(during=patient)), inbox, clock, stall_s=60.0)
+    clock.advance(1_000.0)
+    assert trainer.gets_on  # nothing is trained: that may last
+    trainer.start(job())
+    assert asked.acquire(timeout=LIMIT_S)
+    clock.advance(60.0)
+    assert trainer.gets_on
+    clock.advance(1.0)
+    assert not trainer.gets_on
+    steps.release()  # it asks its stop flag
+    assert asked.acquire(timeout=LIMIT_S)
+    assert trainer.gets_on
+    steps.release()
+    assert isinstance(inbox.get(timeout=LIMIT_S).event, TrainingFinished)
+    clock.advance(1_000.0)
+    assert trainer.gets_on
+    assert trainer.close(timeout_s=LIMIT_S)
+    assert not trainer.gets_on  # a worker that has ended trains nothing

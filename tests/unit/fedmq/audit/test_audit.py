@@ -1,0 +1,287 @@
+"""The audit: silent about a good store, and never about one that breaks a promise."""
+
+import json
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from coordinator.cli import make_app
+from coordinator.global_model.committer import CommitterSettings
+from coordinator.records import RoundRecord, Verdict
+from coordinator.storage.database import DATABASE
+from coordinator.storage.files import model_file
+from coordinator.storage.sqlite_store import SqliteStore
+from coordinator.storage.store import Figures
+from coordinator.strategies.strategy import StrategySettings, make_strategy
+from edge_node.records import OutboxEntry
+from edge_node.storage.sqlite_store import SqliteNodeStore
+from federation.errors import StorageError
+from federation.protocol.chunking import payload_digest
+from federation.protocol.cohort import EVERYONE
+from federation.protocol.messages import Reason, ReceiptStatus, UpdateOffer
+from federation.types import Digest, Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
+from fedmq.audit.audit import AuditReport, Outcome, Witness, audit
+from tests.rigs.model_values import INITIAL, Arrived, arrived, committer, initialised, update
+
+SETTINGS = CommitterSettings()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A store with two versions of two updates each, one update that waits, a stale one and a refused one."""
+    folder = tmp_path / "coordinator"
+    store = SqliteStore(folder)
+    initialised(store)
+    for number in range(3):
+        nodes = (NodeId("a"), NodeId("b"))
+        store.save_round(RoundRecord(round=RoundId(number), version=ModelVersion(number), nodes=nodes, cohort=EVERYONE))
+    for number in range(2):
+        sent = [arrived(name, update(0.5 + number), round_id=number) for name in ("a", "b")]
+        for one in sent:
+            store.save_update(one.record, one.payload)
+        committer(store).commit([one.member for one in sent], "full", Figures())
+    waiting = arrived("a", update(1.0), round_id=2)
+    store.save_update(waiting.record, waiting.payload)
+    for name, status, reason in (
+        ("b", ReceiptStatus.STALE, Reason.TOO_STALE),
+        ("c", ReceiptStatus.REFUSED, Reason.NORM),
+    ):
+        late = arrived(name, update(1.0), round_id=2)
+        store.save_verdict(
+            Verdict(update=late.record.update, node=late.record.node, status=status, reason=reason), late.record
+        )
+    store.close()
+    return folder
+
+
+def run_of(state: Path) -> RunId:
+    return RunId(rows(state, "SELECT value FROM meta WHERE key = 'run'")[0][0])
+
+
+def rows(state: Path, statement: str, *values: object) -> list[tuple[str, ...]]:
+    """Run one statement on the coordinator's database behind its back."""
+    with closing(sqlite3.connect(state / DATABASE, isolation_level=None)) as database:
+        return database.execute(statement, values).fetchall()
+
+
+def node_with(folder: Path, run: RunId, *sent: Arrived, stored: bool, base: int = 2) -> Path:
+    """A node's folder with these updates in its outbox."""
+    store = SqliteNodeStore(folder)
+    for one in sent:
+        record = one.record
+        offer = UpdateOffer(
+            run=run,
+            round=record.round,
+            update=record.update,
+            incarnation=Incarnation(1),
+            base_version=ModelVersion(base),
+            base_digest=Digest(INITIAL.digest()),
+            num_examples=record.num_examples,
+            metrics={},
+            codec=record.codec,
+            payload_bytes=record.payload_bytes,
+            payload_digest=record.payload_digest,
+            chunk_bytes=61_440,
+        )
+        store.save_outbox(OutboxEntry(offer=offer), one.payload, None)
+        if stored:
+            store.mark_stored(record.update)
+    store.close()
+    return folder
+
+
+def failed(report: AuditReport) -> dict[str, str]:
+    return {finding.invariant: finding.detail for finding in report.findings if finding.failed}
+
+
+def told(update_name: str, status: ReceiptStatus, version: int | None = None) -> Witness:
+    known = None if version is None else ModelVersion(version)
+    return Witness(told=frozenset({(UpdateId(update_name), status, known)}))
+
+
+def test_a_good_store_passes_every_check_that_stores_can_show(state: Path) -> None:
+    report = audit(state, settings=SETTINGS)
+    assert report.holds
+    outcomes = {finding.invariant: finding.outcome for finding in report.findings}
+    assert list(outcomes) == [f"I{number}" for number in range(1, 10)]
+    assert [name for name, outcome in outcomes.items() if outcome is Outcome.SKIP] == ["I6"]
+    assert not report.lost | report.double
+    assert report.waiting == {"2-a"}
+
+
+def test_without_the_configuration_the_head_is_not_made_again(state: Path) -> None:
+    report = audit(state)
+    assert next(one for one in report.findings if one.invariant == "I7").outcome is Outcome.SKIP
+
+
+def test_a_store_with_version_zero_only_passes(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    initialised(store)
+    store.close()
+    assert audit(tmp_path, settings=SETTINGS).holds
+
+
+def test_the_audit_changes_nothing(state: Path) -> None:
+    before = rows(state, "SELECT value FROM meta WHERE key = 'epoch'")
+    audit(state, settings=SETTINGS)
+    assert rows(state, "SELECT value FROM meta WHERE key = 'epoch'") == before
+
+
+def test_a_folder_without_a_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StorageError):
+        audit(tmp_path)
+
+
+class TestCountedOnce:
+    def test_a_version_that_counts_other_updates_than_name_it_fails(self, state: Path) -> None:
+        rows(state, "UPDATE updates SET version = 1 WHERE update_id = '1-a'")
+        assert "version 1 counts 2 updates, 3 name it" in failed(audit(state))["I1"]
+
+    def test_an_update_that_is_refused_and_in_a_version_fails(self, state: Path) -> None:
+        rows(state, "UPDATE updates SET version = 2 WHERE update_id = '2-c'")
+        assert "2-c is refused in version 2" in failed(audit(state))["I1"]
+
+    def test_an_update_of_a_version_that_does_not_exist_fails(self, state: Path) -> None:
+        rows(state, "UPDATE updates SET version = 9 WHERE update_id = '1-a'")
+        assert "1-a is applied in version 9" in failed(audit(state))["I1"]
+
+    def test_an_id_that_is_not_its_node_s_fails(self, state: Path) -> None:
+        rows(state, "UPDATE updates SET node = 'z' WHERE update_id = '1-a'")
+        assert "1-a is not the update of z" in failed(audit(state))["I1"]
+
+    def test_a_node_that_was_told_another_version_fails(self, state: Path) -> None:
+        report = audit(state, witness=told("1-a", ReceiptStatus.APPLIED, 1))
+        assert report.double == {"1-a"}
+        assert "I1" in failed(report)
+
+    def test_a_node_that_was_told_what_the_store_says_passes(self, state: Path) -> None:
+        assert audit(state, witness=told("1-a", ReceiptStatus.APPLIED, 2)).holds
+        assert audit(state, witness=told("2-b", ReceiptStatus.STALE)).holds
+        assert audit(state, witness=told("2-a", ReceiptStatus.STORED)).holds
+
+
+class TestNothingLost:
+    def test_an_update_that_was_receipted_and_is_nowhere_is_lost(self, state: Path) -> None:
+        for status in (ReceiptStatus.STORED, ReceiptStatus.APPLIED, ReceiptStatus.STALE):
+            report = audit(state, witness=told("1-z", status, 1 if status is ReceiptStatus.APPLIED else None))
+            assert report.lost == {"1-z"}
+            assert "1-z is lost" in failed(report)["I2"]
+
+    def test_a_stranger_s_refusal_is_not_kept_and_not_lost(self, state: Path) -> None:
+        witness = replace(told("9-z", ReceiptStatus.REFUSED), offered=frozenset({UpdateId("9-z")}))
+        assert audit(state, witness=witness).holds
+
+    def test_an_offered_update_is_with_the_coordinator_or_in_its_outbox(self, state: Path, tmp_path: Path) -> None:
+        witness = Witness(offered=frozenset({UpdateId("1-a"), UpdateId("2-d")}))
+        assert audit(state, witness=witness).lost == {"2-d"}
+        node = node_with(tmp_path / "d", run_of(state), arrived("d", update(1.0), round_id=2), stored=False)
+        assert audit(state, nodes=[node], witness=witness).holds
+
+    def test_an_outbox_entry_that_its_node_believes_to_be_stored_must_be(self, state: Path, tmp_path: Path) -> None:
+        node = node_with(tmp_path / "d", run_of(state), arrived("d", update(1.0), round_id=2), stored=True)
+        assert audit(state, nodes=[node]).lost == {"2-d"}
+
+    def test_another_run_s_outbox_is_nobody_s_debt(self, state: Path, tmp_path: Path) -> None:
+        other = RunId("00000000000000ff")
+        node = node_with(tmp_path / "d", other, arrived("d", update(1.0), round_id=2), stored=True)
+        assert audit(state, nodes=[node]).holds
+
+    def test_a_stored_update_without_its_payload_fails(self, state: Path) -> None:
+        rows(state, "DELETE FROM payloads WHERE update_id = '2-a'")
+        assert "2-a is stored without its payload" in failed(audit(state))["I2"]
+
+
+class TestVersions:
+    def test_a_gap_fails(self, state: Path) -> None:
+        rows(state, "DELETE FROM versions WHERE version = 1")
+        assert "version 2 stands where 1 should be" in failed(audit(state))["I3"]
+
+    def test_a_wrong_predecessor_fails(self, state: Path) -> None:
+        rows(state, "UPDATE versions SET previous = x'00' WHERE version = 2")
+        assert "version 2 does not name its predecessor" in failed(audit(state))["I3"]
+
+    def test_a_damaged_model_fails(self, state: Path) -> None:
+        path = state / "blobs" / model_file(2)
+        path.write_bytes(path.read_bytes()[:-1])
+        assert "damaged" in failed(audit(state))["I4"]
+
+    def test_a_digest_that_is_not_the_model_s_fails(self, state: Path) -> None:
+        rows(state, "UPDATE versions SET digest = x'00' WHERE version = 2")
+        assert "the head's digest is another one" in failed(audit(state))["I4"]
+
+    def test_a_head_that_is_not_what_its_updates_make_fails(self, state: Path) -> None:
+        other = CommitterSettings(strategy=make_strategy(StrategySettings(server_learning_rate=0.5)))
+        assert "made again is another model" in failed(audit(state, settings=other))["I7"]
+
+    def test_a_head_whose_updates_are_gone_cannot_be_made_again(self, state: Path) -> None:
+        rows(state, "DELETE FROM payloads WHERE update_id = '1-a'")
+        assert "1-a is not in the store" in failed(audit(state, settings=SETTINGS))["I7"]
+
+    def test_a_node_that_has_seen_more_than_the_head_fails(self, state: Path, tmp_path: Path) -> None:
+        assert audit(state, witness=Witness(version_seen=2)).holds
+        assert "a node has seen version 3" in failed(audit(state, witness=Witness(version_seen=3)))["I5"]
+        ahead = arrived("d", update(1.0), round_id=2)
+        node = node_with(tmp_path / "d", run_of(state), ahead, stored=False, base=7)
+        assert "knows version 7" in failed(audit(state, nodes=[node]))["I5"]
+
+
+class TestDisk:
+    def test_what_one_crash_leaves_is_borne_and_more_is_not(self, state: Path) -> None:
+        for number in range(6):
+            (state / "blobs" / f".left-{number}.tmp").write_bytes(b"half")
+        assert audit(state).holds
+        (state / "blobs" / "model-77.safetensors").write_bytes(b"left")
+        assert "7 files that no row names" in failed(audit(state))["I8"]
+
+    def test_a_payload_of_a_refused_update_fails(self, state: Path) -> None:
+        rows(state, "INSERT INTO payloads VALUES ('2-c', x'00')")
+        assert "the payload of 2-c is kept for nothing" in failed(audit(state))["I8"]
+
+    def test_a_payload_that_is_not_what_was_offered_fails(self, state: Path) -> None:
+        rows(state, "UPDATE payloads SET body = x'00' WHERE update_id = '2-a'")
+        assert "2-a is not what was offered" in failed(audit(state))["I9"]
+
+    def test_a_payload_that_is_no_frame_fails(self, state: Path) -> None:
+        junk = arrived("a", update(1.0), round_id=2).payload[:-4]
+        digest = payload_digest(junk)
+        rows(state, "UPDATE payloads SET body = ? WHERE update_id = '2-a'", junk)
+        rows(
+            state,
+            "UPDATE updates SET payload_bytes = ?, payload_digest = ? WHERE update_id = '2-a'",
+            len(junk),
+            digest,
+        )
+        assert "2-a cannot be decoded" in failed(audit(state))["I9"]
+
+    def test_an_update_of_a_round_that_was_never_reserved_fails(self, state: Path) -> None:
+        rows(state, "DELETE FROM rounds WHERE round = 2")
+        assert "no such round" in failed(audit(state))["I9"]
+
+
+class TestCommand:
+    def test_a_good_store_is_0_and_prints_a_table(self, state: Path) -> None:
+        result = CliRunner().invoke(make_app(["audit"]), ["audit", "--state", str(state)])
+        assert result.exit_code == 0, result.output
+        assert "I9" in result.output
+        assert "1 updates are stored and wait" in result.output
+
+    def test_a_broken_store_is_1_and_says_what_in_json(self, state: Path) -> None:
+        rows(state, "UPDATE versions SET previous = x'00' WHERE version = 2")
+        result = CliRunner().invoke(make_app(["audit"]), ["audit", "--state", str(state), "--json"])
+        assert result.exit_code == 1
+        found = json.loads(result.output)
+        assert found["holds"] is False
+        assert [one["invariant"] for one in found["findings"] if one["outcome"] == "fail"] == ["I3"]
+
+    def test_the_configuration_names_the_store_and_the_strategy(self, state: Path, tmp_path: Path) -> None:
+        file = tmp_path / "coordinator.toml"
+        sections = ('[federation]\nid = "t"', '[broker]\nurl = "mqtt://127.0.0.1"', f'[store]\nfolder = "{state}"')
+        file.write_text("\n".join([*sections, '[codec]\nup = "lossless"\n']))
+        result = CliRunner().invoke(make_app(["audit"]), ["audit", "--config", str(file), "--json"])
+        assert result.exit_code == 0, result.output
+        outcomes = {one["invariant"]: one["outcome"] for one in json.loads(result.output)["findings"]}
+        assert outcomes["I7"] == "pass"
