@@ -1,0 +1,110 @@
+"""State folders that were written before modules moved, and by the first releases, are read as they were meant.
+
+See tests/golden/state_folders/README.md. What is expected was written by the code that wrote the folders.
+"""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from federation.types import UpdateId
+from tests.rigs.former_state import (
+    FORMER,
+    audited_node,
+    folder_of_layout,
+    found_coordinator,
+    found_node,
+    node_went_on,
+    read_by_commands,
+    went_on,
+)
+
+COORDINATORS = ("coordinator", "coordinator_killed")
+LAYOUTS = (1, 2, 3)
+
+
+def copied(name: str, tmp_path: Path) -> Path:
+    """A folder that may be changed."""
+    return Path(shutil.copytree(FORMER / name / "state", tmp_path / name))
+
+
+def expected_of(name: str) -> dict[str, Any]:
+    """What the former code has said of it."""
+    return as_json((FORMER / name / "expected.json").read_text(encoding="utf-8"))
+
+
+def as_json(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def through_json(found: dict[str, Any]) -> dict[str, Any]:
+    """Only what JSON can hold: lists for tuples."""
+    return as_json(json.dumps(found))
+
+
+@pytest.mark.parametrize("name", COORDINATORS)
+def test_a_coordinator_finds_all_that_the_release_before_has_left(name: str, tmp_path: Path) -> None:
+    assert through_json(found_coordinator(copied(name, tmp_path))) == expected_of(name)["found"]
+
+
+@pytest.mark.parametrize("name", COORDINATORS)
+def test_a_coordinator_goes_on_from_a_folder_of_the_release_before(name: str, tmp_path: Path) -> None:
+    """The rest of a large update arrives; with the two that waited it makes the version that the old code made."""
+    expected = expected_of(name)
+    chunks = {int(index): bytes.fromhex(body) for index, body in expected["sent"]["chunks"].items()}
+    made = went_on(copied(name, tmp_path), chunks, UpdateId(expected["sent"]["update"]))
+    assert through_json(made) == expected["went_on"]
+
+
+def test_a_killed_coordinators_next_version_is_the_one_that_it_was_killed_in() -> None:
+    killed, orderly = (expected_of(name)["went_on"] for name in reversed(COORDINATORS))
+    assert (killed["version"], killed["digest"]) == (orderly["version"], orderly["digest"])
+
+
+@pytest.mark.parametrize("name", COORDINATORS)
+def test_the_commands_that_only_read_say_the_same_of_a_folder_of_the_release_before(name: str, tmp_path: Path) -> None:
+    assert through_json(read_by_commands(copied(name, tmp_path))) == expected_of(name)["commands"]
+
+
+def test_the_audit_reads_a_nodes_folder_of_the_release_before(tmp_path: Path) -> None:
+    """The node is of another run: its folder is read, and then left out."""
+    node = copied("node", tmp_path)
+    assert through_json(audited_node(node)) == expected_of("node")["audited"]
+    said = read_by_commands(copied("coordinator", tmp_path), [node])
+    assert through_json(said["audit"]) == expected_of("coordinator")["commands"]["audit"]
+
+
+def test_a_node_finds_all_that_the_release_before_has_left(tmp_path: Path) -> None:
+    assert through_json(found_node(copied("node", tmp_path))) == expected_of("node")["found"]
+
+
+def test_a_node_settles_the_outbox_of_the_release_before(tmp_path: Path) -> None:
+    """Task state and residual are what the old code made of the same receipts."""
+    assert through_json(node_went_on(copied("node", tmp_path))) == expected_of("node")["went_on"]
+
+
+@pytest.mark.parametrize("number", LAYOUTS)
+def test_a_coordinator_opens_every_earlier_layout(number: int, tmp_path: Path) -> None:
+    name, folder = f"coordinator-{number}", tmp_path / "state"
+    folder_of_layout(name, folder)
+    before_ms = time.time_ns() // 1_000_000
+    found = through_json(found_coordinator(folder))
+    expected = as_json((FORMER / "layouts" / f"{name}.json").read_text(encoding="utf-8"))
+    if number < 3:
+        # When the store was made was not written down yet: its first start with this code counts.
+        assert before_ms <= found["recovered"].pop("began_ms") <= time.time_ns() // 1_000_000
+        del expected["recovered"]["began_ms"]
+    assert found == expected
+
+
+@pytest.mark.parametrize("number", LAYOUTS)
+def test_a_node_opens_every_earlier_layout(number: int, tmp_path: Path) -> None:
+    name, folder = f"node-{number}", tmp_path / "state"
+    folder_of_layout(name, folder)
+    expected = as_json((FORMER / "layouts" / f"{name}.json").read_text(encoding="utf-8"))
+    assert through_json(found_node(folder)) == expected
