@@ -26,7 +26,7 @@ from coordinator.monitoring.tally import Tally
 from coordinator.monitoring.why import WaitingFile
 from coordinator.records import RecoveredState
 from coordinator.runtime.central_evaluation import EvaluationWorker, LazyTask
-from coordinator.runtime.connections import broker_address, coordinator_will, open_connections
+from coordinator.runtime.connections import coordinator_will, open_connections
 from coordinator.runtime.executor import CoordinatorExecutor, Evaluator, ExecutorParts, NoEvaluator
 from coordinator.runtime.group_commit import BATCH_MAX, GroupCommit
 from coordinator.runtime.inbound import Inbound
@@ -35,6 +35,7 @@ from coordinator.runtime.traffic import Traffic
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import CoordinatorStore
 from coordinator.strategies.selection import make_selector
+from federation.config import broker_address
 from federation.errors import ConfigError
 from federation.identity.signing_keys import NodeKeys
 from federation.identity.trust import Trust, read_trust

@@ -4,9 +4,8 @@ import os
 import queue
 import random
 import sys
-from dataclasses import replace
 
-from edge_node.config import NodeConfig, SecuritySection, read_password
+from edge_node.config import NodeConfig, SecuritySection
 from edge_node.engine.events import StopRequested
 from edge_node.engine.machine import NodeMachine, NodeSettings, TrainBounds
 from edge_node.runtime.eligibility import Conditions, Sensors, parse_hours, why_not
@@ -17,6 +16,7 @@ from edge_node.storage.store import NodeStore
 from edge_node.training.adoption import manifest_of
 from edge_node.training.update import ResidualAging
 from edge_node.training.worker import ThreadTrainer, TrainingSetup
+from federation.config import broker_address
 from federation.errors import FederationError, TaskError
 from federation.identity.signing_keys import read_coordinator_key
 from federation.identity.trust import Trust, read_trust
@@ -24,7 +24,7 @@ from federation.protocol.messages import NodeState, Presence
 from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
-from federation.runtime.address import BrokerAddress, TlsFiles, parse_broker_url
+from federation.runtime.address import BrokerAddress
 from federation.runtime.clock import MonotonicClock
 from federation.runtime.driver import Driver
 from federation.runtime.log import configure_log, get_log
@@ -56,31 +56,12 @@ def run_node(config: NodeConfig) -> int:
         TransportError: The broker refuses this node for good.
     """
     configure_log(json=config.log.as_json, level=config.log.level, stream=sys.stdout if config.log.as_json else None)
-    address = broker_address(config)
+    address = broker_address(config.broker)
     store = SqliteNodeStore(config.state_folder)
     try:
         return _run(config, address, store)
     finally:
         store.close()
-
-
-def broker_address(config: NodeConfig) -> BrokerAddress:
-    """Where the broker is, with credentials and certificates.
-
-    Raises:
-        ConfigError: The URL or a file is wrong.
-    """
-    broker = config.broker
-    paths = (broker.tls_authority, broker.tls_certificate, broker.tls_key)
-    files = [None if path is None else str(path) for path in paths]
-    tls = TlsFiles(authority=files[0], certificate=files[1], key=files[2]) if any(files) else None
-    address = parse_broker_url(broker.url, tls=tls)
-    password = read_password(broker.password_file)
-    return replace(
-        address,
-        username=address.username if broker.username is None else broker.username,
-        password=address.password if password is None else password,
-    )
 
 
 def node_trust(section: SecuritySection) -> Trust:
@@ -201,7 +182,6 @@ def _transport(config: NodeConfig, address: BrokerAddress, inbox: Inbox, will: W
 
 def node_settings(config: NodeConfig, device: str) -> NodeSettings:
     """What the machine is told of the configuration."""
-    bounds = config.bounds
     return NodeSettings(
         node=NodeId(config.node.id),
         task=task_label(config.task.name),
@@ -209,14 +189,7 @@ def node_settings(config: NodeConfig, device: str) -> NodeSettings:
         codecs=config.training.codecs,
         chunk_bytes=config.broker.limits.chunk_bytes,
         named_chunks_max=config.broker.limits.named_chunks_max,
-        bounds=TrainBounds(
-            local_epochs_max=bounds.local_epochs_max,
-            batch_size_max=bounds.batch_size_max,
-            learning_rate_max=bounds.learning_rate_max,
-            max_steps=bounds.max_steps,
-            model_bytes_max=bounds.model_bytes_max,
-            train_s_max=bounds.train_s_max,
-        ),
+        bounds=TrainBounds(**config.bounds.model_dump()),
         outbox_max=config.store.outbox_max,
         signed=config.security.require_signatures,
         ineligible_retry_s=config.eligibility.retry_s,
@@ -231,14 +204,8 @@ def eligibility(config: NodeConfig) -> Conditions:
         ConfigError: The hours are not a window.
     """
     wanted = config.eligibility
-    return Conditions(
-        load_max=wanted.load_max,
-        mains=wanted.mains,
-        battery_min=wanted.battery_min,
-        interfaces=wanted.interfaces,
-        temperature_max_c=wanted.temperature_max_c,
-        hours=None if wanted.hours is None else parse_hours(wanted.hours),
-    )
+    hours = None if wanted.hours is None else parse_hours(wanted.hours)
+    return Conditions(**wanted.model_dump(exclude={"hours", "retry_s"}), hours=hours)
 
 
 def _abandon_worker(store: NodeStore, exit_code: int) -> None:

@@ -1,19 +1,26 @@
 """The settings of one edge node: TOML, environment (``FEDMQ_NODE__SECTION__KEY``) and flags, strictly checked."""
 
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from federation.config import PositiveSeconds, Seconds, Section, load_config
-from federation.errors import ConfigError, LocalProtocolError
-from federation.protocol.topics import validate_federation_id, validate_node_id
-from federation.runtime.profiles import BrokerProfile, ProfileName, profile_named
+from federation.config import (
+    BrokerSection,
+    Codec,
+    Device,
+    FederationSection,
+    LogSection,
+    PositiveSeconds,
+    Seconds,
+    Section,
+    accepted_by,
+    load_config,
+)
+from federation.errors import ConfigError
+from federation.protocol.topics import validate_node_id
 from federation.tasks.data.partitioners import parse_partition
-from update_codec import CodecSpec, SpecError
 
 __all__ = ["NodeConfig", "read_config"]
 
@@ -23,46 +30,10 @@ PREFIX = "FEDMQ_NODE"
 CONFIG_FILE = "edge-node.toml"
 """What the file is called in a folder that ``edge-node join`` has made."""
 
-_LEVELS = Literal["debug", "info", "warning", "error", "critical"]
-
-
-def _federation_id(text: str) -> str:
-    try:
-        return validate_federation_id(text)
-    except LocalProtocolError as error:
-        raise ValueError(str(error)) from error
-
-
-def _node_id(text: str) -> str:
-    try:
-        return validate_node_id(text)
-    except LocalProtocolError as error:
-        raise ValueError(str(error)) from error
-
-
-def _codec(text: str) -> str:
-    try:
-        return str(CodecSpec.parse(text))
-    except SpecError as error:
-        raise ValueError(str(error)) from error
-
 
 def _partition(text: str) -> str:
-    try:
-        parse_partition(text)
-    except ConfigError as error:
-        raise ValueError(str(error)) from error
+    parse_partition(text)
     return text
-
-
-class FederationSection(Section):
-    """``[federation]``: what this node takes part in.
-
-    Attributes:
-        id: The federation's name.
-    """
-
-    id: Annotated[str, AfterValidator(_federation_id)]
 
 
 class NodeSection(Section):
@@ -73,38 +44,8 @@ class NodeSection(Section):
         exit_when_finished: End the process when the run has ended and every update has its receipt.
     """
 
-    id: Annotated[str, AfterValidator(_node_id)]
+    id: Annotated[str, accepted_by(validate_node_id)]
     exit_when_finished: bool = False
-
-
-class BrokerSection(Section):
-    """``[broker]``: where the broker is.
-
-    Attributes:
-        url: ``mqtt://``, ``mqtts://``, ``ws://`` or ``wss://``, with host and port.
-        username: For the broker's password file, when it is not in the URL.
-        password_file: File with the password alone: it does not show in a process list.
-        tls_authority: PEM file of the certificates that sign the broker's.
-        tls_certificate: PEM file of this node's certificate chain.
-        tls_key: PEM file of its private key.
-        keepalive_s: Silence after which a ping is sent, in seconds.
-        profile: What kind of broker it is: ``mosquitto``, ``emqx``, ``hivemq``, ``vernemq``, ``aws-iot-core`` or
-            ``azure-event-grid``.
-    """
-
-    url: str
-    username: str | None = None
-    password_file: Path | None = None
-    tls_authority: Path | None = None
-    tls_certificate: Path | None = None
-    tls_key: Path | None = None
-    keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 45
-    profile: ProfileName = "mosquitto"
-
-    @property
-    def limits(self) -> BrokerProfile:
-        """What this kind of broker takes."""
-        return profile_named(self.profile)
 
 
 class TaskSection(Section):
@@ -125,7 +66,7 @@ class TaskSection(Section):
     index: Annotated[int, Field(ge=0)] = 0
     count: PositiveInt = 1
     seed: int = 0
-    partition: Annotated[str, AfterValidator(_partition)] | None = None
+    partition: Annotated[str, accepted_by(_partition)] | None = None
 
     @model_validator(mode="after")
     def _index_in_count(self) -> "TaskSection":
@@ -147,10 +88,10 @@ class TrainingSection(Section):
         residual_versions_max: Such versions after which nothing of it is left.
     """
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     threads: PositiveInt = 1
     stall_s: PositiveSeconds = 900.0
-    codecs: tuple[Annotated[str, AfterValidator(_codec)], ...] = ()
+    codecs: tuple[Codec, ...] = ()
     update_norm_max: PositiveFloat | None = None
     residual_decay: Annotated[float, Field(ge=0, le=1)] = 1.0
     residual_versions_max: Annotated[int, Field(ge=0)] = 1_000
@@ -230,18 +171,6 @@ class StoreSection(Section):
     outbox_max: PositiveInt = 16
 
 
-class LogSection(Section):
-    """``[log]``: what is said, and how.
-
-    Attributes:
-        json: One JSON object per line on standard output, for machines; else text on standard error.
-        level: The least important level that is shown.
-    """
-
-    as_json: bool = Field(default=False, alias="json")
-    level: _LEVELS = "info"
-
-
 class NodeConfig(Section):
     """Everything that one edge node is told."""
 
@@ -273,27 +202,7 @@ def read_config(file: Path | None, flags: Mapping[str, object], environ: Mapping
     Raises:
         ConfigError: A key is unknown, missing or out of range.
     """
-    variables = os.environ if environ is None else environ
-    if file is not None and file.is_dir():
-        file = file / CONFIG_FILE
-    config = load_config(NodeConfig, prefix=PREFIX, file=file, environ=variables, flags=flags)
+    config = load_config(NodeConfig, prefix=PREFIX, file=file, flags=flags, environ=environ, in_folder=CONFIG_FILE)
     if config.task.data is not None and not config.task.data.is_dir():
         raise ConfigError("task.data", f"{config.task.data} is not a folder", source="configuration")
     return config
-
-
-def read_password(path: Path | None) -> str | None:
-    """The password in a file, without the line end.
-
-    Raises:
-        ConfigError: The file cannot be read, or is not one short line.
-    """
-    if path is None:
-        return None
-    try:
-        text = path.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("broker.password_file", f"cannot be read: {error}", source=str(path)) from error
-    if not re.fullmatch(r"[^\r\n]{1,1024}", text):
-        raise ConfigError("broker.password_file", "must hold one line of at most 1,024 characters", source=str(path))
-    return text

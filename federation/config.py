@@ -1,5 +1,7 @@
 """Strict configuration from TOML, environment and flags: an unknown key is an error that names the key and its source.
 
+Here are the loader, and the sections that both roles have; each role adds its own.
+
 Every key is ``section.name``. Later sources win: TOML file, then environment, then command line flags. The environment
 variable of ``broker.url`` with the prefix ``FEDMQ_NODE`` is ``FEDMQ_NODE__BROKER__URL``. A text in the file that begins
 with ``{here}/`` is a path beside the file, so that a folder with a configuration can be moved.
@@ -7,19 +9,39 @@ with ``{here}/`` is a path beside the file, so that a folder with a configuratio
 
 import difflib
 import json
+import os
+import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from federation.errors import ConfigError
+from federation.errors import ConfigError, FederationError
 from federation.protocol.limits import SECONDS_MAX
+from federation.protocol.topics import validate_federation_id
+from federation.runtime.address import BrokerAddress, TlsFiles, parse_broker_url
+from federation.runtime.profiles import BrokerProfile, ProfileName, profile_named
+from update_codec import CodecError, CodecSpec
 
-__all__ = ["CONFIG_BYTES_MAX", "PositiveSeconds", "Seconds", "Section", "load_config"]
+__all__ = [
+    "CONFIG_BYTES_MAX",
+    "BrokerSection",
+    "Codec",
+    "Device",
+    "FederationSection",
+    "LogSection",
+    "PositiveSeconds",
+    "Seconds",
+    "Section",
+    "accepted_by",
+    "broker_address",
+    "load_config",
+    "read_password",
+]
 
 CONFIG_BYTES_MAX = 1 << 20
 """A configuration file larger than this is refused, in bytes."""
@@ -30,6 +52,25 @@ Seconds = Annotated[float, Field(ge=0.0, le=SECONDS_MAX)]
 PositiveSeconds = Annotated[float, Field(gt=0.0, le=SECONDS_MAX)]
 """The same above nothing."""
 
+
+def accepted_by(check: Callable[[str], object]) -> AfterValidator:
+    """A text as ``check`` gives it back; what it refuses is a wrong setting, in its own words."""
+
+    def accept(text: str) -> str:
+        try:
+            return str(check(text))
+        except (FederationError, CodecError) as error:
+            raise ValueError(str(error)) from error
+
+    return AfterValidator(accept)
+
+
+Codec = Annotated[str, accepted_by(CodecSpec.parse)]
+"""A codec specification in its canonical form."""
+
+Device = Literal["auto", "cpu", "cuda"]
+"""Where a task computes; ``auto`` takes a GPU when there is one."""
+
 _HERE = "{here}/"
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -39,6 +80,93 @@ class Section(BaseModel):
     """Base of every section and of the whole: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class FederationSection(Section):
+    """``[federation]``: what is coordinated, or taken part in.
+
+    Attributes:
+        id: The federation's name: a topic level.
+    """
+
+    id: Annotated[str, accepted_by(validate_federation_id)]
+
+
+class BrokerSection(Section):
+    """``[broker]``: where the broker is.
+
+    Attributes:
+        url: ``mqtt://``, ``mqtts://``, ``ws://`` or ``wss://``, with host and port.
+        username: For the broker's password file, when it is not in the URL.
+        password_file: File with the password alone: it does not show in a process list.
+        tls_authority: PEM file of the certificates that sign the broker's.
+        tls_certificate: PEM file of the role's own certificate chain.
+        tls_key: PEM file of its private key.
+        keepalive_s: Silence after which a ping is sent, in seconds.
+        profile: What kind of broker it is: ``mosquitto``, ``emqx``, ``hivemq``, ``vernemq``, ``aws-iot-core`` or
+            ``azure-event-grid``.
+    """
+
+    url: str
+    username: str | None = None
+    password_file: Path | None = None
+    tls_authority: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 45
+    profile: ProfileName = "mosquitto"
+
+    @property
+    def limits(self) -> BrokerProfile:
+        """What this kind of broker takes."""
+        return profile_named(self.profile)
+
+
+class LogSection(Section):
+    """``[log]``: what is said, and how.
+
+    Attributes:
+        json: One JSON object per line on standard output, for machines; else text on standard error.
+        level: The least important level that is shown.
+    """
+
+    as_json: bool = Field(default=False, alias="json")
+    level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+
+
+def broker_address(section: BrokerSection) -> BrokerAddress:
+    """Where the broker is, with credentials and certificates.
+
+    Raises:
+        ConfigError: The URL or a file is wrong.
+    """
+    paths = (section.tls_authority, section.tls_certificate, section.tls_key)
+    authority, certificate, key = (None if path is None else str(path) for path in paths)
+    tls = TlsFiles(authority=authority, certificate=certificate, key=key) if any(paths) else None
+    address = parse_broker_url(section.url, tls=tls)
+    password = read_password(section.password_file)
+    return replace(
+        address,
+        username=address.username if section.username is None else section.username,
+        password=address.password if password is None else password,
+    )
+
+
+def read_password(path: Path | None) -> str | None:
+    """The password in a file, without the line end.
+
+    Raises:
+        ConfigError: The file cannot be read, or is not one short line.
+    """
+    if path is None:
+        return None
+    try:
+        text = path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("broker.password_file", f"cannot be read: {error}", source=str(path)) from error
+    if not re.fullmatch(r"[^\r\n]{1,1024}", text):
+        raise ConfigError("broker.password_file", "must hold one line of at most 1,024 characters", source=str(path))
+    return text
 
 
 @dataclass(slots=True)
@@ -58,25 +186,29 @@ def load_config(
     *,
     prefix: str,
     file: Path | None,
-    environ: Mapping[str, str],
     flags: Mapping[str, object],
+    environ: Mapping[str, str] | None = None,
+    in_folder: str = "config.toml",
 ) -> ConfigT:
     """Read all sources into ``model``, whose fields are `Section` models.
 
     Args:
         model: What the configuration must be.
         prefix: Of the environment variables, such as ``FEDMQ_NODE``.
-        file: TOML file, or None.
-        environ: The environment.
+        file: TOML file, the folder that it is in, or None.
         flags: Command line values by dotted key; None values were not given.
+        environ: The environment; None is the process's own.
+        in_folder: What the file is called in a folder.
 
     Raises:
         ConfigError: A key is unknown, missing or out of range, or the file cannot be read.
     """
+    if file is not None and file.is_dir():
+        file = file / in_folder
     gathered = _Gathered()
     for section, name, value in _from_toml(file):
         gathered.put(section, name, value, f"file {file}")
-    for variable, section, name, value in _from_environ(prefix, environ):
+    for variable, section, name, value in _from_environ(prefix, os.environ if environ is None else environ):
         gathered.put(section, name, value, f"environment variable {variable}")
     for key, value in flags.items():
         if value is not None:

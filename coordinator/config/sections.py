@@ -1,12 +1,10 @@
 """The settings of the coordinator: TOML, environment (``FEDMQ_COORDINATOR__SECTION__KEY``) and flags, all checked."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
-    AfterValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -15,14 +13,21 @@ from pydantic import (
     model_validator,
 )
 
-from coordinator.config.evaluation import EvaluationSection, StoppingSection
+import federation.config
+from coordinator.engine.early_stopping import Goal, Source
 from coordinator.strategies.lag_compensation import LAG_VERSIONS_MAX
-from federation.config import PositiveSeconds, Seconds, Section, load_config
-from federation.errors import ConfigError, LocalProtocolError
+from federation.config import (
+    Codec,
+    Device,
+    FederationSection,
+    LogSection,
+    PositiveSeconds,
+    Seconds,
+    Section,
+    load_config,
+)
+from federation.errors import ConfigError
 from federation.protocol.cohort import COHORT_NODES_MAX
-from federation.protocol.topics import validate_federation_id
-from federation.runtime.profiles import BrokerProfile, ProfileName, profile_named
-from update_codec import CodecSpec, SpecError
 
 __all__ = ["PREFIX", "CoordinatorConfig", "read_config"]
 
@@ -33,70 +38,21 @@ CONFIG_FILE = "coordinator.toml"
 """What the file is called in a folder that ``coordinator init`` has made."""
 
 
-def _federation_id(text: str) -> str:
-    try:
-        return validate_federation_id(text)
-    except LocalProtocolError as error:
-        raise ValueError(str(error)) from error
-
-
-def _codec(text: str) -> str:
-    try:
-        return str(CodecSpec.parse(text))
-    except SpecError as error:
-        raise ValueError(str(error)) from error
-
-
-Codec = Annotated[str, AfterValidator(_codec)]
-
-
-class FederationSection(Section):
-    """``[federation]``: what is coordinated.
+class BrokerSection(federation.config.BrokerSection):
+    """``[broker]``: where the broker is; the coordinator has two connections to it.
 
     Attributes:
-        id: The federation's name: a topic level.
-    """
-
-    id: Annotated[str, AfterValidator(_federation_id)]
-
-
-class BrokerSection(Section):
-    """``[broker]``: where the broker is.
-
-    Attributes:
-        url: ``mqtt://``, ``mqtts://``, ``ws://`` or ``wss://``, with host and port.
         client_id: MQTT client id; the two connections add ``-control`` and ``-data``. Nothing is
             ``coordinator-FEDERATION``.
-        username: For the broker's password file, when it is not in the URL.
-        password_file: File with the password alone: it does not show in a process list.
-        tls_authority: PEM file of the certificates that sign the broker's.
-        tls_certificate: PEM file of the coordinator's certificate chain.
-        tls_key: PEM file of its private key.
         tls_data_certificate: PEM file of the data connection's own certificate chain. Nothing is the same one.
         tls_data_key: PEM file of its private key.
-        keepalive_s: Silence after which a ping is sent, in seconds.
-        profile: What kind of broker it is: ``mosquitto``, ``emqx``, ``hivemq``, ``vernemq``, ``aws-iot-core`` or
-            ``azure-event-grid``.
         chunk_bytes: Body size of a chunk, in bytes. Nothing is the profile's: 61,440, or less.
     """
 
-    url: str
     client_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,56}$")] | None = None
-    username: str | None = None
-    password_file: Path | None = None
-    tls_authority: Path | None = None
-    tls_certificate: Path | None = None
-    tls_key: Path | None = None
     tls_data_certificate: Path | None = None
     tls_data_key: Path | None = None
-    keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 45
-    profile: ProfileName = "mosquitto"
     chunk_bytes: Annotated[int, Field(ge=1024, le=61_440)] | None = None
-
-    @property
-    def limits(self) -> BrokerProfile:
-        """What this kind of broker takes."""
-        return profile_named(self.profile)
 
     @property
     def body_bytes(self) -> int:
@@ -274,6 +230,44 @@ class StoreSection(Section):
     audit_versions: PositiveInt = 1
 
 
+class EvaluationSection(Section):
+    """``[evaluation]``: tests of the global model, by the coordinator (which needs what the task needs) and on nodes.
+
+    Attributes:
+        every: The coordinator evaluates each n-th version; 0 is never.
+        device: ``auto`` takes a GPU when there is one.
+        threads: CPU threads.
+        nodes_every: Nodes evaluate each n-th version on their own test data, and the last one; 0 is never.
+        nodes_fraction: Share of the nodes online that are asked; they need not train.
+        nodes_min: At least so many are asked; with fewer results an evaluation waits for ``round.lease_s``.
+    """
+
+    every: NonNegativeInt = 1
+    device: Device = "auto"
+    threads: PositiveInt = 1
+    nodes_every: NonNegativeInt = 0
+    nodes_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    nodes_min: PositiveInt = 1
+
+
+class StoppingSection(Section):
+    """``[stopping]``: which version is called the best, and when a run ends because none is better.
+
+    Attributes:
+        on: ``central`` or ``nodes``: whose evaluations count. Nothing is the coordinator's where there are any.
+        metric: Its name. Nothing is ``accuracy`` where it is reported, else ``loss``.
+        goal: ``max`` or ``min``. Nothing is what the name says: losses and errors are better when they are smaller.
+        patience: Evaluations in a row without improvement after which the run ends; 0 is never.
+        min_delta: The least improvement, in the metric's own unit.
+    """
+
+    on: Source | None = None
+    metric: str = ""
+    goal: Goal | None = None
+    patience: NonNegativeInt = 0
+    min_delta: NonNegativeFloat = 0.0
+
+
 class LimitsSection(Section):
     """``[limits]``: the most that one node may cost.
 
@@ -319,18 +313,6 @@ class SecuritySection(Section):
         return self
 
 
-class LogSection(Section):
-    """``[log]``: what is said, and how.
-
-    Attributes:
-        json: One JSON object per line on standard output, for machines; else text on standard error.
-        level: The least important level that is shown.
-    """
-
-    as_json: bool = Field(default=False, alias="json")
-    level: Literal["debug", "info", "warning", "error", "critical"] = "info"
-
-
 class CoordinatorConfig(Section):
     """Everything that the coordinator is told."""
 
@@ -362,10 +344,9 @@ def read_config(
     Raises:
         ConfigError: A key is unknown, missing or out of range, or two do not fit together.
     """
-    variables = os.environ if environ is None else environ
-    if file is not None and file.is_dir():
-        file = file / CONFIG_FILE
-    config = load_config(CoordinatorConfig, prefix=PREFIX, file=file, environ=variables, flags=flags)
+    config = load_config(
+        CoordinatorConfig, prefix=PREFIX, file=file, flags=flags, environ=environ, in_folder=CONFIG_FILE
+    )
     for key, path in (("task.data", config.task.data), ("task.initial", config.task.initial)):
         if path is not None and not path.exists():
             raise ConfigError(key, f"{path} does not exist")

@@ -10,10 +10,10 @@ from pathlib import Path
 from coordinator.config.sections import CoordinatorConfig
 from coordinator.config.settings import engine_settings
 from coordinator.global_model.initial import InitialRequest, initial_model
-from coordinator.runtime.connections import broker_address
 from coordinator.storage.database import DATABASE
 from coordinator.storage.files import lock_holder
 from coordinator.storage.read_only import StoppedStore
+from federation.config import broker_address
 from federation.doctor import (
     FREE_BYTES_MIN,
     Finding,

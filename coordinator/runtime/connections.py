@@ -1,7 +1,6 @@
 """The coordinator's two connections: control for what must be quick and acknowledged late, data for bulk."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 from coordinator.config.sections import BrokerSection, CoordinatorConfig
@@ -11,7 +10,7 @@ from federation.protocol.messages import CoordinatorState, Presence
 from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
-from federation.runtime.address import BrokerAddress, TlsFiles, parse_broker_url
+from federation.runtime.address import BrokerAddress
 from federation.runtime.mqtt import MqttTransport
 from federation.runtime.network_thread import NetworkThread
 from federation.runtime.session import SessionSettings
@@ -23,7 +22,6 @@ __all__ = [
     "CONTROL",
     "DROPPED_TOPIC",
     "Connections",
-    "broker_address",
     "coordinator_will",
     "data_address",
     "open_connections",
@@ -39,7 +37,6 @@ RECEIVE_MAX = 64
 """Messages that the broker may have in flight to us, per connection."""
 MOSQUITTO = "mosquitto"
 """The profile whose broker counts what it drops; others may end a connection that asks for ``$SYS``."""
-PASSWORD_BYTES_MAX = 1024
 QUEUE_BYTES_MIN = 256 * 1024 * 1024
 RECONNECT_S_MAX = 5.0
 """Cap of the reconnect delay: without the coordinator nobody works, and one process is no stampede."""
@@ -66,24 +63,6 @@ class Connections:
         """Flush and disconnect; the presence on the control connection goes last."""
         self.data.close(timeout_s=timeout_s)
         self.control.close(timeout_s=timeout_s)
-
-
-def broker_address(section: BrokerSection) -> BrokerAddress:
-    """Where the broker is, with credentials and certificates.
-
-    Raises:
-        ConfigError: The URL or a file is wrong.
-    """
-    paths = (section.tls_authority, section.tls_certificate, section.tls_key)
-    files = [None if path is None else str(path) for path in paths]
-    tls = TlsFiles(authority=files[0], certificate=files[1], key=files[2]) if any(files) else None
-    address = parse_broker_url(section.url, tls=tls)
-    password = _read_password(section.password_file)
-    return replace(
-        address,
-        username=address.username if section.username is None else section.username,
-        password=address.password if password is None else password,
-    )
 
 
 def data_address(section: BrokerSection, control: BrokerAddress) -> BrokerAddress:
@@ -156,15 +135,3 @@ def open_connections(
     for topic_filter in topics.coordinator_subscriptions_data:
         data.subscribe(topic_filter)
     return Connections(control=control, data=data)
-
-
-def _read_password(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        text = path.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("broker.password_file", f"cannot be read: {error}", source=str(path)) from error
-    if not text or "\n" in text or len(text) > PASSWORD_BYTES_MAX:
-        raise ConfigError("broker.password_file", "must hold one line of at most 1,024 characters", source=str(path))
-    return text

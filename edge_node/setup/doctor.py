@@ -5,10 +5,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge_node.app import broker_address, build_workshop, node_trust
+from edge_node.app import build_workshop, node_trust
 from edge_node.config import NodeConfig
 from edge_node.setup.visit import Visit, visit_as_node
 from edge_node.storage.state_folder import StateFolder
+from federation.config import broker_address
 from federation.doctor import (
     FREE_BYTES_MIN,
     Finding,
@@ -41,7 +42,7 @@ def examine(config: NodeConfig) -> Iterator[Finding]:
     yield check_disk(config)
     yield check_task(config)
     try:
-        address = broker_address(config)
+        address = broker_address(config.broker)
     except FederationError as error:
         yield failed("broker settings", str(error), "correct this setting")
         return

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_node.app import broker_address, node_settings
-from edge_node.config import NodeConfig, read_config, read_password
+from edge_node.app import node_settings
+from edge_node.config import NodeConfig, read_config
 from federation.errors import ConfigError
 
 NEEDED = {"federation.id": "demo", "node.id": "pi-3", "broker.url": "mqtt://localhost"}
@@ -69,40 +69,6 @@ def test_environment_is_read_by_default(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_codecs_are_kept_in_their_canonical_form() -> None:
     assert config(training__codecs=["edge", "deadzone(bpp=0.50)"]).training.codecs == ("edge", "deadzone(bpp=0.5)")
-
-
-def test_password_comes_from_its_file_and_not_from_the_url(tmp_path: Path) -> None:
-    file = tmp_path / "password"
-    file.write_text("secret\n")
-    address = broker_address(
-        config(broker__url="mqtt://user:url@host:99", broker__username="pi-3", broker__password_file=file)
-    )
-    assert (address.host, address.port, address.username, address.password) == ("host", 99, "pi-3", "secret")
-    plain = broker_address(config(broker__url="mqtt://user:url@host"))
-    assert (plain.username, plain.password, plain.tls) == ("user", "url", None)
-
-
-def test_certificates_need_a_secure_url(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="mqtts"):
-        broker_address(config(broker__tls_authority=tmp_path / "ca.pem"))
-    address = broker_address(config(broker__url="mqtts://host", broker__tls_authority=tmp_path / "ca.pem"))
-    assert address.tls is not None
-    assert address.tls.authority == str(tmp_path / "ca.pem")
-
-
-@pytest.mark.parametrize("content", [b"", b"\n", b"two\nlines\n", b"x" * 1025, b"\xff"])
-def test_password_file_must_hold_one_line(tmp_path: Path, content: bytes) -> None:
-    file = tmp_path / "password"
-    file.write_bytes(content)
-    with pytest.raises(ConfigError) as caught:
-        read_password(file)
-    assert caught.value.source == str(file)
-
-
-def test_password_file_that_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
-        read_password(tmp_path / "nowhere")
-    assert read_password(None) is None
 
 
 def test_machine_is_told_what_was_configured() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from federation.config import CONFIG_BYTES_MAX, Section, load_config
+from federation.config import CONFIG_BYTES_MAX, BrokerSection, Section, broker_address, load_config, read_password
 from federation.errors import ConfigError
 
 
@@ -119,3 +119,35 @@ def test_file_that_is_missing_is_refused(tmp_path: Path) -> None:
 def test_key_below_a_value_is_refused(toml: Path) -> None:
     toml.write_text('[broker]\nurl = { nested = "x" }\n')
     assert refused(toml).key == "broker.url"
+
+
+def test_password_comes_from_its_file_and_not_from_the_url(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("secret\n")
+    address = broker_address(BrokerSection(url="mqtt://user:url@host:99", username="pi-3", password_file=file))
+    assert (address.host, address.port, address.username, address.password) == ("host", 99, "pi-3", "secret")
+    plain = broker_address(BrokerSection(url="mqtt://user:url@host"))
+    assert (plain.username, plain.password, plain.tls) == ("user", "url", None)
+
+
+def test_certificates_need_a_secure_url(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="mqtts"):
+        broker_address(BrokerSection(url="mqtt://host", tls_authority=tmp_path / "ca.pem"))
+    address = broker_address(BrokerSection(url="mqtts://host", tls_authority=tmp_path / "ca.pem"))
+    assert address.tls is not None
+    assert address.tls.authority == str(tmp_path / "ca.pem")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"two\nlines\n", b"x" * 1025, b"\xff"])
+def test_password_file_must_hold_one_line(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "password"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        read_password(file)
+    assert caught.value.source == str(file)
+
+
+def test_password_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_password(tmp_path / "nowhere")
+    assert read_password(None) is None

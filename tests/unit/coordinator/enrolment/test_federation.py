@@ -17,7 +17,8 @@ from coordinator.enrolment.federation import Fleet
 from coordinator.enrolment.folder import FleetFolder
 from coordinator.enrolment.register import load_register, locked
 from coordinator.enrolment.texts import FleetPlan
-from coordinator.runtime.connections import broker_address, data_address
+from coordinator.runtime.connections import data_address
+from federation.config import broker_address
 from federation.errors import ConfigError, StorageError
 from federation.identity.bundle import Bundle, decode_bundle
 from federation.identity.certificates import check_identity, new_key, read_certificate

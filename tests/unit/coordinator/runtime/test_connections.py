@@ -7,7 +7,8 @@ import pytest
 
 from coordinator.config.sections import read_config
 from coordinator.runtime import connections
-from coordinator.runtime.connections import broker_address, coordinator_will, open_connections
+from coordinator.runtime.connections import coordinator_will, open_connections
+from federation.config import broker_address
 from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
 from federation.runtime.session import SessionSettings
