@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from federation.errors import ConfigError, FederationError, StorageError, TaskError, TransportError
+from federation.command_line import BrokerOption, FederationOption, JsonOption, LogJsonOption, errors_told
+from federation.errors import ConfigError
 
 __all__ = ["main", "make_app"]
 
@@ -44,7 +45,6 @@ ConfigOption = Annotated[
     Path | None, typer.Option(help="TOML file with all settings, or the folder of coordinator init.", exists=True)
 ]
 StateOption = Annotated[Path | None, typer.Option(help="State folder, instead of the configuration's.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of tables.")]
 
 
 def make_app(arguments: Sequence[str]) -> typer.Typer:
@@ -71,25 +71,22 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
 
 def main() -> None:
     """Entry point of ``coordinator`` and ``python -m coordinator``."""
-    try:
+    with errors_told("coordinator"):
         make_app(sys.argv[1:])(prog_name="coordinator")
-    except FederationError as error:
-        typer.echo(f"coordinator: {error}", err=True)
-        sys.exit(_exit_code(error))
 
 
 def run(  # noqa: PLR0913 - one parameter per option is how the library declares them
     *,
     config: ConfigOption = None,
-    broker: Annotated[str | None, typer.Option(help="Broker URL, such as mqtt://host:1883 or mqtts://host.")] = None,
-    federation: Annotated[str | None, typer.Option(help="Name of the federation.")] = None,
+    broker: BrokerOption = None,
+    federation: FederationOption = None,
     task: Annotated[str | None, typer.Option(help="digits, mnist-mlp, ... or FILE.py:FUNCTION.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder with the data, for the evaluation.")] = None,
     state: StateOption = None,
     versions: Annotated[int | None, typer.Option(help="Model versions after which the run is over.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write the report of the run to this file at the end.")] = None,
     with_broker: Annotated[bool, typer.Option("--with-broker", help="Start the folder's Mosquitto too.")] = False,
-    log_json: Annotated[bool | None, typer.Option("--log-json", help="JSON lines on standard output.")] = None,
+    log_json: LogJsonOption = None,
 ) -> None:
     """Coordinate a federation until the run is over, or until stopped.
 
@@ -192,25 +189,11 @@ def _certificates(config: Path | None) -> dict[str, object]:
 
 
 def _state_folder(config: Path | None, state: Path | None) -> Path:
-    if state is not None:
-        return state
-    from coordinator.config.sections import StoreSection, read_config  # noqa: PLC0415
+    from coordinator.config.sections import read_config, state_folder  # noqa: PLC0415
 
-    return read_config(config, {}).store.folder if config is not None else StoreSection().folder
+    return state_folder(None if config is None or state is not None else read_config(config, {}), state)
 
 
 def _elsewhere() -> None:
     """Stand in for a lazy command in the help; `make_app` puts the real one in its place before it is called."""
     raise NotImplementedError
-
-
-def _exit_code(error: FederationError) -> int:
-    match error:
-        case ConfigError() | TaskError():
-            return 2
-        case StorageError():
-            return 3
-        case TransportError():
-            return 4
-        case _:
-            raise error

@@ -1,14 +1,24 @@
 """The ``edge-node`` command: options, messages for people, and exit codes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from federation.errors import ConfigError, FederationError, StorageError, TaskError, TransportError
+from federation.command_line import (
+    BrokerOption,
+    DataOption,
+    FederationOption,
+    JsonOption,
+    LogJsonOption,
+    TaskOption,
+    errors_told,
+)
 
 __all__ = ["app", "main"]
+
+PROGRAM = "edge-node"
 
 EXIT_CODES = """
 Exit codes: 0 stopped in order, 2 a setting or the task is wrong, 3 the state folder is in use or cannot be written,
@@ -16,7 +26,7 @@ Exit codes: 0 stopped in order, 2 a setting or the task is wrong, 3 the state fo
 """
 
 app = typer.Typer(
-    name="edge-node",
+    name=PROGRAM,
     help="The device role: trains on this device's own data and delivers updates until they are receipted.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
@@ -24,50 +34,34 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-
-Config = Annotated[
-    Path | None, typer.Option("--config", help="TOML file, or the folder of edge-node join.", exists=True)
-]
-Broker = Annotated[str | None, typer.Option("--broker", help="Broker URL, such as mqtt://host:1883 or mqtts://host.")]
-Federation = Annotated[str | None, typer.Option("--federation", help="Name of the federation.")]
-Node = Annotated[str | None, typer.Option("--id", help="Name of this node: unique in the federation.")]
-Task = Annotated[
-    str | None,
-    typer.Option("--task", help="digits, mnist-mlp, ... or your own: FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION."),
-]
-Data = Annotated[Path | None, typer.Option("--data", help="Folder with the data.")]
-Index = Annotated[int | None, typer.Option("--index", help="Which part of the data is this node's, from 0.")]
-Count = Annotated[int | None, typer.Option("--count", help="How many parts there are.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the partition: the same at all participants.")]
-Partition = Annotated[
-    str | None, typer.Option("--partition", help="iid, shards:N, dirichlet:ALPHA or natural. Default: the task's own.")
-]
-State = Annotated[Path | None, typer.Option("--state", help="State folder (default: state/ID). One process at a time.")]
-Device = Annotated[str | None, typer.Option("--device", help="auto (a GPU when there is one), cpu or cuda.")]
-LogJson = Annotated[bool | None, typer.Option("--log-json", help="JSON lines on standard output.")]
-ExitWhenFinished = Annotated[
-    bool | None, typer.Option("--exit-when-finished", help="Exit once the run has ended and all is receipted.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+ConfigOption = Annotated[Path | None, typer.Option(help="TOML file, or the folder of edge-node join.", exists=True)]
+NodeOption = Annotated[str | None, typer.Option("--id", help="Name of this node: unique in the federation.")]
+StateOption = Annotated[Path | None, typer.Option(help="State folder (default: state/ID). One process at a time.")]
+DeviceOption = Annotated[str | None, typer.Option(help="auto (a GPU when there is one), cpu or cuda.")]
 
 
 @app.command(epilog=EXIT_CODES)
+@errors_told(PROGRAM)
 def run(  # noqa: PLR0913 - one parameter per option is how the library declares them
     *,
-    config: Config = None,
-    broker: Broker = None,
-    federation: Federation = None,
-    node: Node = None,
-    task: Task = None,
-    data: Data = None,
-    index: Index = None,
-    count: Count = None,
-    seed: Seed = None,
-    partition: Partition = None,
-    state: State = None,
-    device: Device = None,
-    log_json: LogJson = None,
-    exit_when_finished: ExitWhenFinished = None,
+    config: ConfigOption = None,
+    broker: BrokerOption = None,
+    federation: FederationOption = None,
+    node: NodeOption = None,
+    task: TaskOption = None,
+    data: DataOption = None,
+    index: Annotated[int | None, typer.Option(help="Which part of the data is this node's, from 0.")] = None,
+    count: Annotated[int | None, typer.Option(help="How many parts there are.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the partition: the same at all participants.")] = None,
+    partition: Annotated[
+        str | None, typer.Option(help="iid, shards:N, dirichlet:ALPHA or natural. Default: the task's own.")
+    ] = None,
+    state: StateOption = None,
+    device: DeviceOption = None,
+    log_json: LogJsonOption = None,
+    exit_when_finished: Annotated[
+        bool | None, typer.Option("--exit-when-finished", help="Exit once the run has ended and all is receipted.")
+    ] = None,
 ) -> None:
     """Take part in a federation until stopped.
 
@@ -94,16 +88,17 @@ def run(  # noqa: PLR0913 - one parameter per option is how the library declares
         "training.device": device,
         "log.json": log_json,
     }
-    raise typer.Exit(_guarded(lambda: _run(config, flags)))
+    raise typer.Exit(_run(config, flags))
 
 
 @app.command()
+@errors_told(PROGRAM)
 def join(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The enrolment file of this node.")],
     *,
     into: Annotated[Path | None, typer.Option(help="Folder for settings, key and state. Default: NODE.")] = None,
-    task: Task = None,
-    data: Data = None,
+    task: TaskOption = None,
+    data: DataOption = None,
     start: Annotated[bool, typer.Option("--run", help="Take part at once, as edge-node run would.")] = False,
 ) -> None:
     """Install an enrolment file on this device; a second one for the same node renews its certificate.
@@ -113,10 +108,17 @@ def join(
       edge-node join edge-01.fedmq --run
       edge-node join edge-01.fedmq --into /etc/fedmq --task my_task.py:build --data /data
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
-    raise typer.Exit(_guarded(lambda: _join(file, into, task=task, data=data, start=start)))
+    from edge_node.setup.join import install  # noqa: PLC0415 - as in `_run`
+
+    folder = install(file, into, task=task, data=data)
+    typer.echo(f"joined: settings, certificate and key are in {folder}; {file} is not needed any more: delete it")
+    if start:
+        raise typer.Exit(_run(folder, {}))
+    typer.echo(f"next: edge-node run --config {folder}")
 
 
 @app.command()
+@errors_told(PROGRAM)
 def request(
     node: Annotated[str, typer.Argument(metavar="NODE", help="This device's name.")],
     *,
@@ -130,21 +132,27 @@ def request(
       coordinator enroll plant --csr edge-04.request     (there; bring back plant/enrolled/edge-04.fedmq)
       edge-node join edge-04.fedmq --run
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
-    raise typer.Exit(_guarded(lambda: _request(node, into)))
+    from edge_node.setup.join import ask  # noqa: PLC0415 - as in `_run`
+
+    file = ask(node, into)
+    typer.echo(f"bring {file} to the server; there: coordinator enroll DIR --csr {file.name}")
+    there = "" if into is None else f" --into {into}"
+    typer.echo(f"bring back DIR/enrolled/{node}.fedmq; here: edge-node join {node}.fedmq{there}")
 
 
 @app.command()
+@errors_told(PROGRAM)
 def doctor(  # noqa: PLR0913 - one parameter per option is how the library declares them
     *,
-    config: Config = None,
-    broker: Broker = None,
-    federation: Federation = None,
-    node: Node = None,
-    task: Task = None,
-    data: Data = None,
-    state: State = None,
-    device: Device = None,
-    as_json: AsJson = False,
+    config: ConfigOption = None,
+    broker: BrokerOption = None,
+    federation: FederationOption = None,
+    node: NodeOption = None,
+    task: TaskOption = None,
+    data: DataOption = None,
+    state: StateOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Check clock, state folder, disk, task, broker, access rules and coordinator, and say what to do.
 
@@ -159,17 +167,14 @@ def doctor(  # noqa: PLR0913 - one parameter per option is how the library decla
         "store.folder": state,
         "training.device": device,
     }
-    raise typer.Exit(_guarded(lambda: _doctor(config, flags, as_json=as_json)))
+    from edge_node.config import read_config  # noqa: PLC0415 - as in `_run`
+    from edge_node.setup.doctor import examine  # noqa: PLC0415 - as in `_run`
+    from federation.doctor import tell  # noqa: PLC0415 - as in `_run`
+    from federation.runtime.log import configure_log  # noqa: PLC0415 - as in `_run`
 
-
-def _guarded(action: Callable[[], int]) -> int:
-    try:
-        return action()
-    except KeyboardInterrupt:
-        return 130
-    except FederationError as error:
-        typer.echo(f"edge-node: {error}", err=True)
-        return _exit_code(error)
+    settings = read_config(config, flags)
+    configure_log(json=False, level="critical")
+    raise typer.Exit(tell(examine(settings), as_json=as_json))
 
 
 def _run(file: Path | None, flags: Mapping[str, object]) -> int:
@@ -182,53 +187,6 @@ def _run(file: Path | None, flags: Mapping[str, object]) -> int:
     return run_node(settings)
 
 
-def _join(file: Path, into: Path | None, *, task: str | None, data: Path | None, start: bool) -> int:
-    from edge_node.setup.join import install  # noqa: PLC0415
-
-    folder = install(file, into, task=task, data=data)
-    typer.echo(f"joined: settings, certificate and key are in {folder}; {file} is not needed any more: delete it")
-    if start:
-        return _run(folder, {})
-    typer.echo(f"next: edge-node run --config {folder}")
-    return 0
-
-
-def _request(node: str, into: Path | None) -> int:
-    from edge_node.setup.join import ask  # noqa: PLC0415
-
-    file = ask(node, into)
-    typer.echo(f"bring {file} to the server; there: coordinator enroll DIR --csr {file.name}")
-    typer.echo(f"bring back DIR/enrolled/{node}.fedmq; here: edge-node join {node}.fedmq" + _into(into))
-    return 0
-
-
-def _into(folder: Path | None) -> str:
-    return "" if folder is None else f" --into {folder}"
-
-
-def _doctor(file: Path | None, flags: Mapping[str, object], *, as_json: bool) -> int:
-    from edge_node.config import read_config  # noqa: PLC0415
-    from edge_node.setup.doctor import examine  # noqa: PLC0415
-    from federation.doctor import tell  # noqa: PLC0415
-    from federation.runtime.log import configure_log  # noqa: PLC0415
-
-    settings = read_config(file, flags)
-    configure_log(json=False, level="critical")
-    return tell(examine(settings), as_json=as_json)
-
-
-def _exit_code(error: FederationError) -> int:
-    match error:
-        case ConfigError() | TaskError():
-            return 2
-        case StorageError():
-            return 3
-        case TransportError():
-            return 4
-        case _:
-            raise error
-
-
 def main() -> None:
     """Entry point of ``edge-node`` and ``python -m edge_node``."""
-    app(prog_name="edge-node")
+    app(prog_name=PROGRAM)

@@ -13,7 +13,8 @@ from rich.table import Table
 from coordinator.artifacts.export import export_model
 from coordinator.artifacts.metadata import TaskSource
 from coordinator.artifacts.prediction import Prediction, predict_with_file, predict_with_store
-from coordinator.config.sections import CoordinatorConfig, StoreSection, read_config
+from coordinator.config.sections import CoordinatorConfig, read_config, state_folder
+from federation.command_line import JsonOption
 from federation.errors import ConfigError
 
 __all__ = ["export", "predict"]
@@ -31,7 +32,6 @@ TaskOption = Annotated[
     str | None, typer.Option(help="digits, ... or FILE.py:FUNCTION, instead of the configuration's.")
 ]
 DataOption = Annotated[Path | None, typer.Option(help="Data folder of the task.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 
 def export(  # noqa: PLR0913 - one parameter per option is how the library declares them
@@ -56,7 +56,7 @@ def export(  # noqa: PLR0913 - one parameter per option is how the library decla
       coordinator export model.pt2 --state state/coordinator --task digits
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
     settings = None if config is None else read_config(config, {})
-    written = export_model(_folder(settings, state), out, version, _source(settings, task, data))
+    written = export_model(state_folder(settings, state), out, version, _source(settings, task, data))
     if as_json:
         sys.stdout.write(json.dumps({"version": written, "file": str(out), "bytes": out.stat().st_size}) + "\n")
     else:
@@ -95,7 +95,7 @@ def predict(  # noqa: PLR0913 - as above
         problem = "name a model: --model FILE, --config, or --task with --state"
         raise ConfigError("predict", problem, source="command line")
     else:
-        found = predict_with_store(image, _folder(settings, state), version, source)
+        found = predict_with_store(image, state_folder(settings, state), version, source)
     _tell(found, as_json=as_json)
     if plot is not None:
         from coordinator.artifacts.plots.gallery import draw_answer  # noqa: PLC0415 - matplotlib is an extra
@@ -123,12 +123,6 @@ def bar(share: float) -> str:
     """A bar of `BAR_CELLS` cells for the whole, in eighths of a cell."""
     eighths = round(share * BAR_CELLS * 8)
     return BLOCK * (eighths // 8) + (REST[eighths % 8 - 1] if eighths % 8 else "")
-
-
-def _folder(settings: CoordinatorConfig | None, state: Path | None) -> Path:
-    if state is not None:
-        return state
-    return StoreSection().folder if settings is None else settings.store.folder
 
 
 def _source(settings: CoordinatorConfig | None, task: str | None, data: Path | None) -> TaskSource | None:

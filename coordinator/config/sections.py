@@ -29,7 +29,7 @@ from federation.config import (
 from federation.errors import ConfigError
 from federation.protocol.cohort import COHORT_NODES_MAX
 
-__all__ = ["PREFIX", "CoordinatorConfig", "read_config"]
+__all__ = ["PREFIX", "CoordinatorConfig", "read_config", "state_folder"]
 
 PREFIX = "FEDMQ_COORDINATOR"
 """Prefix of the environment variables."""
@@ -351,3 +351,10 @@ def read_config(
         if path is not None and not path.exists():
             raise ConfigError(key, f"{path} does not exist")
     return config
+
+
+def state_folder(config: CoordinatorConfig | None, given: Path | None) -> Path:
+    """Where a run's state is: as a command was told, else as the configuration says, else the default."""
+    if given is not None:
+        return given
+    return (StoreSection() if config is None else config.store).folder

@@ -12,6 +12,7 @@ from coordinator.artifacts.plots.compare import compare_runs, comparison_row, co
 from coordinator.artifacts.plots.gallery import Gallery, draw_run, draw_runs
 from coordinator.artifacts.plots.run import load_runs
 from coordinator.artifacts.plots.tensorboard import write_events
+from federation.command_line import JsonOption
 from federation.errors import ConfigError
 
 __all__ = ["compare", "plot"]
@@ -20,7 +21,6 @@ RunsArgument = Annotated[
     list[Path],
     typer.Argument(metavar="RUN...", help="State folder, configuration (file or folder) or report JSON.", exists=True),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 
 def plot(
@@ -28,7 +28,7 @@ def plot(
     *,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for the pictures, PNG and SVG.")] = None,
     tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard event files.")] = None,
-    as_json: AsJson = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw a run: accuracy and loss over versions, time and bytes, and what each node contributed.
 
@@ -63,7 +63,7 @@ def compare(
     metric: Annotated[str, typer.Option(help="What the runs are measured by.")] = "accuracy",
     target: Annotated[float | None, typer.Option(help="What it took to reach this value, such as 0.9.")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for one picture of all curves.")] = None,
-    as_json: AsJson = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Lay runs side by side: versions, final and best value, time, bytes, and what a target took.
 

@@ -66,7 +66,7 @@ def draw_learning(runs: Sequence[Run]) -> "Figure | None":
             _draw_curves(axes, runs, metric, column.measure)
             if column.whole:
                 whole_ticks(axes, "x")
-        row[0].set_ylabel(_metric_label(metric))
+        row[0].set_ylabel(METRIC_LABELS.get(metric, metric))
         _scale_metric(row[0], metric)
     for axes, column in zip(grid[0], columns, strict=True):
         axes.set_title(column.title)
@@ -108,10 +108,6 @@ def _draw_curves(axes: "Axes", runs: Sequence[Run], metric: str, measure: Measur
 def _listed(names: Sequence[str]) -> str:
     told = [name.replace("nodes_", "nodes' ") for name in names]
     return " and ".join(filter(None, [", ".join(told[:-1]), told[-1]]))
-
-
-def _metric_label(metric: str) -> str:
-    return METRIC_LABELS.get(metric, metric)
 
 
 def _scale_metric(axes: "Axes", metric: str) -> None:

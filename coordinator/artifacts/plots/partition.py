@@ -11,7 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from federation.errors import ConfigError
+from coordinator.artifacts.plots.canvas import require_matplotlib
+from federation.command_line import JsonOption
 from federation.task import TaskContext
 from federation.tasks.label_counts import LabelCounts, label_counts
 from federation.tasks.registry import load_task
@@ -32,12 +33,10 @@ def draw_partition(counts: LabelCounts, out: Path, title: str) -> None:
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    try:
-        from matplotlib import colormaps  # noqa: PLC0415 - an extra, and it takes a second
-        from matplotlib.figure import Figure  # noqa: PLC0415 - as above
-    except ModuleNotFoundError as error:
-        problem = f"a picture needs {error.name}: pip install 'fedmq[plot]'"
-        raise ConfigError("--out", problem, source="command line") from error
+    require_matplotlib()
+    from matplotlib import colormaps  # noqa: PLC0415 - an extra, and it takes a second
+    from matplotlib.figure import Figure  # noqa: PLC0415 - as above
+
     table = np.array(counts.rows)
     figure = Figure(figsize=(8.4, 4.8), dpi=150, layout="constrained")
     axes = figure.subplots()
@@ -72,7 +71,7 @@ def partition(  # noqa: PLR0913 - one parameter per option of the command line
     data: Annotated[Path | None, typer.Option(help="Data folder. Default: bundled or downloaded.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the partition: the same for all participants.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Picture to write: FILE.png or FILE.svg.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show how many examples of each label every node would own; with -o as stacked bars (needs the extra plot).
 

@@ -165,7 +165,7 @@ def load_runs(paths: Iterable[Path]) -> list[Run]:
     for path in paths:
         run = load_run(path)
         same = sum(each.name.partition(" #")[0] == run.name for each in runs)
-        runs.append(run if not same else _renamed(run, f"{run.name} #{same + 1}"))
+        runs.append(replace(run, name=f"{run.name} #{same + 1}") if same else run)
     return runs
 
 
@@ -283,7 +283,3 @@ def _name_of(source: Path) -> str:
     path = source.resolve()
     name = f"{path.parent.name}/{path.stem}" if path.stem in _UNTELLING else path.stem
     return name if len(name) <= NAME_MAX else f"{name[: NAME_MAX - 1]}…"
-
-
-def _renamed(run: Run, name: str) -> Run:
-    return replace(run, name=name)
