@@ -1,4 +1,4 @@
-"""A Mosquitto of one's own on a free loopback port: for the demo, the tests and the benchmarks."""
+"""A Mosquitto of one's own: as a process, and on a free loopback port for the demo, the tests and the benchmarks."""
 
 import contextlib
 import os
@@ -46,6 +46,7 @@ _ATTEMPTS_MAX = 20
 _LOG_LINES_MAX = 200
 # To standard error: Mosquitto's standard output, when a pipe, is buffered for minutes. Not `debug`: a line per packet.
 _LOG_TYPES = ("log_type error", "log_type warning", "log_type notice", "log_type information")
+_TIME = re.compile(r"^\d+: ")
 _RUNNING = re.compile(r"mosquitto version (\S+) running")
 _ELSEWHERE = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin", "C:\\Program Files\\mosquitto")
 
@@ -68,46 +69,19 @@ class BrokerFailed(TransportError):  # noqa: N818 - the name says what it is
     """Mosquitto did not start; the message has its own last words."""
 
 
-class LocalBroker:
-    """One Mosquitto process on 127.0.0.1, started by `start` or as a context manager.
-
-    Args:
-        folder: For its configuration and store; None is a temporary folder that goes with `stop`.
-        persistence: Keep sessions and retained messages in the folder when it ends orderly.
-        settings: Lines of its configuration, by name. Default: `BROKER_LIMITS`; empty: Mosquitto's own defaults.
-        lines: Further lines, after the listener's (``acl_file``, ``cafile``, ``protocol websockets``).
+class MosquittoProcess:
+    """One Mosquitto as a child of ours: started, its log read for as long as it lives, and stopped.
 
     Attributes:
-        settings: As given; a change acts at the next `restart`.
-        port: Of its listener; the same after `restart`.
-        version: Of the program, such as ``2.0.11``.
+        version: Of the program, such as ``2.0.11``; empty until it listens.
     """
 
-    host = "127.0.0.1"
-
-    def __init__(
-        self,
-        *,
-        folder: Path | None = None,
-        persistence: bool = False,
-        settings: Mapping[str, str] = BROKER_LIMITS,
-        lines: tuple[str, ...] = (),
-    ) -> None:
-        self._own_folder = tempfile.TemporaryDirectory(prefix="fedmq-broker-") if folder is None else None
-        self._folder = Path(self._own_folder.name) if self._own_folder is not None else Path(str(folder))
-        self._persistence, self._lines = persistence, lines
-        self.settings = settings
+    def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._log: deque[str] = deque(maxlen=_LOG_LINES_MAX)
-        self._started = threading.Event()
-        self.port = 0
+        self._decided = threading.Event()
         self.version = ""
-
-    @property
-    def url(self) -> str:
-        """For `parse_broker_url`."""
-        return f"mqtt://{self.host}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -127,8 +101,116 @@ class LocalBroker:
 
     @property
     def log_lines(self) -> tuple[str, ...]:
-        """Its last log lines."""
+        """Its last log lines, without their times."""
         return tuple(self._log)
+
+    def _command(self, configuration: Path) -> list[str]:
+        """What runs Mosquitto; a subclass may run it somewhere else."""
+        return [find_mosquitto(), "-c", str(configuration)]
+
+    def _signal(self, process: "subprocess.Popen[str]", number: signal.Signals) -> None:
+        process.send_signal(number)
+
+    def _heard(self, said: str) -> None:
+        """It has logged this line: called on a thread of its own."""
+
+    def _launch(self, configuration: Path) -> bool:
+        """Whether it listens; False: the port is taken. Relative paths in a configuration begin at its folder.
+
+        Raises:
+            MosquittoMissing: Not installed.
+            BrokerFailed: It does not start.
+        """
+        self._log.clear()
+        self._decided.clear()
+        process = subprocess.Popen(
+            self._command(configuration.absolute()),
+            cwd=configuration.parent,
+            # Mosquitto speaks to a service manager too; it would say that we are ready.
+            env={name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for its owner, who stops it after the last words of the others
+        )
+        self._process = process
+        self._reader = threading.Thread(target=self._read, args=(process.stdout,), name="broker-log", daemon=True)
+        self._reader.start()
+        self._decided.wait(_START_S)
+        if self.version and self.running:
+            return True
+        self._end(signal.SIGKILL)
+        if any("in use" in line for line in self._log):
+            return False
+        raise BrokerFailed(self._last_words())
+
+    def _read(self, stream: IO[str]) -> None:
+        """Drain its log for as long as it lives: a full pipe would stop it."""
+        self.version = ""
+        with stream:
+            for line in stream:
+                said = _TIME.sub("", line.rstrip())
+                self._log.append(said)
+                self._heard(said)
+                if match := _RUNNING.search(said):
+                    self.version = match.group(1)
+                    self._decided.set()
+        self._decided.set()
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        # Mosquitto forgets a SIGTERM that comes between "running" and its main loop: say it until it is heard.
+        for attempt in (*[number] * _STOP_ATTEMPTS, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                self._signal(process, attempt)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_S / _STOP_ATTEMPTS)
+                break
+        if self._reader is not None:
+            self._reader.join(_STOP_S)
+
+    def _last_words(self) -> str:
+        return "Mosquitto did not start:\n" + "\n".join(f"  {line}" for line in list(self._log)[-5:])
+
+
+class LocalBroker(MosquittoProcess):
+    """One Mosquitto process on 127.0.0.1, started by `start` or as a context manager.
+
+    Args:
+        folder: For its configuration and store; None is a temporary folder that goes with `stop`.
+        persistence: Keep sessions and retained messages in the folder when it ends orderly.
+        settings: Lines of its configuration, by name. Default: `BROKER_LIMITS`; empty: Mosquitto's own defaults.
+        lines: Further lines, after the listener's (``acl_file``, ``cafile``, ``protocol websockets``).
+
+    Attributes:
+        settings: As given; a change acts at the next `restart`.
+        port: Of its listener; the same after `restart`.
+    """
+
+    host = "127.0.0.1"
+
+    def __init__(
+        self,
+        *,
+        folder: Path | None = None,
+        persistence: bool = False,
+        settings: Mapping[str, str] = BROKER_LIMITS,
+        lines: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__()
+        self._own_folder = tempfile.TemporaryDirectory(prefix="fedmq-broker-") if folder is None else None
+        self._folder = Path(self._own_folder.name) if self._own_folder is not None else Path(str(folder))
+        self._persistence, self._lines = persistence, lines
+        self.settings = settings
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        """For `parse_broker_url`."""
+        return f"mqtt://{self.host}:{self.port}"
 
     def start(self) -> Self:
         """Start it and wait until it listens; on another port when somebody was faster.
@@ -140,7 +222,7 @@ class LocalBroker:
         try:
             for _ in range(_ATTEMPTS_MAX):
                 self.port = free_port()
-                if self._launch():
+                if self._listen():
                     return self
             raise BrokerFailed(self._last_words())
         except TransportError:
@@ -163,7 +245,7 @@ class LocalBroker:
         self._end(signal.SIGTERM)
         if wipe_store:
             (self._folder / "mosquitto.db").unlink(missing_ok=True)
-        if not self._launch():
+        if not self._listen():
             raise BrokerFailed(self._last_words())
 
     def stop(self) -> None:
@@ -178,62 +260,11 @@ class LocalBroker:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _command(self, configuration: Path) -> list[str]:
-        """What runs Mosquitto; a subclass may run it somewhere else."""
-        return [find_mosquitto(), "-c", str(configuration)]
-
-    def _signal(self, process: "subprocess.Popen[str]", number: signal.Signals) -> None:
-        process.send_signal(number)
-
-    def _launch(self) -> bool:
-        """Whether it listens; False: the port is taken."""
+    def _listen(self) -> bool:
+        """Write the configuration and start; False: the port is taken."""
         configuration = self._folder / "mosquitto.conf"
         configuration.write_text(self._configuration())
-        self._log.clear()
-        self._started.clear()
-        process = subprocess.Popen(
-            self._command(configuration),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for its owner, who stops it after the last words of the nodes
-        )
-        self._process = process
-        self._reader = threading.Thread(target=self._read, args=(process.stdout,), name="broker-log", daemon=True)
-        self._reader.start()
-        self._started.wait(_START_S)
-        if self.version and self.running:
-            return True
-        self._end(signal.SIGKILL)
-        if any("in use" in line for line in self._log):
-            return False
-        raise BrokerFailed(self._last_words())
-
-    def _read(self, stream: IO[str]) -> None:
-        """Drain its log for as long as it lives: a full pipe would stop it."""
-        self.version = ""
-        with stream:
-            for line in stream:
-                self._log.append(line.rstrip())
-                if match := _RUNNING.search(line):
-                    self.version = match.group(1)
-                    self._started.set()
-        self._started.set()
-
-    def _end(self, number: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        # Mosquitto forgets a SIGTERM that comes between "running" and its main loop: say it until it is heard.
-        for attempt in (*[number] * _STOP_ATTEMPTS, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                self._signal(process, attempt)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_STOP_S / _STOP_ATTEMPTS)
-                break
-        if self._reader is not None:
-            self._reader.join(_STOP_S)
+        return self._launch(configuration)
 
     def _configuration(self) -> str:
         lines = [f"{name} {value}" for name, value in self.settings.items()]
@@ -243,9 +274,6 @@ class LocalBroker:
             lines += ["persistence true", "autosave_interval 300", f"persistence_location {self._folder}/"]
         lines += [f"listener {self.port} {self.host}", "allow_anonymous true", "log_dest stderr", *_LOG_TYPES]
         return "\n".join([*lines, *self._lines, ""])
-
-    def _last_words(self) -> str:
-        return "Mosquitto did not start:\n" + "\n".join(f"  {line}" for line in list(self._log)[-5:])
 
 
 def find_mosquitto() -> str:
