@@ -23,9 +23,9 @@ from torch.func import functional_call, grad_and_value, vmap
 from federation.protocol.messages import TrainSettings
 from federation.task import Array, Parameters
 from federation.tasks.training.local_model import LocalModel
-from federation.tasks.training.local_sgd import Loss, check_settings
+from federation.tasks.training.local_sgd import Loss, Sgd, check_settings
 
-__all__ = ["Group", "Stack", "Stacked", "StackedSgd"]
+__all__ = ["Group", "Stack", "Stacked"]
 
 Named = dict[str, Tensor]
 """Tensors by name, each with the nodes as its first axis."""
@@ -136,11 +136,11 @@ class Stacked:
                 )
                 return _as_arrays(group, tensors, losses)
         tensors = {name: tensor.expand(count, *tensor.shape).clone() for name, tensor in self._model.tensors.items()}
-        sgd = StackedSgd(tensors, settings)
+        sgd = Sgd(list(tensors.values()), settings)
         losses = torch.zeros(count, device=self._model.device)
         for batches in zip(*group.batches, strict=True):
             gradients, loss = self._step(tensors, batches, data)
-            sgd.step(gradients)
+            sgd.step([gradients[name] for name in tensors])
             losses += loss
         return _as_arrays(group, tensors, losses / len(group.batches[0]))
 
@@ -209,11 +209,11 @@ class _Head:
         moved = torch.zeros_like(fixed)
         rest = {name: t.expand(len(rows), *t.shape).clone() for name, t in model.tensors.items() if name != weight}
         gradients = vmap(grad_and_value(self._loss_of(loss), argnums=(0, 1)))
-        sgd = StackedSgd(rest | {weight: moved}, settings)
+        sgd = Sgd([*rest.values(), moved], settings)
         total = torch.zeros(len(rows), device=rows.device)
         for _ in range(steps):
             (by_output, by_rest), value = gradients(torch.baddbmm(fixed, gram, moved), rest, targets)
-            sgd.step(by_rest | {weight: by_output})
+            sgd.step([*(by_rest[name] for name in rest), by_output])
             total += value
         trained = torch.baddbmm(base.expand(len(rows), *base.shape), moved.transpose(1, 2), rows)
         ordered = {name: trained if name == weight else rest[name] for name in model.tensors}
@@ -245,38 +245,3 @@ def _first_linear(module: nn.Module) -> _Head | None:
     for other, layer in others:
         tail.add_module(other, layer)
     return _Head(name, linear, tail)
-
-
-class StackedSgd:
-    """Settings, FedProx's base and momentum of one round of many nodes.
-
-    Args:
-        tensors: By name, moved in place by every step.
-        settings: Step size and the rest.
-    """
-
-    def __init__(self, tensors: dict[str, Tensor], settings: TrainSettings) -> None:
-        self._names, self._weights = list(tensors), list(tensors.values())
-        self._settings = settings
-        self._base = [tensor.clone() for tensor in self._weights] if settings.proximal_mu else []
-        self._velocity: list[Tensor] = []
-
-    def step(self, by_name: dict[str, Tensor]) -> None:
-        """Move every tensor against its gradient."""
-        settings, gradients = self._settings, [by_name[name] for name in self._names]
-        if settings.proximal_mu:
-            away = torch._foreach_sub(self._weights, self._base)  # noqa: SLF001 - what torch.optim itself calls
-            torch._foreach_add_(gradients, away, alpha=settings.proximal_mu)
-        if settings.weight_decay:
-            torch._foreach_add_(gradients, self._weights, alpha=settings.weight_decay)
-        if settings.momentum:
-            gradients = self._accelerate(gradients)
-        torch._foreach_add_(self._weights, gradients, alpha=-settings.learning_rate)
-
-    def _accelerate(self, gradients: list[Tensor]) -> list[Tensor]:
-        if self._velocity:
-            torch._foreach_mul_(self._velocity, self._settings.momentum)
-            torch._foreach_add_(self._velocity, gradients)
-        else:
-            self._velocity = gradients
-        return self._velocity

@@ -7,7 +7,7 @@ loader for tensors, one permutation of the data per epoch.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,39 +62,39 @@ def train_locally(model: LocalModel, loss: Loss, data: LocalData, plan: Training
     """
     check_settings(plan.settings)
     model.module.train()
-    sgd = LocalSgd(model, plan.settings, plan.correction)
+    # Detached twins share the storage: in-place steps need no no_grad block and leave no graph.
+    weights = [tensor.detach() for tensor in model.trainable]
+    sgd = Sgd(weights, plan.settings, () if plan.correction is None else _like(model, plan.correction))
     forward, step, stop = model.module, sgd.step, plan.stop
     total, steps = torch.zeros((), device=model.device), 0
     for inputs, targets in _batches(data, plan, smallest=2 if model.normalizes_batches else 1):
         if stop():
             break
         batch_loss = loss(forward(inputs), targets)
-        step(batch_loss)
+        step(list(torch.autograd.grad(batch_loss, model.trainable, allow_unused=True, materialize_grads=True)))
         total += batch_loss.detach()
         steps += 1
     return _outcome(total.item(), steps, plan)
 
 
-class LocalSgd:
-    """The step of one round: settings and the optimizer's state, which does not outlive the round."""
+class Sgd:
+    """The step of one round: settings and the optimizer's state, which does not outlive the round.
 
-    def __init__(self, model: LocalModel, settings: TrainSettings, correction: Parameters | None = None) -> None:
-        """Take the model's tensors as they are now for FedProx's base.
+    Args:
+        weights: Moved in place by every step; as they are now they are FedProx's base.
+        settings: Step size and the rest.
+        correction: Added to every gradient; empty adds nothing.
+    """
 
-        Raises:
-            TaskError: A tensor has no correction, or one of another shape.
-        """
-        self._trainable = model.trainable
-        # Detached twins share the storage: in-place steps need no no_grad block and leave no graph.
-        self._weights = [tensor.detach() for tensor in model.trainable]
-        self._settings = settings
-        self._base = [tensor.clone() for tensor in self._weights] if settings.proximal_mu else []
+    def __init__(
+        self, weights: list[torch.Tensor], settings: TrainSettings, correction: Sequence[torch.Tensor] = ()
+    ) -> None:
+        self._weights, self._settings, self._correction = weights, settings, list(correction)
+        self._base = [tensor.clone() for tensor in weights] if settings.proximal_mu else []
         self._velocity: list[torch.Tensor] = []
-        self._correction = [] if correction is None else _like(model, correction)
 
-    def step(self, loss: torch.Tensor) -> None:
-        """Move every trainable tensor against the gradient of ``loss``."""
-        gradients = list(torch.autograd.grad(loss, self._trainable, allow_unused=True, materialize_grads=True))
+    def step(self, gradients: list[torch.Tensor]) -> None:
+        """Move every tensor against its gradient."""
         settings = self._settings
         if settings.proximal_mu:
             away = torch._foreach_sub(self._weights, self._base)  # noqa: SLF001 - what torch.optim itself calls
