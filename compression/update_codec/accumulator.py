@@ -86,19 +86,11 @@ class Accumulator:
             info = inspect(frame, self._manifest, context=context)
         if not info.finite:
             raise NonFiniteFrame("the update holds NaN or infinity")
-        units = round(weight * (1 << WEIGHT_BITS)) if math.isfinite(weight) else 0
-        if units <= 0:
-            raise HeadroomError(f"a weight must be a positive number above 2^-{WEIGHT_BITS + 1}, not {weight}")
-        exact = units / (1 << WEIGHT_BITS)
+        units, exact = _units(weight)
         factor = exact * min(1.0, clip / info.parameter_norm) if clip is not None and info.parameter_norm else exact
-        of_statistics = max(exact, 1.0) if self._manifest.control_count else exact
-        used = self._used + max(factor * info.parameter_abs_max, of_statistics * info.statistic_abs_max)
-        if used > HEADROOM:
-            raise HeadroomError(f"weights times values reach {used:.3g}, the limit is {HEADROOM:.3g}: clip or reweight")
+        used = self._used_after(factor * info.parameter_abs_max, exact, info.statistic_abs_max)
         self._add(parse(frame, self._manifest, context), factor, exact)
-        self._used = used
-        self._weight += units
-        self._count += 1
+        self._used, self._weight, self._count = used, self._weight + units, self._count + 1
 
     def add_vectors(self, update: Vectors, weight: float) -> None:
         """Add an update as if its lossless frame was added, without making one; or change nothing and raise.
@@ -109,17 +101,11 @@ class Accumulator:
             HeadroomError: if the weight is not a positive number, or the sums could overflow.
         """
         self._manifest.check(update)
-        units = round(weight * (1 << WEIGHT_BITS)) if math.isfinite(weight) else 0
-        if units <= 0:
-            raise HeadroomError(f"a weight must be a positive number above 2^-{WEIGHT_BITS + 1}, not {weight}")
-        exact = units / (1 << WEIGHT_BITS)
+        units, exact = _units(weight)
         largest, of_buffers = _abs_max(update.parameters), _abs_max(update.statistics)
         if not math.isfinite(largest + of_buffers):
             raise NonFiniteFrame("the update holds NaN or infinity")
-        of_statistics = max(exact, 1.0) if self._manifest.control_count else exact
-        used = self._used + max(exact * largest, of_statistics * of_buffers)
-        if used > HEADROOM:
-            raise HeadroomError(f"weights times values reach {used:.3g}, the limit is {HEADROOM:.3g}: clip or reweight")
+        used = self._used_after(exact * largest, exact, of_buffers)
         _add_values(update.parameters, self._parameters, exact)
         first = self._first_control
         _add_values(update.statistics[:first], self._statistics[:first], exact)
@@ -162,6 +148,18 @@ class Accumulator:
     def _first_control(self) -> int:
         return self._manifest.statistic_count - self._manifest.control_count
 
+    def _used_after(self, of_parameters: float, weight: float, statistic_abs_max: float) -> float:
+        """The headroom that is used after an update of these magnitudes.
+
+        Raises:
+            HeadroomError: if the sums could overflow.
+        """
+        of_statistics = max(weight, 1.0) if self._manifest.control_count else weight
+        used = self._used + max(of_parameters, of_statistics * statistic_abs_max)
+        if used > HEADROOM:
+            raise HeadroomError(f"weights times values reach {used:.3g}, the limit is {HEADROOM:.3g}: clip or reweight")
+        return used
+
     def _state(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], float, int, int]:
         return self._parameters, self._statistics, self._counters, self._used, self._weight, self._count
 
@@ -177,6 +175,18 @@ class Accumulator:
             for start, values in content.counters.pieces():
                 view = self._counters[start : start + len(values)]
                 view[:] = np.maximum(view, values) if self._count else values
+
+
+def _units(weight: float) -> tuple[int, float]:
+    """A weight as a whole number of units of 2^-20, and its exact value.
+
+    Raises:
+        HeadroomError: if it is not a positive number.
+    """
+    units = round(weight * (1 << WEIGHT_BITS)) if math.isfinite(weight) else 0
+    if units <= 0:
+        raise HeadroomError(f"a weight must be a positive number above 2^-{WEIGHT_BITS + 1}, not {weight}")
+    return units, units / (1 << WEIGHT_BITS)
 
 
 def _divided(sums: NDArray[np.int64], scale: float) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from update_codec.arrays import HOST, Arrays, DeviceUpdate, Vector, root_mean_square
-from update_codec.coders.rated import Rated, encode_rated
+from update_codec.coders.rated import Rated, Trial, encode_rated
 from update_codec.context import Context
 from update_codec.errors import NonFiniteError, ShapeError
 from update_codec.frame import Header, seal_frame
@@ -41,19 +41,6 @@ class Encoded:
     """The one that a decoder needs, where one was used."""
     nmse: float
     """Squared error over squared norm of what was to be sent (update and residual); 0 for a zero vector."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Coded:
-    """Coded parameters: segments, header fields, and what a decoder will make of them."""
-
-    segments: list[bytes]
-    decoded: Vector
-    kind: Kind
-    step: float = 0.0
-    seed: int = 0
-    partition: Partition = Partition.WHOLE
-    bits: int = 0
 
 
 def encode(
@@ -103,6 +90,7 @@ def encode(
         arrays=arrays,
     )
     coded = _encode_parameters(wanted, job)
+    decoded = coded.decode()
     header = Header(
         kind=coded.kind,
         segments=len(coded.segments) + len(others),
@@ -115,8 +103,8 @@ def encode(
     )
     frame = seal_frame(header, coded.segments + others)
     with np.errstate(over="ignore"):  # near the largest float32 an error may be infinite; it is only reported
-        exact = coded.decoded is wanted and not spec.feedback
-        error = wanted[:0] if exact else wanted - coded.decoded
+        exact = decoded is wanted and not spec.feedback
+        error = wanted[:0] if exact else wanted - decoded
     return Encoded(
         frame=frame,
         residual=error if spec.feedback else None,
@@ -126,31 +114,23 @@ def encode(
     )
 
 
-def _encode_parameters(wanted: Vector, job: Rated) -> _Coded:
-    if job.spec.kind is Kind.DEADZONE or job.arrays is HOST:
+def _encode_parameters(wanted: Vector, job: Rated) -> Trial:
+    if job.spec.kind in (Kind.DEADZONE, Kind.LOSSLESS) or job.arrays is HOST:
         return _encode_kind(wanted, job)
     coded = _encode_kind(job.arrays.host(wanted), replace(job, arrays=HOST))
-    return replace(coded, decoded=wanted if job.spec.kind is Kind.LOSSLESS else job.arrays.resident(coded.decoded))
+    return replace(coded, decode=lambda: job.arrays.resident(coded.decode()))
 
 
-def _encode_kind(wanted: Vector, job: Rated) -> _Coded:
+def _encode_kind(wanted: Vector, job: Rated) -> Trial:
     spec, size = job.spec, len(wanted)
     match spec.kind:
         case Kind.LOSSLESS:
-            segments = [bytes([Tag.VALUES]) + write_floats(wanted)] if size else []
-            return _Coded(kind=spec.kind, segments=segments, decoded=wanted)
+            segments = [bytes([Tag.VALUES]) + write_floats(job.arrays.host(wanted))] if size else []
+            return Trial(kind=spec.kind, segments=segments, decode=lambda: wanted)
         case Kind.DEADZONE | Kind.DITHER:
             if not size:
-                return _Coded(kind=Kind.DEADZONE, segments=[], decoded=wanted, step=1.0)
-            trial = encode_rated(wanted, job)
-            return _Coded(
-                kind=trial.kind,
-                segments=trial.segments,
-                decoded=trial.decode(),
-                step=trial.step,
-                seed=trial.seed,
-                partition=trial.partition,
-            )
+                return Trial(kind=Kind.DEADZONE, segments=[], decode=lambda: wanted, step=1.0)
+            return encode_rated(wanted, job)
         case Kind.EDEN:
             return _encode_eden(wanted, spec.bits or 1, job.seed)
         case Kind.COMMON:
@@ -159,20 +139,19 @@ def _encode_kind(wanted: Vector, job: Rated) -> _Coded:
             assert_never(kind)
 
 
-def _encode_eden(wanted: F32, bits: int, seed: int) -> _Coded:
-    body = write_eden(wanted, bits, seed)
-    scale_bytes, _ = eden_bytes(len(wanted), bits)
-    scales = np.frombuffer(body[:scale_bytes], "<f4")
-    decoded = _collect(Eden(scales, memoryview(body)[scale_bytes:], len(wanted), (bits, seed)), len(wanted))
-    segments = [bytes([Tag.CODES]) + body] if len(wanted) else []
-    return _Coded(kind=Kind.EDEN, segments=segments, decoded=decoded, seed=seed, bits=bits)
+def _encode_eden(wanted: F32, bits: int, seed: int) -> Trial:
+    size, body = len(wanted), write_eden(wanted, bits, seed)
+    scale_bytes, _ = eden_bytes(size, bits)
+    coded = Eden(np.frombuffer(body[:scale_bytes], "<f4"), memoryview(body)[scale_bytes:], size, (bits, seed))
+    segments = [bytes([Tag.CODES]) + body] if size else []
+    return Trial(kind=Kind.EDEN, segments=segments, decode=lambda: _collect(coded, size), seed=seed, bits=bits)
 
 
-def _encode_common(wanted: F32, bits: int, delta: float) -> _Coded:
-    body = pack_codes(quantize_common(wanted, delta, bits), bits)
-    decoded = _collect(Common(memoryview(body), len(wanted), (bits, delta)), len(wanted))
-    segments = [bytes([Tag.CODES]) + body] if len(wanted) else []
-    return _Coded(kind=Kind.COMMON, segments=segments, decoded=decoded, step=delta, bits=bits)
+def _encode_common(wanted: F32, bits: int, delta: float) -> Trial:
+    size, body = len(wanted), pack_codes(quantize_common(wanted, delta, bits), bits)
+    coded = Common(memoryview(body), size, (bits, delta))
+    segments = [bytes([Tag.CODES]) + body] if size else []
+    return Trial(kind=Kind.COMMON, segments=segments, decode=lambda: _collect(coded, size), step=delta, bits=bits)
 
 
 def _collect(values: Pieces, size: int) -> F32:

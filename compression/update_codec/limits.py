@@ -15,8 +15,6 @@ ENTRIES_MAX: Final = 1 << 31
 
 SPEC_BYTES_MAX: Final = 40
 """ASCII bytes of the specification text inside a frame."""
-SEGMENTS_MAX: Final = 255
-"""Segments of one frame."""
 WINDOW_BYTES_MAX: Final = 8 << 20
 """Window that a zstd frame may ask the decoder for, in bytes."""
 SYMBOL_MAX: Final = 127

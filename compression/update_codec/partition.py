@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,30 +36,6 @@ _PLAIN_MAX: Final = 16
 """Manifests whose groups are remembered."""
 
 
-class Group(Protocol):
-    """Some entries of the parameter vector, seen as one contiguous vector of `size` entries."""
-
-    @property
-    def fine(self) -> bool:
-        """Whether these are biases and norms, which get a finer step."""
-
-    @property
-    def size(self) -> int:
-        """Entries of the group."""
-
-    def gather(self, vector: Any, join: Join = np.concatenate) -> Any:
-        """Return the group's entries; `join` puts vectors of a backend one behind the other."""
-
-    def put(self, vector: Any, values: Any) -> None:
-        """Set all entries of the group in the vector."""
-
-    def add(self, vector: NDArray[Any], start: int, values: NDArray[Any]) -> None:
-        """Add consecutive values of the group, beginning at its entry `start`, to the vector in place."""
-
-    def locate(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the places in the parameter vector of increasing positions in the group."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runs:
     """A group that consists of whole tensors."""
@@ -77,7 +53,7 @@ class Runs:
         return int(self.offsets[-1])
 
     def gather(self, vector: Any, join: Join = np.concatenate) -> Any:
-        """Return the group's entries; a view when the group is one run."""
+        """Return the group's entries, a view when it is one run; `join` puts a backend's vectors one behind the other."""
         lengths = np.diff(self.offsets)
         runs = [vector[start : start + length] for start, length in zip(self.starts, lengths, strict=True)]
         return runs[0] if len(runs) == 1 else join(runs)
@@ -113,6 +89,7 @@ class Scattered:
     places: NDArray[np.int64]
     """Places in the parameter vector, increasing."""
     fine: bool = False
+    """As of `Runs`."""
 
     @property
     def size(self) -> int:
@@ -135,6 +112,10 @@ class Scattered:
     def locate(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the places in the parameter vector of positions in the group."""
         return self.places[positions]
+
+
+Group = Runs | Scattered
+"""Some entries of the parameter vector, seen as one contiguous vector of `size` entries."""
 
 
 def matrices_of(manifest: Manifest) -> list[TensorSpec]:

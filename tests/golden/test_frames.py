@@ -14,7 +14,7 @@ import pytest
 from tests.golden import format_decoder
 from update_codec import PROFILES, CodecSpec, Manifest, Role, Vectors, decode, encode
 from update_codec import inspect as inspect_frame
-from update_codec.quantizers.hashing import hash_words
+from update_codec.quantizers.dithered import hash_words
 
 FOLDER = Path(__file__).parent / "frames"
 SPECS = [

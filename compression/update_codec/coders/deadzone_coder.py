@@ -32,14 +32,15 @@ F32 = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One way to encode the parameters."""
+    """One way to encode the parameters: header fields, segments, and what a decoder will make of them."""
 
     kind: Kind
     seed: int = 0
-    """Of the dither, or the context's key."""
-    step: float
+    """Of the dither or the rotation, or the context's key."""
+    step: float = 0.0
     """A float32 value."""
     partition: Partition = Partition.WHOLE
+    bits: int = 0
     segments: list[bytes]
     decode: Callable[[], Vector]
     """Gives what a decoder will make of the segments."""

@@ -4,6 +4,9 @@
 
 Both ends compute u from a hash, so it is subtracted again and the error is uniform with the variance step² / 12
 (Schuchman 1964; Ziv, "On universal quantization", IEEE Transactions on Information Theory 31, 1985).
+
+The hash counts entries: h(i) = mix(i + seed · 0x9E3779B9 mod 2^32), the same bits for entry i on every machine, in any
+order. `mix` is the 32-bit finaliser with the lowest known bias (Wellons, "Prospecting for hash functions", 2018).
 """
 
 from collections.abc import Iterator
@@ -15,13 +18,30 @@ from numpy.typing import NDArray
 from update_codec.layouts.layout import Symbols
 from update_codec.limits import CHUNK_ENTRIES, SYMBOL_MAX
 from update_codec.quantizers.deadzone import Quantizer
-from update_codec.quantizers.hashing import dither
 
-__all__ = ["DitherRate", "Dithered", "quantize_dithered", "undither"]
+__all__ = ["DitherRate", "Dithered", "dither", "hash_words", "quantize_dithered", "undither"]
 
 F32 = NDArray[np.float32]
 _SAMPLE_ENTRIES: Final = 1 << 15
 _FLOAT_MAX: Final = float(np.finfo(np.float32).max)
+_GOLDEN: Final = 0x9E3779B9
+
+
+def hash_words(seed: int, start: int, count: int) -> NDArray[np.uint32]:
+    """Return h(start) … h(start + count - 1): uint32, shape (count,)."""
+    offset = (start + seed * _GOLDEN) & 0xFFFFFFFF
+    words = np.arange(count, dtype=np.uint32) + np.uint32(offset)
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        words ^= words >> np.uint32(shift)
+        words *= np.uint32(factor)
+    words ^= words >> np.uint32(16)
+    return words
+
+
+def dither(seed: int, start: int, count: int) -> NDArray[np.float32]:
+    """Return numbers in [-1/2, 1/2) from the upper 24 bits of the hash: float32, exact, shape (count,)."""
+    words = hash_words(seed, start, count) >> np.uint32(8)
+    return words.astype(np.float32) * np.float32(2.0**-24) - np.float32(0.5)
 
 
 def quantize_dithered(values: F32, step: float, seed: int) -> tuple[NDArray[np.int8], NDArray[np.int64]]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from update_codec.quantizers.codes import codes_bytes, pack_codes, unpack_codes
-from update_codec.quantizers.hashing import hash_words
+from update_codec.quantizers.dithered import hash_words
 
 __all__ = ["Eden", "eden_bytes", "write_eden"]
 
