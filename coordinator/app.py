@@ -37,8 +37,7 @@ from coordinator.storage.store import CoordinatorStore
 from coordinator.strategies.selection import make_selector
 from federation.config import broker_address
 from federation.errors import ConfigError
-from federation.identity.signing_keys import NodeKeys
-from federation.identity.trust import Trust, read_trust
+from federation.identity.signing_keys import NodeKeys, Trust, read_trust
 from federation.protocol.signing import Signer, Writer
 from federation.protocol.topics import Topics
 from federation.runtime.address import BrokerAddress

@@ -18,8 +18,7 @@ from edge_node.training.update import ResidualAging
 from edge_node.training.worker import ThreadTrainer, TrainingSetup
 from federation.config import broker_address
 from federation.errors import FederationError, TaskError
-from federation.identity.signing_keys import read_coordinator_key
-from federation.identity.trust import Trust, read_trust
+from federation.identity.signing_keys import Trust, read_coordinator_key, read_trust
 from federation.protocol.messages import NodeState, Presence
 from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics

@@ -94,14 +94,7 @@ class Fleet:
             ConfigError: A name cannot be a node's, or has a valid certificate already.
             StorageError: Something cannot be written.
         """
-        names = [_node_id(text) for text in nodes]
-        with locked(self.folder.register):
-            register = load_register(self.folder.register)
-            for name in names:
-                if self._valid(register, name):
-                    raise ConfigError(name, "is enrolled: renew it, or revoke it first", source="command line")
-            self._hand_out(register, [Applicant(name=name) for name in names], days)
-        return names
+        return self._admit([Applicant(name=_node_id(text)) for text in nodes], days)
 
     def enroll_request(self, request: NodeRequest, *, days: int = CERTIFICATE_DAYS) -> NodeId:
         """Write the enrolment file of a device that has made its own keys: it holds no secret.
@@ -110,13 +103,7 @@ class Fleet:
             ConfigError: Its name cannot be a node's, or has a valid certificate already.
             StorageError: Something cannot be written.
         """
-        name = _node_id(request.node)
-        with locked(self.folder.register):
-            register = load_register(self.folder.register)
-            if self._valid(register, name):
-                raise ConfigError(name, "is enrolled: renew it, or revoke it first", source="command line")
-            self._hand_out(register, [applicant_of(request, name)], days)
-        return name
+        return self._admit([applicant_of(request, _node_id(request.node))], days)[0]
 
     def renew(self, nodes: Sequence[str], *, days: int = CERTIFICATE_DAYS) -> list[NodeId]:
         """Write new enrolment files for nodes that are enrolled; their old certificates stay valid until they end.
@@ -177,6 +164,16 @@ class Fleet:
         """Whether a certificate of this name is the broker's or the coordinator's."""
         return name == BROKER or name.startswith(RESERVED)
 
+    def _admit(self, applicants: Sequence[Applicant], days: int) -> list[NodeId]:
+        names = [applicant.name for applicant in applicants]
+        with locked(self.folder.register):
+            register = load_register(self.folder.register)
+            for name in names:
+                if any(one.revoked is None and one.ends > self.now for one in register.of(name)):
+                    raise ConfigError(name, "is enrolled: renew it, or revoke it first", source="command line")
+            self._hand_out(register, applicants, days)
+        return names
+
     def _hand_out(self, register: Register, applicants: Sequence[Applicant], days: int) -> None:
         authority = self._authority()
         made = [issue_to(authority, one, now=self.now, days=days) for one in applicants]
@@ -189,18 +186,16 @@ class Fleet:
             bundle = one.bundle(register, authority, coordinator_key)
             write_text(self.folder.bundle(one.name), encode_bundle(bundle), mode=PRIVATE)
 
-    def _issue(self, authority: Identity, name: str, days: int) -> Identity:
-        return new_identity(authority, name, purpose=Purpose.CLIENT, now=self.now, days=days)
-
     def _issue_server(self, register: Register, authority: Identity, hosts: Sequence[str], days: int) -> Register:
-        made = {}
+        entries = []
         for connection in CONNECTIONS:
             name = coordinator_name(register.federation, connection)
-            made[name] = self._issue(authority, name, days)
-            _write_pair(self.folder.coordinator(connection), made[name])
+            made = new_identity(authority, name, purpose=Purpose.CLIENT, now=self.now, days=days)
+            _write_pair(self.folder.coordinator(connection), made)
+            entries.append(Issued.of(name, made.certificate))
         broker = new_identity(authority, BROKER, purpose=Purpose.BROKER, now=self.now, days=days, hosts=hosts)
         _write_pair(self.folder.broker_pair, broker)
-        return register.with_issued(*(_entry(name, one) for name, one in made.items()), _entry(BROKER, broker))
+        return register.with_issued(*entries, Issued.of(BROKER, broker.certificate))
 
     def _write_rules(self, register: Register) -> None:
         revoked = [Revoked(serial=int(one.serial), at=one.revoked) for one in register.issued if one.revoked]
@@ -234,9 +229,6 @@ class Fleet:
             write_text(path, SigningKey.new().pem, mode=PRIVATE)
         return read_signing_key(read_text(path, bytes_max=BUNDLE_BYTES_MAX), source=path.name)
 
-    def _valid(self, register: Register, name: str) -> bool:
-        return any(one.revoked is None and one.ends > self.now for one in register.of(name))
-
 
 def coordinator_name(federation: str, connection: str) -> str:
     """The common name, and with it the client id, of one of the coordinator's connections."""
@@ -249,11 +241,6 @@ def _renewed(register: Register, name: NodeId) -> Applicant:
     if not valid:
         raise ConfigError(name, "is not enrolled: enroll it", source="command line")
     return Applicant(name=name, device_key=valid[-1].device_key, signing=valid[-1].signing)
-
-
-def _entry(name: str, identity: Identity) -> Issued:
-    certificate = identity.certificate
-    return Issued(name=name, serial=str(certificate.serial_number), ends=certificate.not_valid_after_utc)
 
 
 def _node_id(text: str) -> NodeId:

@@ -82,21 +82,11 @@ def issue_to(authority: Identity, applicant: Applicant, *, now: dt.datetime, day
     name = applicant.name
     if applicant.device_key is None:
         made, signing = new_identity(authority, name, purpose=Purpose.CLIENT, now=now, days=days), SigningKey.new()
-        entry = _entry(name, made.certificate, signing.public_hex, None)
+        entry = Issued.of(name, made.certificate, signing=signing.public_hex)
         return Enrolled(name=name, certificate=made.certificate, entry=entry, key=made.key_pem, signing_key=signing.pem)
     certificate = issue(authority, name, _public(applicant.device_key), purpose=Purpose.CLIENT, now=now, days=days)
-    entry = _entry(name, certificate, applicant.signing, applicant.device_key)
+    entry = Issued.of(name, certificate, signing=applicant.signing, device_key=applicant.device_key)
     return Enrolled(name=name, certificate=certificate, entry=entry, key=None, signing_key=None)
-
-
-def _entry(name: NodeId, certificate: x509.Certificate, signing: str | None, device_key: str | None) -> Issued:
-    return Issued(
-        name=name,
-        serial=str(certificate.serial_number),
-        ends=certificate.not_valid_after_utc,
-        signing=signing,
-        device_key=device_key,
-    )
 
 
 def _public(pem: str) -> ec.EllipticCurvePublicKey:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
+from cryptography import x509
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from federation.errors import ConfigError, StorageError
@@ -40,6 +41,14 @@ class Issued(BaseModel):
     revoked: dt.datetime | None = None
     signing: Annotated[str, Field(pattern=r"^[0-9a-f]{64}\z")] | None = None
     device_key: Annotated[str, Field(max_length=PEM_BYTES_MAX)] | None = None
+
+    @classmethod
+    def of(
+        cls, name: str, certificate: x509.Certificate, *, signing: str | None = None, device_key: str | None = None
+    ) -> "Issued":
+        """What was issued now."""
+        serial, ends = str(certificate.serial_number), certificate.not_valid_after_utc
+        return cls(name=name, serial=serial, ends=ends, signing=signing, device_key=device_key)
 
 
 class Register(BaseModel):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from edge_node.config import NodeConfig
 from federation.errors import BadSignature, RemoteProtocolError
-from federation.identity.trust import Trust
+from federation.identity.signing_keys import Trust
 from federation.protocol.messages import Activity, CoordinatorState, Progress, RoundAnnouncement
 from federation.protocol.signing import Reader, Writer
 from federation.protocol.topics import Topics

@@ -9,7 +9,7 @@ else. A file with keys is a secret.
 """
 
 import datetime as dt
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,9 +18,11 @@ from federation.identity.certificates import PEM_BYTES_MAX, check_identity, read
 from federation.identity.signing_keys import read_public_key, read_signing_key
 from federation.runtime.address import parse_broker_url
 
-__all__ = ["BUNDLE_BYTES_MAX", "Bundle", "decode_bundle", "encode_bundle"]
+__all__ = ["BUNDLE_BYTES_MAX", "Bundle", "decode_bundle", "encode_bundle", "read_document"]
 
 BUNDLE_BYTES_MAX = 65_536
+
+DocumentT = TypeVar("DocumentT", bound=BaseModel)
 
 _Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}\z")]
 _Pem = Annotated[str, Field(max_length=PEM_BYTES_MAX)]
@@ -71,14 +73,7 @@ def decode_bundle(text: str, *, now: dt.datetime) -> Bundle:
     Raises:
         ConfigError: It is not such a file, or its parts do not belong together, or it is not valid at ``now``.
     """
-    if len(text.encode()) > BUNDLE_BYTES_MAX:
-        raise ConfigError("enrolment file", f"larger than {BUNDLE_BYTES_MAX} bytes")
-    try:
-        bundle = Bundle.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError("enrolment file", f"{where}: {first['msg']}".removeprefix(": ")) from None
+    bundle = read_document(Bundle, text, source="enrolment file")
     parse_broker_url(bundle.broker_url, source="enrolment file")
     read_public_key(bundle.coordinator_key, source="enrolment file")
     if (bundle.key is None) is not (bundle.signing_key is None):
@@ -90,3 +85,19 @@ def decode_bundle(text: str, *, now: dt.datetime) -> Bundle:
     certificate = read_certificate(bundle.certificate, source="enrolment file")
     check_identity(certificate, authority, name=bundle.node, now=now)
     return bundle
+
+
+def read_document(model: type[DocumentT], text: str, *, source: str) -> DocumentT:
+    """A JSON document that is exactly what its model says.
+
+    Raises:
+        ConfigError: It is larger than `BUNDLE_BYTES_MAX`, or something else; ``source`` says which it was to be.
+    """
+    if len(text.encode()) > BUNDLE_BYTES_MAX:
+        raise ConfigError(source, f"larger than {BUNDLE_BYTES_MAX} bytes")
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(source, f"{where}: {first['msg']}".removeprefix(": ")) from None

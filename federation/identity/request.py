@@ -14,10 +14,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from federation.errors import ConfigError
-from federation.identity.bundle import BUNDLE_BYTES_MAX
+from federation.identity.bundle import read_document
 from federation.identity.certificates import PEM_BYTES_MAX, common_name, distinguished_name
 from federation.identity.signing_keys import SigningKey
 
@@ -78,15 +78,9 @@ def decode_request(text: str) -> NodeRequest:
     Raises:
         ConfigError: It is not such a file, or whoever made it does not have both keys.
     """
-    if len(text.encode()) > BUNDLE_BYTES_MAX:
-        raise ConfigError(SOURCE, f"larger than {BUNDLE_BYTES_MAX} bytes")
+    request = read_document(NodeRequest, text, source=SOURCE)
     try:
-        request = NodeRequest.model_validate_json(text)
         csr = x509.load_pem_x509_csr(request.csr.encode())
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(SOURCE, f"{where}: {first['msg']}".removeprefix(": ")) from None
     except ValueError as error:
         raise ConfigError(SOURCE, f"csr: {error}") from error
     if (name := common_name(csr)) != request.node:

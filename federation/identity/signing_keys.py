@@ -4,7 +4,8 @@ The file of the nodes' keys, version 1: UTF-8 JSON with exactly ``format`` (``fe
 ``nodes``, a map from a node's name to its public keys, 64 lower-case hexadecimal digits each. There is no secret in it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,16 +17,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from federation.errors import ConfigError
 from federation.identity.certificates import PEM_BYTES_MAX
 from federation.identity.private_files import read_text
+from federation.protocol.signing import Signer, Verifier
 from federation.types import NodeId
 
 __all__ = [
     "CoordinatorKey",
     "NodeKeys",
     "SigningKey",
+    "Trust",
     "node_keys_text",
     "read_coordinator_key",
     "read_public_key",
     "read_signing_key",
+    "read_trust",
 ]
 
 NODE_KEYS_BYTES_MAX = 64 << 20
@@ -117,6 +121,19 @@ class NodeKeys:
         return found.st_mtime_ns, found.st_size, found.st_ino
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """One role's keys.
+
+    Attributes:
+        signer: Its own key; None says everything without a signature.
+        verifier: Whom to believe; None believes what is not signed.
+    """
+
+    signer: Signer | None = None
+    verifier: Verifier | None = None
+
+
 class _NodeKeysFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -169,6 +186,16 @@ def read_coordinator_key(path: Path) -> CoordinatorKey:
         ConfigError: The file is missing or damaged.
     """
     return CoordinatorKey(read_public_key(read_text(path, bytes_max=PEM_BYTES_MAX), source=path.name))
+
+
+def read_trust(own: Path | None, others: Path | None, read_others: Callable[[Path], Verifier]) -> Trust:
+    """Read the keys from their files; None is no key.
+
+    Raises:
+        ConfigError: A file is missing or damaged.
+    """
+    signer = None if own is None else read_signing_key(read_text(own, bytes_max=PEM_BYTES_MAX), source=own.name)
+    return Trust(signer=signer, verifier=None if others is None else read_others(others))
 
 
 def _read_node_keys(path: Path) -> dict[str, tuple[Ed25519PublicKey, ...]]:

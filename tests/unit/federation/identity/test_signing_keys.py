@@ -18,8 +18,8 @@ from federation.identity.signing_keys import (
     read_coordinator_key,
     read_public_key,
     read_signing_key,
+    read_trust,
 )
-from federation.identity.trust import read_trust
 from federation.types import NodeId
 
 ONE, TWO = SigningKey.new(), SigningKey.new()
