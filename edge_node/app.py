@@ -32,7 +32,7 @@ from federation.runtime.session import SessionSettings
 from federation.runtime.signals import StopSignals
 from federation.runtime.supervision import Supervision
 from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox, Will
-from federation.task import Task, TaskContext, task_label
+from federation.task import Task, TaskContext, prepare, task_label
 from federation.tasks.registry import load_task
 from federation.types import FederationId, NodeId
 
@@ -103,9 +103,7 @@ def build_workshop(config: NodeConfig) -> TrainingSetup:
 def _build(name: str, context: TaskContext) -> Task:
     try:
         task = load_task(name)(context)
-        prepare = getattr(task, "prepare", None)  # optional: what a task can load before its first round
-        if callable(prepare):
-            prepare()
+        prepare(task)
     except FederationError:
         raise
     except Exception as error:

@@ -239,7 +239,7 @@ def _plain(name: str, data: Path, nodes: int, widths: tuple[int, ...], **setting
     task = load_task(name)(context)
     assert isinstance(task, TorchTask)  # noqa: S101 - the built-in ones are
     assert isinstance(task.train_data, WholeData)  # noqa: S101 - as above
-    inputs, targets = (as_tensor(array) for array in task.train_data.everything())
+    inputs, targets = (as_tensor(array) for array in task.train_data())
     rows = task.train_data.parts(context, task.split)
     return PlainJob(
         model=mlp(*widths),

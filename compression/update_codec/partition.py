@@ -53,7 +53,7 @@ class Runs:
         return int(self.offsets[-1])
 
     def gather(self, vector: Any, join: Join = np.concatenate) -> Any:
-        """Return the group's entries, a view when it is one run; `join` puts a backend's vectors one behind the other."""
+        """Return the group's entries, a view when it is one run; `join` puts a backend's vectors together."""
         lengths = np.diff(self.offsets)
         runs = [vector[start : start + length] for start, length in zip(self.starts, lengths, strict=True)]
         return runs[0] if len(runs) == 1 else join(runs)

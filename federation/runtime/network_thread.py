@@ -1,8 +1,10 @@
 """The half of a transport that knows no client library: what any thread may call, and the life of its own thread."""
 
 import abc
+import contextlib
 import queue
 import random
+import socket
 import threading
 import time
 from collections import deque
@@ -14,9 +16,37 @@ from federation.runtime.log import get_log
 from federation.runtime.outbound import Outbound, Outgoing
 from federation.runtime.session import Backoff, SessionSettings, publish_packet_bytes
 from federation.runtime.transport import Inbox, InboxItem, TransportEvent, TransportFailed
-from federation.runtime.wakeup import Wakeup
 
 INBOX_WAIT_S = 2.0
+
+
+class Wakeup:
+    """Wakes a thread that waits in a selector: one byte through a socket pair, however often it is rung before."""
+
+    def __init__(self) -> None:
+        self._send, self.receiver = socket.socketpair()
+        self._send.setblocking(False)
+        self.receiver.setblocking(False)
+        self._rung = False
+
+    def ring(self) -> None:
+        """Wake the waiter; from any thread, also after `close`."""
+        if not self._rung:
+            # Set before the byte, cleared before the waiter looks at its queues: what was queued in between is seen.
+            self._rung = True
+            with contextlib.suppress(OSError):
+                self._send.send(b"\0")
+
+    def heard(self) -> None:
+        """The waiter is awake and will look at its queues now."""
+        with contextlib.suppress(BlockingIOError):
+            self.receiver.recv(64)
+        self._rung = False
+
+    def close(self) -> None:
+        """Give the sockets back."""
+        self._send.close()
+        self.receiver.close()
 
 
 class NetworkThread(abc.ABC):

@@ -42,11 +42,8 @@ def label_counts(task: Task) -> LabelCounts:
     """
     if not isinstance(task, TorchTask):
         raise TaskError(f"a {type(task).__name__} does not say how its data is divided: only a TorchTask does")
-    data = task.train_data
-    if isinstance(data, tuple | list) and len(data) == 2:
-        pair = (np.asarray(data[0]), np.asarray(data[1]))
-        data = WholeData(lambda: pair)
-    if not isinstance(data, WholeData):
+    data = WholeData.of(task.train_data)
+    if data is None:
         raise TaskError("this task's nodes bring their own data: only (inputs, targets) and WholeData are divided")
     parts = data.parts(task.context, task.split)
     labels, names = _classes(np.asarray(data.targets))

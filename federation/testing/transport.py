@@ -1,4 +1,4 @@
-"""A transport without a network: the broker in memory puts messages straight into inboxes."""
+"""A transport without a network: the broker in memory puts messages straight into inboxes, when a test says so."""
 
 import queue
 import threading
@@ -21,7 +21,28 @@ from federation.runtime.transport import (
     Will,
 )
 from federation.testing.broker import BrokerSettings, ConnectSettings, Delivery, MemoryBroker, WillMessage
-from federation.testing.clock import FakeClock
+
+
+class FakeClock:
+    """Monotonic seconds that stand still until `advance`."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        self._now = start
+
+    def now(self) -> float:
+        """Seconds since an arbitrary start."""
+        return self._now
+
+    def advance(self, seconds: float) -> float:
+        """Let ``seconds`` pass, and return the new time.
+
+        Raises:
+            ValueError: Time does not go back.
+        """
+        if seconds < 0:
+            raise ValueError(f"time does not go back: {seconds}")
+        self._now += seconds
+        return self._now
 
 
 class MemoryNetwork:

@@ -14,8 +14,8 @@ NODES_MAX = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DemoPlan:
-    """One demo, completely decided.
+class DemoOptions:
+    """The options as they were given; None takes the default of the task or of the others.
 
     Attributes:
         task: Task name, or ``file.py:function``.
@@ -29,44 +29,10 @@ class DemoPlan:
         chaos: Whether one node is killed in mid-training.
         data: Data folder, or None for the task's default.
         broker: URL of a running broker, or None to start one.
-        settings: How nodes train.
-        evaluate_every: Evaluate each n-th version; 0 is never.
         partition: How the task's data is divided; None is the task's own way.
         selector: Who is asked.
-        chosen: The strategy that was named; None is what fits.
+        strategy: Its name; None is what fits.
     """
-
-    task: str
-    nodes: int
-    rounds: int
-    per_round: int
-    buffer: int
-    codec: str
-    codec_down: str | None
-    seed: int
-    chaos: bool
-    data: Path | None
-    broker: str | None
-    settings: TrainSettings
-    evaluate_every: int = 1
-    partition: str | None = None
-    selector: str = "uniform"
-    chosen: str | None = None
-
-    @property
-    def synchronous(self) -> bool:
-        """Whether every version waits for its whole cohort."""
-        return self.buffer == self.per_round
-
-    @property
-    def strategy(self) -> str:
-        """Name of the aggregation strategy."""
-        return self.chosen or ("fedavg" if self.synchronous else "fedbuff")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DemoOptions:
-    """The options as they were given; None takes the default of the task or of the others."""
 
     task: str = "digits"
     nodes: int = 5
@@ -84,6 +50,28 @@ class DemoOptions:
     strategy: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoPlan(DemoOptions):
+    """One demo, completely decided: the options with nothing left open.
+
+    Attributes:
+        settings: How nodes train.
+        evaluate_every: Evaluate each n-th version; 0 is never.
+    """
+
+    rounds: int
+    per_round: int
+    buffer: int
+    strategy: str
+    settings: TrainSettings
+    evaluate_every: int = 1
+
+    @property
+    def synchronous(self) -> bool:
+        """Whether every version waits for its whole cohort."""
+        return self.buffer == self.per_round
+
+
 def make_plan(options: DemoOptions) -> DemoPlan:
     """Check the options and fill in what was left open.
 
@@ -99,23 +87,15 @@ def make_plan(options: DemoOptions) -> DemoPlan:
         parse_partition(options.partition)
     if options.data is not None and not options.data.is_dir():
         raise ConfigError("--data", f"{options.data} is not a folder", source="command line")
-    return DemoPlan(
-        task=_absolute_task(options.task),
-        nodes=nodes,
-        rounds=rounds,
-        per_round=per_round,
-        buffer=buffer,
-        codec=options.codec,
-        codec_down=options.codec_down,
-        seed=options.seed,
-        chaos=options.chaos and nodes > 1,
-        data=options.data,
-        broker=options.broker,
-        settings=default_settings(options.task),
-        partition=options.partition,
-        selector=options.selector,
-        chosen=options.strategy,
-    )
+    decided = {
+        "task": _absolute_task(options.task),
+        "rounds": rounds,
+        "per_round": per_round,
+        "buffer": buffer,
+        "chaos": options.chaos and nodes > 1,
+        "strategy": options.strategy or ("fedavg" if buffer == per_round else "fedbuff"),
+    }
+    return DemoPlan(**asdict(options) | decided, settings=default_settings(options.task))
 
 
 def coordinator_settings(plan: DemoPlan, *, broker_url: str, state: Path) -> Mapping[str, Mapping[str, object]]:

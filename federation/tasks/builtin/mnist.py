@@ -1,16 +1,30 @@
-"""MNIST as arrays: read from a given folder, or downloaded once by torchvision."""
+"""The tasks on MNIST, and its arrays: read from a given folder, or downloaded once by torchvision.
+
+Perceptrons are job J1 (784-128-64-10), J3 (logistic regression) and J0 (784-256-10); J4 is a small convolutional
+network with two label shards per node.
+"""
 
 import gzip
 import math
 import os
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from federation.errors import TaskError
+from federation.picture import PictureInput
+from federation.task import Parameters, TaskContext
+from federation.tasks.builtin.mlp import cross_entropy, initial_mlp, mlp
+from federation.tasks.data.whole_data import WholeData
+from federation.tasks.training.torch_task import TorchTask
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 Examples = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Images, uint8 of shape (n, 28, 28) with 0 for black, and labels, int64 of shape (n,)."""
@@ -18,6 +32,86 @@ Examples = tuple[NDArray[np.uint8], NDArray[np.int64]]
 _FOLDERS = ("", "raw", "MNIST/raw", "mnist", "mnist/raw", "mnist/MNIST/raw")
 _FILE_BYTES_MAX = 64 << 20
 """The largest file of the set has 47,040,016 bytes when unpacked."""
+
+MEAN, DEVIATION = 0.1307, 0.3081
+"""Of all pixels of the training images, in [0, 1]."""
+
+CHANNELS = (8, 16)
+
+
+def build_mlp(context: TaskContext) -> TorchTask:
+    """The factory that the registry finds as ``mnist-mlp``: images in [-1, 1]."""
+    return _perceptron(context, (784, 128, 64, 10), mean=0.5, deviation=0.5)
+
+
+def build_logreg(context: TaskContext) -> TorchTask:
+    """The factory that the registry finds as ``mnist-logreg``: images in [0, 1]."""
+    return _perceptron(context, (784, 10), mean=0.0, deviation=1.0)
+
+
+def build_wide(context: TaskContext) -> TorchTask:
+    """The factory that the registry finds as ``mnist-wide``: images standardised, full-batch steps."""
+    return _perceptron(context, (784, 256, 10), mean=MEAN, deviation=DEVIATION)
+
+
+def _perceptron(context: TaskContext, widths: tuple[int, ...], *, mean: float, deviation: float) -> TorchTask:
+    prepare = partial(scaled, mean=mean, deviation=deviation)
+    return TorchTask(
+        context,
+        model=partial(mlp, *widths),
+        train_data=WholeData(partial(mnist, context.data, train=True), prepare=prepare),
+        test_data=WholeData(partial(mnist, context.data, train=False), prepare=prepare),
+        loss=cross_entropy,
+        picture=PictureInput(height=28, width=28, dark_background=True, mean=mean, deviation=deviation),
+        classes=tuple("0123456789"),
+        initial=partial(initial_mlp, widths),
+    )
+
+
+def build_cnn(context: TaskContext) -> TorchTask:
+    """The factory that the registry finds as ``mnist-cnn``."""
+    return TorchTask(
+        context,
+        model=network,
+        train_data=WholeData(partial(mnist, context.data, train=True), prepare=pictures),
+        test_data=WholeData(partial(mnist, context.data, train=False), prepare=pictures),
+        loss=cross_entropy,
+        split="shards:2",
+        picture=PictureInput(height=28, width=28, dark_background=True),
+        classes=tuple("0123456789"),
+        initial=initial_network,
+    )
+
+
+def network() -> "Module":
+    """Two convolutions of stride 2 and a linear layer: 9,226 parameters."""
+    import torch  # noqa: PLC0415 - costs a second and 200 MB: only where the model is made
+
+    first, second = CHANNELS
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, first, 5, stride=2, padding=2),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(first, second, 3, stride=2, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(second * 49, 10),
+    )
+
+
+def initial_network(seed: int) -> Parameters:
+    """Initial tensors of `network`, float32, distributed as torch draws them, but the same bits everywhere."""
+    rng, (first, second) = np.random.default_rng(abs(seed)), CHANNELS
+    parameters: dict[str, NDArray[np.float32]] = {}
+    for layer, shape in ((0, (first, 1, 5, 5)), (2, (second, first, 3, 3)), (5, (10, second * 49))):
+        bound = np.float32(1 / np.sqrt(np.prod(shape[1:])))
+        for name, size in (("weight", shape), ("bias", shape[:1])):
+            parameters[f"{layer}.{name}"] = (rng.random(size, dtype=np.float32) * 2 - 1) * bound
+    return parameters
+
+
+def pictures(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Images in [0, 1] with one channel, float32 of shape (n, 1, 28, 28)."""
+    return scaled(images)[:, np.newaxis]
 
 
 def mnist(data: Path | None, *, train: bool) -> Examples:

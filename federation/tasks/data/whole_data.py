@@ -9,8 +9,7 @@ import numpy as np
 
 from federation.errors import TaskError
 from federation.task import Array, TaskContext
-from federation.tasks.data.partition import all_parts, part_of
-from federation.tasks.data.partitioners import Rows, Traits
+from federation.tasks.data.partitioners import Rows, Traits, all_parts, part_of
 
 __all__ = ["WholeData"]
 
@@ -36,6 +35,14 @@ class WholeData:
     def _arrays(self) -> tuple[Any, ...]:
         return self._read()
 
+    @classmethod
+    def of(cls, data: Any) -> "WholeData | None":
+        """What the whole federation shares: this itself, or a pair of inputs and targets; None for everything else."""
+        if isinstance(data, tuple | list) and len(data) == 2:
+            pair = (data[0], data[1])
+            return cls(lambda: pair)
+        return data if isinstance(data, cls) else None
+
     @property
     def targets(self) -> Any:
         """The targets of all rows."""
@@ -53,7 +60,7 @@ class WholeData:
         return self.prepare(inputs[rows]), targets[rows]
 
     def parts(self, context: TaskContext, by: str) -> list[Rows]:
-        """The rows of every node; the data stays loaded, for `everything`."""
+        """The rows of every node; the data stays loaded, to be called."""
         _, targets, *owners = self._arrays
         return all_parts(context, len(targets), by=by, labels=targets, owners=_first(owners))
 
@@ -67,14 +74,10 @@ class WholeData:
         _, targets, *owners = self._loaded()
         return Traits(length=len(targets), labels=targets, owners=_first(owners))
 
-    def everything(self) -> tuple[Any, Any]:
-        """All rows, prepared, and their targets: one copy for all nodes of a simulation."""
+    def __call__(self) -> tuple[Any, Any]:
+        """All rows, prepared, and their targets: for the coordinator's evaluation, or all nodes of a simulation."""
         inputs, targets, *_ = self._loaded()
         return self.prepare(inputs), targets
-
-    def __call__(self) -> tuple[Any, Any]:
-        """The same: what a coordinator evaluates on."""
-        return self.everything()
 
     def _loaded(self) -> tuple[Any, ...]:
         """The arrays; they stay loaded only where `parts` has been asked for."""

@@ -56,11 +56,8 @@ class NodePool:
         task = self._build(replace(self.context, node_index=0))
         if not isinstance(task, TorchTask) or task.local or task.local_norms or task.own_test is not None:
             return None
-        data = task.train_data
-        if isinstance(data, tuple | list) and len(data) == 2:
-            pair = (data[0], data[1])
-            data = WholeData(lambda: pair)
-        return (task, data) if isinstance(data, WholeData) else None
+        data = WholeData.of(task.train_data)
+        return None if data is None else (task, data)
 
     @cached_property
     def _parts(self) -> list[Rows] | None:

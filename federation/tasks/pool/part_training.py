@@ -45,7 +45,7 @@ class PartTrainer:
             raise TaskError("the task has layers or test data of each node's own: only real nodes train it")
         self._training, self._parts = LocalTraining(task), parts
         self._task = task
-        inputs, targets = data.everything()
+        inputs, targets = data()
         device = self._training.device
         self._inputs, self._targets = as_tensor(inputs).to(device), as_tensor(targets).to(device)
         self._rows = [torch.from_numpy(np.ascontiguousarray(rows)).to(device) for rows in parts]

@@ -9,8 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from federation.errors import TaskError
 from federation.task import TaskContext
-from federation.tasks.data.partition import all_parts, part_of, split
-from federation.tasks.data.partitioners import Traits, matching_parts
+from federation.tasks.data.partitioners import Traits, all_parts, matching_parts, part_of, split
 from federation.tasks.data.whole_data import WholeData
 
 __all__ = [

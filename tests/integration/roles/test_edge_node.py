@@ -271,7 +271,7 @@ def test_node_that_the_broker_refuses_says_why(start: Start, broker: LocalBroker
 
 STUBBORN = """
 import threading
-from federation.tasks.builtin.quadratic import build as quadratic
+from federation.tasks.builtin.synthetic import build_quadratic as quadratic
 
 def build(context):
     task = quadratic(context, size=50)
@@ -295,7 +295,7 @@ def test_task_that_ignores_its_stop_flag_cannot_hold_the_process(
 
 
 BROKEN = """
-from federation.tasks.builtin.quadratic import build as quadratic
+from federation.tasks.builtin.synthetic import build_quadratic as quadratic
 
 def build(context):
     task = quadratic(context, size=50)

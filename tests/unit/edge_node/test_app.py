@@ -12,7 +12,7 @@ from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.errors import ConfigError, StoreLocked, TaskError
 
 SOURCE = """
-from federation.tasks.builtin.quadratic import build as quadratic
+from federation.tasks.builtin.synthetic import build_quadratic as quadratic
 
 def build(context):
     task = quadratic(context, size=7)

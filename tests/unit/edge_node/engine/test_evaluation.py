@@ -14,7 +14,7 @@ from federation.protocol.cohort import NOBODY
 from federation.protocol.limits import INT64_MAX
 from federation.protocol.messages import EvaluationReceipt, EvaluationReport, Presence, ReceiptStatus, RoundAnnouncement
 from federation.task import Metrics, Parameters, TaskContext
-from federation.tasks.builtin.quadratic import QuadraticTask
+from federation.tasks.builtin.synthetic import QuadraticTask
 from federation.tasks.scaffold import scaffolded, with_controls
 from federation.types import ModelVersion, NodeId, RunId
 from tests.rigs.node_doubles import MANIFEST, ToyTask, vectors

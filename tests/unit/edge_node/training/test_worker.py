@@ -18,7 +18,7 @@ from federation.protocol.limits import METRICS_MAX
 from federation.runtime.clock import MonotonicClock
 from federation.runtime.transport import Inbox
 from federation.task import Array, Stop
-from federation.testing.clock import FakeClock
+from federation.testing import FakeClock
 from federation.types import RoundId
 from tests.rigs.node_doubles import MANIFEST, RUN, ToyTask, announcement, training_setup, vectors
 from update_codec import CodecSpec, decode

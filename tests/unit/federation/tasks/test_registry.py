@@ -15,7 +15,7 @@ NODE = TaskContext(node_index=0, node_count=2)
 
 OWN_TASK = """
 from federation.protocol.messages import TrainSettings
-from federation.tasks.builtin.null import NullTask
+from federation.tasks.builtin.synthetic import NullTask
 
 DEFAULT_SETTINGS = TrainSettings(local_epochs=7)
 DEFAULT_ROUNDS = 3
@@ -104,10 +104,10 @@ def test_a_file_finds_its_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_function_in_a_module_is_a_task() -> None:
-    task = load_task("federation.tasks.builtin.null:build")(NODE)
+    task = load_task("federation.tasks.builtin.synthetic:build_null")(NODE)
     assert task.initial_parameters(0)["weights"].shape == (1000,)
-    assert default_settings("federation.tasks.builtin.null:build") == TrainSettings()
-    assert default_rounds("federation.tasks.builtin.null:build") == 10
+    assert default_settings("federation.tasks.builtin.synthetic:build_null") == TrainSettings()
+    assert default_rounds("federation.tasks.builtin.synthetic:build_null") == 10
 
 
 def test_a_missing_function_names_a_near_one(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ from federation.errors import ConfigError, TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import Parameters, TaskContext, prepare
 from federation.tasks import TorchTask
-from federation.tasks.builtin.null import NullTask
-from federation.tasks.builtin.quadratic import QuadraticTask
+from federation.tasks.builtin.synthetic import NullTask, QuadraticTask
 from federation.tasks.scaffold import NODES_KEY, RESOLUTION_KEY, scaffolded, with_controls
 from update_codec import Manifest, Role
 

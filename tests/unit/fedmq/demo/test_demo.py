@@ -16,10 +16,10 @@ from coordinator.config.sections import read_config
 from coordinator.config.settings import engine_settings
 from federation.errors import ConfigError
 from federation.units import human_bytes
-from fedmq.demo.chaos import Saboteur
 from fedmq.demo.cli import demo, summary_table
 from fedmq.demo.plan import DemoOptions, coordinator_settings, make_plan, to_toml
 from fedmq.demo.processes import NO_VARIABLES, Exited, Fleet, Line
+from fedmq.demo.run import Saboteur
 from fedmq.demo.story import NodeStory, Story
 from fedmq.demo.view import LiveView, PlainView, node_table
 

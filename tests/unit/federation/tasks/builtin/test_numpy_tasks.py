@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import Parameters, TaskContext
-from federation.tasks.builtin.null import NullTask
-from federation.tasks.builtin.quadratic import QuadraticTask, node_optimum
+from federation.tasks.builtin.synthetic import NullTask, QuadraticTask, node_optimum
 from federation.tasks.check import check_task
 
 

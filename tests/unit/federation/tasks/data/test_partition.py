@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from federation.errors import TaskError
 from federation.task import TaskContext
-from federation.tasks.data.partition import part_of, split
+from federation.tasks.data.partitioners import part_of, split
 
 
 @settings(deadline=None)

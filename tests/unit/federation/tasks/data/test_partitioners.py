@@ -12,8 +12,7 @@ from torch.utils.data import TensorDataset
 
 from federation.errors import ConfigError, TaskError
 from federation.task import TaskContext
-from federation.tasks.data.partition import all_parts, part_of
-from federation.tasks.data.partitioners import PARTITIONERS, Traits, matching_parts
+from federation.tasks.data.partitioners import PARTITIONERS, Traits, all_parts, matching_parts, part_of
 from federation.tasks.data.whole_data import WholeData
 from federation.tasks.label_counts import label_counts
 from federation.tasks.registry import load_task
@@ -145,14 +144,14 @@ def test_whole_data_is_prepared_row_by_row_or_all_at_once_with_the_same_values()
     context = TaskContext(node_index=1, node_count=4)
     inputs, targets = data.part(context, "dirichlet:1")
     rows = data.parts(context, "dirichlet:1")[1]
-    everything, answers = data.everything()
+    everything, answers = data()
     assert everything[rows].tolist() == inputs.tolist()
     assert answers[rows].tolist() == targets.tolist()
 
 
 def test_whole_data_of_two_lengths_is_refused() -> None:
     with pytest.raises(TaskError, match="one length"):
-        WholeData(lambda: (np.arange(3), np.arange(4))).everything()
+        WholeData(lambda: (np.arange(3), np.arange(4)))()
 
 
 @settings(deadline=None, max_examples=40)

@@ -10,7 +10,7 @@ from edge_node.training.worker import TrainingJob, TrainingSetup
 from federation.errors import ConfigError
 from federation.protocol.messages import Cohort, ModelRef, RoundAnnouncement, TrainSettings
 from federation.task import TaskContext
-from federation.tasks.builtin.null import build
+from federation.tasks.builtin.synthetic import build_null as build
 from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId
 from fedmq.simulation.world.clock import World
 from fedmq.simulation.world.trainer import SimTrainer, Stragglers, parse_stragglers
