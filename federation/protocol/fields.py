@@ -6,10 +6,11 @@ anything outside the kind, so that what we refuse to read is exactly what we ref
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 from federation.protocol.limits import INT64_MAX, METRIC_NAME_BYTES_MAX, METRICS_MAX
 
@@ -18,28 +19,26 @@ class FieldError(ValueError):
     """A value is outside what its field allows."""
 
 
-class Kind(Protocol):
+class Kind(ABC):
     """How one field's value looks on the wire."""
 
-    def pack(self, value: Any) -> Any:
-        """Plain msgpack data for ``value``; raises `FieldError`."""
-        ...
+    __slots__ = ()
 
+    def pack(self, value: Any) -> Any:
+        """Plain msgpack data for ``value``; raises `FieldError`. Of most kinds the value is that already."""
+        return self.unpack(value)
+
+    @abstractmethod
     def unpack(self, raw: Any) -> Any:
         """The value of plain msgpack data; raises `FieldError`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class Whole(Kind):
     """An integer from ``least`` to ``most``; True is not 1."""
 
     most: int
     least: int = 0
-
-    def pack(self, value: Any) -> int:
-        """Check and pass."""
-        return self.unpack(value)
 
     def unpack(self, raw: Any) -> int:
         """Check and pass."""
@@ -49,7 +48,7 @@ class Whole:
 
 
 @dataclass(frozen=True, slots=True)
-class Real:
+class Real(Kind):
     """A finite float64 from ``least`` to ``most``; always written as a float, and never as -0.0."""
 
     most: float = math.inf
@@ -71,12 +70,8 @@ class Real:
 
 
 @dataclass(frozen=True, slots=True)
-class Flag:
+class Flag(Kind):
     """True or false."""
-
-    def pack(self, value: Any) -> bool:
-        """Check and pass."""
-        return self.unpack(value)
 
     def unpack(self, raw: Any) -> bool:
         """Check and pass."""
@@ -86,15 +81,11 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class Text(Kind):
     """Printable text of ``least`` to ``most`` UTF-8 bytes: nothing that could forge a log line."""
 
     most: int
     least: int = 0
-
-    def pack(self, value: Any) -> str:
-        """Check and pass."""
-        return self.unpack(value)
 
     def unpack(self, raw: Any) -> str:
         """Check and pass."""
@@ -104,14 +95,10 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
+class Word(Kind):
     """Text that matches a pattern as a whole."""
 
     pattern: re.Pattern[str]
-
-    def pack(self, value: Any) -> str:
-        """Check and pass."""
-        return self.unpack(value)
 
     def unpack(self, raw: Any) -> str:
         """Check and pass."""
@@ -121,15 +108,11 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(Kind):
     """``least`` to ``most`` bytes."""
 
     most: int
     least: int = 0
-
-    def pack(self, value: Any) -> bytes:
-        """Check and pass."""
-        return self.unpack(value)
 
     def unpack(self, raw: Any) -> bytes:
         """Check and pass."""
@@ -139,7 +122,7 @@ class Blob:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Kind):
     """A member of an enumeration, written as a small number that never changes."""
 
     codes: Mapping[StrEnum, int]
@@ -163,7 +146,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class Sequence(Kind):
     """At most ``most`` values of one kind."""
 
     kind: Kind
@@ -183,7 +166,7 @@ class Sequence:
 
 
 @dataclass(frozen=True, slots=True)
-class Numbers:
+class Numbers(Kind):
     """Named finite numbers, ordered by name on the wire."""
 
     most: int = METRICS_MAX
@@ -225,7 +208,7 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class Record(Kind):
     """A dataclass as a map from field numbers to values: the one declarative table of a message or of a part of one.
 
     Attributes:

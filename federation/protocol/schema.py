@@ -1,9 +1,10 @@
 """The field table of every message: numbers, kinds and limits, as PROTOCOL.md prints them."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 from federation.protocol.fields import (
     Blob,
@@ -201,170 +202,140 @@ class MessageSchema:
 
     code: int
     record: Record
-    bytes_max: int = HEADER_BYTES_MAX
+    bytes_max: int
+
+
+def _message(
+    code: int,
+    make: type,
+    *fields: Field,
+    check: Callable[[Any], None] | None = None,
+    bytes_max: int = HEADER_BYTES_MAX,
+) -> MessageSchema:
+    return MessageSchema(code=code, record=Record(make, fields, check), bytes_max=bytes_max)
 
 
 SCHEMAS: Final[tuple[MessageSchema, ...]] = (
-    MessageSchema(
-        code=1,
-        record=Record(
-            CoordinatorState,
-            (
-                Field(2, "presence", _PRESENCE),
-                Field(3, "run", _RUN),
-                Field(4, "epoch", _COUNT),
-                Field(5, "protocol_min", _PROTOCOL),
-                Field(6, "protocol_max", _PROTOCOL),
-                Field(7, "began_ms", Whole(EXAMPLES_MAX), optional=True),
-            ),
-            _check_protocol,
-        ),
+    _message(
+        1,
+        CoordinatorState,
+        Field(2, "presence", _PRESENCE),
+        Field(3, "run", _RUN),
+        Field(4, "epoch", _COUNT),
+        Field(5, "protocol_min", _PROTOCOL),
+        Field(6, "protocol_max", _PROTOCOL),
+        Field(7, "began_ms", Whole(EXAMPLES_MAX), optional=True),
+        check=_check_protocol,
     ),
-    MessageSchema(
-        code=2,
+    _message(
+        2,
+        RoundAnnouncement,
+        Field(2, "run", _RUN),
+        Field(3, "epoch", _COUNT),
+        Field(4, "round", _COUNT),
+        Field(5, "task", _NAME),
+        Field(6, "model", _MODEL_REF),
+        Field(7, "cohort", _COHORT),
+        Field(8, "settings", _TRAIN_SETTINGS),
+        Field(9, "codec", _SPEC),
+        Field(10, "min_base_version", _COUNT),
+        Field(11, "lease_s", _SECONDS),
+        Field(12, "spread_s", _SECONDS),
+        Field(13, "final", Flag()),
+        Field(14, "evaluation", Whole(INT64_MAX), optional=True),
         bytes_max=ANNOUNCEMENT_BYTES_MAX,
-        record=Record(
-            RoundAnnouncement,
-            (
-                Field(2, "run", _RUN),
-                Field(3, "epoch", _COUNT),
-                Field(4, "round", _COUNT),
-                Field(5, "task", _NAME),
-                Field(6, "model", _MODEL_REF),
-                Field(7, "cohort", _COHORT),
-                Field(8, "settings", _TRAIN_SETTINGS),
-                Field(9, "codec", _SPEC),
-                Field(10, "min_base_version", _COUNT),
-                Field(11, "lease_s", _SECONDS),
-                Field(12, "spread_s", _SECONDS),
-                Field(13, "final", Flag()),
-                Field(14, "evaluation", Whole(INT64_MAX), optional=True),
-            ),
-        ),
     ),
-    MessageSchema(
-        code=3,
-        record=Record(
-            NodeState,
-            (
-                Field(2, "presence", _PRESENCE),
-                Field(3, "incarnation", _COUNT),
-                Field(4, "protocol_min", _PROTOCOL),
-                Field(5, "protocol_max", _PROTOCOL),
-                Field(6, "task", _NAME),
-                Field(7, "device", _NAME),
-                Field(8, "codecs", Sequence(_SPEC, CODECS_MAX)),
-                Field(9, "activity", _ACTIVITY),
-                Field(10, "round", _COUNT, optional=True),
-                Field(11, "capabilities", Numbers(), optional=True),
-            ),
-            _check_protocol,
-        ),
+    _message(
+        3,
+        NodeState,
+        Field(2, "presence", _PRESENCE),
+        Field(3, "incarnation", _COUNT),
+        Field(4, "protocol_min", _PROTOCOL),
+        Field(5, "protocol_max", _PROTOCOL),
+        Field(6, "task", _NAME),
+        Field(7, "device", _NAME),
+        Field(8, "codecs", Sequence(_SPEC, CODECS_MAX)),
+        Field(9, "activity", _ACTIVITY),
+        Field(10, "round", _COUNT, optional=True),
+        Field(11, "capabilities", Numbers(), optional=True),
+        check=_check_protocol,
     ),
-    MessageSchema(
-        code=4,
+    _message(
+        4,
+        UpdateOffer,
+        Field(2, "run", _RUN),
+        Field(3, "round", _COUNT),
+        Field(4, "update", _UPDATE),
+        Field(5, "incarnation", _COUNT),
+        Field(6, "base_version", _COUNT),
+        Field(7, "base_digest", _DIGEST),
+        Field(8, "num_examples", Whole(EXAMPLES_MAX)),
+        Field(9, "metrics", Numbers()),
+        Field(10, "codec", _SPEC),
+        Field(11, "payload_bytes", _PAYLOAD),
+        Field(12, "payload_digest", _DIGEST),
+        Field(13, "chunk_bytes", _CHUNK),
+        Field(14, "fetched_bytes", Whole(INT64_MAX)),
+        Field(15, "train_s", _SECONDS),
+        Field(16, "inline", Blob(CHUNK_BYTES), optional=True),
+        check=_check_offer,
         bytes_max=MESSAGE_BYTES_MAX,
-        record=Record(
-            UpdateOffer,
-            (
-                Field(2, "run", _RUN),
-                Field(3, "round", _COUNT),
-                Field(4, "update", _UPDATE),
-                Field(5, "incarnation", _COUNT),
-                Field(6, "base_version", _COUNT),
-                Field(7, "base_digest", _DIGEST),
-                Field(8, "num_examples", Whole(EXAMPLES_MAX)),
-                Field(9, "metrics", Numbers()),
-                Field(10, "codec", _SPEC),
-                Field(11, "payload_bytes", _PAYLOAD),
-                Field(12, "payload_digest", _DIGEST),
-                Field(13, "chunk_bytes", _CHUNK),
-                Field(14, "fetched_bytes", Whole(INT64_MAX)),
-                Field(15, "train_s", _SECONDS),
-                Field(16, "inline", Blob(CHUNK_BYTES), optional=True),
-            ),
-            _check_offer,
-        ),
     ),
-    MessageSchema(
-        code=5,
-        record=Record(
-            Decline,
-            (
-                Field(2, "run", _RUN),
-                Field(3, "round", _COUNT),
-                Field(4, "reason", Text(REASON_BYTES_MAX)),
-                Field(5, "retry_after_s", _SECONDS),
-                Field(6, "missing", Flag(), optional=True),
-            ),
-        ),
+    _message(
+        5,
+        Decline,
+        Field(2, "run", _RUN),
+        Field(3, "round", _COUNT),
+        Field(4, "reason", Text(REASON_BYTES_MAX)),
+        Field(5, "retry_after_s", _SECONDS),
+        Field(6, "missing", Flag(), optional=True),
     ),
-    MessageSchema(
-        code=6,
+    _message(
+        6,
+        Grant,
+        Field(2, "update", _UPDATE),
+        Field(3, "bitmap", Blob(CHUNKS_MAX // 8)),
+        Field(4, "window", Whole(CHUNKS_MAX)),
         bytes_max=GRANT_BYTES_MAX,
-        record=Record(
-            Grant,
-            (
-                Field(2, "update", _UPDATE),
-                Field(3, "bitmap", Blob(CHUNKS_MAX // 8)),
-                Field(4, "window", Whole(CHUNKS_MAX)),
-            ),
-        ),
     ),
-    MessageSchema(
-        code=7,
-        record=Record(
-            Receipt,
-            (
-                Field(2, "run", _RUN),
-                Field(3, "update", _UPDATE),
-                Field(4, "status", _STATUS),
-                Field(5, "reason", _REASON),
-                Field(6, "version", _COUNT, optional=True),
-            ),
-        ),
+    _message(
+        7,
+        Receipt,
+        Field(2, "run", _RUN),
+        Field(3, "update", _UPDATE),
+        Field(4, "status", _STATUS),
+        Field(5, "reason", _REASON),
+        Field(6, "version", _COUNT, optional=True),
     ),
-    MessageSchema(code=8, record=Record(Cancel, (Field(2, "run", _RUN), Field(3, "round", _COUNT)))),
-    MessageSchema(code=9, record=Record(RetryAfter, (Field(2, "update", _UPDATE), Field(3, "seconds", _SECONDS)))),
-    MessageSchema(code=10, record=Record(Rebirth, ())),
-    MessageSchema(
-        code=11,
-        record=Record(
-            Progress,
-            (
-                Field(2, "round", _COUNT),
-                Field(3, "activity", _ACTIVITY),
-                Field(4, "fraction", Real(1.0, least=0.0)),
-                Field(5, "metrics", Numbers()),
-            ),
-        ),
+    _message(8, Cancel, Field(2, "run", _RUN), Field(3, "round", _COUNT)),
+    _message(9, RetryAfter, Field(2, "update", _UPDATE), Field(3, "seconds", _SECONDS)),
+    _message(10, Rebirth),
+    _message(
+        11,
+        Progress,
+        Field(2, "round", _COUNT),
+        Field(3, "activity", _ACTIVITY),
+        Field(4, "fraction", Real(1.0, least=0.0)),
+        Field(5, "metrics", Numbers()),
     ),
-    MessageSchema(
-        code=12,
-        record=Record(
-            EvaluationReport,
-            (
-                Field(2, "run", _RUN),
-                Field(3, "version", _COUNT),
-                Field(4, "digest", _DIGEST),
-                Field(5, "num_examples", Whole(EXAMPLES_MAX)),
-                Field(6, "metrics", Numbers()),
-                Field(7, "evaluate_s", _SECONDS),
-                Field(8, "reason", Text(REASON_BYTES_MAX)),
-            ),
-        ),
+    _message(
+        12,
+        EvaluationReport,
+        Field(2, "run", _RUN),
+        Field(3, "version", _COUNT),
+        Field(4, "digest", _DIGEST),
+        Field(5, "num_examples", Whole(EXAMPLES_MAX)),
+        Field(6, "metrics", Numbers()),
+        Field(7, "evaluate_s", _SECONDS),
+        Field(8, "reason", Text(REASON_BYTES_MAX)),
     ),
-    MessageSchema(
-        code=13,
-        record=Record(
-            EvaluationReceipt,
-            (
-                Field(2, "run", _RUN),
-                Field(3, "version", _COUNT),
-                Field(4, "status", _STATUS),
-                Field(5, "reason", _REASON),
-            ),
-        ),
+    _message(
+        13,
+        EvaluationReceipt,
+        Field(2, "run", _RUN),
+        Field(3, "version", _COUNT),
+        Field(4, "status", _STATUS),
+        Field(5, "reason", _REASON),
     ),
 )
 """Every message, by ascending type code."""

@@ -183,10 +183,7 @@ class Topics:
         Raises:
             MalformedTopic: It is outside this federation's tree, or a level of it is malformed.
         """
-        prefix = f"{self._prefix}/"
-        if not topic.startswith(prefix):
-            raise MalformedTopic(f"{topic[:200]!r} is outside {self._prefix}")
-        return _below(topic[len(prefix) :])
+        return _below(self.below(topic))
 
     @property
     def _prefix(self) -> str:
