@@ -10,8 +10,7 @@ from coordinator.global_model.codec_contexts import KnownContexts, state_of
 from coordinator.global_model.update_checks import Examine, Inspections
 from coordinator.records import Member
 from coordinator.strategies.mixing import pulled_back
-from coordinator.strategies.robust.rule import RobustRule
-from coordinator.strategies.robust.updates import Updates
+from coordinator.strategies.robust.updates import RobustRule, Updates
 from coordinator.strategies.server_optimizer import State
 from coordinator.strategies.strategy import Strategy, Weights
 from federation.protocol.messages import Reason

@@ -6,8 +6,7 @@ from importlib import import_module
 from coordinator.strategies.robust.clipping import CenteredClip, DefaultRule, MedianNormClip
 from coordinator.strategies.robust.coordinate_wise import CoordinateMedian, TrimmedMean
 from coordinator.strategies.robust.krum import Bulyan, Krum, MultiKrum
-from coordinator.strategies.robust.rule import RobustRule, assumed_attackers
-from coordinator.strategies.robust.updates import Updates
+from coordinator.strategies.robust.updates import RobustRule, Updates, assumed_attackers
 from federation.errors import ConfigError
 
 __all__ = ["NO_RULE", "RULES", "RobustRule", "Updates", "assumed_attackers", "make_rule"]

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.strategies.robust.rule import assumed_attackers
-from coordinator.strategies.robust.updates import Updates, mean, middle
+from coordinator.strategies.robust.updates import Updates, assumed_attackers, mean, middle
 from update_codec import Vectors
 
 __all__ = ["CoordinateMedian", "TrimmedMean"]

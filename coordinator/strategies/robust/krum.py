@@ -16,8 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.strategies.robust.rule import assumed_attackers
-from coordinator.strategies.robust.updates import Updates, mean
+from coordinator.strategies.robust.updates import Updates, assumed_attackers, mean
 from update_codec import Vectors
 
 __all__ = ["Bulyan", "Krum", "MultiKrum", "krum_scores", "squared_distances"]
@@ -46,18 +45,8 @@ class Krum:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MultiKrum:
-    """The mean of the n - f updates that are closest to their neighbours.
-
-    Attributes:
-        attackers: Share of the updates that may be bad: f = ⌊share · n⌋.
-    """
-
-    attackers: float = 0.2
-
-    def members_min(self, attackers: int) -> int:
-        """The paper's 2f + 2 < n."""
-        return 2 * attackers + 3
+class MultiKrum(Krum):
+    """The mean of the n - f updates that are closest to their neighbours."""
 
     def combine(self, updates: Updates) -> Vectors:
         """Their mean; among equals the first go first."""

@@ -1,8 +1,9 @@
-"""The updates of one version as robust rules read them: in chunks side by side, or by the products of all pairs."""
+"""What a robust rule is, and the updates of one version as it reads them: in chunks, or by products of all pairs."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from update_codec import Contexts, FrameInfo, Manifest, Role, Vectors, iter_chunks
 from update_codec.segments import parse
 
-__all__ = ["Combine", "Updates", "mean", "middle"]
+__all__ = ["Combine", "RobustRule", "Updates", "assumed_attackers", "mean", "middle"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -130,3 +131,25 @@ def mean(values: F32) -> F64:
     """The mean of every column, in float64."""
     found: F64 = values.mean(axis=0, dtype=np.float64)
     return found
+
+
+class RobustRule(Protocol):
+    """Replaces the weighted mean by something that a few bad updates cannot move far."""
+
+    @property
+    def attackers(self) -> float:
+        """Share of the updates that may be bad, below 0.5."""
+
+    def members_min(self, attackers: int) -> int:
+        """Updates that the rule needs to stand so many bad ones."""
+
+    def combine(self, updates: Updates) -> Vectors:
+        """What takes the place of the mean; must not depend on the order of arrival."""
+
+
+def assumed_attackers(rule: RobustRule, count: int) -> int:
+    """The f = ⌊share · n⌋ of the papers; fewer where n updates cannot stand so many (a version that was cut short)."""
+    wanted = math.floor(rule.attackers * count + 1e-9)
+    while wanted > 0 and rule.members_min(wanted) > count:
+        wanted -= 1
+    return wanted
