@@ -30,7 +30,7 @@ from federation.protocol.messages import Presence
 from federation.protocol.wire import PROTOCOL_VERSION
 from federation.task import task_label
 
-__all__ = ["Finding", "Verdict", "check_clock", "check_dial", "examine"]
+__all__ = ["examine"]
 
 
 def examine(config: NodeConfig) -> Iterator[Finding]:
@@ -114,13 +114,12 @@ def judge_visit(visit: Visit, config: NodeConfig) -> Iterator[Finding]:
         yield judge_refusal(visit.reason, with_certificate=config.broker.tls_certificate is not None)
         return
     yield passed("broker session", f"accepted, packets up to {visit.packet_bytes_max:,} bytes")
-    if visit.publish_refused:
+    if visit.refused:
         topics = f"fl/{config.federation.id}/n/{config.node.id}/#"
         remedy = (
             f"the broker's ACL must let it write {topics} (mosquitto/acl.example); where a rule has %u, its user name"
         )
-        remedy += " must be its id"
-        yield failed("access rules", "this node may not publish to its own topics", remedy)
+        yield failed("access rules", "this node may not publish to its own topics", f"{remedy} must be its id")
     else:
         yield passed("access rules", "this node may publish to its own topics")
     if visit.forged is not None:

@@ -1,6 +1,6 @@
 """A short visit to the broker as this node: what it may say, and what a coordinator has left there."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from edge_node.config import NodeConfig
 from federation.errors import BadSignature, RemoteProtocolError
@@ -9,30 +9,22 @@ from federation.protocol.messages import Activity, CoordinatorState, Progress, R
 from federation.protocol.signing import Reader, Writer
 from federation.protocol.topics import Topics
 from federation.runtime.address import BrokerAddress
-from federation.runtime.visit import visit_broker
+from federation.runtime.visit import Seen, visit_broker
 from federation.types import FederationId, NodeId, RoundId
 
 __all__ = ["Visit", "visit_as_node"]
 
 
 @dataclass(slots=True, kw_only=True)
-class Visit:
-    """What was seen.
+class Visit(Seen):
+    """What was seen, and what it means to a node.
 
     Attributes:
-        accepted: Whether the broker accepted the connection.
-        reason: Why not.
-        packet_bytes_max: The largest packet that it takes.
-        publish_refused: Whether it refused a publish to the node's own topic.
         coordinator: Who coordinates, as retained.
         announcement: The current round, as retained.
         forged: What is not signed by the coordinator; None is nothing.
     """
 
-    accepted: bool = False
-    reason: str = "no answer"
-    packet_bytes_max: int = 0
-    publish_refused: bool = False
     coordinator: CoordinatorState | None = None
     announcement: RoundAnnouncement | None = None
     forged: str | None = None
@@ -52,12 +44,7 @@ def visit_as_node(config: NodeConfig, address: BrokerAddress, trust: Trust) -> V
         probes=[probe],
         enough=lambda seen: set(wanted) <= seen.messages.keys(),
     )
-    visit = Visit(
-        accepted=seen.accepted,
-        reason=seen.reason,
-        packet_bytes_max=seen.packet_bytes_max,
-        publish_refused=seen.refused > 0,
-    )
+    visit = Visit(**asdict(seen))
     reader = Reader(topics, trust.verifier)
     for topic, payload in seen.messages.items():
         _note(visit, reader, topic, payload)

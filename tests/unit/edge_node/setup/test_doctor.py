@@ -9,20 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from edge_node.config import NodeConfig, read_config
-from edge_node.setup.doctor import (
-    Finding,
-    Verdict,
-    check_certificate,
-    check_clock,
-    check_dial,
-    check_disk,
-    check_state,
-    check_task,
-    examine,
-    judge_visit,
-)
+from edge_node.setup.doctor import check_certificate, check_disk, check_state, check_task, examine, judge_visit
 from edge_node.setup.visit import Visit
 from edge_node.storage.state_folder import StateFolder
+from federation.doctor import Finding, Verdict, check_clock, check_dial
 from federation.identity.certificates import Purpose, new_authority, new_identity
 from federation.protocol.messages import CoordinatorState, Presence
 from federation.runtime.address import BrokerAddress
@@ -122,7 +112,7 @@ def test_coordinator_is_absent_incompatible_or_there(
 
 
 def test_refused_publish_and_another_task_fail(config: NodeConfig) -> None:
-    visit = Visit(accepted=True, publish_refused=True, coordinator=coordinator(), announcement=announcement())
+    visit = Visit(accepted=True, refused=1, coordinator=coordinator(), announcement=announcement())
     found = dict(verdicts(list(judge_visit(visit, config))))
     assert found["access rules"] is FAIL
     assert found["task of the run"] is FAIL
