@@ -2,8 +2,6 @@
 
 import queue
 
-import pytest
-
 from federation.runtime.session import SessionSettings
 from federation.runtime.transport import (
     Inbox,
@@ -125,10 +123,3 @@ def test_the_broker_s_limit_is_announced() -> None:
     (event,) = _events(inbox)
     assert isinstance(event, TransportConnected)
     assert event.packet_bytes_max == 70_000
-
-
-def test_time_does_not_go_back() -> None:
-    clock = FakeClock(5.0)
-    assert clock.advance(1.5) == clock.now() == 6.5
-    with pytest.raises(ValueError, match="back"):
-        clock.advance(-0.1)
