@@ -35,7 +35,7 @@ from update_codec import (
     frame,
     inspect,
 )
-from update_codec.coders.rate import step_for
+from update_codec.coders.rated import step_for
 from update_codec.entropy import StreamReader
 from update_codec.layouts.layout import write_symbols
 from update_codec.quantizers.deadzone import quantize

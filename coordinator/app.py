@@ -5,7 +5,6 @@ import os
 import queue
 import random
 import resource
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,7 +43,7 @@ from federation.runtime.address import BrokerAddress
 from federation.runtime.clock import MonotonicClock
 from federation.runtime.driver import Driver
 from federation.runtime.log import configure_log, get_log
-from federation.runtime.signals import StopSignals
+from federation.runtime.signals import StopSignals, leave_at_once
 from federation.runtime.supervision import Supervision
 from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox
 from federation.task import Task, TaskContext
@@ -81,7 +80,7 @@ def run_coordinator(
         StorageError: The state folder is in use, damaged or not writable.
         TransportError: The broker refuses us for good.
     """
-    configure_log(json=config.log.as_json, level=config.log.level, stream=sys.stdout if config.log.as_json else None)
+    configure_log(json=config.log.as_json, level=config.log.level)
     plan = _Plan(config=config, engine=engine_settings(config), address=broker_address(config.broker))
     store = SqliteStore(config.store.folder, audit_versions=config.store.audit_versions)
     store.wait_later()
@@ -148,7 +147,8 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None, incidents: Incide
         if report is not None:
             write_report(config, store, executor.traffic, report)
         if worker is not None and not worker.close(timeout_s=EVALUATION_STOP_S):
-            _abandon_worker(store, signals.exit_code)
+            get_log("coordinator").warning("evaluation_abandoned")
+            leave_at_once(signals.exit_code, store.close)
     return signals.exit_code
 
 
@@ -288,12 +288,3 @@ def _check_fenced(stop_reason: str, config: CoordinatorConfig, store: Coordinato
 
 def _topics(config: CoordinatorConfig) -> Topics:
     return Topics(FederationId(config.federation.id))
-
-
-def _abandon_worker(store: CoordinatorStore, exit_code: int) -> None:
-    """Leave without the interpreter's shutdown, which crashes under a thread that is still inside a native library."""
-    get_log("coordinator").warning("evaluation_abandoned")
-    store.close()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exit_code)

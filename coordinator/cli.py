@@ -122,7 +122,7 @@ def run(  # noqa: PLR0913 - one parameter per option is how the library declares
     from coordinator.runtime.incidents import Incidents, count_denied  # noqa: PLC0415
     from federation.runtime.log import configure_log  # noqa: PLC0415
 
-    configure_log(json=settings.log.as_json, level=settings.log.level, stream=sys.stdout if log_json else None)
+    configure_log(json=settings.log.as_json, level=settings.log.level)
     incidents = Incidents(settings.store.folder)
     with FleetBroker(config / "broker", partial(count_denied, incidents)):
         raise typer.Exit(run_coordinator(settings, report, incidents=incidents))

@@ -3,7 +3,6 @@
 import os
 import queue
 import random
-import sys
 
 from edge_node.config import NodeConfig, SecuritySection
 from edge_node.engine.events import StopRequested
@@ -29,7 +28,7 @@ from federation.runtime.driver import Driver
 from federation.runtime.log import configure_log, get_log
 from federation.runtime.mqtt import MqttTransport
 from federation.runtime.session import SessionSettings
-from federation.runtime.signals import StopSignals
+from federation.runtime.signals import StopSignals, leave_at_once
 from federation.runtime.supervision import Supervision
 from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox, Will
 from federation.task import Task, TaskContext, prepare, task_label
@@ -54,7 +53,7 @@ def run_node(config: NodeConfig) -> int:
         StorageError: The state folder is in use, damaged or not writable.
         TransportError: The broker refuses this node for good.
     """
-    configure_log(json=config.log.as_json, level=config.log.level, stream=sys.stdout if config.log.as_json else None)
+    configure_log(json=config.log.as_json, level=config.log.level)
     address = broker_address(config.broker)
     store = SqliteNodeStore(config.state_folder)
     try:
@@ -149,7 +148,8 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
             Driver(machine, executor, inbox, clock, supervision.watching(inbound.translate)).run()
         transport.close(timeout_s=FLUSH_S)
         if not trainer.close(timeout_s=WORKER_STOP_S):
-            _abandon_worker(store, signals.exit_code)
+            get_log("node").warning("worker_abandoned", why="the task does not ask its stop flag")
+            leave_at_once(signals.exit_code, store.close)
     return signals.exit_code
 
 
@@ -203,12 +203,3 @@ def eligibility(config: NodeConfig) -> Conditions:
     wanted = config.eligibility
     hours = None if wanted.hours is None else parse_hours(wanted.hours)
     return Conditions(**wanted.model_dump(exclude={"hours", "retry_s"}), hours=hours)
-
-
-def _abandon_worker(store: NodeStore, exit_code: int) -> None:
-    """Leave without the interpreter's shutdown, which crashes under a thread that is still inside a native library."""
-    get_log("node").warning("worker_abandoned", why="the task does not ask its stop flag")
-    store.close()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exit_code)

@@ -49,7 +49,7 @@ def export_model(folder: Path, out: Path, version: str = NEWEST, source: TaskSou
             problem = f"{out.name} is a program, which only the task can write: give --task or --config"
             raise ConfigError("--task", problem, source="command line")
         task = exportable(source)
-        notes = ModelNotes(version=wanted, task=source.label, classes=tuple(task.classes), picture=task.picture)
+        notes = ModelNotes.of(wanted, source, task)
         content = task.export(arrays, form, notes.to_texts())
     _write(out, content)
     return wanted

@@ -61,6 +61,11 @@ class ModelNotes:
     classes: Sequence[str] = ()
     picture: PictureInput | None = None
 
+    @classmethod
+    def of(cls, version: int, source: TaskSource, task: Exportable) -> "ModelNotes":
+        """What this task's model of a version is kept with."""
+        return cls(version=version, task=source.label, classes=tuple(task.classes), picture=task.picture)
+
     def to_texts(self) -> Mapping[str, str]:
         """As every file format keeps them: texts by name."""
         picture = None if self.picture is None else self.picture.to_dict()

@@ -88,7 +88,7 @@ def predict_with_store(image: Path, folder: Path, version: str, source: TaskSour
 
 def _ask_task(image: Path, source: TaskSource, parameters: Parameters, version: int) -> Prediction:
     task = exportable(source)
-    notes = ModelNotes(version=version, task=source.label, classes=tuple(task.classes), picture=task.picture)
+    notes = ModelNotes.of(version, source, task)
     inputs = _input_of(image, notes, source.label)
     return _prediction(notes, inputs, task.predict(parameters, inputs))
 

@@ -20,7 +20,8 @@ def configure_log(*, json: bool, level: str = DEFAULT_LEVEL, stream: TextIO | No
     Args:
         json: One JSON object per line, or aligned text (in colour on a terminal).
         level: ``debug``, ``info``, ``warning``, ``error``, or ``critical``.
-        stream: Where to; None is standard error. Each line is flushed, so that a killed process loses none.
+        stream: Where to; None is standard output for JSON, standard error for text. Each line is flushed, so that a
+            killed process loses none.
 
     Raises:
         ValueError: No such level.
@@ -28,7 +29,7 @@ def configure_log(*, json: bool, level: str = DEFAULT_LEVEL, stream: TextIO | No
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
         raise ValueError(f"no such log level: {level!r}; use debug, info, warning, error or critical")
-    target = sys.stderr if stream is None else stream
+    target = stream or (sys.stdout if json else sys.stderr)
     render: structlog.typing.Processor = (
         structlog.processors.JSONRenderer(default=str)
         if json

@@ -2,13 +2,15 @@
 
 import os
 import signal
+import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
-from typing import Self
+from typing import Never, Self
 
 from federation.runtime.transport import Inbox, InboxItem
 
-__all__ = ["StopSignals"]
+__all__ = ["StopSignals", "leave_at_once"]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect it."""
@@ -46,3 +48,11 @@ class StopSignals:
         self.received = signal.Signals(number)
         # Not from the handler itself: it may have interrupted this thread while it holds the inbox's lock.
         threading.Thread(target=self._inbox.put, args=(InboxItem(event=self._event),), daemon=True).start()
+
+
+def leave_at_once(exit_code: int, close: Callable[[], None]) -> Never:
+    """Close, and leave without the interpreter's shutdown, which crashes under a thread inside of a native library."""
+    close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)

@@ -29,81 +29,73 @@ class BuiltinTask:
     """A task that comes with the project.
 
     Attributes:
-        module: Where its factory is.
+        factory: ``module:function`` in `federation.tasks.builtin`; the function takes a context.
         summary: What it is, in one line.
         settings: Local training that reaches a good model with few rounds.
         rounds: Committed versions after which it is done.
         sized: Whether ``name-N`` makes a model of N parameters (``build(context, size=N)``).
-        factory: The function there that takes a context.
     """
 
-    module: str
+    factory: str
     summary: str
     settings: TrainSettings
     rounds: int
     sized: bool = False
-    factory: str = "build"
 
 
 BUILTIN_TASKS: Mapping[str, BuiltinTask] = MappingProxyType(
     {
         "digits": BuiltinTask(
-            module="federation.tasks.builtin.digits",
+            factory="digits:build",
             summary="MLP 64-64-10 on scikit-learn's 1,797 handwritten digits; no download",
             settings=TrainSettings(local_epochs=2, batch_size=8, learning_rate=0.2),
             rounds=60,
         ),
         "mnist-mlp": BuiltinTask(
-            module="federation.tasks.builtin.mnist",
-            factory="build_mlp",
+            factory="mnist:build_mlp",
             summary="MLP 784-128-64-10 on MNIST (job J1)",
             settings=TrainSettings(local_epochs=1, batch_size=32, learning_rate=0.01),
             rounds=5,
         ),
         "mnist-logreg": BuiltinTask(
-            module="federation.tasks.builtin.mnist",
-            factory="build_logreg",
+            factory="mnist:build_logreg",
             summary="logistic regression 784-10 on MNIST, four local steps (job J3)",
             settings=TrainSettings(local_epochs=1, batch_size=32, learning_rate=0.1, max_steps=4),
             rounds=100,
         ),
         "mnist-wide": BuiltinTask(
-            module="federation.tasks.builtin.mnist",
-            factory="build_wide",
+            factory="mnist:build_wide",
             summary="MLP 784-256-10 on MNIST, ten full-batch steps (job J0)",
             settings=TrainSettings(local_epochs=10, batch_size=0, learning_rate=0.1),
             rounds=10,
         ),
         "mnist-cnn": BuiltinTask(
-            module="federation.tasks.builtin.mnist",
-            factory="build_cnn",
+            factory="mnist:build_cnn",
             summary="small CNN on MNIST, two label shards per node, FedProx (job J4)",
             settings=TrainSettings(local_epochs=1, batch_size=32, learning_rate=0.1, max_steps=10, proximal_mu=0.01),
             rounds=100,
         ),
         "boston": BuiltinTask(
-            module="federation.tasks.builtin.boston",
+            factory="boston:build",
             summary="MLP 13-32-24-16-1 on Boston housing prices, a regression (job J2)",
             settings=TrainSettings(local_epochs=1, batch_size=8, learning_rate=0.001),
             rounds=100,
         ),
         "har": BuiltinTask(
-            module="federation.tasks.builtin.har",
+            factory="har:build",
             summary="softmax regression 561-6 on UCI HAR, each node a subject, unseen subjects as the test (job J5)",
             settings=TrainSettings(local_epochs=1, batch_size=32, learning_rate=0.05),
             rounds=100,
         ),
         "null": BuiltinTask(
-            module="federation.tasks.builtin.synthetic",
-            factory="build_null",
+            factory="synthetic:build_null",
             summary="trains nothing: for latency; null-N has N parameters (1,000)",
             settings=TrainSettings(),
             rounds=10,
             sized=True,
         ),
         "quadratic": BuiltinTask(
-            module="federation.tasks.builtin.synthetic",
-            factory="build_quadratic",
+            factory="synthetic:build_quadratic",
             summary="every node a different optimum: for simulation; quadratic-N has N parameters (50)",
             settings=TrainSettings(local_epochs=5, learning_rate=0.1),
             rounds=20,
@@ -128,7 +120,8 @@ def load_task(name: str) -> TaskFactory:
     if found is None:
         return _function(name)
     builtin, size = found
-    build: Any = getattr(importlib.import_module(builtin.module), builtin.factory)
+    module, _, function = builtin.factory.partition(":")
+    build: Any = getattr(importlib.import_module(f"federation.tasks.builtin.{module}"), function)
     return cast("TaskFactory", build if size is None else partial(build, size=size))
 
 

@@ -1,6 +1,5 @@
 """What a person sees of the demo: a live table on a terminal, plain lines otherwise."""
 
-from types import TracebackType
 from typing import Protocol, Self
 
 from rich.box import SIMPLE_HEAD
@@ -28,9 +27,7 @@ class View(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
 
 class PlainView:
@@ -49,9 +46,7 @@ class PlainView:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Nothing to restore."""
 
 
@@ -71,14 +66,12 @@ class LiveView:
         """The table is drawn again by its own timer."""
 
     def __enter__(self) -> Self:
-        self._live.__enter__()
+        self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.refresh()
-        self._live.__exit__(kind, error, trace)
+        self._live.stop()
 
     def _render(self) -> Group:
         story, plan = self._story, self._plan

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from update_codec.arrays import HOST, Arrays, Vector
 from update_codec.coders.deadzone_coder import DeadzoneCoder, Trial, divide, write_outliers
-from update_codec.coders.rate import step_for
 from update_codec.context import Context
 from update_codec.layouts.layout import write_symbols
 from update_codec.limits import CHUNK_ENTRIES, STEP_RMS_MAX, STEP_RMS_MIN
@@ -19,11 +18,13 @@ from update_codec.quantizers.dithered import DitherRate, quantize_dithered, undi
 from update_codec.segments import Tag
 from update_codec.spec import CodecSpec, Kind
 
-__all__ = ["Rated", "Trial", "encode_rated"]
+__all__ = ["Rated", "Trial", "encode_rated", "step_for"]
 
 PARTITION_PARAMETERS_MIN: Final = 16_384
 """Smaller models are one group: a second segment would cost more than it gives."""
 _TRIALS: Final = 6
+_STEP_TOLERANCE: Final = 1e-3
+"""Relative error of the step: a tenth of what the real size may be below its target."""
 _REACH: Final = 64.0
 """Largest step in units of the largest magnitude: every symbol is zero there."""
 _FIRST_SHARE: Final = 0.985
@@ -85,6 +86,19 @@ def encode_rated(wanted: Vector, job: Rated) -> Trial:
     # A promised size holds even where the residual outgrows the update: there the step leaves the range of fresh ones.
     attempt = _attempts(coder, low, max(high, min(_REACH * job.arrays.peak(wanted), _FLOAT_MAX)))
     return _search(attempt, target, overhead - _SEGMENT_BYTES * coder.groups)
+
+
+def step_for(estimate: Callable[[float], float], bits: float, low: float, high: float) -> float:
+    """Return the step between `low` and `high` whose estimated bits are closest to `bits` from below."""
+    if estimate(low) <= bits:
+        return low
+    while high / low > 1 + _STEP_TOLERANCE:
+        middle = (low * high) ** 0.5
+        if estimate(middle) > bits:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def _attempts(coder: _Coder, low: float, high: float) -> Callable[[float], Trial]:
