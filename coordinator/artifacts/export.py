@@ -11,6 +11,7 @@ from coordinator.storage.evaluations import read_best, read_retained
 from coordinator.storage.files import blob_digest, model_file, model_from_bytes, reading
 from coordinator.storage.queries import open_read_only
 from federation.errors import ConfigError, StorageError
+from federation.storage.folder import write_file
 from federation.task import Parameters, ProgramForm
 from federation.types import ModelVersion
 from update_codec import Manifest, Role, Vectors
@@ -62,10 +63,8 @@ def program_form(path: Path) -> ProgramForm | None:
 
 def _write(out: Path, content: bytes) -> None:
     """Whole or not at all: a model that is in use may be replaced."""
-    part = out.with_name(f".{out.name}.part")
     try:
-        part.write_bytes(content)
-        part.replace(out)
+        write_file(out, content, durable=False)
     except OSError as error:
         raise StorageError(f"{out} cannot be written: {error}") from error
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime as dt
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from federation.errors import ConfigError, StorageError
 from federation.identity.certificates import PEM_BYTES_MAX
 from federation.identity.private_files import PUBLIC, read_text, write_text
+from federation.storage.folder import lock
 
 __all__ = ["Issued", "Register", "load_register", "locked", "save_register"]
 
@@ -132,9 +132,8 @@ def locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise StorageError(f"{path.parent} cannot be used: {error.strerror}") from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not lock(handle):
+            raise StorageError(f"another command is at work in {path.parent}")
         yield
-    except BlockingIOError as error:
-        raise StorageError(f"another command is at work in {path.parent}") from error
     finally:
         os.close(handle)

@@ -11,7 +11,6 @@ from coordinator.config.sections import CoordinatorConfig
 from coordinator.config.settings import engine_settings
 from coordinator.global_model.initial import InitialRequest, initial_model
 from coordinator.storage.database import DATABASE
-from coordinator.storage.files import lock_holder
 from coordinator.storage.read_only import StoppedStore
 from federation.config import broker_address
 from federation.doctor import (
@@ -36,6 +35,7 @@ from federation.protocol.topics import NodeStateTopic, Topics
 from federation.protocol.wire import decode_message
 from federation.runtime.address import BrokerAddress
 from federation.runtime.visit import Seen, visit_broker
+from federation.storage.folder import lock_holder
 from federation.types import FederationId, ModelVersion, NodeId
 from update_codec import Manifest
 

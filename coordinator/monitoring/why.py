@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coordinator.storage.files import lock_holder, write_beside
+from coordinator.storage.files import write_beside
 from federation.errors import StorageError
+from federation.storage.folder import lock_holder
 
 __all__ = ["Waiting", "WaitingFile", "explain", "read_waiting"]
 

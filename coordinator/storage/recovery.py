@@ -6,17 +6,18 @@ from coordinator.records import RecoveredState, RoundRecord, TransferRecord, Ver
 from coordinator.storage import schema
 from coordinator.storage.database import Database
 from coordinator.storage.evaluations import read_best, read_evaluated, read_reported, read_retained, read_surveys
-from coordinator.storage.files import BlobFolder, blob_digest, model_file
+from coordinator.storage.files import blob_digest, model_file
 from coordinator.storage.schema import EVALUATION_TABLES
 from coordinator.storage.transfer_files import TransferFiles
 from federation.errors import LocalProtocolError, StorageError
 from federation.protocol.messages import ModelPart
+from federation.storage.folder import Folder
 from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
 
 __all__ = ["read_recovered", "read_version", "repair_best", "repair_head"]
 
 
-def repair_head(database: Database, blobs: BlobFolder) -> list[str]:
+def repair_head(database: Database, blobs: Folder) -> list[str]:
     """Verify the head's arrays; if they are damaged, undo its commit: the same updates then make it once more.
 
     Returns:
@@ -43,7 +44,7 @@ def repair_head(database: Database, blobs: BlobFolder) -> list[str]:
     return [f"the model of version {head} was missing or damaged: back to version {head - 1}, its updates count again"]
 
 
-def repair_best(database: Database, blobs: BlobFolder) -> list[str]:
+def repair_best(database: Database, blobs: Folder) -> list[str]:
     """Forget the best version when its arrays are damaged: the next better one takes its place.
 
     Returns:
@@ -131,8 +132,8 @@ def _open_transfers(database: Database, files: TransferFiles) -> tuple[TransferR
     return tuple(found)
 
 
-def _intact(blobs: BlobFolder, row: sqlite3.Row) -> bool:
+def _intact(blobs: Folder, row: sqlite3.Row) -> bool:
     try:
-        return blob_digest(blobs.get(model_file(row["version"]))) == bytes(row["blob_digest"])
+        return blob_digest(blobs.read(model_file(row["version"]))) == bytes(row["blob_digest"])
     except OSError:
         return False

@@ -1,6 +1,6 @@
 """The coordinator's store on disk: SQLite for what is counted, files for what is large.
 
-Arrays and large frames are whole, durable files before the transaction that names them (see `BlobFolder`), so a crash
+Arrays and large frames are whole, durable files before the transaction that names them (see `write_file`), so a crash
 leaves at most a file that nobody names.
 """
 
@@ -26,8 +26,6 @@ from coordinator.records import (
 from coordinator.storage import evaluations, participation, schema, statements
 from coordinator.storage.database import DATABASE, Database, storing
 from coordinator.storage.files import (
-    BlobFolder,
-    FolderLock,
     blob_digest,
     model_file,
     model_from_bytes,
@@ -43,6 +41,7 @@ from coordinator.storage.transfer_files import TransferFiles
 from federation.errors import LocalProtocolError, StorageError
 from federation.protocol.messages import ModelPart, ReceiptStatus
 from federation.runtime.failpoint import failpoint
+from federation.storage.folder import Folder, FolderLock
 from federation.types import Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from update_codec import Manifest
 
@@ -75,16 +74,16 @@ class SqliteStore:
     def __init__(self, folder: Path, *, audit_versions: int = 1) -> None:
         self._audit_versions = max(1, audit_versions)
         self._outdated: list[Callable[[], None]] = []
-        with storing("state folder"):
-            self._lock = FolderLock(folder)
-            try:
-                self._blobs = BlobFolder(folder / "blobs")
+        self._lock = FolderLock(folder)
+        try:
+            with storing("state folder"):
+                self._blobs = Folder(folder / "blobs")
                 self._transfers = TransferFiles(folder / "transfers")
                 self._database = Database(folder / DATABASE)
                 self._open()
-            except BaseException:
-                self._lock.release()
-                raise
+        except BaseException:
+            self._lock.release()
+            raise
 
     def wait_later(self) -> None:
         """From now on what is saved survives a killed process at once, and a power cut only after the next `sync`."""
@@ -147,7 +146,7 @@ class SqliteStore:
         body = payload if len(payload) <= INLINE_BYTES_MAX else None
         if body is None and self.verdict(record.update) is None:
             with storing("payload"):
-                self._blobs.put(payload_file(record.update), payload)
+                self._blobs.write(payload_file(record.update), payload)
         with self._database.transaction("update"):
             statements.insert_update(self._database, record, ReceiptStatus.STORED, body)
             statements.drop_transfer(self._database, record.update)
@@ -175,7 +174,7 @@ class SqliteStore:
             row = self._database.execute("SELECT body FROM payloads WHERE update_id = ?", update).fetchone()
             if row is None:
                 raise StorageError(f"the payload of {update} is not in the store")
-            return bytes(row["body"]) if row["body"] is not None else self._blobs.get(payload_file(update))
+            return bytes(row["body"]) if row["body"] is not None else self._blobs.read(payload_file(update))
 
     def open_transfer(self, transfer: TransferRecord) -> None:
         """Expect a large update in chunks."""
@@ -221,7 +220,7 @@ class SqliteStore:
         """The arrays of the head, of the version before it, or of one that is retained."""
         row = self._database.execute("SELECT blob_digest FROM versions WHERE version = ?", version).fetchone()
         with reading(f"model of version {version}"):
-            body = self._blobs.get(model_file(version))
+            body = self._blobs.read(model_file(version))
         if row is None or blob_digest(body) != row["blob_digest"]:
             raise StorageError(f"the model of version {version} is damaged")
         return model_from_bytes(version, body)
@@ -245,7 +244,7 @@ class SqliteStore:
         """The codec frame of a part."""
         with reading(f"{part.kind} of version {part.version}"), storing("frame"):
             frame = statements.inline_frame(self._database, part)
-            return self._blobs.get(part_file(part)) if frame is None else frame
+            return self._blobs.read(part_file(part)) if frame is None else frame
 
     def obsolete_parts(self, head: VersionRecord) -> tuple[ModelPart, ...]:
         """Parts of neither this head nor its predecessor that have not been marked cleared."""
@@ -341,8 +340,8 @@ class SqliteStore:
         with storing("model"):
             for part, frame in commit.frames.items():
                 if len(frame) > statements.FRAME_INLINE_BYTES_MAX:
-                    self._blobs.put(part_file(part), frame)
-            self._blobs.put(model_file(commit.record.version), body)
+                    self._blobs.write(part_file(part), frame)
+            self._blobs.write(model_file(commit.record.version), body)
         return blob_digest(body)
 
     def _forget_transfer(self, update: UpdateId) -> None:

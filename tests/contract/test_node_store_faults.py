@@ -112,7 +112,7 @@ def test_every_change_on_a_failing_disk_is_a_storage_error_and_changes_nothing(k
 
 def test_model_that_cannot_be_written_is_a_storage_error(folder: Path) -> None:
     store = SqliteNodeStore(folder)
-    (folder / "model.safetensors.tmp").mkdir()
+    (folder / "model.safetensors").mkdir()
     with pytest.raises(StorageError, match="model"):
         store.save_model(model())
     assert store.held_model() is None

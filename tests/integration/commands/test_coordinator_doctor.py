@@ -15,7 +15,6 @@ from coordinator.cli import make_app
 from coordinator.global_model.committer import first_commit
 from coordinator.global_model.downlink import DownlinkSettings
 from coordinator.global_model.initial import InitialRequest, initial_model
-from coordinator.storage.files import FolderLock
 from coordinator.storage.sqlite_store import SqliteStore
 from federation.doctor import Verdict, check_tls
 from federation.identity.certificates import Purpose, new_authority, new_identity
@@ -23,6 +22,7 @@ from federation.protocol.messages import Presence
 from federation.runtime.address import BrokerAddress, TlsFiles
 from federation.runtime.local_broker import LocalBroker
 from federation.runtime.log import configure_log
+from federation.storage.folder import FolderLock
 from tests.rigs.scripted_nodes import ScriptedNodes
 
 pytestmark = pytest.mark.broker

@@ -8,8 +8,8 @@ import pytest
 
 from coordinator.cli import make_app
 from coordinator.monitoring.why import MEANINGS, PAUSE_S, Waiting, WaitingFile, explain, read_waiting
-from coordinator.storage.files import FolderLock
 from federation.errors import StorageError
+from federation.storage.folder import FolderLock
 
 
 def snapshot(reason: str = "assignments", *nodes: str, **more: object) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from coordinator.global_model.committer import CommitterSettings
 from coordinator.records import RoundRecord, TransferRecord
 from coordinator.storage import sqlite_store, statements
 from coordinator.storage.database import DATABASE, Database
-from coordinator.storage.files import BlobFolder, FolderLock, model_from_bytes
+from coordinator.storage.files import model_from_bytes
 from coordinator.storage.queries import open_read_only
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import Figures, UpdateRow
@@ -20,6 +20,7 @@ from coordinator.storage.transfer_files import TransferFiles
 from federation.errors import StorageError, StoreLocked
 from federation.protocol.cohort import NOBODY
 from federation.protocol.messages import ReceiptStatus
+from federation.storage.folder import Folder, FolderLock
 from federation.types import ModelVersion, NodeId, RoundId, UpdateId
 from fedmq.audit.audit import recompute_head
 from tests.rigs.model_values import arrived, committer, initialised, update
@@ -51,7 +52,7 @@ def test_a_second_process_on_the_same_folder_is_told_who_has_it(tmp_path: Path) 
 
 def test_the_lock_dies_with_its_process(tmp_path: Path) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from coordinator.storage.files import FolderLock;"
+        "import os, sys; from pathlib import Path; from federation.storage.folder import FolderLock;"
         "lock = FolderLock(Path(sys.argv[1])); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
@@ -277,13 +278,13 @@ def test_a_transfer_of_which_nothing_arrived_is_empty(tmp_path: Path) -> None:
 
 
 def test_a_blob_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
-    folder = BlobFolder(tmp_path)
-    folder.put("x", b"old")
+    folder = Folder(tmp_path)
+    folder.write("x", b"old")
     with pytest.MonkeyPatch.context() as patch:
         full_disk(patch)
         with pytest.raises(OSError, match="No space"):
-            folder.put("x", b"new")
-    assert folder.get("x") == b"old"
+            folder.write("x", b"new")
+    assert folder.read("x") == b"old"
     assert list(folder.names()) == ["x"]
 
 

@@ -1,0 +1,160 @@
+"""A state folder: one process owns it, and its files are whole or absent after a crash."""
+
+import contextlib
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from federation.errors import StorageError, StoreLocked
+
+__all__ = ["TEMPORARY", "Folder", "FolderLock", "lock", "lock_holder", "sync_folder", "write_file"]
+
+TEMPORARY = ".tmp"
+"""Suffix of a file that is not whole yet; one that a crash has left may be deleted."""
+
+_LOCK = "lock"
+
+
+class FolderLock:
+    """Sees to it that one process owns a state folder; the kernel releases it when the process dies.
+
+    Args:
+        folder: The state folder; created when it is missing.
+        private: Whether nobody but its owner may look into it.
+
+    Raises:
+        StoreLocked: Another process has it; the message names the process.
+        StorageError: It cannot be made or written.
+    """
+
+    def __init__(self, folder: Path, *, private: bool = False) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700 if private else 0o777)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            self._file = os.fdopen(os.open(folder / _LOCK, flags, 0o600 if private else 0o666), "r+b", buffering=0)
+        except OSError as error:
+            raise StorageError(f"the state folder {folder} cannot be used: {error}") from error
+        try:
+            self._take(folder)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _take(self, folder: Path) -> None:
+        try:
+            held = lock(self._file.fileno())
+            if held:
+                self._file.truncate(0)
+                self._file.write(f"{os.getpid()}\n".encode())
+        except OSError as error:
+            raise StorageError(f"the state folder {folder} cannot be used: {error}") from error
+        if not held:
+            by = f"in use by the process with pid {_holder(self._file.fileno())}"
+            raise StoreLocked(f"the state folder {folder} is {by}: stop it, or choose another store.folder")
+
+    def release(self) -> None:
+        """Give the folder up."""
+        self._file.close()
+
+
+def lock(handle: int, *, shared: bool = False) -> bool:
+    """Lock an open file or folder until it is closed; False where another process has it."""
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def lock_holder(folder: Path) -> str | None:
+    """The pid of the process that owns a state folder; None when nobody does."""
+    with contextlib.suppress(OSError), (folder / _LOCK).open() as file:
+        return None if lock(file.fileno(), shared=True) else _holder(file.fileno())
+    return None
+
+
+def _holder(handle: int) -> str:
+    return os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+
+
+def write_file(path: Path, body: bytes | memoryview, *, durable: bool = True, mode: int | None = None) -> None:
+    """Replace a file as a whole.
+
+    Args:
+        path: Which.
+        body: Its new content.
+        durable: Whether it survives a power cut from here on.
+        mode: Its rights, whatever the mask: it never exists with more than these. None leaves them to the mask.
+
+    Raises:
+        OSError: The disk is full or broken; unless only the folder could not be synced, nothing has changed.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{TEMPORARY}")
+    try:
+        _write_new(temporary, body, durable=durable, mode=mode)
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_folder(path.parent)
+
+
+def _write_new(path: Path, body: bytes | memoryview, *, durable: bool, mode: int | None) -> None:
+    path.unlink(missing_ok=True)
+    # Exclusive, and with its final rights from the first byte on: a key is never readable for a moment.
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666 if mode is None else mode)
+    with os.fdopen(handle, "wb") as file:
+        if mode is not None:
+            os.fchmod(handle, mode)
+        file.write(body)
+        if durable:
+            file.flush()
+            os.fsync(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable: a name is on the disk only once the folder that holds it is."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Folder:
+    """Files that are replaced as a whole.
+
+    Args:
+        path: Where; created when it is missing.
+
+    Attributes:
+        path: Where.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        self.path = path
+
+    def write(self, name: str, body: bytes | memoryview, *, durable: bool = True) -> None:
+        """Replace a file; arguments and errors as for `write_file`."""
+        write_file(self.path / name, body, durable=durable)
+
+    def read(self, name: str) -> bytes:
+        """Read a file; raises `OSError` when it is missing or unreadable."""
+        return (self.path / name).read_bytes()
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there."""
+        return (self.path / name).exists()
+
+    def delete(self, name: str) -> None:
+        """Remove a file; it may be gone already."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def names(self) -> Iterator[str]:
+        """All files, unfinished ones included."""
+        return (entry.name for entry in os.scandir(self.path))
