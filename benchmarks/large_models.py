@@ -12,7 +12,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,8 +20,7 @@ from benchmarks.control_latency import measure_latencies
 from benchmarks.large_run import COORDINATOR, LargePlan, LargeRun, integer, moment_s, received_in_vain_bytes, running
 from benchmarks.raw_chunks import missing_tools, raw_rate, write_lines
 from benchmarks.table import Figure, show
-from coordinator.storage.database import DATABASE
-from coordinator.storage.queries import open_read_only
+from coordinator.storage.read_only import ReadOnlyStore
 from federation.protocol.limits import CHUNK_BYTES
 from federation.runtime.local_broker import BROKER_LIMITS, LocalBroker
 from federation.testing import TcpProxy
@@ -210,9 +209,8 @@ def measure_checkpoint(bench: Bench) -> None:
 
 def retained_bytes(folder: Path) -> int:
     """What the coordinator has the broker retain at the end: the parts of the last two versions, each once."""
-    with closing(open_read_only(folder / COORDINATOR / DATABASE)) as database:
-        row = database.execute("SELECT SUM(payload_bytes) AS bytes FROM parts WHERE cleared = 0").fetchone()
-    return int(row["bytes"])
+    with ReadOnlyStore(folder / COORDINATOR) as store:
+        return sum(part.payload_bytes for part in store.published())
 
 
 def _watch_peaks(run: LargeRun) -> dict[str, int]:

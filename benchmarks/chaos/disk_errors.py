@@ -17,7 +17,7 @@ COORDINATOR_ERRORS = (
 )
 """What fails in one life of the coordinator: an update, a round and a version cannot be saved, then the log fails."""
 
-NODE_ERRORS = "node_commit:12+2"
+NODE_ERRORS = "node_commit_change:12+2"
 REMEDY = "kernel's log"
 
 

@@ -7,15 +7,11 @@ by_node = series(points, "loss", kind=CurveKind.TRAINING)      # {node: [(versio
 ```
 """
 
-import sqlite3
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from coordinator.storage import evaluations
-from coordinator.storage.database import DATABASE
-from coordinator.storage.queries import open_read_only
+from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import CurveKind, CurvePoint
-from federation.errors import StorageError
 from federation.types import NodeId
 
 __all__ = ["CurveKind", "CurvePoint", "curve_row", "newest_by_node", "read_curves", "series"]
@@ -25,16 +21,10 @@ def read_curves(folder: Path) -> list[CurvePoint]:
     """All points of a store, by version, kind and node.
 
     Raises:
-        StorageError: There is no store, or an older release has made it and no coordinator has opened it since.
+        StorageError: There is no store, or it cannot be read.
     """
-    database = open_read_only(folder / DATABASE)
-    try:
-        return evaluations.read_curves(database)
-    except sqlite3.Error as error:
-        problem = f"{folder} holds no curves ({error}): start a coordinator of this release on it once"
-        raise StorageError(problem) from error
-    finally:
-        database.close()
+    with ReadOnlyStore(folder) as store:
+        return store.curves()
 
 
 def series(

@@ -11,7 +11,7 @@ from coordinator.config.sections import CoordinatorConfig
 from coordinator.config.settings import engine_settings
 from coordinator.global_model.initial import InitialRequest, initial_model
 from coordinator.storage.database import DATABASE
-from coordinator.storage.read_only import StoppedStore
+from coordinator.storage.read_only import ReadOnlyStore
 from federation.config import broker_address
 from federation.doctor import (
     FREE_BYTES_MIN,
@@ -110,13 +110,10 @@ def check_store(folder: Path, manifest: Manifest | None) -> Finding:
     if not (folder / DATABASE).exists():
         return passed("store", "none yet: the first start makes it")
     try:
-        store = StoppedStore(folder)
-        try:
-            damage, head = store.damage(), store.versions()[-1].record
+        with ReadOnlyStore(folder) as store:
+            damage, head = store.damage(), store.history()[-1].record
             store.model(head.version)
             other = manifest is not None and store.manifest().digest != manifest.digest
-        finally:
-            store.close()
     except (StorageError, IndexError) as error:
         return failed("store", str(error) or "it has no version", "restore a copy, or choose another store.folder")
     if damage:

@@ -10,10 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from coordinator.engine.early_stopping import EarlyStopping, Goal, Source, StoppingSettings
-from coordinator.storage.database import DATABASE
-from coordinator.storage.evaluations import Readable, read_best, read_evaluated, read_surveys
 from coordinator.storage.files import write_beside
-from coordinator.storage.queries import open_read_only
+from coordinator.storage.read_only import ReadOnlyStore
 from federation.types import ModelVersion
 
 __all__ = ["Best", "RunProgress", "read_run_progress", "run_progress_lines", "run_progress_row", "write_stopping"]
@@ -70,13 +68,9 @@ def read_run_progress(folder: Path) -> RunProgress | None:
     Raises:
         StorageError: There is no store, or it cannot be read.
     """
-    database = open_read_only(folder / DATABASE)
-    try:
-        found = {Source.CENTRAL: read_evaluated(database), Source.NODES: _surveyed(database)}
-        best = read_best(database)
-        head = database.execute("SELECT MAX(version) AS head FROM versions").fetchone()["head"] or 0
-    finally:
-        database.close()
+    with ReadOnlyStore(folder) as store:
+        found = {Source.CENTRAL: store.evaluated(), Source.NODES: _surveyed(store)}
+        best, head = store.best(), store.head() or 0
     settings, versions = _settings(folder, Source.CENTRAL if found[Source.CENTRAL] else Source.NODES)
     progress, evaluations = _replay(settings, found[settings.source])
     if not evaluations and not settings.patience:
@@ -113,8 +107,8 @@ def run_progress_lines(run_progress: RunProgress) -> Iterable[str]:
         yield f"early stopping: {waited} evaluations without improvement ({whose})"
 
 
-def _surveyed(database: Readable) -> dict[ModelVersion, Mapping[str, float]]:
-    return {survey.version: survey.metrics for survey in read_surveys(database) if survey.closed}
+def _surveyed(store: ReadOnlyStore) -> dict[ModelVersion, Mapping[str, float]]:
+    return {survey.version: survey.metrics for survey in store.evaluated_on_nodes() if survey.closed}
 
 
 def _replay(settings: StoppingSettings, found: Mapping[ModelVersion, Mapping[str, float]]) -> tuple[EarlyStopping, int]:

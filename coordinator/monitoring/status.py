@@ -18,8 +18,7 @@ from coordinator.monitoring.report import participation_row, version_figures
 from coordinator.monitoring.run_progress import read_run_progress, run_progress_lines, run_progress_row
 from coordinator.monitoring.tally import read_tally
 from coordinator.runtime.incidents import read_incidents
-from coordinator.storage.database import DATABASE
-from coordinator.storage.queries import open_read_only, read_history, read_participation
+from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import Participation, VersionRow
 from federation.protocol.messages import ReceiptStatus
 
@@ -108,11 +107,8 @@ def watch_status(folder: Path) -> None:
 
 
 def _read(folder: Path) -> tuple[list[VersionRow], list[Participation]]:
-    database = open_read_only(folder / DATABASE)
-    try:
-        return read_history(database), read_participation(database)
-    finally:
-        database.close()
+    with ReadOnlyStore(folder) as store:
+        return store.history(), store.participation()
 
 
 def _tables(folder: Path) -> Group:

@@ -2,14 +2,13 @@
 
 import json
 import math
-import sqlite3
 from collections.abc import Collection, Iterable, Mapping
-from typing import Protocol
 
 from coordinator.records import NodeResult, NodesEvaluation, RoundRecord
-from coordinator.storage.database import Database
+from coordinator.storage.schema import RESULT, SURVEY
 from coordinator.storage.store import CurveKind, CurvePoint
 from federation.errors import LocalProtocolError
+from federation.storage.sqlite import Database, Readable
 from federation.types import ModelVersion, NodeId
 
 __all__ = [
@@ -26,13 +25,6 @@ __all__ = [
 ]
 
 
-class Readable(Protocol):
-    """A connection, of the coordinator or of a reader."""
-
-    def execute(self, statement: str, /) -> sqlite3.Cursor:
-        """Run one statement."""
-
-
 def insert_survey(database: Database, record: RoundRecord) -> None:
     """Reserve the evaluation that a round announces; the same one again does nothing.
 
@@ -44,7 +36,7 @@ def insert_survey(database: Database, record: RoundRecord) -> None:
     share = str(record.evaluation)
     known = database.execute("SELECT share FROM surveys WHERE version = ?", record.version).fetchone()
     if known is None:
-        database.execute("INSERT INTO surveys (version, share) VALUES (?, ?)", record.version, share)
+        database.insert("surveys", {"version": record.version, "share": share})
     elif known["share"] != share:
         raise LocalProtocolError(f"the evaluation of version {record.version} has been reserved with another share")
 
@@ -56,22 +48,13 @@ def save_result(database: Database, result: NodeResult) -> None:
         LocalProtocolError: No evaluation of this version was reserved.
     """
     _survey(database, result.version)
-    database.execute(
-        "INSERT OR IGNORE INTO node_results VALUES (?, ?, ?, ?, ?, ?, ?)",
-        result.version,
-        result.node,
-        result.num_examples,
-        json.dumps(dict(result.metrics)),
-        result.evaluate_s,
-        result.reason,
-        result.counted,
-    )
+    database.insert("node_results", RESULT.row(result), conflict="IGNORE")
 
 
 def read_result(database: Database, version: ModelVersion, node: NodeId) -> NodeResult | None:
     """What a node found at a version."""
     row = database.execute("SELECT * FROM node_results WHERE version = ? AND node = ?", version, node).fetchone()
-    return None if row is None else _result(row)
+    return None if row is None else RESULT.record(row)
 
 
 def close_survey(database: Database, version: ModelVersion) -> NodesEvaluation:
@@ -84,14 +67,8 @@ def close_survey(database: Database, version: ModelVersion) -> NodesEvaluation:
     if survey.closed:
         return survey
     rows = database.execute("SELECT * FROM node_results WHERE version = ? ORDER BY node", version)
-    made = mean_of(survey, [_result(row) for row in rows])
-    database.execute(
-        "UPDATE surveys SET closed = 1, nodes = ?, num_examples = ?, metrics = ? WHERE version = ?",
-        made.nodes,
-        made.num_examples,
-        json.dumps(dict(made.metrics)),
-        version,
-    )
+    made = mean_of(survey, map(RESULT.record, rows))
+    database.insert("surveys", SURVEY.row(made), conflict="REPLACE")
     return made
 
 
@@ -118,7 +95,7 @@ def _mean(name: str, results: list[NodeResult]) -> float:
 
 def read_surveys(database: Readable) -> tuple[NodesEvaluation, ...]:
     """All evaluations on the nodes, in order."""
-    return tuple(_survey_of(row) for row in database.execute("SELECT * FROM surveys ORDER BY version"))
+    return tuple(SURVEY.record(row) for row in database.execute("SELECT * FROM surveys ORDER BY version"))
 
 
 def read_reported(database: Database, version: ModelVersion) -> dict[NodeId, int]:
@@ -135,9 +112,9 @@ def read_evaluated(database: Readable) -> dict[ModelVersion, Mapping[str, float]
 
 def write_retained(database: Database, versions: Collection[ModelVersion], best: ModelVersion | None) -> None:
     """Replace the list of models that are kept."""
-    rows = [(version, version == best) for version in sorted({*versions, *(() if best is None else (best,))})]
+    kept = sorted({*versions, *(() if best is None else (best,))})
     database.execute("DELETE FROM retained")
-    database.execute_all("INSERT INTO retained VALUES (?, ?)", rows)
+    database.insert("retained", *({"version": version, "best": version == best} for version in kept))
 
 
 def read_retained(database: Readable) -> frozenset[ModelVersion]:
@@ -181,27 +158,4 @@ def _survey(database: Database, version: ModelVersion) -> NodesEvaluation:
     row = database.execute("SELECT * FROM surveys WHERE version = ?", version).fetchone()
     if row is None:
         raise LocalProtocolError(f"no evaluation of version {version} on the nodes has been reserved")
-    return _survey_of(row)
-
-
-def _survey_of(row: sqlite3.Row) -> NodesEvaluation:
-    return NodesEvaluation(
-        version=ModelVersion(row["version"]),
-        share=int(row["share"]),
-        closed=bool(row["closed"]),
-        nodes=row["nodes"],
-        num_examples=row["num_examples"],
-        metrics=json.loads(row["metrics"]),
-    )
-
-
-def _result(row: sqlite3.Row) -> NodeResult:
-    return NodeResult(
-        version=ModelVersion(row["version"]),
-        node=NodeId(row["node"]),
-        num_examples=row["num_examples"],
-        metrics=json.loads(row["metrics"]),
-        evaluate_s=row["evaluate_s"],
-        reason=row["reason"],
-        counted=bool(row["counted"]),
-    )
+    return SURVEY.record(row)

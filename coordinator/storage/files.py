@@ -15,6 +15,7 @@ from coordinator.storage.store import ModelState
 from federation.errors import StorageError
 from federation.protocol.messages import ModelPart
 from federation.storage.folder import write_file
+from federation.storage.sqlite import SqliteError
 from federation.types import ModelVersion
 from update_codec import Vectors
 
@@ -83,10 +84,10 @@ def model_from_bytes(version: ModelVersion, body: bytes) -> ModelState:
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Turn every way in which a file can be unreadable into a `StorageError`."""
+    """Turn every way in which a file or a row can be unreadable into a `StorageError`."""
     try:
         yield
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
+    except (SqliteError, OSError, KeyError, ValueError, SafetensorError) as error:
         raise StorageError(f"the {what} cannot be read: {error}") from error
 
 

@@ -1,28 +1,18 @@
 """Questions to the coordinator's database: what each version cost, and what became of each node's work."""
 
-import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
 
 from coordinator.records import Attended
 from coordinator.storage import schema
 from coordinator.storage.participation import read_attended
 from coordinator.storage.store import Participation, UpdateRow, VersionRow
-from federation.errors import StorageError
 from federation.protocol.messages import Reason, ReceiptStatus
+from federation.storage.sqlite import Readable, Row
 from federation.types import NodeId
 
-__all__ = ["open_read_only", "read_history", "read_participation", "read_updates"]
-
-
-class Readable(Protocol):
-    """A connection, of the coordinator or of a reader."""
-
-    def execute(self, statement: str, /) -> sqlite3.Cursor:
-        """Run one statement."""
+__all__ = ["read_history", "read_participation", "read_updates"]
 
 
 _HISTORY = """
@@ -37,26 +27,6 @@ SELECT node, status, reason, COUNT(*) AS updates, SUM(payload_bytes) AS up, SUM(
     SUM(staleness) AS staleness
 FROM updates GROUP BY node, status, reason ORDER BY node
 """
-
-
-def open_read_only(path: Path) -> sqlite3.Connection:
-    """Open a database that another process may be writing.
-
-    Raises:
-        StorageError: There is none, or it cannot be read.
-    """
-    problem = f"{path} cannot be read; has a coordinator run with this store?"
-    try:
-        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=5.0)
-    except sqlite3.Error as error:
-        raise StorageError(problem) from error
-    try:
-        database.row_factory = sqlite3.Row
-        database.execute("SELECT 1 FROM versions LIMIT 1")
-    except sqlite3.Error as error:
-        database.close()
-        raise StorageError(problem) from error
-    return database
 
 
 def read_history(database: Readable) -> list[VersionRow]:
@@ -87,7 +57,7 @@ class _Sums:
     down: int = 0
     staleness: int = 0
 
-    def add(self, row: sqlite3.Row) -> None:
+    def add(self, row: Row) -> None:
         self.statuses[ReceiptStatus(row["status"])] += row["updates"]
         if row["reason"] != Reason.NONE:
             self.reasons[Reason(row["reason"])] += row["updates"]

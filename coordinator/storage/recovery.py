@@ -1,17 +1,14 @@
 """The coordinator's state after whatever happened: repair the head, read where to go on."""
 
-import sqlite3
-
 from coordinator.records import RecoveredState, RoundRecord, TransferRecord, VersionRecord
 from coordinator.storage import schema
-from coordinator.storage.database import Database
 from coordinator.storage.evaluations import read_best, read_evaluated, read_reported, read_retained, read_surveys
 from coordinator.storage.files import blob_digest, model_file
-from coordinator.storage.schema import EVALUATION_TABLES
 from coordinator.storage.transfer_files import TransferFiles
 from federation.errors import LocalProtocolError, StorageError
 from federation.protocol.messages import ModelPart
 from federation.storage.folder import Folder
+from federation.storage.sqlite import Database, Readable, Row
 from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
 
 __all__ = ["read_recovered", "read_version", "repair_best", "repair_head"]
@@ -39,7 +36,7 @@ def repair_head(database: Database, blobs: Folder) -> list[str]:
             head,
         )
         database.execute("DELETE FROM assignments WHERE round IN (SELECT round FROM rounds WHERE version >= ?)", head)
-        for table in ("versions", "parts", *EVALUATION_TABLES):
+        for table in schema.OF_A_VERSION:
             database.execute(f"DELETE FROM {table} WHERE version = ?", head)  # noqa: S608 - constants
     return [f"the model of version {head} was missing or damaged: back to version {head - 1}, its updates count again"]
 
@@ -86,7 +83,7 @@ def read_recovered(
         next_round=RoundId(0 if last_round is None else last_round + 1),
         open_rounds=_open_rounds(database),
         delivered=frozenset(UpdateId(row["update_id"]) for row in delivered),
-        stored=tuple(schema.update_record(row) for row in stored),
+        stored=tuple(schema.UPDATE.record(row) for row in stored),
         transfers=_open_transfers(database, transfers),
         evaluated=read_evaluated(database),
         surveyed=surveys,
@@ -96,19 +93,17 @@ def read_recovered(
     )
 
 
-def read_version(database: Database, row: sqlite3.Row) -> VersionRecord:
+def read_version(database: Readable, row: Row) -> VersionRecord:
     """Read a version with its parts."""
-    query = f"SELECT {schema.PART_COLUMNS} FROM parts WHERE kind = ? AND version = ?"  # noqa: S608 - a constant
-    parts = [schema.part_of(database.execute(query, *key).fetchone()) for key in schema.parts_keys(row["parts"])]
-    return schema.version_record(row, parts)
+    query = f"SELECT {schema.PART.names} FROM parts WHERE kind = ? AND version = ?"  # noqa: S608 - our own names
+    parts = [schema.PART.record(database.execute(query, *key).fetchone()) for key in schema.parts_keys(row["parts"])]
+    return schema.VERSION.record(row, parts=tuple(parts))
 
 
-def read_published(database: Database) -> list[ModelPart]:
+def read_published(database: Readable) -> list[ModelPart]:
     """Parts that may still be on the broker, oldest first."""
-    rows = database.execute(
-        f"SELECT {schema.PART_COLUMNS} FROM parts WHERE cleared = 0 ORDER BY version, kind"  # noqa: S608 - a constant
-    )
-    return [schema.part_of(row) for row in rows]
+    query = f"SELECT {schema.PART.names} FROM parts WHERE cleared = 0 ORDER BY version, kind"  # noqa: S608 - our own
+    return [schema.PART.record(row) for row in database.execute(query)]
 
 
 def _open_rounds(database: Database) -> tuple[RoundRecord, ...]:
@@ -125,14 +120,14 @@ def _open_rounds(database: Database) -> tuple[RoundRecord, ...]:
 def _open_transfers(database: Database, files: TransferFiles) -> tuple[TransferRecord, ...]:
     found = []
     for row in database.execute("SELECT * FROM transfers ORDER BY rowid"):
-        record, chunk_bytes = schema.update_record(row), row["chunk_bytes"]
+        record, chunk_bytes = schema.UPDATE.record(row), row["chunk_bytes"]
         arrived = files.arrived(record.update, record.payload_bytes, chunk_bytes)
         found.append(TransferRecord(record=record, chunk_bytes=chunk_bytes, arrived=arrived))
     files.clear_all_but(frozenset(transfer.record.update for transfer in found))
     return tuple(found)
 
 
-def _intact(blobs: Folder, row: sqlite3.Row) -> bool:
+def _intact(blobs: Folder, row: Row) -> bool:
     try:
         return blob_digest(blobs.read(model_file(row["version"]))) == bytes(row["blob_digest"])
     except OSError:

@@ -7,7 +7,7 @@ leaves at most a file that nobody names.
 import json
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,24 +24,24 @@ from coordinator.records import (
     VersionRecord,
 )
 from coordinator.storage import evaluations, participation, schema, statements
-from coordinator.storage.database import DATABASE, Database, storing
+from coordinator.storage.database import open_database
 from coordinator.storage.files import (
     blob_digest,
     model_file,
-    model_from_bytes,
     model_to_bytes,
     part_file,
     payload_file,
     reading,
 )
-from coordinator.storage.queries import read_history, read_participation, read_updates
+from coordinator.storage.read_only import BLOBS, StoreReader
 from coordinator.storage.recovery import read_published, read_recovered, read_version, repair_best, repair_head
-from coordinator.storage.store import Commit, CurvePoint, ModelState, Participation, UpdateRow, VersionRow
+from coordinator.storage.store import Commit
 from coordinator.storage.transfer_files import TransferFiles
-from federation.errors import LocalProtocolError, StorageError
+from federation.errors import LocalProtocolError
 from federation.protocol.messages import ModelPart, ReceiptStatus
 from federation.runtime.failpoint import failpoint
 from federation.storage.folder import Folder, FolderLock
+from federation.storage.sqlite import storing
 from federation.types import Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from update_codec import Manifest
 
@@ -51,7 +51,7 @@ INLINE_BYTES_MAX = 128 * 1024
 """Frames up to this size live in the database, larger ones in files, in bytes."""
 
 
-class SqliteStore:
+class SqliteStore(StoreReader):
     """Owns one state folder.
 
     Args:
@@ -77,9 +77,10 @@ class SqliteStore:
         self._lock = FolderLock(folder)
         try:
             with storing("state folder"):
-                self._blobs = Folder(folder / "blobs")
+                self._blobs = Folder(folder / BLOBS)
                 self._transfers = TransferFiles(folder / "transfers")
-                self._database = Database(folder / DATABASE)
+                self._database = open_database(folder)
+                super().__init__(self._database, folder)
                 self._open()
         except BaseException:
             self._lock.release()
@@ -108,11 +109,11 @@ class SqliteStore:
 
     def initialise(self, manifest: Manifest, first: Commit) -> None:
         """Save the manifest and version 0."""
-        if self._head() is not None:
+        if self.head() is not None:
             raise LocalProtocolError("the store has a version already")
         digest = self._put_arrays(first)
         with self._database.transaction("first version"):
-            self._database.execute("INSERT OR REPLACE INTO meta VALUES ('manifest', ?)", manifest.to_bytes())
+            self._database.insert("meta", {"key": "manifest", "value": manifest.to_bytes()}, conflict="REPLACE")
             statements.insert_version(self._database, first, digest)
 
     def recovered(self, *, recent: int) -> RecoveredState:
@@ -168,14 +169,6 @@ class SqliteStore:
         self._outdate(partial(self._blobs.delete, payload_file(verdict.update)))
         self._forget_transfer(verdict.update)
 
-    def payload(self, update: UpdateId) -> bytes:
-        """The codec frame of a stored update."""
-        with reading(f"payload of {update}"), storing("payload"):
-            row = self._database.execute("SELECT body FROM payloads WHERE update_id = ?", update).fetchone()
-            if row is None:
-                raise StorageError(f"the payload of {update} is not in the store")
-            return bytes(row["body"]) if row["body"] is not None else self._blobs.read(payload_file(update))
-
     def open_transfer(self, transfer: TransferRecord) -> None:
         """Expect a large update in chunks."""
         with self._database.transaction("transfer"):
@@ -202,7 +195,7 @@ class SqliteStore:
 
     def commit(self, commit: Commit) -> None:
         """Save a version."""
-        version, head = commit.record.version, self._head()
+        version, head = commit.record.version, self.head()
         if head is None or version != head + 1:
             raise LocalProtocolError(f"version {version} does not follow {head}")
         digest = self._put_arrays(commit)
@@ -216,15 +209,6 @@ class SqliteStore:
         failpoint("coordinator_after_commit")
         self._outdate(self._sweep)
 
-    def model(self, version: ModelVersion) -> ModelState:
-        """The arrays of the head, of the version before it, or of one that is retained."""
-        row = self._database.execute("SELECT blob_digest FROM versions WHERE version = ?", version).fetchone()
-        with reading(f"model of version {version}"):
-            body = self._blobs.read(model_file(version))
-        if row is None or blob_digest(body) != row["blob_digest"]:
-            raise StorageError(f"the model of version {version} is damaged")
-        return model_from_bytes(version, body)
-
     def retain(self, versions: Collection[ModelVersion], best: ModelVersion | None) -> None:
         """Keep the arrays of exactly these versions and of the best one."""
         there = {
@@ -234,11 +218,6 @@ class SqliteStore:
         with self._database.transaction("retained models", durable=changed):
             evaluations.write_retained(self._database, there, best if best in there else None)
         self._outdate(self._sweep)
-
-    def best(self) -> ModelVersion | None:
-        """The best version; None before one was named."""
-        with storing("best version"):
-            return evaluations.read_best(self._database)
 
     def frame(self, part: ModelPart) -> bytes:
         """The codec frame of a part."""
@@ -259,9 +238,9 @@ class SqliteStore:
 
     def save_evaluation(self, version: ModelVersion, metrics: Mapping[str, float]) -> None:
         """Remember what an evaluation found."""
-        text = json.dumps(dict(metrics))
+        row = {"version": version, "metrics": json.dumps(dict(metrics))}
         with self._database.transaction("evaluation", durable=False):
-            self._database.execute("INSERT OR REPLACE INTO evaluations VALUES (?, ?)", version, text)
+            self._database.insert("evaluations", row, conflict="REPLACE")
 
     def save_node_result(self, result: NodeResult) -> NodeResult:
         """Save what a node found; its first word stays."""
@@ -279,29 +258,10 @@ class SqliteStore:
         with self._database.transaction("evaluation on the nodes"):
             return evaluations.close_survey(self._database, version)
 
-    def curves(self) -> list[CurvePoint]:
-        """Every number that training and evaluation have given, by version."""
-        with storing("curves"):
-            return evaluations.read_curves(self._database)
-
-    def history(self) -> list[VersionRow]:
-        """All versions in order."""
-        with storing("history"):
-            return read_history(self._database)
-
-    def updates(self) -> Iterator[UpdateRow]:
-        """All updates in order of arrival."""
-        return read_updates(self._database)
-
     def save_attendance(self, attendance: Attendance) -> None:
         """Add what was seen of nodes."""
         with self._database.transaction("attendance", durable=False):
             participation.add_attendance(self._database, attendance)
-
-    def participation(self) -> list[Participation]:
-        """All nodes that were ever seen or asked, by name."""
-        with storing("participation"):
-            return read_participation(self._database)
 
     def close(self) -> None:
         """Release the state folder."""
@@ -312,9 +272,8 @@ class SqliteStore:
         """Draw the run's identity at the first start, count the epoch up, and repair what a crash left."""
         database = self._database
         with database.transaction("start"):
-            database.execute("INSERT OR IGNORE INTO meta VALUES ('run', ?)", secrets.token_hex(8))
-            database.execute("INSERT OR IGNORE INTO meta VALUES ('epoch', 0)")
-            database.execute("INSERT OR IGNORE INTO meta VALUES ('began_ms', ?)", time.time_ns() // 1_000_000)
+            first = {"run": secrets.token_hex(8), "epoch": 0, "began_ms": time.time_ns() // 1_000_000}
+            database.insert("meta", *({"key": key, "value": first[key]} for key in first), conflict="IGNORE")
             database.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
         meta = {row["key"]: row["value"] for row in database.execute("SELECT key, value FROM meta")}
         self.run, self.epoch = RunId(meta["run"]), Epoch(meta["epoch"])
@@ -323,10 +282,6 @@ class SqliteStore:
         transfers = database.execute("SELECT update_id, chunk_bytes FROM transfers")
         self._chunk_bytes = {UpdateId(row["update_id"]): int(row["chunk_bytes"]) for row in transfers}
         self._sweep()
-
-    def _head(self) -> int | None:
-        head: int | None = self._database.execute("SELECT MAX(version) AS head FROM versions").fetchone()["head"]
-        return head
 
     def _outdate(self, remove: Callable[[], None]) -> None:
         """Remove files that no row names any more: once that is on the disk, or a power cut would leave a row alone."""
@@ -355,7 +310,7 @@ class SqliteStore:
 
     def _sweep(self) -> None:
         """Remove the files that no row names any more, such as those of a crash between file and transaction."""
-        head = self._head() or 0
+        head = self.head() or 0
         payloads = self._database.execute("SELECT update_id FROM payloads WHERE body IS NULL")
         kept = {payload_file(row["update_id"]) for row in payloads}
         kept |= {model_file(version) for version in evaluations.read_retained(self._database)}

@@ -1,14 +1,13 @@
 """The statements that change the coordinator's tables; each is part of a transaction of the store."""
 
-import sqlite3
 from collections.abc import Collection
 
 from coordinator.records import Member, RoundRecord, TransferRecord, UpdateRecord, Verdict
 from coordinator.storage import schema
-from coordinator.storage.database import Database
 from coordinator.storage.store import Commit
 from federation.errors import LocalProtocolError
 from federation.protocol.messages import ModelPart, ReceiptStatus
+from federation.storage.sqlite import Database, DuplicateRow
 from federation.types import ModelVersion, UpdateId
 
 FRAME_INLINE_BYTES_MAX = 512 * 1024
@@ -23,14 +22,14 @@ def insert_round(database: Database, record: RoundRecord) -> bool:
     Raises:
         LocalProtocolError: It has been reserved for something else.
     """
-    values = schema.round_values(record)
+    row = schema.round_row(record)
     known = database.execute("SELECT * FROM rounds WHERE round = ?", record.round).fetchone()
-    if known is not None and tuple(known) != values:
+    if known is not None and dict(known) != row:
         raise LocalProtocolError(f"round {record.round} has been reserved before")
     if known is None:
-        database.execute("INSERT INTO rounds VALUES (?, ?, ?, ?)", *values)
-        rows = [(record.round, node, index) for index, node in enumerate(record.nodes)]
-        database.execute_all("INSERT INTO assignments VALUES (?, ?, ?)", rows)
+        database.insert("rounds", row)
+        rows = ({"round": record.round, "node": node, "seq": index} for index, node in enumerate(record.nodes))
+        database.insert("assignments", *rows)
     return known is None
 
 
@@ -41,16 +40,11 @@ def insert_update(database: Database, record: UpdateRecord, status: ReceiptStatu
         LocalProtocolError: It is known already.
     """
     try:
-        database.execute(
-            f"INSERT INTO updates ({schema.UPDATE_COLUMNS}, status, reason)"  # noqa: S608 - a constant
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'none')",
-            *schema.update_values(record),
-            status,
-        )
-    except sqlite3.IntegrityError as error:
+        database.insert("updates", schema.UPDATE.row(record) | {"status": status, "reason": "none"})
+    except DuplicateRow as error:
         raise LocalProtocolError(f"update {record.update} is known already") from error
     if status is ReceiptStatus.STORED:
-        database.execute("INSERT INTO payloads VALUES (?, ?)", record.update, body)
+        database.insert("payloads", {"update_id": record.update, "body": body})
 
 
 def judge_update(database: Database, verdict: Verdict) -> None:
@@ -92,29 +86,12 @@ def expire_payloads(database: Database, version: int) -> None:
 
 def insert_version(database: Database, commit: Commit, blob_digest: bytes) -> None:
     """Make a version the head; frames that are no file are kept in their rows."""
-    record, figures = commit.record, commit.figures
-    database.execute(
-        "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        record.version,
-        record.digest,
-        record.previous,
-        record.manifest_digest,
-        record.seed,
-        record.accepted,
-        schema.parts_text(record.parts),
-        blob_digest,
-        commit.reason,
-        figures.wall_s,
-        figures.bytes_up,
-        figures.bytes_down,
-    )
-    database.execute_all(
-        f"INSERT INTO parts ({schema.PART_COLUMNS}, frame) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
-        [
-            (*schema.part_row(part), frame if len(frame) <= FRAME_INLINE_BYTES_MAX else None)
-            for part, frame in commit.frames.items()
-        ],
-    )
+    record, figures = schema.VERSION.row(commit.record), schema.FIGURES.row(commit.figures)
+    more = {"parts": schema.parts_text(commit.record.parts), "blob_digest": blob_digest, "reason": commit.reason}
+    database.insert("versions", record | more | figures)
+    for part, frame in commit.frames.items():
+        inline = frame if len(frame) <= FRAME_INLINE_BYTES_MAX else None
+        database.insert("parts", schema.PART.row(part) | {"frame": inline})
 
 
 def inline_frame(database: Database, part: ModelPart) -> bytes | None:
@@ -126,8 +103,8 @@ def inline_frame(database: Database, part: ModelPart) -> bytes | None:
 
 def drop_frames(database: Database, kept: Collection[ModelPart]) -> None:
     """Let the frames go of parts that nobody may pull any more."""
-    rows = database.execute(f"SELECT {schema.PART_COLUMNS} FROM parts WHERE frame IS NOT NULL")  # noqa: S608 - a constant
-    gone = [part for part in map(schema.part_of, rows) if part not in kept]
+    rows = database.execute(f"SELECT {schema.PART.names} FROM parts WHERE frame IS NOT NULL")  # noqa: S608 - our own
+    gone = [part for part in map(schema.PART.record, rows) if part not in kept]
     database.execute_all(
         "UPDATE parts SET frame = NULL WHERE kind = ? AND version = ?", [(part.kind, part.version) for part in gone]
     )
@@ -135,12 +112,8 @@ def drop_frames(database: Database, kept: Collection[ModelPart]) -> None:
 
 def insert_transfer(database: Database, transfer: TransferRecord) -> None:
     """Expect a large update; does nothing when it is expected already."""
-    database.execute(
-        f"INSERT OR IGNORE INTO transfers ({schema.UPDATE_COLUMNS}, chunk_bytes)"  # noqa: S608 - a constant
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        *schema.update_values(transfer.record),
-        transfer.chunk_bytes,
-    )
+    row = schema.UPDATE.row(transfer.record) | {"chunk_bytes": transfer.chunk_bytes}
+    database.insert("transfers", row, conflict="IGNORE")
 
 
 def drop_transfer(database: Database, update: UpdateId) -> None:

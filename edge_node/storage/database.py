@@ -1,67 +1,124 @@
-"""SQLite with named bodies: small ones in the row, large ones in files that the same transaction names."""
+"""The node's database: its tables, and named bodies: small ones in the row, large ones in files that a row names."""
 
 import contextlib
-import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
+from edge_node.records import OutboxEntry
 from edge_node.storage.state_folder import StateFolder
-from federation.errors import StorageError
-from federation.runtime.failpoint import failpoint
-from federation.storage.disk import disk_remedy
+from federation.errors import RemoteProtocolError, StorageError
+from federation.protocol.messages import UpdateOffer
+from federation.protocol.wire import decode_message, encode_message
+from federation.storage import sqlite
+from federation.storage.columns import Columns, Kind
+from federation.storage.sqlite import Connection, Layout, ReadOnlyDatabase, Row, SqliteError
+from federation.types import UpdateId
 
-__all__ = ["LARGE_BYTES", "Database"]
+__all__ = ["DATABASE", "LARGE_BYTES", "LAYOUT", "Database", "open_read_only", "read_outbox"]
+
+DATABASE = "node.sqlite"
+"""File name of the database in the state folder."""
 
 LARGE_BYTES = 1 << 20
 """A body above this size gets a file of its own, in bytes: SQLite writes a blob twice (log, then table)."""
 
 _SUFFIX = ".body"
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS body (name TEXT PRIMARY KEY, digest BLOB NOT NULL, inline BLOB, file TEXT);
-CREATE TABLE IF NOT EXISTS outbox (
-  position INTEGER PRIMARY KEY AUTOINCREMENT,
-  update_id TEXT NOT NULL UNIQUE,
-  offer BLOB NOT NULL,
-  stored INTEGER NOT NULL DEFAULT 0
-);
-"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Body:
+    name: str
+    digest: bytes
+    inline: bytes | None
+    file: str | None
+
+
+_BODY = Columns(_Body)
+_ENTRY = Columns(OutboxEntry, kinds={"offer": Kind("BLOB", encode_message, decode_message)})
+
+_OUTBOX = f"update_id TEXT NOT NULL UNIQUE, {_ENTRY.definitions(stored='INTEGER NOT NULL DEFAULT 0')}"
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
+    f"CREATE TABLE IF NOT EXISTS body ({_BODY.definitions(name='TEXT PRIMARY KEY')})",
+    f"CREATE TABLE IF NOT EXISTS outbox (position INTEGER PRIMARY KEY AUTOINCREMENT, {_OUTBOX})",
+)
+
+
+def _read_number(connection: Connection) -> int:
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is None:
+        return 0
+    row = connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _write_number(connection: Connection, number: int) -> None:
+    connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('format', ?)", (number,))
+
+
+LAYOUT = Layout(tables=_TABLES, read=_read_number, write=_write_number)
+"""Nothing but rows of `meta` and named bodies has come since the first one, and none of them has to be there."""
+
+
+def open_read_only(folder: Path) -> ReadOnlyDatabase:
+    """Open the database of a node's state folder to read.
+
+    Raises:
+        StorageError: There is none, it is of a newer layout, or it cannot be read.
+    """
+    return ReadOnlyDatabase(folder / DATABASE, LAYOUT, missing="has a node run with this state folder?")
+
+
+def read_outbox(rows: Iterable[Row]) -> Iterator[tuple[UpdateId, OutboxEntry | None]]:
+    """The entries in rows of `outbox`; None for one whose offer cannot be read."""
+    for row in rows:
+        try:
+            entry = _ENTRY.record(row)
+        except RemoteProtocolError:
+            yield row["update_id"], None
+        else:
+            yield row["update_id"], entry if isinstance(entry.offer, UpdateOffer) else None
 
 
 class Database:
     """One connection, used by one thread.
 
     Raises:
-        StorageError: The database cannot be opened or is damaged.
+        StorageError: The database cannot be opened, is damaged, or of a newer layout.
     """
 
-    def __init__(self, folder: StateFolder, name: str, format_number: int) -> None:
-        self._folder, self._format = folder, format_number
+    def __init__(self, folder: StateFolder) -> None:
+        self._folder = folder
         self._serial = 0
         self._written: list[str] = []
         self._replaced: list[str] = []
         remedy = f"move {folder.path} away to start afresh: only updates that were never delivered are in it"
-        try:
-            self._db = sqlite3.connect(folder.path / name, isolation_level=None)
-            self._open(remedy)
-        except sqlite3.Error as error:
-            raise StorageError(f"the store in {folder.path} cannot be read ({error}); {remedy}") from error
+        self._tables = sqlite.Database(folder.path / DATABASE, LAYOUT, remedy=remedy, role="node")
+        with self.transaction(durable=True):
+            self.set_meta("incarnation", int(self.meta("incarnation") or 0) + 1)
+        keep = {row[0] for row in self.query("SELECT file FROM body WHERE file IS NOT NULL")}
+        self._folder.sweep(_SUFFIX, keep)
 
-    def query(self, statement: str, *values: object) -> list[Any]:
+    def query(self, statement: str, *values: object) -> list[Row]:
         """All rows of a query.
 
         Raises:
             StorageError: The disk failed.
         """
         try:
-            return self._db.execute(statement, values).fetchall()
-        except sqlite3.Error as error:
+            return self._tables.execute(statement, *values).fetchall()
+        except SqliteError as error:
             raise StorageError(f"the store cannot be read: {error}") from error
 
-    def change(self, statement: str, *values: object) -> int:
-        """Change rows inside a `transaction`; returns how many."""
-        return self._db.execute(statement, values).rowcount
+    def change(self, statement: str, *values: object) -> None:
+        """Change rows inside a `transaction`."""
+        self._tables.execute(statement, *values)
+
+    def add_entry(self, entry: OutboxEntry) -> None:
+        """Add an update to the outbox inside a `transaction`."""
+        self._tables.insert("outbox", {"update_id": entry.offer.update} | _ENTRY.row(entry))
 
     @contextlib.contextmanager
     def transaction(self, *, durable: bool) -> Iterator[None]:
@@ -72,15 +129,11 @@ class Database:
         """
         self._written, self._replaced = [], []
         try:
-            self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-            self._db.execute("BEGIN IMMEDIATE")
-            yield
-            failpoint("node_commit")
-            self._db.execute("COMMIT")
-        except BaseException as error:
-            self._undo()
-            if isinstance(error, sqlite3.Error | OSError):
-                raise StorageError(f"the store cannot be written: {error}{disk_remedy(error)}") from error
+            with self._tables.transaction("change", durable=durable):
+                yield
+        except BaseException:
+            for name in self._written:
+                self._folder.remove(name)
             raise
         for name in self._replaced:
             self._folder.remove(name)
@@ -92,19 +145,19 @@ class Database:
 
     def set_meta(self, name: str, value: object) -> None:
         """Set one named value inside a `transaction`."""
-        self.change("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", name, value)
+        self._tables.insert("meta", {"name": name, "value": value}, conflict="REPLACE")
 
     def body(self, name: str) -> bytes | None:
         """A named body; None when it is missing or its digest is wrong."""
-        rows = self.query("SELECT digest, inline, file FROM body WHERE name = ?", name)
+        rows = self.query("SELECT * FROM body WHERE name = ?", name)
         if not rows:
             return None
-        digest, inline, file = rows[0]
+        kept = _BODY.record(rows[0])
         try:
-            body: bytes = inline if file is None else self._folder.read(file)
+            body = kept.inline if kept.file is None else self._folder.read(kept.file)
         except OSError:
             return None
-        return body if _digest(body) == digest else None
+        return body if body is not None and _digest(body) == kept.digest else None
 
     def set_body(self, name: str, body: bytes) -> None:
         """Set a named body inside a `transaction`."""
@@ -113,10 +166,10 @@ class Database:
         if len(body) > LARGE_BYTES:
             self._serial += 1
             file = f"{name}.{self.meta('incarnation')}.{self._serial}{_SUFFIX}"
-            self._folder.write(file, body, durable=True)
+            self._folder.write(file, body)
             self._written.append(file)
-        row = (name, _digest(body), body if file is None else None, file)
-        self.change("INSERT INTO body (name, digest, inline, file) VALUES (?, ?, ?, ?)", *row)
+        inline = body if file is None else None
+        self._tables.insert("body", _BODY.row(_Body(name=name, digest=_digest(body), inline=inline, file=file)))
 
     def drop_body(self, name: str) -> bool:
         """Delete a named body inside a `transaction`; says whether it had a file of its own."""
@@ -132,28 +185,7 @@ class Database:
 
     def close(self) -> None:
         """Close the connection."""
-        self._db.close()
-
-    def _open(self, remedy: str) -> None:
-        self._db.execute("PRAGMA journal_mode=WAL")
-        if (verdict := self._db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-            raise StorageError(f"the store in {self._folder.path} is damaged ({verdict}); {remedy}")
-        self._db.executescript(_SCHEMA)
-        found = self.meta("format")
-        if found not in (None, self._format):
-            raise StorageError(f"the store in {self._folder.path} has format {found}, not {self._format}; {remedy}")
-        with self.transaction(durable=True):
-            self.set_meta("format", self._format)
-            self.set_meta("incarnation", int(self.meta("incarnation") or 0) + 1)
-        keep = {row[0] for row in self.query("SELECT file FROM body WHERE file IS NOT NULL")}
-        self._folder.sweep(_SUFFIX, keep)
-
-    def _undo(self) -> None:
-        with contextlib.suppress(sqlite3.Error):
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-        for name in self._written:
-            self._folder.remove(name)
+        self._tables.close()
 
 
 def _digest(body: bytes) -> bytes:

@@ -14,7 +14,10 @@ from edge_node.storage.store import HeldModel
 from federation.types import Digest, ModelVersion
 from update_codec import CodecError, Vectors
 
-__all__ = ["pack_model", "read_model"]
+__all__ = ["MODEL", "held_version", "pack_model", "read_model"]
+
+MODEL = "model.safetensors"
+"""Name of the file in the state folder."""
 
 
 def pack_model(model: HeldModel) -> bytes:
@@ -50,6 +53,16 @@ def read_model(path: Path) -> HeldModel | None:
             if average is not None and _digest(average) != labels["average"]:
                 average = None
             return HeldModel(version=version, digest=digest, manifest_digest=manifest, vectors=vectors, average=average)
+    return None
+
+
+def held_version(path: Path) -> int | None:
+    """The version that a file says it holds, unchecked; None where there is no such file."""
+    with (
+        contextlib.suppress(OSError, SafetensorError, KeyError, ValueError),
+        safe_open(path, framework="numpy") as file,
+    ):
+        return int((file.metadata() or {})["version"])
     return None
 
 

@@ -12,21 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from edge_node.records import NO_CHANGE, OutboxEntry, RecoveredNode, Residual, Seen, StateChange
-from edge_node.storage.database import Database
-from edge_node.storage.model_file import pack_model, read_model
+from edge_node.storage.database import Database, read_outbox
+from edge_node.storage.model_file import MODEL, pack_model, read_model
 from edge_node.storage.state_folder import StateFolder
 from edge_node.storage.store import HeldModel
 from edge_node.storage.task_state import added, pack_arrays, unpack_arrays
-from federation.errors import LocalProtocolError, RemoteProtocolError, StorageError
-from federation.protocol.messages import UpdateOffer
-from federation.protocol.wire import decode_message, encode_message
+from federation.errors import LocalProtocolError, StorageError
 from federation.task import Parameters
 from federation.types import Epoch, Incarnation, ModelVersion, RoundId, RunId, UpdateId
 
 __all__ = ["SqliteNodeStore"]
 
-_FORMAT = 1
-_MODEL = "model.safetensors"
 _RESIDUAL = "residual"
 _RESIDUAL_VERSION = "residual_version"
 _STATE = "state"
@@ -43,10 +39,10 @@ class SqliteNodeStore:
     def __init__(self, path: Path) -> None:
         self._folder = StateFolder(path)
         try:
-            self._db = Database(self._folder, "node.sqlite", _FORMAT)
+            self._db = Database(self._folder)
             self._incarnation = Incarnation(int(self._db.meta("incarnation")))
             self._outbox = self._read_outbox()
-            self._model = read_model(path / _MODEL)
+            self._model = read_model(path / MODEL)
             self._residual = self._read_residual()
             self._state = unpack_arrays(self._db.body(_STATE))
         except StorageError:
@@ -77,7 +73,7 @@ class SqliteNodeStore:
     def save_model(self, model: HeldModel) -> None:
         """Replace the held model, without waiting for the disk: it can be pulled again."""
         try:
-            self._folder.write(_MODEL, pack_model(model), durable=False)
+            self._folder.write(MODEL, pack_model(model), durable=False)
         except OSError as error:
             raise StorageError(f"the model cannot be saved: {error}") from error
         self._model = model
@@ -119,8 +115,7 @@ class SqliteNodeStore:
             raise LocalProtocolError(f"update {offer.update} is in the outbox already")
         state = {**self._state, **change.kept} if change.kept else self._state
         with self._db.transaction(durable=True):
-            row = (offer.update, encode_message(offer), entry.stored)
-            self._db.change("INSERT INTO outbox (update_id, offer, stored) VALUES (?, ?, ?)", *row)
+            self._db.add_entry(entry)
             self._db.set_body(_frame_name(offer.update), frame)
             if change.pending:
                 self._db.set_body(_pending_name(offer.update), pack_arrays(change.pending))
@@ -185,7 +180,7 @@ class SqliteNodeStore:
             self._db.drop_bodies()
             self._db.set_meta("run", run)
             self._db.set_meta("last_round", None)
-        self._folder.remove(_MODEL)
+        self._folder.remove(MODEL)
         self._model, self._residual, self._state = None, None, {}
         self._outbox.clear()
 
@@ -195,12 +190,9 @@ class SqliteNodeStore:
         self._folder.close()
 
     def _read_outbox(self) -> dict[UpdateId, OutboxEntry]:
-        entries: dict[UpdateId, OutboxEntry] = {}
-        for update, offer, stored in self._db.query("SELECT update_id, offer, stored FROM outbox ORDER BY position"):
-            # An entry without its payload was settled just before a power cut, or is damaged: it cannot be delivered.
-            if (read := _read_offer(offer)) is not None and self.frame(update) is not None:
-                entries[update] = OutboxEntry(offer=read, stored=bool(stored))
-        return entries
+        found = read_outbox(self._db.query("SELECT * FROM outbox ORDER BY position"))
+        # An entry without its payload was settled just before a power cut, or is damaged: it cannot be delivered.
+        return {update: entry for update, entry in found if entry is not None and self.frame(update) is not None}
 
     def _read_residual(self) -> Residual | None:
         body = self._db.body(_RESIDUAL)
@@ -248,11 +240,3 @@ def _pending_name(update: UpdateId) -> str:
 
 def _context_name(update: UpdateId) -> str:
     return f"context-{update}"
-
-
-def _read_offer(data: bytes) -> UpdateOffer | None:
-    try:
-        message = decode_message(data)
-    except RemoteProtocolError:
-        return None
-    return message if isinstance(message, UpdateOffer) else None

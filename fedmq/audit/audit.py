@@ -6,12 +6,12 @@ from enum import StrEnum
 from pathlib import Path
 
 from coordinator.global_model.committer import CommitterSettings
-from coordinator.storage.read_only import StoppedStore
+from coordinator.storage.read_only import ReadOnlyStore
+from edge_node.storage.read_only import read_node
 from federation.errors import StorageError
 from federation.protocol.messages import ReceiptStatus
 from federation.types import UpdateId
 from fedmq.audit.invariants import Check, Evidence, Witness, checks, double_updates, lost_updates
-from fedmq.audit.node_state import read_node
 from fedmq.audit.recompute import recompute_head
 
 __all__ = ["AuditReport", "Finding", "Outcome", "Witness", "audit", "recompute_head"]
@@ -80,19 +80,16 @@ def audit(
     Raises:
         StorageError: A store cannot be read at all.
     """
-    store = StoppedStore(state)
-    try:
+    with ReadOnlyStore(state) as store:
         evidence = Evidence(
             store=store,
-            versions=store.versions(),
+            versions=store.history(),
             updates={row.record.update: row for row in store.updates()},
             nodes=[node for node in map(read_node, nodes) if node.run in (None, store.run)],
             witness=Witness() if witness is None else witness,
         )
         lost, double = frozenset(lost_updates(evidence)), frozenset(double_updates(evidence))
         findings = [_finding(evidence, *check) for check in checks(settings, lost, double)]
-    finally:
-        store.close()
     waiting = (update for update, row in evidence.updates.items() if row.verdict.status is ReceiptStatus.STORED)
     return AuditReport(findings=findings, lost=lost, double=double, waiting=frozenset(waiting))
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from coordinator.global_model.codec_contexts import KnownContexts
 from coordinator.global_model.committer import CommitterSettings
-from coordinator.storage.read_only import StoppedStore
+from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import UpdateRow, VersionRow
+from edge_node.storage.read_only import StoppedNode
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import ReceiptStatus
 from federation.types import ModelVersion, UpdateId, update_id
-from fedmq.audit.node_state import StoppedNode
 from fedmq.audit.recompute import recompute
 from update_codec import CodecError, inspect
 
@@ -44,7 +44,7 @@ class Witness:
 class Evidence:
     """Everything that the checks look at."""
 
-    store: StoppedStore
+    store: ReadOnlyStore
     versions: list[VersionRow]
     updates: Mapping[UpdateId, UpdateRow]
     nodes: Sequence[StoppedNode] = ()

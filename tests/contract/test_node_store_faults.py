@@ -73,7 +73,7 @@ def test_failed_fsync_of_a_file_saves_nothing(folder: Path, monkeypatch: pytest.
 def test_full_database_saves_nothing_and_recovers(folder: Path) -> None:
     store = SqliteNodeStore(folder)
     store.save_outbox(entry(1), b"frame", residual(0.5))
-    connection = store._db._db
+    connection = store._db._tables
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count={pages}")
     with pytest.raises(StorageError, match="full"):
@@ -93,7 +93,7 @@ def test_every_change_on_a_failing_disk_is_a_storage_error_and_changes_nothing(k
     if isinstance(store, MemoryNodeStore):
         store.failing = True
     elif isinstance(store, SqliteNodeStore):
-        store._db._db.execute("PRAGMA query_only=1")
+        store._db._tables.execute("PRAGMA query_only=1")
     update = entry(1).offer.update
     changes: tuple[Callable[[], None], ...] = (
         lambda: store.save_outbox(entry(2), b"frame", None),
@@ -194,7 +194,7 @@ def test_database_of_another_format_is_refused(folder: Path) -> None:
     with sqlite3.connect(folder / "node.sqlite") as connection:
         connection.execute("UPDATE meta SET value = 99 WHERE name = 'format'")
     connection.close()
-    with pytest.raises(StorageError, match="format 99"):
+    with pytest.raises(StorageError, match=r"layout 99.* up to 1: install the newer release"):
         SqliteNodeStore(folder)
 
 
@@ -244,7 +244,7 @@ def test_database_with_overwritten_pages_is_refused_with_a_remedy(folder: Path) 
 def test_database_whose_check_fails_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Suspicious(sqlite3.Connection):
         def execute(self, statement: str, values: Any = ()) -> sqlite3.Cursor:
-            said = "SELECT 'row 3 missing from index'" if "quick_check" in statement else statement
+            said = "SELECT 'row 3 missing from index'" if "integrity_check" in statement else statement
             return super().execute(said, values)
 
     real = sqlite3.connect

@@ -27,6 +27,7 @@ from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.strategies.selection import make_selector
 from edge_node.engine.effects import SettleUpdate
 from edge_node.runtime.executor import NodeExecutor, NodeParts
+from edge_node.storage.read_only import read_node
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.training.worker import TrainingJob, TrainingSetup
 from federation.protocol.messages import Message, Receipt
@@ -39,7 +40,6 @@ from federation.tasks.registry import load_task
 from federation.tasks.scaffold import scaffolded
 from federation.testing import FakeClock
 from federation.types import FederationId, ModelVersion, NodeId, UpdateId
-from fedmq.audit.node_state import read_node
 from update_codec import Manifest
 
 FORMER = Path(__file__).parents[1] / "golden" / "state_folders"

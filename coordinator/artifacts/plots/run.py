@@ -1,9 +1,7 @@
 """A run as plain rows, whatever it is read from: a state folder, a configuration or a report."""
 
 import json
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
@@ -18,9 +16,7 @@ from coordinator.monitoring.report import (
     version_figures,
 )
 from coordinator.storage.database import DATABASE
-from coordinator.storage.evaluations import read_curves
-from coordinator.storage.queries import open_read_only, read_history, read_participation, read_updates
-from coordinator.storage.store import CurvePoint
+from coordinator.storage.read_only import ReadOnlyStore
 from federation.errors import ConfigError, StorageError
 from federation.protocol.messages import ReceiptStatus
 
@@ -202,23 +198,16 @@ def run_of_report(report: object, source: Path) -> Run:
 
 
 def _run_of_state(folder: Path, source: Path) -> Run:
-    with closing(open_read_only(folder / DATABASE)) as database:
-        points = _curve_points(database)
+    with ReadOnlyStore(folder) as store:
+        points = store.curves()
         on_nodes = nodes_metrics(points)
-        versions = [version_figures(row, on_nodes.get(row.record.version)) for row in read_history(database)]
+        versions = [version_figures(row, on_nodes.get(row.record.version)) for row in store.history()]
         rest = {
-            "nodes_detail": [participation_row(node) for node in read_participation(database)],
-            "updates": update_columns(read_updates(database)),
+            "nodes_detail": [participation_row(node) for node in store.participation()],
+            "updates": update_columns(store.updates()),
             "evaluations": evaluation_columns(points),
         }
-        return _assemble(source, versions, rest)
-
-
-def _curve_points(database: sqlite3.Connection) -> list[CurvePoint]:
-    try:
-        return read_curves(database)
-    except sqlite3.OperationalError:
-        return []  # a store of an older release, which asked no node to evaluate
+    return _assemble(source, versions, rest)
 
 
 def _assemble(source: Path, rounds: Sequence[Mapping[str, Any]], rest: Mapping[str, Any]) -> Run:

@@ -11,9 +11,8 @@ import pytest
 from coordinator.global_model.committer import CommitterSettings
 from coordinator.records import RoundRecord, TransferRecord
 from coordinator.storage import sqlite_store, statements
-from coordinator.storage.database import DATABASE, Database
+from coordinator.storage.database import DATABASE, open_read_only
 from coordinator.storage.files import model_from_bytes
-from coordinator.storage.queries import open_read_only
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import Figures, UpdateRow
 from coordinator.storage.transfer_files import TransferFiles
@@ -21,6 +20,7 @@ from federation.errors import StorageError, StoreLocked
 from federation.protocol.cohort import NOBODY
 from federation.protocol.messages import ReceiptStatus
 from federation.storage.folder import Folder, FolderLock
+from federation.storage.sqlite import Database
 from federation.types import ModelVersion, NodeId, RoundId, UpdateId
 from fedmq.audit.audit import recompute_head
 from tests.rigs.model_values import arrived, committer, initialised, update
@@ -135,7 +135,7 @@ def test_a_database_of_another_layout_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "store" / DATABASE)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(StorageError, match="layout 99"):
+    with pytest.raises(StorageError, match=r"layout 99.* up to 4: install the newer release"):
         opened(tmp_path)
 
 
@@ -296,7 +296,7 @@ def test_bytes_that_are_no_model_are_a_storage_error(body: bytes) -> None:
 
 def test_a_reader_sees_the_run_while_the_coordinator_writes(tmp_path: Path) -> None:
     store = grown(tmp_path, 1)
-    reader = open_read_only(tmp_path / "store" / DATABASE)
+    reader = open_read_only(tmp_path / "store")
     sent = arrived("c", update(1.0), round_id=5)
     store.save_update(sent.record, sent.payload)
     assert reader.execute("SELECT COUNT(*) FROM updates").fetchone()[0] == 3
@@ -307,9 +307,9 @@ def test_a_reader_sees_the_run_while_the_coordinator_writes(tmp_path: Path) -> N
 def test_a_reader_without_a_store_is_told_so(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="has a coordinator run"):
         open_read_only(tmp_path / "nothing")
-    (tmp_path / "empty").write_bytes(b"")
-    with pytest.raises(StorageError):
-        open_read_only(tmp_path / "empty")
+    (tmp_path / DATABASE).write_bytes(b"")
+    with pytest.raises(StorageError, match="has a coordinator run"):
+        open_read_only(tmp_path)
 
 
 def test_a_store_that_waits_later_waits_once_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

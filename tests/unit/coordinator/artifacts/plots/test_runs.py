@@ -83,7 +83,8 @@ def test_a_store_of_a_release_without_evaluations_on_nodes_is_read(store: Sqlite
     store.close()
     state = tmp_path / "plant" / "state"
     with closing(sqlite3.connect(state / DATABASE)) as database:
-        database.execute("DROP TABLE node_results")
+        for table in ("surveys", "node_results", "retained"):
+            database.execute(f"DROP TABLE {table}")
     old = load_run(state)
     assert old.evaluations == ()
     assert old.versions[-1].metrics == {"accuracy": 0.75, "loss": 0.5, "f1": 0.7}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.storage.disk import disk_remedy
+from federation.storage.sqlite import disk_remedy
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,306 @@
+"""The one way to SQLite, for both roles: opened and checked, a transaction at a time, its errors as `StorageError`."""
+
+import contextlib
+import errno
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from federation.errors import StorageError
+from federation.runtime.failpoint import failpoint
+
+__all__ = [
+    "Connection",
+    "Cursor",
+    "Database",
+    "DuplicateRow",
+    "Layout",
+    "ReadOnlyDatabase",
+    "Readable",
+    "Row",
+    "SqliteError",
+    "Step",
+    "disk_remedy",
+    "storing",
+]
+
+Connection = sqlite3.Connection
+Cursor = sqlite3.Cursor
+Row = sqlite3.Row
+SqliteError = sqlite3.Error
+DuplicateRow = sqlite3.IntegrityError
+
+BUSY_S: Final = 5.0
+"""How long a reader of another process, such as `coordinator status`, may hold a writer up, and the other way round."""
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_BARRED: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+_PRIMARY: Final = 0xFF
+"""SQLite's extended codes have the plain one in their lowest byte."""
+
+Step = Callable[[Connection], None]
+"""Makes one layout of the one before, inside a transaction."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The tables of a database, and how those of earlier releases become so.
+
+    A new number goes to a new layout that an earlier release would misread or refuse to write.
+
+    Attributes:
+        tables: Statements that make the tables where there are none.
+        read: The number of a database; 0 where nothing is in it yet.
+        write: Writes a number down.
+        steps: By number, what makes this layout of the one before; statements as of then, whatever ``tables`` says now.
+    """
+
+    tables: tuple[str, ...]
+    read: Callable[[Connection], int]
+    write: Callable[[Connection, int], None]
+    steps: Mapping[int, Step] = field(default_factory=dict)
+
+    @property
+    def number(self) -> int:
+        """The layout that this release writes."""
+        return max(self.steps, default=1)
+
+    def check(self, connection: Connection, path: Path) -> int:
+        """The layout that is there.
+
+        Raises:
+            StorageError: A newer release has made it.
+        """
+        found = self.read(connection)
+        if found > self.number:
+            raise StorageError(
+                f"{path} has layout {found}, and this release knows those up to {self.number}: "
+                "install the newer release again, or restore a copy of the state folder from before it"
+            )
+        return found
+
+    def upgrade(self, connection: Connection, found: int) -> None:
+        """Make this layout of an earlier one, or of nothing, in one transaction."""
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in self.tables if not found else ():
+                connection.execute(statement)
+            for number in sorted(self.steps) if found else ():
+                if number > found:
+                    self.steps[number](connection)
+            self.write(connection, self.number)
+            connection.execute("COMMIT")
+        except BaseException:
+            _roll_back(connection)
+            raise
+
+
+class Readable(Protocol):
+    """A database of which somebody reads; it may be one that is written, too."""
+
+    def execute(self, statement: str, *values: object) -> Cursor:
+        """Run one statement."""
+
+
+class Database:
+    """One connection that writes, in WAL mode; used by one thread.
+
+    Args:
+        path: The file; created when it is missing.
+        layout: What shall be in it; an earlier one is upgraded.
+        remedy: What to do about a damaged one.
+        role: Who it is, for failpoints.
+
+    Attributes:
+        waits_later: Whether a durable transaction is on the disk only after the next `sync`.
+
+    Raises:
+        StorageError: It is damaged, of a newer layout, or cannot be opened.
+    """
+
+    def __init__(self, path: Path, layout: Layout, *, remedy: str, role: str) -> None:
+        self._log, self._role = path.with_name(f"{path.name}-wal"), role
+        self.waits_later = self._unsynced = False
+        try:
+            self._connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S)
+        except sqlite3.Error as error:
+            raise StorageError(f"{path} cannot be opened: {error}{disk_remedy(error) or f'; {remedy}'}") from error
+        try:
+            self._prepare(path, layout, remedy)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, sqlite3.Error):
+                problem = f"{path} cannot be read: {error}{disk_remedy(error) or f'; {remedy}'}"
+                raise StorageError(problem) from error
+            raise
+
+    def execute(self, statement: str, *values: object) -> Cursor:
+        """Run one statement."""
+        return self._connection.execute(statement, values)
+
+    def execute_all(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+        """Run one statement for each row."""
+        self._connection.executemany(statement, rows)
+
+    def insert(self, table: str, *rows: Mapping[str, object], conflict: str = "ABORT") -> None:
+        """Add rows, which have the same columns."""
+        if rows:
+            columns, marks = ", ".join(rows[0]), ", ".join("?" * len(rows[0]))
+            statement = f"INSERT OR {conflict} INTO {table} ({columns}) VALUES ({marks})"  # noqa: S608 - our own names
+            self.execute_all(statement, [tuple(row.values()) for row in rows])
+
+    @contextlib.contextmanager
+    def transaction(self, what: str, *, durable: bool = True) -> Iterator[None]:
+        """One transaction; one that is not durable survives a killed process, not a power cut, and costs no fsync.
+
+        Raises:
+            StorageError: Nothing of it is in the database.
+        """
+        self._unsynced |= durable and self.waits_later
+        with storing(what):
+            self._wait_at_commit(wait=durable and not self.waits_later)
+            try:
+                self.execute("BEGIN IMMEDIATE")
+                yield
+                failpoint(f"{self._role}_commit_{what}")
+                self.execute("COMMIT")
+            except BaseException:
+                _roll_back(self._connection)
+                raise
+
+    def wait_later(self) -> None:
+        """From now on a durable transaction is on the disk only after the next `sync`."""
+        self.waits_later = True
+
+    def sync(self) -> None:
+        """Wait for the disk once for all transactions since the last call: they are in one file, in order.
+
+        Raises:
+            StorageError: The disk has failed; what it has kept is unknown.
+        """
+        if not self._unsynced:
+            return
+        with storing("log"):
+            # SQLite keeps its locks on other files: closing this one gives none of them up.
+            handle = os.open(self._log, os.O_RDONLY)
+            try:
+                failpoint(f"{self._role}_fsync")
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        self._unsynced = False
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def _prepare(self, path: Path, layout: Layout, remedy: str) -> None:
+        self._connection.row_factory = Row
+        self.execute("PRAGMA journal_mode = WAL")
+        self._waits = False
+        self._wait_at_commit(wait=True)
+        damage = _damage(self.execute)
+        if damage:
+            raise StorageError(f"{path} is damaged ({damage}): {remedy}")
+        found = layout.check(self._connection, path)
+        if found < layout.number:
+            layout.upgrade(self._connection, found)
+
+    def _wait_at_commit(self, *, wait: bool) -> None:
+        if wait is not self._waits:
+            self.execute(f"PRAGMA synchronous = {'FULL' if wait else 'NORMAL'}")
+            self._waits = wait
+
+
+class ReadOnlyDatabase:
+    """A database that another process may be writing, as this release knows it.
+
+    Args:
+        path: The file.
+        layout: Of an earlier one an upgraded copy is read, in memory: the file stays as it is.
+        missing: What to ask whoever names a file that is no such database.
+
+    Raises:
+        StorageError: There is none, it is of a newer layout, or it cannot be read.
+    """
+
+    def __init__(self, path: Path, layout: Layout, *, missing: str) -> None:
+        problem = f"{path} cannot be read; {missing}"
+        try:
+            uri = f"{path.absolute().as_uri()}?mode=ro"
+            self._file = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_S)
+        except sqlite3.Error as error:
+            raise StorageError(problem) from error
+        try:
+            self._newest = _as_known(self._file, layout, path, problem)
+        except BaseException as error:
+            self._file.close()
+            if isinstance(error, sqlite3.Error):
+                raise StorageError(problem) from error
+            raise
+        self._newest.row_factory = Row
+
+    def execute(self, statement: str, *values: object) -> Cursor:
+        """Run one statement."""
+        return self._newest.execute(statement, values)
+
+    def damage(self) -> str:
+        """What SQLite itself finds; empty when the file is whole."""
+        return _damage(self._file.execute)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._newest.close()
+        self._file.close()
+
+
+def _as_known(file: Connection, layout: Layout, path: Path, problem: str) -> Connection:
+    found = layout.check(file, path)
+    if found == layout.number:
+        return file
+    if not found:
+        raise StorageError(problem)
+    copy = sqlite3.connect(":memory:", isolation_level=None)
+    file.backup(copy)
+    layout.upgrade(copy, found)
+    return copy
+
+
+def _damage(execute: Callable[[str], Cursor]) -> str:
+    found = str(execute("PRAGMA integrity_check(1)").fetchone()[0])
+    return "" if found == "ok" else found
+
+
+def _roll_back(connection: Connection) -> None:
+    with contextlib.suppress(sqlite3.Error):
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+@contextlib.contextmanager
+def storing(what: str) -> Iterator[None]:
+    """Turn what SQLite and the file system raise into a `StorageError`."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise StorageError(f"the {what} cannot be stored: {error}{disk_remedy(error)}") from error
+
+
+def disk_remedy(error: sqlite3.Error | OSError) -> str:
+    """A remedy to follow the error's text, with its own semicolon; empty where the error needs none of these."""
+    if isinstance(error, OSError):
+        number, full, barred, broken = error.errno, _FULL, _BARRED, frozenset({errno.EIO})
+    else:
+        number = getattr(error, "sqlite_errorcode", 0) & _PRIMARY
+        full, broken = frozenset({sqlite3.SQLITE_FULL}), frozenset({sqlite3.SQLITE_IOERR})
+        barred = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
+    if number in full:
+        return "; make room on this disk"
+    if number in barred:
+        return "; make the state folder writable for this user"
+    if number in broken:
+        return "; the disk is failing or at a limit: see the kernel's log, and move the state folder to a sound one"
+    return ""
