@@ -1,19 +1,30 @@
-"""Attendance in the coordinator's database: how often a node was asked and has started again, and why it was absent."""
+"""Each node's part in the run: its attendance, which is counted here, and what became of its updates."""
 
+from collections import Counter
 from collections.abc import Collection
+from dataclasses import dataclass, field
 
 from coordinator.records import Attendance, Attended
 from coordinator.storage.schema import ATTENDED
-from federation.storage.sqlite import Database, Readable
+from coordinator.storage.store import Participation
+from federation.protocol.messages import Reason, ReceiptStatus
+from federation.storage.sqlite import Database, Readable, Row
 from federation.types import Incarnation, NodeId
 
-__all__ = ["OTHERS", "REASONS_MAX", "add_attendance", "advanced", "count_asked", "read_attended"]
+__all__ = ["OTHERS", "REASONS_MAX", "add_attendance", "advanced", "count_asked", "read_participation"]
 
 REASONS_MAX = 8
 """Different reasons that are counted for one node: what a node says of itself is free text."""
 
 OTHERS = "others"
 """Any further reason."""
+
+
+_PARTICIPATION = """
+SELECT node, status, reason, COUNT(*) AS updates, SUM(payload_bytes) AS up, SUM(fetched_bytes) AS down,
+    SUM(staleness) AS staleness
+FROM updates GROUP BY node, status, reason ORDER BY node
+"""
 
 
 def count_asked(database: Database, nodes: Collection[NodeId]) -> None:
@@ -28,11 +39,6 @@ def add_attendance(database: Database, attendance: Attendance) -> None:
         row = database.execute("SELECT * FROM attendance WHERE node = ?", node).fetchone()
         now = advanced(Attended() if row is None else ATTENDED.record(row), node, attendance)
         database.insert("attendance", {"node": node} | ATTENDED.row(now), conflict="REPLACE")
-
-
-def read_attended(database: Readable) -> dict[NodeId, Attended]:
-    """All nodes that were ever seen or asked."""
-    return {NodeId(row["node"]): ATTENDED.record(row) for row in database.execute("SELECT * FROM attendance")}
 
 
 def advanced(before: Attended, node: NodeId, attendance: Attendance) -> Attended:
@@ -55,3 +61,41 @@ def _starts(before: Incarnation | None, now: Incarnation | None) -> int:
     if before is None or now is None:
         return 0
     return now - before if now >= before else 1
+
+
+def read_participation(database: Readable) -> list[Participation]:
+    """All nodes that were ever seen or asked, by name: also those that never sent an update."""
+    rows = database.execute("SELECT * FROM attendance")
+    nodes = {NodeId(row["node"]): _Sums(ATTENDED.record(row)) for row in rows}
+    for row in database.execute(_PARTICIPATION):
+        nodes.setdefault(NodeId(row["node"]), _Sums()).add(row)
+    return [nodes[node].of(node) for node in sorted(nodes)]
+
+
+@dataclass(slots=True)
+class _Sums:
+    attended: Attended = field(default_factory=Attended)
+    statuses: Counter[ReceiptStatus] = field(default_factory=Counter)
+    reasons: Counter[Reason] = field(default_factory=Counter)
+    up: int = 0
+    down: int = 0
+    staleness: int = 0
+
+    def add(self, row: Row) -> None:
+        self.statuses[ReceiptStatus(row["status"])] += row["updates"]
+        if row["reason"] != Reason.NONE:
+            self.reasons[Reason(row["reason"])] += row["updates"]
+        self.up, self.down = self.up + row["up"], self.down + row["down"]
+        self.staleness += row["staleness"]
+
+    def of(self, node: NodeId) -> Participation:
+        applied = self.statuses[ReceiptStatus.APPLIED]
+        return Participation(
+            node=node,
+            statuses=self.statuses,
+            reasons=self.reasons,
+            bytes_up=self.up,
+            bytes_down=self.down,
+            staleness_mean=self.staleness / applied if applied else 0.0,
+            attended=self.attended,
+        )

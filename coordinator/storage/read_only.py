@@ -6,9 +6,10 @@ from types import TracebackType
 from typing import Self
 
 from coordinator.records import NodesEvaluation
-from coordinator.storage import evaluations, queries, schema
+from coordinator.storage import evaluations, schema
 from coordinator.storage.database import open_read_only
 from coordinator.storage.files import blob_digest, model_file, model_from_bytes, part_file, payload_file, reading
+from coordinator.storage.participation import read_participation
 from coordinator.storage.recovery import read_published
 from coordinator.storage.store import CurvePoint, ModelState, Participation, UpdateRow, VersionRow
 from federation.errors import StorageError
@@ -21,6 +22,14 @@ __all__ = ["BLOBS", "ReadOnlyStore", "StoreReader"]
 
 BLOBS = "blobs"
 """Folder of the large files in the state folder."""
+
+
+_HISTORY = """
+SELECT v.*, e.metrics,
+    (SELECT COUNT(*) FROM updates u WHERE u.status = 'stale' AND u.judged_at = v.version - 1) AS stale,
+    (SELECT COUNT(*) FROM updates u WHERE u.status = 'refused' AND u.judged_at = v.version - 1) AS refused
+FROM versions v LEFT JOIN evaluations e ON e.version = v.version ORDER BY v.version
+"""
 
 
 class StoreReader:
@@ -37,16 +46,16 @@ class StoreReader:
     def history(self) -> list[VersionRow]:
         """All versions in order; their parts are left out."""
         with reading("history"):
-            return queries.read_history(self._tables)
+            return [schema.version_row(row) for row in self._tables.execute(_HISTORY)]
 
     def updates(self) -> Iterator[UpdateRow]:
         """All updates in order of arrival."""
-        return queries.read_updates(self._tables)
+        return map(schema.update_row, self._tables.execute("SELECT * FROM updates ORDER BY seq"))
 
     def participation(self) -> list[Participation]:
         """All nodes that were ever seen or asked, by name."""
         with reading("participation"):
-            return queries.read_participation(self._tables)
+            return read_participation(self._tables)
 
     def curves(self) -> list[CurvePoint]:
         """Every number that training and evaluation have given, by version."""
