@@ -1,4 +1,4 @@
-"""An error of the disk says what to do about it."""
+"""Layouts go up in one step or not at all, and an error of the disk says what to do about it."""
 
 import errno
 import sqlite3
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from federation.storage.sqlite import disk_remedy
+from federation.errors import StorageError
+from federation.storage.sqlite import Connection, Database, Layout, ReadOnlyDatabase, disk_remedy
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,108 @@ def test_an_error_of_sqlite_has_its_remedy(tmp_path: Path) -> None:
 
 def test_another_error_has_none() -> None:
     assert disk_remedy(OSError(errno.ENOENT, "?")) == disk_remedy(sqlite3.IntegrityError("?")) == ""
+
+
+def number(connection: Connection) -> int:
+    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return found
+
+
+def write(connection: Connection, layout: int) -> None:
+    connection.execute(f"PRAGMA user_version = {layout}")
+
+
+def second(connection: Connection) -> None:
+    connection.execute("ALTER TABLE t ADD COLUMN more INTEGER NOT NULL DEFAULT 7")
+
+
+def third(connection: Connection) -> None:
+    connection.execute("CREATE TABLE later (x)")
+
+
+def broken(connection: Connection) -> None:
+    third(connection)
+    connection.execute("INSERT INTO nowhere VALUES (1)")
+
+
+FIRST = Layout(tables=("CREATE TABLE t (x INTEGER)",), read=number, write=write)
+NEWEST = Layout(
+    tables=("CREATE TABLE t (x INTEGER, more INTEGER NOT NULL)", "CREATE TABLE later (x)"),
+    read=number,
+    write=write,
+    steps={3: third, 2: second},
+)
+
+
+def opened(path: Path, layout: Layout) -> Database:
+    return Database(path, layout, remedy="restore a copy", role="test")
+
+
+def of_first(path: Path) -> Path:
+    database = opened(path, FIRST)
+    with database.transaction("row"):
+        database.insert("t", {"x": 1}, {"x": 2})
+    database.close()
+    return path
+
+
+def test_a_database_goes_up_by_every_step_in_order(tmp_path: Path) -> None:
+    path = of_first(tmp_path / "db")
+    database = opened(path, NEWEST)
+    assert [tuple(row) for row in database.execute("SELECT x, more FROM t")] == [(1, 7), (2, 7)]
+    assert database.execute("PRAGMA user_version").fetchone()[0] == NEWEST.number == 3
+    assert database.execute("SELECT COUNT(*) FROM later").fetchone()[0] == 0
+    database.close()
+    opened(path, NEWEST).close()
+
+
+def test_a_step_that_fails_leaves_the_layout_that_was_there(tmp_path: Path) -> None:
+    path = of_first(tmp_path / "db")
+    failing = Layout(tables=(), read=number, write=write, steps={2: second, 3: broken})
+    with pytest.raises(StorageError, match="nowhere"):
+        opened(path, failing)
+    database = opened(path, FIRST)
+    assert [tuple(row) for row in database.execute("SELECT * FROM t")] == [(1,), (2,)]
+    assert database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 1
+    database.close()
+
+
+@pytest.mark.parametrize("layout", [FIRST, NEWEST])
+def test_a_newer_layout_is_refused_and_left_alone(layout: Layout, tmp_path: Path) -> None:
+    opened(tmp_path / "db", NEWEST).close()
+    with sqlite3.connect(tmp_path / "db") as connection:
+        write(connection, 4)
+    connection.close()
+    said = rf"has layout 4, and this release knows those up to {layout.number}: install the newer release again"
+    with pytest.raises(StorageError, match=said):
+        opened(tmp_path / "db", layout)
+    with pytest.raises(StorageError, match=said):
+        ReadOnlyDatabase(tmp_path / "db", layout, missing="?")
+
+
+def test_a_reader_upgrades_a_copy_and_sees_what_has_been_written_by_then(tmp_path: Path) -> None:
+    path = of_first(tmp_path / "db")
+    writer = opened(path, FIRST)
+    with writer.transaction("row"):
+        writer.insert("t", {"x": 3})
+    reader = ReadOnlyDatabase(path, NEWEST, missing="?")
+    assert [row["more"] for row in reader.execute("SELECT * FROM t")] == [7, 7, 7]
+    assert reader.damage() == ""
+    reader.close()
+    assert writer.execute("PRAGMA user_version").fetchone()[0] == FIRST.number
+    writer.close()
+
+
+def test_rows_of_one_insert_are_all_there_or_none(tmp_path: Path) -> None:
+    database = opened(tmp_path / "db", FIRST)
+
+    def half() -> None:
+        with database.transaction("row"):
+            database.insert("t", {"x": 1})
+            database.insert("t", {"x": 2}, {"x": object()})
+
+    with pytest.raises(StorageError, match="row cannot be stored"):
+        half()
+    database.insert("t")
+    assert database.execute("SELECT COUNT(*) FROM t").fetchone()[0] == 0
+    database.close()

@@ -1,0 +1,98 @@
+"""One process owns a folder, and a file in it is the old one or the new one."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from federation.errors import StorageError, StoreLocked
+from federation.storage.folder import FolderLock, lock_holder, write_file
+
+
+def failing(error: OSError) -> object:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_the_holder_of_a_folder_is_known_until_it_lets_go(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    assert lock_holder(folder) is None
+    held = FolderLock(folder)
+    assert lock_holder(folder) == str(os.getpid())
+    with pytest.raises(StoreLocked, match=rf"{folder} is in use by the process with pid {os.getpid()}: stop it"):
+        FolderLock(folder)
+    held.release()
+    held.release()
+    assert lock_holder(folder) is None
+    FolderLock(folder).release()
+
+
+def test_a_private_folder_is_its_owners(tmp_path: Path) -> None:
+    FolderLock(tmp_path / "state", private=True).release()
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "state" / "lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_folder_that_cannot_be_locked_says_why_and_stays_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"cannot be used: .*Not a directory"):
+        FolderLock(tmp_path / "file" / "state")
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.flock", failing(OSError(37, "No locks available")))
+        with pytest.raises(StorageError, match=r"cannot be used: .*No locks available"):
+            FolderLock(tmp_path / "state")
+        assert lock_holder(tmp_path / "state") is None
+    FolderLock(tmp_path / "state").release()
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_file_that_need_not_be_durable_waits_for_no_disk(
+    durable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[int] = []
+    monkeypatch.setattr(os, "fsync", waits.append)
+    write_file(tmp_path / "x", b"body", durable=durable)
+    assert (len(waits), (tmp_path / "x").read_bytes()) == (2 if durable else 0, b"body")
+
+
+@pytest.mark.parametrize("broken", ["os.fsync", "os.open", "pathlib.Path.replace"])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_file(tmp_path / "x", b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(broken, failing(OSError(28, "No space left on device")))
+        with pytest.raises(OSError, match="No space left"):
+            write_file(tmp_path / "x", b"new")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x": b"old"}
+
+
+def test_the_mask_decides_about_the_rights_of_an_ordinary_file(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_file(tmp_path / "x", b"")
+        write_file(tmp_path / "y", b"", mode=0o644)
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("x", "y")] == [0o640, 0o644]
+
+
+def test_two_threads_that_write_one_file_leave_one_of_theirs(tmp_path: Path) -> None:
+    bodies = [bytes([number]) * 4096 for number in range(4)]
+
+    def write(body: bytes) -> None:
+        for _ in range(50):
+            write_file(tmp_path / "x", body, durable=False)
+
+    threads = [threading.Thread(target=write, args=(body,)) for body in bodies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_bytes() in bodies
