@@ -6,6 +6,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -147,10 +148,8 @@ class Database:
 
     def insert(self, table: str, *rows: Mapping[str, object], conflict: str = "ABORT") -> None:
         """Add rows, which have the same columns."""
-        if rows:
-            columns, marks = ", ".join(rows[0]), ", ".join("?" * len(rows[0]))
-            statement = f"INSERT OR {conflict} INTO {table} ({columns}) VALUES ({marks})"  # noqa: S608 - our own names
-            self.execute_all(statement, [tuple(row.values()) for row in rows])
+        for row in rows:
+            self.execute(_insertion(table, tuple(row), conflict), *row.values())
 
     @contextlib.contextmanager
     def transaction(self, what: str, *, durable: bool = True) -> Iterator[None]:
@@ -255,6 +254,12 @@ class ReadOnlyDatabase:
         """Close the connection."""
         self._newest.close()
         self._file.close()
+
+
+@cache
+def _insertion(table: str, columns: tuple[str, ...], conflict: str) -> str:
+    marks = ", ".join("?" * len(columns))
+    return f"INSERT OR {conflict} INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 - our own names
 
 
 def _as_known(file: Connection, layout: Layout, path: Path, problem: str) -> Connection:
