@@ -10,6 +10,7 @@ from typing import assert_never
 from coordinator.engine.announcer import Announcer
 from coordinator.engine.fencing import Fence
 from coordinator.engine.registry import Sighting
+from coordinator.engine.round import WaitReason
 from coordinator.engine.state import MachineState
 from federation.protocol.messages import Decline, NodeState, Rebirth
 from federation.types import NodeId, RoundId
@@ -25,7 +26,9 @@ ROLL_CALL_S_MAX = 3_600.0
 ROLL_CALL_NODES_MAX = 100
 """Nodes called at once, in turn: a call to a node that is really gone waits in its session at the broker."""
 
-STARVING = frozenset({"no_candidates", "nodes_min"})
+STARVING = frozenset({WaitReason.NO_CANDIDATES, WaitReason.NODES_MIN})
+"""Nobody is there who could be asked."""
+
 DOUBLINGS_MAX = 6
 
 
@@ -113,8 +116,8 @@ class Liveness:
             # The announcement that named it is gone, and it is not at that work: it never will be.
             state.end_slot(node)
 
-    def consider(self, reason: str) -> None:
-        """Look at what the machine waits for now, and call when it has starved for long enough."""
+    def consider(self, reason: WaitReason | None) -> None:
+        """Look at what the machine waits for now (None: for nobody), and call when it has starved for long enough."""
         state = self._state
         if reason not in STARVING or state.registry.online == len(state.registry):
             self.call_due, self._calls = None, 0
@@ -123,7 +126,7 @@ class Liveness:
         elif state.now >= self.call_due:
             self._call()
 
-    def gone(self, reason: str, most: int) -> list[NodeId]:
+    def gone(self, reason: WaitReason | None, most: int) -> list[NodeId]:
         """Some of the nodes that are believed gone; they are looked for only where somebody is missing."""
         state = self._state
         if reason not in STARVING or state.registry.online == len(state.registry):

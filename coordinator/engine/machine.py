@@ -32,7 +32,7 @@ from coordinator.engine.events import (
 from coordinator.engine.federated_evaluation import FederatedEvaluation
 from coordinator.engine.fencing import Fence
 from coordinator.engine.liveness import Liveness
-from coordinator.engine.round import Move, Situation, decide
+from coordinator.engine.round import Ask, AskReason, Commit, Situation, Wait, WaitReason, decide, waits_for
 from coordinator.engine.settings import EngineSettings
 from coordinator.engine.state import MachineState
 from coordinator.engine.update_receiver import BUSY_RETRY_S, UpdateReceiver
@@ -76,7 +76,7 @@ class CoordinatorMachine:
         self._settling_until: float | None = None
         self._paused_until: float | None = None
         self._failures = 0
-        self._waiting_reason = ""
+        self._waiting_reason: WaitReason | None = None
         self._waiting_since = 0.0
         self._stop_by: float | None = None
         self._end_announced = False
@@ -138,7 +138,7 @@ class CoordinatorMachine:
             "paused": state.paused,
             "finished": state.finished,
             "waiting_for": {
-                "reason": self._waiting_reason,
+                "reason": "" if self._waiting_reason is None else self._waiting_reason.value,
                 "since": self._waiting_since,
                 "nodes": self._names(),
                 "gone": self._liveness.gone(self._waiting_reason, NAMES_MAX),
@@ -270,7 +270,7 @@ class CoordinatorMachine:
         state.paused = True
         state.emit(AcceptFailure())
         state.note("storage_failed", detail=event.detail, retry_s=pause)
-        self._wait("storage")
+        self._wait(WaitReason.STORAGE)
         self._versions.abort()
         self._evaluation.abort()
         self._receiver.storage_failed(self._retry_s())
@@ -307,7 +307,7 @@ class CoordinatorMachine:
         self._receiver.store_complete()
         state.close_rounds()
         if state.finished:
-            self._liveness.consider("finished")
+            self._liveness.consider(None)
             self._finish()
         else:
             self._decide()
@@ -317,22 +317,20 @@ class CoordinatorMachine:
         state, registry = self._state, self._state.registry
         state.resize()
         decision = decide(self._situation(), state.settings)
-        self._liveness.consider(decision.reason)
-        match decision.move:
-            case Move.COMMIT:
-                self._versions.commit(decision.reason)
-                return
-            case Move.ASK:
-                self._announcer.open(registry.candidates, decision.count)
-                decision = decide(self._situation(), state.settings)
-            case Move.ASK_AGAIN:
-                self._announcer.open(registry.suspects, decision.count)
-                decision = decide(self._situation(), state.settings)
-            case Move.WAIT:
+        self._liveness.consider(decision.reason if isinstance(decision, Wait) else None)
+        match decision:
+            case Commit(reason=reason):
+                self._versions.commit(reason)
+            case Ask(reason=reason, count=count):
+                self._announcer.open(
+                    registry.candidates if reason is AskReason.FREE_SLOTS else registry.suspects, count
+                )
+                self._wait(waits_for(self._situation()))
+            case Wait(reason=reason):
                 self._ask_for_evaluation()
+                self._wait(reason)
             case _:
-                assert_never(decision.move)
-        self._wait(decision.reason)
+                assert_never(decision)
 
     def _ask_for_evaluation(self) -> None:
         """Nobody is asked to train now: ask at least those who can evaluate."""
@@ -357,7 +355,7 @@ class CoordinatorMachine:
             overdue=state.connected_s >= state.buffer.since + state.settings.max_wait_s,
         )
 
-    def _wait(self, reason: str) -> None:
+    def _wait(self, reason: WaitReason) -> None:
         """Remember for what; say it when it changes."""
         state = self._state
         if reason == self._waiting_reason:
@@ -368,7 +366,7 @@ class CoordinatorMachine:
             "buffered": len(state.buffer.records),
             "online": state.registry.online,
         }
-        state.note("waiting", reason=reason, nodes=self._names(), **fields)
+        state.note("waiting", reason=reason.value, nodes=self._names(), **fields)
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
@@ -386,7 +384,7 @@ class CoordinatorMachine:
             return
         ready = state.clock.running and not self._versions.evaluating and not self._evaluation.busy
         if ready or state.now >= self._stop_by:
-            self._stop(state.ending)
+            self._stop(state.ending.value)
 
     def _stop(self, reason: str) -> None:
         self._state.close_rounds(all_of_them=True)

@@ -123,28 +123,62 @@ def _refuse(reason: Reason, *, durable: bool = True) -> Judgement:
     return Judgement(ruling=Ruling.REFUSED, reason=reason, durable=durable)
 
 
-class Move(StrEnum):
-    """What the engine does next."""
+class WaitReason(StrEnum):
+    """What a coordinator waits for: a stable key in its log, its status file, and for ``coordinator why``."""
 
-    WAIT = "wait"
-    ASK = "ask"
-    ASK_AGAIN = "ask_again"
-    COMMIT = "commit"
+    ASSIGNMENTS = "assignments"
+    BROKER = "broker"
+    COMMITTING = "committing"
+    FINISHED = "finished"
+    NO_CANDIDATES = "no_candidates"
+    NODES_MIN = "nodes_min"
+    SETTLING = "settling"
+    STOPPED_EARLY = "stopped_early"
+    STORAGE = "storage"
+    TRANSFERS = "transfers"
+
+
+class CommitReason(StrEnum):
+    """Why a version is made now; the store keeps it."""
+
+    BUFFER_FULL = "buffer_full"
+    MAX_WAIT = "max_wait"
+    NOBODY_LEFT = "nobody_left"
+
+
+class AskReason(StrEnum):
+    """Why nodes are asked now, and which."""
+
+    FREE_SLOTS = "free_slots"
+    """Candidates."""
+    NOBODY_ELSE = "nobody_else"
+    """Suspects."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """A move and its reason.
+class Wait:
+    """Do nothing."""
 
-    Attributes:
-        move: What to do.
-        reason: Why, as a stable key for the log.
-        count: Nodes to ask, for the two asking moves.
-    """
+    reason: WaitReason
 
-    move: Move
-    reason: str
-    count: int = 0
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """Ask so many nodes."""
+
+    reason: AskReason
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """Make a version of the buffer."""
+
+    reason: CommitReason
+
+
+Decision = Wait | Ask | Commit
+"""What the engine does next."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,24 +220,24 @@ def decide(situation: Situation, settings: EngineSettings) -> Decision:
     A commit goes before a question, so that nobody is asked to train from a version that is about to be replaced.
     """
     if situation.committing:
-        return _wait("committing")
+        return Wait(reason=WaitReason.COMMITTING)
     reason = reason_to_commit(situation, settings)
     if reason is not None:
-        return Decision(move=Move.COMMIT, reason=reason)
+        return Commit(reason=reason)
     return _ask(situation, settings)
 
 
-def reason_to_commit(situation: Situation, settings: EngineSettings) -> str | None:
+def reason_to_commit(situation: Situation, settings: EngineSettings) -> CommitReason | None:
     """Why a version can be made of the buffer now, or None."""
     if situation.buffered >= settings.buffer:
-        return "buffer_full"
+        return CommitReason.BUFFER_FULL
     if situation.buffered < max(1, settings.quorum):
         return None
     if situation.overdue:
-        return "max_wait"
+        return CommitReason.MAX_WAIT
     quiet = situation.connected and situation.settled and situation.live + situation.transfers == 0
     if quiet and (situation.asked >= settings.buffer or situation.candidates == 0):
-        return "nobody_left"
+        return CommitReason.NOBODY_LEFT
     return None
 
 
@@ -219,29 +253,30 @@ def wanted(situation: Situation, settings: EngineSettings) -> int:
     return max(0, min(room, max(settings.concurrency, settings.buffer) - situation.buffered - situation.live))
 
 
-def _ask(situation: Situation, settings: EngineSettings) -> Decision:
+def waits_for(situation: Situation) -> WaitReason:
+    """Whom a coordinator waits for that has asked whom it could."""
+    if situation.live > 0:
+        return WaitReason.ASSIGNMENTS
+    return WaitReason.TRANSFERS if situation.transfers > 0 else WaitReason.NO_CANDIDATES
+
+
+def _ask(situation: Situation, settings: EngineSettings) -> Wait | Ask:
     obstacle = _obstacle(situation, settings)
     if obstacle is not None:
-        return _wait(obstacle)
+        return Wait(reason=obstacle)
     count = wanted(situation, settings)
     room = max(0, settings.concurrency - situation.live)
     if count > 0 and (room >= min(settings.refill, settings.concurrency) or situation.live == 0):
         if situation.candidates > 0:
-            return Decision(move=Move.ASK, reason="free_slots", count=min(count, situation.candidates))
+            return Ask(reason=AskReason.FREE_SLOTS, count=min(count, situation.candidates))
         if situation.live + situation.transfers == 0 and situation.suspects > 0:
-            return Decision(move=Move.ASK_AGAIN, reason="nobody_else", count=min(count, situation.suspects))
-    if situation.live > 0:
-        return _wait("assignments")
-    return _wait("transfers" if situation.transfers > 0 else "no_candidates")
+            return Ask(reason=AskReason.NOBODY_ELSE, count=min(count, situation.suspects))
+    return Wait(reason=waits_for(situation))
 
 
-def _obstacle(situation: Situation, settings: EngineSettings) -> str | None:
+def _obstacle(situation: Situation, settings: EngineSettings) -> WaitReason | None:
     if not situation.connected:
-        return "broker"
+        return WaitReason.BROKER
     if not situation.settled:
-        return "settling"
-    return "nodes_min" if not situation.started and situation.online < settings.nodes_min else None
-
-
-def _wait(reason: str) -> Decision:
-    return Decision(move=Move.WAIT, reason=reason)
+        return WaitReason.SETTLING
+    return WaitReason.NODES_MIN if not situation.started and situation.online < settings.nodes_min else None

@@ -7,7 +7,7 @@ from coordinator.engine.assignments import Assignments
 from coordinator.engine.early_stopping import EarlyStopping, Source
 from coordinator.engine.effects import CloseRound, Command, Effect, Note, SendCommand
 from coordinator.engine.registry import Registry
-from coordinator.engine.round import Facts
+from coordinator.engine.round import Facts, WaitReason
 from coordinator.engine.settings import EngineSettings, sized
 from coordinator.engine.timers import ConnectedClock
 from coordinator.records import RecoveredState, RoundRecord, UpdateRecord
@@ -104,9 +104,10 @@ class MachineState:
         return 0 < self.settings.versions <= self.head.version or self.progress.exhausted
 
     @property
-    def ending(self) -> str:
+    def ending(self) -> WaitReason:
         """Why nothing follows where the run is finished."""
-        return "finished" if 0 < self.settings.versions <= self.head.version else "stopped_early"
+        complete = 0 < self.settings.versions <= self.head.version
+        return WaitReason.FINISHED if complete else WaitReason.STOPPED_EARLY
 
     @property
     def oldest_base(self) -> ModelVersion:

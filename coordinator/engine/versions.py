@@ -4,6 +4,7 @@ from coordinator.engine.announcer import Announcer
 from coordinator.engine.early_stopping import Source
 from coordinator.engine.effects import CommitVersion, Evaluate, Note, RetainModels
 from coordinator.engine.events import CommitFailed, Evaluated, VersionCommitted
+from coordinator.engine.round import CommitReason
 from coordinator.engine.state import MachineState
 from coordinator.engine.update_receiver import UpdateReceiver
 from coordinator.records import Member
@@ -50,7 +51,7 @@ class Versions:
             return None
         return state.buffer.since + state.settings.max_wait_s
 
-    def commit(self, reason: str) -> None:
+    def commit(self, reason: CommitReason) -> None:
         """Freeze the oldest updates of the buffer and ask for the next version."""
         state = self._state
         records = list(state.buffer.records.values())[: state.settings.buffer]
@@ -64,7 +65,7 @@ class Versions:
             for record in records
         )
         version = ModelVersion(state.head.version + 1)
-        state.emit(CommitVersion(version=version, members=self._members, reason=reason))
+        state.emit(CommitVersion(version=version, members=self._members, reason=reason.value))
 
     def committed(self, event: VersionCommitted) -> None:
         """The version is on disk: its members are told first."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coordinator.engine.round import WaitReason
 from coordinator.storage.files import write_beside
 from federation.errors import StorageError
 from federation.storage.folder import lock_holder
@@ -18,21 +19,27 @@ WAITING = "waiting.json"
 PAUSE_S = 0.5
 """The file is written this often at most, in seconds."""
 
-MEANINGS: Mapping[str, str] = {
-    "assignments": "updates of nodes that are training",
-    "broker": "the broker, which cannot be reached",
-    "committing": "the new version to be saved",
-    "finished": "nothing: the run is over, late updates still get their receipts",
-    "no_candidates": "nodes that are online, compatible and free (coordinator status has who declined, and why)",
-    "nodes_min": "more nodes to come online",
-    "settling": "the nodes' retained states, just after a connect",
-    "stopped_early": "nothing: stopping.patience evaluations in a row brought no improvement, and that ended the run",
-    "storage": "the disk: nothing can be saved, so nothing is acknowledged; the log has its error and the remedy",
-    "transfers": "large updates that are arriving",
+MEANINGS: Mapping[WaitReason, str] = {
+    WaitReason.ASSIGNMENTS: "updates of nodes that are training",
+    WaitReason.BROKER: "the broker, which cannot be reached",
+    WaitReason.COMMITTING: "the new version to be saved",
+    WaitReason.FINISHED: "nothing: the run is over, late updates still get their receipts",
+    WaitReason.NO_CANDIDATES: (
+        "nodes that are online, compatible and free (coordinator status has who declined, and why)"
+    ),
+    WaitReason.NODES_MIN: "more nodes to come online",
+    WaitReason.SETTLING: "the nodes' retained states, just after a connect",
+    WaitReason.STOPPED_EARLY: (
+        "nothing: stopping.patience evaluations in a row brought no improvement, and that ended the run"
+    ),
+    WaitReason.STORAGE: (
+        "the disk: nothing can be saved, so nothing is acknowledged; the log has its error and the remedy"
+    ),
+    WaitReason.TRANSFERS: "large updates that are arriving",
 }
-"""The machine's reasons in a person's words; a reason that is not here is shown as it is."""
+"""Every reason of the machine in a person's words; a reason of another release is shown as it is."""
 
-OVER = frozenset({"finished", "stopped_early"})
+OVER = frozenset({WaitReason.FINISHED, WaitReason.STOPPED_EARLY})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,12 +120,16 @@ def read_waiting(folder: Path) -> Waiting:
 def explain(waiting: Waiting) -> str:
     """One sentence or two for a person."""
     reason = str(waiting.fields.get("reason", "unknown"))
-    what = f"{MEANINGS.get(reason, reason)}{_whom(waiting.fields)}"
+    what = f"{_meaning(reason)}{_whom(waiting.fields)}"
     counts = _counts(waiting.fields)
     if waiting.pid is not None:
         return f"waiting for {what}; since {_span(waiting.since_s)}{counts}"
     last = f"no coordinator is running; {_span(waiting.said_s)} ago the last one waited for {what}{counts}"
     return last if reason in OVER else f"{last}; start it again: it goes on where it was"
+
+
+def _meaning(reason: str) -> str:
+    return MEANINGS[WaitReason(reason)] if reason in set(WaitReason) else reason
 
 
 def _whom(fields: Mapping[str, Any]) -> str:
@@ -131,7 +142,7 @@ def _counts(fields: Mapping[str, Any]) -> str:
     """What there is, each after a comma; a file of an older release has less."""
     reason, online = fields.get("reason"), fields.get("online", 0)
     said = []
-    if reason == "nodes_min" and "nodes_min" in fields:
+    if reason == WaitReason.NODES_MIN and "nodes_min" in fields:
         said.append(f"{online} of {fields['nodes_min']} online (round.nodes_min)")
     else:
         said.append(f"{online} online")

@@ -7,11 +7,16 @@ from hypothesis import given, strategies
 
 from coordinator.engine.round import (
     ACCEPTED,
+    Ask,
+    AskReason,
+    Commit,
+    CommitReason,
     Facts,
     Judgement,
-    Move,
     Ruling,
     Situation,
+    Wait,
+    WaitReason,
     decide,
     identify,
     judge,
@@ -155,36 +160,36 @@ BUFF = engine(concurrency=5, buffer=2, refill=1, quorum=1, max_staleness=4)
 
 
 @pytest.mark.parametrize(
-    ("settings", "changes", "move", "reason"),
+    ("settings", "changes", "reason"),
     [
-        (SYNC, {}, Move.ASK, "free_slots"),
-        (SYNC, {"committing": True, "buffered": 3}, Move.WAIT, "committing"),
-        (SYNC, {"buffered": 3}, Move.COMMIT, "buffer_full"),
-        (SYNC, {"buffered": 3, "connected": False}, Move.COMMIT, "buffer_full"),
-        (SYNC, {"buffered": 2, "live": 1, "overdue": True}, Move.COMMIT, "max_wait"),
-        (SYNC, {"buffered": 1, "live": 2, "overdue": True}, Move.WAIT, "assignments"),
-        (SYNC, {"buffered": 2, "asked": 3}, Move.COMMIT, "nobody_left"),
-        (SYNC, {"buffered": 2, "asked": 2, "candidates": 0}, Move.COMMIT, "nobody_left"),
-        (SYNC, {"buffered": 2, "asked": 3, "connected": False}, Move.WAIT, "broker"),
-        (SYNC, {"buffered": 2, "asked": 3, "settled": False}, Move.WAIT, "settling"),
-        (SYNC, {"buffered": 2, "asked": 3, "transfers": 1, "candidates": 0}, Move.WAIT, "transfers"),
-        (SYNC, {"buffered": 1, "asked": 3}, Move.ASK, "free_slots"),
-        (SYNC, {"live": 1, "candidates": 2}, Move.WAIT, "assignments"),
-        (SYNC, {"candidates": 0}, Move.WAIT, "no_candidates"),
-        (SYNC, {"candidates": 0, "suspects": 2}, Move.ASK_AGAIN, "nobody_else"),
-        (SYNC, {"candidates": 0, "suspects": 2, "transfers": 1}, Move.WAIT, "transfers"),
-        (SYNC, {"connected": False}, Move.WAIT, "broker"),
-        (SYNC, {"settled": False}, Move.WAIT, "settling"),
-        (SYNC, {"started": False, "online": 0}, Move.WAIT, "nodes_min"),
-        (BUFF, {"live": 4, "candidates": 1}, Move.ASK, "free_slots"),
-        (BUFF, {"live": 5}, Move.WAIT, "assignments"),
+        (SYNC, {}, AskReason.FREE_SLOTS),
+        (SYNC, {"committing": True, "buffered": 3}, WaitReason.COMMITTING),
+        (SYNC, {"buffered": 3}, CommitReason.BUFFER_FULL),
+        (SYNC, {"buffered": 3, "connected": False}, CommitReason.BUFFER_FULL),
+        (SYNC, {"buffered": 2, "live": 1, "overdue": True}, CommitReason.MAX_WAIT),
+        (SYNC, {"buffered": 1, "live": 2, "overdue": True}, WaitReason.ASSIGNMENTS),
+        (SYNC, {"buffered": 2, "asked": 3}, CommitReason.NOBODY_LEFT),
+        (SYNC, {"buffered": 2, "asked": 2, "candidates": 0}, CommitReason.NOBODY_LEFT),
+        (SYNC, {"buffered": 2, "asked": 3, "connected": False}, WaitReason.BROKER),
+        (SYNC, {"buffered": 2, "asked": 3, "settled": False}, WaitReason.SETTLING),
+        (SYNC, {"buffered": 2, "asked": 3, "transfers": 1, "candidates": 0}, WaitReason.TRANSFERS),
+        (SYNC, {"buffered": 1, "asked": 3}, AskReason.FREE_SLOTS),
+        (SYNC, {"live": 1, "candidates": 2}, WaitReason.ASSIGNMENTS),
+        (SYNC, {"candidates": 0}, WaitReason.NO_CANDIDATES),
+        (SYNC, {"candidates": 0, "suspects": 2}, AskReason.NOBODY_ELSE),
+        (SYNC, {"candidates": 0, "suspects": 2, "transfers": 1}, WaitReason.TRANSFERS),
+        (SYNC, {"connected": False}, WaitReason.BROKER),
+        (SYNC, {"settled": False}, WaitReason.SETTLING),
+        (SYNC, {"started": False, "online": 0}, WaitReason.NODES_MIN),
+        (BUFF, {"live": 4, "candidates": 1}, AskReason.FREE_SLOTS),
+        (BUFF, {"live": 5}, WaitReason.ASSIGNMENTS),
     ],
 )
 def test_the_engine_waits_asks_or_commits_for_a_reason(
-    settings: EngineSettings, changes: dict[str, object], move: Move, reason: str
+    settings: EngineSettings, changes: dict[str, object], reason: WaitReason | AskReason | CommitReason
 ) -> None:
-    decision = decide(situation(**changes), settings)
-    assert (decision.move, decision.reason) == (move, reason)
+    """The kind of a reason says what is done."""
+    assert decide(situation(**changes), settings).reason is reason
 
 
 def test_without_staleness_what_is_buffered_counts_against_the_concurrency() -> None:
@@ -217,16 +222,16 @@ def test_whoever_waits_waits_for_somebody(
     limits = engine(concurrency=concurrency, buffer=buffer, refill=refill, quorum=quorum, max_staleness=max_staleness)
     now = situation(**seen)
     decision = decide(now, limits)
-    match decision.move:
-        case Move.WAIT:
+    match decision:
+        case Wait(reason=reason):
             idle = now.live + now.transfers == 0
             assert not idle or now.candidates + now.suspects == 0 or wanted(now, limits) == 0
-            assert decision.reason in ("assignments", "transfers", "no_candidates")
-        case Move.COMMIT:
+            assert reason in (WaitReason.ASSIGNMENTS, WaitReason.TRANSFERS, WaitReason.NO_CANDIDATES)
+        case Commit(reason=commits):
             assert now.buffered >= min(buffer, max(1, quorum))
-            assert reason_to_commit(now, limits) == decision.reason
-        case Move.ASK:
-            assert 0 < decision.count <= min(now.candidates, concurrency - now.live)
-        case Move.ASK_AGAIN:
+            assert reason_to_commit(now, limits) is commits
+        case Ask(reason=AskReason.FREE_SLOTS, count=count):
+            assert 0 < count <= min(now.candidates, concurrency - now.live)
+        case Ask(count=count):
             assert now.candidates == 0
-            assert 0 < decision.count <= now.suspects
+            assert 0 < count <= now.suspects

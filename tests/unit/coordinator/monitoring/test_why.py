@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from coordinator.cli import make_app
+from coordinator.engine.round import WaitReason
 from coordinator.monitoring.why import MEANINGS, PAUSE_S, Waiting, WaitingFile, explain, read_waiting
 from federation.errors import StorageError
 from federation.storage.folder import FolderLock
@@ -55,6 +56,12 @@ def test_a_dead_coordinator_is_not_said_to_wait() -> None:
         "no coordinator is running; 5 min ago the last one waited for something new, 2 online,"
         " version 3, 1 of 2 updates for the next one; start it again: it goes on where it was"
     )
+
+
+def test_every_reason_has_its_words() -> None:
+    assert MEANINGS.keys() == set(WaitReason)
+    for reason, words in MEANINGS.items():
+        assert f"waiting for {words}" in text(reason.value)
 
 
 def test_what_is_said_is_current_and_each_version_is_waited_for_anew(
@@ -115,6 +122,6 @@ def test_a_folder_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
 def test_the_command_prints_the_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, snapshot())
     make_app(["why"])(["why", "--state", str(tmp_path)], standalone_mode=False)
-    assert MEANINGS["assignments"] in capsys.readouterr().out
+    assert MEANINGS[WaitReason.ASSIGNMENTS] in capsys.readouterr().out
     make_app(["why"])(["why", "--state", str(tmp_path), "--json"], standalone_mode=False)
     assert '"reason": "assignments"' in capsys.readouterr().out
