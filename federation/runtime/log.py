@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import TextIO, cast
 
 import structlog
@@ -12,6 +13,27 @@ DEFAULT_LEVEL = "info"
 def get_log(name: str, /, **fields: object) -> structlog.typing.FilteringBoundLogger:
     """A logger that says ``name`` (and ``fields``) as ``component`` in each line; cheap, and safe at import time."""
     return cast("structlog.typing.FilteringBoundLogger", structlog.get_logger(component=name, **fields))
+
+
+_FIELDS = "_fields"
+_RESERVED = frozenset({"event", "level", "timestamp", "exception", "exc_info", "stack", "stack_info"})
+
+
+def write_fields(write: Callable[..., object], event: str, fields: Mapping[str, object]) -> None:
+    """Write a line with fields of any name, such as a node's metrics: as keywords, some would mean something.
+
+    Args:
+        write: A method of a logger, such as ``log.info``.
+        event: The stable event key.
+        fields: What it says.
+    """
+    write(event, **{_FIELDS: fields})
+
+
+def _spread_fields(_logger: object, _method: str, line: MutableMapping[str, object]) -> MutableMapping[str, object]:
+    """Put them beside the others; what the renderer would take for its own gets another name."""
+    fields = cast("Mapping[str, object]", line.pop(_FIELDS, {}))
+    return {**{f"{name}_" if name in _RESERVED else name: value for name, value in fields.items()}, **line}
 
 
 def configure_log(*, json: bool, level: str = DEFAULT_LEVEL, stream: TextIO | None = None) -> None:
@@ -43,6 +65,7 @@ def configure_log(*, json: bool, level: str = DEFAULT_LEVEL, stream: TextIO | No
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *([structlog.processors.format_exc_info] if json else []),
+            _spread_fields,
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),

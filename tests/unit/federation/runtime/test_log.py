@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from federation.runtime.log import configure_log, get_log
+from federation.runtime.log import configure_log, get_log, write_fields
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +30,26 @@ def test_json_lines_have_event_fields_level_and_time() -> None:
         "payload": "b'\\xff'",
         "round": 7,
     }
+
+
+NAMES = (
+    "self", "event", "method_name", "args", "exc_info", "stack_info", "stack", "exception", "level", "timestamp", "loss"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_field_may_have_any_name(name: str, *, as_json: bool) -> None:
+    """A node chooses the names of its metrics: none may stop the coordinator, or stand for what the log says itself."""
+    stream = io.StringIO()
+    configure_log(json=as_json, stream=stream)
+    write_fields(get_log("coordinator").info, "nodes_evaluated", {name: 0.5, "version": 3})
+    line = stream.getvalue()
+    assert "nodes_evaluated" in line
+    if as_json:
+        record = json.loads(line)
+        assert (record["event"], record["level"], record["version"]) == ("nodes_evaluated", "info", 3)
+        assert 0.5 in (record.get(name), record.get(f"{name}_"))
 
 
 def test_text_lines_have_no_colour_where_there_is_no_terminal() -> None:
