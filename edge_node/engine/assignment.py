@@ -1,5 +1,6 @@
 """One assignment: the round that asks, the model to train from, how far it got, and the offer that comes of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -9,7 +10,7 @@ from edge_node.engine.settings import NodeSettings
 from edge_node.records import FinishedTraining
 from federation.protocol.chunking import payload_digest
 from federation.protocol.limits import fit_metrics, fit_text
-from federation.protocol.messages import Activity, Decline, ModelRef, Progress, RoundAnnouncement, UpdateOffer
+from federation.protocol.messages import Activity, Decline, ModelRef, PartKind, Progress, RoundAnnouncement, UpdateOffer
 from federation.types import Incarnation, RoundId, update_id
 
 __all__ = ["Assignment", "Stage", "declined", "joined", "news_of", "offer_of", "summary_of"]
@@ -66,6 +67,60 @@ class Assignment:
     def fetch_due(self) -> float | None:
         """When the patience with the fetch ends, in monotonic seconds."""
         return None if self.fetch is None else self.fetch.deadline()
+
+    # --- how far it got ---------------------------------------------------------------------------------------------
+
+    def wait(self) -> None:
+        """Begin again."""
+        self.stage, self.fetch = Stage.WAITING, None
+
+    def retarget(self, model: ModelRef) -> list[Effect]:
+        """Train from a newer model; what was being pulled is no longer wanted."""
+        effects = [] if self.fetch is None else self.fetch.stop()
+        self.model, self.fetch, self.keyframe = model, None, False
+        return effects
+
+    def want_keyframe(self) -> None:
+        """Nothing else has led to the model."""
+        self.keyframe = True
+
+    def begin_fetch(self, fetch: Fetch, tell_at: float | None) -> None:
+        """Pull the model; telemetry says so at ``tell_at`` (monotonic seconds), None is never."""
+        self.stage, self.fetch = Stage.FETCHING, fetch
+        self.keyframe = fetch.parts[0].kind is PartKind.KEYFRAME
+        self.tell_at = self.tell_at if tell_at is None else tell_at
+
+    def follow(self, fetch: Fetch, step: Callable[[Fetch], list[Effect]]) -> list[Effect]:
+        """Let the pull take one step, and count its bytes."""
+        before = fetch.received_bytes
+        effects = step(fetch)
+        self.fetched_bytes += fetch.received_bytes - before
+        return effects
+
+    def begin_adoption(self) -> None:
+        """The parts are here, or none are needed."""
+        self.stage, self.fetch = Stage.ADOPTING, None
+
+    def begin_evaluation(self) -> None:
+        """The model is here."""
+        self.stage, self.fetch = Stage.EVALUATING, None
+
+    def begin_training(self, settings: NodeSettings, now: float) -> None:
+        """The model is here, and evaluated where that was asked."""
+        self.stage, self.fetch = Stage.TRAINING, None
+        self.tell_at = now + settings.progress_after_s
+        self.train_until = now + settings.bounds.train_s_max if settings.bounds.train_s_max else None
+
+    def also_train(self, announcement: RoundAnnouncement, now: float) -> None:
+        """A newer round asks to train from the same model."""
+        self.announcement, self.trains = announcement, True
+        self.lease_at, self.overdue = now + announcement.lease_s, False
+
+    def only_evaluate(self) -> None:
+        """The round is called back; the evaluation is another matter."""
+        self.trains = False
+
+    # --- what can be asked of it ------------------------------------------------------------------------------------
 
     def is_about(self, model: ModelRef) -> bool:
         """Whether this is the model; one with the same bits and an older number would only make a stale update."""

@@ -1,7 +1,7 @@
 """The one round that the node works on: wait, fetch, adopt, train; and the newest one that asks for it meanwhile."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from edge_node.engine.assignment import Assignment, Stage, declined, joined, news_of, offer_of, summary_of
 from edge_node.engine.effects import (
@@ -22,10 +22,18 @@ from edge_node.engine.reports import Reports
 from edge_node.engine.settings import NodeSettings, objection, wants_context
 from edge_node.records import FinishedTraining, Held, RecoveredNode
 from federation.protocol.cohort import includes
-from federation.protocol.messages import Activity, EvaluationReport, ModelRef, PartKind, RoundAnnouncement, UpdateOffer
+from federation.protocol.messages import Activity, EvaluationReport, ModelRef, RoundAnnouncement, UpdateOffer
 from federation.types import Incarnation, RoundId, RunId
 
 __all__ = ["Scheduler"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hindrance:
+    """Why no round may be taken now, and after how many seconds the coordinator may ask again."""
+
+    reason: str
+    retry_after_s: float
 
 
 class Scheduler:
@@ -117,7 +125,7 @@ class Scheduler:
         if job is None or job.round != round_id or not job.trains:
             return []
         if job.stage is Stage.EVALUATING:
-            job.trains = False  # the evaluation is another matter
+            job.only_evaluate()
             return [self._finish_round(job.announcement)]
         return [*self.stop(), self._finish_round(job.announcement), *self._advance(now)]
 
@@ -260,13 +268,11 @@ class Scheduler:
             return self.stop()
         if self._hindrance() is not None:
             return []  # it waits its turn, and is declined then if nothing has changed
-        job.announcement, job.trains = announcement, True
-        job.lease_at, job.overdue = now + announcement.lease_s, False
+        job.also_train(announcement, now)
         return [joined(job)]
 
     def _retarget(self, job: Assignment, model: ModelRef, now: float) -> list[Effect]:
-        effects = job.fetch.stop() if job.fetch is not None else []
-        job.model, job.fetch, job.keyframe = model, None, False
+        effects = job.retarget(model)
         return effects if job.stage is Stage.WAITING else effects + self._begin(now)
 
     def _evaluate_current(self, now: float) -> list[Effect]:
@@ -278,16 +284,16 @@ class Scheduler:
 
     def _take(self, assignment: Assignment) -> list[Effect]:
         if (hindrance := self._hindrance()) is not None:
-            return self._decline(assignment.announcement, *hindrance)
+            return self._decline(assignment.announcement, hindrance.reason, hindrance.retry_after_s)
         self._job = assignment
         return [joined(assignment)]
 
-    def _hindrance(self) -> tuple[str, float] | None:
-        """Why no round may be taken now, and after how many seconds to ask again."""
+    def _hindrance(self) -> Hindrance | None:
+        """Why no round may be taken now, or None."""
         if (reason := self._outbox.obstacle()) is not None:
-            return reason, self._settings.decline_retry_s
+            return Hindrance(reason=reason, retry_after_s=self._settings.decline_retry_s)
         reason = None if self._gate is None else self._gate()
-        return None if reason is None else (reason, self._settings.ineligible_retry_s)
+        return None if reason is None else Hindrance(reason=reason, retry_after_s=self._settings.ineligible_retry_s)
 
     def _advance(self, now: float) -> list[Effect]:
         """Take the assignment that came while another was at work, if it still stands."""
@@ -296,29 +302,26 @@ class Scheduler:
             return self._evaluate_current(now)
         if later.announcement is not self.current and now >= later.lease_at:
             return self._evaluate_current(now)  # the coordinator has given the slot to somebody else
-        later.model = self.current.model
-        return self._take(later) + self.tick(now)
+        return later.retarget(self.current.model) + self._take(later) + self.tick(now)
 
     def _begin(self, now: float) -> list[Effect]:
         job = self._assignment()
         model = job.model
         if self.held == Held(version=model.version, digest=model.digest):
             if self._evaluations.is_due(self.current, model):
-                job.stage, job.fetch = Stage.EVALUATING, None
+                job.begin_evaluation()
                 return [StartEvaluation(model=model, run=job.announcement.run)]
             if not job.trains:
                 self._job = None
                 return self._advance(now)
-            job.stage, job.fetch = Stage.TRAINING, None
-            job.tell_at = now + self._settings.progress_after_s
-            job.train_until = now + self._settings.bounds.train_s_max if self._settings.bounds.train_s_max else None
+            job.begin_training(self._settings, now)
             announcement = replace(job.announcement, model=model)
             budget = self._outbox.link.budget_bytes(announcement.lease_s, job.lease_at - now - self._train_s)
             return [StartTraining(announcement=announcement, payload_bytes_max=budget)]
         if job.stage is Stage.ADOPTING:
             return self._fall_back(job, "another model was adopted", now)
         if model.version == 0 and model.seed is not None and not job.keyframe:
-            job.stage = Stage.ADOPTING
+            job.begin_adoption()
             return [MakeInitialModel(model=model, averaging=wants_context(job.announcement.codec))]
         return self._fetch(job, now)
 
@@ -328,11 +331,10 @@ class Scheduler:
             return self._give_up(job, f"no parts lead to version {job.model.version}", now)
         if path_bytes(parts) > self._settings.bounds.model_bytes_max:
             return self._give_up(job, f"the model has {path_bytes(parts)} bytes", now)
-        job.stage, job.fetch = Stage.FETCHING, Fetch(parts, self._settings, job.model.delta)
-        job.keyframe = parts[0].kind is PartKind.KEYFRAME
+        tell_at = now + self._settings.progress_after_s if self._connected else None
+        job.begin_fetch(Fetch(parts, self._settings, job.model.delta), tell_at)
         if not self._connected:
             return []
-        job.tell_at = now + self._settings.progress_after_s
         return self._follow(lambda fetch: fetch.connected(now), now)
 
     def _follow(self, step: Callable[[Fetch], list[Effect]], now: float) -> list[Effect]:
@@ -341,26 +343,24 @@ class Scheduler:
         if job is None or job.stage is not Stage.FETCHING or job.fetch is None:
             return []
         fetch = job.fetch
-        before = fetch.received_bytes
-        effects = step(fetch)
-        job.fetched_bytes += fetch.received_bytes - before
+        effects = job.follow(fetch, step)
         if fetch.failed is not None:
             return effects + self._fall_back(job, fetch.failed, now)
         if fetch.complete:
-            job.stage, job.fetch = Stage.ADOPTING, None
+            job.begin_adoption()
             averaging = wants_context(job.announcement.codec)
             effects.append(AdoptModel(model=job.model, parts=fetch.payloads(), averaging=averaging))
         return effects
 
     def _fall_back(self, job: Assignment, reason: str, now: float) -> list[Effect]:
         """Another way to a model: the newest version, then the keyframe, then none."""
-        job.stage, job.fetch = Stage.WAITING, None
+        job.wait()
         note: Effect = Note(event="model_fallback", fields={"round": job.round, "reason": reason})
         if self.current is not None and self.current.model.version > job.model.version:
             return [note, *self._retarget(job, self.current.model, now), *self._begin(now)]
         if job.keyframe:
             return self._give_up(job, reason, now)
-        job.keyframe = True
+        job.want_keyframe()
         return [note, *self._begin(now)]
 
     def _give_up(self, job: Assignment, reason: str, now: float) -> list[Effect]:
