@@ -17,7 +17,6 @@ from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import Committer, first_commit
 from coordinator.global_model.initial import InitialRequest, initial_model, initial_model_apart
 from coordinator.global_model.update_checks import payload_limit
-from coordinator.monitoring.attendance import AttendanceRecorder
 from coordinator.monitoring.lookout import WatchedMachine
 from coordinator.monitoring.report import build_report
 from coordinator.monitoring.run_progress import write_stopping
@@ -42,7 +41,7 @@ from federation.protocol.topics import Topics
 from federation.runtime.address import BrokerAddress
 from federation.runtime.clock import MonotonicClock
 from federation.runtime.driver import Driver
-from federation.runtime.log import configure_log, get_log
+from federation.runtime.log import configure_log, get_log, write_fields
 from federation.runtime.signals import StopSignals, leave_at_once
 from federation.runtime.supervision import Supervision
 from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox
@@ -116,10 +115,9 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None, incidents: Incide
     will = coordinator_will(Writer(_topics(config), trust.signer), store.run, store.epoch)
     connections = open_connections(config, plan.address, will, inbox, committer.manifest)
     commits = GroupCommit(store, connections.control, connections.data)
-    attendance = AttendanceRecorder(store)
-    executor = _executor(config, commits, committer, store, worker, signer=trust.signer, attendance=attendance)
+    executor = _executor(config, commits, committer, store, worker, signer=trust.signer)
     machine = _machine(config, replace(plan.engine, payload_bytes_max=most), recovered)
-    watched = _lookout(config.store.folder, machine, commits, attendance)
+    watched = _lookout(config.store.folder, machine, commits)
     inbound = Inbound(
         _topics(config),
         store,
@@ -157,10 +155,8 @@ def _machine(config: CoordinatorConfig, engine: EngineSettings, recovered: Recov
     return CoordinatorMachine(engine, recovered, selector=selector, rng=random.SystemRandom().random)
 
 
-def _lookout(
-    folder: Path, machine: CoordinatorMachine, commits: GroupCommit, attendance: AttendanceRecorder
-) -> WatchedMachine:
-    watchers = (attendance, Tally(folder, machine.counters), WaitingFile(folder, machine.snapshot))
+def _lookout(folder: Path, machine: CoordinatorMachine, commits: GroupCommit) -> WatchedMachine:
+    watchers = (Tally(folder, machine.counters), WaitingFile(folder, machine.snapshot))
     return WatchedMachine(machine, commits.settle, MonotonicClock().now, watchers)
 
 
@@ -247,7 +243,6 @@ def _executor(  # noqa: PLR0913 - the parts that the root has made
     evaluator: Evaluator | None,
     *,
     signer: Signer | None,
-    attendance: AttendanceRecorder,
 ) -> CoordinatorExecutor:
     return CoordinatorExecutor(
         ExecutorParts(
@@ -257,7 +252,7 @@ def _executor(  # noqa: PLR0913 - the parts that the root has made
             data=commits.data,
             topics=_topics(config),
             now=MonotonicClock().now,
-            say=_speaker(attendance),
+            say=_say,
             evaluator=evaluator or NoEvaluator(),
             update_norm_max=config.limits.update_norm_max,
             signer=signer,
@@ -266,17 +261,9 @@ def _executor(  # noqa: PLR0913 - the parts that the root has made
     )
 
 
-def _speaker(attendance: AttendanceRecorder) -> Callable[[str, Mapping[str, object]], None]:
-    """Writes log lines, and leaves what they tell of nodes to the attendance."""
+def _say(event: str, fields: Mapping[str, object]) -> None:
     log = get_log("coordinator")
-
-    def say(event: str, fields: Mapping[str, object]) -> None:
-        # A user's metric may be called "event".
-        write = log.warning if event in ALARMS else log.info
-        write(event, **{name: value for name, value in fields.items() if name != "event"})
-        attendance.hear(event, fields)
-
-    return say
+    write_fields(log.warning if event in ALARMS else log.info, event, fields)
 
 
 def _check_fenced(stop_reason: str, config: CoordinatorConfig, store: CoordinatorStore) -> None:

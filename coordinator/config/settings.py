@@ -5,7 +5,7 @@ from dataclasses import replace
 from coordinator.config.combinations import check_combination, round_size, strategy_name, uses_controls
 from coordinator.config.sections import CoordinatorConfig
 from coordinator.engine.early_stopping import Source, StoppingSettings
-from coordinator.engine.settings import EngineSettings, SurveySettings
+from coordinator.engine.settings import EngineSettings, FederatedEvaluationSettings
 from coordinator.global_model.aggregation import AggregateLimits
 from coordinator.global_model.committer import CommitterSettings
 from coordinator.global_model.downlink import DownlinkSettings
@@ -59,7 +59,7 @@ def engine_settings(config: CoordinatorConfig) -> EngineSettings:
         over_selection=chosen.over_selection,
         signed=config.security.require_signatures,
         needs={str(name): least for name, least in chosen.needs.items()},
-        survey=SurveySettings(
+        federated_evaluation=FederatedEvaluationSettings(
             every=config.evaluation.nodes_every,
             fraction=config.evaluation.nodes_fraction,
             nodes_min=config.evaluation.nodes_min,

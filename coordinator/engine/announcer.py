@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from coordinator.engine.assignments import LEASE_RESTARTS_MAX, Slot
 from coordinator.engine.effects import ClearModel, PublishAnnouncement, PublishModel, PublishState, SaveRound
 from coordinator.engine.federated_evaluation import FederatedEvaluation
-from coordinator.engine.state import Current, MachineState
+from coordinator.engine.state import MachineState
 from coordinator.records import RecoveredState, RoundRecord
 from coordinator.strategies.selection import Informed, Rng, Selector
 from federation.protocol.cohort import COHORT_NODES_MAX, NOBODY, cohort_of
@@ -29,9 +28,9 @@ class Announcer:
         *,
         selector: Selector,
         rng: Rng,
-        survey: FederatedEvaluation,
+        evaluation: FederatedEvaluation,
     ) -> None:
-        self._state, self._selector, self._rng, self._evaluation = state, selector, rng, survey
+        self._state, self._selector, self._rng, self._evaluation = state, selector, rng, evaluation
         if isinstance(selector, Informed):
             selector.inform(state.registry.record)
         self._published: ModelVersion | None = None
@@ -46,17 +45,10 @@ class Announcer:
         state = self._state
         state.remember(record, recovered=True)
         missing = tuple(node for node in record.nodes if f"{record.round}-{node}" not in recovered.delivered)
-        for node in missing:
-            state.end_slot(node)
-            self._begin(node, record)
+        state.recover_slots(record, missing)
         # An older round is not announced again: a newer one may have been read, and its model may be gone.
         if record.round == state.next_round - 1 and record.version == state.head.version:
-            state.current = Current(
-                record=record,
-                announcement=self._announcement(record),
-                pending=dict.fromkeys(missing, 0),
-                recovered=True,
-            )
+            state.recover_round(record, self._announcement(record), missing)
 
     def publish_state(self, presence: Presence) -> None:
         """Say who coordinates."""
@@ -86,8 +78,7 @@ class Announcer:
         if state.current is not None:
             if not state.current.recovered:
                 state.emit(SaveRound(record=state.current.record))
-            for node in state.assignments.of_round(state.current.record.round):
-                state.assignments.extend(node, state.lease_until)
+            state.renew_leases(state.current.record.round)
         self.publish_again()
 
     def open(self, candidates: Sequence[NodeId], count: int) -> None:
@@ -114,26 +105,21 @@ class Announcer:
         # What the standing announcement names is kept, so older parts may go first: three models at once would cost the
         # broker half as much memory again.
         names_kept = state.current is not None and state.current.record.version >= state.head.version - 1
-        state.next_round = RoundId(round_id + 1)
         cohort = cohort_of(state.run, round_id, nodes) if nodes else NOBODY
         evaluation = self._evaluation.ask()
         record = RoundRecord(
             round=round_id, version=state.head.version, nodes=nodes, cohort=cohort, evaluation=evaluation
         )
-        state.remember(record)
         announcement = self._announcement(record, self._take_delta(record))
-        state.current = Current(record=record, announcement=announcement, pending=dict.fromkeys(nodes, 0))
+        state.begin_round(record, announcement)
         state.emit(SaveRound(record=record))
         if names_kept:
             self._clear()
         if self._published != state.head.version:
             state.emit(PublishModel(record=state.head))
             self._published = state.head.version
-        state.emit(PublishAnnouncement(announcement=state.current.announcement))
+        state.emit(PublishAnnouncement(announcement=announcement))
         self._clear()
-        for node in nodes:
-            self._begin(node, record)
-        state.asked += len(nodes)
         state.note("round_announced", round=round_id, version=record.version, cohort=len(nodes))
 
     def _clear(self) -> None:
@@ -177,19 +163,6 @@ class Announcer:
             final=state.finished,
             evaluation=record.evaluation,
         )
-
-    def _begin(self, node: NodeId, record: RoundRecord, restarts: int = 0) -> None:
-        slot = Slot(round=record.round, version=record.version, restarts=restarts)
-        self._state.assignments.begin(node, slot, self._state.lease_until)
-        self._state.registry.assign(node)
-
-    def reinstate(self, node: NodeId) -> None:
-        """A node of the current round is back: it reads the retained announcement and trains, so it holds a slot."""
-        current = self._state.current
-        if current is None or current.pending.get(node, LEASE_RESTARTS_MAX) >= LEASE_RESTARTS_MAX:
-            return
-        current.pending[node] += 1
-        self._begin(node, current.record, restarts=current.pending[node])
 
     def head_changed(self, delta: bytes | None) -> None:
         """A version was committed: its model is published with the next announcement, older parts go around that."""

@@ -3,7 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from coordinator.records import Member, NodeResult, RoundRecord, TransferRecord, UpdateRecord, Verdict, VersionRecord
+from coordinator.records import (
+    Attendance,
+    Member,
+    NodeResult,
+    RoundRecord,
+    TransferRecord,
+    UpdateRecord,
+    Verdict,
+    VersionRecord,
+)
 from federation.protocol.messages import (
     Cancel,
     CoordinatorState,
@@ -19,8 +28,8 @@ from federation.types import ModelVersion, NodeId, RoundId, UpdateId
 __all__ = [
     "AcceptFailure",
     "ClearModel",
+    "CloseFederatedEvaluation",
     "CloseRound",
-    "CloseSurvey",
     "Command",
     "CommitVersion",
     "DropTransfer",
@@ -32,6 +41,7 @@ __all__ = [
     "PublishModel",
     "PublishState",
     "RetainModels",
+    "SaveAttendance",
     "SaveResult",
     "SaveRound",
     "SaveVerdict",
@@ -113,14 +123,14 @@ class StoreUpdate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenTransfer:
-    """Persist that a large update is arriving. May answer `StorageFailed`."""
+    """Persist that a large update is arriving. Answers `TransferOpened` or `StorageFailed`."""
 
     transfer: TransferRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreChunk:
-    """Persist one chunk. May answer `StorageFailed`."""
+    """Persist one chunk. Answers `ChunkStored` or `StorageFailed`."""
 
     update: UpdateId
     index: int
@@ -173,18 +183,28 @@ class SaveResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CloseSurvey:
-    """Make and persist the mean over the nodes. Answers `SurveyClosed` or `StorageFailed`."""
+class CloseFederatedEvaluation:
+    """Make and persist the mean over the nodes. Answers `FederatedEvaluationClosed` or `StorageFailed`."""
 
     version: ModelVersion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetainModels:
-    """Keep the models of exactly these versions, and of the best one, beside the head's and its predecessor's."""
+    """Keep exactly these models, and the best one, beside the head's and its predecessor's.
+
+    Answers `ModelsRetained` or `StorageFailed`.
+    """
 
     versions: frozenset[ModelVersion]
     best: ModelVersion | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveAttendance:
+    """Add what was seen of nodes to what the store knows of them. Answers `AttendanceSaved` or `AttendanceNotSaved`."""
+
+    attendance: Attendance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,8 +248,9 @@ Effect = (
     | CommitVersion
     | Evaluate
     | SaveResult
-    | CloseSurvey
+    | CloseFederatedEvaluation
     | RetainModels
+    | SaveAttendance
     | Note
     | AcceptFailure
     | Stop

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from coordinator.records import Member, NodeResult, NodesEvaluation, Verdict, VersionRecord
+from coordinator.records import Attendance, Member, NodeResult, NodesEvaluation, TransferRecord, Verdict, VersionRecord
 from federation.protocol.messages import (
     CoordinatorState,
     Decline,
@@ -16,16 +16,23 @@ from federation.protocol.messages import (
 from federation.types import ModelVersion, NodeId, UpdateId
 
 __all__ = [
+    "Answer",
+    "AttendanceNotSaved",
+    "AttendanceSaved",
     "BrokerConnected",
     "BrokerDisconnected",
     "BrokerDropped",
     "ChunkReceived",
+    "ChunkStored",
     "CommitFailed",
-    "CoordinatorStateHeard",
+    "CoordinatorStateReceived",
     "DeclineReceived",
     "Evaluated",
     "Event",
+    "FederatedEvaluationClosed",
     "MessageRefused",
+    "ModelsRetained",
+    "News",
     "NodeStateReceived",
     "OfferReceived",
     "ProgressReceived",
@@ -33,7 +40,7 @@ __all__ = [
     "ResultSaved",
     "StopRequested",
     "StorageFailed",
-    "SurveyClosed",
+    "TransferOpened",
     "UpdateRejected",
     "UpdateStored",
     "VersionCommitted",
@@ -117,6 +124,29 @@ class UpdateRejected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TransferOpened:
+    """It is on disk that a large update arrives."""
+
+    transfer: TransferRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkStored:
+    """A chunk of it is on disk."""
+
+    update: UpdateId
+    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelsRetained:
+    """The store keeps these models, and the best one, beside the head's and its predecessor's."""
+
+    versions: frozenset[ModelVersion]
+    best: ModelVersion | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VersionCommitted:
     """The commit's transaction is on disk; ``delta`` is the frame of the version's own delta, if there is one."""
 
@@ -170,10 +200,22 @@ class ResultSaved:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SurveyClosed:
+class FederatedEvaluationClosed:
     """The mean over the nodes of one version is on disk."""
 
     evaluation: NodesEvaluation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttendanceSaved:
+    """What was seen of nodes is on disk."""
+
+    attendance: Attendance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttendanceNotSaved:
+    """It is not; unlike `StorageFailed` this is no reason to pause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +224,7 @@ class StopRequested:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CoordinatorStateHeard:
+class CoordinatorStateReceived:
     """The coordinator's own topic says something that this process has not said.
 
     Attributes:
@@ -209,25 +251,37 @@ class MessageRefused:
     reason: str
 
 
-Event = (
+News = (
     BrokerConnected
     | BrokerDisconnected
     | NodeStateReceived
     | OfferReceived
     | ChunkReceived
     | DeclineReceived
+    | ReportReceived
     | ProgressReceived
     | MessageRefused
-    | CoordinatorStateHeard
     | BrokerDropped
-    | UpdateStored
-    | UpdateRejected
-    | VersionCommitted
-    | CommitFailed
-    | StorageFailed
-    | Evaluated
-    | ReportReceived
-    | ResultSaved
-    | SurveyClosed
+    | CoordinatorStateReceived
     | StopRequested
 )
+"""What happens outside."""
+
+Answer = (
+    UpdateStored
+    | UpdateRejected
+    | TransferOpened
+    | ChunkStored
+    | VersionCommitted
+    | CommitFailed
+    | ModelsRetained
+    | Evaluated
+    | ResultSaved
+    | FederatedEvaluationClosed
+    | AttendanceSaved
+    | AttendanceNotSaved
+    | StorageFailed
+)
+"""What has come of an effect."""
+
+Event = News | Answer

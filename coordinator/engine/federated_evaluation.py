@@ -5,17 +5,17 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from coordinator.engine.early_stopping import Source
-from coordinator.engine.effects import CloseSurvey, Note, SaveResult
-from coordinator.engine.events import ReportReceived, ResultSaved, SurveyClosed
+from coordinator.engine.effects import CloseFederatedEvaluation, Note, SaveResult
+from coordinator.engine.events import FederatedEvaluationClosed, ReportReceived, ResultSaved
 from coordinator.engine.state import MachineState
 from coordinator.records import NodeResult, RecoveredState
 from federation.protocol.cohort import evaluates, evaluation_share
 from federation.protocol.messages import EvaluationReceipt, EvaluationReport, Reason, ReceiptStatus
 from federation.types import Digest, ModelVersion, NodeId
 
-__all__ = ["SURVEYS_MAX", "FederatedEvaluation"]
+__all__ = ["EVALUATIONS_KEPT_MAX", "FederatedEvaluation"]
 
-SURVEYS_MAX = 16
+EVALUATIONS_KEPT_MAX = 16
 """Evaluations whose late reports are still taken; a report on an older version is refused."""
 
 
@@ -82,11 +82,11 @@ class FederatedEvaluation:
     def pending(self) -> frozenset[ModelVersion]:
         """Versions of which it is not known yet how good they are."""
         still_open = () if self._open is None else (next(reversed(self._asked)),)
-        return frozenset((*self._closing, *self._unclosed, *still_open))
+        return frozenset((*self._unclosed, *still_open))
 
     def due(self) -> bool:
         """Whether the head is to be evaluated, and nobody was asked yet."""
-        state, settings = self._state, self._state.settings.survey
+        state, settings = self._state, self._state.settings.federated_evaluation
         head = state.head.version
         if settings.every <= 0 or head == 0 or head in self._asked:
             return False
@@ -100,7 +100,7 @@ class FederatedEvaluation:
             return None if known is None else known.share
         self._close()
         version, present = state.head.version, list(state.registry.present())
-        settings = state.settings.survey
+        settings = state.settings.federated_evaluation
         count = max(settings.nodes_min, math.ceil(settings.fraction * len(present) - 1e-9))
         share = evaluation_share(state.run, version, present, count)
         asked = _Asked(share=share, digest=state.head.digest, until=state.lease_until)
@@ -196,27 +196,26 @@ class FederatedEvaluation:
     def advance(self, *, settled: bool) -> None:
         """End it when everybody has reported who is there, or when it has lasted long enough."""
         asked, state = self._open, self._state
-        for version in sorted(self._unclosed):
-            self._unclosed.discard(version)
+        for version in sorted(self._unclosed - self._closing):
             self._emit_close(version)
         if asked is None:
             return
-        enough = asked.found >= state.settings.survey.nodes_min and state.connected_s >= asked.since
+        enough = asked.found >= state.settings.federated_evaluation.nodes_min and state.connected_s >= asked.since
         complete = settled and state.clock.running and not asked.waiting and enough
         if complete or state.connected_s >= asked.until:
             self._close()
 
-    def closed(self, event: SurveyClosed) -> None:
+    def closed(self, event: FederatedEvaluationClosed) -> None:
         """The mean is on disk: it decides what is the best version, and whether the run goes on."""
         found, state = event.evaluation, self._state
         self._closing.discard(found.version)
+        self._unclosed.discard(found.version)
         fields = {"nodes": found.nodes, "num_examples": found.num_examples}
         state.emit(Note(event="nodes_evaluated", fields={**found.metrics, **fields, "version": found.version}))
         state.observe(Source.NODES, found.version, found.metrics)
 
-    def abort(self) -> None:
-        """A mean did not reach the disk: it is made after the pause."""
-        self._unclosed |= self._closing
+    def storage_failed(self) -> None:
+        """No mean has reached the disk: each is asked for again after the pause."""
         self._closing.clear()
 
     def _close(self) -> None:
@@ -227,11 +226,12 @@ class FederatedEvaluation:
             self._emit_close(next(reversed(self._asked)))
 
     def _emit_close(self, version: ModelVersion) -> None:
+        self._unclosed.add(version)
         self._closing.add(version)
-        self._state.emit(CloseSurvey(version=version))
+        self._state.emit(CloseFederatedEvaluation(version=version))
 
     def _forget_oldest(self) -> None:
-        while len(self._asked) > SURVEYS_MAX:
+        while len(self._asked) > EVALUATIONS_KEPT_MAX:
             self._asked.popitem(last=False)
 
     def _is_asked(self, asked: _Asked, node: NodeId) -> bool:

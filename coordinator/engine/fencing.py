@@ -5,7 +5,7 @@ the broker in our name, or by nobody: an empty payload is a retained message tha
 """
 
 from coordinator.engine.announcer import Announcer
-from coordinator.engine.events import CoordinatorStateHeard
+from coordinator.engine.events import CoordinatorStateReceived
 from coordinator.engine.state import MachineState
 from federation.protocol.messages import CoordinatorState, Presence
 
@@ -27,7 +27,7 @@ class Fence:
         self._healed_at: float | None = None
         self.due: float | None = None
 
-    def heard(self, event: CoordinatorStateHeard) -> bool:
+    def observe(self, event: CoordinatorStateReceived) -> bool:
         """Take in what ``srv`` says; True when a newer coordinator leads this run and this one must leave."""
         state, told = self._state, event.state
         if told is not None and told.presence is Presence.ONLINE:

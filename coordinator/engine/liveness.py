@@ -7,7 +7,7 @@ reconnect would show it. So a coordinator that finds nobody asks for a sign of l
 from itertools import islice
 from typing import assert_never
 
-from coordinator.engine.announcer import Announcer
+from coordinator.engine.attendance import INCOMPATIBLE, NO_ANSWER, AttendanceRecorder
 from coordinator.engine.fencing import Fence
 from coordinator.engine.registry import Sighting
 from coordinator.engine.round import WaitReason
@@ -35,8 +35,8 @@ DOUBLINGS_MAX = 6
 class Liveness:
     """Follows who is there; a node that vanishes never keeps a slot."""
 
-    def __init__(self, state: MachineState, announcer: Announcer, fence: Fence) -> None:
-        self._state, self._announcer, self._fence = state, announcer, fence
+    def __init__(self, state: MachineState, fence: Fence, attendance: AttendanceRecorder) -> None:
+        self._state, self._fence, self._attendance = state, fence, attendance
         self._starved_round: RoundId | None = None
         self._calls = 0
         self._called = 0
@@ -50,6 +50,7 @@ class Liveness:
             state.registry.suspect(node, state.now, state.settings.lease_s)
             state.count("leases_expired")
             state.note("lease_expired", node=node, round=slot.round)
+            self._attendance.absent(node, NO_ANSWER)
 
     def declined(self, node: NodeId, decline: Decline) -> None:
         """The node will not train: it is left alone for a while."""
@@ -58,6 +59,7 @@ class Liveness:
             return
         state.count("declines")
         state.note("node_declined", node=node, round=decline.round, reason=decline.reason)
+        self._attendance.declined(node, decline.reason)
         slot = state.assignments.get(node)
         # What waited for a broken link, or comes twice, answers nothing: it must not count as declines in a row.
         if slot is not None and slot.round == decline.round:
@@ -100,14 +102,16 @@ class Liveness:
         fresh = sighting is not Sighting.HERE
         if fresh:
             state.note("node_online", node=node, incarnation=node_state.incarnation, online=state.registry.online)
+            self._attendance.came(node, node_state.incarnation)
         if not state.registry.is_compatible(node_state):
             state.end_slot(node)
             state.count("incompatible_states")
             if fresh:
                 state.note("node_incompatible", node=node, task=node_state.task, codecs=node_state.codecs)
+                self._attendance.absent(node, INCOMPATIBLE)
         elif slot is None:
             if fresh:
-                self._announcer.reinstate(node)
+                state.reinstate(node)
         elif state.current is not None and slot.round == state.current.record.round:
             # It reads the retained announcement again and starts over.
             if sighting is Sighting.BORN:

@@ -3,50 +3,25 @@
 from collections.abc import Mapping
 from typing import assert_never
 
+from coordinator.engine import events
 from coordinator.engine.alarms import Alarms
 from coordinator.engine.announcer import Announcer
-from coordinator.engine.effects import AcceptFailure, Effect, Stop
-from coordinator.engine.events import (
-    BrokerConnected,
-    BrokerDisconnected,
-    BrokerDropped,
-    ChunkReceived,
-    CommitFailed,
-    CoordinatorStateHeard,
-    DeclineReceived,
-    Evaluated,
-    Event,
-    MessageRefused,
-    NodeStateReceived,
-    OfferReceived,
-    ProgressReceived,
-    ReportReceived,
-    ResultSaved,
-    StopRequested,
-    StorageFailed,
-    SurveyClosed,
-    UpdateRejected,
-    UpdateStored,
-    VersionCommitted,
-)
+from coordinator.engine.attendance import AttendanceRecorder
+from coordinator.engine.effects import Effect, Stop
+from coordinator.engine.events import Answer, Event, News
 from coordinator.engine.federated_evaluation import FederatedEvaluation
 from coordinator.engine.fencing import Fence
 from coordinator.engine.liveness import Liveness
 from coordinator.engine.round import Ask, AskReason, Commit, Situation, Wait, WaitReason, decide, waits_for
 from coordinator.engine.settings import EngineSettings
 from coordinator.engine.state import MachineState
-from coordinator.engine.update_receiver import BUSY_RETRY_S, UpdateReceiver
+from coordinator.engine.storage_pause import StoragePause
+from coordinator.engine.update_receiver import UpdateReceiver
 from coordinator.engine.versions import Versions
 from coordinator.records import RecoveredState
 from coordinator.strategies.selection import Rng, Selector
 from federation.protocol.messages import Presence, Rebirth
 from federation.types import NodeId
-
-STORAGE_RETRY_S = 1.0
-"""First pause after a storage failure; doubled with each failure in a row."""
-
-STORAGE_RETRY_MAX_S = 60.0
-"""Longest pause after a storage failure, in seconds."""
 
 FINISH_WAIT_S = 600.0
 """A finished run waits this long at most for its evaluations and its broker before it stops, in seconds."""
@@ -54,28 +29,22 @@ FINISH_WAIT_S = 600.0
 NAMES_MAX = 10
 """Nodes named in one line of the log, or in one snapshot."""
 
-FAILURES_MAX = 16
-
 
 class CoordinatorMachine:
     """One engine for synchronous and asynchronous rounds (DESIGN.md, PROTOCOL.md)."""
 
     def __init__(self, settings: EngineSettings, recovered: RecoveredState, *, selector: Selector, rng: Rng) -> None:
-        self._state = MachineState(settings, recovered)
-        self._rng = rng
-        self._evaluation = FederatedEvaluation(self._state, recovered)
-        self._announcer = Announcer(self._state, recovered, selector=selector, rng=rng, survey=self._evaluation)
-        self._fence = Fence(self._state, self._announcer)
-        self._liveness = Liveness(self._state, self._announcer, self._fence)
-        self._alarms = Alarms(self._state)
-        self._receiver = UpdateReceiver(self._state, recovered.transfers)
-        for record in recovered.stored:
-            self._state.buffer.add(record, 0.0)
-            self._state.registry.take(record.node)
-        self._versions = Versions(self._state, self._receiver, self._announcer, best=recovered.best)
+        self._state = state = MachineState(settings, recovered)
+        self._pause = StoragePause(state, rng)
+        self._evaluation = FederatedEvaluation(state, recovered)
+        self._announcer = Announcer(state, recovered, selector=selector, rng=rng, evaluation=self._evaluation)
+        self._fence = Fence(state, self._announcer)
+        self._attendance = AttendanceRecorder(state)
+        self._liveness = Liveness(state, self._fence, self._attendance)
+        self._alarms = Alarms(state)
+        self._receiver = UpdateReceiver(state, recovered.transfers)
+        self._versions = Versions(state, self._receiver, self._announcer, best=recovered.best)
         self._settling_until: float | None = None
-        self._paused_until: float | None = None
-        self._failures = 0
         self._waiting_reason: WaitReason | None = None
         self._waiting_since = 0.0
         self._stop_by: float | None = None
@@ -85,13 +54,14 @@ class CoordinatorMachine:
     def handle(self, event: Event | None, now: float) -> list[Effect]:
         """Take one event (None: the deadline has passed) and say what must be done, in order."""
         state = self._state
-        state.effects, state.now = [], now
+        state.begin_step(now)
         if self._stopped:
             return []
-        if not isinstance(event, StorageFailed):
-            self._receiver.confirm()
         self._pass_time()
-        self._dispatch(event)
+        if isinstance(event, Answer):
+            self._on_answer(event)
+        elif event is not None:
+            self._on_news(event)
         if not self._stopped:
             self._advance()
         return state.effects
@@ -105,11 +75,10 @@ class CoordinatorMachine:
             state.registry.next_timer(),
             state.clock.when(state.assignments.next_lease()),
             self._settling_until,
-            self._paused_until,
+            self._pause.until,
         ]
         if not state.paused:
-            dues += (self._liveness.call_due, self._fence.due)
-            dues.append(self._stop_by)
+            dues += (self._liveness.call_due, self._fence.due, self._attendance.due(), self._stop_by)
             dues.append(state.clock.when(self._receiver.transfers.next_timer()))
             dues.append(state.clock.when(self._versions.patience_ends()))
             dues.append(state.clock.when(self._evaluation.ends()))
@@ -156,8 +125,8 @@ class CoordinatorMachine:
     def _pass_time(self) -> None:
         state = self._state
         # First of all: what waits for the end of the pause may be due as well.
-        if self._paused_until is not None and state.now >= self._paused_until:
-            self._resume()
+        if self._pause.ends():
+            self._announcer.save_again()
         state.registry.wake(state.now)
         if state.clock.running:
             self._liveness.expire_leases()
@@ -168,137 +137,116 @@ class CoordinatorMachine:
 
     # --- events -----------------------------------------------------------------------------------------------------
 
-    def _dispatch(self, event: Event | None) -> None:
+    def _on_news(self, event: News) -> None:  # noqa: C901, PLR0912 - one case per event
         match event:
-            case None:
-                pass
-            case OfferReceived() | ChunkReceived() | DeclineReceived() | ProgressReceived():
-                self._on_node(event)
-            case NodeStateReceived():
+            case events.BrokerConnected():
+                self._on_connected()
+            case events.BrokerDisconnected():
+                self._on_disconnected()
+            case events.NodeStateReceived():
                 self._liveness.observe(event.node, event.state)
                 self._evaluation.seen(event.node)
-            case ReportReceived() | ResultSaved() | SurveyClosed():
-                self._on_survey(event)
-            case UpdateStored() | UpdateRejected() | VersionCommitted() | CommitFailed() | StorageFailed():
-                self._on_store(event)
-            case BrokerConnected() | BrokerDisconnected():
-                self._on_broker(event)
-            case MessageRefused() | BrokerDropped() | CoordinatorStateHeard():
-                self._on_alarm(event)
-            case Evaluated():
-                self._versions.evaluated(event)
-            case StopRequested():
+            case events.OfferReceived():
+                self._meet(event.node)
+                self._receiver.offer(event, self._pause.retry_s())
+            case events.ChunkReceived():
+                self._meet(event.node)
+                self._receiver.chunk(event)
+            case events.DeclineReceived():
+                self._meet(event.node)
+                self._liveness.declined(event.node, event.decline)
+            case events.ReportReceived():
+                self._meet(event.node)
+                self._evaluation.report(event)
+            case events.ProgressReceived():
+                self._ask_who(event.node)
+            case events.MessageRefused():
+                self._alarms.refused(event)
+            case events.BrokerDropped():
+                self._alarms.dropped(event.total)
+            case events.CoordinatorStateReceived():
+                if self._fence.observe(event):
+                    self._leave("fenced")
+            case events.StopRequested():
                 self._stop("requested")
             case _:
                 assert_never(event)
 
-    def _on_broker(self, event: BrokerConnected | BrokerDisconnected) -> None:
-        state = self._state
-        if isinstance(event, BrokerConnected):
-            state.clock.start(state.now)
-            self._announcer.publish_again()
-            self._settling_until = state.now + state.settings.settle_s
-        else:
-            state.clock.stop(state.now)
-            self._settling_until = None
-            self._fence.disconnected()
-            self._state.count("disconnects")
-
-    def _on_node(self, event: OfferReceived | ChunkReceived | DeclineReceived | ProgressReceived) -> None:
-        state = self._state
-        if event.node not in state.registry:
-            state.send(event.node, Rebirth())
-        if not isinstance(event, ProgressReceived):
-            state.registry.alive(event.node)
+    def _on_answer(self, event: Answer) -> None:  # noqa: C901, PLR0912 - one case per event
         match event:
-            case OfferReceived():
-                self._receiver.offer(event, self._retry_s())
-            case ChunkReceived():
-                self._receiver.chunk(event)
-            case DeclineReceived():
-                self._liveness.declined(event.node, event.decline)
-            case ProgressReceived():
-                pass
-            case _:
-                assert_never(event)
-
-    def _on_survey(self, event: ReportReceived | ResultSaved | SurveyClosed) -> None:
-        match event:
-            case ReportReceived():
-                if event.node not in self._state.registry:
-                    self._state.send(event.node, Rebirth())
-                self._state.registry.alive(event.node)
-                self._evaluation.report(event)
-            case ResultSaved():
-                self._failures = 0
-                self._evaluation.saved(event)
-            case SurveyClosed():
-                self._failures = 0
-                self._evaluation.closed(event)
-            case _:
-                assert_never(event)
-
-    def _retry_s(self) -> float:
-        """What a node that must come later is told: after the pause, and not all at once."""
-        pause = max(0.0, (self._paused_until or 0.0) - self._state.now)
-        return pause + BUSY_RETRY_S * (1.0 + self._rng())
-
-    def _on_store(self, event: UpdateStored | UpdateRejected | VersionCommitted | CommitFailed | StorageFailed) -> None:
-        match event:
-            case UpdateStored():
-                self._failures = 0
+            case events.UpdateStored():
+                self._pause.saved()
                 self._receiver.stored(event.update)
-            case UpdateRejected():
+            case events.UpdateRejected():
                 self._receiver.rejected(event)
-            case VersionCommitted():
-                self._failures = 0
+            case events.TransferOpened():
+                self._receiver.opened(event)
+            case events.ChunkStored():
+                self._receiver.chunk_stored(event)
+            case events.ModelsRetained():
+                self._versions.retained(event)
+            case events.VersionCommitted():
+                self._pause.saved()
                 self._versions.committed(event)
-            case CommitFailed():
+            case events.CommitFailed():
                 self._versions.failed(event)
-            case StorageFailed():
+            case events.Evaluated():
+                self._versions.evaluated(event)
+            case events.ResultSaved():
+                self._pause.saved()
+                self._evaluation.saved(event)
+            case events.FederatedEvaluationClosed():
+                self._pause.saved()
+                self._evaluation.closed(event)
+            case events.AttendanceSaved():
+                self._attendance.saved(event.attendance)
+            case events.AttendanceNotSaved():
+                self._attendance.failed()
+            case events.StorageFailed():
                 self._on_storage_failed(event)
             case _:
                 assert_never(event)
 
-    def _on_storage_failed(self, event: StorageFailed) -> None:
-        """Acknowledge nothing for a while, and say so."""
+    def _on_connected(self) -> None:
         state = self._state
-        pause = min(STORAGE_RETRY_MAX_S, STORAGE_RETRY_S * 2.0 ** min(self._failures, FAILURES_MAX))
-        self._failures += 1
-        self._state.count("storage_failures")
-        self._paused_until = state.now + pause
-        state.paused = True
-        state.emit(AcceptFailure())
-        state.note("storage_failed", detail=event.detail, retry_s=pause)
+        state.clock.start(state.now)
+        self._announcer.publish_again()
+        self._settling_until = state.now + state.settings.settle_s
+
+    def _on_disconnected(self) -> None:
+        state = self._state
+        state.clock.stop(state.now)
+        self._settling_until = None
+        self._fence.disconnected()
+        state.count("disconnects")
+
+    def _meet(self, node: NodeId) -> None:
+        """A node has spoken, so it is there."""
+        self._ask_who(node)
+        self._state.registry.alive(node)
+
+    def _ask_who(self, node: NodeId) -> None:
+        if node not in self._state.registry:
+            self._state.send(node, Rebirth())
+
+    def _on_storage_failed(self, event: events.StorageFailed) -> None:
+        """Whatever the disk was asked for is not there; it is asked again after the pause."""
+        self._pause.begin(event)
         self._wait(WaitReason.STORAGE)
-        self._versions.abort()
-        self._evaluation.abort()
-        self._receiver.storage_failed(self._retry_s())
-
-    def _resume(self) -> None:
-        state = self._state
-        self._paused_until, state.paused = None, False
-        state.note("storage_resumed")
-        self._announcer.save_again()
-
-    def _on_alarm(self, event: MessageRefused | BrokerDropped | CoordinatorStateHeard) -> None:
-        match event:
-            case MessageRefused():
-                self._alarms.refused(event)
-            case BrokerDropped():
-                self._alarms.dropped(event.total)
-            case CoordinatorStateHeard():
-                if self._fence.heard(event):
-                    self._leave("fenced")
-            case _:
-                assert_never(event)
+        self._versions.storage_failed()
+        self._evaluation.storage_failed()
+        self._attendance.failed()
+        self._receiver.storage_failed(self._pause.retry_s())
 
     # --- decisions --------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
         """Do what the new situation asks for; nothing that must be saved happens during a storage pause."""
         state = self._state
-        if state.paused or self._versions.committing:
+        if state.paused:
+            return
+        self._attendance.save()
+        if self._versions.committing or self._receiver.saving:
             return
         self._fence.heal()
         self._evaluation.advance(settled=self._settling_until is None)
@@ -393,5 +341,6 @@ class CoordinatorMachine:
 
     def _leave(self, reason: str) -> None:
         """Without a word: somebody else speaks for this run now."""
+        self._attendance.save(at_once=True)
         self._stopped = True
         self._state.emit(Stop(reason=reason))

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from coordinator.engine.early_stopping import StoppingSettings
 from federation.protocol.messages import TrainSettings
 
-__all__ = ["EngineSettings", "SurveySettings", "sized"]
+__all__ = ["EngineSettings", "FederatedEvaluationSettings", "sized"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SurveySettings:
+class FederatedEvaluationSettings:
     """Evaluation on the nodes.
 
     Attributes:
@@ -61,7 +61,7 @@ class EngineSettings:
         signed: Whether offers are signed: then a payload that arrives in chunks and is not the offered one is the way's
             fault, not the node's.
         needs: What a node must have to be asked to train, by the names of its capabilities.
-        survey: Evaluation on the nodes.
+        federated_evaluation: Evaluation on the nodes.
         stopping: What is called the best version, and when the run ends because there is no better one.
     """
 
@@ -92,7 +92,7 @@ class EngineSettings:
     over_selection: float = 1.0
     signed: bool = False
     needs: Mapping[str, float] = field(default_factory=dict)
-    survey: SurveySettings = field(default_factory=SurveySettings)
+    federated_evaluation: FederatedEvaluationSettings = field(default_factory=FederatedEvaluationSettings)
     stopping: StoppingSettings = field(default_factory=StoppingSettings)
 
 

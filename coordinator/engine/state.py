@@ -1,16 +1,19 @@
-"""What the parts of the machine share: the run, the head, the buffer, the slots, and the effects so far."""
+"""What the parts of the machine share: the run, the head, the buffer, the slots, and the effects so far.
+
+Everybody reads; whatever changes goes through a method here, and leaves the whole consistent.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from coordinator.engine.assignments import Assignments
+from coordinator.engine.assignments import LEASE_RESTARTS_MAX, Assignments, Slot
 from coordinator.engine.early_stopping import EarlyStopping, Source
 from coordinator.engine.effects import CloseRound, Command, Effect, Note, SendCommand
 from coordinator.engine.registry import Registry
 from coordinator.engine.round import Facts, WaitReason
 from coordinator.engine.settings import EngineSettings, sized
 from coordinator.engine.timers import ConnectedClock
-from coordinator.records import RecoveredState, RoundRecord, UpdateRecord
+from coordinator.records import Member, RecoveredState, RoundRecord, UpdateRecord, VersionRecord
 from federation.protocol.cohort import includes
 from federation.protocol.messages import Cohort, RoundAnnouncement
 from federation.types import ModelVersion, NodeId, RoundId, UpdateId
@@ -25,18 +28,6 @@ class Buffer:
 
     records: dict[UpdateId, UpdateRecord] = field(default_factory=dict)
     since: float = 0.0
-
-    def add(self, record: UpdateRecord, now: float) -> None:
-        """Put an update in."""
-        if not self.records:
-            self.since = now
-        self.records[record.update] = record
-
-    def remove(self, updates: Iterable[UpdateId], now: float) -> list[UpdateRecord]:
-        """Take updates out; the wait of what stays begins anew."""
-        gone = [self.records.pop(update) for update in updates if update in self.records]
-        self.since = now
-        return gone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +78,6 @@ class MachineState:
         self.current: Current | None = None
         self.retained = recovered.retained
         self.progress = EarlyStopping(settings.stopping)
-        self._replay(recovered)
         self.asked = 0
         self.effects: list[Effect] = []
         self.counters: dict[str, int] = {}
@@ -97,6 +87,9 @@ class MachineState:
         self._invited_nodes = 0
         self._closing: dict[RoundId, dict[NodeId, None]] = {}
         self._close_now = False
+        self._replay(recovered)
+        for record in recovered.stored:
+            self.buffer_update(record)
 
     @property
     def finished(self) -> bool:
@@ -124,10 +117,103 @@ class MachineState:
         """When a lease that begins now ends, in connected seconds; nodes may spread their start."""
         return self.connected_s + self.settings.lease_s + self.settings.spread_s
 
+    # --- time and the disk ------------------------------------------------------------------------------------------
+
+    def begin_step(self, now: float) -> None:
+        """One event is handled now, in monotonic seconds; nothing is to be done for it yet."""
+        self.effects, self.now = [], now
+
+    def pause(self) -> None:
+        """Nothing can be saved."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Saving may be tried again."""
+        self.paused = False
+
+    # --- rounds and slots -------------------------------------------------------------------------------------------
+
     def resize(self) -> None:
         """Before a version's first question: how many nodes a share of those online is."""
         if self._configured.fraction and not self.assignments and not self.buffer.records:
             self.settings = sized(self._configured, self.registry.online)
+
+    def begin_round(self, record: RoundRecord, announcement: RoundAnnouncement) -> None:
+        """A round is asked for: its id is used up, its announcement stands, and its nodes hold slots."""
+        self.next_round = RoundId(record.round + 1)
+        self.remember(record)
+        self.current = Current(record=record, announcement=announcement, pending=dict.fromkeys(record.nodes, 0))
+        for node in record.nodes:
+            self._begin_slot(node, record)
+        self.asked += len(record.nodes)
+
+    def recover_slots(self, record: RoundRecord, nodes: Iterable[NodeId]) -> None:
+        """Nodes of a former process's round may be training right now: each gets a whole lease."""
+        for node in nodes:
+            self.end_slot(node)
+            self._begin_slot(node, record)
+
+    def recover_round(self, record: RoundRecord, announcement: RoundAnnouncement, pending: Iterable[NodeId]) -> None:
+        """A former process's announcement still stands."""
+        self.current = Current(
+            record=record, announcement=announcement, pending=dict.fromkeys(pending, 0), recovered=True
+        )
+
+    def reinstate(self, node: NodeId) -> None:
+        """A node of the current round is back: it reads the retained announcement and trains, so it holds a slot."""
+        current = self.current
+        if current is None or current.pending.get(node, LEASE_RESTARTS_MAX) >= LEASE_RESTARTS_MAX:
+            return
+        current.pending[node] += 1
+        self._begin_slot(node, current.record, restarts=current.pending[node])
+
+    def renew_leases(self, round_id: RoundId) -> None:
+        """Its nodes hear of it only now, for a reason that is ours."""
+        for node in self.assignments.of_round(round_id):
+            self.assignments.extend(node, self.lease_until)
+
+    def recount_asked(self) -> None:
+        """A new version is gathered: what is in flight or buffered could serve it."""
+        self.asked = len(self.assignments) + len(self.buffer.records)
+
+    def _begin_slot(self, node: NodeId, record: RoundRecord, restarts: int = 0) -> None:
+        slot = Slot(round=record.round, version=record.version, restarts=restarts)
+        self.assignments.begin(node, slot, self.lease_until)
+        self.registry.assign(node)
+
+    # --- updates and versions ---------------------------------------------------------------------------------------
+
+    def buffer_update(self, record: UpdateRecord) -> None:
+        """A stored update waits for the next version, within its node's quota."""
+        if not self.buffer.records:
+            self.buffer.since = self.connected_s
+        self.buffer.records[record.update] = record
+        self.registry.take(record.node)
+
+    def take_out(self, updates: Iterable[UpdateId]) -> list[UpdateRecord]:
+        """Take updates out of the buffer; the wait of what stays begins anew."""
+        gone = [self.buffer.records[update] for update in updates if update in self.buffer.records]
+        for record in gone:
+            self.discard(record)
+        self.buffer.since = self.connected_s
+        return gone
+
+    def discard(self, record: UpdateRecord) -> None:
+        """An update of the buffer has become too old."""
+        del self.buffer.records[record.update]
+        self.registry.give(record.node)
+
+    def commit_head(self, record: VersionRecord, members: Iterable[Member]) -> None:
+        """A version is on disk: its members are not buffered any more, and what is too old is no base any more."""
+        self.head = record
+        self.recent[record.version] = record.digest
+        for version in [version for version in self.recent if version < self.oldest_base]:
+            del self.recent[version]
+        self.take_out([member.update for member in members])
+
+    def retain(self, versions: frozenset[ModelVersion], best: ModelVersion | None) -> None:
+        """The store keeps these models beside the head's and its predecessor's."""
+        self.retained = versions if best is None else versions | {best}
 
     def _replay(self, recovered: RecoveredState) -> None:
         """What earlier processes found decides as it did then."""
@@ -147,6 +233,8 @@ class MachineState:
         if self.progress.exhausted and not before:
             self.note("stopping_early", version=self.head.version, best=self.progress.best, waited=self.progress.waited)
 
+    # --- what is to be done -----------------------------------------------------------------------------------------
+
     def emit(self, effect: Effect) -> None:
         """Something must be done, after everything emitted before."""
         self.effects.append(effect)
@@ -162,6 +250,8 @@ class MachineState:
     def count(self, name: str, times: int = 1) -> None:
         """So many more of these; shown in the snapshot, and by ``coordinator status``."""
         self.counters[name] = self.counters.get(name, 0) + times
+
+    # --- who was asked ----------------------------------------------------------------------------------------------
 
     def facts(self, node: NodeId, round_id: RoundId) -> Facts:
         """What `judge` must know for an offer of this node and round."""

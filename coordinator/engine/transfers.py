@@ -1,12 +1,13 @@
 """Large updates that are still arriving: a bitmap per transfer, never a body."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from coordinator.engine.timers import Timers
 from coordinator.records import TransferRecord, UpdateRecord
 from federation.protocol.chunking import Bitmap, chunk_count, chunk_slice
-from federation.protocol.messages import UpdateOffer
+from federation.protocol.messages import Grant, UpdateOffer
 from federation.types import UpdateId
 
 TRANSFER_IDLE_S = 600.0
@@ -40,7 +41,16 @@ class Transfer:
     bitmap: Bitmap
     window: int = 0
     since_grant: int = 0
-    storing: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether every chunk is on disk."""
+        return self.bitmap.complete
+
+    @property
+    def wants_grant(self) -> bool:
+        """Whether half of the window has arrived since the last grant."""
+        return self.since_grant * 2 >= self.window
 
     def matches(self, offer: UpdateOffer) -> bool:
         """Whether an offer speaks of the same bytes: a node that lost its disk may have trained the round again."""
@@ -59,12 +69,15 @@ class Transfer:
             return Arrival.FOREIGN
         return Arrival.KNOWN if index in self.bitmap else Arrival.NEW
 
-    def lose(self, index: int) -> None:
-        """A chunk did not reach the disk after all."""
-        arrived = [known for known in range(self.bitmap.count) if known in self.bitmap and known != index]
-        self.bitmap = Bitmap(self.bitmap.count)
-        for known in arrived:
-            self.bitmap.add(known)
+    def take(self, index: int) -> None:
+        """A chunk is on disk."""
+        self.bitmap.add(index)
+        self.since_grant += 1
+
+    def grant(self, window: int) -> Grant:
+        """What the node is told: what has arrived, and how many of the others it may have under way."""
+        self.since_grant, self.window = 0, window
+        return Grant(update=self.record.update, bitmap=self.bitmap.to_bytes(), window=window)
 
 
 class Transfers:
@@ -78,6 +91,10 @@ class Transfers:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def __iter__(self) -> Iterator[Transfer]:
+        """Those that are open now, oldest first; they may be closed meanwhile."""
+        return iter(tuple(self._open.values()))
 
     def get(self, update: UpdateId) -> Transfer | None:
         """The transfer of an update."""
@@ -101,14 +118,10 @@ class Transfers:
         """Something arrived at ``now`` (connected seconds)."""
         self._idle.set(update, now + TRANSFER_IDLE_S)
 
-    def close(self, update: UpdateId) -> None:
-        """Forget a transfer; nothing happens where there is none."""
+    def close(self, update: UpdateId) -> bool:
+        """Forget a transfer; says whether there was one."""
         self._idle.cancel(update)
-        self._open.pop(update, None)
-
-    def waiting(self) -> tuple[Transfer, ...]:
-        """Transfers that are not being stored, oldest first."""
-        return tuple(transfer for transfer in self._open.values() if not transfer.storing)
+        return self._open.pop(update, None) is not None
 
     def next_timer(self) -> float | None:
         """When the next transfer is given up, in connected seconds."""

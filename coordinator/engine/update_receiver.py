@@ -1,12 +1,12 @@
 """The way of an update from its offer to the buffer: judged, received, stored, receipted."""
 
 from coordinator.engine.effects import DropTransfer, OpenTransfer, SaveVerdict, StoreChunk, StoreTransfer, StoreUpdate
-from coordinator.engine.events import ChunkReceived, OfferReceived, UpdateRejected
+from coordinator.engine.events import ChunkReceived, ChunkStored, OfferReceived, TransferOpened, UpdateRejected
 from coordinator.engine.round import Judgement, Ruling, check_staleness, identify, judge
 from coordinator.engine.state import MachineState
 from coordinator.engine.transfers import Arrival, Transfer, Transfers
 from coordinator.records import TransferRecord, UpdateRecord, Verdict
-from federation.protocol.messages import Cancel, Grant, Reason, Receipt, ReceiptStatus, RetryAfter, UpdateOffer
+from federation.protocol.messages import Cancel, Reason, Receipt, ReceiptStatus, RetryAfter, UpdateOffer
 from federation.types import NodeId, UpdateId
 
 BUSY_RETRY_S = 5.0
@@ -16,19 +16,23 @@ _STATUS = {Ruling.STALE: ReceiptStatus.STALE, Ruling.REFUSED: ReceiptStatus.REFU
 
 
 class UpdateReceiver:
-    """Takes updates in; whatever ends here frees the node's slot."""
+    """Takes updates in; whatever ends here frees the node's slot.
+
+    What the disk is asked for changes nothing until it has answered. An open transfer counts in its node's quota, as an
+    update in the buffer does.
+    """
 
     def __init__(self, state: MachineState, recovered: tuple[TransferRecord, ...]) -> None:
         self._state = state
-        self._storing: dict[UpdateId, UpdateRecord] = {}
-        self._tentative: tuple[Transfer, int | None] | None = None
+        self._saving: dict[UpdateId, UpdateRecord] = {}
         self.transfers = Transfers(recovered)
         for saved in recovered:
             state.registry.take(saved.record.node)
 
-    def confirm(self) -> None:
-        """The effects of the last event did not fail."""
-        self._tentative = None
+    @property
+    def saving(self) -> bool:
+        """Whether the disk was asked for something and has not answered: what is decided now would not know it."""
+        return bool(self._saving)
 
     # --- offers -----------------------------------------------------------------------------------------------------
 
@@ -40,7 +44,7 @@ class UpdateReceiver:
             self._turn_down(event, foreign)
         elif event.known is not None:
             self._repeat(event, event.known)
-        elif offer.update in self._storing:
+        elif offer.update in self._saving:
             return
         elif offer.update in state.buffer.records:
             self._receipt(node, offer.update, ReceiptStatus.STORED)
@@ -55,18 +59,17 @@ class UpdateReceiver:
         if judgement.ruling is not Ruling.ACCEPT:
             self._turn_down(event, judgement)
         elif offer.inline is not None:
-            self._storing[offer.update] = _record(node, offer)
-            self._state.registry.take(node)
-            self._state.emit(StoreUpdate(record=_record(node, offer), payload=offer.inline))
+            self._save(StoreUpdate(record=_record(node, offer), payload=offer.inline))
         elif len(self.transfers) >= self._state.settings.transfers_max:
             self._state.send(node, RetryAfter(update=offer.update, seconds=retry_s))
         else:
-            saved = TransferRecord(record=_record(node, offer), chunk_bytes=offer.chunk_bytes)
-            self._state.registry.take(node)
-            self._state.emit(OpenTransfer(transfer=saved))
-            transfer = self.transfers.open(saved, self._state.connected_s)
-            self._tentative = (transfer, None)
-            self._grant(transfer)
+            transfer = TransferRecord(record=_record(node, offer), chunk_bytes=offer.chunk_bytes)
+            self._saving[offer.update] = transfer.record
+            self._state.emit(OpenTransfer(transfer=transfer))
+
+    def _save(self, effect: StoreUpdate | StoreTransfer) -> None:
+        self._saving[effect.record.update] = effect.record
+        self._state.emit(effect)
 
     def _turn_down(self, event: OfferReceived, judgement: Judgement) -> None:
         node, offer = event.node, event.offer
@@ -91,7 +94,7 @@ class UpdateReceiver:
         state, node, update = self._state, event.node, event.offer.update
         orphan = known.status is ReceiptStatus.STORED and update not in state.buffer.records
         if orphan and not state.paused:
-            self.adopt(_record(node, event.offer))
+            self._count(_record(node, event.offer))
         else:
             state.send(
                 node,
@@ -112,48 +115,36 @@ class UpdateReceiver:
         return False
 
     def chunk(self, event: ChunkReceived) -> None:
-        """Take one chunk in, and grant more when half of the window has arrived."""
+        """Have one chunk saved."""
         state, transfer = self._state, self.transfers.get(event.update)
         if state.paused or transfer is None or transfer.record.node != event.node:
             return
-        if transfer.arrival(event.index, event.body) is not Arrival.NEW:
-            return
-        transfer.bitmap.add(event.index)
-        transfer.since_grant += 1
-        self._tentative = (transfer, event.index)
-        self.transfers.touch(event.update, state.connected_s)
-        state.emit(StoreChunk(update=event.update, index=event.index, body=event.body))
-        if transfer.bitmap.complete:
-            self._store_transfer(transfer)
-        elif transfer.since_grant * 2 >= transfer.window:
-            self._grant(transfer)
+        if transfer.arrival(event.index, event.body) is Arrival.NEW:
+            self._saving[event.update] = transfer.record
+            state.emit(StoreChunk(update=event.update, index=event.index, body=event.body))
 
     def _grant(self, transfer: Transfer) -> None:
-        transfer.since_grant = 0
-        transfer.window = self.transfers.window(self._state.settings.window_chunks)
-        grant = Grant(
-            update=transfer.record.update,
-            bitmap=transfer.bitmap.to_bytes(),
-            window=transfer.window,
-        )
-        self._state.send(transfer.record.node, grant)
+        window = self.transfers.window(self._state.settings.window_chunks)
+        self._state.send(transfer.record.node, transfer.grant(window))
 
     def _store_transfer(self, transfer: Transfer) -> None:
-        transfer.storing = True
         self._state.note("transfer_complete", node=transfer.record.node, update=transfer.record.update)
-        self._storing[transfer.record.update] = transfer.record
-        self._state.emit(StoreTransfer(record=transfer.record))
+        self._save(StoreTransfer(record=transfer.record))
 
     def _drop(self, transfer: Transfer) -> None:
-        self.transfers.close(transfer.record.update)
-        self._state.registry.give(transfer.record.node)
+        self._close(transfer.record)
         self._state.emit(DropTransfer(update=transfer.record.update))
+
+    def _close(self, record: UpdateRecord) -> None:
+        """A transfer has come to its end; nothing happens where there is none."""
+        if self.transfers.close(record.update):
+            self._state.registry.give(record.node)
 
     def drop_idle(self) -> None:
         """Give up the transfers that stopped arriving; a complete one waits for the store, not for its node."""
         now = self._state.connected_s
         for transfer in self.transfers.idle(now):
-            if transfer.bitmap.complete:
+            if transfer.complete:
                 self.transfers.touch(transfer.record.update, now)
             else:
                 self._state.note("transfer_dropped", node=transfer.record.node, update=transfer.record.update)
@@ -161,20 +152,40 @@ class UpdateReceiver:
 
     # --- what the store answers -------------------------------------------------------------------------------------
 
+    def opened(self, event: TransferOpened) -> None:
+        """It is on disk that a large update arrives: its node may send."""
+        record = event.transfer.record
+        self._saving.pop(record.update, None)
+        self._state.registry.take(record.node)
+        self._grant(self.transfers.open(event.transfer, self._state.connected_s))
+
+    def chunk_stored(self, event: ChunkStored) -> None:
+        """A chunk is on disk: grant more when half of the window has arrived."""
+        self._saving.pop(event.update, None)
+        transfer = self.transfers.get(event.update)
+        if transfer is None:
+            return
+        transfer.take(event.index)
+        self.transfers.touch(event.update, self._state.connected_s)
+        if transfer.complete:
+            self._store_transfer(transfer)
+        elif transfer.wants_grant:
+            self._grant(transfer)
+
     def stored(self, update: UpdateId) -> None:
         """The update is on disk: receipt it, then let it count."""
-        record = self._storing.pop(update, None)
+        record = self._saving.pop(update, None)
         if record is None:
             return
         state, node = self._state, record.node
-        self.transfers.close(update)
+        self._close(record)
         state.note("update_stored", node=node, update=update, round=record.round, bytes=record.payload_bytes)
         state.registry.praise(node, record.train_s, record.payload_bytes)
         self._count(record)
 
     def rejected(self, event: UpdateRejected) -> None:
         """The frame did not hold what its header promised."""
-        record = self._storing.pop(event.update, None)
+        record = self._saving.pop(event.update, None)
         if record is None:
             return
         transfer = self.transfers.get(event.update)
@@ -185,55 +196,33 @@ class UpdateReceiver:
             self._drop(transfer)
             self._state.send(record.node, RetryAfter(update=record.update, seconds=BUSY_RETRY_S))
             return
-        self.transfers.close(event.update)
-        self._state.registry.give(record.node)
+        self._close(record)
         self.settle(record, ReceiptStatus.REFUSED, event.reason, detail=event.detail)
 
     def storage_failed(self, retry_s: float) -> None:
-        """Forget what did not reach the disk; nodes that can help are told when to offer again."""
-        for update, record in self._storing.items():
+        """What was asked for is not on the disk: nodes that can help are told when to offer again."""
+        for update, record in self._saving.items():
             transfer = self.transfers.get(update)
-            if transfer is not None:
-                transfer.storing = False
-            else:
-                self._state.registry.give(record.node)
+            if transfer is None or not transfer.complete:
                 self._state.send(record.node, RetryAfter(update=update, seconds=retry_s))
-        self._storing.clear()
-        if self._tentative is not None:
-            self._undo(*self._tentative, retry_s)
-        self._tentative = None
-
-    def _undo(self, transfer: Transfer, index: int | None, retry_s: float) -> None:
-        record = transfer.record
-        if index is None:
-            self.transfers.close(record.update)
-            self._state.registry.give(record.node)
-        else:
-            transfer.lose(index)
-        self._state.send(record.node, RetryAfter(update=record.update, seconds=retry_s))
+        self._saving.clear()
 
     def store_complete(self) -> None:
         """Store the transfers that are complete and were not stored: after a restart or a storage failure."""
-        for transfer in self.transfers.waiting():
-            if transfer.bitmap.complete:
+        for transfer in self.transfers:
+            if transfer.complete:
                 self._store_transfer(transfer)
 
     # --- verdicts ---------------------------------------------------------------------------------------------------
-
-    def adopt(self, record: UpdateRecord) -> None:
-        """An update that is stored, but in no version, and not in the buffer: let it count, or say that it cannot."""
-        self._state.registry.take(record.node)
-        self._count(record)
 
     def _count(self, record: UpdateRecord) -> None:
         """Put a stored update into the buffer, unless a new head has made it too old in the meantime."""
         state = self._state
         late = self._late(record)
         if late is not Reason.NONE:
-            state.registry.give(record.node)
             self.settle(record, ReceiptStatus.STALE, late, stored=True)
             return
-        state.buffer.add(record, state.connected_s)
+        state.buffer_update(record)
         self._receipt(record.node, record.update, ReceiptStatus.STORED)
         state.answered(record.node, record.round)
         self._spare(record.node)
@@ -252,7 +241,7 @@ class UpdateReceiver:
         state = self._state
         records = list(state.buffer.records.values())
         self._sweep_buffer([record for record in records if self._late(record) is not Reason.NONE])
-        for transfer in self.transfers.waiting():
+        for transfer in self.transfers:
             late = self._late(transfer.record)
             if late is not Reason.NONE:
                 self._drop(transfer)
@@ -261,8 +250,7 @@ class UpdateReceiver:
     def _sweep_buffer(self, late: list[UpdateRecord]) -> None:
         state = self._state
         for record in late:
-            del state.buffer.records[record.update]
-            state.registry.give(record.node)
+            state.discard(record)
             self.settle(record, ReceiptStatus.STALE, self._late(record), stored=True)
 
     def _late(self, record: UpdateRecord) -> Reason:

@@ -1,9 +1,11 @@
 """From a buffer to the next version: freezes the members, takes the result in, and asks for evaluations."""
 
+from dataclasses import dataclass
+
 from coordinator.engine.announcer import Announcer
 from coordinator.engine.early_stopping import Source
 from coordinator.engine.effects import CommitVersion, Evaluate, Note, RetainModels
-from coordinator.engine.events import CommitFailed, Evaluated, VersionCommitted
+from coordinator.engine.events import CommitFailed, Evaluated, ModelsRetained, VersionCommitted
 from coordinator.engine.round import CommitReason
 from coordinator.engine.state import MachineState
 from coordinator.engine.update_receiver import UpdateReceiver
@@ -13,6 +15,14 @@ from federation.types import ModelVersion
 
 EVALUATIONS_MAX = 16
 """Evaluations under way at most; when more are due, the newest is kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """Models that are kept beside the head's and its predecessor's."""
+
+    versions: frozenset[ModelVersion]
+    best: ModelVersion | None
 
 
 class Versions:
@@ -26,9 +36,8 @@ class Versions:
         self._head_is_new = True
         self._ended = False
         # What the store says, and not what the evaluations say now: a crash may have come between the two.
-        self._retained = (state.retained - {best}, best)
-        # After a failed save nothing is known to be retained, so it is said again.
-        self._retains, self._repeat_retained = bool(state.retained), False
+        self._retained = Retention(versions=state.retained - {best}, best=best)
+        self._asked: Retention | None = None
         self._evaluating: set[ModelVersion] = set()
         # A crash between commit and evaluation must not leave a hole: the head is evaluated again at the start.
         self._due: ModelVersion | None = None
@@ -72,12 +81,7 @@ class Versions:
         state, record = self._state, event.record
         self._members = ()
         self._head_is_new = True
-        state.head = record
-        state.recent[record.version] = record.digest
-        for version in [version for version in state.recent if version < state.oldest_base]:
-            del state.recent[version]
-        for update in state.buffer.remove([member.update for member in event.members], state.connected_s):
-            state.registry.give(update.node)
+        state.commit_head(record, event.members)
         for member in event.members:
             receipt = Receipt(run=state.run, update=member.update, status=ReceiptStatus.APPLIED, version=record.version)
             state.send(member.node, receipt)
@@ -90,14 +94,12 @@ class Versions:
         culprits = event.culprits or tuple(member.update for member in self._members)
         self._members = ()
         state.note("commit_failed", reason=event.reason.value, detail=event.detail, culprits=culprits)
-        for record in state.buffer.remove(culprits, state.connected_s):
-            state.registry.give(record.node)
+        for record in state.take_out(culprits):
             self._receiver.settle(record, ReceiptStatus.REFUSED, event.reason, stored=True, detail=event.detail)
 
-    def abort(self) -> None:
-        """What was to be saved did not reach the disk: a commit's members are still in the buffer."""
-        self._members = ()
-        self._repeat_retained = self._retains
+    def storage_failed(self) -> None:
+        """The disk has made no version, and keeps the models that it kept; both are asked for again."""
+        self._members, self._asked = (), None
 
     def sweep(self) -> None:
         """Once per head, and at the end: settle and call back what has become too old."""
@@ -109,19 +111,23 @@ class Versions:
         self._head_is_new = False
         self._receiver.sweep()
         self._announcer.cancel_older_than(ModelVersion(state.head.version + 1) if state.finished else state.oldest_base)
-        state.asked = len(state.assignments) + len(state.buffer.records)
+        state.recount_asked()
         state.close_rounds(all_of_them=True)
 
-    def retain(self, surveyed: frozenset[ModelVersion]) -> None:
-        """Keep the models of older versions that are still being evaluated, and of the best one."""
+    def retain(self, on_nodes: frozenset[ModelVersion]) -> None:
+        """Keep the models of older versions that are still being evaluated, here or ``on_nodes``, and of the best."""
         state = self._state
-        pending = frozenset(version for version in self._evaluating | surveyed if version < state.head.version)
-        wanted = (pending, state.progress.best)
-        if wanted != self._retained or self._repeat_retained:
-            self._retains, self._repeat_retained = True, False
-            state.emit(RetainModels(versions=pending, best=state.progress.best))
-            state.retained = pending if state.progress.best is None else pending | {state.progress.best}
-            self._retained = wanted
+        pending = frozenset(version for version in self._evaluating | on_nodes if version < state.head.version)
+        wanted = Retention(versions=pending, best=state.progress.best)
+        if wanted != (self._asked or self._retained):
+            self._asked = wanted
+            state.emit(RetainModels(versions=wanted.versions, best=wanted.best))
+
+    def retained(self, event: ModelsRetained) -> None:
+        """The store keeps these models."""
+        self._retained = Retention(versions=event.versions, best=event.best)
+        self._asked = None if self._asked == self._retained else self._asked
+        self._state.retain(event.versions, event.best)
 
     def evaluate(self) -> None:
         """Ask for the evaluation that is due, unless too many are under way."""

@@ -7,8 +7,8 @@ from typing import Protocol, assert_never
 from coordinator.engine.effects import (
     AcceptFailure,
     ClearModel,
+    CloseFederatedEvaluation,
     CloseRound,
-    CloseSurvey,
     CommitVersion,
     DropTransfer,
     Effect,
@@ -19,6 +19,7 @@ from coordinator.engine.effects import (
     PublishModel,
     PublishState,
     RetainModels,
+    SaveAttendance,
     SaveResult,
     SaveRound,
     SaveVerdict,
@@ -29,12 +30,17 @@ from coordinator.engine.effects import (
     StoreUpdate,
 )
 from coordinator.engine.events import (
+    AttendanceNotSaved,
+    AttendanceSaved,
+    ChunkStored,
     CommitFailed,
     Evaluated,
     Event,
+    FederatedEvaluationClosed,
+    ModelsRetained,
     ResultSaved,
     StorageFailed,
-    SurveyClosed,
+    TransferOpened,
     UpdateRejected,
     UpdateStored,
     VersionCommitted,
@@ -42,7 +48,7 @@ from coordinator.engine.events import (
 from coordinator.global_model.aggregation import Unusable
 from coordinator.global_model.committer import Committer
 from coordinator.global_model.update_checks import Examine, Refusal, check_update
-from coordinator.records import UpdateRecord
+from coordinator.records import Attendance, UpdateRecord
 from coordinator.runtime.publisher import ModelPublisher, Publisher
 from coordinator.runtime.traffic import Traffic
 from coordinator.storage.store import CoordinatorStore, Figures
@@ -164,8 +170,10 @@ class CoordinatorExecutor:
                 yield self._save_update(record, self._store.transfer_payload(record.update))
             case OpenTransfer(transfer=transfer):
                 self._store.open_transfer(transfer)
+                yield TransferOpened(transfer=transfer)
             case StoreChunk(update=update, index=index, body=body):
                 self._store.save_chunk(update, index, body)
+                yield ChunkStored(update=update, index=index)
             case DropTransfer(update=update):
                 self._store.drop_transfer(update)
             case SaveVerdict():
@@ -176,10 +184,13 @@ class CoordinatorExecutor:
                 yield from self._evaluate(version)
             case SaveResult(result=result):
                 yield ResultSaved(result=self._store.save_node_result(result))
-            case CloseSurvey(version=version):
-                yield SurveyClosed(evaluation=self._store.close_evaluation(version))
+            case CloseFederatedEvaluation(version=version):
+                yield FederatedEvaluationClosed(evaluation=self._store.close_evaluation(version))
             case RetainModels(versions=versions, best=best):
                 self._store.retain(versions, best)
+                yield ModelsRetained(versions=versions, best=best)
+            case SaveAttendance(attendance=attendance):
+                yield self._save_attendance(attendance)
             case PublishState() | PublishModel() | ClearModel() | PublishAnnouncement() | SendCommand():
                 self._publish(effect)
             case Note(event=event, fields=fields):
@@ -229,6 +240,14 @@ class CoordinatorExecutor:
         self._store.save_update(record, payload)
         self._parts.traffic.pulled(record.fetched_bytes)
         return UpdateStored(update=record.update)
+
+    def _save_attendance(self, attendance: Attendance) -> Event:
+        """It only tells: a full disk costs the figures, not the run."""
+        try:
+            self._store.save_attendance(attendance)
+        except StorageError:
+            return AttendanceNotSaved()
+        return AttendanceSaved(attendance=attendance)
 
     def _save_verdict(self, effect: SaveVerdict) -> None:
         self._store.save_verdict(effect.verdict, effect.record)

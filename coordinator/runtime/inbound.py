@@ -8,7 +8,7 @@ from coordinator.engine.events import (
     BrokerDisconnected,
     BrokerDropped,
     ChunkReceived,
-    CoordinatorStateHeard,
+    CoordinatorStateReceived,
     DeclineReceived,
     Evaluated,
     Event,
@@ -169,7 +169,7 @@ class Inbound:
                     return None  # unread: a node that is cut off here offers again
                 return self._node_message(topic, node, self._reader.decode(received.topic, received.payload))
             case CoordinatorStateTopic():
-                return CoordinatorStateHeard(state=self._own_state(received), retained=received.retained)
+                return CoordinatorStateReceived(state=self._own_state(received), retained=received.retained)
             case _:
                 return None
 

@@ -1,15 +1,16 @@
 """Runs the coordinator's machine against a store model that refuses every broken promise; makes transcripts."""
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from random import Random
 
 from coordinator.engine import effects, events
-from coordinator.engine.effects import Effect, Note
+from coordinator.engine.effects import Effect, Note, SaveAttendance
 from coordinator.engine.events import Event
 from coordinator.engine.machine import CoordinatorMachine
 from coordinator.engine.settings import EngineSettings
 from coordinator.records import (
+    Attendance,
     Member,
     NodeResult,
     NodesEvaluation,
@@ -112,6 +113,14 @@ class StoreModel:
     evaluated: dict[ModelVersion, dict[str, float]] = field(default_factory=dict)
     retained: frozenset[ModelVersion] = frozenset()
     best: ModelVersion | None = None
+    incarnations: dict[NodeId, Incarnation] = field(default_factory=dict)
+    attended: dict[NodeId, Counter[str]] = field(default_factory=dict)
+
+    def save_attendance(self, attendance: Attendance) -> None:
+        self.incarnations |= attendance.incarnations
+        for node, reasons in attendance.absences.items():
+            assert all(count > 0 for count in reasons.values()), "an absence that never was"
+            self.attended.setdefault(node, Counter()).update(reasons)
 
     def save_round(self, record: RoundRecord) -> None:
         known = self.rounds.get(record.round)
@@ -225,6 +234,7 @@ class Rig:
         self.now, self.epoch = 100.0, 1
         self.failing = self.failed = False
         self.failing_kinds: tuple[type, ...] = SAVES
+        self.full_for_attendance = False
         self.rejecting: Reason | None = None
         self.commit_failure: events.CommitFailed | None = None
         self.holding_commits = False
@@ -265,7 +275,7 @@ class Rig:
                 pending.extend(self._run(effect))
         return done
 
-    def _run(self, effect: Effect) -> list[Event]:  # noqa: PLR0912 - one branch per effect
+    def _run(self, effect: Effect) -> list[Event]:  # noqa: PLR0911, PLR0912 - one branch per effect
         match effect:
             case effects.SaveRound():
                 self.store.save_round(effect.record)
@@ -275,8 +285,10 @@ class Rig:
                 return [self._store(effect)]
             case effects.OpenTransfer():
                 self.store.transfers[effect.transfer.record.update] = effect.transfer
+                return [events.TransferOpened(transfer=effect.transfer)]
             case effects.StoreChunk():
                 self.store.save_chunk(effect.update, effect.index)
+                return [events.ChunkStored(update=effect.update, index=effect.index)]
             case effects.DropTransfer():
                 del self.store.transfers[effect.update]
             case effects.SaveVerdict():
@@ -287,10 +299,13 @@ class Rig:
                 self.evaluations.append(effect.version)
             case effects.SaveResult(result=result):
                 return [events.ResultSaved(result=self.store.save_result(result))]
-            case effects.CloseSurvey(version=version):
-                return [events.SurveyClosed(evaluation=self.store.close_survey(version))]
+            case effects.CloseFederatedEvaluation(version=version):
+                return [events.FederatedEvaluationClosed(evaluation=self.store.close_survey(version))]
+            case effects.SaveAttendance(attendance=attendance):
+                return [self._save_attendance(attendance)]
             case effects.RetainModels():
                 self.store.retain(effect.versions, effect.best)
+                return [events.ModelsRetained(versions=effect.versions, best=effect.best)]
             case effects.SendCommand(node=node, command=messages.EvaluationReceipt() as receipt):
                 saved = self.store.results.get((receipt.version, node))
                 assert receipt.status is ReceiptStatus.REFUSED or saved is not None, "said before it was saved"
@@ -301,6 +316,12 @@ class Rig:
             case _:
                 pass
         return []
+
+    def _save_attendance(self, attendance: Attendance) -> Event:
+        if self.full_for_attendance:
+            return events.AttendanceNotSaved()
+        self.store.save_attendance(attendance)
+        return events.AttendanceSaved(attendance=attendance)
 
     def _store(self, effect: effects.StoreUpdate | effects.StoreTransfer) -> Event:
         record = effect.record
@@ -355,7 +376,7 @@ class Rig:
             state = messages.CoordinatorState(
                 presence=presence, run=run, epoch=Epoch(epoch), protocol_min=1, protocol_max=1
             )
-        return self.tell(events.CoordinatorStateHeard(state=state, retained=retained))
+        return self.tell(events.CoordinatorStateReceived(state=state, retained=retained))
 
     def state(self, node: str, presence: Presence = Presence.ONLINE, **changes: object) -> list[Effect]:
         plain = NodeState(
@@ -401,8 +422,10 @@ class Rig:
         self.store.evaluated[ModelVersion(version)] = metrics
         return self.tell(events.Evaluated(version=ModelVersion(version), metrics=metrics))
 
-    def decline(self, node: str, round_id: int, retry_after_s: float = 0.0, run: RunId = RUN) -> list[Effect]:
-        decline = messages.Decline(run=run, round=RoundId(round_id), reason="busy", retry_after_s=retry_after_s)
+    def decline(
+        self, node: str, round_id: int, retry_after_s: float = 0.0, run: RunId = RUN, reason: str = "busy"
+    ) -> list[Effect]:
+        decline = messages.Decline(run=run, round=RoundId(round_id), reason=reason, retry_after_s=retry_after_s)
         return self.tell(events.DeclineReceived(node=NodeId(node), decline=decline))
 
     def starve(self, node: str, round_id: int) -> list[Effect]:
@@ -449,14 +472,15 @@ SAVES = (
     effects.SaveVerdict,
     effects.CommitVersion,
     effects.SaveResult,
-    effects.CloseSurvey,
+    effects.CloseFederatedEvaluation,
     effects.RetainModels,
 )
 
 
 def transcript(effects: list[Effect], *, notes: bool = False) -> list[str]:
-    """One short line per effect, notes left out."""
-    return [_line(effect) for effect in effects if notes or not isinstance(effect, Note)]
+    """One short line per effect; notes and what only figures come of are left out."""
+    shown = [effect for effect in effects if not isinstance(effect, SaveAttendance)]
+    return [_line(effect) for effect in shown if notes or not isinstance(effect, Note)]
 
 
 def _line(effect: Effect) -> str:  # noqa: PLR0911, PLR0912 - one branch per effect
@@ -495,10 +519,12 @@ def _line(effect: Effect) -> str:  # noqa: PLR0911, PLR0912 - one branch per eff
         case effects.SaveResult(result=result):
             late = "" if result.counted else " too late"
             return f"save result of {result.node} for {result.version}{late}"
-        case effects.CloseSurvey():
+        case effects.CloseFederatedEvaluation():
             return f"close evaluation of {effect.version}"
         case effects.RetainModels():
             return f"retain {sorted(effect.versions)} best {effect.best}"
+        case effects.SaveAttendance():
+            return "save attendance"
         case effects.Note():
             return f"note {effect.event}"
         case effects.AcceptFailure():

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from coordinator.engine.early_stopping import Goal, Source, StoppingSettings
-from coordinator.engine.settings import SurveySettings
+from coordinator.engine.settings import FederatedEvaluationSettings
 from coordinator.global_model.committer import CommitterSettings
 from coordinator.records import Member, NodeResult, NodesEvaluation, RecoveredState, RoundRecord, UpdateRecord, Verdict
 from coordinator.runtime.executor import CoordinatorExecutor
@@ -176,7 +176,7 @@ def test_a_busy_loop_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "busy loop in coordinator" in violations(small_scenario(patience_s=5.0, faults_s=5.0))
 
 
-SURVEYED = replace(ENGINE, survey=SurveySettings(every=1))
+SURVEYED = replace(ENGINE, federated_evaluation=FederatedEvaluationSettings(every=1))
 
 
 class UnweightedDisk(CoordinatorDisk):

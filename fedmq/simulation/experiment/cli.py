@@ -13,7 +13,7 @@ from rich.table import Table
 from coordinator.config.sections import CoordinatorConfig
 from coordinator.config.settings import committer_settings, engine_settings, strategy_name, uses_controls
 from coordinator.engine.early_stopping import Source, StoppingSettings
-from coordinator.engine.settings import SurveySettings
+from coordinator.engine.settings import FederatedEvaluationSettings
 from federation.errors import ConfigError
 from federation.protocol.cohort import COHORT_NODES_MAX
 from federation.task import TaskContext
@@ -42,7 +42,9 @@ def _experiment(options: TrainOptions, config: CoordinatorConfig) -> Experiment:
     per_round, every = options.per_round or options.nodes, options.evaluate_every or 0
     # The experiment evaluates by itself, as the coordinator would; simulated nodes evaluate nothing.
     engine = engine_settings(config)
-    engine = replace(engine, versions=options.rounds or 0, evaluate_every=0, survey=SurveySettings())
+    engine = replace(
+        engine, versions=options.rounds or 0, evaluate_every=0, federated_evaluation=FederatedEvaluationSettings()
+    )
     _check_stopping(engine.stopping, every)
     if per_round > COHORT_NODES_MAX:
         if config.round.buffer is not None:

@@ -20,7 +20,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from coordinator.engine.settings import EngineSettings, SurveySettings
+from coordinator.engine.settings import EngineSettings, FederatedEvaluationSettings
 from coordinator.global_model.committer import CommitterSettings
 from coordinator.global_model.downlink import DownlinkSettings
 from coordinator.strategies.strategy import StrategySettings, make_strategy
@@ -71,7 +71,9 @@ def random_scenario(seed: int) -> Scenario:
         seed=seed,
         nodes=nodes,
         task=task,
-        engine=replace(_engine(rng, nodes, strategy, task), survey=_survey(seed, nodes), signed=_signed(seed)),
+        engine=replace(
+            _engine(rng, nodes, strategy, task), federated_evaluation=_survey(seed, nodes), signed=_signed(seed)
+        ),
         committer=CommitterSettings(strategy=make_strategy(StrategySettings(name=strategy)), downlink=downlink),
         node=NodeSettings(node=NodeId("node"), task=task, chunk_bytes=chunk_bytes, outbox_max=rng.choice((1, 2, 16))),
         faults=_faults(rng),
@@ -112,10 +114,10 @@ def _engine(rng: random.Random, nodes: int, strategy: str, task: str) -> EngineS
     )
 
 
-def _survey(seed: int, nodes: int) -> SurveySettings:
+def _survey(seed: int, nodes: int) -> FederatedEvaluationSettings:
     """Drawn apart, so that a seed's other choices are those that it has always had."""
     rng = random.Random(f"campaign/{seed}/survey")  # noqa: S311 - a simulation, not a secret
-    return SurveySettings(
+    return FederatedEvaluationSettings(
         every=rng.choice((0, 1, 1, 3)), fraction=rng.choice((0.3, 1.0)), nodes_min=rng.randint(1, nodes)
     )
 

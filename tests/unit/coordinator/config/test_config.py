@@ -175,7 +175,7 @@ def test_stopping_listens_to_the_evaluations_that_are_made() -> None:
     assert engine_settings(config(evaluation__every=0, evaluation__nodes_every=2)).stopping.source is Source.NODES
     both = config(evaluation__nodes_every=2, stopping__on="nodes", stopping__patience=3, stopping__metric="f1")
     assert engine_settings(both).stopping == StoppingSettings(source=Source.NODES, patience=3, metric="f1")
-    assert engine_settings(both).survey.every == 2
+    assert engine_settings(both).federated_evaluation.every == 2
 
 
 def test_stopping_that_waits_for_evaluations_that_nobody_makes_names_the_setting() -> None:

@@ -5,7 +5,7 @@ import pytest
 from coordinator.engine import effects
 from coordinator.engine.early_stopping import Source, StoppingSettings
 from coordinator.engine.federated_evaluation import RETURN_S
-from coordinator.engine.settings import EngineSettings, SurveySettings
+from coordinator.engine.settings import EngineSettings, FederatedEvaluationSettings
 from coordinator.records import NodesEvaluation
 from federation.protocol.cohort import NOBODY, evaluates
 from federation.protocol.limits import INT64_MAX
@@ -17,7 +17,9 @@ NODES = ("ann", "bob", "cid", "dan")
 
 
 def surveying(*, every: int = 1, fraction: float = 1.0, nodes_min: int = 1, **changes: object) -> EngineSettings:
-    return engine(survey=SurveySettings(every=every, fraction=fraction, nodes_min=nodes_min), **changes)
+    return engine(
+        federated_evaluation=FederatedEvaluationSettings(every=every, fraction=fraction, nodes_min=nodes_min), **changes
+    )
 
 
 def at_version_one(settings: EngineSettings | None = None, nodes: tuple[str, ...] = NODES) -> Rig:
@@ -270,7 +272,7 @@ def test_a_finished_run_waits_for_its_last_evaluation_and_then_leaves() -> None:
 
 def stopping(patience: int, source: Source = Source.NODES, **changes: object) -> EngineSettings:
     settings = StoppingSettings(source=source, patience=patience)
-    return engine(survey=SurveySettings(every=1), stopping=settings, **changes)
+    return engine(federated_evaluation=FederatedEvaluationSettings(every=1), stopping=settings, **changes)
 
 
 def one_round(rig: Rig, accuracy: float) -> None:

@@ -7,7 +7,8 @@ from coordinator.engine.announcer import round_seed
 from coordinator.engine.assignments import LEASE_RESTARTS_MAX
 from coordinator.engine.effects import Note, PublishAnnouncement, SendCommand
 from coordinator.engine.events import MessageRefused
-from coordinator.engine.machine import FINISH_WAIT_S, STORAGE_RETRY_MAX_S
+from coordinator.engine.machine import FINISH_WAIT_S
+from coordinator.engine.storage_pause import STORAGE_RETRY_MAX_S
 from coordinator.engine.transfers import TRANSFER_IDLE_S
 from coordinator.engine.versions import EVALUATIONS_MAX
 from coordinator.records import Member, RoundRecord, TransferRecord, UpdateRecord, Verdict
@@ -305,14 +306,31 @@ def test_a_complete_transfer_is_stored_after_the_pause_without_its_node() -> Non
     rig.failing, rig.failing_kinds = True, (effects.StoreTransfer,)
     rig.chunk("ann", "0-ann", 0, b"0123")
     rig.chunk("ann", "0-ann", 1, b"4567")
-    rig.tell(events.ChunkReceived(node=ANN, update=UpdateId("0-ann"), index=2, body=b"89"))
+    assert transcript(rig.chunk("ann", "0-ann", 2, b"89")) == ["store chunk 2 of 0-ann", "accept failure"]
     assert rig.get("paused")
     rig.failing = False
-    rig.store.transfers[UpdateId("0-ann")] = TransferRecord(
-        record=record_of("ann", 0), chunk_bytes=4, arrived=frozenset({0, 1})
-    )
-    rig.wait(1.0)
-    assert transcript(rig.chunk("ann", "0-ann", 2, b"89"))[1:] == ["store 0-ann", "tell ann stored 0-ann"]
+    assert transcript(rig.wait(1.0))[-2:] == ["store 0-ann", "tell ann stored 0-ann"]
+
+
+def test_an_answer_about_a_transfer_that_has_ended_changes_nothing() -> None:
+    rig = Rig(engine(max_wait_s=1e9))
+    rig.start("ann", "bob")
+    assert rig.tell(events.ChunkStored(update=UpdateId("0-ann"), index=0)) == []
+    assert rig.tell(events.UpdateStored(update=UpdateId("0-ann"))) == []
+
+
+def test_nothing_is_decided_while_the_disk_is_asked() -> None:
+    """A lease ends while an offer is handled: whether the offer counts is known before anybody else is asked."""
+    rig = Rig(engine(concurrency=1, buffer=1, refill=1, nodes_min=1))
+    rig.start("ann", "bob")
+    rig.now += rig.settings.lease_s
+    (asked,) = rig.store.rounds[RoundId(0)].nodes
+    assert transcript(rig.offer(asked, 0))[:3] == [
+        f"store 0-{asked}",
+        f"tell {asked} stored 0-{asked}",
+        f"close {asked} in round 0",
+    ]
+    assert rig.store.rounds[RoundId(1)].version == 1
 
 
 def test_a_failing_transfer_from_before_a_restart_is_tried_again_after_the_pause() -> None:

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from coordinator.engine import events
-from coordinator.engine.settings import SurveySettings
+from coordinator.engine.settings import FederatedEvaluationSettings
 from federation.protocol.messages import Activity, Presence, Reason
 from federation.types import ModelVersion, NodeId, RoundId, UpdateId
 from tests.rigs.coordinator_rig import SAVES, Rig, digest_of, engine, offer_of
@@ -22,7 +22,12 @@ SHAPES = {
     "fedbuff": engine(concurrency=3, buffer=2, refill=1, nodes_min=1, max_staleness=1, per_node_quota=2),
     "selective": engine(concurrency=4, buffer=2, refill=4, nodes_min=1, transfers_max=1, settle_s=0.5),
     "evaluated": engine(
-        concurrency=3, buffer=2, refill=1, nodes_min=1, evaluate_every=1, survey=SurveySettings(every=1, nodes_min=2)
+        concurrency=3,
+        buffer=2,
+        refill=1,
+        nodes_min=1,
+        evaluate_every=1,
+        federated_evaluation=FederatedEvaluationSettings(every=1, nodes_min=2),
     ),
     "short": engine(concurrency=2, buffer=2, refill=2, nodes_min=1, versions=3),
 }

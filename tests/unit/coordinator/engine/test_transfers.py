@@ -43,12 +43,21 @@ def test_a_chunk_has_its_place_and_its_size(index: int, body: bytes, arrival: Ar
     assert transfer.arrival(index, body) is arrival
 
 
-def test_a_lost_chunk_is_missing_again() -> None:
+def test_what_is_on_disk_is_granted_no_more() -> None:
+    """FED-46, FED-47."""
     transfer = Transfers((SAVED,)).get(UPDATE)
     assert transfer is not None
-    transfer.bitmap.add(0)
-    transfer.lose(2)
-    assert transfer.bitmap.missing() == (1, 2)
+    transfer.grant(2)
+    assert not transfer.wants_grant
+    transfer.take(0)
+    assert transfer.wants_grant
+    granted = transfer.grant(2)
+    assert (granted.update, granted.bitmap, granted.window) == (UPDATE, transfer.bitmap.to_bytes(), 2)
+    assert 0 in transfer.bitmap
+    assert not transfer.wants_grant
+    for index in transfer.bitmap.missing():
+        transfer.take(index)
+    assert transfer.complete
 
 
 @pytest.mark.parametrize(
@@ -82,10 +91,7 @@ def test_all_windows_together_fit_the_queue_of_a_broker_that_drops_what_is_beyon
     assert transfers.window(32) == 1
 
 
-def test_a_transfer_that_is_being_stored_does_not_wait() -> None:
-    transfers = Transfers((SAVED,))
-    transfer = transfers.get(UPDATE)
-    assert transfer is not None
-    assert transfers.waiting() == (transfer,)
-    transfer.storing = True
-    assert transfers.waiting() == ()
+def test_transfers_may_end_while_they_are_gone_through() -> None:
+    transfers = Transfers((SAVED, replace(SAVED, record=replace(RECORD, update=UpdateId("9-bob")))))
+    assert [transfers.close(transfer.record.update) for transfer in transfers] == [True, True]
+    assert [transfers.close(UPDATE), *transfers] == [False]

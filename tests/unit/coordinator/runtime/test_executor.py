@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from coordinator.engine import effects, events
 from coordinator.engine.effects import CommitVersion, Effect, StoreUpdate
-from coordinator.engine.events import Event, UpdateRejected, UpdateStored
+from coordinator.engine.events import ChunkStored, Event, TransferOpened, UpdateRejected, UpdateStored
 from coordinator.global_model.aggregation import AggregateLimits
 from coordinator.global_model.committer import CommitterSettings
-from coordinator.records import Member, RoundRecord, TransferRecord, Verdict
+from coordinator.records import Attendance, Member, RoundRecord, TransferRecord, Verdict
 from coordinator.runtime.executor import CoordinatorExecutor, Evaluator, ExecutorParts, NoEvaluator
 from coordinator.runtime.publisher import CONTROL_BYTES_MAX
 from coordinator.storage.memory_store import MemoryStore
@@ -34,7 +34,7 @@ from federation.protocol.messages import (
 from federation.protocol.topics import Topics
 from federation.protocol.wire import decode_message
 from federation.testing import FakeClock
-from federation.types import Digest, Epoch, FederationId, ModelVersion, NodeId, RoundId, RunId, UpdateId
+from federation.types import Digest, Epoch, FederationId, Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from tests.rigs.model_values import ARRAYS, MANIFEST, Arrived, arrived, committer, initialised, update, with_codec
 from update_codec import CodecSpec, Manifest, Vectors, encode, inspect
 
@@ -68,6 +68,10 @@ class FullStore(MemoryStore):
     def save_round(self, record: RoundRecord) -> None:
         self._check()
         super().save_round(record)
+
+    def save_attendance(self, attendance: Attendance) -> None:
+        self._check()
+        super().save_attendance(attendance)
 
     def commit(self, commit: object) -> None:
         self._check()
@@ -197,7 +201,10 @@ def test_a_large_update_is_assembled_from_its_chunks() -> None:
         effects.StoreChunk(update=sent.record.update, index=0, body=sent.payload[:half]),
         effects.StoreTransfer(record=sent.record),
     )
-    assert answered == [UpdateStored(update=sent.record.update)]
+    opened, *stored = answered
+    assert opened == TransferOpened(transfer=TransferRecord(record=sent.record, chunk_bytes=half))
+    update_id = sent.record.update
+    assert stored == [*(ChunkStored(update=update_id, index=index) for index in (1, 0)), UpdateStored(update=update_id)]
     assert bench.store.payload(sent.record.update) == sent.payload
 
 
@@ -299,6 +306,19 @@ def test_a_failed_save_holds_up_no_stop() -> None:
     record = RoundRecord(round=RoundId(0), version=ModelVersion(0), nodes=(), cohort=NOBODY)
     bench.run(effects.SaveRound(record=record), effects.Stop(reason="requested"))
     assert bench.executor.stopped
+
+
+def test_attendance_is_saved_and_a_full_disk_costs_only_its_figures() -> None:
+    bench = Bench()
+    seen = Attendance(incarnations={NodeId("a"): Incarnation(3)}, absences={NodeId("a"): {"self": 1, "event": 2}})
+    bench.store.full = True
+    assert bench.run(effects.SaveAttendance(attendance=seen)) == [events.AttendanceNotSaved()]
+    bench.run(effects.PublishAnnouncement(announcement=announcement()))
+    assert bench.control.topics() == ["round"]
+    bench.store.full = False
+    assert bench.run(effects.SaveAttendance(attendance=seen)) == [events.AttendanceSaved(attendance=seen)]
+    (known,) = bench.store.participation()
+    assert (known.attended.incarnation, known.attended.absences) == (3, {"self": 1, "event": 2})
 
 
 def test_a_commit_on_a_full_disk_can_be_repeated() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from coordinator.engine import events
-from coordinator.engine.events import BrokerDropped, CoordinatorStateHeard, MessageRefused
+from coordinator.engine.events import BrokerDropped, CoordinatorStateReceived, MessageRefused
 from coordinator.records import Verdict
 from coordinator.runtime.connections import DROPPED_TOPIC
 from coordinator.runtime.inbound import Inbound
@@ -130,9 +130,9 @@ def test_what_stands_in_the_coordinators_own_topic_is_heard() -> None:
         presence=Presence.ONLINE, run=RunId("0" * 16), epoch=Epoch(3), protocol_min=1, protocol_max=1
     )
     heard = Bench().hear(TOPICS.coordinator_state, encode_message(state))
-    assert heard == CoordinatorStateHeard(state=state)
+    assert heard == CoordinatorStateReceived(state=state)
     for body in (b"", b"junk", encode_message(STATE)):
-        assert Bench().hear(TOPICS.coordinator_state, body) == CoordinatorStateHeard(state=None)
+        assert Bench().hear(TOPICS.coordinator_state, body) == CoordinatorStateReceived(state=None)
 
 
 class Seal:
@@ -155,7 +155,7 @@ def test_with_a_key_only_what_it_has_signed_speaks_in_our_name() -> None:
         (Writer(TOPICS, Seal()).encode(TOPICS.round, state), None),
     ):
         heard = inbound.translate(MessageReceived(topic=topic, payload=payload))
-        assert heard == CoordinatorStateHeard(state=believed)
+        assert heard == CoordinatorStateReceived(state=believed)
 
 
 def test_what_the_broker_has_dropped_is_a_number_or_nothing() -> None:
