@@ -17,11 +17,8 @@ from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import Committer, first_commit
 from coordinator.global_model.initial import InitialRequest, initial_model, initial_model_apart
 from coordinator.global_model.update_checks import payload_limit
-from coordinator.monitoring.lookout import WatchedMachine
 from coordinator.monitoring.report import build_report
-from coordinator.monitoring.run_progress import write_stopping
-from coordinator.monitoring.tally import Tally
-from coordinator.monitoring.why import WaitingFile
+from coordinator.monitoring.state_files import StatusFile, StoppingRule, WatchedMachine, read_incidents
 from coordinator.records import RecoveredState
 from coordinator.runtime.central_evaluation import EvaluationWorker, LazyTask
 from coordinator.runtime.connections import coordinator_will, open_connections
@@ -64,7 +61,11 @@ FLUSH_S = 2.0
 
 
 def run_coordinator(
-    config: CoordinatorConfig, report: Path | None = None, *, incidents: Incidents | None = None
+    config: CoordinatorConfig,
+    report: Path | None = None,
+    *,
+    incidents: Incidents | None = None,
+    inbox: Inbox | None = None,
 ) -> int:
     """Run the coordinator until it is told to stop, or the run is over; returns the exit code.
 
@@ -72,6 +73,7 @@ def run_coordinator(
         config: All settings.
         report: Where the report goes at the end, also after Ctrl-C; None is nowhere.
         incidents: Counts what is refused, here and elsewhere; None is the state folder's.
+        inbox: Where everything arrives; None is one that nobody else writes to.
 
     Raises:
         ConfigError: A setting, a certificate or the task's name is wrong.
@@ -80,32 +82,38 @@ def run_coordinator(
         TransportError: The broker refuses us for good.
     """
     configure_log(json=config.log.as_json, level=config.log.level)
-    plan = _Plan(config=config, engine=engine_settings(config), address=broker_address(config.broker))
+    plan = _Plan(
+        config=config,
+        engine=engine_settings(config),
+        address=broker_address(config.broker),
+        inbox=queue.Queue(INBOX_ITEMS_MAX) if inbox is None else inbox,
+        incidents=Incidents(read_incidents(config.store.folder)) if incidents is None else incidents,
+    )
     store = SqliteStore(config.store.folder, audit_versions=config.store.audit_versions)
     store.wait_later()
     try:
-        return _run(plan, store, report, Incidents(config.store.folder) if incidents is None else incidents)
+        return _run(plan, store, report)
     finally:
         store.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """The configuration after all checks."""
+    """The configuration after all checks, and what is shared with others."""
 
     config: CoordinatorConfig
     engine: EngineSettings
     address: BrokerAddress
+    inbox: Inbox
+    incidents: Incidents
 
 
-def _run(plan: _Plan, store: SqliteStore, report: Path | None, incidents: Incidents) -> int:
-    config, log = plan.config, get_log("coordinator")
+def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
+    config, inbox, log = plan.config, plan.inbox, get_log("coordinator")
     _tell_alarms(store)
     task = LazyTask(lambda: _build_task(config))
     _ensure_model(config, store, task)
-    inbox: Inbox = queue.Queue(INBOX_ITEMS_MAX)
     recovered = store.recovered(recent=plan.engine.max_staleness + 1)
-    write_stopping(config.store.folder, plan.engine.stopping, versions=plan.engine.versions)
     committer = Committer(store, recovered.head, committer_settings(config))
     _check_controls(config, committer)
     most = plan.engine.payload_bytes_max or payload_limit(committer.manifest)
@@ -117,14 +125,14 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None, incidents: Incide
     commits = GroupCommit(store, connections.control, connections.data)
     executor = _executor(config, commits, committer, store, worker, signer=trust.signer)
     machine = _machine(config, replace(plan.engine, payload_bytes_max=most), recovered)
-    watched = _lookout(config.store.folder, machine, commits)
+    watched = _watched(plan, machine, commits)
     inbound = Inbound(
         _topics(config),
         store,
         executor.traffic,
         executor.broker_connected,
         verifier=trust.verifier,
-        incidents=incidents,
+        incidents=plan.incidents,
         signer=trust.signer,
     )
     log.info("coordinator_started", run=store.run, epoch=store.epoch, version=recovered.head.version, pid=os.getpid())
@@ -138,7 +146,6 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None, incidents: Incide
                 ).run()
         finally:
             connections.close(timeout_s=FLUSH_S)
-            incidents.save()
             watched.close()
         log.info("coordinator_stopped", reason=executor.stop_reason)
         _check_fenced(executor.stop_reason, config, store)
@@ -155,9 +162,10 @@ def _machine(config: CoordinatorConfig, engine: EngineSettings, recovered: Recov
     return CoordinatorMachine(engine, recovered, selector=selector, rng=random.SystemRandom().random)
 
 
-def _lookout(folder: Path, machine: CoordinatorMachine, commits: GroupCommit) -> WatchedMachine:
-    watchers = (Tally(folder, machine.counters), WaitingFile(folder, machine.snapshot))
-    return WatchedMachine(machine, commits.settle, MonotonicClock().now, watchers)
+def _watched(plan: _Plan, machine: CoordinatorMachine, commits: GroupCommit) -> WatchedMachine:
+    rule = StoppingRule(settings=plan.engine.stopping, versions=plan.engine.versions)
+    status = StatusFile(plan.config.store.folder, machine.snapshot, plan.incidents.counts, rule)
+    return WatchedMachine(machine, commits.settle, MonotonicClock().now, status)
 
 
 def _evaluate_head(worker: EvaluationWorker | None, committer: Committer, store: SqliteStore) -> None:
@@ -235,7 +243,7 @@ def _build_task(config: CoordinatorConfig) -> Task:
     return scaffolded(task) if uses_controls(config) else task
 
 
-def _executor(  # noqa: PLR0913 - the parts that the root has made
+def _executor(
     config: CoordinatorConfig,
     commits: GroupCommit,
     committer: Committer,

@@ -119,13 +119,15 @@ def run(  # noqa: PLR0913 - one parameter per option is how the library declares
     if config is None or not config.is_dir():
         raise ConfigError("--with-broker", "needs --config with the folder of coordinator init", source="command line")
     from coordinator.enrolment.broker import FleetBroker  # noqa: PLC0415
+    from coordinator.monitoring.state_files import read_incidents  # noqa: PLC0415
     from coordinator.runtime.incidents import Incidents, count_denied  # noqa: PLC0415
     from federation.runtime.log import configure_log  # noqa: PLC0415
+    from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox  # noqa: PLC0415
 
     configure_log(json=settings.log.as_json, level=settings.log.level)
-    incidents = Incidents(settings.store.folder)
-    with FleetBroker(config / "broker", partial(count_denied, incidents)):
-        raise typer.Exit(run_coordinator(settings, report, incidents=incidents))
+    incidents, inbox = Incidents(read_incidents(settings.store.folder)), Inbox(INBOX_ITEMS_MAX)
+    with FleetBroker(config / "broker", partial(count_denied, incidents, inbox)):
+        raise typer.Exit(run_coordinator(settings, report, incidents=incidents, inbox=inbox))
 
 
 def status(
@@ -157,7 +159,8 @@ def status(
 
 def why(*, config: ConfigOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Say what the coordinator waits for, for whom and since when."""
-    from coordinator.monitoring.why import explain, read_waiting  # noqa: PLC0415
+    from coordinator.monitoring.state_files import read_waiting  # noqa: PLC0415
+    from coordinator.monitoring.why import explain  # noqa: PLC0415
 
     waiting = read_waiting(_state_folder(config, state))
     typer.echo(json.dumps(asdict(waiting)) if as_json else explain(waiting))

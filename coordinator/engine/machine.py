@@ -84,11 +84,6 @@ class CoordinatorMachine:
             dues.append(state.clock.when(self._evaluation.ends()))
         return min((due for due in dues if due is not None), default=None)
 
-    @property
-    def counters(self) -> Mapping[str, int]:
-        """What has happened so often since the start."""
-        return self._state.counters
-
     def snapshot(self) -> Mapping[str, object]:
         """Where the machine stands, as plain data: at most `NAMES_MAX` names, whatever the fleet."""
         state = self._state

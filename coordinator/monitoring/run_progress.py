@@ -1,22 +1,19 @@
 """How a run stands: its best version, and how far early stopping is; for ``coordinator status``.
 
 The evaluations and the best version are in the store. What counts as better, and for how long the run waits for it, the
-coordinator tells at its start by a file beside the store.
+coordinator tells in its status file.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from coordinator.engine.early_stopping import EarlyStopping, Goal, Source, StoppingSettings
-from coordinator.storage.files import write_beside
+from coordinator.engine.early_stopping import EarlyStopping, Source, StoppingSettings
+from coordinator.monitoring.state_files import StoppingRule, read_stopping
 from coordinator.storage.read_only import ReadOnlyStore
 from federation.types import ModelVersion
 
-__all__ = ["Best", "RunProgress", "read_run_progress", "run_progress_lines", "run_progress_row", "write_stopping"]
-
-STOPPING = "stopping.json"
+__all__ = ["Best", "RunProgress", "read_run_progress", "run_progress_lines", "run_progress_row"]
 
 WHOSE: Mapping[Source, str] = {Source.CENTRAL: "the coordinator's evaluations", Source.NODES: "evaluations on nodes"}
 
@@ -57,11 +54,6 @@ class RunProgress:
     stopped_early: bool
 
 
-def write_stopping(folder: Path, settings: StoppingSettings, *, versions: int) -> None:
-    """Remember the settings of the coordinator that starts now. They only explain: a full disk is no reason to stop."""
-    write_beside(folder, STOPPING, {"versions": versions, "stopping": asdict(settings)})
-
-
 def read_run_progress(folder: Path) -> RunProgress | None:
     """How the run of this state folder stands; None where nothing is evaluated and nothing waits for evaluations.
 
@@ -71,7 +63,8 @@ def read_run_progress(folder: Path) -> RunProgress | None:
     with ReadOnlyStore(folder) as store:
         found = {Source.CENTRAL: store.evaluated(), Source.NODES: _surveyed(store)}
         best, head = store.best(), store.head() or 0
-    settings, versions = _settings(folder, Source.CENTRAL if found[Source.CENTRAL] else Source.NODES)
+    rule = read_stopping(folder) or _unsaid(Source.CENTRAL if found[Source.CENTRAL] else Source.NODES)
+    settings = rule.settings
     progress, evaluations = _replay(settings, found[settings.source])
     if not evaluations and not settings.patience:
         return None
@@ -82,7 +75,7 @@ def read_run_progress(folder: Path) -> RunProgress | None:
         evaluations=evaluations,
         waited=progress.waited,
         patience=settings.patience,
-        stopped_early=progress.exhausted and not 0 < versions <= head,
+        stopped_early=progress.exhausted and not 0 < rule.versions <= head,
     )
 
 
@@ -107,6 +100,11 @@ def run_progress_lines(run_progress: RunProgress) -> Iterable[str]:
         yield f"early stopping: {waited} evaluations without improvement ({whose})"
 
 
+def _unsaid(source: Source) -> StoppingRule:
+    """The defaults, where no coordinator has said its settings."""
+    return StoppingRule(settings=StoppingSettings(source=source), versions=0)
+
+
 def _surveyed(store: ReadOnlyStore) -> dict[ModelVersion, Mapping[str, float]]:
     return {survey.version: survey.metrics for survey in store.evaluated_on_nodes() if survey.closed}
 
@@ -126,15 +124,3 @@ def _best(version: ModelVersion | None, metric: str, metrics: Mapping[str, float
         if version is not None and metric in metrics
         else None
     )
-
-
-def _settings(folder: Path, otherwise: Source) -> tuple[StoppingSettings, int]:
-    """Of the last coordinator that started, and its ``round.versions``; the defaults where no file says them."""
-    try:
-        content = json.loads((folder / STOPPING).read_text(encoding="utf-8"))
-        given = content["stopping"]
-        goal = None if given["goal"] is None else Goal(given["goal"])
-        settings = StoppingSettings(**{**given, "source": Source(given["source"]), "goal": goal})
-        return settings, int(content["versions"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return StoppingSettings(source=otherwise), 0

@@ -16,8 +16,7 @@ from rich.table import Table
 from coordinator.monitoring.curves import CurveKind, CurvePoint, curve_row, newest_by_node, read_curves
 from coordinator.monitoring.report import participation_row, version_figures
 from coordinator.monitoring.run_progress import read_run_progress, run_progress_lines, run_progress_row
-from coordinator.monitoring.tally import read_tally
-from coordinator.runtime.incidents import read_incidents
+from coordinator.monitoring.state_files import read_counters, read_incidents
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import Participation, VersionRow
 from federation.protocol.messages import ReceiptStatus
@@ -46,7 +45,7 @@ def read_status(folder: Path) -> dict[str, object]:
         **run_progress_row(read_run_progress(folder)),
         "nodes": [participation_row(node) for node in nodes],
         "incidents": read_incidents(folder),
-        "counters": read_tally(folder),
+        "counters": read_counters(folder),
     }
 
 
@@ -117,7 +116,7 @@ def _tables(folder: Path) -> Group:
     more = [_incident_table(incidents)] if incidents else []
     run_progress = read_run_progress(folder)
     said = () if run_progress is None else run_progress_lines(run_progress)
-    return Group(_version_table(versions), *said, "", _node_table(nodes), *more, _counts(read_tally(folder)))
+    return Group(_version_table(versions), *said, "", _node_table(nodes), *more, _counts(read_counters(folder)))
 
 
 def _counts(counters: Mapping[str, int]) -> str:

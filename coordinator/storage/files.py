@@ -1,11 +1,8 @@
 """The files of the coordinator's store: their names, and what is in them."""
 
-import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
-from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
@@ -14,7 +11,6 @@ from safetensors import SafetensorError
 from coordinator.storage.store import ModelState
 from federation.errors import StorageError
 from federation.protocol.messages import ModelPart
-from federation.storage.folder import write_file
 from federation.storage.sqlite import SqliteError
 from federation.types import ModelVersion
 from update_codec import Vectors
@@ -27,7 +23,6 @@ __all__ = [
     "part_file",
     "payload_file",
     "reading",
-    "write_beside",
 ]
 
 
@@ -89,9 +84,3 @@ def reading(what: str) -> Iterator[None]:
         yield
     except (SqliteError, OSError, KeyError, ValueError, SafetensorError) as error:
         raise StorageError(f"the {what} cannot be read: {error}") from error
-
-
-def write_beside(folder: Path, name: str, content: object) -> None:
-    """Replace a JSON file at once, or not at all: a full disk is no reason to stop."""
-    with contextlib.suppress(OSError):
-        write_file(folder / name, json.dumps(content).encode(), durable=False)

@@ -9,8 +9,7 @@ PACKAGES = ("coordinator", "edge_node", "federation", "fedmq", "compression/upda
 WALL_CLOCKS = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}
 
 MAY_READ_IT = {
-    "coordinator/monitoring/why.py": "since when, for a person",
-    "coordinator/monitoring/tally.py": "when it was written, for a person",
+    "coordinator/monitoring/state_files.py": "since when, for a person",
     "coordinator/storage/sqlite_store.py": "when the run began, for a person",
     "coordinator/monitoring/doctor.py": "certificates, and whether the clock was ever set",
     "edge_node/setup/doctor.py": "certificates, and whether the clock was ever set",

@@ -14,7 +14,8 @@ import pytest
 from coordinator.artifacts.export import export_model
 from coordinator.monitoring.curves import CurveKind, read_curves
 from coordinator.monitoring.run_progress import read_run_progress
-from coordinator.monitoring.why import explain, read_waiting
+from coordinator.monitoring.state_files import read_waiting
+from coordinator.monitoring.why import explain
 from coordinator.storage.sqlite_store import SqliteStore
 from federation.runtime.local_broker import LocalBroker
 from federation.types import ModelVersion

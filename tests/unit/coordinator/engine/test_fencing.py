@@ -106,6 +106,6 @@ def test_messages_that_the_broker_drops_are_an_alarm() -> None:
         [],
         ["note broker_drops"],
     ]
-    assert rig.machine.counters == {"broker_dropped": 5}
+    assert rig.get("counters") == {"broker_dropped": 5}
     rig.tell(events.BrokerDropped(total=1))  # the broker has been restarted
     assert transcript(rig.tell(events.BrokerDropped(total=2)), notes=True) == ["note broker_drops"]

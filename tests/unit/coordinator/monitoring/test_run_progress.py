@@ -8,13 +8,15 @@ import pytest
 
 from coordinator.engine.early_stopping import Goal, Source, StoppingSettings
 from coordinator.monitoring import status
-from coordinator.monitoring.run_progress import STOPPING, Best, read_run_progress, write_stopping
+from coordinator.monitoring.run_progress import Best, read_run_progress
+from coordinator.monitoring.state_files import STATUS, StoppingRule
 from coordinator.records import NodeResult, RoundRecord
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import Figures
 from federation.protocol.cohort import NOBODY
 from federation.types import ModelVersion, NodeId, RoundId
 from tests.rigs.model_values import arrived, committer, initialised, update
+from tests.rigs.status_values import snapshot, status_file
 
 
 @pytest.fixture
@@ -34,6 +36,11 @@ def found(store: SqliteStore, accuracies: Sequence[float], best: int) -> None:
         committer(store).commit([sent.member], "full", Figures())
         store.save_evaluation(ModelVersion(version), {"accuracy": accuracy})
         store.retain([], ModelVersion(best) if best <= version else None)
+
+
+def write_stopping(folder: Path, settings: StoppingSettings, *, versions: int) -> None:
+    """A coordinator has started with these settings."""
+    status_file(folder, snapshot, stopping=StoppingRule(settings=settings, versions=versions)).write()
 
 
 def shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
@@ -113,8 +120,9 @@ def test_the_nodes_evaluations_are_the_ones_that_count_where_the_settings_say_so
 def test_a_disk_that_is_full_or_a_file_that_is_damaged_is_borne(store: SqliteStore, tmp_path: Path) -> None:
     found(store, [0.75], best=1)
     write_stopping(tmp_path / "absent", StoppingSettings(), versions=1)
-    for text in ("", "[]", "{}", '{"versions": 1, "stopping": {"source": "elsewhere", "goal": null}}'):
-        (tmp_path / STOPPING).write_text(text)
+    wrong = '{"stopping": {"versions": 1, "stopping": {"source": "elsewhere", "goal": null}}}'
+    for text in ("", "[]", "{}", wrong):
+        (tmp_path / STATUS).write_text(text)
         run_progress = read_run_progress(tmp_path)
         assert run_progress is not None
         assert run_progress.best == Best(version=ModelVersion(1), metric="accuracy", value=0.75)

@@ -1,0 +1,241 @@
+"""One file beside the store, ``status.json``: what a coordinator tells the commands that only read.
+
+It says what the coordinator waits for, what it has counted since its start, whom it has refused, and when it stops. It
+only explains: a full disk is no reason to stop, and a folder without it is read as well as it can be. Releases before
+this one wrote each part into a file of its own; these are read where there is no newer one.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from coordinator.engine.early_stopping import Goal, Source, StoppingSettings
+from coordinator.engine.effects import Effect
+from coordinator.engine.events import Event
+from federation.errors import StorageError
+from federation.runtime.driver import Machine
+from federation.storage.folder import lock_holder, write_file
+
+__all__ = [
+    "StatusFile",
+    "StoppingRule",
+    "Waiting",
+    "WatchedMachine",
+    "read_counters",
+    "read_incidents",
+    "read_stopping",
+    "read_waiting",
+]
+
+STATUS = "status.json"
+STATUS_BYTES_MAX = 16 << 20
+
+FORMER: Mapping[str, str] = {
+    "waiting": "waiting.json",
+    "counters": "counters.json",
+    "incidents": "incidents.json",
+    "stopping": "stopping.json",
+}
+"""Each part's own file in the releases before, with the same content; the counts were one level deeper."""
+
+PAUSE_S = 0.5
+"""The file is written this often at most, in seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoppingRule:
+    """When a run ends: with so many versions (0 is never), or early."""
+
+    settings: StoppingSettings
+    versions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """The last thing that a coordinator said about its waiting; the wall clock, which tells the ages, is for people.
+
+    Attributes:
+        fields: Reason, nodes and counts.
+        since_s: For how long it has waited for this, in seconds.
+        said_s: How long ago it said so, in seconds.
+        pid: The coordinator's process; None when none is running.
+    """
+
+    fields: Mapping[str, object]
+    since_s: float
+    said_s: float
+    pid: str | None
+
+
+class StatusFile:
+    """The only writer.
+
+    Args:
+        folder: The state folder.
+        snapshot: Where the machine stands.
+        incidents: What was refused so far, by kind, by sender.
+        stopping: When this run ends.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        snapshot: Callable[[], Mapping[str, Any]],
+        incidents: Callable[[], Mapping[str, Mapping[str, int]]],
+        stopping: StoppingRule,
+    ) -> None:
+        self._folder, self._snapshot, self._incidents = folder, snapshot, incidents
+        self._stopping = {"versions": stopping.versions, "stopping": asdict(stopping.settings)}
+        self._told: Mapping[str, Any] = {}
+        self._since = time.time()
+        self._next_s = 0.0
+        self._pending = False
+
+    def look(self, now: float) -> None:
+        """Write what has changed, or remember to; ``now`` is in monotonic seconds."""
+        self._pending = now < self._next_s
+        if not self._pending:
+            self._next_s = now + PAUSE_S
+            self.write()
+
+    def due(self) -> float | None:
+        """When to look again, in monotonic seconds; None when nothing happened since the last look."""
+        return self._next_s if self._pending else None
+
+    def write(self) -> None:
+        """Write at once, where something has changed."""
+        snapshot, before = self._snapshot(), self._told
+        fields = _fields(snapshot)
+        told = {"fields": fields, "counters": dict(snapshot["counters"]), "incidents": self._incidents()}
+        if told == before:
+            return
+        if not before or any(fields[key] != before["fields"][key] for key in ("reason", "version")):
+            self._since = time.time()
+        self._told = told
+        content = {
+            "waiting": {"since": self._since, "at": time.time(), "fields": fields},
+            "counters": told["counters"],
+            "incidents": told["incidents"],
+            "stopping": self._stopping,
+        }
+        with contextlib.suppress(OSError):
+            write_file(self._folder / STATUS, json.dumps(content).encode(), durable=False)
+            if not before:
+                # Nobody writes them any more: left behind, they would only mislead.
+                for name in FORMER.values():
+                    (self._folder / name).unlink(missing_ok=True)
+
+
+def _fields(snapshot: Mapping[str, Any]) -> Mapping[str, object]:
+    waiting = {key: value for key, value in snapshot["waiting_for"].items() if key != "since"}
+    return {key: snapshot[key] for key in ("version", "live", "buffered", "online")} | waiting
+
+
+class WatchedMachine:
+    """The machine for the driver, with a wake-up for what is to be told although nothing happens any more.
+
+    Args:
+        machine: Decides.
+        settle: What the driver does before it acknowledges.
+        now: Monotonic seconds.
+        status: Tells where the machine stands.
+    """
+
+    def __init__(
+        self, machine: Machine[Event, Effect], settle: Callable[[], None], now: Callable[[], float], status: StatusFile
+    ) -> None:
+        self._machine, self._settle, self._now, self._status = machine, settle, now, status
+
+    def handle(self, event: Event | None, now: float) -> Sequence[Effect]:
+        """Let the machine handle it; without an event it does only what is due."""
+        return self._machine.handle(event, now)
+
+    def deadline(self) -> float | None:
+        """When the machine or the file wants to be called, in monotonic seconds."""
+        dues = (self._machine.deadline(), self._status.due())
+        return min((due for due in dues if due is not None), default=None)
+
+    def settle(self) -> None:
+        """Settle, then tell.
+
+        Raises:
+            StorageError: The disk has failed.
+        """
+        self._settle()
+        self._status.look(self._now())
+
+    def close(self) -> None:
+        """Tell everything a last time."""
+        self._status.write()
+
+
+# --- for the commands that only read --------------------------------------------------------------------------------
+
+
+def read_waiting(folder: Path) -> Waiting:
+    """What the coordinator of this state folder waits for.
+
+    Raises:
+        StorageError: No coordinator has run there, or the file cannot be read.
+    """
+    content = _part(folder, "waiting")
+    try:
+        fields, at = dict(content["fields"]), float(content["at"])
+        since = float(content.get("since", at))
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{folder} does not say; has a coordinator run with this store?") from error
+    now = time.time()
+    return Waiting(fields=fields, since_s=max(0.0, now - since), said_s=max(0.0, now - at), pid=lock_holder(folder))
+
+
+def read_counters(folder: Path) -> Mapping[str, int]:
+    """What the last coordinator has counted since its start; nothing where that cannot be read."""
+    content = _part(folder, "counters")
+    try:
+        return {str(name): int(count) for name, count in content.items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}
+
+
+def read_incidents(folder: Path) -> Mapping[str, Mapping[str, int]]:
+    """What was refused by kind, by sender, over all starts; nothing where that cannot be read."""
+    content = _part(folder, "incidents")
+    try:
+        return {
+            str(sender): {str(kind): int(count) for kind, count in kinds.items()} for sender, kinds in content.items()
+        }
+    except (ValueError, TypeError, AttributeError):
+        return {}
+
+
+def read_stopping(folder: Path) -> StoppingRule | None:
+    """When the run of the last coordinator ends; None where that cannot be read."""
+    content = _part(folder, "stopping")
+    try:
+        given = content["stopping"]
+        goal = None if given["goal"] is None else Goal(given["goal"])
+        settings = StoppingSettings(**{**given, "source": Source(given["source"]), "goal": goal})
+        return StoppingRule(settings=settings, versions=int(content["versions"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _part(folder: Path, name: str) -> Any:
+    """One part, as JSON has it; None where nothing can be read."""
+    content = _json(folder / STATUS)
+    if isinstance(content, dict) and name in content:
+        return content[name]
+    former = _json(folder / FORMER[name])
+    return former.get("counters") if name == "counters" and isinstance(former, dict) else former
+
+
+def _json(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            return json.loads(file.read(STATUS_BYTES_MAX))
+    except (OSError, ValueError):
+        return None
