@@ -6,7 +6,7 @@ level, which never goes to a topic: a broker that is started with the coordinato
 """
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 from federation.protocol.schema import ID_PATTERN
 from federation.protocol.topics import Topics
@@ -19,8 +19,13 @@ BROKER_LOG: Final = "$SYS/broker/log/"
 STRANGER: Final = "unknown"
 LINE_CHARS_MAX: Final = 1_024
 
-Incident = tuple[str, str]
-"""Who, and what."""
+
+class Incident(NamedTuple):
+    """Who tried what they may not."""
+
+    who: str
+    what: str
+
 
 _SUBSCRIBED: Final = "M/subscribe"
 _TLS_FAILED: Final = r"(?:Client connection from \S+ failed|OpenSSL Error\[0\]): error:[^:]*:SSL routines:[^:]*:"
@@ -43,18 +48,22 @@ def incident_of(topic: str, payload: bytes, topics: Topics) -> Incident | None:
     line = re.sub(r"^\d+: ", "", line)
     if topic.removeprefix(BROKER_LOG) == _SUBSCRIBED:
         who, _, asked = line.partition(" ")
-        return None if _may_subscribe(who, asked.partition(" ")[2], topics) else (_name(who), "foreign_subscription")
+        return (
+            None
+            if _may_subscribe(who, asked.partition(" ")[2], topics)
+            else Incident(_name(who), "foreign_subscription")
+        )
     for pattern, kind in _LINES:
         found = pattern.search(line)
         if found is not None:
-            return _name(found.groupdict().get("who")), kind
+            return Incident(_name(found.groupdict().get("who")), kind)
     return None
 
 
 def denied_publish(line: str) -> Incident | None:
     """The same of a line of its standard error: only what no topic says."""
     found = _DENIED.search(line[:LINE_CHARS_MAX])
-    return None if found is None else (_name(found["who"]), "denied_publish")
+    return None if found is None else Incident(_name(found["who"]), "denied_publish")
 
 
 def _may_subscribe(who: str, topic_filter: str, topics: Topics) -> bool:

@@ -136,7 +136,7 @@ class Inbound:
         if received.topic.startswith(BROKER_LOG):
             incident = incident_of(received.topic, received.payload, self._topics)
             if incident is not None:
-                self._incidents.count(*incident)
+                self._incidents.count(incident.who, incident.what)
             return None
         if received.topic == DROPPED_TOPIC:
             body = received.payload[:DROPPED_DIGITS_MAX]

@@ -50,6 +50,6 @@ def count_denied(incidents: Incidents, inbox: Inbox, line: str) -> None:
     found = denied_publish(line)
     if found is None:
         return
-    incidents.count(*found)
+    incidents.count(found.who, found.what)
     if inbox.empty():  # whoever waits for the loop already will see the count told, too
         inbox.put_nowait(InboxItem(event=None))
