@@ -8,17 +8,21 @@ case of the lossless codec. Mosquitto runs with its own default limits, except f
 
 import argparse
 import random
+import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.control_latency import measure_latencies
 from benchmarks.large_run import COORDINATOR, LargePlan, LargeRun, integer, moment_s, received_in_vain_bytes, running
-from benchmarks.raw_chunks import missing_tools, raw_rate, write_lines
 from benchmarks.table import Figure, show
 from coordinator.storage.read_only import ReadOnlyStore
 from federation.protocol.limits import CHUNK_BYTES
@@ -30,6 +34,41 @@ MIB = 1 << 20
 DEFAULT_LIMITS: Mapping[str, str] = {}
 PATIENCE_S = 0.02
 """How often the link's byte count is looked at, in seconds."""
+RAW_TOPIC = "raw/chunks"
+RAW_LIMIT_S = 120.0
+"""The reference for throughput is ``mosquitto_pub`` into ``mosquitto_sub``: as many bytes in such chunks at QoS 1."""
+
+
+def missing_tools() -> str | None:
+    """Why nothing can be measured here; None when it can."""
+    absent = [name for name in ("mosquitto_pub", "mosquitto_sub") if shutil.which(name) is None]
+    return f"{' and '.join(absent)} not installed (package mosquitto-clients)" if absent else None
+
+
+def write_lines(file: Path, payload_bytes: int, chunk_bytes: int) -> int:
+    """Write noise as lines of one chunk each, the messages of ``mosquitto_pub -l``; returns how many."""
+    chunks = -(-payload_bytes // chunk_bytes)
+    noise = np.random.default_rng(0).integers(33, 127, (chunks, chunk_bytes + 1), dtype=np.uint8)
+    noise[:, -1] = ord("\n")
+    file.write_bytes(noise.tobytes())
+    return chunks
+
+
+def raw_rate(broker: LocalBroker, file: Path, chunks: int) -> float:
+    """Bytes per second from the first publish to the last delivery."""
+    publish, listen = str(shutil.which("mosquitto_pub")), str(shutil.which("mosquitto_sub"))
+    where = ["-V", "5", "-h", broker.host, "-p", str(broker.port), "-t", RAW_TOPIC, "-q", "1"]
+    subprocess.run([publish, *where, "-r", "-m", "ready"], check=True)
+    with subprocess.Popen([listen, *where, "-C", str(chunks + 1), "-F", "%t"], stdout=subprocess.PIPE) as listening:
+        assert listening.stdout is not None  # noqa: S101 - it is a pipe
+        listening.stdout.readline()  # the retained one: it has subscribed
+        began_s = time.monotonic()
+        with file.open("rb") as lines:
+            subprocess.run([publish, *where, "-l"], stdin=lines, check=True)
+        listening.communicate(timeout=RAW_LIMIT_S)
+        seconds = time.monotonic() - began_s
+    subprocess.run([publish, *where, "-r", "-n"], check=True)
+    return file.stat().st_size / seconds
 
 
 @dataclass(slots=True)

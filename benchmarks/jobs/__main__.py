@@ -17,8 +17,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.jobs.kept import keep, kept_rows
-from benchmarks.jobs.row import Row, as_markdown
+from benchmarks.jobs.row import Row, as_markdown, keep, kept_rows
 from federation.errors import TaskError
 
 BEGIN, END = "<!-- jobs: begin -->\n", "<!-- jobs: end -->\n"

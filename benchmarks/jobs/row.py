@@ -1,9 +1,16 @@
-"""One line of the jobs table, and the table as Markdown."""
+"""One line of the jobs table, the table as Markdown, and the file of the rows that are done.
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+What a run of some jobs does not measure stays in the table.
+"""
 
-__all__ = ["Row", "as_markdown"]
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+__all__ = ["Row", "as_markdown", "keep", "kept_rows"]
+
+_FILE = "rows.json"
 
 HEAD = ("job", "model, data", "nodes and setting", "ran in", "figure", "bar", "plain PyTorch, same run", "", "measured")
 
@@ -59,3 +66,21 @@ def as_markdown(rows: Iterable[Row]) -> str:
     """A Markdown table."""
     lines = [HEAD, tuple("---" for _ in HEAD), *(row.cells() for row in rows)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def kept_rows(folder: Path) -> dict[str, list[Row]]:
+    """The newest rows of each job; none where nothing has run."""
+    try:
+        text = (folder / _FILE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    return {name: [Row(**row) for row in rows] for name, rows in json.loads(text).items()}
+
+
+def keep(folder: Path, name: str, rows: Sequence[Row]) -> Sequence[Row]:
+    """Replace the rows of one job, and give them back."""
+    kept = kept_rows(folder) | {name: list(rows)}
+    new = folder / f"{_FILE}.new"
+    new.write_text(json.dumps({job: [asdict(row) for row in own] for job, own in kept.items()}, indent=1) + "\n")
+    new.replace(folder / _FILE)
+    return rows

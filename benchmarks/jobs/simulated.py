@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 from torch.nn import functional
 
 from benchmarks.algorithm_offline import HARDER, OUTAGES, SETTING, run_offline
 from benchmarks.jobs.har_choice import CHOSEN
-from benchmarks.jobs.pictures import draw_digit, draw_losses
 from benchmarks.jobs.plain import PlainJob, percent_right, run_plain, together
 from benchmarks.jobs.row import Row
 from federation.task import TaskContext
@@ -21,12 +22,15 @@ from federation.tasks.registry import load_task
 from federation.tasks.training.local_data import as_tensor
 from federation.tasks.training.torch_task import TorchTask
 from fedmq.simulation.experiment.cli import TrainOptions, build_experiment
-from fedmq.simulation.experiment.experiment import Result
+from fedmq.simulation.experiment.experiment import Experiment, Result
 
 __all__ = ["SIMULATED"]
 
 SEEDS = (0, 1, 2)
 SIMULATOR = "simulator"
+
+DIGIT = 7
+"""Which row of J3's test is shown."""
 
 
 def j0(data: Path, out: Path) -> Iterator[Row]:
@@ -249,3 +253,46 @@ def _plain(name: str, data: Path, nodes: int, widths: tuple[int, ...], **setting
         tests=tuple(as_tensor(array) for array in task.test_data()),  # type: ignore[arg-type]  # two of them
         **({"learning_rate": 0.1} | settings),
     )
+
+
+def draw_losses(experiment: Experiment, out: Path, title: str) -> None:
+    """One line per node: mean training loss over the versions it took part in."""
+    figure = Figure(figsize=(8.4, 4.8), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    versions = experiment.figures
+    for node in range(experiment.plan.nodes):
+        points = [(each.version, each.losses[node]) for each in versions if node in each.losses]
+        colour = colormaps["tab10"](node % 10)
+        axes.plot(*zip(*points, strict=True), lw=1.1, color=colour, label=experiment.names[node])
+    axes.set_title(title, loc="left")
+    axes.set_xlabel("model version")
+    axes.set_ylabel("mean training loss (cross-entropy, nats)")
+    axes.set_ylim(bottom=0)
+    axes.grid(color="#e5e7eb", lw=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False)
+    figure.savefig(out)
+
+
+def draw_digit(experiment: Experiment, out: Path) -> None:
+    """The picture, and how sure the last model is of each class."""
+    context = experiment.pool.context
+    task = experiment.pool.server
+    assert isinstance(task, TorchTask)  # noqa: S101 - the job's own
+    images, labels = task.test_data()
+    parameters = experiment.manifest.unflatten(experiment.coordinator.model)
+    logits = np.asarray(task.predict(parameters, images[DIGIT : DIGIT + 1]))[0]
+    shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    figure = Figure(figsize=(7.2, 3.4), dpi=150, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
+    left.imshow(images[DIGIT].reshape(28, 28), cmap="gray_r")
+    left.set_title(f"test digit {DIGIT}: it is a {labels[DIGIT]}", loc="left")
+    left.set_axis_off()
+    right.bar(range(10), shares, color=["#2563eb" if each == shares.argmax() else "#cbd5e1" for each in range(10)])
+    right.set_title(f"prediction: {shares.argmax()} ({shares.max():.1%}), {context.node_count} nodes", loc="left")
+    right.set_xticks(range(10))
+    right.set_xlabel("digit")
+    right.set_ylabel("probability")
+    right.set_ylim(0, 1)
+    right.spines[["top", "right"]].set_visible(False)
+    figure.savefig(out)

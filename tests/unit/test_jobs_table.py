@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.jobs.__main__ import BEGIN, END, ORDER, main, write_table
-from benchmarks.jobs.kept import keep, kept_rows
-from benchmarks.jobs.row import Row, as_markdown
+from benchmarks.jobs.row import Row, as_markdown, keep, kept_rows
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "jobs.md"
