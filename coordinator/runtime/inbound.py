@@ -1,5 +1,6 @@
 """From what a transport received to the machine's events: parsed, checked, and with the store's verdict at hand."""
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Final, cast
 
@@ -21,7 +22,6 @@ from coordinator.engine.events import (
 from coordinator.runtime.broker_log import BROKER_LOG, STRANGER, incident_of
 from coordinator.runtime.connections import CONTROL, DROPPED_TOPIC
 from coordinator.runtime.incidents import Incidents
-from coordinator.runtime.rate_limit import RateLimit
 from coordinator.runtime.traffic import Traffic
 from coordinator.storage.store import CoordinatorStore
 from federation.errors import (
@@ -56,9 +56,17 @@ from federation.protocol.wire import decode_message, split_signature
 from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
 from federation.types import NodeId
 
-__all__ = ["Inbound"]
+__all__ = ["Inbound", "RateLimit"]
 
 DROPPED_DIGITS_MAX = 18
+
+MESSAGES_PER_S = 500.0
+"""Births, offers, declines and telemetry of one node; a node with nothing to train sends a tenth of it."""
+
+BURST_MESSAGES = 1_000.0
+"""What may come at once, such as everything that waited while the coordinator was away."""
+
+NODES_MAX = 100_000
 
 
 INCIDENTS: Final[Mapping[type[RemoteProtocolError], str]] = {
@@ -204,6 +212,30 @@ class Inbound:
                 return ProgressReceived(node=node, progress=message)
             case _:
                 raise MalformedMessage(_misplaced(message))
+
+
+class RateLimit:
+    """One node's share of the coordinator's attention: what comes faster is dropped before it is read (a token bucket).
+
+    Chunks are not counted: they are granted, and one that was not is dropped for less than counting it would cost.
+
+    Args:
+        now: Monotonic seconds.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._left: dict[NodeId, tuple[float, float]] = {}
+
+    def admits(self, node: NodeId) -> bool:
+        """Take one message of a node; False when it has sent too many."""
+        now = self._now()
+        left, since = self._left.get(node, (BURST_MESSAGES, now))
+        left = min(BURST_MESSAGES, left + (now - since) * MESSAGES_PER_S)
+        if node not in self._left and len(self._left) >= NODES_MAX:
+            self._left.clear()  # names were invented: whoever can do that is not held up by a bucket of one name
+        self._left[node] = (max(0.0, left - 1.0), now)
+        return left >= 1.0
 
 
 def _misplaced(message: Message) -> str:

@@ -16,7 +16,7 @@ import pytest
 from coordinator.enrolment.federation import Fleet
 from coordinator.enrolment.folder import FleetFolder
 from coordinator.enrolment.texts import FleetPlan
-from coordinator.runtime.rate_limit import BURST_MESSAGES
+from coordinator.runtime.inbound import BURST_MESSAGES
 from edge_node.app import node_trust
 from edge_node.config import read_config
 from edge_node.setup.join import install

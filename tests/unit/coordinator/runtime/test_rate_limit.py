@@ -1,6 +1,6 @@
 """A node that sends too much is cut off, and nobody else is."""
 
-from coordinator.runtime.rate_limit import BURST_MESSAGES, MESSAGES_PER_S, NODES_MAX, RateLimit
+from coordinator.runtime.inbound import BURST_MESSAGES, MESSAGES_PER_S, NODES_MAX, RateLimit
 from federation.types import NodeId
 
 LOUD, QUIET = NodeId("loud"), NodeId("quiet")
