@@ -1,10 +1,8 @@
 """Only monotonic time decides: the wall clock, which jumps, is read where it tells people something."""
 
 import ast
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-PACKAGES = ("coordinator", "edge_node", "federation", "fedmq", "compression/update_codec")
+from tests.rigs.source_tree import files, shown, tree
 
 WALL_CLOCKS = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}
 
@@ -22,15 +20,15 @@ MAY_READ_IT = {
 def readers() -> set[str]:
     """Files that call a wall clock, by name or through its module."""
     found = set()
-    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for path in files():
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 owner = node.func.value
                 name = (
                     owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
                 )
                 if (name, node.func.attr) in WALL_CLOCKS:
-                    found.add(str(path.relative_to(ROOT)))
+                    found.add(shown(path))
     return found
 
 
