@@ -11,9 +11,12 @@ from hypothesis import HealthCheck, settings
 from federation.runtime import local_broker
 from federation.runtime.local_broker import LocalBroker
 from tests.rigs.container_broker import ContainerBroker, broker_image
+from tests.rigs.warm_start import WarmProcess
 
 _DATA_DEFAULT = Path(__file__).parents[2] / "shared" / "data"
 _LEAVE_WAIT_S = 5.0
+HELPERS: set[int] = set()
+"""Process ids of children that live as long as we do."""
 
 # What these two measure is how busy the machine is: timings are benchmarks here, not tests.
 settings.register_profile("fedmq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -41,6 +44,15 @@ def data_dir() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def warm_process() -> Iterator[WarmProcess]:
+    """From which our programs are forked; started by the first test of this worker that starts one."""
+    with WarmProcess() as warm:
+        HELPERS.add(warm.process.pid)
+        yield warm
+    HELPERS.clear()
+
+
 @pytest.fixture(autouse=True)
 def no_process_is_left() -> Iterator[None]:
     """Fail the test that leaves a child process behind, and end that process."""
@@ -59,16 +71,21 @@ def _children() -> set[psutil.Process]:
     """Our descendants. Two looks for each of thousands of tests: the kernel's own list first, where it has one."""
     try:
         lists = list(Path("/proc/self/task").glob("*/children"))
-        if lists and not any(listed.read_text() for listed in lists):
+        if lists and not any(_has_family(int(pid)) for listed in lists for pid in listed.read_text().split()):
             return set()
     except OSError:
         pass  # a kernel without these lists, or a thread that has just ended
     return set(psutil.Process().children(recursive=True))
 
 
+def _has_family(pid: int) -> bool:
+    """Whether a child is no helper, or has a child of its own."""
+    return pid not in HELPERS or any(listed.read_text() for listed in Path(f"/proc/{pid}/task").glob("*/children"))
+
+
 def _is_helper(child: psutil.Process) -> bool:
-    """The resource tracker of `multiprocessing` lives as long as the interpreter, by design."""
-    return "multiprocessing.resource_tracker" in _describe(child)
+    """What lives as long as we do, by design: the warm process, and the resource tracker of `multiprocessing`."""
+    return child.pid in HELPERS or "multiprocessing.resource_tracker" in _describe(child)
 
 
 def _describe(child: psutil.Process) -> str:

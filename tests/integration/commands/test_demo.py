@@ -29,6 +29,7 @@ def descendants_of(marker: str) -> list[str]:
     return found
 
 
+@pytest.mark.cold
 def test_a_federation_with_a_killed_node_reaches_its_last_version_and_reports(tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     done = demo(["--nodes", "3", "--rounds", "6", "--report", str(file)])
@@ -54,6 +55,7 @@ def test_json_prints_one_object_and_nothing_else(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["nodes"] == 2
 
 
+@pytest.mark.cold
 def test_ctrl_c_stops_everything_and_leaves_no_process_behind(tmp_path: Path) -> None:
     environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     command = [*DEMO, "--nodes", "2", "--rounds", "1000", "--no-chaos"]

@@ -60,6 +60,7 @@ def test_what_is_installed_exists(tmp_path: Path) -> None:
 
 
 @pytest.mark.broker
+@pytest.mark.cold
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_demo_draws_its_pictures(tmp_path: Path) -> None:
@@ -71,6 +72,7 @@ def test_the_demo_draws_its_pictures(tmp_path: Path) -> None:
 
 
 @pytest.mark.broker
+@pytest.mark.cold
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_own_table_is_learned(tmp_path: Path) -> None:
@@ -82,6 +84,7 @@ def test_the_own_table_is_learned(tmp_path: Path) -> None:
 
 
 @pytest.mark.broker
+@pytest.mark.cold
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_two_machines_train_one_model_that_is_seen_and_exported(tmp_path: Path) -> None:
