@@ -12,6 +12,8 @@ MINUTES ?= 10
 FRAMES ?= 1000000
 TESTS ?=
 BROKER_TESTS ?= tests/contract/test_transport.py tests/integration/transport/test_mqtt.py tests/integration/transport/test_mqtt_identity.py tests/integration/roles/test_coordinator.py tests/integration/roles/test_edge_node.py tests/integration/roles/test_recovery.py tests/integration/commands/test_coordinator_doctor.py tests/integration/commands/test_edge_node_doctor.py
+# Without compiled files each worker rewrites every assertion again, and each program compiles all that it imports.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt deploy/setup.sh | cksum | cut -d' ' -f1)
 
 help: ## This list
@@ -35,7 +37,7 @@ broker: ## A Mosquitto container on this machine (docker or podman), until Ctrl-
 	@deploy/containers/broker.sh
 
 test: $(STAMP) ## All tests but the slow campaigns
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(TESTS)
+	@$(PYTEST) -n 2 --dist loadgroup $(TESTS)
 
 test-container: $(STAMP) ## Build the images, run a federation in them, and the integration tests against the broker's
 	@FEDMQ_CONTAINER_BUILD=1 $(BIN)/python -m pytest -m container $(TESTS)
@@ -58,7 +60,7 @@ imports: $(STAMP)
 
 coverage: $(STAMP) ## The tests, and 100 % branch coverage where the design asks for it
 	@rm -f .coverage .coverage.*
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report= $(TESTS)
+	@$(PYTEST) -n 2 --dist loadgroup --cov --cov-report= $(TESTS)
 	@$(BIN)/coverage report --fail-under=100 --show-missing --include='federation/protocol/*,*/update_codec/*,coordinator/engine/machine.py,coordinator/engine/round.py,coordinator/global_model/aggregation.py,edge_node/engine/machine.py'
 
 bench: $(STAMP) ## The figures of the README, printed with their bars (minutes)
