@@ -3,10 +3,9 @@
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-PACKAGES = ("coordinator", "edge_node", "federation", "fedmq", "compression/update_codec")
+from tests.rigs.source_tree import files, shown, tree
+
 ROOMS = ("federation/storage/", "coordinator/storage/", "edge_node/storage/")
 """Where SQL may stand."""
 
@@ -25,9 +24,8 @@ SQL = re.compile(
 
 def sources() -> Iterator[tuple[str, ast.AST]]:
     """Every module of the packages, with its name from the root."""
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            yield str(path.relative_to(ROOT)), ast.parse(path.read_text(encoding="utf-8"))
+    for path in files():
+        yield shown(path), tree(path)
 
 
 def imported(tree: ast.AST) -> set[str]:
