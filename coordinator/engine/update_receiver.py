@@ -18,8 +18,8 @@ _STATUS = {Ruling.STALE: ReceiptStatus.STALE, Ruling.REFUSED: ReceiptStatus.REFU
 class UpdateReceiver:
     """Takes updates in; whatever ends here frees the node's slot.
 
-    What the disk is asked for changes nothing until it has answered. An open transfer counts in its node's quota, as an
-    update in the buffer does.
+    What the disk is asked for changes nothing until it has answered; the driver hands its answers over before the next
+    message. An open transfer counts in its node's quota, as an update in the buffer does.
     """
 
     def __init__(self, state: MachineState, recovered: tuple[TransferRecord, ...]) -> None:
