@@ -19,7 +19,7 @@ from coordinator.global_model.initial import InitialRequest, initial_model, init
 from coordinator.global_model.update_checks import payload_limit
 from coordinator.monitoring.report import build_report
 from coordinator.monitoring.state_files import StatusFile, StoppingRule, WatchedMachine, read_incidents
-from coordinator.records import RecoveredState
+from coordinator.records import RecoveredState, VersionRecord
 from coordinator.runtime.central_evaluation import EvaluationWorker, LazyTask
 from coordinator.runtime.connections import coordinator_will, open_connections
 from coordinator.runtime.executor import CoordinatorExecutor, Evaluator, ExecutorParts, NoEvaluator
@@ -115,6 +115,7 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
     _ensure_model(config, store, task)
     recovered = store.recovered(recent=plan.engine.max_staleness + 1)
     committer = Committer(store, recovered.head, committer_settings(config))
+    recovered = replace(recovered, head=_repaired(committer))
     _check_controls(config, committer)
     most = plan.engine.payload_bytes_max or payload_limit(committer.manifest)
     worker = EvaluationWorker(task, committer.manifest, inbox) if config.evaluation.every else None
@@ -177,6 +178,16 @@ def _evaluate_head(worker: EvaluationWorker | None, committer: Committer, store:
 def _tell_alarms(store: SqliteStore) -> None:
     for alarm in store.alarms:
         get_log("coordinator").error("head_repaired", detail=alarm)
+
+
+def _repaired(committer: Committer) -> VersionRecord:
+    """The head, whose parts are whole and not too large for the broker."""
+    repaired = committer.repair()
+    if repaired is None:
+        return committer.head
+    detail = f"what nodes pull of version {repaired.version} was damaged or too large: made again from the model"
+    get_log("coordinator").error("head_repaired", detail=detail)
+    return repaired
 
 
 def coordinator_trust(section: SecuritySection) -> Trust:

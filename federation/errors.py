@@ -11,7 +11,8 @@ FederationError
 ├── TransportError            the network shell cannot do what was asked
 │   └── PayloadTooLarge       larger than the broker's Maximum Packet Size
 ├── StorageError              a store cannot persist: nothing may be acknowledged
-│   └── StoreLocked           another process owns this state folder
+│   ├── StoreLocked           another process owns this state folder
+│   └── Damaged               what was stored is gone, or is not what was stored
 └── TaskError                 the user's task broke its contract
 """
 
@@ -72,6 +73,10 @@ class StorageError(FederationError):
 
 class StoreLocked(StorageError):  # noqa: N818 - the name says what it is
     """Another process owns this state folder."""
+
+
+class Damaged(StorageError):  # noqa: N818 - the name says what it is
+    """What was stored is not there any more, or is not what was stored: trying again does not help."""
 
 
 class TaskError(FederationError):

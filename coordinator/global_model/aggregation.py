@@ -13,6 +13,7 @@ from coordinator.strategies.mixing import pulled_back
 from coordinator.strategies.robust.updates import RobustRule, Updates
 from coordinator.strategies.server_optimizer import State
 from coordinator.strategies.strategy import Strategy, Weights
+from federation.errors import Damaged
 from federation.protocol.messages import Reason
 from federation.types import UpdateId
 from update_codec import Accumulator, CodecError, Contexts, FrameInfo, HeadroomError, Manifest, NonFiniteFrame, Vectors
@@ -98,7 +99,7 @@ def aggregate(
         combine = _mean if limits.rule is None else _robust
     contexts, state = KnownContexts(state, manifest.parameter_count), state_of(state)
     described = examine or Inspections(manifest, lambda: contexts)
-    combined = combine(members, payload, weights, Reading(manifest, limits, described, contexts))
+    combined = _combined(combine, members, payload, weights, Reading(manifest, limits, described, contexts))
     if isinstance(combined, Unusable):
         return combined
     mean, norms = combined
@@ -135,6 +136,26 @@ Combine = Callable[
     Combined | Unusable,
 ]
 """From members, payloads, weights and how to read them to the aggregate."""
+
+
+def _combined(
+    combine: Combine,
+    members: Sequence[Member],
+    payload: Callable[[UpdateId], bytes],
+    weights: Weights,
+    how: Reading,
+) -> Combined | Unusable:
+    """One update of all; a payload that its store has lost costs its update, and no other."""
+    asked = list[UpdateId]()
+
+    def read(update: UpdateId) -> bytes:
+        asked.append(update)
+        return payload(update)
+
+    try:
+        return combine(members, read, weights, how)
+    except Damaged as error:
+        return Unusable(culprits=(asked[-1],), reason=Reason.DIGEST_MISMATCH, detail=str(error))
 
 
 def _mean(

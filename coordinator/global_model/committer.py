@@ -7,13 +7,20 @@ import numpy as np
 
 from coordinator.global_model.aggregation import Aggregated, AggregateLimits, Combine, Unusable, aggregate
 from coordinator.global_model.codec_contexts import KnownContexts, followed
-from coordinator.global_model.downlink import DownlinkSettings, Published, advance, first_model, follows_initial
+from coordinator.global_model.downlink import (
+    DownlinkSettings,
+    Published,
+    advance,
+    first_model,
+    follows_initial,
+    parts_again,
+)
 from coordinator.global_model.update_checks import Examine, Inspections
 from coordinator.records import Member, VersionRecord
 from coordinator.storage.store import Commit, CoordinatorStore, Figures, ModelState
 from coordinator.strategies.strategy import Averaging, Strategy
-from federation.errors import StorageError
-from federation.protocol.messages import PartKind, Reason
+from federation.errors import Damaged, StorageError
+from federation.protocol.messages import ModelPart, PartKind, Reason
 from federation.types import Digest
 from update_codec import Manifest, NonFiniteError, Vectors
 
@@ -89,6 +96,35 @@ class Committer:
     def delta(self) -> bytes | None:
         """The frame that leads from the version before to the head: None without one, and after a start."""
         return self._delta
+
+    def repair(self) -> VersionRecord | None:
+        """Make again from the model what is damaged of its parts, and cut what is too large now for the broker.
+
+        Returns:
+            The head with its new parts; None where all is well.
+
+        Raises:
+            StorageError: Nothing could be saved.
+        """
+        frames = {part: frame for part in self._head.parts if (frame := self._frame(part)) is not None}
+        parts, made = parts_again(self._model, self.manifest, self._settings.downlink, tuple(frames))
+        if parts == self._head.parts:
+            return None
+        known = {(part.kind, part.version): frame for part, frame in frames.items()}
+        known |= {(part.kind, part.version): frame for part, frame in made.items()}
+        seed = self._head.seed if follows_initial(parts) or self._head.version == 0 else None
+        head = replace(self._head, parts=parts, seed=seed)
+        self._store.replace_parts(
+            head, {part: known[part.kind, part.version] for part in parts if part in made or part not in frames}
+        )
+        self._head = head
+        return head
+
+    def _frame(self, part: ModelPart) -> bytes | None:
+        try:
+            return self._store.frame(part)
+        except Damaged:
+            return None
 
     def commit(self, members: Sequence[Member], reason: str, figures: Figures) -> VersionRecord | Unusable:
         """Make the next version durable; the head stays where it is when that fails.

@@ -17,7 +17,7 @@ from federation.protocol.messages import ModelPart, PartKind
 from federation.types import ModelVersion
 from update_codec import CodecSpec, Manifest, Vectors, decode, encode
 
-__all__ = ["DownlinkSettings", "Published", "advance", "first_model", "follows_initial", "keyframe"]
+__all__ = ["DownlinkSettings", "Published", "advance", "first_model", "follows_initial", "keyframe", "parts_again"]
 
 _LOSSLESS = CodecSpec.parse("lossless")
 
@@ -106,6 +106,32 @@ def advance(
 def follows_initial(parts: Sequence[ModelPart]) -> bool:
     """Whether the deltas lead on from version 0; they have no gap."""
     return any(part.kind is PartKind.DELTA and part.version == 1 for part in parts)
+
+
+def parts_again(
+    model: ModelState, manifest: Manifest, settings: DownlinkSettings, whole: Sequence[ModelPart]
+) -> tuple[tuple[ModelPart, ...], Mapping[ModelPart, bytes]]:
+    """The parts of a version of which only some are whole, and the frames that were made for it.
+
+    No chunk is larger than the settings say now: the broker may be another one than before.
+
+    Args:
+        model: The version's arrays.
+        manifest: The model's manifest.
+        settings: How the model travels.
+        whole: Parts whose frames are there.
+    """
+    cut = [replace(part, chunk_bytes=min(settings.chunk_bytes, part.chunk_bytes)) for part in whole]
+    deltas = list[ModelPart]()
+    for part in sorted((part for part in cut if part.kind is PartKind.DELTA), key=lambda part: -part.version):
+        if part.version == model.version - len(deltas):
+            deltas.append(part)
+    known = next((part for part in cut if part.kind is PartKind.KEYFRAME), None)
+    if known is not None and known.version >= model.version - len(deltas):
+        return (known, *deltas), {}
+    frame = keyframe(model, manifest)
+    key = _part(PartKind.KEYFRAME, model.version, frame, settings)
+    return (key, *deltas), {key: frame}
 
 
 def keyframe(model: ModelState, manifest: Manifest) -> bytes:

@@ -50,12 +50,17 @@ def _add_attendance(connection: Connection) -> None:
     )
 
 
+def _add_seals(connection: Connection) -> None:
+    for table in ("versions", "updates"):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN seal BLOB")
+
+
 LAYOUT = Layout(
     tables=TABLES,
     read=_read_number,
     write=_write_number,
     # 3 has a row of `meta` more than 2, `began_ms`, which every start puts in where it is missing.
-    steps={2: _add_evaluations, _UNNUMBERED: _add_attendance},
+    steps={2: _add_evaluations, _UNNUMBERED: _add_attendance, 5: _add_seals},
 )
 
 

@@ -82,5 +82,5 @@ def reading(what: str) -> Iterator[None]:
     """Turn every way in which a file or a row can be unreadable into a `StorageError`."""
     try:
         yield
-    except (SqliteError, OSError, KeyError, ValueError, SafetensorError) as error:
+    except (SqliteError, OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
         raise StorageError(f"the {what} cannot be read: {error}") from error

@@ -19,7 +19,7 @@ from coordinator.records import (
 from coordinator.storage.evaluations import mean_of
 from coordinator.storage.memory_participation import MemoryParticipation
 from coordinator.storage.store import Commit, CurveKind, CurvePoint, ModelState, Participation, UpdateRow, VersionRow
-from federation.errors import LocalProtocolError, StorageError
+from federation.errors import Damaged, LocalProtocolError
 from federation.protocol.messages import ModelPart, ReceiptStatus
 from federation.types import Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from update_codec import Manifest
@@ -238,6 +238,13 @@ class MemoryStore:
         with _present(f"{part.kind} of version {part.version}"):
             return self._frames[part]
 
+    def replace_parts(self, head: VersionRecord, frames: Mapping[ModelPart, bytes]) -> None:
+        """Publish the head in other parts from now on."""
+        kept = self._versions[head.version]
+        kept.row = replace(kept.row, record=head)
+        self._frames.update(frames)
+        self._published.update(dict.fromkeys(frames))
+
     def obsolete_parts(self, head: VersionRecord) -> tuple[ModelPart, ...]:
         """Parts of neither this head nor its predecessor that have not been marked cleared."""
         kept = {*head.parts, *self._parts(ModelVersion(head.version - 1))}
@@ -350,7 +357,7 @@ def _present(what: str) -> Iterator[None]:
     try:
         yield
     except KeyError:
-        raise StorageError(f"the {what} is not in the store") from None
+        raise Damaged(f"the {what} is not in the store") from None
 
 
 def _training_point(row: UpdateRow) -> CurvePoint:

@@ -6,17 +6,19 @@ from types import TracebackType
 from typing import Self
 
 from coordinator.records import NodesEvaluation
-from coordinator.storage import evaluations, schema
+from coordinator.storage import evaluations, schema, seals
 from coordinator.storage.database import open_read_only
 from coordinator.storage.files import blob_digest, model_file, model_from_bytes, part_file, payload_file, reading
 from coordinator.storage.participation import read_participation
 from coordinator.storage.recovery import read_published
+from coordinator.storage.seals import SealedRow
 from coordinator.storage.store import CurvePoint, ModelState, Participation, UpdateRow, VersionRow
-from federation.errors import StorageError
+from federation.errors import Damaged, StorageError
+from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import ModelPart
 from federation.storage.sqlite import Readable
 from federation.types import ModelVersion, RunId, UpdateId
-from update_codec import Manifest
+from update_codec import CodecError, Manifest
 
 __all__ = ["BLOBS", "ReadOnlyStore", "StoreReader"]
 
@@ -30,6 +32,11 @@ SELECT v.*, e.metrics,
     (SELECT COUNT(*) FROM updates u WHERE u.status = 'refused' AND u.judged_at = v.version - 1) AS refused
 FROM versions v LEFT JOIN evaluations e ON e.version = v.version ORDER BY v.version
 """
+
+
+_PAYLOAD = "SELECT body, payload_digest FROM payloads LEFT JOIN updates USING (update_id) WHERE update_id = ?"
+_FRAME = "SELECT frame FROM parts WHERE kind = ? AND version = ?"
+_PART = "SELECT * FROM parts WHERE kind = ? AND version = ?"
 
 
 class StoreReader:
@@ -50,7 +57,8 @@ class StoreReader:
 
     def updates(self) -> Iterator[UpdateRow]:
         """All updates in order of arrival."""
-        return map(schema.update_row, self._tables.execute("SELECT * FROM updates ORDER BY seq"))
+        with reading("updates"):
+            yield from map(schema.update_row, self._tables.execute("SELECT * FROM updates ORDER BY seq"))
 
     def participation(self) -> list[Participation]:
         """All nodes that were ever seen or asked, by name."""
@@ -77,13 +85,31 @@ class StoreReader:
         """The codec frame of an update.
 
         Raises:
-            StorageError: It is not there.
+            StorageError: It is not there, or damaged.
         """
         with reading(f"payload of {update}"):
-            row = self._tables.execute("SELECT body FROM payloads WHERE update_id = ?", update).fetchone()
+            row = self._tables.execute(_PAYLOAD, update).fetchone()
             if row is None:
-                raise StorageError(f"the payload of {update} is not in the store")
-            return bytes(row["body"]) if row["body"] is not None else self._blob(payload_file(update))
+                raise Damaged(f"the payload of {update} is not in the store")
+            body = bytes(row["body"]) if row["body"] is not None else self._blob(payload_file(update))
+        if row["payload_digest"] is not None and payload_digest(body) != row["payload_digest"]:
+            raise Damaged(f"the payload of {update} is not what was offered")
+        return body
+
+    def frame(self, part: ModelPart) -> bytes:
+        """The codec frame of a part.
+
+        Raises:
+            StorageError: It is not there, or damaged.
+        """
+        with reading(f"{part.kind} of version {part.version}"):
+            row = self._tables.execute(_FRAME, part.kind, part.version).fetchone()
+            if row is None:
+                raise Damaged(f"the {part.kind} of version {part.version} is not in the store")
+            frame = bytes(row["frame"]) if row["frame"] is not None else self._blob(part_file(part))
+        if (len(frame), payload_digest(frame)) != (part.payload_bytes, part.payload_digest) or not _can_cut(part):
+            raise Damaged(f"the {part.kind} of version {part.version} is damaged")
+        return frame
 
     def model(self, version: ModelVersion) -> ModelState:
         """The arrays of the head, of the version before it, or of one that is retained.
@@ -95,11 +121,18 @@ class StoreReader:
             row = self._tables.execute("SELECT blob_digest FROM versions WHERE version = ?", version).fetchone()
             body = self._blob(model_file(version))
         if row is None or blob_digest(body) != row["blob_digest"]:
-            raise StorageError(f"the model of version {version} is damaged")
+            raise Damaged(f"the model of version {version} is damaged")
         return model_from_bytes(version, body)
 
     def _blob(self, name: str) -> bytes:
-        return (self._folder / BLOBS / name).read_bytes()
+        try:
+            return (self._folder / BLOBS / name).read_bytes()
+        except FileNotFoundError as error:
+            raise Damaged(f"the file {name} is not in {self._folder / BLOBS}") from error
+
+
+def _can_cut(part: ModelPart) -> bool:
+    return isinstance(part.chunk_bytes, int) and part.chunk_bytes > 0
 
 
 class ReadOnlyStore(StoreReader):
@@ -137,7 +170,10 @@ class ReadOnlyStore(StoreReader):
 
     def manifest(self) -> Manifest:
         """The model's manifest."""
-        return Manifest.from_bytes(self._meta("manifest"))
+        try:
+            return Manifest.from_bytes(self._meta("manifest"))
+        except (CodecError, TypeError) as error:
+            raise Damaged(f"the manifest in {self._folder} is damaged: {error}") from error
 
     def damage(self) -> str:
         """What SQLite itself finds; empty when the database is whole."""
@@ -163,6 +199,10 @@ class ReadOnlyStore(StoreReader):
         with reading("retained models"):
             return sorted(newest | evaluations.read_retained(self._database))
 
+    def has_model(self, version: ModelVersion) -> bool:
+        """Whether there is a file of a version's arrays."""
+        return (self._folder / BLOBS / model_file(version)).exists()
+
     def published(self) -> list[ModelPart]:
         """Parts that may still be on the broker, oldest first."""
         with reading("parts"):
@@ -170,27 +210,77 @@ class ReadOnlyStore(StoreReader):
 
     def rounds_reserved(self) -> int:
         """How many round numbers have been reserved: the first one that is free."""
-        last = self._database.execute("SELECT MAX(round) AS last FROM rounds").fetchone()["last"]
-        return 0 if last is None else int(last) + 1
+        with reading("rounds"):
+            last = self._database.execute("SELECT MAX(round) AS last FROM rounds").fetchone()["last"]
+            return 0 if last is None else int(last) + 1
 
     def payloads(self) -> dict[UpdateId, bytes | None]:
         """The payloads that rows name; None is in a file."""
-        rows = self._database.execute("SELECT update_id, body FROM payloads")
-        return {UpdateId(row["update_id"]): row["body"] for row in rows}
+        with reading("payloads"):
+            rows = self._database.execute("SELECT update_id, body FROM payloads")
+            return {UpdateId(row["update_id"]): row["body"] for row in rows}
+
+    def read_the_rest(self) -> None:
+        """Read what no invariant needs.
+
+        Raises:
+            StorageError: Something of it cannot be read.
+        """
+        self.curves()
+        self.participation()
+        self.evaluated_on_nodes()
+        for table in ("transfers", "assignments", "retained"):
+            with reading(table):
+                self._database.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - our own names
+
+    def epoch(self) -> int:
+        """The fencing number of the newest start."""
+        return int(self._meta("epoch"))
+
+    def listed_parts(self) -> tuple[list[ModelPart], list[str]]:
+        """What nodes may pull: the parts that the head and its predecessor list, and those of which no row is left."""
+        found, lost = dict[ModelPart, None](), list[str]()
+        with reading("parts"):
+            for row in self._database.execute("SELECT parts FROM versions ORDER BY version DESC LIMIT 2"):
+                for key in schema.parts_keys(row["parts"]):
+                    part = self._database.execute(_PART, *key).fetchone()
+                    if part is None:
+                        lost.append(f"{key[0]}:{key[1]}")
+                    else:
+                        found[schema.PART.record(part)] = None
+        return list(found), lost
+
+    def sealed_updates(self) -> list[SealedRow]:
+        """Every update, and whether it is what was written."""
+        with reading("updates"):
+            return list(seals.sealed_updates(self._database))
+
+    def sealed_versions(self) -> list[SealedRow]:
+        """Every version, and whether row, parts and members are what was written."""
+        with reading("versions"):
+            return list(seals.sealed_versions(self._database))
+
+    def sealed_rounds(self) -> SealedRow:
+        """All rounds since the first that has a sum."""
+        with reading("rounds"):
+            return seals.sealed_rounds(self._database)
+
+    def identity_is_sealed(self) -> bool | None:
+        """Whether run, epoch and manifest are what was written; None where no sum of them is kept."""
+        with reading("identity"):
+            return seals.identity_is_sealed(self._database)
 
     def orphans(self) -> list[str]:
         """Files that no row names: what a crash has left, swept at the next start."""
         named = {payload_file(update) for update, body in self.payloads().items() if body is None}
         named |= {model_file(version) for version in self.kept_models()}
-        for version in (self.history()[-1].record.version + back for back in (-1, 0)):
-            row = self._database.execute("SELECT parts FROM versions WHERE version = ?", version).fetchone()
-            for key in schema.parts_keys(row["parts"]) if row is not None else ():
-                part = self._database.execute("SELECT * FROM parts WHERE kind = ? AND version = ?", *key).fetchone()
-                named.add(part_file(schema.PART.record(part)))
-        return sorted(path.name for path in (self._folder / BLOBS).iterdir() if path.name not in named)
+        named |= {part_file(part) for part in self.listed_parts()[0]}
+        with reading("files"):
+            return sorted(path.name for path in (self._folder / BLOBS).iterdir() if path.name not in named)
 
     def _meta(self, key: str) -> bytes:
-        row = self._database.execute("SELECT value FROM meta WHERE key = ?", key).fetchone()
+        with reading(key):
+            row = self._database.execute("SELECT value FROM meta WHERE key = ?", key).fetchone()
         if row is None:
             raise StorageError(f"the store in {self._folder} has no {key}: no coordinator has finished its first start")
         value: bytes = row["value"]

@@ -4,9 +4,10 @@ from coordinator.records import RecoveredState, RoundRecord, TransferRecord, Ver
 from coordinator.storage import schema
 from coordinator.storage.evaluations import read_best, read_evaluated, read_reported, read_retained, read_surveys
 from coordinator.storage.files import blob_digest, model_file
+from coordinator.storage.seals import seal_update, unseal_above
 from coordinator.storage.transfer_files import TransferFiles
 from federation.errors import LocalProtocolError, StorageError
-from federation.protocol.messages import ModelPart
+from federation.protocol.messages import ModelPart, Reason, ReceiptStatus
 from federation.storage.folder import Folder
 from federation.storage.sqlite import Database, Readable, Row
 from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
@@ -30,15 +31,33 @@ def repair_head(database: Database, blobs: Folder) -> list[str]:
     if len(rows) < 2 or not _intact(blobs, rows[1]):
         raise StorageError(f"the models of version {head} and of the one before are missing or damaged: restore a copy")
     with database.transaction("repair"):
-        database.execute(
-            "UPDATE updates SET status = 'stored', version = NULL, staleness = 0, judged_at = NULL"
-            " WHERE version = ? AND update_id IN (SELECT update_id FROM payloads)",
-            head,
-        )
+        _give_back_members(database, head)
         database.execute("DELETE FROM assignments WHERE round IN (SELECT round FROM rounds WHERE version >= ?)", head)
         for table in schema.OF_A_VERSION:
             database.execute(f"DELETE FROM {table} WHERE version = ?", head)  # noqa: S608 - constants
+        unseal_above(database, ModelVersion(head - 1))
     return [f"the model of version {head} was missing or damaged: back to version {head - 1}, its updates count again"]
+
+
+def _give_back_members(database: Database, version: int) -> None:
+    """The updates of a version wait again; one whose payload is gone can be in no version any more."""
+    members = database.execute(
+        "SELECT update_id, update_id IN (SELECT update_id FROM payloads) AS kept FROM updates WHERE version = ?",
+        version,
+    ).fetchall()
+    for member in members:
+        status, reason = (
+            (ReceiptStatus.STORED, Reason.NONE) if member["kept"] else (ReceiptStatus.REFUSED, Reason.DIGEST_MISMATCH)
+        )
+        database.execute(
+            "UPDATE updates SET status = ?, reason = ?, version = NULL, staleness = 0, judged_at = ?"
+            " WHERE update_id = ?",
+            status,
+            reason,
+            None if member["kept"] else version - 1,
+            member["update_id"],
+        )
+        seal_update(database, UpdateId(member["update_id"]))
 
 
 def repair_best(database: Database, blobs: Folder) -> list[str]:
@@ -94,10 +113,10 @@ def read_recovered(
 
 
 def read_version(database: Readable, row: Row) -> VersionRecord:
-    """Read a version with its parts."""
+    """Read a version with its parts; one whose row was lost is left out."""
     query = f"SELECT {schema.PART.names} FROM parts WHERE kind = ? AND version = ?"  # noqa: S608 - our own names
-    parts = [schema.PART.record(database.execute(query, *key).fetchone()) for key in schema.parts_keys(row["parts"])]
-    return schema.VERSION.record(row, parts=tuple(parts))
+    rows = (database.execute(query, *key).fetchone() for key in schema.parts_keys(row["parts"]))
+    return schema.VERSION.record(row, parts=tuple(schema.PART.record(part) for part in rows if part is not None))
 
 
 def read_published(database: Readable) -> list[ModelPart]:

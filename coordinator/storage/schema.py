@@ -47,12 +47,12 @@ _COUNT = "INTEGER NOT NULL DEFAULT 0"
 _COLUMNS = {
     "meta": "key TEXT PRIMARY KEY, value BLOB NOT NULL",
     "versions": f"{VERSION.definitions(version=_KEY)}, parts TEXT NOT NULL, blob_digest BLOB NOT NULL,"
-    f" reason TEXT NOT NULL, {FIGURES.definitions()}",
+    f" reason TEXT NOT NULL, {FIGURES.definitions()}, seal BLOB",
     "parts": f"{PART.definitions()}, cleared {_COUNT}, frame BLOB, PRIMARY KEY (kind, version)",
     "rounds": f"{_ROUND.definitions(round=_KEY)}, {_COHORT.definitions()}",
     "assignments": "round INTEGER NOT NULL, node TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (round, node)",
     "updates": f"seq INTEGER PRIMARY KEY AUTOINCREMENT, {UPDATE.definitions(update_id='TEXT NOT NULL UNIQUE')},"
-    f" {_VERDICT.definitions()}, staleness {_COUNT}, judged_at INTEGER",
+    f" {_VERDICT.definitions()}, staleness {_COUNT}, judged_at INTEGER, seal BLOB",
     "payloads": "update_id TEXT PRIMARY KEY, body BLOB",
     "transfers": f"{UPDATE.definitions(update_id='TEXT PRIMARY KEY')}, chunk_bytes INTEGER NOT NULL",
     "evaluations": "version INTEGER PRIMARY KEY, metrics TEXT NOT NULL",

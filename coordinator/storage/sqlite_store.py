@@ -35,6 +35,7 @@ from coordinator.storage.files import (
 )
 from coordinator.storage.read_only import BLOBS, StoreReader
 from coordinator.storage.recovery import read_published, read_recovered, read_version, repair_best, repair_head
+from coordinator.storage.seals import head_changes, identity_is_sealed, seal_identity, seal_version
 from coordinator.storage.store import Commit
 from coordinator.storage.transfer_files import TransferFiles
 from federation.errors import LocalProtocolError
@@ -49,6 +50,9 @@ __all__ = ["INLINE_BYTES_MAX", "SqliteStore"]
 
 INLINE_BYTES_MAX = 128 * 1024
 """Frames up to this size live in the database, larger ones in files, in bytes."""
+
+
+_CHANGED = "run, epoch or manifest are not what this store has written: coordinator audit says what else was changed"
 
 
 class SqliteStore(StoreReader):
@@ -115,6 +119,8 @@ class SqliteStore(StoreReader):
         with self._database.transaction("first version"):
             self._database.insert("meta", {"key": "manifest", "value": manifest.to_bytes()}, conflict="REPLACE")
             statements.insert_version(self._database, first, digest)
+            seal_version(self._database, first.record.version)
+            seal_identity(self._database)
 
     def recovered(self, *, recent: int) -> RecoveredState:
         """Where the last process left off."""
@@ -204,6 +210,7 @@ class SqliteStore(StoreReader):
             statements.insert_version(self._database, commit, digest)
             for member in commit.members:
                 statements.apply_member(self._database, member, version)
+            seal_version(self._database, version)
             statements.expire_payloads(self._database, version - self._audit_versions)
             statements.drop_frames(self._database, {*commit.record.parts, *self._parts_of(head)})
         failpoint("coordinator_after_commit")
@@ -219,11 +226,12 @@ class SqliteStore(StoreReader):
             evaluations.write_retained(self._database, there, best if best in there else None)
         self._outdate(self._sweep)
 
-    def frame(self, part: ModelPart) -> bytes:
-        """The codec frame of a part."""
-        with reading(f"{part.kind} of version {part.version}"), storing("frame"):
-            frame = statements.inline_frame(self._database, part)
-            return self._blobs.read(part_file(part)) if frame is None else frame
+    def replace_parts(self, head: VersionRecord, frames: Mapping[ModelPart, bytes]) -> None:
+        """Publish the head in other parts from now on."""
+        self._put_frames(frames)
+        with self._database.transaction("parts"), head_changes(self._database, head.version):
+            statements.insert_parts(self._database, frames)
+            statements.list_parts(self._database, head)
 
     def obsolete_parts(self, head: VersionRecord) -> tuple[ModelPart, ...]:
         """Parts of neither this head nor its predecessor that have not been marked cleared."""
@@ -271,14 +279,18 @@ class SqliteStore(StoreReader):
     def _open(self) -> None:
         """Draw the run's identity at the first start, count the epoch up, and repair what a crash left."""
         database = self._database
+        damaged = identity_is_sealed(database) is False
         with database.transaction("start"):
             first = {"run": secrets.token_hex(8), "epoch": 0, "began_ms": time.time_ns() // 1_000_000}
             database.insert("meta", *({"key": key, "value": first[key]} for key in first), conflict="IGNORE")
             database.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
+            seal_identity(database)
+            statements.expire_payloads(database, (self.head() or 0) - self._audit_versions)
         meta = {row["key"]: row["value"] for row in database.execute("SELECT key, value FROM meta")}
         self.run, self.epoch = RunId(meta["run"]), Epoch(meta["epoch"])
         self._began_ms = int(meta["began_ms"])
-        self.alarms = [*repair_head(database, self._blobs), *repair_best(database, self._blobs)]
+        self.alarms = [_CHANGED] if damaged else []
+        self.alarms += [*repair_head(database, self._blobs), *repair_best(database, self._blobs)]
         transfers = database.execute("SELECT update_id, chunk_bytes FROM transfers")
         self._chunk_bytes = {UpdateId(row["update_id"]): int(row["chunk_bytes"]) for row in transfers}
         self._sweep()
@@ -292,12 +304,16 @@ class SqliteStore(StoreReader):
     def _put_arrays(self, commit: Commit) -> bytes:
         """Write the version's files and return the digest of its blob."""
         body = model_to_bytes(commit.model)
+        self._put_frames(commit.frames)
         with storing("model"):
-            for part, frame in commit.frames.items():
-                if len(frame) > statements.FRAME_INLINE_BYTES_MAX:
-                    self._blobs.write(part_file(part), frame)
             self._blobs.write(model_file(commit.record.version), body)
         return blob_digest(body)
+
+    def _put_frames(self, frames: Mapping[ModelPart, bytes]) -> None:
+        with storing("model"):
+            for part, frame in frames.items():
+                if len(frame) > statements.FRAME_INLINE_BYTES_MAX:
+                    self._blobs.write(part_file(part), frame)
 
     def _forget_transfer(self, update: UpdateId) -> None:
         if self._chunk_bytes.pop(update, None) is not None:

@@ -1,9 +1,10 @@
 """The statements that change the coordinator's tables; each is part of a transaction of the store."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
-from coordinator.records import Member, RoundRecord, TransferRecord, UpdateRecord, Verdict
+from coordinator.records import Member, RoundRecord, TransferRecord, UpdateRecord, Verdict, VersionRecord
 from coordinator.storage import schema
+from coordinator.storage.seals import seal_round, seal_update
 from coordinator.storage.store import Commit
 from federation.errors import LocalProtocolError
 from federation.protocol.messages import ModelPart, ReceiptStatus
@@ -30,6 +31,7 @@ def insert_round(database: Database, record: RoundRecord) -> bool:
         database.insert("rounds", row)
         rows = ({"round": record.round, "node": node, "seq": index} for index, node in enumerate(record.nodes))
         database.insert("assignments", *rows)
+        seal_round(database, record.round)
     return known is None
 
 
@@ -43,6 +45,7 @@ def insert_update(database: Database, record: UpdateRecord, status: ReceiptStatu
         database.insert("updates", schema.UPDATE.row(record) | {"status": status, "reason": "none"})
     except DuplicateRow as error:
         raise LocalProtocolError(f"update {record.update} is known already") from error
+    seal_update(database, record.update)
     if status is ReceiptStatus.STORED:
         database.insert("payloads", {"update_id": record.update, "body": body})
 
@@ -56,6 +59,7 @@ def judge_update(database: Database, verdict: Verdict) -> None:
         verdict.reason,
         verdict.update,
     )
+    seal_update(database, verdict.update)
     database.execute("DELETE FROM payloads WHERE update_id = ?", verdict.update)
 
 
@@ -75,12 +79,15 @@ def apply_member(database: Database, member: Member, version: ModelVersion) -> N
     )
     if changed.rowcount != 1:
         raise LocalProtocolError(f"member {member.update} is not stored")
+    seal_update(database, member.update)
 
 
 def expire_payloads(database: Database, version: int) -> None:
-    """The updates of this version need not be audited any more."""
+    """The updates of this version, and of those before it, need not be audited any more."""
     database.execute(
-        "DELETE FROM payloads WHERE update_id IN (SELECT update_id FROM updates WHERE version = ?)", version
+        "DELETE FROM payloads WHERE update_id IN"
+        " (SELECT update_id FROM payloads JOIN updates USING (update_id) WHERE version <= ?)",
+        version,
     )
 
 
@@ -89,16 +96,20 @@ def insert_version(database: Database, commit: Commit, blob_digest: bytes) -> No
     record, figures = schema.VERSION.row(commit.record), schema.FIGURES.row(commit.figures)
     more = {"parts": schema.parts_text(commit.record.parts), "blob_digest": blob_digest, "reason": commit.reason}
     database.insert("versions", record | more | figures)
-    for part, frame in commit.frames.items():
+    insert_parts(database, commit.frames)
+
+
+def insert_parts(database: Database, frames: Mapping[ModelPart, bytes]) -> None:
+    """Keep parts, each instead of what its row had before; frames that are no file are kept in their rows."""
+    for part, frame in frames.items():
         inline = frame if len(frame) <= FRAME_INLINE_BYTES_MAX else None
-        database.insert("parts", schema.PART.row(part) | {"frame": inline})
+        database.insert("parts", schema.PART.row(part) | {"frame": inline}, conflict="REPLACE")
 
 
-def inline_frame(database: Database, part: ModelPart) -> bytes | None:
-    """The frame of a part, when it is kept in its row."""
-    where = "SELECT frame FROM parts WHERE kind = ? AND version = ? AND frame IS NOT NULL"
-    row = database.execute(where, part.kind, part.version).fetchone()
-    return None if row is None else bytes(row["frame"])
+def list_parts(database: Database, head: VersionRecord) -> None:
+    """The head has the parts of this record, and its seed."""
+    text = schema.parts_text(head.parts)
+    database.execute("UPDATE versions SET parts = ?, seed = ? WHERE version = ?", text, head.seed, head.version)
 
 
 def drop_frames(database: Database, kept: Collection[ModelPart]) -> None:

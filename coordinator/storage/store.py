@@ -259,7 +259,8 @@ class CoordinatorStore(Protocol):
         """The codec frame of a stored update, or of an applied one that is kept for the audit.
 
         Raises:
-            StorageError: It is not there or cannot be read.
+            Damaged: It is not there, or is not what was offered.
+            StorageError: It cannot be read.
         """
 
     def open_transfer(self, transfer: TransferRecord) -> None:
@@ -309,8 +310,12 @@ class CoordinatorStore(Protocol):
         """The codec frame of a part that the head or its predecessor lists.
 
         Raises:
-            StorageError: It is not there or cannot be read.
+            Damaged: It is not there, or is not what the part says.
+            StorageError: It cannot be read.
         """
+
+    def replace_parts(self, head: VersionRecord, frames: Mapping[ModelPart, bytes]) -> None:
+        """Publish the head in the parts of this record from now on; ``frames`` are those that it did not have so."""
 
     def obsolete_parts(self, head: VersionRecord) -> tuple[ModelPart, ...]:
         """Parts of neither this head nor its predecessor that have not been marked cleared.

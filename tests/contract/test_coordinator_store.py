@@ -25,6 +25,7 @@ from coordinator.storage.sqlite_store import INLINE_BYTES_MAX, SqliteStore
 from coordinator.storage.store import Commit, CoordinatorStore, CurveKind, Figures
 from coordinator.strategies.strategy import StrategySettings, make_strategy
 from federation.errors import LocalProtocolError, StorageError
+from federation.protocol.chunking import payload_digest
 from federation.protocol.cohort import EVERYONE, cohort_of
 from federation.protocol.messages import PartKind, Reason, ReceiptStatus
 from federation.types import Incarnation, ModelVersion, NodeId, RoundId, UpdateId
@@ -318,7 +319,7 @@ def test_parts_are_obsolete_two_versions_later_and_only_until_they_are_cleared(b
 
 def test_a_large_update_arrives_in_chunks_across_a_crash(bench: Bench) -> None:
     body = bytes(range(256)) * 10
-    record = replace(arrived("a", update(1.0)).record, payload_bytes=len(body))
+    record = replace(arrived("a", update(1.0)).record, payload_bytes=len(body), payload_digest=payload_digest(body))
     transfer = TransferRecord(record=record, chunk_bytes=1000)
     bench.store.open_transfer(transfer)
     bench.store.save_chunk(record.update, 2, body[2000:])
@@ -338,7 +339,7 @@ def test_a_large_update_arrives_in_chunks_across_a_crash(bench: Bench) -> None:
 def test_a_frame_larger_than_a_row_is_kept_and_dropped(bench: Bench) -> None:
     body = b"x" * (INLINE_BYTES_MAX + 1)
     sent = arrived("a", update(1.0))
-    record = replace(sent.record, payload_bytes=len(body))
+    record = replace(sent.record, payload_bytes=len(body), payload_digest=payload_digest(body))
     bench.store.save_update(record, body)
     assert bench.restart().payload(record.update) == body
     with pytest.raises(LocalProtocolError):
@@ -347,6 +348,16 @@ def test_a_frame_larger_than_a_row_is_kept_and_dropped(bench: Bench) -> None:
     bench.store.save_verdict(a_verdict(sent, ReceiptStatus.STALE, Reason.FINISHED), None)
     with pytest.raises(StorageError):
         bench.restart().payload(record.update)
+
+
+def test_a_head_can_be_published_in_other_parts(bench: Bench) -> None:
+    head = bench.store.recovered(recent=1).head
+    (part,) = head.parts
+    other = replace(part, payload_digest=payload_digest(b"other"), payload_bytes=5)
+    bench.store.replace_parts(replace(head, parts=(other,), seed=None), {other: b"other"})
+    again = bench.restart()
+    assert again.recovered(recent=1).head == replace(head, parts=(other,), seed=None)
+    assert again.frame(other) == b"other"
 
 
 def test_a_dropped_transfer_takes_no_more_chunks(bench: Bench) -> None:

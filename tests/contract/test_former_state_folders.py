@@ -47,9 +47,21 @@ def through_json(found: dict[str, Any]) -> dict[str, Any]:
     return as_json(json.dumps(found))
 
 
+def without_layout(found: dict[str, Any], expected: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both without the layout: that is a later one now, with all tables and columns of then in their places."""
+    now, then = found["layout"], expected["layout"]
+    assert now["user_version"] >= then["user_version"]
+    assert {name: now["tables"][name][: len(columns)] for name, columns in then["tables"].items()} == then["tables"]
+    found, expected = ({name: part for name, part in one.items() if name != "layout"} for one in (found, expected))
+    return found, expected
+
+
 @pytest.mark.parametrize("name", COORDINATORS)
 def test_a_coordinator_finds_all_that_the_release_before_has_left(name: str, tmp_path: Path) -> None:
-    assert through_json(found_coordinator(copied(name, tmp_path))) == expected_of(name)["found"]
+    found, expected = without_layout(
+        through_json(found_coordinator(copied(name, tmp_path))), expected_of(name)["found"]
+    )
+    assert found == expected
 
 
 @pytest.mark.parametrize("name", COORDINATORS)
@@ -99,6 +111,7 @@ def test_a_coordinator_opens_every_earlier_layout(number: int, tmp_path: Path) -
         # When the store was made was not written down yet: its first start with this code counts.
         assert before_ms <= found["recovered"].pop("began_ms") <= time.time_ns() // 1_000_000
         del expected["recovered"]["began_ms"]
+    found, expected = without_layout(found, expected)
     assert found == expected
 
 

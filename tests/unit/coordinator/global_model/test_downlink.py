@@ -14,6 +14,7 @@ from coordinator.global_model.downlink import (
     advance,
     first_model,
     follows_initial,
+    parts_again,
 )
 from coordinator.storage.store import ModelState
 from federation.protocol.limits import PARTS_MAX
@@ -206,3 +207,41 @@ def test_a_chain_that_a_broken_store_has_cut_gets_a_new_keyframe() -> None:
     older = [part for part in made[-1].parts if part.kind is PartKind.KEYFRAME]
     again = advance(made[-1].model, LARGE.flatten({"x": np.ones(4096, np.float32)}), LARGE, down("edge"), older)
     assert kinds(again) == [("keyframe", 4), ("delta", 4)]
+
+
+# --- what is made again ---------------------------------------------------------------------------------------------
+
+
+def again(head: Published, lost: set[tuple[str, int]], **changes: object) -> tuple[list[tuple[str, int]], set[str]]:
+    """The parts of a version of which some are lost, and the kinds of those that were made."""
+    whole = [part for part in head.parts if (part.kind.value, part.version) not in lost]
+    parts, made = parts_again(head.model, LARGE, down("deadzone(bpp=0.66,feedback=1)", **changes), whole)
+    assert all(decode(frame, LARGE).digest() == head.model.shadow.digest() for frame in made.values())
+    return [(part.kind.value, part.version) for part in parts], {part.kind.value for part in made}
+
+
+def test_parts_that_are_whole_stay_and_a_keyframe_is_made_where_the_way_to_the_head_is_broken() -> None:
+    head = long_walk(3)[-1]
+    assert kinds(head) == [("keyframe", 0), ("delta", 3), ("delta", 2), ("delta", 1)]
+    assert again(head, set()) == (kinds(head), set())
+    assert again(head, {("keyframe", 0)}) == (
+        [("keyframe", 3), ("delta", 3), ("delta", 2), ("delta", 1)],
+        {"keyframe"},
+    )
+    assert again(head, {("delta", 2)}) == ([("keyframe", 3), ("delta", 3)], {"keyframe"})
+    assert again(head, {("delta", 3)}) == ([("keyframe", 3)], {"keyframe"})
+
+
+def test_an_older_delta_that_the_keyframe_does_not_need_goes_without_a_new_keyframe() -> None:
+    head = next(one for one in long_walk(12) if 0 < one.parts[0].version < one.model.version and len(one.parts) > 3)
+    oldest = kinds(head)[-1]
+    assert oldest[1] <= head.parts[0].version
+    assert again(head, {oldest}) == (kinds(head)[:-1], set())
+
+
+def test_no_chunk_is_larger_than_the_broker_takes_now_and_none_grows() -> None:
+    head = long_walk(2)[-1]
+    smaller, made = parts_again(head.model, LARGE, down("lossless", chunk_bytes=1024), head.parts)
+    assert [part.chunk_bytes for part in smaller] == [1024] * len(head.parts)
+    assert not made
+    assert parts_again(head.model, LARGE, down("lossless"), smaller) == (smaller, {})

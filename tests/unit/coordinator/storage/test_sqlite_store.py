@@ -4,35 +4,40 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from coordinator.global_model.aggregation import Unusable
 from coordinator.global_model.committer import CommitterSettings
-from coordinator.records import RoundRecord, TransferRecord
+from coordinator.global_model.downlink import DownlinkSettings
+from coordinator.records import RoundRecord, TransferRecord, VersionRecord
 from coordinator.storage import sqlite_store, statements
 from coordinator.storage.database import DATABASE, open_read_only
 from coordinator.storage.files import model_from_bytes
+from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import Figures, UpdateRow
 from coordinator.storage.transfer_files import TransferFiles
 from federation.errors import StorageError, StoreLocked
 from federation.protocol.cohort import NOBODY
-from federation.protocol.messages import ReceiptStatus
+from federation.protocol.messages import PartKind, Reason, ReceiptStatus
 from federation.storage.folder import Folder, FolderLock
 from federation.storage.sqlite import Database
 from federation.types import ModelVersion, NodeId, RoundId, UpdateId
-from fedmq.audit.audit import recompute_head
-from tests.rigs.model_values import arrived, committer, initialised, update
+from fedmq.audit.audit import audit, recompute_head
+from tests.rigs.model_values import MANIFEST, arrived, committer, initialised, update
+from update_codec import decode
 
 
 def opened(folder: Path) -> SqliteStore:
     return SqliteStore(folder / "store")
 
 
-def grown(folder: Path, versions: int) -> SqliteStore:
+def grown(folder: Path, versions: int, *, audit_versions: int = 1) -> SqliteStore:
     """A store with some versions of two updates each."""
-    store = opened(folder)
+    store = SqliteStore(folder / "store", audit_versions=audit_versions)
     initialised(store)
     for number in range(versions):
         sent = [arrived(name, update(0.5 + number), round_id=number) for name in ("a", "b")]
@@ -40,6 +45,11 @@ def grown(folder: Path, versions: int) -> SqliteStore:
             store.save_update(one.record, one.payload)
         committer(store).commit([one.member for one in sent], "full", Figures())
     return store
+
+
+def failed(folder: Path) -> set[str]:
+    """Invariants that do not hold; these stores have no rounds."""
+    return {finding.invariant for finding in audit(folder).findings if finding.failed}
 
 
 def test_a_second_process_on_the_same_folder_is_told_who_has_it(tmp_path: Path) -> None:
@@ -76,6 +86,117 @@ def test_a_damaged_head_is_undone_and_the_same_updates_make_it_again(tmp_path: P
     committer(store).commit(members, "full", Figures())
     assert store.recovered(recent=1).head.digest == digest
     store.close()
+
+
+def test_a_member_whose_payload_is_gone_costs_itself_when_a_damaged_head_is_undone(tmp_path: Path) -> None:
+    store = grown(tmp_path, 2)
+    store.close()
+    with closing(sqlite3.connect(tmp_path / "store" / DATABASE, isolation_level=None)) as database:
+        database.execute("DELETE FROM payloads WHERE update_id = '1-a'")
+    (tmp_path / "store" / "blobs" / "model-2.safetensors").unlink()
+    store = opened(tmp_path)
+    assert [record.update for record in store.recovered(recent=1).stored] == ["1-b"]
+    verdict = store.verdict(UpdateId("1-a"))
+    assert verdict is not None
+    assert (verdict.status, verdict.reason, verdict.version) == (ReceiptStatus.REFUSED, Reason.DIGEST_MISMATCH, None)
+    committer(store).commit([arrived("b", update(1.5), round_id=1).member], "full", Figures())
+    store.close()
+    assert "I3" not in failed(tmp_path / "store")
+
+
+def test_a_payload_that_is_not_what_was_offered_costs_its_update_and_the_others_count(tmp_path: Path) -> None:
+    store = grown(tmp_path, 1)
+    sent = [arrived(name, update(1.0), round_id=1) for name in ("a", "b", "c")]
+    for one in sent:
+        store.save_update(one.record, one.payload)
+    store.close()
+    with closing(sqlite3.connect(tmp_path / "store" / DATABASE, isolation_level=None)) as database:
+        database.execute("UPDATE payloads SET body = zeroblob(length(body)) WHERE update_id = '1-a'")
+        database.execute("DELETE FROM payloads WHERE update_id = '1-c'")
+    store = opened(tmp_path)
+    made, members = committer(store), [one.member for one in sent]
+    for gone, why in (("1-a", "not what was offered"), ("1-c", "not in the store")):
+        found = made.commit(members, "full", Figures())
+        assert isinstance(found, Unusable)
+        assert (found.culprits, found.reason) == ((gone,), Reason.DIGEST_MISMATCH)
+        assert why in found.detail
+        members = [member for member in members if member.update != gone]
+    assert isinstance(made.commit(members, "full", Figures()), VersionRecord)
+    store.close()
+
+
+def test_fewer_versions_to_audit_delete_the_payloads_of_the_older_ones_at_the_start(tmp_path: Path) -> None:
+    grown(tmp_path, 4, audit_versions=3).close()
+    with ReadOnlyStore(tmp_path / "store") as reader:
+        assert {update.partition("-")[0] for update in reader.payloads()} == {"1", "2", "3"}
+    opened(tmp_path).close()
+    with ReadOnlyStore(tmp_path / "store") as reader:
+        assert {update.partition("-")[0] for update in reader.payloads()} == {"3"}
+
+
+def test_an_identity_that_somebody_has_changed_is_an_alarm_at_the_start(tmp_path: Path) -> None:
+    grown(tmp_path, 1).close()
+    with closing(sqlite3.connect(tmp_path / "store" / DATABASE, isolation_level=None)) as database:
+        database.execute("UPDATE meta SET value = 0 WHERE key = 'epoch'")
+    store = opened(tmp_path)
+    assert [alarm for alarm in store.alarms if "epoch" in alarm] == store.alarms != []
+    store.close()
+    store = opened(tmp_path)
+    assert store.alarms == []
+    store.close()
+
+
+class TestPartsThatAreDamaged:
+    """What nodes pull is made again from the model; the head is the same model."""
+
+    DAMAGES = (
+        "UPDATE parts SET frame = zeroblob(length(frame))",
+        "UPDATE parts SET frame = NULL",
+        "DELETE FROM parts",
+        "DELETE FROM parts WHERE kind = 'keyframe'",
+        "UPDATE parts SET payload_digest = x'00'",
+        "UPDATE versions SET parts = ''",
+    )
+
+    @pytest.mark.parametrize("damage", DAMAGES)
+    def test_they_are_found_at_the_start_and_made_again(self, damage: str, tmp_path: Path) -> None:
+        grown(tmp_path, 3).close()
+        with closing(sqlite3.connect(tmp_path / "store" / DATABASE, isolation_level=None)) as database:
+            database.execute(damage)
+        store = opened(tmp_path)
+        made = committer(store)
+        head = made.repair()
+        assert head is not None
+        assert head == made.head == store.recovered(recent=1).head
+        (key,) = (part for part in head.parts if part.kind is PartKind.KEYFRAME)
+        assert decode(store.frame(key), MANIFEST).digest() == head.digest == store.model(head.version).shadow.digest()
+        assert [store.frame(part) for part in head.parts]
+        assert made.repair() is None
+        store.close()
+        store = opened(tmp_path)
+        made = committer(store)
+        assert made.repair() is None
+        sent = arrived("a", update(1.0), round_id=9)
+        store.save_update(sent.record, sent.payload)
+        following = made.commit([sent.member], "full", Figures())
+        assert isinstance(following, VersionRecord)
+        assert [store.frame(part) for part in following.parts]
+        store.close()
+
+    def test_a_head_in_larger_chunks_than_the_broker_takes_now_is_cut_again(self, tmp_path: Path) -> None:
+        store = grown(tmp_path, 2)
+        frames = [store.frame(part) for part in store.recovered(recent=1).head.parts]
+        smaller = CommitterSettings(downlink=DownlinkSettings(chunk_bytes=2048))
+        head = committer(store, smaller).repair()
+        assert head is not None
+        assert {part.chunk_bytes for part in head.parts} == {2048}
+        assert [store.frame(part) for part in head.parts] == frames
+        assert committer(store).repair() is None, "a larger chunk is no reason"
+        store.close()
+        store = opened(tmp_path)
+        assert store.recovered(recent=1).head == head
+        store.close()
+        assert "I3" not in failed(tmp_path / "store")
 
 
 def test_a_damaged_best_model_is_the_best_no_longer_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -135,7 +256,7 @@ def test_a_database_of_another_layout_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "store" / DATABASE)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(StorageError, match=r"layout 99.* up to 4: install the newer release"):
+    with pytest.raises(StorageError, match=r"layout 99.* up to 5: install the newer release"):
         opened(tmp_path)
 
 

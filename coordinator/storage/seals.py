@@ -1,0 +1,200 @@
+"""Sums over rows that a store keeps beside them: what was changed, added or lost behind the store's back is found.
+
+An update's sum has all that was offered and what became of it. A version's sum has the sum of the version before, its
+own row and parts, and the sums of its members: a chain over versions, members and weights. The newest of the chain, a
+sum of all rounds and one of the identity are in `meta`, so that a row cannot go from the end either. Rows of former
+releases have no sum: the chain begins with the first version that this one makes.
+
+The sums prove damage, not intent: whoever can write the database can make them anew.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from federation.storage.sqlite import Database, Readable
+from federation.types import ModelVersion, UpdateId
+
+__all__ = [
+    "SealedRow",
+    "head_changes",
+    "identity_is_sealed",
+    "seal_identity",
+    "seal_round",
+    "seal_update",
+    "seal_version",
+    "sealed_rounds",
+    "sealed_updates",
+    "sealed_versions",
+    "unseal_above",
+]
+
+_UPDATE = (
+    *("update_id", "node", "round", "base_version", "num_examples", "codec", "payload_bytes", "payload_digest"),
+    *("fetched_bytes", "train_s", "metrics", "status", "reason", "version", "staleness", "judged_at"),
+)
+_VERSION = (
+    *("version", "digest", "previous", "manifest_digest", "seed", "accepted", "parts", "blob_digest", "reason"),
+    *("wall_s", "bytes_up", "bytes_down"),
+)
+_PART = ("kind", "version", "payload_bytes", "payload_digest")
+_ROUND = ("round", "version", "fingerprints", "share")
+_IDENTITY = ("run", "epoch", "began_ms", "manifest")
+
+_HEAD, _ROUNDS, _ROUNDS_FROM, _SELF = "versions_seal", "rounds_seal", "rounds_sealed_from", "identity_seal"
+"""Keys in `meta`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedRow:
+    """One row and its sum.
+
+    Attributes:
+        key: Its id or number.
+        whole: Whether it is what was written; None where its writer knew no sums.
+    """
+
+    key: str
+    whole: bool | None
+
+
+# --- written with the rows --------------------------------------------------------------------------------------------
+
+
+def seal_update(database: Database, update: UpdateId) -> None:
+    """An update has arrived, or something has become of it."""
+    row = database.execute("SELECT * FROM updates WHERE update_id = ?", update).fetchone()
+    database.execute("UPDATE updates SET seal = ? WHERE update_id = ?", _sum(row, _UPDATE), update)
+
+
+def seal_version(database: Database, version: ModelVersion) -> None:
+    """A version with all its members is in its tables: it is the head."""
+    seal = _version_sum(database, _row_of(database, version))
+    database.execute("UPDATE versions SET seal = ? WHERE version = ?", seal, version)
+    _set(database, _HEAD, seal)
+
+
+@contextmanager
+def head_changes(database: Database, head: ModelVersion) -> Iterator[None]:
+    """The head's row or parts are changed inside: its sum follows, unless it was wrong before."""
+    before = _row_of(database, head)
+    was_whole = before["seal"] is not None and _version_sum(database, before) == before["seal"]
+    yield
+    if was_whole:
+        seal_version(database, head)
+
+
+def unseal_above(database: Database, head: ModelVersion) -> None:
+    """The versions above are undone: the chain ends here."""
+    row = _row_of(database, head)
+    if row["seal"] is None:
+        database.execute("DELETE FROM meta WHERE key = ?", _HEAD)
+    else:
+        _set(database, _HEAD, row["seal"])
+
+
+def seal_round(database: Database, number: int) -> None:
+    """A round has been reserved."""
+    known = _meta(database, _ROUNDS)
+    if known is None:
+        _set(database, _ROUNDS_FROM, number)
+    row = database.execute("SELECT * FROM rounds WHERE round = ?", number).fetchone()
+    _set(database, _ROUNDS, _sum(row, _ROUND, known or b""))
+
+
+def seal_identity(database: Database) -> None:
+    """Run, epoch or manifest have been written."""
+    _set(database, _SELF, _identity_sum(database))
+
+
+# --- compared with the rows -------------------------------------------------------------------------------------------
+
+
+def identity_is_sealed(database: Readable) -> bool | None:
+    """Whether run, epoch and manifest are what was written; None where no sum of them is kept."""
+    known = _meta(database, _SELF)
+    return None if known is None else known == _identity_sum(database)
+
+
+def sealed_updates(database: Readable) -> Iterator[SealedRow]:
+    """Every update, in order of arrival; a number that is missing between them is a row that was lost."""
+    expected = 1
+    first = database.execute("SELECT seal FROM versions WHERE version = 0").fetchone()
+    unsealed = None if first is None or first["seal"] is None else False
+    for row in database.execute("SELECT * FROM updates ORDER BY seq"):
+        yield from _lost(range(expected, row["seq"]))
+        expected = row["seq"] + 1
+        whole = unsealed if row["seal"] is None else row["seal"] == _sum(row, _UPDATE)
+        yield SealedRow(row["update_id"], whole)
+    last = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'updates'").fetchone()
+    yield from _lost(range(expected, (0 if last is None else last["seq"]) + 1))
+
+
+def sealed_versions(database: Readable) -> Iterator[SealedRow]:
+    """Every version, in order; the last one also fails where a newer one has been there."""
+    rows = database.execute("SELECT * FROM versions ORDER BY version").fetchall()
+    head = _meta(database, _HEAD)
+    for row in rows:
+        whole = None if row["seal"] is None else row["seal"] == _version_sum(database, row)
+        if row is rows[-1] and (head is not None or whole is not None):
+            whole = whole is True and head == row["seal"]
+        yield SealedRow(str(row["version"]), whole)
+
+
+def sealed_rounds(database: Readable) -> SealedRow:
+    """All rounds since the first that has a sum, as one row of this round's number."""
+    first, known = _meta(database, _ROUNDS_FROM), _meta(database, _ROUNDS)
+    if first is None or known is None:
+        return SealedRow("0", None if first is None and known is None else False)
+    made: bytes = b""
+    for row in database.execute("SELECT * FROM rounds WHERE round >= ? ORDER BY round", first):
+        made = _sum(row, _ROUND, made)
+    return SealedRow(str(first), made == known)
+
+
+def _lost(numbers: Iterable[int]) -> Iterator[SealedRow]:
+    return (SealedRow(f"arrival number {number}", whole=False) for number in numbers)
+
+
+# --- sums -------------------------------------------------------------------------------------------------------------
+
+
+def _version_sum(database: Readable, row: Mapping[str, object]) -> bytes:
+    before = database.execute("SELECT seal FROM versions WHERE version = ? - 1", row["version"]).fetchone()
+    members = database.execute("SELECT * FROM updates WHERE version = ? ORDER BY update_id", row["version"])
+    parts = database.execute("SELECT * FROM parts WHERE version = ? ORDER BY kind", row["version"])
+    sums = b"".join((*(_sum(member, _UPDATE) for member in members), *(_sum(part, _PART) for part in parts)))
+    return _sum(row, _VERSION, (b"" if before is None or before["seal"] is None else before["seal"]) + sums)
+
+
+def _identity_sum(database: Readable) -> bytes:
+    return _sum({key: _meta(database, key) for key in _IDENTITY}, _IDENTITY)
+
+
+def _sum(row: Mapping[str, object], columns: Iterable[str], before: bytes = b"") -> bytes:
+    """16 bytes: BLAKE2b of these columns, each as text, after what came before."""
+    words = [_word(row[column]) for column in columns]
+    return blake2b(before + json.dumps(words).encode(), digest_size=16).digest()
+
+
+def _word(value: object) -> str | None:
+    if value is None:
+        return None
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _row_of(database: Readable, version: int) -> Mapping[str, object]:
+    row: Mapping[str, object] = database.execute("SELECT * FROM versions WHERE version = ?", version).fetchone()
+    return row
+
+
+def _meta(database: Readable, key: str) -> Any:
+    row = database.execute("SELECT value FROM meta WHERE key = ?", key).fetchone()
+    return None if row is None else row["value"]
+
+
+def _set(database: Database, key: str, value: object) -> None:
+    database.insert("meta", {"key": key, "value": value}, conflict="REPLACE")
