@@ -1,13 +1,14 @@
 """The node's database: its tables, and named bodies: small ones in the row, large ones in files that a row names."""
 
 import contextlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from edge_node.records import OutboxEntry
+from edge_node.records import OutboxEntry, Seen
 from edge_node.storage.state_folder import StateFolder
 from federation.errors import RemoteProtocolError, StorageError
 from federation.protocol.messages import UpdateOffer
@@ -15,9 +16,9 @@ from federation.protocol.wire import decode_message, encode_message
 from federation.storage import sqlite
 from federation.storage.columns import Columns, Kind
 from federation.storage.sqlite import Connection, Layout, ReadOnlyDatabase, Row, SqliteError
-from federation.types import UpdateId
+from federation.types import Epoch, RunId, UpdateId
 
-__all__ = ["DATABASE", "LARGE_BYTES", "LAYOUT", "Database", "open_read_only", "read_outbox"]
+__all__ = ["DATABASE", "LARGE_BYTES", "LAYOUT", "Database", "frame_name", "open_read_only", "read_outbox", "read_seen"]
 
 DATABASE = "node.sqlite"
 """File name of the database in the state folder."""
@@ -51,6 +52,8 @@ def _read_number(connection: Connection) -> int:
     if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is None:
         return 0
     row = connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
+    if row is not None and not isinstance(row[0], int):
+        raise StorageError(f"the node's store cannot be read: its layout is {row[0]!r}")
     return 0 if row is None else int(row[0])
 
 
@@ -80,6 +83,25 @@ def read_outbox(rows: Iterable[Row]) -> Iterator[tuple[UpdateId, OutboxEntry | N
             yield row["update_id"], None
         else:
             yield row["update_id"], entry if isinstance(entry.offer, UpdateOffer) else None
+
+
+def frame_name(update: UpdateId) -> str:
+    """Name of the body with an update's frame."""
+    return f"frame-{update}"
+
+
+def read_seen(text: object) -> Seen | None:
+    """What `meta` has of the newest coordinator that was heard."""
+    if not isinstance(text, str):
+        return None
+    found = json.loads(text)
+    return Seen(
+        run=RunId(found["run"]),
+        epoch=Epoch(found["epoch"]),
+        began_ms=found["began_ms"],
+        round=found["round"],
+        version=found["version"],
+    )
 
 
 class Database:

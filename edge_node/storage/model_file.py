@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from edge_node.records import Held
 from edge_node.storage.store import HeldModel
 from federation.types import Digest, ModelVersion
 from update_codec import CodecError, Vectors
 
-__all__ = ["MODEL", "held_version", "pack_model", "read_model"]
+__all__ = ["MODEL", "pack_model", "read_held", "read_model"]
 
 MODEL = "model.safetensors"
 """Name of the file in the state folder."""
@@ -56,13 +57,14 @@ def read_model(path: Path) -> HeldModel | None:
     return None
 
 
-def held_version(path: Path) -> int | None:
-    """The version that a file says it holds, unchecked; None where there is no such file."""
+def read_held(path: Path) -> Held | None:
+    """The model that a file says it holds, unchecked; None where there is no such file."""
     with (
         contextlib.suppress(OSError, SafetensorError, KeyError, ValueError),
         safe_open(path, framework="numpy") as file,
     ):
-        return int((file.metadata() or {})["version"])
+        labels = file.metadata() or {}
+        return Held(version=ModelVersion(int(labels["version"])), digest=Digest(bytes.fromhex(labels["digest"])))
     return None
 
 

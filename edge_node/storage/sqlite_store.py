@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from edge_node.records import NO_CHANGE, OutboxEntry, RecoveredNode, Residual, Seen, StateChange
-from edge_node.storage.database import Database, read_outbox
+from edge_node.storage.database import Database, frame_name, read_outbox, read_seen
 from edge_node.storage.model_file import MODEL, pack_model, read_model
 from edge_node.storage.state_folder import StateFolder
 from edge_node.storage.store import HeldModel
 from edge_node.storage.task_state import added, pack_arrays, unpack_arrays
 from federation.errors import LocalProtocolError, StorageError
 from federation.task import Parameters
-from federation.types import Epoch, Incarnation, ModelVersion, RoundId, RunId, UpdateId
+from federation.types import Incarnation, ModelVersion, RoundId, RunId, UpdateId
 
 __all__ = ["SqliteNodeStore"]
 
@@ -63,7 +63,7 @@ class SqliteNodeStore:
             held_version=self._model.version if self._model else None,
             held_digest=self._model.digest if self._model else None,
             outbox=tuple(self._outbox.values()),
-            seen=_read_seen(self._db.meta("seen")),
+            seen=read_seen(self._db.meta("seen")),
         )
 
     def held_model(self) -> HeldModel | None:
@@ -116,7 +116,7 @@ class SqliteNodeStore:
         state = {**self._state, **change.kept} if change.kept else self._state
         with self._db.transaction(durable=True):
             self._db.add_entry(entry)
-            self._db.set_body(_frame_name(offer.update), frame)
+            self._db.set_body(frame_name(offer.update), frame)
             if change.pending:
                 self._db.set_body(_pending_name(offer.update), pack_arrays(change.pending))
             if context is not None:
@@ -129,7 +129,7 @@ class SqliteNodeStore:
 
     def frame(self, update: UpdateId) -> bytes | None:
         """The codec frame of an update in the outbox, or None when there is no such entry."""
-        return self._db.body(_frame_name(update))
+        return self._db.body(frame_name(update))
 
     def context(self, update: UpdateId) -> bytes | None:
         """What the frame of an update in the outbox needs to be decoded; None when it needs nothing."""
@@ -155,7 +155,7 @@ class SqliteNodeStore:
         # The frame's file goes after this: were the row to come back without it, nobody could settle it again.
         with self._db.transaction(durable=residual is not self._residual or state is not self._state):
             self._db.change("DELETE FROM outbox WHERE update_id = ?", update)
-            self._db.drop_body(_frame_name(update))
+            self._db.drop_body(frame_name(update))
             self._db.drop_body(_pending_name(update))
             self._db.drop_body(_context_name(update))
             self._put_residual(residual)
@@ -215,23 +215,6 @@ class SqliteNodeStore:
         if self._db.meta("run") != run or last is None or round_id > int(last):
             self._db.set_meta("run", run)
             self._db.set_meta("last_round", round_id)
-
-
-def _frame_name(update: UpdateId) -> str:
-    return f"frame-{update}"
-
-
-def _read_seen(text: object) -> Seen | None:
-    if not isinstance(text, str):
-        return None
-    found = json.loads(text)
-    return Seen(
-        run=RunId(found["run"]),
-        epoch=Epoch(found["epoch"]),
-        began_ms=found["began_ms"],
-        round=found["round"],
-        version=found["version"],
-    )
 
 
 def _pending_name(update: UpdateId) -> str:

@@ -1,20 +1,35 @@
 """Checks what must hold under faults in the stores of a federation that has stopped, and says what it found."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
 
 from coordinator.global_model.committer import CommitterSettings
-from coordinator.storage.read_only import ReadOnlyStore
-from edge_node.storage.read_only import read_node
-from federation.errors import StorageError
-from federation.protocol.messages import ReceiptStatus
+from coordinator.storage.read_only import BLOBS, ReadOnlyStore
+from federation.errors import FederationError, StorageError
 from federation.types import UpdateId
-from fedmq.audit.invariants import Check, Evidence, Witness, checks, double_updates, lost_updates
+from fedmq.audit.evidence import Evidence, Witness, read_nodes
+from fedmq.audit.invariants import Check, checks, double_updates, lost_updates, not_checked, waiting_updates
 from fedmq.audit.recompute import recompute_head
+from update_codec import CodecError
 
 __all__ = ["AuditReport", "Finding", "Outcome", "Witness", "audit", "recompute_head"]
+
+_UNREADABLE = (
+    FederationError,
+    CodecError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    TypeError,
+    ValueError,
+)
+"""What reading a store raises in which anything may stand; our own mistakes have other names."""
+
+Found = TypeVar("Found")
 
 
 class Outcome(StrEnum):
@@ -80,18 +95,53 @@ def audit(
     Raises:
         StorageError: A store cannot be read at all.
     """
-    with ReadOnlyStore(state) as store:
-        evidence = Evidence(
-            store=store,
-            versions=store.history(),
-            updates={row.record.update: row for row in store.updates()},
-            nodes=[node for node in map(read_node, nodes) if node.run in (None, store.run)],
-            witness=Witness() if witness is None else witness,
+    try:
+        store = ReadOnlyStore(state)
+    except StorageError as error:
+        if not _has_models(state):
+            raise
+        return AuditReport(
+            findings=[_unreadable(error, *check) for check in checks(settings, frozenset(), frozenset())]
         )
-        lost, double = frozenset(lost_updates(evidence)), frozenset(double_updates(evidence))
-        findings = [_finding(evidence, *check) for check in checks(settings, lost, double)]
-    waiting = (update for update, row in evidence.updates.items() if row.verdict.status is ReceiptStatus.STORED)
-    return AuditReport(findings=findings, lost=lost, double=double, waiting=frozenset(waiting))
+    with store:
+        return _report(store, nodes, settings, Witness() if witness is None else witness)
+
+
+def _has_models(state: Path) -> bool:
+    """Whether a coordinator has been here: then a database that cannot be read is damage."""
+    blobs = state / BLOBS
+    return blobs.is_dir() and any(blobs.iterdir())
+
+
+def _unreadable(error: StorageError, invariant: str, claim: str, check: Check | None) -> Finding:
+    del check
+    outcome = Outcome.FAIL if invariant == "I3" else Outcome.SKIP
+    return Finding(invariant=invariant, outcome=outcome, claim=claim, detail=str(error))
+
+
+def _report(
+    store: ReadOnlyStore, nodes: Sequence[Path], settings: CommitterSettings | None, witness: Witness
+) -> AuditReport:
+    evidence = Evidence(store=store, folders=read_nodes(nodes, _or(lambda: store.run, None)), witness=witness)
+    lost = _or(lambda: frozenset(lost_updates(evidence)), frozenset[UpdateId]())
+    double = _or(lambda: frozenset(double_updates(evidence)), frozenset[UpdateId]())
+    every = checks(settings, lost, double)
+    findings = [_finding(evidence, *check) for check in every]
+    claims = {invariant: claim for invariant, claim, _ in every}
+    findings += [
+        Finding(invariant=invariant, outcome=Outcome.SKIP, claim=claims[invariant], detail=detail)
+        for invariant, detail in _or(lambda: list(not_checked(evidence)), list[tuple[str, str]]())
+    ]
+    waiting = _or(lambda: frozenset(waiting_updates(evidence)), frozenset[UpdateId]())
+    return AuditReport(findings=findings, lost=lost, double=double, waiting=waiting)
+
+
+def _or(read: Callable[[], Found], nothing: Found) -> Found:
+    """What can be read; where nothing can, a check says so."""
+    try:
+        return read()
+    except _UNREADABLE:
+        return nothing
 
 
 def _finding(evidence: Evidence, invariant: str, claim: str, check: Check | None) -> Finding:
@@ -100,7 +150,9 @@ def _finding(evidence: Evidence, invariant: str, claim: str, check: Check | None
         return Finding(invariant=invariant, outcome=Outcome.SKIP, claim=claim, detail=why)
     try:
         wrong = check(evidence)
-    except StorageError as error:
+    except FederationError as error:
         wrong = str(error)
+    except _UNREADABLE as error:
+        wrong = f"something cannot be read: {type(error).__name__}: {error}"
     outcome = Outcome.FAIL if wrong else Outcome.PASS
     return Finding(invariant=invariant, outcome=outcome, claim=claim, detail=wrong)

@@ -1,69 +1,28 @@
 """The invariants I1 to I9 as functions of what the stores of a stopped federation hold; each returns what is wrong."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
 from coordinator.global_model.codec_contexts import KnownContexts
 from coordinator.global_model.committer import CommitterSettings
-from coordinator.storage.read_only import ReadOnlyStore
-from coordinator.storage.store import UpdateRow, VersionRow
+from coordinator.storage.store import UpdateRow
 from edge_node.storage.read_only import StoppedNode
-from federation.protocol.chunking import payload_digest
-from federation.protocol.messages import ReceiptStatus
+from federation.errors import StorageError
+from federation.protocol.messages import PartKind, ReceiptStatus
 from federation.types import ModelVersion, UpdateId, update_id
+from fedmq.audit.evidence import Evidence
 from fedmq.audit.recompute import recompute
-from update_codec import CodecError, inspect
+from update_codec import CodecError, Manifest, decode, inspect
 
-__all__ = ["Check", "Evidence", "Witness", "checks", "double_updates", "lost_updates"]
+__all__ = ["Check", "checks", "double_updates", "lost_updates", "not_checked", "waiting_updates"]
 
 ORPHANS_MAX = 6
 """Files without a row that one crash can leave: a model, a keyframe, a delta, a payload, their temporary files."""
 
 EXAMPLES_SHOWN = 3
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Witness:
-    """What somebody who listened to the nodes knows beyond their stores.
-
-    Attributes:
-        offered: Updates that a node has offered.
-        told: Receipts that nodes have read: update, status, and the version for ``applied``.
-        version_seen: The newest version that any node has had.
-    """
-
-    offered: frozenset[UpdateId] = frozenset()
-    told: frozenset[tuple[UpdateId, ReceiptStatus, ModelVersion | None]] = frozenset()
-    version_seen: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """Everything that the checks look at."""
-
-    store: ReadOnlyStore
-    versions: list[VersionRow]
-    updates: Mapping[UpdateId, UpdateRow]
-    nodes: Sequence[StoppedNode] = ()
-    witness: Witness = field(default_factory=Witness)
-
-    @property
-    def head(self) -> ModelVersion:
-        """The newest version."""
-        return self.versions[-1].record.version
-
-    @property
-    def relied_on(self) -> frozenset[UpdateId]:
-        """Updates of which a node believes that the coordinator has them."""
-        stored = {update for node in self.nodes for update, (_, stored) in node.outbox.items() if stored}
-        return frozenset(stored | {update for update, status, _ in self.witness.told if status in _KEPT})
-
-
-_KEPT = (ReceiptStatus.STORED, ReceiptStatus.APPLIED, ReceiptStatus.STALE)
-"""What a receipt of these says is in the coordinator's store; the refusal of a stranger's update is not [FED-49]."""
 
 Check = Callable[[Evidence], str]
 
@@ -125,16 +84,38 @@ def _is_applied(row: UpdateRow) -> bool:
     return row.verdict.status is ReceiptStatus.APPLIED
 
 
+def waiting_updates(evidence: Evidence) -> Iterable[UpdateId]:
+    """Updates that are stored and in no version."""
+    return (update for update, row in evidence.updates.items() if row.verdict.status is ReceiptStatus.STORED)
+
+
+def not_checked(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    """What the stores that were named do not show, each with the invariant that it is about."""
+    yield from (("I2", f"not checked: {folder}") for folder in evidence.folders.left_out)
+    took_part, read = len(evidence.participation), len(evidence.nodes)
+    if (evidence.nodes or evidence.folders.left_out) and read < took_part:
+        yield "I2", f"not checked: {took_part} nodes took part, {read} folders of this run were named"
+    open_versions = [row.key for row in evidence.store.sealed_versions() if row.whole is None]
+    if open_versions:
+        yield "I3", f"not covered by sums: versions {open_versions[0]} to {open_versions[-1]}, made by a former release"
+
+
 def _kept(evidence: Evidence, lost: frozenset[UpdateId]) -> str:
     payloads = evidence.store.payloads()
-    waiting = (update for update, row in evidence.updates.items() if row.verdict.status is ReceiptStatus.STORED)
-    empty = [f"{update} is stored without its payload" for update in waiting if update not in payloads]
-    return _some([*(f"{update} is lost" for update in sorted(lost)), *empty])
+    empty = [
+        f"{update} is stored without its payload" for update in waiting_updates(evidence) if update not in payloads
+    ]
+    unsent = [
+        f"{node.folder}: the frame of {update} is gone or damaged"
+        for node in evidence.nodes
+        for update in node.frames_lost - evidence.updates.keys()
+    ]
+    return _some([*(f"{update} is lost" for update in sorted(lost)), *empty, *unsent])
 
 
 def _chained(evidence: Evidence) -> str:
     wrong = [] if not (damage := evidence.store.damage()) else [damage]
-    wrong += [f"{node.folder}: {node.damage}" for node in evidence.nodes if node.damage]
+    wrong += [*evidence.folders.damaged, *(f"{node.folder}: {node.damage}" for node in evidence.nodes if node.damage)]
     previous = b""
     for number, row in enumerate(evidence.versions):
         if row.record.version != number:
@@ -142,27 +123,62 @@ def _chained(evidence: Evidence) -> str:
         if row.record.previous != previous:
             wrong.append(f"version {row.record.version} does not name its predecessor")
         previous = row.record.digest
-    return _some(wrong)
+    return _some([*wrong, *_unsealed(evidence)])
+
+
+def _unsealed(evidence: Evidence) -> Iterator[str]:
+    store = evidence.store
+    changed = [row.key for row in store.sealed_versions() if row.whole is False]
+    if changed:
+        yield f"version {_some(changed)}: row, members or weights are not what was written"
+    if store.identity_is_sealed() is False:
+        yield "run, epoch or manifest are not what was written"
+    if store.sealed_rounds().whole is False:
+        yield f"the rounds since {store.sealed_rounds().key} are not what was written"
+    manifest = store.manifest().digest
+    if any(row.record.manifest_digest != manifest for row in evidence.versions):
+        yield "the manifest is not the one that the versions name"
 
 
 def _finite(evidence: Evidence) -> str:
-    model = evidence.store.model(evidence.head)
-    arrays = (model.parameters, model.shadow.parameters, model.shadow.statistics)
-    if not all(np.isfinite(array).all() for array in arrays):
-        return f"version {evidence.head} is not finite"
-    return "" if model.shadow.digest() == evidence.versions[-1].record.digest else "the head's digest is another one"
+    store, digests = evidence.store, {row.record.version: row.record.digest for row in evidence.versions}
+    wrong = []
+    # After the repair of a damaged head there is no file of the version before it.
+    for version in sorted({evidence.head, *filter(store.has_model, store.kept_models())}):
+        model = store.model(version)
+        arrays = (model.parameters, model.shadow.parameters, model.shadow.statistics)
+        whose = "the head's" if version == evidence.head else f"version {version}'s"
+        if not all(np.isfinite(array).all() for array in arrays):
+            wrong.append(f"version {version} is not finite")
+        if model.shadow.digest() != digests.get(version):
+            wrong.append(f"{whose} digest is another one")
+    return _some(wrong)
 
 
 def _newest(evidence: Evidence) -> str:
     wrong = []
     if evidence.witness.version_seen > evidence.head:
         wrong.append(f"a node has seen version {evidence.witness.version_seen}, the head is {evidence.head}")
-    for node in evidence.nodes:
-        bases = [offer.base_version for offer, _ in node.outbox.values()]
-        newest = max([node.held_version or 0, *bases])
-        if newest > evidence.head:
-            wrong.append(f"{node.folder} knows version {newest}, the head is {evidence.head}")
-    return _some(wrong)
+    return _some([*wrong, *(seen for node in evidence.nodes for seen in _seen(evidence, node))])
+
+
+def _seen(evidence: Evidence, node: StoppedNode) -> Iterator[str]:
+    store, offers = evidence.store, [offer for offer, _ in node.outbox.values()]
+    held, seen = node.held, node.seen if node.seen is not None and node.seen.run == store.run else None
+    versions = [offer.base_version for offer in offers]
+    versions += [] if held is None else [held.version]
+    versions += [] if seen is None or seen.version is None else [seen.version]
+    if max(versions, default=0) > evidence.head:
+        yield f"{node.folder} knows version {max(versions)}, the head is {evidence.head}"
+    digests = {row.record.version: row.record.digest for row in evidence.versions}
+    if held is not None and digests.get(held.version, held.digest) != held.digest:
+        yield f"{node.folder} holds another version {held.version}"
+    rounds = [node.last_round, *(offer.round for offer in offers), None if seen is None else seen.round]
+    newest, reserved = max((number for number in rounds if number is not None), default=-1), store.rounds_reserved()
+    if newest >= reserved:
+        yield f"{node.folder} knows round {newest}, {reserved} were reserved"
+    if seen is not None and seen.epoch > store.epoch():
+        yield f"{node.folder} knows epoch {seen.epoch}, the store's is {store.epoch()}"
 
 
 def _remake(settings: CommitterSettings) -> Check:
@@ -188,22 +204,40 @@ def _tidy(evidence: Evidence) -> str:
 
 
 def _sound(evidence: Evidence) -> str:
-    manifest, wrong = evidence.store.manifest(), []
-    contexts = KnownContexts(evidence.store.model(evidence.head).strategy, manifest.parameter_count)
-    for update in evidence.store.payloads():
-        row, frame = evidence.updates.get(update), evidence.store.payload(update)
-        if row is None:
-            continue
-        if (len(frame), payload_digest(frame)) != (row.record.payload_bytes, row.record.payload_digest):
-            wrong.append(f"the payload of {update} is not what was offered")
-            continue
-        try:
-            inspect(frame, manifest, context=contexts)
-        except CodecError as error:
-            wrong.append(f"the payload of {update} cannot be decoded: {error}")
-    reserved = evidence.store.rounds_reserved()
+    store = evidence.store
+    manifest = store.manifest()
+    contexts = KnownContexts(store.model(evidence.head).strategy, manifest.parameter_count)
+    wrong = [f"{row.key} is not what was written" for row in store.sealed_updates() if row.whole is False]
+    for update in store.payloads():
+        if update in evidence.updates:
+            try:
+                inspect(store.payload(update), manifest, context=contexts)
+            except StorageError as error:
+                wrong.append(str(error))
+            except CodecError as error:
+                wrong.append(f"the payload of {update} cannot be decoded: {error}")
+    reserved = store.rounds_reserved()
     wrong += [f"{update}: no such round" for update, row in evidence.updates.items() if row.record.round >= reserved]
-    return _some(wrong)
+    try:
+        store.read_the_rest()
+    except StorageError as error:
+        wrong.append(str(error))
+    return _some([*wrong, *_broken_parts(evidence, manifest)])
+
+
+def _broken_parts(evidence: Evidence, manifest: Manifest) -> Iterator[str]:
+    """What nodes may pull."""
+    store, head = evidence.store, evidence.head
+    parts, lost = store.listed_parts()
+    yield from (f"the part {key} is listed, and is not in the store" for key in lost)
+    for part in parts:
+        try:
+            frame = store.frame(part)
+            is_head = part.kind is PartKind.KEYFRAME and part.version == head
+            if is_head and decode(frame, manifest).digest() != store.model(head).shadow.digest():
+                yield f"the keyframe of version {head} is another model"
+        except (StorageError, CodecError) as error:
+            yield str(error)
 
 
 def _some(things: Iterable[object]) -> str:

@@ -49,6 +49,8 @@ RECENT = 2
 """Versions that an update may be based on: ``round.max_staleness`` of the configuration, and the head."""
 
 SHOWN_BYTES = 64
+SINCE = ("not checked:", "not covered by sums:")
+"""What the audit adds since then about what it cannot see."""
 NODE_DATABASE = "node.sqlite"
 NODE_TASK = "quadratic-400"
 NODE = NodeId("pi-3")
@@ -108,6 +110,8 @@ def read_by_commands(folder: Path, nodes: Sequence[Path] = ()) -> dict[str, Any]
         "why": command("why", "--state", str(folder)),
         "audit": command("audit", "--config", str(CONFIG), "--state", str(folder), *boxes),
     }
+    findings = said["audit"]["findings"]
+    said["audit"]["findings"] = [one for one in findings if not one["detail"].startswith(SINCE)]
     for name in ("since_s", "said_s"):
         del said["why"][name]
     return said

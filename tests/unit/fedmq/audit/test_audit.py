@@ -1,6 +1,7 @@
 """The audit: silent about a good store, and never about one that breaks a promise."""
 
 import json
+import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -17,15 +18,17 @@ from coordinator.storage.files import model_file
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import Figures
 from coordinator.strategies.strategy import StrategySettings, make_strategy
-from edge_node.records import OutboxEntry
+from edge_node.records import OutboxEntry, Seen
+from edge_node.storage.database import DATABASE as NODE_DATABASE
 from edge_node.storage.sqlite_store import SqliteNodeStore
+from edge_node.storage.store import HeldModel
 from federation.errors import StorageError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.cohort import EVERYONE
 from federation.protocol.messages import Reason, ReceiptStatus, UpdateOffer
-from federation.types import Digest, Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
+from federation.types import Digest, Epoch, Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from fedmq.audit.audit import AuditReport, Outcome, Witness, audit
-from tests.rigs.model_values import INITIAL, Arrived, arrived, committer, initialised, update
+from tests.rigs.model_values import INITIAL, MANIFEST, Arrived, arrived, committer, initialised, update
 
 SETTINGS = CommitterSettings()
 
@@ -96,6 +99,10 @@ def node_with(folder: Path, run: RunId, *sent: Arrived, stored: bool, base: int 
 
 def failed(report: AuditReport) -> dict[str, str]:
     return {finding.invariant: finding.detail for finding in report.findings if finding.failed}
+
+
+def skipped(report: AuditReport) -> list[str]:
+    return [finding.detail for finding in report.findings if finding.outcome is Outcome.SKIP]
 
 
 def told(update_name: str, status: ReceiptStatus, version: int | None = None) -> Witness:
@@ -260,6 +267,131 @@ class TestDisk:
     def test_an_update_of_a_round_that_was_never_reserved_fails(self, state: Path) -> None:
         rows(state, "DELETE FROM rounds WHERE round = 2")
         assert "no such round" in failed(audit(state))["I9"]
+
+
+DAMAGES = {
+    "the weight of a member": ("UPDATE updates SET num_examples = 30 WHERE update_id = '0-a'", "I3", "version 1: row"),
+    "the staleness of a member": ("UPDATE updates SET staleness = 1 WHERE update_id = '0-a'", "I3", "version 1: row"),
+    "the base of a member": ("UPDATE updates SET base_version = 1 WHERE update_id = '0-a'", "I3", "version 1: row"),
+    "two members that change places": (
+        "UPDATE updates SET version = 3 - version WHERE node = 'a' AND version IS NOT NULL",
+        "I3",
+        "version 1; 2: row",
+    ),
+    "the weight of an update that waits": ("UPDATE updates SET num_examples = 30 WHERE update_id = '2-a'", "I9", "2-a"),
+    "the reason of a refusal": ("UPDATE updates SET reason = 'codec' WHERE update_id = '2-c'", "I9", "2-c is not what"),
+    "a refused update that is gone": ("DELETE FROM updates WHERE update_id = '2-c'", "I9", "arrival number 7"),
+    "a stale update that is gone": ("DELETE FROM updates WHERE update_id = '2-b'", "I9", "arrival number 6"),
+    "why a version was made": ("UPDATE versions SET reason = 'x' WHERE version = 1", "I3", "version 1: row"),
+    "the digest of a version and its mention": (
+        "UPDATE versions SET digest = iif(version = 1, x'11', digest), previous = iif(version = 2, x'11', previous)",
+        "I3",
+        "version 1; 2: row",
+    ),
+    "a head that is gone": ("DELETE FROM versions WHERE version = 2", "I3", "version 1: row"),
+    "an epoch that went back": ("UPDATE meta SET value = 0 WHERE key = 'epoch'", "I3", "run, epoch or manifest"),
+    "another run": ("UPDATE meta SET value = 'ff' WHERE key = 'run'", "I3", "run, epoch or manifest"),
+    "an epoch that is gone": ("DELETE FROM meta WHERE key = 'epoch'", "I3", "run, epoch or manifest"),
+    "a manifest of zeros": ("UPDATE meta SET value = zeroblob(9) WHERE key = 'manifest'", "I9", "manifest"),
+    "a round that is gone": ("DELETE FROM rounds WHERE round = 2", "I3", "the rounds since 0"),
+    "another cohort": ("UPDATE rounds SET fingerprints = x'00' WHERE round = 1", "I3", "the rounds since 0"),
+    "a frame of zeros": ("UPDATE parts SET frame = zeroblob(length(frame))", "I9", "of version 2 is damaged"),
+    "a frame that is gone": ("UPDATE parts SET frame = NULL", "I9", "is not in"),
+    "a part that is gone": ("DELETE FROM parts WHERE version = 2", "I9", "is listed, and is not in the store"),
+    "a part's digest": ("UPDATE parts SET payload_digest = x'00' WHERE version = 2", "I3", "version 2: row"),
+    "metrics that are no JSON": ("UPDATE updates SET metrics = '{' WHERE update_id = '0-a'", "I1", "cannot be read"),
+    "a status of no name": ("UPDATE updates SET status = 'lost' WHERE update_id = '0-a'", "I1", "cannot be read"),
+    "a table that is gone": ("DROP TABLE payloads", "I2", "no such table"),
+    "a part's chunks": ("UPDATE parts SET chunk_bytes = -1 WHERE version = 2", "I9", "version 2 is damaged"),
+    "sums that are gone": ("UPDATE updates SET seal = NULL", "I9", "0-a is not what was written"),
+    "an evaluation that is no JSON": ("INSERT INTO evaluations VALUES (1, '{')", "I9", "cannot be read"),
+    "a table that the head does not need": ("DROP TABLE transfers", "I9", "no such table"),
+    "no version": ("DELETE FROM versions", "I3", "there is no version"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damage_is_found_and_never_a_traceback(name: str, state: Path) -> None:
+    statement, invariant, said = DAMAGES[name]
+    rows(state, statement)
+    report = audit(state, settings=SETTINGS)
+    assert said in failed(report)[invariant]
+
+
+class TestFilesAndFolders:
+    def test_an_older_model_that_is_kept_is_checked(self, state: Path) -> None:
+        path = state / "blobs" / model_file(1)
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+        assert "the model of version 1 is damaged" in failed(audit(state))["I4"]
+
+    def test_a_database_that_is_gone_or_empty_beside_models_fails(self, state: Path) -> None:
+        (state / DATABASE).write_bytes(b"")
+        assert "cannot be read" in failed(audit(state))["I3"]
+        (state / DATABASE).unlink()
+        assert "cannot be read" in failed(audit(state))["I3"]
+
+    def test_models_that_are_gone_fail(self, state: Path) -> None:
+        shutil.rmtree(state / "blobs")
+        assert failed(audit(state)).keys() >= {"I4", "I8", "I9"}
+
+    def test_what_no_sum_covers_is_said(self, state: Path) -> None:
+        rows(state, "UPDATE versions SET seal = NULL WHERE version < 2")
+        rows(state, "UPDATE versions SET seal = NULL WHERE version = 2")
+        rows(state, "UPDATE updates SET seal = NULL")
+        rows(state, "DELETE FROM meta WHERE key LIKE '%seal%'")
+        report = audit(state, settings=SETTINGS)
+        assert report.holds
+        assert "not covered by sums: versions 0 to 2, made by a former release" in skipped(report)
+
+    def test_a_head_whose_sum_was_taken_away_fails(self, state: Path) -> None:
+        rows(state, "UPDATE versions SET seal = NULL WHERE version = 2")
+        assert "version 2: row" in failed(audit(state))["I3"]
+
+
+class TestNodesFolders:
+    def test_folders_that_say_nothing_of_this_run_are_named(self, state: Path, tmp_path: Path) -> None:
+        sent = arrived("d", update(1.0), round_id=2)
+        other = node_with(tmp_path / "d", RunId("00000000000000ff"), sent, stored=False)
+        said = skipped(audit(state, nodes=[other, tmp_path / "nowhere"]))
+        assert f"not checked: {other}: of another run (00000000000000ff)" in said
+        assert f"not checked: {tmp_path / 'nowhere'}: no node's store is there" in said
+        assert "not checked: 3 nodes took part, 0 folders of this run were named" in said
+
+    def test_a_node_that_has_heard_of_more_than_the_store_knows_fails(self, state: Path, tmp_path: Path) -> None:
+        store = SqliteNodeStore(tmp_path / "d")
+        run = run_of(state)
+        store.save_progress(run, RoundId(9))
+        store.save_seen(Seen(run=run, epoch=Epoch(7), round=RoundId(9), version=ModelVersion(8)))
+        store.save_model(
+            HeldModel(
+                version=ModelVersion(2),
+                digest=Digest(INITIAL.digest()),
+                manifest_digest=MANIFEST.digest,
+                vectors=INITIAL,
+            )
+        )
+        store.close()
+        wrong = failed(audit(state, nodes=[tmp_path / "d"]))["I5"]
+        assert "knows version 8, the head is 2" in wrong
+        assert "holds another version 2" in wrong
+        assert "knows round 9, 3 were reserved" in wrong
+        assert "and 1 more" in wrong
+
+    def test_a_node_whose_frame_is_gone_has_lost_its_update(self, state: Path, tmp_path: Path) -> None:
+        folder = node_with(tmp_path / "d", run_of(state), arrived("d", update(1.0), round_id=2), stored=False)
+        with closing(sqlite3.connect(folder / NODE_DATABASE, isolation_level=None)) as database:
+            database.execute("UPDATE body SET inline = x'00'")
+        assert "the frame of 2-d is gone or damaged" in failed(audit(state, nodes=[folder]))["I2"]
+
+    @pytest.mark.parametrize(
+        "damage",
+        ["DROP TABLE outbox", "UPDATE meta SET value = 'x' WHERE name = 'last_round'", "UPDATE meta SET value = 'x'"],
+    )
+    def test_a_node_s_store_that_cannot_be_read_fails(self, damage: str, state: Path, tmp_path: Path) -> None:
+        folder = node_with(tmp_path / "d", run_of(state), arrived("d", update(1.0), round_id=2), stored=False)
+        with closing(sqlite3.connect(folder / NODE_DATABASE, isolation_level=None)) as database:
+            database.execute(damage)
+        assert "cannot be read" in failed(audit(state, nodes=[folder]))["I3"]
 
 
 class TestCommand:

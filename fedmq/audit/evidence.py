@@ -1,0 +1,117 @@
+"""What the audit looks at: the stores of a federation that has stopped, read when a check asks for them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from coordinator.storage.read_only import ReadOnlyStore
+from coordinator.storage.store import Participation, UpdateRow, VersionRow
+from edge_node.storage.database import DATABASE as NODE_DATABASE
+from edge_node.storage.read_only import StoppedNode, read_node
+from federation.errors import Damaged, StorageError
+from federation.protocol.messages import ReceiptStatus
+from federation.types import ModelVersion, UpdateId
+
+__all__ = ["Evidence", "NodeFolders", "Witness", "read_nodes"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Witness:
+    """What somebody who listened to the nodes knows beyond their stores.
+
+    Attributes:
+        offered: Updates that a node has offered.
+        told: Receipts that nodes have read: update, status, and the version for ``applied``.
+        version_seen: The newest version that any node has had.
+    """
+
+    offered: frozenset[UpdateId] = frozenset()
+    told: frozenset[tuple[UpdateId, ReceiptStatus, ModelVersion | None]] = frozenset()
+    version_seen: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFolders:
+    """The folders of nodes that were named.
+
+    Attributes:
+        read: Those of this run, or of nodes that have not yet seen a run.
+        damaged: What is wrong with those that cannot be read.
+        left_out: Why others say nothing about this run.
+    """
+
+    read: Sequence[StoppedNode] = ()
+    damaged: Sequence[str] = ()
+    left_out: Sequence[str] = ()
+
+
+def read_nodes(folders: Sequence[Path], run: str | None) -> NodeFolders:
+    """Read the folders of nodes.
+
+    Args:
+        folders: Where.
+        run: The coordinator's run; None where its store does not say it.
+    """
+    read, damaged, left_out = list[StoppedNode](), list[str](), list[str]()
+    for folder in folders:
+        if not (folder / NODE_DATABASE).exists():
+            left_out.append(f"{folder}: no node's store is there")
+            continue
+        try:
+            node = read_node(folder)
+        except StorageError as error:
+            damaged.append(str(error))
+            continue
+        if node.run is None or run is None or node.run == run:
+            read.append(node)
+        else:
+            left_out.append(f"{folder}: of another run ({node.run})")
+    return NodeFolders(read=read, damaged=damaged, left_out=left_out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Everything that the checks look at; whatever cannot be read raises where it is asked for."""
+
+    store: ReadOnlyStore
+    folders: NodeFolders = field(default_factory=NodeFolders)
+    witness: Witness = field(default_factory=Witness)
+
+    @cached_property
+    def versions(self) -> list[VersionRow]:
+        """All versions; there is at least one."""
+        versions = self.store.history()
+        if not versions:
+            raise Damaged("there is no version")
+        return versions
+
+    @cached_property
+    def updates(self) -> Mapping[UpdateId, UpdateRow]:
+        """All updates, by their ids."""
+        return {row.record.update: row for row in self.store.updates()}
+
+    @cached_property
+    def participation(self) -> list[Participation]:
+        """All nodes that took part."""
+        return self.store.participation()
+
+    @property
+    def nodes(self) -> Sequence[StoppedNode]:
+        """The nodes of this run."""
+        return self.folders.read
+
+    @property
+    def head(self) -> ModelVersion:
+        """The newest version."""
+        return self.versions[-1].record.version
+
+    @property
+    def relied_on(self) -> frozenset[UpdateId]:
+        """Updates of which a node believes that the coordinator has them."""
+        stored = {update for node in self.nodes for update, (_, stored) in node.outbox.items() if stored}
+        return frozenset(stored | {update for update, status, _ in self.witness.told if status in _KEPT})
+
+
+_KEPT = (ReceiptStatus.STORED, ReceiptStatus.APPLIED, ReceiptStatus.STALE)
+"""What a receipt of these says is in the coordinator's store; the refusal of a stranger's update is not [FED-49]."""
