@@ -73,6 +73,7 @@ class FinishedTraining:
         run: The run that it was made for; None when the trainer does not say.
         codec: The codec that made the frame; "" is the announced one.
         change: What the task wants to be kept on this node.
+        attempt: The attempt that made it; None when the trainer does not say.
     """
 
     round: RoundId
@@ -84,6 +85,7 @@ class FinishedTraining:
     run: RunId | None = None
     codec: str = ""
     change: StateChange = NO_CHANGE
+    attempt: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

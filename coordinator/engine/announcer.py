@@ -36,6 +36,7 @@ class Announcer:
         self._published: ModelVersion | None = None
         self._superseded = False
         self._delta: bytes | None = None
+        self._unsaved: dict[RoundId, RoundRecord] = {}
         self.started = state.head.version > 0 or bool(recovered.open_rounds) or bool(recovered.stored)
         for record in sorted(recovered.open_rounds, key=lambda record: record.round):
             self._recover(record, recovered)
@@ -72,11 +73,27 @@ class Announcer:
         if self._state.current is not None and not self._state.paused:
             self._state.emit(PublishAnnouncement(announcement=self._state.current.announcement))
 
+    def saved(self, record: RoundRecord) -> None:
+        """A round is on disk, and is announced."""
+        self._unsaved.pop(record.round, None)
+
+    def storage_failed(self) -> None:
+        """A round that did not reach the disk was not announced: its nodes hold no slot, but for the current one's."""
+        state = self._state
+        for record in self._unsaved.values():
+            if state.current is None or record.round != state.current.record.round:
+                for node in record.nodes:
+                    slot = state.assignments.get(node)
+                    if slot is not None and slot.round == record.round:
+                        state.end_slot(node)
+        self._unsaved.clear()
+
     def save_again(self) -> None:
         """Repeat what a failed save has cost: the current round may be neither saved nor announced."""
         state = self._state
         if state.current is not None:
             if not state.current.recovered:
+                self._unsaved[state.current.record.round] = state.current.record
                 state.emit(SaveRound(record=state.current.record))
             state.renew_leases(state.current.record.round)
         self.publish_again()
@@ -112,6 +129,7 @@ class Announcer:
         )
         announcement = self._announcement(record, self._take_delta(record))
         state.begin_round(record, announcement)
+        self._unsaved[round_id] = record
         state.emit(SaveRound(record=record))
         if names_kept:
             self._clear()

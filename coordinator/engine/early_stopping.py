@@ -1,9 +1,10 @@
 """Which version is the best so far, and whether the run has stopped getting better: from evaluations alone.
 
 Early stopping with patience p and minimum delta d (Prechelt, doi 10.1007/3-540-49430-8_3, with evaluations for epochs):
-the run ends after p evaluations in a row of which none is better by d or more than the best one that was. It stays
-ended: the end has been announced, and nodes may have left, when a version that was made before it turns out better. The
-best version is the one with the best value, however small its lead.
+the run ends after p evaluations in a row of which none is better by d or more than the best one that was. One that
+failed, or found nothing finite, is none that is better. It stays ended: the end has been announced, and nodes may have
+left, when a version that was made before it turns out better. The best version is the one with the best value, however
+small its lead.
 """
 
 from collections.abc import Mapping
@@ -90,8 +91,11 @@ class EarlyStopping:
             metrics: What it found.
             kept: Whether the version's model is there: only then can it be called the best.
         """
+        if source is not self._settings.source or version <= self._newest:
+            return False
         score = self._score(metrics)
-        if source is not self._settings.source or score is None or version <= self._newest:
+        if score is None:
+            self._count_nothing(source, version, metrics)
             return False
         self._newest = version
         if not self.exhausted:
@@ -106,6 +110,15 @@ class EarlyStopping:
             self._reference, self.waited = score, 0
         else:
             self.waited += 1
+
+    def _count_nothing(self, source: Source, version: ModelVersion, metrics: Mapping[str, float]) -> None:
+        """A model that cannot be evaluated any more has not become better.
+
+        Before anything was found it may be the metric that nobody has, or the nodes that have no test data.
+        """
+        if self._reference is not None or (source is Source.CENTRAL and not metrics):
+            self._newest = version
+            self.waited += not self.exhausted
 
     def _name(self, metrics: Mapping[str, float]) -> str:
         return self._settings.metric or ("accuracy" if "accuracy" in metrics else "loss")

@@ -55,7 +55,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaveRound:
-    """Reserve a round id and its cohort on disk, before it is announced. May answer `StorageFailed`."""
+    """Reserve a round id and its cohort on disk, before it is announced. Answers `RoundSaved` or `StorageFailed`."""
 
     record: RoundRecord
 

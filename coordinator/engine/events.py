@@ -3,7 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from coordinator.records import Attendance, Member, NodeResult, NodesEvaluation, TransferRecord, Verdict, VersionRecord
+from coordinator.records import (
+    Attendance,
+    Member,
+    NodeResult,
+    NodesEvaluation,
+    RoundRecord,
+    TransferRecord,
+    UpdateRecord,
+    Verdict,
+    VersionRecord,
+)
 from federation.protocol.messages import (
     CoordinatorState,
     Decline,
@@ -38,6 +48,7 @@ __all__ = [
     "ProgressReceived",
     "ReportReceived",
     "ResultSaved",
+    "RoundSaved",
     "StopRequested",
     "StorageFailed",
     "TransferOpened",
@@ -73,11 +84,13 @@ class OfferReceived:
 
     Attributes:
         known: The verdict that the store already has for this update id, or None.
+        stored: What the store has of it where that is ``stored``.
     """
 
     node: NodeId
     offer: UpdateOffer
     known: Verdict | None = None
+    stored: UpdateRecord | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +117,13 @@ class ProgressReceived:
 
     node: NodeId
     progress: Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundSaved:
+    """A round is on disk: it may be announced."""
+
+    record: RoundRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,10 +193,17 @@ class StorageFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated:
-    """The evaluation of a version has ended; no metrics when it failed."""
+    """The evaluation of a version has ended.
+
+    Attributes:
+        version: Which version.
+        metrics: What was found: nothing when it failed, or nothing was finite.
+        skipped: Nobody has evaluated it, or what was found could not be kept: it says nothing about the version.
+    """
 
     version: ModelVersion
     metrics: Mapping[str, float]
+    skipped: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,7 +295,8 @@ News = (
 """What happens outside."""
 
 Answer = (
-    UpdateStored
+    RoundSaved
+    | UpdateStored
     | UpdateRejected
     | TransferOpened
     | ChunkStored

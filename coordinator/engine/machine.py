@@ -169,6 +169,8 @@ class CoordinatorMachine:
 
     def _on_answer(self, event: Answer) -> None:  # noqa: C901, PLR0912 - one case per event
         match event:
+            case events.RoundSaved():
+                self._announcer.saved(event.record)
             case events.UpdateStored():
                 self._pause.saved()
                 self._receiver.stored(event.update)
@@ -228,6 +230,7 @@ class CoordinatorMachine:
         """Whatever the disk was asked for is not there; it is asked again after the pause."""
         self._pause.begin(event)
         self._wait(WaitReason.STORAGE)
+        self._announcer.storage_failed()
         self._versions.storage_failed()
         self._evaluation.storage_failed()
         self._attendance.failed()

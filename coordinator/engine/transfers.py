@@ -34,13 +34,14 @@ class Arrival(Enum):
 
 @dataclass(slots=True)
 class Transfer:
-    """One large update on its way."""
+    """One large update on its way; ``touched`` is when something last arrived, in connected seconds."""
 
     record: UpdateRecord
     chunk_bytes: int
     bitmap: Bitmap
     window: int = 0
     since_grant: int = 0
+    touched: float = 0.0
 
     @property
     def complete(self) -> bool:
@@ -116,6 +117,7 @@ class Transfers:
 
     def touch(self, update: UpdateId, now: float) -> None:
         """Something arrived at ``now`` (connected seconds)."""
+        self._open[update].touched = now
         self._idle.set(update, now + TRANSFER_IDLE_S)
 
     def close(self, update: UpdateId) -> bool:

@@ -12,6 +12,9 @@ from federation.types import NodeId, UpdateId
 BUSY_RETRY_S = 5.0
 """A node whose transfer found no place offers again after one to two times this many seconds."""
 
+ABSENT_S = 30.0
+"""Connected seconds after which a node that is gone gives its transfer's place to one that waits."""
+
 _STATUS = {Ruling.STALE: ReceiptStatus.STALE, Ruling.REFUSED: ReceiptStatus.REFUSED}
 
 
@@ -60,12 +63,26 @@ class UpdateReceiver:
             self._turn_down(event, judgement)
         elif offer.inline is not None:
             self._save(StoreUpdate(record=_record(node, offer), payload=offer.inline))
-        elif len(self.transfers) >= self._state.settings.transfers_max:
+        elif len(self.transfers) >= self._state.settings.transfers_max and not self._make_room():
             self._state.send(node, RetryAfter(update=offer.update, seconds=retry_s))
         else:
             transfer = TransferRecord(record=_record(node, offer), chunk_bytes=offer.chunk_bytes)
             self._saving[offer.update] = transfer.record
             self._state.emit(OpenTransfer(transfer=transfer))
+
+    def _make_room(self) -> bool:
+        """Take a place back for who waits: a node that vanishes never holds it longer than its lease [FED-29]."""
+        state, now = self._state, self._state.connected_s
+        for transfer in self.transfers:
+            node, quiet_s = transfer.record.node, now - transfer.touched
+            patience_s = state.settings.lease_s
+            if not state.registry.is_present(node):
+                patience_s = min(patience_s, ABSENT_S)
+            if not transfer.complete and transfer.record.update not in self._saving and quiet_s >= patience_s:
+                state.note("transfer_dropped", node=node, update=transfer.record.update)
+                self._drop(transfer)
+                return True
+        return False
 
     def _save(self, effect: StoreUpdate | StoreTransfer) -> None:
         self._saving[effect.record.update] = effect.record
@@ -94,7 +111,8 @@ class UpdateReceiver:
         state, node, update = self._state, event.node, event.offer.update
         orphan = known.status is ReceiptStatus.STORED and update not in state.buffer.records
         if orphan and not state.paused:
-            self._count(_record(node, event.offer))
+            # What is in the store counts: the offer may speak of other numbers.
+            self._count(event.stored or _record(node, event.offer))
         else:
             state.send(
                 node,

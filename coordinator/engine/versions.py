@@ -141,7 +141,8 @@ class Versions:
         self._evaluating.discard(event.version)
         # A user's metric may have any name, so it cannot become a keyword.
         self._state.emit(Note(event="evaluated", fields={**event.metrics, "version": event.version}))
-        self._state.observe(Source.CENTRAL, event.version, event.metrics)
+        if not event.skipped:
+            self._state.observe(Source.CENTRAL, event.version, event.metrics)
 
     def _evaluation_due(self, version: ModelVersion) -> None:
         every = self._state.settings.evaluate_every

@@ -108,7 +108,7 @@ class Committer:
         """
         frames = {part: frame for part in self._head.parts if (frame := self._frame(part)) is not None}
         parts, made = parts_again(self._model, self.manifest, self._settings.downlink, tuple(frames))
-        if parts == self._head.parts:
+        if parts == self._head.parts and not made:
             return None
         known = {(part.kind, part.version): frame for part, frame in frames.items()}
         known |= {(part.kind, part.version): frame for part, frame in made.items()}

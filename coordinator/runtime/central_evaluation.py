@@ -66,7 +66,7 @@ class EvaluationWorker:
             self._jobs.put_nowait(_Job(version=version, model=model))
         except queue.Full:
             self._log.warning("evaluation_skipped", version=version, waiting=EVALUATIONS_MAX)
-            return (Evaluated(version=version, metrics={}),)
+            return (Evaluated(version=version, metrics={}, skipped=True),)
         return ()
 
     def close(self, *, timeout_s: float) -> bool:

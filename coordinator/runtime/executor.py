@@ -1,7 +1,7 @@
 """Carries out the machine's effects on store, transports and log; what they answer comes back as events."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, assert_never
 
 from coordinator.engine.effects import (
@@ -39,6 +39,7 @@ from coordinator.engine.events import (
     FederatedEvaluationClosed,
     ModelsRetained,
     ResultSaved,
+    RoundSaved,
     StorageFailed,
     TransferOpened,
     UpdateRejected,
@@ -48,12 +49,12 @@ from coordinator.engine.events import (
 from coordinator.global_model.aggregation import Unusable
 from coordinator.global_model.committer import Committer
 from coordinator.global_model.update_checks import Examine, Refusal, check_update
-from coordinator.records import Attendance, UpdateRecord
+from coordinator.records import Attendance, UpdateRecord, VersionRecord
 from coordinator.runtime.publisher import ModelPublisher, Publisher
 from coordinator.runtime.traffic import Traffic
 from coordinator.storage.store import CoordinatorStore, Figures
-from federation.errors import StorageError
-from federation.protocol.messages import EvaluationReceipt, Receipt, ReceiptStatus
+from federation.errors import Damaged, StorageError
+from federation.protocol.messages import EvaluationReceipt, Receipt, ReceiptStatus, RoundAnnouncement
 from federation.protocol.signing import Signer, Writer
 from federation.protocol.topics import Topics
 from federation.runtime.failpoint import failpoint
@@ -79,7 +80,7 @@ class NoEvaluator:
     def submit(self, version: ModelVersion, model: Vectors) -> Iterable[Event]:
         """Nothing was evaluated."""
         del model
-        return (Evaluated(version=version, metrics={}),)
+        return (Evaluated(version=version, metrics={}, skipped=True),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +163,7 @@ class CoordinatorExecutor:
             case SaveRound(record=record):
                 self._store.save_round(record)
                 failpoint("coordinator_before_announce")
+                yield RoundSaved(record=record)
             case CloseRound(round=round_id, nodes=nodes):
                 self._store.close_round(round_id, nodes)
             case StoreUpdate(record=record, payload=payload):
@@ -212,10 +214,11 @@ class CoordinatorExecutor:
             case PublishModel(record=record, lost=lost):
                 if lost:
                     self._models.forget()
-                self._models.publish(record)
+                self._publish_model(record)
             case ClearModel(head=head):
-                self._models.clear(head)
+                self._models.clear(self._whole(head))
             case PublishAnnouncement(announcement=announcement):
+                announcement = self._with_whole_parts(announcement)
                 payload = self._writer.encode(topics.round, announcement)
                 parts.control.publish(topics.round, payload, qos=1, retain=True)
                 parts.traffic.announced(topics.round, len(payload))
@@ -231,6 +234,28 @@ class CoordinatorExecutor:
                     parts.passing("coordinator_before_puback")
             case _:
                 assert_never(effect)
+
+    def _publish_model(self, record: VersionRecord) -> None:
+        """Publish a version; what is damaged of the head is made again before."""
+        try:
+            self._models.publish(self._whole(record))
+        except Damaged as error:
+            repaired = self._parts.committer.repair()
+            if repaired is None:
+                raise
+            self._parts.say("head_repaired", {"version": repaired.version, "detail": str(error)})
+            self._models.publish(self._whole(record))
+
+    def _whole(self, record: VersionRecord) -> VersionRecord:
+        """A version as it is published: the machine may know the head by parts that were damaged meanwhile."""
+        head = self._parts.committer.head
+        return head if record.version == head.version else record
+
+    def _with_whole_parts(self, announcement: RoundAnnouncement) -> RoundAnnouncement:
+        head, model = self._parts.committer.head, announcement.model
+        if model.version != head.version or model.parts == head.parts:
+            return announcement
+        return replace(announcement, model=replace(model, parts=head.parts, seed=head.seed))
 
     def _save_update(self, record: UpdateRecord, payload: bytes) -> Event:
         found = self._parts.check(record, payload, self._parts.committer.examine, self._parts.update_norm_max)
@@ -282,5 +307,5 @@ class CoordinatorExecutor:
     def _evaluate(self, version: ModelVersion) -> Iterable[Event]:
         committer = self._parts.committer
         if version != committer.head.version:
-            return (Evaluated(version=version, metrics={}),)
+            return (Evaluated(version=version, metrics={}, skipped=True),)
         return self._parts.evaluator.submit(version, committer.evaluated_model)

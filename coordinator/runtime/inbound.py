@@ -40,6 +40,7 @@ from federation.protocol.messages import (
     Message,
     NodeState,
     Progress,
+    ReceiptStatus,
     UpdateOffer,
 )
 from federation.protocol.schema import ID_PATTERN
@@ -123,13 +124,13 @@ class Inbound:
                 return BrokerDisconnected(reason=reason) if connection == CONTROL else None
             case TransportFailed(connection=connection, reason=reason):
                 raise TransportError(f"the {connection} connection has failed for good: {reason}")
-            case Evaluated(version=version, metrics=metrics) if metrics:
+            case Evaluated(version=version, metrics=metrics, skipped=False):
                 try:
                     self._store.save_evaluation(version, metrics)
                 except StorageError:
                     # A full disk costs a gap in the history here, not the process. But what is not saved may not end
                     # the run or name the best version either: after a restart the run would go on.
-                    return Evaluated(version=version, metrics={})
+                    return Evaluated(version=version, metrics={}, skipped=True)
                 return event
             case _:
                 return cast("Event", event)
@@ -202,7 +203,11 @@ class Inbound:
                 self._traffic.presence(node, message.presence)
                 return NodeStateReceived(node=node, state=message)
             case NodeEventTopic(), UpdateOffer():
-                return OfferReceived(node=node, offer=message, known=self._store.verdict(message.update))
+                known = self._store.verdict(message.update)
+                stored = None
+                if known is not None and known.status is ReceiptStatus.STORED:
+                    stored = self._store.stored(message.update)
+                return OfferReceived(node=node, offer=message, known=known, stored=stored)
             case NodeEventTopic(), EvaluationReport():
                 known_result = self._store.node_result(message.version, node)
                 return ReportReceived(node=node, report=message, known=known_result)

@@ -105,7 +105,7 @@ def read_reported(database: Database, version: ModelVersion) -> dict[NodeId, int
 
 
 def read_evaluated(database: Readable) -> dict[ModelVersion, Mapping[str, float]]:
-    """What the coordinator's own evaluations found, by version."""
+    """What the coordinator's own evaluations found, by version; nothing where one failed."""
     rows = database.execute("SELECT version, metrics FROM evaluations ORDER BY version")
     return {ModelVersion(row["version"]): json.loads(row["metrics"]) for row in rows}
 
@@ -133,7 +133,7 @@ _POINTS = (
     " WHERE status = 'applied' UNION ALL"
     " SELECT 'node', version, node, num_examples, metrics, NULL, counted FROM node_results WHERE num_examples > 0"
     " UNION ALL SELECT 'nodes', version, NULL, num_examples, metrics, NULL, 1 FROM surveys WHERE nodes > 0"
-    " UNION ALL SELECT 'central', version, NULL, 0, metrics, NULL, 1 FROM evaluations"
+    " UNION ALL SELECT 'central', version, NULL, 0, metrics, NULL, 1 FROM evaluations WHERE metrics != '{}'"
     " ORDER BY version, kind, node"
 )
 

@@ -68,6 +68,7 @@ class MemoryStore:
         self._participation = MemoryParticipation()
         self._surveys: dict[ModelVersion, NodesEvaluation] = {}
         self._results: dict[tuple[ModelVersion, NodeId], NodeResult] = {}
+        self._evaluated: set[ModelVersion] = set()
         self._retained: frozenset[ModelVersion] = frozenset()
         self._best: ModelVersion | None = None
 
@@ -111,7 +112,7 @@ class MemoryStore:
             delivered=frozenset(update for update, row in self._updates.items() if row.record.round in numbers),
             stored=tuple(self._stored.values()),
             transfers=tuple(replace(t.record, arrived=frozenset(t.arrived)) for t in self._transfers.values()),
-            evaluated={version: v.row.metrics for version, v in self._versions.items() if v.row.metrics},
+            evaluated={version: self._versions[version].row.metrics for version in sorted(self._evaluated)},
             surveyed=tuple(self._surveys.values()),
             reported={
                 node: result.num_examples
@@ -126,6 +127,10 @@ class MemoryStore:
         """What is known of an update."""
         row = self._updates.get(update)
         return None if row is None else row.verdict
+
+    def stored(self, update: UpdateId) -> UpdateRecord | None:
+        """What is kept of an update that is ``stored``."""
+        return self._stored.get(update)
 
     def save_round(self, record: RoundRecord) -> None:
         """Reserve a round and open its assignments."""
@@ -258,7 +263,9 @@ class MemoryStore:
     def save_evaluation(self, version: ModelVersion, metrics: Mapping[str, float]) -> None:
         """Remember what an evaluation found."""
         if version in self._versions:
-            self._versions[version].row = replace(self._versions[version].row, metrics=dict(metrics))
+            self._evaluated.add(version)
+            if metrics:
+                self._versions[version].row = replace(self._versions[version].row, metrics=dict(metrics))
 
     def _reserve_survey(self, record: RoundRecord) -> None:
         if record.evaluation is None:

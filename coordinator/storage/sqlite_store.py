@@ -134,6 +134,13 @@ class SqliteStore(StoreReader):
             row = self._database.execute("SELECT * FROM updates WHERE update_id = ?", update).fetchone()
         return None if row is None else schema.verdict_of(row)
 
+    def stored(self, update: UpdateId) -> UpdateRecord | None:
+        """What is kept of an update that is ``stored``."""
+        where = "SELECT * FROM updates WHERE update_id = ? AND status = 'stored'"
+        with storing("update"):
+            row = self._database.execute(where, update).fetchone()
+        return None if row is None else schema.UPDATE.record(row)
+
     def save_round(self, record: RoundRecord) -> None:
         """Reserve a round and open its assignments."""
         with self._database.transaction("round"):
@@ -248,7 +255,7 @@ class SqliteStore(StoreReader):
         """Remember what an evaluation found."""
         row = {"version": version, "metrics": json.dumps(dict(metrics))}
         with self._database.transaction("evaluation", durable=False):
-            self._database.insert("evaluations", row, conflict="REPLACE")
+            self._database.insert("evaluations", row, conflict="REPLACE" if metrics else "IGNORE")
 
     def save_node_result(self, result: NodeResult) -> NodeResult:
         """Save what a node found; its first word stays."""

@@ -229,6 +229,9 @@ class CoordinatorStore(Protocol):
     def verdict(self, update: UpdateId) -> Verdict | None:
         """What is known of an update; None when it has never been stored or judged."""
 
+    def stored(self, update: UpdateId) -> UpdateRecord | None:
+        """What is kept of an update; None when it is not ``stored``."""
+
     def save_round(self, record: RoundRecord) -> None:
         """Reserve a round and open its assignments; saving the same record again does nothing.
 
@@ -327,7 +330,10 @@ class CoordinatorStore(Protocol):
         """Remember that these parts are off the broker. Losing this costs clearing them again."""
 
     def save_evaluation(self, version: ModelVersion, metrics: Mapping[str, float]) -> None:
-        """Remember what an evaluation found. Losing this costs a gap in the history."""
+        """Remember what an evaluation found; nothing, where it failed, never replaces something.
+
+        Losing this costs a gap in the history.
+        """
 
     def save_node_result(self, result: NodeResult) -> NodeResult:
         """Save what a node found; returns what is kept, which is the node's first word on this version.

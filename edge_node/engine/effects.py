@@ -108,10 +108,12 @@ class StartTraining:
     Attributes:
         announcement: What is asked for.
         payload_bytes_max: What the uplink carries in time; a codec with error feedback sends no more. None is no bound.
+        attempt: Its number in this process: the same round may be asked for again after another run was heard.
     """
 
     announcement: RoundAnnouncement
     payload_bytes_max: int | None = None
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,10 +156,11 @@ class SendOffer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendChunks:
-    """Publish these chunks of an update in the outbox."""
+    """Publish these chunks of an update in the outbox, each of ``chunk_bytes`` but for the last."""
 
     update: UpdateId
     indices: tuple[int, ...]
+    chunk_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,6 +99,7 @@ class TrainingFailed:
     round: RoundId
     reason: str
     run: RunId | None = None
+    attempt: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -134,7 +134,7 @@ class NodeMachine:
             case TrainingFinished():
                 return self._on_trained(event.result)
             case TrainingFailed():
-                return self._scheduler.failed(event.round, event.run, event.reason, now)
+                return self._scheduler.failed(event, now)
             case EvaluationFinished():
                 return self._scheduler.evaluated(event.report, now)
             case OutboxSaved():

@@ -5,7 +5,7 @@ outbox declines new rounds instead, because an older update is worth less with e
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from edge_node.engine.effects import (
@@ -62,6 +62,11 @@ class _Delivery:
         return self.result is None
 
 
+def _cut(offer: UpdateOffer, chunk_bytes: int) -> UpdateOffer:
+    """An offer in chunks that the broker takes now: it may have been made for another one."""
+    return offer if offer.chunk_bytes <= chunk_bytes else replace(offer, chunk_bytes=chunk_bytes)
+
+
 class Outbox:
     """Every update without a final receipt; the durable copy is the store's.
 
@@ -71,7 +76,10 @@ class Outbox:
 
     def __init__(self, settings: NodeSettings, entries: tuple[OutboxEntry, ...], rng: Callable[[], float]) -> None:
         self._settings, self._rng, self.link = settings, rng, Uplink()
-        self._deliveries = {entry.offer.update: _Delivery(offer=entry.offer, stored=entry.stored) for entry in entries}
+        self._deliveries = {
+            entry.offer.update: _Delivery(offer=_cut(entry.offer, settings.chunk_bytes), stored=entry.stored)
+            for entry in entries
+        }
         self._connected = False
         self._present = True
         self._repeat: dict[SettleUpdate | ForgetRun, None] = {}
@@ -183,7 +191,7 @@ class Outbox:
             delivery.began_at, delivery.began_with = now, len(arrived)
         delivery.confirmed = len(arrived)
         delivery.sent.update(wanted)
-        return [SendChunks(update=grant.update, indices=wanted)] if wanted else []
+        return [SendChunks(update=grant.update, indices=wanted, chunk_bytes=offer.chunk_bytes)] if wanted else []
 
     def receipt(self, receipt: Receipt, now: float) -> list[Effect]:
         """``stored`` slows the offers down; a final verdict ends it all. Others' receipts are ignored [FED-50]."""

@@ -15,7 +15,7 @@ from edge_node.engine.effects import (
     StopTraining,
 )
 from edge_node.engine.evaluation import Evaluations
-from edge_node.engine.events import ModelChunkReceived
+from edge_node.engine.events import ModelChunkReceived, TrainingFailed
 from edge_node.engine.fetch import Fetch, path_bytes, plan
 from edge_node.engine.outbox import Outbox
 from edge_node.engine.reports import Reports
@@ -65,6 +65,7 @@ class Scheduler:
         self._job: Assignment | None = None
         self._next: Assignment | None = None
         self._connected = False
+        self._attempt = 0  # trainings that were begun
         self._train_s = 0.0  # how long the last training took
 
     @property
@@ -186,17 +187,17 @@ class Scheduler:
 
     def finished(self, result: FinishedTraining, incarnation: Incarnation) -> UpdateOffer | None:
         """The update to offer, or None when nobody waits for this result."""
-        job = self._trained(result.round, result.run)
+        job = self._trained(result.round, result.run, result.attempt)
         if job is None:
             return None
         self._job, self._train_s = None, result.train_s
         self._set_last(result.round)
         return offer_of(job, result, self._settings, incarnation)
 
-    def failed(self, round_id: RoundId, run: RunId | None, reason: str, now: float) -> list[Effect]:
+    def failed(self, failure: TrainingFailed, now: float) -> list[Effect]:
         """The user's task could not do it: say so, and be ready for the next round."""
-        job = self._trained(round_id, run)
-        return [] if job is None else self._give_up(job, reason, now)
+        job = self._trained(failure.round, failure.run, failure.attempt)
+        return [] if job is None else self._give_up(job, failure.reason, now)
 
     def evaluated(self, report: EvaluationReport, now: float) -> list[Effect]:
         """A version has been evaluated here: report it, and train from it where that was asked, too."""
@@ -315,9 +316,10 @@ class Scheduler:
                 self._job = None
                 return self._advance(now)
             job.begin_training(self._settings, now)
+            self._attempt += 1
             announcement = replace(job.announcement, model=model)
             budget = self._outbox.link.budget_bytes(announcement.lease_s, job.lease_at - now - self._train_s)
-            return [StartTraining(announcement=announcement, payload_bytes_max=budget)]
+            return [StartTraining(announcement=announcement, payload_bytes_max=budget, attempt=self._attempt)]
         if job.stage is Stage.ADOPTING:
             return self._fall_back(job, "another model was adopted", now)
         if model.version == 0 and model.seed is not None and not job.keyframe:
@@ -381,9 +383,12 @@ class Scheduler:
     def _set_last(self, round_id: RoundId) -> None:
         self.last_round = round_id if self.last_round is None else max(self.last_round, round_id)
 
-    def _trained(self, round_id: RoundId, run: RunId | None) -> Assignment | None:
+    def _trained(self, round_id: RoundId, run: RunId | None, attempt: int | None) -> Assignment | None:
+        """What was trained for; None where nobody waits for it, such as for what was begun before another run."""
         job = self._job
         if job is None or job.stage is not Stage.TRAINING or job.round != round_id:
+            return None
+        if attempt is not None and attempt != self._attempt:
             return None
         return job if run is None or run == job.announcement.run else None
 

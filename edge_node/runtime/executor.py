@@ -192,6 +192,7 @@ class NodeExecutor:
             payload_bytes_max=effect.payload_bytes_max,
             state=self._task_state(),
             average=held.average,
+            attempt=effect.attempt,
         )
         self._trainer.start(job)
         self._save_held(held)
@@ -315,7 +316,7 @@ class NodeExecutor:
         entry = self._store.entry(effect.update)
         if entry is None:
             return
-        frame, chunk_bytes = self._frame(effect.update), entry.offer.chunk_bytes
+        frame, chunk_bytes = self._frame(effect.update), effect.chunk_bytes
         count = chunk_count(len(frame), chunk_bytes)
         for index in effect.indices:
             if index >= count:
@@ -324,7 +325,7 @@ class NodeExecutor:
             try:
                 self._transport.publish(topic, frame[chunk_slice(index, len(frame), chunk_bytes)])
             except PayloadTooLarge as error:
-                # It was made for another broker, and waits for it; to end here would repeat at each start.
+                # The broker takes less than its profile says; to end here would repeat at each start.
                 self._log.error("chunks_too_large", update=effect.update, chunk_bytes=chunk_bytes, reason=str(error))
                 return
             failpoint("node_mid_upload")

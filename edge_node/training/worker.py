@@ -87,6 +87,7 @@ class TrainingJob:
         payload_bytes_max: What the uplink carries in time, or None.
         state: What the node keeps for its task.
         average: Moving average of the global updates up to the base, for the codec's context; None where it is not had.
+        attempt: Comes back with what is made of it.
     """
 
     announcement: RoundAnnouncement
@@ -96,6 +97,7 @@ class TrainingJob:
     payload_bytes_max: int | None = None
     state: Parameters = field(default_factory=dict)
     average: NDArray[np.float32] | None = None
+    attempt: int | None = None
 
 
 class Trainer(Protocol):
@@ -151,6 +153,7 @@ def run_round(setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock) 
         run=announcement.run,
         codec=str(spec),
         change=change_of(result),
+        attempt=job.attempt,
     )
 
 
@@ -164,7 +167,8 @@ def training_event(
     except BaseException as error:  # noqa: BLE001 - even SystemExit from a user's task must not end the worker silently
         if not stop():
             get_log("training").warning("training_failed", round=announcement.round, exc_info=error)
-        return TrainingFailed(round=announcement.round, reason=fit_text(reason_of(error)), run=announcement.run)
+        why = fit_text(reason_of(error))
+        return TrainingFailed(round=announcement.round, reason=why, run=announcement.run, attempt=job.attempt)
 
 
 def evaluated(setup: TrainingSetup, job: EvaluationJob, clock: Clock) -> EvaluationFinished:

@@ -279,6 +279,7 @@ class Rig:
         match effect:
             case effects.SaveRound():
                 self.store.save_round(effect.record)
+                return [events.RoundSaved(record=effect.record)]
             case effects.CloseRound():
                 self.store.close_round(effect.round, effect.nodes)
             case effects.StoreUpdate() | effects.StoreTransfer():
@@ -403,7 +404,8 @@ class Rig:
         current = {"base_version": ModelVersion(base), "base_digest": digest_of(base)}
         offer = offer_of(node, round_id, **{**current, **changes})
         known = self.store.verdicts.get(offer.update)
-        return self.tell(events.OfferReceived(node=NodeId(node), offer=offer, known=known))
+        stored = self.store.updates[offer.update] if offer.update in self.store.stored() else None
+        return self.tell(events.OfferReceived(node=NodeId(node), offer=offer, known=known, stored=stored))
 
     def chunk(self, node: str, update: str, index: int, body: bytes) -> list[Effect]:
         return self.tell(events.ChunkReceived(node=NodeId(node), update=UpdateId(update), index=index, body=body))

@@ -50,6 +50,26 @@ def test_only_the_chosen_source_and_the_chosen_metric_count() -> None:
     assert progress.waited == 0
 
 
+def test_an_evaluation_that_found_nothing_is_none_that_is_better() -> None:
+    """A model that has diverged has a loss of NaN, which is left out; one that cannot be evaluated has nothing."""
+    progress = after(StoppingSettings(metric="loss", patience=2), [1.0], metric="loss")
+    for version, metrics in enumerate(({}, {"accuracy": 0.1}), start=2):
+        assert not progress.exhausted
+        assert not progress.observe(Source.CENTRAL, ModelVersion(version), metrics, kept=True)
+    assert progress.exhausted
+    assert (progress.best, progress.waited) == (1, 2)
+    assert not progress.observe(Source.CENTRAL, ModelVersion(9), {}, kept=True)
+    assert progress.waited == 2
+
+
+def test_a_run_that_diverges_before_its_first_evaluation_ends_and_one_without_test_data_does_not() -> None:
+    for source, ended in ((Source.CENTRAL, True), (Source.NODES, False)):
+        progress = EarlyStopping(StoppingSettings(source=source, patience=2))
+        for version in (1, 2):
+            progress.observe(source, ModelVersion(version), {}, kept=True)
+        assert progress.exhausted is ended
+
+
 def test_a_version_is_counted_once_and_in_order() -> None:
     progress = after(StoppingSettings(patience=2), [0.5])
     for _ in range(3):

@@ -201,6 +201,30 @@ def test_too_many_transfers_are_told_to_come_later() -> None:
     assert transcript(rig.offer("bob", 0, **LARGE)) == ["tell bob retry 0-bob"]
 
 
+@pytest.mark.parametrize(("presence", "quiet_s"), [(Presence.LOST, 30.0), (Presence.ONLINE, 60.0)])
+def test_the_place_of_a_transfer_that_went_quiet_is_given_to_who_waits(presence: Presence, quiet_s: float) -> None:
+    """FED-29: a node that is gone, or was granted and never sends, holds no place longer than its lease."""
+    rig = Rig(engine(transfers_max=1, lease_s=60.0, max_staleness=10))
+    rig.start("ann", "bob")
+    rig.offer("ann", 0, **LARGE)
+    rig.state("ann", presence)
+    rig.wait(quiet_s - 1.0)
+    assert transcript(rig.offer("bob", 0, **LARGE)) == ["tell bob retry 0-bob"]
+    rig.wait(1.0)
+    assert transcript(rig.offer("bob", 0, **LARGE))[:2] == ["drop transfer 0-ann", "open transfer 0-bob"]
+    assert transcript(rig.offer("ann", 0, **LARGE))[0] == "tell ann retry 0-ann"
+
+
+def test_a_transfer_whose_chunks_arrive_keeps_its_place() -> None:
+    rig = Rig(engine(transfers_max=1, lease_s=60.0, max_staleness=10))
+    rig.start("ann", "bob")
+    rig.offer("ann", 0, **LARGE)
+    rig.wait(50.0)
+    rig.chunk("ann", "0-ann", 0, BODIES[0])
+    rig.wait(50.0)
+    assert transcript(rig.offer("bob", 0, **LARGE))[0] == "tell bob retry 0-bob"
+
+
 def test_chunks_that_were_altered_on_their_way_do_not_end_a_signed_update() -> None:
     """FED-78: whoever alters a chunk would otherwise have the update dropped."""
     rig = Rig(engine(signed=True))
@@ -731,6 +755,37 @@ def test_an_evaluation_does_not_depend_on_the_round_that_could_not_be_saved_befo
     rig.offer("bob", 0)
     assert rig.get("paused")
     assert rig.evaluations == [1]
+
+
+@pytest.mark.parametrize("saved", [0, 1])
+def test_announcements_of_which_one_cannot_be_saved_hold_no_slot_but_the_current_one_s(saved: int) -> None:
+    """FED-29: nobody trains for what was never announced; the last one is saved and announced after the pause."""
+    count = COHORT_NODES_MAX + 5
+
+    class Filling(Rig):
+        """Its disk is full after so many rounds."""
+
+        def _run(self, effect: effects.Effect) -> list[events.Event]:
+            answers = super()._run(effect)
+            self.failing = self.failing or (isinstance(effect, effects.SaveRound) and len(self.store.rounds) >= saved)
+            return answers
+
+    rig = Filling(engine(concurrency=count, buffer=count, refill=count, nodes_min=count))
+    rig.failing, rig.failing_kinds = saved == 0, (effects.SaveRound,)
+    rig.start(*(f"n{number}" for number in range(count)))
+    assert rig.get("paused")
+    assert len(rig.store.rounds) == saved
+    assert rig.get("live") == (count if saved else 5)
+
+
+def test_a_stored_update_that_the_buffer_lost_sight_of_keeps_its_own_numbers() -> None:
+    """Its node may have lost its disk, and offer the same round with other numbers."""
+    rig = Rig(engine(quorum=2, max_wait_s=1e9))
+    rig.start("ann", "bob")
+    rig.store.save_update(record_of("ann", 0))
+    rig.offer("ann", 0, num_examples=999_999)
+    (commit,) = (one for one in rig.offer("bob", 0) if isinstance(one, effects.CommitVersion))
+    assert {member.node: member.num_examples for member in commit.members}[NodeId("ann")] == 10
 
 
 def test_a_cohort_that_no_announcement_can_list_is_asked_in_several() -> None:

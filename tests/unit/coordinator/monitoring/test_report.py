@@ -129,6 +129,9 @@ def test_a_node_that_never_helped_is_named_with_the_reason(
 def test_a_store_of_an_older_release_has_a_status_too(store: SqliteStore, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "store" / DATABASE) as database:
         database.execute("DROP TABLE attendance")
+        database.execute("ALTER TABLE versions DROP COLUMN seal")
+        database.execute("ALTER TABLE updates DROP COLUMN seal")
+        database.execute("PRAGMA user_version = 1")
     nodes = status.read_status(tmp_path / "store")["nodes"]
     assert isinstance(nodes, list)
     assert [(node["id"], node["restarts"]) for node in nodes] == [("a", 0), ("b", 0), ("c", 0)]

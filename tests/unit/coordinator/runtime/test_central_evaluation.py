@@ -93,7 +93,9 @@ def test_more_than_a_few_waiting_models_are_skipped_at_once(monkeypatch: pytest.
     working.submit(ModelVersion(1), INITIAL)
     assert task.begun.wait(LIMIT_S)
     assert list(working.submit(ModelVersion(2), INITIAL)) == []
-    assert list(working.submit(ModelVersion(3), INITIAL)) == [Evaluated(version=ModelVersion(3), metrics={})]
+    assert list(working.submit(ModelVersion(3), INITIAL)) == [
+        Evaluated(version=ModelVersion(3), metrics={}, skipped=True)
+    ]
     assert not working.close(timeout_s=0.0)
     task.go_on.set()
     assert working.close(timeout_s=LIMIT_S)

@@ -205,6 +205,16 @@ def test_an_evaluation_is_remembered_before_the_machine_hears_of_it() -> None:
     assert dict(bench.store.history()[0].metrics) == {"accuracy": 0.25}
 
 
+def test_an_evaluation_that_failed_is_remembered_and_a_skipped_one_is_not() -> None:
+    bench = Bench()
+    skipped = events.Evaluated(version=ModelVersion(0), metrics={}, skipped=True)
+    assert bench.inbound.translate(skipped) is skipped
+    assert bench.store.recovered(recent=1).evaluated == {}
+    assert bench.inbound.translate(events.Evaluated(version=ModelVersion(0), metrics={})) is not None
+    assert bench.store.recovered(recent=1).evaluated == {0: {}}
+    assert bench.store.curves() == []
+
+
 def test_a_full_disk_costs_an_evaluation_and_not_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Found by simulation: the coordinator died of it. What is not saved decides nothing: a restart would not know."""
 
@@ -213,7 +223,7 @@ def test_a_full_disk_costs_an_evaluation_and_not_the_process(monkeypatch: pytest
 
     monkeypatch.setattr(MemoryStore, "save_evaluation", full)
     event = events.Evaluated(version=ModelVersion(0), metrics={"accuracy": 0.25})
-    assert Bench().inbound.translate(event) == replace(event, metrics={})
+    assert Bench().inbound.translate(event) == replace(event, metrics={}, skipped=True)
 
 
 def test_other_events_pass_unchanged() -> None:

@@ -158,9 +158,10 @@ class TestPartsThatAreDamaged:
         "UPDATE versions SET parts = ''",
     )
 
+    @pytest.mark.parametrize("versions", [0, 3])
     @pytest.mark.parametrize("damage", DAMAGES)
-    def test_they_are_found_at_the_start_and_made_again(self, damage: str, tmp_path: Path) -> None:
-        grown(tmp_path, 3).close()
+    def test_they_are_found_at_the_start_and_made_again(self, damage: str, versions: int, tmp_path: Path) -> None:
+        grown(tmp_path, versions).close()
         with closing(sqlite3.connect(tmp_path / "store" / DATABASE, isolation_level=None)) as database:
             database.execute(damage)
         store = opened(tmp_path)

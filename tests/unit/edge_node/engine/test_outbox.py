@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from edge_node.engine.effects import ForgetRun, StartTraining
+from edge_node.engine.effects import ForgetRun, SendChunks, SendOffer, StartTraining
 from edge_node.engine.events import BrokerDisconnected, OutboxSaved, StorageFailed, TrainingFinished
 from edge_node.engine.outbox import RETRY_AFTER_S_MAX, RETRY_AFTER_S_MIN
 from federation.protocol.cohort import NOBODY
 from federation.protocol.messages import Grant, Presence, Rebirth, ReceiptStatus
-from tests.rigs.node_rig import OTHER_RUN, Script, announcement, bitmap, entry, holding, model, result, update
+from tests.rigs.node_rig import CHUNK, OTHER_RUN, Script, announcement, bitmap, entry, holding, model, result, update
 
 
 def waiting(*rounds: int, size: int = 25, **changes: Any) -> Script:
@@ -143,6 +143,19 @@ def test_a_grant_with_news_puts_the_next_offer_off() -> None:
     node.now += 9.0
     node.grant(5, 10, [0], 2)
     assert node.machine.deadline() == node.now + 1.0
+
+
+def test_an_update_that_was_cut_for_another_broker_is_cut_again_for_this_one() -> None:
+    node = Script(holding(3, outbox=[entry(5, size=10 * CHUNK)]), chunk_bytes=CHUNK // 2)
+    node.wait()
+    (offer,) = (effect.offer for effect in node.effects if isinstance(effect, SendOffer))
+    assert offer.chunk_bytes == CHUNK // 2
+    assert node.grant(5, 20, [1], 3) == ["send 5-pi-3 chunks [0, 2, 3]"]
+    (sent,) = (effect for effect in node.effects if isinstance(effect, SendChunks))
+    assert sent.chunk_bytes == CHUNK // 2
+    larger = Script(holding(3, outbox=[entry(5, size=10 * CHUNK)]), chunk_bytes=2 * CHUNK)
+    larger.wait()
+    assert [effect.offer.chunk_bytes for effect in larger.effects if isinstance(effect, SendOffer)] == [CHUNK]
 
 
 def test_chunks_that_nobody_confirms_for_long_are_sent_again() -> None:

@@ -32,6 +32,11 @@ from tests.rigs.node_rig import (
 )
 
 
+def attempt_of(node: Script) -> int:
+    """The attempt that the last event has begun."""
+    return next(effect.attempt for effect in node.effects if isinstance(effect, StartTraining))
+
+
 def training(round_id: int = 5, version: int = 3) -> Script:
     node = Script(holding(version))
     assert node.announce(announcement(round_id, version)) == [f"train {round_id} from {version}"]
@@ -357,6 +362,25 @@ def test_telemetry_says_what_the_node_is_doing() -> None:
     node.wait()
     assert said(node) == [Activity.TRAINING]
     assert node.machine.snapshot()["activity"] == "training"
+
+
+@pytest.mark.parametrize("late", ["finished", "failed"])
+def test_what_was_begun_before_another_run_was_heard_does_not_answer_for_what_was_begun_after(late: str) -> None:
+    """The same round of the same run: its residual and its state are of before they were forgotten."""
+    node = training(5)
+    first = attempt_of(node)
+    node.coordinator(run=OTHER_RUN, epoch=1)
+    node.coordinator(run=RUN, epoch=2)
+    node.announce(announcement(5, 4, epoch=2))
+    node.pull(keyframe(4))
+    assert node.ready(4) == ["train 5 from 4"]
+    second = attempt_of(node)
+    old, new = (replace(result(5, run=RUN), attempt=attempt) for attempt in (first, second))
+    if late == "finished":
+        assert node.on(TrainingFinished(result=old)) == []
+    else:
+        assert node.on(TrainingFailed(round=RoundId(5), reason="stopped", run=RUN, attempt=first)) == []
+    assert node.on(TrainingFinished(result=new)) == ["save update 5-pi-3"]
 
 
 def test_a_failure_of_a_round_that_is_over_or_of_another_run_is_ignored() -> None:

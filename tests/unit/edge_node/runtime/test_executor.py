@@ -341,27 +341,27 @@ def test_chunks_of_an_update_put_its_payload_together(rig: Rig) -> None:
     small = offer(result.frame, chunk_bytes=50)
     rig.executor.execute(SaveOutbox(offer=small, result=result))
     count = -(-len(result.frame) // 50)
-    rig.executor.execute(SendChunks(update=UPDATE, indices=tuple(range(count))))
+    rig.executor.execute(SendChunks(update=UPDATE, indices=tuple(range(count)), chunk_bytes=50))
     assert b"".join(one.payload for one in rig.transport.published) == result.frame
     assert [one.topic for one in rig.transport.published] == [TOPICS.node_chunk(NODE, UPDATE, i) for i in range(count)]
     with pytest.raises(LocalProtocolError, match="chunks"):
-        rig.executor.execute(SendChunks(update=UPDATE, indices=(count,)))
+        rig.executor.execute(SendChunks(update=UPDATE, indices=(count,), chunk_bytes=50))
 
 
 def test_chunks_that_a_new_broker_does_not_take_end_no_process(rig: Rig) -> None:
-    """The update was made for a broker that takes larger packets: it stays in the outbox, and the log says why."""
+    """It takes less than its profile says: the update stays in the outbox, and the log says why."""
     rig.adopt()
     result = rig.train()
     rig.executor.execute(SaveOutbox(offer=offer(result.frame, chunk_bytes=50), result=result))
     rig.transport.packet_bytes_max = 40
     with capture_logs() as logs:
-        assert list(rig.executor.execute(SendChunks(update=UPDATE, indices=(0, 1)))) == []
+        assert list(rig.executor.execute(SendChunks(update=UPDATE, indices=(0, 1), chunk_bytes=50))) == []
     assert [line["event"] for line in logs] == ["chunks_too_large"]
     assert rig.store.entry(UPDATE) is not None
 
 
 def test_chunks_of_an_update_that_is_settled_are_not_sent(rig: Rig) -> None:
-    assert list(rig.executor.execute(SendChunks(update=UPDATE, indices=(0,)))) == []
+    assert list(rig.executor.execute(SendChunks(update=UPDATE, indices=(0,), chunk_bytes=50))) == []
     assert rig.transport.published == []
 
 
