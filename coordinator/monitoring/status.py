@@ -140,7 +140,7 @@ def _version_table(rows: list[VersionRow]) -> Table:
         accuracy = row.metrics.get("accuracy")
         table.add_row(
             str(row.record.version),
-            "" if accuracy is None else f"{accuracy:.2%}",
+            "" if accuracy is None else _share(accuracy),
             str(row.record.accepted),
             str(row.stale),
             str(row.refused),
@@ -221,3 +221,8 @@ def _happened(node: Participation) -> str:
     elif not node.count(ReceiptStatus.APPLIED):
         summary = "nothing of it was ever used"
     return f"{said} ({summary})" if said and summary else said + summary
+
+
+def _share(accuracy: float) -> str:
+    """In percent, where it can be one: a node may have said any number."""
+    return f"{accuracy:.2%}" if abs(accuracy) <= 1 else f"{accuracy:.4g}"

@@ -21,8 +21,8 @@ OTHERS = "others"
 
 
 _PARTICIPATION = """
-SELECT node, status, reason, COUNT(*) AS updates, SUM(payload_bytes) AS up, SUM(fetched_bytes) AS down,
-    SUM(staleness) AS staleness
+SELECT node, status, reason, COUNT(*) AS updates, SUM(payload_bytes) AS up,
+    SUM(fetched_bytes >> 32) AS down_high, SUM(fetched_bytes & 4294967295) AS down_low, SUM(staleness) AS staleness
 FROM updates GROUP BY node, status, reason ORDER BY node
 """
 
@@ -85,7 +85,8 @@ class _Sums:
         self.statuses[ReceiptStatus(row["status"])] += row["updates"]
         if row["reason"] != Reason.NONE:
             self.reasons[Reason(row["reason"])] += row["updates"]
-        self.up, self.down = self.up + row["up"], self.down + row["down"]
+        # A node has said it: two of the largest numbers are more than SQLite adds.
+        self.up, self.down = self.up + row["up"], self.down + (row["down_high"] << 32) + row["down_low"]
         self.staleness += row["staleness"]
 
     def of(self, node: NodeId) -> Participation:

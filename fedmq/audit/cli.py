@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from coordinator.config.sections import StoreSection, read_config
@@ -75,7 +76,7 @@ def _table(report: AuditReport) -> Table:
         table.add_column(name, overflow="fold")
     for one in report.findings:
         verdict = f"[{_COLOURS[one.outcome]}]{one.outcome.value.upper()}[/]"
-        table.add_row(one.invariant, verdict, one.claim, one.detail)
+        table.add_row(one.invariant, verdict, one.claim, escape(one.detail))
     if report.waiting:
         table.caption = f"{len(report.waiting)} updates are stored and wait for the next version"
     return table

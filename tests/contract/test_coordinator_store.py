@@ -360,6 +360,15 @@ def test_a_head_can_be_published_in_other_parts(bench: Bench) -> None:
     assert again.frame(other) == b"other"
 
 
+def test_the_largest_numbers_that_nodes_may_say_can_be_added(bench: Bench) -> None:
+    most = 2**63 - 1
+    for number in range(3):
+        sent = arrived("a", update(1.0), round_id=number)
+        bench.store.save_update(replace(sent.record, fetched_bytes=most), sent.payload)
+    (node,) = bench.store.participation()
+    assert node.bytes_down == 3 * most
+
+
 def test_a_dropped_transfer_takes_no_more_chunks(bench: Bench) -> None:
     record = arrived("a", update(1.0)).record
     bench.store.open_transfer(TransferRecord(record=record, chunk_bytes=1000))

@@ -1,8 +1,10 @@
 """Figures that look alike: one palette that colour-blind people can tell apart, one style, PNG and SVG files."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle, islice
+from math import nan
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -18,9 +20,11 @@ __all__ = [
     "PALETTE",
     "STATUS_STYLES",
     "bytes_scale",
+    "drawable",
     "legend_columns",
     "line_styles",
     "new_figure",
+    "plain",
     "require_matplotlib",
     "save_figure",
     "styled",
@@ -46,6 +50,9 @@ STATUS_STYLES: Mapping[str, tuple[str, str]] = MappingProxyType(
 """Colour and hatch of what became of an update: they differ in grey print too."""
 
 DOTS_PER_INCH = 110
+
+DRAWN_MAX = 1e30
+"""Anything larger is no loss that somebody compares, and its axis would overflow."""
 
 STYLE: Mapping[Any, Any] = MappingProxyType(
     {
@@ -101,7 +108,7 @@ def new_figure(title: str, *, width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure  # noqa: PLC0415 - as above
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     return figure
 
 
@@ -114,11 +121,27 @@ def save_figure(figure: "Figure", folder: Path, name: str) -> list[Path]:
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(paths[0], dpi=DOTS_PER_INCH, metadata={"Software": None})
-        figure.savefig(paths[1], metadata={"Date": None})
+        with warnings.catch_warnings():
+            # A name may have letters that the font has not.
+            warnings.filterwarnings("ignore", message="Glyph")
+            figure.savefig(paths[0], dpi=DOTS_PER_INCH, metadata={"Software": None})
+            figure.savefig(paths[1], metadata={"Date": None})
     except OSError as error:
         raise StorageError(f"pictures cannot be written to {folder}: {error}") from error
     return paths
+
+
+def drawable(value: float) -> float:
+    """A number as it is drawn: NaN, which is a gap, where no axis could hold it; zero where it is next to nothing."""
+    if not abs(value) <= DRAWN_MAX:
+        return nan
+    return value if abs(value) >= 1 / DRAWN_MAX else 0.0
+
+
+def plain(text: str) -> str:
+    """A text of others as it is drawn: no formula, no control characters, and no name that a legend leaves out."""
+    shown = "".join(character if character.isprintable() else "�" for character in text).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def line_styles(count: int) -> list[tuple[str, str]]:

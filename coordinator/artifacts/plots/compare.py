@@ -5,12 +5,16 @@ from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from coordinator.artifacts.plots.run import Run, VersionPoint
 from federation.units import human_bytes
 
 __all__ = ["Comparison", "compare_runs", "comparison_row", "comparison_tables"]
+
+PERCENT_MAX = 1000.0
+"""A larger number is no share, whatever its name: a node may have said it."""
 
 LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "perplexity")
 """A metric whose name ends so is better when it is smaller."""
@@ -75,19 +79,19 @@ def comparison_row(one: Comparison) -> dict[str, object]:
 def comparison_tables(rows: Sequence[Comparison], *, target: float | None = None) -> Group:
     """One row for each run; what the target took is a table of its own, so that both fit 80 columns."""
     metric = rows[0].metric if rows else "accuracy"
-    tables = [_table("", ["versions", f"final {metric}", "best", "at", "s", "up", "down"])]
+    tables = [_table("", ["versions", f"final {escape(metric)}", "best", "at", "s", "up", "down"])]
     for one in rows:
-        tables[0].add_row(one.run, *_reached_cells(one))
+        tables[0].add_row(escape(one.run), *_reached_cells(one))
     if target is not None:
-        tables.append(_table(f"to reach {metric} {shown(metric, target)}", ["versions", "s", "bytes"]))
+        tables.append(_table(f"to reach {escape(metric)} {shown(metric, target)}", ["versions", "s", "bytes"]))
         for one in rows:
-            tables[1].add_row(one.run, *_target_cells(one))
+            tables[1].add_row(escape(one.run), *_target_cells(one))
     return Group(*tables)
 
 
 def shown(metric: str, value: float) -> str:
-    """A metric's value for people: an accuracy in percent."""
-    return f"{value:.2%}" if metric.endswith("accuracy") else f"{value:.4g}"
+    """A metric's value for people: an accuracy in percent, where it can be one."""
+    return f"{value:.2%}" if metric.endswith("accuracy") and abs(value) <= PERCENT_MAX else f"{value:.4g}"
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

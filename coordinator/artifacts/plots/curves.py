@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from coordinator.artifacts.plots.canvas import (
     bytes_scale,
+    drawable,
     legend_columns,
     line_styles,
     new_figure,
+    plain,
     time_scale,
     whole_ticks,
 )
@@ -66,7 +68,7 @@ def draw_learning(runs: Sequence[Run]) -> "Figure | None":
             _draw_curves(axes, runs, metric, column.measure)
             if column.whole:
                 whole_ticks(axes, "x")
-        row[0].set_ylabel(METRIC_LABELS.get(metric, metric))
+        row[0].set_ylabel(METRIC_LABELS.get(metric, plain(metric)))
         _scale_metric(row[0], metric)
     for axes, column in zip(grid[0], columns, strict=True):
         axes.set_title(column.title)
@@ -94,14 +96,14 @@ def _draw_curves(axes: "Axes", runs: Sequence[Run], metric: str, measure: Measur
     for run, (colour, dashes) in zip(runs, line_styles(len(runs)), strict=True):
         points = [point for point in run.versions if metric in point.metrics]
         axes.plot(
-            [measure(point) for point in points],
-            [point.metrics[metric] for point in points],
+            [drawable(measure(point)) for point in points],
+            [drawable(point.metrics[metric]) for point in points],
             color=colour,
             linestyle=dashes,
             marker="o" if 0 < len(points) <= MARKED_MAX else "",
             markersize=3.5,
             linewidth=1.6,
-            label=run.name,
+            label=plain(run.name),
         )
 
 

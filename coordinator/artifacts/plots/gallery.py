@@ -1,8 +1,9 @@
 """All pictures of a run, or of one prediction, as files."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,10 @@ from coordinator.artifacts.plots.curves import draw_learning
 from coordinator.artifacts.plots.nodes import draw_node_accuracies, draw_node_losses, draw_participation, draw_staleness
 from coordinator.artifacts.plots.run import Run
 from coordinator.artifacts.prediction import Prediction
-from federation.errors import ConfigError, StorageError
+from federation.errors import ConfigError, FederationError, StorageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Gallery", "draw_answer", "draw_run", "draw_runs"]
 
@@ -37,21 +41,30 @@ def draw_run(run: Run, folder: Path) -> Gallery:
         ConfigError: matplotlib is not installed.
         StorageError: The folder cannot be written.
     """
-    files: list[Path] = []
-    left_out: list[str] = []
+    pictures: tuple[tuple[str, Callable[[], Figure | None], str], ...] = (
+        ("learning", lambda: draw_learning([run]), "no version was evaluated"),
+        ("node-loss", lambda: draw_node_losses(run), "no node reported a loss"),
+        ("node-accuracy", lambda: draw_node_accuracies(run), "no node evaluated a version"),
+        ("participation", lambda: draw_participation(run), "no node sent an update"),
+        ("staleness", lambda: draw_staleness(run), "no applied update is known"),
+    )
     with styled():
-        for name, figure, reason in (
-            ("learning", draw_learning([run]), "no version was evaluated"),
-            ("node-loss", draw_node_losses(run), "no node reported a loss"),
-            ("node-accuracy", draw_node_accuracies(run), "no node evaluated a version"),
-            ("participation", draw_participation(run), "no node sent an update"),
-            ("staleness", draw_staleness(run), "no applied update is known"),
-        ):
-            if figure is None:
-                left_out.append(f"{name}: {reason}")
-            else:
-                files += save_figure(figure, folder, name)
-    return Gallery(files=files, left_out=left_out)
+        drawn = [_picture(folder, *picture) for picture in pictures]
+    return Gallery(
+        files=[file for one in drawn for file in one.files], left_out=[why for one in drawn for why in one.left_out]
+    )
+
+
+def _picture(folder: Path, name: str, draw: "Callable[[], Figure | None]", reason: str) -> Gallery:
+    """One picture as files; whatever the numbers of others do to it costs no other picture."""
+    try:
+        figure = draw()
+        files = [] if figure is None else save_figure(figure, folder, name)
+    except FederationError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the library fails in many ways at numbers that no axis can hold
+        return Gallery(files=[], left_out=[f"{name}: it cannot be drawn: {error}"])
+    return Gallery(files=files, left_out=[f"{name}: {reason}"] if figure is None else [])
 
 
 def draw_runs(runs: Sequence[Run], folder: Path, name: str = "compare") -> Gallery:
@@ -62,10 +75,7 @@ def draw_runs(runs: Sequence[Run], folder: Path, name: str = "compare") -> Galle
         StorageError: The folder cannot be written.
     """
     with styled():
-        figure = draw_learning(runs)
-        if figure is None:
-            return Gallery(files=[], left_out=[f"{name}: no version was evaluated"])
-        return Gallery(files=save_figure(figure, folder, name), left_out=[])
+        return _picture(folder, name, lambda: draw_learning(runs), "no version was evaluated")
 
 
 CLASSES_MAX = 12

@@ -4,7 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
-from math import nan
+from math import isnan, nan
 from statistics import quantiles
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,11 @@ from coordinator.artifacts.plots.canvas import (
     GREY,
     PALETTE,
     STATUS_STYLES,
+    drawable,
     legend_columns,
     line_styles,
     new_figure,
+    plain,
     whole_ticks,
 )
 from coordinator.artifacts.plots.run import NodeTotals, Run
@@ -47,7 +49,7 @@ Curve = tuple[list[int], list[float]]
 
 def draw_node_losses(run: Run) -> "Figure | None":
     """Each node's training loss over the versions that it trained from; None when no node reported one."""
-    points = [(each.node, each.base_version, each.loss) for each in run.updates if each.loss is not None]
+    points = [(each.node, each.base_version, drawable(each.loss)) for each in run.updates if each.loss is not None]
     if not points:
         return None
     curves = _curves(points)
@@ -60,7 +62,11 @@ def draw_node_losses(run: Run) -> "Figure | None":
 
 def draw_node_accuracies(run: Run) -> "Figure | None":
     """The global model's accuracy on each node's own test data; None when no node evaluated it."""
-    points = [(each.node, each.version, 100 * each.accuracy) for each in run.evaluations if each.accuracy is not None]
+    points = [
+        (each.node, each.version, 100 * drawable(each.accuracy))
+        for each in run.evaluations
+        if each.accuracy is not None
+    ]
     if not points:
         return None
     curves = _curves(points)
@@ -75,7 +81,7 @@ def _draw_nodes(title: str, curves: Mapping[str, Curve], *, worst: str) -> "tupl
     axes = figure.subplots()
     if len(curves) <= NAMED_LINES_MAX:
         for (node, curve), (colour, dashes) in zip(curves.items(), line_styles(len(curves)), strict=True):
-            axes.plot(*_with_gaps(curve), color=colour, linestyle=dashes, linewidth=1.3, marker=".", label=node)
+            axes.plot(*_with_gaps(curve), color=colour, linestyle=dashes, linewidth=1.3, marker=".", label=plain(node))
     else:
         _draw_crowd(axes, curves, worst)
     whole_ticks(axes, "x")
@@ -108,7 +114,7 @@ def draw_staleness(run: Run) -> "Figure | None":
         return None
     total, largest = counts.total(), max(counts)
     width = largest // BINS_MAX + 1
-    bins = Counter({lag // width: 0 for lag in range(largest + 1)})
+    bins = Counter(dict.fromkeys(range(largest // width + 1), 0))
     for lag, count in counts.items():
         bins[lag // width] += count
     mean = sum(lag * count for lag, count in counts.items()) / total
@@ -164,7 +170,9 @@ def _draw_crowd(axes: "Axes", curves: Mapping[str, Curve], extreme: str) -> None
         if node != worst:
             axes.plot(*curve, color=GREY, alpha=alpha, linewidth=0.7, marker="." if len(curve[0]) == 1 else "")
     axes.plot([], [], color=GREY, linewidth=0.7, label="one node")
-    axes.plot(*curves[worst], color=PALETTE[1], linestyle="--", linewidth=1.3, label=f"{extreme} at its end: {worst}")
+    axes.plot(
+        *curves[worst], color=PALETTE[1], linestyle="--", linewidth=1.3, label=plain(f"{extreme} at its end: {worst}")
+    )
     at, low, middle, high = _quartiles(curves)
     axes.fill_between(
         at, low, high, color=PALETTE[0], alpha=0.3, linewidth=0, zorder=2.5, label="middle half of the nodes"
@@ -181,10 +189,11 @@ def _quartiles(curves: Mapping[str, Curve]) -> tuple[list[float], list[float], l
     groups: defaultdict[int, list[float]] = defaultdict(list)
     for versions, losses in curves.values():
         for version, loss in zip(versions, losses, strict=True):
-            groups[(version - first) // width].append(loss)
+            if not isnan(loss):
+                groups[(version - first) // width].append(loss)
     rows = [(min(last, first + group * width + (width - 1) / 2), groups[group]) for group in sorted(groups)]
     cuts = [quantiles(losses, n=4, method="inclusive") if len(losses) > 1 else losses * 3 for _, losses in rows]
-    low, middle, high = (list(column) for column in zip(*cuts, strict=True))
+    low, middle, high = (list(column) for column in zip(*cuts, strict=True)) if cuts else ([], [], [])
     return [at for at, _ in rows], low, middle, high
 
 
@@ -239,7 +248,7 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 24 else f"{name[:23]}…"
+    return plain(name if len(name) <= 24 else f"{name[:23]}…")
 
 
 def _count(things: Sequence[object] | Mapping[str, object], noun: str) -> str:

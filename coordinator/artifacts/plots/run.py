@@ -193,7 +193,7 @@ def run_of_report(report: object, source: Path) -> Run:
         raise ConfigError("RUN", f"{source} is no report of a run: it has no list of rounds", source="command line")
     try:
         return _assemble(source, report["rounds"], report)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ConfigError("RUN", f"{source} is no report of a run: {error!r}", source="command line") from error
 
 

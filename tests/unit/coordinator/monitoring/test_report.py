@@ -1,7 +1,6 @@
 """What a person reads of a run: the report, the status tables, the exported model, the command line."""
 
 import json
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from federation.errors import ConfigError, FederationError, StorageError, StoreL
 from federation.protocol.cohort import NOBODY
 from federation.protocol.messages import Reason, ReceiptStatus
 from federation.types import Incarnation, ModelVersion, NodeId, RoundId
+from tests.rigs.former_state import made_older
 from tests.rigs.model_values import INITIAL, MANIFEST, arrived, committer, initialised, update
 
 
@@ -127,11 +127,7 @@ def test_a_node_that_never_helped_is_named_with_the_reason(
 
 
 def test_a_store_of_an_older_release_has_a_status_too(store: SqliteStore, tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "store" / DATABASE) as database:
-        database.execute("DROP TABLE attendance")
-        database.execute("ALTER TABLE versions DROP COLUMN seal")
-        database.execute("ALTER TABLE updates DROP COLUMN seal")
-        database.execute("PRAGMA user_version = 1")
+    made_older(tmp_path / "store" / DATABASE, "attendance")
     nodes = status.read_status(tmp_path / "store")["nodes"]
     assert isinstance(nodes, list)
     assert [(node["id"], node["restarts"]) for node in nodes] == [("a", 0), ("b", 0), ("c", 0)]

@@ -74,6 +74,55 @@ def test_no_text_overlaps_another_or_leaves_the_picture(nodes: int) -> None:
             assert overlaps(figure) == []
 
 
+HUGE = 1.7e308
+STORED = ((HUGE, 50), (-HUGE, 2), (5e-324, 2), (float("inf"), 2), (float("nan"), 50))
+"""Numbers that a store or a report may hold: a node has said them."""
+
+
+@pytest.mark.parametrize(("value", "nodes"), STORED)
+def test_any_number_that_is_stored_leaves_all_pictures(value: float, nodes: int, tmp_path: Path) -> None:
+    said = report(nodes, 4)
+    for row in said["rounds"][1:3]:  # type: ignore[index]
+        row["metrics"] = {"loss": value, "accuracy": -value}
+    for columns, name in (("updates", "loss"), ("evaluations", "accuracy")):
+        said[columns][name][1::2] = [value] * len(said[columns][name][1::2])  # type: ignore[index]
+    drawn = draw_run(run_of_report(said, Path("a-run.json")), tmp_path)
+    assert [file.name for file in drawn.files] == [f"{name}.{kind}" for name in NAMES for kind in ("png", "svg")]
+    assert drawn.left_out == []
+
+
+def test_any_name_is_drawn_as_it_is(tmp_path: Path) -> None:
+    names = ["$\\frac{", "[/red]", "_hidden", "a\x1b[31m漢字"]
+    said = report(4, 4)
+    for row in said["rounds"]:  # type: ignore[attr-defined]
+        row["metrics"] = dict.fromkeys(names, 0.5)
+    named = dict(zip([f"node-{index}" for index in range(4)], names, strict=True))
+    for columns in ("updates", "evaluations"):
+        said[columns]["node"] = [named[node] for node in said[columns]["node"]]  # type: ignore[index]
+    for row in said["nodes_detail"]:  # type: ignore[attr-defined]
+        row["id"] = named[row["id"]]
+    drawn = draw_run(run_of_report(said, Path("$\\frac{.json")), tmp_path)
+    assert drawn.left_out == []
+    assert len(drawn.files) == 2 * len(NAMES)
+
+
+def test_a_picture_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_run: Run) -> None:
+        raise ValueError("arange: cannot compute length")
+
+    monkeypatch.setattr("coordinator.artifacts.plots.gallery.draw_node_losses", fails)
+    drawn = draw_run(run(3), tmp_path)
+    assert [file.stem for file in drawn.files[::2]] == [name for name in NAMES if name != "node-loss"]
+    assert drawn.left_out == ["node-loss: it cannot be drawn: arange: cannot compute length"]
+
+
+def test_a_staleness_of_a_report_takes_no_memory(tmp_path: Path) -> None:
+    said = report(2, 4)
+    said["updates"]["staleness"][0] = 2**62  # type: ignore[index]
+    said["updates"]["status"][0] = "applied"  # type: ignore[index]
+    assert len(draw_run(run_of_report(said, Path("a-run.json")), tmp_path).files) == 2 * len(NAMES)
+
+
 def test_two_texts_in_one_place_are_found() -> None:
     figure = Figure()
     figure.suptitle("above")

@@ -1,16 +1,15 @@
 """A run is read from wherever it is kept, compared with others, and written for TensorBoard."""
 
 import json
-import sqlite3
 import struct
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from coordinator.artifacts.plots.cli import compare
 from coordinator.artifacts.plots.compare import compare_runs, comparison_row
 from coordinator.artifacts.plots.run import Run, load_run, load_runs, run_of_report
 from coordinator.artifacts.plots.tensorboard import write_events
@@ -23,6 +22,7 @@ from coordinator.storage.store import Figures
 from federation.errors import ConfigError, StorageError
 from federation.protocol.cohort import cohort_of
 from federation.types import ModelVersion, NodeId, RoundId
+from tests.rigs.former_state import made_older
 from tests.rigs.model_values import arrived, committer, initialised, update
 from tests.rigs.run_values import report, written
 
@@ -57,6 +57,29 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
     made.close()
 
 
+@pytest.mark.parametrize("value", [1.7e308, -1.7e308, 5e-324, float("inf"), float("nan")])
+def test_any_stored_number_and_any_name_can_be_compared(
+    value: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = report(2, 3)
+    for row in said["rounds"]:  # type: ignore[attr-defined]
+        row["metrics"] = {"[/red]": value, "accuracy": value}
+    file = written(tmp_path / "[bold]a.json", said)
+    for metric in ("accuracy", "[/red]"):
+        compare([file, file], metric=metric, target=value, out=tmp_path / "pictures")
+    out = capsys.readouterr().out
+    assert "[bold]a" in out
+    assert max(map(len, out.splitlines())) <= 200, "no number of 300 digits"
+    assert (tmp_path / "pictures" / "compare.png").exists()
+
+
+def test_a_report_of_numbers_that_are_no_counts_is_refused(tmp_path: Path) -> None:
+    said = report(2, 3)
+    said["rounds"][0]["bytes_up"] = float("inf")  # type: ignore[index]
+    with pytest.raises(ConfigError, match="no report of a run"):
+        load_run(written(tmp_path / "a.json", said))
+
+
 def test_a_state_folder_a_configuration_and_a_report_are_the_same_run(store: SqliteStore, tmp_path: Path) -> None:
     state = tmp_path / "plant" / "state"
     (tmp_path / "plant" / "coordinator.toml").write_text(
@@ -82,9 +105,7 @@ def test_a_state_folder_a_configuration_and_a_report_are_the_same_run(store: Sql
 def test_a_store_of_a_release_without_evaluations_on_nodes_is_read(store: SqliteStore, tmp_path: Path) -> None:
     store.close()
     state = tmp_path / "plant" / "state"
-    with closing(sqlite3.connect(state / DATABASE)) as database:
-        for table in ("surveys", "node_results", "retained"):
-            database.execute(f"DROP TABLE {table}")
+    made_older(state / DATABASE, "surveys", "node_results", "retained", "attendance")
     old = load_run(state)
     assert old.evaluations == ()
     assert old.versions[-1].metrics == {"accuracy": 0.75, "loss": 0.5, "f1": 0.7}
