@@ -1,5 +1,7 @@
 """How a picture of any size becomes one input of a model: said by the task, and kept beside an exported model."""
 
+import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -114,13 +116,16 @@ def _opened(path: Path, mode: str) -> "Image":
     except ModuleNotFoundError as error:
         raise TaskError("pictures are read with Pillow: pip install pillow") from error
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is our own
             if image.width * image.height > PIXELS_MAX:
                 raise TaskError(f"{path} has {image.width} x {image.height} pixels: at most {PIXELS_MAX:,} are read")
             if image.has_transparency_data:
                 paper = Image.new("RGBA", image.size, "white")
                 return Image.alpha_composite(paper, image.convert("RGBA")).convert(mode)
             return image.convert(mode)
+    except (Image.DecompressionBombError, MemoryError, EOFError, struct.error) as error:
+        raise TaskError(f"{path} is not read: {error}") from error
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
         raise TaskError(f"{path} cannot be read as a picture: {error}") from error
 

@@ -28,16 +28,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 1 if a file cannot be read, written or coded; 2 for wrong arguments (argparse exits with it).
+        0; 1 if a file cannot be read or written; 2 for wrong arguments (argparse exits with it), and for a file that is
+        not what it should be, or that memory cannot hold.
     """
     options = _parser().parse_args(argv)
     try:
         action: Callable[[argparse.Namespace], None] = options.action
         action(options)
-    except (CodecError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+    except OSError as error:
+        return _fail(error, 1)
+    except CodecError as error:
+        return _fail(error, 2)
+    except MemoryError as error:
+        return _fail(f"this does not fit memory: {error}", 2)
     return 0
+
+
+def _fail(problem: object, code: int) -> int:
+    """Say it in one line."""
+    sys.stderr.write(" ".join(str(problem).split()) + "\n")
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

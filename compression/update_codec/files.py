@@ -8,7 +8,7 @@ import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from update_codec.errors import FrameError, ManifestError, TruncatedFrame, Unkno
 from update_codec.limits import MANIFEST_BYTES_MAX
 from update_codec.manifest import Manifest
 
-__all__ = ["join_file", "read_arrays", "split_file", "write_arrays"]
+__all__ = ["join_file", "read_arrays", "read_npy", "split_file", "write_arrays"]
 
 _MAGIC: Final = b"FMQF\x01"
 _HEADER: Final = struct.Struct("<5sI")
@@ -34,6 +34,8 @@ _TYPES: Final = {
 }
 _NAMES: Final = {name: code for code, name in _TYPES.items()}
 _HEADER_BYTES_MAX: Final = 16 << 20
+_NPY_MAGIC_BYTES: Final = 8
+_NPY_HEADER_BYTES_MAX: Final = 10_000
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -72,13 +74,48 @@ def read_arrays(path: Path) -> Arrays:
         OSError: as reading does.
     """
     if path.suffix == ".npy":
-        try:
-            return {"array": np.load(path, allow_pickle=False)}
-        except ValueError as error:
-            raise ManifestError(f"{path.name} is not a plain .npy file: {error}") from error
+        with path.open("rb") as file:
+            return {"array": read_npy(file, path.stat().st_size, path.name)}
     if path.suffix == ".safetensors":
         return _read_safetensors(path.read_bytes())
     raise ManifestError(f"{path.name}: only .npy and .safetensors are read")
+
+
+def read_npy(file: IO[bytes], size: int, name: str) -> NDArray[Any]:
+    """Read a .npy file, which is no larger than it says: nothing is allocated for what is not there.
+
+    Args:
+        file: At its beginning.
+        size: Its bytes.
+        name: For the error.
+
+    Raises:
+        ManifestError: if it is something else, holds objects, or is shorter than its shape.
+        OSError: as reading does.
+    """
+    try:
+        _check_npy(file, size)
+        file.seek(0)
+        return np.lib.format.read_array(file, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # NumPy reads the header with Python's own parser, which raises anything
+        raise ManifestError(f"{name} is not a plain .npy file: {error}") from error
+
+
+def _check_npy(file: IO[bytes], size: int) -> None:
+    version = np.lib.format.read_magic(file)
+    length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
+    if length > _NPY_HEADER_BYTES_MAX:
+        raise ValueError(f"its header states {length} bytes, the limit is {_NPY_HEADER_BYTES_MAX}")
+    file.seek(_NPY_MAGIC_BYTES)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    stated, there = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if min(shape, default=0) < 0 or stated > there:
+        raise ValueError(f"its shape {shape} takes {stated} bytes, and {there} are there")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -104,7 +141,7 @@ def _read_safetensors(data: bytes) -> Arrays:
         entries = json.loads(data[8 : 8 + size])
         body = memoryview(data)[8 + size :]
         return {name: _tensor(entry, body) for name, entry in entries.items() if name != "__metadata__"}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ManifestError(f"the safetensors header is malformed: {error!r}") from error
 
 

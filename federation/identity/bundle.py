@@ -14,7 +14,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from federation.errors import ConfigError
-from federation.identity.certificates import PEM_BYTES_MAX, check_identity, read_certificate, read_identity
+from federation.identity.certificates import PEM_BYTES_MAX, check_identity, parsing, read_certificate, read_identity
 from federation.identity.signing_keys import read_public_key, read_signing_key
 from federation.runtime.address import parse_broker_url
 
@@ -83,7 +83,8 @@ def decode_bundle(text: str, *, now: dt.datetime) -> Bundle:
         read_signing_key(bundle.signing_key, source="enrolment file")
     authority = read_certificate(bundle.authority, source="enrolment file")
     certificate = read_certificate(bundle.certificate, source="enrolment file")
-    check_identity(certificate, authority, name=bundle.node, now=now)
+    with parsing("enrolment file"):
+        check_identity(certificate, authority, name=bundle.node, now=now)
     return bundle
 
 

@@ -6,14 +6,16 @@ text. Keys are ECDSA P-256: every TLS library on every device has it.
 
 import datetime as dt
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509 import DuplicateExtension, InvalidVersion
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from federation.errors import ConfigError
@@ -35,6 +37,7 @@ __all__ = [
     "new_authority",
     "new_identity",
     "new_key",
+    "parsing",
     "read_certificate",
     "read_identity",
     "read_key",
@@ -209,6 +212,15 @@ def common_name(certificate: x509.Certificate | x509.CertificateSigningRequest) 
     return str(names[0].value)
 
 
+@contextmanager
+def parsing(source: str) -> Iterator[None]:
+    """Turn every way in which the library finds a certificate, a request or a key odd into a `ConfigError`."""
+    try:
+        yield
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidVersion, DuplicateExtension) as error:
+        raise ConfigError(source, f"a certificate or key in it is damaged: {error}") from error
+
+
 def read_certificate(pem: str, *, source: str = "certificate") -> x509.Certificate:
     """One certificate.
 
@@ -228,7 +240,9 @@ def read_identity(certificate_pem: str, key_pem: str, *, source: str = "certific
         ConfigError: One of them is malformed, the key is of another kind, or they do not belong together.
     """
     certificate, key = read_certificate(certificate_pem, source=source), read_key(key_pem, source=source)
-    if key.public_key() != certificate.public_key():
+    with parsing(source):
+        belong = key.public_key() == certificate.public_key()
+    if not belong:
         raise ConfigError(source, "certificate and private key do not belong together")
     return Identity(certificate=certificate, key=key)
 

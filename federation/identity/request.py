@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from federation.errors import ConfigError
 from federation.identity.bundle import read_document
-from federation.identity.certificates import PEM_BYTES_MAX, common_name, distinguished_name
+from federation.identity.certificates import PEM_BYTES_MAX, common_name, distinguished_name, parsing
 from federation.identity.signing_keys import SigningKey
 
 __all__ = ["NodeRequest", "decode_request", "encode_request", "new_request"]
@@ -83,6 +83,12 @@ def decode_request(text: str) -> NodeRequest:
         csr = x509.load_pem_x509_csr(request.csr.encode())
     except ValueError as error:
         raise ConfigError(SOURCE, f"csr: {error}") from error
+    with parsing(SOURCE):
+        _check_request(request, csr)
+    return request
+
+
+def _check_request(request: NodeRequest, csr: x509.CertificateSigningRequest) -> None:
     if (name := common_name(csr)) != request.node:
         raise ConfigError(SOURCE, f"its certificate would be for {name!r}, not for {request.node!r}")
     # Its kind first: the signature of another kind of key would be checked with another algorithm.
@@ -93,4 +99,3 @@ def decode_request(text: str) -> NodeRequest:
         own.verify(bytes.fromhex(request.proof), request_digest(request.node, request.csr))
     except (ValueError, InvalidSignature) as error:
         raise ConfigError(SOURCE, "its signing key is not the sender's") from error
-    return request

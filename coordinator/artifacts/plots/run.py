@@ -178,7 +178,7 @@ def load_run(path: Path) -> Run:
         return _run_of_state(read_config(path, {}).store.folder, path)
     try:
         report = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StorageError(f"{path} cannot be read as the report of a run: {error}") from error
     return run_of_report(report, path)
 

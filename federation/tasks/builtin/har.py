@@ -5,6 +5,7 @@ is the accuracy on people whom no node has seen. Source: Anguita et al., "A publ
 recognition using smartphones", ESANN 2013.
 """
 
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -79,7 +80,7 @@ def _read(data: Path | None) -> tuple[NDArray[np.float32], NDArray[np.int64], ND
     try:
         with np.load(_file(data), allow_pickle=False) as archive:
             windows, labels, subjects = (archive[name] for name in ("x", "y", "subject"))
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, MemoryError, BadZipFile, zlib.error) as error:
         raise TaskError(f"UCI HAR cannot be read: {error}") from error
     if windows.shape != (len(labels), WIDTHS[0]) or subjects.shape != labels.shape or labels.ndim != 1:
         raise TaskError(f"UCI HAR has {windows.shape} features, {labels.shape} labels and {subjects.shape} subjects")

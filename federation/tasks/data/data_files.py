@@ -12,11 +12,12 @@ Nothing is read before it is needed, so that a coordinator without data can buil
 """
 
 import csv
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from numpy.typing import NDArray
 from federation.errors import TaskError
 from federation.picture import PictureInput
 from federation.task import Array, TaskContext
+from update_codec import CodecError
+from update_codec.files import read_npy
 
 __all__ = ["OwnData", "csv_data", "image_data", "numpy_data"]
 
@@ -34,6 +37,9 @@ PICTURE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", "
 
 _SHUFFLE_SEED = 20_260
 """One division into training and test for every start of a device."""
+
+_UNREADABLE = (OSError, CodecError, LookupError, ValueError, RuntimeError, MemoryError, BadZipFile, zlib.error)
+"""What reading arrays raises; `RuntimeError` is an archive with a password, or one packed in an unknown way."""
 
 Examples = tuple[Array, Array]
 """Inputs and targets."""
@@ -208,12 +214,35 @@ def _class_numbers(path: Path, name: str, values: Sequence[str], classes: Sequen
 def _read_numpy(inputs: Path, targets: Path | None) -> Examples:
     try:
         if targets is not None:
-            return np.load(inputs, allow_pickle=False), np.load(targets, allow_pickle=False)
-        with np.load(inputs, allow_pickle=False) as archive:
-            return archive["x"], archive["y"]
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:
+            return _read_npy(inputs), _read_npy(targets)
+        with ZipFile(inputs) as archive:
+            return _unpacked(archive, "x.npy"), _unpacked(archive, "y.npy")
+    except (
+        OSError,
+        CodecError,
+        LookupError,
+        ValueError,
+        NotImplementedError,
+        MemoryError,
+        BadZipFile,
+        zlib.error,
+    ) as why:
         wanted = "two .npy files" if targets is not None else "one .npz file with x and y"
-        raise TaskError(f"{inputs} cannot be read as {wanted}: {error}") from error
+        raise TaskError(f"{inputs} cannot be read as {wanted}: {why}") from why
+
+
+def _read_npy(path: Path) -> Array:
+    with path.open("rb") as file:
+        return read_npy(file, path.stat().st_size, path.name)
+
+
+def _unpacked(archive: ZipFile, name: str) -> Array:
+    """One array of an .npz file, whose bytes are counted before they are unpacked."""
+    size = archive.getinfo(name).file_size
+    if size > BYTES_MAX:
+        raise ValueError(f"{name} has {size:,} bytes: at most {BYTES_MAX:,} are read")
+    with archive.open(name) as file:
+        return read_npy(file, size, name)
 
 
 def _read_images(folder: Path, classes: Sequence[str], picture: PictureInput) -> Examples:

@@ -1,6 +1,8 @@
 """A picture of any size, mode and polarity becomes the input that the task asks for."""
 
+import struct
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,19 @@ def test_a_picture_that_is_too_large_is_refused_before_it_is_unpacked(
     digit_file(tmp_path / "digit.png")
     with pytest.raises(TaskError, match="at most 63"):
         DIGITS.read(tmp_path / "digit.png")
+
+
+@pytest.mark.parametrize("side", [13_000, 30_000])
+def test_a_picture_that_its_library_warns_of_or_refuses_is_one_error(side: int, tmp_path: Path) -> None:
+    """Its header is enough: nothing is unpacked, and no warning is printed."""
+    shape = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    parts = [(b"IHDR", shape), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    chunks = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
+    ]
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    with pytest.raises(TaskError, match=r"bomb\.png"):
+        DIGITS.read(tmp_path / "bomb.png")
 
 
 def test_without_pillow_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import json
 import runpy
 import struct
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,7 @@ def tensor_file(header: object, body: bytes = bytes(8)) -> bytes:
         tensor_file({"x": {"dtype": "F32", "shape": "ab", "data_offsets": [0, 8]}}),
         tensor_file({"x": {"dtype": "F32", "shape": [2], "data_offsets": 7}}),
         tensor_file({"x": {"dtype": [], "shape": [2], "data_offsets": [0, 8]}}),
+        tensor_file({"x": {"dtype": "F32", "shape": [0, 10**40], "data_offsets": [0, 0]}}),
     ],
 )
 def test_malformed_safetensors_are_refused(tmp_path: Path, data: bytes) -> None:
@@ -170,6 +172,67 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         write_arrays(tmp_path / "out.npy", tensors())
     with pytest.raises(ManifestError):
         write_arrays(tmp_path / "out.txt", {"x": np.zeros(1)})
+
+
+def npy_header(text: str, *, version: int = 1) -> bytes:
+    """A .npy file with any header, and 16 bytes."""
+    size = struct.pack("<H" if version == 1 else "<I", len(text))
+    return b"\x93NUMPY" + bytes([version, 0]) + size + text.encode() + bytes(16)
+
+
+BOMBS = {
+    "a shape of terabytes": npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,), }\n"),
+    "a shape of gigabytes": npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000,), }\n"),
+    "an item of gigabytes": npy_header("{'descr': '|V2000000000', 'fortran_order': False, 'shape': (1,), }\n"),
+    "a negative shape": npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }\n"),
+    "a header of gigabytes": b"\x93NUMPY\x02\x00\xff\xff\xff\x7f",
+    "a header that does not end": npy_header("{'descr': '<f4', 'shape': (3"),
+    "an archive": b"PK\x03\x04" + bytes(40),
+    "nothing": b"",
+    "half a header": b"\x93NUMPY\x01\x00",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_file_that_promises_more_than_it_has_is_one_line_exit_code_two_and_no_memory(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in.npy"
+    source.write_bytes(BOMBS[name])
+    tracemalloc.start()
+    try:
+        assert main(["encode", str(source), str(tmp_path / "out.bin")]) == 2
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_memory_cannot_hold_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path) -> None:
+        raise MemoryError("4 TiB")
+
+    monkeypatch.setattr("update_codec.__main__.read_arrays", full)
+    assert main(["encode", "in.npy", "out.bin"]) == 2
+    assert capsys.readouterr().err == "this does not fit memory: 4 TiB\n"
+
+
+def test_a_file_of_a_later_version_of_the_format_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "in.npy").open("wb") as file:
+        np.lib.format.write_array(file, np.arange(3.0), version=(2, 0))
+    assert read_arrays(tmp_path / "in.npy")["array"].tolist() == [0.0, 1.0, 2.0]
+
+
+def test_a_file_that_cannot_be_read_on_is_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_file: object, _size: int) -> None:
+        raise OSError("the disk is broken")
+
+    np.save(tmp_path / "in.npy", np.zeros(3))
+    monkeypatch.setattr("update_codec.files._check_npy", broken)
+    with pytest.raises(OSError, match="broken"):
+        read_arrays(tmp_path / "in.npy")
 
 
 def test_pickled_array_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A request file proves that its sender has both keys; every other text is refused with a reason."""
 
+import base64
 import json
 
 import pytest
@@ -79,3 +80,16 @@ def test_a_member_that_is_not_what_it_must_be_is_refused(members: dict[str, obje
 def test_a_large_file_is_refused_before_it_is_parsed() -> None:
     with pytest.raises(ConfigError, match="larger than"):
         decode_request(" " * BUNDLE_BYTES_MAX + TEXT)
+
+
+@given(st.data())
+def test_a_damaged_certificate_request_is_refused_and_never_a_traceback(data: st.DataObject) -> None:
+    """The library finds some damage only when it is asked for the key, and has errors of its own for that."""
+    members = json.loads(TEXT)
+    csr = x509.load_pem_x509_csr(members["csr"].encode()).public_bytes(serialization.Encoding.DER)
+    body = bytearray(csr)
+    body[data.draw(st.integers(0, len(body) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    lines = base64.encodebytes(bytes(body)).decode()
+    members["csr"] = f"-----BEGIN CERTIFICATE REQUEST-----\n{lines}-----END CERTIFICATE REQUEST-----\n"
+    with pytest.raises(ConfigError):
+        decode_request(json.dumps(members))

@@ -136,6 +136,15 @@ def pictures(folder: Path, classes: dict[str, int]) -> TaskContext:
     return context(folder)
 
 
+def test_an_archive_that_unpacks_to_more_than_memory_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez_compressed(tmp_path / "d.npz", x=np.zeros((1000, 10)), y=np.zeros(1000))
+    monkeypatch.setattr("federation.tasks.data.data_files.BYTES_MAX", 10_000)
+    with pytest.raises(TaskError, match="at most 10,000 are read"):
+        numpy_data(context(tmp_path), "d.npz").train()
+
+
 def test_a_folder_of_pictures_has_one_folder_for_each_class(tmp_path: Path) -> None:
     where = pictures(tmp_path, {"cat": 6, "dog": 4})
     data = image_data(where, "photos", classes=("bird", "cat", "dog"), picture=GREY)
