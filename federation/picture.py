@@ -116,8 +116,10 @@ def _opened(path: Path, mode: str) -> "Image":
     except ModuleNotFoundError as error:
         raise TaskError("pictures are read with Pillow: pip install pillow") from error
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is our own
+            opened = Image.open(path, formats=FORMATS)
+        with opened as image:
             if image.width * image.height > PIXELS_MAX:
                 raise TaskError(f"{path} has {image.width} x {image.height} pixels: at most {PIXELS_MAX:,} are read")
             if image.has_transparency_data:
