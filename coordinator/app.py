@@ -16,7 +16,6 @@ from coordinator.engine.machine import CoordinatorMachine
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import Committer, first_commit
 from coordinator.global_model.initial import InitialRequest, initial_model, initial_model_apart
-from coordinator.global_model.update_checks import payload_limit
 from coordinator.monitoring.report import build_report
 from coordinator.monitoring.state_files import StatusFile, StoppingRule, WatchedMachine, read_incidents
 from coordinator.records import RecoveredState, VersionRecord
@@ -117,7 +116,7 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
     committer = Committer(store, recovered.head, committer_settings(config))
     recovered = replace(recovered, head=_repaired(committer))
     _check_controls(config, committer)
-    most = plan.engine.payload_bytes_max or payload_limit(committer.manifest)
+    most = plan.engine.payload_bytes_max or committer.manifest.frame_bytes_max
     worker = EvaluationWorker(task, committer.manifest, inbox) if config.evaluation.every else None
     _evaluate_head(worker, committer, store)
     trust = coordinator_trust(config.security)

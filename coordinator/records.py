@@ -2,9 +2,38 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from federation.protocol.messages import Cohort, ModelPart, Reason, ReceiptStatus
 from federation.types import Digest, Epoch, Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
+
+SMALLER_IS_BETTER = ("loss", "error", "mse", "mae", "rmse", "perplexity")
+"""A metric whose name holds one of these is better when it is smaller."""
+
+
+class Goal(StrEnum):
+    """Which value is better."""
+
+    MAX = "max"
+    MIN = "min"
+
+
+def goal_of(metric: str) -> Goal:
+    """Which value of a metric is better, by its name."""
+    return Goal.MIN if any(word in metric.lower() for word in SMALLER_IS_BETTER) else Goal.MAX
+
+
+METRIC_MAX = 1e100
+"""Largest magnitude of a number that a node reports: sums of these do not overflow."""
+
+
+def believable(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What may be kept of the numbers that a node reports: an accuracy from 0 to 1, and nothing beyond `METRIC_MAX`."""
+    return {
+        name: value
+        for name, value in metrics.items()
+        if (0.0 <= value <= 1.0 if "accuracy" in name.lower() else abs(value) <= METRIC_MAX)
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +191,8 @@ class NodesEvaluation:
         nodes: Nodes that count in the mean.
         num_examples: Their test examples.
         metrics: The mean, weighted by test examples; empty while it is open, or when nobody evaluated.
+        medians: The median of the same, the worse of two in the middle: what decides. Empty where an earlier
+            release has closed it.
     """
 
     version: ModelVersion
@@ -170,6 +201,12 @@ class NodesEvaluation:
     nodes: int = 0
     num_examples: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    medians: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def decisive(self) -> Mapping[str, float]:
+        """By what the best version and the end of the run are decided: one report alone must not."""
+        return self.medians or self.metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 import os
 import queue
 import random
+from dataclasses import replace
 
 from edge_node.config import NodeConfig, SecuritySection
 from edge_node.engine.events import StopRequested
@@ -34,8 +35,12 @@ from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox, Will
 from federation.task import Task, TaskContext, prepare, task_label
 from federation.tasks.registry import load_task
 from federation.types import FederationId, NodeId
+from update_codec import Manifest
 
 __all__ = ["run_node"]
+
+MODEL_FRAMES_MAX = 4
+"""Parts of one announcement, in frames of the task's own model: a keyframe with controls, and deltas after it."""
 
 WORKER_STOP_S = 2.0
 """How long an orderly stop waits for a training to give up, in seconds."""
@@ -131,7 +136,7 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
         setup=setup, store=store, trainer=trainer, transport=transport, topics=topics, signer=trust.signer
     )
     executor = NodeExecutor(parts)
-    settings = node_settings(config, device)
+    settings = node_settings(config, device, setup.manifest)
     conditions, sensors = eligibility(config), Sensors()
     machine = NodeMachine(
         settings,
@@ -177,8 +182,10 @@ def _transport(config: NodeConfig, address: BrokerAddress, inbox: Inbox, will: W
     return transport
 
 
-def node_settings(config: NodeConfig, device: str) -> NodeSettings:
-    """What the machine is told of the configuration."""
+def node_settings(config: NodeConfig, device: str, manifest: Manifest) -> NodeSettings:
+    """What the machine is told of the configuration, and of the size of the task's own model."""
+    bounds = TrainBounds(**config.bounds.model_dump())
+    needed = MODEL_FRAMES_MAX * manifest.frame_bytes_max
     return NodeSettings(
         node=NodeId(config.node.id),
         task=task_label(config.task.name),
@@ -186,7 +193,7 @@ def node_settings(config: NodeConfig, device: str) -> NodeSettings:
         codecs=config.training.codecs,
         chunk_bytes=config.broker.limits.chunk_bytes,
         named_chunks_max=config.broker.limits.named_chunks_max,
-        bounds=TrainBounds(**config.bounds.model_dump()),
+        bounds=replace(bounds, model_bytes_max=min(bounds.model_bytes_max, needed)),
         outbox_max=config.store.outbox_max,
         signed=config.security.require_signatures,
         ineligible_retry_s=config.eligibility.retry_s,

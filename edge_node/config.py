@@ -114,7 +114,7 @@ class BoundsSection(Section):
     learning_rate_max: PositiveFloat = 10.0
     max_steps: Annotated[int, Field(ge=0)] = 0
     model_bytes_max: PositiveInt = 1 << 30
-    train_s_max: Seconds = 0.0
+    train_s_max: Seconds = 3_600.0
 
 
 class SecuritySection(Section):

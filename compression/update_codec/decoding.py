@@ -38,6 +38,7 @@ class FrameInfo:
     statistic_abs_max: float
     """Of the statistics' vector: controls included."""
     control_abs_max: float
+    counter_abs_max: int
     finite: bool
     """False if a parameter or a statistic is NaN or infinite."""
     bits_per_parameter: float
@@ -83,8 +84,9 @@ def inspect(frame: bytes, manifest: Manifest, *, context: Contexts | None = None
     square, peak = _measure_parameters(content)
     first_control = manifest.statistic_count - manifest.control_count
     statistic_peak, control_peak = _peaks(content.statistics, first_control)
-    for _ in content.counters.pieces() if content.counters is not None else ():
-        pass
+    counters = [0]
+    for _, values in content.counters.pieces() if content.counters is not None else ():
+        counters += (int(values.max()), -int(values.min()))
     sizes = {tag: sum(s.bytes for s in content.segments if s.tag is tag) for tag in Tag}
     count = manifest.parameter_count
     return FrameInfo(
@@ -100,6 +102,7 @@ def inspect(frame: bytes, manifest: Manifest, *, context: Contexts | None = None
         parameter_abs_max=peak,
         statistic_abs_max=statistic_peak,
         control_abs_max=control_peak,
+        counter_abs_max=max(counters),
         finite=math.isfinite(square) and math.isfinite(statistic_peak),
         bits_per_parameter=8 * len(frame) / count if count else 0.0,
         segments=tuple(content.segments),

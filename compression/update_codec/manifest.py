@@ -18,6 +18,7 @@ from update_codec.vectors import Vectors
 __all__ = ["Manifest", "Role", "TensorSpec", "pack_rows", "unpack_rows"]
 
 FLOATS: Final = ("float16", "float32", "float64")
+FRAME_HEADER_BYTES_MAX: Final = 65_536
 INTEGERS: Final = ("bool", "uint8", "int8", "int16", "int32", "int64")
 
 
@@ -100,6 +101,11 @@ class Manifest:
     def fp32_bytes(self) -> int:
         """Bytes of the model as plain float32 (counters as int64)."""
         return 4 * (self.parameter_count + self.statistic_count) + 8 * self.counter_count
+
+    @property
+    def frame_bytes_max(self) -> int:
+        """No honest frame for this model has more bytes: its values, an eighth for positions, a header."""
+        return self.fp32_bytes + self.fp32_bytes // 8 + FRAME_HEADER_BYTES_MAX
 
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray[Any]], roles: Mapping[str, Role] | None = None) -> "Manifest":

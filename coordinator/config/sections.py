@@ -184,7 +184,7 @@ class StrategySection(Section):
             ``scaffold``, or ``package.module:factory``. Nothing is ``fedavg`` when synchronous, else ``fedbuff``.
         nodes: How many nodes the federation has, also those that are offline; ``scaffold`` needs it.
         importance: ``examples``, ``uniform``, ``sqrt`` or ``log`` of num_examples. Nothing is the strategy's own.
-        importance_max: Bound of one node's importance, as a multiple of the mean; 0 is none.
+        importance_max: Bound of one node's importance, as a multiple of the median; 0 is none.
         staleness: ``constant``, ``polynomial`` or ``hinge``. Nothing is the strategy's own.
         staleness_a: Exponent, or slope.
         staleness_b: Where the hinge is, in versions.
@@ -203,7 +203,7 @@ class StrategySection(Section):
     name: str | None = None
     nodes: PositiveInt | None = None
     importance: str | None = None
-    importance_max: NonNegativeFloat = 0.0
+    importance_max: NonNegativeFloat = 10.0
     staleness: str | None = None
     staleness_a: PositiveFloat = 0.5
     staleness_b: NonNegativeFloat = 4.0

@@ -11,12 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from coordinator.records import Goal, goal_of
 from federation.types import ModelVersion
 
 __all__ = ["EarlyStopping", "Goal", "Source", "StoppingSettings", "goal_of"]
-
-SMALLER_IS_BETTER = ("loss", "error", "mse", "mae", "rmse", "perplexity")
-"""A metric whose name holds one of these is better when it is smaller."""
 
 
 class Source(StrEnum):
@@ -24,13 +22,6 @@ class Source(StrEnum):
 
     CENTRAL = "central"
     NODES = "nodes"
-
-
-class Goal(StrEnum):
-    """Which value is better."""
-
-    MAX = "max"
-    MIN = "min"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +41,6 @@ class StoppingSettings:
     goal: Goal | None = None
     patience: int = 0
     min_delta: float = 0.0
-
-
-def goal_of(metric: str) -> Goal:
-    """Which value of a metric is better, by its name."""
-    return Goal.MIN if any(word in metric.lower() for word in SMALLER_IS_BETTER) else Goal.MAX
 
 
 class EarlyStopping:

@@ -85,12 +85,14 @@ class OfferReceived:
     Attributes:
         known: The verdict that the store already has for this update id, or None.
         stored: What the store has of it where that is ``stored``.
+        asked: What the store knows of the offer's round, or None: the machine remembers only the newest ones.
     """
 
     node: NodeId
     offer: UpdateOffer
     known: Verdict | None = None
     stored: UpdateRecord | None = None
+    asked: RoundRecord | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from coordinator.engine.early_stopping import Source
 from coordinator.engine.effects import CloseFederatedEvaluation, Note, SaveResult
 from coordinator.engine.events import FederatedEvaluationClosed, ReportReceived, ResultSaved
 from coordinator.engine.state import MachineState
-from coordinator.records import NodeResult, RecoveredState
+from coordinator.records import NodeResult, RecoveredState, believable
 from federation.protocol.cohort import evaluates, evaluation_share
 from federation.protocol.messages import EvaluationReceipt, EvaluationReport, Reason, ReceiptStatus
 from federation.types import Digest, ModelVersion, NodeId
@@ -151,7 +151,7 @@ class FederatedEvaluation:
             version=report.version,
             node=node,
             num_examples=report.num_examples,
-            metrics=report.metrics,
+            metrics=believable(report.metrics),
             evaluate_s=report.evaluate_s,
             reason=report.reason,
             counted=self._asked[report.version].open,
@@ -210,9 +210,9 @@ class FederatedEvaluation:
         found, state = event.evaluation, self._state
         self._closing.discard(found.version)
         self._unclosed.discard(found.version)
-        fields = {"nodes": found.nodes, "num_examples": found.num_examples}
-        state.emit(Note(event="nodes_evaluated", fields={**found.metrics, **fields, "version": found.version}))
-        state.observe(Source.NODES, found.version, found.metrics)
+        fields = {"nodes": found.nodes, "num_examples": found.num_examples, "metrics": dict(found.metrics)}
+        state.emit(Note(event="nodes_evaluated", fields={"version": found.version, **fields}))
+        state.observe(Source.NODES, found.version, found.decisive)
 
     def storage_failed(self) -> None:
         """No mean has reached the disk: each is asked for again after the pause."""

@@ -47,7 +47,7 @@ class Facts:
         next_round: The first round number that was never announced.
         finished: Whether the last version has been committed.
         used: Other updates of this node that are on their way into the next version.
-        invited: Whether the node was asked in that round; None when the round is forgotten.
+        asked: The version that the node was asked to train from in that round; None when it was not asked.
     """
 
     settings: EngineSettings
@@ -57,8 +57,11 @@ class Facts:
     next_round: RoundId
     finished: bool
     used: int
-    invited: bool | None
+    asked: ModelVersion | None
 
+
+FETCHED_BYTES_MAX = 2**53 - 1
+"""What a node may say that it has fetched for one round, in bytes. The wire's field holds 64 bits, a row does not."""
 
 ACCEPTED = Judgement(ruling=Ruling.ACCEPT)
 
@@ -80,8 +83,10 @@ def judge(offer: UpdateOffer, node: NodeId, facts: Facts) -> Judgement:
 def _check_origin(offer: UpdateOffer, facts: Facts) -> Judgement | None:
     if offer.round >= facts.next_round or offer.base_version > facts.head:
         return _refuse(Reason.UNKNOWN_ROUND, durable=False)
-    if facts.invited is False:
+    if facts.asked is None:
         return _refuse(Reason.NOT_ASSIGNED)
+    if offer.base_version != facts.asked:
+        return _refuse(Reason.BASE_MISMATCH)
     limit = check_limits(offer, facts.settings)
     return None if limit is Reason.NONE else _refuse(limit)
 
@@ -101,7 +106,7 @@ def check_limits(offer: UpdateOffer, settings: EngineSettings) -> Reason:
         return Reason.BAD_NUM_EXAMPLES
     if offer.payload_bytes < 1 or offer.chunk_bytes < 1:
         return Reason.MALFORMED_FRAME
-    if offer.payload_bytes > settings.payload_bytes_max:
+    if offer.payload_bytes > settings.payload_bytes_max or offer.fetched_bytes > FETCHED_BYTES_MAX:
         return Reason.TOO_LARGE
     if chunk_count(offer.payload_bytes, offer.chunk_bytes) > CHUNKS_MAX:
         return Reason.TOO_LARGE

@@ -19,7 +19,7 @@ from federation.protocol.messages import Cohort, RoundAnnouncement
 from federation.types import ModelVersion, NodeId, RoundId, UpdateId
 
 INVITATIONS_MAX = 100_000
-"""Invited nodes of former rounds that are remembered; an update of an older round is judged by base and quota alone."""
+"""Invited nodes of former rounds that are remembered; who was asked in an older round is read from the store."""
 
 
 @dataclass(slots=True)
@@ -218,7 +218,7 @@ class MachineState:
     def _replay(self, recovered: RecoveredState) -> None:
         """What earlier processes found decides as it did then."""
         found = [(version, Source.CENTRAL, metrics) for version, metrics in recovered.evaluated.items()]
-        found += [(survey.version, Source.NODES, survey.metrics) for survey in recovered.surveyed if survey.closed]
+        found += [(survey.version, Source.NODES, survey.decisive) for survey in recovered.surveyed if survey.closed]
         for version, source, metrics in sorted(found, key=lambda one: one[0]):
             self.progress.observe(source, version, metrics, kept=self._is_kept(version))
 
@@ -253,8 +253,8 @@ class MachineState:
 
     # --- who was asked ----------------------------------------------------------------------------------------------
 
-    def facts(self, node: NodeId, round_id: RoundId) -> Facts:
-        """What `judge` must know for an offer of this node and round."""
+    def facts(self, node: NodeId, round_id: RoundId, record: RoundRecord | None) -> Facts:
+        """What `judge` must know for an offer of this node and round; ``record`` is the store's, of a forgotten one."""
         return Facts(
             settings=self.settings,
             run=self.run,
@@ -263,19 +263,22 @@ class MachineState:
             next_round=self.next_round,
             finished=self.finished,
             used=self.registry.used(node),
-            invited=self._invited(node, round_id),
+            asked=self._base_asked(node, round_id, record),
         )
 
     def base_asked(self, node: NodeId, round_id: RoundId) -> ModelVersion | None:
         """The version that a node was asked to train from in a round; None when it was not, or too long ago."""
         return self._invitations[round_id].version if self._invited(node, round_id) else None
 
-    def _invited(self, node: NodeId, round_id: RoundId) -> bool | None:
+    def _base_asked(self, node: NodeId, round_id: RoundId, record: RoundRecord | None) -> ModelVersion | None:
+        if round_id in self._invitations or record is None:
+            return self.base_asked(node, round_id)
+        return record.version if includes(record.cohort, self.run, round_id, node) else None
+
+    def _invited(self, node: NodeId, round_id: RoundId) -> bool:
         invitation = self._invitations.get(round_id)
-        if invitation is None:
-            return None
-        if node in invitation.nodes:
-            return True
+        if invitation is None or node in invitation.nodes:
+            return invitation is not None
         return invitation.recovered and includes(invitation.cohort, self.run, round_id, node)
 
     def remember(self, record: RoundRecord, *, recovered: bool = False) -> None:

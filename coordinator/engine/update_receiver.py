@@ -2,10 +2,10 @@
 
 from coordinator.engine.effects import DropTransfer, OpenTransfer, SaveVerdict, StoreChunk, StoreTransfer, StoreUpdate
 from coordinator.engine.events import ChunkReceived, ChunkStored, OfferReceived, TransferOpened, UpdateRejected
-from coordinator.engine.round import Judgement, Ruling, check_staleness, identify, judge
+from coordinator.engine.round import FETCHED_BYTES_MAX, Judgement, Ruling, check_staleness, identify, judge
 from coordinator.engine.state import MachineState
 from coordinator.engine.transfers import Arrival, Transfer, Transfers
-from coordinator.records import TransferRecord, UpdateRecord, Verdict
+from coordinator.records import TransferRecord, UpdateRecord, Verdict, believable
 from federation.protocol.messages import Cancel, Reason, Receipt, ReceiptStatus, RetryAfter, UpdateOffer
 from federation.types import NodeId, UpdateId
 
@@ -58,7 +58,7 @@ class UpdateReceiver:
 
     def _judge(self, event: OfferReceived, retry_s: float) -> None:
         node, offer = event.node, event.offer
-        judgement = judge(offer, node, self._state.facts(node, offer.round))
+        judgement = judge(offer, node, self._state.facts(node, offer.round, event.asked))
         if judgement.ruling is not Ruling.ACCEPT:
             self._turn_down(event, judgement)
         elif offer.inline is not None:
@@ -272,7 +272,7 @@ class UpdateReceiver:
             self.settle(record, ReceiptStatus.STALE, self._late(record), stored=True)
 
     def _late(self, record: UpdateRecord) -> Reason:
-        return check_staleness(record.base_version, self._state.facts(record.node, record.round))
+        return check_staleness(record.base_version, self._state.facts(record.node, record.round, None))
 
     def settle(
         self, record: UpdateRecord, status: ReceiptStatus, reason: Reason, *, stored: bool = False, detail: str = ""
@@ -301,7 +301,7 @@ def _record(node: NodeId, offer: UpdateOffer) -> UpdateRecord:
         codec=offer.codec,
         payload_bytes=offer.payload_bytes,
         payload_digest=offer.payload_digest,
-        fetched_bytes=offer.fetched_bytes,
+        fetched_bytes=min(offer.fetched_bytes, FETCHED_BYTES_MAX),  # a refused one is kept, too
         train_s=offer.train_s,
-        metrics=offer.metrics,
+        metrics=believable(offer.metrics),
     )

@@ -140,7 +140,8 @@ class Versions:
         """An evaluation has ended."""
         self._evaluating.discard(event.version)
         # A user's metric may have any name, so it cannot become a keyword.
-        self._state.emit(Note(event="evaluated", fields={**event.metrics, "version": event.version}))
+        fields = {"version": event.version, "metrics": dict(event.metrics)}
+        self._state.emit(Note(event="evaluated", fields=fields))
         if not event.skipped:
             self._state.observe(Source.CENTRAL, event.version, event.metrics)
 

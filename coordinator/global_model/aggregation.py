@@ -165,12 +165,17 @@ def _mean(
     how: Reading,
 ) -> Combined | Unusable:
     manifest, limits, examine = how.manifest, how.limits, how.examine
-    total, norms = Accumulator(manifest), dict[UpdateId, float]()
+    total, norms, sizes = Accumulator(manifest), dict[UpdateId, float](), dict[UpdateId, float]()
     for member, weight in zip(members, weights.values, strict=True):
         frame = payload(member.update)
         try:
             info = examine(frame)
+            sizes[member.update] = weight * max(info.parameter_abs_max, info.statistic_abs_max)
             total.add(frame, weight, clip=limits.clip_norm or None, info=info, context=how.contexts)
+        except HeadroomError as error:
+            # Not whom it met: the room was used up by the largest so far.
+            largest = max(sizes, key=lambda update: (sizes[update], update))
+            return Unusable(culprits=(largest,), reason=Reason.NORM, detail=str(error))
         except CodecError as error:
             return Unusable(culprits=(member.update,), reason=_reason(error), detail=str(error))
         norms[member.update] = info.parameter_norm

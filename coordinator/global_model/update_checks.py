@@ -19,10 +19,13 @@ from update_codec import (
     inspect,
 )
 
-__all__ = ["Examine", "Inspections", "Refusal", "check_update", "payload_limit"]
+__all__ = ["Examine", "Inspections", "Refusal", "check_update"]
 
-FRAME_HEADER_BYTES_MAX = 65_536
-"""Room for what a frame holds beside its values, in bytes."""
+STATISTIC_MAX = 2.0**24
+"""Largest magnitude of a statistic: no member can use up the room of the sums with it."""
+
+COUNTER_MAX = 2**40
+"""Largest magnitude of a counter: the model takes the largest of all, so that one could never be undone."""
 
 INSPECTIONS_MAX = 1_024
 """Frames whose description is remembered."""
@@ -63,11 +66,6 @@ class Inspections:
         return info
 
 
-def payload_limit(manifest: Manifest) -> int:
-    """Bytes that no honest frame for this model exceeds: the values as they are, and an eighth for positions."""
-    return manifest.fp32_bytes + manifest.fp32_bytes // 8 + FRAME_HEADER_BYTES_MAX
-
-
 def check_update(record: UpdateRecord, payload: bytes, examine: Examine, norm_max: float) -> Refusal | None:
     """Check size, digest, format, model, codec, finite and norm, in this order.
 
@@ -75,7 +73,7 @@ def check_update(record: UpdateRecord, payload: bytes, examine: Examine, norm_ma
         record: What was offered.
         payload: What arrived.
         examine: Describes frames of this model; all sizes come from its manifest.
-        norm_max: Largest L2 norm of the decoded parameters.
+        norm_max: Largest L2 norm of the decoded parameters, and largest magnitude of a control.
 
     Returns:
         Why it is refused, or None when it may be kept.
@@ -100,8 +98,13 @@ def _check_content(record: UpdateRecord, info: FrameInfo, norm_max: float) -> Re
         return Reason.NOT_FINITE, "the update holds NaN or infinity"
     if not info.parameter_norm <= norm_max:
         return Reason.NORM, f"the update's norm is {info.parameter_norm:.3g}, the limit is {norm_max:.3g}"
-    if not info.control_abs_max <= norm_max:
-        return Reason.NORM, f"a control has {info.control_abs_max:.3g}, the limit is {norm_max:.3g}"
+    for what, largest, limit in (
+        ("a control", info.control_abs_max, norm_max),
+        ("a statistic", info.statistic_abs_max, STATISTIC_MAX),
+        ("a counter", info.counter_abs_max, COUNTER_MAX),
+    ):
+        if not largest <= limit:
+            return Reason.NORM, f"{what} has {largest:.3g}, the limit is {limit:.3g}"
     return None
 
 

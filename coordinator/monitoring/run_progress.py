@@ -106,7 +106,7 @@ def _unsaid(source: Source) -> StoppingRule:
 
 
 def _surveyed(store: ReadOnlyStore) -> dict[ModelVersion, Mapping[str, float]]:
-    return {survey.version: survey.metrics for survey in store.evaluated_on_nodes() if survey.closed}
+    return {survey.version: survey.decisive for survey in store.evaluated_on_nodes() if survey.closed}
 
 
 def _replay(settings: StoppingSettings, found: Mapping[ModelVersion, Mapping[str, float]]) -> tuple[EarlyStopping, int]:

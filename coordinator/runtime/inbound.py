@@ -204,10 +204,11 @@ class Inbound:
                 return NodeStateReceived(node=node, state=message)
             case NodeEventTopic(), UpdateOffer():
                 known = self._store.verdict(message.update)
+                asked = self._store.reserved(message.round) if known is None else None
                 stored = None
                 if known is not None and known.status is ReceiptStatus.STORED:
                     stored = self._store.stored(message.update)
-                return OfferReceived(node=node, offer=message, known=known, stored=stored)
+                return OfferReceived(node=node, offer=message, known=known, stored=stored, asked=asked)
             case NodeEventTopic(), EvaluationReport():
                 known_result = self._store.node_result(message.version, node)
                 return ReportReceived(node=node, report=message, known=known_result)

@@ -10,6 +10,9 @@ __all__ = ["PACKET_HEADER_BYTES", "Traffic"]
 PACKET_HEADER_BYTES = 10
 """Bytes of an MQTT PUBLISH beside its topic and its payload: type, length, topic length, packet id, properties."""
 
+DOWN_BYTES_MAX = 2**62
+"""Bytes down of one version, at most."""
+
 
 @dataclass(slots=True)
 class Traffic:
@@ -38,8 +41,8 @@ class Traffic:
         self.down += _packet_bytes(topic, payload_bytes) * len(self._online)
 
     def pulled(self, model_bytes: int) -> None:
-        """A node pulled model parts."""
-        self.down += model_bytes
+        """A node says that it pulled model parts: its word, so that the sum is bounded by what a row can hold."""
+        self.down = min(self.down + model_bytes, DOWN_BYTES_MAX)
 
     def presence(self, node: NodeId, presence: Presence) -> None:
         """A node came or went."""

@@ -55,12 +55,16 @@ def _add_seals(connection: Connection) -> None:
         connection.execute(f"ALTER TABLE {table} ADD COLUMN seal BLOB")
 
 
+def _add_medians(connection: Connection) -> None:
+    connection.execute("ALTER TABLE surveys ADD COLUMN medians TEXT NOT NULL DEFAULT '{}'")
+
+
 LAYOUT = Layout(
     tables=TABLES,
     read=_read_number,
     write=_write_number,
     # 3 has a row of `meta` more than 2, `began_ms`, which every start puts in where it is missing.
-    steps={2: _add_evaluations, _UNNUMBERED: _add_attendance, 5: _add_seals},
+    steps={2: _add_evaluations, _UNNUMBERED: _add_attendance, 5: _add_seals, 6: _add_medians},
 )
 
 

@@ -2,9 +2,11 @@
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from statistics import median_low
 
-from coordinator.records import NodeResult, NodesEvaluation, RoundRecord
+from coordinator.records import Goal, NodeResult, NodesEvaluation, RoundRecord, believable, goal_of
 from coordinator.storage.schema import RESULT, SURVEY
 from coordinator.storage.store import CurveKind, CurvePoint
 from federation.errors import LocalProtocolError
@@ -23,6 +25,9 @@ __all__ = [
     "save_result",
     "write_retained",
 ]
+
+EXAMPLES_RATIO_MAX = 10
+"""A node's test examples count up to this multiple of the median node's: its own word must not outweigh all others."""
 
 
 def insert_survey(database: Database, record: RoundRecord) -> None:
@@ -73,24 +78,49 @@ def close_survey(database: Database, version: ModelVersion) -> NodesEvaluation:
 
 
 def mean_of(survey: NodesEvaluation, results: Iterable[NodeResult]) -> NodesEvaluation:
-    """The closed evaluation: Σ n_i m_i / Σ n_i over the nodes that count and have the metric, in any order."""
+    """The closed evaluation, from the nodes that count, in any order.
+
+    The mean is Σ w_i m_i / Σ w_i over the nodes that have the metric, w_i = min(n_i, `EXAMPLES_RATIO_MAX` · median n).
+    In the median nobody counts for more than the node with the median n does; of two in the middle it is the worse.
+    """
     counting = sorted((one for one in results if one.counted and one.num_examples > 0), key=lambda one: one.node)
-    names = sorted({name for one in counting for name in one.metrics})
+    found = [replace(one, metrics=believable(one.metrics)) for one in counting]
+    typical = median_low([one.num_examples for one in found]) if found else 0
+    metrics, medians = dict[str, float](), dict[str, float]()
+    for name in sorted({name for one in found for name in one.metrics}):
+        values = [(one.metrics[name], one.num_examples) for one in found if name in one.metrics]
+        metrics[name] = _mean(_capped(values, EXAMPLES_RATIO_MAX * typical))
+        medians[name] = _median(_capped(values, typical), goal_of(name))
     return NodesEvaluation(
         version=survey.version,
         share=survey.share,
         closed=True,
         nodes=len(counting),
         num_examples=sum(one.num_examples for one in counting),
-        metrics={name: _mean(name, counting) for name in names},
+        metrics=metrics,
+        medians=medians,
     )
 
 
-def _mean(name: str, results: list[NodeResult]) -> float:
-    having = [one for one in results if name in one.metrics]
-    total = sum(one.num_examples for one in having)
-    # Divided first: a sum of products of the largest numbers that a message may hold would overflow.
-    return math.fsum(one.metrics[name] * (one.num_examples / total) for one in having)
+def _capped(values: Iterable[tuple[float, int]], most: int) -> list[tuple[float, int]]:
+    return [(value, min(weight, most)) for value, weight in values]
+
+
+def _mean(values: Sequence[tuple[float, int]]) -> float:
+    total = sum(weight for _, weight in values)
+    # Divided first: so no product is larger than its value.
+    return math.fsum(value * (weight / total) for value, weight in values)
+
+
+def _median(values: Sequence[tuple[float, int]], goal: Goal) -> float:
+    """The value at half of the weight, counted from the worst one."""
+    half, passed = sum(weight for _, weight in values) / 2, 0
+    ordered = sorted(values, reverse=goal is Goal.MIN)
+    for value, weight in ordered:
+        passed += weight
+        if passed >= half:
+            return value
+    raise AssertionError
 
 
 def read_surveys(database: Readable) -> tuple[NodesEvaluation, ...]:

@@ -132,6 +132,11 @@ class MemoryStore:
         """What is kept of an update that is ``stored``."""
         return self._stored.get(update)
 
+    def reserved(self, round_id: RoundId) -> RoundRecord | None:
+        """A reserved round with its rule and version."""
+        found = self._rounds.get(round_id)
+        return None if found is None else replace(found, nodes=(), evaluation=None)
+
     def save_round(self, record: RoundRecord) -> None:
         """Reserve a round and open its assignments."""
         if record.round < self._next_round:
@@ -151,8 +156,6 @@ class MemoryStore:
             assignments.pop(node, None)
         if not assignments:
             self._open.pop(round_id, None)
-            if round_id + 1 < self._next_round:
-                self._rounds.pop(round_id, None)
 
     def save_update(self, record: UpdateRecord, payload: bytes) -> None:
         """Save an update with its payload as ``stored``."""

@@ -43,6 +43,7 @@ _VERDICT = Columns(Verdict, names={"update": "update_id"}, without={"update", "n
 
 _KEY = "INTEGER PRIMARY KEY"
 _COUNT = "INTEGER NOT NULL DEFAULT 0"
+_METRICS = "TEXT NOT NULL DEFAULT '{}'"
 
 _COLUMNS = {
     "meta": "key TEXT PRIMARY KEY, value BLOB NOT NULL",
@@ -57,7 +58,7 @@ _COLUMNS = {
     "transfers": f"{UPDATE.definitions(update_id='TEXT PRIMARY KEY')}, chunk_bytes INTEGER NOT NULL",
     "evaluations": "version INTEGER PRIMARY KEY, metrics TEXT NOT NULL",
     "surveys": SURVEY.definitions(
-        version=_KEY, closed=_COUNT, nodes=_COUNT, num_examples=_COUNT, metrics="TEXT NOT NULL DEFAULT '{}'"
+        version=_KEY, closed=_COUNT, nodes=_COUNT, num_examples=_COUNT, metrics=_METRICS, medians=_METRICS
     ),
     "node_results": f"{RESULT.definitions()}, PRIMARY KEY (version, node)",
     "retained": "version INTEGER PRIMARY KEY, best INTEGER NOT NULL",

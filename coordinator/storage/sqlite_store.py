@@ -141,6 +141,14 @@ class SqliteStore(StoreReader):
             row = self._database.execute(where, update).fetchone()
         return None if row is None else schema.UPDATE.record(row)
 
+    def reserved(self, round_id: RoundId) -> RoundRecord | None:
+        """A reserved round with its rule and version."""
+        with storing("round"):
+            row = self._database.execute(
+                "SELECT *, NULL AS evaluation FROM rounds WHERE round = ?", round_id
+            ).fetchone()
+        return None if row is None else schema.round_record(row, ())
+
     def save_round(self, record: RoundRecord) -> None:
         """Reserve a round and open its assignments."""
         with self._database.transaction("round"):

@@ -232,6 +232,9 @@ class CoordinatorStore(Protocol):
     def stored(self, update: UpdateId) -> UpdateRecord | None:
         """What is kept of an update; None when it is not ``stored``."""
 
+    def reserved(self, round_id: RoundId) -> RoundRecord | None:
+        """A reserved round with its rule and version, without its nodes; None where it was never reserved."""
+
     def save_round(self, record: RoundRecord) -> None:
         """Reserve a round and open its assignments; saving the same record again does nothing.
 

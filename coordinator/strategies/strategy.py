@@ -12,6 +12,7 @@ import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median_low
 from typing import Protocol, TypeVar, cast
 
 import numpy as np
@@ -42,6 +43,9 @@ WEIGHT_MAX = 16.0
 
 WEIGHT_MIN = 2.0**-20
 """The accumulator's smallest weight: an update never counts as nothing."""
+
+IMPORTANCE_MAX = 10.0
+"""A member counts up to this multiple of the median member, unless the configuration says otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +115,8 @@ class Averaging:
 
     Attributes:
         importance: p, one of `IMPORTANCE`.
-        importance_max: No p may be above this multiple of the members' mean p; 0 is no bound.
+        importance_max: No p may be above this multiple of the members' median p, of two in the middle the smaller one:
+            a claim must not make its own bound; 0 is no bound.
         staleness: s(τ).
         by_count: Divide by Σ p (stale updates shrink the step), or by Σ p s (they only lose influence).
         history: Server steps that are kept to pull the model back to an update's base; 0 does not pull.
@@ -119,7 +124,7 @@ class Averaging:
     """
 
     importance: str = "examples"
-    importance_max: float = 0.0
+    importance_max: float = IMPORTANCE_MAX
     staleness: Staleness = field(default_factory=Staleness)
     by_count: bool = False
     history: int = 0
@@ -130,7 +135,7 @@ class Averaging:
         # Summed in a sorted order: float addition would otherwise let the order of arrival into the last bit.
         importance = [IMPORTANCE[self.importance](member.num_examples) for member in members]
         if self.importance_max > 0:
-            bound = self.importance_max * math.fsum(importance) / len(importance)
+            bound = self.importance_max * median_low(importance)
             importance = [min(p, bound) for p in importance]
         scale = _scale(max(importance))
         importance = [p * scale for p in importance]
@@ -173,7 +178,7 @@ class StrategySettings:
 
     name: str = "fedavg"
     importance: str | None = None
-    importance_max: float = 0.0
+    importance_max: float = IMPORTANCE_MAX
     staleness: str | None = None
     staleness_a: float = 0.5
     staleness_b: float = 4.0

@@ -19,7 +19,8 @@ class TrainBounds:
         batch_size_max: Examples per step; a batch of the whole local data (0) is the owner's choice of data, and fits.
         learning_rate_max: Step size.
         max_steps: Steps of one round; 0 is no bound, else an announcement without a step limit is declined.
-        model_bytes_max: Bytes of the model parts that are pulled and held in memory at once.
+        model_bytes_max: Bytes of the model parts that are pulled and held in memory at once; what the task's own model
+            needs is a bound as well.
         train_s_max: Seconds of one training; then it is stopped and the round declined; 0 is no bound.
     """
 
@@ -28,7 +29,7 @@ class TrainBounds:
     learning_rate_max: float = 10.0
     max_steps: int = 0
     model_bytes_max: int = 1 << 30
-    train_s_max: float = 0.0
+    train_s_max: float = 3_600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,7 +64,8 @@ class Story:
             self.version = max(self.version, version)
             self.accepted[version] = _integer(fields, "accepted")
         elif event == "evaluated":
-            accuracy = fields.get("accuracy")
+            metrics = fields.get("metrics")
+            accuracy = metrics.get("accuracy") if isinstance(metrics, dict) else None
             if isinstance(accuracy, int | float):
                 self.accuracy[_integer(fields, "version")] = float(accuracy)
             return self._version_sentence(_integer(fields, "version"))

@@ -405,7 +405,8 @@ class Rig:
         offer = offer_of(node, round_id, **{**current, **changes})
         known = self.store.verdicts.get(offer.update)
         stored = self.store.updates[offer.update] if offer.update in self.store.stored() else None
-        return self.tell(events.OfferReceived(node=NodeId(node), offer=offer, known=known, stored=stored))
+        event = events.OfferReceived(node=NodeId(node), offer=offer, known=known, stored=stored, asked=record)
+        return self.tell(event)
 
     def chunk(self, node: str, update: str, index: int, body: bytes) -> list[Effect]:
         return self.tell(events.ChunkReceived(node=NodeId(node), update=UpdateId(update), index=index, body=body))

@@ -54,12 +54,15 @@ SINCE = ("not checked:", "not covered by sums:")
 NODE_DATABASE = "node.sqlite"
 NODE_TASK = "quadratic-400"
 NODE = NodeId("pi-3")
+LATER_FIELDS = {"medians"}
+"""Fields that records of the release before did not have."""
 
 
 def plain(value: Any) -> Any:
     """A value as JSON has it: dataclasses by their fields, bytes in hex, arrays by type, shape and digest."""
     if is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        names = [field.name for field in fields(value) if field.name not in LATER_FIELDS]
+        return {name: plain(getattr(value, name)) for name in names}
     made = value
     match value:
         case np.ndarray():
@@ -94,13 +97,15 @@ def folder_of_layout(name: str, folder: Path) -> None:
 
 
 def made_older(path: Path, *tables: str) -> None:
-    """Take from a coordinator's database what came later: these tables, and the sums."""
+    """Take from a coordinator's database what came later: these tables, the sums, and the medians."""
     database = sqlite3.connect(path)
     try:
         for table in tables:
             database.execute(f"DROP TABLE {table}")
         for table in ("versions", "updates"):
             database.execute(f"ALTER TABLE {table} DROP COLUMN seal")
+        if "surveys" not in tables:
+            database.execute("ALTER TABLE surveys DROP COLUMN medians")
         database.execute("DELETE FROM meta WHERE key LIKE '%seal%'")
         database.execute("PRAGMA user_version = 1")
         database.commit()

@@ -211,7 +211,8 @@ class DirectCoordinator:
             inline=frame,
         )
         known = self.store.verdict(offer.update)
-        self.tell(OfferReceived(node=question.node, offer=offer, known=known))
+        asked = self.store.reserved(offer.round)
+        self.tell(OfferReceived(node=question.node, offer=offer, known=known, asked=asked))
 
     def _ask(self, announcement: RoundAnnouncement) -> None:
         asked = (

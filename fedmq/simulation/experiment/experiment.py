@@ -19,7 +19,6 @@ import numpy as np
 from coordinator.engine.registry import REST_MAX_S
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import CommitterSettings
-from coordinator.global_model.update_checks import payload_limit
 from coordinator.monitoring.report import build_report
 from federation.errors import FederationError
 from federation.tasks.pool.node_pool import NodePool
@@ -133,7 +132,7 @@ class Experiment:
         self.names = node_names(plan.nodes)
         self._index = {name: index for index, name in enumerate(self.names)}
         self.work: NodeWork = self._make_work()
-        bytes_max = plan.engine.payload_bytes_max or payload_limit(self.manifest)
+        bytes_max = plan.engine.payload_bytes_max or self.manifest.frame_bytes_max
         setup = Setup(
             manifest=self.manifest,
             initial=self.manifest.flatten(initial),

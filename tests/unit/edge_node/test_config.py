@@ -7,6 +7,7 @@ import pytest
 from edge_node.app import node_settings
 from edge_node.config import NodeConfig, read_config
 from federation.errors import ConfigError
+from tests.rigs.model_values import MANIFEST
 
 NEEDED = {"federation.id": "demo", "node.id": "pi-3", "broker.url": "mqtt://localhost"}
 
@@ -80,7 +81,7 @@ def test_machine_is_told_what_was_configured() -> None:
         node__exit_when_finished=True,
         training__codecs=["edge"],
     )
-    settings = node_settings(ready, "cuda")
+    settings = node_settings(ready, "cuda", MANIFEST)
     assert (settings.node, settings.task, settings.device) == ("pi-3", "my_task.py:build", "cuda")
     assert (settings.bounds.local_epochs_max, settings.bounds.max_steps, settings.outbox_max) == (3, 50, 4)
     assert (settings.exit_when_finished, settings.codecs) == (True, ("edge",))

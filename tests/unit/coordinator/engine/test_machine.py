@@ -800,14 +800,16 @@ def test_a_cohort_that_no_announcement_can_list_is_asked_in_several() -> None:
     assert len(waiting["nodes"]) == 10
 
 
-def test_only_so_many_invitations_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_was_asked_in_a_forgotten_round_is_read_from_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FED-95: a round that is no longer remembered is no open door."""
     monkeypatch.setattr("coordinator.engine.state.INVITATIONS_MAX", 2)
     rig = Rig(engine(quorum=2, lease_s=10.0))
     rig.start("ann", "bob")
     rig.wait(10.0)
     assert max(rig.store.rounds) == 1
     rig.state("cid")
-    assert transcript(rig.offer("cid", 0))[-1] == "tell cid stored 0-cid"
+    assert transcript(rig.offer("cid", 0))[-1] == "tell cid refused 0-cid not_assigned"
+    assert "tell ann stored 0-ann" in transcript(rig.offer("ann", 0))
     assert transcript(rig.offer("dan", 1))[-1] == "tell dan refused 1-dan not_assigned"
 
 

@@ -84,7 +84,8 @@ class CoordinatorSteps(RuleBasedStateMachine):
         changes = {"base_version": ModelVersion(base), "base_digest": digest_of(base), "num_examples": examples}
         known = self.rig.store.verdicts.get(UpdateId(f"{at}-{node}"))
         offer = offer_of(node, at, **changes)
-        self.rig.tell(events.OfferReceived(node=NodeId(node), offer=offer, known=known))
+        asked = self.rig.store.rounds.get(RoundId(at))
+        self.rig.tell(events.OfferReceived(node=NodeId(node), offer=offer, known=known, asked=asked))
 
     @rule(which=strategies.integers(0, 5), index=strategies.integers(-1, 3), short=strategies.booleans())
     def chunk(self, which: int, index: int, short: bool) -> None:

@@ -41,7 +41,7 @@ def facts(**changes: object) -> Facts:
         next_round=RoundId(9),
         finished=False,
         used=0,
-        invited=True,
+        asked=ModelVersion(5),
     )
     return replace(plain, **changes)  # type: ignore[arg-type]
 
@@ -50,17 +50,20 @@ HEALTHY = facts()
 
 
 def ruling(known: Facts = HEALTHY, /, **changes: object) -> Judgement:
-    current = {"base_version": ModelVersion(5), "base_digest": digest_of(5)}
-    return judge(offer_of("ann", 3, **{**current, **changes}), ANN, known)
+    offer = {"base_version": ModelVersion(5), "base_digest": digest_of(5), **changes}
+    if known.asked is not None:  # honest work has the base that its round asked for
+        known = replace(known, asked=offer["base_version"])  # type: ignore[arg-type]
+    return judge(offer_of("ann", 3, **offer), ANN, known)
 
 
 def test_an_honest_offer_is_accepted() -> None:
     assert ruling() == ACCEPTED
 
 
-@pytest.mark.parametrize("invited", [True, None])
-def test_an_offer_of_a_forgotten_round_is_judged_by_its_base(invited: bool | None) -> None:
-    assert ruling(facts(invited=invited)) == ACCEPTED
+def test_a_base_that_the_round_did_not_ask_for_is_refused() -> None:
+    """FED-95: whoever picks the newest base for an old round would never be stale."""
+    offer = offer_of("ann", 3, base_version=ModelVersion(5), base_digest=digest_of(5))
+    assert judge(offer, ANN, facts(asked=ModelVersion(4))).reason is Reason.BASE_MISMATCH
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,7 @@ def test_more_chunks_than_a_bitmap_may_have_are_refused() -> None:
 
 def test_a_node_that_was_not_asked_is_refused() -> None:
     """FED-45: not_assigned."""
-    assert ruling(facts(invited=False)).reason is Reason.NOT_ASSIGNED
+    assert ruling(facts(asked=None)).reason is Reason.NOT_ASSIGNED
 
 
 def test_one_update_more_than_the_quota_is_refused() -> None:

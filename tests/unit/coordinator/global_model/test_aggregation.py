@@ -148,3 +148,11 @@ def test_clipping_scales_a_long_update_down_to_the_norm() -> None:
 def test_zero_updates_are_no_step_and_no_error() -> None:
     made = step(run(arrived("a", update(0.0)), arrived("b", update(0.0))))
     assert not made.step.parameters.any()
+
+
+@pytest.mark.parametrize("thief", ["aaa", "zzz"])
+def test_who_uses_up_the_room_of_the_sums_is_blamed_and_not_whom_it_meets(thief: str) -> None:
+    honest = [arrived(name, update(1.0), num_examples=16) for name in ("m", "n")]
+    result = run(*honest, arrived(thief, update(0.0, statistics=2.0**30 / 16), num_examples=16))
+    assert isinstance(result, Unusable)
+    assert (result.culprits, result.reason) == ((UpdateId(f"0-{thief}"),), Reason.NORM)

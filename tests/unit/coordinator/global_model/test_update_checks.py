@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from coordinator.global_model import update_checks
-from coordinator.global_model.update_checks import Inspections
+from coordinator.global_model.update_checks import Inspections, check_update
+from federation.protocol.messages import Reason
 from tests.rigs.model_values import MANIFEST, arrived, update
-from update_codec import FrameError, FrameInfo, inspect
+from update_codec import FrameError, FrameInfo, Vectors, inspect
 
 
 @pytest.fixture
@@ -44,3 +45,25 @@ def test_what_is_remembered_is_bounded(looked_at: list[bytes], monkeypatch: pyte
     for frame in [*frames, frames[0], frames[2]]:
         examine(frame)
     assert looked_at == [*frames, frames[0]]
+
+
+@pytest.mark.parametrize(
+    ("vectors", "what"),
+    [
+        (update(0.0, statistics=2.0**24 * 1.01), "statistic"),
+        (update(0.0, statistics=-(2.0**24) * 1.01), "statistic"),
+        (update(0.0, counters=(2**63 - 1, 0)), "counter"),
+        (update(0.0, counters=(0, -(2**63))), "counter"),
+    ],
+)
+def test_statistics_and_counters_have_bounds_as_parameters_have(vectors: Vectors, what: str) -> None:
+    sent = arrived("a", vectors)
+    refusal = check_update(sent.record, sent.payload, Inspections(MANIFEST), 1e5)
+    assert refusal is not None
+    assert refusal[0] is Reason.NORM
+    assert what in refusal[1]
+
+
+def test_honest_statistics_and_counters_pass() -> None:
+    sent = arrived("a", update(1.0, statistics=1e7, counters=(10**9, -100)))
+    assert check_update(sent.record, sent.payload, Inspections(MANIFEST), 1e5) is None

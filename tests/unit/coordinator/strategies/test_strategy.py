@@ -71,14 +71,21 @@ def test_staleness_weights_are_those_of_the_paper(kind: str, expected: list[floa
     ("name", "ratio"), [("examples", 100.0), ("uniform", 1.0), ("sqrt", 10.0), ("log", math.log1p(100) / math.log1p(1))]
 )
 def test_importance_is_a_function_of_the_examples(name: str, ratio: float) -> None:
-    large, small = shares(named("fedavg", importance=name), member(100), member(1))
+    large, small = shares(named("fedavg", importance=name, importance_max=0.0), member(100), member(1))
     assert large / small == pytest.approx(ratio)
 
 
 def test_one_large_node_does_not_own_the_model_when_importance_is_bounded() -> None:
-    free = shares(named("fedavg"), member(10_000), member(10), member(10))
+    free = shares(named("fedavg", importance_max=0.0), member(10_000), member(10), member(10))
     bound = shares(named("fedavg", importance_max=2.0), member(10_000), member(10), member(10))
     assert free[0] > bound[0]
+
+
+@pytest.mark.parametrize("others", [1, 2, 9])
+def test_by_default_a_claim_counts_ten_times_the_median_at_most(others: int) -> None:
+    """Of two the smaller claim is the median: a claim must not make its own bound."""
+    liar, *honest = shares(named("fedavg"), member(1_000_000), *[member(600)] * others)
+    assert liar / honest[0] == pytest.approx(10.0)
 
 
 @given(some.lists(some.tuples(some.integers(1, 10**9), some.integers(0, 50)), min_size=1, max_size=8))

@@ -15,6 +15,7 @@ from federation.runtime.profiles import PROFILES, BrokerProfile, profile_named
 from federation.runtime.session import SessionSettings, publish_packet_bytes
 from federation.runtime.transport import Will
 from federation.types import FederationId, ModelVersion, NodeId, RoundId, update_id
+from tests.rigs.model_values import MANIFEST
 
 EVERY = pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda profile: profile.name)
 LONG = "x" * ID_CHARS_MAX
@@ -95,9 +96,9 @@ def test_an_unknown_profile_is_an_error_that_names_the_nearest(flags: dict[str, 
 
 
 def test_a_node_asks_by_name_and_in_smaller_chunks_where_its_broker_wants_that() -> None:
-    aws = node_settings(read_node_config(None, NODE | {"broker.profile": "aws-iot-core"}, {}), "cpu")
+    aws = node_settings(read_node_config(None, NODE | {"broker.profile": "aws-iot-core"}, {}), "cpu", MANIFEST)
     assert aws.named_chunks_max == 25
-    azure = node_settings(read_node_config(None, NODE | {"broker.profile": "azure-event-grid"}, {}), "cpu")
+    azure = node_settings(read_node_config(None, NODE | {"broker.profile": "azure-event-grid"}, {}), "cpu", MANIFEST)
     assert (azure.named_chunks_max, azure.chunk_bytes) == (None, 28_672)
 
 

@@ -146,10 +146,10 @@ class TestStory:
         story = Story({})
         assert story.hear(line("coordinator", "version_committed", version=1, accepted=3)) is None
         assert (
-            story.hear(line("coordinator", "evaluated", version=1, accuracy=0.5))
+            story.hear(line("coordinator", "evaluated", version=1, metrics={"accuracy": 0.5}))
             == "version 1: 3 updates, accuracy 50.00%"
         )
-        assert story.hear(line("coordinator", "evaluated", version=0, accuracy=0.1)) is None
+        assert story.hear(line("coordinator", "evaluated", version=0, metrics={"accuracy": 0.1})) is None
         assert story.version == 1
 
     def test_a_refused_update_is_told_with_its_reason(self) -> None:
