@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.netns, pytest.mark.broker, pytest.mark.slow, pytest.ma
 BROKER = "broker.example"
 CUT = "edge-03"
 VERSIONS_MEANWHILE = 5
-# The pace of a device: training lasts a tenth of a second, and as long as the file "hold" is there.
+# The pace of a device: training lasts a tenth of a second, and as long as the file "hold" is there; then it says so.
 TASK = """
 import threading
 from pathlib import Path
@@ -36,6 +36,8 @@ class PacedTask:
     def train(self, parameters, settings, stop):
         pace = threading.Event()
         pace.wait(0.1)
+        if Path("hold").exists():
+            print('{"event": "held"}', flush=True)
         while Path("hold").exists() and not stop():
             pace.wait(0.02)
         point = parameters["point"]
@@ -87,9 +89,10 @@ def test_versions_go_on_while_a_host_is_cut_off_and_its_update_counts_when_it_is
     coordinator.event("version_committed")
 
     cut = network.hosts[CUT]
-    (cut.home / "hold").touch()
     node = nodes[CUT]
-    training = node.event("training_started", since=len(node.said))
+    before_it = len(node.said)
+    (cut.home / "hold").touch()
+    training = node.event("held", since=before_it)  # whenever it began
     cut.cut()
     node.event("disconnected", since=training)
     meanwhile = len(coordinator.said)
