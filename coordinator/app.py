@@ -5,6 +5,7 @@ import os
 import queue
 import random
 import resource
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ from federation.errors import ConfigError
 from federation.identity.signing_keys import NodeKeys, Trust, read_trust
 from federation.protocol.signing import Signer, Writer
 from federation.protocol.topics import Topics
-from federation.runtime.address import BrokerAddress
+from federation.runtime.address import BrokerAddress, exposures
 from federation.runtime.clock import MonotonicClock
 from federation.runtime.driver import Driver
 from federation.runtime.log import configure_log, get_log, write_fields
@@ -109,6 +110,8 @@ class _Plan:
 
 def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
     config, inbox, log = plan.config, plan.inbox, get_log("coordinator")
+    for event, why in exposures(plan.address, sys.argv):
+        log.warning(event, why=why)
     _tell_alarms(store)
     task = LazyTask(lambda: _build_task(config))
     _ensure_model(config, store, task)

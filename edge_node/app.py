@@ -4,6 +4,7 @@ import os
 import queue
 import random
 from dataclasses import replace
+import sys
 
 from edge_node.config import NodeConfig, SecuritySection
 from edge_node.engine.events import StopRequested
@@ -23,7 +24,7 @@ from federation.protocol.messages import NodeState, Presence
 from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
-from federation.runtime.address import BrokerAddress
+from federation.runtime.address import BrokerAddress, exposures
 from federation.runtime.clock import MonotonicClock
 from federation.runtime.driver import Driver
 from federation.runtime.log import configure_log, get_log
@@ -130,6 +131,7 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
     inbox: Inbox = queue.Queue(INBOX_ITEMS_MAX)
     clock, topics = MonotonicClock(), Topics(FederationId(config.federation.id))
     trust = node_trust(config.security)
+    _warn(address, trust)
     transport = _transport(config, address, inbox, node_will(Writer(topics, trust.signer), setup.node, store))
     trainer = ThreadTrainer(setup, inbox, clock, stall_s=config.training.stall_s)
     parts = NodeParts(
@@ -156,6 +158,15 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
             get_log("node").warning("worker_abandoned", why="the task does not ask its stop flag")
             leave_at_once(signals.exit_code, store.close)
     return signals.exit_code
+
+
+def _warn(address: BrokerAddress, trust: Trust) -> None:
+    log = get_log("node")
+    for event, why in exposures(address, sys.argv):
+        log.warning(event, why=why)
+    if trust.verifier is None:
+        why = "whoever can write to the broker can make this device train: security.require_signatures"
+        log.warning("unsigned_obeyed", why=why)
 
 
 def node_will(writer: Writer, node: NodeId, store: NodeStore) -> Will:

@@ -107,7 +107,8 @@ class BrokerSection(Section):
             ``azure-event-grid``.
     """
 
-    url: str
+    # It may hold a password: no error and no log shows it.
+    url: str = Field(repr=False)
     username: str | None = None
     password_file: Path | None = None
     tls_authority: Path | None = None

@@ -170,7 +170,10 @@ def _host(text: str) -> str:
         try:
             return str(ipaddress.IPv6Address(text))
         except ValueError as error:
-            raise ConfigError("--host", f"{text[:80]!r} is no address; give the port as --port") from error
+            shown = "this" if "@" in text else repr(text[:80])
+            raise ConfigError("--host", f"{shown} is no address; give the port as --port") from error
     if not 0 < len(text) <= HOST_MAX or not set(text) <= HOST_CHARACTERS:
-        raise ConfigError("--host", f"{text[:80]!r} is no host name and no address", source="command line")
+        # With an @ it may be a URL with a password.
+        shown = "this" if "@" in text else repr(text[:80])
+        raise ConfigError("--host", f"{shown} is no host name and no address", source="command line")
     return text

@@ -1,9 +1,11 @@
 """Where the broker is and how to reach it: one URL, or its parts."""
 
+import ipaddress
 import ssl
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from federation.errors import ConfigError
 
@@ -13,6 +15,12 @@ _SCHEMES: dict[str, tuple[Literal["tcp", "websockets"], bool, int]] = {
     "ws": ("websockets", False, 80),
     "wss": ("websockets", True, 443),
 }
+
+_ESCAPES = (
+    "inside of a user name or password write / as %2F, # as %23, ? as %3F, @ as %40, : as %3A, [ as %5B, ] as %5D and "
+    "% as %25, or put the password into a file and name it in broker.password_file"
+)
+"""A generated password often has one of these, and then the URL means something else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +74,14 @@ class BrokerAddress:
     transport: Literal["tcp", "websockets"] = "tcp"
     path: str = "/mqtt"
 
+    @property
+    def is_local(self) -> bool:
+        """Whether what is said does not leave this machine."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host.lower() == "localhost"
+
 
 def parse_broker_url(url: str, *, tls: TlsFiles | None = None, source: str = "configuration") -> BrokerAddress:
     """Read ``mqtt://user:password@host:port``, ``mqtts://``, ``ws://`` or ``wss://``.
@@ -78,24 +94,16 @@ def parse_broker_url(url: str, *, tls: TlsFiles | None = None, source: str = "co
     Raises:
         ConfigError: Not such a URL, or certificates for a scheme without TLS. The password is never repeated.
     """
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as problem:
-        raise ConfigError("broker.url", f"not a URL: {problem}", source=source) from None
+    parts, port = _split(url, source)
     if parts.scheme not in _SCHEMES:
         raise ConfigError("broker.url", "must begin with mqtt://, mqtts://, ws:// or wss://", source=source)
-    if not parts.hostname or parts.query or parts.fragment:
-        raise ConfigError("broker.url", "write it as mqtt://user:password@host:port", source=source)
     transport, secure, default_port = _SCHEMES[parts.scheme]
     if transport == "tcp" and parts.path not in {"", "/"}:
-        raise ConfigError("broker.url", "a path is only for ws:// and wss://", source=source)
+        raise ConfigError("broker.url", f"a path is only for ws:// and wss://; {_ESCAPES}", source=source)
     if tls is not None and not secure:
         raise ConfigError("broker.url", "certificates are given: use mqtts:// or wss://", source=source)
-    if port == 0:
-        raise ConfigError("broker.url", "port 0 is no port", source=source)
     return BrokerAddress(
-        host=parts.hostname,
+        host=parts.hostname or "",
         port=default_port if port is None else port,
         tls=(tls or TlsFiles()) if secure else None,
         username=_decoded(parts.username),
@@ -103,6 +111,51 @@ def parse_broker_url(url: str, *, tls: TlsFiles | None = None, source: str = "co
         transport=transport,
         path=_websocket_path(parts),
     )
+
+
+def printable_url(url: str) -> str:
+    """A broker's URL without its user part, for people and files; what is no such URL is not shown at all."""
+    try:
+        address = parse_broker_url(url)
+    except ConfigError:
+        return "(no broker URL)"
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    path = address.path if address.transport == "websockets" else ""
+    return f"{urlsplit(url).scheme}://{host}:{address.port}{path}"
+
+
+def exposures(address: BrokerAddress, arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """What others may read on the way or on this machine: an event for the log, and why.
+
+    Args:
+        address: The broker's.
+        arguments: The command line, which every user of this machine sees in the process list.
+    """
+    if address.tls is None and not address.is_local:
+        why = "models, updates and passwords pass in plain text, and anybody on the way may change them: use mqtts://"
+        yield "plain_text", why
+    password = address.password
+    if password and any(shown in argument for shown in (password, quote(password, safe="")) for argument in arguments):
+        yield "password_shown", "a password on the command line is in the process list: use broker.password_file"
+
+
+def _split(url: str, source: str) -> tuple[SplitResult, int | None]:
+    """The parts, and the port; what is after an unescaped / # ? in a password is taken for a path, and refused.
+
+    The library's own words are not passed on: they repeat what it took for the port.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        said = f"not a URL such as mqtt://user:password@host:port; {_ESCAPES}"
+        raise ConfigError("broker.url", said, source=source) from None
+    misread = bool(parts.query or parts.fragment) or "@" in parts.path
+    if parts.scheme in _SCHEMES and (not parts.hostname or misread):
+        raise ConfigError("broker.url", f"write it as mqtt://user:password@host:port; {_ESCAPES}", source=source)
+    if port == 0:
+        raise ConfigError("broker.url", "port 0 is no port", source=source)
+    return parts, port
 
 
 def _decoded(part: str | None) -> str | None:

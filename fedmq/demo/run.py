@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from federation.errors import FederationError
+from federation.runtime.address import printable_url
 from federation.runtime.local_broker import LocalBroker
 from fedmq.demo.plan import DemoPlan, coordinator_settings, to_toml
 from fedmq.demo.processes import Exited, Fleet, Line
@@ -104,7 +105,7 @@ class Demo:
         began = time.monotonic()
         with _signals(self.interrupted), self._broker() as (url, broker_name):
             try:
-                self.view.say(f"broker: {broker_name} at {url}")
+                self.view.say(f"broker: {broker_name} at {printable_url(url)}")
                 self._start(url)
                 self._listen()
             finally:
@@ -120,19 +121,21 @@ class Demo:
             yield broker.url, f"mosquitto {broker.version}"
 
     def _start(self, url: str) -> None:
-        settings = self.folder / "coordinator.toml"
+        settings, node_settings = self.folder / "coordinator.toml", self.folder / "node.toml"
         settings.write_text(to_toml(coordinator_settings(self.plan, broker_url=url, state=self.folder / "coordinator")))
+        # In a file that only we can read: the URL may hold a password, and a command line is for everybody's eyes.
+        node_settings.write_text(to_toml({"broker": {"url": url}}))
         report = str(self.folder / "report.json")
         self.fleet.start(
             "coordinator", "coordinator", ["run", "--config", str(settings), "--log-json", "--report", report]
         )
         for index, name in enumerate(self.story.nodes):
-            self.fleet.start(name, "edge_node", self._node_arguments(url, name, index))
+            self.fleet.start(name, "edge_node", self._node_arguments(str(node_settings), name, index))
         self.view.say(f"started 1 coordinator and {self.plan.nodes} edge nodes, each a process of its own")
 
-    def _node_arguments(self, url: str, name: str, index: int) -> list[str]:
+    def _node_arguments(self, settings: str, name: str, index: int) -> list[str]:
         plan = self.plan
-        arguments = ["run", "--broker", url, "--federation", "demo", "--id", name, "--task", plan.task]
+        arguments = ["run", "--config", settings, "--federation", "demo", "--id", name, "--task", plan.task]
         arguments += ["--index", str(index), "--count", str(plan.nodes), "--seed", str(plan.seed), "--log-json"]
         arguments += ["--state", str(self.folder / name)]
         if plan.partition is not None:

@@ -45,14 +45,16 @@ def test_init_names_the_folder_and_says_what_comes_next(tmp_path: Path) -> None:
         ("--host", "a b"),
         ("--host", ""),
         ("--host", "broker:1883"),
-        ("--host", "user@broker"),
+        ("--host", "user:Tr0ub4dor@broker"),
+        ("--host", "Tr0ub4dor@broker"),
         ("--federation", "a/b"),
         ("--federation", "x" * 41),
     ],
 )
 def test_init_refuses_what_cannot_be_an_address_or_a_name(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError) as caught:
         command("init", str(tmp_path / "plant"), *arguments)
+    assert "Tr0ub4dor" not in str(caught.value)
     assert not (tmp_path / "plant" / "authority").exists()
 
 

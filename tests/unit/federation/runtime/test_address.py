@@ -1,13 +1,14 @@
 """Broker URLs are read strictly, and a password is never repeated."""
 
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.errors import ConfigError
-from federation.runtime.address import BrokerAddress, TlsFiles, parse_broker_url
+from federation.runtime.address import BrokerAddress, TlsFiles, exposures, parse_broker_url, printable_url
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,83 @@ def test_neither_repr_nor_error_repeats_the_password() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_broker_url("ftp://u:hunter2@h")
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["mqtt", "mqtts", "ws", "wss"])
+@pytest.mark.parametrize(
+    "password",
+    [
+        "Tr0ub4/dor",
+        "Tr0ub4#dor",
+        "Tr0ub4?dor",
+        "Tr0ub4[dor",
+        "Tr0ub4]dor",
+        "443/Tr0ub4",
+        "443?Tr0ub4",
+        "/Tr0ub4",
+        "#Tr0ub4",
+    ],
+)
+def test_a_password_that_breaks_the_url_is_explained_and_never_repeated(scheme: str, password: str) -> None:
+    with pytest.raises(ConfigError, match=r"%2F.*%23.*%3F.*password_file") as caught:
+        parse_broker_url(f"{scheme}://u:{password}@127.0.0.1")
+    assert "Tr0ub4" not in str(caught.value)
+    assert "Tr0ub4" not in repr(caught.value.__cause__)
+
+
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=12))
+def test_any_password_is_understood_as_it_is_escaped_and_never_shown(password: str) -> None:
+    secret = f"S3cr3t{password}"
+    url = f"mqtt://u:{quote(secret, safe='')}@broker:7"
+    assert parse_broker_url(url).password == secret
+    assert printable_url(url) == "mqtt://broker:7"
+    for raw in (f"mqtt://u:{secret}@broker:7", f"wss://{secret}@broker", f"{secret}://u@broker"):
+        assert "S3cr3t" not in printable_url(raw)
+        assert "S3cr3t" not in _refusal(raw)
+
+
+def _refusal(url: str) -> str:
+    try:
+        parse_broker_url(url)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("mqtts://[::1]", "mqtts://[::1]:8883"),
+        ("ws://u:p@h:80/hub", "ws://h:80/hub"),
+        ("nonsense u:p@h", "(no broker URL)"),
+    ],
+)
+def test_a_url_is_shown_without_its_user_part(url: str, shown: str) -> None:
+    assert printable_url(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "event"),
+    [
+        ("mqtt://broker.example", ["plain_text"]),
+        ("ws://10.0.0.2", ["plain_text"]),
+        ("mqtt://[fe80::1]", ["plain_text"]),
+        ("mqtt://127.0.0.2", []),
+        ("mqtt://[::1]", []),
+        ("mqtt://localhost", []),
+        ("mqtts://broker.example", []),
+    ],
+)
+def test_plain_text_to_another_host_is_warned_of(url: str, event: list[str]) -> None:
+    assert [found for found, _ in exposures(parse_broker_url(url), ["edge-node", "run", "--broker", url])] == event
+
+
+def test_a_password_in_the_process_list_is_warned_of_and_not_repeated() -> None:
+    url = "mqtt://u:p%2Fssw0rd@localhost"
+    (found,) = exposures(parse_broker_url(url), ["edge-node", "run", "--broker", url])
+    assert found[0] == "password_shown"
+    assert "ssw0rd" not in found[1]
+    assert not list(exposures(parse_broker_url(url), ["edge-node", "run", "--config", "file.toml"]))
 
 
 def test_missing_or_wrong_certificates_are_a_config_error(tmp_path: Path) -> None:

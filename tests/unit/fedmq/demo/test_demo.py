@@ -6,7 +6,7 @@ import queue
 import signal
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from federation.units import human_bytes
 from fedmq.demo.cli import demo, summary_table
 from fedmq.demo.plan import DemoOptions, coordinator_settings, make_plan, to_toml
 from fedmq.demo.processes import NO_VARIABLES, Exited, Fleet, Line
-from fedmq.demo.run import Saboteur
+from fedmq.demo.run import Demo, Saboteur
 from fedmq.demo.story import NodeStory, Story
 from fedmq.demo.view import LiveView, PlainView, node_table
 
@@ -173,6 +173,41 @@ class _KillingFleet(Fleet):
 
     def restart(self, name: str, environment: Mapping[str, str] = NO_VARIABLES) -> None:
         self.done.append(f"restart {name}")
+
+
+class _ListingFleet(Fleet):
+    """Starts nothing: keeps what would be seen in the process list, and says at once that the run is over."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder=folder)
+        self.commands: list[str] = []
+
+    def start(
+        self, name: str, module: str, arguments: Sequence[str], environment: Mapping[str, str] = NO_VARIABLES
+    ) -> None:
+        self.commands.append(f"{name} {module} {' '.join(arguments)} {dict(environment)}")
+        if name == "coordinator":
+            (self.folder / "report.json").write_text("{}")
+            self.lines.put(Exited(source=name, generation=0, code=0))
+
+
+def test_a_broker_s_password_is_neither_shown_nor_on_a_command_line(tmp_path: Path) -> None:
+    url, shown = "mqtt://u:Tr0ub4dor@127.0.0.1:1", io.StringIO()
+    fleet = _ListingFleet(tmp_path)
+    plan = make_plan(DemoOptions(nodes=2, broker=url))
+    Demo(
+        plan=plan,
+        story=Story({"node-0": NodeStory()}),
+        view=PlainView(Console(file=shown, width=200)),
+        folder=tmp_path,
+        fleet=fleet,
+        saboteur=Saboteur(fleet, enabled=False),
+    ).run()
+    assert len(fleet.commands) == 2
+    assert "Tr0ub4dor" not in " ".join(fleet.commands)
+    assert tomllib.loads((tmp_path / "node.toml").read_text())["broker"]["url"] == url
+    assert "mqtt://127.0.0.1:1" in shown.getvalue()
+    assert "Tr0ub4dor" not in shown.getvalue()
 
 
 class TestSaboteur:
