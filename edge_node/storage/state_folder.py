@@ -18,7 +18,7 @@ class StateFolder(Folder):
     """
 
     def __init__(self, path: Path) -> None:
-        self._lock = FolderLock(path, private=True)
+        self._lock = FolderLock(path)
         super().__init__(path)
 
     def remove(self, name: str) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,20 +21,23 @@ _LOCK = "lock"
 class FolderLock:
     """Sees to it that one process owns a state folder; the kernel releases it when the process dies.
 
+    Nobody but its owner may look into it: a folder that an earlier release left open to others is closed.
+
     Args:
         folder: The state folder; created when it is missing.
-        private: Whether nobody but its owner may look into it.
 
     Raises:
         StoreLocked: Another process has it; the message names the process.
         StorageError: It cannot be made or written.
     """
 
-    def __init__(self, folder: Path, *, private: bool = False) -> None:
+    def __init__(self, folder: Path) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700 if private else 0o777)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if (folder / _LOCK).exists():
+                _close_to_others(folder)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-            self._file = os.fdopen(os.open(folder / _LOCK, flags, 0o600 if private else 0o666), "r+b", buffering=0)
+            self._file = os.fdopen(os.open(folder / _LOCK, flags, 0o600), "r+b", buffering=0)
         except OSError as error:
             raise StorageError(f"the state folder {folder} cannot be used: {error}") from error
         try:
@@ -57,6 +61,14 @@ class FolderLock:
     def release(self) -> None:
         """Give the folder up."""
         self._file.close()
+
+
+def _close_to_others(folder: Path) -> None:
+    """A folder that was ours before; not one that all use, such as /tmp. Where the system forbids it, it stays."""
+    with contextlib.suppress(OSError):
+        mode = folder.stat().st_mode
+        if mode & 0o077 and not mode & stat.S_ISVTX:
+            folder.chmod(mode & 0o700)
 
 
 def lock(handle: int, *, shared: bool = False) -> bool:

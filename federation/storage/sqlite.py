@@ -125,6 +125,7 @@ class Database:
     def __init__(self, path: Path, layout: Layout, *, remedy: str, role: str) -> None:
         self._log, self._role = path.with_name(f"{path.name}-wal"), role
         self.waits_later = self._unsynced = False
+        _make_private(path)
         try:
             self._connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S)
         except sqlite3.Error as error:
@@ -309,3 +310,13 @@ def disk_remedy(error: sqlite3.Error | OSError) -> str:
     if number in broken:
         return "; the disk is failing or at a limit: see the kernel's log, and move the state folder to a sound one"
     return ""
+
+
+def _make_private(path: Path) -> None:
+    """A database is its owner's alone, and with it the files that SQLite makes beside it."""
+    with contextlib.suppress(OSError):
+        if not path.exists():
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+            if file.exists() and file.stat().st_mode & 0o077:
+                file.chmod(0o600)

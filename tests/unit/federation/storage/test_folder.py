@@ -31,9 +31,33 @@ def test_the_holder_of_a_folder_is_known_until_it_lets_go(tmp_path: Path) -> Non
 
 
 def test_a_private_folder_is_its_owners(tmp_path: Path) -> None:
-    FolderLock(tmp_path / "state", private=True).release()
+    FolderLock(tmp_path / "state").release()
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "state" / "lock").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(("found", "left"), [(0o755, 0o700), (0o750, 0o700), (0o700, 0o700), (0o1777, 0o1777)])
+def test_a_folder_of_an_earlier_release_is_closed_to_others(tmp_path: Path, found: int, left: int) -> None:
+    """Not one that everybody uses: there others would lose what is theirs."""
+    folder = tmp_path / "state"
+    FolderLock(folder).release()
+    folder.chmod(found)
+    FolderLock(folder).release()
+    assert folder.stat().st_mode & 0o7777 == left
+
+
+def test_a_folder_that_was_not_ours_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o755)
+    FolderLock(tmp_path / "shared").release()
+    assert (tmp_path / "shared").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_folder_whose_rights_cannot_be_changed_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FolderLock(tmp_path / "state").release()
+    (tmp_path / "state").chmod(0o755)
+    monkeypatch.setattr(Path, "chmod", failing(PermissionError(1, "Operation not permitted")))
+    FolderLock(tmp_path / "state").release()
 
 
 def test_a_folder_that_cannot_be_locked_says_why_and_stays_free(

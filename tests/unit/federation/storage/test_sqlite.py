@@ -1,6 +1,7 @@
 """Layouts go up in one step or not at all, and an error of the disk says what to do about it."""
 
 import errno
+import os
 import sqlite3
 from pathlib import Path
 
@@ -147,3 +148,48 @@ def test_rows_of_one_insert_are_all_there_or_none(tmp_path: Path) -> None:
     database.insert("t")
     assert database.execute("SELECT COUNT(*) FROM t").fetchone()[0] == 0
     database.close()
+
+
+def _write_number(connection: Connection, number: int) -> None:
+    connection.execute(f"PRAGMA user_version = {number}")
+
+
+NOTES = Layout(
+    tables=("CREATE TABLE IF NOT EXISTS note (text)",),
+    read=lambda connection: int(connection.execute("PRAGMA user_version").fetchone()[0]),
+    write=_write_number,
+)
+
+
+def test_a_database_and_what_is_beside_it_is_its_owners(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        database = Database(tmp_path / "notes", NOTES, remedy="", role="coordinator")
+        with database.transaction("note"):
+            database.execute("INSERT INTO note VALUES ('a')")
+        assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+            "notes": 0o600,
+            "notes-wal": 0o600,
+            "notes-shm": 0o600,
+        }
+        database.close()
+    finally:
+        os.umask(before)
+
+
+def test_a_database_that_an_earlier_release_left_open_to_others_is_closed(tmp_path: Path) -> None:
+    Database(tmp_path / "notes", NOTES, remedy="", role="coordinator").close()
+    (tmp_path / "notes").chmod(0o644)
+    Database(tmp_path / "notes", NOTES, remedy="", role="coordinator").close()
+    assert (tmp_path / "notes").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_database_whose_rights_cannot_be_changed_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Database(tmp_path / "notes", NOTES, remedy="", role="coordinator").close()
+    (tmp_path / "notes").chmod(0o644)
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", forbidden)
+    Database(tmp_path / "notes", NOTES, remedy="", role="coordinator").close()
