@@ -14,7 +14,7 @@ TESTS ?=
 BROKER_TESTS ?= tests/contract/test_transport.py tests/integration/transport/test_mqtt.py tests/integration/transport/test_mqtt_identity.py tests/integration/roles/test_coordinator.py tests/integration/roles/test_edge_node.py tests/integration/roles/test_recovery.py tests/integration/commands/test_coordinator_doctor.py tests/integration/commands/test_edge_node_doctor.py
 # Without compiled files each worker rewrites every assertion again, and each program compiles all that it imports.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
-STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt deploy/setup.sh | cksum | cut -d' ' -f1)
+STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt deploy/hashes.txt deploy/setup.sh | cksum | cut -d' ' -f1)
 
 help: ## This list
 	@echo "fedmq: asynchronous federated learning over MQTT"

@@ -36,6 +36,15 @@ if [ ! -x "$venv/bin/pip" ]; then
 fi
 
 say "installing pinned packages (the first time this takes a minute or two)"
+# Each file is compared with its hash. Not torch's: see deploy/hashes.txt. A build of the system's own vendor, or one that
+# is compiled here, has another hash: HASHES=0 takes the same releases without looking at the bytes.
+if [ "${HASHES:-1}" = 1 ]; then
+  if ! "$venv/bin/pip" install -q --disable-pip-version-check --require-hashes --no-deps -r deploy/hashes.txt; then
+    say "a package could not be had with the bytes that deploy/hashes.txt names. Where this platform has builds of its" >&2
+    say "own (such as 32-bit ARM), and you trust their source: HASHES=0 make setup" >&2
+    exit 1
+  fi
+fi
 # hatchling and editables first: the editable install below then needs no build environment of its own.
 "$venv/bin/pip" install -q --disable-pip-version-check -c constraints.txt hatchling editables
 # One call, so that torch and torchvision are resolved together.
@@ -54,5 +63,17 @@ T
     exit 1
   fi
   # Debian starts a system broker on port 1883 when the package is installed; the demo and the tests start their own.
+fi
+# The same as in federation/doctor.py, which `coordinator doctor` asks.
+secure=2.0.21
+patched=2.0.11-1.2+deb12u
+PATH=$PATH:/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin
+version=$( (mosquitto -h 2>/dev/null || true) | sed -n 's/^mosquitto version \([0-9.]*\).*/\1/p')
+package=$(dpkg-query -W -f '${Version}' mosquitto 2>/dev/null || true)
+if [ -n "$version" ] && [ "$(printf '%s\n' "$secure" "$version" | sort -V | head -n 1)" != "$secure" ]; then
+  case $package in
+    "$patched"[2-9] | "$patched"[1-9][0-9]) ;;
+    *) say "Mosquitto $version lacks security fixes that $secure has, unless your system's package brings them: see SECURITY.md" >&2 ;;
+  esac
 fi
 say "ready"

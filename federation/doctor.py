@@ -2,9 +2,11 @@
 
 import datetime as dt
 import json
+import re
 import shutil
 import socket
 import ssl
+import subprocess
 import sys
 import textwrap
 import time
@@ -22,6 +24,7 @@ from federation.identity.private_files import read_text
 from federation.runtime.address import BrokerAddress
 
 __all__ = [
+    "OUTDATED",
     "Finding",
     "Verdict",
     "check_clock",
@@ -31,7 +34,10 @@ __all__ = [
     "check_tls",
     "check_versions",
     "failed",
+    "is_outdated",
+    "is_patched",
     "judge_refusal",
+    "package_version",
     "passed",
     "said_by",
     "tell",
@@ -54,6 +60,18 @@ CERTIFICATE_BYTES_MAX = 65_536
 
 PACKAGES = ("fedmq", "paho-mqtt", "numpy", "zstandard", "msgpack")
 
+
+SECURE = (2, 0, 21)
+"""The first Mosquitto with all security fixes that were published until this release of ours."""
+
+OUTDATED = (
+    f"published faults are fixed in Mosquitto {'.'.join(map(str, SECURE))}: upgrade, or see in the changelog of your "
+    "system's package that it has CVE-2023-0809, CVE-2023-28366, CVE-2023-3592 and CVE-2024-8376 (Debian 12: "
+    "2.0.11-1.2+deb12u2)"
+)
+
+_PATCHED_PACKAGE = "2.0.11-1.2+deb12u2"
+"""Debian's package has the fixes under the old number from here on."""
 
 INDENT = " " * 23
 ROOM_MIN = 30
@@ -191,6 +209,34 @@ def check_tls(address: BrokerAddress, now_s: float) -> Finding | None:
     if ssl.cert_time_to_seconds(ends) - now_s < CERTIFICATE_DAYS_MIN * 86_400:
         return warned("tls", said, "renew the broker's certificate")
     return passed("tls", said)
+
+
+def is_outdated(version: str) -> bool:
+    """Whether a text such as ``mosquitto version 2.0.11`` names a release that lacks security fixes."""
+    found = re.search(r"(\d+)\.(\d+)\.(\d+)", version)
+    return found is not None and tuple(map(int, found.groups())) < SECURE
+
+
+def is_patched(package: str) -> bool:
+    """Whether a package of Debian 12, by its version, has the fixes under an older release's number."""
+    series, _, update = package.rpartition("u")
+    wanted, _, least = _PATCHED_PACKAGE.rpartition("u")
+    return series == wanted and update.isdigit() and int(update) >= int(least)
+
+
+def package_version() -> str:
+    """The version of this system's Mosquitto package; empty where dpkg knows none."""
+    try:
+        done = subprocess.run(
+            ["dpkg-query", "-W", "-f", "${Version}", "mosquitto"],  # noqa: S607 - wherever the system has it
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=DIAL_S,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
 
 
 def judge_refusal(reason: str, *, with_certificate: bool) -> Finding:

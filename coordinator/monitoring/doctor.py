@@ -15,6 +15,7 @@ from coordinator.storage.read_only import ReadOnlyStore
 from federation.config import broker_address
 from federation.doctor import (
     FREE_BYTES_MIN,
+    OUTDATED,
     Finding,
     Verdict,
     check_clock,
@@ -24,7 +25,10 @@ from federation.doctor import (
     check_tls,
     check_versions,
     failed,
+    is_outdated,
+    is_patched,
     judge_refusal,
+    package_version,
     passed,
     said_by,
     warned,
@@ -149,7 +153,10 @@ def check_broker(config: CoordinatorConfig) -> Iterator[Finding]:
         return
     topics = Topics(FederationId(config.federation.id))
     certificate = config.broker.tls_certificate is not None
-    yield from judge_visit(_visit(config, address, topics), topics, with_certificate=certificate)
+    seen = _visit(config, address, topics)
+    yield from judge_visit(seen, topics, with_certificate=certificate)
+    if BROKER_VERSION_TOPIC in seen.messages:
+        yield judge_broker_version(seen.messages[BROKER_VERSION_TOPIC], package_version() if address.is_local else "")
 
 
 def judge_visit(seen: Seen, topics: Topics, *, with_certificate: bool = False) -> Iterator[Finding]:
@@ -171,6 +178,22 @@ def judge_visit(seen: Seen, topics: Topics, *, with_certificate: bool = False) -
         yield passed("access rules", "it may publish its state, rounds, models and commands")
     yield _judge_nodes(seen.messages, topics)
     yield _judge_coordinator(seen.messages.get(topics.coordinator_state, b""))
+
+
+def judge_broker_version(said: bytes, package: str) -> Finding:
+    """Whether Mosquitto has the security fixes that were published for it.
+
+    Args:
+        said: What the broker says of itself.
+        package: The version of this system's package; empty where the broker is elsewhere.
+    """
+    version = said.decode(errors="replace")
+    if not is_outdated(version):
+        return passed("broker release", version)
+    shown = f"{version}{f', package {package}' if package else ''}"
+    if package and is_patched(package):
+        return passed("broker release", shown)
+    return warned("broker release", shown, OUTDATED)
 
 
 def _judge_nodes(messages: Mapping[str, bytes], topics: Topics) -> Finding:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
+from pathlib import Path
 
 import pytest
 
-from federation.doctor import Finding, failed, judge_refusal, passed, said_by, tell
+from federation.doctor import Finding, failed, is_outdated, is_patched, judge_refusal, passed, said_by, tell
 
 FOUND = (
     passed("clock", "2026-01-01"),
@@ -49,3 +51,40 @@ def test_a_refused_connection_has_the_remedy_of_its_credentials() -> None:
 def test_the_systems_error_is_told_without_its_number() -> None:
     assert said_by(OSError(5, "Input/output error")) == "Input/output error"
     assert said_by(OSError("timed out")) == "timed out"
+
+
+@pytest.mark.parametrize(
+    ("said", "outdated"),
+    [
+        ("mosquitto version 2.0.11", True),
+        ("mosquitto version 2.0.20", True),
+        ("mosquitto version 2.0.21", False),
+        ("mosquitto version 2.1.0", False),
+        ("another broker", False),
+    ],
+)
+def test_a_mosquitto_without_its_published_security_fixes_is_outdated(said: str, outdated: bool) -> None:
+    assert is_outdated(said) is outdated
+
+
+@pytest.mark.parametrize(
+    ("package", "patched"),
+    [
+        ("2.0.11-1.2+deb12u1", False),
+        ("2.0.11-1.2+deb12u2", True),
+        ("2.0.11-1.2+deb12u10", True),
+        ("2.0.11-1ubuntu1", False),
+        ("", False),
+    ],
+)
+def test_a_package_may_have_the_fixes_under_an_older_number(package: str, patched: bool) -> None:
+    assert is_patched(package) is patched
+
+
+def test_setup_knows_the_same_releases_as_the_doctor() -> None:
+    script = (Path(__file__).parents[3] / "deploy" / "setup.sh").read_text(encoding="utf-8")
+    (secure,) = re.findall(r"^secure=(.*)$", script, re.MULTILINE)
+    (patched,) = re.findall(r"^patched=(.*)$", script, re.MULTILINE)
+    assert not is_outdated(secure)
+    assert is_patched(f"{patched}2")
+    assert not is_patched(f"{patched}1")
