@@ -1,23 +1,26 @@
 """The federation's Mosquitto as a process: started beside the coordinator, and told to read its lists again."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from federation.runtime.local_broker import MosquittoProcess
+from federation.runtime.local_broker import MosquittoProcess, find_mosquitto, give_away, unprivileged
 from federation.runtime.log import get_log
 
-__all__ = ["FleetBroker", "reload_broker"]
+__all__ = ["FleetBroker", "brokers_of", "reload_broker"]
 
-PID_BYTES_MAX = 32
+PROCESSES = Path("/proc")
 
 
 class FleetBroker(MosquittoProcess):
     """Mosquitto with the configuration in a folder, for as long as this context lasts.
 
-    One that already listens on the port is used as it is: a coordinator that was killed has left its broker behind.
+    One that already runs in the folder, or listens on the port, is used as it is: a coordinator that was killed has
+    left its broker behind. It never runs as root: for root it runs as the folder's owner, or as a user without rights,
+    who then becomes the owner.
 
     Args:
         folder: Has ``mosquitto.conf``; its paths are relative to it.
@@ -29,14 +32,32 @@ class FleetBroker(MosquittoProcess):
         self._folder, self._hear = folder, hear
 
     def __enter__(self) -> Self:
-        if self._launch(self._folder / "mosquitto.conf"):
-            get_log("broker").info("broker_started", pid=self.pid)
+        log = get_log("broker")
+        # A second Mosquitto would find the port taken, and delete the first one's pid file as it leaves.
+        if running := brokers_of(self._folder):
+            log.warning("broker_in_use", pid=running[0], why="it runs in this folder already: it is used as it is")
+        elif self._launch(self._folder / "mosquitto.conf"):
+            log.info("broker_started", pid=self.pid)
         else:
-            get_log("broker").warning("broker_in_use", why="another one listens on the port: it is used as it is")
+            log.warning("broker_in_use", why="another one listens on the port: it is used as it is")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._end(signal.SIGTERM)
+
+    def _command(self, configuration: Path) -> list[str]:
+        # By its name alone: whoever it runs as may not enter the folders above this one.
+        return [find_mosquitto(), "-c", configuration.name]
+
+    def _owner(self) -> tuple[int, int] | None:
+        nobody = unprivileged()
+        if nobody is None:
+            return None
+        owner = self._folder.stat()
+        if owner.st_uid != 0:
+            return owner.st_uid, owner.st_gid
+        give_away(self._folder, nobody)
+        return nobody
 
     def _heard(self, said: str) -> None:
         self._hear(said)
@@ -49,17 +70,28 @@ def _is_trouble(said: str) -> bool:
     return "rror" in said and "not be run as root" not in said
 
 
+def brokers_of(folder: Path) -> list[int]:
+    """The process ids of the Mosquittos that run in a folder.
+
+    Not by its pid file: it may be gone, and the number that was left behind may be anybody's by now.
+    """
+    return [int(entry.name) for entry in PROCESSES.glob("[0-9]*") if _runs_in(entry, folder)]
+
+
 def reload_broker(folder: Path) -> bool:
     """Have the broker of this folder read certificates, access rules and revocations again; False: none runs here."""
+    reached = False
+    for pid in brokers_of(folder):
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGHUP)
+            reached = True
+    return reached
+
+
+def _runs_in(process: Path, folder: Path) -> bool:
     try:
-        text = (folder / "data" / "mosquitto.pid").read_text(encoding="ascii")[:PID_BYTES_MAX]
-        pid = int(text)
-        # A number that was left behind may be anybody's by now: only a Mosquitto that runs in this folder is ours.
-        if (Path("/proc") / str(pid) / "comm").read_text(encoding="utf-8").strip() != "mosquitto":
-            return False
-        if not (Path("/proc") / str(pid) / "cwd").samefile(folder):
-            return False
-        os.kill(pid, signal.SIGHUP)
-    except (OSError, ValueError):
+        return (process / "comm").read_text(encoding="utf-8").strip() == "mosquitto" and (process / "cwd").samefile(
+            folder
+        )
+    except OSError:  # it has ended, or is somebody else's
         return False
-    return True

@@ -11,5 +11,6 @@ WORKDIR /fleet/broker
 # Whether it listens on the port of its configuration, seen from outside: a connection would be a line in its log each time.
 COPY deploy/containers/broker-listens.sh /usr/local/bin/broker-listens
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["/usr/local/bin/broker-listens"]
-ENTRYPOINT ["mosquitto"]
+# Each client is an open file: as many as the engine allows, not the usual 1,024.
+ENTRYPOINT ["sh", "-c", "ulimit -n \"$(ulimit -Hn)\"; exec mosquitto \"$@\"", "mosquitto"]
 CMD ["-c", "mosquitto.conf"]

@@ -32,6 +32,8 @@ sed "s/^listener 1883 127.0.0.1/listener $port $address/" mosquitto/demo.conf >"
 chmod 755 "$settings" && chmod 644 "$settings/mosquitto.conf"
 echo "broker: mqtt://127.0.0.1:$port in a container of $image; Ctrl-C ends it"
 # In the background, because a shell that waits for a program in the foreground hears no signal.
-"$engine" run "${flags[@]}" --entrypoint mosquitto "$image" -c /mosquitto/config/mosquitto.conf &
+# Each client is an open file: as many as the engine allows, not the usual 1,024.
+raise='ulimit -n "$(ulimit -Hn)"; exec mosquitto -c /mosquitto/config/mosquitto.conf'
+"$engine" run "${flags[@]}" --entrypoint sh "$image" -c "$raise" &
 trap '"$engine" stop -t 5 "$name" >/dev/null 2>&1 || true' INT TERM
 wait $! || wait $! || true

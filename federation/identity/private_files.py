@@ -1,5 +1,6 @@
 """Text files of an identity: nobody else can read those that hold a key."""
 
+import os
 from pathlib import Path
 
 from federation.errors import ConfigError, StorageError
@@ -25,8 +26,16 @@ def write_text(path: Path, text: str, *, mode: int) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         write_file(path, text.encode(), mode=mode)
+        _keep_owner(path)
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _keep_owner(path: Path) -> None:
+    """What root writes belongs to whom the folder belongs to: a broker that runs as that user must read it."""
+    owner = path.parent.stat()
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def read_text(path: Path, *, bytes_max: int) -> str:

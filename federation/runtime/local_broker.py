@@ -3,8 +3,10 @@
 import contextlib
 import os
 import platform
+import pwd
 import random
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -12,7 +14,7 @@ import subprocess
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Self
@@ -26,7 +28,7 @@ BROKER_LIMITS: Mapping[str, str] = MappingProxyType(
         "max_inflight_messages": "20",
         "max_inflight_bytes": "2097152",
         "max_queued_messages": "20000",
-        "max_queued_bytes": "536870912",
+        "max_queued_bytes": "100663296",
         "max_keepalive": "300",
         "set_tcp_nodelay": "true",
         "persistent_client_expiration": "7d",
@@ -108,6 +110,10 @@ class MosquittoProcess:
         """What runs Mosquitto; a subclass may run it somewhere else."""
         return [find_mosquitto(), "-c", str(configuration)]
 
+    def _owner(self) -> tuple[int, int] | None:
+        """As which user and group it runs; None is as we do."""
+        return None
+
     def _signal(self, process: "subprocess.Popen[str]", number: signal.Signals) -> None:
         process.send_signal(number)
 
@@ -123,17 +129,22 @@ class MosquittoProcess:
         """
         self._log.clear()
         self._decided.clear()
-        process = subprocess.Popen(
-            self._command(configuration.absolute()),
-            cwd=configuration.parent,
-            # Mosquitto speaks to a service manager too; it would say that we are ready.
-            env={name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for its owner, who stops it after the last words of the others
-        )
+        owner = self._owner()
+        with _most_files():
+            process = subprocess.Popen(
+                self._command(configuration.absolute()),
+                cwd=configuration.parent,
+                # Mosquitto speaks to a service manager too; it would say that we are ready.
+                env={name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                user=None if owner is None else owner[0],
+                group=None if owner is None else owner[1],
+                extra_groups=None if owner is None else [],
+                start_new_session=True,  # Ctrl-C is for its owner, who stops it after the last words of the others
+            )
         self._process = process
         self._reader = threading.Thread(target=self._read, args=(process.stdout,), name="broker-log", daemon=True)
         self._reader.start()
@@ -260,20 +271,68 @@ class LocalBroker(MosquittoProcess):
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def _owner(self) -> tuple[int, int] | None:
+        """Not root where all that it needs is in a folder of our own; what a caller names, it may be unable to read."""
+        return unprivileged() if self._own_folder is not None and not self._lines else None
+
     def _listen(self) -> bool:
         """Write the configuration and start; False: the port is taken."""
-        configuration = self._folder / "mosquitto.conf"
+        configuration, owner = self._folder / "mosquitto.conf", self._owner()
         configuration.write_text(self._configuration())
+        if owner is not None:
+            give_away(self._folder, owner)
         return self._launch(configuration)
 
     def _configuration(self) -> str:
         lines = [f"{name} {value}" for name, value in self.settings.items()]
-        if hasattr(os, "geteuid") and os.geteuid() == 0:
-            lines.append("user root")  # else it changes to a user that cannot write our folder
+        if os.geteuid() == 0:
+            lines.append(
+                "user root"
+            )  # it stays who we start it as; a user of its own choice could not write our folder
         if self._persistence:
             lines += ["persistence true", "autosave_interval 300", f"persistence_location {self._folder}/"]
         lines += [f"listener {self.port} {self.host}", "allow_anonymous true", "log_dest stderr", *_LOG_TYPES]
         return "\n".join([*lines, *self._lines, ""])
+
+
+def unprivileged() -> tuple[int, int] | None:
+    """User and group of a broker that root starts; None where we are not root, or the system has nobody for it."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("mosquitto", "nobody"):
+        with contextlib.suppress(KeyError):
+            found = pwd.getpwnam(name)
+            return found.pw_uid, found.pw_gid
+    return None
+
+
+def give_away(folder: Path, owner: tuple[int, int]) -> None:
+    """Let a folder, and all that is in it, belong to ``owner`` (user and group).
+
+    Raises:
+        BrokerFailed: The file system does not let us.
+    """
+    try:
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, *owner, follow_symlinks=False)
+    except OSError as error:
+        raise BrokerFailed(f"{folder} cannot be given to the user {owner[0]}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _most_files() -> Iterator[None]:
+    """What is started inside may open as many files as the system allows: each client is one.
+
+    Under the usual soft limit of 1,024 about a thousand connections that say nothing would keep everybody else out.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # macOS takes no "infinite" number of files.
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def find_mosquitto() -> str:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import signal
 import socket
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from federation.protocol.limits import SEGMENT_CHUNKS
 from federation.runtime import local_broker
 from federation.runtime.local_broker import BROKER_LIMITS, BrokerFailed, LocalBroker, MosquittoMissing, free_port
+from tests.rigs.raw_mqtt import RawClient
 
 pytestmark = pytest.mark.broker
 
@@ -115,3 +118,50 @@ def test_mosquitto_takes_each_configuration(name: str, tmp_path: Path) -> None:
         settings["persistence_location"] = f"{tmp_path}/"
     with LocalBroker(folder=tmp_path, settings=settings) as broker:
         assert not [line for line in broker.log_lines if "Error" in line or "deprecated" in line]
+
+
+def test_a_broker_may_open_as_many_files_as_the_system_allows() -> None:
+    """A thousand connections that say nothing must not keep everybody else out."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+    try:
+        with LocalBroker() as broker:
+            limits = Path(f"/proc/{broker.pid}/limits").read_text()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(soft, 256), hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    (line,) = (line for line in limits.splitlines() if line.startswith("Max open files"))
+    assert line.split()[3] == line.split()[4] == ("unlimited" if hard == resource.RLIM_INFINITY else str(hard))
+
+
+def test_many_silent_connections_keep_nobody_out() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+    try:
+        broker = LocalBroker().start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        silent = [socket.create_connection((broker.host, broker.port)) for _ in range(300)]
+        with RawClient(broker.port, None) as late:
+            assert late.publish("t") in {0, 0x10}
+        for one in silent:
+            one.close()
+    finally:
+        broker.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a broker as somebody else")
+def test_root_does_not_run_a_broker_as_root() -> None:
+    with LocalBroker(persistence=True) as broker:
+        assert psutil.Process(broker.pid).uids().real != 0
+        assert psutil.Process(broker.pid).gids().real != 0
+        broker.restart()
+        assert psutil.Process(broker.pid).uids().real != 0
+
+
+def test_twenty_clients_that_read_nothing_fit_into_the_memory() -> None:
+    queued, most = int(BROKER_LIMITS["max_queued_bytes"]), int(BROKER_LIMITS["memory_limit"])
+    assert 20 * (queued + int(BROKER_LIMITS["max_inflight_bytes"])) < most
+    # And a segment of a model in the largest packets still fits into one queue.
+    assert SEGMENT_CHUNKS * int(BROKER_LIMITS["max_packet_size"]) < queued
