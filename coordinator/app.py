@@ -22,9 +22,10 @@ from coordinator.monitoring.state_files import StatusFile, StoppingRule, Watched
 from coordinator.records import RecoveredState, VersionRecord
 from coordinator.runtime.central_evaluation import EvaluationWorker, LazyTask
 from coordinator.runtime.connections import coordinator_will, open_connections
+from coordinator.runtime.enrolled import EnrolledWatch
 from coordinator.runtime.executor import CoordinatorExecutor, Evaluator, ExecutorParts, NoEvaluator
 from coordinator.runtime.group_commit import BATCH_MAX, GroupCommit
-from coordinator.runtime.inbound import Inbound
+from coordinator.runtime.inbound import Inbound, RetainedMail
 from coordinator.runtime.incidents import Incidents
 from coordinator.runtime.traffic import Traffic
 from coordinator.storage.sqlite_store import SqliteStore
@@ -126,7 +127,7 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
     will = coordinator_will(Writer(_topics(config), trust.signer), store.run, store.epoch)
     connections = open_connections(config, plan.address, will, inbox, committer.manifest)
     commits = GroupCommit(store, connections.control, connections.data)
-    executor = _executor(config, commits, committer, store, worker, signer=trust.signer)
+    executor = _executor(plan, commits, committer, store, worker, signer=trust.signer)
     machine = _machine(config, replace(plan.engine, payload_bytes_max=most), recovered)
     watched = _watched(plan, machine, commits)
     inbound = Inbound(
@@ -137,12 +138,14 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
         verifier=trust.verifier,
         incidents=plan.incidents,
         signer=trust.signer,
+        retained=RetainedMail(connections.clear_retained, connections.look_again),
     )
+    enrolled = config.security.node_keys if config.security.require_signatures else None
     log.info("coordinator_started", run=store.run, epoch=store.epoch, version=recovered.head.version, pid=os.getpid())
     with StopSignals(inbox, StopRequested()) as signals:
         connections.open()
         try:
-            with Supervision(inbox, lambda: connections.alive) as supervision:
+            with EnrolledWatch(enrolled, inbox), Supervision(inbox, lambda: connections.alive) as supervision:
                 translate: Callable[[object], Event | None] = supervision.watching(inbound.translate)
                 Driver(
                     watched, executor, inbox, MonotonicClock(), translate, settle=watched.settle, batch_max=BATCH_MAX
@@ -257,7 +260,7 @@ def _build_task(config: CoordinatorConfig) -> Task:
 
 
 def _executor(
-    config: CoordinatorConfig,
+    plan: _Plan,
     commits: GroupCommit,
     committer: Committer,
     store: CoordinatorStore,
@@ -271,12 +274,13 @@ def _executor(
             committer=committer,
             control=commits.control,
             data=commits.data,
-            topics=_topics(config),
+            topics=_topics(plan.config),
             now=MonotonicClock().now,
             say=_say,
             evaluator=evaluator or NoEvaluator(),
-            update_norm_max=config.limits.update_norm_max,
+            update_norm_max=plan.config.limits.update_norm_max,
             signer=signer,
+            blame=plan.incidents.count,
             passing=commits.passing,
         )
     )

@@ -1,12 +1,19 @@
 """What somebody should know: bytes that are no message, and messages that the broker drops; counted, and said once."""
 
+from coordinator.engine.effects import CountIncident
 from coordinator.engine.events import MessageRefused
 from coordinator.engine.state import MachineState
+from coordinator.engine.timers import RateLimit
+from coordinator.engine.transfers import CHUNKS_UNDER_WAY_MAX
+from federation.types import NodeId
 
 __all__ = ["Alarms"]
 
 TOPIC_KINDS = frozenset({"state", "evt", "tel", "up"})
 TOPIC_CHARS_MAX = 200
+
+USELESS_CHUNKS_PER_S = 5.0
+"""So many of one node, each second, are no incident; all that was under way may come a second time at once."""
 
 
 class Alarms:
@@ -16,6 +23,7 @@ class Alarms:
         self._state = state
         self._refused_kinds: set[str] = set()
         self._broker_dropped: int | None = None
+        self._useless_chunks = RateLimit[NodeId](per_s=USELESS_CHUNKS_PER_S, burst=CHUNKS_UNDER_WAY_MAX)
 
     def refused(self, event: MessageRefused) -> None:
         """Count, and log the first of each kind of topic."""
@@ -24,6 +32,12 @@ class Alarms:
         if kind not in self._refused_kinds:
             self._refused_kinds.add(kind)
             self._state.note("message_refused", topic=event.topic[:TOPIC_CHARS_MAX], reason=event.reason)
+
+    def useless_chunk(self, node: NodeId) -> None:
+        """A chunk that nobody wants: some come twice after a reconnect, or late; more than that is somebody's fault."""
+        self._state.count("chunks_useless")
+        if not self._useless_chunks.admits(node, self._state.now):
+            self._state.emit(CountIncident(node=node, kind="useless_chunk"))
 
     def dropped(self, total: int) -> None:
         """Say that the broker loses messages; what it had dropped before is no news."""

@@ -208,6 +208,21 @@ class SaveAttendance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClearNodeState:
+    """Take what the broker retains of a node away: it has left the federation."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountIncident:
+    """A node has done what it should not; ``kind`` is what ``coordinator status`` calls it."""
+
+    node: NodeId
+    kind: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
     """Say something in the log: a stable event key and fields."""
 
@@ -251,6 +266,8 @@ Effect = (
     | CloseFederatedEvaluation
     | RetainModels
     | SaveAttendance
+    | ClearNodeState
+    | CountIncident
     | Note
     | AcceptFailure
     | Stop

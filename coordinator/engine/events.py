@@ -248,6 +248,19 @@ class AttendanceNotSaved:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodesEnrolled:
+    """Who is enrolled now: everybody else has left the federation.
+
+    Attributes:
+        nodes: They.
+        digest: Tells this list from others; the snapshot has it once the machine has acted on the list.
+    """
+
+    nodes: frozenset[NodeId]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequested:
     """The operator asks for an orderly stop."""
 
@@ -292,6 +305,7 @@ News = (
     | MessageRefused
     | BrokerDropped
     | CoordinatorStateReceived
+    | NodesEnrolled
     | StopRequested
 )
 """What happens outside."""

@@ -8,10 +8,12 @@ from itertools import islice
 from typing import assert_never
 
 from coordinator.engine.attendance import INCOMPATIBLE, NO_ANSWER, AttendanceRecorder
+from coordinator.engine.effects import ClearNodeState
 from coordinator.engine.fencing import Fence
 from coordinator.engine.registry import Sighting
 from coordinator.engine.round import WaitReason
 from coordinator.engine.state import MachineState
+from coordinator.engine.timers import RateLimit
 from federation.protocol.messages import Decline, NodeState, Rebirth
 from federation.types import NodeId, RoundId
 
@@ -19,6 +21,13 @@ __all__ = ["ROLL_CALL_S", "Liveness"]
 
 ROLL_CALL_S = 60.0
 """How long nobody can be asked before the first call, in seconds; doubled with each further one."""
+
+REBIRTH_PAUSE_S = 10.0
+"""Between two answers to one unknown node, in seconds."""
+
+REBIRTHS_BURST = 3
+REBIRTHS_PER_S = 500.0
+"""Answers to all unknown nodes, each second: whoever invents names gets no more."""
 
 ROLL_CALL_S_MAX = 3_600.0
 """Longest pause between two calls, in seconds."""
@@ -37,6 +46,8 @@ class Liveness:
 
     def __init__(self, state: MachineState, fence: Fence, attendance: AttendanceRecorder) -> None:
         self._state, self._fence, self._attendance = state, fence, attendance
+        self._asked_who = RateLimit[NodeId](per_s=1 / REBIRTH_PAUSE_S, burst=REBIRTHS_BURST)
+        self._asked_any = RateLimit[str](per_s=REBIRTHS_PER_S, burst=REBIRTHS_PER_S)
         self._starved_round: RoundId | None = None
         self._calls = 0
         self._called = 0
@@ -119,6 +130,23 @@ class Liveness:
         elif node_state.round != slot.round:
             # The announcement that named it is gone, and it is not at that work: it never will be.
             state.end_slot(node)
+
+    def ask_who(self, node: NodeId) -> None:
+        """An unknown node has spoken: ask who it is, but neither one node often nor many at once [FED-23]."""
+        state = self._state
+        if node in state.registry:
+            return
+        if self._asked_who.admits(node, state.now) and self._asked_any.admits("", state.now):
+            state.send(node, Rebirth())
+        else:
+            state.count("rebirths_withheld")
+
+    def expel(self, nodes: frozenset[NodeId]) -> None:
+        """These have left the federation: nobody asks them, waits for them, or hears of them from the broker."""
+        for node in sorted(nodes):
+            self._state.remove_node(node)
+            self._state.emit(ClearNodeState(node=node))
+            self._state.note("node_revoked", node=node, online=self._state.registry.online)
 
     def consider(self, reason: WaitReason | None) -> None:
         """Look at what the machine waits for now (None: for nobody), and call when it has starved for long enough."""

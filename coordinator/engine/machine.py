@@ -20,7 +20,7 @@ from coordinator.engine.update_receiver import UpdateReceiver
 from coordinator.engine.versions import Versions
 from coordinator.records import RecoveredState
 from coordinator.strategies.selection import Rng, Selector
-from federation.protocol.messages import Presence, Rebirth
+from federation.protocol.messages import Presence
 from federation.types import NodeId
 
 FINISH_WAIT_S = 600.0
@@ -47,6 +47,8 @@ class CoordinatorMachine:
         self._settling_until: float | None = None
         self._waiting_reason: WaitReason | None = None
         self._waiting_since = 0.0
+        self._enrolled: events.NodesEnrolled | None = None
+        self._enrolled_digest = ""
         self._stop_by: float | None = None
         self._end_announced = False
         self._stopped = False
@@ -110,6 +112,7 @@ class CoordinatorMachine:
                 "nodes_min": state.settings.nodes_min,
             },
             "counters": dict(state.counters),
+            "enrolled": self._enrolled_digest,
         }
 
     def _names(self) -> list[NodeId]:
@@ -145,8 +148,10 @@ class CoordinatorMachine:
                 self._meet(event.node)
                 self._receiver.offer(event, self._pause.retry_s())
             case events.ChunkReceived():
-                self._meet(event.node)
-                self._receiver.chunk(event)
+                if self._receiver.chunk(event):
+                    self._meet(event.node)
+                else:
+                    self._alarms.useless_chunk(event.node)
             case events.DeclineReceived():
                 self._meet(event.node)
                 self._liveness.declined(event.node, event.decline)
@@ -154,7 +159,7 @@ class CoordinatorMachine:
                 self._meet(event.node)
                 self._evaluation.report(event)
             case events.ProgressReceived():
-                self._ask_who(event.node)
+                self._liveness.ask_who(event.node)
             case events.MessageRefused():
                 self._alarms.refused(event)
             case events.BrokerDropped():
@@ -162,6 +167,8 @@ class CoordinatorMachine:
             case events.CoordinatorStateReceived():
                 if self._fence.observe(event):
                     self._leave("fenced")
+            case events.NodesEnrolled():
+                self._enrolled = event
             case events.StopRequested():
                 self._stop("requested")
             case _:
@@ -219,12 +226,21 @@ class CoordinatorMachine:
 
     def _meet(self, node: NodeId) -> None:
         """A node has spoken, so it is there."""
-        self._ask_who(node)
+        self._liveness.ask_who(node)
         self._state.registry.alive(node)
 
-    def _ask_who(self, node: NodeId) -> None:
-        if node not in self._state.registry:
-            self._state.send(node, Rebirth())
+    def _expel(self) -> None:
+        """Whoever is not enrolled any more has left; what the disk must know of it waits for the disk."""
+        if self._enrolled is None:
+            return
+        state, enrolled = self._state, self._enrolled
+        known = {*state.registry.nodes(), *state.assignments, *self._receiver.senders}
+        gone = frozenset(known - enrolled.nodes)
+        self._receiver.expel(gone)
+        self._liveness.expel(gone)
+        for node in gone:
+            self._evaluation.seen(node)
+        self._enrolled, self._enrolled_digest = None, enrolled.digest
 
     def _on_storage_failed(self, event: events.StorageFailed) -> None:
         """Whatever the disk was asked for is not there; it is asked again after the pause."""
@@ -246,6 +262,7 @@ class CoordinatorMachine:
         self._attendance.save()
         if self._versions.committing or self._receiver.saving:
             return
+        self._expel()
         self._fence.heal()
         self._evaluation.advance(settled=self._settling_until is None)
         self._versions.retain(self._evaluation.pending)

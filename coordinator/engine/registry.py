@@ -178,6 +178,19 @@ class Registry:
         self._refresh(node)
         return sighting
 
+    def nodes(self) -> Iterator[NodeId]:
+        """All that are known, in the order in which they became known."""
+        return iter(self._entries)
+
+    def remove(self, node: NodeId) -> None:
+        """A node has left the federation: it is as if it had never been there."""
+        entry = self._entries.pop(node, None)
+        if entry is not None:
+            self.online -= entry.online
+        self._resting.cancel(node)
+        self._suspected.cancel(node)
+        self._refresh(node)
+
     def present(self) -> Iterator[NodeId]:
         """The nodes that are online and can take part, busy ones and resting ones included."""
         return (node for node, entry in self._entries.items() if entry.online and entry.compatible)

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from coordinator.engine.settings import EngineSettings
 from federation.protocol.chunking import chunk_count
-from federation.protocol.limits import CHUNKS_MAX
+from federation.protocol.limits import CHUNK_BYTES_MIN, CHUNKS_MAX, SMALL_CHUNKS_MAX
 from federation.protocol.messages import Reason, UpdateOffer
 from federation.types import Digest, ModelVersion, NodeId, RoundId, RunId, update_id
 
@@ -112,7 +112,13 @@ def check_limits(offer: UpdateOffer, settings: EngineSettings) -> Reason:
         return Reason.TOO_LARGE
     if offer.inline is not None and len(offer.inline) != offer.payload_bytes:
         return Reason.DIGEST_MISMATCH
-    return Reason.NONE
+    return Reason.MALFORMED_FRAME if _is_crumbled(offer) else Reason.NONE
+
+
+def _is_crumbled(offer: UpdateOffer) -> bool:
+    """Whether its chunks are so small that the grants would be larger than what they grant [FED-103]."""
+    small = offer.chunk_bytes < CHUNK_BYTES_MIN and offer.payload_bytes > offer.chunk_bytes * SMALL_CHUNKS_MAX
+    return small and offer.inline is None
 
 
 def check_staleness(base: ModelVersion, facts: Facts) -> Reason:

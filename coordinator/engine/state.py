@@ -303,6 +303,13 @@ class MachineState:
             self._close_now = self._close_now or not delivered
             self.registry.release(node)
 
+    def remove_node(self, node: NodeId) -> None:
+        """A node has left the federation: it is not known, holds no slot and is not waited for."""
+        self.end_slot(node)
+        if self.current is not None:
+            self.current.pending.pop(node, None)
+        self.registry.remove(node)
+
     def answered(self, node: NodeId, round_id: RoundId) -> None:
         """The node has done what it was asked in this round, or will not do it."""
         if self.current is not None and self.current.record.round == round_id:

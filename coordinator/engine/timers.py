@@ -1,4 +1,4 @@
-"""Keyed timers and the clock that stands still while the broker is away: each operation costs O(log n)."""
+"""Keyed timers and rate limits, and the clock that stands still while the broker is away: O(log n) each."""
 
 import heapq
 from collections.abc import Hashable
@@ -52,6 +52,35 @@ class Timers(Generic[KeyT]):
             del self._due[key]
             keys.append(key)
         return keys
+
+
+class RateLimit(Generic[KeyT]):
+    """How much of something each key may have: a token bucket for each.
+
+    Args:
+        per_s: So many a second, in the long run.
+        burst: So many at once.
+    """
+
+    keys_max = 100_000
+
+    def __init__(self, *, per_s: float, burst: float) -> None:
+        self._per_s, self._burst = per_s, burst
+        self._left: dict[KeyT, tuple[float, float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def admits(self, key: KeyT, now: float) -> bool:
+        """Take one at ``now`` (monotonic seconds); False when the key has had too many."""
+        left, since = self._left.get(key, (self._burst, now))
+        left = min(self._burst, left + (now - since) * self._per_s)
+        if key not in self._left and len(self._left) >= self.keys_max:
+            self._left.clear()  # names were invented: whoever can do that is not held up by a bucket of one name
+        if left < 1.0:
+            return False
+        self._left[key] = (left - 1.0, now)
+        return True
 
 
 class ConnectedClock:

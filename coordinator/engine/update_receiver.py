@@ -4,6 +4,7 @@ from coordinator.engine.effects import DropTransfer, OpenTransfer, SaveVerdict, 
 from coordinator.engine.events import ChunkReceived, ChunkStored, OfferReceived, TransferOpened, UpdateRejected
 from coordinator.engine.round import FETCHED_BYTES_MAX, Judgement, Ruling, check_staleness, identify, judge
 from coordinator.engine.state import MachineState
+from coordinator.engine.timers import RateLimit
 from coordinator.engine.transfers import Arrival, Transfer, Transfers
 from coordinator.records import TransferRecord, UpdateRecord, Verdict, believable
 from federation.protocol.messages import Cancel, Reason, Receipt, ReceiptStatus, RetryAfter, UpdateOffer
@@ -14,6 +15,11 @@ BUSY_RETRY_S = 5.0
 
 ABSENT_S = 30.0
 """Connected seconds after which a node that is gone gives its transfer's place to one that waits."""
+
+REGRANTS_PER_S = 0.5
+"""Grants that one transfer gets for repeated offers, each second."""
+
+REGRANTS_BURST = 10
 
 _STATUS = {Ruling.STALE: ReceiptStatus.STALE, Ruling.REFUSED: ReceiptStatus.REFUSED}
 
@@ -28,6 +34,7 @@ class UpdateReceiver:
     def __init__(self, state: MachineState, recovered: tuple[TransferRecord, ...]) -> None:
         self._state = state
         self._saving: dict[UpdateId, UpdateRecord] = {}
+        self._regrants = RateLimit[UpdateId](per_s=REGRANTS_PER_S, burst=REGRANTS_BURST)
         self.transfers = Transfers(recovered)
         for saved in recovered:
             state.registry.take(saved.record.node)
@@ -127,19 +134,24 @@ class UpdateReceiver:
         if transfer is None:
             return False
         if transfer.matches(offer) and offer.inline is None:
-            self._grant(transfer)
+            # A grant is much larger than what asks for it.
+            if self._regrants.admits(offer.update, self._state.now):
+                self._grant(transfer)
             return True
         self._drop(transfer)
         return False
 
-    def chunk(self, event: ChunkReceived) -> None:
-        """Have one chunk saved."""
+    def chunk(self, event: ChunkReceived) -> bool:
+        """Have one chunk saved; False when it is of no use: not granted, not as it was offered, or here already."""
         state, transfer = self._state, self.transfers.get(event.update)
-        if state.paused or transfer is None or transfer.record.node != event.node:
-            return
-        if transfer.arrival(event.index, event.body) is Arrival.NEW:
+        if transfer is None or transfer.record.node != event.node:
+            return False
+        if transfer.arrival(event.index, event.body) is not Arrival.NEW:
+            return False
+        if not state.paused:
             self._saving[event.update] = transfer.record
             state.emit(StoreChunk(update=event.update, index=event.index, body=event.body))
+        return True
 
     def _grant(self, transfer: Transfer) -> None:
         window = self.transfers.window(self._state.settings.window_chunks)
@@ -230,6 +242,24 @@ class UpdateReceiver:
         for transfer in self.transfers:
             if transfer.complete:
                 self._store_transfer(transfer)
+
+    # --- who has left -----------------------------------------------------------------------------------------------
+
+    @property
+    def senders(self) -> set[NodeId]:
+        """Whose updates are arriving, or wait for the next version."""
+        records = [*self._state.buffer.records.values(), *(transfer.record for transfer in self.transfers)]
+        return {record.node for record in records}
+
+    def expel(self, nodes: frozenset[NodeId]) -> None:
+        """These have left the federation: what they have sent for a next version is in none."""
+        state = self._state
+        for transfer in self.transfers:
+            if transfer.record.node in nodes:
+                self._drop(transfer)
+        for record in [record for record in state.buffer.records.values() if record.node in nodes]:
+            state.discard(record)
+            self.settle(record, ReceiptStatus.REFUSED, Reason.NOT_ASSIGNED, stored=True, detail="revoked")
 
     # --- verdicts ---------------------------------------------------------------------------------------------------
 

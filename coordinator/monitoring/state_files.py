@@ -26,6 +26,7 @@ __all__ = [
     "Waiting",
     "WatchedMachine",
     "read_counters",
+    "read_enrolled",
     "read_incidents",
     "read_stopping",
     "read_waiting",
@@ -110,7 +111,12 @@ class StatusFile:
         """Write at once, where something has changed."""
         snapshot, before = self._snapshot(), self._told
         fields = _fields(snapshot)
-        told = {"fields": fields, "counters": dict(snapshot["counters"]), "incidents": self._incidents()}
+        told = {
+            "fields": fields,
+            "counters": dict(snapshot["counters"]),
+            "incidents": self._incidents(),
+            "enrolled": snapshot.get("enrolled", ""),
+        }
         if told == before:
             return
         if not before or any(fields[key] != before["fields"][key] for key in ("reason", "version")):
@@ -121,6 +127,7 @@ class StatusFile:
             "counters": told["counters"],
             "incidents": told["incidents"],
             "stopping": self._stopping,
+            "enrolled": told["enrolled"],
         }
         with contextlib.suppress(OSError):
             write_file(self._folder / STATUS, json.dumps(content).encode(), durable=False)
@@ -222,6 +229,12 @@ def read_stopping(folder: Path) -> StoppingRule | None:
         return StoppingRule(settings=settings, versions=int(content["versions"]))
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def read_enrolled(folder: Path) -> str:
+    """The digest of the list of enrolled nodes that the last coordinator has acted on; empty: of none."""
+    content = _json(folder / STATUS)
+    return str(content.get("enrolled", "")) if isinstance(content, dict) else ""
 
 
 def _part(folder: Path, name: str) -> Any:

@@ -44,10 +44,19 @@ RECONNECT_S_MAX = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connections:
-    """Both connections."""
+    """Both connections.
+
+    Attributes:
+        control: For what must be quick.
+        data: For bulk.
+        control_filters: What control has subscribed to where nothing may be retained.
+        data_filters: The same of data.
+    """
 
     control: Transport
     data: Transport
+    control_filters: tuple[str, ...] = ()
+    data_filters: tuple[str, ...] = ()
 
     @property
     def alive(self) -> bool:
@@ -58,6 +67,17 @@ class Connections:
         """Start to connect."""
         self.data.open()
         self.control.open()
+
+    def clear_retained(self, topic: str) -> None:
+        """Take away what is retained on a topic."""
+        self.control.publish(topic, b"", qos=1, retain=True)
+
+    def look_again(self) -> None:
+        """Have the broker send all that is retained where nothing may be."""
+        for topic_filter in self.control_filters:
+            self.control.subscribe(topic_filter)
+        for topic_filter in self.data_filters:
+            self.data.subscribe(topic_filter)
 
     def close(self, *, timeout_s: float) -> None:
         """Flush and disconnect; the presence on the control connection goes last."""
@@ -103,6 +123,7 @@ def open_connections(
     objection = profile.retained_objection(manifest.fp32_bytes, config.broker.body_bytes)
     if objection is not None:
         raise ConfigError("broker.profile", objection)
+    never_retained = [one for one in topics.coordinator_subscriptions_control if not one.endswith("/state")]
     name = config.broker.client_id or f"coordinator-{config.federation.id}"
     control_session = SessionSettings(
         client_id=f"{name}-control",
@@ -113,6 +134,7 @@ def open_connections(
         manual_ack=True,
         connection=CONTROL,
         reconnect_delay_s_max=RECONNECT_S_MAX,
+        as_published=frozenset((*never_retained, *topics.coordinator_subscriptions_data)),
     )
     data_session = replace(
         control_session,
@@ -134,4 +156,9 @@ def open_connections(
         control.subscribe(DROPPED_TOPIC, qos=0)
     for topic_filter in topics.coordinator_subscriptions_data:
         data.subscribe(topic_filter)
-    return Connections(control=control, data=data)
+    return Connections(
+        control=control,
+        data=data,
+        control_filters=tuple(never_retained),
+        data_filters=tuple(topics.coordinator_subscriptions_data),
+    )

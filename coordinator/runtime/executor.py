@@ -7,9 +7,11 @@ from typing import Protocol, assert_never
 from coordinator.engine.effects import (
     AcceptFailure,
     ClearModel,
+    ClearNodeState,
     CloseFederatedEvaluation,
     CloseRound,
     CommitVersion,
+    CountIncident,
     DropTransfer,
     Effect,
     Evaluate,
@@ -67,6 +69,10 @@ INDEPENDENT = (AcceptFailure, Evaluate, PublishState, Stop)
 """Effects that follow from no save of the same moment: a stop must be one, and an evaluation is asked for once."""
 
 
+def _nobody(_node: str, _kind: str) -> None:
+    """Nobody counts."""
+
+
 class Evaluator(Protocol):
     """Evaluates versions, now or in the background."""
 
@@ -100,6 +106,7 @@ class ExecutorParts:
         update_norm_max: Updates with a larger L2 norm are refused.
         signer: The coordinator's key; None says everything without a signature.
         check: Looks at an update before it is kept.
+        blame: Counts what a node has done that it should not, by node and kind.
         passing: Passes a failpoint in the order of the publishes, wherever these are held back.
     """
 
@@ -115,6 +122,7 @@ class ExecutorParts:
     update_norm_max: float = 1e5
     signer: Signer | None = None
     check: Callable[[UpdateRecord, bytes, Examine, float], Refusal | None] = check_update
+    blame: Callable[[str, str], object] = _nobody
     passing: Callable[[str], None] = failpoint
 
 
@@ -193,6 +201,10 @@ class CoordinatorExecutor:
                 yield ModelsRetained(versions=versions, best=best)
             case SaveAttendance(attendance=attendance):
                 yield self._save_attendance(attendance)
+            case ClearNodeState(node=node):
+                self._parts.control.publish(self._parts.topics.node_state(node), b"", qos=1, retain=True)
+            case CountIncident(node=node, kind=kind):
+                self._parts.blame(node, kind)
             case PublishState() | PublishModel() | ClearModel() | PublishAnnouncement() | SendCommand():
                 self._publish(effect)
             case Note(event=event, fields=fields):

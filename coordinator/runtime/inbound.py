@@ -1,5 +1,6 @@
 """From what a transport received to the machine's events: parsed, checked, and with the store's verdict at hand."""
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Final, cast
@@ -19,6 +20,7 @@ from coordinator.engine.events import (
     ProgressReceived,
     ReportReceived,
 )
+from coordinator.engine.timers import RateLimit
 from coordinator.runtime.broker_log import BROKER_LOG, STRANGER, incident_of
 from coordinator.runtime.connections import CONTROL, DROPPED_TOPIC
 from coordinator.runtime.incidents import Incidents
@@ -39,6 +41,7 @@ from federation.protocol.messages import (
     EvaluationReport,
     Message,
     NodeState,
+    Presence,
     Progress,
     ReceiptStatus,
     UpdateOffer,
@@ -57,7 +60,7 @@ from federation.protocol.wire import decode_message, split_signature
 from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
 from federation.types import NodeId
 
-__all__ = ["Inbound", "RateLimit"]
+__all__ = ["Inbound", "RetainedMail"]
 
 DROPPED_DIGITS_MAX = 18
 
@@ -67,7 +70,18 @@ MESSAGES_PER_S = 500.0
 BURST_MESSAGES = 1_000.0
 """What may come at once, such as everything that waited while the coordinator was away."""
 
-NODES_MAX = 100_000
+BIRTHS_PER_S = 0.5
+"""Comings and goings of one node: each is a line in the log and may cost a lease."""
+
+BURST_BIRTHS = 30.0
+
+CLEARED_PER_S = 1_000.0
+"""Retained messages that are taken away each second, where they may not be; the rest is looked for again."""
+
+LOOK_AGAIN_S = 2.0
+
+NEVER_RETAINED: Final = frozenset({"evt", "tel", "up"})
+"""Branches of a node's topics where nothing may stay: whatever does fills the broker, and outlives its restart."""
 
 
 INCIDENTS: Final[Mapping[type[RemoteProtocolError], str]] = {
@@ -90,6 +104,8 @@ class Inbound:
         verifier: The nodes' keys; None believes what is not signed.
         incidents: Counts what is refused; None is nobody who asks.
         signer: Our own key; None says and believes everything unsigned in our name.
+        retained: Has what is retained where nothing may be taken away.
+        now: Monotonic seconds.
     """
 
     def __init__(  # noqa: PLR0913 - what it needs of its role
@@ -102,11 +118,16 @@ class Inbound:
         verifier: Verifier | None = None,
         incidents: Incidents | None = None,
         signer: Signer | None = None,
+        retained: "RetainedMail | None" = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._topics, self._store, self._traffic, self._on_connected = topics, store, traffic, on_connected
         self._reader, self._signer = Reader(topics, verifier), signer
         self._incidents = Incidents() if incidents is None else incidents
-        self._rate_limit = RateLimit()
+        self._retained, self._now = retained, now
+        self._messages = RateLimit[NodeId](per_s=MESSAGES_PER_S, burst=BURST_MESSAGES)
+        self._births = RateLimit[NodeId](per_s=BIRTHS_PER_S, burst=BURST_BIRTHS)
+        self._presences: dict[NodeId, tuple[int, Presence]] = {}
 
     def translate(self, event: object) -> Event | None:
         """The machine's event, or None when there is nothing to say.
@@ -149,7 +170,7 @@ class Inbound:
             return None
         if received.topic == DROPPED_TOPIC:
             body = received.payload[:DROPPED_DIGITS_MAX]
-            return BrokerDropped(total=int(body)) if body.isdigit() else None
+            return self._dropped(int(body)) if body.isdigit() else None
         self._traffic.received(received.topic, len(received.payload))
         try:
             return self._parse(received)
@@ -157,30 +178,63 @@ class Inbound:
             self._incidents.count(self._sender(received.topic), INCIDENTS.get(type(error), "malformed"))
             return MessageRefused(topic=received.topic, reason=str(error))
 
+    def _dropped(self, total: int) -> Event:
+        if self._retained is not None:
+            self._retained.dropped(total)
+        return BrokerDropped(total=total)
+
     def _sender(self, topic: str) -> str:
         """Whose topic it is: whoever wrote there is that node, or has the broker's help."""
-        match topic.removeprefix(f"{self._topics.root}/{self._topics.federation}/").split("/"):
+        match self._levels(topic):
             case ["n", node, *_] if ID_PATTERN.fullmatch(node):
                 return node
             case _:
                 return STRANGER
 
+    def _branch(self, topic: str) -> str:
+        """Which of a node's branches it is in; empty: in none."""
+        match self._levels(topic):
+            case ["n", _, branch, *_]:
+                return branch
+            case _:
+                return ""
+
+    def _levels(self, topic: str) -> list[str]:
+        return topic.removeprefix(f"{self._topics.root}/{self._topics.federation}/").split("/")
+
     def _parse(self, received: MessageReceived) -> Event | None:
+        if received.retained and self._branch(received.topic) in NEVER_RETAINED:
+            return self._clear(received)
         match self._topics.parse(received.topic):
             case NodeChunkTopic(node=node, update=update, index=index):
                 return ChunkReceived(node=node, update=update, index=index, body=received.payload)
             case NodeStateTopic(node=node) | NodeEventTopic(node=node) | NodeTelemetryTopic(node=node) as topic:
                 # An empty retained payload is how a state is removed from the broker.
-                if not received.payload:
+                if self._is_flood(node) or not received.payload:
                     return None
-                if not self._rate_limit.admits(node):
-                    self._incidents.count(node, "flood")
-                    return None  # unread: a node that is cut off here offers again
                 return self._node_message(topic, node, self._reader.decode(received.topic, received.payload))
             case CoordinatorStateTopic():
                 return CoordinatorStateReceived(state=self._own_state(received), retained=received.retained)
             case _:
                 return None
+
+    def _is_flood(self, node: NodeId) -> bool:
+        """Whether a node sends too much: unread, and a node that is cut off here offers again."""
+        if self._messages.admits(node, self._now()):
+            return False
+        self._incidents.count(node, "flood")
+        return True
+
+    def _clear(self, received: MessageReceived) -> Event | None:
+        """Something stays where nothing may [FED-102]: take it away, and do not read it."""
+        sender = self._sender(received.topic)
+        if not received.payload:
+            self._is_flood(NodeId(sender))
+            return None  # most likely our own word, by which it is taken away
+        self._incidents.count(sender, "retained")
+        if self._retained is not None:
+            self._retained.clear(received.topic)
+        return MessageRefused(topic=received.topic, reason="retained, where nothing may be: cleared")
 
     def _own_state(self, received: MessageReceived) -> CoordinatorState | None:
         """What is said in the coordinator's name; with a key of our own only what was signed with it."""
@@ -197,11 +251,10 @@ class Inbound:
 
     def _node_message(
         self, topic: NodeStateTopic | NodeEventTopic | NodeTelemetryTopic, node: NodeId, message: Message
-    ) -> Event:
+    ) -> Event | None:
         match topic, message:
             case NodeStateTopic(), NodeState():
-                self._traffic.presence(node, message.presence)
-                return NodeStateReceived(node=node, state=message)
+                return self._node_state(node, message)
             case NodeEventTopic(), UpdateOffer():
                 known = self._store.verdict(message.update)
                 asked = self._store.reserved(message.round) if known is None else None
@@ -219,29 +272,67 @@ class Inbound:
             case _:
                 raise MalformedMessage(_misplaced(message))
 
+    def _node_state(self, node: NodeId, state: NodeState) -> Event | None:
+        if self._too_many_births(node, state):
+            self._incidents.count(node, "birth_flood")
+            return None
+        self._traffic.presence(node, state.presence)
+        return NodeStateReceived(node=node, state=state)
 
-class RateLimit:
-    """One node's share of the coordinator's attention: what comes faster is dropped before it is read (a token bucket).
+    def _too_many_births(self, node: NodeId, state: NodeState) -> bool:
+        """Whether a node comes and goes more often than any device does; what it says while it is there is no birth."""
+        seen = (state.incarnation, state.presence)
+        if self._presences.get(node) == seen:
+            return False
+        if not self._births.admits(node, self._now()):
+            return True
+        if len(self._presences) >= RateLimit.keys_max:
+            self._presences.clear()
+        self._presences[node] = seen
+        return False
 
-    Chunks are not counted: they are granted, and one that was not is dropped for less than counting it would cost.
+
+class RetainedMail:
+    """Takes away what is retained where nothing may be.
 
     Args:
+        publish: Publishes an empty retained message on a topic.
+        look_again: Asks the broker for all that is retained there; called on a thread of its own.
         now: Monotonic seconds.
     """
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
-        self._left: dict[NodeId, tuple[float, float]] = {}
+    def __init__(
+        self,
+        publish: Callable[[str], None],
+        look_again: Callable[[], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._publish, self._look_again, self._now = publish, look_again, now
+        # What waits for the broker in our queue must leave room for announcements.
+        self._limit = RateLimit[str](per_s=CLEARED_PER_S, burst=CLEARED_PER_S)
+        self._dropped, self._seen = 0, False
+        self._timer: threading.Timer | None = None
 
-    def admits(self, node: NodeId) -> bool:
-        """Take one message of a node; False when it has sent too many."""
-        now = self._now()
-        left, since = self._left.get(node, (BURST_MESSAGES, now))
-        left = min(BURST_MESSAGES, left + (now - since) * MESSAGES_PER_S)
-        if node not in self._left and len(self._left) >= NODES_MAX:
-            self._left.clear()  # names were invented: whoever can do that is not held up by a bucket of one name
-        self._left[node] = (max(0.0, left - 1.0), now)
-        return left >= 1.0
+    def clear(self, topic: str) -> None:
+        """Take one away, now or with the next look."""
+        self._seen = True
+        if self._limit.admits("", self._now()):
+            self._publish(topic)
+        else:
+            self._look_later()
+
+    def dropped(self, total: int) -> None:
+        """The broker has dropped ``total`` messages so far: some of them may stay there without having come here."""
+        if self._seen and total > self._dropped:
+            self._seen = False
+            self._look_later()
+        self._dropped = total
+
+    def _look_later(self) -> None:
+        if self._timer is None or not self._timer.is_alive():
+            self._timer = threading.Timer(LOOK_AGAIN_S, self._look_again)
+            self._timer.daemon = True
+            self._timer.start()
 
 
 def _misplaced(message: Message) -> str:

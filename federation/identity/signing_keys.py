@@ -25,6 +25,7 @@ __all__ = [
     "NodeKeys",
     "SigningKey",
     "Trust",
+    "enrolled_nodes",
     "node_keys_text",
     "read_coordinator_key",
     "read_public_key",
@@ -186,6 +187,15 @@ def read_coordinator_key(path: Path) -> CoordinatorKey:
         ConfigError: The file is missing or damaged.
     """
     return CoordinatorKey(read_public_key(read_text(path, bytes_max=PEM_BYTES_MAX), source=path.name))
+
+
+def enrolled_nodes(path: Path) -> frozenset[NodeId]:
+    """Who has a key in a file of the nodes' keys.
+
+    Raises:
+        ConfigError: It is missing or damaged.
+    """
+    return frozenset(NodeId(name) for name, keys in _read_node_keys(path).items() if keys)
 
 
 def read_trust(own: Path | None, others: Path | None, read_others: Callable[[Path], Verifier]) -> Trust:

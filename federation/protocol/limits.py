@@ -18,6 +18,10 @@ SIGNATURE_BYTES: Final = 64
 
 CHUNK_BYTES: Final = 61_440
 """Bytes of a chunk's body: the default and the most; the whole packet stays below 64 KiB."""
+CHUNK_BYTES_MIN: Final = 1_024
+"""Bytes of the smallest chunk of an update that has more than `SMALL_CHUNKS_MAX` of them: each grant lists them all."""
+SMALL_CHUNKS_MAX: Final = 256
+"""Chunks that may be smaller."""
 CHUNKS_MAX: Final = 65_536
 """Chunks of one payload."""
 SEGMENT_CHUNKS: Final = 256

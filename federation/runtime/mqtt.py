@@ -191,7 +191,10 @@ class MqttTransport(NetworkThread):
     def _subscribe(self, topic_filter: str, qos: int) -> None:
         self._subscriptions.add(topic_filter, qos)
         if self.connected and topic_filter != self._signed_topic:
-            self._client.subscribe(topic_filter, options=SubscribeOptions(qos=qos))
+            self._client.subscribe(topic_filter, options=self._options(topic_filter, qos))
+
+    def _options(self, topic_filter: str, qos: int) -> SubscribeOptions:
+        return SubscribeOptions(qos=qos, retainAsPublished=topic_filter in self._session.as_published)
 
     def _unsubscribe(self, topic_filter: str) -> None:
         if self._subscriptions.remove(topic_filter, connected=self.connected):
@@ -230,7 +233,7 @@ class MqttTransport(NetworkThread):
             wanted = [(self._signed_topic, 0), *(one for one in wanted if one[0] != self._signed_topic)]
         for begin in range(0, len(wanted), self._session.filters_max):
             batch = wanted[begin : begin + self._session.filters_max]
-            client.subscribe([(topic_filter, SubscribeOptions(qos=qos)) for topic_filter, qos in batch])
+            client.subscribe([(topic_filter, self._options(topic_filter, qos)) for topic_filter, qos in batch])
         if forgotten and present:
             client.unsubscribe(forgotten)
         self._log.info("connected", session_present=present, packet_bytes_max=self._packet_bytes_max)

@@ -31,6 +31,7 @@ class SessionSettings:
             of the broker's return, and 1,000 nodes over 15 s are 70 connects a second.
         perishable: Topics that begin so are not sent again after a reconnect, nor kept while there is no connection:
             their receiver asks for what it misses, and knows better what has arrived. Nothing is none.
+        as_published: Filters whose messages say that they are retained also when they arrive as they are published.
     """
 
     client_id: str
@@ -47,6 +48,7 @@ class SessionSettings:
     first_connect_spread_s: float = 0.2
     reconnect_delay_s_max: float = 15.0
     perishable: str = ""
+    as_published: frozenset[str] = frozenset()
 
 
 class Backoff:

@@ -490,6 +490,10 @@ def _line(effect: Effect) -> str:  # noqa: PLR0911, PLR0912 - one branch per eff
     match effect:
         case effects.SaveRound(record=record):
             return f"save round {record.round} of version {record.version} for {' '.join(sorted(record.nodes))}".strip()
+        case effects.ClearNodeState(node=node):
+            return f"clear {node}"
+        case effects.CountIncident(node=node, kind=kind):
+            return f"count {kind} of {node}"
         case effects.CloseRound():
             return f"close {' '.join(sorted(effect.nodes))} in round {effect.round}"
         case effects.PublishState():

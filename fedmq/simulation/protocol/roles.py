@@ -150,7 +150,13 @@ class CoordinatorActor(Actor):
         rng = self.surroundings.rng(f"coordinator/{disk.epoch}").random
         machine = CoordinatorMachine(self._engine, recovered, selector=make_selector("uniform"), rng=rng)
         inbound = CoordinatorInbound(
-            topics, disk, executor.traffic, executor.broker_connected, verifier=place.keys, signer=key
+            topics,
+            disk,
+            executor.traffic,
+            executor.broker_connected,
+            verifier=place.keys,
+            signer=key,
+            now=self.clock.now,
         )
         return Life(machine=machine, executor=executor, translate=inbound.translate, transports=(data, control))
 

@@ -1,5 +1,6 @@
 """What a transport received becomes an event, or is refused; nothing that a stranger sends can do more."""
 
+import threading
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import strategies as some
 from coordinator.engine import events
 from coordinator.engine.events import BrokerDropped, CoordinatorStateReceived, MessageRefused
 from coordinator.records import Verdict
+from coordinator.runtime import inbound
 from coordinator.runtime.connections import DROPPED_TOPIC
-from coordinator.runtime.inbound import Inbound
+from coordinator.runtime.inbound import BURST_BIRTHS, BURST_MESSAGES, CLEARED_PER_S, Inbound, RetainedMail
 from coordinator.runtime.incidents import Incidents
 from coordinator.runtime.traffic import PACKET_HEADER_BYTES, Traffic
 from coordinator.storage.memory_store import MemoryStore
@@ -279,3 +281,98 @@ def test_a_chunk_needs_no_signature() -> None:
     bench.inbound = Inbound(TOPICS, bench.store, bench.traffic, lambda: None, verifier=OnlyAnn())
     topic = TOPICS.node_chunk(ANN, UpdateId("0-ann"), 7)
     assert isinstance(bench.hear(topic, b"raw"), events.ChunkReceived)
+
+
+class Cleared:
+    """An inbound whose clearing, clock and counting the test sees."""
+
+    def __init__(self) -> None:
+        self.topics: list[str] = []
+        self.looked = threading.Event()
+        self.now = 100.0
+        self.incidents = Incidents()
+        store = MemoryStore()
+        initialised(store)
+        mail = RetainedMail(self.topics.append, self.looked.set, now=lambda: self.now)
+        self.inbound = Inbound(
+            TOPICS, store, Traffic(), lambda: None, incidents=self.incidents, retained=mail, now=lambda: self.now
+        )
+
+    def hear(self, topic: str, payload: bytes, *, retained: bool = False) -> events.Event | None:
+        return self.inbound.translate(MessageReceived(topic=topic, payload=payload, retained=retained))
+
+    def counted(self) -> dict[str, int]:
+        return self.incidents.counts().get(ANN, {})
+
+
+@pytest.mark.parametrize(
+    "topic",
+    ["t/n/ann/evt", "t/n/ann/tel", "t/n/ann/up/1-ann/0", "t/n/ann/up/junk-1/x1", "t/n/ann/up/", "t/n/ann/up/a/b/c/d"],
+)
+def test_what_is_retained_where_nothing_may_be_is_counted_unread_and_cleared(topic: str) -> None:
+    """FED-102."""
+    found, topic = Cleared(), f"fl/{topic}"
+    event = found.hear(topic, encode_message(DECLINE), retained=True)
+    assert isinstance(event, MessageRefused)
+    assert found.topics == [topic]
+    assert found.counted() == {"retained": 1}
+    # Our own empty message comes back to us.
+    assert found.hear(topic, b"", retained=True) is None
+    assert (found.topics, found.counted()) == ([topic], {"retained": 1})
+
+
+def test_a_state_is_retained_as_it_should_be() -> None:
+    found = Cleared()
+    topic = TOPICS.node_state(ANN)
+    assert isinstance(found.hear(topic, encode_message(STATE), retained=True), events.NodeStateReceived)
+    assert (found.topics, found.counted()) == ([], {})
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbound, "LOOK_AGAIN_S", 0.01)
+
+
+@pytest.mark.usefixtures("soon")
+def test_what_the_broker_has_dropped_is_looked_for_where_somebody_retains() -> None:
+    """A message that did not fit into our queue stays at the broker all the same."""
+    found = Cleared()
+    found.hear(DROPPED_TOPIC, b"7")
+    found.hear("fl/t/n/ann/up/a/0", b"x", retained=True)
+    found.hear(DROPPED_TOPIC, b"7")
+    assert not found.looked.wait(0.1)
+    found.hear(DROPPED_TOPIC, b"9")
+    assert found.looked.wait(10.0)
+    found.looked.clear()
+    found.hear(DROPPED_TOPIC, b"11")
+    assert not found.looked.wait(0.1)
+
+
+@pytest.mark.usefixtures("soon")
+def test_more_than_can_be_cleared_at_once_is_looked_for_again() -> None:
+    found = Cleared()
+    for number in range(int(CLEARED_PER_S) + 50):
+        found.hear(f"fl/t/n/ann/up/a/{number}", b"x", retained=True)
+    assert len(found.topics) == CLEARED_PER_S
+    assert found.looked.wait(10.0)
+
+
+def test_a_node_that_is_born_all_the_time_is_counted_and_not_believed() -> None:
+    found, topic = Cleared(), TOPICS.node_state(ANN)
+    heard = [
+        found.hear(topic, encode_message(replace(STATE, incarnation=Incarnation(number)))) for number in range(1, 201)
+    ]
+    assert sum(event is not None for event in heard) == BURST_BIRTHS
+    assert found.counted() == {"birth_flood": 200 - BURST_BIRTHS}
+    # What it says while it stays the same is no birth, and a device that starts anew now and then is heard.
+    found.now += 10.0
+    assert found.hear(topic, encode_message(replace(STATE, incarnation=Incarnation(500)))) is not None
+    busy = replace(STATE, incarnation=Incarnation(500), activity=Activity.TRAINING)
+    assert all(found.hear(topic, encode_message(busy)) is not None for _ in range(100))
+
+
+def test_empty_messages_are_a_flood_like_others() -> None:
+    found = Cleared()
+    for _ in range(int(BURST_MESSAGES) + 10):
+        assert found.hear("fl/t/n/ann/up/a/0", b"", retained=True) is None
+    assert found.counted() == {"flood": 10}

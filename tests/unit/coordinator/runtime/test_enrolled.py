@@ -1,0 +1,76 @@
+"""A coordinator that runs follows the list of the enrolled nodes."""
+
+import queue
+from pathlib import Path
+
+import pytest
+
+from coordinator.engine.events import NodesEnrolled
+from coordinator.runtime import enrolled
+from coordinator.runtime.enrolled import EnrolledWatch, keys_digest
+from federation.identity.signing_keys import SigningKey, node_keys_text
+from federation.runtime.transport import Inbox, InboxItem
+
+LIMIT_S = 10.0
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enrolled, "LOOK_S", 0.01)
+
+
+def write(path: Path, *nodes: str) -> None:
+    text = node_keys_text({node: [SigningKey.new().public_hex] for node in nodes})
+    # As the commands do: never half a file.
+    path.with_suffix(".new").write_text(text)
+    path.with_suffix(".new").replace(path)
+
+
+def told(inbox: Inbox) -> NodesEnrolled:
+    event = inbox.get(timeout=LIMIT_S).event
+    assert isinstance(event, NodesEnrolled)
+    return event
+
+
+def test_the_list_is_told_at_the_start_and_when_it_changes(tmp_path: Path) -> None:
+    keys, inbox = tmp_path / "nodes.json", Inbox(10)
+    write(keys, "ann", "bob")
+    with EnrolledWatch(keys, inbox):
+        first = told(inbox)
+        assert (set(first.nodes), first.digest) == ({"ann", "bob"}, keys_digest(keys))
+        write(keys, "bob")
+        second = told(inbox)
+        assert (set(second.nodes), second.digest) == ({"bob"}, keys_digest(keys))
+    assert inbox.empty()
+
+
+def test_a_damaged_or_missing_list_expels_nobody(tmp_path: Path) -> None:
+    keys, inbox = tmp_path / "nodes.json", Inbox(10)
+    write(keys, "ann")
+    with EnrolledWatch(keys, inbox):
+        told(inbox)
+        keys.write_text("{")
+        with pytest.raises(queue.Empty):
+            inbox.get(timeout=0.2)
+        keys.unlink()
+        with pytest.raises(queue.Empty):
+            inbox.get(timeout=0.2)
+        write(keys, "bob")
+        assert told(inbox).nodes == {"bob"}
+
+
+def test_a_full_inbox_delays_the_news(tmp_path: Path) -> None:
+    keys, inbox = tmp_path / "nodes.json", Inbox(1)
+    write(keys, "ann")
+    inbox.put(InboxItem(event=None))
+    with EnrolledWatch(keys, inbox):
+        assert inbox.get(timeout=LIMIT_S).event is None
+        assert told(inbox).nodes == {"ann"}
+
+
+def test_without_a_list_nothing_is_followed(tmp_path: Path) -> None:
+    inbox = Inbox(1)
+    with EnrolledWatch(None, inbox):
+        pass
+    assert inbox.empty()
+    del tmp_path
