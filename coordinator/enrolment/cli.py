@@ -2,6 +2,7 @@
 
 import datetime as dt
 import ipaddress
+import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Annotated
 
 import typer
 
+from coordinator.config.sections import read_config
 from coordinator.enrolment.broker import reload_broker
 from coordinator.enrolment.federation import Fleet
 from coordinator.enrolment.folder import FleetFolder
+from coordinator.enrolment.shut_out import SHUT, still_open
 from coordinator.enrolment.texts import FleetPlan
 from federation.errors import ConfigError, LocalProtocolError
 from federation.identity.bundle import BUNDLE_BYTES_MAX
@@ -19,6 +22,7 @@ from federation.identity.certificates import AUTHORITY_DAYS, CERTIFICATE_DAYS
 from federation.identity.private_files import read_text
 from federation.identity.request import decode_request
 from federation.protocol.topics import validate_federation_id
+from federation.storage.folder import lock_holder
 from federation.types import FederationId, NodeId
 
 __all__ = ["certificate_ends", "enroll", "init", "renew", "revoke", "tell_expiring"]
@@ -26,6 +30,11 @@ __all__ = ["certificate_ends", "enroll", "init", "renew", "revoke", "tell_expiri
 EXPIRING_DAYS = 30
 HOST_MAX = 253
 HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-")
+
+_ELSEWHERE = (
+    "no broker of this folder was reached from here: copy broker/ to where it runs, and have it read its files again\n"
+    "  systemctl reload fedmq-broker    or    docker compose kill -s HUP broker    or    kill -HUP PID"
+)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder.")]
 Nodes = Annotated[list[str], typer.Argument(metavar="NODE...", help="Names of nodes: letters, digits, '-' and '_'.")]
@@ -63,6 +72,10 @@ def init(  # noqa: PLR0913 - one parameter per option is how the library declare
     fleet.create(plan, days=days)
     typer.echo(f"federation {plan.federation} made in {folder}; the broker's address is {plan.broker_url}")
     typer.echo(f"keep {folder}/authority to yourself: whoever has it can enroll nodes")
+    if os.getuid() == 0:
+        typer.echo(
+            "made by root: compose.yaml runs its containers as root, too; make it as another user, or edit user:"
+        )
     _tell_enrolled(fleet, fleet.enroll(enroll_ or [], days=days))
     typer.echo(f"next: coordinator run --config {folder} --with-broker")
 
@@ -95,11 +108,28 @@ def enroll(
 
 
 def revoke(folder: Folder, nodes: Nodes) -> None:
-    """Shut nodes out: their certificates are refused, and connections that are still open go silent."""
+    """Shut nodes out: certificates are refused, connections end, nobody waits for them. Exit code 1: not proved.
+
+    Run it again to check, such as after its files were copied to a broker that runs elsewhere.
+    """
     fleet = _fleet(folder)
-    for name in fleet.revoke(nodes):
+    names = fleet.revoke(nodes)
+    for name in names:
         typer.echo(f"{name} is revoked")
-    _tell_reloaded(fleet, needed=True)
+    reload_broker(fleet.folder.broker)
+    config = read_config(folder, {})
+    problems = list(still_open(fleet, config, names))
+    if not problems:
+        typer.echo(SHUT)
+        if lock_holder(config.store.folder) is None:
+            typer.echo(
+                f"no coordinator runs with {config.store.folder} here; elsewhere, give it coordinator/nodes.json"
+            )
+        return
+    for problem in problems:
+        typer.echo(f"NOT SHUT OUT: {problem}", err=True)
+    typer.echo(f"{_ELSEWHERE}\nthen check it: coordinator revoke {folder} {' '.join(names)}", err=True)
+    raise typer.Exit(1)
 
 
 def renew(
@@ -151,10 +181,7 @@ def _tell_reloaded(fleet: Fleet, *, needed: bool) -> None:
     if reload_broker(fleet.folder.broker):
         typer.echo("the broker has read its lists again")
     elif needed:
-        typer.echo(
-            "no broker of this folder runs here: copy broker/ to where it runs, and have it read its files again\n"
-            "  systemctl reload fedmq-broker    or    docker compose kill -s HUP broker    or    kill -HUP PID"
-        )
+        typer.echo(_ELSEWHERE)
 
 
 def _federation_id(text: str) -> FederationId:

@@ -15,6 +15,7 @@ from coordinator.enrolment.texts import FleetPlan, access_rules, broker_text, co
 from federation.errors import ConfigError, LocalProtocolError
 from federation.identity.bundle import BUNDLE_BYTES_MAX, encode_bundle
 from federation.identity.certificates import (
+    AUTHORITY_DAYS,
     BACKDATED,
     CERTIFICATE_DAYS,
     LIST_BYTES_MAX,
@@ -136,22 +137,47 @@ class Fleet:
     def revoke(self, nodes: Sequence[str]) -> list[NodeId]:
         """Revoke every certificate of these nodes, in the broker's list and in its access rules.
 
+        Where all of them are revoked already, nothing is written: a broker elsewhere may just have been given the list.
+
         Raises:
             ConfigError: A node is not enrolled.
             StorageError: Something cannot be written.
         """
         names = [_node_id(text) for text in nodes]
         with locked(self.folder.register):
-            register = load_register(self.folder.register)
+            before = register = load_register(self.folder.register)
             for name in names:
                 if not register.of(name):
                     raise ConfigError(name, "is not enrolled", source="command line")
                 register = register.without(name, self.now)
+            if register == before and all(path.exists() for path in self.folder.revoked_pair):
+                return names
+            register = register.with_issued(self._refused_by_all(names[0]))
             save_register(self.folder.register, register)
             self._write_rules(register)
             for name in names:
                 self.folder.bundle(name).unlink(missing_ok=True)
         return names
+
+    def _refused_by_all(self, name: NodeId) -> Issued:
+        """Make a certificate that is revoked from the first: a broker that accepts it has not read its list."""
+        made = new_identity(self._authority(), name, purpose=Purpose.CLIENT, now=self.now, days=AUTHORITY_DAYS)
+        _write_pair(self.folder.revoked_pair, made)
+        return Issued.of(name, made.certificate).model_copy(update={"revoked": self.now})
+
+    def successor(self, name: NodeId) -> Identity:
+        """A certificate with a revoked node's name, for who takes over its connection, and with it ends it.
+
+        It is in the next list of revoked certificates, and its access rules are those of a revoked node: none.
+
+        Raises:
+            StorageError: The register cannot be written.
+        """
+        with locked(self.folder.register):
+            made = new_identity(self._authority(), name, purpose=Purpose.CLIENT, now=self.now, days=1)
+            entry = Issued.of(name, made.certificate).model_copy(update={"revoked": self.now})
+            save_register(self.folder.register, load_register(self.folder.register).with_issued(entry))
+        return made
 
     def expiring(self, *, within_days: int) -> list[tuple[str, dt.datetime]]:
         """Names whose newest certificate ends soon or has ended, and when; revoked ones are left out."""

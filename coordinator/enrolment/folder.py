@@ -39,6 +39,11 @@ class FleetFolder:
         """Certificate and key of the authority."""
         return self.root / "authority" / "ca.crt", self.root / "authority" / "ca.key"
 
+    @property
+    def revoked_pair(self) -> tuple[Path, Path]:
+        """Certificate and key that nobody uses and every broker must refuse: they are in its list of revoked ones."""
+        return self.root / "authority" / "revoked.crt", self.root / "authority" / "revoked.key"
+
     def coordinator(self, connection: str) -> tuple[Path, Path]:
         """Certificate and key of one of the coordinator's connections."""
         return self.root / "coordinator" / f"{connection}.crt", self.root / "coordinator" / f"{connection}.key"

@@ -1,10 +1,17 @@
-"""A short visit to the broker, under a name of its own: what it accepts, and what others have left there."""
+"""A short visit to the broker, under a name of its own: what it accepts, and what others have left there.
+
+Or a knock, under somebody's name: whether the broker lets them in.
+"""
 
 import queue
+import socket
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
+from federation.errors import ConfigError
 from federation.runtime.address import BrokerAddress
 from federation.runtime.mqtt import MqttTransport
 from federation.runtime.session import SessionSettings
@@ -16,7 +23,7 @@ from federation.runtime.transport import (
     TransportFailed,
 )
 
-__all__ = ["Seen", "visit_broker"]
+__all__ = ["Answer", "Seen", "knock", "visit_broker"]
 
 ANSWER_S = 10.0
 """How long the broker may take to accept us, in seconds."""
@@ -108,3 +115,57 @@ def _note(seen: Seen, event: object) -> None:
             seen.reason = event.reason
         case MessageReceived() if event.payload:
             seen.messages[event.topic] = event.payload
+
+
+class Answer(Enum):
+    """How a broker answers a knock."""
+
+    ACCEPTED = auto()
+    REVOKED = auto()
+    """It says that the certificate was revoked."""
+    REFUSED = auto()
+    """It does not let us in, for another reason or without one."""
+    ABSENT = auto()
+    """Nobody answers there, or somebody whom we do not trust."""
+
+
+def knock(address: BrokerAddress, client_id: str, *, limit_s: float = ANSWER_S) -> Answer:
+    """Connect with a clean session, and leave again: nobody else is connected by that name after it was accepted.
+
+    Args:
+        address: Where; with TLS and the certificate of that name.
+        client_id: The name.
+        limit_s: Patience for each step, in seconds.
+
+    Raises:
+        ConfigError: The certificate cannot be loaded.
+    """
+    if address.tls is None:
+        raise ConfigError("broker.url", "a certificate needs mqtts://")
+    context = address.tls.context()
+    try:
+        plain = socket.create_connection((address.host, address.port), timeout=limit_s)
+    except OSError:
+        return Answer.ABSENT
+    try:
+        with plain, context.wrap_socket(plain, server_hostname=address.host) as secure:
+            secure.sendall(_connect_packet(client_id))
+            # CONNACK: its type, its length, whether there was a session, and 0 for success.
+            head = secure.recv(4)
+            if len(head) == 4 and head[0] == 0x20 and head[3] == 0:
+                secure.sendall(b"\xe0\x00")
+                return Answer.ACCEPTED
+    except ssl.SSLCertVerificationError:
+        return Answer.ABSENT
+    except ssl.SSLError as error:
+        return Answer.REVOKED if "CERTIFICATE_REVOKED" in (error.reason or "") else Answer.REFUSED
+    except OSError:
+        return Answer.REFUSED
+    return Answer.REFUSED
+
+
+def _connect_packet(client_id: str) -> bytes:
+    """MQTT 5 CONNECT: clean start, a keep-alive of 10 s, no properties; short enough for a length of one byte."""
+    name = client_id.encode()
+    body = b"\x00\x04MQTT\x05\x02\x00\x0a\x00" + len(name).to_bytes(2, "big") + name
+    return bytes((0x10, len(body))) + body

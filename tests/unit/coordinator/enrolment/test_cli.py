@@ -9,11 +9,12 @@ from typer.testing import CliRunner
 import edge_node.cli
 import edge_node.config
 from coordinator.cli import make_app
+from coordinator.enrolment import shut_out
 from coordinator.enrolment.broker import FleetBroker, reload_broker
 from coordinator.enrolment.register import load_register
 from federation.errors import ConfigError
 from federation.identity.bundle import decode_bundle
-from federation.runtime.local_broker import BrokerFailed
+from federation.runtime.local_broker import BrokerFailed, free_port
 
 
 def command(*arguments: str) -> str:
@@ -58,10 +59,19 @@ def test_init_refuses_what_cannot_be_an_address_or_a_name(tmp_path: Path, argume
     assert not (tmp_path / "plant" / "authority").exists()
 
 
-def test_revoke_says_what_to_do_where_the_broker_runs_elsewhere(plant: Path) -> None:
-    said = command("revoke", str(plant), "edge-01")
-    assert "edge-01 is revoked" in said
-    assert "kill -s HUP broker" in said
+def test_revoke_fails_loudly_where_no_broker_is_reached(plant: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shut_out, "PATIENCE_S", 0.0)
+    monkeypatch.setenv("FEDMQ_COORDINATOR__BROKER__URL", f"mqtts://localhost:{free_port()}")
+    done = CliRunner().invoke(make_app(["revoke"]), ["revoke", str(plant), "edge-01"])
+    assert done.exit_code == 1
+    assert "edge-01 is revoked" in done.stdout
+    assert "NOT SHUT OUT: the broker at localhost:" in done.stderr
+    assert "kill -s HUP broker" in done.stderr
+    assert f"then check it: coordinator revoke {plant} edge-01" in done.stderr
+
+
+def test_renew_says_what_to_do_where_the_broker_runs_elsewhere(plant: Path) -> None:
+    assert "kill -s HUP broker" in command("renew", str(plant), "--within", "400")
 
 
 def test_renew_takes_what_ends_soon_or_what_is_named(plant: Path) -> None:

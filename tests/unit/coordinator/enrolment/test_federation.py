@@ -148,10 +148,30 @@ def test_revoking_names_every_certificate_of_the_node_and_silences_it(fleet: Fle
     serials = {int(one.serial) for one in load_register(fleet.folder.register).of("edge-01")}
     fleet.revoke(["edge-01"])
     assert len(serials) == 2
-    assert revoked_serials(fleet) == serials
+    # And one that nobody uses: a broker that refuses it has read the list.
+    refused = read_certificate(fleet.folder.revoked_pair[0].read_text()).serial_number
+    assert revoked_serials(fleet) == {*serials, refused}
     assert denied(fleet) == ["edge-01"]
     assert not fleet.folder.bundle(NodeId("edge-01")).exists()
     assert fleet.folder.bundle(NodeId("edge-02")).exists()
+
+
+def test_revoking_again_writes_nothing_so_that_a_copied_list_can_be_checked(fleet: Fleet) -> None:
+    fleet.enroll(["edge-01"])
+    fleet.revoke(["edge-01"])
+    before = (fleet.folder.revoked.read_bytes(), fleet.folder.revoked_pair[0].read_bytes())
+    assert fleet.revoke(["edge-01"]) == ["edge-01"]
+    assert (fleet.folder.revoked.read_bytes(), fleet.folder.revoked_pair[0].read_bytes()) == before
+
+
+def test_a_successor_of_a_revoked_node_is_in_the_next_list(fleet: Fleet) -> None:
+    fleet.enroll(["edge-01", "edge-02"])
+    fleet.revoke(["edge-01"])
+    successor = fleet.successor(NodeId("edge-01")).certificate.serial_number
+    assert successor not in revoked_serials(fleet)
+    assert denied(fleet) == ["edge-01"]
+    fleet.revoke(["edge-02"])
+    assert successor in revoked_serials(fleet)
 
 
 def test_a_revoked_node_may_be_enrolled_again(fleet: Fleet) -> None:
