@@ -64,7 +64,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     users = folder / "dynamic-security.json"
 
     def run(name: str, **more: str) -> None:
-        environ = {**os.environ, "ADMIN_PASSWORD": "admin's own", **more}
+        environ = {**os.environ, "ADMIN_PASSWORD": "admins-own", "HOME": str(folder), **more}
         subprocess.run(
             ["/bin/bash", "-euc", block(name)],
             cwd=folder,
