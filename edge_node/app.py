@@ -3,8 +3,8 @@
 import os
 import queue
 import random
-from dataclasses import replace
 import sys
+from dataclasses import replace
 
 from edge_node.config import NodeConfig, SecuritySection
 from edge_node.engine.events import StopRequested
