@@ -16,6 +16,7 @@ from typing import Any
 from coordinator.engine.early_stopping import Goal, Source, StoppingSettings
 from coordinator.engine.effects import Effect
 from coordinator.engine.events import Event
+from coordinator.storage.files import STATUS
 from federation.errors import StorageError
 from federation.runtime.driver import Machine
 from federation.storage.folder import lock_holder, write_file
@@ -32,7 +33,6 @@ __all__ = [
     "read_waiting",
 ]
 
-STATUS = "status.json"
 STATUS_BYTES_MAX = 16 << 20
 
 FORMER: Mapping[str, str] = {

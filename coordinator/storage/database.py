@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from coordinator.storage.files import traces
 from coordinator.storage.schema import TABLES
 from federation.storage.sqlite import Connection, Database, Layout, ReadOnlyDatabase
 
@@ -72,10 +73,11 @@ def open_database(folder: Path) -> Database:
     """Open the database of a state folder to write; an earlier layout is upgraded.
 
     Raises:
-        StorageError: It is damaged, of a newer layout, or cannot be opened.
+        StorageError: It is damaged, lost, of a newer layout, or cannot be opened.
     """
     remedy = "restore a copy, or begin with an empty store.folder"
-    return Database(folder / DATABASE, LAYOUT, remedy=remedy, role="coordinator")
+    found = traces(folder, DATABASE)
+    return Database(folder / DATABASE, LAYOUT, remedy=remedy, role="coordinator", traces=found)
 
 
 def open_read_only(folder: Path) -> ReadOnlyDatabase:

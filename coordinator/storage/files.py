@@ -1,8 +1,11 @@
 """The files of the coordinator's store: their names, and what is in them."""
 
+import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
+from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
@@ -11,19 +14,37 @@ from safetensors import SafetensorError
 from coordinator.storage.store import ModelState
 from federation.errors import StorageError
 from federation.protocol.messages import ModelPart
+from federation.storage.folder import TEMPORARY
 from federation.storage.sqlite import SqliteError
 from federation.types import ModelVersion
 from update_codec import Vectors
 
 __all__ = [
+    "BLOBS",
+    "STATUS",
+    "TRANSFERS",
     "blob_digest",
     "model_file",
     "model_from_bytes",
     "model_to_bytes",
+    "of_later_versions",
     "part_file",
     "payload_file",
     "reading",
+    "traces",
 ]
+
+BLOBS = "blobs"
+"""Folder of the large files in the state folder."""
+
+TRANSFERS = "transfers"
+"""Folder of the updates that are arriving."""
+
+STATUS = "status.json"
+"""What tells others of a run; a coordinator writes it once it has opened its database."""
+
+FORMER_STATUS = ("counters.json", "stopping.json", "waiting.json")
+"""The same of earlier releases."""
 
 
 def model_file(version: int) -> str:
@@ -39,6 +60,26 @@ def part_file(part: ModelPart) -> str:
 def payload_file(update: str) -> str:
     """Name of the file with a large update's frame."""
     return f"update-{update}.frame"
+
+
+def traces(folder: Path, database: str) -> list[str]:
+    """Files that only a run leaves beside its database: none at a first start, which makes the database first."""
+    found = [name for name in (f"{database}-wal", STATUS, *FORMER_STATUS) if _has_content(folder / name)]
+    for name in (TRANSFERS, BLOBS):
+        with contextlib.suppress(OSError):
+            whole = (entry.name for entry in os.scandir(folder / name) if not entry.name.endswith(TEMPORARY))
+            found = [f"{name}/{one}" for one in sorted(whole)] + found
+    return found
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+def of_later_versions(folder: Path) -> list[str]:
+    """Large files that a first start cannot have left, not even one that was killed."""
+    first = (model_file(0), "-0.frame")
+    return [name for name in traces(folder, "") if "/" in name and not name.endswith(first)]
 
 
 def blob_digest(body: bytes) -> bytes:

@@ -8,7 +8,15 @@ from typing import Self
 from coordinator.records import NodesEvaluation
 from coordinator.storage import evaluations, schema, seals
 from coordinator.storage.database import open_read_only
-from coordinator.storage.files import blob_digest, model_file, model_from_bytes, part_file, payload_file, reading
+from coordinator.storage.files import (
+    BLOBS,
+    blob_digest,
+    model_file,
+    model_from_bytes,
+    part_file,
+    payload_file,
+    reading,
+)
 from coordinator.storage.participation import read_participation
 from coordinator.storage.recovery import read_published
 from coordinator.storage.seals import SealedRow
@@ -20,11 +28,7 @@ from federation.storage.sqlite import Readable
 from federation.types import ModelVersion, RunId, UpdateId
 from update_codec import CodecError, Manifest
 
-__all__ = ["BLOBS", "ReadOnlyStore", "StoreReader"]
-
-BLOBS = "blobs"
-"""Folder of the large files in the state folder."""
-
+__all__ = ["ReadOnlyStore", "StoreReader"]
 
 _HISTORY = """
 SELECT v.*, e.metrics,

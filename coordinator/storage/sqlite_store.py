@@ -24,16 +24,19 @@ from coordinator.records import (
     VersionRecord,
 )
 from coordinator.storage import evaluations, participation, schema, statements
-from coordinator.storage.database import open_database
+from coordinator.storage.database import DATABASE, open_database
 from coordinator.storage.files import (
+    BLOBS,
+    TRANSFERS,
     blob_digest,
     model_file,
     model_to_bytes,
+    of_later_versions,
     part_file,
     payload_file,
     reading,
 )
-from coordinator.storage.read_only import BLOBS, StoreReader
+from coordinator.storage.read_only import StoreReader
 from coordinator.storage.recovery import read_published, read_recovered, read_version, repair_best, repair_head
 from coordinator.storage.seals import head_changes, identity_is_sealed, seal_identity, seal_version
 from coordinator.storage.store import Commit
@@ -42,7 +45,7 @@ from federation.errors import LocalProtocolError
 from federation.protocol.messages import ModelPart, ReceiptStatus
 from federation.runtime.failpoint import failpoint
 from federation.storage.folder import Folder, FolderLock
-from federation.storage.sqlite import storing
+from federation.storage.sqlite import lost, storing
 from federation.types import Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from update_codec import Manifest
 
@@ -69,7 +72,7 @@ class SqliteStore(StoreReader):
 
     Raises:
         StoreLocked: Another process owns the folder.
-        StorageError: The database is damaged or cannot be written.
+        StorageError: The database is damaged, lost beside models, or cannot be written.
     """
 
     run: RunId
@@ -82,7 +85,7 @@ class SqliteStore(StoreReader):
         try:
             with storing("state folder"):
                 self._blobs = Folder(folder / BLOBS)
-                self._transfers = TransferFiles(folder / "transfers")
+                self._transfers = TransferFiles(folder / TRANSFERS)
                 self._database = open_database(folder)
                 super().__init__(self._database, folder)
                 self._open()
@@ -294,6 +297,8 @@ class SqliteStore(StoreReader):
     def _open(self) -> None:
         """Draw the run's identity at the first start, count the epoch up, and repair what a crash left."""
         database = self._database
+        if self.head() is None and (found := of_later_versions(self._folder)):
+            raise lost(self._folder / DATABASE, found)
         damaged = identity_is_sealed(database) is False
         with database.transaction("start"):
             first = {"run": secrets.token_hex(8), "epoch": 0, "began_ms": time.time_ns() // 1_000_000}

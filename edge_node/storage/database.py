@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_node.records import OutboxEntry, Seen
+from edge_node.storage.model_file import MODEL
 from edge_node.storage.state_folder import StateFolder
 from federation.errors import RemoteProtocolError, StorageError
 from federation.protocol.messages import UpdateOffer
@@ -117,7 +119,9 @@ class Database:
         self._written: list[str] = []
         self._replaced: list[str] = []
         remedy = f"move {folder.path} away to start afresh: only updates that were never delivered are in it"
-        self._tables = sqlite.Database(folder.path / DATABASE, LAYOUT, remedy=remedy, role="node")
+        self._tables = sqlite.Database(
+            folder.path / DATABASE, LAYOUT, remedy=remedy, role="node", traces=_traces(folder.path)
+        )
         with self.transaction(durable=True):
             self.set_meta("incarnation", int(self.meta("incarnation") or 0) + 1)
         keep = {row[0] for row in self.query("SELECT file FROM body WHERE file IS NOT NULL")}
@@ -208,6 +212,15 @@ class Database:
     def close(self) -> None:
         """Close the connection."""
         self._tables.close()
+
+
+def _traces(folder: Path) -> list[str]:
+    """What only a node's work leaves beside its database: nothing at a first start."""
+    with contextlib.suppress(OSError):
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        left = (MODEL, f"{DATABASE}-wal")
+        return [one.name for one in entries if one.name.endswith(_SUFFIX) or (one.name in left and one.stat().st_size)]
+    return []
 
 
 def _digest(body: bytes) -> bytes:

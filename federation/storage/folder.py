@@ -1,21 +1,37 @@
 """A state folder: one process owns it, and its files are whole or absent after a crash."""
 
 import contextlib
+import errno
 import fcntl
 import os
+import pwd
 import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from federation.errors import StorageError, StoreLocked
 
-__all__ = ["TEMPORARY", "Folder", "FolderLock", "lock", "lock_holder", "sync_folder", "write_file"]
+__all__ = [
+    "TEMPORARY",
+    "Folder",
+    "FolderLock",
+    "access_remedy",
+    "lock",
+    "lock_holder",
+    "remedy_for",
+    "sync_folder",
+    "write_file",
+]
 
 TEMPORARY = ".tmp"
 """Suffix of a file that is not whole yet; one that a crash has left may be deleted."""
 
 _LOCK = "lock"
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_BARRED: Final = frozenset({errno.EACCES, errno.EPERM})
+_LOCKLESS: Final = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 class FolderLock:
@@ -39,7 +55,7 @@ class FolderLock:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
             self._file = os.fdopen(os.open(folder / _LOCK, flags, 0o600), "r+b", buffering=0)
         except OSError as error:
-            raise StorageError(f"the state folder {folder} cannot be used: {error}") from error
+            raise _unusable(folder, error) from error
         try:
             self._take(folder)
         except BaseException:
@@ -53,7 +69,7 @@ class FolderLock:
                 self._file.truncate(0)
                 self._file.write(f"{os.getpid()}\n".encode())
         except OSError as error:
-            raise StorageError(f"the state folder {folder} cannot be used: {error}") from error
+            raise _unusable(folder, error) from error
         if not held:
             by = f"in use by the process with pid {_holder(self._file.fileno())}"
             raise StoreLocked(f"the state folder {folder} is {by}: stop it, or choose another store.folder")
@@ -69,6 +85,62 @@ def _close_to_others(folder: Path) -> None:
         mode = folder.stat().st_mode
         if mode & 0o077 and not mode & stat.S_ISVTX:
             folder.chmod(mode & 0o700)
+
+
+def _unusable(folder: Path, error: OSError) -> StorageError:
+    return StorageError(f"the state folder {folder} cannot be used: {error}{remedy_for(error, folder)}")
+
+
+def remedy_for(error: OSError, folder: Path | None = None) -> str:
+    """A remedy to follow the error's text, with its own semicolon; empty where the error needs none of these.
+
+    Args:
+        error: What the system said.
+        folder: The state folder, where the error is about what is in it.
+    """
+    match error.errno:
+        case number if number in _FULL:
+            return "; make room on this disk"
+        case number if number in _BARRED:
+            return access_remedy(folder)
+        case number if number in _LOCKLESS:
+            return "; this file system has no locks, as a network one without its lock service: choose a local disk"
+        case errno.EROFS:
+            return "; this disk is read-only: see the kernel's log, and make it writable again"
+        case errno.EIO:
+            return "; the disk is failing or at a limit: see the kernel's log, and move the state folder to a sound one"
+        case _:
+            return ""
+
+
+def access_remedy(folder: Path | None) -> str:
+    """What to do about a folder that this user may not use, with its own semicolon; it names a foreign owner."""
+    if folder is None:
+        return "; make the state folder writable for this user"
+    own = os.geteuid()
+    for path in _with_entries(folder):
+        owner = path.lstat().st_uid
+        if owner != own:
+            said = f"; {path} belongs to {_user(owner)}, and this process is {_user(own)}"
+            return f"{said}: sudo chown -R {_user(own)}: {folder.absolute()}"
+    return f"; make {folder.absolute()} writable for this user"
+
+
+def _with_entries(folder: Path) -> list[Path]:
+    """The folder and what can be seen in it; nothing where there is none."""
+    try:
+        return [folder, *sorted(folder.iterdir())]
+    except PermissionError:
+        return [folder] if os.path.lexists(folder) else []
+    except OSError:
+        return []
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
 
 
 def lock(handle: int, *, shared: bool = False) -> bool:

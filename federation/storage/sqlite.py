@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from federation.errors import StorageError
 from federation.runtime.failpoint import failpoint
+from federation.storage.folder import access_remedy, remedy_for
 
 __all__ = [
     "Connection",
@@ -25,6 +26,7 @@ __all__ = [
     "SqliteError",
     "Step",
     "disk_remedy",
+    "lost",
     "storing",
 ]
 
@@ -37,8 +39,9 @@ DuplicateRow = sqlite3.IntegrityError
 BUSY_S: Final = 5.0
 """How long a reader of another process, such as `coordinator status`, may hold a writer up, and the other way round."""
 
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_BARRED: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+_NAMED_MAX: Final = 3
+"""Files that a message names; the rest is counted."""
+
 _PRIMARY: Final = 0xFF
 """SQLite's extended codes have the plain one in their lowest byte."""
 
@@ -114,28 +117,34 @@ class Database:
         layout: What shall be in it; an earlier one is upgraded.
         remedy: What to do about a damaged one.
         role: Who it is, for failpoints.
+        traces: Files beside it that only a run leaves: with one of them an empty database is a lost one.
 
     Attributes:
         waits_later: Whether a durable transaction is on the disk only after the next `sync`.
 
     Raises:
-        StorageError: It is damaged, of a newer layout, or cannot be opened.
+        StorageError: It is damaged, lost, of a newer layout, or cannot be opened.
     """
 
-    def __init__(self, path: Path, layout: Layout, *, remedy: str, role: str) -> None:
+    def __init__(self, path: Path, layout: Layout, *, remedy: str, role: str, traces: Sequence[str] = ()) -> None:
         self._log, self._role = path.with_name(f"{path.name}-wal"), role
         self.waits_later = self._unsynced = False
+        # Before SQLite looks: it deletes the log of a database without a byte.
+        if traces and not (path.exists() and path.stat().st_size):
+            raise lost(path, traces)
         _make_private(path)
         try:
             self._connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S)
         except sqlite3.Error as error:
-            raise StorageError(f"{path} cannot be opened: {error}{disk_remedy(error) or f'; {remedy}'}") from error
+            raise StorageError(
+                f"{path} cannot be opened: {error}{disk_remedy(error, path.parent) or f'; {remedy}'}"
+            ) from error
         try:
-            self._prepare(path, layout, remedy)
+            self._prepare(path, layout, remedy, traces)
         except BaseException as error:
             self.close()
             if isinstance(error, sqlite3.Error):
-                problem = f"{path} cannot be read: {error}{disk_remedy(error) or f'; {remedy}'}"
+                problem = f"{path} cannot be read: {error}{disk_remedy(error, path.parent) or f'; {remedy}'}"
                 raise StorageError(problem) from error
             raise
 
@@ -197,7 +206,7 @@ class Database:
         """Close the connection."""
         self._connection.close()
 
-    def _prepare(self, path: Path, layout: Layout, remedy: str) -> None:
+    def _prepare(self, path: Path, layout: Layout, remedy: str, traces: Sequence[str]) -> None:
         self._connection.row_factory = Row
         self.execute("PRAGMA journal_mode = WAL")
         self._waits = False
@@ -206,6 +215,8 @@ class Database:
         if damage:
             raise StorageError(f"{path} is damaged ({damage}): {remedy}")
         found = layout.check(self._connection, path)
+        if not found and traces:
+            raise lost(path, traces)
         if found < layout.number:
             layout.upgrade(self._connection, found)
 
@@ -257,6 +268,18 @@ class ReadOnlyDatabase:
         self._file.close()
 
 
+def lost(path: Path, traces: Sequence[str]) -> StorageError:
+    """The error of a database that knows nothing although there was a run; ``traces`` are files of it."""
+    state = (
+        "knows of no run" if path.exists() and path.stat().st_size else "is empty" if path.exists() else "is missing"
+    )
+    more = f" and {len(traces) - _NAMED_MAX} more" if len(traces) > _NAMED_MAX else ""
+    return StorageError(
+        f"{path} {state}, but its folder has {', '.join(traces[:_NAMED_MAX])}{more}: restore a copy of the whole "
+        f"folder, or move {path.parent} away to start afresh; nothing has been deleted"
+    )
+
+
 @cache
 def _insertion(table: str, columns: tuple[str, ...], conflict: str) -> str:
     marks = ", ".join("?" * len(columns))
@@ -295,21 +318,24 @@ def storing(what: str) -> Iterator[None]:
         raise StorageError(f"the {what} cannot be stored: {error}{disk_remedy(error)}") from error
 
 
-def disk_remedy(error: sqlite3.Error | OSError) -> str:
-    """A remedy to follow the error's text, with its own semicolon; empty where the error needs none of these."""
+def disk_remedy(error: sqlite3.Error | OSError, folder: Path | None = None) -> str:
+    """A remedy to follow the error's text, with its own semicolon; empty where the error needs none of these.
+
+    Args:
+        error: What SQLite or the system said.
+        folder: The state folder, so that the remedy can name who owns it; None is not known.
+    """
     if isinstance(error, OSError):
-        number, full, barred, broken = error.errno, _FULL, _BARRED, frozenset({errno.EIO})
-    else:
-        number = getattr(error, "sqlite_errorcode", 0) & _PRIMARY
-        full, broken = frozenset({sqlite3.SQLITE_FULL}), frozenset({sqlite3.SQLITE_IOERR})
-        barred = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
-    if number in full:
-        return "; make room on this disk"
-    if number in barred:
-        return "; make the state folder writable for this user"
-    if number in broken:
-        return "; the disk is failing or at a limit: see the kernel's log, and move the state folder to a sound one"
-    return ""
+        return remedy_for(error, folder)
+    match getattr(error, "sqlite_errorcode", 0) & _PRIMARY:
+        case sqlite3.SQLITE_FULL:
+            return "; make room on this disk"
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN:
+            return access_remedy(folder)
+        case sqlite3.SQLITE_IOERR:
+            return remedy_for(OSError(errno.EIO, ""), folder)
+        case _:
+            return ""
 
 
 def _make_private(path: Path) -> None:

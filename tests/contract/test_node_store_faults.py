@@ -198,6 +198,57 @@ def test_database_of_another_format_is_refused(folder: Path) -> None:
         SqliteNodeStore(folder)
 
 
+@pytest.mark.parametrize("body", [None, b""])
+@pytest.mark.parametrize("left", ["model.safetensors", "frame-0-a.1.1.body", "node.sqlite-wal"])
+def test_lost_database_beside_a_nodes_work_is_refused_and_nothing_deleted(
+    body: bytes | None, left: str, folder: Path
+) -> None:
+    SqliteNodeStore(folder).close()
+    (folder / "node.sqlite").unlink()
+    if body is not None:
+        (folder / "node.sqlite").write_bytes(body)
+    (folder / left).write_bytes(b"something")
+    with pytest.raises(StorageError, match=rf"node.sqlite is .*{left}: restore a copy .*, or move {folder} away"):
+        SqliteNodeStore(folder)
+    assert (folder / left).read_bytes() == b"something"
+
+
+def test_database_without_a_row_beside_a_model_is_lost(folder: Path) -> None:
+    SqliteNodeStore(folder).close()
+    (folder / "node.sqlite").unlink()
+    sqlite3.connect(folder / "node.sqlite").execute("VACUUM").connection.close()
+    (folder / "model.safetensors").write_bytes(b"something")
+    with pytest.raises(StorageError, match=r"knows of no run, but its folder has model\.safetensors"):
+        SqliteNodeStore(folder)
+    assert (folder / "model.safetensors").read_bytes() == b"something"
+
+
+def test_folder_that_is_lost_as_a_whole_is_a_first_start(folder: Path) -> None:
+    SqliteNodeStore(folder).close()
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / ".model.safetensors.1-1.tmp").write_bytes(b"half")
+    store = SqliteNodeStore(folder)
+    assert store.incarnation == 1
+    store.close()
+
+
+def test_full_disk_at_the_start_is_told_with_its_remedy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = OSError(28, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr("federation.storage.folder.os.getpid", raiser(full))
+        with pytest.raises(StorageError, match="No space left on device; make room on this disk"):
+            SqliteNodeStore(folder)
+    SqliteNodeStore(folder).close()
+
+
+def raiser(error: OSError) -> Callable[[], int]:
+    def fail() -> int:
+        raise error
+
+    return fail
+
+
 def test_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be used"):

@@ -4,6 +4,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -479,4 +480,58 @@ def test_a_disk_that_fails_at_the_wait_is_a_storage_error(tmp_path: Path) -> Non
         full_disk(patch)
         with pytest.raises(StorageError, match="No space"):
             store.sync()
+    store.close()
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def without_tables(path: Path) -> None:
+    path.unlink()
+    sqlite3.connect(path).execute("VACUUM").connection.close()
+
+
+def of_no_run(path: Path) -> None:
+    path.unlink()
+    opened(path.parent.parent / "other").close()
+    (path.parent.parent / "other" / "store" / DATABASE).rename(path)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What is in a folder; a database that was opened may have gained its tables."""
+    found = (path for path in folder.rglob("*") if path.is_file() and DATABASE not in path.name and path.name != "lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, emptied, without_tables, of_no_run])
+def test_a_lost_database_beside_models_begins_no_new_run(damage: Callable[[Path], None], tmp_path: Path) -> None:
+    grown(tmp_path, 1).close()
+    damage(tmp_path / "store" / DATABASE)
+    before = files(tmp_path / "store")
+    with pytest.raises(StorageError, match=r"blobs/.*restore a copy .* or move .*; nothing has been deleted"):
+        opened(tmp_path)
+    assert "blobs/model-1.safetensors" in before
+    assert files(tmp_path / "store") == before
+
+
+@pytest.mark.parametrize(
+    "left", ["transfers/1-a.chunks", "status.json", "counters.json", f"{DATABASE}-wal", "blobs/update-1-a.frame"]
+)
+def test_anything_else_of_a_run_shows_that_its_database_is_lost(left: str, tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    (tmp_path / "store" / DATABASE).unlink()
+    (tmp_path / "store" / left).write_bytes(b"something")
+    with pytest.raises(StorageError, match=f"is missing, but its folder has {left}"):
+        opened(tmp_path)
+    assert (tmp_path / "store" / left).read_bytes() == b"something"
+
+
+def test_what_a_killed_first_start_has_left_is_no_lost_run(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    for name in ("model-0.safetensors", "keyframe-0.frame", ".model-0.safetensors.1-1.tmp"):
+        (tmp_path / "store" / "blobs" / name).write_bytes(b"half")
+    store = opened(tmp_path)
+    initialised(store)
+    assert store.head() == 0
     store.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from federation.errors import StorageError, StoreLocked
-from federation.storage.folder import FolderLock, lock_holder, write_file
+from federation.storage.folder import FolderLock, access_remedy, lock_holder, write_file
 
 
 def failing(error: OSError) -> object:
@@ -68,10 +68,36 @@ def test_a_folder_that_cannot_be_locked_says_why_and_stays_free(
         FolderLock(tmp_path / "file" / "state")
     with monkeypatch.context() as patch:
         patch.setattr("fcntl.flock", failing(OSError(37, "No locks available")))
-        with pytest.raises(StorageError, match=r"cannot be used: .*No locks available"):
+        with pytest.raises(
+            StorageError, match=r"No locks available; this file system has no locks.*a local disk"
+        ) as told:
             FolderLock(tmp_path / "state")
+        assert not isinstance(told.value, StoreLocked)
         assert lock_holder(tmp_path / "state") is None
     FolderLock(tmp_path / "state").release()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+def test_a_folder_of_another_user_names_both_and_the_command(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    FolderLock(folder, private=True).release()
+    for parent in (tmp_path, *tmp_path.parents[:3]):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    os.seteuid(65_534)
+    try:
+        with pytest.raises(StorageError, match=rf"{folder} belongs to root, .* nobody: sudo chown -R nobody: {folder}"):
+            FolderLock(folder, private=True)
+    finally:
+        os.seteuid(0)
+
+
+def test_a_file_of_another_user_is_named_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "node.sqlite").write_bytes(b"")
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid)
+    assert access_remedy(tmp_path) == f"; make {tmp_path} writable for this user"
+    monkeypatch.setattr(os, "geteuid", lambda: 4_294_967)
+    assert "sudo chown -R 4294967:" in access_remedy(tmp_path)
+    assert access_remedy(tmp_path / "nothing") == f"; make {tmp_path / 'nothing'} writable for this user"
 
 
 @pytest.mark.parametrize("durable", [True, False])

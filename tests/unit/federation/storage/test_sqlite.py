@@ -17,6 +17,8 @@ from federation.storage.sqlite import Connection, Database, Layout, ReadOnlyData
         (errno.ENOSPC, "make room"),
         (errno.EDQUOT, "make room"),
         (errno.EROFS, "writable"),
+        (errno.EACCES, "writable for this user"),
+        (errno.ENOLCK, "a local disk"),
         (errno.EIO, "kernel's log"),
     ],
 )
