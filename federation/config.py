@@ -3,21 +3,23 @@
 Here are the loader, and the sections that both roles have; each role adds its own.
 
 Every key is ``section.name``. Later sources win: TOML file, then environment, then command line flags. The environment
-variable of ``broker.url`` with the prefix ``FEDMQ_NODE`` is ``FEDMQ_NODE__BROKER__URL``. A text in the file that begins
-with ``{here}/`` is a path beside the file, so that a folder with a configuration can be moved.
+variable of ``broker.url`` with the prefix ``FEDMQ_NODE`` is ``FEDMQ_NODE__BROKER__URL``; an empty one is as good as
+none. A text in the file that begins with ``{here}/`` is a path beside the file, so that a folder with a configuration
+can be moved; everywhere ``~/`` is the home folder.
 """
 
+import codecs
 import difflib
 import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
 from federation.errors import ConfigError, FederationError
@@ -73,6 +75,9 @@ Device = Literal["auto", "cpu", "cuda"]
 
 _HERE = "{here}/"
 
+PREFIXES = ("FEDMQ_COORDINATOR", "FEDMQ_NODE")
+"""Of the environment variables of both roles: one role does not ask about the other's."""
+
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
@@ -80,6 +85,14 @@ class Section(BaseModel):
     """Base of every section and of the whole: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_empty_path(cls, value: object, info: ValidationInfo) -> object:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if not value and isinstance(value, str) and Path in (annotation, *get_args(annotation)):
+            raise ValueError("is empty: leave the key out")  # as a path it would be the current folder
+        return value
 
 
 class FederationSection(Section):
@@ -162,7 +175,7 @@ def read_password(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        text = path.read_text(encoding="utf-8").rstrip("\r\n")
+        text = path.read_text(encoding="utf-8-sig").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("broker.password_file", f"cannot be read: {error}", source=str(path)) from error
     if not re.fullmatch(r"[^\r\n]{1,1024}", text):
@@ -178,7 +191,7 @@ class _Gathered:
     sources: dict[str, str] = field(default_factory=dict)
 
     def put(self, section: str, name: str, value: object, source: str) -> None:
-        self.values.setdefault(section, {})[name] = value
+        self.values.setdefault(section, {})[name] = _at_home(f"{section}.{name}", value, source)
         self.sources[f"{section}.{name}"] = source
 
 
@@ -209,8 +222,9 @@ def load_config(
     gathered = _Gathered()
     for section, name, value in _from_toml(file):
         gathered.put(section, name, value, f"file {file}")
-    for variable, section, name, value in _from_environ(prefix, os.environ if environ is None else environ):
-        gathered.put(section, name, value, f"environment variable {variable}")
+    keys = [(section, key) for section in model.model_fields for key in _siblings(model, [section])]
+    for variable, section, name, value in _from_environ(prefix, os.environ if environ is None else environ, keys):
+        gathered.put(section, name, value, _environment(variable))
     for key, value in flags.items():
         if value is not None:
             section, _, name = key.partition(".")
@@ -219,7 +233,20 @@ def load_config(
         # A section that was not given is an empty one, so that a missing key is named in full.
         return model.model_validate({name: {} for name in model.model_fields} | gathered.values)
     except ValidationError as error:
-        raise _explain(model, error.errors()[0], gathered.sources) from error
+        # An unknown key first: it is what a key that is missing was called by mistake.
+        details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+        raise _explain(model, details[0], gathered.sources) from error
+
+
+def _at_home(key: str, value: object, source: str) -> object:
+    """A path in the home folder, which a shell would have written out, in full."""
+    text = str(value) if isinstance(value, Path) else value
+    if not isinstance(text, str) or not (text == "~" or re.match(r"~[^/]*/", text)):
+        return value
+    place = os.path.expanduser(text)  # noqa: PTH111 - a task's name is no path, and may begin with one
+    if place.startswith("~"):
+        raise ConfigError(key, f"there is no home folder for {text.partition('/')[0]}", source=source)
+    return place
 
 
 def _from_toml(file: Path | None) -> list[tuple[str, str, object]]:
@@ -229,12 +256,12 @@ def _from_toml(file: Path | None) -> list[tuple[str, str, object]]:
     try:
         if file.stat().st_size > CONFIG_BYTES_MAX:
             raise ConfigError("--config", f"larger than {CONFIG_BYTES_MAX} bytes", source=source)
-        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+        tables = tomllib.loads(_decoded(file.read_bytes(), source))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError("--config", f"cannot be read as TOML: {error}", source=source) from error
     for section, table in tables.items():
         if not isinstance(table, dict):
-            raise ConfigError(section, f"put it into a section such as [{section}]", source=source)
+            raise ConfigError(section, "put it into a section: under a line such as [broker]", source=source)
     return [(section, name, _placed(value, file)) for section, table in tables.items() for name, value in table.items()]
 
 
@@ -244,17 +271,52 @@ def _placed(value: object, file: Path) -> object:
     return value
 
 
-def _from_environ(prefix: str, environ: Mapping[str, str]) -> list[tuple[str, str, str, object]]:
+def _decoded(body: bytes, source: str) -> str:
+    """Text without the mark that editors of Windows put in front of it."""
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ConfigError("--config", "is in UTF-16: save it as UTF-8", source=source)
+    return body.decode("utf-8-sig")
+
+
+def _from_environ(
+    prefix: str, environ: Mapping[str, str], keys: Iterable[tuple[str, str]]
+) -> list[tuple[str, str, str, object]]:
     found: list[tuple[str, str, str, object]] = []
+    meant = {f"{prefix}_{section}_{key}".upper(): f"{prefix}__{section}__{key}".upper() for section, key in keys}
     for variable, text in sorted(environ.items()):
         if not variable.startswith(f"{prefix}__"):
-            continue
-        section, separator, name = variable[len(prefix) + 2 :].lower().partition("__")
-        if not separator:
-            problem = f"name it {prefix}__SECTION__KEY"
-            raise ConfigError(section, problem, source=f"environment variable {variable}")
-        found.append((variable, section, name, _typed(text)))
+            _refuse_misspelt(prefix, variable, meant)
+        # An empty one is what a compose file makes of a variable that was not set.
+        elif text:
+            section, separator, name = variable[len(prefix) + 2 :].lower().partition("__")
+            if not separator:
+                raise _misnamed(variable, meant.get(_squeezed(variable), f"{prefix}__SECTION__KEY"))
+            if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+                raise ConfigError(f"{section}.{name}", "is in quotes: leave them out", source=_environment(variable))
+            found.append((variable, section, name, _typed(text)))
     return found
+
+
+def _refuse_misspelt(prefix: str, variable: str, meant: Mapping[str, str]) -> None:
+    """Whoever gives a setting under a name that nobody reads would never hear of it."""
+    known = meant.get(_squeezed(variable))
+    if known is not None and variable != known:
+        raise _misnamed(variable, known)
+    begin, separator, rest = variable.partition("__")
+    if separator and begin not in PREFIXES and difflib.get_close_matches(begin, [prefix], cutoff=0.75):
+        raise _misnamed(variable, f"{prefix}__{rest.upper() if '__' in rest else 'SECTION__KEY'}")
+
+
+def _squeezed(variable: str) -> str:
+    return re.sub(r"_+", "_", variable.upper())
+
+
+def _misnamed(variable: str, meant: str) -> ConfigError:
+    return ConfigError(variable, f"is read by nobody; name it {meant}", source=_environment(variable))
+
+
+def _environment(variable: str) -> str:
+    return f"environment variable {variable}"
 
 
 def _typed(text: str) -> object:
@@ -276,7 +338,7 @@ def _explain(model: type[BaseModel], detail: ErrorDetails, sources: Mapping[str,
         case "extra_forbidden":
             if len(location) == 1:  # the whole section is unknown: say where its first key came from
                 source = next((where for name, where in sources.items() if name.startswith(f"{key}.")), source)
-            return ConfigError(key, _unknown(_siblings(model, location[:-1]), location[-1]), source=source)
+            return ConfigError(key, _unknown(model, location), source=source)
         case "missing":
             return ConfigError(key, "is required and was given nowhere", source=source)
         case _:
@@ -293,6 +355,12 @@ def _siblings(model: type[BaseModel], path: list[str]) -> list[str]:
     return [field.alias or name for name, field in section.model_fields.items()]
 
 
-def _unknown(known: list[str], name: str) -> str:
+def _unknown(model: type[BaseModel], location: list[str]) -> str:
+    known, name = _siblings(model, location[:-1]), location[-1]
     close = difflib.get_close_matches(name, known, n=1)
-    return f"unknown key; did you mean {close[0]!r}?" if close else f"unknown key; known are {', '.join(sorted(known))}"
+    if close:
+        return f"unknown key; did you mean {close[0]!r}?"
+    elsewhere = [section for section in model.model_fields if name in _siblings(model, [section])]
+    if elsewhere:
+        return f"unknown key; it belongs below [{'] or ['.join(elsewhere)}]"
+    return f"unknown key; known are {', '.join(sorted(known))}"

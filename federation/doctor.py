@@ -2,12 +2,14 @@
 
 import datetime as dt
 import json
+import os
 import re
 import shutil
 import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Iterable, Iterator
@@ -22,6 +24,7 @@ from federation.errors import ConfigError, FederationError
 from federation.identity.certificates import common_name, read_certificate
 from federation.identity.private_files import read_text
 from federation.runtime.address import BrokerAddress
+from federation.storage.folder import access_remedy, lock_holder, remedy_for
 
 __all__ = [
     "OUTDATED",
@@ -29,6 +32,7 @@ __all__ = [
     "Verdict",
     "check_clock",
     "check_dial",
+    "check_folder",
     "check_own_certificate",
     "check_room",
     "check_tls",
@@ -135,12 +139,55 @@ def check_clock(now_s: float) -> Finding:
     return passed("clock", said)
 
 
+def check_folder(folder: Path) -> Finding:
+    """Whether the state folder can be written, and is not in use; nothing is left behind, not even the folder."""
+    try:
+        if not folder.exists():
+            return _check_absent(folder)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"doctor")
+            file.flush()
+            os.fsync(file.fileno())
+        barred = [
+            path for path in sorted(folder.iterdir()) if not os.access(path, os.R_OK | os.W_OK, effective_ids=True)
+        ]
+    except OSError as error:
+        return failed("state folder", said_by(error), _folder_remedy(error, folder))
+    if barred:
+        said = f"{barred[0].name} in it cannot be written"
+        return failed("state folder", said, access_remedy(folder).removeprefix("; "))
+    holder = lock_holder(folder)
+    if holder is not None:
+        return warned("state folder", f"in use by the process with pid {holder}", "fine if it is this role itself")
+    return passed("state folder", str(folder.absolute()))
+
+
+def _check_absent(folder: Path) -> Finding:
+    """As root a folder that is made here would be root's own, and bar the service's user."""
+    parent = _nearest(folder)
+    if not parent.is_dir():
+        return failed("state folder", f"{parent} is no folder", "choose another store.folder")
+    if not os.access(parent, os.W_OK | os.X_OK, effective_ids=True):
+        return failed("state folder", f"{parent} cannot be written", f"make it writable, or make {folder.absolute()}")
+    return passed("state folder", f"{folder.absolute()}: none yet, the first start makes it")
+
+
+def _folder_remedy(error: OSError, folder: Path) -> str:
+    return (remedy_for(error, folder) or access_remedy(None)).removeprefix("; ")
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    folder = folder.absolute()
+    return next(one for one in (folder, *folder.parents) if os.path.lexists(one))
+
+
 def check_room(folder: Path, *, bytes_min: int, remedy: str) -> Finding:
     """Whether a folder's disk has so many bytes free."""
     try:
-        free_bytes = shutil.disk_usage(folder).free
+        free_bytes = shutil.disk_usage(_nearest(folder)).free
     except OSError as error:
-        return failed("disk", said_by(error), "make the state folder first")
+        return failed("disk", said_by(error), "see the state folder")
     said = f"{free_bytes >> 20} MiB free"
     return warned("disk", said, remedy) if free_bytes < bytes_min else passed("disk", said)
 

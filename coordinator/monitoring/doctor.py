@@ -1,8 +1,6 @@
 """``coordinator doctor``: checks what a coordinator needs, in the order in which it needs it, and says the remedy."""
 
 import datetime as dt
-import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,6 +9,7 @@ from coordinator.config.sections import CoordinatorConfig
 from coordinator.config.settings import engine_settings
 from coordinator.global_model.initial import InitialRequest, initial_model
 from coordinator.storage.database import DATABASE
+from coordinator.storage.files import traces
 from coordinator.storage.read_only import ReadOnlyStore
 from federation.config import broker_address
 from federation.doctor import (
@@ -20,6 +19,7 @@ from federation.doctor import (
     Verdict,
     check_clock,
     check_dial,
+    check_folder,
     check_own_certificate,
     check_room,
     check_tls,
@@ -30,7 +30,6 @@ from federation.doctor import (
     judge_refusal,
     package_version,
     passed,
-    said_by,
     warned,
 )
 from federation.errors import FederationError, RemoteProtocolError, StorageError
@@ -39,7 +38,8 @@ from federation.protocol.topics import NodeStateTopic, Topics
 from federation.protocol.wire import decode_message
 from federation.runtime.address import BrokerAddress
 from federation.runtime.visit import Seen, visit_broker
-from federation.storage.folder import lock_holder
+from federation.storage.folder import has_content, lock_holder
+from federation.storage.sqlite import lost
 from federation.types import FederationId, ModelVersion, NodeId
 from update_codec import Manifest
 
@@ -81,22 +81,6 @@ def check_settings(config: CoordinatorConfig) -> Finding:
     return passed("settings", f"federation {config.federation.id}, task {config.task.name}")
 
 
-def check_folder(folder: Path) -> Finding:
-    """Whether the state folder can be written, and is not in use."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"doctor")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        return failed("state folder", said_by(error), f"make {folder.absolute()} writable for this user")
-    holder = lock_holder(folder)
-    if holder is not None:
-        return warned("state folder", f"in use by the process with pid {holder}", "fine if it is this coordinator")
-    return passed("state folder", str(folder.absolute()))
-
-
 def check_task(config: CoordinatorConfig) -> tuple[Finding, Manifest | None]:
     """Whether the task can be imported and makes its initial model here."""
     task = config.task
@@ -111,7 +95,9 @@ def check_task(config: CoordinatorConfig) -> tuple[Finding, Manifest | None]:
 
 def check_store(folder: Path, manifest: Manifest | None) -> Finding:
     """Whether the store is whole, and of this task; a running coordinator is not disturbed."""
-    if not (folder / DATABASE).exists():
+    if not has_content(folder / DATABASE):
+        if found := traces(folder, DATABASE):
+            return failed("store", *str(lost(folder / DATABASE, found)).split(": ", 1))
         return passed("store", "none yet: the first start makes it")
     try:
         with ReadOnlyStore(folder) as store:

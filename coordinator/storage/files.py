@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from coordinator.storage.store import ModelState
 from federation.errors import StorageError
 from federation.protocol.messages import ModelPart
-from federation.storage.folder import TEMPORARY
+from federation.storage.folder import TEMPORARY, has_content
 from federation.storage.sqlite import SqliteError
 from federation.types import ModelVersion
 from update_codec import Vectors
@@ -64,16 +64,12 @@ def payload_file(update: str) -> str:
 
 def traces(folder: Path, database: str) -> list[str]:
     """Files that only a run leaves beside its database: none at a first start, which makes the database first."""
-    found = [name for name in (f"{database}-wal", STATUS, *FORMER_STATUS) if _has_content(folder / name)]
+    found = [name for name in (f"{database}-wal", STATUS, *FORMER_STATUS) if has_content(folder / name)]
     for name in (TRANSFERS, BLOBS):
         with contextlib.suppress(OSError):
             whole = (entry.name for entry in os.scandir(folder / name) if not entry.name.endswith(TEMPORARY))
             found = [f"{name}/{one}" for one in sorted(whole)] + found
     return found
-
-
-def _has_content(path: Path) -> bool:
-    return path.exists() and path.stat().st_size > 0
 
 
 def of_later_versions(folder: Path) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from edge_node.app import build_workshop, node_trust
 from edge_node.config import NodeConfig
 from edge_node.setup.visit import Visit, visit_as_node
-from edge_node.storage.state_folder import StateFolder
+from edge_node.storage.database import DATABASE, traces
 from federation.config import broker_address
 from federation.doctor import (
     FREE_BYTES_MIN,
@@ -16,6 +16,7 @@ from federation.doctor import (
     Verdict,
     check_clock,
     check_dial,
+    check_folder,
     check_own_certificate,
     check_room,
     check_tls,
@@ -25,9 +26,11 @@ from federation.doctor import (
     passed,
     warned,
 )
-from federation.errors import FederationError, StoreLocked
+from federation.errors import FederationError
 from federation.protocol.messages import Presence
 from federation.protocol.wire import PROTOCOL_VERSION
+from federation.storage.folder import has_content
+from federation.storage.sqlite import lost
 from federation.task import task_label
 
 __all__ = ["examine"]
@@ -71,18 +74,11 @@ def examine(config: NodeConfig) -> Iterator[Finding]:
 
 
 def check_state(config: NodeConfig) -> Finding:
-    """Whether the state folder can be written, and is not in use."""
+    """Whether the state folder can be written, is not in use, and has its database."""
     folder = config.state_folder
-    try:
-        state = StateFolder(folder)
-        state.write("doctor", b"", durable=True)
-        state.remove("doctor")
-        state.close()
-    except StoreLocked as error:
-        return warned("state folder", str(error), "fine if it is this node")
-    except (FederationError, OSError) as error:
-        return failed("state folder", str(error), f"make {folder.absolute()} writable for this user")
-    return passed("state folder", str(folder.absolute()))
+    if (found := traces(folder)) and not has_content(folder / DATABASE):
+        return failed("state folder", *str(lost(folder / DATABASE, found)).split(": ", 1))
+    return check_folder(folder)
 
 
 def check_disk(config: NodeConfig) -> Finding:

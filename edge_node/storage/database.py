@@ -20,7 +20,17 @@ from federation.storage.columns import Columns, Kind
 from federation.storage.sqlite import Connection, Layout, ReadOnlyDatabase, Row, SqliteError
 from federation.types import Epoch, RunId, UpdateId
 
-__all__ = ["DATABASE", "LARGE_BYTES", "LAYOUT", "Database", "frame_name", "open_read_only", "read_outbox", "read_seen"]
+__all__ = [
+    "DATABASE",
+    "LARGE_BYTES",
+    "LAYOUT",
+    "Database",
+    "frame_name",
+    "open_read_only",
+    "read_outbox",
+    "read_seen",
+    "traces",
+]
 
 DATABASE = "node.sqlite"
 """File name of the database in the state folder."""
@@ -76,6 +86,15 @@ def open_read_only(folder: Path) -> ReadOnlyDatabase:
     return ReadOnlyDatabase(folder / DATABASE, LAYOUT, missing="has a node run with this state folder?")
 
 
+def traces(folder: Path) -> list[str]:
+    """What only a node's work leaves beside its database: nothing at a first start."""
+    with contextlib.suppress(OSError):
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        left = (MODEL, f"{DATABASE}-wal")
+        return [one.name for one in entries if one.name.endswith(_SUFFIX) or (one.name in left and one.stat().st_size)]
+    return []
+
+
 def read_outbox(rows: Iterable[Row]) -> Iterator[tuple[UpdateId, OutboxEntry | None]]:
     """The entries in rows of `outbox`; None for one whose offer cannot be read."""
     for row in rows:
@@ -120,7 +139,7 @@ class Database:
         self._replaced: list[str] = []
         remedy = f"move {folder.path} away to start afresh: only updates that were never delivered are in it"
         self._tables = sqlite.Database(
-            folder.path / DATABASE, LAYOUT, remedy=remedy, role="node", traces=_traces(folder.path)
+            folder.path / DATABASE, LAYOUT, remedy=remedy, role="node", traces=traces(folder.path)
         )
         with self.transaction(durable=True):
             self.set_meta("incarnation", int(self.meta("incarnation") or 0) + 1)
@@ -212,15 +231,6 @@ class Database:
     def close(self) -> None:
         """Close the connection."""
         self._tables.close()
-
-
-def _traces(folder: Path) -> list[str]:
-    """What only a node's work leaves beside its database: nothing at a first start."""
-    with contextlib.suppress(OSError):
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        left = (MODEL, f"{DATABASE}-wal")
-        return [one.name for one in entries if one.name.endswith(_SUFFIX) or (one.name in left and one.stat().st_size)]
-    return []
 
 
 def _digest(body: bytes) -> bytes:

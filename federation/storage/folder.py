@@ -18,6 +18,7 @@ __all__ = [
     "Folder",
     "FolderLock",
     "access_remedy",
+    "has_content",
     "lock",
     "lock_holder",
     "remedy_for",
@@ -161,6 +162,11 @@ def lock_holder(folder: Path) -> str | None:
 
 def _holder(handle: int) -> str:
     return os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+
+
+def has_content(path: Path) -> bool:
+    """Whether there is such a file with a byte in it."""
+    return path.exists() and path.stat().st_size > 0
 
 
 def write_file(path: Path, body: bytes | memoryview, *, durable: bool = True, mode: int | None = None) -> None:

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from federation.errors import StorageError
 from federation.runtime.failpoint import failpoint
-from federation.storage.folder import access_remedy, remedy_for
+from federation.storage.folder import access_remedy, has_content, remedy_for
 
 __all__ = [
     "Connection",
@@ -130,7 +130,7 @@ class Database:
         self._log, self._role = path.with_name(f"{path.name}-wal"), role
         self.waits_later = self._unsynced = False
         # Before SQLite looks: it deletes the log of a database without a byte.
-        if traces and not (path.exists() and path.stat().st_size):
+        if traces and not has_content(path):
             raise lost(path, traces)
         _make_private(path)
         try:

@@ -73,7 +73,16 @@ def test_a_healthy_federation_passes_every_check(broker: LocalBroker, tmp_path: 
 def test_a_visit_leaves_nothing_behind(broker: LocalBroker, tmp_path: Path) -> None:
     assert verdicts(broker.url, tmp_path)[1]["nodes"] == "WARN"
     assert verdicts(broker.url, tmp_path)[1]["coordinator"] == "PASS"
-    assert not (tmp_path / "state" / "coordinator.sqlite3").exists()
+    assert not (tmp_path / "state").exists()
+
+
+def test_models_without_their_database_fail(broker: LocalBroker, tmp_path: Path) -> None:
+    make_store(tmp_path)
+    (tmp_path / "state" / "coordinator.sqlite3").write_bytes(b"")
+    code, found = findings(broker.url, tmp_path)
+    assert (code, found["store"]["verdict"]) == (1, "FAIL")
+    assert "is empty, but its folder has blobs/" in found["store"]["detail"]
+    assert "restore a copy" in found["store"]["remedy"]
 
 
 def test_access_rules_that_forbid_what_a_coordinator_says_are_found(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Configuration is strict: every mistake names its key and where it came from."""
 
+import codecs
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ class Broker(Section):
 
 class Other(Section):
     ratio: float = 0.5
+    place: Path | None = None
 
 
 class Whole(Section):
@@ -84,6 +86,72 @@ def test_name_of_a_field_in_the_code_is_no_key(toml: Path) -> None:
     assert "unknown key" in str(refused(toml, flags={"broker.as_json": True}))
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('[broker]\nulr = "x"', r"broker.ulr: unknown key; did you mean 'url'"),
+        ('[brokr]\nurl = "x"', r"brokr: unknown key; did you mean 'broker'"),
+        ('[broker]\nurl = "x"\nratio = 1', r"broker.ratio: .* it belongs below \[other\]"),
+        ('url = "x"', r"url: put it into a section: under a line such as \[broker\]"),
+    ],
+)
+def test_a_misspelt_key_is_named_and_not_the_one_that_is_missing(toml: Path, content: str, said: str) -> None:
+    toml.write_text(content)
+    with pytest.raises(ConfigError, match=said):
+        load(toml)
+
+
+def test_a_file_of_windows_is_read(toml: Path) -> None:
+    toml.write_bytes(codecs.BOM_UTF8 + toml.read_bytes().replace(b"\n", b"\r\n"))
+    assert load(toml).broker.url == "mqtt://file"
+    toml.write_text("[broker]", encoding="utf-16")
+    assert "save it as UTF-8" in str(refused(toml))
+
+
+def test_a_tilde_is_the_home_folder(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    toml.write_text('[broker]\nurl = "~/x.py:build"\n[other]\nplace = "~/state"\n')
+    config = load(toml)
+    assert (config.broker.url, config.other.place) == ("/home/me/x.py:build", Path("/home/me/state"))
+    assert load(toml, flags={"other.place": Path("~/a")}).other.place == Path("/home/me/a")
+    assert load(toml, {"FEDMQ_TEST__OTHER__PLACE": "~"}).other.place == Path("/home/me")
+    assert load(toml, flags={"broker.url": "~x"}).broker.url == "~x"
+    assert "no home folder for ~nobody-at-all" in str(refused(toml, flags={"other.place": "~nobody-at-all/x"}))
+
+
+def test_an_empty_variable_is_none_and_an_empty_path_is_refused(toml: Path) -> None:
+    assert load(toml, {"FEDMQ_TEST__BROKER__URL": "", "FEDMQ_TEST__OTHER__PLACE": ""}).other.place is None
+    assert "required" in str(refused(environ={"FEDMQ_TEST__BROKER__URL": ""}))
+    toml.write_text('[broker]\nurl = "x"\n[other]\nplace = ""\n')
+    assert "is empty: leave the key out" in str(refused(toml))
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "FEDMQ_TEST_BROKER__URL",
+        "FEDMQ_TEST_BROKER_URL",
+        "FEDMQ_TEST__BROKER_URL",
+        "FEDMQ__TEST__BROKER__URL",
+        "FEDMQ_TESTS__BROKER__URL",
+        "fedmq_test__broker__url",
+    ],
+)
+def test_a_variable_that_nobody_reads_is_refused_with_its_right_name(toml: Path, variable: str) -> None:
+    error = refused(toml, {variable: "x"})
+    assert "FEDMQ_TEST__BROKER__URL" in str(error)
+    assert error.source == f"environment variable {variable}"
+
+
+@pytest.mark.parametrize("variable", ["FEDMQ_TEST", "FEDMQ_TEST_IMAGE", "FEDMQ_NODE__BROKER__URL", "FEDMQ_FAILPOINT"])
+def test_a_variable_of_somebody_else_is_left_alone(toml: Path, variable: str) -> None:
+    assert load(toml, {variable: "x"}).broker.url == "mqtt://file"
+
+
+def test_quotes_that_belong_to_the_shell_are_named(toml: Path) -> None:
+    assert "leave them out" in str(refused(toml, {"FEDMQ_TEST__BROKER__URL": '"mqtt://x"'}))
+
+
 @pytest.mark.parametrize("value", ["many", 0, 1.5])
 def test_value_out_of_range_names_key_and_source(toml: Path, value: object) -> None:
     error = refused(toml, {"FEDMQ_TEST__BROKER__PORT": str(value)})
@@ -123,7 +191,7 @@ def test_key_below_a_value_is_refused(toml: Path) -> None:
 
 def test_password_comes_from_its_file_and_not_from_the_url(tmp_path: Path) -> None:
     file = tmp_path / "password"
-    file.write_text("secret\n")
+    file.write_bytes(codecs.BOM_UTF8 + b"secret\r\n")
     address = broker_address(BrokerSection(url="mqtt://user:url@host:99", username="pi-3", password_file=file))
     assert (address.host, address.port, address.username, address.password) == ("host", 99, "pi-3", "secret")
     plain = broker_address(BrokerSection(url="mqtt://user:url@host"))

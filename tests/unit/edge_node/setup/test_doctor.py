@@ -1,6 +1,7 @@
 """The doctor says what is wrong and what to do, check by check."""
 
 import datetime as dt
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -50,14 +51,48 @@ def test_clock_that_was_never_set_fails(now_s: float, verdict: Verdict) -> None:
 
 
 def test_state_folder_is_writable_in_use_or_impossible(config: NodeConfig, tmp_path: Path) -> None:
-    assert check_state(config).verdict is PASS
+    assert (check_state(config).verdict, check_disk(config).verdict) == (PASS, PASS)
+    assert not config.state_folder.exists()
     held = StateFolder(config.state_folder)
     assert check_state(config).verdict is WARN
     held.close()
+    before = sorted(path.name for path in config.state_folder.iterdir())
+    assert check_state(config).verdict is PASS
+    assert sorted(path.name for path in config.state_folder.iterdir()) == before
     (tmp_path / "file").write_text("")
     broken = config.model_copy(update={"store": config.store.model_copy(update={"folder": tmp_path / "file" / "x"})})
     assert check_state(broken).verdict is FAIL
-    assert check_disk(broken).verdict is FAIL
+    assert "is no folder" in check_state(broken).detail
+
+
+def test_a_lost_database_beside_a_model_fails(config: NodeConfig) -> None:
+    config.state_folder.mkdir()
+    (config.state_folder / "model.safetensors").write_bytes(b"something")
+    found = check_state(config)
+    assert (found.verdict, "node.sqlite is missing" in found.detail, "restore" in found.remedy) == (FAIL, True, True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+def test_what_root_has_left_in_a_state_folder_is_named_before_the_service_fails(
+    config: NodeConfig, tmp_path: Path
+) -> None:
+    for parent in (tmp_path, *tmp_path.parents[:3]):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    config.state_folder.mkdir()
+    os.chown(config.state_folder, 65_534, 65_534)
+    (config.state_folder / "lock").write_bytes(b"")
+    (config.state_folder / "lock").chmod(0o600)
+    os.seteuid(65_534)
+    try:
+        found = check_state(config)
+        absent = check_state(
+            config.model_copy(update={"store": config.store.model_copy(update={"folder": tmp_path / "new"})})
+        )
+    finally:
+        os.seteuid(0)
+    assert (found.verdict, found.detail) == (FAIL, "lock in it cannot be written")
+    assert f"sudo chown -R nobody: {config.state_folder}" in found.remedy
+    assert (absent.verdict, absent.detail) == (FAIL, f"{tmp_path} cannot be written")
 
 
 @pytest.mark.parametrize(("free", "verdict"), [(1 << 20, WARN), (1 << 40, PASS)])
