@@ -80,7 +80,7 @@ def run_coordinator(
         ConfigError: A setting, a certificate or the task's name is wrong.
         TaskError: The task cannot be built.
         StorageError: The state folder is in use, damaged or not writable.
-        TransportError: The broker refuses us for good.
+        TransportError: The broker cannot be used, or another client has our id.
     """
     configure_log(json=config.log.as_json, level=config.log.level)
     plan = _Plan(

@@ -18,7 +18,8 @@ __all__ = ["main", "make_app"]
 
 EXIT_CODES = """
 Exit codes: 0 the run is over or was stopped in order, 1 a demo, a simulation or a check failed, 2 a setting or the task
-is wrong, 3 the store is in use or cannot be written, 4 the broker refuses us, 130 interrupted by Ctrl-C.
+is wrong, 3 the store is in use, lost, or cannot be written, 4 the broker cannot be used or another client has our id,
+130 interrupted by Ctrl-C.
 """
 
 LAZY_COMMANDS: Mapping[str, tuple[str, str, str]] = {

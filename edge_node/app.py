@@ -38,7 +38,7 @@ from federation.tasks.registry import load_task
 from federation.types import FederationId, NodeId
 from update_codec import Manifest
 
-__all__ = ["run_node"]
+__all__ = ["client_id", "run_node"]
 
 MODEL_FRAMES_MAX = 4
 """Parts of one announcement, in frames of the task's own model: a keyframe with controls, and deltas after it."""
@@ -57,7 +57,7 @@ def run_node(config: NodeConfig) -> int:
         ConfigError: A setting, a certificate or the task's name is wrong.
         TaskError: The task cannot be built.
         StorageError: The state folder is in use, damaged or not writable.
-        TransportError: The broker refuses this node for good.
+        TransportError: The broker cannot be used, or another client has this node's id.
     """
     configure_log(json=config.log.as_json, level=config.log.level)
     address = broker_address(config.broker)
@@ -181,10 +181,24 @@ def node_will(writer: Writer, node: NodeId, store: NodeStore) -> Will:
     return Will(topic=topic, payload=writer.encode(topic, lost))
 
 
+def client_id(config: NodeConfig, address: BrokerAddress) -> str:
+    """As what the broker knows this node's session.
+
+    A name that the broker has by other means (the certificate's, the user's) is what it forces or pins ids to.
+    Elsewhere the federation is in it: two nodes of one name, in two federations, would end each other's connection.
+    """
+    if config.broker.client_id is not None:
+        return config.broker.client_id
+    known = config.broker.tls_certificate is not None or address.username == config.node.id
+    return config.node.id if known else f"{config.federation.id}.{config.node.id}"
+
+
 def _transport(config: NodeConfig, address: BrokerAddress, inbox: Inbox, will: Will) -> MqttTransport:
     node, topics = NodeId(config.node.id), Topics(FederationId(config.federation.id))
     session = SessionSettings(
-        client_id=node, keepalive_s=config.broker.keepalive_s, perishable=topics.node_chunks(node)
+        client_id=client_id(config, address),
+        keepalive_s=config.broker.keepalive_s,
+        perishable=topics.node_chunks(node),
     )
     profile = config.broker.limits
     transport = MqttTransport(address, profile.session(session), inbox, will=profile.will(will))

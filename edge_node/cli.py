@@ -21,8 +21,8 @@ __all__ = ["app", "main"]
 PROGRAM = "edge-node"
 
 EXIT_CODES = """
-Exit codes: 0 stopped in order, 2 a setting or the task is wrong, 3 the state folder is in use or cannot be written,
-4 the broker refuses this node, 130 interrupted by Ctrl-C.
+Exit codes: 0 stopped in order, 2 a setting or the task is wrong, 3 the state folder is in use, lost, or cannot be
+written, 4 the broker cannot be used or another client has this node's id, 130 interrupted by Ctrl-C.
 """
 
 app = typer.Typer(

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+import federation.config
 from federation.config import (
-    BrokerSection,
     Codec,
     Device,
     FederationSection,
@@ -36,11 +36,22 @@ def _partition(text: str) -> str:
     return text
 
 
+class BrokerSection(federation.config.BrokerSection):
+    """``[broker]``: where the broker is.
+
+    Attributes:
+        client_id: MQTT client id. Nothing is the node's id where the broker knows the node by it, from a certificate or
+            as the user name; else ``FEDERATION.NODE``, so that nodes of two federations on one broker cannot clash.
+    """
+
+    client_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")] | None = None
+
+
 class NodeSection(Section):
     """``[node]``: who this node is.
 
     Attributes:
-        id: Its name: topic level and MQTT client id.
+        id: Its name: a topic level.
         exit_when_finished: End the process when the run has ended and every update has its receipt.
     """
 

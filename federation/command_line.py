@@ -1,18 +1,25 @@
 """What the command lines share: options that mean the same everywhere, one line for an error, and exit codes."""
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from federation.errors import ConfigError, FederationError, StorageError, TaskError, TransportError
+from federation.runtime.supervision import hold_back
+from federation.storage.folder import remedy_for
 
 __all__ = ["BrokerOption", "DataOption", "FederationOption", "JsonOption", "LogJsonOption", "TaskOption", "errors_told"]
 
 INTERRUPTED = 130
+WRONG = 2
+"""Exit code of what only a person can change: a service manager does not start it again."""
+
+_OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 BrokerOption = Annotated[str | None, typer.Option(help="Broker URL, such as mqtt://host:1883 or mqtts://host.")]
 FederationOption = Annotated[str | None, typer.Option(help="Name of the federation.")]
@@ -28,23 +35,36 @@ JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of text."
 def errors_told(program: str) -> Iterator[None]:
     """Inside, what went wrong is one line on standard error and an exit code: for a command, or around all of them.
 
+    Under a service manager an end that may pass by itself is held back for a minute: see `hold_back`.
+
     Raises:
         FederationError: It has no exit code: our own bug.
+        OSError: It is not about a disk.
     """
     try:
         yield
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        _leave(program, StorageError(f"{error}{remedy_for(error)}"))
     except FederationError as error:
-        code = _exit_code(error)
-        typer.echo(f"{program}: {error}", err=True)
-        sys.exit(code)
+        _leave(program, error)
+
+
+def _leave(program: str, error: FederationError) -> NoReturn:
+    code = _exit_code(error)
+    typer.echo(f"{program}: {error}", err=True)
+    if code != WRONG:
+        hold_back(str(error))
+    sys.exit(code)
 
 
 def _exit_code(error: FederationError) -> int:
     match error:
         case ConfigError() | TaskError():
-            return 2
+            return WRONG
         case StorageError():
             return 3
         case TransportError():

@@ -24,6 +24,8 @@ from federation.errors import ConfigError, FederationError
 from federation.identity.certificates import common_name, read_certificate
 from federation.identity.private_files import read_text
 from federation.runtime.address import BrokerAddress
+from federation.runtime.dial import dial
+from federation.runtime.visit import Seen
 from federation.storage.folder import access_remedy, lock_holder, remedy_for
 
 __all__ = [
@@ -196,7 +198,7 @@ def check_dial(address: BrokerAddress) -> Finding:
     """Whether the name resolves and the port answers, before anything is said."""
     where = f"{address.host}:{address.port}"
     try:
-        with socket.create_connection((address.host, address.port), timeout=DIAL_S):
+        with dial(address.host, address.port, timeout_s=DIAL_S):
             return passed("broker port", where)
     except socket.gaierror as error:
         return failed("broker port", f"{where}: {error.strerror}", "see the host name and this device's DNS")
@@ -238,7 +240,7 @@ def check_tls(address: BrokerAddress, now_s: float) -> Finding | None:
     try:
         context = address.tls.context()
         with (
-            socket.create_connection((address.host, address.port), timeout=DIAL_S) as plain,
+            dial(address.host, address.port, timeout_s=DIAL_S) as plain,
             context.wrap_socket(plain, server_hostname=address.host) as secure,
         ):
             ends = str((secure.getpeercert() or {})["notAfter"])
@@ -286,13 +288,13 @@ def package_version() -> str:
     return done.stdout.strip()
 
 
-def judge_refusal(reason: str, *, with_certificate: bool) -> Finding:
-    """The broker has not accepted the connection; ``reason`` is the transport's."""
+def judge_refusal(seen: Seen, *, with_certificate: bool) -> Finding:
+    """The broker has not accepted the connection of a visit."""
     if with_certificate:
         remedy = "see whether the broker trusts the authority of broker.tls_certificate, and the broker's own log"
     else:
         remedy = "see broker.username and broker.password_file, whether this port wants TLS, and the broker's own log"
-    return failed("broker session", reason.partition(";")[0], remedy)
+    return failed("broker session", seen.reason, seen.remedy or remedy)
 
 
 def said_by(error: OSError) -> str:

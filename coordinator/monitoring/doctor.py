@@ -148,7 +148,7 @@ def check_broker(config: CoordinatorConfig) -> Iterator[Finding]:
 def judge_visit(seen: Seen, topics: Topics, *, with_certificate: bool = False) -> Iterator[Finding]:
     """What a short connection to the broker has shown."""
     if not seen.accepted:
-        yield judge_refusal(seen.reason, with_certificate=with_certificate)
+        yield judge_refusal(seen, with_certificate=with_certificate)
         return
     version = seen.messages.get(BROKER_VERSION_TOPIC, b"a broker that does not name its version").decode(
         errors="replace"

@@ -107,7 +107,7 @@ def check_certificate(path: Path, node: str, now: dt.datetime) -> Finding:
 def judge_visit(visit: Visit, config: NodeConfig) -> Iterator[Finding]:
     """What a short connection to the broker has shown."""
     if not visit.accepted:
-        yield judge_refusal(visit.reason, with_certificate=config.broker.tls_certificate is not None)
+        yield judge_refusal(visit, with_certificate=config.broker.tls_certificate is not None)
         return
     yield passed("broker session", f"accepted, packets up to {visit.packet_bytes_max:,} bytes")
     if visit.refused:

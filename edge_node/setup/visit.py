@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
+from edge_node.app import client_id
 from edge_node.config import NodeConfig
 from federation.errors import BadSignature, RemoteProtocolError
 from federation.identity.signing_keys import Trust
@@ -39,7 +40,7 @@ def visit_as_node(config: NodeConfig, address: BrokerAddress, trust: Trust) -> V
     wanted = (topics.coordinator_state, topics.round)
     seen = visit_broker(
         address,
-        f"{node}-doctor",
+        f"{client_id(config, address)}-doctor",
         filters=wanted,
         probes=[probe],
         enough=lambda seen: set(wanted) <= seen.messages.keys(),

@@ -8,27 +8,27 @@ An inbox that stays full for `INBOX_WAIT_S` costs the connection: what was not t
 the broker sends it again after the reconnect. Nothing is lost at QoS 1; duplicates are the receiver's business.
 """
 
-import os
 import queue
 import random
 import secrets
 import selectors
-import socket
 import time
 from functools import partial
-from typing import Protocol
 
+from paho.mqtt import MQTTException
 from paho.mqtt import client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from federation.runtime.address import BrokerAddress, TlsFiles, parse_broker_url
+from federation.runtime.client import Connection, make_client
 from federation.runtime.network_thread import INBOX_WAIT_S, NetworkThread
+from federation.runtime.obstacles import OLD, Obstacle, away, lacking, refused, speaks_only_older, unanswered
 from federation.runtime.outbound import Outgoing
-from federation.runtime.session import Refusals, SessionSettings, TakeoverDetector, publish_packet_bytes
+from federation.runtime.session import SessionSettings, TakeoverDetector, publish_packet_bytes
 from federation.runtime.subscriptions import Subscriptions
 from federation.runtime.transport import (
     Inbox,
@@ -41,20 +41,14 @@ from federation.runtime.transport import (
 
 __all__ = ["BrokerAddress", "MqttTransport", "SessionSettings", "TlsFiles", "parse_broker_url"]
 
-CONNECT_WAIT_S = 5.0
 CONNACK_WAIT_S = 10.0
 DISCONNECT_WAIT_S = 0.5
 TICK_S_MAX = 5.0
 REFUSED_NAMED_MAX = 16
+TAKEN_OVER = 0x8E
+"""DISCONNECT's reason where another client has connected with our id; Mosquitto 2.0 closes without a word."""
 _SIGNATURE = "process"
 """User property of what is retained on the will's topic; see `TakeoverDetector`."""
-
-
-class _Connection(Protocol):
-    """What the library gives us as its socket: plain, TLS or websocket."""
-
-    def fileno(self) -> int: ...
-    def close(self) -> None: ...
 
 
 class MqttTransport(NetworkThread):
@@ -75,14 +69,19 @@ class MqttTransport(NetworkThread):
         rng: random.Random | None = None,
     ) -> None:
         super().__init__(session, inbox, rng)
-        self._client = _make_client(address, session, will)
+        self._address = address
+        self._client = make_client(address, session, will)
         self._wire_callbacks()
-        self._takeovers, self._refusals = TakeoverDetector(secrets.token_hex(8)), Refusals()
+        self._takeovers = TakeoverDetector(secrets.token_hex(8))
         self._signed_topic = None if will is None else will.topic
-        self._subscriptions = Subscriptions()
+        self._subscriptions = Subscriptions(self._signed_topic or "")
         self._inflight_max = session.inflight_max
         self._generation = 0
         self._ending: str | None = None
+        self._obstacle: Obstacle | None = None
+        self._unanswered = 0
+        self._is_old = False
+        self._shared = False
         self.refused = 0
         self.refused_topics: list[str] = []
 
@@ -91,14 +90,18 @@ class MqttTransport(NetworkThread):
     def _live(self) -> None:
         """One connection, from connect to its end."""
         self._generation += 1
-        self._ending = None
+        self._ending = self._obstacle = None
         try:
-            self._client.reconnect()
+            self._client.connect_anew(clean=self._shared)
         except (OSError, ValueError) as problem:  # name look-up, refused, TLS, websocket handshake
-            self._log.warning("connect_failed", host=self._client.host, port=self._client.port, reason=str(problem))
+            where = {"host": self._address.host, "port": self._address.port}
+            self._blocked("connect_failed", away(str(problem) or type(problem).__name__), **where)
             return
+        self._shared = False
         try:
             self._serve()
+        except MQTTException as problem:
+            self._ending = f"an answer that is no MQTT 5 ({problem})"
         except Exception:
             self._ending = "an error of our own"
             raise
@@ -116,11 +119,11 @@ class MqttTransport(NetworkThread):
             while self._ending is None:
                 self._turn(selector, connection)
                 if not self.connected and time.monotonic() > connack_by:
-                    self._ending = "no answer to CONNECT"
+                    self._ending = f"nothing came within {CONNACK_WAIT_S:.0f} s"
                 if time.monotonic() > self._close_by + DISCONNECT_WAIT_S:
                     self._ending = "closed before the broker took everything"
 
-    def _turn(self, selector: selectors.BaseSelector, connection: _Connection) -> None:
+    def _turn(self, selector: selectors.BaseSelector, connection: Connection) -> None:
         """Send what is queued, wait for something to happen, and take it."""
         self._send_all()
         if self._client.socket() is not connection:
@@ -181,12 +184,26 @@ class MqttTransport(NetworkThread):
             connection.close()
         reason = self._ending or "connection lost"
         if accepted_at is None:
-            self._log.warning("connect_refused", reason=reason)
+            if not self._closing.is_set():
+                self._blocked("connect_refused", self._obstacle or self._without_answer(reason))
             return
         lived_s = time.monotonic() - accepted_at
         self._backoff.ended(lived_s)
         self._log.info("disconnected", reason=reason, seconds=round(lived_s, 3))
         self._tell(TransportDisconnected(connection=self._session.connection, reason=reason))
+
+    def _without_answer(self, reason: str) -> Obstacle:
+        """There was a connection and no CONNACK: what may be the matter; now and then it is asked what it speaks."""
+        self._client.distrust()
+        tls = self._address.tls
+        self._unanswered += 1
+        is_time = self._is_old or self._unanswered & (self._unanswered - 1) == 0
+        if is_time and self._address.transport == "tcp":
+            self._is_old = speaks_only_older(self._client.make_connection)
+        if self._is_old:
+            return OLD
+        certified = tls is not None and tls.certificate is not None
+        return unanswered(reason, encrypted=tls is not None, with_certificate=certified)
 
     def _subscribe(self, topic_filter: str, qos: int) -> None:
         self._subscriptions.add(topic_filter, qos)
@@ -219,11 +236,14 @@ class MqttTransport(NetworkThread):
         self, client: paho.Client, _u: object, flags: paho.ConnectFlags, reason: ReasonCode, limits: Properties | None
     ) -> None:
         if reason.is_failure:
-            self._ending = f"refused by the broker: {reason}"
-            if self._refusals.refused(reason.value):
-                self._failure = f"the broker refuses us: {reason}; check user name, password, certificate and ACL"
+            self._obstacle = refused(reason.value, str(reason), client_id=self._session.client_id)
+        else:
+            self._obstacle = lacking(limits)
+        if self._obstacle is not None:
+            self._ending = self._obstacle.reason
             return
         self._refusals.accepted()
+        self._unanswered, self._is_old = 0, False
         present = flags.session_present
         self._adopt_limits(limits)
         self._accepted_at = time.monotonic()
@@ -261,10 +281,12 @@ class MqttTransport(NetworkThread):
         self, _c: paho.Client, _u: object, flags: paho.DisconnectFlags, reason: ReasonCode, _p: Properties | None
     ) -> None:
         said = flags.is_disconnect_packet_from_server
+        if said and reason.value == TAKEN_OVER and self._takeovers.evicted(time.monotonic()):
+            self._failure = self._twin()
         self._ending = self._ending or (f"the broker said: {reason}" if said else "connection lost")
 
     def _on_message(self, client: paho.Client, _u: object, message: paho.MQTTMessage) -> None:
-        if self._is_signature(client, message):
+        if self._is_signature(client, message) or self._is_of_twin(message):
             return
         try:
             event = MessageReceived(
@@ -298,9 +320,27 @@ class MqttTransport(NetworkThread):
         signatures = [text for name, text in getattr(message.properties, "UserProperty", ()) if name == _SIGNATURE]
         for signature in signatures:
             if self._takeovers.seen(signature, time.monotonic()):
-                self._failure = f"another client uses the id {self._session.client_id!r}; give each client its own"
+                self._failure = self._twin()
                 client.disconnect()
         return self._takeovers.signature in signatures or not self._subscriptions.wants(self._signed_topic)
+
+    def _is_of_twin(self, message: paho.MQTTMessage) -> bool:
+        """Whether another federation's client has subscribed to this, in the session that we have by the same id.
+
+        Such a session is left, and begun anew: what the other one wants to hear would come to us for as long as it is
+        kept.
+        """
+        if self._signed_topic is None or not self._subscriptions.is_foreign(message._topic):  # noqa: SLF001
+            return False
+        if not self._shared:
+            self._shared = True
+            self._ending = f"another federation's client uses the id {self._session.client_id!r}"
+            if self._takeovers.evicted(time.monotonic(), outlasts=self._signed_topic.encode() > message._topic):  # noqa: SLF001
+                self._failure = self._twin()
+        return True
+
+    def _twin(self) -> str:
+        return f"another client uses the id {self._session.client_id!r}; give each client its own"
 
     def _on_publish(self, _c: paho.Client, _u: object, mid: int, reason: ReasonCode, _p: Properties | None) -> None:
         message = self._outbound.settle(mid)
@@ -319,48 +359,3 @@ class MqttTransport(NetworkThread):
         for reason in reasons:
             if reason.is_failure:
                 self._log.error("subscribe_refused", reason=str(reason))
-
-
-def _make_client(address: BrokerAddress, session: SessionSettings, will: Will | None) -> paho.Client:
-    client = paho.Client(
-        CallbackAPIVersion.VERSION2,
-        client_id=session.client_id,
-        protocol=paho.MQTTv5,
-        transport=address.transport,
-        reconnect_on_failure=False,
-        manual_ack=True,  # always: an automatic PUBACK would follow also a message that the inbox did not take
-    )
-    # Our thread catches what a callback raises, says it, and connects anew: suppressing would lose the message.
-    client.suppress_exceptions = False
-    client.connect_timeout = CONNECT_WAIT_S
-    client.max_inflight_messages = session.inflight_max
-    client.max_queued_messages = session.inflight_max + 1
-    if address.username is not None:
-        client.username_pw_set(address.username, address.password)
-    if address.tls is not None:
-        client.tls_set_context(address.tls.context())
-    if address.transport == "websockets":
-        client.ws_set_options(path=address.path)
-    if will is not None:
-        delay = None
-        if will.delay_s:  # some brokers know no such property
-            delay = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
-            delay.WillDelayInterval = will.delay_s
-        client.will_set(will.topic, will.payload, qos=1, retain=True, properties=delay)
-    client.on_socket_open = _without_delay
-    # With this callback the library never writes by itself: all bytes leave in `_send_all`, after bookkeeping.
-    client.on_socket_register_write = lambda _client, _userdata, _socket: None
-    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-    properties.SessionExpiryInterval = session.session_expiry_s
-    properties.ReceiveMaximum = session.receive_max
-    properties.MaximumPacketSize = session.packet_bytes_max
-    client.connect_async(
-        address.host, address.port, keepalive=session.keepalive_s, clean_start=False, properties=properties
-    )
-    return client
-
-
-def _without_delay(_client: paho.Client, _userdata: object, connection: _Connection) -> None:
-    # A twin of the descriptor: the library's websocket wrapper has no setsockopt.
-    with socket.socket(fileno=os.dup(connection.fileno())) as twin:
-        twin.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -13,9 +13,10 @@ from functools import partial
 
 from federation.errors import PayloadTooLarge
 from federation.runtime.log import get_log
+from federation.runtime.obstacles import Obstacle, Outlook
 from federation.runtime.outbound import Outbound, Outgoing
-from federation.runtime.session import Backoff, SessionSettings, publish_packet_bytes
-from federation.runtime.transport import Inbox, InboxItem, TransportEvent, TransportFailed
+from federation.runtime.session import Backoff, Refusals, SessionSettings, publish_packet_bytes
+from federation.runtime.transport import Inbox, InboxItem, TransportBlocked, TransportEvent, TransportFailed
 
 INBOX_WAIT_S = 2.0
 
@@ -57,6 +58,7 @@ class NetworkThread(abc.ABC):
         self._log = get_log("federation.mqtt", connection=session.connection, client=session.client_id)
         # Jitter must differ between nodes that were flashed from one image: seeded by the system unless told.
         self._backoff = Backoff(session, rng if rng is not None else random.SystemRandom())
+        self._refusals = Refusals()
         self._outbound = Outbound(
             messages_max=session.queue_messages_max, bytes_max=session.queue_bytes_max, perishable=session.perishable
         )
@@ -152,6 +154,21 @@ class NetworkThread(abc.ABC):
         if len(self._outbound):
             self._log.warning("messages_unsent", count=len(self._outbound))
         self._wakeup.close()
+
+    def _blocked(self, event: str, obstacle: Obstacle, **fields: object) -> None:
+        """An attempt to connect has failed: say so, and decide how soon the next one is, if there is one."""
+        lasting = self._refusals.met(obstacle.outlook)
+        if lasting and obstacle.outlook is Outlook.UNFIT:
+            self._failure = str(obstacle)
+            return
+        said = {"remedy": obstacle.remedy} if obstacle.remedy else {}
+        if lasting:
+            self._backoff.refused()
+            said["next"] = f"tried again every {self._session.refused_delay_s_max / 60:.0f} minutes"
+        (self._log.error if lasting else self._log.warning)(event, reason=obstacle.reason, **said, **fields)
+        with contextlib.suppress(queue.Full):  # it only tells: nobody waits for it
+            told = TransportBlocked(connection=self._session.connection, reason=obstacle.reason, remedy=obstacle.remedy)
+            self._inbox.put_nowait(InboxItem(event=told))
 
     def _tell(self, event: TransportEvent) -> None:
         """Put an event of ours; it must not be lost, so a full inbox holds this thread until somebody closes it."""

@@ -5,6 +5,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
+from federation.runtime.obstacles import Outlook
+
 _HEADER_BYTES_MAX = 5
 """MQTT fixed header: one type byte and up to four length bytes."""
 
@@ -29,6 +31,8 @@ class SessionSettings:
             gets its power back does not arrive at one instant.
         reconnect_delay_s_max: Cap of the reconnect delay, in seconds. 15 and not 60: a fleet must be back within 15 s
             of the broker's return, and 1,000 nodes over 15 s are 70 connects a second.
+        refused_delay_s_max: Cap of the delay after the broker has refused us again and again, in seconds; half of it is
+            the least. Minutes: it takes a person to change that, who need not visit the device then.
         perishable: Topics that begin so are not sent again after a reconnect, nor kept while there is no connection:
             their receiver asks for what it misses, and knows better what has arrived. Nothing is none.
         as_published: Filters whose messages say that they are retained also when they arrive as they are published.
@@ -47,6 +51,7 @@ class SessionSettings:
     queue_bytes_max: int = 268_435_456
     first_connect_spread_s: float = 0.2
     reconnect_delay_s_max: float = 15.0
+    refused_delay_s_max: float = 300.0
     perishable: str = ""
     as_published: frozenset[str] = frozenset()
 
@@ -60,9 +65,13 @@ class Backoff:
     def __init__(self, settings: SessionSettings, rng: random.Random) -> None:
         self._settings, self._rng = settings, rng
         self._attempts = 0
+        self._refused = False
 
     def next_s(self) -> float:
         """The next delay, in seconds; the first one is the first connect's own spread."""
+        if self._refused:
+            self._refused = False
+            return self._rng.uniform(self._settings.refused_delay_s_max / 2, self._settings.refused_delay_s_max)
         if self._attempts == 0:
             bound = self._settings.first_connect_spread_s
         else:
@@ -70,6 +79,10 @@ class Backoff:
             bound = min(self._settings.reconnect_delay_s_max, self.base_s * 2.0 ** min(self._attempts - 1, 16))
         self._attempts += 1
         return self._rng.uniform(0.0, bound)
+
+    def refused(self) -> None:
+        """The broker does not want us as we are: the next attempt is minutes away."""
+        self._refused = True
 
     def ended(self, lived_s: float) -> None:
         """An accepted connection ended. Only one that was good for a while lets the delays begin again."""
@@ -103,6 +116,7 @@ class TakeoverDetector:
         self._established = False
         self._other = ""
         self._takeovers: deque[float] = deque(maxlen=self.takeovers_max + 3 * self._lead)
+        self._evictions: deque[float] = deque(maxlen=self.takeovers_max + 3 * self._lead)
 
     def signed(self, now: float) -> None:
         """The broker has acknowledged our signature at ``now`` (monotonic seconds)."""
@@ -123,25 +137,39 @@ class TakeoverDetector:
         recent = sum(now - at <= self.window_s for at in self._takeovers)
         return recent >= self.takeovers_max + self._lead * (2 * self._established + (self.signature > signature))
 
+    def evicted(self, now: float, *, outlasts: bool = False) -> bool:
+        """At ``now`` somebody who signs elsewhere had our session: True when it is time to give up.
+
+        The broker says so, or it gives us what another federation's node with our id has asked for.
+
+        Args:
+            now: Monotonic seconds.
+            outlasts: Whether we are the one of the two who stays when both have just come.
+        """
+        if not self._evictions or now - self._evictions[-1] > self.window_s:
+            self._established = self._first_s is not None and now - self._first_s >= self.established_s
+        self._evictions.append(now)
+        recent = sum(now - at <= self.window_s for at in self._evictions)
+        return recent >= self.takeovers_max + self._lead * (2 * self._established + outlasts)
+
 
 class Refusals:
-    """Notices that the broker refuses us for good, and not because it is just starting."""
+    """Notices that an obstacle is no passing one, such as a broker that is just starting."""
 
     in_a_row_max = 3
-    # Client id, user name, password, authorization, banned, method: the same connect will not succeed later by itself.
-    for_good = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C})
 
     def __init__(self) -> None:
-        self._in_a_row = 0
+        self._outlook, self._in_a_row = Outlook.AWAY, 0
 
-    def refused(self, reason_code: int) -> bool:
-        """CONNACK had this failure; True when it is time to give up."""
-        self._in_a_row = self._in_a_row + 1 if reason_code in self.for_good else 0
-        return self._in_a_row >= self.in_a_row_max
+    def met(self, outlook: Outlook) -> bool:
+        """An attempt has failed; True when it is one too many to go on as before."""
+        self._in_a_row = self._in_a_row + 1 if outlook is self._outlook else 1
+        self._outlook = outlook
+        return outlook is not Outlook.AWAY and self._in_a_row >= self.in_a_row_max
 
     def accepted(self) -> None:
         """CONNACK was a success."""
-        self._in_a_row = 0
+        self._outlook = Outlook.AWAY
 
 
 def publish_packet_bytes(topic: str, payload: bytes, *, qos: int) -> int:

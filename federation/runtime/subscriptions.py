@@ -1,16 +1,24 @@
 """What we want to hear, and what a session that outlived its connection must forget."""
 
+from itertools import takewhile
+
 
 class Subscriptions:
-    """Filters with their QoS; not thread-safe, it belongs to the network thread."""
+    """Filters with their QoS; not thread-safe, it belongs to the network thread.
 
-    def __init__(self) -> None:
+    Args:
+        own: A topic of ours, of which we may hear anyway; empty is none.
+    """
+
+    def __init__(self, own: str = "") -> None:
+        self._roots = {b"$", _root(own)} if own else {b"$"}
         self._wanted: dict[str, int] = {}
         self._forgotten: set[str] = set()
 
     def add(self, topic_filter: str, qos: int) -> None:
         """From now on."""
         self._wanted[topic_filter] = qos
+        self._roots.add(_root(topic_filter))
         self._forgotten.discard(topic_filter)
 
     def remove(self, topic_filter: str, *, connected: bool) -> bool:
@@ -28,8 +36,19 @@ class Subscriptions:
         """Whether somebody has subscribed to this very filter."""
         return topic_filter in self._wanted
 
+    def is_foreign(self, topic: bytes) -> bool:
+        """Whether nothing that we have ever subscribed to begins like this: somebody else has, in our session."""
+        return not topic.startswith(tuple(self._roots))
+
     def take_forgotten(self) -> list[str]:
         """To unsubscribe at this CONNACK when the session is still there; asked once."""
         forgotten = sorted(self._forgotten)
         self._forgotten.clear()
         return forgotten
+
+
+def _root(topic: str) -> bytes:
+    """How all topics begin that a filter can match: two levels at most, a federation's."""
+    levels = topic.split("/")
+    fixed = list(takewhile(lambda level: level not in {"+", "#"}, levels[:2]))
+    return "/".join(fixed + [""] * (0 < len(fixed) < len(levels))).encode()

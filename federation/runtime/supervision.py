@@ -6,20 +6,31 @@ A container engine has no such socket: for it a file, which ``FEDMQ_HEALTH_FILE`
 import contextlib
 import os
 import queue
+import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
-from federation.runtime.transport import Inbox, InboxItem, TransportConnected, TransportDisconnected
+from federation.runtime.transport import (
+    Inbox,
+    InboxItem,
+    TransportBlocked,
+    TransportConnected,
+    TransportDisconnected,
+)
 
-__all__ = ["Notifier", "Supervision", "watchdog_interval_s"]
+__all__ = ["Notifier", "Supervision", "hold_back", "watchdog_interval_s"]
 
 EventT = TypeVar("EventT")
 BEATS_PER_INTERVAL = 3
 """A beat may come late twice before the manager restarts the service."""
+
+AGAIN_S = (60.0, 120.0)
+"""How long a service that cannot go on waits before it ends and is started anew: between these, in seconds."""
 
 HEALTH_S = 10.0
 """How often the health file is touched, in seconds."""
@@ -57,12 +68,15 @@ class Supervision:
             match event:
                 case _Heartbeat():
                     return None
+                case TransportBlocked(reason=reason, remedy=remedy):
+                    self._notifier.say_waiting(f"{reason}; {remedy}" if remedy else reason)
+                    return None
                 case TransportConnected(connection=connection) if connection != "data":
                     self._notifier.say("READY=1", "STATUS=connected to the broker")
                     self._connected = True
                     self._touch()
                 case TransportDisconnected(connection=connection, reason=reason) if connection != "data":
-                    self._notifier.say(f"STATUS=waiting for the broker: {reason[:200]}".replace("\n", " "))
+                    self._notifier.say_waiting(reason)
                     self._connected = False
             return translate(event)
 
@@ -74,9 +88,10 @@ class Supervision:
             self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stopped.set()
-        self._notifier.say("STOPPING=1")
+        if kind is None:  # after an error it may hold back, and a manager that was told would not wait for it
+            self._notifier.say("STOPPING=1")
         if self._thread.is_alive():
             self._thread.join()
 
@@ -116,6 +131,15 @@ class Notifier:
         # A leading @ stands for the zero byte of Linux's abstract names.
         self._address = "\0" + address[1:] if address.startswith("@") else address
 
+    @property
+    def listened(self) -> bool:
+        """Whether there is a manager."""
+        return bool(self._address)
+
+    def say_waiting(self, reason: str) -> None:
+        """Say that there is no broker, and why."""
+        self.say(f"STATUS=waiting for the broker: {reason[:200]}".replace("\n", " "))
+
     def say(self, *words: str) -> None:
         """Send ``words`` (``READY=1``, ``STATUS=...``) as one message."""
         if not self._address:
@@ -123,6 +147,30 @@ class Notifier:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as outlet:
             outlet.setblocking(False)
             outlet.sendto("\n".join(words).encode(), self._address)
+
+
+def hold_back(
+    reason: str, environ: Mapping[str, str] | None = None, wait: Callable[[float], object] = time.sleep
+) -> None:
+    """Before an end for which the role is not to blame: a manager starts it again, and not every few seconds.
+
+    Without a manager nothing is waited for: a person reads the reason.
+
+    Args:
+        reason: Why it ends.
+        environ: None is the process's own.
+        wait: For so many seconds.
+    """
+    notifier = Notifier(environ)
+    if not notifier.listened:
+        return
+    left_s = random.SystemRandom().uniform(*AGAIN_S)
+    notifier.say(f"STATUS=tries again in {left_s:.0f} s: {reason[:200]}".replace("\n", " "))
+    step_s = (watchdog_interval_s(environ) or left_s) / BEATS_PER_INTERVAL
+    while left_s > 0:
+        notifier.say("WATCHDOG=1")
+        wait(min(step_s, left_s))
+        left_s -= step_s
 
 
 def watchdog_interval_s(environ: Mapping[str, str] | None = None, *, pid: int | None = None) -> float | None:

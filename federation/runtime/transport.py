@@ -28,8 +28,17 @@ class TransportDisconnected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TransportBlocked:
+    """An attempt to connect has failed; the transport goes on trying, slowly where the broker has refused us."""
+
+    connection: str
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TransportFailed:
-    """The transport gave up: another client keeps taking over our id, or credentials are refused for good."""
+    """The transport gave up: another client keeps taking over our id, or the broker cannot do what is needed."""
 
     connection: str
     reason: str
@@ -45,7 +54,7 @@ class MessageReceived:
     duplicate: bool = False
 
 
-TransportEvent = TransportConnected | TransportDisconnected | TransportFailed | MessageReceived
+TransportEvent = TransportConnected | TransportDisconnected | TransportBlocked | TransportFailed | MessageReceived
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

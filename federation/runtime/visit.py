@@ -3,6 +3,7 @@
 Or a knock, under somebody's name: whether the broker lets them in.
 """
 
+import contextlib
 import queue
 import socket
 import ssl
@@ -18,15 +19,16 @@ from federation.runtime.session import SessionSettings
 from federation.runtime.transport import (
     Inbox,
     MessageReceived,
+    TransportBlocked,
     TransportConnected,
     TransportDisconnected,
     TransportFailed,
 )
 
-__all__ = ["Answer", "Seen", "knock", "visit_broker"]
+__all__ = ["Answer", "Seen", "clear_retained", "knock", "visit_broker"]
 
-ANSWER_S = 10.0
-"""How long the broker may take to accept us, in seconds."""
+ANSWER_S = 20.0
+"""How long the broker may take to accept us, in seconds: longer than the transport waits and asks what it speaks."""
 
 RETAINED_S = 1.0
 """How long retained messages may take, in seconds."""
@@ -48,6 +50,7 @@ class Seen:
     Attributes:
         accepted: Whether the broker accepted the connection.
         reason: Why not.
+        remedy: What to do about it; empty where nothing is known.
         packet_bytes_max: The largest packet that it takes.
         refused: How many of our publishes it refused.
         refused_topics: Their topics, as far as they are known.
@@ -56,6 +59,7 @@ class Seen:
 
     accepted: bool = False
     reason: str = "no answer"
+    remedy: str = ""
     packet_bytes_max: int = 0
     refused: int = 0
     refused_topics: list[str] = field(default_factory=list)
@@ -97,6 +101,27 @@ def visit_broker(
     return seen
 
 
+def clear_retained(address: BrokerAddress, client_id: str, topic_filter: str) -> None:
+    """Take what is retained on some topics off the broker, as far as it can be reached and lets us."""
+    inbox: Inbox = queue.Queue(MESSAGES_MAX)
+    session = SessionSettings(client_id=client_id, session_expiry_s=0, first_connect_spread_s=0.0)
+    transport = MqttTransport(address, session, inbox)
+    transport.subscribe(topic_filter)
+    transport.open()
+    until_s = time.monotonic() + ANSWER_S
+    with contextlib.suppress(queue.Empty):
+        wait_s = ANSWER_S
+        while time.monotonic() < until_s:
+            match inbox.get(timeout=wait_s).event:
+                case MessageReceived(topic=topic, payload=payload, retained=True) if payload:
+                    transport.publish(topic, b"", retain=True)
+                case TransportConnected():
+                    wait_s = RETAINED_S
+                case TransportBlocked() | TransportFailed():
+                    break
+    transport.close(timeout_s=CLOSE_S)
+
+
 def _listen(inbox: Inbox, seen: Seen, limit_s: float, over: Callable[[], bool]) -> None:
     """Until something is true, at most ``limit_s``."""
     until_s = time.monotonic() + limit_s
@@ -111,6 +136,8 @@ def _note(seen: Seen, event: object) -> None:
     match event:
         case TransportConnected():
             seen.accepted, seen.packet_bytes_max = True, event.packet_bytes_max
+        case TransportBlocked():
+            seen.reason, seen.remedy = event.reason, event.remedy
         case TransportFailed() | TransportDisconnected():
             seen.reason = event.reason
         case MessageReceived() if event.payload:

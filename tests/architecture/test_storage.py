@@ -13,7 +13,7 @@ MAY_IMPORT = {"sqlite3": {"federation/storage/sqlite.py"}, "fcntl": {"federation
 MAY_SYNC = {
     "federation/storage/folder.py": "a file that is replaced, and its folder",
     "federation/storage/sqlite.py": "the log, once for a batch",
-    "coordinator/monitoring/doctor.py": "whether the disk takes a write at all",
+    "federation/doctor.py": "whether the disk takes a write at all",
 }
 SQL = re.compile(
     r"\b(SELECT\b.+\bFROM|INSERT\s+(OR\s+\w+\s+)?INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM|(CREATE|DROP|ALTER)\s+(TABLE|INDEX)"

@@ -52,6 +52,14 @@ def test_a_role_is_watched_and_stays_down_only_for_a_wrong_setting(unit: str) ->
     assert {"Type=notify", "WatchdogSec=120", "Restart=always", "RestartPreventExitStatus=2"} <= set(lines)
 
 
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_never_gives_up(unit: str) -> None:
+    """By default systemd would after five starts in ten seconds."""
+    lines = (ROOT / "deploy" / "systemd" / f"{unit}.service").read_text().splitlines()
+    assert {"StartLimitIntervalSec=0", "Restart=always"} <= set(lines)
+    assert not [line for line in lines if line.startswith("StartLimitBurst")]
+
+
 WAIT_S = 60.0
 QUIET_S = 3.0
 """Fifteen beats."""

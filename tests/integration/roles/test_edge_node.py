@@ -25,7 +25,9 @@ from federation.protocol.messages import (
     ReceiptStatus,
     UpdateOffer,
 )
+from federation.runtime.address import parse_broker_url
 from federation.runtime.local_broker import LocalBroker
+from federation.runtime.visit import visit_broker
 from federation.task import TaskContext
 from federation.tasks.registry import load_task
 from tests.rigs.scripted_coordinator import LIMIT_S, SETTINGS, ScriptedCoordinator, point_model
@@ -257,16 +259,50 @@ def test_node_leaves_by_itself_when_the_run_has_ended(start: Start, coordinator:
     assert process.wait(LIMIT_S) == 0
 
 
-def test_node_that_the_broker_refuses_says_why(start: Start, broker: LocalBroker, tmp_path: Path) -> None:
+def test_node_that_the_broker_refuses_says_why_and_goes_on(start: Start, tmp_path: Path) -> None:
     passwords = tmp_path / "passwords"
     passwords.write_text("")
     passwords.chmod(0o644)
     lines = ("allow_anonymous false", f"password_file {passwords}")
     with LocalBroker(lines=lines) as closed:
         process = start("--broker", closed.url)
+        assert process.stdout is not None
+        told = (json.loads(line) for line in process.stdout)
+        refused = next(line for line in told if line["event"] == "connect_refused" and line["level"] == "error")
+        assert "Not authorized" in refused["reason"]
+        assert "password" in refused["remedy"]
+        assert process.poll() is None
+        assert finish(process) == 0
+
+
+def test_node_whose_broker_cannot_do_it_ends_with_the_reason(start: Start) -> None:
+    with LocalBroker(lines=("retain_available false",)) as unfit:
+        process = start("--broker", unfit.url)
         _, errors = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 4
-    assert "edge-node:" in errors
+    assert (
+        errors == "edge-node: this broker keeps no retained messages; use another broker: docs/reference/brokers.md\n"
+    )
+
+
+def test_two_nodes_of_one_name_in_two_federations_do_not_meet(
+    start: Start, broker: LocalBroker, tmp_path: Path
+) -> None:
+    first = start("--federation", "it")
+    second = start("--federation", "other", "--state", str(tmp_path / "other"))
+    found: set[str] = set()
+    while found != {"fl/it/n/n1/state", "fl/other/n/n1/state"}:
+        seen = visit_broker(
+            parse_broker_url(broker.url),
+            "looking",
+            filters=["fl/+/n/n1/state"],
+            probes=[],
+            enough=lambda seen: len(seen.messages) > 1,
+        )
+        found = set(seen.messages)
+    assert [finish(first), finish(second)] == [0, 0]
+    for process in (first, second):
+        assert events(process.stdout).count("connected") == 1
 
 
 STUBBORN = """

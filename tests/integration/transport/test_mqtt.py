@@ -1,10 +1,16 @@
 """Each trap of MQTT, Mosquitto and the client library that is ours to avoid, against a real broker."""
 
+import contextlib
 import io
+import os
 import queue
 import random
+import shutil
+import signal
 import socket
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +19,7 @@ import pytest
 import structlog
 
 from federation.errors import PayloadTooLarge
-from federation.runtime import mqtt, network_thread
+from federation.runtime import mqtt, network_thread, obstacles
 from federation.runtime.local_broker import BROKER_LIMITS, LocalBroker, free_port
 from federation.runtime.log import configure_log
 from federation.runtime.mqtt import MqttTransport, SessionSettings, parse_broker_url
@@ -21,6 +27,7 @@ from federation.runtime.transport import (
     Inbox,
     InboxItem,
     MessageReceived,
+    TransportBlocked,
     TransportConnected,
     TransportDisconnected,
     TransportFailed,
@@ -45,6 +52,8 @@ class Client:
 
     def expect(self, kind: type[EventT]) -> EventT:
         event = self.inbox.get(timeout=_WAIT_S).event
+        while isinstance(event, TransportBlocked) and kind is not TransportBlocked:
+            event = self.inbox.get(timeout=_WAIT_S).event
         assert isinstance(event, kind), event
         return event
 
@@ -53,12 +62,25 @@ class Client:
             pass
         return event
 
-    def is_quiet(self) -> bool:
-        try:
-            self.inbox.get(timeout=_QUIET_S)
-        except queue.Empty:
-            return True
+    def hears(self, topic: str, payload: bytes) -> bool:
+        """Whether this message comes soon."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                match self.inbox.get(timeout=_QUIET_S).event:
+                    case MessageReceived() as event if (event.topic, event.payload) == (topic, payload):
+                        return True
         return False
+
+    def is_quiet(self) -> bool:
+        """Whether nothing comes but that there is no broker."""
+        until_s = time.monotonic() + _QUIET_S
+        while (left_s := until_s - time.monotonic()) > 0:
+            try:
+                if not isinstance(self.inbox.get(timeout=left_s).event, TransportBlocked):
+                    return False
+            except queue.Empty:
+                break
+        return True
 
 
 @pytest.fixture(autouse=True)
@@ -262,11 +284,159 @@ def test_the_own_state_is_read_by_the_transport_and_what_others_say_there_by_a_r
     assert own.expect(MessageReceived).payload == b""
 
 
-def test_refused_credentials_are_given_up_with_the_reason(connect: Connect) -> None:
+def test_refused_credentials_are_tried_again_for_ever_with_the_reason(connect: Connect, log: io.StringIO) -> None:
     with LocalBroker(lines=("allow_anonymous false",)) as broker:
-        client = connect(broker.url)
-        assert "Not authorized" in client.expect(TransportFailed).reason
+        client = connect(broker.url, refused_delay_s_max=0.4)
+        for _ in range(5):
+            blocked = client.expect(TransportBlocked)
+            assert "Not authorized" in blocked.reason
+            assert "password" in blocked.remedy
+        assert client.transport.alive
         assert not client.transport.connected
+    assert '"level": "error"' in log.getvalue()
+
+
+def test_who_is_let_in_after_many_refusals_connects_by_itself(connect: Connect, tmp_path: Path) -> None:
+    passwords = tmp_path / "passwords"
+    passwords.write_text("")
+    passwords.chmod(0o644)
+    with LocalBroker(lines=("allow_anonymous false", f"password_file {passwords}")) as broker:
+        client = connect(broker.url.replace("//", "//me:secret@"), refused_delay_s_max=0.4)
+        for _ in range(4):
+            client.expect(TransportBlocked)
+        subprocess.run([shutil.which("mosquitto_passwd") or "", "-b", str(passwords), "me", "secret"], check=True)
+        os.kill(broker.pid, signal.SIGHUP)
+        client.expect(TransportConnected)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"), [("retain_available false", "keeps no retained messages"), ("max_qos 0", "knows QoS 0 only")]
+)
+@pytest.mark.parametrize("will", [None, Will(topic="state/c", payload=b"lost")])
+def test_a_broker_that_cannot_do_it_is_named_and_given_up(
+    setting: str, said: str, will: Will | None, connect: Connect
+) -> None:
+    with LocalBroker(lines=(setting,)) as broker:
+        reason = connect(broker.url, will=will).expect(TransportFailed).reason
+    assert f"this broker {said}; use another broker: docs/reference/brokers.md" in reason
+
+
+def test_a_broker_with_too_small_packets_is_given_up(connect: Connect) -> None:
+    with LocalBroker(settings=_with_limits(max_packet_size="4096")) as broker:
+        assert (
+            "packets of 4,096 bytes at most, and 8,192 are needed" in connect(broker.url).expect(TransportFailed).reason
+        )
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ({5: b"\x20\x02\x00\x01"}, "does not speak MQTT 5"),  # aedes
+        ({5: b"\x20\x02\x00\x05"}, "does not speak MQTT 5"),
+        ({5: b"", 4: b"\x20\x02\x00\x00"}, "does not speak MQTT 5"),  # RabbitMQ 3.10
+        ({5: None, 4: b"\x20\x02\x00\x05"}, "does not speak MQTT 5"),  # amqtt
+        ({5: b"\x20\x02\x00\x00"}, "does not speak MQTT 5"),  # accepts anything
+    ],
+)
+def test_a_broker_of_an_older_mqtt_is_named_and_given_up(
+    answers: dict[int, bytes | None], said: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt, "CONNACK_WAIT_S", 0.2)
+    monkeypatch.setattr(obstacles, "PROBE_S", 0.2)
+    with OldBroker({4: b"\x20\x02\x00\x00"} | answers) as url:
+        assert said in connect(url).until(TransportFailed).reason
+
+
+@pytest.mark.parametrize("answer", [b"", None])
+def test_a_server_that_says_nothing_at_all_is_asked_again_and_again(
+    answer: bytes | None, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt, "CONNACK_WAIT_S", 0.2)
+    monkeypatch.setattr(obstacles, "PROBE_S", 0.2)
+    with OldBroker({4: answer, 5: answer}) as url:
+        client = connect(url)
+        for _ in range(5):
+            blocked = client.expect(TransportBlocked)
+            assert "the broker has not answered CONNECT" in blocked.reason
+            assert "whether it speaks MQTT 5 (docs/reference/brokers.md), whether this port wants TLS" in blocked.remedy
+        assert client.transport.alive
+
+
+class OldBroker:
+    """Answers CONNECT of each level with some bytes, and closes; None keeps the connection without a word."""
+
+    def __init__(self, answers: Mapping[int, bytes | None]) -> None:
+        self._answers, self._kept = answers, list[socket.socket]()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            level = connection.recv(4096)[8]
+            answer = self._answers[level]
+            if answer is None:
+                self._kept.append(connection)
+                continue
+            connection.sendall(answer)
+            connection.close()
+
+    def __enter__(self) -> str:
+        self._thread.start()
+        return f"mqtt://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(_WAIT_S)
+        for one in self._kept:
+            one.close()
+
+
+def test_two_federations_whose_broker_gives_them_one_id_end_with_one_that_says_why(
+    broker: LocalBroker, connect: Connect
+) -> None:
+    """As with one certificate in two federations: Mosquitto says nothing, but each hears what the other asked for."""
+    clients = [
+        connect(broker.url, "edge-01", f"fl/{name}/srv", will=Will(topic=f"fl/{name}/n/edge-01/state", payload=b"lost"))
+        for name in ("a", "b")
+    ]
+    speaker = connect(broker.url, "coordinators")
+    until_s = time.monotonic() + _WAIT_S
+    while all(client.transport.alive for client in clients) and time.monotonic() < until_s:
+        for name in ("a", "b"):
+            speaker.transport.publish(f"fl/{name}/srv", b"here")
+        time.sleep(0.02)
+    (loser,) = (client for client in clients if not client.transport.alive)
+    (winner,) = (client for client in clients if client is not loser)
+    assert "another client uses the id 'edge-01'" in loser.until(TransportFailed).reason
+    mine = "a" if winner is clients[0] else "b"
+    for number in range(1_000):  # a session that the other one has left behind is begun anew once more
+        for name in ("a", "b"):
+            speaker.transport.publish(f"fl/{name}/srv", b"%d" % number)
+        if winner.hears(f"fl/{mine}/srv", b"%d" % number):
+            break
+    for name in ("a", "b"):
+        speaker.transport.publish(f"fl/{name}/srv", b"last")
+    assert winner.expect(MessageReceived) == MessageReceived(topic=f"fl/{mine}/srv", payload=b"last")
+    assert winner.is_quiet()
+
+
+def test_a_name_whose_first_address_is_silent_reaches_the_second(
+    broker: LocalBroker, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one takes the connection and never answers CONNECT."""
+    monkeypatch.setattr(mqtt, "CONNACK_WAIT_S", 0.3)
+    monkeypatch.setattr(obstacles, "PROBE_S", 0.1)
+    with socket.create_server(("127.0.0.2", broker.port)):
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, broker.port)) for host in ("127.0.0.2", broker.host)
+        ]
+        monkeypatch.setattr("federation.runtime.dial.socket.getaddrinfo", lambda *_, **__: found)
+        connect(f"mqtt://broker.example:{broker.port}").expect(TransportConnected)
 
 
 def test_a_broker_that_is_away_is_waited_for(broker: LocalBroker, connect: Connect) -> None:

@@ -16,7 +16,7 @@ from coordinator.enrolment.folder import FleetFolder
 from coordinator.enrolment.texts import FleetPlan
 from federation.runtime.local_broker import BROKER_LIMITS, LocalBroker, free_port
 from federation.runtime.mqtt import BrokerAddress, MqttTransport, SessionSettings, TlsFiles
-from federation.runtime.transport import Inbox, MessageReceived, TransportConnected, TransportFailed, Will
+from federation.runtime.transport import Inbox, MessageReceived, TransportBlocked, TransportConnected, Will
 from federation.types import FederationId
 from tests.rigs.raw_mqtt import NO_SUBSCRIBERS, NOT_AUTHORIZED, RawClient, Refused
 
@@ -173,5 +173,8 @@ def test_a_node_gets_through_websockets_with_tls(site: Site) -> None:
     assert (heard.topic, heard.payload) == ("fl/plant/n/edge-02/cmd", b"hello")
 
 
-def test_a_wrong_password_ends_the_node_with_a_reason(site: Site) -> None:
-    assert isinstance(connect(site, "guess"), TransportFailed)
+def test_a_wrong_password_is_refused_with_a_reason_and_a_remedy(site: Site) -> None:
+    refused = connect(site, "guess")
+    assert isinstance(refused, TransportBlocked)
+    assert "refused by the broker" in refused.reason
+    assert "password" in refused.remedy

@@ -1,15 +1,17 @@
 """The composition root: a task is built and prepared before the node appears, and its errors are said."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import structlog
 
-from edge_node.app import build_workshop, run_node
+from edge_node.app import build_workshop, client_id, run_node
 from edge_node.config import NodeConfig, read_config
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.errors import ConfigError, StoreLocked, TaskError
+from federation.runtime.address import TlsFiles, parse_broker_url
 
 SOURCE = """
 from federation.tasks.builtin.synthetic import build_quadratic as quadratic
@@ -79,3 +81,24 @@ def test_wrong_broker_url_is_said_before_the_state_folder_is_touched(tmp_path: P
     with pytest.raises(ConfigError, match=r"broker\.url"):
         run_node(config(tmp_path, broker__url="http://localhost"))
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({}, "demo.pi-3"),
+        ({"broker.username": "pi-3"}, "pi-3"),
+        ({"broker.username": "everybody"}, "demo.pi-3"),
+        ({"broker.url": "mqtt://pi-3:secret@localhost"}, "pi-3"),
+        ({"broker.url": "mqtts://localhost", "broker.tls_certificate": "node.crt"}, "pi-3"),
+        ({"broker.client_id": "as-it-was"}, "as-it-was"),
+    ],
+)
+def test_client_id_has_the_federation_where_the_broker_does_not_know_the_node(
+    more: dict[str, object], expected: str
+) -> None:
+    flags: dict[str, object] = {"federation.id": "demo", "node.id": "pi-3", "broker.url": "mqtt://localhost"}
+    config = read_config(None, flags | more, environ={})
+    address = parse_broker_url(config.broker.url, tls=TlsFiles() if config.broker.tls_certificate else None)
+    username = config.broker.username or address.username
+    assert client_id(config, replace(address, username=username)) == expected

@@ -1,5 +1,7 @@
 """The command line: flags become settings, and every error one line and an exit code."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,26 @@ def test_errors_become_one_line_and_an_exit_code(
     found, output = invoke(monkeypatch, *NEEDED, raises=error)
     assert found == code
     assert (f"edge-node: {error}" in output) == isinstance(error, FederationError)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_fails_anywhere_is_told_as_such(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    code, output = invoke(monkeypatch, *NEEDED, raises=OSError(number, os.strerror(number)))
+    assert code == 3
+    assert os.strerror(number) in output
+    assert "make" in output
+    monkeypatch.setattr(composition, "run_node", lambda _: (_ for _ in ()).throw(OSError(errno.EBADF, "a bug")))
+    assert isinstance(CliRunner().invoke(app, NEEDED).exception, OSError)
+
+
+@pytest.mark.parametrize(("error", "held"), [(ConfigError("task", "none"), 0), (StorageError("full"), 1)])
+def test_a_service_holds_back_an_end_that_no_person_has_to_mend(
+    monkeypatch: pytest.MonkeyPatch, error: FederationError, held: int
+) -> None:
+    reasons: list[str] = []
+    monkeypatch.setattr("federation.command_line.hold_back", reasons.append)
+    invoke(monkeypatch, *NEEDED, raises=error)
+    assert reasons == [str(error)] * held
 
 
 def test_our_own_bug_is_not_hidden_behind_an_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:

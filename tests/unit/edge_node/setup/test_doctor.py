@@ -117,7 +117,7 @@ def test_name_that_does_not_resolve_and_port_that_does_not_answer_fail(monkeypat
         raise ConnectionRefusedError(111, "Connection refused")
 
     for raising, word in ((no_name, "DNS"), (refused, "firewalls")):
-        monkeypatch.setattr(socket, "create_connection", raising)
+        monkeypatch.setattr("federation.doctor.dial", raising)
         finding = check_dial(BrokerAddress(host="broker"))
         assert finding.verdict is FAIL
         assert word in finding.remedy

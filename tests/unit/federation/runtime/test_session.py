@@ -2,13 +2,13 @@
 
 import random
 from dataclasses import dataclass
-from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.runtime.session import Backoff, Refusals, SessionSettings, TakeoverDetector, publish_packet_bytes
+from federation.runtime.obstacles import Outlook
+from federation.runtime.session import Backoff, Refusals, SessionSettings, TakeoverDetector
 
 
 class _Highest(random.Random):
@@ -128,22 +128,43 @@ def test_an_intruder_that_is_started_again_and_again_does_not_wear_the_first_one
             incumbent.signed(now)
 
 
-def test_three_refusals_in_a_row_are_for_good() -> None:
+@pytest.mark.parametrize("outlook", [Outlook.REFUSED, Outlook.UNFIT])
+def test_three_refusals_in_a_row_are_no_accident(outlook: Outlook) -> None:
     refusals = Refusals()
-    assert [refusals.refused(0x87) for _ in range(3)] == [False, False, True]
+    assert [refusals.met(outlook) for _ in range(4)] == [False, False, True, True]
 
 
 def test_a_success_or_a_busy_broker_between_starts_the_count_again() -> None:
-    refusals = Refusals()
-    assert not any([refusals.refused(0x86), refusals.refused(0x86)])
+    refusals, no = Refusals(), Outlook.REFUSED
+    assert not any([refusals.met(no), refusals.met(no)])
     refusals.accepted()
-    assert not any([refusals.refused(0x86), refusals.refused(0x86), refusals.refused(0x88), refusals.refused(0x86)])
+    assert not any([refusals.met(no), refusals.met(no), refusals.met(Outlook.AWAY), refusals.met(no)])
+    assert not any(refusals.met(Outlook.AWAY) for _ in range(100))
 
 
-def test_the_packet_size_counts_every_header_byte() -> None:
-    # 1 type, 3 length, 2 topic length, 3 topic, 2 packet id, 1 properties: the bound may be 1 B more, never less.
-    payload = bytes(61_440)
-    exact = 1 + 3 + 2 + 3 + 2 + 1 + len(payload)
-    assert exact <= publish_packet_bytes("a/b", payload, qos=1) <= exact + 3
-    sizes = [publish_packet_bytes("ä" * n, b"", qos=0) for n in range(3)]
-    assert [after - before for before, after in pairwise(sizes)] == [2, 2]
+def test_after_refusals_the_next_attempt_is_minutes_away_and_then_it_is_as_before() -> None:
+    """[FED-10] Who is refused goes on trying, slowly."""
+    backoff = Backoff(_settings(), random.Random(1))
+    backoff.next_s()
+    for _ in range(100):
+        backoff.refused()
+        assert 150.0 <= backoff.next_s() <= 300.0
+    assert backoff.next_s() <= 15.0
+
+
+def test_of_two_who_evict_each_other_the_newcomer_stops_first() -> None:
+    first, second = TakeoverDetector("a"), TakeoverDetector("b")
+    first.signed(0.0)
+    second.signed(100.0)
+    stopped = [
+        name
+        for turn in range(3)
+        for name, one in (("first", first), ("second", second))
+        if one.evicted(100.0 + turn + (name == "second") / 2)
+    ]
+    assert stopped == ["second"]
+
+
+def test_evictions_that_are_minutes_apart_are_borne() -> None:
+    detector = TakeoverDetector("a")
+    assert not any(detector.evicted(200.0 * turn) for turn in range(20))

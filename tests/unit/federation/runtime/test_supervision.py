@@ -1,14 +1,22 @@
 """The service manager hears that a role is ready, alive and stopping, and never holds it up."""
 
 import queue
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from federation.runtime.supervision import Notifier, Supervision, watchdog_interval_s
-from federation.runtime.transport import Inbox, InboxItem, TransportConnected, TransportDisconnected
+from federation.errors import StorageError
+from federation.runtime.supervision import Notifier, Supervision, hold_back, watchdog_interval_s
+from federation.runtime.transport import (
+    Inbox,
+    InboxItem,
+    TransportBlocked,
+    TransportConnected,
+    TransportDisconnected,
+)
 
 WAIT_S = 20.0
 
@@ -150,3 +158,45 @@ def test_the_watchdogs_interval_is_read_when_it_is_meant_for_us(
     variables: dict[str, str], expected: float | None
 ) -> None:
     assert watchdog_interval_s(variables, pid=7) == expected
+
+
+def test_what_is_in_the_way_of_a_connection_is_said_and_goes_no_further(manager: socket.socket) -> None:
+    inbox: Inbox = queue.Queue()
+    with Supervision(inbox, lambda: True, environ(manager)) as supervision:
+        blocked = TransportBlocked(connection="node", reason="Not authorized", remedy="check the password")
+        assert supervision.watching(lambda event: event)(blocked) is None
+    heard = [manager.recv(1_000).decode() for _ in range(2)]
+    assert heard[1] == "STATUS=waiting for the broker: Not authorized; check the password"
+
+
+def test_an_end_with_an_error_is_not_announced_because_it_is_held_back(manager: socket.socket) -> None:
+    with (
+        pytest.raises(StorageError),
+        Supervision(queue.Queue(), lambda: True, environ(manager)),
+    ):
+        raise StorageError("disk full")
+    manager.settimeout(0.1)
+    assert manager.recv(1_000) == b"STATUS=waiting for the broker"
+    with pytest.raises(TimeoutError):
+        manager.recv(1_000)
+
+
+def test_a_service_waits_for_a_minute_or_two_before_it_ends_and_feeds_the_watchdog(manager: socket.socket) -> None:
+    waited: list[float] = []
+    said: list[str] = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        said.extend(manager.recv(1_000).decode() for _ in range(1 + (len(waited) == 1)))
+
+    hold_back("the disk is full", environ(manager, WATCHDOG_USEC="30000000"), wait)
+    assert 60.0 <= sum(waited) <= 120.0
+    assert max(waited) <= 10.0
+    assert re.fullmatch(r"STATUS=tries again in \d+ s: the disk is full", said[0])
+    assert set(said[1:]) == {"WATCHDOG=1"}
+
+
+def test_who_has_no_manager_waits_for_nothing() -> None:
+    waited: list[float] = []
+    hold_back("the disk is full", {}, waited.append)
+    assert waited == []

@@ -1,0 +1,146 @@
+"""Why a broker does not take us: what it said, in words, what to do about it, and whether to go on trying.
+
+A broker that is away is tried again within seconds, one that refuses us within minutes. Only one that cannot do what
+the protocol needs, whoever we are, is given up: docs/reference/brokers.md has others.
+"""
+
+import contextlib
+import secrets
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = ["PACKET_BYTES_MIN", "Obstacle", "Outlook", "away", "lacking", "refused", "speaks_only_older", "unanswered"]
+
+PACKET_BYTES_MIN = 8_192
+"""An announcement of 4 KiB with its signature fits; a broker that takes less is of no use, in bytes."""
+
+PAGE = "use another broker: docs/reference/brokers.md"
+PROBE_S = 2.0
+"""How long a broker may take to answer a CONNECT that only asks what it speaks, in seconds."""
+
+_CONNACK = 0x20
+_OLD_CONNACK_BYTES = 2
+"""What follows its length before MQTT 5; since then a third byte at least."""
+
+
+class Outlook(StrEnum):
+    """What trying again can bring."""
+
+    AWAY = "away"
+    """It is not there, or too busy: soon."""
+
+    REFUSED = "refused"
+    """It does not want us as we are: somebody must change something there or here."""
+
+    UNFIT = "unfit"
+    """It cannot do what is needed: never."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Obstacle:
+    """What is in the way of a connection.
+
+    Attributes:
+        reason: What was seen.
+        remedy: What a person can do; empty when time may be enough.
+        outlook: What trying again can bring.
+    """
+
+    reason: str
+    remedy: str = ""
+    outlook: Outlook = Outlook.AWAY
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.remedy}" if self.remedy else self.reason
+
+
+OLD = Obstacle(
+    reason="this broker does not speak MQTT 5, only an older MQTT",
+    remedy=PAGE,
+    outlook=Outlook.UNFIT,
+)
+
+_UNFIT = {
+    0x84: OLD,
+    0x9A: Obstacle(reason="this broker keeps no retained messages", remedy=PAGE, outlook=Outlook.UNFIT),
+    0x9B: Obstacle(reason="this broker knows QoS 0 only", remedy=PAGE, outlook=Outlook.UNFIT),
+}
+# Unspecified, unavailable, busy, shutting down, quota, rate: the next attempt may be taken.
+_BUSY = frozenset({0x80, 0x88, 0x89, 0x8B, 0x97, 0x9F})
+_CLIENT_ID = 0x85
+
+
+def away(reason: str) -> Obstacle:
+    """Nobody is there, or nobody whom we trust."""
+    return Obstacle(reason=reason)
+
+
+def refused(code: int, said: str, *, client_id: str) -> Obstacle:
+    """CONNACK had a failure.
+
+    Args:
+        code: Its reason code.
+        said: The code's name.
+        client_id: Ours.
+    """
+    if code in _UNFIT:
+        return _UNFIT[code]
+    reason = f"refused by the broker: {said}"
+    if code in _BUSY:
+        return Obstacle(reason=reason)
+    remedy = "check user name, password, certificate and ACL, and the broker's own log"
+    if code == _CLIENT_ID:
+        remedy = f"let it take the client id {client_id!r}, or set broker.client_id"
+    return Obstacle(reason=reason, remedy=remedy, outlook=Outlook.REFUSED)
+
+
+def lacking(limits: object) -> Obstacle | None:
+    """What a broker that has accepted us says that it cannot do; ``limits`` are the properties of its CONNACK."""
+    if not getattr(limits, "RetainAvailable", 1):
+        return _UNFIT[0x9A]
+    if not getattr(limits, "MaximumQoS", 1):
+        return _UNFIT[0x9B]
+    if not getattr(limits, "WildcardSubscriptionAvailable", 1):
+        return Obstacle(reason="this broker takes no subscriptions with wildcards", remedy=PAGE, outlook=Outlook.UNFIT)
+    packet_bytes_max = getattr(limits, "MaximumPacketSize", PACKET_BYTES_MIN)
+    if packet_bytes_max < PACKET_BYTES_MIN:
+        reason = f"this broker takes packets of {packet_bytes_max:,} bytes at most, and {PACKET_BYTES_MIN:,} are needed"
+        return Obstacle(reason=reason, remedy=f"raise its limit, or {PAGE}", outlook=Outlook.UNFIT)
+    return None
+
+
+def unanswered(reason: str, *, encrypted: bool, with_certificate: bool) -> Obstacle:
+    """There was a connection, and no CONNACK.
+
+    Args:
+        reason: How it ended.
+        encrypted: Whether it was over TLS.
+        with_certificate: Whether we have shown a certificate: a broker that does not trust it says so in no other way.
+    """
+    doubts = ["whether it speaks MQTT 5 (docs/reference/brokers.md)"]
+    doubts += [] if encrypted else ["whether this port wants TLS"]
+    doubts += ["whether it trusts broker.tls_certificate"] if with_certificate else []
+    return Obstacle(reason=f"{reason}: the broker has not answered CONNECT", remedy=f"see {', '.join(doubts)}")
+
+
+def speaks_only_older(connect: Callable[[], socket.socket]) -> bool:
+    """Whether a broker answers a CONNECT of MQTT 3.1.1, and none of MQTT 5; ``connect`` makes a connection."""
+    if not _answer(connect, 4):
+        return False
+    answer = _answer(connect, 5)
+    return len(answer) < 2 or answer[1] == _OLD_CONNACK_BYTES
+
+
+def _answer(connect: Callable[[], socket.socket], level: int) -> bytes:
+    """The first bytes of a CONNACK; empty for anything else."""
+    name = f"probe-{secrets.token_hex(4)}".encode()
+    properties = b"\0" if level > 4 else b""
+    body = b"\0\4MQTT" + bytes([level, 2, 0, 60]) + properties + len(name).to_bytes(2) + name
+    with contextlib.suppress(OSError), connect() as connection:
+        connection.settimeout(PROBE_S)
+        connection.sendall(bytes([0x10, len(body)]) + body)
+        answer = connection.recv(4)
+        return answer if answer[:1] == bytes([_CONNACK]) else b""
+    return b""
