@@ -14,6 +14,7 @@ from rich.table import Table
 from coordinator.artifacts.plots.canvas import require_matplotlib
 from coordinator.artifacts.plots.gallery import draw_run
 from coordinator.artifacts.plots.run import run_of_report
+from federation.runtime.log import configure_log
 from federation.task import task_label
 from federation.units import human_bytes
 from fedmq.demo.plan import DemoOptions, DemoPlan, make_plan
@@ -78,10 +79,11 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
     if plot is not None:
         require_matplotlib()
     console = Console(stderr=as_json)
+    configure_log(json=False, level="critical")  # of this process: it looks at the broker, and says itself what it saw
     try:
         result = _run(plan, console)
     except DemoFailed as error:
-        Console(stderr=True).print(f"demo failed: {error}", markup=False, highlight=False)
+        Console(stderr=True).print(f"demo failed: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(EXIT_FAILED) from error
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted: all processes are stopped")

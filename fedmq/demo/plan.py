@@ -1,7 +1,8 @@
 """What one demo runs: its options checked, and the configuration that they stand for."""
 
+import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from federation.errors import ConfigError
@@ -57,6 +58,7 @@ class DemoPlan(DemoOptions):
     Attributes:
         settings: How nodes train.
         evaluate_every: Evaluate each n-th version; 0 is never.
+        federation: Its name: another one for each demo, so that two on one broker do not hear each other.
     """
 
     rounds: int
@@ -65,6 +67,7 @@ class DemoPlan(DemoOptions):
     strategy: str
     settings: TrainSettings
     evaluate_every: int = 1
+    federation: str = field(default_factory=lambda: f"demo-{secrets.token_hex(3)}")
 
     @property
     def synchronous(self) -> bool:
@@ -106,7 +109,7 @@ def coordinator_settings(plan: DemoPlan, *, broker_url: str, state: Path) -> Map
     if plan.data is not None:
         task["data"] = str(plan.data.resolve())
     return {
-        "federation": {"id": "demo"},
+        "federation": {"id": plan.federation},
         "broker": {"url": broker_url},
         "store": {"folder": str(state)},
         "task": task,

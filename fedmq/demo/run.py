@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from federation.errors import FederationError
-from federation.runtime.address import printable_url
+from federation.runtime.address import BrokerAddress, parse_broker_url, printable_url
 from federation.runtime.local_broker import LocalBroker
+from federation.runtime.visit import clear_retained, visit_broker
 from fedmq.demo.plan import DemoPlan, coordinator_settings, to_toml
 from fedmq.demo.processes import Exited, Fleet, Line
 from fedmq.demo.story import NodeStory, Story
@@ -24,6 +25,12 @@ FIRST_VERSION = 1
 
 QUIET_S_MAX = 180.0
 """A demo whose processes all say nothing for this long, in seconds, is given up."""
+
+TROUBLE_S_MAX = 60.0
+"""The same, when all that they say is that there is no broker."""
+
+TROUBLE = frozenset({"connect_failed", "connect_refused", "disconnected", "publish_dropped"})
+"""What processes say again and again while there is no broker."""
 
 
 class DemoFailed(FederationError):  # noqa: N818 - the name says what it is
@@ -81,6 +88,32 @@ class Saboteur:
 
 
 @dataclass(slots=True)
+class _Patience:
+    """Gives a demo up when nothing happens any more: that somebody tries to connect again is nothing."""
+
+    since: float = field(default_factory=time.monotonic)
+    trouble: str = ""
+
+    def hear(self, item: Line | Exited | None, now: float) -> str | None:
+        """Something was said, or nothing for a while; returns a sentence the first time that there is no broker.
+
+        Raises:
+            DemoFailed: It has lasted too long.
+        """
+        sentence = None
+        if isinstance(item, Line) and item.event in TROUBLE:
+            if not self.trouble:
+                sentence = f"the broker cannot be reached: {item.fields.get('reason')}"
+            self.trouble = str(item.fields.get("reason"))
+        elif item is not None:
+            self.since, self.trouble = now, ""
+        if now - self.since > (TROUBLE_S_MAX if self.trouble else QUIET_S_MAX):
+            because = f": the broker cannot be reached: {self.trouble}" if self.trouble else ""
+            raise DemoFailed(f"nothing happened for {now - self.since:.0f} s{because}")
+        return sentence
+
+
+@dataclass(slots=True)
 class Demo:
     """One demo from its start to its report."""
 
@@ -115,10 +148,23 @@ class Demo:
     @contextlib.contextmanager
     def _broker(self) -> Iterator[tuple[str, str]]:
         if self.plan.broker is not None:
-            yield self.plan.broker, "external broker"
+            address = parse_broker_url(self.plan.broker, source="--broker")
+            self._visit(address)
+            try:
+                yield self.plan.broker, "external broker"
+            finally:  # nobody else would: the next demo has another name
+                clear_retained(address, f"{self.plan.federation}-end", f"fl/{self.plan.federation}/#")
             return
         with LocalBroker() as broker:
             yield broker.url, f"mosquitto {broker.version}"
+
+    def _visit(self, address: BrokerAddress) -> None:
+        """Before anything starts: a broker that cannot be used is told within seconds."""
+        name = f"{self.plan.federation}-begin"
+        seen = visit_broker(address, name, filters=(), probes=(), enough=lambda _: True)
+        if not seen.accepted:
+            remedy = seen.remedy or "see its host and port, and whether it runs"
+            raise DemoFailed(f"no broker that can be used at {address.host}:{address.port}: {seen.reason}; {remedy}")
 
     def _start(self, url: str) -> None:
         settings, node_settings = self.folder / "coordinator.toml", self.folder / "node.toml"
@@ -135,7 +181,7 @@ class Demo:
 
     def _node_arguments(self, settings: str, name: str, index: int) -> list[str]:
         plan = self.plan
-        arguments = ["run", "--config", settings, "--federation", "demo", "--id", name, "--task", plan.task]
+        arguments = ["run", "--config", settings, "--federation", plan.federation, "--id", name, "--task", plan.task]
         arguments += ["--index", str(index), "--count", str(plan.nodes), "--seed", str(plan.seed), "--log-json"]
         arguments += ["--state", str(self.folder / name)]
         if plan.partition is not None:
@@ -145,20 +191,20 @@ class Demo:
         return arguments
 
     def _listen(self) -> None:
-        quiet_since = time.monotonic()
+        patience = _Patience()
         while not self.interrupted.is_set():
             try:
                 # The limit only bounds how late Ctrl-C is noticed where a signal does not wake a queue.
                 item = self.fleet.lines.get(timeout=1.0)
             except queue.Empty:
-                if time.monotonic() - quiet_since > QUIET_S_MAX:
-                    raise DemoFailed(f"nothing happened for {QUIET_S_MAX:.0f} s; see {self.folder}") from None
-                continue
-            quiet_since = time.monotonic()
+                item = None
+            sentence = patience.hear(item, time.monotonic())
+            if sentence:
+                self.view.say(sentence)
             if isinstance(item, Exited):
                 if self._is_over(item):
                     return
-            else:
+            elif item is not None:
                 self._hear(item)
             self.view.refresh()
         raise KeyboardInterrupt

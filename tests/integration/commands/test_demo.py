@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -10,6 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from federation.runtime.address import parse_broker_url
+from federation.runtime.local_broker import LocalBroker
+from federation.runtime.visit import visit_broker
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -91,3 +96,40 @@ def test_a_task_that_cannot_be_loaded_is_explained(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "digits" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_broker_that_is_not_there_is_told_within_seconds_before_anything_starts() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    done = demo(["--broker", f"mqtt://user:secret@127.0.0.1:{port}"])
+    assert done.returncode == 1
+    assert f"no broker that can be used at 127.0.0.1:{port}: [Errno 111] Connection refused" in done.stderr
+    assert "started" not in done.stdout
+    assert "secret" not in done.stdout + done.stderr
+
+
+def test_two_demos_on_one_broker_do_not_hear_each_other_and_leave_nothing_there(broker: LocalBroker) -> None:
+    command = [
+        *DEMO,
+        "--task",
+        "quadratic",
+        "--nodes",
+        "2",
+        "--rounds",
+        "5",
+        "--no-chaos",
+        "--json",
+        "--broker",
+        broker.url,
+    ]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [one.communicate(timeout=200) for one in running]
+    assert [one.returncode for one in running] == [0, 0], told
+    for out, _ in told:
+        report = json.loads(out)
+        assert sum(row["accepted"] for row in report["rounds"]) == sum(
+            node["updates_applied"] for node in report["nodes_detail"]
+        )
+    address = parse_broker_url(broker.url)
+    seen = visit_broker(address, "after", filters=["fl/#"], probes=[], enough=lambda seen: bool(seen.messages))
+    assert (seen.accepted, seen.messages) == (True, {})

@@ -19,7 +19,7 @@ from federation.units import human_bytes
 from fedmq.demo.cli import demo, summary_table
 from fedmq.demo.plan import DemoOptions, coordinator_settings, make_plan, to_toml
 from fedmq.demo.processes import NO_VARIABLES, Exited, Fleet, Line
-from fedmq.demo.run import Demo, Saboteur
+from fedmq.demo.run import QUIET_S_MAX, TROUBLE_S_MAX, Demo, DemoFailed, Saboteur, _Patience
 from fedmq.demo.story import NodeStory, Story
 from fedmq.demo.view import LiveView, PlainView, node_table
 
@@ -331,3 +331,34 @@ def test_a_demo_that_cannot_be_drawn_says_so_before_it_starts(tmp_path: Path, mo
     with pytest.raises(ConfigError, match=r"fedmq\[plot\]"):
         demo(plot=tmp_path / "pictures")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_demos_have_two_federations() -> None:
+    plans = [make_plan(DemoOptions()) for _ in range(2)]
+    names = [coordinator_settings(plan, broker_url="mqtt://h", state=Path("s"))["federation"]["id"] for plan in plans]
+    assert names == [plan.federation for plan in plans]
+    assert len(set(names)) == 2
+
+
+def test_that_somebody_tries_to_connect_again_is_no_progress() -> None:
+    patience, trouble = _Patience(since=0.0), line("node-0", "connect_failed", reason="Connection refused")
+    heard = [patience.hear(trouble, float(now)) for now in range(0, int(TROUBLE_S_MAX), 5)]
+    assert heard[0] == "the broker cannot be reached: Connection refused"
+    assert set(heard[1:]) == {None}
+    with pytest.raises(DemoFailed, match="the broker cannot be reached: Connection refused"):
+        patience.hear(trouble, TROUBLE_S_MAX + 1)
+
+
+def test_a_demo_is_given_up_when_nobody_says_anything_and_goes_on_while_somebody_does() -> None:
+    patience = _Patience(since=0.0)
+    for now in range(100):
+        assert patience.hear(line("node-0", "training_started"), now * 100.0) is None
+    with pytest.raises(DemoFailed, match="nothing happened for"):
+        patience.hear(None, 9_900.0 + QUIET_S_MAX + 1)
+
+
+def test_a_broker_that_came_back_is_told_of_anew_when_it_is_lost_again() -> None:
+    patience, trouble = _Patience(since=0.0), line("node-0", "disconnected", reason="connection lost")
+    assert patience.hear(trouble, 1.0) == "the broker cannot be reached: connection lost"
+    assert patience.hear(line("node-0", "connected"), 2.0) is None
+    assert patience.hear(trouble, 3.0) == "the broker cannot be reached: connection lost"
