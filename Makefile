@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: jobs fuzz bench-containers bench-algorithms bench-large help setup demo broker test test-all test-container check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet
+.PHONY: jobs fuzz bench-containers bench-algorithms bench-large help setup demo broker test test-all test-container test-brokers check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -42,6 +42,10 @@ test: $(STAMP) ## All tests but the slow campaigns
 test-container: $(STAMP) ## Build the images, run a federation in them, and the integration tests against the broker's
 	@FEDMQ_CONTAINER_BUILD=1 $(BIN)/python -m pytest -m container $(TESTS)
 	@FEDMQ_TEST_BROKER_IMAGE=$${BROKER_IMAGE:-fedmq-broker} $(BIN)/python -m pytest -m broker $(BROKER_TESTS)
+
+test-brokers: $(STAMP) ## The tests against a second broker, ejabberd; installs it where it is missing (Debian, Ubuntu)
+	@bash deploy/setup.sh $(VENV) ejabberd
+	@$(BIN)/python -m pytest -m second_broker $(TESTS)
 
 check: format lint types imports coverage ## Everything that CI runs: format, lint, types, imports, tests with coverage
 

@@ -76,4 +76,10 @@ if [ -n "$version" ] && [ "$(printf '%s\n' "$secure" "$version" | sort -V | head
     *) say "Mosquitto $version lacks security fixes that $secure has, unless your system's package brings them: see SECURITY.md" >&2 ;;
   esac
 fi
+
+# A second argument names a further broker for the tests, which start their own and never the system's.
+if [ "${2:-}" = ejabberd ] && ! PATH=$PATH:/usr/sbin command -v ejabberdctl >/dev/null; then
+  apt_install ejabberd || { say "ejabberd could not be installed from here: the tests that need it are skipped" >&2; }
+  as_root systemctl disable --now ejabberd >/dev/null 2>&1 || true
+fi
 say "ready"

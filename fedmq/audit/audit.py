@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from coordinator.global_model.committer import CommitterSettings
-from coordinator.storage.read_only import BLOBS, ReadOnlyStore
+from coordinator.storage.files import BLOBS
+from coordinator.storage.read_only import ReadOnlyStore
 from federation.errors import FederationError, StorageError
 from federation.types import UpdateId
 from fedmq.audit.evidence import Evidence, Witness, read_nodes

@@ -13,7 +13,6 @@ from coordinator.engine.events import Event
 from coordinator.monitoring.state_files import (
     FORMER,
     PAUSE_S,
-    STATUS,
     StoppingRule,
     WatchedMachine,
     read_counters,
@@ -21,6 +20,7 @@ from coordinator.monitoring.state_files import (
     read_stopping,
     read_waiting,
 )
+from coordinator.storage.files import STATUS
 from federation.errors import StorageError
 from federation.storage.folder import FolderLock
 from tests.rigs.status_values import snapshot, status_file

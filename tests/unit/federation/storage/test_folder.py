@@ -80,13 +80,13 @@ def test_a_folder_that_cannot_be_locked_says_why_and_stays_free(
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
 def test_a_folder_of_another_user_names_both_and_the_command(tmp_path: Path) -> None:
     folder = tmp_path / "state"
-    FolderLock(folder, private=True).release()
+    FolderLock(folder).release()
     for parent in (tmp_path, *tmp_path.parents[:3]):
         parent.chmod(parent.stat().st_mode | 0o055)
     os.seteuid(65_534)
     try:
         with pytest.raises(StorageError, match=rf"{folder} belongs to root, .* nobody: sudo chown -R nobody: {folder}"):
-            FolderLock(folder, private=True)
+            FolderLock(folder)
     finally:
         os.seteuid(0)
 
