@@ -10,8 +10,8 @@ from coordinator.engine.early_stopping import Goal, Source, StoppingSettings
 from coordinator.monitoring import status
 from coordinator.monitoring.run_progress import Best, read_run_progress
 from coordinator.monitoring.state_files import StoppingRule
-from coordinator.storage.files import STATUS
 from coordinator.records import NodeResult, RoundRecord
+from coordinator.storage.files import STATUS
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import Figures
 from federation.protocol.cohort import NOBODY
