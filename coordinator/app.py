@@ -111,9 +111,7 @@ class _Plan:
 
 def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
     config, inbox, log = plan.config, plan.inbox, get_log("coordinator")
-    for event, why in exposures(plan.address, sys.argv):
-        log.warning(event, why=why)
-    _tell_alarms(store)
+    _tell_alarms(plan, store)
     task = LazyTask(lambda: _build_task(config))
     _ensure_model(config, store, task)
     recovered = store.recovered(recent=plan.engine.max_staleness + 1)
@@ -180,7 +178,9 @@ def _evaluate_head(worker: EvaluationWorker | None, committer: Committer, store:
         worker.submit(committer.head.version, committer.evaluated_model)
 
 
-def _tell_alarms(store: SqliteStore) -> None:
+def _tell_alarms(plan: _Plan, store: SqliteStore) -> None:
+    for event, why in exposures(plan.address, sys.argv):
+        get_log("coordinator").warning(event, why=why)
     for alarm in store.alarms:
         get_log("coordinator").error("head_repaired", detail=alarm)
 

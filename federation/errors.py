@@ -12,7 +12,7 @@ FederationError
 │   └── PayloadTooLarge       larger than the broker's Maximum Packet Size
 ├── StorageError              a store cannot persist: nothing may be acknowledged
 │   ├── StoreLocked           another process owns this state folder
-│   └── Damaged               what was stored is gone, or is not what was stored
+│   └── DamagedStore          what was stored is gone, or is not what was stored
 └── TaskError                 the user's task broke its contract
 """
 
@@ -75,7 +75,7 @@ class StoreLocked(StorageError):  # noqa: N818 - the name says what it is
     """Another process owns this state folder."""
 
 
-class Damaged(StorageError):  # noqa: N818 - the name says what it is
+class DamagedStore(StorageError):  # noqa: N818 - the name says what it is
     """What was stored is not there any more, or is not what was stored: trying again does not help."""
 
 

@@ -85,7 +85,7 @@ def _check_origin(offer: UpdateOffer, facts: Facts) -> Judgement | None:
         return _refuse(Reason.UNKNOWN_ROUND, durable=False)
     if facts.asked is None:
         return _refuse(Reason.NOT_ASSIGNED)
-    if offer.base_version != facts.asked:
+    if offer.base_version < facts.asked:
         return _refuse(Reason.BASE_MISMATCH)
     limit = check_limits(offer, facts.settings)
     return None if limit is Reason.NONE else _refuse(limit)

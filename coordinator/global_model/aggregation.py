@@ -13,7 +13,7 @@ from coordinator.strategies.mixing import pulled_back
 from coordinator.strategies.robust.updates import RobustRule, Updates
 from coordinator.strategies.server_optimizer import State
 from coordinator.strategies.strategy import Strategy, Weights
-from federation.errors import Damaged
+from federation.errors import DamagedStore
 from federation.protocol.messages import Reason
 from federation.types import UpdateId
 from update_codec import Accumulator, CodecError, Contexts, FrameInfo, HeadroomError, Manifest, NonFiniteFrame, Vectors
@@ -154,7 +154,7 @@ def _combined(
 
     try:
         return combine(members, read, weights, how)
-    except Damaged as error:
+    except DamagedStore as error:
         return Unusable(culprits=(asked[-1],), reason=Reason.DIGEST_MISMATCH, detail=str(error))
 
 

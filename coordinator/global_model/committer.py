@@ -19,7 +19,7 @@ from coordinator.global_model.update_checks import Examine, Inspections
 from coordinator.records import Member, VersionRecord
 from coordinator.storage.store import Commit, CoordinatorStore, Figures, ModelState
 from coordinator.strategies.strategy import Averaging, Strategy
-from federation.errors import Damaged, StorageError
+from federation.errors import DamagedStore, StorageError
 from federation.protocol.messages import ModelPart, PartKind, Reason
 from federation.types import Digest
 from update_codec import Manifest, NonFiniteError, Vectors
@@ -123,7 +123,7 @@ class Committer:
     def _frame(self, part: ModelPart) -> bytes | None:
         try:
             return self._store.frame(part)
-        except Damaged:
+        except DamagedStore:
             return None
 
     def commit(self, members: Sequence[Member], reason: str, figures: Figures) -> VersionRecord | Unusable:

@@ -55,7 +55,7 @@ from coordinator.records import Attendance, UpdateRecord, VersionRecord
 from coordinator.runtime.publisher import ModelPublisher, Publisher
 from coordinator.runtime.traffic import Traffic
 from coordinator.storage.store import CoordinatorStore, Figures
-from federation.errors import Damaged, StorageError
+from federation.errors import DamagedStore, StorageError
 from federation.protocol.messages import EvaluationReceipt, Receipt, ReceiptStatus, RoundAnnouncement
 from federation.protocol.signing import Signer, Writer
 from federation.protocol.topics import Topics
@@ -251,7 +251,7 @@ class CoordinatorExecutor:
         """Publish a version; what is damaged of the head is made again before."""
         try:
             self._models.publish(self._whole(record))
-        except Damaged as error:
+        except DamagedStore as error:
             repaired = self._parts.committer.repair()
             if repaired is None:
                 raise

@@ -19,7 +19,7 @@ from coordinator.records import (
 from coordinator.storage.evaluations import mean_of
 from coordinator.storage.memory_participation import MemoryParticipation
 from coordinator.storage.store import Commit, CurveKind, CurvePoint, ModelState, Participation, UpdateRow, VersionRow
-from federation.errors import Damaged, LocalProtocolError
+from federation.errors import DamagedStore, LocalProtocolError
 from federation.protocol.messages import ModelPart, ReceiptStatus
 from federation.types import Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from update_codec import Manifest
@@ -367,7 +367,7 @@ def _present(what: str) -> Iterator[None]:
     try:
         yield
     except KeyError:
-        raise Damaged(f"the {what} is not in the store") from None
+        raise DamagedStore(f"the {what} is not in the store") from None
 
 
 def _training_point(row: UpdateRow) -> CurvePoint:

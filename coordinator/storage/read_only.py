@@ -21,7 +21,7 @@ from coordinator.storage.participation import read_participation
 from coordinator.storage.recovery import read_published
 from coordinator.storage.seals import SealedRow
 from coordinator.storage.store import CurvePoint, ModelState, Participation, UpdateRow, VersionRow
-from federation.errors import Damaged, StorageError
+from federation.errors import DamagedStore, StorageError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import ModelPart
 from federation.storage.sqlite import Readable
@@ -94,10 +94,10 @@ class StoreReader:
         with reading(f"payload of {update}"):
             row = self._tables.execute(_PAYLOAD, update).fetchone()
             if row is None:
-                raise Damaged(f"the payload of {update} is not in the store")
+                raise DamagedStore(f"the payload of {update} is not in the store")
             body = bytes(row["body"]) if row["body"] is not None else self._blob(payload_file(update))
         if row["payload_digest"] is not None and payload_digest(body) != row["payload_digest"]:
-            raise Damaged(f"the payload of {update} is not what was offered")
+            raise DamagedStore(f"the payload of {update} is not what was offered")
         return body
 
     def frame(self, part: ModelPart) -> bytes:
@@ -109,10 +109,10 @@ class StoreReader:
         with reading(f"{part.kind} of version {part.version}"):
             row = self._tables.execute(_FRAME, part.kind, part.version).fetchone()
             if row is None:
-                raise Damaged(f"the {part.kind} of version {part.version} is not in the store")
+                raise DamagedStore(f"the {part.kind} of version {part.version} is not in the store")
             frame = bytes(row["frame"]) if row["frame"] is not None else self._blob(part_file(part))
         if (len(frame), payload_digest(frame)) != (part.payload_bytes, part.payload_digest) or not _can_cut(part):
-            raise Damaged(f"the {part.kind} of version {part.version} is damaged")
+            raise DamagedStore(f"the {part.kind} of version {part.version} is damaged")
         return frame
 
     def model(self, version: ModelVersion) -> ModelState:
@@ -125,14 +125,14 @@ class StoreReader:
             row = self._tables.execute("SELECT blob_digest FROM versions WHERE version = ?", version).fetchone()
             body = self._blob(model_file(version))
         if row is None or blob_digest(body) != row["blob_digest"]:
-            raise Damaged(f"the model of version {version} is damaged")
+            raise DamagedStore(f"the model of version {version} is damaged")
         return model_from_bytes(version, body)
 
     def _blob(self, name: str) -> bytes:
         try:
             return (self._folder / BLOBS / name).read_bytes()
         except FileNotFoundError as error:
-            raise Damaged(f"the file {name} is not in {self._folder / BLOBS}") from error
+            raise DamagedStore(f"the file {name} is not in {self._folder / BLOBS}") from error
 
 
 def _can_cut(part: ModelPart) -> bool:
@@ -177,7 +177,7 @@ class ReadOnlyStore(StoreReader):
         try:
             return Manifest.from_bytes(self._meta("manifest"))
         except (CodecError, TypeError) as error:
-            raise Damaged(f"the manifest in {self._folder} is damaged: {error}") from error
+            raise DamagedStore(f"the manifest in {self._folder} is damaged: {error}") from error
 
     def damage(self) -> str:
         """What SQLite itself finds; empty when the database is whole."""

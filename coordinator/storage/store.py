@@ -265,7 +265,7 @@ class CoordinatorStore(Protocol):
         """The codec frame of a stored update, or of an applied one that is kept for the audit.
 
         Raises:
-            Damaged: It is not there, or is not what was offered.
+            DamagedStore: It is not there, or is not what was offered.
             StorageError: It cannot be read.
         """
 
@@ -316,7 +316,7 @@ class CoordinatorStore(Protocol):
         """The codec frame of a part that the head or its predecessor lists.
 
         Raises:
-            Damaged: It is not there, or is not what the part says.
+            DamagedStore: It is not there, or is not what the part says.
             StorageError: It cannot be read.
         """
 

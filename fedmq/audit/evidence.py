@@ -9,7 +9,7 @@ from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import Participation, UpdateRow, VersionRow
 from edge_node.storage.database import DATABASE as NODE_DATABASE
 from edge_node.storage.read_only import StoppedNode, read_node
-from federation.errors import Damaged, StorageError
+from federation.errors import DamagedStore, StorageError
 from federation.protocol.messages import ReceiptStatus
 from federation.types import ModelVersion, UpdateId
 
@@ -83,7 +83,7 @@ class Evidence:
         """All versions; there is at least one."""
         versions = self.store.history()
         if not versions:
-            raise Damaged("there is no version")
+            raise DamagedStore("there is no version")
         return versions
 
     @cached_property

@@ -156,7 +156,7 @@ def test_a_wrong_password_names_the_setting_once(tmp_path: Path) -> None:
     more = f'username = "coordinator"\npassword_file = "{tmp_path / "password"}"\n'
     with LocalBroker(lines=("allow_anonymous false", f"password_file {tmp_path / 'passwords'}")) as closed:
         session = findings(closed.url, tmp_path, more=more)[1]["broker session"]
-    assert session["detail"] == "the broker refuses us: Not authorized"
+    assert session["detail"] == "refused by the broker: Not authorized"
     assert "broker.password_file" in session["remedy"]
 
 

@@ -82,7 +82,7 @@ def test_a_federation_keeps_to_what_its_broker_takes(profile: BrokerProfile, tmp
     said = log.read_text(errors="replace").splitlines()
     published = [found.groups() for line in said if (found := PUBLISH.search(line))]
     filters = [found.groups() for line in said if (found := FILTER.match(line))]
-    assert {client for client, *_ in published} >= {*NODES, "coordinator-plant-control"}
+    assert {client for client, *_ in published} >= {*(f"plant.{name}" for name in NODES), "coordinator-plant-control"}
     assert any("/up/" in topic for _, _, _, topic, _ in published)
     assert any("/model/" in topic for _, _, _, topic, _ in published)
     for _, qos, retain, topic, size in published:

@@ -60,10 +60,11 @@ def test_an_honest_offer_is_accepted() -> None:
     assert ruling() == ACCEPTED
 
 
-def test_a_base_that_the_round_did_not_ask_for_is_refused() -> None:
-    """FED-95: whoever picks the newest base for an old round would never be stale."""
-    offer = offer_of("ann", 3, base_version=ModelVersion(5), base_digest=digest_of(5))
-    assert judge(offer, ANN, facts(asked=ModelVersion(4))).reason is Reason.BASE_MISMATCH
+def test_a_base_from_before_the_round_is_refused_and_a_newer_one_is_not() -> None:
+    """FED-95: a node that pulls the model finds a newer version where the named one was replaced."""
+    offer = offer_of("ann", 3, base_version=ModelVersion(4), base_digest=digest_of(4))
+    assert judge(offer, ANN, facts(asked=ModelVersion(5))).reason is Reason.BASE_MISMATCH
+    assert judge(offer, ANN, facts(asked=ModelVersion(3))) == ACCEPTED
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from rich.console import Console
 from coordinator.config.sections import read_config
 from coordinator.config.settings import engine_settings
 from federation.errors import ConfigError
+from federation.runtime.visit import Seen
 from federation.units import human_bytes
 from fedmq.demo.cli import demo, summary_table
 from fedmq.demo.plan import DemoOptions, coordinator_settings, make_plan, to_toml
@@ -191,7 +192,10 @@ class _ListingFleet(Fleet):
             self.lines.put(Exited(source=name, generation=0, code=0))
 
 
-def test_a_broker_s_password_is_neither_shown_nor_on_a_command_line(tmp_path: Path) -> None:
+def test_a_broker_s_password_is_neither_shown_nor_on_a_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedmq.demo.run.visit_broker", lambda *_, **__: Seen(accepted=True))
     url, shown = "mqtt://u:Tr0ub4dor@127.0.0.1:1", io.StringIO()
     fleet = _ListingFleet(tmp_path)
     plan = make_plan(DemoOptions(nodes=2, broker=url))
