@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from federation.runtime.local_broker import MosquittoProcess, find_mosquitto, give_away, unprivileged
+from federation.runtime.local_broker import MosquittoProcess, give_away, unprivileged
 from federation.runtime.log import get_log
 
 __all__ = ["FleetBroker", "brokers_of", "reload_broker"]
@@ -44,10 +44,6 @@ class FleetBroker(MosquittoProcess):
 
     def __exit__(self, *_: object) -> None:
         self._end(signal.SIGTERM)
-
-    def _command(self, configuration: Path) -> list[str]:
-        # By its name alone: whoever it runs as may not enter the folders above this one.
-        return [find_mosquitto(), "-c", configuration.name]
 
     def _owner(self) -> tuple[int, int] | None:
         nobody = unprivileged()

@@ -107,8 +107,9 @@ class MosquittoProcess:
         return tuple(self._log)
 
     def _command(self, configuration: Path) -> list[str]:
-        """What runs Mosquitto; a subclass may run it somewhere else."""
-        return [find_mosquitto(), "-c", str(configuration)]
+        """What runs Mosquitto in the configuration's folder; a subclass may run it somewhere else."""
+        # By its name alone: as whom it runs may not enter the folders above that one.
+        return [find_mosquitto(), "-c", configuration.name]
 
     def _owner(self) -> tuple[int, int] | None:
         """As which user and group it runs; None is as we do."""
@@ -290,7 +291,8 @@ class LocalBroker(MosquittoProcess):
                 "user root"
             )  # it stays who we start it as; a user of its own choice could not write our folder
         if self._persistence:
-            lines += ["persistence true", "autosave_interval 300", f"persistence_location {self._folder}/"]
+            store = "./" if self._owner() is not None else f"{self._folder}/"
+            lines += ["persistence true", "autosave_interval 300", f"persistence_location {store}"]
         lines += [f"listener {self.port} {self.host}", "allow_anonymous true", "log_dest stderr", *_LOG_TYPES]
         return "\n".join([*lines, *self._lines, ""])
 

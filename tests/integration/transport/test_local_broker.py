@@ -5,6 +5,7 @@ import re
 import resource
 import signal
 import socket
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -31,7 +32,8 @@ def test_it_listens_when_start_returns_and_is_gone_when_stop_returns() -> None:
         assert broker.running
         assert broker.url == f"mqtt://127.0.0.1:{broker.port}"
         assert re.fullmatch(r"\d+\.\d+\.\d+", broker.version)
-        pid, configuration = broker.pid, Path(psutil.Process(broker.pid).cmdline()[-1])
+        pid, process = broker.pid, psutil.Process(broker.pid)
+        configuration = Path(process.cwd()) / process.cmdline()[-1]
         assert configuration.exists()
     assert not psutil.pid_exists(pid)
     assert not configuration.parent.exists()
@@ -152,7 +154,10 @@ def test_many_silent_connections_keep_nobody_out() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a broker as somebody else")
-def test_root_does_not_run_a_broker_as_root() -> None:
+def test_root_does_not_run_a_broker_as_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where nobody but root may look.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    tmp_path.chmod(0o700)
     with LocalBroker(persistence=True) as broker:
         assert psutil.Process(broker.pid).uids().real != 0
         assert psutil.Process(broker.pid).gids().real != 0
