@@ -80,7 +80,7 @@ def run(codec: str, *, kbits: Sequence[int] = KBITS, versions: int = VERSIONS) -
     if outcome.violations:
         raise RuntimeError("; ".join(outcome.violations))
     sizes, applied = defaultdict[str, list[int]](list), defaultdict[str, int](int)
-    for row in simulation.disk.updates():
+    for row in simulation.store.updates():
         sizes[row.record.node].append(row.record.payload_bytes)
         applied[row.record.node] += row.verdict.status is ReceiptStatus.APPLIED
     nodes = [f"node-{index}" for index in range(len(kbits))]

@@ -1,6 +1,7 @@
 """What every test may ask for: a broker of its own, real data when there is some, and proof that nothing is left."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,14 @@ settings.load_profile("fedmq")
 if broker_image() is not None:
     # `make test-container`: every broker that a test starts by this name is a container. Before the tests import it.
     local_broker.LocalBroker = ContainerBroker  # type: ignore[misc]
+
+
+@pytest.fixture(autouse=True)
+def _no_store_left() -> Iterator[None]:
+    """Stores that a test has made in folders of their own go with it."""
+    yield
+    if (stores := sys.modules.get("tests.rigs.stores")) is not None:
+        stores.put_away()
 
 
 @pytest.fixture

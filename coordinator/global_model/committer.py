@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -17,11 +18,11 @@ from coordinator.global_model.downlink import (
 )
 from coordinator.global_model.update_checks import Examine, Inspections
 from coordinator.records import Member, VersionRecord
-from coordinator.storage.store import Commit, CoordinatorStore, Figures, ModelState
+from coordinator.storage.store import Commit, Figures, ModelState
 from coordinator.strategies.strategy import Averaging, Strategy
 from federation.errors import DamagedStore, StorageError
 from federation.protocol.messages import ModelPart, PartKind, Reason
-from federation.types import Digest
+from federation.types import Digest, ModelVersion, UpdateId
 from update_codec import Manifest, NonFiniteError, Vectors
 
 __all__ = ["Committer", "CommitterSettings", "first_commit"]
@@ -44,6 +45,22 @@ class CommitterSettings:
     contexts: int = 0
 
 
+class VersionStore(Protocol):
+    """The part of a `CoordinatorStore` that makes versions."""
+
+    def manifest(self) -> Manifest | None:
+        """The model's manifest."""
+
+    def model(self, version: ModelVersion) -> ModelState:
+        """A version's arrays."""
+
+    def payload(self, update: UpdateId) -> bytes:
+        """The codec frame of a stored update."""
+
+    def commit(self, commit: Commit) -> None:
+        """Save a version."""
+
+
 class Committer:
     """Holds the head's arrays, and makes the next version from them.
 
@@ -59,7 +76,7 @@ class Committer:
 
     def __init__(
         self,
-        store: CoordinatorStore,
+        store: VersionStore,
         head: VersionRecord,
         settings: CommitterSettings,
         combine: Combine | None = None,

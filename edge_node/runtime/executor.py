@@ -230,7 +230,7 @@ class NodeExecutor:
         return residual if fits else None
 
     def _task_state(self) -> Parameters:
-        under_way = (self._store.pending(entry.offer.update) for entry in self._store.recovered().outbox)
+        under_way = (self._store.pending(entry.offer.update) for entry in self._store.outbox())
         return expected_state(self._store.task_state(), under_way)
 
     def _save(

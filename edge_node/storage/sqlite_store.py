@@ -62,9 +62,13 @@ class SqliteNodeStore:
             last_round=None if last_round is None else RoundId(int(last_round)),
             held_version=self._model.version if self._model else None,
             held_digest=self._model.digest if self._model else None,
-            outbox=tuple(self._outbox.values()),
+            outbox=self.outbox(),
             seen=read_seen(self._db.meta("seen")),
         )
+
+    def outbox(self) -> tuple[OutboxEntry, ...]:
+        """The updates without a final receipt, oldest first."""
+        return tuple(self._outbox.values())
 
     def held_model(self) -> HeldModel | None:
         """The model as it was saved last; None when there is none or its digest is wrong."""

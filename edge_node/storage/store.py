@@ -47,6 +47,9 @@ class NodeStore(Protocol):
     def recovered(self) -> RecoveredNode:
         """Where the last process left off."""
 
+    def outbox(self) -> tuple[OutboxEntry, ...]:
+        """The updates without a final receipt, oldest first."""
+
     def held_model(self) -> HeldModel | None:
         """The model as it was saved last; None when there is none or its digest is wrong."""
 

@@ -69,13 +69,21 @@ class Driver(Generic[EventT, EffectT]):
         """Loop until the executor has stopped."""
         # What was loaded until now stays: the collector need not look at it again and again, on every thread's time.
         gc.freeze()
+        self.begin()
+        while not self._executor.stopped:
+            self.turn()
+
+    def begin(self) -> None:
+        """Do what is to be done before the first message."""
         self.step(None)
         self._settle()
-        while not self._executor.stopped:
-            taken = self._take()
-            self._settle()
-            for item in taken:
-                item.acknowledge()
+
+    def turn(self) -> None:
+        """Wait for a message or the deadline, handle what has arrived, settle, and only then acknowledge."""
+        taken = self._take()
+        self._settle()
+        for item in taken:
+            item.acknowledge()
 
     def step(self, event: EventT | None) -> None:
         """Handle one event, run its effects in order, and handle what they answer."""
@@ -87,7 +95,7 @@ class Driver(Generic[EventT, EffectT]):
     def _take(self) -> list[InboxItem]:
         """Wait for a message or the deadline, and handle it and what has arrived with it."""
         taken: list[InboxItem] = []
-        wait_s = self._wait_s()
+        wait_s = self._wait_s() if self._inbox.empty() else 0.0
         while len(taken) < self._batch_max and not self._executor.stopped:
             try:
                 item = self._inbox.get(timeout=wait_s)

@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 _SPECIFICATION = "FEDMQ_FAILPOINT"
@@ -14,6 +15,13 @@ _ONCE = "FEDMQ_FAILPOINT_ONCE"
 _PART = re.compile(r"([^:+]+)(?::([1-9][0-9]*)(?:\+([1-9][0-9]*))?)?")
 
 _passages: Counter[str] = Counter()
+_watcher: Callable[[str], None] | None = None
+
+
+def watch(watcher: Callable[[str], None] | None) -> None:
+    """From now on tell this one, in the same process, of each passage, and do nothing else; it may raise."""
+    global _watcher  # noqa: PLW0603 - failpoints are called from everywhere, by their names alone
+    _watcher = watcher
 
 
 def failpoint(name: str) -> None:
@@ -28,6 +36,9 @@ def failpoint(name: str) -> None:
         ValueError: The variable is not ``name:hit[+times][,...]``.
         OSError: Input/output error (EIO), where that was asked for.
     """
+    if _watcher is not None:
+        _watcher(name)
+        return
     specification = os.environ.get(_SPECIFICATION)
     if specification is None:
         return

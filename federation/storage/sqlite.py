@@ -25,6 +25,7 @@ __all__ = [
     "Row",
     "SqliteError",
     "Step",
+    "connect",
     "disk_remedy",
     "lost",
     "storing",
@@ -102,6 +103,11 @@ class Layout:
             raise
 
 
+def connect(path: Path) -> Connection:
+    """Open a file to write. A simulated disk puts itself in this place for a while, to see what is committed."""
+    return sqlite3.connect(path, isolation_level=None, timeout=BUSY_S)
+
+
 class Readable(Protocol):
     """A database of which somebody reads; it may be one that is written, too."""
 
@@ -134,7 +140,7 @@ class Database:
             raise lost(path, traces)
         _make_private(path)
         try:
-            self._connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S)
+            self._connection = connect(path)
         except sqlite3.Error as error:
             raise StorageError(
                 f"{path} cannot be opened: {error}{disk_remedy(error, path.parent) or f'; {remedy}'}"

@@ -303,10 +303,12 @@ class MemoryBroker:
         """Send what waits, as far as the window allows."""
         out: list[Delivery] = []
         while session.waiting and session.connected and (not session.manual_ack or self._room(session)):
-            message = replace(session.waiting.popleft(), client_id=session.client_id)
+            message, name = session.waiting.popleft(), session.client_id
             if session.manual_ack:
-                session.last_mid = session.last_mid % 65_535 + 1
-                message = session.inflight[session.last_mid] = replace(message, mid=session.last_mid)
+                mid = session.last_mid = session.last_mid % 65_535 + 1
+                message = session.inflight[mid] = replace(message, client_id=name, mid=mid)
+            elif message.client_id != name:
+                message = replace(message, client_id=name)
             out.append(message)
         if not session.manual_ack:
             session.inflight.clear()

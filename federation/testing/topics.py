@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+FOUND_MAX = 10_000
+"""Topics whose subscribers are remembered at most."""
+
 
 def is_wildcard(topic_filter: str) -> bool:
     """Whether the filter can match more than the one topic of its name."""
@@ -35,12 +38,14 @@ class SubscriptionTree:
         self._exact: dict[str, dict[str, int]] = {}
         self._root = _Level()
         self._wildcards = 0
+        self._found: dict[str, tuple[tuple[str, int], ...]] = {}
 
     def add(self, topic_filter: str, client: str, qos: int) -> None:
         """Subscribe, or change the QoS of a subscription."""
         here = self._slot(topic_filter)
-        if client not in here and is_wildcard(topic_filter):
-            self._wildcards += 1
+        if is_wildcard(topic_filter):
+            self._wildcards += client not in here
+            self._found.clear()
         here[client] = qos
 
     def remove(self, topic_filter: str, client: str) -> None:
@@ -48,6 +53,7 @@ class SubscriptionTree:
         here = self._slot(topic_filter)
         if here.pop(client, None) is not None and is_wildcard(topic_filter):
             self._wildcards -= 1
+            self._found.clear()
         if not here and not is_wildcard(topic_filter):
             del self._exact[topic_filter]
 
@@ -55,7 +61,16 @@ class SubscriptionTree:
         """Client and QoS of each matching subscription; a client with overlapping ones comes more than once."""
         yield from self._exact.get(topic, {}).items()
         if self._wildcards:
-            yield from self._descend(self._root, topic.split("/"), 0)
+            yield from self._by_wildcard(topic)
+
+    def _by_wildcard(self, topic: str) -> tuple[tuple[str, int], ...]:
+        """What the tree says, which is the same again and again while nobody subscribes to another wildcard."""
+        found = self._found.get(topic)
+        if found is None:
+            if len(self._found) >= FOUND_MAX:
+                self._found.clear()
+            found = self._found[topic] = tuple(self._descend(self._root, topic.split("/"), 0))
+        return found
 
     def _slot(self, topic_filter: str) -> dict[str, int]:
         if not is_wildcard(topic_filter):

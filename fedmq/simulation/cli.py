@@ -180,6 +180,7 @@ def _rows(outcome: Outcome) -> Iterator[tuple[str, str]]:
     yield "applied by staleness", staleness or "-"
     yield "leases expired", f"{outcome.leases_expired:,}"
     yield "crashes: coordinator, nodes, broker", " / ".join(f"{count:,}" for count in crashes)
+    yield "of them power cuts", f"{outcome.coordinator_power_cuts:,} / {outcome.node_power_cuts:,}"
     yield "connections lost, disks full", f"{outcome.cuts:,} / {outcome.full_disks:,}"
     lost = (outcome.dropped, outcome.duplicated, outcome.reordered)
     yield "messages dropped, doubled, overtaken", " / ".join(f"{count:,}" for count in lost)

@@ -22,7 +22,6 @@ MAY_BE_SMALL = {
     "coordinator.engine.alarms": "a part of the machine, which would be over its limit of lines with its parts",
     "coordinator.engine.storage_pause": "a part of the machine, as the alarms are",
     "coordinator.monitoring.curves": "what people import to read a run; its docstring shows how",
-    "coordinator.storage.memory_participation": "a part of the store in memory, which would be over its limit of lines",
     "edge_node.storage.state_folder": "the folder of a node's state, which its database and its model file share",
     "edge_node.engine.uplink": "a measurement that knows nothing of the outbox that asks it",
     "fedmq.simulation.protocol.keys": "stands for the real keys, as the world's disk for the real one",

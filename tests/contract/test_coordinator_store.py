@@ -1,4 +1,4 @@
-"""Every coordinator store keeps the same promises: one suite for the durable one and the one in memory."""
+"""What every coordinator store promises, whether it waits for the disk at each change or for many together."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,7 +19,6 @@ from coordinator.records import (
     TransferRecord,
     Verdict,
 )
-from coordinator.storage.memory_store import MemoryStore
 from coordinator.storage.participation import OTHERS, REASONS_MAX
 from coordinator.storage.sqlite_store import INLINE_BYTES_MAX, SqliteStore
 from coordinator.storage.store import Commit, CoordinatorStore, CurveKind, Figures
@@ -28,7 +27,7 @@ from federation.errors import LocalProtocolError, StorageError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.cohort import EVERYONE, cohort_of
 from federation.protocol.messages import PartKind, Reason, ReceiptStatus
-from federation.types import Incarnation, ModelVersion, NodeId, RoundId, UpdateId
+from federation.types import Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from fedmq.audit.audit import recompute_head
 from tests.rigs.model_values import INITIAL, MANIFEST, Arrived, arrived, committer, initialised, update
 from update_codec import CodecSpec
@@ -48,23 +47,21 @@ class Bench:
 
     def settle(self) -> None:
         """What a process does before it speaks."""
-        if isinstance(self.store, SqliteStore):
-            self.store.sync()
+        assert isinstance(self.store, SqliteStore)
+        self.store.sync()
 
 
-@pytest.fixture(params=["memory", "sqlite", "sqlite-later"])
+@pytest.fixture(params=["sqlite", "sqlite-later"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     def reopen(store: CoordinatorStore) -> CoordinatorStore:
-        if isinstance(store, MemoryStore):
-            return store.reopen()
         store.close()
         return SqliteStore(tmp_path / "store")
 
-    memory, later = request.param == "memory", request.param == "sqlite-later"
-    made = Bench(store=MemoryStore() if memory else SqliteStore(tmp_path / "store"), again=reopen)
-    initialised(made.store)
-    if later and isinstance(made.store, SqliteStore):
-        made.store.wait_later()
+    store = SqliteStore(tmp_path / "store")
+    made = Bench(store=store, again=reopen)
+    initialised(store)
+    if request.param == "sqlite-later":
+        store.wait_later()
     yield made
     made.store.close()
 
@@ -75,7 +72,7 @@ def a_round(number: int, *nodes: str, version: int = 0) -> RoundRecord:
     return RoundRecord(round=RoundId(number), version=ModelVersion(version), nodes=names, cohort=cohort)
 
 
-made_run = MemoryStore().run
+made_run = RunId("0" * 16)
 
 
 def a_verdict(sent: Arrived, status: ReceiptStatus, reason: Reason) -> Verdict:
@@ -473,9 +470,11 @@ def test_there_is_nothing_to_audit_before_the_first_commit(bench: Bench) -> None
         recompute_head(bench.store, CommitterSettings())
 
 
-def test_an_empty_store_cannot_be_recovered() -> None:
+def test_an_empty_store_cannot_be_recovered(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
     with pytest.raises(LocalProtocolError):
-        MemoryStore().recovered(recent=1)
+        store.recovered(recent=1)
+    store.close()
 
 
 def test_a_part_that_nobody_lists_is_not_there(bench: Bench) -> None:

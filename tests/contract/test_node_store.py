@@ -1,4 +1,4 @@
-"""Every node store keeps the same promises: one suite for the durable one and the one in memory."""
+"""What every node store promises, with large arrays in its database and in files beside it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -9,7 +9,6 @@ import pytest
 
 from edge_node.records import OutboxEntry, RecoveredNode, Seen
 from edge_node.storage import database
-from edge_node.storage.memory_store import MemoryNodeStore
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.storage.store import NodeStore
 from federation.errors import LocalProtocolError
@@ -30,16 +29,8 @@ class Bench:
         return self.store
 
 
-def _reopen_memory(store: NodeStore) -> NodeStore:
-    assert isinstance(store, MemoryNodeStore)
-    return store.reopen()
-
-
-@pytest.fixture(params=["memory", "sqlite", "sqlite with files"])
+@pytest.fixture(params=["sqlite", "sqlite with files"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    if request.param == "memory":
-        yield Bench(MemoryNodeStore(), _reopen_memory)
-        return
     if request.param == "sqlite with files":
         monkeypatch.setattr(database, "LARGE_BYTES", 4)
 

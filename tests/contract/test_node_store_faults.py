@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 
 from edge_node.storage import database
-from edge_node.storage.memory_store import MemoryNodeStore
 from edge_node.storage.sqlite_store import SqliteNodeStore
-from edge_node.storage.store import NodeStore
 from federation.errors import StorageError, StoreLocked
 from federation.types import RoundId
 from tests.rigs.node_values import OTHER_RUN, RUN, entry, model, residual
@@ -85,15 +83,11 @@ def test_full_database_saves_nothing_and_recovers(folder: Path) -> None:
     store.close()
 
 
-@pytest.mark.parametrize("kind", ["memory", "sqlite"])
-def test_every_change_on_a_failing_disk_is_a_storage_error_and_changes_nothing(kind: str, folder: Path) -> None:
-    store: NodeStore = MemoryNodeStore() if kind == "memory" else SqliteNodeStore(folder)
+def test_every_change_on_a_failing_disk_is_a_storage_error_and_changes_nothing(folder: Path) -> None:
+    store = SqliteNodeStore(folder)
     store.save_outbox(entry(1), b"frame", residual(0.5))
     before = store.recovered()
-    if isinstance(store, MemoryNodeStore):
-        store.failing = True
-    elif isinstance(store, SqliteNodeStore):
-        store._db._tables.execute("PRAGMA query_only=1")
+    store._db._tables.execute("PRAGMA query_only=1")
     update = entry(1).offer.update
     changes: tuple[Callable[[], None], ...] = (
         lambda: store.save_outbox(entry(2), b"frame", None),

@@ -1,11 +1,13 @@
 """Every node store keeps a task's state: pending with its update until a verdict, or kept at once; also in a crash."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from edge_node.records import StateChange
-from edge_node.storage.memory_store import MemoryNodeStore
+from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.storage.store import NodeStore
 from federation.errors import StorageError
 from tests.contract.test_node_store import Bench, bench
@@ -95,15 +97,16 @@ def test_another_run_begins_without_state(bench: Bench) -> None:
     assert store.pending(FIRST) == {}
 
 
-def test_a_full_disk_leaves_the_state_as_it_was() -> None:
-    store = MemoryNodeStore()
+def test_a_full_disk_leaves_the_state_as_it_was(tmp_path: Path) -> None:
+    store = SqliteNodeStore(tmp_path)
     store.save_outbox(entry(7), b"frame", None, pending(0.5))
-    store.failing = True
+    store._db._tables.execute("PRAGMA query_only = 1")
     with pytest.raises(StorageError):
         store.settle(FIRST, None, applied=True)
     with pytest.raises(StorageError):
         store.save_outbox(entry(8), b"frame", None, StateChange(kept={"c": values(9.0)}))
     assert settled(store) == 0.0
-    store.failing = False
+    store._db._tables.execute("PRAGMA query_only = 0")
     store.settle(FIRST, None, applied=True)
     assert settled(store) == 0.5
+    store.close()

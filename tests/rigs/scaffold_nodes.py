@@ -14,7 +14,7 @@ from coordinator.global_model.committer import CommitterSettings
 from coordinator.strategies.strategy import StrategySettings, make_strategy
 from edge_node.engine.effects import AdoptModel, SaveOutbox, SettleUpdate, StartTraining
 from edge_node.runtime.executor import NodeExecutor, NodeParts
-from edge_node.storage.memory_store import MemoryNodeStore
+from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.training.worker import TrainingSetup, run_round
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import ModelPart, PartKind, ReceiptStatus, TrainSettings, UpdateOffer
@@ -25,6 +25,7 @@ from federation.testing import FakeClock
 from federation.types import FederationId, ModelVersion, NodeId, UpdateId, update_id
 from fedmq.simulation.experiment.direct import DirectCoordinator, Question, Setup
 from tests.rigs.node_doubles import RecordingTrainer, RecordingTransport
+from tests.rigs.stores import in_own_folder, reopened
 from update_codec import CodecSpec, Manifest, Role, Vectors, encode
 
 F64 = NDArray[np.float64]
@@ -117,13 +118,13 @@ class Node:
         self.setup = TrainingSetup(
             node=self.name, task=task, manifest=Manifest.of(dict(task.initial_parameters(0)), task.roles())
         )
-        self.store = MemoryNodeStore()
+        self.store = in_own_folder(SqliteNodeStore)
         self.trainer = RecordingTrainer()
         self._start()
 
     def crash(self) -> None:
         """Another process on the same state."""
-        self.store = self.store.reopen()
+        self.store = reopened(self.store)
         self._start()
 
     def train(self, question: Question, model: Vectors) -> tuple[UpdateOffer, bytes]:

@@ -15,10 +15,12 @@ TESTS = 8
 
 @pytest.mark.parametrize("chunk", range(TESTS))
 def test_no_invariant_is_violated(chunk: int) -> None:
-    """200 seeds with loss, duplicates, crashes, partitions and full disks (`make simulate SEEDS=n` runs more)."""
+    """200 seeds with loss, crashes, power cuts, partitions and full disks (`make simulate SEEDS=n` runs more)."""
     kinds = (
         "coordinator_crashes",
         "node_crashes",
+        "coordinator_power_cuts",
+        "node_power_cuts",
         "broker_crashes",
         "dropped",
         "duplicated",

@@ -1,6 +1,6 @@
 """The checker must be able to fail: each test plants a bug in a role or a store, and it must be found."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,67 +12,75 @@ from coordinator.engine.settings import FederatedEvaluationSettings
 from coordinator.global_model.committer import CommitterSettings
 from coordinator.records import Member, NodeResult, NodesEvaluation, RecoveredState, RoundRecord, UpdateRecord, Verdict
 from coordinator.runtime.executor import CoordinatorExecutor
-from coordinator.storage.memory_store import MemoryStore
+from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import Commit, ModelState
 from coordinator.strategies.server_optimizer import State
 from coordinator.strategies.strategy import Averaging
 from edge_node.engine.effects import SettleUpdate
 from edge_node.runtime.executor import NodeExecutor
 from federation.errors import StorageError
-from federation.types import ModelVersion, RoundId, UpdateId
+from federation.storage.sqlite import Database
+from federation.types import ModelVersion, UpdateId
+from fedmq.simulation.protocol.checker import Checker
 from fedmq.simulation.protocol.federation import Scenario, Simulation, quiet_log
-from fedmq.simulation.world.disks import CoordinatorDisk
+from fedmq.simulation.world.disks import Disk
 from fedmq.simulation.world.faults import FaultPlan
+from fedmq.simulation.world.stores import ObservedStore
 from fedmq.simulation.world.trainer import Stragglers
 from tests.rigs.small_federation import CRASHES, ENGINE, small_scenario
 
 
-def violations(scenario: Scenario, disk: type[CoordinatorDisk] = CoordinatorDisk) -> str:
+def violations(scenario: Scenario, store: type[ObservedStore] = ObservedStore) -> str:
     with quiet_log():
-        return "\n".join(Simulation(scenario, disk).run().violations)
+        simulation = Simulation(scenario, store)
+        found = simulation.run().violations
+    simulation.close()
+    return "\n".join(found)
 
 
-class HonestDisk(CoordinatorDisk):
+class HonestStore(ObservedStore):
     """Nothing wrong."""
 
 
-class ForgetfulDisk(CoordinatorDisk):
+class ForgetfulStore(ObservedStore):
     """A stored update that was never synchronised: it is gone after a crash."""
 
     def recovered(self, *, recent: int) -> RecoveredState:
-        for update in list(self._stored):
-            for kept in (self._stored, self._updates, self._payloads):
-                kept.pop(update, None)
+        with self._database.transaction("forgotten"):
+            self._database.execute("DELETE FROM updates WHERE status = 'stored'")
+            self._database.execute("DELETE FROM payloads WHERE update_id NOT IN (SELECT update_id FROM updates)")
         return super().recovered(recent=recent)
 
 
-class TwiceDisk(CoordinatorDisk):
+class TwiceStore(ObservedStore):
     """Members of a version stay ``stored``, as if version and membership were two transactions."""
 
     def commit(self, commit: Commit) -> None:
-        stored = dict(self._stored)
         super().commit(commit)
-        self._stored.update(stored)
+        with self._database.transaction("membership"):
+            for member in commit.members:
+                again = "UPDATE updates SET status = 'stored', version = NULL WHERE update_id = ?"
+                self._database.execute(again, member.update)
 
 
-class ReusingDisk(CoordinatorDisk):
+class ReusingStore(ObservedStore):
     """Round ids are not reserved on disk: the next process uses them again."""
 
     def recovered(self, *, recent: int) -> RecoveredState:
-        self._next_round = RoundId(0)
-        self._rounds.clear()
-        self._open.clear()
+        with self._database.transaction("forgotten"):
+            self._database.execute("DELETE FROM rounds")
+            self._database.execute("DELETE FROM assignments")
         return super().recovered(recent=recent)
 
 
-class VerdictlessDisk(CoordinatorDisk):
+class VerdictlessStore(ObservedStore):
     """Final verdicts are said and not saved."""
 
     def save_verdict(self, verdict: Verdict, record: UpdateRecord | None) -> None:
         del verdict, record
 
 
-class LatedDisk(CoordinatorDisk):
+class LatedStore(ObservedStore):
     """Rounds are saved too late, or never."""
 
     def save_round(self, record: RoundRecord) -> None:
@@ -80,23 +88,72 @@ class LatedDisk(CoordinatorDisk):
 
 
 def test_without_a_bug_there_is_no_violation() -> None:
-    assert all(violations(small_scenario(seed, faults=CRASHES), HonestDisk) == "" for seed in range(5))
+    assert all(violations(small_scenario(seed, faults=CRASHES), HonestStore) == "" for seed in range(5))
 
 
 @pytest.mark.parametrize(
-    ("disk", "found"),
+    ("store", "found"),
     [
-        (ForgetfulDisk, "stored twice"),
-        (TwiceDisk, "is in version"),
-        (ReusingDisk, "was reserved twice"),
-        (VerdictlessDisk, "save, then say"),
-        (LatedDisk, "is announced and not on disk"),
+        (ForgetfulStore, "stored twice"),
+        (TwiceStore, "is in version"),
+        (ReusingStore, "was reserved twice"),
+        (VerdictlessStore, "save, then say"),
+        (LatedStore, "is announced and not on disk"),
     ],
 )
-def test_a_store_that_breaks_its_promise_is_found(disk: type[CoordinatorDisk], found: str) -> None:
+def test_a_store_that_breaks_its_promise_is_found(store: type[ObservedStore], found: str) -> None:
     engine = replace(ENGINE, max_staleness=1)
     scenarios = (small_scenario(seed, engine=engine, faults=CRASHES) for seed in range(12))
-    assert any(found in violations(scenario, disk) for scenario in scenarios)
+    assert any(found in violations(scenario, store) for scenario in scenarios)
+
+
+class HastyStore(ObservedStore):
+    """Says that the disk has everything and has not waited for it."""
+
+    def sync(self) -> None:
+        pass
+
+
+def test_a_coordinator_that_does_not_wait_for_the_disk_is_found() -> None:
+    """FED-12: at the first word that a power cut could belie, whether or not one comes."""
+    said = violations(small_scenario(faults=FaultPlan()), HastyStore)
+    assert "coordinator went on with 1 changes that a power cut would undo" in said
+
+
+def test_what_a_power_cut_takes_from_a_coordinator_that_does_not_wait_is_missed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The rows are really gone: nobody looks at the wait itself, and all is believed to be saved that was written."""
+    monkeypatch.setattr(Checker, "too_early", lambda _self, _name, _changes: None)
+    monkeypatch.setattr(Disk, "learned", lambda _self, fact: fact())
+    scenarios = [small_scenario(seed, faults=FaultPlan(coordinator_crash=0.3)) for seed in range(6)]
+    found = "\n".join(violations(scenario, HastyStore) for scenario in scenarios)
+    assert any(text in found for text in ("I5: the head is", "was stored twice", "was reserved twice"))
+    assert "I2" in found or "I1" in found
+
+
+def test_arrays_whose_folder_is_not_synchronised_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name is on the disk only once its folder is: else a power cut takes the version's file and leaves its row."""
+    monkeypatch.setattr("federation.storage.folder.sync_folder", lambda _folder: None)
+    scenarios = [small_scenario(seed, faults=FaultPlan(coordinator_crash=0.3)) for seed in range(6)]
+    found = "\n".join(violations(scenario) for scenario in scenarios)
+    assert "missing or damaged" in found
+
+
+def test_a_node_that_does_not_wait_for_the_disk_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any power cut; and by what is missing after one, when nobody looks at the wait itself."""
+    monkeypatch.setattr(Database, "_wait_at_commit", never_waiting)
+    assert "went on with 1 changes that a power cut would undo" in violations(small_scenario())
+    monkeypatch.setattr(Checker, "too_early", lambda _self, _name, _changes: None)
+    scenarios = [small_scenario(seed, faults=FaultPlan(node_crash=0.3)) for seed in range(6)]
+    found = "\n".join(violations(scenario) for scenario in scenarios)
+    assert "has no final verdict" in found
+
+
+def never_waiting(database: Database, *, wait: bool) -> None:
+    """As if every change could be had again; the coordinator waits by other means once it runs."""
+    del wait
+    database.execute("PRAGMA synchronous = NORMAL")
 
 
 def test_a_coordinator_whose_leases_never_end_makes_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,14 +208,14 @@ def test_a_version_that_does_not_follow_from_its_updates_is_found() -> None:
 
 
 def test_a_member_of_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CoordinatorDisk, "commit", _commit_with_a_stranger)
+    monkeypatch.setattr(ObservedStore, "commit", _commit_with_a_stranger)
     assert "was never stored" in violations(small_scenario(audit=False))
 
 
-def _commit_with_a_stranger(disk: CoordinatorDisk, commit: Commit) -> None:
+def _commit_with_a_stranger(store: ObservedStore, commit: Commit) -> None:
     stranger = replace(commit.members[0], update=UpdateId("999-node-0"))
-    disk._ledger.committed(replace(commit, members=(*commit.members, stranger)))
-    super(CoordinatorDisk, disk).commit(commit)
+    super(ObservedStore, store).commit(commit)
+    store._disk.learned(lambda: store._ledger.committed(replace(commit, members=(*commit.members, stranger))))
 
 
 def test_an_exception_that_leaves_a_role_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,40 +236,37 @@ def test_a_busy_loop_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
 SURVEYED = replace(ENGINE, federated_evaluation=FederatedEvaluationSettings(every=1))
 
 
-class UnweightedDisk(CoordinatorDisk):
+class UnweightedStore(ObservedStore):
     """The mean over the nodes is another one than their results make."""
 
     def close_evaluation(self, version: ModelVersion) -> NodesEvaluation:
-        made = MemoryStore.close_evaluation(self, version)
+        made = SqliteStore.close_evaluation(self, version)
         wrong = replace(made, metrics={name: value + 1.0 for name, value in made.metrics.items()})
-        self._surveys[version] = wrong
-        self._ledger.surveyed(wrong)
+        self._disk.learned(lambda: self._ledger.surveyed(wrong))
         return wrong
 
 
-class ResultlessDisk(CoordinatorDisk):
+class ResultlessStore(ObservedStore):
     """Results of nodes are receipted and not kept."""
 
     def save_node_result(self, result: NodeResult) -> NodeResult:
         return result
 
 
-class OpenEndedDisk(CoordinatorDisk):
+class OpenEndedStore(ObservedStore):
     """Evaluations on the nodes never end."""
 
     def close_evaluation(self, version: ModelVersion) -> NodesEvaluation:
-        return NodesEvaluation(version=version, share=self._survey(version).share, closed=True)
+        (survey,) = (one for one in self.recovered(recent=1).surveyed if one.version == version)
+        return replace(survey, closed=True)
 
 
-class CarelessDisk(CoordinatorDisk):
+class CarelessStore(ObservedStore):
     """The best version's arrays are let go like any others."""
 
-    def retain(self, versions: Collection[ModelVersion], best: ModelVersion | None) -> None:
-        del versions
-        self._best = best
-
     def model(self, version: ModelVersion) -> ModelState:
-        if version < self._head.version - 1:
+        head = self.head()
+        if head is not None and version < head - 1:
             raise StorageError("it was swept")
         return super().model(version)
 
@@ -222,16 +276,16 @@ def test_evaluation_on_the_nodes_without_a_bug_is_no_violation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("disk", "found"),
+    ("store", "found"),
     [
-        (UnweightedDisk, "the mean loss of version"),
-        (ResultlessDisk, "is receipted and not on disk"),
-        (OpenEndedDisk, "has no mean"),
-        (CarelessDisk, "the model of the best version"),
+        (UnweightedStore, "the mean loss of version"),
+        (ResultlessStore, "is receipted and not on disk"),
+        (OpenEndedStore, "has no mean"),
+        (CarelessStore, "the model of the best version"),
     ],
 )
-def test_an_evaluation_that_breaks_a_promise_is_found(disk: type[CoordinatorDisk], found: str) -> None:
+def test_an_evaluation_that_breaks_a_promise_is_found(store: type[ObservedStore], found: str) -> None:
     stopping = StoppingSettings(source=Source.NODES, goal=Goal.MAX)
     engine = replace(SURVEYED, stopping=stopping)
     scenarios = (small_scenario(seed, engine=engine, faults=CRASHES, patience_s=120.0) for seed in range(6))
-    assert any(found in violations(scenario, disk) for scenario in scenarios)
+    assert any(found in violations(scenario, store) for scenario in scenarios)

@@ -29,8 +29,8 @@ def simulated(codec: str = CODEC, *, contexts: int, seed: int = 3) -> tuple[Simu
     with quiet_log():
         simulation = Simulation(scenario)
         outcome = simulation.run()
-    applied = [row for row in simulation.disk.updates() if row.verdict.status is ReceiptStatus.APPLIED]
-    payloads = (simulation.disk.payload(row.record.update) for row in applied)
+    applied = [row for row in simulation.store.updates() if row.verdict.status is ReceiptStatus.APPLIED]
+    payloads = (simulation.store.payload(row.record.update) for row in applied)
     return simulation, outcome, [payload[PARTITION_BYTE] == Partition.BY_CONTEXT for payload in payloads]
 
 
@@ -43,8 +43,8 @@ def test_updates_with_and_without_a_context_make_versions_that_can_be_made_again
     assert set(outcome.reasons) <= {Reason.QUOTA, Reason.FINISHED, Reason.TOO_STALE}
     assert any(with_context)
     assert not all(with_context)  # version 0 has no history
-    head = simulation.disk.recovered(recent=1).head
-    state = simulation.disk.model(head.version).strategy
+    head = simulation.store.recovered(recent=1).head
+    state = simulation.store.model(head.version).strategy
     assert len(KnownContexts(state, PARAMETERS)) == 8
     assert np.asarray(state["context.average"]).any()
 
@@ -54,5 +54,5 @@ def test_a_codec_without_a_context_keeps_nothing() -> None:
     simulation, outcome, with_context = simulated("edge", contexts=0)
     assert outcome.violations == ()
     assert not any(with_context)
-    head = simulation.disk.recovered(recent=1).head
-    assert not any(name.startswith("context") for name in simulation.disk.model(head.version).strategy)
+    head = simulation.store.recovered(recent=1).head
+    assert not any(name.startswith("context") for name in simulation.store.model(head.version).strategy)

@@ -46,7 +46,7 @@ def test_the_sum_that_the_model_carries_is_the_sum_of_what_the_nodes_keep(chunk:
 
 def carried_sum(simulation: Simulation) -> NDArray[np.float32]:
     """What version N's model says."""
-    manifest, disk = simulation.disk.manifest(), simulation.disk
+    manifest, disk = simulation.store.manifest(), simulation.store
     assert manifest is not None
     model = manifest.unflatten(disk.model(disk.recovered(recent=1).head.version).shadow)
     return np.asarray(model[NAME], np.float32)
@@ -59,7 +59,7 @@ def kept_sum(simulation: Simulation) -> NDArray[np.float32]:
         store = node.disk.store
         total += np.asarray(store.task_state().get(NAME, np.float32(0)), np.float32)
         for entry in store.recovered().outbox:
-            verdict = simulation.disk.verdict(entry.offer.update)
+            verdict = simulation.store.verdict(entry.offer.update)
             if verdict is not None and verdict.status is ReceiptStatus.APPLIED:
                 total += np.asarray(store.pending(entry.offer.update)[NAME], np.float32)
     return total

@@ -25,14 +25,14 @@ from coordinator.global_model.committer import Committer, CommitterSettings, fir
 from coordinator.global_model.update_checks import Examine, Refusal, check_update
 from coordinator.records import UpdateRecord
 from coordinator.runtime.executor import CoordinatorExecutor, ExecutorParts
-from coordinator.storage.memory_store import MemoryStore
 from coordinator.strategies.selection import make_selector
 from federation.protocol.chunking import payload_digest
 from federation.protocol.cohort import includes
 from federation.protocol.messages import Decline, NodeState, Presence, Receipt, RoundAnnouncement, UpdateOffer
 from federation.protocol.topics import Topics
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
-from federation.types import Digest, FederationId, Incarnation, ModelVersion, NodeId, update_id
+from federation.types import Digest, FederationId, Incarnation, ModelVersion, NodeId, RunId, update_id
+from fedmq.simulation.world.stores import store_in_ram
 from update_codec import CodecSpec, Manifest, Vectors, encode
 
 __all__ = ["DirectCoordinator", "Question", "Setup"]
@@ -99,11 +99,12 @@ class DirectCoordinator:
         self._clock = _Clock()
         self._away_since: dict[NodeId, float] = {}
         self._away_s = 0.0
-        self.store = MemoryStore()
+        self.store = store_in_ram(RunId("0" * 16), self)
         self.store.initialise(
             setup.manifest, first_commit(setup.initial, setup.manifest, setup.committer.downlink, seed=None)
         )
         recovered = self.store.recovered(recent=setup.engine.max_staleness + 1)
+        self.store.wait_later()
         self._committer = Committer(self.store, recovered.head, setup.committer, setup.combine)
         self._executor = self._make_executor()
         rng = random.Random(setup.seed).random  # noqa: S311 - a simulation must repeat
@@ -136,6 +137,7 @@ class DirectCoordinator:
                 events.extend(self._executor.execute(effect))
                 match effect:
                     case PublishAnnouncement(announcement=announcement):
+                        self.store.sync()  # so that the files of former versions may go
                         self._ask(announcement)
                     case SendCommand(node=node, command=Receipt() as receipt):
                         self.receipts.append((node, receipt))

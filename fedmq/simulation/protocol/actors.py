@@ -1,81 +1,31 @@
-"""A participant as a process in virtual time: started from its disk, driven by events, killed between two effects."""
+"""A participant as a process in virtual time: started from its disk, driven by events, killed between two steps."""
 
-import queue
-import random
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
+from federation.errors import StorageError
 from federation.runtime.driver import Driver
 from federation.runtime.transport import InboxItem
-from fedmq.simulation.world.clock import SkewedClock, World
-from fedmq.simulation.world.faults import Dice
-from fedmq.simulation.world.transcript import Transcript
-from fedmq.simulation.world.transport import SimTransport
+from fedmq.simulation.protocol.processes import Arrived, Executor, Killed, Life, Surroundings, TimedMachine
+from fedmq.simulation.world.clock import SkewedClock
+from fedmq.simulation.world.disks import Disk
 
-__all__ = ["Actor", "Killed", "Life", "Surroundings"]
+__all__ = ["POWER_CUT", "Actor"]
 
-DOOM_EFFECTS = 8
-"""A process that is to be killed dies within so many effects."""
+DOOM_PASSAGES = 12
+"""A process that is to be killed dies at one of so many places: effects, failpoints, waits for the disk, publishes."""
 
+POWER_CUT = 0.3
+"""So many crashes also cost what was not synchronised."""
+
+FAILING_SYNC = 0.1
+"""So many times the disk fails to synchronise a file instead."""
+
+RESTART_S = (0.5, 20.0)
 SPINS_MAX = 200
 """A machine whose deadline passes more often than this without time going on is in a busy loop."""
-
-
-class Killed(BaseException):
-    """This process has been killed; no role may catch it."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Surroundings:
-    """What all participants share.
-
-    Attributes:
-        world: Time.
-        dice: Faults.
-        transcript: What happened.
-        seed: Everything random comes from it.
-        violations: What must never happen and did.
-    """
-
-    world: World
-    dice: Dice
-    transcript: Transcript
-    seed: int
-    violations: list[str] = field(default_factory=list)
-
-    def rng(self, name: str) -> random.Random:
-        """A generator of one participant's own."""
-        return random.Random(f"{self.seed}/{name}")  # noqa: S311 - a simulation, not a secret
-
-
-class _Executor(Protocol):
-    stopped: bool
-
-    def execute(self, effect: Any) -> Iterable[Any]:
-        """Run one effect."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Life:
-    """One process: everything that is gone when it is killed.
-
-    Attributes:
-        machine: The role's own.
-        executor: The role's own.
-        translate: From inbox items to events.
-        transports: Its connections.
-        end: Called when it is killed, for what else dies with it.
-    """
-
-    machine: Any
-    executor: _Executor
-    translate: Callable[[object], Any]
-    transports: tuple[SimTransport, ...]
-    end: Callable[[], None] = lambda: None
 
 
 class Actor:
@@ -84,40 +34,42 @@ class Actor:
     Args:
         name: For the transcript.
         surroundings: What all share.
+        disk: All that stays of a process.
         crash: Probability of a crash per handled event.
 
     Attributes:
         alive: Whether there is a process.
         crashes: How often it was killed.
+        power_cuts: How often its power was cut: what it had not synchronised is gone.
         gone: It will not be started again.
     """
 
-    def __init__(self, name: str, surroundings: Surroundings, *, crash: float) -> None:
-        self.name, self.crashes, self.gone = name, 0, False
+    def __init__(self, name: str, surroundings: Surroundings, disk: Disk[Any], *, crash: float) -> None:
+        self.name, self.crashes, self.power_cuts, self.gone = name, 0, 0, False
         self.surroundings = surroundings
-        self._crash = crash
+        self._storage, self._crash = disk, crash
+        disk.passage = self.passage
         self._world, self._dice = surroundings.world, surroundings.dice
         skew_s = surroundings.dice.plan.skew_s
         self.clock = SkewedClock(self._world, surroundings.rng(f"{name}/clock").uniform(0.0, skew_s))
         self._life: Life | None = None
         self._driver: Driver[Any, Any] | None = None
+        self._timed: TimedMachine | None = None
+        self._arrived = Arrived()
+        self._stopped = False
+        self._busy_until = 0.0
         self._wake_at: float | None = None
         self._doom: int | None = None
         self._processes = 0
         self._spins = 0
         self._last_wake = -1.0
         self._freezes = 0
-        self._held: deque[Callable[[], None]] | None = None
 
     # --- for a role to fill in --------------------------------------------------------------------------------------
 
     @property
     def connections(self) -> tuple[str, ...]:
         """Its MQTT client ids."""
-        raise NotImplementedError
-
-    def set_full(self, *, full: bool) -> None:
-        """Its disk runs full, or has space again."""
         raise NotImplementedError
 
     def build(self) -> Life:
@@ -142,18 +94,44 @@ class Actor:
         """The living process's machine."""
         return None if self._life is None else self._life.machine
 
+    def set_full(self, *, full: bool) -> None:
+        """Its disk runs full, or has space again."""
+        self._storage.full = full
+
     def start(self) -> None:
         """Start a process, unless one is running or none may."""
         if self._life is not None or self.gone:
             return
-        self.surroundings.transcript.note(self._world.now, self.name, "started")
+        self._note("started")
+        self._arrived, self._stopped, self._busy_until = Arrived(), False, 0.0
+        self._doom, self._wake_at, self._spins = None, None, 0
+        if self._processes:
+            cut = self._dice.happens(POWER_CUT)
+            self.power_cuts += cut
+            self._storage.stop(self._dice.rng if cut else None)
+        with self._storage:
+            self._guarded(self._begin)
+        if self._life is not None:
+            self._attend()
+
+    def _begin(self) -> None:
+        if self._processes:
+            self._storage.reopen()
         self._processes += 1
         life = self._life = self.build()
-        self._doom, self._wake_at, self._spins, self._held = None, None, 0, None
-        self._driver = Driver(life.machine, _Mortal(life.executor, self), queue.Queue(1), self.clock, life.translate)
+        self._timed = TimedMachine(life.machine)
+        self._driver = Driver(
+            self._timed,
+            _Mortal(life.executor, self),
+            self._arrived,
+            self.clock,
+            self._translate,
+            settle=life.settle,
+            batch_max=life.batch_max,
+        )
         for transport in life.transports:
             transport.open()
-        self._guarded(lambda: self._step(None))
+        self._driver.begin()
 
     def kill(self, restart_after_s: float | None) -> None:
         """``kill -9``; None is for ever."""
@@ -161,7 +139,7 @@ class Actor:
         if life is None:
             return
         self.crashes += 1
-        self.surroundings.transcript.note(self._world.now, self.name, "killed")
+        self._note("killed")
         life.end()
         for transport in life.transports:
             transport.kill()
@@ -172,10 +150,10 @@ class Actor:
 
     def freeze(self, seconds: float) -> bool:
         """``SIGSTOP``, and ``SIGCONT`` after a time; what happens meanwhile waits. False: there is nobody to stop."""
-        if self._life is None or self._held is not None:
+        if self._life is None or self._stopped:
             return False
-        self.surroundings.transcript.note(self._world.now, self.name, f"stopped for {seconds:.1f} s")
-        self._held, self._wake_at = deque(), None
+        self._note(f"stopped for {seconds:.1f} s")
+        self._stopped, self._wake_at = True, None
         self._freezes += 1
         self._world.after(seconds, partial(self._continue, self._life, self._freezes))
         return True
@@ -186,15 +164,10 @@ class Actor:
             self._continue(self._life, self._freezes)
 
     def _continue(self, life: Life, freeze: int) -> None:
-        held = self._held
-        if held is None or self._life is not life or self._freezes != freeze:
-            return
-        self.surroundings.transcript.note(self._world.now, self.name, "goes on")
-        self._held = None
-        for receive in held:
-            receive()
-        if self._life is life and self._driver is not None:
-            self._arm()
+        if self._stopped and self._life is life and self._freezes == freeze:
+            self._note("goes on")
+            self._stopped = False
+            self._attend()
 
     # --- events -----------------------------------------------------------------------------------------------------
 
@@ -205,50 +178,71 @@ class Actor:
         def receive(event: object, acknowledge: Callable[[], None] | None = None) -> None:
             if self._life is None or self._processes != process:
                 return
-            if self._held is not None:
-                self._held.append(partial(receive, event, acknowledge))
-            else:
-                item = (
-                    InboxItem(event=event) if acknowledge is None else InboxItem(event=event, acknowledge=acknowledge)
-                )
-                self._guarded(lambda: self._take(item))
+            acknowledged = _unheard if acknowledge is None else partial(self._acknowledge, acknowledge)
+            self._arrived.queue.append(InboxItem(event=event, acknowledge=acknowledged))
+            if not self._stopped:
+                self._attend()
 
         return receive
 
-    def execute(self, executor: _Executor, effect: Any) -> list[Any]:
-        """Run one effect, unless the process dies before it."""
+    def passage(self) -> None:
+        """A place at which this process may die.
+
+        Raises:
+            Killed: It does.
+        """
         if self._doom is not None:
             if self._doom == 0:
                 raise Killed
             self._doom -= 1
+
+    def execute(self, executor: Executor, effect: Any) -> list[Any]:
+        """Run one effect, unless the process dies before it."""
+        self.passage()
         self.before(effect)
         events = list(executor.execute(effect))
         self.after(effect, events)
         return events
 
-    def _take(self, item: InboxItem) -> None:
-        life = self._life
-        assert life is not None  # noqa: S101 - the receiver has looked
-        event = life.translate(item.event)
-        if event is not None:
-            if self._dice.happens(self._crash):
-                self._doom = self._dice.rng.randrange(DOOM_EFFECTS)
-            self._step(event)
-            if self._doom is not None:
-                raise Killed
-        item.acknowledge()
+    def _translate(self, item: object) -> Any:
+        assert self._life is not None  # noqa: S101 - a driver has one
+        event = self._life.translate(item)
+        if event is not None and self._doom is None and self._dice.happens(self._crash):
+            if self._dice.rng.random() < FAILING_SYNC:
+                self._storage.failing = True
+            else:
+                self._doom = self._dice.rng.randrange(DOOM_PASSAGES)
+        return event
 
-    def _step(self, event: Any) -> None:
-        assert self._driver is not None  # noqa: S101 - there is a process
-        self._driver.step(event)
-        life = self._life
-        if life is not None and life.executor.stopped:
-            self._leave(life)
-        else:
+    def _acknowledge(self, acknowledge: Callable[[], None]) -> None:
+        self.passage()
+        acknowledge()
+
+    def _attend(self) -> None:
+        """Take what has arrived, unless the process is busy."""
+        while self._arrived.queue and self._life is not None and self._world.now >= self._busy_until:
+            self._turn()
+        if self._life is not None:
             self._arm()
 
+    def _turn(self) -> None:
+        """One turn of the driver."""
+        driver, life = self._driver, self._life
+        assert driver is not None  # noqa: S101 - there is a process
+        assert life is not None  # noqa: S101 - there is a process
+        with self._storage:
+            self._guarded(driver.turn)
+        if self._life is not life:
+            return
+        if life.executor.stopped:
+            self._leave(life)
+        elif self._doom is not None:
+            self.kill(self._dice.rng.uniform(*RESTART_S))
+        else:
+            self._busy_until = self._world.now + life.busy_s()
+
     def _leave(self, life: Life) -> None:
-        self.surroundings.transcript.note(self._world.now, self.name, "stopped")
+        self._note("stopped")
         self._life = self._driver = None
         self.gone = True
         life.end()
@@ -256,56 +250,84 @@ class Actor:
             transport.close()
 
     def _guarded(self, action: Callable[[], None]) -> None:
-        """Run something of the process; whatever it raises ends the process, and is a violation unless we killed it."""
+        """Run something of the process; whatever it raises ends the process, and is a violation unless we did that."""
         try:
             action()
         except Killed:
-            self.kill(self._dice.rng.uniform(0.5, 20.0))
+            pass
+        except StorageError as error:
+            if not self._storage.full and not self._storage.failed:
+                self._blame(error)
         except Exception as error:  # noqa: BLE001 - a bug in a role must not end the simulation
-            where = traceback.format_exception(error)[-1].strip()
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            text = f"uncaught exception in {self.name}: {where} ({frame.filename.rsplit('/', 1)[-1]}:{frame.lineno})"
-            self.surroundings.violations.append(text)
-            self.surroundings.transcript.note(self._world.now, self.name, text)
-            self.kill(1.0)
+            self._blame(error)
+        else:
+            return
+        restart_s = self._dice.rng.uniform(*RESTART_S)
+        if self._life is None:
+            self._note("could not start")
+            self._world.after(restart_s, self.start)
+        self.kill(restart_s)
+
+    def _blame(self, error: Exception) -> None:
+        where = traceback.format_exception(error)[-1].strip()
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"uncaught exception in {self.name}: {where} ({frame.filename.rsplit('/', 1)[-1]}:{frame.lineno})"
+        self.surroundings.violations.append(text)
+        self._note(text)
+
+    def _note(self, text: str) -> None:
+        self.surroundings.transcript.note(self._world.now, self.name, text)
 
     # --- time -------------------------------------------------------------------------------------------------------
 
     def _arm(self) -> None:
-        life = self._life
-        deadline = None if life is None else life.machine.deadline()
-        if deadline is None:
+        life, timed = self._life, self._timed
+        if life is None or timed is None:
+            return
+        if self._arrived.queue:
+            at = self._busy_until
+        elif (deadline := timed.deadline()) is not None:
+            at = max(self.clock.world_time(deadline), self._world.now, self._busy_until)
+        else:
             self._wake_at = None
             return
-        at = max(self.clock.world_time(deadline), self._world.now)
         if self._wake_at is None or at < self._wake_at or self._wake_at < self._world.now:
             self._wake_at = at
-            self._world.at(at, lambda: self._wake(life, at))
+            self._world.at(at, partial(self._wake, life, at))
 
-    def _wake(self, life: Life | None, at: float) -> None:
-        if life is None or self._life is not life or self._wake_at != at or self._held is not None:
+    def _wake(self, life: Life, at: float) -> None:
+        timed = self._timed
+        if self._life is not life or timed is None or self._wake_at != at or self._stopped:
             return
         self._wake_at = None
-        deadline = life.machine.deadline()
+        if self._arrived.queue:
+            self._attend()
+            return
+        deadline = timed.deadline()
         if deadline is not None and self.clock.now() >= deadline:
             self._spins = self._spins + 1 if at == self._last_wake else 0
             self._last_wake = at
-            self._guarded(lambda: self._step(None))
+            self._turn()
             if self._spins > SPINS_MAX:
                 self.surroundings.violations.append(f"busy loop in {self.name} at {at:.3f} s")
                 self.kill(1.0)
-        else:
+        if self._life is life:
             self._arm()
 
 
+def _unheard() -> None:
+    """Nobody waits for this."""
+
+
 class _Mortal:
-    """Stands between driver and executor: the place where a process dies, and where it is watched."""
+    """Stands between driver and executor: a place where a process dies, and where it is watched."""
 
-    stopped = False  # asked of the role's own executor, after each step
-
-    def __init__(self, executor: _Executor, actor: Actor) -> None:
+    def __init__(self, executor: Executor, actor: Actor) -> None:
         self._executor, self._actor = executor, actor
+        self.stopped = executor.stopped
 
     def execute(self, effect: Any) -> list[Any]:
         """Run one effect."""
-        return self._actor.execute(self._executor, effect)
+        events = self._actor.execute(self._executor, effect)
+        self.stopped = self._executor.stopped
+        return events

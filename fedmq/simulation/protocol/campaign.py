@@ -49,6 +49,9 @@ FIGURES = (
     "cuts",
     "coordinator_crashes",
     "node_crashes",
+    "coordinator_power_cuts",
+    "node_power_cuts",
+    "failed_syncs",
     "broker_crashes",
     "full_disks",
     "stopped_processes",
@@ -80,6 +83,7 @@ def random_scenario(seed: int) -> Scenario:
         faults_s=rng.uniform(30.0, rng.choice((300.0, 300.0, 300.0, 2000.0))),
         stragglers=Stragglers(train_s=rng.choice((0.2, 2.0, 10.0)), slow_share=rng.choice((0.0, 0.2))),
         broker=BrokerSettings(max_queued_messages=rng.choice((5, 1000))),
+        busy_s=_busy_s(seed),
     )
 
 
@@ -127,6 +131,11 @@ def _signed(seed: int) -> bool:
     return random.Random(f"campaign/{seed}/signed").random() < 0.5  # noqa: S311 - as above
 
 
+def _busy_s(seed: int) -> float:
+    """In most federations several messages arrive while the coordinator is busy, and are settled together."""
+    return random.Random(f"campaign/{seed}/busy").choice((0.0, 0.02, 0.2, 2.0))  # noqa: S311 - as above
+
+
 def _faults(rng: random.Random) -> FaultPlan:
     """Each kind of fault is off in a part of the seeds, so that its absence is tested, too."""
 
@@ -155,6 +164,7 @@ def run_seed(seed: int) -> tuple[Outcome, list[str]]:
     with quiet_log():
         simulation = Simulation(random_scenario(seed))
         outcome = simulation.run()
+    simulation.close()
     return outcome, list(simulation.transcript.tail()) if outcome.violations else []
 
 

@@ -12,7 +12,7 @@
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,7 @@ class Checker:
         """Updates that nodes have made."""
         return len(self._made)
 
-    # --- the coordinator's disk (`fedmq.simulation.world.disks.Ledger`) -----------------------------------------------
+    # --- the coordinator's disk (`fedmq.simulation.world.stores.Ledger`) ----------------------------------------------
 
     def reserved(self, record: RoundRecord) -> None:
         """A round is on disk."""
@@ -138,8 +138,10 @@ class Checker:
 
     # --- the coordinator --------------------------------------------------------------------------------------------
 
-    def coordinator_started(self, recovered: RecoveredState) -> None:
-        """A process begins with this."""
+    def coordinator_started(self, recovered: RecoveredState, alarms: Sequence[str] = ()) -> None:
+        """A process begins with this; alarms are what it had to repair."""
+        for alarm in alarms:
+            self._say(f"save, then say: {alarm}")
         if recovered.head.version < self.seen or recovered.head.version < self.head:
             self._say(f"I5: the head is {recovered.head.version}, but nodes have seen {self.seen}")
         if recovered.epoch <= self._epoch:
@@ -147,6 +149,10 @@ class Checker:
         if self._digest == b"":
             self._digest = recovered.head.digest
         self._epoch = recovered.epoch
+
+    def too_early(self, name: str, changes: int) -> None:
+        """Something was said before what it follows from was on the disk."""
+        self._say(f"save, then say: {name} went on with {changes} changes that a power cut would undo")
 
     def coordinator_says(self, effect: object, store: CoordinatorStore) -> None:
         """An effect is about to run."""

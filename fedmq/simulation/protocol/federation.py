@@ -1,20 +1,21 @@
 """One simulated federation: built from a scenario, run to its last version, healed, drained and checked."""
 
+import gc
 import random
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import structlog
 
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import Committer, CommitterSettings, first_commit
 from coordinator.records import Member, VersionRecord
-from coordinator.storage.memory_store import MemoryStore
-from coordinator.storage.store import CoordinatorStore, Figures, UpdateRow
+from coordinator.storage.store import Commit, CoordinatorStore, Figures, ModelState, UpdateRow
 from edge_node.engine.machine import NodeSettings
-from edge_node.storage.memory_store import MemoryNodeStore
 from edge_node.training.worker import TrainingSetup
 from federation.protocol.messages import ReceiptStatus
 from federation.protocol.topics import Topics
@@ -22,15 +23,16 @@ from federation.runtime.log import configure_log
 from federation.task import TaskContext
 from federation.tasks.registry import load_task
 from federation.testing import BrokerSettings
-from federation.types import FederationId, NodeId, RunId
-from fedmq.simulation.protocol.actors import Surroundings
+from federation.types import FederationId, ModelVersion, NodeId, RunId
 from fedmq.simulation.protocol.checker import Checker
 from fedmq.simulation.protocol.injector import Injector
+from fedmq.simulation.protocol.processes import Surroundings
 from fedmq.simulation.protocol.roles import CoordinatorActor, NodeActor, Place
 from fedmq.simulation.world.clock import World
-from fedmq.simulation.world.disks import CoordinatorDisk, NodeDisk
+from fedmq.simulation.world.disks import Disk, allow_disks, put_away, ram_folder
 from fedmq.simulation.world.faults import Dice, FaultPlan
 from fedmq.simulation.world.network import SimNetwork
+from fedmq.simulation.world.stores import ObservedStore, coordinator_disk, node_disk
 from fedmq.simulation.world.trainer import Stragglers
 from fedmq.simulation.world.transcript import Transcript
 from update_codec import Manifest
@@ -41,6 +43,9 @@ DRAIN_STEP_S = 5.0
 """How often the end is looked for once the last version is there, in virtual seconds."""
 
 START_SPREAD_S = 2.0
+
+COLLECT_OBJECTS = 100_000
+"""More objects than this must be new before Python looks for garbage among them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +65,8 @@ class Scenario:
         patience_s: After the faults, the last version and every verdict must come within this time (I6).
         broker: The broker's limits.
         audit: Keep every payload and recompute the head from them at the end (I7).
+        busy_s: Longest time for which the coordinator is busy with what it has taken, in virtual seconds; what arrives
+            meanwhile is taken together.
         uplinks: Rates of the first nodes' uplinks, in bytes per second; 0, and every further node, has no limit.
     """
 
@@ -75,6 +82,7 @@ class Scenario:
     patience_s: float = 7200.0
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     audit: bool = True
+    busy_s: float = 0.0
     uplinks: tuple[float, ...] = ()
 
 
@@ -96,6 +104,9 @@ class Outcome:
     reasons: Mapping[str, int]
     coordinator_crashes: int
     node_crashes: int
+    coordinator_power_cuts: int
+    node_power_cuts: int
+    failed_syncs: int
     broker_crashes: int
     cuts: int
     full_disks: int
@@ -116,12 +127,11 @@ class Simulation:
 
     Args:
         scenario: What to simulate.
-        disk: Makes the coordinator's disk; tests put a faulty one in.
+        store: The coordinator's; tests put a faulty one in.
+        tail: Steps that the transcript keeps.
     """
 
-    def __init__(
-        self, scenario: Scenario, disk: Callable[..., CoordinatorDisk] = CoordinatorDisk, *, tail: int = 400
-    ) -> None:
+    def __init__(self, scenario: Scenario, store: type[ObservedStore] = ObservedStore, *, tail: int = 400) -> None:
         self.scenario = scenario
         world, dice = World(), Dice(scenario.faults, f"{scenario.seed}/faults")
         self.transcript = Transcript(tail=tail)
@@ -136,18 +146,41 @@ class Simulation:
             checker=self.checker,
             signed=scenario.engine.signed,
         )
-        self.disk = disk(RunId(f"{scenario.seed:016x}"[-16:]), self.checker, audit=scenario.audit)
+        allow_disks(scenario.nodes + 1)
+        self._folder = ram_folder()
+        disks: list[Disk[Any]] = []
+        self.close = weakref.finalize(self, put_away, self._folder, disks)
+        self.disk = coordinator_disk(
+            self._folder / "coordinator",
+            RunId(f"{scenario.seed:016x}"[-16:]),
+            self.checker,
+            audit=scenario.audit,
+            store=store,
+        )
+        disks.append(self.disk)
         self._make_first_version()
-        self.coordinator = CoordinatorActor(self._place, self.disk, scenario.engine, scenario.committer)
+        self.coordinator = CoordinatorActor(
+            self._place, self.disk, scenario.engine, scenario.committer, busy_s=scenario.busy_s
+        )
         self.nodes = [self._node(index) for index in range(scenario.nodes)]
+        disks.extend(node.disk for node in self.nodes)
         for node, rate in zip(self.nodes, scenario.uplinks, strict=False):
             for client_id in node.connections:
                 self.network.limit_uplink(client_id, rate)
         self.injector = Injector(self.surroundings, self.network, self.coordinator, self.nodes, self._needed())
         self._healed_s = 0.0
 
+    @property
+    def store(self) -> ObservedStore:
+        """The coordinator's, as its newest process has it."""
+        return self.disk.store
+
     def run(self, progress: Callable[[int], None] = lambda _version: None) -> Outcome:
         """Run to the end; ``progress`` hears each new version."""
+        with rare_collections():
+            return self._run(progress)
+
+    def _run(self, progress: Callable[[int], None]) -> Outcome:
         began_s = time.perf_counter()
         scenario, world = self.scenario, self.world
         rng = self.surroundings.rng("start")
@@ -203,14 +236,21 @@ class Simulation:
             waits = None if self.coordinator.machine is None else self.coordinator.machine.snapshot()
             text = f"I6: {self.scenario.patience_s:.0f} s after the faults the head is {self.checker.head}, not"
             violations.append(f"{text} {engine.versions}; the coordinator: {waits}")
-        self.checker.close(self.disk, self._lost())
+        if self.disk.opened:
+            self._check_store()
+        else:
+            violations.append("I6: the coordinator cannot open its store any more")
         for node in self.nodes:
             if not node.gone and node.outbox:
                 snapshot = None if node.machine is None else node.machine.snapshot()
                 violations.append(f"I6: {node.name} still has {node.outbox} updates in its outbox: {snapshot}")
             self.checker.outbox(NodeId(node.name), node.outbox, self.scenario.node.outbox_max)
+
+    def _check_store(self) -> None:
+        self.checker.close(self.store, self._lost())
         if self.scenario.audit:
-            violations.extend(replay(self.disk, self._first_disk(), self.scenario.committer, self.scenario.seed))
+            again = replay(self.store, self._first, self.scenario.committer, self.scenario.seed)
+            self.surroundings.violations.extend(again)
 
     # --- building ---------------------------------------------------------------------------------------------------
 
@@ -223,12 +263,8 @@ class Simulation:
         self._first = first_commit(
             self._manifest.flatten(arrays), self._manifest, scenario.committer.downlink, seed=scenario.seed
         )
-        self.disk.initialise(self._manifest, self._first)
-
-    def _first_disk(self) -> MemoryStore:
-        store = MemoryStore()
-        store.initialise(self._manifest, self._first)
-        return store
+        with self.disk:
+            self.store.initialise(self._manifest, self._first)
 
     def _node(self, index: int) -> NodeActor:
         scenario, name = self.scenario, NodeId(f"node-{index}")
@@ -236,7 +272,7 @@ class Simulation:
         setup = TrainingSetup(node=name, task=self._task(context), manifest=self._manifest)
         engine = scenario.engine
         settings = replace(scenario.node, node=name, task=engine.task, signed=engine.signed)
-        return NodeActor(self._place, NodeDisk(MemoryNodeStore()), setup, settings, scenario.stragglers)
+        return NodeActor(self._place, node_disk(self._folder / name), setup, settings, scenario.stragglers)
 
     # --- the result -------------------------------------------------------------------------------------------------
 
@@ -257,6 +293,9 @@ class Simulation:
             reasons=dict(sorted(checker.reasons.items())),
             coordinator_crashes=self.coordinator.crashes,
             node_crashes=sum(node.crashes for node in self.nodes),
+            coordinator_power_cuts=self.coordinator.power_cuts,
+            node_power_cuts=sum(node.power_cuts for node in self.nodes),
+            failed_syncs=self.disk.failures + sum(node.disk.failures for node in self.nodes),
             broker_crashes=self.injector.broker_crashes,
             cuts=counts.cuts,
             full_disks=self.injector.full_disks,
@@ -274,6 +313,19 @@ class Simulation:
 
 
 @contextmanager
+def rare_collections() -> Iterator[None]:
+    """Meanwhile Python looks for garbage less often: nearly everything here is freed at once, or lives to the end."""
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(COLLECT_OBJECTS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+
+
+@contextmanager
 def quiet_log() -> Iterator[None]:
     """The roles log nothing meanwhile: their lines would be from another time."""
     before = structlog.get_config()
@@ -284,38 +336,40 @@ def quiet_log() -> Iterator[None]:
         structlog.configure(**before)
 
 
-def replay(store: CoordinatorStore, fresh: MemoryStore, settings: CommitterSettings, seed: int) -> list[str]:
-    """Differences between the versions of ``store`` and those made again in ``fresh``, which has only version 0."""
+def replay(store: CoordinatorStore, first: Commit, settings: CommitterSettings, seed: int) -> list[str]:
+    """Differences between the versions of ``store`` and those made again from its updates and version 0."""
     rng = random.Random(seed)  # noqa: S311 - a simulation, not a secret
     by_version: dict[int, list[UpdateRow]] = {}
     for row in store.updates():
         if row.verdict.status is ReceiptStatus.APPLIED and row.verdict.version is not None:
             by_version.setdefault(row.verdict.version, []).append(row)
-    committer = Committer(fresh, fresh.recovered(recent=1).head, settings)
+    committer = Committer(_Replayed(store, first), first.record, settings)
     for version in [row.record for row in store.history()][1:]:
         rows = by_version.get(version.version, [])
         rng.shuffle(rows)
-        made = _again(store, fresh, committer, rows) if rows else None
-        if made is None or made.digest != version.digest:
+        made = committer.commit([_member(row) for row in rows], "replay", Figures()) if rows else None
+        if not isinstance(made, VersionRecord) or made.digest != version.digest:
             return [
                 f"I7: version {version.version} comes out differently when it is made again from {len(rows)} updates"
             ]
     return []
 
 
-def _again(
-    store: CoordinatorStore, fresh: MemoryStore, committer: Committer, rows: list[UpdateRow]
-) -> VersionRecord | None:
-    for row in rows:
-        fresh.save_update(row.record, store.payload(row.record.update))
-    members = [
-        Member(
-            update=row.record.update,
-            node=row.record.node,
-            num_examples=row.record.num_examples,
-            staleness=row.staleness,
-        )
-        for row in rows
-    ]
-    made = committer.commit(members, "replay", Figures())
-    return made if isinstance(made, VersionRecord) else None
+def _member(row: UpdateRow) -> Member:
+    record = row.record
+    return Member(update=record.update, node=record.node, num_examples=record.num_examples, staleness=row.staleness)
+
+
+class _Replayed:
+    """A store as a committer needs it: version 0 and the payloads of another one; what is made is not kept."""
+
+    def __init__(self, store: CoordinatorStore, first: Commit) -> None:
+        self.manifest, self.payload, self._first = store.manifest, store.payload, first.model
+
+    def model(self, version: ModelVersion) -> ModelState:
+        """Version 0's arrays."""
+        del version
+        return self._first
+
+    def commit(self, commit: Commit) -> None:
+        """The committer has it."""

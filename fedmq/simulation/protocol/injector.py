@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from fedmq.simulation.protocol.actors import Actor, Surroundings
+from fedmq.simulation.protocol.actors import Actor
+from fedmq.simulation.protocol.processes import Surroundings
 from fedmq.simulation.world.network import SimNetwork
 
 __all__ = ["Injector"]

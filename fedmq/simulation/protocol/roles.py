@@ -7,20 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.engine.effects import AcceptFailure
+from coordinator.engine.effects import AcceptFailure, PublishAnnouncement, SendCommand
 from coordinator.engine.events import Evaluated, Event, StorageFailed
 from coordinator.engine.machine import CoordinatorMachine
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import Committer, CommitterSettings
 from coordinator.runtime.connections import coordinator_will
 from coordinator.runtime.executor import CoordinatorExecutor, ExecutorParts
+from coordinator.runtime.group_commit import BATCH_MAX, GroupCommit
 from coordinator.runtime.inbound import Inbound as CoordinatorInbound
+from coordinator.runtime.publisher import Publisher
 from coordinator.strategies.selection import make_selector
 from edge_node.app import node_will
-from edge_node.engine.events import AnnouncementReceived, CoordinatorStateReceived
+from edge_node.engine.events import AnnouncementReceived, CoordinatorStateReceived, OutboxSaved
 from edge_node.engine.machine import NodeMachine, NodeSettings
 from edge_node.runtime.executor import NodeExecutor, NodeParts
 from edge_node.runtime.inbound import Inbound as NodeInbound
+from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.training.worker import TrainingSetup
 from federation.protocol.messages import CoordinatorState, RoundAnnouncement
 from federation.protocol.signing import Reader, Writer
@@ -28,12 +31,14 @@ from federation.protocol.topics import Topics
 from federation.runtime.session import SessionSettings
 from federation.runtime.transport import MessageReceived
 from federation.types import ModelVersion, NodeId
-from fedmq.simulation.protocol.actors import Actor, Life, Surroundings
+from fedmq.simulation.protocol.actors import Actor
 from fedmq.simulation.protocol.checker import Checker
 from fedmq.simulation.protocol.keys import SimKey, SimKeys
+from fedmq.simulation.protocol.processes import Life, Surroundings
 from fedmq.simulation.world.clock import World
-from fedmq.simulation.world.disks import CoordinatorDisk, NodeDisk
+from fedmq.simulation.world.disks import Disk
 from fedmq.simulation.world.network import SimNetwork
+from fedmq.simulation.world.stores import ObservedStore
 from fedmq.simulation.world.trainer import SimTrainer, Stragglers
 from fedmq.simulation.world.transport import SimTransport
 from update_codec import Vectors
@@ -58,14 +63,11 @@ DATA_SESSION = SessionSettings(
 )
 """As `coordinator.runtime.connections` sets them."""
 
-POWER_CUT = 0.3
-"""So many crashes of the coordinator also cost what was not synchronised."""
+SAYINGS = (PublishAnnouncement, SendCommand)
+"""Effects whose words the checker knows."""
 
 EVALUATION_S = 0.5
 """How long an evaluation takes, in virtual seconds."""
-
-MODEL_LOSS = 0.2
-"""A killed node finds the model on its disk damaged with this probability."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,37 +99,47 @@ class Place:
 
 
 class CoordinatorActor(Actor):
-    """The coordinator over its restarts; its disk is all that stays."""
+    """The coordinator over its restarts; its disk is all that stays.
+
+    Args:
+        place: Where it lives.
+        disk: Has the first version.
+        engine: What it is to do.
+        committer: How versions are made.
+        busy_s: Longest time for which it is busy with what it has taken, in virtual seconds.
+    """
 
     def __init__(
-        self, place: Place, disk: CoordinatorDisk, engine: EngineSettings, committer: CommitterSettings
+        self,
+        place: Place,
+        disk: Disk[ObservedStore],
+        engine: EngineSettings,
+        committer: CommitterSettings,
+        *,
+        busy_s: float = 0.0,
     ) -> None:
-        super().__init__("coordinator", place.surroundings, crash=place.surroundings.dice.plan.coordinator_crash)
+        super().__init__("coordinator", place.surroundings, disk, crash=place.surroundings.dice.plan.coordinator_crash)
         self._place, self.disk, self._engine, self._committer = place, disk, engine, committer
-        self._first = True
+        self._busy = place.surroundings.rng("coordinator/busy")
+        self._busy_s = busy_s
         self._mute = False
+        self._unsaid: list[Any] = []
 
     @property
     def connections(self) -> tuple[str, ...]:
         """Its MQTT ids."""
         return (CONTROL_SESSION.client_id, DATA_SESSION.client_id)
 
-    def set_full(self, *, full: bool) -> None:
-        """Its disk runs full, or has space again."""
-        self.disk.full = full
-
     def build(self) -> Life:
-        """Open the disk, connect, go on."""
-        if not self._first:
-            if self._dice.happens(POWER_CUT):
-                self.disk.cut_power(self._dice.rng)
-            self.disk.reopen()
-        self._first = self._mute = False
-        place, disk, topics = self._place, self.disk, self._place.topics
-        recovered = disk.recovered(recent=self._engine.max_staleness + 1)
-        place.checker.coordinator_started(recovered)
+        """Connect, and go on where the store says."""
+        self._mute = False
+        self._unsaid.clear()
+        place, store, topics = self._place, self.disk.store, self._place.topics
+        store.wait_later()
+        recovered = store.recovered(recent=self._engine.max_staleness + 1)
+        place.checker.coordinator_started(recovered, store.alarms)
         key = place.key(None)
-        will = coordinator_will(Writer(topics, key), disk.run, disk.epoch)
+        will = coordinator_will(Writer(topics, key), store.run, store.epoch)
         receive = self.receiver()
         control = SimTransport(place.network, CONTROL_SESSION, receive, will=will)
         data = SimTransport(place.network, DATA_SESSION, receive)
@@ -135,55 +147,110 @@ class CoordinatorActor(Actor):
             control.subscribe(topic_filter)
         for topic_filter in topics.coordinator_subscriptions_data:
             data.subscribe(topic_filter)
+        commits = GroupCommit(_Waiting(self), _Mouth(control, self), _Mouth(data, self))
         parts = ExecutorParts(
-            store=disk,
-            committer=Committer(disk, recovered.head, self._committer),
-            control=control,
-            data=data,
+            store=store,
+            committer=Committer(store, recovered.head, self._committer),
+            control=commits.control,
+            data=commits.data,
             topics=topics,
             now=self.clock.now,
             say=self._say,
             evaluator=_LaterEvaluator(self._world, receive),
             signer=key,
+            passing=commits.passing,
         )
         executor = CoordinatorExecutor(parts)
-        rng = self.surroundings.rng(f"coordinator/{disk.epoch}").random
+        rng = self.surroundings.rng(f"coordinator/{store.epoch}").random
         machine = CoordinatorMachine(self._engine, recovered, selector=make_selector("uniform"), rng=rng)
         inbound = CoordinatorInbound(
             topics,
-            disk,
+            store,
             executor.traffic,
             executor.broker_connected,
             verifier=place.keys,
             signer=key,
             now=self.clock.now,
         )
-        return Life(machine=machine, executor=executor, translate=inbound.translate, transports=(data, control))
+        return Life(
+            machine=machine,
+            executor=executor,
+            translate=inbound.translate,
+            transports=(data, control),
+            settle=commits.settle,
+            batch_max=BATCH_MAX,
+            busy_s=self._busy_for,
+        )
 
     def before(self, effect: Any) -> None:
-        """Watch what it is about to say; between a failed save and its acceptance the executor says nothing."""
+        """Remember what it wants to say; between a failed save and its acceptance the executor says nothing."""
         if isinstance(effect, AcceptFailure):
             self._mute = False
-        elif not self._mute:
-            self._place.checker.coordinator_says(effect, self.disk)
+        elif not self._mute and isinstance(effect, SAYINGS):
+            self._unsaid.append(effect)
 
     def after(self, effect: Any, events: list[Any]) -> None:
         """Watch what it has done."""
         del effect
         self._mute = self._mute or any(isinstance(event, StorageFailed) for event in events)
 
+    def synchronised(self) -> None:
+        """What it wants to say is about to be said: by now all of it is on the disk."""
+        for effect in self._unsaid:
+            self._place.checker.coordinator_says(effect, self.disk.store)
+        self._unsaid.clear()
+
+    def speaks(self) -> None:
+        """Something leaves the process: nothing that was saved before may be lost any more."""
+        self.passage()
+        if self.disk.pending:
+            self._place.checker.too_early(self.name, self.disk.pending)
+
+    def _busy_for(self) -> float:
+        return self._busy_s * self._busy.random() if self._busy_s else 0.0
+
     def _say(self, event: str, fields: Mapping[str, object]) -> None:
         if event != "message_refused":
             self._place.checker.heard(event, fields)
+
+
+class _Waiting:
+    """The store as group commit knows it: it waits for the disk, and the checker looks at what comes next."""
+
+    def __init__(self, actor: CoordinatorActor) -> None:
+        self._actor = actor
+
+    def sync(self) -> None:
+        """Wait until everything that was saved is on the disk."""
+        self._actor.passage()
+        self._actor.disk.store.sync()
+        self._actor.synchronised()
+
+
+class _Mouth:
+    """A connection behind group commit: what is published here is said."""
+
+    def __init__(self, connection: Publisher, actor: CoordinatorActor) -> None:
+        self._connection, self._actor = connection, actor
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
+        """Publish, now or after the reconnect."""
+        self._actor.speaks()
+        self._connection.publish(topic, payload, qos=qos, retain=retain)
 
 
 class NodeActor(Actor):
     """One edge node over its restarts."""
 
     def __init__(
-        self, place: Place, disk: NodeDisk, setup: TrainingSetup, settings: NodeSettings, stragglers: Stragglers
+        self,
+        place: Place,
+        disk: Disk[SqliteNodeStore],
+        setup: TrainingSetup,
+        settings: NodeSettings,
+        stragglers: Stragglers,
     ) -> None:
-        super().__init__(setup.node, place.surroundings, crash=place.surroundings.dice.plan.node_crash)
+        super().__init__(setup.node, place.surroundings, disk, crash=place.surroundings.dice.plan.node_crash)
         self._place, self.disk, self._setup, self._settings = place, disk, setup, settings
         self._stragglers = stragglers
         self._rng = place.surroundings.rng(f"{setup.node}/time")
@@ -191,27 +258,19 @@ class NodeActor(Actor):
         self._session = SessionSettings(client_id=setup.node)
         self._shared = {place.topics.round, place.topics.coordinator_state}
         self._reader = Reader(place.topics, place.keys)
-        self._first = True
 
     @property
     def connections(self) -> tuple[str, ...]:
         """Its MQTT id."""
         return (self.name,)
 
-    def set_full(self, *, full: bool) -> None:
-        """Its disk runs full, or has space again."""
-        self.disk.fill(full=full)
-
     @property
     def outbox(self) -> int:
-        """Updates without a final receipt on its disk."""
-        return len(self.disk.store.recovered().outbox)
+        """Updates without a final receipt on its disk; while that cannot be read, there may be one."""
+        return len(self.disk.store.outbox()) if self.disk.opened else 1
 
     def build(self) -> Life:
-        """Open the disk, connect, go on."""
-        if not self._first:
-            self.disk.reopen(keeps_model=not self._dice.happens(MODEL_LOSS))
-        self._first = False
+        """Connect, and go on where the store says."""
         place, store, node = self._place, self.disk.store, self._setup.node
         topics, key = place.topics, place.key(node)
         will = node_will(Writer(topics, key), node, store)
@@ -229,7 +288,7 @@ class NodeActor(Actor):
         return Life(
             machine=machine,
             executor=executor,
-            translate=self._translate,
+            translate=self._event,
             transports=(transport,),
             end=trainer.abandon,
         )
@@ -238,8 +297,10 @@ class NodeActor(Actor):
         """Watch what it has done."""
         del effect
         self._place.checker.node_did(self._setup.node, events)
+        if not self.disk.waited and any(isinstance(event, OutboxSaved) for event in events):
+            self._place.checker.too_early(self.name, 1)
 
-    def _translate(self, item: object) -> Any:
+    def _event(self, item: object) -> Any:
         # What everybody is told is the same value for everybody: decoded once, not by each of a thousand nodes.
         if isinstance(item, MessageReceived) and item.topic in self._shared and item.payload:
             event = _broadcast(self._reader, item.topic, item.payload)

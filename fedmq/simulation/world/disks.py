@@ -1,195 +1,349 @@
-"""The durable state of the participants: the roles' own stores in memory, on a disk that can be full."""
+"""A participant's disk: a folder in memory that can be full, and loses in a power cut what was not synchronised.
 
+The roles' own stores work on it. It sees each call by which one of them makes something durable, `os.fsync` and the
+commits of SQLite, and notes what a power cut would leave. Nothing of this is in the way of the stores: the kernel
+writes and reads their files, and a full disk is its limit on the size of files.
+"""
+
+import contextlib
+import errno
+import os
 import random
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+import resource
+import shutil
+import stat
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
 
-from coordinator.records import (
-    NodeResult,
-    NodesEvaluation,
-    RecoveredState,
-    RoundRecord,
-    TransferRecord,
-    UpdateRecord,
-    Verdict,
-)
-from coordinator.storage.memory_store import MemoryStore
-from coordinator.storage.store import Commit
-from edge_node.storage.memory_store import MemoryNodeStore
 from federation.errors import StorageError
-from federation.protocol.messages import ModelPart
-from federation.types import ModelVersion, NodeId, RoundId, RunId, UpdateId
+from federation.runtime.failpoint import watch
+from federation.storage import sqlite
+from federation.storage.sqlite import Connection, Cursor
 
-__all__ = ["CoordinatorDisk", "Ledger", "NodeDisk"]
+__all__ = ["Disk", "Fact", "Store", "allow_disks", "put_away", "ram_folder"]
 
-AUDIT_VERSIONS = 1_000_000
-"""Payloads of so many versions are kept where the end is checked: all of them."""
-CHUNK_LOSS = 0.3
-"""A power cut costs each chunk of an open transfer with this probability."""
+Fact = Callable[[], None]
 
+_RAM = Path("/dev/shm")  # noqa: S108 - each simulation has a folder of its own there
+_RAM_BYTES_MIN = 256 << 20
+"""With less space than this in memory the folder is an ordinary temporary one, in bytes."""
 
-class Ledger(Protocol):
-    """Hears what became durable; `fedmq.simulation.protocol.checker.Checker` is one."""
+_LOG_BYTES_MAX = 4 << 20
+"""A write-ahead log of this size goes into the database at the next synchronisation, as by default, in bytes."""
 
-    def reserved(self, record: RoundRecord) -> None:
-        """A round is on disk."""
+_WAITING = ("FULL", "EXTRA")
+"""At these levels of ``synchronous`` SQLite waits for the disk at each commit; at first it is the former."""
 
-    def stored(self, record: UpdateRecord) -> None:
-        """An update is on disk."""
+_connect, _fsync = sqlite.connect, os.fsync
 
-    def judged(self, verdict: Verdict) -> None:
-        """A final verdict is on disk."""
+_FILES_PER_DISK = 3
+_FILES_SPARE = 100
 
-    def committed(self, commit: Commit) -> None:
-        """A version is on disk."""
-
-    def evaluated(self, run: RunId, result: NodeResult) -> None:
-        """What a node found is on disk."""
-
-    def surveyed(self, evaluation: NodesEvaluation) -> None:
-        """The mean over the nodes is on disk."""
+_SECTOR_BYTES = 512
+_SECTOR_LOSS = 0.3
 
 
-class CoordinatorDisk(MemoryStore):
-    """A `MemoryStore` that tells the ledger, and can be full.
+class Store(Protocol):
+    """What a disk knows of the store on it."""
+
+    def close(self) -> None:
+        """Release the folder."""
+
+
+StoreT = TypeVar("StoreT", bound=Store)
+
+
+class Disk(Generic[StoreT]):
+    """One disk over the processes of its participant; as a context it is the disk at which something happens now.
 
     Args:
-        run: Identity of the store.
-        ledger: Hears every change.
-        audit: Keep all payloads, so that the end can be recomputed.
-
-    Attributes:
-        full: While it is set, every change fails and changes nothing.
-    """
-
-    def __init__(self, run: RunId, ledger: Ledger, *, audit: bool) -> None:
-        super().__init__(run, audit_versions=AUDIT_VERSIONS if audit else 1)
-        self.full = False
-        self._ledger = ledger
-        self._lazy: list[tuple[RoundId, tuple[NodeId, ...]]] = []
-
-    def cut_power(self, rng: random.Random) -> None:
-        """What the interface allows to be lost is lost: closed assignments, and chunks of open transfers."""
-        self._lazy.clear()
-        self._retained = frozenset()
-        for transfer in self._transfers.values():
-            for index in [index for index in sorted(transfer.arrived) if rng.random() < CHUNK_LOSS]:
-                size = transfer.record.chunk_bytes
-                end = min(len(transfer.body), (index + 1) * size)
-                transfer.body[index * size : end] = bytes(end - index * size)
-                transfer.arrived.discard(index)
-
-    def recovered(self, *, recent: int) -> RecoveredState:
-        """Where the last machine left off."""
-        self._synchronise()
-        return super().recovered(recent=recent)
-
-    def save_round(self, record: RoundRecord) -> None:
-        """Reserve a round and open its assignments."""
-        self._write()
-        self._synchronise()
-        super().save_round(record)
-        self._ledger.reserved(record)
-
-    def close_round(self, round_id: RoundId, nodes: Sequence[NodeId]) -> None:
-        """Forget open assignments; on disk with the next change that is synchronised."""
-        self._write()
-        self._lazy.append((round_id, tuple(nodes)))
-
-    def save_update(self, record: UpdateRecord, payload: bytes) -> None:
-        """Save an update with its payload as ``stored``."""
-        self._write()
-        super().save_update(record, payload)
-        self._ledger.stored(record)
-
-    def save_verdict(self, verdict: Verdict, record: UpdateRecord | None) -> None:
-        """Save a final verdict."""
-        self._write()
-        super().save_verdict(verdict, record)
-        self._ledger.judged(verdict)
-
-    def open_transfer(self, transfer: TransferRecord) -> None:
-        """Expect a large update in chunks."""
-        self._write()
-        super().open_transfer(transfer)
-
-    def save_chunk(self, update: UpdateId, index: int, body: bytes) -> None:
-        """Save one chunk of an open transfer."""
-        self._write()
-        super().save_chunk(update, index, body)
-
-    def drop_transfer(self, update: UpdateId) -> None:
-        """Forget a large update that stopped arriving."""
-        self._write()
-        super().drop_transfer(update)
-
-    def commit(self, commit: Commit) -> None:
-        """Save a version."""
-        self._write()
-        self._synchronise()
-        super().commit(commit)
-        self._ledger.committed(commit)
-
-    def mark_cleared(self, parts: Sequence[ModelPart]) -> None:
-        """Remember that these parts are off the broker."""
-        self._write()
-        super().mark_cleared(parts)
-
-    def save_evaluation(self, version: ModelVersion, metrics: Mapping[str, float]) -> None:
-        """Remember what an evaluation found."""
-        self._write()
-        super().save_evaluation(version, metrics)
-
-    def save_node_result(self, result: NodeResult) -> NodeResult:
-        """Save what a node found; its first word stays."""
-        self._write()
-        kept = super().save_node_result(result)
-        self._ledger.evaluated(self.run, kept)
-        return kept
-
-    def close_evaluation(self, version: ModelVersion) -> NodesEvaluation:
-        """Make the mean over the nodes that count, and save it."""
-        self._write()
-        made = super().close_evaluation(version)
-        self._ledger.surveyed(made)
-        return made
-
-    def retain(self, versions: Collection[ModelVersion], best: ModelVersion | None) -> None:
-        """Keep the arrays of exactly these versions and of the best one."""
-        self._write()
-        super().retain(versions, best)
-
-    def _synchronise(self) -> None:
-        for round_id, nodes in self._lazy:
-            super().close_round(round_id, nodes)
-        self._lazy.clear()
-
-    def _write(self) -> None:
-        if self.full:
-            raise StorageError("the simulated disk is full")
-
-
-@dataclass(slots=True)
-class NodeDisk:
-    """One node's disk over its lives: which store the next process opens.
+        folder: Where; created here.
+        database: Name and content of the database that the first process finds.
+        make: Opens the store in a folder of this disk.
 
     Attributes:
         store: The newest process's store.
-        full: While it is set, every change fails.
+        opened: Whether it could open it; if not, `store` is an older one, and closed.
+        full: While it is set, nothing can be written.
+        failing: The next `os.fsync` fails.
+        failed: One has since this disk was entered last.
+        failures: How many have.
+        passage: Called at each failpoint of the process that works on it.
+        waited: Whether everything that was committed so far would survive a power cut.
     """
 
-    store: MemoryNodeStore
-    full: bool = False
+    def __init__(
+        self, folder: Path, database: tuple[str, bytes], make: Callable[[Path, "Disk[StoreT]"], StoreT]
+    ) -> None:
+        self._folder, self._name, self._make = folder, database[0], make
+        self._starts = 0
+        self.full = self.failing = self.failed = False
+        self.failures = 0
+        self.waited = True
+        self.passage: Callable[[], None] = lambda: None
+        self._log_bytes = 0
+        self._pending: deque[tuple[int, Fact]] = deque()
+        self._saving: Fact | None = None
+        self._connection: Connection | None = None
+        self._syncs = 0
+        self._synced: dict[int, tuple[int, int]] = {}
+        self._folders: dict[int, int] = {}
+        self._limit: tuple[int, int] | None = None
+        self._path = folder / "0"
+        self._log = self._path / f"{self._name}-wal"
+        self._path.mkdir(parents=True)
+        (self._path / self._name).write_bytes(database[1])
+        with self:
+            self.store = make(self._path, self)
+        self.opened = True
 
-    def fill(self, *, full: bool) -> None:
-        """The disk runs full, or has space again."""
-        self.full = self.store.failing = full
+    @property
+    def pending(self) -> int:
+        """Facts that a power cut would undo."""
+        return len(self._pending)
 
-    def reopen(self, *, keeps_model: bool) -> MemoryNodeStore:
-        """What the next process finds; a model that was not synchronised may be gone."""
-        self.store = self.store.reopen()
-        self.store.failing = self.full
-        if not keeps_model:
-            self.store = replace(self.store, _model=None)
+    @contextlib.contextmanager
+    def learning(self, fact: Fact) -> Iterator[None]:
+        """The next transaction saves something, unless it fails; the process may be killed right after it."""
+        self._saving = fact
+        try:
+            yield
+        finally:
+            self._saving = None
+
+    def learned(self, fact: Fact) -> None:
+        """Something was saved: say so as soon as a power cut leaves it there."""
+        if self.waited:
+            fact()
+        else:
+            self._pending.append((self._log_size(), fact))
+
+    def stop(self, power_cut: random.Random | None = None) -> None:
+        """The process is gone, by a ``kill -9`` or by a power cut that these dice describe."""
+        self._move_away()
+        self.close()
+        self.failing = False
+        if power_cut is not None:
+            self._cut_power(power_cut)
+
+    def reopen(self) -> StoreT:
+        """What the next process finds.
+
+        Raises:
+            StorageError: The disk is full, or what it has kept is damaged.
+        """
+        try:
+            self.store = self._make(self._path, self)
+        except BaseException:
+            self._move_away()
+            if self._connection is not None:
+                self._connection.close()  # where a process ends its connection ends with it
+            raise
+        self.opened = True
         return self.store
+
+    def close(self) -> None:
+        """Close the newest process's store, if it could open one."""
+        if self.opened:
+            self.opened = False
+            self.store.close()
+
+    def __enter__(self) -> None:
+        """From now on what is opened, synchronised and passed is of this disk, and nothing waits for the real one."""
+        sqlite.connect, os.fsync = self._connect, self.fsync  # type: ignore[assignment]
+        watch(self._pass)
+        self.failed = False
+        if self.full:
+            self._limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, self._limit[1]))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Everything is as it was."""
+        if self._limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, self._limit)
+            self._limit = None
+        sqlite.connect, os.fsync = _connect, _fsync
+        watch(None)
+
+    # --- what the store does ----------------------------------------------------------------------------------------
+
+    def committed(self, *, waited: bool) -> None:
+        """SQLite has changed something, and waited for the disk or not."""
+        if waited:
+            self._log_synced(self._log_size())
+        else:
+            self.waited = False
+        if self._saving is not None:
+            self.learned(self._saving)
+            self._saving = None
+
+    def fsync(self, handle: int) -> None:
+        """The store synchronises a file or a folder."""
+        if self.failing:
+            self.failing, self.failed = False, True
+            self.failures += 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        found = os.fstat(handle)
+        self._syncs += 1
+        if stat.S_ISDIR(found.st_mode):
+            self._folders[found.st_ino] = self._syncs
+        elif (log := self._log_found()) is not None and found.st_ino == log.st_ino:
+            self._log_synced(found.st_size)
+        else:
+            self._synced[found.st_ino] = (found.st_mtime_ns, self._syncs)
+
+    @property
+    def log_is_long(self) -> bool:
+        """Whether it is time to put the log into the database."""
+        return self.waited and self._log_bytes > _LOG_BYTES_MAX
+
+    def emptied(self) -> None:
+        """The log is in the database."""
+        self._log_bytes = self._log_size()
+
+    def _log_synced(self, size: int) -> None:
+        self._log_bytes, self.waited = size, True
+        while self._pending:
+            self._pending.popleft()[1]()
+
+    def _connect(self, path: Path) -> Connection:
+        self._connection = _Connection(self, path)
+        return self._connection
+
+    def _pass(self, _name: str) -> None:
+        self.passage()
+
+    # --- what happens to it -----------------------------------------------------------------------------------------
+
+    def _move_away(self) -> None:
+        """A database that is no longer where it was opened is closed by SQLite as a killed process leaves it."""
+        self._starts += 1
+        moved = self._folder / str(self._starts)
+        self._path.rename(moved)
+        self._path, self._log = moved, moved / f"{self._name}-wal"
+
+    def _cut_power(self, rng: random.Random) -> None:
+        """Of what was not synchronised any part may be lost; of the log any end, for it is written in order."""
+        kept, written = self._log_bytes, self._log_size()
+        if written > kept:
+            kept = rng.choice((kept, rng.randint(kept, written)))
+            os.truncate(self._log, kept)
+        while self._pending and self._pending[0][0] <= kept:
+            self._pending.popleft()[1]()
+        self._pending.clear()
+        self._log_bytes, self.waited = kept, True
+        for root, _, names in os.walk(self._path):
+            synced_at = self._folders.get(Path(root).stat().st_ino, -1)
+            for name in sorted(names):
+                path = Path(root) / name
+                if not name.startswith((self._name, "lock")) and not self._survives(path, synced_at):
+                    _damage(path, rng)
+
+    def _survives(self, path: Path, folder_synced_at: int) -> bool:
+        found = path.stat()
+        written, synced_at = self._synced.get(found.st_ino, (-1, 0))
+        return written == found.st_mtime_ns and folder_synced_at > synced_at
+
+    def _log_size(self) -> int:
+        found = self._log_found()
+        return 0 if found is None else found.st_size
+
+    def _log_found(self) -> os.stat_result | None:
+        try:
+            return self._log.stat()
+        except FileNotFoundError:
+            return None
+
+
+def _damage(path: Path, rng: random.Random) -> None:
+    """What may have become of a file that nobody has synchronised."""
+    body = bytearray(path.read_bytes())
+    match rng.randrange(4):
+        case 0:
+            path.unlink()
+        case 1:
+            path.write_bytes(body[: rng.randrange(len(body) + 1)])
+        case 2:
+            for start in range(0, len(body), _SECTOR_BYTES):
+                if rng.random() < _SECTOR_LOSS:
+                    end = min(len(body), start + _SECTOR_BYTES)
+                    body[start:end] = bytes(end - start)
+            path.write_bytes(body)
+        case _:
+            pass
+
+
+# --- folders --------------------------------------------------------------------------------------------------------
+
+
+def ram_folder() -> Path:
+    """A new folder in memory, or an ordinary temporary one where there is none or hardly any space."""
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(_RAM).free >= _RAM_BYTES_MIN:
+            return Path(tempfile.mkdtemp(prefix="fedmq-simulation-", dir=_RAM))
+    return Path(tempfile.mkdtemp(prefix="fedmq-simulation-"))
+
+
+def allow_disks(count: int) -> None:
+    """Let this process have the files of so many disks open.
+
+    Raises:
+        StorageError: The system does not allow it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES_PER_DISK * count + _FILES_SPARE
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        raise StorageError(f"{count} disks need {wanted} open files and {hard} are allowed: take fewer nodes")
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def put_away(folder: Path, stores: Sequence[Store]) -> None:
+    """Close stores, or disks, and remove the folder that they are in."""
+    moved = folder.with_name(f"{folder.name}.gone")
+    folder.rename(moved)  # so that nothing is written any more
+    for store in stores:
+        store.close()
+    _remove(moved)
+
+
+def _remove(folder: Path | str) -> None:
+    """Remove a folder of ours: a simulation has many, and `shutil.rmtree` takes ten times as long."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            _remove(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)  # noqa: PTH108
+    os.rmdir(folder)  # noqa: PTH106 - a path object for each takes as long as the kernel does
+
+
+class _Connection(Connection):
+    """SQLite's own, which tells the disk of each transaction; it alone has the file, and so needs no lock for each."""
+
+    def __init__(self, disk: Disk[Any], path: Path) -> None:
+        super().__init__(path, isolation_level=None)
+        self._disk, self._changes = disk, 0
+        super().execute("PRAGMA locking_mode = EXCLUSIVE")
+        super().execute("PRAGMA wal_autocheckpoint = 0")
+        self._waits = True
+
+    def execute(self, statement: str, parameters: Any = (), /) -> Cursor:
+        """Run one statement, and look at what it means for the disk."""
+        cursor = super().execute(statement, parameters)
+        if statement == "COMMIT":
+            if self.total_changes != self._changes:
+                self._changes = self.total_changes
+                self._committed()
+        elif statement.startswith("PRAGMA synchronous"):
+            self._waits = statement.rstrip().endswith(_WAITING)
+        return cursor
+
+    def _committed(self) -> None:
+        self._disk.committed(waited=self._waits)
+        if self._disk.log_is_long:
+            super().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._disk.emptied()

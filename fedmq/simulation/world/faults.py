@@ -20,7 +20,8 @@ class FaultPlan:
         reorder: Per message and hop: it is held back for up to ``reorder_s`` while others overtake it.
         reorder_s: Longest such time, in seconds.
         delay_s: Least and greatest ordinary delay of a hop, in seconds; also after the faults have ended.
-        node_crash: Per event that a node handles: ``kill -9`` between two of its effects.
+        node_crash: Per event that a node handles: ``kill -9`` before one of its next effects, failpoints or publishes;
+            three in ten are power cuts, one in ten is a wait for the disk that fails instead.
         coordinator_crash: The same for the coordinator.
         disconnect: Lost connections, per connection and hour.
         partition: Links that stand still for up to three minutes in one or both directions, per connection and hour.

@@ -2,8 +2,8 @@
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from hashlib import blake2b
+from typing import NamedTuple
 
 from federation.errors import RemoteProtocolError
 from federation.protocol.messages import Message
@@ -15,8 +15,7 @@ TAIL_LINES = 400
 _CHUNK_LEVELS = frozenset({"model", "up"})
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
+class _Line(NamedTuple):
     time: float
     actor: str
     mark: str
@@ -39,8 +38,7 @@ class Transcript:
     def message(self, time: float, actor: str, mark: str, topic: str, payload: bytes) -> None:
         """One message; ``mark`` is an arrow or what became of it, ``time`` is in virtual seconds."""
         self.steps += 1
-        self._hash.update(f"{time!r} {actor} {mark} {topic} ".encode())
-        self._hash.update(payload)
+        self._hash.update(f"{time!r} {actor} {mark} {topic} ".encode() + payload)
         self._lines.append(_Line(time, actor, mark, topic, payload))
 
     def note(self, time: float, actor: str, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from coordinator.global_model.committer import CommitterSettings
 from coordinator.records import Attendance, Member, RoundRecord, TransferRecord, Verdict
 from coordinator.runtime.executor import CoordinatorExecutor, Evaluator, ExecutorParts, NoEvaluator
 from coordinator.runtime.publisher import CONTROL_BYTES_MAX
-from coordinator.storage.memory_store import MemoryStore
+from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.strategies.server_optimizer import State
 from coordinator.strategies.strategy import Weights
 from federation.errors import StorageError
@@ -36,6 +37,7 @@ from federation.protocol.wire import decode_message
 from federation.testing import FakeClock
 from federation.types import Digest, Epoch, FederationId, Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from tests.rigs.model_values import ARRAYS, MANIFEST, Arrived, arrived, committer, initialised, update, with_codec
+from tests.rigs.stores import in_own_folder
 from update_codec import CodecSpec, Manifest, Vectors, decode, encode, inspect
 
 F32 = NDArray[np.float32]
@@ -56,7 +58,7 @@ class Wire:
         return [topic.removeprefix("fl/t/") for topic, _, _ in self.sent]
 
 
-class FullStore(MemoryStore):
+class FullStore(SqliteStore):
     """A store whose disk can be full."""
 
     full = False
@@ -80,7 +82,7 @@ class FullStore(MemoryStore):
 
 @dataclass
 class Bench:
-    store: FullStore = field(default_factory=FullStore)
+    store: FullStore = field(default_factory=partial(in_own_folder, FullStore))
     control: Wire = field(default_factory=Wire)
     data: Wire = field(default_factory=Wire)
     clock: FakeClock = field(default_factory=FakeClock)

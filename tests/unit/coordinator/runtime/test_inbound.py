@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from coordinator.runtime.connections import DROPPED_TOPIC
 from coordinator.runtime.inbound import BURST_BIRTHS, BURST_MESSAGES, CLEARED_PER_S, Inbound, RetainedMail
 from coordinator.runtime.incidents import Incidents
 from coordinator.runtime.traffic import PACKET_HEADER_BYTES, Traffic
-from coordinator.storage.memory_store import MemoryStore
+from coordinator.storage.sqlite_store import SqliteStore
 from federation.errors import StorageError, TransportError
 from federation.protocol.messages import (
     Activity,
@@ -35,6 +36,7 @@ from federation.protocol.wire import encode_message
 from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
 from federation.types import Digest, Epoch, FederationId, Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from tests.rigs.model_values import arrived, initialised, update
+from tests.rigs.stores import in_own_folder
 
 TOPICS = Topics(FederationId("t"))
 ANN = NodeId("ann")
@@ -60,7 +62,7 @@ PROGRESS = Progress(round=RoundId(0), activity=Activity.TRAINING)
 
 @dataclass
 class Bench:
-    store: MemoryStore = field(default_factory=MemoryStore)
+    store: SqliteStore = field(default_factory=partial(in_own_folder, SqliteStore))
     traffic: Traffic = field(default_factory=Traffic)
     connected: int = 0
     inbound: Inbound = field(init=False)
@@ -149,7 +151,7 @@ def test_with_a_key_only_what_it_has_signed_speaks_in_our_name() -> None:
     state = CoordinatorState(
         presence=Presence.ONLINE, run=RunId("0" * 16), epoch=Epoch(3), protocol_min=1, protocol_max=1
     )
-    store, topic = MemoryStore(), TOPICS.coordinator_state
+    store, topic = in_own_folder(SqliteStore), TOPICS.coordinator_state
     inbound = Inbound(TOPICS, store, Traffic(), lambda: None, signer=Seal())
     for payload, believed in (
         (encode_message(state), None),
@@ -220,10 +222,10 @@ def test_an_evaluation_that_failed_is_remembered_and_a_skipped_one_is_not() -> N
 def test_a_full_disk_costs_an_evaluation_and_not_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Found by simulation: the coordinator died of it. What is not saved decides nothing: a restart would not know."""
 
-    def full(_store: MemoryStore, _version: ModelVersion, _metrics: object) -> None:
+    def full(_store: SqliteStore, _version: ModelVersion, _metrics: object) -> None:
         raise StorageError("no space left on device")
 
-    monkeypatch.setattr(MemoryStore, "save_evaluation", full)
+    monkeypatch.setattr(SqliteStore, "save_evaluation", full)
     event = events.Evaluated(version=ModelVersion(0), metrics={"accuracy": 0.25})
     assert Bench().inbound.translate(event) == replace(event, metrics={}, skipped=True)
 

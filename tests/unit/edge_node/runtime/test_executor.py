@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,6 @@ from edge_node.engine.events import ModelReady, ModelRejected, OutboxSaved, Stor
 from edge_node.records import FinishedTraining, OutboxEntry, RecoveredNode
 from edge_node.runtime import executor
 from edge_node.runtime.executor import NodeExecutor, NodeParts
-from edge_node.storage.memory_store import MemoryNodeStore
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.storage.store import HeldModel
 from edge_node.training.update import ResidualAging
@@ -56,6 +56,7 @@ from tests.rigs.node_doubles import (
     training_setup,
     vectors,
 )
+from tests.rigs.stores import FailingNodeStore, in_own_folder, reopened
 from update_codec import decode
 
 TOPICS = Topics(FederationId("fed"))
@@ -66,7 +67,7 @@ UPDATE = update_id(RoundId(7), NODE)
 class Rig:
     """An executor between doubles."""
 
-    store: MemoryNodeStore = field(default_factory=MemoryNodeStore)
+    store: FailingNodeStore = field(default_factory=partial(in_own_folder, FailingNodeStore))
     transport: RecordingTransport = field(default_factory=RecordingTransport)
     trainer: RecordingTrainer = field(default_factory=RecordingTrainer)
     executor: NodeExecutor = field(init=False)
@@ -451,7 +452,7 @@ def test_residual_of_another_model_is_not_used(rig: Rig) -> None:
 
 
 def test_held_model_of_another_task_is_as_good_as_none() -> None:
-    store = MemoryNodeStore()
+    store = in_own_folder(FailingNodeStore)
     content = vectors()
     store.save_model(
         HeldModel(
@@ -467,7 +468,7 @@ def test_held_model_of_another_task_is_as_good_as_none() -> None:
 def test_recovered_state_names_the_held_model(rig: Rig) -> None:
     rig.adopt(4)
     rig.train()
-    again = Rig(store=rig.store.reopen())
+    again = Rig(store=reopened(rig.store))
     assert again.executor.recovered().held_version == 4
 
 
@@ -492,7 +493,7 @@ def test_notes_are_logged_and_stop_stops(rig: Rig) -> None:
 OTHER_RUN = RunId("00000000000000bb")
 
 
-class Stubborn(MemoryNodeStore):
+class Stubborn(FailingNodeStore):
     """A disk that has room for what is small, and fails to forget a run so many times."""
 
     failures = 2
@@ -506,7 +507,7 @@ class Stubborn(MemoryNodeStore):
 
 def test_nothing_of_a_new_run_is_saved_before_the_former_one_is_forgotten() -> None:
     """FED-19, FED-41: to forget it at last would take the new run's update with it, and a restart would not forget."""
-    rig, forgetting = Rig(store=Stubborn()), ForgetRun(run=OTHER_RUN)
+    rig, forgetting = Rig(store=in_own_folder(Stubborn)), ForgetRun(run=OTHER_RUN)
     rig.adopt()
     result = rig.train()
     for _ in range(2):

@@ -12,8 +12,8 @@ from edge_node.engine.outbox import Outbox
 from edge_node.engine.settings import NodeSettings, wants_context
 from edge_node.records import OutboxEntry
 from edge_node.runtime.executor import NodeExecutor, NodeParts
-from edge_node.storage.memory_store import MemoryNodeStore
 from edge_node.storage.model_file import pack_model, read_model
+from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.storage.store import HeldModel
 from edge_node.training.adoption import compose, initial_model
 from edge_node.training.worker import TrainingJob, TrainingSetup, run_round
@@ -36,6 +36,7 @@ from tests.rigs.node_doubles import NODE, RUN, RecordingTrainer, RecordingTransp
 from tests.rigs.node_rig import Script, entry, holding
 from tests.rigs.node_rig import announcement as script_announcement
 from tests.rigs.node_rig import model as model_of
+from tests.rigs.stores import in_own_folder
 from tests.unit.edge_node.training.test_worker import never
 from update_codec import CodecSpec, Context, ContextMismatch, Manifest, Vectors, decode, encode, moving_average
 
@@ -194,9 +195,9 @@ def test_without_an_average_or_when_it_is_not_asked_for_the_frame_is_plain(
     assert decode(finished.frame, MANIFEST).parameters.any()
 
 
-def saved() -> tuple[NodeExecutor, MemoryNodeStore, bytes]:
+def saved() -> tuple[NodeExecutor, SqliteNodeStore, bytes]:
     """A node whose outbox has an update that was coded with a context; its model has moved on since."""
-    store, trainer = MemoryNodeStore(), RecordingTrainer()
+    store, trainer = in_own_folder(SqliteNodeStore), RecordingTrainer()
     parts = NodeParts(
         setup=SETUP,
         store=store,

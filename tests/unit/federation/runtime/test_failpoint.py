@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.runtime.failpoint import failpoint
+from federation.runtime.failpoint import failpoint, watch
 
 _PROGRAM = """
 from federation.runtime.failpoint import failpoint
@@ -73,3 +73,14 @@ def test_a_malformed_variable_is_an_error_and_not_a_silence(
     monkeypatch.setenv("FEDMQ_FAILPOINT", specification)
     with pytest.raises(ValueError, match="FEDMQ_FAILPOINT"):
         failpoint("a")
+
+
+def test_a_watcher_in_the_same_process_hears_of_each_passage_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDMQ_FAILPOINT", "here:1+1")
+    heard: list[str] = []
+    watch(heard.append)
+    failpoint("here")
+    watch(None)
+    assert heard == ["here"]
+    with pytest.raises(OSError, match="failpoint here"):
+        failpoint("here")

@@ -1,0 +1,111 @@
+"""What one process in virtual time is made of, and what all participants share."""
+
+import queue
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from federation.runtime.transport import InboxItem
+from fedmq.simulation.world.clock import World
+from fedmq.simulation.world.faults import Dice
+from fedmq.simulation.world.transcript import Transcript
+from fedmq.simulation.world.transport import SimTransport
+
+__all__ = ["Arrived", "Executor", "Killed", "Life", "Surroundings", "TimedMachine"]
+
+
+class Killed(BaseException):
+    """This process has been killed; no role may catch it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Surroundings:
+    """What all participants share.
+
+    Attributes:
+        world: Time.
+        dice: Faults.
+        transcript: What happened.
+        seed: Everything random comes from it.
+        violations: What must never happen and did.
+    """
+
+    world: World
+    dice: Dice
+    transcript: Transcript
+    seed: int
+    violations: list[str] = field(default_factory=list)
+
+    def rng(self, name: str) -> random.Random:
+        """A generator of one participant's own."""
+        return random.Random(f"{self.seed}/{name}")  # noqa: S311 - a simulation, not a secret
+
+
+class Executor(Protocol):
+    """What a driver knows of a role's executor."""
+
+    stopped: bool
+
+    def execute(self, effect: Any) -> Iterable[Any]:
+        """Run one effect."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Life:
+    """One process: everything that is gone when it is killed.
+
+    Attributes:
+        machine: The role's own.
+        executor: The role's own.
+        translate: From inbox items to events.
+        transports: Its connections.
+        settle: What the driver does before it acknowledges.
+        batch_max: So many messages it takes together at most.
+        busy_s: How long it is busy with what it has taken, in virtual seconds; what arrives meanwhile waits.
+        end: Called when it is killed, for what else dies with it.
+    """
+
+    machine: Any
+    executor: Executor
+    translate: Callable[[object], Any]
+    transports: tuple[SimTransport, ...]
+    settle: Callable[[], None] = lambda: None
+    batch_max: int = 1
+    busy_s: Callable[[], float] = lambda: 0.0
+    end: Callable[[], None] = lambda: None
+
+
+class TimedMachine:
+    """A machine that says its deadline again without reckoning until something happens to it."""
+
+    def __init__(self, machine: Any) -> None:
+        self._machine, self._known = machine, False
+        self._deadline: float | None = None
+
+    def handle(self, event: Any, now: float) -> Any:
+        """Take one event."""
+        self._known = False
+        return self._machine.handle(event, now)
+
+    def deadline(self) -> float | None:
+        """When it wants to be called, in its own monotonic seconds."""
+        if not self._known:
+            self._deadline, self._known = self._machine.deadline(), True
+        return self._deadline
+
+
+class Arrived(queue.Queue[InboxItem]):
+    """An inbox in which nobody waits: time goes on outside."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> InboxItem:  # noqa: FBT001, FBT002 - as its base
+        """What arrived first."""
+        del block, timeout
+        if not self.queue:
+            raise queue.Empty
+        item: InboxItem = self.queue.popleft()
+        return item
+
+    def empty(self) -> bool:
+        """Whether nothing has arrived."""
+        return not self.queue

@@ -1,0 +1,152 @@
+"""The roles' own stores on simulated disks: the coordinator's also tells a ledger what it has saved."""
+
+import tempfile
+import weakref
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from coordinator.records import NodeResult, NodesEvaluation, RoundRecord, UpdateRecord, Verdict
+from coordinator.storage import database as coordinator_database
+from coordinator.storage.database import open_database
+from coordinator.storage.sqlite_store import SqliteStore
+from coordinator.storage.store import Commit
+from edge_node.storage import database as node_database
+from edge_node.storage.sqlite_store import SqliteNodeStore
+from federation.storage.sqlite import Database
+from federation.types import ModelVersion, RunId
+from fedmq.simulation.world.disks import Disk, put_away, ram_folder
+
+__all__ = ["Ledger", "ObservedStore", "coordinator_disk", "node_disk", "store_in_ram"]
+
+AUDIT_VERSIONS = 1_000_000
+"""Payloads of so many versions are kept where the end is checked: all of them."""
+
+ANY_RUN = "0123456789abcdef"
+"""Stands in the copy for the run of a simulation."""
+
+
+class Ledger(Protocol):
+    """Hears what became durable; `fedmq.simulation.protocol.checker.Checker` is one."""
+
+    def reserved(self, record: RoundRecord) -> None:
+        """A round is on disk."""
+
+    def stored(self, record: UpdateRecord) -> None:
+        """An update is on disk."""
+
+    def judged(self, verdict: Verdict) -> None:
+        """A final verdict is on disk."""
+
+    def committed(self, commit: Commit) -> None:
+        """A version is on disk."""
+
+    def evaluated(self, run: RunId, result: NodeResult) -> None:
+        """What a node found is on disk."""
+
+    def surveyed(self, evaluation: NodesEvaluation) -> None:
+        """The mean over the nodes is on disk."""
+
+
+class ObservedStore(SqliteStore):
+    """A `SqliteStore` whose changes a ledger hears of, as soon as they survive a power cut.
+
+    Args:
+        folder: The state folder.
+        disk: What it is on.
+        ledger: Hears every change.
+        audit: Keep all payloads, so that the end can be recomputed.
+    """
+
+    def __init__(self, folder: Path, disk: Disk[Any], ledger: Ledger, *, audit: bool) -> None:
+        super().__init__(folder, audit_versions=AUDIT_VERSIONS if audit else 1)
+        self._disk, self._ledger = disk, ledger
+
+    def save_round(self, record: RoundRecord) -> None:
+        """Reserve a round and open its assignments."""
+        with self._disk.learning(partial(self._ledger.reserved, record)):
+            super().save_round(record)
+
+    def save_update(self, record: UpdateRecord, payload: bytes) -> None:
+        """Save an update with its payload as ``stored``."""
+        with self._disk.learning(partial(self._ledger.stored, record)):
+            super().save_update(record, payload)
+
+    def save_verdict(self, verdict: Verdict, record: UpdateRecord | None) -> None:
+        """Save a final verdict."""
+        with self._disk.learning(partial(self._ledger.judged, verdict)):
+            super().save_verdict(verdict, record)
+
+    def commit(self, commit: Commit) -> None:
+        """Save a version."""
+        with self._disk.learning(partial(self._ledger.committed, commit)):
+            super().commit(commit)
+
+    def save_node_result(self, result: NodeResult) -> NodeResult:
+        """Save what a node found; its first word stays."""
+        kept = super().save_node_result(result)
+        self._disk.learned(partial(self._ledger.evaluated, self.run, kept))
+        return kept
+
+    def close_evaluation(self, version: ModelVersion) -> NodesEvaluation:
+        """Make the mean over the nodes that count, and save it."""
+        made = super().close_evaluation(version)
+        self._disk.learned(partial(self._ledger.surveyed, made))
+        return made
+
+
+def coordinator_disk(
+    folder: Path, run: RunId, ledger: Ledger, *, audit: bool, store: type[ObservedStore] = ObservedStore
+) -> Disk[ObservedStore]:
+    """A coordinator's disk, with a database as its first start makes it, but of this run.
+
+    Args:
+        folder: Where.
+        run: 16 characters.
+        ledger: Hears every change.
+        audit: Keep all payloads.
+        store: Tests put a faulty one in.
+    """
+
+    def opened(path: Path, disk: Disk[ObservedStore]) -> ObservedStore:
+        return store(path, disk, ledger, audit=audit)
+
+    return Disk(folder, (coordinator_database.DATABASE, _of_run(run)), opened)
+
+
+def node_disk(folder: Path) -> Disk[SqliteNodeStore]:
+    """A node's disk."""
+    return Disk(folder, (node_database.DATABASE, _node_database()), lambda path, _disk: SqliteNodeStore(path))
+
+
+def store_in_ram(run: RunId, owner: object) -> SqliteStore:
+    """A coordinator's store of this run, in a folder of its own that goes with its owner."""
+    folder = ram_folder()
+    (folder / coordinator_database.DATABASE).write_bytes(_of_run(run))
+    store = SqliteStore(folder)
+    weakref.finalize(owner, put_away, folder, [store])
+    return store
+
+
+def _of_run(run: RunId) -> bytes:
+    return _coordinator_database().replace(ANY_RUN.encode(), run.encode())
+
+
+@cache
+def _coordinator_database() -> bytes:
+    """A database before its first start: to make one takes longer than to copy it."""
+    with tempfile.TemporaryDirectory() as folder:
+        database = open_database(Path(folder))
+        for key, value in (("run", ANY_RUN), ("epoch", 0), ("began_ms", 0)):
+            database.insert("meta", {"key": key, "value": value})
+        database.close()
+        return (Path(folder) / coordinator_database.DATABASE).read_bytes()
+
+
+@cache
+def _node_database() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / node_database.DATABASE
+        database = Database(path, node_database.LAYOUT, remedy="", role="node")
+        database.close()
+        return path.read_bytes()
