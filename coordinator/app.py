@@ -116,7 +116,7 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
     _ensure_model(config, store, task)
     recovered = store.recovered(recent=plan.engine.max_staleness + 1)
     committer = Committer(store, recovered.head, committer_settings(config))
-    recovered = replace(recovered, head=_repaired(committer))
+    recovered = replace(recovered, head=_repaired(committer, store))
     _check_controls(config, committer)
     most = plan.engine.payload_bytes_max or committer.manifest.frame_bytes_max
     worker = EvaluationWorker(task, committer.manifest, inbox) if config.evaluation.every else None
@@ -185,9 +185,9 @@ def _tell_alarms(plan: _Plan, store: SqliteStore) -> None:
         get_log("coordinator").error("head_repaired", detail=alarm)
 
 
-def _repaired(committer: Committer) -> VersionRecord:
+def _repaired(committer: Committer, store: SqliteStore) -> VersionRecord:
     """The head, whose parts are whole and not too large for the broker."""
-    repaired = committer.repair()
+    repaired = committer.repair(store)
     if repaired is None:
         return committer.head
     detail = f"what nodes pull of version {repaired.version} was damaged or too large: made again from the model"

@@ -1,6 +1,6 @@
 """Makes versions: the first one from initial parameters, and each next one from the stored updates of its members."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -61,6 +61,16 @@ class VersionStore(Protocol):
         """Save a version."""
 
 
+class PartStore(Protocol):
+    """The part of a `CoordinatorStore` that keeps what is published."""
+
+    def frame(self, part: ModelPart) -> bytes:
+        """The codec frame of a part."""
+
+    def replace_parts(self, head: VersionRecord, frames: Mapping[ModelPart, bytes]) -> None:
+        """Save the head's parts, and the frames that are new."""
+
+
 class Committer:
     """Holds the head's arrays, and makes the next version from them.
 
@@ -114,8 +124,11 @@ class Committer:
         """The frame that leads from the version before to the head: None without one, and after a start."""
         return self._delta
 
-    def repair(self) -> VersionRecord | None:
+    def repair(self, store: PartStore) -> VersionRecord | None:
         """Make again from the model what is damaged of its parts, and cut what is too large now for the broker.
+
+        Args:
+            store: What is published.
 
         Returns:
             The head with its new parts; None where all is well.
@@ -123,7 +136,7 @@ class Committer:
         Raises:
             StorageError: Nothing could be saved.
         """
-        frames = {part: frame for part in self._head.parts if (frame := self._frame(part)) is not None}
+        frames = {part: frame for part in self._head.parts if (frame := _frame(store, part)) is not None}
         parts, made = parts_again(self._model, self.manifest, self._settings.downlink, tuple(frames))
         if parts == self._head.parts and not made:
             return None
@@ -131,17 +144,11 @@ class Committer:
         known |= {(part.kind, part.version): frame for part, frame in made.items()}
         seed = self._head.seed if follows_initial(parts) or self._head.version == 0 else None
         head = replace(self._head, parts=parts, seed=seed)
-        self._store.replace_parts(
+        store.replace_parts(
             head, {part: known[part.kind, part.version] for part in parts if part in made or part not in frames}
         )
         self._head = head
         return head
-
-    def _frame(self, part: ModelPart) -> bytes | None:
-        try:
-            return self._store.frame(part)
-        except DamagedStore:
-            return None
 
     def commit(self, members: Sequence[Member], reason: str, figures: Figures) -> VersionRecord | Unusable:
         """Make the next version durable; the head stays where it is when that fails.
@@ -216,3 +223,10 @@ def first_commit(initial: Vectors, manifest: Manifest, settings: DownlinkSetting
         parts=published.parts,
     )
     return Commit(record=record, model=published.model, frames=published.frames, reason="initial")
+
+
+def _frame(store: PartStore, part: ModelPart) -> bytes | None:
+    try:
+        return store.frame(part)
+    except DamagedStore:
+        return None

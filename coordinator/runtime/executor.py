@@ -252,7 +252,7 @@ class CoordinatorExecutor:
         try:
             self._models.publish(self._whole(record))
         except DamagedStore as error:
-            repaired = self._parts.committer.repair()
+            repaired = self._parts.committer.repair(self._parts.store)
             if repaired is None:
                 raise
             self._parts.say("head_repaired", {"version": repaired.version, "detail": str(error)})

@@ -90,7 +90,7 @@ def refused(code: int, said: str, *, client_id: str) -> Obstacle:
     reason = f"refused by the broker: {said}"
     if code in _BUSY:
         return Obstacle(reason=reason)
-    remedy = "see broker.username, broker.password_file or the certificate, the access rules, and the broker's own log"
+    remedy = "see broker.username, broker.password_file or the certificate, the ACL, and the broker's own log"
     if code == _CLIENT_ID:
         remedy = f"let it take the client id {client_id!r}, or set broker.client_id"
     return Obstacle(reason=reason, remedy=remedy, outlook=Outlook.REFUSED)

@@ -293,7 +293,7 @@ class Cleared:
         self.looked = threading.Event()
         self.now = 100.0
         self.incidents = Incidents()
-        store = MemoryStore()
+        store = in_own_folder(SqliteStore)
         initialised(store)
         mail = RetainedMail(self.topics.append, self.looked.set, now=lambda: self.now)
         self.inbound = Inbound(

@@ -167,17 +167,17 @@ class TestPartsThatAreDamaged:
             database.execute(damage)
         store = opened(tmp_path)
         made = committer(store)
-        head = made.repair()
+        head = made.repair(store)
         assert head is not None
         assert head == made.head == store.recovered(recent=1).head
         (key,) = (part for part in head.parts if part.kind is PartKind.KEYFRAME)
         assert decode(store.frame(key), MANIFEST).digest() == head.digest == store.model(head.version).shadow.digest()
         assert [store.frame(part) for part in head.parts]
-        assert made.repair() is None
+        assert made.repair(store) is None
         store.close()
         store = opened(tmp_path)
         made = committer(store)
-        assert made.repair() is None
+        assert made.repair(store) is None
         sent = arrived("a", update(1.0), round_id=9)
         store.save_update(sent.record, sent.payload)
         following = made.commit([sent.member], "full", Figures())
@@ -189,11 +189,11 @@ class TestPartsThatAreDamaged:
         store = grown(tmp_path, 2)
         frames = [store.frame(part) for part in store.recovered(recent=1).head.parts]
         smaller = CommitterSettings(downlink=DownlinkSettings(chunk_bytes=2048))
-        head = committer(store, smaller).repair()
+        head = committer(store, smaller).repair(store)
         assert head is not None
         assert {part.chunk_bytes for part in head.parts} == {2048}
         assert [store.frame(part) for part in head.parts] == frames
-        assert committer(store).repair() is None, "a larger chunk is no reason"
+        assert committer(store).repair(store) is None, "a larger chunk is no reason"
         store.close()
         store = opened(tmp_path)
         assert store.recovered(recent=1).head == head
