@@ -199,7 +199,7 @@ class Demo:
             except queue.Empty:
                 item = None
             sentence = patience.hear(item, time.monotonic())
-            if sentence:
+            if sentence and not self.story.finished:  # then everybody leaves, and says so
                 self.view.say(sentence)
             if isinstance(item, Exited):
                 if self._is_over(item):
