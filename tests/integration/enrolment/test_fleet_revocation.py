@@ -169,6 +169,7 @@ def test_a_broker_that_has_not_read_its_lists_is_told_of(site: Site, monkeypatch
         assert reload_broker(site.broker)
         with monkeypatch.context() as patch:
             patch.setattr("coordinator.enrolment.cli.reload_broker", lambda _: False)
+            patch.setattr(shut_out, "PATIENCE_S", 20.0)  # it ends as soon as it is proved
             assert site.revoke(BAD)[0] == 0
         assert site.fleet.folder.revoked.read_bytes() == lists
 
