@@ -1,6 +1,7 @@
 """One simulated federation: built from a scenario, run to its last version, healed, drained and checked."""
 
 import gc
+import os
 import random
 import time
 import weakref
@@ -149,7 +150,7 @@ class Simulation:
         allow_disks(scenario.nodes + 1)
         self._folder = ram_folder()
         disks: list[Disk[Any]] = []
-        self.close = weakref.finalize(self, put_away, self._folder, disks)
+        self.close = weakref.finalize(self, put_away, self._folder, disks, os.getpid())
         self.disk = coordinator_disk(
             self._folder / "coordinator",
             RunId(f"{scenario.seed:016x}"[-16:]),

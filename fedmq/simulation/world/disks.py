@@ -304,8 +304,13 @@ def allow_disks(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def put_away(folder: Path, stores: Sequence[Store]) -> None:
-    """Close stores, or disks, and remove the folder that they are in."""
+def put_away(folder: Path, stores: Sequence[Store], process: int) -> None:
+    """Close stores, or disks, and remove the folder that they are in; only in the process that has made them.
+
+    A forked one, such as a training worker, has copies of them, and the folder is its parent's.
+    """
+    if os.getpid() != process:
+        return
     moved = folder.with_name(f"{folder.name}.gone")
     folder.rename(moved)  # so that nothing is written any more
     for store in stores:

@@ -1,5 +1,6 @@
 """The roles' own stores on simulated disks: the coordinator's also tells a ledger what it has saved."""
 
+import os
 import tempfile
 import weakref
 from functools import cache, partial
@@ -124,7 +125,7 @@ def store_in_ram(run: RunId, owner: object) -> SqliteStore:
     folder = ram_folder()
     (folder / coordinator_database.DATABASE).write_bytes(_of_run(run))
     store = SqliteStore(folder)
-    weakref.finalize(owner, put_away, folder, [store])
+    weakref.finalize(owner, put_away, folder, [store], os.getpid())
     return store
 
 

@@ -55,7 +55,7 @@ class Diary:
 def folder() -> Iterator[Path]:
     made = ram_folder()
     yield made / "here"
-    put_away(made, _opened)
+    put_away(made, _opened, os.getpid())
     _opened.clear()
 
 
@@ -301,7 +301,7 @@ def test_without_memory_the_folder_is_an_ordinary_temporary_one(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     made = ram_folder()
     assert made.parent == tmp_path
-    put_away(made, [])
+    put_away(made, [], os.getpid())
     assert not made.exists()
 
 
@@ -315,3 +315,12 @@ def test_many_disks_may_have_their_files_open_or_it_is_said_at_once(monkeypatch:
     assert limits["now"] == (3100, 4000)
     with pytest.raises(StorageError, match="take fewer nodes"):
         allow_disks(2000)
+
+
+def test_a_forked_process_removes_nothing_of_its_parent() -> None:
+    """A training worker that is forked collects its copy of the simulation as garbage."""
+    folder = ram_folder()
+    put_away(folder, [], os.getpid() + 1)
+    assert folder.is_dir()
+    put_away(folder, [], os.getpid())
+    assert not folder.exists()
