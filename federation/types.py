@@ -1,5 +1,6 @@
 """The identifiers and small values that both roles share."""
 
+from dataclasses import dataclass
 from typing import NewType
 
 FederationId = NewType("FederationId", str)
@@ -23,8 +24,14 @@ UpdateId = NewType("UpdateId", str)
 Epoch = NewType("Epoch", int)
 """Fencing number of a coordinator process: counts up at every start on the same store."""
 
+Start = NewType("Start", int)
+"""Drawn at each start of a coordinator, at least 1: two starts on copies of one store differ; 0 is an older peer's."""
+
 Incarnation = NewType("Incarnation", int)
 """Boot number of an edge node: counts up at every start on the same state folder."""
+
+StateId = NewType("StateId", int)
+"""Identity of a node's store, drawn when it is made: another one is another life, whatever its incarnation."""
 
 Digest = NewType("Digest", bytes)
 """16 bytes of BLAKE2b."""
@@ -35,3 +42,22 @@ DIGEST_BYTES = 16
 def update_id(round_id: RoundId, node: NodeId) -> UpdateId:
     """The one update that ``node`` can contribute to ``round_id``: unique by construction, safe in a topic level."""
     return UpdateId(f"{round_id}-{node}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenRun:
+    """The newest that a node has obeyed of a run's coordinator.
+
+    Attributes:
+        run: Which run.
+        epoch: Its highest epoch.
+        start: The start with that epoch; of two with one epoch, the higher one.
+        round: The newest round that it has announced, or None.
+        version: That announcement's model version, or None.
+    """
+
+    run: RunId
+    epoch: Epoch
+    start: Start = Start(0)
+    round: RoundId | None = None
+    version: ModelVersion | None = None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from federation.types import Digest, Epoch, Incarnation, ModelVersion, RoundId, RunId, UpdateId
+from federation.types import Digest, Epoch, Incarnation, ModelVersion, RoundId, RunId, SeenRun, Start, StateId, UpdateId
 
 
 class Presence(StrEnum):
@@ -142,9 +142,7 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cohort:
-    """Who is asked to train: a rule that every reader evaluates by itself (cohort.py).
-
-    Exactly one of the two is set.
+    """Who is asked to train: a rule that every reader evaluates by itself (cohort.py); exactly one of the two is set.
 
     Attributes:
         fingerprints: Concatenated 4-byte fingerprints of the chosen nodes, sorted, at most 600 of them; b"" is nobody.
@@ -165,8 +163,8 @@ class CoordinatorState:
         epoch: Fencing number of this start.
         protocol_min: Oldest protocol that it reads.
         protocol_max: Newest protocol that it reads.
-        began_ms: When the run's store was made, in milliseconds since 1970 of the coordinator's clock: it only orders
-            runs, and no other clock is compared with it. None where nobody asks.
+        began_ms: When the run's store was made, in milliseconds since 1970: it only orders runs. None: nobody asks.
+        start: Which start this is, at least 1: of two with one epoch the higher one leads. None is an older peer.
     """
 
     presence: Presence
@@ -175,6 +173,7 @@ class CoordinatorState:
     protocol_min: int
     protocol_max: int
     began_ms: int | None = None
+    start: Start | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +195,7 @@ class RoundAnnouncement:
         final: The run has ended: nothing follows.
         evaluation: Nodes whose evaluation hash for this version is below it evaluate the model, whoever trains (see
             cohort.py); 2**64 - 1 is everybody, None is nobody. All announcements of a version say the same.
+        start_low: The low 32 bits of the start that announces (`CoordinatorState`); None is an older peer.
     """
 
     run: RunId
@@ -211,11 +211,12 @@ class RoundAnnouncement:
     spread_s: float
     final: bool = False
     evaluation: int | None = None
+    start_low: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeState:
-    """``n/{node}/state``, retained and the node's will: birth and death of one incarnation, and what the device has."""
+    """``n/{node}/state``, retained and its will: one life (``state_id``, ``incarnation``), device, what was seen."""
 
     presence: Presence
     incarnation: Incarnation
@@ -227,6 +228,8 @@ class NodeState:
     activity: Activity = Activity.IDLE
     round: RoundId | None = None
     capabilities: Mapping[str, float] | None = None
+    state_id: StateId | None = None
+    seen: SeenRun | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

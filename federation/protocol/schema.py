@@ -66,7 +66,7 @@ from federation.protocol.messages import (
     TrainSettings,
     UpdateOffer,
 )
-from federation.types import DIGEST_BYTES
+from federation.types import DIGEST_BYTES, SeenRun
 
 ID_PATTERN: Final = re.compile(rf"[A-Za-z0-9_-]{{1,{ID_CHARS_MAX}}}", re.ASCII)
 """A federation's or a node's name."""
@@ -80,6 +80,7 @@ _UPDATE = Word(UPDATE_PATTERN)
 _COUNT = Whole(INT32_MAX)
 _DIGEST = Blob(DIGEST_BYTES, least=DIGEST_BYTES)
 _PROTOCOL = Whole(65_535, least=1)
+_DRAWN = Whole(INT64_MAX, least=1)
 _SECONDS = Real(SECONDS_MAX, least=0.0)
 _SPEC = Text(SPEC_BYTES_MAX, least=1)
 _NAME = Text(NAME_BYTES_MAX)
@@ -188,6 +189,16 @@ _COHORT = Record(
     ),
     _check_cohort,
 )
+_SEEN_RUN = Record(
+    SeenRun,
+    (
+        Field(1, "run", _RUN),
+        Field(2, "epoch", _COUNT),
+        Field(3, "start", Whole(INT64_MAX)),
+        Field(4, "round", _COUNT, optional=True),
+        Field(5, "version", _COUNT, optional=True),
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +236,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(5, "protocol_min", _PROTOCOL),
         Field(6, "protocol_max", _PROTOCOL),
         Field(7, "began_ms", Whole(EXAMPLES_MAX), optional=True),
+        Field(8, "start", _DRAWN, optional=True),
         check=_check_protocol,
     ),
     _message(
@@ -243,6 +255,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(12, "spread_s", _SECONDS),
         Field(13, "final", Flag()),
         Field(14, "evaluation", Whole(INT64_MAX), optional=True),
+        Field(15, "start_low", _COUNT, optional=True),
         bytes_max=ANNOUNCEMENT_BYTES_MAX,
     ),
     _message(
@@ -258,6 +271,8 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(9, "activity", _ACTIVITY),
         Field(10, "round", _COUNT, optional=True),
         Field(11, "capabilities", Numbers(), optional=True),
+        Field(12, "state_id", _DRAWN, optional=True),
+        Field(13, "seen", _SEEN_RUN, optional=True),
         check=_check_protocol,
     ),
     _message(

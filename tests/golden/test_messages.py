@@ -34,7 +34,18 @@ from federation.protocol.messages import (
 )
 from federation.protocol.schema import SCHEMAS
 from federation.protocol.wire import decode_message, encode_message
-from federation.types import Digest, Epoch, Incarnation, ModelVersion, RoundId, RunId, UpdateId
+from federation.types import (
+    Digest,
+    Epoch,
+    Incarnation,
+    ModelVersion,
+    RoundId,
+    RunId,
+    SeenRun,
+    Start,
+    StateId,
+    UpdateId,
+)
 
 FOLDER = Path(__file__).parent / "messages"
 RUN = RunId("0123456789abcdef")
@@ -183,6 +194,41 @@ EXAMPLES: dict[str, Message] = {
         protocol_min=1,
         protocol_max=1,
         capabilities={"memory_bytes": 2.0**31, "mains": 1.0},
+    ),
+    "started_state": CoordinatorState(
+        presence=Presence.ONLINE, run=RUN, epoch=Epoch(3), protocol_min=1, protocol_max=1, start=Start(2**63 + 1)
+    ),
+    "started_announcement": RoundAnnouncement(
+        run=RUN,
+        epoch=Epoch(4),
+        round=RoundId(12),
+        task="digits",
+        model=ModelRef(
+            version=ModelVersion(2), digest=Digest(bytes(16)), manifest_digest=Digest(bytes(16)), seed=7, parts=()
+        ),
+        cohort=Cohort(share=0),
+        settings=TrainSettings(),
+        codec="lossless",
+        min_base_version=ModelVersion(0),
+        lease_s=60.0,
+        spread_s=0.0,
+        start_low=1,
+    ),
+    "known_state": NodeState(
+        presence=Presence.ONLINE,
+        incarnation=Incarnation(1),
+        protocol_min=1,
+        protocol_max=1,
+        state_id=StateId(2**64 - 1),
+        seen=SeenRun(run=RUN, epoch=Epoch(9), start=Start(2**63 + 1), round=RoundId(500), version=ModelVersion(300)),
+    ),
+    "state_before_any_round": NodeState(
+        presence=Presence.LOST,
+        incarnation=Incarnation(1),
+        protocol_min=1,
+        protocol_max=1,
+        state_id=StateId(1),
+        seen=SeenRun(run=RUN, epoch=Epoch(1)),
     ),
     "evaluation_report": EvaluationReport(
         run=RUN,

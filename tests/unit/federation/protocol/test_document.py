@@ -11,7 +11,7 @@ from federation.types import DIGEST_BYTES
 
 DOCUMENT = (Path(__file__).parents[4] / "federation" / "PROTOCOL.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^#{2,4} (.+?)\n(.*?)(?=^#{2,4} |\Z)", DOCUMENT, re.MULTILINE | re.DOTALL))
-NESTED = [schema._MODEL_REF, schema._MODEL_PART, schema._COHORT, schema._TRAIN_SETTINGS]
+NESTED = [schema._MODEL_REF, schema._MODEL_PART, schema._COHORT, schema._TRAIN_SETTINGS, schema._SEEN_RUN]
 CHOICES = [schema._PRESENCE, schema._PART_KIND, schema._ACTIVITY, schema._STATUS, schema._REASON]
 
 NAMED: list[tuple[Kind, str]] = [

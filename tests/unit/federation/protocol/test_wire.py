@@ -147,6 +147,8 @@ def worst_announcement() -> RoundAnnouncement:
         lease_s=1e6,
         spread_s=1e6,
         final=True,
+        evaluation=INT64_MAX,
+        start_low=INT32_MAX,
     )
 
 
