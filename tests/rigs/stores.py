@@ -1,6 +1,5 @@
 """Stores in folders of their own, for tests that need a store and do not look into its folder."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -8,7 +7,8 @@ from typing import TypeVar
 from coordinator.storage.sqlite_store import SqliteStore
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.errors import StorageError
-from fedmq.simulation.world.disks import ram_folder
+from fedmq.simulation.world import ram_folders
+from fedmq.simulation.world.ram_folders import ram_folder
 
 StoreT = TypeVar("StoreT", bound=SqliteStore | SqliteNodeStore)
 
@@ -30,8 +30,7 @@ def put_away() -> None:
     """Close the stores that were made here, and remove their folders."""
     while _open:
         store, folder = _open.popitem()
-        store.close()
-        shutil.rmtree(folder)
+        ram_folders.put_away(folder, [store])
 
 
 def _opened(kind: Callable[[Path], StoreT], folder: Path) -> StoreT:

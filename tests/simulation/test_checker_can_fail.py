@@ -80,6 +80,16 @@ class VerdictlessStore(ObservedStore):
         del verdict, record
 
 
+class BrittleStore(ObservedStore):
+    """What nodes pull of the head is damaged when the next process looks."""
+
+    def recovered(self, *, recent: int) -> RecoveredState:
+        if self.epoch > 1:
+            with self._database.transaction("damaged"):
+                self._database.execute("UPDATE parts SET frame = zeroblob(9)")
+        return super().recovered(recent=recent)
+
+
 class LatedStore(ObservedStore):
     """Rounds are saved too late, or never."""
 
@@ -99,6 +109,7 @@ def test_without_a_bug_there_is_no_violation() -> None:
         (ReusingStore, "was reserved twice"),
         (VerdictlessStore, "save, then say"),
         (LatedStore, "is announced and not on disk"),
+        (BrittleStore, "was made again from the model"),
     ],
 )
 def test_a_store_that_breaks_its_promise_is_found(store: type[ObservedStore], found: str) -> None:

@@ -19,7 +19,15 @@ import numpy as np
 
 from coordinator.engine.effects import PublishAnnouncement, SendCommand
 from coordinator.engine.settings import EngineSettings
-from coordinator.records import NodeResult, NodesEvaluation, RecoveredState, RoundRecord, UpdateRecord, Verdict
+from coordinator.records import (
+    NodeResult,
+    NodesEvaluation,
+    RecoveredState,
+    RoundRecord,
+    UpdateRecord,
+    Verdict,
+    VersionRecord,
+)
 from coordinator.storage.store import Commit, CoordinatorStore
 from edge_node.engine.events import OutboxSaved
 from federation.protocol.messages import EvaluationReceipt, Reason, Receipt, ReceiptStatus, RoundAnnouncement
@@ -138,10 +146,14 @@ class Checker:
 
     # --- the coordinator --------------------------------------------------------------------------------------------
 
-    def coordinator_started(self, recovered: RecoveredState, alarms: Sequence[str] = ()) -> None:
-        """A process begins with this; alarms are what it had to repair."""
+    def coordinator_started(
+        self, recovered: RecoveredState, alarms: Sequence[str] = (), parts: VersionRecord | None = None
+    ) -> None:
+        """A process begins with this; alarms are what it had to repair, and parts what it made again of the head."""
         for alarm in alarms:
             self._say(f"save, then say: {alarm}")
+        if parts is not None:
+            self._say(f"save, then say: what nodes pull of version {parts.version} was made again from the model")
         if recovered.head.version < self.seen or recovered.head.version < self.head:
             self._say(f"I5: the head is {recovered.head.version}, but nodes have seen {self.seen}")
         if recovered.epoch <= self._epoch:

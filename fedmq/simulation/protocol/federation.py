@@ -1,7 +1,6 @@
 """One simulated federation: built from a scenario, run to its last version, healed, drained and checked."""
 
 import gc
-import os
 import random
 import time
 import weakref
@@ -30,9 +29,10 @@ from fedmq.simulation.protocol.injector import Injector
 from fedmq.simulation.protocol.processes import Surroundings
 from fedmq.simulation.protocol.roles import CoordinatorActor, NodeActor, Place
 from fedmq.simulation.world.clock import World
-from fedmq.simulation.world.disks import Disk, allow_disks, put_away, ram_folder
+from fedmq.simulation.world.disks import Disk, allow_disks
 from fedmq.simulation.world.faults import Dice, FaultPlan
 from fedmq.simulation.world.network import SimNetwork
+from fedmq.simulation.world.ram_folders import put_away, ram_folder
 from fedmq.simulation.world.stores import ObservedStore, coordinator_disk, node_disk
 from fedmq.simulation.world.trainer import Stragglers
 from fedmq.simulation.world.transcript import Transcript
@@ -150,7 +150,7 @@ class Simulation:
         allow_disks(scenario.nodes + 1)
         self._folder = ram_folder()
         disks: list[Disk[Any]] = []
-        self.close = weakref.finalize(self, put_away, self._folder, disks, os.getpid())
+        self.close = weakref.finalize(self, put_away, self._folder, disks)
         self.disk = coordinator_disk(
             self._folder / "coordinator",
             RunId(f"{scenario.seed:016x}"[-16:]),

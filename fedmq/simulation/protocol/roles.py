@@ -1,7 +1,7 @@
 """The two roles as actors: machines, executors and stores as in production, on a simulated network and disk."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from coordinator.engine.events import Evaluated, Event, StorageFailed
 from coordinator.engine.machine import CoordinatorMachine
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import Committer, CommitterSettings
+from coordinator.records import RecoveredState
 from coordinator.runtime.connections import coordinator_will
 from coordinator.runtime.executor import CoordinatorExecutor, ExecutorParts
 from coordinator.runtime.group_commit import BATCH_MAX, GroupCommit
@@ -135,9 +136,7 @@ class CoordinatorActor(Actor):
         self._mute = False
         self._unsaid.clear()
         place, store, topics = self._place, self.disk.store, self._place.topics
-        store.wait_later()
-        recovered = store.recovered(recent=self._engine.max_staleness + 1)
-        place.checker.coordinator_started(recovered, store.alarms)
+        recovered, committer = self._recover(store)
         key = place.key(None)
         will = coordinator_will(Writer(topics, key), store.run, store.epoch)
         receive = self.receiver()
@@ -150,7 +149,7 @@ class CoordinatorActor(Actor):
         commits = GroupCommit(_Waiting(self), _Mouth(control, self), _Mouth(data, self))
         parts = ExecutorParts(
             store=store,
-            committer=Committer(store, recovered.head, self._committer),
+            committer=committer,
             control=commits.control,
             data=commits.data,
             topics=topics,
@@ -181,6 +180,15 @@ class CoordinatorActor(Actor):
             batch_max=BATCH_MAX,
             busy_s=self._busy_for,
         )
+
+    def _recover(self, store: ObservedStore) -> tuple[RecoveredState, Committer]:
+        """Read where to go on, and make whole what nodes pull; that there is something to make is a violation."""
+        store.wait_later()
+        recovered = store.recovered(recent=self._engine.max_staleness + 1)
+        committer = Committer(store, recovered.head, self._committer)
+        repaired = committer.repair(store)
+        self._place.checker.coordinator_started(recovered, store.alarms, repaired)
+        return replace(recovered, head=committer.head), committer
 
     def before(self, effect: Any) -> None:
         """Remember what it wants to say; between a failed save and its acceptance the executor says nothing."""

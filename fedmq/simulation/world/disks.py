@@ -10,27 +10,22 @@ import errno
 import os
 import random
 import resource
-import shutil
 import stat
-import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from federation.errors import StorageError
 from federation.runtime.failpoint import watch
 from federation.storage import sqlite
 from federation.storage.sqlite import Connection, Cursor
+from fedmq.simulation.world.ram_folders import Closable
 
-__all__ = ["Disk", "Fact", "Store", "allow_disks", "put_away", "ram_folder"]
+__all__ = ["Disk", "Fact", "allow_disks"]
 
 Fact = Callable[[], None]
-
-_RAM = Path("/dev/shm")  # noqa: S108 - each simulation has a folder of its own there
-_RAM_BYTES_MIN = 256 << 20
-"""With less space than this in memory the folder is an ordinary temporary one, in bytes."""
 
 _LOG_BYTES_MAX = 4 << 20
 """A write-ahead log of this size goes into the database at the next synchronisation, as by default, in bytes."""
@@ -47,14 +42,7 @@ _SECTOR_BYTES = 512
 _SECTOR_LOSS = 0.3
 
 
-class Store(Protocol):
-    """What a disk knows of the store on it."""
-
-    def close(self) -> None:
-        """Release the folder."""
-
-
-StoreT = TypeVar("StoreT", bound=Store)
+StoreT = TypeVar("StoreT", bound=Closable)
 
 
 class Disk(Generic[StoreT]):
@@ -279,15 +267,7 @@ def _damage(path: Path, rng: random.Random) -> None:
             pass
 
 
-# --- folders --------------------------------------------------------------------------------------------------------
-
-
-def ram_folder() -> Path:
-    """A new folder in memory, or an ordinary temporary one where there is none or hardly any space."""
-    with contextlib.suppress(OSError):
-        if shutil.disk_usage(_RAM).free >= _RAM_BYTES_MIN:
-            return Path(tempfile.mkdtemp(prefix="fedmq-simulation-", dir=_RAM))
-    return Path(tempfile.mkdtemp(prefix="fedmq-simulation-"))
+# --- the system -------------------------------------------------------------------------------------------------------
 
 
 def allow_disks(count: int) -> None:
@@ -302,28 +282,6 @@ def allow_disks(count: int) -> None:
         raise StorageError(f"{count} disks need {wanted} open files and {hard} are allowed: take fewer nodes")
     if soft != resource.RLIM_INFINITY and wanted > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def put_away(folder: Path, stores: Sequence[Store], process: int) -> None:
-    """Close stores, or disks, and remove the folder that they are in; only in the process that has made them.
-
-    A forked one, such as a training worker, has copies of them, and the folder is its parent's.
-    """
-    if os.getpid() != process:
-        return
-    moved = folder.with_name(f"{folder.name}.gone")
-    folder.rename(moved)  # so that nothing is written any more
-    for store in stores:
-        store.close()
-    _remove(moved)
-
-
-def _remove(folder: Path | str) -> None:
-    """Remove a folder of ours: a simulation has many, and `shutil.rmtree` takes ten times as long."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            _remove(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)  # noqa: PTH108
-    os.rmdir(folder)  # noqa: PTH106 - a path object for each takes as long as the kernel does
 
 
 class _Connection(Connection):

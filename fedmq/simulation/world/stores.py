@@ -1,6 +1,5 @@
 """The roles' own stores on simulated disks: the coordinator's also tells a ledger what it has saved."""
 
-import os
 import tempfile
 import weakref
 from functools import cache, partial
@@ -16,7 +15,8 @@ from edge_node.storage import database as node_database
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.storage.sqlite import Database
 from federation.types import ModelVersion, RunId
-from fedmq.simulation.world.disks import Disk, put_away, ram_folder
+from fedmq.simulation.world.disks import Disk
+from fedmq.simulation.world.ram_folders import put_away, ram_folder
 
 __all__ = ["Ledger", "ObservedStore", "coordinator_disk", "node_disk", "store_in_ram"]
 
@@ -125,7 +125,7 @@ def store_in_ram(run: RunId, owner: object) -> SqliteStore:
     folder = ram_folder()
     (folder / coordinator_database.DATABASE).write_bytes(_of_run(run))
     store = SqliteStore(folder)
-    weakref.finalize(owner, put_away, folder, [store], os.getpid())
+    weakref.finalize(owner, put_away, folder, [store])
     return store
 
 

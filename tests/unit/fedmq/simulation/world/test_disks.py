@@ -17,7 +17,8 @@ from federation.protocol.cohort import EVERYONE
 from federation.storage import sqlite
 from federation.types import Epoch, ModelVersion, NodeId, RoundId, RunId
 from fedmq.simulation.world import disks
-from fedmq.simulation.world.disks import Disk, allow_disks, put_away, ram_folder
+from fedmq.simulation.world.disks import Disk, allow_disks
+from fedmq.simulation.world.ram_folders import put_away, ram_folder
 from fedmq.simulation.world.stores import ObservedStore, coordinator_disk, node_disk
 from tests.rigs.model_values import INITIAL, MANIFEST, Arrived, arrived, committer, initialised, update
 from tests.rigs.node_values import RUN, entry, model, residual
@@ -55,7 +56,7 @@ class Diary:
 def folder() -> Iterator[Path]:
     made = ram_folder()
     yield made / "here"
-    put_away(made, _opened, os.getpid())
+    put_away(made, _opened)
     _opened.clear()
 
 
@@ -294,17 +295,6 @@ def test_outside_of_its_turn_a_disk_touches_nothing(folder: Path) -> None:
     assert (sqlite.connect, os.fsync) == before
 
 
-def test_without_memory_the_folder_is_an_ordinary_temporary_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(disks, "_RAM", tmp_path / "missing")
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    made = ram_folder()
-    assert made.parent == tmp_path
-    put_away(made, [], os.getpid())
-    assert not made.exists()
-
-
 def test_many_disks_may_have_their_files_open_or_it_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = {"now": (1000, 4000)}
     monkeypatch.setattr(resource, "getrlimit", lambda _kind: limits["now"])
@@ -315,12 +305,3 @@ def test_many_disks_may_have_their_files_open_or_it_is_said_at_once(monkeypatch:
     assert limits["now"] == (3100, 4000)
     with pytest.raises(StorageError, match="take fewer nodes"):
         allow_disks(2000)
-
-
-def test_a_forked_process_removes_nothing_of_its_parent() -> None:
-    """A training worker that is forked collects its copy of the simulation as garbage."""
-    folder = ram_folder()
-    put_away(folder, [], os.getpid() + 1)
-    assert folder.is_dir()
-    put_away(folder, [], os.getpid())
-    assert not folder.exists()
