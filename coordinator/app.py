@@ -17,6 +17,7 @@ from coordinator.engine.machine import CoordinatorMachine
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import Committer, first_commit
 from coordinator.global_model.initial import InitialRequest, initial_model, initial_model_apart
+from coordinator.global_model.resumption import check_resumed
 from coordinator.monitoring.report import build_report
 from coordinator.monitoring.state_files import StatusFile, StoppingRule, WatchedMachine, read_incidents
 from coordinator.records import RecoveredState, VersionRecord
@@ -43,10 +44,11 @@ from federation.runtime.log import configure_log, get_log, write_fields
 from federation.runtime.signals import StopSignals, leave_at_once
 from federation.runtime.supervision import Supervision
 from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox
-from federation.task import Task, TaskContext
+from federation.task import Task, TaskContext, task_label
 from federation.tasks.registry import load_task
 from federation.tasks.scaffold import scaffolded
 from federation.types import FederationId
+from update_codec import Manifest
 
 __all__ = ["run_coordinator"]
 
@@ -217,9 +219,7 @@ def write_report(config: CoordinatorConfig, store: CoordinatorStore, traffic: Tr
 
 
 def _ensure_model(config: CoordinatorConfig, store: SqliteStore, task: LazyTask) -> None:
-    """Make version 0 at the first start."""
-    if store.manifest() is not None:
-        return
+    """Make version 0 at the first start; at a later one, see that it is still the same task."""
     request = InitialRequest(
         task=config.task.name,
         data=None if config.task.data is None else str(config.task.data),
@@ -227,6 +227,10 @@ def _ensure_model(config: CoordinatorConfig, store: SqliteStore, task: LazyTask)
         file=None if config.task.initial is None else str(config.task.initial),
         controls=uses_controls(config),
     )
+    began = store.manifest()
+    if began is not None:
+        _check_task(store, began, request, config.store.folder)
+        return
     if config.evaluation.every:
         # The task is needed here anyway: what it imports is loaded once.
         made = initial_model(request, task.get())
@@ -234,6 +238,20 @@ def _ensure_model(config: CoordinatorConfig, store: SqliteStore, task: LazyTask)
         made = initial_model_apart(request, config.store.folder)
     first = first_commit(made.vectors, made.manifest, committer_settings(config).downlink, seed=made.seed)
     store.initialise(made.manifest, first)
+    store.save_task(task_label(request.task))
+
+
+def _check_task(store: SqliteStore, began: Manifest, request: InitialRequest, folder: Path) -> None:
+    """A run keeps its task and its model.
+
+    Raises:
+        ConfigError: Another one is configured.
+    """
+    why = check_resumed(began, store.task(), request, folder)
+    if why:
+        get_log("coordinator").warning("task_not_compared", why=why)
+    elif store.task() is None:
+        store.save_task(task_label(request.task))
 
 
 def _check_controls(config: CoordinatorConfig, committer: Committer) -> None:

@@ -6,6 +6,7 @@ The coordinator then never loads what the task needs, such as torch: it stays sm
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from federation.tasks.registry import load_task
 from federation.tasks.scaffold import scaffolded
 from update_codec import CodecError, Manifest, Role, Vectors
 
-__all__ = ["InitialModel", "InitialRequest", "initial_model", "initial_model_apart"]
+__all__ = ["InitialModel", "InitialRequest", "initial_model", "initial_model_apart", "manifest_apart"]
 
 PATIENCE_S = 300.0
 """The process may take this long, in seconds: a task may read its data first."""
@@ -99,18 +100,7 @@ def initial_model_apart(request: InitialRequest, folder: Path) -> InitialModel:
     Raises:
         TaskError: The other process failed; its words are repeated.
     """
-    out = folder / "initial.safetensors"
-    fields = asdict(request) | {"out": str(out)}
-    command = [sys.executable, "-m", "coordinator.global_model.initial", json.dumps(fields)]
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S)
-        tensors = safetensors.numpy.load_file(out)
-    except subprocess.CalledProcessError as error:
-        raise TaskError(error.stderr.strip() or f"the initial model's process ended with {error.returncode}") from error
-    except subprocess.TimeoutExpired as error:
-        raise TaskError(f"the initial model of {request.task} took longer than {PATIENCE_S:.0f} s") from error
-    finally:
-        out.unlink(missing_ok=True)
+    tensors = _made_apart(request, folder, PATIENCE_S, values=True)
     return InitialModel(
         manifest=Manifest.from_bytes(tensors["manifest"].tobytes()),
         vectors=Vectors(tensors["parameters"], tensors["statistics"], tensors["counters"]),
@@ -118,21 +108,52 @@ def initial_model_apart(request: InitialRequest, folder: Path) -> InitialModel:
     )
 
 
+def manifest_apart(request: InitialRequest, folder: Path, *, patience_s: float = PATIENCE_S) -> Manifest:
+    """What the initial model is, without its values; made in another process.
+
+    Args:
+        request: Which model.
+        folder: Where the processes may exchange a file.
+        patience_s: How long it may take, in seconds.
+
+    Raises:
+        TaskError: The other process failed; its words are repeated.
+    """
+    return Manifest.from_bytes(_made_apart(request, folder, patience_s, values=False)["manifest"].tobytes())
+
+
+def _made_apart(
+    request: InitialRequest, folder: Path, patience_s: float, *, values: bool
+) -> Mapping[str, NDArray[Any]]:
+    out = folder / "initial.safetensors"
+    fields = asdict(request) | {"out": str(out), "values": values}
+    command = [sys.executable, "-m", "coordinator.global_model.initial", json.dumps(fields)]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=patience_s)
+        tensors: Mapping[str, NDArray[Any]] = safetensors.numpy.load_file(out)
+    except subprocess.CalledProcessError as error:
+        raise TaskError(error.stderr.strip() or f"the initial model's process ended with {error.returncode}") from error
+    except subprocess.TimeoutExpired as error:
+        raise TaskError(f"the initial model of {request.task} took longer than {patience_s:.0f} s") from error
+    finally:
+        out.unlink(missing_ok=True)
+    return tensors
+
+
 def main(text: str) -> int:
     """Make what the JSON ``text`` asks for and write it to its ``out``; returns the exit code."""
     fields = json.loads(text)
-    out = Path(fields.pop("out"))
+    out, values = Path(fields.pop("out")), fields.pop("values")
     try:
         made = initial_model(InitialRequest(**fields))
     except FederationError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    tensors: dict[str, NDArray[Any]] = {
-        "manifest": np.frombuffer(made.manifest.to_bytes(), np.uint8),
-        "parameters": made.vectors.parameters,
-        "statistics": made.vectors.statistics,
-        "counters": made.vectors.counters,
-    }
+    tensors: dict[str, NDArray[Any]] = {"manifest": np.frombuffer(made.manifest.to_bytes(), np.uint8)}
+    if values:
+        tensors["parameters"] = made.vectors.parameters
+        tensors["statistics"] = made.vectors.statistics
+        tensors["counters"] = made.vectors.counters
     safetensors.numpy.save_file(tensors, out)
     return 0
 

@@ -85,6 +85,12 @@ class StoreReader:
             head: ModelVersion | None = self._tables.execute("SELECT MAX(version) FROM versions").fetchone()[0]
         return head
 
+    def task(self) -> str | None:
+        """What the run trains, by the name that is announced; None where an earlier release has made the store."""
+        with reading("task"):
+            row = self._tables.execute("SELECT value FROM meta WHERE key = 'task'").fetchone()
+        return None if row is None else str(row["value"])
+
     def payload(self, update: UpdateId) -> bytes:
         """The codec frame of an update.
 

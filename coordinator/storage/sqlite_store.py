@@ -125,6 +125,11 @@ class SqliteStore(StoreReader):
             seal_version(self._database, first.record.version)
             seal_identity(self._database)
 
+    def save_task(self, label: str) -> None:
+        """Remember what the run trains."""
+        with self._database.transaction("task"):
+            self._database.insert("meta", {"key": "task", "value": label}, conflict="REPLACE")
+
     def recovered(self, *, recent: int) -> RecoveredState:
         """Where the last process left off."""
         with storing("state"):

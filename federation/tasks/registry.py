@@ -155,6 +155,11 @@ def default_rounds(name: str) -> int:
     return rounds
 
 
+def is_builtin(name: str) -> bool:
+    """Whether the task comes with the project: then its model follows from its name."""
+    return _builtin(name) is not None
+
+
 def _builtin(name: str) -> tuple[BuiltinTask, int | None] | None:
     """The built-in task of that name and the size that the name asks for, or None."""
     if name in BUILTIN_TASKS:

@@ -208,3 +208,28 @@ def test_a_broker_that_lost_everything_gets_it_again(broker: LocalBroker, tmp_pa
         count = len(nodes.announcements)
         nodes.until(lambda: len(nodes.announcements) > count)
         assert nodes.announcements[-1].run == nodes.announcements[0].run
+
+
+def test_another_task_on_resume_is_exit_code_2_before_anything_is_said(broker: LocalBroker, tmp_path: Path) -> None:
+    file = settings(tmp_path, broker)
+    with ScriptedNodes(broker.url, MANIFEST, ("ann", "bob")) as nodes:
+        with coordinator(file) as process:
+            nodes.until(lambda: bool(nodes.applied()))
+            process.send_signal(signal.SIGTERM)
+            assert ended(process)[0] == 0
+        nodes.until(lambda: nodes.presences[-1] is Presence.OFFLINE)
+        epochs = list(nodes.epochs)
+        file.write_text(file.read_text().replace(TASK, "quadratic-13"))
+        with coordinator(file) as process:
+            code, words = ended(process)
+        assert (code, "'quadratic-12'" in words, "'quadratic-13'" in words, "store.folder" in words) == (
+            2,
+            True,
+            True,
+            True,
+        )
+        file.write_text(file.read_text().replace("quadratic-13", TASK))
+        with coordinator(file):
+            nodes.until(lambda: len(nodes.epochs) > len(epochs))
+        # Each start counts: the second one has said nothing.
+        assert nodes.epochs[len(epochs)] == epochs[-1] + 2
