@@ -5,6 +5,7 @@ import os
 import queue
 import random
 import resource
+import secrets
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -47,8 +48,12 @@ from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox
 from federation.task import Task, TaskContext, task_label
 from federation.tasks.registry import load_task
 from federation.tasks.scaffold import scaffolded
+<<<<<<< Updated upstream
 from federation.types import FederationId
 from update_codec import Manifest
+=======
+from federation.types import FederationId, Start
+>>>>>>> Stashed changes
 
 __all__ = ["run_coordinator"]
 
@@ -124,11 +129,12 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
     worker = EvaluationWorker(task, committer.manifest, inbox) if config.evaluation.every else None
     _evaluate_head(worker, committer, store)
     trust = coordinator_trust(config.security)
-    will = coordinator_will(Writer(_topics(config), trust.signer), store.run, store.epoch)
+    start = Start(1 + secrets.randbelow(2**64 - 1))
+    will = coordinator_will(Writer(_topics(config), trust.signer), store.run, store.epoch, start)
     connections = open_connections(config, plan.address, will, inbox, committer.manifest)
     commits = GroupCommit(store, connections.control, connections.data)
     executor = _executor(plan, commits, committer, store, worker, signer=trust.signer)
-    machine = _machine(config, replace(plan.engine, payload_bytes_max=most), recovered)
+    machine = _machine(config, replace(plan.engine, payload_bytes_max=most), recovered, start)
     watched = _watched(plan, machine, commits)
     inbound = Inbound(
         _topics(config),
@@ -163,9 +169,11 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
     return signals.exit_code
 
 
-def _machine(config: CoordinatorConfig, engine: EngineSettings, recovered: RecoveredState) -> CoordinatorMachine:
+def _machine(
+    config: CoordinatorConfig, engine: EngineSettings, recovered: RecoveredState, start: Start
+) -> CoordinatorMachine:
     selector = make_selector(config.round.selector)
-    return CoordinatorMachine(engine, recovered, selector=selector, rng=random.SystemRandom().random)
+    return CoordinatorMachine(engine, recovered, selector=selector, rng=random.SystemRandom().random, start=start)
 
 
 def _watched(plan: _Plan, machine: CoordinatorMachine, commits: GroupCommit) -> WatchedMachine:

@@ -61,6 +61,7 @@ class Announcer:
             protocol_min=PROTOCOL_MIN,
             protocol_max=PROTOCOL_VERSION,
             began_ms=state.began_ms,
+            start=state.start,
         )
         state.emit(PublishState(state=said))
 
@@ -180,6 +181,7 @@ class Announcer:
             spread_s=settings.spread_s,
             final=state.finished,
             evaluation=record.evaluation,
+            start_low=None if state.start is None else state.start % 2**32,
         )
 
     def head_changed(self, delta: bytes | None) -> None:

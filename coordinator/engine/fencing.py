@@ -8,6 +8,7 @@ from coordinator.engine.announcer import Announcer
 from coordinator.engine.events import CoordinatorStateReceived
 from coordinator.engine.state import MachineState
 from federation.protocol.messages import CoordinatorState, Presence
+from federation.types import Epoch, Start
 
 __all__ = ["HEAL_PAUSE_S", "Fence"]
 
@@ -34,10 +35,11 @@ class Fence:
             if told.run != state.run:
                 self._another_run(told)
                 return False
-            if told.epoch > state.epoch:
+            theirs = fence_of(told)
+            if theirs > state.fence:
                 state.note("fenced", epoch=state.epoch, newer_epoch=told.epoch)
                 return True
-            if told.epoch == state.epoch:
+            if theirs == state.fence:
                 return False
         # What was retained before we subscribed is replaced by what we have just published.
         if not event.retained:
@@ -69,3 +71,8 @@ class Fence:
         state.count("other_coordinators")
         if state.counters["other_coordinators"] == 1:
             state.note("other_coordinator", run=told.run, epoch=told.epoch)
+
+
+def fence_of(told: CoordinatorState) -> tuple[Epoch, Start]:
+    """Which start says this; an older coordinator names none, and has the lowest of its epoch."""
+    return told.epoch, told.start or Start(0)

@@ -21,7 +21,7 @@ from coordinator.engine.versions import Versions
 from coordinator.records import RecoveredState
 from coordinator.strategies.selection import Rng, Selector
 from federation.protocol.messages import Presence
-from federation.types import NodeId
+from federation.types import NodeId, Start
 
 FINISH_WAIT_S = 600.0
 """A finished run waits this long at most for its evaluations and its broker before it stops, in seconds."""
@@ -33,8 +33,16 @@ NAMES_MAX = 10
 class CoordinatorMachine:
     """One engine for synchronous and asynchronous rounds (DESIGN.md, PROTOCOL.md)."""
 
-    def __init__(self, settings: EngineSettings, recovered: RecoveredState, *, selector: Selector, rng: Rng) -> None:
-        self._state = state = MachineState(settings, recovered)
+    def __init__(
+        self,
+        settings: EngineSettings,
+        recovered: RecoveredState,
+        *,
+        selector: Selector,
+        rng: Rng,
+        start: Start | None = None,
+    ) -> None:
+        self._state = state = MachineState(settings, recovered, start)
         self._pause = StoragePause(state, rng)
         self._evaluation = FederatedEvaluation(state, recovered)
         self._announcer = Announcer(state, recovered, selector=selector, rng=rng, evaluation=self._evaluation)

@@ -16,7 +16,7 @@ from coordinator.engine.timers import ConnectedClock
 from coordinator.records import Member, RecoveredState, RoundRecord, UpdateRecord, VersionRecord
 from federation.protocol.cohort import includes
 from federation.protocol.messages import Cohort, RoundAnnouncement
-from federation.types import ModelVersion, NodeId, RoundId, UpdateId
+from federation.types import Epoch, ModelVersion, NodeId, RoundId, Start, UpdateId
 
 INVITATIONS_MAX = 100_000
 """Invited nodes of former rounds that are remembered; who was asked in an older round is read from the store."""
@@ -60,9 +60,10 @@ class Current:
 class MachineState:
     """Shared state of one machine; every method leaves it consistent."""
 
-    def __init__(self, settings: EngineSettings, recovered: RecoveredState) -> None:
+    def __init__(self, settings: EngineSettings, recovered: RecoveredState, start: Start | None = None) -> None:
         self.settings = self._configured = settings
         self.run, self.epoch, self.head = recovered.run, recovered.epoch, recovered.head
+        self.start = start
         self.began_ms = recovered.began_ms
         self.recent = dict(recovered.recent)
         self.next_round = recovered.next_round
@@ -90,6 +91,11 @@ class MachineState:
         self._replay(recovered)
         for record in recovered.stored:
             self.buffer_update(record)
+
+    @property
+    def fence(self) -> tuple[Epoch, Start]:
+        """Which start of which process this is: of two, the higher one leads [FED-96]."""
+        return self.epoch, self.start or Start(0)
 
     @property
     def finished(self) -> bool:

@@ -15,7 +15,7 @@ from federation.runtime.mqtt import MqttTransport
 from federation.runtime.network_thread import NetworkThread
 from federation.runtime.session import SessionSettings
 from federation.runtime.transport import Inbox, Transport, Will
-from federation.types import Epoch, FederationId, RunId
+from federation.types import Epoch, FederationId, RunId, Start
 from update_codec import Manifest
 
 __all__ = [
@@ -102,10 +102,15 @@ def data_address(section: BrokerSection, control: BrokerAddress) -> BrokerAddres
     return replace(control, tls=tls)
 
 
-def coordinator_will(writer: Writer, run: RunId, epoch: Epoch) -> Will:
+def coordinator_will(writer: Writer, run: RunId, epoch: Epoch, start: Start | None = None) -> Will:
     """What the broker says for a coordinator that is gone; signed now, because then nobody can."""
     lost = CoordinatorState(
-        presence=Presence.LOST, run=run, epoch=epoch, protocol_min=PROTOCOL_MIN, protocol_max=PROTOCOL_VERSION
+        presence=Presence.LOST,
+        run=run,
+        epoch=epoch,
+        protocol_min=PROTOCOL_MIN,
+        protocol_max=PROTOCOL_VERSION,
+        start=start,
     )
     topic = writer.topics.coordinator_state
     return Will(topic=topic, payload=writer.encode(topic, lost))

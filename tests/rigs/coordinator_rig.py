@@ -27,7 +27,7 @@ from coordinator.strategies.selection import Selector, UniformSelector
 from federation.protocol import messages
 from federation.protocol.cohort import NOBODY, includes
 from federation.protocol.messages import Activity, NodeState, Presence, Reason, ReceiptStatus, UpdateOffer
-from federation.types import Digest, Epoch, Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
+from federation.types import Digest, Epoch, Incarnation, ModelVersion, NodeId, RoundId, RunId, Start, UpdateId
 
 RUN = RunId("0123456789abcdef")
 PAYLOAD = b"frame"
@@ -227,8 +227,13 @@ class Rig:
     """One machine, its store, and a clock that the test moves."""
 
     def __init__(
-        self, settings: EngineSettings | None = None, recovered: RecoveredState | None = None, seed: int = 0
+        self,
+        settings: EngineSettings | None = None,
+        recovered: RecoveredState | None = None,
+        seed: int = 0,
+        start: int | None = None,
     ) -> None:
+        self.drawn = None if start is None else Start(start)
         self.settings = engine() if settings is None else settings
         self.store = StoreModel(recent_max=self.settings.max_staleness + 1)
         self.now, self.epoch = 100.0, 1
@@ -246,7 +251,9 @@ class Rig:
         self.machine = self._machine(fresh() if recovered is None else recovered)
 
     def _machine(self, recovered: RecoveredState) -> CoordinatorMachine:
-        return CoordinatorMachine(self.settings, recovered, selector=self.selector, rng=self.rng.random)
+        return CoordinatorMachine(
+            self.settings, recovered, selector=self.selector, rng=self.rng.random, start=self.drawn
+        )
 
     def restart(self) -> list[Effect]:
         """Kill the coordinator and start it on the same store."""
@@ -369,13 +376,24 @@ class Rig:
         return self.tell(events.BrokerDisconnected(reason="cut"))
 
     def heard(
-        self, presence: Presence | None = None, *, epoch: int = 1, run: RunId = RUN, retained: bool = False
+        self,
+        presence: Presence | None = None,
+        *,
+        epoch: int = 1,
+        run: RunId = RUN,
+        start: int | None = None,
+        retained: bool = False,
     ) -> list[Effect]:
         """The coordinator's own topic says this; None is nothing readable."""
         state = None
         if presence is not None:
             state = messages.CoordinatorState(
-                presence=presence, run=run, epoch=Epoch(epoch), protocol_min=1, protocol_max=1
+                presence=presence,
+                run=run,
+                epoch=Epoch(epoch),
+                protocol_min=1,
+                protocol_max=1,
+                start=None if start is None else Start(start),
             )
         return self.tell(events.CoordinatorStateReceived(state=state, retained=retained))
 

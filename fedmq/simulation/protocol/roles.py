@@ -31,7 +31,7 @@ from federation.protocol.signing import Reader, Writer
 from federation.protocol.topics import Topics
 from federation.runtime.session import SessionSettings
 from federation.runtime.transport import MessageReceived
-from federation.types import ModelVersion, NodeId
+from federation.types import ModelVersion, NodeId, Start
 from fedmq.simulation.protocol.actors import Actor
 from fedmq.simulation.protocol.checker import Checker
 from fedmq.simulation.protocol.keys import SimKey, SimKeys
@@ -138,7 +138,8 @@ class CoordinatorActor(Actor):
         place, store, topics = self._place, self.disk.store, self._place.topics
         recovered, committer = self._recover(store)
         key = place.key(None)
-        will = coordinator_will(Writer(topics, key), store.run, store.epoch)
+        start = Start(1 + self.surroundings.rng(f"{self.name}/{store.epoch}/start").getrandbits(63))
+        will = coordinator_will(Writer(topics, key), store.run, store.epoch, start)
         receive = self.receiver()
         control = SimTransport(place.network, CONTROL_SESSION, receive, will=will)
         data = SimTransport(place.network, DATA_SESSION, receive)
@@ -160,8 +161,8 @@ class CoordinatorActor(Actor):
             passing=commits.passing,
         )
         executor = CoordinatorExecutor(parts)
-        rng = self.surroundings.rng(f"coordinator/{store.epoch}").random
-        machine = CoordinatorMachine(self._engine, recovered, selector=make_selector("uniform"), rng=rng)
+        rng, selector = self.surroundings.rng(f"coordinator/{store.epoch}").random, make_selector("uniform")
+        machine = CoordinatorMachine(self._engine, recovered, selector=selector, rng=rng, start=start)
         inbound = CoordinatorInbound(
             topics,
             store,

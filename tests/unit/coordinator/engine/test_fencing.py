@@ -3,7 +3,7 @@
 import pytest
 
 from coordinator.engine import effects, events
-from coordinator.engine.effects import PublishModel
+from coordinator.engine.effects import PublishModel, PublishState
 from federation.protocol.messages import Presence
 from federation.types import RunId
 from tests.rigs.coordinator_rig import Rig, engine, transcript
@@ -18,6 +18,28 @@ def test_an_older_twin_leaves_without_a_word_when_a_newer_one_is_online() -> Non
     assert transcript(rig.heard(Presence.ONLINE, epoch=2, retained=True), notes=True) == ["note fenced", "stop fenced"]
     assert transcript(rig.offer("ann", 0)) == []
     assert rig.machine.deadline() is None
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "leaves"), [(7, 8, True), (7, 6, False), (7, None, False), (None, 8, True), (None, None, False)]
+)
+def test_of_two_starts_with_one_epoch_the_lower_one_leaves(ours: int | None, theirs: int | None, leaves: bool) -> None:
+    """FED-96: a copied folder has the epoch of its original; an older coordinator names no start, and counts as 0."""
+    rig = Rig(start=ours)
+    rig.start("ann", "bob")
+    said = transcript(rig.heard(Presence.ONLINE, epoch=1, start=theirs, retained=True))
+    assert said == (["stop fenced"] if leaves else [])
+
+
+def test_the_start_is_said_in_the_state_and_its_low_half_in_the_announcement() -> None:
+    """FED-96."""
+    rig = Rig(start=2**40 + 5)
+    said = [effect.state.start for effect in rig.connect() if isinstance(effect, PublishState)]
+    assert said == [2**40 + 5]
+    rig.state("ann")
+    rig.state("bob")
+    assert rig.announced is not None
+    assert rig.announced.start_low == 5
 
 
 @pytest.mark.parametrize("presence", [Presence.LOST, Presence.OFFLINE])
