@@ -48,12 +48,8 @@ from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox
 from federation.task import Task, TaskContext, task_label
 from federation.tasks.registry import load_task
 from federation.tasks.scaffold import scaffolded
-<<<<<<< Updated upstream
-from federation.types import FederationId
-from update_codec import Manifest
-=======
 from federation.types import FederationId, Start
->>>>>>> Stashed changes
+from update_codec import Manifest
 
 __all__ = ["run_coordinator"]
 
