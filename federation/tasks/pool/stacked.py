@@ -30,6 +30,9 @@ __all__ = ["Group", "Stack", "Stacked"]
 Named = dict[str, Tensor]
 """Tensors by name, each with the nodes as its first axis."""
 
+_STRETCH = 1000
+"""Weights times this are beyond what a model would bound them to."""
+
 TOLERANCE = 1e-4
 """The loss of a batch must be the mean of its rows' losses, so closely."""
 
@@ -91,11 +94,29 @@ class Stacked:
             batch = (inputs.unsqueeze(0), targets.unsqueeze(0))
             _, plain = self._gradients(tensors, *batch)
             _, by_row = self._masked_gradients(tensors, *batch, torch.ones(1, len(inputs), device=inputs.device))
-        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+            changes = self._changes_itself(inputs)
+        except Exception as error:  # noqa: BLE001 - whatever the model raises here, alone it may train
             return f"the model cannot be stacked: {error}"
+        if changes:
+            return "the model changes its own tensors, which a stack has elsewhere"
         if not torch.allclose(plain, by_row, rtol=TOLERANCE, atol=TOLERANCE):
             return "the loss of a batch is not the mean of its rows' losses"
         return None
+
+    def _changes_itself(self, inputs: Tensor) -> bool:
+        """Whether a forward pass changes parameters: also those that bound only large or negative weights."""
+        first = self._model.dump()
+        try:
+            for scale in (_STRETCH, -_STRETCH):
+                self._model.load({name: (scale * array).astype(array.dtype) for name, array in first.items()})
+                before = self._model.dump()
+                self._model.module(inputs)
+                after = self._model.dump()
+                if self._model.replaced or any(not np.array_equal(before[name], after[name]) for name in before):
+                    return True
+        finally:
+            self._model.load(first)
+        return False
 
     def groups(
         self, rows: Sequence[Tensor], settings: TrainSettings, seeds: Sequence[int], nodes_max: int
@@ -136,11 +157,12 @@ class Stacked:
                 )
                 return _as_arrays(group, tensors, losses)
         tensors = {name: tensor.expand(count, *tensor.shape).clone() for name, tensor in self._model.tensors.items()}
-        sgd = Sgd(list(tensors.values()), settings)
+        weights = list(tensors.values())
+        sgd = Sgd(weights, settings)
         losses = torch.zeros(count, device=self._model.device)
         for batches in zip(*group.batches, strict=True):
             gradients, loss = self._step(tensors, batches, data)
-            sgd.step([gradients[name] for name in tensors])
+            sgd.step([gradients[name] for name in tensors], weights)
             losses += loss
         return _as_arrays(group, tensors, losses / len(group.batches[0]))
 
@@ -203,20 +225,22 @@ class _Head:
         """Steps on whole data sets, see the module's first words."""
         (steps, settings), weight = plan, f"{self.name}.weight"
         rows, targets = data[0].flatten(2), data[1]
-        base = model.tensors[weight]
+        tensors = model.tensors
+        base = tensors[weight]
         fixed = rows @ base.T
         gram = rows @ rows.transpose(1, 2)
         moved = torch.zeros_like(fixed)
-        rest = {name: t.expand(len(rows), *t.shape).clone() for name, t in model.tensors.items() if name != weight}
+        rest = {name: t.expand(len(rows), *t.shape).clone() for name, t in tensors.items() if name != weight}
         gradients = vmap(grad_and_value(self._loss_of(loss), argnums=(0, 1)))
-        sgd = Sgd([*rest.values(), moved], settings)
+        weights = [*rest.values(), moved]
+        sgd = Sgd(weights, settings)
         total = torch.zeros(len(rows), device=rows.device)
         for _ in range(steps):
             (by_output, by_rest), value = gradients(torch.baddbmm(fixed, gram, moved), rest, targets)
-            sgd.step([*(by_rest[name] for name in rest), by_output])
+            sgd.step([*(by_rest[name] for name in rest), by_output], weights)
             total += value
         trained = torch.baddbmm(base.expand(len(rows), *base.shape), moved.transpose(1, 2), rows)
-        ordered = {name: trained if name == weight else rest[name] for name in model.tensors}
+        ordered = {name: trained if name == weight else rest[name] for name in tensors}
         return ordered, total / steps
 
     def _loss_of(self, loss: Loss) -> Callable[[Tensor, Named, Tensor], Tensor]:

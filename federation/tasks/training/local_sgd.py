@@ -62,50 +62,67 @@ def train_locally(model: LocalModel, loss: Loss, data: LocalData, plan: Training
     """
     check_settings(plan.settings)
     model.module.train()
-    # Detached twins share the storage: in-place steps need no no_grad block and leave no graph.
-    weights = [tensor.detach() for tensor in model.trainable]
-    sgd = Sgd(weights, plan.settings, () if plan.correction is None else _like(model, plan.correction))
-    forward, step, stop = model.module, sgd.step, plan.stop
+    weights, correction = model.trainable, plan.correction
+    sgd = Sgd(weights, plan.settings, () if correction is None else _like(model, weights, correction))
     total, steps = torch.zeros((), device=model.device), 0
     for inputs, targets in _batches(data, plan, smallest=2 if model.normalizes_batches else 1):
-        if stop():
+        if plan.stop():
             break
-        batch_loss = loss(forward(inputs), targets)
-        step(list(torch.autograd.grad(batch_loss, model.trainable, allow_unused=True, materialize_grads=True)))
+        batch_loss = loss(model.module(inputs), targets)
+        # A forward pass may put other parameters in the place of those that it has used.
+        used, weights = weights, model.trainable
+        sgd.step(gradients_of(batch_loss, used, weights), weights)
         total += batch_loss.detach()
         steps += 1
     return _outcome(total.item(), steps, plan)
+
+
+def gradients_of(loss: torch.Tensor, used: list[torch.Tensor], weights: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The gradient of each parameter's place, whether the one before or the one after the forward pass was used.
+
+    Args:
+        loss: What is differentiated.
+        used: The parameters before the forward pass.
+        weights: Those after it, in the same places.
+    """
+    replaced = [place for place, (before, now) in enumerate(zip(used, weights, strict=True)) if before is not now]
+    wanted = [*weights, *(used[place] for place in replaced)]
+    found = list(torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True))
+    for place, gradient in zip(replaced, found[len(weights) :], strict=True):
+        found[place] = found[place] + gradient
+    return found[: len(weights)]
 
 
 class Sgd:
     """The step of one round: settings and the optimizer's state, which does not outlive the round.
 
     Args:
-        weights: Moved in place by every step; as they are now they are FedProx's base.
+        weights: As they are now they are FedProx's base.
         settings: Step size and the rest.
         correction: Added to every gradient; empty adds nothing.
     """
 
     def __init__(
-        self, weights: list[torch.Tensor], settings: TrainSettings, correction: Sequence[torch.Tensor] = ()
+        self, weights: Sequence[torch.Tensor], settings: TrainSettings, correction: Sequence[torch.Tensor] = ()
     ) -> None:
-        self._weights, self._settings, self._correction = weights, settings, list(correction)
-        self._base = [tensor.clone() for tensor in weights] if settings.proximal_mu else []
+        self._settings, self._correction = settings, list(correction)
+        self._base = [tensor.detach().clone() for tensor in weights] if settings.proximal_mu else []
         self._velocity: list[torch.Tensor] = []
 
-    def step(self, gradients: list[torch.Tensor]) -> None:
-        """Move every tensor against its gradient."""
+    @torch.no_grad()
+    def step(self, gradients: list[torch.Tensor], weights: list[torch.Tensor]) -> None:
+        """Move every tensor in place against its gradient; ``weights`` has the places of the first ones."""
         settings = self._settings
         if settings.proximal_mu:
-            away = torch._foreach_sub(self._weights, self._base)  # noqa: SLF001 - what torch.optim itself calls
+            away = torch._foreach_sub(weights, self._base)  # noqa: SLF001 - what torch.optim itself calls
             torch._foreach_add_(gradients, away, alpha=settings.proximal_mu)
         if settings.weight_decay:
-            torch._foreach_add_(gradients, self._weights, alpha=settings.weight_decay)
+            torch._foreach_add_(gradients, weights, alpha=settings.weight_decay)
         if self._correction:
             torch._foreach_add_(gradients, self._correction)
         if settings.momentum:
             gradients = self._accelerate(gradients)
-        torch._foreach_add_(self._weights, gradients, alpha=-settings.learning_rate)
+        torch._foreach_add_(weights, gradients, alpha=-settings.learning_rate)
 
     def _accelerate(self, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
         if self._velocity:
@@ -116,10 +133,10 @@ class Sgd:
         return self._velocity
 
 
-def _like(model: LocalModel, arrays: Parameters) -> list[torch.Tensor]:
+def _like(model: LocalModel, weights: Sequence[torch.Tensor], arrays: Parameters) -> list[torch.Tensor]:
     """Arrays by name as tensors of the trainable ones' types, in their order."""
     tensors = []
-    for name, tensor in zip(model.trainable_names, model.trainable, strict=True):
+    for name, tensor in zip(model.trainable_names, weights, strict=True):
         array = arrays.get(name)
         if array is None or array.shape != tuple(tensor.shape):
             raise TaskError(f"{name} needs a correction of shape {tuple(tensor.shape)}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
@@ -15,7 +16,7 @@ from federation.task import TEST_EXAMPLES, Array, Metrics, Parameters, ProgramFo
 from federation.tasks.training.exporting import write_program
 from federation.tasks.training.local_data import LocalData, as_tensor, evaluation_data, held_out, local_data, own_data
 from federation.tasks.training.local_model import LocalModel, arrays_of, choose_device
-from federation.tasks.training.local_sgd import TrainingPlan, train_locally
+from federation.tasks.training.local_sgd import TrainingPlan, gradients_of, train_locally
 from federation.tasks.training.personal import PersonalLayers, local_names
 from federation.tasks.training.spec import TorchTaskSpec
 from update_codec import Role
@@ -35,7 +36,7 @@ class LocalTraining:
     def initial_parameters(self, seed: int) -> Parameters:
         """A fresh model's tensors, drawn from the seed alone."""
         with _seeded(seed):
-            module = self._task.model()
+            module = _made(self._task)
         names = local_names(module, self._task.local, norms=self._task.local_norms)
         return {name: array for name, array in arrays_of(module).items() if name not in names}
 
@@ -48,8 +49,10 @@ class LocalTraining:
         """Make the model, read the data and run one step on two examples, whose result is thrown away."""
         with self.guarded(seed=0):
             inputs, targets = next(self._train_data.in_order(2))
+            used = self.model.trainable
             loss = self._task.loss(self.model.module(inputs), targets)
-            torch.autograd.grad(loss, self.model.trainable, allow_unused=True)
+            gradients_of(loss, used, self.model.trainable)
+            self.model.dump()
             if self._task.own_test is not None:
                 next(self._own_test.in_order(1))
 
@@ -113,8 +116,8 @@ class LocalTraining:
 
     def _measured(self, data: LocalData) -> Metrics:
         self.model.module.eval()
-        # Only here: a model or data made in inference mode could never be trained on.
-        with torch.inference_mode():
+        # Not inference_mode: what a model keeps for later of such a pass could never be trained on.
+        with torch.no_grad():
             return self._measure(data)
 
     def evaluate(self, parameters: Parameters) -> Metrics:
@@ -139,14 +142,14 @@ class LocalTraining:
         with self.guarded(seed=0):
             self.model.load(parameters)
             self.model.module.eval()
-            with torch.inference_mode():
+            with torch.no_grad():
                 return np.asarray(self.model.module(as_tensor(inputs).to(self.device)).cpu().numpy())
 
     def export(self, parameters: Parameters, form: ProgramForm, notes: Mapping[str, str]) -> bytes:
         """See `TorchTask.export`."""
         with self.guarded(seed=0):
             # A model of its own: on the CPU, and whatever tracing leaves in it is gone with it.
-            model = LocalModel(self._task.model(), torch.device("cpu"))
+            model = LocalModel(_made(self._task), torch.device("cpu"))
             model.load(parameters)
             return write_program(model.module.eval(), self._example(), form, notes)
 
@@ -195,7 +198,7 @@ class LocalTraining:
     def _model_and_personal(self) -> tuple[LocalModel, PersonalLayers]:
         """The model, and its local tensors before anything is trained."""
         with _seeded(0):
-            model = LocalModel(self._task.model(), self.device)
+            model = LocalModel(_made(self._task), self.device)
         names = local_names(model.module, self._task.local, norms=self._task.local_norms)
         return model, PersonalLayers(names, arrays_of(model.module) if names else {})
 
@@ -226,6 +229,27 @@ class LocalTraining:
     def _test_data(self) -> LocalData | None:
         task = self._task
         return evaluation_data(task.test_data, task.train_data, task.context, self.device, task.split)
+
+
+def _made(task: TorchTaskSpec) -> nn.Module:
+    """A new module.
+
+    Raises:
+        TaskError: ``model`` does not make one, or the loss has parameters that nobody would train.
+    """
+    if isinstance(task.model, nn.Module):
+        raise TaskError("model must be a function that makes the module: model=lambda: ...")
+    module = task.model()
+    if not isinstance(module, nn.Module):
+        raise TaskError(f"model must make a torch.nn.Module, not {type(module).__name__}")
+    if isinstance(task.loss, nn.Module):
+        known = {id(each) for each in module.parameters()}
+        own = [name for name, each in task.loss.named_parameters() if each.requires_grad and id(each) not in known]
+        if own:
+            raise TaskError(
+                f"the loss has parameters of its own, which nobody trains ({own[0]}): keep them in the model"
+            )
+    return module
 
 
 def _are_classes(output: Any, targets: Any) -> bool:
