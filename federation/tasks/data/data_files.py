@@ -11,9 +11,9 @@ def build(context):
 Nothing is read before it is needed, so that a coordinator without data can build the task.
 """
 
-import csv
+import unicodedata
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from federation.errors import TaskError
 from federation.picture import PictureInput
 from federation.task import Array, TaskContext
+from federation.tasks.data.tables import TableSpec, as_names, first_gap, read_table
 from update_codec import CodecError
 from update_codec.files import read_npy
 
@@ -33,7 +34,16 @@ __all__ = ["OwnData", "csv_data", "image_data", "numpy_data"]
 BYTES_MAX = 4 << 30
 """More pictures than fit this many bytes once unpacked are refused; a Dataset reads them lazily."""
 
-PICTURE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+PICTURE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
+OTHER_PICTURES = frozenset(
+    {".avif", ".cr2", ".dcm", ".dng", ".exr", ".hdr", ".heic", ".heif", ".jp2", ".jxl", ".nef", ".psd", ".svg", ".tga"}
+)
+"""Pictures that are not read: refused by name, for whoever has them would train without them."""
+
+SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
+"""What systems put beside people's folders; whatever begins with a dot is passed over, too."""
 
 _SHUFFLE_SEED = 20_260
 """One division into training and test for every start of a device."""
@@ -95,29 +105,61 @@ class OwnData:
         return np.random.default_rng(_SHUFFLE_SEED).permutation(count), held_out
 
 
-def csv_data(
+def csv_data(  # noqa: PLR0913 - one argument for each way in which tables differ
     context: TaskContext,
     name: str,
     *,
     target: str,
-    classes: Sequence[str] = (),
+    classes: Sequence[object] = (),
     features: Sequence[str] | None = None,
     test_share: float = 0.2,
+    missing: str | float | None = None,
+    decimal: str = ".",
+    thousands: str | None = None,
+    sep: str | None = None,
+    encoding: str | None = None,
 ) -> OwnData:
-    """A table whose first line names the columns; the separator is a comma, a semicolon or a tab.
+    """A table whose first line names the columns; the separator is a comma, a semicolon, a tab or a bar.
+
+    What is not certain is refused with its line, its column and the argument that resolves it. Empty lines, separators
+    at the end of lines, columns without a name and a value, and Excel's ``sep=;`` are passed over.
 
     Args:
         context: Has the data folder (``--data``).
         name: The file in it.
         target: The column to predict.
         classes: What the target column can say, in the same order on every device; empty: it is a number.
-        features: The columns to predict from, numbers all; None is every other column.
+        features: The columns to predict from, numbers all, in the order of the inputs. None is every other column, in
+            the order of their names: the same on every device, however its table is ordered.
         test_share: The share of rows that is held out.
+        missing: None refuses a cell without a value, ``"drop"`` leaves its row out, a number takes its place.
+        decimal: The decimal mark: ``"."`` or ``","``.
+        thousands: What stands between groups of three digits, such as ``","`` or ``" "``.
+        sep: What separates cells; None finds it out.
+        encoding: Such as ``"cp1252"``; None is UTF-8, or UTF-16 where the file begins with its mark.
 
     Returns:
         Inputs, float32 of shape (n, features); targets, int64 of shape (n,) for classes, else float32 of shape (n, 1).
+
+    Raises:
+        TaskError: An argument is none of these.
     """
-    return OwnData(lambda: _read_csv(_path(context, name), target, classes, features), tuple(classes), test_share)
+    spec = TableSpec(
+        target=target,
+        classes=as_names(classes, "classes"),
+        features=None if features is None else as_names(features, "features"),
+        missing=missing,
+        decimal=decimal,
+        thousands=thousands,
+        sep=sep,
+        encoding=encoding,
+    )
+
+    def read() -> Examples:
+        table = read_table(_path(context, name), spec)
+        return table.inputs, table.targets
+
+    return OwnData(read, spec.classes, test_share)
 
 
 def numpy_data(
@@ -125,7 +167,7 @@ def numpy_data(
     inputs: str,
     targets: str | None = None,
     *,
-    classes: Sequence[str] = (),
+    classes: Sequence[object] = (),
     test_share: float = 0.2,
 ) -> OwnData:
     """Arrays: two ``.npy`` files, or one ``.npz`` file with the arrays ``x`` and ``y``; pickled objects are refused.
@@ -136,18 +178,25 @@ def numpy_data(
         targets: File with the targets, where there are two.
         classes: Names of the classes, where the targets are whole numbers from 0.
         test_share: The share of rows that is held out.
+
+    Raises:
+        TaskError: The classes are no names in a fixed order.
     """
-    return OwnData(
-        lambda: _read_numpy(_path(context, inputs), None if targets is None else _path(context, targets)),
-        tuple(classes),
-        test_share,
-    )
+    names = as_names(classes, "classes")
+
+    def read() -> Examples:
+        files = _path(context, inputs), None if targets is None else _path(context, targets)
+        return _checked(files, _read_numpy(*files), names)
+
+    return OwnData(read, names, test_share)
 
 
 def image_data(
-    context: TaskContext, name: str, *, classes: Sequence[str], picture: PictureInput, test_share: float = 0.2
+    context: TaskContext, name: str, *, classes: Sequence[object], picture: PictureInput, test_share: float = 0.2
 ) -> OwnData:
     """A folder with one folder of pictures for each class; a device need not have pictures of every class.
+
+    Hidden files and those of the system are passed over; folders within a class's folder belong to the class.
 
     Args:
         context: Has the data folder (``--data``).
@@ -155,8 +204,12 @@ def image_data(
         classes: Names of the folders, in the same order on every device.
         picture: What every picture is made into; give it to `TorchTask` too.
         test_share: The share of pictures that is held out.
+
+    Raises:
+        TaskError: The classes are no names in a fixed order.
     """
-    return OwnData(lambda: _read_images(_path(context, name), classes, picture), tuple(classes), test_share)
+    names = as_names(classes, "classes")
+    return OwnData(lambda: _read_images(_path(context, name), names, picture), names, test_share)
 
 
 def _path(context: TaskContext, name: str) -> Path:
@@ -168,67 +221,32 @@ def _path(context: TaskContext, name: str) -> Path:
     return path
 
 
-def _read_csv(path: Path, target: str, classes: Sequence[str], features: Sequence[str] | None) -> Examples:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header = file.readline()
-            separator = max(",;\t", key=header.count)
-            names = [name.strip() for name in next(csv.reader([header], delimiter=separator), [])]
-            rows = [row for row in csv.reader(file, delimiter=separator) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TaskError(f"{path} cannot be read: {error}") from error
-    wanted = [name for name in names if name != target] if features is None else list(features)
-    missing = [name for name in [target, *wanted] if name not in names]
-    if missing or not wanted:
-        raise TaskError(f"{path} has no column {', '.join(missing) or 'to predict from'}: it has {', '.join(names)}")
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(names):
-            raise TaskError(f"{path} line {number}: {len(row)} values, and {len(names)} columns")
-    columns = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(names, ())
-    inputs = np.stack([_numbers(path, name, columns[name]) for name in wanted], axis=1)
-    if classes:
-        return inputs, _class_numbers(path, target, columns[target], classes)
-    return inputs, _numbers(path, target, columns[target])[:, None]
-
-
-def _numbers(path: Path, name: str, values: Sequence[str]) -> NDArray[np.float32]:
-    found = np.empty(len(values), np.float32)
-    for index, value in enumerate(values):
-        try:
-            found[index] = float(value)
-        except ValueError:
-            raise TaskError(f"{path} line {index + 2}: {name} is {value!r}, which is no number") from None
-        if not np.isfinite(found[index]):
-            raise TaskError(f"{path} line {index + 2}: {name} is {value!r}, which is not finite")
-    return found
-
-
-def _class_numbers(path: Path, name: str, values: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]:
-    number_of = {each: number for number, each in enumerate(classes)}
-    try:
-        return np.array([number_of[value.strip()] for value in values], np.int64)
-    except KeyError as error:
-        raise TaskError(f"{path}: {name} is {error}, and the classes are {', '.join(classes)}") from None
-
-
 def _read_numpy(inputs: Path, targets: Path | None) -> Examples:
     try:
         if targets is not None:
             return _read_npy(inputs), _read_npy(targets)
         with ZipFile(inputs) as archive:
             return _unpacked(archive, "x.npy"), _unpacked(archive, "y.npy")
-    except (
-        OSError,
-        CodecError,
-        LookupError,
-        ValueError,
-        NotImplementedError,
-        MemoryError,
-        BadZipFile,
-        zlib.error,
-    ) as why:
+    except _UNREADABLE as why:
         wanted = "two .npy files" if targets is not None else "one .npz file with x and y"
         raise TaskError(f"{inputs} cannot be read as {wanted}: {why}") from why
+
+
+def _checked(files: tuple[Path, Path | None], arrays: Examples, classes: Sequence[str]) -> Examples:
+    """Arrays of finite numbers, and targets that are numbers of classes where there are any."""
+    inputs, targets = arrays
+    for file, name, array in ((files[0], "inputs", inputs), (files[1] or files[0], "targets", targets)):
+        if array.ndim == 0 or array.dtype.kind not in "fiub":
+            raise TaskError(f"{file}: the {name} are {array.dtype}{list(array.shape)}, and must be rows of numbers")
+        if place := first_gap(array):
+            raise TaskError(f"{file}: {place} of the {name} is not finite: fill the gap, or leave the row out")
+    if classes and not np.isin(targets, np.arange(len(classes))).all():
+        row = int(np.argwhere(~np.isin(targets, np.arange(len(classes))))[0, 0])
+        known = f"{', '.join(classes)} are 0 to {len(classes) - 1}"
+        raise TaskError(f"{files[1] or files[0]}: row {row} of the targets is {targets[row]}, and {known}")
+    if classes and targets.shape[1:] == (1,):
+        targets = targets[:, 0]
+    return inputs, targets.astype(np.int64) if classes else targets
 
 
 def _read_npy(path: Path) -> Array:
@@ -246,14 +264,13 @@ def _unpacked(archive: ZipFile, name: str) -> Array:
 
 
 def _read_images(folder: Path, classes: Sequence[str], picture: PictureInput) -> Examples:
-    strange = sorted(one.name for one in folder.iterdir() if one.is_dir() and one.name not in classes)
-    if strange:
+    if not folder.is_dir():
+        raise TaskError(f"{folder} is no folder: give one that has a folder of pictures for each class")
+    folders = {unicodedata.normalize("NFC", one.name): one for one in folder.iterdir() if one.is_dir()}
+    if strange := sorted(name for name in folders if name not in classes and not _is_of_the_system(name)):
         raise TaskError(f"{folder} has a folder {strange[0]}, which is no class: they are {', '.join(classes)}")
     found = [
-        (path, number)
-        for number, name in enumerate(classes)
-        for path in sorted((folder / name).glob("*"))
-        if path.suffix.lower() in PICTURE_SUFFIXES
+        (path, number) for number, name in enumerate(classes) if name in folders for path in _pictures(folders[name])
     ]
     if 4 * len(found) * int(np.prod(picture.shape)) > BYTES_MAX:
         raise TaskError(f"{len(found):,} pictures do not fit memory: give TorchTask a Dataset that reads them lazily")
@@ -261,3 +278,19 @@ def _read_images(folder: Path, classes: Sequence[str], picture: PictureInput) ->
     for index, (path, _) in enumerate(found):
         inputs[index] = picture.read(path)[0]
     return inputs, np.array([number for _, number in found], np.int64)
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    """All pictures in a folder and below it, in one order."""
+    for path in sorted(folder.rglob("*")):
+        if any(_is_of_the_system(part) for part in path.relative_to(folder).parts):
+            continue
+        suffix = path.suffix.lower()
+        if suffix in OTHER_PICTURES:
+            raise TaskError(f"{path} is a picture that is not read: save it as PNG, TIFF or JPEG, or take it out")
+        if suffix in PICTURE_SUFFIXES and path.is_file():
+            yield path
+
+
+def _is_of_the_system(name: str) -> bool:
+    return name.startswith(".") or name in SYSTEM_FOLDERS

@@ -20,6 +20,14 @@ from tests.rigs.trained_digits import digit, digit_file
 DIGITS = PictureInput(height=8, width=8, dark_background=True, flat=True)
 
 
+def png_of(*parts: tuple[bytes, bytes]) -> bytes:
+    """A PNG file of these chunks."""
+    chunks = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
 @pytest.mark.parametrize("size", [8, 16, 200])
 @pytest.mark.parametrize("paper", [False, True])
 def test_a_digit_of_any_size_on_black_or_on_paper_is_the_same_input(tmp_path: Path, size: int, paper: bool) -> None:
@@ -68,6 +76,117 @@ def test_what_is_transparent_is_white_paper(tmp_path: Path) -> None:
     assert values[0, 0, 3, 3] == 1.0
 
 
+RAMP = np.linspace(0, 1, 64).reshape(8, 8)
+SMALL = PictureInput(height=8, width=8)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "name", "white"),
+    [
+        ((RAMP * 65535).astype(np.uint16), "a.png", 0.0),
+        ((RAMP * 65535).astype(np.uint16), "a.tif", 0.0),
+        ((RAMP * 65535).astype(np.uint16), "a.pgm", 0.0),
+        ((RAMP * 4095).astype(np.uint16), "a.png", 4095.0),
+        (RAMP.astype(np.float32), "a.tif", 0.0),
+        ((RAMP * 1000).astype(np.float32), "a.tif", 1000.0),
+        ((RAMP * 100_000).astype(np.int32), "a.tif", 100_000.0),
+        ((RAMP * 255).astype(np.uint8), "a.png", 4095.0),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_no_value_of_a_deep_picture_is_lost(
+    tmp_path: Path, pixels: Any, name: str, white: float, channels: int
+) -> None:
+    Image.fromarray(pixels).save(tmp_path / name)
+    read = PictureInput(height=8, width=8, channels=channels, white=white).read(tmp_path / name)
+    for channel in read[0]:
+        np.testing.assert_allclose(channel, RAMP, atol=1 / 255)
+        assert len(np.unique(channel)) == 64
+
+
+def test_a_deep_picture_is_resized_and_inverted_as_any_other(tmp_path: Path) -> None:
+    Image.fromarray(np.kron(RAMP, np.ones((3, 3))).astype(np.float32)).save(tmp_path / "a.tif")
+    np.testing.assert_allclose(SMALL.read(tmp_path / "a.tif")[0, 0], RAMP, atol=1e-6)
+    paper = np.ones((24, 24), np.float32)
+    paper[9:15, 9:15] = 0
+    Image.fromarray(paper).save(tmp_path / "a.tif")
+    dark = PictureInput(height=8, width=8, dark_background=True).read(tmp_path / "a.tif")
+    assert (dark[0, 0, 0, 0], dark[0, 0, 4, 4]) == (0.0, 1.0)
+
+
+def test_twelve_bits_in_sixteen_keep_their_values_without_a_word(tmp_path: Path) -> None:
+    Image.fromarray((RAMP * 4095).astype(np.uint16)).save(tmp_path / "a.png")
+    read = SMALL.read(tmp_path / "a.png")
+    assert len(np.unique(read)) == 64
+    assert float(read.max()) == pytest.approx(4095 / 65535)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "problem"),
+    [
+        ((RAMP * 4095).astype(np.int32), r"mode I\) has values from 0 to 4095"),
+        ((RAMP * 4095).astype(np.float32), r"mode F\) has values from 0 to 4095: .*white="),
+        ((RAMP - 0.5).astype(np.float32), r"mode F\) has values from -0.5"),
+        (np.full((8, 8), np.nan, np.float32), r"mode F\) has pixels that are not finite"),
+    ],
+)
+def test_a_deep_picture_of_which_white_is_not_known_is_refused_by_its_mode(
+    tmp_path: Path, pixels: Any, problem: str
+) -> None:
+    Image.fromarray(pixels).save(tmp_path / "a.tif")
+    with pytest.raises(TaskError, match=problem):
+        SMALL.read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(("kind", "samples", "mode"), [(2, 3, "RGB"), (4, 2, "LA"), (6, 4, "RGBA")])
+def test_colours_of_sixteen_bits_are_refused_and_not_cut_to_eight(
+    tmp_path: Path, kind: int, samples: int, mode: str
+) -> None:
+    row = b"\0" + bytes(8 * samples * 2)
+    shape = struct.pack(">IIBBBBB", 8, 8, 16, kind, 0, 0, 0)
+    (tmp_path / "a.png").write_bytes(png_of((b"IHDR", shape), (b"IDAT", zlib.compress(row * 8)), (b"IEND", b"")))
+    with pytest.raises(TaskError, match=f"{mode};16B"):
+        SMALL.read(tmp_path / "a.png")
+
+
+def test_a_portable_pixmap_of_sixteen_bits_is_refused_and_one_of_eight_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.ppm").write_bytes(b"P6 8 8 65535\n" + bytes(8 * 8 * 6))
+    with pytest.raises(TaskError, match="RGB;16"):
+        SMALL.read(tmp_path / "a.ppm")
+    (tmp_path / "a.ppm").write_bytes(b"P6 8 8 255\n" + bytes(range(192)))
+    assert len(np.unique(SMALL.read(tmp_path / "a.ppm"))) == 64
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "YCbCr"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_mode_of_eight_bits_keeps_its_brightness(tmp_path: Path, mode: str, channels: int) -> None:
+    grey = Image.fromarray((RAMP * 255).astype(np.uint8))
+    through = grey.convert("RGB") if mode == "CMYK" else grey
+    through.convert(mode).save(tmp_path / "a.tif" if mode in {"CMYK", "YCbCr"} else tmp_path / "a.png")
+    file = next(tmp_path.iterdir())
+    wanted = np.asarray(grey.convert(mode).convert("L"), float) / 255 if mode == "1" else RAMP
+    read = PictureInput(height=8, width=8, channels=channels).read(file)
+    np.testing.assert_allclose(read[0, 0], wanted, atol=2 / 255)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_picture_is_read_upright(tmp_path: Path, deep: bool) -> None:
+    pixels = (RAMP * 65535).astype(np.uint16) if deep else (RAMP * 255).astype(np.uint8)
+    turned = Image.fromarray(np.rot90(pixels).copy())
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn it by 90 degrees to the right", as a phone held upright writes it
+    turned.save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_allclose(SMALL.read(tmp_path / "a.png")[0, 0], RAMP, atol=1 / 255)
+
+
+def test_the_value_of_white_is_kept_beside_a_model_only_where_it_is_given() -> None:
+    assert "white" not in SMALL.to_dict()
+    given = PictureInput(height=8, width=8, white=4095)
+    assert PictureInput.from_dict(given.to_dict()) == given
+    with pytest.raises(TaskError, match="white"):
+        PictureInput(height=8, width=8, white=-1)
+
+
 def test_what_is_no_picture_is_a_task_error(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not a picture")
     with pytest.raises(TaskError, match="cannot be read"):
@@ -103,11 +222,7 @@ def test_a_picture_that_is_too_large_is_refused_before_it_is_unpacked(
 def test_a_picture_that_its_library_warns_of_or_refuses_is_one_error(side: int, tmp_path: Path) -> None:
     """Its header is enough: nothing is unpacked, and no warning is printed."""
     shape = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    parts = [(b"IHDR", shape), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
-    chunks = [
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
-    ]
-    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    (tmp_path / "bomb.png").write_bytes(png_of((b"IHDR", shape), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")))
     with pytest.raises(TaskError, match=r"bomb\.png"):
         DIGITS.read(tmp_path / "bomb.png")
 

@@ -160,6 +160,57 @@ def test_a_folder_that_is_no_class_is_named(tmp_path: Path) -> None:
         image_data(where, "photos", classes=("cat", "dog"), picture=GREY).train()
 
 
+def test_what_systems_put_into_folders_is_passed_over(tmp_path: Path) -> None:
+    where = pictures(tmp_path, {"cat": 3, "0": 3})
+    for stray in (".DS_Store", "Thumbs.db", "cat/._0.png", "cat/.DS_Store", ".thumbs/a.png", "__MACOSX/cat/0.png"):
+        path = tmp_path / "photos" / stray
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_bytes(b"no picture")
+    inputs, targets = image_data(where, "photos", classes=("cat", 0), picture=GREY, test_share=0).train()
+    assert (len(inputs), sorted(targets)) == (6, [0, 0, 0, 1, 1, 1])
+
+
+def test_pictures_in_folders_below_belong_to_the_class_and_of_unread_kinds_are_named(tmp_path: Path) -> None:
+    where = pictures(tmp_path, {"cat": 2})
+    (tmp_path / "photos" / "cat" / "2026").mkdir()
+    (tmp_path / "photos" / "cat" / "0.png").rename(tmp_path / "photos" / "cat" / "2026" / "0.JPEG")
+    assert len(image_data(where, "photos", classes=("cat",), picture=GREY, test_share=0).train()[0]) == 2
+    (tmp_path / "photos" / "cat" / "2026" / "1.HEIC").write_bytes(b"")
+    with pytest.raises(TaskError, match=r"1\.HEIC is a picture that is not read"):
+        image_data(where, "photos", classes=("cat",), picture=GREY).train()
+
+
+def test_a_file_where_a_folder_of_pictures_should_be_is_said(tmp_path: Path) -> None:
+    (tmp_path / "photos").write_bytes(b"")
+    with pytest.raises(TaskError, match="is no folder"):
+        image_data(context(tmp_path), "photos", classes=("cat",), picture=GREY).train()
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "classes", "problem"),
+    [
+        ([[1, 2], [3, np.nan]], [0, 1], (), "row 1, column 1 of the inputs is not finite"),
+        ([[1, 2], [3, 4]], [0, np.inf], (), "row 1 of the targets is not finite"),
+        ([[1, 2], [3, 4]], [0, 2], ("a", "b"), "row 1 of the targets is 2, and a, b are 0 to 1"),
+        ([[1, 2], [3, 4]], [0.5, 1], ("a", "b"), "row 0 of the targets is 0.5"),
+        ([["1", "2"], ["3", "4"]], [0, 1], (), "must be rows of numbers"),
+        ([[1, 2], [3, 4]], 5, (), "must be rows of numbers"),
+    ],
+)
+def test_gaps_and_strange_targets_of_arrays_are_named_by_their_row(
+    tmp_path: Path, x: Any, y: Any, classes: tuple[str, ...], problem: str
+) -> None:
+    np.savez(tmp_path / "d.npz", x=x, y=y)
+    with pytest.raises(TaskError, match=problem):
+        numpy_data(context(tmp_path), "d.npz", classes=classes).train()
+
+
+def test_numbers_of_classes_may_be_stored_as_floats_in_a_column(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=np.ones((3, 2)), y=np.array([[0.0], [1.0], [1.0]], np.float32))
+    targets = numpy_data(context(tmp_path), "d.npz", classes=("a", "b"), test_share=0).train()[1]
+    assert (str(targets.dtype), sorted(targets.tolist())) == ("int64", [0, 1, 1])
+
+
 def test_more_pictures_than_fit_memory_are_refused_before_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,337 @@
+"""A table as people export it, as numbers: what can mean one thing only is read, all else is refused by its place.
+
+The inputs are in one order on every device: as `TableSpec.features` says, or in the order of the columns' names.
+"""
+
+import codecs
+import csv
+import io
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from federation.errors import TaskError
+
+__all__ = ["Table", "TableSpec", "as_names", "first_gap", "read_table"]
+
+SEPARATORS = (",", ";", "\t", "|")
+GAPS = frozenset({"", "-", "?", "na", "n/a", "#n/a", "nan", "-nan", "null", "none", "nil", "nat", "<na>"})
+"""What programs write where there is no value, in lower case."""
+
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, with which it begins
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+"""What Excel writes, and reads, as the first line."""
+
+_UNNAMED = re.compile(r"Unnamed: \d+(_level_\d+)?|")
+"""No name at all, or what pandas calls such a column when it writes the table again."""
+
+_SPACES = " \u00a0\u2009\u202f"
+"""Which space stands between groups of digits depends on the program."""
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableSpec:
+    """What is wanted of a table, and how it is written.
+
+    Attributes:
+        target: The column to predict.
+        classes: What it can say; empty where it is a number.
+        features: The columns to predict from; None is every other column.
+        missing: What becomes of a cell without a value: None refuses it, ``drop`` leaves its row out, and a number
+            takes its place (of an input; a row without a target can only be left out).
+        decimal: The decimal mark, ``.`` or ``,``.
+        thousands: What may stand between groups of three digits, or None.
+        sep: What separates cells; None finds it out.
+        encoding: A name that Python knows; None is UTF-8, or what a byte order mark says.
+    """
+
+    target: str
+    classes: tuple[str, ...] = ()
+    features: tuple[str, ...] | None = None
+    missing: str | float | None = None
+    decimal: str = "."
+    thousands: str | None = None
+    sep: str | None = None
+    encoding: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what says nothing about any table.
+
+        Raises:
+            TaskError: It names the option.
+        """
+        number = isinstance(self.missing, int | float) and bool(np.isfinite(self.missing))
+        if self.missing not in {None, "drop"} and (not number or isinstance(self.missing, bool)):
+            raise TaskError(f"missing must be 'drop' or a finite number, not {self.missing!r}")
+        if self.decimal not in {".", ","}:
+            raise TaskError(f"decimal must be '.' or ',', not {self.decimal!r}")
+        if self.thousands is not None and (len(self.thousands) != 1 or self.thousands in f"{self.decimal}0123456789+-"):
+            raise TaskError(f"thousands must be one character beside the decimal mark, not {self.thousands!r}")
+        if self.sep is not None and (len(self.sep) != 1 or self.sep in '"\r\n'):
+            raise TaskError(f"sep must be one character, not {self.sep!r}")
+        for what, names in (("classes", self.classes), ("features", self.features or ())):
+            if twice := _twice(names):
+                raise TaskError(f"{what} has {twice!r} twice")
+        if self.features is not None and (self.target in self.features or not self.features):
+            raise TaskError(f"features must name columns beside the target {self.target!r}, not {self.features!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """What was read.
+
+    Attributes:
+        features: Names of the inputs' columns, in their order.
+        inputs: Of shape (rows, features).
+        targets: int64 of shape (rows,), numbers of classes; or float32 of shape (rows, 1).
+    """
+
+    features: tuple[str, ...]
+    inputs: F32
+    targets: NDArray[np.int64] | F32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    line: int
+    cells: Sequence[str]
+
+
+def read_table(path: Path, spec: TableSpec) -> Table:
+    """Read a table whose first line with something in it names the columns.
+
+    Raises:
+        TaskError: It says the file, the line, the column, and the option or the change that resolves it.
+    """
+    header, rows = _rows(path, spec)
+    names = [_name(cell) for cell in header.cells]
+    rows = [_fitted(path, row, len(names)) for row in rows]
+    places = _places(f"{path} line {header.line}", names, rows, spec)
+    target = places.pop(spec.target)
+    if spec.missing == "drop":
+        used = (target, *places.values())
+        rows = [row for row in rows if not any(_is_gap(row.cells[place], spec, place == target) for place in used)]
+    reader = _Cells(path=path, spec=spec)
+    inputs = [reader.numbers(name, rows, place, spec.missing) for name, place in places.items()]
+    if spec.classes:
+        targets: NDArray[np.int64] | F32 = reader.class_numbers(rows, target)
+    else:
+        targets = reader.numbers(spec.target, rows, target, None)[:, None]
+    return Table(features=tuple(places), inputs=np.stack(inputs, axis=1), targets=targets)
+
+
+def _text(path: Path, encoding: str | None) -> str:
+    try:
+        content = path.read_bytes()
+        found = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
+        text = content.decode(encoding or found)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        remedy = "give encoding=, such as 'cp1252' for what Excel saves as CSV in Western Europe"
+        raise TaskError(f"{path} cannot be read: line {line} is not {error.encoding}: {remedy}") from error
+    except (OSError, LookupError, MemoryError) as error:
+        raise TaskError(f"{path} cannot be read: {error}") from error
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise TaskError(f"{path} cannot be read: line {line} has a zero byte: give encoding=, such as 'utf-16-le'")
+    return text.removeprefix("\ufeff")
+
+
+def _rows(path: Path, spec: TableSpec) -> tuple[_Row, list[_Row]]:
+    """The header and what follows it, without lines in which nothing is."""
+    text = _text(path, spec.encoding)
+    first = next((line.strip("\r\n ") for line in io.StringIO(text) if line.strip()), "")
+    hint = _SEPARATOR_LINE.fullmatch(first)
+    found, problem = list[tuple[_Row, Iterator[_Row]]](), TaskError(f"{path} cannot be read")
+    for separator in [spec.sep] if spec.sep else [hint[1]] if hint else SEPARATORS:
+        rows = _parsed(path, text, separator)
+        try:
+            heads = [next(rows, _Row(line=1, cells=())) for _ in range(2 if hint else 1)]
+        except TaskError as error:
+            problem = error
+        else:
+            found.append((heads[-1], rows))
+    if not found:
+        raise problem
+    header, rows = max(found, key=lambda each: _fitness(each[0], spec))
+    return header, list(rows)
+
+
+def _fitness(header: _Row, spec: TableSpec) -> tuple[bool, int]:
+    """How well a separator makes columns of a header: those that are wanted, then as many as can be."""
+    names = {_name(cell) for cell in header.cells}
+    return {spec.target, *(spec.features or ())} <= names, len(header.cells)
+
+
+def _parsed(path: Path, text: str, separator: str) -> Iterator[_Row]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    line = 1
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield _Row(line=line, cells=cells)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise TaskError(f"{path} line {line} cannot be read: {error}; see its quotes") from error
+
+
+def _name(cell: str) -> str:
+    """One spelling of a column's name: some systems write an accent as a character of its own."""
+    return unicodedata.normalize("NFC", cell.strip())
+
+
+def _fitted(path: Path, row: _Row, width: int) -> _Row:
+    """A row of as many cells as there are columns; separators may follow."""
+    rest = "".join(row.cells[width:]).strip()
+    if len(row.cells) < width or rest:
+        hint = ": cells with a comma in them must be in quotes" if rest else ""
+        raise TaskError(f"{path} line {row.line}: {len(row.cells)} values, and {width} columns{hint}")
+    return _Row(line=row.line, cells=row.cells[:width])
+
+
+def _places(where: str, names: Sequence[str], rows: Sequence[_Row], spec: TableSpec) -> dict[str, int]:
+    """The columns that are wanted by name: the inputs in their order, then the target."""
+    used = [place for place, name in enumerate(names) if name or any(row.cells[place].strip() for row in rows)]
+    known = [names[place] for place in used if not _UNNAMED.fullmatch(names[place])]
+    if spec.features is None:
+        wanted = sorted(set(known) - {spec.target})
+        for place in used:
+            if _UNNAMED.fullmatch(names[place]):
+                said = f"is called {names[place]!r}" if names[place] else "has no name"
+                few = ", ".join(map(repr, wanted[:4])) + (", ..." if len(wanted) > 4 else ",")
+                remedy = f"name it, take it out, or give features=({few})"
+                raise TaskError(f"{where}: column {place + 1} {said} (the numbers of rows?): {remedy}")
+    else:
+        wanted = list(spec.features)
+    if (missing := [name for name in (*wanted, spec.target) if name not in names]) or not wanted:
+        has = ", ".join(filter(None, names)) or "nothing"
+        what = ", ".join(missing) or "to predict from"
+        raise TaskError(f"{where} has no column {what}: it has {has}; give sep= if these are not the columns")
+    if twice := _twice([name for name in known if name in {*wanted, spec.target}]):
+        both = " and ".join(str(place + 1) for place in used if names[place] == twice)
+        remedy = "rename one" if twice == spec.target else "rename one, or give features= without it"
+        raise TaskError(f"{where}: columns {both} are both called {twice!r}: {remedy}")
+    return {name: names.index(name) for name in (*wanted, spec.target)}
+
+
+def _twice(names: Sequence[str]) -> str | None:
+    return next((name for number, name in enumerate(names) if name in names[:number]), None)
+
+
+def _is_gap(cell: str, spec: TableSpec, is_target: bool) -> bool:  # noqa: FBT001 - which column it is
+    text = _name(cell)
+    return text.lower() in GAPS and not (is_target and text in spec.classes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cells:
+    """Reads the cells of one table."""
+
+    path: Path
+    spec: TableSpec
+
+    def numbers(self, name: str, rows: Sequence[_Row], place: int, missing: str | float | None) -> F32:
+        """One column; a number stands where a value is missing."""
+        pattern, found = self._pattern(), np.empty(len(rows), np.float64)
+        for index, row in enumerate(rows):
+            text = row.cells[place].strip()
+            if pattern.fullmatch(text):
+                found[index] = float(self._plain(text))
+            elif isinstance(missing, int | float) and text.lower() in GAPS:
+                found[index] = missing
+            else:
+                raise TaskError(f"{self._at(row)}: {name} is {text!r}, {self._problem(text, name)}")
+        with np.errstate(over="ignore"):
+            column = found.astype(np.float32)
+        finite = np.isfinite(column)
+        if not finite.all():
+            row = rows[int(np.argmin(finite))]
+            raise TaskError(f"{self._at(row)}: {name} is {row.cells[place].strip()!r}, which is not finite in float32")
+        return column
+
+    def class_numbers(self, rows: Sequence[_Row], place: int) -> NDArray[np.int64]:
+        """The target column, where it says classes."""
+        number_of = {each: number for number, each in enumerate(self.spec.classes)}
+        found = np.empty(len(rows), np.int64)
+        for index, row in enumerate(rows):
+            text = _name(row.cells[place])
+            number = number_of.get(text, number_of.get(_whole(text)))
+            if number is None:
+                said = f"{self._at(row)}: {self.spec.target} is {text!r}"
+                if text.lower() in GAPS:
+                    raise TaskError(f"{said}: give missing='drop' to leave such rows out")
+                raise TaskError(f"{said}, and the classes are {', '.join(self.spec.classes)}")
+            found[index] = number
+        return found
+
+    def _at(self, row: _Row) -> str:
+        return f"{self.path} line {row.line}"
+
+    def _pattern(self) -> re.Pattern[str]:
+        mark, whole = re.escape(self.spec.decimal), r"\d+"
+        if self.spec.thousands is not None:
+            group = "[ \u00a0\u2009\u202f]" if self.spec.thousands in _SPACES else re.escape(self.spec.thousands)
+            whole = rf"(?:\d{{1,3}}(?:{group}\d{{3}})+|\d+)"
+        return re.compile(rf"[+-]?(?:{whole}(?:{mark}\d*)?|{mark}\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+
+    def _plain(self, text: str) -> str:
+        for space in _SPACES if self.spec.thousands is not None else "":
+            text = text.replace(space, "")
+        return text.replace(self.spec.thousands or "", "").replace(self.spec.decimal, ".")
+
+    def _problem(self, text: str, name: str) -> str:
+        """What is wrong with a cell, and what resolves it."""
+        if text.lower() in GAPS:
+            said = "not finite" if "nan" in text.lower() else "no value"
+            fill = "" if name == self.spec.target else ", or a number that stands in their place"
+            return f"which is {said}: give missing='drop' to leave such rows out{fill}"
+        if text.lstrip("+-").lower() in {"inf", "infinity"}:
+            return "which is not finite"
+        if re.fullmatch(r"[+-]?\d*,\d+", text) and self.spec.decimal == ".":
+            return "which is no number: give decimal=',' (or thousands=',')"
+        if re.fullmatch(r"[+-]?\d{1,3}([., '\u00a0\u202f]\d{3})+([.,]\d*)?", text):
+            return "which is no number: give thousands=, and decimal= if a comma is the decimal mark"
+        if name == self.spec.target:
+            return f"which is no number: give classes= if {name} names kinds"
+        return "which is no number: change it, or give features= without this column"
+
+
+def _whole(text: str) -> str:
+    """A whole number as Python writes it, of ``1.0`` and such; else what no class is called."""
+    return str(int(text.partition(".")[0])) if re.fullmatch(r"[+-]?\d{1,18}(\.0*)?", text, re.ASCII) else "\0"
+
+
+def as_names(names: Sequence[object], what: str) -> tuple[str, ...]:
+    """Names of columns, classes or folders, which may be whole numbers.
+
+    Raises:
+        TaskError: It is one text, whose letters would be taken one by one.
+    """
+    if isinstance(names, str | Mapping | set | frozenset):
+        raise TaskError(f"{what} must be a list or a tuple of names in a fixed order, not {names!r}")
+    return tuple(_name(str(name)) for name in names)
+
+
+def first_gap(values: NDArray[np.generic]) -> str | None:
+    """Where the first number lies that is not finite, such as ``row 7, column 3``; None where all are.
+
+    Args:
+        values: Of shape (rows, ...).
+    """
+    if values.dtype.kind != "f" or (finite := np.isfinite(values)).all():
+        return None
+    row, *rest = (int(each) for each in np.argwhere(~finite)[0])
+    return f"row {row}" + (f", column {', '.join(map(str, rest))}" if rest else "")
