@@ -145,6 +145,7 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
         store.incarnation,
         executor.recovered(),
         rng=random.SystemRandom().random,
+        state_id=store.state_id,
         gate=lambda: why_not(conditions, sensors),
         device=sensors.capabilities,
     )
@@ -176,6 +177,7 @@ def node_will(writer: Writer, node: NodeId, store: NodeStore) -> Will:
         incarnation=store.incarnation,
         protocol_min=PROTOCOL_MIN,
         protocol_max=PROTOCOL_VERSION,
+        state_id=store.state_id,
     )
     topic = writer.topics.node_state(node)
     return Will(topic=topic, payload=writer.encode(topic, lost))

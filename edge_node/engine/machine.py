@@ -41,7 +41,7 @@ from federation.protocol.messages import (
     RoundAnnouncement,
 )
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
-from federation.types import Epoch, Incarnation, RunId
+from federation.types import Epoch, Incarnation, RunId, StateId
 
 __all__ = ["NodeMachine", "NodeSettings", "TrainBounds"]
 
@@ -50,21 +50,22 @@ class NodeMachine:
     """One node: who coordinates, the round at hand (`Scheduler`), and what is not yet settled (`Outbox`).
 
     Time is monotonic seconds; ``rng`` gives uniform numbers in [0, 1); ``gate`` says why the device may not train now,
-    ``device`` what it has.
+    ``device`` what it has; ``state_id`` is its store's.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that a pure machine may not find by itself
         self,
         settings: NodeSettings,
         incarnation: Incarnation,
         recovered: RecoveredNode,
         *,
         rng: Callable[[], float],
+        state_id: StateId | None = None,
         gate: Callable[[], str | None] | None = None,
         device: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
         self._device = device
-        self._settings, self._incarnation = settings, incarnation
+        self._settings, self._incarnation, self._state_id = settings, incarnation, state_id
         self._outbox = Outbox(settings, recovered.outbox, rng)
         self._reports = Reports(settings, rng)
         self._scheduler = Scheduler(settings, recovered, rng=rng, outbox=self._outbox, reports=self._reports, gate=gate)
@@ -170,6 +171,7 @@ class NodeMachine:
             activity=self._scheduler.activity,
             round=self._scheduler.round,
             capabilities=self._capabilities() if presence is Presence.ONLINE else None,
+            state_id=self._state_id,
         )
         return PublishState(state=state)
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -18,7 +18,7 @@ from federation.protocol.wire import decode_message, encode_message
 from federation.storage import sqlite
 from federation.storage.columns import Columns, Kind
 from federation.storage.sqlite import Connection, Layout, ReadOnlyDatabase, Row, SqliteError
-from federation.types import Epoch, RunId, UpdateId
+from federation.types import Epoch, RunId, StateId, UpdateId
 
 __all__ = [
     "DATABASE",
@@ -128,11 +128,15 @@ def read_seen(text: object) -> Seen | None:
 class Database:
     """One connection, used by one thread.
 
+    Args:
+        folder: Where it is.
+        draw: Gives a new store its identity.
+
     Raises:
         StorageError: The database cannot be opened, is damaged, or of a newer layout.
     """
 
-    def __init__(self, folder: StateFolder) -> None:
+    def __init__(self, folder: StateFolder, draw: Callable[[], StateId]) -> None:
         self._folder = folder
         self._serial = 0
         self._written: list[str] = []
@@ -143,6 +147,8 @@ class Database:
         )
         with self.transaction(durable=True):
             self.set_meta("incarnation", int(self.meta("incarnation") or 0) + 1)
+            if self.meta("state_id") is None:
+                self.set_meta("state_id", str(draw()))
         keep = {row[0] for row in self.query("SELECT file FROM body WHERE file IS NOT NULL")}
         self._folder.sweep(_SUFFIX, keep)
 

@@ -6,6 +6,8 @@ write-ahead log keeps all of them in order.
 """
 
 import json
+import secrets
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,8 +20,9 @@ from edge_node.storage.state_folder import StateFolder
 from edge_node.storage.store import HeldModel
 from edge_node.storage.task_state import added, pack_arrays, unpack_arrays
 from federation.errors import LocalProtocolError, StorageError
+from federation.protocol.limits import INT64_MAX
 from federation.task import Parameters
-from federation.types import Incarnation, ModelVersion, RoundId, RunId, UpdateId
+from federation.types import Incarnation, ModelVersion, RoundId, RunId, StateId, UpdateId
 
 __all__ = ["SqliteNodeStore"]
 
@@ -28,19 +31,28 @@ _RESIDUAL_VERSION = "residual_version"
 _STATE = "state"
 
 
+def _draw() -> StateId:
+    return StateId(1 + secrets.randbelow(INT64_MAX))
+
+
 class SqliteNodeStore:
     """One node's state folder.
+
+    Args:
+        path: The folder; made where it is missing.
+        draw: Gives a new store its identity; a simulation gives its own.
 
     Raises:
         StoreLocked: Another process owns the folder.
         StorageError: The folder cannot be used, or is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, draw: Callable[[], StateId] = _draw) -> None:
         self._folder = StateFolder(path)
         try:
-            self._db = Database(self._folder)
+            self._db = Database(self._folder, draw)
             self._incarnation = Incarnation(int(self._db.meta("incarnation")))
+            self._state_id = StateId(int(self._db.meta("state_id")))
             self._outbox = self._read_outbox()
             self._model = read_model(path / MODEL)
             self._residual = self._read_residual()
@@ -53,6 +65,11 @@ class SqliteNodeStore:
     def incarnation(self) -> Incarnation:
         """Boot number: 1 at the first start on this state, one more at each."""
         return self._incarnation
+
+    @property
+    def state_id(self) -> StateId:
+        """Drawn when this state was made: a folder that was lost and made again has another."""
+        return self._state_id
 
     def recovered(self) -> RecoveredNode:
         """Where the last process left off."""

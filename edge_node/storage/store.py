@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from edge_node.records import NO_CHANGE, OutboxEntry, RecoveredNode, Residual, Seen, StateChange
 from federation.task import Parameters
-from federation.types import Digest, Incarnation, ModelVersion, RoundId, RunId, UpdateId
+from federation.types import Digest, Incarnation, ModelVersion, RoundId, RunId, StateId, UpdateId
 from update_codec import Vectors
 
 __all__ = ["HeldModel", "NodeStore"]
@@ -43,6 +43,10 @@ class NodeStore(Protocol):
     @property
     def incarnation(self) -> Incarnation:
         """Boot number: 1 at the first start on this state, one more at each."""
+
+    @property
+    def state_id(self) -> StateId:
+        """Drawn when this state was made: a folder that was lost and made again has another."""
 
     def recovered(self) -> RecoveredNode:
         """Where the last process left off."""

@@ -12,7 +12,7 @@ from edge_node.storage import database
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.storage.store import NodeStore
 from federation.errors import LocalProtocolError
-from federation.types import Epoch, ModelVersion, RoundId
+from federation.types import Epoch, ModelVersion, RoundId, StateId
 from tests.rigs.node_values import OTHER_RUN, RUN, entry, model, residual
 
 
@@ -53,6 +53,23 @@ def test_new_store_knows_nothing(bench: Bench) -> None:
 
 def test_incarnation_counts_up_at_every_start(bench: Bench) -> None:
     assert [bench.store.incarnation, bench.crash().incarnation, bench.crash().incarnation] == [1, 2, 3]
+
+
+def test_a_state_has_an_identity_that_no_other_has(bench: Bench, tmp_path: Path) -> None:
+    """FED-99."""
+    known = bench.store.state_id
+    assert 1 <= known < 2**64
+    assert bench.crash().state_id == known
+    other = SqliteNodeStore(tmp_path / "new card")
+    assert (other.state_id != known, other.incarnation) == (True, 1)
+    other.close()
+
+
+def test_an_identity_may_be_any_number_of_64_bits(tmp_path: Path) -> None:
+    for _ in range(2):
+        store = SqliteNodeStore(tmp_path, draw=lambda: StateId(2**64 - 1))
+        assert store.state_id == 2**64 - 1
+        store.close()
 
 
 def test_update_residual_and_round_survive_a_crash_together(bench: Bench) -> None:

@@ -61,11 +61,23 @@ from federation.protocol.messages import (
     TrainSettings,
     UpdateOffer,
 )
-from federation.types import Digest, Epoch, Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId, update_id
+from federation.types import (
+    Digest,
+    Epoch,
+    Incarnation,
+    ModelVersion,
+    NodeId,
+    RoundId,
+    RunId,
+    StateId,
+    UpdateId,
+    update_id,
+)
 
 RUN = RunId("00000000000000aa")
 OTHER_RUN = RunId("00000000000000bb")
 NODE = NodeId("pi-3")
+STATE = StateId(2**64 - 5)
 CHUNK = 10
 """Bytes of a chunk in these scripts."""
 
@@ -201,7 +213,9 @@ class Script:
         }
         self.settings = NodeSettings(**{**given, **changes})  # type: ignore[arg-type]
         known = recovered or RecoveredNode()
-        self.machine = NodeMachine(self.settings, Incarnation(7), known, rng=lambda: draw, gate=gate, device=has)
+        self.machine = NodeMachine(
+            self.settings, Incarnation(7), known, rng=lambda: draw, state_id=STATE, gate=gate, device=has
+        )
         self.now = 100.0
         self.effects: list[Effect] = []
         if online:

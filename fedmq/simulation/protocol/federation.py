@@ -23,7 +23,7 @@ from federation.runtime.log import configure_log
 from federation.task import TaskContext
 from federation.tasks.registry import load_task
 from federation.testing import BrokerSettings
-from federation.types import FederationId, ModelVersion, NodeId, RunId
+from federation.types import FederationId, ModelVersion, NodeId, RunId, StateId
 from fedmq.simulation.protocol.checker import Checker
 from fedmq.simulation.protocol.injector import Injector
 from fedmq.simulation.protocol.processes import Surroundings
@@ -273,7 +273,8 @@ class Simulation:
         setup = TrainingSetup(node=name, task=self._task(context), manifest=self._manifest)
         engine = scenario.engine
         settings = replace(scenario.node, node=name, task=engine.task, signed=engine.signed)
-        return NodeActor(self._place, node_disk(self._folder / name), setup, settings, scenario.stragglers)
+        state_id = StateId(1 + self.surroundings.rng(f"{name}/state").getrandbits(63))
+        return NodeActor(self._place, node_disk(self._folder / name, state_id), setup, settings, scenario.stragglers)
 
     # --- the result -------------------------------------------------------------------------------------------------
 

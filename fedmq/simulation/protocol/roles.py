@@ -292,7 +292,7 @@ class NodeActor(Actor):
             NodeParts(setup=self._setup, store=store, trainer=trainer, transport=transport, topics=topics, signer=key)
         )
         rng = self.surroundings.rng(f"{node}/{store.incarnation}").random
-        machine = NodeMachine(self._settings, store.incarnation, executor.recovered(), rng=rng)
+        machine = NodeMachine(self._settings, store.incarnation, executor.recovered(), rng=rng, state_id=store.state_id)
         self._inbound = NodeInbound(topics, node, place.keys)
         return Life(
             machine=machine,

@@ -14,7 +14,7 @@ from coordinator.storage.store import Commit
 from edge_node.storage import database as node_database
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.storage.sqlite import Database
-from federation.types import ModelVersion, RunId
+from federation.types import ModelVersion, RunId, StateId
 from fedmq.simulation.world.disks import Disk
 from fedmq.simulation.world.ram_folders import put_away, ram_folder
 
@@ -115,9 +115,13 @@ def coordinator_disk(
     return Disk(folder, (coordinator_database.DATABASE, _of_run(run)), opened)
 
 
-def node_disk(folder: Path) -> Disk[SqliteNodeStore]:
-    """A node's disk."""
-    return Disk(folder, (node_database.DATABASE, _node_database()), lambda path, _disk: SqliteNodeStore(path))
+def node_disk(folder: Path, state_id: StateId) -> Disk[SqliteNodeStore]:
+    """A node's disk; the store on it is made with this identity."""
+
+    def opened(path: Path, _: Disk[SqliteNodeStore]) -> SqliteNodeStore:
+        return SqliteNodeStore(path, draw=lambda: state_id)
+
+    return Disk(folder, (node_database.DATABASE, _node_database()), opened)
 
 
 def store_in_ram(run: RunId, owner: object) -> SqliteStore:

@@ -7,11 +7,16 @@ from pathlib import Path
 import pytest
 import structlog
 
-from edge_node.app import build_workshop, client_id, run_node
+from edge_node.app import build_workshop, client_id, node_will, run_node
 from edge_node.config import NodeConfig, read_config
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.errors import ConfigError, StoreLocked, TaskError
+from federation.protocol.messages import NodeState, Presence
+from federation.protocol.signing import Writer
+from federation.protocol.topics import Topics
+from federation.protocol.wire import decode_message
 from federation.runtime.address import TlsFiles, parse_broker_url
+from federation.types import FederationId, NodeId
 
 SOURCE = """
 from federation.tasks.builtin.synthetic import build_quadratic as quadratic
@@ -81,6 +86,16 @@ def test_wrong_broker_url_is_said_before_the_state_folder_is_touched(tmp_path: P
     with pytest.raises(ConfigError, match=r"broker\.url"):
         run_node(config(tmp_path, broker__url="http://localhost"))
     assert not (tmp_path / "state").exists()
+
+
+def test_the_will_tells_of_which_life_it_is(tmp_path: Path) -> None:
+    """FED-99, FED-21: a wiped node's will says another state, though both count their first start."""
+    store = SqliteNodeStore(tmp_path / "state")
+    will = node_will(Writer(Topics(FederationId("demo"))), NodeId("pi-3"), store)
+    said = decode_message(will.payload)
+    store.close()
+    assert isinstance(said, NodeState)
+    assert (said.presence, said.incarnation, said.state_id) == (Presence.LOST, 1, store.state_id)
 
 
 @pytest.mark.parametrize(

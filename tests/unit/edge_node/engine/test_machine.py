@@ -4,7 +4,7 @@ from edge_node.engine.effects import Note, PublishState
 from edge_node.engine.events import CoordinatorStateReceived, MessageRefused
 from federation.protocol.messages import CoordinatorState, NodeState, Presence, Rebirth, ReceiptStatus
 from federation.types import Epoch
-from tests.rigs.node_rig import OTHER_RUN, RUN, Script, announcement, entry, holding, model
+from tests.rigs.node_rig import OTHER_RUN, RUN, STATE, Script, announcement, entry, holding, model
 
 ENDED = ["state offline #7 idle None", "stop: finished"]
 
@@ -14,13 +14,14 @@ def birth(node: Script) -> NodeState:
 
 
 def test_the_birth_message_says_what_the_node_can_do() -> None:
-    """FED-17, FED-23."""
+    """FED-17, FED-23, FED-99."""
     node = Script(holding(3), device="cpu", codecs=("edge", "lossless"))
     node.announce(announcement(5, 3, codec="edge"))
     assert node.command(Rebirth()) == ["state online #7 training 5"]
     said = birth(node)
     assert (said.task, said.device, said.codecs) == ("toy", "cpu", ("edge", "lossless"))
     assert said.protocol_min <= said.protocol_max
+    assert said.state_id == STATE
 
 
 def test_bytes_that_are_no_message_are_counted_and_never_answered() -> None:

@@ -15,7 +15,7 @@ from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.errors import StorageError
 from federation.protocol.cohort import EVERYONE
 from federation.storage import sqlite
-from federation.types import Epoch, ModelVersion, NodeId, RoundId, RunId
+from federation.types import Epoch, ModelVersion, NodeId, RoundId, RunId, StateId
 from fedmq.simulation.world import disks
 from fedmq.simulation.world.disks import Disk, allow_disks
 from fedmq.simulation.world.ram_folders import put_away, ram_folder
@@ -64,7 +64,7 @@ _opened: list[Disk[SqliteNodeStore] | Disk[ObservedStore]] = []
 
 
 def of_node(folder: Path) -> Disk[SqliteNodeStore]:
-    disk = node_disk(folder)
+    disk = node_disk(folder, StateId(5))
     _opened.append(disk)
     return disk
 
