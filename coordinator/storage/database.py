@@ -80,10 +80,16 @@ def open_database(folder: Path) -> Database:
     return Database(folder / DATABASE, LAYOUT, remedy=remedy, role="coordinator", traces=found)
 
 
-def open_read_only(folder: Path) -> ReadOnlyDatabase:
+def open_read_only(folder: Path, *, at_once: bool = False) -> ReadOnlyDatabase:
     """Open the database of a state folder to read, while a coordinator may be writing it.
+
+    Args:
+        folder: The state folder.
+        at_once: Whether all that is read is of this moment.
 
     Raises:
         StorageError: There is none, it is of a newer layout, or it cannot be read.
     """
-    return ReadOnlyDatabase(folder / DATABASE, LAYOUT, missing="has a coordinator run with this store?")
+    return ReadOnlyDatabase(
+        folder / DATABASE, LAYOUT, missing="has a coordinator run with this store?", at_once=at_once
+    )

@@ -25,7 +25,7 @@ from federation.errors import DamagedStore, StorageError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import ModelPart
 from federation.storage.sqlite import Readable
-from federation.types import ModelVersion, RunId, UpdateId
+from federation.types import Digest, ModelVersion, RunId, UpdateId
 from update_codec import CodecError, Manifest
 
 __all__ = ["ReadOnlyStore", "StoreReader"]
@@ -40,6 +40,11 @@ FROM versions v LEFT JOIN evaluations e ON e.version = v.version ORDER BY v.vers
 
 _PAYLOAD = "SELECT body, payload_digest FROM payloads LEFT JOIN updates USING (update_id) WHERE update_id = ?"
 _FRAME = "SELECT frame FROM parts WHERE kind = ? AND version = ?"
+_DIGESTS = "SELECT version, blob_digest FROM versions"
+_LARGE = """
+SELECT update_id, COALESCE(payload_digest, x'') AS digest FROM payloads LEFT JOIN updates USING (update_id)
+WHERE body IS NULL
+"""
 _PART = "SELECT * FROM parts WHERE kind = ? AND version = ?"
 
 
@@ -150,13 +155,14 @@ class ReadOnlyStore(StoreReader):
 
     Args:
         folder: The state folder.
+        at_once: Whether all that is read is of this moment, whatever the coordinator writes meanwhile.
 
     Raises:
         StorageError: There is no store, or it cannot be read.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._database = open_read_only(folder)
+    def __init__(self, folder: Path, *, at_once: bool = False) -> None:
+        self._database = open_read_only(folder, at_once=at_once)
         super().__init__(self._database, folder)
 
     def __enter__(self) -> Self:
@@ -217,6 +223,12 @@ class ReadOnlyStore(StoreReader):
         """Parts that may still be on the broker, oldest first."""
         with reading("parts"):
             return read_published(self._database)
+
+    def waiting(self) -> int:
+        """How many updates are stored and in no version."""
+        with reading("updates"):
+            rows = self._database.execute("SELECT COUNT(*) FROM updates WHERE status = 'stored'")
+            return int(rows.fetchone()[0])
 
     def rounds_reserved(self) -> int:
         """How many round numbers have been reserved: the first one that is free."""
@@ -282,11 +294,29 @@ class ReadOnlyStore(StoreReader):
 
     def orphans(self) -> list[str]:
         """Files that no row names: what a crash has left, swept at the next start."""
-        named = {payload_file(update) for update, body in self.payloads().items() if body is None}
-        named |= {model_file(version) for version in self.kept_models()}
-        named |= {part_file(part) for part in self.listed_parts()[0]}
+        named = self.named_files().keys() | {part_file(part) for part in self.listed_parts()[0]}
         with reading("files"):
             return sorted(path.name for path in (self._folder / BLOBS).iterdir() if path.name not in named)
+
+    def named_files(self) -> dict[str, Digest]:
+        """The files that rows name, with what their bytes must give: models, large payloads, large frames."""
+        with reading("files"):
+            digests = {row["version"]: row["blob_digest"] for row in self._database.execute(_DIGESTS)}
+            named = {model_file(version): Digest(digests.get(version, b"")) for version in self.kept_models()}
+            named |= {payload_file(row["update_id"]): Digest(row["digest"]) for row in self._database.execute(_LARGE)}
+            for part in self.listed_parts()[0]:
+                row = self._database.execute(_FRAME, part.kind, part.version).fetchone()
+                if row["frame"] is None:
+                    named[part_file(part)] = part.payload_digest
+        return named
+
+    def copy(self, path: Path) -> None:
+        """Write the whole database to a new file.
+
+        Raises:
+            StorageError: The disk is full or broken, or the database is damaged.
+        """
+        self._database.copy(path)
 
     def _meta(self, key: str) -> bytes:
         with reading(key):

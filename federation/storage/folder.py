@@ -9,7 +9,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from federation.errors import StorageError, StoreLocked
 
@@ -22,6 +22,7 @@ __all__ = [
     "lock",
     "lock_holder",
     "remedy_for",
+    "replacing",
     "sync_folder",
     "write_file",
 ]
@@ -181,11 +182,22 @@ def write_file(path: Path, body: bytes | memoryview, *, durable: bool = True, mo
     Raises:
         OSError: The disk is full or broken; unless only the folder could not be synced, nothing has changed.
     """
+    with replacing(path, durable=durable, mode=mode) as file:
+        file.write(body)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, durable: bool = True, mode: int | None = None) -> Iterator[IO[bytes]]:
+    """Replace a file as a whole, written piece by piece: it takes its name at the end. As `write_file` else."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{TEMPORARY}")
     try:
-        _write_new(temporary, body, durable=durable, mode=mode)
+        with _new_file(temporary, mode) as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
@@ -193,17 +205,13 @@ def write_file(path: Path, body: bytes | memoryview, *, durable: bool = True, mo
         sync_folder(path.parent)
 
 
-def _write_new(path: Path, body: bytes | memoryview, *, durable: bool, mode: int | None) -> None:
+def _new_file(path: Path, mode: int | None) -> IO[bytes]:
     path.unlink(missing_ok=True)
     # Exclusive, and with its final rights from the first byte on: a key is never readable for a moment.
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666 if mode is None else mode)
-    with os.fdopen(handle, "wb") as file:
-        if mode is not None:
-            os.fchmod(handle, mode)
-        file.write(body)
-        if durable:
-            file.flush()
-            os.fsync(handle)
+    if mode is not None:
+        os.fchmod(handle, mode)
+    return os.fdopen(handle, "wb")
 
 
 def sync_folder(folder: Path) -> None:

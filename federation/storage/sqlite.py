@@ -239,12 +239,13 @@ class ReadOnlyDatabase:
         path: The file.
         layout: Of an earlier one an upgraded copy is read, in memory: the file stays as it is.
         missing: What to ask whoever names a file that is no such database.
+        at_once: Whether all that is read is of this moment, whatever is written meanwhile.
 
     Raises:
         StorageError: There is none, it is of a newer layout, or it cannot be read.
     """
 
-    def __init__(self, path: Path, layout: Layout, *, missing: str) -> None:
+    def __init__(self, path: Path, layout: Layout, *, missing: str, at_once: bool = False) -> None:
         problem = f"{path} cannot be read; {missing}"
         try:
             uri = f"{path.absolute().as_uri()}?mode=ro"
@@ -252,6 +253,10 @@ class ReadOnlyDatabase:
         except sqlite3.Error as error:
             raise StorageError(problem) from error
         try:
+            if at_once:
+                # The moment is that of the first look.
+                self._file.execute("BEGIN")
+                self._file.execute("PRAGMA user_version").fetchone()
             self._newest = _as_known(self._file, layout, path, problem)
         except BaseException as error:
             self._file.close()
@@ -267,6 +272,20 @@ class ReadOnlyDatabase:
     def damage(self) -> str:
         """What SQLite itself finds; empty when the file is whole."""
         return _damage(self._file.execute)
+
+    def copy(self, path: Path) -> None:
+        """Write all that the file holds to a new one, which needs no other beside it.
+
+        Raises:
+            StorageError: The disk is full or broken, or the copy is not whole.
+        """
+        with storing("copy of the database"), contextlib.closing(connect(path)) as copy:
+            copy.execute("PRAGMA synchronous = OFF")
+            self._file.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
+            damage = _damage(copy.execute)
+        if damage:
+            raise StorageError(f"the database is damaged ({damage})")
 
     def close(self) -> None:
         """Close the connection."""

@@ -9,6 +9,7 @@ WALL_CLOCKS = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("dat
 MAY_READ_IT = {
     "coordinator/monitoring/state_files.py": "since when, for a person",
     "coordinator/storage/sqlite_store.py": "when the run began, for a person",
+    "coordinator/backup/making.py": "when a backup was made, for a person",
     "coordinator/monitoring/doctor.py": "certificates, and whether the clock was ever set",
     "edge_node/setup/doctor.py": "certificates, and whether the clock was ever set",
     "edge_node/setup/join.py": "certificates",

@@ -1,0 +1,1 @@
+"""A run in one file: made while its coordinator runs, and begun again from it."""

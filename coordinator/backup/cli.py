@@ -1,0 +1,79 @@
+"""``coordinator backup`` and ``coordinator restore``: their options and what they print."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coordinator.backup.making import BackupMade, make_backup
+from coordinator.config.sections import read_config, state_folder
+from federation.command_line import JsonOption
+from federation.runtime.clock import MonotonicClock
+from federation.units import human_bytes
+
+__all__ = ["backup"]
+
+TOLD_EVERY_S = 1.0
+"""How often the progress is told, in seconds; what takes less tells nothing."""
+
+ConfigOption = Annotated[
+    Path | None, typer.Option(help="TOML file with all settings, or the folder of coordinator init.", exists=True)
+]
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The new file, such as run.fedmq.tar.")],
+    *,
+    config: ConfigOption = None,
+    state: Annotated[Path | None, typer.Option(help="State folder, instead of the configuration's.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it is there.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the whole run to one file, as of this moment; the coordinator may be running, and is not held up.
+
+    In it are all versions, updates and rounds, the models that are kept, and what was acknowledged and is in no version
+    yet; no key and no password. coordinator restore begins again from it. It takes its name when it is whole and on the
+    disk.
+
+    \b
+    Examples:
+      coordinator backup run.fedmq.tar --config plant
+      coordinator backup /mnt/backup/$(date +%F).fedmq.tar --state /var/lib/fedmq/coordinator --json
+    """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    settings = None if config is None or state is not None else read_config(config, {})
+    made = make_backup(state_folder(settings, state), file, force=force, progress=lambda total: _Told("backup", total))
+    for name in made.damaged:
+        typer.echo(f"coordinator: {name} is missing or damaged in the store: it costs its update", err=True)
+    if as_json:
+        sys.stdout.write(json.dumps(_as_json(made)) + "\n")
+    else:
+        facts = made.facts
+        waiting = f", {facts.waiting} updates for the next one" if facts.waiting else ""
+        typer.echo(f"run {facts.run}: version {facts.version}{waiting} written to {file} ({human_bytes(made.bytes)})")
+
+
+def _as_json(made: BackupMade) -> dict[str, object]:
+    return {"file": str(made.file), "bytes": made.bytes, **asdict(made.facts), "damaged": list(made.damaged)}
+
+
+class _Told:
+    """Progress on standard error: one line that changes on a terminal, plain lines elsewhere."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total, self._done = what, total, 0
+        self._now = MonotonicClock().now
+        self._told_at = self._now()
+
+    def __call__(self, count: int) -> None:
+        """So many bytes more."""
+        self._done += count
+        now = self._now()
+        if now - self._told_at < TOLD_EVERY_S:
+            return
+        self._told_at = now
+        begin, end = ("\r", "") if sys.stderr.isatty() else ("", "\n")
+        sys.stderr.write(f"{begin}{self._what}: {human_bytes(self._done)} of {human_bytes(self._total)}{end}")
+        sys.stderr.flush()
