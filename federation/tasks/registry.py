@@ -106,6 +106,34 @@ BUILTIN_TASKS: Mapping[str, BuiltinTask] = MappingProxyType(
 """The tasks that come with the project, by name."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ProgramTask:
+    """A task that a program has made: what a module says in its own names."""
+
+    factory: TaskFactory
+    settings: TrainSettings
+    rounds: int
+
+
+_program_tasks: dict[str, _ProgramTask] = {}
+
+
+def register_task(factory: TaskFactory, settings: TrainSettings, *, rounds: int = 10) -> str:
+    """Give a task that lives in this program only a name; processes that are forked from it know the name, too.
+
+    Args:
+        factory: Builds it.
+        settings: Local training that suits it.
+        rounds: Committed versions after which it is done.
+
+    Returns:
+        The name, for `load_task`.
+    """
+    name = f"program-task-{len(_program_tasks) + 1}"
+    _program_tasks[name] = _ProgramTask(factory=factory, settings=settings, rounds=rounds)
+    return name
+
+
 def load_task(name: str) -> TaskFactory:
     """The factory of a task.
 
@@ -116,6 +144,8 @@ def load_task(name: str) -> TaskFactory:
     Raises:
         ConfigError: There is no such task; the message lists the names and the near ones.
     """
+    if name in _program_tasks:
+        return _program_tasks[name].factory
     found = _builtin(name)
     if found is None:
         return _function(name)
@@ -131,6 +161,8 @@ def default_settings(name: str) -> TrainSettings:
     Raises:
         ConfigError: There is no such task, or its ``DEFAULT_SETTINGS`` are no `TrainSettings`.
     """
+    if name in _program_tasks:
+        return _program_tasks[name].settings
     found = _builtin(name)
     if found is not None:
         return found[0].settings
@@ -146,6 +178,8 @@ def default_rounds(name: str) -> int:
     Raises:
         ConfigError: There is no such task, or its ``DEFAULT_ROUNDS`` is no number of at least 1.
     """
+    if name in _program_tasks:
+        return _program_tasks[name].rounds
     found = _builtin(name)
     if found is not None:
         return found[0].rounds

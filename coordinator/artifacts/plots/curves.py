@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_learning"]
+__all__ = ["draw_learning", "label_metric"]
 
 METRICS_MAX = 4
 """Rows of the figure: accuracy and loss, the coordinator's and the nodes', or other numbers of the task."""
@@ -68,8 +68,7 @@ def draw_learning(runs: Sequence[Run]) -> "Figure | None":
             _draw_curves(axes, runs, metric, column.measure)
             if column.whole:
                 whole_ticks(axes, "x")
-        row[0].set_ylabel(METRIC_LABELS.get(metric, plain(metric)))
-        _scale_metric(row[0], metric)
+        label_metric(row[0], metric)
     for axes, column in zip(grid[0], columns, strict=True):
         axes.set_title(column.title)
     for axes, column in zip(grid[-1], columns, strict=True):
@@ -112,7 +111,9 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(told[:-1]), told[-1]]))
 
 
-def _scale_metric(axes: "Axes", metric: str) -> None:
+def label_metric(axes: "Axes", metric: str) -> None:
+    """Name the metric beside the axis, in percent where it is a share of right answers."""
+    axes.set_ylabel(METRIC_LABELS.get(metric, plain(metric)))
     if metric.endswith("accuracy"):
         from matplotlib.ticker import PercentFormatter  # noqa: PLC0415 - an extra, see canvas.py
 

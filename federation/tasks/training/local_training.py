@@ -145,13 +145,19 @@ class LocalTraining:
             with torch.no_grad():
                 return np.asarray(self.model.module(as_tensor(inputs).to(self.device)).cpu().numpy())
 
-    def export(self, parameters: Parameters, form: ProgramForm, notes: Mapping[str, str]) -> bytes:
-        """See `TorchTask.export`."""
+    def module_with(self, parameters: Parameters) -> torch.nn.Module:
+        """See `TorchTask.module_with`."""
         with self.guarded(seed=0):
-            # A model of its own: on the CPU, and whatever tracing leaves in it is gone with it.
             model = LocalModel(_made(self._task), torch.device("cpu"))
             model.load(parameters)
-            return write_program(model.module.eval(), self._example(), form, notes)
+            return model.module.eval()
+
+    def export(self, parameters: Parameters, form: ProgramForm, notes: Mapping[str, str]) -> bytes:
+        """See `TorchTask.export`."""
+        # A model of its own: whatever tracing leaves in it is gone with it.
+        module = self.module_with(parameters)
+        with self.guarded(seed=0):
+            return write_program(module, self._example(), form, notes)
 
     def _example(self) -> torch.Tensor:
         """Two inputs to trace with: one would be taken for the only number there can be."""

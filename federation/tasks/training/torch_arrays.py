@@ -4,8 +4,8 @@ What encoding copies to the host are symbols, a sample of at most 2^16 entries a
 that the CPU makes. The residual comes to the host too, once, because it must be on disk before the update is offered.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from update_codec import DeviceUpdate, Manifest, Role, ShapeError, Vectors
 from update_codec.arrays import FOLD, Quantized, turned
 from update_codec.limits import SYMBOL_MAX
 
-__all__ = ["TorchArrays", "TrainedOnDevice"]
+__all__ = ["TorchArrays", "TrainedOnDevice", "loss_for"]
 
 F32 = NDArray[np.float32]
 _FLOAT_MAX: Final = float(np.finfo(np.float32).max)
@@ -103,6 +103,19 @@ class TorchArrays:
     def take(self, vector: torch.Tensor, positions: NDArray[np.int64]) -> F32:
         """Copy single entries to the host."""
         return self.host(vector[torch.from_numpy(positions).to(self.device)])
+
+
+def loss_for(targets: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The loss that suits these targets: cross entropy for whole numbers, else the mean squared error."""
+    kind = torch.as_tensor(targets[:1])
+    if not kind.is_floating_point():
+        return torch.nn.functional.cross_entropy
+    return _mean_squared_error
+
+
+def _mean_squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Of outputs (n, 1) and targets (n,) too: they would be spread over each other to (n, n)."""
+    return torch.nn.functional.mse_loss(outputs.reshape(targets.shape), targets)
 
 
 class TrainedOnDevice(Mapping[str, Array]):

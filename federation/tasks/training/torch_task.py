@@ -24,6 +24,8 @@ from federation.tasks.training.spec import TorchTaskSpec
 from update_codec import Role
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from federation.tasks.training.local_training import LocalTraining
 
 
@@ -94,6 +96,14 @@ class TorchTask(TorchTaskSpec):
             return self._training.evaluate_own(parameters)
         partial = self.context.node_index is None and (self.local or self.local_norms)
         return {} if self.test_data is None or partial else self._training.evaluate(parameters)
+
+    def module_with(self, parameters: Parameters) -> "Module":
+        """A model of its own with these tensors, on the CPU, in evaluation mode.
+
+        Raises:
+            TaskError: The tensors are not this model's.
+        """
+        return self._training.module_with(parameters)
 
     def export(self, parameters: Parameters, form: ProgramForm, notes: Mapping[str, str]) -> bytes:
         """The model as a program (exporting.py); the number of inputs stays free.

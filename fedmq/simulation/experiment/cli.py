@@ -24,7 +24,7 @@ from fedmq.simulation.experiment.options import TrainOptions, resolve
 from fedmq.simulation.experiment.outages import parse_outages
 from fedmq.simulation.world.trainer import parse_stragglers
 
-__all__ = ["TrainOptions", "build_experiment", "report", "train"]
+__all__ = ["TrainOptions", "build_experiment", "experiment_of", "report", "train"]
 
 SHOWN = 15
 
@@ -35,10 +35,15 @@ def build_experiment(options: TrainOptions) -> Experiment:
     Raises:
         ConfigError: An option is out of range, or two settings do not fit together.
     """
-    return _experiment(*resolve(options))
+    return experiment_of(*resolve(options))
 
 
-def _experiment(options: TrainOptions, config: CoordinatorConfig) -> Experiment:
+def experiment_of(options: TrainOptions, config: CoordinatorConfig) -> Experiment:
+    """Build the experiment of options that are resolved, with their configuration.
+
+    Raises:
+        ConfigError: Two settings do not fit together.
+    """
     per_round, every = options.per_round or options.nodes, options.evaluate_every or 0
     # The experiment evaluates by itself, as the coordinator would; simulated nodes evaluate nothing.
     engine = engine_settings(config)
@@ -82,7 +87,7 @@ def train(options: TrainOptions, *, as_json: bool) -> Result:
         raise ConfigError("--report", f"there is no folder {options.report.parent}", source="command line")
     console = Console(stderr=True)
     options, config = resolve(options)
-    experiment = _experiment(options, config)
+    experiment = experiment_of(options, config)
     step = max(1, experiment.plan.engine.versions // SHOWN)
 
     def say(figures: VersionFigures) -> None:

@@ -16,7 +16,7 @@ from coordinator.strategies.strategy import Averaging, StrategySettings, make_st
 from federation.errors import ConfigError
 from federation.protocol.messages import Reason
 from tests.rigs.model_values import MANIFEST, Arrived, arrived, update
-from update_codec import CodecError, Vectors
+from update_codec import CodecError, HeadroomError, Vectors
 
 F64 = NDArray[np.float64]
 FEDAVG = make_strategy(StrategySettings(name="fedavg"))
@@ -219,7 +219,8 @@ def test_a_frame_that_holds_nan_is_blamed_alone(monkeypatch: pytest.MonkeyPatch)
     assert (made.culprits, made.reason) == ((wild.record.update,), Reason.NOT_FINITE)
 
 
-def test_what_the_rule_itself_cannot_read_is_blamed_on_the_largest() -> None:
+@pytest.mark.parametrize(("error", "reason"), [(CodecError, Reason.MALFORMED_FRAME), (HeadroomError, Reason.NORM)])
+def test_what_the_rule_itself_cannot_take_is_blamed_on_the_largest(error: type[CodecError], reason: Reason) -> None:
     class Broken:
         attackers = 0.0
 
@@ -227,11 +228,11 @@ def test_what_the_rule_itself_cannot_read_is_blamed_on_the_largest() -> None:
             return attackers
 
         def combine(self, updates: Updates) -> Vectors:
-            raise CodecError(f"{updates.count} are too many")
+            raise error(f"{updates.count} are too many")
 
     made = run(Broken(), [arrived("a", update(1.0)), arrived("b", update(2.0))])
     assert isinstance(made, Unusable)
-    assert made.culprits == ("0-b",)
+    assert (made.culprits, made.reason) == (("0-b",), reason)
 
 
 def test_rules_are_made_by_name_or_path() -> None:
