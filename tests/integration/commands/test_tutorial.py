@@ -31,7 +31,7 @@ def test_every_cell_of_the_tutorial_runs_and_says_what_the_text_says() -> None:
     assert average.final("accuracy") > 0.8
     assert proximal.final("accuracy") > 0.8
     sent = [one.runs[0].versions[-1].bytes_up for one in (average, small)]
-    print("ratio", sent[0] / sent[1])
+    assert sent[0] / sent[1] > 10, "the text says less than a tenth"
     assert "[0, 1, 2, 3, 4]" in out.getvalue()
 
 
