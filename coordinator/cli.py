@@ -13,6 +13,7 @@ import typer
 
 from federation.command_line import BrokerOption, FederationOption, JsonOption, LogJsonOption, errors_told
 from federation.errors import ConfigError
+from federation.runtime.standard_output import reserve
 
 __all__ = ["main", "make_app"]
 
@@ -73,6 +74,7 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
 
 def main() -> None:
     """Entry point of ``coordinator`` and ``python -m coordinator``."""
+    reserve()
     with errors_told("coordinator"):
         make_app(sys.argv[1:])(prog_name="coordinator")
 

@@ -15,6 +15,7 @@ from federation.command_line import (
     TaskOption,
     errors_told,
 )
+from federation.runtime.standard_output import reserve
 
 __all__ = ["app", "main"]
 
@@ -189,4 +190,5 @@ def _run(file: Path | None, flags: Mapping[str, object]) -> int:
 
 def main() -> None:
     """Entry point of ``edge-node`` and ``python -m edge_node``."""
+    reserve()
     app(prog_name=PROGRAM)

@@ -48,6 +48,8 @@ class PartTrainer:
         inputs, targets = data()
         device = self._training.device
         self._inputs, self._targets = as_tensor(inputs).to(device), as_tensor(targets).to(device)
+        if not task.gaps:
+            TensorData(self._inputs, self._targets, device).refuse_gaps()
         self._rows = [torch.from_numpy(np.ascontiguousarray(rows)).to(device) for rows in parts]
         self._stacked: Stacked | None = None
         self._objection: str | None = None

@@ -1,6 +1,6 @@
 """The local data as one pass per epoch: tensors without a loader, data sets and loaders as they are."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ from federation.tasks.data.whole_data import WholeData
 
 __all__ = [
     "BLOCK_BYTES_MAX",
+    "NO_BATCH",
     "Batch",
     "DatasetData",
     "LoaderData",
@@ -21,6 +22,8 @@ __all__ = [
     "TensorData",
     "as_tensor",
     "evaluation_data",
+    "first_batch",
+    "gap_in",
     "held_out",
     "labels_of",
     "local_data",
@@ -33,6 +36,11 @@ Batch = tuple[Any, Any]
 
 BLOCK_BYTES_MAX = 1 << 20
 """Shuffled inputs are gathered in blocks of this size: they stay in the cache, and memory is bounded."""
+
+NO_BATCH = "{} gives no batch that can be used: see drop_last and batch_size of its loader, and how many rows there are"
+"""What is said of data out of which nothing comes, by whose data it is."""
+
+GAP = "is not finite: fill the gap or leave the row out, or say TorchTask(gaps=True) where the model knows gaps"
 
 
 class LocalData(Protocol):
@@ -128,6 +136,19 @@ class TensorData:
         if self.num_examples == 0 or len(self._targets) != self.num_examples:
             raise TaskError(f"{self.num_examples} inputs and {len(self._targets)} targets: need as many, at least one")
 
+    def refuse_gaps(self, whose: str = "") -> None:
+        """Look for numbers that are not finite.
+
+        Args:
+            whose: Said before the place, such as ``test ``.
+
+        Raises:
+            TaskError: It says row and column of the first one.
+        """
+        for what, tensor in (("input", self._inputs), ("target", self._targets)):
+            if (place := _first_gap(tensor)) is not None:
+                raise TaskError(f"{whose}{what} {place} {GAP}")
+
     def rows(self, rows: torch.Tensor) -> "TensorData":
         """A part of it, in this order."""
         rows = rows.to(self._inputs.device)
@@ -195,6 +216,49 @@ class LoaderData:
             seen += len(targets)
             self.num_examples = max(self.num_examples, seen)
             yield inputs, targets
+
+
+def first_batch(batches: Iterator[Batch], whose: str) -> Batch:
+    """The first batch.
+
+    Raises:
+        TaskError: There is none.
+    """
+    for batch in batches:
+        return batch
+    raise TaskError(NO_BATCH.format(whose))
+
+
+def _first_gap(values: Any) -> str | None:
+    """Where the first number lies that is not finite, such as ``row 7, column 3``; None where all are.
+
+    Args:
+        values: A tensor whose first dimension are rows, or tensors in a list, a tuple or a dict.
+    """
+    if isinstance(values, Mapping):
+        return _first_gap(list(values.values()))
+    if isinstance(values, tuple | list):
+        return next((place for place in map(_first_gap, values) if place is not None), None)
+    # A sum costs no memory of its own; it is not finite where a part is not, and seldom where all are.
+    if not isinstance(values, torch.Tensor) or not values.is_floating_point() or torch.isfinite(values.sum()):
+        return None
+    places = torch.nonzero(~torch.isfinite(values if values.ndim else values.reshape(1))).tolist()
+    if not places:
+        return None
+    row, *rest = places[0]
+    return f"row {row}" + (f", column {', '.join(map(str, rest))}" if rest else "")
+
+
+def gap_in(data: LocalData, batch_size: int) -> str | None:
+    """Which row of the data's own order is not finite; None where all are, or where the rows cannot be counted."""
+    before = 0
+    for inputs, targets in data.in_order(batch_size):
+        for what, values in (("input", inputs), ("target", targets)):
+            if (place := _first_gap(values)) is not None:
+                row, comma, rest = place.removeprefix("row ").partition(",")
+                return f"{what} row {before + int(row)}{comma}{rest} {GAP}"
+        before += len(targets)
+    return None
 
 
 def on_device(batches: Iterable[Any], device: torch.device) -> Iterator[Batch]:

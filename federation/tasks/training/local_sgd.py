@@ -17,8 +17,11 @@ import torch
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import Parameters, Stop
-from federation.tasks.training.local_data import Batch, LocalData
+from federation.tasks.training.local_data import NO_BATCH, Batch, LocalData, gap_in
 from federation.tasks.training.local_model import LocalModel
+
+LOOK_ROWS = 1000
+"""Rows at a time of a data set that is searched for what has made a training diverge."""
 
 Loss = Callable[[Any, Any], torch.Tensor]
 """Output and target to the mean loss of a batch, a scalar tensor."""
@@ -74,7 +77,10 @@ def train_locally(model: LocalModel, loss: Loss, data: LocalData, plan: Training
         sgd.step(gradients_of(batch_loss, used, weights), weights)
         total += batch_loss.detach()
         steps += 1
-    return _outcome(total.item(), steps, plan)
+    if not math.isfinite(mean := total.item() / max(1, steps)):
+        lower = f"lower learning_rate (it is {plan.settings.learning_rate})"
+        raise TaskError(f"local training diverged: {gap_in(data, LOOK_ROWS) or lower}")
+    return _outcome(mean, steps, plan)
 
 
 def gradients_of(loss: torch.Tensor, used: list[torch.Tensor], weights: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -175,11 +181,7 @@ def _batches(data: LocalData, plan: TrainingPlan, *, smallest: int) -> Iterator[
                 return
 
 
-def _outcome(total: float, steps: int, plan: TrainingPlan) -> LocalOutcome:
-    if steps == 0:
-        if not plan.stop():
-            raise TaskError("local training made no step: there is no usable batch in the local data")
-        return LocalOutcome(steps=0, loss=0.0)
-    if not math.isfinite(total):
-        raise TaskError(f"local training diverged: lower learning_rate (it is {plan.settings.learning_rate})")
-    return LocalOutcome(steps=steps, loss=total / steps)
+def _outcome(mean: float, steps: int, plan: TrainingPlan) -> LocalOutcome:
+    if steps == 0 and not plan.stop():
+        raise TaskError(f"local training made no step: {NO_BATCH.format('the training data of this node')}")
+    return LocalOutcome(steps=steps, loss=mean)

@@ -14,7 +14,17 @@ from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import TEST_EXAMPLES, Array, Metrics, Parameters, ProgramForm, Stop, TrainResult
 from federation.tasks.training.exporting import write_program
-from federation.tasks.training.local_data import LocalData, as_tensor, evaluation_data, held_out, local_data, own_data
+from federation.tasks.training.local_data import (
+    NO_BATCH,
+    LocalData,
+    TensorData,
+    as_tensor,
+    evaluation_data,
+    first_batch,
+    held_out,
+    local_data,
+    own_data,
+)
 from federation.tasks.training.local_model import LocalModel, arrays_of, choose_device
 from federation.tasks.training.local_sgd import TrainingPlan, gradients_of, train_locally
 from federation.tasks.training.personal import PersonalLayers, local_names
@@ -48,13 +58,13 @@ class LocalTraining:
     def prepare(self) -> None:
         """Make the model, read the data and run one step on two examples, whose result is thrown away."""
         with self.guarded(seed=0):
-            inputs, targets = next(self._train_data.in_order(2))
+            inputs, targets = first_batch(self._train_data.in_order(2), "the training data of this node")
             used = self.model.trainable
             loss = self._task.loss(self.model.module(inputs), targets)
             gradients_of(loss, used, self.model.trainable)
             self.model.dump()
             if self._task.own_test is not None:
-                next(self._own_test.in_order(1))
+                first_batch(self._own_test.in_order(1), "the node's own test data")
 
     def train(
         self, parameters: Parameters, settings: TrainSettings, stop: Stop, correction: Parameters | None = None
@@ -168,7 +178,8 @@ class LocalTraining:
         if task.test_data is None:
             raise TaskError("to export this model its input must be known: give TorchTask(input_shape=...)")
         # Any two will do: a node may have none of its own to evaluate on.
-        inputs: torch.Tensor = next(own_data(task.test_data, self.device).in_order(2))[0]
+        batches = own_data(task.test_data, self.device).in_order(2)
+        inputs: torch.Tensor = first_batch(batches, "the test data")[0]
         return inputs.cpu()
 
     def _measure(self, data: LocalData) -> Metrics:
@@ -180,6 +191,8 @@ class LocalTraining:
             if self._task.accuracy and _are_classes(output, targets):
                 right += int((output.argmax(1) == targets).sum())
                 answers += targets.numel()
+        if examples == 0:
+            raise TaskError(NO_BATCH.format("the test data"))
         metrics = {"loss": loss_sum / examples}
         return metrics | {"accuracy": right / answers} if answers else metrics
 
@@ -224,17 +237,24 @@ class LocalTraining:
     def _own_split(self) -> tuple[LocalData, LocalData]:
         """This node's data to train on, and its own test data (the same where there is none)."""
         task = self._task
-        data = local_data(task.train_data, task.context, self.device, task.split)
+        data = self._without_gaps(local_data(task.train_data, task.context, self.device, task.split))
         if task.own_test is None:
             return data, data
         if isinstance(task.own_test, float | int):
             return held_out(data, float(task.own_test), task.context.seed)
-        return data, local_data(task.own_test, task.context, self.device, task.split)
+        return data, self._without_gaps(local_data(task.own_test, task.context, self.device, task.split), "own test ")
 
     @cached_property
     def _test_data(self) -> LocalData | None:
         task = self._task
-        return evaluation_data(task.test_data, task.train_data, task.context, self.device, task.split)
+        data = evaluation_data(task.test_data, task.train_data, task.context, self.device, task.split)
+        return None if data is None else self._without_gaps(data, "test ")
+
+    def _without_gaps(self, data: LocalData, whose: str = "") -> LocalData:
+        """The data, looked at where that costs no pass over what is read lazily."""
+        if isinstance(data, TensorData) and not self._task.gaps:
+            data.refuse_gaps(whose)
+        return data
 
 
 def _made(task: TorchTaskSpec) -> nn.Module:

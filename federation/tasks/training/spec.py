@@ -42,6 +42,8 @@ class TorchTaskSpec:
         picture: How a picture becomes an input, for `coordinator predict`.
         classes: Names of the classes, in the order of the model's outputs.
         input_shape: Shape of one input, for `coordinator export` where there is neither ``test_data`` nor ``picture``.
+        gaps: The data may have numbers that are not finite, and model and loss know what to do with them. Else they are
+            refused when the data is read.
         initial: Initial parameters without torch, for a coordinator that has none; the model must have no buffers.
         kept: What this node keeps: see `TorchTask.restore`.
     """
@@ -62,5 +64,6 @@ class TorchTaskSpec:
     picture: PictureInput | None = None
     classes: Sequence[str] = ()
     input_shape: tuple[int, ...] | None = None
+    gaps: bool = False
     initial: Callable[[int], Parameters] | None = field(default=None, repr=False)
     kept: Parameters = field(default_factory=dict, init=False, repr=False)

@@ -164,7 +164,7 @@ def test_batch_normalization_leaves_out_a_last_batch_of_one() -> None:
     model = LocalModel(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)), CPU)
     outcome = train_locally(model, mse_loss, TensorData(*examples(21), CPU), plan(TrainSettings(batch_size=5)))
     assert outcome.steps == 4
-    with pytest.raises(TaskError, match="no usable batch"):
+    with pytest.raises(TaskError, match="gives no batch"):
         train_locally(model, mse_loss, TensorData(*examples(1), CPU), plan(TrainSettings(batch_size=5)))
 
 

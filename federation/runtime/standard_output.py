@@ -1,0 +1,101 @@
+"""Standard output is the program's own: whatever a task prints goes to standard error.
+
+A command's JSON stays JSON, and a log stays a log, when a user's file, a library that it calls, one of its threads or a
+process that it starts prints something.
+"""
+
+import io
+import os
+import sys
+from typing import IO, Any, Final, TextIO
+
+__all__ = ["reserve"]
+
+OURS: Final = frozenset({"coordinator", "edge_node", "federation", "fedmq"})
+THEIRS: Final = "federation.tasks."
+"""Where tasks are run, and libraries download data for them: nothing of ours is printed there."""
+
+WRITERS: Final = frozenset({"click", "contextlib", "functools", "json", "logging", "rich", "structlog", "typer"})
+"""Libraries that print what somebody else has to say."""
+
+
+def reserve() -> None:
+    """Keep standard output for this program; called first of all, and once.
+
+    Processes that a task starts get standard error as their standard output, and print there by themselves.
+    """
+    out, errors = sys.stdout, sys.stderr
+    if out is not sys.__stdout__ or not isinstance(out, io.TextIOWrapper):
+        return  # somebody else looks after it, or there is none
+    try:
+        own = os.dup(out.fileno())
+        os.dup2(errors.fileno(), out.fileno())
+    except (AttributeError, OSError, ValueError):
+        return  # one of them is closed, or is no file
+    whole_lines = out.line_buffering or out.write_through
+    stream = open(own, "w", buffering=1 if whole_lines else -1, encoding=out.encoding, errors=out.errors)  # noqa: PTH123, SIM115 - a descriptor, until the process ends
+    sys.stdout = Divided(stream, errors)
+
+
+class Divided(io.TextIOBase):
+    """A stream that asks who writes.
+
+    Args:
+        ours: For this program.
+        theirs: For everybody else.
+    """
+
+    def __init__(self, ours: TextIO, theirs: TextIO) -> None:
+        self._ours, self._theirs = ours, theirs
+
+    def write(self, text: str) -> int:
+        """Write where it belongs."""
+        return self._stream().write(text)
+
+    def flush(self) -> None:
+        """Flush both."""
+        self._ours.flush()
+        self._theirs.flush()
+
+    def isatty(self) -> bool:
+        """Whether the program's own output is a terminal."""
+        return self._ours.isatty()
+
+    def fileno(self) -> int:
+        """The descriptor for who asks."""
+        return self._stream().fileno()
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # read only
+        """The encoding of the program's own output."""
+        return self._ours.encoding
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]  # read only
+        """How it writes what it cannot encode."""
+        return self._ours.errors
+
+    @property
+    def buffer(self) -> IO[bytes]:
+        """The bytes below, for who asks."""
+        return self._stream().buffer
+
+    def _stream(self) -> TextIO:
+        return self._ours if _is_ours(sys._getframe(2)) else self._theirs  # noqa: SLF001 - nothing else tells who calls
+
+
+def _is_ours(frame: Any) -> bool:
+    """Whether the innermost caller that has something to say is of this program."""
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__", ""))
+        package = name.partition(".")[0]
+        if package in OURS:
+            return not name.startswith(THEIRS)
+        if package not in WRITERS:
+            return False
+        frame = frame.f_back
+    return False

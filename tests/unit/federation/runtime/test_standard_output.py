@@ -1,0 +1,108 @@
+"""What a task prints, in whatever way, is not in a program's standard output."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TASK = """
+import multiprocessing, os, subprocess, sys, threading
+import numpy as np
+from federation.task import TrainResult
+
+print("said when imported")
+
+def worker():
+    print("said by a worker", flush=True)
+
+class Talking:
+    def initial_parameters(self, seed):
+        print("said when made")
+        return {"w": np.zeros(1, np.float32)}
+
+    def roles(self):
+        return {}
+
+    def train(self, parameters, settings, stop):
+        print("said in training")
+        sys.stdout.buffer.write(b"said in bytes\\n")
+        sys.stdout.writelines(["said in lines\\n"])
+        thread = threading.Thread(target=lambda: print("said by a thread"))
+        thread.start()
+        thread.join()
+        os.write(1, b"said below Python\\n")
+        subprocess.run([sys.executable, "-c", "print('said by another program')"], check=True)
+        if multiprocessing.current_process().daemon:
+            worker()
+        else:
+            process = multiprocessing.get_context("fork").Process(target=worker)
+            process.start()
+            process.join()
+        return TrainResult(parameters={"w": np.ones(1, np.float32)}, num_examples=1)
+
+    def evaluate(self, parameters):
+        print("said in evaluation")
+        return {"loss": 1.0}
+
+def build(context):
+    print("said when built")
+    return Talking()
+"""
+
+SAID = (
+    *("imported", "made", "built"),
+    *(
+        "in training",
+        "in bytes",
+        "in lines",
+        "a thread",
+        "below Python",
+        "another program",
+        "a worker",
+        "in evaluation",
+    ),
+)
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``coordinator`` as a program."""
+    return subprocess.run(
+        [sys.executable, "-m", "coordinator", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        timeout=120,
+    )
+
+
+def test_json_of_a_command_stays_json_whatever_a_task_prints(tmp_path: Path) -> None:
+    (tmp_path / "talks.py").write_text(TASK)
+    task = ("--task", "talks.py", "--nodes", "2", "--rounds", "1", "--json")
+    for more in ((), ("--workers", "2")):
+        ended = run(tmp_path, "simulate", "--train", *task, *more)
+        assert ended.returncode == 0, ended.stderr
+        assert len(json.loads(ended.stdout)["versions"]) == 1
+        assert [what for what in SAID if what not in ended.stderr] == []
+
+
+def test_tables_and_help_go_to_standard_output_still(tmp_path: Path) -> None:
+    (tmp_path / "talks.py").write_text(TASK)
+    ended = run(tmp_path, "simulate", "--train", "--task", "talks.py", "--nodes", "2", "--rounds", "1")
+    assert "model digest" in ended.stdout
+    assert "said" not in ended.stdout
+    told = run(tmp_path, "--help")
+    assert "Exit codes" in told.stdout
+    assert told.stderr == ""
+
+
+def test_a_program_without_standard_error_runs(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as reader:
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", '"$0" -m coordinator --help 2>&-', sys.executable], stdout=write, cwd=tmp_path
+        )
+        os.close(write)
+        assert b"Exit codes" in reader.read()
+    assert process.wait() == 0
