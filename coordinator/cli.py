@@ -27,6 +27,7 @@ LAZY_COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "demo": ("fedmq.demo.cli", "demo", "A whole federation on this machine: broker, coordinator, nodes."),
     "audit": ("fedmq.audit.cli", "audit_command", "Check the stores of a stopped federation: I1 to I9."),
     "backup": ("coordinator.backup.cli", "backup", "Write a run to one file, while its coordinator runs."),
+    "restore": ("coordinator.backup.cli", "restore", "Make a state folder from a backup; nodes obey it at once."),
     "plot": ("coordinator.artifacts.plots.cli", "plot", "Draw runs: learning curves, nodes, participation, staleness."),
     "compare": ("coordinator.artifacts.plots.cli", "compare", "Lay runs side by side, as a table and as curves."),
     "export": ("coordinator.artifacts.cli", "export", "Write a model as safetensors, torch.export or ONNX."),

@@ -210,6 +210,23 @@ class NodesEvaluation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """One time that the run was begun again from a backup: what came after the backup is lost.
+
+    Attributes:
+        epoch: Higher than that of any start before; the starts that follow count up from it.
+        version: The backup's newest version.
+        first_round: The first round that the backup did not know.
+        next_round: The first round number that is given out since: those between may have been announced.
+    """
+
+    epoch: Epoch
+    version: ModelVersion
+    first_round: RoundId
+    next_round: RoundId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveredState:
     """Everything the machine needs to go on where the store was left.
 
@@ -229,6 +246,7 @@ class RecoveredState:
         began_ms: When the store was made, in milliseconds since 1970: it orders runs. None where nobody asks.
         retained: Versions whose models are kept beside the head's and its predecessor's.
         best: The best version, one of these.
+        restored: The newest time that the run was begun again from a backup; None is never.
     """
 
     run: RunId
@@ -246,3 +264,4 @@ class RecoveredState:
     began_ms: int | None = None
     retained: frozenset[ModelVersion] = frozenset()
     best: ModelVersion | None = None
+    restored: Restored | None = None

@@ -9,12 +9,16 @@ from typing import Annotated
 import typer
 
 from coordinator.backup.making import BackupMade, make_backup
+from coordinator.backup.restoring import Restoration
+from coordinator.backup.restoring import restore as restore_run
 from coordinator.config.sections import read_config, state_folder
 from federation.command_line import JsonOption
+from federation.identity.signing_keys import NodeKeys, read_trust
+from federation.protocol.limits import INT32_MAX
 from federation.runtime.clock import MonotonicClock
 from federation.units import human_bytes
 
-__all__ = ["backup"]
+__all__ = ["backup", "restore"]
 
 TOLD_EVERY_S = 1.0
 """How often the progress is told, in seconds; what takes less tells nothing."""
@@ -53,6 +57,62 @@ def backup(
         facts = made.facts
         waiting = f", {facts.waiting} updates for the next one" if facts.waiting else ""
         typer.echo(f"run {facts.run}: version {facts.version}{waiting} written to {file} ({human_bytes(made.bytes)})")
+
+
+def restore(
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The backup; or a state folder that was copied as it was.")
+    ],
+    *,
+    config: ConfigOption = None,
+    state: Annotated[Path | None, typer.Option(help="New state folder, instead of the configuration's.")] = None,
+    new_run: Annotated[
+        bool, typer.Option("--new-run", help="Begin a new run with the backup's newest model as version 0.")
+    ] = False,
+    above: Annotated[
+        int, typer.Option(min=0, max=INT32_MAX, metavar="EPOCH", help="Nodes have obeyed this epoch since.")
+    ] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a state folder from a backup, so that the nodes obey at once whatever they have seen since.
+
+    Every byte is verified before anything is written; the state folder must be missing or empty. The run goes on from
+    the backup's newest version, with epochs and rounds above all that it may have had: what was made after the backup
+    is lost, and nodes give that work back. The coordinator that had the run before must be gone for good. Keys are in
+    no backup: with --config of a federation that signs, its key is looked for first.
+
+    \b
+    Examples:
+      coordinator restore run.fedmq.tar --config plant
+      coordinator restore run.fedmq.tar --state /var/lib/fedmq/coordinator --json
+      coordinator restore run.fedmq.tar --state state/again --new-run
+    """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    settings = None if config is None else read_config(config, {})
+    if settings is not None:
+        # Without it no node would believe what is begun here.
+        read_trust(settings.security.signing_key, None, NodeKeys)
+    folder = state_folder(settings, state)
+    made = restore_run(source, folder, new_run=new_run, above=above, progress=_Told)
+    for name in made.missing:
+        typer.echo(f"coordinator: {name} is not in the backup: it costs its update", err=True)
+    if made.changed:
+        typer.echo("coordinator: run, epoch or manifest had been changed by somebody before the backup", err=True)
+    if as_json:
+        sys.stdout.write(json.dumps({"state": str(folder)} | asdict(made)) + "\n")
+    else:
+        typer.echo(_restored_text(made, folder))
+
+
+def _restored_text(made: Restoration, folder: Path) -> str:
+    if made.restored is None:
+        return (
+            f"new run {made.run} in {folder}: its version 0 is version {made.former_version} of run {made.former_run}"
+        )
+    waiting = f", {made.waiting} updates for the next one" if made.waiting else ""
+    return (
+        f"run {made.run} goes on in {folder} from version {made.version}{waiting}; "
+        f"its epochs are above {made.restored.epoch}, its rounds begin at {made.restored.next_round}"
+    )
 
 
 def _as_json(made: BackupMade) -> dict[str, object]:

@@ -60,12 +60,19 @@ def _add_medians(connection: Connection) -> None:
     connection.execute("ALTER TABLE surveys ADD COLUMN medians TEXT NOT NULL DEFAULT '{}'")
 
 
+def _add_restores(connection: Connection) -> None:
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS restores (epoch INTEGER PRIMARY KEY, version INTEGER NOT NULL,"
+        " first_round INTEGER NOT NULL, next_round INTEGER NOT NULL)"
+    )
+
+
 LAYOUT = Layout(
     tables=TABLES,
     read=_read_number,
     write=_write_number,
     # 3 has a row of `meta` more than 2, `began_ms`, which every start puts in where it is missing.
-    steps={2: _add_evaluations, _UNNUMBERED: _add_attendance, 5: _add_seals, 6: _add_medians},
+    steps={2: _add_evaluations, _UNNUMBERED: _add_attendance, 5: _add_seals, 6: _add_medians, 8: _add_restores},
 )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from coordinator.records import NodesEvaluation
+from coordinator.records import NodesEvaluation, Restored
 from coordinator.storage import evaluations, schema, seals
 from coordinator.storage.database import open_read_only
 from coordinator.storage.files import (
@@ -18,7 +18,7 @@ from coordinator.storage.files import (
     reading,
 )
 from coordinator.storage.participation import read_participation
-from coordinator.storage.recovery import read_published
+from coordinator.storage.recovery import read_next_round, read_published, read_restored
 from coordinator.storage.seals import SealedRow
 from coordinator.storage.store import CurvePoint, ModelState, Participation, UpdateRow, VersionRow
 from federation.errors import DamagedStore, StorageError
@@ -233,8 +233,7 @@ class ReadOnlyStore(StoreReader):
     def rounds_reserved(self) -> int:
         """How many round numbers have been reserved: the first one that is free."""
         with reading("rounds"):
-            last = self._database.execute("SELECT MAX(round) AS last FROM rounds").fetchone()["last"]
-            return 0 if last is None else int(last) + 1
+            return read_next_round(self._database)
 
     def payloads(self) -> dict[UpdateId, bytes | None]:
         """The payloads that rows name; None is in a file."""
@@ -259,6 +258,12 @@ class ReadOnlyStore(StoreReader):
         """The fencing number of the newest start."""
         return int(self._meta("epoch"))
 
+    def began_ms(self) -> int:
+        """When the run was begun, in milliseconds since 1970; 0 where an earlier release has made the store."""
+        with reading("began_ms"):
+            row = self._database.execute("SELECT value FROM meta WHERE key = 'began_ms'").fetchone()
+        return 0 if row is None else int(row["value"])
+
     def listed_parts(self) -> tuple[list[ModelPart], list[str]]:
         """What nodes may pull: the parts that the head and its predecessor list, and those of which no row is left."""
         found, lost = dict[ModelPart, None](), list[str]()
@@ -271,6 +276,11 @@ class ReadOnlyStore(StoreReader):
                     else:
                         found[schema.PART.record(part)] = None
         return list(found), lost
+
+    def restored(self) -> Restored | None:
+        """The newest time that the run was begun again from a backup; None is never."""
+        with reading("restores"):
+            return read_restored(self._database)
 
     def sealed_updates(self) -> list[SealedRow]:
         """Every update, and whether it is what was written."""

@@ -1,6 +1,6 @@
 """The coordinator's state after whatever happened: repair the head, read where to go on."""
 
-from coordinator.records import RecoveredState, RoundRecord, TransferRecord, VersionRecord
+from coordinator.records import RecoveredState, Restored, RoundRecord, TransferRecord, VersionRecord
 from coordinator.storage import schema
 from coordinator.storage.evaluations import read_best, read_evaluated, read_reported, read_retained, read_surveys
 from coordinator.storage.files import blob_digest, model_file
@@ -12,7 +12,7 @@ from federation.storage.folder import Folder
 from federation.storage.sqlite import Database, Readable, Row
 from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
 
-__all__ = ["read_recovered", "read_version", "repair_best", "repair_head"]
+__all__ = ["read_next_round", "read_recovered", "read_restored", "read_version", "repair_best", "repair_head"]
 
 
 def repair_head(database: Database, blobs: Folder) -> list[str]:
@@ -88,7 +88,6 @@ def read_recovered(
     rows = database.execute("SELECT * FROM versions ORDER BY version DESC LIMIT ?", max(1, recent)).fetchall()
     if not rows:
         raise LocalProtocolError("the store has no version yet: initialise it first")
-    last_round = database.execute("SELECT MAX(round) AS last FROM rounds").fetchone()["last"]
     delivered = database.execute(
         "SELECT update_id FROM updates WHERE round IN (SELECT DISTINCT round FROM assignments)"
     ).fetchall()
@@ -99,7 +98,7 @@ def read_recovered(
         epoch=identity[1],
         head=read_version(database, rows[0]),
         recent={ModelVersion(row["version"]): Digest(row["digest"]) for row in rows},
-        next_round=RoundId(0 if last_round is None else last_round + 1),
+        next_round=read_next_round(database),
         open_rounds=_open_rounds(database),
         delivered=frozenset(UpdateId(row["update_id"]) for row in delivered),
         stored=tuple(schema.UPDATE.record(row) for row in stored),
@@ -109,7 +108,21 @@ def read_recovered(
         reported=read_reported(database, surveys[-1].version) if surveys else {},
         retained=read_retained(database),
         best=read_best(database),
+        restored=read_restored(database),
     )
+
+
+def read_next_round(database: Readable) -> RoundId:
+    """The first round number that was never given out, also not by a run that was lost."""
+    given = database.execute("SELECT MAX(round) + 1 FROM rounds").fetchone()[0]
+    skipped = database.execute("SELECT MAX(next_round) FROM restores").fetchone()[0]
+    return RoundId(max(given or 0, skipped or 0))
+
+
+def read_restored(database: Readable) -> Restored | None:
+    """The newest time that the run was begun again from a backup."""
+    row = database.execute("SELECT * FROM restores ORDER BY epoch DESC LIMIT 1").fetchone()
+    return None if row is None else schema.RESTORED.record(row)
 
 
 def read_version(database: Readable, row: Row) -> VersionRecord:

@@ -3,7 +3,16 @@
 import json
 from collections.abc import Sequence
 
-from coordinator.records import Attended, NodeResult, NodesEvaluation, RoundRecord, UpdateRecord, Verdict, VersionRecord
+from coordinator.records import (
+    Attended,
+    NodeResult,
+    NodesEvaluation,
+    Restored,
+    RoundRecord,
+    UpdateRecord,
+    Verdict,
+    VersionRecord,
+)
 from coordinator.storage.store import Figures, UpdateRow, VersionRow
 from federation.protocol.messages import Cohort, ModelPart
 from federation.storage.columns import UNSIGNED, Columns
@@ -15,6 +24,7 @@ __all__ = [
     "FIGURES",
     "OF_A_VERSION",
     "PART",
+    "RESTORED",
     "RESULT",
     "SURVEY",
     "TABLES",
@@ -32,6 +42,7 @@ __all__ = [
 ATTENDED = Columns(Attended)
 FIGURES = Columns(Figures)
 PART = Columns(ModelPart)
+RESTORED = Columns(Restored)
 RESULT = Columns(NodeResult)
 SURVEY = Columns(NodesEvaluation, kinds={"share": UNSIGNED})
 UPDATE = Columns(UpdateRecord, names={"update": "update_id"})
@@ -62,6 +73,7 @@ _COLUMNS = {
     ),
     "node_results": f"{RESULT.definitions()}, PRIMARY KEY (version, node)",
     "retained": "version INTEGER PRIMARY KEY, best INTEGER NOT NULL",
+    "restores": RESTORED.definitions(epoch=_KEY),
     "attendance": "node TEXT PRIMARY KEY, "
     + ATTENDED.definitions(restarts=_COUNT, asked=_COUNT, absences="TEXT NOT NULL DEFAULT '{}'"),
 }

@@ -42,6 +42,7 @@ _VERSION = (
 )
 _PART = ("kind", "version", "payload_bytes", "payload_digest")
 _ROUND = ("round", "version", "fingerprints", "share")
+_RESTORED = ("epoch", "version", "first_round", "next_round")
 _IDENTITY = ("run", "epoch", "began_ms", "manifest")
 
 _HEAD, _ROUNDS, _ROUNDS_FROM, _SELF = "versions_seal", "rounds_seal", "rounds_sealed_from", "identity_seal"
@@ -171,7 +172,9 @@ def _version_sum(database: Readable, row: Mapping[str, object]) -> bytes:
 
 
 def _identity_sum(database: Readable) -> bytes:
-    return _sum({key: _meta(database, key) for key in _IDENTITY}, _IDENTITY)
+    restores = database.execute("SELECT * FROM restores ORDER BY epoch")
+    before = b"".join(_sum(row, _RESTORED) for row in restores)
+    return _sum({key: _meta(database, key) for key in _IDENTITY}, _IDENTITY, before)
 
 
 def _sum(row: Mapping[str, object], columns: Iterable[str], before: bytes = b"") -> bytes:

@@ -10,6 +10,7 @@ MAY_READ_IT = {
     "coordinator/monitoring/state_files.py": "since when, for a person",
     "coordinator/storage/sqlite_store.py": "when the run began, for a person",
     "coordinator/backup/making.py": "when a backup was made, for a person",
+    "coordinator/backup/restoring.py": "when a run began, as the store does",
     "coordinator/monitoring/doctor.py": "certificates, and whether the clock was ever set",
     "edge_node/setup/doctor.py": "certificates, and whether the clock was ever set",
     "edge_node/setup/join.py": "certificates",

@@ -96,7 +96,7 @@ def test_a_reader_sees_an_earlier_layout_as_the_newest_and_leaves_the_file_alone
 
 # --- a column more --------------------------------------------------------------------------------------------------
 
-UPDATE_STEP = """7: lambda connection: [
+UPDATE_STEP = """9: lambda connection: [
     connection.execute(f"ALTER TABLE {table} ADD COLUMN waited_s REAL NOT NULL DEFAULT 0.0")
     for table in ("updates", "transfers")
 ]"""
@@ -108,8 +108,8 @@ CHANGES = {
         "    waited_s: float = 0.0\n    fetched_bytes: int = 0\n",
     ),
     "coordinator/storage/database.py": (
-        "6: _add_medians}",
-        f"6: _add_medians, {UPDATE_STEP}}}",
+        "8: _add_restores}",
+        f"8: _add_restores, {UPDATE_STEP}}}",
     ),
     "edge_node/records.py": ("    stored: bool = False\n", "    stored: bool = False\n    tries: int | None = None\n"),
     "edge_node/storage/database.py": ("write=_write_number)", f"write=_write_number, {OUTBOX_STEP})"),
@@ -201,7 +201,7 @@ def test_a_new_column_of_an_update_is_one_field_and_one_step(name: str, tmp_path
     assert without_defaults(schema_of(folder / DATABASE)) == without_defaults(schema_of(new / DATABASE))
     for read in (SqliteStore, ReadOnlyStore):
         with pytest.raises(
-            StorageError, match=r"has layout 7, and this release knows those up to 6: install the newer"
+            StorageError, match=r"has layout 9, and this release knows those up to 8: install the newer"
         ):
             read(folder)
 

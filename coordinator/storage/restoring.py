@@ -1,0 +1,74 @@
+"""Lifts a store that was unpacked from a backup above all that its run may have done since."""
+
+from pathlib import Path
+
+from coordinator.records import Restored
+from coordinator.storage import schema
+from coordinator.storage.database import open_database
+from coordinator.storage.recovery import read_next_round
+from coordinator.storage.seals import identity_is_sealed, seal_identity
+from federation.errors import StorageError
+from federation.protocol.limits import INT32_MAX
+from federation.types import Epoch, ModelVersion, RoundId, RunId
+
+__all__ = ["EPOCHS", "ROUNDS", "begin_after", "lift"]
+
+EPOCHS = 1 << 20
+"""A restored run's epochs begin so much later: more starts than a run has between a backup and its end."""
+
+ROUNDS = 1 << 24
+"""Its rounds begin so much later: a round a second for half a year. There is room for 255 restores of one run."""
+
+
+def lift(folder: Path, *, above: int) -> tuple[RunId, Restored, bool]:
+    """Have the next start of a store be obeyed by nodes that have seen more of its run.
+
+    Args:
+        folder: A state folder that nobody uses.
+        above: An epoch that nodes are known to have obeyed; 0 is none.
+
+    Returns:
+        The run, from where it goes on, and whether its run, epoch and manifest were what a coordinator had written.
+
+    Raises:
+        StorageError: It has no version, there are no higher numbers left, or it cannot be written.
+    """
+    database = open_database(folder)
+    try:
+        meta = {row["key"]: row["value"] for row in database.execute("SELECT key, value FROM meta")}
+        head = database.execute("SELECT MAX(version) FROM versions").fetchone()[0]
+        if head is None or not {"run", "epoch"} <= meta.keys():
+            raise StorageError("the backup has no version: there is nothing to begin again from")
+        epoch, first_round = int(meta["epoch"]), read_next_round(database)
+        # Who has obeyed a later restore of the same backup has also seen its rounds.
+        times = max(0, above - epoch) // EPOCHS + 1
+        restored = Restored(
+            epoch=Epoch(epoch + times * EPOCHS),
+            version=ModelVersion(head),
+            first_round=first_round,
+            next_round=RoundId(first_round + times * ROUNDS),
+        )
+        if max(restored.epoch + EPOCHS, restored.next_round + ROUNDS) > INT32_MAX:
+            raise StorageError(f"run {meta['run']} has no numbers left above {above}: begin a new one with --new-run")
+        whole = identity_is_sealed(database) is not False
+        with database.transaction("restore"):
+            database.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", restored.epoch)
+            database.insert("restores", schema.RESTORED.row(restored))
+            seal_identity(database)
+        return RunId(meta["run"]), restored, whole
+    finally:
+        database.close()
+
+
+def begin_after(folder: Path, began_ms: int) -> None:
+    """Have a store that does not exist yet be later than another run, whatever the clock says.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    database = open_database(folder)
+    try:
+        with database.transaction("restore"):
+            database.insert("meta", {"key": "began_ms", "value": began_ms})
+    finally:
+        database.close()
