@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from coordinator.records import Restored
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import Participation, UpdateRow, VersionRow
 from edge_node.storage.database import DATABASE as NODE_DATABASE
@@ -95,6 +96,22 @@ class Evidence:
     def participation(self) -> list[Participation]:
         """All nodes that took part."""
         return self.store.participation()
+
+    @cached_property
+    def restored(self) -> Restored | None:
+        """The newest time that the run was begun again from a backup."""
+        return self.store.restored()
+
+    def is_from_before(self, update: UpdateId) -> bool:
+        """Whether it was asked for before the run was begun again: what became of it since the backup is lost."""
+        number = update.partition("-")[0]
+        return self.restored is not None and number.isdecimal() and int(number) < self.restored.next_round
+
+    def has_heard(self, node: StoppedNode) -> bool:
+        """Whether a node has heard the coordinator since the run was begun again; always, where it never was."""
+        if self.restored is None:
+            return True
+        return node.seen is not None and node.seen.run == self.store.run and node.seen.epoch >= self.restored.epoch
 
     @property
     def nodes(self) -> Sequence[StoppedNode]:

@@ -52,6 +52,8 @@ def double_updates(evidence: Evidence) -> Iterable[UpdateId]:
             ends.setdefault(update, set()).add((status, version))
     for update, row in evidence.updates.items():
         verdict = row.verdict
+        if evidence.is_from_before(update):
+            ends.pop(update, None)
         if update in ends and verdict.status.final:
             ends[update].add((verdict.status, verdict.version))
     return (update for update, known in ends.items() if len(known) > 1)
@@ -62,7 +64,8 @@ def lost_updates(evidence: Evidence) -> Iterable[UpdateId]:
     boxes = {update for node in evidence.nodes for update in node.outbox}
     turned_down = {update for update, status, _ in evidence.witness.told if status.final}
     missing = evidence.relied_on - evidence.updates.keys()
-    return missing | (evidence.witness.offered - evidence.updates.keys() - boxes - turned_down)
+    missing |= evidence.witness.offered - evidence.updates.keys() - boxes - turned_down
+    return (update for update in missing if not evidence.is_from_before(update))
 
 
 def _once(evidence: Evidence, double: frozenset[UpdateId]) -> str:
@@ -95,9 +98,44 @@ def not_checked(evidence: Evidence) -> Iterator[tuple[str, str]]:
     took_part, read = len(evidence.participation), len(evidence.nodes)
     if (evidence.nodes or evidence.folders.left_out) and read < took_part:
         yield "I2", f"not checked: {took_part} nodes took part, {read} folders of this run were named"
+    yield from _after_backup(evidence)
     open_versions = [row.key for row in evidence.store.sealed_versions() if row.whole is None]
     if open_versions:
         yield "I3", f"not covered by sums: versions {open_versions[0]} to {open_versions[-1]}, made by a former release"
+
+
+def _after_backup(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    """What nodes know that was made after the backup from which the run was begun again: honest, and lost."""
+    restored = evidence.restored
+    if restored is None:
+        return
+    yield "I5", f"restored from version {restored.version}: what was made after the backup is not in this store"
+    gone = [update for update in evidence.relied_on - evidence.updates.keys() if evidence.is_from_before(update)]
+    if gone:
+        yield "I2", f"after the backup: acknowledged then, and given back by their nodes: {_some(sorted(gone))}"
+    unheard = [node.folder for node in evidence.nodes if not evidence.has_heard(node)]
+    if unheard:
+        yield "I5", f"after the backup: these have not heard the restored run yet: {_some(unheard)}"
+    versions = [version for node in evidence.nodes if (version := _version_before(evidence, node)) is not None]
+    if versions:
+        yield "I5", f"after the backup: nodes know versions of then, up to {max(versions)}"
+
+
+def _version_before(evidence: Evidence, node: StoppedNode) -> int | None:
+    """The newest version that a node knows from before the run was begun again, if it is newer than the backup's."""
+    restored = evidence.restored
+    versions = [] if evidence.has_heard(node) or node.seen is None else [node.seen.version or 0]
+    versions += [node.held.version] if _holds_lost(evidence, node) and node.held is not None else []
+    newest = max(versions, default=0)
+    return newest if restored is not None and newest > restored.version else None
+
+
+def _holds_lost(evidence: Evidence, node: StoppedNode) -> bool:
+    """Whether a node holds a version that was made after the backup."""
+    held, restored = node.held, evidence.restored
+    if held is None or restored is None or held.version <= restored.version:
+        return False
+    return all(row.record.digest != held.digest for row in evidence.versions)
 
 
 def _kept(evidence: Evidence, lost: frozenset[UpdateId]) -> str:
@@ -157,14 +195,18 @@ def _finite(evidence: Evidence) -> str:
 
 def _newest(evidence: Evidence) -> str:
     wrong = []
-    if evidence.witness.version_seen > evidence.head:
+    if evidence.witness.version_seen > evidence.head and evidence.restored is None:
         wrong.append(f"a node has seen version {evidence.witness.version_seen}, the head is {evidence.head}")
     return _some([*wrong, *(seen for node in evidence.nodes for seen in _seen(evidence, node))])
 
 
 def _seen(evidence: Evidence, node: StoppedNode) -> Iterator[str]:
-    store, offers = evidence.store, [offer for offer, _ in node.outbox.values()]
-    held, seen = node.held, node.seen if node.seen is not None and node.seen.run == store.run else None
+    if not evidence.has_heard(node):
+        return
+    store = evidence.store
+    offers = [offer for update, (offer, _) in node.outbox.items() if not evidence.is_from_before(update)]
+    held = None if _holds_lost(evidence, node) else node.held
+    seen = node.seen if node.seen is not None and node.seen.run == store.run else None
     versions = [offer.base_version for offer in offers]
     versions += [] if held is None else [held.version]
     versions += [] if seen is None or seen.version is None else [seen.version]

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from coordinator.backup.restoring import restore
 from coordinator.cli import make_app
 from coordinator.global_model.committer import CommitterSettings
 from coordinator.records import RoundRecord, Verdict
 from coordinator.storage.database import DATABASE
 from coordinator.storage.files import model_file
+from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import Figures
 from coordinator.strategies.strategy import StrategySettings, make_strategy
@@ -392,6 +394,84 @@ class TestNodesFolders:
         with closing(sqlite3.connect(folder / NODE_DATABASE, isolation_level=None)) as database:
             database.execute(damage)
         assert "cannot be read" in failed(audit(state, nodes=[folder]))["I3"]
+
+
+def node_that_knows(folder: Path, seen: Seen) -> Path:
+    """A node's folder that has heard this, and holds a version 4 that no store of these tests has."""
+    store = SqliteNodeStore(folder)
+    store.save_progress(seen.run, seen.round or RoundId(0))
+    store.save_seen(seen)
+    store.save_model(
+        HeldModel(version=ModelVersion(4), digest=Digest(b"l" * 16), manifest_digest=MANIFEST.digest, vectors=INITIAL)
+    )
+    store.close()
+    return folder
+
+
+class TestRestored:
+    """What a run that was begun again from a backup cannot know is said, and is no violation."""
+
+    @pytest.fixture
+    def again(self, state: Path, tmp_path: Path) -> Path:
+        restore(state, tmp_path / "again")
+        return tmp_path / "again"
+
+    def test_what_nodes_know_from_after_the_backup_is_said(self, state: Path, again: Path, tmp_path: Path) -> None:
+        seen = Seen(run=run_of(state), epoch=Epoch(7), round=RoundId(9), version=ModelVersion(4))
+        node = node_that_knows(tmp_path / "d", seen)
+        lost = node_with(tmp_path / "e", run_of(state), arrived("e", update(1.0), round_id=8), stored=True, base=4)
+        assert set(failed(audit(state, nodes=[node, lost]))) == {"I2", "I5"}
+        report = audit(again, nodes=[node, lost])
+        assert (failed(report), report.lost) == ({}, frozenset())
+        said = skipped(report)
+        assert "restored from version 2: what was made after the backup is not in this store" in said
+        assert "after the backup: acknowledged then, and given back by their nodes: 8-e" in said
+        assert f"after the backup: these have not heard the restored run yet: {node}; {lost}" in said
+        assert "after the backup: nodes know versions of then, up to 4" in said
+
+    def test_what_a_witness_heard_before_the_backup_was_restored_is_no_violation(self, again: Path) -> None:
+        before = frozenset({UpdateId("8-e"), UpdateId("1-a")})
+        receipts = frozenset({(UpdateId("8-e"), ReceiptStatus.APPLIED, ModelVersion(4))})
+        both = frozenset({(UpdateId("1-a"), ReceiptStatus.APPLIED, ModelVersion(4))})
+        assert audit(again, witness=Witness(offered=before, told=receipts | both, version_seen=4)).holds
+
+    def test_a_node_that_obeys_the_restored_run_must_not_know_more_than_it(
+        self, state: Path, again: Path, tmp_path: Path
+    ) -> None:
+        with ReadOnlyStore(again) as store:
+            restored = store.restored()
+        assert restored is not None
+        heard = Seen(
+            run=run_of(state), epoch=restored.epoch, round=RoundId(restored.next_round + 3), version=ModelVersion(3)
+        )
+        wrong = failed(audit(again, nodes=[node_that_knows(tmp_path / "d", heard)]))["I5"]
+        assert "knows version 3, the head is 2" in wrong
+        assert f"knows round {restored.next_round + 3}, {restored.next_round} were reserved" in wrong
+
+    def test_what_is_acknowledged_after_the_restore_must_be_there(
+        self, state: Path, again: Path, tmp_path: Path
+    ) -> None:
+        with ReadOnlyStore(again) as store:
+            number = store.rounds_reserved()
+        sent = arrived("d", update(1.0), round_id=number)
+        node = node_with(tmp_path / "d", run_of(state), sent, stored=True)
+        assert audit(again, nodes=[node]).lost == {sent.record.update}
+        witness = Witness(told=frozenset({(sent.record.update, ReceiptStatus.APPLIED, ModelVersion(3))}))
+        assert audit(again, witness=witness).lost == {sent.record.update}
+
+    def test_a_node_that_holds_a_lost_version_and_has_heard_is_no_violation(
+        self, state: Path, again: Path, tmp_path: Path
+    ) -> None:
+        with ReadOnlyStore(again) as store:
+            restored = store.restored()
+        assert restored is not None
+        heard = Seen(run=run_of(state), epoch=Epoch(restored.epoch + 1), round=RoundId(0), version=ModelVersion(2))
+        store_of_run = SqliteStore(again)
+        store_of_run.close()
+        report = audit(again, nodes=[node_that_knows(tmp_path / "d", heard)])
+        assert failed(report) == {}
+        assert "after the backup: nodes know versions of then, up to 4" in skipped(report)
+        assert not any("have not heard" in said for said in skipped(report))
 
 
 class TestCommand:
