@@ -59,7 +59,7 @@ def simulate(  # noqa: PLR0913 - one parameter per thing that an experiment vari
         task: A task's name, ``FILE.py:FUNCTION``, or a factory ``build(context)``; or give ``model`` and ``data``.
         model: Makes a torch model (a ``torch.nn.Module``).
         data: Of the whole federation: (inputs, targets) as tensors or arrays, or a map-style Dataset; or a function of
-            the `TaskContext` that gives one node's own.
+            the `TaskContext` that gives one node's own. With ``task``: its data folder.
         test: The same kinds. Left out, a fifth of the rows of a pair is held out, always the same.
         loss: Outputs and targets to a mean loss. Left out: cross entropy for whole-number targets, else the mean
             squared error.
@@ -99,6 +99,7 @@ def simulate(  # noqa: PLR0913 - one parameter per thing that an experiment vari
         codec=codec,
         strategy=strategy,
         partition=split,
+        data=None if task is None or data is None else Path(data),
         evaluate_every=evaluate_every,
         workers=workers,
         settings=tuple(_setting(key, value) for key, value in {**training, **(settings or {})}.items()),
@@ -175,8 +176,9 @@ def _default_loss(data: Any) -> Callable[[Any, Any], Any]:
 def _check_source(task: object, *, model: object, data: object) -> None:
     if task is None and (model is None or data is None):
         raise ConfigError("task", "give a task, or model= and data=", source="fedmq.simulate")
-    if task is not None and not (model is None and data is None):
-        raise ConfigError("task", "has its own model and data: leave out model= and data=", source="fedmq.simulate")
+    if task is not None and not (model is None and isinstance(data, str | Path | None)):
+        problem = "has its own model and data: leave out model=, and give only a folder as data="
+        raise ConfigError("task", problem, source="fedmq.simulate")
 
 
 def _seeds(seeds: int | Iterable[int]) -> Sequence[int]:

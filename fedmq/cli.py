@@ -1,0 +1,92 @@
+"""The ``fedmq`` command: both roles and what stands above them, under one name."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+import fedmq
+from federation.command_line import errors_told
+
+__all__ = ["main", "make_app"]
+
+PROGRAM = "fedmq"
+
+COMMANDS: Mapping[str, tuple[str, str, str]] = {
+    "demo": ("fedmq.demo.cli", "demo", "A whole federation on this machine: broker, coordinator, nodes."),
+    "simulate": ("fedmq.simulation.cli", "simulate", "A whole fleet in virtual time, without a broker."),
+    "audit": ("fedmq.audit.cli", "audit_command", "Check the stores of a stopped federation: I1 to I9."),
+    "new": ("fedmq.new.project", "new", "Begin a project of your own: task, settings, README and a test."),
+}
+"""Commands that are imported only when they are called: module, function, summary."""
+
+ROLES: Mapping[str, tuple[str, str]] = {
+    "coordinator": ("coordinator.cli", "The server role: everything that `coordinator` can do."),
+    "node": ("edge_node.cli", "The device role: everything that `edge-node` can do."),
+}
+
+EXIT_CODES = "Exit codes are those of coordinator --help and edge-node --help."
+
+
+def make_app(arguments: Sequence[str]) -> typer.Typer:
+    """The command line; of its parts only the one that ``arguments`` call is imported."""
+    app = typer.Typer(
+        name=PROGRAM,
+        epilog=EXIT_CODES,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_options)
+    called = arguments[0] if arguments else ""
+    for name, (module, summary) in ROLES.items():
+        if name == called:
+            app.add_typer(_role(import_module(module), list(arguments[1:])), name=name)
+        else:
+            app.command(name, help=summary)(_elsewhere)
+    for name, (module, function, summary) in COMMANDS.items():
+        if name == called:
+            app.command(name)(getattr(import_module(module), function))
+        else:
+            app.command(name, help=summary)(_elsewhere)
+    return app
+
+
+def main() -> None:
+    """Entry point of ``fedmq`` and ``python -m fedmq``."""
+    with errors_told(PROGRAM):
+        make_app(_words(sys.argv[1:], os.environ))(prog_name=PROGRAM)
+
+
+def _words(arguments: Sequence[str], environ: Mapping[str, str]) -> Sequence[str]:
+    """What was typed so far: a shell that wants to complete it says so in its environment, and gives no arguments."""
+    typed = environ.get("COMP_WORDS") or environ.get("_TYPER_COMPLETE_ARGS")
+    return typed.split()[1:] if typed and "_FEDMQ_COMPLETE" in environ else arguments
+
+
+def _role(module: Any, arguments: Sequence[str]) -> typer.Typer:
+    """The coordinator's commands depend on the arguments too, the node's do not."""
+    made: typer.Typer = module.make_app(arguments) if hasattr(module, "make_app") else module.app
+    return made
+
+
+def _tell_version(value: bool) -> None:  # noqa: FBT001 - the library calls it so
+    if value:
+        sys.stdout.write(f"{PROGRAM} {fedmq.__version__}\n")
+        raise typer.Exit
+
+
+def _options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_tell_version)
+    ] = False,
+) -> None:
+    """Asynchronous federated learning over MQTT for edge fleets."""
+
+
+def _elsewhere() -> None:
+    """Stand in for a command in the help; `make_app` puts the real one in its place before it is called."""
+    raise NotImplementedError

@@ -1,0 +1,175 @@
+"""``fedmq new``: the files of a project, made from templates and, for a table, from what the table says."""
+
+import csv
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from federation.command_line import JsonOption
+from federation.errors import ConfigError, StorageError
+from federation.storage.folder import write_file
+from fedmq.new.samples import CLASSES, FEATURES, TARGET, write_arrays, write_pictures, write_table
+
+__all__ = ["Kind", "Wish", "make_project", "new"]
+
+CLASSES_MAX = 50
+"""A column of whole numbers or words with more different values is no class."""
+
+TABLE = "readings.csv"
+
+Columns = tuple[tuple[str, ...], str, tuple[str, ...]]
+"""The columns to predict from, the column to predict, and its classes; no classes: it is a number."""
+
+SAMPLE: Columns = (FEATURES, TARGET, CLASSES)
+
+
+class Kind(StrEnum):
+    """What a project begins from."""
+
+    CSV = "csv"
+    PICTURES = "pictures"
+    TORCH = "torch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What was asked for.
+
+    Attributes:
+        folder: Of the project.
+        kind: What it begins from.
+        table: The user's table, or None.
+        target: Its column to predict; None is the last one.
+    """
+
+    folder: Path
+    kind: Kind
+    table: Path | None = None
+    target: str | None = None
+
+
+def new(
+    folder: Annotated[Path, typer.Argument(help="Folder of the project: new, or empty.")],
+    *,
+    kind: Annotated[Kind, typer.Option("--from", help="What you have.")] = Kind.TORCH,
+    table: Annotated[
+        Path | None, typer.Option(help="Your table, for --from csv; it is copied. Default: a made-up one.", exists=True)
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="The column of --table to predict. Default: the last.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Begin a project: task.py, coordinator.toml, node.toml, README.md, and a test that passes.
+
+    \b
+    Examples:
+      fedmq new press --from csv --table readings.csv --target state
+      fedmq new cameras --from pictures
+      fedmq new mine --from torch
+    """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    files = make_project(Wish(folder=folder, kind=kind, table=table, target=target))
+    if as_json:
+        sys.stdout.write(json.dumps({"folder": str(folder), "files": files}) + "\n")
+        return
+    for file in files:
+        typer.echo(f"  {folder / file}")
+    typer.echo(
+        f"\nTry it:\n  cd {folder}\n  python -m pytest -q\n  fedmq demo --task task.py:build --data data --nodes 3"
+    )
+
+
+def make_project(wish: Wish) -> list[str]:
+    """Write the project.
+
+    Returns:
+        Its files, by their paths in the folder.
+
+    Raises:
+        ConfigError: A table is given for another kind, or it has no such column.
+        StorageError: The folder is not empty, or cannot be written.
+    """
+    if wish.kind is not Kind.CSV and (wish.table is not None or wish.target is not None):
+        raise ConfigError("--table", f"is for --from csv, not for {wish.kind}", source="command line")
+    # The table is read first: nothing is left behind where it cannot be used.
+    values = _table_values(wish) if wish.kind is Kind.CSV else {"classes": repr(CLASSES)}
+    values = {"name": wish.folder.resolve().name, **values}
+    try:
+        wish.folder.mkdir(parents=True, exist_ok=True)
+        if any(wish.folder.iterdir()):
+            raise StorageError(f"{wish.folder} is not empty: name a new folder")
+        _write_data(wish)
+        for name in ("task.py", "test_task.py"):
+            write_file(wish.folder / name, _filled(f"{wish.kind}/{name}", values).encode(), durable=False)
+        for name in ("coordinator.toml", "node.toml", "README.md"):
+            write_file(wish.folder / name, _filled(name, values).encode(), durable=False)
+    except OSError as error:
+        raise StorageError(f"{wish.folder} cannot be written: {error}") from error
+    return sorted(str(path.relative_to(wish.folder)) for path in wish.folder.iterdir())
+
+
+def _filled(template: str, values: Mapping[str, str]) -> str:
+    text = (files("fedmq.new") / "templates" / f"{template}.txt").read_text(encoding="utf-8")
+    return Template(text).substitute(values)
+
+
+def _write_data(wish: Wish) -> None:
+    data = wish.folder / "data"
+    data.mkdir()
+    if wish.kind is Kind.TORCH:
+        write_arrays(data / "examples.npz")
+    elif wish.kind is Kind.PICTURES:
+        write_pictures(data / "pictures")
+    elif wish.table is None:
+        write_table(data / TABLE)
+    else:
+        write_file(data / TABLE, wish.table.read_bytes(), durable=False)
+
+
+def _table_values(wish: Wish) -> Mapping[str, str]:
+    """What the task must know of the table: its columns, and whether the target is a class or a number."""
+    features, target, classes = SAMPLE if wish.table is None else _look_at(wish.table, wish.target)
+    outputs = len(classes) or 1
+    loss = "cross_entropy" if classes else "mse_loss"
+    shown = {"features": features, "target": target, "classes": classes, "outputs": outputs, "inputs": len(features)}
+    return {key: repr(value) for key, value in shown.items()} | {"loss": loss}
+
+
+def _look_at(table: Path, target: str | None) -> Columns:
+    """What a table says of itself.
+
+    Raises:
+        ConfigError: The table cannot be read, has no rows, or no such column.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as stream:
+            dialect = csv.Sniffer().sniff(stream.read(65_536), delimiters=",;\t")
+            stream.seek(0)
+            header, *rows = csv.reader(stream, dialect)
+    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
+        raise ConfigError("--table", f"{table} cannot be read as a table: {error}", source="command line") from error
+    wanted = target or header[-1]
+    if wanted not in header:
+        raise ConfigError("--target", f"{wanted!r} is no column: there are {', '.join(header)}", source="command line")
+    column = header.index(wanted)
+    said = sorted({row[column] for row in rows if len(row) > column and row[column]})
+    features = tuple(name for name in header if name != wanted)
+    return features, wanted, tuple(said) if _are_classes(said) else ()
+
+
+def _are_classes(said: list[str]) -> bool:
+    """Words, or a few different whole numbers; a column of numbers with fractions is a quantity."""
+    if len(said) > CLASSES_MAX:
+        return False
+    try:
+        numbers = np.array([float(each) for each in said])
+    except ValueError:
+        return True
+    return bool(np.all(numbers == numbers.round())) and len(said) < 11

@@ -1,0 +1,91 @@
+"""``fedmq new``: every kind of project passes its own test, and a wrong wish leaves nothing behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from coordinator.config.sections import read_config
+from edge_node.config import read_config as read_node_config
+from federation.errors import ConfigError, StorageError
+from federation.task import TaskContext
+from federation.tasks.registry import load_task
+from fedmq.cli import make_app
+from fedmq.new.project import Kind, Wish, make_project
+
+ROOT = Path(__file__).parents[4]
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(make_app(["new"]), ["new", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(Kind))
+def test_a_new_project_passes_its_own_test(kind: Kind, tmp_path: Path) -> None:
+    folder = tmp_path / "press"
+    said = run(str(folder), "--from", kind)
+    assert f"{folder / 'task.py'}" in said
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    search = os.pathsep.join([str(ROOT), str(ROOT / "compression")])
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | {"PYTHONPATH": search}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
+
+
+def test_the_settings_of_a_new_project_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_project(Wish(folder=tmp_path / "press", kind=Kind.CSV))
+    monkeypatch.chdir(tmp_path / "press")
+    coordinator = read_config(tmp_path / "press" / "coordinator.toml", {}, environ={})
+    node = read_node_config(tmp_path / "press" / "node.toml", {}, environ={})
+    assert coordinator.federation.id == node.federation.id == "press"
+    assert load_task(coordinator.task.name)(TaskContext(node_index=0, node_count=1, data=tmp_path / "press" / "data"))
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "told"),
+    [
+        ("heat;state\n1,5;ok\n2,5;worn\n", None, ("('heat',)", "'state'", "('ok', 'worn')", "cross_entropy")),
+        ("state,heat\n0,1.5\n1,2.5\n0,3\n", "state", ("('heat',)", "'state'", "('0', '1')", "cross_entropy")),
+        ("a,b,price\n1,2,10.5\n2,3,11.25\n", None, ("('a', 'b')", "'price'", "()", "mse_loss")),
+    ],
+)
+def test_the_own_table_says_what_the_task_learns(
+    text: str, target: str | None, told: tuple[str, str, str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.csv").write_text(text)
+    make_project(Wish(folder=tmp_path / "press", kind=Kind.CSV, table=tmp_path / "mine.csv", target=target))
+    task = (tmp_path / "press" / "task.py").read_text()
+    features, column, classes, loss = told
+    assert f"FEATURES = {features}\n" in task
+    assert f"TARGET = {column}\n" in task
+    assert f"CLASSES = {classes} " in task
+    assert f"functional.{loss}," in task
+    assert (tmp_path / "press" / "data" / "readings.csv").read_text() == text
+
+
+def test_a_wish_that_cannot_be_granted_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ConfigError, match="'c' is no column: there are a, b"):
+        make_project(Wish(folder=tmp_path / "x", kind=Kind.CSV, table=tmp_path / "mine.csv", target="c"))
+    with pytest.raises(ConfigError, match="is for --from csv"):
+        make_project(Wish(folder=tmp_path / "x", kind=Kind.TORCH, table=tmp_path / "mine.csv"))
+    (tmp_path / "mine.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read as a table"):
+        make_project(Wish(folder=tmp_path / "x", kind=Kind.CSV, table=tmp_path / "mine.csv"))
+    assert not (tmp_path / "x").exists()
+    with pytest.raises(StorageError, match="is not empty"):
+        make_project(Wish(folder=tmp_path, kind=Kind.TORCH))
+
+
+def test_the_files_are_told_as_json(tmp_path: Path) -> None:
+    said = json.loads(run(str(tmp_path / "press"), "--from", "torch", "--json"))
+    assert said["files"] == ["README.md", "coordinator.toml", "data", "node.toml", "task.py", "test_task.py"]

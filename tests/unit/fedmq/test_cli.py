@@ -1,0 +1,58 @@
+"""The ``fedmq`` command: both roles under one name, a version, hints and completion."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+import fedmq
+from fedmq.cli import COMMANDS, ROLES, make_app
+
+
+def shown(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(make_app(arguments), list(arguments))
+    return result.exit_code, result.output
+
+
+def test_the_help_lists_both_roles_and_all_commands() -> None:
+    code, said = shown("--help")
+    assert code == 0
+    assert all(f" {name} " in said for name in (*ROLES, *COMMANDS))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("coordinator", "status", "--help"), "Show the versions of a run"),
+        (("coordinator", "plot", "--help"), "Draw a run"),
+        (("node", "run", "--help"), "Take part in a federation"),
+        (("simulate", "--help"), "in virtual time"),
+        (("--version",), f"fedmq {fedmq.__version__}"),
+    ],
+)
+def test_a_command_of_a_role_is_the_roles_own(arguments: tuple[str, ...], told: str) -> None:
+    code, said = shown(*arguments)
+    assert code == 0
+    assert told in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"), [(("nod",), "'node'"), (("coordinator", "statu"), "'status'"), (("node", "jion"), "'join'")]
+)
+def test_a_mistyped_command_gets_a_hint(arguments: tuple[str, ...], hint: str) -> None:
+    code, said = shown(*arguments)
+    assert code == 2
+    assert f"Did you mean {hint}" in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("fedmq no", {"node"}), ("fedmq coordinator comp", {"compare"}), ("fedmq simulate --stra", {"--strategy"})],
+)
+def test_a_shell_completes_commands_and_options(typed: str, offered: set[str]) -> None:
+    environ = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" ")), "_FEDMQ_COMPLETE": "complete_bash"}
+    command = [sys.executable, "-m", "fedmq"]
+    done = subprocess.run(command, env=os.environ | environ, capture_output=True, text=True, check=True)
+    assert offered <= set(done.stdout.split())
