@@ -9,7 +9,7 @@ from coordinator.config.sections import CoordinatorConfig
 from coordinator.config.settings import engine_settings
 from coordinator.global_model.initial import InitialRequest, initial_model
 from coordinator.storage.database import DATABASE
-from coordinator.storage.files import traces
+from coordinator.storage.files import remedy_of, traces
 from coordinator.storage.read_only import ReadOnlyStore
 from federation.config import broker_address
 from federation.doctor import (
@@ -97,7 +97,7 @@ def check_store(folder: Path, manifest: Manifest | None) -> Finding:
     """Whether the store is whole, and of this task; a running coordinator is not disturbed."""
     if not has_content(folder / DATABASE):
         if found := traces(folder, DATABASE):
-            return failed("store", *str(lost(folder / DATABASE, found)).split(": ", 1))
+            return failed("store", *str(lost(folder / DATABASE, found, remedy_of(folder))).split(": ", 1))
         return passed("store", "none yet: the first start makes it")
     try:
         with ReadOnlyStore(folder) as store:
@@ -105,9 +105,9 @@ def check_store(folder: Path, manifest: Manifest | None) -> Finding:
             store.model(head.version)
             other = manifest is not None and store.manifest().digest != manifest.digest
     except (StorageError, IndexError) as error:
-        return failed("store", str(error) or "it has no version", "restore a copy, or choose another store.folder")
+        return failed("store", str(error) or "it has no version", remedy_of(folder))
     if damage:
-        return failed("store", damage, "restore a copy, or choose another store.folder")
+        return failed("store", damage, remedy_of(folder))
     if other:
         return failed("store", "it holds another model than the task's", "name its task, or choose another folder")
     return passed("store", f"whole, version {head.version}")

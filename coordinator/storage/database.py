@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from coordinator.storage.files import traces
+from coordinator.storage.files import remedy_of, traces
 from coordinator.storage.schema import TABLES
 from federation.storage.sqlite import Connection, Database, Layout, ReadOnlyDatabase
 
@@ -82,9 +82,8 @@ def open_database(folder: Path) -> Database:
     Raises:
         StorageError: It is damaged, lost, of a newer layout, or cannot be opened.
     """
-    remedy = "restore a copy, or begin with an empty store.folder"
     found = traces(folder, DATABASE)
-    return Database(folder / DATABASE, LAYOUT, remedy=remedy, role="coordinator", traces=found)
+    return Database(folder / DATABASE, LAYOUT, remedy=remedy_of(folder), role="coordinator", traces=found)
 
 
 def open_read_only(folder: Path, *, at_once: bool = False) -> ReadOnlyDatabase:

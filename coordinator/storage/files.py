@@ -31,6 +31,7 @@ __all__ = [
     "part_file",
     "payload_file",
     "reading",
+    "remedy_of",
     "traces",
 ]
 
@@ -76,6 +77,11 @@ def of_later_versions(folder: Path) -> list[str]:
     """Large files that a first start cannot have left, not even one that was killed."""
     first = (model_file(0), "-0.frame")
     return [name for name in traces(folder, "") if "/" in name and not name.endswith(first)]
+
+
+def remedy_of(folder: Path) -> str:
+    """What to do about a coordinator's state that is lost or damaged."""
+    return f"move {folder} away and restore a backup (coordinator restore FILE), or begin with an empty store.folder"
 
 
 def blob_digest(body: bytes) -> bytes:

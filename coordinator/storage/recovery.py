@@ -1,9 +1,11 @@
 """The coordinator's state after whatever happened: repair the head, read where to go on."""
 
+from pathlib import Path
+
 from coordinator.records import RecoveredState, Restored, RoundRecord, TransferRecord, VersionRecord
 from coordinator.storage import schema
 from coordinator.storage.evaluations import read_best, read_evaluated, read_reported, read_retained, read_surveys
-from coordinator.storage.files import blob_digest, model_file
+from coordinator.storage.files import blob_digest, model_file, remedy_of
 from coordinator.storage.seals import seal_update, unseal_above
 from coordinator.storage.transfer_files import TransferFiles
 from federation.errors import LocalProtocolError, StorageError
@@ -15,8 +17,13 @@ from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId
 __all__ = ["read_next_round", "read_recovered", "read_restored", "read_version", "repair_best", "repair_head"]
 
 
-def repair_head(database: Database, blobs: Folder) -> list[str]:
+def repair_head(database: Database, blobs: Folder, folder: Path) -> list[str]:
     """Verify the head's arrays; if they are damaged, undo its commit: the same updates then make it once more.
+
+    Args:
+        database: The coordinator's.
+        blobs: The large files.
+        folder: The state folder, for the remedy.
 
     Returns:
         What was repaired, for the log.
@@ -29,7 +36,8 @@ def repair_head(database: Database, blobs: Folder) -> list[str]:
         return []
     head = rows[0]["version"]
     if len(rows) < 2 or not _intact(blobs, rows[1]):
-        raise StorageError(f"the models of version {head} and of the one before are missing or damaged: restore a copy")
+        problem = f"the models of version {head} and of the one before are missing or damaged"
+        raise StorageError(f"{problem}: {remedy_of(folder)}")
     with database.transaction("repair"):
         _give_back_members(database, head)
         database.execute("DELETE FROM assignments WHERE round IN (SELECT round FROM rounds WHERE version >= ?)", head)

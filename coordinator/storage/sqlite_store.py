@@ -35,6 +35,7 @@ from coordinator.storage.files import (
     part_file,
     payload_file,
     reading,
+    remedy_of,
 )
 from coordinator.storage.read_only import StoreReader
 from coordinator.storage.recovery import read_published, read_recovered, read_version, repair_best, repair_head
@@ -303,7 +304,7 @@ class SqliteStore(StoreReader):
         """Draw the run's identity at the first start, count the epoch up, and repair what a crash left."""
         database = self._database
         if self.head() is None and (found := of_later_versions(self._folder)):
-            raise lost(self._folder / DATABASE, found)
+            raise lost(self._folder / DATABASE, found, remedy_of(self._folder))
         damaged = identity_is_sealed(database) is False
         with database.transaction("start"):
             first = {"run": secrets.token_hex(8), "epoch": 0, "began_ms": time.time_ns() // 1_000_000}
@@ -315,7 +316,7 @@ class SqliteStore(StoreReader):
         self.run, self.epoch = RunId(meta["run"]), Epoch(meta["epoch"])
         self._began_ms = int(meta["began_ms"])
         self.alarms = [_CHANGED] if damaged else []
-        self.alarms += [*repair_head(database, self._blobs), *repair_best(database, self._blobs)]
+        self.alarms += [*repair_head(database, self._blobs, self._folder), *repair_best(database, self._blobs)]
         transfers = database.execute("SELECT update_id, chunk_bytes FROM transfers")
         self._chunk_bytes = {UpdateId(row["update_id"]): int(row["chunk_bytes"]) for row in transfers}
         self._sweep()

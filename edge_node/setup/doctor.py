@@ -8,7 +8,7 @@ from pathlib import Path
 from edge_node.app import build_workshop, node_trust
 from edge_node.config import NodeConfig
 from edge_node.setup.visit import Visit, visit_as_node
-from edge_node.storage.database import DATABASE, traces
+from edge_node.storage.database import DATABASE, remedy_of, traces
 from federation.config import broker_address
 from federation.doctor import (
     FREE_BYTES_MIN,
@@ -77,7 +77,7 @@ def check_state(config: NodeConfig) -> Finding:
     """Whether the state folder can be written, is not in use, and has its database."""
     folder = config.state_folder
     if (found := traces(folder)) and not has_content(folder / DATABASE):
-        return failed("state folder", *str(lost(folder / DATABASE, found)).split(": ", 1))
+        return failed("state folder", *str(lost(folder / DATABASE, found, remedy_of(folder))).split(": ", 1))
     return check_folder(folder)
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "open_read_only",
     "read_outbox",
     "read_seen",
+    "remedy_of",
     "traces",
 ]
 
@@ -95,6 +96,11 @@ def traces(folder: Path) -> list[str]:
     return []
 
 
+def remedy_of(folder: Path) -> str:
+    """What to do about a node's state that is lost or damaged."""
+    return f"move {folder} away to start afresh: only updates that were never delivered are in it"
+
+
 def read_outbox(rows: Iterable[Row]) -> Iterator[tuple[UpdateId, OutboxEntry | None]]:
     """The entries in rows of `outbox`; None for one whose offer cannot be read."""
     for row in rows:
@@ -141,9 +147,8 @@ class Database:
         self._serial = 0
         self._written: list[str] = []
         self._replaced: list[str] = []
-        remedy = f"move {folder.path} away to start afresh: only updates that were never delivered are in it"
         self._tables = sqlite.Database(
-            folder.path / DATABASE, LAYOUT, remedy=remedy, role="node", traces=traces(folder.path)
+            folder.path / DATABASE, LAYOUT, remedy=remedy_of(folder.path), role="node", traces=traces(folder.path)
         )
         with self.transaction(durable=True):
             self.set_meta("incarnation", int(self.meta("incarnation") or 0) + 1)

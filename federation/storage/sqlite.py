@@ -83,7 +83,7 @@ class Layout:
         if found > self.number:
             raise StorageError(
                 f"{path} has layout {found}, and this release knows those up to {self.number}: "
-                "install the newer release again, or restore a copy of the state folder from before it"
+                "install the newer release again, or restore a backup from before it"
             )
         return found
 
@@ -137,7 +137,7 @@ class Database:
         self.waits_later = self._unsynced = False
         # Before SQLite looks: it deletes the log of a database without a byte.
         if traces and not has_content(path):
-            raise lost(path, traces)
+            raise lost(path, traces, remedy)
         _make_private(path)
         try:
             self._connection = connect(path)
@@ -222,7 +222,7 @@ class Database:
             raise StorageError(f"{path} is damaged ({damage}): {remedy}")
         found = layout.check(self._connection, path)
         if not found and traces:
-            raise lost(path, traces)
+            raise lost(path, traces, remedy)
         if found < layout.number:
             layout.upgrade(self._connection, found)
 
@@ -293,15 +293,14 @@ class ReadOnlyDatabase:
         self._file.close()
 
 
-def lost(path: Path, traces: Sequence[str]) -> StorageError:
+def lost(path: Path, traces: Sequence[str], remedy: str) -> StorageError:
     """The error of a database that knows nothing although there was a run; ``traces`` are files of it."""
     state = (
         "knows of no run" if path.exists() and path.stat().st_size else "is empty" if path.exists() else "is missing"
     )
     more = f" and {len(traces) - _NAMED_MAX} more" if len(traces) > _NAMED_MAX else ""
     return StorageError(
-        f"{path} {state}, but its folder has {', '.join(traces[:_NAMED_MAX])}{more}: restore a copy of the whole "
-        f"folder, or move {path.parent} away to start afresh; nothing has been deleted"
+        f"{path} {state}, but its folder has {', '.join(traces[:_NAMED_MAX])}{more}: {remedy}; nothing has been deleted"
     )
 
 

@@ -202,7 +202,7 @@ def test_lost_database_beside_a_nodes_work_is_refused_and_nothing_deleted(
     if body is not None:
         (folder / "node.sqlite").write_bytes(body)
     (folder / left).write_bytes(b"something")
-    with pytest.raises(StorageError, match=rf"node.sqlite is .*{left}: restore a copy .*, or move {folder} away"):
+    with pytest.raises(StorageError, match=rf"node.sqlite is .*{left}: move {folder} away to start afresh"):
         SqliteNodeStore(folder)
     assert (folder / left).read_bytes() == b"something"
 

@@ -82,7 +82,7 @@ def test_models_without_their_database_fail(broker: LocalBroker, tmp_path: Path)
     code, found = findings(broker.url, tmp_path)
     assert (code, found["store"]["verdict"]) == (1, "FAIL")
     assert "is empty, but its folder has blobs/" in found["store"]["detail"]
-    assert "restore a copy" in found["store"]["remedy"]
+    assert "coordinator restore" in found["store"]["remedy"]
 
 
 def test_access_rules_that_forbid_what_a_coordinator_says_are_found(tmp_path: Path) -> None:

@@ -509,7 +509,9 @@ def test_a_lost_database_beside_models_begins_no_new_run(damage: Callable[[Path]
     grown(tmp_path, 1).close()
     damage(tmp_path / "store" / DATABASE)
     before = files(tmp_path / "store")
-    with pytest.raises(StorageError, match=r"blobs/.*restore a copy .* or move .*; nothing has been deleted"):
+    with pytest.raises(
+        StorageError, match=r"blobs/.*move .* \(coordinator restore FILE\), or begin .*; nothing has been deleted"
+    ):
         opened(tmp_path)
     assert "blobs/model-1.safetensors" in before
     assert files(tmp_path / "store") == before

@@ -69,7 +69,7 @@ def test_a_lost_database_beside_a_model_fails(config: NodeConfig) -> None:
     config.state_folder.mkdir()
     (config.state_folder / "model.safetensors").write_bytes(b"something")
     found = check_state(config)
-    assert (found.verdict, "node.sqlite is missing" in found.detail, "restore" in found.remedy) == (FAIL, True, True)
+    assert (found.verdict, "node.sqlite is missing" in found.detail, "move" in found.remedy) == (FAIL, True, True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
