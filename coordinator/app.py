@@ -13,6 +13,7 @@ from pathlib import Path
 
 from coordinator.config.sections import CoordinatorConfig, SecuritySection
 from coordinator.config.settings import committer_settings, engine_settings, strategy_name, uses_controls
+from coordinator.engine.early_stopping import Source, StoppingSettings, missing_metric
 from coordinator.engine.events import Event, StopRequested
 from coordinator.engine.machine import CoordinatorMachine
 from coordinator.engine.settings import EngineSettings
@@ -123,7 +124,7 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
     _check_controls(config, committer)
     most = plan.engine.payload_bytes_max or committer.manifest.frame_bytes_max
     worker = EvaluationWorker(task, committer.manifest, inbox) if config.evaluation.every else None
-    _evaluate_head(worker, committer, store)
+    _begin_evaluation(plan, worker, task, committer, store)
     trust = coordinator_trust(config.security)
     start = Start(1 + secrets.randbelow(2**64 - 1))
     will = coordinator_will(Writer(_topics(config), trust.signer), store.run, store.epoch, start)
@@ -178,9 +179,14 @@ def _watched(plan: _Plan, machine: CoordinatorMachine, commits: GroupCommit) -> 
     return WatchedMachine(machine, commits.settle, MonotonicClock().now, status)
 
 
-def _evaluate_head(worker: EvaluationWorker | None, committer: Committer, store: SqliteStore) -> None:
+def _begin_evaluation(
+    plan: _Plan, worker: EvaluationWorker | None, task: LazyTask, committer: Committer, store: SqliteStore
+) -> None:
     """Fill the gap that a crash may have left, and load the evaluation's data before the first round needs it."""
-    if worker is not None and not store.history()[-1].metrics:
+    if worker is None:
+        return
+    _check_metric(plan.engine.stopping, task, committer)
+    if not store.history()[-1].metrics:
         worker.submit(committer.head.version, committer.evaluated_model)
 
 
@@ -269,6 +275,22 @@ def _check_controls(config: CoordinatorConfig, committer: Committer) -> None:
         raise ConfigError(
             "strategy.name", f"the run in {config.store.folder} began {began} scaffold: take another store.folder"
         )
+
+
+def _check_metric(stopping: StoppingSettings, task: LazyTask, committer: Committer) -> None:
+    """An early stop waits for a number that evaluations have.
+
+    Raises:
+        ConfigError: They do not have it. An evaluation that fails is no reason: it may succeed later.
+    """
+    if stopping.source is not Source.CENTRAL or not (stopping.patience or stopping.metric):
+        return
+    try:
+        metrics = task.get().evaluate(committer.manifest.unflatten(committer.evaluated_model))
+    except Exception:  # noqa: BLE001 - the user's code may raise anything; the evaluation of the head logs it
+        return
+    if why := missing_metric(stopping, metrics):
+        raise ConfigError("stopping.metric", why)
 
 
 def _build_task(config: CoordinatorConfig) -> Task:

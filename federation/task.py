@@ -7,6 +7,7 @@ A task is built by a factory ``build(context: TaskContext) -> Task``, named by a
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from numbers import Integral
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -84,6 +85,13 @@ class TrainResult:
     steps: int = 0
     kept: Parameters = field(default_factory=dict)
     pending: Parameters = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # NumPy's whole numbers are whole numbers; what is none is said by whoever needs one.
+        for name in ("num_examples", "steps"):
+            value = getattr(self, name)
+            if isinstance(value, Integral) and not isinstance(value, bool):
+                object.__setattr__(self, name, int(value))
 
 
 class Task(Protocol):

@@ -255,7 +255,8 @@ class StoppingSection(Section):
 
     Attributes:
         on: ``central`` or ``nodes``: whose evaluations count. Nothing is the coordinator's where there are any.
-        metric: Its name. Nothing is ``accuracy`` where it is reported, else ``loss``.
+        metric: Its name. Nothing is ``accuracy`` where it is reported, else ``loss``. One that the task lacks is
+            refused at the start.
         goal: ``max`` or ``min``. Nothing is what the name says: losses and errors are better when they are smaller.
         patience: Evaluations in a row without improvement after which the run ends; 0 is never.
         min_delta: The least improvement, in the metric's own unit.

@@ -14,7 +14,7 @@ from enum import StrEnum
 from coordinator.records import Goal, goal_of
 from federation.types import ModelVersion
 
-__all__ = ["EarlyStopping", "Goal", "Source", "StoppingSettings", "goal_of"]
+__all__ = ["EarlyStopping", "Goal", "Source", "StoppingSettings", "goal_of", "missing_metric"]
 
 
 class Source(StrEnum):
@@ -30,7 +30,7 @@ class StoppingSettings:
 
     Attributes:
         source: Whose evaluations count.
-        metric: Its name; "" is ``accuracy`` where it is reported, else ``loss``.
+        metric: Its name; "" is ``accuracy`` where the first evaluation has it, else ``loss``.
         goal: Which value is better; None is what the metric's name says.
         patience: Evaluations in a row without improvement after which the run ends; 0 is never.
         min_delta: What counts as an improvement, in the metric's own unit.
@@ -41,6 +41,22 @@ class StoppingSettings:
     goal: Goal | None = None
     patience: int = 0
     min_delta: float = 0.0
+
+
+def missing_metric(settings: StoppingSettings, metrics: Mapping[str, float]) -> str | None:
+    """Why a run could never stop early or name a best version by these settings, or None.
+
+    Args:
+        settings: What is waited for.
+        metrics: What an evaluation of the first version has found.
+    """
+    if settings.metric and settings.metric not in metrics:
+        found = ", ".join(sorted(metrics)) or "nothing"
+        return f"the task's evaluation has no {settings.metric!r}; it reports {found}"
+    if settings.patience and not metrics.keys() & {"accuracy", "loss"} and not settings.metric:
+        found = ", ".join(sorted(metrics)) or "nothing"
+        return f"stopping.patience waits for accuracy or loss, and the task's evaluation reports {found}"
+    return None
 
 
 class EarlyStopping:
@@ -107,7 +123,8 @@ class EarlyStopping:
             self.waited += not self.exhausted
 
     def _name(self, metrics: Mapping[str, float]) -> str:
-        return self._settings.metric or ("accuracy" if "accuracy" in metrics else "loss")
+        # Once found it stays: an evaluation that lacks it is none, and no other number takes its place.
+        return self._settings.metric or self.metric or ("accuracy" if "accuracy" in metrics else "loss")
 
     def _score(self, metrics: Mapping[str, float]) -> float | None:
         """The metric, turned so that more is better."""

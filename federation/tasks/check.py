@@ -10,6 +10,7 @@ check_task(build(TaskContext(node_index=0, node_count=2)))
 """
 
 from collections.abc import Iterator, Mapping
+from numbers import Real
 
 import numpy as np
 
@@ -83,7 +84,7 @@ def _result_problems(initial: Parameters, result: TrainResult) -> Iterator[str]:
 
 def _metric_problems(metrics: Metrics) -> Iterator[str]:
     for name, value in metrics.items():
-        if not isinstance(value, int | float) or not np.isfinite(value):
+        if not isinstance(value, Real) or not np.isfinite(float(value)):
             yield f"the metric {name} must be a finite number, not {value!r}"
 
 

@@ -10,11 +10,13 @@ import importlib.util
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, cast
+
+import numpy as np
 
 from federation.errors import ConfigError
 from federation.protocol.messages import TrainSettings
@@ -169,7 +171,7 @@ def default_settings(name: str) -> TrainSettings:
     settings = getattr(_module_of(name), "DEFAULT_SETTINGS", TrainSettings())
     if not isinstance(settings, TrainSettings):
         raise ConfigError(_KEY, f"DEFAULT_SETTINGS must be a TrainSettings, not {settings!r}", source=name)
-    return settings
+    return replace(settings, **{each.name: _plain(getattr(settings, each.name)) for each in fields(settings)})
 
 
 def default_rounds(name: str) -> int:
@@ -184,6 +186,7 @@ def default_rounds(name: str) -> int:
     if found is not None:
         return found[0].rounds
     rounds = getattr(_module_of(name), "DEFAULT_ROUNDS", 10)
+    rounds = _plain(rounds)
     if not isinstance(rounds, int) or rounds < 1:
         raise ConfigError(_KEY, f"DEFAULT_ROUNDS must be a whole number of at least 1, not {rounds!r}", source=name)
     return rounds
@@ -192,6 +195,11 @@ def default_rounds(name: str) -> int:
 def is_builtin(name: str) -> bool:
     """Whether the task comes with the project: then its model follows from its name."""
     return _builtin(name) is not None
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's; everything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _builtin(name: str) -> tuple[BuiltinTask, int | None] | None:

@@ -117,9 +117,9 @@ def summary_table(report: Mapping[str, object]) -> Table:
     """What the demo reached, against plain fp32 for the same exchanges."""
     table = Table(box=SIMPLE_HEAD, show_header=False, pad_edge=False)
     up, down = _traffic(report, "up"), _traffic(report, "down")
-    accuracy = report.get("final_accuracy")
+    name, reached = _final(report)
     rows = {
-        "final accuracy": f"{accuracy:.2%}" if isinstance(accuracy, float) else "not evaluated",
+        name: reached,
         "versions": str(len(rounds)) if isinstance(rounds := report.get("rounds"), list) else "0",
         "strategy, codec": f"{report.get('strategy')}, {report.get('codec')}",
         "bytes up": up,
@@ -131,6 +131,16 @@ def summary_table(report: Mapping[str, object]) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _final(report: Mapping[str, object]) -> tuple[str, str]:
+    """What the newest evaluated version has reached: accuracy, or the loss where there is none."""
+    accuracy, rounds = report.get("final_accuracy"), report.get("rounds")
+    if isinstance(accuracy, float):
+        return "final accuracy", f"{accuracy:.2%}"
+    losses = [row.get("loss") for row in rounds if isinstance(row, Mapping)] if isinstance(rounds, list) else []
+    loss = next((each for each in reversed(losses) if isinstance(each, float)), None)
+    return ("final accuracy", "not evaluated") if loss is None else ("final loss", f"{loss:.4g}")
 
 
 def _traffic(report: Mapping[str, object], way: str) -> str:

@@ -39,6 +39,7 @@ class Story:
         nodes: Every node by its id.
         version: Newest committed version.
         accuracy: Accuracy by version, as far as it was evaluated.
+        loss: The same of the loss.
         accepted: Updates by version.
         finished: Whether the coordinator has said that the run is over.
     """
@@ -46,6 +47,7 @@ class Story:
     nodes: dict[str, NodeStory]
     version: int = 0
     accuracy: dict[int, float] = field(default_factory=dict)
+    loss: dict[int, float] = field(default_factory=dict)
     accepted: dict[int, int] = field(default_factory=dict)
     finished: bool = False
 
@@ -65,9 +67,10 @@ class Story:
             self.accepted[version] = _integer(fields, "accepted")
         elif event == "evaluated":
             metrics = fields.get("metrics")
-            accuracy = metrics.get("accuracy") if isinstance(metrics, dict) else None
-            if isinstance(accuracy, int | float):
-                self.accuracy[_integer(fields, "version")] = float(accuracy)
+            for name, values in (("accuracy", self.accuracy), ("loss", self.loss)):
+                value = metrics.get(name) if isinstance(metrics, dict) else None
+                if isinstance(value, int | float):
+                    values[_integer(fields, "version")] = float(value)
             return self._version_sentence(_integer(fields, "version"))
         elif event == "finished":
             self.finished = True
@@ -78,8 +81,10 @@ class Story:
     def _version_sentence(self, version: int) -> str | None:
         if version == 0:
             return None
-        accuracy = f", accuracy {self.accuracy[version]:.2%}" if version in self.accuracy else ""
-        return f"version {version}: {self.accepted.get(version, 0)} updates{accuracy}"
+        reached = f", loss {self.loss[version]:.4g}" if version in self.loss else ""
+        if version in self.accuracy:
+            reached = f", accuracy {self.accuracy[version]:.2%}"
+        return f"version {version}: {self.accepted.get(version, 0)} updates{reached}"
 
 
 def _hear_node(node: NodeStory, event: str, fields: Mapping[str, object]) -> None:

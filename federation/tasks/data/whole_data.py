@@ -1,6 +1,6 @@
 """One data set of the whole federation, read when it is needed, divided by rows: for experiments on known data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -37,8 +37,12 @@ class WholeData:
 
     @classmethod
     def of(cls, data: Any) -> "WholeData | None":
-        """What the whole federation shares: this itself, or a pair of inputs and targets; None for everything else."""
-        if isinstance(data, tuple | list) and len(data) == 2:
+        """What the whole federation shares: this itself, or a pair of inputs and targets; None for everything else.
+
+        Several inputs or targets, a tuple or a dict of arrays in their place, are everything else.
+        """
+        is_pair = isinstance(data, tuple | list) and len(data) == 2
+        if is_pair and not any(isinstance(each, tuple | Mapping) for each in data):
             pair = (data[0], data[1])
             return cls(lambda: pair)
         return data if isinstance(data, cls) else None

@@ -49,7 +49,7 @@ class PartTrainer:
         device = self._training.device
         self._inputs, self._targets = as_tensor(inputs).to(device), as_tensor(targets).to(device)
         if not task.gaps:
-            TensorData(self._inputs, self._targets, device).refuse_gaps()
+            TensorData((self._inputs, self._targets), device).refuse_gaps()
         self._rows = [torch.from_numpy(np.ascontiguousarray(rows)).to(device) for rows in parts]
         self._stacked: Stacked | None = None
         self._objection: str | None = None
@@ -76,7 +76,7 @@ class PartTrainer:
             TaskError: The parameters or the settings cannot be used, or the training diverged.
         """
         rows = self._rows[node]
-        data = TensorData(self._inputs[rows], self._targets[rows], self._training.device)
+        data = TensorData((self._inputs[rows], self._targets[rows]), self._training.device)
         return self._training.train_on(data, node, parameters, settings, correction)
 
     def train(self, work: Work, *, stacked: bool) -> Iterator[Trained]:

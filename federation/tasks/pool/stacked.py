@@ -22,8 +22,9 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from federation.protocol.messages import TrainSettings
 from federation.task import Array, Parameters
+from federation.tasks.training.batches import Loss, Reading
 from federation.tasks.training.local_model import LocalModel
-from federation.tasks.training.local_sgd import Loss, Sgd, check_settings
+from federation.tasks.training.local_sgd import Sgd, check_settings
 
 __all__ = ["Group", "Stack", "Stacked"]
 
@@ -88,6 +89,7 @@ class Stacked:
             return "the model has buffers or frozen parameters"
         if any(isinstance(each, nn.modules.dropout._DropoutNd) for each in module.modules()):  # noqa: SLF001
             return "the model has dropout, which draws for each node apart"
+        whole = Reading.of(module, self._loss).whole
         module.train()
         try:
             tensors = {name: tensor.unsqueeze(0) for name, tensor in self._model.tensors.items()}
@@ -97,8 +99,8 @@ class Stacked:
             changes = self._changes_itself(inputs)
         except Exception as error:  # noqa: BLE001 - whatever the model raises here, alone it may train
             return f"the model cannot be stacked: {error}"
-        if changes:
-            return "the model changes its own tensors, which a stack has elsewhere"
+        if changes or whole:
+            return "the model changes its own tensors, or the loss takes whole batches: a stack has them elsewhere"
         if not torch.allclose(plain, by_row, rtol=TOLERANCE, atol=TOLERANCE):
             return "the loss of a batch is not the mean of its rows' losses"
         return None

@@ -1,21 +1,22 @@
 """The local data as one pass per epoch: tensors without a loader, data sets and loaders as they are."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from federation.errors import TaskError
 from federation.task import TaskContext
-from federation.tasks.data.partitioners import Traits, all_parts, matching_parts, part_of, split
+from federation.tasks.data.partitioners import Traits, all_parts, matching_parts, part_of
 from federation.tasks.data.whole_data import WholeData
+from federation.tasks.training.batches import Batch, first_gap, first_tensor, mapped, num_examples, tensors_in
 
 __all__ = [
     "BLOCK_BYTES_MAX",
     "NO_BATCH",
-    "Batch",
     "DatasetData",
     "LoaderData",
     "LocalData",
@@ -31,16 +32,15 @@ __all__ = [
     "own_data",
 ]
 
-Batch = tuple[Any, Any]
-"""Inputs and targets."""
-
 BLOCK_BYTES_MAX = 1 << 20
-"""Shuffled inputs are gathered in blocks of this size: they stay in the cache, and memory is bounded."""
+"""Shuffled examples are gathered in blocks of this size: they stay in the cache, and memory is bounded."""
+
+
+EVALUATION_BATCH = 1000
+"""Examples per evaluation step: few enough for a small device's memory."""
 
 NO_BATCH = "{} gives no batch that can be used: see drop_last and batch_size of its loader, and how many rows there are"
 """What is said of data out of which nothing comes, by whose data it is."""
-
-GAP = "is not finite: fill the gap or leave the row out, or say TorchTask(gaps=True) where the model knows gaps"
 
 
 class LocalData(Protocol):
@@ -60,9 +60,9 @@ def local_data(data: Any, context: TaskContext, device: torch.device, by: str = 
     """A node's training data.
 
     Args:
-        data: (inputs, targets), a `WholeData` or a map-style Dataset of the whole federation, of which this node's
-            part is taken; or a function that returns this node's own: (inputs, targets), a Dataset, or an iterable of
-            batches.
+        data: (inputs, targets), more arrays of one length, a dict of them, a `WholeData` or a map-style Dataset of the
+            whole federation, of which this node's part is taken; or a function that returns this node's own: the same
+            kinds, or an iterable of batches.
         context: Says which part.
         device: Where batches shall be.
         by: How one data set is divided, where the context does not say it.
@@ -71,33 +71,33 @@ def local_data(data: Any, context: TaskContext, device: torch.device, by: str = 
         TaskError: This is none of these, or it is empty.
     """
     if isinstance(data, WholeData):
-        return TensorData(*data.part(context, by), device)
+        return TensorData(data.part(context, by), device)
     if callable(data) and not isinstance(data, Dataset):
         return own_data(data(), device)
     if isinstance(data, Dataset):
         rows = part_of(context, len(data), by=by, labels=labels_of(data))  # type: ignore[arg-type]
         if isinstance(data, TensorDataset) and len(data.tensors) == 2:
-            return TensorData(data.tensors[0][rows], data.tensors[1][rows], device)
+            return TensorData(tuple(tensor[rows] for tensor in data.tensors), device)
         return DatasetData(Subset(data, rows.tolist()), device)
-    whole = (each if isinstance(each, torch.Tensor) else np.asarray(each) for each in _pair(data))
-    inputs, targets = split(context, *whole, by=by)
-    return TensorData(inputs, targets, device)
+    whole = _tensors(data)
+    rows = part_of(context, num_examples(whole), by=by, labels=_labels(whole))
+    return TensorData(mapped(lambda tensor: tensor[torch.from_numpy(rows)], whole), device)
 
 
 def own_data(data: Any, device: torch.device) -> LocalData:
-    """Data that needs no partition: (inputs, targets), a Dataset, an iterable of batches, or a function of these.
+    """Data that needs no partition: arrays of one length, a Dataset, an iterable of batches, or a function of these.
 
     Raises:
         TaskError: This is none of these, or it is empty.
     """
     if isinstance(data, Dataset):
         if isinstance(data, TensorDataset) and len(data.tensors) == 2:
-            return TensorData(*data.tensors, device)
+            return TensorData(data.tensors, device)
         return DatasetData(data, device)
     if callable(data):
         return own_data(data(), device)
-    if isinstance(data, tuple | list):
-        return TensorData(*_pair(data), device)
+    if isinstance(data, tuple | Mapping) or (isinstance(data, list) and not _is_batches(data)):
+        return TensorData(data, device)
     if isinstance(data, Iterable):
         return LoaderData(data, device)
     raise TaskError(f"data must be (inputs, targets), a Dataset or an iterable of batches, not {type(data).__name__}")
@@ -127,14 +127,13 @@ def held_out(data: LocalData, share: float, seed: int) -> tuple[LocalData, Local
 
 
 class TensorData:
-    """All examples in two tensors on the device: one permutation per epoch, batches are slices."""
+    """All examples in tensors on the device: one permutation per epoch, batches are slices."""
 
-    def __init__(self, inputs: Any, targets: Any, device: torch.device) -> None:
-        """Args: tensors or arrays of one length; float64 arrays become float32, integer arrays int64."""
-        self._inputs, self._targets = as_tensor(inputs).to(device), as_tensor(targets).to(device)
-        self.num_examples = len(self._inputs)
-        if self.num_examples == 0 or len(self._targets) != self.num_examples:
-            raise TaskError(f"{self.num_examples} inputs and {len(self._targets)} targets: need as many, at least one")
+    def __init__(self, data: Any, device: torch.device) -> None:
+        """Args: ``data`` is (inputs, targets), more arrays of one length, or a dict of them; see `as_tensor`."""
+        self._tensors = mapped(lambda tensor: tensor.to(device), _tensors(data))
+        self._leaves = list(tensors_in(self._tensors))
+        self.num_examples = num_examples(self._tensors)
 
     def refuse_gaps(self, whose: str = "") -> None:
         """Look for numbers that are not finite.
@@ -145,36 +144,44 @@ class TensorData:
         Raises:
             TaskError: It says row and column of the first one.
         """
-        for what, tensor in (("input", self._inputs), ("target", self._targets)):
-            if (place := _first_gap(tensor)) is not None:
-                raise TaskError(f"{whose}{what} {place} {GAP}")
+        if (gap := first_gap(self._tensors, 0)) is not None:
+            raise TaskError(f"{whose}{gap}")
 
     def rows(self, rows: torch.Tensor) -> "TensorData":
         """A part of it, in this order."""
-        rows = rows.to(self._inputs.device)
-        return TensorData(self._inputs[rows], self._targets[rows], self._inputs.device)
+        device = self._leaves[0].device
+        rows = rows.to(device)
+        return TensorData(mapped(lambda tensor: tensor[rows], self._tensors), device)
 
     def epoch(self, generator: torch.Generator, batch_size: int) -> Iterator[Batch]:
         """See `LocalData`."""
         if batch_size == 0 or batch_size >= self.num_examples:
-            yield self._inputs, self._targets
+            yield self._tensors
             return
-        order = torch.randperm(self.num_examples, generator=generator).to(self._inputs.device)
-        row_bytes = max(1, self._inputs.element_size() * self._inputs[0].numel())
+        order = torch.randperm(self.num_examples, generator=generator).to(self._leaves[0].device)
+        row_bytes = max(1, sum(tensor.element_size() * tensor[0].numel() for tensor in self._leaves))
         block = batch_size * max(1, BLOCK_BYTES_MAX // (row_bytes * batch_size))
         for rows in _cut(order, block):
-            yield from zip(_cut(self._inputs[rows], batch_size), _cut(self._targets[rows], batch_size), strict=True)
+            yield from self._batches([tensor[rows] for tensor in self._leaves], batch_size)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """See `LocalData`."""
-        yield from zip(_cut(self._inputs, batch_size), _cut(self._targets, batch_size), strict=True)
+        yield from self._batches(self._leaves, batch_size)
+
+    def _batches(self, leaves: Sequence[torch.Tensor], batch_size: int) -> Iterator[Batch]:
+        for cut in zip(*(_cut(tensor, batch_size) for tensor in leaves), strict=True):
+            yield mapped(partial(_next, iter(cut)), self._tensors)
+
+
+def _next(leaves: Iterator[torch.Tensor], _: torch.Tensor) -> torch.Tensor:
+    return next(leaves)
 
 
 class DatasetData:
     """A map-style data set, collated by torch's loader in this process."""
 
     def __init__(self, dataset: Dataset[Any], device: torch.device) -> None:
-        """Args: ``dataset`` has a length and gives (input, target)."""
+        """Args: ``dataset`` has a length and gives examples."""
         self._dataset = dataset
         self._device = device
         self.num_examples = len(dataset)  # type: ignore[arg-type]
@@ -200,7 +207,13 @@ class LoaderData:
     """Batches that the user's own iterable makes: its batch size and its shuffle win."""
 
     def __init__(self, batches: Iterable[Any], device: torch.device) -> None:
-        """Args: ``batches`` can be iterated once per epoch and gives (inputs, targets)."""
+        """Args: ``batches`` can be iterated once per epoch.
+
+        Raises:
+            TaskError: It can be iterated only once.
+        """
+        if iter(batches) is batches:
+            raise TaskError(_ONCE)
         self._batches = batches
         self._device = device
         self.num_examples = 0
@@ -210,12 +223,51 @@ class LoaderData:
         return self.in_order(batch_size)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:  # noqa: ARG002 - the loader's own wins
-        """See `LocalData`."""
+        """See `LocalData`.
+
+        Raises:
+            TaskError: It gives nothing any more.
+        """
         seen = 0
-        for inputs, targets in on_device(self._batches, self._device):
-            seen += len(targets)
-            self.num_examples = max(self.num_examples, seen)
-            yield inputs, targets
+        for count, batch in enumerate(on_device(self._batches, self._device), start=1):
+            seen += num_examples(batch)
+            # Also where the pass is cut short: what the loader holds is the weight, and not what was taken of it.
+            self.num_examples = max(self.num_examples, seen, _held(self._batches, seen, count))
+            yield batch
+        if not seen and self.num_examples:
+            raise TaskError(_ONCE)
+
+    def unshuffled(self) -> LocalData:
+        """The same examples by their number in the data set, where there is one."""
+        loader = self._batches
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+            return self
+        plain: DataLoader[Any] = DataLoader(loader.dataset, batch_size=64, collate_fn=loader.collate_fn)
+        return LoaderData(plain, self._device)
+
+
+_ONCE = "the data can be iterated once only, and every epoch needs it: give a list, a Dataset or a DataLoader"
+
+
+def _held(batches: Iterable[Any], seen: int, count: int) -> int:
+    """How many examples a loader has, as far as it says so.
+
+    Args:
+        batches: The loader.
+        seen: Examples of its first batches.
+        count: How many batches these were.
+    """
+    if isinstance(batches, DataLoader):
+        sampler, size = batches.sampler, batches.batch_size
+        if isinstance(sampler, Sized) and size is not None and not isinstance(batches.dataset, IterableDataset):
+            return len(sampler) // size * size if batches.drop_last else len(sampler)
+    if isinstance(batches, Sequence):
+        return sum(num_examples(batch) for batch in batches) if count == 1 else 0
+    try:
+        length = len(batches)  # type: ignore[arg-type]  # it has one, or raises
+    except (TypeError, NotImplementedError):
+        return 0
+    return seen + (length - count) * (seen // count) if count == 1 else 0
 
 
 def first_batch(batches: Iterator[Batch], whose: str) -> Batch:
@@ -229,44 +281,22 @@ def first_batch(batches: Iterator[Batch], whose: str) -> Batch:
     raise TaskError(NO_BATCH.format(whose))
 
 
-def _first_gap(values: Any) -> str | None:
-    """Where the first number lies that is not finite, such as ``row 7, column 3``; None where all are.
-
-    Args:
-        values: A tensor whose first dimension are rows, or tensors in a list, a tuple or a dict.
-    """
-    if isinstance(values, Mapping):
-        return _first_gap(list(values.values()))
-    if isinstance(values, tuple | list):
-        return next((place for place in map(_first_gap, values) if place is not None), None)
-    # A sum costs no memory of its own; it is not finite where a part is not, and seldom where all are.
-    if not isinstance(values, torch.Tensor) or not values.is_floating_point() or torch.isfinite(values.sum()):
-        return None
-    places = torch.nonzero(~torch.isfinite(values if values.ndim else values.reshape(1))).tolist()
-    if not places:
-        return None
-    row, *rest = places[0]
-    return f"row {row}" + (f", column {', '.join(map(str, rest))}" if rest else "")
-
-
-def gap_in(data: LocalData, batch_size: int) -> str | None:
-    """Which row of the data's own order is not finite; None where all are, or where the rows cannot be counted."""
-    before = 0
-    for inputs, targets in data.in_order(batch_size):
-        for what, values in (("input", inputs), ("target", targets)):
-            if (place := _first_gap(values)) is not None:
-                row, comma, rest = place.removeprefix("row ").partition(",")
-                return f"{what} row {before + int(row)}{comma}{rest} {GAP}"
-        before += len(targets)
+def gap_in(data: LocalData) -> str | None:
+    """Which row of the data's own order is not finite, such as ``input row 7, column 3``; None where all are."""
+    data = data.unshuffled() if isinstance(data, LoaderData) else data
+    row = 0
+    for batch in data.in_order(EVALUATION_BATCH):
+        if (gap := first_gap(batch, row)) is not None:
+            return gap
+        row += num_examples(batch)
     return None
 
 
 def on_device(batches: Iterable[Any], device: torch.device) -> Iterator[Batch]:
-    """Batches of (inputs, targets), moved to the device; whatever is no tensor stays as it is."""
+    """Batches, moved to the device; whatever is no tensor stays as it is."""
     move: Callable[[Any], Any] = lambda value: value.to(device) if hasattr(value, "to") else value  # noqa: E731 - one use
     for batch in batches:
-        inputs, targets = _pair(batch)
-        yield move(inputs), move(targets)
+        yield mapped(move, batch)
 
 
 def as_tensor(values: Any) -> torch.Tensor:
@@ -289,10 +319,41 @@ def _cut(tensor: torch.Tensor, rows: int) -> tuple[torch.Tensor, ...]:
     return tensor.split(rows)  # type: ignore[no-untyped-call,no-any-return]  # torch has no annotation for it
 
 
-def _pair(data: Any) -> tuple[Any, Any]:
-    if not isinstance(data, tuple | list) or len(data) != 2:
-        raise TaskError("data and batches must be pairs: (inputs, targets)")
-    return data[0], data[1]
+def _tensors(data: Any) -> Any:
+    """Arrays of one length, in the structure that they have, as tensors."""
+    if not isinstance(data, Mapping) and (not isinstance(data, tuple | list) or len(data) < 2):
+        raise TaskError(
+            "data must be (inputs, targets), more arrays of one length, a dict of them, a Dataset or batches"
+        )
+    made = _part(tuple(data) if isinstance(data, list) else data)
+    lengths = [len(tensor) if tensor.ndim else 0 for tensor in tensors_in(made)]
+    if len(set(lengths)) != 1 or not lengths[0]:
+        raise TaskError(f"the arrays of the data have {lengths} rows: they need as many, at least one")
+    return made
+
+
+def _part(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {name: _part(each) for name, each in data.items()}
+    return tuple(_part(each) for each in data) if isinstance(data, tuple) else as_tensor(data)
+
+
+def _is_batches(data: list[Any]) -> bool:
+    """Whether a list has batches, and is not itself inputs and targets."""
+    return bool(data) and all(
+        isinstance(each, tuple | list | Mapping) and first_tensor(each) is not None for each in data
+    )
+
+
+def _labels(tensors: Any) -> Any:
+    """What one data set may be divided by: the targets, where they are one column."""
+    if isinstance(tensors, Mapping):
+        tensors = next(
+            (tensors[name] for name in ("labels", "label", "targets", "target", "y") if name in tensors), None
+        )
+    elif isinstance(tensors, tuple):
+        tensors = tensors[-1]
+    return tensors if isinstance(tensors, torch.Tensor) else None
 
 
 def evaluation_data(test: Any, train: Any, context: TaskContext, device: torch.device, by: str) -> LocalData | None:
@@ -319,7 +380,7 @@ def evaluation_data(test: Any, train: Any, context: TaskContext, device: torch.d
     if len(rows) == 0:
         return None
     if isinstance(test, WholeData):
-        return TensorData(*test.rows(rows), device)
+        return TensorData(test.rows(rows), device)
     whole = own_data(test, device)
     assert isinstance(whole, TensorData | DatasetData)  # noqa: S101 - what is known of its rows can be divided
     return whole.rows(torch.from_numpy(rows))
@@ -331,5 +392,7 @@ def _traits(data: Any) -> Traits | None:
         return data.traits()
     if isinstance(data, Dataset):
         return Traits(length=len(data), labels=labels_of(data))  # type: ignore[arg-type]  # map-style
-    is_pair = isinstance(data, tuple | list) and len(data) == 2
-    return Traits(length=len(data[1]), labels=data[1]) if is_pair else None
+    if isinstance(data, Mapping) or (isinstance(data, tuple | list) and len(data) > 1 and not _is_batches(list(data))):
+        whole = _tensors(data)
+        return Traits(length=num_examples(whole), labels=_labels(whole))
+    return None

@@ -7,9 +7,8 @@ loader for tensors, one permutation of the data per epoch.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +16,9 @@ import torch
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import Parameters, Stop
-from federation.tasks.training.local_data import NO_BATCH, Batch, LocalData, gap_in
+from federation.tasks.training.batches import Batch, Loss, Reading, num_examples
+from federation.tasks.training.local_data import NO_BATCH, LocalData, gap_in
 from federation.tasks.training.local_model import LocalModel
-
-LOOK_ROWS = 1000
-"""Rows at a time of a data set that is searched for what has made a training diverge."""
-
-Loss = Callable[[Any, Any], torch.Tensor]
-"""Output and target to the mean loss of a batch, a scalar tensor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +62,11 @@ def train_locally(model: LocalModel, loss: Loss, data: LocalData, plan: Training
     weights, correction = model.trainable, plan.correction
     sgd = Sgd(weights, plan.settings, () if correction is None else _like(model, weights, correction))
     total, steps = torch.zeros((), device=model.device), 0
-    for inputs, targets in _batches(data, plan, smallest=2 if model.normalizes_batches else 1):
+    reading = Reading.of(model.module, loss)
+    for batch in _batches(data, plan, smallest=2 if model.normalizes_batches else 1):
         if plan.stop():
             break
-        batch_loss = loss(model.module(inputs), targets)
+        _, batch_loss = reading(batch)
         # A forward pass may put other parameters in the place of those that it has used.
         used, weights = weights, model.trainable
         sgd.step(gradients_of(batch_loss, used, weights), weights)
@@ -79,7 +74,7 @@ def train_locally(model: LocalModel, loss: Loss, data: LocalData, plan: Training
         steps += 1
     if not math.isfinite(mean := total.item() / max(1, steps)):
         lower = f"lower learning_rate (it is {plan.settings.learning_rate})"
-        raise TaskError(f"local training diverged: {gap_in(data, LOOK_ROWS) or lower}")
+        raise TaskError(f"local training diverged: {gap_in(data) or lower}")
     return _outcome(mean, steps, plan)
 
 
@@ -171,11 +166,11 @@ def _batches(data: LocalData, plan: TrainingPlan, *, smallest: int) -> Iterator[
     generator = torch.Generator().manual_seed(plan.seed)
     left = settings.max_steps or -1
     for _ in range(settings.local_epochs):
-        for inputs, targets in data.epoch(generator, settings.batch_size):
+        for batch in data.epoch(generator, settings.batch_size):
             # BatchNorm cannot normalise a batch of one: one example less beats a training that fails.
-            if smallest > 1 and len(targets) < smallest:
+            if smallest > 1 and num_examples(batch) < smallest:
                 continue
-            yield inputs, targets
+            yield batch
             left -= 1
             if left == 0:
                 return

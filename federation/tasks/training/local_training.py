@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from numbers import Real
 
 import numpy as np
 import torch
@@ -13,9 +13,9 @@ from torch import nn
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import TEST_EXAMPLES, Array, Metrics, Parameters, ProgramForm, Stop, TrainResult
+from federation.tasks.training.batches import Reading
 from federation.tasks.training.exporting import write_program
 from federation.tasks.training.local_data import (
-    NO_BATCH,
     LocalData,
     TensorData,
     as_tensor,
@@ -27,12 +27,10 @@ from federation.tasks.training.local_data import (
 )
 from federation.tasks.training.local_model import LocalModel, arrays_of, choose_device
 from federation.tasks.training.local_sgd import TrainingPlan, gradients_of, train_locally
+from federation.tasks.training.metrics import Evaluation
 from federation.tasks.training.personal import PersonalLayers, local_names
 from federation.tasks.training.spec import TorchTaskSpec
 from update_codec import Role
-
-EVALUATION_BATCH = 1000
-"""Examples per evaluation step: few enough for a small device's memory."""
 
 
 class LocalTraining:
@@ -58,9 +56,9 @@ class LocalTraining:
     def prepare(self) -> None:
         """Make the model, read the data and run one step on two examples, whose result is thrown away."""
         with self.guarded(seed=0):
-            inputs, targets = first_batch(self._train_data.in_order(2), "the training data of this node")
+            batch = first_batch(self._train_data.in_order(2), "the training data of this node")
             used = self.model.trainable
-            loss = self._task.loss(self.model.module(inputs), targets)
+            _, loss = Reading.of(self.model.module, self._task.loss)(batch)
             gradients_of(loss, used, self.model.trainable)
             self.model.dump()
             if self._task.own_test is not None:
@@ -128,7 +126,7 @@ class LocalTraining:
         self.model.module.eval()
         # Not inference_mode: what a model keeps for later of such a pass could never be trained on.
         with torch.no_grad():
-            return self._measure(data)
+            return self._evaluation.measure(Reading.of(self.model.module, self._task.loss), data)
 
     def evaluate(self, parameters: Parameters) -> Metrics:
         """See `TorchTask.evaluate`."""
@@ -182,20 +180,6 @@ class LocalTraining:
         inputs: torch.Tensor = first_batch(batches, "the test data")[0]
         return inputs.cpu()
 
-    def _measure(self, data: LocalData) -> Metrics:
-        examples, loss_sum, right, answers = 0, 0.0, 0, 0
-        for inputs, targets in data.in_order(EVALUATION_BATCH):
-            output = self.model.module(inputs)
-            loss_sum += self._task.loss(output, targets).item() * len(targets)
-            examples += len(targets)
-            if self._task.accuracy and _are_classes(output, targets):
-                right += int((output.argmax(1) == targets).sum())
-                answers += targets.numel()
-        if examples == 0:
-            raise TaskError(NO_BATCH.format("the test data"))
-        metrics = {"loss": loss_sum / examples}
-        return metrics | {"accuracy": right / answers} if answers else metrics
-
     @contextmanager
     def guarded(self, seed: int) -> Iterator[None]:
         """Set torch's threads and seed, and turn what the user's model or data raise into `TaskError`."""
@@ -207,6 +191,10 @@ class LocalTraining:
                 yield
         except (RuntimeError, ValueError, TypeError, LookupError, OSError) as error:
             raise TaskError(f"the task's model, data or loss failed: {type(error).__name__}: {error}") from error
+
+    @cached_property
+    def _evaluation(self) -> Evaluation:
+        return Evaluation(self._task.metrics, accuracy=self._task.accuracy)
 
     @property
     def model(self) -> LocalModel:
@@ -240,7 +228,7 @@ class LocalTraining:
         data = self._without_gaps(local_data(task.train_data, task.context, self.device, task.split))
         if task.own_test is None:
             return data, data
-        if isinstance(task.own_test, float | int):
+        if isinstance(task.own_test, Real):
             return held_out(data, float(task.own_test), task.context.seed)
         return data, self._without_gaps(local_data(task.own_test, task.context, self.device, task.split), "own test ")
 
@@ -276,10 +264,6 @@ def _made(task: TorchTaskSpec) -> nn.Module:
                 f"the loss has parameters of its own, which nobody trains ({own[0]}): keep them in the model"
             )
     return module
-
-
-def _are_classes(output: Any, targets: Any) -> bool:
-    return not targets.is_floating_point() and output.ndim == targets.ndim + 1
 
 
 def node_seed(seed: int, node_index: int) -> int:

@@ -1,6 +1,6 @@
 """What a torch task is told: the model, the data, the loss, and how they are used."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,12 @@ class TorchTaskSpec:
     Attributes:
         context: What the factory was given: which part of the data, which device.
         model: Makes the model; its random initial weights are drawn from the seed that the coordinator chose.
-        train_data: (inputs, targets), a `WholeData` or a map-style Dataset of the whole federation, of which this node
-            takes its part (see ``split``); or a function that gives this node's own: (inputs, targets), a Dataset, or
-            an iterable of batches such as a DataLoader. The function is called on first use, so never at the
-            coordinator.
-        loss: Output and target to the mean loss of the batch, such as ``torch.nn.functional.cross_entropy``.
+        train_data: (inputs, targets), more arrays of one length, a dict of them, a `WholeData` or a map-style Dataset
+            of the whole federation, of which this node takes its part (see ``split``); or a function that gives this
+            node's own: the same kinds, or an iterable of batches such as a DataLoader. The function is called on first
+            use, so never at the coordinator.
+        loss: Output and target to the mean loss of the batch, such as ``torch.nn.functional.cross_entropy``. Where
+            batches are dicts, or its second argument is called ``batch``, it gets the whole batch (batches.py).
         test_data: The same kinds; None evaluates nothing. The coordinator has all of it. Of data of the whole
             federation a node has a part: of each label the share that it has of the training rows.
         own_test: This node's own test split: a share of its training data that is held out (0.2 is a fifth), or data of
@@ -35,7 +36,9 @@ class TorchTaskSpec:
             its own in its state folder; neither the coordinator nor its model has them.
         local_norms: The same for all BatchNorm layers with their statistics (FedBN).
         finetune_epochs: Further passes before the personal evaluation, of which nothing is sent or kept.
-        accuracy: Report the share of right answers where the targets are classes.
+        accuracy: Report the share of right answers where the loss says that the targets are classes (metrics.py).
+        metrics: Metrics of your own by name: functions of (output, target), or objects with ``update``, ``compute`` and
+            ``reset`` as in torchmetrics. One that is called ``accuracy`` takes the place of ours.
         threads: CPU threads for this task's arithmetic; 0 leaves torch's own choice.
         split: How data of the whole federation is divided, where the context does not say it: ``iid``, ``shards:N``,
             ``dirichlet:ALPHA`` or ``natural``.
@@ -59,6 +62,7 @@ class TorchTaskSpec:
     local_norms: bool = False
     finetune_epochs: int = 0
     accuracy: bool = True
+    metrics: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 1
     split: str = "iid"
     picture: PictureInput | None = None

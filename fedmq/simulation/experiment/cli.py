@@ -12,7 +12,7 @@ from rich.table import Table
 
 from coordinator.config.sections import CoordinatorConfig
 from coordinator.config.settings import committer_settings, engine_settings, strategy_name, uses_controls
-from coordinator.engine.early_stopping import Source, StoppingSettings
+from coordinator.engine.early_stopping import Source, StoppingSettings, missing_metric
 from coordinator.engine.settings import FederatedEvaluationSettings
 from federation.errors import ConfigError
 from federation.protocol.cohort import COHORT_NODES_MAX
@@ -88,6 +88,7 @@ def train(options: TrainOptions, *, as_json: bool) -> Result:
     console = Console(stderr=True)
     options, config = resolve(options)
     experiment = experiment_of(options, config)
+    _check_metric(experiment)
     step = max(1, experiment.plan.engine.versions // SHOWN)
 
     def say(figures: VersionFigures) -> None:
@@ -122,6 +123,19 @@ def _check_stopping(stopping: StoppingSettings, evaluate_every: int) -> None:
     if stopping.patience and not evaluate_every:
         problem = "0 makes no evaluation, and stopping.patience waits for those"
         raise ConfigError("--evaluate-every", problem, source="command line")
+
+
+def _check_metric(experiment: Experiment) -> None:
+    """An early stop waits for a number that evaluations have.
+
+    Raises:
+        ConfigError: They do not have it.
+    """
+    stopping, pool = experiment.plan.engine.stopping, experiment.pool
+    if not experiment.plan.evaluate_every or not (stopping.patience or stopping.metric):
+        return
+    if why := missing_metric(stopping, pool.evaluate(pool.initial_parameters(experiment.plan.seed))):
+        raise ConfigError("stopping.metric", why)
 
 
 def _line(figures: VersionFigures) -> str:

@@ -233,3 +233,13 @@ def test_another_task_on_resume_is_exit_code_2_before_anything_is_said(broker: L
             nodes.until(lambda: len(nodes.epochs) > len(epochs))
         # Each start counts: the second one has said nothing.
         assert nodes.epochs[len(epochs)] == epochs[-1] + 2
+
+
+def test_a_stopping_metric_that_the_task_lacks_is_exit_code_2_at_the_start(broker: LocalBroker, tmp_path: Path) -> None:
+    file = settings(tmp_path, broker)
+    file.write_text(file.read_text().replace("every = 0", "every = 1") + '\n[stopping]\npatience = 3\nmetric = "f1"\n')
+    with coordinator(file) as process:
+        code, words = ended(process)
+    assert code == 2
+    assert "stopping.metric" in words
+    assert "reports loss" in words

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from coordinator.engine.early_stopping import EarlyStopping, Goal, Source, StoppingSettings, goal_of
+from coordinator.engine.early_stopping import EarlyStopping, Goal, Source, StoppingSettings, goal_of, missing_metric
 from federation.types import ModelVersion
 
 
@@ -96,3 +96,38 @@ def test_the_name_of_a_metric_says_which_way_it_goes(metric: str, goal: Goal) ->
 def test_the_goal_can_be_given() -> None:
     progress = after(StoppingSettings(metric="distance", goal=Goal.MIN), [3.0, 1.0, 2.0], metric="distance")
     assert progress.best == 2
+
+
+def test_the_metric_that_was_found_first_stays_the_one_that_counts() -> None:
+    progress = EarlyStopping(StoppingSettings(patience=2))
+    for version, metrics in enumerate([{"accuracy": 0.9, "loss": 1.0}, {"loss": 0.5}, {"loss": 0.1}], start=1):
+        progress.observe(Source.CENTRAL, ModelVersion(version), metrics, kept=True)
+    assert (progress.metric, progress.best, progress.value, progress.exhausted) == ("accuracy", 1, 0.9, True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "metrics", "words"),
+    [
+        (StoppingSettings(metric="f1"), {"loss": 1.0, "accuracy": 0.5}, "no 'f1'; it reports accuracy, loss"),
+        (StoppingSettings(metric="f1", patience=3), {}, "it reports nothing"),
+        (StoppingSettings(patience=3), {"f1": 0.5}, "waits for accuracy or loss"),
+    ],
+)
+def test_a_metric_that_nobody_reports_is_found_at_the_start(
+    settings: StoppingSettings, metrics: dict[str, float], words: str
+) -> None:
+    assert words in str(missing_metric(settings, metrics))
+
+
+@pytest.mark.parametrize(
+    ("settings", "metrics"),
+    [
+        (StoppingSettings(), {}),
+        (StoppingSettings(metric="f1", patience=3), {"f1": 0.5}),
+        (StoppingSettings(patience=3), {"loss": 0.5}),
+    ],
+)
+def test_a_metric_that_is_reported_is_nothing_to_complain_about(
+    settings: StoppingSettings, metrics: dict[str, float]
+) -> None:
+    assert missing_metric(settings, metrics) is None

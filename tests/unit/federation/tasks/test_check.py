@@ -97,3 +97,12 @@ def test_all_faults_are_listed_at_once() -> None:
     task = Scripted(role={"x": Role.STATISTIC}, metrics={"loss": float("inf")})
     with pytest.raises(TaskError, match=r"roles names x.*; evaluate: the metric loss"):
         check_task(task)
+
+
+def test_numpys_numbers_are_numbers() -> None:
+    result = TrainResult(parameters={}, num_examples=np.int64(7), steps=np.uint8(3))  # type: ignore[arg-type]
+    assert (type(result.num_examples), result.num_examples) == (int, 7)
+    assert (type(result.steps), result.steps) == (int, 3)
+    good = Scripted(result=returning(num_examples=np.int32(4), metrics={"loss": np.float32(0.5)}))
+    check_task(good)
+    assert TrainResult(parameters={}, num_examples=True).num_examples is True

@@ -151,3 +151,15 @@ def test_defaults_of_the_wrong_kind_are_refused(tmp_path: Path, line: str) -> No
     read = default_settings if "SETTINGS" in line else default_rounds
     with pytest.raises(ConfigError, match="DEFAULT_"):
         read(f"{path}:build")
+
+
+def test_numpys_numbers_in_the_defaults_are_plain_ones(tmp_path: Path) -> None:
+    path = tmp_path / "counted.py"
+    path.write_text(
+        "import numpy as np\nfrom federation.protocol.messages import TrainSettings\n"
+        "DEFAULT_SETTINGS = TrainSettings(batch_size=np.int64(4), learning_rate=np.float32(0.5))\n"
+        "DEFAULT_ROUNDS = np.int64(3)\n"
+    )
+    settings = default_settings(f"{path}:build")
+    assert (type(settings.batch_size), type(settings.learning_rate)) == (int, float)
+    assert type(default_rounds(f"{path}:build")) is int

@@ -330,6 +330,17 @@ class TestView:
         assert "50.00%" in out.getvalue()
 
 
+def test_without_an_accuracy_the_loss_is_told() -> None:
+    story = Story({})
+    story.hear(line("coordinator", "version_committed", version=1, accepted=2))
+    told = story.hear(line("coordinator", "evaluated", version=1, metrics={"loss": 0.125}))
+    assert told == "version 1: 2 updates, loss 0.125"
+    for rounds, shown in (([{"loss": 2.5}, {"loss": 0.5}, {"loss": None}], "final loss"), ([], "not evaluated")):
+        out = io.StringIO()
+        Console(file=out, width=100).print(summary_table({"final_accuracy": None, "rounds": rounds}))
+        assert shown in out.getvalue()
+
+
 def test_a_demo_that_cannot_be_drawn_says_so_before_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigError, match=r"fedmq\[plot\]"):

@@ -14,7 +14,15 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from federation.errors import TaskError
 from federation.task import TaskContext
 from federation.tasks.training import local_data as module
-from federation.tasks.training.local_data import DatasetData, LoaderData, TensorData, as_tensor, local_data, own_data
+from federation.tasks.training.local_data import (
+    DatasetData,
+    LoaderData,
+    TensorData,
+    as_tensor,
+    gap_in,
+    local_data,
+    own_data,
+)
 
 CPU = torch.device("cpu")
 ALL = TaskContext(node_index=0, node_count=1)
@@ -53,7 +61,7 @@ def test_an_epoch_has_every_example_once_in_batches_of_the_size(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "BLOCK_BYTES_MAX", block_bytes)
-        batches = epoch(TensorData(*rows(count), CPU), batch, seed)
+        batches = epoch(TensorData(rows(count), CPU), batch, seed)
     assert sorted(chain.from_iterable(batches)) == list(range(count))
     size = min(batch, count) if batch else count
     assert all(len(each) == size for each in batches[:-1])
@@ -61,7 +69,7 @@ def test_an_epoch_has_every_example_once_in_batches_of_the_size(
 
 
 def test_the_shuffle_is_the_generators_and_moves_on() -> None:
-    data, generator = TensorData(*rows(50), CPU), torch.Generator().manual_seed(3)
+    data, generator = TensorData(rows(50), CPU), torch.Generator().manual_seed(3)
     first = [targets.tolist() for _, targets in data.epoch(generator, 7)]
     second = [targets.tolist() for _, targets in data.epoch(generator, 7)]
     assert first == epoch(data, 7, seed=3)
@@ -101,7 +109,7 @@ def test_what_a_function_gives_is_the_nodes_own_and_not_divided(kind: str) -> No
 
 
 def test_test_data_is_read_in_its_own_order() -> None:
-    for data in (TensorData(*rows(7), CPU), DatasetData(Numbers(7), CPU)):
+    for data in (TensorData(rows(7), CPU), DatasetData(Numbers(7), CPU)):
         assert [targets.tolist() for _, targets in data.in_order(3)] == [[0, 1, 2], [3, 4, 5], [6]]
 
 
@@ -143,7 +151,8 @@ def test_read_only_arrays_are_copied_without_a_warning() -> None:
         (np.zeros((0, 2)), np.zeros(0)),
         (np.zeros((3, 2)), np.zeros(2)),
         ([1.0, 2.0], [1]),
-        (np.zeros(3), np.zeros(3), np.zeros(3)),
+        (np.zeros(3), np.zeros(3), np.zeros(2)),
+        (np.zeros(3),),
         (np.array(["a"]), np.zeros(1)),
         Numbers(0),
         5,
@@ -156,6 +165,102 @@ def test_data_that_cannot_be_used_is_refused(data: Any) -> None:
         local_data(data, ALL, CPU)
 
 
-def test_a_batch_that_is_no_pair_is_refused() -> None:
-    with pytest.raises(TaskError, match="pairs"):
-        list(LoaderData([torch.zeros(3)], CPU).in_order(1))
+@pytest.mark.parametrize("once", [(batch for batch in [rows(3)]), map(list, [rows(3)])])
+def test_batches_that_can_be_read_once_are_refused(once: Any) -> None:
+    with pytest.raises(TaskError, match="once only"):
+        own_data(lambda: once, CPU)
+
+
+def test_batches_that_end_with_their_first_pass_are_refused_in_the_second() -> None:
+    class Once:
+        def __init__(self) -> None:
+            self.left = iter([rows(3)])
+
+        def __iter__(self) -> Iterator[Any]:
+            yield from self.left
+
+    data = LoaderData(Once(), CPU)
+    assert epoch(data, 0) == [[0, 1, 2]]
+    with pytest.raises(TaskError, match="once only"):
+        epoch(data, 0)
+
+
+class Sized:
+    """Batches with a length, of which nothing else is known."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([rows(5)] * 4)
+
+
+@pytest.mark.parametrize(
+    ("loader", "held"),
+    [
+        (DataLoader(Numbers(100), batch_size=8, shuffle=True), 100),
+        (DataLoader(Numbers(100), batch_size=8, drop_last=True), 96),
+        (DataLoader(Numbers(100), batch_size=8, sampler=list(range(30))), 30),
+        ([rows(4), rows(4), rows(3)], 11),
+        (Sized(), 20),
+    ],
+)
+def test_a_pass_that_is_cut_short_weighs_what_the_loader_holds(loader: Any, held: int) -> None:
+    data = own_data(lambda: loader, CPU)
+    next(data.epoch(torch.Generator(), 0))
+    assert data.num_examples == held
+    assert sum(len(targets) for _, targets in data.in_order(1)) == held == data.num_examples
+
+
+def test_any_structure_of_arrays_is_divided_and_cut_by_rows() -> None:
+    inputs, targets = np.arange(20.0)[:, None], np.arange(20)
+    for whole in ((inputs, -inputs, targets), {"x": inputs, "more": (-inputs,), "labels": targets}):
+        parts = [local_data(whole, TaskContext(node_index=node, node_count=2), CPU) for node in (0, 1)]
+        found = []
+        for part in parts:
+            assert part.num_examples == 10
+            for batch in part.epoch(torch.Generator().manual_seed(0), 3):
+                x, more, labels = batch.values() if isinstance(batch, dict) else batch
+                minus = more[0] if isinstance(more, tuple) else more
+                assert x[:, 0].tolist() == (-minus)[:, 0].tolist() == labels.tolist()
+                found += labels.tolist()
+        assert sorted(found) == list(range(20))
+
+
+def test_structures_are_divided_by_their_labels() -> None:
+    labels = np.repeat([0, 1, 2, 3], 10)
+    context = TaskContext(node_index=0, node_count=4)
+    for whole in ((labels * 1.0, labels * 1.0, labels), {"x": labels * 1.0, "label": labels}):
+        (batch,) = local_data(whole, context, CPU, by="shards:1").in_order(100)
+        found = batch["label"] if isinstance(batch, dict) else batch[-1]
+        assert len(set(found.tolist())) == 1
+
+
+def gappy(value: float) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs, targets = torch.zeros(40, 5), torch.zeros(40)
+    inputs[7, 3] = value
+    return inputs, targets
+
+
+class Gappy(Dataset[Any]):
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> Any:
+        inputs, targets = gappy(float("inf"))
+        return {"x": inputs[index], "y": targets[index]}
+
+
+@pytest.mark.parametrize(
+    ("data", "place"),
+    [
+        (gappy(float("nan")), "input row 7, column 3"),
+        ((gappy(0.0)[0], gappy(float("nan"))[0][:, 3]), "target row 7"),
+        (Gappy(), "x row 7, column 3"),
+        (DataLoader(Gappy(), batch_size=4, shuffle=True), "x row 7, column 3"),
+        ([gappy(0.0), gappy(float("nan"))], "input row 47, column 3"),
+    ],
+)
+def test_a_gap_is_found_by_its_place(data: Any, place: str) -> None:
+    assert str(gap_in(own_data(lambda: data, CPU))).startswith(f"{place} is not finite")
+    assert gap_in(own_data(gappy(0.0), CPU)) is None

@@ -12,7 +12,8 @@ from torch.nn.functional import mse_loss
 
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
-from federation.tasks.training.local_data import Batch, TensorData
+from federation.tasks.training.batches import Batch
+from federation.tasks.training.local_data import TensorData
 from federation.tasks.training.local_model import LocalModel
 from federation.tasks.training.local_sgd import TrainingPlan, train_locally
 
@@ -81,7 +82,7 @@ def test_it_equals_torchs_optimizer_on_the_same_shuffle(how: TrainSettings, seed
     # In float64: a large step size with momentum makes of a last bit of float32 whatever it likes.
     model = LocalModel(network().double(), CPU)
     inputs, targets = (part.double() for part in examples())
-    train_locally(model, mse_loss, TensorData(inputs, targets, CPU), plan(how, seed))
+    train_locally(model, mse_loss, TensorData((inputs, targets), CPU), plan(how, seed))
     for ours, theirs in zip(model.trainable, reference(how, seed, torch.float64), strict=True):
         torch.testing.assert_close(ours.detach(), theirs, rtol=1e-6, atol=1e-8)
 
@@ -89,7 +90,7 @@ def test_it_equals_torchs_optimizer_on_the_same_shuffle(how: TrainSettings, seed
 def test_batch_size_0_is_one_step_on_everything() -> None:
     model = LocalModel(network(), CPU)
     how = TrainSettings(batch_size=0, local_epochs=1, learning_rate=0.1)
-    outcome = train_locally(model, mse_loss, TensorData(*examples(), CPU), plan(how))
+    outcome = train_locally(model, mse_loss, TensorData(examples(), CPU), plan(how))
     assert outcome.steps == 1
     whole = reference(replace(how, batch_size=len(examples()[0])), seed=0)
     for ours, theirs in zip(model.trainable, whole, strict=True):
@@ -100,7 +101,7 @@ def test_batch_size_0_is_one_step_on_everything() -> None:
 @given(epochs=st.integers(1, 4), batch=st.integers(1, 30), limit=st.integers(0, 40))
 def test_the_number_of_steps_is_what_was_asked_for(epochs: int, batch: int, limit: int) -> None:
     how = TrainSettings(local_epochs=epochs, batch_size=batch, max_steps=limit, learning_rate=1e-3)
-    outcome = train_locally(LocalModel(network(), CPU), mse_loss, TensorData(*examples(), CPU), plan(how))
+    outcome = train_locally(LocalModel(network(), CPU), mse_loss, TensorData(examples(), CPU), plan(how))
     everything = epochs * -(-21 // batch)
     assert outcome.steps == (min(limit, everything) if limit else everything)
 
@@ -108,14 +109,14 @@ def test_the_number_of_steps_is_what_was_asked_for(epochs: int, batch: int, limi
 def test_stop_is_asked_before_every_step() -> None:
     answers = iter([False, False, False, True])
     asked = TrainingPlan(settings=TrainSettings(batch_size=1), seed=0, stop=lambda: next(answers))
-    outcome = train_locally(LocalModel(network(), CPU), mse_loss, TensorData(*examples(), CPU), asked)
+    outcome = train_locally(LocalModel(network(), CPU), mse_loss, TensorData(examples(), CPU), asked)
     assert outcome.steps == 3
 
 
 def test_a_training_stopped_at_once_changes_nothing() -> None:
     model = LocalModel(network(), CPU)
     asked = TrainingPlan(settings=TrainSettings(), seed=0, stop=lambda: True)
-    assert train_locally(model, mse_loss, TensorData(*examples(), CPU), asked).steps == 0
+    assert train_locally(model, mse_loss, TensorData(examples(), CPU), asked).steps == 0
     for ours, before in zip(model.trainable, network().parameters(), strict=True):
         assert torch.equal(ours, before)
 
@@ -130,7 +131,7 @@ def test_the_reported_loss_is_the_mean_over_the_steps() -> None:
         losses.append(loss.item())
         return loss
 
-    outcome = train_locally(model, recorded, TensorData(inputs, targets, CPU), plan(TrainSettings(batch_size=4)))
+    outcome = train_locally(model, recorded, TensorData((inputs, targets), CPU), plan(TrainSettings(batch_size=4)))
     assert outcome.loss == pytest.approx(np.mean(losses), rel=1e-5)
     assert len(losses) == outcome.steps == 6
 
@@ -151,21 +152,21 @@ def test_the_reported_loss_is_the_mean_over_the_steps() -> None:
 def test_settings_that_make_no_sense_are_named(change: dict[str, float], name: str) -> None:
     how = replace(TrainSettings(), **change)  # type: ignore[arg-type]
     with pytest.raises(TaskError, match=name):
-        train_locally(LocalModel(network(), CPU), mse_loss, TensorData(*examples(), CPU), plan(how))
+        train_locally(LocalModel(network(), CPU), mse_loss, TensorData(examples(), CPU), plan(how))
 
 
 def test_divergence_is_an_error_that_says_what_to_do() -> None:
     how = TrainSettings(local_epochs=50, learning_rate=1e12)
     with pytest.raises(TaskError, match="lower learning_rate"):
-        train_locally(LocalModel(network(), CPU), mse_loss, TensorData(*examples(), CPU), plan(how))
+        train_locally(LocalModel(network(), CPU), mse_loss, TensorData(examples(), CPU), plan(how))
 
 
 def test_batch_normalization_leaves_out_a_last_batch_of_one() -> None:
     model = LocalModel(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)), CPU)
-    outcome = train_locally(model, mse_loss, TensorData(*examples(21), CPU), plan(TrainSettings(batch_size=5)))
+    outcome = train_locally(model, mse_loss, TensorData(examples(21), CPU), plan(TrainSettings(batch_size=5)))
     assert outcome.steps == 4
     with pytest.raises(TaskError, match="gives no batch"):
-        train_locally(model, mse_loss, TensorData(*examples(1), CPU), plan(TrainSettings(batch_size=5)))
+        train_locally(model, mse_loss, TensorData(examples(1), CPU), plan(TrainSettings(batch_size=5)))
 
 
 def test_frozen_tensors_stay_and_unused_ones_are_allowed() -> None:
@@ -181,6 +182,6 @@ def test_frozen_tensors_stay_and_unused_ones_are_allowed() -> None:
 
     model = LocalModel(Partial(), CPU)
     before = model.dump()
-    train_locally(model, mse_loss, TensorData(*examples(), CPU), plan(TrainSettings(learning_rate=0.1)))
+    train_locally(model, mse_loss, TensorData(examples(), CPU), plan(TrainSettings(learning_rate=0.1)))
     changed = {name for name, array in model.dump().items() if array.tobytes() != before[name].tobytes()}
     assert changed == {"used.weight", "used.bias"}

@@ -136,7 +136,7 @@ def test_evaluation_changes_nothing_and_counts_the_last_small_batch(monkeypatch:
     task = task_of(normalized)
     start = task.initial_parameters(0)
     whole = task.evaluate(start)
-    monkeypatch.setattr("federation.tasks.training.local_training.EVALUATION_BATCH", 7)
+    monkeypatch.setattr("federation.tasks.training.metrics.EVALUATION_BATCH", 7)
     assert task.evaluate(start) == pytest.approx(whole)
     assert bits(task.train(start, SETTINGS, never).parameters) == bits(
         task_of(normalized).train(start, SETTINGS, never).parameters

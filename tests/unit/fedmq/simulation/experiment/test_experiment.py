@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from coordinator.cli import make_app
 from federation.errors import ConfigError, FederationError
-from fedmq.simulation.experiment.cli import TrainOptions, build_experiment
+from fedmq.simulation.experiment.cli import TrainOptions, build_experiment, train
 from fedmq.simulation.experiment.experiment import Experiment, Result
 from fedmq.simulation.experiment.node_answers import FrameWork, NodeWork, VectorWork
 from fedmq.simulation.experiment.options import ROUNDS, resolve
@@ -246,3 +246,8 @@ def test_evaluations_that_nobody_makes_are_not_waited_for(
     with pytest.raises(ConfigError) as caught:
         build_experiment(replace(options, settings=("stopping.patience=2", *settings), evaluate_every=every))
     assert caught.value.key == key
+
+
+def test_a_stopping_metric_that_the_task_lacks_is_refused_before_anything_is_trained(options: TrainOptions) -> None:
+    with pytest.raises(ConfigError, match="it reports accuracy, loss"):
+        train(replace(options, settings=("stopping.metric=f1",)), as_json=True)

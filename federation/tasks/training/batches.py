@@ -1,0 +1,206 @@
+"""What a batch is: how many examples it has, what the model is called with, and what the loss gets.
+
+A batch is whatever a data set or loader gives: (inputs, targets), more than two things, or a mapping by name, as
+Hugging Face's collators make it; each part may itself be a tuple or a mapping of tensors. An example is one row of the
+first tensor, everywhere: weights, means over a test set, batches too small to normalise.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence
+
+from federation.errors import TaskError
+
+__all__ = ["Batch", "Loss", "Reading", "first_gap", "first_tensor", "mapped", "num_examples", "tensors_in"]
+
+Batch = Any
+"""(inputs, targets), more than two things, or a mapping."""
+
+Loss = Callable[[Any, Any], torch.Tensor]
+"""Output and target to the mean loss of a batch, a scalar tensor."""
+
+GAP = "is not finite: fill the gap or leave the row out, or say TorchTask(gaps=True) where the model knows gaps"
+
+_UNLIMITED = 1 << 30
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """All tensors of a batch, in its own order."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, PackedSequence):
+        # One row per example, and not one per place.
+        yield value.batch_sizes.new_empty(int(value.batch_sizes[0]), 0)
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from tensors_in(each)
+    elif isinstance(value, tuple | list):
+        for each in value:
+            yield from tensors_in(each)
+
+
+def first_tensor(value: Any) -> torch.Tensor | None:
+    """The first tensor with rows; None where there is none."""
+    return next((tensor for tensor in tensors_in(value) if tensor.ndim), None)
+
+
+def num_examples(batch: Batch) -> int:
+    """How many examples a batch has: the leading dimension of its first tensor.
+
+    Raises:
+        TaskError: It has none.
+    """
+    found = first_tensor(batch)
+    if found is not None:
+        return len(found)
+    for part in batch if isinstance(batch, tuple | list) else (batch,):
+        if hasattr(part, "__len__") and not isinstance(part, Mapping | tuple | list | str | torch.Tensor):
+            return len(part)
+    raise TaskError(
+        f"a batch of the data has no tensor with rows, so nobody can say how many examples it has: {_kind(batch)}"
+    )
+
+
+def mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    """The same structure of tuples, lists and mappings with every leaf changed."""
+    if isinstance(value, dict):
+        return {name: mapped(change, each) for name, each in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields") and not hasattr(value, "to"):
+        return type(value)(*(mapped(change, each) for each in value))
+    if type(value) in {tuple, list}:
+        return type(value)(mapped(change, each) for each in value)
+    return change(value)
+
+
+def first_gap(batch: Batch, row: int) -> str | None:
+    """The first number that is not finite, such as ``input row 7, column 3``; rows are counted from ``row`` on."""
+    for name, values in _named(batch):
+        # A sum costs no memory of its own; it is not finite where a part is not, and seldom where all are.
+        if not values.is_floating_point() or torch.isfinite(values.sum()):
+            continue
+        places = torch.nonzero(~torch.isfinite(values)).tolist()
+        if places:
+            first, *rest = places[0]
+            column = f", column {', '.join(map(str, rest))}" if rest else ""
+            return f"{name} row {row + first}{column} {GAP}"
+    return None
+
+
+def _named(batch: Batch) -> Iterator[tuple[str, torch.Tensor]]:
+    """All tensors with rows, and what they are."""
+    if isinstance(batch, Mapping):
+        parts = [(str(name), part) for name, part in batch.items()]
+    else:
+        last = len(batch) - 1 if isinstance(batch, tuple | list) else 0
+        parts = [("target" if place == last else "input", part) for place, part in enumerate(batch)]
+    for name, part in parts:
+        yield from ((name, tensor) for tensor in tensors_in(part) if tensor.ndim)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a batch is read: what the model is called with, and what the loss gets.
+
+    - Of a mapping the model gets what its ``forward`` has arguments for, by name; the loss gets (output, batch).
+    - Of (inputs, targets) it gets the inputs: apart where ``forward`` needs several, else as they are.
+    - Of more than two things it gets as many as ``forward`` needs, from the first on; the loss gets what is left.
+    - A loss whose second argument is called ``batch`` gets the whole batch.
+    """
+
+    module: nn.Module
+    loss: Loss
+    needed: int
+    taken: int
+    names: frozenset[str]
+    any_name: bool
+    whole: bool
+
+    @classmethod
+    def of(cls, module: nn.Module, loss: Loss) -> "Reading":
+        """Look at the arguments of both."""
+        arguments = _arguments(getattr(module, "_orig_mod", module).forward)
+        by_place = [each for each in arguments if each.kind in _BY_PLACE]
+        variable = any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in arguments)
+        of_loss = [each for each in _arguments(loss) if each.kind in _BY_PLACE]
+        return cls(
+            module=module,
+            loss=loss,
+            needed=sum(each.default is inspect.Parameter.empty for each in by_place),
+            taken=_UNLIMITED if variable else len(by_place),
+            names=frozenset(each.name for each in arguments if each.kind in _BY_NAME),
+            any_name=any(each.kind is inspect.Parameter.VAR_KEYWORD for each in arguments),
+            whole=len(of_loss) > 1 and of_loss[1].name == "batch",
+        )
+
+    def __call__(self, batch: Batch) -> tuple[Any, torch.Tensor]:
+        """The model's output for a batch, and its loss."""
+        output = self.output(batch)
+        return output, self.loss(output, self.target(batch))
+
+    def output(self, batch: Batch) -> Any:
+        """The model's output for a batch."""
+        places, names = self.inputs(batch)
+        return self.module(*places, **names)
+
+    def inputs(self, batch: Batch) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """What the model is called with, by place and by name.
+
+        Raises:
+            TaskError: This is no batch.
+        """
+        if isinstance(batch, Mapping):
+            return self._by_name(batch) or ((batch,), {})
+        parts = _parts(batch)
+        if len(parts) > 2:
+            return tuple(parts[: self._count(parts)]), {}
+        inputs = parts[0]
+        if isinstance(inputs, Mapping):
+            return self._by_name(inputs) or ((inputs,), {})
+        if type(inputs) in {tuple, list} and 2 <= self.needed <= len(inputs):
+            return tuple(inputs), {}
+        return (inputs,), {}
+
+    def target(self, batch: Batch) -> Any:
+        """What the loss, and a metric, compare the output with."""
+        if self.whole or isinstance(batch, Mapping):
+            return batch
+        parts = _parts(batch)
+        rest = parts[self._count(parts) :]
+        return rest[0] if len(rest) == 1 else tuple(rest)
+
+    def _count(self, parts: Sequence[Any]) -> int:
+        return 1 if len(parts) == 2 else max(1, min(self.needed or self.taken, len(parts) - 1))
+
+    def _by_name(self, named: Mapping[str, Any]) -> tuple[tuple[()], Mapping[str, Any]] | None:
+        chosen = named if self.any_name else {name: each for name, each in named.items() if name in self.names}
+        return ((), dict(chosen)) if chosen else None
+
+
+_BY_PLACE = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
+_BY_NAME = {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
+
+
+def _arguments(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # written in C
+        return []
+
+
+def _parts(batch: Any) -> Sequence[Any]:
+    if not isinstance(batch, tuple | list) or len(batch) < 2:
+        raise TaskError(
+            f"data and batches must be (inputs, targets), more than two things or a dict, not {_kind(batch)}"
+        )
+    return batch
+
+
+def _kind(value: Any) -> str:
+    size = f" of {len(value)}" if isinstance(value, tuple | list | np.ndarray) else ""
+    return f"{type(value).__name__}{size}"
