@@ -15,6 +15,7 @@ from tests.rigs.network_hosts import Program
 
 ROOT = Path(__file__).parents[3]
 UNITS = ("fedmq-broker", "fedmq-coordinator", "fedmq-node")
+BACKUP = "fedmq-backup"
 EXPOSURE_MAX = 2.5
 
 
@@ -25,7 +26,7 @@ def analyze(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", [*UNITS, BACKUP])
 def test_a_unit_has_no_mistake_that_systemd_knows(unit: str, tmp_path: Path) -> None:
     text = (ROOT / "deploy" / "systemd" / f"{unit}.service").read_text()
     # Its program is not installed here; that one is there, and all else is as it is shipped.
@@ -37,13 +38,21 @@ def test_a_unit_has_no_mistake_that_systemd_knows(unit: str, tmp_path: Path) -> 
     assert "ProtectSytem" in analyze("verify", "--man=no", str(copy)).stderr
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", [*UNITS, BACKUP])
 def test_a_unit_is_hardened(unit: str) -> None:
     file = ROOT / "deploy" / "systemd" / f"{unit}.service"
     done = analyze("security", "--offline=true", "--no-pager", str(file))
     found = re.search(r"exposure level for \S+: ([0-9.]+)", done.stdout)
     assert found, done.stderr
     assert float(found.group(1)) <= EXPOSURE_MAX
+
+
+def test_the_backup_s_timer_has_no_mistake_that_systemd_knows(tmp_path: Path) -> None:
+    for kind in ("service", "timer"):
+        text = (ROOT / "deploy" / "systemd" / f"{BACKUP}.{kind}").read_text()
+        (tmp_path / f"{BACKUP}.{kind}").write_text(re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", text))
+    done = analyze("verify", "--man=no", str(tmp_path / f"{BACKUP}.timer"))
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("unit", UNITS[1:])
