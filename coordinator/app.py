@@ -48,7 +48,7 @@ from federation.runtime.supervision import Supervision
 from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox
 from federation.task import Task, TaskContext, task_label
 from federation.tasks.registry import load_task
-from federation.tasks.scaffold import scaffolded
+from federation.tasks.scaffold import of_scaffold, scaffolded
 from federation.types import FederationId, Start
 from update_codec import Manifest
 
@@ -270,7 +270,7 @@ def _check_controls(config: CoordinatorConfig, committer: Committer) -> None:
     Raises:
         ConfigError: The store's model has control variates and the strategy none, or the other way round.
     """
-    if uses_controls(config) != (committer.manifest.control_count > 0):
+    if uses_controls(config) != any(map(of_scaffold, committer.manifest.tensors)):
         began = "without" if uses_controls(config) else "with"
         raise ConfigError(
             "strategy.name", f"the run in {config.store.folder} began {began} scaffold: take another store.folder"

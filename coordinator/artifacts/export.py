@@ -9,8 +9,9 @@ from coordinator.storage.read_only import ReadOnlyStore
 from federation.errors import ConfigError, StorageError
 from federation.storage.folder import write_file
 from federation.task import Parameters, ProgramForm
+from federation.tasks.scaffold import of_scaffold
 from federation.types import ModelVersion
-from update_codec import Role, Vectors
+from update_codec import Vectors
 
 __all__ = ["BEST", "NEWEST", "export_model", "read_model"]
 
@@ -73,7 +74,7 @@ def read_model(folder: Path, version: str = NEWEST) -> tuple[ModelVersion, Param
             raise StorageError(f"{folder} has no model yet")
         model, described = store.model(number), store.manifest()
     vectors = Vectors(model.parameters, model.shadow.statistics, model.shadow.counters)
-    controls = {tensor.name for tensor in described.tensors if tensor.role is Role.CONTROL}
+    controls = {tensor.name for tensor in described.tensors if of_scaffold(tensor)}
     return number, {name: array for name, array in described.unflatten(vectors).items() if name not in controls}
 
 

@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from federation.errors import ConfigError, FederationError, TaskError
 from federation.task import Parameters, Task, TaskContext
 from federation.tasks.registry import load_task
-from federation.tasks.scaffold import scaffolded
-from update_codec import CodecError, Manifest, Role, Vectors
+from federation.tasks.scaffold import of_scaffold, scaffolded
+from update_codec import CodecError, Manifest, Vectors
 
 __all__ = ["InitialModel", "InitialRequest", "initial_model", "initial_model_apart", "manifest_apart"]
 
@@ -159,8 +159,8 @@ def main(text: str) -> int:
 
 
 def _from_file(file: str, made: Parameters, manifest: Manifest) -> Vectors:
-    """The file's parameters; controls are in no file, and begin as the task has made them: at zero."""
-    controls = {tensor.name: made[tensor.name] for tensor in manifest.tensors if tensor.role is Role.CONTROL}
+    """The file's parameters; SCAFFOLD's controls are in no file, and begin as the task has made them: at zero."""
+    controls = {tensor.name: made[tensor.name] for tensor in manifest.tensors if of_scaffold(tensor)}
     try:
         return manifest.flatten({**controls, **safetensors.numpy.load_file(file)})
     except (OSError, ValueError, SafetensorError, CodecError) as error:

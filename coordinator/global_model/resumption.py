@@ -9,7 +9,8 @@ from coordinator.global_model.initial import InitialRequest, manifest_apart
 from federation.errors import ConfigError, TaskError
 from federation.task import task_label
 from federation.tasks.registry import is_builtin
-from update_codec import Manifest, Role, TensorSpec
+from federation.tasks.scaffold import of_scaffold
+from update_codec import Manifest, TensorSpec
 
 __all__ = ["check_resumed", "differences"]
 
@@ -72,7 +73,7 @@ def _refused(folder: Path, problem: str) -> ConfigError:
 
 
 def _trained(manifest: Manifest) -> list[TensorSpec]:
-    return [tensor for tensor in manifest.tensors if tensor.role is not Role.CONTROL]
+    return [tensor for tensor in manifest.tensors if not of_scaffold(tensor)]
 
 
 def _size(manifest: Manifest) -> str:

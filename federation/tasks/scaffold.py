@@ -34,6 +34,7 @@ __all__ = [
     "RESOLUTION_DEFAULT",
     "RESOLUTION_KEY",
     "ScaffoldTask",
+    "of_scaffold",
     "scaffolded",
     "with_controls",
     "without_controls",
@@ -146,6 +147,11 @@ def scaffolded(task: Task) -> ScaffoldTask:
     if not isinstance(task, Correctable):
         raise ConfigError("strategy.name", "scaffold corrects local steps: the task needs a method train_corrected")
     return ScaffoldTask(task)
+
+
+def of_scaffold(tensor: TensorSpec) -> bool:
+    """Whether the tensor is one of SCAFFOLD's control variates: a task may have sums of its own, of the same role."""
+    return tensor.role is Role.CONTROL and tensor.name.startswith(_PREFIX)
 
 
 def with_controls(manifest: Manifest) -> Manifest:

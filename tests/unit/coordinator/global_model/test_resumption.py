@@ -92,14 +92,13 @@ def test_a_model_that_takes_too_long_is_not_waited_for(
 
 def test_every_difference_between_two_models_is_told() -> None:
     began = Manifest.of({"a": np.zeros(3, np.float32), "b": np.zeros((), np.float32), "n": np.zeros(1, np.int64)})
-    roles = {"a": Role.STATISTIC, "c": Role.CONTROL}
-    now = Manifest.of(
-        {"a": np.zeros(3, np.float32), "b": np.zeros((), np.float64), "c": np.zeros(3, np.float32)}, roles
-    )
+    roles = {"a": Role.STATISTIC, "control.a": Role.CONTROL, "sums": Role.CONTROL}
+    sums = {"control.a": np.zeros(3, np.float32), "sums": np.zeros(3, np.float32)}
+    now = Manifest.of({"a": np.zeros(3, np.float32), "b": np.zeros((), np.float64), **sums}, roles)
     assert list(differences(began, now)) == [
         "a (3, float32, parameter) then, a (3, float32, statistic) now",
         "b (one value, float32, parameter) then, b (one value, float64, parameter) now",
-        "n (1, int64, counter) then, nothing now",
+        "n (1, int64, counter) then, sums (3, float32, control) now",
     ]
 
 

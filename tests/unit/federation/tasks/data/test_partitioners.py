@@ -1,5 +1,6 @@
 """Dividing a data set by label, by shares and by owner."""
 
+import sys
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,14 @@ from torch.utils.data import TensorDataset
 
 from federation.errors import ConfigError, TaskError
 from federation.task import TaskContext
-from federation.tasks.data.partitioners import PARTITIONERS, Traits, all_parts, matching_parts, part_of
+from federation.tasks.data.partitioners import (
+    PARTITIONERS,
+    Traits,
+    all_parts,
+    matching_parts,
+    part_of,
+    permutation,
+)
 from federation.tasks.data.whole_data import WholeData
 from federation.tasks.label_counts import label_counts
 from federation.tasks.registry import load_task
@@ -22,6 +30,14 @@ from federation.tasks.training.torch_task import TorchTask
 LABELS = np.random.default_rng(0).integers(0, 10, 1000)
 OWNERS = np.arange(1000) % 30
 WAYS = ["iid", "shards:2", "dirichlet:0.1", "dirichlet:100", "natural"]
+
+
+@given(st.integers(1, 3000), st.integers(0, 2**40))
+def test_a_machine_without_torch_divides_as_the_others_do(length: int, seed: int) -> None:
+    with_torch = permutation(length, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "torch", None)
+        np.testing.assert_array_equal(permutation(length, seed), with_torch)
 
 
 def parts(way: str, count: int = 10, seed: int = 0) -> list[NDArray[np.int64]]:

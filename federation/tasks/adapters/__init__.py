@@ -1,0 +1,1 @@
+"""Models of other libraries as tasks: each module knows one library, and leaves the training to it."""
