@@ -38,8 +38,8 @@ class TransferFiles:
     def arrived(self, update: UpdateId, payload_bytes: int, chunk_bytes: int) -> frozenset[int]:
         """Which chunks are here and whole."""
         try:
-            sums = self._sums(update).read_bytes()
-            with self._body(update).open("rb") as file:
+            sums = Path(self._sums(update)).read_bytes()
+            with Path(self._body(update)).open("rb") as file:
                 chunks = -(-payload_bytes // chunk_bytes)
                 return frozenset(
                     index
@@ -52,32 +52,32 @@ class TransferFiles:
 
     def read(self, update: UpdateId) -> bytes:
         """Everything that has arrived; raises `OSError` when there is nothing."""
-        return self._body(update).read_bytes()
+        return Path(self._body(update)).read_bytes()
 
     def delete(self, update: UpdateId) -> None:
         """Remove what there is."""
-        self._body(update).unlink(missing_ok=True)
-        self._sums(update).unlink(missing_ok=True)
+        for file in (self._body(update), self._sums(update)):
+            Path(file).unlink(missing_ok=True)
 
     def clear_all_but(self, updates: frozenset[UpdateId]) -> None:
         """Remove what belongs to no open transfer."""
-        kept = {path.name for update in updates for path in (self._body(update), self._sums(update))}
+        kept = {file for update in updates for file in (self._body(update), self._sums(update))}
         for entry in os.scandir(self._folder):
-            if entry.name not in kept:
+            if entry.path not in kept:
                 Path(entry.path).unlink(missing_ok=True)
 
-    def _body(self, update: UpdateId) -> Path:
-        return self._folder / f"{update}.chunks"
+    def _body(self, update: UpdateId) -> str:
+        return f"{self._folder}/{update}.chunks"
 
-    def _sums(self, update: UpdateId) -> Path:
-        return self._folder / f"{update}.sums"
+    def _sums(self, update: UpdateId) -> str:
+        return f"{self._folder}/{update}.sums"
 
 
 def _sum(body: bytes) -> bytes:
     return blake2b(body, digest_size=SUM_BYTES).digest()
 
 
-def _write_at(path: Path, offset: int, body: bytes) -> None:
+def _write_at(path: str, offset: int, body: bytes) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
         written = 0

@@ -69,7 +69,9 @@ class SubscriptionTree:
         if found is None:
             if len(self._found) >= FOUND_MAX:
                 self._found.clear()
-            found = self._found[topic] = tuple(self._descend(self._root, topic.split("/"), 0))
+            matching: list[tuple[str, int]] = []
+            _descend(self._root, topic.split("/"), 0, matching)
+            found = self._found[topic] = tuple(matching)
         return found
 
     def _slot(self, topic_filter: str) -> dict[str, int]:
@@ -80,13 +82,14 @@ class SubscriptionTree:
             level = level.below.setdefault(name, _Level())
         return level.here
 
-    def _descend(self, level: _Level, names: list[str], depth: int) -> Iterator[tuple[str, int]]:
-        hidden = depth == 0 and names[0].startswith("$")
-        if not hidden and (rest := level.below.get("#")) is not None:
-            yield from rest.here.items()
-        if depth == len(names):
-            yield from level.here.items()
-            return
-        for name in (names[depth],) if hidden else (names[depth], "+"):
-            if (next_level := level.below.get(name)) is not None:
-                yield from self._descend(next_level, names, depth + 1)
+
+def _descend(level: _Level, names: list[str], depth: int, found: list[tuple[str, int]]) -> None:
+    hidden = depth == 0 and names[0].startswith("$")
+    if not hidden and (rest := level.below.get("#")) is not None:
+        found += rest.here.items()
+    if depth == len(names):
+        found += level.here.items()
+        return
+    for name in (names[depth],) if hidden else (names[depth], "+"):
+        if (next_level := level.below.get(name)) is not None:
+            _descend(next_level, names, depth + 1, found)

@@ -310,18 +310,23 @@ def test_a_large_frame_on_a_full_disk_is_not_stored(tmp_path: Path, monkeypatch:
     store.close()
 
 
-def test_a_database_that_cannot_write_acknowledges_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = grown(tmp_path, 0)
-    execute = Database.execute
+class FailingConnection(sqlite3.Connection):
+    """Cannot commit while its disk is broken."""
 
-    def fail(self: Database, statement: str, *values: object) -> sqlite3.Cursor:
-        if statement == "COMMIT":
+    broken = False
+
+    def commit(self) -> None:
+        if self.broken:
             raise sqlite3.OperationalError("disk I/O error")
-        return execute(self, statement, *values)
+        super().commit()
 
+
+def test_a_database_that_cannot_write_acknowledges_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("federation.storage.sqlite.connect", lambda path: FailingConnection(path, isolation_level=None))
+    store = grown(tmp_path, 0)
     sent = arrived("a", update(1.0))
     with monkeypatch.context() as patch:
-        patch.setattr(Database, "execute", fail)
+        patch.setattr(FailingConnection, "broken", True)
         with pytest.raises(StorageError, match="disk I/O error"):
             store.save_update(sent.record, sent.payload)
         with pytest.raises(StorageError):
