@@ -58,7 +58,7 @@ def test_a_lost_machine_is_restored_and_its_nodes_obey(tmp_path: Path) -> None:
 
 def newest(status: str) -> int:
     """The newest version of a run."""
-    return max(row["version"] for row in json.loads(status)["versions"])
+    return max(int(row["version"]) for row in json.loads(status)["versions"])
 
 
 def device_state(home: Path) -> Path:
