@@ -58,7 +58,7 @@ EVALUATION_STOP_S = 2.0
 """How long an orderly stop waits for an evaluation, in seconds."""
 
 FENCED = "fenced"
-ALARMS = frozenset({"broker_drops", "fenced", "other_coordinator", "retained_lost", "storage_failed"})
+ALARMS = frozenset({"broker_drops", "fenced", "nobody_trains", "other_coordinator", "retained_lost", "storage_failed"})
 """Events of the machine that a person should see."""
 
 FLUSH_S = 2.0

@@ -1,13 +1,18 @@
 """What somebody should know: bytes that are no message, and messages that the broker drops; counted, and said once."""
 
+from itertools import islice
+
 from coordinator.engine.effects import CountIncident
 from coordinator.engine.events import MessageRefused
 from coordinator.engine.state import MachineState
 from coordinator.engine.timers import RateLimit
 from coordinator.engine.transfers import CHUNKS_UNDER_WAY_MAX
-from federation.types import NodeId
+from federation.types import ModelVersion, NodeId
 
-__all__ = ["Alarms"]
+__all__ = ["NAMES_MAX", "Alarms", "failing_nodes"]
+
+NAMES_MAX = 10
+"""Nodes named in one line of the log, or in one snapshot."""
 
 TOPIC_KINDS = frozenset({"state", "evt", "tel", "up"})
 TOPIC_CHARS_MAX = 200
@@ -23,7 +28,15 @@ class Alarms:
         self._state = state
         self._refused_kinds: set[str] = set()
         self._broker_dropped: int | None = None
+        self._nobody_since: ModelVersion | None = None
         self._useless_chunks = RateLimit[NodeId](per_s=USELESS_CHUNKS_PER_S, burst=CHUNKS_UNDER_WAY_MAX)
+
+    def look(self) -> None:
+        """Say that nobody trains, and why, once for each version after which it is so."""
+        state = self._state
+        if state.nobody_trains and self._nobody_since != state.head.version:
+            self._nobody_since = state.head.version
+            state.note("nobody_trains", version=state.head.version, **failing_nodes(state))
 
     def refused(self, event: MessageRefused) -> None:
         """Count, and log the first of each kind of topic."""
@@ -45,3 +58,8 @@ class Alarms:
         if before is not None and total > before:
             self._state.count("broker_dropped", total - before)
             self._state.note("broker_drops", messages=total - before, total=total)
+
+
+def failing_nodes(state: MachineState) -> dict[str, object]:
+    """Some of the nodes whose work comes to nothing, why, and how many there are."""
+    return {"failing": dict(islice(state.failing.items(), NAMES_MAX)), "failed": len(state.failing)}

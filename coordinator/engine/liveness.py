@@ -75,6 +75,7 @@ class Liveness:
         # What waited for a broken link, or comes twice, answers nothing: it must not count as declines in a row.
         if slot is not None and slot.round == decline.round:
             state.registry.rest(node, state.now, decline.retry_after_s)
+            state.fails(node, decline.reason)
         state.declined(node, decline.round)
         if decline.missing:
             self._starved(node, decline.round)
@@ -100,6 +101,7 @@ class Liveness:
                     state.note("node_limit", node=node, known=len(state.registry))
             case Sighting.GONE | Sighting.AWAY:
                 state.end_slot(node)
+                state.serves(node)
                 if sighting is Sighting.GONE:
                     state.note("node_gone", node=node, presence=node_state.presence.value, online=state.registry.online)
             case Sighting.BORN | Sighting.BACK | Sighting.HERE:
@@ -114,9 +116,11 @@ class Liveness:
         if fresh:
             state.note("node_online", node=node, incarnation=node_state.incarnation, online=state.registry.online)
             self._attendance.came(node, node_state.incarnation)
+            state.serves(node)  # it may have been repaired meanwhile, and has not been asked since
         if not state.registry.is_compatible(node_state):
             state.end_slot(node)
             state.count("incompatible_states")
+            state.fails(node, f"incompatible: its task is {node_state.task}, its codecs are {node_state.codecs}")
             if fresh:
                 state.note("node_incompatible", node=node, task=node_state.task, codecs=node_state.codecs)
                 self._attendance.absent(node, INCOMPATIBLE)

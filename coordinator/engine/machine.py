@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import assert_never
 
 from coordinator.engine import events
-from coordinator.engine.alarms import Alarms
+from coordinator.engine.alarms import NAMES_MAX, Alarms, failing_nodes
 from coordinator.engine.announcer import Announcer
 from coordinator.engine.attendance import AttendanceRecorder
 from coordinator.engine.effects import Effect, Stop
@@ -25,9 +25,6 @@ from federation.types import NodeId, Start
 
 FINISH_WAIT_S = 600.0
 """A finished run waits this long at most for its evaluations and its broker before it stops, in seconds."""
-
-NAMES_MAX = 10
-"""Nodes named in one line of the log, or in one snapshot."""
 
 
 class CoordinatorMachine:
@@ -118,6 +115,8 @@ class CoordinatorMachine:
                 "gone": self._liveness.gone(self._waiting_reason, NAMES_MAX),
                 "buffer": state.settings.buffer,
                 "nodes_min": state.settings.nodes_min,
+                "nobody_trains": state.nobody_trains,
+                **failing_nodes(state),
             },
             "counters": dict(state.counters),
             "enrolled": self._enrolled_digest,
@@ -282,6 +281,7 @@ class CoordinatorMachine:
             self._finish()
         else:
             self._decide()
+        self._alarms.look()
         self._versions.evaluate()
 
     def _decide(self) -> None:

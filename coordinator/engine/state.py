@@ -82,6 +82,7 @@ class MachineState:
         self.asked = 0
         self.effects: list[Effect] = []
         self.counters: dict[str, int] = {}
+        self.failing: dict[NodeId, str] = {}
         self.now = 0.0
         self.paused = False
         self._invitations: dict[RoundId, Invitation] = {}
@@ -257,6 +258,23 @@ class MachineState:
         """So many more of these; shown in the snapshot, and by ``coordinator status``."""
         self.counters[name] = self.counters.get(name, 0) + times
 
+    # --- whose work comes to nothing --------------------------------------------------------------------------------
+
+    def fails(self, node: NodeId, reason: str) -> None:
+        """A node that is there will not train, could not, or made what cannot be used; its own words may be in it."""
+        if node in self.registry:
+            self.failing[node] = "".join(filter(str.isprintable, reason)) or "no reason"
+
+    def serves(self, node: NodeId) -> None:
+        """Nothing is wrong with a node any more, or it is not there."""
+        self.failing.pop(node, None)
+
+    @property
+    def nobody_trains(self) -> bool:
+        """Whether every node that is there fails, and nothing is under way or waits for the next version."""
+        failing = 0 < self.registry.online <= len(self.failing)
+        return failing and not self.assignments and not self.buffer.records and not self.finished
+
     # --- who was asked ----------------------------------------------------------------------------------------------
 
     def facts(self, node: NodeId, round_id: RoundId, record: RoundRecord | None) -> Facts:
@@ -315,6 +333,7 @@ class MachineState:
         if self.current is not None:
             self.current.pending.pop(node, None)
         self.registry.remove(node)
+        self.serves(node)
 
     def answered(self, node: NodeId, round_id: RoundId) -> None:
         """The node has done what it was asked in this round, or will not do it."""

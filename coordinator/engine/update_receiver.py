@@ -211,6 +211,7 @@ class UpdateReceiver:
         self._close(record)
         state.note("update_stored", node=node, update=update, round=record.round, bytes=record.payload_bytes)
         state.registry.praise(node, record.train_s, record.payload_bytes)
+        state.serves(node)
         self._count(record)
 
     def rejected(self, event: UpdateRejected) -> None:
@@ -315,6 +316,7 @@ class UpdateReceiver:
         state.note(f"update_{status.value}", node=node, update=record.update, reason=reason.value, detail=detail)
         if status is ReceiptStatus.REFUSED and reason is not Reason.QUOTA:
             state.registry.rest(node, state.now)
+            state.fails(node, f"its update was refused: {detail or reason.value}")
         state.answered(node, record.round)
 
     def _receipt(self, node: NodeId, update: UpdateId, status: ReceiptStatus, reason: Reason = Reason.NONE) -> None:

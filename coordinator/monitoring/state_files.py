@@ -22,12 +22,14 @@ from federation.runtime.driver import Machine
 from federation.storage.folder import lock_holder, write_file
 
 __all__ = [
+    "Failing",
     "StatusFile",
     "StoppingRule",
     "Waiting",
     "WatchedMachine",
     "read_counters",
     "read_enrolled",
+    "read_failing",
     "read_incidents",
     "read_stopping",
     "read_waiting",
@@ -70,6 +72,21 @@ class Waiting:
     since_s: float
     said_s: float
     pid: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failing:
+    """Nodes that were there when a coordinator wrote last, and whose work came to nothing.
+
+    Attributes:
+        reasons: Why, by node; not all where there are many.
+        count: How many there are.
+        nobody_trains: They were all that were there, and nothing was under way.
+    """
+
+    reasons: Mapping[str, str]
+    count: int
+    nobody_trains: bool
 
 
 class StatusFile:
@@ -197,6 +214,16 @@ def read_waiting(folder: Path) -> Waiting:
         raise StorageError(f"{folder} does not say; has a coordinator run with this store?") from error
     now = time.time()
     return Waiting(fields=fields, since_s=max(0.0, now - since), said_s=max(0.0, now - at), pid=lock_holder(folder))
+
+
+def read_failing(folder: Path) -> Failing:
+    """Whose work came to nothing; nobody's where that cannot be read, as of an older release."""
+    try:
+        fields = _part(folder, "waiting")["fields"]
+        reasons = {str(node): str(reason) for node, reason in fields["failing"].items()}
+        return Failing(reasons=reasons, count=int(fields["failed"]), nobody_trains=bool(fields["nobody_trains"]))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Failing(reasons={}, count=0, nobody_trains=False)
 
 
 def read_counters(folder: Path) -> Mapping[str, int]:

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -12,11 +12,13 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from coordinator.monitoring.curves import CurveKind, CurvePoint, curve_row, newest_by_node, read_curves
 from coordinator.monitoring.report import participation_row, version_figures
 from coordinator.monitoring.run_progress import read_run_progress, run_progress_lines, run_progress_row
-from coordinator.monitoring.state_files import read_counters, read_incidents
+from coordinator.monitoring.state_files import read_counters, read_failing, read_incidents
+from coordinator.monitoring.why import failures, nobody_trains
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import Participation, VersionRow
 from federation.protocol.messages import ReceiptStatus
@@ -44,6 +46,8 @@ def read_status(folder: Path) -> dict[str, object]:
         "versions": [version_figures(row) for row in versions],
         **run_progress_row(read_run_progress(folder)),
         "nodes": [participation_row(node) for node in nodes],
+        "nobody_trains": read_failing(folder).nobody_trains,
+        "failing": dict(read_failing(folder).reasons),
         "incidents": read_incidents(folder),
         "counters": read_counters(folder),
     }
@@ -116,7 +120,25 @@ def _tables(folder: Path) -> Group:
     more = [_incident_table(incidents)] if incidents else []
     run_progress = read_run_progress(folder)
     said = () if run_progress is None else run_progress_lines(run_progress)
-    return Group(_version_table(versions), *said, "", _node_table(nodes), *more, _counts(read_counters(folder)))
+    return Group(
+        _version_table(versions),
+        *said,
+        *_failing(folder, versions),
+        "",
+        _node_table(nodes),
+        *more,
+        _counts(read_counters(folder)),
+    )
+
+
+def _failing(folder: Path, versions: list[VersionRow]) -> Iterator[Text]:
+    """Whose work came to nothing last."""
+    failing = read_failing(folder)
+    if failing.nobody_trains:
+        newest = versions[-1].record.version if versions else 0
+        yield Text(nobody_trains(newest, failing.reasons, failing.count), style="bold red")
+    elif failing.reasons:
+        yield Text(f"what comes to nothing: {failures(failing.reasons, failing.count)}")
 
 
 def _counts(counters: Mapping[str, int]) -> str:

@@ -1,12 +1,18 @@
 """``coordinator why``: what the coordinator waits for, for whom and since when, in a person's words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from coordinator.engine.round import WaitReason
 from coordinator.monitoring.state_files import Waiting
 
-__all__ = ["explain"]
+__all__ = ["explain", "failures", "nobody_trains"]
+
+NODES_NAMED = 3
+"""Nodes named with one reason."""
+
+REASONS_NAMED = 5
 
 MEANINGS: Mapping[WaitReason, str] = {
     WaitReason.ASSIGNMENTS: "updates of nodes that are training",
@@ -37,9 +43,48 @@ def explain(waiting: Waiting) -> str:
     what = f"{_meaning(reason)}{_whom(waiting.fields)}"
     counts = _counts(waiting.fields)
     if waiting.pid is not None:
-        return f"waiting for {what}; since {_span(waiting.since_s)}{counts}"
+        return f"waiting for {what}; since {_span(waiting.since_s)}{counts}{_failing(waiting.fields)}"
     last = f"no coordinator is running; {_span(waiting.said_s)} ago the last one waited for {what}{counts}"
-    return last if reason in OVER else f"{last}; start it again: it goes on where it was"
+    if reason in OVER:
+        return last
+    return f"{last}; start it again: it goes on where it was{_failing(waiting.fields)}"
+
+
+def nobody_trains(version: object, failing: Mapping[str, str], failed: int = 0) -> str:
+    """That nobody trains, and why.
+
+    Args:
+        version: The newest version.
+        failing: Nodes and their reasons, perhaps not all.
+        failed: How many there are; 0 is those of ``failing``.
+    """
+    return f"nobody trains after version {version}: {failures(failing, failed)}"
+
+
+def failures(failing: Mapping[str, str], failed: int = 0) -> str:
+    """Whose work comes to nothing, and why: each reason once, with the nodes that have given it."""
+    by_reason: dict[str, list[str]] = {}
+    for node, reason in failing.items():
+        by_reason.setdefault(reason, []).append(node)
+    shown = dict(islice(by_reason.items(), REASONS_NAMED))
+    said = [f"{_some(nodes)}: {reason}" for reason, nodes in shown.items()]
+    more = max(failed, len(failing)) - sum(map(len, shown.values()))
+    return "; ".join([*said, f"and {more} more {'node' if more == 1 else 'nodes'}"] if more else said)
+
+
+def _some(nodes: Sequence[str]) -> str:
+    named = f"{'node' if len(nodes) == 1 else 'nodes'} {', '.join(nodes[:NODES_NAMED])}"
+    return named if len(nodes) <= NODES_NAMED else f"{named} and {len(nodes) - NODES_NAMED} more"
+
+
+def _failing(fields: Mapping[str, Any]) -> str:
+    """What a person should know beside the waiting; a file of an older release says nothing of it."""
+    failing, failed = fields.get("failing") or {}, int(fields.get("failed") or 0)
+    if not failing:
+        return ""
+    if fields.get("nobody_trains"):
+        return f"; {nobody_trains(fields.get('version', '?'), failing, failed)}"
+    return f"; what comes to nothing: {failures(failing, failed)}"
 
 
 def _meaning(reason: str) -> str:

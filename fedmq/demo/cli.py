@@ -19,7 +19,7 @@ from federation.task import task_label
 from federation.units import human_bytes
 from fedmq.demo.plan import DemoOptions, DemoPlan, make_plan
 from fedmq.demo.run import DemoFailed, make_demo, make_story, work_folder
-from fedmq.demo.view import LiveView, PlainView, node_table
+from fedmq.demo.view import LiveView, PlainView, failure_lines, node_table
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -109,6 +109,8 @@ def _run(plan: DemoPlan, console: Console) -> Mapping[str, object]:
         result = make_demo(plan, view, story, folder).run()
     if not console.is_terminal:
         console.print(node_table(story))
+    for line in failure_lines(story):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(summary_table(result))
     return result
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coordinator.monitoring.why import nobody_trains
 from federation.errors import FederationError
 from federation.runtime.address import BrokerAddress, parse_broker_url, printable_url
 from federation.runtime.local_broker import LocalBroker
@@ -213,6 +214,8 @@ class Demo:
         for sentence in (self.story.hear(line), self.saboteur.hear(line, version=self.story.version)):
             if sentence:
                 self.view.say(sentence)
+        if self.story.hopeless:
+            raise DemoFailed(nobody_trains(self.story.version, self.story.failing))
         if self.saboteur.victim is not None:
             self.story.nodes[self.saboteur.victim].state = "killed"
 
@@ -235,6 +238,7 @@ class Demo:
             for node in detail:
                 story = self.story.nodes.get(node["id"])
                 node["restarts"] = story.restarts if story is not None else 0
+                node["failed"], node["failure"] = (story.failed, story.failure) if story is not None else (0, "")
         return report | {
             "task": self.plan.task,
             "nodes": self.plan.nodes,

@@ -16,6 +16,8 @@ class NodeStory:
         applied: Updates that became part of a version.
         stale: Updates that came too late.
         refused: Updates that were refused.
+        failed: Trainings that came to nothing, and updates that were refused.
+        failure: Why, the last time.
         restarts: How often it was started again.
         bytes_up: Bytes of its update frames.
         bytes_down: Bytes of the model parts that it pulled.
@@ -26,6 +28,8 @@ class NodeStory:
     applied: int = 0
     stale: int = 0
     refused: int = 0
+    failed: int = 0
+    failure: str = ""
     restarts: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
@@ -42,6 +46,7 @@ class Story:
         loss: The same of the loss.
         accepted: Updates by version.
         finished: Whether the coordinator has said that the run is over.
+        failing: Nodes whose last training came to nothing, with the reason.
     """
 
     nodes: dict[str, NodeStory]
@@ -50,6 +55,16 @@ class Story:
     loss: dict[int, float] = field(default_factory=dict)
     accepted: dict[int, int] = field(default_factory=dict)
     finished: bool = False
+    failing: dict[str, str] = field(default_factory=dict)
+    _failed: int = 0
+    _stored: bool = False
+    _told: set[tuple[str, str]] = field(default_factory=set)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether every node fails, and, where something has ever come of one, has had a second chance."""
+        enough = len(self.nodes) * (2 if self._stored else 1)
+        return self.failing.keys() >= self.nodes.keys() and self._failed >= enough > 0
 
     def hear(self, line: Line) -> str | None:
         """Take one line in; returns a sentence for people when it is worth one."""
@@ -63,7 +78,7 @@ class Story:
     def _hear_coordinator(self, event: str, fields: Mapping[str, object]) -> str | None:
         if event == "version_committed":
             version = _integer(fields, "version")
-            self.version = max(self.version, version)
+            self.version, self._failed = max(self.version, version), 0
             self.accepted[version] = _integer(fields, "accepted")
         elif event == "evaluated":
             metrics = fields.get("metrics")
@@ -74,9 +89,41 @@ class Story:
             return self._version_sentence(_integer(fields, "version"))
         elif event == "finished":
             self.finished = True
-        elif event in {"update_refused", "update_stale"}:
-            return f"{fields.get('node', '?')}: update {event.removeprefix('update_')} ({fields.get('reason', '?')})"
+        elif event == "evaluation_failed":
+            return self._once("evaluation", f"the evaluation fails: {_last_line(fields.get('exception'))}")
+        return self._hear_of_work(event, str(fields.get("node", "?")), fields)
+
+    def _hear_of_work(self, event: str, node: str, fields: Mapping[str, object]) -> str | None:
+        """What becomes of what one node was asked for."""
+        reason = str(fields.get("reason", "?"))
+        match event:
+            case "update_stored":
+                self.failing.pop(node, None)
+                self._stored = True
+            case "node_declined":
+                return self._fails(node, reason)
+            case "update_refused":
+                self._fails(node, f"its update was refused: {fields.get('detail') or reason}")
+                return f"{node}: update refused ({reason})"
+            case "update_stale":
+                return f"{node}: update stale ({reason})"
+            case _:
+                pass
         return None
+
+    def _fails(self, name: str, reason: str) -> str | None:
+        """A node's work came to nothing: told once for each node and reason."""
+        self.failing[name] = reason
+        self._failed += 1
+        if (node := self.nodes.get(name)) is not None:
+            node.failed, node.failure, node.state = node.failed + 1, reason, "failed"
+        return self._once(name, f"{name} fails: {reason}")
+
+    def _once(self, whose: str, sentence: str) -> str | None:
+        if (whose, sentence) in self._told:
+            return None
+        self._told.add((whose, sentence))
+        return sentence
 
     def _version_sentence(self, version: int) -> str | None:
         if version == 0:
@@ -85,6 +132,11 @@ class Story:
         if version in self.accuracy:
             reached = f", accuracy {self.accuracy[version]:.2%}"
         return f"version {version}: {self.accepted.get(version, 0)} updates{reached}"
+
+
+def _last_line(traceback: object) -> str:
+    lines = str(traceback or "").strip().splitlines()
+    return lines[-1] if lines else "see its log"
 
 
 def _hear_node(node: NodeStory, event: str, fields: Mapping[str, object]) -> None:

@@ -85,7 +85,7 @@ def node_table(story: Story) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("node", no_wrap=True)
     table.add_column("state", min_width=9, no_wrap=True)
-    for title in ("round", "applied", "stale", "refused", "back", "up", "down"):
+    for title in ("round", "applied", "stale", "refused", "failed", "back", "up", "down"):
         table.add_column(title, justify="right", no_wrap=True)
     for name, node in story.nodes.items():
         table.add_row(
@@ -95,6 +95,7 @@ def node_table(story: Story) -> Table:
             str(node.applied),
             str(node.stale),
             str(node.refused),
+            str(node.failed),
             str(node.restarts),
             human_bytes(node.bytes_up),
             human_bytes(node.bytes_down),
@@ -102,6 +103,15 @@ def node_table(story: Story) -> Table:
     return table
 
 
+def failure_lines(story: Story) -> list[str]:
+    """Whose work came to nothing, how often, and why the last time."""
+    return [
+        f"{name} failed {'once' if node.failed == 1 else f'{node.failed} times'}: {node.failure}"
+        for name, node in story.nodes.items()
+        if node.failed
+    ]
+
+
 def _coloured(state: str) -> str:
-    colours = {"training": "yellow", "killed": "bold red", "starting": "dim", "delivered": "green"}
+    colours = {"training": "yellow", "killed": "bold red", "failed": "red", "starting": "dim", "delivered": "green"}
     return f"[{colours[state]}]{state}[/]" if state in colours else state

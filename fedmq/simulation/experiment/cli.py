@@ -3,9 +3,10 @@
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -19,14 +20,17 @@ from federation.protocol.cohort import COHORT_NODES_MAX
 from federation.task import TaskContext
 from federation.tasks.pool.node_pool import NodePool
 from federation.tasks.registry import load_task
-from fedmq.simulation.experiment.experiment import Experiment, Plan, Result, VersionFigures, run_report
+from federation.types import NodeId
+from fedmq.simulation.experiment.experiment import Experiment, NobodyTrains, Plan, Result, VersionFigures, run_report
 from fedmq.simulation.experiment.options import TrainOptions, resolve
 from fedmq.simulation.experiment.outages import parse_outages
 from fedmq.simulation.world.trainer import parse_stragglers
 
 __all__ = ["TrainOptions", "build_experiment", "experiment_of", "report", "train"]
 
+EXIT_FAILED = 1
 SHOWN = 15
+COMPLAINTS_SHOWN = 5
 
 
 def build_experiment(options: TrainOptions) -> Experiment:
@@ -82,7 +86,12 @@ def experiment_of(options: TrainOptions, config: CoordinatorConfig) -> Experimen
 
 
 def train(options: TrainOptions, *, as_json: bool) -> Result:
-    """Run it, and tell what came of it."""
+    """Run it, and tell what came of it.
+
+    Raises:
+        ConfigError: An option is out of range, or two settings do not fit together.
+        Exit: With code 1: nothing comes of any training.
+    """
     if options.report is not None and not options.report.absolute().parent.is_dir():
         raise ConfigError("--report", f"there is no folder {options.report.parent}", source="command line")
     console = Console(stderr=True)
@@ -95,7 +104,11 @@ def train(options: TrainOptions, *, as_json: bool) -> Result:
         if figures.version % step == 0 or figures.version == experiment.plan.engine.versions:
             console.print(_line(figures), highlight=False)
 
-    result = experiment.run(say)
+    try:
+        result = experiment.run(say, Complaints(console).hear)
+    except NobodyTrains as error:
+        console.print(f"simulation failed: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(EXIT_FAILED) from error
     if options.report is not None:
         made = run_report(experiment, result, strategy=strategy_name(config), codec=config.codec.up)
         options.report.write_text(json.dumps(made) + "\n")
@@ -104,6 +117,22 @@ def train(options: TrainOptions, *, as_json: bool) -> Result:
     else:
         _show(options, result)
     return result
+
+
+@dataclass(slots=True)
+class Complaints:
+    """Says which nodes fail, and why; of many, the first ones."""
+
+    console: Console
+    said: int = 0
+
+    def hear(self, node: NodeId, reason: str) -> None:
+        """One node's training fails for a reason that it has not had before."""
+        self.said += 1
+        if self.said <= COMPLAINTS_SHOWN:
+            self.console.print(f"{node} fails: {reason}", highlight=False, markup=False, soft_wrap=True)
+        elif self.said == COMPLAINTS_SHOWN + 1:
+            self.console.print("more nodes fail; the report (--json) has all", highlight=False)
 
 
 def report(options: TrainOptions, result: Result) -> Mapping[str, object]:
@@ -160,6 +189,8 @@ def _rows(result: Result) -> Iterator[tuple[str, str]]:
         yield name, f"{value:.4f}"
     for name, count in sorted(result.verdicts.items()):
         yield f"updates {name}", f"{count:,}"
+    if failed := sum(sum(reasons.values()) for reasons in result.failures.values()):
+        yield "trainings failed", f"{failed:,}, of {len(result.failures):,} nodes"
     yield "staleness, mean", f"{sum(f.staleness_mean for f in result.versions) / max(1, len(result.versions)):.2f}"
     if result.away_share:
         yield "nodes offline, share of the time", f"{result.away_share:.0%}"

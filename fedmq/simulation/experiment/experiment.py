@@ -20,6 +20,8 @@ from coordinator.engine.registry import REST_MAX_S
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import CommitterSettings
 from coordinator.monitoring.report import build_report
+from coordinator.monitoring.why import failures as failure_words
+from coordinator.monitoring.why import nobody_trains
 from federation.errors import FederationError
 from federation.tasks.pool.node_pool import NodePool
 from federation.types import NodeId
@@ -30,7 +32,7 @@ from fedmq.simulation.experiment.training_workers import Trainers
 from fedmq.simulation.world.trainer import Stragglers
 from update_codec import CodecSpec, Manifest
 
-__all__ = ["Experiment", "Plan", "Result", "VersionFigures", "node_names", "run_report"]
+__all__ = ["Experiment", "NobodyTrains", "Plan", "Result", "VersionFigures", "node_names", "run_report"]
 
 REFUSALS_MAX = 20
 """So many updates of each node may be turned down between two versions, on average."""
@@ -97,6 +99,7 @@ class Result:
         wall_s: Real seconds, without reading the data.
         away_share: What part of all nodes' virtual time was spent offline.
         stopped_early: Evaluations without improvement have ended it (``stopping.patience``).
+        failures: Trainings that came to nothing: how often each reason was met, by node.
     """
 
     digest: str
@@ -107,12 +110,17 @@ class Result:
     wall_s: float
     away_share: float = 0.0
     stopped_early: bool = False
+    failures: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def node_names(count: int) -> list[NodeId]:
     """Names as ``coordinator demo`` gives them: a selection that looks at names chooses the same."""
     width = len(str(count - 1))
     return [NodeId(f"node-{index:0{width}d}") for index in range(count)]
+
+
+class NobodyTrains(FederationError):  # noqa: N818 - the name says what it is
+    """Nothing comes of any training any more; the message says of whose, and why."""
 
 
 class Experiment:
@@ -150,29 +158,40 @@ class Experiment:
         self._factors = {n: plan.stragglers.train_s * plan.stragglers.node_factor(rng) for n, rng in self._rngs.items()}
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence, self._training = 0, 0
+        self._failed_before = self._refused_before = 0
         rng = random.Random(f"{plan.seed}/turns")  # noqa: S311 - must repeat
         self._turns = Turns(self.coordinator, self.names, rng, self._offer)
         self.figures: list[VersionFigures] = []
 
-    def run(self, progress: Callable[[VersionFigures], None] = lambda _figures: None) -> Result:
-        """Run to the last version, or to an early stop; ``progress`` hears each new one.
+    def run(
+        self,
+        progress: Callable[[VersionFigures], None] = lambda _figures: None,
+        failed: Callable[[NodeId, str], None] = lambda _node, _reason: None,
+    ) -> Result:
+        """Run to the last version, or to an early stop.
+
+        Args:
+            progress: Hears each new version.
+            failed: Hears each node whose training fails, once for each reason.
 
         Raises:
-            FederationError: Nobody trains any more: every update has been refused.
+            NobodyTrains: Every training fails, or every update is refused.
         """
         began_s = time.perf_counter()
-        seen, refused_max = self.coordinator.version, REFUSALS_MAX * self.plan.nodes
         self._begin_turns()
         with self._trainers:
             while self.coordinator.version < self.plan.engine.versions and not self._stopped_early:
                 before = self.coordinator.version
-                if before != seen:
-                    seen, refused_max = before, self._refused + REFUSALS_MAX * self.plan.nodes
                 self._advance()
                 self._take_receipts()
-                self._give_up_at(refused_max)
+                while self.work.failures.news:
+                    node, reason = self.work.failures.news.pop(0)
+                    failed(self.names[node], reason)
+                if before == self.coordinator.version:
+                    self._give_up()
                 for _ in range(before, self.coordinator.version):
                     progress(self._committed())
+                    self._failed_before, self._refused_before = self.work.failures.count, self._refused
         return self._result(time.perf_counter() - began_s)
 
     @property
@@ -184,10 +203,19 @@ class Experiment:
     def _refused(self) -> int:
         return self.work.verdicts["refused"] + self.work.verdicts["stale"]
 
-    def _give_up_at(self, refused_max: int) -> None:
-        if self._refused > refused_max:
-            version, why = self.coordinator.version, self.work.last_reason
-            raise FederationError(f"no update after version {version} is accepted any more: {why}")
+    def _give_up(self) -> None:
+        """Where nothing came of anything since the last version, and everybody has had a chance."""
+        version, nodes, failures = self.coordinator.version, self.plan.nodes, self.work.failures
+        failed, refused = failures.count - self._failed_before, self._refused - self._refused_before
+        if len(failures.last) == nodes and failed >= (2 * nodes if version else nodes):
+            raise NobodyTrains(nobody_trains(version, self._failing()))
+        if failed + refused > REFUSALS_MAX * nodes:
+            why = failure_words(self._failing()) or self.work.last_reason
+            raise NobodyTrains(f"no update after version {version} is accepted any more: {why}")
+
+    def _failing(self) -> dict[str, str]:
+        """Whose last training failed, and why, by name."""
+        return {self.names[node]: reason for node, reason in sorted(self.work.failures.last.items())}
 
     def _advance(self) -> None:
         """Start what is asked for, and let the next thing happen."""
@@ -201,7 +229,8 @@ class Experiment:
             return
         coordinator.pass_time(REST_MAX_S)
         if not coordinator.questions:
-            raise FederationError(f"nobody trains after version {coordinator.version}: all updates were refused")
+            why = failure_words(self._failing()) or "all updates were refused"
+            raise NobodyTrains(f"nobody trains after version {coordinator.version}: {why}")
 
     def _begin(self, question: Question) -> None:
         plan, node, coordinator = self.plan, question.node, self.coordinator
@@ -280,6 +309,7 @@ class Experiment:
             wall_s=wall_s,
             away_share=self.coordinator.away_share,
             stopped_early=self._stopped_early,
+            failures={self.names[node]: dict(found) for node, found in sorted(self.work.failures.by_node.items())},
         )
 
 

@@ -20,6 +20,7 @@ from edge_node.records import Residual
 from edge_node.storage.task_state import added, expected_state
 from edge_node.training.update import ResidualAging, ResidualChange, Shared, encode_update, give_back, merge
 from edge_node.training.worker import codec_seed
+from federation.protocol.limits import fit_text
 from federation.protocol.messages import Decline, Reason, Receipt, ReceiptStatus, RoundAnnouncement
 from federation.task import Parameters
 from federation.tasks.pool.node_pool import NodePool
@@ -44,10 +45,40 @@ class WorkedMember:
     loss: float | None
 
 
+@dataclass(slots=True)
+class Failures:
+    """Trainings that came to nothing.
+
+    Attributes:
+        last: Why each node's last one did, by index; nobody's whose last one served.
+        count: How many there were.
+        by_node: How often each reason was met, by node.
+        news: What has not been told yet: each node and reason once.
+    """
+
+    last: dict[int, str] = field(default_factory=dict)
+    count: int = 0
+    by_node: dict[int, Counter[str]] = field(default_factory=dict)
+    news: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, node: int, reason: str) -> None:
+        """One more."""
+        self.last[node], self.count = reason, self.count + 1
+        known = self.by_node.setdefault(node, Counter())
+        if reason not in known:
+            self.news.append((node, reason))
+        known[reason] += 1
+
+    def served(self, node: int) -> None:
+        """A training of this node came to something."""
+        self.last.pop(node, None)
+
+
 class NodeWork(Protocol):
     """One way to answer; both end in the same model where both can be used."""
 
     verdicts: Counter[str]
+    failures: Failures
     last_reason: str
     payload_bytes: int
     combine: Combine | None
@@ -102,6 +133,7 @@ class VectorWork:
 
     def __init__(self, trainers: Trainers, manifest: Manifest, pool: NodePool) -> None:
         self.verdicts: Counter[str] = Counter()
+        self.failures = Failures()
         self.last_reason = ""
         self.payload_bytes = 0
         self.combine: Combine | None = self._combine
@@ -156,6 +188,11 @@ class VectorWork:
         asked = [self._asked[member.update] for member in members]
         by_node = {each.node: member for each, member in zip(asked, members, strict=True)}
         total, outcomes = self._trainers.sum(self._shares(asked, weights.values))
+        for outcome in outcomes:
+            if outcome.failure is None:
+                self.failures.served(outcome.node)
+            else:
+                self.failures.add(outcome.node, outcome.failure)
         failed = [outcome for outcome in outcomes if outcome.failure is not None]
         if failed:
             culprits = tuple(by_node[outcome.node].update for outcome in failed)
@@ -210,6 +247,7 @@ class FrameWork:
 
     def __init__(self, trainers: Trainers, manifest: Manifest, names: Sequence[NodeId]) -> None:
         self.verdicts: Counter[str] = Counter()
+        self.failures = Failures()
         self.last_reason = ""
         self.payload_bytes = 0
         self.combine: Combine | None = None
@@ -240,11 +278,14 @@ class FrameWork:
             self._train(announcement)
         trained = self._done.pop(update)
         if trained.update is None:
-            decline = Decline(run=announcement.run, round=announcement.round, reason=trained.failure or "failed")
+            reason = fit_text(trained.failure or "failed")
+            self.failures.add(trained.node, reason)
+            decline = Decline(run=announcement.run, round=announcement.round, reason=reason)
             coordinator.decline(question.node, decline)
             return
         frame = self._encode(trained, announcement, codec_seed(announcement, question.node))
         self.payload_bytes += len(frame)
+        self.failures.served(trained.node)
         self.controls.sent(trained.node, update, trained.update)
         self._sent[update] = _Sent(trained.node, announcement.model.version, frame, trained.metrics.get("loss"))
         coordinator.answer(question, frame, trained.num_examples, trained.metrics)

@@ -539,6 +539,72 @@ def test_a_declining_node_is_left_alone_for_as_long_as_it_asked() -> None:
     assert transcript(rig.wait(1.0))[0] == "save round 1 of version 0 for bob"
 
 
+def nobody(rig: Rig) -> tuple[bool, dict[str, str], int]:
+    """Whether nobody trains, who fails and why, and how many do."""
+    waiting = rig.machine.snapshot()["waiting_for"]
+    assert isinstance(waiting, dict)
+    return waiting["nobody_trains"], waiting["failing"], waiting["failed"]
+
+
+def said_nobody(done: list[effects.Effect]) -> list[dict[str, object]]:
+    """What the log says of nobody's training."""
+    return [dict(effect.fields) for effect in done if isinstance(effect, Note) and effect.event == "nobody_trains"]
+
+
+def test_when_nobody_trains_it_is_said_with_every_reason_once_and_in_the_first_round() -> None:
+    rig = Rig()
+    rig.start("ann", "bob")
+    assert said_nobody(rig.decline("ann", 0, reason="no data")) == []
+    assert nobody(rig) == (False, {"ann": "no data"}, 1)
+    said = said_nobody(rig.decline("bob", 0, reason="no \x1b[2Jmemory"))
+    assert said == [{"version": 0, "failing": {"ann": "no data", "bob": "no [2Jmemory"}, "failed": 2}]
+    assert nobody(rig)[0]
+    again = rig.wait(60.0)
+    assert rig.announced is not None
+    again += rig.decline("ann", rig.announced.round, reason="") + rig.decline("bob", rig.announced.round)
+    assert said_nobody(again) == []
+    assert nobody(rig) == (True, {"ann": "no reason", "bob": "busy"}, 2)
+
+
+def test_whoever_delivers_leaves_or_is_born_again_does_not_fail_any_more() -> None:
+    rig = Rig(engine(quorum=1, max_wait_s=1.0))
+    rig.start("ann", "bob")
+    rig.decline("ann", 0)
+    rig.decline("bob", 0)
+    assert nobody(rig)[0]
+    rig.wait(60.0)
+    assert rig.announced is not None
+    assert not nobody(rig)[0]
+    rig.offer("ann", rig.announced.round)
+    assert nobody(rig) == (False, {"bob": "busy"}, 1)
+    rig.state("bob", incarnation=Incarnation(2))
+    assert nobody(rig) == (False, {}, 0)
+    rig.decline("bob", rig.announced.round)
+    rig.state("bob", Presence.LOST, incarnation=Incarnation(2))
+    assert nobody(rig) == (False, {}, 0)
+
+
+def test_updates_that_are_refused_and_nodes_that_are_incompatible_are_reasons_too() -> None:
+    rig = Rig(engine(nodes_min=1, quorum=1))
+    rig.start("ann", "bob")
+    rig.rejecting = Reason.NORM
+    done = rig.offer("ann", 0) + rig.state("bob", incarnation=Incarnation(2), task="other")
+    (said,) = said_nobody(done)
+    assert said["failing"] == {
+        "ann": "its update was refused: bad",
+        "bob": "incompatible: its task is other, its codecs are ('edge',)",
+    }
+    rig.state("cid")
+    assert not nobody(rig)[0]
+
+
+def test_a_decline_of_a_node_that_nobody_knows_is_no_reason() -> None:
+    rig = Rig()
+    rig.start("ann", "bob")
+    rig.decline("eve", 0)
+    assert nobody(rig) == (False, {}, 0)
+
+
 def test_a_decline_that_comes_again_does_not_count_as_declines_in_a_row() -> None:
     """Found by simulation: a node cut off with a handful of declines waiting was left alone for an hour."""
     rig = Rig(engine(quorum=2, max_wait_s=1e9, lease_s=1e6))

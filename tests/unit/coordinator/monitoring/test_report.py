@@ -1,6 +1,7 @@
 """What a person reads of a run: the report, the status tables, the exported model, the command line."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from federation.protocol.messages import Reason, ReceiptStatus
 from federation.types import Incarnation, ModelVersion, NodeId, RoundId
 from tests.rigs.former_state import made_older
 from tests.rigs.model_values import INITIAL, MANIFEST, arrived, committer, initialised, update
+from tests.rigs.status_values import snapshot, status_file
 
 
 @pytest.fixture
@@ -124,6 +126,22 @@ def test_a_node_that_never_helped_is_named_with_the_reason(
     told = {node["id"]: node for node in json.loads(capsys.readouterr().out)["nodes"]}
     assert (told["a"]["restarts"], told["a"]["asked"], told["a"]["absences"]) == (2, 0, {})
     assert (told["tired"]["asked"], told["tired"]["absences"]) == (1, {"[low] battery": 2})
+
+
+def test_the_status_says_that_nobody_trains_and_why(
+    store: CoordinatorStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = snapshot("no_candidates", version=0)
+    found["waiting_for"] |= {"failing": {"ann": "[no] data"}, "failed": 1, "nobody_trains": True}
+    status_file(tmp_path / "store", lambda: found).write()
+    read = status.read_status(tmp_path / "store")
+    assert (read["nobody_trains"], read["failing"]) == (True, {"ann": "[no] data"})
+    status.show_status(tmp_path / "store")
+    assert re.search(r"nobody trains after version \d+: node ann: \[no\] data", capsys.readouterr().out)
+    found["waiting_for"] |= {"nobody_trains": False}
+    status_file(tmp_path / "store", lambda: found).write()
+    status.show_status(tmp_path / "store")
+    assert "what comes to nothing: node ann: [no] data" in capsys.readouterr().out
 
 
 def test_a_store_of_an_older_release_has_a_status_too(store: SqliteStore, tmp_path: Path) -> None:

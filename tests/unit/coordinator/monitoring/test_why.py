@@ -8,7 +8,7 @@ import pytest
 from coordinator.cli import make_app
 from coordinator.engine.round import WaitReason
 from coordinator.monitoring.state_files import Waiting, read_waiting
-from coordinator.monitoring.why import MEANINGS, explain
+from coordinator.monitoring.why import MEANINGS, explain, nobody_trains
 from tests.rigs.status_values import snapshot, status_file
 
 
@@ -45,6 +45,27 @@ def test_a_dead_coordinator_is_not_said_to_wait() -> None:
         "no coordinator is running; 5 min ago the last one waited for something new, 2 online,"
         " version 3, 1 of 2 updates for the next one; start it again: it goes on where it was"
     )
+
+
+def test_nodes_that_fail_are_named_with_their_reasons() -> None:
+    failing = {"ann": "no data", "bob": "no data", "cid": "no memory"}
+    said = text("no_candidates", failing=failing, failed=5, nobody_trains=True)
+    assert said.endswith(
+        "; nobody trains after version 3: nodes ann, bob: no data; node cid: no memory; and 2 more nodes"
+    )
+    assert text("assignments", failing={"ann": "no data"}, failed=1, nobody_trains=False).endswith(
+        "; what comes to nothing: node ann: no data"
+    )
+    dead = text("no_candidates", pid=None, failing={"ann": "no data"}, failed=1, nobody_trains=True)
+    assert dead.endswith("start it again: it goes on where it was; nobody trains after version 3: node ann: no data")
+    assert "nobody trains" not in text("finished", pid=None, failing={"ann": "no data"}, failed=1, nobody_trains=True)
+
+
+def test_many_nodes_of_one_reason_are_counted() -> None:
+    said = nobody_trains(0, dict.fromkeys(["a", "b", "c", "d", "e"], "full"))
+    assert said == "nobody trains after version 0: nodes a, b, c and 2 more: full"
+    different = nobody_trains(0, {str(number): f"reason {number}" for number in range(6)})
+    assert different.endswith("; node 4: reason 4; and 1 more node")
 
 
 def test_every_reason_has_its_words() -> None:

@@ -22,7 +22,7 @@ from fedmq.demo.plan import DemoOptions, coordinator_settings, make_plan, to_tom
 from fedmq.demo.processes import NO_VARIABLES, Exited, Fleet, Line
 from fedmq.demo.run import QUIET_S_MAX, TROUBLE_S_MAX, Demo, DemoFailed, Saboteur, _Patience
 from fedmq.demo.story import NodeStory, Story
-from fedmq.demo.view import LiveView, PlainView, node_table
+from fedmq.demo.view import LiveView, PlainView, failure_lines, node_table
 
 CHILD = """
 import json, os, signal, sys
@@ -157,6 +157,50 @@ class TestStory:
         sentence = Story({}).hear(line("coordinator", "update_refused", node="node-1", reason="norm"))
         assert sentence == "node-1: update refused (norm)"
 
+    def test_a_node_that_fails_is_told_once_for_each_reason_and_counted(self) -> None:
+        story = Story({"a": NodeStory(), "b": NodeStory()})
+        declined = line("coordinator", "node_declined", node="a", reason="no data")
+        assert story.hear(declined) == "a fails: no data"
+        assert story.hear(declined) is None
+        assert story.hear(line("coordinator", "node_declined", node="a", reason="no memory")) == "a fails: no memory"
+        assert (story.nodes["a"].failed, story.nodes["a"].state) == (3, "failed")
+        assert failure_lines(story) == ["a failed 3 times: no memory"]
+        story.hear(line("coordinator", "update_refused", node="b", reason="norm", detail="too long"))
+        assert failure_lines(story)[1] == "b failed once: its update was refused: too long"
+        story.hear(line("coordinator", "node_declined", node="stranger", reason="x"))
+        assert story.nodes.keys() == {"a", "b"}
+
+    def test_it_is_hopeless_when_every_node_has_failed_and_nothing_ever_came(self) -> None:
+        story = Story({"a": NodeStory(), "b": NodeStory()})
+        story.hear(line("coordinator", "node_declined", node="a", reason="no data"))
+        assert not story.hopeless
+        story.hear(line("coordinator", "node_declined", node="b", reason="no data"))
+        assert story.hopeless
+
+    def test_where_something_has_come_of_a_training_everybody_gets_a_second_chance(self) -> None:
+        story = Story({"a": NodeStory(), "b": NodeStory()})
+        heard = ["update_stored a", "node_declined b", "node_declined a", "node_declined b"]
+        for event, node in (each.split() for each in heard):
+            story.hear(line("coordinator", event, node=node, reason="no data"))
+            assert not story.hopeless
+        story.hear(line("coordinator", "version_committed", version=1, accepted=1))
+        for event, node in (each.split() for each in ["node_declined a", "node_declined b", "node_declined a"]):
+            story.hear(line("coordinator", event, node=node, reason="no data"))
+            assert not story.hopeless
+        story.hear(line("coordinator", "node_declined", node="b", reason="no data"))
+        assert story.hopeless
+        story.hear(line("coordinator", "update_stored", node="a"))
+        assert not story.hopeless
+
+    def test_why_a_version_is_not_evaluated_is_told_once(self) -> None:
+        story, failed = (
+            Story({}),
+            line("coordinator", "evaluation_failed", version=1, exception="Traceback\n  x\nNo: 7\n"),
+        )
+        assert story.hear(failed) == "the evaluation fails: No: 7"
+        assert story.hear(failed) is None
+        assert story.hear(line("coordinator", "evaluation_failed")) == "the evaluation fails: see its log"
+
     def test_the_end_is_noticed_and_strangers_are_ignored(self) -> None:
         story = Story({})
         story.hear(line("coordinator", "finished"))
@@ -190,6 +234,32 @@ class _ListingFleet(Fleet):
         if name == "coordinator":
             (self.folder / "report.json").write_text("{}")
             self.lines.put(Exited(source=name, generation=0, code=0))
+
+
+class _FailingFleet(_ListingFleet):
+    """Starts nothing; its coordinator says that the only node fails."""
+
+    def start(
+        self, name: str, module: str, arguments: Sequence[str], environment: Mapping[str, str] = NO_VARIABLES
+    ) -> None:
+        if name == "coordinator":
+            self.lines.put(line(name, "node_declined", node="node-0", reason="no data"))
+
+
+def test_a_demo_in_which_nobody_trains_ends_with_the_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedmq.demo.run.visit_broker", lambda *_, **__: Seen(accepted=True))
+    monkeypatch.setattr("fedmq.demo.run.clear_retained", lambda *_: None)
+    fleet = _FailingFleet(tmp_path)
+    demo = Demo(
+        plan=make_plan(DemoOptions(nodes=1, broker="mqtt://127.0.0.1:1")),
+        story=Story({"node-0": NodeStory()}),
+        view=PlainView(Console(file=io.StringIO())),
+        folder=tmp_path,
+        fleet=fleet,
+        saboteur=Saboteur(fleet, enabled=False),
+    )
+    with pytest.raises(DemoFailed, match="nobody trains after version 0: node node-0: no data"):
+        demo.run()
 
 
 def test_a_broker_s_password_is_neither_shown_nor_on_a_command_line(

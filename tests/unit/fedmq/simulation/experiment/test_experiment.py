@@ -1,17 +1,21 @@
 """Real training in virtual time: deterministic, and the same by every way."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from coordinator.cli import make_app
 from federation.errors import ConfigError, FederationError
-from fedmq.simulation.experiment.cli import TrainOptions, build_experiment, train
-from fedmq.simulation.experiment.experiment import Experiment, Result
+from federation.types import NodeId
+from fedmq.simulation.experiment.cli import COMPLAINTS_SHOWN, Complaints, TrainOptions, build_experiment, train
+from fedmq.simulation.experiment.experiment import Experiment, NobodyTrains, Result
 from fedmq.simulation.experiment.node_answers import FrameWork, NodeWork, VectorWork
 from fedmq.simulation.experiment.options import ROUNDS, resolve
 from fedmq.simulation.experiment.outages import parse_outages
@@ -251,3 +255,104 @@ def test_evaluations_that_nobody_makes_are_not_waited_for(
 def test_a_stopping_metric_that_the_task_lacks_is_refused_before_anything_is_trained(options: TrainOptions) -> None:
     with pytest.raises(ConfigError, match="it reports accuracy, loss"):
         train(replace(options, settings=("stopping.metric=f1",)), as_json=True)
+
+
+FAILING = """
+import numpy as np
+from federation.errors import TaskError
+from federation.task import TrainResult
+
+class Failing:
+    def __init__(self, index, share, later):
+        self.index, self.share, self.later = index, share, later
+
+    def initial_parameters(self, seed):
+        return {"w": np.zeros(1, np.float32)}
+
+    def roles(self):
+        return {}
+
+    def train(self, parameters, settings, stop):
+        if self.index < self.share or (self.later and parameters["w"][0] < 1):
+            return TrainResult(parameters={"w": parameters["w"] + 1}, num_examples=1)
+        raise TaskError(f"part {self.index} has no data")
+
+    def evaluate(self, parameters):
+        return {}
+
+def build(context):
+    return Failing(context.node_index, 0, False)
+
+def some(context):
+    return Failing(context.node_index, 2, False)
+
+def later(context):
+    return Failing(context.node_index, 0, True)
+"""
+
+
+@pytest.fixture(name="failing")
+def _failing(tmp_path: Path) -> TrainOptions:
+    file = tmp_path / "failing_task.py"
+    file.write_text(FAILING)
+    return TrainOptions(task=str(file), nodes=3, rounds=3)
+
+
+@pytest.mark.parametrize("more", [{}, {"per_round": 1}, {"workers": 2}, {"codec": "edge"}, {"buffer": 1}])
+def test_an_experiment_in_which_nobody_trains_ends_with_every_reason(
+    failing: TrainOptions, more: dict[str, Any]
+) -> None:
+    heard: list[str] = []
+    experiment = build_experiment(replace(failing, **more))
+    with pytest.raises(NobodyTrains) as caught:
+        experiment.run(failed=lambda node, reason: heard.append(f"{node}: {reason}"))
+    reasons = [f"node-{index}: part {index} has no data" for index in range(3)]
+    assert sorted(heard) == reasons
+    assert str(caught.value) == "nobody trains after version 0: " + "; ".join(f"node {each}" for each in reasons)
+
+
+def test_trainings_that_fail_later_have_a_second_chance_and_then_end_it(failing: TrainOptions) -> None:
+    experiment = build_experiment(replace(failing, task=f"{failing.task}:later"))
+    with pytest.raises(NobodyTrains, match="nobody trains after version 1: node node-0: part 0"):
+        experiment.run()
+    assert experiment.work.failures.count == 6
+
+
+def test_some_nodes_that_fail_are_in_the_result(failing: TrainOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    options = replace(failing, task=f"{failing.task}:some")
+    result = train(options, as_json=False)
+    assert len(result.versions) == 3
+    assert result.failures["node-2"].keys() == {"part 2 has no data"}
+    assert result.failures.keys() == {"node-2"}
+    told = capsys.readouterr()
+    assert "node-2 fails: part 2 has no data" in told.err
+    assert "trainings failed" in told.out
+
+
+def test_a_version_that_lacks_its_quorum_is_given_up_with_the_reason(failing: TrainOptions) -> None:
+    settings = ("round.quorum=3", "round.max_wait_s=3e7")
+    with pytest.raises(NobodyTrains, match=r"no update after version 0 .*: node node-2: part 2 has no data"):
+        build_experiment(replace(failing, task=f"{failing.task}:some", settings=settings)).run()
+
+
+def test_trainings_of_a_stack_that_diverge_are_told_with_their_nodes(options: TrainOptions) -> None:
+    wild = replace(options, stacked=True, settings=("train.learning_rate=1e38",))
+    with pytest.raises(NobodyTrains, match=r"nobody trains after version 0: .*node-2.*diverged: lower learning_rate"):
+        build_experiment(wild).run()
+
+
+def test_of_many_complaints_the_first_are_shown() -> None:
+    out = io.StringIO()
+    complaints = Complaints(Console(file=out, width=200))
+    for number in range(COMPLAINTS_SHOWN + 3):
+        complaints.hear(NodeId(f"n{number}"), "no [data]")
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "n0 fails: no [data]"
+    assert lines[COMPLAINTS_SHOWN:] == ["more nodes fail; the report (--json) has all"]
+
+
+def test_the_command_ends_with_one_line_and_code_1(failing: TrainOptions) -> None:
+    arguments = ["simulate", "--train", "--task", str(failing.task), "--nodes", "3", "--rounds", "3"]
+    ended = CliRunner().invoke(make_app(["simulate"]), arguments)
+    assert ended.exit_code == 1
+    assert "simulation failed: nobody trains after version 0" in ended.stderr
