@@ -54,9 +54,7 @@ def check_resumed(began: Manifest, known: str | None, request: InitialRequest, f
     if found:
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         listed = "; ".join(found[:SHOWN])
-        raise _refused(
-            folder, f"began with {_size(began)}, and {label!r} now makes one with {_size(now)}: {listed}{more}"
-        )
+        raise _refused(folder, f"began with {_size(began)}, and {label!r} now makes {_size(now)}: {listed}{more}")
     return ""
 
 

@@ -1,4 +1,4 @@
-"""The page about backups, run as it stands, in a federation that signs: a run is lost, and goes on [FED-120]."""
+"""The page about backups, run as it stands, in a federation that signs: a run is lost, and goes on [FED-122]."""
 
 import json
 import re

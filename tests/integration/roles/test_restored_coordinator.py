@@ -1,4 +1,4 @@
-"""Real processes: a run is backed up while it trains, trains on, is lost, is restored, and trains on [FED-120]."""
+"""Real processes: a run is backed up while it trains, trains on, is lost, is restored, and trains on [FED-122]."""
 
 import json
 import shutil

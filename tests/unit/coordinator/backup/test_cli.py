@@ -126,7 +126,8 @@ def test_a_key_that_is_missing_is_told_before_anything_is_written(told: Teller, 
     told("backup", tmp_path / "run.tar", "--state", state)
     config = tmp_path / "coordinator.toml"
     config.write_text(
-        f'[federation]\nid = "it"\n[broker]\nurl = "mqtt://127.0.0.1"\n[security]\nsigning_key = "{tmp_path}/signing.key"\n'
+        '[federation]\nid = "it"\n[broker]\nurl = "mqtt://127.0.0.1"\n'
+        f'[security]\nsigning_key = "{tmp_path}/signing.key"\n'
         f'[store]\nfolder = "{tmp_path}/again"\n'
     )
     refused = told("restore", tmp_path / "run.tar", "--config", config)

@@ -66,7 +66,7 @@ def former(backup: Path, tmp_path: Path) -> Iterator[ReadOnlyStore]:
 def test_a_restored_run_goes_on_above_all_that_may_have_been(
     backup: Path, former: ReadOnlyStore, tmp_path: Path
 ) -> None:
-    """FED-120."""
+    """FED-122."""
     made = restore(backup, tmp_path / "again")
     assert made.restored is not None
     assert (made.run, made.version, made.waiting, made.missing, made.changed) == (former.run, 3, 1, (), False)
