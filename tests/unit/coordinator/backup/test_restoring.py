@@ -20,7 +20,7 @@ from federation.errors import ConfigError, DamagedStore, StorageError, StoreLock
 from federation.protocol.cohort import EVERYONE
 from federation.protocol.messages import ReceiptStatus
 from federation.storage.folder import FolderLock
-from federation.types import ModelVersion, RoundId
+from federation.types import ModelVersion, NodeId, RoundId
 from fedmq.audit.audit import Outcome, audit
 from tests.rigs.model_values import MANIFEST, arrived, committer, initialised, update
 
@@ -30,11 +30,21 @@ def advance(store: SqliteStore, first: int, count: int) -> None:
     head = committer(store)
     for number in range(first, first + count):
         store.save_round(
-            RoundRecord(round=RoundId(number), version=ModelVersion(head.head.version), nodes=(), cohort=EVERYONE)
+            RoundRecord(
+                round=RoundId(number), version=ModelVersion(head.head.version), nodes=(NodeId("bob"),), cohort=EVERYONE
+            )
         )
         sent = arrived("ann", update(0.5 + number % 7), round_id=number)
         store.save_update(sent.record, sent.payload)
         assert isinstance(head.commit([sent.member], "buffer_full", Figures()), VersionRecord)
+
+
+def open_rounds(folder: Path) -> tuple[RoundRecord, ...]:
+    """Rounds for which somebody waits, as the next start finds them."""
+    store = SqliteStore(folder)
+    found = store.recovered(recent=1).open_rounds
+    store.close()
+    return found
 
 
 @pytest.fixture
@@ -50,6 +60,8 @@ def backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     advance(store, 0, 3)
     waiting = arrived("bob", update(2.0), round_id=2)
     store.save_update(waiting.record, waiting.payload)
+    store.close_round(RoundId(0), [NodeId("bob")])
+    store.close_round(RoundId(1), [NodeId("bob")])
     store.close()
     make_backup(tmp_path / "before", tmp_path / "run.tar")
     return tmp_path / "run.tar"
@@ -75,7 +87,9 @@ def test_a_restored_run_goes_on_above_all_that_may_have_been(
     store = SqliteStore(tmp_path / "again")
     found = store.recovered(recent=4)
     assert (store.run, store.epoch, store.alarms) == (former.run, 3 + EPOCHS, [])
-    assert (found.next_round, found.restored) == (3 + ROUNDS, made.restored)
+    assert (found.next_round, found.restored, found.open_rounds) == (3 + ROUNDS, made.restored, ())
+    assert [one.nodes for one in open_rounds(tmp_path / "before")] == [("bob",)]
+    assert store.reserved(RoundId(2)) is not None
     assert [row.record for row in store.history()] == [row.record for row in former.history()]
     assert list(store.updates()) == list(former.updates())
     assert store.payload(found.stored[0].update) == former.payload(found.stored[0].update)
