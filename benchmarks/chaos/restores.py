@@ -1,0 +1,67 @@
+"""The coordinator's state is lost, and restored from a backup that was made while it ran."""
+
+import random
+import shutil
+from pathlib import Path
+from time import monotonic
+
+from benchmarks.chaos.federation import COORDINATOR, Federation, running
+from benchmarks.chaos.kills import SMALL, Trigger, judge
+from benchmarks.chaos.table import Row
+from coordinator.backup.making import make_backup
+from coordinator.backup.restoring import restore
+from coordinator.storage.read_only import ReadOnlyStore
+from federation.runtime.local_broker import LocalBroker
+
+__all__ = ["lose_and_restore"]
+
+LINES = (1, 40)
+"""After so many further log lines, whoever says them, something happens."""
+
+
+def lose_and_restore(broker: LocalBroker, folder: Path, count: int) -> Row:
+    """Backed up at a random moment, killed at a later one; what nodes were told in between is nobody's any more."""
+    row, rng = Row(fault="coordinator's state lost, restored from a backup", bar_s=10.0), random.Random(5)
+    state = folder / "coordinator"
+    with running(SMALL, folder, broker.url) as federation:
+        if not federation.wait(federation.everybody_works):
+            row.hung += 1
+        for number in range(count):
+            file = folder / f"{number}.tar"
+            _at_some_moment(federation, rng)
+            make_backup(state, file)
+            federation.wait_versions(rng.randint(0, 3))
+            _at_some_moment(federation, rng)
+            _lose(federation, state)
+            restored = restore(file, state)
+            federation.version = restored.version
+            row.injected += 1
+            began_s = monotonic()
+            federation.restart(COORDINATOR)
+            if federation.wait_versions(1):
+                row.recovery_s.append(monotonic() - began_s)
+            else:
+                row.hung += 1
+        if not federation.wait_versions(2 * SMALL.nodes):
+            row.hung += 1
+        with ReadOnlyStore(state) as store:
+            row.note = f"{federation.version} versions, epoch {store.epoch()}"
+        judge(federation, row)
+    return row
+
+
+def _at_some_moment(federation: Federation, rng: random.Random) -> None:
+    trigger = Trigger(rng.randint(*LINES), lambda: None)
+    federation.watchers.append(trigger)
+    federation.wait(lambda: trigger.done)
+    federation.watchers.remove(trigger)
+
+
+def _lose(federation: Federation, state: Path) -> None:
+    """SIGKILL the coordinator; nothing of its state is left."""
+    federation.retired.add(COORDINATOR)
+    life = federation.lives[COORDINATOR]
+    federation.kill(COORDINATOR)
+    federation.wait(lambda: life.ended_s is not None)
+    federation.retired.discard(COORDINATOR)
+    shutil.rmtree(state)
