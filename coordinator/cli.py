@@ -32,6 +32,7 @@ LAZY_COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "compare": ("coordinator.artifacts.plots.cli", "compare", "Lay runs side by side, as a table and as curves."),
     "export": ("coordinator.artifacts.cli", "export", "Write a model as safetensors, torch.export or ONNX."),
     "predict": ("coordinator.artifacts.cli", "predict", "Show a picture to a model."),
+    "serve": ("fedmq.page.cli", "serve", "Show a run on a page, with JSON and numbers for Prometheus."),
     "simulate": ("fedmq.simulation.cli", "simulate", "The same machines in virtual time, without a broker."),
     "partition": (
         "coordinator.artifacts.plots.partition",

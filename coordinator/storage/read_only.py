@@ -31,11 +31,15 @@ from update_codec import CodecError, Manifest
 __all__ = ["ReadOnlyStore", "StoreReader"]
 
 _HISTORY = """
-SELECT v.*, e.metrics,
-    (SELECT COUNT(*) FROM updates u WHERE u.status = 'stale' AND u.judged_at = v.version - 1) AS stale,
-    (SELECT COUNT(*) FROM updates u WHERE u.status = 'refused' AND u.judged_at = v.version - 1) AS refused
-FROM versions v LEFT JOIN evaluations e ON e.version = v.version ORDER BY v.version
+WITH dropped AS (
+    SELECT judged_at, SUM(status = 'stale') AS stale, SUM(status = 'refused') AS refused
+    FROM updates WHERE status IN ('stale', 'refused') AND judged_at >= ? GROUP BY judged_at
+)
+SELECT v.*, e.metrics, COALESCE(d.stale, 0) AS stale, COALESCE(d.refused, 0) AS refused
+FROM versions v LEFT JOIN evaluations e ON e.version = v.version LEFT JOIN dropped d ON d.judged_at = v.version - 1
+WHERE v.version > ? ORDER BY v.version
 """
+"""One pass over the updates, however many versions there are."""
 
 
 _PAYLOAD = "SELECT body, payload_digest FROM payloads LEFT JOIN updates USING (update_id) WHERE update_id = ?"
@@ -59,10 +63,10 @@ class StoreReader:
     def __init__(self, database: Readable, folder: Path) -> None:
         self._tables, self._folder = database, folder
 
-    def history(self) -> list[VersionRow]:
-        """All versions in order; their parts are left out."""
+    def history(self, after: int = -1) -> list[VersionRow]:
+        """All versions after this one, in order; their parts are left out."""
         with reading("history"):
-            return [schema.version_row(row) for row in self._tables.execute(_HISTORY)]
+            return [schema.version_row(row) for row in self._tables.execute(_HISTORY, after, after)]
 
     def updates(self) -> Iterator[UpdateRow]:
         """All updates in order of arrival."""

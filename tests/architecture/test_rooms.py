@@ -27,7 +27,12 @@ MAY_BE_SMALL = {
 }
 """Modules under 60 lines that one room uses, and why they stay: at most ten."""
 
-ABOVE_THE_COORDINATOR = {"demo": "fedmq.demo.cli", "audit": "fedmq.audit.cli", "simulate": "fedmq.simulation.cli"}
+ABOVE_THE_COORDINATOR = {
+    "demo": "fedmq.demo.cli",
+    "audit": "fedmq.audit.cli",
+    "serve": "fedmq.page.cli",
+    "simulate": "fedmq.simulation.cli",
+}
 """Commands of the coordinator that need more than the coordinator may import, and where they are."""
 
 

@@ -1,0 +1,76 @@
+"""The run's numbers for Prometheus; no metric has a label that nodes can invent, so there are as many as below."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from fedmq.page.reading import Snapshot
+
+__all__ = ["CONTENT_TYPE", "exposition"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+METRICS_MAX = 32
+"""Numbers of the newest evaluation that are told; a task may have more."""
+
+COUNTERS_MAX = 64
+
+
+def exposition(snapshot: Snapshot) -> bytes:
+    """All metrics in Prometheus' text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Run(snapshot))
+    text: bytes = generate_latest(registry)
+    return text
+
+
+class _Run(Collector):
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._summary, self._snapshot = snapshot.summary, snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        summary, waiting = self._summary, self._summary["waiting"]
+        yield InfoMetricFamily(
+            "fedmq_run", "Which run this is.", value={"run": summary["run"], "task": summary["task"] or ""}
+        )
+        yield _gauge("fedmq_coordinator_up", "1 while a coordinator runs on this store.", float(waiting["running"]))
+        yield _gauge("fedmq_nodes_online", "Nodes that are online.", waiting["online"])
+        yield _gauge("fedmq_nodes_known", "Nodes that have taken part, or were asked.", summary["nodes"])
+        yield _gauge("fedmq_model_version", "The newest model version.", summary["head"] or 0)
+        yield _gauge("fedmq_model_parameters", "Parameters of the model.", summary["parameters"])
+        yield _gauge("fedmq_waiting_seconds", "For how long it has waited for the same thing.", waiting["since_s"])
+        reason = GaugeMetricFamily("fedmq_waiting", "1 for what the coordinator waits for.", labels=["reason"])
+        reason.add_metric([str(waiting["reason"])], 1.0)
+        yield reason
+        for name, what in (("up", "sent by nodes"), ("down", "pulled by nodes")):
+            yield CounterMetricFamily(f"fedmq_{name}_bytes", f"Bytes {what}.", value=summary[f"bytes_{name}"])
+        yield from self._updates()
+        yield from self._evaluation()
+
+    def _updates(self) -> Iterator[Metric]:
+        updates = CounterMetricFamily("fedmq_updates", "Updates by what became of them.", labels=["status"])
+        for status in ("applied", "stale", "refused"):
+            updates.add_metric([status], sum(node[f"updates_{status}"] for node in self._snapshot.nodes))
+        yield updates
+        events = CounterMetricFamily("fedmq_events", "What the coordinator has counted.", labels=["event"])
+        for name, count in sorted(self._summary["counters"].items())[:COUNTERS_MAX]:
+            events.add_metric([name], count)
+        yield events
+        refused = sum(sum(kinds.values()) for kinds in self._summary["incidents"].values())
+        yield CounterMetricFamily("fedmq_refused_messages", "Messages refused, and attempts denied.", value=refused)
+
+    def _evaluation(self) -> Iterator[Metric]:
+        found: Mapping[str, Any] = next(
+            (one["metrics"] for one in reversed(self._snapshot.versions) if one["metrics"]), {}
+        )
+        metrics = GaugeMetricFamily("fedmq_evaluation", "The newest evaluation, by metric.", labels=["metric"])
+        for name, value in sorted(found.items())[:METRICS_MAX]:
+            metrics.add_metric([name], value)
+        yield metrics
+
+
+def _gauge(name: str, what: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, what, value=value)

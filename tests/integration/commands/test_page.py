@@ -1,0 +1,103 @@
+"""``coordinator serve`` as a person meets it: a process, a browser, a run that goes on."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from coordinator.storage.sqlite_store import SqliteStore
+from coordinator.storage.store import Figures
+from federation.types import ModelVersion
+from tests.rigs.model_values import arrived, committer, initialised, update
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+QUIET = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@contextmanager
+def served(folder: Path, *options: str) -> Iterator[str]:
+    """The address of the page of a state folder."""
+    command = [sys.executable, "-m", "coordinator", "serve", "--state", str(folder), "--port", "0", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            found = re.search(r"http://\S+", process.stdout.readline())
+            assert found
+            yield found[0]
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=20)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    """A run that was evaluated, of a node with a hostile name for a metric."""
+    made = SqliteStore(tmp_path / "state")
+    initialised(made)
+    commit(made, 1)
+    yield made
+    made.close()
+
+
+def commit(store: SqliteStore, version: int) -> None:
+    one = arrived("pump-7", update(float(version)), round_id=version - 1)
+    store.save_update(one.record, one.payload)
+    committer(store).commit([one.member], "full", Figures(wall_s=2.0, bytes_up=100, bytes_down=40))
+    store.save_evaluation(ModelVersion(version), {"accuracy": 0.5, "<b>loud</b>": 1.0})
+
+
+def ask(address: str) -> dict[str, object]:
+    with urllib.request.urlopen(address) as answer:  # noqa: S310 - our own address
+        found: dict[str, object] = json.load(answer)
+    return found
+
+
+def test_the_page_follows_a_run_and_tells_of_every_change(store: SqliteStore, tmp_path: Path) -> None:
+    with served(tmp_path / "state") as address, urllib.request.urlopen(f"{address}api/v1/events") as stream:  # noqa: S310
+        told = iter(json.loads(line[6:]) for line in stream if line.startswith(b"data: "))
+        assert next(told)["head"] == 1
+        commit(store, 2)
+        assert any(one["head"] == 2 for one in told)
+        assert ask(f"{address}api/v1/status")["head"] == 2
+
+
+def test_another_machines_address_needs_a_token(store: SqliteStore, tmp_path: Path) -> None:
+    assert store.head() == 1
+    with served(tmp_path / "state", "--host", "0.0.0.0") as address:
+        place, _, token = address.partition("?token=")
+        assert len(token) >= 32
+        local = place.replace("0.0.0.0", "127.0.0.1")
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            ask(f"{local}api/v1/status")
+        request = urllib.request.Request(f"{local}api/v1/status", headers={"Authorization": f"Bearer {token}"})  # noqa: S310
+        with urllib.request.urlopen(request) as answer:  # noqa: S310
+            assert json.load(answer)["head"] == 1
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_a_browser_shows_what_the_run_waits_for_and_its_nodes(store: SqliteStore, tmp_path: Path) -> None:
+    assert store.head() == 1
+    assert CHROMIUM is not None
+    with served(tmp_path / "state") as address:
+        options = [f"--user-data-dir={tmp_path / 'browser'}", "--virtual-time-budget=10000", "--dump-dom"]
+        command = [CHROMIUM, *QUIET, *options, f"{address}#still"]
+        page = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
+    assert re.search(r'id="version">1<', page)
+    assert re.search(r"<td>pump-7</td>", page)
+    assert re.search(r'id="metric">50.00 %<', page)
+    assert page.count("<canvas") == 3
+    assert "<b>loud</b>" not in page
+    assert "&lt;b&gt;loud&lt;/b&gt;" in page

@@ -1,0 +1,216 @@
+"""The page's answers: what they hold, who gets them, and what a stranger's text does to them."""
+
+import asyncio
+import gzip
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.numpy
+
+from coordinator.artifacts.plots.run import load_run
+from coordinator.storage.sqlite_store import SqliteStore
+from coordinator.storage.store import Figures
+from federation.errors import ConfigError
+from federation.types import ModelVersion
+from fedmq.page.cli import serve
+from fedmq.page.reading import RunView, encoded
+from fedmq.page.server import STATIC, Access, make_server
+from tests.rigs.model_values import arrived, committer, initialised, update
+
+TOKEN = "right"  # noqa: S105 - no secret
+"""What visitors must bring."""
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    """Two versions of two nodes, the second of which was evaluated."""
+    made = SqliteStore(tmp_path / "state")
+    initialised(made)
+    commits = committer(made)
+    for version, nodes in ((1, "ab"), (2, "a")):
+        sent = [arrived(node, update(float(version)), round_id=version - 1) for node in nodes]
+        for one in sent:
+            made.save_update(one.record, one.payload)
+        commits.commit([one.member for one in sent], "full", Figures(wall_s=2.0, bytes_up=100, bytes_down=40))
+    made.save_evaluation(ModelVersion(2), {"accuracy": 0.75, "loss": float("inf"), EVIL: 1.0})
+    yield made
+    made.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def get(folder: Path, path: str, *, token: str = "", **headers: str) -> Reply:
+    """Ask the application as its server does."""
+    where, _, query = path.partition("?")
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": where,
+        "raw_path": where.encode(),
+        "query_string": query.encode(),
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        "scheme": "http",
+        "server": ("127.0.0.1", 8790),
+        "http_version": "1.1",
+    }
+    sent: list[dict[str, Any]] = []
+
+    async def ask() -> None:
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await make_server(folder, Access(token=token))(scope, receive, send)
+
+    asyncio.run(ask())
+    told = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return Reply(
+        status=sent[0]["status"], headers=told, body=b"".join(message.get("body", b"") for message in sent[1:])
+    )
+
+
+def test_the_summary_says_what_the_run_came_to(store: SqliteStore, tmp_path: Path) -> None:
+    found = get(tmp_path / "state", "/api/v1/status").json
+    assert (found["head"], found["nodes"], found["updates"]) == (2, 2, 3)
+    assert (found["bytes_up"], found["bytes_down"]) == (200, 80)
+    assert found["run"] == store.run
+    assert found["waiting"]["running"] is False
+
+
+@pytest.mark.usefixtures("store")
+def test_the_versions_are_those_of_the_report(tmp_path: Path) -> None:
+    found = get(tmp_path / "state", "/api/v1/versions").json["versions"]
+    assert [one["version"] for one in found] == [0, 1, 2]
+    assert [one["accepted"] for one in found] == [0, 2, 1]
+    assert found[2]["metrics"]["accuracy"] == 0.75
+    assert found[2]["metrics"]["loss"] is None, "no JSON has infinity"
+    after = get(tmp_path / "state", "/api/v1/versions?after=1").json["versions"]
+    assert after == found[2:]
+    assert len(load_run(tmp_path / "state").versions) == 3
+
+
+@pytest.mark.usefixtures("store")
+def test_nodes_are_found_sorted_and_cut(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    both = get(folder, "/api/v1/nodes?sort=-updates_applied").json
+    assert (both["total"], [node["id"] for node in both["nodes"]]) == (2, ["a", "b"])
+    assert get(folder, "/api/v1/nodes?query=B").json["nodes"][0]["id"] == "b"
+    assert get(folder, "/api/v1/nodes?offset=1&limit=1").json["nodes"][0]["id"] == "b"
+    refused = get(folder, "/api/v1/nodes?sort=reasons")
+    assert (refused.status, refused.json["error"]) == (
+        400,
+        "sort: nodes have no 'reasons' to sort by (from the request)",
+    )
+    assert get(folder, "/api/v1/nodes?offset=x").status == 400
+
+
+@pytest.mark.usefixtures("store")
+def test_prometheus_gets_its_own_format_with_bounded_labels(tmp_path: Path) -> None:
+    text = get(tmp_path / "state", "/metrics").body.decode()
+    assert "fedmq_model_version 2.0\n" in text
+    assert 'fedmq_updates_total{status="applied"} 3.0\n' in text
+    assert 'fedmq_evaluation{metric="accuracy"} 0.75\n' in text
+    assert 'node="' not in text
+
+
+@pytest.mark.usefixtures("store")
+def test_a_model_can_be_taken_away(tmp_path: Path) -> None:
+    found = get(tmp_path / "state", "/download/model.safetensors?version=newest")
+    assert found.headers["content-disposition"] == 'attachment; filename="model-2.safetensors"'
+    assert safetensors.numpy.load(found.body)
+    assert get(tmp_path / "state", "/download/model.safetensors?version=9").status == 400
+
+
+@pytest.mark.usefixtures("store")
+def test_every_answer_forbids_scripts_of_others(tmp_path: Path) -> None:
+    for path in ("/", "/api/v1/status", "/static/page.js", "/nothing", "/metrics"):
+        policy = get(tmp_path / "state", path).headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+    page = (get(tmp_path / "state", "/").body + get(tmp_path / "state", "/static/page.js").body).decode()
+    assert not any(word in page for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("))
+    assert "<script>" not in page
+    assert 'style="' not in page
+
+
+def test_all_that_a_first_visit_loads_is_small(tmp_path: Path) -> None:
+    sizes = [
+        len(gzip.compress(get(tmp_path, "/" if name == "index.html" else f"/static/{name}").body)) for name in STATIC
+    ]
+    assert sum(sizes) < 40_000
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("path", ["/", "/api/v1/status", "/metrics", "/download/model.safetensors", "/static/page.js"])
+def test_without_the_token_nothing_is_told(path: str, tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    assert get(folder, path, token=TOKEN).status == 401
+    assert get(folder, path, token=TOKEN, authorization="Bearer wrong").status == 401
+    assert get(folder, path, token=TOKEN, authorization="Bearer right").status == 200
+    assert get(folder, path, token=TOKEN, cookie="fedmq_page=right").status == 200
+    assert get(folder, "/healthz", token=TOKEN).json == {"ok": True}
+
+
+@pytest.mark.usefixtures("store")
+def test_a_link_with_the_token_leaves_it_in_a_cookie(tmp_path: Path) -> None:
+    moved = get(tmp_path / "state", "/?token=right", token=TOKEN)
+    assert (moved.status, moved.headers["location"]) == (303, "/")
+    assert "fedmq_page=right; HttpOnly" in moved.headers["set-cookie"]
+    wrong = get(tmp_path / "state", "/?token=wrong", token=TOKEN)
+    assert "set-cookie" not in wrong.headers
+
+
+def test_a_folder_without_a_run_is_a_reason_and_not_an_end(tmp_path: Path) -> None:
+    found = get(tmp_path, "/api/v1/status")
+    assert found.status == 503
+    assert "cannot be read" in found.json["error"]
+
+
+def test_the_folder_is_read_again_only_where_something_has_changed(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = RunView(tmp_path / "state")
+    first = view.now()
+    assert view.now() is first, "a moment ago is recent enough"
+    monkeypatch.setattr(view, "_next_s", 0.0)
+    assert view.now().versions is first.versions, "no file has changed"
+    store.save_evaluation(ModelVersion(2), {"accuracy": 0.8})
+    monkeypatch.setattr(view, "_next_s", 0.0)
+    again = view.now()
+    assert again.summary["rows"] > first.summary["rows"]
+    assert again.versions[2]["metrics"]["accuracy"] == 0.8
+
+
+def test_no_number_breaks_the_json() -> None:
+    assert encoded({"a": [float("nan"), -float("inf"), 1.5, "ü", None, True]}) == (
+        b'{"a":[null,null,1.5,"\\u00fc",null,true]}'
+    )
+
+
+def test_what_cannot_be_served_is_told_before_anything_is(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="name the state folder"):
+        serve()
+    with pytest.raises(ConfigError, match="goes with --key"):
+        serve(state=tmp_path, certificate=tmp_path)
+    (tmp_path / "token").write_text("\n")
+    with pytest.raises(ConfigError, match="is empty"):
+        serve(state=tmp_path, token_file=tmp_path / "token")
+    with pytest.raises(ConfigError, match="choose another --port"):
+        serve(state=tmp_path, host="203.0.113.1", port=1)
