@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: jobs fuzz bench-containers bench-algorithms bench-large help setup demo broker test test-all test-container test-brokers check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet
+.PHONY: mutants jobs fuzz bench-containers bench-algorithms bench-large help setup demo broker test test-all test-container test-brokers check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -87,6 +87,9 @@ bench-large: $(STAMP) ## Models of 47 and 100 MB through a real broker: memory, 
 
 bench-fleet: $(STAMP) ## Updates per second with certificates, access rules and signatures, over without (minutes)
 	@$(BIN)/python -m benchmarks.fleet $(ARGS)
+
+mutants: $(STAMP) ## Planted bugs: does a test or a campaign catch each? Half an hour; ARGS="--only lease"
+	@$(BIN)/python -m benchmarks.mutants $(ARGS)
 
 bench-containers: $(STAMP) ## Sizes of the images, and compose up to the first version (docker or podman; images built)
 	@$(BIN)/python -m benchmarks.containers $(ARGS)

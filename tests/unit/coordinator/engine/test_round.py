@@ -67,6 +67,12 @@ def test_a_base_from_before_the_round_is_refused_and_a_newer_one_is_not() -> Non
     assert judge(offer, ANN, facts(asked=ModelVersion(3))) == ACCEPTED
 
 
+def test_a_number_of_fetched_bytes_that_no_row_can_hold_is_refused() -> None:
+    assert ruling(fetched_bytes=2**53 - 1) == ACCEPTED
+    assert ruling(fetched_bytes=2**53).reason is Reason.TOO_LARGE
+    assert ruling(fetched_bytes=2**64 - 1).reason is Reason.TOO_LARGE
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
