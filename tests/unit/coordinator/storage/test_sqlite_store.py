@@ -542,3 +542,13 @@ def test_what_a_killed_first_start_has_left_is_no_lost_run(tmp_path: Path) -> No
     initialised(store)
     assert store.head() == 0
     store.close()
+
+
+def test_what_nodes_may_still_pull_of_the_version_before_is_kept(tmp_path: Path) -> None:
+    """The standing announcement names them until the next one; a coordinator that restarts publishes them again."""
+    with closing(grown(tmp_path, 3)) as store:
+        former = store.recovered(recent=1).head.parts
+        sent = arrived("a", update(9.0), round_id=9)
+        store.save_update(sent.record, sent.payload)
+        committer(store).commit([sent.member], "full", Figures())
+        assert [len(store.frame(part)) for part in former] == [part.payload_bytes for part in former]
