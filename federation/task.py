@@ -101,7 +101,11 @@ class Task(Protocol):
         """All tensors of version 0; the same seed gives the same bits."""
 
     def roles(self) -> Mapping[str, Role]:
-        """Roles of the tensors that are not the default (float: parameter; integer: counter)."""
+        """Roles of the tensors that are not the default (float: parameter; integer: counter).
+
+        What is constant or a second name is among the initial parameters, so that all can compare it; ``train`` and
+        ``evaluate`` get no constants, and need not return either.
+        """
 
     def train(self, parameters: Parameters, settings: TrainSettings, stop: Stop) -> TrainResult:
         """Train locally from ``parameters``.
@@ -220,6 +224,18 @@ class Exportable(Protocol):
 
         Raises:
             TaskError: The inputs or the parameters cannot be used.
+        """
+
+
+@runtime_checkable
+class Completable(Protocol):
+    """A task whose model has tensors that do not travel."""
+
+    def complete(self, parameters: Parameters) -> Parameters:
+        """The whole model: what travelled, what never changes, and second names.
+
+        Raises:
+            TaskError: The parameters are not this model's.
         """
 
 

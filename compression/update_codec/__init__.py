@@ -36,7 +36,7 @@ from update_codec.errors import (
     UnknownVersion,
 )
 from update_codec.frame import frame_manifest
-from update_codec.manifest import Manifest, Role, TensorSpec
+from update_codec.manifest import Manifest, Role, TensorSpec, constant_digest
 from update_codec.segments import SegmentInfo
 from update_codec.spec import PROFILES, CodecSpec
 from update_codec.vectors import Vectors
@@ -73,6 +73,7 @@ __all__ = [
     "TruncatedFrame",
     "UnknownVersion",
     "Vectors",
+    "constant_digest",
     "decode",
     "encode",
     "frame_manifest",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from hashlib import blake2b
 from typing import Any, Final
@@ -15,7 +15,7 @@ from update_codec.errors import ManifestError, ShapeError
 from update_codec.limits import DIMENSIONS_MAX, ENTRIES_MAX, MANIFEST_BYTES_MAX, NAME_BYTES_MAX, TENSORS_MAX
 from update_codec.vectors import Vectors
 
-__all__ = ["Manifest", "Role", "TensorSpec", "pack_rows", "unpack_rows"]
+__all__ = ["Manifest", "Role", "TensorSpec", "constant_digest", "pack_rows", "unpack_rows"]
 
 FLOATS: Final = ("float16", "float32", "float64")
 FRAME_HEADER_BYTES_MAX: Final = 65_536
@@ -34,11 +34,35 @@ class Role(StrEnum):
     CONTROL = "control"
     """Float tensor that is the sum of what each node adds: SCAFFOLD's control variates. Nodes get the sum, an update
     holds what its node adds. It travels lossless, at the end of the statistics' vector; every update counts once."""
+    CONSTANT = "constant"
+    """Tensor of any type and any value that never changes, such as a frozen layer: it is in no vector, and the manifest
+    has its digest, so that all must have the same."""
+    TIED = "tied"
+    """Second name of a tensor before it: it is in no vector, and has that one's values."""
+
+
+DIGEST_BYTES: Final = 16
+
+STAYS: Final = frozenset({Role.CONSTANT, Role.TIED})
+"""Roles of tensors that are in no vector."""
+
+
+def constant_digest(array: NDArray[Any]) -> str:
+    """What tells a constant from others of its name, shape and type: BLAKE2b of its bytes, little-endian, in hex."""
+    plain = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
+    return blake2b(plain.tobytes(), digest_size=DIGEST_BYTES).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
     """One tensor: its name, shape, storage type and role.
+
+    Attributes:
+        name: Unique in its manifest.
+        shape: Its sides.
+        dtype: NumPy's name of its type.
+        role: What it is for.
+        source: Of a constant its digest, of a second name the first one; empty for all others.
 
     Raises:
         ManifestError: if a field is out of range, or the type does not fit the role.
@@ -48,6 +72,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     dtype: str = "float32"
     role: Role = Role.PARAMETER
+    source: str = ""
 
     def __post_init__(self) -> None:
         if not 0 < len(self.name.encode()) <= NAME_BYTES_MAX:
@@ -56,8 +81,12 @@ class TensorSpec:
             raise ManifestError(f"{self.name}: the shape {self.shape!r} is not allowed")
         if self.size > ENTRIES_MAX:
             raise ManifestError(f"{self.name}: more than {ENTRIES_MAX} entries")
-        if self.dtype not in (INTEGERS if self.role is Role.COUNTER else FLOATS):
+        allowed = FLOATS + INTEGERS if self.role in STAYS else INTEGERS if self.role is Role.COUNTER else FLOATS
+        if self.dtype not in allowed:
             raise ManifestError(f"{self.name}: a {self.role} cannot have the type {self.dtype!r}")
+        is_digest = len(self.source) == 2 * DIGEST_BYTES and set(self.source) <= set("0123456789abcdef")
+        if bool(self.source) != (self.role in STAYS) or (self.role is Role.CONSTANT and not is_digest):
+            raise ManifestError(f"{self.name}: a {self.role} cannot have the source {self.source[:40]!r}")
 
     @property
     def size(self) -> int:
@@ -88,7 +117,8 @@ class Manifest:
             raise ManifestError(f"{len(self.tensors)} tensors, the limit is {TENSORS_MAX}")
         if len({tensor.name for tensor in self.tensors}) != len(self.tensors):
             raise ManifestError("a tensor name occurs twice")
-        counts = {role: sum(t.size for t in self.tensors if t.role is role) for role in Role}
+        counts = {role: sum(t.size for t in self.tensors if t.role is role) for role in Role if role not in STAYS}
+        self._check_ties()
         if max(*counts.values(), counts[Role.STATISTIC] + counts[Role.CONTROL]) > ENTRIES_MAX:
             raise ManifestError(f"more than {ENTRIES_MAX} entries of one role")
         object.__setattr__(self, "parameter_count", counts[Role.PARAMETER])
@@ -96,6 +126,34 @@ class Manifest:
         object.__setattr__(self, "control_count", counts[Role.CONTROL])
         object.__setattr__(self, "counter_count", counts[Role.COUNTER])
         object.__setattr__(self, "digest", blake2b(self.to_bytes(), digest_size=16).digest())
+
+    def _check_ties(self) -> None:
+        before: dict[str, TensorSpec] = {}
+        for tensor in self.tensors:
+            if tensor.role is Role.TIED:
+                first = before.get(tensor.source)
+                if first is None or first.role in STAYS or (first.shape, first.dtype) != (tensor.shape, tensor.dtype):
+                    raise ManifestError(f"{tensor.name}: no tensor before it is {tensor.source[:40]!r} and like it")
+            before[tensor.name] = tensor
+
+    @property
+    def former(self) -> "Manifest":
+        """The same model as releases described it that knew no constants and no second names: all of it travels."""
+        if not any(tensor.role in STAYS for tensor in self.tensors):
+            return self
+        return Manifest(
+            tuple(
+                replace(each, source="", role=Role.PARAMETER if each.dtype in FLOATS else Role.COUNTER)
+                if each.role in STAYS
+                else each
+                for each in self.tensors
+            )
+        )
+
+    @property
+    def constants(self) -> tuple[str, ...]:
+        """Names of what never changes."""
+        return tuple(tensor.name for tensor in self.tensors if tensor.role is Role.CONSTANT)
 
     @property
     def fp32_bytes(self) -> int:
@@ -111,33 +169,38 @@ class Manifest:
     def of(cls, arrays: Mapping[str, NDArray[Any]], roles: Mapping[str, Role] | None = None) -> "Manifest":
         """Describe arrays. A float array is a parameter and an integer array a counter unless `roles` says otherwise.
 
+        Args:
+            arrays: All tensors by name; a second name has the very array of its first one.
+            roles: Roles of those that are not the default.
+
         Raises:
             ManifestError: if an array has a type that the codec does not know, or `roles` names no array.
         """
         named = dict(roles or {})
         if unknown := named.keys() - arrays.keys():
             raise ManifestError(f"roles for unknown tensors: {', '.join(sorted(unknown))}")
-        tensors = []
+        tensors, firsts = [], dict[int, str]()
         for name, array in arrays.items():
-            default = Role.PARAMETER if array.dtype.kind == "f" else Role.COUNTER
+            role = named.get(name, Role.PARAMETER if array.dtype.kind == "f" else Role.COUNTER)
+            first = firsts.setdefault(id(array), name)
+            source = constant_digest(array) if role is Role.CONSTANT else first if role is Role.TIED else ""
             shape = tuple(int(side) for side in array.shape)
-            tensors.append(
-                TensorSpec(name=name, shape=shape, dtype=array.dtype.name, role=named.get(name, default)),
-            )
+            tensors.append(TensorSpec(name=name, shape=shape, dtype=array.dtype.name, role=role, source=source))
         return cls(tuple(tensors))
 
     def flatten(self, arrays: Mapping[str, NDArray[Any]]) -> Vectors:
-        """Lay arrays out as three vectors, in the manifest's order (copies).
+        """Lay arrays out as three vectors, in the manifest's order (copies); what stays may be there or not.
 
         Raises:
             ShapeError: if an array is missing, extra, or of another shape or type.
         """
-        if arrays.keys() != {tensor.name for tensor in self.tensors}:
-            difference = sorted(arrays.keys() ^ {tensor.name for tensor in self.tensors})
+        stays = {tensor.name for tensor in self.tensors if tensor.role in STAYS}
+        travels = [tensor for tensor in self.tensors if tensor.role not in STAYS]
+        if difference := sorted((arrays.keys() - stays) ^ {tensor.name for tensor in travels}):
             raise ShapeError(f"tensors missing or extra: {', '.join(difference[:8])}")
         vectors = Vectors.zeros(self)
         places = self._starts()
-        for tensor in self.tensors:
+        for tensor in travels:
             array = arrays[tensor.name]
             if array.shape != tensor.shape or array.dtype.name != tensor.dtype:
                 found = f"{array.dtype.name}{array.shape}"
@@ -149,7 +212,7 @@ class Manifest:
         return vectors
 
     def unflatten(self, vectors: Vectors) -> dict[str, NDArray[Any]]:
-        """Rebuild the named arrays with their own shapes and types (copies).
+        """Rebuild the named arrays with their own shapes and types (copies), second names too, but no constants.
 
         Raises:
             ShapeError: if a vector has another length than the manifest implies.
@@ -158,6 +221,10 @@ class Manifest:
         arrays: dict[str, NDArray[Any]] = {}
         places = self._starts()
         for tensor in self.tensors:
+            if tensor.role in STAYS:
+                if tensor.role is Role.TIED:
+                    arrays[tensor.name] = arrays[tensor.source]
+                continue
             start = places[tensor.role]
             places[tensor.role] = start + tensor.size
             part = self._vector(vectors, tensor.role)[start : start + tensor.size]
@@ -178,7 +245,9 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Encode canonically; `from_bytes` reads it back."""
-        return pack_rows([[t.name, list(t.shape), t.dtype, t.role.value] for t in self.tensors])
+        return pack_rows(
+            [[t.name, list(t.shape), t.dtype, t.role.value, *([t.source] if t.source else [])] for t in self.tensors]
+        )
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Manifest":
@@ -192,8 +261,12 @@ class Manifest:
             match row:
                 case [str(name), list(shape), str(dtype), str(role)] if role in set(Role):
                     tensors.append(TensorSpec(name=name, shape=tuple(shape), dtype=dtype, role=Role(role)))
+                case [str(name), list(shape), str(dtype), str(role), str(source)] if role in set(Role) and source:
+                    tensors.append(
+                        TensorSpec(name=name, shape=tuple(shape), dtype=dtype, role=Role(role), source=source)
+                    )
                 case _:
-                    raise ManifestError("a manifest row is not [name, shape, type, role]")
+                    raise ManifestError("a manifest row is not [name, shape, type, role], and a source where it stays")
         return cls(tuple(tensors))
 
     def _starts(self) -> dict[Role, int]:

@@ -8,7 +8,7 @@ from coordinator.artifacts.metadata import ModelNotes, TaskSource, exportable
 from coordinator.storage.read_only import ReadOnlyStore
 from federation.errors import ConfigError, StorageError
 from federation.storage.folder import write_file
-from federation.task import Parameters, ProgramForm
+from federation.task import Completable, Parameters, ProgramForm
 from federation.tasks.scaffold import of_scaffold
 from federation.types import ModelVersion
 from update_codec import Vectors
@@ -22,6 +22,8 @@ NEWEST, BEST = "newest", "best"
 
 def export_model(folder: Path, out: Path, version: str = NEWEST, source: TaskSource | None = None) -> ModelVersion:
     """Write a model of a store, without control variates; the coordinator may be running.
+
+    What never changes is in no store: a file of parameters has it where the task is given.
 
     Args:
         folder: The state folder.
@@ -41,6 +43,8 @@ def export_model(folder: Path, out: Path, version: str = NEWEST, source: TaskSou
     form = program_form(out)
     if form is None:
         notes = ModelNotes(version=wanted, task="" if source is None else source.label)
+        built = None if source is None else source.build()
+        arrays = built.complete(arrays) if isinstance(built, Completable) else arrays
         content = safetensors.numpy.save(dict(arrays), metadata=dict(notes.to_texts()))
     else:
         if source is None:

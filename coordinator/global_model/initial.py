@@ -20,7 +20,7 @@ from federation.errors import ConfigError, FederationError, TaskError
 from federation.task import Parameters, Task, TaskContext
 from federation.tasks.registry import load_task
 from federation.tasks.scaffold import of_scaffold, scaffolded
-from update_codec import CodecError, Manifest, Vectors
+from update_codec import CodecError, Manifest, Role, Vectors, constant_digest
 
 __all__ = ["InitialModel", "InitialRequest", "initial_model", "initial_model_apart", "manifest_apart"]
 
@@ -162,9 +162,18 @@ def _from_file(file: str, made: Parameters, manifest: Manifest) -> Vectors:
     """The file's parameters; SCAFFOLD's controls are in no file, and begin as the task has made them: at zero."""
     controls = {tensor.name: made[tensor.name] for tensor in manifest.tensors if of_scaffold(tensor)}
     try:
-        return manifest.flatten({**controls, **safetensors.numpy.load_file(file)})
+        given = safetensors.numpy.load_file(file)
+        _check_constants(manifest, given)
+        return manifest.flatten({**controls, **given})
     except (OSError, ValueError, SafetensorError, CodecError) as error:
         raise ConfigError("task.initial", f"{file} does not fit the task's model: {error}") from error
+
+
+def _check_constants(manifest: Manifest, given: Parameters) -> None:
+    for tensor in manifest.tensors:
+        there = tensor.role is Role.CONSTANT and tensor.name in given
+        if there and constant_digest(given[tensor.name]) != tensor.source:
+            raise ValueError(f"{tensor.name} never changes, and the file has other values than the task's model")
 
 
 def _told(error: Exception) -> str:

@@ -10,7 +10,7 @@ from federation.errors import ConfigError, TaskError
 from federation.task import task_label
 from federation.tasks.registry import is_builtin
 from federation.tasks.scaffold import of_scaffold
-from update_codec import Manifest, TensorSpec
+from update_codec import Manifest, Role, TensorSpec
 
 __all__ = ["check_resumed", "differences"]
 
@@ -59,7 +59,12 @@ def check_resumed(began: Manifest, known: str | None, request: InitialRequest, f
 
 
 def differences(began: Manifest, now: Manifest) -> Iterator[str]:
-    """What is not the same in two models; control variates are left out."""
+    """What is not the same in two models; control variates are left out.
+
+    A run that began under an earlier release has what never changes among its parameters.
+    """
+    if _trained(began) == _trained(now.former):
+        return
     for before, after in zip_longest(_trained(began), _trained(now)):
         if before != after:
             yield f"{_told(before)} then, {_told(after)} now"
@@ -82,4 +87,5 @@ def _told(tensor: TensorSpec | None) -> str:
     if tensor is None:
         return "nothing"
     shape = " x ".join(str(side) for side in tensor.shape) or "one value"
-    return f"{tensor.name} ({shape}, {tensor.dtype}, {tensor.role.value})"
+    values = f" with the values {tensor.source[:8]}…" if tensor.role is Role.CONSTANT else ""
+    return f"{tensor.name} ({shape}, {tensor.dtype}, {tensor.role.value}{values})"

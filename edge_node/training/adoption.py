@@ -17,6 +17,10 @@ from update_codec import CodecError, Manifest, Vectors, decode, moving_average
 __all__ = ["AdoptionError", "compose", "initial_model", "manifest_of"]
 
 
+_CONSTANTS_SHOWN = 8
+"""Names that the reason of a refused model has."""
+
+
 class AdoptionError(Exception):
     """The parts, or the seed, do not lead to the announced digest."""
 
@@ -126,8 +130,15 @@ def _from_seed(seed: int, setup: TrainingSetup) -> Vectors:
 
 
 def _check_manifest(model: ModelRef, manifest: Manifest) -> None:
-    if model.manifest_digest != manifest.digest:
+    if model.manifest_digest == manifest.digest:
+        return
+    if not manifest.constants:
         raise AdoptionError("the coordinator's task has another model (names, shapes or types) than this node's")
+    names = ", ".join(manifest.constants[:_CONSTANTS_SHOWN])
+    raise AdoptionError(
+        "the coordinator's task has another model than this node's: other names, shapes or types, or other values of"
+        f" what never changes ({names}), which every node must load from the same file"
+    )
 
 
 def _checked(model: ModelRef, vectors: Vectors, manifest: Manifest) -> HeldModel:

@@ -63,16 +63,22 @@ class TrainingSetup:
     aging: ResidualAging = field(default_factory=ResidualAging)
 
     def suited(self, manifest_digest: bytes) -> "TrainingSetup":
-        """The set-up for a model of this manifest: itself, or the task under SCAFFOLD where the model says so."""
-        if manifest_digest == self.manifest.digest or not isinstance(self.task, Correctable):
-            return self
-        try:
-            manifest = with_controls(self.manifest)
-        except ManifestError:  # names too long, or too many tensors: no coordinator can have made it either
-            return self
-        if manifest_digest != manifest.digest:
-            return self
-        return replace(self, task=ScaffoldTask(self.task), manifest=manifest)
+        """The set-up for a model of this manifest: itself, or the task under SCAFFOLD where the model says so.
+
+        A run that began under an earlier release sends what never changes, too.
+        """
+        for plain in dict.fromkeys((self.manifest, self.manifest.former)):
+            if manifest_digest == plain.digest:
+                return replace(self, manifest=plain)
+            if not isinstance(self.task, Correctable):
+                continue
+            try:
+                manifest = with_controls(plain)
+            except ManifestError:  # names too long, or too many tensors: no coordinator can have made it either
+                continue
+            if manifest_digest == manifest.digest:
+                return replace(self, task=ScaffoldTask(self.task), manifest=manifest)
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

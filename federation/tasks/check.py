@@ -18,6 +18,7 @@ from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import Array, Metrics, Parameters, Task, TrainResult
 from update_codec import Role
+from update_codec.manifest import STAYS
 
 _ONE_STEP = TrainSettings(max_steps=1)
 
@@ -33,7 +34,10 @@ def check_task(task: Task, settings: TrainSettings = _ONE_STEP) -> None:
         TaskError: Lists everything that breaks the contract; or what the task itself raised.
     """
     initial = task.initial_parameters(0)
-    problems = [*_initial_problems(initial, task.initial_parameters(0)), *_role_problems(initial, task.roles())]
+    roles = task.roles()
+    problems = [*_initial_problems(initial, task.initial_parameters(0), roles), *_role_problems(initial, roles)]
+    stays = {name for name, role in roles.items() if role in STAYS}
+    initial = {name: array for name, array in initial.items() if name not in stays}
     given = {name: _read_only(array) for name, array in initial.items()}
     first = task.train(given, settings, _never)
     kept = {name: np.array(array) for name, array in first.parameters.items()}
@@ -47,11 +51,13 @@ def check_task(task: Task, settings: TrainSettings = _ONE_STEP) -> None:
         raise TaskError("; ".join(dict.fromkeys(problems)))
 
 
-def _initial_problems(initial: Parameters, again: Parameters) -> Iterator[str]:
+def _initial_problems(initial: Parameters, again: Parameters, roles: Mapping[str, Role]) -> Iterator[str]:
     if not initial:
         yield "initial_parameters is empty"
     for name, array in initial.items():
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+        if roles.get(name) in STAYS:
+            continue
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
             yield f"{name} must be an array of floats or integers"
         elif not np.isfinite(array).all():
             yield f"{name} is not finite at first"
@@ -63,7 +69,7 @@ def _role_problems(initial: Parameters, roles: Mapping[str, Role]) -> Iterator[s
     for name, role in roles.items():
         if name not in initial:
             yield f"roles names {name}, which is no tensor of the model"
-        elif (role is Role.COUNTER) != (initial[name].dtype.kind in "iu"):
+        elif role not in STAYS and (role is Role.COUNTER) != (initial[name].dtype.kind in "iub"):
             yield f"{name} has dtype {initial[name].dtype}, which does not suit the role {role}"
 
 

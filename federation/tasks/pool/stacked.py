@@ -85,7 +85,8 @@ class Stacked:
     def objection(self, inputs: Tensor, targets: Tensor) -> str | None:
         """Why this model or loss cannot be stacked, or None; a few rows are tried."""
         module = self._model.module
-        if len(self._model.trainable) != len(self._model.tensors):
+        stays = self._model.layout.constants or self._model.layout.tied
+        if stays or len(self._model.trainable) != len(self._model.tensors):
             return "the model has buffers or frozen parameters"
         if any(isinstance(each, nn.modules.dropout._DropoutNd) for each in module.modules()):  # noqa: SLF001
             return "the model has dropout, which draws for each node apart"

@@ -1,17 +1,17 @@
 """One torch model whose tensors go in and out as NumPy arrays, on the device that the configuration chooses."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parameter import is_lazy
 
 from federation.errors import ConfigError, TaskError
 from federation.task import Array, Parameters
+from federation.tasks.training.tensors import as_array, layout_of, state_of
 from federation.tasks.training.torch_arrays import TrainedOnDevice
-from update_codec import Role
+from update_codec import Role, constant_digest
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -37,23 +37,36 @@ class LocalModel:
     The module is asked for its tensors at each use: a forward pass may replace them, or the storage of one.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
-        """Move the model to the device; the names, shapes and types of its tensors are fixed from here on."""
+    def __init__(
+        self, model: nn.Module, device: torch.device, constant: Sequence[str] = (), changing: Sequence[str] = ()
+    ) -> None:
+        """Move the model to the device; the names, shapes and types of its tensors are fixed from here on.
+
+        Args:
+            model: As it was made.
+            device: Where it is trained.
+            constant: See `layout_of`.
+            changing: See `layout_of`.
+        """
+        self.layout = layout_of(model, constant, changing)
         self.module = model.to(device)
         self.device = device
-        first = tensors_of(self.module)
+        first = state_of(self.module)
         self._kinds = {name: _kind(tensor) for name, tensor in first.items()}
         self._storages = {name: tensor.data_ptr() for name, tensor in first.items()}
+        self._constants = {name: constant_digest(as_array(first[name])) for name in self.layout.constants}
+        self._marks = dict[str, tuple[int, int]]()
+        self._overwritten = dict[str, torch.Tensor]()
+        self._names: Sequence[str] = self.layout.travelling
         self.trainable_names = tuple(name for name, each in self.module.named_parameters() if each.requires_grad)
 
-    @property
-    def tensors(self) -> Mapping[str, torch.Tensor]:
-        """What travels, as the module has it now: by name, sharing its storage, outside of any graph.
+    def _state(self) -> Mapping[str, torch.Tensor]:
+        """All tensors, as the module has them now.
 
         Raises:
             TaskError: Names, shapes or types are not those that the model was made with.
         """
-        now = tensors_of(self.module)
+        now = state_of(self.module)
         for name in now.keys() ^ self._kinds.keys():
             came = "came into the model while it was used" if name in now else "has left the model"
             raise TaskError(f"{name} {came}: make all tensors with the model, and keep them")
@@ -63,7 +76,20 @@ class LocalModel:
                     f"{name} was {self._kinds[name]} when the model was made, and is {_kind(tensor)} now: what travels"
                     " keeps its shape and type; what only this process needs is a buffer with persistent=False"
                 )
+        for name, source in self.layout.tied.items():
+            if now[name] is not now[source]:
+                raise TaskError(f"{name} and {source} were one tensor when the model was made, and are two now")
         return now
+
+    @property
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        """What travels, as the module has it now: by name, sharing its storage, outside of any graph.
+
+        Raises:
+            TaskError: Names, shapes or types are not those that the model was made with.
+        """
+        now = self._state()
+        return {name: now[name].detach() for name in self.layout.travelling}
 
     @property
     def trainable(self) -> list[torch.Tensor]:
@@ -92,78 +118,87 @@ class LocalModel:
         return any(tensor.data_ptr() != self._storages[name] for name, tensor in self.tensors.items())
 
     def load(self, parameters: Parameters) -> None:
-        """Overwrite every tensor.
+        """Overwrite every tensor that travels; what does not is overwritten where it is given, and else as it was made.
+
+        Runs that began under an earlier release give all of it.
 
         Raises:
             TaskError: Names or shapes are not this model's.
         """
-        tensors = self.tensors
-        if parameters.keys() != tensors.keys():
-            difference = sorted(parameters.keys() ^ tensors.keys())
+        tensors, stays = self._state(), self.layout.constants.keys() | self.layout.tied.keys()
+        if difference := sorted((parameters.keys() - stays) ^ set(self.layout.travelling)):
             raise TaskError(f"these tensors are in the model or in the parameters, but not in both: {difference}")
-        for name, tensor in tensors.items():
-            array = parameters[name]
+        given = self._given_constants(parameters, tensors)
+        self._names = [name for name in tensors if name in parameters]
+        for name in (*self.layout.travelling, *given):
+            array, tensor = parameters[name], tensors[name].detach()
             if array.shape != tuple(tensor.shape):
                 raise TaskError(f"{name} has shape {array.shape}, the model wants {tuple(tensor.shape)}")
             if tensor.data_ptr() != self._storages[name]:
-                self._renew(name, array)
+                self._renew(tensors[name], name, array)
             elif tensor.is_cpu:
                 np.copyto(tensor.numpy(), array, casting="same_kind")
             else:
                 tensor.copy_(torch.from_numpy(np.array(array)))
 
-    def _renew(self, name: str, array: Array) -> None:
+    def _given_constants(self, parameters: Parameters, tensors: Mapping[str, torch.Tensor]) -> Sequence[str]:
+        """Constants that are given with other values; what was made first is kept for runs that do not give them."""
+        for name, first in self._overwritten.items():
+            tensors[name].detach().copy_(first)
+        self._overwritten = {}
+        given = [
+            name
+            for name, digest in self._constants.items()
+            if name in parameters and constant_digest(parameters[name]) != digest
+        ]
+        self._overwritten = {name: tensors[name].detach().clone() for name in given}
+        return given
+
+    def _renew(self, held: torch.Tensor, name: str, array: Array) -> None:
         """Give a tensor storage of its own: what a forward pass has put there may be the user's data."""
-        held = self.module.state_dict(keep_vars=True)[name]
         held.data = torch.from_numpy(np.array(array)).to(held.device, held.dtype)
         self._storages[name] = held.data_ptr()
 
     def dump(self) -> Parameters:
-        """Copies of all tensors: arrays on the CPU; on a GPU they stay there until somebody asks for one.
+        """Copies of the tensors that were given last: on a GPU they stay there until somebody asks for one.
 
         Raises:
-            TaskError: One is not finite, or is no longer what the model was made with.
+            TaskError: One is not finite, is no longer what the model was made with, or should not have changed.
         """
-        tensors = self.tensors
+        tensors = self._state()
+        self._check_constants(tensors)
+        chosen = {name: tensors[name].detach() for name in self._names}
         if self.device.type != "cpu":
-            return TrainedOnDevice(tensors)
-        arrays = {name: np.array(tensor.cpu().numpy()) for name, tensor in tensors.items()}
+            return TrainedOnDevice(chosen)
+        arrays = {name: as_array(tensor) for name, tensor in chosen.items()}
         for name, array in arrays.items():
-            if not np.isfinite(array).all():
+            if name not in self._constants and not np.isfinite(array).all():
                 raise TaskError(f"{name} is not finite after training: lower learning_rate")
         return arrays
 
+    def _check_constants(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        changed = []
+        for name, digest in self._constants.items():
+            tensor = tensors[name]
+            mark = (tensor.data_ptr(), tensor._version)  # noqa: SLF001 - what autograd itself asks
+            # At first all of it is looked at: changes through `.data` leave no mark, and most happen in each step.
+            if name in self._overwritten or self._marks.get(name) == mark:
+                continue
+            if constant_digest(as_array(tensor)) != digest:
+                changed.append(name)
+            else:
+                self._marks[name] = mark
+        if changed:
+            told = ", ".join(f"{name} ({self.layout.constants[name]})" for name in changed)
+            quoted = ", ".join(f'"{name}"' for name in changed)
+            raise TaskError(
+                f"changed in training, and does not travel: {told}. Keep it as it is, or let it travel:"
+                f" TorchTask(changing=[{quoted}])"
+            )
+
     def roles(self) -> Mapping[str, Role]:
         """BatchNorm's running statistics and other float buffers are statistics; integer buffers are counters."""
-        buffers = {name for name, _ in self.module.named_buffers()}
-        return {
-            name: Role.STATISTIC if tensor.is_floating_point() else Role.COUNTER
-            for name, tensor in self.tensors.items()
-            if name in buffers
-        }
-
-
-def tensors_of(module: nn.Module) -> Mapping[str, torch.Tensor]:
-    """The module's parameters and persistent buffers by name, sharing its storage, outside of any graph.
-
-    Raises:
-        TaskError: A tensor has a type that NumPy lacks, or the module keeps state that is no tensor.
-    """
-    state = module.state_dict(keep_vars=True)
-    own = {id(each) for each in (*module.parameters(), *module.buffers())}
-    for name, tensor in state.items():
-        if not isinstance(tensor, torch.Tensor):
-            raise TaskError(f"{name} of the model's state is no tensor and cannot be exchanged")
-        if is_lazy(tensor):
-            raise TaskError(f"{name} has no shape before the first input: give it its sizes, in place of a lazy module")
-        if id(tensor) not in own:
-            raise TaskError(
-                f"{name} of the model's state is a copy, made by a hook or an own state_dict: what is loaded"
-                " would not reach the model"
-            )
-        if tensor.is_complex() or tensor.dtype in {torch.bfloat16, torch.bool}:
-            raise TaskError(f"{name} has dtype {tensor.dtype}: use float32, float16 or an integer type")
-    return {name: tensor.detach() for name, tensor in state.items()}
+        return self.layout.roles
 
 
 def _kind(tensor: torch.Tensor) -> str:
@@ -171,5 +206,6 @@ def _kind(tensor: torch.Tensor) -> str:
 
 
 def arrays_of(module: nn.Module) -> dict[str, Array]:
-    """Copies of the module's parameters and persistent buffers by name."""
-    return {name: np.array(tensor.cpu().numpy()) for name, tensor in tensors_of(module).items()}
+    """Copies of all tensors by name; a second name has the very array of its first."""
+    copies: dict[int, Array] = {}
+    return {name: copies.setdefault(id(each), as_array(each)) for name, each in state_of(module).items()}

@@ -30,6 +30,7 @@ from federation.tasks.training.local_sgd import TrainingPlan, gradients_of, trai
 from federation.tasks.training.metrics import Evaluation
 from federation.tasks.training.personal import PersonalLayers, local_names
 from federation.tasks.training.spec import TorchTaskSpec
+from federation.tasks.training.tensors import Layout, layout_of
 from update_codec import Role
 
 
@@ -42,16 +43,39 @@ class LocalTraining:
         self.device = choose_device(task.context.device)
 
     def initial_parameters(self, seed: int) -> Parameters:
-        """A fresh model's tensors, drawn from the seed alone."""
+        """A fresh model's tensors, drawn from the seed alone.
+
+        What never changes must be the same in every run, since nobody sends it. Where it depends on the seed, all of
+        the model is drawn from seed 0, so that what belongs together stays together.
+        """
         with _seeded(seed):
-            module = _made(self._task)
-        names = local_names(module, self._task.local, norms=self._task.local_norms)
-        return {name: array for name, array in arrays_of(module).items() if name not in names}
+            module = self._made()
+        layout = self._layout(module)
+        names = local_names(module, layout, self._task.local, norms=self._task.local_norms)
+        arrays = arrays_of(module)
+        if layout.constants and seed != 0:
+            del module
+            with _seeded(0):
+                first = arrays_of(self._made())
+            if any(first[name].tobytes() != arrays[name].tobytes() for name in layout.constants):
+                arrays = first
+        return {name: array for name, array in arrays.items() if layout.tied.get(name, name) not in names}
+
+    def _made(self) -> nn.Module:
+        return _made(self._task)
+
+    def _layout(self, module: nn.Module) -> Layout:
+        return layout_of(module, self._task.constant, self._task.changing)
+
+    @property
+    def keeps_layers(self) -> bool:
+        """Whether some of the model never leaves a node."""
+        return bool(self._personal.names)
 
     def roles(self) -> Mapping[str, Role]:
         """Roles of the buffers that travel."""
-        local = self._personal.names
-        return {name: role for name, role in self.model.roles().items() if name not in local}
+        local, tied = self._personal.names, self.model.layout.tied
+        return {name: role for name, role in self.model.roles().items() if tied.get(name, name) not in local}
 
     def prepare(self) -> None:
         """Make the model, read the data and run one step on two examples, whose result is thrown away."""
@@ -156,9 +180,15 @@ class LocalTraining:
     def module_with(self, parameters: Parameters) -> torch.nn.Module:
         """See `TorchTask.module_with`."""
         with self.guarded(seed=0):
-            model = LocalModel(_made(self._task), torch.device("cpu"))
+            model = LocalModel(self._made(), torch.device("cpu"), self._task.constant, self._task.changing)
             model.load(parameters)
             return model.module.eval()
+
+    def complete(self, parameters: Parameters) -> Parameters:
+        """See `TorchTask.complete`."""
+        with self.guarded(seed=0):
+            self.model.load(parameters)
+            return arrays_of(self.model.module)
 
     def export(self, parameters: Parameters, form: ProgramForm, notes: Mapping[str, str]) -> bytes:
         """See `TorchTask.export`."""
@@ -205,8 +235,8 @@ class LocalTraining:
     def _model_and_personal(self) -> tuple[LocalModel, PersonalLayers]:
         """The model, and its local tensors before anything is trained."""
         with _seeded(0):
-            model = LocalModel(_made(self._task), self.device)
-        names = local_names(model.module, self._task.local, norms=self._task.local_norms)
+            model = LocalModel(self._made(), self.device, self._task.constant, self._task.changing)
+        names = local_names(model.module, model.layout, self._task.local, norms=self._task.local_norms)
         return model, PersonalLayers(names, arrays_of(model.module) if names else {})
 
     @property

@@ -10,7 +10,6 @@ variance, and the counter of batches.
 """
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 import numpy as np
 from torch import nn
@@ -18,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from federation.errors import TaskError
 from federation.task import Array, Parameters
-from federation.tasks.training.local_model import tensors_of
+from federation.tasks.training.tensors import Layout, matching, state_of
 
 __all__ = ["PREFIX", "PersonalLayers", "local_names"]
 
@@ -26,30 +25,28 @@ PREFIX = "local."
 """What a node keeps of a model is called by this and the tensor's name."""
 
 
-def local_names(module: nn.Module, patterns: Sequence[str], *, norms: bool) -> frozenset[str]:
-    """Names of the tensors that never leave the node.
+def local_names(module: nn.Module, layout: Layout, patterns: Sequence[str], *, norms: bool) -> frozenset[str]:
+    """Names of the tensors that never leave the node; what never changes is none of them, and is everywhere.
 
     Args:
         module: The model.
+        layout: What becomes of its tensors.
         patterns: Shell patterns of names; each must match.
         norms: Whether all BatchNorm layers stay.
 
     Raises:
         TaskError: A pattern matches nothing, there is no BatchNorm, or nothing would be left to share.
     """
-    tensors, found = tensors_of(module), set[str]()
-    for pattern in patterns:
-        matching = {name for name in tensors if fnmatchcase(name, pattern)}
-        if not matching:
-            raise TaskError(f"local: {pattern!r} matches no tensor; there are {', '.join(sorted(tensors)[:12])}")
-        found |= matching
+    tensors = state_of(module)
+    found = set(matching("local", patterns, tensors))
     if norms:
         layers = [name for name, layer in module.named_modules() if isinstance(layer, _BatchNorm)]
         of_norms = {name for name in tensors if name.rpartition(".")[0] in layers}
         if not of_norms:
             raise TaskError("local_norms: the model has no BatchNorm layer")
         found |= of_norms
-    if len(found) == len(tensors):
+    found = {layout.tied.get(name, name) for name in found} & set(layout.travelling)
+    if len(found) == len(layout.travelling):
         raise TaskError("local: all tensors stay on the node, so nothing is left to share")
     return frozenset(found)
 

@@ -35,6 +35,11 @@ class TorchTaskSpec:
         local: Patterns such as ``head.*`` of tensors that stay on the node: personal layers (FedPer). Each node keeps
             its own in its state folder; neither the coordinator nor its model has them.
         local_norms: The same for all BatchNorm layers with their statistics (FedBN).
+        constant: Patterns of further tensors that never change, such as a table in a float buffer. They do not travel,
+            nor do frozen parameters, bool buffers, and buffers that are not finite when the model is made; every node
+            must have the same (tensors.py).
+        changing: Patterns of tensors that are such, and change or differ all the same, such as a teacher that the
+            model's own code updates. They travel lossless.
         finetune_epochs: Further passes before the personal evaluation, of which nothing is sent or kept.
         accuracy: Report the share of right answers where the loss says that the targets are classes (metrics.py).
         metrics: Metrics of your own by name: functions of (output, target), or objects with ``update``, ``compute`` and
@@ -60,6 +65,8 @@ class TorchTaskSpec:
     own_test: Any = None
     local: Sequence[str] = ()
     local_norms: bool = False
+    constant: Sequence[str] = ()
+    changing: Sequence[str] = ()
     finetune_epochs: int = 0
     accuracy: bool = True
     metrics: Mapping[str, Any] = field(default_factory=dict)

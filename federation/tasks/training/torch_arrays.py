@@ -16,6 +16,7 @@ from federation.task import Array
 from update_codec import DeviceUpdate, Manifest, Role, ShapeError, Vectors
 from update_codec.arrays import FOLD, Quantized, turned
 from update_codec.limits import SYMBOL_MAX
+from update_codec.manifest import STAYS
 
 __all__ = ["TorchArrays", "TrainedOnDevice", "loss_for"]
 
@@ -145,8 +146,8 @@ class TrainedOnDevice(Mapping[str, Array]):
 
     def minus(self, base: Vectors, manifest: Manifest) -> DeviceUpdate:
         """What training changed: see `federation.task.Resident`."""
-        others = {tensor.name: self[tensor.name] for tensor in manifest.tensors if tensor.role is not Role.PARAMETER}
-        rest = Manifest(tuple(tensor for tensor in manifest.tensors if tensor.role is not Role.PARAMETER))
+        rest = Manifest(tuple(each for each in manifest.tensors if each.role not in {Role.PARAMETER, *STAYS}))
+        others = {tensor.name: self[tensor.name] for tensor in rest.tensors}
         flat = rest.flatten(others)
         arrays = TorchArrays(next(iter(self._tensors.values())).device)
         return DeviceUpdate(
@@ -157,8 +158,8 @@ class TrainedOnDevice(Mapping[str, Array]):
         )
 
     def _parameters(self, manifest: Manifest) -> torch.Tensor:
-        if self._tensors.keys() != {tensor.name for tensor in manifest.tensors}:
-            difference = sorted(self._tensors.keys() ^ {tensor.name for tensor in manifest.tensors})
+        stays = {tensor.name for tensor in manifest.tensors if tensor.role in STAYS}
+        if difference := sorted(self._tensors.keys() - stays ^ ({tensor.name for tensor in manifest.tensors} - stays)):
             raise ShapeError(f"tensors missing or extra: {', '.join(difference[:8])}")
         pieces = []
         for tensor in manifest.tensors:

@@ -34,14 +34,14 @@ class TorchTask(TorchTaskSpec):
     """A task around a torch model; its fields are those of `TorchTaskSpec`."""
 
     def initial_parameters(self, seed: int) -> Parameters:
-        """All tensors of version 0 that travel; the same seed gives the same bits (for the same torch version)."""
+        """All tensors of version 0 but local ones; the same seed gives the same bits (for the same torch version)."""
         if self.initial is not None:
             made = self.initial(seed)
             return {name: array for name, array in made.items() if not _any_matches(self.local, name)}
         return self._training.initial_parameters(seed)
 
     def roles(self) -> Mapping[str, Role]:
-        """Float buffers (BatchNorm's statistics) are statistics, integer buffers are counters."""
+        """Float buffers (BatchNorm's) are statistics, integer ones counters; frozen tensors are constants."""
         return {} if self.initial is not None else self._training.roles()
 
     def prepare(self) -> None:
@@ -52,6 +52,14 @@ class TorchTask(TorchTaskSpec):
             TaskError: The data cannot be read or the model cannot be trained on it.
         """
         self._training.prepare()
+
+    def complete(self, parameters: Parameters) -> Parameters:
+        """The whole model: with what never changes, and second names.
+
+        Raises:
+            TaskError: The parameters are not this model's.
+        """
+        return self._training.complete(parameters)
 
     @property
     def device(self) -> str:
@@ -94,8 +102,9 @@ class TorchTask(TorchTaskSpec):
         """
         if self.context.node_index is not None and self.own_test is not None:
             return self._training.evaluate_own(parameters)
-        partial = self.context.node_index is None and (self.local or self.local_norms)
-        return {} if self.test_data is None or partial else self._training.evaluate(parameters)
+        if self.test_data is None or (self.context.node_index is None and self._training.keeps_layers):
+            return {}
+        return self._training.evaluate(parameters)
 
     def module_with(self, parameters: Parameters) -> "Module":
         """A model of its own with these tensors, on the CPU, in evaluation mode.

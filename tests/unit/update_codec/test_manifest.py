@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from update_codec import Manifest, ManifestError, Role, ShapeError, TensorSpec, Vectors
+from update_codec import Manifest, ManifestError, Role, ShapeError, TensorSpec, Vectors, constant_digest
 
 
 def arrays() -> dict[str, NDArray[Any]]:
@@ -131,6 +131,11 @@ def test_digest_depends_on_the_role() -> None:
         [["x", [1], "float32", "parameter"]] * 2,
         [["x", [1 << 31], "float32", "parameter"], ["y", [1 << 31], "float32", "parameter"]],
         {"x": 1},
+        [["x", [1], "float32", "parameter", ""]],
+        [["x", [1], "float32", "parameter", "y"]],
+        [["x", [1], "float32", "constant", "g" * 32]],
+        [["x", [1], "float31", "constant", "0" * 32]],
+        [["x", [1], "float32", "constant", "0" * 32, "more"]],
         [["x" * 257, [1], "float32", "parameter"]],
         [[f"x{i}", [1], "float32", "parameter"] for i in range(16_385)],
     ],
@@ -172,3 +177,74 @@ def test_too_many_tensors_are_refused() -> None:
 def test_role_for_an_unknown_tensor_is_refused() -> None:
     with pytest.raises(ManifestError, match="ghost"):
         Manifest.of(arrays(), {"ghost": Role.STATISTIC})
+
+
+def staying() -> Manifest:
+    first = np.ones((2, 2), np.float32)
+    arrays = {
+        "w": first,
+        "base": np.arange(3, dtype=np.float32),
+        "mask": np.array([[True, False]]),
+        "again": first,
+        "n": np.array(3),
+    }
+    return Manifest.of(arrays, {"base": Role.CONSTANT, "mask": Role.CONSTANT, "again": Role.TIED})
+
+
+def test_what_never_changes_and_second_names_are_in_no_vector() -> None:
+    manifest = staying()
+    assert (manifest.parameter_count, manifest.statistic_count, manifest.counter_count) == (4, 0, 1)
+    assert manifest.constants == ("base", "mask")
+    with_constants = {"w": np.full((2, 2), 5, np.float32), "n": np.array(1), "base": np.zeros(3, np.float32)}
+    vectors = manifest.flatten(with_constants)
+    back = manifest.unflatten(vectors)
+    assert back.keys() == {"w", "again", "n"}
+    assert back["again"] is back["w"]
+    assert manifest.flatten(back).digest() == vectors.digest()
+
+
+def test_a_manifest_with_what_stays_reads_back_and_depends_on_its_values() -> None:
+    manifest = staying()
+    assert Manifest.from_bytes(manifest.to_bytes()) == manifest
+    other = Manifest.of({"base": np.arange(3, dtype=np.float32) + 1}, {"base": Role.CONSTANT})
+    same = Manifest.of({"base": np.arange(3, dtype=">f4")}, {"base": Role.CONSTANT})
+    assert other.digest != same.digest
+    assert same.tensors[0].source == staying().tensors[1].source == constant_digest(np.arange(3, dtype=np.float32))
+
+
+def test_the_former_description_has_everything_travel() -> None:
+    former = staying().former
+    assert [(tensor.name, tensor.role) for tensor in former.tensors] == [
+        ("w", Role.PARAMETER),
+        ("base", Role.PARAMETER),
+        ("mask", Role.COUNTER),
+        ("again", Role.PARAMETER),
+        ("n", Role.COUNTER),
+    ]
+    assert former.former is former
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        [TensorSpec(name="a", shape=(2,)), TensorSpec(name="b", shape=(3,), role=Role.TIED, source="a")],
+        [TensorSpec(name="b", shape=(2,), role=Role.TIED, source="a"), TensorSpec(name="a", shape=(2,))],
+        [TensorSpec(name="b", shape=(2,), role=Role.TIED, source="b")],
+        [
+            TensorSpec(name="a", shape=(2,), role=Role.CONSTANT, source="0" * 32),
+            TensorSpec(name="b", shape=(2,), role=Role.TIED, source="a"),
+        ],
+    ],
+)
+def test_a_second_name_needs_a_tensor_before_it_that_is_like_it(tensors: list[TensorSpec]) -> None:
+    with pytest.raises(ManifestError, match="no tensor before it"):
+        Manifest(tuple(tensors))
+
+
+@pytest.mark.parametrize(
+    ("role", "source"),
+    [(Role.CONSTANT, ""), (Role.CONSTANT, "short"), (Role.TIED, ""), (Role.PARAMETER, "a"), (Role.COUNTER, "0" * 32)],
+)
+def test_only_what_stays_has_a_source(role: Role, source: str) -> None:
+    with pytest.raises(ManifestError):
+        TensorSpec(name="a", shape=(2,), dtype="int64" if role is Role.COUNTER else "float32", role=role, source=source)
