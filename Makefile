@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: mutants jobs fuzz bench-containers bench-algorithms bench-large help setup demo broker test test-all test-container test-brokers check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet
+.PHONY: mutants jobs fuzz bench-containers bench-algorithms bench-large help setup demo broker test test-all test-container test-brokers check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet test-frameworks bench-flower
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,6 +16,11 @@ BROKER_TESTS ?= tests/contract/test_transport.py tests/integration/transport/tes
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt deploy/hashes.txt deploy/setup.sh | cksum | cut -d' ' -f1)
 
+# Their requirements do not go with our pinned ones.
+FRAMEWORKS := .venv-frameworks
+FRAMEWORKS_STAMP := $(FRAMEWORKS)/.ready-$(shell cksum pyproject.toml | cut -d' ' -f1)
+FRAMEWORK_EXTRAS := torch,sklearn,flower
+
 help: ## This list
 	@echo "fedmq: asynchronous federated learning over MQTT"
 	@echo
@@ -28,6 +33,13 @@ $(STAMP):
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
+$(FRAMEWORKS_STAMP):
+	@$${PYTHON:-python3} -m venv $(FRAMEWORKS)
+	@$(FRAMEWORKS)/bin/pip install -q hatchling editables
+	@$(FRAMEWORKS)/bin/pip install -q --no-build-isolation -e '.[$(FRAMEWORK_EXTRAS)]' hypothesis psutil pytest pytest-timeout pytest-randomly pytest-xdist
+	@rm -f $(FRAMEWORKS)/.ready-*
+	@touch $@
+
 setup: $(STAMP) ## Create .venv with pinned dependencies; install Mosquitto where it is missing
 
 demo: $(STAMP) ## The main job: a broker, a coordinator and five nodes that train on handwritten digits
@@ -38,6 +50,12 @@ broker: ## A Mosquitto container on this machine (docker or podman), until Ctrl-
 
 test: $(STAMP) ## All tests but the slow campaigns
 	@$(PYTEST) -n 2 --dist loadgroup $(TESTS)
+
+test-frameworks: $(FRAMEWORKS_STAMP) ## The tests that need other libraries (Flower, PEFT, JAX, Keras), in an environment of their own
+	@$(FRAMEWORKS)/bin/python -m pytest -m frameworks $(TESTS)
+
+bench-flower: $(FRAMEWORKS_STAMP) ## Flower's quickstart client on Flower and here, in the same run, with its bar (minutes)
+	@OMP_NUM_THREADS=1 $(FRAMEWORKS)/bin/python -m benchmarks.flower_client $(ARGS)
 
 test-container: $(STAMP) ## Build the images, run a federation in them, and the integration tests against the broker's
 	@FEDMQ_CONTAINER_BUILD=1 $(BIN)/python -m pytest -m container $(TESTS)
@@ -110,4 +128,4 @@ pictures: $(STAMP) ## The pictures in docs/pictures, drawn from a demo
 	@cp out/pictures/learning.png out/pictures/participation.png docs/pictures/
 
 clean: ## Remove .venv and caches
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* out
+	@rm -rf $(VENV) $(FRAMEWORKS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* out
