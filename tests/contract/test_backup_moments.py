@@ -1,5 +1,6 @@
 """A backup taken at any moment of a coordinator's writing is a run that the audit accepts, and that can go on."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from coordinator.backup.making import BackupMade, make_backup
 from coordinator.backup.restoring import restore
 from coordinator.records import Attendance, NodeResult, RoundRecord, TransferRecord, Verdict, VersionRecord
+from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import Figures
 from federation.protocol.cohort import EVERYONE
@@ -16,6 +18,7 @@ from federation.protocol.messages import Reason, ReceiptStatus
 from federation.types import Incarnation, ModelVersion, NodeId, RoundId
 from fedmq.audit.audit import audit
 from fedmq.simulation.world.ram_folders import put_away, ram_folder
+from tests.rigs.former_state import FORMER, folder_of_layout
 from tests.rigs.model_values import arrived, committer, initialised, update
 
 EVERYBODY = 2**64 - 1
@@ -146,3 +149,27 @@ MOMENTS = {
         )
     ),
 }
+
+
+@pytest.mark.parametrize(
+    "name", ["coordinator-1", "coordinator-2", "coordinator-3", "coordinator", "coordinator_killed"]
+)
+def test_a_backup_of_an_earlier_layout_restores_to_the_newest(in_memory: Path, name: str) -> None:
+    folder = in_memory / "former"
+    if name[-1].isdigit():
+        folder_of_layout(name, folder)
+    else:
+        shutil.copytree(FORMER / name / "state", folder)
+    with ReadOnlyStore(folder) as store:
+        head, updates = store.head(), [row.record.update for row in store.updates()]
+        rounds = store.rounds_reserved()
+    made = make_backup(folder, in_memory / "former.tar")
+    restored = restore(in_memory / "former.tar", in_memory / "again")
+    assert (made.facts.version, restored.version, restored.run) == (head, head, made.facts.run)
+    assert restored.restored is not None
+    assert restored.restored.first_round == rounds
+    again = SqliteStore(in_memory / "again")
+    try:
+        assert ([row.record.update for row in again.updates()], again.alarms) == (updates, [])
+    finally:
+        again.close()
