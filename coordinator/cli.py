@@ -11,7 +11,14 @@ from typing import Annotated
 
 import typer
 
-from federation.command_line import BrokerOption, FederationOption, JsonOption, LogJsonOption, errors_told
+from federation.command_line import (
+    BrokerOption,
+    FederationOption,
+    JsonOption,
+    LogJsonOption,
+    VersionOption,
+    errors_told,
+)
 from federation.errors import ConfigError
 from federation.runtime.standard_output import reserve
 
@@ -56,7 +63,6 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
     """The command line; of the lazy commands only the one that ``arguments`` call is imported."""
     app = typer.Typer(
         name="coordinator",
-        help="The server role: announces rounds, collects updates from edge nodes, and makes model versions of them.",
         epilog=EXIT_CODES,
         no_args_is_help=True,
         add_completion=False,
@@ -67,6 +73,7 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
             app.command(name)(getattr(import_module(module), function))
         else:
             app.command(name, help=summary)(_elsewhere)
+    app.callback()(_options)
     app.command(epilog=EXIT_CODES)(run)
     app.command()(status)
     app.command()(why)
@@ -201,6 +208,10 @@ def _state_folder(config: Path | None, state: Path | None) -> Path:
     from coordinator.config.sections import read_config, state_folder  # noqa: PLC0415
 
     return state_folder(None if config is None or state is not None else read_config(config, {}), state)
+
+
+def _options(*, version: VersionOption = False) -> None:
+    """The server role: announces rounds, collects updates from edge nodes, and makes model versions of them."""
 
 
 def _elsewhere() -> None:

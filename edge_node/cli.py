@@ -13,6 +13,7 @@ from federation.command_line import (
     JsonOption,
     LogJsonOption,
     TaskOption,
+    VersionOption,
     errors_told,
 )
 from federation.runtime.standard_output import reserve
@@ -28,7 +29,6 @@ written, 4 the broker cannot be used or another client has this node's id, 130 i
 
 app = typer.Typer(
     name=PROGRAM,
-    help="The device role: trains on this device's own data and delivers updates until they are receipted.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
@@ -39,6 +39,11 @@ ConfigOption = Annotated[Path | None, typer.Option(help="TOML file, or the folde
 NodeOption = Annotated[str | None, typer.Option("--id", help="Name of this node: unique in the federation.")]
 StateOption = Annotated[Path | None, typer.Option(help="State folder (default: state/ID). One process at a time.")]
 DeviceOption = Annotated[str | None, typer.Option(help="auto (a GPU when there is one), cpu or cuda.")]
+
+
+@app.callback()
+def options(*, version: VersionOption = False) -> None:
+    """The device role: trains on this device's own data and delivers updates until they are receipted."""
 
 
 @app.command(epilog=EXIT_CODES)

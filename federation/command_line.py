@@ -4,6 +4,7 @@ import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -13,7 +14,16 @@ from federation.errors import ConfigError, FederationError, StorageError, TaskEr
 from federation.runtime.supervision import hold_back
 from federation.storage.folder import remedy_for
 
-__all__ = ["BrokerOption", "DataOption", "FederationOption", "JsonOption", "LogJsonOption", "TaskOption", "errors_told"]
+__all__ = [
+    "BrokerOption",
+    "DataOption",
+    "FederationOption",
+    "JsonOption",
+    "LogJsonOption",
+    "TaskOption",
+    "VersionOption",
+    "errors_told",
+]
 
 INTERRUPTED = 130
 WRONG = 2
@@ -29,6 +39,22 @@ TaskOption = Annotated[
 DataOption = Annotated[Path | None, typer.Option(help="Folder with the data.")]
 LogJsonOption = Annotated[bool | None, typer.Option("--log-json", help="JSON lines on standard output.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+
+
+def _tell_version(value: bool) -> None:  # noqa: FBT001 - the library calls it so
+    if value:
+        try:
+            release = version("fedmq")
+        except PackageNotFoundError:
+            release = "0+unknown"
+        sys.stdout.write(f"fedmq {release}\n")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", help="Print the release.", is_eager=True, callback=_tell_version)
+]
+"""For a command's callback: the release of all three commands is one."""
 
 
 @contextmanager

@@ -4,12 +4,11 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-import fedmq
-from federation.command_line import errors_told
+from federation.command_line import VersionOption, errors_told
 
 __all__ = ["main", "make_app"]
 
@@ -72,18 +71,7 @@ def _role(module: Any, arguments: Sequence[str]) -> typer.Typer:
     return made
 
 
-def _tell_version(value: bool) -> None:  # noqa: FBT001 - the library calls it so
-    if value:
-        sys.stdout.write(f"{PROGRAM} {fedmq.__version__}\n")
-        raise typer.Exit
-
-
-def _options(
-    *,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_tell_version)
-    ] = False,
-) -> None:
+def _options(*, version: VersionOption = False) -> None:
     """Asynchronous federated learning over MQTT for edge fleets."""
 
 

@@ -56,3 +56,9 @@ def test_a_shell_completes_commands_and_options(typed: str, offered: set[str]) -
     command = [sys.executable, "-m", "fedmq"]
     done = subprocess.run(command, env=os.environ | environ, capture_output=True, text=True, check=True)
     assert offered <= set(done.stdout.split())
+
+
+@pytest.mark.parametrize("program", ["coordinator", "edge_node", "fedmq"])
+def test_each_command_says_its_release(program: str) -> None:
+    done = subprocess.run([sys.executable, "-m", program, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"fedmq {fedmq.__version__}\n"
