@@ -8,9 +8,19 @@ from numpy.typing import NDArray
 
 from federation.protocol.messages import UpdateOffer
 from federation.task import Parameters
-from federation.types import Digest, Epoch, ModelVersion, RoundId, RunId
+from federation.types import NO_START, Digest, Epoch, ModelVersion, RoundId, RunId, Start
 
-__all__ = ["NO_CHANGE", "FinishedTraining", "Held", "OutboxEntry", "RecoveredNode", "Residual", "Seen", "StateChange"]
+__all__ = [
+    "NO_CHANGE",
+    "FinishedTraining",
+    "Held",
+    "OutboxEntry",
+    "RecoveredNode",
+    "RecoveredRun",
+    "Residual",
+    "Seen",
+    "StateChange",
+]
 
 Residual = NDArray[np.float32]
 """What was learnt and not sent, float32, shape (D,): treated as immutable."""
@@ -23,13 +33,15 @@ class Seen:
     Attributes:
         run: Which run.
         epoch: Its highest epoch.
-        began_ms: When the run's store was made, by the coordinator's clock: only ever compared with another run's.
-        round: The newest round that was announced, or None.
+        start: The start of that epoch; of two, the higher one. 0 is that of an older coordinator, which says none.
+        began_ms: When the run's store was made, by the coordinator's clock, for people.
+        round: The newest round that this start has announced, or None.
         version: Its model version.
     """
 
     run: RunId
     epoch: Epoch
+    start: Start = NO_START
     began_ms: int | None = None
     round: RoundId | None = None
     version: ModelVersion | None = None
@@ -89,27 +101,6 @@ class FinishedTraining:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecoveredNode:
-    """Everything the machine needs to go on where the state folder was left.
-
-    Attributes:
-        run: The last run that was seen, or None.
-        last_round: The newest round of that run that is finished or declined, or None.
-        held_version: The model version on disk, or None.
-        held_digest: Its digest, or None.
-        outbox: Updates without a final receipt, oldest first.
-        seen: The newest that was heard of the coordinator; kept where messages are signed.
-    """
-
-    run: RunId | None = None
-    last_round: RoundId | None = None
-    held_version: ModelVersion | None = None
-    held_digest: Digest | None = None
-    outbox: tuple[OutboxEntry, ...] = ()
-    seen: Seen | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
     """The model that the node has.
 
@@ -120,3 +111,42 @@ class Held:
 
     version: ModelVersion
     digest: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveredRun:
+    """What the state folder has of one run.
+
+    Attributes:
+        run: Which run; None is that none was heard of yet.
+        last_round: Its newest round that is finished or declined, or None.
+        held_version: The model version on disk, or None.
+        held_digest: Its digest, or None.
+        outbox: Updates without a final receipt, oldest first.
+        seen: The newest that was heard of the coordinator, or None.
+    """
+
+    run: RunId | None = None
+    last_round: RoundId | None = None
+    held_version: ModelVersion | None = None
+    held_digest: Digest | None = None
+    outbox: tuple[OutboxEntry, ...] = ()
+    seen: Seen | None = None
+
+    @property
+    def held(self) -> Held | None:
+        """The model on disk."""
+        if self.held_version is None or self.held_digest is None:
+            return None
+        return Held(version=self.held_version, digest=self.held_digest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveredNode(RecoveredRun):
+    """Everything the machine needs to go on where the state folder was left: the run that was heard last, and others.
+
+    Attributes:
+        hidden: What is kept of other runs, in any order.
+    """
+
+    hidden: tuple[RecoveredRun, ...] = ()

@@ -27,6 +27,8 @@ Epoch = NewType("Epoch", int)
 Start = NewType("Start", int)
 """Drawn at each start of a coordinator, at least 1: two starts on copies of one store differ; 0 is an older peer's."""
 
+NO_START = Start(0)
+
 Incarnation = NewType("Incarnation", int)
 """Boot number of an edge node: counts up at every start on the same state folder."""
 
@@ -58,6 +60,6 @@ class SeenRun:
 
     run: RunId
     epoch: Epoch
-    start: Start = Start(0)
+    start: Start = NO_START
     round: RoundId | None = None
     version: ModelVersion | None = None

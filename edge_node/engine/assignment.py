@@ -11,7 +11,7 @@ from edge_node.records import FinishedTraining
 from federation.protocol.chunking import payload_digest
 from federation.protocol.limits import fit_metrics, fit_text
 from federation.protocol.messages import Activity, Decline, ModelRef, PartKind, Progress, RoundAnnouncement, UpdateOffer
-from federation.types import Incarnation, RoundId, update_id
+from federation.types import Incarnation, RoundId, RunId, update_id
 
 __all__ = ["Assignment", "Stage", "declined", "joined", "news_of", "offer_of", "summary_of"]
 
@@ -125,6 +125,10 @@ class Assignment:
     def is_about(self, model: ModelRef) -> bool:
         """Whether this is the model; one with the same bits and an older number would only make a stale update."""
         return (self.model.version, self.model.digest) == (model.version, model.digest)
+
+    def is_trained_by(self, round_id: RoundId, run: RunId | None) -> bool:
+        """Whether it waits for what a training of this round has made; None is a trainer that does not say the run."""
+        return self.stage is Stage.TRAINING and self.round == round_id and run in (None, self.announcement.run)
 
     def next_due(self) -> float | None:
         """When something is to be done next, in monotonic seconds."""

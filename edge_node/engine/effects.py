@@ -19,7 +19,7 @@ from federation.types import ModelVersion, RoundId, RunId, UpdateId
 __all__ = [
     "AdoptModel",
     "Effect",
-    "ForgetRun",
+    "EnterRun",
     "MakeInitialModel",
     "MarkStored",
     "Note",
@@ -180,8 +180,8 @@ class SettleUpdate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ForgetRun:
-    """Another run has begun: drop outbox, residual, task state and model of the old one."""
+class EnterRun:
+    """Another run is at hand: hide outbox, residual, task state and model of the former one. Answers `RunEntered`."""
 
     run: RunId
 
@@ -230,7 +230,7 @@ Effect = (
     | SendChunks
     | MarkStored
     | SettleUpdate
-    | ForgetRun
+    | EnterRun
     | Note
     | Stop
 )

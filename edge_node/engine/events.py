@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from edge_node.engine.effects import Effect
-from edge_node.records import FinishedTraining, OutboxEntry
+from edge_node.records import FinishedTraining, Held, OutboxEntry
 from federation.protocol.messages import (
     Cancel,
     CoordinatorState,
@@ -110,6 +110,21 @@ class OutboxSaved:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunEntered:
+    """The disk is about this run now.
+
+    Attributes:
+        run: Which run.
+        held: Its model, or None.
+        forgotten: Runs that had to go for it.
+    """
+
+    run: RunId
+    held: Held | None = None
+    forgotten: tuple[RunId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageFailed:
     """Nothing can be persisted: what must be saved is kept in memory and tried again.
 
@@ -148,6 +163,7 @@ Event = (
     | TrainingFailed
     | EvaluationFinished
     | OutboxSaved
+    | RunEntered
     | StorageFailed
     | StopRequested
 )

@@ -1,75 +1,173 @@
-"""The newest that a node has heard of its coordinator: what is older is not obeyed, ever (FED-79).
+"""The newest that a node has heard of each run's coordinator: what is older is not obeyed, ever (FED-20, FED-79).
 
-A signature proves who has said something, not when. A broker can repeat what was once signed, so where messages are
-signed the node keeps the newest run, epoch, round and version on disk.
+Who may speak is a pair: the epoch, which counts the starts of one store, and the start, which tells two starts of
+copies of one store apart. The higher pair is obeyed even where its rounds and versions have gone back, as those of a
+restored store do. A signature proves who has said something, not when. So where messages are signed, a round or a
+version that is older than one of the same pair is a repetition of what was once signed, and refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Final
 
 from edge_node.engine.effects import Effect, Note, SaveSeen
 from edge_node.records import Seen
 from federation.protocol.messages import CoordinatorState, RoundAnnouncement
-from federation.types import Epoch, RunId
+from federation.types import NO_START, RunId, SeenRun
 
-__all__ = ["Fence", "ignored"]
+__all__ = ["BIRTH_S_MIN", "Births", "Fence", "ignored"]
+
+BIRTH_S_MIN: Final = 10.0
+"""Time between two births that only say what was seen, in seconds."""
+
+_TOLD_MAX: Final = 64
+_LOW: Final = 0xFFFF_FFFF
 
 
 class Fence:
     """Compares what is heard with what was heard.
 
     Args:
-        seen: What was saved; None is nothing.
-        durable: Whether messages are signed: then what is old stays refused after a restart.
+        seen: What was saved, of each run.
+        signed: Whether messages are signed: then nothing of one start is obeyed twice.
     """
 
-    def __init__(self, seen: Seen | None, *, durable: bool) -> None:
-        self._durable = durable
-        self._saved = self._seen = seen if durable else None
+    def __init__(self, seen: Iterable[Seen], *, signed: bool) -> None:
+        self._signed = signed
+        self._seen = {one.run: one for one in seen}
+        self._saved = dict(self._seen)
+        self._told: set[tuple[RunId, int, int]] = set()
+        self._unnamed: set[RunId] = set()  # an announcement has named a new epoch, and nobody its start
 
-    def epoch(self, run: RunId | None) -> Epoch | None:
-        """The highest epoch of a run; None when none was heard."""
-        return self._seen.epoch if self._seen is not None and self._seen.run == run else None
+    def seen(self, run: RunId | None) -> Seen | None:
+        """The newest of a run; None when nothing was heard."""
+        return None if run is None else self._seen.get(run)
 
-    def is_older_run(self, state: CoordinatorState) -> bool:
-        """Whether another run's coordinator is one of a run before this one: its word would cost the outbox."""
-        known = None if self._seen is None else self._seen.began_ms
-        return self._durable and known is not None and (state.began_ms is None or state.began_ms <= known)
+    def said(self, run: RunId | None) -> SeenRun | None:
+        """The same, as a birth says it."""
+        seen = self.seen(run)
+        if seen is None:
+            return None
+        return SeenRun(run=seen.run, epoch=seen.epoch, start=seen.start, round=seen.round, version=seen.version)
 
-    def take(self, run: RunId, epoch: Epoch, began_ms: int | None = None) -> bool:
-        """Take an epoch of the run at hand; says whether it is at least the highest one."""
-        highest, seen = self.epoch(run), self._seen
-        if highest is not None and epoch < highest:
+    def is_lower(self, state: CoordinatorState) -> bool:
+        """Whether a newer start of this coordinator was heard."""
+        seen = self._seen.get(state.run)
+        return seen is not None and (state.epoch, state.start or 0) < (seen.epoch, seen.start)
+
+    def tell(self, state: CoordinatorState) -> Sequence[Effect]:
+        """The log line of a coordinator that is not obeyed, once for each."""
+        key = (state.run, state.epoch, state.start or 0)
+        if key in self._told:
+            return ()
+        if len(self._told) >= _TOLD_MAX:
+            self._told.clear()
+        self._told.add(key)
+        why = "a newer start of this run was heard: this is an old copy of its store, or its last will"
+        return (ignored("coordinator", run=state.run, epoch=state.epoch, presence=state.presence.value, why=why),)
+
+    def hear(self, state: CoordinatorState) -> bool:
+        """Take what a coordinator says that is not lower; says whether everything must be told to it anew."""
+        known = self._seen.get(state.run)
+        start = state.start or NO_START
+        same = known is not None and state.epoch == known.epoch and (start == known.start or state.run in self._unnamed)
+        self._unnamed.discard(state.run)
+        if known is None or not same:
+            self._seen[state.run] = Seen(run=state.run, epoch=state.epoch, start=start, began_ms=state.began_ms)
+            return known is not None
+        began_ms = known.began_ms if state.began_ms is None else state.began_ms
+        self._seen[state.run] = replace(known, start=start, began_ms=began_ms)
+        return False
+
+    def follows(self, announcement: RoundAnnouncement) -> bool | None:
+        """Whether an announcement is of the start that was heard; None when only its state can tell."""
+        seen, low = self._seen.get(announcement.run), announcement.start_low
+        if seen is None or announcement.epoch > seen.epoch:
+            return True
+        if announcement.epoch < seen.epoch:
             return False
-        if began_ms is None and seen is not None:
-            began_ms = seen.began_ms
-        if seen is None or highest is None:
-            self._seen = Seen(run=run, epoch=epoch, began_ms=began_ms)
-        else:
-            self._seen = replace(seen, epoch=epoch, began_ms=began_ms)
-        return True
+        return True if not seen.start or low is None or low == seen.start & _LOW else None
+
+    def hear_epoch(self, announcement: RoundAnnouncement) -> bool:
+        """Take the epoch of an announcement that follows; says whether everything must be told to it anew."""
+        known = self._seen.get(announcement.run)
+        if known is not None and announcement.epoch <= known.epoch:
+            return False
+        began_ms = None if known is None else known.began_ms
+        self._unnamed.add(announcement.run)
+        self._seen[announcement.run] = Seen(run=announcement.run, epoch=announcement.epoch, began_ms=began_ms)
+        return known is not None
+
+    def begins(self, announcement: RoundAnnouncement) -> bool:
+        """Whether it is the first of a start: what came before it may be of a store that is no more."""
+        seen = self._seen.get(announcement.run)
+        return seen is None or seen.round is None
 
     def is_replay(self, announcement: RoundAnnouncement) -> bool:
-        """Whether a round or a version is older than one that was heard, now or before a restart."""
-        seen = self._seen
-        if not self._durable or seen is None or seen.run != announcement.run:
+        """Whether a round or a version is older than one of the same start, now or before a restart."""
+        seen = self._seen.get(announcement.run)
+        if not self._signed or seen is None or announcement.epoch != seen.epoch:
             return False
         older_round = seen.round is not None and announcement.round < seen.round
         return older_round or (seen.version is not None and announcement.model.version < seen.version)
 
     def obey(self, announcement: RoundAnnouncement) -> None:
         """Take the round of an announcement whose epoch was taken."""
-        if self._seen is not None:
-            self._seen = replace(self._seen, round=announcement.round, version=announcement.model.version)
+        seen = self._seen[announcement.run]
+        self._seen[announcement.run] = replace(seen, round=announcement.round, version=announcement.model.version)
 
-    def save(self) -> Sequence[Effect]:
+    def forget(self, runs: Iterable[RunId]) -> None:
+        """These runs had to go."""
+        for run in runs:
+            self._seen.pop(run, None)
+            self._saved.pop(run, None)
+
+    def save(self, run: RunId | None) -> Sequence[Effect]:
         """What must be saved before anything follows from what was heard."""
-        if not self._durable or self._seen is None or self._seen == self._saved:
+        seen = self.seen(run)
+        if seen is None or seen == self._saved.get(seen.run):
             return ()
-        self._saved = self._seen
-        return (SaveSeen(seen=self._seen),)
+        self._saved[seen.run] = seen
+        return (SaveSeen(seen=seen),)
+
+
+class Births:
+    """When a birth must be said again only for what the node has seen: a coordinator that is behind learns it so."""
+
+    def __init__(self, rng: Callable[[], float], spread_s: float) -> None:
+        self._rng, self._spread_s = rng, spread_s
+        self._said: tuple[RunId, int, int] | None = None
+        self._due_at: float | None = None
+        self._last_at: float | None = None
+
+    def want(self, now: float) -> None:
+        """Say it again; the whole fleet does not at the same moment."""
+        if self._due_at is None:
+            due_at = now + self._rng() * self._spread_s
+            self._due_at = due_at if self._last_at is None else max(due_at, self._last_at + BIRTH_S_MIN)
+
+    def compare(self, seen: SeenRun | None, now: float) -> None:
+        """Say it again where another start leads than the last birth has said."""
+        if seen is not None and (seen.run, seen.epoch, seen.start) != self._said:
+            self.want(now)
+
+    def said(self, seen: SeenRun | None) -> None:
+        """A birth was said, whatever for."""
+        self._said = None if seen is None else (seen.run, seen.epoch, seen.start)
+        self._due_at = None
+
+    def due(self, now: float) -> bool:
+        """Whether it is time, once."""
+        if self._due_at is None or now < self._due_at:
+            return False
+        self._due_at, self._last_at = None, now
+        return True
+
+    def deadline(self) -> float | None:
+        """When it is due, in monotonic seconds."""
+        return self._due_at
 
 
 def ignored(what: str, **fields: object) -> Note:
-    """The log line of something that is signed, and out of date."""
+    """The log line of something that is out of date."""
     return Note(event="out_of_date_ignored", fields={"what": what, **fields})

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import assert_never
 
-from edge_node.engine.effects import AdoptModel, Effect, ForgetRun, MakeInitialModel, Note, PublishState, Stop
+from edge_node.engine.effects import AdoptModel, Effect, EnterRun, MakeInitialModel, Note, PublishState, Stop
 from edge_node.engine.events import (
     AnnouncementReceived,
     BrokerConnected,
@@ -17,14 +17,16 @@ from edge_node.engine.events import (
     ModelReady,
     ModelRejected,
     OutboxSaved,
+    RunEntered,
     StopRequested,
     StorageFailed,
     TrainingFailed,
     TrainingFinished,
 )
-from edge_node.engine.fencing import Fence, ignored
+from edge_node.engine.fencing import Births, Fence, ignored
 from edge_node.engine.outbox import Outbox
 from edge_node.engine.reports import Reports
+from edge_node.engine.runs import Runs
 from edge_node.engine.scheduler import Scheduler
 from edge_node.engine.settings import NodeSettings, TrainBounds
 from edge_node.records import FinishedTraining, Held, RecoveredNode
@@ -41,7 +43,7 @@ from federation.protocol.messages import (
     RoundAnnouncement,
 )
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
-from federation.types import Epoch, Incarnation, RunId, StateId
+from federation.types import Incarnation, RunId, StateId
 
 __all__ = ["NodeMachine", "NodeSettings", "TrainBounds"]
 
@@ -66,11 +68,15 @@ class NodeMachine:
     ) -> None:
         self._device = device
         self._settings, self._incarnation, self._state_id = settings, incarnation, state_id
-        self._outbox = Outbox(settings, recovered.outbox, rng)
+        self._runs = Runs(recovered)
+        self._outbox = Outbox(settings, recovered, rng)
         self._reports = Reports(settings, rng)
-        self._scheduler = Scheduler(settings, recovered, rng=rng, outbox=self._outbox, reports=self._reports, gate=gate)
-        self._run: RunId | None = recovered.run
-        self._fence = Fence(recovered.seen, durable=settings.signed)
+        self._scheduler = Scheduler(
+            settings, self._runs, rng=rng, outbox=self._outbox, reports=self._reports, gate=gate
+        )
+        seen = (one.seen for one in (recovered, *recovered.hidden))
+        self._fence = Fence((one for one in seen if one is not None), signed=settings.signed)
+        self._births = Births(rng, settings.reconnect_spread_s)
         self._connected = False
         self._unproven: RoundAnnouncement | None = None
         self._leave_at: float | None = None
@@ -88,20 +94,21 @@ class NodeMachine:
         """Monotonic time, in seconds, at which `handle(None, now)` is due; None when nothing is timed."""
         if self._stopped:
             return None
-        times = (self._outbox.deadline(), self._reports.deadline(), self._scheduler.deadline(), self._leave_at)
+        parts = (self._outbox, self._reports, self._scheduler, *((self._births,) if self._connected else ()))
+        times = (*(part.deadline() for part in parts), self._leave_at)
         return min((time for time in times if time is not None), default=None)
 
     def snapshot(self) -> Mapping[str, object]:
         """Plain data for `doctor`, logs and tests."""
         return {
-            "run": self._run,
-            "epoch": self._fence.epoch(self._run),
+            "run": self._runs.run,
+            "epoch": None if (seen := self._fence.seen(self._runs.run)) is None else seen.epoch,
             "incarnation": self._incarnation,
             "connected": self._connected,
             "activity": self._scheduler.activity.value,
             "work": self._scheduler.summary(),
-            "held_version": None if self._scheduler.held is None else self._scheduler.held.version,
-            "last_round": self._scheduler.last_round,
+            "held_version": None if self._runs.now.held is None else self._runs.now.held.version,
+            "last_round": self._runs.now.last_round,
             "outbox": self._outbox.summary(),
             "obstacle": self._outbox.obstacle(),
             "messages_refused": self._refused,
@@ -139,8 +146,10 @@ class NodeMachine:
             case EvaluationFinished():
                 return self._scheduler.evaluated(event.report, now)
             case OutboxSaved():
-                self._outbox.saved(event.entry.offer.update, now)
+                self._outbox.saved(event.entry.offer, now)
                 return []
+            case RunEntered():
+                return self._on_run_entered(event)
             case StorageFailed():
                 return self._on_storage_failed(event, now)
             case StopRequested():
@@ -172,7 +181,9 @@ class NodeMachine:
             round=self._scheduler.round,
             capabilities=self._capabilities() if presence is Presence.ONLINE else None,
             state_id=self._state_id,
+            seen=self._fence.said(self._runs.run),
         )
+        self._births.said(state.seen)
         return PublishState(state=state)
 
     def _capabilities(self) -> Mapping[str, float] | None:
@@ -185,17 +196,19 @@ class NodeMachine:
     # --- the coordinator --------------------------------------------------------------------------------------------
 
     def _on_coordinator(self, state: CoordinatorState, now: float) -> list[Effect]:
+        if self._fence.is_lower(state):
+            self._births.want(now)  # it may be a copy that does not know how far its run has come
+            return list(self._fence.tell(state))
         present = state.presence is Presence.ONLINE
         effects: list[Effect] = []
-        if state.run != self._run:
+        if state.run != self._runs.run:
             if not present:
                 return []  # the will of a former run's coordinator
-            if self._fence.is_older_run(state):
-                return [ignored("run", run=state.run)]
-            effects = self._enter_run(state.run)
-        if not self._sees(state.run, state.epoch, now, state.began_ms):
-            return effects
-        effects += self._fence.save()
+            effects = self._enter_run(state.run, now)
+        if self._fence.hear(state):
+            self._tell_again(now)
+        self._births.compare(self._fence.said(state.run), now)
+        effects += self._fence.save(state.run)
         self._outbox.coordinator_is(present=present, now=now)
         self._reports.coordinator_is(present=present, now=now)
         if not state.protocol_min <= PROTOCOL_VERSION <= state.protocol_max:
@@ -209,45 +222,61 @@ class NodeMachine:
         return effects
 
     def _on_announcement(self, announcement: RoundAnnouncement, now: float) -> list[Effect]:
-        if self._run is None:
-            self._run = announcement.run
-        if announcement.run != self._run:
-            # Perhaps only a retained message that a former run has left behind: it must not cost the outbox. It counts
-            # when that run's coordinator says that it is online.
+        effects: list[Effect] = []
+        if self._runs.run is None:
+            effects = self._enter_run(announcement.run, now)
+        if announcement.run != self._runs.run:
+            # Perhaps only a retained message that a former run has left behind: it must not hide the run at hand. It
+            # counts when that run's coordinator says that it is online.
             self._unproven = announcement
             return [Note(event="other_run_announced", fields={"run": announcement.run})]
+        follows = self._fence.follows(announcement)
+        if follows is None:
+            self._unproven = announcement  # of another start: which one leads, its state says
+        if not follows:
+            return effects
         if self._fence.is_replay(announcement):
-            return [ignored("round", round=announcement.round, version=announcement.model.version)]
-        if not self._sees(announcement.run, announcement.epoch, now) or not self._scheduler.is_news(announcement):
-            return []
+            return [*effects, ignored("round", round=announcement.round, version=announcement.model.version)]
+        if self._fence.hear_epoch(announcement):
+            self._tell_again(now)
+        if self._fence.begins(announcement) and self._scheduler.is_beyond(announcement):
+            effects += self._scheduler.rewind(announcement)
+        if not self._scheduler.is_news(announcement):
+            return effects
+        return effects + self._obey(announcement, now)
+
+    def _obey(self, announcement: RoundAnnouncement, now: float) -> list[Effect]:
         if not announcement.final:  # the end may be retained from long ago
             self._outbox.coordinator_is(present=True, now=now)  # whatever a late will has said [FED-62]
         self._fence.obey(announcement)
-        effects = [*self._fence.save(), *self._scheduler.announce(announcement, now)]
+        effects = [*self._fence.save(announcement.run), *self._scheduler.announce(announcement, now)]
         leaves = announcement.final and self._settings.exit_when_finished
         self._leave_at = now + self._settings.exit_linger_s if leaves else None
         if announcement.final:
             effects += [Note(event="run_finished", fields={"round": announcement.round}), *self._scheduler.finish()]
         return effects
 
-    def _enter_run(self, run: RunId) -> list[Effect]:
-        known, self._run = self._run, run
+    def _enter_run(self, run: RunId, now: float) -> list[Effect]:
+        """Hide what belongs to the run at hand: it is as it was when that run's coordinator is heard again [FED-19]."""
         self._leave_at = None
-        if known is None:
-            return []
-        self._outbox.forget_others(run)
+        effects = self._scheduler.leave_run()
         self._reports.forget_others(run)
-        return [*self._scheduler.forget(), ForgetRun(run=run)]
+        self._runs.enter(run)
+        self._outbox.enter_run(run, now)
+        return [*effects, EnterRun(run=run)]
 
-    def _sees(self, run: RunId, epoch: Epoch, now: float, began_ms: int | None = None) -> bool:
-        """Fencing: an older twin of the coordinator is not heard; a newer one must be told everything again."""
-        known = self._fence.epoch(run)
-        if not self._fence.take(run, epoch, began_ms):
-            return False
-        if known is not None and epoch > known:
-            self._outbox.offer_again(now)
-            self._reports.again(now)
-        return True
+    def _on_run_entered(self, event: RunEntered) -> list[Effect]:
+        self._runs.forget(event.forgotten)
+        self._outbox.forget(event.forgotten)
+        self._fence.forget(event.forgotten)
+        if event.run == self._runs.run:
+            self._scheduler.run_entered(event.held)
+        return [Note(event="run_forgotten", fields={"run": run}) for run in event.forgotten]
+
+    def _tell_again(self, now: float) -> None:
+        """A newer start of the coordinator must be told everything again."""
+        self._outbox.offer_again(now)
+        self._reports.again(now)
 
     def _on_command(
         self, command: Receipt | Grant | Cancel | RetryAfter | Rebirth | EvaluationReceipt, now: float
@@ -258,7 +287,7 @@ class NodeMachine:
             case Grant():
                 return self._outbox.grant(command, now)
             case Cancel():
-                return self._scheduler.cancel(command.round, now) if command.run == self._run else []
+                return self._scheduler.cancel(command.round, now) if command.run == self._runs.run else []
             case RetryAfter():
                 self._outbox.retry_after(command, now)
                 return []
@@ -286,6 +315,8 @@ class NodeMachine:
 
     def _tick(self, now: float) -> list[Effect]:
         effects = self._outbox.tick(now) + self._scheduler.tick(now) + self._reports.tick(now)
+        if self._connected and self._births.due(now):
+            effects.append(self._birth())
         idle = self._outbox.idle and self._reports.idle and self._scheduler.idle
         if self._leave_at is not None and (idle or now >= self._leave_at):
             # What is left in the outbox stays on disk: the next start offers it again.

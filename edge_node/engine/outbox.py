@@ -4,13 +4,13 @@ Oldest first: entries are offered in the order in which they were made. Nothing 
 outbox declines new rounds instead, because an older update is worth less with every version and its room comes back.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from edge_node.engine.effects import (
     Effect,
-    ForgetRun,
+    EnterRun,
     MarkStored,
     Note,
     SaveOutbox,
@@ -20,11 +20,11 @@ from edge_node.engine.effects import (
 )
 from edge_node.engine.settings import NodeSettings
 from edge_node.engine.uplink import Uplink
-from edge_node.records import FinishedTraining, OutboxEntry
+from edge_node.records import FinishedTraining, RecoveredNode, RecoveredRun
 from federation.errors import MalformedMessage
 from federation.protocol.chunking import Bitmap, chunk_count
 from federation.protocol.messages import Grant, Reason, Receipt, ReceiptStatus, RetryAfter, UpdateOffer
-from federation.types import RunId, UpdateId
+from federation.types import RoundId, RunId, UpdateId
 
 __all__ = ["RETRY_AFTER_S_MAX", "RETRY_AFTER_S_MIN", "Outbox"]
 
@@ -37,19 +37,37 @@ _DOUBLINGS_MAX: Final = 16
 
 @dataclass(slots=True, kw_only=True)
 class _Delivery:
+    """One update of the outbox, and how far it got.
+
+    Attributes:
+        offer: What is offered.
+        result: The training's result, until it is on disk.
+        saving: The disk has been asked and has not answered.
+        stored: The coordinator has the payload.
+        inline_sent: The payload was sent with an offer.
+        offered: Since the last reconnect.
+        attempts: Offers since something came of one.
+        due_at: When it is offered next, in monotonic seconds.
+        sent: Chunks that may be under way or have arrived.
+        confirmed: Chunks that have arrived.
+        progress_at: When something came of it, in monotonic seconds.
+        began_at: When its payload, or the rest of it, went out, in monotonic seconds; None after an interruption.
+        began_with: Chunks that had arrived before.
+    """
+
     offer: UpdateOffer
-    result: FinishedTraining | None = None  # until it is on disk
-    saving: bool = False  # the disk has been asked and has not answered
+    result: FinishedTraining | None = None
+    saving: bool = False
     stored: bool = False
     inline_sent: bool = False
-    offered: bool = False  # since the last reconnect
+    offered: bool = False
     attempts: int = 0
     due_at: float = 0.0
-    sent: set[int] = field(default_factory=set)  # chunks that may be under way or have arrived
+    sent: set[int] = field(default_factory=set)
     confirmed: int = 0
     progress_at: float = 0.0
-    began_at: float | None = None  # when its payload, or the rest of it, went out; None after an interruption
-    began_with: int = 0  # chunks that had arrived before
+    began_at: float | None = None
+    began_with: int = 0
 
     def sent_bytes(self, chunks: int | None = None) -> int:
         """Bytes that arrived since it began: up to so many chunks, or all."""
@@ -59,7 +77,25 @@ class _Delivery:
 
     @property
     def saved(self) -> bool:
+        """Whether it is on disk."""
         return self.result is None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Box:
+    """The outbox of one run: its deliveries, oldest first, and what the disk still owes, first come first."""
+
+    deliveries: dict[UpdateId, _Delivery] = field(default_factory=dict)
+    repeat: dict[SettleUpdate | EnterRun, None] = field(default_factory=dict)
+
+
+def _box(recovered: RecoveredRun, chunk_bytes: int) -> _Box:
+    return _Box(
+        deliveries={
+            entry.offer.update: _Delivery(offer=_cut(entry.offer, chunk_bytes), stored=entry.stored)
+            for entry in recovered.outbox
+        }
+    )
 
 
 def _cut(offer: UpdateOffer, chunk_bytes: int) -> UpdateOffer:
@@ -74,28 +110,26 @@ class Outbox:
         link: How fast payloads get through.
     """
 
-    def __init__(self, settings: NodeSettings, entries: tuple[OutboxEntry, ...], rng: Callable[[], float]) -> None:
+    def __init__(self, settings: NodeSettings, recovered: RecoveredNode, rng: Callable[[], float]) -> None:
         self._settings, self._rng, self.link = settings, rng, Uplink()
-        self._deliveries = {
-            entry.offer.update: _Delivery(offer=_cut(entry.offer, settings.chunk_bytes), stored=entry.stored)
-            for entry in entries
-        }
+        self._run = recovered.run
+        self._box = _box(recovered, settings.chunk_bytes)
+        self._hidden = {one.run: _box(one, settings.chunk_bytes) for one in recovered.hidden}
         self._connected = False
         self._present = True
-        self._repeat: dict[SettleUpdate | ForgetRun, None] = {}
         self._storage_attempts = 0
         self._storage_retry_at: float | None = None
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits, as far as a coordinator that is there can tell."""
-        return self._present and not self._deliveries and not self._repeat
+        return self._present and not self._box.deliveries and not self._box.repeat
 
     def obstacle(self) -> str | None:
         """Why no further update may be made now, or None."""
         if self._storage_retry_at is not None:
             return "storage"
-        return "outbox_full" if len(self._deliveries) >= self._settings.outbox_max else None
+        return "outbox_full" if len(self._box.deliveries) >= self._settings.outbox_max else None
 
     def summary(self) -> list[dict[str, object]]:
         """Plain data: what waits for what, oldest first."""
@@ -106,20 +140,25 @@ class Outbox:
                 "attempts": delivery.attempts,
                 "bytes": delivery.offer.payload_bytes,
             }
-            for update, delivery in self._deliveries.items()
+            for update, delivery in self._box.deliveries.items()
         ]
+
+    def holds(self, round_id: RoundId) -> bool:
+        """Whether an update of this round waits for its verdict."""
+        return any(delivery.offer.round == round_id for delivery in self._box.deliveries.values())
 
     # --- from training to the disk ----------------------------------------------------------------------------------
 
     def add(self, offer: UpdateOffer, result: FinishedTraining) -> list[Effect]:
         """A finished update: it is not offered before it is on disk [FED-41]."""
-        delivery = self._deliveries[offer.update] = _Delivery(offer=offer, result=result)
-        # What the disk still owes comes first: to forget a former run now would take this update with it.
-        return [] if self._repeat else self._save(delivery)
+        delivery = self._box.deliveries[offer.update] = _Delivery(offer=offer, result=result)
+        # What the disk still owes comes first: its order is that of the receipts.
+        return [] if self._box.repeat else self._save(delivery)
 
-    def saved(self, update: UpdateId, now: float) -> None:
-        """It is on disk: it is offered at once, when the coordinator can be reached."""
-        delivery = self._deliveries.get(update)
+    def saved(self, offer: UpdateOffer, now: float) -> None:
+        """It is on disk: it is offered at once, when its coordinator can be reached."""
+        box = self._of(offer.run)
+        delivery = None if box is None else box.deliveries.get(offer.update)
         if delivery is None or delivery.saved:
             return
         delivery.result, delivery.progress_at = None, now
@@ -128,11 +167,15 @@ class Outbox:
 
     def storage_failed(self, effect: Effect | None, now: float) -> None:
         """Whatever is not on disk is tried again after a back-off; until then nothing of it is said."""
-        if isinstance(effect, SettleUpdate | ForgetRun):
-            self._repeat[effect] = None
-        for delivery in self._deliveries.values():
-            if effect is None or (isinstance(effect, SaveOutbox) and effect.offer.update == delivery.offer.update):
-                delivery.saving = False
+        if isinstance(effect, SettleUpdate | EnterRun):
+            self._box.repeat[effect] = None
+        if isinstance(effect, SaveOutbox):
+            box = self._of(effect.offer.run)
+            failed = None if box is None else box.deliveries.get(effect.offer.update)
+            if failed is not None:
+                failed.saving = False
+        for delivery in self._box.deliveries.values() if effect is None else ():
+            delivery.saving = False
         wait_s = self._backoff_s(self._settings.storage_retry_s, self._storage_attempts)
         self._storage_attempts += 1
         self._storage_retry_at = now + wait_s
@@ -159,7 +202,7 @@ class Outbox:
 
     def offer_again(self, now: float) -> None:
         """Offer everything again, oldest first; chunks wait for the grant that says what has arrived."""
-        for delivery in self._deliveries.values():
+        for delivery in self._box.deliveries.values():
             if delivery.began_at is not None and delivery.confirmed > delivery.began_with:
                 # A link that never holds for a whole update is measured, too: by what the grants have confirmed.
                 elapsed_s = delivery.progress_at - delivery.began_at
@@ -175,7 +218,7 @@ class Outbox:
 
         What waited in the session for a reconnect is out of date: only the answer to a new offer says what has arrived.
         """
-        delivery = self._deliveries.get(grant.update)
+        delivery = self._box.deliveries.get(grant.update)
         if delivery is None or not delivery.saved or not delivery.offered or not self._connected:
             return []
         offer = delivery.offer
@@ -194,15 +237,20 @@ class Outbox:
         return [SendChunks(update=grant.update, indices=wanted, chunk_bytes=offer.chunk_bytes)] if wanted else []
 
     def receipt(self, receipt: Receipt, now: float) -> list[Effect]:
-        """``stored`` slows the offers down; a final verdict ends it all. Others' receipts are ignored [FED-50]."""
-        delivery = self._deliveries.get(receipt.update)
+        """``stored`` slows the offers down; a final verdict ends it all. Others' receipts are ignored [FED-50].
+
+        That the update is of another run is the word of a coordinator whose own run is another one: no verdict.
+        """
+        delivery = self._box.deliveries.get(receipt.update)
         if delivery is None or not delivery.saved or delivery.offer.run != receipt.run:
+            return []
+        if receipt.reason is Reason.OTHER_RUN:
             return []
         if delivery.began_at is not None:
             self.link.measured(delivery.sent_bytes(), now - delivery.began_at)
             delivery.began_at = None
         if receipt.status.final:
-            del self._deliveries[receipt.update]
+            del self._box.deliveries[receipt.update]
             applied, misread = receipt.status is ReceiptStatus.APPLIED, receipt.reason is Reason.CODEC
             return [SettleUpdate(update=receipt.update, applied=applied, misread=misread)]
         news, delivery.stored = not delivery.stored, True
@@ -213,17 +261,32 @@ class Outbox:
 
     def retry_after(self, command: RetryAfter, now: float) -> None:
         """Offer it again, not before the time has passed [FED-48]."""
-        delivery = self._deliveries.get(command.update)
+        delivery = self._box.deliveries.get(command.update)
         if delivery is not None and delivery.saved:
             wait_s = min(max(command.seconds, RETRY_AFTER_S_MIN), RETRY_AFTER_S_MAX)
             delivery.due_at = now + wait_s * (1.0 + 0.1 * self._rng())
             delivery.sent.clear()  # no transfer is open: the next grant says what it has
             delivery.began_at = None  # the wait says nothing about the link
 
-    def forget_others(self, run: RunId) -> None:
-        """Another run has begun: nobody waits for the updates of the former one [FED-19]."""
-        self._deliveries = {update: kept for update, kept in self._deliveries.items() if kept.offer.run == run}
-        self._repeat.clear()
+    # --- runs -------------------------------------------------------------------------------------------------------
+
+    def enter_run(self, run: RunId, now: float) -> None:
+        """Hide everything, and take what another run has left: it is offered again, and what the disk owes is due."""
+        self._hidden[self._run] = self._box
+        self._run, self._box = run, self._hidden.pop(run, _Box())
+        self._box.repeat = {effect: None for effect in self._box.repeat if not isinstance(effect, EnterRun)}
+        self._storage_attempts = 0
+        owes = self._box.repeat or any(not delivery.saved for delivery in self._box.deliveries.values())
+        self._storage_retry_at = now if owes else None
+        self.offer_again(now)
+
+    def forget(self, runs: Iterable[RunId]) -> None:
+        """The disk has no room for these, and nobody has asked for them for long."""
+        for run in runs:
+            self._hidden.pop(run, None)
+
+    def _of(self, run: RunId) -> _Box | None:
+        return self._box if run == self._run else self._hidden.get(run)
 
     # --- time -------------------------------------------------------------------------------------------------------
 
@@ -233,14 +296,16 @@ class Outbox:
         if self._storage_retry_at is not None and now >= self._storage_retry_at:
             effects += self._save_again()
         if self._connected:
-            for delivery in self._deliveries.values():
+            for delivery in self._box.deliveries.values():
                 if delivery.saved and now >= delivery.due_at:
                     effects.append(self._offer(delivery, now))
         return effects
 
     def deadline(self) -> float | None:
         """When `tick` is due next."""
-        times = [delivery.due_at for delivery in self._deliveries.values() if delivery.saved] if self._connected else []
+        times = (
+            [delivery.due_at for delivery in self._box.deliveries.values() if delivery.saved] if self._connected else []
+        )
         if self._storage_retry_at is not None:
             times.append(self._storage_retry_at)
         return min(times, default=None)
@@ -248,7 +313,7 @@ class Outbox:
     def _schedule(self, now: float) -> None:
         # One moment for all, so that the oldest goes first; random, because the whole fleet reconnects together.
         due_at = now + (self._rng() * self._settings.reconnect_spread_s if self._present else self._slow_s())
-        for delivery in self._deliveries.values():
+        for delivery in self._box.deliveries.values():
             delivery.attempts, delivery.due_at = 0, due_at
 
     def _offer(self, delivery: _Delivery, now: float) -> SendOffer:
@@ -268,9 +333,9 @@ class Outbox:
 
     def _save_again(self) -> list[Effect]:
         self._storage_retry_at = None
-        effects: list[Effect] = list(self._repeat)
-        self._repeat.clear()
-        for delivery in self._deliveries.values():
+        effects: list[Effect] = list(self._box.repeat)
+        self._box.repeat.clear()
+        for delivery in self._box.deliveries.values():
             effects += self._save(delivery)
         return effects
 

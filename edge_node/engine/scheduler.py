@@ -1,7 +1,7 @@
 """The one round that the node works on: wait, fetch, adopt, train; and the newest one that asks for it meanwhile."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from edge_node.engine.assignment import Assignment, Stage, declined, joined, news_of, offer_of, summary_of
 from edge_node.engine.effects import (
@@ -19,48 +19,35 @@ from edge_node.engine.events import ModelChunkReceived, TrainingFailed
 from edge_node.engine.fetch import Fetch, path_bytes, plan
 from edge_node.engine.outbox import Outbox
 from edge_node.engine.reports import Reports
-from edge_node.engine.settings import NodeSettings, objection, wants_context
-from edge_node.records import FinishedTraining, Held, RecoveredNode
+from edge_node.engine.runs import Runs
+from edge_node.engine.settings import Hindrance, NodeSettings, hindrance, objection, wants_context
+from edge_node.records import FinishedTraining, Held
 from federation.protocol.cohort import includes
 from federation.protocol.messages import Activity, EvaluationReport, ModelRef, RoundAnnouncement, UpdateOffer
-from federation.types import Incarnation, RoundId, RunId
+from federation.types import Incarnation, RoundId
 
 __all__ = ["Scheduler"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hindrance:
-    """Why no round may be taken now, and after how many seconds the coordinator may ask again."""
-
-    reason: str
-    retry_after_s: float
 
 
 class Scheduler:
     """At most one assignment at a time.
 
     Attributes:
-        held: The model on disk, as far as it is known to be right.
         current: The newest announcement of the run.
-        last_round: The newest round that is finished or declined.
     """
 
     def __init__(
         self,
         settings: NodeSettings,
-        recovered: RecoveredNode,
+        runs: Runs,
         *,
         rng: Callable[[], float],
         outbox: Outbox,
         reports: Reports,
         gate: Callable[[], str | None] | None = None,
     ) -> None:
-        self._settings, self._rng, self._outbox, self._gate = settings, rng, outbox, gate
+        self._settings, self._runs, self._rng, self._outbox, self._gate = settings, runs, rng, outbox, gate
         self._evaluations = Evaluations(settings, reports, gate)
-        self.held: Held | None = None
-        if recovered.held_version is not None and recovered.held_digest is not None:
-            self.held = Held(version=recovered.held_version, digest=recovered.held_digest)
-        self.last_round = recovered.last_round
         self.current: RoundAnnouncement | None = None
         self._job: Assignment | None = None
         self._next: Assignment | None = None
@@ -139,11 +126,28 @@ class Scheduler:
             return [StopTraining(round=job.round)]
         return job.fetch.stop() if job.fetch is not None else []
 
-    def forget(self) -> list[Effect]:
-        """Another run: its rounds and versions have nothing to do with the former's."""
-        self.held = self.current = self.last_round = self._next = None
+    def leave_run(self) -> list[Effect]:
+        """Another run: its rounds and versions have nothing to do with those at hand."""
+        self.current = self._next = None
         self._evaluations.forget()
         return self.stop()
+
+    def run_entered(self, held: Held | None) -> None:
+        """What the disk has of the model, where nothing has begun to change it."""
+        if self._job is None or self._job.stage is Stage.WAITING:
+            self._runs.now.hold(held)
+
+    def is_beyond(self, announcement: RoundAnnouncement) -> bool:
+        """Whether the node knows newer rounds or versions than a coordinator that has just started [FED-111]."""
+        now, version = self.current, announcement.model.version
+        newer = now is not None and (now.round > announcement.round or now.model.version > version)
+        return newer or self._runs.now.is_beyond(announcement.round, version)
+
+    def rewind(self, announcement: RoundAnnouncement) -> list[Effect]:
+        """Its store was restored: begin again from what it says."""
+        self._runs.now.rewind(announcement.round, announcement.model.version)
+        fields = {"round": announcement.round, "version": announcement.model.version}
+        return [*self.leave_run(), Note(event="coordinator_went_back", fields=fields)]
 
     def finish(self) -> list[Effect]:
         """The run has ended: nobody waits for the work."""
@@ -168,7 +172,7 @@ class Scheduler:
 
     def model_ready(self, held: Held, now: float) -> list[Effect]:
         """A model is on disk: train from it when it is the one that the round is about."""
-        self.held = held
+        self._runs.now.hold(held)
         job = self._job
         if job is None or job.stage is not Stage.ADOPTING:
             return []
@@ -180,23 +184,23 @@ class Scheduler:
         begun = (Stage.ADOPTING, Stage.EVALUATING, Stage.TRAINING)
         if job is None or job.stage not in begun or job.model.version != version:
             return []
-        self.held = None
+        self._runs.now.hold(None)
         return self._fall_back(job, reason, now)
 
     # --- training ---------------------------------------------------------------------------------------------------
 
     def finished(self, result: FinishedTraining, incarnation: Incarnation) -> UpdateOffer | None:
         """The update to offer, or None when nobody waits for this result."""
-        job = self._trained(result.round, result.run, result.attempt)
+        job = self._trained(result)
         if job is None:
             return None
         self._job, self._train_s = None, result.train_s
-        self._set_last(result.round)
+        self._runs.now.done(result.round)
         return offer_of(job, result, self._settings, incarnation)
 
     def failed(self, failure: TrainingFailed, now: float) -> list[Effect]:
         """The user's task could not do it: say so, and be ready for the next round."""
-        job = self._trained(failure.round, failure.run, failure.attempt)
+        job = self._trained(failure)
         return [] if job is None else self._give_up(job, failure.reason, now)
 
     def evaluated(self, report: EvaluationReport, now: float) -> list[Effect]:
@@ -236,7 +240,8 @@ class Scheduler:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _is_asked(self, announcement: RoundAnnouncement) -> bool:
-        if self.last_round is not None and announcement.round <= self.last_round:
+        last = self._runs.now.last_round
+        if (last is not None and announcement.round <= last) or self._outbox.holds(announcement.round):
             return False
         return includes(announcement.cohort, announcement.run, announcement.round, self._settings.node)
 
@@ -260,7 +265,7 @@ class Scheduler:
         return self._also_train(job, announcement, now) if same else self.stop()
 
     def _end_outdated(self, job: Assignment) -> list[Effect]:
-        self._set_last(job.round)
+        self._runs.now.done(job.round)
         return [Note(event="training_outdated", fields={"round": job.round}), *self.stop()]
 
     def _also_train(self, job: Assignment, announcement: RoundAnnouncement, now: float) -> list[Effect]:
@@ -284,17 +289,13 @@ class Scheduler:
         return [] if self._job is None else [joined(self._job), *self.tick(now)]
 
     def _take(self, assignment: Assignment) -> list[Effect]:
-        if (hindrance := self._hindrance()) is not None:
-            return self._decline(assignment.announcement, hindrance.reason, hindrance.retry_after_s)
+        if (found := self._hindrance()) is not None:
+            return self._decline(assignment.announcement, found.reason, found.retry_after_s)
         self._job = assignment
         return [joined(assignment)]
 
     def _hindrance(self) -> Hindrance | None:
-        """Why no round may be taken now, or None."""
-        if (reason := self._outbox.obstacle()) is not None:
-            return Hindrance(reason=reason, retry_after_s=self._settings.decline_retry_s)
-        reason = None if self._gate is None else self._gate()
-        return None if reason is None else Hindrance(reason=reason, retry_after_s=self._settings.ineligible_retry_s)
+        return hindrance(self._settings, self._outbox.obstacle(), self._gate)
 
     def _advance(self, now: float) -> list[Effect]:
         """Take the assignment that came while another was at work, if it still stands."""
@@ -308,7 +309,7 @@ class Scheduler:
     def _begin(self, now: float) -> list[Effect]:
         job = self._assignment()
         model = job.model
-        if self.held == Held(version=model.version, digest=model.digest):
+        if self._runs.now.held == Held(version=model.version, digest=model.digest):
             if self._evaluations.is_due(self.current, model):
                 job.begin_evaluation()
                 return [StartEvaluation(model=model, run=job.announcement.run)]
@@ -328,7 +329,7 @@ class Scheduler:
         return self._fetch(job, now)
 
     def _fetch(self, job: Assignment, now: float) -> list[Effect]:
-        parts = plan(job.model, None if job.keyframe else self.held, from_seed=not job.keyframe)
+        parts = plan(job.model, None if job.keyframe else self._runs.now.held, from_seed=not job.keyframe)
         if parts is None:
             return self._give_up(job, f"no parts lead to version {job.model.version}", now)
         if path_bytes(parts) > self._settings.bounds.model_bytes_max:
@@ -377,20 +378,15 @@ class Scheduler:
         return [self._finish_round(announcement), *declined(announcement, reason, retry_after_s)]
 
     def _finish_round(self, announcement: RoundAnnouncement) -> SaveProgress:
-        self._set_last(announcement.round)
+        self._runs.now.done(announcement.round)
         return SaveProgress(run=announcement.run, last_round=announcement.round)
 
-    def _set_last(self, round_id: RoundId) -> None:
-        self.last_round = round_id if self.last_round is None else max(self.last_round, round_id)
-
-    def _trained(self, round_id: RoundId, run: RunId | None, attempt: int | None) -> Assignment | None:
+    def _trained(self, answer: FinishedTraining | TrainingFailed) -> Assignment | None:
         """What was trained for; None where nobody waits for it, such as for what was begun before another run."""
         job = self._job
-        if job is None or job.stage is not Stage.TRAINING or job.round != round_id:
+        if job is None or not job.is_trained_by(answer.round, answer.run):
             return None
-        if attempt is not None and attempt != self._attempt:
-            return None
-        return job if run is None or run == job.announcement.run else None
+        return job if answer.attempt in (None, self._attempt) else None
 
     def _assignment(self) -> Assignment:
         assert self._job is not None  # noqa: S101 - the callers have just looked

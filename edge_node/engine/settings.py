@@ -1,5 +1,6 @@
 """What this node agrees to: its settings, its bounds, and why it declines an announcement."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from federation.protocol.limits import CHUNK_BYTES
@@ -7,7 +8,15 @@ from federation.protocol.messages import RoundAnnouncement, TrainSettings
 from federation.types import NodeId
 from update_codec import CodecSpec, SpecError
 
-__all__ = ["NodeSettings", "TrainBounds", "objection", "other_task", "wants_context"]
+__all__ = [
+    "Hindrance",
+    "NodeSettings",
+    "TrainBounds",
+    "hindrance",
+    "objection",
+    "other_task",
+    "wants_context",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +93,28 @@ class NodeSettings:
     signed: bool = False
     exit_when_finished: bool = False
     exit_linger_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hindrance:
+    """Why no round may be taken now, and after how many seconds the coordinator may ask again."""
+
+    reason: str
+    retry_after_s: float
+
+
+def hindrance(settings: NodeSettings, obstacle: str | None, gate: Callable[[], str | None] | None) -> Hindrance | None:
+    """Why no round may be taken now, or None.
+
+    Args:
+        settings: How long the coordinator shall wait.
+        obstacle: Why the outbox takes no further update.
+        gate: Says why the device may not train now.
+    """
+    if obstacle is not None:
+        return Hindrance(reason=obstacle, retry_after_s=settings.decline_retry_s)
+    reason = None if gate is None else gate()
+    return None if reason is None else Hindrance(reason=reason, retry_after_s=settings.ineligible_retry_s)
 
 
 def other_task(announcement: RoundAnnouncement, settings: NodeSettings) -> str | None:

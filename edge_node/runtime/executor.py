@@ -12,7 +12,7 @@ from typing import assert_never
 from edge_node.engine.effects import (
     AdoptModel,
     Effect,
-    ForgetRun,
+    EnterRun,
     MakeInitialModel,
     MarkStored,
     Note,
@@ -32,8 +32,8 @@ from edge_node.engine.effects import (
     SubscribeSegment,
     UnsubscribeSegment,
 )
-from edge_node.engine.events import Event, ModelReady, ModelRejected, OutboxSaved, StorageFailed
-from edge_node.records import OutboxEntry, RecoveredNode, Residual
+from edge_node.engine.events import Event, ModelReady, ModelRejected, OutboxSaved, RunEntered, StorageFailed
+from edge_node.records import Held, OutboxEntry, RecoveredNode, Residual
 from edge_node.storage.store import HeldModel, NodeStore
 from edge_node.storage.task_state import expected_state
 from edge_node.training.adoption import AdoptionError, compose, initial_model
@@ -50,7 +50,7 @@ from federation.runtime.failpoint import failpoint
 from federation.runtime.log import get_log
 from federation.runtime.transport import Transport
 from federation.task import Parameters
-from federation.types import UpdateId
+from federation.types import RunId, UpdateId
 from update_codec import CodecError, CodecSpec, frame_manifest
 
 __all__ = ["NodeExecutor", "NodeParts"]
@@ -97,7 +97,6 @@ class NodeExecutor:
         self._log = get_log("node")
         self._held = self._fitting(self._store.held_model())
         self._unsaved = False
-        self._owes_forgetting = False
         self._recent: tuple[UpdateId, bytes] | None = None
 
     def recovered(self) -> RecoveredNode:
@@ -137,7 +136,7 @@ class NodeExecutor:
                 self._send_offer(effect)
             case SendChunks():
                 self._send_chunks(effect)
-            case SaveOutbox() | SaveProgress() | SaveSeen() | MarkStored() | SettleUpdate() | ForgetRun():
+            case SaveOutbox() | SaveProgress() | SaveSeen() | MarkStored() | SettleUpdate() | EnterRun():
                 return self._save(effect)
             case Note():
                 self._log.info(effect.event, **effect.fields)
@@ -234,10 +233,9 @@ class NodeExecutor:
         return expected_state(self._store.task_state(), under_way)
 
     def _save(
-        self, effect: SaveOutbox | SaveProgress | SaveSeen | MarkStored | SettleUpdate | ForgetRun
+        self, effect: SaveOutbox | SaveProgress | SaveSeen | MarkStored | SettleUpdate | EnterRun
     ) -> Iterable[Event]:
         try:
-            self._check_order(effect)
             match effect:
                 case SaveOutbox():
                     return [self._save_outbox(effect)]
@@ -250,11 +248,8 @@ class NodeExecutor:
                     failpoint("node_stored")
                 case SettleUpdate():
                     self._settle(effect)
-                case ForgetRun():
-                    self._owes_forgetting = True
-                    self._store.forget_run(effect.run)
-                    self._owes_forgetting = False
-                    self._held, self._recent, self._unsaved = None, None, False
+                case EnterRun():
+                    return [self._enter(effect.run)]
                 case _:
                     assert_never(effect)
         except StorageError as error:
@@ -262,10 +257,13 @@ class NodeExecutor:
             return [StorageFailed(detail=str(error), effect=effect)]
         return ()
 
-    def _check_order(self, effect: Effect) -> None:
-        # To forget at last would take this along, and a restart would believe that the former run is forgotten.
-        if self._owes_forgetting and isinstance(effect, SaveOutbox | SaveProgress):
-            raise StorageError("the former run has not been forgotten yet")
+    def _enter(self, run: RunId) -> Event:
+        try:
+            forgotten = self._store.enter_run(run)
+        finally:
+            self._held, self._recent, self._unsaved = self._fitting(self._store.held_model()), None, False
+        held = None if self._held is None else Held(version=self._held.version, digest=self._held.digest)
+        return RunEntered(run=run, held=held, forgotten=forgotten)
 
     def _save_outbox(self, effect: SaveOutbox) -> Event:
         residual, frame, context = self._residual(), effect.result.frame, None

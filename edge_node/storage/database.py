@@ -1,34 +1,39 @@
-"""The node's database: its tables, and named bodies: small ones in the row, large ones in files that a row names."""
+"""The node's database: its tables, and named bodies: small ones in the row, large ones in files that a row names.
+
+What belongs to a run has its name in the row: hearing of another run hides it, and changes nothing of it.
+"""
 
 import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from edge_node.records import OutboxEntry, Seen
-from edge_node.storage.model_file import MODEL
+from edge_node.storage.model_file import is_model
 from edge_node.storage.state_folder import StateFolder
 from federation.errors import RemoteProtocolError, StorageError
 from federation.protocol.messages import UpdateOffer
 from federation.protocol.wire import decode_message, encode_message
 from federation.storage import sqlite
-from federation.storage.columns import Columns, Kind
+from federation.storage.columns import UNSIGNED, Columns, Kind
 from federation.storage.sqlite import Connection, Layout, ReadOnlyDatabase, Row, SqliteError
-from federation.types import Epoch, RunId, StateId, UpdateId
+from federation.types import NO_START, Epoch, ModelVersion, RoundId, RunId, Start, StateId, UpdateId
 
 __all__ = [
     "DATABASE",
     "LARGE_BYTES",
     "LAYOUT",
+    "NEWEST_FIRST",
     "Database",
+    "RunRow",
     "frame_name",
     "open_read_only",
     "read_outbox",
-    "read_seen",
+    "read_run",
     "remedy_of",
     "traces",
 ]
@@ -39,25 +44,83 @@ DATABASE = "node.sqlite"
 LARGE_BYTES = 1 << 20
 """A body above this size gets a file of its own, in bytes: SQLite writes a blob twice (log, then table)."""
 
+NEWEST_FIRST = "SELECT * FROM runs ORDER BY heard DESC, run"
+"""The run that was heard last, and those before it."""
+
+RUNS_MAX = 4
+"""Runs that are kept; of more, the longest unheard goes first."""
+
+RUNS_OWED_MAX = 32
+"""Runs that are kept where all but the newest have updates that nobody has received: then no other one is entered."""
+
+OWED_S = 30 * 86_400.0
+"""How long an update that nobody has received keeps its run, in seconds of the wall clock."""
+
+_CLOCK_S = 1_577_836_800.0
+"""A clock before 2020 was never set: what it has stamped may be of today."""
+
 _SUFFIX = ".body"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunRow:
+    """What is kept of a run beside its outbox and its bodies.
+
+    Attributes:
+        run: Which run.
+        heard: Counts up: the run that was heard last has the highest.
+        last_round: Its newest round that is finished or declined.
+        residual_version: Base version of the newest update that was saved with a residual.
+        epoch: As `Seen` has it, and what follows; None where nothing was heard.
+    """
+
+    run: RunId
+    heard: int = 0
+    last_round: RoundId | None = None
+    residual_version: ModelVersion | None = None
+    epoch: Epoch | None = None
+    start: Start = NO_START
+    began_ms: int | None = None
+    round: RoundId | None = None
+    version: ModelVersion | None = None
+
+    @property
+    def seen(self) -> Seen | None:
+        """The newest that was heard of the coordinator."""
+        if self.epoch is None:
+            return None
+        return Seen(
+            run=self.run,
+            epoch=self.epoch,
+            start=self.start,
+            began_ms=self.began_ms,
+            round=self.round,
+            version=self.version,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Body:
+    run: RunId
     name: str
     digest: bytes
     inline: bytes | None
     file: str | None
 
 
+_RUN = Columns(RunRow, kinds={"start": UNSIGNED})
 _BODY = Columns(_Body)
 _ENTRY = Columns(OutboxEntry, kinds={"offer": Kind("BLOB", encode_message, decode_message)})
 
-_OUTBOX = f"update_id TEXT NOT NULL UNIQUE, {_ENTRY.definitions(stored='INTEGER NOT NULL DEFAULT 0')}"
+_OUTBOX = (
+    "position INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, update_id TEXT NOT NULL, saved_s REAL NOT NULL, "
+    f"{_ENTRY.definitions(stored='INTEGER NOT NULL DEFAULT 0')}, UNIQUE (run, update_id)"
+)
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
-    f"CREATE TABLE IF NOT EXISTS body ({_BODY.definitions(name='TEXT PRIMARY KEY')})",
-    f"CREATE TABLE IF NOT EXISTS outbox (position INTEGER PRIMARY KEY AUTOINCREMENT, {_OUTBOX})",
+    f"CREATE TABLE IF NOT EXISTS runs ({_RUN.definitions(run='TEXT PRIMARY KEY')})",
+    f"CREATE TABLE IF NOT EXISTS body ({_BODY.definitions()}, PRIMARY KEY (run, name))",
+    f"CREATE TABLE IF NOT EXISTS outbox ({_OUTBOX})",
 )
 
 
@@ -74,8 +137,48 @@ def _write_number(connection: Connection, number: int) -> None:
     connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('format', ?)", (number,))
 
 
-LAYOUT = Layout(tables=_TABLES, read=_read_number, write=_write_number)
-"""Nothing but rows of `meta` and named bodies has come since the first one, and none of them has to be there."""
+_BY_RUN = """
+ALTER TABLE body RENAME TO former_body;
+ALTER TABLE outbox RENAME TO former_outbox;
+CREATE TABLE runs (run TEXT PRIMARY KEY, heard INTEGER NOT NULL, last_round INTEGER, residual_version INTEGER,
+    epoch INTEGER, start TEXT NOT NULL, began_ms INTEGER, round INTEGER, version INTEGER);
+CREATE TABLE body (run TEXT NOT NULL, name TEXT NOT NULL, digest BLOB NOT NULL, inline BLOB, file TEXT,
+    PRIMARY KEY (run, name));
+CREATE TABLE outbox (position INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, update_id TEXT NOT NULL,
+    saved_s REAL NOT NULL, offer BLOB NOT NULL, stored INTEGER NOT NULL DEFAULT 0, UNIQUE (run, update_id))
+"""
+_FORMER = ("run", "last_round", "residual_version", "seen")
+
+
+def _keep_by_run(connection: Connection) -> None:
+    """2: everything so far is of the run that was heard last; how old its updates are, nobody knows: as of today."""
+    meta = dict(tuple(row) for row in connection.execute("SELECT name, value FROM meta").fetchall())
+    for statement in _BY_RUN.split(";"):
+        connection.execute(statement)
+    run, seen = meta.get("run"), json.loads(meta.get("seen") or "{}")
+    add = "INSERT INTO runs (run, heard, last_round, residual_version, start) VALUES (?, ?, ?, ?, '0')"
+    if run is not None:
+        connection.execute(add, (run, 2, meta.get("last_round"), meta.get("residual_version")))
+        body = "INSERT INTO body SELECT ?, name, digest, inline, file FROM former_body"
+        connection.execute(body, (run,))
+        outbox = (
+            "INSERT INTO outbox SELECT position, ?, update_id, CAST(strftime('%s', 'now') AS REAL), offer, stored "
+            "FROM former_outbox"
+        )
+        connection.execute(outbox, (run,))
+    if seen:
+        if seen["run"] != run:
+            connection.execute(add, (seen["run"], 1, None, None))
+        columns = ("epoch", "began_ms", "round", "version")
+        heard = "UPDATE runs SET epoch = ?, began_ms = ?, round = ?, version = ? WHERE run = ?"
+        connection.execute(heard, (*(seen.get(name) for name in columns), seen["run"]))
+    connection.execute("DROP TABLE former_body")
+    connection.execute("DROP TABLE former_outbox")
+    connection.executemany("DELETE FROM meta WHERE name = ?", [(name,) for name in _FORMER])
+
+
+LAYOUT = Layout(tables=_TABLES, read=_read_number, write=_write_number, steps={2: _keep_by_run})
+"""Layout 1 has had one run at a time; rows of `meta` and named bodies have come to it, and none has to be there."""
 
 
 def open_read_only(folder: Path) -> ReadOnlyDatabase:
@@ -91,8 +194,9 @@ def traces(folder: Path) -> list[str]:
     """What only a node's work leaves beside its database: nothing at a first start."""
     with contextlib.suppress(OSError):
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        left = (MODEL, f"{DATABASE}-wal")
-        return [one.name for one in entries if one.name.endswith(_SUFFIX) or (one.name in left and one.stat().st_size)]
+        log = f"{DATABASE}-wal"
+        left = [one for one in entries if (is_model(one.name) or one.name == log) and one.stat().st_size]
+        return [one.name for one in entries if one.name.endswith(_SUFFIX) or one in left]
     return []
 
 
@@ -117,18 +221,9 @@ def frame_name(update: UpdateId) -> str:
     return f"frame-{update}"
 
 
-def read_seen(text: object) -> Seen | None:
-    """What `meta` has of the newest coordinator that was heard."""
-    if not isinstance(text, str):
-        return None
-    found = json.loads(text)
-    return Seen(
-        run=RunId(found["run"]),
-        epoch=Epoch(found["epoch"]),
-        began_ms=found["began_ms"],
-        round=found["round"],
-        version=found["version"],
-    )
+def read_run(row: Row) -> RunRow:
+    """What a row of `runs` says."""
+    return _RUN.record(row)
 
 
 class Database:
@@ -172,9 +267,58 @@ class Database:
         """Change rows inside a `transaction`."""
         self._tables.execute(statement, *values)
 
-    def add_entry(self, entry: OutboxEntry) -> None:
-        """Add an update to the outbox inside a `transaction`."""
-        self._tables.insert("outbox", {"update_id": entry.offer.update} | _ENTRY.row(entry))
+    def add_entry(self, entry: OutboxEntry, saved_s: float) -> None:
+        """Add an update to the outbox inside a `transaction`; ``saved_s`` is the time, by the wall clock."""
+        offer = entry.offer
+        row = {"run": offer.run, "update_id": offer.update, "saved_s": saved_s} | _ENTRY.row(entry)
+        self._tables.insert("outbox", row)
+
+    def runs(self) -> list[RunRow]:
+        """The runs that are kept, the one that was heard last first."""
+        return [_RUN.record(row) for row in self.query(NEWEST_FIRST)]
+
+    def run(self, run: RunId) -> RunRow:
+        """What is kept of a run."""
+        rows = self.query("SELECT * FROM runs WHERE run = ?", run)
+        return _RUN.record(rows[0]) if rows else RunRow(run=run)
+
+    def newest_run(self, run: RunId) -> RunRow:
+        """The same, as the run that was heard last."""
+        row, others = self.run(run), self.query("SELECT MAX(heard) FROM runs WHERE run != ?", run)
+        return replace(row, heard=max(row.heard, 1 + (others[0][0] or 0)))
+
+    def put_run(self, row: RunRow) -> None:
+        """Replace what is kept of a run inside a `transaction`."""
+        self._tables.insert("runs", _RUN.row(row), conflict="REPLACE")
+
+    def enter_run(self, run: RunId, now_s: float) -> tuple[RunId, ...]:
+        """Keep a run as the one that was heard last inside a `transaction`; says which ones had to go for it.
+
+        Raises:
+            StorageError: There is no room: too many runs have updates that nobody has received.
+        """
+        known = self.runs()
+        others = [row.run for row in known if row.run != run]
+        recent = "run IN (SELECT run FROM outbox WHERE NOT stored AND (saved_s > ? OR saved_s < ?))"
+        kept = {row[0] for row in self.query(f"SELECT run FROM runs WHERE {recent}", now_s - OWED_S, _CLOCK_S)}  # noqa: S608
+        free = [other for other in reversed(others) if other not in kept]
+        gone = tuple(free[: max(0, len(others) + 1 - RUNS_MAX)])
+        if run not in {row.run for row in known} and len(others) - len(gone) >= RUNS_OWED_MAX:
+            raise StorageError(
+                f"{RUNS_OWED_MAX} runs have updates in {self._folder.path} that no coordinator has received yet, so no "
+                "other run is entered: start one of their coordinators again, or move the folder away to drop them all"
+            )
+        for other in gone:
+            self._drop_run(other)
+        self.put_run(self.newest_run(run))
+        return gone
+
+    def _drop_run(self, run: RunId) -> None:
+        self._replaced += [
+            row[0] for row in self.query("SELECT file FROM body WHERE run = ? AND file IS NOT NULL", run)
+        ]
+        for table in ("body", "outbox", "runs"):
+            self.change(f"DELETE FROM {table} WHERE run = ?", run)  # noqa: S608 - our own names
 
     @contextlib.contextmanager
     def transaction(self, *, durable: bool) -> Iterator[None]:
@@ -203,9 +347,9 @@ class Database:
         """Set one named value inside a `transaction`."""
         self._tables.insert("meta", {"name": name, "value": value}, conflict="REPLACE")
 
-    def body(self, name: str) -> bytes | None:
-        """A named body; None when it is missing or its digest is wrong."""
-        rows = self.query("SELECT * FROM body WHERE name = ?", name)
+    def body(self, run: RunId, name: str) -> bytes | None:
+        """A named body of a run; None when it is missing or its digest is wrong."""
+        rows = self.query("SELECT * FROM body WHERE run = ? AND name = ?", run, name)
         if not rows:
             return None
         kept = _BODY.record(rows[0])
@@ -215,29 +359,23 @@ class Database:
             return None
         return body if body is not None and _digest(body) == kept.digest else None
 
-    def set_body(self, name: str, body: bytes) -> None:
-        """Set a named body inside a `transaction`."""
-        self.drop_body(name)
+    def set_body(self, run: RunId, name: str, body: bytes) -> None:
+        """Set a named body of a run inside a `transaction`."""
+        self.drop_body(run, name)
         file = None
         if len(body) > LARGE_BYTES:
             self._serial += 1
             file = f"{name}.{self.meta('incarnation')}.{self._serial}{_SUFFIX}"
             self._folder.write(file, body)
             self._written.append(file)
-        inline = body if file is None else None
-        self._tables.insert("body", _BODY.row(_Body(name=name, digest=_digest(body), inline=inline, file=file)))
+        kept = _Body(run=run, name=name, digest=_digest(body), inline=body if file is None else None, file=file)
+        self._tables.insert("body", _BODY.row(kept))
 
-    def drop_body(self, name: str) -> bool:
-        """Delete a named body inside a `transaction`; says whether it had a file of its own."""
-        files = [row[0] for row in self.query("SELECT file FROM body WHERE name = ? AND file IS NOT NULL", name)]
-        self._replaced += files
-        self.change("DELETE FROM body WHERE name = ?", name)
-        return bool(files)
-
-    def drop_bodies(self) -> None:
-        """Delete all bodies inside a `transaction`."""
-        self._replaced += [row[0] for row in self.query("SELECT file FROM body WHERE file IS NOT NULL")]
-        self.change("DELETE FROM body")
+    def drop_body(self, run: RunId, name: str) -> None:
+        """Delete a named body of a run inside a `transaction`."""
+        found = self.query("SELECT file FROM body WHERE run = ? AND name = ? AND file IS NOT NULL", run, name)
+        self._replaced += [row[0] for row in found]
+        self.change("DELETE FROM body WHERE run = ? AND name = ?", run, name)
 
     def close(self) -> None:
         """Close the connection."""

@@ -12,13 +12,23 @@ from safetensors.numpy import save
 
 from edge_node.records import Held
 from edge_node.storage.store import HeldModel
-from federation.types import Digest, ModelVersion
+from federation.types import Digest, ModelVersion, RunId
 from update_codec import CodecError, Vectors
 
-__all__ = ["MODEL", "pack_model", "read_held", "read_model"]
+__all__ = ["FORMER_MODEL", "is_model", "model_name", "pack_model", "read_held", "read_model"]
 
-MODEL = "model.safetensors"
-"""Name of the file in the state folder."""
+FORMER_MODEL = "model.safetensors"
+"""Name of the file in a state folder of layout 1, which has had one run."""
+
+
+def model_name(run: RunId) -> str:
+    """Name of a run's file in the state folder."""
+    return f"model-{run}.safetensors"
+
+
+def is_model(name: str) -> bool:
+    """Whether a file of the state folder is the model of a run."""
+    return name.startswith("model") and name.endswith(".safetensors")
 
 
 def pack_model(model: HeldModel) -> bytes:

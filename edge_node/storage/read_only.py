@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_node.records import Held, Seen
-from edge_node.storage.database import frame_name, open_read_only, read_outbox, read_seen
-from edge_node.storage.model_file import MODEL, read_held
+from edge_node.storage.database import NEWEST_FIRST, RunRow, frame_name, open_read_only, read_outbox, read_run
+from edge_node.storage.model_file import FORMER_MODEL, model_name, read_held
 from federation.errors import StorageError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import UpdateOffer
@@ -46,43 +46,59 @@ class StoppedNode:
         return None if self.held is None else self.held.version
 
 
-def read_node(folder: Path) -> StoppedNode:
-    """Read a node's state folder.
+def read_node(folder: Path, run: RunId | None = None) -> StoppedNode:
+    """Read what a node's state folder has of one run.
+
+    Args:
+        folder: Where it is.
+        run: Which run, where the node knows it; else the one that it has heard of last.
 
     Raises:
         StorageError: There is no store, or it cannot be read.
     """
     with contextlib.closing(open_read_only(folder)) as database:
         try:
-            return _read(database, folder)
+            return _read(database, folder, run)
         except (SqliteError, ValueError, TypeError, KeyError) as error:
             raise StorageError(f"the store in {folder} cannot be read: {error}") from error
 
 
-def _read(database: ReadOnlyDatabase, folder: Path) -> StoppedNode:
-    rows = database.execute("SELECT * FROM outbox ORDER BY position").fetchall()
-    meta = {row["name"]: row["value"] for row in database.execute("SELECT name, value FROM meta")}
+def _read(database: ReadOnlyDatabase, folder: Path, wanted: RunId | None) -> StoppedNode:
+    known = [_checked(read_run(row)) for row in database.execute(NEWEST_FIRST)]
+    chosen = next((row for row in known if row.run == wanted), known[0] if known else None)
+    if chosen is None:
+        return StoppedNode(folder=folder, run=None, outbox={}, damage=database.damage())
+    rows = database.execute("SELECT * FROM outbox WHERE run = ? ORDER BY position", chosen.run).fetchall()
     outbox = {}
     for update, entry in read_outbox(rows):
         if entry is None:
             raise StorageError(f"the outbox in {folder} holds an unreadable offer of {update}")
         outbox[update] = (entry.offer, entry.stored)
-    run, last_round = meta.get("run"), meta.get("last_round")
+    held = read_held(folder / model_name(chosen.run))
     return StoppedNode(
         folder=folder,
-        run=None if run is None else RunId(str(run)),
+        run=chosen.run,
         outbox=outbox,
-        held=read_held(folder / MODEL),
-        last_round=None if last_round is None else RoundId(int(last_round)),
-        seen=read_seen(meta.get("seen")),
+        held=read_held(folder / FORMER_MODEL) if held is None and chosen is known[0] else held,
+        last_round=chosen.last_round,
+        seen=chosen.seen,
         frames_lost=frozenset(update for update, (offer, _) in outbox.items() if not _has(database, folder, offer)),
         damage=database.damage(),
     )
 
 
+def _checked(row: RunRow) -> RunRow:
+    """SQLite keeps text in a column of numbers, where somebody has written it there."""
+    numbers = (row.heard, row.last_round, row.residual_version, row.epoch, row.began_ms, row.round, row.version)
+    if not all(number is None or isinstance(number, int) for number in numbers):
+        raise ValueError("a run's number is none")
+    return row
+
+
 def _has(database: ReadOnlyDatabase, folder: Path, offer: UpdateOffer) -> bool:
     """Whether the frame of an update is there and whole."""
-    row = database.execute("SELECT * FROM body WHERE name = ?", frame_name(offer.update)).fetchone()
+    query = "SELECT * FROM body WHERE run = ? AND name = ?"
+    row = database.execute(query, offer.run, frame_name(offer.update)).fetchone()
     try:
         frame = None if row is None else row["inline"] if row["file"] is None else (folder / row["file"]).read_bytes()
     except OSError:

@@ -5,17 +5,17 @@ residual that got an update back, a task's state. Losing another change in a pow
 write-ahead log keeps all of them in order.
 """
 
-import json
 import secrets
+import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from edge_node.records import NO_CHANGE, OutboxEntry, RecoveredNode, Residual, Seen, StateChange
-from edge_node.storage.database import Database, frame_name, read_outbox, read_seen
-from edge_node.storage.model_file import MODEL, pack_model, read_model
+from edge_node.records import NO_CHANGE, OutboxEntry, RecoveredNode, RecoveredRun, Residual, Seen, StateChange
+from edge_node.storage.database import Database, RunRow, frame_name, read_outbox
+from edge_node.storage.model_file import FORMER_MODEL, is_model, model_name, pack_model, read_held, read_model
 from edge_node.storage.state_folder import StateFolder
 from edge_node.storage.store import HeldModel
 from edge_node.storage.task_state import added, pack_arrays, unpack_arrays
@@ -27,12 +27,28 @@ from federation.types import Incarnation, ModelVersion, RoundId, RunId, StateId,
 __all__ = ["SqliteNodeStore"]
 
 _RESIDUAL = "residual"
-_RESIDUAL_VERSION = "residual_version"
 _STATE = "state"
+_NO_RUN = RunId("")
+"""Before the first run is entered."""
 
 
 def _draw() -> StateId:
     return StateId(1 + secrets.randbelow(INT64_MAX))
+
+
+def _wall() -> float:
+    return time.time()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    """The run at hand, in memory."""
+
+    run: RunId
+    outbox: dict[UpdateId, OutboxEntry] = field(default_factory=dict)
+    model: HeldModel | None = None
+    residual: Residual | None = None
+    state: Parameters = field(default_factory=dict)
 
 
 class SqliteNodeStore:
@@ -41,22 +57,22 @@ class SqliteNodeStore:
     Args:
         path: The folder; made where it is missing.
         draw: Gives a new store its identity; a simulation gives its own.
+        wall: The wall clock, in seconds since 1970: how old an update is that nobody has received.
 
     Raises:
         StoreLocked: Another process owns the folder.
         StorageError: The folder cannot be used, or is damaged.
     """
 
-    def __init__(self, path: Path, *, draw: Callable[[], StateId] = _draw) -> None:
-        self._folder = StateFolder(path)
+    def __init__(self, path: Path, *, draw: Callable[[], StateId] = _draw, wall: Callable[[], float] = _wall) -> None:
+        self._folder, self._wall = StateFolder(path), wall
         try:
             self._db = Database(self._folder, draw)
             self._incarnation = Incarnation(int(self._db.meta("incarnation")))
             self._state_id = StateId(int(self._db.meta("state_id")))
-            self._outbox = self._read_outbox()
-            self._model = read_model(path / MODEL)
-            self._residual = self._read_residual()
-            self._state = unpack_arrays(self._db.body(_STATE))
+            known = self._db.runs()
+            self._sweep_models([row.run for row in known])
+            self._now = self._load(known[0].run if known else _NO_RUN)
         except StorageError:
             self._folder.close()
             raise
@@ -73,48 +89,65 @@ class SqliteNodeStore:
 
     def recovered(self) -> RecoveredNode:
         """Where the last process left off."""
-        run, last_round = self._db.meta("run"), self._db.meta("last_round")
+        run, model = self._now.run, self._now.model
+        row = self._db.run(run)
         return RecoveredNode(
-            run=None if run is None else RunId(str(run)),
-            last_round=None if last_round is None else RoundId(int(last_round)),
-            held_version=self._model.version if self._model else None,
-            held_digest=self._model.digest if self._model else None,
+            run=run or None,
+            last_round=row.last_round,
+            held_version=model.version if model else None,
+            held_digest=model.digest if model else None,
             outbox=self.outbox(),
-            seen=read_seen(self._db.meta("seen")),
+            seen=row.seen,
+            hidden=tuple(self._hidden(row) for row in self._db.runs() if row.run != run),
         )
 
+    def enter_run(self, run: RunId) -> tuple[RunId, ...]:
+        """Everything is about this run from now on; what another one has left stays as it is, and can be entered again.
+
+        Returns:
+            The runs that had to go for it, for good.
+
+        Raises:
+            StorageError: It is entered, and a restart will not know it.
+        """
+        self._enter(run)
+        with self._db.transaction(durable=False):
+            gone = self._db.enter_run(run, self._wall())
+        for other in gone:
+            self._folder.remove(model_name(other))
+        return gone
+
     def outbox(self) -> tuple[OutboxEntry, ...]:
-        """The updates without a final receipt, oldest first."""
-        return tuple(self._outbox.values())
+        """The updates of the run without a final receipt, oldest first."""
+        return tuple(self._now.outbox.values())
 
     def held_model(self) -> HeldModel | None:
         """The model as it was saved last; None when there is none or its digest is wrong."""
-        return self._model
+        return self._now.model
 
     def save_model(self, model: HeldModel) -> None:
         """Replace the held model, without waiting for the disk: it can be pulled again."""
         try:
-            self._folder.write(MODEL, pack_model(model), durable=False)
+            self._folder.write(model_name(self._now.run), pack_model(model), durable=False)
         except OSError as error:
             raise StorageError(f"the model cannot be saved: {error}") from error
-        self._model = model
+        self._now.model = model
 
     def residual(self) -> Residual | None:
         """What was learnt and not sent, float32 (D,), or None for zero."""
-        return self._residual
+        return self._now.residual
 
     def residual_version(self) -> ModelVersion | None:
         """The base version of the newest update that was saved with a residual; None when there is no residual."""
-        version = self._db.meta(_RESIDUAL_VERSION)
-        return None if self._residual is None or version is None else ModelVersion(int(version))
+        return None if self._now.residual is None else self._db.run(self._now.run).residual_version
 
     def task_state(self) -> Parameters:
         """The arrays that the task keeps here, as they are settled."""
-        return self._state
+        return self._now.state
 
     def pending(self, update: UpdateId) -> Parameters:
         """What is added to the task's state when this update of the outbox is applied."""
-        return unpack_arrays(self._db.body(_pending_name(update))) if update in self._outbox else {}
+        return unpack_arrays(self._body(_pending_name(update))) if update in self._now.outbox else {}
 
     def save_outbox(
         self,
@@ -132,110 +165,155 @@ class SqliteNodeStore:
         """
         entry = replace(entry, offer=replace(entry.offer, inline=None))
         offer = entry.offer
-        if offer.update in self._outbox:
+        now = self._enter(offer.run)
+        if offer.update in now.outbox:
             raise LocalProtocolError(f"update {offer.update} is in the outbox already")
-        state = {**self._state, **change.kept} if change.kept else self._state
+        state = {**now.state, **change.kept} if change.kept else now.state
         with self._db.transaction(durable=True):
-            self._db.add_entry(entry)
-            self._db.set_body(frame_name(offer.update), frame)
+            self._db.add_entry(entry, self._wall())
+            self._db.set_body(now.run, frame_name(offer.update), frame)
             if change.pending:
-                self._db.set_body(_pending_name(offer.update), pack_arrays(change.pending))
+                self._db.set_body(now.run, _pending_name(offer.update), pack_arrays(change.pending))
             if context is not None:
-                self._db.set_body(_context_name(offer.update), context)
+                self._db.set_body(now.run, _context_name(offer.update), context)
             self._put_residual(residual)
             self._put_state(state)
-            self._db.set_meta(_RESIDUAL_VERSION, offer.base_version)
-            self._advance(offer.run, offer.round)
-        self._outbox[offer.update], self._residual, self._state = entry, residual, state
+            row = replace(self._db.newest_run(now.run), residual_version=offer.base_version)
+            self._db.put_run(_advanced(row, offer.round))
+        now.outbox[offer.update], now.residual, now.state = entry, residual, state
 
     def frame(self, update: UpdateId) -> bytes | None:
         """The codec frame of an update in the outbox, or None when there is no such entry."""
-        return self._db.body(frame_name(update))
+        return self._body(frame_name(update))
 
     def context(self, update: UpdateId) -> bytes | None:
         """What the frame of an update in the outbox needs to be decoded; None when it needs nothing."""
-        return self._db.body(_context_name(update))
+        return self._body(_context_name(update))
 
     def entry(self, update: UpdateId) -> OutboxEntry | None:
         """An update in the outbox, or None when there is no such entry."""
-        return self._outbox.get(update)
+        return self._now.outbox.get(update)
 
     def mark_stored(self, update: UpdateId) -> None:
         """Remember that the coordinator has the payload."""
-        if update in self._outbox:
+        now = self._now
+        if update in now.outbox:
             with self._db.transaction(durable=False):
-                self._db.change("UPDATE outbox SET stored = 1 WHERE update_id = ?", update)
-            self._outbox[update] = replace(self._outbox[update], stored=True)
+                mark = "UPDATE outbox SET stored = 1 WHERE run = ? AND update_id = ?"
+                self._db.change(mark, now.run, update)
+            now.outbox[update] = replace(now.outbox[update], stored=True)
 
     def settle(self, update: UpdateId, residual: Residual | None, *, applied: bool = False) -> None:
         """In one step: drop an update from the outbox, replace the residual, settle the task's state."""
-        if update not in self._outbox:
+        now = self._now
+        if update not in now.outbox:
             return
         pending = self.pending(update) if applied else {}
-        state = added(self._state, pending) if pending else self._state
+        state = added(now.state, pending) if pending else now.state
         # The frame's file goes after this: were the row to come back without it, nobody could settle it again.
-        with self._db.transaction(durable=residual is not self._residual or state is not self._state):
-            self._db.change("DELETE FROM outbox WHERE update_id = ?", update)
-            self._db.drop_body(frame_name(update))
-            self._db.drop_body(_pending_name(update))
-            self._db.drop_body(_context_name(update))
+        with self._db.transaction(durable=residual is not now.residual or state is not now.state):
+            self._db.change("DELETE FROM outbox WHERE run = ? AND update_id = ?", now.run, update)
+            for name in (frame_name(update), _pending_name(update), _context_name(update)):
+                self._db.drop_body(now.run, name)
             self._put_residual(residual)
             self._put_state(state)
-        del self._outbox[update]
-        self._residual, self._state = residual, state
+        del now.outbox[update]
+        now.residual, now.state = residual, state
 
     def save_progress(self, run: RunId, last_round: RoundId) -> None:
         """Remember the run and its newest round that is finished or declined."""
         with self._db.transaction(durable=False):
-            self._advance(run, last_round)
+            self._db.put_run(_advanced(self._db.newest_run(run), last_round))
+        self._enter(run)
 
     def save_seen(self, seen: Seen) -> None:
-        """Remember the newest that was heard of the coordinator; on the disk with the next update, at the latest."""
-        with self._db.transaction(durable=False):
-            self._db.set_meta("seen", json.dumps(asdict(seen)))
+        """Remember the newest that was heard of a run's coordinator; on the disk with the next update, at the latest.
 
-    def forget_run(self, run: RunId) -> None:
-        """Another run has begun: drop outbox, residual, task state, model and round of the old one."""
+        Rounds that were finished after it are those of a coordinator whose store has gone back since: they are asked
+        again.
+        """
         with self._db.transaction(durable=False):
-            self._db.change("DELETE FROM outbox")
-            self._db.drop_bodies()
-            self._db.set_meta("run", run)
-            self._db.set_meta("last_round", None)
-        self._folder.remove(MODEL)
-        self._model, self._residual, self._state = None, None, {}
-        self._outbox.clear()
+            row = self._db.run(seen.run)
+            last = row.last_round
+            undone = last is not None and seen.round is not None and last > seen.round
+            heard = replace(
+                row,
+                epoch=seen.epoch,
+                start=seen.start,
+                began_ms=seen.began_ms,
+                round=seen.round,
+                version=seen.version,
+                last_round=None if undone else last,
+            )
+            self._db.put_run(heard)
 
     def close(self) -> None:
         """Release the state folder."""
         self._db.close()
         self._folder.close()
 
-    def _read_outbox(self) -> dict[UpdateId, OutboxEntry]:
-        found = read_outbox(self._db.query("SELECT * FROM outbox ORDER BY position"))
-        # An entry without its payload was settled just before a power cut, or is damaged: it cannot be delivered.
-        return {update: entry for update, entry in found if entry is not None and self.frame(update) is not None}
+    def _enter(self, run: RunId) -> _Run:
+        if run != self._now.run:
+            self._now = self._load(run)
+        return self._now
 
-    def _read_residual(self) -> Residual | None:
-        body = self._db.body(_RESIDUAL)
-        return None if body is None else np.frombuffer(body, "<f4").astype(np.float32, copy=False)
+    def _load(self, run: RunId) -> _Run:
+        body = self._db.body(run, _RESIDUAL)
+        return _Run(
+            run=run,
+            outbox=self._read_outbox(run),
+            model=read_model(self._folder.path / model_name(run)),
+            residual=None if body is None else np.frombuffer(body, "<f4").astype(np.float32, copy=False),
+            state=unpack_arrays(self._db.body(run, _STATE)),
+        )
+
+    def _hidden(self, row: RunRow) -> RecoveredRun:
+        held = read_held(self._folder.path / model_name(row.run))
+        return RecoveredRun(
+            run=row.run,
+            last_round=row.last_round,
+            held_version=held.version if held else None,
+            held_digest=held.digest if held else None,
+            outbox=tuple(self._read_outbox(row.run).values()),
+            seen=row.seen,
+        )
+
+    def _read_outbox(self, run: RunId) -> dict[UpdateId, OutboxEntry]:
+        found = read_outbox(self._db.query("SELECT * FROM outbox WHERE run = ? ORDER BY position", run))
+        # An entry without its payload was settled just before a power cut, or is damaged: it cannot be delivered.
+        return {
+            update: entry
+            for update, entry in found
+            if entry is not None and self._db.body(run, frame_name(update)) is not None
+        }
+
+    def _sweep_models(self, runs: list[RunId]) -> None:
+        """Give a model of layout 1 the name of its run, and delete those of runs that are gone."""
+        if runs and self._folder.has(FORMER_MODEL) and not self._folder.has(model_name(runs[0])):
+            self._folder.rename(FORMER_MODEL, model_name(runs[0]))
+        keep = {model_name(run) for run in runs}
+        for name in list(self._folder.names()):
+            if is_model(name) and name not in keep:
+                self._folder.remove(name)
+
+    def _body(self, name: str) -> bytes | None:
+        return self._db.body(self._now.run, name)
 
     def _put_residual(self, residual: Residual | None) -> None:
-        if residual is self._residual:
+        if residual is self._now.residual:
             return
         if residual is None:
-            self._db.drop_body(_RESIDUAL)
+            self._db.drop_body(self._now.run, _RESIDUAL)
         else:
-            self._db.set_body(_RESIDUAL, np.ascontiguousarray(residual, "<f4").tobytes())
+            self._db.set_body(self._now.run, _RESIDUAL, np.ascontiguousarray(residual, "<f4").tobytes())
 
     def _put_state(self, state: Parameters) -> None:
-        if state is not self._state:
-            self._db.set_body(_STATE, pack_arrays(state))
+        if state is not self._now.state:
+            self._db.set_body(self._now.run, _STATE, pack_arrays(state))
 
-    def _advance(self, run: RunId, round_id: RoundId) -> None:
-        last = self._db.meta("last_round")
-        if self._db.meta("run") != run or last is None or round_id > int(last):
-            self._db.set_meta("run", run)
-            self._db.set_meta("last_round", round_id)
+
+def _advanced(row: RunRow, round_id: RoundId) -> RunRow:
+    return row if row.last_round is not None and round_id <= row.last_round else replace(row, last_round=round_id)
 
 
 def _pending_name(update: UpdateId) -> str:

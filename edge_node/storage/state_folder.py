@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Collection
 from pathlib import Path
 
+from federation.errors import StorageError
 from federation.storage.folder import TEMPORARY, Folder, FolderLock
 
 __all__ = ["StateFolder"]
@@ -25,6 +26,17 @@ class StateFolder(Folder):
         """Delete a file; one that stays behind is swept at the next start."""
         with contextlib.suppress(OSError):
             self.delete(name)
+
+    def rename(self, name: str, new: str) -> None:
+        """Give a file another name.
+
+        Raises:
+            StorageError: It keeps the one that it has.
+        """
+        try:
+            (self.path / name).replace(self.path / new)
+        except OSError as error:
+            raise StorageError(f"{self.path / name} cannot be renamed: {error}") from error
 
     def sweep(self, suffix: str, keep: Collection[str]) -> None:
         """Delete what a crash left: half-written files, and files with this suffix that nothing names."""

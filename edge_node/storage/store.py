@@ -35,7 +35,7 @@ class HeldModel:
 
 
 class NodeStore(Protocol):
-    """One node's durable state: used by one thread, owned by one process.
+    """One node's durable state: used by one thread, owned by one process. It is about one run at a time.
 
     Every method that changes something raises `StorageError` when it cannot persist, and has then changed nothing.
     """
@@ -51,8 +51,21 @@ class NodeStore(Protocol):
     def recovered(self) -> RecoveredNode:
         """Where the last process left off."""
 
+    def enter_run(self, run: RunId) -> tuple[RunId, ...]:
+        """Everything is about this run from now on; what another one has left stays as it is, and can be entered again.
+
+        At most 4 runs are kept: the longest unheard goes first, but none with an update of the last 30 days that nobody
+        has received.
+
+        Returns:
+            The runs that had to go for it, for good.
+
+        Raises:
+            StorageError: It is entered, and a restart will not know it.
+        """
+
     def outbox(self) -> tuple[OutboxEntry, ...]:
-        """The updates without a final receipt, oldest first."""
+        """The updates of the run without a final receipt, oldest first."""
 
     def held_model(self) -> HeldModel | None:
         """The model as it was saved last; None when there is none or its digest is wrong."""
@@ -112,10 +125,10 @@ class NodeStore(Protocol):
         """Remember the run and its newest round that is finished or declined. Losing this costs one more decline."""
 
     def save_seen(self, seen: Seen) -> None:
-        """Remember the newest that was heard of the coordinator. Losing this costs one round of work for nothing."""
+        """Remember the newest that was heard of a run's coordinator. Losing this costs one round of work for nothing.
 
-    def forget_run(self, run: RunId) -> None:
-        """Another run has begun: drop outbox, residual, task state, model and round of the old one."""
+        A last round beyond it is forgotten: the coordinator's store has gone back since.
+        """
 
     def close(self) -> None:
         """Release the state folder."""

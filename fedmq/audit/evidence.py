@@ -12,7 +12,7 @@ from edge_node.storage.database import DATABASE as NODE_DATABASE
 from edge_node.storage.read_only import StoppedNode, read_node
 from federation.errors import DamagedStore, StorageError
 from federation.protocol.messages import ReceiptStatus
-from federation.types import ModelVersion, UpdateId
+from federation.types import ModelVersion, RunId, UpdateId
 
 __all__ = ["Evidence", "NodeFolders", "Witness", "read_nodes"]
 
@@ -60,7 +60,7 @@ def read_nodes(folders: Sequence[Path], run: str | None) -> NodeFolders:
             left_out.append(f"{folder}: no node's store is there")
             continue
         try:
-            node = read_node(folder)
+            node = read_node(folder, None if run is None else RunId(run))
         except StorageError as error:
             damaged.append(str(error))
             continue

@@ -92,7 +92,8 @@ def test_the_audit_reads_a_nodes_folder_of_the_release_before(tmp_path: Path) ->
 
 
 def test_a_node_finds_all_that_the_release_before_has_left(tmp_path: Path) -> None:
-    assert through_json(found_node(copied("node", tmp_path))) == expected_of("node")["found"]
+    found = through_json(found_node(copied("node", tmp_path)))
+    assert by_one_run(found) == without_node_layout(expected_of("node")["found"])
 
 
 def test_a_node_settles_the_outbox_of_the_release_before(tmp_path: Path) -> None:
@@ -120,4 +121,19 @@ def test_a_node_opens_every_earlier_layout(number: int, tmp_path: Path) -> None:
     name, folder = f"node-{number}", tmp_path / "state"
     folder_of_layout(name, folder)
     expected = as_json((FORMER / "layouts" / f"{name}.json").read_text(encoding="utf-8"))
-    assert through_json(found_node(folder)) == expected
+    assert by_one_run(through_json(found_node(folder))) == without_node_layout(expected)
+
+
+def by_one_run(found: dict[str, Any]) -> dict[str, Any]:
+    """What a node finds, as it was said before a node kept more than one run; its tables have their own test."""
+    assert found["recovered"].pop("hidden") == []
+    seen = found["recovered"]["seen"]
+    assert seen is None or seen.pop("start") == 0
+    model = f"model-{found['recovered']['run']}.safetensors"
+    files = ["model.safetensors" if name == model else name for name in found["files"]]
+    return without_node_layout(found) | {"files": files}
+
+
+def without_node_layout(found: dict[str, Any]) -> dict[str, Any]:
+    """The tables of layout 1 are no more."""
+    return {name: part for name, part in found.items() if name != "layout"}

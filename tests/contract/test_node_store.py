@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_node.records import OutboxEntry, RecoveredNode, Seen
+from edge_node.records import OutboxEntry, RecoveredNode, Seen, StateChange
 from edge_node.storage import database
+from edge_node.storage.database import RUNS_OWED_MAX
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.storage.store import NodeStore
-from federation.errors import LocalProtocolError
-from federation.types import Epoch, ModelVersion, RoundId, StateId
+from federation.errors import LocalProtocolError, StorageError
+from federation.types import Epoch, ModelVersion, RoundId, RunId, Start, StateId
 from tests.rigs.node_values import OTHER_RUN, RUN, entry, model, residual
 
 
@@ -133,8 +134,10 @@ def test_a_residual_says_from_which_version_its_update_was_trained_also_after_a_
     bench.store.settle(entry(7).offer.update, residual(0.75))
     store = bench.crash()
     assert store.residual_version() == 4
-    store.forget_run(OTHER_RUN)
+    store.enter_run(OTHER_RUN)
     assert store.residual_version() is None
+    store.enter_run(RUN)
+    assert store.residual_version() == 4
 
 
 def test_residual_can_become_none(bench: Bench) -> None:
@@ -164,6 +167,7 @@ def test_another_run_begins_its_own_count(bench: Bench) -> None:
 
 
 def test_held_model_survives_a_crash(bench: Bench) -> None:
+    bench.store.enter_run(RUN)
     bench.store.save_model(model(4))
     bench.store.save_model(model(5))
     store = bench.crash()
@@ -175,33 +179,156 @@ def test_held_model_survives_a_crash(bench: Bench) -> None:
     assert (store.recovered().held_version, store.recovered().held_digest) == (5, model(5).digest)
 
 
-def test_forgotten_run_leaves_nothing_but_the_new_run(bench: Bench) -> None:
-    bench.store.save_model(model())
-    bench.store.save_outbox(entry(7), b"frame", residual(0.5))
-    bench.store.forget_run(OTHER_RUN)
-    assert bench.store.frame(entry(7).offer.update) is None
-    store = bench.crash()
-    assert store.recovered() == RecoveredNode(run=OTHER_RUN)
-    assert store.held_model() is None
-    assert store.residual() is None
+def lived(store: NodeStore, run: RunId, value: float) -> None:
+    """One round in a run: a model, an update with a pending change, a residual, a state of the task."""
+    store.enter_run(run)
+    store.save_model(model(int(value)))
+    change = StateChange(kept={"head": np.full(2, value)}, pending={"control": np.full(2, 1.0)})
+    store.save_outbox(entry(7, run=run), f"frame of {run}".encode(), residual(value), change, context=run.encode())
+    store.save_seen(Seen(run=run, epoch=Epoch(int(value)), start=Start(2**64 - 2), round=RoundId(8)))
 
 
-def test_the_newest_that_was_heard_survives_a_crash_and_another_run(bench: Bench) -> None:
-    """FED-79."""
-    for seen in (
-        Seen(run=RUN, epoch=Epoch(2), began_ms=5, round=RoundId(9), version=ModelVersion(4)),
-        Seen(run=RUN, epoch=Epoch(3)),
-    ):
-        bench.store.save_seen(seen)
-        bench.store.forget_run(OTHER_RUN)
-        assert bench.crash().recovered().seen == seen
+def check_life(store: NodeStore, run: RunId, value: float) -> None:
+    """Everything of it is there."""
+    update = entry(7).offer.update
+    recovered, held = store.recovered(), store.held_model()
+    assert (recovered.run, recovered.last_round, recovered.outbox) == (run, 7, (entry(7, run=run),))
+    assert recovered.seen == Seen(run=run, epoch=Epoch(int(value)), start=Start(2**64 - 2), round=RoundId(8))
+    assert held is not None
+    assert (recovered.held_version, held.version) == (value, value)
+    assert store.frame(update) == f"frame of {run}".encode()
+    assert store.context(update) == run.encode()
+    assert store.residual_version() == 4
+    np.testing.assert_array_equal(store.residual(), residual(value))
+    np.testing.assert_array_equal(store.task_state()["head"], np.full(2, value))
+    np.testing.assert_array_equal(store.pending(update)["control"], np.full(2, 1.0))
 
 
-def test_same_update_id_can_be_used_again_in_another_run(bench: Bench) -> None:
-    bench.store.save_outbox(entry(7), b"frame", None)
-    bench.store.forget_run(OTHER_RUN)
-    bench.store.save_outbox(entry(7, run=OTHER_RUN), b"other", None)
-    assert bench.crash().frame(entry(7).offer.update) == b"other"
+@pytest.mark.parametrize("crashes", [False, True])
+def test_two_runs_in_turn_lose_nothing_of_each_other(bench: Bench, crashes: bool) -> None:
+    """FED-113: also with one update id in both."""
+    for run, value in ((RUN, 5.0), (OTHER_RUN, 3.0)):
+        lived(bench.store, run, value)
+    for run, value in ((RUN, 5.0), (OTHER_RUN, 3.0), (RUN, 5.0)):
+        assert (bench.crash() if crashes else bench.store).enter_run(run) == ()
+        check_life(bench.crash() if crashes else bench.store, run, value)
+    (hidden,) = bench.store.recovered().hidden
+    assert (hidden.run, hidden.last_round, hidden.held_version) == (OTHER_RUN, 7, 3)
+    assert hidden.outbox == (entry(7, run=OTHER_RUN),)
+
+
+def test_a_receipt_settles_the_update_of_its_run_only(bench: Bench) -> None:
+    """FED-113, FED-50."""
+    for run, value in ((OTHER_RUN, 3.0), (RUN, 5.0)):
+        lived(bench.store, run, value)
+    update = entry(7).offer.update
+    bench.store.mark_stored(update)
+    bench.store.settle(update, residual(9.0), applied=True)
+    np.testing.assert_array_equal(bench.store.task_state()["control"], np.full(2, 1.0))
+    bench.store.enter_run(OTHER_RUN)
+    check_life(bench.crash(), OTHER_RUN, 3.0)
+
+
+def test_a_new_run_begins_with_nothing(bench: Bench) -> None:
+    """FED-113."""
+    lived(bench.store, RUN, 5.0)
+    bench.store.enter_run(OTHER_RUN)
+    for crashes in (False, True):
+        store = bench.crash() if crashes else bench.store
+        assert replace(store.recovered(), hidden=()) == RecoveredNode(run=OTHER_RUN)
+        assert (store.held_model(), store.residual(), store.task_state()) == (None, None, {})
+        assert store.frame(entry(7).offer.update) is None
+
+
+def numbered(number: int) -> RunId:
+    return RunId(f"{number:016x}")
+
+
+def kept_runs(store: NodeStore) -> set[RunId | None]:
+    recovered = store.recovered()
+    return {recovered.run, *(one.run for one in recovered.hidden)}
+
+
+def test_the_longest_unheard_run_goes_first(bench: Bench, tmp_path: Path) -> None:
+    """FED-114: with its files; what the coordinator has received keeps no run."""
+    for number in range(4):
+        lived(bench.store, numbered(number), 5.0)
+        bench.store.mark_stored(entry(7).offer.update)
+    bench.store.enter_run(numbered(0))  # it is heard again
+    assert bench.store.enter_run(numbered(4)) == (numbered(1),)
+    assert kept_runs(bench.crash()) == set(map(numbered, (0, 2, 3, 4)))
+    assert not list((tmp_path / "state").glob(f"*{numbered(1)}*"))
+    assert len(list((tmp_path / "state").glob("*.body"))) in (0, 3 * 5)
+    bench.store.enter_run(numbered(1))
+    assert bench.store.recovered().outbox == ()
+
+
+def test_a_run_with_an_update_that_nobody_has_received_stays_for_30_days(tmp_path: Path) -> None:
+    """FED-114."""
+    now = [1.8e9]
+    store = SqliteNodeStore(tmp_path, wall=lambda: now[0])
+    lived(store, numbered(0), 5.0)
+    for number in range(1, 8):
+        store.enter_run(numbered(number))
+    assert kept_runs(store) == set(map(numbered, (0, 5, 6, 7)))
+    now[0] += 29.9 * 86_400
+    assert store.enter_run(numbered(8)) == (numbered(5),)
+    now[0] += 0.2 * 86_400
+    assert store.enter_run(numbered(9)) == (numbered(0),)
+    store.close()
+
+
+@pytest.mark.parametrize("stamped_s", [0.0, 1.9e9])
+def test_a_clock_that_was_never_set_or_went_back_makes_no_update_old(stamped_s: float, tmp_path: Path) -> None:
+    """FED-114: a board without a clock of its own thinks that it is 1970."""
+    now = [stamped_s]
+    store = SqliteNodeStore(tmp_path, wall=lambda: now[0])
+    lived(store, numbered(0), 5.0)
+    now[0] = 1.8e9
+    for number in range(1, 8):
+        store.enter_run(numbered(number))
+    assert numbered(0) in kept_runs(store)
+    store.close()
+
+
+def test_a_node_that_owes_updates_to_too_many_runs_enters_no_other_one_and_says_what_to_do(tmp_path: Path) -> None:
+    """FED-114: bounded, and never at the cost of what nobody has received."""
+    store = SqliteNodeStore(tmp_path)
+    for number in range(RUNS_OWED_MAX):
+        lived(store, numbered(number), 5.0)
+    with pytest.raises(StorageError, match=r"32 runs have updates.*start one of their coordinators again"):
+        store.enter_run(numbered(99))
+    assert store.enter_run(numbered(0)) == ()
+    store.close()
+    store = SqliteNodeStore(tmp_path)
+    assert kept_runs(store) == set(map(numbered, range(RUNS_OWED_MAX)))
+    check_life(store, numbered(0), 5.0)
+    store.close()
+
+
+def test_the_newest_that_was_heard_survives_a_crash_of_each_run(bench: Bench) -> None:
+    """FED-79, FED-110."""
+    seen = Seen(run=RUN, epoch=Epoch(2), began_ms=5, round=RoundId(9), version=ModelVersion(4))
+    for one in (seen, replace(seen, epoch=Epoch(3), start=Start(2**64 - 1), round=None, version=None)):
+        bench.store.save_seen(one)
+        assert bench.crash().recovered().seen == one
+    bench.store.enter_run(OTHER_RUN)
+    assert bench.crash().recovered().seen is None
+    (hidden,) = bench.store.recovered().hidden
+    assert hidden.seen == one
+
+
+def test_rounds_beyond_what_a_restored_coordinator_says_are_asked_again(bench: Bench) -> None:
+    """FED-111: the machine has given them up, and a restart must not find them again."""
+    bench.store.save_progress(RUN, RoundId(500))
+    bench.store.save_seen(Seen(run=RUN, epoch=Epoch(4)))
+    assert bench.crash().recovered().last_round == 500
+    bench.store.save_seen(Seen(run=RUN, epoch=Epoch(4), round=RoundId(500)))
+    assert bench.crash().recovered().last_round == 500
+    bench.store.save_seen(Seen(run=RUN, epoch=Epoch(5), round=RoundId(401)))
+    assert bench.crash().recovered().last_round is None
+    bench.store.save_progress(RUN, RoundId(401))
+    assert bench.crash().recovered().last_round == 401
 
 
 def test_what_a_frame_needs_to_be_decoded_stays_as_long_as_the_frame(bench: Bench) -> None:
@@ -214,14 +341,9 @@ def test_what_a_frame_needs_to_be_decoded_stays_as_long_as_the_frame(bench: Benc
     assert bench.crash().context(entry(7).offer.update) is None
 
 
-def test_a_new_run_forgets_what_frames_needed(bench: Bench) -> None:
-    bench.store.save_outbox(entry(7), b"frame", None, context=b"classes")
-    bench.store.forget_run(OTHER_RUN)
-    assert bench.crash().context(entry(7).offer.update) is None
-
-
 def test_the_average_of_the_global_updates_is_kept_with_the_model(bench: Bench) -> None:
     average = np.linspace(0, 1, 3, dtype=np.float32)
+    bench.store.enter_run(RUN)
     bench.store.save_model(replace(model(4), average=average))
     held = bench.crash().held_model()
     assert held is not None

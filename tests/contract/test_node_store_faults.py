@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_node.records import Seen
 from edge_node.storage import database
+from edge_node.storage.model_file import model_name
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.errors import StorageError, StoreLocked
-from federation.types import RoundId
+from federation.types import Epoch, RoundId
 from tests.rigs.node_values import OTHER_RUN, RUN, entry, model, residual
+
+MODEL = model_name(RUN)
 
 
 @pytest.fixture
@@ -89,12 +93,13 @@ def test_every_change_on_a_failing_disk_is_a_storage_error_and_changes_nothing(f
     before = store.recovered()
     store._db._tables.execute("PRAGMA query_only=1")
     update = entry(1).offer.update
-    changes: tuple[Callable[[], None], ...] = (
+    changes: tuple[Callable[[], object], ...] = (
         lambda: store.save_outbox(entry(2), b"frame", None),
         lambda: store.mark_stored(update),
         lambda: store.settle(update, None),
         lambda: store.save_progress(RUN, RoundId(9)),
-        lambda: store.forget_run(OTHER_RUN),
+        lambda: store.save_progress(OTHER_RUN, RoundId(9)),
+        lambda: store.save_seen(Seen(run=RUN, epoch=Epoch(3))),
     )
     for change in changes:
         with pytest.raises(StorageError):
@@ -106,7 +111,8 @@ def test_every_change_on_a_failing_disk_is_a_storage_error_and_changes_nothing(f
 
 def test_model_that_cannot_be_written_is_a_storage_error(folder: Path) -> None:
     store = SqliteNodeStore(folder)
-    (folder / "model.safetensors").mkdir()
+    store.enter_run(RUN)
+    (folder / MODEL).mkdir()
     with pytest.raises(StorageError, match="model"):
         store.save_model(model())
     assert store.held_model() is None
@@ -116,9 +122,10 @@ def test_model_that_cannot_be_written_is_a_storage_error(folder: Path) -> None:
 @pytest.mark.parametrize("damage", [b"", b"not a model", b"\xff" * 400])
 def test_damaged_model_file_is_as_good_as_none(folder: Path, damage: bytes) -> None:
     store = SqliteNodeStore(folder)
+    store.enter_run(RUN)
     store.save_model(model())
     store.close()
-    (folder / "model.safetensors").write_bytes(damage)
+    (folder / MODEL).write_bytes(damage)
     again = SqliteNodeStore(folder)
     assert again.held_model() is None
     assert again.recovered().held_version is None
@@ -127,11 +134,12 @@ def test_damaged_model_file_is_as_good_as_none(folder: Path, damage: bytes) -> N
 
 def test_model_with_one_changed_byte_is_as_good_as_none(folder: Path) -> None:
     store = SqliteNodeStore(folder)
+    store.enter_run(RUN)
     store.save_model(model())
     store.close()
-    body = bytearray((folder / "model.safetensors").read_bytes())
+    body = bytearray((folder / MODEL).read_bytes())
     body[-1] ^= 1
-    (folder / "model.safetensors").write_bytes(body)
+    (folder / MODEL).write_bytes(body)
     again = SqliteNodeStore(folder)
     assert again.held_model() is None
     again.close()
@@ -188,12 +196,12 @@ def test_database_of_another_format_is_refused(folder: Path) -> None:
     with sqlite3.connect(folder / "node.sqlite") as connection:
         connection.execute("UPDATE meta SET value = 99 WHERE name = 'format'")
     connection.close()
-    with pytest.raises(StorageError, match=r"layout 99.* up to 1: install the newer release"):
+    with pytest.raises(StorageError, match=r"layout 99.* up to 2: install the newer release"):
         SqliteNodeStore(folder)
 
 
 @pytest.mark.parametrize("body", [None, b""])
-@pytest.mark.parametrize("left", ["model.safetensors", "frame-0-a.1.1.body", "node.sqlite-wal"])
+@pytest.mark.parametrize("left", ["model.safetensors", MODEL, "frame-0-a.1.1.body", "node.sqlite-wal"])
 def test_lost_database_beside_a_nodes_work_is_refused_and_nothing_deleted(
     body: bytes | None, left: str, folder: Path
 ) -> None:
@@ -211,10 +219,10 @@ def test_database_without_a_row_beside_a_model_is_lost(folder: Path) -> None:
     SqliteNodeStore(folder).close()
     (folder / "node.sqlite").unlink()
     sqlite3.connect(folder / "node.sqlite").execute("VACUUM").connection.close()
-    (folder / "model.safetensors").write_bytes(b"something")
-    with pytest.raises(StorageError, match=r"knows of no run, but its folder has model\.safetensors"):
+    (folder / MODEL).write_bytes(b"something")
+    with pytest.raises(StorageError, match=r"knows of no run, but its folder has model-00000000000000aa\.safetensors"):
         SqliteNodeStore(folder)
-    assert (folder / "model.safetensors").read_bytes() == b"something"
+    assert (folder / MODEL).read_bytes() == b"something"
 
 
 def test_folder_that_is_lost_as_a_whole_is_a_first_start(folder: Path) -> None:

@@ -73,6 +73,44 @@ def test_a_nodes_database_of_any_layout_becomes_as_a_new_one(name: str, tmp_path
     assert new_node(former(name, tmp_path / "old")) == new_node(tmp_path / "new")
 
 
+def test_what_a_node_of_one_run_has_kept_is_of_the_run_that_it_heard_last(tmp_path: Path) -> None:
+    """Layout 1 to 2: bodies, outbox and model get their run; the newest that was heard may be of another one."""
+    folder = former("node/state", tmp_path / "old")
+    with closing(sqlite3.connect(folder / NODE_DATABASE)) as database, database:
+        seen = json.loads(database.execute("SELECT value FROM meta WHERE name = 'seen'").fetchone()[0])
+        other = json.dumps(seen | {"run": "00000000000000bb", "epoch": 6})
+        database.execute("UPDATE meta SET value = ? WHERE name = 'seen'", (other,))
+    before = read_node(folder)
+    store = SqliteNodeStore(folder)
+    recovered = store.recovered()
+    assert (recovered.run, recovered.seen, recovered.last_round) == (seen["run"], None, before.last_round)
+    assert [one.offer.update for one in recovered.outbox] == list(before.outbox)
+    assert store.held_model() is not None
+    assert (hidden := recovered.hidden[0].seen) is not None
+    assert (hidden.run, hidden.epoch, hidden.start) == ("00000000000000bb", 6, 0)
+    assert store.enter_run(hidden.run) == ()
+    assert (store.residual(), store.held_model()) == (None, None)
+    store.close()
+    assert not (folder / "model.safetensors").exists()
+    assert read_node(folder, seen["run"]).outbox == before.outbox
+
+
+@pytest.mark.parametrize("run", [None, "00000000000000aa"])
+def test_a_node_that_has_only_heard_of_a_coordinator_remembers_it(run: str | None, tmp_path: Path) -> None:
+    """Layout 1 to 2, killed before its first round was done; a model that belongs to no run is pulled again."""
+    folder = former("node/state", tmp_path / "old")
+    with closing(sqlite3.connect(folder / NODE_DATABASE)) as database, database:
+        database.execute("DELETE FROM outbox")
+        database.execute("DELETE FROM body")
+        database.execute("UPDATE meta SET value = ? WHERE name = 'run'", (run,))
+        database.execute("DELETE FROM meta WHERE name IN ('last_round', 'residual_version', 'incarnation')")
+    store = SqliteNodeStore(folder)
+    recovered = store.recovered()
+    assert (recovered.run, recovered.last_round, recovered.hidden) == ("00000000000000aa", None, ())
+    assert recovered.seen is not None
+    store.close()
+
+
 def test_layouts_that_have_one_number_on_the_disk_are_told_apart_by_their_tables(tmp_path: Path) -> None:
     found = []
     for index, name in enumerate(COORDINATOR[:4]):
@@ -100,7 +138,7 @@ UPDATE_STEP = """9: lambda connection: [
     connection.execute(f"ALTER TABLE {table} ADD COLUMN waited_s REAL NOT NULL DEFAULT 0.0")
     for table in ("updates", "transfers")
 ]"""
-OUTBOX_STEP = """steps={2: lambda connection: connection.execute("ALTER TABLE outbox ADD COLUMN tries INTEGER")}"""
+OUTBOX_STEP = """3: lambda connection: connection.execute("ALTER TABLE outbox ADD COLUMN tries INTEGER")"""
 
 CHANGES = {
     "coordinator/records.py": (
@@ -112,7 +150,7 @@ CHANGES = {
         f"8: _add_restores, {UPDATE_STEP}}}",
     ),
     "edge_node/records.py": ("    stored: bool = False\n", "    stored: bool = False\n    tries: int | None = None\n"),
-    "edge_node/storage/database.py": ("write=_write_number)", f"write=_write_number, {OUTBOX_STEP})"),
+    "edge_node/storage/database.py": ("2: _keep_by_run}", f"2: _keep_by_run, {OUTBOX_STEP}}}"),
 }
 """For each role the field, which is the column, and the step."""
 
@@ -215,6 +253,6 @@ def test_a_new_column_of_the_outbox_is_one_field_and_one_step(name: str, tmp_pat
     assert without_defaults(schema_of(folder / NODE_DATABASE)) == without_defaults(schema_of(new / NODE_DATABASE))
     for read in (SqliteNodeStore, read_node):
         with pytest.raises(
-            StorageError, match=r"has layout 2, and this release knows those up to 1: install the newer"
+            StorageError, match=r"has layout 3, and this release knows those up to 2: install the newer"
         ):
             read(folder)

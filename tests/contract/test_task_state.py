@@ -90,7 +90,7 @@ def test_state_and_residual_change_in_one_step_or_not_at_all(bench: Bench) -> No
 def test_another_run_begins_without_state(bench: Bench) -> None:
     change = StateChange(kept={"head": values(3.0)}, pending={"c": values(0.5)})
     bench.store.save_outbox(entry(7), b"frame", None, change)
-    bench.store.forget_run(OTHER_RUN)
+    bench.store.enter_run(OTHER_RUN)
     assert bench.store.task_state() == {}
     store = bench.crash()
     assert store.task_state() == {}

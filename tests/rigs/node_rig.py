@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from edge_node.engine.effects import (
     AdoptModel,
     Effect,
-    ForgetRun,
+    EnterRun,
     MakeInitialModel,
     MarkStored,
     Note,
@@ -69,6 +69,7 @@ from federation.types import (
     NodeId,
     RoundId,
     RunId,
+    Start,
     StateId,
     UpdateId,
     update_id,
@@ -263,9 +264,16 @@ class Script:
         epoch: int = 1,
         run: RunId = RUN,
         began_ms: int | None = None,
+        start: int | None = None,
     ) -> list[str]:
         state = CoordinatorState(
-            presence=presence, run=run, epoch=Epoch(epoch), protocol_min=1, protocol_max=1, began_ms=began_ms
+            presence=presence,
+            run=run,
+            epoch=Epoch(epoch),
+            protocol_min=1,
+            protocol_max=1,
+            began_ms=began_ms,
+            start=None if start is None else Start(start),
         )
         return self.on(CoordinatorStateReceived(state=state))
 
@@ -318,7 +326,7 @@ class Script:
 
 
 def say(effect: Effect) -> str:  # noqa: PLR0911, PLR0912
-    """One effect as a line; notes and telemetry are left out."""
+    """One effect as a line; notes, telemetry and what was seen are left out."""
     match effect:
         case PublishState(state=state):
             return f"state {state.presence} #{state.incarnation} {state.activity} {state.round}"
@@ -342,8 +350,8 @@ def say(effect: Effect) -> str:  # noqa: PLR0911, PLR0912
             return f"save update {effect.offer.update}"
         case SaveProgress():
             return f"save round {effect.last_round}"
-        case SaveSeen(seen=seen):
-            return f"save seen {seen.epoch}/{seen.round}/{seen.version}"
+        case SaveSeen():
+            return ""
         case SendOffer():
             return f"offer {effect.offer.update}" + (" inline" if effect.inline else "")
         case SendChunks():
@@ -352,8 +360,8 @@ def say(effect: Effect) -> str:  # noqa: PLR0911, PLR0912
             return f"mark {effect.update} stored"
         case SettleUpdate():
             return f"settle {effect.update}, " + ("applied" if effect.applied else "give back")
-        case ForgetRun():
-            return f"forget all but {effect.run}"
+        case EnterRun():
+            return f"enter {effect.run}"
         case Stop():
             return f"stop: {effect.reason}"
         case PublishProgress() | Note():

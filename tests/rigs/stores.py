@@ -10,6 +10,7 @@ from federation.errors import StorageError
 from fedmq.simulation.world import ram_folders
 from fedmq.simulation.world.ram_folders import ram_folder
 
+ResultT = TypeVar("ResultT")
 StoreT = TypeVar("StoreT", bound=SqliteStore | SqliteNodeStore)
 
 _open: dict[SqliteStore | SqliteNodeStore, Path] = {}
@@ -39,11 +40,11 @@ def _opened(kind: Callable[[Path], StoreT], folder: Path) -> StoreT:
     return store
 
 
-def _unless_failing(change: Callable[..., None]) -> Callable[..., None]:
-    def checked(store: "FailingNodeStore", *arguments: object, **options: object) -> None:
+def _unless_failing(change: Callable[..., ResultT]) -> Callable[..., ResultT]:
+    def checked(store: "FailingNodeStore", *arguments: object, **options: object) -> ResultT:
         if store.failing:
             raise StorageError("no space left on device")
-        change(store, *arguments, **options)
+        return change(store, *arguments, **options)
 
     return checked
 
@@ -62,4 +63,4 @@ class FailingNodeStore(SqliteNodeStore):
     settle = _unless_failing(SqliteNodeStore.settle)
     save_progress = _unless_failing(SqliteNodeStore.save_progress)
     save_seen = _unless_failing(SqliteNodeStore.save_seen)
-    forget_run = _unless_failing(SqliteNodeStore.forget_run)
+    enter_run = _unless_failing(SqliteNodeStore.enter_run)

@@ -2,9 +2,25 @@
 
 from dataclasses import replace
 
-from edge_node.engine.events import BrokerDisconnected, StorageFailed
+from edge_node.engine.effects import SaveOutbox
+from edge_node.engine.events import BrokerDisconnected, OutboxSaved, RunEntered, StorageFailed
+from edge_node.records import Held, OutboxEntry
 from federation.protocol.messages import Presence, Reason, ReceiptStatus
-from tests.rigs.node_rig import OTHER_RUN, Script, announcement, delta, entry, holding, keyframe, model
+from federation.types import ModelVersion
+from tests.rigs.node_rig import (
+    OTHER_RUN,
+    RUN,
+    Script,
+    announcement,
+    delta,
+    entry,
+    holding,
+    keyframe,
+    model,
+    version_digest,
+)
+
+IDLE = "state online #7 idle None"
 
 
 def test_a_crash_after_the_outbox_was_written_costs_one_more_offer() -> None:
@@ -79,7 +95,7 @@ def test_a_restarted_coordinator_is_told_everything_again() -> None:
     node.coordinator(epoch=1)
     assert node.coordinator(Presence.LOST, epoch=1) == []
     assert node.wait_until(node.now + 299.0) == []
-    assert node.coordinator(epoch=2) == ["offer 4-pi-3", "offer 5-pi-3"]
+    assert node.coordinator(epoch=2) == ["offer 4-pi-3", "offer 5-pi-3", IDLE]
     assert node.coordinator(epoch=1) == []
     assert node.announce(announcement(9, 3, epoch=1)) == []
     assert node.announce(announcement(9, 3, epoch=2)) == ["train 9 from 3"]
@@ -131,16 +147,95 @@ def test_a_verdict_that_could_not_be_saved_is_saved_later() -> None:
     assert node.machine.deadline() is None
 
 
-def test_another_run_ends_everything_of_the_former_one() -> None:
-    """FED-19, FED-50."""
+def test_another_run_hides_everything_of_the_former_one_until_it_is_heard_again() -> None:
+    """FED-19, FED-50, FED-113."""
     node = Script(holding(3, last_round=4, outbox=[entry(4)]))
     node.coordinator()
     node.announce(announcement(5, 3))
-    forgotten = ["stop training 5", f"forget all but {OTHER_RUN}"]
-    assert node.coordinator(run=OTHER_RUN) == forgotten
+    assert node.coordinator(run=OTHER_RUN) == ["stop training 5", f"enter {OTHER_RUN}"]
     assert node.trained(5) == []
     assert node.receipt(4, ReceiptStatus.APPLIED) == []
     assert node.announce(announcement(1, model(0, seed=1), run=OTHER_RUN)) == ["make 0 from seed 1"]
+    node.ready(0)
+    assert node.trained(1) == ["save update 1-pi-3"]
+    assert node.saved() == ["offer 1-pi-3 inline"]
+    assert node.receipt(1, ReceiptStatus.STORED, run=OTHER_RUN) == ["mark 1-pi-3 stored"]
+    assert not [line for line in node.wait_until(node.now + 1_000) if "4-pi-3" in line]
+
+    assert node.coordinator() == [f"enter {RUN}", "offer 4-pi-3", IDLE]
+    known = node.machine.snapshot()
+    assert (known["held_version"], known["last_round"]) == (3, 4)
+    assert node.receipt(1, ReceiptStatus.APPLIED, run=OTHER_RUN) == [], "not of this run's update of that name"
+    assert node.announce(announcement(6, 3)) == ["train 6 from 3"]
+    assert node.receipt(4, ReceiptStatus.APPLIED) == ["settle 4-pi-3, applied"]
+
+
+def test_a_verdict_that_the_disk_owed_to_a_hidden_run_is_saved_when_it_is_back() -> None:
+    """FED-51, FED-113."""
+    node = Script(holding(3, outbox=[entry(4)]))
+    node.coordinator()
+    assert node.receipt(4, ReceiptStatus.STALE) == ["settle 4-pi-3, give back"]
+    node.on(StorageFailed(detail="disk full", effect=node.effects[0]))
+    node.coordinator(run=OTHER_RUN)
+    assert not [line for line in node.wait_until(node.now + 1_000) if "settle" in line]
+    assert "settle 4-pi-3, give back" in node.coordinator()
+
+
+def test_an_update_that_the_disk_had_no_room_for_waits_for_its_run() -> None:
+    """FED-41, FED-113."""
+    node = Script(holding(3))
+    node.coordinator()
+    node.announce(announcement(5, 3))
+    assert node.trained(5) == ["save update 5-pi-3"]
+    unsaved = node.effects[0]
+    node.coordinator(run=OTHER_RUN)
+    node.on(StorageFailed(detail="disk full", effect=unsaved))
+    assert not [line for line in node.wait_until(node.now + 1_000) if "5-pi-3" in line]
+    assert "save update 5-pi-3" in node.coordinator()
+    assert node.saved() == ["offer 5-pi-3 inline"]
+
+
+def test_what_the_disk_saves_for_a_run_that_is_hidden_meanwhile_counts_for_it() -> None:
+    """FED-113."""
+    node = Script(holding(3))
+    node.coordinator()
+    node.announce(announcement(5, 3))
+    node.trained(5)
+    saved = [OutboxSaved(entry=OutboxEntry(offer=one.offer)) for one in node.effects if isinstance(one, SaveOutbox)]
+    node.coordinator(run=OTHER_RUN)
+    assert node.on(saved[0]) == []
+    assert node.coordinator()[:2] == [f"enter {RUN}", "offer 5-pi-3 inline"]
+
+
+def test_runs_that_the_disk_has_forgotten_begin_anew() -> None:
+    """FED-114."""
+    node = Script(holding(3, last_round=4, outbox=[entry(4)]))
+    node.coordinator(epoch=5)
+    node.coordinator(run=OTHER_RUN)
+    assert node.on(RunEntered(run=OTHER_RUN, forgotten=(RUN,))) == []
+    assert node.notes() == ["run_forgotten"]
+    assert node.coordinator(epoch=1)[0] == f"enter {RUN}"
+    known = node.machine.snapshot()
+    assert (known["held_version"], known["last_round"], known["outbox"]) == (None, None, [])
+
+
+def test_the_disk_says_which_model_of_a_run_it_has() -> None:
+    """FED-113: a small one is not kept."""
+    node = Script(holding(3))
+    node.coordinator(run=OTHER_RUN)
+    node.on(RunEntered(run=RUN))
+    node.coordinator()
+    node.on(RunEntered(run=RUN))
+    assert node.announce(announcement(5, 3)) == ["subscribe 3/k0"]
+    node.on(RunEntered(run=RUN, held=Held(version=ModelVersion(1), digest=version_digest(1))))
+    assert node.machine.snapshot()["held_version"] is None, "the pull has begun"
+
+
+def test_a_node_keeps_an_update_that_a_foreign_coordinator_refuses() -> None:
+    """FED-50: a receipt names the offer's run, so who says that it is another one is no judge of it."""
+    node = Script(holding(0, outbox=[entry(3, stored=True)]))
+    assert node.receipt(3, ReceiptStatus.REFUSED, Reason.OTHER_RUN) == []
+    assert node.receipt(3, ReceiptStatus.APPLIED) == ["settle 3-pi-3, applied"]
 
 
 def test_a_message_that_a_former_run_left_behind_costs_nothing() -> None:
@@ -156,7 +251,11 @@ def test_a_new_run_counts_as_soon_as_its_coordinator_is_there() -> None:
     """FED-19: whichever of the two retained messages comes first."""
     node = Script(holding(3, outbox=[entry(4)]))
     node.announce(announcement(1, model(0, seed=1), run=OTHER_RUN))
-    assert node.coordinator(run=OTHER_RUN) == [f"forget all but {OTHER_RUN}", "make 0 from seed 1"]
+    assert node.coordinator(run=OTHER_RUN) == [
+        f"enter {OTHER_RUN}",
+        "make 0 from seed 1",
+        "state online #7 fetching 1",
+    ]
 
 
 def test_a_node_back_after_a_week_gets_its_verdict_and_goes_on() -> None:

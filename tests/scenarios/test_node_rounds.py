@@ -11,7 +11,7 @@ def test_a_first_round_from_the_seed_to_the_receipt() -> None:
     """FED-27, FED-38, FED-41, FED-42, FED-51."""
     node = Script(online=False)
     assert node.connect() == ["state online #7 idle None"]
-    assert node.coordinator() == []
+    assert node.coordinator() == [f"enter {RUN}", "state online #7 idle None"]
     assert node.announce(announcement(1, model(0, seed=5))) == ["make 0 from seed 5"]
     assert node.ready(0) == ["train 1 from 0"]
     assert node.trained(1) == ["save update 1-pi-3"]

@@ -59,7 +59,7 @@ def test_a_node_whose_hash_is_not_below_the_share_does_nothing() -> None:
 def test_a_model_that_is_not_held_is_pulled_first() -> None:
     """FED-70."""
     script = Script()
-    assert script.announce(asking(7, 3)) == ["subscribe 3/k0"]
+    assert script.announce(asking(7, 3)) == [f"enter {RUN}", "subscribe 3/k0"]
     assert script.pull(keyframe(3))[-1].startswith("adopt 3")
     assert script.ready(3) == ["evaluate 3"]
 
@@ -190,6 +190,7 @@ def test_another_run_forgets_the_report() -> None:
     script.announce(asking(7, 3))
     found(script, 3)
     script.coordinator(run=OTHER_RUN)
+    assert script.wait() == ["state online #7 idle None"]
     assert script.machine.deadline() is None
 
 
@@ -218,7 +219,7 @@ def test_a_model_that_cannot_be_had_is_the_reason_of_the_report() -> None:
     script = Script()
     plain = asking(7, 3)
     unreachable = replace(plain, model=replace(plain.model, parts=()))
-    assert script.announce(unreachable) == ["report 3: 0 examples, no parts lead to version 3"]
+    assert script.announce(unreachable) == [f"enter {RUN}", "report 3: 0 examples, no parts lead to version 3"]
 
 
 def test_the_last_version_is_evaluated_before_a_node_leaves() -> None:

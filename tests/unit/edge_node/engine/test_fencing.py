@@ -1,30 +1,60 @@
-"""What was once signed and is said again: a node that knows better does not obey, also after a restart (FED-79)."""
+"""Who is obeyed: the highest epoch and start of each run, also after a restart (FED-20, FED-79, FED-110 to FED-112)."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
-from edge_node.engine.effects import Note, SaveSeen
-from edge_node.records import RecoveredNode, Seen
-from federation.protocol.messages import Presence
-from federation.types import Epoch, ModelVersion, RoundId
+from edge_node.engine.effects import PublishState, SaveSeen
+from edge_node.engine.fencing import BIRTH_S_MIN, Births, Fence
+from edge_node.records import RecoveredNode, RecoveredRun, Seen
+from federation.protocol.messages import CoordinatorState, Presence, ReceiptStatus, RoundAnnouncement
+from federation.types import Epoch, ModelVersion, RoundId, RunId, SeenRun, Start
 from tests.rigs.node_rig import OTHER_RUN, RUN, Script, announcement, entry, holding, model
 
-SEEN = Seen(run=RUN, epoch=Epoch(3), began_ms=1_000, round=RoundId(9), version=ModelVersion(5))
+SEEN = Seen(run=RUN, epoch=Epoch(3), start=Start(7), began_ms=1_000, round=RoundId(9), version=ModelVersion(5))
+IDLE = "state online #7 idle None"
 
 
-def restarted() -> Script:
-    return Script(replace(holding(5, last_round=7, outbox=[entry(7, version=4)]), seen=SEEN), signed=True)
+def restarted(*, signed: bool = True, seen: Seen = SEEN) -> Script:
+    return Script(replace(holding(5, last_round=7, outbox=[entry(7, version=4)]), seen=seen), signed=signed)
 
 
-def test_what_is_heard_is_saved_before_anything_follows_from_it() -> None:
+def saved(node: Script) -> list[Seen]:
+    """What the last event wanted to be remembered."""
+    return [effect.seen for effect in node.effects if isinstance(effect, SaveSeen)]
+
+
+def births(node: Script) -> list[SeenRun | None]:
+    """What the births of the last event say of the coordinator."""
+    return [effect.state.seen for effect in node.effects if isinstance(effect, PublishState)]
+
+
+def worked(lines: Sequence[str]) -> bool:
+    """Whether anything was done for a round."""
+    return any(line.startswith(("train", "subscribe", "make", "adopt")) for line in lines)
+
+
+def started(round_id: int, version: int, *, start: int, epoch: int = 3) -> RoundAnnouncement:
+    """An announcement that names its start."""
+    return replace(announcement(round_id, version, epoch=epoch), start_low=start & 0xFFFF_FFFF)
+
+
+# --- what is remembered ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_what_is_heard_is_saved_before_anything_follows_from_it(signed: bool) -> None:
     """FED-79: save, then train."""
-    node = Script(holding(5), signed=True)
-    assert node.coordinator(epoch=2, began_ms=1_000) == ["save seen 2/None/None"]
-    assert node.announce(announcement(8, 5, epoch=2)) == ["save seen 2/8/5", "train 8 from 5"]
-    assert node.coordinator(epoch=2, began_ms=1_000) == []
-    saved = [effect.seen for effect in node.effects if isinstance(effect, SaveSeen)]
-    assert saved == []
+    node = Script(holding(5), signed=signed)
+    node.coordinator(epoch=2, start=4, began_ms=1_000)
+    first = Seen(run=RUN, epoch=Epoch(2), start=Start(4), began_ms=1_000)
+    assert saved(node) == [first]
+    assert node.announce(announcement(8, 5, epoch=2)) == ["train 8 from 5"]
+    assert isinstance(node.effects[0], SaveSeen)
+    assert saved(node) == [replace(first, round=RoundId(8), version=ModelVersion(5))]
+    node.coordinator(epoch=2, start=4, began_ms=1_000)
+    assert node.effects == []
 
 
 @pytest.mark.parametrize(
@@ -40,48 +70,212 @@ def test_an_old_announcement_is_not_obeyed_after_a_restart(round_id: int, versio
 
 def test_the_round_that_was_at_hand_goes_on_after_a_restart() -> None:
     """FED-79: the newest announcement is the retained one, and no replay."""
+    assert restarted().announce(announcement(9, 5, epoch=3)) == ["train 9 from 5"]
     node = restarted()
-    assert node.announce(announcement(9, 5, epoch=3)) == ["train 9 from 5"]
-    assert "save seen 4/9/5" in node.announce(announcement(9, 5, epoch=4)) + node.coordinator(epoch=4, began_ms=1_000)
+    node.coordinator(epoch=4, start=1)
+    assert node.announce(announcement(9, 5, epoch=4)) == ["train 9 from 5"], "a restarted coordinator says it again"
+    assert "coordinator_went_back" not in node.notes()
 
 
-def test_an_old_coordinator_is_not_heard_after_a_restart() -> None:
-    """FED-79, FED-20."""
-    node = restarted()
-    node.coordinator(epoch=3, began_ms=1_000)
-    node.coordinator(Presence.OFFLINE, epoch=2, began_ms=1_000)
-    assert node.wait() == ["offer 7-pi-3"]
+def test_a_round_that_is_finished_is_not_begun_again_for_a_restarted_coordinator() -> None:
+    """FED-22, FED-27."""
+    node = Script(replace(holding(5, last_round=9), seen=SEEN))
+    node.coordinator(epoch=4, start=1)
+    assert node.announce(announcement(9, 5, epoch=4)) == []
+    assert node.machine.snapshot()["last_round"] == 9
 
 
-@pytest.mark.parametrize("began_ms", [None, 0, 999, 1_000])
-def test_a_run_that_came_before_does_not_cost_the_outbox(began_ms: int | None) -> None:
-    """FED-79: the former coordinator's state, signed and retained once, is said again."""
-    node = restarted()
-    assert node.coordinator(run=OTHER_RUN, epoch=9, began_ms=began_ms) == []
+# --- the pair of epoch and start ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("epoch", "start"), [(2, 99), (3, 6), (3, None), (2, None)])
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_lower_start_is_not_obeyed_and_named_once(epoch: int, start: int | None, signed: bool) -> None:
+    """FED-20, FED-110: also after a restart; one that says no start has 0."""
+    node = restarted(signed=signed)
+    assert node.coordinator(epoch=epoch, start=start) == [IDLE]
     assert node.notes() == ["out_of_date_ignored"]
-    assert node.machine.snapshot()["run"] == RUN
-    assert node.wait_until(node.now + 60) == [] or node.machine.snapshot()["outbox"]
+    assert births(node) == [SeenRun(run=RUN, epoch=Epoch(3), start=Start(7), round=RoundId(9), version=ModelVersion(5))]
+    assert not worked(node.announce(announcement(10, 6, epoch=2)))
+    node.coordinator(epoch=epoch, start=start)
+    assert node.notes() == []
 
 
-def test_a_run_that_begins_later_is_followed_and_remembered() -> None:
-    """FED-79, FED-19."""
+def test_the_last_will_of_a_former_start_does_not_make_the_coordinator_absent() -> None:
+    """FED-20, FED-79."""
     node = restarted()
-    lines = node.coordinator(run=OTHER_RUN, epoch=1, began_ms=1_001)
-    assert lines == [f"forget all but {OTHER_RUN}", "save seen 1/None/None"]
-    assert node.coordinator(run=RUN, epoch=9, began_ms=1_000) == []
-    assert node.announce(announcement(1, model(0, seed=3), run=OTHER_RUN)) == ["save seen 1/1/0", "make 0 from seed 3"]
+    node.coordinator(epoch=3, start=7)
+    node.coordinator(Presence.LOST, epoch=3, start=6)
+    node.coordinator(Presence.OFFLINE, epoch=2)
+    assert "offer 7-pi-3" in node.wait_until(node.now + BIRTH_S_MIN)
 
 
-def test_a_crash_between_forgetting_a_run_and_remembering_the_next_opens_no_door() -> None:
-    """FED-79: the disk knows the new run, and the old one's beginning."""
-    node = Script(RecoveredNode(run=OTHER_RUN, seen=SEEN), signed=True)
-    assert node.coordinator(run=RUN, epoch=9, began_ms=1_000) == []
-    assert node.coordinator(run=OTHER_RUN, epoch=1, began_ms=2_000) == ["save seen 1/None/None"]
+@pytest.mark.parametrize(("epoch", "start"), [(3, 8), (4, 1), (4, None)])
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_higher_start_is_obeyed_though_its_rounds_and_versions_went_back(
+    epoch: int, start: int | None, signed: bool
+) -> None:
+    """FED-111: a store that was restored from a copy; what is beyond it is given up, and the outbox waits."""
+    node = Script(
+        replace(holding(300, last_round=500, outbox=[entry(499, version=299)]), seen=replace(SEEN, round=RoundId(500))),
+        signed=signed,
+    )
+    node.coordinator(epoch=epoch, start=start)
+    said = node.announce(announcement(401, 240, epoch=epoch))
+    assert "subscribe 240/k0" in said
+    assert "coordinator_went_back" in node.notes()
+    known = node.machine.snapshot()
+    assert (known["held_version"], known["last_round"]) == (None, None)
+    assert [one["update"] for one in known["outbox"]] == ["499-pi-3"]  # type: ignore[attr-defined]
+    assert node.receipt(499, ReceiptStatus.REFUSED) == ["settle 499-pi-3, give back"]
 
 
-def test_who_has_no_signatures_saves_nothing_and_follows_whoever_is_there() -> None:
-    """FED-19: where anybody can speak, an order of runs would only lock nodes out."""
-    node = Script(replace(holding(5), seen=SEEN))
-    assert node.coordinator(run=OTHER_RUN, epoch=1, began_ms=1) == [f"forget all but {OTHER_RUN}"]
+def test_a_restored_coordinator_that_was_lifted_above_all_rounds_is_obeyed_from_its_older_version() -> None:
+    """FED-111."""
+    node = Script(replace(holding(300, last_round=500), seen=replace(SEEN, version=ModelVersion(300))), signed=True)
+    node.coordinator(epoch=60, start=1)
+    assert worked(node.announce(announcement(600, 240, epoch=60)))
+    assert node.machine.snapshot()["last_round"] == 500
+
+
+def test_a_node_that_remembers_no_start_follows_a_restored_coordinator() -> None:
+    """FED-111: it was upgraded from a release that kept none."""
+    node = Script(holding(300, last_round=500))
+    node.coordinator(epoch=6)
+    assert worked(node.announce(announcement(401, 240, epoch=6)))
+
+
+def test_work_for_a_store_that_is_no_more_is_stopped() -> None:
+    """FED-111."""
+    node = Script(holding(300))
+    node.coordinator(epoch=3, start=7)
+    assert node.announce(announcement(500, 300, epoch=3)) == ["train 500 from 300"]
+    node.coordinator(epoch=3, start=8)
+    said = node.announce(announcement(401, 240, epoch=3))
+    assert said[0] == "stop training 500"
+    assert worked(said[1:])
+
+
+def test_a_round_whose_update_still_waits_is_not_trained_twice() -> None:
+    """FED-27: a coordinator that was not lifted above it asks for the same round again."""
+    node = Script(holding(5, last_round=9, outbox=[entry(8, version=5)]))
+    node.coordinator(epoch=4)
+    assert not worked(node.announce(announcement(8, 5, epoch=4)))
+
+
+def test_an_announcement_of_the_start_that_does_not_lead_is_not_obeyed() -> None:
+    """FED-110: two starts with one epoch; the announcement names the low half of its start."""
+    node = Script(holding(5))
+    node.coordinator(epoch=3, start=2**40 + 7)
+    assert node.announce(started(10, 5, start=6)) == []
+    assert node.announce(started(10, 5, start=2**40 + 7)) == ["train 10 from 5"]
+
+
+def test_an_announcement_that_came_before_the_state_of_its_start_is_not_lost() -> None:
+    """FED-110: retained messages come in any order."""
+    node = Script(holding(5))
+    node.coordinator(epoch=3, start=7)
+    assert node.announce(started(10, 5, start=8)) == []
+    assert "train 10 from 5" in node.coordinator(epoch=3, start=8)
+
+
+def test_an_announcement_tells_the_epoch_and_the_state_that_follows_its_start() -> None:
+    """FED-110: it is one start, so nothing is offered anew, and nothing has gone back."""
+    node = Script(holding(5))
+    node.coordinator(epoch=2, start=9)
+    assert node.announce(started(10, 5, epoch=3, start=7)) == ["train 10 from 5"]
+    node.coordinator(epoch=3, start=7)
+    heard = Seen(run=RUN, epoch=Epoch(3), start=Start(7), round=RoundId(10), version=ModelVersion(5))
+    assert saved(node) == [heard]
+    node.coordinator(epoch=3, start=8)
+    assert saved(node) == [Seen(run=RUN, epoch=Epoch(3), start=Start(8))]
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("began_ms", [None, 0, 999, 1_000, 2_000])
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_run_is_followed_whatever_its_clock_said_when_it_began(began_ms: int | None, signed: bool) -> None:
+    """FED-19: it costs nothing, since what the node has of the former run waits for it."""
+    node = restarted(signed=signed)
+    assert node.coordinator(run=OTHER_RUN, epoch=1, began_ms=began_ms) == [f"enter {OTHER_RUN}", IDLE]
     assert node.announce(announcement(1, model(0, seed=3), run=OTHER_RUN)) == ["make 0 from seed 3"]
-    assert not any(isinstance(effect, Note) and effect.event == "out_of_date_ignored" for effect in node.effects)
+
+
+def test_each_run_has_a_fence_of_its_own() -> None:
+    """FED-110, FED-113."""
+    node = restarted()
+    node.coordinator(run=OTHER_RUN, epoch=1, start=2)
+    assert node.coordinator(run=RUN, epoch=2) == []
+    assert node.machine.snapshot()["run"] == OTHER_RUN, "an old copy of the former run's coordinator"
+    assert node.coordinator(run=RUN, epoch=3, start=7)[0] == f"enter {RUN}"
+    assert node.coordinator(run=OTHER_RUN, epoch=1, start=1) == []
+    assert node.machine.snapshot()["run"] == RUN
+
+
+def test_the_fences_of_hidden_runs_are_remembered_over_a_restart() -> None:
+    """FED-110, FED-113."""
+    hidden = RecoveredRun(run=RUN, seen=SEEN)
+    node = Script(RecoveredNode(run=OTHER_RUN, hidden=(hidden,)))
+    node.coordinator(run=RUN, epoch=3, start=6)
+    assert node.machine.snapshot()["run"] == OTHER_RUN
+
+
+# --- births that say what was seen ----------------------------------------------------------------------------------
+
+
+def test_a_birth_says_what_was_seen() -> None:
+    """FED-112."""
+    node = restarted()
+    node.connect()
+    assert births(node) == [SeenRun(run=RUN, epoch=Epoch(3), start=Start(7), round=RoundId(9), version=ModelVersion(5))]
+    node = Script()
+    node.connect()
+    assert births(node) == [None]
+
+
+def test_another_start_is_answered_with_a_birth_at_a_bounded_rate() -> None:
+    """FED-112: the newest is said in the end."""
+    node = Script(holding(5))
+    said = []
+    for epoch in range(1, 100):
+        node.coordinator(epoch=epoch)
+        said += births(node)
+        node.now += 1.0
+        node.on(None)
+        said += births(node)
+    node.wait_until(node.now + BIRTH_S_MIN)
+    said += births(node)
+    assert len(said) <= 99 / BIRTH_S_MIN + 2
+    assert said[-1] == SeenRun(run=RUN, epoch=Epoch(99))
+
+
+def test_no_birth_is_due_without_a_connection() -> None:
+    node = Script(holding(5), online=False)
+    node.coordinator()
+    assert births(node) == []
+    assert node.machine.deadline() is None
+    node.connect()
+    assert births(node) == [SeenRun(run=RUN, epoch=Epoch(1))], "it says so at once, and once"
+    assert node.machine.deadline() is None
+
+
+def test_the_fleet_does_not_answer_at_one_moment() -> None:
+    """FED-112."""
+    late = Births(lambda: 0.5, 4.0)
+    late.want(10.0)
+    late.want(11.0)
+    assert late.deadline() == 12.0
+    assert [late.due(11.9), late.due(12.0), late.due(12.1)] == [False, True, False]
+
+
+def test_the_list_of_those_that_were_named_is_bounded() -> None:
+    fence = Fence([SEEN], signed=False)
+    for start in range(1_000):
+        run, epoch = RunId(RUN), Epoch(2)
+        state = CoordinatorState(
+            presence=Presence.ONLINE, run=run, epoch=epoch, protocol_min=1, protocol_max=1, start=Start(start + 1)
+        )
+        assert len(fence.tell(state)) == 1
+    assert len(fence._told) <= 64

@@ -6,6 +6,7 @@ from federation.protocol.messages import CoordinatorState, NodeState, Presence, 
 from federation.types import Epoch
 from tests.rigs.node_rig import OTHER_RUN, RUN, STATE, Script, announcement, entry, holding, model
 
+IDLE = "state online #7 idle None"
 ENDED = ["state offline #7 idle None", "stop: finished"]
 
 
@@ -45,7 +46,7 @@ def test_a_state_of_an_older_epoch_does_not_make_the_coordinator_absent() -> Non
     node = Script(holding(3, outbox=[entry(4)]))
     node.coordinator(epoch=4)
     node.coordinator(Presence.LOST, epoch=3)
-    assert node.wait() == ["offer 4-pi-3"]
+    assert node.wait_until(node.now + 10.0) == ["offer 4-pi-3", IDLE]
 
 
 def test_a_newer_epoch_in_an_announcement_is_a_reason_to_offer_again() -> None:
@@ -59,10 +60,13 @@ def test_a_newer_epoch_in_an_announcement_is_a_reason_to_offer_again() -> None:
 
 def test_a_node_without_history_joins_the_first_run_that_it_hears_of() -> None:
     node = Script()
-    assert node.coordinator(run=RUN) == []
+    assert node.coordinator(run=RUN) == [f"enter {RUN}", IDLE]
     assert node.machine.snapshot()["run"] == RUN
     other = Script()
-    assert other.announce(announcement(1, model(0, seed=3), run=OTHER_RUN)) == ["make 0 from seed 3"]
+    assert other.announce(announcement(1, model(0, seed=3), run=OTHER_RUN)) == [
+        f"enter {OTHER_RUN}",
+        "make 0 from seed 3",
+    ]
     assert other.machine.snapshot()["run"] == OTHER_RUN
 
 
@@ -78,7 +82,7 @@ def test_an_announcement_of_a_run_that_ended_meanwhile_is_not_taken() -> None:
     """FED-19: what was kept back is only taken when its own run's coordinator shows up."""
     node = Script(holding(3))
     node.announce(announcement(8, 3, run=OTHER_RUN))
-    assert node.coordinator(run=RUN) == []
+    assert node.coordinator(run=RUN) == [IDLE]
     assert node.machine.snapshot()["run"] == RUN
     assert node.announce(announcement(5, 3)) == ["train 5 from 3"]
 
@@ -87,8 +91,10 @@ def test_a_coordinator_of_another_protocol_version_is_said_to_be_incompatible() 
     """FED-17."""
     node = Script(holding(3))
     state = CoordinatorState(presence=Presence.ONLINE, run=RUN, epoch=Epoch(1), protocol_min=200, protocol_max=201)
-    assert node.on(CoordinatorStateReceived(state=state)) == []
-    assert node.effects == [Note(event="coordinator_incompatible", fields={"protocol_min": 200, "protocol_max": 201})]
+    assert node.on(CoordinatorStateReceived(state=state)) == [IDLE]
+    assert [effect for effect in node.effects if isinstance(effect, Note)] == [
+        Note(event="coordinator_incompatible", fields={"protocol_min": 200, "protocol_max": 201})
+    ]
 
 
 def test_the_end_of_the_run_does_not_end_a_node_that_stays() -> None:
@@ -122,7 +128,8 @@ def test_the_end_that_a_former_run_left_behind_does_not_end_a_node_at_once() -> 
     node.coordinator(run=RUN)
     node.coordinator(Presence.OFFLINE, run=RUN)
     assert node.announce(announcement(5, 3, final=True)) == []
-    assert node.coordinator(run=OTHER_RUN) == [f"forget all but {OTHER_RUN}"]
+    assert node.coordinator(run=OTHER_RUN) == [f"enter {OTHER_RUN}"]
+    assert node.wait() == [IDLE]
     assert node.machine.deadline() is None
 
     alone = Script(exit_when_finished=True)
@@ -155,6 +162,7 @@ def test_where_a_wildcard_misses_retained_states_the_node_says_again_who_it_is_t
     assert node.coordinator(epoch=1) == ["state online #7 idle None"]
     assert node.coordinator(epoch=2) == ["state online #7 idle None"]
     assert node.coordinator(Presence.LOST, epoch=2) == []
-    assert node.coordinator(epoch=1) == []  # a former one
+    assert node.coordinator(epoch=1) == [IDLE]  # a former one learns what was seen since
     ordinary = Script(holding(3))
+    ordinary.coordinator(epoch=1)
     assert ordinary.coordinator(epoch=1) == []

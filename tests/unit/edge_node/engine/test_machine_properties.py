@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from edge_node.engine.effects import (
     AdoptModel,
     Effect,
-    ForgetRun,
+    EnterRun,
     MakeInitialModel,
     MarkStored,
     PublishEvent,
@@ -39,13 +39,14 @@ from edge_node.engine.events import (
     ModelReady,
     ModelRejected,
     OutboxSaved,
+    RunEntered,
     StopRequested,
     StorageFailed,
     TrainingFailed,
     TrainingFinished,
 )
 from edge_node.engine.machine import NodeMachine, NodeSettings, TrainBounds
-from edge_node.records import FinishedTraining, OutboxEntry, RecoveredNode
+from edge_node.records import FinishedTraining, Held, OutboxEntry, RecoveredNode
 from federation.protocol.cohort import EVERYONE, NOBODY
 from federation.protocol.limits import INT64_MAX
 from federation.protocol.messages import (
@@ -157,6 +158,7 @@ WILD = st.one_of(
     st.builds(TrainingFinished, result=st.builds(finished, ROUNDS, st.sampled_from((None, RUN, OTHER_RUN)), SIZES)),
     st.builds(TrainingFailed, round=ROUNDS, reason=st.just("no"), run=st.sampled_from((None, RUN, OTHER_RUN))),
     st.builds(OutboxSaved, entry=ROUNDS.map(entry)),
+    st.builds(RunEntered, run=RUNS, forgotten=st.sampled_from(((), (RUN,), (OTHER_RUN,)))),
     st.builds(StorageFailed, detail=st.just("full")),
     st.builds(StorageFailed, detail=st.just("full"), effect=SETTLED),
     st.just(StopRequested()),
@@ -174,8 +176,10 @@ class World:
             node=NODE, task="toy", chunk_bytes=CHUNK, bounds=bounds, outbox_max=3, exit_when_finished=draw > 0
         )
         self.machine = NodeMachine(node, Incarnation(1), recovered, rng=lambda: draw)
-        self.full = self.owes_forgetting = False
-        self.on_disk: dict[UpdateId, RunId] = {one.offer.update: one.offer.run for one in recovered.outbox}
+        self.full = False
+        self.run = recovered.run
+        self.held: dict[RunId | None, Held] = {}
+        self.on_disk = [(one.offer.run, one.offer.update) for one in recovered.outbox]
         self.fails = iter(fails)
         self.receipts: set[tuple[RunId, UpdateId]] = set()
         self.training: tuple[RunId, RoundId] | None = None
@@ -227,23 +231,24 @@ class World:
     def carry_out(self, effect: Effect) -> Event | None:
         """Check one effect and do it."""
         match effect:
-            case SaveOutbox() | SettleUpdate() | ForgetRun() | SaveProgress() | MarkStored():
-                held_up = self.owes_forgetting and isinstance(effect, SaveOutbox | SaveProgress)
-                if isinstance(effect, ForgetRun):
-                    self.owes_forgetting = True
+            case SaveOutbox() | SettleUpdate() | EnterRun() | SaveProgress() | MarkStored():
+                if isinstance(effect, EnterRun):
+                    self.run = effect.run
                     self.reported.clear()
-                if held_up or self.full or next(self.fails, False):
+                if self.full or next(self.fails, False):
                     return StorageFailed(detail="full", effect=effect)
                 return self.save(effect)
             case SendOffer():
-                assert self.on_disk.get(effect.offer.update) == effect.offer.run, "never said before it is saved"
+                assert (self.run, effect.offer.update) in self.on_disk, "never said before it is saved"
+                assert effect.offer.run == self.run, "nothing is said of another run"
                 assert not effect.inline or effect.offer.payload_bytes <= CHUNK
             case SendChunks():
-                assert effect.update in self.on_disk, "never said before it is saved"
+                assert (self.run, effect.update) in self.on_disk, "never said before it is saved"
                 assert effect.indices
             case AdoptModel() | MakeInitialModel():
                 if next(self.fails, False):
                     return ModelRejected(version=effect.model.version, reason="digest")
+                self.held[self.run] = Held(version=effect.model.version, digest=effect.model.digest)
                 return ModelReady(version=effect.model.version, digest=effect.model.digest)
             case StartTraining(announcement=asked):
                 assert self.training is None, "one training at a time"
@@ -270,19 +275,20 @@ class World:
                 assert self.asked[said.run, said.version] == said.digest, "what nobody has asked for"
                 self.reported.add((said.run, said.version))
 
-    def save(self, effect: SaveOutbox | SettleUpdate | ForgetRun | SaveProgress | MarkStored) -> Event | None:
+    def save(self, effect: SaveOutbox | SettleUpdate | EnterRun | SaveProgress | MarkStored) -> Event | None:
         match effect:
             case SaveOutbox():
-                assert effect.offer.update not in self.on_disk, "one update per round"
-                assert len(self.on_disk) <= 4, "the outbox is bounded"
-                self.on_disk[effect.offer.update] = effect.offer.run
+                known = (effect.offer.run, effect.offer.update)
+                assert known not in self.on_disk, "one update per round"
+                assert len([run for run, _ in self.on_disk if run == self.run]) <= 4, "the outbox is bounded"
+                self.on_disk.append(known)
                 return OutboxSaved(entry=OutboxEntry(offer=effect.offer))
             case SettleUpdate():
-                run = self.on_disk.pop(effect.update)
-                assert (run, effect.update) in self.receipts, "kept until the final receipt of its run"
-            case ForgetRun():
-                self.on_disk.clear()
-                self.owes_forgetting = False
+                assert self.run is not None
+                self.on_disk.remove((self.run, effect.update))
+                assert (self.run, effect.update) in self.receipts, "kept until the final receipt of its run"
+            case EnterRun(run=run):
+                return RunEntered(run=run, held=self.held.get(run))
         return None
 
     def watch(self, effect: Effect) -> None:
@@ -338,6 +344,7 @@ class Life(RuleBasedStateMachine):
     def starts(self, recovered: RecoveredNode, fails: list[bool], draw: float, trusts: bool) -> None:
         self.world = World(recovered, fails=fails if trusts else [], draw=draw)
         self.round, self.version, self.epoch, self.run = 3, 0, 3, RUN
+        self.other = (OTHER_RUN, 0, 0, 3)
         self.world.happens(BrokerConnected())
 
     @rule(
@@ -399,15 +406,14 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.world.on_disk)
     @rule(which=st.integers(0, 9), status=st.sampled_from(ReceiptStatus))
     def receipt_arrives(self, which: int, status: ReceiptStatus) -> None:
-        known = list(self.world.on_disk.items())
-        update, run = known[which % len(known)]
+        run, update = self.world.on_disk[which % len(self.world.on_disk)]
         self.world.happens(CommandReceived(command=Receipt(run=run, update=update, status=status)))
 
     @precondition(lambda self: self.world.on_disk)
     @rule(which=st.integers(0, 9), arrived=st.integers(0, 15), window=st.integers(0, 4))
     def grant_arrives(self, which: int, arrived: int, window: int) -> None:
-        known = list(self.world.on_disk)
-        grant = Grant(update=known[which % len(known)], bitmap=bytes([arrived]), window=window)
+        _, update = self.world.on_disk[which % len(self.world.on_disk)]
+        grant = Grant(update=update, bitmap=bytes([arrived]), window=window)
         self.world.happens(CommandReceived(command=grant))
 
     @rule(event=HEARD)
@@ -423,8 +429,8 @@ class Life(RuleBasedStateMachine):
     def coordinator_says(self, presence: Presence, restarted: bool, dice: int) -> None:
         self.epoch += restarted
         if dice == 9:
-            self.run = OTHER_RUN if self.run == RUN else RUN
-            self.round, self.version, self.epoch = 0, 0, 3
+            before = (self.run, self.round, self.version, self.epoch)
+            (self.run, self.round, self.version, self.epoch), self.other = self.other, before
             presence = Presence.ONLINE  # else the node does not hear of it, and versions only go back
         state = CoordinatorState(
             presence=presence, run=self.run, epoch=Epoch(self.epoch), protocol_min=1, protocol_max=1

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from edge_node.engine.effects import ForgetRun, SendChunks, SendOffer, StartTraining
+from edge_node.engine.effects import EnterRun, SendChunks, SendOffer, StartTraining
 from edge_node.engine.events import BrokerDisconnected, OutboxSaved, StorageFailed, TrainingFinished
 from edge_node.engine.outbox import RETRY_AFTER_S_MAX, RETRY_AFTER_S_MIN
 from federation.protocol.cohort import NOBODY
@@ -102,7 +102,7 @@ def test_an_unsaved_update_is_offered_by_no_event_at_all() -> None:
     node.on(BrokerDisconnected(reason="cut"))
     assert node.connect() == ["state online #7 idle None"]
     assert node.coordinator(epoch=1) == []
-    assert node.coordinator(epoch=2) == []
+    assert node.coordinator(epoch=2) == ["state online #7 idle None"]
     assert node.machine.deadline() is None
 
 
@@ -273,12 +273,12 @@ def test_an_update_that_is_finished_just_when_the_disk_is_tried_again_is_saved_o
     assert sorted(node.trained(6)) == ["save update 5-pi-3", "save update 6-pi-3"]
 
 
-def test_a_failed_forgetting_is_repeated() -> None:
+def test_a_run_that_could_not_be_entered_on_disk_is_entered_again() -> None:
     """FED-19."""
     node = waiting(5)
     node.coordinator(run=OTHER_RUN)
-    node.on(StorageFailed(detail="disk full", effect=ForgetRun(run=OTHER_RUN)))
-    assert node.wait() == [f"forget all but {OTHER_RUN}"]
+    node.on(StorageFailed(detail="disk full", effect=EnterRun(run=OTHER_RUN)))
+    assert node.wait() == [f"enter {OTHER_RUN}"]
 
 
 def test_a_rebirth_is_answered_with_the_state() -> None:
@@ -286,15 +286,19 @@ def test_a_rebirth_is_answered_with_the_state() -> None:
     assert waiting(5).command(Rebirth()) == ["state online #7 idle None"]
 
 
-def test_an_update_of_the_new_run_waits_until_the_former_run_is_forgotten() -> None:
-    """FED-19: on disk in the other order, it would be forgotten too."""
+def test_an_update_of_a_run_waits_until_the_run_is_entered_on_disk() -> None:
+    """FED-19."""
     node = waiting(5)
     node.announce(announcement(1, model(0, seed=3), run=OTHER_RUN))
-    assert node.coordinator(run=OTHER_RUN) == [f"forget all but {OTHER_RUN}", "make 0 from seed 3"]
-    node.on(StorageFailed(detail="disk full", effect=ForgetRun(run=OTHER_RUN)))
+    assert node.coordinator(run=OTHER_RUN) == [
+        f"enter {OTHER_RUN}",
+        "make 0 from seed 3",
+        "state online #7 fetching 1",
+    ]
+    node.on(StorageFailed(detail="disk full", effect=EnterRun(run=OTHER_RUN)))
     assert node.ready(0) == ["train 1 from 0"]
     assert node.trained(1) == []
-    assert node.wait() == [f"forget all but {OTHER_RUN}", "save update 1-pi-3"]
+    assert node.wait() == [f"enter {OTHER_RUN}", "save update 1-pi-3"]
 
 
 # --- how fast it gets through ---------------------------------------------------------------------------------------

@@ -232,7 +232,7 @@ def test_a_fetch_is_cancelled_with_its_subscription() -> None:
 def test_a_seed_that_does_not_give_the_digest_leads_to_the_keyframe() -> None:
     """FED-38."""
     node = Script()
-    assert node.announce(announcement(1, model(0, seed=5))) == ["make 0 from seed 5"]
+    assert node.announce(announcement(1, model(0, seed=5))) == [f"enter {RUN}", "make 0 from seed 5"]
     assert node.on(rejected(0)) == ["subscribe 0/k0"]
     assert node.pull(keyframe(0)) == ["unsubscribe 0/k0", "adopt 0 from keyframe 0"]
     assert node.ready(0) == ["train 1 from 0"]
@@ -242,7 +242,7 @@ def test_a_newcomer_pulls_only_deltas_and_falls_back_to_the_keyframe_when_its_ow
     """FED-38, FED-39."""
     node = Script()
     about = model(2, [keyframe(0), delta(1), delta(2)], seed=5)
-    assert node.announce(announcement(3, about)) == ["subscribe 1/d0"]
+    assert node.announce(announcement(3, about)) == [f"enter {RUN}", "subscribe 1/d0"]
     assert node.pull(delta(1)) == ["unsubscribe 1/d0", "subscribe 2/d0"]
     assert node.pull(delta(2)) == ["unsubscribe 2/d0", "adopt 2 from delta 1, delta 2"]
     assert node.on(rejected(2)) == ["subscribe 0/k0"]

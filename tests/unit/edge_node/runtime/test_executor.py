@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from edge_node.engine.effects import (
     AdoptModel,
-    ForgetRun,
+    EnterRun,
     MakeInitialModel,
     MarkStored,
     Note,
@@ -29,15 +29,15 @@ from edge_node.engine.effects import (
     SubscribeSegment,
     UnsubscribeSegment,
 )
-from edge_node.engine.events import ModelReady, ModelRejected, OutboxSaved, StorageFailed
-from edge_node.records import FinishedTraining, OutboxEntry, RecoveredNode
+from edge_node.engine.events import ModelReady, ModelRejected, OutboxSaved, RunEntered, StorageFailed
+from edge_node.records import FinishedTraining, Held, OutboxEntry, RecoveredNode
 from edge_node.runtime import executor
 from edge_node.runtime.executor import NodeExecutor, NodeParts
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.storage.store import HeldModel
 from edge_node.training.update import ResidualAging
 from edge_node.training.worker import run_round
-from federation.errors import LocalProtocolError, StorageError
+from federation.errors import LocalProtocolError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import Activity, Decline, NodeState, PartKind, Presence, Progress, UpdateOffer
 from federation.protocol.topics import Topics
@@ -63,6 +63,9 @@ TOPICS = Topics(FederationId("fed"))
 UPDATE = update_id(RoundId(7), NODE)
 
 
+OTHER_RUN = RunId("00000000000000bb")
+
+
 @dataclass
 class Rig:
     """An executor between doubles."""
@@ -82,6 +85,8 @@ class Rig:
                 topics=TOPICS,
             )
         )
+        if self.store.recovered().run is None:
+            self.executor.execute(EnterRun(run=RUN))
 
     def adopt(self, version: int = 4, value: float = 0.0) -> list[object]:
         target = vectors(value)
@@ -295,11 +300,11 @@ def test_failing_disk_answers_storage_failed_and_the_same_save_works_later(rig: 
         SaveProgress(run=RUN, last_round=RoundId(9)),
         MarkStored(update=UPDATE),
         SettleUpdate(update=UPDATE, applied=False),
-        ForgetRun(run=RunId("00000000000000bb")),
+        EnterRun(run=OTHER_RUN),
     ],
 )
 def test_every_other_save_on_a_failing_disk_answers_storage_failed(
-    rig: Rig, effect: SaveProgress | MarkStored | SettleUpdate | ForgetRun
+    rig: Rig, effect: SaveProgress | MarkStored | SettleUpdate | EnterRun
 ) -> None:
     rig.adopt()
     rig.save(rig.train())
@@ -453,6 +458,7 @@ def test_residual_of_another_model_is_not_used(rig: Rig) -> None:
 
 def test_held_model_of_another_task_is_as_good_as_none() -> None:
     store = in_own_folder(FailingNodeStore)
+    store.enter_run(RUN)
     content = vectors()
     store.save_model(
         HeldModel(
@@ -462,7 +468,7 @@ def test_held_model_of_another_task_is_as_good_as_none() -> None:
             vectors=content,
         )
     )
-    assert Rig(store=store).executor.recovered() == RecoveredNode()
+    assert Rig(store=store).executor.recovered() == RecoveredNode(run=RUN)
 
 
 def test_recovered_state_names_the_held_model(rig: Rig) -> None:
@@ -472,13 +478,27 @@ def test_recovered_state_names_the_held_model(rig: Rig) -> None:
     assert again.executor.recovered().held_version == 4
 
 
-def test_another_run_forgets_model_and_residual(rig: Rig) -> None:
+def test_another_run_hides_model_residual_and_outbox_until_the_first_one_is_back(rig: Rig) -> None:
+    """FED-19."""
     rig.adopt()
     rig.save(rig.train())
-    rig.executor.execute(ForgetRun(run=RunId("00000000000000bb")))
-    assert rig.store.recovered() == RecoveredNode(run=RunId("00000000000000bb"))
+    kept, held = rig.store.residual(), rig.store.held_model()
+    assert list(rig.executor.execute(EnterRun(run=OTHER_RUN))) == [RunEntered(run=OTHER_RUN)]
+    assert (rig.store.residual(), rig.store.held_model(), rig.store.outbox()) == (None, None, ())
     (event,) = rig.executor.execute(StartTraining(announcement=announcement(8)))
     assert isinstance(event, ModelRejected)
+    (entered,) = rig.executor.execute(EnterRun(run=RUN))
+    assert held is not None
+    assert entered == RunEntered(run=RUN, held=Held(version=held.version, digest=held.digest))
+    np.testing.assert_array_equal(rig.store.residual(), kept)
+    assert [one.offer.update for one in rig.store.outbox()] == [UPDATE]
+    rig.train(8)
+
+
+def test_runs_that_the_disk_has_no_room_for_are_named(rig: Rig) -> None:
+    runs = [RunId(f"{number:016x}") for number in range(1, 5)]
+    answers = [one for run in runs for one in rig.executor.execute(EnterRun(run=run))]
+    assert [one.forgotten for one in answers if isinstance(one, RunEntered)] == [(), (), (), (RUN,)]
 
 
 def test_notes_are_logged_and_stop_stops(rig: Rig) -> None:
@@ -490,34 +510,17 @@ def test_notes_are_logged_and_stop_stops(rig: Rig) -> None:
     assert [(line["event"], line.get("round")) for line in said] == [("round_joined", 7), ("stopping", None)]
 
 
-OTHER_RUN = RunId("00000000000000bb")
-
-
-class Stubborn(FailingNodeStore):
-    """A disk that has room for what is small, and fails to forget a run so many times."""
-
-    failures = 2
-
-    def forget_run(self, run: RunId) -> None:
-        if self.failures:
-            self.failures -= 1
-            raise StorageError("no space left on device")
-        super().forget_run(run)
-
-
-def test_nothing_of_a_new_run_is_saved_before_the_former_one_is_forgotten() -> None:
-    """FED-19, FED-41: to forget it at last would take the new run's update with it, and a restart would not forget."""
-    rig, forgetting = Rig(store=in_own_folder(Stubborn)), ForgetRun(run=OTHER_RUN)
+def test_a_run_that_cannot_be_entered_on_disk_is_at_hand_all_the_same(rig: Rig) -> None:
+    """FED-19: nothing of the former one is used for it, and none of its updates is lost."""
     rig.adopt()
-    result = rig.train()
-    for _ in range(2):
-        assert failed(rig.executor.execute(forgetting)) == [forgetting]
-        progress = SaveProgress(run=OTHER_RUN, last_round=RoundId(1))
-        assert failed(rig.executor.execute(progress)) == [progress]
-        assert [type(event) for event in rig.save(result)] == [StorageFailed]
-    assert rig.store.recovered().run != OTHER_RUN
-    assert failed(rig.executor.execute(forgetting)) == []
-    assert [type(event) for event in rig.save(result)] == [OutboxSaved]
+    rig.save(rig.train())
+    rig.store.failing = True
+    entering = EnterRun(run=OTHER_RUN)
+    assert failed(rig.executor.execute(entering)) == [entering]
+    rig.store.failing = False
+    assert failed(rig.executor.execute(entering)) == []
+    assert rig.store.recovered().run == OTHER_RUN
+    assert [one.run for one in rig.store.recovered().hidden] == [RUN]
 
 
 def failed(events: Iterable[object]) -> list[object]:

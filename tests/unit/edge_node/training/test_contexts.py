@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edge_node.engine.effects import AdoptModel, MakeInitialModel, SaveOutbox, SettleUpdate, StartTraining
 from edge_node.engine.outbox import Outbox
 from edge_node.engine.settings import NodeSettings, wants_context
-from edge_node.records import OutboxEntry
+from edge_node.records import OutboxEntry, RecoveredNode
 from edge_node.runtime.executor import NodeExecutor, NodeParts
 from edge_node.storage.model_file import pack_model, read_model
 from edge_node.storage.sqlite_store import SqliteNodeStore
@@ -253,7 +253,7 @@ def test_an_update_that_the_coordinator_could_not_read_goes_back_and_the_node_go
 
 
 def test_a_verdict_about_the_codec_says_that_it_was_misread() -> None:
-    outbox = Outbox(_settings(), (entry(5),), lambda: 0.0)
+    outbox = Outbox(_settings(), RecoveredNode(run=RUN, outbox=(entry(5),)), lambda: 0.0)
     offer = entry(5).offer
     receipt = Receipt(run=offer.run, update=offer.update, status=ReceiptStatus.REFUSED, reason=Reason.CODEC)
     assert outbox.receipt(receipt, 1.0) == [SettleUpdate(update=offer.update, applied=False, misread=True)]

@@ -387,7 +387,12 @@ class TestNodesFolders:
 
     @pytest.mark.parametrize(
         "damage",
-        ["DROP TABLE outbox", "UPDATE meta SET value = 'x' WHERE name = 'last_round'", "UPDATE meta SET value = 'x'"],
+        [
+            "DROP TABLE outbox",
+            "UPDATE runs SET last_round = 'x'",
+            "UPDATE runs SET start = 'x'",
+            "UPDATE meta SET value = 'x'",
+        ],
     )
     def test_a_node_s_store_that_cannot_be_read_fails(self, damage: str, state: Path, tmp_path: Path) -> None:
         folder = node_with(tmp_path / "d", run_of(state), arrived("d", update(1.0), round_id=2), stored=False)

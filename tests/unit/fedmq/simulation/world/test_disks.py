@@ -220,6 +220,7 @@ def test_the_model_that_a_node_holds_may_be_lost_and_is_never_a_wrong_one(folder
     for seed in range(20):
         disk = of_node(folder / str(seed))
         with disk:
+            disk.store.save_outbox(entry(1), b"frame", None)
             disk.store.save_model(model())
         restart(disk, power_cut=seed)
         found = disk.store.held_model()
