@@ -38,6 +38,12 @@ class Kind(StrEnum):
     CSV = "csv"
     PICTURES = "pictures"
     TORCH = "torch"
+    SKLEARN = "sklearn"
+    FLOWER = "flower"
+
+
+TABLES = frozenset({Kind.CSV, Kind.SKLEARN})
+"""Kinds that read a table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +68,8 @@ def new(
     *,
     kind: Annotated[Kind, typer.Option("--from", help="What you have.")] = Kind.TORCH,
     table: Annotated[
-        Path | None, typer.Option(help="Your table, for --from csv; it is copied. Default: a made-up one.", exists=True)
+        Path | None,
+        typer.Option(help="Your table, for csv and sklearn; it is copied. Default: a made-up one.", exists=True),
     ] = None,
     target: Annotated[str | None, typer.Option(help="The column of --table to predict. Default: the last.")] = None,
     as_json: JsonOption = False,
@@ -96,10 +103,10 @@ def make_project(wish: Wish) -> list[str]:
         ConfigError: A table is given for another kind, or it has no such column.
         StorageError: The folder is not empty, or cannot be written.
     """
-    if wish.kind is not Kind.CSV and (wish.table is not None or wish.target is not None):
-        raise ConfigError("--table", f"is for --from csv, not for {wish.kind}", source="command line")
+    if wish.kind not in TABLES and (wish.table is not None or wish.target is not None):
+        raise ConfigError("--table", f"is for --from csv and sklearn, not for {wish.kind}", source="command line")
     # The table is read first: nothing is left behind where it cannot be used.
-    values = _table_values(wish) if wish.kind is Kind.CSV else {"classes": repr(CLASSES)}
+    values = _table_values(wish) if wish.kind in TABLES else {"classes": repr(CLASSES)}
     values = {"name": wish.folder.resolve().name, **values}
     try:
         wish.folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +130,7 @@ def _filled(template: str, values: Mapping[str, str]) -> str:
 def _write_data(wish: Wish) -> None:
     data = wish.folder / "data"
     data.mkdir()
-    if wish.kind is Kind.TORCH:
+    if wish.kind in {Kind.TORCH, Kind.FLOWER}:
         write_arrays(data / "examples.npz")
     elif wish.kind is Kind.PICTURES:
         write_pictures(data / "pictures")

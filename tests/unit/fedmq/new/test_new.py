@@ -27,8 +27,12 @@ def run(*arguments: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", list(Kind))
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.frameworks] if kind is Kind.FLOWER else []) for kind in Kind]
+)
 def test_a_new_project_passes_its_own_test(kind: Kind, tmp_path: Path) -> None:
+    if kind is Kind.FLOWER:
+        pytest.importorskip("flwr", reason="flwr is not installed (make test-frameworks)")
     folder = tmp_path / "press"
     said = run(str(folder), "--from", kind)
     assert f"{folder / 'task.py'}" in said
@@ -76,7 +80,7 @@ def test_a_wish_that_cannot_be_granted_leaves_nothing_behind(tmp_path: Path) -> 
     (tmp_path / "mine.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ConfigError, match="'c' is no column: there are a, b"):
         make_project(Wish(folder=tmp_path / "x", kind=Kind.CSV, table=tmp_path / "mine.csv", target="c"))
-    with pytest.raises(ConfigError, match="is for --from csv"):
+    with pytest.raises(ConfigError, match="is for --from csv and sklearn"):
         make_project(Wish(folder=tmp_path / "x", kind=Kind.TORCH, table=tmp_path / "mine.csv"))
     (tmp_path / "mine.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read as a table"):
