@@ -1,5 +1,8 @@
 """``coordinator export``: the newest or the best model as a file that other programs read and run."""
 
+import difflib
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.numpy
@@ -13,8 +16,16 @@ from federation.tasks.scaffold import of_scaffold
 from federation.types import ModelVersion
 from update_codec import Vectors
 
-__all__ = ["BEST", "NEWEST", "export_model", "read_model"]
+__all__ = ["BEST", "NEWEST", "export_model", "kept_line", "read_model"]
 
+
+ARRAYS = ".safetensors"
+ENDINGS: Mapping[str, str] = {
+    ARRAYS: "the arrays, by the task's names",
+    f".{ProgramForm.PT2}": "a program for torch.export.load",
+    f".{ProgramForm.ONNX}": "a program for any ONNX runtime",
+}
+"""What a model is written as, by the ending of its file's name."""
 
 NEWEST, BEST = "newest", "best"
 """Versions by name."""
@@ -27,7 +38,7 @@ def export_model(folder: Path, out: Path, version: str = NEWEST, source: TaskSou
 
     Args:
         folder: The state folder.
-        out: The file to write; its suffix says as what: ``.pt2``, ``.onnx``, and safetensors for every other.
+        out: The file to write; its suffix says as what: ``.safetensors``, ``.pt2`` or ``.onnx``.
         version: `NEWEST`, `BEST`, or a number: the newest two versions are kept, and the best.
         source: The task; a program cannot be written without it.
 
@@ -35,12 +46,15 @@ def export_model(folder: Path, out: Path, version: str = NEWEST, source: TaskSou
         Its version.
 
     Raises:
-        ConfigError: There is no such version, or a program is wanted and no task is given.
+        ConfigError: The suffix is none of these, there is no such version, or a program is wanted and no task is given.
         StorageError: There is no model, or it cannot be read or written.
         TaskError: The task cannot write its model so.
     """
-    wanted, arrays = read_model(folder, version)
     form = program_form(out)
+    if form is None and out.suffix.lower() != ARRAYS:
+        problem = f"{out.name} says not as what: its ending must be {', '.join(sorted(ENDINGS))}{_near(out.suffix)}"
+        raise ConfigError("FILE", problem, source="command line")
+    wanted, arrays = read_model(folder, version)
     if form is None:
         notes = ModelNotes(version=wanted, task="" if source is None else source.label)
         built = None if source is None else source.build()
@@ -57,9 +71,23 @@ def export_model(folder: Path, out: Path, version: str = NEWEST, source: TaskSou
     return wanted
 
 
+def kept_line(folder: Path, task: str) -> str:
+    """Where a run is kept, and what can be done with it."""
+    state, named = shlex.quote(str(folder)), shlex.quote(task)
+    return f"kept in {folder}: coordinator export model.onnx --state {state} --task {named}; also plot, predict, status"
+
+
 def program_form(path: Path) -> ProgramForm | None:
     """As what kind of program a file of this name is written; None is no program."""
     return next((form for form in ProgramForm if path.suffix.lower() == f".{form}"), None)
+
+
+def _near(suffix: str) -> str:
+    """The ending that was meant, where it can be guessed; and what is for other programs' endings."""
+    if suffix.lower() in {".pt", ".pth", ".bin", ".pkl", ".ckpt", ".npz", ".h5"}:
+        return f" (for weights: {ARRAYS}, which torch, NumPy and others read)"
+    near = difflib.get_close_matches(suffix.lower(), ENDINGS, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _write(out: Path, content: bytes) -> None:

@@ -94,6 +94,11 @@ class SqliteStore(StoreReader):
             self._lock.release()
             raise
 
+    @property
+    def folder(self) -> Path:
+        """The state folder."""
+        return self._folder
+
     def wait_later(self) -> None:
         """From now on what is saved survives a killed process at once, and a power cut only after the next `sync`."""
         self._database.wait_later()

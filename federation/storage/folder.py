@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
-from federation.errors import StorageError, StoreLocked
+from federation.errors import ConfigError, StorageError, StoreLocked
 
 __all__ = [
     "TEMPORARY",
     "Folder",
     "FolderLock",
     "access_remedy",
+    "empty_folder",
     "has_content",
     "lock",
     "lock_holder",
@@ -34,6 +35,30 @@ _LOCK = "lock"
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _BARRED: Final = frozenset({errno.EACCES, errno.EPERM})
 _LOCKLESS: Final = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS})
+
+
+def empty_folder(folder: Path, option: str) -> Path:
+    """Make a folder that does not exist, or take one in which nothing is, for what a command keeps.
+
+    Args:
+        folder: Where.
+        option: Whose value it is, such as ``--keep``.
+
+    Returns:
+        Its absolute path.
+
+    Raises:
+        ConfigError: Something is in it, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        found = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        raise ConfigError(option, f"{folder} is no folder that can be used: {error}", source="command line") from error
+    if found:
+        problem = f"{folder} is not empty, it has {', '.join(found[:3])}: name a new folder"
+        raise ConfigError(option, problem, source="command line")
+    return folder.resolve()
 
 
 class FolderLock:

@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from coordinator.artifacts.export import kept_line
 from coordinator.artifacts.plots.canvas import require_matplotlib
 from coordinator.artifacts.plots.gallery import draw_run
 from coordinator.artifacts.plots.run import run_of_report
@@ -45,6 +46,9 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
     selector: Annotated[str, typer.Option(help="uniform, fair, reliable, capable, repeatable.")] = "uniform",
     chaos: Annotated[bool, typer.Option(help="Kill one node in mid-training and start it again.")] = True,  # noqa: FBT002 - typer makes the flag of it
     report: Annotated[Path | None, typer.Option(help="Write the whole report as JSON.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep the model and its history in this new folder: for export, plot, status.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")] = False,  # noqa: FBT002
     plot: Annotated[Path | None, typer.Option(help="Draw the run: pictures (PNG, SVG) for this folder.")] = None,
 ) -> None:
@@ -56,7 +60,8 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
     Examples:
       coordinator demo
       coordinator demo --task mnist-mlp --nodes 10 --per-round 5 --codec balanced --report j1.json
-      coordinator demo --task my_task.py:build --nodes 3 --no-chaos
+      coordinator demo --task my_task.py:build --nodes 3 --no-chaos --keep mine
+      coordinator export model.onnx --state mine --task my_task.py:build
     """  # noqa: D301 - \b keeps the line breaks in the help
     plan = make_plan(
         DemoOptions(
@@ -74,6 +79,7 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
             partition=partition,
             selector=selector,
             strategy=strategy,
+            keep=keep,
         )
     )
     if plot is not None:
@@ -92,6 +98,8 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
         report.write_text(json.dumps(result, indent=2) + "\n")
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
+    if keep is not None:
+        console.print(kept_line(keep, task), markup=False, highlight=False, soft_wrap=True)
     if plot is not None:
         for file in draw_run(run_of_report(result, Path(f"demo-{plan_name(plan)}")), plot).files:
             console.print(str(file), markup=False, highlight=False, soft_wrap=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from federation.errors import ConfigError
 from federation.protocol.messages import TrainSettings
+from federation.storage.folder import empty_folder
 from federation.tasks.data.partitioners import parse_partition
 from federation.tasks.registry import default_rounds, default_settings
 
@@ -33,6 +34,7 @@ class DemoOptions:
         partition: How the task's data is divided; None is the task's own way.
         selector: Who is asked.
         strategy: Its name; None is what fits.
+        keep: Where the coordinator's state stays, or None for nowhere.
     """
 
     task: str = "digits"
@@ -49,6 +51,7 @@ class DemoOptions:
     partition: str | None = None
     selector: str = "uniform"
     strategy: str | None = None
+    keep: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +101,8 @@ def make_plan(options: DemoOptions) -> DemoPlan:
         "chaos": options.chaos and nodes > 1,
         "strategy": options.strategy or ("fedavg" if buffer == per_round else "fedbuff"),
     }
+    if options.keep is not None:
+        decided["keep"] = empty_folder(options.keep, "--keep")
     return DemoPlan(**asdict(options) | decided, settings=default_settings(options.task))
 
 

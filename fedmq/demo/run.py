@@ -169,7 +169,8 @@ class Demo:
 
     def _start(self, url: str) -> None:
         settings, node_settings = self.folder / "coordinator.toml", self.folder / "node.toml"
-        settings.write_text(to_toml(coordinator_settings(self.plan, broker_url=url, state=self.folder / "coordinator")))
+        state = self.plan.keep or self.folder / "coordinator"
+        settings.write_text(to_toml(coordinator_settings(self.plan, broker_url=url, state=state)))
         # In a file that only we can read: the URL may hold a password, and a command line is for everybody's eyes.
         node_settings.write_text(to_toml({"broker": {"url": url}}))
         report = str(self.folder / "report.json")

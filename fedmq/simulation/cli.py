@@ -63,6 +63,9 @@ def simulate(  # noqa: PLR0913 - one parameter per option of the command line
         list[str] | None, typer.Option("--set", help="A setting of a coordinator: train.learning_rate=0.1")
     ] = None,
     report_to: Annotated[Path | None, typer.Option("--report", help="For coordinator plot and compare: FILE.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="With --train: keep the state in this new folder, for export, plot, status.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
 ) -> None:
     """Run both machines in virtual time, without a broker: the same code as in production, hours in seconds.
@@ -104,12 +107,14 @@ def simulate(  # noqa: PLR0913 - one parameter per option of the command line
                 stacked=stack,
                 workers=workers,
                 report=report_to,
+                keep=keep,
             ),
             as_json=as_json,
         )
         return
-    if report_to is not None:
-        raise ConfigError("--report", "is for --train: without it nothing is learned", source="command line")
+    for option, given in (("--report", report_to), ("--keep", keep)):
+        if given is not None:
+            raise ConfigError(option, "is for --train: without it nothing is learned", source="command line")
     options = FleetOptions(
         nodes=nodes,
         rounds=rounds or ROUNDS,

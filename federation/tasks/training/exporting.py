@@ -5,50 +5,66 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
 from federation.errors import TaskError
 from federation.task import ProgramForm
+from federation.tasks.training.batches import mapped, tensors_in
 
-__all__ = ["write_program"]
+__all__ = ["Example", "write_program"]
 
 INPUT, OUTPUT = "input", "output"
-"""Names in an ONNX file."""
+"""Names in an ONNX file, where there is one of each."""
+
+Example = tuple[tuple[Any, ...], Mapping[str, Any]]
+"""What a model is called with, by place and by name: tensors of two rows, on the CPU."""
 
 
-def write_program(module: nn.Module, example: torch.Tensor, form: ProgramForm, notes: Mapping[str, str]) -> bytes:
+def write_program(module: nn.Module, example: Example, form: ProgramForm, notes: Mapping[str, str]) -> bytes:
     """Trace a module in evaluation mode with two examples; how many inputs come later is free.
+
+    Args:
+        module: As it is trained; what ``torch.compile`` has put around it is left out.
+        example: Of the types that it will be given.
+        form: As what.
+        notes: Kept in the file.
 
     Raises:
         TaskError: It cannot be traced, or what writes ONNX is not installed.
     """
     program = _traced(module, example)
     if form is ProgramForm.ONNX:
-        return _onnx(program, notes)
+        return _onnx(program, notes, alone=len(list(tensors_in(example))) == 1)
     file = io.BytesIO()
     torch.export.save(program, file, extra_files=dict(notes))
     return file.getvalue()
 
 
-def _traced(module: nn.Module, example: torch.Tensor) -> torch.export.ExportedProgram:
+def _traced(module: nn.Module, example: Example) -> torch.export.ExportedProgram:
+    places, names = example
+    free = mapped(lambda leaf: {0: torch.export.Dim.DYNAMIC} if getattr(leaf, "ndim", 0) else None, names or places)
     try:
-        return torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+        with warnings.catch_warnings():
+            # Torch's own recurrent layers put their weights into a list as they run.
+            warnings.filterwarnings("ignore", "The tensor attributes .*_flat_weights", UserWarning)
+            return torch.export.export(getattr(module, "_orig_mod", module), places, dict(names), dynamic_shapes=free)
     except Exception as error:
         raise TaskError(f"torch.export cannot trace this model: {type(error).__name__}: {error}") from error
 
 
-def _onnx(program: torch.export.ExportedProgram, notes: Mapping[str, str]) -> bytes:
+def _onnx(program: torch.export.ExportedProgram, notes: Mapping[str, str], *, alone: bool) -> bytes:
     try:
         import onnxscript  # noqa: F401, PLC0415 - an extra; asked for here so that it is named when it is missing
     except ModuleNotFoundError as error:
         raise TaskError(f"ONNX files need {error.name}: pip install 'fedmq[onnx]'") from error
     try:
         with _quiet():
-            made = torch.onnx.export(
-                program, (), input_names=[INPUT], output_names=[OUTPUT], dynamo=True, verbose=False
-            )
+            # Several keep the names that the model has for them.
+            names = [INPUT] if alone else None
+            made = torch.onnx.export(program, (), input_names=names, output_names=[OUTPUT], dynamo=True, verbose=False)
     except Exception as error:
         raise TaskError(f"torch cannot write this model as ONNX: {type(error).__name__}: {error}") from error
     if made is None:

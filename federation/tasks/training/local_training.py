@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,8 @@ from torch import nn
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import TEST_EXAMPLES, Array, Metrics, Parameters, ProgramForm, Stop, TrainResult
-from federation.tasks.training.batches import Reading
-from federation.tasks.training.exporting import write_program
+from federation.tasks.training.batches import Reading, mapped
+from federation.tasks.training.exporting import Example, write_program
 from federation.tasks.training.local_data import (
     LocalData,
     TensorData,
@@ -195,20 +196,25 @@ class LocalTraining:
         # A model of its own: whatever tracing leaves in it is gone with it.
         module = self.module_with(parameters)
         with self.guarded(seed=0):
-            return write_program(module, self._example(), form, notes)
+            return write_program(module, self._example(module), form, notes)
 
-    def _example(self) -> torch.Tensor:
+    def _example(self, module: torch.nn.Module) -> Example:
         """Two inputs to trace with: one would be taken for the only number there can be."""
         task = self._task
-        shape = task.input_shape or (None if task.picture is None else task.picture.shape)
-        if shape is not None:
-            return torch.zeros(2, *shape)
-        if task.test_data is None:
+        if task.picture is not None:
+            return (torch.zeros(2, *task.picture.shape),), {}
+        if task.test_data is not None:
+            try:
+                # Any two will do: a node may have none of its own to evaluate on.
+                batch = first_batch(own_data(task.test_data, torch.device("cpu")).in_order(2), "the test data")
+                places, names = Reading.of(module, task.loss).inputs(batch)
+                return mapped(_two_rows, places), mapped(_two_rows, dict(names))
+            except Exception:  # another machine may have the data
+                if task.input_shape is None:
+                    raise
+        if task.input_shape is None:
             raise TaskError("to export this model its input must be known: give TorchTask(input_shape=...)")
-        # Any two will do: a node may have none of its own to evaluate on.
-        batches = own_data(task.test_data, self.device).in_order(2)
-        inputs: torch.Tensor = first_batch(batches, "the test data")[0]
-        return inputs.cpu()
+        return (_zeros_for(module, task.input_shape),), {}
 
     @contextmanager
     def guarded(self, seed: int) -> Iterator[None]:
@@ -294,6 +300,22 @@ def _made(task: TorchTaskSpec) -> nn.Module:
                 f"the loss has parameters of its own, which nobody trains ({own[0]}): keep them in the model"
             )
     return module
+
+
+def _two_rows(leaf: Any) -> Any:
+    """Of a batch of any size."""
+    return torch.cat([leaf, leaf])[:2] if isinstance(leaf, torch.Tensor) and leaf.ndim else leaf
+
+
+def _zeros_for(module: torch.nn.Module, shape: tuple[int, ...]) -> torch.Tensor:
+    """Two inputs of zeros, whole numbers where the model takes nothing else, as one of tokens does."""
+    zeros = torch.zeros(2, *shape)
+    try:
+        with torch.no_grad():
+            module(zeros)
+    except (RuntimeError, TypeError, IndexError):
+        return zeros.long()
+    return zeros
 
 
 def node_seed(seed: int, node_index: int) -> int:

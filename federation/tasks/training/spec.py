@@ -49,7 +49,8 @@ class TorchTaskSpec:
             ``dirichlet:ALPHA`` or ``natural``.
         picture: How a picture becomes an input, for `coordinator predict`.
         classes: Names of the classes, in the order of the model's outputs.
-        input_shape: Shape of one input, for `coordinator export` where there is neither ``test_data`` nor ``picture``.
+        input_shape: Shape of one input, for `coordinator export` where there is neither ``test_data`` nor ``picture``;
+            of whole numbers where the model takes no others.
         gaps: The data may have numbers that are not finite, and model and loss know what to do with them. Else they are
             refused when the data is read.
         initial: Initial parameters without torch, for a coordinator that has none; the model must have no buffers.

@@ -11,13 +11,15 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from coordinator.artifacts.export import kept_line
 from coordinator.config.sections import CoordinatorConfig
 from coordinator.config.settings import committer_settings, engine_settings, strategy_name, uses_controls
 from coordinator.engine.early_stopping import Source, StoppingSettings, missing_metric
 from coordinator.engine.settings import FederatedEvaluationSettings
 from federation.errors import ConfigError
 from federation.protocol.cohort import COHORT_NODES_MAX
-from federation.task import TaskContext
+from federation.storage.folder import empty_folder
+from federation.task import TaskContext, task_label
 from federation.tasks.pool.node_pool import NodePool
 from federation.tasks.registry import load_task
 from federation.types import NodeId
@@ -80,6 +82,7 @@ def experiment_of(options: TrainOptions, config: CoordinatorConfig) -> Experimen
         outages=parse_outages(options.outages, options.nodes),
         evaluate_every=every,
         update_norm_max=config.limits.update_norm_max,
+        keep=options.keep is not None,
     )
     pool = NodePool(load_task(config.task.name), context, stacked=options.stacked, controlled=uses_controls(config))
     return Experiment(plan, pool, workers=options.workers)
@@ -95,6 +98,7 @@ def train(options: TrainOptions, *, as_json: bool) -> Result:
     if options.report is not None and not options.report.absolute().parent.is_dir():
         raise ConfigError("--report", f"there is no folder {options.report.parent}", source="command line")
     console = Console(stderr=True)
+    kept_in = None if options.keep is None else empty_folder(options.keep, "--keep")
     options, config = resolve(options)
     experiment = experiment_of(options, config)
     _check_metric(experiment)
@@ -106,12 +110,16 @@ def train(options: TrainOptions, *, as_json: bool) -> Result:
 
     try:
         result = experiment.run(say, Complaints(console).hear)
+        if options.report is not None:
+            made = run_report(experiment, result, strategy=strategy_name(config), codec=config.codec.up)
+            options.report.write_text(json.dumps(made) + "\n")
     except NobodyTrains as error:
         console.print(f"simulation failed: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(EXIT_FAILED) from error
-    if options.report is not None:
-        made = run_report(experiment, result, strategy=strategy_name(config), codec=config.codec.up)
-        options.report.write_text(json.dumps(made) + "\n")
+    finally:
+        if kept_in is not None:
+            experiment.coordinator.keep(kept_in, task_label(config.task.name))
+            console.print(kept_line(kept_in, config.task.name), markup=False, highlight=False, soft_wrap=True)
     if as_json:
         sys.stdout.write(json.dumps(report(options, result)) + "\n")
     else:

@@ -4,9 +4,11 @@ For tests and benchmarks of strategies: what a node does, and how long it takes,
 """
 
 import random
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 
 from coordinator.engine.effects import PublishAnnouncement, SendCommand
@@ -26,6 +28,7 @@ from coordinator.global_model.update_checks import Examine, Refusal, check_updat
 from coordinator.records import UpdateRecord
 from coordinator.runtime.executor import CoordinatorExecutor, ExecutorParts
 from coordinator.strategies.selection import make_selector
+from federation.errors import StorageError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.cohort import includes
 from federation.protocol.messages import Decline, NodeState, Presence, Receipt, RoundAnnouncement, UpdateOffer
@@ -170,7 +173,25 @@ class DirectCoordinator:
 
     def evaluated(self, version: int, metrics: Mapping[str, float]) -> None:
         """The caller has evaluated a version: it may be the best one, or one too many without improvement."""
+        self.store.save_evaluation(ModelVersion(version), metrics)
         self.tell(Evaluated(version=ModelVersion(version), metrics=metrics))
+
+    def keep(self, folder: Path, task: str) -> None:
+        """End with a copy of the state on disk, as of a coordinator that has run a task.
+
+        Args:
+            folder: Empty.
+            task: The task's label.
+
+        Raises:
+            StorageError: The folder cannot be written.
+        """
+        self.store.save_task(task)
+        self.store.close()
+        try:
+            shutil.copytree(self.store.folder, folder, dirs_exist_ok=True)
+        except (OSError, shutil.Error) as error:
+            raise StorageError(f"{folder} cannot be written: {error}") from error
 
     def leave(self, node: NodeId) -> None:
         """The node's connection is lost."""

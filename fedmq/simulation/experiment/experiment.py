@@ -52,6 +52,7 @@ class Plan:
         outages: Nodes that are away.
         evaluate_every: Evaluate each n-th version; 0 is never.
         update_norm_max: Longer updates are refused.
+        keep: The store will be kept: it has the evaluations and the best model, too.
     """
 
     nodes: int
@@ -63,6 +64,7 @@ class Plan:
     outages: Outages = field(default_factory=Outages)
     evaluate_every: int = 1
     update_norm_max: float = 1e5
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,7 +278,7 @@ class Experiment:
         last = version == self.plan.engine.versions
         wanted = every and (version % every == 0 or last)
         metrics = self.pool.evaluate(self.manifest.unflatten(coordinator.model)) if wanted else {}
-        if wanted and self.plan.engine.stopping.patience:
+        if wanted and (self.plan.engine.stopping.patience or self.plan.keep):
             self.coordinator.evaluated(version, metrics)
         members = self.work.take_members()
         lags = [member.staleness for member in members]

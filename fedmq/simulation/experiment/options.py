@@ -43,6 +43,7 @@ class TrainOptions:
     workers: int = 1
     device: str = "cpu"
     report: Path | None = None
+    keep: Path | None = None
 
 
 def resolve(options: TrainOptions) -> tuple[TrainOptions, CoordinatorConfig]:

@@ -215,20 +215,33 @@ def test_the_nodes_are_shown_with_what_they_reported(
 def test_a_damaged_model_is_not_exported(store: CoordinatorStore, tmp_path: Path) -> None:
     (tmp_path / "store" / "blobs" / "model-1.safetensors").write_bytes(b"?")
     with pytest.raises(StorageError, match="damaged"):
-        export_model(tmp_path / "store", tmp_path / "out")
+        export_model(tmp_path / "store", tmp_path / "out.safetensors")
     with pytest.raises(StorageError):
-        export_model(tmp_path / "nothing", tmp_path / "out")
+        export_model(tmp_path / "nothing", tmp_path / "out.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("m.onx", "did you mean .onnx"), ("m.pth", "for weights: .safetensors"), ("m", "onnx, .pt2, .safetensors")],
+)
+def test_an_ending_that_says_nothing_is_refused_with_those_that_do(
+    store: CoordinatorStore, tmp_path: Path, name: str, hint: str
+) -> None:
+    assert store.run
+    with pytest.raises(ConfigError, match=hint):
+        export_model(tmp_path / "store", tmp_path / name)
+    assert not (tmp_path / name).exists()
 
 
 def test_there_is_nothing_to_export_before_version_zero(tmp_path: Path) -> None:
     SqliteStore(tmp_path / "new").close()
     with pytest.raises(StorageError, match="no model yet"):
-        export_model(tmp_path / "new", tmp_path / "out")
+        export_model(tmp_path / "new", tmp_path / "out.safetensors")
 
 
 def test_an_export_to_nowhere_says_so(store: CoordinatorStore, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="written"):
-        export_model(tmp_path / "store", tmp_path / "no" / "folder" / "out")
+        export_model(tmp_path / "store", tmp_path / "no" / "folder" / "out.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,13 @@ class TestPlan:
         with pytest.raises(ConfigError, match=flag):
             make_plan(options)
 
+    def test_a_folder_in_which_something_is_keeps_no_demo(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.txt").write_text("")
+        with pytest.raises(ConfigError, match=r"--keep: .* is not empty, it has mine\.txt"):
+            make_plan(DemoOptions(keep=tmp_path))
+        with pytest.raises(ConfigError, match=r"--keep: .* is no folder"):
+            make_plan(DemoOptions(keep=tmp_path / "mine.txt"))
+
     def test_configuration_survives_toml(self, tmp_path: Path) -> None:
         plan = make_plan(DemoOptions(nodes=4, data=tmp_path, seed=7))
         sections = coordinator_settings(plan, broker_url="mqtt://127.0.0.1:1", state=tmp_path / 'a "quoted" \\ name')
@@ -234,6 +241,22 @@ class _ListingFleet(Fleet):
         if name == "coordinator":
             (self.folder / "report.json").write_text("{}")
             self.lines.put(Exited(source=name, generation=0, code=0))
+
+
+def test_a_demo_that_is_kept_has_its_coordinators_state_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedmq.demo.run.visit_broker", lambda *_, **__: Seen(accepted=True))
+    monkeypatch.setattr("fedmq.demo.run.clear_retained", lambda *_: None)
+    fleet = _ListingFleet(tmp_path)
+    Demo(
+        plan=make_plan(DemoOptions(nodes=1, broker="mqtt://127.0.0.1:1", keep=tmp_path / "kept")),
+        story=Story({"node-0": NodeStory()}),
+        view=PlainView(Console(file=io.StringIO())),
+        folder=tmp_path,
+        fleet=fleet,
+        saboteur=Saboteur(fleet, enabled=False),
+    ).run()
+    written = tomllib.loads((tmp_path / "coordinator.toml").read_text())
+    assert written["store"]["folder"] == str((tmp_path / "kept").resolve())
 
 
 class _FailingFleet(_ListingFleet):

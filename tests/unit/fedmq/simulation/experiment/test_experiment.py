@@ -8,10 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
+from coordinator.artifacts.export import export_model
+from coordinator.artifacts.metadata import TaskSource
+from coordinator.artifacts.plots.gallery import draw_run
+from coordinator.artifacts.plots.run import load_run
 from coordinator.cli import make_app
+from coordinator.monitoring.status import read_status
 from federation.errors import ConfigError, FederationError
 from federation.types import NodeId
 from fedmq.simulation.experiment.cli import COMPLAINTS_SHOWN, Complaints, TrainOptions, build_experiment, train
@@ -356,3 +362,34 @@ def test_the_command_ends_with_one_line_and_code_1(failing: TrainOptions) -> Non
     ended = CliRunner().invoke(make_app(["simulate"]), arguments)
     assert ended.exit_code == 1
     assert "simulation failed: nobody trains after version 0" in ended.stderr
+
+
+def test_what_was_trained_can_be_kept_exported_and_looked_at(
+    options: TrainOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "it is" / "kept"
+    result = train(replace(options, keep=kept), as_json=False)
+    assert "--state 'TMP/it is/kept' --task".replace("TMP", str(tmp_path)) in capsys.readouterr().err
+    status = read_status(kept)
+    versions = status["versions"]
+    assert isinstance(versions, list)
+    assert [one["accuracy"] for one in versions[1:]] == [one.metrics["accuracy"] for one in result.versions]
+    best = max(result.versions, key=lambda one: (one.metrics["accuracy"], -one.version))
+    source = TaskSource(name=str(options.task), data=None)
+    assert export_model(kept, tmp_path / "m.onnx", "best", source) == best.version
+    assert export_model(kept, tmp_path / "m.safetensors") == 6
+    assert list(draw_run(load_run(kept), tmp_path / "pictures").files)
+    with pytest.raises(ConfigError, match="is not empty, it has blobs"):
+        train(replace(options, keep=kept), as_json=False)
+
+
+def test_what_was_trained_before_nobody_did_any_more_is_kept(failing: TrainOptions, tmp_path: Path) -> None:
+    with pytest.raises(typer.Exit):
+        train(replace(failing, task=f"{failing.task}:later", keep=tmp_path / "kept"), as_json=True)
+    assert export_model(tmp_path / "kept", tmp_path / "m.safetensors") == 1
+
+
+def test_keeping_is_for_training(tmp_path: Path) -> None:
+    ended = CliRunner().invoke(make_app(["simulate"]), ["simulate", "--nodes", "3", "--keep", str(tmp_path / "kept")])
+    assert isinstance(ended.exception, ConfigError)
+    assert ended.exception.key == "--keep"
