@@ -19,7 +19,7 @@ from time import monotonic
 
 from rich.console import Console
 
-from benchmarks.chaos import disk_errors, kills, lives, messages, network, restores
+from benchmarks.chaos import disk_errors, identities, kills, lives, messages, network, restores
 from benchmarks.chaos.table import Row, show
 from federation.runtime.local_broker import LocalBroker
 
@@ -59,6 +59,7 @@ SCENARIOS = (
     Scenario(name="repeat", run=messages.repeat, count=40),
     Scenario(name="vandal", run=messages.vandalise, count=40),
     Scenario(name="restore", run=restores.lose_and_restore, count=12),
+    Scenario(name="wipe", run=identities.wipe_nodes, count=12),
     Scenario(name="disk-full", run=lives.disk_full, count=4, quiet=True),
     Scenario(name="disk-errors", run=disk_errors.disk_errors, count=3, quiet=True),
     Scenario(name="memory-cap", run=lives.memory_cap, count=10),

@@ -13,7 +13,7 @@ from coordinator.backup.restoring import restore
 from coordinator.storage.read_only import ReadOnlyStore
 from federation.runtime.local_broker import LocalBroker
 
-__all__ = ["lose_and_restore"]
+__all__ = ["at_some_moment", "lose", "lose_and_restore"]
 
 LINES = (1, 40)
 """After so many further log lines, whoever says them, something happens."""
@@ -28,11 +28,11 @@ def lose_and_restore(broker: LocalBroker, folder: Path, count: int) -> Row:
             row.hung += 1
         for number in range(count):
             file = folder / f"{number}.tar"
-            _at_some_moment(federation, rng)
+            at_some_moment(federation, rng)
             make_backup(state, file)
             federation.wait_versions(rng.randint(0, 3))
-            _at_some_moment(federation, rng)
-            _lose(federation, state)
+            at_some_moment(federation, rng)
+            lose(federation, COORDINATOR, state)
             restored = restore(file, state)
             federation.version = restored.version
             row.injected += 1
@@ -50,18 +50,19 @@ def lose_and_restore(broker: LocalBroker, folder: Path, count: int) -> Row:
     return row
 
 
-def _at_some_moment(federation: Federation, rng: random.Random) -> None:
+def at_some_moment(federation: Federation, rng: random.Random) -> None:
+    """Wait for so many further log lines as are drawn."""
     trigger = Trigger(rng.randint(*LINES), lambda: None)
     federation.watchers.append(trigger)
     federation.wait(lambda: trigger.done)
     federation.watchers.remove(trigger)
 
 
-def _lose(federation: Federation, state: Path) -> None:
-    """SIGKILL the coordinator; nothing of its state is left."""
-    federation.retired.add(COORDINATOR)
-    life = federation.lives[COORDINATOR]
-    federation.kill(COORDINATOR)
+def lose(federation: Federation, name: str, state: Path) -> None:
+    """SIGKILL a process; nothing of its state is left."""
+    federation.retired.add(name)
+    life = federation.lives[name]
+    federation.kill(name)
     federation.wait(lambda: life.ended_s is not None)
-    federation.retired.discard(COORDINATOR)
+    federation.retired.discard(name)
     shutil.rmtree(state)
