@@ -18,7 +18,7 @@ from edge_node.training.adoption import manifest_of
 from edge_node.training.update import ResidualAging
 from edge_node.training.worker import ThreadTrainer, TrainingSetup
 from federation.config import broker_address
-from federation.errors import FederationError, TaskError
+from federation.errors import user_code
 from federation.identity.signing_keys import Trust, read_coordinator_key, read_trust
 from federation.protocol.messages import NodeState, Presence
 from federation.protocol.signing import Writer
@@ -106,13 +106,9 @@ def build_workshop(config: NodeConfig) -> TrainingSetup:
 
 
 def _build(name: str, context: TaskContext) -> Task:
-    try:
+    with user_code(f"the task {name} cannot be built"):
         task = load_task(name)(context)
         prepare(task)
-    except FederationError:
-        raise
-    except Exception as error:
-        raise TaskError(f"the task {name} cannot be built: {type(error).__name__}: {error}") from error
     return task
 
 

@@ -14,7 +14,15 @@ FederationError
 │   ├── StoreLocked           another process owns this state folder
 │   └── DamagedStore          what was stored is gone, or is not what was stored
 └── TaskError                 the user's task broke its contract
+
+A user's code may raise anything: `user_code` makes a `TaskError` of it, which has the place and the first cause.
 """
+
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class FederationError(Exception):
@@ -81,3 +89,61 @@ class DamagedStore(StorageError):  # noqa: N818 - the name says what it is
 
 class TaskError(FederationError):
     """The user's task broke its contract."""
+
+
+@contextmanager
+def user_code(doing: str) -> Iterator[None]:
+    """Make a `TaskError` of whatever a user's code raises inside, `SystemExit` too; not of Ctrl-C and our own errors.
+
+    Args:
+        doing: What failed then, as the begin of the message.
+
+    Raises:
+        TaskError: With the kind, the words, the place in the user's file, and the first cause where there is another.
+    """
+    try:
+        yield
+    except (FederationError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise TaskError(f"{doing}: {described(error)}") from error
+
+
+def described(error: BaseException) -> str:
+    """What a user's code has raised: ``ValueError: no (task.py, line 3, in forward); first cause: KeyError: 'x'``."""
+    first = _first_cause(error)
+    return _told(error) + (f"; first cause: {_told(first)}" if first is not error else "")
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    seen = {id(error)}
+    while True:
+        before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if before is None or id(before) in seen:
+            return error
+        error = before
+        seen.add(id(error))
+
+
+def _told(error: BaseException) -> str:
+    kind = type(error).__name__
+    try:
+        words = str(error).strip()
+    except Exception:  # noqa: BLE001 - what it says of itself is the user's code, too
+        words = ""
+    place = _place(error)
+    return kind + (f": {words}" if words else "") + (f" ({place})" if place else "")
+
+
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+_OURS = frozenset({"coordinator", "edge_node", "federation", "fedmq", "update_codec"})
+
+
+def _place(error: BaseException) -> str:
+    """The innermost place that is neither in a library nor in this project; empty where there is none."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        file, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__", ""))
+        is_library = file.startswith(_LIBRARIES) or file.startswith("<") or "site-packages" in file
+        if not is_library and module.partition(".")[0] not in _OURS:
+            return f"{Path(file).name}, line {line}, in {frame.f_code.co_name}"
+    return ""

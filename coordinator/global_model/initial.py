@@ -16,7 +16,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from federation.errors import ConfigError, FederationError, TaskError
+from federation.errors import ConfigError, FederationError, TaskError, user_code
 from federation.task import Parameters, Task, TaskContext
 from federation.tasks.registry import load_task
 from federation.tasks.scaffold import of_scaffold, scaffolded
@@ -73,7 +73,7 @@ def initial_model(request: InitialRequest, task: Task | None = None) -> InitialM
         ConfigError: There is no such task, its steps cannot be corrected, or the file does not fit its model.
         TaskError: The task cannot be built, or its model cannot travel.
     """
-    try:
+    with user_code(f"the initial model of {request.task} cannot be made"):
         if task is None:
             data = None if request.data is None else Path(request.data)
             context = TaskContext(node_index=None, node_count=1, data=data, device="cpu", seed=request.seed)
@@ -84,10 +84,6 @@ def initial_model(request: InitialRequest, task: Task | None = None) -> InitialM
         if request.file is None:
             return InitialModel(manifest=manifest, vectors=manifest.flatten(arrays), seed=request.seed)
         return InitialModel(manifest=manifest, vectors=_from_file(request.file, arrays, manifest), seed=None)
-    except FederationError:
-        raise
-    except Exception as error:
-        raise TaskError(f"the initial model of {request.task} cannot be made: {_told(error)}") from error
 
 
 def initial_model_apart(request: InitialRequest, folder: Path) -> InitialModel:
@@ -174,10 +170,6 @@ def _check_constants(manifest: Manifest, given: Parameters) -> None:
         there = tensor.role is Role.CONSTANT and tensor.name in given
         if there and constant_digest(given[tensor.name]) != tensor.source:
             raise ValueError(f"{tensor.name} never changes, and the file has other values than the task's model")
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 if __name__ == "__main__":

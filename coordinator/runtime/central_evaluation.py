@@ -95,6 +95,6 @@ class EvaluationWorker:
         try:
             metrics = self._task.get().evaluate(self._manifest.unflatten(job.model))
             return {name: float(value) for name, value in metrics.items() if isfinite(value)}
-        except Exception:  # noqa: BLE001 - the user's code may raise anything; the run goes on
+        except BaseException:  # noqa: BLE001 - the user's code may raise anything, SystemExit too; the run goes on
             self._log.exception("evaluation_failed", version=job.version)
             return {}

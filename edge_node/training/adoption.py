@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from edge_node.storage.store import HeldModel
 from edge_node.training.worker import TrainingSetup
-from federation.errors import TaskError
+from federation.errors import TaskError, user_code
 from federation.protocol.messages import ModelPart, ModelRef, PartKind
 from federation.task import Task
 from federation.types import ModelVersion
@@ -32,7 +32,9 @@ def manifest_of(task: Task, seed: int = 0) -> Manifest:
         TaskError: It has tensors that cannot travel.
     """
     try:
-        return Manifest.of(dict(task.initial_parameters(seed)), task.roles())
+        with user_code("the task cannot make its initial model"):
+            arrays, roles = dict(task.initial_parameters(seed)), task.roles()
+        return Manifest.of(arrays, roles)
     except CodecError as error:
         raise TaskError(f"the task's model cannot be described: {error}") from error
 
@@ -124,9 +126,11 @@ def initial_model(model: ModelRef, setup: TrainingSetup, *, averaging: bool = Fa
 
 def _from_seed(seed: int, setup: TrainingSetup) -> Vectors:
     try:
-        return setup.manifest.flatten(dict(setup.task.initial_parameters(seed)))
-    except Exception as error:  # whatever the user's task raises
-        raise AdoptionError(f"the task cannot make its initial model: {error}") from error
+        with user_code("the task cannot make its initial model"):
+            arrays = dict(setup.task.initial_parameters(seed))
+        return setup.manifest.flatten(arrays)
+    except (TaskError, CodecError) as error:
+        raise AdoptionError(str(error)) from error
 
 
 def _check_manifest(model: ModelRef, manifest: Manifest) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from edge_node.engine.events import EvaluationFinished
-from federation.errors import TaskError
+from federation.errors import TaskError, described
 from federation.protocol.limits import EXAMPLES_MAX, SECONDS_MAX, fit_metrics, fit_text
 from federation.protocol.messages import EvaluationReport
 from federation.runtime.clock import Clock
@@ -63,11 +63,7 @@ def evaluation_event(task: Task, manifest: Manifest, job: EvaluationJob, clock: 
 
 def reason_of(error: BaseException) -> str:
     """What a user's task has raised, for a message."""
-    kind = type(error).__name__
-    try:
-        return str(error) if isinstance(error, TaskError) else f"{kind}: {error}"
-    except Exception:  # noqa: BLE001 - what it says of itself is the user's code, too
-        return kind
+    return str(error) if isinstance(error, TaskError) else described(error)
 
 
 def _examples(count: float) -> int:

@@ -9,18 +9,19 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, cast
 
 import numpy as np
 
-from federation.errors import ConfigError
+from federation.errors import ConfigError, FederationError, TaskError, described, user_code
 from federation.protocol.messages import TrainSettings
-from federation.task import TaskFactory
+from federation.task import Task, TaskContext, TaskFactory, task_label
 
 _KEY = "task"
 _SIZED_NAME = re.compile(r"(?P<name>[a-z]+)-(?P<size>[1-9][0-9]{0,8})")
@@ -219,7 +220,19 @@ def _function(name: str) -> TaskFactory:
     if not callable(build):
         near = _near(function, [each for each in vars(module) if callable(getattr(module, each))])
         raise ConfigError(_KEY, f"{name!r}: there is no function {function!r} in it{near}", source=name)
-    return cast("TaskFactory", build)
+    return _guarded(name, cast("TaskFactory", build))
+
+
+def _guarded(name: str, build: TaskFactory) -> TaskFactory:
+    @wraps(build)
+    def built(context: TaskContext) -> Task:
+        with user_code(f"the task {task_label(name)} cannot be built"):
+            task = build(context)
+        if task is None:
+            raise TaskError(f"the task {task_label(name)} cannot be built: its function returns nothing")
+        return task
+
+    return built
 
 
 def _split_name(name: str) -> tuple[str, str]:
@@ -240,7 +253,8 @@ def _module_of(name: str) -> ModuleType:
 def _module_from_package(where: str, name: str) -> ModuleType:
     _append_to_path(Path.cwd())
     try:
-        return importlib.import_module(where)
+        with _importing(name):
+            return importlib.import_module(where)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{where}.".startswith(f"{error.name}."):
             raise ConfigError(_KEY, f"{name!r} needs the module {error.name!r}: install it", source=name) from error
@@ -250,18 +264,19 @@ def _module_from_package(where: str, name: str) -> ModuleType:
 def _module_from_file(path: Path, name: str) -> ModuleType:
     """Import one file once per process, as if it were a script: its neighbours can be imported."""
     path = path.expanduser().resolve()
-    module_name = "fedmq_task_" + re.sub(r"\W", "_", str(path))
+    _append_to_path(path.parent)
+    module_name = _module_name(path)
     if module_name in sys.modules:
         return sys.modules[module_name]
     spec = importlib.util.spec_from_file_location(module_name, path) if path.is_file() else None
     if spec is None or spec.loader is None:
         raise ConfigError(_KEY, f"{name!r}: there is no file {path}; {_choices()}", source=name)
     module = importlib.util.module_from_spec(spec)
-    _append_to_path(path.parent)
     # Dataclasses and pickling workers look the module up by name while it runs.
     sys.modules[module_name] = module
     try:
-        spec.loader.exec_module(module)
+        with _importing(name):
+            spec.loader.exec_module(module)
     except ModuleNotFoundError as error:
         del sys.modules[module_name]
         raise ConfigError(_KEY, f"{name!r} needs the module {error.name!r}: install it", source=name) from error
@@ -269,6 +284,35 @@ def _module_from_file(path: Path, name: str) -> ModuleType:
         del sys.modules[module_name]
         raise
     return module
+
+
+def _module_name(path: Path) -> str:
+    """The file's own name where an import finds the same file by it, so that processes that it starts find it, too."""
+    stem = path.stem
+    known = sys.modules.get(stem)
+    importlib.invalidate_caches()
+    spec = known.__spec__ if known is not None else importlib.util.find_spec(stem) if stem.isidentifier() else None
+    if spec is not None and spec.origin is not None and Path(spec.origin).resolve() == path:
+        return stem
+    return "fedmq_task_" + re.sub(r"\W", "_", str(path))
+
+
+@contextmanager
+def _importing(name: str) -> Iterator[None]:
+    """Tell why a user's module cannot be imported; a module that is missing is told by the caller.
+
+    Raises:
+        ConfigError: It raised, or ended the process.
+    """
+    try:
+        yield
+    except (FederationError, ModuleNotFoundError, KeyboardInterrupt):
+        raise
+    except SystemExit as error:
+        problem = f"{name!r} ended the process when it was imported ({described(error)}): put what it runs as a program"
+        raise ConfigError(_KEY, f"{problem} behind if __name__ == '__main__':", source=name) from error
+    except BaseException as error:
+        raise ConfigError(_KEY, f"{name!r} cannot be imported: {described(error)}", source=name) from error
 
 
 def _append_to_path(folder: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from federation.errors import TaskError
+from federation.errors import TaskError, user_code
 from federation.task import Metrics, Parameters, Stateful, Task, TaskContext, TaskFactory
 from federation.tasks.data.partitioners import Rows
 from federation.tasks.data.whole_data import WholeData
@@ -76,7 +76,8 @@ class NodePool:
 
     def evaluate(self, parameters: Parameters) -> Metrics:
         """Evaluate as the coordinator does."""
-        return self.server.evaluate(parameters)
+        with user_code("the evaluation failed"):
+            return self.server.evaluate(parameters)
 
     def num_examples(self, node: int) -> int | None:
         """The node's weight, where it is known before it trains."""
@@ -115,11 +116,12 @@ class NodePool:
         return PartTask(self._trainer, node)
 
     def _train_alone(self, node: int, work: Work) -> Trained:
-        task = self._task(node)
         try:
+            task = self._task(node)
             if isinstance(task, Stateful):
                 task.restore({**self._kept.get(node, {}), **work.states.get(node, {})})
-            result = task.train({**work.base, **work.controls}, work.settings, _never)
+            with user_code(f"the training of node {node} failed"):
+                result = task.train({**work.base, **work.controls}, work.settings, _never)
         except TaskError as error:
             return Trained(node=node, parameters={}, num_examples=1, metrics={}, failure=str(error))
         if result.kept:

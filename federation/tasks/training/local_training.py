@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from federation.errors import TaskError
+from federation.errors import TaskError, user_code
 from federation.protocol.messages import TrainSettings
 from federation.task import TEST_EXAMPLES, Array, Metrics, Parameters, ProgramForm, Stop, TrainResult
 from federation.tasks.training.batches import Reading, mapped
@@ -222,11 +222,10 @@ class LocalTraining:
         if self._task.threads:
             # OpenMP's setting belongs to the calling thread: the worker that trains must make it itself.
             torch.set_num_threads(self._task.threads)
-        try:
-            with _seeded(seed, self.device):
-                yield
-        except (RuntimeError, ValueError, TypeError, LookupError, OSError) as error:
-            raise TaskError(f"the task's model, data or loss failed: {type(error).__name__}: {error}") from error
+        index = self._task.context.node_index
+        where = "" if index is None else f" on node {index}"
+        with user_code(f"the task's model, data or loss failed{where}"), _seeded(seed, self.device):
+            yield
 
     @cached_property
     def _evaluation(self) -> Evaluation:

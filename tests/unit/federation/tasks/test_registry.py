@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.errors import ConfigError
+from federation.errors import ConfigError, TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import TaskContext
 from federation.tasks.registry import BUILTIN_TASKS, default_rounds, default_settings, load_task
@@ -92,7 +92,7 @@ def test_a_function_in_a_file_is_a_task(tmp_path: Path) -> None:
 def test_a_file_is_run_once_per_process(tmp_path: Path) -> None:
     path = tmp_path / "loaded_once.py"
     path.write_text("def build(context): ...\n")
-    assert load_task(f"{path}:build") is load_task(f"{path}:build")
+    assert vars(load_task(f"{path}:build"))["__wrapped__"] is vars(load_task(f"{path}:build"))["__wrapped__"]
 
 
 def test_a_file_finds_its_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,10 +138,43 @@ def test_what_a_module_lacks_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_file_that_fails_can_be_corrected_and_loaded_again(tmp_path: Path) -> None:
     path = tmp_path / "broken_at_first.py"
     path.write_text("raise ZeroDivisionError\n")
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ConfigError, match=r"ZeroDivisionError \(broken_at_first\.py, line 1"):
         load_task(f"{path}:build")
-    path.write_text("build = print  # mended, and of another length\n")
-    assert load_task(f"{path}:build") is print  # type: ignore[comparison-overlap]
+    path.write_text("build = lambda context: 9  # mended, and of another length\n")
+    assert load_task(f"{path}:build")(NODE) == 9  # type: ignore[comparison-overlap]
+
+
+@pytest.mark.parametrize("way", ["sys.exit(0)", "sys.exit('bye')", "raise SystemExit"])
+def test_a_file_that_ends_the_process_is_told_to_have_a_guard(tmp_path: Path, way: str) -> None:
+    path = tmp_path / "ends_here.py"
+    path.write_text(f"import sys\n{way}\n")
+    with pytest.raises(ConfigError, match=r"ended the process.*ends_here\.py, line 2.*__name__"):
+        load_task(f"{path}:build")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("raise SystemExit(3)", r"SystemExit: 3 \(failing\.py, line 2, in build\)"),
+        ("return next(iter([]))", r"StopIteration \(failing\.py, line 2, in build\)"),
+        ("return context.no_such_thing", "AttributeError"),
+        ("pass", "returns nothing"),
+    ],
+)
+def test_whatever_a_factory_raises_is_told_with_its_place(tmp_path: Path, line: str, words: str) -> None:
+    path = tmp_path / "failing.py"
+    path.write_text(f"def build(context):\n    {line}\n")
+    with pytest.raises(TaskError, match=f"the task failing.py:build cannot be built: .*{words}"):
+        load_task(f"{path}:build")(NODE)
+
+
+def test_a_file_has_its_own_name_where_that_finds_it_and_another_where_not(tmp_path: Path) -> None:
+    for name in ("found_by_its_name", "json", "no-name"):
+        path = tmp_path / f"{name}.py"
+        path.write_text("def build(context):\n    return __name__\n")
+        found = str(load_task(f"{path}:build")(NODE))
+        assert (found == name) == (name == "found_by_its_name")
+        assert found in sys.modules
 
 
 @pytest.mark.parametrize("line", ["DEFAULT_SETTINGS = {'local_epochs': 1}", "DEFAULT_ROUNDS = 0"])

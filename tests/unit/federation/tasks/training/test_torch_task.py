@@ -1,5 +1,6 @@
 """`TorchTask`: a model, data and a loss keep the contract of a task."""
 
+import io
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from federation.errors import ConfigError, TaskError
 from federation.protocol.messages import TrainSettings
-from federation.task import Parameters, TaskContext, prepare
+from federation.task import Parameters, ProgramForm, TaskContext, prepare
 from federation.tasks import TorchTask
 from federation.tasks.check import check_task
 from federation.tasks.registry import load_task
@@ -309,3 +310,40 @@ def test_a_gpu_trains_what_the_cpu_trains() -> None:
         results.append(task.train(task.initial_parameters(0), SETTINGS, never).parameters)
     for name, array in results[0].items():
         np.testing.assert_allclose(np.asarray(array, float), np.asarray(results[1][name], float), rtol=1e-3, atol=1e-4)
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Embedding(9, 4), nn.Linear(4, 9)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.out(self.embed(inputs))
+        return output
+
+
+@pytest.mark.parametrize("model", [Tokens, lambda: torch.compile(Tokens(), backend="eager")])
+def test_a_model_of_tokens_is_exported_with_whole_numbers_as_its_example(model: Any) -> None:
+    numbers = torch.arange(30).reshape(6, 5) % 9
+    loss: Any = lambda output, target: cross_entropy(output.flatten(0, 1), target.flatten())  # noqa: E731 - one use
+    data = (numbers, numbers)
+    task = task_of(model, replace(NODE, node_index=None), train_data=data, test_data=data, loss=loss, input_shape=(5,))
+    content = task.export(task.initial_parameters(0), ProgramForm.PT2, {})
+    program = torch.export.load(io.BytesIO(content))
+    assert program.module()(numbers[:3]).shape == (3, 5, 9)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(SystemExit(2), "SystemExit: 2"), (StopIteration(), "StopIteration"), (AttributeError("x"), "x")],
+)
+def test_whatever_the_model_or_the_data_raises_is_the_tasks_error_with_its_node(
+    error: BaseException, words: str
+) -> None:
+    def broken() -> Any:
+        raise error
+
+    with pytest.raises(TaskError, match=rf"failed on node 0: .*{words}.*in broken"):
+        prepare(task_of(train_data=broken))
+    with pytest.raises(TaskError, match=rf"failed on node 0: .*{words}.*in broken"):
+        task_of(broken).train({}, SETTINGS, never)
