@@ -15,6 +15,7 @@ from coordinator.config.sections import CoordinatorConfig, SecuritySection
 from coordinator.config.settings import committer_settings, engine_settings, strategy_name, uses_controls
 from coordinator.engine.early_stopping import Source, StoppingSettings, missing_metric
 from coordinator.engine.events import Event, StopRequested
+from coordinator.engine.fencing import Leave
 from coordinator.engine.machine import CoordinatorMachine
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import Committer, first_commit
@@ -57,8 +58,9 @@ __all__ = ["run_coordinator"]
 EVALUATION_STOP_S = 2.0
 """How long an orderly stop waits for an evaluation, in seconds."""
 
-FENCED = "fenced"
-ALARMS = frozenset({"broker_drops", "fenced", "nobody_trains", "other_coordinator", "retained_lost", "storage_failed"})
+ALARMS = frozenset(
+    {"behind", "broker_drops", "fenced", "nobody_trains", "other_coordinator", "retained_lost", "storage_failed"}
+)
 """Events of the machine that a person should see."""
 
 FLUSH_S = 2.0
@@ -71,6 +73,7 @@ def run_coordinator(
     *,
     incidents: Incidents | None = None,
     inbox: Inbox | None = None,
+    replaces: bool = False,
 ) -> int:
     """Run the coordinator until it is told to stop, or the run is over; returns the exit code.
 
@@ -79,9 +82,10 @@ def run_coordinator(
         report: Where the report goes at the end, also after Ctrl-C; None is nowhere.
         incidents: Counts what is refused, here and elsewhere; None is the state folder's.
         inbox: Where everything arrives; None is one that nobody else writes to.
+        replaces: Whether a coordinator of another run that is online gives way to this one.
 
     Raises:
-        ConfigError: A setting, a certificate or the task's name is wrong.
+        ConfigError: A setting, a certificate or the task's name is wrong; another coordinator leads the federation.
         TaskError: The task cannot be built.
         StorageError: The state folder is in use, damaged or not writable.
         TransportError: The broker cannot be used, or another client has our id.
@@ -89,7 +93,7 @@ def run_coordinator(
     configure_log(json=config.log.as_json, level=config.log.level)
     plan = _Plan(
         config=config,
-        engine=engine_settings(config),
+        engine=replace(engine_settings(config), replaces=replaces),
         address=broker_address(config.broker),
         inbox=queue.Queue(INBOX_ITEMS_MAX) if inbox is None else inbox,
         incidents=Incidents(read_incidents(config.store.folder)) if incidents is None else incidents,
@@ -157,7 +161,7 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
             connections.close(timeout_s=FLUSH_S)
             watched.close()
         log.info("coordinator_stopped", reason=executor.stop_reason)
-        _check_fenced(executor.stop_reason, config, store)
+        _check_left(executor, config, store)
         if report is not None:
             write_report(config, store, executor.traffic, report)
         if worker is not None and not worker.close(timeout_s=EVALUATION_STOP_S):
@@ -335,11 +339,27 @@ def _say(event: str, fields: Mapping[str, object]) -> None:
     write_fields(log.warning if event in ALARMS else log.info, event, fields)
 
 
-def _check_fenced(stop_reason: str, config: CoordinatorConfig, store: CoordinatorStore) -> None:
-    if stop_reason != FENCED:
-        return
-    problem = f"a newer coordinator leads run {store.run}: this folder (epoch {store.epoch}) is a copy of its store"
-    raise ConfigError("store.folder", f"{problem}; stop one of the two", source=str(config.store.folder))
+def _check_left(executor: CoordinatorExecutor, config: CoordinatorConfig, store: CoordinatorStore) -> None:
+    """Say why this coordinator has left the federation to another one, and what to do.
+
+    Raises:
+        ConfigError: It has.
+    """
+    match executor.stop_reason:
+        case Leave.FENCED:
+            problem = f"a newer coordinator leads run {store.run}: this folder (epoch {store.epoch}) is a copy"
+            remedy = "of its store; stop one of the two"
+            raise ConfigError("store.folder", f"{problem} {remedy}", source=str(config.store.folder))
+        case Leave.OTHER_RUN:
+            problem = (
+                f"the coordinator of another run, {executor.other_run}, is online here, and this is run {store.run}"
+            )
+            remedy = "stop that one (after a kill, wait two minutes), take another federation.id, or start this one"
+            raise ConfigError("federation.id", f"{problem}: {remedy} with --replace", source=config.federation.id)
+        case Leave.REPLACED:
+            problem = f"the coordinator of another run, {executor.other_run}, has taken this federation over"
+            remedy = f"from run {store.run}, which keeps its state; to go on with it, start it with --replace"
+            raise ConfigError("federation.id", f"{problem} {remedy}", source=config.federation.id)
 
 
 def _topics(config: CoordinatorConfig) -> Topics:

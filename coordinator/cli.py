@@ -99,12 +99,16 @@ def run(  # noqa: PLR0913 - one parameter per option is how the library declares
     versions: Annotated[int | None, typer.Option(help="Model versions after which the run is over.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write the report of the run to this file at the end.")] = None,
     with_broker: Annotated[bool, typer.Option("--with-broker", help="Start the folder's Mosquitto too.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the federation over from another run's coordinator.")
+    ] = False,
     log_json: LogJsonOption = None,
 ) -> None:
     """Coordinate a federation until the run is over, or until stopped.
 
     Options win over environment variables (FEDMQ_COORDINATOR__BROKER__URL), which win over the file. After a crash or
-    a power cut the next start goes on with the last committed version.
+    a power cut the next start goes on with the last committed version. A federation has one coordinator: where that of
+    another run is online, the start is refused (exit code 2), unless --replace is given; then the other one leaves.
 
     \b
     Examples:
@@ -128,7 +132,7 @@ def run(  # noqa: PLR0913 - one parameter per option is how the library declares
     from coordinator.app import run_coordinator  # noqa: PLC0415
 
     if not with_broker:
-        raise typer.Exit(run_coordinator(settings, report))
+        raise typer.Exit(run_coordinator(settings, report, replaces=replace))
     if config is None or not config.is_dir():
         raise ConfigError("--with-broker", "needs --config with the folder of coordinator init", source="command line")
     from coordinator.enrolment.broker import FleetBroker  # noqa: PLC0415
@@ -140,7 +144,7 @@ def run(  # noqa: PLR0913 - one parameter per option is how the library declares
     configure_log(json=settings.log.as_json, level=settings.log.level)
     incidents, inbox = Incidents(read_incidents(settings.store.folder)), Inbox(INBOX_ITEMS_MAX)
     with FleetBroker(config / "broker", partial(count_denied, incidents, inbox)):
-        raise typer.Exit(run_coordinator(settings, report, incidents=incidents, inbox=inbox))
+        raise typer.Exit(run_coordinator(settings, report, incidents=incidents, inbox=inbox, replaces=replace))
 
 
 def status(

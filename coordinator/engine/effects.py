@@ -241,9 +241,10 @@ class AcceptFailure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """The machine is done: flush, disconnect, leave."""
+    """The machine is done: flush, disconnect, leave; ``other_run`` leads this federation where that is the reason."""
 
     reason: str
+    other_run: str = ""
 
 
 Effect = (

@@ -125,8 +125,9 @@ class FederatedEvaluation:
     def report(self, event: ReportReceived) -> None:
         """Judge a report; it is receipted when it is on disk."""
         state, node, report = self._state, event.node, event.report
-        if report.run != state.run:
-            self._refuse(node, report, Reason.OTHER_RUN)
+        if report.run != state.run or not state.leading or report.version > state.head.version:
+            # Of another run, or newer than what we know: only whoever has asked for it may judge it [FED-97, FED-98].
+            state.count("reports_unanswered")
         elif event.known is not None:
             self._receipt(event.known)
         elif not state.paused:
@@ -176,12 +177,11 @@ class FederatedEvaluation:
 
     def _refuse(self, node: NodeId, report: EvaluationReport, reason: Reason) -> None:
         state = self._state
-        # The receipt names the run of the report: another run's node knows by it that nobody waits here.
-        receipt = EvaluationReceipt(run=report.run, version=report.version, status=ReceiptStatus.REFUSED, reason=reason)
+        receipt = EvaluationReceipt(run=state.run, version=report.version, status=ReceiptStatus.REFUSED, reason=reason)
         state.send(node, receipt)
         state.note("evaluation_refused", node=node, version=report.version, reason=reason.value)
         asked = self._asked.get(report.version)
-        if asked is not None and report.run == state.run:
+        if asked is not None:
             asked.waiting.pop(node, None)
 
     # --- the end ----------------------------------------------------------------------------------------------------

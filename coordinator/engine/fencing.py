@@ -1,76 +1,228 @@
-"""What is retained about the coordinator itself: an older twin leaves, and what was wiped or overwritten is said again.
+"""Who coordinates: a process listens before it speaks, gives way to a newer one, and repeats what was wiped.
 
-The transport keeps its own words to itself (`MqttTransport`), so whatever arrives here was said by somebody else, by
-the broker in our name, or by nobody: an empty payload is a retained message that was cleared.
+Whatever arrives here was said by ourselves, by another coordinator, by the broker in the name of one that is gone, or
+by nobody: an empty payload is a retained message that was cleared.
 """
+
+from collections.abc import Mapping
+from enum import StrEnum
 
 from coordinator.engine.announcer import Announcer
 from coordinator.engine.events import CoordinatorStateReceived
+from coordinator.engine.registry import NODES_MAX
 from coordinator.engine.state import MachineState
-from federation.protocol.messages import CoordinatorState, Presence
-from federation.types import Epoch, Start
+from federation.protocol.messages import CoordinatorState, NodeState, Presence
+from federation.types import Epoch, NodeId, RoundId, SeenRun, Start
 
-__all__ = ["HEAL_PAUSE_S", "Fence"]
+__all__ = ["HEAL_PAUSE_S", "Behind", "Fence", "Leave"]
 
 HEAL_PAUSE_S = 5.0
 """What was wiped is published again this long after it was last published at the earliest, in seconds."""
 
+YOUNG_S = 10.0
+"""Whoever hears the coordinator of another run this soon after its own first word has come second, in seconds."""
+
+REPLACE_S = 60.0
+"""Whoever was told to replace another run's coordinator does not give way for this long after its start, in seconds."""
+
+
+NAMES_MAX = 10
+"""Nodes named in one line of the log, or in one snapshot."""
+
+
+class Leave(StrEnum):
+    """Why this coordinator must leave: a stable reason in its log."""
+
+    FENCED = "fenced"
+    """A newer start leads this run."""
+    OTHER_RUN = "other_run"
+    """The coordinator of another run was there first."""
+    REPLACED = "replaced"
+    """The coordinator of another run has taken over."""
+
+
+class Behind:
+    """What was heard of later coordinators and later rounds of this run, and from whom [FED-97].
+
+    Where there is any, this state is a copy, or was restored from a backup, and nothing is decided: a verdict would end
+    work that somebody else may have stored, and a round number would be used twice. One node's word is enough, since
+    perhaps only one of them is online that has seen more. What it costs when it is a lie is bounded by a person: log
+    and ``coordinator why`` name the node, and whoever is revoked has said nothing.
+    """
+
+    def __init__(self, state: MachineState) -> None:
+        self._state = state
+        self._claims: dict[NodeId, SeenRun] = {}
+        self._successor: SeenRun | None = None
+
+    def superseded(self, epoch: Epoch, start: Start) -> None:
+        """A later start of this run has led it, says ``srv``, and is gone."""
+        self._successor = SeenRun(run=self._state.run, epoch=epoch, start=start)
+        self._judge()
+
+    def told(self, node: NodeId, round_id: RoundId) -> None:
+        """A node offers work of a round of this run that was never reserved here."""
+        self._claim(node, SeenRun(run=self._state.run, epoch=self._state.epoch, round=round_id))
+
+    def born(self, node: NodeId, node_state: NodeState) -> None:
+        """A node says who it is, and what it has seen."""
+        state, seen = self._state, node_state.seen
+        if seen is None or seen.run != state.run:
+            return
+        if (seen.epoch, seen.start) > state.fence or (seen.round is not None and seen.round >= state.next_round):
+            self._claim(node, seen)
+
+    def expel(self, nodes: frozenset[NodeId]) -> None:
+        """These have left the federation: their word does not count."""
+        for node in nodes & self._claims.keys():
+            del self._claims[node]
+        self._judge()
+
+    def row(self) -> Mapping[str, object]:
+        """What is known, for people: who says so, the highest epoch and the highest round; nothing when not behind."""
+        if not self._state.behind:
+            return {}
+        seen = [*self._claims.values(), *([] if self._successor is None else [self._successor])]
+        return {
+            "nodes": len(self._claims),
+            "said_by": sorted(self._claims)[:NAMES_MAX],
+            "epoch": max(one.epoch for one in seen),
+            "round": max((one.round for one in seen if one.round is not None), default=None),
+            "our_epoch": self._state.epoch,
+            "our_rounds": self._state.next_round,
+        }
+
+    def _claim(self, node: NodeId, seen: SeenRun) -> None:
+        if node in self._claims or len(self._claims) < NODES_MAX:
+            self._claims[node] = seen
+            self._judge()
+
+    def _judge(self) -> None:
+        state = self._state
+        before = state.behind
+        state.fall_behind(behind=self._successor is not None or bool(self._claims))
+        if state.behind and not before:
+            state.count("behind")
+            state.note("behind", **self.row())
+        elif before and not state.behind:
+            state.note("not_behind")
+
 
 class Fence:
-    """One machine's view of who coordinates and of what is retained [FED-63, FED-64, FED-90].
+    """One machine's view of who coordinates and of what is retained [FED-63, FED-64, FED-90, FED-97, FED-98].
 
     Attributes:
         due: When what is retained is to be published again, in monotonic seconds; None is never.
+        other_run: The run whose coordinator this one leaves the federation to; empty before.
     """
 
-    def __init__(self, state: MachineState, announcer: Announcer) -> None:
-        self._state, self._announcer = state, announcer
+    def __init__(self, state: MachineState, announcer: Announcer, behind: Behind) -> None:
+        self._state, self._announcer, self._behind = state, announcer, behind
+        self._spoke_at: float | None = None
+        self._silent = True
+        self._contested = False
         self._healed_at: float | None = None
         self.due: float | None = None
+        self.other_run = ""
 
-    def observe(self, event: CoordinatorStateReceived) -> bool:
-        """Take in what ``srv`` says; True when a newer coordinator leads this run and this one must leave."""
+    @property
+    def speaks(self) -> bool:
+        """Whether this process has said in this connection that it coordinates."""
+        return not self._silent
+
+    def connected(self) -> None:
+        """Listen for ``settle_s``: what stands in ``srv`` says whether to speak."""
+        state = self._state
+        self._silent, self._contested = True, False
+        state.listen()
+        if state.settings.settle_s <= 0:
+            self._speak()
+
+    def disconnected(self) -> None:
+        """The next connection publishes everything anyway."""
+        self.due = None
+        self._state.deafen()
+
+    def pass_time(self) -> None:
+        """Whoever has heard nobody for long enough speaks."""
+        state = self._state
+        state.settle()
+        if self._silent and state.leading:
+            self._speak()
+
+    def _speak(self) -> None:
+        self._silent = False
+        if self._spoke_at is None:
+            self._spoke_at = self._state.now
+        self._announcer.publish_again()
+
+    def observe(self, event: CoordinatorStateReceived) -> Leave | None:
+        """Take in what ``srv`` says; a reason means that this coordinator must leave."""
         state, told = self._state, event.state
-        if told is not None and told.presence is Presence.ONLINE:
-            if told.run != state.run:
-                self._another_run(told)
-                return False
-            theirs = fence_of(told)
-            if theirs > state.fence:
+        online = told is not None and told.presence is Presence.ONLINE
+        if told is not None and told.run != state.run:
+            if online:
+                return self._another_run(told, stood=event.retained)
+        elif told is not None and fence_of(told) > state.fence:
+            if online:
                 state.note("fenced", epoch=state.epoch, newer_epoch=told.epoch)
-                return True
-            if theirs == state.fence:
-                return False
-        # What was retained before we subscribed is replaced by what we have just published.
-        if not event.retained:
+                return Leave.FENCED
+            self._behind.superseded(*fence_of(told))
+            return None
+        # Who speaks first here is older than we are, or gone, or nobody: this process leads as far as the broker knows.
+        ours = online and told is not None and fence_of(told) == state.fence
+        if event.retained or ours:
+            state.hear()
+        if self._silent and state.leading:
+            self._speak()
+        elif not ours and not event.retained:
             self.lost()
-        return False
+        return None
 
     def lost(self) -> None:
         """Something that is retained is not there any more."""
         state = self._state
-        if state.clock.running and self.due is None:
+        if state.clock.running and self.due is None and not self._silent:
             state.count("retained_lost")
             self.due = state.now if self._healed_at is None else max(state.now, self._healed_at + HEAL_PAUSE_S)
 
     def heal(self) -> None:
         """Publish everything that is retained again when it is due; the storage must not be paused."""
         state = self._state
-        if self.due is None or state.now < self.due or not state.clock.running:
+        if self.due is None or state.now < self.due:
             return
         self.due, self._healed_at = None, state.now
         state.note("retained_lost")
         self._announcer.publish_again(lost=True)
 
-    def disconnected(self) -> None:
-        """The next connection publishes everything anyway."""
-        self.due = None
+    def _another_run(self, told: CoordinatorState, *, stood: bool) -> Leave | None:
+        """Another run's coordinator is there: whoever came second leaves, unless it was told to replace the other.
 
-    def _another_run(self, told: CoordinatorState) -> None:
+        One that has led for long says its own word once more; whoever repeats his then was told to replace it. So of
+        two one leaves, and they do not take the federation from each other again and again.
+        """
         state = self._state
         state.count("other_coordinators")
         if state.counters["other_coordinators"] == 1:
             state.note("other_coordinator", run=told.run, epoch=told.epoch)
+        age_s = 0.0 if self._spoke_at is None else state.now - self._spoke_at
+        if state.settings.replaces and age_s < REPLACE_S:
+            self._insist()
+            return None
+        young = age_s < YOUNG_S
+        if stood or self._silent or (young and told.run > state.run) or (self._contested and self.due is None):
+            self.other_run = told.run
+            return Leave.OTHER_RUN if self._spoke_at is None or (young and stood) else Leave.REPLACED
+        self._contested = True
+        self.lost()
+        return None
+
+    def _insist(self) -> None:
+        if self._silent:
+            self._state.hear()
+            self._speak()
+        else:
+            self.lost()
 
 
 def fence_of(told: CoordinatorState) -> tuple[Epoch, Start]:

@@ -9,7 +9,7 @@ from typing import assert_never
 
 from coordinator.engine.attendance import INCOMPATIBLE, NO_ANSWER, AttendanceRecorder
 from coordinator.engine.effects import ClearNodeState
-from coordinator.engine.fencing import Fence
+from coordinator.engine.fencing import Behind, Fence
 from coordinator.engine.registry import Sighting
 from coordinator.engine.round import WaitReason
 from coordinator.engine.state import MachineState
@@ -44,8 +44,8 @@ DOUBLINGS_MAX = 6
 class Liveness:
     """Follows who is there; a node that vanishes never keeps a slot."""
 
-    def __init__(self, state: MachineState, fence: Fence, attendance: AttendanceRecorder) -> None:
-        self._state, self._fence, self._attendance = state, fence, attendance
+    def __init__(self, state: MachineState, fence: Fence, attendance: AttendanceRecorder, behind: Behind) -> None:
+        self._state, self._fence, self._attendance, self._behind = state, fence, attendance, behind
         self._asked_who = RateLimit[NodeId](per_s=1 / REBIRTH_PAUSE_S, burst=REBIRTHS_BURST)
         self._asked_any = RateLimit[str](per_s=REBIRTHS_PER_S, burst=REBIRTHS_PER_S)
         self._starved_round: RoundId | None = None
@@ -61,6 +61,9 @@ class Liveness:
             state.registry.suspect(node, state.now, state.settings.lease_s)
             state.count("leases_expired")
             state.note("lease_expired", node=node, round=slot.round)
+            if not state.obeyed and slot.round >= state.first_round and state.registry.is_present(node):
+                # Nobody has done anything for this process yet: perhaps they obey a later one.
+                state.send(node, Rebirth())
             self._attendance.absent(node, NO_ANSWER)
 
     def declined(self, node: NodeId, decline: Decline) -> None:
@@ -92,6 +95,8 @@ class Liveness:
         """Take in a birth, a death or an activity."""
         state = self._state
         sighting = state.registry.observe(node, node_state)
+        if node in state.registry and sighting is not Sighting.OUTDATED:
+            self._behind.born(node, node_state)
         match sighting:
             case Sighting.OUTDATED:
                 state.count("outdated_states")
@@ -147,6 +152,7 @@ class Liveness:
 
     def expel(self, nodes: frozenset[NodeId]) -> None:
         """These have left the federation: nobody asks them, waits for them, or hears of them from the broker."""
+        self._behind.expel(nodes)
         for node in sorted(nodes):
             self._state.remove_node(node)
             self._state.emit(ClearNodeState(node=node))

@@ -10,7 +10,7 @@ from coordinator.engine.attendance import AttendanceRecorder
 from coordinator.engine.effects import Effect, Stop
 from coordinator.engine.events import Answer, Event, News
 from coordinator.engine.federated_evaluation import FederatedEvaluation
-from coordinator.engine.fencing import Fence
+from coordinator.engine.fencing import Behind, Fence
 from coordinator.engine.liveness import Liveness
 from coordinator.engine.round import Ask, AskReason, Commit, Situation, Wait, WaitReason, decide, waits_for
 from coordinator.engine.settings import EngineSettings
@@ -43,13 +43,13 @@ class CoordinatorMachine:
         self._pause = StoragePause(state, rng)
         self._evaluation = FederatedEvaluation(state, recovered)
         self._announcer = Announcer(state, recovered, selector=selector, rng=rng, evaluation=self._evaluation)
-        self._fence = Fence(state, self._announcer)
+        self._behind = Behind(state)
+        self._fence = Fence(state, self._announcer, self._behind)
         self._attendance = AttendanceRecorder(state)
-        self._liveness = Liveness(state, self._fence, self._attendance)
+        self._liveness = Liveness(state, self._fence, self._attendance, self._behind)
         self._alarms = Alarms(state)
-        self._receiver = UpdateReceiver(state, recovered.transfers)
+        self._receiver = UpdateReceiver(state, recovered.transfers, self._behind)
         self._versions = Versions(state, self._receiver, self._announcer, best=recovered.best)
-        self._settling_until: float | None = None
         self._waiting_reason: WaitReason | None = None
         self._waiting_since = 0.0
         self._enrolled: events.NodesEnrolled | None = None
@@ -81,12 +81,14 @@ class CoordinatorMachine:
         dues = [
             state.registry.next_timer(),
             state.clock.when(state.assignments.next_lease()),
-            self._settling_until,
+            state.settling_until,
             self._pause.until,
         ]
         if not state.paused:
-            dues += (self._liveness.call_due, self._fence.due, self._attendance.due(), self._stop_by)
+            dues += (self._liveness.call_due, self._attendance.due(), None if state.behind else self._stop_by)
             dues.append(state.clock.when(self._receiver.transfers.next_timer()))
+        if not state.paused and state.leading:
+            dues.append(self._fence.due)
             dues.append(state.clock.when(self._versions.patience_ends()))
             dues.append(state.clock.when(self._evaluation.ends()))
         return min((due for due in dues if due is not None), default=None)
@@ -107,6 +109,7 @@ class CoordinatorMachine:
             "buffered": len(state.buffer.records),
             "transfers": len(self._receiver.transfers),
             "paused": state.paused,
+            "behind": self._behind.row(),
             "finished": state.finished,
             "waiting_for": {
                 "reason": "" if self._waiting_reason is None else self._waiting_reason.value,
@@ -137,8 +140,7 @@ class CoordinatorMachine:
             self._liveness.expire_leases()
             if not state.paused:
                 self._receiver.drop_idle()
-        if self._settling_until is not None and state.now >= self._settling_until:
-            self._settling_until = None
+        self._fence.pass_time()
 
     # --- events -----------------------------------------------------------------------------------------------------
 
@@ -172,8 +174,9 @@ class CoordinatorMachine:
             case events.BrokerDropped():
                 self._alarms.dropped(event.total)
             case events.CoordinatorStateReceived():
-                if self._fence.observe(event):
-                    self._leave("fenced")
+                reason = self._fence.observe(event)
+                if reason is not None:
+                    self._leave(reason.value)
             case events.NodesEnrolled():
                 self._enrolled = event
             case events.StopRequested():
@@ -221,13 +224,11 @@ class CoordinatorMachine:
     def _on_connected(self) -> None:
         state = self._state
         state.clock.start(state.now)
-        self._announcer.publish_again()
-        self._settling_until = state.now + state.settings.settle_s
+        self._fence.connected()
 
     def _on_disconnected(self) -> None:
         state = self._state
         state.clock.stop(state.now)
-        self._settling_until = None
         self._fence.disconnected()
         state.count("disconnects")
 
@@ -270,8 +271,11 @@ class CoordinatorMachine:
         if self._versions.committing or self._receiver.saving:
             return
         self._expel()
+        if not state.leading and (state.behind or not state.finished):
+            self._hold()
+            return
         self._fence.heal()
-        self._evaluation.advance(settled=self._settling_until is None)
+        self._evaluation.advance(settled=state.settling_until is None)
         self._versions.retain(self._evaluation.pending)
         self._versions.sweep()
         self._receiver.store_complete()
@@ -283,6 +287,15 @@ class CoordinatorMachine:
             self._decide()
         self._alarms.look()
         self._versions.evaluate()
+
+    def _hold(self) -> None:
+        """Decide nothing: there is no broker, it has not been heard who leads, or somebody knows more than we do."""
+        state = self._state
+        self._liveness.consider(None)
+        if state.behind:
+            self._wait(WaitReason.BEHIND)
+        else:
+            self._wait(WaitReason.SETTLING if state.clock.running else WaitReason.BROKER)
 
     def _decide(self) -> None:
         state, registry = self._state, self._state.registry
@@ -305,7 +318,7 @@ class CoordinatorMachine:
 
     def _ask_for_evaluation(self) -> None:
         """Nobody is asked to train now: ask at least those who can evaluate."""
-        ready = self._state.clock.running and self._settling_until is None
+        ready = self._state.clock.running and self._state.settling_until is None
         if ready and self._state.registry.online and self._evaluation.due():
             self._announcer.ask_for_evaluation()
 
@@ -313,7 +326,7 @@ class CoordinatorMachine:
         state, registry = self._state, self._state.registry
         return Situation(
             connected=state.clock.running,
-            settled=self._settling_until is None,
+            settled=state.settling_until is None,
             started=self._announcer.started,
             committing=self._versions.committing,
             online=registry.online,
@@ -359,11 +372,12 @@ class CoordinatorMachine:
 
     def _stop(self, reason: str) -> None:
         self._state.close_rounds(all_of_them=True)
-        self._announcer.publish_state(Presence.OFFLINE)
+        if self._fence.speaks:
+            self._announcer.publish_state(Presence.OFFLINE)
         self._leave(reason)
 
     def _leave(self, reason: str) -> None:
         """Without a word: somebody else speaks for this run now."""
         self._attendance.save(at_once=True)
         self._stopped = True
-        self._state.emit(Stop(reason=reason))
+        self._state.emit(Stop(reason=reason, other_run=self._fence.other_run))

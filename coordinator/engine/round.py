@@ -17,6 +17,10 @@ class Ruling(StrEnum):
     ACCEPT = "accept"
     STALE = "stale"
     REFUSED = "refused"
+    FOREIGN = "foreign"
+    """It belongs to another run, whose coordinator alone may judge it: no answer."""
+    AHEAD = "ahead"
+    """It tells of what this run has not seen yet, so it is newer than we are: no answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +28,10 @@ class Judgement:
     """A ruling and its reason.
 
     Attributes:
-        ruling: Accept, stale or refused.
+        ruling: What becomes of it.
         reason: Why, for stale and refused.
-        durable: Whether the verdict may be kept under the offer's update id. What does not belong to this run, this
-            node or a round that exists must not claim an id that honest work will have.
+        durable: Whether the verdict may be kept under the offer's update id. What does not belong to this node or a
+            round that exists must not claim an id that honest work will have.
     """
 
     ruling: Ruling
@@ -48,6 +52,7 @@ class Facts:
         finished: Whether the last version has been committed.
         used: Other updates of this node that are on their way into the next version.
         asked: The version that the node was asked to train from in that round; None when it was not asked.
+        known: Whether that round was ever reserved.
     """
 
     settings: EngineSettings
@@ -58,6 +63,7 @@ class Facts:
     finished: bool
     used: int
     asked: ModelVersion | None
+    known: bool = True
 
 
 FETCHED_BYTES_MAX = 2**53 - 1
@@ -67,9 +73,9 @@ ACCEPTED = Judgement(ruling=Ruling.ACCEPT)
 
 
 def identify(offer: UpdateOffer, node: NodeId, run: RunId) -> Judgement | None:
-    """Refuse what carries a foreign identity; None where run, node and id agree."""
+    """Turn away what carries a foreign identity; None where run, node and id agree."""
     if offer.run != run:
-        return _refuse(Reason.OTHER_RUN, durable=False)
+        return Judgement(ruling=Ruling.FOREIGN, durable=False)
     if offer.update != update_id(offer.round, node):
         return _refuse(Reason.NOT_ASSIGNED, durable=False)
     return None
@@ -82,6 +88,8 @@ def judge(offer: UpdateOffer, node: NodeId, facts: Facts) -> Judgement:
 
 def _check_origin(offer: UpdateOffer, facts: Facts) -> Judgement | None:
     if offer.round >= facts.next_round or offer.base_version > facts.head:
+        return Judgement(ruling=Ruling.AHEAD, durable=False)
+    if not facts.known:
         return _refuse(Reason.UNKNOWN_ROUND, durable=False)
     if facts.asked is None:
         return _refuse(Reason.NOT_ASSIGNED)
@@ -138,6 +146,7 @@ class WaitReason(StrEnum):
     """What a coordinator waits for: a stable key in its log, its status file, and for ``coordinator why``."""
 
     ASSIGNMENTS = "assignments"
+    BEHIND = "behind"
     BROKER = "broker"
     COMMITTING = "committing"
     FINISHED = "finished"

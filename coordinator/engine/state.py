@@ -64,6 +64,11 @@ class MachineState:
         self.settings = self._configured = settings
         self.run, self.epoch, self.head = recovered.run, recovered.epoch, recovered.head
         self.start = start
+        self.settling_until: float | None = None
+        self.heard = False
+        self.behind = False
+        self.first_round = recovered.next_round
+        self.obeyed = False
         self.began_ms = recovered.began_ms
         self.recent = dict(recovered.recent)
         self.next_round = recovered.next_round
@@ -97,6 +102,14 @@ class MachineState:
     def fence(self) -> tuple[Epoch, Start]:
         """Which start of which process this is: of two, the higher one leads [FED-96]."""
         return self.epoch, self.start or Start(0)
+
+    @property
+    def leading(self) -> bool:
+        """Whether this process may decide: nobody else has spoken for this run, as far as the broker and nodes know.
+
+        A verdict is final, and told in the name of whoever leads; to say nothing costs a node one more offer [FED-97].
+        """
+        return self.clock.running and (self.heard or self.settling_until is None) and not self.behind
 
     @property
     def finished(self) -> bool:
@@ -137,6 +150,29 @@ class MachineState:
     def resume(self) -> None:
         """Saving may be tried again."""
         self.paused = False
+
+    # --- who coordinates ---------------------------------------------------------------------------------------------
+
+    def listen(self) -> None:
+        """The broker is there: who else speaks for this run, and which nodes there are, comes now."""
+        self.heard, self.settling_until = False, self.now + self.settings.settle_s
+
+    def settle(self) -> None:
+        """Whoever has not been heard by now is not waited for any more."""
+        if self.settling_until is not None and self.now >= self.settling_until:
+            self.settling_until = None
+
+    def deafen(self) -> None:
+        """The broker is gone."""
+        self.settling_until = None
+
+    def hear(self) -> None:
+        """What stands in ``srv`` is not newer than this process."""
+        self.heard = True
+
+    def fall_behind(self, *, behind: bool) -> None:
+        """Somebody has seen more of this run than we have, or was shut out since."""
+        self.behind = behind
 
     # --- rounds and slots -------------------------------------------------------------------------------------------
 
@@ -288,6 +324,7 @@ class MachineState:
             finished=self.finished,
             used=self.registry.used(node),
             asked=self._base_asked(node, round_id, record),
+            known=record is not None or round_id in self._invitations,
         )
 
     def base_asked(self, node: NodeId, round_id: RoundId) -> ModelVersion | None:
@@ -337,6 +374,7 @@ class MachineState:
 
     def answered(self, node: NodeId, round_id: RoundId) -> None:
         """The node has done what it was asked in this round, or will not do it."""
+        self.obeyed = self.obeyed or round_id >= self.first_round
         if self.current is not None and self.current.record.round == round_id:
             self.current.pending.pop(node, None)
         slot = self.assignments.get(node)

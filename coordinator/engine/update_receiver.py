@@ -2,6 +2,8 @@
 
 from coordinator.engine.effects import DropTransfer, OpenTransfer, SaveVerdict, StoreChunk, StoreTransfer, StoreUpdate
 from coordinator.engine.events import ChunkReceived, ChunkStored, OfferReceived, TransferOpened, UpdateRejected
+from coordinator.engine.fencing import Behind
+from coordinator.engine.registry import NODES_MAX
 from coordinator.engine.round import FETCHED_BYTES_MAX, Judgement, Ruling, check_staleness, identify, judge
 from coordinator.engine.state import MachineState
 from coordinator.engine.timers import RateLimit
@@ -31,8 +33,9 @@ class UpdateReceiver:
     message. An open transfer counts in its node's quota, as an update in the buffer does.
     """
 
-    def __init__(self, state: MachineState, recovered: tuple[TransferRecord, ...]) -> None:
-        self._state = state
+    def __init__(self, state: MachineState, recovered: tuple[TransferRecord, ...], behind: Behind) -> None:
+        self._state, self._behind = state, behind
+        self._strangers: set[NodeId] = set()
         self._saving: dict[UpdateId, UpdateRecord] = {}
         self._regrants = RateLimit[UpdateId](per_s=REGRANTS_PER_S, burst=REGRANTS_BURST)
         self.transfers = Transfers(recovered)
@@ -52,6 +55,8 @@ class UpdateReceiver:
         foreign = identify(offer, node, state.run)
         if foreign is not None:
             self._turn_down(event, foreign)
+        elif not state.leading:
+            state.count("offers_unanswered")
         elif event.known is not None:
             self._repeat(event, event.known)
         elif offer.update in self._saving:
@@ -97,15 +102,28 @@ class UpdateReceiver:
 
     def _turn_down(self, event: OfferReceived, judgement: Judgement) -> None:
         node, offer = event.node, event.offer
+        if judgement.ruling is Ruling.FOREIGN:
+            self._of_another_run(node, offer)
+            return
+        if judgement.ruling is Ruling.AHEAD:
+            self._state.count("updates_ahead")
+            if offer.round >= self._state.next_round:
+                self._behind.told(node, offer.round)
+            return
         if judgement.durable:
             detail = self._detail(event, judgement)
             self.settle(_record(node, offer), _STATUS[judgement.ruling], judgement.reason, detail=detail)
             return
-        # The receipt names the run of the offer: in the judging run the same id may belong to honest work.
-        receipt = Receipt(run=offer.run, update=offer.update, status=_STATUS[judgement.ruling], reason=judgement.reason)
-        self._state.send(node, receipt)
+        self._receipt(node, offer.update, _STATUS[judgement.ruling], judgement.reason)
         self._state.count("foreign_updates")
         self._state.note("update_refused", node=node, update=offer.update, reason=judgement.reason.value)
+
+    def _of_another_run(self, node: NodeId, offer: UpdateOffer) -> None:
+        """Whoever leads that run may have it on disk: only it may give a verdict [FED-98]."""
+        self._state.count("other_run_updates")
+        if node not in self._strangers and len(self._strangers) < NODES_MAX:
+            self._strangers.add(node)
+            self._state.note("other_run_update", node=node, update=offer.update, run=offer.run)
 
     def _detail(self, event: OfferReceived, judgement: Judgement) -> str:
         """What the log says beside the reason."""
@@ -198,7 +216,9 @@ class UpdateReceiver:
         transfer.take(event.index)
         self.transfers.touch(event.update, self._state.connected_s)
         if transfer.complete:
-            self._store_transfer(transfer)
+            # Where we do not lead it stays complete, and is stored once we do.
+            if self._state.leading:
+                self._store_transfer(transfer)
         elif transfer.wants_grant:
             self._grant(transfer)
 

@@ -27,6 +27,7 @@ __all__ = [
     "StoppingRule",
     "Waiting",
     "WatchedMachine",
+    "read_behind",
     "read_counters",
     "read_enrolled",
     "read_failing",
@@ -156,7 +157,8 @@ class StatusFile:
 
 def _fields(snapshot: Mapping[str, Any]) -> Mapping[str, object]:
     waiting = {key: value for key, value in snapshot["waiting_for"].items() if key != "since"}
-    return {key: snapshot[key] for key in ("version", "live", "buffered", "online")} | waiting
+    behind = {"behind": snapshot["behind"]} if snapshot.get("behind") else {}
+    return {key: snapshot[key] for key in ("version", "live", "buffered", "online")} | waiting | behind
 
 
 class WatchedMachine:
@@ -214,6 +216,15 @@ def read_waiting(folder: Path) -> Waiting:
         raise StorageError(f"{folder} does not say; has a coordinator run with this store?") from error
     now = time.time()
     return Waiting(fields=fields, since_s=max(0.0, now - since), said_s=max(0.0, now - at), pid=lock_holder(folder))
+
+
+def read_behind(folder: Path) -> Mapping[str, Any]:
+    """What the last coordinator has heard of a later one of its run; nothing where it has not, or did not say."""
+    content = _part(folder, "waiting")
+    try:
+        return dict(content["fields"]["behind"])
+    except (ValueError, KeyError, TypeError):
+        return {}
 
 
 def read_failing(folder: Path) -> Failing:

@@ -7,7 +7,7 @@ from typing import Any
 from coordinator.engine.round import WaitReason
 from coordinator.monitoring.state_files import Waiting
 
-__all__ = ["explain", "failures", "nobody_trains"]
+__all__ = ["behind_words", "explain", "failures", "nobody_trains"]
 
 NODES_NAMED = 3
 """Nodes named with one reason."""
@@ -16,6 +16,11 @@ REASONS_NAMED = 5
 
 MEANINGS: Mapping[WaitReason, str] = {
     WaitReason.ASSIGNMENTS: "updates of nodes that are training",
+    WaitReason.BEHIND: (
+        "a person: this state is older than what nodes have seen of its run, so it is a copy or was restored, and"
+        " nothing is decided. Stop it and start the newest state folder of the run; if that is lost, lift this one"
+        " above all that was seen with `coordinator restore`"
+    ),
     WaitReason.BROKER: "the broker, which cannot be reached",
     WaitReason.COMMITTING: "the new version to be saved",
     WaitReason.FINISHED: "nothing: the run is over, late updates still get their receipts",
@@ -42,9 +47,13 @@ def explain(waiting: Waiting) -> str:
     reason = str(waiting.fields.get("reason", "unknown"))
     what = f"{_meaning(reason)}{_whom(waiting.fields)}"
     counts = _counts(waiting.fields)
+    seen = behind_words(waiting.fields.get("behind"))
     if waiting.pid is not None:
-        return f"waiting for {what}; since {_span(waiting.since_s)}{counts}{_failing(waiting.fields)}"
+        more = f"{seen and '; ' + seen}{_failing(waiting.fields)}"
+        return f"waiting for {what}; since {_span(waiting.since_s)}{counts}{more}"
     last = f"no coordinator is running; {_span(waiting.said_s)} ago the last one waited for {what}{counts}"
+    if reason == WaitReason.BEHIND:
+        return f"{last}; {seen}"
     if reason in OVER:
         return last
     return f"{last}; start it again: it goes on where it was{_failing(waiting.fields)}"
@@ -85,6 +94,17 @@ def _failing(fields: Mapping[str, Any]) -> str:
     if fields.get("nobody_trains"):
         return f"; {nobody_trains(fields.get('version', '?'), failing, failed)}"
     return f"; what comes to nothing: {failures(failing, failed)}"
+
+
+def behind_words(row: object) -> str:
+    """What was seen of a later coordinator of this run, by whom; nothing where nothing was."""
+    if not isinstance(row, Mapping) or not row:
+        return ""
+    nodes, named = row.get("nodes", 0), ", ".join(map(str, row.get("said_by") or []))
+    who = f"{nodes} {'node has' if nodes == 1 else 'nodes have'} ({named})" if nodes else "the broker has"
+    rounds = "" if row.get("round") is None else f", round {row['round']}"
+    ours = f"this state is of epoch {row.get('our_epoch')} with {row.get('our_rounds')} rounds"
+    return f"{who} seen a later coordinator of this run (epoch {row.get('epoch')}{rounds}); {ours}"
 
 
 def _meaning(reason: str) -> str:

@@ -135,6 +135,7 @@ class CoordinatorExecutor:
     Attributes:
         stopped: The machine is done.
         stop_reason: Why, once it is.
+        other_run: The run that leads the federation instead, where that is why.
     """
 
     def __init__(self, parts: ExecutorParts) -> None:
@@ -145,7 +146,7 @@ class CoordinatorExecutor:
         self._since: float | None = None
         self._verdicts = {ReceiptStatus.STALE: 0, ReceiptStatus.REFUSED: 0}
         self.stopped = False
-        self.stop_reason = ""
+        self.stop_reason = self.other_run = ""
 
     @property
     def traffic(self) -> Traffic:
@@ -209,8 +210,8 @@ class CoordinatorExecutor:
                 self._publish(effect)
             case Note(event=event, fields=fields):
                 self._parts.say(event, fields)
-            case Stop(reason=reason):
-                self.stopped, self.stop_reason = True, reason
+            case Stop(reason=reason, other_run=other_run):
+                self.stopped, self.stop_reason, self.other_run = True, reason, other_run
             case AcceptFailure():
                 self._failed = False
             case _:

@@ -171,7 +171,8 @@ class Inbound:
         if received.topic == DROPPED_TOPIC:
             body = received.payload[:DROPPED_DIGITS_MAX]
             return self._dropped(int(body)) if body.isdigit() else None
-        self._traffic.received(received.topic, len(received.payload))
+        if received.topic != self._topics.coordinator_state:
+            self._traffic.received(received.topic, len(received.payload))
         try:
             return self._parse(received)
         except RemoteProtocolError as error:

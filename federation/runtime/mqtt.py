@@ -312,7 +312,8 @@ class MqttTransport(NetworkThread):
     def _is_signature(self, client: paho.Client, message: paho.MQTTMessage) -> bool:
         """Whether this is only our own view of who signs our will's topic.
 
-        A role that has subscribed to that topic hears what others say there, and not its own words.
+        A role that has subscribed to that topic hears all that is said there, its own words too: they tell that the
+        broker has nothing newer.
         """
         # The topic as bytes: the library's property raises when a stranger's is not UTF-8.
         if self._signed_topic is None or message._topic != self._signed_topic.encode():  # noqa: SLF001
@@ -322,7 +323,7 @@ class MqttTransport(NetworkThread):
             if self._takeovers.seen(signature, time.monotonic()):
                 self._failure = self._twin()
                 client.disconnect()
-        return self._takeovers.signature in signatures or not self._subscriptions.wants(self._signed_topic)
+        return not self._subscriptions.wants(self._signed_topic)
 
     def _is_of_twin(self, message: paho.MQTTMessage) -> bool:
         """Whether another federation's client has subscribed to this, in the session that we have by the same id.

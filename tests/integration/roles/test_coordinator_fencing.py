@@ -2,13 +2,14 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from federation.protocol.messages import Decline, Presence, Reason
+from federation.protocol.messages import Decline, Presence, Reason, ReceiptStatus
 from federation.protocol.wire import encode_message
 from federation.runtime.local_broker import LocalBroker
 from federation.types import NodeId
@@ -49,6 +50,71 @@ def test_an_old_copy_of_the_store_leaves_and_says_why(broker: LocalBroker, tmp_p
         nodes.until(lambda: len(nodes.applied()) > applied + 4)
         assert newer.poll() is None
         assert nodes.presences[-1] is Presence.ONLINE
+
+
+def test_a_stale_copy_that_is_started_while_the_leader_hangs_ends_no_work(broker: LocalBroker, tmp_path: Path) -> None:
+    """FED-97: it takes the leader's sessions over, with all that waits there, and must not answer any of it."""
+    start_once(broker, tmp_path, 1)
+    shutil.copytree(tmp_path / "state", tmp_path / "copy" / "state")
+    start_once(broker, tmp_path, 2)
+    start_once(broker, tmp_path, 3)
+    with (
+        ScriptedNodes(broker.url, MANIFEST, ("ann", "bob"), obedient=False) as nodes,
+        coordinator(settings(tmp_path, broker)) as leader,
+    ):
+        nodes.until(lambda: bool(nodes.announcements))
+        leader.send_signal(signal.SIGSTOP)
+        offer = nodes.make_offer(nodes.announcements[-1], "ann")
+        nodes.offer(offer)
+        with coordinator(settings(tmp_path / "copy", broker)) as copy:
+            code, words = ended(copy)
+        assert (code, "a newer coordinator leads run" in words) == (2, True)
+        assert nodes.receipts == []
+        back = len(nodes.presences)
+        leader.send_signal(signal.SIGCONT)
+        nodes.until(lambda: len(nodes.presences) > back)
+        nodes.offer(offer)
+        nodes.until(lambda: bool(nodes.receipts))
+        assert {receipt.status for receipt in nodes.receipts} == {ReceiptStatus.STORED}
+
+
+def test_the_coordinator_of_another_run_is_refused_at_its_start(broker: LocalBroker, tmp_path: Path) -> None:
+    """FED-98: by a mistake in the state folder, and with the same client ids; the first one goes on."""
+    with ScriptedNodes(broker.url, MANIFEST, ("ann", "bob")) as nodes, coordinator(settings(tmp_path, broker)) as first:
+        nodes.until(lambda: bool(nodes.applied()))
+        (tmp_path / "second").mkdir()
+        with coordinator(settings(tmp_path / "second", broker)) as second:
+            code, words = ended(second)
+        assert code == 2
+        assert nodes.announcements[-1].run in words
+        assert "--replace" in words
+        seen = len(nodes.presences)
+        nodes.until(lambda: len(nodes.presences) > seen)  # the first one is back, after the other took its sessions
+        for offer in list(nodes.offered.values()):  # as nodes do: what was offered meanwhile has no answer
+            nodes.offer(offer)
+        applied = len(nodes.applied())
+        nodes.until(lambda: len(nodes.applied()) > applied + 4)
+        assert first.poll() is None
+        assert {announcement.run for announcement in nodes.announcements} == {nodes.announcements[0].run}
+
+
+def test_a_coordinator_that_was_told_to_takes_over_and_the_other_one_leaves(
+    broker: LocalBroker, tmp_path: Path
+) -> None:
+    """FED-98: with client ids of its own, so that the broker ends no connection."""
+    with ScriptedNodes(broker.url, MANIFEST, ("ann", "bob")) as nodes, coordinator(settings(tmp_path, broker)) as first:
+        nodes.until(lambda: bool(nodes.applied()))
+        former = nodes.announcements[-1].run
+        (tmp_path / "second").mkdir()
+        file = settings(tmp_path / "second", broker)
+        file.write_text(file.read_text().replace("[task]", 'client_id = "second"\n[task]'))
+        with coordinator(file, "--replace") as second:
+            nodes.until_dead(first)
+            code, words = ended(first)
+            assert code == 2
+            assert "has taken this federation over" in words
+            nodes.until(lambda: nodes.announcements[-1].run != former)
+            assert second.poll() is None
 
 
 def test_what_is_wiped_while_everything_runs_is_there_again(broker: LocalBroker, tmp_path: Path) -> None:

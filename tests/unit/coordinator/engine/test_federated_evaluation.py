@@ -162,8 +162,7 @@ def test_the_next_evaluation_ends_the_one_before() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"run": RunId("f" * 16)}, Reason.OTHER_RUN),
-        ({"version": ModelVersion(9)}, Reason.UNKNOWN_ROUND),
+        ({"version": ModelVersion(0)}, Reason.UNKNOWN_ROUND),
         ({"digest": digest_of(7)}, Reason.BASE_MISMATCH),
         ({"num_examples": 10**9}, Reason.BAD_NUM_EXAMPLES),
     ],
@@ -174,6 +173,15 @@ def test_a_report_that_cannot_be_right_is_refused_with_a_reason(changes: dict[st
     refused = transcript(rig.report("ann", **({"version": 1} | changes)))  # type: ignore[arg-type]
     assert refused == [f"tell ann evaluation {changes.get('version', 1)} refused {reason.value}"]
     assert rig.store.results == {}
+
+
+@pytest.mark.parametrize("changes", [{"run": RunId("f" * 16)}, {"version": ModelVersion(9)}])
+def test_a_report_that_only_somebody_else_can_judge_is_not_answered(changes: dict[str, object]) -> None:
+    """FED-97, FED-98: of another run, or of a version that we do not know yet."""
+    rig = at_version_one()
+    assert transcript(rig.report("ann", **({"version": 1} | changes))) == []  # type: ignore[arg-type]
+    assert rig.get("counters") == {"reports_unanswered": 1}
+    assert transcript(rig.report("ann", 1)) == ["save result of ann for 1", "tell ann evaluation 1 applied"]
 
 
 def test_a_node_that_is_not_known_is_asked_who_it_is() -> None:
@@ -381,5 +389,6 @@ def test_the_best_version_is_kept_though_the_process_was_killed_before_it_could_
     rig.failing, rig.failing_kinds = True, (effects.RetainModels,)
     rig.found(1, accuracy=0.5)
     rig.failing = False
-    assert "retain [] best 1" in transcript(rig.restart())
+    rig.restart()
+    assert "retain [] best 1" in transcript(rig.connect())
     assert rig.store.best == 1

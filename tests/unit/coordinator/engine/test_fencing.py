@@ -4,10 +4,14 @@ import pytest
 
 from coordinator.engine import effects, events
 from coordinator.engine.effects import PublishModel, PublishState
+from coordinator.engine.fencing import HEAL_PAUSE_S, REPLACE_S, YOUNG_S
+from coordinator.records import RoundRecord
+from federation.protocol.cohort import cohort_of
 from federation.protocol.messages import Presence
-from federation.types import RunId
-from tests.rigs.coordinator_rig import Rig, engine, transcript
+from federation.types import Epoch, Incarnation, ModelVersion, NodeId, RoundId, RunId, SeenRun, Start
+from tests.rigs.coordinator_rig import RUN, Rig, engine, fresh, transcript
 
+OTHER = RunId("f" * 16)
 AGAIN = ["publish state online epoch 1", "publish model 0", "announce round 0 of version 0"]
 
 
@@ -43,11 +47,21 @@ def test_the_start_is_said_in_the_state_and_its_low_half_in_the_announcement() -
 
 
 @pytest.mark.parametrize("presence", [Presence.LOST, Presence.OFFLINE])
-def test_a_newer_one_that_is_gone_is_no_reason_to_leave(presence: Presence) -> None:
+def test_a_newer_one_that_is_gone_is_a_reason_to_hold_and_not_to_leave(presence: Presence) -> None:
+    """FED-97: this state is older than one that has led, and nodes that have obeyed it obey no older one."""
     rig = Rig()
     rig.start("ann", "bob")
-    assert transcript(rig.heard(presence, epoch=2)) == AGAIN
-    assert not any(isinstance(effect, effects.Stop) for effect in rig.offer("ann", 0))
+    assert transcript(rig.heard(presence, epoch=2, start=5), notes=True) == ["note behind", "note waiting"]
+    assert transcript(rig.offer("ann", 0)) == []
+    assert rig.waiting_for == "behind"
+    assert rig.get("behind") == {
+        "nodes": 0,
+        "said_by": [],
+        "epoch": 2,
+        "round": None,
+        "our_epoch": 1,
+        "our_rounds": 1,
+    }
 
 
 def test_what_was_wiped_is_published_again_but_not_without_a_pause() -> None:
@@ -107,13 +121,183 @@ def test_nothing_is_published_again_without_a_broker() -> None:
     assert transcript(rig.wait(600.0)) == []
 
 
-def test_a_coordinator_of_another_run_is_said_once_and_not_fought() -> None:
-    rig = Rig()
-    rig.start("ann", "bob")
-    other = RunId("f" * 16)
-    assert transcript(rig.heard(Presence.ONLINE, epoch=9, run=other), notes=True) == ["note other_coordinator"]
-    assert transcript(rig.heard(Presence.ONLINE, epoch=9, run=other), notes=True) == []
-    assert rig.get("counters") == {"other_coordinators": 2}
+class TestListening:
+    """FED-97: nobody speaks, and nobody answers, before it has heard what stands in ``srv``."""
+
+    def test_a_process_listens_before_it_speaks(self) -> None:
+        rig = Rig(engine(settle_s=0.25))
+        assert transcript(rig.connect()) == []
+        assert rig.waiting_for == "settling"
+        assert transcript(rig.wait(0.25)) == AGAIN[:2]
+
+    @pytest.mark.parametrize(
+        ("presence", "run", "epoch"),
+        [
+            (Presence.ONLINE, RUN, 0),
+            (Presence.ONLINE, RUN, 1),
+            (Presence.LOST, RUN, 1),
+            (Presence.OFFLINE, OTHER, 9),
+            (Presence.LOST, OTHER, 9),
+            (None, RUN, 0),
+        ],
+    )
+    def test_it_speaks_at_once_when_what_stands_there_is_no_reason_not_to(
+        self, presence: Presence | None, run: RunId, epoch: int
+    ) -> None:
+        rig = Rig(engine(settle_s=60.0))
+        rig.connect()
+        assert transcript(rig.heard(presence, run=run, epoch=epoch, retained=True)) == AGAIN[:2]
+        assert transcript(rig.heard(Presence.ONLINE, epoch=1)) == []
+
+    def test_no_offer_is_answered_before(self) -> None:
+        """A verdict is final, and to say nothing costs one more offer."""
+        ann = (NodeId("ann"),)
+        cohort = cohort_of(RUN, RoundId(0), ann)
+        asked = RoundRecord(round=RoundId(0), version=ModelVersion(0), nodes=ann, cohort=cohort)
+        rig = Rig(engine(settle_s=60.0), fresh(next_round=RoundId(1), open_rounds=(asked,)))
+        rig.store.save_round(asked)
+        rig.connect()
+        rig.state("ann")
+        assert transcript(rig.offer("ann", 0)) == []
+        assert transcript(rig.offer("ann", 0, num_examples=0)) == []
+        rig.heard(Presence.LOST, epoch=0, retained=True)
+        assert "tell ann stored 0-ann" in transcript(rig.offer("ann", 0))
+        assert rig.get("counters") == {"offers_unanswered": 2}
+
+    def test_each_connection_is_listened_to_anew(self) -> None:
+        rig = Rig(engine(settle_s=60.0))
+        rig.connect()
+        rig.heard(Presence.LOST, epoch=0, retained=True)
+        rig.disconnect()
+        assert transcript(rig.connect()) == []
+        assert transcript(rig.heard(Presence.ONLINE, epoch=2, retained=True)) == ["stop fenced"]
+
+    def test_whoever_has_not_spoken_does_not_say_that_it_is_gone(self) -> None:
+        rig = Rig(engine(settle_s=60.0))
+        rig.connect()
+        assert transcript(rig.tell(events.StopRequested())) == ["stop requested"]
+
+
+class TestAnotherRun:
+    """FED-98."""
+
+    def test_a_start_that_hears_a_live_one_leaves_without_a_word(self) -> None:
+        rig = Rig(engine(settle_s=60.0))
+        rig.connect()
+        left = rig.heard(Presence.ONLINE, run=OTHER, epoch=9, retained=True)
+        assert transcript(left, notes=True) == ["note other_coordinator", "stop other_run"]
+        assert [effect.other_run for effect in left if isinstance(effect, effects.Stop)] == [OTHER]
+        assert rig.machine.deadline() is None
+
+    def test_a_start_that_was_told_to_replaces_it(self) -> None:
+        rig = Rig(engine(settle_s=60.0, replaces=True))
+        rig.connect()
+        assert transcript(rig.heard(Presence.ONLINE, run=OTHER, epoch=9, retained=True)) == AGAIN[:2]
+        assert transcript(rig.heard(Presence.ONLINE, run=OTHER, epoch=9)) == AGAIN[:2]
+
+    def test_one_that_has_replaced_gives_way_later(self) -> None:
+        """Two that were told to replace each other do not take turns for ever."""
+        rig = Rig(engine(settle_s=0.0, replaces=True))
+        rig.connect()
+        rig.wait(REPLACE_S)
+        assert transcript(rig.heard(Presence.ONLINE, run=OTHER, retained=True)) == ["stop replaced"]
+
+    def test_one_that_leads_says_its_word_once_more_and_leaves_when_the_other_insists(self) -> None:
+        rig = Rig()
+        rig.start("ann", "bob")
+        rig.wait(YOUNG_S)
+        assert transcript(rig.heard(Presence.ONLINE, run=OTHER)) == AGAIN
+        assert transcript(rig.heard(Presence.ONLINE, run=OTHER)) == ["stop replaced"]
+        assert rig.get("counters") == {"other_coordinators": 2, "retained_lost": 1}
+
+    def test_it_does_not_leave_before_its_own_word_was_said(self) -> None:
+        rig = Rig()
+        rig.start("ann", "bob")
+        rig.wait(YOUNG_S)
+        rig.heard(Presence.LOST)
+        assert transcript(rig.heard(Presence.ONLINE, run=OTHER)) == []
+        assert transcript(rig.heard(Presence.ONLINE, run=OTHER)) == []
+        assert transcript(rig.wait(HEAL_PAUSE_S)) == AGAIN
+        assert transcript(rig.heard(Presence.ONLINE, run=OTHER)) == ["stop replaced"]
+
+    def test_one_that_comes_back_and_was_replaced_meanwhile_leaves(self) -> None:
+        rig = Rig(engine(settle_s=1.0))
+        rig.connect()
+        rig.wait(YOUNG_S + 1.0)
+        rig.disconnect()
+        rig.connect()
+        assert transcript(rig.heard(Presence.ONLINE, run=OTHER, retained=True)) == ["stop replaced"]
+
+    @pytest.mark.parametrize(("other", "leaves"), [(OTHER, True), (RunId("0" * 16), False)])
+    def test_of_two_that_start_at_once_one_leaves(self, other: RunId, leaves: bool) -> None:
+        rig = Rig()
+        rig.start("ann", "bob")
+        assert transcript(rig.heard(Presence.ONLINE, run=other)) == (["stop replaced"] if leaves else AGAIN)
+
+
+class TestBehind:
+    """FED-97: what nodes say of a later coordinator, or of later rounds, ends every decision, and no work."""
+
+    def test_an_offer_of_a_round_that_was_never_reserved_stops_us_and_not_the_update(self) -> None:
+        rig = Rig()
+        rig.start("ann", "bob")
+        said = transcript(rig.offer("ann", 7), notes=True)
+        assert said == ["note behind", "note waiting"]
+        assert transcript(rig.offer("bob", 0)) == []
+        lines = transcript(rig.wait(600.0))
+        assert all(line.endswith("rebirth") or line.startswith("close") for line in lines)
+        assert (rig.waiting_for, rig.get("version")) == ("behind", 0)
+        row = rig.get("behind")
+        assert row == {"nodes": 1, "said_by": ["ann"], "epoch": 1, "round": 7, "our_epoch": 1, "our_rounds": 1}
+
+    def test_an_update_from_a_version_that_we_do_not_know_is_not_answered(self) -> None:
+        """The round is ours, so nobody is stopped: once the version is there, the digest tells."""
+        rig = Rig()
+        rig.start("ann", "bob")
+        assert transcript(rig.offer("ann", 0, base_version=ModelVersion(4))) == []
+        assert rig.get("counters") == {"updates_ahead": 1}
+        assert transcript(rig.offer("ann", 0)) == ["store 0-ann", "tell ann stored 0-ann"]
+
+    @pytest.mark.parametrize(
+        ("seen", "behind"),
+        [
+            (SeenRun(run=RUN, epoch=Epoch(2)), True),
+            (SeenRun(run=RUN, epoch=Epoch(1), start=Start(8)), True),
+            (SeenRun(run=RUN, epoch=Epoch(1), start=Start(6), round=RoundId(5)), True),
+            (SeenRun(run=RUN, epoch=Epoch(1), start=Start(7), round=RoundId(0)), False),
+            (SeenRun(run=RUN, epoch=Epoch(0), start=Start(9)), False),
+            (SeenRun(run=OTHER, epoch=Epoch(9), round=RoundId(99)), False),
+        ],
+    )
+    def test_a_birth_that_has_seen_more_is_enough(self, seen: SeenRun, behind: bool) -> None:
+        rig = Rig(start=7)
+        rig.start("ann", "bob")
+        rig.state("ann", incarnation=Incarnation(2), seen=seen)
+        assert (rig.waiting_for == "behind") is behind
+        assert bool(rig.get("behind")) is behind
+
+    def test_nodes_that_let_their_first_lease_expire_are_asked_what_they_have_seen(self) -> None:
+        """Whom nobody obeys knows it within a lease."""
+        rig = Rig(engine(lease_s=10.0))
+        rig.start("ann", "bob")
+        asked = [line for line in transcript(rig.wait(10.0)) if line.endswith("rebirth")]
+        assert sorted(asked) == ["tell ann rebirth", "tell bob rebirth"]
+
+    def test_a_node_that_is_revoked_has_said_nothing(self) -> None:
+        """One that lies stops the run, and its name is in the log: whoever is shut out does not stop it any longer."""
+        rig = Rig()
+        rig.start("ann", "bob", "cid")
+        rig.offer("ann", 7)
+        said = rig.tell(events.NodesEnrolled(nodes=frozenset({NodeId("bob"), NodeId("cid")}), digest="x"))
+        assert "note not_behind" in transcript(said, notes=True)
+        assert rig.waiting_for != "behind"
+
+    def test_nothing_is_stored_or_committed_while_behind(self) -> None:
+        rig = Rig(engine(concurrency=2, buffer=2, quorum=1, max_wait_s=5.0))
+        rig.start("ann", "bob")
+        rig.offer("ann", 0)
+        rig.offer("bob", 9)
+        assert not [line for line in transcript(rig.wait(60.0)) if line.startswith(("commit", "store", "announce"))]
 
 
 def test_messages_that_the_broker_drops_are_an_alarm() -> None:

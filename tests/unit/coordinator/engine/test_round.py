@@ -73,18 +73,29 @@ def test_a_number_of_fetched_bytes_that_no_row_can_hold_is_refused() -> None:
     assert ruling(fetched_bytes=2**64 - 1).reason is Reason.TOO_LARGE
 
 
+def test_another_node_s_id_is_refused_without_claiming_it() -> None:
+    """FED-45: the id may belong to honest work that comes later."""
+    judgement = ruling(update=UpdateId("3-bob"))
+    assert judgement == Judgement(ruling=Ruling.REFUSED, reason=Reason.NOT_ASSIGNED, durable=False)
+
+
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("changes", "expected"),
     [
-        ({"run": RunId("f" * 16)}, Reason.OTHER_RUN),
-        ({"update": UpdateId("3-bob")}, Reason.NOT_ASSIGNED),
-        ({"round": RoundId(9), "update": UpdateId("9-ann")}, Reason.UNKNOWN_ROUND),
-        ({"base_version": ModelVersion(6)}, Reason.UNKNOWN_ROUND),
+        ({"run": RunId("f" * 16)}, Ruling.FOREIGN),
+        ({"round": RoundId(9), "update": UpdateId("9-ann")}, Ruling.AHEAD),
+        ({"base_version": ModelVersion(6)}, Ruling.AHEAD),
     ],
 )
-def test_what_is_not_of_this_run_is_refused_without_claiming_its_id(changes: dict[str, object], reason: Reason) -> None:
-    """FED-45: the id may belong to honest work that comes later."""
-    assert ruling(**changes) == Judgement(ruling=Ruling.REFUSED, reason=reason, durable=False)
+def test_what_only_somebody_else_can_judge_gets_no_verdict(changes: dict[str, object], expected: Ruling) -> None:
+    """FED-97, FED-98: another run's coordinator may have it on disk, and so may a later one of this run."""
+    assert ruling(**changes) == Judgement(ruling=expected, durable=False)
+
+
+def test_a_round_below_our_highest_that_was_never_reserved_is_unknown() -> None:
+    """FED-97: only then it is certain. Nothing is kept under its id."""
+    judgement = judge(offer_of("ann", 3), ANN, facts(known=False, asked=None))
+    assert judgement == Judgement(ruling=Ruling.REFUSED, reason=Reason.UNKNOWN_ROUND, durable=False)
 
 
 @pytest.mark.parametrize(
