@@ -1,21 +1,24 @@
 """What the durable node store does when the disk, a file or another process misbehaves."""
 
+import contextlib
 import os
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edge_node.records import Seen
+from edge_node.records import Seen, StateChange
 from edge_node.storage import database
 from edge_node.storage.model_file import model_name
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.errors import StorageError, StoreLocked
+from federation.runtime.failpoint import watch
 from federation.types import Epoch, RoundId
 from tests.rigs.node_values import OTHER_RUN, RUN, entry, model, residual
 
@@ -107,6 +110,37 @@ def test_every_change_on_a_failing_disk_is_a_storage_error_and_changes_nothing(f
     assert store.recovered() == before
     np.testing.assert_array_equal(store.residual(), residual(0.5))
     store.close()
+
+
+def test_every_change_is_one_transaction_and_killed_in_it_changes_nothing(folder: Path) -> None:
+    """FED-41, FED-51: update, residual, state and round together."""
+    store = SqliteNodeStore(folder)
+    store.save_outbox(entry(1), b"frame", residual(0.5))
+    update, passed = entry(1).offer.update, list[str]()
+    changes: tuple[Callable[[], object], ...] = (
+        lambda: store.save_outbox(entry(2), b"frame", residual(9.0), StateChange(kept={"head": np.ones(2)})),
+        lambda: store.settle(update, residual(8.0), applied=True),
+    )
+    for change in changes:
+        for fails in (True, False):
+            before, kept = store.recovered(), str(store.residual())
+            watch(partial(_pass, passed, fails=fails))
+            with contextlib.suppress(StorageError):
+                change()
+            watch(None)
+            assert passed == ["node_commit_change"]
+            passed.clear()
+            store.close()
+            store = SqliteNodeStore(folder)
+            assert (store.recovered() == before) is fails
+            assert (str(store.residual()) == kept) is fails
+    store.close()
+
+
+def _pass(passed: list[str], name: str, *, fails: bool) -> None:
+    passed.append(name)
+    if fails:
+        raise OSError("killed here")
 
 
 def test_model_that_cannot_be_written_is_a_storage_error(folder: Path) -> None:
