@@ -164,13 +164,15 @@ class Registry:
         entry = self._entries.get(node)
         if entry is None and len(self._entries) >= NODES_MAX:
             return Sighting.OVERFLOW
-        if entry is not None and state.incarnation < entry.state.incarnation:
+        if entry is not None and _is_past(entry.state, state):
             return Sighting.OUTDATED
         sighting = _compare(entry, state)
-        if entry is None:
-            entry = self._entries[node] = Entry(state=state, compatible=False)
-        else:
+        if entry is not None:
             self.online -= entry.online
+        if entry is None or _is_other_life(entry.state, state):
+            # A store that was lost: what its former life did says nothing of this one.
+            entry = self._entries[node] = Entry(state=state, compatible=False)
+            self._resting.cancel(node)
         entry.state, entry.compatible = state, self.is_compatible(state)
         entry.able = is_able(state.capabilities, self._needs)
         self.online += entry.online
@@ -316,9 +318,22 @@ class Registry:
         (self.suspects.add if ready and suspected else self.suspects.discard)(node)
 
 
+def _is_other_life(known: NodeState, state: NodeState) -> bool:
+    """Whether this is said by a node with another store: one that has lost its state, or was set up anew [FED-99]."""
+    return known.state_id is not None and state.state_id is not None and known.state_id != state.state_id
+
+
+def _is_past(known: NodeState, state: NodeState) -> bool:
+    """Whether this was said before what is known [FED-21]; the counters of two stores are not compared."""
+    online = state.presence is Presence.ONLINE
+    if _is_other_life(known, state) or (known.state_id is not None and state.state_id is None and not online):
+        return not online
+    return state.incarnation < known.incarnation
+
+
 def _compare(entry: Entry | None, state: NodeState) -> Sighting:
     online = state.presence is Presence.ONLINE
-    if entry is None or state.incarnation > entry.state.incarnation:
+    if entry is None or _is_other_life(entry.state, state) or state.incarnation > entry.state.incarnation:
         return Sighting.BORN if online else (Sighting.AWAY if entry is None else Sighting.GONE)
     if online:
         return Sighting.HERE if entry.online else Sighting.BACK

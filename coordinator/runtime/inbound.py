@@ -127,7 +127,7 @@ class Inbound:
         self._retained, self._now = retained, now
         self._messages = RateLimit[NodeId](per_s=MESSAGES_PER_S, burst=BURST_MESSAGES)
         self._births = RateLimit[NodeId](per_s=BIRTHS_PER_S, burst=BURST_BIRTHS)
-        self._presences: dict[NodeId, tuple[int, Presence]] = {}
+        self._presences: dict[NodeId, tuple[int | None, int, Presence]] = {}
 
     def translate(self, event: object) -> Event | None:
         """The machine's event, or None when there is nothing to say.
@@ -282,7 +282,7 @@ class Inbound:
 
     def _too_many_births(self, node: NodeId, state: NodeState) -> bool:
         """Whether a node comes and goes more often than any device does; what it says while it is there is no birth."""
-        seen = (state.incarnation, state.presence)
+        seen = (state.state_id, state.incarnation, state.presence)
         if self._presences.get(node) == seen:
             return False
         if not self._births.admits(node, self._now()):

@@ -1,10 +1,12 @@
 """Rounds as readable transcripts: what the coordinator does, in order, when this happens."""
 
+from typing import Any
+
 from coordinator.engine import effects, events
 from coordinator.engine.effects import Note
 from federation.protocol.messages import Activity, Presence
-from federation.types import RoundId
-from tests.rigs.coordinator_rig import Rig, engine, transcript
+from federation.types import Epoch, Incarnation, RoundId, SeenRun, StateId
+from tests.rigs.coordinator_rig import RUN, Rig, engine, transcript
 
 
 def test_a_synchronous_round_from_the_first_connection_to_the_next_announcement() -> None:
@@ -232,6 +234,48 @@ def test_a_node_that_reboots_in_mid_round_starts_over_with_a_fresh_lease() -> No
     rig.wait(50.0)
     assert rig.get("live") == 1
     assert "commit 1 of 0-ann@0 0-bob@0 because buffer_full" in transcript(rig.offer("bob", 0))
+
+
+def test_a_node_that_lost_its_state_takes_part_again_at_once() -> None:
+    """FED-99: a new card begins at incarnation 1; what its former life left in the broker does not shut it out."""
+    rig = Rig(engine(concurrency=1, buffer=1, refill=1, nodes_min=1))
+    rig.connect()
+    former: dict[str, Any] = {"incarnation": Incarnation(17), "state_id": StateId(1)}
+    rig.state("ann", **former)
+    rig.offer("ann", 0)
+    assert rig.get("live") == 1
+    new: dict[str, Any] = {"incarnation": Incarnation(1), "state_id": StateId(2)}
+    rig.state("ann", **new)
+    rig.state("ann", Presence.LOST, **former)
+    assert (rig.get("online"), rig.get("live")) == (1, 1)
+    assert "tell ann applied 1-ann in 2" in transcript(rig.offer("ann", 1))
+
+
+def test_a_new_life_frees_the_slot_of_the_former_one_where_it_cannot_know_of_it() -> None:
+    """FED-29, FED-99: the announcement that named it is gone, so it would be waited for in vain."""
+    rig = Rig(engine(concurrency=2, buffer=1, refill=1, nodes_min=2, max_staleness=2))
+    rig.connect()
+    rig.state("ann", incarnation=Incarnation(17), state_id=StateId(1))
+    rig.state("bob")
+    rig.offer("bob", 0)
+    assert rig.announced is not None
+    assert rig.announced.round == 1
+    assert "close ann" in " ".join(transcript(rig.state("ann", incarnation=Incarnation(1), state_id=StateId(2))))
+
+
+def test_a_restored_coordinator_that_nobody_obeys_knows_it_within_a_lease() -> None:
+    """FED-97: nodes ignore its rounds, and say when they are asked what they have seen."""
+    rig = Rig(engine(lease_s=30.0))
+    rig.start("ann", "bob")
+    asked = transcript(rig.wait(30.0))
+    assert {"tell ann rebirth", "tell bob rebirth"} <= set(asked)
+    seen = SeenRun(run=RUN, epoch=Epoch(4), round=RoundId(70))
+    for node in ("ann", "bob"):
+        rig.state(node, seen=seen)
+    row = rig.get("behind")
+    assert isinstance(row, dict)
+    assert (row["nodes"], row["epoch"], row["round"]) == (2, 4, 70)
+    assert rig.waiting_for == "behind"
 
 
 def test_a_node_that_was_lost_and_is_back_gets_its_slot_again() -> None:

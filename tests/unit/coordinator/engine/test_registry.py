@@ -9,7 +9,7 @@ import pytest
 from coordinator.engine import registry as registry_module
 from coordinator.engine.registry import REST_BASE_S, REST_MAX_S, RETRY_AFTER_MAX_S, Pool, Registry, Sighting
 from federation.protocol.messages import NodeState, Presence
-from federation.types import Incarnation, NodeId
+from federation.types import Incarnation, NodeId, StateId
 
 ANN, BOB = NodeId("ann"), NodeId("bob")
 ALIVE = NodeState(presence=Presence.ONLINE, incarnation=Incarnation(5), protocol_min=1, protocol_max=1)
@@ -34,6 +34,60 @@ def test_a_delayed_will_cannot_bury_a_node_that_is_back() -> None:
     assert registry.observe(ANN, replace(LOST, incarnation=older)) is Sighting.OUTDATED
     assert registry.observe(ANN, replace(ALIVE, incarnation=older)) is Sighting.OUTDATED
     assert registry.online == 1
+
+
+class TestLives:
+    """FED-99: a life is known by the id of its store; only within one store do counters order."""
+
+    FIRST = replace(ALIVE, incarnation=Incarnation(17), state_id=StateId(1))
+    SECOND = replace(ALIVE, incarnation=Incarnation(1), state_id=StateId(2))
+
+    def test_a_node_that_lost_its_state_is_another_life_whatever_its_counter(self) -> None:
+        registry = known()
+        registry.observe(ANN, self.FIRST)
+        assert registry.observe(ANN, self.SECOND) is Sighting.BORN
+        assert registry.observe(ANN, self.SECOND) is Sighting.HERE
+        assert registry.online == 1
+
+    @pytest.mark.parametrize("presence", [Presence.LOST, Presence.OFFLINE])
+    def test_what_is_said_of_a_former_life_s_end_does_not_bury_the_new_one(self, presence: Presence) -> None:
+        registry = known()
+        registry.observe(ANN, self.FIRST)
+        registry.observe(ANN, self.SECOND)
+        assert registry.observe(ANN, replace(self.FIRST, presence=presence)) is Sighting.OUTDATED
+        assert registry.observe(ANN, replace(LOST, incarnation=Incarnation(99))) is Sighting.OUTDATED
+        assert registry.observe(ANN, replace(self.SECOND, presence=presence)) is Sighting.GONE
+
+    def test_a_new_life_begins_without_the_rests_and_failures_of_the_former_one(self) -> None:
+        registry = known()
+        registry.observe(ANN, self.FIRST)
+        registry.assign(ANN)
+        registry.release(ANN)
+        registry.rest(ANN, 0.0, RETRY_AFTER_MAX_S)
+        registry.suspect(ANN, 0.0, 60.0)
+        assert asked(registry) == ([], [])
+        registry.observe(ANN, self.SECOND)
+        assert asked(registry) == ([ANN], [])
+        assert registry.record(ANN).asked == 0
+
+    def test_what_its_former_life_has_on_the_way_still_counts_in_its_quota(self) -> None:
+        registry = known()
+        registry.observe(ANN, self.FIRST)
+        registry.take(ANN)
+        registry.observe(ANN, self.SECOND)
+        assert asked(registry) == ([], [])
+        registry.give(ANN)
+        assert asked(registry) == ([ANN], [])
+
+    def test_a_node_that_names_no_store_goes_on_as_ever(self) -> None:
+        """Its own store gets an id when it is updated, and none when it is set back."""
+        registry = known(ANN)
+        named = replace(ALIVE, incarnation=Incarnation(6), state_id=StateId(1))
+        assert registry.observe(ANN, replace(named, incarnation=Incarnation(4))) is Sighting.OUTDATED
+        assert registry.observe(ANN, named) is Sighting.BORN
+        assert registry.observe(ANN, replace(ALIVE, incarnation=Incarnation(5))) is Sighting.OUTDATED
+        assert registry.observe(ANN, replace(ALIVE, incarnation=Incarnation(7))) is Sighting.BORN
+        assert registry.observe(ANN, replace(LOST, incarnation=Incarnation(7))) is Sighting.GONE
 
 
 def test_sightings_tell_births_returns_and_deaths_apart() -> None:

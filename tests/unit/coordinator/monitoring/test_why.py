@@ -8,7 +8,9 @@ import pytest
 from coordinator.cli import make_app
 from coordinator.engine.round import WaitReason
 from coordinator.monitoring.state_files import Waiting, read_waiting
-from coordinator.monitoring.why import MEANINGS, explain, nobody_trains
+from coordinator.monitoring.status import read_status
+from coordinator.monitoring.why import MEANINGS, behind_words, explain, nobody_trains
+from coordinator.storage.sqlite_store import SqliteStore
 from tests.rigs.status_values import snapshot, status_file
 
 
@@ -45,6 +47,35 @@ def test_a_dead_coordinator_is_not_said_to_wait() -> None:
         "no coordinator is running; 5 min ago the last one waited for something new, 2 online,"
         " version 3, 1 of 2 updates for the next one; start it again: it goes on where it was"
     )
+
+
+BEHIND = {"nodes": 2, "said_by": ["ann", "bob"], "epoch": 5, "round": 77, "our_epoch": 3, "our_rounds": 40}
+
+
+def test_a_state_that_is_older_than_what_nodes_have_seen_says_who_has_seen_what_and_what_to_do() -> None:
+    """FED-97."""
+    seen = (
+        "2 nodes have (ann, bob) seen a later coordinator of this run (epoch 5, round 77);"
+        " this state is of epoch 3 with 40 rounds"
+    )
+    said = text("behind", behind=BEHIND)
+    assert "coordinator restore" in said
+    assert said.endswith(seen)
+    dead = text("behind", pid=None, behind=BEHIND)
+    assert dead.endswith(seen)
+    assert "start it again" not in dead
+    assert behind_words(BEHIND | {"nodes": 1, "said_by": ["ann"], "round": None}).startswith(
+        "1 node has (ann) seen a later coordinator of this run (epoch 5);"
+    )
+    assert behind_words(BEHIND | {"nodes": 0}).startswith("the broker has seen")
+
+
+def test_what_was_seen_is_in_the_status_as_a_table_and_as_json(tmp_path: Path) -> None:
+    SqliteStore(tmp_path).close()
+    status_file(tmp_path, lambda: snapshot("behind", behind=BEHIND)).write()
+    assert read_status(tmp_path)["behind"] == BEHIND
+    status_file(tmp_path, lambda: snapshot("assignments", behind={})).write()
+    assert read_status(tmp_path)["behind"] == {}
 
 
 def test_nodes_that_fail_are_named_with_their_reasons() -> None:
