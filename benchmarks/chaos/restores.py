@@ -6,7 +6,8 @@ from pathlib import Path
 from time import monotonic
 
 from benchmarks.chaos.federation import COORDINATOR, Federation, running
-from benchmarks.chaos.kills import SMALL, Trigger, judge
+from benchmarks.chaos.kills import Trigger, judge
+from benchmarks.chaos.plan import Plan
 from benchmarks.chaos.table import Row
 from coordinator.backup.making import make_backup
 from coordinator.backup.restoring import restore
@@ -19,11 +20,12 @@ LINES = (1, 40)
 """After so many further log lines, whoever says them, something happens."""
 
 
-def lose_and_restore(broker: LocalBroker, folder: Path, count: int) -> Row:
+def lose_and_restore(broker: LocalBroker, folder: Path, count: int, plan: Plan) -> Row:
     """Backed up at a random moment, killed at a later one; what nodes were told in between is nobody's any more."""
-    row, rng = Row(fault="coordinator's state lost, restored from a backup", bar_s=10.0), random.Random(5)
+    size = "chunked" if plan.codec == "lossless" else "small"
+    row, rng = Row(fault=f"coordinator's state restored from a backup, {size} updates", bar_s=10.0), random.Random(5)
     state = folder / "coordinator"
-    with running(SMALL, folder, broker.url) as federation:
+    with running(plan, folder, broker.url) as federation:
         if not federation.wait(federation.everybody_works):
             row.hung += 1
         for number in range(count):
@@ -42,7 +44,7 @@ def lose_and_restore(broker: LocalBroker, folder: Path, count: int) -> Row:
                 row.recovery_s.append(monotonic() - began_s)
             else:
                 row.hung += 1
-        if not federation.wait_versions(2 * SMALL.nodes):
+        if not federation.wait_versions(2 * plan.nodes):
             row.hung += 1
         with ReadOnlyStore(state) as store:
             row.note = f"{federation.version} versions, epoch {store.epoch()}"

@@ -54,8 +54,10 @@ def lift(folder: Path, *, above: int) -> tuple[RunId, Restored, bool]:
         with database.transaction("restore"):
             database.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", restored.epoch)
             database.insert("restores", schema.RESTORED.row(restored))
-            # Whoever was asked then may have answered since: nobody waits for it. What still comes is judged.
-            database.execute("DELETE FROM assignments")
+            # Whoever was asked or was sending then may have finished since, and would be waited for in vain: what a
+            # node still has, it offers.
+            for table in ("assignments", "transfers"):
+                database.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
             seal_identity(database)
         return RunId(meta["run"]), restored, whole
     finally:
