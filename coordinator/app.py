@@ -23,6 +23,7 @@ from coordinator.global_model.initial import InitialRequest, initial_model, init
 from coordinator.global_model.resumption import check_resumed
 from coordinator.monitoring.report import build_report
 from coordinator.monitoring.state_files import StatusFile, StoppingRule, WatchedMachine, read_incidents
+from coordinator.monitoring.why import lift_words
 from coordinator.records import RecoveredState, VersionRecord
 from coordinator.runtime.central_evaluation import EvaluationWorker, LazyTask
 from coordinator.runtime.connections import coordinator_will, open_connections
@@ -336,6 +337,8 @@ def _executor(
 
 def _say(event: str, fields: Mapping[str, object]) -> None:
     log = get_log("coordinator")
+    if event == "behind":
+        fields = {**fields, "remedy": lift_words(fields)}
     write_fields(log.warning if event in ALARMS else log.info, event, fields)
 
 
@@ -348,7 +351,8 @@ def _check_left(executor: CoordinatorExecutor, config: CoordinatorConfig, store:
     match executor.stop_reason:
         case Leave.FENCED:
             problem = f"a newer coordinator leads run {store.run}: this folder (epoch {store.epoch}) is a copy"
-            remedy = "of its store; stop one of the two"
+            remedy = "of its store; stop one of the two. If the newer state is lost, wait until the broker has noticed "
+            remedy += "(two minutes), start this one again, and ask coordinator why"
             raise ConfigError("store.folder", f"{problem} {remedy}", source=str(config.store.folder))
         case Leave.OTHER_RUN:
             problem = (

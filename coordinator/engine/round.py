@@ -53,6 +53,8 @@ class Facts:
         used: Other updates of this node that are on their way into the next version.
         asked: The version that the node was asked to train from in that round; None when it was not asked.
         known: Whether that round was ever reserved.
+        restored_round: Rounds below this one were announced before the run was begun again from a backup: what they
+            name and this run has not is lost, and nobody else can judge it.
     """
 
     settings: EngineSettings
@@ -64,6 +66,7 @@ class Facts:
     used: int
     asked: ModelVersion | None
     known: bool = True
+    restored_round: int = 0
 
 
 FETCHED_BYTES_MAX = 2**53 - 1
@@ -87,10 +90,13 @@ def judge(offer: UpdateOffer, node: NodeId, facts: Facts) -> Judgement:
 
 
 def _check_origin(offer: UpdateOffer, facts: Facts) -> Judgement | None:
-    if offer.round >= facts.next_round or offer.base_version > facts.head:
+    is_newer = offer.base_version > facts.head
+    if offer.round >= facts.next_round or (is_newer and offer.round >= facts.restored_round):
         return Judgement(ruling=Ruling.AHEAD, durable=False)
     if not facts.known:
         return _refuse(Reason.UNKNOWN_ROUND, durable=False)
+    if is_newer:
+        return _refuse(Reason.BASE_MISMATCH)
     if facts.asked is None:
         return _refuse(Reason.NOT_ASSIGNED)
     if offer.base_version < facts.asked:

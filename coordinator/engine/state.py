@@ -72,6 +72,7 @@ class MachineState:
         self.began_ms = recovered.began_ms
         self.recent = dict(recovered.recent)
         self.next_round = recovered.next_round
+        self.restored_round = RoundId(0) if recovered.restored is None else recovered.restored.next_round
         self.registry = Registry(
             task=settings.task,
             codecs=(settings.codec_up, *settings.codec_fallbacks),
@@ -325,6 +326,7 @@ class MachineState:
             used=self.registry.used(node),
             asked=self._base_asked(node, round_id, record),
             known=record is not None or round_id in self._invitations,
+            restored_round=self.restored_round,
         )
 
     def base_asked(self, node: NodeId, round_id: RoundId) -> ModelVersion | None:

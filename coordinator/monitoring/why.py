@@ -7,7 +7,7 @@ from typing import Any
 from coordinator.engine.round import WaitReason
 from coordinator.monitoring.state_files import Waiting
 
-__all__ = ["behind_words", "explain", "failures", "nobody_trains"]
+__all__ = ["behind_words", "explain", "failures", "lift_words", "nobody_trains"]
 
 NODES_NAMED = 3
 """Nodes named with one reason."""
@@ -18,8 +18,8 @@ MEANINGS: Mapping[WaitReason, str] = {
     WaitReason.ASSIGNMENTS: "updates of nodes that are training",
     WaitReason.BEHIND: (
         "a person: this state is older than what nodes have seen of its run, so it is a copy or was restored, and"
-        " nothing is decided. Stop it and start the newest state folder of the run; if that is lost, lift this one"
-        " above all that was seen with `coordinator restore`"
+        " nothing is decided. Stop it and start the newest state folder of the run; if that is lost, begin again from"
+        " a backup, or from this folder, with `coordinator restore`"
     ),
     WaitReason.BROKER: "the broker, which cannot be reached",
     WaitReason.COMMITTING: "the new version to be saved",
@@ -47,13 +47,13 @@ def explain(waiting: Waiting) -> str:
     reason = str(waiting.fields.get("reason", "unknown"))
     what = f"{_meaning(reason)}{_whom(waiting.fields)}"
     counts = _counts(waiting.fields)
-    seen = behind_words(waiting.fields.get("behind"))
+    seen = _seen(waiting.fields.get("behind"))
     if waiting.pid is not None:
-        more = f"{seen and '; ' + seen}{_failing(waiting.fields)}"
+        more = f"{seen}{_failing(waiting.fields)}"
         return f"waiting for {what}; since {_span(waiting.since_s)}{counts}{more}"
     last = f"no coordinator is running; {_span(waiting.said_s)} ago the last one waited for {what}{counts}"
     if reason == WaitReason.BEHIND:
-        return f"{last}; {seen}"
+        return f"{last}{seen}"
     if reason in OVER:
         return last
     return f"{last}; start it again: it goes on where it was{_failing(waiting.fields)}"
@@ -96,6 +96,10 @@ def _failing(fields: Mapping[str, Any]) -> str:
     return f"; what comes to nothing: {failures(failing, failed)}"
 
 
+def _seen(row: object) -> str:
+    return f"; {behind_words(row)}: {lift_words(row)}" if isinstance(row, Mapping) and row else ""
+
+
 def behind_words(row: object) -> str:
     """What was seen of a later coordinator of this run, by whom; nothing where nothing was."""
     if not isinstance(row, Mapping) or not row:
@@ -105,6 +109,12 @@ def behind_words(row: object) -> str:
     rounds = "" if row.get("round") is None else f", round {row['round']}"
     ours = f"this state is of epoch {row.get('our_epoch')} with {row.get('our_rounds')} rounds"
     return f"{who} seen a later coordinator of this run (epoch {row.get('epoch')}{rounds}); {ours}"
+
+
+def lift_words(row: Mapping[str, Any]) -> str:
+    """The command that makes of this state one that is obeyed, whatever was seen."""
+    above = max(row.get("epoch") or 0, row.get("our_epoch") or 0)
+    return f"coordinator restore FOLDER_OR_BACKUP --state NEW_FOLDER --above {above}"
 
 
 def _meaning(reason: str) -> str:

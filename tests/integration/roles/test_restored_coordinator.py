@@ -71,3 +71,36 @@ def test_a_lost_run_is_restored_and_its_nodes_obey(
         after = [row for row in store.updates() if row.record.round >= ROUNDS]
     assert {row.verdict.status for row in before} <= {ReceiptStatus.APPLIED, ReceiptStatus.STALE}
     assert sum(row.verdict.status is ReceiptStatus.APPLIED for row in after) >= 2
+
+
+def test_a_copy_of_the_folder_says_that_it_is_behind_and_a_restore_lifts_it(
+    broker: LocalBroker, tmp_path: Path
+) -> None:
+    """FED-97, FED-122: it is silent for ever no more, and what it says leads to the remedy."""
+    state, copy = tmp_path / "coordinator", tmp_path / "copy"
+    with running(PLAN, tmp_path, broker.url) as federation:
+        assert federation.wait_versions(2, PATIENCE_S)
+        end(federation)
+        shutil.copytree(state, copy)
+        for _ in range(3):
+            federation.restart(COORDINATOR)
+            assert federation.wait_versions(1, PATIENCE_S)
+            end(federation)
+        shutil.rmtree(state)
+        shutil.copytree(copy, state)
+        said: list[str] = []
+        federation.watchers.append(lambda line: said.append(line.event) if line.source == COORDINATOR else None)
+        federation.restart(COORDINATOR)
+        assert federation.wait(lambda: "behind" in said, 2 * PLAN.lease_s), said
+        assert not federation.wait(lambda: "version_committed" in said, PLAN.lease_s)
+        behind = dict(command("why", "--state", state)["fields"])["behind"]  # type: ignore[call-overload]
+        assert (behind["epoch"] > behind["our_epoch"]) or (behind["round"] >= behind["our_rounds"])
+        end(federation)
+        shutil.rmtree(state)
+        restored = command("restore", copy, "--state", state, "--above", str(behind["epoch"]))
+        federation.version = int(str(restored["version"]))
+        federation.restart(COORDINATOR)
+        assert federation.wait_versions(3, PATIENCE_S), (federation.waiting, federation.surprises)
+        assert federation.drain()
+        report = federation.audit()
+    assert [finding for finding in report.findings if finding.failed] == []

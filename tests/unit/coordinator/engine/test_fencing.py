@@ -5,10 +5,10 @@ import pytest
 from coordinator.engine import effects, events
 from coordinator.engine.effects import PublishModel, PublishState
 from coordinator.engine.fencing import HEAL_PAUSE_S, REPLACE_S, YOUNG_S
-from coordinator.records import RoundRecord
-from federation.protocol.cohort import cohort_of
+from coordinator.records import Restored, RoundRecord
+from federation.protocol.cohort import EVERYONE, cohort_of
 from federation.protocol.messages import Presence
-from federation.types import Epoch, Incarnation, ModelVersion, NodeId, RoundId, RunId, SeenRun, Start
+from federation.types import Digest, Epoch, Incarnation, ModelVersion, NodeId, RoundId, RunId, SeenRun, Start, UpdateId
 from tests.rigs.coordinator_rig import RUN, Rig, engine, fresh, transcript
 
 OTHER = RunId("f" * 16)
@@ -315,3 +315,57 @@ def test_messages_that_the_broker_drops_are_an_alarm() -> None:
     assert rig.get("counters") == {"broker_dropped": 5}
     rig.tell(events.BrokerDropped(total=1))  # the broker has been restarted
     assert transcript(rig.tell(events.BrokerDropped(total=2)), notes=True) == ["note broker_drops"]
+
+
+# --- a run that was begun again from a backup -------------------------------------------------------------------------
+
+LOST = Restored(epoch=Epoch(1000), version=ModelVersion(0), first_round=RoundId(1), next_round=RoundId(500))
+
+
+def restored_rig() -> Rig:
+    """The backup knew round 0 and version 0; rounds 1 to 499 may have been."""
+    rig = Rig(recovered=fresh(epoch=Epoch(1001), next_round=RoundId(500), restored=LOST))
+    rig.start("ann", "bob")
+    return rig
+
+
+def test_a_restored_run_is_above_what_nodes_have_seen_and_asks_at_once() -> None:
+    """FED-122."""
+    rig = restored_rig()
+    seen = SeenRun(run=RUN, epoch=Epoch(9), start=Start(2**63), round=RoundId(400), version=ModelVersion(300))
+    said = transcript(rig.state("ann", seen=seen), notes=True)
+    assert "note behind" not in said
+    assert rig.waiting_for == "assignments"
+    assert rig.announced is not None
+    assert rig.announced.round == 500
+
+
+def test_work_of_a_lost_round_goes_back_once_and_its_id_stays_free() -> None:
+    """FED-120: the node hangs on nothing, and the same id may belong to honest work."""
+    rig = restored_rig()
+    lost = rig.offer("ann", 400, base_version=ModelVersion(290), base_digest=Digest(b"l" * 16))
+    assert transcript(lost) == ["tell ann refused 400-ann unknown_round"]
+    assert UpdateId("400-ann") not in rig.store.verdicts
+    assert transcript(rig.offer("ann", 400, base_version=ModelVersion(0))) == transcript(lost)
+    assert "behind" not in rig.get("counters")  # type: ignore[operator]
+
+
+def test_work_from_a_lost_version_goes_back_although_its_round_is_known() -> None:
+    """FED-120: a node that pulled the model late has trained from a version that the backup has not."""
+    rig = restored_rig()
+    rig.store.rounds[RoundId(0)] = RoundRecord(
+        round=RoundId(0), version=ModelVersion(0), nodes=(NodeId("ann"),), cohort=EVERYONE
+    )
+    lost = rig.offer("ann", 0, base_version=ModelVersion(7), base_digest=Digest(b"l" * 16))
+    assert transcript(lost) == [
+        "save 0-ann refused base_mismatch",
+        "tell ann refused 0-ann base_mismatch",
+    ]
+
+
+def test_a_copy_of_a_restored_store_judges_nothing_of_after_itself() -> None:
+    """FED-97 holds for what was asked since the restore."""
+    rig = restored_rig()
+    assert transcript(rig.offer("ann", 500, base_version=ModelVersion(9))) == []
+    assert transcript(rig.offer("ann", 900)) == []
+    assert rig.waiting_for == "behind"

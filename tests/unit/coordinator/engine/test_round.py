@@ -98,6 +98,26 @@ def test_a_round_below_our_highest_that_was_never_reserved_is_unknown() -> None:
     assert judgement == Judgement(ruling=Ruling.REFUSED, reason=Reason.UNKNOWN_ROUND, durable=False)
 
 
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("base", [4, 6])
+def test_a_restored_run_judges_what_it_has_lost(base: int, *, known: bool) -> None:
+    """FED-120: rounds and versions of after the backup are nobody's any more, so their work goes back once."""
+    offer = offer_of("ann", 3, base_version=ModelVersion(base), base_digest=digest_of(base))
+    lost = facts(known=known, asked=ModelVersion(4) if known else None, restored_round=RoundId(9))
+    judgement = judge(offer, ANN, lost)
+    if known and base == 4:
+        assert judgement == ACCEPTED
+    else:
+        reason = Reason.BASE_MISMATCH if known else Reason.UNKNOWN_ROUND
+        assert judgement == Judgement(ruling=Ruling.REFUSED, reason=reason, durable=known)
+    # What was asked since the restore, and what is newer than all of it, is somebody else's as ever.
+    since = facts(known=known, asked=None, restored_round=RoundId(3))
+    ahead = judge(offer_of("ann", 3, base_version=ModelVersion(6)), ANN, since)
+    assert ahead == Judgement(ruling=Ruling.AHEAD, durable=False)
+    newest = offer_of("ann", 9, base_version=ModelVersion(base))
+    assert judge(newest, ANN, lost).ruling is Ruling.AHEAD
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

@@ -42,6 +42,19 @@ def test_a_run_that_is_over_waits_for_no_update() -> None:
     assert "start it again" not in text("finished", pid=None)
 
 
+def test_a_state_that_is_behind_says_who_has_seen_more_and_how_it_is_obeyed_again() -> None:
+    """The epoch of the command is above what nodes have seen, and above what this folder has reached by itself."""
+    row = {"nodes": 1, "said_by": ["ann"], "epoch": 9, "round": 400, "our_epoch": 6, "our_rounds": 240}
+    seen = "1 node has (ann) seen a later coordinator of this run (epoch 9, round 400); this state is of epoch 6"
+    for pid in ("7", None):
+        said = text("behind", pid=pid, behind=row)
+        assert "start the newest state folder of the run" in said
+        assert f"; {seen} with 240 rounds: coordinator restore" in said
+        assert said.endswith("--state NEW_FOLDER --above 9")
+        assert "start it again" not in said
+    assert text("behind", behind=row | {"our_epoch": 11}).endswith("--above 11")
+
+
 def test_a_dead_coordinator_is_not_said_to_wait() -> None:
     assert text("something new", pid=None) == (
         "no coordinator is running; 5 min ago the last one waited for something new, 2 online,"

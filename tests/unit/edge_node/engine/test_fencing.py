@@ -197,7 +197,7 @@ def test_an_announcement_tells_the_epoch_and_the_state_that_follows_its_start() 
 @pytest.mark.parametrize("began_ms", [None, 0, 999, 1_000, 2_000])
 @pytest.mark.parametrize("signed", [False, True])
 def test_a_run_is_followed_whatever_its_clock_said_when_it_began(began_ms: int | None, signed: bool) -> None:
-    """FED-19: it costs nothing, since what the node has of the former run waits for it."""
+    """FED-19, FED-121: it costs nothing, since what the node has of the former run waits for it."""
     node = restarted(signed=signed)
     assert node.coordinator(run=OTHER_RUN, epoch=1, began_ms=began_ms) == [f"enter {OTHER_RUN}", IDLE]
     assert node.announce(announcement(1, model(0, seed=3), run=OTHER_RUN)) == ["make 0 from seed 3"]
