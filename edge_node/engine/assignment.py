@@ -1,6 +1,6 @@
 """One assignment: the round that asks, the model to train from, how far it got, and the offer that comes of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -129,6 +129,16 @@ class Assignment:
     def is_trained_by(self, round_id: RoundId, run: RunId | None) -> bool:
         """Whether it waits for what a training of this round has made; None is a trainer that does not say the run."""
         return self.stage is Stage.TRAINING and self.round == round_id and run in (None, self.announcement.run)
+
+    def is_starved(self, models: Sequence[ModelRef], *, soon: bool) -> bool:
+        """Whether it pulls what the broker does not keep any more: none of the models that are kept names it [FED-35].
+
+        Args:
+            models: What the newest announcement is about, and perhaps the one before it.
+            soon: Only when nothing has come yet: what is on its way comes all the same.
+        """
+        fetch = self.fetch
+        return fetch is not None and not fetch.is_named(models) and (fetch.is_empty_handed or not soon)
 
     def next_due(self) -> float | None:
         """When something is to be done next, in monotonic seconds."""

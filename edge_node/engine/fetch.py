@@ -91,6 +91,15 @@ class Fetch:
         """Whether every part is here."""
         return len(self.done) == len(self.parts)
 
+    @property
+    def is_empty_handed(self) -> bool:
+        """Whether nothing of the segment at hand has come."""
+        return not self._todo or self._missing == self._todo[0].chunks
+
+    def is_named(self, models: Iterable[ModelRef]) -> bool:
+        """Whether one of these models still lists the part at hand; the broker keeps no other."""
+        return self.complete or any(self.parts[len(self.done)] in model.parts for model in models)
+
     def payloads(self) -> tuple[tuple[ModelPart, bytes], ...]:
         """Each part with its payload."""
         return tuple(zip(self.parts, self.done, strict=True))

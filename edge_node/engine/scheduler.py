@@ -51,6 +51,7 @@ class Scheduler:
         self.current: RoundAnnouncement | None = None
         self._job: Assignment | None = None
         self._next: Assignment | None = None
+        self._kept: list[ModelRef] = []  # whose parts the broker has not cleared yet
         self._connected = False
         self._attempt = 0  # trainings that were begun
         self._train_s = 0.0  # how long the last training took
@@ -85,7 +86,8 @@ class Scheduler:
 
     def announce(self, announcement: RoundAnnouncement, now: float) -> list[Effect]:
         """A newer announcement: take it, keep it for later, or go on [FED-26, FED-27, FED-31]."""
-        self.current = announcement
+        before, self.current = self.current, announcement
+        self._kept = [one.model for one in (announcement, before) if one is not None]
         asked = self._is_asked(announcement)
         reason = objection(announcement, self._settings) if asked else None
         effects = [] if reason is None else self._decline(announcement, reason, self._settings.incompatible_retry_s)
@@ -230,6 +232,9 @@ class Scheduler:
             return effects + self._begin(now)
         fetch_at = job.fetch_due
         if fetch_at is not None and now >= fetch_at:
+            newest = None if self.current is None else self.current.model
+            if newest is not None and newest.version > job.model.version and job.is_starved([newest], soon=False):
+                return effects + self._retarget(job, newest, now)
             effects += self._follow(lambda fetch: fetch.timeout(now), now)
         return effects
 
@@ -261,7 +266,8 @@ class Scheduler:
             return self._end_outdated(job) if outdated else []
         if not asked:
             # The assignment stands: later announcements ask others. But train from what is not stale yet.
-            return self._retarget(job, announcement.model, now) if outdated or job.stage is Stage.WAITING else []
+            moves = outdated or job.stage is Stage.WAITING or job.is_starved(self._kept, soon=True)
+            return self._retarget(job, announcement.model, now) if moves else []
         return self._also_train(job, announcement, now) if same else self.stop()
 
     def _end_outdated(self, job: Assignment) -> list[Effect]:

@@ -113,6 +113,47 @@ def test_a_round_that_asks_others_leaves_a_good_fetch_alone() -> None:
     assert node.ready(4) == ["train 5 from 4"]
 
 
+def test_a_fetch_that_has_nothing_of_a_part_that_was_cleared_moves_to_the_newest_version() -> None:
+    """FED-35, FED-31: the announcement before is kept, too; what only an older one named never comes."""
+    node = fetching(4)
+    assert node.announce(announcement(6, 5, cohort=NOBODY)) == []
+    assert node.announce(announcement(7, 6, cohort=NOBODY)) == ["unsubscribe 4/k0", "subscribe 6/k0"]
+    node.pull(keyframe(6))
+    assert node.ready(6) == ["train 5 from 6"]
+
+
+def test_a_fetch_to_which_something_comes_goes_on_until_it_stops() -> None:
+    """FED-35: what the broker has sent is on its way, whatever was cleared behind it; then the newest is pulled."""
+    node = fetching(4)
+    node.chunk(keyframe(4), 0)
+    for round_id, version in ((6, 5), (7, 6), (8, 7)):
+        assert node.announce(announcement(round_id, version, cohort=NOBODY)) == []
+    node.now += 5.0
+    node.chunk(keyframe(4), 1)
+    assert node.wait() == ["unsubscribe 4/k0", "subscribe 7/k0"]
+    assert node.now == 115.0, "after one time-out, not six"
+
+
+def test_a_fetch_of_a_part_that_is_still_listed_is_left_alone() -> None:
+    """FED-36."""
+    node = Script(holding(3))
+    chain = [keyframe(3, 95), delta(4, 25), delta(5, 25), delta(6, 25)]
+    assert node.announce(announcement(5, model(4, chain[:2]))) == ["subscribe 4/d0"]
+    assert node.announce(announcement(6, model(5, chain[:3]), cohort=NOBODY)) == []
+    assert node.announce(announcement(7, model(6, chain), cohort=NOBODY)) == []
+    assert node.wait() == ["unsubscribe 4/d0", "subscribe 4/d0"]
+    assert node.pull(delta(4, 25))[-1] == "adopt 4 from delta 4"
+
+
+def test_a_fetch_that_waits_for_a_connection_does_not_ask_for_what_was_cleared() -> None:
+    """FED-35."""
+    node = Script(holding(3), online=False)
+    node.announce(announcement(5, model(4, [keyframe(4)])))
+    node.announce(announcement(6, 5, cohort=NOBODY))
+    node.announce(announcement(7, 6, cohort=NOBODY))
+    assert node.connect()[1:] == ["subscribe 6/k0"]
+
+
 def test_a_fetch_that_would_lead_to_a_stale_update_moves_to_the_newest_version() -> None:
     """FED-31."""
     node = fetching(4)
