@@ -112,9 +112,12 @@ class Fence:
         return older_round or (seen.version is not None and announcement.model.version < seen.version)
 
     def obey(self, announcement: RoundAnnouncement) -> None:
-        """Take the round of an announcement whose epoch was taken."""
+        """Take the round of an announcement whose epoch was taken; within one start the highest counts."""
         seen = self._seen[announcement.run]
-        self._seen[announcement.run] = replace(seen, round=announcement.round, version=announcement.model.version)
+        round_id, version = announcement.round, announcement.model.version
+        if seen.round is not None and seen.version is not None:
+            round_id, version = max(seen.round, round_id), max(seen.version, version)
+        self._seen[announcement.run] = replace(seen, round=round_id, version=version)
 
     def forget(self, runs: Iterable[RunId]) -> None:
         """These runs had to go."""

@@ -85,6 +85,15 @@ def test_a_round_that_is_finished_is_not_begun_again_for_a_restarted_coordinator
     assert node.machine.snapshot()["last_round"] == 9
 
 
+def test_an_old_round_that_a_broker_shows_again_does_not_undo_the_newest() -> None:
+    """FED-79, FED-27: without signatures it is read, and what was finished since stays finished."""
+    node = Script(replace(holding(5, last_round=9), seen=SEEN))
+    assert node.announce(announcement(8, 4, epoch=3)) == []
+    assert saved(node) == []
+    assert node.announce(announcement(9, 5, epoch=3)) == []
+    assert node.announce(announcement(10, 5, epoch=3)) == ["train 10 from 5"]
+
+
 # --- the pair of epoch and start ------------------------------------------------------------------------------------
 
 
