@@ -171,13 +171,18 @@ class Fence:
             return None
         # Who speaks first here is older than we are, or gone, or nobody: this process leads as far as the broker knows.
         ours = online and told is not None and fence_of(told) == state.fence
-        if event.retained or ours:
+        if ours or (event.retained and not self._is_twin(told)):
             state.hear()
         if self._silent and state.leading:
             self._speak()
         elif not ours and not event.retained:
             self.lost()
         return None
+
+    def _is_twin(self, told: CoordinatorState | None) -> bool:
+        """Whether a lower start of our own epoch has led: one of the two is a copy, and births may tell which."""
+        state = self._state
+        return told is not None and (told.run, told.epoch) == (state.run, state.epoch) and fence_of(told) != state.fence
 
     def lost(self) -> None:
         """Something that is retained is not there any more."""

@@ -149,6 +149,19 @@ class TestListening:
         assert transcript(rig.heard(presence, run=run, epoch=epoch, retained=True)) == AGAIN[:2]
         assert transcript(rig.heard(Presence.ONLINE, epoch=1)) == []
 
+    def test_where_a_copy_of_equal_epoch_has_led_it_waits_for_what_nodes_have_seen(self) -> None:
+        """The higher start of the two would take over though it is the older state."""
+        rig = Rig(engine(settle_s=1.0), start=9)
+        rig.connect()
+        assert transcript(rig.heard(Presence.ONLINE, epoch=1, start=3, retained=True)) == []
+        rig.state("ann", seen=SeenRun(run=RUN, epoch=Epoch(1), start=Start(3), round=RoundId(40)))
+        assert transcript(rig.wait(60.0)) == []
+        assert rig.waiting_for == "behind"
+        other = Rig(engine(settle_s=1.0), start=9)
+        other.connect()
+        other.heard(Presence.ONLINE, epoch=1, start=3, retained=True)
+        assert transcript(other.wait(1.0)) == AGAIN[:2]
+
     def test_no_offer_is_answered_before(self) -> None:
         """A verdict is final, and to say nothing costs one more offer."""
         ann = (NodeId("ann"),)
