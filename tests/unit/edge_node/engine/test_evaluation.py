@@ -297,7 +297,8 @@ def test_a_task_that_does_not_count_its_test_examples_weighs_one() -> None:
 )
 def test_a_task_that_fails_costs_its_numbers_and_not_the_worker(outcome: Metrics | BaseException, reason: str) -> None:
     report = reported(outcome)
-    assert (report.num_examples, report.metrics, report.reason) == (0, {}, reason)
+    assert (report.num_examples, report.metrics) == (0, {})
+    assert report.reason.split(" (")[0] == reason, "the place follows"
 
 
 def test_a_model_with_control_variates_is_evaluated_without_them_and_with_what_the_node_keeps() -> None:
