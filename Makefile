@@ -19,7 +19,7 @@ STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt deploy/hashes
 # Their requirements do not go with our pinned ones.
 FRAMEWORKS := .venv-frameworks
 FRAMEWORKS_STAMP := $(FRAMEWORKS)/.ready-$(shell cksum pyproject.toml | cut -d' ' -f1)
-FRAMEWORK_EXTRAS := torch,sklearn,flower
+FRAMEWORK_EXTRAS := torch,sklearn,flower,lora
 
 help: ## This list
 	@echo "fedmq: asynchronous federated learning over MQTT"
@@ -52,7 +52,7 @@ test: $(STAMP) ## All tests but the slow campaigns
 	@$(PYTEST) -n 2 --dist loadgroup $(TESTS)
 
 test-frameworks: $(FRAMEWORKS_STAMP) ## The tests that need other libraries (Flower, PEFT, JAX, Keras), in an environment of their own
-	@$(FRAMEWORKS)/bin/python -m pytest -m frameworks $(TESTS)
+	@$(FRAMEWORKS)/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning -m frameworks $(TESTS)
 
 bench-flower: $(FRAMEWORKS_STAMP) ## Flower's quickstart client on Flower and here, in the same run, with its bar (minutes)
 	@OMP_NUM_THREADS=1 $(FRAMEWORKS)/bin/python -m benchmarks.flower_client $(ARGS)

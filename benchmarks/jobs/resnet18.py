@@ -8,7 +8,7 @@ import torch
 from federation.protocol.messages import TrainSettings
 from federation.task import TaskContext
 from federation.tasks import TorchTask
-from federation.tasks.builtin.vision_compat import import_torchvision
+from federation.tasks.training.vision_compat import import_torchvision
 
 DEFAULT_SETTINGS = TrainSettings(local_epochs=1, batch_size=4, learning_rate=0.01)
 DEFAULT_ROUNDS = 1

@@ -193,7 +193,7 @@ def _find_or_download() -> Path:
     for folder in _candidates(cache):
         return folder
     try:
-        from federation.tasks.builtin.vision_compat import import_torchvision  # noqa: PLC0415 - slow, and needed once
+        from federation.tasks.training.vision_compat import import_torchvision  # noqa: PLC0415 - slow, and needed once
 
         cache.mkdir(parents=True, exist_ok=True)
         import_torchvision().datasets.MNIST(str(cache), download=True)

@@ -1,6 +1,7 @@
 """Flower's clients, unchanged: what comes out is what Flower's own FedAvg makes of them."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.filterwarnings("ignore")]
-pytest.importorskip("flwr", reason="Flower is not installed: make test-frameworks")
+if find_spec("flwr") is None:
+    pytest.skip("Flower is not installed: make test-frameworks", allow_module_level=True)
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict  # noqa: E402
 from flwr.client import NumPyClient  # noqa: E402

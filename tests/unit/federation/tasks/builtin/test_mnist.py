@@ -113,7 +113,7 @@ def test_without_folder_and_network_the_error_says_what_to_do(tmp_path: Path, mo
                 raise RuntimeError(f"Error downloading into {root}: {download}")
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("federation.tasks.builtin.vision_compat.import_torchvision", NoNetwork)
+    monkeypatch.setattr("federation.tasks.training.vision_compat.import_torchvision", NoNetwork)
     with pytest.raises(TaskError, match=r"--data DIR.*'digits'"):
         mnist(None, train=True)
 
@@ -129,7 +129,7 @@ def test_a_download_is_kept_for_the_next_time(tmp_path: Path, monkeypatch: pytes
                 write_set(Path(root) / "MNIST" / "raw")
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("federation.tasks.builtin.vision_compat.import_torchvision", Network)
+    monkeypatch.setattr("federation.tasks.training.vision_compat.import_torchvision", Network)
     assert len(mnist(None, train=True)[0]) == 40
     assert len(mnist(None, train=False)[0]) == 40
     assert downloads == [True]
@@ -168,7 +168,7 @@ def test_torchvision_reads_the_same_images(data_dir: Path, tmp_path: Path) -> No
         (raw / path.name).write_bytes(path.read_bytes())
     code = (
         "import sys\n"
-        "from federation.tasks.builtin.vision_compat import import_torchvision\n"
+        "from federation.tasks.training.vision_compat import import_torchvision\n"
         "theirs = import_torchvision().datasets.MNIST(sys.argv[1], train=False, download=True)\n"
         "from pathlib import Path\n"
         "from federation.tasks.builtin.mnist import mnist\n"

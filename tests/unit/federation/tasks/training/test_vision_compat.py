@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-IMPORT = "from federation.tasks.builtin.vision_compat import declare_missing_operators, import_torchvision\n"
+IMPORT = "from federation.tasks.training.vision_compat import declare_missing_operators, import_torchvision\n"
 
 
 def run(code: str) -> list[str]:
@@ -35,7 +35,7 @@ def test_operators_that_exist_are_left_alone() -> None:
     code = (
         "import torch\n"
         "schema = '(Tensor dets, Tensor scores, float iou_threshold) -> Tensor'\n"
-        "from federation.tasks.builtin import vision_compat\n"
+        "from federation.tasks.training import vision_compat\n"
         # What loading a fitting extension does: from then on a second definition would be an error.
         "define = lambda: [torch.library.define(f'torchvision::{name}', schema) for name in ('nms', 'qnms')]\n"
         "vision_compat._load_extension = define\n"
