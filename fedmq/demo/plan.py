@@ -106,6 +106,19 @@ def make_plan(options: DemoOptions) -> DemoPlan:
     return DemoPlan(**asdict(options) | decided, settings=default_settings(options.task))
 
 
+ALWAYS = ("coordinator.app", "edge_node.app")
+WITHOUT_TORCH = ("null", "quadratic")
+"""Built-in tasks that torch has nothing to do with; a size may follow."""
+
+
+def modules_of(task: str) -> tuple[str, ...]:
+    """What all processes of a demo import; not a user's own file, which may do anything when it is imported."""
+    if task.partition("-")[0] in WITHOUT_TORCH:
+        return ALWAYS
+    torch = ("torch", "federation.tasks.training.local_training")
+    return (*torch, "sklearn.datasets", *ALWAYS) if task == "digits" else (*torch, *ALWAYS)
+
+
 def coordinator_settings(plan: DemoPlan, *, broker_url: str, state: Path) -> Mapping[str, Mapping[str, object]]:
     """The coordinator's configuration file of this demo, section by section."""
     # A zero is what the coordinator takes by itself where the strategy has no value of its own, as fedprox has.

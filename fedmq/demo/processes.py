@@ -13,6 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO
 
+from fedmq.demo.fork_server import ForkedProcess, ForkServer
+
 STOP_GRACE_S = 5.0
 """How long a process may take to stop by itself, in seconds."""
 
@@ -44,10 +46,13 @@ class Exited:
     code: int
 
 
+Process = subprocess.Popen[str] | ForkedProcess
+
+
 @dataclass(slots=True)
 class _Child:
     command: Sequence[str]
-    process: subprocess.Popen[str]
+    process: Process
     reader: threading.Thread
     generation: int
 
@@ -58,10 +63,12 @@ class Fleet:
 
     Attributes:
         folder: Where each process writes its stderr, ``NAME.stderr``.
+        server: Forks them; None starts each from nothing.
         lines: What the processes said, in order of arrival.
     """
 
     folder: Path
+    server: ForkServer | None = None
     lines: "queue.Queue[Line | Exited]" = field(default_factory=lambda: queue.Queue(LINES_MAX))
     _children: dict[str, _Child] = field(default_factory=dict)
     _closing: threading.Event = field(default_factory=threading.Event)
@@ -118,7 +125,7 @@ class Fleet:
         # One thread per process: ten processes with a pool each would fight for two cores.
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | dict(environment)
         with (self.folder / f"{name}.stderr").open("ab") as errors:
-            process = subprocess.Popen(
+            process = self._forked(command, environment, errors.fileno()) or subprocess.Popen(
                 command,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -131,7 +138,14 @@ class Fleet:
         self._children[name] = _Child(command, process, reader, generation)
         reader.start()
 
-    def _read(self, name: str, process: subprocess.Popen[str], generation: int) -> None:
+    def _forked(self, command: Sequence[str], environment: Mapping[str, str], errors: int) -> ForkedProcess | None:
+        match command:
+            case [_, "-m", module, *arguments] if self.server is not None:
+                return self.server.start(module, arguments, environment, errors)
+            case _:
+                return None
+
+    def _read(self, name: str, process: Process, generation: int) -> None:
         if process.stdout is not None:
             with process.stdout as stream:
                 self._pump(name, stream)
@@ -156,7 +170,7 @@ class Fleet:
             return
 
 
-def _signal_session(process: "subprocess.Popen[str]", number: signal.Signals) -> None:
+def _signal_session(process: Process, number: signal.Signals) -> None:
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:

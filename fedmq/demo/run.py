@@ -16,7 +16,8 @@ from federation.errors import FederationError
 from federation.runtime.address import BrokerAddress, parse_broker_url, printable_url
 from federation.runtime.local_broker import LocalBroker
 from federation.runtime.visit import clear_retained, visit_broker
-from fedmq.demo.plan import DemoPlan, coordinator_settings, to_toml
+from fedmq.demo.fork_server import ForkServer
+from fedmq.demo.plan import DemoPlan, coordinator_settings, modules_of, to_toml
 from fedmq.demo.processes import Exited, Fleet, Line
 from fedmq.demo.story import NodeStory, Story
 from fedmq.demo.view import View
@@ -137,7 +138,7 @@ class Demo:
             KeyboardInterrupt: Somebody pressed Ctrl-C, or SIGTERM came.
         """
         began = time.monotonic()
-        with _signals(self.interrupted), self._broker() as (url, broker_name):
+        with _signals(self.interrupted), self._warm(), self._broker() as (url, broker_name):
             try:
                 self.view.say(f"broker: {broker_name} at {printable_url(url)}")
                 self._start(url)
@@ -145,6 +146,16 @@ class Demo:
             finally:
                 self.fleet.stop()
         return self._report(broker_name, time.monotonic() - began)
+
+    @contextlib.contextmanager
+    def _warm(self) -> Iterator[None]:
+        """Processes are forked from one that has imported torch, where that is possible."""
+        if not ForkServer.is_possible():
+            yield
+            return
+        with ForkServer(modules_of(self.plan.task)) as server:
+            self.fleet.server = server
+            yield
 
     @contextlib.contextmanager
     def _broker(self) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,265 @@
+"""Starts the demo's processes by forking them from one that has imported what all of them need.
+
+Eleven interpreters that import torch at once take most of a short demo's time on two cores. A forked process is as
+real: an id, a session, descriptors, an environment of its own, and each can be killed alone. It shares memory pages and
+nothing else. In production no process is started so.
+
+Between the two ends of a socket pair: a request is one JSON line with two descriptors (standard output and error); the
+answers are JSON lines, ``{"pid": …}`` for each request in turn, and ``{"pid": …, "code": …}`` when a process has ended.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import queue
+import random
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Self
+
+__all__ = ["ForkServer", "ForkedProcess"]
+
+REQUEST_BYTES_MAX = 1 << 20
+READY_S = 120.0
+"""A loaded machine may take long to import torch; whoever waits longer starts processes as ever."""
+
+
+@dataclass(slots=True)
+class ForkedProcess:
+    """A process that the server has forked; as much of `subprocess.Popen` as the demo needs.
+
+    Attributes:
+        pid: Its id.
+        stdout: The text that it writes.
+        returncode: Its exit code, negative for a signal; None while it runs.
+    """
+
+    pid: int
+    stdout: IO[str] | None
+    returncode: int | None = None
+    _ended: threading.Event = field(default_factory=threading.Event)
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end, in seconds.
+
+        Raises:
+            subprocess.TimeoutExpired: It still runs.
+        """
+        if not self._ended.wait(timeout) or self.returncode is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to it alone; one that has ended gets nothing."""
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def end(self, code: int) -> None:
+        """It has ended."""
+        self.returncode = code
+        self._ended.set()
+
+
+class ForkServer:
+    """The server's process, seen from the demo; it ends with the block, and with the demo.
+
+    Args:
+        modules: What it imports before it forks; a module that is not installed is left out.
+    """
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        self._modules = tuple(modules)
+        self._processes: dict[int, ForkedProcess] = {}
+        self._born: queue.Queue[int | None] = queue.Queue()
+        self._lock = threading.Lock()
+
+    @staticmethod
+    def is_possible() -> bool:
+        """Whether processes can be forked safely here: elsewhere system libraries forbid it."""
+        return sys.platform == "linux"
+
+    def __enter__(self) -> Self:
+        """Start it; it imports while the caller goes on."""
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "fedmq.demo.fork_server", *self._modules]
+        with theirs:
+            self._server = subprocess.Popen(command, stdin=theirs.fileno(), env=environment, start_new_session=True)
+        self._reader = threading.Thread(target=self._listen, daemon=True)
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._ours.shutdown(socket.SHUT_WR)
+        self._server.wait()
+        self._reader.join()
+        self._ours.close()
+
+    def start(
+        self, module: str, arguments: Sequence[str], environment: Mapping[str, str], errors: int
+    ) -> ForkedProcess | None:
+        """Fork a process that runs ``python -m module arguments`` in a session of its own.
+
+        Args:
+            module: What it runs.
+            arguments: Its command line.
+            environment: Its whole environment.
+            errors: Descriptor for its standard error.
+
+        Returns:
+            The process; None where the server is gone: start it as ever.
+        """
+        reads, writes = os.pipe()
+        request = {"module": module, "arguments": list(arguments), "environment": dict(environment)}
+        with self._lock:
+            try:
+                socket.send_fds(self._ours, [json.dumps(request).encode() + b"\n"], [writes, errors])
+                pid = self._born.get(timeout=READY_S)
+            except (OSError, queue.Empty):
+                pid = None
+            finally:
+                os.close(writes)
+        if pid is None:
+            os.close(reads)
+            return None
+        process = self._processes[pid]
+        process.stdout = os.fdopen(reads, "r")
+        return process
+
+    def _listen(self) -> None:
+        # A server that was killed over an unread request is a reset, and not an end.
+        with contextlib.suppress(OSError), self._ours.makefile("rb") as answers:
+            for line in answers:
+                told = json.loads(line)
+                if "code" in told:
+                    self._processes.pop(told["pid"]).end(told["code"])
+                else:
+                    self._processes[told["pid"]] = ForkedProcess(pid=told["pid"], stdout=None)
+                    self._born.put(told["pid"])
+        for process in self._processes.values():
+            process.end(-signal.SIGKILL)
+        self._born.put(None)
+
+
+@dataclass(slots=True)
+class _Line:
+    """The server's end of the socket pair."""
+
+    connection: socket.socket
+    received: bytearray = field(default_factory=bytearray)
+    descriptors: list[int] = field(default_factory=list)
+
+    def requests(self) -> Iterator[tuple[Mapping[str, object], list[int]]] | None:
+        """What has arrived, each with its descriptors; None when the demo has gone."""
+        body, descriptors, _, _ = socket.recv_fds(self.connection, REQUEST_BYTES_MAX, 16)
+        if not body:
+            return None
+        self.received += body
+        self.descriptors += descriptors
+        return self._whole()
+
+    def _whole(self) -> Iterator[tuple[Mapping[str, object], list[int]]]:
+        while b"\n" in self.received:
+            line, _, rest = bytes(self.received).partition(b"\n")
+            self.received = bytearray(rest)
+            ends, self.descriptors = self.descriptors[:2], self.descriptors[2:]
+            yield json.loads(line), ends
+
+    def tell(self, **answer: int) -> None:
+        """Answer; whoever asked may be gone."""
+        with contextlib.suppress(OSError):
+            self.connection.sendall(json.dumps(answer).encode() + b"\n")
+
+
+def _serve(line: _Line) -> Mapping[str, object] | None:
+    """Fork what is asked for; returns the request in each new process, and None here when the demo has gone."""
+    running: dict[int, int] = {}
+    with selectors.DefaultSelector() as selector:
+        selector.register(line.connection, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fd in running:
+                    selector.unregister(key.fd)
+                    pid = running.pop(key.fd)
+                    os.close(key.fd)
+                    line.tell(pid=pid, code=os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+                    continue
+                requests = line.requests()
+                if requests is None:
+                    return None
+                for request, ends in requests:
+                    pid = os.fork()
+                    if pid == 0:
+                        _take(ends, [*running, line.connection.detach()])
+                        return request
+                    for end in ends:
+                        os.close(end)
+                    line.tell(pid=pid)
+                    ended = os.pidfd_open(pid)
+                    running[ended] = pid
+                    selector.register(ended, selectors.EVENT_READ)
+
+
+def _take(ends: Sequence[int], others: Sequence[int]) -> None:
+    """Give a new process its own descriptors, and none of the server's."""
+    for own, end in enumerate((os.open(os.devnull, os.O_RDONLY), *ends)):
+        os.dup2(end, own)
+        os.close(end)
+    for other in others:
+        os.close(other)
+
+
+def _become(request: Mapping[str, object]) -> None:
+    """Make this process what a new interpreter would be when it comes to ``__main__``."""
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    os.environ.clear()
+    os.environ.update(request["environment"])  # type: ignore[call-overload]
+    sys.argv = [str(request["module"]), *request["arguments"]]  # type: ignore[misc]
+    # Forked at one moment, all would draw the same.
+    random.seed()
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed()
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        setattr(sys, name, open(descriptor, "w", buffering=1, closefd=False))  # noqa: SIM115 - for the process's life
+
+
+def _import(modules: Sequence[str]) -> None:
+    for module in modules:
+        with contextlib.suppress(ImportError):
+            __import__(module)
+    gc.collect()
+    # Forked processes would copy every page that the collector touches.
+    gc.freeze()
+
+
+def main() -> None:
+    """Import, serve, and in each new process run its program."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the demo ends this process, by ending itself
+    connection = socket.socket(fileno=os.dup(0))
+    _import(sys.argv[1:])
+    request = _serve(_Line(connection))
+    if request is not None:
+        _become(request)
+        runpy.run_module(str(request["module"]), run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

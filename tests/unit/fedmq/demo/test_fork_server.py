@@ -1,0 +1,91 @@
+"""Forked processes are processes: their own ids, environments, random numbers, ends; and the server leaves nothing."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedmq.demo.fork_server import ForkedProcess, ForkServer
+from fedmq.demo.processes import Exited, Fleet, Line
+
+PROGRAM = "tests.rigs.forked_program"
+
+pytestmark = pytest.mark.skipif(not ForkServer.is_possible(), reason="processes are forked on Linux only")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    with ForkServer(("numpy", "there.is.no.such.module")) as made:
+        yield made
+
+
+def started(server: ForkServer, folder: Path, *arguments: str) -> ForkedProcess:
+    with (folder / "errors").open("ab") as errors:
+        process = server.start(PROGRAM, arguments, {"WORD": "hello"}, errors.fileno())
+    assert process is not None
+    return process
+
+
+def told(process: ForkedProcess) -> Mapping[str, Any]:
+    assert process.stdout is not None
+    with process.stdout as lines:
+        found: Mapping[str, Any] = json.loads(next(iter(lines)))
+    return found
+
+
+def test_a_forked_process_has_all_of_its_own(server: ForkServer, tmp_path: Path) -> None:
+    processes = [started(server, tmp_path, code, "more") for code in ("0", "7")]
+    said = [told(process) for process in processes]
+    assert [process.wait(20) for process in processes] == [0, 7]
+    assert [one["pid"] for one in said] == [process.pid for process in processes]
+    assert [one["session"] for one in said] == [process.pid for process in processes]
+    assert [one["argv"] for one in said] == [["0", "more"], ["7", "more"]]
+    assert [(one["word"], one["home"]) for one in said] == [("hello", None)] * 2, "its whole environment"
+    assert said[0]["random"] != said[1]["random"]
+    assert all(set(one["files"]) <= {0, 1, 2, 3} for one in said), "none of the server's descriptors, 3 is the look"
+    assert (tmp_path / "errors").read_text() == "to standard error\n" * 2
+    assert processes[0].poll() == 0
+
+
+def test_a_forked_process_can_be_killed_alone(server: ForkServer, tmp_path: Path) -> None:
+    first, second = (started(server, tmp_path, "wait") for _ in range(2))
+    assert told(first)["pid"] == first.pid
+    assert told(second)["pid"] == second.pid
+    with pytest.raises(subprocess.TimeoutExpired):
+        first.wait(0.01)
+    first.send_signal(signal.SIGKILL)
+    assert first.wait(20) == -signal.SIGKILL
+    assert second.poll() is None
+    second.send_signal(signal.SIGTERM)
+    assert second.wait(20) == -signal.SIGTERM
+    second.send_signal(signal.SIGTERM)
+
+
+def test_where_the_server_is_gone_processes_start_as_ever(tmp_path: Path) -> None:
+    with ForkServer(()) as server:
+        server._server.kill()
+        fleet = Fleet(folder=tmp_path, server=server)
+        fleet.start("one", PROGRAM, ["0"])
+        said, ended = fleet.lines.get(timeout=60), fleet.lines.get(timeout=60)
+        fleet.stop()
+    assert isinstance(said, Line)
+    assert ended == Exited(source="one", generation=0, code=0)
+
+
+def test_a_fleet_starts_again_what_was_forked(server: ForkServer, tmp_path: Path) -> None:
+    fleet = Fleet(folder=tmp_path, server=server)
+    fleet.start("one", PROGRAM, ["wait"], {"WORD": "first"})
+    first = fleet.lines.get(timeout=60)
+    assert isinstance(first, Line)
+    fleet.kill("one")
+    assert fleet.lines.get(timeout=60) == Exited(source="one", generation=0, code=-signal.SIGKILL)
+    fleet.restart("one", {"WORD": "second"})
+    again = fleet.lines.get(timeout=60)
+    fleet.stop()
+    assert isinstance(again, Line)
+    assert (first.fields["word"], again.fields["word"]) == ("first", "second")
+    assert fleet.stderr_tail("one") == "to standard error\nto standard error"
