@@ -80,7 +80,10 @@ def test_a_killed_coordinators_next_version_is_the_one_that_it_was_killed_in() -
 
 @pytest.mark.parametrize("name", COORDINATORS)
 def test_the_commands_that_only_read_say_the_same_of_a_folder_of_the_release_before(name: str, tmp_path: Path) -> None:
-    assert through_json(read_by_commands(copied(name, tmp_path))) == expected_of(name)["commands"]
+    said, expected = through_json(read_by_commands(copied(name, tmp_path))), expected_of(name)["commands"]
+    # A status may have members that came later; what it had before says the same.
+    assert {key: said["status"][key] for key in expected["status"]} == expected["status"]
+    assert said | {"status": expected["status"]} == expected
 
 
 def test_the_audit_reads_a_nodes_folder_of_the_release_before(tmp_path: Path) -> None:

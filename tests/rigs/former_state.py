@@ -258,9 +258,10 @@ class Coordinator:
         self.store.sync()
 
     def connect(self) -> None:
-        """The loop begins, and the broker is there."""
+        """The loop begins, the broker is there, and nobody else speaks for this run."""
         self.driver.step(None)
         self.tell(TransportConnected(connection="control", session_present=False, packet_bytes_max=1 << 20))
+        self.wait(self.engine.settle_s)
 
     def hear(self, topic: str, message: Message | bytes) -> None:
         """A message arrives."""
