@@ -89,6 +89,8 @@ def restore(
             archive = opened.enter_context(_verified(source, state, progress))
             lock = FolderLock(state)
             opened.callback(lock.release)
+            # Verifying took its time, and somebody may have been here.
+            _check_empty(source, state)
             work = state / WORK
             # One that was killed has left its own.
             shutil.rmtree(work, ignore_errors=True)

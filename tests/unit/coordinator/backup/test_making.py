@@ -182,3 +182,19 @@ def test_the_progress_is_told_to_its_end(store: SqliteStore, tmp_path: Path) -> 
 
     make_backup(tmp_path / "state", tmp_path / "run.tar", progress=progress)
     assert totals == [sum(heard)]
+
+
+def test_a_backup_is_on_the_disk_before_it_has_its_name(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its name, when the command ends."""
+    synced: list[tuple[str, bool]] = []
+
+    def fsync(handle: int) -> None:
+        synced.append((Path(f"/proc/self/fd/{handle}").readlink().name, (tmp_path / "run.tar").exists()))
+
+    monkeypatch.setattr("os.fsync", fsync)
+    make_backup(tmp_path / "state", tmp_path / "run.tar")
+    (file, had_name), folder = synced
+    assert (file.startswith(".run.tar."), had_name) == (True, False)
+    assert folder == (tmp_path.name, True)

@@ -1,13 +1,16 @@
 """A restored run is above all that its nodes may have seen, or is a new one; nothing is written before all is well."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from coordinator.backup.making import make_backup
 from coordinator.backup.restoring import WORK, restore
+from coordinator.global_model.committer import first_commit
+from coordinator.global_model.downlink import DownlinkSettings
 from coordinator.records import RoundRecord, TransferRecord, VersionRecord
 from coordinator.storage.database import DATABASE, open_database
 from coordinator.storage.files import BLOBS
@@ -23,6 +26,7 @@ from federation.storage.folder import FolderLock
 from federation.types import ModelVersion, NodeId, RoundId
 from fedmq.audit.audit import Outcome, audit
 from tests.rigs.model_values import MANIFEST, arrived, committer, initialised, update
+from update_codec import Manifest, Role
 
 
 def advance(store: SqliteStore, first: int, count: int) -> None:
@@ -170,6 +174,26 @@ def test_a_new_run_begins_with_the_backups_model(backup: Path, former: ReadOnlyS
     assert audit(tmp_path / "again").holds
 
 
+def test_a_new_run_begins_with_the_controls_at_zero_as_its_nodes_do(tmp_path: Path) -> None:
+    arrays = {
+        "weight": np.full(3, 2.0, np.float32),
+        "mean": np.full(2, 5.0, np.float32),
+        "sum": np.full(3, 7.0, np.float32),
+    }
+    manifest = Manifest.of(arrays, {"mean": Role.STATISTIC, "sum": Role.CONTROL})
+    store = SqliteStore(tmp_path / "before")
+    store.initialise(manifest, first_commit(manifest.flatten(arrays), manifest, DownlinkSettings(), seed=None))
+    store.close()
+    restore(tmp_path / "before", tmp_path / "again", new_run=True)
+    with ReadOnlyStore(tmp_path / "again") as again:
+        found = manifest.unflatten(again.model(ModelVersion(0)).shadow)
+    assert {name: array.tolist() for name, array in found.items()} == {
+        "weight": [2.0] * 3,
+        "mean": [5.0] * 2,
+        "sum": [0.0] * 3,
+    }
+
+
 def test_a_new_run_is_later_than_the_backups_whatever_the_clock_says(
     backup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,3 +302,31 @@ def test_what_was_applied_before_the_backup_is_applied(backup: Path, tmp_path: P
     with ReadOnlyStore(tmp_path / "again") as store:
         statuses = [row.verdict.status for row in store.updates()]
     assert statuses == [ReceiptStatus.APPLIED] * 3 + [ReceiptStatus.STORED]
+
+
+def test_a_database_takes_its_name_after_the_files_that_it_names(
+    backup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut would leave a run whose models are gone."""
+    synced: list[set[str]] = []
+
+    def sync(folder: Path) -> None:
+        synced.append({path.name for path in folder.iterdir()} - {"lock", WORK})
+
+    monkeypatch.setattr("coordinator.backup.restoring.sync_folder", sync)
+    restore(backup, tmp_path / "again")
+    assert synced == [{BLOBS}, {BLOBS, DATABASE}]
+
+
+def test_a_folder_that_is_filled_while_the_backup_is_verified_is_left_alone(backup: Path, tmp_path: Path) -> None:
+    def progress(what: str, _total: int) -> Callable[[int], None]:
+        def hear(_count: int) -> None:
+            if what == "verified" and not (tmp_path / "again").exists():
+                SqliteStore(tmp_path / "again").close()
+
+        return hear
+
+    with pytest.raises(ConfigError, match="is not empty"):
+        restore(backup, tmp_path / "again", progress=progress)
+    with ReadOnlyStore(tmp_path / "again") as store:
+        assert store.head() is None
