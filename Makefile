@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: mutants jobs fuzz bench-containers bench-algorithms bench-large help setup demo broker test test-all test-container test-brokers check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet test-frameworks bench-flower
+.PHONY: zoo mutants jobs fuzz bench-containers bench-algorithms bench-large help setup demo broker test test-all test-container test-brokers check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet test-frameworks bench-flower
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -50,6 +50,9 @@ broker: ## A Mosquitto container on this machine (docker or podman), until Ctrl-
 
 test: $(STAMP) ## All tests but the slow campaigns
 	@$(PYTEST) -n 2 --dist loadgroup $(TESTS)
+
+zoo: $(STAMP) ## Every shape of model and data, under three codecs and in real processes, against plain torch
+	@FEDMQ_ZOO=1 $(PYTEST) -n 2 --dist loadgroup tests/zoo
 
 test-frameworks: $(FRAMEWORKS_STAMP) ## The tests that need other libraries (Flower, PEFT, JAX, Keras), in an environment of their own
 	@$(FRAMEWORKS)/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning -m frameworks $(TESTS)
