@@ -14,10 +14,13 @@ from coordinator.engine.state import MachineState
 from federation.protocol.messages import CoordinatorState, NodeState, Presence
 from federation.types import Epoch, NodeId, RoundId, SeenRun, Start
 
-__all__ = ["HEAL_PAUSE_S", "Behind", "Fence", "Leave"]
+__all__ = ["HEAL_PAUSE_S", "STOPPED_S", "Behind", "Fence", "Leave"]
 
 HEAL_PAUSE_S = 5.0
 """What was wiped is published again this long after it was last published at the earliest, in seconds."""
+
+STOPPED_S = 30.0
+"""A deadline that is missed by more tells that the process stood still, and may have been replaced, in seconds."""
 
 YOUNG_S = 10.0
 """Whoever hears the coordinator of another run this soon after its own first word has come second, in seconds."""
@@ -142,6 +145,13 @@ class Fence:
         """The next connection publishes everything anyway."""
         self.due = None
         self._state.deafen()
+
+    def wakes(self, late_s: float) -> None:
+        """The process stood still: what it has heard is old, and the broker may have ended the connection since."""
+        state = self._state
+        if state.clock.running and not self._silent:
+            state.listen()
+            state.note("stood_still", seconds=round(late_s, 1))
 
     def pass_time(self) -> None:
         """Whoever has heard nobody for long enough speaks."""

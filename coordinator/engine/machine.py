@@ -10,7 +10,7 @@ from coordinator.engine.attendance import AttendanceRecorder
 from coordinator.engine.effects import Effect, Stop
 from coordinator.engine.events import Answer, Event, News
 from coordinator.engine.federated_evaluation import FederatedEvaluation
-from coordinator.engine.fencing import Behind, Fence
+from coordinator.engine.fencing import STOPPED_S, Behind, Fence
 from coordinator.engine.liveness import Liveness
 from coordinator.engine.round import Ask, AskReason, Commit, Situation, Wait, WaitReason, decide, waits_for
 from coordinator.engine.settings import EngineSettings
@@ -60,10 +60,12 @@ class CoordinatorMachine:
 
     def handle(self, event: Event | None, now: float) -> list[Effect]:
         """Take one event (None: the deadline has passed) and say what must be done, in order."""
-        state = self._state
+        state, due = self._state, self.deadline()
         state.begin_step(now)
         if self._stopped:
             return []
+        if due is not None and now > due + STOPPED_S:
+            self._fence.wakes(now - due)
         self._pass_time()
         if isinstance(event, Answer):
             self._on_answer(event)

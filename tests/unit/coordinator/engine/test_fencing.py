@@ -4,7 +4,7 @@ import pytest
 
 from coordinator.engine import effects, events
 from coordinator.engine.effects import PublishModel, PublishState
-from coordinator.engine.fencing import HEAL_PAUSE_S, REPLACE_S, YOUNG_S
+from coordinator.engine.fencing import HEAL_PAUSE_S, REPLACE_S, STOPPED_S, YOUNG_S
 from coordinator.records import Restored, RoundRecord
 from federation.protocol.cohort import EVERYONE, cohort_of
 from federation.protocol.messages import Presence
@@ -189,6 +189,45 @@ class TestListening:
         rig = Rig(engine(settle_s=60.0))
         rig.connect()
         assert transcript(rig.tell(events.StopRequested())) == ["stop requested"]
+
+
+class TestStoodStill:
+    """FED-97: a leader that hung may have been replaced, and the end of its connection is still in its inbox."""
+
+    def hung(self, seconds: float) -> Rig:
+        rig = Rig(engine(settle_s=0.25, quorum=1, max_wait_s=30.0))
+        rig.connect()
+        rig.heard(Presence.LOST, epoch=0, retained=True)
+        rig.state("ann")
+        rig.state("bob")
+        rig.wait(0.25)
+        rig.offer("ann", 0)
+        rig.wait(29.0)
+        assert rig.waiting_for == "assignments"
+        rig.now += 1.0 + seconds
+        return rig
+
+    def test_it_commits_nothing_before_it_has_listened_again(self) -> None:
+        rig = self.hung(STOPPED_S + 1.0)
+        assert transcript(rig.offer("bob", 0)) == []
+        rig.disconnect()
+        rig.connect()
+        assert transcript(rig.heard(Presence.ONLINE, epoch=2, retained=True)) == ["stop fenced"]
+        assert rig.get("version") == 0
+
+    def test_it_goes_on_where_the_connection_still_stands(self) -> None:
+        rig = self.hung(STOPPED_S + 1.0)
+        rig.tell(None)
+        assert "commit 1 of 0-ann@0 because max_wait" in transcript(rig.wait(0.25))
+
+    def test_a_short_delay_is_nothing(self) -> None:
+        assert "commit 1 of 0-ann@0 because max_wait" in transcript(self.hung(STOPPED_S - 1.0).tell(None))
+
+    def test_without_a_broker_it_listens_at_the_next_connection_anyway(self) -> None:
+        rig = self.hung(0.0)
+        rig.disconnect()
+        rig.now += 10_000.0
+        assert "stood_still" not in " ".join(transcript(rig.tell(None), notes=True))
 
 
 class TestAnotherRun:
