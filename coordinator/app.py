@@ -39,6 +39,7 @@ from coordinator.strategies.selection import make_selector
 from federation.config import broker_address
 from federation.errors import ConfigError
 from federation.identity.signing_keys import NodeKeys, Trust, read_trust
+from federation.inputs import Inputs
 from federation.protocol.signing import Signer, Writer
 from federation.protocol.topics import Topics
 from federation.runtime.address import BrokerAddress, exposures
@@ -254,6 +255,12 @@ def _ensure_model(config: CoordinatorConfig, store: SqliteStore, task: LazyTask)
     first = first_commit(made.vectors, made.manifest, committer_settings(config).downlink, seed=made.seed)
     store.initialise(made.manifest, first)
     store.save_task(task_label(request.task))
+    if made.inputs is not None:
+        store.save_inputs(made.inputs)
+        described = Inputs.from_text(made.inputs)
+        if described.target and not described.features:
+            why = "the coordinator has no table: give csv_data features=, or columns are not compared between nodes"
+            get_log("coordinator").warning("columns_unknown", why=why)
 
 
 def _check_task(store: SqliteStore, began: Manifest, request: InitialRequest, folder: Path) -> None:

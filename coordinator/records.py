@@ -247,6 +247,7 @@ class RecoveredState:
         retained: Versions whose models are kept beside the head's and its predecessor's.
         best: The best version, one of these.
         restored: The newest time that the run was begun again from a backup; None is never.
+        inputs: What the run's inputs and targets mean; None where it was not known when it began.
     """
 
     run: RunId
@@ -265,3 +266,4 @@ class RecoveredState:
     retained: frozenset[ModelVersion] = frozenset()
     best: ModelVersion | None = None
     restored: Restored | None = None
+    inputs: str | None = None

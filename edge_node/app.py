@@ -130,8 +130,15 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
     _warn(address, trust)
     transport = _transport(config, address, inbox, node_will(Writer(topics, trust.signer), setup.node, store))
     trainer = ThreadTrainer(setup, inbox, clock, stall_s=config.training.stall_s)
+    inbound = Inbound(topics, setup.node, trust.verifier)
     parts = NodeParts(
-        setup=setup, store=store, trainer=trainer, transport=transport, topics=topics, signer=trust.signer
+        setup=setup,
+        store=store,
+        trainer=trainer,
+        transport=transport,
+        topics=topics,
+        signer=trust.signer,
+        inputs_of=inbound.inputs_of,
     )
     executor = NodeExecutor(parts)
     settings = node_settings(config, device, setup.manifest)
@@ -145,7 +152,6 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
         gate=lambda: why_not(conditions, sensors),
         device=sensors.capabilities,
     )
-    inbound = Inbound(topics, setup.node, trust.verifier)
     with StopSignals(inbox, StopRequested()) as signals:
         transport.open()
         with Supervision(inbox, lambda: transport.alive and trainer.gets_on) as supervision:

@@ -163,13 +163,15 @@ def _begun_anew(work: Path) -> Restoration:
         first = first_commit(
             _without_controls(old.model(head).shadow, manifest), manifest, DownlinkSettings(), seed=None
         )
-        task, changed = old.task(), old.identity_is_sealed() is False
+        task, inputs, changed = old.task(), old.inputs(), old.identity_is_sealed() is False
         former = old.run
     new = SqliteStore(work / "new")
     try:
         new.initialise(manifest, first)
         if task is not None:
             new.save_task(task)
+        if inputs is not None:
+            new.save_inputs(inputs)
         return Restoration(run=new.run, former_run=former, version=0, former_version=head, changed=changed)
     finally:
         new.close()

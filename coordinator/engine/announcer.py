@@ -8,8 +8,9 @@ from coordinator.engine.federated_evaluation import FederatedEvaluation
 from coordinator.engine.state import MachineState
 from coordinator.records import RecoveredState, RoundRecord
 from coordinator.strategies.selection import Informed, Rng, Selector
+from federation.protocol.chunking import payload_digest
 from federation.protocol.cohort import COHORT_NODES_MAX, NOBODY, cohort_of
-from federation.protocol.limits import DELTA_INLINE_BYTES_MAX, FINGERPRINT_BYTES
+from federation.protocol.limits import COHORT_NODES_DESCRIBED_MAX, DELTA_INLINE_BYTES_MAX, FINGERPRINT_BYTES
 from federation.protocol.messages import Cancel, CoordinatorState, ModelRef, Presence, RoundAnnouncement
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
 from federation.types import ModelVersion, NodeId, RoundId
@@ -62,6 +63,7 @@ class Announcer:
             protocol_max=PROTOCOL_VERSION,
             began_ms=state.began_ms,
             start=state.start,
+            inputs=state.inputs,
         )
         state.emit(PublishState(state=said))
 
@@ -107,8 +109,13 @@ class Announcer:
         for node in chosen:
             together.setdefault(self._state.registry.codec_for(node), []).append(node)
         for nodes in together.values():
-            for start in range(0, len(nodes), COHORT_NODES_MAX):
-                self._announce(tuple(nodes[start : start + COHORT_NODES_MAX]))
+            for start in range(0, len(nodes), self._nodes_max):
+                self._announce(tuple(nodes[start : start + self._nodes_max]))
+
+    @property
+    def _nodes_max(self) -> int:
+        """How many nodes one announcement can name."""
+        return COHORT_NODES_MAX if self._state.inputs is None else COHORT_NODES_DESCRIBED_MAX
 
     def announce_end(self) -> None:
         """Say that nothing follows."""
@@ -154,7 +161,7 @@ class Announcer:
         delta, self._delta = self._delta, None
         if delta is None or len(delta) > DELTA_INLINE_BYTES_MAX:
             return None
-        room = COHORT_NODES_MAX * FINGERPRINT_BYTES - len(record.cohort.fingerprints) - _FIELD_BYTES
+        room = self._nodes_max * FINGERPRINT_BYTES - len(record.cohort.fingerprints) - _FIELD_BYTES
         is_wanted = 2 * len(record.nodes) >= self._state.registry.online
         return delta if is_wanted and len(delta) <= room else None
 
@@ -172,6 +179,7 @@ class Announcer:
                 seed=head.seed,
                 parts=head.parts,
                 delta=delta,
+                inputs_digest=None if state.inputs is None else payload_digest(state.inputs.encode()),
             ),
             cohort=record.cohort,
             settings=replace(settings.train, seed=round_seed(settings.train.seed, record.round)),

@@ -70,6 +70,7 @@ class MachineState:
         self.first_round = recovered.next_round
         self.obeyed = False
         self.began_ms = recovered.began_ms
+        self.inputs = recovered.inputs
         self.recent = dict(recovered.recent)
         self.next_round = recovered.next_round
         self.restored_round = RoundId(0) if recovered.restored is None else recovered.restored.next_round
@@ -294,8 +295,6 @@ class MachineState:
     def count(self, name: str, times: int = 1) -> None:
         """So many more of these; shown in the snapshot, and by ``coordinator status``."""
         self.counters[name] = self.counters.get(name, 0) + times
-
-    # --- whose work comes to nothing --------------------------------------------------------------------------------
 
     def fails(self, node: NodeId, reason: str) -> None:
         """A node that is there will not train, could not, or made what cannot be used; its own words may be in it."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from federation.errors import ConfigError, FederationError, TaskError, user_code
+from federation.inputs import Describable, Inputs
 from federation.task import Parameters, Task, TaskContext
 from federation.tasks.registry import load_task
 from federation.tasks.scaffold import of_scaffold, scaffolded
@@ -55,11 +56,13 @@ class InitialModel:
         manifest: Names, shapes, types and roles.
         vectors: The parameters.
         seed: The seed from which a node can make them itself; None when they come from a file.
+        inputs: What its inputs and targets mean; None where nothing is known here.
     """
 
     manifest: Manifest
     vectors: Vectors
     seed: int | None
+    inputs: str | None = None
 
 
 def initial_model(request: InitialRequest, task: Task | None = None) -> InitialModel:
@@ -81,9 +84,11 @@ def initial_model(request: InitialRequest, task: Task | None = None) -> InitialM
             task = scaffolded(task) if request.controls else task
         arrays = dict(task.initial_parameters(request.seed))
         manifest = Manifest.of(arrays, task.roles())
-        if request.file is None:
-            return InitialModel(manifest=manifest, vectors=manifest.flatten(arrays), seed=request.seed)
-        return InitialModel(manifest=manifest, vectors=_from_file(request.file, arrays, manifest), seed=None)
+        own, file = request.file is None, request.file
+        vectors = manifest.flatten(arrays) if file is None else _from_file(file, arrays, manifest)
+        return InitialModel(
+            manifest=manifest, vectors=vectors, seed=request.seed if own else None, inputs=_inputs_of(task)
+        )
 
 
 def initial_model_apart(request: InitialRequest, folder: Path) -> InitialModel:
@@ -101,6 +106,7 @@ def initial_model_apart(request: InitialRequest, folder: Path) -> InitialModel:
         manifest=Manifest.from_bytes(tensors["manifest"].tobytes()),
         vectors=Vectors(tensors["parameters"], tensors["statistics"], tensors["counters"]),
         seed=request.seed if request.file is None else None,
+        inputs=tensors["inputs"].tobytes().decode() or None,
     )
 
 
@@ -150,8 +156,14 @@ def main(text: str) -> int:
         tensors["parameters"] = made.vectors.parameters
         tensors["statistics"] = made.vectors.statistics
         tensors["counters"] = made.vectors.counters
+        tensors["inputs"] = np.frombuffer((made.inputs or "").encode(), np.uint8)
     safetensors.numpy.save_file(tensors, out)
     return 0
+
+
+def _inputs_of(task: Task) -> str | None:
+    found = task.inputs() if isinstance(task, Describable) else Inputs()
+    return found.to_text() if found.known else None
 
 
 def _from_file(file: str, made: Parameters, manifest: Manifest) -> Vectors:

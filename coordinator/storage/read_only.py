@@ -18,7 +18,7 @@ from coordinator.storage.files import (
     reading,
 )
 from coordinator.storage.participation import read_participation
-from coordinator.storage.recovery import read_next_round, read_published, read_restored
+from coordinator.storage.recovery import read_inputs, read_next_round, read_published, read_restored
 from coordinator.storage.seals import SealedRow
 from coordinator.storage.store import CurvePoint, ModelState, Participation, UpdateRow, VersionRow
 from federation.errors import DamagedStore, StorageError
@@ -99,6 +99,11 @@ class StoreReader:
         with reading("task"):
             row = self._tables.execute("SELECT value FROM meta WHERE key = 'task'").fetchone()
         return None if row is None else str(row["value"])
+
+    def inputs(self) -> str | None:
+        """What the run's inputs and targets mean; None where it was not known when the run began."""
+        with reading("inputs"):
+            return read_inputs(self._tables)
 
     def payload(self, update: UpdateId) -> bytes:
         """The codec frame of an update.

@@ -14,7 +14,15 @@ from federation.storage.folder import Folder
 from federation.storage.sqlite import Database, Readable, Row
 from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
 
-__all__ = ["read_next_round", "read_recovered", "read_restored", "read_version", "repair_best", "repair_head"]
+__all__ = [
+    "read_inputs",
+    "read_next_round",
+    "read_recovered",
+    "read_restored",
+    "read_version",
+    "repair_best",
+    "repair_head",
+]
 
 
 def repair_head(database: Database, blobs: Folder, folder: Path) -> list[str]:
@@ -117,7 +125,14 @@ def read_recovered(
         retained=read_retained(database),
         best=read_best(database),
         restored=read_restored(database),
+        inputs=read_inputs(database),
     )
+
+
+def read_inputs(database: Readable) -> str | None:
+    """What the run's inputs mean; None where it was not known when the run began."""
+    row = database.execute("SELECT value FROM meta WHERE key = 'inputs'").fetchone()
+    return None if row is None else str(row["value"])
 
 
 def read_next_round(database: Readable) -> RoundId:

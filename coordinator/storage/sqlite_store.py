@@ -136,6 +136,11 @@ class SqliteStore(StoreReader):
         with self._database.transaction("task"):
             self._database.insert("meta", {"key": "task", "value": label}, conflict="REPLACE")
 
+    def save_inputs(self, description: str) -> None:
+        """Remember what the run's inputs and targets mean."""
+        with self._database.transaction("inputs"):
+            self._database.insert("meta", {"key": "inputs", "value": description}, conflict="REPLACE")
+
     def recovered(self, *, recent: int) -> RecoveredState:
         """Where the last process left off."""
         with storing("state"):

@@ -5,7 +5,7 @@ Failpoints, in the order of a round: ``node_fetching`` ``node_adopting`` ``node_
 ``node_stored`` ``node_before_settle`` ``node_after_settle``.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -50,7 +50,7 @@ from federation.runtime.failpoint import failpoint
 from federation.runtime.log import get_log
 from federation.runtime.transport import Transport
 from federation.task import Parameters
-from federation.types import RunId, UpdateId
+from federation.types import Digest, RunId, UpdateId
 from update_codec import CodecError, CodecSpec, frame_manifest
 
 __all__ = ["NodeExecutor", "NodeParts"]
@@ -70,6 +70,7 @@ class NodeParts:
         transport: The broker connection.
         topics: The federation's topics.
         signer: The node's own key; None says everything without a signature.
+        inputs_of: Finds what has been heard of a run's inputs, by its digest.
     """
 
     setup: TrainingSetup
@@ -78,6 +79,7 @@ class NodeParts:
     transport: Transport
     topics: Topics
     signer: Signer | None = None
+    inputs_of: Callable[[Digest | None], str | None] = lambda _: None
 
 
 class NodeExecutor:
@@ -93,6 +95,7 @@ class NodeExecutor:
         self.stop_reason = ""
         self._setup, self._store, self._trainer = parts.setup, parts.store, parts.trainer
         self._transport, self._topics, self._node = parts.transport, parts.topics, parts.setup.node
+        self._inputs_of = parts.inputs_of
         self._writer = Writer(parts.topics, parts.signer)
         self._log = get_log("node")
         self._held = self._fitting(self._store.held_model())
@@ -192,6 +195,7 @@ class NodeExecutor:
             state=self._task_state(),
             average=held.average,
             attempt=effect.attempt,
+            inputs=self._inputs_of(announcement.model.inputs_digest),
         )
         self._trainer.start(job)
         self._save_held(held)
@@ -208,6 +212,8 @@ class NodeExecutor:
             model=held.vectors,
             manifest_digest=held.manifest_digest,
             state=self._task_state(),
+            inputs_digest=model.inputs_digest,
+            inputs=self._inputs_of(model.inputs_digest),
         )
         self._trainer.evaluate(job)
         self._save_held(held)

@@ -14,6 +14,7 @@ from edge_node.engine.events import (
     ModelChunkReceived,
 )
 from federation.errors import LocalProtocolError, MalformedMessage, RemoteProtocolError, TransportError
+from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import (
     Cancel,
     CoordinatorState,
@@ -29,11 +30,14 @@ from federation.protocol.signing import Reader, Verifier
 from federation.protocol.topics import CoordinatorStateTopic, ModelChunkTopic, NodeCommandTopic, RoundTopic, Topics
 from federation.runtime.log import get_log
 from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
-from federation.types import NodeId
+from federation.types import Digest, NodeId
 
 __all__ = ["Inbound"]
 
 _EVENTS = get_args(Event)
+
+DESCRIPTIONS_MAX = 4
+"""Runs whose inputs are remembered: so many does a node keep, too."""
 
 
 class Inbound:
@@ -53,6 +57,17 @@ class Inbound:
         self._reader = Reader(topics, verifier)
         self._log = get_log("inbound")
         self.refused: Counter[str] = Counter()
+        self._inputs: dict[Digest, str] = {}
+
+    def inputs_of(self, digest: Digest | None) -> str | None:
+        """What the coordinator of a run has said of its inputs, by the digest in its announcements; None: nothing."""
+        return None if digest is None else self._inputs.get(digest)
+
+    def _hear_inputs(self, text: str | None) -> None:
+        if text is not None:
+            self._inputs[payload_digest(text.encode())] = text
+            while len(self._inputs) > DESCRIPTIONS_MAX:
+                del self._inputs[next(iter(self._inputs))]
 
     def translate(self, item: object) -> Event | None:
         """The machine's event, or None when there is nothing to handle.
@@ -95,6 +110,7 @@ class Inbound:
             case CoordinatorStateTopic():
                 state = self._reader.decode(message.topic, message.payload)
                 if isinstance(state, CoordinatorState):
+                    self._hear_inputs(state.inputs)
                     return CoordinatorStateReceived(state=state)
             case RoundTopic():
                 announcement = self._reader.decode(message.topic, message.payload)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from edge_node.engine.events import EvaluationFinished
 from federation.errors import TaskError, described
+from federation.inputs import agree
 from federation.protocol.limits import EXAMPLES_MAX, SECONDS_MAX, fit_metrics, fit_text
 from federation.protocol.messages import EvaluationReport
 from federation.runtime.clock import Clock
@@ -26,6 +27,8 @@ class EvaluationJob:
         model: The model.
         manifest_digest: Of the model's manifest; empty is the task's own.
         state: What the node keeps for its task.
+        inputs_digest: Names what the run's inputs mean; None where nobody has said it.
+        inputs: That, where it has been heard.
     """
 
     run: RunId
@@ -34,6 +37,8 @@ class EvaluationJob:
     model: Vectors
     manifest_digest: bytes = b""
     state: Parameters = field(default_factory=dict)
+    inputs_digest: Digest | None = None
+    inputs: str | None = None
 
 
 def evaluation_event(task: Task, manifest: Manifest, job: EvaluationJob, clock: Clock) -> EvaluationFinished:
@@ -42,6 +47,7 @@ def evaluation_event(task: Task, manifest: Manifest, job: EvaluationJob, clock: 
     try:
         if isinstance(task, Stateful):
             task.restore(job.state)
+        agree(task, job.inputs_digest, job.inputs)
         metrics = fit_metrics(task.evaluate(manifest.unflatten(job.model)))
         examples = _examples(metrics.pop(TEST_EXAMPLES, 1.0))
         reason = "" if metrics else "the task evaluates nothing on this node"

@@ -18,6 +18,7 @@ from edge_node.storage.task_state import change_of
 from edge_node.training.evaluation import EvaluationJob, evaluation_event, reason_of
 from edge_node.training.update import ResidualAging, Shared, difference, encode_update, within
 from federation.errors import TaskError
+from federation.inputs import agree
 from federation.protocol.limits import EXAMPLES_MAX, fit_metrics, fit_text
 from federation.protocol.messages import RoundAnnouncement
 from federation.runtime.clock import Clock
@@ -94,6 +95,7 @@ class TrainingJob:
         state: What the node keeps for its task.
         average: Moving average of the global updates up to the base, for the codec's context; None where it is not had.
         attempt: Comes back with what is made of it.
+        inputs: What the run's inputs mean, where that has been heard.
     """
 
     announcement: RoundAnnouncement
@@ -104,6 +106,7 @@ class TrainingJob:
     state: Parameters = field(default_factory=dict)
     average: NDArray[np.float32] | None = None
     attempt: int | None = None
+    inputs: str | None = None
 
 
 class Trainer(Protocol):
@@ -140,6 +143,7 @@ def run_round(setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock) 
     failpoint("node_training")
     if isinstance(task, Stateful):
         task.restore(job.state)
+    agree(task, announcement.model.inputs_digest, job.inputs)
     result = task.train(manifest.unflatten(job.base), announcement.settings, stop)
     train_s = clock.now() - began_s
     if stop():

@@ -33,10 +33,15 @@ FINGERPRINT_BYTES: Final = 4
 """Bytes that name one node in a cohort."""
 COHORT_NODES_MAX: Final = 600
 """Nodes that a cohort can list: an announcement that is at every other limit too stays within 4 KiB."""
+COHORT_NODES_DESCRIBED_MAX: Final = 595
+"""Nodes that a cohort lists beside the digest of the inputs' description, for the same reason."""
 PARTS_MAX: Final = 16
 """Model parts of one announcement."""
 DELTA_INLINE_BYTES_MAX: Final = 1_024
 """Bytes of a delta that rides in the announcement."""
+
+INPUTS_BYTES_MAX: Final = 3_072
+"""UTF-8 bytes of the description of a task's inputs."""
 
 ID_CHARS_MAX: Final = 64
 """Characters of a federation's or a node's name."""

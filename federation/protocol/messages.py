@@ -120,11 +120,10 @@ class ModelRef:
         version: Its version.
         digest: `update_codec.Vectors.digest` of exactly what nodes hold at this version.
         manifest_digest: Digest of the model's manifest (names, shapes, dtypes).
-        seed: The seed whose `Task.initial_parameters` gives version 0, as long as ``parts`` lists every delta since;
-            else None.
+        seed: Gives version 0 by `Task.initial_parameters`, as long as ``parts`` lists every delta since; else None.
         parts: Retained parts from which the version can be reached, at most 16.
-        delta: The payload of the newest delta among ``parts``, where it is small and most nodes would pull it; else
-            None. With it, a node that holds the version before needs nothing else.
+        delta: The payload of the newest delta among ``parts``, where it is small and most nodes would pull it, or None.
+        inputs_digest: Names what the model's inputs mean (`CoordinatorState.inputs`); None where nobody has said it.
     """
 
     version: ModelVersion
@@ -133,6 +132,7 @@ class ModelRef:
     seed: int | None
     parts: tuple[ModelPart, ...]
     delta: bytes | None = None
+    inputs_digest: Digest | None = None
 
     @property
     def newest_delta(self) -> ModelPart | None:
@@ -165,6 +165,7 @@ class CoordinatorState:
         protocol_max: Newest protocol that it reads.
         began_ms: When the run's store was made, in milliseconds since 1970: it only orders runs. None: nobody asks.
         start: Which start this is, at least 1: of two with one epoch the higher one leads. None is an older peer.
+        inputs: What the run's inputs and targets mean (`federation.inputs.Inputs`); None where it is not known.
     """
 
     presence: Presence
@@ -174,6 +175,7 @@ class CoordinatorState:
     protocol_max: int
     began_ms: int | None = None
     start: Start | None = None
+    inputs: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,7 @@ from federation.protocol.limits import (
     GRANT_BYTES_MAX,
     HEADER_BYTES_MAX,
     ID_CHARS_MAX,
+    INPUTS_BYTES_MAX,
     INT32_MAX,
     INT64_MAX,
     MESSAGE_BYTES_MAX,
@@ -178,6 +179,7 @@ _MODEL_REF = Record(
         Field(4, "seed", Whole(INT64_MAX), optional=True),
         Field(5, "parts", Sequence(_MODEL_PART, PARTS_MAX)),
         Field(6, "delta", Blob(DELTA_INLINE_BYTES_MAX, least=1), optional=True),
+        Field(7, "inputs_digest", _DIGEST, optional=True),
     ),
     _check_delta,
 )
@@ -237,6 +239,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(6, "protocol_max", _PROTOCOL),
         Field(7, "began_ms", Whole(EXAMPLES_MAX), optional=True),
         Field(8, "start", _DRAWN, optional=True),
+        Field(9, "inputs", Text(INPUTS_BYTES_MAX, least=1), optional=True),
         check=_check_protocol,
     ),
     _message(

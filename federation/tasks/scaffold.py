@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation.errors import ConfigError, TaskError
+from federation.inputs import Describable, Inputs
 from federation.protocol.messages import TrainSettings
 from federation.task import Array, Correctable, Metrics, Parameters, Stateful, Stop, Task, TrainResult, prepare
 from update_codec import Manifest, Role, TensorSpec
@@ -87,6 +88,15 @@ class ScaffoldTask:
     def prepare(self) -> None:
         """What the task does before its first round."""
         prepare(self._task)
+
+    def inputs(self) -> Inputs:
+        """What the task's own inputs mean."""
+        return self._task.inputs() if isinstance(self._task, Describable) else Inputs()
+
+    def adopt_inputs(self, wanted: Inputs) -> None:
+        """Hand on how the data is read."""
+        if isinstance(self._task, Describable):
+            self._task.adopt_inputs(wanted)
 
     def restore(self, state: Parameters) -> None:
         """Take c_i, and hand on what is the task's own."""

@@ -63,6 +63,7 @@ SAVINGS = (
     Saving("end of an evaluation", lambda store: store.close_evaluation(ModelVersion(0)), reserve),
     Saving("transfer", expect),
     Saving("task", lambda store: store.save_task("digits")),
+    Saving("inputs", lambda store: store.save_inputs("{}")),
 )
 
 
@@ -104,3 +105,13 @@ def test_where_nothing_is_gathered_it_is_synced_at_its_commit(saving: Saving, st
     saving.save(store)
     waited = {store._database.execute("PRAGMA synchronous").fetchone()[0]}
     assert waited == {2}, "FULL"
+
+
+def test_what_the_inputs_mean_is_kept_with_the_run(store: SqliteStore, tmp_path: Path) -> None:
+    """FED-125."""
+    assert store.recovered(recent=1).inputs is None
+    store.save_inputs('{"features":["heat"]}')
+    store.close()
+    again = SqliteStore(tmp_path / "state")
+    assert again.recovered(recent=1).inputs == again.inputs() == '{"features":["heat"]}'
+    again.close()

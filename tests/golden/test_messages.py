@@ -198,6 +198,34 @@ EXAMPLES: dict[str, Message] = {
     "started_state": CoordinatorState(
         presence=Presence.ONLINE, run=RUN, epoch=Epoch(3), protocol_min=1, protocol_max=1, start=Start(2**63 + 1)
     ),
+    "described_state": CoordinatorState(
+        presence=Presence.ONLINE,
+        run=RUN,
+        epoch=Epoch(3),
+        protocol_min=1,
+        protocol_max=1,
+        inputs='{"classes":["ok","worn"],"features":["heat","vibration"],"shape":[2],"target":"state (class)"}',
+    ),
+    "described_announcement": RoundAnnouncement(
+        run=RUN,
+        epoch=Epoch(4),
+        round=RoundId(12),
+        task="press.py:build",
+        model=ModelRef(
+            version=ModelVersion(2),
+            digest=Digest(bytes(16)),
+            manifest_digest=Digest(bytes(16)),
+            seed=7,
+            parts=(),
+            inputs_digest=Digest(bytes(range(16))),
+        ),
+        cohort=Cohort(share=0),
+        settings=TrainSettings(),
+        codec="lossless",
+        min_base_version=ModelVersion(0),
+        lease_s=60.0,
+        spread_s=0.0,
+    ),
     "started_announcement": RoundAnnouncement(
         run=RUN,
         epoch=Epoch(4),

@@ -14,7 +14,7 @@ Nothing is read before it is needed, so that a coordinator without data can buil
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation.errors import TaskError
+from federation.inputs import Inputs
 from federation.picture import PictureInput
 from federation.task import Array, TaskContext
-from federation.tasks.data.tables import TableSpec, as_names, first_gap, read_table
+from federation.tasks.data.tables import Table, TableSpec, as_names, first_gap, read_table
 from update_codec import CodecError
 from update_codec.files import read_npy
 
@@ -55,19 +56,56 @@ Examples = tuple[Array, Array]
 """Inputs and targets."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class OwnData:
     """The examples of one device; give `train` and `test` to `TorchTask` as they are, without calling them.
 
     Attributes:
-        read: Reads all inputs and targets.
+        read: Reads all inputs and targets, with the columns and classes that are wanted, where they have names.
         classes: Names of the classes; empty for numbers.
         test_share: The share that is held out of the training.
+        described: What is known before anything is read.
+        by_name: Whether the data has names, so that it can be read as another description says.
     """
 
-    read: Callable[[], Examples]
+    read: Callable[[Inputs], Table]
     classes: Sequence[str] = ()
     test_share: float = 0.2
+    described: Inputs = Inputs()  # noqa: RUF009 - it is frozen
+    by_name: bool = True
+    _wanted: Inputs = field(default=Inputs(), init=False, repr=False)
+
+    def inputs(self, *, needed: bool = True) -> Inputs:
+        """What the inputs and targets mean.
+
+        Args:
+            needed: Whether the data must be there; else what is known without it will do.
+
+        Raises:
+            TaskError: It is needed, and cannot be read.
+        """
+        features = self.described.features
+        if self.described.target:
+            try:
+                features = self._table.features
+            except TaskError:
+                if needed:
+                    raise
+        classes = self._wanted.classes or self.described.classes
+        return replace(self.described, features=features, classes=classes)
+
+    @property
+    def chosen(self) -> bool:
+        """Whether the columns are those that somebody has named, or have no names."""
+        return bool(self.described.features or self._wanted.features) or not self.described.target
+
+    def adopt(self, wanted: Inputs) -> None:
+        """Take columns and classes by these names from now on, where the data has names."""
+        if not self.by_name:
+            return
+        self._wanted = wanted
+        for name in ("_table", "_order"):
+            self.__dict__.pop(name, None)
 
     def train(self) -> Examples:
         """The examples to train on.
@@ -76,7 +114,7 @@ class OwnData:
             TaskError: The data cannot be read.
         """
         order, held_out = self._order
-        return self._arrays[0][order[held_out:]], self._arrays[1][order[held_out:]]
+        return self._table.inputs[order[held_out:]], self._table.targets[order[held_out:]]
 
     def test(self) -> Examples:
         """The examples that are held out.
@@ -87,20 +125,21 @@ class OwnData:
         order, held_out = self._order
         if held_out == 0:
             raise TaskError("no example is held out: give test_share, or no test_data")
-        return self._arrays[0][order[:held_out]], self._arrays[1][order[:held_out]]
+        return self._table.inputs[order[:held_out]], self._table.targets[order[:held_out]]
 
     @cached_property
-    def _arrays(self) -> Examples:
-        inputs, targets = self.read()
+    def _table(self) -> Table:
+        table = self.read(self._wanted)
+        inputs, targets = table.inputs, table.targets
         if len(inputs) != len(targets) or len(inputs) < 2:
             raise TaskError(f"{len(inputs)} inputs and {len(targets)} targets: need as many of each, at least two")
-        return inputs, targets
+        return table
 
     @cached_property
     def _order(self) -> tuple[NDArray[np.int64], int]:
         if not 0 <= self.test_share < 1:
             raise TaskError(f"test_share must be at least 0 and below 1, not {self.test_share}")
-        count = len(self._arrays[0])
+        count = len(self._table.inputs)
         held_out = min(count - 1, max(1, round(self.test_share * count))) if self.test_share else 0
         return np.random.default_rng(_SHUFFLE_SEED).permutation(count), held_out
 
@@ -155,11 +194,15 @@ def csv_data(  # noqa: PLR0913 - one argument for each way in which tables diffe
         encoding=encoding,
     )
 
-    def read() -> Examples:
-        table = read_table(_path(context, name), spec)
-        return table.inputs, table.targets
+    def read(wanted: Inputs) -> Table:
+        chosen = replace(
+            spec, features=wanted.features or spec.features, classes=wanted.classes if classes else spec.classes
+        )
+        return read_table(_path(context, name), chosen if wanted.known else spec)
 
-    return OwnData(read, spec.classes, test_share)
+    kind = "class" if spec.classes else "number"
+    known = Inputs(features=spec.features or (), classes=spec.classes, target=f"{target} ({kind})")
+    return OwnData(read, spec.classes, test_share, known)
 
 
 def numpy_data(
@@ -184,11 +227,12 @@ def numpy_data(
     """
     names = as_names(classes, "classes")
 
-    def read() -> Examples:
+    def read(_: Inputs) -> Table:
         files = _path(context, inputs), None if targets is None else _path(context, targets)
-        return _checked(files, _read_numpy(*files), names)
+        x, y = _checked(files, _read_numpy(*files), names)
+        return Table(inputs=x, targets=y)
 
-    return OwnData(read, names, test_share)
+    return OwnData(read, names, test_share, Inputs(classes=names), by_name=False)
 
 
 def image_data(
@@ -209,7 +253,12 @@ def image_data(
         TaskError: The classes are no names in a fixed order.
     """
     names = as_names(classes, "classes")
-    return OwnData(lambda: _read_images(_path(context, name), names, picture), names, test_share)
+
+    def read(wanted: Inputs) -> Table:
+        x, y = _read_images(_path(context, name), wanted.classes or names, picture)
+        return Table(inputs=x, targets=y)
+
+    return OwnData(read, names, test_share, Inputs(classes=names))
 
 
 def _path(context: TaskContext, name: str) -> Path:

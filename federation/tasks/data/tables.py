@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation.errors import TaskError
+from federation.task import Array
 
 __all__ = ["Table", "TableSpec", "as_names", "first_gap", "read_table"]
 
@@ -94,14 +95,14 @@ class Table:
     """What was read.
 
     Attributes:
-        features: Names of the inputs' columns, in their order.
-        inputs: Of shape (rows, features).
-        targets: int64 of shape (rows,), numbers of classes; or float32 of shape (rows, 1).
+        features: Names of the inputs' columns, in their order; empty where they have none.
+        inputs: Of shape (rows, ...); of a table float32 of shape (rows, features).
+        targets: Of shape (rows, ...); of a table int64 of shape (rows,), or float32 of shape (rows, 1).
     """
 
-    features: tuple[str, ...]
-    inputs: F32
-    targets: NDArray[np.int64] | F32
+    features: tuple[str, ...] = ()
+    inputs: Array
+    targets: Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,12 +10,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from federation.errors import TaskError, user_code
+from federation.inputs import Describable, Inputs, agree
 from federation.task import Metrics, Parameters, Stateful, Task, TaskContext, TaskFactory
 from federation.tasks.data.partitioners import Rows
 from federation.tasks.data.whole_data import WholeData
 from federation.tasks.pool.work import Trained, Work
 from federation.tasks.scaffold import scaffolded
 from federation.tasks.training.torch_task import TorchTask
+from federation.types import Digest
 from update_codec import Role
 
 if TYPE_CHECKING:
@@ -66,6 +68,13 @@ class NodePool:
         task, data = self._shared
         return data.parts(task.context, task.split)
 
+    @cached_property
+    def _described(self) -> tuple[Digest | None, str | None]:
+        """What the inputs mean, as far as the coordinator knows it."""
+        server = self.server
+        found = server.inputs() if isinstance(server, Describable) else Inputs()
+        return (found.digest, found.to_text()) if found.known else (None, None)
+
     def initial_parameters(self, seed: int) -> Parameters:
         """Version 0."""
         return self.server.initial_parameters(seed)
@@ -107,6 +116,7 @@ class NodePool:
     def _task(self, node: int) -> Task:
         if node not in self._tasks:
             task = self._part(node) if self._shared is not None else self._build(replace(self.context, node_index=node))
+            agree(task, *self._described)
             self._tasks[node] = scaffolded(task) if self._controlled else task
         return self._tasks[node]
 
@@ -117,10 +127,10 @@ class NodePool:
 
     def _train_alone(self, node: int, work: Work) -> Trained:
         try:
-            task = self._task(node)
-            if isinstance(task, Stateful):
-                task.restore({**self._kept.get(node, {}), **work.states.get(node, {})})
             with user_code(f"the training of node {node} failed"):
+                task = self._task(node)
+                if isinstance(task, Stateful):
+                    task.restore({**self._kept.get(node, {}), **work.states.get(node, {})})
                 result = task.train({**work.base, **work.controls}, work.settings, _never)
         except TaskError as error:
             return Trained(node=node, parameters={}, num_examples=1, metrics={}, failure=str(error))

@@ -89,6 +89,11 @@ class LocalTraining:
             if self._task.own_test is not None:
                 first_batch(self._own_test.in_order(1), "the node's own test data")
 
+    def forget_data(self) -> None:
+        """Read the data again when it is needed."""
+        for name in ("_own_split", "_test_data"):
+            self.__dict__.pop(name, None)
+
     def train(
         self, parameters: Parameters, settings: TrainSettings, stop: Stop, correction: Parameters | None = None
     ) -> TrainResult:

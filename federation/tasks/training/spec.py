@@ -49,6 +49,8 @@ class TorchTaskSpec:
             ``dirichlet:ALPHA`` or ``natural``.
         picture: How a picture becomes an input, for `coordinator predict`.
         classes: Names of the classes, in the order of the model's outputs.
+        features: Names of the inputs in their order, where the data is read by code of your own: a node that has others
+            declines. `csv_data` knows them.
         input_shape: Shape of one input, for `coordinator export` where there is neither ``test_data`` nor ``picture``;
             of whole numbers where the model takes no others.
         gaps: The data may have numbers that are not finite, and model and loss know what to do with them. Else they are
@@ -75,6 +77,7 @@ class TorchTaskSpec:
     split: str = "iid"
     picture: PictureInput | None = None
     classes: Sequence[str] = ()
+    features: Sequence[str] = ()
     input_shape: tuple[int, ...] | None = None
     gaps: bool = False
     initial: Callable[[int], Parameters] | None = field(default=None, repr=False)

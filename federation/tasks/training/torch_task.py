@@ -12,14 +12,17 @@ def build(context):
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from federation.errors import TaskError
+from federation.inputs import Inputs
 from federation.protocol.messages import TrainSettings
+from federation.runtime.log import get_log
 from federation.task import Array, Metrics, Parameters, ProgramForm, Stop, TrainResult
+from federation.tasks.data.data_files import OwnData
 from federation.tasks.training.spec import TorchTaskSpec
 from update_codec import Role
 
@@ -47,11 +50,20 @@ class TorchTask(TorchTaskSpec):
     def prepare(self) -> None:
         """Load torch, the model and this node's data before the first round needs them.
 
+        A table whose columns nobody has chosen may have more of them than the run: that the model cannot take them all
+        says nothing before the coordinator has said which it wants.
+
         Raises:
             ConfigError: The device is not there.
             TaskError: The data cannot be read or the model cannot be trained on it.
         """
-        self._training.prepare()
+        open_columns = self._open_columns()
+        try:
+            self._training.prepare()
+        except TaskError as error:
+            if not open_columns:
+                raise
+            get_log("task").warning("inputs_not_taken", columns=open_columns, reason=str(error))
 
     def complete(self, parameters: Parameters) -> Parameters:
         """The whole model: with what never changes, and second names.
@@ -60,6 +72,40 @@ class TorchTask(TorchTaskSpec):
             TaskError: The parameters are not this model's.
         """
         return self._training.complete(parameters)
+
+    def inputs(self) -> Inputs:
+        """What the inputs and targets mean: what the tables of `csv_data` and the like say, and what is declared here.
+
+        Raises:
+            TaskError: A node's table cannot be read. A coordinator need not have one.
+        """
+        sources = self._sources
+        found = sources[0].inputs(needed=self.context.node_index is not None) if sources else Inputs()
+        shape = self.input_shape or (() if self.picture is None else self.picture.shape)
+        features, classes = found.features or tuple(self.features), found.classes or tuple(map(str, self.classes))
+        return replace(found, features=features, classes=classes, shape=tuple(shape))
+
+    def adopt_inputs(self, wanted: Inputs) -> None:
+        """Read tables by these names from now on."""
+        for source in self._sources:
+            source.adopt(wanted)
+        self._training.forget_data()
+
+    def _open_columns(self) -> Sequence[str]:
+        """The columns of a node's own table, where nobody has chosen them.
+
+        Raises:
+            TaskError: It cannot be read.
+        """
+        found = self._sources[:1] if self.context.node_index is not None else []
+        return next((each.inputs().features for each in found if not each.chosen), ())
+
+    @property
+    def _sources(self) -> list[OwnData]:
+        """What knows the names of its columns, a node's training data first."""
+        asked = (self.train_data, self.own_test, self.test_data)
+        found = [getattr(each, "__self__", None) for each in asked]
+        return list({id(each): each for each in found if isinstance(each, OwnData)}.values())
 
     @property
     def device(self) -> str:
@@ -77,7 +123,12 @@ class TorchTask(TorchTaskSpec):
             ConfigError: The device is not there.
             TaskError: The data, the parameters or the settings cannot be used, or the training diverged.
         """
-        return self._training.train(parameters, settings, stop)
+        try:
+            return self._training.train(parameters, settings, stop)
+        except TaskError as error:
+            if open_columns := self._open_columns():
+                raise TaskError(f"{error} (its inputs are the columns {', '.join(open_columns)})") from error
+            raise
 
     def train_corrected(
         self, parameters: Parameters, settings: TrainSettings, stop: Stop, correction: Parameters

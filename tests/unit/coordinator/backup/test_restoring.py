@@ -59,6 +59,7 @@ def backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     store = SqliteStore(tmp_path / "before")
     initialised(store)
     store.save_task("digits")
+    store.save_inputs("{}")
     store.close()
     store = SqliteStore(tmp_path / "before")
     advance(store, 0, 3)
@@ -166,6 +167,7 @@ def test_a_new_run_begins_with_the_backups_model(backup: Path, former: ReadOnlyS
     found = store.recovered(recent=1)
     assert store.run == made.run != former.run
     assert (store.manifest(), store.task(), found.next_round, found.stored) == (MANIFEST, "digits", 0, ())
+    assert found.inputs == "{}"
     assert found.head.digest == former.history()[3].record.digest
     assert (found.head.seed, found.restored) == (None, None)
     advance(store, 0, 1)

@@ -12,7 +12,9 @@ from coordinator.engine.storage_pause import STORAGE_RETRY_MAX_S
 from coordinator.engine.transfers import TRANSFER_IDLE_S
 from coordinator.engine.versions import EVALUATIONS_MAX
 from coordinator.records import Member, RoundRecord, TransferRecord, UpdateRecord, Verdict
+from federation.protocol.chunking import payload_digest
 from federation.protocol.cohort import COHORT_NODES_MAX, cohort_of
+from federation.protocol.limits import COHORT_NODES_DESCRIBED_MAX
 from federation.protocol.messages import Activity, Presence, Progress, Reason, ReceiptStatus
 from federation.types import Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from tests.rigs.coordinator_rig import DIGEST, RUN, Rig, digest_of, engine, fresh, offer_of, transcript, version_record
@@ -866,6 +868,25 @@ def test_a_cohort_that_no_announcement_can_list_is_asked_in_several() -> None:
     waiting = rig.get("waiting_for")
     assert isinstance(waiting, dict)
     assert len(waiting["nodes"]) == 10
+
+
+def test_what_the_inputs_mean_is_in_the_state_and_its_digest_in_every_announcement() -> None:
+    """FED-125, FED-127: with it an announcement names fewer nodes."""
+    text = '{"features":["heat"]}'
+    count = COHORT_NODES_DESCRIBED_MAX + 1
+    rig = Rig(engine(concurrency=count, buffer=count, refill=count, nodes_min=count), fresh(inputs=text))
+    done = rig.connect()
+    (state,) = (effect.state for effect in done if isinstance(effect, effects.PublishState))
+    assert state.inputs == text
+    for number in range(count):
+        rig.state(f"n{number}")
+    assert [len(record.nodes) for record in rig.store.rounds.values()] == [COHORT_NODES_DESCRIBED_MAX, 1]
+    assert rig.announced is not None
+    assert rig.announced.model.inputs_digest == payload_digest(text.encode())
+    unknown = Rig()
+    unknown.start("ann", "bob")
+    assert unknown.announced is not None
+    assert unknown.announced.model.inputs_digest is None
 
 
 def test_who_was_asked_in_a_forgotten_round_is_read_from_the_store(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Version 0 is the task's own model or a given file, made here or in a process of its own: the same bits."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +74,29 @@ def test_a_task_that_raises_is_a_task_error(tmp_path: Path) -> None:
     file.write_text("def build(context):\n    raise ValueError('no camera')\n")
     with pytest.raises(TaskError, match="no camera"):
         initial_model(InitialRequest(task=f"{file}:build"))
+
+
+DESCRIBED = """
+import torch
+from federation.tasks import TorchTask, csv_data
+
+def build(context):
+    data = csv_data(context, "t.csv", target="y", classes=("a", "b"))
+    return TorchTask(context, model=lambda: torch.nn.Linear(2, 2), loss=torch.nn.functional.cross_entropy,
+                     train_data=data.train, test_data=data.test, classes=data.classes, input_shape=(2,))
+"""
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_what_the_inputs_mean_is_described_as_far_as_it_is_known(tmp_path: Path, apart: bool) -> None:
+    """FED-125."""
+    (tmp_path / "described.py").write_text(DESCRIBED)
+    (tmp_path / "t.csv").write_text("vibration,y,heat\n1,a,2\n3,b,4\n")
+    known = InitialRequest(task=str(tmp_path / "described.py"), data=str(tmp_path))
+    unknown = replace(known, data=None)
+    texts = [
+        (initial_model_apart(each, tmp_path) if apart else initial_model(each)).inputs for each in (known, unknown)
+    ]
+    assert texts[0] == '{"classes":["a","b"],"features":["heat","vibration"],"shape":[2],"target":"y (class)"}'
+    assert texts[1] == '{"classes":["a","b"],"shape":[2],"target":"y (class)"}'
+    assert initial_model(InitialRequest(task="null")).inputs is None

@@ -1,5 +1,7 @@
 """What arrives becomes an event, or is refused, counted and said once."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,8 +17,9 @@ from edge_node.engine.events import (
     ModelChunkReceived,
     StopRequested,
 )
-from edge_node.runtime.inbound import Inbound
+from edge_node.runtime.inbound import DESCRIPTIONS_MAX, Inbound
 from federation.errors import LocalProtocolError, TransportError
+from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import CoordinatorState, Message, Presence, Rebirth, Receipt, ReceiptStatus
 from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
@@ -136,3 +139,16 @@ def test_refusals_of_one_kind_are_counted_and_said_once(inbound: Inbound) -> Non
 @given(st.sampled_from([TOPICS.round, TOPICS.coordinator_state, TOPICS.node_command(NODE)]), st.binary(min_size=1))
 def test_random_bytes_are_refused_and_nothing_else_happens(topic: str, payload: bytes) -> None:
     assert isinstance(Inbound(TOPICS, NODE).translate(message(topic, payload)), MessageRefused)
+
+
+def test_what_a_coordinator_says_of_the_inputs_is_found_by_its_digest(inbound: Inbound) -> None:
+    """FED-126: of the newest four runs."""
+    texts = [f'{{"features":["f{number}"]}}' for number in range(DESCRIPTIONS_MAX + 1)]
+    for text in texts:
+        assert inbound.inputs_of(payload_digest(text.encode())) is None
+        inbound.translate(message(TOPICS.coordinator_state, replace(STATE, inputs=text)))
+        assert inbound.inputs_of(payload_digest(text.encode())) == text
+    inbound.translate(message(TOPICS.coordinator_state, STATE))
+    assert inbound.inputs_of(payload_digest(texts[0].encode())) is None
+    assert inbound.inputs_of(payload_digest(texts[1].encode())) == texts[1]
+    assert inbound.inputs_of(None) is None

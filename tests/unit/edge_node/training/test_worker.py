@@ -11,15 +11,17 @@ import pytest
 
 from edge_node.engine.events import TrainingFailed, TrainingFinished
 from edge_node.training import worker
+from edge_node.training.evaluation import EvaluationJob, evaluation_event
 from edge_node.training.update import EncodedUpdate, ResidualChange, encode_update
 from edge_node.training.worker import ThreadTrainer, TrainingJob, run_round, training_event
 from federation.errors import TaskError
+from federation.inputs import Inputs
 from federation.protocol.limits import METRICS_MAX
 from federation.runtime.clock import MonotonicClock
 from federation.runtime.transport import Inbox
 from federation.task import Array, Stop
 from federation.testing import FakeClock
-from federation.types import RoundId
+from federation.types import Digest, ModelVersion, RoundId
 from tests.rigs.node_doubles import MANIFEST, RUN, ToyTask, announcement, training_setup, vectors
 from update_codec import CodecSpec, decode
 
@@ -51,6 +53,44 @@ def test_round_gives_the_encoded_difference_and_its_numbers() -> None:
     assert (finished.round, finished.run, finished.num_examples) == (7, RUN, 10)
     assert (finished.metrics, finished.train_s) == ({"loss": 0.5}, 2.0)
     assert finished.token == ResidualChange(used=None, left=None)
+
+
+class NamedTask(ToyTask):
+    """A task that has columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = Inputs(features=("vibration", "heat"))
+
+    def inputs(self) -> Inputs:
+        return self.own
+
+    def adopt_inputs(self, wanted: Inputs) -> None:
+        self.own = wanted
+
+
+def test_a_node_trains_and_evaluates_on_what_the_run_s_inputs_mean() -> None:
+    """FED-126."""
+    wanted = Inputs(features=("heat", "vibration"))
+    plain = job()
+    model = replace(plain.announcement.model, inputs_digest=wanted.digest)
+    described = replace(plain, announcement=replace(plain.announcement, model=model))
+    task = NamedTask()
+    with pytest.raises(TaskError, match="it will ask again"):
+        run_round(training_setup(task), described, never, StepClock())
+    run_round(training_setup(task), replace(described, inputs=wanted.to_text()), never, StepClock())
+    assert task.own == wanted
+    fresh = NamedTask()
+    asked = EvaluationJob(
+        run=RUN,
+        version=ModelVersion(4),
+        digest=Digest(b""),
+        model=vectors(),
+        inputs_digest=wanted.digest,
+        inputs=wanted.to_text(),
+    )
+    evaluation_event(fresh, MANIFEST, asked, StepClock())
+    assert fresh.own == wanted
 
 
 def test_a_slow_uplink_lowers_the_rate_of_a_codec_with_feedback_and_the_result_says_so() -> None:

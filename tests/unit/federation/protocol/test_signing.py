@@ -105,7 +105,10 @@ def test_a_topic_of_another_tree_is_no_place_to_sign_for() -> None:
         TOPICS.below("fl/plantation/round")
 
 
-@pytest.mark.parametrize("message", [*EXAMPLES.values(), worst_announcement()], ids=lambda one: type(one).__name__)
+WORST = (worst_announcement(), worst_announcement(described=True))
+
+
+@pytest.mark.parametrize("message", [*EXAMPLES.values(), *WORST], ids=lambda one: type(one).__name__)
 def test_the_limits_hold_with_the_signature(message: Message) -> None:
     """FED-75, FED-25: the longest announcement that the field limits allow stays within 4 KiB."""
     limit = next(schema.bytes_max for schema in SCHEMAS if schema.record.make is type(message))

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from federation.errors import IncompatibleVersion, LocalProtocolError, MalformedMessage
 from federation.protocol.cohort import COHORT_NODES_MAX, cohort_of
 from federation.protocol.fields import Blob, Choice, Flag, Kind, Numbers, Real, Record, Sequence, Text, Whole, Word
-from federation.protocol.limits import CHUNK_BYTES, CHUNKS_MAX, INT32_MAX, INT64_MAX, PARTS_MAX, PAYLOAD_BYTES_MAX
+from federation.protocol.limits import (
+    CHUNK_BYTES,
+    CHUNKS_MAX,
+    COHORT_NODES_DESCRIBED_MAX,
+    INT32_MAX,
+    INT64_MAX,
+    PARTS_MAX,
+    PAYLOAD_BYTES_MAX,
+)
 from federation.protocol.messages import (
     Activity,
     Cohort,
@@ -111,8 +119,9 @@ def _made_to_fit(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def worst_announcement() -> RoundAnnouncement:
-    """The longest announcement that the field limits allow."""
+def worst_announcement(*, described: bool = False) -> RoundAnnouncement:
+    """The longest announcement that the field limits allow, with or without a description of the inputs [FED-125]."""
+    nodes = COHORT_NODES_DESCRIBED_MAX if described else COHORT_NODES_MAX
     part = ModelPart(
         kind=PartKind.DELTA,
         version=ModelVersion(INT32_MAX),
@@ -126,6 +135,7 @@ def worst_announcement() -> RoundAnnouncement:
         manifest_digest=DIGEST,
         seed=INT64_MAX,
         parts=(part,) * PARTS_MAX,
+        inputs_digest=DIGEST if described else None,
     )
     settings = TrainSettings(
         local_epochs=INT32_MAX,
@@ -140,7 +150,7 @@ def worst_announcement() -> RoundAnnouncement:
         round=RoundId(INT32_MAX),
         task="t" * 64,
         model=model,
-        cohort=Cohort(fingerprints=b"".join(index.to_bytes(4, "big") for index in range(COHORT_NODES_MAX))),
+        cohort=Cohort(fingerprints=b"".join(index.to_bytes(4, "big") for index in range(nodes))),
         settings=settings,
         codec="c" * 40,
         min_base_version=ModelVersion(INT32_MAX),
@@ -208,9 +218,10 @@ def test_every_enumeration_is_whole() -> None:
     assert [status.final for status in ReceiptStatus] == [False, True, True, True]
 
 
-def test_the_longest_announcement_fits_4_kib() -> None:
-    """FED-25: whatever the fleet, because every field has a limit."""
-    announcement = worst_announcement()
+@pytest.mark.parametrize("described", [False, True])
+def test_the_longest_announcement_fits_4_kib(described: bool) -> None:
+    """FED-25, FED-125: whatever the fleet, because every field has a limit."""
+    announcement = worst_announcement(described=described)
     encoded = encode_message(announcement)
     assert len(encoded) <= ANNOUNCEMENT_BYTES_MAX == 4096
     assert decode_message(encoded) == announcement
