@@ -5,6 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -19,6 +20,7 @@ from coordinator.monitoring.report import participation_row, version_figures
 from coordinator.monitoring.run_progress import read_run_progress, run_progress_lines, run_progress_row
 from coordinator.monitoring.state_files import read_behind, read_counters, read_failing, read_incidents
 from coordinator.monitoring.why import behind_words, failures, nobody_trains
+from coordinator.records import Restored
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import Participation, VersionRow
 from federation.protocol.messages import ReceiptStatus
@@ -51,6 +53,7 @@ def read_status(folder: Path) -> dict[str, object]:
         "incidents": read_incidents(folder),
         "counters": read_counters(folder),
         "behind": read_behind(folder),
+        "restored": None if (restored := _restored(folder)) is None else asdict(restored),
     }
 
 
@@ -115,6 +118,18 @@ def _read(folder: Path) -> tuple[list[VersionRow], list[Participation]]:
         return store.history(), store.participation()
 
 
+def _restored(folder: Path) -> Restored | None:
+    with ReadOnlyStore(folder) as store:
+        return store.restored()
+
+
+def _begun_again(folder: Path) -> Iterator[str]:
+    """That the run is not all of what it was."""
+    restored = _restored(folder)
+    if restored is not None:
+        yield f"begun again from a backup at version {restored.version}: what was made after that backup is lost"
+
+
 def _tables(folder: Path) -> Group:
     versions, nodes = _read(folder)
     incidents = read_incidents(folder)
@@ -127,6 +142,7 @@ def _tables(folder: Path) -> Group:
         *said,
         *([Text(f"{behind} (coordinator why says what to do)", style="bold red")] if behind else []),
         *_failing(folder, versions),
+        *_begun_again(folder),
         "",
         _node_table(nodes),
         *more,

@@ -79,6 +79,15 @@ def test_both_are_json_for_programs(told: Teller, state: Path, tmp_path: Path) -
     assert (anew["former_run"], anew["restored"]) == (made["run"], None)
 
 
+def test_the_status_says_that_a_run_was_begun_again(told: Teller, state: Path, tmp_path: Path) -> None:
+    assert json.loads(told("status", "--state", state, "--json").out)["restored"] is None
+    assert "begun again" not in told("status", "--state", state).out
+    told("restore", state, "--state", tmp_path / "again")
+    found = json.loads(told("status", "--state", tmp_path / "again", "--json").out)["restored"]
+    assert (found["version"], found["first_round"], found["next_round"]) == (0, 0, ROUNDS)
+    assert "begun again from a backup at version 0" in told("status", "--state", tmp_path / "again").out
+
+
 def test_what_is_damaged_or_changed_is_told(told: Teller, state: Path, tmp_path: Path) -> None:
     (state / BLOBS / "update-0-ann.frame").unlink()
     store = SqliteStore(state)

@@ -42,19 +42,6 @@ def test_a_run_that_is_over_waits_for_no_update() -> None:
     assert "start it again" not in text("finished", pid=None)
 
 
-def test_a_state_that_is_behind_says_who_has_seen_more_and_how_it_is_obeyed_again() -> None:
-    """The epoch of the command is above what nodes have seen, and above what this folder has reached by itself."""
-    row = {"nodes": 1, "said_by": ["ann"], "epoch": 9, "round": 400, "our_epoch": 6, "our_rounds": 240}
-    seen = "1 node has (ann) seen a later coordinator of this run (epoch 9, round 400); this state is of epoch 6"
-    for pid in ("7", None):
-        said = text("behind", pid=pid, behind=row)
-        assert "start the newest state folder of the run" in said
-        assert f"; {seen} with 240 rounds: coordinator restore" in said
-        assert said.endswith("--state NEW_FOLDER --above 9")
-        assert "start it again" not in said
-    assert text("behind", behind=row | {"our_epoch": 11}).endswith("--above 11")
-
-
 def test_a_dead_coordinator_is_not_said_to_wait() -> None:
     assert text("something new", pid=None) == (
         "no coordinator is running; 5 min ago the last one waited for something new, 2 online,"
@@ -71,12 +58,15 @@ def test_a_state_that_is_older_than_what_nodes_have_seen_says_who_has_seen_what_
         "2 nodes have (ann, bob) seen a later coordinator of this run (epoch 5, round 77);"
         " this state is of epoch 3 with 40 rounds"
     )
+    # Above what nodes have seen, and above what this folder has reached by itself.
+    lift = "coordinator restore FOLDER_OR_BACKUP --state NEW_FOLDER --above"
     said = text("behind", behind=BEHIND)
-    assert "coordinator restore" in said
-    assert said.endswith(seen)
+    assert "start the newest state folder of the run" in said
+    assert said.endswith(f"{seen}: {lift} 5")
     dead = text("behind", pid=None, behind=BEHIND)
-    assert dead.endswith(seen)
+    assert dead.endswith(f"{seen}: {lift} 5")
     assert "start it again" not in dead
+    assert text("behind", behind=BEHIND | {"our_epoch": 11}).endswith(f"{lift} 11")
     assert behind_words(BEHIND | {"nodes": 1, "said_by": ["ann"], "round": None}).startswith(
         "1 node has (ann) seen a later coordinator of this run (epoch 5);"
     )
