@@ -185,6 +185,16 @@ class TestListening:
         assert transcript(rig.connect()) == []
         assert transcript(rig.heard(Presence.ONLINE, epoch=2, retained=True)) == ["stop fenced"]
 
+    def test_at_each_connection_everything_is_published_again(self) -> None:
+        """FED-22: its own former word, or its will, stands there."""
+        rig = Rig(engine(settle_s=60.0))
+        rig.connect()
+        rig.heard(Presence.LOST, epoch=0, retained=True)
+        for presence in (Presence.ONLINE, Presence.LOST):
+            rig.disconnect()
+            rig.connect()
+            assert transcript(rig.heard(presence, retained=True)) == AGAIN[:2]
+
     def test_whoever_has_not_spoken_does_not_say_that_it_is_gone(self) -> None:
         rig = Rig(engine(settle_s=60.0))
         rig.connect()
