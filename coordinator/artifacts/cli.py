@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from coordinator.artifacts.export import export_model
+from coordinator.artifacts.export import constants_of, export_model
 from coordinator.artifacts.metadata import TaskSource
 from coordinator.artifacts.prediction import Prediction, predict_with_file, predict_with_store
 from coordinator.config.sections import CoordinatorConfig, read_config, state_folder
@@ -46,7 +46,8 @@ def export(  # noqa: PLR0913 - one parameter per option is how the library decla
 ) -> None:
     """Write a model: its arrays as safetensors, or as a program that runs without this package.
 
-    A program needs the task: the configuration's, or --task. FILE.pt2 is for torch.export.load, FILE.onnx (the extra
+    A program needs the task: the configuration's, or --task; so do the arrays of a model that has what never changes,
+    such as frozen layers, to have those. FILE.pt2 is for torch.export.load, FILE.onnx (the extra
     'onnx') for every ONNX runtime; how many inputs it is given at once is free. The coordinator may be running.
 
     \b
@@ -56,11 +57,16 @@ def export(  # noqa: PLR0913 - one parameter per option is how the library decla
       coordinator export model.pt2 --state state/coordinator --task digits
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
     settings = None if config is None else read_config(config, {})
-    written = export_model(state_folder(settings, state), out, version, _source(settings, task, data))
+    folder, source = state_folder(settings, state), _source(settings, task, data)
+    written = export_model(folder, out, version, source)
+    missing = constants_of(folder) if source is None else ()
     if as_json:
-        sys.stdout.write(json.dumps({"version": written, "file": str(out), "bytes": out.stat().st_size}) + "\n")
-    else:
-        typer.echo(f"version {written} written to {out}")
+        told = {"version": written, "file": str(out), "bytes": out.stat().st_size}
+        sys.stdout.write(json.dumps(told | ({"without": list(missing)} if missing else {})) + "\n")
+        return
+    typer.echo(f"version {written} written to {out}")
+    if missing:
+        typer.echo(f"without what never changes, which is with the task (--task): {', '.join(missing)}", err=True)
 
 
 def predict(  # noqa: PLR0913 - as above

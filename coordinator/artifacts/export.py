@@ -16,7 +16,7 @@ from federation.tasks.scaffold import of_scaffold
 from federation.types import ModelVersion
 from update_codec import Vectors
 
-__all__ = ["BEST", "NEWEST", "export_model", "kept_line", "read_model"]
+__all__ = ["BEST", "NEWEST", "constants_of", "export_model", "kept_line", "read_model"]
 
 
 ARRAYS = ".safetensors"
@@ -57,7 +57,8 @@ def export_model(folder: Path, out: Path, version: str = NEWEST, source: TaskSou
     wanted, arrays = read_model(folder, version)
     if form is None:
         notes = ModelNotes(version=wanted, task="" if source is None else source.label)
-        built = None if source is None else source.build()
+        # Only what never changes needs the task: all other parameters are written without its libraries.
+        built = source.build() if source is not None and constants_of(folder) else None
         arrays = built.complete(arrays) if isinstance(built, Completable) else arrays
         content = safetensors.numpy.save(dict(arrays), metadata=dict(notes.to_texts()))
     else:
@@ -108,6 +109,12 @@ def read_model(folder: Path, version: str = NEWEST) -> tuple[ModelVersion, Param
     vectors = Vectors(model.parameters, model.shadow.statistics, model.shadow.counters)
     controls = {tensor.name for tensor in described.tensors if of_scaffold(tensor)}
     return number, {name: array for name, array in described.unflatten(vectors).items() if name not in controls}
+
+
+def constants_of(folder: Path) -> tuple[str, ...]:
+    """Names of what never changes in a store's model: its values are with the task alone."""
+    with ReadOnlyStore(folder) as store:
+        return store.manifest().constants
 
 
 def find_version(store: ReadOnlyStore, version: str) -> ModelVersion | None:
