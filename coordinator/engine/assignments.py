@@ -1,6 +1,6 @@
 """Who holds a slot, for which round, until when: no slot outlives its lease."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from coordinator.engine.timers import Timers
@@ -93,3 +93,33 @@ class Assignments:
                 break
             found.extend(slots)
         return found
+
+
+class Freed:
+    """Slots that were freed, until the disk is told.
+
+    Attributes:
+        at_once: Nothing else tells the store of one of them; those of delivered updates it can infer.
+    """
+
+    def __init__(self) -> None:
+        self.at_once = False
+        self._slots: dict[RoundId, dict[NodeId, None]] = {}
+        self._told: dict[RoundId, dict[NodeId, None]] = {}
+
+    def add(self, round_id: RoundId, node: NodeId, *, at_once: bool) -> None:
+        """A node holds its slot in this round no longer."""
+        self._slots.setdefault(round_id, {})[node] = None
+        self.at_once = self.at_once or at_once
+
+    def take(self) -> Mapping[RoundId, Iterable[NodeId]]:
+        """The disk is told now of all of these."""
+        self._told, self._slots, self.at_once = self._slots, {}, False
+        return self._told
+
+    def not_saved(self) -> None:
+        """The disk has failed, maybe at what it was told last: else the next process would hold these slots again."""
+        for round_id, nodes in self._told.items():
+            self._slots.setdefault(round_id, {}).update(nodes)
+        self.at_once = self.at_once or bool(self._told)
+        self._told = {}

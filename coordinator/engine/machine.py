@@ -110,6 +110,7 @@ class CoordinatorMachine:
             "live": len(state.assignments),
             "buffered": len(state.buffer.records),
             "transfers": len(self._receiver.transfers),
+            "quota_used": state.registry.quota_used,
             "paused": state.paused,
             "behind": self._behind.row(),
             "finished": state.finished,

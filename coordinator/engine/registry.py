@@ -237,6 +237,11 @@ class Registry:
         """Updates of the node on their way into the next version."""
         return self._used.get(node, 0)
 
+    @property
+    def quota_used(self) -> int:
+        """Updates of all nodes that count in their quotas."""
+        return sum(self._used.values())
+
     def take(self, node: NodeId) -> None:
         """One more update of the node is on its way."""
         self._used[node] = self.used(node) + 1

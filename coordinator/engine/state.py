@@ -3,10 +3,10 @@
 Everybody reads; whatever changes goes through a method here, and leaves the whole consistent.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from coordinator.engine.assignments import LEASE_RESTARTS_MAX, Assignments, Slot
+from coordinator.engine.assignments import LEASE_RESTARTS_MAX, Assignments, Freed, Slot
 from coordinator.engine.early_stopping import EarlyStopping, Source
 from coordinator.engine.effects import CloseRound, Command, Effect, Note, SendCommand
 from coordinator.engine.registry import Registry
@@ -94,8 +94,7 @@ class MachineState:
         self.paused = False
         self._invitations: dict[RoundId, Invitation] = {}
         self._invited_nodes = 0
-        self._closing: dict[RoundId, dict[NodeId, None]] = {}
-        self._close_now = False
+        self._freed = Freed()
         self._replay(recovered)
         for record in recovered.stored:
             self.buffer_update(record)
@@ -148,6 +147,7 @@ class MachineState:
     def pause(self) -> None:
         """Nothing can be saved."""
         self.paused = True
+        self._freed.not_saved()
 
     def resume(self) -> None:
         """Saving may be tried again."""
@@ -192,11 +192,14 @@ class MachineState:
             self._begin_slot(node, record)
         self.asked += len(record.nodes)
 
-    def recover_slots(self, record: RoundRecord, nodes: Iterable[NodeId]) -> None:
-        """Nodes of a former process's round may be training right now: each gets a whole lease."""
-        for node in nodes:
-            self.end_slot(node)
-            self._begin_slot(node, record)
+    def recover_slots(self, record: RoundRecord, missing: Collection[NodeId]) -> None:
+        """Nodes of a former process's round may be training: each gets a lease, and the disk forgets the others."""
+        for node in record.nodes:
+            if node in missing:
+                self.end_slot(node)
+                self._begin_slot(node, record)
+            else:
+                self._freed.add(record.round, node, at_once=True)
 
     def recover_round(self, record: RoundRecord, announcement: RoundAnnouncement, pending: Iterable[NodeId]) -> None:
         """A former process's announcement still stands."""
@@ -361,8 +364,7 @@ class MachineState:
         """Free a node's slot. The store infers delivered ones from the updates, so those may wait for the next save."""
         slot = self.assignments.end(node)
         if slot is not None:
-            self._closing.setdefault(slot.round, {})[node] = None
-            self._close_now = self._close_now or not delivered
+            self._freed.add(slot.round, node, at_once=not delivered)
             self.registry.release(node)
 
     def remove_node(self, node: NodeId) -> None:
@@ -391,9 +393,7 @@ class MachineState:
 
     def close_rounds(self, *, all_of_them: bool = False) -> None:
         """Persist the slots that were freed: at once where nothing else tells the store, else with the next version."""
-        if self.paused or not (self._close_now or all_of_them):
+        if self.paused or not (self._freed.at_once or all_of_them):
             return
-        for round_id, nodes in self._closing.items():
+        for round_id, nodes in self._freed.take().items():
             self.emit(CloseRound(round=round_id, nodes=tuple(nodes)))
-        self._closing.clear()
-        self._close_now = False

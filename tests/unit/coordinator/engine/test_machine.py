@@ -758,6 +758,25 @@ def test_a_restart_goes_on_with_rounds_buffer_and_transfers() -> None:
     assert rig.get("buffered") == 2
 
 
+def test_slots_of_what_was_delivered_before_a_restart_are_forgotten_on_the_disk() -> None:
+    """They may wait for the next save, and a power cut comes first: every later start would find them again."""
+    rig = Rig(engine(concurrency=3, nodes_min=3, buffer=3, quorum=3, max_wait_s=1e9))
+    rig.start("ann", "bob", "cid")
+    rig.offer("ann", 0)
+    rig.restart()
+    assert transcript(rig.connect())[-1] == "close ann in round 0"
+
+
+def test_slots_that_a_failing_disk_has_not_closed_are_closed_again() -> None:
+    """Else the next process holds them for a lease, and each one after it."""
+    rig = Rig(engine(max_wait_s=1e9))
+    rig.start("ann", "bob")
+    rig.failing, rig.failing_kinds = True, (effects.CloseRound,)
+    assert transcript(rig.decline("ann", 0))[-1] == "accept failure"
+    rig.failing = False
+    assert "close ann in round 0" in transcript(rig.wait(1.0))
+
+
 def test_a_round_of_an_older_version_is_not_announced_again() -> None:
     """FED-22: only the current announcement is; a crash between commit and announcement leaves none."""
     state = fresh(
