@@ -53,6 +53,19 @@ class Delivery:
     mid: int = 0
 
 
+def _for(message: Delivery, client_id: str, *, qos: int | None = None, mid: int = 0) -> Delivery:
+    """The same message, to a client: each delivery passes here, and `replace` takes several times as long."""
+    return Delivery(
+        client_id=client_id,
+        topic=message.topic,
+        payload=message.payload,
+        qos=message.qos if qos is None else qos,
+        retained=message.retained,
+        duplicate=message.duplicate,
+        mid=mid,
+    )
+
+
 @dataclass(slots=True)
 class _Session:
     client_id: str
@@ -177,7 +190,7 @@ class MemoryBroker:
         self._tree.add(topic_filter, client_id, qos)
         out: list[Delivery] = []
         for message in self._matching(topic_filter):
-            self._hand(out, session, replace(message, qos=min(qos, message.qos)))
+            self._hand(out, session, _for(message, "", qos=min(qos, message.qos)))
         return out
 
     def unsubscribe(self, client_id: str, topic_filter: str) -> None:
@@ -289,7 +302,7 @@ class MemoryBroker:
     def _hand(self, out: list[Delivery], session: _Session, message: Delivery) -> None:
         if message.qos == 0 or (session.connected and not session.manual_ack):
             if session.connected:
-                out.append(message if message.client_id else replace(message, client_id=session.client_id))
+                out.append(message if message.client_id else _for(message, session.client_id))
         elif len(session.waiting) >= self._settings.max_queued_messages + self._room(session):
             self.dropped[session.client_id] = self.dropped.get(session.client_id, 0) + 1
         else:
@@ -306,9 +319,9 @@ class MemoryBroker:
             message, name = session.waiting.popleft(), session.client_id
             if session.manual_ack:
                 mid = session.last_mid = session.last_mid % 65_535 + 1
-                message = session.inflight[mid] = replace(message, client_id=name, mid=mid)
+                message = session.inflight[mid] = _for(message, name, mid=mid)
             elif message.client_id != name:
-                message = replace(message, client_id=name)
+                message = _for(message, name)
             out.append(message)
         if not session.manual_ack:
             session.inflight.clear()

@@ -122,7 +122,7 @@ class EntropyRate:
         total = 0.0
         for part in self._parts:
             edges = self._edges * (step * 2.0**-part.scale)
-            below = np.searchsorted(part.magnitudes, edges) / len(part.magnitudes)
+            below = part.magnitudes.searchsorted(edges) / len(part.magnitudes)
             used = _differences(below)
             used = used[used > 0]
             total += part.size * float(1.0 - below[0] - np.dot(used, np.log2(used)))

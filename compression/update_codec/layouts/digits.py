@@ -48,7 +48,9 @@ def pack(values: Bytes, base: int) -> tuple[Bytes, Bytes]:
     escapes = values[:0]
     if values.max(initial=0) >= base:
         escapes = values[np.flatnonzero(digits == base - 1)] - np.uint8(base - 1)
-    digits = np.pad(digits, (0, -len(digits) % width)).reshape(-1, width)
+    filled = np.zeros(-(-len(digits) // width) * width, np.uint8)
+    filled[: len(digits)] = digits
+    digits = filled.reshape(-1, width)
     packed = digits[:, width - 1].copy()
     for place in range(width - 2, -1, -1):
         packed *= np.uint8(base)

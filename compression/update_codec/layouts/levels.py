@@ -91,7 +91,8 @@ def write_places(values: NDArray[np.uint8 | np.int8], positions: NDArray[np.int6
 def _places(values: NDArray[np.uint8 | np.int8], positions: NDArray[np.int64], layout: Layout) -> bytes:
     if layout is Layout.MASK:
         return np.packbits(values != 0, bitorder="little").tobytes()
-    gaps = np.diff(positions, prepend=-1) - 1
+    gaps = positions.copy()
+    gaps[1:] -= positions[:-1] + 1
     ends = np.cumsum(gaps // GAP_MAX + 1) - 1
     out = np.full(int(ends[-1]) + 1, GAP_MAX, np.uint8)
     out[ends] = gaps % GAP_MAX
