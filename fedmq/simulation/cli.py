@@ -76,6 +76,7 @@ def simulate(  # noqa: PLR0913 - one parameter per option of the command line
     \b
     Faults per message: drop, duplicate, reorder; delay=0.005..0.2 s. Per handled event: node_crash, coordinator_crash.
     Per hour: disconnect and partition (each connection), broker_crash, disk_full and freeze (each participant).
+    Per transaction: failed_commit. Per training: bad_update. Per start after a crash: wipe, a lost state folder.
     vanish is the share of nodes that leave for ever; skew_s sets the clocks apart.
 
     \b

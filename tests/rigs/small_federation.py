@@ -1,5 +1,6 @@
 """A small federation with many crashes, and what a test may change about it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -7,8 +8,9 @@ from coordinator.engine.settings import EngineSettings
 from edge_node.engine.machine import NodeSettings
 from federation.tasks.registry import default_settings
 from federation.types import NodeId
-from fedmq.simulation.protocol.federation import Scenario
+from fedmq.simulation.protocol.federation import Scenario, Simulation, quiet_log
 from fedmq.simulation.world.faults import FaultPlan
+from fedmq.simulation.world.stores import ObservedStore
 
 ENGINE = EngineSettings(
     task="quadratic-20",
@@ -37,3 +39,17 @@ def small_scenario(seed: int = 1, *, engine: EngineSettings = ENGINE, **changes:
         patience_s=600.0,
     )
     return replace(scenario, **changes)
+
+
+def violations(
+    scenario: Scenario,
+    store: type[ObservedStore] = ObservedStore,
+    before: Callable[[Simulation], None] = lambda _simulation: None,
+) -> str:
+    """What the checker says of a run, a line each; ``before`` plans more for it."""
+    with quiet_log():
+        simulation = Simulation(scenario, store)
+        before(simulation)
+        found = simulation.run().violations
+    simulation.close()
+    return "\n".join(found)

@@ -22,20 +22,11 @@ from federation.errors import StorageError
 from federation.storage.sqlite import Database
 from federation.types import ModelVersion, UpdateId
 from fedmq.simulation.protocol.checker import Checker
-from fedmq.simulation.protocol.federation import Scenario, Simulation, quiet_log
 from fedmq.simulation.world.disks import Disk
 from fedmq.simulation.world.faults import FaultPlan
 from fedmq.simulation.world.stores import ObservedStore
 from fedmq.simulation.world.trainer import Stragglers
-from tests.rigs.small_federation import CRASHES, ENGINE, small_scenario
-
-
-def violations(scenario: Scenario, store: type[ObservedStore] = ObservedStore) -> str:
-    with quiet_log():
-        simulation = Simulation(scenario, store)
-        found = simulation.run().violations
-    simulation.close()
-    return "\n".join(found)
+from tests.rigs.small_federation import CRASHES, ENGINE, small_scenario, violations
 
 
 class HonestStore(ObservedStore):

@@ -49,6 +49,7 @@ class Actor:
         self.surroundings = surroundings
         self._storage, self._crash = disk, crash
         disk.passage = self.passage
+        disk.refuses = partial(surroundings.dice.happens, surroundings.dice.plan.failed_commit)
         self._world, self._dice = surroundings.world, surroundings.dice
         skew_s = surroundings.dice.plan.skew_s
         self.clock = SkewedClock(self._world, surroundings.rng(f"{name}/clock").uniform(0.0, skew_s))
@@ -82,6 +83,9 @@ class Actor:
     def after(self, effect: Any, events: list[Any]) -> None:
         """An effect has run."""
 
+    def rests(self) -> None:
+        """No process has the disk: the next one is about to find what the last one has left."""
+
     # --- life and death ---------------------------------------------------------------------------------------------
 
     @property
@@ -109,6 +113,7 @@ class Actor:
             cut = self._dice.happens(POWER_CUT)
             self.power_cuts += cut
             self._storage.stop(self._dice.rng if cut else None)
+            self.rests()
         with self._storage:
             self._guarded(self._begin)
         if self._life is not None:

@@ -20,6 +20,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from coordinator.engine.early_stopping import Goal, Source, StoppingSettings
 from coordinator.engine.settings import EngineSettings, FederatedEvaluationSettings
 from coordinator.global_model.committer import CommitterSettings
 from coordinator.global_model.downlink import DownlinkSettings
@@ -52,6 +53,9 @@ FIGURES = (
     "coordinator_power_cuts",
     "node_power_cuts",
     "failed_syncs",
+    "wiped_nodes",
+    "bad_updates",
+    "ended_early",
     "broker_crashes",
     "full_disks",
     "stopped_processes",
@@ -74,12 +78,15 @@ def random_scenario(seed: int) -> Scenario:
         seed=seed,
         nodes=nodes,
         task=task,
-        engine=replace(
-            _engine(rng, nodes, strategy, task), federated_evaluation=_survey(seed, nodes), signed=_signed(seed)
+        engine=_stopping(
+            seed,
+            replace(
+                _engine(rng, nodes, strategy, task), federated_evaluation=_survey(seed, nodes), signed=_signed(seed)
+            ),
         ),
         committer=CommitterSettings(strategy=make_strategy(StrategySettings(name=strategy)), downlink=downlink),
         node=NodeSettings(node=NodeId("node"), task=task, chunk_bytes=chunk_bytes, outbox_max=rng.choice((1, 2, 16))),
-        faults=_faults(rng),
+        faults=_later_faults(seed, _faults(rng)),
         faults_s=rng.uniform(30.0, rng.choice((300.0, 300.0, 300.0, 2000.0))),
         stragglers=Stragglers(train_s=rng.choice((0.2, 2.0, 10.0)), slow_share=rng.choice((0.0, 0.2))),
         broker=BrokerSettings(max_queued_messages=rng.choice((5, 1000))),
@@ -157,6 +164,27 @@ def _faults(rng: random.Random) -> FaultPlan:
         vanish=some(0.5),
         skew_s=86_400.0,
     )
+
+
+def _later_faults(seed: int, plan: FaultPlan) -> FaultPlan:
+    """Drawn apart, as above: kinds of faults that have come since."""
+    rng = random.Random(f"campaign/{seed}/later faults")  # noqa: S311 - as above
+
+    def some(most: float) -> float:
+        return 0.0 if rng.random() < 0.5 else rng.uniform(0.0, most)
+
+    return replace(plan, failed_commit=some(0.02), bad_update=some(0.2), wipe=some(0.3))
+
+
+def _stopping(seed: int, engine: EngineSettings) -> EngineSettings:
+    """Every fifth run ends when nothing gets better any more."""
+    rng = random.Random(f"campaign/{seed}/stopping")  # noqa: S311 - as above
+    if rng.random() > 0.2:
+        return engine
+    source, metric = rng.choice(((Source.CENTRAL, "norm"), (Source.NODES, "loss")))
+    goal, patience = rng.choice((Goal.MAX, Goal.MIN)), rng.randint(1, 3)
+    stopping = StoppingSettings(source=source, metric=metric, goal=goal, patience=patience)
+    return replace(engine, stopping=stopping, versions=rng.randint(4, 20))
 
 
 def run_seed(seed: int) -> tuple[Outcome, list[str]]:

@@ -12,7 +12,7 @@
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,10 @@ from federation.protocol.messages import EvaluationReceipt, Reason, Receipt, Rec
 from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from fedmq.simulation.protocol.evaluation_checker import SurveyChecker
 
-__all__ = ["Checker"]
+__all__ = ["Checker", "Sent"]
+
+Sent = tuple[Digest, int]
+"""What a node has sent: the digest of the frame and its examples."""
 
 HONEST_REASONS = frozenset({Reason.NONE, Reason.TOO_STALE, Reason.FINISHED, Reason.QUOTA})
 """Why an honest node's update may fail to count."""
@@ -49,6 +52,7 @@ class Checker:
         verdicts: Final verdicts by status.
         reasons: Stale and refused updates by reason.
         heard_events: Log lines of the coordinator by event.
+        ended_early: It has said that nothing gets better any more.
     """
 
     def __init__(self, violations: list[str], settings: EngineSettings) -> None:
@@ -57,6 +61,7 @@ class Checker:
         self.verdicts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.heard_events: Counter[str] = Counter()
+        self.ended_early = False
         self.seen = ModelVersion(0)
         self.head = ModelVersion(0)
         self._settings = settings
@@ -67,6 +72,7 @@ class Checker:
         self._stored: dict[UpdateId, UpdateRecord] = {}
         self._promised: dict[UpdateId, None] = {}
         self._made: dict[UpdateId, NodeId] = {}
+        self._bad: dict[UpdateId, set[Sent]] = {}
         self._rounds: dict[RoundId, RoundRecord] = {}
         self._announced: dict[RoundId, tuple[object, ...]] = {}
         self.surveys = SurveyChecker(self._say)
@@ -75,6 +81,11 @@ class Checker:
     def updates(self) -> int:
         """Updates that nodes have made."""
         return len(self._made)
+
+    @property
+    def bad_updates(self) -> int:
+        """Updates that no honest node would have sent."""
+        return len(self._bad)
 
     # --- the coordinator's disk (`fedmq.simulation.world.stores.Ledger`) ----------------------------------------------
 
@@ -90,6 +101,8 @@ class Checker:
         if record.update in self._stored or record.update in self._final:
             self._say(f"I1: {record.update} was stored twice")
         self._stored[record.update] = record
+        if (record.payload_digest, record.num_examples) in self._bad.get(record.update, ()):
+            self._say(f"{record.update} was stored, and is not what a node may send")
 
     def judged(self, verdict: Verdict) -> None:
         """A final verdict is on disk."""
@@ -102,7 +115,7 @@ class Checker:
         if known is None:
             self.verdicts[verdict.status.value] += 1
             self.reasons[verdict.reason.value] += 1
-            if verdict.reason not in HONEST_REASONS:
+            if verdict.reason not in HONEST_REASONS and update not in self._bad:
                 self._say(f"honest work was refused: {update}, {verdict.reason}")
         self._final[update] = verdict
 
@@ -202,6 +215,7 @@ class Checker:
         """The coordinator logs something."""
         del fields
         self.heard_events[event] += 1
+        self.ended_early = self.ended_early or event == "stopping_early"
 
     def caps(self, snapshot: Mapping[str, Any]) -> None:
         """Compare what a coordinator holds with its limits."""
@@ -211,6 +225,11 @@ class Checker:
         ):
             if snapshot[name] > most:
                 self._say(f"I8: {snapshot[name]} {name}, the limit is {most}")
+        if snapshot["quota_used"] != snapshot["transfers"] + snapshot["buffered"]:
+            self._say(
+                f"leak: {snapshot['quota_used']} places of quota for {snapshot['transfers']} transfers and "
+                f"{snapshot['buffered']} updates in the buffer"
+            )
 
     # --- the nodes --------------------------------------------------------------------------------------------------
 
@@ -218,11 +237,20 @@ class Checker:
         """An announcement has reached a node."""
         self.seen = max(self.seen, announcement.model.version)
 
-    def node_did(self, node: NodeId, events: Iterable[object]) -> None:
-        """An effect of a node has answered this."""
+    def node_did(self, node: NodeId, events: Iterable[object], bad: Collection[Sent] = ()) -> None:
+        """An effect of a node has answered this; bad is what it has made and may not be stored."""
         for event in events:
             if isinstance(event, OutboxSaved):
-                self._made[event.entry.offer.update] = node
+                offer = event.entry.offer
+                self._made[offer.update] = node
+                if (offer.payload_digest, offer.num_examples) in bad:
+                    self._bad.setdefault(offer.update, set()).add((offer.payload_digest, offer.num_examples))
+
+    def wiped(self, node: NodeId) -> None:
+        """A node's state folder is lost: nobody owes anything for what was in no other place."""
+        for update in [update for update, maker in self._made.items() if maker == node]:
+            if update not in self._promised:
+                del self._made[update]
 
     def outbox(self, node: NodeId, entries: int, most: int) -> None:
         """A node's outbox has so many entries."""

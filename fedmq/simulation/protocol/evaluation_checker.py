@@ -5,11 +5,13 @@
 - nothing counts that came after the end, and the mean is that of what counts
 - a receipt says what is on disk
 - the best version's model is there as long as it is the best one
+- a run ends early when so many evaluations in a row were no better, and not before
 """
 
 from collections.abc import Callable
 from fractions import Fraction
 
+from coordinator.engine.early_stopping import Goal, Source, StoppingSettings
 from coordinator.records import NodeResult, NodesEvaluation, RoundRecord
 from coordinator.storage.store import CoordinatorStore
 from federation.errors import StorageError
@@ -105,6 +107,27 @@ class SurveyChecker:
             self._say(f"save, then say: {node}'s evaluation of version {receipt.version} is receipted and not on disk")
         elif known.counted != (receipt.status is ReceiptStatus.APPLIED):
             self._say(f"save, then say: {node}'s evaluation of version {receipt.version} is receipted {receipt.status}")
+
+    def ended_early(self, store: CoordinatorStore, settings: StoppingSettings) -> None:
+        """The run is over before its last version: the evaluations on the disk must say so."""
+        recovered = store.recovered(recent=1)
+        found = (
+            recovered.evaluated
+            if settings.source is Source.CENTRAL
+            else {one.version: one.metrics for one in recovered.surveyed if one.closed}
+        )
+        best, waited = None, 0
+        for version in sorted(found):
+            value = found[version].get(settings.metric)
+            if value is not None and settings.goal is Goal.MIN:
+                value = -value
+            if value is not None and (best is None or value > best):
+                best, waited = value, 0
+            elif best is not None:
+                waited += 1
+            if waited >= settings.patience:
+                return
+        self._say(f"the run ended early, and only {waited} evaluations in a row were no better")
 
     def close(self, store: CoordinatorStore) -> None:
         """Compare with the store at the end."""

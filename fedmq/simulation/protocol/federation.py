@@ -1,33 +1,30 @@
 """One simulated federation: built from a scenario, run to its last version, healed, drained and checked."""
 
 import gc
-import random
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import structlog
 
 from coordinator.engine.settings import EngineSettings
-from coordinator.global_model.committer import Committer, CommitterSettings, first_commit
-from coordinator.records import Member, VersionRecord
-from coordinator.storage.store import Commit, CoordinatorStore, Figures, ModelState, UpdateRow
+from coordinator.global_model.committer import CommitterSettings, first_commit
 from edge_node.engine.machine import NodeSettings
 from edge_node.training.worker import TrainingSetup
-from federation.protocol.messages import ReceiptStatus
-from federation.protocol.topics import Topics
 from federation.runtime.log import configure_log
 from federation.task import TaskContext
 from federation.tasks.registry import load_task
 from federation.testing import BrokerSettings
-from federation.types import FederationId, ModelVersion, NodeId, RunId, StateId
+from federation.types import NodeId, RunId, StateId
 from fedmq.simulation.protocol.checker import Checker
+from fedmq.simulation.protocol.end_checks import held, left_in_store, replay
 from fedmq.simulation.protocol.injector import Injector
 from fedmq.simulation.protocol.processes import Surroundings
-from fedmq.simulation.protocol.roles import CoordinatorActor, NodeActor, Place
+from fedmq.simulation.protocol.roles import TOPICS, CoordinatorActor, NodeActor, Place
 from fedmq.simulation.world.clock import World
 from fedmq.simulation.world.disks import Disk, allow_disks
 from fedmq.simulation.world.faults import Dice, FaultPlan
@@ -36,9 +33,13 @@ from fedmq.simulation.world.ram_folders import put_away, ram_folder
 from fedmq.simulation.world.stores import ObservedStore, coordinator_disk, node_disk
 from fedmq.simulation.world.trainer import Stragglers
 from fedmq.simulation.world.transcript import Transcript
+from fedmq.simulation.world.volatile import NoDisk, VolatileNodeStore
 from update_codec import Manifest
 
-__all__ = ["Outcome", "Scenario", "Simulation", "quiet_log", "replay"]
+__all__ = ["Outcome", "Scenario", "Simulation", "quiet_log"]
+
+RELEASE_S = 1200.0
+"""By then a run that is over has given back what it held, also of nodes that are gone, in virtual seconds."""
 
 DRAIN_STEP_S = 5.0
 """How often the end is looked for once the last version is there, in virtual seconds."""
@@ -68,6 +69,7 @@ class Scenario:
         audit: Keep every payload and recompute the head from them at the end (I7).
         busy_s: Longest time for which the coordinator is busy with what it has taken, in virtual seconds; what arrives
             meanwhile is taken together.
+        node_disks: Nodes have stores on disks; else their processes must never end, nor their disks fail.
         uplinks: Rates of the first nodes' uplinks, in bytes per second; 0, and every further node, has no limit.
     """
 
@@ -84,6 +86,7 @@ class Scenario:
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     audit: bool = True
     busy_s: float = 0.0
+    node_disks: bool = True
     uplinks: tuple[float, ...] = ()
 
 
@@ -108,6 +111,9 @@ class Outcome:
     coordinator_power_cuts: int
     node_power_cuts: int
     failed_syncs: int
+    wiped_nodes: int
+    bad_updates: int
+    ended_early: int
     broker_crashes: int
     cuts: int
     full_disks: int
@@ -143,11 +149,11 @@ class Simulation:
         self._place = Place(
             surroundings=self.surroundings,
             network=self.network,
-            topics=Topics(FederationId("sim")),
+            topics=TOPICS,
             checker=self.checker,
             signed=scenario.engine.signed,
         )
-        allow_disks(scenario.nodes + 1)
+        allow_disks(1 + scenario.nodes * scenario.node_disks)
         self._folder = ram_folder()
         disks: list[Disk[Any]] = []
         self.close = weakref.finalize(self, put_away, self._folder, disks)
@@ -190,13 +196,16 @@ class Simulation:
             world.at(rng.uniform(0.0, START_SPREAD_S), node.start)
         self.injector.begin()
         for version in range(1, scenario.engine.versions + 1):
-            reached = world.run(lambda v=version: self.checker.head >= v, limit_s=scenario.faults_s)  # type: ignore[misc]
-            if not reached:
+            reached = world.run(partial(self._reached, version), limit_s=scenario.faults_s)
+            if not reached or self.checker.ended_early:
                 break
             progress(version)
             self._check_caps()
         self._finish(progress)
         return self._outcome(time.perf_counter() - began_s)
+
+    def _reached(self, version: int) -> bool:
+        return self.checker.head >= version or self.checker.ended_early
 
     def _finish(self, progress: Callable[[int], None]) -> None:
         """End the faults, wait for the rest, and compare everything."""
@@ -210,14 +219,31 @@ class Simulation:
             horizon_s += DRAIN_STEP_S
             world.run(lambda: False, limit_s=horizon_s)
             progress(self.checker.head)
+        limit_s = world.now + RELEASE_S
+        while horizon_s < limit_s and self._held():
+            horizon_s += DRAIN_STEP_S
+            world.run(lambda: False, limit_s=horizon_s)
         self._check_end()
 
     def _drained(self) -> bool:
-        if self.checker.head < self.scenario.engine.versions or not self.coordinator.alive:
+        if not self._over() or not self.coordinator.alive:
             return False
         if self.checker.surveys.open:
             return False
         return not self.checker.unsettled(self._lost()) and not any(node.outbox for node in self.nodes if not node.gone)
+
+    def _over(self) -> bool:
+        """Whether no version follows; once it has said that it ends early, a coordinator may still forget it."""
+        machine = self.coordinator.machine
+        early = self.checker.ended_early and machine is not None and machine.snapshot()["finished"]
+        return early or self.checker.head >= self.scenario.engine.versions
+
+    def _held(self) -> list[str]:
+        machine = self.coordinator.machine
+        there = sum(node.alive and self.network.connected(node.name) for node in self.nodes)
+        # A birth that a broker's full queue has dropped is heard at the next connection, and not before.
+        dropped = self.network.broker.dropped.keys() & set(self.coordinator.connections)
+        return [] if machine is None else held(machine.snapshot(), 0 if dropped else there)
 
     def _needed(self) -> int:
         engine = self.scenario.engine
@@ -233,10 +259,11 @@ class Simulation:
 
     def _check_end(self) -> None:
         violations, engine = self.surroundings.violations, self.scenario.engine
-        if self.checker.head < engine.versions:
+        if not self._over():
             waits = None if self.coordinator.machine is None else self.coordinator.machine.snapshot()
             text = f"I6: {self.scenario.patience_s:.0f} s after the faults the head is {self.checker.head}, not"
             violations.append(f"{text} {engine.versions}; the coordinator: {waits}")
+        violations.extend(self._held())
         if self.disk.opened:
             self._check_store()
         else:
@@ -248,7 +275,11 @@ class Simulation:
             self.checker.outbox(NodeId(node.name), node.outbox, self.scenario.node.outbox_max)
 
     def _check_store(self) -> None:
+        self.surroundings.violations.extend(left_in_store(self.disk.path, self.store))
         self.checker.close(self.store, self._lost())
+        engine = self.scenario.engine
+        if self.checker.head < engine.versions and self._over():
+            self.checker.surveys.ended_early(self.store, engine.stopping)
         if self.scenario.audit:
             again = replay(self.store, self._first, self.scenario.committer, self.scenario.seed)
             self.surroundings.violations.extend(again)
@@ -273,8 +304,13 @@ class Simulation:
         setup = TrainingSetup(node=name, task=self._task(context), manifest=self._manifest)
         engine = scenario.engine
         settings = replace(scenario.node, node=name, task=engine.task, signed=engine.signed)
-        state_id = StateId(1 + self.surroundings.rng(f"{name}/state").getrandbits(63))
-        return NodeActor(self._place, node_disk(self._folder / name, state_id), setup, settings, scenario.stragglers)
+        rng = self.surroundings.rng(f"{name}/state")
+
+        def draw() -> StateId:
+            return StateId(1 + rng.getrandbits(63))
+
+        disk = node_disk(self._folder / name, draw) if scenario.node_disks else NoDisk(VolatileNodeStore(draw()))
+        return NodeActor(self._place, disk, setup, settings, scenario.stragglers)
 
     # --- the result -------------------------------------------------------------------------------------------------
 
@@ -298,6 +334,9 @@ class Simulation:
             coordinator_power_cuts=self.coordinator.power_cuts,
             node_power_cuts=sum(node.power_cuts for node in self.nodes),
             failed_syncs=self.disk.failures + sum(node.disk.failures for node in self.nodes),
+            wiped_nodes=sum(node.wipes for node in self.nodes),
+            bad_updates=checker.bad_updates,
+            ended_early=int(checker.head < self.scenario.engine.versions and checker.ended_early),
             broker_crashes=self.injector.broker_crashes,
             cuts=counts.cuts,
             full_disks=self.injector.full_disks,
@@ -336,42 +375,3 @@ def quiet_log() -> Iterator[None]:
         yield
     finally:
         structlog.configure(**before)
-
-
-def replay(store: CoordinatorStore, first: Commit, settings: CommitterSettings, seed: int) -> list[str]:
-    """Differences between the versions of ``store`` and those made again from its updates and version 0."""
-    rng = random.Random(seed)  # noqa: S311 - a simulation, not a secret
-    by_version: dict[int, list[UpdateRow]] = {}
-    for row in store.updates():
-        if row.verdict.status is ReceiptStatus.APPLIED and row.verdict.version is not None:
-            by_version.setdefault(row.verdict.version, []).append(row)
-    committer = Committer(_Replayed(store, first), first.record, settings)
-    for version in [row.record for row in store.history()][1:]:
-        rows = by_version.get(version.version, [])
-        rng.shuffle(rows)
-        made = committer.commit([_member(row) for row in rows], "replay", Figures()) if rows else None
-        if not isinstance(made, VersionRecord) or made.digest != version.digest:
-            return [
-                f"I7: version {version.version} comes out differently when it is made again from {len(rows)} updates"
-            ]
-    return []
-
-
-def _member(row: UpdateRow) -> Member:
-    record = row.record
-    return Member(update=record.update, node=record.node, num_examples=record.num_examples, staleness=row.staleness)
-
-
-class _Replayed:
-    """A store as a committer needs it: version 0 and the payloads of another one; what is made is not kept."""
-
-    def __init__(self, store: CoordinatorStore, first: Commit) -> None:
-        self.manifest, self.payload, self._first = store.manifest, store.payload, first.model
-
-    def model(self, version: ModelVersion) -> ModelState:
-        """Version 0's arrays."""
-        del version
-        return self._first
-
-    def commit(self, commit: Commit) -> None:
-        """The committer has it."""

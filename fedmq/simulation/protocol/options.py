@@ -66,6 +66,7 @@ def fleet_scenario(options: FleetOptions) -> Scenario:
         nodes_min=max(1, buffer // 2),
         max_staleness=0 if synchronous else MAX_STALENESS,
     )
+    plan = parse_faults(options.faults)
     return Scenario(
         seed=options.seed,
         nodes=nodes,
@@ -75,7 +76,8 @@ def fleet_scenario(options: FleetOptions) -> Scenario:
             strategy=make_strategy(StrategySettings(name="fedavg" if synchronous else "fedbuff"))
         ),
         node=NodeSettings(node=NodeId("node"), task=label),
-        faults=parse_faults(options.faults),
+        faults=plan,
+        node_disks=plan.node_crash > 0.0 or plan.failed_commit > 0.0 or plan.disk_full > 0.0,
         stragglers=parse_stragglers(options.stragglers),
         audit=rounds * buffer <= AUDIT_UPDATES_MAX,
     )

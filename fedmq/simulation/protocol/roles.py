@@ -24,14 +24,14 @@ from edge_node.engine.events import AnnouncementReceived, CoordinatorStateReceiv
 from edge_node.engine.machine import NodeMachine, NodeSettings
 from edge_node.runtime.executor import NodeExecutor, NodeParts
 from edge_node.runtime.inbound import Inbound as NodeInbound
-from edge_node.storage.sqlite_store import SqliteNodeStore
+from edge_node.storage.store import NodeStore
 from edge_node.training.worker import TrainingSetup
 from federation.protocol.messages import CoordinatorState, RoundAnnouncement
 from federation.protocol.signing import Reader, Writer
 from federation.protocol.topics import Topics
 from federation.runtime.session import SessionSettings
 from federation.runtime.transport import MessageReceived
-from federation.types import ModelVersion, NodeId, Start
+from federation.types import FederationId, ModelVersion, NodeId, Start
 from fedmq.simulation.protocol.actors import Actor
 from fedmq.simulation.protocol.checker import Checker
 from fedmq.simulation.protocol.keys import SimKey, SimKeys
@@ -40,11 +40,11 @@ from fedmq.simulation.world.clock import World
 from fedmq.simulation.world.disks import Disk
 from fedmq.simulation.world.network import SimNetwork
 from fedmq.simulation.world.stores import ObservedStore
-from fedmq.simulation.world.trainer import SimTrainer, Stragglers
+from fedmq.simulation.world.trainer import SimTrainer, Spoiler, Stragglers
 from fedmq.simulation.world.transport import SimTransport
 from update_codec import Vectors
 
-__all__ = ["CoordinatorActor", "NodeActor", "Place"]
+__all__ = ["TOPICS", "CoordinatorActor", "NodeActor", "Place"]
 
 CONTROL_SESSION = SessionSettings(
     client_id="coordinator-control",
@@ -66,6 +66,9 @@ DATA_SESSION = SessionSettings(
 
 SAYINGS = (PublishAnnouncement, SendCommand)
 """Effects whose words the checker knows."""
+
+TOPICS = Topics(FederationId("sim"))
+"""The tree of every simulated federation."""
 
 EVALUATION_S = 0.5
 """How long an evaluation takes, in virtual seconds."""
@@ -249,12 +252,16 @@ class _Mouth:
 
 
 class NodeActor(Actor):
-    """One edge node over its restarts."""
+    """One edge node over its restarts.
+
+    Attributes:
+        wipes: How often its state folder was lost.
+    """
 
     def __init__(
         self,
         place: Place,
-        disk: Disk[SqliteNodeStore],
+        disk: Disk[NodeStore],
         setup: TrainingSetup,
         settings: NodeSettings,
         stragglers: Stragglers,
@@ -265,8 +272,9 @@ class NodeActor(Actor):
         self._rng = place.surroundings.rng(f"{setup.node}/time")
         self._factor = stragglers.train_s * stragglers.node_factor(self._rng)
         self._session = SessionSettings(client_id=setup.node)
+        self.wipes = 0
+        self._spoiler = Spoiler(self._dice, setup)
         self._shared = {place.topics.round, place.topics.coordinator_state}
-        self._reader = Reader(place.topics, place.keys)
 
     @property
     def connections(self) -> tuple[str, ...]:
@@ -287,7 +295,7 @@ class NodeActor(Actor):
         transport = SimTransport(place.network, self._session, receive, will=will)
         for topic_filter in topics.node_subscriptions(node):
             transport.subscribe(topic_filter)
-        trainer = SimTrainer(self._world, self._setup, self._duration_s, receive)
+        trainer = SimTrainer(self._world, self._setup, self._duration_s, self._spoiler.before(receive))
         executor = NodeExecutor(
             NodeParts(setup=self._setup, store=store, trainer=trainer, transport=transport, topics=topics, signer=key)
         )
@@ -302,17 +310,25 @@ class NodeActor(Actor):
             end=trainer.abandon,
         )
 
+    def rests(self) -> None:
+        """Its state folder may be lost now."""
+        if self._dice.happens(self._dice.plan.wipe):
+            self.wipes += 1
+            self._note("state lost")
+            self.disk.wipe()
+            self._place.checker.wiped(self._setup.node)
+
     def after(self, effect: Any, events: list[Any]) -> None:
         """Watch what it has done."""
         del effect
-        self._place.checker.node_did(self._setup.node, events)
+        self._place.checker.node_did(self._setup.node, events, self._spoiler.made)
         if not self.disk.waited and any(isinstance(event, OutboxSaved) for event in events):
             self._place.checker.too_early(self.name, 1)
 
     def _event(self, item: object) -> Any:
         # What everybody is told is the same value for everybody: decoded once, not by each of a thousand nodes.
         if isinstance(item, MessageReceived) and item.topic in self._shared and item.payload:
-            event = _broadcast(self._reader, item.topic, item.payload)
+            event = _broadcast(item.topic, item.payload, signed=self._settings.signed)
             if isinstance(event, AnnouncementReceived):
                 self._place.checker.node_sees(event.announcement)
             return event
@@ -336,8 +352,8 @@ class _LaterEvaluator:
 
 
 @lru_cache(maxsize=64)
-def _broadcast(reader: Reader, topic: str, payload: bytes) -> AnnouncementReceived | CoordinatorStateReceived:
-    message = reader.decode(topic, payload)
+def _broadcast(topic: str, payload: bytes, *, signed: bool) -> AnnouncementReceived | CoordinatorStateReceived:
+    message = Reader(TOPICS, SimKeys() if signed else None).decode(topic, payload)
     if isinstance(message, RoundAnnouncement):
         return AnnouncementReceived(announcement=message)
     assert isinstance(message, CoordinatorState)  # noqa: S101 - only our own coordinator publishes there

@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 from federation.errors import StorageError
 from federation.runtime.failpoint import watch
 from federation.storage import sqlite
-from federation.storage.sqlite import Connection
+from federation.storage.sqlite import Connection, SqliteError
 from fedmq.simulation.world.ram_folders import Closable
 
 __all__ = ["Disk", "Fact", "allow_disks"]
@@ -59,7 +59,8 @@ class Disk(Generic[StoreT]):
         full: While it is set, nothing can be written.
         failing: The next `os.fsync` fails.
         failed: One has since this disk was entered last.
-        failures: How many have.
+        failures: How many have, and how many commits.
+        refuses: Asked before each commit: whether it fails.
         passage: Called at each failpoint of the process that works on it.
         waited: Whether everything that was committed so far would survive a power cut.
     """
@@ -67,12 +68,13 @@ class Disk(Generic[StoreT]):
     def __init__(
         self, folder: Path, database: tuple[str, bytes], make: Callable[[Path, "Disk[StoreT]"], StoreT]
     ) -> None:
-        self._folder, self._name, self._make = folder, database[0], make
+        self._folder, (self._name, self._empty), self._make = folder, database, make
         self._starts = 0
         self.full = self.failing = self.failed = False
         self.failures = 0
         self.waited = True
         self.passage: Callable[[], None] = lambda: None
+        self.refuses: Callable[[], bool] = lambda: False
         self._log_bytes = 0
         self._pending: deque[tuple[int, Fact]] = deque()
         self._saving: Fact | None = None
@@ -84,11 +86,15 @@ class Disk(Generic[StoreT]):
         self._limit: tuple[int, int] | None = None
         self._path = folder / "0"
         self._log = f"{self._path}/{self._name}-wal"
-        self._path.mkdir(parents=True, mode=0o700)
-        (self._path / self._name).write_bytes(database[1])
+        self._lay_out()
         with self:
             self.store = make(self._path, self)
         self.opened = True
+
+    @property
+    def path(self) -> Path:
+        """Where the newest process has its state."""
+        return self._path
 
     @property
     def pending(self) -> int:
@@ -124,6 +130,16 @@ class Disk(Generic[StoreT]):
         self.failing = False
         if power_cut is not None:
             self._cut_power(power_cut)
+
+    def wipe(self) -> None:
+        """Everything on it is lost: the next process finds it as the first one did."""
+        self._end_connection()
+        self._starts += 1
+        self._path = self._folder / str(self._starts)
+        self._log = f"{self._path}/{self._name}-wal"
+        self._pending.clear()
+        self._log_bytes, self.waited = 0, True
+        self._lay_out()
 
     def reopen(self) -> StoreT:
         """What the next process finds.
@@ -193,6 +209,17 @@ class Disk(Generic[StoreT]):
         else:
             self._synced[found.st_ino] = (found.st_mtime_ns, self._syncs)
 
+    def check_commit(self) -> None:
+        """SQLite is about to commit.
+
+        Raises:
+            SqliteError: The disk has failed.
+        """
+        if self.refuses():
+            self.failed = True
+            self.failures += 1
+            raise SqliteError("disk I/O error")
+
     @property
     def log_is_long(self) -> bool:
         """Whether it is time to put the log into the database."""
@@ -214,6 +241,10 @@ class Disk(Generic[StoreT]):
 
     def _pass(self, _name: str) -> None:
         self.passage()
+
+    def _lay_out(self) -> None:
+        self._path.mkdir(parents=True, mode=0o700)
+        (self._path / self._name).write_bytes(self._empty)
 
     def _end_process(self) -> None:
         if self.opened:
@@ -308,6 +339,7 @@ class _Connection(Connection):
 
     def commit(self) -> None:
         """Commit, and look at what it means for the disk."""
+        self._disk.check_commit()
         super().commit()
         if self.total_changes == self._changes:
             return

@@ -28,7 +28,11 @@ class FaultPlan:
         broker_crash: ``kill -9`` of the broker, per hour; it is away for up to ten minutes, and may lose sessions,
             retained messages or both, or come back with what it had saved long before.
         freeze: Processes that are stopped (``SIGSTOP``) for up to five minutes, per participant and hour.
+        failed_commit: Per transaction of a node or the coordinator: SQLite cannot commit it.
         disk_full: Times without space, for the coordinator and for each node, per hour.
+        wipe: Per start of a node after a crash: its state folder is lost, and it begins a new life.
+        bad_update: Per training: the node sends something else than what it has trained: half of a frame, noise, values
+            beyond every bound, or a claim of more examples than there can be.
         vanish: Share of the nodes that leave for ever without a word.
         skew_s: Clocks of the participants differ by up to this, in seconds.
     """
@@ -44,7 +48,10 @@ class FaultPlan:
     partition: float = 0.0
     broker_crash: float = 0.0
     freeze: float = 0.0
+    failed_commit: float = 0.0
     disk_full: float = 0.0
+    wipe: float = 0.0
+    bad_update: float = 0.0
     vanish: float = 0.0
     skew_s: float = 0.0
 
@@ -66,7 +73,10 @@ PRESETS: Mapping[str, FaultPlan] = {
         partition=1.0,
         broker_crash=0.5,
         freeze=0.2,
+        failed_commit=0.0005,
         disk_full=0.2,
+        wipe=0.02,
+        bad_update=0.002,
         skew_s=86_400.0,
     ),
     "harsh": FaultPlan(
@@ -79,14 +89,18 @@ PRESETS: Mapping[str, FaultPlan] = {
         partition=15.0,
         broker_crash=10.0,
         freeze=5.0,
+        failed_commit=0.005,
         disk_full=5.0,
+        wipe=0.1,
+        bad_update=0.02,
         skew_s=86_400.0,
     ),
 }
 """Plans by name."""
 
 SOURCE = "command line"
-_SHARES = frozenset({"drop", "duplicate", "reorder", "node_crash", "coordinator_crash", "vanish"})
+_CRASHES = {"node_crash", "coordinator_crash", "failed_commit", "wipe", "vanish"}
+_SHARES = frozenset({"drop", "duplicate", "reorder", "bad_update", *_CRASHES})
 
 
 def parse_faults(text: str) -> FaultPlan:

@@ -78,6 +78,10 @@ class SimNetwork:
         """Whether a connect would succeed now."""
         return not self.down and self._link(client_id).frozen_until <= self.world.now
 
+    def connected(self, client_id: str) -> bool:
+        """Whether the broker has a connection of this client."""
+        return client_id in self._clients
+
     # --- connections ------------------------------------------------------------------------------------------------
 
     def attach(self, transport: SimTransport) -> bool:

@@ -2,6 +2,7 @@
 
 import tempfile
 import weakref
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import Commit
 from edge_node.storage import database as node_database
 from edge_node.storage.sqlite_store import SqliteNodeStore
+from edge_node.storage.store import NodeStore
 from federation.storage.sqlite import Database
 from federation.types import ModelVersion, RunId, StateId
 from fedmq.simulation.world.disks import Disk
@@ -115,11 +117,11 @@ def coordinator_disk(
     return Disk(folder, (coordinator_database.DATABASE, _of_run(run)), opened)
 
 
-def node_disk(folder: Path, state_id: StateId) -> Disk[SqliteNodeStore]:
-    """A node's disk; the store on it is made with this identity."""
+def node_disk(folder: Path, draw: Callable[[], StateId]) -> Disk[NodeStore]:
+    """A node's disk; each store that is made on it gets an identity of these."""
 
-    def opened(path: Path, _: Disk[SqliteNodeStore]) -> SqliteNodeStore:
-        return SqliteNodeStore(path, draw=lambda: state_id)
+    def opened(path: Path, _: Disk[NodeStore]) -> NodeStore:
+        return SqliteNodeStore(path, draw=draw)
 
     return Disk(folder, (node_database.DATABASE, _node_database()), opened)
 

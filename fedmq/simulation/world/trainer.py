@@ -6,18 +6,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from edge_node.engine.events import TrainingFinished
+from edge_node.records import FinishedTraining
 from edge_node.training.evaluation import EvaluationJob
 from edge_node.training.worker import TrainingJob, TrainingSetup, evaluated, training_event
 from federation.errors import ConfigError
-from federation.types import RoundId
+from federation.protocol.chunking import payload_digest
+from federation.types import Digest, RoundId
 from fedmq.simulation.world.clock import World
-from fedmq.simulation.world.faults import parse_fields
+from fedmq.simulation.world.faults import Dice, parse_fields
+from update_codec import CodecSpec, Vectors, encode
 
-__all__ = ["SimTrainer", "Stragglers", "parse_stragglers"]
+__all__ = ["SimTrainer", "Spoiler", "Stragglers", "parse_stragglers"]
 
 GIVE_UP_S = 0.05
 """A task asks its stop flag about this often, in seconds."""
 
+
+HUGE = 1e9
+"""A parameter of an update that is beyond every bound."""
+
+CLAIM = 1 << 40
+"""More examples than any node can have."""
 
 EVALUATION_SHARE = 0.2
 """What an evaluation takes of a training's time."""
@@ -153,3 +163,41 @@ class SimTrainer:
         if waiting is not None:
             self._begin(waiting)
         self._post(event)
+
+
+class Spoiler:
+    """Makes something else of what a node has trained, now and then.
+
+    Attributes:
+        made: What it has made so far: the digest of each frame, and the examples that are claimed.
+    """
+
+    def __init__(self, dice: Dice, setup: TrainingSetup) -> None:
+        self.made: set[tuple[Digest, int]] = set()
+        self._dice, self._setup = dice, setup
+
+    def before(self, post: Callable[..., None]) -> Callable[..., None]:
+        """What takes the results instead of this."""
+
+        def take(event: object) -> None:
+            if isinstance(event, TrainingFinished) and self._dice.happens(self._dice.plan.bad_update):
+                event = replace(event, result=self._spoiled(event.result))
+            post(event)
+
+        return take
+
+    def _spoiled(self, result: FinishedTraining) -> FinishedTraining:
+        rng = self._dice.rng
+        match rng.randrange(4):
+            case 0:
+                result = replace(result, frame=result.frame[: len(result.frame) // 2])
+            case 1:
+                result = replace(result, frame=rng.randbytes(len(result.frame)))
+            case 2:
+                vectors = Vectors.zeros(self._setup.manifest)
+                vectors.parameters[:] = HUGE
+                result = replace(result, frame=encode(vectors, self._setup.manifest, CodecSpec.parse("lossless")).frame)
+            case _:
+                result = replace(result, num_examples=CLAIM)
+        self.made.add((payload_digest(result.frame), result.num_examples))
+        return result

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Iterator
 from hashlib import blake2b
-from typing import NamedTuple
 
 from federation.errors import RemoteProtocolError
 from federation.protocol.messages import Message
@@ -15,12 +14,8 @@ TAIL_LINES = 400
 _CHUNK_LEVELS = frozenset({"model", "up"})
 
 
-class _Line(NamedTuple):
-    time: float
-    actor: str
-    mark: str
-    text: str
-    payload: bytes | None
+_Line = tuple[float, str, str, str, bytes | None]
+"""Time, actor, mark, text and payload: a bare tuple, for there is one for each step."""
 
 
 class Transcript:
@@ -39,13 +34,13 @@ class Transcript:
         """One message; ``mark`` is an arrow or what became of it, ``time`` is in virtual seconds."""
         self.steps += 1
         self._hash.update(f"{time!r} {actor} {mark} {topic} ".encode() + payload)
-        self._lines.append(_Line(time, actor, mark, topic, payload))
+        self._lines.append((time, actor, mark, topic, payload))
 
     def note(self, time: float, actor: str, text: str) -> None:
         """Something that is no message: a crash, a cut, a commit."""
         self.steps += 1
         self._hash.update(f"{time!r} {actor} {text}\n".encode())
-        self._lines.append(_Line(time, actor, "*", text, None))
+        self._lines.append((time, actor, "*", text, None))
 
     def digest(self) -> str:
         """32 hexadecimal digits: two runs with the same digest took the same steps with the same bytes."""
@@ -53,15 +48,15 @@ class Transcript:
 
     def messages(self) -> Iterator[bytes]:
         """The bytes of the messages among the last steps, without chunks and what clears a retained message."""
-        for line in self._lines:
-            if line.payload and not _is_chunk(line.text):
-                yield line.payload
+        for _, _, _, topic, payload in self._lines:
+            if payload and not _is_chunk(topic):
+                yield payload
 
     def tail(self) -> Iterator[str]:
         """The last steps, in words."""
-        for line in self._lines:
-            what = "" if line.payload is None else f" {_describe(line.text, line.payload)}"
-            yield f"{line.time:10.3f} {line.actor} {line.mark} {line.text}{what}"
+        for time, actor, mark, text, payload in self._lines:
+            what = "" if payload is None else f" {_describe(text, payload)}"
+            yield f"{time:10.3f} {actor} {mark} {text}{what}"
 
 
 def _is_chunk(topic: str) -> bool:

@@ -4,6 +4,7 @@ import os
 import random
 import resource
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from coordinator.records import RoundRecord, UpdateRecord, Verdict
 from coordinator.storage.store import Commit, Figures
 from edge_node.records import Seen
-from edge_node.storage.sqlite_store import SqliteNodeStore
+from edge_node.storage.store import NodeStore
 from federation.errors import StorageError
 from federation.protocol.cohort import EVERYONE
 from federation.storage import sqlite
@@ -60,11 +61,12 @@ def folder() -> Iterator[Path]:
     _opened.clear()
 
 
-_opened: list[Disk[SqliteNodeStore] | Disk[ObservedStore]] = []
+_opened: list[Disk[NodeStore] | Disk[ObservedStore]] = []
 
 
-def of_node(folder: Path) -> Disk[SqliteNodeStore]:
-    disk = node_disk(folder, StateId(5))
+def of_node(folder: Path) -> Disk[NodeStore]:
+    lives = count(5)
+    disk = node_disk(folder, lambda: StateId(next(lives)))
     _opened.append(disk)
     return disk
 
@@ -78,7 +80,7 @@ def of_coordinator(folder: Path, diary: Diary) -> Disk[ObservedStore]:
     return disk
 
 
-def restart(disk: Disk[SqliteNodeStore] | Disk[ObservedStore], power_cut: int | None = None) -> None:
+def restart(disk: Disk[NodeStore] | Disk[ObservedStore], power_cut: int | None = None) -> None:
     disk.stop(None if power_cut is None else random.Random(power_cut))
     with disk:
         disk.reopen()
@@ -306,3 +308,28 @@ def test_many_disks_may_have_their_files_open_or_it_is_said_at_once(monkeypatch:
     assert limits["now"] == (3100, 4000)
     with pytest.raises(StorageError, match="take fewer nodes"):
         allow_disks(2000)
+
+
+def test_a_wiped_disk_is_as_the_first_process_found_it_and_its_store_another_one(folder: Path) -> None:
+    disk = of_node(folder)
+    with disk:
+        disk.store.save_outbox(entry(1), b"frame", residual(1.0))
+    disk.stop()
+    disk.wipe()
+    with disk:
+        store = disk.reopen()
+    assert (store.incarnation, store.state_id, store.outbox()) == (1, StateId(6), ())
+    assert disk.waited
+
+
+def test_a_commit_that_fails_changes_nothing_and_the_next_one_succeeds(folder: Path) -> None:
+    disk = of_node(folder)
+    answers = [True, False]
+    disk.refuses = lambda: answers.pop(0)
+    with disk:
+        with pytest.raises(StorageError, match="disk I/O error"):
+            disk.store.save_outbox(entry(1), b"frame", residual(1.0))
+        assert disk.failed
+        assert disk.store.outbox() == ()
+        disk.store.save_outbox(entry(1), b"frame", residual(1.0))
+    assert (len(disk.store.outbox()), disk.failures) == (1, 1)
