@@ -39,7 +39,7 @@ class Mutant:
         old: The text that is there once.
         new: What stands in its place.
         costs: ``work`` or ``time``.
-        tests: Files or folders of tests that must fail.
+        tests: Files or folders of tests, or single ones, that must fail.
         seeds: Simulated federations that are run where the tests pass; 0 is none.
     """
 

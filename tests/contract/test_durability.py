@@ -1,19 +1,24 @@
 """What must survive a power cut is waited for: at once, or by the next `sync` where the store gathers."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from coordinator.records import NodeResult, RoundRecord, TransferRecord, Verdict
 from coordinator.storage.sqlite_store import SqliteStore
-from coordinator.storage.store import Figures
+from coordinator.storage.store import Commit, Figures
+from edge_node.storage.sqlite_store import SqliteNodeStore
+from federation.errors import LocalProtocolError, StorageError
 from federation.protocol.cohort import cohort_of
 from federation.protocol.messages import Reason, ReceiptStatus
 from federation.types import ModelVersion, NodeId, RoundId
 from tests.rigs.model_values import arrived, committer, initialised, update
+from tests.rigs.node_values import entry, residual
 
 FIRST, SECOND = arrived("a", update(1.0)), arrived("b", update(2.0))
 
@@ -115,3 +120,83 @@ def test_what_the_inputs_mean_is_kept_with_the_run(store: SqliteStore, tmp_path:
     again = SqliteStore(tmp_path / "state")
     assert again.recovered(recent=1).inputs == again.inputs() == '{"features":["heat"]}'
     again.close()
+
+
+@pytest.mark.parametrize("saving", SAVINGS, ids=lambda one: one.name)
+def test_what_costs_no_wait_does_not_hide_what_does(
+    saving: Saving, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.wait_later()
+    saving.before(store)
+    store.sync()
+    saving.save(store)
+    store.close_round(RoundId(3), (NodeId("a"),))
+    waits: list[int] = []
+    monkeypatch.setattr(os, "fsync", waits.append)
+    store.sync()
+    assert len(waits) == 1
+
+
+def test_a_wait_that_failed_is_not_taken_for_done(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.wait_later()
+    save_first(store)
+
+    def fail(_handle: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", fail)
+        for _ in range(2):
+            with pytest.raises(StorageError, match="Input/output error"):
+                store.sync()
+    waits: list[int] = []
+    monkeypatch.setattr(os, "fsync", waits.append)
+    store.sync()
+    assert len(waits) == 1
+
+
+def test_only_what_is_stored_can_become_a_member(store: SqliteStore) -> None:
+    save_first(store)
+    refuse(store)
+    head = store.recovered(recent=1).head
+    record = replace(head, version=ModelVersion(1), previous=head.digest)
+    model = store.model(ModelVersion(0))
+    version = Commit(record=record, model=replace(model, version=ModelVersion(1)), frames={}, members=(FIRST.member,))
+    with pytest.raises(LocalProtocolError, match="is not stored"):
+        store.commit(version)
+    assert store.head() == 0
+    verdict = store.verdict(FIRST.record.update)
+    assert verdict is not None
+    assert verdict.status is ReceiptStatus.REFUSED
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[SqliteNodeStore]:
+    made = SqliteNodeStore(tmp_path / "node")
+    made.save_outbox(entry(1), b"frame of the update", residual(0.5))
+    yield made
+    made.close()
+
+
+def waits(node: SqliteNodeStore) -> bool:
+    """Whether its last transaction has waited for the disk."""
+    return bool(node._db.query("PRAGMA synchronous")[0][0] == 2)
+
+
+def test_a_node_waits_for_what_could_not_be_had_again(node: SqliteNodeStore) -> None:
+    assert waits(node), "a finished update"
+    node.mark_stored(entry(1).offer.update)
+    assert not waits(node), "the coordinator says it again"
+    node.settle(entry(1).offer.update, residual(9.0))
+    assert waits(node), "a residual that got an update back"
+    node.save_outbox(entry(2), b"frame of the update", residual(1.0))
+    node.settle(entry(2).offer.update, node.residual(), applied=True)
+    assert not waits(node), "applied: the residual is the one that went with it"
+
+
+def test_a_settled_update_is_gone_after_a_restart(node: SqliteNodeStore, tmp_path: Path) -> None:
+    node.settle(entry(1).offer.update, node.residual(), applied=True)
+    node.close()
+    with closing(SqliteNodeStore(tmp_path / "node")) as again:
+        assert again.outbox() == ()
+        assert again._db.query("SELECT COUNT(*) FROM outbox")[0][0] == 0

@@ -606,3 +606,24 @@ def test_websockets_carry_the_same(connect: Connect) -> None:
         client.expect(TransportConnected)
         client.transport.publish("t", bytes(60_000))
         assert client.expect(MessageReceived).payload == bytes(60_000)
+
+
+def test_an_acknowledgement_of_a_former_connection_is_none_of_this_one(broker: LocalBroker, connect: Connect) -> None:
+    """The same packet id may belong to another message there, which nobody has seen."""
+    client = connect(broker.url, "c", "work", "echo", manual_ack=True)
+    client.expect(TransportConnected)
+    client.transport.publish("work", b"")
+
+    def taken(topic: str) -> InboxItem:
+        item = client.inbox.get(timeout=_WAIT_S)
+        while not (isinstance(item.event, MessageReceived) and item.event.topic == topic):
+            item = client.inbox.get(timeout=_WAIT_S)
+        return item
+
+    former = taken("work")
+    for _ in range(2):
+        broker.restart()
+        assert taken("work").event == MessageReceived(topic="work", payload=b"", retained=False, duplicate=True)
+        former.acknowledge()
+        client.transport.publish("echo", b"")
+        taken("echo").acknowledge()  # by now the broker has what was sent before
