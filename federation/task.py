@@ -40,6 +40,9 @@ METRIC_NAMES: Mapping[str, str] = {
 TEST_EXAMPLES = "test_examples"
 """Name of the number that weighs an evaluation."""
 
+ADAM_KEY, DECOUPLED_KEY, CLIP_KEY = "adam", "adam_decoupled", "clip_norm"
+"""Names in `TrainSettings.extra`: 1 for Adam; 1 for AdamW beside it; and the longest gradient, 0 for any."""
+
 Stop = Callable[[], bool]
 """Asked between steps: True means give up soon (the result is thrown away)."""
 

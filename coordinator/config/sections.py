@@ -16,6 +16,7 @@ from pydantic import (
 import federation.config
 from coordinator.engine.early_stopping import Goal, Source
 from coordinator.strategies.lag_compensation import LAG_VERSIONS_MAX
+from coordinator.strategies.learning_rate import ScheduleKind
 from federation.config import (
     Codec,
     Device,
@@ -140,6 +141,13 @@ class TrainSection(Section):
         weight_decay: L2 penalty of local SGD.
         max_steps: Steps after which local training stops; 0 is no limit.
         proximal_mu: Weight of FedProx's term; 0 is none.
+        optimizer: ``sgd``, ``adam`` or ``adamw``; what it gathers is forgotten after each round. Nodes of earlier
+            releases know only ``sgd``.
+        clip_norm: Gradients whose norm over all tensors is longer are scaled down to it; 0 is never.
+        schedule: How the learning rate changes with the versions: ``constant``, ``step`` or ``cosine``.
+        warmup: Versions in which it rises to its value.
+        decay_every: Versions between two steps.
+        decay: Factor of a step; of a cosine the share of the rate that is left at the end.
         seed: Seed of the shuffles. Nothing is the task's seed.
         extra: Further numbers that a user's own task understands.
     """
@@ -151,6 +159,12 @@ class TrainSection(Section):
     weight_decay: NonNegativeFloat | None = None
     max_steps: NonNegativeInt | None = None
     proximal_mu: NonNegativeFloat | None = None
+    optimizer: Literal["sgd", "adam", "adamw"] | None = None
+    clip_norm: NonNegativeFloat | None = None
+    schedule: ScheduleKind = ScheduleKind.CONSTANT
+    warmup: NonNegativeInt = 0
+    decay_every: NonNegativeInt = 0
+    decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
     seed: NonNegativeInt | None = None
     extra: Mapping[str, float] | None = None
 

@@ -10,12 +10,13 @@ from coordinator.global_model.aggregation import AggregateLimits
 from coordinator.global_model.committer import CommitterSettings
 from coordinator.global_model.downlink import DownlinkSettings
 from coordinator.strategies.lag_compensation import LagCompensation, lag_of
+from coordinator.strategies.learning_rate import RateSchedule, ScheduleKind
 from coordinator.strategies.presets import STRATEGIES
 from coordinator.strategies.robust import make_rule
 from coordinator.strategies.strategy import Strategy, StrategySettings, make_strategy
 from federation.errors import ConfigError
 from federation.protocol.messages import TrainSettings
-from federation.task import task_label
+from federation.task import ADAM_KEY, CLIP_KEY, DECOUPLED_KEY, task_label
 from federation.tasks.registry import default_settings
 from federation.tasks.scaffold import NODES_KEY, RESOLUTION_DEFAULT, RESOLUTION_KEY
 from update_codec import CodecSpec
@@ -35,6 +36,7 @@ def engine_settings(config: CoordinatorConfig) -> EngineSettings:
     return EngineSettings(
         task=task_label(config.task.name),
         train=train_settings(config),
+        rates=rate_schedule(config),
         codec_up=config.codec.up,
         codec_fallbacks=config.codec.fallbacks,
         versions=chosen.versions,
@@ -93,12 +95,46 @@ def train_settings(config: CoordinatorConfig) -> TrainSettings:
     Raises:
         ConfigError: There is no such task.
     """
-    given = {key: value for key, value in config.train.model_dump().items() if value is not None}
+    chosen = config.train.model_dump(exclude={"schedule", "warmup", "decay_every", "decay", "optimizer", "clip_norm"})
+    given = {key: value for key, value in chosen.items() if value is not None}
     preset = STRATEGIES.get(strategy_name(config))
     if preset is not None and preset.proximal_mu:
         given = {"proximal_mu": preset.proximal_mu} | given
     settings = replace(default_settings(config.task.name), **({"seed": config.task.seed} | given))
+    settings = _with_optimizer(settings, config)
     return _with_controls(settings, config) if uses_controls(config) else settings
+
+
+def rate_schedule(config: CoordinatorConfig) -> RateSchedule:
+    """How the learning rate changes with the versions.
+
+    Raises:
+        ConfigError: It needs what is not given.
+    """
+    chosen = config.train
+    if chosen.schedule is ScheduleKind.COSINE and not config.round.versions:
+        raise ConfigError("train.schedule", "a cosine ends with the run: say how long it is, in round.versions")
+    return RateSchedule(kind=chosen.schedule, warmup=chosen.warmup, every=chosen.decay_every, factor=chosen.decay)
+
+
+def _with_optimizer(settings: TrainSettings, config: CoordinatorConfig) -> TrainSettings:
+    """The local optimizer travels among the further numbers: the message has no room for more fields.
+
+    Raises:
+        ConfigError: Two settings exclude each other.
+    """
+    chosen, extra = config.train, dict(settings.extra)
+    if chosen.clip_norm is not None:
+        extra[CLIP_KEY] = chosen.clip_norm
+    if chosen.optimizer is not None:
+        extra.pop(ADAM_KEY, None)
+        extra.pop(DECOUPLED_KEY, None)
+    if chosen.optimizer in {"adam", "adamw"}:
+        if chosen.momentum:
+            raise ConfigError("train.momentum", f"{chosen.optimizer} has its own: leave it out")
+        settings = replace(settings, momentum=0.0)
+        extra |= {ADAM_KEY: 1.0} | ({DECOUPLED_KEY: 1.0} if chosen.optimizer == "adamw" else {})
+    return replace(settings, extra=extra)
 
 
 def _with_controls(settings: TrainSettings, config: CoordinatorConfig) -> TrainSettings:
@@ -111,6 +147,8 @@ def _with_controls(settings: TrainSettings, config: CoordinatorConfig) -> TrainS
         if getattr(settings, name):
             why = f"scaffold is plain local SGD: 0, not {getattr(settings, name):g} (which may be the task's default)"
             raise ConfigError(f"train.{name}", why)
+    if settings.extra.get(ADAM_KEY) or settings.extra.get(CLIP_KEY):
+        raise ConfigError("train.optimizer", "scaffold is plain local SGD: no adam, adamw or clip_norm")
     own = {NODES_KEY: float(config.strategy.nodes or 0), RESOLUTION_KEY: _resolution(CodecSpec.parse(config.codec.up))}
     return replace(settings, extra=own | dict(settings.extra))
 

@@ -182,7 +182,11 @@ class Announcer:
                 inputs_digest=None if state.inputs is None else payload_digest(state.inputs.encode()),
             ),
             cohort=record.cohort,
-            settings=replace(settings.train, seed=round_seed(settings.train.seed, record.round)),
+            settings=replace(
+                settings.train,
+                seed=round_seed(settings.train.seed, record.round),
+                learning_rate=settings.rates.rate(settings.train.learning_rate, head.version, settings.versions),
+            ),
             codec=state.registry.codec_for(record.nodes[0]) if record.nodes else settings.codec_up,
             min_base_version=state.oldest_base,
             lease_s=settings.lease_s,

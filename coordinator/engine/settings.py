@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from coordinator.engine.early_stopping import StoppingSettings
+from coordinator.strategies.learning_rate import RateSchedule
 from federation.protocol.messages import TrainSettings
 
 __all__ = ["EngineSettings", "FederatedEvaluationSettings", "sized"]
@@ -35,6 +36,7 @@ class EngineSettings:
     Attributes:
         task: The task's name, announced to the nodes.
         train: How nodes train; ``seed`` is the run's seed and each round derives its own.
+        rates: How the learning rate changes with the versions.
         codec_up: Codec spec that nodes use for updates.
         codec_fallbacks: Further specs, the best first, for nodes that do not agree to that one.
         versions: Model versions to commit before the run ends; 0 is no end.
@@ -68,6 +70,7 @@ class EngineSettings:
 
     task: str
     train: TrainSettings = field(default_factory=TrainSettings)
+    rates: RateSchedule = field(default_factory=RateSchedule)
     codec_up: str = "edge"
     codec_fallbacks: tuple[str, ...] = ()
     versions: int = 0

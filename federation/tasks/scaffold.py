@@ -27,7 +27,19 @@ from numpy.typing import NDArray
 from federation.errors import ConfigError, TaskError
 from federation.inputs import Describable, Inputs
 from federation.protocol.messages import TrainSettings
-from federation.task import Array, Correctable, Metrics, Parameters, Stateful, Stop, Task, TrainResult, prepare
+from federation.task import (
+    ADAM_KEY,
+    CLIP_KEY,
+    Array,
+    Correctable,
+    Metrics,
+    Parameters,
+    Stateful,
+    Stop,
+    Task,
+    TrainResult,
+    prepare,
+)
 from update_codec import Manifest, Role, TensorSpec
 
 __all__ = [
@@ -195,6 +207,8 @@ def _check(settings: TrainSettings) -> float:
     for name in ("momentum", "proximal_mu"):
         if getattr(settings, name):
             raise TaskError(f"SCAFFOLD is plain local SGD: {name} must be 0, not {getattr(settings, name)}")
+    if settings.extra.get(ADAM_KEY) or settings.extra.get(CLIP_KEY):
+        raise TaskError("SCAFFOLD is plain local SGD: no adam and no clip_norm")
     if not settings.learning_rate > 0:
         raise TaskError("SCAFFOLD divides by the learning rate: it must be above 0")
     return nodes

@@ -16,6 +16,7 @@ from federation.tasks.data.whole_data import WholeData
 from federation.tasks.pool.stacked import Stack, Stacked
 from federation.tasks.pool.work import Trained, Work
 from federation.tasks.training.local_data import TensorData, as_tensor
+from federation.tasks.training.local_sgd import is_plain
 from federation.tasks.training.local_training import LocalTraining, node_seed
 from federation.tasks.training.torch_task import TorchTask
 from update_codec import Role
@@ -81,7 +82,8 @@ class PartTrainer:
 
     def train(self, work: Work, *, stacked: bool) -> Iterator[Trained]:
         """Train everybody that this work names."""
-        trainer = self._stacked_trainer() if stacked and len(work.nodes) > 1 else None
+        together = stacked and len(work.nodes) > 1 and is_plain(work.settings)
+        trainer = self._stacked_trainer() if together else None
         if trainer is None:
             yield from (self._one(node, work) for node in work.nodes)
             return

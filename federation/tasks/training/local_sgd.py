@@ -1,9 +1,13 @@
 r"""Local training on one torch model: SGD as `torch.optim.SGD` does it, with FedProx's term, without its overhead.
 
 One step: g = grad loss(w) + mu (w - w_base) + weight_decay w + correction;  v = momentum v + g;
-w = w - learning_rate v. The proximal term is FedProx's (arXiv 1812.06127, equation 2); the correction is SCAFFOLD's
-c - c_i, the same in all steps of a round (scaffold.py). A step costs what the model costs: no optimizer object, no data
-loader for tensors, one permutation of the data per epoch.
+w = w - learning_rate v. With ``clip_norm`` the gradient of the loss is scaled down to that norm first, all tensors
+together. Adam and AdamW (arXiv 1412.6980, 1711.05101; beta 0.9 and 0.999, epsilon 1e-8) take v's place, as torch.optim
+has them; what they gather is forgotten with the round, for the next one begins from another model.
+
+The proximal term is FedProx's (arXiv 1812.06127, equation 2); the correction is SCAFFOLD's c - c_i, the same in all
+steps of a round (scaffold.py). A step costs what the model costs: no optimizer object, no data loader for tensors, one
+permutation of the data per epoch.
 """
 
 import math
@@ -15,10 +19,12 @@ import torch
 
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
-from federation.task import Parameters, Stop
+from federation.task import ADAM_KEY, CLIP_KEY, DECOUPLED_KEY, Parameters, Stop
 from federation.tasks.training.batches import Batch, Loss, Reading, num_examples
 from federation.tasks.training.local_data import NO_BATCH, LocalData, gap_in
 from federation.tasks.training.local_model import LocalModel
+
+BETA_FIRST, BETA_SECOND, EPSILON = 0.9, 0.999, 1e-8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,18 +115,28 @@ class Sgd:
         self._settings, self._correction = settings, list(correction)
         self._base = [tensor.detach().clone() for tensor in weights] if settings.proximal_mu else []
         self._velocity: list[torch.Tensor] = []
+        self._clip_norm = settings.extra.get(CLIP_KEY, 0.0)
+        self._adam = _Adam(weights) if settings.extra.get(ADAM_KEY) else None
+        self._decoupled = self._adam is not None and bool(settings.extra.get(DECOUPLED_KEY))
 
     @torch.no_grad()
     def step(self, gradients: list[torch.Tensor], weights: list[torch.Tensor]) -> None:
         """Move every tensor in place against its gradient; ``weights`` has the places of the first ones."""
         settings = self._settings
+        if self._clip_norm:
+            _clip(gradients, self._clip_norm)
         if settings.proximal_mu:
             away = torch._foreach_sub(weights, self._base)  # noqa: SLF001 - what torch.optim itself calls
             torch._foreach_add_(gradients, away, alpha=settings.proximal_mu)
-        if settings.weight_decay:
+        if settings.weight_decay and self._decoupled:
+            torch._foreach_mul_(weights, 1 - settings.learning_rate * settings.weight_decay)
+        elif settings.weight_decay:
             torch._foreach_add_(gradients, weights, alpha=settings.weight_decay)
         if self._correction:
             torch._foreach_add_(gradients, self._correction)
+        if self._adam is not None:
+            self._adam.step(gradients, weights, settings.learning_rate)
+            return
         if settings.momentum:
             gradients = self._accelerate(gradients)
         torch._foreach_add_(weights, gradients, alpha=-settings.learning_rate)
@@ -132,6 +148,38 @@ class Sgd:
         else:
             self._velocity = gradients
         return self._velocity
+
+
+class _Adam:
+    """The moments of one round's gradients."""
+
+    def __init__(self, weights: Sequence[torch.Tensor]) -> None:
+        self._first = [torch.zeros_like(tensor) for tensor in weights]
+        self._second = [torch.zeros_like(tensor) for tensor in weights]
+        self._steps = 0
+
+    def step(self, gradients: list[torch.Tensor], weights: list[torch.Tensor], rate: float) -> None:
+        """Move every tensor in place."""
+        self._steps += 1
+        torch._foreach_lerp_(self._first, gradients, 1 - BETA_FIRST)
+        torch._foreach_mul_(self._second, BETA_SECOND)
+        torch._foreach_addcmul_(self._second, gradients, gradients, 1 - BETA_SECOND)
+        divisors = torch._foreach_sqrt(self._second)  # noqa: SLF001 - as above
+        torch._foreach_div_(divisors, math.sqrt(1 - BETA_SECOND**self._steps))
+        torch._foreach_add_(divisors, EPSILON)
+        torch._foreach_addcdiv_(weights, self._first, divisors, -rate / (1 - BETA_FIRST**self._steps))
+
+
+def _clip(gradients: list[torch.Tensor], longest: float) -> None:
+    """Scale all gradients down together, as `torch.nn.utils.clip_grad_norm_` does."""
+    if gradients:
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))  # noqa: SLF001 - as above
+        torch._foreach_mul_(gradients, torch.clamp(longest / (norm + 1e-6), max=1.0))
+
+
+def is_plain(settings: TrainSettings) -> bool:
+    """Whether the steps are those of SGD, without clipping."""
+    return not (settings.extra.get(ADAM_KEY) or settings.extra.get(CLIP_KEY))
 
 
 def _like(model: LocalModel, weights: Sequence[torch.Tensor], arrays: Parameters) -> list[torch.Tensor]:
@@ -158,6 +206,10 @@ def check_settings(settings: TrainSettings) -> None:
         value = getattr(settings, name)
         if not math.isfinite(value) or value < 0:
             raise TaskError(f"{name} must be a finite number of at least 0, not {value}")
+    if not (math.isfinite(longest := settings.extra.get(CLIP_KEY, 0.0)) and longest >= 0):
+        raise TaskError(f"{CLIP_KEY} must be a finite number of at least 0, not {longest}")
+    if settings.extra.get(ADAM_KEY) and settings.momentum:
+        raise TaskError(f"Adam has a momentum of its own: momentum must be 0, not {settings.momentum}")
 
 
 def _batches(data: LocalData, plan: TrainingPlan, *, smallest: int) -> Iterator[Batch]:

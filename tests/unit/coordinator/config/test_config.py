@@ -8,6 +8,7 @@ from coordinator.config.sections import CoordinatorConfig, read_config
 from coordinator.config.settings import committer_settings, down_spec, engine_settings, strategy_name
 from coordinator.engine.early_stopping import Source, StoppingSettings
 from coordinator.strategies.lag_compensation import LagCompensation
+from coordinator.strategies.learning_rate import RateSchedule, ScheduleKind
 from coordinator.strategies.strategy import Averaging
 from federation.errors import ConfigError
 from federation.tasks.registry import default_settings
@@ -70,6 +71,29 @@ def test_what_is_given_wins_over_what_follows_from_the_rest() -> None:
     assert (settings.refill, settings.quorum, settings.nodes_min, settings.max_staleness) == (2, 2, 4, 3)
     strategy = own_strategy(chosen)
     assert (strategy.optimizer.name, strategy.optimizer.learning_rate) == ("momentum", 0.5)
+
+
+def test_the_optimizer_travels_among_the_further_numbers() -> None:
+    def extra(**flags: object) -> dict[str, float]:
+        return dict(engine_settings(config(**flags)).train.extra)
+
+    assert extra() == {}
+    assert extra(train__optimizer="adam", train__clip_norm=2.0) == {"adam": 1.0, "clip_norm": 2.0}
+    assert extra(train__optimizer="adamw") == {"adam": 1.0, "adam_decoupled": 1.0}
+    assert extra(train__optimizer="sgd", train__extra={"adam": 1.0, "mine": 3.0}) == {"mine": 3.0}
+    assert engine_settings(config(train__optimizer="adam")).train.momentum == 0.0
+    assert wrong(train__optimizer="adam", train__momentum=0.9).key == "train.momentum"
+    scaffold = {"strategy__name": "scaffold", "strategy__nodes": 9, "train__momentum": 0.0}
+    assert wrong(**scaffold, train__clip_norm=1.0).key == "train.optimizer"
+
+
+def test_the_learning_rate_has_a_schedule() -> None:
+    plain = engine_settings(config())
+    assert plain.rates.rate(0.5, 7, 0) == 0.5
+    chosen = config(train__schedule="cosine", train__warmup=2, train__decay=0.5, round__versions=10)
+    assert engine_settings(chosen).rates == RateSchedule(kind=ScheduleKind.COSINE, warmup=2, factor=0.5)
+    assert wrong(train__schedule="cosine").key == "train.schedule"
+    assert wrong(train__schedule="step").key == "train.decay_every"
 
 
 def test_training_is_the_tasks_own_choice_unless_it_is_given() -> None:

@@ -12,10 +12,11 @@ from coordinator.engine.storage_pause import STORAGE_RETRY_MAX_S
 from coordinator.engine.transfers import TRANSFER_IDLE_S
 from coordinator.engine.versions import EVALUATIONS_MAX
 from coordinator.records import Member, RoundRecord, TransferRecord, UpdateRecord, Verdict
+from coordinator.strategies.learning_rate import RateSchedule, ScheduleKind
 from federation.protocol.chunking import payload_digest
 from federation.protocol.cohort import COHORT_NODES_MAX, cohort_of
 from federation.protocol.limits import COHORT_NODES_DESCRIBED_MAX
-from federation.protocol.messages import Activity, Presence, Progress, Reason, ReceiptStatus
+from federation.protocol.messages import Activity, Presence, Progress, Reason, ReceiptStatus, TrainSettings
 from federation.types import Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from tests.rigs.coordinator_rig import DIGEST, RUN, Rig, digest_of, engine, fresh, offer_of, transcript, version_record
 
@@ -906,6 +907,22 @@ def test_what_the_inputs_mean_is_in_the_state_and_its_digest_in_every_announceme
     unknown.start("ann", "bob")
     assert unknown.announced is not None
     assert unknown.announced.model.inputs_digest is None
+
+
+def test_each_round_is_announced_with_the_learning_rate_of_its_version() -> None:
+    rates = RateSchedule(kind=ScheduleKind.STEP, every=1, factor=0.5)
+    rig = Rig(engine(train=TrainSettings(learning_rate=0.4), rates=rates))
+    rig.start("ann", "bob")
+    found = []
+    for _ in range(3):
+        assert rig.announced is not None
+        found.append(rig.announced.settings.learning_rate)
+        rig.offer("ann", rig.announced.round)
+        rig.offer("bob", rig.announced.round)
+    assert found == [0.4, 0.2, 0.1]
+    rig.restart()
+    (again,) = (effect for effect in rig.connect() if isinstance(effect, PublishAnnouncement))
+    assert again.announcement.settings.learning_rate == 0.05
 
 
 def test_who_was_asked_in_a_forgotten_round_is_read_from_the_store(monkeypatch: pytest.MonkeyPatch) -> None:

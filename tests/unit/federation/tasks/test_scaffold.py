@@ -116,6 +116,8 @@ def test_changes_are_multiples_of_one_power_of_two_and_what_is_left_comes_later(
     [
         (TrainSettings(), NODES_KEY),
         (TrainSettings(momentum=0.9, extra={NODES_KEY: 4.0}), "momentum"),
+        (TrainSettings(extra={NODES_KEY: 4.0, "adam": 1.0}), "no adam"),
+        (TrainSettings(extra={NODES_KEY: 4.0, "clip_norm": 1.0}), "clip_norm"),
         (TrainSettings(proximal_mu=0.1, extra={NODES_KEY: 4.0}), "proximal_mu"),
         (TrainSettings(learning_rate=0.0, extra={NODES_KEY: 4.0}), "learning rate"),
         (TrainSettings(local_epochs=0, extra={NODES_KEY: 4.0}), "steps"),

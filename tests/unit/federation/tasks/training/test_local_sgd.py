@@ -1,6 +1,7 @@
 """Local SGD equals torch's own optimizer, obeys its limits, and refuses nonsense."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,9 +44,11 @@ def reference(how: TrainSettings, seed: int, dtype: torch.dtype = torch.float32)
     """The same training as anyone would write it, with FedProx's term in the loss."""
     model, (inputs, targets) = network().to(dtype), (part.to(dtype) for part in examples())
     base = [tensor.detach().clone() for tensor in model.parameters()]
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=how.learning_rate, momentum=how.momentum, weight_decay=how.weight_decay
-    )
+    given: dict[str, Any] = {"lr": how.learning_rate, "weight_decay": how.weight_decay}
+    optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), momentum=how.momentum, **given)
+    if how.extra.get("adam"):
+        kind = torch.optim.AdamW if how.extra.get("adam_decoupled") else torch.optim.Adam
+        optimizer = kind(model.parameters(), **given)
     generator = torch.Generator().manual_seed(seed)
     steps = 0
     for _ in range(how.local_epochs):
@@ -59,6 +62,8 @@ def reference(how: TrainSettings, seed: int, dtype: torch.dtype = torch.float32)
                 loss = loss + how.proximal_mu / 2 * (tensor - before).square().sum()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation
+            if how.extra.get("clip_norm"):
+                nn.utils.clip_grad_norm_(model.parameters(), how.extra["clip_norm"])
             optimizer.step()
             steps += 1
     return [tensor.detach() for tensor in model.parameters()]
@@ -85,6 +90,47 @@ def test_it_equals_torchs_optimizer_on_the_same_shuffle(how: TrainSettings, seed
     train_locally(model, mse_loss, TensorData((inputs, targets), CPU), plan(how, seed))
     for ours, theirs in zip(model.trainable, reference(how, seed, torch.float64), strict=True):
         torch.testing.assert_close(ours.detach(), theirs, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.05, 1e6])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("kind", [{}, {"adam": 1.0}, {"adam": 1.0, "adam_decoupled": 1.0}])
+def test_every_optimizer_equals_torch_s(kind: dict[str, float], weight_decay: float, clip_norm: float) -> None:
+    how = TrainSettings(
+        local_epochs=4,
+        batch_size=4,
+        learning_rate=0.02,
+        weight_decay=weight_decay,
+        extra={**kind, **({"clip_norm": clip_norm} if clip_norm else {})},
+    )
+    model = LocalModel(network().double(), CPU)
+    inputs, targets = examples()
+    train_locally(model, mse_loss, TensorData((inputs.double(), targets.double()), CPU), plan(how))
+    for ours, theirs in zip(model.trainable, reference(how, 7, torch.float64), strict=True):
+        torch.testing.assert_close(ours.detach(), theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_an_optimizer_forgets_what_it_gathered_with_the_round() -> None:
+    how = TrainSettings(batch_size=4, learning_rate=0.02, extra={"adam": 1.0})
+    twice = LocalModel(network(), CPU)
+    begin = twice.dump()
+    train_locally(twice, mse_loss, TensorData(examples(), CPU), plan(how))
+    first = {name: np.array(array) for name, array in twice.dump().items()}
+    twice.load(begin)
+    train_locally(twice, mse_loss, TensorData(examples(), CPU), plan(how))
+    assert all(np.array_equal(array, first[name]) for name, array in twice.dump().items())
+
+
+@pytest.mark.parametrize(
+    ("how", "problem"),
+    [
+        (TrainSettings(extra={"clip_norm": -1.0}), "clip_norm must be"),
+        (TrainSettings(extra={"adam": 1.0}, momentum=0.9), "momentum must be 0"),
+    ],
+)
+def test_an_optimizer_that_makes_no_sense_is_named(how: TrainSettings, problem: str) -> None:
+    with pytest.raises(TaskError, match=problem):
+        train_locally(LocalModel(network(), CPU), mse_loss, TensorData(examples(), CPU), plan(how))
 
 
 def test_batch_size_0_is_one_step_on_everything() -> None:

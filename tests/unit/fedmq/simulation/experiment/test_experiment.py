@@ -393,3 +393,16 @@ def test_keeping_is_for_training(tmp_path: Path) -> None:
     ended = CliRunner().invoke(make_app(["simulate"]), ["simulate", "--nodes", "3", "--keep", str(tmp_path / "kept")])
     assert isinstance(ended.exception, ConfigError)
     assert ended.exception.key == "--keep"
+
+
+def test_an_optimizer_and_a_schedule_are_settings(options: TrainOptions) -> None:
+    plain = replace(options, settings=("train.learning_rate=0.05",))
+    adam = replace(plain, settings=(*plain.settings, "train.optimizer=adam", "train.clip_norm=0.5"))
+    found = [run(replace(each, stacked=stacked)).digest for each in (plain, adam) for stacked in (False, True)]
+    assert found[2] == found[3]  # it is not stacked
+    assert found[0] != found[2]
+    falling = replace(plain, settings=(*plain.settings, "train.schedule=step", "train.decay_every=2"))
+    assert run(falling).digest != found[0]
+    scaffold = replace(plain, strategy="scaffold", settings=(*plain.settings, "train.clip_norm=0.5"))
+    with pytest.raises(ConfigError, match="no adam, adamw or clip_norm"):
+        run(scaffold)
