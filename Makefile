@@ -19,7 +19,7 @@ STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt deploy/hashes
 # Their requirements do not go with our pinned ones.
 FRAMEWORKS := .venv-frameworks
 FRAMEWORKS_STAMP := $(FRAMEWORKS)/.ready-$(shell cksum pyproject.toml | cut -d' ' -f1)
-FRAMEWORK_EXTRAS := torch,sklearn,flower,lora
+FRAMEWORK_EXTRAS := torch,sklearn,flower,lora,jax,keras
 
 help: ## This list
 	@echo "fedmq: asynchronous federated learning over MQTT"
