@@ -214,7 +214,8 @@ def _transport(config: NodeConfig, address: BrokerAddress, inbox: Inbox, will: W
 def node_settings(config: NodeConfig, device: str, manifest: Manifest) -> NodeSettings:
     """What the machine is told of the configuration, and of the size of the task's own model."""
     bounds = TrainBounds(**config.bounds.model_dump())
-    needed = MODEL_FRAMES_MAX * manifest.frame_bytes_max
+    # A run that began under an earlier release has what never changes in its frames, too.
+    needed = MODEL_FRAMES_MAX * max(manifest.frame_bytes_max, manifest.former.frame_bytes_max)
     return NodeSettings(
         node=NodeId(config.node.id),
         task=task_label(config.task.name),

@@ -51,7 +51,7 @@ from federation.runtime.log import get_log
 from federation.runtime.transport import Transport
 from federation.task import Parameters
 from federation.types import Digest, RunId, UpdateId
-from update_codec import CodecError, CodecSpec, frame_manifest
+from update_codec import CodecError, CodecSpec, Manifest, frame_manifest
 
 __all__ = ["NodeExecutor", "NodeParts"]
 
@@ -185,7 +185,7 @@ class NodeExecutor:
         if held is None or held.digest != announcement.model.digest:
             return [ModelRejected(version=announcement.model.version, reason="the announced model is not held")]
         share = self._setup.aging.share(self._store.residual_version(), held.version)
-        residual = self._residual()
+        residual = self._residual(self._setup.suited(held.manifest_digest).manifest)
         job = TrainingJob(
             announcement=announcement,
             base=held.vectors,
@@ -229,9 +229,11 @@ class NodeExecutor:
         except StorageError as error:
             self._log.warning("model_not_saved", version=held.version, reason=str(error))
 
-    def _residual(self) -> Residual | None:
-        residual = self._store.residual()
-        fits = residual is not None and residual.size == self._setup.manifest.parameter_count
+    def _residual(self, manifest: Manifest | None = None) -> Residual | None:
+        """What is kept of this run; None where it is of another model than the manifest's, or than the task's own."""
+        residual, own = self._store.residual(), self._setup.manifest
+        known = (own, own.former) if manifest is None else (manifest,)
+        fits = residual is not None and any(residual.size == each.parameter_count for each in known)
         return residual if fits else None
 
     def _task_state(self) -> Parameters:

@@ -53,11 +53,12 @@ from tests.rigs.node_doubles import (
     announcement,
     model_ref,
     part,
+    tensors,
     training_setup,
     vectors,
 )
 from tests.rigs.stores import FailingNodeStore, in_own_folder, reopened
-from update_codec import decode
+from update_codec import Manifest, Role, decode
 
 TOPICS = Topics(FederationId("fed"))
 UPDATE = update_id(RoundId(7), NODE)
@@ -216,6 +217,19 @@ def test_training_starts_from_the_held_model_and_the_residual(rig: Rig) -> None:
     job = rig.trainer.jobs[-1]
     np.testing.assert_array_equal(job.base.parameters, vectors().parameters)
     assert job.residual is rig.store.residual() is not None
+
+
+def test_a_run_of_an_earlier_release_keeps_the_residual_of_all_its_parameters(rig: Rig) -> None:
+    manifest = Manifest.of(tensors(), {"mean": Role.STATISTIC, "bias": Role.CONSTANT})
+    assert manifest.former == MANIFEST
+    assert manifest.parameter_count < MANIFEST.parameter_count
+    setup = replace(training_setup(), manifest=manifest)
+    parts = NodeParts(setup=setup, store=rig.store, trainer=rig.trainer, transport=rig.transport, topics=TOPICS)
+    rig.executor = NodeExecutor(parts)
+    rig.adopt(4)
+    rig.save(rig.train(7))
+    rig.train(8)
+    assert rig.trainer.jobs[-1].residual is rig.store.residual() is not None
 
 
 def test_a_residual_counts_less_after_versions_without_this_node(rig: Rig) -> None:
