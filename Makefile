@@ -55,7 +55,7 @@ zoo: $(STAMP) ## Every shape of model and data, under three codecs and in real p
 	@FEDMQ_ZOO=1 $(PYTEST) -n 2 --dist loadgroup tests/zoo
 
 test-frameworks: $(FRAMEWORKS_STAMP) ## The tests that need other libraries (Flower, PEFT, JAX, Keras), in an environment of their own
-	@$(FRAMEWORKS)/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning -m frameworks $(TESTS)
+	@$(FRAMEWORKS)/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning -m frameworks $(or $(TESTS),tests/unit/federation/tasks/adapters)
 
 bench-flower: $(FRAMEWORKS_STAMP) ## Flower's quickstart client on Flower and here, in the same run, with its bar (minutes)
 	@OMP_NUM_THREADS=1 $(FRAMEWORKS)/bin/python -m benchmarks.flower_client $(ARGS)

@@ -20,7 +20,7 @@ from coordinator.global_model.update_checks import Examine, Inspections
 from coordinator.records import Member, VersionRecord
 from coordinator.storage.store import Commit, Figures, ModelState
 from coordinator.strategies.strategy import Averaging, Strategy
-from federation.errors import DamagedStore, StorageError
+from federation.errors import ConfigError, DamagedStore, StorageError
 from federation.protocol.messages import ModelPart, PartKind, Reason
 from federation.types import Digest, ModelVersion, UpdateId
 from update_codec import Manifest, NonFiniteError, Vectors
@@ -81,6 +81,7 @@ class Committer:
         combine: See `coordinator.global_model.aggregation.aggregate`; a simulation without frames has its own.
 
     Raises:
+        ConfigError: A robust rule is asked for, and the model has sums.
         StorageError: The head cannot be read.
     """
 
@@ -94,6 +95,9 @@ class Committer:
         manifest = store.manifest()
         if manifest is None:
             raise StorageError("the store has no manifest")
+        if settings.limits.rule is not None and manifest.control_count:
+            why = "the task's model has sums that every node adds to, which a rule would average or leave out"
+            raise ConfigError("strategy.robust", f"{why}: take none")
         self.manifest: Manifest = manifest
         self.examine: Examine = Inspections(manifest, lambda: self._contexts)
         self._store, self._settings, self._combine = store, settings, combine

@@ -14,7 +14,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 
-from federation.errors import TaskError
+from federation.errors import ConfigError, TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import TaskContext
 from federation.tasks.adapters.scikit_learn import SklearnTask, sklearn_task
@@ -127,6 +127,13 @@ def test_a_scaler_over_all_nodes_is_that_of_all_rows_and_nobody_counts_twice(
     assert scaler.n_samples_seen_ == 500
     np.testing.assert_allclose(scaler.mean_, pooled.mean_, rtol=1e-6)
     np.testing.assert_allclose(scaler.scale_, pooled.scale_, rtol=1e-6)
+
+
+def test_a_robust_rule_is_refused_where_every_node_must_count(tmp_path: Path) -> None:
+    file = tmp_path / "awkward.py"
+    file.write_text(AWKWARD)
+    with pytest.raises(ConfigError, match="every node adds"):
+        train_simulated(str(file), nodes=5, rounds=1, settings=("strategy.robust=median",))
 
 
 @pytest.mark.parametrize("scaler", [MinMaxScaler(), MaxAbsScaler(), MinMaxScaler(feature_range=(-1, 1))])
