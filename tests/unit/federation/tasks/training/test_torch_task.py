@@ -347,3 +347,32 @@ def test_whatever_the_model_or_the_data_raises_is_the_tasks_error_with_its_node(
         prepare(task_of(train_data=broken))
     with pytest.raises(TaskError, match=rf"failed on node 0: .*{words}.*in broken"):
         task_of(broken).train({}, SETTINGS, never)
+
+
+SPAWNED = """
+import torch
+from federation.tasks import TorchTask
+from torch.utils.data import DataLoader, Dataset
+
+class Rows(Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return torch.full((3,), float(index)), index % 2
+
+def build(context):
+    loader = lambda: DataLoader(Rows(), batch_size=4, num_workers=1, multiprocessing_context="spawn")
+    return TorchTask(
+        context, model=lambda: torch.nn.Linear(3, 2), loss=torch.nn.functional.cross_entropy, train_data=loader
+    )
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_workers_that_are_spawned_find_the_tasks_module(tmp_path: Path) -> None:
+    path = tmp_path / "rows_for_spawned_workers.py"
+    path.write_text(SPAWNED)
+    task = load_task(f"{path}:build")(NODE)
+    assert task.train(task.initial_parameters(0), replace(SETTINGS, local_epochs=1), never).num_examples == 8
