@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from federation.command_line import VersionOption, errors_told
+from federation.runtime.standard_output import reserve
 
 __all__ = ["main", "make_app"]
 
@@ -55,6 +56,7 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
 
 def main() -> None:
     """Entry point of ``fedmq`` and ``python -m fedmq``."""
+    reserve()
     with errors_told(PROGRAM):
         make_app(_words(sys.argv[1:], os.environ))(prog_name=PROGRAM)
 

@@ -15,6 +15,9 @@ OURS: Final = frozenset({"coordinator", "edge_node", "federation", "fedmq"})
 THEIRS: Final = "federation.tasks."
 """Where tasks are run, and libraries download data for them: nothing of ours is printed there."""
 
+OUTPUT: Final = 1
+"""The descriptor that every process has for its standard output."""
+
 WRITERS: Final = frozenset({"click", "contextlib", "functools", "json", "logging", "rich", "structlog", "typer"})
 """Libraries that print what somebody else has to say."""
 
@@ -25,11 +28,13 @@ def reserve() -> None:
     Processes that a task starts get standard error as their standard output, and print there by themselves.
     """
     out, errors = sys.stdout, sys.stderr
-    if out is not sys.__stdout__ or not isinstance(out, io.TextIOWrapper):
-        return  # somebody else looks after it, or there is none
+    if not isinstance(out, io.TextIOWrapper):
+        return  # there is none, or somebody else looks after it
     try:
-        own = os.dup(out.fileno())
-        os.dup2(errors.fileno(), out.fileno())
+        if out.fileno() != OUTPUT:
+            return
+        own = os.dup(OUTPUT)
+        os.dup2(errors.fileno(), OUTPUT)
     except (AttributeError, OSError, ValueError):
         return  # one of them is closed, or is no file
     whole_lines = out.line_buffering or out.write_through

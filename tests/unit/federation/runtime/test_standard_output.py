@@ -97,6 +97,28 @@ def test_tables_and_help_go_to_standard_output_still(tmp_path: Path) -> None:
     assert told.stderr == ""
 
 
+def test_a_process_that_has_another_stream_for_its_standard_output_keeps_it_too(tmp_path: Path) -> None:
+    """As a forked process of the demo has; the code of ``-c`` is nobody's of ours."""
+    program = (
+        "import json, sys; sys.stdout = open(1, 'w', buffering=1, closefd=False)\n"
+        "from federation.runtime.standard_output import reserve\n"
+        "from fedmq.demo.view import PlainView\n"
+        "from rich.console import Console\n"
+        "reserve(); print('said by a task'); PlainView(Console()).say('said by us')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert (ended.stdout, ended.stderr) == ("said by us\n", "said by a task\n")
+
+
+def test_the_common_command_keeps_it_as_the_roles_do(tmp_path: Path) -> None:
+    (tmp_path / "talks.py").write_text(TASK)
+    command = [sys.executable, "-m", "fedmq", "coordinator", "simulate", "--train", "--task", "talks.py", "--json"]
+    ended = subprocess.run(
+        [*command, "--nodes", "2", "--rounds", "1"], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert len(json.loads(ended.stdout)["versions"]) == 1
+
+
 def test_a_program_without_standard_error_runs(tmp_path: Path) -> None:
     read, write = os.pipe()
     with os.fdopen(read, "rb") as reader:
