@@ -241,9 +241,11 @@ class Simulation:
     def _held(self) -> list[str]:
         machine = self.coordinator.machine
         there = sum(node.alive and self.network.connected(node.name) for node in self.nodes)
-        # A birth that a broker's full queue has dropped is heard at the next connection, and not before.
-        dropped = self.network.broker.dropped.keys() & set(self.coordinator.connections)
-        return [] if machine is None else held(machine.snapshot(), 0 if dropped else there)
+        # A birth that a full queue has dropped, or that an older death has overtaken, is heard at the next connection.
+        plan, dropped = self.scenario.faults, self.network.broker.dropped.keys() & set(self.coordinator.connections)
+        if dropped or (plan.reorder > 0.0 and not plan.silent):
+            there = 0
+        return [] if machine is None else held(machine.snapshot(), there)
 
     def _needed(self) -> int:
         engine = self.scenario.engine
