@@ -64,8 +64,10 @@ class CoordinatorMachine:
         state.begin_step(now)
         if self._stopped:
             return []
-        if due is not None and now > due + STOPPED_S:
-            self._fence.wakes(now - due)
+        if due is not None:
+            state.clock.excuse(now, now - due)
+            if now > due + STOPPED_S:
+                self._fence.wakes(now - due)
         self._pass_time()
         if isinstance(event, Answer):
             self._on_answer(event)

@@ -10,6 +10,15 @@ COMPACT_FACTOR = 2
 COMPACT_SLACK = 64
 _ROUNDING_S = 1e-9
 
+LATE_S = 1.0
+"""A deadline that is missed by more tells that nothing was heard meanwhile, in seconds."""
+
+MAIL_S = 2.0
+"""So long whoever stood still reads what waits for it before what fell due happens, in seconds."""
+
+EXCUSE_PAUSE_S = 10.0
+"""Between two such pauses, in seconds."""
+
 
 class Timers(Generic[KeyT]):
     """One due time per key; memory is proportional to the keys that are set, however often they are set again."""
@@ -89,6 +98,7 @@ class ConnectedClock:
     def __init__(self) -> None:
         self._since: float | None = None
         self._before = 0.0
+        self._excused_until = 0.0
 
     @property
     def running(self) -> bool:
@@ -105,6 +115,15 @@ class ConnectedClock:
         if self._since is not None:
             self._before += now - self._since
             self._since = None
+
+    def excuse(self, now: float, late_s: float) -> None:
+        """The process stood still for ``late_s`` and heard nobody: that time does not count, nor a moment to read mail.
+
+        Whoever is late again within `EXCUSE_PAUSE_S` is slow rather than stopped, and its time counts.
+        """
+        if self._since is not None and late_s > LATE_S and now >= self._excused_until:
+            self._before -= late_s + MAIL_S
+            self._excused_until = now + EXCUSE_PAUSE_S
 
     def read(self, now: float) -> float:
         """Connected seconds up to ``now``."""

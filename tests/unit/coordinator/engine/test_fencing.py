@@ -5,6 +5,7 @@ import pytest
 from coordinator.engine import effects, events
 from coordinator.engine.effects import PublishModel, PublishState
 from coordinator.engine.fencing import HEAL_PAUSE_S, REPLACE_S, STOPPED_S, YOUNG_S
+from coordinator.engine.timers import MAIL_S
 from coordinator.records import Restored, RoundRecord
 from federation.protocol.cohort import EVERYONE, cohort_of
 from federation.protocol.messages import Presence
@@ -228,10 +229,30 @@ class TestStoodStill:
     def test_it_goes_on_where_the_connection_still_stands(self) -> None:
         rig = self.hung(STOPPED_S + 1.0)
         rig.tell(None)
-        assert "commit 1 of 0-ann@0 because max_wait" in transcript(rig.wait(0.25))
+        assert "commit 1 of 0-ann@0 because max_wait" in transcript(rig.wait(MAIL_S))
 
     def test_a_short_delay_is_nothing(self) -> None:
-        assert "commit 1 of 0-ann@0 because max_wait" in transcript(self.hung(STOPPED_S - 1.0).tell(None))
+        rig = self.hung(STOPPED_S - 1.0)
+        rig.tell(None)
+        assert "commit 1 of 0-ann@0 because max_wait" in transcript(rig.wait(MAIL_S))
+
+    @pytest.mark.parametrize("settle_s", [0.0, 0.25])
+    @pytest.mark.parametrize("seconds", [62.0, 80.0, STOPPED_S + 60.0])
+    def test_offers_that_waited_for_it_count(self, settle_s: float, seconds: float) -> None:
+        """Both were sent in time; the leases and the patience that ended meanwhile were nobody's fault."""
+        rig = Rig(engine(settle_s=settle_s, quorum=1, lease_s=60.0, max_wait_s=61.0, max_staleness=0))
+        rig.connect()
+        rig.state("ann")
+        rig.state("bob")
+        rig.wait(settle_s)
+        rig.now += seconds
+        rig.offer("ann", 0)
+        said = transcript(rig.offer("bob", 0))
+        if settle_s > 0:  # it listens first, and nodes offer again what was not answered
+            rig.wait(settle_s)
+            rig.offer("ann", 0)
+            said = transcript(rig.offer("bob", 0))
+        assert "commit 1 of 0-ann@0 0-bob@0 because buffer_full" in said
 
     def test_without_a_broker_it_listens_at_the_next_connection_anyway(self) -> None:
         rig = self.hung(0.0)

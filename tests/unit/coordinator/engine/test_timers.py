@@ -4,7 +4,7 @@ from random import Random
 
 from hypothesis import given, strategies
 
-from coordinator.engine.timers import ConnectedClock, Timers
+from coordinator.engine.timers import EXCUSE_PAUSE_S, LATE_S, MAIL_S, ConnectedClock, Timers
 
 
 def test_the_last_time_that_was_set_counts() -> None:
@@ -72,6 +72,19 @@ def test_the_connected_clock_stands_still_while_the_broker_is_away() -> None:
     assert clock.read(1_000.0) == 10.0
     clock.start(1_000.0)
     assert clock.when(15.0) == 1_005.0
+
+
+def test_time_in_which_the_process_stood_still_does_not_count() -> None:
+    clock = ConnectedClock()
+    clock.excuse(50.0, 10.0)
+    clock.start(60.0)
+    assert clock.read(60.0) == 0.0
+    clock.excuse(100.0, LATE_S)
+    assert clock.read(100.0) == 40.0
+    clock.excuse(100.0, 30.0)
+    assert clock.read(100.0) == 10.0 - MAIL_S
+    clock.excuse(100.0 + EXCUSE_PAUSE_S - 1.0, 5.0)
+    assert clock.read(100.0 + EXCUSE_PAUSE_S - 1.0) == 19.0 - MAIL_S
 
 
 @given(
