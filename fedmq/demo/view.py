@@ -85,7 +85,9 @@ def node_table(story: Story) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("node", no_wrap=True)
     table.add_column("state", min_width=9, no_wrap=True)
-    for title in ("round", "applied", "stale", "refused", "failed", "back", "up", "down"):
+    # Eighty columns have no room for what did not happen.
+    failed = ["failed"] if any(node.failed for node in story.nodes.values()) else []
+    for title in ("round", "applied", "stale", "refused", *failed, "back", "up", "down"):
         table.add_column(title, justify="right", no_wrap=True)
     for name, node in story.nodes.items():
         table.add_row(
@@ -95,7 +97,7 @@ def node_table(story: Story) -> Table:
             str(node.applied),
             str(node.stale),
             str(node.refused),
-            str(node.failed),
+            *(str(node.failed) for _ in failed),
             str(node.restarts),
             human_bytes(node.bytes_up),
             human_bytes(node.bytes_down),

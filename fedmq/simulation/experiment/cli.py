@@ -198,7 +198,10 @@ def _rows(result: Result) -> Iterator[tuple[str, str]]:
     for name, count in sorted(result.verdicts.items()):
         yield f"updates {name}", f"{count:,}"
     if failed := sum(sum(reasons.values()) for reasons in result.failures.values()):
-        yield "trainings failed", f"{failed:,}, of {len(result.failures):,} nodes"
+        yield (
+            "trainings failed",
+            f"{failed:,}, on {len(result.failures):,} {'node' if len(result.failures) == 1 else 'nodes'}",
+        )
     yield "staleness, mean", f"{sum(f.staleness_mean for f in result.versions) / max(1, len(result.versions)):.2f}"
     if result.away_share:
         yield "nodes offline, share of the time", f"{result.away_share:.0%}"

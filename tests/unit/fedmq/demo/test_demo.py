@@ -172,6 +172,8 @@ class TestStory:
         assert story.hear(line("coordinator", "node_declined", node="a", reason="no memory")) == "a fails: no memory"
         assert (story.nodes["a"].failed, story.nodes["a"].state) == (3, "failed")
         assert failure_lines(story) == ["a failed 3 times: no memory"]
+        assert "failed" in [column.header for column in node_table(story).columns]
+        assert "failed" not in [column.header for column in node_table(Story({"a": NodeStory()})).columns]
         story.hear(line("coordinator", "update_refused", node="b", reason="norm", detail="too long"))
         assert failure_lines(story)[1] == "b failed once: its update was refused: too long"
         story.hear(line("coordinator", "node_declined", node="stranger", reason="x"))
