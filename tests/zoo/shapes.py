@@ -43,6 +43,7 @@ class Shape:
         score: How right an output is.
         twin: The model of the plain training, where it cannot train ours.
         more: Further arguments of the task.
+        rate: The learning rate, here and in plain torch.
         batches: From this node's rows to what the task trains on; None is a data set of them.
     """
 
@@ -54,6 +55,7 @@ class Shape:
     score: Score
     twin: Callable[[], nn.Module] | None = None
     more: dict[str, Any] = field(default_factory=dict)
+    rate: float = 0.3
     batches: Callable[[Rows], Any] | None = None
 
     def build(self, context: TaskContext) -> TorchTask:
@@ -433,10 +435,12 @@ SHAPES: dict[str, Shape] = {
         lambda: nn.Sequential(parametrizations.spectral_norm(nn.Linear(8, 24)), nn.ReLU(), nn.Linear(24, 3))
     ),
     "weight_norm": classes(
-        lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(8, 24)), nn.ReLU(), nn.Linear(24, 3))
+        lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(8, 24)), nn.ReLU(), nn.Linear(24, 3)),
+        rate=0.1,
     ),
     "orthogonal": classes(
-        lambda: nn.Sequential(parametrizations.orthogonal(nn.Linear(8, 8)), nn.ReLU(), nn.Linear(8, 3))
+        lambda: nn.Sequential(parametrizations.orthogonal(nn.Linear(8, 8)), nn.ReLU(), nn.Linear(8, 3)),
+        rate=0.05,
     ),
     "compiled": classes(lambda: torch.compile(mlp(), backend="eager"), twin=mlp),  # type: ignore[arg-type, return-value]
     "adapters": classes(adapted),
@@ -457,6 +461,7 @@ SHAPES: dict[str, Shape] = {
     "counts": numbers(
         functional.poisson_nll_loss,
         COUNT,
+        rate=0.1,
         score=lambda output, batch: ((output.exp().reshape(-1) - batch[-1]).abs() < 2).float(),
     ),
     "one_logit": numbers(BCE, YES, positive),
@@ -481,6 +486,7 @@ SHAPES: dict[str, Shape] = {
         rows=zipped(X, list(zip(KIND, AMOUNT, strict=True))),
         loss=lambda output, batch: both(output, batch[1]),
         task_loss=both,
+        rate=0.02,
         score=lambda output, batch: right(output[0], batch[1][:1]),
     ),
     "dict_batches": named(

@@ -48,9 +48,7 @@ def plainly(shape: Shape, rounds: int) -> nn.Module:
         states = []
         for node in range(NODES):
             local = copy.deepcopy(model).train()
-            optimizer = torch.optim.SGD(
-                [each for each in local.parameters() if each.requires_grad], lr=DEFAULT_SETTINGS.learning_rate
-            )
+            optimizer = torch.optim.SGD([each for each in local.parameters() if each.requires_grad], lr=shape.rate)
             for _ in range(DEFAULT_SETTINGS.local_epochs):
                 loader = DataLoader(
                     Listed(part_of(rows, node)), DEFAULT_SETTINGS.batch_size, shuffle=True, drop_last=False
@@ -85,9 +83,9 @@ def reference(name: str, rounds: int = ROUNDS) -> float:
 
 
 def federated(name: str, codec: str, rounds: int = ROUNDS) -> float:
-    options = TrainOptions(
-        task=f"{FILE}:{PREFIX}{name}", nodes=NODES, per_round=NODES, rounds=rounds, codec=codec, evaluate_every=0
-    )
+    chosen = {"nodes": NODES, "per_round": NODES, "rounds": rounds, "codec": codec, "evaluate_every": 0}
+    rate = f"train.learning_rate={SHAPES[name].rate}"
+    options = TrainOptions(task=f"{FILE}:{PREFIX}{name}", settings=(rate,), **chosen)  # type: ignore[arg-type]
     experiment = build_experiment(options)
     experiment.run()
     task = SHAPES[name].build(TaskContext(node_index=None, node_count=NODES, device="cpu"))
@@ -135,7 +133,13 @@ def test_a_shape_that_cannot_train_is_refused_by_its_name(name: str) -> None:
 def test_real_processes_learn_the_same(name: str, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     command = [sys.executable, "-m", "coordinator", "demo", "--no-chaos", "--nodes", str(NODES), "--codec", "lossless"]
-    command += ["--task", f"{FILE}:{PREFIX}{name}", "--keep", str(kept), "--json"]
+    command += [
+        "--task",
+        f"{FILE}:{PREFIX}{name}",
+        "--keep",
+        str(kept),
+        "--json",
+    ]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=200, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     accuracy = json.loads(done.stdout)["final_accuracy"]
