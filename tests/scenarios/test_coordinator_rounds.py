@@ -142,6 +142,7 @@ def test_a_killed_coordinator_announces_the_same_round_again_and_nothing_is_lost
         "publish state online epoch 2",
         "publish model 0",
         "announce round 0 of version 0",
+        "close ann in round 0",
     ]
     assert rig.announced is not None
     assert cohort is not None
