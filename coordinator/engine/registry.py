@@ -324,8 +324,15 @@ class Registry:
 
 
 def _is_other_life(known: NodeState, state: NodeState) -> bool:
-    """Whether this is said by a node with another store: one that has lost its state, or was set up anew [FED-99]."""
-    return known.state_id is not None and state.state_id is not None and known.state_id != state.state_id
+    """Whether this is said by a node with another store: one that has lost its state, or was set up anew [FED-99].
+
+    A birth after its known life has ended tells it, too, where its counter has gone back: nothing that the ended life
+    said before its end comes after it.
+    """
+    if known.state_id is not None and state.state_id is not None and known.state_id != state.state_id:
+        return True
+    ended = known.presence is not Presence.ONLINE and state.presence is Presence.ONLINE
+    return ended and state.incarnation < known.incarnation
 
 
 def _is_past(known: NodeState, state: NodeState) -> bool:

@@ -9,6 +9,7 @@ from coordinator.engine.state import MachineState
 from coordinator.engine.timers import RateLimit
 from coordinator.engine.transfers import Arrival, Transfer, Transfers
 from coordinator.records import TransferRecord, UpdateRecord, Verdict, believable
+from federation.protocol.limits import CHUNKS_MAX
 from federation.protocol.messages import Cancel, Reason, Receipt, ReceiptStatus, RetryAfter, UpdateOffer
 from federation.types import NodeId, UpdateId
 
@@ -129,7 +130,12 @@ class UpdateReceiver:
         """What the log says beside the reason."""
         if judgement.reason is not Reason.TOO_LARGE:
             return ""
-        return f"{event.offer.payload_bytes} bytes; limits.payload_bytes_max: {self._state.settings.payload_bytes_max}"
+        offer, most = event.offer, self._state.settings.payload_bytes_max
+        if offer.payload_bytes > most:
+            return f"{offer.payload_bytes} bytes; limits.payload_bytes_max: {most}"
+        if offer.fetched_bytes > FETCHED_BYTES_MAX:
+            return f"it says that it has fetched {offer.fetched_bytes} bytes; at most {FETCHED_BYTES_MAX} are believed"
+        return f"{offer.payload_bytes} bytes in chunks of {offer.chunk_bytes}; at most {CHUNKS_MAX} chunks"
 
     def _repeat(self, event: OfferReceived, known: Verdict) -> None:
         """The verdict is known: say it again. A stored update that the buffer lost sight of goes back into it."""

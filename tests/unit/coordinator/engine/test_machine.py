@@ -128,13 +128,23 @@ def test_what_a_standing_announcement_names_is_cleared_only_after_the_next_one()
     assert lines[-3:] == ["publish model 2", "announce round 1 of version 2", "clear all but model 2"]
 
 
-def test_an_update_that_is_too_large_is_refused_and_the_log_names_the_key() -> None:
-    rig = Rig(engine(payload_bytes_max=9))
+@pytest.mark.parametrize(
+    ("changes", "detail"),
+    [
+        ({"payload_bytes": 100_001}, "100001 bytes; limits.payload_bytes_max: 100000"),
+        ({"fetched_bytes": 2**63}, f"it says that it has fetched {2**63} bytes; at most {2**53 - 1} are believed"),
+        ({"payload_bytes": 70_000, "chunk_bytes": 1}, "70000 bytes in chunks of 1; at most 65536 chunks"),
+    ],
+)
+def test_an_update_that_is_too_large_is_refused_and_the_log_names_the_limit(
+    changes: dict[str, object], detail: str
+) -> None:
+    rig = Rig(engine(payload_bytes_max=100_000))
     rig.start("ann", "bob")
-    effects = rig.offer("ann", 0, **LARGE)
+    effects = rig.offer("ann", 0, **{**LARGE, **changes})
     assert transcript(effects)[:2] == ["save 0-ann refused too_large", "tell ann refused 0-ann too_large"]
     said = [effect.fields["detail"] for effect in effects if isinstance(effect, Note) and effect.fields.get("detail")]
-    assert said == ["10 bytes; limits.payload_bytes_max: 9"]
+    assert said == [detail]
 
 
 def test_a_frame_that_is_refused_costs_one_update_and_its_node_rests() -> None:

@@ -50,6 +50,22 @@ class TestLives:
         assert registry.online == 1
 
     @pytest.mark.parametrize("presence", [Presence.LOST, Presence.OFFLINE])
+    @pytest.mark.parametrize("state_id", [None, StateId(1)])
+    def test_a_counter_that_went_back_after_the_end_of_a_life_is_another_one(
+        self, presence: Presence, state_id: StateId | None
+    ) -> None:
+        """A release without state ids on a new card, or the image of a card as it was: nobody else will speak."""
+        registry = known()
+        registry.observe(ANN, replace(self.FIRST, state_id=state_id))
+        registry.rest(ANN, 0.0, RETRY_AFTER_MAX_S)
+        registry.observe(ANN, replace(self.FIRST, state_id=state_id, presence=presence))
+        back = replace(self.FIRST, state_id=state_id, incarnation=Incarnation(1))
+        assert registry.observe(ANN, replace(back, presence=presence)) is Sighting.OUTDATED
+        assert registry.observe(ANN, back) is Sighting.BORN
+        assert asked(registry) == ([ANN], [])
+        assert registry.observe(ANN, replace(back, presence=presence)) is Sighting.GONE
+
+    @pytest.mark.parametrize("presence", [Presence.LOST, Presence.OFFLINE])
     def test_what_is_said_of_a_former_life_s_end_does_not_bury_the_new_one(self, presence: Presence) -> None:
         registry = known()
         registry.observe(ANN, self.FIRST)
