@@ -61,6 +61,8 @@ SCENARIOS = (
     Scenario(name="restore", run=partial(restores.lose_and_restore, plan=kills.SMALL), count=12),
     Scenario(name="restore-large", run=partial(restores.lose_and_restore, plan=kills.LARGE), count=12),
     Scenario(name="wipe", run=identities.wipe_nodes, count=12),
+    Scenario(name="copy", run=identities.stale_copies, count=6),
+    Scenario(name="second-run", run=identities.second_runs, count=6),
     Scenario(name="disk-full", run=lives.disk_full, count=4, quiet=True),
     Scenario(name="disk-errors", run=disk_errors.disk_errors, count=3, quiet=True),
     Scenario(name="memory-cap", run=lives.memory_cap, count=10),

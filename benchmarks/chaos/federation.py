@@ -141,6 +141,10 @@ class Federation:
         life = self.lives[name]
         return self.wait(lambda: life.ended_s is not None, INTRUDER_S) and life.code == code
 
+    def join(self, name: str, module: str, arguments: list[str]) -> None:
+        """Start somebody else beside those of the plan."""
+        self._start(name, module, arguments)
+
     def work_again(self, name: str, limit_s: float = LIMIT_S) -> float | None:
         """Seconds until a process has done its work from now on, in the same life; None when it does not."""
         began_s, life = time.monotonic(), self.lives[name]

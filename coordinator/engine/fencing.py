@@ -11,7 +11,7 @@ from coordinator.engine.announcer import Announcer
 from coordinator.engine.events import CoordinatorStateReceived
 from coordinator.engine.registry import NODES_MAX
 from coordinator.engine.state import MachineState
-from federation.protocol.messages import CoordinatorState, NodeState, Presence
+from federation.protocol.messages import CoordinatorState, NodeState, Presence, Rebirth
 from federation.types import Epoch, NodeId, RoundId, SeenRun, Start
 
 __all__ = ["HEAL_PAUSE_S", "STOPPED_S", "Behind", "Fence", "Leave"]
@@ -28,6 +28,9 @@ YOUNG_S = 10.0
 REPLACE_S = 60.0
 """Whoever was told to replace another run's coordinator does not give way for this long after its start, in seconds."""
 
+
+ASKED_MAX = 8
+"""Nodes that a start asks what they have seen before its first word: whatever was made after a copy, they know."""
 
 NAMES_MAX = 10
 """Nodes named in one line of the log, or in one snapshot."""
@@ -124,6 +127,7 @@ class Fence:
         self._spoke_at: float | None = None
         self._silent = True
         self._contested = False
+        self._asked: set[NodeId] = set()
         self._healed_at: float | None = None
         self.due: float | None = None
         self.other_run = ""
@@ -134,9 +138,10 @@ class Fence:
         return not self._silent
 
     def connected(self) -> None:
-        """Listen for ``settle_s``: what stands in ``srv`` says whether to speak."""
+        """Listen for ``settle_s``: what stands in ``srv``, and at a start what nodes have seen, decides who speaks."""
         state = self._state
         self._silent, self._contested = True, False
+        self._asked = set()
         state.listen()
         if state.settings.settle_s <= 0:
             self._speak()
@@ -145,6 +150,18 @@ class Fence:
         """The next connection publishes everything anyway."""
         self.due = None
         self._state.deafen()
+
+    def met(self, node: NodeId) -> None:
+        """A node is there. Its retained birth is as old as its process: at a start some are asked what they have seen.
+
+        A copy of a folder has a higher epoch than the leader that it was copied from, and nothing in ``srv`` tells.
+        """
+        state = self._state
+        if self._spoke_at is not None or state.settling_until is None:
+            return
+        if node not in self._asked and len(self._asked) < ASKED_MAX:
+            self._asked.add(node)
+            state.send(node, Rebirth())
 
     def wakes(self, late_s: float) -> None:
         """The process stood still: what it has heard is old, and the broker may have ended the connection since."""
@@ -181,7 +198,7 @@ class Fence:
             return None
         # Who speaks first here is older than we are, or gone, or nobody: this process leads as far as the broker knows.
         ours = online and told is not None and fence_of(told) == state.fence
-        if ours or (event.retained and not self._is_twin(told)):
+        if ours or (event.retained and not self._is_twin(told) and self._spoke_at is not None):
             state.hear()
         if self._silent and state.leading:
             self._speak()

@@ -116,6 +116,7 @@ class Liveness:
 
     def _on_online(self, node: NodeId, node_state: NodeState, sighting: Sighting) -> None:
         state = self._state
+        self._fence.met(node)
         slot = state.assignments.get(node)
         fresh = sighting is not Sighting.HERE
         if fresh:

@@ -4,7 +4,7 @@ import pytest
 
 from coordinator.engine import effects, events
 from coordinator.engine.effects import PublishModel, PublishState
-from coordinator.engine.fencing import HEAL_PAUSE_S, REPLACE_S, STOPPED_S, YOUNG_S
+from coordinator.engine.fencing import ASKED_MAX, HEAL_PAUSE_S, REPLACE_S, STOPPED_S, YOUNG_S
 from coordinator.engine.timers import MAIL_S
 from coordinator.records import Restored, RoundRecord
 from federation.protocol.cohort import EVERYONE, cohort_of
@@ -142,13 +142,28 @@ class TestListening:
             (None, RUN, 0),
         ],
     )
-    def test_it_speaks_at_once_when_what_stands_there_is_no_reason_not_to(
+    def test_once_it_has_led_it_speaks_at_once_when_what_stands_there_is_no_reason_not_to(
         self, presence: Presence | None, run: RunId, epoch: int
     ) -> None:
         rig = Rig(engine(settle_s=60.0))
         rig.connect()
+        rig.wait(60.0)
+        rig.disconnect()
+        rig.connect()
         assert transcript(rig.heard(presence, run=run, epoch=epoch, retained=True)) == AGAIN[:2]
         assert transcript(rig.heard(Presence.ONLINE, epoch=1)) == []
+
+    def test_at_its_start_it_asks_some_nodes_what_they_have_seen_and_waits_for_their_answers(self) -> None:
+        """A copy that is started has the higher epoch, and a retained birth is as old as its node's process."""
+        rig = Rig(engine(settle_s=1.0))
+        rig.connect()
+        assert transcript(rig.heard(Presence.ONLINE, epoch=0, retained=True)) == []
+        asked = [transcript(rig.state(f"node-{number}")) for number in range(ASKED_MAX + 2)]
+        assert asked == [[f"tell node-{number} rebirth"] for number in range(ASKED_MAX)] + [[], []]
+        assert transcript(rig.state("node-3")) == [], "asked once"
+        rig.state("node-3", seen=SeenRun(run=RUN, epoch=Epoch(0), start=Start(0), round=RoundId(40)))
+        assert transcript(rig.wait(60.0)) == []
+        assert rig.waiting_for == "behind"
 
     def test_where_a_copy_of_equal_epoch_has_led_it_waits_for_what_nodes_have_seen(self) -> None:
         """The higher start of the two would take over though it is the older state."""
@@ -168,13 +183,13 @@ class TestListening:
         ann = (NodeId("ann"),)
         cohort = cohort_of(RUN, RoundId(0), ann)
         asked = RoundRecord(round=RoundId(0), version=ModelVersion(0), nodes=ann, cohort=cohort)
-        rig = Rig(engine(settle_s=60.0), fresh(next_round=RoundId(1), open_rounds=(asked,)))
+        rig = Rig(engine(settle_s=1.0), fresh(next_round=RoundId(1), open_rounds=(asked,)))
         rig.store.save_round(asked)
         rig.connect()
         rig.state("ann")
         assert transcript(rig.offer("ann", 0)) == []
         assert transcript(rig.offer("ann", 0, num_examples=0)) == []
-        rig.heard(Presence.LOST, epoch=0, retained=True)
+        rig.wait(1.0)
         assert "tell ann stored 0-ann" in transcript(rig.offer("ann", 0))
         assert rig.get("counters") == {"offers_unanswered": 2}
 
