@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edge_node.engine.effects import Note, SubscribeSegment, UnsubscribeSegment
 from edge_node.engine.events import ModelChunkReceived
-from edge_node.engine.fetch import Fetch, path_bytes, plan
+from edge_node.engine.fetch import CHUNKS_MISSING, Fetch, path_bytes, plan
 from edge_node.engine.settings import NodeSettings, TrainBounds
 from edge_node.records import Held
 from federation.protocol.chunking import SEGMENT_CHUNKS, split
@@ -208,6 +208,16 @@ def test_a_payload_that_is_not_what_its_digest_promised_ends_the_fetch() -> None
     assert fetch.chunk(chunk(part, 0, b"wrong"), 1.0) == [UnsubscribeSegment(version=part.version, segment="k0")]
     assert fetch.failed is not None
     assert "digest" in fetch.failed
+
+
+def test_whoever_hears_nothing_gives_up_after_so_many_attempts() -> None:
+    fetch = started(keyframe(4))
+    for attempt in range(1, SETTINGS.fetch_attempts_max):
+        fetch.timeout(10.0 * attempt)
+        assert fetch.failed is None
+    fetch.timeout(10.0 * SETTINGS.fetch_attempts_max)
+    assert fetch.failed == CHUNKS_MISSING
+    assert fetch.deadline() is None
 
 
 def test_a_new_chunk_renews_the_patience() -> None:
