@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from coordinator.enrolment.register import Issued, Register
 from federation.errors import ConfigError
 from federation.identity.bundle import Bundle
-from federation.identity.certificates import Identity, Purpose, issue, new_identity
+from federation.identity.certificates import Identity, Purpose, issue, new_identity, parsing
 from federation.identity.request import NodeRequest
 from federation.identity.signing_keys import SigningKey
 from federation.types import NodeId
@@ -90,7 +90,8 @@ def issue_to(authority: Identity, applicant: Applicant, *, now: dt.datetime, day
 
 
 def _public(pem: str) -> ec.EllipticCurvePublicKey:
-    key = serialization.load_pem_public_key(pem.encode())
+    with parsing("register"):
+        key = serialization.load_pem_public_key(pem.encode())
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise ConfigError("register", "holds a key that is not an elliptic curve key")
     return key

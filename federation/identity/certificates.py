@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import DuplicateExtension, InvalidVersion
@@ -25,6 +25,7 @@ __all__ = [
     "BACKDATED",
     "CERTIFICATE_DAYS",
     "LIST_BYTES_MAX",
+    "UNREADABLE",
     "Identity",
     "Purpose",
     "Revoked",
@@ -51,6 +52,9 @@ PEM_BYTES_MAX = 16_384
 
 LIST_BYTES_MAX = 32 << 20
 """A revocation list has about 50 bytes for each entry."""
+
+UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, InternalError, InvalidVersion, DuplicateExtension)
+"""What the library raises where it finds a certificate, a request or a key odd: one bit may make another kind of it."""
 
 BACKDATED = dt.timedelta(days=1)
 """A device whose clock is some hours behind must not find its new certificate "not yet valid"."""
@@ -196,7 +200,7 @@ def list_begin(pem: str) -> dt.datetime:
     """
     try:
         return x509.load_pem_x509_crl(pem.encode()).last_update_utc
-    except ValueError as error:
+    except UNREADABLE as error:
         raise ConfigError("revocation list", f"is damaged: {error}") from error
 
 
@@ -217,7 +221,7 @@ def parsing(source: str) -> Iterator[None]:
     """Turn every way in which the library finds a certificate, a request or a key odd into a `ConfigError`."""
     try:
         yield
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidVersion, DuplicateExtension) as error:
+    except UNREADABLE as error:
         raise ConfigError(source, f"a certificate or key in it is damaged: {error}") from error
 
 
@@ -229,7 +233,7 @@ def read_certificate(pem: str, *, source: str = "certificate") -> x509.Certifica
     """
     try:
         return x509.load_pem_x509_certificate(_bounded(pem, source))
-    except ValueError as error:
+    except UNREADABLE as error:
         raise ConfigError(source, f"is not a PEM certificate: {error}") from error
 
 
@@ -255,7 +259,7 @@ def read_key(key_pem: str, *, source: str) -> ec.EllipticCurvePrivateKey:
     """
     try:
         key = serialization.load_pem_private_key(_bounded(key_pem, source), password=None)
-    except (ValueError, TypeError) as error:
+    except UNREADABLE as error:
         # The library's own words may repeat a part of what it was given: this was meant to be a secret.
         raise ConfigError(source, "its private key is not a PEM key without a passphrase") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
@@ -271,7 +275,7 @@ def check_identity(certificate: x509.Certificate, authority: x509.Certificate, *
     """
     try:
         certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature) as error:
+    except (*UNREADABLE, InvalidSignature) as error:
         raise ConfigError("certificate", "was not signed by the authority beside it") from error
     if (own := common_name(certificate)) != name:
         raise ConfigError("certificate", f"is for {own!r}, not for {name!r}")

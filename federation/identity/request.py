@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from federation.errors import ConfigError
 from federation.identity.bundle import read_document
-from federation.identity.certificates import PEM_BYTES_MAX, common_name, distinguished_name, parsing
+from federation.identity.certificates import PEM_BYTES_MAX, UNREADABLE, common_name, distinguished_name, parsing
 from federation.identity.signing_keys import SigningKey
 
 __all__ = ["NodeRequest", "decode_request", "encode_request", "new_request"]
@@ -81,7 +81,7 @@ def decode_request(text: str) -> NodeRequest:
     request = read_document(NodeRequest, text, source=SOURCE)
     try:
         csr = x509.load_pem_x509_csr(request.csr.encode())
-    except ValueError as error:
+    except UNREADABLE as error:
         raise ConfigError(SOURCE, f"csr: {error}") from error
     with parsing(SOURCE):
         _check_request(request, csr)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from federation.errors import ConfigError
-from federation.identity.certificates import PEM_BYTES_MAX
+from federation.identity.certificates import PEM_BYTES_MAX, UNREADABLE
 from federation.identity.private_files import read_text
 from federation.protocol.signing import Signer, Verifier
 from federation.types import NodeId
@@ -157,7 +157,7 @@ def read_signing_key(pem: str, *, source: str) -> SigningKey:
     """
     try:
         key = serialization.load_pem_private_key(pem[:PEM_BYTES_MAX].encode(), password=None)
-    except (ValueError, TypeError) as error:
+    except UNREADABLE as error:
         # The library's own words may repeat a part of what it was given: this was meant to be a secret.
         raise ConfigError(source, "is not a PEM key without a passphrase") from error
     if not isinstance(key, Ed25519PrivateKey):
@@ -173,7 +173,7 @@ def read_public_key(pem: str, *, source: str) -> Ed25519PublicKey:
     """
     try:
         key = serialization.load_pem_public_key(pem[:PEM_BYTES_MAX].encode())
-    except (ValueError, TypeError) as error:
+    except UNREADABLE as error:
         raise ConfigError(source, "is not a PEM public key") from error
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigError(source, "is not an Ed25519 public key")
