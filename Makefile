@@ -10,6 +10,7 @@ ARGS ?=
 SEEDS ?= 2000
 MINUTES ?= 10
 FRAMES ?= 1000000
+MESSAGES ?= 100000
 TESTS ?=
 BROKER_TESTS ?= tests/contract/test_transport.py tests/integration/transport/test_mqtt.py tests/integration/transport/test_mqtt_identity.py tests/integration/roles/test_coordinator.py tests/integration/roles/test_edge_node.py tests/integration/roles/test_recovery.py tests/integration/commands/test_coordinator_doctor.py tests/integration/commands/test_edge_node_doctor.py
 # Without compiled files each worker rewrites every assertion again, and each program compiles all that it imports.
@@ -94,8 +95,9 @@ bench: $(STAMP) ## The figures of the README, printed with their bars (minutes)
 bench-codec: $(STAMP) ## The codec's figures beside its peers; ARGS=--system adds whole federations
 	@$(BIN)/python -m benchmarks.codec $(ARGS)
 
-fuzz: $(STAMP) ## A million mutated frames at the codec's decoder (a quarter of an hour): make fuzz FRAMES=1000000
+fuzz: $(STAMP) ## Mutated frames at the decoder, extreme messages at machine and store: make fuzz FRAMES=1000000 MESSAGES=100000
 	@$(BIN)/python -m benchmarks.codec_fuzz --frames $(FRAMES) $(ARGS)
+	@FEDMQ_EXTREMES=$(MESSAGES) $(BIN)/python -m pytest -q -p no:cacheprovider tests/hostile/test_extremes.py
 
 bench-algorithms: $(STAMP) ## Strategies, robust rules and asynchronous rounds, with their bars (minutes)
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.algorithms $(ARGS)
