@@ -61,7 +61,16 @@ EVALUATION_STOP_S = 2.0
 """How long an orderly stop waits for an evaluation, in seconds."""
 
 ALARMS = frozenset(
-    {"behind", "broker_drops", "fenced", "nobody_trains", "other_coordinator", "retained_lost", "storage_failed"}
+    {
+        "behind",
+        "broker_drops",
+        "claim_without_proof",
+        "fenced",
+        "nobody_trains",
+        "other_coordinator",
+        "retained_lost",
+        "storage_failed",
+    }
 )
 """Events of the machine that a person should see."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from federation.protocol.messages import UpdateOffer
+from federation.protocol.messages import Proof, UpdateOffer
 from federation.task import Parameters
 from federation.types import NO_START, Digest, Epoch, ModelVersion, RoundId, RunId, Start
 
@@ -37,6 +37,7 @@ class Seen:
         began_ms: When the run's store was made, by the coordinator's clock, for people.
         round: The newest round that this start has announced, or None.
         version: Its model version.
+        proof: The coordinator's own words of the highest pair, and of the highest round of any pair, as it signed them.
     """
 
     run: RunId
@@ -45,6 +46,7 @@ class Seen:
     began_ms: int | None = None
     round: RoundId | None = None
     version: ModelVersion | None = None
+    proof: Proof | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

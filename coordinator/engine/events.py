@@ -23,7 +23,7 @@ from federation.protocol.messages import (
     Reason,
     UpdateOffer,
 )
-from federation.types import ModelVersion, NodeId, UpdateId
+from federation.types import ModelVersion, NodeId, SeenRun, UpdateId
 
 __all__ = [
     "Answer",
@@ -46,6 +46,7 @@ __all__ = [
     "NodeStateReceived",
     "OfferReceived",
     "ProgressReceived",
+    "ProofReceived",
     "ReportReceived",
     "ResultSaved",
     "RoundSaved",
@@ -119,6 +120,18 @@ class ProgressReceived:
 
     node: NodeId
     progress: Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProofReceived:
+    """A node shows what this coordinator's own key has signed.
+
+    Attributes:
+        proved: What each of them says of who led and how far; an announcement says no start.
+    """
+
+    node: NodeId
+    proved: tuple[SeenRun, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,6 +315,7 @@ News = (
     | DeclineReceived
     | ReportReceived
     | ProgressReceived
+    | ProofReceived
     | MessageRefused
     | BrokerDropped
     | CoordinatorStateReceived

@@ -4,17 +4,19 @@ Whatever arrives here was said by ourselves, by another coordinator, by the brok
 by nobody: an empty payload is a retained message that was cleared.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from enum import StrEnum
 
 from coordinator.engine.announcer import Announcer
 from coordinator.engine.events import CoordinatorStateReceived
 from coordinator.engine.registry import NODES_MAX
 from coordinator.engine.state import MachineState
+from coordinator.engine.timers import RateLimit
 from federation.protocol.messages import CoordinatorState, NodeState, Presence, Rebirth
 from federation.types import Epoch, NodeId, RoundId, SeenRun, Start
 
-__all__ = ["HEAL_PAUSE_S", "STOPPED_S", "Behind", "Fence", "Leave"]
+__all__ = ["HEAL_PAUSE_S", "PROOF_PAUSE_S", "PROOF_WAIT_S", "STOPPED_S", "Behind", "Fence", "Leave"]
 
 HEAL_PAUSE_S = 5.0
 """What was wiped is published again this long after it was last published at the earliest, in seconds."""
@@ -28,6 +30,14 @@ YOUNG_S = 10.0
 REPLACE_S = 60.0
 """Whoever was told to replace another run's coordinator does not give way for this long after its start, in seconds."""
 
+PROOF_WAIT_S = 5.0
+"""A node's first claim without proof holds decisions for so long at most, once for each node, in seconds."""
+
+PROOF_PAUSE_S = 60.0
+"""Between two questions for a proof to one node, in seconds."""
+
+PROOFS_PER_S = 100.0
+"""Questions for a proof to all nodes, each second."""
 
 ASKED_MAX = 8
 """Nodes that a start asks what they have seen before its first word: whatever was made after a copy, they know."""
@@ -52,14 +62,24 @@ class Behind:
 
     Where there is any, this state is a copy, or was restored from a backup, and nothing is decided: a verdict would end
     work that somebody else may have stored, and a round number would be used twice. One node's word is enough, since
-    perhaps only one of them is online that has seen more. What it costs when it is a lie is bounded by a person: log
-    and ``coordinator why`` name the node, and whoever is revoked has said nothing.
+    perhaps only one of them is online that has seen more. Where messages are signed, its word is a claim: it holds for
+    `PROOF_WAIT_S`, and longer only with what a node cannot make, this coordinator's own signature [FED-130]. Else what
+    a lie costs is bounded by a person: log and ``coordinator why`` name the node, and whoever is revoked has said
+    nothing.
+
+    Attributes:
+        due: When claims that nobody has proved hold no longer, in monotonic seconds; None is that none does.
     """
 
     def __init__(self, state: MachineState) -> None:
         self._state = state
+        self._known: dict[NodeId, SeenRun] = {}
         self._claims: dict[NodeId, SeenRun] = {}
         self._successor: SeenRun | None = None
+        self._is_known = False
+        self._asks = RateLimit[NodeId](per_s=1 / PROOF_PAUSE_S, burst=1.0)
+        self._asks_any = RateLimit[str](per_s=PROOFS_PER_S, burst=PROOFS_PER_S)
+        self.due: float | None = None
 
     def superseded(self, epoch: Epoch, start: Start) -> None:
         """A later start of this run has led it, says ``srv``, and is gone."""
@@ -68,50 +88,104 @@ class Behind:
 
     def told(self, node: NodeId, round_id: RoundId) -> None:
         """A node offers work of a round of this run that was never reserved here."""
-        self._claim(node, SeenRun(run=self._state.run, epoch=self._state.epoch, round=round_id))
+        self._hear(node, SeenRun(run=self._state.run, epoch=self._state.epoch, round=round_id))
 
     def born(self, node: NodeId, node_state: NodeState) -> None:
         """A node says who it is, and what it has seen."""
-        state, seen = self._state, node_state.seen
-        if seen is None or seen.run != state.run:
+        seen = node_state.seen
+        if seen is not None and self._is_beyond(seen):
+            self._hear(node, seen)
+
+    def proved(self, node: NodeId, proved: tuple[SeenRun, ...]) -> None:
+        """A node shows what our own key has signed; what is not of our run, or not beyond us, proves nothing."""
+        beyond = [seen for seen in proved if self._is_beyond(seen)]
+        if not beyond:
+            self._state.count("proofs_void")
             return
-        if (seen.epoch, seen.start) > state.fence or (seen.round is not None and seen.round >= state.next_round):
-            self._claim(node, seen)
+        self._claims.pop(node, None)
+        highest = max(beyond, key=lambda seen: (seen.epoch, seen.start))
+        rounds = [seen.round for seen in beyond if seen.round is not None]
+        self._know(node, replace(highest, round=max(rounds, default=None)))
 
     def expel(self, nodes: frozenset[NodeId]) -> None:
-        """These have left the federation: their word does not count."""
+        """These have left the federation: their word does not count; what they have proved is true, whoever has it."""
         for node in nodes & self._claims.keys():
             del self._claims[node]
+        if not self._state.settings.signed:
+            for node in nodes & self._known.keys():
+                del self._known[node]
         self._judge()
+
+    def pass_time(self) -> None:
+        """Claims that nobody has proved in time hold nothing any more."""
+        if self.due is not None and self._state.now >= self.due:
+            self.due = None
+            self._judge()
 
     def row(self) -> Mapping[str, object]:
         """What is known, for people: who says so, the highest epoch and the highest round; nothing when not behind."""
-        if not self._state.behind:
+        if not self._is_known:
             return {}
-        seen = [*self._claims.values(), *([] if self._successor is None else [self._successor])]
+        seen = [*self._known.values(), *([] if self._successor is None else [self._successor])]
         return {
-            "nodes": len(self._claims),
-            "said_by": sorted(self._claims)[:NAMES_MAX],
-            "epoch": max(one.epoch for one in seen),
-            "round": max((one.round for one in seen if one.round is not None), default=None),
+            **_told_by(self._known),
+            **_highest(seen),
             "our_epoch": self._state.epoch,
             "our_rounds": self._state.next_round,
         }
 
-    def _claim(self, node: NodeId, seen: SeenRun) -> None:
-        if node in self._claims or len(self._claims) < NODES_MAX:
-            self._claims[node] = seen
+    def claims(self) -> Mapping[str, object]:
+        """What nodes claim and have not proved, for people; nothing when nobody does."""
+        return {**_told_by(self._claims), **_highest(self._claims.values())} if self._claims else {}
+
+    def _is_beyond(self, seen: SeenRun) -> bool:
+        state = self._state
+        higher = (seen.epoch, seen.start) > state.fence or (seen.round is not None and seen.round >= state.next_round)
+        return seen.run == state.run and higher
+
+    def _hear(self, node: NodeId, seen: SeenRun) -> None:
+        if not self._state.settings.signed:
+            self._know(node, seen)
+        elif node not in self._known:
+            self._doubt(node, seen)
+
+    def _doubt(self, node: NodeId, seen: SeenRun) -> None:
+        """Wait a moment for the proof, once for each node: a verdict in this time would be final [FED-130]."""
+        state = self._state
+        state.count("claims_unproven")
+        if node not in self._claims:
+            if len(self._claims) >= NODES_MAX:
+                return
+            state.note("claim_without_proof", node=node, epoch=seen.epoch, round=seen.round)
+            self.due = state.now + PROOF_WAIT_S
+        self._claims[node] = seen
+        if self._asks.admits(node, state.now) and self._asks_any.admits("", state.now):
+            state.send(node, Rebirth(proof=True))
+        self._judge()
+
+    def _know(self, node: NodeId, seen: SeenRun) -> None:
+        if node in self._known or len(self._known) < NODES_MAX:
+            self._known[node] = seen
             self._judge()
 
     def _judge(self) -> None:
-        state = self._state
-        before = state.behind
-        state.fall_behind(behind=self._successor is not None or bool(self._claims))
-        if state.behind and not before:
+        state, before = self._state, self._is_known
+        self._is_known = self._successor is not None or bool(self._known)
+        state.fall_behind(behind=self._is_known or self.due is not None)
+        if self._is_known and not before:
             state.count("behind")
             state.note("behind", **self.row())
-        elif before and not state.behind:
+        elif before and not self._is_known:
             state.note("not_behind")
+
+
+def _told_by(nodes: Mapping[NodeId, SeenRun]) -> Mapping[str, object]:
+    return {"nodes": len(nodes), "said_by": sorted(nodes)[:NAMES_MAX]}
+
+
+def _highest(seen: Collection[SeenRun]) -> Mapping[str, object]:
+    rounds = (one.round for one in seen if one.round is not None)
+    return {"epoch": max(one.epoch for one in seen), "round": max(rounds, default=None)}
 
 
 class Fence:

@@ -87,6 +87,7 @@ class CoordinatorMachine:
             state.clock.when(state.assignments.next_lease()),
             state.settling_until,
             self._pause.until,
+            self._behind.due,
         ]
         if not state.paused:
             dues += (self._liveness.call_due, self._attendance.due(), None if state.behind else self._stop_by)
@@ -115,6 +116,7 @@ class CoordinatorMachine:
             "quota_used": state.registry.quota_used,
             "paused": state.paused,
             "behind": self._behind.row(),
+            "claims": self._behind.claims(),
             "finished": state.finished,
             "waiting_for": {
                 "reason": "" if self._waiting_reason is None else self._waiting_reason.value,
@@ -145,6 +147,7 @@ class CoordinatorMachine:
             self._liveness.expire_leases()
             if not state.paused:
                 self._receiver.drop_idle()
+        self._behind.pass_time()
         self._fence.pass_time()
 
     # --- events -----------------------------------------------------------------------------------------------------
@@ -174,6 +177,8 @@ class CoordinatorMachine:
                 self._evaluation.report(event)
             case events.ProgressReceived():
                 self._liveness.ask_who(event.node)
+            case events.ProofReceived():
+                self._behind.proved(event.node, event.proved)
             case events.MessageRefused():
                 self._alarms.refused(event)
             case events.BrokerDropped():
@@ -297,7 +302,7 @@ class CoordinatorMachine:
         """Decide nothing: there is no broker, it has not been heard who leads, or somebody knows more than we do."""
         state = self._state
         self._liveness.consider(None)
-        if state.behind:
+        if self._behind.row():
             self._wait(WaitReason.BEHIND)
         else:
             self._wait(WaitReason.SETTLING if state.clock.running else WaitReason.BROKER)

@@ -28,6 +28,7 @@ __all__ = [
     "Waiting",
     "WatchedMachine",
     "read_behind",
+    "read_claims",
     "read_counters",
     "read_enrolled",
     "read_failing",
@@ -157,8 +158,8 @@ class StatusFile:
 
 def _fields(snapshot: Mapping[str, Any]) -> Mapping[str, object]:
     waiting = {key: value for key, value in snapshot["waiting_for"].items() if key != "since"}
-    behind = {"behind": snapshot["behind"]} if snapshot.get("behind") else {}
-    return {key: snapshot[key] for key in ("version", "live", "buffered", "online")} | waiting | behind
+    heard = {key: snapshot[key] for key in ("behind", "claims") if snapshot.get(key)}
+    return {key: snapshot[key] for key in ("version", "live", "buffered", "online")} | waiting | heard
 
 
 class WatchedMachine:
@@ -220,9 +221,18 @@ def read_waiting(folder: Path) -> Waiting:
 
 def read_behind(folder: Path) -> Mapping[str, Any]:
     """What the last coordinator has heard of a later one of its run; nothing where it has not, or did not say."""
+    return _heard(folder, "behind")
+
+
+def read_claims(folder: Path) -> Mapping[str, Any]:
+    """What nodes have claimed of a later one without a proof; nothing where none does."""
+    return _heard(folder, "claims")
+
+
+def _heard(folder: Path, kind: str) -> Mapping[str, Any]:
     content = _part(folder, "waiting")
     try:
-        return dict(content["fields"]["behind"])
+        return dict(content["fields"][kind])
     except (ValueError, KeyError, TypeError):
         return {}
 

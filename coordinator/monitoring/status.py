@@ -18,8 +18,8 @@ from rich.text import Text
 from coordinator.monitoring.curves import CurveKind, CurvePoint, curve_row, newest_by_node, read_curves
 from coordinator.monitoring.report import participation_row, version_figures
 from coordinator.monitoring.run_progress import read_run_progress, run_progress_lines, run_progress_row
-from coordinator.monitoring.state_files import read_behind, read_counters, read_failing, read_incidents
-from coordinator.monitoring.why import behind_words, failures, nobody_trains
+from coordinator.monitoring.state_files import read_behind, read_claims, read_counters, read_failing, read_incidents
+from coordinator.monitoring.why import behind_words, claim_words, failures, nobody_trains
 from coordinator.records import Restored
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import Participation, VersionRow
@@ -53,6 +53,7 @@ def read_status(folder: Path) -> dict[str, object]:
         "incidents": read_incidents(folder),
         "counters": read_counters(folder),
         "behind": read_behind(folder),
+        "claims": read_claims(folder),
         "restored": None if (restored := _restored(folder)) is None else asdict(restored),
     }
 
@@ -136,11 +137,12 @@ def _tables(folder: Path) -> Group:
     more = [_incident_table(incidents)] if incidents else []
     run_progress = read_run_progress(folder)
     said = () if run_progress is None else run_progress_lines(run_progress)
-    behind = behind_words(read_behind(folder))
+    behind, claims = behind_words(read_behind(folder)), claim_words(read_claims(folder))
     return Group(
         _version_table(versions),
         *said,
         *([Text(f"{behind} (coordinator why says what to do)", style="bold red")] if behind else []),
+        *([Text(claims, style="red")] if claims else []),
         *_failing(folder, versions),
         *_begun_again(folder),
         "",

@@ -7,7 +7,7 @@ from typing import Any
 from coordinator.engine.round import WaitReason
 from coordinator.monitoring.state_files import Waiting
 
-__all__ = ["behind_words", "explain", "failures", "lift_words", "nobody_trains"]
+__all__ = ["behind_words", "claim_words", "explain", "failures", "lift_words", "nobody_trains"]
 
 NODES_NAMED = 3
 """Nodes named with one reason."""
@@ -47,7 +47,7 @@ def explain(waiting: Waiting) -> str:
     reason = str(waiting.fields.get("reason", "unknown"))
     what = f"{_meaning(reason)}{_whom(waiting.fields)}"
     counts = _counts(waiting.fields)
-    seen = _seen(waiting.fields.get("behind"))
+    seen = f"{_seen(waiting.fields.get('behind'))}{_claims(waiting.fields.get('claims'))}"
     if waiting.pid is not None:
         more = f"{seen}{_failing(waiting.fields)}"
         return f"waiting for {what}; since {_span(waiting.since_s)}{counts}{more}"
@@ -100,6 +100,11 @@ def _seen(row: object) -> str:
     return f"; {behind_words(row)}: {lift_words(row)}" if isinstance(row, Mapping) and row else ""
 
 
+def _claims(row: object) -> str:
+    words = claim_words(row)
+    return f"; {words}" if words else ""
+
+
 def behind_words(row: object) -> str:
     """What was seen of a later coordinator of this run, by whom; nothing where nothing was."""
     if not isinstance(row, Mapping) or not row:
@@ -109,6 +114,17 @@ def behind_words(row: object) -> str:
     rounds = "" if row.get("round") is None else f", round {row['round']}"
     ours = f"this state is of epoch {row.get('our_epoch')} with {row.get('our_rounds')} rounds"
     return f"{who} seen a later coordinator of this run (epoch {row.get('epoch')}{rounds}); {ours}"
+
+
+def claim_words(row: object) -> str:
+    """Who claims to have seen a later coordinator of this run without a proof; nothing where nobody does."""
+    if not isinstance(row, Mapping) or not row:
+        return ""
+    nodes, named = row.get("nodes", 0), ", ".join(map(str, row.get("said_by") or []))
+    who = f"node {named} claims" if nodes == 1 else f"{nodes} nodes ({named}) claim"
+    rounds = "" if row.get("round") is None else f", round {row['round']}"
+    lies = "the run goes on; a node of an older release has no proof, another one lies"
+    return f"{who} a later coordinator of this run (epoch {row.get('epoch')}{rounds}) without proof: {lies}"
 
 
 def lift_words(row: Mapping[str, Any]) -> str:

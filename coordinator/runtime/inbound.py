@@ -18,6 +18,7 @@ from coordinator.engine.events import (
     NodeStateReceived,
     OfferReceived,
     ProgressReceived,
+    ProofReceived,
     ReportReceived,
 )
 from coordinator.engine.timers import RateLimit
@@ -43,7 +44,9 @@ from federation.protocol.messages import (
     NodeState,
     Presence,
     Progress,
+    Proof,
     ReceiptStatus,
+    RoundAnnouncement,
     UpdateOffer,
 )
 from federation.protocol.schema import ID_PATTERN
@@ -58,7 +61,7 @@ from federation.protocol.topics import (
 )
 from federation.protocol.wire import decode_message, split_signature
 from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
-from federation.types import NodeId
+from federation.types import NO_START, NodeId, SeenRun
 
 __all__ = ["Inbound", "RetainedMail"]
 
@@ -240,15 +243,30 @@ class Inbound:
     def _own_state(self, received: MessageReceived) -> CoordinatorState | None:
         """What is said in the coordinator's name; with a key of our own only what was signed with it."""
         try:
-            body, signature = split_signature(received.payload)
-            if self._signer is not None:
-                digest = signed_digest(self._topics, received.topic, body)
-                if self._signer.sign(digest) != signature:  # Ed25519 signs the same bytes alike, each time
-                    return None
+            if self._signer is not None and not _is_own(self._signer, self._topics, received.topic, received.payload):
+                return None
             message = decode_message(received.payload)
         except RemoteProtocolError:
             return None
         return message if isinstance(message, CoordinatorState) else None
+
+    def _proof(self, node: NodeId, proof: Proof) -> Event | None:
+        """What of it our own key has signed, for the topic where we say it; without a key nothing can be proved.
+
+        Raises:
+            BadSignature: Somebody else has made it.
+            MalformedMessage: It is no message.
+        """
+        if self._signer is None:
+            return None
+        shown = ((self._topics.coordinator_state, proof.state), (self._topics.round, proof.announcement))
+        proved = []
+        for topic, payload in shown:
+            if payload is not None:
+                if not _is_own(self._signer, self._topics, topic, payload):
+                    raise BadSignature("a proof that this coordinator has not signed")
+                proved.append(_seen(decode_message(payload)))
+        return ProofReceived(node=node, proved=tuple(proved))
 
     def _node_message(
         self, topic: NodeStateTopic | NodeEventTopic | NodeTelemetryTopic, node: NodeId, message: Message
@@ -268,6 +286,8 @@ class Inbound:
                 return ReportReceived(node=node, report=message, known=known_result)
             case NodeEventTopic(), Decline():
                 return DeclineReceived(node=node, decline=message)
+            case NodeEventTopic(), Proof():
+                return self._proof(node, message)
             case NodeTelemetryTopic(), Progress():
                 return ProgressReceived(node=node, progress=message)
             case _:
@@ -334,6 +354,22 @@ class RetainedMail:
             self._timer = threading.Timer(LOOK_AGAIN_S, self._look_again)
             self._timer.daemon = True
             self._timer.start()
+
+
+def _is_own(signer: Signer, topics: Topics, topic: str, payload: bytes) -> bool:
+    body, signature = split_signature(payload)
+    return signer.sign(signed_digest(topics, topic, body)) == signature  # Ed25519 signs the same bytes alike, each time
+
+
+def _seen(message: Message) -> SeenRun:
+    match message:
+        case CoordinatorState():
+            return SeenRun(run=message.run, epoch=message.epoch, start=message.start or NO_START)
+        case RoundAnnouncement():
+            version = message.model.version
+            return SeenRun(run=message.run, epoch=message.epoch, round=message.round, version=version)
+        case _:
+            raise MalformedMessage(_misplaced(message))
 
 
 def _misplaced(message: Message) -> str:

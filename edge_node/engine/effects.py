@@ -11,6 +11,7 @@ from federation.protocol.messages import (
     ModelRef,
     NodeState,
     Progress,
+    Proof,
     RoundAnnouncement,
     UpdateOffer,
 )
@@ -52,7 +53,7 @@ class PublishState:
 class PublishEvent:
     """Publish to this node's event topic."""
 
-    message: Decline | EvaluationReport
+    message: Decline | EvaluationReport | Proof
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

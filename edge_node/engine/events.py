@@ -32,16 +32,18 @@ class BrokerDisconnected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoordinatorStateReceived:
-    """Who coordinates."""
+    """Who coordinates; ``payload`` is what was signed."""
 
     state: CoordinatorState
+    payload: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnnouncementReceived:
-    """The current round."""
+    """The current round; ``payload`` is what was signed."""
 
     announcement: RoundAnnouncement
+    payload: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

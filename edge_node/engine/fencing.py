@@ -12,8 +12,10 @@ from typing import Final
 
 from edge_node.engine.effects import Effect, Note, SaveSeen
 from edge_node.records import Seen
-from federation.protocol.messages import CoordinatorState, RoundAnnouncement
-from federation.types import NO_START, RunId, SeenRun
+from federation.errors import RemoteProtocolError
+from federation.protocol.messages import CoordinatorState, Proof, RoundAnnouncement
+from federation.protocol.wire import decode_message
+from federation.types import NO_START, RoundId, RunId, SeenRun
 
 __all__ = ["BIRTH_S_MIN", "Births", "Fence", "ignored"]
 
@@ -50,6 +52,11 @@ class Fence:
             return None
         return SeenRun(run=seen.run, epoch=seen.epoch, start=seen.start, round=seen.round, version=seen.version)
 
+    def proof(self, run: RunId | None) -> Proof | None:
+        """What the coordinator has signed of it: it tells a true word from a lie where a coordinator is behind."""
+        seen = self.seen(run)
+        return None if seen is None else seen.proof
+
     def is_lower(self, state: CoordinatorState) -> bool:
         """Whether a newer start of this coordinator was heard."""
         seen = self._seen.get(state.run)
@@ -66,17 +73,19 @@ class Fence:
         why = "a newer start of this run was heard: this is an old copy of its store, or its last will"
         return (ignored("coordinator", run=state.run, epoch=state.epoch, presence=state.presence.value, why=why),)
 
-    def hear(self, state: CoordinatorState) -> bool:
+    def hear(self, state: CoordinatorState, payload: bytes = b"") -> bool:
         """Take what a coordinator says that is not lower; says whether everything must be told to it anew."""
         known = self._seen.get(state.run)
         start = state.start or NO_START
         same = known is not None and state.epoch == known.epoch and (start == known.start or state.run in self._unnamed)
+        proof = self._prove_pair(state.run, payload, same=same)
         self._unnamed.discard(state.run)
         if known is None or not same:
-            self._seen[state.run] = Seen(run=state.run, epoch=state.epoch, start=start, began_ms=state.began_ms)
+            fresh = Seen(run=state.run, epoch=state.epoch, start=start, began_ms=state.began_ms, proof=proof)
+            self._seen[state.run] = fresh
             return known is not None
         began_ms = known.began_ms if state.began_ms is None else state.began_ms
-        self._seen[state.run] = replace(known, start=start, began_ms=began_ms)
+        self._seen[state.run] = replace(known, start=start, began_ms=began_ms, proof=proof)
         return False
 
     def follows(self, announcement: RoundAnnouncement) -> bool | None:
@@ -93,9 +102,10 @@ class Fence:
         known = self._seen.get(announcement.run)
         if known is not None and announcement.epoch <= known.epoch:
             return False
-        began_ms = None if known is None else known.began_ms
+        began_ms, proof = (None, None) if known is None else (known.began_ms, known.proof)
         self._unnamed.add(announcement.run)
-        self._seen[announcement.run] = Seen(run=announcement.run, epoch=announcement.epoch, began_ms=began_ms)
+        fresh = Seen(run=announcement.run, epoch=announcement.epoch, began_ms=began_ms, proof=proof)
+        self._seen[announcement.run] = fresh
         return known is not None
 
     def begins(self, announcement: RoundAnnouncement) -> bool:
@@ -111,13 +121,29 @@ class Fence:
         older_round = seen.round is not None and announcement.round < seen.round
         return older_round or (seen.version is not None and announcement.model.version < seen.version)
 
-    def obey(self, announcement: RoundAnnouncement) -> None:
+    def obey(self, announcement: RoundAnnouncement, payload: bytes = b"") -> None:
         """Take the round of an announcement whose epoch was taken; within one start the highest counts."""
         seen = self._seen[announcement.run]
         round_id, version = announcement.round, announcement.model.version
         if seen.round is not None and seen.version is not None:
             round_id, version = max(seen.round, round_id), max(seen.version, version)
-        self._seen[announcement.run] = replace(seen, round=round_id, version=version)
+        proof = self._prove_round(seen.proof, announcement, payload)
+        self._seen[announcement.run] = replace(seen, round=round_id, version=version, proof=proof)
+
+    def _prove_pair(self, run: RunId, payload: bytes, *, same: bool) -> Proof | None:
+        known = self.proof(run)
+        if not self._signed or not payload:
+            return known
+        if same and run not in self._unnamed and known is not None and known.state is not None:
+            return known  # the first word of a start says all that its others say
+        return replace(known or Proof(), state=payload)
+
+    def _prove_round(self, known: Proof | None, announcement: RoundAnnouncement, payload: bytes) -> Proof | None:
+        """The highest round of any pair: a copy with a higher pair may have lower rounds."""
+        highest = None if known is None else _round_of(known)
+        if not self._signed or not payload or (highest is not None and announcement.round < highest):
+            return known
+        return replace(known or Proof(), announcement=payload)
 
     def forget(self, runs: Iterable[RunId]) -> None:
         """These runs had to go."""
@@ -169,6 +195,14 @@ class Births:
     def deadline(self) -> float | None:
         """When it is due, in monotonic seconds."""
         return self._due_at
+
+
+def _round_of(proof: Proof) -> RoundId | None:
+    try:
+        said = None if proof.announcement is None else decode_message(proof.announcement)
+    except RemoteProtocolError:
+        return None  # kept by another release
+    return said.round if isinstance(said, RoundAnnouncement) else None
 
 
 def ignored(what: str, **fields: object) -> Note:

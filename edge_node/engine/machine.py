@@ -3,7 +3,16 @@
 from collections.abc import Callable, Mapping
 from typing import assert_never
 
-from edge_node.engine.effects import AdoptModel, Effect, EnterRun, MakeInitialModel, Note, PublishState, Stop
+from edge_node.engine.effects import (
+    AdoptModel,
+    Effect,
+    EnterRun,
+    MakeInitialModel,
+    Note,
+    PublishEvent,
+    PublishState,
+    Stop,
+)
 from edge_node.engine.events import (
     AnnouncementReceived,
     BrokerConnected,
@@ -32,7 +41,6 @@ from edge_node.engine.settings import NodeSettings, TrainBounds
 from edge_node.records import FinishedTraining, Held, RecoveredNode
 from federation.protocol.messages import (
     Cancel,
-    CoordinatorState,
     EvaluationReceipt,
     Grant,
     NodeState,
@@ -78,7 +86,7 @@ class NodeMachine:
         self._fence = Fence((one for one in seen if one is not None), signed=settings.signed)
         self._births = Births(rng, settings.reconnect_spread_s)
         self._connected = False
-        self._unproven: RoundAnnouncement | None = None
+        self._unproven: AnnouncementReceived | None = None
         self._leave_at: float | None = None
         self._stopped = False
         self._refused = 0
@@ -125,9 +133,9 @@ class NodeMachine:
                 self._reports.disconnected()
                 return self._scheduler.disconnected()
             case CoordinatorStateReceived():
-                return self._on_coordinator(event.state, now)
+                return self._on_coordinator(event, now)
             case AnnouncementReceived():
-                return self._on_announcement(event.announcement, now)
+                return self._on_announcement(event, now)
             case ModelChunkReceived():
                 return self._scheduler.chunk(event, now)
             case CommandReceived():
@@ -195,7 +203,8 @@ class NodeMachine:
 
     # --- the coordinator --------------------------------------------------------------------------------------------
 
-    def _on_coordinator(self, state: CoordinatorState, now: float) -> list[Effect]:
+    def _on_coordinator(self, event: CoordinatorStateReceived, now: float) -> list[Effect]:
+        state = event.state
         if self._fence.is_lower(state):
             self._births.want(now)  # it may be a copy that does not know how far its run has come
             return list(self._fence.tell(state))
@@ -205,7 +214,7 @@ class NodeMachine:
             if not present:
                 return []  # the will of a former run's coordinator
             effects = self._enter_run(state.run, now)
-        if self._fence.hear(state):
+        if self._fence.hear(state, event.payload):
             self._tell_again(now)
         self._births.compare(self._fence.said(state.run), now)
         effects += self._fence.save(state.run)
@@ -221,18 +230,18 @@ class NodeMachine:
             effects += self._on_announcement(unproven, now)
         return effects
 
-    def _on_announcement(self, announcement: RoundAnnouncement, now: float) -> list[Effect]:
-        effects: list[Effect] = []
+    def _on_announcement(self, event: AnnouncementReceived, now: float) -> list[Effect]:
+        announcement, effects = event.announcement, list[Effect]()
         if self._runs.run is None:
             effects = self._enter_run(announcement.run, now)
         if announcement.run != self._runs.run:
             # Perhaps only a retained message that a former run has left behind: it must not hide the run at hand. It
             # counts when that run's coordinator says that it is online.
-            self._unproven = announcement
+            self._unproven = event
             return [Note(event="other_run_announced", fields={"run": announcement.run})]
         follows = self._fence.follows(announcement)
         if follows is None:
-            self._unproven = announcement  # of another start: which one leads, its state says
+            self._unproven = event  # of another start: which one leads, its state says
         if not follows:
             return effects
         if self._fence.is_replay(announcement):
@@ -243,12 +252,12 @@ class NodeMachine:
             effects += self._scheduler.rewind(announcement)
         if not self._scheduler.is_news(announcement):
             return effects
+        self._fence.obey(announcement, event.payload)
         return effects + self._obey(announcement, now)
 
     def _obey(self, announcement: RoundAnnouncement, now: float) -> list[Effect]:
         if not announcement.final:  # the end may be retained from long ago
             self._outbox.coordinator_is(present=True, now=now)  # whatever a late will has said [FED-62]
-        self._fence.obey(announcement)
         effects = [*self._fence.save(announcement.run), *self._scheduler.announce(announcement, now)]
         leaves = announcement.final and self._settings.exit_when_finished
         self._leave_at = now + self._settings.exit_linger_s if leaves else None
@@ -292,7 +301,8 @@ class NodeMachine:
                 self._outbox.retry_after(command, now)
                 return []
             case Rebirth():
-                return [self._birth()]
+                proof = self._fence.proof(self._runs.run) if command.proof else None
+                return [self._birth()] if proof is None else [PublishEvent(message=proof), self._birth()]
             case EvaluationReceipt():
                 self._reports.receipt(command)
                 return []

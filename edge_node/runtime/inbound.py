@@ -111,11 +111,11 @@ class Inbound:
                 state = self._reader.decode(message.topic, message.payload)
                 if isinstance(state, CoordinatorState):
                     self._hear_inputs(state.inputs)
-                    return CoordinatorStateReceived(state=state)
+                    return CoordinatorStateReceived(state=state, payload=message.payload)
             case RoundTopic():
                 announcement = self._reader.decode(message.topic, message.payload)
                 if isinstance(announcement, RoundAnnouncement):
-                    return AnnouncementReceived(announcement=announcement)
+                    return AnnouncementReceived(announcement=announcement, payload=message.payload)
             case NodeCommandTopic(node=node) if node == self._node:
                 return self._command(self._reader.decode(message.topic, message.payload))
         raise MalformedMessage(f"topic {message.topic[:128]!r} does not carry this message to a node")

@@ -5,6 +5,7 @@ residual that got an update back, a task's state. Losing another change in a pow
 write-ahead log keeps all of them in order.
 """
 
+import contextlib
 import secrets
 import time
 from collections.abc import Callable
@@ -19,8 +20,10 @@ from edge_node.storage.model_file import FORMER_MODEL, is_model, model_name, pac
 from edge_node.storage.state_folder import StateFolder
 from edge_node.storage.store import HeldModel
 from edge_node.storage.task_state import added, pack_arrays, unpack_arrays
-from federation.errors import LocalProtocolError, StorageError
+from federation.errors import LocalProtocolError, RemoteProtocolError, StorageError
 from federation.protocol.limits import INT64_MAX
+from federation.protocol.messages import Proof
+from federation.protocol.wire import decode_message, encode_message
 from federation.task import Parameters
 from federation.types import Incarnation, ModelVersion, RoundId, RunId, StateId, UpdateId
 
@@ -28,6 +31,7 @@ __all__ = ["SqliteNodeStore"]
 
 _RESIDUAL = "residual"
 _STATE = "state"
+_PROOF = "proof"
 _NO_RUN = RunId("")
 """Before the first run is entered."""
 
@@ -97,7 +101,7 @@ class SqliteNodeStore:
             held_version=model.version if model else None,
             held_digest=model.digest if model else None,
             outbox=self.outbox(),
-            seen=row.seen,
+            seen=self._seen(row),
             hidden=tuple(self._hidden(row) for row in self._db.runs() if row.run != run),
         )
 
@@ -246,6 +250,8 @@ class SqliteNodeStore:
                 last_round=None if undone else last,
             )
             self._db.put_run(heard)
+            if seen.proof is not None:
+                self._db.set_body(seen.run, _PROOF, encode_message(seen.proof))
 
     def close(self) -> None:
         """Release the state folder."""
@@ -275,8 +281,18 @@ class SqliteNodeStore:
             held_version=held.version if held else None,
             held_digest=held.digest if held else None,
             outbox=tuple(self._read_outbox(row.run).values()),
-            seen=row.seen,
+            seen=self._seen(row),
         )
+
+    def _seen(self, row: RunRow) -> Seen | None:
+        """What was heard; a proof that is damaged, or of another release, is none."""
+        seen, body = row.seen, self._db.body(row.run, _PROOF)
+        if seen is None or body is None:
+            return seen
+        with contextlib.suppress(RemoteProtocolError):
+            proof = decode_message(body)
+            return replace(seen, proof=proof) if isinstance(proof, Proof) else seen
+        return seen
 
     def _read_outbox(self, run: RunId) -> dict[UpdateId, OutboxEntry]:
         found = read_outbox(self._db.query("SELECT * FROM outbox WHERE run = ? ORDER BY position", run))

@@ -183,13 +183,9 @@ class RoundAnnouncement:
     """``round``, retained: the current round; at most 4 KiB for a fleet of any size.
 
     Attributes:
-        run: The store that this round belongs to.
         epoch: Fencing: a node ignores an announcement of an older epoch than it has seen in this run.
         round: This announcement's number.
         task: Name of the task, for the log and for a node that is configured for another one.
-        model: What to train from.
-        cohort: Who is asked.
-        settings: How to train.
         codec: The update codec spec, such as ``edge``.
         min_base_version: Updates from older versions will be stale: a node may stop such work.
         lease_s: How long an assignment lasts, in seconds from reading this.
@@ -241,8 +237,6 @@ class UpdateOffer:
     Attributes:
         run: The run that it was trained for.
         round: The announcement that asked for it.
-        update: Its identity.
-        incarnation: The node's boot number.
         base_version: The version that it was trained from: staleness comes from here.
         base_digest: Digest of that version as the node held it.
         num_examples: Local examples: the weight, at least 1.
@@ -252,7 +246,6 @@ class UpdateOffer:
         payload_digest: BLAKE2b-128 of the codec frame.
         chunk_bytes: Body size of every chunk but the last, when it is granted.
         fetched_bytes: Model bytes that the node pulled for this round.
-        train_s: Seconds of local training.
         inline: The codec frame itself, or None.
     """
 
@@ -289,7 +282,6 @@ class Grant:
     """``n/{node}/cmd``: send the first ``window`` chunks that ``bitmap`` lacks.
 
     Attributes:
-        update: Which transfer.
         bitmap: Bit i (little-endian within a byte) is set when chunk i has arrived.
         window: How many of the missing chunks may be under way.
     """
@@ -305,7 +297,6 @@ class Receipt:
 
     Attributes:
         run: The run of the offer that it answers.
-        update: Which update.
         status: stored, applied, stale or refused.
         reason: Why, for stale and refused.
         version: The version that it became part of, for applied; else None.
@@ -336,7 +327,17 @@ class RetryAfter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebirth:
-    """``n/{node}/cmd``: publish your state again."""
+    """``n/{node}/cmd``: publish your state again; ``proof``: and show what proves that a later coordinator has led."""
+
+    proof: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """``n/{node}/evt``: the payload of `srv` with the highest pair, and of the highest round, that the node obeyed."""
+
+    state: bytes | None = None
+    announcement: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,12 +355,9 @@ class EvaluationReport:
     """``n/{node}/evt``: what a node found when it evaluated a version; repeated until its receipt.
 
     Attributes:
-        run: The run that asked.
-        version: The version.
         digest: Digest of that version as the node held it.
         num_examples: Local test examples: the weight; 0 when it has not evaluated.
         metrics: The task's own numbers (finite), at most 16.
-        evaluate_s: Seconds of the evaluation.
         reason: Why it has not evaluated, for people.
     """
 
@@ -396,5 +394,6 @@ Message = (
     | Progress
     | EvaluationReport
     | EvaluationReceipt
+    | Proof
 )
 """Everything that is said in msgpack; model and update chunks are raw bytes."""

@@ -39,6 +39,7 @@ from federation.protocol.limits import (
     NAME_BYTES_MAX,
     PARTS_MAX,
     PAYLOAD_BYTES_MAX,
+    PROOF_BYTES_MAX,
     REASON_BYTES_MAX,
     SECONDS_MAX,
     SPEC_BYTES_MAX,
@@ -58,6 +59,7 @@ from federation.protocol.messages import (
     PartKind,
     Presence,
     Progress,
+    Proof,
     Reason,
     Rebirth,
     Receipt,
@@ -327,7 +329,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
     ),
     _message(8, Cancel, Field(2, "run", _RUN), Field(3, "round", _COUNT)),
     _message(9, RetryAfter, Field(2, "update", _UPDATE), Field(3, "seconds", _SECONDS)),
-    _message(10, Rebirth),
+    _message(10, Rebirth, Field(2, "proof", Flag(), optional=True)),
     _message(
         11,
         Progress,
@@ -354,6 +356,13 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(3, "version", _COUNT),
         Field(4, "status", _STATUS),
         Field(5, "reason", _REASON),
+    ),
+    _message(
+        14,
+        Proof,
+        Field(2, "state", Blob(HEADER_BYTES_MAX, least=1), optional=True),
+        Field(3, "announcement", Blob(ANNOUNCEMENT_BYTES_MAX, least=1), optional=True),
+        bytes_max=PROOF_BYTES_MAX,
     ),
 )
 """Every message, by ascending type code."""

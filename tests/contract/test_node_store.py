@@ -13,6 +13,7 @@ from edge_node.storage.database import RUNS_OWED_MAX
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.storage.store import NodeStore
 from federation.errors import LocalProtocolError, StorageError
+from federation.protocol.messages import Proof
 from federation.types import Epoch, ModelVersion, RoundId, RunId, Start, StateId
 from tests.rigs.node_values import OTHER_RUN, RUN, entry, model, residual
 
@@ -316,6 +317,19 @@ def test_the_newest_that_was_heard_survives_a_crash_of_each_run(bench: Bench) ->
     assert bench.crash().recovered().seen is None
     (hidden,) = bench.store.recovered().hidden
     assert hidden.seen == one
+
+
+def test_what_proves_what_was_heard_survives_a_crash_of_each_run(bench: Bench) -> None:
+    """FED-130: it has the largest size that it can have, and nothing without it removes it."""
+    proof = Proof(state=b"s" * 4_096, announcement=b"r" * 4_096)
+    seen = Seen(run=RUN, epoch=Epoch(2), start=Start(3), proof=proof)
+    bench.store.save_seen(replace(seen, proof=Proof(state=b"former")))
+    bench.store.save_seen(seen)
+    assert bench.crash().recovered().seen == seen
+    bench.store.enter_run(OTHER_RUN)
+    assert bench.crash().recovered().seen is None
+    (hidden,) = bench.store.recovered().hidden
+    assert hidden.seen == seen
 
 
 def test_rounds_beyond_what_a_restored_coordinator_says_are_asked_again(bench: Bench) -> None:

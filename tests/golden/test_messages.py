@@ -23,6 +23,7 @@ from federation.protocol.messages import (
     PartKind,
     Presence,
     Progress,
+    Proof,
     Reason,
     Rebirth,
     Receipt,
@@ -258,6 +259,9 @@ EXAMPLES: dict[str, Message] = {
         state_id=StateId(1),
         seen=SeenRun(run=RUN, epoch=Epoch(1)),
     ),
+    "rebirth_with_proof": Rebirth(proof=True),
+    "proof": Proof(state=b"what srv said", announcement=b"what round said"),
+    "proof_of_a_state": Proof(state=b"what srv said"),
     "evaluation_report": EvaluationReport(
         run=RUN,
         version=ModelVersion(300),

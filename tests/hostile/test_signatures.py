@@ -16,7 +16,7 @@ from tests.golden.test_messages import EXAMPLES
 TOPICS = Topics(FederationId("plant"))
 NODE, OTHER = NodeId("press_01"), NodeId("press_02")
 COORDINATOR, OWN, STRANGER = SigningKey.new(), SigningKey.new(), SigningKey.new()
-FROM_NODE = {"node_state", "node_will", "update_offer", "inline_offer", "decline", "progress"}
+FROM_NODE = {"node_state", "node_will", "update_offer", "inline_offer", "decline", "progress", "proof"}
 TOPIC_OF = {
     "coordinator_state": TOPICS.coordinator_state,
     "round_announcement": TOPICS.round,
@@ -26,6 +26,7 @@ TOPIC_OF = {
     "update_offer": TOPICS.node_event(NODE),
     "inline_offer": TOPICS.node_event(NODE),
     "decline": TOPICS.node_event(NODE),
+    "proof": TOPICS.node_event(NODE),
     "progress": TOPICS.node_telemetry(NODE),
 }
 

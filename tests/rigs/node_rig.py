@@ -52,6 +52,7 @@ from federation.protocol.messages import (
     ModelRef,
     PartKind,
     Presence,
+    Proof,
     Reason,
     Rebirth,
     Receipt,
@@ -265,6 +266,7 @@ class Script:
         run: RunId = RUN,
         began_ms: int | None = None,
         start: int | None = None,
+        payload: bytes = b"",
     ) -> list[str]:
         state = CoordinatorState(
             presence=presence,
@@ -275,10 +277,10 @@ class Script:
             began_ms=began_ms,
             start=None if start is None else Start(start),
         )
-        return self.on(CoordinatorStateReceived(state=state))
+        return self.on(CoordinatorStateReceived(state=state, payload=payload))
 
-    def announce(self, message: RoundAnnouncement) -> list[str]:
-        return self.on(AnnouncementReceived(announcement=message))
+    def announce(self, message: RoundAnnouncement, payload: bytes = b"") -> list[str]:
+        return self.on(AnnouncementReceived(announcement=message, payload=payload))
 
     def chunk(self, of: ModelPart, index: int) -> list[str]:
         """One chunk of a part, by its index in the whole part."""
@@ -368,8 +370,10 @@ def say(effect: Effect) -> str:  # noqa: PLR0911, PLR0912
             return ""
 
 
-def _event(message: Decline | EvaluationReport) -> str:
+def _event(message: Decline | EvaluationReport | Proof) -> str:
     match message:
+        case Proof():
+            return "proof"
         case Decline():
             missing = ", missing" if message.missing else ""
             return f"decline {message.round}: {message.reason} ({message.retry_after_s:g} s{missing})"

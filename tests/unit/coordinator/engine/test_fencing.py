@@ -4,7 +4,15 @@ import pytest
 
 from coordinator.engine import effects, events
 from coordinator.engine.effects import PublishModel, PublishState
-from coordinator.engine.fencing import ASKED_MAX, HEAL_PAUSE_S, REPLACE_S, STOPPED_S, YOUNG_S
+from coordinator.engine.fencing import (
+    ASKED_MAX,
+    HEAL_PAUSE_S,
+    PROOF_PAUSE_S,
+    PROOF_WAIT_S,
+    REPLACE_S,
+    STOPPED_S,
+    YOUNG_S,
+)
 from coordinator.engine.timers import MAIL_S
 from coordinator.records import Restored, RoundRecord
 from federation.protocol.cohort import EVERYONE, cohort_of
@@ -396,6 +404,138 @@ class TestBehind:
         rig.offer("ann", 0)
         rig.offer("bob", 9)
         assert not [line for line in transcript(rig.wait(60.0)) if line.startswith(("commit", "store", "announce"))]
+
+
+def signed_rig(**changes: object) -> Rig:
+    """A run whose messages are signed, with a round that is asked."""
+    rig = Rig(engine(signed=True, **changes), start=7)
+    rig.start("ann", "bob")
+    return rig
+
+
+def proof(rig: Rig, node: str, *proved: SeenRun) -> list[str]:
+    """What follows from what this coordinator's own key has signed."""
+    return transcript(rig.tell(events.ProofReceived(node=NodeId(node), proved=proved)), notes=True)
+
+
+class TestClaims:
+    """FED-130: where messages are signed a node's word holds a moment, and only the coordinator's own holds on."""
+
+    def test_a_member_that_lies_stops_nobody(self) -> None:
+        rig = signed_rig(lease_s=600.0)
+        said = transcript(rig.offer("ann", 2**32 - 1), notes=True)
+        assert said == ["note claim_without_proof", "tell ann rebirth", "note waiting"]
+        assert (rig.waiting_for, rig.get("behind")) == ("settling", {})
+        assert rig.get("claims") == {"nodes": 1, "said_by": ["ann"], "epoch": 1, "round": 2**32 - 1}
+        assert transcript(rig.offer("bob", 0)) == []
+        rig.wait(PROOF_WAIT_S)
+        assert "store 0-bob" in transcript(rig.offer("bob", 0))
+        for _ in range(100):
+            assert "tell ann refused" not in " ".join(transcript(rig.offer("ann", 2**32 - 1)))
+        rig.offer("ann", 0)
+        assert rig.get("version") == 1
+        assert rig.get("claims") != {}
+
+    def test_a_lie_in_a_birth_stops_nobody(self) -> None:
+        rig = signed_rig()
+        for incarnation in range(2, 30):
+            rig.state("ann", incarnation=Incarnation(incarnation), seen=SeenRun(run=RUN, epoch=Epoch(2**32 - 1)))
+            rig.wait(PROOF_WAIT_S if incarnation == 2 else 0.0)
+            assert rig.waiting_for == "assignments"
+
+    def test_a_node_is_asked_for_its_proof_at_a_bounded_rate(self) -> None:
+        rig = signed_rig(lease_s=6_000.0)
+        asked = []
+        for _ in range(300):
+            asked += [line for line in transcript(rig.offer("ann", 9)) if line == "tell ann rebirth"]
+            rig.wait(1.0)
+        assert len(asked) == 300 / PROOF_PAUSE_S
+
+    def test_a_fleet_that_lies_is_named_and_asked_at_a_bounded_rate(self) -> None:
+        rig = signed_rig()
+        nodes = [f"n{number}" for number in range(300)]
+        for node in nodes:
+            rig.state(node)
+        rig.wait(10.0)
+        asked = []
+        for node in nodes:
+            asked += [line for line in transcript(rig.offer(node, 9)) if line == f"tell {node} rebirth"]
+        # Whoever is first holds everybody's offers; so births tell the rest.
+        for node in nodes:
+            seen = SeenRun(run=RUN, epoch=Epoch(9))
+            asked += [line for line in transcript(rig.state(node, seen=seen)) if line == f"tell {node} rebirth"]
+        assert 1 <= len(asked) <= 100
+        row = rig.get("claims")
+        assert isinstance(row, dict)
+        assert (row["nodes"], len(row["said_by"])) == (300, 10)
+
+    @pytest.mark.parametrize(
+        "seen",
+        [
+            SeenRun(run=RUN, epoch=Epoch(2)),
+            SeenRun(run=RUN, epoch=Epoch(1), start=Start(8)),
+            SeenRun(run=RUN, epoch=Epoch(0), round=RoundId(1), version=ModelVersion(1)),
+        ],
+    )
+    @pytest.mark.parametrize("claims", [False, True])
+    def test_a_true_proof_holds_whoever_has_shown_it(self, seen: SeenRun, claims: bool) -> None:
+        rig = signed_rig()
+        if claims:
+            rig.offer("ann", 7)
+        assert proof(rig, "ann", SeenRun(run=RUN, epoch=Epoch(0)), seen)[0] == "note behind"
+        rig.wait(PROOF_WAIT_S)
+        assert (rig.waiting_for, rig.get("claims")) == ("behind", {})
+        rig.tell(events.NodesEnrolled(nodes=frozenset({NodeId("bob")}), digest="x"))
+        assert rig.waiting_for == "behind", "what it has shown is true without it"
+        assert transcript(rig.offer("bob", 0)) == []
+
+    @pytest.mark.parametrize(
+        "seen",
+        [
+            SeenRun(run=OTHER, epoch=Epoch(9), start=Start(9), round=RoundId(99)),
+            SeenRun(run=RUN, epoch=Epoch(0), start=Start(2**64 - 1), round=RoundId(0)),
+            SeenRun(run=RUN, epoch=Epoch(1), start=Start(6)),
+            SeenRun(run=RUN, epoch=Epoch(1), start=Start(7)),
+            SeenRun(run=RUN, epoch=Epoch(1), round=RoundId(0), version=ModelVersion(0)),
+        ],
+    )
+    def test_what_is_of_another_run_or_not_beyond_us_is_no_proof(self, seen: SeenRun) -> None:
+        rig = signed_rig()
+        rig.offer("ann", 7)
+        assert proof(rig, "ann", seen) == []
+        assert proof(rig, "ann") == []
+        rig.wait(PROOF_WAIT_S)
+        assert rig.waiting_for == "assignments"
+        counters = rig.get("counters")
+        assert isinstance(counters, dict)
+        assert counters["proofs_void"] == 2
+
+    def test_a_coordinator_that_starts_waits_for_the_proof_before_it_speaks(self) -> None:
+        """The births that stand at the broker claim; a verdict in the moment before the proof would be final."""
+        rig = Rig(engine(signed=True, settle_s=0.25), start=7)
+        rig.connect()
+        rig.state("ann", seen=SeenRun(run=RUN, epoch=Epoch(3)))
+        assert transcript(rig.heard(Presence.LOST, epoch=0, retained=True)) == []
+        assert transcript(rig.wait(1.0)) == []
+        assert proof(rig, "ann", SeenRun(run=RUN, epoch=Epoch(3)))[0] == "note behind"
+        assert transcript(rig.wait(60.0)) == []
+        liar = Rig(engine(signed=True, settle_s=0.25), start=7)
+        liar.connect()
+        liar.state("ann", seen=SeenRun(run=RUN, epoch=Epoch(3)))
+        assert transcript(liar.wait(PROOF_WAIT_S)) == AGAIN[:2]
+
+    def test_a_liar_that_is_revoked_is_not_named_any_more(self) -> None:
+        rig = signed_rig()
+        rig.offer("ann", 7)
+        rig.wait(PROOF_WAIT_S)
+        rig.tell(events.NodesEnrolled(nodes=frozenset({NodeId("bob")}), digest="x"))
+        assert rig.get("claims") == {}
+
+    def test_without_signatures_a_nodes_word_is_enough(self) -> None:
+        """Anybody could say it in the coordinator's own name there."""
+        rig = Rig()
+        rig.start("ann", "bob")
+        assert transcript(rig.offer("ann", 7), notes=True) == ["note behind", "note waiting"]
 
 
 def test_messages_that_the_broker_drops_are_an_alarm() -> None:

@@ -9,7 +9,7 @@ from coordinator.cli import make_app
 from coordinator.engine.round import WaitReason
 from coordinator.monitoring.state_files import Waiting, read_waiting
 from coordinator.monitoring.status import read_status
-from coordinator.monitoring.why import MEANINGS, behind_words, explain, nobody_trains
+from coordinator.monitoring.why import MEANINGS, behind_words, claim_words, explain, nobody_trains
 from coordinator.storage.sqlite_store import SqliteStore
 from tests.rigs.status_values import snapshot, status_file
 
@@ -71,6 +71,21 @@ def test_a_state_that_is_older_than_what_nodes_have_seen_says_who_has_seen_what_
         "1 node has (ann) seen a later coordinator of this run (epoch 5);"
     )
     assert behind_words(BEHIND | {"nodes": 0}).startswith("the broker has seen")
+
+
+def test_a_claim_without_a_proof_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
+    """FED-130."""
+    claims = {"nodes": 1, "said_by": ["ann"], "epoch": 9, "round": None}
+    lies = "without proof: the run goes on; a node of an older release has no proof, another one lies"
+    assert text("assignments", claims=claims).endswith(
+        f"; node ann claims a later coordinator of this run (epoch 9) {lies}"
+    )
+    assert claim_words(claims | {"nodes": 2, "said_by": ["ann", "bob"], "round": 7}) == (
+        f"2 nodes (ann, bob) claim a later coordinator of this run (epoch 9, round 7) {lies}"
+    )
+    SqliteStore(tmp_path).close()
+    status_file(tmp_path, lambda: snapshot("assignments", claims=claims)).write()
+    assert read_status(tmp_path)["claims"] == claims
 
 
 def test_what_was_seen_is_in_the_status_as_a_table_and_as_json(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from coordinator.runtime.incidents import Incidents
 from coordinator.runtime.traffic import PACKET_HEADER_BYTES, Traffic
 from coordinator.storage.sqlite_store import SqliteStore
 from federation.errors import StorageError, TransportError
+from federation.identity.signing_keys import SigningKey
 from federation.protocol.messages import (
     Activity,
     CoordinatorState,
@@ -26,7 +27,9 @@ from federation.protocol.messages import (
     NodeState,
     Presence,
     Progress,
+    Proof,
     Reason,
+    Receipt,
     ReceiptStatus,
     UpdateOffer,
 )
@@ -34,8 +37,21 @@ from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
 from federation.protocol.wire import encode_message
 from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
-from federation.types import Digest, Epoch, FederationId, Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
+from federation.types import (
+    Digest,
+    Epoch,
+    FederationId,
+    Incarnation,
+    ModelVersion,
+    NodeId,
+    RoundId,
+    RunId,
+    SeenRun,
+    Start,
+    UpdateId,
+)
 from tests.rigs.model_values import arrived, initialised, update
+from tests.rigs.node_rig import announcement
 from tests.rigs.stores import in_own_folder
 
 TOPICS = Topics(FederationId("t"))
@@ -160,6 +176,89 @@ def test_with_a_key_only_what_it_has_signed_speaks_in_our_name() -> None:
     ):
         heard = inbound.translate(MessageReceived(topic=topic, payload=payload))
         assert heard == CoordinatorStateReceived(state=believed)
+
+
+class Shown:
+    """A coordinator with a key, and what its key has signed for a later state of its run."""
+
+    key, node_key = SigningKey.new(), SigningKey.new()
+
+    def __init__(self) -> None:
+        run, epoch = RunId("0" * 16), Epoch(9)
+        self.incidents = Incidents()
+        self.inbound = Inbound(
+            TOPICS,
+            in_own_folder(SqliteStore),
+            Traffic(),
+            lambda: None,
+            signer=self.key,
+            incidents=self.incidents,
+            now=lambda: float("inf"),
+        )
+        self.state = CoordinatorState(
+            presence=Presence.LOST, run=run, epoch=epoch, protocol_min=1, protocol_max=1, start=Start(2**64 - 1)
+        )
+        self.announcement = replace(announcement(40, 3), run=run, epoch=epoch)
+        self.proof = Proof(
+            state=self.signed(TOPICS.coordinator_state, self.state),
+            announcement=self.signed(TOPICS.round, self.announcement),
+        )
+
+    def signed(self, topic: str, message: Message, key: SigningKey | None = None) -> bytes:
+        return Writer(TOPICS, key or self.key).encode(topic, message)
+
+    def hear(self, **changes: bytes | None) -> events.Event | None:
+        shown = replace(self.proof, **changes)
+        return self.inbound.translate(MessageReceived(topic=TOPICS.node_event(ANN), payload=encode_message(shown)))
+
+
+def test_a_proof_is_what_our_own_key_has_signed() -> None:
+    """FED-130."""
+    shown = Shown()
+    pair = SeenRun(run=RunId("0" * 16), epoch=Epoch(9), start=Start(2**64 - 1))
+    rounds = SeenRun(run=RunId("0" * 16), epoch=Epoch(9), round=RoundId(40), version=ModelVersion(3))
+    assert shown.hear() == events.ProofReceived(node=ANN, proved=(pair, rounds))
+    assert shown.hear(announcement=None) == events.ProofReceived(node=ANN, proved=(pair,))
+    assert shown.hear(state=None, announcement=None) == events.ProofReceived(node=ANN, proved=())
+    older = shown.signed(TOPICS.coordinator_state, replace(shown.state, start=None))
+    none = events.ProofReceived(node=ANN, proved=(replace(pair, start=Start(0)),))
+    assert shown.hear(state=older, announcement=None) == none
+
+
+@pytest.mark.parametrize("part", ["state", "announcement"])
+def test_a_proof_that_is_altered_by_one_bit_is_none(part: str) -> None:
+    """FED-130: not one of them."""
+    shown = Shown()
+    payload = getattr(shown.proof, part)
+    for bit in range(len(payload) * 8):
+        altered = bytearray(payload)
+        altered[bit // 8] ^= 1 << bit % 8
+        assert isinstance(shown.hear(**{part: bytes(altered)}), MessageRefused)
+    for length in range(1, len(payload)):
+        assert isinstance(shown.hear(**{part: payload[:length]}), MessageRefused)
+    assert shown.incidents.counts()["ann"].keys() == {"bad_signature"}
+
+
+def test_a_proof_that_somebody_else_has_signed_or_for_another_topic_is_none() -> None:
+    """FED-130: a member has a key as well, and may have heard what the coordinator said elsewhere."""
+    shown = Shown()
+    other = Topics(FederationId("other"))
+    receipt = Receipt(run=shown.state.run, update=UpdateId("0-ann"), status=ReceiptStatus.STORED)
+    for payload in (
+        encode_message(shown.state),
+        shown.signed(TOPICS.coordinator_state, shown.state, shown.node_key),
+        shown.signed(TOPICS.node_state(ANN), shown.state, shown.node_key),
+        shown.signed(TOPICS.node_command(ANN), receipt),
+        Writer(other, shown.key).encode(other.coordinator_state, shown.state),
+        shown.proof.announcement,
+    ):
+        assert isinstance(shown.hear(state=payload), MessageRefused)
+    # Our own key has signed it for this topic, and it is of neither kind: nothing of ours says so.
+    assert isinstance(shown.hear(state=shown.signed(TOPICS.coordinator_state, receipt)), MessageRefused)
+
+
+def test_without_a_key_nothing_can_be_proved() -> None:
+    assert Bench().say(TOPICS.node_event(ANN), Shown().proof) is None
 
 
 def test_what_the_broker_has_dropped_is_a_number_or_nothing() -> None:

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from edge_node.engine.effects import PublishState, SaveSeen
+from edge_node.engine.effects import PublishEvent, PublishState, SaveSeen
 from edge_node.engine.fencing import BIRTH_S_MIN, Births, Fence
 from edge_node.records import RecoveredNode, RecoveredRun, Seen
-from federation.protocol.messages import CoordinatorState, Presence, ReceiptStatus, RoundAnnouncement
+from federation.protocol.messages import CoordinatorState, Presence, Proof, Rebirth, ReceiptStatus, RoundAnnouncement
+from federation.protocol.wire import encode_message
 from federation.types import Epoch, ModelVersion, RoundId, RunId, SeenRun, Start
 from tests.rigs.node_rig import OTHER_RUN, RUN, Script, announcement, entry, holding, model
 
@@ -277,6 +278,78 @@ def test_the_fleet_does_not_answer_at_one_moment() -> None:
     late.want(11.0)
     assert late.deadline() == 12.0
     assert [late.due(11.9), late.due(12.0), late.due(12.1)] == [False, True, False]
+
+
+# --- what proves it ---------------------------------------------------------------------------------------------------
+
+
+def proofs(node: Script) -> list[object]:
+    """What the node has said of the last event, but for its births."""
+    return [effect.message for effect in node.effects if isinstance(effect, PublishEvent)]
+
+
+def round_of(number: int, *, epoch: int) -> tuple[RoundAnnouncement, bytes]:
+    """An announcement, and its bytes."""
+    made = announcement(number, 5, epoch=epoch)
+    return made, encode_message(made)
+
+
+def test_the_words_of_the_highest_pair_and_of_the_highest_round_are_kept_and_shown() -> None:
+    """FED-130: a copy with a higher pair has lower rounds, and its node can prove both."""
+    node = Script(holding(5), signed=True)
+    node.coordinator(epoch=3, start=7, payload=b"first")
+    high, low = round_of(10, epoch=3), round_of(4, epoch=4)
+    node.announce(*high)
+    assert saved(node)[-1].proof == Proof(state=b"first", announcement=high[1])
+    node.coordinator(Presence.LOST, epoch=3, start=7, payload=b"its will")
+    node.coordinator(epoch=2, start=9, payload=b"a lower one")
+    node.coordinator(epoch=4, start=1, payload=b"second")
+    node.announce(*low)
+    kept = Proof(state=b"second", announcement=high[1])
+    assert saved(node)[-1].proof == kept
+    assert node.command(Rebirth(proof=True)) == ["proof", "state online #7 training 4"]
+    assert proofs(node) == [kept]
+    node.announce(*round_of(11, epoch=4))
+    assert saved(node)[-1].proof == Proof(state=b"second", announcement=round_of(11, epoch=4)[1])
+
+
+def test_a_proof_is_shown_to_whom_asks_for_it_and_after_a_restart() -> None:
+    """FED-130."""
+    kept = Proof(state=b"srv", announcement=round_of(9, epoch=3)[1])
+    node = restarted(signed=True)
+    node.command(Rebirth(proof=True))
+    assert proofs(node) == [], "an older release has kept none"
+    node = Script(replace(holding(5), seen=replace(SEEN, proof=kept)), signed=True)
+    for asked in (Rebirth(), Rebirth(proof=False)):
+        node.command(asked)
+        assert proofs(node) == []
+    node.command(Rebirth(proof=True))
+    assert proofs(node) == [kept]
+
+
+def test_the_first_announcement_of_an_epoch_is_followed_by_the_word_that_proves_its_start() -> None:
+    """FED-130."""
+    node = Script(holding(5), signed=True)
+    node.coordinator(epoch=2, start=9, payload=b"two")
+    told = started(10, 5, epoch=3, start=7)
+    node.announce(told, encode_message(told))
+    node.coordinator(epoch=3, start=7, payload=b"three")
+    assert saved(node)[-1].proof == Proof(state=b"three", announcement=encode_message(told))
+
+
+@pytest.mark.parametrize("kept", [b"of another release", encode_message(Rebirth())])
+def test_a_proof_that_cannot_be_read_gives_way(kept: bytes) -> None:
+    node = Script(replace(holding(5), seen=replace(SEEN, proof=Proof(state=b"srv", announcement=kept))), signed=True)
+    node.announce(*round_of(10, epoch=3))
+    assert saved(node)[-1].proof == Proof(state=b"srv", announcement=round_of(10, epoch=3)[1])
+
+
+def test_without_signatures_nothing_is_kept() -> None:
+    """FED-130: it would prove nothing."""
+    node = Script(holding(5))
+    node.coordinator(epoch=3, start=7, payload=b"first")
+    node.announce(*round_of(10, epoch=3))
+    assert saved(node)[-1].proof is None
 
 
 def test_the_list_of_those_that_were_named_is_bounded() -> None:

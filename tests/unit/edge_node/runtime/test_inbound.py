@@ -90,9 +90,11 @@ def test_what_nobody_handles_is_our_own_bug(inbound: Inbound) -> None:
 
 
 def test_messages_become_events(inbound: Inbound) -> None:
-    assert inbound.translate(message(TOPICS.coordinator_state, STATE)) == CoordinatorStateReceived(state=STATE)
+    heard = CoordinatorStateReceived(state=STATE, payload=encode_message(STATE))
+    assert inbound.translate(message(TOPICS.coordinator_state, STATE)) == heard
     announced = announcement()
-    assert inbound.translate(message(TOPICS.round, announced)) == AnnouncementReceived(announcement=announced)
+    heard_round = AnnouncementReceived(announcement=announced, payload=encode_message(announced))
+    assert inbound.translate(message(TOPICS.round, announced)) == heard_round
     for command in (RECEIPT, Rebirth(), Receipt(run=RUN, update=RECEIPT.update, status=ReceiptStatus.STORED)):
         translated = inbound.translate(message(TOPICS.node_command(NODE), command))
         assert translated == CommandReceived(command=command)
