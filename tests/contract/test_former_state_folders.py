@@ -130,7 +130,9 @@ def test_a_node_opens_every_earlier_layout(number: int, tmp_path: Path) -> None:
 def by_one_run(found: dict[str, Any]) -> dict[str, Any]:
     """What a node finds, as it was said before a node kept more than one run; its tables have their own test."""
     assert found["recovered"].pop("hidden") == []
+    assert found["recovered"].pop("proof", None) is None
     seen = found["recovered"]["seen"]
+    assert seen is None or seen.pop("proof", None) is None
     assert seen is None or seen.pop("start") == 0
     model = f"model-{found['recovered']['run']}.safetensors"
     files = ["model.safetensors" if name == model else name for name in found["files"]]

@@ -153,9 +153,12 @@ def test_what_was_signed_once_is_not_obeyed_again(site: Site) -> None:
     site.coordinator.say_online(9, run=OLD_RUN, began_ms=1_000)
     site.coordinator.transport.publish(site.coordinator.topics.round, old_round, retain=True)
     process = site.start()
+    site.fence()
+    # The run's own coordinator hears the other word there, and repeats its own [FED-98].
+    site.coordinator.say_online(began_ms=2_000)
     assert site.coordinator.offer().update == UPDATE, "the outbox was lost to a former run"
     assert site.fence().activity is Activity.IDLE
-    assert stop(process).count("out_of_date_ignored") >= 2
+    assert "out_of_date_ignored" in stop(process)
     assert not site.settled()
 
 
