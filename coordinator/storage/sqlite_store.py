@@ -307,8 +307,10 @@ class SqliteStore(StoreReader):
 
     def close(self) -> None:
         """Release the state folder."""
-        self._database.close()
-        self._lock.release()
+        try:
+            self._database.close()
+        finally:
+            self._lock.release()
 
     def _open(self) -> None:
         """Draw the run's identity at the first start, count the epoch up, and repair what a crash left."""

@@ -255,8 +255,10 @@ class SqliteNodeStore:
 
     def close(self) -> None:
         """Release the state folder."""
-        self._db.close()
-        self._folder.close()
+        try:
+            self._db.close()
+        finally:
+            self._folder.close()
 
     def _enter(self, run: RunId) -> _Run:
         if run != self._now.run:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from federation.storage.folder import lock
+from federation.storage.sqlite import SqliteError
 
 __all__ = ["Closable", "put_away", "ram_folder"]
 
@@ -63,7 +64,9 @@ def put_away(folder: Path, stores: Sequence[Closable]) -> None:
     moved = folder.with_name(f"{folder.name}.gone")
     folder.rename(moved)  # so that nothing is written any more
     for store in stores:
-        store.close()
+        # The collector may run in another thread than the one that has opened it, which SQLite forbids.
+        with contextlib.suppress(SqliteError):
+            store.close()
     _remove(moved)
     os.close(handle)
 

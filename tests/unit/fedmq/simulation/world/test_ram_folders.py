@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
+from coordinator.storage.sqlite_store import SqliteStore
 from federation.storage.folder import lock
 from fedmq.simulation.world import ram_folders
 from fedmq.simulation.world.ram_folders import put_away, ram_folder
@@ -146,3 +148,15 @@ def test_a_forked_process_removes_and_closes_nothing_of_its_parent_and_keeps_no_
     assert not folder.exists()
     here.send(None)
     worker.join()
+
+
+def test_what_the_collector_puts_away_in_another_thread_leaves_no_lock_and_no_folder() -> None:
+    """SQLite lets only the thread close a connection that has opened it; a finalizer runs in any."""
+    folder = ram_folder()
+    store = SqliteStore(folder / "state")
+    thread = threading.Thread(target=put_away, args=(folder, [store]))
+    thread.start()
+    thread.join()
+    assert not folder.exists()
+    assert store._lock._file.closed
+    store._database.close()
