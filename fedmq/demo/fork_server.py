@@ -31,6 +31,9 @@ REQUEST_BYTES_MAX = 1 << 20
 READY_S = 120.0
 """A loaded machine may take long to import torch; whoever waits longer starts processes as ever."""
 
+END_S = 10.0
+"""How long the server may take to end by itself, in seconds: it may still import."""
+
 
 @dataclass(slots=True)
 class ForkedProcess:
@@ -83,7 +86,7 @@ class ForkServer:
     def __init__(self, modules: Sequence[str]) -> None:
         self._modules = tuple(modules)
         self._processes: dict[int, ForkedProcess] = {}
-        self._born: queue.Queue[int | None] = queue.Queue()
+        self._born: queue.Queue[ForkedProcess | None] = queue.Queue()
         self._lock = threading.Lock()
 
     @staticmethod
@@ -105,7 +108,11 @@ class ForkServer:
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
             self._ours.shutdown(socket.SHUT_WR)
-        self._server.wait()
+        try:
+            self._server.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.wait()
         self._reader.join()
         self._ours.close()
 
@@ -128,15 +135,16 @@ class ForkServer:
         with self._lock:
             try:
                 socket.send_fds(self._ours, [json.dumps(request).encode() + b"\n"], [writes, errors])
-                pid = self._born.get(timeout=READY_S)
+                process = self._born.get(timeout=READY_S)
             except (OSError, queue.Empty):
-                pid = None
+                # Whatever holds it up: it must not serve this request later, beside the process that is started now.
+                self._server.kill()
+                process = None
             finally:
                 os.close(writes)
-        if pid is None:
+        if process is None:
             os.close(reads)
             return None
-        process = self._processes[pid]
         process.stdout = os.fdopen(reads, "r")
         return process
 
@@ -148,8 +156,8 @@ class ForkServer:
                 if "code" in told:
                     self._processes.pop(told["pid"]).end(told["code"])
                 else:
-                    self._processes[told["pid"]] = ForkedProcess(pid=told["pid"], stdout=None)
-                    self._born.put(told["pid"])
+                    process = self._processes[told["pid"]] = ForkedProcess(pid=told["pid"], stdout=None)
+                    self._born.put(process)
         for process in self._processes.values():
             process.end(-signal.SIGKILL)
         self._born.put(None)

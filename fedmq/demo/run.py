@@ -153,7 +153,10 @@ class Demo:
         if not ForkServer.is_possible():
             yield
             return
-        with ForkServer(modules_of(self.plan.task)) as server:
+        modules = modules_of(self.plan.task)
+        if "torch" in modules:
+            self.view.say("loading torch, once for all processes …")
+        with ForkServer(modules) as server:
             self.fleet.server = server
             yield
 

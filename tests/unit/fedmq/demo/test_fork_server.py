@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fedmq.demo import fork_server
 from fedmq.demo.fork_server import ForkedProcess, ForkServer
 from fedmq.demo.processes import Exited, Fleet, Line
 
@@ -63,6 +64,28 @@ def test_a_forked_process_can_be_killed_alone(server: ForkServer, tmp_path: Path
     second.send_signal(signal.SIGTERM)
     assert second.wait(20) == -signal.SIGTERM
     second.send_signal(signal.SIGTERM)
+
+
+def test_a_process_that_ends_at_once_is_not_missed(server: ForkServer, tmp_path: Path) -> None:
+    for _ in range(10):
+        with (tmp_path / "errors").open("ab") as errors:
+            process = server.start("there_is_no_such_program", [], {}, errors.fileno())
+        assert process is not None
+        assert process.wait(20) == 1
+        assert process.stdout is not None
+        process.stdout.close()
+    assert "No module named" in (tmp_path / "errors").read_text()
+
+
+def test_a_server_that_does_not_answer_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fork_server, "READY_S", 0.1)
+    monkeypatch.setattr(fork_server, "END_S", 0.1)
+    with ForkServer(()) as server, (tmp_path / "errors").open("ab") as errors:
+        server._server.send_signal(signal.SIGSTOP)
+        assert server.start(PROGRAM, ["0"], {}, errors.fileno()) is None
+        assert server._server.wait(20) == -signal.SIGKILL
+    with ForkServer(()) as server:
+        server._server.send_signal(signal.SIGSTOP)
 
 
 def test_where_the_server_is_gone_processes_start_as_ever(tmp_path: Path) -> None:
