@@ -49,9 +49,8 @@ def serve(  # noqa: PLR0913 - one parameter per option of the command line
         raise ConfigError("--state", "name the state folder, or give --config", source="command line")
     if (certificate is None) is not (key is None):
         raise ConfigError("--certificate", "goes with --key", source="command line")
-    token = _token(token_file)
-    if not token and not _is_loopback(host):
-        token = secrets.token_urlsafe(24)
+    token, local = _token(token_file), _is_loopback(host)
+    made = "" if token or local else secrets.token_urlsafe(24)
     try:
         import uvicorn  # noqa: PLC0415 - an extra
 
@@ -62,9 +61,9 @@ def serve(  # noqa: PLR0913 - one parameter per option of the command line
     if not folder.is_dir():
         raise StorageError(f"there is no state folder {folder}: has a coordinator run with it?")
     listening = _listen(host, port)
-    _tell(listening, host, token, secure=certificate is not None)
+    _tell(listening, host, made, secure=certificate is not None)
     options = uvicorn.Config(
-        make_server(folder, Access(token=token)),
+        make_server(folder, Access(token=token or made, local=local and not token)),
         log_level="warning",
         ssl_certfile=certificate,
         ssl_keyfile=None if key is None else str(key),
@@ -118,10 +117,11 @@ def _bound(listening: socket.socket, address: Any) -> socket.socket:
     return listening
 
 
-def _tell(listening: socket.socket, host: str, token: str, *, secure: bool) -> None:
+def _tell(listening: socket.socket, host: str, made: str, *, secure: bool) -> None:
+    """Say where the page is; of a token only one that was made just now, which nobody knows else."""
     port = listening.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
     address = f"{'https' if secure else 'http'}://{shown}:{port}/"
-    typer.echo(f"the page is at {address}{f'?token={token}' if token else ''} (Ctrl-C ends it; the run goes on)")
+    typer.echo(f"the page is at {address}{f'?token={made}' if made else ''} (Ctrl-C ends it; the run goes on)")
     if not secure and not _is_loopback(host):
         typer.echo("it is not encrypted: whoever listens on the network reads the token; see --certificate", err=True)

@@ -53,6 +53,9 @@ NODES_MAX = 500
 LISTENERS_MAX = 200
 """Streams at the same time."""
 
+LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+"""What this machine is called by itself."""
+
 OPEN = frozenset({"/healthz"})
 """Asked without a token."""
 
@@ -65,14 +68,18 @@ class Access:
 
     Attributes:
         token: What a request must bring; empty: whoever can connect may look.
+        local: Only programs of this machine may: a page of elsewhere can give a browser its own name for our address.
     """
 
     token: str = ""
+    local: bool = False
 
     def admits(self, request: Request) -> bool:
         """Whether a request brings the token: as ``Authorization: Bearer``, or in the cookie of a page once opened."""
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         brought = given if scheme.lower() == "bearer" else request.cookies.get(COOKIE, "")
+        if self.local and request.url.hostname not in LOCAL:
+            return False
         return not self.token or hmac.compare_digest(brought.encode(), self.token.encode())
 
 

@@ -85,6 +85,15 @@ def test_another_machines_address_needs_a_token(store: SqliteStore, tmp_path: Pa
             assert json.load(answer)["head"] == 1
 
 
+def test_a_token_of_a_file_is_not_printed(store: SqliteStore, tmp_path: Path) -> None:
+    assert store.head() == 1
+    (tmp_path / "token").write_text("hush\n")
+    with served(tmp_path / "state", "--token-file", str(tmp_path / "token")) as address:
+        assert "hush" not in address
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            ask(f"{address}api/v1/status")
+
+
 @pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")

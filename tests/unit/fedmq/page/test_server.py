@@ -54,7 +54,7 @@ class Reply:
         return json.loads(self.body)
 
 
-def get(folder: Path, path: str, *, token: str = "", **headers: str) -> Reply:
+def get(folder: Path, path: str, *, token: str = "", local: bool = False, **headers: str) -> Reply:
     """Ask the application as its server does."""
     where, _, query = path.partition("?")
     scope = {
@@ -77,7 +77,7 @@ def get(folder: Path, path: str, *, token: str = "", **headers: str) -> Reply:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await make_server(folder, Access(token=token))(scope, receive, send)
+        await make_server(folder, Access(token=token, local=local))(scope, receive, send)
 
     asyncio.run(ask())
     told = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
@@ -166,6 +166,14 @@ def test_without_the_token_nothing_is_told(path: str, tmp_path: Path) -> None:
     assert get(folder, path, token=TOKEN, authorization="Bearer right").status == 200
     assert get(folder, path, token=TOKEN, cookie="fedmq_page=right").status == 200
     assert get(folder, "/healthz", token=TOKEN).json == {"ok": True}
+
+
+@pytest.mark.usefixtures("store")
+def test_a_name_that_a_page_of_elsewhere_gave_our_address_is_told_nothing(tmp_path: Path) -> None:
+    """A browser lets a page read what has the page's own name, whatever address the name has by now."""
+    for name, status in (("127.0.0.1:8790", 200), ("localhost", 200), ("[::1]:8790", 200), ("evil.example:8790", 401)):
+        assert get(tmp_path / "state", "/api/v1/status", local=True, host=name).status == status
+    assert get(tmp_path / "state", "/api/v1/status", host="plant.example").status == 200
 
 
 @pytest.mark.usefixtures("store")
