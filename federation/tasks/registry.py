@@ -24,6 +24,10 @@ from federation.protocol.messages import TrainSettings
 from federation.task import Task, TaskContext, TaskFactory, task_label
 
 _KEY = "task"
+
+ROUNDS = 10
+"""Committed versions after which a user's task is done that does not say its own number."""
+
 _SIZED_NAME = re.compile(r"(?P<name>[a-z]+)-(?P<size>[1-9][0-9]{0,8})")
 
 
@@ -109,32 +113,18 @@ BUILTIN_TASKS: Mapping[str, BuiltinTask] = MappingProxyType(
 """The tasks that come with the project, by name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ProgramTask:
-    """A task that a program has made: what a module says in its own names."""
-
-    factory: TaskFactory
-    settings: TrainSettings
-    rounds: int
+_program_tasks: dict[str, TaskFactory] = {}
 
 
-_program_tasks: dict[str, _ProgramTask] = {}
-
-
-def register_task(factory: TaskFactory, settings: TrainSettings, *, rounds: int = 10) -> str:
-    """Give a task that lives in this program only a name; processes that are forked from it know the name, too.
-
-    Args:
-        factory: Builds it.
-        settings: Local training that suits it.
-        rounds: Committed versions after which it is done.
-
-    Returns:
-        The name, for `load_task`.
-    """
-    name = f"program-task-{len(_program_tasks) + 1}"
-    _program_tasks[name] = _ProgramTask(factory=factory, settings=settings, rounds=rounds)
-    return name
+@contextmanager
+def named_task(factory: TaskFactory) -> Iterator[str]:
+    """Inside, a task that lives in this program only has a name, for `load_task`; forked processes know it, too."""
+    name = f"program-task-{id(factory):x}"
+    _program_tasks[name] = factory
+    try:
+        yield name
+    finally:
+        del _program_tasks[name]
 
 
 def load_task(name: str) -> TaskFactory:
@@ -148,7 +138,7 @@ def load_task(name: str) -> TaskFactory:
         ConfigError: There is no such task; the message lists the names and the near ones.
     """
     if name in _program_tasks:
-        return _program_tasks[name].factory
+        return _program_tasks[name]
     found = _builtin(name)
     if found is None:
         return _function(name)
@@ -165,7 +155,7 @@ def default_settings(name: str) -> TrainSettings:
         ConfigError: There is no such task, or its ``DEFAULT_SETTINGS`` are no `TrainSettings`.
     """
     if name in _program_tasks:
-        return _program_tasks[name].settings
+        return TrainSettings()
     found = _builtin(name)
     if found is not None:
         return found[0].settings
@@ -182,11 +172,11 @@ def default_rounds(name: str) -> int:
         ConfigError: There is no such task, or its ``DEFAULT_ROUNDS`` is no number of at least 1.
     """
     if name in _program_tasks:
-        return _program_tasks[name].rounds
+        return ROUNDS
     found = _builtin(name)
     if found is not None:
         return found[0].rounds
-    rounds = getattr(_module_of(name), "DEFAULT_ROUNDS", 10)
+    rounds = getattr(_module_of(name), "DEFAULT_ROUNDS", ROUNDS)
     rounds = _plain(rounds)
     if not isinstance(rounds, int) or rounds < 1:
         raise ConfigError(_KEY, f"DEFAULT_ROUNDS must be a whole number of at least 1, not {rounds!r}", source=name)

@@ -3,6 +3,7 @@
 import difflib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from federation.errors import ConfigError
 from federation.protocol.messages import TrainSettings
 from federation.task import Task, TaskContext, TaskFactory
-from federation.tasks.registry import default_rounds, register_task
+from federation.tasks.registry import default_rounds, named_task
 from fedmq.api.study import Seed, Study
 from fedmq.api.trackers import Tracker, open_trackers
 from fedmq.simulation.experiment.cli import TrainOptions, experiment_of
@@ -89,24 +90,23 @@ def simulate(  # noqa: PLR0913 - one parameter per thing that an experiment vari
     chosen = _seeds(seeds)
     training = _train_settings(train)
     _check_source(task, model=model, data=data)
+    title, say = name or _title(task, strategy, split, codec), _say if progress else _silent
     factory = None if isinstance(task, str) else _factory(task, model, data, test, loss)
-    named = str(task) if factory is None else register_task(factory, TrainSettings())
-    options = TrainOptions(
-        task=named,
-        nodes=nodes,
-        rounds=rounds or default_rounds(named),
-        per_round=per_round,
-        codec=codec,
-        strategy=strategy,
-        partition=split,
-        data=None if task is None or data is None else Path(data),
-        evaluate_every=evaluate_every,
-        workers=workers,
-        settings=tuple(_setting(key, value) for key, value in {**training, **(settings or {})}.items()),
-    )
-    title = name or _title(options, given=task)
-    say = _say if progress else _silent
-    runs = [_run(replace(options, seed=seed), title, log_to, say) for seed in chosen]
+    with nullcontext(str(task)) if factory is None else named_task(factory) as named:
+        options = TrainOptions(
+            task=named,
+            nodes=nodes,
+            rounds=rounds or default_rounds(named),
+            per_round=per_round,
+            codec=codec,
+            strategy=strategy,
+            partition=split,
+            data=None if task is None or data is None else Path(data),
+            evaluate_every=evaluate_every,
+            workers=workers,
+            settings=tuple(_setting(key, value) for key, value in {**training, **(settings or {})}.items()),
+        )
+        runs = [_run(replace(options, seed=seed), title, log_to, say) for seed in chosen]
     return Study(name=title, task=named, nodes=nodes, seeds=tuple(runs))
 
 
@@ -203,11 +203,10 @@ def _setting(key: str, value: object) -> str:
     return f"{key}={shown}"
 
 
-def _title(options: TrainOptions, *, given: object) -> str:
+def _title(task: object, *varied: str | None) -> str:
     """What a legend says where no name was given."""
-    what = Path(given).name if isinstance(given, str) else getattr(given, "__name__", "model")
-    parts = (what, options.strategy or "", options.partition or "", options.codec or "")
-    return " ".join(part for part in parts if part)
+    what = Path(task).name if isinstance(task, str) else getattr(task, "__name__", "model")
+    return " ".join((what, *filter(None, varied)))
 
 
 def _told(options: TrainOptions) -> Mapping[str, object]:
