@@ -2,10 +2,9 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +14,10 @@ from federation.command_line import (
     BrokerOption,
     FederationOption,
     JsonOption,
+    LazyCommands,
     LogJsonOption,
     VersionOption,
+    add_commands,
     errors_told,
 )
 from federation.errors import ConfigError
@@ -30,7 +31,7 @@ is wrong, 3 the store is in use, lost, or cannot be written, 4 the broker cannot
 130 interrupted by Ctrl-C.
 """
 
-LAZY_COMMANDS: Mapping[str, tuple[str, str, str]] = {
+LAZY_COMMANDS: LazyCommands = {
     "demo": ("fedmq.demo.cli", "demo", "A whole federation on this machine: broker, coordinator, nodes."),
     "audit": ("fedmq.audit.cli", "audit_command", "Check the stores of a stopped federation: I1 to I9."),
     "backup": ("coordinator.backup.cli", "backup", "Write a run to one file, while its coordinator runs."),
@@ -68,11 +69,7 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    for name, (module, function, summary) in LAZY_COMMANDS.items():
-        if arguments[:1] == [name]:
-            app.command(name)(getattr(import_module(module), function))
-        else:
-            app.command(name, help=summary)(_elsewhere)
+    add_commands(app, LAZY_COMMANDS, arguments)
     app.callback()(_options)
     app.command(epilog=EXIT_CODES)(run)
     app.command()(status)
@@ -216,8 +213,3 @@ def _state_folder(config: Path | None, state: Path | None) -> Path:
 
 def _options(*, version: VersionOption = False) -> None:
     """The server role: announces rounds, collects updates from edge nodes, and makes model versions of them."""
-
-
-def _elsewhere() -> None:
-    """Stand in for a lazy command in the help; `make_app` puts the real one in its place before it is called."""
-    raise NotImplementedError

@@ -2,14 +2,15 @@
 
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
+from federation import RELEASE
 from federation.errors import ConfigError, FederationError, StorageError, TaskError, TransportError
 from federation.runtime.supervision import hold_back
 from federation.storage.folder import remedy_for
@@ -19,9 +20,12 @@ __all__ = [
     "DataOption",
     "FederationOption",
     "JsonOption",
+    "LazyCommands",
     "LogJsonOption",
     "TaskOption",
     "VersionOption",
+    "add_commands",
+    "elsewhere",
     "errors_told",
 ]
 
@@ -41,13 +45,27 @@ LogJsonOption = Annotated[bool | None, typer.Option("--log-json", help="JSON lin
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 
+LazyCommands = Mapping[str, tuple[str, str, str]]
+"""Commands that are imported only when they are called: module, function, summary."""
+
+
+def add_commands(app: typer.Typer, commands: LazyCommands, arguments: Sequence[str]) -> None:
+    """Add commands to a command line, of which only the one that ``arguments`` call is imported."""
+    for name, (module, function, summary) in commands.items():
+        if name in arguments[:1]:
+            app.command(name)(getattr(import_module(module), function))
+        else:
+            app.command(name, help=summary)(elsewhere)
+
+
+def elsewhere() -> None:
+    """Stand in for a command in the help; the real one is in its place before it is called."""
+    raise NotImplementedError
+
+
 def _tell_version(value: bool) -> None:  # noqa: FBT001 - the library calls it so
     if value:
-        try:
-            release = version("fedmq")
-        except PackageNotFoundError:
-            release = "0+unknown"
-        sys.stdout.write(f"fedmq {release}\n")
+        sys.stdout.write(f"fedmq {RELEASE}\n")
         raise typer.Exit
 
 

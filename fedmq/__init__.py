@@ -1,9 +1,9 @@
 """The front door above both roles: demo, audit, simulation, and what a notebook imports."""
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from federation import RELEASE
 from federation.errors import ConfigError, FederationError, StorageError, TaskError
 
 if TYPE_CHECKING:
@@ -30,10 +30,7 @@ __all__ = [
     "simulate",
 ]
 
-try:
-    __version__ = version("fedmq")
-except PackageNotFoundError:
-    __version__ = "0+unknown"
+__version__ = RELEASE
 
 _WHERE = {
     "StoredRun": "fedmq.api.runs",

@@ -8,14 +8,14 @@ from typing import Any
 
 import typer
 
-from federation.command_line import VersionOption, errors_told
+from federation.command_line import LazyCommands, VersionOption, add_commands, elsewhere, errors_told
 from federation.runtime.standard_output import reserve
 
 __all__ = ["main", "make_app"]
 
 PROGRAM = "fedmq"
 
-COMMANDS: Mapping[str, tuple[str, str, str]] = {
+COMMANDS: LazyCommands = {
     "demo": ("fedmq.demo.cli", "demo", "A whole federation on this machine: broker, coordinator, nodes."),
     "simulate": ("fedmq.simulation.cli", "simulate", "A whole fleet in virtual time, without a broker."),
     "audit": ("fedmq.audit.cli", "audit_command", "Check the stores of a stopped federation: I1 to I9."),
@@ -40,17 +40,12 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_options)
-    called = arguments[0] if arguments else ""
     for name, (module, summary) in ROLES.items():
-        if name == called:
+        if name in arguments[:1]:
             app.add_typer(_role(import_module(module), list(arguments[1:])), name=name)
         else:
-            app.command(name, help=summary)(_elsewhere)
-    for name, (module, function, summary) in COMMANDS.items():
-        if name == called:
-            app.command(name)(getattr(import_module(module), function))
-        else:
-            app.command(name, help=summary)(_elsewhere)
+            app.command(name, help=summary)(elsewhere)
+    add_commands(app, COMMANDS, arguments)
     return app
 
 
@@ -75,8 +70,3 @@ def _role(module: Any, arguments: Sequence[str]) -> typer.Typer:
 
 def _options(*, version: VersionOption = False) -> None:
     """Asynchronous federated learning over MQTT for edge fleets."""
-
-
-def _elsewhere() -> None:
-    """Stand in for a command in the help; `make_app` puts the real one in its place before it is called."""
-    raise NotImplementedError
