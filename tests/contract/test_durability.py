@@ -80,14 +80,19 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
     made.close()
 
 
-@pytest.mark.parametrize("saving", SAVINGS, ids=lambda one: one.name)
-def test_what_others_are_told_of_is_synced_by_the_next_wait(
-    saving: Saving, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def gathered(saving: Saving, store: SqliteStore) -> None:
+    """Save it in a store that gathers, in which nothing else waits."""
     store.wait_later()
     saving.before(store)
     store.sync()
     saving.save(store)
+
+
+@pytest.mark.parametrize("saving", SAVINGS, ids=lambda one: one.name)
+def test_what_others_are_told_of_is_synced_by_the_next_wait(
+    saving: Saving, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gathered(saving, store)
     synced: list[str] = []
     real = os.fsync
 
@@ -126,10 +131,7 @@ def test_what_the_inputs_mean_is_kept_with_the_run(store: SqliteStore, tmp_path:
 def test_what_costs_no_wait_does_not_hide_what_does(
     saving: Saving, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store.wait_later()
-    saving.before(store)
-    store.sync()
-    saving.save(store)
+    gathered(saving, store)
     store.close_round(RoundId(3), (NodeId("a"),))
     waits: list[int] = []
     monkeypatch.setattr(os, "fsync", waits.append)
