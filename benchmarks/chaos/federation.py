@@ -61,6 +61,8 @@ class Federation:
     waiting: str = ""
     storage_failures: Counter[str] = field(default_factory=Counter)
     fleet: Fleet = field(init=False)
+    _run: str = ""
+    _runs: dict[str, str] = field(default_factory=dict)
     _offered: set[UpdateId] = field(default_factory=set)
     _told: set[tuple[UpdateId, ReceiptStatus, ModelVersion | None]] = field(default_factory=set)
     _version_seen: int = 0
@@ -229,10 +231,15 @@ class Federation:
             self._buffered = _integer(line.fields, "buffered")
             self.waiting = str(line.fields.get("reason", ""))
         elif line.event == "coordinator_started":
+            self._run = str(line.fields["run"])
             self.version = max(self.version, _integer(line.fields, "version"))
 
     def _hear_node(self, line: Line, life: Life) -> None:
+        """A witness of the coordinator's run: another one has the same update ids."""
         fields = line.fields
+        self._runs[line.source] = str(fields.get("run", self._runs.get(line.source, self._run)))
+        if self._runs[line.source] != self._run:
+            return
         match line.event:
             case "update_offered":
                 self._offered.add(UpdateId(str(fields["update"])))

@@ -315,7 +315,8 @@ class NodeExecutor:
         except PayloadTooLarge:
             # This broker takes smaller packets than the offer with its payload: the coordinator will grant chunks.
             self._say(topic, replace(offer, inline=None))
-        self._log.info("update_offered", update=offer.update, bytes=offer.payload_bytes, inline=effect.inline)
+        told = {"run": offer.run, "update": offer.update, "bytes": offer.payload_bytes, "inline": effect.inline}
+        self._log.info("update_offered", **told)
         failpoint("node_after_offer")
 
     def _send_chunks(self, effect: SendChunks) -> None:

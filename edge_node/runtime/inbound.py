@@ -124,6 +124,7 @@ class Inbound:
         if not isinstance(command, Receipt | Grant | Cancel | RetryAfter | Rebirth | EvaluationReceipt):
             raise MalformedMessage(f"a {type(command).__name__} is no command")
         if isinstance(command, Receipt):
+            told = {"run": command.run, "update": command.update, "status": command.status, "reason": command.reason}
             version = {} if command.version is None else {"version": command.version}
-            self._log.info("receipt", update=command.update, status=command.status, reason=command.reason, **version)
+            self._log.info("receipt", **told, **version)
         return CommandReceived(command=command)
