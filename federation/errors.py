@@ -7,7 +7,8 @@ FederationError
 │   ├── MalformedMessage      not a message of this protocol
 │   ├── IncompatibleVersion   a peer of another major protocol version
 │   ├── MalformedTopic        a topic outside this federation's tree
-│   └── BadSignature          not signed by the one who may speak there
+│   ├── BadSignature          not signed by the one who may speak there
+│   └── BadSeal               sealed for another key or another place, or changed
 ├── TransportError            the network shell cannot do what was asked
 │   └── PayloadTooLarge       larger than the broker's Maximum Packet Size
 ├── StorageError              a store cannot persist: nothing may be acknowledged
@@ -65,6 +66,10 @@ class MalformedTopic(RemoteProtocolError):  # noqa: N818 - the name says what it
 
 class BadSignature(RemoteProtocolError):  # noqa: N818 - the name says what it is
     """The message is not signed by the one who may speak on its topic."""
+
+
+class BadSeal(RemoteProtocolError):  # noqa: N818 - the name says what it is
+    """What is sealed does not open: it is for another key or another place, or it was changed."""
 
 
 class TransportError(FederationError):

@@ -1,0 +1,1 @@
+"""What keeps a node's contribution from those who carry it or add it up: sealed boxes, keys, and the rules for both."""
