@@ -14,8 +14,8 @@ from coordinator.engine.registry import Sighting
 from coordinator.engine.round import WaitReason
 from coordinator.engine.state import MachineState
 from coordinator.engine.timers import RateLimit
-from federation.protocol.messages import Decline, NodeState, Rebirth
-from federation.types import NodeId, RoundId
+from federation.protocol.messages import Decline, NodeState, Presence, Rebirth
+from federation.types import Incarnation, NodeId, RoundId
 
 __all__ = ["ROLL_CALL_S", "Liveness"]
 
@@ -48,6 +48,7 @@ class Liveness:
         self._state, self._fence, self._attendance, self._behind = state, fence, attendance, behind
         self._asked_who = RateLimit[NodeId](per_s=1 / REBIRTH_PAUSE_S, burst=REBIRTHS_BURST)
         self._asked_any = RateLimit[str](per_s=REBIRTHS_PER_S, burst=REBIRTHS_PER_S)
+        self._doubted: dict[NodeId, Incarnation] = {}
         self._starved_round: RoundId | None = None
         self._calls = 0
         self._called = 0
@@ -94,12 +95,15 @@ class Liveness:
     def observe(self, node: NodeId, node_state: NodeState) -> None:
         """Take in a birth, a death or an activity."""
         state = self._state
-        sighting = state.registry.observe(node, node_state)
+        repeated = self._doubted.get(node) == node_state.incarnation
+        sighting = state.registry.observe(node, node_state, repeated=repeated)
         if node in state.registry and sighting is not Sighting.OUTDATED:
+            self._doubted.pop(node, None)
             self._behind.born(node, node_state)
         match sighting:
             case Sighting.OUTDATED:
                 state.count("outdated_states")
+                self._doubt(node, node_state)
             case Sighting.OVERFLOW:
                 state.count("node_limit")
                 if state.counters["node_limit"] == 1:
@@ -113,6 +117,14 @@ class Liveness:
                 self._on_online(node, node_state, sighting)
             case _:
                 assert_never(sighting)
+
+    def _doubt(self, node: NodeId, node_state: NodeState) -> None:
+        """A birth of a lower incarnation than the one that is online came late, or the node's counter went back.
+
+        Its state was lost or restored, and no state id tells: it is asked. Who says so once more is there [FED-21].
+        """
+        if node_state.presence is Presence.ONLINE and self._ask(node):
+            self._doubted[node] = node_state.incarnation
 
     def _on_online(self, node: NodeId, node_state: NodeState, sighting: Sighting) -> None:
         state = self._state
@@ -143,18 +155,22 @@ class Liveness:
 
     def ask_who(self, node: NodeId) -> None:
         """An unknown node has spoken: ask who it is, but neither one node often nor many at once [FED-23]."""
+        if node not in self._state.registry:
+            self._ask(node)
+
+    def _ask(self, node: NodeId) -> bool:
         state = self._state
-        if node in state.registry:
-            return
         if self._asked_who.admits(node, state.now) and self._asked_any.admits("", state.now):
             state.send(node, Rebirth())
-        else:
-            state.count("rebirths_withheld")
+            return True
+        state.count("rebirths_withheld")
+        return False
 
     def expel(self, nodes: frozenset[NodeId]) -> None:
         """These have left the federation: nobody asks them, waits for them, or hears of them from the broker."""
         self._behind.expel(nodes)
         for node in sorted(nodes):
+            self._doubted.pop(node, None)
             self._state.remove_node(node)
             self._state.emit(ClearNodeState(node=node))
             self._state.note("node_revoked", node=node, online=self._state.registry.online)

@@ -159,17 +159,18 @@ class Registry:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def observe(self, node: NodeId, state: NodeState) -> Sighting:
-        """Take in a birth, a death or an activity."""
+    def observe(self, node: NodeId, state: NodeState, *, repeated: bool = False) -> Sighting:
+        """Take in a birth, a death or an activity; ``repeated``: it was asked whether its incarnation went back."""
         entry = self._entries.get(node)
         if entry is None and len(self._entries) >= NODES_MAX:
             return Sighting.OVERFLOW
-        if entry is not None and _is_past(entry.state, state):
+        if entry is not None and not repeated and _is_past(entry.state, state):
             return Sighting.OUTDATED
-        sighting = _compare(entry, state)
+        other_life = entry is None or repeated or _is_other_life(entry.state, state)
+        sighting = _compare(entry, state, other_life=other_life)
         if entry is not None:
             self.online -= entry.online
-        if entry is None or _is_other_life(entry.state, state):
+        if entry is None or other_life:
             # A store that was lost: what its former life did says nothing of this one.
             entry = self._entries[node] = Entry(state=state, compatible=False)
             self._resting.cancel(node)
@@ -343,9 +344,9 @@ def _is_past(known: NodeState, state: NodeState) -> bool:
     return state.incarnation < known.incarnation
 
 
-def _compare(entry: Entry | None, state: NodeState) -> Sighting:
+def _compare(entry: Entry | None, state: NodeState, *, other_life: bool) -> Sighting:
     online = state.presence is Presence.ONLINE
-    if entry is None or _is_other_life(entry.state, state) or state.incarnation > entry.state.incarnation:
+    if entry is None or other_life or state.incarnation > entry.state.incarnation:
         return Sighting.BORN if online else (Sighting.AWAY if entry is None else Sighting.GONE)
     if online:
         return Sighting.HERE if entry.online else Sighting.BACK

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from coordinator.engine import effects, events
 from coordinator.engine.effects import Note
 from federation.protocol.messages import Activity, Presence
@@ -250,6 +252,62 @@ def test_a_node_that_lost_its_state_takes_part_again_at_once() -> None:
     rig.state("ann", Presence.LOST, **former)
     assert (rig.get("online"), rig.get("live")) == (1, 1)
     assert "tell ann applied 1-ann in 2" in transcript(rig.offer("ann", 1))
+
+
+IDS = (None, StateId(1))
+
+
+@pytest.mark.parametrize("former", IDS)
+@pytest.mark.parametrize("new", IDS)
+def test_a_node_whose_counter_went_back_while_it_counts_as_online_is_asked_and_takes_part(
+    former: StateId | None, new: StateId | None
+) -> None:
+    """FED-21: wiped or set back, and no other state id tells: who says it again when it is asked is there."""
+    rig = Rig(engine(concurrency=2, buffer=2, refill=2, nodes_min=2, quorum=2))
+    rig.start("bob")
+    rig.state("ann", incarnation=Incarnation(17), state_id=former)
+    assert transcript(rig.state("ann", incarnation=Incarnation(1), state_id=new)) == ["tell ann rebirth"]
+    said = rig.state("ann", incarnation=Incarnation(1), state_id=new)
+    notes = [effect.fields for effect in said if isinstance(effect, Note) and effect.event == "node_online"]
+    assert notes == [{"node": "ann", "incarnation": 1, "online": 2}]
+    rig.offer("ann", 0)
+    assert "commit 1 of 0-ann@0 0-bob@0 because buffer_full" in transcript(rig.offer("bob", 0))
+    rig.state("ann", Presence.LOST, incarnation=Incarnation(1), state_id=new)
+    assert rig.get("online") == 1
+
+
+def test_the_end_of_a_life_whose_counter_went_back_counts_when_it_was_asked_about() -> None:
+    rig = Rig(engine())
+    rig.start("bob")
+    rig.state("ann", incarnation=Incarnation(17))
+    rig.state("ann", incarnation=Incarnation(1))
+    rig.state("ann", Presence.LOST, incarnation=Incarnation(1))
+    assert rig.get("online") == 1
+
+
+def test_a_birth_that_came_late_changes_nothing_once_the_node_has_answered() -> None:
+    """FED-21: the answer of the life that is online ends the doubt, and what comes late again is asked anew."""
+    rig = Rig(engine())
+    rig.start("bob")
+    rig.state("ann", incarnation=Incarnation(17))
+    late: dict[str, Any] = {"incarnation": Incarnation(16)}
+    assert transcript(rig.state("ann", **late)) == ["tell ann rebirth"]
+    rig.state("ann", incarnation=Incarnation(17))
+    rig.state("ann", Presence.LOST, **late)
+    assert (rig.get("online"), rig.get("live")) == (2, 2)
+    assert rig.get("counters") == {"outdated_states": 2}
+
+
+def test_births_that_come_late_in_a_flood_are_asked_about_at_a_bounded_rate() -> None:
+    """FED-101: each is of another incarnation, so that none is the answer to what was asked."""
+    rig = Rig(engine())
+    rig.start("bob")
+    rig.state("ann", incarnation=Incarnation(1000))
+    asked = [
+        line for number in range(100, 0, -1) for line in transcript(rig.state("ann", incarnation=Incarnation(number)))
+    ]
+    assert asked == ["tell ann rebirth"] * 3
+    assert rig.get("counters") == {"outdated_states": 100, "rebirths_withheld": 97}
 
 
 def test_a_new_life_frees_the_slot_of_the_former_one_where_it_cannot_know_of_it() -> None:

@@ -106,6 +106,17 @@ class TestLives:
         assert registry.observe(ANN, replace(LOST, incarnation=Incarnation(7))) is Sighting.GONE
 
 
+def test_a_lower_incarnation_that_was_asked_about_is_another_life() -> None:
+    registry = known(ANN)
+    registry.rest(ANN, 0.0, RETRY_AFTER_MAX_S)
+    back = replace(ALIVE, incarnation=Incarnation(1))
+    assert registry.observe(ANN, back) is Sighting.OUTDATED
+    assert registry.observe(ANN, back, repeated=True) is Sighting.BORN
+    assert asked(registry) == ([ANN], [])
+    assert registry.observe(ANN, replace(LOST, incarnation=Incarnation(1))) is Sighting.GONE
+    assert registry.online == 0
+
+
 def test_sightings_tell_births_returns_and_deaths_apart() -> None:
     registry = known()
     newer = Incarnation(6)
