@@ -285,6 +285,7 @@ class CoordinatorMachine:
             self._hold()
             return
         self._fence.heal()
+        self._receiver.ask_again()
         self._evaluation.advance(settled=state.settling_until is None)
         self._versions.retain(self._evaluation.pending)
         self._versions.sweep()

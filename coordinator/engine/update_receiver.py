@@ -24,6 +24,15 @@ REGRANTS_PER_S = 0.5
 
 REGRANTS_BURST = 10
 
+UNHEARD_MAX = 8
+"""Offers of one node that were dropped before this process led, and are asked for again."""
+
+UNHEARD_RETRY_S = 1.0
+"""The first of them is asked for after so long, in seconds: nodes wait no less."""
+
+UNHEARD_PER_S = 500.0
+"""Of more, so many are asked for each second."""
+
 _STATUS = {Ruling.STALE: ReceiptStatus.STALE, Ruling.REFUSED: ReceiptStatus.REFUSED}
 
 
@@ -37,6 +46,7 @@ class UpdateReceiver:
     def __init__(self, state: MachineState, recovered: tuple[TransferRecord, ...], behind: Behind) -> None:
         self._state, self._behind = state, behind
         self._strangers: set[NodeId] = set()
+        self._unheard: dict[NodeId, dict[UpdateId, None]] = {}
         self._saving: dict[UpdateId, UpdateRecord] = {}
         self._regrants = RateLimit[UpdateId](per_s=REGRANTS_PER_S, burst=REGRANTS_BURST)
         self.transfers = Transfers(recovered)
@@ -57,7 +67,7 @@ class UpdateReceiver:
         if foreign is not None:
             self._turn_down(event, foreign)
         elif not state.leading:
-            state.count("offers_unanswered")
+            self._drop_offer(node, offer.update)
         elif event.known is not None:
             self._repeat(event, event.known)
         elif offer.update in self._saving:
@@ -68,6 +78,23 @@ class UpdateReceiver:
             state.send(node, RetryAfter(update=offer.update, seconds=retry_s))
         elif not self._resume_transfer(offer):
             self._judge(event, retry_s)
+
+    def _drop_offer(self, node: NodeId, update: UpdateId) -> None:
+        """Whoever does not lead gives no verdict [FED-97]; the node would offer again only after a back-off."""
+        self._state.count("offers_unanswered")
+        if node in self._unheard or len(self._unheard) < NODES_MAX:
+            mine = self._unheard.setdefault(node, {})
+            if len(mine) < UNHEARD_MAX:
+                mine[update] = None
+
+    def ask_again(self) -> None:
+        """This process leads: what it has dropped is to be offered now, and not by all at once."""
+        unheard, self._unheard = self._unheard, {}
+        updates = [(node, update) for node, mine in unheard.items() for update in mine]
+        for count, (node, update) in enumerate(updates):
+            self._state.send(node, RetryAfter(update=update, seconds=UNHEARD_RETRY_S + count / UNHEARD_PER_S))
+        if updates:
+            self._state.note("offers_asked_again", updates=len(updates))
 
     def _judge(self, event: OfferReceived, retry_s: float) -> None:
         node, offer = event.node, event.offer
@@ -281,6 +308,8 @@ class UpdateReceiver:
     def expel(self, nodes: frozenset[NodeId]) -> None:
         """These have left the federation: what they have sent for a next version is in none."""
         state = self._state
+        for node in nodes:
+            self._unheard.pop(node, None)
         for transfer in self.transfers:
             if transfer.record.node in nodes:
                 self._drop(transfer)

@@ -14,9 +14,10 @@ from coordinator.engine.fencing import (
     YOUNG_S,
 )
 from coordinator.engine.timers import MAIL_S
+from coordinator.engine.update_receiver import UNHEARD_MAX, UNHEARD_PER_S, UNHEARD_RETRY_S
 from coordinator.records import Restored, RoundRecord
 from federation.protocol.cohort import EVERYONE, cohort_of
-from federation.protocol.messages import Presence
+from federation.protocol.messages import Presence, RetryAfter
 from federation.types import Digest, Epoch, Incarnation, ModelVersion, NodeId, RoundId, RunId, SeenRun, Start, UpdateId
 from tests.rigs.coordinator_rig import RUN, Rig, engine, fresh, transcript
 
@@ -200,6 +201,50 @@ class TestListening:
         rig.wait(1.0)
         assert "tell ann stored 0-ann" in transcript(rig.offer("ann", 0))
         assert rig.get("counters") == {"offers_unanswered": 2}
+
+    def test_what_was_offered_before_is_asked_for_once_when_it_leads(self) -> None:
+        """FED-97: the node would offer again only after its back-off."""
+        ann, bob = NodeId("ann"), NodeId("bob")
+        cohort = cohort_of(RUN, RoundId(0), (ann, bob))
+        asked = RoundRecord(round=RoundId(0), version=ModelVersion(0), nodes=(ann, bob), cohort=cohort)
+        rig = Rig(engine(settle_s=1.0), fresh(next_round=RoundId(1), open_rounds=(asked,)))
+        rig.store.save_round(asked)
+        rig.connect()
+        for node in (ann, bob, ann):
+            rig.state(node)
+            assert transcript(rig.offer(node, 0)) == []
+        said = rig.wait(1.0)
+        waits = [
+            (effect.node, effect.command.update, effect.command.seconds)
+            for effect in said
+            if isinstance(effect, effects.SendCommand) and isinstance(effect.command, RetryAfter)
+        ]
+        assert waits == [(ann, "0-ann", UNHEARD_RETRY_S), (bob, "0-bob", UNHEARD_RETRY_S + 1 / UNHEARD_PER_S)]
+        assert transcript(said)[0] == AGAIN[0], "its own word comes first"
+        assert "retry" not in " ".join(transcript(rig.wait(600.0)))
+
+    def test_one_node_cannot_fill_what_is_asked_for(self) -> None:
+        rig = Rig(engine(settle_s=1.0))
+        rig.connect()
+        for number in range(50):
+            rig.offer("ann", number)
+        said = transcript(rig.wait(1.0))
+        assert len([line for line in said if "retry" in line]) == UNHEARD_MAX
+
+    def test_a_coordinator_that_is_behind_asks_for_nothing(self) -> None:
+        rig = Rig(engine(settle_s=1.0))
+        rig.connect()
+        rig.state("ann", seen=SeenRun(run=RUN, epoch=Epoch(0), round=RoundId(40)))
+        rig.offer("ann", 0)
+        assert transcript(rig.wait(600.0)) == []
+
+    def test_whoever_has_left_meanwhile_is_not_asked(self) -> None:
+        rig = Rig(engine(settle_s=1.0))
+        rig.connect()
+        rig.state("ann")
+        rig.offer("ann", 0)
+        rig.tell(events.NodesEnrolled(nodes=frozenset(), digest="d"))
+        assert "retry" not in " ".join(transcript(rig.wait(600.0)))
 
     def test_each_connection_is_listened_to_anew(self) -> None:
         rig = Rig(engine(settle_s=60.0))
