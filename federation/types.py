@@ -9,6 +9,9 @@ FederationId = NewType("FederationId", str)
 NodeId = NewType("NodeId", str)
 """Name of one edge node: 1 to 64 characters of ``[A-Za-z0-9_-]``; a topic level and the MQTT client id."""
 
+HelperId = NewType("HelperId", str)
+"""Name of one helper of masked sums: 1 to 64 characters of ``[A-Za-z0-9_-]``; a topic level and its MQTT client id."""
+
 RunId = NewType("RunId", str)
 """Identity of one coordinator store: 16 hexadecimal digits, drawn when the store is made."""
 
@@ -63,3 +66,10 @@ class SeenRun:
     start: Start = NO_START
     round: RoundId | None = None
     version: ModelVersion | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumHelper:
+    """A helper as the owner of topics: its name alone could be a node's, too."""
+
+    name: HelperId

@@ -8,7 +8,7 @@ level, which never goes to a topic: a broker that is started with the coordinato
 import re
 from typing import Final, NamedTuple
 
-from federation.protocol.schema import ID_PATTERN
+from federation.protocol.tables import ID_PATTERN
 from federation.protocol.topics import Topics
 
 __all__ = ["BROKER_LOG", "STRANGER", "Incident", "denied_publish", "incident_of"]

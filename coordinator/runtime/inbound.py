@@ -49,8 +49,8 @@ from federation.protocol.messages import (
     RoundAnnouncement,
     UpdateOffer,
 )
-from federation.protocol.schema import ID_PATTERN
 from federation.protocol.signing import Reader, Signer, Verifier, signed_digest
+from federation.protocol.tables import ID_PATTERN
 from federation.protocol.topics import (
     CoordinatorStateTopic,
     NodeChunkTopic,

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from federation.errors import ConfigError
 from federation.identity.certificates import PEM_BYTES_MAX, UNREADABLE
 from federation.identity.private_files import read_text
-from federation.protocol.signing import Signer, Verifier
+from federation.protocol.signing import Sender, Signer, Verifier
 from federation.types import NodeId
 
 __all__ = [
@@ -79,7 +79,7 @@ class CoordinatorKey:
     def __init__(self, key: Ed25519PublicKey) -> None:
         self._key = key
 
-    def verify(self, sender: NodeId | None, digest: bytes, signature: bytes) -> bool:
+    def verify(self, sender: Sender, digest: bytes, signature: bytes) -> bool:
         """Whether the coordinator has signed this."""
         return sender is None and _made(self._key, digest, signature)
 
@@ -99,10 +99,10 @@ class NodeKeys:
         self._keys = _read_node_keys(path)
         self._stamp = self._look()
 
-    def verify(self, sender: NodeId | None, digest: bytes, signature: bytes) -> bool:
+    def verify(self, sender: Sender, digest: bytes, signature: bytes) -> bool:
         """Whether a node's own key has signed this."""
         self._follow()
-        return sender is not None and any(_made(key, digest, signature) for key in self._keys.get(sender, ()))
+        return isinstance(sender, str) and any(_made(key, digest, signature) for key in self._keys.get(sender, ()))
 
     def _follow(self) -> None:
         stamp = self._look()

@@ -37,6 +37,8 @@ COHORT_NODES_MAX: Final = 600
 """Nodes that a cohort can list: an announcement that is at every other limit too stays within 4 KiB."""
 COHORT_NODES_DESCRIBED_MAX: Final = 595
 """Nodes that a cohort lists beside the digest of the inputs' description, for the same reason."""
+COHORT_NODES_MASKED_MAX: Final = 570
+"""Nodes that a cohort lists beside the terms of masked sums, with or without that digest."""
 PARTS_MAX: Final = 16
 """Model parts of one announcement."""
 DELTA_INLINE_BYTES_MAX: Final = 1_024
@@ -44,6 +46,35 @@ DELTA_INLINE_BYTES_MAX: Final = 1_024
 
 INPUTS_BYTES_MAX: Final = 3_072
 """UTF-8 bytes of the description of a task's inputs."""
+
+HELPERS_MAX: Final = 7
+"""Helpers of one federation that mask together."""
+CLASSES_MAX: Final = 35
+"""Seeds of one update: the subsets of 7 helpers with 3 of them."""
+MASK_BITS_MAX: Final = 32
+"""Bits of the modulus of a masked sum."""
+LEVELS_MAX: Final = 2**23 - 1
+"""Largest magnitude of a masked update's integers."""
+DIMENSION_MAX: Final = 2**31
+"""Parameters of a masked update."""
+TAIL_MAX: Final = 65_535
+"""Numbers of 32 bits at the end of a masked update."""
+MEMBERS_LEAST: Final = 5
+"""Fewest updates of which a sum is ever revealed; a helper asks for 8 unless it is told otherwise."""
+MEMBERS_MAX: Final = 2_048
+"""Most updates of one masked sum."""
+REFUSED_MEMBERS_MAX: Final = 128
+"""Updates that a helper names when it refuses a sum."""
+TICKET_BYTES_MAX: Final = 512
+"""Bytes of a ticket, with its signature."""
+BOX_BYTES_MAX: Final = 2_048
+"""Bytes of the sealed seeds of one update for one helper."""
+KEY_BYTES_MAX: Final = 1_280
+"""Bytes of a public key to seal to; a hybrid one has 1,216."""
+MASKED_INLINE_BYTES_MAX: Final = 46_080
+"""Bytes of a masked update that rides in its offer, beside ticket and boxes."""
+SUM_REQUEST_BYTES_MAX: Final = 36_864
+"""Bytes of a request for a sum: a digest of each member, and its header."""
 
 ID_CHARS_MAX: Final = 64
 """Characters of a federation's or a node's name."""

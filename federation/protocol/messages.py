@@ -1,69 +1,50 @@
-"""The messages of the protocol: frozen values, one class per thing that is said (PROTOCOL.md)."""
+"""The messages of the protocol: frozen values, one class per thing that is said (PROTOCOL.md).
+
+Those of masked sums are in `sum_messages`, the words that they choose from in `enumerations`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 
+from federation.protocol.enumerations import Activity, PartKind, Presence, Reason, ReceiptStatus
+from federation.protocol.sum_messages import (
+    Held,
+    HelperState,
+    PrivacyTerms,
+    SealedSeeds,
+    SumOffer,
+    SumRefusal,
+    SumRequest,
+    Ticket,
+)
 from federation.types import Digest, Epoch, Incarnation, ModelVersion, RoundId, RunId, SeenRun, Start, StateId, UpdateId
 
-
-class Presence(StrEnum):
-    """Whether a participant is there: ``lost`` is said by its will, ``offline`` by itself."""
-
-    ONLINE = "online"
-    OFFLINE = "offline"
-    LOST = "lost"
-
-
-class PartKind(StrEnum):
-    """What a model part is: the whole model, or its difference to the version before."""
-
-    KEYFRAME = "keyframe"
-    DELTA = "delta"
-
-
-class ReceiptStatus(StrEnum):
-    """The coordinator's word on one update; all but ``stored`` are final."""
-
-    STORED = "stored"
-    APPLIED = "applied"
-    STALE = "stale"
-    REFUSED = "refused"
-
-    @property
-    def final(self) -> bool:
-        """Whether no other receipt can follow."""
-        return self is not ReceiptStatus.STORED
-
-
-class Reason(StrEnum):
-    """Why an update was refused or found stale."""
-
-    NONE = "none"
-    TOO_STALE = "too_stale"
-    FINISHED = "finished"
-    OTHER_RUN = "other_run"
-    UNKNOWN_ROUND = "unknown_round"
-    NOT_ASSIGNED = "not_assigned"
-    BASE_MISMATCH = "base_mismatch"
-    TOO_LARGE = "too_large"
-    BAD_NUM_EXAMPLES = "bad_num_examples"
-    QUOTA = "quota"
-    CODEC = "codec"
-    DIGEST_MISMATCH = "digest_mismatch"
-    MALFORMED_FRAME = "malformed_frame"
-    NOT_FINITE = "not_finite"
-    NORM = "norm"
-    INCOMPATIBLE = "incompatible"
-
-
-class Activity(StrEnum):
-    """What a node is doing."""
-
-    IDLE = "idle"
-    FETCHING = "fetching"
-    TRAINING = "training"
-    UPLOADING = "uploading"
+__all__ = [
+    "Activity",
+    "Cancel",
+    "Cohort",
+    "CoordinatorState",
+    "Decline",
+    "EvaluationReceipt",
+    "EvaluationReport",
+    "Grant",
+    "Message",
+    "ModelPart",
+    "ModelRef",
+    "NodeState",
+    "PartKind",
+    "Presence",
+    "Progress",
+    "Proof",
+    "Reason",
+    "Rebirth",
+    "Receipt",
+    "ReceiptStatus",
+    "RetryAfter",
+    "RoundAnnouncement",
+    "TrainSettings",
+    "UpdateOffer",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +175,7 @@ class RoundAnnouncement:
         evaluation: Nodes whose evaluation hash for this version is below it evaluate the model, whoever trains (see
             cohort.py); 2**64 - 1 is everybody, None is nobody. All announcements of a version say the same.
         start_low: The low 32 bits of the start that announces (`CoordinatorState`); None is an older peer.
+        privacy: Updates are masked under these terms; None: they are not.
     """
 
     run: RunId
@@ -210,6 +192,7 @@ class RoundAnnouncement:
     final: bool = False
     evaluation: int | None = None
     start_low: int | None = None
+    privacy: PrivacyTerms | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,6 +230,8 @@ class UpdateOffer:
         chunk_bytes: Body size of every chunk but the last, when it is granted.
         fetched_bytes: Model bytes that the node pulled for this round.
         inline: The codec frame itself, or None.
+        ticket: The bytes of a signed `Ticket`: what helpers are shown of a masked update; None of any other.
+        boxes: The update's seeds, sealed to one helper each, by the order of the helpers' keys.
     """
 
     run: RunId
@@ -264,6 +249,8 @@ class UpdateOffer:
     fetched_bytes: int = 0
     train_s: float = 0.0
     inline: bytes | None = None
+    ticket: bytes | None = None
+    boxes: tuple[bytes, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -395,5 +382,12 @@ Message = (
     | EvaluationReport
     | EvaluationReceipt
     | Proof
+    | HelperState
+    | Ticket
+    | SealedSeeds
+    | Held
+    | SumRequest
+    | SumOffer
+    | SumRefusal
 )
 """Everything that is said in msgpack; model and update chunks are raw bytes."""

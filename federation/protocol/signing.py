@@ -12,14 +12,27 @@ from typing import Final, Protocol
 from federation.errors import BadSignature
 from federation.protocol.limits import SIGNATURE_BYTES
 from federation.protocol.messages import Message
-from federation.protocol.topics import NodeEventTopic, NodeStateTopic, NodeTelemetryTopic, Topics
+from federation.protocol.topics import (
+    HelperChunkTopic,
+    HelperEventTopic,
+    HelperStateTopic,
+    NodeEventTopic,
+    NodeStateTopic,
+    NodeTelemetryTopic,
+    NodeTicketTopic,
+    Topics,
+)
 from federation.protocol.wire import decode_message, encode_message, split_signature
-from federation.types import NodeId
+from federation.types import NodeId, SumHelper
 
-__all__ = ["Reader", "Signer", "Verifier", "Writer", "signed_digest"]
+__all__ = ["Reader", "Sender", "Signer", "Verifier", "Writer", "signed_digest"]
 
 _PERSON: Final = b"fedmq-signature1"
 _DIGEST_BYTES: Final = 64
+
+
+Sender = NodeId | SumHelper | None
+"""Who owns a topic: a node, a helper, or the coordinator (None)."""
 
 
 class Signer(Protocol):
@@ -32,7 +45,7 @@ class Signer(Protocol):
 class Verifier(Protocol):
     """The keys of those who may be heard."""
 
-    def verify(self, sender: NodeId | None, digest: bytes, signature: bytes) -> bool:
+    def verify(self, sender: Sender, digest: bytes, signature: bytes) -> bool:
         """Whether ``sender`` has signed this; None is the coordinator. Never raises."""
 
 
@@ -93,11 +106,25 @@ class Reader:
         if len(signature) != SIGNATURE_BYTES:
             raise BadSignature("it is not signed")
         if not verifier.verify(sender, signed_digest(self.topics, topic, body), signature):
-            raise BadSignature(f"not signed by {sender or 'the coordinator'} for this topic")
+            raise BadSignature(f"not signed by {_named(sender)} for this topic")
 
-    def _sender(self, topic: str) -> NodeId | None:
+    def _sender(self, topic: str) -> Sender:
         match self.topics.parse(topic):
             case NodeStateTopic(node=node) | NodeEventTopic(node=node) | NodeTelemetryTopic(node=node):
                 return node
+            case NodeTicketTopic(node=node):
+                return node
+            case HelperStateTopic(helper=helper) | HelperEventTopic(helper=helper) | HelperChunkTopic(helper=helper):
+                return SumHelper(name=helper)
             case _:
                 return None
+
+
+def _named(sender: Sender) -> str:
+    match sender:
+        case None:
+            return "the coordinator"
+        case SumHelper(name=name):
+            return f"helper {name}"
+        case _:
+            return sender

@@ -11,11 +11,12 @@ from typing import Final
 
 from federation.errors import LocalProtocolError, MalformedTopic
 from federation.protocol.limits import CHUNKS_MAX, INT32_MAX, SEGMENT_CHUNKS
-from federation.protocol.schema import ID_PATTERN, UPDATE_PATTERN
-from federation.types import FederationId, ModelVersion, NodeId, UpdateId
+from federation.protocol.tables import ID_PATTERN, UPDATE_PATTERN
+from federation.types import DIGEST_BYTES, FederationId, HelperId, ModelVersion, NodeId, UpdateId
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
 _SEGMENT = re.compile(r"[kd](?:0|[1-9][0-9]{0,2})", re.ASCII)
+_SUM = re.compile(rf"(?:0|[1-9][0-9]?)-[0-9a-f]{{{2 * DIGEST_BYTES}}}", re.ASCII)
 _SEGMENTS_MAX = CHUNKS_MAX // SEGMENT_CHUNKS
 _KNOWN_MAX: Final = 4096
 """Topics whose meaning is remembered: most messages come on few of them."""
@@ -77,6 +78,43 @@ class NodeTelemetryTopic:
     node: NodeId
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeTicketTopic:
+    """``n/{node}/ticket``: never published to; the place that the signature of a ticket is for."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HelperStateTopic:
+    """``h/{helper}/state``: birth, death and key of a helper."""
+
+    helper: HelperId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HelperCommandTopic:
+    """``h/{helper}/cmd``: the coordinator's word to one helper."""
+
+    helper: HelperId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HelperEventTopic:
+    """``h/{helper}/evt``: what a helper holds, and its sums."""
+
+    helper: HelperId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HelperChunkTopic:
+    """``h/{helper}/sum/{transfer}/{index}``: one chunk of a granted sum (`sum_messages.transfer_id`)."""
+
+    helper: HelperId
+    transfer: UpdateId
+    index: int
+
+
 ParsedTopic = (
     CoordinatorStateTopic
     | RoundTopic
@@ -86,6 +124,11 @@ ParsedTopic = (
     | NodeEventTopic
     | NodeChunkTopic
     | NodeTelemetryTopic
+    | NodeTicketTopic
+    | HelperStateTopic
+    | HelperCommandTopic
+    | HelperEventTopic
+    | HelperChunkTopic
 )
 """Everything that a topic of the tree can be."""
 
@@ -152,6 +195,36 @@ class Topics:
         """Progress of one node, QoS 0."""
         return f"{self._prefix}/n/{node}/tel"
 
+    def node_ticket(self, node: NodeId) -> str:
+        """The place that the signature of a node's ticket is for; nothing is published there."""
+        return f"{self._prefix}/n/{node}/ticket"
+
+    def helper_state(self, helper: HelperId) -> str:
+        """Retained, and the helper's will."""
+        return f"{self._prefix}/h/{helper}/state"
+
+    def helper_command(self, helper: HelperId) -> str:
+        """From the coordinator to one helper."""
+        return f"{self._prefix}/h/{helper}/cmd"
+
+    def helper_event(self, helper: HelperId) -> str:
+        """What one helper holds, and its sums."""
+        return f"{self._prefix}/h/{helper}/evt"
+
+    def helper_chunk(self, helper: HelperId, transfer: UpdateId, index: int) -> str:
+        """One chunk of a sum."""
+        return f"{self._prefix}/h/{helper}/sum/{transfer}/{index}"
+
+    @property
+    def helper_states(self) -> str:
+        """The filter for the states of all helpers."""
+        return f"{self._prefix}/h/+/state"
+
+    @property
+    def helper_answers(self) -> tuple[str, ...]:
+        """Filters for all else that helpers say."""
+        return (f"{self._prefix}/h/+/evt", f"{self._prefix}/h/+/sum/+/+")
+
     @property
     def coordinator_subscriptions_control(self) -> tuple[str, ...]:
         """Filters of the coordinator's control connection."""
@@ -165,6 +238,10 @@ class Topics:
     def node_subscriptions(self, node: NodeId) -> tuple[str, ...]:
         """Filters that a node holds all the time; model segments come and go."""
         return (self.coordinator_state, self.round, self.node_command(node))
+
+    def helper_subscriptions(self, helper: HelperId) -> tuple[str, ...]:
+        """Filters of one helper; its own state tells it of a second process with its name."""
+        return (self.coordinator_state, self.helper_command(helper), self.helper_state(helper))
 
     def below(self, topic: str) -> str:
         """The levels of ``topic`` below this federation's: the same under any root.
@@ -201,6 +278,17 @@ def validate_node_id(text: str) -> NodeId:
     return NodeId(text)
 
 
+def validate_helper_id(text: str) -> HelperId:
+    """``text`` as a helper's name.
+
+    Raises:
+        LocalProtocolError: It is not 1 to 64 characters of ``[A-Za-z0-9_-]``.
+    """
+    if not ID_PATTERN.fullmatch(text):
+        raise LocalProtocolError(f"helper id {text!r}: needs {ID_PATTERN.pattern}")
+    return HelperId(text)
+
+
 def validate_federation_id(text: str) -> FederationId:
     """``text`` as a federation's name.
 
@@ -224,6 +312,8 @@ def _below(path: str) -> ParsedTopic:
             return _model_chunk(version, segment, index)
         case ["n", node, *rest] if ID_PATTERN.fullmatch(node):
             return _node_topic(NodeId(node), rest)
+        case ["h", helper, *rest] if ID_PATTERN.fullmatch(helper):
+            return _helper_topic(HelperId(helper), rest)
         case _:
             raise MalformedTopic(f"the tree has no topic {path[:200]!r}")
 
@@ -238,10 +328,26 @@ def _node_topic(node: NodeId, levels: list[str]) -> ParsedTopic:
             return NodeEventTopic(node=node)
         case ["tel"]:
             return NodeTelemetryTopic(node=node)
+        case ["ticket"]:
+            return NodeTicketTopic(node=node)
         case ["up", update, index]:
             return _node_chunk(node, update, index)
         case _:
             raise MalformedTopic(f"a node has no topic {'/'.join(levels)[:200]!r}")
+
+
+def _helper_topic(helper: HelperId, levels: list[str]) -> ParsedTopic:
+    match levels:
+        case ["state"]:
+            return HelperStateTopic(helper=helper)
+        case ["cmd"]:
+            return HelperCommandTopic(helper=helper)
+        case ["evt"]:
+            return HelperEventTopic(helper=helper)
+        case ["sum", transfer, index] if _SUM.fullmatch(transfer):
+            return HelperChunkTopic(helper=helper, transfer=UpdateId(transfer), index=_number(index, CHUNKS_MAX - 1))
+        case _:
+            raise MalformedTopic(f"a helper has no topic {'/'.join(levels)[:200]!r}")
 
 
 def _model_chunk(version: str, segment: str, index: str) -> ModelChunkTopic:

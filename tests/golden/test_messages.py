@@ -3,6 +3,7 @@
 Run this file as a script to write the examples of new messages; it never changes a file that exists.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,19 @@ from federation.protocol.messages import (
     UpdateOffer,
 )
 from federation.protocol.schema import SCHEMAS
+from federation.protocol.sum_messages import (
+    Held,
+    HeldStatus,
+    HelperState,
+    PrivacyTerms,
+    PrivacyUnit,
+    SealedSeeds,
+    SumOffer,
+    SumReason,
+    SumRefusal,
+    SumRequest,
+    Ticket,
+)
 from federation.protocol.wire import decode_message, encode_message
 from federation.types import (
     Digest,
@@ -51,6 +65,19 @@ from federation.types import (
 FOLDER = Path(__file__).parent / "messages"
 RUN = RunId("0123456789abcdef")
 UPDATE = UpdateId("9-press_01")
+
+TERMS = PrivacyTerms(
+    scheme=1,
+    helpers=Digest(b"h" * 16),
+    count=2,
+    threshold=2,
+    dimension=101_770,
+    tail=3,
+    step=0.0625,
+    levels=1,
+    members=10,
+    bits=5,
+)
 
 EXAMPLES: dict[str, Message] = {
     "coordinator_state": CoordinatorState(
@@ -274,6 +301,100 @@ EXAMPLES: dict[str, Message] = {
         run=RUN, version=ModelVersion(300), digest=Digest(bytes(16)), num_examples=0, reason="no test data"
     ),
     "evaluation_receipt": EvaluationReceipt(run=RUN, version=ModelVersion(300), status=ReceiptStatus.APPLIED),
+    "masked_announcement": RoundAnnouncement(
+        run=RUN,
+        epoch=Epoch(4),
+        round=RoundId(13),
+        task="digits",
+        model=ModelRef(
+            version=ModelVersion(2), digest=Digest(bytes(16)), manifest_digest=Digest(bytes(16)), seed=7, parts=()
+        ),
+        cohort=Cohort(share=0),
+        settings=TrainSettings(),
+        codec="masked",
+        min_base_version=ModelVersion(0),
+        lease_s=60.0,
+        spread_s=0.0,
+        privacy=TERMS,
+    ),
+    "masked_offer": UpdateOffer(
+        run=RUN,
+        round=RoundId(9),
+        update=UPDATE,
+        incarnation=Incarnation(5),
+        base_version=ModelVersion(300),
+        base_digest=Digest(bytes(range(16))),
+        num_examples=1,
+        metrics={},
+        codec="masked",
+        payload_bytes=5,
+        payload_digest=Digest(b"u" * 16),
+        chunk_bytes=61_440,
+        inline=b"frame",
+        ticket=b"a ticket",
+        boxes=(b"the first helper's box", b"the second's"),
+    ),
+    "helper_state": HelperState(
+        presence=Presence.ONLINE,
+        incarnation=Incarnation(2),
+        state_id=StateId(2**64 - 1),
+        protocol_min=1,
+        protocol_max=1,
+        kem=0x0020,
+        key=bytes(range(32)),
+        members_min=8,
+    ),
+    "ticket": Ticket(
+        run=RUN,
+        update=UPDATE,
+        base_version=ModelVersion(300),
+        base_digest=Digest(bytes(range(16))),
+        terms=Digest(b"t" * 16),
+        payload_digest=Digest(b"u" * 16),
+        boxes=(Digest(b"1" * 16), Digest(b"2" * 16)),
+    ),
+    "sealed_seeds": SealedSeeds(run=RUN, update=UPDATE, ticket=b"a ticket", box=b"a box"),
+    "held": Held(run=RUN, update=UPDATE, ticket=Digest(b"t" * 16), status=HeldStatus.HELD),
+    "not_held": Held(
+        run=RUN,
+        update=UPDATE,
+        ticket=Digest(b"t" * 16),
+        status=HeldStatus.REFUSED,
+        reason=SumReason.UNKNOWN_NODE,
+    ),
+    "sum_request": SumRequest(
+        run=RUN,
+        version=ModelVersion(301),
+        batch=Digest(b"b" * 16),
+        terms=replace(
+            TERMS,
+            bits=13,
+            clip=1.5,
+            importance_cap=600,
+            noise=4.0,
+            unit=PrivacyUnit.NODES,
+        ),
+        members=b"m" * 16 + b"n" * 16,
+        classes=(0, 2),
+    ),
+    "sum_offer": SumOffer(
+        run=RUN,
+        batch=Digest(b"b" * 16),
+        part=2,
+        payload_bytes=1_000_000,
+        payload_digest=Digest(b"s" * 16),
+        chunk_bytes=61_440,
+    ),
+    "inline_sum": SumOffer(
+        run=RUN,
+        batch=Digest(b"b" * 16),
+        part=0,
+        payload_bytes=3,
+        payload_digest=Digest(b"s" * 16),
+        chunk_bytes=61_440,
+        inline=b"sum",
+    ),
+    "sum_refusal": SumRefusal(run=RUN, batch=Digest(b"b" * 16), reason=SumReason.UNKNOWN_UPDATE, members=b"m" * 16),
     "progress": Progress(round=RoundId(9), activity=Activity.UPLOADING, fraction=0.25, metrics={"loss": 0.5}),
 }
 

@@ -71,14 +71,14 @@ def test_random_bytes_are_refused_as_theirs(payload: bytes) -> None:
     refused_or_canonical(payload)
 
 
-@given(st.integers(0, 13), ANY_DATA, st.dictionaries(st.integers(2, 17), ANY_DATA, max_size=16))
+@given(st.integers(0, 27), ANY_DATA, st.dictionaries(st.integers(2, 19), ANY_DATA, max_size=16))
 def test_random_fields_in_a_good_envelope_are_refused_as_theirs(code: int, version: object, fields: dict) -> None:  # type: ignore[type-arg]
     """FED-15."""
     refused_or_canonical(msgpack.packb({0: 1, 1: code, **dict(sorted(fields.items()))}))
     refused_or_canonical(msgpack.packb({0: version, 1: code}))
 
 
-@given(st.sampled_from(sorted(MESSAGES)), st.integers(2, 17), ANY_DATA)
+@given(st.sampled_from(sorted(MESSAGES)), st.integers(2, 19), ANY_DATA)
 def test_a_message_with_one_field_replaced_is_refused_as_theirs(name: str, number: int, value: object) -> None:
     """FED-15."""
     fields = msgpack.unpackb(MESSAGES[name], strict_map_key=False)
@@ -140,3 +140,87 @@ def test_a_proof_is_two_messages_long_and_not_a_byte_longer() -> None:
             decode_message(msgpack.packb({0: 1, 1: 14, **fields}))
     with pytest.raises(MalformedMessage, match="the limit of this message"):
         decode_message(msgpack.packb({0: 1, 1: 14, 200: b"x" * PROOF_BYTES_MAX}))
+
+
+def altered(name: str, number: int, value: object) -> bytes:
+    """A message with one field replaced."""
+    fields = msgpack.unpackb(MESSAGES[name], strict_map_key=False)
+    fields[number] = value
+    return msgpack.packb(dict(sorted(fields.items())))  # type: ignore[no-any-return]
+
+
+def terms_with(**changes: object) -> bytes:
+    """An announcement with terms in which some numbers are others."""
+    numbers = {"count": 3, "threshold": 4, "levels": 8, "members": 9, "bits": 10, "clip": 11, "noise": 13, "unit": 14}
+    terms = msgpack.unpackb(MESSAGES["masked_announcement"], strict_map_key=False)[16]
+    for name, value in changes.items():
+        terms[numbers[name]] = value
+    return altered("masked_announcement", 16, dict(sorted(terms.items())))
+
+
+@pytest.mark.parametrize("members", [5, 7, 8, 10, 15, 16, 31, 32, 63, 64, 100, 127, 128, 1000, 2048])
+@pytest.mark.parametrize("levels", [1, 2, 3, 7, 15, 127, 2**15])
+def test_every_modulus_that_cannot_hold_the_sum_is_refused(members: int, levels: int) -> None:
+    """FED-144: a sum that wraps around would be another one, and nobody would see it."""
+    fits = [bits for bits in range(2, 33) if (1 << bits) > 2 * members * levels]
+    for bits in range(2, 33):
+        payload = terms_with(members=members, levels=levels, bits=bits)
+        if bits in fits:
+            decode_message(payload)
+        else:
+            with pytest.raises(MalformedMessage, match="cannot hold the sum"):
+                decode_message(payload)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"count": 2, "threshold": 3}, "threshold is above count"),
+        ({"count": 8}, "integer from 1 to 7"),
+        ({"members": 4}, "integer from 5 to 2048"),
+        ({"members": 2049, "bits": 32}, "integer from 5 to 2048"),
+        ({"noise": 1.0, "unit": 0}, "needs clip and unit"),
+        ({"noise": 1.0, "clip": 1.0}, "needs clip and unit"),
+        ({"clip": 0.0}, "finite float"),
+    ],
+)
+def test_terms_that_do_not_fit_together_are_refused(changes: dict[str, object], why: str) -> None:
+    with pytest.raises(MalformedMessage, match=why):
+        decode_message(terms_with(**changes))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [b"m" * 32, b"n" * 16 + b"m" * 16, b"m" * 15, b"m" * 17, b"", b"m" * 16 + b"n" * 8],
+    ids=["twice", "descending", "short", "long", "nobody", "half"],
+)
+def test_a_request_that_does_not_name_each_member_once_is_refused(members: bytes) -> None:
+    """FED-145: to be named twice would be to weigh double, and the difference to once is one node's update."""
+    with pytest.raises(MalformedMessage):
+        decode_message(altered("sum_request", 6, members))
+    if members:
+        with pytest.raises(MalformedMessage):
+            decode_message(altered("sum_refusal", 5, members))
+
+
+@pytest.mark.parametrize("classes", [[], [1, 1], [2, 1], [35], [True]])
+def test_a_request_for_no_class_or_for_one_twice_is_refused(classes: list[object]) -> None:
+    with pytest.raises(MalformedMessage):
+        decode_message(altered("sum_request", 7, classes))
+
+
+def test_a_request_for_more_members_than_the_limit_is_refused() -> None:
+    """FED-145, FED-54."""
+    members = b"".join(index.to_bytes(16, "big") for index in range(2049))
+    with pytest.raises(MalformedMessage):
+        decode_message(altered("sum_request", 6, members))
+    decode_message(altered("sum_request", 6, members[:-16]))
+
+
+def test_an_offer_has_a_ticket_and_boxes_or_neither() -> None:
+    """FED-142."""
+    masked = msgpack.unpackb(MESSAGES["masked_offer"], strict_map_key=False)
+    for number in (17, 18):
+        half = {key: value for key, value in masked.items() if key != number}
+        with pytest.raises(MalformedMessage, match="both or neither"):
+            decode_message(msgpack.packb(half))

@@ -33,7 +33,7 @@ from federation.protocol.messages import (
     ReceiptStatus,
     UpdateOffer,
 )
-from federation.protocol.signing import Writer
+from federation.protocol.signing import Sender, Writer
 from federation.protocol.topics import Topics
 from federation.protocol.wire import encode_message
 from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
@@ -350,7 +350,7 @@ class OnlyAnn:
     def sign(self, digest: bytes) -> bytes:
         return digest
 
-    def verify(self, sender: NodeId | None, digest: bytes, signature: bytes) -> bool:
+    def verify(self, sender: Sender, digest: bytes, signature: bytes) -> bool:
         return sender == ANN and digest == signature
 
 

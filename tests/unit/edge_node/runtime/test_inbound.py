@@ -21,7 +21,7 @@ from edge_node.runtime.inbound import DESCRIPTIONS_MAX, Inbound
 from federation.errors import LocalProtocolError, TransportError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import CoordinatorState, Message, Presence, Rebirth, Receipt, ReceiptStatus
-from federation.protocol.signing import Writer
+from federation.protocol.signing import Sender, Writer
 from federation.protocol.topics import Topics
 from federation.protocol.wire import encode_message
 from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
@@ -48,7 +48,7 @@ class Signs:
     def sign(self, digest: bytes) -> bytes:
         return digest
 
-    def verify(self, sender: NodeId | None, digest: bytes, signature: bytes) -> bool:
+    def verify(self, sender: Sender, digest: bytes, signature: bytes) -> bool:
         return sender is None and digest == signature
 
 

@@ -5,14 +5,30 @@ from pathlib import Path
 
 import pytest
 
-from federation.protocol import limits, schema
+from federation.protocol import limits, schema, sum_schema, tables
 from federation.protocol.fields import Blob, Choice, Flag, Kind, Numbers, Real, Record, Sequence, Text, Whole, Word
 from federation.types import DIGEST_BYTES
 
 DOCUMENT = (Path(__file__).parents[4] / "federation" / "PROTOCOL.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^#{2,4} (.+?)\n(.*?)(?=^#{2,4} |\Z)", DOCUMENT, re.MULTILINE | re.DOTALL))
-NESTED = [schema._MODEL_REF, schema._MODEL_PART, schema._COHORT, schema._TRAIN_SETTINGS, schema._SEEN_RUN]
-CHOICES = [schema._PRESENCE, schema._PART_KIND, schema._ACTIVITY, schema._STATUS, schema._REASON]
+NESTED = [
+    schema._MODEL_REF,
+    schema._MODEL_PART,
+    schema._COHORT,
+    schema._TRAIN_SETTINGS,
+    schema._SEEN_RUN,
+    sum_schema.PRIVACY_TERMS,
+]
+CHOICES = [
+    tables.PRESENCE,
+    schema._PART_KIND,
+    schema._ACTIVITY,
+    schema._STATUS,
+    schema._REASON,
+    sum_schema.UNIT,
+    sum_schema.HELD_STATUS,
+    sum_schema.SUM_REASON,
+]
 
 NAMED: list[tuple[Kind, str]] = [
     (Whole(limits.INT32_MAX), "u32"),
@@ -21,8 +37,8 @@ NAMED: list[tuple[Kind, str]] = [
     (Real(limits.SECONDS_MAX, least=0.0), "seconds"),
     (Real(), "float"),
     (Blob(DIGEST_BYTES, least=DIGEST_BYTES), "digest"),
-    (Word(schema.RUN_PATTERN), "run"),
-    (Word(schema.UPDATE_PATTERN), "update"),
+    (Word(tables.RUN_PATTERN), "run"),
+    (Word(tables.UPDATE_PATTERN), "update"),
     (Flag(), "bool"),
 ]
 
@@ -66,7 +82,7 @@ def expected(record: Record) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("message", schema.SCHEMAS, ids=lambda message: message.record.make.__name__)
-def test_the_document_has_the_fields_of_every_message(message: schema.MessageSchema) -> None:
+def test_the_document_has_the_fields_of_every_message(message: tables.MessageSchema) -> None:
     """FED-15."""
     heading = f"{message.record.make.__name__}: type {message.code}, at most {message.bytes_max} bytes"
     assert [row[:3] for row in rows(heading)] == expected(message.record)

@@ -8,15 +8,16 @@ from federation.errors import BadSignature, MalformedTopic
 from federation.protocol.limits import SIGNATURE_BYTES
 from federation.protocol.messages import Message
 from federation.protocol.schema import SCHEMAS
-from federation.protocol.signing import Reader, Writer, signed_digest
+from federation.protocol.signing import Reader, Sender, Writer, signed_digest
 from federation.protocol.topics import Topics
 from federation.protocol.wire import decode_message, encode_message, split_signature
-from federation.types import FederationId, NodeId
+from federation.types import FederationId, HelperId, NodeId, SumHelper
 from tests.golden.test_messages import EXAMPLES
-from tests.unit.federation.protocol.test_wire import worst_announcement
+from tests.unit.federation.protocol.test_wire import worst_announcement, worst_sums
 
 TOPICS = Topics(FederationId("plant"))
 NODE = NodeId("press_01")
+HELPER = HelperId("press_01")  # the name of a node is no node's key
 TOPIC_OF = {
     "CoordinatorState": TOPICS.coordinator_state,
     "RoundAnnouncement": TOPICS.round,
@@ -24,6 +25,13 @@ TOPIC_OF = {
     "UpdateOffer": TOPICS.node_event(NODE),
     "Decline": TOPICS.node_event(NODE),
     "Progress": TOPICS.node_telemetry(NODE),
+    "Ticket": TOPICS.node_ticket(NODE),
+    "HelperState": TOPICS.helper_state(HELPER),
+    "Held": TOPICS.helper_event(HELPER),
+    "SumOffer": TOPICS.helper_event(HELPER),
+    "SumRefusal": TOPICS.helper_event(HELPER),
+    "SealedSeeds": TOPICS.helper_command(HELPER),
+    "SumRequest": TOPICS.helper_command(HELPER),
 }
 
 
@@ -42,9 +50,9 @@ class Echo:
 class Asked:
     """Verifies what `Echo` signs, and remembers whose signature was asked for."""
 
-    senders: list[NodeId | None] = field(default_factory=list)
+    senders: list[Sender] = field(default_factory=list)
 
-    def verify(self, sender: NodeId | None, digest: bytes, signature: bytes) -> bool:
+    def verify(self, sender: Sender, digest: bytes, signature: bytes) -> bool:
         self.senders.append(sender)
         return digest == signature
 
@@ -55,11 +63,12 @@ def signed(message: Message) -> bytes:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_a_signed_message_is_read_and_says_who_must_have_signed_it(name: str) -> None:
-    """FED-75, FED-76."""
+    """FED-75, FED-76; FED-140 of a helper's topics, FED-141 of a ticket's place."""
     message, asked = EXAMPLES[name], Asked()
     assert Reader(TOPICS, asked).decode(topic_of(message), signed(message)) == message
-    owner = None if topic_of(message).endswith(("srv", "round", "cmd")) else NODE
-    assert asked.senders == [owner]
+    topic = topic_of(message)
+    owner = SumHelper(name=HELPER) if "/h/" in topic else NODE
+    assert asked.senders == [None if topic.endswith(("srv", "round", "cmd")) else owner]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -105,12 +114,17 @@ def test_a_topic_of_another_tree_is_no_place_to_sign_for() -> None:
         TOPICS.below("fl/plantation/round")
 
 
-WORST = (worst_announcement(), worst_announcement(described=True))
+WORST = (
+    worst_announcement(),
+    worst_announcement(described=True),
+    worst_announcement(described=True, masked=True),
+    *worst_sums(),
+)
 
 
 @pytest.mark.parametrize("message", [*EXAMPLES.values(), *WORST], ids=lambda one: type(one).__name__)
 def test_the_limits_hold_with_the_signature(message: Message) -> None:
-    """FED-75, FED-25: the longest announcement that the field limits allow stays within 4 KiB."""
+    """FED-75, FED-25, FED-143: the longest announcement that the field limits allow stays within 4 KiB."""
     limit = next(schema.bytes_max for schema in SCHEMAS if schema.record.make is type(message))
     assert len(signed(message)) <= limit
 

@@ -5,21 +5,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.errors import LocalProtocolError, MalformedTopic
+from federation.protocol.sum_messages import transfer_id
 from federation.protocol.topics import (
     CoordinatorStateTopic,
+    HelperChunkTopic,
+    HelperCommandTopic,
+    HelperEventTopic,
+    HelperStateTopic,
     ModelChunkTopic,
     NodeChunkTopic,
     NodeCommandTopic,
     NodeEventTopic,
     NodeStateTopic,
     NodeTelemetryTopic,
+    NodeTicketTopic,
     ParsedTopic,
     RoundTopic,
     Topics,
     validate_federation_id,
+    validate_helper_id,
     validate_node_id,
 )
-from federation.types import FederationId, ModelVersion, NodeId, RoundId, UpdateId, update_id
+from federation.types import Digest, FederationId, HelperId, ModelVersion, NodeId, RoundId, UpdateId, update_id
 
 TOPICS = Topics(FederationId("mill-7"))
 NODE = NodeId("press_01")
@@ -42,6 +49,19 @@ PAIRS: list[tuple[str, str, ParsedTopic]] = [
     ),
     (TOPICS.node_telemetry(NODE), "fl/mill-7/n/press_01/tel", NodeTelemetryTopic(node=NODE)),
 ]
+HELPER = HelperId("works_council")
+TRANSFER = transfer_id(Digest(b"\xab" * 16), 34)
+HELPER_PAIRS: list[tuple[str, str, ParsedTopic]] = [
+    (TOPICS.node_ticket(NODE), "fl/mill-7/n/press_01/ticket", NodeTicketTopic(node=NODE)),
+    (TOPICS.helper_state(HELPER), "fl/mill-7/h/works_council/state", HelperStateTopic(helper=HELPER)),
+    (TOPICS.helper_command(HELPER), "fl/mill-7/h/works_council/cmd", HelperCommandTopic(helper=HELPER)),
+    (TOPICS.helper_event(HELPER), "fl/mill-7/h/works_council/evt", HelperEventTopic(helper=HELPER)),
+    (
+        TOPICS.helper_chunk(HELPER, TRANSFER, 65_535),
+        f"fl/mill-7/h/works_council/sum/34-{'ab' * 16}/65535",
+        HelperChunkTopic(helper=HELPER, transfer=TRANSFER, index=65_535),
+    ),
+]
 
 NAMES = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
 
@@ -52,7 +72,9 @@ def matches(topic_filter: str, topic: str) -> bool:
     return len(levels) == len(wanted) and all(one in ("+", two) for one, two in zip(wanted, levels, strict=True))
 
 
-@pytest.mark.parametrize(("made", "written", "parsed"), PAIRS, ids=lambda value: value if type(value) is str else "")
+@pytest.mark.parametrize(
+    ("made", "written", "parsed"), PAIRS + HELPER_PAIRS, ids=lambda value: value if type(value) is str else ""
+)
 def test_every_topic_is_made_as_the_table_says_and_parsed_back(made: str, written: str, parsed: ParsedTopic) -> None:
     """FED-2."""
     assert made == written
@@ -61,7 +83,7 @@ def test_every_topic_is_made_as_the_table_says_and_parsed_back(made: str, writte
 
 def test_no_topic_has_more_than_eight_levels() -> None:
     """FED-1."""
-    assert max(written.count("/") for _, written, _ in PAIRS) + 1 <= 8
+    assert max(written.count("/") for _, written, _ in PAIRS + HELPER_PAIRS) + 1 <= 8
 
 
 def test_filters_match_the_topics_that_they_are_for() -> None:
@@ -76,6 +98,18 @@ def test_filters_match_the_topics_that_they_are_for() -> None:
         assert on_node == isinstance(parsed, CoordinatorStateTopic | RoundTopic | NodeCommandTopic)
         segment = TOPICS.model_segment(ModelVersion(12), "k3")
         assert matches(segment, made) == isinstance(parsed, ModelChunkTopic)
+
+
+def test_a_helper_is_heard_where_it_speaks_and_hears_only_its_own_commands() -> None:
+    """FED-140."""
+    for made, _, parsed in PAIRS + HELPER_PAIRS:
+        assert matches(TOPICS.helper_states, made) == isinstance(parsed, HelperStateTopic)
+        answered = any(matches(one, made) for one in TOPICS.helper_answers)
+        assert answered == isinstance(parsed, HelperEventTopic | HelperChunkTopic)
+        heard = any(matches(one, made) for one in TOPICS.helper_subscriptions(HELPER))
+        assert heard == isinstance(parsed, CoordinatorStateTopic | HelperCommandTopic | HelperStateTopic)
+        for other in (HelperId("other"), HelperId("press_01")):
+            assert not any(matches(one, made) for one in TOPICS.helper_subscriptions(other)[1:])
 
 
 def test_a_node_hears_no_other_nodes_commands() -> None:
@@ -133,6 +167,22 @@ def test_any_chunk_of_any_node_is_parsed_back(federation: str, node: str, round_
         "fl/mill-7/n/press_01/up/4-press_01/00",
         "fl/mill-7/n/press_01/up/press_01/0",
         "fl/mill-7/n/press_01/up/04-press_01/0",
+        "fl/mill-7/n/press_01/ticket/0",
+        "fl/mill-7/h",
+        "fl/mill-7/h/works_council",
+        "fl/mill-7/h/+/state",
+        "fl/mill-7/h//state",
+        "fl/mill-7/h/works_council/tel",
+        "fl/mill-7/h/works_council/state/0",
+        "fl/mill-7/h/" + "x" * 65 + "/state",
+        f"fl/mill-7/h/works_council/sum/{'ab' * 16}/0",
+        f"fl/mill-7/h/works_council/sum/0-{'ab' * 16}",
+        f"fl/mill-7/h/works_council/sum/0-{'ab' * 15}/0",
+        f"fl/mill-7/h/works_council/sum/0-{'AB' * 16}/0",
+        f"fl/mill-7/h/works_council/sum/00-{'ab' * 16}/0",
+        f"fl/mill-7/h/works_council/sum/100-{'ab' * 16}/0",
+        f"fl/mill-7/h/works_council/sum/0-{'ab' * 16}/65536",
+        "fl/mill-7/h/works_council/sum/0-press_01/0",
         "$SYS/broker/uptime",
     ],
 )
@@ -150,7 +200,7 @@ def test_an_update_of_another_node_is_a_forgery() -> None:
 
 @given(st.text(max_size=80))
 def test_any_text_is_a_topic_of_ours_or_refused(text: str) -> None:
-    for topic in (text, f"fl/mill-7/{text}", f"fl/mill-7/n/{text}", f"fl/mill-7/model/{text}"):
+    for topic in (text, f"fl/mill-7/{text}", f"fl/mill-7/n/{text}", f"fl/mill-7/h/{text}", f"fl/mill-7/model/{text}"):
         try:
             TOPICS.parse(topic)
         except MalformedTopic as error:
@@ -162,6 +212,8 @@ def test_a_name_that_is_no_topic_level_is_our_own_bug(name: str) -> None:
     """FED-1."""
     with pytest.raises(LocalProtocolError, match="node id"):
         validate_node_id(name)
+    with pytest.raises(LocalProtocolError, match="helper id"):
+        validate_helper_id(name)
     with pytest.raises(LocalProtocolError, match="federation id"):
         validate_federation_id(name)
     with pytest.raises(LocalProtocolError, match="federation id"):
@@ -173,6 +225,7 @@ def test_a_name_that_is_no_topic_level_is_our_own_bug(name: str) -> None:
 def test_a_name_is_passed_on_as_it_is() -> None:
     assert validate_node_id("x" * 64) == "x" * 64
     assert validate_federation_id("A-z_9") == "A-z_9"
+    assert validate_helper_id("A-z_9") == "A-z_9"
 
 
 def test_the_chunks_of_a_node_share_a_beginning_that_no_other_node_has() -> None:

@@ -13,13 +13,26 @@ from federation.errors import IncompatibleVersion, LocalProtocolError, Malformed
 from federation.protocol.cohort import COHORT_NODES_MAX, cohort_of
 from federation.protocol.fields import Blob, Choice, Flag, Kind, Numbers, Real, Record, Sequence, Text, Whole, Word
 from federation.protocol.limits import (
+    BOX_BYTES_MAX,
     CHUNK_BYTES,
     CHUNKS_MAX,
+    CLASSES_MAX,
     COHORT_NODES_DESCRIBED_MAX,
+    COHORT_NODES_MASKED_MAX,
+    DIMENSION_MAX,
+    EXAMPLES_MAX,
+    HELPERS_MAX,
     INT32_MAX,
     INT64_MAX,
+    KEY_BYTES_MAX,
+    MASK_BITS_MAX,
+    MASKED_INLINE_BYTES_MAX,
+    MEMBERS_MAX,
     PARTS_MAX,
     PAYLOAD_BYTES_MAX,
+    REFUSED_MEMBERS_MAX,
+    TAIL_MAX,
+    TICKET_BYTES_MAX,
 )
 from federation.protocol.messages import (
     Activity,
@@ -42,7 +55,19 @@ from federation.protocol.messages import (
     TrainSettings,
     UpdateOffer,
 )
-from federation.protocol.schema import SCHEMAS, MessageSchema
+from federation.protocol.schema import SCHEMAS
+from federation.protocol.sum_messages import (
+    HelperState,
+    PrivacyTerms,
+    PrivacyUnit,
+    SealedSeeds,
+    SumOffer,
+    SumReason,
+    SumRefusal,
+    SumRequest,
+    Ticket,
+)
+from federation.protocol.tables import MessageSchema
 from federation.protocol.wire import (
     ANNOUNCEMENT_BYTES_MAX,
     MESSAGE_BYTES_MAX,
@@ -51,11 +76,27 @@ from federation.protocol.wire import (
     decode_message,
     encode_message,
 )
-from federation.types import Digest, Epoch, Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
+from federation.types import Digest, Epoch, Incarnation, ModelVersion, NodeId, RoundId, RunId, StateId, UpdateId
 
 RUN = RunId("0123456789abcdef")
 DIGEST = Digest(b"\xff" * 16)
 STATE = CoordinatorState(presence=Presence.ONLINE, run=RUN, epoch=Epoch(3), protocol_min=1, protocol_max=1)
+WORST_TERMS = PrivacyTerms(
+    scheme=255,
+    helpers=DIGEST,
+    count=HELPERS_MAX,
+    threshold=HELPERS_MAX,
+    dimension=DIMENSION_MAX,
+    tail=TAIL_MAX,
+    step=0.1,
+    levels=2**19,
+    members=MEMBERS_MAX,
+    bits=MASK_BITS_MAX,
+    clip=0.1,
+    importance_cap=INT32_MAX,
+    noise=0.1,
+    unit=PrivacyUnit.EXAMPLES,
+)
 PRINTABLE = st.characters(exclude_categories=["C", "Z"])
 
 
@@ -114,14 +155,28 @@ def _made_to_fit(values: dict[str, Any]) -> dict[str, Any]:
             chunk_bytes=CHUNK_BYTES,
         )
         values["parts"] = (part, *(part for part in values["parts"] if part.version != values["version"]))
+    if "step" in values:
+        values["threshold"] = min(values["threshold"], values["count"])
+        values["bits"] = max(values["bits"], (2 * values["members"] * values["levels"]).bit_length())
+        if values["bits"] > MASK_BITS_MAX:
+            values["levels"], values["bits"] = 1, MASK_BITS_MAX
+        values["noise"] = values["noise"] if values["clip"] and values["unit"] else None
+    if "members" in values and isinstance(values["members"], bytes):
+        values["members"] = b"" if "reason" in values else values["members"][:16]
+    if "classes" in values:
+        values["classes"] = tuple(sorted({*values["classes"], 0}))
+    if "ticket" in values and "boxes" in values and "base_digest" in values and "metrics" in values:
+        values["boxes"] = None if values["ticket"] is None else values["boxes"] or (b"box",)
     if "protocol_min" in values:
         values["protocol_min"], values["protocol_max"] = sorted((values["protocol_min"], values["protocol_max"]))
     return values
 
 
-def worst_announcement(*, described: bool = False) -> RoundAnnouncement:
+def worst_announcement(*, described: bool = False, masked: bool = False) -> RoundAnnouncement:
     """The longest announcement that the field limits allow, with or without a description of the inputs [FED-125]."""
     nodes = COHORT_NODES_DESCRIBED_MAX if described else COHORT_NODES_MAX
+    if masked:
+        nodes = COHORT_NODES_MASKED_MAX
     part = ModelPart(
         kind=PartKind.DELTA,
         version=ModelVersion(INT32_MAX),
@@ -159,6 +214,68 @@ def worst_announcement(*, described: bool = False) -> RoundAnnouncement:
         final=True,
         evaluation=INT64_MAX,
         start_low=INT32_MAX,
+        privacy=WORST_TERMS if masked else None,
+    )
+
+
+def worst_sums() -> tuple[Message, ...]:
+    """The longest messages of masked sums that the field limits allow."""
+    update = UpdateId("4294967295-" + "n" * 64)
+    version, members = ModelVersion(INT32_MAX), b"".join(index.to_bytes(16, "big") for index in range(MEMBERS_MAX))
+    return (
+        Ticket(
+            run=RUN,
+            update=update,
+            base_version=version,
+            base_digest=DIGEST,
+            terms=DIGEST,
+            payload_digest=DIGEST,
+            boxes=(DIGEST,) * HELPERS_MAX,
+        ),
+        SealedSeeds(run=RUN, update=update, ticket=b"t" * TICKET_BYTES_MAX, box=b"b" * BOX_BYTES_MAX),
+        SumRequest(
+            run=RUN,
+            version=version,
+            batch=DIGEST,
+            terms=WORST_TERMS,
+            members=members,
+            classes=tuple(range(CLASSES_MAX)),
+        ),
+        SumOffer(
+            run=RUN,
+            batch=DIGEST,
+            part=34,
+            payload_bytes=CHUNK_BYTES,
+            payload_digest=DIGEST,
+            chunk_bytes=CHUNK_BYTES,
+            inline=b"s" * CHUNK_BYTES,
+        ),
+        SumRefusal(run=RUN, batch=DIGEST, reason=SumReason.USED, members=members[: 16 * REFUSED_MEMBERS_MAX]),
+        HelperState(
+            presence=Presence.LOST,
+            incarnation=Incarnation(INT32_MAX),
+            state_id=StateId(INT64_MAX),
+            protocol_min=65_535,
+            protocol_max=65_535,
+            kem=65_535,
+            key=b"k" * KEY_BYTES_MAX,
+            members_min=MEMBERS_MAX,
+        ),
+        replace(
+            offer(),
+            run=RUN,
+            update=update,
+            round=RoundId(INT32_MAX),
+            base_version=version,
+            num_examples=EXAMPLES_MAX,
+            metrics={f"{index:032}": 1.0 for index in range(16)},
+            codec="c" * 40,
+            payload_bytes=MASKED_INLINE_BYTES_MAX,
+            fetched_bytes=INT64_MAX,
+            inline=b"u" * MASKED_INLINE_BYTES_MAX,
+            ticket=b"t" * TICKET_BYTES_MAX,
+            boxes=(b"b" * BOX_BYTES_MAX,) * HELPERS_MAX,
+        ),
     )
 
 
@@ -188,7 +305,7 @@ def packed(envelope: Any) -> bytes:
 
 def test_there_is_a_table_for_every_message_with_stable_numbers() -> None:
     assert {schema.record.make for schema in SCHEMAS} == set(get_args(Message))
-    assert [schema.code for schema in SCHEMAS] == list(range(1, 15))
+    assert [schema.code for schema in SCHEMAS] == [*range(1, 15), *range(20, 27)]
     for schema in SCHEMAS:
         assert [field.number for field in schema.record.fields] == list(range(2, 2 + len(schema.record.fields)))
         assert [field.name for field in schema.record.fields] == [field.name for field in fields(schema.record.make)]
