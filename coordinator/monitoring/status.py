@@ -1,4 +1,4 @@
-"""``coordinator status``: tables of versions and of the nodes' participation, read while the coordinator may write."""
+"""``coordinator status``: what a run waits for, its nodes and its versions, read while the coordinator may write."""
 
 import json
 import sys
@@ -11,19 +11,27 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from coordinator.monitoring.curves import CurveKind, CurvePoint, curve_row, newest_by_node, read_curves
 from coordinator.monitoring.report import participation_row, version_figures
 from coordinator.monitoring.run_progress import read_run_progress, run_progress_lines, run_progress_row
-from coordinator.monitoring.state_files import read_behind, read_claims, read_counters, read_failing, read_incidents
-from coordinator.monitoring.why import behind_words, claim_words, failures, nobody_trains
+from coordinator.monitoring.state_files import (
+    read_behind,
+    read_claims,
+    read_counters,
+    read_failing,
+    read_incidents,
+    read_waiting,
+)
+from coordinator.monitoring.why import explain, failures, nobody_trains
 from coordinator.records import Restored
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import Participation, VersionRow
+from federation.errors import StorageError
 from federation.protocol.messages import ReceiptStatus
+from federation.units import human_bytes
 
 __all__ = ["read_nodes", "read_status", "show_nodes", "show_status", "watch_status"]
 
@@ -32,6 +40,12 @@ VERSIONS_SHOWN = 12
 
 INCIDENTS_SHOWN = 12
 """Senders with the most refused messages in the table; ``--json`` has all."""
+
+TABLE_LINES = 4
+"""Lines of a table beside its rows: title, heads, rule, and the empty line before it."""
+
+ROWS_MIN = 3
+"""Rows of a table that are shown however small the screen is."""
 
 REFRESH_S = 1.0
 """Another process writes the database, and it tells nobody: `watch_status` looks again after this many seconds."""
@@ -100,16 +114,17 @@ def show_nodes(folder: Path, *, as_json: bool = False) -> None:
 
 
 def watch_status(folder: Path) -> None:
-    """Print the status in place until Ctrl-C.
+    """Print the status in place until Ctrl-C, no larger than the screen is.
 
     Raises:
         StorageError: There is no store, or it cannot be read.
     """
-    with Live(_tables(folder), auto_refresh=False) as live:
+    console = Console()
+    with Live(_screen(folder, console), console=console, auto_refresh=False) as live:
         try:
             while True:
                 time.sleep(REFRESH_S)
-                live.update(_tables(folder), refresh=True)
+                live.update(_screen(folder, console), refresh=True)
         except KeyboardInterrupt:
             return
 
@@ -132,24 +147,43 @@ def _begun_again(folder: Path) -> Iterator[str]:
 
 
 def _tables(folder: Path) -> Group:
+    """All of it, for a screen that scrolls."""
     versions, nodes = _read(folder)
     incidents = read_incidents(folder)
-    more = [_incident_table(incidents)] if incidents else []
-    run_progress = read_run_progress(folder)
-    said = () if run_progress is None else run_progress_lines(run_progress)
-    behind, claims = behind_words(read_behind(folder)), claim_words(read_claims(folder))
     return Group(
-        _version_table(versions),
-        *said,
-        *([Text(f"{behind} (coordinator why says what to do)", style="bold red")] if behind else []),
-        *([Text(claims, style="red")] if claims else []),
-        *_failing(folder, versions),
-        *_begun_again(folder),
+        *_head(folder, versions),
         "",
         _node_table(nodes),
-        *more,
+        "",
+        _version_table(versions, VERSIONS_SHOWN),
+        *(["", _incident_table(incidents)] if incidents else []),
         _counts(read_counters(folder)),
     )
+
+
+def _screen(folder: Path, console: Console) -> Group:
+    """What matters most, within the console's height: what is waited for, then nodes, then the newest versions."""
+    versions, nodes = _read(folder)
+    head = Group(*_head(folder, versions))
+    taken = len(console.render_lines(head, pad=False)) + 2 * TABLE_LINES
+    rows = max(2 * ROWS_MIN, console.height - taken)
+    shown = max(ROWS_MIN, min(len(nodes), rows - ROWS_MIN))
+    newest = max(ROWS_MIN, min(rows - min(shown, len(nodes)), VERSIONS_SHOWN))
+    return Group(head, "", _node_table(nodes, shown), "", _version_table(versions, newest))
+
+
+def _head(folder: Path, versions: list[VersionRow]) -> Iterator[Text]:
+    """What a person should read first: what is waited for, and what is wrong."""
+    try:
+        waiting = read_waiting(folder)
+    except StorageError:  # no coordinator has said it yet
+        yield from _failing(folder, versions)
+    else:
+        wrong = any(waiting.fields.get(key) for key in ("behind", "claims", "nobody_trains"))
+        yield Text(explain(waiting), style="bold red" if wrong else "bold")
+    run_progress = read_run_progress(folder)
+    yield from map(Text, () if run_progress is None else run_progress_lines(run_progress))
+    yield from map(Text, _begun_again(folder))
 
 
 def _failing(folder: Path, versions: list[VersionRow]) -> Iterator[Text]:
@@ -170,15 +204,17 @@ def _counts(counters: Mapping[str, int]) -> str:
 
 def _table(title: str) -> Table:
     """Narrow: it should fit 80 columns."""
-    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    return Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+    )
 
 
-def _version_table(rows: list[VersionRow]) -> Table:
-    shown = rows[-VERSIONS_SHOWN:]
+def _version_table(rows: list[VersionRow], newest: int) -> Table:
+    shown = rows[-newest:]
     table = _table(f"versions ({len(rows)}, the newest {len(shown)})")
-    for title in ("version", "accuracy", "applied", "stale", "refused", "s", "up, B", "down, B"):
-        table.add_column(title, justify="right")
-    table.add_column("why then")
+    for title in ("version", "accuracy", "applied", "stale", "refused", "s", "up", "down"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("why then", no_wrap=True)
     for row in shown:
         accuracy = row.metrics.get("accuracy")
         table.add_row(
@@ -188,28 +224,31 @@ def _version_table(rows: list[VersionRow]) -> Table:
             str(row.stale),
             str(row.refused),
             f"{row.figures.wall_s:.2f}",
-            f"{row.figures.bytes_up:,}",
-            f"{row.figures.bytes_down:,}",
+            human_bytes(row.figures.bytes_up),
+            human_bytes(row.figures.bytes_down),
             row.reason,
         )
     return table
 
 
-def _node_table(nodes: list[Participation]) -> Table:
-    table = _table("nodes")
-    table.add_column("node")
-    for title in ("applied", "stale", "refused", "waiting", "lag", "up, B", "down, B"):
-        table.add_column(title, justify="right")
+def _node_table(nodes: list[Participation], rows: int | None = None) -> Table:
+    """A row for each node; where ``rows`` are fewer, those come first to which something happened."""
+    some = rows is not None and rows < len(nodes)
+    table = _table(f"nodes ({len(nodes)}, {rows} of them shown)" if some else f"nodes ({len(nodes)})")
+    table.add_column("node", no_wrap=True)
+    for title in ("applied", "stale", "refused", "waiting", "lag", "up", "down"):
+        table.add_column(title, justify="right", no_wrap=True)
     table.add_column("what happened")
-    for node in nodes:
+    for node in sorted(nodes, key=_went_well)[:rows] if some else nodes:
         row = participation_row(node)
         table.add_row(
             node.node,
             *(str(row[f"updates_{status}"]) for status in ("applied", "stale", "refused", "waiting")),
             f"{node.staleness_mean:.1f}",
-            f"{node.bytes_up:,}",
-            f"{node.bytes_down:,}",
-            escape(_happened(node)),
+            human_bytes(node.bytes_up),
+            human_bytes(node.bytes_down),
+            # The only cell that gives way where the screen is narrow; of one that is watched only the first line.
+            Text(_happened(node), no_wrap=rows is not None, overflow="ellipsis"),
         )
     return table
 
@@ -247,6 +286,10 @@ def _incident_table(incidents: Mapping[str, Mapping[str, int]]) -> Table:
     for sender, kinds in sorted(incidents.items(), key=lambda one: -sum(one[1].values()))[:INCIDENTS_SHOWN]:
         table.add_row(sender, ", ".join(f"{kind} {count:,}" for kind, count in sorted(kinds.items())))
     return table
+
+
+def _went_well(node: Participation) -> bool:
+    return not (node.reasons or node.attended.absences or node.attended.restarts)
 
 
 def _happened(node: Participation) -> str:

@@ -1,5 +1,6 @@
 """What a person reads of a run: the report, the status tables, the exported model, the command line."""
 
+import io
 import json
 import re
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from rich.console import Console
 
 from coordinator import cli
 from coordinator.artifacts.export import export_model
@@ -115,8 +117,8 @@ def test_a_node_that_never_helped_is_named_with_the_reason(
     store.save_attendance(Attendance(incarnations={NodeId("a"): Incarnation(3)}))
     monkeypatch.setenv("COLUMNS", "160")
     status.show_status(tmp_path / "store")
-    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
-    said = {row[0]: " ".join(row[8:]) for row in rows}
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+    said = {line.split()[0]: line.rpartition(" B ")[2].strip() for line in lines}
     assert said["a"] == "restarts 2"
     assert said["c"] == "norm 1 (nothing of it was ever used)"
     assert said["idle"] == "never asked"
@@ -167,6 +169,25 @@ def test_watching_ends_with_ctrl_c(store: CoordinatorStore, tmp_path: Path, monk
     monkeypatch.setattr("time.sleep", sleep)
     status.watch_status(tmp_path / "store")
     assert waited == [status.REFRESH_S] * 2
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (80, 16), (200, 50)])
+def test_what_is_watched_fits_the_screen_and_begins_with_what_is_waited_for(
+    store: CoordinatorStore, tmp_path: Path, width: int, height: int
+) -> None:
+    seen = {NodeId(f"press-{index:03d}"): Incarnation(1) for index in range(300)}
+    store.save_attendance(Attendance(incarnations=seen, absences={NodeId("press-299"): {"low battery": 2}}))
+    status_file(tmp_path / "store", lambda: snapshot("nodes_min", online=1)).write()
+    console = Console(width=width, height=height, file=io.StringIO(), force_terminal=False)
+    lines = console.render_lines(status._screen(tmp_path / "store", console), pad=False)
+    text = ["".join(segment.text for segment in line) for line in lines]
+    assert len(text) <= height
+    assert "more nodes to come online" in text[0]
+    assert "1 of 2 online" in " ".join(text[:2])
+    rows = text[next(at for at, line in enumerate(text) if line.startswith("nodes (303")) + 1 :]
+    assert "…" not in rows[0]
+    assert [line.split()[0] for line in rows[2:4]] == ["c", "press-299"]  # something happened to these two
+    assert any(line.startswith("versions (2") for line in text)
 
 
 def test_the_exported_model_has_the_tasks_names_shapes_and_types(store: CoordinatorStore, tmp_path: Path) -> None:
