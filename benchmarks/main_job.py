@@ -197,7 +197,7 @@ def demo(bench: Bench) -> None:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     wall_s = time.monotonic() - began
     report = json.loads(done.stdout.splitlines()[-1])
-    kills = f"{report['chaos_kills']} node killed and back"
+    kills = f"{report['chaos_kills']} node killed, {report['chaos_returns']} back"
     bench.figures.append(Figure(what="make demo after set-up", measured=wall_s, bar=60.0, unit="s", note=kills))
     bench.figures.append(
         Figure(

@@ -135,12 +135,18 @@ def summary_table(report: Mapping[str, object]) -> Table:
         "bytes up": up,
         "bytes down": down,
         "loop / total": f"{_number(report, 'loop_wall_s'):.1f} s / {_number(report, 'total_wall_s'):.1f} s",
-        "killed and back": str(report.get("chaos_kills", 0)),
+        "killed and back": _back(report),
         "broker": str(report.get("broker")),
     }
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _back(report: Mapping[str, object]) -> str:
+    """How many were killed and had an update applied after it; who was not back at the end is told."""
+    killed, back = _number(report, "chaos_kills"), _number(report, "chaos_returns")
+    return f"{back:.0f}" if back >= killed else f"{back:.0f} of {killed:.0f}: the run ended first"
 
 
 def _final(report: Mapping[str, object]) -> tuple[str, str]:

@@ -51,6 +51,7 @@ class Saboteur:
         victim: Who was killed and is not yet back, or None.
         done: Whether a node was killed in mid-training.
         returning: Who was started again and has not yet had an update applied, or None.
+        returned: Whether an update of the one that was killed in mid-training was applied after its return.
     """
 
     fleet: Fleet
@@ -58,6 +59,7 @@ class Saboteur:
     victim: str | None = None
     done: bool = False
     returning: str | None = None
+    returned: bool = False
     _round: int | None = None
 
     def hear(self, line: Line, *, version: int) -> str | None:
@@ -66,7 +68,7 @@ class Saboteur:
             # The node was faster than the signal.
             self._round = None
         if line.source == self.returning and line.fields.get("status") == "applied":
-            self.returning = None
+            self.returning, self.returned = None, self.done
             return f"chaos: {line.source} is back: version {line.fields.get('version')} has its update"
         wanted = self.enabled and not self.done and self.victim is None and version >= FIRST_VERSION
         if not wanted or line.event != "training_started":
@@ -226,9 +228,10 @@ class Demo:
         raise KeyboardInterrupt
 
     def _hear(self, line: Line) -> None:
-        for sentence in (self.story.hear(line), self.saboteur.hear(line, version=self.story.version)):
-            if sentence:
-                self.view.say(sentence)
+        if sentence := self.story.hear(line):
+            self.view.say(sentence)
+        if sentence := self.saboteur.hear(line, version=self.story.version):
+            self.view.pin(sentence)
         if self.story.hopeless:
             raise DemoFailed(nobody_trains(self.story.version, self.story.failing))
         if self.saboteur.victim is not None:
@@ -239,7 +242,7 @@ class Demo:
         if sentence is not None:
             node = self.story.nodes[exited.source]
             node.restarts, node.state = self.fleet.generation(exited.source), "starting"
-            self.view.say(sentence)
+            self.view.pin(sentence)
             return False
         if exited.source == "coordinator" and exited.code == 0:
             return True
@@ -262,6 +265,7 @@ class Demo:
             "total_wall_s": total_wall_s,
             "broker": broker_name,
             "chaos_kills": int(self.saboteur.done),
+            "chaos_returns": int(self.saboteur.returned),
         }
 
 

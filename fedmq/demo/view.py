@@ -8,12 +8,24 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from federation.task import task_label
 from federation.units import human_bytes
 from fedmq.demo.plan import DemoPlan
-from fedmq.demo.story import Story
+from fedmq.demo.story import NodeStory, Story
 
 NEWS_LINES = 6
-"""Sentences that stay visible under the live table."""
+"""Sentences that stay visible under the live table, where the screen has room."""
+
+PINNED_LINES = 3
+"""Sentences of the kill and the return that stay above it."""
+
+TABLE_LINES = 4
+"""Lines of the table beside its rows."""
+
+NODES_MIN = 2
+"""Nodes in the table however small the screen is."""
+
+BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 class View(Protocol):
@@ -21,6 +33,9 @@ class View(Protocol):
 
     def say(self, sentence: str) -> None:
         """Show one sentence."""
+
+    def pin(self, sentence: str) -> None:
+        """Show one sentence that must not scroll away."""
 
     def refresh(self) -> None:
         """The story has changed."""
@@ -40,6 +55,10 @@ class PlainView:
         """Print the sentence."""
         self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
+    def pin(self, sentence: str) -> None:
+        """Print the sentence: lines stay."""
+        self.say(sentence)
+
     def refresh(self) -> None:
         """Lines do not change."""
 
@@ -51,16 +70,21 @@ class PlainView:
 
 
 class LiveView:
-    """A table of the nodes that is drawn in place, and the last sentences below it."""
+    """What is drawn in place: how far it is, the kill and the return, the nodes, and the last sentences."""
 
     def __init__(self, console: Console, plan: DemoPlan, story: Story) -> None:
-        self._plan, self._story = plan, story
+        self._console, self._plan, self._story = console, plan, story
         self._news: list[str] = []
+        self._pinned: list[str] = []
         self._live = Live(console=console, refresh_per_second=8, get_renderable=self._render, transient=False)
 
     def say(self, sentence: str) -> None:
         """Keep the sentence under the table."""
         self._news = [*self._news, sentence][-NEWS_LINES:]
+
+    def pin(self, sentence: str) -> None:
+        """Keep the sentence above the table."""
+        self._pinned = [*self._pinned, sentence][-PINNED_LINES:]
 
     def refresh(self) -> None:
         """The table is drawn again by its own timer."""
@@ -74,14 +98,49 @@ class LiveView:
         self._live.stop()
 
     def _render(self) -> Group:
-        story, plan = self._story, self._plan
-        accuracy = f"   accuracy {story.accuracy[max(story.accuracy)]:.2%}" if story.accuracy else ""
-        head = Text(f"{plan.task}: version {story.version} of {plan.rounds}{accuracy}", style="bold")
-        return Group(head, node_table(story), *[Text(sentence, style="dim") for sentence in self._news])
+        """All of it, within the console's height: news give way first, then nodes."""
+        width, height = self._console.size
+        head = [_line(progress_line(self._plan, self._story, width), "bold")]
+        if (curve := sparkline(self._story, width)) is not None and not self._console.options.ascii_only:
+            head.append(_line(curve, "cyan"))
+        head += [_line(sentence, "magenta") for sentence in self._pinned]
+        rest = height - 1 - len(head) - TABLE_LINES
+        nodes = max(NODES_MIN, min(len(self._story.nodes), rest))
+        news = self._news[-max(0, rest - nodes) :] if rest > nodes else []
+        return Group(*head, node_table(self._story, nodes), *[_line(sentence, "dim") for sentence in news])
 
 
-def node_table(story: Story) -> Table:
-    """The nodes and what they did, one row each."""
+def _line(text: str, style: str) -> Text:
+    """One line of the screen, whatever its width."""
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+
+
+def progress_line(plan: DemoPlan, story: Story, width: int) -> str:
+    """How many versions of all there are, as a bar and as a number, and what was reached last."""
+    reached = f", accuracy {story.accuracy[max(story.accuracy)]:.2%}" if story.accuracy else ""
+    told = f"{task_label(plan.task)}: version {story.version} of {plan.rounds}{reached}"
+    cells = min(40, width - len(told) - 3)
+    done = min(cells, cells * story.version // plan.rounds)
+    return f"{told}  {'=' * done}{'-' * (cells - done)}" if cells >= 10 else told
+
+
+def sparkline(story: Story, width: int) -> str | None:
+    """The accuracy, or the loss where there is none, over all versions so far; None before there are two."""
+    name, values = ("accuracy", story.accuracy) if story.accuracy else ("loss", story.loss)
+    if len(values) < 2:
+        return None
+    ordered = [value for _, value in sorted(values.items())]
+    cells = min(len(ordered), max(1, width - len(name) - 24))
+    picked = [ordered[(at + 1) * len(ordered) // cells - 1] for at in range(cells)]
+    low, high = min(ordered), max(ordered)
+    step = (high - low) / (len(BLOCKS) - 1) or 1.0
+    drawn = "".join(BLOCKS[round((value - low) / step)] for value in picked)
+    low_text, high_text = (f"{low:.1%}", f"{high:.1%}") if name == "accuracy" else (f"{low:.3g}", f"{high:.3g}")
+    return f"{name} {low_text} {drawn} {high_text}"
+
+
+def node_table(story: Story, rows: int | None = None) -> Table:
+    """The nodes and what they did, one row each; of more than ``rows`` the last line tells how many are left out."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("node", no_wrap=True)
     table.add_column("state", min_width=9, no_wrap=True)
@@ -89,7 +148,8 @@ def node_table(story: Story) -> Table:
     failed = ["failed"] if any(node.failed for node in story.nodes.values()) else []
     for title in ("round", "applied", "stale", "refused", *failed, "back", "up", "down"):
         table.add_column(title, justify="right", no_wrap=True)
-    for name, node in story.nodes.items():
+    left_out = 0 if rows is None or rows >= len(story.nodes) else len(story.nodes) - rows + 1
+    for name, node in _most_told(story)[: len(story.nodes) - left_out] if left_out else story.nodes.items():
         table.add_row(
             name,
             _coloured(node.state),
@@ -102,7 +162,16 @@ def node_table(story: Story) -> Table:
             human_bytes(node.bytes_up),
             human_bytes(node.bytes_down),
         )
+    if left_out:
+        table.add_row(f"+ {left_out} more")
     return table
+
+
+def _most_told(story: Story) -> list[tuple[str, NodeStory]]:
+    """Those first to which something happened."""
+    return sorted(
+        story.nodes.items(), key=lambda one: not (one[1].restarts or one[1].failed or one[1].state == "killed")
+    )
 
 
 def failure_lines(story: Story) -> list[str]:

@@ -3,6 +3,7 @@
 import io
 import os
 import queue
+import re
 import signal
 import sys
 import tomllib
@@ -22,7 +23,7 @@ from fedmq.demo.plan import DemoOptions, coordinator_settings, make_plan, to_tom
 from fedmq.demo.processes import NO_VARIABLES, Exited, Fleet, Line
 from fedmq.demo.run import QUIET_S_MAX, TROUBLE_S_MAX, Demo, DemoFailed, Saboteur, _Patience
 from fedmq.demo.story import NodeStory, Story
-from fedmq.demo.view import LiveView, PlainView, failure_lines, node_table
+from fedmq.demo.view import LiveView, PlainView, failure_lines, node_table, sparkline
 
 CHILD = """
 import json, os, signal, sys
@@ -410,6 +411,43 @@ class TestView:
         assert "sentence 8" in shown
         assert "sentence 1\n" not in shown.split("sentence 8")[-1]
         assert node_table(story).row_count == 2
+
+    @pytest.mark.parametrize(("width", "height"), [(80, 24), (80, 12), (200, 50)])
+    def test_the_live_view_fits_the_screen_and_keeps_the_kill_and_the_return(self, width: int, height: int) -> None:
+        plan = make_plan(DemoOptions(nodes=100, rounds=60))
+        nodes = {f"node-{index:02d}": NodeStory() for index in range(100)}
+        nodes["node-77"].restarts = 1
+        story = Story(nodes, version=30, accuracy={version: version / 60 for version in range(1, 31)})
+        console = Console(file=io.StringIO(), force_terminal=True, width=width, height=height)
+        view = LiveView(console, plan, story)
+        view.pin("chaos: SIGKILL to node-77 while it trains round 1")
+        for number in range(50):
+            view.say(f"sentence {number}")
+        view.pin("chaos: node-77 is back: version 12 has its update")
+        lines = ["".join(part.text for part in line) for line in console.render_lines(view._render(), pad=False)]
+        assert len(lines) < height
+        assert max(map(len, lines)) <= width
+        shown = "\n".join(lines)
+        assert lines[0].startswith("digits: version 30 of 60, accuracy 50.00%  ====")
+        assert "SIGKILL to node-77" in shown
+        assert "is back: version 12" in shown
+        assert re.search(r"^ *node-77 ", shown, re.MULTILINE)  # first, since something happened to it
+        assert re.search(r"\+ \d+ more", shown)
+
+    def test_the_curve_is_as_wide_as_the_screen_allows(self) -> None:
+        story = Story({}, loss={version: 10.0 - version for version in range(10)})
+        assert sparkline(story, 80) == "loss 1 █▇▆▆▅▄▃▃▂▁ 10"
+        assert sparkline(story, 31) == "loss 1 ▆▄▁ 10"
+        assert sparkline(Story({}, accuracy={1: 0.5}), 80) is None
+        assert sparkline(Story({}, accuracy={1: 0.5, 2: 0.5}), 80) == "accuracy 50.0% ▁▁ 50.0%"
+
+    @pytest.mark.parametrize(
+        ("kills", "returns", "text"), [(1, 1, "1"), (0, 0, "0"), (1, 0, "0 of 1: the run ended first")]
+    )
+    def test_the_summary_counts_returns_and_not_kills(self, kills: int, returns: int, text: str) -> None:
+        out = io.StringIO()
+        Console(file=out, width=120).print(summary_table({"chaos_kills": kills, "chaos_returns": returns}))
+        assert re.search(rf"killed and back +{text} *$", out.getvalue(), re.MULTILINE)
 
     @pytest.mark.parametrize(
         ("count", "text"), [(0, "0 B"), (1536, "1.5 KiB"), (2**20, "1.0 MiB"), (2**45, "32768.0 GiB")]
