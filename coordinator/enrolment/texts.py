@@ -11,6 +11,10 @@ from federation.types import FederationId
 __all__ = ["FleetPlan", "access_rules", "broker_text", "compose_text", "settings_text"]
 
 
+PATIENCE = 50
+"""Evaluations in a row without improvement after which a new federation's run is over, where it evaluates."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetPlan:
     """What ``coordinator init`` was told.
@@ -50,6 +54,7 @@ def settings_text(plan: FleetPlan) -> str:
         # A basic TOML string: the only two characters that mean something in it.
         task=plan.task.replace("\\", "\\\\").replace('"', '\\"'),
         evaluate=int(plan.evaluate),
+        patience=PATIENCE if plan.evaluate else 0,
     )
 
 

@@ -156,7 +156,7 @@ def _tables(folder: Path) -> Group:
         _node_table(nodes),
         "",
         _version_table(versions, VERSIONS_SHOWN),
-        *(["", _incident_table(incidents)] if incidents else []),
+        *(("", _incident_table(incidents)) if incidents else ()),
         _counts(read_counters(folder)),
     )
 

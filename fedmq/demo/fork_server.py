@@ -8,6 +8,7 @@ Between the two ends of a socket pair: a request is one JSON line with two descr
 answers are JSON lines, ``{"pid": …}`` for each request in turn, and ``{"pid": …, "code": …}`` when a process has ended.
 """
 
+import atexit
 import contextlib
 import gc
 import json
@@ -21,6 +22,7 @@ import socket
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Self
@@ -257,6 +259,26 @@ def _import(modules: Sequence[str]) -> None:
     gc.freeze()
 
 
+def _run(module: str) -> int:
+    """Run a program to its end, as ``python -m`` does, its threads and exit handlers too; returns its exit code."""
+    code: object = 0
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = end.code
+    except BaseException:  # noqa: BLE001 - what an interpreter does with it
+        traceback.print_exc()
+        code = 1
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()  # noqa: SLF001 - as multiprocessing ends its forked processes
+    if code is None or isinstance(code, int):
+        return code or 0
+    sys.stderr.write(f"{code}\n")
+    return 1
+
+
 def main() -> None:
     """Import, serve, and in each new process run its program."""
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -266,7 +288,12 @@ def main() -> None:
     request = _serve(_Line(connection))
     if request is not None:
         _become(request)
-        runpy.run_module(str(request["module"]), run_name="__main__", alter_sys=True)
+        code = _run(str(request["module"]))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Not through the C++ destructors: those of libraries that the server has loaded wait for threads that are not
+        # in this process, or abort it over them.
+        os._exit(code)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,19 @@
 """What one demo runs: its options checked, and the configuration that they stand for."""
 
+import importlib.util
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from coordinator.config.sections import read_config
+from coordinator.config.settings import committer_settings, engine_settings
+from coordinator.strategies.selection import make_selector
 from federation.errors import ConfigError
 from federation.protocol.messages import TrainSettings
 from federation.storage.folder import empty_folder
 from federation.tasks.data.partitioners import parse_partition
-from federation.tasks.registry import default_rounds, default_settings
+from federation.tasks.registry import BUILTIN_TASKS, default_rounds, default_settings
 
 NODES_MAX = 200
 """More node processes than this do not fit one machine; the simulator takes thousands."""
@@ -117,6 +121,26 @@ def modules_of(task: str) -> tuple[str, ...]:
         return ALWAYS
     torch = ("torch", "federation.tasks.training.local_training")
     return (*torch, "sklearn.datasets", *ALWAYS) if task == "digits" else (*torch, *ALWAYS)
+
+
+def check_plan(plan: DemoPlan) -> None:
+    """See, before a process starts, that the coordinator will take its settings and that the task can be imported.
+
+    Raises:
+        ConfigError: A value is unknown or two do not fit together, or a library is missing.
+    """
+    if plan.task in BUILTIN_TASKS or plan.task.partition("-")[0] in WITHOUT_TORCH:
+        needed = {module.partition(".")[0] for module in modules_of(plan.task) if module not in ALWAYS}
+        missing = sorted(name for name in needed if importlib.util.find_spec(name) is None)
+        if missing:
+            problem = f"{plan.task} needs {' and '.join(missing)}: pip install 'fedmq[torch,demo]'"
+            raise ConfigError("--task", problem, source="command line")
+    sections = coordinator_settings(plan, broker_url="mqtt://127.0.0.1", state=plan.keep or Path("coordinator"))
+    flags = {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()}
+    config = read_config(None, flags, environ={})
+    engine_settings(config)
+    committer_settings(config)
+    make_selector(config.round.selector)
 
 
 def coordinator_settings(plan: DemoPlan, *, broker_url: str, state: Path) -> Mapping[str, Mapping[str, object]]:

@@ -17,7 +17,7 @@ from federation.runtime.address import BrokerAddress, parse_broker_url, printabl
 from federation.runtime.local_broker import LocalBroker
 from federation.runtime.visit import clear_retained, visit_broker
 from fedmq.demo.fork_server import ForkServer
-from fedmq.demo.plan import DemoPlan, coordinator_settings, modules_of, to_toml
+from fedmq.demo.plan import DemoPlan, check_plan, coordinator_settings, modules_of, to_toml
 from fedmq.demo.processes import Exited, Fleet, Line
 from fedmq.demo.story import NodeStory, Story
 from fedmq.demo.view import View
@@ -136,9 +136,11 @@ class Demo:
             The report, as `coordinator run --report` writes it, with the demo's own fields added.
 
         Raises:
+            ConfigError: What was asked for cannot be run; nothing was started.
             DemoFailed: A process ended that should not have, or nothing happened any more.
             KeyboardInterrupt: Somebody pressed Ctrl-C, or SIGTERM came.
         """
+        check_plan(self.plan)
         began = time.monotonic()
         with _signals(self.interrupted), self._warm(), self._broker() as (url, broker_name):
             try:

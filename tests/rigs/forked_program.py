@@ -1,10 +1,12 @@
 """A program that says who it is, and ends as it is told: with a code, or when it is killed."""
 
+import atexit
 import json
 import os
 import random
 import signal
 import sys
+import threading
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -24,4 +26,10 @@ if __name__ == "__main__":
     )
     if sys.argv[1] == "wait":
         signal.pause()
+    if sys.argv[1] == "fail":
+        raise RuntimeError("it failed")
+    if sys.argv[1] == "late":
+        atexit.register(print, "the exit handler has run")
+        threading.Timer(0.05, print, ["the thread has run"]).start()
+        sys.exit("it said why")
     sys.exit(int(sys.argv[1]))

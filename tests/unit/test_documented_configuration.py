@@ -47,7 +47,7 @@ def test_every_key_is_documented_and_no_other(title: str, model: type[BaseModel]
 def test_the_example_of_a_coordinator_is_accepted() -> None:
     config = coordinator.config.sections.read_config(ROOT / "deploy/examples/coordinator.toml", {}, environ={})
     settings = engine_settings(config)
-    assert (settings.concurrency, settings.buffer, settings.nodes_min) == (20, 10, 20)
+    assert (settings.concurrency, settings.buffer, settings.nodes_min, settings.versions) == (20, 2, 2, 200)
 
 
 def test_the_example_of_a_node_is_accepted() -> None:

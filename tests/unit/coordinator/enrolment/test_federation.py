@@ -16,7 +16,7 @@ from coordinator.config.settings import engine_settings
 from coordinator.enrolment.federation import Fleet
 from coordinator.enrolment.folder import FleetFolder
 from coordinator.enrolment.register import load_register, locked
-from coordinator.enrolment.texts import FleetPlan
+from coordinator.enrolment.texts import PATIENCE, FleetPlan
 from coordinator.runtime.connections import data_address
 from federation.config import broker_address
 from federation.errors import ConfigError, StorageError
@@ -67,6 +67,14 @@ def test_its_settings_are_accepted_wherever_the_folder_is_moved(fleet: Fleet, tm
         certificate = read_certificate(Path(str(address.tls.certificate)).read_text())
         authority = read_certificate(Path(str(address.tls.authority)).read_text())
         check_identity(certificate, authority, name=name, now=NOW)
+
+
+@pytest.mark.parametrize("evaluate", [True, False])
+def test_the_run_of_a_new_federation_comes_to_an_end(tmp_path: Path, evaluate: bool) -> None:
+    fleet = Fleet(folder=FleetFolder(tmp_path / "plant"), now=NOW)
+    fleet.create(replace(PLAN, evaluate=evaluate))
+    settings = engine_settings(read_config(fleet.folder.root, {}, environ={}))
+    assert (settings.versions, settings.stopping.patience) == (1000, PATIENCE if evaluate else 0)
 
 
 def test_a_second_certificate_needs_its_key(fleet: Fleet) -> None:

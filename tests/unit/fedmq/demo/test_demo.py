@@ -1,5 +1,6 @@
 """The demo's decisions: options, configuration, story, chaos, processes."""
 
+import importlib.util
 import io
 import os
 import queue
@@ -19,9 +20,18 @@ from federation.errors import ConfigError
 from federation.runtime.visit import Seen
 from federation.units import human_bytes
 from fedmq.demo.cli import demo, summary_table
-from fedmq.demo.plan import DemoOptions, coordinator_settings, make_plan, to_toml
+from fedmq.demo.plan import DemoOptions, check_plan, coordinator_settings, make_plan, to_toml
 from fedmq.demo.processes import NO_VARIABLES, Exited, Fleet, Line
-from fedmq.demo.run import QUIET_S_MAX, TROUBLE_S_MAX, Demo, DemoFailed, Saboteur, _Patience
+from fedmq.demo.run import (
+    QUIET_S_MAX,
+    TROUBLE_S_MAX,
+    Demo,
+    DemoFailed,
+    Saboteur,
+    _Patience,
+    make_demo,
+    make_story,
+)
 from fedmq.demo.story import NodeStory, Story
 from fedmq.demo.view import LiveView, PlainView, failure_lines, node_table, sparkline
 
@@ -387,6 +397,34 @@ class TestFleet:
         fleet.start("a", "demo_child", [])
         take(fleet)
         fleet.stop()
+
+
+class TestBeforeAnythingStarts:
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            (DemoOptions(codec="nope"), "unknown codec 'nope'"),
+            (DemoOptions(strategy="krum"), "strategy.name: 'krum' is unknown"),
+            (DemoOptions(codec_down="what"), "unknown codec 'what'"),
+            (DemoOptions(strategy="fedasync", nodes=4, per_round=4), "buffer"),
+            (DemoOptions(selector="best"), "round.selector: 'best' is neither one of"),
+        ],
+    )
+    def test_a_setting_that_the_coordinator_refuses_is_told_and_nothing_is_started(
+        self, tmp_path: Path, options: DemoOptions, said: str
+    ) -> None:
+        plan = make_plan(options)
+        demo = make_demo(plan, PlainView(Console(file=io.StringIO())), make_story(plan), tmp_path)
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            demo.run()
+        assert not any(tmp_path.iterdir())
+
+    def test_a_library_that_is_missing_is_named_with_what_brings_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = importlib.util.find_spec
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "torch" else found(name))
+        with pytest.raises(ConfigError, match=re.escape("digits needs torch: pip install 'fedmq[torch,demo]'")):
+            check_plan(make_plan(DemoOptions()))
+        check_plan(make_plan(DemoOptions(task="null-100")))
 
 
 class TestView:

@@ -52,6 +52,19 @@ def test_a_forked_process_has_all_of_its_own(server: ForkServer, tmp_path: Path)
     assert processes[0].poll() == 0
 
 
+def test_a_forked_process_ends_as_an_interpreter_does(server: ForkServer, tmp_path: Path) -> None:
+    late = started(server, tmp_path, "late")
+    assert late.stdout is not None
+    with late.stdout as lines:
+        said = lines.read().splitlines()[1:]
+    assert (late.wait(20), said) == (1, ["the thread has run", "the exit handler has run"])
+    assert (tmp_path / "errors").read_text().endswith("it said why\n")
+    failed = started(server, tmp_path, "fail")
+    assert told(failed)["pid"] == failed.pid
+    assert failed.wait(20) == 1
+    assert (tmp_path / "errors").read_text().endswith("RuntimeError: it failed\n")
+
+
 def test_a_forked_process_can_be_killed_alone(server: ForkServer, tmp_path: Path) -> None:
     first, second = (started(server, tmp_path, "wait") for _ in range(2))
     assert told(first)["pid"] == first.pid
