@@ -1,1 +1,1 @@
-"""What keeps a node's contribution from those who carry it or add it up: sealed boxes, keys, and the rules for both."""
+"""What keeps a node's contribution from those who carry it or add it up: sealed boxes, noise and what it is worth."""
