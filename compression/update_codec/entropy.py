@@ -5,6 +5,7 @@ byte). The decoder's order is: walk the frame's blocks to its end, compare the s
 the limits, and only then decompress, into a buffer whose size the caller derived from the manifest.
 """
 
+import threading
 from enum import IntEnum
 from typing import Final
 
@@ -32,6 +33,9 @@ _PARAMETERS: Final = zstandard.ZstdCompressionParameters(
     write_dict_id=0,
 )
 
+AT_ONCE_BYTES_MAX: Final = 1 << 16
+"""Streams up to this decoded size are decoded as a whole: a reader of its own would take longer than that."""
+
 
 class Method(IntEnum):
     """How a stream is stored."""
@@ -40,17 +44,32 @@ class Method(IntEnum):
     ZSTD = 1
 
 
+class _Contexts(threading.local):
+    """Each thread's own: making one for every small stream takes longer than the stream."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(compression_params=_PARAMETERS)
+        self.decompressor = _decompressor()
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    return zstandard.ZstdDecompressor(format=_FORMAT, max_window_size=WINDOW_BYTES_MAX)
+
+
+_CONTEXTS: Final = _Contexts()
+
+
 def compress(data: bytes) -> tuple[Method, bytes]:
     """Return the method that makes `data` smallest, and the stored bytes."""
     if len(data) > 24:  # a zstd frame has 6 bytes of headers and a Huffman table: it cannot win below
-        stored = zstandard.ZstdCompressor(compression_params=_PARAMETERS).compress(data)
+        stored = _CONTEXTS.compressor.compress(data)
         if len(stored) < len(data):
             return Method.ZSTD, stored
     return Method.RAW, data
 
 
 class StreamReader:
-    """Reads one stored stream piece by piece and never holds more than the piece asked for.
+    """Reads one stored stream piece by piece, and never holds more than the piece asked for or `AT_ONCE_BYTES_MAX`.
 
     Args:
         method: how the stream is stored.
@@ -67,8 +86,10 @@ class StreamReader:
         self._source = None
         if method is Method.ZSTD:
             _check_zstd(stored, size)
-            decompressor = zstandard.ZstdDecompressor(format=_FORMAT, max_window_size=WINDOW_BYTES_MAX)
-            self._source = decompressor.stream_reader(stored, read_across_frames=False)
+            if size <= AT_ONCE_BYTES_MAX:
+                self._stored = memoryview(_at_once(stored))
+            else:
+                self._source = _decompressor().stream_reader(stored, read_across_frames=False)
         elif len(stored) != size:
             raise SizeMismatch(f"a raw stream of {len(stored)} bytes should have {size}")
 
@@ -96,6 +117,14 @@ class StreamReader:
         left = len(self._stored) if self._source is None else _fill(self._source, memoryview(bytearray(1)))
         if left:
             raise EntropyError("a stream holds more than its symbols")
+
+
+def _at_once(stored: memoryview) -> bytes:
+    """Decode one frame, whose stated size has been checked."""
+    try:
+        return _CONTEXTS.decompressor.decompress(stored, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise EntropyError(f"a compressed stream is malformed: {error}") from error
 
 
 def _fill(source: zstandard.ZstdDecompressionReader, view: memoryview) -> int:

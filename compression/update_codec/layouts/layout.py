@@ -61,8 +61,10 @@ def write_symbols(symbols: NDArray[np.int8]) -> bytes:
         starts = np.linspace(0, len(symbols) - width, _SAMPLE_RUNS).astype(int)
         sample = np.concatenate([symbols[start : start + width] for start in starts])
     plans = _plans(sample)
-    plan = min((len(_write(sample, plan)), plan) for plan in plans)[1] if len(plans) > 1 else plans[0]
-    return _write(symbols, plan)
+    if len(plans) == 1:
+        return _write(symbols, plans[0])
+    _, plan, written = min((len(written), plan, written) for plan in plans for written in [_write(sample, plan)])
+    return written if sample is symbols else _write(symbols, plan)
 
 
 def _plans(symbols: NDArray[np.int8]) -> list[Plan]:

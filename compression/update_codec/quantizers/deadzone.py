@@ -22,6 +22,9 @@ ROUNDING: Final = 0.42
 _SHIFTS: Final = 3
 _PIECE: Final = 1 << 16
 _FLOAT_MAX: Final = float(np.finfo(np.float32).max)
+_MAGNITUDES: Final = np.arange(1, SYMBOL_MAX + 1)
+_BINS: Final = np.minimum(_MAGNITUDES, _SHIFTS) - 1
+_ZERO: Final = np.zeros(1, np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +43,10 @@ class Quantizer:
 
         Every product is exact in float64 and rounded once to float32, so all machines get the same bits.
         """
-        magnitudes = np.arange(1, SYMBOL_MAX + 1)
-        shifts = np.array(self.shifts)[np.minimum(magnitudes, _SHIFTS) - 1]
-        points = (magnitudes * 128 + shifts) * (self.step * 2.0 ** (-7 - self.scale))
+        shifts = np.array(self.shifts)[_BINS]
+        points = (_MAGNITUDES * 128 + shifts) * (self.step * 2.0 ** (-7 - self.scale))
         half = np.minimum(points, _FLOAT_MAX).astype(np.float32)
-        return np.concatenate([-half[::-1], np.zeros(1, np.float32), half])
+        return np.concatenate([-half[::-1], _ZERO, half])
 
 
 def quantize(
