@@ -162,7 +162,7 @@ class Sequence(Kind):
         """A tuple of values."""
         if type(raw) is not list or len(raw) > self.most:
             raise FieldError(f"needs a list of at most {self.most} values")
-        return tuple(self.kind.unpack(item) for item in raw)
+        return tuple(map(self.kind.unpack, raw))
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +207,11 @@ class Field:
     optional: bool = False
 
 
+_Convert = tuple[int, str, Callable[[Any], Any], bool]
+"""Number, name, what converts the value, and whether None is allowed: of one row, in one direction."""
+_INTEGER = frozenset({int})
+
+
 @dataclass(frozen=True, slots=True)
 class Record(Kind):
     """A dataclass as a map from field numbers to values: the one declarative table of a message or of a part of one.
@@ -220,39 +225,49 @@ class Record(Kind):
     make: type
     fields: tuple[Field, ...]
     check: Callable[[Any], None] | None = None
+    _packs: tuple[_Convert, ...] = field(init=False, repr=False, compare=False)
+    _unpacks: tuple[_Convert, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        packs = tuple((row.number, row.name, row.kind.pack, row.optional) for row in self.fields)
+        unpacks = tuple((row.number, row.name, row.kind.unpack, row.optional) for row in self.fields)
+        object.__setattr__(self, "_packs", packs)
+        object.__setattr__(self, "_unpacks", unpacks)
 
     def pack(self, value: Any) -> dict[int, Any]:
         """Plain data in canonical order, without the fields that are None."""
         if type(value) is not self.make:
             raise FieldError(f"needs a {self.make.__name__}")
         packed: dict[int, Any] = {}
-        for row in self.fields:
-            content = getattr(value, row.name)
-            if content is not None or not row.optional:
-                packed[row.number] = self._named(row, row.kind.pack, content)
+        name = ""
+        try:
+            for number, name, pack, optional in self._packs:
+                content = getattr(value, name)
+                if content is not None or not optional:
+                    packed[number] = pack(content)
+        except FieldError as error:
+            raise FieldError(f"{self.make.__name__}.{name} {error}") from None
         if self.check:
             self.check(value)
         return packed
 
     def unpack(self, raw: Any) -> Any:
         """The dataclass; fields with unknown numbers are a newer peer's and are ignored."""
-        if type(raw) is not dict or not all(type(number) is int for number in raw):
+        if type(raw) is not dict or not {*map(type, raw)} <= _INTEGER:
             raise FieldError("needs a map with integer keys")
         values: dict[str, Any] = {}
-        for row in self.fields:
-            if row.number in raw:
-                values[row.name] = self._named(row, row.kind.unpack, raw[row.number])
-            elif row.optional:
-                values[row.name] = None
-            else:
-                raise FieldError(f"{self.make.__name__}.{row.name} is missing")
+        name = ""
+        try:
+            for number, name, unpack, optional in self._unpacks:
+                if number in raw:
+                    values[name] = unpack(raw[number])
+                elif optional:
+                    values[name] = None
+                else:
+                    raise FieldError("is missing")  # noqa: TRY301 - named below, as every other
+        except FieldError as error:
+            raise FieldError(f"{self.make.__name__}.{name} {error}") from None
         value = self.make(**values)
         if self.check:
             self.check(value)
         return value
-
-    def _named(self, row: Field, convert: Callable[[Any], Any], value: Any) -> Any:
-        try:
-            return convert(value)
-        except FieldError as error:
-            raise FieldError(f"{self.make.__name__}.{row.name} {error}") from None

@@ -5,7 +5,6 @@ always gives the same bytes, and only those bytes are read back: a second spelli
 """
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any, Final, cast
 
 import msgpack
@@ -43,6 +42,7 @@ _SCHEMA_BY_CODE: Final = {schema.code: schema for schema in SCHEMAS}
 _SIGNATURE_KEY: Final = 255
 _SIGNATURE_MARK: Final = b"\xcc\xff\xc4\x40"
 """Key 255 and the length 64, as canonical msgpack spells them: what stands before a signature, at a message's end."""
+_KEY_TYPES: Final = frozenset({int, str})
 _ARRAY_LENGTH_MAX: Final = 256
 _MAP_LENGTH_MAX: Final = 64
 _STRING_BYTES_MAX: Final = 1_024
@@ -140,12 +140,13 @@ def _unpack(payload: bytes) -> dict[Any, Any]:
 
 
 def _ordered_map(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    for (key, _), (following, _) in pairwise(pairs):
-        if not key < following:
-            raise FieldError("duplicate or unordered keys")
-    if not {type(key) for key, _ in pairs} <= {int, str}:
+    keys = [key for key, _ in pairs]
+    if not {*map(type, keys)} <= _KEY_TYPES:
         raise FieldError("keys need to be integers or text")
-    return dict(pairs)
+    ordered = dict(pairs)
+    if keys != sorted(keys) or len(ordered) != len(keys):
+        raise FieldError("duplicate or unordered keys")
+    return ordered
 
 
 def _refuse_extension(code: int, _data: bytes) -> None:

@@ -1,5 +1,6 @@
 """The log: structlog, one stable event key per line, JSON for machines or aligned text for people."""
 
+import json as json_module
 import logging
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
@@ -36,6 +37,13 @@ def _spread_fields(_logger: object, _method: str, line: MutableMapping[str, obje
     return {**{f"{name}_" if name in _RESERVED else name: value for name, value in fields.items()}, **line}
 
 
+_JSON = json_module.JSONEncoder(default=str)
+
+
+def _to_json(line: Mapping[str, object], **_options: object) -> str:
+    return _JSON.encode(line)
+
+
 def configure_log(*, json: bool, level: str = DEFAULT_LEVEL, stream: TextIO | None = None) -> None:
     """Send the log of this process to one stream. A second call replaces the first.
 
@@ -53,7 +61,7 @@ def configure_log(*, json: bool, level: str = DEFAULT_LEVEL, stream: TextIO | No
         raise ValueError(f"no such log level: {level!r}; use debug, info, warning, error or critical")
     target = stream or (sys.stdout if json else sys.stderr)
     render: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer(default=str)
+        structlog.processors.JSONRenderer(serializer=_to_json)
         if json
         else structlog.dev.ConsoleRenderer(
             colors=target.isatty(), pad_event_to=28, exception_formatter=structlog.dev.plain_traceback
@@ -69,7 +77,7 @@ def configure_log(*, json: bool, level: str = DEFAULT_LEVEL, stream: TextIO | No
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(file=target),
+        logger_factory=structlog.WriteLoggerFactory(file=target),
         # Off: module-level loggers must follow a later configuration, in tests and in `coordinator demo`.
         cache_logger_on_first_use=False,
     )
