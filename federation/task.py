@@ -43,6 +43,12 @@ TEST_EXAMPLES = "test_examples"
 ADAM_KEY, DECOUPLED_KEY, CLIP_KEY = "adam", "adam_decoupled", "clip_norm"
 """Names in `TrainSettings.extra`: 1 for Adam; 1 for AdamW beside it; and the longest gradient, 0 for any."""
 
+KEPT_KEY, MIXED_KEY = "optimizer_kept", "mixed_precision"
+"""The same: 1 where a node keeps its optimizer's state from round to round; one of `MIXED`, 0 for full precision."""
+
+MIXED: Mapping[str, float] = {"auto": 1.0, "bfloat16": 2.0, "float16": 3.0}
+"""Kinds of mixed precision; with the first, each device takes what it computes fast."""
+
 Stop = Callable[[], bool]
 """Asked between steps: True means give up soon (the result is thrown away)."""
 

@@ -141,8 +141,11 @@ class TrainSection(Section):
         weight_decay: L2 penalty of local SGD.
         max_steps: Steps after which local training stops; 0 is no limit.
         proximal_mu: Weight of FedProx's term; 0 is none.
-        optimizer: ``sgd``, ``adam`` or ``adamw``; what it gathers is forgotten after each round. Nodes of earlier
-            releases know only ``sgd``.
+        optimizer: ``sgd``, ``adam`` or ``adamw``. Nodes of earlier releases know only ``sgd``.
+        optimizer_state: What an optimizer gathers (momentum, moments) is forgotten after each round (``reset``), or
+            ``kept`` on the node as long as its updates are applied.
+        mixed_precision: Forward passes in 16 bits: ``off``, ``bfloat16``, ``float16``, or ``auto``, with which each
+            device takes what it computes fast.
         clip_norm: Gradients whose norm over all tensors is longer are scaled down to it; 0 is never.
         schedule: How the learning rate changes with the versions: ``constant``, ``step`` or ``cosine``.
         warmup: Versions in which it rises to its value.
@@ -160,6 +163,8 @@ class TrainSection(Section):
     max_steps: NonNegativeInt | None = None
     proximal_mu: NonNegativeFloat | None = None
     optimizer: Literal["sgd", "adam", "adamw"] | None = None
+    optimizer_state: Literal["reset", "kept"] | None = None
+    mixed_precision: Literal["off", "auto", "bfloat16", "float16"] | None = None
     clip_norm: NonNegativeFloat | None = None
     schedule: ScheduleKind = ScheduleKind.CONSTANT
     warmup: NonNegativeInt = 0

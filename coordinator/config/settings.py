@@ -1,6 +1,6 @@
 """From the configuration to what the machine and the committer are told: defaults that depend on others, and checks."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from coordinator.config.combinations import check_combination, round_size, strategy_name, uses_controls
 from coordinator.config.sections import CoordinatorConfig
@@ -16,7 +16,7 @@ from coordinator.strategies.robust import make_rule
 from coordinator.strategies.strategy import Strategy, StrategySettings, make_strategy
 from federation.errors import ConfigError
 from federation.protocol.messages import TrainSettings
-from federation.task import ADAM_KEY, CLIP_KEY, DECOUPLED_KEY, task_label
+from federation.task import ADAM_KEY, CLIP_KEY, DECOUPLED_KEY, KEPT_KEY, MIXED, MIXED_KEY, task_label
 from federation.tasks.registry import default_settings
 from federation.tasks.scaffold import NODES_KEY, RESOLUTION_DEFAULT, RESOLUTION_KEY
 from update_codec import CodecSpec
@@ -95,7 +95,7 @@ def train_settings(config: CoordinatorConfig) -> TrainSettings:
     Raises:
         ConfigError: There is no such task.
     """
-    chosen = config.train.model_dump(exclude={"schedule", "warmup", "decay_every", "decay", "optimizer", "clip_norm"})
+    chosen = config.train.model_dump(include={field.name for field in fields(TrainSettings)})
     given = {key: value for key, value in chosen.items() if value is not None}
     preset = STRATEGIES.get(strategy_name(config))
     if preset is not None and preset.proximal_mu:
@@ -134,6 +134,10 @@ def _with_optimizer(settings: TrainSettings, config: CoordinatorConfig) -> Train
             raise ConfigError("train.momentum", f"{chosen.optimizer} has its own: leave it out")
         settings = replace(settings, momentum=0.0)
         extra |= {ADAM_KEY: 1.0} | ({DECOUPLED_KEY: 1.0} if chosen.optimizer == "adamw" else {})
+    if chosen.optimizer_state is not None:
+        extra[KEPT_KEY] = float(chosen.optimizer_state == "kept")
+    if chosen.mixed_precision is not None:
+        extra[MIXED_KEY] = MIXED.get(chosen.mixed_precision, 0.0)
     return replace(settings, extra=extra)
 
 

@@ -68,7 +68,8 @@ def expected_state(settled: Parameters, under_way: Iterable[Parameters]) -> Para
 
 def pack_arrays(arrays: Parameters) -> bytes:
     """Named arrays as one safetensors body."""
-    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    # Not ascontiguousarray: that makes of a single number a row of one.
+    return save({name: np.asarray(array, order="C") for name, array in arrays.items()})
 
 
 def unpack_arrays(body: bytes | None) -> Mapping[str, Array]:

@@ -137,5 +137,9 @@ class NodePool:
         if result.kept:
             self._kept[node] = {**self._kept.get(node, {}), **result.kept}
         return Trained(
-            node=node, parameters=result.parameters, num_examples=result.num_examples, metrics=result.metrics
+            node=node,
+            parameters=result.parameters,
+            num_examples=result.num_examples,
+            metrics=result.metrics,
+            pending={} if self._controlled else result.pending,
         )

@@ -16,7 +16,7 @@ from federation.tasks.data.whole_data import WholeData
 from federation.tasks.pool.stacked import Stack, Stacked
 from federation.tasks.pool.work import Trained, Work
 from federation.tasks.training.local_data import TensorData, as_tensor
-from federation.tasks.training.local_sgd import is_plain
+from federation.tasks.training.local_sgd import TrainingPlan, is_plain
 from federation.tasks.training.local_training import LocalTraining, node_seed
 from federation.tasks.training.torch_task import TorchTask
 from update_codec import Role
@@ -25,6 +25,8 @@ __all__ = ["PartTask", "PartTrainer"]
 
 STACK_BYTES_MAX = 32 << 20
 """Models that are trained at once together take so many bytes at most: what is in the cache is fast."""
+
+NOTHING: Parameters = {}
 
 STACK_NODES_MAX = 256
 
@@ -55,6 +57,7 @@ class PartTrainer:
         self._stacked: Stacked | None = None
         self._objection: str | None = None
         self._looked = False
+        self._kept: dict[int, Parameters] = {}
 
     def prepare(self) -> None:
         """Everything is loaded already; find out whether the model can be stacked."""
@@ -69,20 +72,34 @@ class PartTrainer:
         return dict(self._training.roles())
 
     def train_node(
-        self, node: int, parameters: Parameters, settings: TrainSettings, correction: Parameters | None = None
+        self,
+        node: int,
+        parameters: Parameters,
+        settings: TrainSettings,
+        correction: Parameters | None = None,
+        kept: Parameters = NOTHING,
     ) -> TrainResult:
         """Train as this node's own task does, bit for bit.
+
+        Args:
+            node: Its index.
+            parameters: The model to begin with.
+            settings: The round's.
+            correction: SCAFFOLD's.
+            kept: What the node keeps for its task.
 
         Raises:
             TaskError: The parameters or the settings cannot be used, or the training diverged.
         """
         rows = self._rows[node]
         data = TensorData((self._inputs[rows], self._targets[rows]), self._training.device)
-        return self._training.train_on(data, node, parameters, settings, correction)
+        plan = TrainingPlan(settings=settings, seed=0, stop=bool, correction=correction, kept=kept)
+        return self._training.train_on(data, node, parameters, plan)
 
     def train(self, work: Work, *, stacked: bool) -> Iterator[Trained]:
         """Train everybody that this work names."""
-        together = stacked and len(work.nodes) > 1 and is_plain(work.settings)
+        ours = self._task.step is None and self._task.optimizer is None and is_plain(work.settings)
+        together = stacked and len(work.nodes) > 1 and ours
         trainer = self._stacked_trainer() if together else None
         if trainer is None:
             yield from (self._one(node, work) for node in work.nodes)
@@ -123,11 +140,19 @@ class PartTrainer:
 
     def _one(self, node: int, work: Work) -> Trained:
         examples = len(self._parts[node])
+        kept = {**self._kept.get(node, {}), **work.states.get(node, {})}
         try:
-            result = self.train_node(node, work.base, work.settings)
+            result = self.train_node(node, work.base, work.settings, kept=kept)
         except TaskError as error:
             return Trained(node=node, parameters={}, num_examples=examples, metrics={}, failure=str(error))
-        return Trained(node=node, parameters=result.parameters, num_examples=examples, metrics=result.metrics)
+        self._kept[node] = {**self._kept.get(node, {}), **result.kept}
+        return Trained(
+            node=node,
+            parameters=result.parameters,
+            num_examples=examples,
+            metrics=result.metrics,
+            pending=result.pending,
+        )
 
 
 class PartTask:

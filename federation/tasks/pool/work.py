@@ -22,7 +22,7 @@ class Work:
         base: The model. Control variates are zeros: what a node adds to them is then the difference, to the bit.
         settings: How; ``seed`` is the round's.
         controls: The model's control variates.
-        states: What each node keeps that is settled by receipts, by index: its own control variates.
+        states: What each node keeps that is settled by receipts, by index, such as its own control variates.
     """
 
     nodes: tuple[int, ...]
@@ -41,6 +41,7 @@ class Trained:
         parameters: All tensors after training, and what it adds to the control variates; empty when it failed.
         num_examples: Its weight.
         metrics: The task's own numbers.
+        pending: What is added to what the node keeps when the update is applied; control variates are in the update.
         failure: Why it failed, or None.
     """
 
@@ -48,4 +49,5 @@ class Trained:
     parameters: Parameters
     num_examples: int
     metrics: Metrics
+    pending: Parameters = field(default_factory=dict)
     failure: str | None = None

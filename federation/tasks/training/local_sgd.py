@@ -3,26 +3,30 @@ r"""Local training on one torch model: SGD as `torch.optim.SGD` does it, with Fe
 One step: g = grad loss(w) + mu (w - w_base) + weight_decay w + correction;  v = momentum v + g;
 w = w - learning_rate v. With ``clip_norm`` the gradient of the loss is scaled down to that norm first, all tensors
 together. Adam and AdamW (arXiv 1412.6980, 1711.05101; beta 0.9 and 0.999, epsilon 1e-8) take v's place, as torch.optim
-has them; what they gather is forgotten with the round, for the next one begins from another model.
+has them. What they gather is forgotten with the round, for the next one begins from another model, or kept on the node
+where the settings say so (optimizer_state.py).
 
 The proximal term is FedProx's (arXiv 1812.06127, equation 2); the correction is SCAFFOLD's c - c_i, the same in all
 steps of a round (scaffold.py). A step costs what the model costs: no optimizer object, no data loader for tensors, one
-permutation of the data per epoch.
+permutation of the data per epoch. A step or an optimizer of the user's own is in own_steps.py.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
-from federation.task import ADAM_KEY, CLIP_KEY, DECOUPLED_KEY, Parameters, Stop
+from federation.task import ADAM_KEY, CLIP_KEY, DECOUPLED_KEY, KEPT_KEY, MIXED, MIXED_KEY, Parameters, Stop
 from federation.tasks.training.batches import Batch, Loss, Reading, num_examples
+from federation.tasks.training.gradients import SCALE_FIRST, MixedPrecision, clip, gradients_of, mixed_dtype
 from federation.tasks.training.local_data import NO_BATCH, LocalData, gap_in
 from federation.tasks.training.local_model import LocalModel
+from federation.tasks.training.optimizer_state import OptimizerState
+from federation.tasks.training.own_steps import OwnSteps, OwnTraining
 
 BETA_FIRST, BETA_SECOND, EPSILON = 0.9, 0.999, 1e-8
 
@@ -34,10 +38,14 @@ class LocalOutcome:
     Attributes:
         steps: Gradient steps taken.
         loss: Mean loss over them, before each step.
+        kept: What the node keeps of the optimizer; see `federation.task.TrainResult`.
+        pending: The same.
     """
 
     steps: int
     loss: float
+    kept: Parameters = field(default_factory=dict)
+    pending: Parameters = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +57,16 @@ class TrainingPlan:
         seed: Seed of this node's shuffle in this round.
         stop: Asked before each step.
         correction: Added to the gradients, by the tensors' names; None adds nothing.
+        own: A step or an optimizer of the user's own.
+        kept: All that the node keeps for its task.
     """
 
     settings: TrainSettings
     seed: int
     stop: Stop
     correction: Parameters | None = None
+    own: OwnTraining = field(default_factory=OwnTraining)
+    kept: Parameters = field(default_factory=dict)
 
 
 def train_locally(model: LocalModel, loss: Loss, data: LocalData, plan: TrainingPlan) -> LocalOutcome:
@@ -65,43 +77,83 @@ def train_locally(model: LocalModel, loss: Loss, data: LocalData, plan: Training
     """
     check_settings(plan.settings)
     model.module.train()
-    weights, correction = model.trainable, plan.correction
-    sgd = Sgd(weights, plan.settings, () if correction is None else _like(model, weights, correction))
-    total, steps = torch.zeros((), device=model.device), 0
-    reading = Reading.of(model.module, loss)
+    state = OptimizerState(plan.kept, plan.settings)
+    steps = _own_steps(model, loss, plan, state) if plan.own.takes_steps else _Steps(model, loss, plan, state)
+    total, count = torch.zeros((), device=model.device), 0
     for batch in _batches(data, plan, smallest=2 if model.normalizes_batches else 1):
         if plan.stop():
             break
-        _, batch_loss = reading(batch)
-        # A forward pass may put other parameters in the place of those that it has used.
-        used, weights = weights, model.trainable
-        sgd.step(gradients_of(batch_loss, used, weights), weights)
-        total += batch_loss.detach()
-        steps += 1
-    if not math.isfinite(mean := total.item() / max(1, steps)):
+        total += steps(batch)
+        count += 1
+    if not math.isfinite(mean := total.item() / max(1, count)):
         lower = f"lower learning_rate (it is {plan.settings.learning_rate})"
         raise TaskError(f"local training diverged: {gap_in(data) or lower}")
-    return _outcome(mean, steps, plan)
+    if count == 0 and not plan.stop():
+        raise TaskError(f"local training made no step: {NO_BATCH.format('the training data of this node')}")
+    kept, pending = state.left(steps.kind, steps.gathered(), steps.precision.scale)
+    return LocalOutcome(steps=count, loss=mean, kept=kept, pending=pending)
 
 
-def gradients_of(loss: torch.Tensor, used: list[torch.Tensor], weights: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The gradient of each parameter's place, whether the one before or the one after the forward pass was used.
+def try_step(model: LocalModel, loss: Loss, batch: Batch, own: OwnTraining) -> None:
+    """One step whose result is thrown away: what the user brings is called as in training.
 
-    Args:
-        loss: What is differentiated.
-        used: The parameters before the forward pass.
-        weights: Those after it, in the same places.
+    Raises:
+        TaskError: It cannot be trained so.
     """
-    replaced = [place for place, (before, now) in enumerate(zip(used, weights, strict=True)) if before is not now]
-    wanted = [*weights, *(used[place] for place in replaced)]
-    found = list(torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True))
-    for place, gradient in zip(replaced, found[len(weights) :], strict=True):
-        found[place] = found[place] + gradient
-    return found[: len(weights)]
+    plan = TrainingPlan(settings=TrainSettings(), seed=0, stop=bool, own=own)
+    state = OptimizerState({}, plan.settings)
+    before = model.dump() if own.takes_steps else {}
+    if own.takes_steps:
+        _own_steps(model, loss, plan, state)(batch)
+        model.dump()
+        model.load(before)
+        return
+    used = model.trainable
+    found = own.loss_of(Reading.of(model.module, loss), batch)
+    gradients_of(found, used, model.trainable)
+    model.dump()
+
+
+class _Steps:
+    """The steps of one round, by our own optimizer."""
+
+    def __init__(self, model: LocalModel, loss: Loss, plan: TrainingPlan, state: OptimizerState) -> None:
+        self._model, weights, correction = model, model.trainable, plan.correction
+        self._sgd = Sgd(weights, plan.settings, () if correction is None else _like(model, weights, correction))
+        self.precision = _precision(model, plan, state)
+        self.kind = self._sgd.kind(model.trainable_names, weights)
+        self._sgd.resume(model.trainable_names, weights, state.arrays(self.kind))
+        self._own, self._reading = plan.own, Reading.of(model.module, loss)
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Take one step; gives the loss before it."""
+        used = self._model.trainable
+        with self.precision.forward():
+            loss = self._own.loss_of(self._reading, batch)
+        # A forward pass may put other parameters in the place of those that it has used.
+        weights = self._model.trainable
+        self.precision.step(gradients_of(self.precision.scaled(loss), used, weights), weights, self._sgd.step)
+        return loss.detach()
+
+    def gathered(self) -> Mapping[str, torch.Tensor]:
+        """What the optimizer has gathered, by name."""
+        return self._sgd.gathered(self._model.trainable_names)
+
+
+def _own_steps(model: LocalModel, loss: Loss, plan: TrainingPlan, state: OptimizerState) -> OwnSteps:
+    if plan.correction is not None:
+        raise TaskError("SCAFFOLD is plain local SGD: the task must leave optimizer and the whole step to it")
+    steps = OwnSteps(model, Reading.of(model.module, loss), plan.own, plan.settings, _precision(model, plan, state))
+    steps.resume(state.arrays(steps.kind))
+    return steps
+
+
+def _precision(model: LocalModel, plan: TrainingPlan, state: OptimizerState) -> MixedPrecision:
+    return MixedPrecision(mixed_dtype(plan.settings, model.device), model.device, state.scale or SCALE_FIRST)
 
 
 class Sgd:
-    """The step of one round: settings and the optimizer's state, which does not outlive the round.
+    """The step of one round: settings and what the optimizer gathers.
 
     Args:
         weights: As they are now they are FedProx's base.
@@ -124,7 +176,7 @@ class Sgd:
         """Move every tensor in place against its gradient; ``weights`` has the places of the first ones."""
         settings = self._settings
         if self._clip_norm:
-            _clip(gradients, self._clip_norm)
+            clip(gradients, self._clip_norm)
         if settings.proximal_mu:
             away = torch._foreach_sub(weights, self._base)  # noqa: SLF001 - what torch.optim itself calls
             torch._foreach_add_(gradients, away, alpha=settings.proximal_mu)
@@ -149,37 +201,59 @@ class Sgd:
             self._velocity = gradients
         return self._velocity
 
+    def kind(self, names: Sequence[str], weights: Sequence[torch.Tensor]) -> str:
+        """What it is and what it moves: state of another kind is not gone on from."""
+        moved = (f"{name}{list(each.shape)}" for name, each in zip(names, weights, strict=True))
+        return " ".join(("sgd" if self._adam is None else "adam", *moved))
+
+    def gathered(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Velocity or moments, by what it is and the tensor's name; nothing where there is none."""
+        if self._adam is not None:
+            lists = {"first": self._adam.first, "second": self._adam.second}
+        else:
+            lists = {"velocity": self._velocity} if self._velocity else {}
+        found = {f"{what}.{name}": each for what, some in lists.items() for name, each in zip(names, some, strict=True)}
+        return found | ({} if self._adam is None else {"steps": torch.tensor(self._adam.steps)})
+
+    def resume(self, names: Sequence[str], weights: Sequence[torch.Tensor], arrays: Parameters) -> None:
+        """Go on from what `gathered` gave, of the same `kind`; from nothing where it is empty."""
+
+        def gathered(what: str) -> list[torch.Tensor]:
+            pairs = zip(names, weights, strict=True)
+            return [torch.from_numpy(np.array(arrays[f"{what}.{name}"])).to(each) for name, each in pairs]
+
+        if not arrays:
+            return
+        if self._adam is None:
+            self._velocity = gathered("velocity") if self._settings.momentum else []
+        else:
+            self._adam.first, self._adam.second = gathered("first"), gathered("second")
+            self._adam.steps = int(arrays["steps"].item())
+
 
 class _Adam:
-    """The moments of one round's gradients."""
+    """The moments of the gradients so far."""
 
     def __init__(self, weights: Sequence[torch.Tensor]) -> None:
-        self._first = [torch.zeros_like(tensor) for tensor in weights]
-        self._second = [torch.zeros_like(tensor) for tensor in weights]
-        self._steps = 0
+        self.first = [torch.zeros_like(tensor) for tensor in weights]
+        self.second = [torch.zeros_like(tensor) for tensor in weights]
+        self.steps = 0
 
     def step(self, gradients: list[torch.Tensor], weights: list[torch.Tensor], rate: float) -> None:
         """Move every tensor in place."""
-        self._steps += 1
-        torch._foreach_lerp_(self._first, gradients, 1 - BETA_FIRST)
-        torch._foreach_mul_(self._second, BETA_SECOND)
-        torch._foreach_addcmul_(self._second, gradients, gradients, 1 - BETA_SECOND)
-        divisors = torch._foreach_sqrt(self._second)  # noqa: SLF001 - as above
-        torch._foreach_div_(divisors, math.sqrt(1 - BETA_SECOND**self._steps))
+        self.steps += 1
+        torch._foreach_lerp_(self.first, gradients, 1 - BETA_FIRST)
+        torch._foreach_mul_(self.second, BETA_SECOND)
+        torch._foreach_addcmul_(self.second, gradients, gradients, 1 - BETA_SECOND)
+        divisors = torch._foreach_sqrt(self.second)  # noqa: SLF001 - as above
+        torch._foreach_div_(divisors, math.sqrt(1 - BETA_SECOND**self.steps))
         torch._foreach_add_(divisors, EPSILON)
-        torch._foreach_addcdiv_(weights, self._first, divisors, -rate / (1 - BETA_FIRST**self._steps))
-
-
-def _clip(gradients: list[torch.Tensor], longest: float) -> None:
-    """Scale all gradients down together, as `torch.nn.utils.clip_grad_norm_` does."""
-    if gradients:
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))  # noqa: SLF001 - as above
-        torch._foreach_mul_(gradients, torch.clamp(longest / (norm + 1e-6), max=1.0))
+        torch._foreach_addcdiv_(weights, self.first, divisors, -rate / (1 - BETA_FIRST**self.steps))
 
 
 def is_plain(settings: TrainSettings) -> bool:
-    """Whether the steps are those of SGD, without clipping."""
-    return not (settings.extra.get(ADAM_KEY) or settings.extra.get(CLIP_KEY))
+    """Whether the steps are those of SGD, in full precision, without clipping and memory of earlier rounds."""
+    return not any(settings.extra.get(key) for key in (ADAM_KEY, CLIP_KEY, KEPT_KEY, MIXED_KEY))
 
 
 def _like(model: LocalModel, weights: Sequence[torch.Tensor], arrays: Parameters) -> list[torch.Tensor]:
@@ -208,6 +282,8 @@ def check_settings(settings: TrainSettings) -> None:
             raise TaskError(f"{name} must be a finite number of at least 0, not {value}")
     if not (math.isfinite(longest := settings.extra.get(CLIP_KEY, 0.0)) and longest >= 0):
         raise TaskError(f"{CLIP_KEY} must be a finite number of at least 0, not {longest}")
+    if (mixed := settings.extra.get(MIXED_KEY, 0.0)) not in {0.0, *MIXED.values()}:
+        raise TaskError(f"{MIXED_KEY} must be 0 or one of {dict(MIXED)}, not {mixed}")
     if settings.extra.get(ADAM_KEY) and settings.momentum:
         raise TaskError(f"Adam has a momentum of its own: momentum must be 0, not {settings.momentum}")
 
@@ -226,9 +302,3 @@ def _batches(data: LocalData, plan: TrainingPlan, *, smallest: int) -> Iterator[
             left -= 1
             if left == 0:
                 return
-
-
-def _outcome(mean: float, steps: int, plan: TrainingPlan) -> LocalOutcome:
-    if steps == 0 and not plan.stop():
-        raise TaskError(f"local training made no step: {NO_BATCH.format('the training data of this node')}")
-    return LocalOutcome(steps=steps, loss=mean)

@@ -27,8 +27,9 @@ from federation.tasks.training.local_data import (
     own_data,
 )
 from federation.tasks.training.local_model import LocalModel, arrays_of, choose_device
-from federation.tasks.training.local_sgd import TrainingPlan, gradients_of, train_locally
+from federation.tasks.training.local_sgd import TrainingPlan, train_locally, try_step
 from federation.tasks.training.metrics import Evaluation
+from federation.tasks.training.own_steps import OwnTraining
 from federation.tasks.training.personal import PersonalLayers, local_names
 from federation.tasks.training.spec import TorchTaskSpec
 from federation.tasks.training.tensors import Layout, layout_of
@@ -69,6 +70,10 @@ class LocalTraining:
         return layout_of(module, self._task.constant, self._task.changing)
 
     @property
+    def _own(self) -> OwnTraining:
+        return OwnTraining(step=self._task.step, optimizer=self._task.optimizer)
+
+    @property
     def keeps_layers(self) -> bool:
         """Whether some of the model never leaves a node."""
         return bool(self._personal.names)
@@ -82,10 +87,7 @@ class LocalTraining:
         """Make the model, read the data and run one step on two examples, whose result is thrown away."""
         with self.guarded(seed=0):
             batch = first_batch(self._train_data.in_order(2), "the training data of this node")
-            used = self.model.trainable
-            _, loss = Reading.of(self.model.module, self._task.loss)(batch)
-            gradients_of(loss, used, self.model.trainable)
-            self.model.dump()
+            try_step(self.model, self._task.loss, batch, self._own)
             if self._task.own_test is not None:
                 first_batch(self._own_test.in_order(1), "the node's own test data")
 
@@ -101,7 +103,9 @@ class LocalTraining:
         seed = node_seed(settings.seed, self._task.context.node_index or 0)
         with self.guarded(seed=0):
             data, correction = self._train_data, self._personal.without_correction(correction)
-        plan = TrainingPlan(settings=settings, seed=seed, stop=stop, correction=correction)
+        plan = TrainingPlan(
+            settings=settings, seed=seed, stop=stop, correction=correction, own=self._own, kept=self._task.kept
+        )
         return self._train_on(data, parameters, plan)
 
     def train_on(
@@ -109,18 +113,23 @@ class LocalTraining:
         data: LocalData,
         node: int,
         parameters: Parameters,
-        settings: TrainSettings,
-        correction: Parameters | None = None,
+        plan: TrainingPlan,
     ) -> TrainResult:
-        """Train as the node of this index, on its data; nobody stops it."""
-        seed = node_seed(settings.seed, node)
-        plan = TrainingPlan(settings=settings, seed=seed, stop=bool, correction=correction)
+        """Train as the node of this index, on its data; nobody stops it.
+
+        Args:
+            data: The node's.
+            node: Its index.
+            parameters: The model to begin with.
+            plan: As for any node; seed and own steps are this node's and task's.
+        """
+        plan = replace(plan, seed=node_seed(plan.settings.seed, node), own=self._own)
         return self._train_on(data, parameters, plan)
 
     def _train_on(self, data: LocalData, parameters: Parameters, plan: TrainingPlan) -> TrainResult:
         personal, task = self._personal, self._task
         with self.guarded(plan.seed):
-            self.model.load(personal.join(parameters, task.kept))
+            self.model.load(personal.join(parameters, plan.kept))
             before = self._own_metrics("global")
             outcome = train_locally(self.model, task.loss, data, plan)
             arrays = self.model.dump()
@@ -130,7 +139,8 @@ class LocalTraining:
             num_examples=max(1, data.num_examples),
             metrics={"loss": outcome.loss, **before, **after},
             steps=outcome.steps,
-            kept=personal.kept(arrays),
+            kept={**personal.kept(arrays), **outcome.kept},
+            pending=outcome.pending,
         )
 
     def _own_metrics(self, whose: str, finetune: TrainingPlan | None = None) -> Metrics:
@@ -144,7 +154,7 @@ class LocalTraining:
         """Train on, for this node alone; False where that diverges, which must not cost the update."""
         epochs = self._task.finetune_epochs
         settings = replace(like.settings, local_epochs=max(1, epochs), max_steps=0, proximal_mu=0.0)
-        plan = replace(like, settings=settings, seed=like.seed + 1, correction=None)
+        plan = replace(like, settings=settings, seed=like.seed + 1, correction=None, kept={})
         try:
             if epochs and not like.stop():
                 train_locally(self.model, self._task.loss, self._train_data, plan)

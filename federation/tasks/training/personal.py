@@ -76,6 +76,8 @@ class PersonalLayers:
         local = {}
         for name, first in self._first.items():
             array = state.get(PREFIX + name)
+            if array is not None and array.shape == (1,) and first.shape == ():
+                array = array.reshape(())  # nodes of earlier releases stored a single number so
             fits = array is not None and (array.shape, array.dtype) == (first.shape, first.dtype)
             local[name] = array if array is not None and fits else first
         return {**shared, **local}

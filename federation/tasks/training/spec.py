@@ -5,6 +5,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from federation.picture import PictureInput
+from federation.protocol.messages import TrainSettings
 from federation.task import Parameters, TaskContext
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ class TorchTaskSpec:
             use, so never at the coordinator.
         loss: Output and target to the mean loss of the batch, such as ``torch.nn.functional.cross_entropy``. Where
             batches are dicts, or its second argument is called ``batch``, it gets the whole batch (batches.py).
+        step: A training step of your own: ``step(module, batch)`` gives a loss of which we take the step, and
+            ``step(module, batch, optimizer)`` takes it itself and gives the loss to report (own_steps.py). ``loss`` is
+            still what evaluates.
+        optimizer: ``optimizer(module, settings)`` makes a torch optimizer (or several, in a tuple or a dict) for one
+            round; None is the one that the settings name.
         test_data: The same kinds; None evaluates nothing. The coordinator has all of it. Of data of the whole
             federation a node has a part: of each label the share that it has of the training rows.
         own_test: This node's own test split: a share of its training data that is held out (0.2 is a fifth), or data of
@@ -64,6 +70,8 @@ class TorchTaskSpec:
     model: "Callable[[], Module]"
     train_data: Any
     loss: "Callable[[Any, Any], Tensor]"
+    step: "Callable[..., Any] | None" = None
+    optimizer: "Callable[[Module, TrainSettings], Any] | None" = None
     test_data: Any = None
     own_test: Any = None
     local: Sequence[str] = ()

@@ -23,6 +23,7 @@ from coordinator.monitoring.report import build_report
 from coordinator.monitoring.why import failures as failure_words
 from coordinator.monitoring.why import nobody_trains
 from federation.errors import FederationError
+from federation.task import KEPT_KEY
 from federation.tasks.pool.node_pool import NodePool
 from federation.types import NodeId
 from fedmq.simulation.experiment.direct import DirectCoordinator, Question, Setup
@@ -296,7 +297,8 @@ class Experiment:
     def _make_work(self) -> NodeWork:
         spec = CodecSpec.parse(self.plan.engine.codec_up)
         limits = self.plan.committer.limits
-        simple = not spec.lossy and limits.rule is None and not limits.clip_norm
+        keeps = self.plan.engine.train.extra.get(KEPT_KEY)
+        simple = not spec.lossy and limits.rule is None and not limits.clip_norm and not keeps
         if simple and not self.manifest.control_count and self.pool.num_examples(0) is not None:
             return VectorWork(self._trainers, self.manifest, self.pool)
         return FrameWork(self._trainers, self.manifest, self.names)

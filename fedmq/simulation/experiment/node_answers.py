@@ -30,7 +30,7 @@ from fedmq.simulation.experiment.direct import DirectCoordinator, Question
 from fedmq.simulation.experiment.training_workers import Share, Summed, TrainedUpdate, Trainers
 from update_codec import CodecSpec, Manifest, Role, Vectors
 
-__all__ = ["FrameWork", "NodeControls", "NodeWork", "VectorWork", "WorkedMember"]
+__all__ = ["FrameWork", "NodeStates", "NodeWork", "VectorWork", "WorkedMember"]
 
 VERSIONS_KEPT = 64
 """Models that late nodes may still train from."""
@@ -242,7 +242,7 @@ class FrameWork:
     """Every node encodes its update with its own error feedback, as `edge_node` does.
 
     Attributes:
-        controls: What each node keeps for SCAFFOLD.
+        states: What each node keeps that receipts settle.
     """
 
     def __init__(self, trainers: Trainers, manifest: Manifest, names: Sequence[NodeId]) -> None:
@@ -260,7 +260,7 @@ class FrameWork:
         self._sent: dict[UpdateId, _Sent] = {}
         self._applied: list[tuple[_Sent, int]] = []
         self._aging = ResidualAging()
-        self.controls = NodeControls(manifest)
+        self.states = NodeStates(manifest)
 
     def new_version(self, version: int, model: Vectors) -> None:
         """A model that nodes may be asked to train from."""
@@ -286,7 +286,7 @@ class FrameWork:
         frame = self._encode(trained, announcement, codec_seed(announcement, question.node))
         self.payload_bytes += len(frame)
         self.failures.served(trained.node)
-        self.controls.sent(trained.node, update, trained.update)
+        self.states.sent(trained.node, update, trained)
         self._sent[update] = _Sent(trained.node, announcement.model.version, frame, trained.metrics.get("loss"))
         coordinator.answer(question, frame, trained.num_examples, trained.metrics)
 
@@ -299,7 +299,7 @@ class FrameWork:
         sent = self._sent.pop(receipt.update, None)
         if sent is None:
             return
-        self.controls.settle(node, receipt)
+        self.states.settle(node, receipt)
         if receipt.status is ReceiptStatus.APPLIED:
             made = receipt.version
             self._applied.append((sent, 0 if made is None else made - 1 - sent.base))
@@ -313,13 +313,13 @@ class FrameWork:
 
     def _train(self, announcement: RoundAnnouncement) -> None:
         asked = self._waiting.pop(announcement.round)
-        base, controls = self.controls.divided(self._models.by_version[announcement.model.version])
+        base, controls = self.states.divided(self._models.by_version[announcement.model.version])
         work = Work(
             nodes=tuple(asked),
             base=base,
             settings=announcement.settings,
             controls=controls,
-            states=self.controls.states(asked),
+            states=self.states.expected(asked),
         )
         for trained in self._trainers.updates(work):
             self._done[asked[trained.node].update] = trained
@@ -340,8 +340,8 @@ class FrameWork:
         return encoded.frame
 
 
-class NodeControls:
-    """Does nothing where the model has no controls; `edge_node.storage.task_state` has the rules.
+class NodeStates:
+    """What nodes keep that receipts settle, such as control variates: see `edge_node.storage.task_state`.
 
     Args:
         manifest: The model.
@@ -361,15 +361,19 @@ class NodeControls:
         controls = {name: model[name] for name in self._names}
         return {**model, **{name: np.zeros_like(array) for name, array in controls.items()}}, controls
 
-    def states(self, nodes: Iterable[int]) -> Mapping[int, Parameters]:
-        """What these nodes train with: their controls as they are if every update under way is applied."""
-        return {node: self._expected(node) for node in nodes} if self._names else {}
+    def expected(self, nodes: Iterable[int]) -> Mapping[int, Parameters]:
+        """What these nodes train with: what they keep as it is if every update under way is applied."""
+        known = self.settled.keys() | self._pending.keys()
+        return {node: self._expected(node) for node in nodes if node in known}
 
-    def sent(self, node: int, update: UpdateId, change: Vectors) -> None:
+    def sent(self, node: int, update: UpdateId, trained: TrainedUpdate) -> None:
         """A node has offered an update; its change waits for the receipt."""
-        if self._names:
-            arrays = self._manifest.unflatten(change)
-            self._pending.setdefault(node, {})[update] = {name: np.array(arrays[name]) for name in self._names}
+        change = dict(trained.pending)
+        if self._names and trained.update is not None:
+            arrays = self._manifest.unflatten(trained.update)
+            change |= {name: np.array(arrays[name]) for name in self._names}
+        if change:
+            self._pending.setdefault(node, {})[update] = change
 
     def settle(self, node: int, receipt: Receipt) -> None:
         """A final receipt: what was applied is kept, anything else is dropped."""

@@ -3,7 +3,7 @@
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self
@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from federation.errors import ConfigError, FederationError
+from federation.task import Parameters
 from federation.tasks.pool.node_pool import NodePool
 from federation.tasks.pool.work import Trained, Work
 from update_codec import Accumulator, CodecError, Manifest, Vectors
@@ -52,6 +53,7 @@ class TrainedUpdate:
     update: Vectors | None
     num_examples: int
     metrics: dict[str, float]
+    pending: Parameters = field(default_factory=dict)
     failure: str | None = None
 
 
@@ -148,6 +150,7 @@ class _Local:
                 update=update,
                 num_examples=trained.num_examples,
                 metrics=dict(trained.metrics),
+                pending=dict(trained.pending),
                 failure=trained.failure,
             )
             for share in shares

@@ -78,6 +78,33 @@ def test_scaffold_makes_the_same_model(codec: str) -> None:
     assert build_experiment(options).run().digest == real
 
 
+KEPT = """
+import torch
+from federation.protocol.messages import TrainSettings
+from federation.tasks import TorchTask
+
+DEFAULT_SETTINGS = TrainSettings(batch_size=10, learning_rate=0.01, extra={"adam": 1, "optimizer_kept": 1})
+
+def build(context):
+    x = torch.randn(200, 4, generator=torch.Generator().manual_seed(1))
+    return TorchTask(context, model=lambda: torch.nn.Linear(4, 2), loss=torch.nn.functional.cross_entropy,
+                     train_data=(x, (x[:, 0] > 0).long()))
+"""
+
+
+@pytest.mark.parametrize("codec", ["lossless", "edge"])
+def test_kept_optimizer_states_make_the_same_model(codec: str, tmp_path: Path) -> None:
+    task = tmp_path / "kept_task.py"
+    task.write_text(KEPT)
+    shape = ["--task", str(task), "--nodes", "3", "--per-round", "2", "--rounds", "5", "--seed", "3", "--codec", codec]
+    options = {"nodes": 3, "per_round": 2, "rounds": 5, "codec": codec, "seed": 3, "selector": "repeatable"}
+    kept = build_experiment(TrainOptions(task=str(task), **options)).run()  # type: ignore[arg-type]
+    assert kept.digest == real_digest(shape)
+    other = tmp_path / "forgetful_task.py"
+    other.write_text(KEPT.replace('"optimizer_kept": 1', '"optimizer_kept": 0'))
+    assert build_experiment(TrainOptions(task=str(other), **options)).run().digest != kept.digest  # type: ignore[arg-type]
+
+
 @pytest.mark.data
 def test_job_j1_trains_the_same_model(data_dir: Path) -> None:
     arguments = ["--task", "mnist-mlp", "--nodes", "10", "--per-round", "5", "--rounds", "5", "--codec", "lossless"]

@@ -38,8 +38,7 @@ def test_packed_arrays_come_back_with_their_bits() -> None:
     again = unpack_arrays(pack_arrays(arrays))
     assert again.keys() == arrays.keys()
     for name, array in arrays.items():
-        np.testing.assert_array_equal(again[name], array)
-        assert again[name].dtype == array.dtype
+        np.testing.assert_array_equal(again[name], array, strict=True)
 
 
 @pytest.mark.parametrize("body", [None, b"", b"\x00" * 40, pack_arrays({"a": ones()})[:-1]])

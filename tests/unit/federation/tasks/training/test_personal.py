@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
+from edge_node.storage.task_state import pack_arrays, unpack_arrays
 from edge_node.training.adoption import manifest_of
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
@@ -68,6 +69,16 @@ def test_batchnorm_stays_with_its_statistics_and_its_counter() -> None:
     assert set(result.parameters) == {"0.weight", "0.bias", "3.weight", "3.bias"}
     assert int(result.kept["local.1.num_batches_tracked"]) > 0
     assert Role.STATISTIC in task_of().roles().values()
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_single_number_comes_back_from_the_disk_as_earlier_releases_wrote_it_too(shape: tuple[int, ...]) -> None:
+    task = task_of(local_norms=True)
+    first = trained(task)
+    stored = unpack_arrays(pack_arrays(first.kept))
+    counter = "local.1.num_batches_tracked"
+    task.restore({**stored, counter: stored[counter].reshape(shape)})
+    assert trained(task, first.parameters).kept[counter].item() == 2 * first.kept[counter].item()
 
 
 def test_what_the_node_kept_is_what_it_trains_from() -> None:

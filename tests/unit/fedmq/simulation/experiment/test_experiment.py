@@ -94,7 +94,7 @@ def test_scaffolds_control_variates_add_up_to_what_the_model_carries(
     result = experiment.run()
     assert isinstance(experiment.work, FrameWork)
     model = experiment.manifest.unflatten(experiment.coordinator.model)
-    settled = experiment.work.controls.settled.values()
+    settled = experiment.work.states.settled.values()
     for name in ("control.weight", "control.bias"):
         kept = np.sum([state[name] for state in settled], axis=0, dtype=np.float32)
         np.testing.assert_array_equal(model[name], kept)
@@ -108,7 +108,7 @@ def test_an_update_that_was_refused_leaves_its_nodes_control_variate_alone(optio
     with pytest.raises(FederationError, match="norm"):
         experiment.run()
     assert isinstance(experiment.work, FrameWork)
-    assert experiment.work.controls.settled == {}
+    assert experiment.work.states.settled == {}
 
 
 def test_stacked_training_is_the_same_within_rounding(options: TrainOptions) -> None:
