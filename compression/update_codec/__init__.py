@@ -26,6 +26,7 @@ from update_codec.errors import (
     HeadroomError,
     ManifestError,
     ManifestMismatch,
+    MaskedFrame,
     NonFiniteError,
     NonFiniteFrame,
     ShapeError,
@@ -37,6 +38,7 @@ from update_codec.errors import (
 )
 from update_codec.frame import frame_manifest
 from update_codec.manifest import Manifest, Role, TensorSpec, constant_digest
+from update_codec.masking import Masked, MaskedSum, read_masked
 from update_codec.segments import SegmentInfo
 from update_codec.spec import PROFILES, CodecSpec
 from update_codec.vectors import Vectors
@@ -61,6 +63,9 @@ __all__ = [
     "Manifest",
     "ManifestError",
     "ManifestMismatch",
+    "Masked",
+    "MaskedFrame",
+    "MaskedSum",
     "NonFiniteError",
     "NonFiniteFrame",
     "Role",
@@ -80,4 +85,5 @@ __all__ = [
     "inspect",
     "iter_chunks",
     "moving_average",
+    "read_masked",
 ]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from update_codec.arrays import HOST, Arrays, DeviceUpdate, Vector, root_mean_square
 from update_codec.coders.rated import Rated, Trial, encode_rated
 from update_codec.context import Context
-from update_codec.errors import NonFiniteError, ShapeError
+from update_codec.errors import NonFiniteError, ShapeError, SpecError
 from update_codec.frame import Header, seal_frame
 from update_codec.layouts.planes import write_counters, write_floats
 from update_codec.manifest import Manifest
@@ -70,6 +70,7 @@ def encode(
     Raises:
         ShapeError: if a vector or the context does not fit the manifest.
         NonFiniteError: if a value, or a sum with the residual, is NaN or infinite.
+        SpecError: if the specification is `masked`.
     """
     arrays = update.arrays if isinstance(update, DeviceUpdate) else HOST
     manifest.check_counts(len(update.parameters), len(update.statistics), len(update.counters))
@@ -135,6 +136,8 @@ def _encode_kind(wanted: Vector, job: Rated) -> Trial:
             return _encode_eden(wanted, spec.bits or 1, job.seed)
         case Kind.COMMON:
             return _encode_common(wanted, spec.bits or 2, float(np.float32(spec.delta)))
+        case Kind.MASKED:
+            raise SpecError("a masked update needs seeds: see update_codec.masking")
         case kind:
             assert_never(kind)
 

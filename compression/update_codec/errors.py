@@ -14,6 +14,7 @@
         ├── UnknownVersion        not this format, or a version that this library does not know
         ├── DigestMismatch        the bytes were changed after they were written
         ├── ManifestMismatch      the frame was made for another model
+        ├── MaskedFrame           the frame is masked: only the sum of a whole batch can be read
         ├── ContextMismatch       the frame needs a context that the decoder does not have
         ├── HeaderError           a header field has a value that the format does not allow
         ├── SizeMismatch          a stated size differs from what the manifest implies
@@ -31,6 +32,7 @@ __all__ = [
     "HeadroomError",
     "ManifestError",
     "ManifestMismatch",
+    "MaskedFrame",
     "NonFiniteError",
     "NonFiniteFrame",
     "ShapeError",
@@ -88,6 +90,10 @@ class DigestMismatch(FrameError):  # noqa: N818 - as above
 
 class ManifestMismatch(FrameError):  # noqa: N818 - as above
     """The frame was made for another model."""
+
+
+class MaskedFrame(FrameError):  # noqa: N818 - as above
+    """The frame is masked: without the masks its numbers mean nothing; add it to a `MaskedSum`."""
 
 
 class ContextMismatch(FrameError):  # noqa: N818 - as above

@@ -27,3 +27,7 @@ STEP_RMS_MAX: Final = 12.0
 """Largest step, in rms of the fresh update, unless a promised size needs a larger one."""
 LEVELS_MAX: Final = 6
 """Nested levels of magnitudes in one group."""
+MASK_BITS_MAX: Final = 32
+"""Bits of the modulus of a masked sum."""
+TAIL_MAX: Final = 65_535
+"""Numbers of 32 bits behind the codes of a masked update."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from update_codec.context import Context, Contexts
-from update_codec.errors import ContextMismatch, HeaderError, SizeMismatch
+from update_codec.errors import ContextMismatch, HeaderError, MaskedFrame, SizeMismatch
 from update_codec.frame import Cursor, Header, open_frame
 from update_codec.layouts.layout import Symbols
 from update_codec.layouts.planes import Planes
@@ -22,7 +22,7 @@ from update_codec.quantizers.dithered import Dithered
 from update_codec.quantizers.eden import Eden, eden_bytes
 from update_codec.spec import Kind
 
-__all__ = ["Content", "Outliers", "SegmentInfo", "SymbolGroup", "Tag", "parse"]
+__all__ = ["Content", "Outliers", "SegmentInfo", "SymbolGroup", "Tag", "check_header", "parse"]
 
 
 class Tag(IntEnum):
@@ -42,6 +42,8 @@ class Tag(IntEnum):
     """Parameters as fixed-length codes."""
     CLASSES = 6
     """Which group each tensor belongs to."""
+    TAIL = 7
+    """Numbers of 32 bits behind masked codes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +117,7 @@ def parse(frame: bytes, manifest: Manifest, context: Contexts | None = None) -> 
 
 class _Parser:
     def __init__(self, header: Header, cursor: Cursor, manifest: Manifest) -> None:
-        _check_header(header)
+        check_header(header)
         self._header = header
         self._cursor = cursor
         self._manifest = manifest
@@ -129,6 +131,8 @@ class _Parser:
             _check_context(self._header, self._manifest, context)
         size = self._manifest.parameter_count
         match Kind(self._header.kind):
+            case Kind.MASKED:
+                raise MaskedFrame("the frame is masked: only the sum of a whole batch can be read")
             case _ if not size:
                 pass
             case Kind.LOSSLESS:
@@ -230,13 +234,17 @@ class _Parser:
         )
 
 
-_STEPPED: Final = (Kind.DEADZONE, Kind.DITHER, Kind.COMMON)
+_STEPPED: Final = (Kind.DEADZONE, Kind.DITHER, Kind.COMMON, Kind.MASKED)
 _SEEDED: Final = (Kind.DITHER, Kind.EDEN)
-_BITS: Final = {Kind.EDEN: (1, 4), Kind.COMMON: (2, 24)}
+_BITS: Final = {Kind.EDEN: (1, 4), Kind.COMMON: (2, 24), Kind.MASKED: (2, 32)}
 
 
-def _check_header(header: Header) -> None:
-    """Refuse values that the kind does not allow."""
+def check_header(header: Header) -> None:
+    """Refuse values that the kind does not allow.
+
+    Raises:
+        HeaderError: if there is one.
+    """
     kind = header.kind
     if kind not in set(Kind):
         raise HeaderError(f"kind {kind} is not known")

@@ -24,7 +24,9 @@ class Kind(IntEnum):
     EDEN = 3
     """Block Hadamard rotation and 1 to 4 bits per entry, no entropy stage."""
     COMMON = 4
-    """A step that all nodes share, integers modulo 2^bits, no entropy stage: for masked sums."""
+    """A step that all nodes share, integers modulo 2^bits, no entropy stage."""
+    MASKED = 5
+    """The same plus random numbers that only the sum of a batch is without, see `masking`; written by no encoder."""
 
 
 _OPTIONS: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType(
@@ -34,6 +36,7 @@ _OPTIONS: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType(
         Kind.DITHER: ("bpp", "bytes", "step"),
         Kind.EDEN: ("bits",),
         Kind.COMMON: ("bits", "delta", "feedback"),
+        Kind.MASKED: ("feedback",),
     }
 )
 _ALL: Final = ("bpp", "bytes", "step", "bits", "delta", "feedback", "link", "context")
@@ -131,10 +134,12 @@ class CodecSpec:
         Raises:
             SpecError: if the text is neither, with the profiles that exist.
         """
-        if text in PROFILES:
-            profile = PROFILES[text]
-            assert isinstance(profile, cls)  # noqa: S101 - for the type checker: there are no subclasses
-            return profile
+        if text in _NAMED:
+            named = _NAMED[text]
+            assert isinstance(named, cls)  # noqa: S101 - for the type checker: there are no subclasses
+            return named
+        if text in _RETIRED:
+            raise SpecError(f"there is no codec {text!r} any more: {_RETIRED[text]}")
         match = _TEXT.fullmatch(text) if len(text) <= SPEC_BYTES_MAX else None
         if match is None or match[1].upper() not in Kind.__members__:
             raise SpecError(f"unknown codec {text!r}; profiles are {', '.join(PROFILES)}")
@@ -151,7 +156,7 @@ class CodecSpec:
 
     def __str__(self) -> str:
         """Return the text that `parse` reads back: the profile's name if there is one."""
-        return next((name for name, profile in PROFILES.items() if profile == self), None) or self._text()
+        return next((name for name, named in _NAMED.items() if named == self), None) or self._text()
 
     def _text(self) -> str:
         given = ((name, getattr(self, name)) for name in _OPTIONS[self.kind])
@@ -179,7 +184,14 @@ PROFILES: Final[Mapping[str, CodecSpec]] = MappingProxyType(
         "link": CodecSpec(kind=Kind.DEADZONE, bpp=2.0, feedback=True, link=True),
         "stateless": CodecSpec(kind=Kind.DITHER, bpp=1.0),
         **{f"eden{bits}": CodecSpec(kind=Kind.EDEN, bits=bits) for bits in (1, 2, 3, 4)},
-        "secagg": CodecSpec(kind=Kind.COMMON, bits=16, delta=0.0001),
     }
 )
 """Named codecs; every name is also what `str` gives for an equal specification."""
+_NAMED: Final[Mapping[str, CodecSpec]] = MappingProxyType(
+    {**PROFILES, "masked": CodecSpec(kind=Kind.MASKED, feedback=True)}
+)
+"""With the one that no encoder writes by itself."""
+_RETIRED: Final[Mapping[str, str]] = MappingProxyType(
+    {"secagg": "its sums had no room for a second member; masked sums have `masked`"}
+)
+"""Names of earlier releases; their frames are read as ever."""

@@ -132,6 +132,10 @@ class Reader:
         whole = int.from_bytes(self.take(-(-count * bits // 8)), "little")
         return [whole >> i * bits & ((1 << bits) - 1) for i in range(count)]
 
+    def words(self, count: int) -> list[int]:
+        """Little-endian u32."""
+        return list(struct.unpack(f"<{count}I", self.take(4 * count)))
+
 
 def hashed(seed: int, index: int) -> int:
     """The counter-based hash of section 5."""
@@ -217,6 +221,29 @@ def decode(frame: bytes, tensors: list[Tensor]) -> tuple[list[float], list[float
         counters = [int.from_bytes(word, "little", signed=True) for word in words]
     assert reader.place == len(reader.data)
     return values, statistics, counters
+
+
+def unmask(frames: list[bytes], revealed: bytes, *, size: int) -> tuple[list[float], list[int]]:
+    """Parameters and tail of the sum of a batch of masked frames, whose masks' sum has been revealed."""
+    codes, tail, step, bits = [0] * size, list[int](), 0.0, 0
+    for frame in frames:
+        assert (frame[5], frame[6]) == (5, 2)
+        step, _, _, bits = struct.unpack("<fIBB", frame[24:34])
+        reader = Reader(frame[40 + frame[7] : -16])
+        assert reader.take(1)[0] == 5
+        codes = [one + two for one, two in zip(codes, reader.codes(size, bits), strict=True)]
+        assert reader.take(1)[0] == 7
+        count = reader.number()
+        tail = [one + two for one, two in zip(tail or [0] * count, reader.words(count), strict=True)]
+        assert reader.place == len(reader.data)
+    masks = Reader(revealed)
+    codes = [one - two for one, two in zip(codes, masks.codes(size, bits), strict=True)]
+    tail = [one - two for one, two in zip(tail, masks.words(len(tail)), strict=True)]
+    assert masks.place == len(revealed)
+    half = 1 << bits - 1
+    return [rounded(((code + half) % (2 * half) - half) * step) for code in codes], [
+        (one + (1 << 31)) % (1 << 32) - (1 << 31) for one in tail
+    ]
 
 
 def common(reader: Reader, size: int, bits: int, step: float) -> list[float]:

@@ -4,17 +4,17 @@ Code i fills the bits i·b … i·b + b - 1 of the stream, lowest first.
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from update_codec.limits import CHUNK_ENTRIES
-
-__all__ = ["Common", "codes_bytes", "pack_codes", "quantize_common", "unpack_codes"]
+__all__ = ["Common", "codes_bytes", "pack_codes", "quantize_common", "unpack_codes", "unpack_into"]
 
 _PIECE: Final = 4096
-"""Codes unpacked at a time: every bit takes four bytes on the way."""
+"""Entries decoded at a time."""
+_GROUPED: Final = 32_768
+"""Codes packed or unpacked at a time, divisible by 8: what they are on the way stays in the cache."""
 _FLOAT_MAX: Final = float(np.finfo(np.float32).max)
 
 
@@ -23,22 +23,57 @@ def codes_bytes(count: int, bits: int) -> int:
     return -(-count * bits // 8)
 
 
-def pack_codes(codes: NDArray[np.uint32], bits: int) -> bytes:
-    """Pack codes below 2^bits."""
-    pieces = []
-    for start in range(0, len(codes), CHUNK_ENTRIES):
-        piece = codes[start : start + CHUNK_ENTRIES, None] >> np.arange(bits, dtype=np.uint32) & np.uint32(1)
-        pieces.append(np.packbits(piece.astype(np.uint8).reshape(-1), bitorder="little").tobytes())
+def pack_codes(codes: NDArray[np.unsignedinteger[Any]], bits: int) -> bytes:
+    """Pack codes below 2^bits, bits at most 32: eight codes become `bits` whole bytes."""
+    pieces = [_packed(codes[start : start + _GROUPED], bits) for start in range(0, len(codes), _GROUPED)]
     return b"".join(pieces)
 
 
 def unpack_codes(stored: memoryview, start: int, count: int, bits: int) -> NDArray[np.int64]:
     """Return `count` codes from the code `start` on, which must begin at a whole byte: int64, shape (count,)."""
     first = start * bits // 8
-    piece = np.frombuffer(stored[first : first + codes_bytes(count, bits)], np.uint8)
-    digits = np.unpackbits(piece, count=count * bits, bitorder="little").reshape(count, bits)
-    codes = digits.astype(np.int32) @ (np.int32(1) << np.arange(bits, dtype=np.int32))
-    return codes.astype(np.int64)
+    out = np.empty(count, np.int64)
+    unpack_into(stored[first : first + codes_bytes(count, bits)], bits, out)
+    return out
+
+
+def unpack_into(stored: memoryview, bits: int, out: NDArray[Any]) -> None:
+    """Unpack codes of at most 32 bits into an array of integers that is as long as there are codes."""
+    for start in range(0, len(out), _GROUPED):
+        target = out[start : start + _GROUPED]
+        first = start // 8 * bits
+        _unpack(stored[first : first + codes_bytes(len(target), bits)], bits, target)
+
+
+def _packed(codes: NDArray[np.unsignedinteger[Any]], bits: int) -> bytes:
+    groups = -(-len(codes) // 8)
+    wide = np.zeros((groups, 8), np.uint64)
+    wide.reshape(-1)[: len(codes)] = codes
+    words = np.zeros((groups, -(-8 * bits // 64)), "<u8")
+    for place in range(8):
+        word, shift = divmod(place * bits, 64)
+        words[:, word] |= wide[:, place] << np.uint64(shift)
+        if shift + bits > 64:
+            words[:, word + 1] |= wide[:, place] >> np.uint64(64 - shift)
+    whole = np.ascontiguousarray(words.view(np.uint8).reshape(groups, -1)[:, :bits]).tobytes()
+    return whole[: codes_bytes(len(codes), bits)]
+
+
+def _unpack(stored: memoryview, bits: int, out: NDArray[Any]) -> None:
+    groups = -(-len(out) // 8)
+    raw = np.zeros(groups * bits, np.uint8)
+    raw[: len(stored)] = np.frombuffer(stored, np.uint8)
+    wide = np.zeros((groups, 8 * -(-8 * bits // 64)), np.uint8)
+    wide[:, :bits] = raw.reshape(groups, bits)
+    words = wide.view("<u8")
+    found, mask = np.empty((groups, 8), out.dtype), np.uint64((1 << bits) - 1)
+    for place in range(8):
+        word, shift = divmod(place * bits, 64)
+        code = words[:, word] >> np.uint64(shift)
+        if shift + bits > 64:
+            code |= words[:, word + 1] << np.uint64(64 - shift)
+        found[:, place] = code & mask
+    out[:] = found.reshape(-1)[: len(out)]
 
 
 def quantize_common(values: NDArray[np.float32], delta: float, bits: int) -> NDArray[np.uint32]:

@@ -54,7 +54,9 @@ def test_a_16_kbit_link_halves_what_edge_asks_of_a_large_model() -> None:
     assert CodecSpec.parse(str(spec)) == spec
 
 
-@pytest.mark.parametrize("codec", ["lossless", "balanced", "eden2", "secagg", "deadzone(step=2,feedback=1)"])
+@pytest.mark.parametrize(
+    "codec", ["lossless", "balanced", "eden2", "common(bits=16,delta=0.1)", "deadzone(step=2,feedback=1)"]
+)
 def test_what_has_no_rate_or_would_lose_what_is_left_out_is_not_lowered(codec: str) -> None:
     spec = CodecSpec.parse(codec)
     assert within(spec, 1, 1_000) is spec

@@ -1,0 +1,171 @@
+"""What node, helper and coordinator must agree on: who helps, under which terms, which batch, and in which integers.
+
+The digests are those of PROTOCOL.md, FED-149 and FED-150.
+"""
+
+import math
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from federation.privacy.classes import check_threshold
+from federation.protocol.sum_messages import PrivacyTerms, PrivacyUnit
+from federation.protocol.sum_schema import PRIVACY_TERMS
+from federation.types import DIGEST_BYTES, Digest, ModelVersion, RunId
+from update_codec import NonFiniteError
+from update_codec.masking import Shape, bits_for
+
+__all__ = [
+    "SCHEME",
+    "Quantized",
+    "batch_digest",
+    "check_terms",
+    "helpers_digest",
+    "largest_sum",
+    "noise_deviation",
+    "quantize",
+    "shape_of",
+    "terms_digest",
+]
+
+SCHEME: Final = 1
+"""The only scheme of masks that there is."""
+_NOISE_REACH: Final = 8.0
+"""Standard deviations of noise that the modulus has room for: one entry in 10^15 reaches beyond."""
+_SHRINKS_MAX: Final = 64
+
+F32 = NDArray[np.float32]
+
+
+def helpers_digest(keys: Collection[bytes], threshold: int) -> Digest:
+    """Who the helpers are: over h, t and their identity keys (Ed25519, 32 bytes each) in ascending order."""
+    said = bytes([len(keys), threshold]) + b"".join(sorted(keys))
+    return Digest(blake2b(said, digest_size=DIGEST_BYTES, person=b"fedmq-helpers").digest())
+
+
+def terms_digest(terms: PrivacyTerms) -> Digest:
+    """Digest of all terms: only updates with equal ones are added."""
+    given = ((row.number, getattr(terms, row.name)) for row in PRIVACY_TERMS.fields)
+    said = [f"{number}={_spelled(value)}" for number, value in given if value is not None]
+    return _digest("|".join(said).encode("ascii"), b"fedmq-terms")
+
+
+def batch_digest(run: RunId, version: ModelVersion, terms: PrivacyTerms, members: Iterable[Digest]) -> Digest:
+    """Identity of a batch: the run, the version that it makes, its terms, and its members' tickets, ascending."""
+    said = f"{run}|{version}|".encode("ascii") + terms_digest(terms) + b"".join(sorted(members))
+    return _digest(said, b"fedmq-batch")
+
+
+def noise_deviation(terms: PrivacyTerms) -> float:
+    """Standard deviation of one helper's noise in units of the integers; 0 without noise."""
+    return 0.0 if terms.noise is None or terms.clip is None else terms.noise * terms.clip / terms.step
+
+
+def largest_sum(terms: PrivacyTerms) -> int:
+    """Largest magnitude of an entry of a whole batch's sum, noise included."""
+    noise = _NOISE_REACH * noise_deviation(terms) * math.sqrt(terms.count)
+    return terms.members * terms.levels + math.ceil(noise)
+
+
+def check_terms(terms: PrivacyTerms) -> None:
+    """Refuse terms under which nobody may mask.
+
+    Raises:
+        ValueError: The scheme is unknown, a single bad helper is one too many, the modulus is too small for sum and
+            noise, or the terms would hide one part of an update and not the other.
+    """
+    if terms.scheme != SCHEME:
+        raise ValueError(f"scheme {terms.scheme} of masks is not known here: upgrade")
+    check_threshold(terms.count, terms.threshold)
+    if terms.bits < bits_for(largest_sum(terms)):
+        raise ValueError(f"{terms.bits} bits are too few for the sum: {bits_for(largest_sum(terms))} hold it")
+    if terms.importance_cap is not None and terms.importance_cap * terms.members >= 1 << 31:
+        raise ValueError("importance_cap times members is beyond the tail's 32 bits")
+    if terms.noise is not None and terms.threshold != terms.count:
+        raise ValueError("noise needs every helper to answer: two helpers would add two noises to one class")
+    if terms.noise is not None and terms.tail:
+        raise ValueError("noise hides the parameters and not the tail: there must be none")
+
+
+def shape_of(terms: PrivacyTerms) -> Shape:
+    """The shape of the sums."""
+    return Shape(dimension=terms.dimension, tail=terms.tail, bits=terms.bits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Quantized:
+    """An update as integers.
+
+    Attributes:
+        integers: int32, shape (D,), at most ``terms.levels`` in magnitude.
+        residual: What they do not say, float32, shape (D,): adopt it when the receipt says `applied`.
+        within: Whether the update was no longer than the clip.
+    """
+
+    integers: NDArray[np.int32]
+    residual: F32
+    within: bool
+
+
+def quantize(update: F32, residual: F32 | None, terms: PrivacyTerms) -> Quantized:
+    """Add the residual, clip, round to the step, and keep what was not said.
+
+    The clip comes after the residual: what is sent is then never longer. With noise for whole nodes the integers
+    themselves are within clip / step in the L2 norm: rounding can lengthen, so they are shortened until they are.
+
+    Args:
+        update: Float32, shape (D,), already weighted by its importance.
+        residual: What earlier updates did not say, or None.
+        terms: Those of the batch.
+
+    Raises:
+        NonFiniteError: The sum of update and residual is not finite.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        wanted = update if residual is None else update + residual
+        norm = math.sqrt(float(np.square(wanted, dtype=np.float64).sum()))
+    if not math.isfinite(norm):
+        raise NonFiniteError("the update holds NaN or infinity: the training diverged; do not send it")
+    within = terms.clip is None or norm <= terms.clip
+    if not within and terms.clip is not None:
+        wanted = wanted * np.float32(terms.clip / norm)
+    integers = _rounded(wanted, 1.0, terms)
+    if terms.noise is not None and terms.clip is not None and terms.unit is PrivacyUnit.NODES:
+        integers = _shortened(wanted, integers, terms, terms.clip / terms.step)
+    said = integers.astype(np.float32)
+    said *= np.float32(terms.step)
+    return Quantized(integers=integers, residual=np.subtract(wanted, said, out=said), within=within)
+
+
+def _rounded(wanted: F32, factor: float, terms: PrivacyTerms) -> NDArray[np.int32]:
+    with np.errstate(over="ignore"):
+        scaled = wanted * np.float32(factor / terms.step)
+    np.rint(scaled, out=scaled)
+    return np.clip(scaled, -terms.levels, terms.levels, out=scaled).astype(np.int32)
+
+
+def _shortened(wanted: F32, integers: NDArray[np.int32], terms: PrivacyTerms, bound: float) -> NDArray[np.int32]:
+    factor = 1.0
+    for _ in range(_SHRINKS_MAX):
+        square = int(np.square(integers, dtype=np.int64).sum())
+        if square <= bound * bound:
+            return integers
+        factor *= 0.999 * bound / math.sqrt(square)
+        integers = _rounded(wanted, factor, terms)
+    return np.zeros_like(integers)
+
+
+def _digest(said: bytes, person: bytes) -> Digest:
+    return Digest(blake2b(said, digest_size=DIGEST_BYTES, person=person).digest())
+
+
+def _spelled(value: object) -> str:
+    match value:
+        case float() | bytes():
+            return value.hex()
+        case _:
+            return str(value)
