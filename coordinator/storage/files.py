@@ -55,7 +55,12 @@ def model_file(version: int) -> str:
 
 def part_file(part: ModelPart) -> str:
     """Name of the file with a part's frame."""
-    return f"{part.kind.value}-{part.version}.frame"
+    return frame_file(part.kind.value, part.version)
+
+
+def frame_file(kind: str, version: int) -> str:
+    """The same of a part that is known by its kind and version alone."""
+    return f"{kind}-{version}.frame"
 
 
 def payload_file(update: str) -> str:

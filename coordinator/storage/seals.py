@@ -73,7 +73,7 @@ def seal_update(database: Database, update: UpdateId) -> None:
 
 def seal_version(database: Database, version: ModelVersion) -> None:
     """A version with all its members is in its tables: it is the head."""
-    seal = _version_sum(database, _row_of(database, version))
+    seal = _version_sum(database, _row_of(database, version), trusted=True)
     database.execute("UPDATE versions SET seal = ? WHERE version = ?", seal, version)
     _set(database, _HEAD, seal)
 
@@ -163,11 +163,13 @@ def _lost(numbers: Iterable[int]) -> Iterator[SealedRow]:
 # --- sums -------------------------------------------------------------------------------------------------------------
 
 
-def _version_sum(database: Readable, row: Mapping[str, object]) -> bytes:
+def _version_sum(database: Readable, row: Mapping[str, object], *, trusted: bool = False) -> bytes:
+    """The sum of a version; ``trusted`` members have been summed or compared just now, and are not summed again."""
     before = database.execute("SELECT seal FROM versions WHERE version = ? - 1", row["version"]).fetchone()
     members = database.execute("SELECT * FROM updates WHERE version = ? ORDER BY update_id", row["version"])
     parts = database.execute("SELECT * FROM parts WHERE version = ? ORDER BY kind", row["version"])
-    sums = b"".join((*(_sum(member, _UPDATE) for member in members), *(_sum(part, _PART) for part in parts)))
+    known = (one["seal"] if trusted and one["seal"] is not None else _sum(one, _UPDATE) for one in members)
+    sums = b"".join((*known, *(_sum(part, _PART) for part in parts)))
     return _sum(row, _VERSION, (b"" if before is None or before["seal"] is None else before["seal"]) + sums)
 
 
@@ -179,14 +181,9 @@ def _identity_sum(database: Readable) -> bytes:
 
 def _sum(row: Mapping[str, object], columns: Iterable[str], before: bytes = b"") -> bytes:
     """16 bytes: BLAKE2b of these columns, each as text, after what came before."""
-    words = [_word(row[column]) for column in columns]
+    values = [row[column] for column in columns]
+    words = [one if one is None else one.hex() if isinstance(one, bytes) else str(one) for one in values]
     return blake2b(before + json.dumps(words).encode(), digest_size=16).digest()
-
-
-def _word(value: object) -> str | None:
-    if value is None:
-        return None
-    return value.hex() if isinstance(value, bytes) else str(value)
 
 
 def _row_of(database: Readable, version: int) -> Mapping[str, object]:

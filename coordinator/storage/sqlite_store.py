@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 
 from coordinator.records import (
@@ -29,6 +30,7 @@ from coordinator.storage.files import (
     BLOBS,
     TRANSFERS,
     blob_digest,
+    frame_file,
     model_file,
     model_to_bytes,
     of_later_versions,
@@ -38,7 +40,7 @@ from coordinator.storage.files import (
     remedy_of,
 )
 from coordinator.storage.read_only import StoreReader
-from coordinator.storage.recovery import read_published, read_recovered, read_version, repair_best, repair_head
+from coordinator.storage.recovery import read_published, read_recovered, repair_best, repair_head
 from coordinator.storage.seals import head_changes, identity_is_sealed, seal_identity, seal_version
 from coordinator.storage.store import Commit
 from coordinator.storage.transfer_files import TransferFiles
@@ -246,7 +248,8 @@ class SqliteStore(StoreReader):
                 statements.apply_member(self._database, member, version)
             seal_version(self._database, version)
             statements.expire_payloads(self._database, version - self._audit_versions)
-            statements.drop_frames(self._database, {*commit.record.parts, *self._parts_of(head)})
+            made = {(part.kind.value, part.version) for part in commit.record.parts}
+            statements.drop_frames(self._database, {*made, *self._parts_of(head)})
         failpoint("coordinator_after_commit")
         self._outdate(self._sweep)
 
@@ -269,8 +272,11 @@ class SqliteStore(StoreReader):
 
     def obsolete_parts(self, head: VersionRecord) -> tuple[ModelPart, ...]:
         """Parts of neither this head nor its predecessor that have not been marked cleared."""
-        kept = {*head.parts, *self._parts_of(head.version - 1)}
-        return tuple(part for part in read_published(self._database) if part not in kept)
+        before = self._parts_of(head.version - 1)
+        published = read_published(self._database)
+        return tuple(
+            part for part in published if part not in head.parts and (part.kind.value, part.version) not in before
+        )
 
     def mark_cleared(self, parts: Sequence[ModelPart]) -> None:
         """Remember that these parts are off the broker."""
@@ -358,9 +364,10 @@ class SqliteStore(StoreReader):
             with storing("transfer"):  # at once: the same update may be offered again, and a lost chunk is sent again
                 self._transfers.delete(update)
 
-    def _parts_of(self, version: int) -> tuple[ModelPart, ...]:
-        row = self._database.execute("SELECT * FROM versions WHERE version = ?", version).fetchone()
-        return () if row is None else read_version(self._database, row).parts
+    def _parts_of(self, version: int) -> list[tuple[str, int]]:
+        """Kind and version of each part, also of one whose row was lost."""
+        row = self._database.execute("SELECT parts FROM versions WHERE version = ?", version).fetchone()
+        return [] if row is None else schema.parts_keys(row["parts"])
 
     def _sweep(self) -> None:
         """Remove the files that no row names any more, such as those of a crash between file and transaction."""
@@ -369,7 +376,7 @@ class SqliteStore(StoreReader):
         kept = {payload_file(row["update_id"]) for row in payloads}
         kept |= {model_file(version) for version in evaluations.read_retained(self._database)}
         for version in (head - 1, head):
-            kept |= {model_file(version), *(part_file(part) for part in self._parts_of(version))}
+            kept |= {model_file(version), *starmap(frame_file, self._parts_of(version))}
         for name in list(self._blobs.names()):
             if name not in kept:
                 self._blobs.delete(name)

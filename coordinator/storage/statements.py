@@ -112,13 +112,11 @@ def list_parts(database: Database, head: VersionRecord) -> None:
     database.execute("UPDATE versions SET parts = ?, seed = ? WHERE version = ?", text, head.seed, head.version)
 
 
-def drop_frames(database: Database, kept: Collection[ModelPart]) -> None:
-    """Let the frames go of parts that nobody may pull any more."""
-    rows = database.execute(f"SELECT {schema.PART.names} FROM parts WHERE frame IS NOT NULL")  # noqa: S608 - our own
-    gone = [part for part in map(schema.PART.record, rows) if part not in kept]
-    database.execute_all(
-        "UPDATE parts SET frame = NULL WHERE kind = ? AND version = ?", [(part.kind, part.version) for part in gone]
-    )
+def drop_frames(database: Database, kept: Collection[tuple[str, int]]) -> None:
+    """Let the frames go of parts that nobody may pull any more: all but those of these kinds and versions."""
+    rows = database.execute("SELECT kind, version FROM parts WHERE frame IS NOT NULL")
+    gone = [key for key in map(tuple, rows) if key not in kept]
+    database.execute_all("UPDATE parts SET frame = NULL WHERE kind = ? AND version = ?", gone)
 
 
 def insert_transfer(database: Database, transfer: TransferRecord) -> None:
