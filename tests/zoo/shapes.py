@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from federation.protocol.messages import TrainSettings
 from federation.task import TaskContext
@@ -45,6 +45,8 @@ class Shape:
         more: Further arguments of the task.
         rate: The learning rate, here and in plain torch.
         batches: From this node's rows to what the task trains on; None is a data set of them.
+        collate: Makes a batch of rows; with it the task trains on loaders.
+        optimizer: Makes the optimizer of a round, here and in plain torch; None is SGD.
     """
 
     model: Callable[[], nn.Module]
@@ -57,21 +59,32 @@ class Shape:
     more: dict[str, Any] = field(default_factory=dict)
     rate: float = 0.3
     batches: Callable[[Rows], Any] | None = None
+    collate: Callable[[Rows], Any] = default_collate
+    optimizer: Callable[[nn.Module, TrainSettings], Any] | None = None
 
     def build(self, context: TaskContext) -> TorchTask:
         """The task."""
         rows = self.rows()
         train: Any = Listed(rows[:TRAIN])
+        test: Any = Listed(rows[TRAIN:])
         if self.batches is not None:
             train = partial(self.batches, part_of(rows, context.node_index or 0))
+        if self.collate is not default_collate:
+            train = partial(self.loader, part_of(rows, context.node_index or 0))
+            test = self.loader(rows[TRAIN:])
         return TorchTask(
             context,
             model=self.model,
             loss=self.task_loss,
             train_data=train,
-            test_data=Listed(rows[TRAIN:]),
+            test_data=test,
+            optimizer=self.optimizer,
             **self.more,
         )
+
+    def loader(self, rows: Rows) -> DataLoader[Any]:
+        """Batches of the size that all train with."""
+        return DataLoader(Listed(rows), batch_size=DEFAULT_SETTINGS.batch_size, shuffle=True, collate_fn=self.collate)
 
 
 class Listed(Dataset[Any]):
@@ -348,6 +361,62 @@ class TwoOutputs(nn.Module):
         return self.kind(inputs), self.amount(inputs).squeeze(1)
 
 
+class Detector(nn.Module):
+    """As torchvision's: lists of pictures and targets to losses in training, to answers in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.kind, self.box = nn.Conv2d(1, 6, 3), nn.Linear(24, 3), nn.Linear(24, 4)
+
+    def forward(self, pictures: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
+        pooled = [functional.adaptive_avg_pool2d(torch.relu(self.body(each[None])), 2) for each in pictures]
+        features = torch.cat(pooled).flatten(1)
+        answers = [
+            {"scores": scores, "box": box} for scores, box in zip(self.kind(features), self.box(features), strict=True)
+        ]
+        if not self.training:
+            return answers
+        assert targets is not None
+        return {"kind": kind_loss(answers, targets), "box": box_loss(answers, targets)}
+
+
+def kind_loss(answers: Any, targets: Any) -> Any:
+    found = torch.stack([each["scores"] for each in answers])
+    return CROSS_ENTROPY(found, torch.stack([each["labels"][0] for each in targets]))
+
+
+def box_loss(answers: Any, targets: Any) -> Any:
+    return functional.mse_loss(
+        torch.stack([each["box"] for each in answers]), torch.stack([each["boxes"].mean(0) for each in targets])
+    )
+
+
+def seen() -> Rows:
+    """Pictures of several sizes, each with as many boxes as there are things in it."""
+    made = []
+    for place, (picture, kind) in enumerate(zip(PICTURES, KIND, strict=True)):
+        count = 1 + place % 3
+        target = {"boxes": torch.full((count, 4), float(kind)), "labels": kind.expand(count)}
+        made.append((functional.pad(picture, (0, place % 2, 0, 0)), target))
+    return made
+
+
+def unzipped(rows: Rows) -> Any:
+    return tuple(zip(*rows, strict=True))
+
+
+def in_halves(module: nn.Module, batch: Any, optimizer: Any) -> Tensor:
+    """A whole step of one's own: the gradients of two halves are gathered."""
+    optimizer.zero_grad()
+    total, rows = torch.zeros(()), len(batch[0])
+    for inputs, targets in zip(batch[0].chunk(2), batch[1].chunk(2), strict=True):
+        loss = CROSS_ENTROPY(module(inputs), targets, reduction="sum") / rows
+        loss.backward()
+        total += loss.detach()
+    optimizer.step()
+    return total
+
+
 # Shapes.
 
 CROSS_ENTROPY: Any = functional.cross_entropy
@@ -505,6 +574,26 @@ SHAPES: dict[str, Shape] = {
         loss=lambda output, batch: CROSS_ENTROPY(output, batch[1]),
         task_loss=lambda output, rest: (CROSS_ENTROPY(output, rest[0], reduction="none") * rest[1]).mean(),
         score=lambda output, batch: right(output, batch[:2]),
+    ),
+    "detection": classes(
+        Detector,
+        rows=seen,
+        call=lambda made, batch: made(*batch) if made.training else made(batch[0]),
+        loss=lambda output, _: sum(output.values()),
+        task_loss=lambda output, targets: kind_loss(output, targets) + box_loss(output, targets),
+        more={"step": lambda module, batch: sum(module(*batch).values())},
+        collate=unzipped,
+        rate=0.1,
+        score=lambda output, batch: torch.tensor(
+            [
+                float(answer["scores"].argmax() == target["labels"][0])
+                for answer, target in zip(output, batch[1], strict=True)
+            ]
+        ),
+    ),
+    "own_step": classes(mlp, more={"step": in_halves}),
+    "own_optimizer": classes(
+        mlp, optimizer=lambda module, _: torch.optim.AdamW(module.parameters(), lr=0.01, weight_decay=0.1)
     ),
     "loader": classes(mlp, batches=lambda rows: DataLoader(Listed(rows), batch_size=16, shuffle=True)),
     "list_of_batches": classes(mlp, batches=lambda rows: list(DataLoader(Listed(rows), batch_size=16))),

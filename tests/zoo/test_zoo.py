@@ -10,11 +10,12 @@ import subprocess
 import sys
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
 from federation.errors import TaskError
 from federation.task import TaskContext, prepare
@@ -35,6 +36,18 @@ REAL = (
     "two_outputs",
     "one_logit",
     "dict_batches",
+    "batch_norm",
+    "conv_batch_norm",
+    "segmentation_with_void",
+    "gru",
+    "tied_transformer",
+    "three_tensors",
+    "named_inputs",
+    "detection",
+    "own_step",
+    "own_optimizer",
+    "regression",
+    "loader",
 )
 ALL = pytest.mark.skipif(not os.environ.get("FEDMQ_ZOO"), reason="all of the zoo: make zoo")
 
@@ -48,10 +61,13 @@ def plainly(shape: Shape, rounds: int) -> nn.Module:
         states = []
         for node in range(NODES):
             local = copy.deepcopy(model).train()
-            optimizer = torch.optim.SGD([each for each in local.parameters() if each.requires_grad], lr=shape.rate)
+            trained = [each for each in local.parameters() if each.requires_grad]
+            optimizer: Any = torch.optim.SGD(trained, lr=shape.rate)
+            if shape.optimizer is not None:
+                optimizer = shape.optimizer(local, DEFAULT_SETTINGS)
             for _ in range(DEFAULT_SETTINGS.local_epochs):
                 loader = DataLoader(
-                    Listed(part_of(rows, node)), DEFAULT_SETTINGS.batch_size, shuffle=True, drop_last=False
+                    Listed(part_of(rows, node)), DEFAULT_SETTINGS.batch_size, shuffle=True, collate_fn=shape.collate
                 )
                 for batch in loader:
                     if len(next(iter(batch.values() if isinstance(batch, dict) else batch))) < 2:
@@ -73,7 +89,7 @@ def averaged(tensors: list[Tensor]) -> Tensor:
 @torch.no_grad()
 def score(shape: Shape, model: nn.Module) -> float:
     model.eval()
-    batch = default_collate(shape.rows()[TRAIN:])
+    batch = shape.collate(shape.rows()[TRAIN:])
     return float(shape.score(shape.call(model, batch), batch).mean())
 
 

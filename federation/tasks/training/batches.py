@@ -2,7 +2,8 @@
 
 A batch is whatever a data set or loader gives: (inputs, targets), more than two things, or a mapping by name, as
 Hugging Face's collators make it; each part may itself be a tuple or a mapping of tensors. An example is one row of the
-first tensor, everywhere: weights, means over a test set, batches too small to normalise.
+first tensor, everywhere: weights, means over a test set, batches too small to normalise. Where examples cannot be
+stacked, as pictures of several sizes with their boxes, a list has one item for each.
 """
 
 import inspect
@@ -51,11 +52,13 @@ def first_tensor(value: Any) -> torch.Tensor | None:
 
 
 def num_examples(batch: Batch) -> int:
-    """How many examples a batch has: the leading dimension of its first tensor.
+    """How many examples a batch has: the leading dimension of its first tensor, or the length of its lists.
 
     Raises:
         TaskError: It has none.
     """
+    if (listed := _listed(batch)) is not None:
+        return listed
     found = first_tensor(batch)
     if found is not None:
         return len(found)
@@ -65,6 +68,23 @@ def num_examples(batch: Batch) -> int:
     raise TaskError(
         f"a batch of the data has no tensor with rows, so nobody can say how many examples it has: {_kind(batch)}"
     )
+
+
+def _listed(batch: Batch) -> int | None:
+    """How many examples lie in lists, one item each; None where the tensors have one row for each."""
+    parts = list(batch.values()) if isinstance(batch, Mapping) else batch
+    if not isinstance(parts, tuple | list):
+        return None
+    lists = [part for part in parts if isinstance(part, tuple | list)]
+    lengths = {len(part) for part in lists}
+    if len(lengths) != 1:
+        return None
+    # What is found in each picture is a mapping of its own, also where each has as many boxes as it has colours.
+    found = len(lists) == len(parts) and all(isinstance(each, Mapping) for each in lists[-1])
+    uneven = len({len(tensor) for tensor in tensors_in(batch) if tensor.ndim}) > 1
+    # Two inputs have as many rows as the target, which are more than there are inputs.
+    rows = {len(part) for part in parts if isinstance(part, torch.Tensor) and part.ndim}
+    return lengths.pop() if found or (uneven and rows <= lengths) else None
 
 
 def mapped(change: Callable[[Any], Any], value: Any) -> Any:

@@ -197,3 +197,31 @@ def test_a_structure_keeps_its_kinds() -> None:
         "pair": Pair(2, [3, 4]),
         "rest": (5,),
     }
+
+
+def pictures(*sizes: int) -> list[torch.Tensor]:
+    return [torch.zeros(3, size, size) for size in sizes]
+
+
+def boxes(*counts: int) -> list[dict[str, torch.Tensor]]:
+    return [{"boxes": torch.zeros(count, 4), "labels": torch.zeros(count)} for count in counts]
+
+
+@pytest.mark.parametrize(
+    ("batch", "examples"),
+    [
+        ((pictures(8, 9), boxes(1, 5)), 2),
+        ((tuple(pictures(8, 8, 8, 8)), tuple(boxes(2, 2, 2, 2))), 4),
+        ((pictures(8), boxes(3)), 1),
+        ({"pictures": pictures(8, 9), "targets": boxes(3, 3)}, 2),
+        ((pictures(8, 9, 10, 11), torch.zeros(4)), 4),
+        (([torch.zeros(5), torch.zeros(9)], torch.zeros(2)), 2),
+        (([torch.zeros(10, 4), torch.zeros(10, 7)], torch.zeros(10)), 10),
+        (([torch.zeros(10, 4), torch.zeros(10, 7)], [torch.zeros(10), torch.zeros(10)]), 10),
+        ((({"a": torch.zeros(10)}, {"a": torch.zeros(10)}), torch.zeros(10)), 10),
+        (((torch.zeros(10, 5, 2), torch.zeros(1, 10, 3)), torch.zeros(10)), 10),
+        ({"input_ids": torch.zeros(10, 5), "labels": torch.zeros(10), "names": ["a"] * 10}, 10),
+    ],
+)
+def test_examples_that_cannot_be_stacked_are_counted_by_their_lists(batch: Any, examples: int) -> None:
+    assert num_examples(batch) == examples
