@@ -236,6 +236,7 @@ class RecoveredState:
         head: The newest committed version.
         recent: Digests of the versions that an update may still be based on, head included.
         next_round: The first round number that has never been reserved.
+        newest: The highest version that this store ever had; after a repair it is above the head. None is the head's.
         open_rounds: Rounds whose assignments were neither delivered nor given up.
         delivered: Updates of those rounds that are already here (their slots are free).
         stored: Updates receipted ``stored`` and not yet in a version, in order of arrival.
@@ -267,3 +268,4 @@ class RecoveredState:
     best: ModelVersion | None = None
     restored: Restored | None = None
     inputs: str | None = None
+    newest: ModelVersion | None = None

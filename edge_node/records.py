@@ -37,7 +37,9 @@ class Seen:
         began_ms: When the run's store was made, by the coordinator's clock, for people.
         round: The newest round that this start has announced, or None.
         version: Its model version.
-        proof: The coordinator's own words of the highest pair, and of the highest round of any pair, as it signed them.
+        applied: The newest version of which an update of this node became part, as this start has said, or None.
+        proof: The coordinator's own words of the highest pair, of the highest round of any pair, and of ``applied``,
+            as it signed them.
     """
 
     run: RunId
@@ -46,6 +48,7 @@ class Seen:
     began_ms: int | None = None
     round: RoundId | None = None
     version: ModelVersion | None = None
+    applied: ModelVersion | None = None
     proof: Proof | None = None
 
 

@@ -49,6 +49,11 @@ def update_id(round_id: RoundId, node: NodeId) -> UpdateId:
     return UpdateId(f"{round_id}-{node}")
 
 
+def round_of(update: UpdateId) -> RoundId:
+    """The round of an update, by its id; of an id that a message has carried."""
+    return RoundId(int(update.partition("-")[0]))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenRun:
     """The newest that a node has obeyed of a run's coordinator.
@@ -58,7 +63,7 @@ class SeenRun:
         epoch: Its highest epoch.
         start: The start with that epoch; of two with one epoch, the higher one.
         round: The newest round that it has announced, or None.
-        version: That announcement's model version, or None.
+        version: That announcement's model version, or a newer one of which an update of the node became part, or None.
     """
 
     run: RunId

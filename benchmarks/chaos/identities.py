@@ -63,10 +63,9 @@ def stale_copies(broker: LocalBroker, folder: Path, count: int) -> Row:
             at_some_moment(federation, rng)
             name = f"copy-{number}"
             _copy(federation, folder, name)
-            # A copy that lacks no round is taken for a restart (ADR 0030): nodes know nothing that it does not know.
-            copied = _rounds(folder / name / "coordinator")
-            if not _wait_for_round(federation, copied):
-                row.failures.append("no round after the copy was made")
+            # A copy that lacks nothing leads as a restart does (ADR 0030): what was only stored is offered again.
+            if not _wait_for_news(federation, folder / name / "coordinator"):
+                row.failures.append("neither a round nor a version after the copy was made")
                 break
             federation.fleet.send_signal(COORDINATOR, signal.SIGSTOP)
             federation.expect(name, REFUSED)
@@ -85,24 +84,22 @@ def stale_copies(broker: LocalBroker, folder: Path, count: int) -> Row:
     return row
 
 
-def _wait_for_round(federation: Federation, number: int) -> bool:
-    """Until a node trains for this round or a later one; False when none does, in time."""
-    heard: list[int] = []
+def _wait_for_news(federation: Federation, state: Path) -> bool:
+    """Until a node trains for a round, or hears of a version, that a copy lacks; False when none does in time."""
+    with ReadOnlyStore(state) as store:
+        rounds, version = store.rounds_reserved(), store.history()[-1].record.version
+    heard: list[str] = []
 
     def listen(line: Line) -> None:
-        if line.event == "training_started" and isinstance(line.fields.get("round"), int):
-            heard.append(int(str(line.fields["round"])))
+        for event, name, least in (("training_started", "round", rounds), ("receipt", "version", version + 1)):
+            said = line.fields.get(name)
+            if line.event == event and isinstance(said, int) and said >= least:
+                heard.append(event)
 
     federation.watchers.append(listen)
-    found = federation.wait(lambda: any(one >= number for one in heard))
+    found = federation.wait(lambda: bool(heard))
     federation.watchers.remove(listen)
     return found
-
-
-def _rounds(state: Path) -> int:
-    """How many rounds a coordinator has reserved."""
-    with ReadOnlyStore(state) as store:
-        return store.rounds_reserved()
 
 
 def _copy(federation: Federation, folder: Path, name: str) -> None:

@@ -40,7 +40,10 @@ PROOFS_PER_S = 100.0
 """Questions for a proof to all nodes, each second."""
 
 ASKED_MAX = 8
-"""Nodes that a start asks what they have seen before its first word: whatever was made after a copy, they know."""
+"""Nodes that a start asks what they have seen before its first word: rounds that were made after a copy, all know."""
+
+OWED_MAX = 64
+"""More of them that held a slot or had an update here: a version that was made after a copy, they know first."""
 
 NAMES_MAX = 10
 """Nodes named in one line of the log, or in one snapshot."""
@@ -105,7 +108,9 @@ class Behind:
         self._claims.pop(node, None)
         highest = max(beyond, key=lambda seen: (seen.epoch, seen.start))
         rounds = [seen.round for seen in beyond if seen.round is not None]
-        self._know(node, replace(highest, round=max(rounds, default=None)))
+        versions = [seen.version for seen in beyond if seen.version is not None]
+        known = replace(highest, round=max(rounds, default=None), version=max(versions, default=None))
+        self._know(node, known)
 
     def expel(self, nodes: frozenset[NodeId]) -> None:
         """These have left the federation: their word does not count; what they have proved is true, whoever has it."""
@@ -127,11 +132,13 @@ class Behind:
         if not self._is_known:
             return {}
         seen = [*self._known.values(), *([] if self._successor is None else [self._successor])]
+        highest, state = _highest(seen), self._state
+        ours = {"our_epoch": state.epoch, "our_rounds": state.next_round}
         return {
             **_told_by(self._known),
-            **_highest(seen),
-            "our_epoch": self._state.epoch,
-            "our_rounds": self._state.next_round,
+            **highest,
+            **ours,
+            **({"our_version": state.newest} if "version" in highest else {}),
         }
 
     def claims(self) -> Mapping[str, object]:
@@ -139,9 +146,13 @@ class Behind:
         return {**_told_by(self._claims), **_highest(self._claims.values())} if self._claims else {}
 
     def _is_beyond(self, seen: SeenRun) -> bool:
+        """Whether this store cannot have made it; of before a restore, only pairs and rounds are known."""
         state = self._state
-        higher = (seen.epoch, seen.start) > state.fence or (seen.round is not None and seen.round >= state.next_round)
-        return seen.run == state.run and higher
+        if seen.run != state.run:
+            return False
+        if (seen.epoch, seen.start) > state.fence or (seen.round is not None and seen.round >= state.next_round):
+            return True
+        return seen.version is not None and seen.version > state.newest and (seen.round or 0) >= state.restored_round
 
     def _hear(self, node: NodeId, seen: SeenRun) -> None:
         if not self._state.settings.signed:
@@ -185,7 +196,9 @@ def _told_by(nodes: Mapping[NodeId, SeenRun]) -> Mapping[str, object]:
 
 def _highest(seen: Collection[SeenRun]) -> Mapping[str, object]:
     rounds = (one.round for one in seen if one.round is not None)
-    return {"epoch": max(one.epoch for one in seen), "round": max(rounds, default=None)}
+    versions = [one.version for one in seen if one.version is not None]
+    highest: dict[str, object] = {"epoch": max(one.epoch for one in seen), "round": max(rounds, default=None)}
+    return {**highest, "version": max(versions)} if versions else highest
 
 
 class Fence:
@@ -202,6 +215,7 @@ class Fence:
         self._silent = True
         self._contested = False
         self._asked: set[NodeId] = set()
+        self._owed: set[NodeId] = set()
         self._healed_at: float | None = None
         self.due: float | None = None
         self.other_run = ""
@@ -216,6 +230,7 @@ class Fence:
         state = self._state
         self._silent, self._contested = True, False
         self._asked = set()
+        self._owed = {*state.assignments, *(record.node for record in state.buffer.records.values())}
         state.listen()
         if state.settings.settle_s <= 0:
             self._speak()
@@ -233,7 +248,8 @@ class Fence:
         state = self._state
         if self._spoke_at is not None or state.settling_until is None:
             return
-        if node not in self._asked and len(self._asked) < ASKED_MAX:
+        most = ASKED_MAX + (OWED_MAX if node in self._owed else 0)
+        if node not in self._asked and len(self._asked) < most:
             self._asked.add(node)
             state.send(node, Rebirth())
 

@@ -73,6 +73,7 @@ class MachineState:
         self.inputs = recovered.inputs
         self.recent = dict(recovered.recent)
         self.next_round = recovered.next_round
+        self.newest = max(recovered.newest or recovered.head.version, recovered.head.version)
         self.restored_round = RoundId(0) if recovered.restored is None else recovered.restored.next_round
         self.registry = Registry(
             task=settings.task,
@@ -253,7 +254,7 @@ class MachineState:
 
     def commit_head(self, record: VersionRecord, members: Iterable[Member]) -> None:
         """A version is on disk: its members are not buffered any more, and what is too old is no base any more."""
-        self.head = record
+        self.head, self.newest = record, max(self.newest, record.version)
         self.recent[record.version] = record.digest
         for version in [version for version in self.recent if version < self.oldest_base]:
             del self.recent[version]

@@ -111,9 +111,14 @@ def behind_words(row: object) -> str:
         return ""
     nodes, named = row.get("nodes", 0), ", ".join(map(str, row.get("said_by") or []))
     who = f"{nodes} {'node has' if nodes == 1 else 'nodes have'} ({named})" if nodes else "the broker has"
-    rounds = "" if row.get("round") is None else f", round {row['round']}"
-    ours = f"this state is of epoch {row.get('our_epoch')} with {row.get('our_rounds')} rounds"
-    return f"{who} seen a later coordinator of this run (epoch {row.get('epoch')}{rounds}); {ours}"
+    version = "" if row.get("our_version") is None else f" and version {row['our_version']}"
+    ours = f"this state is of epoch {row.get('our_epoch')} with {row.get('our_rounds')} rounds{version}"
+    return f"{who} seen a later coordinator of this run ({_beyond(row)}); {ours}"
+
+
+def _beyond(row: Mapping[str, Any]) -> str:
+    named = (("epoch", row.get("epoch") or None), ("round", row.get("round")), ("version", row.get("version")))
+    return ", ".join(f"{name} {value}" for name, value in named if value is not None)
 
 
 def claim_words(row: object) -> str:
@@ -122,9 +127,8 @@ def claim_words(row: object) -> str:
         return ""
     nodes, named = row.get("nodes", 0), ", ".join(map(str, row.get("said_by") or []))
     who = f"node {named} claims" if nodes == 1 else f"{nodes} nodes ({named}) claim"
-    rounds = "" if row.get("round") is None else f", round {row['round']}"
     lies = "the run goes on; a node of an older release has no proof, another one lies"
-    return f"{who} a later coordinator of this run (epoch {row.get('epoch')}{rounds}) without proof: {lies}"
+    return f"{who} a later coordinator of this run ({_beyond(row)}) without proof: {lies}"
 
 
 def lift_words(row: Mapping[str, Any]) -> str:

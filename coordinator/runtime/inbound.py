@@ -45,6 +45,7 @@ from federation.protocol.messages import (
     Presence,
     Progress,
     Proof,
+    Receipt,
     ReceiptStatus,
     RoundAnnouncement,
     UpdateOffer,
@@ -61,7 +62,7 @@ from federation.protocol.topics import (
 )
 from federation.protocol.wire import decode_message, split_signature
 from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
-from federation.types import NO_START, NodeId, SeenRun
+from federation.types import NO_START, Epoch, NodeId, SeenRun, round_of
 
 __all__ = ["Inbound", "RetainedMail"]
 
@@ -259,7 +260,11 @@ class Inbound:
         """
         if self._signer is None:
             return None
-        shown = ((self._topics.coordinator_state, proof.state), (self._topics.round, proof.announcement))
+        shown = (
+            (self._topics.coordinator_state, proof.state),
+            (self._topics.round, proof.announcement),
+            (self._topics.node_command(node), proof.receipt),
+        )
         proved = []
         for topic, payload in shown:
             if payload is not None:
@@ -368,6 +373,8 @@ def _seen(message: Message) -> SeenRun:
         case RoundAnnouncement():
             version = message.model.version
             return SeenRun(run=message.run, epoch=message.epoch, round=message.round, version=version)
+        case Receipt(version=version) if version is not None:
+            return SeenRun(run=message.run, epoch=Epoch(0), round=round_of(message.update), version=version)
         case _:
             raise MalformedMessage(_misplaced(message))
 

@@ -25,6 +25,10 @@ __all__ = [
 ]
 
 
+_UNDONE = "undone_version"
+"""Key in `meta`: the newest version whose commit was undone."""
+
+
 def repair_head(database: Database, blobs: Folder, folder: Path) -> list[str]:
     """Verify the head's arrays; if they are damaged, undo its commit: the same updates then make it once more.
 
@@ -52,6 +56,8 @@ def repair_head(database: Database, blobs: Folder, folder: Path) -> list[str]:
         for table in schema.OF_A_VERSION:
             database.execute(f"DELETE FROM {table} WHERE version = ?", head)  # noqa: S608 - constants
         unseal_above(database, ModelVersion(head - 1))
+        # Nodes have heard of it: their word must not make a copy of this store.
+        database.insert("meta", {"key": _UNDONE, "value": head}, conflict="REPLACE")
     return [f"the model of version {head} was missing or damaged: back to version {head - 1}, its updates count again"]
 
 
@@ -126,7 +132,15 @@ def read_recovered(
         best=read_best(database),
         restored=read_restored(database),
         inputs=read_inputs(database),
+        newest=_read_newest(database),
     )
+
+
+def _read_newest(database: Database) -> ModelVersion:
+    """The highest version that there ever was; an earlier release did not write down what it has undone."""
+    undone = database.execute("SELECT value FROM meta WHERE key = ?", _UNDONE).fetchone()
+    known = database.execute("SELECT MAX(version) FROM versions UNION SELECT MAX(version) FROM rounds").fetchall()
+    return ModelVersion(max(0 if undone is None else int(undone["value"]), *(row[0] or 0 for row in known)))
 
 
 def read_inputs(database: Readable) -> str | None:

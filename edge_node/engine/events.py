@@ -58,9 +58,10 @@ class ModelChunkReceived:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandReceived:
-    """The coordinator's word to this node."""
+    """The coordinator's word to this node; ``payload`` as it came."""
 
     command: Receipt | Grant | Cancel | RetryAfter | Rebirth | EvaluationReceipt
+    payload: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,8 @@ from typing import Final
 from edge_node.engine.effects import Effect, Note, SaveSeen
 from edge_node.records import Seen
 from federation.errors import RemoteProtocolError
-from federation.protocol.messages import CoordinatorState, Proof, RoundAnnouncement
+from federation.protocol.limits import PROVEN_RECEIPT_BYTES_MAX
+from federation.protocol.messages import CoordinatorState, Proof, Receipt, RoundAnnouncement
 from federation.protocol.wire import decode_message
 from federation.types import NO_START, RoundId, RunId, SeenRun
 
@@ -50,7 +51,8 @@ class Fence:
         seen = self.seen(run)
         if seen is None:
             return None
-        return SeenRun(run=seen.run, epoch=seen.epoch, start=seen.start, round=seen.round, version=seen.version)
+        version = max((one for one in (seen.version, seen.applied) if one is not None), default=None)
+        return SeenRun(run=seen.run, epoch=seen.epoch, start=seen.start, round=seen.round, version=version)
 
     def proof(self, run: RunId | None) -> Proof | None:
         """What the coordinator has signed of it: it tells a true word from a lie where a coordinator is behind."""
@@ -129,6 +131,16 @@ class Fence:
             round_id, version = max(seen.round, round_id), max(seen.version, version)
         proof = self._prove_round(seen.proof, announcement, payload)
         self._seen[announcement.run] = replace(seen, round=round_id, version=version, proof=proof)
+
+    def settle(self, receipt: Receipt, payload: bytes = b"") -> None:
+        """Take the version that a final receipt names: a version may be made after which no round is announced."""
+        seen, version = self._seen.get(receipt.run), receipt.version
+        if seen is None or version is None or (seen.applied is not None and version <= seen.applied):
+            return
+        proof = seen.proof
+        if self._signed and 0 < len(payload) <= PROVEN_RECEIPT_BYTES_MAX:
+            proof = replace(proof or Proof(), receipt=payload)
+        self._seen[receipt.run] = replace(seen, applied=version, proof=proof)
 
     def _prove_pair(self, run: RunId, payload: bytes, *, same: bool) -> Proof | None:
         known = self.proof(run)

@@ -139,7 +139,7 @@ class NodeMachine:
             case ModelChunkReceived():
                 return self._scheduler.chunk(event, now)
             case CommandReceived():
-                return self._on_command(event.command, now)
+                return self._on_command(event, now)
             case MessageRefused():
                 self._refused += 1  # the shell has logged it; bytes that are no message are never answered [FED-18]
                 return []
@@ -287,12 +287,13 @@ class NodeMachine:
         self._outbox.offer_again(now)
         self._reports.again(now)
 
-    def _on_command(
-        self, command: Receipt | Grant | Cancel | RetryAfter | Rebirth | EvaluationReceipt, now: float
-    ) -> list[Effect]:
-        match command:
+    def _on_command(self, event: CommandReceived, now: float) -> list[Effect]:
+        match command := event.command:
             case Receipt():
-                return self._outbox.receipt(command, now)
+                settled = self._outbox.receipt(command, now)
+                if settled and command.status.final:
+                    self._fence.settle(command, event.payload)
+                return [*self._fence.save(command.run), *settled]
             case Grant():
                 return self._outbox.grant(command, now)
             case Cancel():

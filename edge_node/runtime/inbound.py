@@ -117,14 +117,14 @@ class Inbound:
                 if isinstance(announcement, RoundAnnouncement):
                     return AnnouncementReceived(announcement=announcement, payload=message.payload)
             case NodeCommandTopic(node=node) if node == self._node:
-                return self._command(self._reader.decode(message.topic, message.payload))
+                return self._command(self._reader.decode(message.topic, message.payload), message.payload)
         raise MalformedMessage(f"topic {message.topic[:128]!r} does not carry this message to a node")
 
-    def _command(self, command: Message) -> CommandReceived:
+    def _command(self, command: Message, payload: bytes) -> CommandReceived:
         if not isinstance(command, Receipt | Grant | Cancel | RetryAfter | Rebirth | EvaluationReceipt):
             raise MalformedMessage(f"a {type(command).__name__} is no command")
         if isinstance(command, Receipt):
             told = {"run": command.run, "update": command.update, "status": command.status, "reason": command.reason}
             version = {} if command.version is None else {"version": command.version}
             self._log.info("receipt", **told, **version)
-        return CommandReceived(command=command)
+        return CommandReceived(command=command, payload=payload)

@@ -24,6 +24,7 @@ from federation.storage.sqlite import Connection, Layout, ReadOnlyDatabase, Row,
 from federation.types import NO_START, Epoch, ModelVersion, RoundId, RunId, Start, StateId, UpdateId
 
 __all__ = [
+    "APPLIED",
     "DATABASE",
     "LARGE_BYTES",
     "LAYOUT",
@@ -43,6 +44,9 @@ DATABASE = "node.sqlite"
 
 LARGE_BYTES = 1 << 20
 """A body above this size gets a file of its own, in bytes: SQLite writes a blob twice (log, then table)."""
+
+APPLIED = "applied"
+"""Name of the body with the newest version of which an update became part: 4 bytes, big endian; it may be missing."""
 
 NEWEST_FIRST = "SELECT * FROM runs ORDER BY heard DESC, run"
 """The run that was heard last, and those before it."""

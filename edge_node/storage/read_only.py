@@ -1,17 +1,17 @@
 """What a stopped node's state folder says."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_node.records import Held, Seen
-from edge_node.storage.database import NEWEST_FIRST, RunRow, frame_name, open_read_only, read_outbox, read_run
+from edge_node.storage.database import APPLIED, NEWEST_FIRST, RunRow, frame_name, open_read_only, read_outbox, read_run
 from edge_node.storage.model_file import FORMER_MODEL, model_name, read_held
 from federation.errors import StorageError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import UpdateOffer
 from federation.storage.sqlite import ReadOnlyDatabase, SqliteError
-from federation.types import RoundId, RunId, UpdateId
+from federation.types import ModelVersion, RoundId, RunId, UpdateId
 
 __all__ = ["StoppedNode", "read_node"]
 
@@ -81,10 +81,17 @@ def _read(database: ReadOnlyDatabase, folder: Path, wanted: RunId | None) -> Sto
         outbox=outbox,
         held=read_held(folder / FORMER_MODEL) if held is None and chosen is known[0] else held,
         last_round=chosen.last_round,
-        seen=chosen.seen,
+        seen=_seen(database, chosen),
         frames_lost=frozenset(update for update, (offer, _) in outbox.items() if not _has(database, folder, offer)),
         damage=database.damage(),
     )
+
+
+def _seen(database: ReadOnlyDatabase, row: RunRow) -> Seen | None:
+    body = database.execute("SELECT inline FROM body WHERE run = ? AND name = ?", row.run, APPLIED).fetchone()
+    if row.seen is None or body is None:
+        return row.seen
+    return replace(row.seen, applied=ModelVersion(int.from_bytes(body["inline"])))
 
 
 def _checked(row: RunRow) -> RunRow:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_node.records import NO_CHANGE, OutboxEntry, RecoveredNode, RecoveredRun, Residual, Seen, StateChange
-from edge_node.storage.database import Database, RunRow, frame_name, read_outbox
+from edge_node.storage.database import APPLIED, Database, RunRow, frame_name, read_outbox
 from edge_node.storage.model_file import FORMER_MODEL, is_model, model_name, pack_model, read_held, read_model
 from edge_node.storage.state_folder import StateFolder
 from edge_node.storage.store import HeldModel
@@ -252,6 +252,7 @@ class SqliteNodeStore:
             self._db.put_run(heard)
             if seen.proof is not None:
                 self._db.set_body(seen.run, _PROOF, encode_message(seen.proof))
+            self._put_applied(seen)
 
     def close(self) -> None:
         """Release the state folder."""
@@ -288,13 +289,21 @@ class SqliteNodeStore:
 
     def _seen(self, row: RunRow) -> Seen | None:
         """What was heard; a proof that is damaged, or of another release, is none."""
-        seen, body = row.seen, self._db.body(row.run, _PROOF)
+        seen, body, applied = row.seen, self._db.body(row.run, _PROOF), self._db.body(row.run, APPLIED)
+        if seen is not None and applied is not None:
+            seen = replace(seen, applied=ModelVersion(int.from_bytes(applied)))
         if seen is None or body is None:
             return seen
         with contextlib.suppress(RemoteProtocolError):
             proof = decode_message(body)
             return replace(seen, proof=proof) if isinstance(proof, Proof) else seen
         return seen
+
+    def _put_applied(self, seen: Seen) -> None:
+        if seen.applied is None:
+            self._db.drop_body(seen.run, APPLIED)
+        else:
+            self._db.set_body(seen.run, APPLIED, seen.applied.to_bytes(4))
 
     def _read_outbox(self, run: RunId) -> dict[UpdateId, OutboxEntry]:
         found = read_outbox(self._db.query("SELECT * FROM outbox WHERE run = ? ORDER BY position", run))

@@ -12,8 +12,10 @@ ANNOUNCEMENT_BYTES_MAX: Final = HEADER_BYTES_MAX
 """Bytes of a round announcement, whatever the size of the fleet."""
 GRANT_BYTES_MAX: Final = 8_192 + 256
 """Bytes of a grant: a bitmap of `CHUNKS_MAX` bits and its header."""
-PROOF_BYTES_MAX: Final = 2 * HEADER_BYTES_MAX + 256
-"""Bytes of a proof: two messages of the coordinator, and its own header."""
+PROVEN_RECEIPT_BYTES_MAX: Final = 512
+"""Bytes of a receipt in a proof, with its signature: ids and numbers only."""
+PROOF_BYTES_MAX: Final = 2 * HEADER_BYTES_MAX + PROVEN_RECEIPT_BYTES_MAX + 256
+"""Bytes of a proof: three messages of the coordinator, and its own header."""
 
 SIGNATURE_BYTES: Final = 64
 """Bytes of a signature; with its key and length it adds 68 bytes to a message, within the message's own limit."""

@@ -321,10 +321,11 @@ class Rebirth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """``n/{node}/evt``: the payload of `srv` with the highest pair, and of the highest round, that the node obeyed."""
+    """``n/{node}/evt``: the coordinator's words of the highest pair and round, and of the newest version applied."""
 
     state: bytes | None = None
     announcement: bytes | None = None
+    receipt: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ from federation.protocol.limits import (
     NAME_BYTES_MAX,
     PARTS_MAX,
     PROOF_BYTES_MAX,
+    PROVEN_RECEIPT_BYTES_MAX,
     REASON_BYTES_MAX,
     SPEC_BYTES_MAX,
 )
@@ -325,6 +326,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Proof,
         Field(2, "state", Blob(HEADER_BYTES_MAX, least=1), optional=True),
         Field(3, "announcement", Blob(ANNOUNCEMENT_BYTES_MAX, least=1), optional=True),
+        Field(4, "receipt", Blob(PROVEN_RECEIPT_BYTES_MAX, least=1), optional=True),
         bytes_max=PROOF_BYTES_MAX,
     ),
     *SUM_SCHEMAS,

@@ -209,7 +209,7 @@ def _seen(evidence: Evidence, node: StoppedNode) -> Iterator[str]:
     seen = node.seen if node.seen is not None and node.seen.run == store.run else None
     versions = [offer.base_version for offer in offers]
     versions += [] if held is None else [held.version]
-    versions += [] if seen is None or seen.version is None else [seen.version]
+    versions += [] if seen is None else [one for one in (seen.version, seen.applied) if one is not None]
     if max(versions, default=0) > evidence.head:
         yield f"{node.folder} knows version {max(versions)}, the head is {evidence.head}"
     digests = {row.record.version: row.record.digest for row in evidence.versions}

@@ -321,7 +321,7 @@ def test_the_newest_that_was_heard_survives_a_crash_of_each_run(bench: Bench) ->
 
 def test_what_proves_what_was_heard_survives_a_crash_of_each_run(bench: Bench) -> None:
     """FED-130: it has the largest size that it can have, and nothing without it removes it."""
-    proof = Proof(state=b"s" * 4_096, announcement=b"r" * 4_096)
+    proof = Proof(state=b"s" * 4_096, announcement=b"r" * 4_096, receipt=b"v" * 512)
     seen = Seen(run=RUN, epoch=Epoch(2), start=Start(3), proof=proof)
     bench.store.save_seen(replace(seen, proof=Proof(state=b"former")))
     bench.store.save_seen(seen)
@@ -330,6 +330,20 @@ def test_what_proves_what_was_heard_survives_a_crash_of_each_run(bench: Bench) -
     assert bench.crash().recovered().seen is None
     (hidden,) = bench.store.recovered().hidden
     assert hidden.seen == seen
+
+
+def test_the_newest_version_that_was_applied_survives_a_crash_of_each_run_and_goes_with_its_start(bench: Bench) -> None:
+    """FED-112."""
+    seen = Seen(run=RUN, epoch=Epoch(2), start=Start(3), applied=ModelVersion(2**32 - 1))
+    bench.store.save_seen(replace(seen, applied=ModelVersion(0)))
+    bench.store.save_seen(seen)
+    assert bench.crash().recovered().seen == seen
+    bench.store.enter_run(OTHER_RUN)
+    (hidden,) = bench.crash().recovered().hidden
+    assert hidden.seen == seen
+    bench.store.save_seen(replace(seen, start=Start(9), applied=None))
+    (hidden,) = bench.crash().recovered().hidden
+    assert hidden.seen == replace(seen, start=Start(9), applied=None)
 
 
 def test_rounds_beyond_what_a_restored_coordinator_says_are_asked_again(bench: Bench) -> None:

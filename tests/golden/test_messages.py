@@ -288,6 +288,7 @@ EXAMPLES: dict[str, Message] = {
     ),
     "rebirth_with_proof": Rebirth(proof=True),
     "proof": Proof(state=b"what srv said", announcement=b"what round said"),
+    "proof_of_a_version": Proof(receipt=b"what cmd said"),
     "proof_of_a_state": Proof(state=b"what srv said"),
     "evaluation_report": EvaluationReport(
         run=RUN,

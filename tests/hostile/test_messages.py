@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.errors import MalformedMessage, RemoteProtocolError
-from federation.protocol.limits import ANNOUNCEMENT_BYTES_MAX, HEADER_BYTES_MAX, MESSAGE_BYTES_MAX, PROOF_BYTES_MAX
+from federation.protocol.limits import (
+    ANNOUNCEMENT_BYTES_MAX,
+    HEADER_BYTES_MAX,
+    MESSAGE_BYTES_MAX,
+    PROOF_BYTES_MAX,
+    PROVEN_RECEIPT_BYTES_MAX,
+)
 from federation.protocol.messages import Proof
 from federation.protocol.wire import decode_message, encode_message
 
@@ -131,11 +137,16 @@ def test_a_message_that_promises_much_or_nests_deeply_costs_little(payload: byte
     assert peak_bytes < 8_000_000
 
 
-def test_a_proof_is_two_messages_long_and_not_a_byte_longer() -> None:
+def test_a_proof_is_three_messages_long_and_not_a_byte_longer() -> None:
     """FED-130, FED-16: whatever a member puts into it, the coordinator reads no more than it can have said itself."""
-    full = Proof(state=b"s" * HEADER_BYTES_MAX, announcement=b"r" * ANNOUNCEMENT_BYTES_MAX)
+    full = Proof(
+        state=b"s" * HEADER_BYTES_MAX,
+        announcement=b"r" * ANNOUNCEMENT_BYTES_MAX,
+        receipt=b"v" * PROVEN_RECEIPT_BYTES_MAX,
+    )
     assert decode_message(encode_message(full, sign=lambda _: bytes(64))) == full
-    for fields in ({2: b"s" * (HEADER_BYTES_MAX + 1)}, {3: b"r" * (ANNOUNCEMENT_BYTES_MAX + 1)}, {2: b""}, {3: "text"}):
+    long = ({2: b"s" * (HEADER_BYTES_MAX + 1)}, {3: b"r" * (ANNOUNCEMENT_BYTES_MAX + 1)})
+    for fields in (*long, {4: b"v" * (PROVEN_RECEIPT_BYTES_MAX + 1)}, {2: b""}, {3: "text"}, {4: b""}, {4: 7}):
         with pytest.raises(MalformedMessage):
             decode_message(msgpack.packb({0: 1, 1: 14, **fields}))
     with pytest.raises(MalformedMessage, match="the limit of this message"):

@@ -7,6 +7,7 @@ from coordinator.engine.effects import PublishModel, PublishState
 from coordinator.engine.fencing import (
     ASKED_MAX,
     HEAL_PAUSE_S,
+    OWED_MAX,
     PROOF_PAUSE_S,
     PROOF_WAIT_S,
     REPLACE_S,
@@ -449,6 +450,71 @@ class TestBehind:
         rig.offer("ann", 0)
         rig.offer("bob", 9)
         assert not [line for line in transcript(rig.wait(60.0)) if line.startswith(("commit", "store", "announce"))]
+
+
+class TestNewerVersion:
+    """FED-97, FED-112: the leader has made a version, and announced no round since: only receipts tell of it."""
+
+    def test_a_copy_from_before_a_version_holds(self) -> None:
+        rig = Rig(engine(settle_s=1.0))
+        rig.connect()
+        rig.state("ann", seen=SeenRun(run=RUN, epoch=Epoch(0), version=ModelVersion(1)))
+        assert transcript(rig.wait(60.0)) == []
+        row = rig.get("behind")
+        assert isinstance(row, dict)
+        assert (row["version"], row["our_version"], row["round"]) == (1, 0, None)
+        assert rig.waiting_for == "behind"
+
+    def test_whoever_has_made_the_version_leads(self) -> None:
+        rig = Rig()
+        rig.start("ann", "bob")
+        for node in ("ann", "bob"):
+            rig.offer(node, 0)
+        assert rig.get("version") == 1
+        rig.state("ann", seen=SeenRun(run=RUN, epoch=Epoch(1), round=RoundId(0), version=ModelVersion(1)))
+        assert rig.get("behind") == {}
+        rig.restart()
+        rig.connect()
+        rig.state("ann", seen=SeenRun(run=RUN, epoch=Epoch(1), round=RoundId(0), version=ModelVersion(1)))
+        assert rig.get("behind") == {}
+
+    @pytest.mark.parametrize(("version", "behind"), [(3, False), (4, True)])
+    def test_a_head_that_was_repaired_is_no_copy(self, version: int, behind: bool) -> None:
+        """What was damaged and undone was heard of all the same."""
+        rig = Rig(engine(settle_s=1.0), fresh(newest=ModelVersion(3)))
+        rig.connect()
+        rig.state("ann", seen=SeenRun(run=RUN, epoch=Epoch(0), version=ModelVersion(version)))
+        assert bool(rig.get("behind")) is behind
+
+    @pytest.mark.parametrize(("round_id", "behind"), [(None, False), (499, False), (500, True), (501, True)])
+    def test_after_a_restore_only_versions_of_later_rounds_count(self, round_id: int | None, behind: bool) -> None:
+        """Nodes have heard of versions that are lost; what is named by a round since then was made since then."""
+        again = Restored(epoch=Epoch(1), version=ModelVersion(0), first_round=RoundId(1), next_round=RoundId(500))
+        rig = Rig(engine(settle_s=1.0), fresh(restored=again, next_round=RoundId(501 + 1)))
+        rig.connect()
+        seen_round = None if round_id is None else RoundId(round_id)
+        rig.state("ann", seen=SeenRun(run=RUN, epoch=Epoch(0), round=seen_round, version=ModelVersion(300)))
+        assert bool(rig.get("behind")) is behind
+
+    def test_those_whose_updates_are_here_or_who_hold_a_slot_are_asked_too(self) -> None:
+        """A receipt of a later version went to one of them."""
+        nodes = [NodeId(f"node-{number}") for number in range(40)]
+        cohort = cohort_of(RUN, RoundId(0), tuple(nodes[20:]))
+        asked = RoundRecord(round=RoundId(0), version=ModelVersion(0), nodes=tuple(nodes[20:]), cohort=cohort)
+        rig = Rig(engine(settle_s=1.0), fresh(next_round=RoundId(1), open_rounds=(asked,)))
+        rig.store.save_round(asked)
+        rig.connect()
+        called = [node for node in nodes if f"tell {node} rebirth" in transcript(rig.state(node))]
+        assert called == [*nodes[:ASKED_MAX], *nodes[20:]]
+
+    def test_no_more_of_them_are_asked_than_a_start_can_hear(self) -> None:
+        nodes = [NodeId(f"node-{number}") for number in range(200)]
+        asked = RoundRecord(round=RoundId(0), version=ModelVersion(0), nodes=tuple(nodes), cohort=EVERYONE)
+        rig = Rig(engine(settle_s=1.0), fresh(next_round=RoundId(1), open_rounds=(asked,)))
+        rig.store.save_round(asked)
+        rig.connect()
+        called = [node for node in nodes if f"tell {node} rebirth" in transcript(rig.state(node))]
+        assert len(called) == ASKED_MAX + OWED_MAX
 
 
 def signed_rig(**changes: object) -> Rig:

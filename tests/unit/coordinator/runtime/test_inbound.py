@@ -225,6 +225,25 @@ def test_a_proof_is_what_our_own_key_has_signed() -> None:
     assert shown.hear(state=older, announcement=None) == none
 
 
+def test_a_receipt_proves_the_version_that_it_names_to_its_own_node() -> None:
+    """FED-130: of an update of a round that was asked then."""
+    shown = Shown()
+    applied = Receipt(
+        run=shown.state.run, update=UpdateId("70-ann"), status=ReceiptStatus.APPLIED, version=ModelVersion(12)
+    )
+    proved = SeenRun(run=shown.state.run, epoch=Epoch(0), round=RoundId(70), version=ModelVersion(12))
+    alone: dict[str, bytes | None] = {"state": None, "announcement": None}
+    mine = shown.signed(TOPICS.node_command(ANN), applied)
+    assert shown.hear(**alone, receipt=mine) == events.ProofReceived(node=ANN, proved=(proved,))
+    for payload in (
+        shown.signed(TOPICS.node_command(NodeId("bob")), applied),
+        shown.signed(TOPICS.node_command(ANN), applied, shown.node_key),
+        shown.signed(TOPICS.node_command(ANN), replace(applied, status=ReceiptStatus.STORED, version=None)),
+        encode_message(applied),
+    ):
+        assert isinstance(shown.hear(**alone, receipt=payload), MessageRefused)
+
+
 @pytest.mark.parametrize("part", ["state", "announcement"])
 def test_a_proof_that_is_altered_by_one_bit_is_none(part: str) -> None:
     """FED-130: not one of them."""

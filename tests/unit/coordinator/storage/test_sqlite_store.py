@@ -82,10 +82,36 @@ def test_a_damaged_head_is_undone_and_the_same_updates_make_it_again(tmp_path: P
     assert len(store.alarms) == 1
     state = store.recovered(recent=3)
     assert (state.head.version, state.open_rounds, state.next_round) == (1, (), 6)
+    assert state.newest == 2, "nodes have heard of it"
     assert [record.update for record in state.stored] == ["1-a", "1-b"]
     members = [arrived(name, update(1.5), round_id=1).member for name in ("a", "b")]
     committer(store).commit(members, "full", Figures())
     assert store.recovered(recent=1).head.digest == digest
+    store.close()
+
+
+@pytest.mark.parametrize("round_version", [None, 2])
+def test_the_newest_version_is_known_over_a_repair_and_a_restart(tmp_path: Path, round_version: int | None) -> None:
+    """FED-97: by its own row, and where an earlier release has undone it by the round that announced it."""
+    store = grown(tmp_path, 2)
+    if round_version is not None:
+        version = ModelVersion(round_version)
+        store.save_round(RoundRecord(round=RoundId(5), version=version, nodes=(NodeId("a"),), cohort=NOBODY))
+    store.close()
+    (tmp_path / "store" / "blobs" / "model-2.safetensors").unlink()
+    opened(tmp_path).close()
+    if round_version is not None:
+        with closing(sqlite3.connect(tmp_path / "store" / DATABASE, isolation_level=None)) as database:
+            database.execute("DELETE FROM meta WHERE key = 'undone_version'")
+    store = opened(tmp_path)
+    recovered = store.recovered(recent=1)
+    assert (recovered.head.version, recovered.newest) == (1, 2)
+    store.close()
+
+
+def test_a_store_that_was_never_repaired_knows_its_head(tmp_path: Path) -> None:
+    store = grown(tmp_path, 2)
+    assert store.recovered(recent=1).newest == 2
     store.close()
 
 

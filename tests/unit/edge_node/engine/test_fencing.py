@@ -6,12 +6,22 @@ from dataclasses import replace
 import pytest
 
 from edge_node.engine.effects import PublishEvent, PublishState, SaveSeen
+from edge_node.engine.events import CommandReceived
 from edge_node.engine.fencing import BIRTH_S_MIN, Births, Fence
 from edge_node.records import RecoveredNode, RecoveredRun, Seen
-from federation.protocol.messages import CoordinatorState, Presence, Proof, Rebirth, ReceiptStatus, RoundAnnouncement
+from federation.protocol.limits import PROVEN_RECEIPT_BYTES_MAX
+from federation.protocol.messages import (
+    CoordinatorState,
+    Presence,
+    Proof,
+    Rebirth,
+    Receipt,
+    ReceiptStatus,
+    RoundAnnouncement,
+)
 from federation.protocol.wire import encode_message
-from federation.types import Epoch, ModelVersion, RoundId, RunId, SeenRun, Start
-from tests.rigs.node_rig import OTHER_RUN, RUN, Script, announcement, entry, holding, model
+from federation.types import Epoch, ModelVersion, RoundId, RunId, SeenRun, Start, update_id
+from tests.rigs.node_rig import NODE, OTHER_RUN, RUN, Script, announcement, entry, holding, model
 
 SEEN = Seen(run=RUN, epoch=Epoch(3), start=Start(7), began_ms=1_000, round=RoundId(9), version=ModelVersion(5))
 IDLE = "state online #7 idle None"
@@ -350,6 +360,80 @@ def test_without_signatures_nothing_is_kept() -> None:
     node.coordinator(epoch=3, start=7, payload=b"first")
     node.announce(*round_of(10, epoch=3))
     assert saved(node)[-1].proof is None
+
+
+def settled(node: Script, version: int | None, status: ReceiptStatus = ReceiptStatus.APPLIED) -> list[str]:
+    """The update of round 7 has come to its end; the coordinator's bytes name the version."""
+    named = None if version is None else ModelVersion(version)
+    receipt = Receipt(run=RUN, update=update_id(RoundId(7), NODE), status=status, version=named)
+    return node.on(CommandReceived(command=receipt, payload=f"receipt {version}".encode()))
+
+
+class TestApplied:
+    """FED-112: a version may be made after which no round is announced; whose update is in it knows of it."""
+
+    def test_a_birth_names_the_newest_version_of_which_an_update_became_part(self) -> None:
+        node = restarted()
+        assert settled(node, 6) == ["settle 7-pi-3, applied"]
+        assert isinstance(node.effects[0], SaveSeen), "it is remembered with the verdict"
+        assert saved(node) == [replace(SEEN, applied=ModelVersion(6), proof=Proof(receipt=b"receipt 6"))]
+        node.command(Rebirth())
+        assert births(node) == [
+            SeenRun(run=RUN, epoch=Epoch(3), start=Start(7), round=RoundId(9), version=ModelVersion(6))
+        ]
+        node.command(Rebirth(proof=True))
+        assert proofs(node) == [Proof(receipt=b"receipt 6")]
+
+    def test_an_announcement_of_a_version_before_is_no_repetition(self) -> None:
+        """FED-79: the round that stands is of the version before, and this node may have to train it yet."""
+        node = restarted()
+        settled(node, 6)
+        assert node.announce(announcement(9, 5, epoch=3)) == ["train 9 from 5"]
+
+    def test_a_newer_announcement_is_newer(self) -> None:
+        node = restarted()
+        settled(node, 6)
+        node.announce(announcement(10, 8, epoch=3))
+        node.command(Rebirth())
+        assert [one.version for one in births(node) if one is not None] == [8]
+
+    def test_another_start_has_applied_nothing_yet(self) -> None:
+        """Of a restored store: its versions begin lower."""
+        node = restarted()
+        settled(node, 6)
+        node.coordinator(epoch=4, start=1)
+        assert saved(node) == [Seen(run=RUN, epoch=Epoch(4), start=Start(1), proof=Proof(receipt=b"receipt 6"))]
+        node.command(Rebirth())
+        assert births(node) == [SeenRun(run=RUN, epoch=Epoch(4), start=Start(1))]
+
+    @pytest.mark.parametrize(("version", "status"), [(None, ReceiptStatus.STALE), (6, ReceiptStatus.STORED)])
+    def test_what_became_part_of_nothing_names_no_version(self, version: int | None, status: ReceiptStatus) -> None:
+        node = restarted()
+        settled(node, version, status)
+        assert saved(node) == []
+
+    def test_only_a_verdict_on_an_update_of_this_node_counts_and_the_newest_stays(self) -> None:
+        seen = replace(SEEN, applied=ModelVersion(8))
+        node = restarted(seen=seen)
+        settled(node, 7)
+        assert saved(node) == []
+        settled(node, 9)
+        assert saved(node) == [], "it has none any more"
+
+    def test_without_signatures_it_is_named_and_not_proved(self) -> None:
+        node = restarted(signed=False)
+        settled(node, 6)
+        assert saved(node) == [replace(SEEN, applied=ModelVersion(6))]
+
+    def test_a_receipt_that_is_too_long_for_a_proof_is_none(self) -> None:
+        fence = Fence([SEEN], signed=True)
+        receipt = Receipt(
+            run=RUN, update=update_id(RoundId(7), NODE), status=ReceiptStatus.APPLIED, version=ModelVersion(6)
+        )
+        fence.settle(receipt, bytes(PROVEN_RECEIPT_BYTES_MAX + 1))
+        assert fence.proof(RUN) is None
+        fence.settle(replace(receipt, run=OTHER_RUN))
+        assert fence.seen(OTHER_RUN) is None
 
 
 def test_the_list_of_those_that_were_named_is_bounded() -> None:

@@ -97,7 +97,7 @@ def test_messages_become_events(inbound: Inbound) -> None:
     assert inbound.translate(message(TOPICS.round, announced)) == heard_round
     for command in (RECEIPT, Rebirth(), Receipt(run=RUN, update=RECEIPT.update, status=ReceiptStatus.STORED)):
         translated = inbound.translate(message(TOPICS.node_command(NODE), command))
-        assert translated == CommandReceived(command=command)
+        assert translated == CommandReceived(command=command, payload=encode_message(command))
     chunk = inbound.translate(message(TOPICS.model_chunk(ModelVersion(3), "d1", 9), b"body"))
     assert chunk == ModelChunkReceived(version=ModelVersion(3), segment="d1", index=9, body=b"body")
     assert not inbound.refused

@@ -359,6 +359,18 @@ class TestNodesFolders:
         assert f"not checked: {tmp_path / 'nowhere'}: no node's store is there" in said
         assert "not checked: 3 nodes took part, 0 folders of this run were named" in said
 
+    def test_a_node_that_has_heard_of_a_later_version_in_a_receipt_fails(self, state: Path, tmp_path: Path) -> None:
+        """A copy from before it lacks what the leader has made."""
+        heard = Seen(run=run_of(state), epoch=Epoch(1), round=RoundId(2), applied=ModelVersion(3))
+        store = SqliteNodeStore(tmp_path / "d")
+        store.save_progress(heard.run, RoundId(2))
+        store.save_seen(heard)
+        store.close()
+        assert "knows version 3, the head is 2" in failed(audit(state, nodes=[tmp_path / "d"]))["I5"]
+        with closing(sqlite3.connect(tmp_path / "d" / NODE_DATABASE, isolation_level=None)) as database:
+            database.execute("UPDATE body SET inline = 'text' WHERE name = 'applied'")
+        assert not audit(state, nodes=[tmp_path / "d"]).holds
+
     def test_a_node_that_has_heard_of_more_than_the_store_knows_fails(self, state: Path, tmp_path: Path) -> None:
         store = SqliteNodeStore(tmp_path / "d")
         run = run_of(state)
