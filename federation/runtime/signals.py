@@ -1,7 +1,13 @@
-"""SIGTERM and Ctrl-C as an event in the inbox: the machine stops in order, and insisting ends the process at once."""
+"""SIGTERM and Ctrl-C as an event in the inbox: the machine stops in order, and insisting ends the process at once.
+
+Python runs a handler on the main thread only, between two of its instructions. A signal that comes after the last of
+them and before the driver waits for its inbox interrupts nothing: the handler would run with the next message, which
+may be minutes away. So a thread of our own hears of signals, by the byte that Python's lowest handler writes.
+"""
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -15,6 +21,8 @@ __all__ = ["StopSignals", "leave_at_once"]
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect it."""
 
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+
 
 class StopSignals:
     """While entered, the first signal puts ``event`` into the inbox, and the second one ends the process.
@@ -26,6 +34,7 @@ class StopSignals:
     def __init__(self, inbox: Inbox, event: object) -> None:
         self._inbox, self._event = inbox, event
         self._before: dict[signal.Signals, object] = {}
+        self._wakeup_before = -1
         self.received: signal.Signals | None = None
 
     @property
@@ -34,20 +43,39 @@ class StopSignals:
         return INTERRUPTED if self.received is signal.SIGINT else 0
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._on_signal)
+        self._bell, receiver = socket.socketpair()
+        self._bell.setblocking(False)
+        self._listener = threading.Thread(target=self._listen, args=(receiver,), name="signals", daemon=True)
+        self._listener.start()
+        self._wakeup_before = signal.set_wakeup_fd(self._bell.fileno(), warn_on_full_buffer=False)
+        for number in _STOPPING:
+            self._before[number] = signal.signal(number, _heard_elsewhere)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type] # what signal.signal itself returned
+        signal.set_wakeup_fd(self._wakeup_before)
+        self._bell.close()
+        self._listener.join()
 
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+    def _listen(self, receiver: socket.socket) -> None:
+        with receiver:
+            while numbers := receiver.recv(64):
+                for number in numbers:
+                    if number in _STOPPING:  # others with a handler ring as well
+                        self._hear(signal.Signals(number))
+
+    def _hear(self, number: signal.Signals) -> None:
         if self.received is not None:
             os._exit(INTERRUPTED)
-        self.received = signal.Signals(number)
-        # Not from the handler itself: it may have interrupted this thread while it holds the inbox's lock.
+        self.received = number
+        # Not here: the inbox may be full, and the second signal must be heard.
         threading.Thread(target=self._inbox.put, args=(InboxItem(event=self._event),), daemon=True).start()
+
+
+def _heard_elsewhere(_number: int, _frame: FrameType | None) -> None:
+    """Takes the place of the handler that would end the process."""
 
 
 def leave_at_once(exit_code: int, close: Callable[[], None]) -> Never:
