@@ -1,13 +1,17 @@
 """The aggregate is exact, the same in any order, and a bad update is named, not averaged."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from numpy.typing import NDArray
 
 from coordinator.global_model.aggregation import Aggregated, AggregateLimits, Unusable, aggregate
 from coordinator.records import Member
-from coordinator.strategies.strategy import Strategy, StrategySettings, make_strategy
+from coordinator.strategies.server_optimizer import State
+from coordinator.strategies.strategy import Strategy, StrategySettings, Weights, make_strategy
 from federation.protocol.messages import Reason
 from federation.types import UpdateId
 from tests.rigs.model_values import MANIFEST, Arrived, arrived, update
@@ -91,6 +95,32 @@ def test_the_step_has_the_same_bits_for_every_order_of_arrival(
     shuffled = [sent[index] for index in rng.permutation(len(sent))]
     other = step(run(*shuffled, strategy=strategy, staleness=1))
     assert forward.step.digest() == other.step.digest()
+
+
+class _Naive:
+    """A user's strategy whose float sum depends on the order in which it sees the members."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[UpdateId]] = []
+
+    def weigh(self, members: Sequence[Member]) -> Weights:
+        self.seen.append([member.update for member in members])
+        values = tuple(member.num_examples * 0.1 for member in members)
+        total = 0.0
+        for value in values:
+            total += value
+        return Weights(values=values, divisor=total)
+
+    def step(self, aggregate: NDArray[np.float32], state: State) -> tuple[NDArray[np.float32], State]:
+        return aggregate, state
+
+
+def test_a_user_s_strategy_sees_the_members_in_one_order_whatever_that_of_their_arrival() -> None:
+    sent = [arrived(f"n{index}", update(1.0 + index), num_examples=1 + 7 * index) for index in range(6)]
+    strategy = _Naive()
+    made = {step(run(*order, strategy=strategy)).step.digest() for order in (sent, sent[::-1], sent[3:] + sent[:3])}
+    assert len(made) == 1
+    assert strategy.seen == [[UpdateId(f"0-n{index}") for index in range(6)]] * 3
 
 
 def test_a_broken_frame_blames_its_sender_alone() -> None:
