@@ -41,6 +41,7 @@ LAZY_COMMANDS: LazyCommands = {
     "export": ("coordinator.artifacts.cli", "export", "Write a model as safetensors, torch.export or ONNX."),
     "predict": ("coordinator.artifacts.cli", "predict", "Show a picture to a model."),
     "serve": ("fedmq.page.cli", "serve", "Show a run on a page, with JSON and numbers for Prometheus."),
+    "alerts": ("fedmq.alerts.cli", "alerts", "Tell people when a run needs them: webhook, topic, command."),
     "simulate": ("fedmq.simulation.cli", "simulate", "The same machines in virtual time, without a broker."),
     "partition": (
         "coordinator.artifacts.plots.partition",

@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 import federation.config
+from coordinator.config.alerts import AlertsSection
 from coordinator.engine.early_stopping import Goal, Source
 from coordinator.strategies.lag_compensation import LAG_VERSIONS_MAX
 from coordinator.strategies.learning_rate import ScheduleKind
@@ -348,6 +349,7 @@ class CoordinatorConfig(Section):
     stopping: StoppingSection
     limits: LimitsSection
     security: SecuritySection
+    alerts: AlertsSection
     log: LogSection
 
 

@@ -4,6 +4,7 @@ import ipaddress
 import os
 import secrets
 import socket
+import threading
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 
 from coordinator.config.sections import read_config
 from federation.errors import ConfigError, StorageError
+from fedmq.alerts.cli import follower_of
 
 __all__ = ["TOKEN_VARIABLE", "serve"]
 
@@ -38,13 +40,15 @@ def serve(  # noqa: PLR0913 - one parameter per option of the command line
 
     This process only reads the state folder: stopped, killed or flooded, it cannot hurt the coordinator. At an address
     of other machines it asks for a token, of FEDMQ_PAGE_TOKEN or --token-file; without one it makes one and prints it.
+    With --config it sends alerts too, where the configuration says to whom.
 
     \b
     Examples:
       coordinator serve --config plant
       coordinator serve --state state/coordinator --host 0.0.0.0 --certificate page.crt --key page.key
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
-    folder = state or (None if config is None else read_config(config, {}).store.folder)
+    settings = None if config is None else read_config(config, {})
+    folder = state or (None if settings is None else settings.store.folder)
     if folder is None:
         raise ConfigError("--state", "name the state folder, or give --config", source="command line")
     if (certificate is None) is not (key is None):
@@ -62,6 +66,9 @@ def serve(  # noqa: PLR0913 - one parameter per option of the command line
         raise StorageError(f"there is no state folder {folder}: has a coordinator run with it?")
     listening = _listen(host, port)
     _tell(listening, host, made, secure=certificate is not None)
+    if settings is not None and config is not None and state is None and settings.alerts.somebody_is_told:
+        follower = follower_of(settings, config)
+        threading.Thread(target=follower.run, args=(threading.Event(),), daemon=True).start()
     options = uvicorn.Config(
         make_server(folder, Access(token=token or made, local=local and not token)),
         log_level="warning",

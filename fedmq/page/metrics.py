@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fedmq.page.reading import Snapshot
+from fedmq.run_view import Snapshot
 
 __all__ = ["CONTENT_TYPE", "exposition"]
 

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from coordinator.artifacts.export import read_model
 from federation.errors import ConfigError, FederationError
 from fedmq.page.metrics import CONTENT_TYPE, exposition
-from fedmq.page.reading import PAUSE_S, RunView, Snapshot, encoded
+from fedmq.run_view import PAUSE_S, RunView, Snapshot, encoded
 
 __all__ = ["Access", "make_server"]
 

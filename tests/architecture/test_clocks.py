@@ -16,6 +16,7 @@ MAY_READ_IT = {
     "edge_node/setup/doctor.py": "certificates, and whether the clock was ever set",
     "edge_node/setup/join.py": "certificates",
     "coordinator/enrolment/cli.py": "certificates",
+    "fedmq/alerts/follow.py": "since when something is wrong, also over a restart, and certificates",
 }
 """Who reads the wall clock, and what for."""
 

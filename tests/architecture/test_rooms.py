@@ -28,6 +28,7 @@ MAY_BE_SMALL = {
 """Modules under 60 lines that one room uses, and why they stay: at most ten."""
 
 ABOVE_THE_COORDINATOR = {
+    "alerts": "fedmq.alerts.cli",
     "demo": "fedmq.demo.cli",
     "audit": "fedmq.audit.cli",
     "serve": "fedmq.page.cli",

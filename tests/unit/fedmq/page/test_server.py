@@ -17,8 +17,8 @@ from coordinator.storage.store import Figures
 from federation.errors import ConfigError
 from federation.types import ModelVersion
 from fedmq.page.cli import serve
-from fedmq.page.reading import RunView, encoded
 from fedmq.page.server import STATIC, Access, make_server
+from fedmq.run_view import RunView, encoded
 from tests.rigs.model_values import arrived, committer, initialised, update
 
 TOKEN = "right"  # noqa: S105 - no secret

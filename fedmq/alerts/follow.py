@@ -1,0 +1,148 @@
+"""Follows one run: looks, tells, tries again what could not be delivered, and remembers it over a restart."""
+
+import datetime as dt
+import json
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from coordinator.config.alerts import AlertsSection
+from federation.errors import StorageError
+from federation.storage.folder import write_file
+from fedmq.alerts.rules import Surroundings, conditions
+from fedmq.alerts.sinks import NotDelivered, Sink
+from fedmq.alerts.watch import Notice, Watch
+from fedmq.run_view import Snapshot
+
+__all__ = ["FILE", "Follower"]
+
+FILE = "alerts.json"
+"""What was told, in the state folder."""
+
+LOOK_S = 5.0
+"""Another process writes the folder, and it tells nobody: it is looked at again after so many seconds."""
+
+PENDING_MAX = 1000
+"""Alerts that wait for their way to be there again; the oldest are given up."""
+
+AGAIN_S = 60.0
+"""What could not be delivered is tried again after so many seconds."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Follower:
+    """One run's alerts.
+
+    Attributes:
+        folder: The state folder.
+        federation: Its name.
+        limits: From when on something is worth telling.
+        lease_s: ``round.lease_s``, in seconds.
+        sinks: Where alerts go, by name.
+        look: Reads the run.
+        certificates: Reads when certificates end, as ISO 8601.
+    """
+
+    folder: Path
+    federation: str
+    limits: AlertsSection
+    lease_s: float
+    sinks: Mapping[str, Sink]
+    look: Callable[[], Snapshot]
+    certificates: Callable[[], Mapping[str, str]] = dict
+    _watch: Watch = field(default_factory=Watch)
+    _pending: deque[tuple[str, dict[str, object]]] = field(default_factory=lambda: deque(maxlen=PENDING_MAX))
+    _again_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        kept = self._kept()
+        self._watch = Watch.restored(kept.get("watched", []))
+        self._pending.extend((str(name), dict(row)) for name, row in kept.get("pending", []) if name in self.sinks)
+
+    def once(self) -> list[Notice]:
+        """Look once, tell what is new, and try again what could not be delivered.
+
+        Raises:
+            StorageError: There is no store, or it cannot be read.
+        """
+        now_s = time.time()
+        before = self._watch.rows()
+        told = list(self._watch.step(conditions(self.look(), self._around(now_s), self.limits), now_s))
+        # Saved, then told: an alert that a crash cuts off comes from here again.
+        self._pending.extend((name, self._row(notice)) for notice in told for name in self.sinks)
+        if told or self._watch.rows() != before:
+            self._save()
+        if told or now_s >= self._again_s:
+            self._deliver(now_s)
+        return told
+
+    def run(self, stopped: threading.Event) -> None:
+        """Look again and again until ``stopped`` is set; a folder that cannot be read is looked at again."""
+        said = ""
+        while not stopped.is_set():
+            try:
+                self.once()
+                said = ""
+            except StorageError as error:
+                if str(error) != said:
+                    structlog.get_logger().warning("alerts_cannot_look", reason=str(error))
+                said = str(error)
+            stopped.wait(LOOK_S)
+
+    def test(self) -> Mapping[str, str]:
+        """Send one alert everywhere; returns what each way has to say, empty where it was delivered."""
+        now_s = time.time()
+        notice = Notice(kind="test", subject="", over=False, text="this is a test", since_s=now_s, at_s=now_s)
+        return {name: self._send(name, self._row(notice)) for name in self.sinks}
+
+    def _row(self, notice: Notice) -> dict[str, object]:
+        return {"federation": self.federation, **notice.row()}
+
+    def _around(self, now_s: float) -> Surroundings:
+        try:
+            disk = shutil.disk_usage(self.folder)
+            free, total = disk.free, disk.total
+        except OSError:
+            free = total = 0
+        ends = {name: dt.datetime.fromisoformat(at) for name, at in self.certificates().items()}
+        today = dt.datetime.fromtimestamp(now_s, dt.UTC)
+        return Surroundings(today=today, lease_s=self.lease_s, disk_free=free, disk_total=total, certificates=ends)
+
+    def _deliver(self, now_s: float) -> None:
+        failed: list[tuple[str, dict[str, object]]] = []
+        count = len(self._pending)
+        while self._pending:
+            name, row = self._pending.popleft()
+            problem = self._send(name, row)
+            if problem:
+                structlog.get_logger().warning("alert_not_delivered", way=name, reason=problem, again_s=AGAIN_S)
+                failed.append((name, row))
+        self._pending.extend(failed)
+        self._again_s = now_s + AGAIN_S
+        if count:
+            self._save()
+
+    def _send(self, name: str, row: Mapping[str, object]) -> str:
+        try:
+            self.sinks[name](row)
+        except NotDelivered as error:
+            return str(error)
+        return ""
+
+    def _save(self) -> None:
+        content = {"watched": self._watch.rows(), "pending": list(self._pending)}
+        write_file(self.folder / FILE, json.dumps(content).encode(), mode=0o600)
+
+    def _kept(self) -> dict[str, Any]:
+        try:
+            content = json.loads((self.folder / FILE).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}

@@ -1,0 +1,103 @@
+"""What is wrong with a run at one moment, as far as a person should hear of it; pure."""
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from coordinator.config.alerts import AlertsSection
+from coordinator.engine.round import WaitReason
+from federation.units import human_bytes
+from fedmq.alerts.watch import Condition
+from fedmq.run_view import Snapshot
+
+__all__ = ["Surroundings", "conditions"]
+
+OVER = frozenset({WaitReason.FINISHED, WaitReason.STOPPED_EARLY})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What is not in the store.
+
+    Attributes:
+        today: The time of day, with its zone.
+        lease_s: How long an assignment lasts, in seconds.
+        disk_free: Bytes that are free where the state folder is.
+        disk_total: Bytes of that disk; 0: it cannot be read.
+        certificates: When each valid name's newest certificate ends.
+    """
+
+    today: dt.datetime
+    lease_s: float
+    disk_free: int = 0
+    disk_total: int = 0
+    certificates: Mapping[str, dt.datetime] = field(default_factory=dict)
+
+
+def conditions(run: Snapshot, around: Surroundings, limits: AlertsSection) -> Iterator[Condition]:
+    """Everything that is wrong now; how long it must last before it is told is in each.
+
+    Args:
+        run: The run.
+        around: What is not in the store.
+        limits: From when on it is worth telling.
+    """
+    if limits.disk_free and around.disk_total > 0 and around.disk_free < limits.disk_free * around.disk_total:
+        free = f"{human_bytes(around.disk_free)} of {human_bytes(around.disk_total)}"
+        yield Condition(kind="disk", text=f"the state folder's disk is nearly full: {free} are free")
+    yield from _certificates(around, limits)
+    waiting = run.summary["waiting"]
+    if waiting["reason"] in OVER:
+        return
+    if not waiting["running"]:
+        if limits.stopped_s:
+            yield Condition(kind="stopped", text=waiting["sentence"], hold_s=limits.stopped_s)
+        return
+    yield from _standing_still(run, around, limits)
+    yield from _silent(run, limits)
+    yield from _worse(run, limits)
+    dropped = int(run.summary["counters"].get("broker_dropped", 0))
+    if limits.dropped and dropped:
+        text = f"the broker has dropped {dropped:,} messages since the coordinator's start: see its queue limits"
+        yield Condition(kind="dropped", text=text)
+
+
+def _standing_still(run: Snapshot, around: Surroundings, limits: AlertsSection) -> Iterator[Condition]:
+    waiting, head = run.summary["waiting"], run.summary["head"]
+    if limits.nobody_online_s and not waiting["online"]:
+        yield Condition(kind="nobody_online", text="no node is online", hold_s=limits.nobody_online_s)
+    if limits.no_version_leases and head is not None:
+        hold_s = limits.no_version_leases * around.lease_s
+        text = f"no version after {head} for {hold_s:,.0f} s; {waiting['sentence']}"
+        yield Condition(kind="no_version", mark=head, text=text, hold_s=hold_s)
+
+
+def _silent(run: Snapshot, limits: AlertsSection) -> Iterator[Condition]:
+    """Nodes that have sent nothing for long; those that are not asked are not expected to."""
+    if not limits.node_silent_s:
+        return
+    for node in run.nodes:
+        sent = sum(int(node[f"updates_{kind}"]) for kind in ("applied", "stale", "refused", "waiting"))
+        hours = limits.node_silent_s / 3600
+        text = f"node {node['id']} has sent nothing for {hours:,.1f} h, though it was asked"
+        hold_s, asked = limits.node_silent_s, int(node["asked"])
+        yield Condition(kind="node_silent", subject=str(node["id"]), mark=sent, text=text, hold_s=hold_s, grows=asked)
+
+
+def _worse(run: Snapshot, limits: AlertsSection) -> Iterator[Condition]:
+    found = [(float(one["accuracy"]), one["version"]) for one in run.versions if one["accuracy"] is not None]
+    if not found or not limits.accuracy_drop:
+        return
+    (best, at), (newest, version) = max(found), found[-1]
+    if newest < best - limits.accuracy_drop:
+        text = f"accuracy fell to {newest:.2%} (version {version}) from {best:.2%} (version {at})"
+        yield Condition(kind="accuracy_fell", text=text)
+
+
+def _certificates(around: Surroundings, limits: AlertsSection) -> Iterator[Condition]:
+    for name, ends in around.certificates.items():
+        days = (ends - around.today).days
+        if days < limits.certificate_days:
+            when = "has ended" if ends <= around.today else f"ends in {days} days"
+            text = f"the certificate of {name} {when}: coordinator renew"
+            yield Condition(kind="certificate", subject=name, text=text)

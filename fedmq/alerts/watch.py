@@ -1,0 +1,144 @@
+"""From what is wrong now to what is told: once when it has lasted long enough, and once more when it is over; pure."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from coordinator.config.alerts import AlertKind
+
+__all__ = ["Condition", "Notice", "Watch"]
+
+RECORDS_MAX = 200_000
+"""Conditions that are watched at once; a larger fleet's further nodes are not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """Something that is wrong at one moment.
+
+    Attributes:
+        kind: What.
+        subject: Of what there are several: whose it is.
+        mark: Where it has changed, the condition is another one, and the one before is over.
+        text: For a person.
+        hold_s: How long it must last before it is told, in seconds.
+        grows: It is told only when this number has grown since it began; None: whatever it is.
+    """
+
+    kind: AlertKind
+    text: str
+    subject: str = ""
+    mark: int = 0
+    hold_s: float = 0.0
+    grows: int | None = None
+
+    @property
+    def key(self) -> str:
+        """What makes it the same condition."""
+        return f"{self.kind} {self.subject}".strip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """What a person is told.
+
+    Attributes:
+        kind: What is wrong, or was.
+        subject: Whose it is; empty where there is only one.
+        over: It is over.
+        text: For a person.
+        since_s: When it began, in seconds since 1970.
+        at_s: When it was found, in seconds since 1970.
+    """
+
+    kind: str
+    subject: str
+    over: bool
+    text: str
+    since_s: float
+    at_s: float
+
+    def row(self) -> dict[str, object]:
+        """As plain data."""
+        return asdict(self)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Record:
+    kind: str
+    subject: str
+    mark: int
+    text: str
+    since_s: float
+    base: int | None
+    told: bool = False
+
+
+@dataclass(slots=True)
+class Watch:
+    """What has been wrong since when, and what of it was told; it survives a restart as plain data."""
+
+    _records: dict[str, _Record] = field(default_factory=dict)
+
+    def step(self, found: Iterable[Condition], at_s: float) -> Iterator[Notice]:
+        """Compare with what was known.
+
+        Args:
+            found: All that is wrong now.
+            at_s: Now, in seconds since 1970.
+        """
+        now = {condition.key: condition for condition in found}
+        for key, record in list(self._records.items()):
+            condition = now.get(key)
+            if condition is None or condition.mark != record.mark:
+                del self._records[key]
+                if record.told:
+                    yield self._notice(record, at_s, over=True)
+        for key, condition in now.items():
+            known = self._records.get(key)
+            if known is None:
+                if len(self._records) >= RECORDS_MAX:
+                    continue
+                known = self._records[key] = self._begin(condition, at_s)
+            # A clock that was set back must not hold an alert for ever.
+            known.since_s, known.text = min(known.since_s, at_s), condition.text
+            if not known.told and self._is_due(known, condition, at_s):
+                known.told = True
+                yield self._notice(known, at_s, over=False)
+
+    def rows(self) -> list[dict[str, object]]:
+        """As plain data, for `restored`."""
+        return [asdict(record) for record in self._records.values()]
+
+    @classmethod
+    def restored(cls, rows: Iterable[Mapping[str, Any]]) -> "Watch":
+        """What `rows` gave; what is no such row is left out."""
+        watch = cls()
+        for row in rows:
+            try:
+                record = _Record(**row)
+            except TypeError:
+                continue
+            watch._records[f"{record.kind} {record.subject}".strip()] = record
+        return watch
+
+    @staticmethod
+    def _begin(condition: Condition, at_s: float) -> _Record:
+        return _Record(
+            kind=condition.kind,
+            subject=condition.subject,
+            mark=condition.mark,
+            text=condition.text,
+            since_s=at_s,
+            base=condition.grows,
+        )
+
+    @staticmethod
+    def _is_due(record: _Record, condition: Condition, at_s: float) -> bool:
+        grown = condition.grows is None or record.base is None or condition.grows > record.base
+        return grown and at_s - record.since_s >= condition.hold_s
+
+    @staticmethod
+    def _notice(record: _Record, at_s: float, *, over: bool) -> Notice:
+        text = f"over: {record.text}" if over else record.text
+        return Notice(kind=record.kind, subject=record.subject, over=over, text=text, since_s=record.since_s, at_s=at_s)
