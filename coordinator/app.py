@@ -32,6 +32,7 @@ from coordinator.runtime.executor import CoordinatorExecutor, Evaluator, Executo
 from coordinator.runtime.group_commit import BATCH_MAX, GroupCommit
 from coordinator.runtime.inbound import Inbound, RetainedMail
 from coordinator.runtime.incidents import Incidents
+from coordinator.runtime.sealing import CoordinatorSealing
 from coordinator.runtime.traffic import Traffic
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import CoordinatorStore
@@ -157,17 +158,17 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
         incidents=plan.incidents,
         signer=trust.signer,
         retained=RetainedMail(connections.clear_retained, connections.look_again),
+        sealing=executor.sealing,
     )
-    enrolled = config.security.node_keys if config.security.require_signatures else None
     log.info("coordinator_started", run=store.run, epoch=store.epoch, version=recovered.head.version, pid=os.getpid())
     with StopSignals(inbox, StopRequested()) as signals:
         connections.open()
         try:
-            with EnrolledWatch(enrolled, inbox), Supervision(inbox, lambda: connections.alive) as supervision:
+            watch = EnrolledWatch(_enrolled(config.security), inbox)
+            with watch, Supervision(inbox, lambda: connections.alive) as supervision:
                 translate: Callable[[object], Event | None] = supervision.watching(inbound.translate)
-                Driver(
-                    watched, executor, inbox, MonotonicClock(), translate, settle=watched.settle, batch_max=BATCH_MAX
-                ).run()
+                parts = (watched, executor, inbox, MonotonicClock(), translate)
+                Driver(*parts, settle=watched.settle, batch_max=BATCH_MAX).run()
         finally:
             connections.close(timeout_s=FLUSH_S)
             watched.close()
@@ -179,6 +180,11 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
             get_log("coordinator").warning("evaluation_abandoned")
             leave_at_once(signals.exit_code, store.close)
     return signals.exit_code
+
+
+def _enrolled(section: SecuritySection) -> Path | None:
+    """The file of those who are enrolled, where it decides who is believed."""
+    return section.node_keys if section.require_signatures else None
 
 
 def _machine(
@@ -333,18 +339,22 @@ def _executor(
     *,
     signer: Signer | None,
 ) -> CoordinatorExecutor:
+    config = plan.config
     return CoordinatorExecutor(
         ExecutorParts(
             store=store,
             committer=committer,
             control=commits.control,
             data=commits.data,
-            topics=_topics(plan.config),
+            topics=_topics(config),
             now=MonotonicClock().now,
             say=_say,
             evaluator=evaluator or NoEvaluator(),
-            update_norm_max=plan.config.limits.update_norm_max,
+            update_norm_max=config.limits.update_norm_max,
             signer=signer,
+            sealing=CoordinatorSealing(
+                _topics(config), (store.run, store.epoch), config.store.folder, config.privacy.sealing, signer
+            ),
             blame=plan.incidents.count,
             passing=commits.passing,
         )

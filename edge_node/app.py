@@ -12,6 +12,7 @@ from edge_node.engine.machine import NodeMachine, NodeSettings, TrainBounds
 from edge_node.runtime.eligibility import Conditions, Sensors, parse_hours, why_not
 from edge_node.runtime.executor import NodeExecutor, NodeParts
 from edge_node.runtime.inbound import Inbound
+from edge_node.runtime.sealing import NodeSealing
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.storage.store import NodeStore
 from edge_node.training.adoption import manifest_of
@@ -130,7 +131,8 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
     _warn(address, trust)
     transport = _transport(config, address, inbox, node_will(Writer(topics, trust.signer), setup.node, store))
     trainer = ThreadTrainer(setup, inbox, clock, stall_s=config.training.stall_s)
-    inbound = Inbound(topics, setup.node, trust.verifier)
+    sealing = _sealing(config, topics, trust)
+    inbound = Inbound(topics, setup.node, trust.verifier, sealing)
     parts = NodeParts(
         setup=setup,
         store=store,
@@ -139,6 +141,7 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
         topics=topics,
         signer=trust.signer,
         inputs_of=inbound.inputs_of,
+        sealing=sealing,
     )
     executor = NodeExecutor(parts)
     settings = node_settings(config, device, setup.manifest)
@@ -151,6 +154,7 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
         state_id=store.state_id,
         gate=lambda: why_not(conditions, sensors),
         device=sensors.capabilities,
+        lacks_key=(lambda: None) if sealing is None else sealing.lacks,
     )
     with StopSignals(inbox, StopRequested()) as signals:
         transport.open()
@@ -161,6 +165,19 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
             get_log("node").warning("worker_abandoned", why="the task does not ask its stop flag")
             leave_at_once(signals.exit_code, store.close)
     return signals.exit_code
+
+
+def _sealing(config: NodeConfig, topics: Topics, trust: Trust) -> NodeSealing | None:
+    """What this node seals and opens; None where it has no certified keys: a broker could put its own in their place.
+
+    Raises:
+        StorageError: The keys cannot be kept.
+    """
+    if trust.signer is None or trust.verifier is None:
+        return None
+    sealing = NodeSealing(topics, NodeId(config.node.id), config.state_folder)
+    sealing.start()
+    return sealing
 
 
 def _warn(address: BrokerAddress, trust: Trust) -> None:
@@ -206,7 +223,9 @@ def _transport(config: NodeConfig, address: BrokerAddress, inbox: Inbox, will: W
     )
     profile = config.broker.limits
     transport = MqttTransport(address, profile.session(session), inbox, will=profile.will(will))
-    for topic_filter in topics.node_subscriptions(node):
+    # The key comes before the round that needs it: what is retained arrives in the order of the subscriptions.
+    keys = (topics.node_key(node),) if config.security.require_signatures else ()
+    for topic_filter in (*keys, *topics.node_subscriptions(node)):
         transport.subscribe(topic_filter)
     return transport
 
@@ -226,6 +245,7 @@ def node_settings(config: NodeConfig, device: str, manifest: Manifest) -> NodeSe
         bounds=replace(bounds, model_bytes_max=min(bounds.model_bytes_max, needed)),
         outbox_max=config.store.outbox_max,
         signed=config.security.require_signatures,
+        sealed_only=config.security.require_sealed,
         ineligible_retry_s=config.eligibility.retry_s,
         exit_when_finished=config.node.exit_when_finished,
     )

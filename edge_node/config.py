@@ -135,16 +135,20 @@ class SecuritySection(Section):
         signing_key: PEM file of this node's Ed25519 key: everything that it says is signed with it.
         coordinator_key: PEM file of the coordinator's public key, pinned when the node joined.
         require_signatures: Obey only what the coordinator has signed.
+        require_sealed: Decline a run whose model and updates the broker could read; needs ``require_signatures``.
     """
 
     signing_key: Path | None = None
     coordinator_key: Path | None = None
     require_signatures: bool = False
+    require_sealed: bool = False
 
     @model_validator(mode="after")
     def _keys_for_signatures(self) -> "SecuritySection":
         if self.require_signatures and (self.signing_key is None or self.coordinator_key is None):
             raise ValueError("require_signatures needs signing_key and coordinator_key")
+        if self.require_sealed and not self.require_signatures:
+            raise ValueError("require_sealed needs require_signatures: else the broker could name a key of its own")
         return self
 
 

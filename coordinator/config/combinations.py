@@ -74,6 +74,11 @@ def check_combination(config: CoordinatorConfig, size: RoundSize) -> None:
     Raises:
         ConfigError: Names the setting to change.
     """
+    if config.privacy.sealed and not config.security.require_signatures:
+        why = (
+            "whoever can write to the broker could name a key of its own: set security.require_signatures = true, with"
+        )
+        raise ConfigError("privacy.sealed", f"{why} signing_key and node_keys (coordinator init writes all three)")
     name = strategy_name(config)
     if name == "fedasync":
         _check_fedasync(config, size)

@@ -15,6 +15,7 @@ from pydantic import (
 
 import federation.config
 from coordinator.config.alerts import AlertsSection
+from coordinator.config.privacy import PrivacySection
 from coordinator.engine.early_stopping import Goal, Source
 from coordinator.strategies.lag_compensation import LAG_VERSIONS_MAX
 from coordinator.strategies.learning_rate import ScheduleKind
@@ -350,6 +351,7 @@ class CoordinatorConfig(Section):
     limits: LimitsSection
     security: SecuritySection
     alerts: AlertsSection
+    privacy: PrivacySection
     log: LogSection
 
 

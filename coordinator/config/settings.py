@@ -60,6 +60,7 @@ def engine_settings(config: CoordinatorConfig) -> EngineSettings:
         fraction=chosen.fraction or 0.0,
         over_selection=chosen.over_selection,
         signed=config.security.require_signatures,
+        sealed=config.privacy.sealed,
         needs={str(name): least for name, least in chosen.needs.items()},
         federated_evaluation=FederatedEvaluationSettings(
             every=config.evaluation.nodes_every,

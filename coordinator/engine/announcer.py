@@ -3,14 +3,28 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from coordinator.engine.effects import ClearModel, PublishAnnouncement, PublishModel, PublishState, SaveRound
+from coordinator.engine.effects import (
+    ClearModel,
+    FollowEnrolled,
+    PublishAnnouncement,
+    PublishModel,
+    PublishState,
+    RotateKey,
+    SaveRound,
+)
 from coordinator.engine.federated_evaluation import FederatedEvaluation
 from coordinator.engine.state import MachineState
 from coordinator.records import RecoveredState, RoundRecord
 from coordinator.strategies.selection import Informed, Rng, Selector
 from federation.protocol.chunking import payload_digest
 from federation.protocol.cohort import COHORT_NODES_MAX, NOBODY, cohort_of
-from federation.protocol.limits import COHORT_NODES_DESCRIBED_MAX, DELTA_INLINE_BYTES_MAX, FINGERPRINT_BYTES
+from federation.protocol.limits import (
+    COHORT_NODES_DESCRIBED_MAX,
+    DELTA_INLINE_BYTES_MAX,
+    FINGERPRINT_BYTES,
+    SEAL_NODES,
+    TAG_BYTES,
+)
 from federation.protocol.messages import Cancel, CoordinatorState, ModelRef, Presence, RoundAnnouncement
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
 from federation.types import ModelVersion, NodeId, RoundId
@@ -38,6 +52,8 @@ class Announcer:
         self._superseded = False
         self._delta: bytes | None = None
         self._unsaved: dict[RoundId, RoundRecord] = {}
+        self._readers: frozenset[NodeId] | None = None
+        self._spoken = False
         self.started = state.head.version > 0 or bool(recovered.open_rounds) or bool(recovered.stored)
         for record in sorted(recovered.open_rounds, key=lambda record: record.round):
             self._recover(record, recovered)
@@ -70,7 +86,7 @@ class Announcer:
     def publish_again(self, *, lost: bool = False) -> None:
         """Publish everything that is retained: the broker may have lost it; ``lost``: even since it was published."""
         self.publish_state(Presence.ONLINE)
-        self._published = self._state.head.version
+        self._published, self._spoken = self._state.head.version, True
         self._state.emit(PublishModel(record=self._state.head, lost=lost))
         # During a storage pause the current round may not be on disk yet; `save_again` announces it after the pause.
         if self._state.current is not None and not self._state.paused:
@@ -101,6 +117,30 @@ class Announcer:
             state.renew_leases(state.current.record.round)
         self.publish_again()
 
+    # --- keys -------------------------------------------------------------------------------------------------------
+
+    def follow_enrolled(self, nodes: frozenset[NodeId]) -> None:
+        """Only these may read what follows; the disk must know it first."""
+        self._readers = nodes if self._state.settings.sealed else None
+
+    def follow_again(self) -> bool:
+        """Ask the disk, until it has answered; what is decided before would be for those who have left, too."""
+        if self._readers is not None:
+            self._state.emit(FollowEnrolled(nodes=self._readers))
+        return self._readers is not None
+
+    def enrolled_followed(self, *, renewed: bool) -> None:
+        """Somebody has left: what the head lists is published again, closed with a key that only the others have."""
+        self._readers = None
+        if renewed and self._spoken:
+            self.publish_again(lost=True)
+
+    def rotate_key(self) -> None:
+        """Nodes seal to another key from here on."""
+        self._state.emit(RotateKey())
+        if self._spoken:
+            self.publish_state(Presence.ONLINE)
+
     def open(self, candidates: Sequence[NodeId], count: int) -> None:
         """Ask ``count`` of the candidates; in several announcements where one cannot name them or the codecs differ."""
         self.started = True
@@ -115,7 +155,8 @@ class Announcer:
     @property
     def _nodes_max(self) -> int:
         """How many nodes one announcement can name."""
-        return COHORT_NODES_MAX if self._state.inputs is None else COHORT_NODES_DESCRIBED_MAX
+        most = COHORT_NODES_MAX if self._state.inputs is None else COHORT_NODES_DESCRIBED_MAX
+        return most - SEAL_NODES if self._state.settings.sealed else most
 
     def announce_end(self) -> None:
         """Say that nothing follows."""
@@ -162,6 +203,7 @@ class Announcer:
         if delta is None or len(delta) > DELTA_INLINE_BYTES_MAX:
             return None
         room = self._nodes_max * FINGERPRINT_BYTES - len(record.cohort.fingerprints) - _FIELD_BYTES
+        room -= TAG_BYTES if self._state.settings.sealed else 0
         is_wanted = 2 * len(record.nodes) >= self._state.registry.online
         return delta if is_wanted and len(delta) <= room else None
 

@@ -35,12 +35,14 @@ __all__ = [
     "DropTransfer",
     "Effect",
     "Evaluate",
+    "FollowEnrolled",
     "Note",
     "OpenTransfer",
     "PublishAnnouncement",
     "PublishModel",
     "PublishState",
     "RetainModels",
+    "RotateKey",
     "SaveAttendance",
     "SaveResult",
     "SaveRound",
@@ -215,6 +217,18 @@ class ClearNodeState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FollowEnrolled:
+    """Let only these read what follows. Answers `EnrolledFollowed` or `StorageFailed`."""
+
+    nodes: frozenset[NodeId]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotateKey:
+    """Take another key that nodes seal to; the next state says it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CountIncident:
     """A node has done what it should not; ``kind`` is what ``coordinator status`` calls it."""
 
@@ -268,6 +282,8 @@ Effect = (
     | RetainModels
     | SaveAttendance
     | ClearNodeState
+    | FollowEnrolled
+    | RotateKey
     | CountIncident
     | Note
     | AcceptFailure

@@ -37,6 +37,7 @@ __all__ = [
     "CommitFailed",
     "CoordinatorStateReceived",
     "DeclineReceived",
+    "EnrolledFollowed",
     "Evaluated",
     "Event",
     "FederatedEvaluationClosed",
@@ -49,6 +50,7 @@ __all__ = [
     "ProofReceived",
     "ReportReceived",
     "ResultSaved",
+    "RotationDue",
     "RoundSaved",
     "StopRequested",
     "StorageFailed",
@@ -274,6 +276,18 @@ class NodesEnrolled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EnrolledFollowed:
+    """What follows opens only for those who are enrolled; ``renewed``: somebody has left, so there is another key."""
+
+    renewed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotationDue:
+    """The key that nodes seal to is old, or a person asks for another one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequested:
     """The operator asks for an orderly stop."""
 
@@ -320,6 +334,7 @@ News = (
     | BrokerDropped
     | CoordinatorStateReceived
     | NodesEnrolled
+    | RotationDue
     | StopRequested
 )
 """What happens outside."""
@@ -338,6 +353,7 @@ Answer = (
     | FederatedEvaluationClosed
     | AttendanceSaved
     | AttendanceNotSaved
+    | EnrolledFollowed
     | StorageFailed
 )
 """What has come of an effect."""

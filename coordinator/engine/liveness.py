@@ -35,6 +35,9 @@ ROLL_CALL_S_MAX = 3_600.0
 ROLL_CALL_NODES_MAX = 100
 """Nodes called at once, in turn: a call to a node that is really gone waits in its session at the broker."""
 
+UNSEALED = "the run is sealed and the node cannot seal: give it this release, and security.require_signatures = true"
+"""Why a node is not asked whose word the broker could read."""
+
 STARVING = frozenset({WaitReason.NO_CANDIDATES, WaitReason.NODES_MIN})
 """Nobody is there who could be asked."""
 
@@ -138,9 +141,12 @@ class Liveness:
         if not state.registry.is_compatible(node_state):
             state.end_slot(node)
             state.count("incompatible_states")
-            state.fails(node, f"incompatible: its task is {node_state.task}, its codecs are {node_state.codecs}")
+            lacks_seal = state.registry.lacks_seal(node_state)
+            why = f"its task is {node_state.task}, its codecs are {node_state.codecs}"
+            state.fails(node, UNSEALED if lacks_seal else f"incompatible: {why}")
             if fresh:
-                state.note("node_incompatible", node=node, task=node_state.task, codecs=node_state.codecs)
+                fields = {"task": node_state.task, "codecs": node_state.codecs, "seals": node_state.seal is not None}
+                state.note("node_incompatible", node=node, **fields)
                 self._attendance.absent(node, INCOMPATIBLE)
         elif slot is None:
             if fresh:

@@ -189,6 +189,8 @@ class CoordinatorMachine:
                     self._leave(reason.value)
             case events.NodesEnrolled():
                 self._enrolled = event
+            case events.RotationDue():
+                self._announcer.rotate_key()
             case events.StopRequested():
                 self._stop("requested")
             case _:
@@ -226,6 +228,8 @@ class CoordinatorMachine:
                 self._attendance.saved(event.attendance)
             case events.AttendanceNotSaved():
                 self._attendance.failed()
+            case events.EnrolledFollowed():
+                self._announcer.enrolled_followed(renewed=event.renewed)
             case events.StorageFailed():
                 self._on_storage_failed(event)
             case _:
@@ -259,6 +263,7 @@ class CoordinatorMachine:
         for node in gone:
             self._evaluation.seen(node)
         self._enrolled, self._enrolled_digest = None, enrolled.digest
+        self._announcer.follow_enrolled(enrolled.nodes)
 
     def _on_storage_failed(self, event: events.StorageFailed) -> None:
         """Whatever the disk was asked for is not there; it is asked again after the pause."""
@@ -281,6 +286,8 @@ class CoordinatorMachine:
         if self._versions.committing or self._receiver.saving:
             return
         self._expel()
+        if self._announcer.follow_again():
+            return
         if not state.leading and (state.behind or not state.finished):
             self._hold()
             return
@@ -356,12 +363,8 @@ class CoordinatorMachine:
         if reason == self._waiting_reason:
             return
         self._waiting_reason, self._waiting_since = reason, state.now
-        fields = {
-            "live": len(state.assignments),
-            "buffered": len(state.buffer.records),
-            "online": state.registry.online,
-        }
-        state.note("waiting", reason=reason.value, nodes=self._names(), **fields)
+        live, buffered, online = len(state.assignments), len(state.buffer.records), state.registry.online
+        state.note("waiting", reason=reason.value, nodes=self._names(), live=live, buffered=buffered, online=online)
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

@@ -140,9 +140,15 @@ class Registry:
     """
 
     def __init__(
-        self, *, task: str, codecs: tuple[str, ...], quota: int, needs: Mapping[str, float] | None = None
+        self,
+        *,
+        task: str,
+        codecs: tuple[str, ...],
+        quota: int,
+        needs: Mapping[str, float] | None = None,
+        sealed: bool = False,
     ) -> None:
-        self._task, self._codecs, self._quota = task, codecs, quota
+        self._task, self._codecs, self._quota, self._sealed = task, codecs, quota, sealed
         self._needs = {} if needs is None else needs
         self._entries: dict[NodeId, Entry] = {}
         self._assigned: set[NodeId] = set()
@@ -204,13 +210,18 @@ class Registry:
         return entry is not None and entry.online and entry.compatible
 
     def is_compatible(self, state: NodeState) -> bool:
-        """Whether a node that says this can take part: protocol, task and codec."""
+        """Whether a node that says this can take part: protocol, task, codec, and sealing where asked."""
         return (
             state.protocol_min <= PROTOCOL_VERSION
             and state.protocol_max >= PROTOCOL_MIN
             and state.task in ("", self._task)
             and self._codec_of(state) is not None
+            and not self.lacks_seal(state)
         )
+
+    def lacks_seal(self, state: NodeState) -> bool:
+        """Whether all that a node says and pulls must be sealed, and this one names no key for it."""
+        return self._sealed and state.presence is Presence.ONLINE and state.seal is None
 
     def codec_for(self, node: NodeId) -> str:
         """The best codec that the node agrees to, as far as it has said; else the best one."""

@@ -62,6 +62,7 @@ class EngineSettings:
         over_selection: With a fraction, so many times more are asked than are waited for, at most ``concurrency``.
         signed: Whether offers are signed: then a payload that arrives in chunks and is not the offered one is the way's
             fault, not the node's.
+        sealed: Whether what nodes say and pull is sealed: then only those are asked that can do it.
         replaces: Whether the coordinator of another run, if there is one, gives way to this one.
         needs: What a node must have to be asked to train, by the names of its capabilities.
         federated_evaluation: Evaluation on the nodes.
@@ -95,6 +96,7 @@ class EngineSettings:
     fraction: float = 0.0
     over_selection: float = 1.0
     signed: bool = False
+    sealed: bool = False
     replaces: bool = False
     needs: Mapping[str, float] = field(default_factory=dict)
     federated_evaluation: FederatedEvaluationSettings = field(default_factory=FederatedEvaluationSettings)

@@ -80,6 +80,7 @@ class MachineState:
             codecs=(settings.codec_up, *settings.codec_fallbacks),
             quota=settings.per_node_quota,
             needs=settings.needs,
+            sealed=settings.sealed,
         )
         self.assignments = Assignments()
         self.buffer = Buffer()
@@ -91,8 +92,7 @@ class MachineState:
         self.effects: list[Effect] = []
         self.counters: dict[str, int] = {}
         self.failing: dict[NodeId, str] = {}
-        self.now = 0.0
-        self.paused = False
+        self.now, self.paused = 0.0, False
         self._invitations: dict[RoundId, Invitation] = {}
         self._invited_nodes = 0
         self._freed = Freed()

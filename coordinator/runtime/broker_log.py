@@ -73,7 +73,7 @@ def _may_subscribe(who: str, topic_filter: str, topics: Topics) -> bool:
     own = f"{topics.root}/{topics.federation}"
     if who.startswith(f"coordinator-{topics.federation}"):
         return True
-    fixed = {f"{own}/srv", f"{own}/round", f"{own}/n/{who}/cmd", f"{own}/n/{who}/state"}
+    fixed = {f"{own}/srv", f"{own}/round", *(f"{own}/n/{who}/{branch}" for branch in ("cmd", "key", "state"))}
     return topic_filter in fixed or re.fullmatch(rf"{own}/model/\d+/[kd]\d+/(?:\+|\d+)", topic_filter) is not None
 
 

@@ -1,6 +1,6 @@
 """Carries out the machine's effects on store, transports and log; what they answer comes back as events."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol, assert_never
 
@@ -15,12 +15,14 @@ from coordinator.engine.effects import (
     DropTransfer,
     Effect,
     Evaluate,
+    FollowEnrolled,
     Note,
     OpenTransfer,
     PublishAnnouncement,
     PublishModel,
     PublishState,
     RetainModels,
+    RotateKey,
     SaveAttendance,
     SaveResult,
     SaveRound,
@@ -36,6 +38,7 @@ from coordinator.engine.events import (
     AttendanceSaved,
     ChunkStored,
     CommitFailed,
+    EnrolledFollowed,
     Evaluated,
     Event,
     FederatedEvaluationClosed,
@@ -53,14 +56,23 @@ from coordinator.global_model.committer import Committer
 from coordinator.global_model.update_checks import Examine, Refusal, check_update
 from coordinator.records import Attendance, UpdateRecord, VersionRecord
 from coordinator.runtime.publisher import ModelPublisher, Publisher
+from coordinator.runtime.sealing import CoordinatorSealing
 from coordinator.runtime.traffic import Traffic
 from coordinator.storage.store import CoordinatorStore, Figures
 from federation.errors import DamagedStore, StorageError
-from federation.protocol.messages import EvaluationReceipt, Receipt, ReceiptStatus, RoundAnnouncement
+from federation.protocol.messages import (
+    CoordinatorState,
+    EvaluationReceipt,
+    Presence,
+    Receipt,
+    ReceiptStatus,
+    RoundAnnouncement,
+)
+from federation.protocol.sealed_messages import KeyWrap
 from federation.protocol.signing import Signer, Writer
 from federation.protocol.topics import Topics
 from federation.runtime.failpoint import failpoint
-from federation.types import ModelVersion
+from federation.types import ModelVersion, NodeId
 from update_codec import Vectors
 
 __all__ = ["INDEPENDENT", "CoordinatorExecutor", "Evaluator", "ExecutorParts", "NoEvaluator"]
@@ -108,6 +120,7 @@ class ExecutorParts:
         check: Looks at an update before it is kept.
         blame: Counts what a node has done that it should not, by node and kind.
         passing: Passes a failpoint in the order of the publishes, wherever these are held back.
+        sealing: Closes to the broker what is said; shared with `Inbound`. None says everything openly.
     """
 
     store: CoordinatorStore
@@ -124,6 +137,7 @@ class ExecutorParts:
     check: Callable[[UpdateRecord, bytes, Examine, float], Refusal | None] = check_update
     blame: Callable[[str, str], object] = _nobody
     passing: Callable[[str], None] = failpoint
+    sealing: CoordinatorSealing | None = None
 
 
 class CoordinatorExecutor:
@@ -140,13 +154,22 @@ class CoordinatorExecutor:
 
     def __init__(self, parts: ExecutorParts) -> None:
         self._parts, self._store = parts, parts.store
-        self._models = ModelPublisher(parts.store, parts.control, parts.data, parts.topics)
-        self._writer = Writer(parts.topics, parts.signer)
+        self._sealing = parts.sealing
+        close = None if parts.sealing is None else parts.sealing.part_chunk
+        self._models = ModelPublisher(parts.store, parts.control, parts.data, parts.topics, close)
+        self._writer = Writer(parts.topics, parts.signer, parts.sealing)
+        if parts.sealing is not None:
+            parts.sealing.publish = self._say_key
         self._failed = False
         self._since: float | None = None
         self._verdicts = {ReceiptStatus.STALE: 0, ReceiptStatus.REFUSED: 0}
         self.stopped = False
         self.stop_reason = self.other_run = ""
+
+    @property
+    def sealing(self) -> CoordinatorSealing | None:
+        """Who seals and opens, if anybody does."""
+        return self._sealing
 
     @property
     def traffic(self) -> Traffic:
@@ -156,6 +179,8 @@ class CoordinatorExecutor:
     def broker_connected(self) -> None:
         """The broker may have lost everything that it retained."""
         self._models.forget()
+        if self._sealing is not None:
+            self._sealing.broker_connected()
 
     def execute(self, effect: Effect) -> Iterable[Event]:
         """Run one effect."""
@@ -202,8 +227,8 @@ class CoordinatorExecutor:
                 yield ModelsRetained(versions=versions, best=best)
             case SaveAttendance(attendance=attendance):
                 yield self._save_attendance(attendance)
-            case ClearNodeState(node=node):
-                self._parts.control.publish(self._parts.topics.node_state(node), b"", qos=1, retain=True)
+            case ClearNodeState() | FollowEnrolled() | RotateKey():
+                yield from self._renew(effect)
             case CountIncident(node=node, kind=kind):
                 self._parts.blame(node, kind)
             case PublishState() | PublishModel() | ClearModel() | PublishAnnouncement() | SendCommand():
@@ -221,9 +246,7 @@ class CoordinatorExecutor:
         parts, topics = self._parts, self._parts.topics
         match effect:
             case PublishState(state=state):
-                payload = self._writer.encode(topics.coordinator_state, state)
-                parts.control.publish(topics.coordinator_state, payload, qos=1, retain=True)
-                parts.traffic.announced(topics.coordinator_state, len(payload))
+                self._publish_state(state)
             case PublishModel(record=record, lost=lost):
                 if lost:
                     self._models.forget()
@@ -231,8 +254,7 @@ class CoordinatorExecutor:
             case ClearModel(head=head):
                 self._models.clear(self._whole(head))
             case PublishAnnouncement(announcement=announcement):
-                announcement = self._with_whole_parts(announcement)
-                payload = self._writer.encode(topics.round, announcement)
+                payload = self._writer.encode(topics.round, self._announced(announcement))
                 parts.control.publish(topics.round, payload, qos=1, retain=True)
                 parts.traffic.announced(topics.round, len(payload))
                 self._since = parts.now() if self._since is None else self._since
@@ -247,6 +269,60 @@ class CoordinatorExecutor:
                     parts.passing("coordinator_before_puback")
             case _:
                 assert_never(effect)
+
+    def _renew(self, effect: ClearNodeState | FollowEnrolled | RotateKey) -> Iterable[Event]:
+        match effect:
+            case ClearNodeState(node=node):
+                self._clear_node(node)
+            case FollowEnrolled(nodes=nodes):
+                return (EnrolledFollowed(renewed=self._follow(nodes)),)
+            case RotateKey():
+                self._rotate()
+            case _:
+                assert_never(effect)
+        return ()
+
+    # --- keys -------------------------------------------------------------------------------------------------------
+
+    def _publish_state(self, state: CoordinatorState) -> None:
+        topic, sealing = self._parts.topics.coordinator_state, self._sealing
+        payload = self._writer.encode(topic, state if sealing is None else sealing.stated(state))
+        self._parts.control.publish(topic, payload, qos=1, retain=True)
+        self._parts.traffic.announced(topic, len(payload))
+        if sealing is not None and state.presence is Presence.ONLINE:
+            sealing.speaks()
+
+    def _announced(self, announcement: RoundAnnouncement) -> RoundAnnouncement:
+        announcement = self._with_whole_parts(announcement)
+        return announcement if self._sealing is None else self._sealing.announced(announcement)
+
+    def _say_key(self, topic: str, wrap: KeyWrap) -> None:
+        payload = self._writer.encode(topic, wrap)
+        self._parts.control.publish(topic, payload, qos=1, retain=True)
+        self._parts.traffic.commanded(topic, len(payload))
+
+    def _clear_node(self, node: NodeId) -> None:
+        """What the broker retains of a node that has left, and for it."""
+        topics, control = self._parts.topics, self._parts.control
+        control.publish(topics.node_state(node), b"", qos=1, retain=True)
+        if self._sealing is not None and self._sealing.on:
+            control.publish(topics.node_key(node), b"", qos=1, retain=True)
+
+    def _follow(self, nodes: Collection[NodeId]) -> bool:
+        """Somebody has left: the head's parts are closed anew, with a key that only the others get."""
+        if self._sealing is None or not self._sealing.follow(nodes):
+            return False
+        self._models.forget()
+        self._sealing.speak_again()
+        self._parts.say("group_key_renewed", {"key_epoch": self._sealing.key_epoch, "nodes": len(nodes)})
+        return True
+
+    def _rotate(self) -> None:
+        if self._sealing is not None and self._sealing.on:
+            self._sealing.rotate()
+            self._parts.say("sealing_key_rotated", self._sealing.row())
+
+    # --- the model --------------------------------------------------------------------------------------------------
 
     def _publish_model(self, record: VersionRecord) -> None:
         """Publish a version; what is damaged of the head is made again before."""

@@ -25,9 +25,11 @@ from coordinator.engine.timers import RateLimit
 from coordinator.runtime.broker_log import BROKER_LOG, STRANGER, incident_of
 from coordinator.runtime.connections import CONTROL, DROPPED_TOPIC
 from coordinator.runtime.incidents import Incidents
+from coordinator.runtime.sealing import CoordinatorSealing
 from coordinator.runtime.traffic import Traffic
 from coordinator.storage.store import CoordinatorStore
 from federation.errors import (
+    BadSeal,
     BadSignature,
     IncompatibleVersion,
     MalformedMessage,
@@ -90,6 +92,7 @@ NEVER_RETAINED: Final = frozenset({"evt", "tel", "up"})
 
 INCIDENTS: Final[Mapping[type[RemoteProtocolError], str]] = {
     BadSignature: "bad_signature",
+    BadSeal: "bad_seal",
     IncompatibleVersion: "incompatible",
     MalformedTopic: "forged_topic",
     MalformedMessage: "malformed",
@@ -109,6 +112,7 @@ class Inbound:
         incidents: Counts what is refused; None is nobody who asks.
         signer: Our own key; None says and believes everything unsigned in our name.
         retained: Has what is retained where nothing may be taken away.
+        sealing: Opens what is sealed; None opens nothing.
         now: Monotonic seconds.
     """
 
@@ -123,10 +127,11 @@ class Inbound:
         incidents: Incidents | None = None,
         signer: Signer | None = None,
         retained: "RetainedMail | None" = None,
+        sealing: CoordinatorSealing | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._topics, self._store, self._traffic, self._on_connected = topics, store, traffic, on_connected
-        self._reader, self._signer = Reader(topics, verifier), signer
+        self._reader, self._signer, self._sealing = Reader(topics, verifier, sealing), signer, sealing
         self._incidents = Incidents() if incidents is None else incidents
         self._retained, self._now = retained, now
         self._messages = RateLimit[NodeId](per_s=MESSAGES_PER_S, burst=BURST_MESSAGES)
@@ -212,7 +217,10 @@ class Inbound:
             return self._clear(received)
         match self._topics.parse(received.topic):
             case NodeChunkTopic(node=node, update=update, index=index):
-                return ChunkReceived(node=node, update=update, index=index, body=received.payload)
+                body = received.payload
+                if self._sealing is not None:
+                    body = self._sealing.update_chunk(node, update, index, body)
+                return ChunkReceived(node=node, update=update, index=index, body=body)
             case NodeStateTopic(node=node) | NodeEventTopic(node=node) | NodeTelemetryTopic(node=node) as topic:
                 # An empty retained payload is how a state is removed from the broker.
                 if self._is_flood(node) or not received.payload:
@@ -280,6 +288,8 @@ class Inbound:
             case NodeStateTopic(), NodeState():
                 return self._node_state(node, message)
             case NodeEventTopic(), UpdateOffer():
+                if self._sealing is not None:
+                    self._sealing.offered(node, message)
                 known = self._store.verdict(message.update)
                 asked = self._store.reserved(message.round) if known is None else None
                 stored = None
@@ -303,6 +313,8 @@ class Inbound:
             self._incidents.count(node, "birth_flood")
             return None
         self._traffic.presence(node, state.presence)
+        if self._sealing is not None:
+            self._sealing.hear(node, state)
         return NodeStateReceived(node=node, state=state)
 
     def _too_many_births(self, node: NodeId, state: NodeState) -> bool:

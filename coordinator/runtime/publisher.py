@@ -1,5 +1,6 @@
 """The model on the broker: retained chunks of the head's parts, each published once per broker session."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from coordinator.records import VersionRecord
@@ -29,10 +30,19 @@ class ModelPublisher:
         control: Connection of the announcements.
         data: Connection for bulk.
         topics: The federation's tree.
+        close: What is published of a part's chunk, by its index and body; None is the body itself.
     """
 
-    def __init__(self, store: CoordinatorStore, control: Publisher, data: Publisher, topics: Topics) -> None:
+    def __init__(
+        self,
+        store: CoordinatorStore,
+        control: Publisher,
+        data: Publisher,
+        topics: Topics,
+        close: Callable[[ModelPart, int, bytes], bytes] | None = None,
+    ) -> None:
         self._store, self._control, self._data, self._topics = store, control, data, topics
+        self._close = close or (lambda _part, _index, body: body)
         self._published: set[ModelPart] = set()
 
     def forget(self) -> None:
@@ -71,9 +81,10 @@ class ModelPublisher:
         frame, connection = self._store.frame(part), self._connection(part)
         for segment in segments(part):
             for index in range(segment.chunks):
-                place = chunk_slice(segment.first_chunk + index, part.payload_bytes, part.chunk_bytes)
+                number = segment.first_chunk + index
+                body = frame[chunk_slice(number, part.payload_bytes, part.chunk_bytes)]
                 topic = self._topics.model_chunk(part.version, segment.name, index)
-                connection.publish(topic, frame[place], qos=1, retain=True)
+                connection.publish(topic, self._close(part, number, body), qos=1, retain=True)
 
     def _connection(self, part: ModelPart) -> Publisher:
         return self._control if part.payload_bytes <= CONTROL_BYTES_MAX else self._data

@@ -1,6 +1,7 @@
 """Pulls one global model from retained chunks: which parts, one segment at a time, with a bounded patience."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from edge_node.engine.effects import Effect, Note, SubscribeSegment, UnsubscribeSegment
 from edge_node.engine.events import ModelChunkReceived
@@ -15,6 +16,16 @@ __all__ = ["CHUNKS_MISSING", "Fetch", "plan"]
 
 CHUNKS_MISSING = "model chunks do not come"
 """Why a fetch has failed whose chunks may have been wiped from the broker."""
+
+KEY_LOOK_S: Final = 0.25
+"""How often a node that waits for the key of a sealed model looks for it, in seconds."""
+
+KEY_LOOKS_MAX: Final = 20
+"""How often it looks at most: the key is retained, and has come before the announcement unless something is wrong."""
+
+
+def _nothing() -> None:
+    """Nothing is lacking."""
 
 
 def plan(model: ModelRef, held: Held | None, *, from_seed: bool = True) -> tuple[ModelPart, ...] | None:
@@ -63,6 +74,7 @@ class Fetch:
         parts: The path.
         settings: The patience.
         delta: What the announcement carries of the last part, unchecked.
+        lacks: Says why the parts could not be read now, if they are sealed and their key has not come.
 
     Attributes:
         parts: The parts to pull, in order.
@@ -71,13 +83,19 @@ class Fetch:
         received_bytes: Chunk bodies that came for it, duplicates included.
     """
 
-    def __init__(self, parts: tuple[ModelPart, ...], settings: NodeSettings, delta: bytes | None = None) -> None:
+    def __init__(
+        self,
+        parts: tuple[ModelPart, ...],
+        settings: NodeSettings,
+        delta: bytes | None = None,
+        lacks: Callable[[], str | None] = _nothing,
+    ) -> None:
         self.parts = parts
         self.done: list[bytes] = []
         self.failed: str | None = None
         self.received_bytes = 0
         self._settings = settings
-        self._delta = delta
+        self._delta, self._lacks, self._looks = delta, lacks, 0
         self._assembly: Assembly | None = None
         self._todo: list[Segment] = []
         self._subscribed: SubscribeSegment | None = None
@@ -138,14 +156,16 @@ class Fetch:
         if path_bytes(self.parts) > most:
             found = path_bytes(self.parts)
             return self._give_up(f"the model's parts have {found} bytes; this node's model and bounds limits: {most}")
-        return self._start_part(now) if self._assembly is None else self._ask_again(now)
+        return self._begin(now) if self._assembly is None else self._ask_again(now)
 
     def disconnected(self) -> list[Effect]:
         """Nothing can arrive; forget the subscription, or the reconnect would pull the whole segment again."""
         return self.stop()
 
     def timeout(self, now: float) -> list[Effect]:
-        """No new chunk for too long: ask again, a bounded number of times."""
+        """No new chunk for too long: ask again, a bounded number of times. Or the key may have come meanwhile."""
+        if self._assembly is None:
+            return self._begin(now)
         self._attempts += 1
         if self._attempts >= self._settings.fetch_attempts_max:
             return self._give_up(CHUNKS_MISSING)
@@ -155,6 +175,17 @@ class Fetch:
         """No longer wanted."""
         self._timeout_at = None
         return self._unsubscribe()
+
+    def _begin(self, now: float) -> list[Effect]:
+        """Nothing is pulled that could not be read."""
+        lacking = self._lacks()
+        if lacking is None:
+            return self._start_part(now)
+        self._looks += 1
+        if self._looks > KEY_LOOKS_MAX:
+            return self._give_up(lacking)
+        self._timeout_at = now + KEY_LOOK_S
+        return []
 
     def _start_part(self, now: float) -> list[Effect]:
         part = self.parts[len(self.done)]

@@ -60,7 +60,7 @@ class NodeMachine:
     """One node: who coordinates, the round at hand (`Scheduler`), and what is not yet settled (`Outbox`).
 
     Time is monotonic seconds; ``rng`` gives uniform numbers in [0, 1); ``gate`` says why the device may not train now,
-    ``device`` what it has; ``state_id`` is its store's.
+    ``device`` what it has; ``state_id`` is its store's; ``lacks_key`` says why a sealed model cannot be read now.
     """
 
     def __init__(  # noqa: PLR0913 - all that a pure machine may not find by itself
@@ -73,6 +73,7 @@ class NodeMachine:
         state_id: StateId | None = None,
         gate: Callable[[], str | None] | None = None,
         device: Callable[[], Mapping[str, float]] | None = None,
+        lacks_key: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._device = device
         self._settings, self._incarnation, self._state_id = settings, incarnation, state_id
@@ -80,7 +81,13 @@ class NodeMachine:
         self._outbox = Outbox(settings, recovered, rng)
         self._reports = Reports(settings, rng)
         self._scheduler = Scheduler(
-            settings, self._runs, rng=rng, outbox=self._outbox, reports=self._reports, gate=gate
+            settings,
+            self._runs,
+            rng=rng,
+            outbox=self._outbox,
+            reports=self._reports,
+            gate=gate,
+            lacks_key=lacks_key,
         )
         seen = (one.seen for one in (recovered, *recovered.hidden))
         self._fence = Fence((one for one in seen if one is not None), signed=settings.signed)

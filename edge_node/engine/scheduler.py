@@ -36,7 +36,7 @@ class Scheduler:
         current: The newest announcement of the run.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that it may not find by itself
         self,
         settings: NodeSettings,
         runs: Runs,
@@ -45,8 +45,10 @@ class Scheduler:
         outbox: Outbox,
         reports: Reports,
         gate: Callable[[], str | None] | None = None,
+        lacks_key: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._settings, self._runs, self._rng, self._outbox, self._gate = settings, runs, rng, outbox, gate
+        self._lacks_key = lacks_key
         self._evaluations = Evaluations(settings, reports, gate)
         self.current: RoundAnnouncement | None = None
         self._job: Assignment | None = None
@@ -202,8 +204,7 @@ class Scheduler:
 
     def failed(self, failure: TrainingFailed, now: float) -> list[Effect]:
         """The user's task could not do it: say so, and be ready for the next round."""
-        job = self._trained(failure)
-        return [] if job is None else self._give_up(job, failure.reason, now)
+        return [] if (job := self._trained(failure)) is None else self._give_up(job, failure.reason, now)
 
     def evaluated(self, report: EvaluationReport, now: float) -> list[Effect]:
         """A version has been evaluated here: report it, and train from it where that was asked, too."""
@@ -335,16 +336,15 @@ class Scheduler:
         return self._fetch(job, now)
 
     def _fetch(self, job: Assignment, now: float) -> list[Effect]:
-        parts = plan(job.model, None if job.keyframe else self._runs.now.held, from_seed=not job.keyframe)
-        if parts is None:
+        if (
+            parts := plan(job.model, None if job.keyframe else self._runs.now.held, from_seed=not job.keyframe)
+        ) is None:
             return self._give_up(job, f"no parts lead to version {job.model.version}", now)
         if path_bytes(parts) > self._settings.bounds.model_bytes_max:
             return self._give_up(job, f"the model has {path_bytes(parts)} bytes", now)
         tell_at = now + self._settings.progress_after_s if self._connected else None
-        job.begin_fetch(Fetch(parts, self._settings, job.model.delta), tell_at)
-        if not self._connected:
-            return []
-        return self._follow(lambda fetch: fetch.connected(now), now)
+        job.begin_fetch(Fetch(parts, self._settings, job.model.delta, self._lacks_key), tell_at)
+        return self._follow(lambda fetch: fetch.connected(now), now) if self._connected else []
 
     def _follow(self, step: Callable[[Fetch], list[Effect]], now: float) -> list[Effect]:
         """Let the fetch take one step, and draw the conclusion."""

@@ -67,6 +67,7 @@ class NodeSettings:
         ineligible_retry_s: The same after a decline because the owner's conditions are not met.
         progress_after_s: Telemetry tells of a fetch or a training that takes longer than this, in seconds.
         signed: Whether the coordinator's messages are signed: then what is older than was heard is refused for good.
+        sealed_only: Whether a run is declined whose model and updates a broker could read.
         exit_when_finished: Leave when the run has ended and the outbox is empty.
         exit_linger_s: Leave then at the latest, in seconds; what is still in the outbox stays on disk.
     """
@@ -91,6 +92,7 @@ class NodeSettings:
     ineligible_retry_s: float = 600.0
     progress_after_s: float = 1.0
     signed: bool = False
+    sealed_only: bool = False
     exit_when_finished: bool = False
     exit_linger_s: float = 30.0
 
@@ -128,6 +130,8 @@ def objection(announcement: RoundAnnouncement, settings: NodeSettings) -> str | 
     reason = other_task(announcement, settings)
     if reason is not None:
         return reason
+    if settings.sealed_only and announcement.seal is None:
+        return "the run is not sealed, and security.require_sealed is set here: set the coordinator's privacy.sealed"
     if not _agrees_to_codec(announcement.codec, settings.codecs):
         return f"codec {announcement.codec}"
     return _beyond(announcement.settings, settings.bounds)

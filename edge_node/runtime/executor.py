@@ -34,6 +34,7 @@ from edge_node.engine.effects import (
 )
 from edge_node.engine.events import Event, ModelReady, ModelRejected, OutboxSaved, RunEntered, StorageFailed
 from edge_node.records import Held, OutboxEntry, RecoveredNode, Residual
+from edge_node.runtime.sealing import NodeSealing
 from edge_node.storage.store import HeldModel, NodeStore
 from edge_node.storage.task_state import expected_state
 from edge_node.training.adoption import AdoptionError, compose, initial_model
@@ -43,7 +44,7 @@ from edge_node.training.worker import Trainer, TrainingJob, TrainingSetup
 from federation.errors import LocalProtocolError, PayloadTooLarge, StorageError
 from federation.protocol.chunking import chunk_count, chunk_slice
 from federation.protocol.limits import CHUNK_BYTES
-from federation.protocol.messages import Message, UpdateOffer
+from federation.protocol.messages import Message, NodeState, UpdateOffer
 from federation.protocol.signing import Signer, Writer
 from federation.protocol.topics import Topics
 from federation.runtime.failpoint import failpoint
@@ -71,6 +72,7 @@ class NodeParts:
         topics: The federation's topics.
         signer: The node's own key; None says everything without a signature.
         inputs_of: Finds what has been heard of a run's inputs, by its digest.
+        sealing: Closes to the broker what is said; shared with `Inbound`. None says everything openly.
     """
 
     setup: TrainingSetup
@@ -80,6 +82,7 @@ class NodeParts:
     topics: Topics
     signer: Signer | None = None
     inputs_of: Callable[[Digest | None], str | None] = lambda _: None
+    sealing: NodeSealing | None = None
 
 
 class NodeExecutor:
@@ -96,7 +99,10 @@ class NodeExecutor:
         self._setup, self._store, self._trainer = parts.setup, parts.store, parts.trainer
         self._transport, self._topics, self._node = parts.transport, parts.topics, parts.setup.node
         self._inputs_of = parts.inputs_of
-        self._writer = Writer(parts.topics, parts.signer)
+        self._writer, self._sealing = Writer(parts.topics, parts.signer, parts.sealing), parts.sealing
+        if parts.sealing is not None:
+            parts.sealing.renewed = self._say_state
+        self._said: NodeState | None = None
         self._log = get_log("node")
         self._held = self._fitting(self._store.held_model())
         self._unsaved = False
@@ -115,7 +121,8 @@ class NodeExecutor:
         """
         match effect:
             case PublishState():
-                self._say(self._topics.node_state(self._node), effect.state, retain=True)
+                self._said = effect.state
+                self._say_state()
             case PublishEvent():
                 self._say(self._topics.node_event(self._node), effect.message)
             case PublishProgress():
@@ -149,6 +156,12 @@ class NodeExecutor:
             case _:
                 assert_never(effect)
         return ()
+
+    def _say_state(self) -> None:
+        """Say what was said last of the node, with the key that it has now."""
+        if self._said is not None:
+            state = self._said if self._sealing is None else self._sealing.stated(self._said)
+            self._say(self._topics.node_state(self._node), state, retain=True)
 
     def _say(self, topic: str, message: Message, *, qos: int = 1, retain: bool = False) -> None:
         self._transport.publish(topic, self._writer.encode(topic, message), qos=qos, retain=retain)
@@ -309,15 +322,20 @@ class NodeExecutor:
     def _send_offer(self, effect: SendOffer) -> None:
         failpoint("node_before_offer")
         topic, offer = self._topics.node_event(self._node), effect.offer
-        sent: UpdateOffer = replace(offer, inline=self._frame(offer.update) if effect.inline else None)
+        sent = replace(offer, inline=self._frame(offer.update)) if effect.inline else self._without_payload(offer)
         try:
             self._say(topic, sent)
         except PayloadTooLarge:
             # This broker takes smaller packets than the offer with its payload: the coordinator will grant chunks.
-            self._say(topic, replace(offer, inline=None))
+            self._say(topic, self._without_payload(offer))
         told = {"run": offer.run, "update": offer.update, "bytes": offer.payload_bytes, "inline": effect.inline}
         self._log.info("update_offered", **told)
         failpoint("node_after_offer")
+
+    def _without_payload(self, offer: UpdateOffer) -> UpdateOffer:
+        """An offer whose payload is to be granted, with what opens its chunks where they are sealed."""
+        bare = replace(offer, inline=None)
+        return bare if self._sealing is None else self._sealing.offered(bare)
 
     def _send_chunks(self, effect: SendChunks) -> None:
         entry = self._store.entry(effect.update)
@@ -330,7 +348,10 @@ class NodeExecutor:
                 raise LocalProtocolError(f"update {effect.update} has {count} chunks, not one of index {index}")
             topic = self._topics.node_chunk(self._node, effect.update, index)
             try:
-                self._transport.publish(topic, frame[chunk_slice(index, len(frame), chunk_bytes)])
+                body = frame[chunk_slice(index, len(frame), chunk_bytes)]
+                if self._sealing is not None:
+                    body = self._sealing.chunk(entry.offer, chunk_bytes, index, body)
+                self._transport.publish(topic, body)
             except PayloadTooLarge as error:
                 # The broker takes less than its profile says; to end here would repeat at each start.
                 self._log.error("chunks_too_large", update=effect.update, chunk_bytes=chunk_bytes, reason=str(error))

@@ -13,6 +13,7 @@ from edge_node.engine.events import (
     MessageRefused,
     ModelChunkReceived,
 )
+from edge_node.runtime.sealing import NodeSealing
 from federation.errors import LocalProtocolError, MalformedMessage, RemoteProtocolError, TransportError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import (
@@ -26,8 +27,16 @@ from federation.protocol.messages import (
     RetryAfter,
     RoundAnnouncement,
 )
+from federation.protocol.sealed_messages import KeyWrap
 from federation.protocol.signing import Reader, Verifier
-from federation.protocol.topics import CoordinatorStateTopic, ModelChunkTopic, NodeCommandTopic, RoundTopic, Topics
+from federation.protocol.topics import (
+    CoordinatorStateTopic,
+    ModelChunkTopic,
+    NodeCommandTopic,
+    NodeKeyTopic,
+    RoundTopic,
+    Topics,
+)
 from federation.runtime.log import get_log
 from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
 from federation.types import Digest, NodeId
@@ -47,14 +56,17 @@ class Inbound:
         topics: The federation's tree.
         node: Who listens.
         verifier: The coordinator's key; None believes what is not signed.
+        sealing: Opens what is sealed; None opens nothing.
 
     Attributes:
         refused: Messages that were refused, by kind of error.
     """
 
-    def __init__(self, topics: Topics, node: NodeId, verifier: Verifier | None = None) -> None:
-        self._topics, self._node = topics, node
-        self._reader = Reader(topics, verifier)
+    def __init__(
+        self, topics: Topics, node: NodeId, verifier: Verifier | None = None, sealing: NodeSealing | None = None
+    ) -> None:
+        self._topics, self._node, self._sealing = topics, node, sealing
+        self._reader = Reader(topics, verifier, sealing)
         self._log = get_log("inbound")
         self.refused: Counter[str] = Counter()
         self._inputs: dict[Digest, str] = {}
@@ -103,22 +115,34 @@ class Inbound:
                 self._log.warning("message_refused", reason=str(error)[:200], **fields)
             return MessageRefused(topic=message.topic, reason=str(error))
 
-    def _decode(self, message: MessageReceived) -> Event:
-        match self._topics.parse(message.topic):
-            case ModelChunkTopic(version=version, segment=segment, index=index):
-                return ModelChunkReceived(version=version, segment=segment, index=index, body=message.payload)
-            case CoordinatorStateTopic():
-                state = self._reader.decode(message.topic, message.payload)
-                if isinstance(state, CoordinatorState):
-                    self._hear_inputs(state.inputs)
-                    return CoordinatorStateReceived(state=state, payload=message.payload)
-            case RoundTopic():
-                announcement = self._reader.decode(message.topic, message.payload)
-                if isinstance(announcement, RoundAnnouncement):
-                    return AnnouncementReceived(announcement=announcement, payload=message.payload)
-            case NodeCommandTopic(node=node) if node == self._node:
-                return self._command(self._reader.decode(message.topic, message.payload), message.payload)
+    def _decode(self, message: MessageReceived) -> Event | None:
+        place = self._topics.parse(message.topic)
+        if isinstance(place, ModelChunkTopic):
+            body = message.payload
+            if self._sealing is not None:
+                body = self._sealing.part_chunk(place.version, place.segment, place.index, body)
+            return ModelChunkReceived(version=place.version, segment=place.segment, index=place.index, body=body)
+        decoded, payload = self._reader.read(message.topic, message.payload)
+        match place, decoded:
+            case CoordinatorStateTopic(), CoordinatorState() as state:
+                return self._heard(state, payload)
+            case RoundTopic(), RoundAnnouncement() as announcement:
+                if self._sealing is not None:
+                    announcement = self._sealing.announced(announcement)
+                return AnnouncementReceived(announcement=announcement, payload=payload)
+            case NodeKeyTopic(node=node), KeyWrap() as wrap if node == self._node:
+                if self._sealing is not None:
+                    self._sealing.wrapped(message.topic, wrap)
+                return None
+            case NodeCommandTopic(node=node), command if node == self._node:
+                return self._command(command, payload)
         raise MalformedMessage(f"topic {message.topic[:128]!r} does not carry this message to a node")
+
+    def _heard(self, state: CoordinatorState, payload: bytes) -> Event:
+        self._hear_inputs(state.inputs)
+        if self._sealing is not None:
+            self._sealing.hear(state)
+        return CoordinatorStateReceived(state=state, payload=payload)
 
     def _command(self, command: Message, payload: bytes) -> CommandReceived:
         if not isinstance(command, Receipt | Grant | Cancel | RetryAfter | Rebirth | EvaluationReceipt):

@@ -78,6 +78,19 @@ MASKED_INLINE_BYTES_MAX: Final = 46_080
 SUM_REQUEST_BYTES_MAX: Final = 36_864
 """Bytes of a request for a sum: a digest of each member, and its header."""
 
+KEY_ID_BYTES: Final = 8
+"""Bytes that tell one key to seal to from another."""
+SEALING_KEY_BYTES_MAX: Final = 1_216
+"""Bytes of a public key to seal to: that of the hybrid."""
+CONTENT_KEY_BYTES: Final = 32
+"""Bytes of the secret of an update that is sent in sealed chunks, and of the group key of a model's parts."""
+TAG_BYTES: Final = 16
+"""Bytes that a sealed chunk is longer than its body."""
+WRAP_BYTES_MAX: Final = 1_168
+"""Bytes of the box with a group key: that of the hybrid."""
+SEAL_NODES: Final = 3
+"""Nodes that a cohort lists less where the announcement says that its model is sealed, and how."""
+
 ID_CHARS_MAX: Final = 64
 """Characters of a federation's or a node's name."""
 NAME_BYTES_MAX: Final = 64

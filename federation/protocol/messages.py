@@ -1,12 +1,13 @@
 """The messages of the protocol: frozen values, one class per thing that is said (PROTOCOL.md).
 
-Those of masked sums are in `sum_messages`, the words that they choose from in `enumerations`.
+Those of masked sums are in `sum_messages`, those of sealing in `sealed_messages`, their words in `enumerations`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from federation.protocol.enumerations import Activity, PartKind, Presence, Reason, ReceiptStatus
+from federation.protocol.sealed_messages import KeyWrap, PartsSeal, Sealed, SealingKey
 from federation.protocol.sum_messages import (
     Held,
     HelperState,
@@ -142,11 +143,11 @@ class CoordinatorState:
         presence: Whether it is there.
         run: The store that it works on.
         epoch: Fencing number of this start.
-        protocol_min: Oldest protocol that it reads.
-        protocol_max: Newest protocol that it reads.
+        protocol_min: Oldest protocol that it reads; ``protocol_max`` is the newest.
         began_ms: When the run's store was made, in milliseconds since 1970: it only orders runs. None: nobody asks.
         start: Which start this is, at least 1: of two with one epoch the higher one leads. None is an older peer.
         inputs: What the run's inputs and targets mean (`federation.inputs.Inputs`); None where it is not known.
+        seal: What nodes seal to; None: the run is not sealed.
     """
 
     presence: Presence
@@ -157,6 +158,7 @@ class CoordinatorState:
     began_ms: int | None = None
     start: Start | None = None
     inputs: str | None = None
+    seal: SealingKey | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +178,7 @@ class RoundAnnouncement:
             cohort.py); 2**64 - 1 is everybody, None is nobody. All announcements of a version say the same.
         start_low: The low 32 bits of the start that announces (`CoordinatorState`); None is an older peer.
         privacy: Updates are masked under these terms; None: they are not.
+        seal: How the model's parts are sealed; None: they are not.
     """
 
     run: RunId
@@ -193,6 +196,7 @@ class RoundAnnouncement:
     evaluation: int | None = None
     start_low: int | None = None
     privacy: PrivacyTerms | None = None
+    seal: PartsSeal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +215,7 @@ class NodeState:
     capabilities: Mapping[str, float] | None = None
     state_id: StateId | None = None
     seen: SeenRun | None = None
+    seal: SealingKey | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,8 +230,7 @@ class UpdateOffer:
         num_examples: Local examples: the weight, at least 1.
         metrics: The task's own numbers (finite), at most 16.
         codec: The codec spec that made the frame.
-        payload_bytes: Size of the codec frame, in bytes.
-        payload_digest: BLAKE2b-128 of the codec frame.
+        payload_bytes: Size of the codec frame, in bytes; ``payload_digest`` is BLAKE2b-128 of it.
         chunk_bytes: Body size of every chunk but the last, when it is granted.
         fetched_bytes: Model bytes that the node pulled for this round.
         inline: The codec frame itself, or None.
@@ -251,6 +255,7 @@ class UpdateOffer:
     inline: bytes | None = None
     ticket: bytes | None = None
     boxes: tuple[bytes, ...] | None = None
+    content_key: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,8 +289,7 @@ class Receipt:
 
     Attributes:
         run: The run of the offer that it answers.
-        status: stored, applied, stale or refused.
-        reason: Why, for stale and refused.
+        status: stored, applied, stale or refused; ``reason`` says why, for the last two.
         version: The version that it became part of, for applied; else None.
     """
 
@@ -390,5 +394,7 @@ Message = (
     | SumRequest
     | SumOffer
     | SumRefusal
+    | Sealed
+    | KeyWrap
 )
 """Everything that is said in msgpack; model and update chunks are raw bytes."""

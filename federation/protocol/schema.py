@@ -61,6 +61,7 @@ from federation.protocol.messages import (
     TrainSettings,
     UpdateOffer,
 )
+from federation.protocol.sealed_messages import CONTENT_KEY, PARTS_SEAL, SEALED_SCHEMAS, SEALING_KEY
 from federation.protocol.sum_schema import BOXES, PRIVACY_TERMS, SUM_SCHEMAS, TICKET_BYTES
 from federation.protocol.tables import (
     CHUNK,
@@ -203,6 +204,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(7, "began_ms", Whole(EXAMPLES_MAX), optional=True),
         Field(8, "start", DRAWN, optional=True),
         Field(9, "inputs", Text(INPUTS_BYTES_MAX, least=1), optional=True),
+        Field(10, "seal", SEALING_KEY, optional=True),
         check=check_protocol,
     ),
     message(
@@ -223,6 +225,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(14, "evaluation", Whole(INT64_MAX), optional=True),
         Field(15, "start_low", COUNT, optional=True),
         Field(16, "privacy", PRIVACY_TERMS, optional=True),
+        Field(17, "seal", PARTS_SEAL, optional=True),
         bytes_max=ANNOUNCEMENT_BYTES_MAX,
     ),
     message(
@@ -240,6 +243,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(11, "capabilities", Numbers(), optional=True),
         Field(12, "state_id", DRAWN, optional=True),
         Field(13, "seen", _SEEN_RUN, optional=True),
+        Field(14, "seal", SEALING_KEY, optional=True),
         check=check_protocol,
     ),
     message(
@@ -262,6 +266,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(16, "inline", Blob(CHUNK_BYTES), optional=True),
         Field(17, "ticket", TICKET_BYTES, optional=True),
         Field(18, "boxes", BOXES, optional=True),
+        Field(19, "content_key", CONTENT_KEY, optional=True),
         check=_check_update,
         bytes_max=MESSAGE_BYTES_MAX,
     ),
@@ -330,5 +335,6 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         bytes_max=PROOF_BYTES_MAX,
     ),
     *SUM_SCHEMAS,
+    *SEALED_SCHEMAS,
 )
 """Every message, by ascending type code."""

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, Protocol
 
-from federation.errors import BadSignature
+from federation.errors import BadSeal, BadSignature
 from federation.protocol.limits import SIGNATURE_BYTES
 from federation.protocol.messages import Message
+from federation.protocol.sealed_messages import Sealed
 from federation.protocol.topics import (
     HelperChunkTopic,
     HelperEventTopic,
@@ -25,7 +26,7 @@ from federation.protocol.topics import (
 from federation.protocol.wire import decode_message, encode_message, split_signature
 from federation.types import NodeId, SumHelper
 
-__all__ = ["Reader", "Sender", "Signer", "Verifier", "Writer", "signed_digest"]
+__all__ = ["Opener", "Reader", "Sealer", "Sender", "Signer", "Verifier", "Writer", "signed_digest"]
 
 _PERSON: Final = b"fedmq-signature1"
 _DIGEST_BYTES: Final = 64
@@ -49,6 +50,20 @@ class Verifier(Protocol):
         """Whether ``sender`` has signed this; None is the coordinator. Never raises."""
 
 
+class Sealer(Protocol):
+    """Closes what one participant says to everybody but its reader."""
+
+    def sealed(self, topic: str, message: Message) -> Message:
+        """What is said on a topic: an envelope, or the message itself where nothing is sealed there."""
+
+
+class Opener(Protocol):
+    """Opens what is sealed to one participant."""
+
+    def opened(self, topic: str, sealed: Sealed) -> tuple[Message, bytes]:
+        """What is in an envelope, and its bytes; raises `BadSeal` or `MalformedMessage`."""
+
+
 def signed_digest(topics: Topics, topic: str, body: bytes) -> bytes:
     """What is signed: 64 bytes of BLAKE2b over the federation, the topic below it, and the message's bytes.
 
@@ -63,10 +78,11 @@ def signed_digest(topics: Topics, topic: str, body: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Makes the bytes of what one participant says; without a signer they are not signed."""
+    """Makes the bytes of what one participant says: sealed, then signed, each only with a key for it."""
 
     topics: Topics
     signer: Signer | None = None
+    sealer: Sealer | None = None
 
     def encode(self, topic: str, message: Message) -> bytes:
         """The bytes of ``message`` for ``topic``.
@@ -74,6 +90,8 @@ class Writer:
         Raises:
             LocalProtocolError: A value is outside its field's limits: a bug of the caller's.
         """
+        if self.sealer is not None:
+            message = self.sealer.sealed(topic, message)
         signer = self.signer
         if signer is None:
             return encode_message(message)
@@ -86,19 +104,32 @@ class Reader:
 
     topics: Topics
     verifier: Verifier | None = None
+    opener: Opener | None = None
 
     def decode(self, topic: str, payload: bytes) -> Message:
-        """The message on ``topic``; with a verifier nothing is parsed that the topic's owner has not signed.
+        """The message on ``topic``: see `read`."""
+        return self.read(topic, payload)[0]
+
+    def read(self, topic: str, payload: bytes) -> tuple[Message, bytes]:
+        """The message on ``topic``, and its own bytes, which are those in its envelope where it came in one.
+
+        With a verifier nothing is parsed that the topic's owner has not signed.
 
         Raises:
             MalformedTopic: The topic is outside the federation's tree.
             BadSignature: It is not signed, or not by the one who may speak there.
             IncompatibleVersion: The peer speaks another version of the protocol.
+            BadSeal: It is sealed, and not to this participant.
             MalformedMessage: It is not a message.
         """
         if self.verifier is not None:
             self._check(self.verifier, topic, payload)
-        return decode_message(payload)
+        message = decode_message(payload)
+        if not isinstance(message, Sealed):
+            return message, payload
+        if self.opener is None:
+            raise BadSeal("it is sealed, and this participant has no key")
+        return self.opener.opened(topic, message)
 
     def _check(self, verifier: Verifier, topic: str, payload: bytes) -> None:
         sender = self._sender(topic)

@@ -5,6 +5,7 @@ access rule can name it (PROTOCOL.md, FED-1 to FED-6).
 """
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -51,6 +52,13 @@ class NodeStateTopic:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeCommandTopic:
     """``n/{node}/cmd``: the coordinator's word to one node."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeKeyTopic:
+    """``n/{node}/key``: the group key of a sealed model, for one node."""
 
     node: NodeId
 
@@ -121,6 +129,7 @@ ParsedTopic = (
     | ModelChunkTopic
     | NodeStateTopic
     | NodeCommandTopic
+    | NodeKeyTopic
     | NodeEventTopic
     | NodeChunkTopic
     | NodeTelemetryTopic
@@ -131,6 +140,16 @@ ParsedTopic = (
     | HelperChunkTopic
 )
 """Everything that a topic of the tree can be."""
+
+
+_OF_A_NODE: Final[Mapping[str, Callable[..., "ParsedTopic"]]] = {
+    "state": NodeStateTopic,
+    "cmd": NodeCommandTopic,
+    "key": NodeKeyTopic,
+    "evt": NodeEventTopic,
+    "tel": NodeTelemetryTopic,
+    "ticket": NodeTicketTopic,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +197,10 @@ class Topics:
     def node_command(self, node: NodeId) -> str:
         """From the coordinator to one node."""
         return f"{self._prefix}/n/{node}/cmd"
+
+    def node_key(self, node: NodeId) -> str:
+        """Retained: what opens the model, sealed to one node."""
+        return f"{self._prefix}/n/{node}/key"
 
     def node_event(self, node: NodeId) -> str:
         """Offers and declines of one node."""
@@ -320,16 +343,8 @@ def _below(path: str) -> ParsedTopic:
 
 def _node_topic(node: NodeId, levels: list[str]) -> ParsedTopic:
     match levels:
-        case ["state"]:
-            return NodeStateTopic(node=node)
-        case ["cmd"]:
-            return NodeCommandTopic(node=node)
-        case ["evt"]:
-            return NodeEventTopic(node=node)
-        case ["tel"]:
-            return NodeTelemetryTopic(node=node)
-        case ["ticket"]:
-            return NodeTicketTopic(node=node)
+        case [name] if name in _OF_A_NODE:
+            return _OF_A_NODE[name](node=node)
         case ["up", update, index]:
             return _node_chunk(node, update, index)
         case _:

@@ -13,7 +13,6 @@ from federation.errors import IncompatibleVersion, LocalProtocolError, Malformed
 from federation.protocol.fields import FieldError
 from federation.protocol.limits import (
     ANNOUNCEMENT_BYTES_MAX,
-    CHUNK_BYTES,
     HEADER_BYTES_MAX,
     MESSAGE_BYTES_MAX,
     SIGNATURE_BYTES,
@@ -123,7 +122,7 @@ def _unpack(payload: bytes) -> dict[Any, Any]:
             ext_hook=_refuse_extension,
             strict_map_key=False,
             max_str_len=_STRING_BYTES_MAX,
-            max_bin_len=CHUNK_BYTES,
+            max_bin_len=MESSAGE_BYTES_MAX,
             max_array_len=_ARRAY_LENGTH_MAX,
             max_map_len=_MAP_LENGTH_MAX,
             max_ext_len=0,

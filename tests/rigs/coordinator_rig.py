@@ -234,6 +234,7 @@ class Rig:
         start: int | None = None,
     ) -> None:
         self.drawn = None if start is None else Start(start)
+        self.readers: frozenset[NodeId] | None = None
         self.settings = engine() if settings is None else settings
         self.store = StoreModel(recent_max=self.settings.max_staleness + 1)
         self.now, self.epoch = 100.0, 1
@@ -311,6 +312,9 @@ class Rig:
                 return [events.FederatedEvaluationClosed(evaluation=self.store.close_survey(version))]
             case effects.SaveAttendance(attendance=attendance):
                 return [self._save_attendance(attendance)]
+            case effects.FollowEnrolled(nodes=nodes):
+                before, self.readers = self.readers, nodes
+                return [events.EnrolledFollowed(renewed=before is not None and not before <= nodes)]
             case effects.RetainModels():
                 self.store.retain(effect.versions, effect.best)
                 return [events.ModelsRetained(versions=effect.versions, best=effect.best)]
@@ -510,6 +514,10 @@ def _line(effect: Effect) -> str:  # noqa: PLR0911, PLR0912 - one branch per eff
             return f"save round {record.round} of version {record.version} for {' '.join(sorted(record.nodes))}".strip()
         case effects.ClearNodeState(node=node):
             return f"clear {node}"
+        case effects.FollowEnrolled(nodes=nodes):
+            return f"follow {' '.join(sorted(nodes))}"
+        case effects.RotateKey():
+            return "rotate key"
         case effects.CountIncident(node=node, kind=kind):
             return f"count {kind} of {node}"
         case effects.CloseRound():

@@ -25,7 +25,9 @@ from edge_node.app import node_trust
 from edge_node.config import read_config
 from edge_node.setup.join import install
 from federation.errors import FederationError
+from federation.privacy.boxes import Kem, KeyPair
 from federation.protocol.messages import NodeState, Presence
+from federation.protocol.sealed_messages import SealingKey
 from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
 from federation.runtime.address import TlsFiles
@@ -37,7 +39,14 @@ pytestmark = [pytest.mark.broker, pytest.mark.timeout(110)]
 
 BAD, GOOD = NodeId("bad"), NodeId("good")
 TOPICS = Topics(FederationId("plant"))
-STATE = NodeState(presence=Presence.ONLINE, incarnation=Incarnation(1), protocol_min=1, protocol_max=1, task="null")
+STATE = NodeState(
+    presence=Presence.ONLINE,
+    incarnation=Incarnation(1),
+    protocol_min=1,
+    protocol_max=1,
+    task="null",
+    seal=SealingKey(kem=0x0020, key=KeyPair.make(Kem.X25519).public.raw),
+)
 LIMIT_S = 40.0
 
 
@@ -176,7 +185,8 @@ def test_a_broker_that_has_not_read_its_lists_is_told_of(site: Site, monkeypatch
 
 def test_a_coordinator_that_follows_no_list_is_told_of(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = site.fleet.folder.config
-    settings.write_text(settings.read_text().replace("require_signatures = true", "require_signatures = false"))
+    text = settings.read_text().replace("require_signatures = true", "require_signatures = false")
+    settings.write_text(text.replace("sealed = true", "sealed = false"))  # else the configuration is refused
     monkeypatch.setattr(shut_out, "PATIENCE_S", 2.0)
     with FleetBroker(site.broker):
         site.coordinate()

@@ -54,6 +54,8 @@ def test_a_line_says_who_tried_what(line: str, incident: tuple[str, str] | None)
         ("fl/plant/round", False),
         ("fl/plant/srv", False),
         ("fl/plant/n/edge-01/cmd", False),
+        ("fl/plant/n/edge-01/key", False),
+        ("fl/plant/n/edge-02/key", True),
         ("fl/plant/n/edge-01/state", False),
         ("fl/plant/model/7/k0/+", False),
         ("fl/plant/model/7/d0/12", False),

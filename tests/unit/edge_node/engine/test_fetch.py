@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edge_node.engine.effects import Note, SubscribeSegment, UnsubscribeSegment
 from edge_node.engine.events import ModelChunkReceived
-from edge_node.engine.fetch import CHUNKS_MISSING, Fetch, path_bytes, plan
+from edge_node.engine.fetch import CHUNKS_MISSING, KEY_LOOK_S, Fetch, path_bytes, plan
 from edge_node.engine.settings import NodeSettings, TrainBounds
 from edge_node.records import Held
 from federation.protocol.chunking import SEGMENT_CHUNKS, split
@@ -383,3 +383,40 @@ def fetch_arrived(fetch: Fetch) -> set[int]:
         return set()
     assert fetch._assembly is not None
     return set(range(7)) - set(fetch._assembly.missing_indices(7))
+
+
+# --- sealed models --------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_pulled_before_its_key_is_there() -> None:
+    """FED-168."""
+    lacking: list[str | None] = ["no key", "no key", None]
+    fetch = Fetch((keyframe(1),), SETTINGS, None, lambda: lacking.pop(0))
+    assert fetch.connected(0.0) == []
+    assert fetch.deadline() == KEY_LOOK_S
+    assert fetch.timeout(KEY_LOOK_S) == []
+    (asked,) = fetch.timeout(2 * KEY_LOOK_S)
+    assert isinstance(asked, SubscribeSegment)
+    assert fetch.failed is None
+
+
+def test_a_key_is_not_waited_for_without_end() -> None:
+    """FED-168: 5 seconds, and the reason is that of whoever has the keys."""
+    fetch, now = Fetch((keyframe(1),), SETTINGS, None, lambda: "no key"), 0.0
+    fetch.connected(now)
+    while fetch.failed is None:
+        due = fetch.deadline()
+        assert due is not None
+        now = due
+        assert fetch.timeout(now) == []
+    assert (now, fetch.failed, fetch.deadline()) == (5.0, "no key", None)
+
+
+def test_a_broken_connection_does_not_end_the_wait_for_a_key() -> None:
+    lacking: list[str | None] = ["no key", None]
+    fetch = Fetch((keyframe(1),), SETTINGS, None, lambda: lacking.pop(0))
+    fetch.connected(0.0)
+    assert fetch.disconnected() == []
+    assert fetch.deadline() is None
+    (asked,) = fetch.connected(9.0)
+    assert isinstance(asked, SubscribeSegment)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.protocol import limits, schema, sum_schema, tables
+from federation.protocol import limits, schema, sealed_messages, sum_schema, tables
 from federation.protocol.fields import Blob, Choice, Flag, Kind, Numbers, Real, Record, Sequence, Text, Whole, Word
 from federation.types import DIGEST_BYTES
 
@@ -18,6 +18,8 @@ NESTED = [
     schema._TRAIN_SETTINGS,
     schema._SEEN_RUN,
     sum_schema.PRIVACY_TERMS,
+    sealed_messages.SEALING_KEY,
+    sealed_messages.PARTS_SEAL,
 ]
 CHOICES = [
     tables.PRESENCE,

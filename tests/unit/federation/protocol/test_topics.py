@@ -16,6 +16,7 @@ from federation.protocol.topics import (
     NodeChunkTopic,
     NodeCommandTopic,
     NodeEventTopic,
+    NodeKeyTopic,
     NodeStateTopic,
     NodeTelemetryTopic,
     NodeTicketTopic,
@@ -41,6 +42,7 @@ PAIRS: list[tuple[str, str, ParsedTopic]] = [
     ),
     (TOPICS.node_state(NODE), "fl/mill-7/n/press_01/state", NodeStateTopic(node=NODE)),
     (TOPICS.node_command(NODE), "fl/mill-7/n/press_01/cmd", NodeCommandTopic(node=NODE)),
+    (TOPICS.node_key(NODE), "fl/mill-7/n/press_01/key", NodeKeyTopic(node=NODE)),
     (TOPICS.node_event(NODE), "fl/mill-7/n/press_01/evt", NodeEventTopic(node=NODE)),
     (
         TOPICS.node_chunk(NODE, UpdateId("4-press_01"), 65_535),
@@ -96,6 +98,7 @@ def test_filters_match_the_topics_that_they_are_for() -> None:
         assert on_control == isinstance(parsed, NodeStateTopic | NodeEventTopic | NodeTelemetryTopic)
         assert on_data == isinstance(parsed, NodeChunkTopic)
         assert on_node == isinstance(parsed, CoordinatorStateTopic | RoundTopic | NodeCommandTopic)
+        assert (made == TOPICS.node_key(NODE)) == isinstance(parsed, NodeKeyTopic)
         segment = TOPICS.model_segment(ModelVersion(12), "k3")
         assert matches(segment, made) == isinstance(parsed, ModelChunkTopic)
 

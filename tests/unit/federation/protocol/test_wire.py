@@ -31,6 +31,7 @@ from federation.protocol.limits import (
     PARTS_MAX,
     PAYLOAD_BYTES_MAX,
     REFUSED_MEMBERS_MAX,
+    SEAL_NODES,
     TAIL_MAX,
     TICKET_BYTES_MAX,
 )
@@ -56,6 +57,7 @@ from federation.protocol.messages import (
     UpdateOffer,
 )
 from federation.protocol.schema import SCHEMAS
+from federation.protocol.sealed_messages import PartsSeal
 from federation.protocol.sum_messages import (
     HelperState,
     PrivacyTerms,
@@ -146,7 +148,7 @@ def _made_to_fit(values: dict[str, Any]) -> dict[str, Any]:
     if values.get("inline") is not None:
         values["inline"] = values["inline"] or b"x"
         values["payload_bytes"], values["chunk_bytes"] = len(values["inline"]), CHUNK_BYTES
-    if values.get("delta") is not None:
+    if values.get("delta") is not None and "parts" in values:
         part = ModelPart(
             kind=PartKind.DELTA,
             version=values["version"],
@@ -172,11 +174,12 @@ def _made_to_fit(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def worst_announcement(*, described: bool = False, masked: bool = False) -> RoundAnnouncement:
+def worst_announcement(*, described: bool = False, masked: bool = False, sealed: bool = False) -> RoundAnnouncement:
     """The longest announcement that the field limits allow, with or without a description of the inputs [FED-125]."""
     nodes = COHORT_NODES_DESCRIBED_MAX if described else COHORT_NODES_MAX
     if masked:
         nodes = COHORT_NODES_MASKED_MAX
+    nodes -= SEAL_NODES if sealed else 0
     part = ModelPart(
         kind=PartKind.DELTA,
         version=ModelVersion(INT32_MAX),
@@ -215,6 +218,7 @@ def worst_announcement(*, described: bool = False, masked: bool = False) -> Roun
         evaluation=INT64_MAX,
         start_low=INT32_MAX,
         privacy=WORST_TERMS if masked else None,
+        seal=PartsSeal(key_epoch=INT32_MAX) if sealed else None,
     )
 
 
@@ -305,7 +309,7 @@ def packed(envelope: Any) -> bytes:
 
 def test_there_is_a_table_for_every_message_with_stable_numbers() -> None:
     assert {schema.record.make for schema in SCHEMAS} == set(get_args(Message))
-    assert [schema.code for schema in SCHEMAS] == [*range(1, 15), *range(20, 27)]
+    assert [schema.code for schema in SCHEMAS] == [*range(1, 15), *range(20, 27), 28, 29]
     for schema in SCHEMAS:
         assert [field.number for field in schema.record.fields] == list(range(2, 2 + len(schema.record.fields)))
         assert [field.name for field in schema.record.fields] == [field.name for field in fields(schema.record.make)]
@@ -336,9 +340,10 @@ def test_every_enumeration_is_whole() -> None:
 
 
 @pytest.mark.parametrize("described", [False, True])
-def test_the_longest_announcement_fits_4_kib(described: bool) -> None:
-    """FED-25, FED-125: whatever the fleet, because every field has a limit."""
-    announcement = worst_announcement(described=described)
+@pytest.mark.parametrize("sealed", [False, True], ids=["open", "sealed"])
+def test_the_longest_announcement_fits_4_kib(described: bool, sealed: bool) -> None:
+    """FED-25, FED-125, FED-173: whatever the fleet, because every field has a limit."""
+    announcement = worst_announcement(described=described, sealed=sealed)
     encoded = encode_message(announcement)
     assert len(encoded) <= ANNOUNCEMENT_BYTES_MAX == 4096
     assert decode_message(encoded) == announcement

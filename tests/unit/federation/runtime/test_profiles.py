@@ -9,7 +9,7 @@ from coordinator.runtime.connections import CONTROL_EXPIRY_S
 from edge_node.app import node_settings
 from edge_node.config import read_config as read_node_config
 from federation.errors import ConfigError
-from federation.protocol.limits import CHUNK_BYTES, CHUNKS_MAX, ID_CHARS_MAX, INT32_MAX, MESSAGE_BYTES_MAX
+from federation.protocol.limits import CHUNK_BYTES, CHUNKS_MAX, ID_CHARS_MAX, INT32_MAX, MESSAGE_BYTES_MAX, TAG_BYTES
 from federation.protocol.topics import Topics
 from federation.runtime.profiles import PROFILES, BrokerProfile, profile_named
 from federation.runtime.session import SessionSettings, publish_packet_bytes
@@ -51,14 +51,14 @@ def test_the_longest_topic_fits(profile: BrokerProfile) -> None:
 @EVERY
 def test_the_largest_packet_fits(profile: BrokerProfile) -> None:
     topic = longest_topics()[0]
-    assert publish_packet_bytes(topic, bytes(profile.chunk_bytes), qos=1) <= profile.packet_bytes_max
+    assert publish_packet_bytes(topic, bytes(profile.chunk_bytes + TAG_BYTES), qos=1) <= profile.packet_bytes_max
     # An update that fits one chunk rides inside its offer, and the rest of a message is small.
     assert publish_packet_bytes(topic, bytes(MESSAGE_BYTES_MAX), qos=1) <= profile.packet_bytes_max
 
 
 @EVERY
 def test_a_node_can_hold_all_its_subscriptions(profile: BrokerProfile) -> None:
-    always = len(Topics(FederationId("f")).node_subscriptions(NodeId("n"))) + 1
+    always = len(Topics(FederationId("f")).node_subscriptions(NodeId("n"))) + 2  # its state, and its key
     assert (profile.named_chunks_max or 1) + always <= profile.subscriptions_max
 
 
