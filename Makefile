@@ -87,7 +87,7 @@ imports: $(STAMP)
 coverage: $(STAMP) ## The tests, and 100 % branch coverage where the design asks for it
 	@rm -f .coverage .coverage.*
 	@$(PYTEST) -n 2 --dist loadgroup --cov --cov-report= $(TESTS)
-	@$(BIN)/coverage report --fail-under=100 --show-missing --include='federation/protocol/*,*/update_codec/*,coordinator/engine/machine.py,coordinator/engine/round.py,coordinator/global_model/aggregation.py,edge_node/engine/machine.py'
+	@$(BIN)/coverage report --fail-under=100 --show-missing --include='federation/protocol/*,*/update_codec/*,coordinator/engine/machine.py,coordinator/engine/round.py,coordinator/global_model/aggregation.py,edge_node/engine/machine.py,sum_helper/engine/*'
 
 bench: $(STAMP) ## The figures of the README, printed with their bars (minutes)
 	@$(BIN)/python -m benchmarks.main_job $(ARGS)

@@ -75,8 +75,8 @@ Device = Literal["auto", "cpu", "cuda"]
 
 _HERE = "{here}/"
 
-PREFIXES = ("FEDMQ_COORDINATOR", "FEDMQ_NODE")
-"""Of the environment variables of both roles: one role does not ask about the other's."""
+PREFIXES = ("FEDMQ_COORDINATOR", "FEDMQ_NODE", "FEDMQ_HELPER")
+"""Of the environment variables of all roles: one role does not ask about the other's."""
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 

@@ -1,4 +1,4 @@
-"""The ``fedmq`` command: both roles and what stands above them, under one name."""
+"""The ``fedmq`` command: all roles and what stands above them, under one name."""
 
 import os
 import sys
@@ -26,6 +26,7 @@ COMMANDS: LazyCommands = {
 ROLES: Mapping[str, tuple[str, str]] = {
     "coordinator": ("coordinator.cli", "The server role: everything that `coordinator` can do."),
     "node": ("edge_node.cli", "The device role: everything that `edge-node` can do."),
+    "helper": ("sum_helper.cli", "The helper role: sums over many nodes, and no single one."),
 }
 
 EXIT_CODES = "Exit codes are those of coordinator --help and edge-node --help."

@@ -28,6 +28,7 @@ __all__ = [
     "enrolled_nodes",
     "node_keys_text",
     "read_coordinator_key",
+    "read_node_keys",
     "read_public_key",
     "read_signing_key",
     "read_trust",
@@ -147,6 +148,16 @@ def node_keys_text(keys: Mapping[str, list[str]]) -> str:
     """The file of the nodes' keys; of each node the newest `KEYS_PER_NODE_MAX`."""
     newest = {name: listed[-KEYS_PER_NODE_MAX:] for name, listed in sorted(keys.items())}
     return _NodeKeysFile(nodes=newest).model_dump_json(indent=1) + "\n"
+
+
+def read_node_keys(path: Path) -> dict[str, list[str]]:
+    """The file of the nodes' keys, in hexadecimal digits.
+
+    Raises:
+        ConfigError: It is missing or damaged.
+    """
+    found = _read_node_keys(path)
+    return {name: [key.public_bytes_raw().hex() for key in keys] for name, keys in found.items()}
 
 
 def read_signing_key(pem: str, *, source: str) -> SigningKey:

@@ -238,6 +238,10 @@ class Topics:
         """One chunk of a sum."""
         return f"{self._prefix}/h/{helper}/sum/{transfer}/{index}"
 
+    def helper_chunks(self, helper: HelperId) -> str:
+        """How the topics of all chunks of one helper begin."""
+        return f"{self._prefix}/h/{helper}/sum/"
+
     @property
     def helper_states(self) -> str:
         """The filter for the states of all helpers."""

@@ -1,4 +1,4 @@
-"""Both machines are written in one style: whoever owns a state changes it, and a value that waits is a value."""
+"""All machines are written in one style: whoever owns a state changes it, and a value that waits is a value."""
 
 import ast
 from collections.abc import Iterator, Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ENGINES = ("coordinator/engine", "edge_node/engine")
+ENGINES = ("coordinator/engine", "edge_node/engine", "sum_helper/engine")
 MUTATORS = frozenset(
     {"add", "append", "clear", "discard", "extend", "insert", "pop", "popitem", "remove", "setdefault", "update"}
 )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tests.rigs.source_tree import files, shown, tree
 
-ROOMS = ("federation/storage/", "coordinator/storage/", "edge_node/storage/")
+ROOMS = ("federation/storage/", "coordinator/storage/", "edge_node/storage/", "sum_helper/storage/")
 """Where SQL may stand."""
 
 MAY_IMPORT = {"sqlite3": {"federation/storage/sqlite.py"}, "fcntl": {"federation/storage/folder.py"}}

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 import coordinator.config.sections
 import edge_node.config
+import sum_helper.config
 from coordinator.config.settings import engine_settings
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +39,7 @@ def documented(title: str) -> set[str]:
     [
         ("coordinator run --config coordinator.toml", coordinator.config.sections.CoordinatorConfig),
         ("edge-node run --config node.toml", edge_node.config.NodeConfig),
+        ("fedmq helper run --config helper.toml", sum_helper.config.HelperConfig),
     ],
 )
 def test_every_key_is_documented_and_no_other(title: str, model: type[BaseModel]) -> None:

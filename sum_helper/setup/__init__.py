@@ -1,0 +1,1 @@
+"""Before a helper runs: its folder, its keys, its register of nodes, and what is looked at."""

@@ -1,0 +1,1 @@
+"""What a helper may never forget: what it holds, what it has used, and what it has answered."""
