@@ -26,7 +26,7 @@ from federation.protocol.topics import ModelChunkTopic, NodeCommandTopic, RoundT
 from federation.protocol.wire import decode_message, encode_message
 from federation.runtime.mqtt import MqttTransport, SessionSettings, parse_broker_url
 from federation.runtime.transport import Inbox, InboxItem, MessageReceived
-from federation.types import FederationId, Incarnation, NodeId, RoundId, UpdateId, update_id
+from federation.types import FederationId, Incarnation, NodeId, RoundId, SeenRun, UpdateId, update_id
 from update_codec import CodecSpec, Manifest, Vectors, encode
 
 LIMIT_S = 30.0
@@ -77,9 +77,11 @@ class ScriptedNodes:
     def __exit__(self, *_: object) -> None:
         self.transport.close(timeout_s=2.0)
 
-    def present(self, name: str, presence: Presence, incarnation: int = 1) -> None:
-        """Say that a node is there, or not."""
-        state = NodeState(presence=presence, incarnation=Incarnation(incarnation), protocol_min=1, protocol_max=1)
+    def present(self, name: str, presence: Presence, incarnation: int = 1, seen: SeenRun | None = None) -> None:
+        """Say that a node is there, or not, and what it has seen."""
+        state = NodeState(
+            presence=presence, incarnation=Incarnation(incarnation), protocol_min=1, protocol_max=1, seen=seen
+        )
         self.transport.publish(self.topics.node_state(NodeId(name)), encode_message(state), retain=True)
 
     def until(self, reached: Callable[[], bool]) -> None:

@@ -1,20 +1,26 @@
 """Real coordinators and a real Mosquitto: an old copy of a store gives way, what is wiped is back, junk is counted."""
 
+import contextlib
 import json
 import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from coordinator.monitoring.state_files import read_waiting
+from federation.errors import FederationError
 from federation.protocol.messages import Decline, Presence, Reason, ReceiptStatus
 from federation.protocol.wire import encode_message
 from federation.runtime.local_broker import LocalBroker
-from federation.types import NodeId
+from federation.types import ModelVersion, NodeId, SeenRun
 from tests.integration.roles.test_coordinator import MANIFEST, coordinator, ended, settings
-from tests.rigs.scripted_nodes import ScriptedNodes
+from tests.rigs.scripted_nodes import LIMIT_S, ScriptedNodes
 
 pytestmark = pytest.mark.broker
 
@@ -22,6 +28,18 @@ pytestmark = pytest.mark.broker
 def status(state: Path) -> str:
     command = [sys.executable, "-m", "coordinator", "status", "--state", str(state), "--json"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def until_behind(state: Path) -> Mapping[str, Any]:
+    """What a coordinator says that nodes have seen beyond its own state."""
+    give_up = time.monotonic() + LIMIT_S
+    while time.monotonic() < give_up:
+        with contextlib.suppress(FederationError):
+            behind = read_waiting(state).fields.get("behind")
+            if isinstance(behind, Mapping) and behind:
+                return behind
+        time.sleep(0.05)
+    pytest.fail("it never said that it is behind")
 
 
 def start_once(broker: LocalBroker, folder: Path, epoch: int) -> None:
@@ -76,6 +94,31 @@ def test_a_stale_copy_that_is_started_while_the_leader_hangs_ends_no_work(broker
         nodes.offer(offer)
         nodes.until(lambda: bool(nodes.receipts))
         assert {receipt.status for receipt in nodes.receipts} == {ReceiptStatus.STORED}
+
+
+def test_a_copy_from_before_a_version_that_no_round_has_announced_holds(broker: LocalBroker, tmp_path: Path) -> None:
+    """FED-97, FED-112: the leader has made a version, nobody is there to be asked, and it is lost; nodes know of it."""
+    copy = tmp_path / "copy"
+    with ScriptedNodes(broker.url, MANIFEST, ("ann", "bob"), obedient=False) as nodes:
+        with coordinator(settings(tmp_path, broker)) as leader:
+            nodes.until(lambda: bool(nodes.announcements))
+            asked = nodes.announcements[-1]
+            leader.send_signal(signal.SIGSTOP)
+            shutil.copytree(tmp_path / "state", copy / "state")
+            leader.send_signal(signal.SIGCONT)
+            nodes.offer(nodes.make_offer(asked, "ann"))
+            nodes.until(lambda: bool(nodes.receipts))
+            nodes.present("ann", Presence.OFFLINE)
+            nodes.offer(nodes.make_offer(asked, "bob"))
+            nodes.until(lambda: len(nodes.applied()) == 2)
+        assert nodes.announcements == [asked]
+        seen = SeenRun(run=asked.run, epoch=asked.epoch, round=asked.round, version=ModelVersion(1))
+        nodes.present("bob", Presence.ONLINE, seen=seen)
+        with coordinator(settings(copy, broker)):
+            behind = until_behind(copy / "state")
+        assert (behind["said_by"], behind["version"], behind["our_version"]) == (["bob"], 1, 0)
+        assert nodes.announcements == [asked]
+        assert nodes.epochs == [asked.epoch], "it has not said that it leads"
 
 
 def test_the_coordinator_of_another_run_is_refused_at_its_start(broker: LocalBroker, tmp_path: Path) -> None:
