@@ -46,3 +46,18 @@ def test_a_caught_bug_and_a_survivor_are_told_apart(
     assert told["caught"] == 1
     assert [bool(one["caught_by"]) for one in told["mutants"]] == [True, False]
     assert mutants.main(["--only", "connected clock"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_where_a_test_fails_anyway_nothing_is_called_caught(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would catch every bug."""
+    clock = next(one for one in load_mutants() if one.name.startswith("The connected clock forgets"))
+    tests = ("tests/unit/coordinator/engine/test_timers.py::test_that_is_not_there",)
+    monkeypatch.setattr(mutants, "load_mutants", lambda: [replace(clock, tests=tests)])
+    assert mutants.main([]) == 2
+    said = capsys.readouterr()
+    assert "a test fails without any bug: ERROR" in said.err
+    assert said.out == ""
