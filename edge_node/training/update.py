@@ -15,6 +15,10 @@ and addition commutes, so it also holds when other updates were encoded in betwe
 rounds and verdicts, residual + (sent and not given back) = e_0 + sum of all d_t: nothing of what was learnt is lost,
 and nothing counts twice. Each step rounds once in float32.
 
+A bound of the norm is kept twice. A fresh difference that is longer is scaled down, and the rest is gone: it is the
+sign of a training that went wrong. What is sent may be longer all the same, because e_t was added: it is scaled down,
+too, and there the rest stays in e_{t+1}.
+
 A node on 16 kbit/s and one on a LAN get the same announcement. The slow one sends less: with error feedback the rest is
 not lost, it comes with its next updates.
 """
@@ -26,7 +30,19 @@ import numpy as np
 from edge_node.records import Residual
 from federation.errors import TaskError
 from federation.task import Parameters, Resident
-from update_codec import CodecError, CodecSpec, Context, DeviceUpdate, Manifest, NonFiniteError, Vectors, decode, encode
+from update_codec import (
+    CodecError,
+    CodecSpec,
+    Context,
+    DeviceUpdate,
+    Encoded,
+    Manifest,
+    NonFiniteError,
+    Vectors,
+    decode,
+    encode,
+    inspect,
+)
 from update_codec.arrays import HOST, root_mean_square
 
 __all__ = [
@@ -99,6 +115,9 @@ class Shared:
     context: Context | None = None
 
 
+NORM_TRIES = 4
+"""How often an update is scaled down until its frame is within the bound; quantizers are linear, so one is enough."""
+
 _NOTHING_SHARED = Shared()
 
 
@@ -146,7 +165,7 @@ def difference(base: Vectors, trained: Parameters, manifest: Manifest, *, norm_m
     return clipped(delta, norm_max)
 
 
-def encode_update(
+def encode_update(  # noqa: PLR0913 - what is sent, how, and what is left of before
     delta: Delta,
     manifest: Manifest,
     spec: CodecSpec,
@@ -154,6 +173,7 @@ def encode_update(
     residual: Residual | None,
     share: float = 1.0,
     shared: Shared = _NOTHING_SHARED,
+    norm_max: float | None = None,
 ) -> EncodedUpdate:
     """Encode a difference, with what earlier updates left where the codec has feedback.
 
@@ -164,6 +184,7 @@ def encode_update(
         residual: What earlier rounds did not send, float32 (D,); None is zero.
         share: How much of it still counts, see `ResidualAging`; the rest is forgotten.
         shared: What the coordinator knows, too.
+        norm_max: What is sent has at most this L2 norm; what it lacks stays in the residual. None is no bound.
 
     Raises:
         TaskError: A value is not finite.
@@ -180,11 +201,36 @@ def encode_update(
             seed=shared.seed,
             context=shared.context,
         )
+        if norm_max is not None and added is not None:
+            encoded = _shortened(
+                encoded,
+                replace(delta, parameters=delta.parameters + arrays.resident(added)),
+                norm_max,
+                shared=shared,
+                manifest=manifest,
+                spec=spec,
+            )
     except NonFiniteError as error:
         raise TaskError(f"training made values that are not finite: {error}") from error
     left = None if encoded.residual is None else arrays.host(encoded.residual)
     change = ResidualChange(used=used, left=left, context=encoded.context)
     return EncodedUpdate(frame=encoded.frame, change=change, bits_per_parameter=encoded.bits_per_parameter)
+
+
+def _shortened(
+    encoded: Encoded, wanted: Delta, norm_max: float, *, shared: Shared, manifest: Manifest, spec: CodecSpec
+) -> Encoded:
+    """The same with a smaller part of what was wanted, where its frame is longer than the bound; the rest is left."""
+    part = 1.0
+    for _ in range(NORM_TRIES):
+        norm = inspect(encoded.frame, manifest, context=encoded.context).parameter_norm
+        if not norm > norm_max:
+            break
+        part *= norm_max / norm
+        kept = replace(wanted, parameters=wanted.parameters * part)
+        encoded = encode(kept, manifest, spec, seed=shared.seed, context=shared.context)
+        encoded = replace(encoded, residual=encoded.residual + (wanted.parameters - kept.parameters))
+    return encoded
 
 
 def _part_of(residual: Residual | None, share: float) -> Residual | None:

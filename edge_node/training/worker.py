@@ -152,7 +152,15 @@ def run_round(setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock) 
     delta = difference(job.base, result.parameters, manifest, norm_max=setup.norm_max)
     seed = codec_seed(announcement, setup.node)
     shared = Shared(seed=seed, context=_context(asked, job.average))
-    update = encode_update(delta, manifest, spec, residual=job.residual, share=job.residual_share, shared=shared)
+    update = encode_update(
+        delta,
+        manifest,
+        spec,
+        residual=job.residual,
+        share=job.residual_share,
+        shared=shared,
+        norm_max=setup.norm_max,
+    )
     return FinishedTraining(
         round=announcement.round,
         frame=update.frame,

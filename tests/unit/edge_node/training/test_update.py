@@ -69,6 +69,26 @@ def test_long_difference_is_scaled_to_the_bound_and_short_one_is_left() -> None:
     assert clipped(delta, None) is delta
 
 
+@pytest.mark.parametrize("codec", ["edge", "deadzone(bpp=0.35,feedback=1)"])
+def test_what_is_sent_is_within_the_bound_with_the_residual_and_nothing_is_lost(codec: str) -> None:
+    rng, spec, residual = np.random.default_rng(7), CodecSpec.parse(codec), None
+    manifest = Manifest.of({"w": np.zeros(4_096, np.float32)})
+    direction = rng.normal(size=4_096).astype(np.float32)
+    learnt, norms, sent = np.zeros(4_096), [], np.zeros(4_096)
+    for _ in range(8):
+        fresh = clipped(manifest.flatten({"w": direction + rng.normal(size=4_096).astype(np.float32)}), 1.0)
+        update = encode_update(fresh, manifest, spec, residual=residual, norm_max=1.0)
+        residual = merge(residual, update.change)
+        decoded = decode(update.frame, manifest).parameters
+        norms.append(float(np.linalg.norm(decoded)))
+        learnt += fresh.parameters
+        sent += decoded
+    assert max(norms) <= 1.0 + 1e-6
+    assert max(norms) > 0.99  # the bound was reached: without it the last ones are above 1.1
+    assert residual is not None
+    np.testing.assert_allclose(sent + residual, learnt, atol=1e-4)
+
+
 def test_difference_that_is_nan_is_not_hidden_by_the_clip() -> None:
     delta = Vectors(np.full(4, np.nan, np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
     assert np.isnan(clipped(delta, 1.0).parameters).all()
