@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from coordinator.config.privacy import check_masked_model, pinned_helpers
 from coordinator.config.sections import CoordinatorConfig, SecuritySection
-from coordinator.config.settings import committer_settings, engine_settings, strategy_name, uses_controls
+from coordinator.config.settings import committer_settings, engine_settings, strategy_name, up_codec, uses_controls
 from coordinator.engine.early_stopping import Source, StoppingSettings, missing_metric
 from coordinator.engine.events import Event, StopRequested
 from coordinator.engine.fencing import Leave
@@ -30,8 +31,9 @@ from coordinator.runtime.connections import coordinator_will, open_connections
 from coordinator.runtime.enrolled import EnrolledWatch
 from coordinator.runtime.executor import CoordinatorExecutor, Evaluator, ExecutorParts, NoEvaluator
 from coordinator.runtime.group_commit import BATCH_MAX, GroupCommit
-from coordinator.runtime.inbound import Inbound, RetainedMail
+from coordinator.runtime.inbound import Inbound
 from coordinator.runtime.incidents import Incidents
+from coordinator.runtime.retained_mail import RetainedMail
 from coordinator.runtime.sealing import CoordinatorSealing
 from coordinator.runtime.traffic import Traffic
 from coordinator.storage.sqlite_store import SqliteStore
@@ -136,8 +138,7 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
     _ensure_model(config, store, task)
     recovered = store.recovered(recent=plan.engine.max_staleness + 1)
     committer = Committer(store, recovered.head, committer_settings(config))
-    recovered = replace(recovered, head=_repaired(committer, store))
-    _check_controls(config, committer)
+    recovered = replace(recovered, head=_repaired(config, committer, store), terms=committer.terms)
     most = plan.engine.payload_bytes_max or committer.manifest.frame_bytes_max
     worker = EvaluationWorker(task, committer.manifest, inbox) if config.evaluation.every else None
     _begin_evaluation(plan, worker, task, committer, store)
@@ -157,6 +158,7 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
         verifier=trust.verifier,
         incidents=plan.incidents,
         signer=trust.signer,
+        helpers=pinned_helpers(config.privacy),
         retained=RetainedMail(connections.clear_retained, connections.look_again),
         sealing=executor.sealing,
     )
@@ -190,8 +192,8 @@ def _enrolled(section: SecuritySection) -> Path | None:
 def _machine(
     config: CoordinatorConfig, engine: EngineSettings, recovered: RecoveredState, start: Start
 ) -> CoordinatorMachine:
-    selector = make_selector(config.round.selector)
-    return CoordinatorMachine(engine, recovered, selector=selector, rng=random.SystemRandom().random, start=start)
+    selector, rng = make_selector(config.round.selector), random.SystemRandom().random
+    return CoordinatorMachine(engine, recovered, selector=selector, rng=rng, start=start)
 
 
 def _watched(plan: _Plan, machine: CoordinatorMachine, commits: GroupCommit) -> WatchedMachine:
@@ -218,8 +220,9 @@ def _tell_alarms(plan: _Plan, store: SqliteStore) -> None:
         get_log("coordinator").error("head_repaired", detail=alarm)
 
 
-def _repaired(committer: Committer, store: SqliteStore) -> VersionRecord:
+def _repaired(config: CoordinatorConfig, committer: Committer, store: SqliteStore) -> VersionRecord:
     """The head, whose parts are whole and not too large for the broker."""
+    _check_model(config, committer)
     repaired = committer.repair(store)
     if repaired is None:
         return committer.head
@@ -240,7 +243,7 @@ def coordinator_trust(section: SecuritySection) -> Trust:
 def write_report(config: CoordinatorConfig, store: CoordinatorStore, traffic: Traffic, path: Path) -> None:
     """Write the run's report as JSON."""
     report: Mapping[str, object] = build_report(
-        store, strategy=strategy_name(config), codec=config.codec.up, tail=(traffic.up, traffic.down)
+        store, strategy=strategy_name(config), codec=up_codec(config), tail=(traffic.up, traffic.down)
     ) | {
         "task": config.task.name,
         # Kilobytes on Linux.
@@ -291,12 +294,13 @@ def _check_task(store: SqliteStore, began: Manifest, request: InitialRequest, fo
         store.save_task(task_label(request.task))
 
 
-def _check_controls(config: CoordinatorConfig, committer: Committer) -> None:
-    """A run keeps the tensors that it began with.
+def _check_model(config: CoordinatorConfig, committer: Committer) -> None:
+    """A run keeps the tensors that it began with, and masks only what can be masked.
 
     Raises:
-        ConfigError: The store's model has control variates and the strategy none, or the other way round.
+        ConfigError: Only one of model and strategy has control variates; or masks would hide nothing.
     """
+    check_masked_model(committer.terms, signs=config.security.signing_key is not None)
     if uses_controls(config) != any(map(of_scaffold, committer.manifest.tensors)):
         began = "without" if uses_controls(config) else "with"
         raise ConfigError(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from federation.protocol.messages import Cohort, ModelPart, Reason, ReceiptStatus
+from federation.protocol.sum_messages import PrivacyTerms, SumRequest
 from federation.types import Digest, Epoch, Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
 
 SMALLER_IS_BETTER = ("loss", "error", "mse", "mae", "rmse", "perplexity")
@@ -81,8 +82,21 @@ class RoundRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedSeeds:
+    """What comes with a masked update for the helpers, who alone can read it.
+
+    Attributes:
+        ticket: The node's signed `Ticket`, as it came.
+        boxes: The seeds, sealed to one helper each, by the order of the helpers' keys.
+    """
+
+    ticket: bytes
+    boxes: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateRecord:
-    """An update without its payload, as the store keeps it."""
+    """An update without its payload, as the store keeps it; ``seeds`` are a masked one's until its verdict."""
 
     update: UpdateId
     node: NodeId
@@ -95,6 +109,7 @@ class UpdateRecord:
     fetched_bytes: int = 0
     train_s: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    seeds: MaskedSeeds | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +131,28 @@ class Member:
     node: NodeId
     num_examples: int
     staleness: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRecord:
+    """The members of a masked version, frozen before any helper is asked: never others for the same request.
+
+    Attributes:
+        version: The version that they will make.
+        request: What helpers are asked for; it names all classes.
+        members: The members.
+        reason: Why now.
+    """
+
+    version: ModelVersion
+    request: SumRequest
+    members: tuple[Member, ...]
+    reason: str
+
+    @property
+    def updates(self) -> frozenset[UpdateId]:
+        """Its members' ids."""
+        return frozenset(member.update for member in self.members)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +286,9 @@ class RecoveredState:
         best: The best version, one of these.
         restored: The newest time that the run was begun again from a backup; None is never.
         inputs: What the run's inputs and targets mean; None where it was not known when it began.
+        batch: The masked batch that is frozen and in no version yet.
+        sums: The classes of it whose sums are here.
+        terms: Under which the head's nodes mask; None where they do not.
     """
 
     run: RunId
@@ -269,3 +309,6 @@ class RecoveredState:
     restored: Restored | None = None
     inputs: str | None = None
     newest: ModelVersion | None = None
+    batch: BatchRecord | None = None
+    sums: frozenset[int] = frozenset()
+    terms: PrivacyTerms | None = None

@@ -4,14 +4,18 @@ docs/reference/strategies.md has the same as a table.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from coordinator.config.sections import CoordinatorConfig, RoundSection
+from coordinator.engine.early_stopping import Source
 from coordinator.strategies.presets import STRATEGIES
 from coordinator.strategies.robust import NO_RULE, make_rule
 from federation.errors import ConfigError
 from federation.protocol.cohort import COHORT_NODES_MAX
+from federation.protocol.limits import MASK_BITS_MAX, MEMBERS_MAX
 from update_codec import CodecSpec
+from update_codec.spec import Kind
 
 __all__ = ["RoundSize", "check_combination", "round_size", "strategy_name", "uses_controls"]
 
@@ -90,6 +94,8 @@ def check_combination(config: CoordinatorConfig, size: RoundSize) -> None:
         raise ConfigError("strategy.mixing", f"mixes one update into the model: round.buffer is {size.buffer}, not 1")
     if config.strategy.robust != NO_RULE:
         _check_robust(config, size)
+    if config.privacy.masked:
+        _check_masked(config, size)
 
 
 def _check_synchronous(chosen: RoundSection) -> None:
@@ -106,9 +112,10 @@ def _check_synchronous(chosen: RoundSection) -> None:
 
 
 def _quorum(config: CoordinatorConfig, buffer: int) -> int:
-    """Half of the buffer, and what a robust rule needs; a fraction of unknown many nodes begins at that or at 1."""
+    """Half of the buffer, and what a rule or masks need; a fraction of unknown many nodes begins at that or at 1."""
     half = 1 if config.round.fraction is not None else max(1, buffer // 2)
-    return min(buffer, max(half, _members_min(config, half)))
+    least = config.privacy.members_min if config.privacy.masked else 1
+    return min(buffer, max(half, least, _members_min(config, half)))
 
 
 def _members_min(config: CoordinatorConfig, count: int) -> int:
@@ -166,3 +173,47 @@ def _check_robust(config: CoordinatorConfig, size: RoundSize) -> None:
             )
     if config.limits.clip_norm > 0:
         raise ConfigError("limits.clip_norm", f"{name} bounds the updates by itself: 0")
+
+
+def _check_masked(config: CoordinatorConfig, size: RoundSize) -> None:
+    """Masks hide every single update: whatever looks at one, or weighs one apart, has nothing to see."""
+    for key, count in (("round.buffer", size.buffer), ("round.quorum", size.quorum)):
+        if count < config.privacy.members_min:
+            raise ConfigError(
+                key, f"masked sums have privacy.members_min = {config.privacy.members_min} or more updates"
+            )
+    if size.buffer > MEMBERS_MAX:
+        raise ConfigError("round.buffer", f"a masked sum has {MEMBERS_MAX} updates at most")
+    if 2 * size.buffer * config.privacy.levels + 1 > 1 << MASK_BITS_MAX:
+        raise ConfigError("privacy.levels", f"sums of {size.buffer} updates do not fit {MASK_BITS_MAX} bits")
+    for key, why, excluded in _excluded_by_masks(config):
+        if excluded:
+            raise ConfigError(key, f"does not go with privacy.masked: {why}")
+
+
+def _excluded_by_masks(config: CoordinatorConfig) -> Iterator[tuple[str, str, bool]]:
+    """What masks exclude, as setting, reason, and whether it is asked for."""
+    chosen, name = config.strategy, strategy_name(config)
+    alike = "all updates of a sum weigh alike"
+    single = "no single update is ever seen"
+    yield "strategy.name", f"{name} makes a version of one update", name == "fedasync"
+    yield "strategy.name", "the controls of scaffold are of one node each", uses_controls(config)
+    yield "strategy.name", f"it could weigh updates, and {alike}", ":" in name
+    yield "strategy.mixing", f"it looks at one update's staleness, and {alike}", bool(chosen.mixing)
+    yield "strategy.staleness", f"{alike}: round.max_staleness bounds it", chosen.staleness not in (None, "constant")
+    weighs = chosen.importance not in (None, "uniform", "examples")
+    yield "strategy.importance", "nodes weigh their own updates, by examples: privacy.importance_cap", weighs
+    capless = chosen.importance == "examples" and config.privacy.importance_cap is None
+    yield "strategy.importance", "say up to how many examples: privacy.importance_cap", capless
+    uncapped = chosen.importance == "uniform" and config.privacy.importance_cap is not None
+    yield "privacy.importance_cap", "strategy.importance = uniform counts all alike", uncapped
+    yield "strategy.robust", f"{single}, so none can be left out", chosen.robust != NO_RULE
+    yield "limits.clip_norm", f"{single}: privacy.clip has the nodes do it", config.limits.clip_norm > 0
+    norm = "update_norm_max" in config.limits.model_fields_set
+    yield "limits.update_norm_max", f"{single}: privacy.clip has the nodes do it", norm
+    yield "round.per_node_quota", "a sum counts different nodes", config.round.per_node_quota > 1
+    up = "up" in config.codec.model_fields_set and CodecSpec.parse(config.codec.up).kind is not Kind.MASKED
+    yield "codec.up", "positions and sizes would tell of one node: leave it out", up
+    yield "codec.fallbacks", "all updates of a sum are coded alike: leave it out", bool(config.codec.fallbacks)
+    on_nodes = config.evaluation.nodes_every > 0 or config.stopping.on is Source.NODES
+    yield "evaluation.nodes_every", "a node's own numbers would travel in clear", on_nodes

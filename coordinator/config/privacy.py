@@ -3,12 +3,27 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from coordinator.engine.settings import MaskingSettings
+from coordinator.global_model.masked import MaskedModel
 from federation.config import Section
+from federation.errors import ConfigError, LocalProtocolError
+from federation.identity.helper_keys import PinnedHelper, in_key_order
 from federation.privacy.boxes import Kem
+from federation.privacy.classes import check_threshold
+from federation.privacy.terms import check_terms, helpers_digest
+from federation.protocol.limits import HELPERS_MAX, INT32_MAX, LEVELS_MAX, MEMBERS_LEAST, MEMBERS_MAX, TAIL_MAX
+from federation.protocol.sum_messages import PrivacyTerms
 
-__all__ = ["PrivacySection", "SealingSettings"]
+__all__ = [
+    "PrivacySection",
+    "SealingSettings",
+    "check_masked_model",
+    "masked_model",
+    "masking_settings",
+    "pinned_helpers",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +48,121 @@ class PrivacySection(Section):
         sealed: Updates, metrics and the model are closed to the broker; needs ``security.require_signatures``.
         kem: ``x25519``, or ``mlkem768_x25519``: what is recorded today stays closed to a quantum computer, too.
         rotate_s: Age at which the coordinator takes another key that nodes seal to, in seconds.
+        masked: Nodes mask their updates; the coordinator sees only sums over at least ``members_min`` of them.
+        helpers: The helpers that hold the masks' seeds, as ``NAME=KEY``; under another administrator, or they hide
+            nothing.
+        threshold: So many of them must answer for a sum. Nothing is all of them.
+        members_min: Fewest updates of a sum.
+        levels: Largest magnitude of the integers that a node's update is rounded to; 1 is the smallest upload.
+        step: What one of them is worth in the first version; later ones follow the length of the updates.
+        clip: Updates are scaled down to this L2 norm by their nodes; nothing leaves them.
+        importance_cap: Updates weigh by their examples up to so many. Nothing counts all alike.
     """
 
     sealed: bool = False
     kem: Literal["x25519", "mlkem768_x25519"] = "x25519"
     rotate_s: Annotated[float, Field(ge=60.0, le=31_622_400.0)] = 86_400.0
+    masked: bool = False
+    helpers: Annotated[tuple[str, ...], Field(max_length=HELPERS_MAX)] = ()
+    threshold: PositiveInt | None = None
+    members_min: Annotated[int, Field(ge=MEMBERS_LEAST, le=MEMBERS_MAX)] = 8
+    levels: Annotated[int, Field(ge=1, le=LEVELS_MAX)] = 1
+    step: PositiveFloat = 1e-3
+    clip: PositiveFloat | None = None
+    importance_cap: Annotated[int, Field(ge=1, le=INT32_MAX // MEMBERS_MAX)] | None = None
 
     @property
     def sealing(self) -> SealingSettings:
         """How a run is sealed."""
         return SealingSettings(on=self.sealed, kem=Kem[self.kem.upper()], rotate_s=self.rotate_s)
+
+    @model_validator(mode="after")
+    def _helpers_for_masks(self) -> "PrivacySection":
+        if self.masked and not self.helpers:
+            raise ValueError("masked needs helpers: NAME=KEY of each, as `fedmq helper key` prints it")
+        if self.threshold is not None and self.threshold > len(self.helpers):
+            raise ValueError(f"threshold {self.threshold} is more than {len(self.helpers)} helpers")
+        return self
+
+
+def pinned_helpers(section: PrivacySection) -> tuple[PinnedHelper, ...]:
+    """The helpers, in the order of their keys; nobody without masks.
+
+    Raises:
+        ConfigError: One is no helper, or two are the same.
+    """
+    if not section.masked:
+        return ()
+    try:
+        check_threshold(len(section.helpers), section.threshold or len(section.helpers))
+    except ValueError as error:
+        raise ConfigError("privacy.threshold", str(error)) from error
+    try:
+        return in_key_order(map(PinnedHelper.from_text, section.helpers))
+    except LocalProtocolError as error:
+        raise ConfigError("privacy.helpers", str(error)) from error
+
+
+def masking_settings(section: PrivacySection) -> MaskingSettings | None:
+    """What the engine is told; None where nothing is masked.
+
+    Raises:
+        ConfigError: One is no helper, or two are the same.
+    """
+    helpers = pinned_helpers(section)
+    if not helpers:
+        return None
+    return MaskingSettings(
+        helpers=tuple(helper.name for helper in helpers),
+        threshold=section.threshold or len(helpers),
+        members_min=section.members_min,
+    )
+
+
+def masked_model(section: PrivacySection, members: int, patience: int) -> MaskedModel | None:
+    """What the committer is told; None where nothing is masked.
+
+    Args:
+        section: The settings.
+        members: Most updates of a version.
+        patience: Versions for which terms hold at least.
+
+    Raises:
+        ConfigError: One is no helper, or two are the same.
+    """
+    helpers, threshold = pinned_helpers(section), section.threshold or len(section.helpers)
+    if not helpers:
+        return None
+    return MaskedModel(
+        helpers=helpers_digest([helper.key for helper in helpers], threshold),
+        count=len(helpers),
+        threshold=threshold,
+        members=members,
+        levels=section.levels,
+        first_step=section.step,
+        clip=section.clip,
+        importance_cap=section.importance_cap,
+        patience=patience,
+    )
+
+
+def check_masked_model(terms: PrivacyTerms | None, *, signs: bool) -> None:
+    """Look at what is known only once the model is: whether it can be masked, and whether helpers would answer.
+
+    Args:
+        terms: Those of the head; None where nothing is masked.
+        signs: Whether the coordinator signs what it says.
+
+    Raises:
+        ConfigError: It cannot, or they would not.
+    """
+    if terms is None:
+        return
+    if terms.tail > TAIL_MAX:
+        raise ConfigError("privacy.masked", f"the model has {terms.tail} statistics, masked sums {TAIL_MAX} at most")
+    try:
+        check_terms(terms)
+    except ValueError as error:
+        raise ConfigError("privacy.masked", str(error)) from error
+    if not signs:
+        raise ConfigError("security.signing_key", "helpers answer nobody who does not sign: privacy.masked needs it")

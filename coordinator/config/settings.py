@@ -3,6 +3,7 @@
 from dataclasses import fields, replace
 
 from coordinator.config.combinations import check_combination, round_size, strategy_name, uses_controls
+from coordinator.config.privacy import masked_model, masking_settings
 from coordinator.config.sections import CoordinatorConfig
 from coordinator.engine.early_stopping import Source, StoppingSettings
 from coordinator.engine.settings import EngineSettings, FederatedEvaluationSettings
@@ -21,7 +22,7 @@ from federation.tasks.registry import default_settings
 from federation.tasks.scaffold import NODES_KEY, RESOLUTION_DEFAULT, RESOLUTION_KEY
 from update_codec import CodecSpec
 
-__all__ = ["committer_settings", "down_spec", "engine_settings", "strategy_name", "uses_controls"]
+__all__ = ["committer_settings", "down_spec", "engine_settings", "strategy_name", "up_codec", "uses_controls"]
 
 
 def engine_settings(config: CoordinatorConfig) -> EngineSettings:
@@ -37,7 +38,7 @@ def engine_settings(config: CoordinatorConfig) -> EngineSettings:
         task=task_label(config.task.name),
         train=train_settings(config),
         rates=rate_schedule(config),
-        codec_up=config.codec.up,
+        codec_up=up_codec(config),
         codec_fallbacks=config.codec.fallbacks,
         versions=chosen.versions,
         concurrency=size.concurrency,
@@ -68,6 +69,7 @@ def engine_settings(config: CoordinatorConfig) -> EngineSettings:
             nodes_min=config.evaluation.nodes_min,
         ),
         stopping=stopping_settings(config),
+        masking=masking_settings(config.privacy),
     )
 
 
@@ -165,11 +167,19 @@ def _resolution(up: CodecSpec) -> float:
     return 2.0 if up.feedback else 0.5
 
 
+def up_codec(config: CoordinatorConfig) -> str:
+    """The codec of the updates; under masks there is only theirs."""
+    if not config.privacy.masked:
+        return config.codec.up
+    return config.codec.up if "up" in config.codec.model_fields_set else "masked"
+
+
 def down_spec(config: CoordinatorConfig) -> CodecSpec:
     """The codec of the model's deltas."""
     if config.codec.down is not None:
         return CodecSpec.parse(config.codec.down)
-    return CodecSpec.parse("edge" if CodecSpec.parse(config.codec.up).feedback else "lossless")
+    sparse = CodecSpec.parse(config.codec.up).feedback and not config.privacy.masked
+    return CodecSpec.parse("edge" if sparse else "lossless")
 
 
 def committer_settings(config: CoordinatorConfig) -> CommitterSettings:
@@ -179,7 +189,10 @@ def committer_settings(config: CoordinatorConfig) -> CommitterSettings:
         ConfigError: The strategy, or a part of it, is unknown.
     """
     chosen = config.strategy.model_dump(exclude={"robust", "attackers", "nodes"})
-    chosen |= {"name": strategy_name(config), "history": round_size(config).max_staleness}
+    size = round_size(config)
+    chosen |= {"name": strategy_name(config), "history": size.max_staleness}
+    if config.privacy.masked:
+        chosen |= {"importance": "uniform", "staleness": "constant"}
     return CommitterSettings(
         strategy=_compensated(make_strategy(StrategySettings(**chosen)), config),
         downlink=DownlinkSettings(
@@ -188,6 +201,7 @@ def committer_settings(config: CoordinatorConfig) -> CommitterSettings:
             delta_chain_max=config.codec.delta_chain_max,
         ),
         contexts=_contexts(config),
+        masked=masked_model(config.privacy, size.buffer, size.max_staleness + 1),
         limits=AggregateLimits(
             step_norm_max=config.limits.step_norm_max,
             clip_norm=config.limits.clip_norm,
@@ -198,14 +212,16 @@ def committer_settings(config: CoordinatorConfig) -> CommitterSettings:
 
 def _contexts(config: CoordinatorConfig) -> int:
     """Versions whose codec contexts are kept: those that an update may be based on, stored or kept for the audit."""
-    if not any(CodecSpec.parse(codec).context for codec in (config.codec.up, *config.codec.fallbacks)):
+    if config.privacy.masked or not any(
+        CodecSpec.parse(codec).context for codec in (config.codec.up, *config.codec.fallbacks)
+    ):
         return 0
     return round_size(config).max_staleness + 1 + config.store.audit_versions
 
 
 def _compensated(strategy: Strategy, config: CoordinatorConfig) -> Strategy:
     given = config.codec.lag_versions
-    versions = lag_of(CodecSpec.parse(config.codec.up)) if given is None else given
+    versions = lag_of(CodecSpec.parse(up_codec(config))) if given is None else given
     # FedAsync pulls the model back to an update's base: a step that ran ahead would be pulled back, too.
     if versions == 0 or (given is None and strategy_name(config) == "fedasync"):
         return strategy

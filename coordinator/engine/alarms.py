@@ -1,15 +1,17 @@
-"""What somebody should know: bytes that are no message, and messages that the broker drops; counted, and said once."""
+"""What somebody should know: what is waited for, what is no message, what the broker drops; each is said once."""
 
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 from coordinator.engine.effects import CountIncident
 from coordinator.engine.events import MessageRefused
+from coordinator.engine.round import WaitReason
 from coordinator.engine.state import MachineState
 from coordinator.engine.timers import RateLimit
 from coordinator.engine.transfers import CHUNKS_UNDER_WAY_MAX
 from federation.types import ModelVersion, NodeId
 
-__all__ = ["NAMES_MAX", "Alarms", "failing_nodes"]
+__all__ = ["NAMES_MAX", "Alarms", "Waiting", "failing_nodes"]
 
 NAMES_MAX = 10
 """Nodes named in one line of the log, or in one snapshot."""
@@ -58,6 +60,48 @@ class Alarms:
         if before is not None and total > before:
             self._state.count("broker_dropped", total - before)
             self._state.note("broker_drops", messages=total - before, total=total)
+
+
+class Waiting:
+    """What the machine waits for.
+
+    Attributes:
+        reason: Why; None before it has decided anything.
+        since: Since when, in monotonic seconds.
+    """
+
+    def __init__(self, state: MachineState) -> None:
+        self._state = state
+        self.reason: WaitReason | None = None
+        self.since = 0.0
+
+    def wait(self, reason: WaitReason, names: Callable[[], Sequence[str]]) -> None:
+        """Remember for what, and say it when it changes; ``names`` gives some of those who are waited for."""
+        if reason != self.reason:
+            self.reason, self.since = reason, self._state.now
+            self._tell(names())
+
+    def _tell(self, names: Sequence[str]) -> None:
+        state = self._state
+        live, buffered = len(state.assignments), len(state.buffer.records)
+        reason = "" if self.reason is None else self.reason.value
+        state.note(
+            "waiting", reason=reason, nodes=list(names), live=live, buffered=buffered, online=state.registry.online
+        )
+
+    def row(self, names: Sequence[str], gone: Sequence[NodeId]) -> dict[str, object]:
+        """The same as plain data; ``gone`` are some of those who are missing."""
+        state = self._state
+        return {
+            "reason": "" if self.reason is None else self.reason.value,
+            "since": self.since,
+            "nodes": list(names),
+            "gone": list(gone),
+            "buffer": state.settings.buffer,
+            "nodes_min": state.settings.nodes_min,
+            "nobody_trains": state.nobody_trains,
+            **failing_nodes(state),
+        }
 
 
 def failing_nodes(state: MachineState) -> dict[str, object]:

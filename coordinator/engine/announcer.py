@@ -20,6 +20,7 @@ from federation.protocol.chunking import payload_digest
 from federation.protocol.cohort import COHORT_NODES_MAX, NOBODY, cohort_of
 from federation.protocol.limits import (
     COHORT_NODES_DESCRIBED_MAX,
+    COHORT_NODES_MASKED_MAX,
     DELTA_INLINE_BYTES_MAX,
     FINGERPRINT_BYTES,
     SEAL_NODES,
@@ -156,6 +157,8 @@ class Announcer:
     def _nodes_max(self) -> int:
         """How many nodes one announcement can name."""
         most = COHORT_NODES_MAX if self._state.inputs is None else COHORT_NODES_DESCRIBED_MAX
+        if self._state.settings.masking is not None:
+            most = COHORT_NODES_MASKED_MAX
         return most - SEAL_NODES if self._state.settings.sealed else most
 
     def announce_end(self) -> None:
@@ -236,6 +239,7 @@ class Announcer:
             final=state.finished,
             evaluation=record.evaluation,
             start_low=None if state.start is None else state.start % 2**32,
+            privacy=state.masked.terms,
         )
 
     def head_changed(self, delta: bytes | None) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from coordinator.engine.timers import Timers
+from federation.protocol.messages import Cohort
 from federation.types import ModelVersion, NodeId, RoundId
 
 LEASE_RESTARTS_MAX = 3
@@ -17,6 +18,16 @@ class Slot:
     round: RoundId
     version: ModelVersion
     restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invitation:
+    """Who was asked in one round."""
+
+    version: ModelVersion
+    nodes: frozenset[NodeId]
+    cohort: Cohort
+    recovered: bool
 
 
 class Assignments:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from coordinator.engine.masked.effects import MaskedEffect
 from coordinator.records import (
     Attendance,
     Member,
@@ -276,6 +277,7 @@ Effect = (
     | DropTransfer
     | SaveVerdict
     | CommitVersion
+    | MaskedEffect
     | Evaluate
     | SaveResult
     | CloseFederatedEvaluation

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from coordinator.engine.masked.events import MaskedAnswer, MaskedNews
 from coordinator.records import (
     Attendance,
     Member,
@@ -23,6 +24,7 @@ from federation.protocol.messages import (
     Reason,
     UpdateOffer,
 )
+from federation.protocol.sum_messages import PrivacyTerms
 from federation.types import ModelVersion, NodeId, SeenRun, UpdateId
 
 __all__ = [
@@ -185,11 +187,19 @@ class ModelsRetained:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionCommitted:
-    """The commit's transaction is on disk; ``delta`` is the frame of the version's own delta, if there is one."""
+    """The commit's transaction is on disk.
+
+    Attributes:
+        record: The new head.
+        members: The updates that it is made of.
+        delta: The frame of its own delta, if there is one.
+        terms: Under which its nodes mask; None where they do not.
+    """
 
     record: VersionRecord
     members: tuple[Member, ...]
     delta: bytes | None = None
+    terms: PrivacyTerms | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,4 +368,4 @@ Answer = (
 )
 """What has come of an effect."""
 
-Event = News | Answer
+Event = News | Answer | MaskedNews | MaskedAnswer

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import assert_never
 
 from coordinator.engine import events
-from coordinator.engine.alarms import NAMES_MAX, Alarms, failing_nodes
+from coordinator.engine.alarms import NAMES_MAX, Alarms, Waiting
 from coordinator.engine.announcer import Announcer
 from coordinator.engine.attendance import AttendanceRecorder
 from coordinator.engine.effects import Effect, Stop
@@ -12,6 +12,8 @@ from coordinator.engine.events import Answer, Event, News
 from coordinator.engine.federated_evaluation import FederatedEvaluation
 from coordinator.engine.fencing import STOPPED_S, Behind, Fence
 from coordinator.engine.liveness import Liveness
+from coordinator.engine.masked.events import MaskedAnswer, MaskedNews
+from coordinator.engine.masked.sums import MaskedSums
 from coordinator.engine.round import Ask, AskReason, Commit, Situation, Wait, WaitReason, decide, waits_for
 from coordinator.engine.settings import EngineSettings
 from coordinator.engine.state import MachineState
@@ -49,9 +51,9 @@ class CoordinatorMachine:
         self._liveness = Liveness(state, self._fence, self._attendance, self._behind)
         self._alarms = Alarms(state)
         self._receiver = UpdateReceiver(state, recovered.transfers, self._behind)
-        self._versions = Versions(state, self._receiver, self._announcer, best=recovered.best)
-        self._waiting_reason: WaitReason | None = None
-        self._waiting_since = 0.0
+        self._sums = MaskedSums(state, self._receiver, recovered)
+        self._versions = Versions(state, self._receiver, self._announcer, self._sums, best=recovered.best)
+        self._waiting = Waiting(state)
         self._enrolled: events.NodesEnrolled | None = None
         self._enrolled_digest = ""
         self._stop_by: float | None = None
@@ -69,7 +71,11 @@ class CoordinatorMachine:
             if now > due + STOPPED_S:
                 self._fence.wakes(now - due)
         self._pass_time()
-        if isinstance(event, Answer):
+        if isinstance(event, MaskedAnswer):
+            self._sums.answered(event)
+        elif isinstance(event, MaskedNews):
+            self._sums.hear(event)
+        elif isinstance(event, Answer):
             self._on_answer(event)
         elif event is not None:
             self._on_news(event)
@@ -95,7 +101,7 @@ class CoordinatorMachine:
         if not state.paused and state.leading:
             dues.append(self._fence.due)
             dues.append(state.clock.when(self._versions.patience_ends()))
-            dues.append(state.clock.when(self._evaluation.ends()))
+            dues += (state.clock.when(self._evaluation.ends()), self._sums.due())
         return min((due for due in dues if due is not None), default=None)
 
     def snapshot(self) -> Mapping[str, object]:
@@ -118,21 +124,16 @@ class CoordinatorMachine:
             "behind": self._behind.row(),
             "claims": self._behind.claims(),
             "finished": state.finished,
-            "waiting_for": {
-                "reason": "" if self._waiting_reason is None else self._waiting_reason.value,
-                "since": self._waiting_since,
-                "nodes": self._names(),
-                "gone": self._liveness.gone(self._waiting_reason, NAMES_MAX),
-                "buffer": state.settings.buffer,
-                "nodes_min": state.settings.nodes_min,
-                "nobody_trains": state.nobody_trains,
-                **failing_nodes(state),
-            },
+            "waiting_for": self._waiting.row(self._names(), self._liveness.gone(self._waiting.reason, NAMES_MAX)),
+            "helpers": self._sums.rows(),
             "counters": dict(state.counters),
             "enrolled": self._enrolled_digest,
         }
 
-    def _names(self) -> list[NodeId]:
+    def _names(self) -> list[str]:
+        """Some of those who are waited for."""
+        if self._waiting.reason is WaitReason.HELPER:
+            return list(self._sums.waited_for())
         return [node for node, _ in zip(self._state.assignments, range(NAMES_MAX), strict=False)]
 
     # --- time -------------------------------------------------------------------------------------------------------
@@ -268,9 +269,10 @@ class CoordinatorMachine:
     def _on_storage_failed(self, event: events.StorageFailed) -> None:
         """Whatever the disk was asked for is not there; it is asked again after the pause."""
         self._pause.begin(event)
-        self._wait(WaitReason.STORAGE)
+        self._waiting.wait(WaitReason.STORAGE, self._names)
         self._announcer.storage_failed()
         self._versions.storage_failed()
+        self._sums.storage_failed()
         self._evaluation.storage_failed()
         self._attendance.failed()
         self._receiver.storage_failed(self._pause.retry_s())
@@ -283,7 +285,7 @@ class CoordinatorMachine:
         if state.paused:
             return
         self._attendance.save()
-        if self._versions.committing or self._receiver.saving:
+        if self._versions.committing or self._receiver.saving or self._sums.saving:
             return
         self._expel()
         if self._announcer.follow_again():
@@ -297,6 +299,8 @@ class CoordinatorMachine:
         self._versions.retain(self._evaluation.pending)
         self._versions.sweep()
         self._receiver.store_complete()
+        self._sums.advance()
+        self._versions.commit_sums()
         state.close_rounds()
         if state.finished:
             self._liveness.consider(None)
@@ -311,9 +315,9 @@ class CoordinatorMachine:
         state = self._state
         self._liveness.consider(None)
         if self._behind.row():
-            self._wait(WaitReason.BEHIND)
+            self._waiting.wait(WaitReason.BEHIND, self._names)
         else:
-            self._wait(WaitReason.SETTLING if state.clock.running else WaitReason.BROKER)
+            self._waiting.wait(WaitReason.SETTLING if state.clock.running else WaitReason.BROKER, self._names)
 
     def _decide(self) -> None:
         state, registry = self._state, self._state.registry
@@ -327,10 +331,10 @@ class CoordinatorMachine:
                 self._announcer.open(
                     registry.candidates if reason is AskReason.FREE_SLOTS else registry.suspects, count
                 )
-                self._wait(waits_for(self._situation()))
+                self._waiting.wait(waits_for(self._situation()), self._names)
             case Wait(reason=reason):
                 self._ask_for_evaluation()
-                self._wait(reason)
+                self._waiting.wait(reason, self._names)
             case _:
                 assert_never(decision)
 
@@ -341,7 +345,8 @@ class CoordinatorMachine:
             self._announcer.ask_for_evaluation()
 
     def _situation(self) -> Situation:
-        state, registry = self._state, self._state.registry
+        state, registry, settings = self._state, self._state.registry, self._state.settings
+        is_masked = settings.masking is not None
         return Situation(
             connected=state.clock.running,
             settled=state.settling_until is None,
@@ -354,17 +359,12 @@ class CoordinatorMachine:
             transfers=len(self._receiver.transfers),
             asked=state.asked,
             buffered=len(state.buffer.records),
-            overdue=state.connected_s >= state.buffer.since + state.settings.max_wait_s,
+            overdue=state.connected_s >= state.buffer.since + settings.max_wait_s,
+            ready=state.masked.ready if is_masked else None,
+            unheld=state.masked.unheld,
+            summing=state.masked.batch is not None,
+            buffered_max=settings.buffer * (settings.max_staleness + 1) if is_masked else None,
         )
-
-    def _wait(self, reason: WaitReason) -> None:
-        """Remember for what; say it when it changes."""
-        state = self._state
-        if reason == self._waiting_reason:
-            return
-        self._waiting_reason, self._waiting_since = reason, state.now
-        live, buffered, online = len(state.assignments), len(state.buffer.records), state.registry.online
-        state.note("waiting", reason=reason.value, nodes=self._names(), live=live, buffered=buffered, online=online)
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
@@ -375,7 +375,7 @@ class CoordinatorMachine:
             self._end_announced = True
             self._announcer.announce_end()
             state.note("finished", version=state.head.version)
-            self._wait(state.ending)
+            self._waiting.wait(state.ending, self._names)
             if state.settings.exit_when_finished:
                 self._stop_by = state.now + FINISH_WAIT_S
         if self._stop_by is None:

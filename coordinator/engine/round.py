@@ -156,6 +156,7 @@ class WaitReason(StrEnum):
     BROKER = "broker"
     COMMITTING = "committing"
     FINISHED = "finished"
+    HELPER = "helper"
     NO_CANDIDATES = "no_candidates"
     NODES_MIN = "nodes_min"
     SETTLING = "settling"
@@ -224,6 +225,10 @@ class Situation:
         asked: Assignments that could serve the next version, ended ones included.
         buffered: Updates stored for the next version.
         overdue: Whether the first of them has waited for the longest time.
+        ready: Those of them that can make a version together now; None: all of them.
+        unheld: Those of them whose seeds not all helpers hold yet.
+        summing: Whether a batch is frozen, and waits for its sums: none other can be.
+        buffered_max: So many stored updates can be used before they are too old; None is no bound.
     """
 
     connected: bool
@@ -238,6 +243,10 @@ class Situation:
     asked: int
     buffered: int
     overdue: bool
+    ready: int | None = None
+    unheld: int = 0
+    summing: bool = False
+    buffered_max: int | None = None
 
 
 def decide(situation: Situation, settings: EngineSettings) -> Decision:
@@ -247,7 +256,7 @@ def decide(situation: Situation, settings: EngineSettings) -> Decision:
     """
     if situation.committing:
         return Wait(reason=WaitReason.COMMITTING)
-    reason = reason_to_commit(situation, settings)
+    reason = None if situation.summing else reason_to_commit(situation, settings)
     if reason is not None:
         return Commit(reason=reason)
     return _ask(situation, settings)
@@ -255,13 +264,15 @@ def decide(situation: Situation, settings: EngineSettings) -> Decision:
 
 def reason_to_commit(situation: Situation, settings: EngineSettings) -> CommitReason | None:
     """Why a version can be made of the buffer now, or None."""
-    if situation.buffered >= settings.buffer:
+    ready = situation.buffered if situation.ready is None else situation.ready
+    if ready >= settings.buffer:
         return CommitReason.BUFFER_FULL
-    if situation.buffered < max(1, settings.quorum):
+    if ready < max(1, settings.quorum):
         return None
     if situation.overdue:
         return CommitReason.MAX_WAIT
-    quiet = situation.connected and situation.settled and situation.live + situation.transfers == 0
+    coming = situation.live + situation.transfers + situation.unheld
+    quiet = situation.connected and situation.settled and coming == 0
     if quiet and (situation.asked >= settings.buffer or situation.candidates == 0):
         return CommitReason.NOBODY_LEFT
     return None
@@ -275,7 +286,8 @@ def wanted(situation: Situation, settings: EngineSettings) -> int:
     """
     room = max(0, settings.concurrency - situation.live)
     if settings.max_staleness > 0:
-        return room
+        most = situation.buffered_max
+        return room if most is None else max(0, min(room, most - situation.buffered - situation.live))
     return max(0, min(room, max(settings.concurrency, settings.buffer) - situation.buffered - situation.live))
 
 
@@ -283,7 +295,9 @@ def waits_for(situation: Situation) -> WaitReason:
     """Whom a coordinator waits for that has asked whom it could."""
     if situation.live > 0:
         return WaitReason.ASSIGNMENTS
-    return WaitReason.TRANSFERS if situation.transfers > 0 else WaitReason.NO_CANDIDATES
+    if situation.transfers > 0:
+        return WaitReason.TRANSFERS
+    return WaitReason.HELPER if situation.summing or situation.unheld else WaitReason.NO_CANDIDATES
 
 
 def _ask(situation: Situation, settings: EngineSettings) -> Wait | Ask:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from coordinator.engine.early_stopping import StoppingSettings
 from coordinator.strategies.learning_rate import RateSchedule
 from federation.protocol.messages import TrainSettings
+from federation.types import HelperId
 
-__all__ = ["EngineSettings", "FederatedEvaluationSettings", "sized"]
+__all__ = ["EngineSettings", "FederatedEvaluationSettings", "MaskingSettings", "sized"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,21 @@ class FederatedEvaluationSettings:
     every: int = 0
     fraction: float = 1.0
     nodes_min: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskingSettings:
+    """Masked sums: who helps, and how many must.
+
+    Attributes:
+        helpers: Their names, in the order of their identity keys.
+        threshold: So many of them must hold an update, and answer for its batch.
+        members_min: Fewest updates of a sum.
+    """
+
+    helpers: tuple[HelperId, ...]
+    threshold: int
+    members_min: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +83,7 @@ class EngineSettings:
         needs: What a node must have to be asked to train, by the names of its capabilities.
         federated_evaluation: Evaluation on the nodes.
         stopping: What is called the best version, and when the run ends because there is no better one.
+        masking: Updates are masked, and only their sums are seen; None: they are not.
     """
 
     task: str
@@ -101,6 +118,7 @@ class EngineSettings:
     needs: Mapping[str, float] = field(default_factory=dict)
     federated_evaluation: FederatedEvaluationSettings = field(default_factory=FederatedEvaluationSettings)
     stopping: StoppingSettings = field(default_factory=StoppingSettings)
+    masking: MaskingSettings | None = None
 
 
 def sized(settings: EngineSettings, online: int) -> EngineSettings:

@@ -6,16 +6,17 @@ Everybody reads; whatever changes goes through a method here, and leaves the who
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from coordinator.engine.assignments import LEASE_RESTARTS_MAX, Assignments, Freed, Slot
+from coordinator.engine.assignments import LEASE_RESTARTS_MAX, Assignments, Freed, Invitation, Slot
 from coordinator.engine.early_stopping import EarlyStopping, Source
 from coordinator.engine.effects import CloseRound, Command, Effect, Note, SendCommand
+from coordinator.engine.masked.holdings import Holdings
 from coordinator.engine.registry import Registry
 from coordinator.engine.round import Facts, WaitReason
 from coordinator.engine.settings import EngineSettings, sized
 from coordinator.engine.timers import ConnectedClock
 from coordinator.records import Member, RecoveredState, RoundRecord, UpdateRecord, VersionRecord
 from federation.protocol.cohort import includes
-from federation.protocol.messages import Cohort, RoundAnnouncement
+from federation.protocol.messages import RoundAnnouncement
 from federation.types import Epoch, ModelVersion, NodeId, RoundId, Start, UpdateId
 
 INVITATIONS_MAX = 100_000
@@ -28,16 +29,6 @@ class Buffer:
 
     records: dict[UpdateId, UpdateRecord] = field(default_factory=dict)
     since: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Invitation:
-    """Who was asked in one round."""
-
-    version: ModelVersion
-    nodes: frozenset[NodeId]
-    cohort: Cohort
-    recovered: bool
 
 
 @dataclass(slots=True)
@@ -84,6 +75,7 @@ class MachineState:
         )
         self.assignments = Assignments()
         self.buffer = Buffer()
+        self.masked = Holdings(settings.masking, recovered.terms, recovered.batch)
         self.clock = ConnectedClock()
         self.current: Current | None = None
         self.retained = recovered.retained
@@ -237,6 +229,7 @@ class MachineState:
         if not self.buffer.records:
             self.buffer.since = self.connected_s
         self.buffer.records[record.update] = record
+        self.masked.add(record)
         self.registry.take(record.node)
 
     def take_out(self, updates: Iterable[UpdateId]) -> list[UpdateRecord]:
@@ -250,6 +243,7 @@ class MachineState:
     def discard(self, record: UpdateRecord) -> None:
         """An update of the buffer has become too old."""
         del self.buffer.records[record.update]
+        self.masked.remove(record.update)
         self.registry.give(record.node)
 
     def commit_head(self, record: VersionRecord, members: Iterable[Member]) -> None:

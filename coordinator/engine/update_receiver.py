@@ -3,6 +3,7 @@
 from coordinator.engine.effects import DropTransfer, OpenTransfer, SaveVerdict, StoreChunk, StoreTransfer, StoreUpdate
 from coordinator.engine.events import ChunkReceived, ChunkStored, OfferReceived, TransferOpened, UpdateRejected
 from coordinator.engine.fencing import Behind
+from coordinator.engine.masked.holdings import seeds_of
 from coordinator.engine.registry import NODES_MAX
 from coordinator.engine.round import FETCHED_BYTES_MAX, Judgement, Ruling, check_staleness, identify, judge
 from coordinator.engine.state import MachineState
@@ -99,6 +100,8 @@ class UpdateReceiver:
     def _judge(self, event: OfferReceived, retry_s: float) -> None:
         node, offer = event.node, event.offer
         judgement = judge(offer, node, self._state.facts(node, offer.round, event.asked))
+        if judgement.ruling is Ruling.ACCEPT and (reason := self._state.masked.objection(offer)) is not Reason.NONE:
+            judgement = Judgement(ruling=Ruling.REFUSED, reason=reason)
         if judgement.ruling is not Ruling.ACCEPT:
             self._turn_down(event, judgement)
         elif offer.inline is not None:
@@ -313,7 +316,7 @@ class UpdateReceiver:
         for transfer in self.transfers:
             if transfer.record.node in nodes:
                 self._drop(transfer)
-        for record in [record for record in state.buffer.records.values() if record.node in nodes]:
+        for record in [one for one in state.masked.free(state.buffer.records.values()) if one.node in nodes]:
             state.discard(record)
             self.settle(record, ReceiptStatus.REFUSED, Reason.NOT_ASSIGNED, stored=True, detail="revoked")
 
@@ -342,9 +345,8 @@ class UpdateReceiver:
 
     def sweep(self) -> None:
         """Settle what a new head has made too old, in the buffer and on its way."""
-        state = self._state
-        records = list(state.buffer.records.values())
-        self._sweep_buffer([record for record in records if self._late(record) is not Reason.NONE])
+        free = self._state.masked.free(self._state.buffer.records.values())
+        self._sweep_buffer([record for record in free if self._late(record) is not Reason.NONE])
         for transfer in self.transfers:
             late = self._late(transfer.record)
             if late is not Reason.NONE:
@@ -391,4 +393,5 @@ def _record(node: NodeId, offer: UpdateOffer) -> UpdateRecord:
         fetched_bytes=min(offer.fetched_bytes, FETCHED_BYTES_MAX),  # a refused one is kept, too
         train_s=offer.train_s,
         metrics=believable(offer.metrics),
+        seeds=seeds_of(offer),
     )

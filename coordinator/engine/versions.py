@@ -6,6 +6,7 @@ from coordinator.engine.announcer import Announcer
 from coordinator.engine.early_stopping import Source
 from coordinator.engine.effects import CommitVersion, Evaluate, Note, RetainModels
 from coordinator.engine.events import CommitFailed, Evaluated, ModelsRetained, VersionCommitted
+from coordinator.engine.masked.sums import MaskedSums
 from coordinator.engine.round import CommitReason
 from coordinator.engine.state import MachineState
 from coordinator.engine.update_receiver import UpdateReceiver
@@ -29,9 +30,15 @@ class Versions:
     """At most one commit is under way; everything else waits for its answer."""
 
     def __init__(
-        self, state: MachineState, receiver: UpdateReceiver, announcer: Announcer, *, best: ModelVersion | None
+        self,
+        state: MachineState,
+        receiver: UpdateReceiver,
+        announcer: Announcer,
+        sums: MaskedSums,
+        *,
+        best: ModelVersion | None,
     ) -> None:
-        self._state, self._receiver, self._announcer = state, receiver, announcer
+        self._state, self._receiver, self._announcer, self._sums = state, receiver, announcer, sums
         self._members: tuple[Member, ...] = ()
         self._head_is_new = True
         self._ended = False
@@ -56,13 +63,17 @@ class Versions:
     def patience_ends(self) -> float | None:
         """When a quorum is enough, in connected seconds; None when time alone changes nothing."""
         state = self._state
-        if self.committing or state.finished or len(state.buffer.records) < max(1, state.settings.quorum):
+        ready = len(state.buffer.records) if state.settings.masking is None else state.masked.ready
+        if self.committing or state.finished or ready < max(1, state.settings.quorum) or state.masked.batch is not None:
             return None
         return state.buffer.since + state.settings.max_wait_s
 
     def commit(self, reason: CommitReason) -> None:
-        """Freeze the oldest updates of the buffer and ask for the next version."""
+        """Freeze the oldest updates of the buffer and ask for the next version; masked ones for their sum first."""
         state = self._state
+        if state.settings.masking is not None:
+            self._sums.freeze(reason.value)
+            return
         records = list(state.buffer.records.values())[: state.settings.buffer]
         self._members = tuple(
             Member(
@@ -76,11 +87,19 @@ class Versions:
         version = ModelVersion(state.head.version + 1)
         state.emit(CommitVersion(version=version, members=self._members, reason=reason.value))
 
+    def commit_sums(self) -> None:
+        """The sums of a masked batch are here: ask for its version."""
+        batch = self._sums.complete
+        if batch is not None:
+            self._members = batch.members
+            self._state.emit(CommitVersion(version=batch.version, members=batch.members, reason=batch.reason))
+
     def committed(self, event: VersionCommitted) -> None:
         """The version is on disk: its members are told first."""
         state, record = self._state, event.record
         self._members = ()
         self._head_is_new = True
+        self._sums.committed(event.terms)
         state.commit_head(record, event.members)
         for member in event.members:
             receipt = Receipt(run=state.run, update=member.update, status=ReceiptStatus.APPLIED, version=record.version)
@@ -93,6 +112,9 @@ class Versions:
         state = self._state
         culprits = event.culprits or tuple(member.update for member in self._members)
         self._members = ()
+        if state.masked.batch is not None:
+            self._sums.unusable(event.reason, event.detail)
+            return
         state.note("commit_failed", reason=event.reason.value, detail=event.detail, culprits=culprits)
         for record in state.take_out(culprits):
             self._receiver.settle(record, ReceiptStatus.REFUSED, event.reason, stored=True, detail=event.detail)

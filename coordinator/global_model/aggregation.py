@@ -106,8 +106,10 @@ def aggregate(
     step, new_state = strategy.step(pulled_back(mean.parameters, state, weights.pulls), state)
     norm = _norm(step)
     if not norm <= limits.step_norm_max or not np.isfinite(mean.statistics).all():
-        largest = max(norms, key=lambda update: (norms[update], update))
-        return Unusable(culprits=(largest,), reason=Reason.NORM, detail=f"the step's norm would be {norm:.3g}")
+        # Of a sum nobody can say who has made it so long.
+        largest = max(norms, key=lambda update: (norms[update], update), default=None)
+        culprits = tuple(member.update for member in members) if largest is None else (largest,)
+        return Unusable(culprits=culprits, reason=Reason.NORM, detail=f"the step's norm would be {norm:.3g}")
     return Aggregated(step=Vectors(step, mean.statistics, mean.counters), state=new_state)
 
 
@@ -129,7 +131,7 @@ class Reading:
 
 
 Combined = tuple[Vectors, dict[UpdateId, float]]
-"""The aggregate, and the norm of every update."""
+"""The aggregate, and the norm of every update; no norms where only their sum is seen."""
 
 Combine = Callable[
     [Sequence[Member], Callable[[UpdateId], bytes], Weights, Reading],

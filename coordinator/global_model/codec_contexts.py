@@ -18,6 +18,8 @@ __all__ = ["KnownContexts", "followed", "state_of"]
 
 _PREFIX = "context."
 _AVERAGE = "context.average"
+_MASKED = "privacy."
+"""What masked sums keep there (`coordinator.global_model.masked`)."""
 
 State = Mapping[str, NDArray[Any]]
 
@@ -75,7 +77,7 @@ def followed(before: State, moved: NDArray[np.float32] | None, version: int, kee
 
 def state_of(state: State) -> dict[str, NDArray[Any]]:
     """The strategy's own part of a state."""
-    return {name: array for name, array in state.items() if not name.startswith(_PREFIX)}
+    return {name: array for name, array in state.items() if not name.startswith((_PREFIX, _MASKED))}
 
 
 def _classes(state: State) -> dict[str, NDArray[Any]]:

@@ -16,16 +16,18 @@ from coordinator.global_model.downlink import (
     follows_initial,
     parts_again,
 )
+from coordinator.global_model.masked import MaskedCombine, MaskedModel
 from coordinator.global_model.update_checks import Examine, Inspections
-from coordinator.records import Member, VersionRecord
+from coordinator.records import BatchRecord, Member, VersionRecord
 from coordinator.storage.store import Commit, Figures, ModelState
 from coordinator.strategies.strategy import Averaging, Strategy
 from federation.errors import ConfigError, DamagedStore, StorageError
-from federation.protocol.messages import ModelPart, PartKind, Reason
+from federation.protocol.messages import ModelPart, PartKind, Reason, RoundAnnouncement
+from federation.protocol.sum_messages import PrivacyTerms
 from federation.types import Digest, ModelVersion, UpdateId
 from update_codec import Manifest, NonFiniteError, Vectors
 
-__all__ = ["Committer", "CommitterSettings", "first_commit"]
+__all__ = ["Committer", "CommitterSettings", "SumStore", "first_commit", "masked_combine"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,15 +39,27 @@ class CommitterSettings:
         downlink: How the model travels.
         limits: Bounds of what may enter the model.
         contexts: Versions whose codec contexts are kept; 0 is none, see `coordinator.global_model.codec_contexts`.
+        masked: Updates are masked, and come with the sums of their masks; None: they do not.
     """
 
     strategy: Strategy = field(default_factory=Averaging)
     downlink: DownlinkSettings = field(default_factory=DownlinkSettings)
     limits: AggregateLimits = field(default_factory=AggregateLimits)
     contexts: int = 0
+    masked: MaskedModel | None = None
 
 
-class VersionStore(Protocol):
+class SumStore(Protocol):
+    """The part of a store that keeps masked sums."""
+
+    def batch(self, version: ModelVersion) -> BatchRecord | None:
+        """The masked batch that a version is made of, or will be."""
+
+    def sums(self, version: ModelVersion) -> list[bytes]:
+        """What helpers answered for it."""
+
+
+class VersionStore(SumStore, Protocol):
     """The part of a `CoordinatorStore` that makes versions."""
 
     def manifest(self) -> Manifest | None:
@@ -114,6 +128,23 @@ class Committer:
     def model(self) -> ModelState:
         """Its arrays."""
         return self._model
+
+    @property
+    def terms(self) -> PrivacyTerms | None:
+        """Under which updates from the head are masked; None where they are not."""
+        masked = self._settings.masked
+        return None if masked is None else masked.terms(self.manifest, self._model.strategy)
+
+    def as_published(self, record: VersionRecord) -> VersionRecord:
+        """A version as it is published: who asks may know the head by parts that were damaged meanwhile."""
+        return self._head if record.version == self._head.version else record
+
+    def announced(self, announcement: RoundAnnouncement) -> RoundAnnouncement:
+        """An announcement of the head with the parts that are published."""
+        head, model = self._head, announcement.model
+        if model.version != head.version or model.parts == head.parts:
+            return announcement
+        return replace(announcement, model=replace(model, parts=head.parts, seed=head.seed))
 
     @property
     def evaluated_model(self) -> Vectors:
@@ -185,13 +216,22 @@ class Committer:
     def _make(self, members: Sequence[Member]) -> Published | Unusable:
         settings = self._settings
         context = (self.manifest, self._model.strategy, settings.limits)
-        made = (self.examine, self._combine)
-        result = aggregate(members, self._store.payload, settings.strategy, context, *made)
+        combine = masked_combine(self._store, self._model) or self._combine
+        result = aggregate(members, self._store.payload, settings.strategy, context, self.examine, combine)
         match result:
             case Unusable():
                 return result
             case Aggregated(step=step, state=state):
-                return self._advance(members, step, state={name: np.asarray(array) for name, array in state.items()})
+                kept = {name: np.asarray(array) for name, array in state.items()} | self._masked_state(combine)
+                return self._advance(members, step, state=kept)
+
+    def _masked_state(self, combine: Combine | None) -> dict[str, np.ndarray]:
+        """What the next version's nodes are told of the step, after the sums of these."""
+        masked, tail = self._settings.masked, combine.tail if isinstance(combine, MaskedCombine) else None
+        if masked is None or tail is None:
+            return {}
+        version, parameters = self._head.version + 1, self.manifest.parameter_count
+        return dict(masked.follow(self._model.strategy, version, tail.length, parameters))
 
     def _advance(
         self, members: Sequence[Member], step: Vectors, *, state: dict[str, np.ndarray]
@@ -204,6 +244,19 @@ class Committer:
         moved = None if published.change is None else published.change.parameters
         known = followed(self._model.strategy, moved, published.model.version, self._settings.contexts)
         return replace(published, model=replace(published.model, strategy={**state, **known}))
+
+
+def masked_combine(store: "SumStore", before: ModelState) -> MaskedCombine | None:
+    """How the version after this one is made of the store's masked batch; None where it is made of no batch.
+
+    Raises:
+        StorageError: The batch or its sums cannot be read.
+    """
+    version = ModelVersion(before.version + 1)
+    batch = store.batch(version)
+    if batch is None:
+        return None
+    return MaskedCombine(batch.request.terms, store.sums(version), before.shadow.counters)
 
 
 def first_commit(initial: Vectors, manifest: Manifest, settings: DownlinkSettings, *, seed: int | None) -> Commit:

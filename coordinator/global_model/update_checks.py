@@ -4,8 +4,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from coordinator.records import UpdateRecord
+from federation.privacy.terms import shape_of
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import Reason
+from federation.protocol.sum_messages import PrivacyTerms
 from federation.types import Digest
 from update_codec import (
     CodecSpec,
@@ -18,8 +20,9 @@ from update_codec import (
     SpecError,
     inspect,
 )
+from update_codec.masking import read_masked
 
-__all__ = ["Examine", "Inspections", "Refusal", "check_update"]
+__all__ = ["Examine", "Inspections", "Refusal", "check_masked", "check_update"]
 
 STATISTIC_MAX = 2.0**24
 """Largest magnitude of a statistic: no member can use up the room of the sums with it."""
@@ -89,6 +92,35 @@ def check_update(record: UpdateRecord, payload: bytes, examine: Examine, norm_ma
     except FrameError as error:
         return Reason.MALFORMED_FRAME, str(error)
     return _check_content(record, info, norm_max)
+
+
+def check_masked(
+    record: UpdateRecord, payload: bytes, manifest: Manifest, terms: PrivacyTerms | None
+) -> Refusal | None:
+    """Check size, digest, format, model and shape of a masked update: of its values nobody can say anything.
+
+    One of another shape would cost the whole batch, so it is looked at before any helper hears of it.
+
+    Args:
+        record: What was offered.
+        payload: What arrived.
+        manifest: The model's.
+        terms: Those of the head: all of a run have one shape; None: nothing is masked.
+
+    Returns:
+        Why it is refused, or None when it may be kept.
+    """
+    if len(payload) != record.payload_bytes or payload_digest(payload) != record.payload_digest:
+        return Reason.DIGEST_MISMATCH, f"{len(payload)} bytes are not the payload that was offered"
+    try:
+        found = read_masked(payload, manifest)
+    except ManifestMismatch as error:
+        return Reason.INCOMPATIBLE, str(error)
+    except FrameError as error:
+        return Reason.MALFORMED_FRAME, str(error)
+    if terms is None or found.shape != shape_of(terms):
+        return Reason.TERMS, f"the frame is of {found.shape}, which is not announced"
+    return None
 
 
 def _check_content(record: UpdateRecord, info: FrameInfo, norm_max: float) -> Refusal | None:

@@ -152,14 +152,16 @@ def open_connections(
     )
     control = MqttTransport(address, profile.session(control_session), inbox, will=profile.will(will))
     data = MqttTransport(data_address(config.broker, address), profile.session(data_session), inbox)
-    for topic_filter in (topics.coordinator_state, *topics.coordinator_subscriptions_control):
+    events, chunks = topics.helper_answers
+    helpers = (topics.helper_states, events) if config.privacy.masked else ()
+    for topic_filter in (topics.coordinator_state, *topics.coordinator_subscriptions_control, *helpers):
         control.subscribe(topic_filter)
     if config.security.broker_log:
         # QoS 0: a line that waits for an absent coordinator would expire in its queue, and block what comes behind it.
         control.subscribe(f"{BROKER_LOG}#", qos=0)
     if profile.name == MOSQUITTO:
         control.subscribe(DROPPED_TOPIC, qos=0)
-    for topic_filter in topics.coordinator_subscriptions_data:
+    for topic_filter in (*topics.coordinator_subscriptions_data, *((chunks,) if config.privacy.masked else ())):
         data.subscribe(topic_filter)
     return Connections(
         control=control,

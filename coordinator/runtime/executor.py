@@ -1,7 +1,7 @@
 """Carries out the machine's effects on store, transports and log; what they answer comes back as events."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol, assert_never
 
 from coordinator.engine.effects import (
@@ -51,10 +51,12 @@ from coordinator.engine.events import (
     UpdateStored,
     VersionCommitted,
 )
+from coordinator.engine.masked.effects import DropBatch, FreezeBatch, SendToHelper, StoreSum, StoreSumChunk
 from coordinator.global_model.aggregation import Unusable
 from coordinator.global_model.committer import Committer
-from coordinator.global_model.update_checks import Examine, Refusal, check_update
+from coordinator.global_model.update_checks import Examine, Refusal, check_masked, check_update
 from coordinator.records import Attendance, UpdateRecord, VersionRecord
+from coordinator.runtime.masked_sums import MaskedExecution
 from coordinator.runtime.publisher import ModelPublisher, Publisher
 from coordinator.runtime.sealing import CoordinatorSealing
 from coordinator.runtime.traffic import Traffic
@@ -160,6 +162,7 @@ class CoordinatorExecutor:
         self._writer = Writer(parts.topics, parts.signer, parts.sealing)
         if parts.sealing is not None:
             parts.sealing.publish = self._say_key
+        self._masked = MaskedExecution(parts.store, parts.control, Writer(parts.topics, parts.signer))
         self._failed = False
         self._since: float | None = None
         self._verdicts = {ReceiptStatus.STALE: 0, ReceiptStatus.REFUSED: 0}
@@ -216,6 +219,8 @@ class CoordinatorExecutor:
                 self._save_verdict(effect)
             case CommitVersion():
                 yield self._commit(effect)
+            case FreezeBatch() | DropBatch() | StoreSumChunk() | StoreSum() | SendToHelper():
+                yield from self._masked.run(effect)
             case Evaluate(version=version):
                 yield from self._evaluate(version)
             case SaveResult(result=result):
@@ -252,7 +257,7 @@ class CoordinatorExecutor:
                     self._models.forget()
                 self._publish_model(record)
             case ClearModel(head=head):
-                self._models.clear(self._whole(head))
+                self._models.clear(self._parts.committer.as_published(head))
             case PublishAnnouncement(announcement=announcement):
                 payload = self._writer.encode(topics.round, self._announced(announcement))
                 parts.control.publish(topics.round, payload, qos=1, retain=True)
@@ -293,7 +298,7 @@ class CoordinatorExecutor:
             sealing.speaks()
 
     def _announced(self, announcement: RoundAnnouncement) -> RoundAnnouncement:
-        announcement = self._with_whole_parts(announcement)
+        announcement = self._parts.committer.announced(announcement)
         return announcement if self._sealing is None else self._sealing.announced(announcement)
 
     def _say_key(self, topic: str, wrap: KeyWrap) -> None:
@@ -327,27 +332,20 @@ class CoordinatorExecutor:
     def _publish_model(self, record: VersionRecord) -> None:
         """Publish a version; what is damaged of the head is made again before."""
         try:
-            self._models.publish(self._whole(record))
+            self._models.publish(self._parts.committer.as_published(record))
         except DamagedStore as error:
             repaired = self._parts.committer.repair(self._parts.store)
             if repaired is None:
                 raise
             self._parts.say("head_repaired", {"version": repaired.version, "detail": str(error)})
-            self._models.publish(self._whole(record))
-
-    def _whole(self, record: VersionRecord) -> VersionRecord:
-        """A version as it is published: the machine may know the head by parts that were damaged meanwhile."""
-        head = self._parts.committer.head
-        return head if record.version == head.version else record
-
-    def _with_whole_parts(self, announcement: RoundAnnouncement) -> RoundAnnouncement:
-        head, model = self._parts.committer.head, announcement.model
-        if model.version != head.version or model.parts == head.parts:
-            return announcement
-        return replace(announcement, model=replace(model, parts=head.parts, seed=head.seed))
+            self._models.publish(self._parts.committer.as_published(record))
 
     def _save_update(self, record: UpdateRecord, payload: bytes) -> Event:
-        found = self._parts.check(record, payload, self._parts.committer.examine, self._parts.update_norm_max)
+        committer = self._parts.committer
+        if record.seeds is not None:
+            found = check_masked(record, payload, committer.manifest, committer.terms)
+        else:
+            found = self._parts.check(record, payload, committer.examine, self._parts.update_norm_max)
         if found is not None:
             reason, detail = found
             return UpdateRejected(update=record.update, node=record.node, reason=reason, detail=detail)
@@ -391,7 +389,8 @@ class CoordinatorExecutor:
         }
         self._verdicts = dict.fromkeys(self._verdicts, 0)
         parts.say("version_committed", fields)
-        return VersionCommitted(record=result, members=effect.members, delta=parts.committer.delta)
+        delta, terms = parts.committer.delta, parts.committer.terms
+        return VersionCommitted(record=result, members=effect.members, delta=delta, terms=terms)
 
     def _evaluate(self, version: ModelVersion) -> Iterable[Event]:
         committer = self._parts.committer

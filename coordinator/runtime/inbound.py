@@ -1,8 +1,7 @@
 """From what a transport received to the machine's events: parsed, checked, and with the store's verdict at hand."""
 
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, cast
 
 from coordinator.engine.events import (
@@ -21,10 +20,12 @@ from coordinator.engine.events import (
     ProofReceived,
     ReportReceived,
 )
+from coordinator.engine.masked.events import HelperSpoke, SumChunkReceived
 from coordinator.engine.timers import RateLimit
 from coordinator.runtime.broker_log import BROKER_LOG, STRANGER, incident_of
 from coordinator.runtime.connections import CONTROL, DROPPED_TOPIC
 from coordinator.runtime.incidents import Incidents
+from coordinator.runtime.retained_mail import RetainedMail
 from coordinator.runtime.sealing import CoordinatorSealing
 from coordinator.runtime.traffic import Traffic
 from coordinator.storage.store import CoordinatorStore
@@ -38,6 +39,7 @@ from federation.errors import (
     StorageError,
     TransportError,
 )
+from federation.identity.helper_keys import HelperKeys, PinnedHelper
 from federation.protocol.messages import (
     CoordinatorState,
     Decline,
@@ -53,9 +55,13 @@ from federation.protocol.messages import (
     UpdateOffer,
 )
 from federation.protocol.signing import Reader, Signer, Verifier, signed_digest
+from federation.protocol.sum_messages import Held, HelperState, SumOffer, SumRefusal
 from federation.protocol.tables import ID_PATTERN
 from federation.protocol.topics import (
     CoordinatorStateTopic,
+    HelperChunkTopic,
+    HelperEventTopic,
+    HelperStateTopic,
     NodeChunkTopic,
     NodeEventTopic,
     NodeStateTopic,
@@ -64,9 +70,9 @@ from federation.protocol.topics import (
 )
 from federation.protocol.wire import decode_message, split_signature
 from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
-from federation.types import NO_START, Epoch, NodeId, SeenRun, round_of
+from federation.types import NO_START, Epoch, HelperId, NodeId, SeenRun, round_of
 
-__all__ = ["Inbound", "RetainedMail"]
+__all__ = ["Inbound"]
 
 DROPPED_DIGITS_MAX = 18
 
@@ -81,13 +87,8 @@ BIRTHS_PER_S = 0.5
 
 BURST_BIRTHS = 30.0
 
-CLEARED_PER_S = 1_000.0
-"""Retained messages that are taken away each second, where they may not be; the rest is looked for again."""
-
-LOOK_AGAIN_S = 2.0
-
-NEVER_RETAINED: Final = frozenset({"evt", "tel", "up"})
-"""Branches of a node's topics where nothing may stay: whatever does fills the broker, and outlives its restart."""
+NEVER_RETAINED: Final = frozenset({"evt", "sum", "tel", "up"})
+"""Branches of nodes and helpers where nothing may stay: whatever does fills the broker, and outlives its restart."""
 
 
 INCIDENTS: Final[Mapping[type[RemoteProtocolError], str]] = {
@@ -111,6 +112,7 @@ class Inbound:
         verifier: The nodes' keys; None believes what is not signed.
         incidents: Counts what is refused; None is nobody who asks.
         signer: Our own key; None says and believes everything unsigned in our name.
+        helpers: Those of masked sums; nobody else's word about seeds and sums is heard.
         retained: Has what is retained where nothing may be taken away.
         sealing: Opens what is sealed; None opens nothing.
         now: Monotonic seconds.
@@ -126,12 +128,15 @@ class Inbound:
         verifier: Verifier | None = None,
         incidents: Incidents | None = None,
         signer: Signer | None = None,
-        retained: "RetainedMail | None" = None,
+        helpers: Iterable[PinnedHelper] = (),
+        retained: RetainedMail | None = None,
         sealing: CoordinatorSealing | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._topics, self._store, self._traffic, self._on_connected = topics, store, traffic, on_connected
         self._reader, self._signer, self._sealing = Reader(topics, verifier, sealing), signer, sealing
+        self._helpers = Reader(topics, HelperKeys(helpers))
+        self._of_helpers = topics.helper_states.partition("+")[0]
         self._incidents = Incidents() if incidents is None else incidents
         self._retained, self._now = retained, now
         self._messages = RateLimit[NodeId](per_s=MESSAGES_PER_S, burst=BURST_MESSAGES)
@@ -180,7 +185,7 @@ class Inbound:
         if received.topic == DROPPED_TOPIC:
             body = received.payload[:DROPPED_DIGITS_MAX]
             return self._dropped(int(body)) if body.isdigit() else None
-        if received.topic != self._topics.coordinator_state:
+        if not received.topic.startswith((self._topics.coordinator_state, self._of_helpers)):
             self._traffic.received(received.topic, len(received.payload))
         try:
             return self._parse(received)
@@ -202,9 +207,9 @@ class Inbound:
                 return STRANGER
 
     def _branch(self, topic: str) -> str:
-        """Which of a node's branches it is in; empty: in none."""
+        """Which of a node's or a helper's branches it is in; empty: in none."""
         match self._levels(topic):
-            case ["n", _, branch, *_]:
+            case ["n" | "h", _, branch, *_]:
                 return branch
             case _:
                 return ""
@@ -212,7 +217,7 @@ class Inbound:
     def _levels(self, topic: str) -> list[str]:
         return topic.removeprefix(f"{self._topics.root}/{self._topics.federation}/").split("/")
 
-    def _parse(self, received: MessageReceived) -> Event | None:
+    def _parse(self, received: MessageReceived) -> Event | None:  # noqa: PLR0911 - one case per topic
         if received.retained and self._branch(received.topic) in NEVER_RETAINED:
             return self._clear(received)
         match self._topics.parse(received.topic):
@@ -226,6 +231,10 @@ class Inbound:
                 if self._is_flood(node) or not received.payload:
                     return None
                 return self._node_message(topic, node, self._reader.decode(received.topic, received.payload))
+            case HelperChunkTopic(helper=helper, transfer=transfer, index=index):
+                return SumChunkReceived(helper=helper, transfer=transfer, index=index, body=received.payload)
+            case HelperStateTopic(helper=helper) | HelperEventTopic(helper=helper) as topic:
+                return self._helper_message(topic, helper, received) if received.payload else None
             case CoordinatorStateTopic():
                 return CoordinatorStateReceived(state=self._own_state(received), retained=received.retained)
             case _:
@@ -308,6 +317,19 @@ class Inbound:
             case _:
                 raise MalformedMessage(_misplaced(message))
 
+    def _helper_message(
+        self, topic: HelperStateTopic | HelperEventTopic, helper: HelperId, received: MessageReceived
+    ) -> Event:
+        """Helpers are believed by their pinned keys alone, also where nodes need not sign."""
+        message = self._helpers.decode(received.topic, received.payload)
+        match topic, message:
+            case HelperStateTopic(), HelperState():
+                return HelperSpoke(helper=helper, message=message)
+            case HelperEventTopic(), Held() | SumOffer() | SumRefusal():
+                return HelperSpoke(helper=helper, message=message)
+            case _:
+                raise MalformedMessage(_misplaced(message))
+
     def _node_state(self, node: NodeId, state: NodeState) -> Event | None:
         if self._too_many_births(node, state):
             self._incidents.count(node, "birth_flood")
@@ -328,49 +350,6 @@ class Inbound:
             self._presences.clear()
         self._presences[node] = seen
         return False
-
-
-class RetainedMail:
-    """Takes away what is retained where nothing may be.
-
-    Args:
-        publish: Publishes an empty retained message on a topic.
-        look_again: Asks the broker for all that is retained there; called on a thread of its own.
-        now: Monotonic seconds.
-    """
-
-    def __init__(
-        self,
-        publish: Callable[[str], None],
-        look_again: Callable[[], None],
-        now: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._publish, self._look_again, self._now = publish, look_again, now
-        # What waits for the broker in our queue must leave room for announcements.
-        self._limit = RateLimit[str](per_s=CLEARED_PER_S, burst=CLEARED_PER_S)
-        self._dropped, self._seen = 0, False
-        self._timer: threading.Timer | None = None
-
-    def clear(self, topic: str) -> None:
-        """Take one away, now or with the next look."""
-        self._seen = True
-        if self._limit.admits("", self._now()):
-            self._publish(topic)
-        else:
-            self._look_later()
-
-    def dropped(self, total: int) -> None:
-        """The broker has dropped ``total`` messages so far: some of them may stay there without having come here."""
-        if self._seen and total > self._dropped:
-            self._seen = False
-            self._look_later()
-        self._dropped = total
-
-    def _look_later(self) -> None:
-        if self._timer is None or not self._timer.is_alive():
-            self._timer = threading.Timer(LOOK_AGAIN_S, self._look_again)
-            self._timer.daemon = True
-            self._timer.start()
 
 
 def _is_own(signer: Signer, topics: Topics, topic: str, payload: bytes) -> bool:

@@ -67,12 +67,33 @@ def _add_restores(connection: Connection) -> None:
     )
 
 
+def _add_masked_sums(connection: Connection) -> None:
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS seeds (update_id TEXT PRIMARY KEY, ticket BLOB NOT NULL, boxes BLOB NOT NULL)"
+    )
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS batches (version INTEGER PRIMARY KEY, request BLOB NOT NULL,"
+        " members TEXT NOT NULL, reason TEXT NOT NULL)"
+    )
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS sums (version INTEGER NOT NULL, part INTEGER NOT NULL, digest BLOB NOT NULL,"
+        " body BLOB NOT NULL, PRIMARY KEY (version, part))"
+    )
+
+
 LAYOUT = Layout(
     tables=TABLES,
     read=_read_number,
     write=_write_number,
     # 3 has a row of `meta` more than 2, `began_ms`, which every start puts in where it is missing.
-    steps={2: _add_evaluations, _UNNUMBERED: _add_attendance, 5: _add_seals, 6: _add_medians, 8: _add_restores},
+    steps={
+        2: _add_evaluations,
+        _UNNUMBERED: _add_attendance,
+        5: _add_seals,
+        6: _add_medians,
+        8: _add_restores,
+        9: _add_masked_sums,
+    },
 )
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from coordinator.records import NodesEvaluation, Restored
-from coordinator.storage import evaluations, schema, seals
+from coordinator.records import BatchRecord, NodesEvaluation, Restored
+from coordinator.storage import batches, evaluations, schema, seals
 from coordinator.storage.database import open_read_only
 from coordinator.storage.files import (
     BLOBS,
@@ -119,6 +119,20 @@ class StoreReader:
         if row["payload_digest"] is not None and payload_digest(body) != row["payload_digest"]:
             raise DamagedStore(f"the payload of {update} is not what was offered")
         return body
+
+    def batch(self, version: ModelVersion) -> BatchRecord | None:
+        """The masked batch that a version is made of, or will be; None where there is none, or it is too long ago."""
+        with reading(f"batch of version {version}"):
+            return batches.read_batch(self._tables, version)
+
+    def sums(self, version: ModelVersion) -> list[bytes]:
+        """What helpers answered for a version's batch, by class.
+
+        Raises:
+            StorageError: They cannot be read, or are damaged.
+        """
+        with reading(f"sums of version {version}"):
+            return batches.read_sums(self._tables, version)
 
     def frame(self, part: ModelPart) -> bytes:
         """The codec frame of a part.
@@ -259,7 +273,7 @@ class ReadOnlyStore(StoreReader):
         self.curves()
         self.participation()
         self.evaluated_on_nodes()
-        for table in ("transfers", "assignments", "retained"):
+        for table in ("transfers", "assignments", "retained", "seeds", "batches", "sums"):
             with reading(table):
                 self._database.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - our own names
 

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
-from coordinator.records import RecoveredState, Restored, RoundRecord, TransferRecord, VersionRecord
+from coordinator.records import RecoveredState, Restored, RoundRecord, TransferRecord, Verdict, VersionRecord
 from coordinator.storage import schema
+from coordinator.storage.batches import read_frozen, read_seeds, read_sum_parts
 from coordinator.storage.evaluations import read_best, read_evaluated, read_reported, read_retained, read_surveys
 from coordinator.storage.files import blob_digest, model_file, remedy_of
 from coordinator.storage.seals import seal_update, unseal_above
+from coordinator.storage.statements import drop_batch
 from coordinator.storage.transfer_files import TransferFiles
 from federation.errors import LocalProtocolError, StorageError
 from federation.protocol.messages import ModelPart, Reason, ReceiptStatus
@@ -20,6 +22,7 @@ __all__ = [
     "read_recovered",
     "read_restored",
     "read_version",
+    "repair_batch",
     "repair_best",
     "repair_head",
 ]
@@ -99,6 +102,28 @@ def repair_best(database: Database, blobs: Folder) -> list[str]:
     return [f"the model of the best version, {best}, was missing or damaged: it is the best one no longer"]
 
 
+def repair_batch(database: Database) -> list[str]:
+    """Drop a frozen batch of which a member is gone: no sum of the others can ever be had.
+
+    Returns:
+        What was repaired, for the log.
+    """
+    batch = read_frozen(database)
+    if batch is None:
+        return []
+    stored = {row["update_id"] for row in database.execute("SELECT update_id FROM updates WHERE status = 'stored'")}
+    if batch.updates <= stored:
+        return []
+    verdicts = [
+        Verdict(update=member.update, node=member.node, status=ReceiptStatus.STALE, reason=Reason.HELPER_LOST)
+        for member in batch.members
+        if member.update in stored
+    ]
+    with database.transaction("repair"):
+        drop_batch(database, batch.version, verdicts)
+    return [f"a member of the batch for version {batch.version} was lost: its other members go back to their nodes"]
+
+
 def read_recovered(
     database: Database, transfers: TransferFiles, identity: tuple[RunId, Epoch], recent: int
 ) -> RecoveredState:
@@ -114,7 +139,7 @@ def read_recovered(
         "SELECT update_id FROM updates WHERE round IN (SELECT DISTINCT round FROM assignments)"
     ).fetchall()
     stored = database.execute("SELECT * FROM updates WHERE status = 'stored' ORDER BY seq").fetchall()
-    surveys = read_surveys(database)
+    surveys, batch = read_surveys(database), read_frozen(database)
     return RecoveredState(
         run=identity[0],
         epoch=identity[1],
@@ -123,7 +148,9 @@ def read_recovered(
         next_round=read_next_round(database),
         open_rounds=_open_rounds(database),
         delivered=frozenset(UpdateId(row["update_id"]) for row in delivered),
-        stored=tuple(schema.UPDATE.record(row) for row in stored),
+        stored=tuple(
+            schema.UPDATE.record(row, seeds=read_seeds(database, UpdateId(row["update_id"]))) for row in stored
+        ),
         transfers=_open_transfers(database, transfers),
         evaluated=read_evaluated(database),
         surveyed=surveys,
@@ -133,6 +160,8 @@ def read_recovered(
         restored=read_restored(database),
         inputs=read_inputs(database),
         newest=_read_newest(database),
+        batch=batch,
+        sums=frozenset() if batch is None else read_sum_parts(database, batch.version),
     )
 
 
@@ -189,7 +218,8 @@ def _open_rounds(database: Database) -> tuple[RoundRecord, ...]:
 def _open_transfers(database: Database, files: TransferFiles) -> tuple[TransferRecord, ...]:
     found = []
     for row in database.execute("SELECT * FROM transfers ORDER BY rowid"):
-        record, chunk_bytes = schema.UPDATE.record(row), row["chunk_bytes"]
+        seeds = read_seeds(database, UpdateId(row["update_id"]))
+        record, chunk_bytes = schema.UPDATE.record(row, seeds=seeds), row["chunk_bytes"]
         arrived = files.arrived(record.update, record.payload_bytes, chunk_bytes)
         found.append(TransferRecord(record=record, chunk_bytes=chunk_bytes, arrived=arrived))
     files.clear_all_but(frozenset(transfer.record.update for transfer in found))

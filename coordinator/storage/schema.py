@@ -45,7 +45,7 @@ PART = Columns(ModelPart)
 RESTORED = Columns(Restored)
 RESULT = Columns(NodeResult)
 SURVEY = Columns(NodesEvaluation, kinds={"share": UNSIGNED})
-UPDATE = Columns(UpdateRecord, names={"update": "update_id"})
+UPDATE = Columns(UpdateRecord, names={"update": "update_id"}, without={"seeds"})
 """In `updates` and in `transfers`."""
 VERSION = Columns(VersionRecord, without={"parts"})
 _COHORT = Columns(Cohort, kinds={"share": UNSIGNED})
@@ -66,6 +66,10 @@ _COLUMNS = {
     "updates": f"seq INTEGER PRIMARY KEY AUTOINCREMENT, {UPDATE.definitions(update_id='TEXT NOT NULL UNIQUE')},"
     f" {_VERDICT.definitions()}, staleness {_COUNT}, judged_at INTEGER, seal BLOB",
     "payloads": "update_id TEXT PRIMARY KEY, body BLOB",
+    "seeds": "update_id TEXT PRIMARY KEY, ticket BLOB NOT NULL, boxes BLOB NOT NULL",
+    "batches": f"version {_KEY}, request BLOB NOT NULL, members TEXT NOT NULL, reason TEXT NOT NULL",
+    "sums": "version INTEGER NOT NULL, part INTEGER NOT NULL, digest BLOB NOT NULL, body BLOB NOT NULL,"
+    " PRIMARY KEY (version, part)",
     "transfers": f"{UPDATE.definitions(update_id='TEXT PRIMARY KEY')}, chunk_bytes INTEGER NOT NULL",
     "evaluations": "version INTEGER PRIMARY KEY, metrics TEXT NOT NULL",
     "surveys": SURVEY.definitions(

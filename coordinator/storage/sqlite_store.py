@@ -24,7 +24,8 @@ from coordinator.records import (
     Verdict,
     VersionRecord,
 )
-from coordinator.storage import evaluations, participation, schema, statements
+from coordinator.storage import batches, evaluations, participation, schema, statements
+from coordinator.storage.batch_store import BatchStore
 from coordinator.storage.database import DATABASE, open_database
 from coordinator.storage.files import (
     BLOBS,
@@ -40,7 +41,7 @@ from coordinator.storage.files import (
     remedy_of,
 )
 from coordinator.storage.read_only import StoreReader
-from coordinator.storage.recovery import read_published, read_recovered, repair_best, repair_head
+from coordinator.storage.recovery import read_published, read_recovered, repair_batch, repair_best, repair_head
 from coordinator.storage.seals import head_changes, identity_is_sealed, seal_identity, seal_version
 from coordinator.storage.store import Commit
 from coordinator.storage.transfer_files import TransferFiles
@@ -71,6 +72,7 @@ class SqliteStore(StoreReader):
     Attributes:
         run: Identity of this store.
         epoch: This start's fencing number, already on disk.
+        batches: What masked sums keep here.
         alarms: What was wrong at the start and has been repaired, for the log.
 
     Raises:
@@ -160,7 +162,7 @@ class SqliteStore(StoreReader):
         where = "SELECT * FROM updates WHERE update_id = ? AND status = 'stored'"
         with storing("update"):
             row = self._database.execute(where, update).fetchone()
-        return None if row is None else schema.UPDATE.record(row)
+            return None if row is None else schema.UPDATE.record(row, seeds=batches.read_seeds(self._database, update))
 
     def reserved(self, round_id: RoundId) -> RoundRecord | None:
         """A reserved round with its rule and version."""
@@ -335,6 +337,8 @@ class SqliteStore(StoreReader):
         self._began_ms = int(meta["began_ms"])
         self.alarms = [_CHANGED] if damaged else []
         self.alarms += [*repair_head(database, self._blobs, self._folder), *repair_best(database, self._blobs)]
+        self.alarms += repair_batch(database)
+        self.batches = BatchStore(database, self._transfers, self._blobs, self._outdate)
         transfers = database.execute("SELECT update_id, chunk_bytes FROM transfers")
         self._chunk_bytes = {UpdateId(row["update_id"]): int(row["chunk_bytes"]) for row in transfers}
         self._sweep()

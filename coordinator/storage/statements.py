@@ -1,9 +1,9 @@
 """The statements that change the coordinator's tables; each is part of a transaction of the store."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from coordinator.records import Member, RoundRecord, TransferRecord, UpdateRecord, Verdict, VersionRecord
-from coordinator.storage import schema
+from coordinator.storage import batches, schema
 from coordinator.storage.seals import seal_round, seal_update
 from coordinator.storage.store import Commit
 from federation.errors import LocalProtocolError
@@ -48,6 +48,7 @@ def insert_update(database: Database, record: UpdateRecord, status: ReceiptStatu
     seal_update(database, record.update)
     if status is ReceiptStatus.STORED:
         database.insert("payloads", {"update_id": record.update, "body": body})
+        batches.insert_seeds(database, record)
 
 
 def judge_update(database: Database, verdict: Verdict) -> None:
@@ -61,6 +62,7 @@ def judge_update(database: Database, verdict: Verdict) -> None:
     )
     seal_update(database, verdict.update)
     database.execute("DELETE FROM payloads WHERE update_id = ?", verdict.update)
+    batches.delete_seeds(database, verdict.update)
 
 
 def apply_member(database: Database, member: Member, version: ModelVersion) -> None:
@@ -80,6 +82,7 @@ def apply_member(database: Database, member: Member, version: ModelVersion) -> N
     if changed.rowcount != 1:
         raise LocalProtocolError(f"member {member.update} is not stored")
     seal_update(database, member.update)
+    batches.delete_seeds(database, member.update)
 
 
 def expire_payloads(database: Database, version: int) -> None:
@@ -89,6 +92,7 @@ def expire_payloads(database: Database, version: int) -> None:
         " (SELECT update_id FROM payloads JOIN updates USING (update_id) WHERE version <= ?)",
         version,
     )
+    batches.expire_sums(database, version)
 
 
 def insert_version(database: Database, commit: Commit, blob_digest: bytes) -> None:
@@ -123,8 +127,18 @@ def insert_transfer(database: Database, transfer: TransferRecord) -> None:
     """Expect a large update; does nothing when it is expected already."""
     row = schema.UPDATE.row(transfer.record) | {"chunk_bytes": transfer.chunk_bytes}
     database.insert("transfers", row, conflict="IGNORE")
+    batches.insert_seeds(database, transfer.record)
 
 
 def drop_transfer(database: Database, update: UpdateId) -> None:
     """Nothing more of this update is expected."""
     database.execute("DELETE FROM transfers WHERE update_id = ?", update)
+    unstored = "DELETE FROM seeds WHERE update_id = ? AND update_id NOT IN (SELECT update_id FROM payloads)"
+    database.execute(unstored, update)
+
+
+def drop_batch(database: Database, version: ModelVersion, verdicts: Iterable[Verdict]) -> None:
+    """A frozen batch makes no version, and its members have these verdicts."""
+    batches.delete_batch(database, version)
+    for verdict in verdicts:
+        judge_update(database, verdict)

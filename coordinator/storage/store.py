@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from coordinator.records import (
     Attendance,
     Attended,
+    BatchRecord,
     Member,
     NodeResult,
     NodesEvaluation,
@@ -21,6 +22,7 @@ from coordinator.records import (
     Verdict,
     VersionRecord,
 )
+from coordinator.storage.batches import Batches
 from federation.protocol.messages import ModelPart, Reason, ReceiptStatus
 from federation.types import Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from update_codec import Manifest, Vectors
@@ -302,6 +304,16 @@ class CoordinatorStore(Protocol):
         Raises:
             StorageError: They are not there, or their digest is wrong.
         """
+
+    @property
+    def batches(self) -> Batches:
+        """What masked sums keep."""
+
+    def batch(self, version: ModelVersion) -> BatchRecord | None:
+        """The masked batch that a version is made of, or will be; None where there is none, or it is too long ago."""
+
+    def sums(self, version: ModelVersion) -> list[bytes]:
+        """What helpers answered for a version's batch, by class."""
 
     def retain(self, versions: Collection[ModelVersion], best: ModelVersion | None) -> None:
         """Keep the arrays of exactly these versions and of the best one, beside the head's and its predecessor's.

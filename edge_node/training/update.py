@@ -229,7 +229,8 @@ def _shortened(
         part *= norm_max / norm
         kept = replace(wanted, parameters=wanted.parameters * part)
         encoded = encode(kept, manifest, spec, seed=shared.seed, context=shared.context)
-        encoded = replace(encoded, residual=encoded.residual + (wanted.parameters - kept.parameters))
+        if encoded.residual is not None:
+            encoded = replace(encoded, residual=encoded.residual + (wanted.parameters - kept.parameters))
     return encoded
 
 

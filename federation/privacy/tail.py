@@ -1,8 +1,10 @@
 """The tail of a masked update: the few numbers beside the parameters that are also known only as sums over a batch.
 
 In this order, each modulo 2^32 in two's complement: the importance; 1 if the update was within the clip; the loss; the
-importance of those that have said a loss; then the float statistics of the model. Loss and statistics are multiples of
-2^-16, times the weight of the update; what would leave a member's share of the range is cut to it.
+importance of those that have said a loss; the length; then the float statistics of the model. Loss and statistics are
+multiples of 2^-16, times the weight of the update; what would leave a member's share of the range is cut to it. The
+length is log2 of the L2 norm of what was to be sent, from -64 to 64, plus 64, in multiples of 2^-12: the next step
+follows its mean.
 """
 
 import math
@@ -16,9 +18,11 @@ from federation.protocol.sum_messages import PrivacyTerms
 
 __all__ = ["TAIL_HEAD", "TailSums", "TailValues", "read_tail", "tail_length", "weight_of", "write_tail"]
 
-TAIL_HEAD: Final = 4
+TAIL_HEAD: Final = 5
 """Numbers before the statistics."""
 _SCALE: Final = 1 << 16
+_LENGTH_SCALE: Final = 1 << 12
+_LENGTH_LOG2: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -29,12 +33,14 @@ class TailValues:
         num_examples: Local examples.
         within: Whether the update was within the clip.
         loss: Its training loss, or None.
+        length: L2 norm of what was to be sent, before it was clipped or rounded.
         statistics: Differences of the float statistics, float32, shape (S,), not weighted.
     """
 
     num_examples: int
     within: bool
     loss: float | None
+    length: float
     statistics: NDArray[np.float32]
 
 
@@ -46,12 +52,14 @@ class TailSums:
         weight: Sum of the members' weights: what sums are divided by for a mean.
         within: How many were within the clip.
         loss: Their mean training loss by weight, or None where nobody has said one.
+        length: Geometric mean of the lengths of what they had to send, or None without a tail.
         statistics: Their mean differences by weight, float32, shape (S,).
     """
 
     weight: float
     within: int
     loss: float | None
+    length: float | None
     statistics: NDArray[np.float32]
 
 
@@ -84,7 +92,7 @@ def write_tail(values: TailValues, terms: PrivacyTerms) -> NDArray[np.int64]:
         fixed = np.rint(values.statistics.astype(np.float64) * (weight * _SCALE))
     return np.concatenate(
         [
-            np.array([importance, values.within, loss, importance if told else 0], np.int64),
+            np.array([importance, values.within, loss, importance if told else 0, _log2(values.length)], np.int64),
             np.clip(np.nan_to_num(fixed), -share, share).astype(np.int64),
         ]
     )
@@ -102,15 +110,27 @@ def read_tail(sums: NDArray[np.int64], terms: PrivacyTerms, *, members: int) -> 
         ValueError: No honest batch has such sums.
     """
     if not terms.tail:
-        return TailSums(weight=float(members), within=members, loss=None, statistics=np.zeros(0, np.float32))
-    importance, within, loss, told = (int(one) for one in sums[:TAIL_HEAD])
+        nothing = np.zeros(0, np.float32)
+        return TailSums(weight=float(members), within=members, loss=None, length=None, statistics=nothing)
+    importance, within, loss, told, length = (int(one) for one in sums[:TAIL_HEAD])
     cap = terms.importance_cap or 1
     if not (0 < importance <= members * cap and 0 <= within <= members and 0 <= told <= importance):
         raise ValueError("the sum of the importances, or of what is counted, is one that no batch can have")
+    if not 0 <= length <= members * 2 * _LENGTH_LOG2 * _LENGTH_SCALE:
+        raise ValueError("the sum of the lengths is one that no batch can have")
     weight = importance / cap
     return TailSums(
         weight=weight,
         within=within,
         loss=loss / _SCALE / (told / cap) if told else None,
+        length=2.0 ** (length / _LENGTH_SCALE / members - _LENGTH_LOG2),
         statistics=(sums[TAIL_HEAD:] / (_SCALE * weight)).astype(np.float32),
     )
+
+
+def _log2(length: float) -> int:
+    """A length as it travels; what is not above 0 is the shortest, and what is not finite the longest."""
+    if not length > 0.0:
+        return 0
+    power = math.log2(length) if math.isfinite(length) else float(_LENGTH_LOG2)
+    return round((min(max(power, -_LENGTH_LOG2), _LENGTH_LOG2) + _LENGTH_LOG2) * _LENGTH_SCALE)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from coordinator.global_model.aggregation import Unusable, aggregate
-from coordinator.global_model.committer import CommitterSettings
+from coordinator.global_model.committer import CommitterSettings, SumStore, masked_combine
 from coordinator.global_model.downlink import advance
 from coordinator.records import Member
 from coordinator.storage.store import CoordinatorStore, ModelState, UpdateRow
@@ -16,7 +16,7 @@ from update_codec import Manifest
 __all__ = ["Auditable", "recompute", "recompute_head"]
 
 
-class Auditable(Protocol):
+class Auditable(SumStore, Protocol):
     """What is needed to make a version once more."""
 
     def model(self, version: ModelVersion) -> ModelState:
@@ -68,7 +68,8 @@ def recompute(
         for row in updates
         if row.verdict.status is ReceiptStatus.APPLIED and row.verdict.version == version
     ]
-    made = aggregate(members, store.payload, settings.strategy, (manifest, before.strategy, settings.limits))
+    context = (manifest, before.strategy, settings.limits)
+    made = aggregate(members, store.payload, settings.strategy, context, combine=masked_combine(store, before))
     if isinstance(made, Unusable):
         raise StorageError(f"the stored updates of version {version} are not usable: {made.detail}")
     return Digest(advance(before, made.step, manifest, settings.downlink).model.shadow.digest())

@@ -564,6 +564,8 @@ def _line(effect: Effect) -> str:  # noqa: PLR0911, PLR0912 - one branch per eff
             return "accept failure"
         case effects.Stop():
             return f"stop {effect.reason}"
+        case _:
+            return type(effect).__name__
 
 
 def _command(command: effects.Command) -> str:

@@ -80,6 +80,7 @@ class _Replayed:
 
     def __init__(self, store: CoordinatorStore, first: Commit) -> None:
         self.manifest, self.payload, self._first = store.manifest, store.payload, first.model
+        self.batch, self.sums = store.batch, store.sums
 
     def model(self, version: ModelVersion) -> ModelState:
         """Version 0's arrays."""

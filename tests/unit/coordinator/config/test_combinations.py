@@ -8,6 +8,7 @@ from coordinator.config.settings import committer_settings, engine_settings, tra
 from coordinator.strategies.presets import STRATEGIES
 from coordinator.strategies.robust import RULES
 from federation.errors import ConfigError
+from federation.identity.signing_keys import SigningKey
 
 
 def config(**given: object) -> CoordinatorConfig:
@@ -54,6 +55,70 @@ def test_a_combination_that_cannot_be_right_names_the_setting(key: str, given: d
     with pytest.raises(ConfigError) as caught:
         engine_settings(config(**given))
     assert caught.value.key == key
+
+
+ALDER, BIRCH = (f"{name}={SigningKey.new().public_hex}" for name in ("alder", "birch"))
+MASKED: dict[str, object] = {
+    "privacy__masked": True,
+    "privacy__helpers": (ALDER, BIRCH),
+    "round__concurrency": 16,
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "given"),
+    [
+        ("round.buffer", {"strategy__name": "fedasync", "round__buffer": 1}),
+        ("round.buffer", {"round__buffer": 7}),
+        ("round.buffer", {"round__concurrency": 7}),
+        ("round.quorum", {"round__quorum": 7}),
+        ("strategy.name", {"strategy__name": "scaffold", "strategy__nodes": 20}),
+        ("strategy.name", {"strategy__name": "my.module:factory"}),
+        ("strategy.staleness", {"strategy__staleness": "polynomial", "round__buffer": 8}),
+        ("strategy.importance", {"strategy__importance": "sqrt"}),
+        ("strategy.importance", {"strategy__importance": "examples"}),
+        ("privacy.importance_cap", {"strategy__importance": "uniform", "privacy__importance_cap": 100}),
+        ("strategy.robust", {"strategy__robust": "median_norm_clip"}),
+        ("limits.clip_norm", {"limits__clip_norm": 1.0}),
+        ("limits.update_norm_max", {"limits__update_norm_max": 10.0}),
+        ("round.per_node_quota", {"round__per_node_quota": 2}),
+        ("codec.up", {"codec__up": "edge"}),
+        ("codec.fallbacks", {"codec__fallbacks": ("edge",)}),
+        ("evaluation.nodes_every", {"evaluation__nodes_every": 1}),
+        ("privacy.levels", {"privacy__levels": 2**23 - 1, "round__concurrency": 300}),
+        ("privacy.helpers", {"privacy__helpers": (ALDER, "birch=123")}),
+        ("privacy.helpers", {"privacy__helpers": (ALDER, ALDER)}),
+        ("privacy.threshold", {"privacy__threshold": 1}),
+    ],
+)
+def test_masks_exclude_whatever_looks_at_one_update(key: str, given: dict[str, object]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        engine_settings(config(**MASKED | given))
+    assert caught.value.key == key
+    assert key == "round.buffer" or len(str(caught.value)) > 40, "the reason is said"
+
+
+def test_masks_need_helpers() -> None:
+    with pytest.raises(ConfigError, match="masked needs helpers"):
+        config(privacy__masked=True)
+
+
+def test_what_the_engine_and_the_committer_are_told_of_masks() -> None:
+    given = config(**MASKED)
+    engine, committer = engine_settings(given), committer_settings(given)
+    assert engine.masking is not None
+    assert sorted(engine.masking.helpers) == ["alder", "birch"]
+    assert (engine.masking.threshold, engine.quorum, engine.codec_up) == (2, 8, "masked")
+    assert committer.masked is not None
+    assert (committer.masked.members, committer.masked.levels) == (16, 1)
+    asynchronous = config(**MASKED | {"round__buffer": 8})
+    masked = committer_settings(asynchronous).masked
+    assert masked is not None
+    assert (masked.members, masked.patience) == (8, 11)
+    strategy = committer_settings(asynchronous).strategy
+    assert "constant" in repr(strategy), "members weigh alike, however stale"
+    assert engine_settings(config()).masking is None
+    assert committer_settings(config()).masked is None
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))

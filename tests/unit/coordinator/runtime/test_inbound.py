@@ -11,10 +11,11 @@ from hypothesis import strategies as some
 from coordinator.engine import events
 from coordinator.engine.events import BrokerDropped, CoordinatorStateReceived, MessageRefused
 from coordinator.records import Verdict
-from coordinator.runtime import inbound
+from coordinator.runtime import retained_mail
 from coordinator.runtime.connections import DROPPED_TOPIC
-from coordinator.runtime.inbound import BURST_BIRTHS, BURST_MESSAGES, CLEARED_PER_S, Inbound, RetainedMail
+from coordinator.runtime.inbound import BURST_BIRTHS, BURST_MESSAGES, Inbound
 from coordinator.runtime.incidents import Incidents
+from coordinator.runtime.retained_mail import CLEARED_PER_S, RetainedMail
 from coordinator.runtime.traffic import PACKET_HEADER_BYTES, Traffic
 from coordinator.storage.sqlite_store import SqliteStore
 from federation.errors import StorageError, TransportError
@@ -450,7 +451,7 @@ def test_a_state_is_retained_as_it_should_be() -> None:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inbound, "LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(retained_mail, "LOOK_AGAIN_S", 0.01)
 
 
 @pytest.mark.usefixtures("soon")

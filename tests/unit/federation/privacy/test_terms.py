@@ -167,15 +167,15 @@ def test_an_update_that_is_not_finite_is_not_sent(bad: float) -> None:
         quantize(np.zeros(10, np.float32), update, TERMS)
 
 
-def tail(examples: int = 30, loss: float | None = 0.5, statistic: float = 0.25) -> TailValues:
+def tail(examples: int = 30, loss: float | None = 0.5, statistic: float = 0.25, *, length: float = 1.0) -> TailValues:
     statistics = np.array([statistic, -statistic], np.float32)
-    return TailValues(num_examples=examples, within=True, loss=loss, statistics=statistics)
+    return TailValues(num_examples=examples, within=True, loss=loss, length=length, statistics=statistics)
 
 
 def test_the_sums_of_tails_are_weighted_means() -> None:
     terms = replace(TERMS, tail=tail_length(2), importance_cap=100)
     values = [tail(30, 0.5, 0.25), tail(100, 1.5, 1.0), tail(500, None, -2.0)]
-    found = read_tail(sum((write_tail(one, terms) for one in values), np.zeros(6, np.int64)), terms, members=3)
+    found = read_tail(sum((write_tail(one, terms) for one in values), np.zeros(7, np.int64)), terms, members=3)
     assert found.weight == pytest.approx(2.3)
     assert [weight_of(one.num_examples, terms) for one in values] == [0.3, 1.0, 1.0]
     assert found.within == 3
@@ -195,6 +195,23 @@ def test_without_a_cap_all_weigh_the_same_and_without_a_tail_nothing_is_said() -
         write_tail(tail(), TERMS)
 
 
+def test_the_mean_length_is_the_geometric_one() -> None:
+    terms = replace(TERMS, tail=tail_length(2))
+    lengths = [0.001, 0.5, 20.0, 1e30, math.inf, 0.0, math.nan]
+    total = sum((write_tail(tail(length=one), terms) for one in lengths[:3]), np.zeros(7, np.int64))
+    found = read_tail(total, terms, members=3)
+    assert found.length == pytest.approx((0.001 * 0.5 * 20.0) ** (1 / 3), rel=1e-3)
+    ends = [int(write_tail(tail(length=one), terms)[4]) for one in lengths[3:]]
+    assert ends == [128 * 4096, 128 * 4096, 0, 0]
+
+
+def test_the_largest_tails_of_the_largest_batch_do_not_wrap() -> None:
+    terms = replace(TERMS, tail=tail_length(2), members=2048, bits=13)
+    loud = tail(1, 1e300, 1e30, length=math.inf)
+    total = (write_tail(loud, terms) * 2048).astype(np.uint32).view(np.int32).astype(np.int64)
+    assert read_tail(total, terms, members=2048).length == 2.0**64
+
+
 @given(st.floats(width=32), st.floats())
 def test_whatever_a_model_holds_a_members_tail_stays_within_its_share(statistic: float, loss: float) -> None:
     terms = replace(TERMS, tail=tail_length(2), members=1000, bits=11)
@@ -203,7 +220,17 @@ def test_whatever_a_model_holds_a_members_tail_stays_within_its_share(statistic:
 
 
 @pytest.mark.parametrize(
-    "sums", [[0, 0, 0, 0], [11, 0, 0, 0], [-1, 0, 0, 0], [5, 6, 0, 0], [5, 5, 0, 6], [5, -1, 0, 0]]
+    "sums",
+    [
+        [0, 0, 0, 0, 0],
+        [11, 0, 0, 0, 0],
+        [-1, 0, 0, 0, 0],
+        [5, 6, 0, 0, 0],
+        [5, 5, 0, 6, 0],
+        [5, -1, 0, 0, 0],
+        [5, 5, 0, 5, -1],
+        [5, 5, 0, 5, 5 * 128 * 4096 + 1],
+    ],
 )
 def test_sums_that_no_batch_can_have_are_refused(sums: list[int]) -> None:
     """A member that lies about what cannot be seen costs the batch."""

@@ -1,0 +1,289 @@
+"""One masked version at a time: its members are frozen on disk, its helpers are asked, what they answer is kept.
+
+The same batch has the same answer for ever, and another one with a member of it has none: so the members never change
+once a helper may have been asked, whoever restarts meanwhile. A batch that cannot be summed is dropped whole.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from coordinator.engine.masked.effects import DropBatch, FreezeBatch, HelperCommand, StoreSum, StoreSumChunk
+from coordinator.engine.masked.events import (
+    BatchDropped,
+    BatchFrozen,
+    MaskedAnswer,
+    SumChunkReceived,
+    SumChunkStored,
+    SumRejected,
+    SumStored,
+)
+from coordinator.engine.masked.seeds import LOST, PASSING, SeedDelivery
+from coordinator.engine.state import MachineState
+from coordinator.engine.update_receiver import UpdateReceiver
+from coordinator.records import BatchRecord, Member, RecoveredState, UpdateRecord, Verdict
+from federation.privacy.classes import classes
+from federation.privacy.terms import batch_digest
+from federation.protocol.chunking import Bitmap, chunk_count, chunk_slice, payload_digest
+from federation.protocol.limits import CHUNKS_MAX
+from federation.protocol.messages import Grant, Reason, Receipt, ReceiptStatus
+from federation.protocol.sum_messages import PrivacyTerms, SumOffer, SumReason, SumRefusal, SumRequest, transfer_id
+from federation.types import Digest, HelperId, ModelVersion, UpdateId
+
+__all__ = ["Batches"]
+
+
+@dataclass(slots=True)
+class _Arriving:
+    """One class's sum on its way, in chunks."""
+
+    helper: HelperId
+    offer: SumOffer
+    bitmap: Bitmap
+    since_grant: int = 0
+    window: int = 0
+
+
+class Batches:
+    """At most one is frozen; the machine goes on beside it."""
+
+    def __init__(
+        self, state: MachineState, receiver: UpdateReceiver, delivery: SeedDelivery, recovered: RecoveredState
+    ) -> None:
+        self._state, self._receiver, self._delivery = state, receiver, delivery
+        self._sums = set(recovered.sums)
+        self._arriving: dict[UpdateId, _Arriving] = {}
+        self._asked: dict[HelperId, tuple[int, ...]] = {}
+        self._saving = False
+
+    @property
+    def saving(self) -> bool:
+        """Whether the disk was asked to freeze or to drop, and has not answered."""
+        return self._saving
+
+    @property
+    def complete(self) -> bool:
+        """Whether all sums of the frozen batch are here."""
+        batch = self._state.masked.batch
+        return batch is not None and not self._saving and self._sums.issuperset(batch.request.classes)
+
+    # --- freeze -----------------------------------------------------------------------------------------------------
+
+    def freeze(self, reason: str) -> None:
+        """Let the updates that the helpers hold be the members of the next version."""
+        state = self._state
+        terms, records = state.masked.choose(state.settings.buffer)
+        version = ModelVersion(state.head.version + 1)
+        members = tuple(
+            Member(
+                update=record.update,
+                node=record.node,
+                num_examples=record.num_examples,
+                staleness=state.head.version - record.base_version,
+            )
+            for record in records
+        )
+        request = self._request(version, terms, records)
+        self._saving = True
+        batch = BatchRecord(version=version, request=request, members=members, reason=reason)
+        state.emit(FreezeBatch(batch=batch))
+
+    def _request(self, version: ModelVersion, terms: PrivacyTerms, records: Sequence[UpdateRecord]) -> SumRequest:
+        tickets = [payload_digest(record.seeds.ticket) for record in records if record.seeds is not None]
+        members, run = b"".join(sorted(tickets)), self._state.run
+        return SumRequest(
+            run=run,
+            version=version,
+            batch=batch_digest(run, version, terms, tickets),
+            terms=terms,
+            members=members,
+            classes=tuple(range(len(classes(terms.count, terms.threshold)))),
+        )
+
+    # --- what the store answers -------------------------------------------------------------------------------------
+
+    def answered(self, event: MaskedAnswer) -> None:
+        """Something of the batch is on disk."""
+        match event:
+            case BatchFrozen(batch=batch):
+                self._frozen(batch)
+            case BatchDropped(verdicts=verdicts):
+                self._dropped(verdicts)
+            case SumStored(part=part):
+                self._sums.add(part)
+                self._state.note("sum_stored", part=part, version=self._version)
+            case SumChunkStored(offer=offer, index=index):
+                self._chunk_stored(offer, index)
+            case SumRejected(offer=offer, detail=detail):
+                self._arriving.pop(transfer_id(offer.batch, offer.part), None)
+                self._state.note("sum_rejected", part=offer.part, detail=detail)
+
+    def _frozen(self, batch: BatchRecord) -> None:
+        self._saving = False
+        self._state.masked.freeze(batch)
+        self._forget_answers()
+        fields = {"version": batch.version, "members": len(batch.members), "batch": batch.request.batch.hex()}
+        self._state.note("batch_frozen", reason=batch.reason, **fields)
+
+    def _forget_answers(self) -> None:
+        self._sums.clear()
+        self._asked.clear()
+        self._arriving.clear()
+
+    def storage_failed(self) -> None:
+        """Neither is on disk: what is still true is asked for again after the pause."""
+        self._saving = False
+        self._arriving.clear()
+
+    def committed(self) -> None:
+        """Its version is on disk."""
+        self._state.masked.thaw()
+        self._forget_answers()
+
+    # --- ask --------------------------------------------------------------------------------------------------------
+
+    def wanted(self) -> dict[HelperId, HelperCommand]:
+        """Whom the frozen batch waits for, and what is asked of each."""
+        batch = self._state.masked.batch
+        if batch is None or self._saving:
+            return {}
+        parts: dict[HelperId, list[int]] = {}
+        for part in batch.request.classes:
+            helper = self._helper_for(part, batch.request.terms) if part not in self._sums else None
+            if helper is not None:
+                parts.setdefault(helper, []).append(part)
+        return {helper: replace(batch.request, classes=tuple(its)) for helper, its in parts.items()}
+
+    def ask(self, wanted: Mapping[HelperId, HelperCommand]) -> None:
+        """Put each question that is new; the others are repeated when that is due."""
+        for helper, request in wanted.items():
+            if isinstance(request, SumRequest) and self._delivery.helpers[helper].present:
+                if self._asked.get(helper) != request.classes:
+                    self._delivery.say(helper, request)
+                self._asked[helper] = request.classes
+
+    def _helper_for(self, part: int, terms: PrivacyTerms) -> HelperId | None:
+        """Who is asked for a class: the first of its helpers that is there, else its first."""
+        names = list(self._delivery.helpers)
+        able = [names[number] for number in classes(terms.count, terms.threshold)[part] if number < len(names)]
+        present = [name for name in able if self._delivery.helpers[name].present]
+        return next(iter(present or able), None)
+
+    def reborn(self, helper: HelperId) -> None:
+        """A new process of a helper: it is asked again."""
+        self._asked.pop(helper, None)
+
+    # --- sums -------------------------------------------------------------------------------------------------------
+
+    def offered(self, helper: HelperId, offer: SumOffer) -> None:
+        """A helper has made a sum: store it, or have its chunks sent."""
+        if not self._wants(helper, offer) or self._state.paused:
+            return
+        name = transfer_id(offer.batch, offer.part)
+        batch = self._state.masked.batch
+        if offer.inline is not None and batch is not None:
+            self._state.emit(StoreSum(version=batch.version, offer=offer))
+            return
+        arriving = self._arriving.get(name)
+        if arriving is None or replace(arriving.offer, inline=None) != offer:
+            chunks = chunk_count(offer.payload_bytes, offer.chunk_bytes)
+            if chunks > CHUNKS_MAX or offer.payload_bytes > self._state.settings.payload_bytes_max:
+                self._state.note("sum_rejected", part=offer.part, detail=f"{offer.payload_bytes} bytes are too many")
+                return
+            arriving = self._arriving[name] = _Arriving(helper, offer, Bitmap(chunks))
+        self._grant(name, arriving)
+
+    def _wants(self, helper: HelperId, offer: SumOffer) -> bool:
+        batch = self._state.masked.batch
+        return (
+            batch is not None
+            and not self._saving
+            and offer.batch == batch.request.batch
+            and offer.part not in self._sums
+            and offer.part in self._asked.get(helper, ())
+        )
+
+    def _grant(self, name: UpdateId, arriving: _Arriving) -> None:
+        arriving.since_grant, arriving.window = 0, self._state.settings.window_chunks
+        grant = Grant(update=name, bitmap=arriving.bitmap.to_bytes(), window=arriving.window)
+        self._delivery.say(arriving.helper, grant)
+
+    def chunk(self, event: SumChunkReceived) -> None:
+        """One chunk: it is kept where it was granted and is new."""
+        arriving = self._arriving.get(event.transfer)
+        if arriving is None or arriving.helper != event.helper or event.index >= arriving.bitmap.count:
+            return
+        offer = arriving.offer
+        place = chunk_slice(event.index, offer.payload_bytes, offer.chunk_bytes)
+        fits = len(event.body) == place.stop - place.start
+        if fits and event.index not in arriving.bitmap and not self._state.paused:
+            self._state.emit(StoreSumChunk(offer=offer, index=event.index, body=event.body))
+
+    def _chunk_stored(self, offer: SumOffer, index: int) -> None:
+        name, batch = transfer_id(offer.batch, offer.part), self._state.masked.batch
+        arriving = self._arriving.get(name)
+        if arriving is None or batch is None or not arriving.bitmap.add(index):
+            return
+        arriving.since_grant += 1
+        if arriving.bitmap.complete:
+            del self._arriving[name]
+            self._state.emit(StoreSum(version=batch.version, offer=offer))
+        elif arriving.since_grant * 2 >= arriving.window:
+            self._grant(name, arriving)
+
+    # --- no sum -----------------------------------------------------------------------------------------------------
+
+    def refused(self, helper: HelperId, refusal: SumRefusal) -> None:
+        """A helper will not reveal it: send what it lacks, come again, or drop the batch whole."""
+        state, batch = self._state, self._state.masked.batch
+        if batch is None or self._saving or refusal.batch != batch.request.batch or helper not in self._asked:
+            return
+        reason = refusal.reason
+        state.note("sum_refused", helper=helper, version=batch.version, reason=reason.value)
+        if reason in PASSING:
+            return
+        if reason is SumReason.UNKNOWN_UPDATE:
+            self._delivery.send_again(helper, self._named(batch, refusal))
+            return
+        lost = reason in LOST
+        self.drop(
+            ReceiptStatus.STALE if lost else ReceiptStatus.REFUSED,
+            Reason.HELPER_LOST if lost else Reason.HELPER_REFUSED,
+            f"helper {helper}: {reason.value}",
+        )
+
+    def _named(self, batch: BatchRecord, refusal: SumRefusal) -> frozenset[UpdateId]:
+        """The members that a refusal names; all of them where it names none."""
+        cuts = range(0, len(refusal.members), len(batch.request.batch))
+        named = {Digest(refusal.members[cut : cut + len(batch.request.batch)]) for cut in cuts}
+        records = self._state.buffer.records
+        found = {
+            update
+            for update in batch.updates
+            if (seeds := records[update].seeds) is not None and payload_digest(seeds.ticket) in named
+        }
+        return frozenset(found or batch.updates)
+
+    def drop(self, status: ReceiptStatus, reason: Reason, detail: str) -> None:
+        """The batch makes no version: no part of it can be in another one, so all its members have this verdict."""
+        batch = self._state.masked.batch
+        if batch is None or self._saving:
+            return
+        self._saving = True
+        self._state.note("batch_dropped", version=batch.version, reason=reason.value, detail=detail)
+        verdicts = tuple(
+            Verdict(update=member.update, node=member.node, status=status, reason=reason) for member in batch.members
+        )
+        self._state.emit(DropBatch(version=batch.version, verdicts=verdicts))
+
+    def _dropped(self, verdicts: Sequence[Verdict]) -> None:
+        state = self._state
+        self._saving = False
+        self.committed()
+        for record, verdict in zip(state.take_out([verdict.update for verdict in verdicts]), verdicts, strict=True):
+            receipt = Receipt(run=state.run, update=record.update, status=verdict.status, reason=verdict.reason)
+            state.send(record.node, receipt)
+            state.answered(record.node, record.round)
+
+    @property
+    def _version(self) -> ModelVersion | None:
+        return None if self._state.masked.batch is None else self._state.masked.batch.version

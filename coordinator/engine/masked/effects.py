@@ -1,0 +1,65 @@
+"""What masked sums ask for: effects, imperatives."""
+
+from dataclasses import dataclass
+
+from coordinator.records import BatchRecord, Verdict
+from federation.protocol.messages import Grant
+from federation.protocol.sum_messages import SealedSeeds, SumOffer, SumRequest
+from federation.types import HelperId, ModelVersion
+
+__all__ = [
+    "DropBatch",
+    "FreezeBatch",
+    "HelperCommand",
+    "MaskedEffect",
+    "SendToHelper",
+    "StoreSum",
+    "StoreSumChunk",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreezeBatch:
+    """Persist who makes the next masked version, before helpers are asked. Answers `BatchFrozen` or `StorageFailed`."""
+
+    batch: BatchRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropBatch:
+    """The batch makes no version: persist that and its members' verdicts. Answers `BatchDropped` or `StorageFailed`."""
+
+    version: ModelVersion
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSumChunk:
+    """Keep one chunk of a class's sum; a restart fetches it again. Answers `SumChunkStored` or `StorageFailed`."""
+
+    offer: SumOffer
+    index: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSum:
+    """Check a class's sum, inline or of chunks, and keep it. Answers `SumStored`, `SumRejected` or `StorageFailed`."""
+
+    version: ModelVersion
+    offer: SumOffer
+
+
+HelperCommand = SealedSeeds | SumRequest | Grant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendToHelper:
+    """Publish to one helper's command topic."""
+
+    helper: HelperId
+    command: HelperCommand
+
+
+MaskedEffect = FreezeBatch | DropBatch | StoreSumChunk | StoreSum | SendToHelper
+"""What only masked sums need."""

@@ -1,0 +1,168 @@
+"""Brings each update's seeds to the helpers, until they hold them or say why they do not."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from coordinator.engine.masked.effects import HelperCommand, SendToHelper
+from coordinator.engine.state import MachineState
+from coordinator.engine.update_receiver import UpdateReceiver
+from coordinator.records import UpdateRecord
+from federation.protocol.chunking import payload_digest
+from federation.protocol.messages import Presence, Reason, ReceiptStatus
+from federation.protocol.sum_messages import Held, HeldStatus, HelperState, SealedSeeds, SumReason
+from federation.types import HelperId, Incarnation, StateId, UpdateId
+
+__all__ = ["LOST", "Helper", "SeedDelivery"]
+
+RETRY_S = 5.0
+"""A helper that is there and has not answered is asked again after this time, in seconds; doubled each time."""
+
+RETRY_S_MAX = 300.0
+"""Longest pause between two such questions, in seconds."""
+
+DOUBLINGS_MAX = 6
+
+LOST = frozenset({SumReason.BAD_BOX, SumReason.GONE, SumReason.USED, SumReason.TOO_OLD})
+"""The seeds are, or the sum is, beyond reach: no fault of the node's, whose residual takes the update back."""
+
+PASSING = frozenset({SumReason.FULL})
+"""It may be another time."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Helper:
+    """One helper, as far as it has been heard.
+
+    Attributes:
+        number: Its place in the order of the helpers' keys.
+        state: What it said last; None: nothing.
+        since: Since when it is there, or not, in monotonic seconds.
+        attempts: Questions since it answered anything.
+        due: When it is asked again for what it owes, in monotonic seconds; None while it owes nothing, or is gone.
+    """
+
+    number: int
+    state: HelperState | None = None
+    since: float = 0.0
+    attempts: int = 0
+    due: float | None = None
+
+    @property
+    def present(self) -> bool:
+        """Whether it is there."""
+        return self.state is not None and self.state.presence is Presence.ONLINE
+
+
+class SeedDelivery:
+    """Who helps, and what each still owes; what it sends is on disk with its update.
+
+    Attributes:
+        helpers: They, in the order of their keys; nobody where nothing is masked.
+    """
+
+    def __init__(self, state: MachineState, receiver: UpdateReceiver) -> None:
+        self._state, self._receiver = state, receiver
+        masking = state.settings.masking
+        names = () if masking is None else masking.helpers
+        self.helpers: dict[HelperId, Helper] = {name: Helper(number=number) for number, name in enumerate(names)}
+
+    # --- who is there -----------------------------------------------------------------------------------------------
+
+    def heard(self, name: HelperId, said: HelperState) -> bool:
+        """A helper comes or goes; says whether a process is there that was not before. It is sent everything anew."""
+        state, helper = self._state, self.helpers[name]
+        before = helper.state
+        if before is not None and before.state_id == said.state_id and said.incarnation < before.incarnation:
+            return False  # said before what is known
+        fresh = before is None or _life(before) != _life(said)
+        if before is not None and before.state_id != said.state_id:
+            state.note("helper_store_changed", helper=name)
+        if fresh:
+            helper.since, helper.attempts = state.now, 0
+            state.note("helper_" + said.presence.value, helper=name, incarnation=said.incarnation)
+        helper.state = said
+        if fresh and helper.present:
+            state.masked.lose(name, state.buffer.records.values())
+        self._need()
+        return fresh and helper.present
+
+    def _need(self) -> None:
+        """All helpers must hold an update; where fewer suffice, those that are there."""
+        masking = self._state.settings.masking
+        if masking is not None and masking.threshold < len(self.helpers):
+            present = [name for name, helper in self.helpers.items() if helper.present]
+            needed = present if len(present) >= masking.threshold else list(self.helpers)
+            self._state.masked.need(needed, self._state.buffer.records.values())
+
+    # --- what they hold ---------------------------------------------------------------------------------------------
+
+    def held(self, name: HelperId, held: Held) -> UpdateRecord | None:
+        """A helper's word on one update; returns the record of one that it will never hold."""
+        state, helper = self._state, self.helpers[name]
+        record = state.buffer.records.get(held.update)
+        if record is None or record.seeds is None or held.run != state.run:
+            return None
+        if payload_digest(record.seeds.ticket) != held.ticket:
+            return None  # of another update of this id, such as that of a run that was restored
+        helper.attempts = 0
+        if held.status is HeldStatus.HELD:
+            state.masked.hold(name, held.update)
+            return None
+        state.note("seeds_refused", helper=name, update=held.update, reason=held.reason.value)
+        return None if held.reason in PASSING else record
+
+    def turn_down(self, record: UpdateRecord, reason: SumReason) -> None:
+        """An update that no batch can have: it costs itself, and nothing else."""
+        self._state.discard(record)
+        lost = reason in LOST
+        status = ReceiptStatus.STALE if lost else ReceiptStatus.REFUSED
+        why = Reason.HELPER_LOST if lost else Reason.HELPER_REFUSED
+        self._receiver.settle(record, status, why, stored=True, detail=f"a helper: {reason.value}")
+
+    def send_again(self, name: HelperId, updates: frozenset[UpdateId]) -> None:
+        """A helper says that it does not know these, which it held."""
+        records = [record for update, record in self._state.buffer.records.items() if update in updates]
+        self._state.masked.lose(name, records)
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def advance(self, owed: Mapping[HelperId, HelperCommand]) -> None:
+        """Send what is new, and again what is due.
+
+        Args:
+            owed: What else is asked of a helper, beside to hold seeds: it is sent again when that is due.
+        """
+        for name, helper in self.helpers.items():
+            if not helper.present:
+                helper.due = None
+                continue
+            due = helper.due is not None and self._state.now >= helper.due
+            self._send_seeds(name, all_of_them=due)
+            if due and name in owed:
+                self.say(name, owed[name])
+            owes = bool(self._state.masked.lacks(name)) or name in owed
+            if not owes:
+                helper.due, helper.attempts = None, 0
+            elif due or helper.due is None:
+                helper.attempts = helper.attempts + due
+                helper.due = self._state.now + min(RETRY_S_MAX, RETRY_S * 2.0 ** min(DOUBLINGS_MAX, helper.attempts))
+
+    def due(self) -> float | None:
+        """When a helper is asked again, in monotonic seconds."""
+        return min((one.due for one in self.helpers.values() if one.due is not None), default=None)
+
+    def say(self, name: HelperId, command: HelperCommand) -> None:
+        """Publish to one helper."""
+        self._state.emit(SendToHelper(helper=name, command=command))
+
+    def _send_seeds(self, name: HelperId, *, all_of_them: bool) -> None:
+        state, number = self._state, self.helpers[name].number
+        for record in state.masked.owed(name, all_of_them=all_of_them):
+            seeds = record.seeds
+            if seeds is not None:
+                box = seeds.boxes[number]
+                self.say(name, SealedSeeds(run=state.run, update=record.update, ticket=seeds.ticket, box=box))
+
+
+def _life(state: HelperState) -> tuple[Presence, Incarnation, StateId]:
+    return state.presence, state.incarnation, state.state_id

@@ -1,0 +1,135 @@
+"""Masked sums as the machine sees them: news in, effects out, and what there is to wait for."""
+
+from collections.abc import Mapping
+from typing import assert_never
+
+from coordinator.engine.masked.batches import Batches
+from coordinator.engine.masked.events import HelperSpoke, MaskedAnswer, MaskedNews, SumChunkReceived
+from coordinator.engine.masked.seeds import LOST, SeedDelivery
+from coordinator.engine.state import MachineState
+from coordinator.engine.update_receiver import UpdateReceiver
+from coordinator.records import BatchRecord, RecoveredState
+from federation.protocol.messages import Reason, ReceiptStatus
+from federation.protocol.sum_messages import Held, HelperState, PrivacyTerms, SumOffer, SumRefusal
+from federation.types import HelperId
+
+__all__ = ["MaskedSums"]
+
+
+class MaskedSums:
+    """One machine's; without masks it does nothing."""
+
+    def __init__(self, state: MachineState, receiver: UpdateReceiver, recovered: RecoveredState) -> None:
+        self._state = state
+        self._delivery = SeedDelivery(state, receiver)
+        self._batches = Batches(state, receiver, self._delivery, recovered)
+
+    @property
+    def saving(self) -> bool:
+        """Whether the disk was asked to freeze or to drop a batch, and has not answered."""
+        return self._batches.saving
+
+    @property
+    def complete(self) -> BatchRecord | None:
+        """The frozen batch, once all its sums are here."""
+        return self._state.masked.batch if self._batches.complete else None
+
+    def freeze(self, reason: str) -> None:
+        """Let the updates that the helpers hold be the members of the next version."""
+        self._batches.freeze(reason)
+
+    def committed(self, terms: PrivacyTerms | None) -> None:
+        """There is a new head; its nodes mask under these terms."""
+        state = self._state
+        self._batches.committed()
+        state.masked.adopt(terms)
+        state.masked.forget_terms(state.settings.max_staleness + 1)
+
+    def unusable(self, reason: Reason, detail: str) -> None:
+        """The sum makes no version, and nobody can say who has spoilt it: the whole batch goes."""
+        self._batches.drop(ReceiptStatus.REFUSED, reason, detail)
+
+    def storage_failed(self) -> None:
+        """What was asked of the disk is not there."""
+        self._batches.storage_failed()
+
+    # --- events -----------------------------------------------------------------------------------------------------
+
+    def hear(self, news: MaskedNews) -> None:
+        """A helper has said something; whoever is none of ours is not heard."""
+        if news.helper not in self._delivery.helpers:
+            self._state.count("unknown_helpers")
+            return
+        match news:
+            case HelperSpoke(helper=helper, message=message):
+                self._hear(helper, message)
+            case SumChunkReceived():
+                self._batches.chunk(news)
+            case _:
+                assert_never(news)
+
+    def _hear(self, helper: HelperId, message: HelperState | Held | SumOffer | SumRefusal) -> None:
+        match message:
+            case HelperState():
+                if self._delivery.heard(helper, message):
+                    self._batches.reborn(helper)
+            case Held():
+                self._held(helper, message)
+            case SumOffer():
+                self._batches.offered(helper, message)
+            case SumRefusal():
+                self._batches.refused(helper, message)
+            case _:
+                assert_never(message)
+
+    def _held(self, helper: HelperId, held: Held) -> None:
+        state = self._state
+        never = self._delivery.held(helper, held)
+        if never is None or not state.leading or state.paused:
+            return
+        batch = state.masked.batch
+        if batch is None or never.update not in batch.updates:
+            self._delivery.turn_down(never, held.reason)
+        elif held.reason in LOST:
+            self._batches.drop(ReceiptStatus.STALE, Reason.HELPER_LOST, f"helper {helper}: {held.reason.value}")
+        else:
+            self._batches.drop(ReceiptStatus.REFUSED, Reason.HELPER_REFUSED, f"helper {helper}: {held.reason.value}")
+
+    def answered(self, event: MaskedAnswer) -> None:
+        """Something is on disk."""
+        self._batches.answered(event)
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def advance(self) -> None:
+        """Ask helpers for what they owe; where the run is over, nobody waits for a sum any more."""
+        if self._state.finished and self._state.masked.batch is not None:
+            self._batches.drop(ReceiptStatus.STALE, Reason.FINISHED, "the run is over")
+        wanted = self._batches.wanted()
+        self._delivery.advance(wanted)
+        self._batches.ask(wanted)
+
+    def due(self) -> float | None:
+        """When a helper is asked again, in monotonic seconds."""
+        return self._delivery.due()
+
+    # --- what there is to wait for ----------------------------------------------------------------------------------
+
+    def waited_for(self) -> list[HelperId]:
+        """Helpers that hold the next version up."""
+        wanted = self._batches.wanted()
+        return [name for name in self._delivery.helpers if name in wanted or self._state.masked.lacks(name)]
+
+    def rows(self) -> Mapping[str, Mapping[str, object]]:
+        """Each helper as plain data; ``since`` is when it came or went, in monotonic seconds."""
+        wanted = self._batches.wanted()
+        return {
+            name: {
+                "online": helper.present,
+                "heard": helper.state is not None,
+                "since": helper.since,
+                "unheld": self._state.masked.lacks(name),
+                "owes_sum": name in wanted,
+            }
+            for name, helper in self._delivery.helpers.items()
+        }

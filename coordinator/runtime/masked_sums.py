@@ -1,0 +1,75 @@
+"""Carries out what masked sums ask for: the store's part, and what is said to helpers."""
+
+from collections.abc import Iterator
+from typing import assert_never
+
+from coordinator.engine.events import Event
+from coordinator.engine.masked.effects import (
+    DropBatch,
+    FreezeBatch,
+    MaskedEffect,
+    SendToHelper,
+    StoreSum,
+    StoreSumChunk,
+)
+from coordinator.engine.masked.events import BatchDropped, BatchFrozen, SumChunkStored, SumRejected, SumStored
+from coordinator.runtime.publisher import Publisher
+from coordinator.storage.store import CoordinatorStore
+from federation.errors import StorageError
+from federation.protocol.chunking import payload_digest
+from federation.protocol.signing import Writer
+from federation.protocol.sum_messages import SumOffer, transfer_id
+from federation.types import ModelVersion
+
+__all__ = ["MaskedExecution"]
+
+
+class MaskedExecution:
+    """A part of the executor.
+
+    Args:
+        store: Where everything is kept.
+        control: The connection.
+        writer: Signs what is said.
+    """
+
+    def __init__(self, store: CoordinatorStore, control: Publisher, writer: Writer) -> None:
+        self._store, self._control, self._writer = store, control, writer
+
+    def run(self, effect: MaskedEffect) -> Iterator[Event]:
+        """Run one effect.
+
+        Raises:
+            StorageError: Nothing could be saved.
+        """
+        match effect:
+            case FreezeBatch(batch=batch):
+                self._store.batches.freeze(batch)
+                yield BatchFrozen(batch=batch)
+            case DropBatch(version=version, verdicts=verdicts):
+                self._store.batches.drop(version, verdicts)
+                yield BatchDropped(verdicts=verdicts)
+            case StoreSumChunk(offer=offer, index=index, body=body):
+                name = transfer_id(offer.batch, offer.part)
+                self._store.batches.keep_chunk(name, index * offer.chunk_bytes, index, body)
+                yield SumChunkStored(offer=offer, index=index)
+            case StoreSum(version=version, offer=offer):
+                yield self._store_sum(version, offer)
+            case SendToHelper(helper=helper, command=command):
+                topic = self._writer.topics.helper_command(helper)
+                self._control.publish(topic, self._writer.encode(topic, command), qos=1)
+            case _:
+                assert_never(effect)
+
+    def _store_sum(self, version: ModelVersion, offer: SumOffer) -> Event:
+        """Only what the helper has promised is kept; chunks that are not there any more are asked for again."""
+        body = offer.inline
+        if body is None:
+            try:
+                body = self._store.batches.take_chunks(transfer_id(offer.batch, offer.part))
+            except StorageError as error:
+                return SumRejected(offer=offer, detail=str(error))
+        if len(body) != offer.payload_bytes or payload_digest(body) != offer.payload_digest:
+            return SumRejected(offer=offer, detail=f"{len(body)} bytes are not the sum that was offered")
+        self._store.batches.save_sum(version, offer.part, body)
+        return SumStored(part=offer.part)

@@ -1,0 +1,168 @@
+"""Masked sums in the coordinator's database: seeds that go to helpers, the batch that is frozen, what helpers answered.
+
+A batch is frozen as long as its version is above the head: the commit of that version is what ends it, and a head that
+is undone is made again from the same batch and the same sums, whether its helpers still have them or not.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Protocol
+
+from coordinator.records import BatchRecord, MaskedSeeds, Member, UpdateRecord, Verdict
+from federation.errors import DamagedStore, LocalProtocolError, RemoteProtocolError
+from federation.protocol.chunking import payload_digest
+from federation.protocol.sum_messages import SumRequest
+from federation.protocol.wire import decode_message, encode_message
+from federation.storage.sqlite import Database, Readable, Row
+from federation.types import ModelVersion, NodeId, UpdateId
+
+__all__ = [
+    "Batches",
+    "delete_batch",
+    "delete_seeds",
+    "expire_sums",
+    "insert_batch",
+    "insert_seeds",
+    "insert_sum",
+    "read_batch",
+    "read_frozen",
+    "read_seeds",
+    "read_sum_parts",
+    "read_sums",
+]
+
+_LENGTH_BYTES = 2
+
+_MEMBER = ("update", "node", "num_examples", "staleness")
+
+
+class Batches(Protocol):
+    """What masked sums keep; every method raises `StorageError` where it cannot, and has then changed nothing."""
+
+    def freeze(self, batch: BatchRecord) -> None:
+        """Save who makes the next masked version; the same batch again does nothing."""
+
+    def drop(self, version: ModelVersion, verdicts: Sequence[Verdict]) -> None:
+        """Save that a frozen batch makes no version, and what became of its members."""
+
+    def keep_chunk(self, transfer: UpdateId, start: int, index: int, body: bytes) -> None:
+        """Keep one chunk of a sum, which begins at byte ``start``; a restart forgets it."""
+
+    def take_chunks(self, transfer: UpdateId) -> bytes:
+        """What has arrived of a sum, unchecked; it is not kept any longer."""
+
+    def save_sum(self, version: ModelVersion, part: int, body: bytes) -> None:
+        """Save what a helper has answered for one class of a batch."""
+
+
+def insert_seeds(database: Database, record: UpdateRecord) -> None:
+    """Keep what goes to the helpers with an update, where there is something; the same again does nothing."""
+    if record.seeds is not None:
+        boxes = b"".join(len(box).to_bytes(_LENGTH_BYTES, "big") + box for box in record.seeds.boxes)
+        row = {"update_id": record.update, "ticket": record.seeds.ticket, "boxes": boxes}
+        database.insert("seeds", row, conflict="REPLACE")
+
+
+def read_seeds(database: Readable, update: UpdateId) -> MaskedSeeds | None:
+    """What goes to the helpers with an update; None where it is not masked, or has its verdict."""
+    row = database.execute("SELECT ticket, boxes FROM seeds WHERE update_id = ?", update).fetchone()
+    if row is None:
+        return None
+    packed, boxes = bytes(row["boxes"]), list[bytes]()
+    while packed:
+        end = _LENGTH_BYTES + int.from_bytes(packed[:_LENGTH_BYTES], "big")
+        boxes.append(packed[_LENGTH_BYTES:end])
+        packed = packed[end:]
+    return MaskedSeeds(ticket=bytes(row["ticket"]), boxes=tuple(boxes))
+
+
+def delete_seeds(database: Database, update: UpdateId) -> None:
+    """An update has its verdict: nobody needs its seeds from here any more."""
+    database.execute("DELETE FROM seeds WHERE update_id = ?", update)
+
+
+def insert_batch(database: Database, batch: BatchRecord) -> None:
+    """Freeze the members of a version; the same batch again does nothing.
+
+    Raises:
+        LocalProtocolError: Another batch is frozen for this version, or it does not follow the head.
+    """
+    row = {
+        "version": batch.version,
+        "request": encode_message(batch.request),
+        "members": json.dumps([[getattr(member, name) for name in _MEMBER] for member in batch.members]),
+        "reason": batch.reason,
+    }
+    known = database.execute("SELECT * FROM batches WHERE version = ?", batch.version).fetchone()
+    head = database.execute("SELECT MAX(version) FROM versions").fetchone()[0]
+    if (known is not None and dict(known) != row) or batch.version != head + 1:
+        raise LocalProtocolError(f"a batch for version {batch.version} cannot be frozen over head {head}")
+    if known is None:
+        database.insert("batches", row)
+
+
+def read_frozen(database: Readable) -> BatchRecord | None:
+    """The batch that is in no version yet."""
+    query = "SELECT * FROM batches WHERE version > (SELECT MAX(version) FROM versions)"
+    row = database.execute(query).fetchone()
+    return None if row is None else _batch(row)
+
+
+def read_batch(database: Readable, version: ModelVersion) -> BatchRecord | None:
+    """The batch of a version; None where it was not made of one, or that is too long ago."""
+    row = database.execute("SELECT * FROM batches WHERE version = ?", version).fetchone()
+    return None if row is None else _batch(row)
+
+
+def delete_batch(database: Database, version: ModelVersion) -> None:
+    """A batch makes no version: it goes with what helpers answered."""
+    for table in ("batches", "sums"):
+        database.execute(f"DELETE FROM {table} WHERE version = ?", version)  # noqa: S608 - our own names
+
+
+def insert_sum(database: Database, version: ModelVersion, part: int, body: bytes) -> None:
+    """Keep what a helper answered for one class."""
+    row = {"version": version, "part": part, "digest": payload_digest(body), "body": body}
+    database.insert("sums", row, conflict="REPLACE")
+
+
+def read_sum_parts(database: Readable, version: ModelVersion) -> frozenset[int]:
+    """The classes whose sums are here."""
+    rows = database.execute("SELECT part FROM sums WHERE version = ?", version)
+    return frozenset(int(row["part"]) for row in rows)
+
+
+def read_sums(database: Readable, version: ModelVersion) -> list[bytes]:
+    """What helpers answered for a version, by class.
+
+    Raises:
+        DamagedStore: One of them is not what was written.
+    """
+    found = []
+    for row in database.execute("SELECT * FROM sums WHERE version = ? ORDER BY part", version):
+        if payload_digest(row["body"]) != row["digest"]:
+            raise DamagedStore(f"the sum of class {row['part']} of version {version} is damaged")
+        found.append(bytes(row["body"]))
+    return found
+
+
+def expire_sums(database: Database, version: int) -> None:
+    """The sums of this version, and of those before it, need not be audited any more."""
+    for table in ("batches", "sums"):
+        database.execute(f"DELETE FROM {table} WHERE version <= ?", version)  # noqa: S608 - our own names
+
+
+def _batch(row: Row) -> BatchRecord:
+    try:
+        request = decode_message(bytes(row["request"]))
+    except RemoteProtocolError as error:
+        raise DamagedStore(f"the batch of version {row['version']} is damaged: {error}") from error
+    if not isinstance(request, SumRequest):
+        raise DamagedStore(f"the batch of version {row['version']} is damaged")
+    members = tuple(
+        Member(update=UpdateId(update), node=NodeId(node), num_examples=examples, staleness=staleness)
+        for update, node, examples, staleness in json.loads(row["members"])
+    )
+    return BatchRecord(
+        version=ModelVersion(row["version"]), request=request, members=members, reason=str(row["reason"])
+    )

@@ -1,0 +1,300 @@
+"""The coordinator's machine with masked sums: a store model that keeps batches, and helpers with a disk each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from coordinator.engine import effects, events
+from coordinator.engine.effects import Effect
+from coordinator.engine.events import Event
+from coordinator.engine.masked import effects as asked
+from coordinator.engine.masked import events as said
+from coordinator.engine.settings import EngineSettings, MaskingSettings
+from coordinator.records import BatchRecord, RecoveredState, Verdict
+from federation.privacy.terms import terms_digest
+from federation.protocol.chunking import payload_digest
+from federation.protocol.messages import Grant, Presence, ReceiptStatus, UpdateOffer
+from federation.protocol.sum_messages import (
+    Held,
+    HeldStatus,
+    HelperState,
+    PrivacyTerms,
+    SealedSeeds,
+    SumOffer,
+    SumReason,
+    SumRefusal,
+    SumRequest,
+    Ticket,
+)
+from federation.protocol.wire import encode_message
+from federation.types import Digest, HelperId, Incarnation, ModelVersion, NodeId, RoundId, StateId, UpdateId
+from tests.rigs.coordinator_rig import DIGEST, RUN, Rig, StoreModel, digest_of, engine, fresh, offer_of
+
+HELPERS = (HelperId("alder"), HelperId("birch"))
+MEMBERS_MIN = 2
+"""Small batches for short tests; the configuration allows none below 5."""
+
+
+def terms(**changes: object) -> PrivacyTerms:
+    """Ternary updates for two helpers."""
+    plain = PrivacyTerms(
+        scheme=1,
+        helpers=Digest(b"h" * 16),
+        count=len(HELPERS),
+        threshold=len(HELPERS),
+        dimension=100,
+        tail=7,
+        step=0.001,
+        levels=1,
+        members=8,
+        bits=5,
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def masked_engine(**changes: object) -> EngineSettings:
+    """Small synchronous rounds of two, masked."""
+    masking = MaskingSettings(helpers=HELPERS, threshold=len(HELPERS), members_min=MEMBERS_MIN)
+    return engine(**{"masking": masking, "quorum": MEMBERS_MIN, **changes})
+
+
+def masked_offer(node: str, round_id: int, base: int = 0, *, under: PrivacyTerms | None = None) -> UpdateOffer:
+    """An honest masked offer."""
+    update, boxes = UpdateId(f"{round_id}-{node}"), (b"box for alder", b"box for birch")
+    ticket = Ticket(
+        run=RUN,
+        update=update,
+        base_version=ModelVersion(base),
+        base_digest=digest_of(base),
+        terms=terms_digest(under or terms()),
+        payload_digest=DIGEST,
+        boxes=tuple(map(payload_digest, boxes)),
+    )
+    return offer_of(
+        node,
+        round_id,
+        num_examples=1,
+        codec="masked",
+        base_version=ModelVersion(base),
+        base_digest=digest_of(base),
+        ticket=encode_message(ticket),
+        boxes=boxes,
+    )
+
+
+@dataclass(slots=True)
+class Helper:
+    """A helper's disk and process, with no cryptography: it holds each ticket once, and gives each batch one answer."""
+
+    name: HelperId
+    state_id: int = 1
+    incarnation: int = 1
+    held: dict[Digest, UpdateId] = field(default_factory=dict)
+    used: dict[Digest, Digest] = field(default_factory=dict)
+    answered: list[SumRequest] = field(default_factory=list)
+    refusing: dict[UpdateId, SumReason] = field(default_factory=dict)
+    sum_bytes: int = 40
+    full: bool = False
+
+    def state(self, presence: Presence = Presence.ONLINE) -> HelperState:
+        return HelperState(
+            presence=presence,
+            incarnation=Incarnation(self.incarnation),
+            state_id=StateId(self.state_id),
+            protocol_min=1,
+            protocol_max=1,
+            kem=32,
+            key=b"k" * 32,
+            members_min=5,
+        )
+
+    def lose_disk(self) -> None:
+        """Another store: nothing that was held is known, and its key cannot open what was sealed before."""
+        self.state_id, self.incarnation = self.state_id + 1, 1
+        self.refusing |= dict.fromkeys(self.held.values(), SumReason.BAD_BOX)
+        self.held.clear()
+
+    def hear(self, command: SealedSeeds | SumRequest | Grant) -> list[Held | SumOffer | SumRefusal]:
+        match command:
+            case SealedSeeds():
+                return [self._hold(command)]
+            case SumRequest():
+                return self._answer(command)
+            case Grant():
+                return []
+
+    def _hold(self, seeds: SealedSeeds) -> Held:
+        digest = payload_digest(seeds.ticket)
+        reason = self.refusing.get(seeds.update, SumReason.FULL if self.full else SumReason.NONE)
+        if reason is SumReason.NONE:
+            self.held[digest] = seeds.update
+        status = HeldStatus.HELD if reason is SumReason.NONE else HeldStatus.REFUSED
+        return Held(run=seeds.run, update=seeds.update, ticket=digest, status=status, reason=reason)
+
+    def _answer(self, request: SumRequest) -> list[Held | SumOffer | SumRefusal]:
+        if any(ticket not in self.held for ticket in request.tickets):
+            unknown = b"".join(ticket for ticket in request.tickets if ticket not in self.held)
+            refusal = SumRefusal(run=request.run, batch=request.batch, reason=SumReason.UNKNOWN_UPDATE, members=unknown)
+            return [refusal]
+        if any(self.used.get(ticket, request.batch) != request.batch for ticket in request.tickets):
+            return [SumRefusal(run=request.run, batch=request.batch, reason=SumReason.USED)]
+        self.used |= dict.fromkeys(request.tickets, request.batch)
+        self.answered.append(request)
+        return [self.offer(request, part) for part in request.classes]
+
+    def offer(self, request: SumRequest, part: int) -> SumOffer:
+        body = self.body(request.batch, part)
+        return SumOffer(
+            run=request.run,
+            batch=request.batch,
+            part=part,
+            payload_bytes=len(body),
+            payload_digest=payload_digest(body),
+            chunk_bytes=61_440,
+            inline=body,
+        )
+
+    def body(self, batch: Digest, part: int) -> bytes:
+        return (bytes([part]) + batch).ljust(self.sum_bytes, b".")
+
+
+@dataclass(slots=True)
+class MaskedStoreModel(StoreModel):
+    """Also keeps who is frozen, and the sums."""
+
+    batch: BatchRecord | None = None
+    sums: dict[int, SumOffer] = field(default_factory=dict)
+    versions_of: dict[UpdateId, ModelVersion] = field(default_factory=dict)
+    terms: PrivacyTerms | None = None
+
+    def freeze(self, batch: BatchRecord) -> None:
+        assert self.batch in (None, batch), "another batch was frozen"
+        assert batch.version == self.versions[-1].version + 1
+        assert set(batch.updates) <= set(self.stored()), "frozen, and not stored"
+        assert len({member.node for member in batch.members}) == len(batch.members)
+        self.batch, self.sums = batch, self.sums if self.batch == batch else {}
+
+    def drop(self, version: ModelVersion, verdicts: tuple[Verdict, ...]) -> None:
+        assert self.batch is not None
+        assert version == self.batch.version
+        assert {verdict.update for verdict in verdicts} == self.batch.updates
+        for verdict in verdicts:
+            self.save_verdict(verdict, None)
+        self.batch, self.sums = None, {}
+
+    def recovered(self, epoch: int) -> RecoveredState:
+        # Two calls of `super` without arguments do not work in a slotted dataclass.
+        plain = StoreModel.recovered(self, epoch)
+        return replace(plain, batch=self.batch, sums=frozenset(self.sums), terms=self.terms)
+
+
+class MaskedRig(Rig):
+    """One machine with two helpers; what is sent to them waits in ``mail`` until the test delivers it."""
+
+    store: MaskedStoreModel
+
+    def __init__(self, settings: EngineSettings | None = None, seed: int = 0) -> None:
+        first = terms()
+        super().__init__(masked_engine() if settings is None else settings, fresh(terms=first), seed)
+        self.store = MaskedStoreModel(recent_max=self.settings.max_staleness + 1, terms=first)
+        self.helpers = {name: Helper(name) for name in HELPERS}
+        self.down: set[HelperId] = set()
+        self.mail: list[tuple[HelperId, SealedSeeds | SumRequest | Grant]] = []
+        self.next_terms: Callable[[PrivacyTerms], PrivacyTerms] = lambda now: now
+
+    def _run(self, effect: Effect) -> list[Event]:
+        match effect:
+            case asked.FreezeBatch(batch=batch):
+                self.store.freeze(batch)
+                return [said.BatchFrozen(batch=batch)]
+            case asked.DropBatch(version=version, verdicts=verdicts):
+                self.store.drop(version, verdicts)
+                return [said.BatchDropped(verdicts=verdicts)]
+            case asked.StoreSumChunk(offer=offer, index=index):
+                return [said.SumChunkStored(offer=offer, index=index)]
+            case asked.StoreSum(version=version, offer=offer):
+                assert self.store.batch is not None
+                assert version == self.store.batch.version
+                self.store.sums[offer.part] = offer
+                return [said.SumStored(part=offer.part)]
+            case asked.SendToHelper(helper=helper, command=command):
+                self._check_command(command)
+                self.mail.append((helper, command))
+                return []
+            case _:
+                return super()._run(effect)
+
+    def _check_command(self, command: SealedSeeds | SumRequest | Grant) -> None:
+        match command:
+            case SealedSeeds(update=update):
+                assert update in self.store.stored(), "said before it was saved"
+            case SumRequest(batch=batch):
+                assert self.store.batch is not None, "asked before it was frozen"
+                assert self.store.batch.request.batch == batch, "asked before it was frozen"
+            case _:
+                pass
+
+    def _commit(self, effect: effects.CommitVersion) -> list[Event]:
+        batch = self.store.batch
+        assert batch is not None
+        assert (effect.version, effect.members) == (batch.version, batch.members)
+        assert set(self.store.sums) == set(batch.request.classes), "a version without all its sums"
+        for part, offer in self.store.sums.items():
+            assert offer.inline in (None, self.helpers[HELPERS[part]].body(batch.request.batch, part))
+        made = super()._commit(effect)
+        for event in made:
+            if isinstance(event, events.VersionCommitted):
+                self.store.batch, self.store.sums = None, {}
+                self.store.versions_of |= dict.fromkeys(batch.updates, batch.version)
+                assert self.store.terms is not None
+                self.store.terms = self.next_terms(self.store.terms)
+                return [replace(event, terms=self.store.terms)]
+        return made
+
+    # --- what helpers do ----------------------------------------------------------------------------------------------
+
+    def hear_helper(self, name: HelperId, presence: Presence = Presence.ONLINE) -> list[Effect]:
+        return self.tell(said.HelperSpoke(helper=name, message=self.helpers[name].state(presence)))
+
+    def go(self, name: HelperId) -> list[Effect]:
+        """A helper is gone: what is sent to it now is lost."""
+        self.down.add(name)
+        return self.hear_helper(name, Presence.LOST)
+
+    def come(self, name: HelperId) -> list[Effect]:
+        """Its next process."""
+        self.down.discard(name)
+        self.helpers[name].incarnation += 1
+        return self.hear_helper(name)
+
+    def start(self, *nodes: str) -> list[Effect]:
+        self.connect()
+        for name in HELPERS:
+            self.hear_helper(name)
+        return [self.state(node, codecs=("edge", "masked")) for node in nodes][-1]
+
+    def deliver(self, *names: HelperId) -> list[Effect]:
+        """Bring the mail of these helpers (nobody: of all), and their answers, until nothing is left."""
+        done: list[Effect] = []
+        wanted = set(names or HELPERS)
+        while any(name in wanted for name, _ in self.mail):
+            place = next(place for place, (name, _) in enumerate(self.mail) if name in wanted)
+            name, command = self.mail.pop(place)
+            if name in self.down:
+                continue
+            for answer in self.helpers[name].hear(command):
+                done += self.tell(said.HelperSpoke(helper=name, message=answer))
+        return done
+
+    def offer_masked(self, node: str, round_id: int, *, under: PrivacyTerms | None = None) -> list[Effect]:
+        """An honest masked offer from the round's own version."""
+        base = self.store.rounds[RoundId(round_id)].version
+        offer = masked_offer(node, round_id, base, under=under or self.store.terms)
+        known = self.store.verdicts.get(offer.update)
+        stored = self.store.updates[offer.update] if offer.update in self.store.stored() else None
+        record = self.store.rounds.get(RoundId(round_id))
+        event = events.OfferReceived(node=NodeId(node), offer=offer, known=known, stored=stored, asked=record)
+        return self.tell(event)
+
+    def status(self, update: str) -> ReceiptStatus | None:
+        verdict = self.store.verdicts.get(UpdateId(update))
+        return None if verdict is None else verdict.status

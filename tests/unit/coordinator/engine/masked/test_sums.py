@@ -1,0 +1,343 @@
+"""A masked version: seeds to the helpers, frozen on disk, summed by all of them, committed; whoever dies meanwhile."""
+
+from dataclasses import replace
+
+import pytest
+
+from coordinator.engine.effects import CommitVersion, Effect, SendCommand
+from coordinator.engine.events import CommitFailed
+from coordinator.engine.masked.effects import DropBatch, FreezeBatch, SendToHelper
+from coordinator.engine.masked.events import HelperSpoke
+from coordinator.engine.settings import EngineSettings
+from federation.protocol.messages import Presence, Reason, Receipt, ReceiptStatus
+from federation.protocol.sum_messages import SealedSeeds, SumReason, SumRequest
+from federation.types import HelperId, NodeId, UpdateId
+from tests.rigs.masked_rig import HELPERS, MaskedRig, masked_engine, terms
+
+ALDER, BIRCH = HELPERS
+ASYNCHRONOUS = {"concurrency": 4, "buffer": 2, "refill": 1, "max_staleness": 2}
+
+
+def running(settings: EngineSettings | None = None, nodes: tuple[str, ...] = ("a", "b")) -> MaskedRig:
+    rig = MaskedRig(replace(masked_engine() if settings is None else settings, nodes_min=len(nodes)))
+    rig.start(*nodes)
+    return rig
+
+
+def receipts(done: list[Effect]) -> list[tuple[str, str, str]]:
+    """Who was told what, and why."""
+    sent = [(effect.node, effect.command) for effect in done if isinstance(effect, SendCommand)]
+    return [(node, said.status.value, said.reason.value) for node, said in sent if isinstance(said, Receipt)]
+
+
+def stored_two(rig: MaskedRig) -> None:
+    rig.offer_masked("a", 0)
+    rig.offer_masked("b", 0)
+
+
+def test_a_version_is_made_of_what_all_helpers_hold_and_have_summed() -> None:
+    """FED-157: the rig refuses a seed that is sent before its update is on disk, and a request before its batch is."""
+    rig = running()
+    stored_two(rig)
+    assert [type(command) for _, command in rig.mail] == [SealedSeeds] * 4
+    rig.deliver(ALDER)
+    assert rig.store.batch is None, "frozen before the other helper holds them"
+    assert rig.waiting_for == "helper"
+    done = rig.deliver(BIRCH)
+    assert any(isinstance(effect, FreezeBatch) for effect in done)
+    assert rig.store.versions[-1].version == 0
+    done = rig.deliver()
+    assert rig.store.versions[-1].version == 1
+    assert receipts(done)[:2] == [("a", "applied", "none"), ("b", "applied", "none")]
+    assert {name: len(helper.answered) for name, helper in rig.helpers.items()} == {ALDER: 1, BIRCH: 1}
+
+
+def test_each_helper_gets_its_own_box_and_is_asked_for_its_own_class() -> None:
+    rig = running()
+    stored_two(rig)
+    seeds = [(name, command.box) for name, command in rig.mail if isinstance(command, SealedSeeds)]
+    assert set(seeds) == {(ALDER, b"box for alder"), (BIRCH, b"box for birch")}
+    rig.deliver(ALDER)
+    rig.deliver(BIRCH)
+    requests = {helper.answered[0].classes for helper in rig.helpers.values() if helper.answered}
+    assert requests <= {(0,), (1,)}
+    rig.deliver()
+    assert [rig.helpers[name].answered[0].classes for name in HELPERS] == [(0,), (1,)]
+
+
+def test_an_offer_is_refused_that_no_batch_can_have() -> None:
+    rig = running()
+    assert ("a", "refused", "terms") in receipts(rig.offer("a", 0, codec="masked", num_examples=1))
+    other = terms(step=0.5)
+    assert ("b", "refused", "terms") in receipts(rig.offer_masked("b", 0, under=other))
+
+
+def test_nobody_waits_for_a_helper_in_silence() -> None:
+    rig = running()
+    rig.go(BIRCH)
+    stored_two(rig)
+    rig.deliver()
+    assert rig.waiting_for == "helper"
+    waiting = rig.machine.snapshot()["waiting_for"]
+    assert isinstance(waiting, dict)
+    assert waiting["nodes"] == [BIRCH]
+    helpers = rig.machine.snapshot()["helpers"]
+    assert isinstance(helpers, dict)
+    assert (helpers[BIRCH]["online"], helpers[BIRCH]["unheld"]) == (False, 2)
+    assert not [command for name, command in rig.mail if name == BIRCH], "sent to nobody"
+    rig.come(BIRCH)
+    rig.deliver()
+    assert rig.store.versions[-1].version == 1
+
+
+def test_while_a_helper_is_down_nodes_are_asked_until_their_work_would_be_too_old() -> None:
+    rig = running(masked_engine(**ASYNCHRONOUS), ("a", "b", "c", "d", "e", "f", "g", "h"))
+    rig.go(BIRCH)
+    for _ in range(6):
+        for round_id, record in list(rig.store.rounds.items()):
+            for node in record.nodes:
+                if rig.status(f"{round_id}-{node}") is None:
+                    rig.offer_masked(node, round_id)
+        rig.wait(1.0)
+    assert len(rig.store.stored()) == 6, "buffer * (max_staleness + 1)"
+    assert rig.waiting_for == "helper"
+    rig.come(BIRCH)
+    for _ in range(20):
+        rig.deliver()
+        rig.wait(1.0)
+    assert rig.store.versions[-1].version == 3
+    assert len(rig.store.versions_of) == 6
+
+
+def test_rounds_go_on_beside_a_sum_and_only_a_second_freeze_is_stopped() -> None:
+    rig = running(masked_engine(**{**ASYNCHRONOUS, "max_staleness": 5}), tuple("abcdefghij"))
+    first = [node for record in rig.store.rounds.values() for node in record.nodes]
+    for node in first[:2]:
+        rig.offer_masked(node, 0)
+    rig.deliver(ALDER)
+    while any(isinstance(command, SealedSeeds) for name, command in rig.mail if name == BIRCH):
+        name, command = rig.mail.pop(0)
+        for answer in rig.helpers[name].hear(command):
+            rig.tell(HelperSpoke(helper=name, message=answer))
+    batch = rig.store.batch
+    assert batch is not None
+    rounds = len(rig.store.rounds)
+    rig.mail = [(name, command) for name, command in rig.mail if not isinstance(command, SumRequest)]
+    for node in first[2:4]:
+        rig.offer_masked(node, 0)
+    for round_id, record in list(rig.store.rounds.items()):
+        for node in record.nodes:
+            if rig.status(f"{round_id}-{node}") is None:
+                rig.offer_masked(node, round_id)
+    rig.deliver(BIRCH)
+    assert rig.store.batch == batch, "a second batch was frozen"
+    assert len(rig.store.rounds) > rounds, "nobody was asked while a sum was under way"
+
+
+@pytest.mark.parametrize("answered", [(), (ALDER,), HELPERS])
+def test_a_restart_drives_the_same_batch_again(answered: tuple[HelperId, ...]) -> None:
+    rig = running()
+    stored_two(rig)
+    rig.deliver(ALDER)
+    seeds = [command for name, command in rig.mail if name == BIRCH]
+    rig.mail.clear()
+    for command in seeds:
+        for answer in rig.helpers[BIRCH].hear(command):
+            rig.tell(HelperSpoke(helper=BIRCH, message=answer))
+    batch, requests = rig.store.batch, dict(rig.mail)
+    assert batch is not None
+    rig.mail.clear()
+    for name in answered[:1]:
+        command = requests[name]
+        for answer in rig.helpers[name].hear(command):
+            rig.tell(HelperSpoke(helper=name, message=answer))
+    for name in answered[1:]:
+        rig.helpers[name].hear(requests[name])  # it has answered, and nobody heard it
+    rig.restart()
+    rig.start("a", "b")
+    rig.deliver()
+    assert rig.store.versions[-1].version == 1
+    for helper in rig.helpers.values():
+        assert {request.batch for request in helper.answered} == {batch.request.batch}
+
+
+def test_a_helper_that_restarts_is_asked_again_for_the_same_sum() -> None:
+    rig = running()
+    stored_two(rig)
+    rig.deliver(ALDER)
+    rig.deliver(BIRCH)
+    rig.mail = [one for one in rig.mail if not isinstance(one[1], SumRequest)]  # lost with its process
+    rig.come(ALDER)
+    rig.deliver()
+    rig.wait(10.0)
+    rig.deliver()
+    assert rig.store.versions[-1].version == 1
+
+
+def test_a_helper_that_has_lost_its_disk_costs_the_updates_and_says_so() -> None:
+    rig = running()
+    stored_two(rig)
+    rig.deliver(ALDER)
+    seeds = [command for name, command in rig.mail if name == BIRCH]
+    rig.mail.clear()
+    for command in seeds:
+        for answer in rig.helpers[BIRCH].hear(command):
+            rig.tell(HelperSpoke(helper=BIRCH, message=answer))
+    assert rig.store.batch is not None
+    rig.mail.clear()
+    rig.helpers[BIRCH].lose_disk()
+    done = rig.hear_helper(BIRCH)
+    done += rig.deliver(BIRCH)
+    assert ("a", "stale", "helper_lost") in receipts(done)
+    assert ("b", "stale", "helper_lost") in receipts(done)
+    assert rig.store.batch is None
+    assert rig.machine.snapshot()["buffered"] == 0
+    assert rig.machine.snapshot()["quota_used"] == 0
+
+
+@pytest.mark.parametrize(
+    ("why", "status", "reason"),
+    [
+        (SumReason.BAD_TICKET, ReceiptStatus.REFUSED, Reason.HELPER_REFUSED),
+        (SumReason.UNKNOWN_NODE, ReceiptStatus.REFUSED, Reason.HELPER_REFUSED),
+        (SumReason.BASE_MISMATCH, ReceiptStatus.REFUSED, Reason.HELPER_REFUSED),
+        (SumReason.BAD_BOX, ReceiptStatus.STALE, Reason.HELPER_LOST),
+    ],
+)
+def test_seeds_that_are_refused_cost_their_update_and_no_batch(
+    why: SumReason, status: ReceiptStatus, reason: Reason
+) -> None:
+    rig = running(masked_engine(concurrency=3, buffer=3), ("a", "b", "c"))
+    rig.helpers[BIRCH].refusing[UpdateId("0-b")] = why
+    for node in "abc":
+        rig.offer_masked(node, 0)
+    done = rig.deliver()
+    assert ("b", status.value, reason.value) in receipts(done)
+    assert rig.status("0-a") is not status
+    rig.wait(60.0)
+    rig.deliver()
+    assert rig.store.versions[-1].version == 1, "the quorum of the others makes a version"
+    assert set(rig.store.versions_of) == {"0-a", "0-c"}
+
+
+def test_a_helper_without_room_is_asked_again_and_nothing_is_lost() -> None:
+    rig = running()
+    rig.helpers[BIRCH].full = True
+    stored_two(rig)
+    rig.deliver()
+    assert rig.store.batch is None
+    rig.helpers[BIRCH].full = False
+    rig.wait(20.0)
+    rig.deliver()
+    assert rig.store.versions[-1].version == 1
+
+
+def test_a_batch_with_a_used_member_is_dropped_whole() -> None:
+    rig = running()
+    stored_two(rig)
+    rig.deliver(ALDER)
+    birch = rig.helpers[BIRCH]
+    seeds = [command for name, command in rig.mail if name == BIRCH]
+    for command in seeds:
+        birch.hear(command)
+    birch.used |= dict.fromkeys(birch.held, b"x" * 16)  # type: ignore[arg-type]
+    done = rig.deliver()
+    assert {one for one in receipts(done) if one[1] == "stale"} == {
+        ("a", "stale", "helper_lost"),
+        ("b", "stale", "helper_lost"),
+    }
+
+
+def test_a_sum_that_makes_no_version_costs_the_whole_batch() -> None:
+    rig = running()
+    stored_two(rig)
+    rig.commit_failure = CommitFailed(culprits=(UpdateId("0-a"),), reason=Reason.NORM, detail="beyond")
+    done = rig.deliver()
+    assert any(isinstance(effect, DropBatch) for effect in done)
+    assert {("a", "refused", "norm"), ("b", "refused", "norm")} <= set(receipts(done))
+    assert rig.store.batch is None
+
+
+def test_what_was_not_answered_is_asked_again_with_growing_pauses() -> None:
+    rig = running()
+    stored_two(rig)
+    rig.mail.clear()
+    sent = [effect for effect in rig.wait(100.0) if isinstance(effect, SendToHelper)]
+    assert 8 <= len(sent) <= 24, "two updates to two helpers at 5, 15, 35 and 75 seconds"
+    rig.deliver()
+    assert rig.store.versions[-1].version == 1
+
+
+def test_a_disk_that_is_full_at_the_freeze_is_asked_again() -> None:
+    rig = running()
+    stored_two(rig)
+    rig.failing_kinds, rig.failing = (FreezeBatch,), True
+    rig.deliver()
+    assert rig.store.batch is None
+    rig.failing = False
+    rig.wait(5.0)
+    rig.deliver()
+    assert rig.store.versions[-1].version == 1
+
+
+def test_updates_under_other_terms_are_in_no_batch_together() -> None:
+    rig = running(masked_engine(**ASYNCHRONOUS), ("a", "b", "c", "d"))
+    nodes = [node for record in rig.store.rounds.values() for node in record.nodes]
+    rig.next_terms = lambda now: terms(step=now.step / 2)
+    for node in nodes[:2]:
+        rig.offer_masked(node, 0, under=terms())
+    rig.deliver()
+    assert rig.store.versions[-1].version == 1
+    rig.offer_masked(nodes[2], 0, under=terms())
+    newest = max(rig.store.rounds)
+    other = next(node for node in rig.store.rounds[newest].nodes if node != nodes[2])
+    assert rig.store.rounds[newest].version == 1
+    rig.offer_masked(other, newest, under=terms(step=0.0005))
+    rig.deliver()
+    assert rig.store.batch is None, "two steps cannot be added"
+    assert len(rig.store.stored()) == 2
+
+
+def test_the_end_of_the_run_ends_a_batch() -> None:
+    rig = running(masked_engine(versions=1, max_staleness=2, concurrency=4, buffer=2), ("a", "b", "c", "d"))
+    nodes = [node for record in rig.store.rounds.values() for node in record.nodes]
+    for node in nodes:
+        rig.offer_masked(node, 0)
+    rig.deliver()
+    rig.wait(1.0)
+    assert rig.store.versions[-1].version == 1
+    assert rig.store.stored() == []
+    assert rig.waiting_for == "finished"
+
+
+def test_a_stranger_is_not_heard() -> None:
+    rig = running()
+    stored_two(rig)
+    state = rig.helpers[ALDER].state(Presence.LOST)
+    rig.tell(HelperSpoke(helper=HelperId("oak"), message=state))
+    counters = rig.machine.snapshot()["counters"]
+    assert isinstance(counters, dict)
+    assert counters["unknown_helpers"] == 1
+    rig.deliver()
+    assert rig.store.versions[-1].version == 1
+
+
+def test_a_revoked_node_is_in_no_later_batch() -> None:
+    from coordinator.engine.events import NodesEnrolled
+
+    rig = running(masked_engine(concurrency=3, buffer=3), ("a", "b", "c"))
+    for node in "abc":
+        rig.offer_masked(node, 0)
+    rig.tell(NodesEnrolled(nodes=frozenset({NodeId("a"), NodeId("b")}), digest="2"))
+    rig.deliver()
+    rig.wait(60.0)
+    rig.deliver()
+    assert rig.status("0-c") is ReceiptStatus.REFUSED
+    assert set(rig.store.versions_of) == {"0-a", "0-b"}
+
+
+def test_no_commit_is_asked_for_twice() -> None:
+    rig = running()
+    stored_two(rig)
+    done = rig.deliver()
+    assert sum(isinstance(effect, CommitVersion) for effect in done) == 1

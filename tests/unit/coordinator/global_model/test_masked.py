@@ -1,0 +1,184 @@
+"""The sum of a masked batch is the integers' sum, to the bit; a batch that cannot be one is dropped whole."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from coordinator.global_model.aggregation import Aggregated, AggregateLimits, Unusable, aggregate
+from coordinator.global_model.masked import MaskedCombine, MaskedModel
+from coordinator.records import Member
+from coordinator.strategies.strategy import Averaging
+from federation.privacy.classes import classes
+from federation.privacy.seeds import SeedMask
+from federation.privacy.tail import TailValues, weight_of, write_tail
+from federation.privacy.terms import check_terms, quantize, shape_of
+from federation.protocol.messages import Reason
+from federation.protocol.sum_messages import PrivacyTerms
+from federation.types import Digest, NodeId, RunId, UpdateId
+from update_codec import CodecSpec, Manifest
+from update_codec.masking import MaskedSum, masked
+
+RUN = RunId("0123456789abcdef")
+SPEC = CodecSpec.parse("masked")
+
+
+def manifest(size: int = 300) -> Manifest:
+    return Manifest.of({"w": np.zeros(size, np.float32)})
+
+
+def model(**changes: object) -> MaskedModel:
+    plain = MaskedModel(
+        helpers=Digest(b"h" * 16), count=2, threshold=2, members=8, levels=1, first_step=0.01, patience=1
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+class Batch:
+    """Members with frames, and the sums that helpers answer."""
+
+    def __init__(self, terms: PrivacyTerms, size: int = 300, seed: int = 0) -> None:
+        self.terms, self.manifest, self.rng = terms, manifest(size), np.random.default_rng(seed)
+        self.frames: dict[UpdateId, bytes] = {}
+        self.members: list[Member] = []
+        self.integers = np.zeros(size, np.int64)
+        self.sums = [MaskedSum(shape_of(terms)) for _ in classes(terms.count, terms.threshold)]
+
+    def add(self, update: NDArray[np.float32], examples: int = 1, *, lie: int = 0) -> None:
+        """One node's update; ``lie`` is added to its first integer, beyond the levels."""
+        name = UpdateId(f"0-n{len(self.members)}")
+        weighted = update * np.float32(weight_of(examples, self.terms))
+        found = quantize(weighted, None, self.terms)
+        integers = found.integers.astype(np.int64)
+        integers[0] += lie
+        values = TailValues(
+            num_examples=examples,
+            within=found.within,
+            loss=0.5,
+            length=float(np.linalg.norm(weighted)),
+            statistics=np.zeros(0, np.float32),
+        )
+        seeds = [self.rng.bytes(32) for _ in self.sums]
+        total = masked(
+            shape_of(self.terms), integers, write_tail(values, self.terms), [SeedMask(s, RUN, name) for s in seeds]
+        )
+        for one, seed in zip(self.sums, seeds, strict=True):
+            one.add_mask(SeedMask(seed, RUN, name))
+        self.frames[name] = total.frame(self.manifest, step=self.terms.step, spec=SPEC)
+        self.members.append(Member(update=name, node=NodeId(name[2:]), num_examples=1, staleness=0))
+        self.integers += integers
+
+    def combine(self, sums: Sequence[bytes] | None = None) -> MaskedCombine:
+        answered = [one.to_bytes() for one in self.sums] if sums is None else sums
+        return MaskedCombine(self.terms, answered, np.zeros(0, np.int64))
+
+    def aggregated(self, combine: MaskedCombine | None = None, limits: AggregateLimits | None = None) -> object:
+        nothing: dict[str, NDArray[np.float32]] = {}
+        context = (self.manifest, nothing, AggregateLimits() if limits is None else limits)
+        return aggregate(
+            self.members,
+            self.frames.__getitem__,
+            Averaging(importance="uniform"),
+            context,
+            combine=combine or self.combine(),
+        )
+
+
+@given(
+    st.integers(1, 8), st.integers(1, 400), st.sampled_from([1, 3, 7, 127]), st.sampled_from([(1, 1), (2, 2), (4, 3)])
+)
+@settings(max_examples=60, deadline=None)
+def test_the_aggregate_is_the_integers_sum_to_the_bit(
+    count: int, size: int, levels: int, helpers: tuple[int, int]
+) -> None:
+    terms = model(levels=levels, count=helpers[0], threshold=helpers[1]).terms(manifest(size), {})
+    check_terms(terms)
+    batch = Batch(terms, size, seed=count * 1000 + size)
+    for _ in range(count):
+        batch.add(batch.rng.normal(scale=0.02, size=size).astype(np.float32))
+    made = batch.aggregated()
+    assert isinstance(made, Aggregated)
+    expected = (batch.integers * (terms.step / count)).astype(np.float32)
+    np.testing.assert_array_equal(made.step.parameters, expected)
+
+
+def test_members_weigh_by_their_examples_up_to_the_cap() -> None:
+    terms = model(levels=127, importance_cap=100, first_step=1e-3).terms(manifest(), {})
+    batch = Batch(terms)
+    updates = [np.full(300, value, np.float32) for value in (0.01, 0.02, 0.05)]
+    for update, examples in zip(updates, (10, 100, 900), strict=True):
+        batch.add(update, examples)
+    made = batch.aggregated()
+    assert isinstance(made, Aggregated)
+    expected = (0.1 * 0.01 + 0.02 + 0.05) / 2.1
+    np.testing.assert_allclose(made.step.parameters, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("lie", [1, 8, -11])
+def test_a_member_that_breaks_the_levels_costs_the_batch(lie: int) -> None:
+    """FED-158."""
+    batch = Batch(model().terms(manifest(), {}))
+    for number in range(5):
+        batch.add(np.full(300, 0.02, np.float32), lie=lie if number == 3 else 0)
+    made = batch.aggregated()
+    assert isinstance(made, Unusable)
+    assert (made.reason, set(made.culprits)) == (Reason.NORM, {member.update for member in batch.members})
+
+
+def test_a_sum_that_is_longer_than_its_members_can_be_costs_the_batch() -> None:
+    terms = model(levels=127, first_step=0.01, clip=0.1).terms(manifest(), {})
+    batch = Batch(terms)
+    for _ in range(5):
+        batch.add(np.full(300, 1.0, np.float32))  # shortened by its node
+    assert isinstance(batch.aggregated(), Aggregated)
+    unbounded = Batch(replace(terms, clip=None))
+    for _ in range(5):
+        unbounded.add(np.full(300, 1.0, np.float32))
+    found = MaskedCombine(terms, [one.to_bytes() for one in unbounded.sums], np.zeros(0, np.int64))
+    made = unbounded.aggregated(found)
+    assert isinstance(made, Unusable)
+    assert (made.reason, len(made.culprits)) == (Reason.NORM, 5)
+
+
+def test_a_step_that_is_too_long_blames_everybody_and_raises_nothing() -> None:
+    batch = Batch(model().terms(manifest(), {}))
+    for _ in range(5):
+        batch.add(np.full(300, 0.02, np.float32))
+    made = batch.aggregated(limits=AggregateLimits(step_norm_max=1e-6))
+    assert isinstance(made, Unusable)
+    assert set(made.culprits) == {member.update for member in batch.members}
+
+
+def test_without_one_class_the_sum_is_noise() -> None:
+    batch = Batch(model(members=8).terms(manifest(20_000), {}), 20_000)
+    for _ in range(5):
+        batch.add(np.full(20_000, 0.02, np.float32))
+    made = batch.aggregated(batch.combine([batch.sums[0].to_bytes()]))
+    assert isinstance(made, Unusable)
+
+
+def test_the_next_step_follows_the_length_of_the_updates() -> None:
+    first = model()
+    assert first.terms(manifest(), {}).step == pytest.approx(0.01)
+    state = first.follow({}, 1, 3.0, 10_000)
+    assert first.terms(manifest(), state).step == pytest.approx(1.5 * 3.0 / 100)
+    wild = first.follow(state, 2, 1e6, 10_000)
+    assert first.terms(manifest(), wild).step == pytest.approx(4 * 1.5 * 3.0 / 100), "the nodes' own word: by 4 at most"
+    small = first.follow(state, 2, 1e-9, 10_000)
+    assert first.terms(manifest(), small).step == pytest.approx(1.5 * 3.0 / 100 / 4)
+    patient = model(patience=11)
+    state = patient.follow({}, 1, 3.0, 10_000)
+    assert patient.follow(state, 11, 5.0, 10_000)["privacy.step"][0] == state["privacy.step"][0]
+    assert patient.follow(state, 12, 5.0, 10_000)["privacy.step"][0] != state["privacy.step"][0]
+    assert first.follow(state, 2, None, 10_000)["privacy.step"][0] == state["privacy.step"][0]
+
+
+def test_equal_terms_are_announced_after_a_restart() -> None:
+    """They come of the model's state alone."""
+    state = model().follow({}, 1, 0.123456789, 1_234)
+    stored = {name: np.frombuffer(array.tobytes(), array.dtype) for name, array in state.items()}
+    assert model().terms(manifest(), stored) == model().terms(manifest(), state)
