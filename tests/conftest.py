@@ -1,6 +1,7 @@
 """What every test may ask for: a broker of its own, real data when there is some, and proof that nothing is left."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from federation.runtime import local_broker
 from federation.runtime.local_broker import LocalBroker
 from tests.rigs.container_broker import ContainerBroker, broker_image
-from tests.rigs.warm_start import WarmProcess
+from tests.rigs.warm_start import WarmPopen, WarmProcess
 
 _DATA_DEFAULT = Path(__file__).parents[2] / "shared" / "data"
 _LEAVE_WAIT_S = 5.0
@@ -60,6 +61,14 @@ def warm_process() -> Iterator[WarmProcess]:
         HELPERS.add(warm.process.pid)
         yield warm
     HELPERS.clear()
+
+
+@pytest.fixture
+def programs_start_warm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``python -m coordinator`` and ``python -m edge_node`` are forked, but where a person's start is the test."""
+    if sys.platform == "linux" and request.node.get_closest_marker("cold") is None:
+        monkeypatch.setattr(WarmPopen, "address", request.getfixturevalue("warm_process").address)
+        monkeypatch.setattr(subprocess, "Popen", WarmPopen)
 
 
 @pytest.fixture(autouse=True)

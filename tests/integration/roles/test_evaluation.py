@@ -34,7 +34,7 @@ def coordinator_file(
     file.write_text(
         f'[federation]\nid = "it"\n[broker]\nurl = "{broker.url}"\n[task]\nname = "{TASK}"\n[codec]\nup = "lossless"\n'
         f'[evaluation]\nevery = 0\nnodes_every = 1\n[store]\nfolder = "{folder / "state"}"\n'
-        f"[round]\nconcurrency = 2\nquorum = 1\nnodes_min = {nodes}\nversions = {versions}\nlease_s = 20.0\n"
+        f"[round]\nconcurrency = 2\nquorum = 1\nnodes_min = {nodes}\nversions = {versions}\nlease_s = 6.0\n"
         f"max_wait_s = 2.0\nexit_when_finished = true\n{more}"
     )
     return file

@@ -16,6 +16,8 @@ from federation.tasks.registry import load_task
 
 TASK = "quadratic-12"
 
+pytestmark = pytest.mark.usefixtures("programs_start_warm")
+
 
 def test_another_process_makes_the_same_model(tmp_path: Path) -> None:
     here, there = initial_model(InitialRequest(task=TASK, seed=4)), None

@@ -13,6 +13,9 @@ from federation.errors import ConfigError
 from update_codec import Manifest, Role
 
 BUILTIN = "quadratic-12"
+
+pytestmark = pytest.mark.usefixtures("programs_start_warm")
+
 GROWN = """
 import os
 from federation.tasks.builtin.synthetic import build_quadratic

@@ -32,6 +32,8 @@ from tests.rigs.former_state import made_older
 from tests.rigs.model_values import INITIAL, MANIFEST, arrived, committer, initialised, update
 from tests.rigs.status_values import snapshot, status_file
 
+starts_programs = pytest.mark.usefixtures("programs_start_warm")
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[SqliteStore]:
@@ -303,6 +305,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@starts_programs
 def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     script = (
         "import sys; from coordinator.cli import make_app; make_app(['--help']);"
@@ -322,6 +325,7 @@ def test_a_lazy_command_is_the_real_one_when_it_is_called() -> None:
     assert command.__module__ == "fedmq.demo.cli"
 
 
+@starts_programs
 def test_the_status_command_reads_the_folder_of_a_flag_or_a_file(store: CoordinatorStore, tmp_path: Path) -> None:
     folder = tmp_path / "store"
     by_flag = run("status", "--state", str(folder), "--json")
@@ -331,18 +335,21 @@ def test_the_status_command_reads_the_folder_of_a_flag_or_a_file(store: Coordina
     assert json.loads(by_flag.stdout) == json.loads(by_file.stdout)
 
 
+@starts_programs
 def test_a_status_without_a_store_is_exit_code_3() -> None:
     failed = run("status", "--state", "/no/such/folder")
     assert failed.returncode == 3
     assert failed.stderr.count("\n") == 1
 
 
+@starts_programs
 def test_a_run_without_a_broker_url_is_exit_code_2_and_names_the_key() -> None:
     failed = run("run", "--federation", "x")
     assert (failed.returncode, failed.stdout) == (2, "")
     assert failed.stderr.startswith("coordinator: broker.url")
 
 
+@starts_programs
 def test_the_export_command_says_which_version_it_wrote(store: CoordinatorStore, tmp_path: Path) -> None:
     done = run("export", str(tmp_path / "m.safetensors"), "--state", str(tmp_path / "store"))
     assert done.returncode == 0

@@ -75,7 +75,9 @@ def test_no_text_overlaps_another_or_leaves_the_picture(nodes: int) -> None:
 
 
 HUGE = 1.7e308
-STORED = ((HUGE, 50), (-HUGE, 2), (5e-324, 2), (float("inf"), 2), (float("nan"), 50))
+CROWD = 11
+"""One node more than have lines of their own."""
+STORED = ((HUGE, CROWD), (-HUGE, 2), (5e-324, 2), (float("inf"), 2), (float("nan"), CROWD))
 """Numbers that a store or a report may hold: a node has said them."""
 
 
