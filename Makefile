@@ -13,6 +13,8 @@ FRAMES ?= 1000000
 MESSAGES ?= 100000
 TESTS ?=
 BROKER_TESTS ?= tests/contract/test_transport.py tests/integration/transport/test_mqtt.py tests/integration/transport/test_mqtt_identity.py tests/integration/roles/test_coordinator.py tests/integration/roles/test_edge_node.py tests/integration/roles/test_recovery.py tests/integration/commands/test_coordinator_doctor.py tests/integration/commands/test_edge_node_doctor.py
+# More workers than most machines have cores: half of the time of a test with real processes is spent waiting.
+WORKERS ?= 3
 # Without compiled files each worker rewrites every assertion again, and each program compiles all that it imports.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt deploy/hashes.txt deploy/setup.sh | cksum | cut -d' ' -f1)
@@ -50,7 +52,7 @@ broker: ## A Mosquitto container on this machine (docker or podman), until Ctrl-
 	@deploy/containers/broker.sh
 
 test: $(STAMP) ## All tests but the slow campaigns
-	@$(PYTEST) -n 2 --dist loadgroup $(TESTS)
+	@$(PYTEST) -n $(WORKERS) --dist loadgroup $(TESTS)
 
 zoo: $(STAMP) ## Every shape of model and data, under three codecs and in real processes, against plain torch
 	@FEDMQ_ZOO=1 $(PYTEST) -n 2 --dist loadgroup tests/zoo
@@ -86,7 +88,7 @@ imports: $(STAMP)
 
 coverage: $(STAMP) ## The tests, and 100 % branch coverage where the design asks for it
 	@rm -f .coverage .coverage.*
-	@$(PYTEST) -n 2 --dist loadgroup --cov --cov-report= $(TESTS)
+	@$(PYTEST) -n $(WORKERS) --dist loadgroup --cov --cov-report= $(TESTS)
 	@$(BIN)/coverage report --fail-under=100 --show-missing --include='federation/protocol/*,*/update_codec/*,coordinator/engine/machine.py,coordinator/engine/round.py,coordinator/global_model/aggregation.py,edge_node/engine/machine.py,sum_helper/engine/*'
 
 bench: $(STAMP) ## The figures of the README, printed with their bars (minutes)

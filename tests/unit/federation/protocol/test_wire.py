@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.errors import IncompatibleVersion, LocalProtocolError, MalformedMessage
@@ -316,6 +316,7 @@ def test_there_is_a_table_for_every_message_with_stable_numbers() -> None:
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.record.make.__name__)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_every_message_is_read_back_as_it_was_written(schema: MessageSchema, data: st.DataObject) -> None:
     """FED-13."""
