@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, Protocol
 
 import numpy as np
@@ -102,7 +103,8 @@ def step_for(estimate: Callable[[float], float], bits: float, low: float, high: 
 
 
 def _attempts(coder: _Coder, low: float, high: float) -> Callable[[float], Trial]:
-    return lambda bits: coder.write(_float32(step_for(coder.bits, bits, low, high)))
+    estimate = cache(coder.bits)  # every attempt begins with the same steps
+    return lambda bits: coder.write(_float32(step_for(estimate, bits, low, high)))
 
 
 def _target_bytes(parameters: int, overhead: int, job: Rated) -> int:
