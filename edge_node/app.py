@@ -131,8 +131,8 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
     _warn(address, trust)
     transport = _transport(config, address, inbox, node_will(Writer(topics, trust.signer), setup.node, store))
     trainer = ThreadTrainer(setup, inbox, clock, stall_s=config.training.stall_s)
-    sealing = _sealing(config, topics, trust)
-    inbound = Inbound(topics, setup.node, trust.verifier, sealing)
+    sealing, pinned = _sealing(config, topics, trust), config.privacy.pinned()
+    inbound = Inbound(topics, setup.node, trust.verifier, sealing, pinned)
     parts = NodeParts(
         setup=setup,
         store=store,
@@ -142,6 +142,7 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
         signer=trust.signer,
         inputs_of=inbound.inputs_of,
         sealing=sealing,
+        helpers=inbound.masking,
     )
     executor = NodeExecutor(parts)
     settings = node_settings(config, device, setup.manifest)
@@ -223,9 +224,10 @@ def _transport(config: NodeConfig, address: BrokerAddress, inbox: Inbox, will: W
     )
     profile = config.broker.limits
     transport = MqttTransport(address, profile.session(session), inbox, will=profile.will(will))
-    # The key comes before the round that needs it: what is retained arrives in the order of the subscriptions.
+    # The keys come before the round that needs them: what is retained arrives in the order of the subscriptions.
     keys = (topics.node_key(node),) if config.security.require_signatures else ()
-    for topic_filter in (*keys, *topics.node_subscriptions(node)):
+    helpers = (topics.helper_states,) if config.privacy.helpers else ()
+    for topic_filter in (*keys, *helpers, *topics.node_subscriptions(node)):
         transport.subscribe(topic_filter)
     return transport
 
@@ -246,6 +248,7 @@ def node_settings(config: NodeConfig, device: str, manifest: Manifest) -> NodeSe
         outbox_max=config.store.outbox_max,
         signed=config.security.require_signatures,
         sealed_only=config.security.require_sealed,
+        helpers={helper.name: helper.key for helper in config.privacy.pinned()},
         ineligible_retry_s=config.eligibility.retry_s,
         exit_when_finished=config.node.exit_when_finished,
     )

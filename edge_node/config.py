@@ -18,7 +18,9 @@ from federation.config import (
     accepted_by,
     load_config,
 )
-from federation.errors import ConfigError
+from federation.errors import ConfigError, LocalProtocolError
+from federation.identity.helper_keys import PinnedHelper, in_key_order
+from federation.protocol.limits import HELPERS_MAX
 from federation.protocol.topics import validate_node_id
 from federation.tasks.data.partitioners import parse_partition
 
@@ -152,6 +154,27 @@ class SecuritySection(Section):
         return self
 
 
+class PrivacySection(Section):
+    """``[privacy]``: for whom this node masks its updates; with helpers it sends nothing that is not masked.
+
+    Attributes:
+        helpers: The helpers, as ``NAME=KEY`` each: exactly those of the federation, by the word of those who run them.
+    """
+
+    helpers: Annotated[tuple[str, ...], Field(max_length=HELPERS_MAX)] = ()
+
+    def pinned(self) -> tuple[PinnedHelper, ...]:
+        """The helpers, in the order of their keys.
+
+        Raises:
+            ConfigError: One is no helper, or two are the same.
+        """
+        try:
+            return in_key_order(map(PinnedHelper.from_text, self.helpers))
+        except LocalProtocolError as error:
+            raise ConfigError("privacy.helpers", str(error)) from error
+
+
 class EligibilitySection(Section):
     """``[eligibility]``: when this device may train; at other times it declines, and says why. Nothing is no condition.
 
@@ -196,6 +219,7 @@ class NodeConfig(Section):
     training: TrainingSection
     bounds: BoundsSection
     security: SecuritySection
+    privacy: PrivacySection
     eligibility: EligibilitySection
     store: StoreSection
     log: LogSection
@@ -218,6 +242,8 @@ def read_config(file: Path | None, flags: Mapping[str, object], environ: Mapping
         ConfigError: A key is unknown, missing or out of range.
     """
     config = load_config(NodeConfig, prefix=PREFIX, file=file, flags=flags, environ=environ, in_folder=CONFIG_FILE)
+    if config.privacy.pinned() and config.security.signing_key is None:
+        raise ConfigError("security.signing_key", "helpers count nobody who does not sign: privacy.helpers needs it")
     if config.task.data is not None and not config.task.data.is_dir():
         raise ConfigError("task.data", f"{config.task.data} is not a folder", source="configuration")
     return config

@@ -14,6 +14,7 @@ __all__ = [
     "NO_CHANGE",
     "FinishedTraining",
     "Held",
+    "MaskedOffer",
     "OutboxEntry",
     "RecoveredNode",
     "RecoveredRun",
@@ -77,6 +78,21 @@ class OutboxEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedOffer:
+    """What goes to the helpers with a masked update, and what stays here of it.
+
+    Attributes:
+        ticket: The signed `Ticket`.
+        boxes: The seeds, sealed to one helper each, by the order of the helpers' keys.
+        seeds: The seeds themselves, joined: whoever has them can read the update, so they stay in the outbox.
+    """
+
+    ticket: bytes
+    boxes: tuple[bytes, ...]
+    seeds: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedTraining:
     """What the worker made of one round: the encoded update and its numbers; the residual stays in the worker's store.
 
@@ -91,6 +107,7 @@ class FinishedTraining:
         codec: The codec that made the frame; "" is the announced one.
         change: What the task wants to be kept on this node.
         attempt: The attempt that made it; None when the trainer does not say.
+        masked: What goes to the helpers; None where the update is not masked.
     """
 
     round: RoundId
@@ -103,6 +120,7 @@ class FinishedTraining:
     codec: str = ""
     change: StateChange = NO_CHANGE
     attempt: int | None = None
+    masked: MaskedOffer | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -193,7 +193,11 @@ def summary_of(job: Assignment | None) -> dict[str, object]:
 def offer_of(
     assignment: Assignment, result: FinishedTraining, settings: NodeSettings, incarnation: Incarnation
 ) -> UpdateOffer:
-    """The offer of a finished training, without the payload: staleness and weight travel in it."""
+    """The offer of a finished training, without the payload: staleness and weight travel in it.
+
+    Beside a masked update no number of this node travels: what there is to say is in its tail [FED-159].
+    """
+    masked = result.masked
     return UpdateOffer(
         run=assignment.announcement.run,
         round=assignment.round,
@@ -201,12 +205,14 @@ def offer_of(
         incarnation=incarnation,
         base_version=assignment.model.version,
         base_digest=assignment.model.digest,
-        num_examples=result.num_examples,
-        metrics=fit_metrics(result.metrics),
+        num_examples=result.num_examples if masked is None else 1,
+        metrics=fit_metrics(result.metrics) if masked is None else {},
         codec=result.codec or assignment.announcement.codec,
         payload_bytes=len(result.frame),
         payload_digest=payload_digest(result.frame),
         chunk_bytes=settings.chunk_bytes,
         fetched_bytes=assignment.fetched_bytes,
-        train_s=result.train_s,
+        train_s=result.train_s if masked is None else 0.0,
+        ticket=None if masked is None else masked.ticket,
+        boxes=None if masked is None else masked.boxes,
     )

@@ -23,6 +23,7 @@ from edge_node.engine.uplink import Uplink
 from edge_node.records import FinishedTraining, RecoveredNode, RecoveredRun
 from federation.errors import MalformedMessage
 from federation.protocol.chunking import Bitmap, chunk_count
+from federation.protocol.limits import MASKED_INLINE_BYTES_MAX
 from federation.protocol.messages import Grant, Reason, Receipt, ReceiptStatus, RetryAfter, UpdateOffer
 from federation.types import RoundId, RunId, UpdateId
 
@@ -319,7 +320,8 @@ class Outbox:
     def _offer(self, delivery: _Delivery, now: float) -> SendOffer:
         offer = delivery.offer
         # The payload rides along once in a process's life: when it did not arrive, the coordinator grants it.
-        inline = not delivery.stored and not delivery.inline_sent and offer.payload_bytes <= offer.chunk_bytes
+        most = offer.chunk_bytes if offer.ticket is None else min(offer.chunk_bytes, MASKED_INLINE_BYTES_MAX)
+        inline = not delivery.stored and not delivery.inline_sent and offer.payload_bytes <= most
         delivery.inline_sent = delivery.inline_sent or inline
         if inline:
             delivery.began_at, delivery.began_with = now, 0

@@ -1,12 +1,14 @@
 """What this node agrees to: its settings, its bounds, and why it declines an announcement."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from federation.privacy.terms import check_terms, helpers_digest
 from federation.protocol.limits import CHUNK_BYTES
 from federation.protocol.messages import RoundAnnouncement, TrainSettings
-from federation.types import NodeId
+from federation.types import HelperId, NodeId
 from update_codec import CodecSpec, SpecError
+from update_codec.spec import Kind
 
 __all__ = [
     "Hindrance",
@@ -68,6 +70,8 @@ class NodeSettings:
         progress_after_s: Telemetry tells of a fetch or a training that takes longer than this, in seconds.
         signed: Whether the coordinator's messages are signed: then what is older than was heard is refused for good.
         sealed_only: Whether a run is declined whose model and updates a broker could read.
+        helpers: The identity keys of the helpers that this node masks for, by their names: with any it sends nothing
+            that is not masked for exactly these.
         exit_when_finished: Leave when the run has ended and the outbox is empty.
         exit_linger_s: Leave then at the latest, in seconds; what is still in the outbox stays on disk.
     """
@@ -93,6 +97,7 @@ class NodeSettings:
     progress_after_s: float = 1.0
     signed: bool = False
     sealed_only: bool = False
+    helpers: Mapping[HelperId, bytes] = field(default_factory=dict)
     exit_when_finished: bool = False
     exit_linger_s: float = 30.0
 
@@ -134,7 +139,28 @@ def objection(announcement: RoundAnnouncement, settings: NodeSettings) -> str | 
         return "the run is not sealed, and security.require_sealed is set here: set the coordinator's privacy.sealed"
     if not _agrees_to_codec(announcement.codec, settings.codecs):
         return f"codec {announcement.codec}"
+    reason = _unmasked(announcement, settings.helpers)
+    if reason is not None:
+        return f"helpers: {reason}"
     return _beyond(announcement.settings, settings.bounds)
+
+
+def _unmasked(announcement: RoundAnnouncement, helpers: Mapping[HelperId, bytes]) -> str | None:
+    """Why an update would not be hidden as this node wants it, or None [FED-156]."""
+    terms, kind = announcement.privacy, CodecSpec.parse(announcement.codec).kind
+    if (terms is None) != (kind is not Kind.MASKED):
+        return f"codec {announcement.codec} and the terms of masks do not go together"
+    if terms is None:
+        return "the round is not masked, and privacy.helpers wants it" if helpers else None
+    if not helpers:
+        return "the round is masked for helpers, and none is pinned here (privacy.helpers)"
+    try:
+        check_terms(terms)
+    except ValueError as error:
+        return str(error)
+    if (terms.count, terms.helpers) != (len(helpers), helpers_digest(list(helpers.values()), terms.threshold)):
+        return "the announced ones are not those that are pinned here"
+    return None
 
 
 def wants_context(codec: str) -> bool:

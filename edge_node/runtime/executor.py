@@ -32,20 +32,30 @@ from edge_node.engine.effects import (
     SubscribeSegment,
     UnsubscribeSegment,
 )
-from edge_node.engine.events import Event, ModelReady, ModelRejected, OutboxSaved, RunEntered, StorageFailed
+from edge_node.engine.events import (
+    Event,
+    ModelReady,
+    ModelRejected,
+    OutboxSaved,
+    RunEntered,
+    StorageFailed,
+    TrainingFailed,
+)
 from edge_node.records import Held, OutboxEntry, RecoveredNode, Residual
 from edge_node.runtime.sealing import NodeSealing
 from edge_node.storage.store import HeldModel, NodeStore
 from edge_node.storage.task_state import expected_state
 from edge_node.training.adoption import AdoptionError, compose, initial_model
 from edge_node.training.evaluation import EvaluationJob
-from edge_node.training.update import ResidualChange, give_back, merge
+from edge_node.training.masking import Masking, unmasked
+from edge_node.training.update import ResidualChange, added, give_back, merge
 from edge_node.training.worker import Trainer, TrainingJob, TrainingSetup
 from federation.errors import LocalProtocolError, PayloadTooLarge, StorageError
 from federation.protocol.chunking import chunk_count, chunk_slice
 from federation.protocol.limits import CHUNK_BYTES
 from federation.protocol.messages import Message, NodeState, UpdateOffer
 from federation.protocol.signing import Signer, Writer
+from federation.protocol.sum_messages import Ticket
 from federation.protocol.topics import Topics
 from federation.runtime.failpoint import failpoint
 from federation.runtime.log import get_log
@@ -73,6 +83,7 @@ class NodeParts:
         signer: The node's own key; None says everything without a signature.
         inputs_of: Finds what has been heard of a run's inputs, by its digest.
         sealing: Closes to the broker what is said; shared with `Inbound`. None says everything openly.
+        helpers: Gives what it takes to mask, with a way to sign tickets, or says which helper is missing.
     """
 
     setup: TrainingSetup
@@ -83,6 +94,7 @@ class NodeParts:
     signer: Signer | None = None
     inputs_of: Callable[[Digest | None], str | None] = lambda _: None
     sealing: NodeSealing | None = None
+    helpers: Callable[[Callable[[Ticket], bytes]], Masking | str] = lambda _: "helpers: none is pinned here"
 
 
 class NodeExecutor:
@@ -98,7 +110,7 @@ class NodeExecutor:
         self.stop_reason = ""
         self._setup, self._store, self._trainer = parts.setup, parts.store, parts.trainer
         self._transport, self._topics, self._node = parts.transport, parts.topics, parts.setup.node
-        self._inputs_of = parts.inputs_of
+        self._inputs_of, self._parts = parts.inputs_of, parts
         self._writer, self._sealing = Writer(parts.topics, parts.signer, parts.sealing), parts.sealing
         if parts.sealing is not None:
             parts.sealing.renewed = self._say_state
@@ -197,6 +209,10 @@ class NodeExecutor:
         announcement, held = effect.announcement, self._held
         if held is None or held.digest != announcement.model.digest:
             return [ModelRejected(version=announcement.model.version, reason="the announced model is not held")]
+        masking = None if announcement.privacy is None else self._parts.helpers(self._sign_ticket)
+        if isinstance(masking, str):
+            run, attempt = announcement.run, effect.attempt
+            return [TrainingFailed(round=announcement.round, reason=masking, run=run, attempt=attempt)]
         share = self._setup.aging.share(self._store.residual_version(), held.version)
         residual = self._residual(self._setup.suited(held.manifest_digest).manifest)
         job = TrainingJob(
@@ -209,10 +225,15 @@ class NodeExecutor:
             average=held.average,
             attempt=effect.attempt,
             inputs=self._inputs_of(announcement.model.inputs_digest),
+            masking=masking,
         )
         self._trainer.start(job)
         self._save_held(held)
         return ()
+
+    def _sign_ticket(self, ticket: Ticket) -> bytes:
+        """Signed and never closed: helpers read it."""
+        return Writer(self._topics, self._parts.signer).encode(self._topics.node_ticket(self._node), ticket)
 
     def _start_evaluation(self, effect: StartEvaluation) -> Iterable[Event]:
         model, held = effect.model, self._held
@@ -292,6 +313,8 @@ class NodeExecutor:
             residual = merge(residual, effect.result.token)
             used = effect.result.token.context
             context = None if used is None else used.to_bytes()
+        if effect.result.masked is not None:
+            context = effect.result.masked.seeds
         entry = OutboxEntry(offer=replace(effect.offer, inline=None))
         failpoint("node_before_outbox")
         self._store.save_outbox(entry, frame, residual, effect.result.change, context)
@@ -309,11 +332,15 @@ class NodeExecutor:
             if not effect.applied and CodecSpec.parse(entry.offer.codec).feedback:
                 frame = self._frame(effect.update)
                 manifest = self._setup.suited(frame_manifest(frame)).manifest
-                residual = give_back(residual, frame, manifest, context)
+                if entry.offer.ticket is None:
+                    residual = give_back(residual, frame, manifest, context)
+                else:
+                    owner = (entry.offer.run, effect.update)
+                    residual = added(residual, unmasked(frame, manifest, context or b"", owner))
         except CodecError as error:  # the task's model, or this software, has changed since: nothing to give back to
             self._log.warning("update_not_given_back", update=effect.update, reason=str(error))
         self._store.settle(effect.update, residual, applied=effect.applied)
-        if effect.misread and context is not None and self._held is not None:
+        if effect.misread and context is not None and entry.offer.ticket is None and self._held is not None:
             # The coordinator's average is another one: go on without, until the model comes from version 0 again.
             self._log.warning("context_dropped", update=effect.update)
             self._held, self._unsaved = replace(self._held, average=None), True

@@ -1,6 +1,8 @@
 """From what the transport delivers to the machine's events: parse the topic, decode the message, refuse the rest."""
 
+import os
 from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import cast, get_args
 
 from edge_node.engine.events import (
@@ -14,7 +16,10 @@ from edge_node.engine.events import (
     ModelChunkReceived,
 )
 from edge_node.runtime.sealing import NodeSealing
+from edge_node.training.masking import Masking
 from federation.errors import LocalProtocolError, MalformedMessage, RemoteProtocolError, TransportError
+from federation.identity.helper_keys import HelperKeys, PinnedHelper
+from federation.privacy.boxes import Kem, PublicKey
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import (
     Cancel,
@@ -29,8 +34,10 @@ from federation.protocol.messages import (
 )
 from federation.protocol.sealed_messages import KeyWrap
 from federation.protocol.signing import Reader, Verifier
+from federation.protocol.sum_messages import HelperState, Ticket
 from federation.protocol.topics import (
     CoordinatorStateTopic,
+    HelperStateTopic,
     ModelChunkTopic,
     NodeCommandTopic,
     NodeKeyTopic,
@@ -39,7 +46,7 @@ from federation.protocol.topics import (
 )
 from federation.runtime.log import get_log
 from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
-from federation.types import Digest, NodeId
+from federation.types import Digest, HelperId, NodeId
 
 __all__ = ["Inbound"]
 
@@ -57,16 +64,25 @@ class Inbound:
         node: Who listens.
         verifier: The coordinator's key; None believes what is not signed.
         sealing: Opens what is sealed; None opens nothing.
+        helpers: The pinned ones, in the order of their keys: only with these can they say where to seal to.
 
     Attributes:
         refused: Messages that were refused, by kind of error.
     """
 
     def __init__(
-        self, topics: Topics, node: NodeId, verifier: Verifier | None = None, sealing: NodeSealing | None = None
+        self,
+        topics: Topics,
+        node: NodeId,
+        verifier: Verifier | None = None,
+        sealing: NodeSealing | None = None,
+        helpers: Iterable[PinnedHelper] = (),
     ) -> None:
         self._topics, self._node, self._sealing = topics, node, sealing
         self._reader = Reader(topics, verifier, sealing)
+        self._pinned = tuple(helpers)
+        self._helpers = Reader(topics, HelperKeys(self._pinned))
+        self._states: dict[HelperId, HelperState] = {}
         self._log = get_log("inbound")
         self.refused: Counter[str] = Counter()
         self._inputs: dict[Digest, str] = {}
@@ -80,6 +96,28 @@ class Inbound:
             self._inputs[payload_digest(text.encode())] = text
             while len(self._inputs) > DESCRIPTIONS_MAX:
                 del self._inputs[next(iter(self._inputs))]
+
+    def masking(self, sign: Callable[[Ticket], bytes]) -> Masking | str:
+        """What it takes to mask for the pinned helpers, or which of them has not been heard.
+
+        One that is away has said its key all the same, and opens what is sealed to it when it is back.
+        """
+        keys = []
+        for helper in self._pinned:
+            state = self._states.get(helper.name)
+            if state is None or state.kem not in set(Kem):
+                return f"helpers: {helper.name} has said no key that is known here, signed with the pinned one"
+            keys.append(PublicKey(kem=Kem(state.kem), raw=state.key))
+        return Masking(keys=keys, draw=os.urandom, sign=sign)
+
+    def _hear_helper(self, helper: HelperId, payload: bytes, topic: str) -> None:
+        """A newer word of a helper; an older process's word does not replace it."""
+        state = self._helpers.decode(topic, payload)
+        if not isinstance(state, HelperState):
+            raise MalformedMessage(f"topic {topic[:128]!r} does not carry this message to a node")
+        known = self._states.get(helper)
+        if known is None or known.state_id != state.state_id or state.incarnation >= known.incarnation:
+            self._states[helper] = state
 
     def translate(self, item: object) -> Event | None:
         """The machine's event, or None when there is nothing to handle.
@@ -122,6 +160,9 @@ class Inbound:
             if self._sealing is not None:
                 body = self._sealing.part_chunk(place.version, place.segment, place.index, body)
             return ModelChunkReceived(version=place.version, segment=place.segment, index=place.index, body=body)
+        if isinstance(place, HelperStateTopic):
+            self._hear_helper(place.helper, message.payload, message.topic)
+            return None
         decoded, payload = self._reader.read(message.topic, message.payload)
         match place, decoded:
             case CoordinatorStateTopic(), CoordinatorState() as state:

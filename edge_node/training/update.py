@@ -53,6 +53,7 @@ __all__ = [
     "ResidualAging",
     "ResidualChange",
     "Shared",
+    "added",
     "clipped",
     "difference",
     "encode_update",
@@ -284,7 +285,11 @@ def give_back(
         CodecError: The frame cannot be decoded with this manifest and context.
     """
     known = None if context is None else Context.from_bytes(context, manifest.parameter_count)
-    returned = decode(frame, manifest, context=known).parameters
+    return added(residual, decode(frame, manifest, context=known).parameters)
+
+
+def added(residual: Residual | None, returned: Residual) -> Residual | None:
+    """The residual with a difference that goes back into it; a sum that is not finite is dropped."""
     with np.errstate(over="ignore", invalid="ignore"):
         total = returned if residual is None else residual + returned
     return total if np.isfinite(total).all() else None

@@ -16,7 +16,8 @@ from edge_node.engine.events import EvaluationFinished, TrainingFailed, Training
 from edge_node.records import FinishedTraining, Residual
 from edge_node.storage.task_state import change_of
 from edge_node.training.evaluation import EvaluationJob, evaluation_event, reason_of
-from edge_node.training.update import ResidualAging, Shared, difference, encode_update, within
+from edge_node.training.masking import Learnt, Masking, mask_update
+from edge_node.training.update import Delta, ResidualAging, Shared, difference, encode_update, within
 from federation.errors import TaskError
 from federation.inputs import agree
 from federation.protocol.limits import EXAMPLES_MAX, fit_metrics, fit_text
@@ -27,7 +28,7 @@ from federation.runtime.log import get_log
 from federation.runtime.transport import Inbox, InboxItem
 from federation.task import Correctable, Parameters, Stateful, Stop, Task, TrainResult
 from federation.tasks.scaffold import ScaffoldTask, with_controls
-from federation.types import NodeId, RoundId
+from federation.types import NodeId, RoundId, update_id
 from update_codec import CodecSpec, Context, Manifest, ManifestError, SpecError, Vectors
 
 __all__ = [
@@ -96,6 +97,7 @@ class TrainingJob:
         average: Moving average of the global updates up to the base, for the codec's context; None where it is not had.
         attempt: Comes back with what is made of it.
         inputs: What the run's inputs mean, where that has been heard.
+        masking: What it takes to mask the update, where that is asked.
     """
 
     announcement: RoundAnnouncement
@@ -107,6 +109,7 @@ class TrainingJob:
     average: NDArray[np.float32] | None = None
     attempt: int | None = None
     inputs: str | None = None
+    masking: Masking | None = None
 
 
 class Trainer(Protocol):
@@ -150,6 +153,19 @@ def run_round(setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock) 
         raise TaskError("stopped")
     failpoint("node_trained")
     delta = difference(job.base, result.parameters, manifest, norm_max=setup.norm_max)
+    done = FinishedTraining(
+        round=announcement.round,
+        frame=b"",
+        num_examples=_checked_examples(result),
+        metrics=fit_metrics(result.metrics),
+        train_s=train_s,
+        run=announcement.run,
+        codec=str(spec),
+        change=change_of(result),
+        attempt=job.attempt,
+    )
+    if announcement.privacy is not None:
+        return _masked(setup, job, delta, done)
     seed = codec_seed(announcement, setup.node)
     shared = Shared(seed=seed, context=_context(asked, job.average))
     update = encode_update(
@@ -161,18 +177,27 @@ def run_round(setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock) 
         shared=shared,
         norm_max=setup.norm_max,
     )
-    return FinishedTraining(
-        round=announcement.round,
-        frame=update.frame,
-        num_examples=_checked_examples(result),
-        metrics=fit_metrics(result.metrics),
-        train_s=train_s,
-        token=update.change,
-        run=announcement.run,
-        codec=str(spec),
-        change=change_of(result),
-        attempt=job.attempt,
+    return replace(done, frame=update.frame, token=update.change)
+
+
+def _masked(setup: TrainingSetup, job: TrainingJob, delta: Delta, done: FinishedTraining) -> FinishedTraining:
+    """The same, hidden.
+
+    Raises:
+        TaskError: There is nobody to seal the seeds to, or the announced terms are not for this model.
+    """
+    if job.masking is None:
+        raise TaskError("helpers: no key to seal seeds to has been heard")
+    learnt = Learnt(
+        delta=delta,
+        num_examples=done.num_examples,
+        loss=done.metrics.get("loss"),
+        residual=job.residual,
+        share=job.residual_share,
     )
+    name = update_id(job.announcement.round, setup.node)
+    update = mask_update(learnt, job.announcement, name, setup.manifest, job.masking)
+    return replace(done, frame=update.frame, token=update.change, masked=update.offer)
 
 
 def training_event(

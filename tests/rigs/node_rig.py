@@ -62,6 +62,7 @@ from federation.protocol.messages import (
     TrainSettings,
     UpdateOffer,
 )
+from federation.protocol.sum_messages import PrivacyTerms
 from federation.types import (
     Digest,
     Epoch,
@@ -130,6 +131,7 @@ def announcement(
     task: str = "toy",
     codec: str = "lossless",
     settings: TrainSettings | None = None,
+    privacy: PrivacyTerms | None = None,
 ) -> RoundAnnouncement:
     return RoundAnnouncement(
         run=run,
@@ -144,6 +146,7 @@ def announcement(
         lease_s=lease_s,
         spread_s=spread_s,
         final=final,
+        privacy=privacy,
     )
 
 
