@@ -9,7 +9,7 @@ from federation.privacy.terms import terms_digest
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import Reason, UpdateOffer
 from federation.protocol.sum_messages import PrivacyTerms, Ticket
-from federation.protocol.wire import decode_message, split_signature
+from federation.protocol.wire import decode_message
 from federation.types import Digest, HelperId, UpdateId
 
 __all__ = ["Holdings", "read_ticket", "seeds_of"]
@@ -18,7 +18,7 @@ __all__ = ["Holdings", "read_ticket", "seeds_of"]
 def read_ticket(seeds: MaskedSeeds) -> Ticket | None:
     """What the node has signed for the helpers; None where it is no ticket. Helpers look at the signature."""
     try:
-        ticket = decode_message(split_signature(seeds.ticket)[0])
+        ticket = decode_message(seeds.ticket)
     except RemoteProtocolError:
         return None
     return ticket if isinstance(ticket, Ticket) else None
