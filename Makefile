@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: zoo mutants jobs fuzz bench-containers bench-algorithms bench-large help setup demo broker test test-all test-container test-brokers check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet test-frameworks bench-flower
+.PHONY: zoo mutants jobs fuzz bench-containers bench-algorithms bench-large bench-privacy help setup demo broker test test-all test-container test-brokers check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet test-frameworks bench-flower
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -115,6 +115,9 @@ bench-fleet: $(STAMP) ## Updates per second with certificates, access rules and 
 
 mutants: $(STAMP) ## Planted bugs: does a test or a campaign catch each? Half an hour; ARGS="--only lease"
 	@$(BIN)/python -m benchmarks.mutants $(ARGS)
+
+bench-privacy: $(STAMP) ## What masks, noise and sealing cost and keep, with their bars (minutes)
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.privacy $(ARGS)
 
 bench-containers: $(STAMP) ## Sizes of the images, and compose up to the first version (docker or podman; images built)
 	@$(BIN)/python -m benchmarks.containers $(ARGS)

@@ -84,12 +84,12 @@ class KeysSection(Section):
     """``[keys]``: the keys that seeds are sealed to; they are made here and never leave the store.
 
     Attributes:
-        kem: ``x25519``, or ``hybrid`` with ML-KEM-768 beside it: recorded seeds then stay closed to a quantum computer.
+        kem: ``x25519``, or ``mlkem768_x25519``: recorded seeds then stay closed to a quantum computer, too.
         rotate_s: A new key every so many seconds.
         keep_s: Unused seeds, and keys that were replaced, are deleted after so many seconds.
     """
 
-    kem: Literal["x25519", "hybrid"] = "x25519"
+    kem: Literal["x25519", "mlkem768_x25519"] = "x25519"
     rotate_s: PositiveSeconds = 7 * 86_400.0
     keep_s: PositiveSeconds = 30 * 86_400.0
 

@@ -18,7 +18,9 @@ from federation.protocol.sum_messages import SealedSeeds, SumOffer, SumRefusal, 
 from federation.protocol.wire import decode_message, encode_message
 from federation.runtime.transport import MessageReceived
 from federation.types import Digest, HelperId, ModelVersion, NodeId, RoundId, RunId, UpdateId, update_id
-from sum_helper.records import Budget, HelperRules
+from sum_helper.engine.events import MembersFound
+from sum_helper.engine.judging import Refusal, judge_request
+from sum_helper.records import AnsweredBatch, Budget, HelperRules
 from tests.rigs.helper_rig import (
     BASE,
     COORDINATOR,
@@ -313,6 +315,26 @@ def test_seeds_beyond_the_limit_are_refused(tmp_path: Path) -> None:
     held = [node.update(1, TERMS, [rig.public]) for node in nodes]
     assert [word.reason for word in rig.hold(*held)] == [SumReason.NONE, SumReason.NONE, SumReason.FULL]
     rig.close()
+
+
+@pytest.mark.parametrize("changes", [{"count": 3, "threshold": 2}, {"scheme": 2}], ids=str)
+def test_terms_that_protect_nobody_are_refused_whoever_has_signed_them(
+    attack: Attack, changes: dict[str, object]
+) -> None:
+    """FED-149, FED-151: two of three helpers is not safe with one bad helper."""
+    weak = replace(TERMS, **changes)  # type: ignore[arg-type]
+    attack.refused(request(attack.held[:6], weak), SumReason.TERMS)
+
+
+def test_a_known_batch_with_other_members_is_refused(attack: Attack) -> None:
+    """FED-150: if ever two sets had one digest."""
+    asked = request(attack.held[:6], TERMS)
+    other = AnsweredBatch(batch=asked.batch, members=b"others", classes=frozenset({0}))
+    members = attack.rig.store.members(asked.tickets)
+    registered = frozenset(node.name for node in attack.nodes)
+    found = MembersFound(request=asked, members=members, registered=registered, batch=other)
+    assert judge_request(found, attack.rig.rules) == Refusal(reason=SumReason.BATCH_MISMATCH)
+    assert judge_request(replace(found, batch=None), attack.rig.rules) is None
 
 
 @pytest.mark.parametrize("signer", [SigningKey.new(), None])

@@ -357,6 +357,7 @@ def test_seeds_that_nobody_asks_for_are_given_up_and_used_ones_are_gone_at_once(
     assert isinstance(refused, SumRefusal)
     assert refused.reason is SumReason.UNKNOWN_UPDATE
     rig.step(None)  # before its time: nothing is looked for
+    assert rig.machine.deadline() == rig.now + 3600.0
     rig.close()
 
 

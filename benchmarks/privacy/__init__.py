@@ -1,0 +1,1 @@
+"""Figures of privacy: what masks, noise and sealing cost, and what they keep."""
