@@ -8,7 +8,7 @@ from typing import Self
 
 from federation.runtime.transport import Will
 
-LIMIT_S = 10.0
+LIMIT_S = 30.0
 NOT_AUTHORIZED = 0x87
 NO_SUBSCRIBERS = 0x10
 _CONNACK, _PUBLISH, _PUBACK, _SUBACK = 2, 3, 4, 9
