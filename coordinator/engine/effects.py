@@ -149,7 +149,7 @@ class StoreTransfer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DropTransfer:
-    """Forget a large update that stopped arriving."""
+    """Forget a large update that stopped arriving. Answers `TransferDropped` or `StorageFailed`."""
 
     update: UpdateId
 

@@ -56,6 +56,7 @@ __all__ = [
     "RoundSaved",
     "StopRequested",
     "StorageFailed",
+    "TransferDropped",
     "TransferOpened",
     "UpdateRejected",
     "UpdateStored",
@@ -167,6 +168,13 @@ class TransferOpened:
     """It is on disk that a large update arrives."""
 
     transfer: TransferRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferDropped:
+    """A large update that stopped arriving is on the disk no more."""
+
+    update: UpdateId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,6 +362,7 @@ Answer = (
     | UpdateStored
     | UpdateRejected
     | TransferOpened
+    | TransferDropped
     | ChunkStored
     | VersionCommitted
     | CommitFailed

@@ -208,6 +208,8 @@ class CoordinatorMachine:
                 self._receiver.rejected(event)
             case events.TransferOpened():
                 self._receiver.opened(event)
+            case events.TransferDropped():
+                self._receiver.transfers.dropped(event.update)
             case events.ChunkStored():
                 self._receiver.chunk_stored(event)
             case events.ModelsRetained():
@@ -237,8 +239,7 @@ class CoordinatorMachine:
                 assert_never(event)
 
     def _on_connected(self) -> None:
-        state = self._state
-        state.clock.start(state.now)
+        self._state.clock.start(self._state.now)
         self._fence.connected()
 
     def _on_disconnected(self) -> None:

@@ -87,6 +87,7 @@ class Transfers:
     def __init__(self, recovered: tuple[TransferRecord, ...]) -> None:
         self._open: dict[UpdateId, Transfer] = {}
         self._idle: Timers[UpdateId] = Timers()
+        self._dropping: dict[UpdateId, bool] = {}
         for saved in recovered:
             self.open(saved, 0.0)
 
@@ -112,6 +113,7 @@ class Transfers:
             bitmap.add(index)
         transfer = Transfer(record=saved.record, chunk_bytes=saved.chunk_bytes, bitmap=bitmap)
         self._open[saved.record.update] = transfer
+        self.dropped(saved.record.update)
         self.touch(saved.record.update, now)
         return transfer
 
@@ -124,6 +126,24 @@ class Transfers:
         """Forget a transfer; says whether there was one."""
         self._idle.cancel(update)
         return self._open.pop(update, None) is not None
+
+    def drop(self, update: UpdateId) -> None:
+        """The disk is asked to forget it, too."""
+        self._dropping[update] = False
+
+    def dropped(self, update: UpdateId) -> None:
+        """The disk has forgotten it, or has it again."""
+        self._dropping.pop(update, None)
+
+    def storage_failed(self) -> None:
+        """What the disk was asked to forget is still there."""
+        self._dropping = dict.fromkeys(self._dropping, True)
+
+    def left(self) -> list[UpdateId]:
+        """What the disk must be asked to forget once more."""
+        left = [update for update, failed in self._dropping.items() if failed]
+        self._dropping.update(dict.fromkeys(left, False))
+        return left
 
     def next_timer(self) -> float | None:
         """When the next transfer is given up, in connected seconds."""

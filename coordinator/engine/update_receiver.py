@@ -217,6 +217,7 @@ class UpdateReceiver:
 
     def _drop(self, transfer: Transfer) -> None:
         self._close(transfer.record)
+        self.transfers.drop(transfer.record.update)
         self._state.emit(DropTransfer(update=transfer.record.update))
 
     def _close(self, record: UpdateRecord) -> None:
@@ -293,9 +294,12 @@ class UpdateReceiver:
             if transfer is None or not transfer.complete:
                 self._state.send(record.node, RetryAfter(update=update, seconds=retry_s))
         self._saving.clear()
+        self.transfers.storage_failed()
 
     def store_complete(self) -> None:
-        """Store the transfers that are complete and were not stored: after a restart or a storage failure."""
+        """Finish what a restart or a storage failure has left: transfers that are complete, or were given up."""
+        for update in self.transfers.left():
+            self._state.emit(DropTransfer(update=update))
         for transfer in self.transfers:
             if transfer.complete:
                 self._store_transfer(transfer)

@@ -46,6 +46,7 @@ from coordinator.engine.events import (
     ResultSaved,
     RoundSaved,
     StorageFailed,
+    TransferDropped,
     TransferOpened,
     UpdateRejected,
     UpdateStored,
@@ -214,7 +215,7 @@ class CoordinatorExecutor:
                 self._store.save_chunk(update, index, body)
                 yield ChunkStored(update=update, index=index)
             case DropTransfer(update=update):
-                self._store.drop_transfer(update)
+                yield TransferDropped(update=self._store.drop_transfer(update))
             case SaveVerdict():
                 self._save_verdict(effect)
             case CommitVersion():

@@ -231,11 +231,12 @@ class SqliteStore(StoreReader):
         with reading(f"transfer of {update}"):
             return self._transfers.read(update)
 
-    def drop_transfer(self, update: UpdateId) -> None:
-        """Forget a large update that stopped arriving."""
+    def drop_transfer(self, update: UpdateId) -> UpdateId:
+        """Forget a large update that stopped arriving; returns its id once nothing of it is left."""
         with self._database.transaction("transfer", durable=False):
             statements.drop_transfer(self._database, update)
         self._forget_transfer(update)
+        return update
 
     def commit(self, commit: Commit) -> None:
         """Save a version."""

@@ -288,8 +288,8 @@ class CoordinatorStore(Protocol):
             StorageError: It is not there or cannot be read.
         """
 
-    def drop_transfer(self, update: UpdateId) -> None:
-        """Forget a large update that stopped arriving."""
+    def drop_transfer(self, update: UpdateId) -> UpdateId:
+        """Forget a large update that stopped arriving; returns its id once nothing of it is left."""
 
     def commit(self, commit: Commit) -> None:
         """Save a version: the arrays first, then in one step the version, its members ``applied`` and the head.

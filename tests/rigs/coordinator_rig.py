@@ -299,7 +299,8 @@ class Rig:
                 self.store.save_chunk(effect.update, effect.index)
                 return [events.ChunkStored(update=effect.update, index=effect.index)]
             case effects.DropTransfer():
-                del self.store.transfers[effect.update]
+                self.store.transfers.pop(effect.update, None)
+                return [events.TransferDropped(update=effect.update)]
             case effects.SaveVerdict():
                 self.store.save_verdict(effect.verdict, effect.record)
             case effects.CommitVersion():

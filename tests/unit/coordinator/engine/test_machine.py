@@ -408,6 +408,33 @@ def test_what_fell_due_during_a_pause_is_done_when_it_ends() -> None:
     assert rig.get("transfers") == 0
 
 
+def test_a_transfer_that_cannot_be_dropped_is_dropped_after_the_pause() -> None:
+    rig = Rig(engine(max_wait_s=1e9, lease_s=1e6, quorum=2))
+    rig.start("ann", "bob")
+    rig.offer("ann", 0, **LARGE)
+    rig.failing = True
+    rig.wait(TRANSFER_IDLE_S)
+    assert (rig.get("transfers"), list(rig.store.transfers)) == (0, [UpdateId("0-ann")])
+    rig.failing = False
+    assert "drop transfer 0-ann" in transcript(rig.wait(STORAGE_RETRY_MAX_S))
+    assert not rig.store.transfers
+    assert not any("drop" in line for line in transcript(rig.wait(STORAGE_RETRY_MAX_S)))
+
+
+def test_a_transfer_that_could_not_be_dropped_and_is_offered_again_stays() -> None:
+    rig = Rig(engine(max_wait_s=1e9, lease_s=1e6, quorum=2))
+    rig.start("ann", "bob")
+    rig.offer("ann", 0, **LARGE)
+    rig.failing = True
+    rig.wait(TRANSFER_IDLE_S)
+    rig.failing = False
+    rig.now += STORAGE_RETRY_MAX_S
+    said = transcript(rig.offer("ann", 0, **LARGE)) + transcript(rig.wait(STORAGE_RETRY_MAX_S))
+    assert "open transfer 0-ann" in said
+    assert "drop transfer 0-ann" not in said
+    assert list(rig.store.transfers) == [UpdateId("0-ann")]
+
+
 def test_pauses_double_are_bounded_and_shrink_after_a_success() -> None:
     rig = Rig()
     rig.start("ann", "bob")

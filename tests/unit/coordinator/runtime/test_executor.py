@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from coordinator.engine import effects, events
 from coordinator.engine.effects import CommitVersion, Effect, StoreUpdate
-from coordinator.engine.events import ChunkStored, Event, TransferOpened, UpdateRejected, UpdateStored
+from coordinator.engine.events import ChunkStored, Event, TransferDropped, TransferOpened, UpdateRejected, UpdateStored
 from coordinator.global_model.aggregation import AggregateLimits
 from coordinator.global_model.committer import CommitterSettings
 from coordinator.records import Attendance, Member, RoundRecord, TransferRecord, Verdict
@@ -212,10 +212,11 @@ def test_a_large_update_is_assembled_from_its_chunks() -> None:
 
 def test_a_transfer_that_stopped_is_forgotten() -> None:
     bench, sent = Bench(), arrived("a", update(1.0))
-    bench.run(
+    answered = bench.run(
         effects.OpenTransfer(transfer=TransferRecord(record=sent.record, chunk_bytes=16)),
         effects.DropTransfer(update=sent.record.update),
     )
+    assert answered[-1] == TransferDropped(update=sent.record.update)
     assert bench.store.recovered(recent=1).transfers == ()
 
 
