@@ -89,7 +89,7 @@ class Announcer:
         self.publish_state(Presence.ONLINE)
         self._published, self._spoken = self._state.head.version, True
         self._state.emit(PublishModel(record=self._state.head, lost=lost))
-        # During a storage pause the current round may not be on disk yet; `save_again` announces it after the pause.
+        # During a storage pause the current round may not be on disk yet; it is announced after the pause.
         if self._state.current is not None and not self._state.paused:
             self._state.emit(PublishAnnouncement(announcement=self._state.current.announcement))
 
@@ -116,7 +116,6 @@ class Announcer:
                 self._unsaved[state.current.record.round] = state.current.record
                 state.emit(SaveRound(record=state.current.record))
             state.renew_leases(state.current.record.round)
-        self.publish_again()
 
     # --- keys -------------------------------------------------------------------------------------------------------
 

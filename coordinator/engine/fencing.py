@@ -213,7 +213,7 @@ class Fence:
         self._state, self._announcer, self._behind = state, announcer, behind
         self._spoke_at: float | None = None
         self._silent = True
-        self._contested = False
+        self._owes = self._contested = False
         self._asked: set[NodeId] = set()
         self._owed: set[NodeId] = set()
         self._healed_at: float | None = None
@@ -264,11 +264,24 @@ class Fence:
         """Whoever has heard nobody for long enough speaks."""
         state = self._state
         state.settle()
-        if self._silent and state.leading:
+        if state.leading and self._silent:
             self._speak()
+        elif state.leading and self._owes:
+            self._owes = False
+            self._announcer.publish_again()
+
+    def say_again(self) -> None:
+        """Nothing could be saved for a while: publish everything anew, or as soon as this process leads [FED-97].
+
+        What is published without a connection would be the first thing that the next one says.
+        """
+        self._owes = True
+        if self._state.leading and not self._silent:
+            self._owes = False
+            self._announcer.publish_again()
 
     def _speak(self) -> None:
-        self._silent = False
+        self._silent = self._owes = False
         if self._spoke_at is None:
             self._spoke_at = self._state.now
         self._announcer.publish_again()

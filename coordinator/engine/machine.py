@@ -70,7 +70,7 @@ class CoordinatorMachine:
             state.clock.excuse(now, now - due)
             if now > due + STOPPED_S:
                 self._fence.wakes(now - due)
-        self._pass_time()
+        self._pass_time(event)
         if isinstance(event, MaskedAnswer):
             self._sums.answered(event)
         elif isinstance(event, MaskedNews):
@@ -138,11 +138,15 @@ class CoordinatorMachine:
 
     # --- time -------------------------------------------------------------------------------------------------------
 
-    def _pass_time(self) -> None:
+    def _pass_time(self, event: Event | None) -> None:
         state = self._state
+        if isinstance(event, events.BrokerDisconnected):
+            # Else what falls due is said into its end, and would be the first thing that the next one says [FED-97].
+            self._on_disconnected()
         # First of all: what waits for the end of the pause may be due as well.
         if self._pause.ends():
             self._announcer.save_again()
+            self._fence.say_again()
         state.registry.wake(state.now)
         if state.clock.running:
             self._liveness.expire_leases()
@@ -158,7 +162,7 @@ class CoordinatorMachine:
             case events.BrokerConnected():
                 self._on_connected()
             case events.BrokerDisconnected():
-                self._on_disconnected()
+                pass  # before what fell due
             case events.NodeStateReceived():
                 self._liveness.observe(event.node, event.state)
                 self._evaluation.seen(event.node)

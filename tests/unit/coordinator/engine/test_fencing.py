@@ -718,3 +718,46 @@ def test_a_copy_of_a_restored_store_judges_nothing_of_after_itself() -> None:
     assert transcript(rig.offer("ann", 500, base_version=ModelVersion(9))) == []
     assert transcript(rig.offer("ann", 900)) == []
     assert rig.waiting_for == "behind"
+
+
+def test_nothing_is_said_into_a_connection_that_has_ended_meanwhile() -> None:
+    """FED-97: it would wait for the next connection, and be said before it is heard who leads by then."""
+    rig = Rig(engine(settle_s=1.0))
+    rig.connect()
+    rig.now += 2.0  # the process was busy, and the end of its connection has arrived
+    assert transcript(rig.disconnect()) == []
+    assert transcript(rig.connect()) == []
+    assert transcript(rig.wait(1.0)) == ["publish state online epoch 1", "publish model 0"]
+
+
+@pytest.mark.parametrize("connected", [False, True])
+def test_what_a_storage_pause_has_held_back_waits_until_it_is_heard_who_leads(connected: bool) -> None:
+    """FED-97: the end of a pause is no reason to speak."""
+    rig = Rig(engine(settle_s=10.0))
+    rig.connect()
+    rig.wait(10.0)
+    rig.state("ann")
+    rig.failing = True
+    assert transcript(rig.state("bob")) == ["accept failure"]
+    rig.disconnect()
+    rig.failing = False
+    said = transcript(rig.connect()) if connected else []
+    said += transcript(rig.wait(1.0))
+    assert not any(line.startswith(("publish", "announce")) for line in said), said
+    if not connected:
+        rig.connect()
+    assert transcript(rig.wait(10.0)) == AGAIN
+
+
+def test_what_a_storage_pause_has_held_back_waits_for_one_that_stood_still_to_listen_again() -> None:
+    """FED-97: what was heard before is old by then."""
+    rig = Rig(engine(settle_s=10.0))
+    rig.connect()
+    rig.wait(10.0)
+    rig.state("ann")
+    rig.failing = True
+    rig.state("bob")
+    rig.failing = False
+    rig.now += STOPPED_S + 5.0
+    assert not any(line.startswith(("publish", "announce")) for line in transcript(rig.tell(None)))
+    assert AGAIN[0] in transcript(rig.wait(10.0))
