@@ -14,7 +14,7 @@ from coordinator.engine.registry import NODES_MAX
 from coordinator.engine.state import MachineState
 from coordinator.engine.timers import RateLimit
 from federation.protocol.messages import CoordinatorState, NodeState, Presence, Rebirth
-from federation.types import Epoch, NodeId, RoundId, SeenRun, Start
+from federation.types import NO_START, Epoch, NodeId, RoundId, SeenRun, Start
 
 __all__ = ["HEAL_PAUSE_S", "PROOF_PAUSE_S", "PROOF_WAIT_S", "STOPPED_S", "Behind", "Fence", "Leave"]
 
@@ -146,11 +146,16 @@ class Behind:
         return {**_told_by(self._claims), **_highest(self._claims.values())} if self._claims else {}
 
     def _is_beyond(self, seen: SeenRun) -> bool:
-        """Whether this store cannot have made it; of before a restore, only pairs and rounds are known."""
+        """Whether this store cannot have made it; of before a restore, only pairs and rounds are known.
+
+        What an earlier start has announced was reserved before this one began, whatever has been reserved since.
+        """
         state = self._state
         if seen.run != state.run:
             return False
-        if (seen.epoch, seen.start) > state.fence or (seen.round is not None and seen.round >= state.next_round):
+        earlier = seen.epoch < state.epoch or (seen.epoch == state.epoch and NO_START < seen.start < state.fence[1])
+        first_unknown = state.first_round if earlier else state.next_round
+        if (seen.epoch, seen.start) > state.fence or (seen.round is not None and seen.round >= first_unknown):
             return True
         return seen.version is not None and seen.version > state.newest and (seen.round or 0) >= state.restored_round
 

@@ -604,7 +604,7 @@ class TestClaims:
         "seen",
         [
             SeenRun(run=OTHER, epoch=Epoch(9), start=Start(9), round=RoundId(99)),
-            SeenRun(run=RUN, epoch=Epoch(0), start=Start(2**64 - 1), round=RoundId(0)),
+            SeenRun(run=RUN, epoch=Epoch(0), start=Start(2**64 - 1)),
             SeenRun(run=RUN, epoch=Epoch(1), start=Start(6)),
             SeenRun(run=RUN, epoch=Epoch(1), start=Start(7)),
             SeenRun(run=RUN, epoch=Epoch(1), round=RoundId(0), version=ModelVersion(0)),
@@ -761,3 +761,21 @@ def test_what_a_storage_pause_has_held_back_waits_for_one_that_stood_still_to_li
     rig.now += STOPPED_S + 5.0
     assert not any(line.startswith(("publish", "announce")) for line in transcript(rig.tell(None)))
     assert AGAIN[0] in transcript(rig.wait(10.0))
+
+
+@pytest.mark.parametrize(
+    ("seen", "holds"),
+    [
+        (SeenRun(run=RUN, epoch=Epoch(0), start=Start(9), round=RoundId(3)), True),
+        (SeenRun(run=RUN, epoch=Epoch(1), start=Start(6), round=RoundId(3)), True),
+        (SeenRun(run=RUN, epoch=Epoch(0), start=Start(9), round=RoundId(2)), False),
+        (SeenRun(run=RUN, epoch=Epoch(1), start=Start(7), round=RoundId(3)), False),
+        (SeenRun(run=RUN, epoch=Epoch(1), round=RoundId(3)), False),
+    ],
+)
+def test_a_round_of_an_earlier_start_that_was_unknown_at_our_own_is_beyond_us(seen: SeenRun, holds: bool) -> None:
+    """FED-97: a copy may have given its number out again before it hears of it."""
+    rig = Rig(recovered=fresh(next_round=RoundId(3)), start=7)
+    rig.start("ann", "bob")
+    assert max(rig.store.rounds) == 3
+    assert ("note behind" in transcript(rig.state("ann", seen=seen), notes=True)) is holds
