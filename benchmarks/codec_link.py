@@ -20,7 +20,8 @@ from edge_node.engine.machine import NodeSettings
 from federation.protocol.messages import ReceiptStatus
 from federation.tasks.registry import default_settings
 from federation.types import NodeId
-from fedmq.simulation.protocol.federation import Scenario, Simulation, quiet_log
+from fedmq.simulation.protocol.federation import Simulation, quiet_log
+from fedmq.simulation.protocol.scenario import Scenario
 from fedmq.simulation.world.trainer import Stragglers
 from update_codec import CodecSpec
 

@@ -319,10 +319,8 @@ class CoordinatorMachine:
         """Decide nothing: there is no broker, it has not been heard who leads, or somebody knows more than we do."""
         state = self._state
         self._liveness.consider(None)
-        if self._behind.row():
-            self._waiting.wait(WaitReason.BEHIND, self._names)
-        else:
-            self._waiting.wait(WaitReason.SETTLING if state.clock.running else WaitReason.BROKER, self._names)
+        listening = WaitReason.SETTLING if state.clock.running else WaitReason.BROKER
+        self._waiting.wait(WaitReason.BEHIND if self._behind.row() else listening, self._names)
 
     def _decide(self) -> None:
         state, registry = self._state, self._state.registry
@@ -333,9 +331,8 @@ class CoordinatorMachine:
             case Commit(reason=reason):
                 self._versions.commit(reason)
             case Ask(reason=reason, count=count):
-                self._announcer.open(
-                    registry.candidates if reason is AskReason.FREE_SLOTS else registry.suspects, count
-                )
+                pool = registry.candidates if reason is AskReason.FREE_SLOTS else registry.suspects
+                self._announcer.open(pool, count)
                 self._waiting.wait(waits_for(self._situation()), self._names)
             case Wait(reason=reason):
                 self._ask_for_evaluation()

@@ -127,9 +127,10 @@ class Transfers:
         self._idle.cancel(update)
         return self._open.pop(update, None) is not None
 
-    def drop(self, update: UpdateId) -> None:
-        """The disk is asked to forget it, too."""
+    def drop(self, update: UpdateId) -> UpdateId:
+        """The disk is asked to forget it, too: until it has answered, that may have to be asked again."""
         self._dropping[update] = False
+        return update
 
     def dropped(self, update: UpdateId) -> None:
         """The disk has forgotten it, or has it again."""

@@ -217,8 +217,7 @@ class UpdateReceiver:
 
     def _drop(self, transfer: Transfer) -> None:
         self._close(transfer.record)
-        self.transfers.drop(transfer.record.update)
-        self._state.emit(DropTransfer(update=transfer.record.update))
+        self._state.emit(DropTransfer(update=self.transfers.drop(transfer.record.update)))
 
     def _close(self, record: UpdateRecord) -> None:
         """A transfer has come to its end; nothing happens where there is none."""

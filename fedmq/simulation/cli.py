@@ -18,8 +18,9 @@ from rich.table import Table
 from federation.errors import ConfigError
 from fedmq.simulation.experiment.cli import train
 from fedmq.simulation.experiment.options import ROUNDS, TrainOptions
-from fedmq.simulation.protocol.federation import Outcome, Simulation, quiet_log
+from fedmq.simulation.protocol.federation import Simulation, quiet_log
 from fedmq.simulation.protocol.options import PER_ROUND_LEAST, FleetOptions, fleet_scenario
+from fedmq.simulation.protocol.scenario import Outcome
 
 __all__ = ["simulate"]
 
@@ -77,6 +78,7 @@ def simulate(  # noqa: PLR0913 - one parameter per option of the command line
     Faults per message: drop, duplicate, reorder; delay=0.005..0.2 s. Per handled event: node_crash, coordinator_crash.
     Per hour: disconnect and partition (each connection), broker_crash, disk_full and freeze (each participant).
     Per transaction: failed_commit. Per training: bad_update. Per start after a crash: wipe, a lost state folder.
+    Per federation: stale_copy, restore, second_run, twin.
     vanish is the share of nodes that leave for ever; skew_s sets the clocks apart.
 
     \b

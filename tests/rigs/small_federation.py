@@ -8,7 +8,8 @@ from coordinator.engine.settings import EngineSettings
 from edge_node.engine.machine import NodeSettings
 from federation.tasks.registry import default_settings
 from federation.types import NodeId
-from fedmq.simulation.protocol.federation import Scenario, Simulation, quiet_log
+from fedmq.simulation.protocol.federation import Simulation, quiet_log
+from fedmq.simulation.protocol.scenario import Scenario
 from fedmq.simulation.world.faults import FaultPlan
 from fedmq.simulation.world.stores import ObservedStore
 

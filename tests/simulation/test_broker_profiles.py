@@ -6,7 +6,8 @@ import pytest
 
 from federation.runtime.profiles import PROFILES
 from federation.testing import BrokerSettings
-from fedmq.simulation.protocol.federation import Outcome, Scenario, Simulation, quiet_log
+from fedmq.simulation.protocol.federation import Simulation, quiet_log
+from fedmq.simulation.protocol.scenario import Outcome, Scenario
 from fedmq.simulation.world.faults import FaultPlan
 from tests.rigs.small_federation import CRASHES, ENGINE, small_scenario
 

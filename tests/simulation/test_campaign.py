@@ -7,7 +7,7 @@ import pytest
 
 from fedmq.simulation.protocol import campaign
 from fedmq.simulation.protocol.campaign import main, random_scenario, run_seed
-from fedmq.simulation.protocol.federation import Outcome
+from fedmq.simulation.protocol.scenario import Outcome
 
 SEEDS_PER_TEST = 25
 TESTS = 8
@@ -28,6 +28,10 @@ def test_no_invariant_is_violated(chunk: int) -> None:
         "evaluated_nodes",
         "failed_syncs",
         "bad_updates",
+        "stale_copies",
+        "restores",
+        "second_runs",
+        "twins",
     )
     totals = dict.fromkeys(kinds, 0)
     for seed in range(chunk * SEEDS_PER_TEST, (chunk + 1) * SEEDS_PER_TEST):

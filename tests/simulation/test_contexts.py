@@ -10,7 +10,8 @@ from coordinator.global_model.committer import CommitterSettings
 from coordinator.global_model.downlink import DownlinkSettings
 from federation.protocol.messages import Reason, ReceiptStatus
 from federation.tasks.registry import default_settings
-from fedmq.simulation.protocol.federation import Outcome, Simulation, quiet_log
+from fedmq.simulation.protocol.federation import Simulation, quiet_log
+from fedmq.simulation.protocol.scenario import Outcome
 from tests.rigs.small_federation import CRASHES, ENGINE, small_scenario
 from update_codec import CodecSpec
 from update_codec.partition import Partition

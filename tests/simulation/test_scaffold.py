@@ -11,7 +11,8 @@ from coordinator.global_model.downlink import DownlinkSettings
 from coordinator.strategies.strategy import StrategySettings, make_strategy
 from federation.protocol.messages import ReceiptStatus
 from fedmq.simulation.protocol.campaign import random_scenario
-from fedmq.simulation.protocol.federation import Scenario, Simulation, quiet_log
+from fedmq.simulation.protocol.federation import Simulation, quiet_log
+from fedmq.simulation.protocol.scenario import Scenario
 from update_codec import CodecSpec
 
 NAME = "control.point"

@@ -7,8 +7,9 @@ import pytest
 from coordinator.engine.settings import FederatedEvaluationSettings
 from federation.errors import LocalProtocolError
 from federation.types import RunId, StateId
-from fedmq.simulation.protocol.federation import Outcome, Scenario, Simulation, quiet_log
+from fedmq.simulation.protocol.federation import Simulation, quiet_log
 from fedmq.simulation.protocol.options import FleetOptions, fleet_scenario
+from fedmq.simulation.protocol.scenario import Outcome, Scenario
 from fedmq.simulation.world.faults import FaultPlan
 from fedmq.simulation.world.volatile import VolatileNodeStore
 from tests.rigs.node_values import entry, residual

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from federation.errors import StorageError
+from federation.errors import StorageError, TransportError
 from federation.runtime.driver import Driver
 from federation.runtime.transport import InboxItem
 from fedmq.simulation.protocol.processes import Arrived, Executor, Killed, Life, Surroundings, TimedMachine
@@ -42,10 +42,12 @@ class Actor:
         crashes: How often it was killed.
         power_cuts: How often its power was cut: what it had not synchronised is gone.
         gone: It will not be started again.
+        gave_up: Its process has ended because another client has its id.
     """
 
     def __init__(self, name: str, surroundings: Surroundings, disk: Disk[Any], *, crash: float) -> None:
-        self.name, self.crashes, self.power_cuts, self.gone = name, 0, 0, False
+        self.name, self.crashes, self.power_cuts = name, 0, 0
+        self.gone = self.gave_up = False
         self.surroundings = surroundings
         self._storage, self._crash = disk, crash
         disk.passage = self.passage
@@ -75,6 +77,10 @@ class Actor:
 
     def build(self) -> Life:
         """Make a process from what is on the disk."""
+        raise NotImplementedError
+
+    def stop_request(self) -> object:
+        """What a signal tells the process."""
         raise NotImplementedError
 
     def before(self, effect: Any) -> None:
@@ -137,6 +143,21 @@ class Actor:
         for transport in life.transports:
             transport.open()
         self._driver.begin()
+
+    def revive(self) -> None:
+        """Somebody starts it again, whatever has ended it."""
+        self.gone = self.gave_up = False
+        self.start()
+
+    def terminate(self) -> None:
+        """``SIGTERM``: it ends in order, and is not started again."""
+        self.gone = True
+        self.receiver()(self.stop_request(), None)
+
+    def end(self) -> None:
+        """Nobody starts it again."""
+        self.gone = True
+        self.kill(None)
 
     def kill(self, restart_after_s: float | None) -> None:
         """``kill -9``; None is for ever."""
@@ -260,6 +281,9 @@ class Actor:
             action()
         except Killed:
             pass
+        except TransportError as error:
+            self._give_up(error)
+            return
         except StorageError as error:
             if not self._storage.full and not self._storage.failed:
                 self._blame(error)
@@ -272,6 +296,12 @@ class Actor:
             self._note("could not start")
             self._world.after(restart_s, self.start)
         self.kill(restart_s)
+
+    def _give_up(self, error: Exception) -> None:
+        self._note(f"gave up: {error}")
+        self.gave_up = True
+        if self._life is not None:
+            self._leave(self._life)
 
     def _blame(self, error: Exception) -> None:
         where = traceback.format_exception(error)[-1].strip()

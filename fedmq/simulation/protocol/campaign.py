@@ -29,7 +29,8 @@ from edge_node.engine.machine import NodeSettings
 from federation.tasks.registry import default_settings
 from federation.testing import BrokerSettings
 from federation.types import NodeId
-from fedmq.simulation.protocol.federation import Outcome, Scenario, Simulation, quiet_log
+from fedmq.simulation.protocol.federation import Simulation, quiet_log
+from fedmq.simulation.protocol.scenario import Outcome, Scenario
 from fedmq.simulation.world.faults import FaultPlan
 from fedmq.simulation.world.trainer import Stragglers
 
@@ -55,6 +56,16 @@ FIGURES = (
     "failed_syncs",
     "wiped_nodes",
     "bad_updates",
+    "stale_copies",
+    "restores",
+    "second_runs",
+    "twins",
+    "held",
+    "fenced",
+    "gave_way",
+    "twins_given_up",
+    "restored_above",
+    "told_by_others",
     "ended_early",
     "broker_crashes",
     "full_disks",
@@ -86,7 +97,7 @@ def random_scenario(seed: int) -> Scenario:
         ),
         committer=CommitterSettings(strategy=make_strategy(StrategySettings(name=strategy)), downlink=downlink),
         node=NodeSettings(node=NodeId("node"), task=task, chunk_bytes=chunk_bytes, outbox_max=rng.choice((1, 2, 16))),
-        faults=_later_faults(seed, _faults(rng)),
+        faults=_identities(seed, _later_faults(seed, _faults(rng))),
         faults_s=rng.uniform(30.0, rng.choice((300.0, 300.0, 300.0, 2000.0))),
         stragglers=Stragglers(train_s=rng.choice((0.2, 2.0, 10.0)), slow_share=rng.choice((0.0, 0.2))),
         broker=BrokerSettings(max_queued_messages=rng.choice((5, 1000))),
@@ -174,6 +185,13 @@ def _later_faults(seed: int, plan: FaultPlan) -> FaultPlan:
         return 0.0 if rng.random() < 0.5 else rng.uniform(0.0, most)
 
     return replace(plan, failed_commit=some(0.02), bad_update=some(0.2), wipe=some(0.3))
+
+
+def _identities(seed: int, plan: FaultPlan) -> FaultPlan:
+    """In every second federation some identity goes backwards, or is there twice; drawn apart, as above."""
+    rng = random.Random(f"campaign/{seed}/identities")  # noqa: S311 - a simulation, not a secret
+    stale_copy, restore, second_run, twin = (float(rng.random() < share) for share in (0.18, 0.15, 0.15, 0.2))
+    return replace(plan, stale_copy=stale_copy, restore=restore, second_run=second_run, twin=twin)
 
 
 def _stopping(seed: int, engine: EngineSettings) -> EngineSettings:

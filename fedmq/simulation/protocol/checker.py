@@ -12,7 +12,8 @@
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -23,31 +24,39 @@ from coordinator.records import (
     NodeResult,
     NodesEvaluation,
     RecoveredState,
+    Restored,
     RoundRecord,
     UpdateRecord,
     Verdict,
     VersionRecord,
 )
 from coordinator.storage.store import Commit, CoordinatorStore
-from edge_node.engine.events import OutboxSaved
+from federation.protocol.cohort import includes
 from federation.protocol.messages import EvaluationReceipt, Reason, Receipt, ReceiptStatus, RoundAnnouncement
 from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from fedmq.simulation.protocol.evaluation_checker import SurveyChecker
+from fedmq.simulation.protocol.witness import Witness
 
-__all__ = ["Checker", "Sent"]
-
-Sent = tuple[Digest, int]
-"""What a node has sent: the digest of the frame and its examples."""
+__all__ = ["Checker"]
 
 HONEST_REASONS = frozenset({Reason.NONE, Reason.TOO_STALE, Reason.FINISHED, Reason.QUOTA})
 """Why an honest node's update may fail to count."""
 
 
 class Checker:
-    """Keeps its own ledger of what was said and saved, and compares.
+    """Keeps its own ledger of what was said and saved in one store over its restarts, and compares.
+
+    Of a store that is copied or backed up the ledger is copied, too: each copy then has a history of its own.
+
+    Args:
+        violations: What must not be; shared with the actors.
+        settings: The engine's.
+        witness: What nodes have made and seen.
+        run: Whose store it is.
 
     Attributes:
         violations: What must not be; shared with the actors.
+        run: Whose store it is.
         staleness: Applied updates by staleness.
         verdicts: Final verdicts by status.
         reasons: Stale and refused updates by reason.
@@ -55,43 +64,46 @@ class Checker:
         ended_early: It has said that nothing gets better any more.
     """
 
-    def __init__(self, violations: list[str], settings: EngineSettings) -> None:
-        self.violations = violations
+    def __init__(self, violations: list[str], settings: EngineSettings, witness: Witness, run: RunId) -> None:
+        self.violations, self.run = violations, run
         self.staleness: Counter[int] = Counter()
         self.verdicts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.heard_events: Counter[str] = Counter()
         self.ended_early = False
-        self.seen = ModelVersion(0)
         self.head = ModelVersion(0)
-        self._settings = settings
+        self.next_round = RoundId(0)
+        self._settings, self._witness = settings, witness
         self._digest = Digest(b"")
         self._epoch = Epoch(0)
+        self._restores: dict[Epoch, Restored] = {}
         self._applied: dict[UpdateId, ModelVersion] = {}
         self._final: dict[UpdateId, Verdict] = {}
+        self._digests: dict[ModelVersion, Digest] = {}
+        self._copied = False
+        self._void: dict[UpdateId, None] = {}
         self._stored: dict[UpdateId, UpdateRecord] = {}
         self._promised: dict[UpdateId, None] = {}
-        self._made: dict[UpdateId, NodeId] = {}
-        self._bad: dict[UpdateId, set[Sent]] = {}
         self._rounds: dict[RoundId, RoundRecord] = {}
-        self._announced: dict[RoundId, tuple[object, ...]] = {}
+        self._announced: dict[RoundId, tuple[object, ModelVersion, Digest, bool]] = {}
         self.surveys = SurveyChecker(self._say)
 
-    @property
-    def updates(self) -> int:
-        """Updates that nodes have made."""
-        return len(self._made)
-
-    @property
-    def bad_updates(self) -> int:
-        """Updates that no honest node would have sent."""
-        return len(self._bad)
+    def fork(self) -> "Checker":
+        """The ledger of a copy of the store, as it is now."""
+        self._copied = True
+        other = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, dict) and not name.startswith("__"):
+                setattr(other, name, value.copy())
+        other.surveys = self.surveys.fork(other._say)  # noqa: SLF001 - another one of ours
+        return other
 
     # --- the coordinator's disk (`fedmq.simulation.world.stores.Ledger`) ----------------------------------------------
 
     def reserved(self, record: RoundRecord) -> None:
         """A round is on disk."""
         known = self._rounds.setdefault(record.round, record)
+        self.next_round = RoundId(max(self.next_round, record.round + 1))
         if known != record:
             self._say(f"round {record.round} was reserved twice, for different cohorts")
         self.surveys.reserved(record)
@@ -101,7 +113,10 @@ class Checker:
         if record.update in self._stored or record.update in self._final:
             self._say(f"I1: {record.update} was stored twice")
         self._stored[record.update] = record
-        if (record.payload_digest, record.num_examples) in self._bad.get(record.update, ()):
+        sent = (record.payload_digest, record.num_examples)
+        if not self._witness.has_made(self.run, record.update, sent):
+            self._say(f"{record.update} was stored, and no node has made this for run {self.run}")
+        if self._witness.is_bad(self.run, record.update, sent):
             self._say(f"{record.update} was stored, and is not what a node may send")
 
     def judged(self, verdict: Verdict) -> None:
@@ -115,9 +130,28 @@ class Checker:
         if known is None:
             self.verdicts[verdict.status.value] += 1
             self.reasons[verdict.reason.value] += 1
-            if verdict.reason not in HONEST_REASONS and update not in self._bad:
+            if verdict.reason not in HONEST_REASONS and not self._is_suspect(verdict):
                 self._say(f"honest work was refused: {update}, {verdict.reason}")
         self._final[update] = verdict
+
+    def _is_suspect(self, verdict: Verdict) -> bool:
+        """Whether it is no honest work of this store; chunks of two twins make neither's update."""
+        if self._witness.is_bad(self.run, verdict.update):
+            return True
+        if verdict.reason is Reason.DIGEST_MISMATCH:
+            return self._witness.variants(self.run, verdict.update) > 1
+        return self._copied and self._is_foreign(verdict)
+
+    def _is_foreign(self, verdict: Verdict) -> bool:
+        """Whether another copy of this store has asked for it: in a round of the same number, from another version."""
+        number = _round_of(verdict.update)
+        asked = self._rounds.get(number)
+        if verdict.reason is Reason.NOT_ASSIGNED:
+            return asked is None or not includes(asked.cohort, self.run, number, verdict.node)
+        bases = self._witness.bases(self.run, verdict.update)
+        others = any(self._digests.get(version) != digest for version, digest in bases)
+        others = others or (asked is not None and any(version != asked.version for version, _ in bases))
+        return verdict.reason is Reason.BASE_MISMATCH and others
 
     def committed(self, commit: Commit) -> None:
         """A version is on disk."""
@@ -131,6 +165,7 @@ class Checker:
         if commit.model.shadow.digest() != record.digest:
             self._say(f"I3: version {record.version} has another digest than its record")
         self.head, self._digest = record.version, record.digest
+        self._digests[record.version] = record.digest
         for member in commit.members:
             self._apply(member.update, record.version)
             self.staleness[member.staleness] += 1
@@ -167,13 +202,22 @@ class Checker:
             self._say(f"save, then say: {alarm}")
         if parts is not None:
             self._say(f"save, then say: what nodes pull of version {parts.version} was made again from the model")
-        if recovered.head.version < self.seen or recovered.head.version < self.head:
-            self._say(f"I5: the head is {recovered.head.version}, but nodes have seen {self.seen}")
+        seen = self._seen()
+        if recovered.head.version < max(seen, self.head):
+            self._say(f"I5: the head is {recovered.head.version}, but nodes have seen {seen}")
         if recovered.epoch <= self._epoch:
             self._say(f"epoch {recovered.epoch} follows {self._epoch}")
         if self._digest == b"":
-            self._digest = recovered.head.digest
-        self._epoch = recovered.epoch
+            self._digest = self._digests[recovered.head.version] = recovered.head.digest
+        self._epoch, self.next_round = recovered.epoch, max(self.next_round, recovered.next_round)
+        if recovered.restored is not None:
+            self._restores[recovered.restored.epoch] = recovered.restored
+
+    def _seen(self) -> ModelVersion:
+        """The newest version of those that this store has announced which a node has seen."""
+        words = self._announced.items()
+        seen = (word[1] for number, word in words if self._witness.has_seen(self.run, number, word[1], word[2]))
+        return max(seen, default=ModelVersion(0))
 
     def too_early(self, name: str, changes: int) -> None:
         """Something was said before what it follows from was on the disk."""
@@ -194,12 +238,25 @@ class Checker:
 
     def _receipt(self, receipt: Receipt, store: CoordinatorStore) -> None:
         update, known = receipt.update, store.verdict(receipt.update)
+        if receipt.run != self.run:
+            self._say(f"run {self.run} gives {update} a verdict of run {receipt.run}")
+        if receipt.status.final:
+            self._witness.told(self.run, update, id(self))
+        if known is None and self._is_lost(receipt):
+            self._void[update] = None
+            return
         if known is None:
             self._say(f"save, then say: {update} is receipted {receipt.status} ({receipt.reason}) and not on disk")
             return
         if receipt.status.final and (known.status, known.version) != (receipt.status, receipt.version):
             self._say(f"save, then say: {update} is receipted {receipt.status}, on disk it is {known.status}")
         self._promised[update] = None
+
+    def _is_lost(self, receipt: Receipt) -> bool:
+        """Whether it is refused because its round was lost with what a backup has not: then nothing is kept of it."""
+        number = _round_of(receipt.update)
+        lost = any(one.first_round <= number < one.next_round for one in self._restores.values())
+        return receipt.reason is Reason.UNKNOWN_ROUND and lost and number not in self._rounds
 
     def _announcement(self, announcement: RoundAnnouncement) -> None:
         reserved = self._rounds.get(announcement.round)
@@ -231,27 +288,6 @@ class Checker:
                 f"{snapshot['buffered']} updates in the buffer"
             )
 
-    # --- the nodes --------------------------------------------------------------------------------------------------
-
-    def node_sees(self, announcement: RoundAnnouncement) -> None:
-        """An announcement has reached a node."""
-        self.seen = max(self.seen, announcement.model.version)
-
-    def node_did(self, node: NodeId, events: Iterable[object], bad: Collection[Sent] = ()) -> None:
-        """An effect of a node has answered this; bad is what it has made and may not be stored."""
-        for event in events:
-            if isinstance(event, OutboxSaved):
-                offer = event.entry.offer
-                self._made[offer.update] = node
-                if (offer.payload_digest, offer.num_examples) in bad:
-                    self._bad.setdefault(offer.update, set()).add((offer.payload_digest, offer.num_examples))
-
-    def wiped(self, node: NodeId) -> None:
-        """A node's state folder is lost: nobody owes anything for what was in no other place."""
-        for update in [update for update, maker in self._made.items() if maker == node]:
-            if update not in self._promised:
-                del self._made[update]
-
     def outbox(self, node: NodeId, entries: int, most: int) -> None:
         """A node's outbox has so many entries."""
         if entries > most:
@@ -259,21 +295,37 @@ class Checker:
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
-    def unsettled(self, lost: frozenset[NodeId]) -> list[UpdateId]:
-        """Updates that were promised or made and have no final verdict; those of lost nodes count when promised."""
-        settled = self._applied.keys() | self._final.keys()
+    def unsettled(self, lost: Collection[str]) -> list[UpdateId]:
+        """Updates that were promised or made and have no final verdict; those of lost nodes count when promised.
+
+        Whoever was told a verdict by the coordinator of a copy has dropped its update, and nobody can have it again.
+        """
+        settled, witness = self._applied.keys() | self._final.keys() | self._void.keys(), self._witness
         open_ones = [update for update in self._promised if update not in settled]
         open_ones += [
             update
-            for update, node in self._made.items()
-            if update not in settled and update not in self._promised and node not in lost
+            for update in witness.owed(self.run, lost)
+            if update not in settled
+            and update not in self._promised
+            and not witness.told_elsewhere(self.run, update, id(self))
         ]
         return open_ones
 
-    def close(self, store: CoordinatorStore, lost: frozenset[NodeId]) -> None:
+    def undelivered(self, lost: Collection[str]) -> list[UpdateId]:
+        """Updates that somebody has made who is not lost, and nobody has told a verdict."""
+        witness = self._witness
+        return [update for update in witness.owed(self.run, lost) if not witness.told_elsewhere(self.run, update, 0)]
+
+    def told_by_others(self, lost: Collection[str]) -> int:
+        """So many updates have their only verdict from the coordinator of another copy of this store."""
+        settled, witness = self._applied.keys() | self._final.keys() | self._void.keys(), self._witness
+        others = (update for update in witness.owed(self.run, lost) if update not in settled)
+        return sum(witness.told_elsewhere(self.run, update, id(self)) for update in others)
+
+    def close(self, store: CoordinatorStore, lost: Collection[str]) -> None:
         """Compare the ledger with the store at the end; ``lost`` nodes are gone for ever."""
         for update in self.unsettled(lost):
-            self._say(f"I2: {update} of {self._made.get(update, 'nobody')} has no final verdict")
+            self._say(f"I2: {update} of {self._witness.makers(self.run, update)} has no final verdict")
         on_disk = {row.record.update: row.verdict for row in store.updates()}
         for update, version in self._applied.items():
             verdict = on_disk.get(update)
@@ -290,3 +342,7 @@ class Checker:
 
     def _say(self, text: str) -> None:
         self.violations.append(text)
+
+
+def _round_of(update: UpdateId) -> RoundId:
+    return RoundId(int(update.partition("-")[0]))

@@ -1,7 +1,7 @@
 """What is looked at once a run is over: what was not given back, who is missing, and the versions made again."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,11 @@ from coordinator.records import Member, VersionRecord
 from coordinator.storage.files import TRANSFERS
 from coordinator.storage.store import Commit, CoordinatorStore, Figures, ModelState, UpdateRow
 from federation.protocol.messages import ReceiptStatus
-from federation.types import ModelVersion
+from federation.types import ModelVersion, RunId, UpdateId
+from fedmq.simulation.protocol.checker import Checker
+from fedmq.simulation.protocol.node_actor import NodeActor
 
-__all__ = ["held", "left_in_store", "replay"]
+__all__ = ["held", "left_in_store", "missing_of_other_runs", "replay"]
 
 _HELD = {
     "live": "slots",
@@ -49,6 +51,26 @@ def left_in_store(folder: Path, store: CoordinatorStore) -> list[str]:
     if files:
         found.append(f"leak: {len(files)} files of transfers are left: {', '.join(files[:3])}")
     return found
+
+
+def missing_of_other_runs(others: Iterable[Checker], nodes: Iterable[NodeActor]) -> list[str]:
+    """Work of a run that does not lead any more, and is neither settled nor on its node's disk.
+
+    It waits there until the run's coordinator is heard again.
+    """
+    kept: dict[RunId, set[UpdateId]] = {}
+    lost = [node.name for node in nodes if node.gone or not node.disk.opened]
+    for node in nodes:
+        recovered = node.disk.store.recovered() if node.name not in lost else None
+        for one in () if recovered is None else (recovered, *recovered.hidden):
+            for entry in one.outbox:
+                kept.setdefault(entry.offer.run, set()).add(entry.offer.update)
+    return [
+        f"I2: {update} of run {other.run} has no verdict, and is in no outbox"
+        for other in others
+        for update in other.undelivered(lost)
+        if update not in kept.get(other.run, ())
+    ]
 
 
 def replay(store: CoordinatorStore, first: Commit, settings: CommitterSettings, seed: int) -> list[str]:

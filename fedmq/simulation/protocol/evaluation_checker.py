@@ -16,7 +16,7 @@ from coordinator.records import NodeResult, NodesEvaluation, RoundRecord
 from coordinator.storage.store import CoordinatorStore
 from federation.errors import StorageError
 from federation.protocol.cohort import evaluates
-from federation.protocol.messages import EvaluationReceipt, ReceiptStatus, RoundAnnouncement
+from federation.protocol.messages import EvaluationReceipt, Reason, ReceiptStatus, RoundAnnouncement
 from federation.types import ModelVersion, NodeId, RunId
 
 __all__ = ["SurveyChecker"]
@@ -38,6 +38,15 @@ class SurveyChecker:
         self._shares: dict[ModelVersion, int] = {}
         self._results: dict[tuple[ModelVersion, NodeId], NodeResult] = {}
         self._closed: dict[ModelVersion, NodesEvaluation] = {}
+        self._copied = False
+
+    def fork(self, say: Callable[[str], None]) -> "SurveyChecker":
+        """The ledger of a copy of the store, as it is now."""
+        self._copied = True
+        other = SurveyChecker(say)
+        other._shares, other._results, other._closed = self._shares.copy(), self._results.copy(), self._closed.copy()
+        other._copied = True
+        return other
 
     @property
     def results(self) -> int:
@@ -100,6 +109,9 @@ class SurveyChecker:
     def receipted(self, node: NodeId, receipt: EvaluationReceipt) -> None:
         """A receipt is said."""
         if receipt.status is ReceiptStatus.REFUSED:
+            # Of a version that another copy of the store has made, and this one has not, or has made another one.
+            if self._copied and receipt.reason is Reason.BASE_MISMATCH:
+                return
             self._say(f"honest work was refused: {node}'s evaluation of version {receipt.version}, {receipt.reason}")
             return
         known = self._results.get((receipt.version, node))

@@ -3,40 +3,42 @@
 import gc
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
 
-from coordinator.engine.settings import EngineSettings
-from coordinator.global_model.committer import CommitterSettings, first_commit
-from edge_node.engine.machine import NodeSettings
+from coordinator.global_model.committer import first_commit
 from edge_node.training.worker import TrainingSetup
 from federation.runtime.log import configure_log
 from federation.task import TaskContext
 from federation.tasks.registry import load_task
-from federation.testing import BrokerSettings
 from federation.types import NodeId, RunId, StateId
 from fedmq.simulation.protocol.checker import Checker
-from fedmq.simulation.protocol.end_checks import held, left_in_store, replay
+from fedmq.simulation.protocol.coordinator_actor import CoordinatorActor
+from fedmq.simulation.protocol.end_checks import held, left_in_store, missing_of_other_runs, replay
+from fedmq.simulation.protocol.identities import Identities, People
 from fedmq.simulation.protocol.injector import Injector
-from fedmq.simulation.protocol.processes import Surroundings
-from fedmq.simulation.protocol.roles import TOPICS, CoordinatorActor, NodeActor, Place
+from fedmq.simulation.protocol.lines import Lines, Model
+from fedmq.simulation.protocol.node_actor import NodeActor
+from fedmq.simulation.protocol.processes import TOPICS, Place, Surroundings
+from fedmq.simulation.protocol.scenario import Outcome, Scenario
+from fedmq.simulation.protocol.witness import Witness
 from fedmq.simulation.world.clock import World
 from fedmq.simulation.world.disks import Disk, allow_disks
-from fedmq.simulation.world.faults import Dice, FaultPlan
+from fedmq.simulation.world.faults import Dice
 from fedmq.simulation.world.network import SimNetwork
 from fedmq.simulation.world.ram_folders import put_away, ram_folder
-from fedmq.simulation.world.stores import ObservedStore, coordinator_disk, node_disk
-from fedmq.simulation.world.trainer import Stragglers
+from fedmq.simulation.world.stores import ObservedStore, node_disk
 from fedmq.simulation.world.transcript import Transcript
 from fedmq.simulation.world.volatile import NoDisk, VolatileNodeStore
 from update_codec import Manifest
 
-__all__ = ["Outcome", "Scenario", "Simulation", "quiet_log"]
+__all__ = ["Simulation", "quiet_log"]
 
 RELEASE_S = 1200.0
 """By then a run that is over has given back what it held, also of nodes that are gone, in virtual seconds."""
@@ -46,87 +48,11 @@ DRAIN_STEP_S = 5.0
 
 START_SPREAD_S = 2.0
 
+SPARE_DISKS = 12
+"""For copies, restored runs and twins."""
+
 COLLECT_OBJECTS = 100_000
 """More objects than this must be new before Python looks for garbage among them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scenario:
-    """Everything about one simulation; the same scenario gives the same transcript.
-
-    Attributes:
-        seed: Everything random comes from it.
-        nodes: How many nodes.
-        task: Name of the task.
-        engine: The coordinator's engine; ``versions`` must be set.
-        committer: How versions are made.
-        node: What all nodes' settings have in common.
-        faults: What goes wrong.
-        faults_s: When the faults end at the latest, in virtual seconds; they also end with the last version.
-        stragglers: How long training takes.
-        patience_s: After the faults, the last version and every verdict must come within this time (I6).
-        broker: The broker's limits.
-        audit: Keep every payload and recompute the head from them at the end (I7).
-        busy_s: Longest time for which the coordinator is busy with what it has taken, in virtual seconds; what arrives
-            meanwhile is taken together.
-        node_disks: Nodes have stores on disks; else their processes must never end, nor their disks fail.
-        uplinks: Rates of the first nodes' uplinks, in bytes per second; 0, and every further node, has no limit.
-    """
-
-    seed: int
-    nodes: int
-    task: str
-    engine: EngineSettings
-    committer: CommitterSettings = field(default_factory=CommitterSettings)
-    node: NodeSettings
-    faults: FaultPlan = field(default_factory=FaultPlan)
-    faults_s: float = float("inf")
-    stragglers: Stragglers = field(default_factory=Stragglers)
-    patience_s: float = 7200.0
-    broker: BrokerSettings = field(default_factory=BrokerSettings)
-    audit: bool = True
-    busy_s: float = 0.0
-    node_disks: bool = True
-    uplinks: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What a simulation came to."""
-
-    seed: int
-    versions: int
-    virtual_s: float
-    recovery_s: float
-    messages: int
-    payload_bytes: int
-    updates: int
-    applied: int
-    stale: int
-    refused: int
-    staleness: Mapping[int, int]
-    reasons: Mapping[str, int]
-    coordinator_crashes: int
-    node_crashes: int
-    coordinator_power_cuts: int
-    node_power_cuts: int
-    failed_syncs: int
-    wiped_nodes: int
-    bad_updates: int
-    ended_early: int
-    broker_crashes: int
-    cuts: int
-    full_disks: int
-    stopped_processes: int
-    dropped: int
-    duplicated: int
-    reordered: int
-    leases_expired: int
-    evaluations: int
-    evaluated_nodes: int
-    wall_s: float
-    transcript: str
-    violations: tuple[str, ...]
 
 
 class Simulation:
@@ -144,42 +70,58 @@ class Simulation:
         self.transcript = Transcript(tail=tail)
         self.surroundings = Surroundings(world=world, dice=dice, transcript=self.transcript, seed=scenario.seed)
         self.world = world
-        self.checker = Checker(self.surroundings.violations, scenario.engine)
+        self.witness = Witness(self.surroundings.violations)
         self.network = SimNetwork(world, dice, self.transcript, scenario.broker)
+        run = RunId(f"{scenario.seed:016x}"[-16:])
         self._place = Place(
             surroundings=self.surroundings,
             network=self.network,
             topics=TOPICS,
-            checker=self.checker,
+            checker=Checker(self.surroundings.violations, scenario.engine, self.witness, run),
+            witness=self.witness,
             signed=scenario.engine.signed,
         )
-        allow_disks(1 + scenario.nodes * scenario.node_disks)
+        allow_disks(1 + SPARE_DISKS + scenario.nodes * scenario.node_disks)
         self._folder = ram_folder()
-        disks: list[Disk[Any]] = []
-        self.close = weakref.finalize(self, put_away, self._folder, disks)
-        self.disk = coordinator_disk(
-            self._folder / "coordinator",
-            RunId(f"{scenario.seed:016x}"[-16:]),
-            self.checker,
-            audit=scenario.audit,
-            store=store,
-        )
-        disks.append(self.disk)
-        self._make_first_version()
-        self.coordinator = CoordinatorActor(
-            self._place, self.disk, scenario.engine, scenario.committer, busy_s=scenario.busy_s
-        )
+        self._disks: list[Disk[Any]] = []
+        self.close = weakref.finalize(self, put_away, self._folder, self._disks)
+        self._model = self._first_version()
+        self.lines = Lines(self._place, self._model, self._folder, self._disks.append, store)
+        self.lines.begin(scenario.engine, audit=scenario.audit, busy_s=scenario.busy_s)
         self.nodes = [self._node(index) for index in range(scenario.nodes)]
-        disks.extend(node.disk for node in self.nodes)
         for node, rate in zip(self.nodes, scenario.uplinks, strict=False):
             for client_id in node.connections:
                 self.network.limit_uplink(client_id, rate)
         self.injector = Injector(self.surroundings, self.network, self.coordinator, self.nodes, self._needed())
+        self.lines.hear_of(self.injector.join)
+        self.people = People(
+            surroundings=self.surroundings,
+            lines=self.lines,
+            nodes=self.nodes,
+            twin=self._twin,
+            folder=self._folder,
+            counts=Identities(),
+        )
         self._healed_s = 0.0
 
     @property
+    def coordinator(self) -> CoordinatorActor:
+        """The one that leads."""
+        return self.lines.leading.actor
+
+    @property
+    def checker(self) -> Checker:
+        """Its ledger."""
+        return self.lines.leading.checker
+
+    @property
+    def disk(self) -> Disk[ObservedStore]:
+        """Its disk."""
+        return self.coordinator.disk
+
+    @property
     def store(self) -> ObservedStore:
-        """The coordinator's, as its newest process has it."""
+        """Its store, as its newest process has it."""
         return self.disk.store
 
     def run(self, progress: Callable[[int], None] = lambda _version: None) -> Outcome:
@@ -195,12 +137,14 @@ class Simulation:
         for node in self.nodes:
             world.at(rng.uniform(0.0, START_SPREAD_S), node.start)
         self.injector.begin()
+        self._work = self.people.begin(scenario.engine.versions, scenario.faults_s)
         for version in range(1, scenario.engine.versions + 1):
             reached = world.run(partial(self._reached, version), limit_s=scenario.faults_s)
             if not reached or self.checker.ended_early:
                 break
             progress(version)
             self._check_caps()
+        world.run(lambda: self._work.done, limit_s=scenario.faults_s)
         self._finish(progress)
         return self._outcome(time.perf_counter() - began_s)
 
@@ -226,7 +170,7 @@ class Simulation:
         self._check_end()
 
     def _drained(self) -> bool:
-        if not self._over() or not self.coordinator.alive:
+        if not self._work.done or not self._over() or not self.coordinator.alive:
             return False
         if self.checker.surveys.open:
             return False
@@ -240,7 +184,7 @@ class Simulation:
 
     def _held(self) -> list[str]:
         machine = self.coordinator.machine
-        there = sum(node.alive and self.network.connected(node.name) for node in self.nodes)
+        there = sum(node.alive and self.network.connected(node.connections[0]) for node in self.nodes)
         # A birth that a full queue has dropped, or that an older death has overtaken, is heard at the next connection.
         plan, dropped = self.scenario.faults, self.network.broker.dropped.keys() & set(self.coordinator.connections)
         if dropped or (plan.reorder > 0.0 and not plan.silent):
@@ -251,8 +195,8 @@ class Simulation:
         engine = self.scenario.engine
         return max(1, engine.quorum, engine.nodes_min)
 
-    def _lost(self) -> frozenset[NodeId]:
-        return frozenset(NodeId(node.name) for node in self.nodes if node.gone)
+    def _lost(self) -> frozenset[str]:
+        return frozenset(node.name for node in self.nodes if node.gone)
 
     def _check_caps(self) -> None:
         machine = self.coordinator.machine
@@ -279,45 +223,56 @@ class Simulation:
     def _check_store(self) -> None:
         self.surroundings.violations.extend(left_in_store(self.disk.path, self.store))
         self.checker.close(self.store, self._lost())
+        others = (line.checker for line in self.lines.all if line.checker.run != self.checker.run)
+        self.surroundings.violations.extend(missing_of_other_runs(others, self.nodes))
         engine = self.scenario.engine
         if self.checker.head < engine.versions and self._over():
             self.checker.surveys.ended_early(self.store, engine.stopping)
         if self.scenario.audit:
-            again = replay(self.store, self._first, self.scenario.committer, self.scenario.seed)
+            again = replay(self.store, self._model.first, self.scenario.committer, self.scenario.seed)
             self.surroundings.violations.extend(again)
 
     # --- building ---------------------------------------------------------------------------------------------------
 
-    def _make_first_version(self) -> None:
+    def _first_version(self) -> Model:
         scenario = self.scenario
         self._task = load_task(scenario.task)
         task = self._task(TaskContext(node_index=None, node_count=scenario.nodes, data=None, device="cpu", seed=0))
         arrays = dict(task.initial_parameters(scenario.seed))
-        self._manifest = Manifest.of(arrays, task.roles())
-        self._first = first_commit(
-            self._manifest.flatten(arrays), self._manifest, scenario.committer.downlink, seed=scenario.seed
-        )
-        with self.disk:
-            self.store.initialise(self._manifest, self._first)
+        manifest = Manifest.of(arrays, task.roles())
+        first = first_commit(manifest.flatten(arrays), manifest, scenario.committer.downlink, seed=scenario.seed)
+        return Model(manifest=manifest, first=first, committer=scenario.committer)
 
-    def _node(self, index: int) -> NodeActor:
-        scenario, name = self.scenario, NodeId(f"node-{index}")
+    def _node(self, index: int, twin: tuple[str, Path] | None = None) -> NodeActor:
+        """Make a node, or the twin of one: its name for the transcript, and what it finds."""
+        scenario, node = self.scenario, NodeId(f"node-{index}")
+        name, content = (str(node), None) if twin is None else twin
         context = TaskContext(node_index=index, node_count=scenario.nodes, data=None, device="cpu", seed=0)
-        setup = TrainingSetup(node=name, task=self._task(context), manifest=self._manifest)
+        setup = TrainingSetup(node=node, task=self._task(context), manifest=self._model.manifest)
         engine = scenario.engine
-        settings = replace(scenario.node, node=name, task=engine.task, signed=engine.signed)
+        settings = replace(scenario.node, node=node, task=engine.task, signed=engine.signed)
         rng = self.surroundings.rng(f"{name}/state")
 
         def draw() -> StateId:
             return StateId(1 + rng.getrandbits(63))
 
-        disk = node_disk(self._folder / name, draw) if scenario.node_disks else NoDisk(VolatileNodeStore(draw()))
-        return NodeActor(self._place, disk, setup, settings, scenario.stragglers)
+        on_disk = scenario.node_disks
+        disk = node_disk(self._folder / name, draw, content) if on_disk else NoDisk(VolatileNodeStore(draw()))
+        self._disks.append(disk)
+        return NodeActor(self._place, disk, setup, settings, scenario.stragglers, name=name)
+
+    def _twin(self, of: NodeActor, content: Path) -> NodeActor:
+        index = self.nodes.index(of)
+        twin = self._node(index, (f"twin-of-{of.name}", content))
+        self.nodes.append(twin)
+        self.injector.join(twin)
+        return twin
 
     # --- the result -------------------------------------------------------------------------------------------------
 
     def _outcome(self, wall_s: float) -> Outcome:
-        counts, checker = self.network.counts, self.checker
+        counts, checker, identities = self.network.counts, self.checker, self.witness.identities
+        actors = [line.actor for line in self.lines.all]
         return Outcome(
             seed=self.scenario.seed,
             versions=checker.head,
@@ -325,19 +280,29 @@ class Simulation:
             recovery_s=round(self.world.now - self._healed_s, 6),
             messages=counts.messages,
             payload_bytes=counts.bytes,
-            updates=checker.updates,
+            updates=self.witness.updates,
             applied=checker.verdicts["applied"],
             stale=checker.verdicts["stale"],
             refused=checker.verdicts["refused"],
             staleness=dict(sorted(checker.staleness.items())),
             reasons=dict(sorted(checker.reasons.items())),
-            coordinator_crashes=self.coordinator.crashes,
+            coordinator_crashes=sum(actor.crashes for actor in actors),
             node_crashes=sum(node.crashes for node in self.nodes),
-            coordinator_power_cuts=self.coordinator.power_cuts,
+            coordinator_power_cuts=sum(actor.power_cuts for actor in actors),
             node_power_cuts=sum(node.power_cuts for node in self.nodes),
-            failed_syncs=self.disk.failures + sum(node.disk.failures for node in self.nodes),
+            failed_syncs=sum(disk.failures for disk in self._disks),
             wiped_nodes=sum(node.wipes for node in self.nodes),
-            bad_updates=checker.bad_updates,
+            bad_updates=self.witness.bad_updates,
+            stale_copies=self.people.counts.stale_copies,
+            restores=self.people.counts.restores,
+            second_runs=self.people.counts.second_runs,
+            twins=self.people.counts.twins,
+            held=identities["held"],
+            fenced=identities["fenced"],
+            gave_way=identities["other_run"] + identities["replaced"],
+            twins_given_up=sum(actor.gave_up for actor in (*actors, *self.nodes)),
+            restored_above=self.people.counts.restored_above,
+            told_by_others=checker.told_by_others(self._lost()),
             ended_early=int(checker.head < self.scenario.engine.versions and checker.ended_early),
             broker_crashes=self.injector.broker_crashes,
             cuts=counts.cuts,

@@ -46,6 +46,10 @@ class Injector:
         self._actors: tuple[Actor, ...] = (coordinator, *nodes)
         self.broker_crashes = self.full_disks = self.stopped = 0
 
+    def join(self, actor: Actor) -> None:
+        """From now on it has its share of the faults."""
+        self._actors += (actor,)
+
     def begin(self) -> None:
         """Plan the first fault of each kind."""
         plan, clients = self._dice.plan, len(self._nodes) + 2

@@ -10,7 +10,7 @@ from federation.errors import ConfigError
 from federation.task import task_label
 from federation.tasks.registry import default_settings
 from federation.types import NodeId
-from fedmq.simulation.protocol.federation import Scenario
+from fedmq.simulation.protocol.scenario import Scenario
 from fedmq.simulation.world.faults import parse_faults
 from fedmq.simulation.world.trainer import parse_stragglers
 from update_codec import CodecSpec, SpecError
@@ -77,7 +77,7 @@ def fleet_scenario(options: FleetOptions) -> Scenario:
         ),
         node=NodeSettings(node=NodeId("node"), task=label),
         faults=plan,
-        node_disks=plan.node_crash > 0.0 or plan.failed_commit > 0.0 or plan.disk_full > 0.0,
+        node_disks=max(plan.node_crash, plan.failed_commit, plan.disk_full, plan.twin) > 0.0,
         stragglers=parse_stragglers(options.stragglers),
         audit=rounds * buffer <= AUDIT_UPDATES_MAX,
     )

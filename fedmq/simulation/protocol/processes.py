@@ -6,13 +6,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from federation.protocol.topics import Topics
 from federation.runtime.transport import InboxItem
+from federation.types import FederationId, NodeId
+from fedmq.simulation.protocol.checker import Checker
+from fedmq.simulation.protocol.keys import SimKey, SimKeys
+from fedmq.simulation.protocol.witness import Witness
 from fedmq.simulation.world.clock import World
 from fedmq.simulation.world.faults import Dice
+from fedmq.simulation.world.network import SimNetwork
 from fedmq.simulation.world.transcript import Transcript
 from fedmq.simulation.world.transport import SimTransport
 
-__all__ = ["Arrived", "Executor", "Killed", "Life", "Surroundings", "TimedMachine"]
+__all__ = ["TOPICS", "Arrived", "Executor", "Killed", "Life", "Place", "Surroundings", "TimedMachine"]
+
+
+TOPICS = Topics(FederationId("sim"))
+"""The tree of every simulated federation."""
 
 
 class Killed(BaseException):
@@ -40,6 +50,36 @@ class Surroundings:
     def rng(self, name: str) -> random.Random:
         """A generator of one participant's own."""
         return random.Random(f"{self.seed}/{name}")  # noqa: S311 - a simulation, not a secret
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where an actor lives.
+
+    Attributes:
+        surroundings: What all share.
+        network: The broker.
+        topics: The federation's tree.
+        checker: Watches the coordinator.
+        witness: Watches the nodes.
+        signed: Whether all messages are signed.
+    """
+
+    surroundings: Surroundings
+    network: SimNetwork
+    topics: Topics
+    checker: Checker
+    witness: Witness
+    signed: bool = False
+
+    @property
+    def keys(self) -> SimKeys | None:
+        """Everybody's, where messages are signed."""
+        return SimKeys() if self.signed else None
+
+    def key(self, owner: NodeId | None) -> SimKey | None:
+        """One participant's own; None is the coordinator's."""
+        return SimKey(owner) if self.signed else None
 
 
 class Executor(Protocol):

@@ -10,6 +10,7 @@ import errno
 import os
 import random
 import resource
+import shutil
 import stat
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -52,6 +53,7 @@ class Disk(Generic[StoreT]):
         folder: Where; created here.
         database: Name and content of the database that the first process finds.
         make: Opens the store in a folder of this disk.
+        content: A folder that the first process finds instead; it becomes the disk's own.
 
     Attributes:
         store: The newest process's store.
@@ -66,7 +68,12 @@ class Disk(Generic[StoreT]):
     """
 
     def __init__(
-        self, folder: Path, database: tuple[str, bytes], make: Callable[[Path, "Disk[StoreT]"], StoreT]
+        self,
+        folder: Path,
+        database: tuple[str, bytes],
+        make: Callable[[Path, "Disk[StoreT]"], StoreT],
+        *,
+        content: Path | None = None,
     ) -> None:
         self._folder, (self._name, self._empty), self._make = folder, database, make
         self._starts = 0
@@ -86,7 +93,10 @@ class Disk(Generic[StoreT]):
         self._limit: tuple[int, int] | None = None
         self._path = folder / "0"
         self._log = f"{self._path}/{self._name}-wal"
-        self._lay_out()
+        if content is None:
+            self._lay_out()
+        else:
+            self._take(content)
         with self:
             self.store = make(self._path, self)
         self.opened = True
@@ -130,6 +140,10 @@ class Disk(Generic[StoreT]):
         self.failing = False
         if power_cut is not None:
             self._cut_power(power_cut)
+
+    def copy(self, folder: Path) -> None:
+        """Copy all of it as it is now, between two steps of its process, whether or not anybody has waited for it."""
+        shutil.copytree(self._path, folder, ignore=shutil.ignore_patterns("lock"))
 
     def wipe(self) -> None:
         """Everything on it is lost: the next process finds it as the first one did."""
@@ -245,6 +259,18 @@ class Disk(Generic[StoreT]):
     def _lay_out(self) -> None:
         self._path.mkdir(parents=True, mode=0o700)
         (self._path / self._name).write_bytes(self._empty)
+
+    def _take(self, content: Path) -> None:
+        """Whoever has laid this out has waited for it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        content.rename(self._path)
+        self._log_bytes = self._log_size()
+        self._syncs = 1
+        for root, _, names in os.walk(self._path):
+            self._folders[Path(root).stat().st_ino] = self._syncs + 1
+            for name in names:
+                found = Path(root, name).stat()
+                self._synced[found.st_ino] = (found.st_mtime_ns, self._syncs)
 
     def _end_process(self) -> None:
         if self.opened:

@@ -34,6 +34,11 @@ class FaultPlan:
         bad_update: Per training: the node sends something else than what it has trained: half of a frame, noise, values
             beyond every bound, or a claim of more examples than there can be.
         vanish: Share of the nodes that leave for ever without a word.
+        stale_copy: Once for each federation: somebody starts an older copy of the coordinator's folder, beside it or
+            while it hangs or is dead.
+        restore: The same: the coordinator's disk is lost, and its run is restored from a backup.
+        second_run: The same: the coordinator of another run is started, half of the times told to replace the first.
+        twin: The same: a node is started on a copy of another one's folder, with its name.
         skew_s: Clocks of the participants differ by up to this, in seconds.
     """
 
@@ -53,6 +58,10 @@ class FaultPlan:
     wipe: float = 0.0
     bad_update: float = 0.0
     vanish: float = 0.0
+    stale_copy: float = 0.0
+    restore: float = 0.0
+    second_run: float = 0.0
+    twin: float = 0.0
     skew_s: float = 0.0
 
     @property
@@ -100,7 +109,8 @@ PRESETS: Mapping[str, FaultPlan] = {
 
 SOURCE = "command line"
 _CRASHES = {"node_crash", "coordinator_crash", "failed_commit", "wipe", "vanish"}
-_SHARES = frozenset({"drop", "duplicate", "reorder", "bad_update", *_CRASHES})
+_IDENTITIES = {"stale_copy", "restore", "second_run", "twin"}
+_SHARES = frozenset({"drop", "duplicate", "reorder", "bad_update", *_CRASHES, *_IDENTITIES})
 
 
 def parse_faults(text: str) -> FaultPlan:

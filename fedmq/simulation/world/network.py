@@ -1,8 +1,10 @@
 """The broker and every link to it: delays, losses, cuts, half-dead links and crashes between clients and broker."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 
 from federation.runtime.transport import MessageReceived
 from federation.testing import BrokerSettings, Delivery, MemoryBroker
@@ -68,6 +70,7 @@ class SimNetwork:
         self.down = False
         self._links: dict[str, _Link] = {}
         self._clients: dict[str, SimTransport] = {}
+        self._processes: Counter[str] = Counter()
 
     @property
     def packet_bytes_max(self) -> int:
@@ -82,6 +85,11 @@ class SimNetwork:
         """Whether the broker has a connection of this client."""
         return client_id in self._clients
 
+    def signature(self, client_id: str) -> str:
+        """Another one for each process of a client."""
+        self._processes[client_id] += 1
+        return blake2b(f"{client_id}/{self._processes[client_id]}".encode(), digest_size=8).hexdigest()
+
     # --- connections ------------------------------------------------------------------------------------------------
 
     def attach(self, transport: SimTransport) -> bool:
@@ -89,7 +97,7 @@ class SimNetwork:
         name = transport.session.client_id
         older = self._clients.get(name)
         if older is not None:
-            older.lost("taken over")
+            older.taken_over(transport)
         self._clients[name] = transport
         link = self._link(name)
         link.up_s = link.down_s = link.up_free_s = self.world.now  # nothing of the old connection is in its way
@@ -189,6 +197,9 @@ class SimNetwork:
                 self._count(packet.payload)
                 self.transcript.message(self.world.now, name, "→", packet.topic, packet.payload)
                 out = self.broker.publish(name, packet.topic, packet.payload, qos=packet.qos, retain=packet.retain)
+                will = transport.connect_settings.will
+                if packet.retain and will is not None and packet.topic == will.topic:
+                    transport.signed()
                 self.send_down(out)
             case "subscribe":
                 self.send_down(self.broker.subscribe(name, packet.topic, qos=packet.qos))

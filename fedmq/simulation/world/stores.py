@@ -99,7 +99,13 @@ class ObservedStore(SqliteStore):
 
 
 def coordinator_disk(
-    folder: Path, run: RunId, ledger: Ledger, *, audit: bool, store: type[ObservedStore] = ObservedStore
+    folder: Path,
+    run: RunId,
+    ledger: Ledger,
+    *,
+    audit: bool,
+    store: type[ObservedStore] = ObservedStore,
+    content: Path | None = None,
 ) -> Disk[ObservedStore]:
     """A coordinator's disk, with a database as its first start makes it, but of this run.
 
@@ -109,21 +115,22 @@ def coordinator_disk(
         ledger: Hears every change.
         audit: Keep all payloads.
         store: Tests put a faulty one in.
+        content: A state folder to go on with instead.
     """
 
     def opened(path: Path, disk: Disk[ObservedStore]) -> ObservedStore:
         return store(path, disk, ledger, audit=audit)
 
-    return Disk(folder, (coordinator_database.DATABASE, _of_run(run)), opened)
+    return Disk(folder, (coordinator_database.DATABASE, _of_run(run)), opened, content=content)
 
 
-def node_disk(folder: Path, draw: Callable[[], StateId]) -> Disk[NodeStore]:
-    """A node's disk; each store that is made on it gets an identity of these."""
+def node_disk(folder: Path, draw: Callable[[], StateId], content: Path | None = None) -> Disk[NodeStore]:
+    """A node's disk, empty or with this state folder; each store that is made on it gets an identity of these."""
 
     def opened(path: Path, _: Disk[NodeStore]) -> NodeStore:
         return SqliteNodeStore(path, draw=draw)
 
-    return Disk(folder, (node_database.DATABASE, _node_database()), opened)
+    return Disk(folder, (node_database.DATABASE, _node_database()), opened, content=content)
 
 
 def store_in_ram(run: RunId, owner: object) -> SqliteStore:

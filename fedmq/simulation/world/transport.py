@@ -7,9 +7,15 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from federation.errors import PayloadTooLarge
-from federation.runtime.session import Backoff, SessionSettings, publish_packet_bytes
+from federation.runtime.session import Backoff, SessionSettings, TakeoverDetector, publish_packet_bytes
 from federation.runtime.subscriptions import Subscriptions
-from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, Will
+from federation.runtime.transport import (
+    MessageReceived,
+    TransportConnected,
+    TransportDisconnected,
+    TransportFailed,
+    Will,
+)
 from federation.testing import ConnectSettings, WillMessage
 from fedmq.simulation.world.clock import World
 from fedmq.simulation.world.faults import Dice
@@ -47,6 +53,9 @@ class Network(Protocol):
 
     def reachable(self, client_id: str) -> bool:
         """Whether a connect would succeed now."""
+
+    def signature(self, client_id: str) -> str:
+        """Another one for each process of a client."""
 
     def attach(self, transport: "SimTransport") -> bool:
         """Connect; returns whether the broker still had a session."""
@@ -102,6 +111,7 @@ class SimTransport:
         self._open = False
         self._since = 0.0
         self._backoff = Backoff(session, random.Random(network.dice.rng.random()))  # noqa: S311 - a simulation
+        self._takeovers = TakeoverDetector(network.signature(session.client_id))
 
     # --- what a role calls ------------------------------------------------------------------------------------------
 
@@ -177,6 +187,19 @@ class SimTransport:
         self._deliver(TransportDisconnected(connection=self.session.connection, reason=reason), None)
         if self._open:
             self._network.world.after(self._backoff.next_s(), self._connect)
+
+    def signed(self) -> None:
+        """The broker retains our own word on our will's topic."""
+        self._takeovers.signed(self._network.world.now)
+
+    def taken_over(self, other: "SimTransport") -> None:
+        """The broker gives our session to another process, and says so; one of the two gives up in the end."""
+        self.lost("taken over")
+        outlasts = self._takeovers.signature > other._takeovers.signature  # noqa: SLF001 - of its own class
+        if self._takeovers.evicted(self._network.world.now, outlasts=outlasts):
+            self._open = False
+            reason = f"another client uses the id {self.session.client_id!r}"
+            self._deliver(TransportFailed(connection=self.session.connection, reason=reason), None)
 
     def deliver(self, event: MessageReceived, acknowledge: Acknowledge | None) -> None:
         """A message has arrived."""

@@ -1,0 +1,139 @@
+"""An edge node as an actor: machine, executor and store as in production, on a simulated network and disk."""
+
+from functools import lru_cache
+from typing import Any
+
+from edge_node.app import node_will
+from edge_node.engine.events import AnnouncementReceived, CoordinatorStateReceived, OutboxSaved, StopRequested
+from edge_node.engine.machine import NodeMachine, NodeSettings
+from edge_node.runtime.executor import NodeExecutor, NodeParts
+from edge_node.runtime.inbound import Inbound as NodeInbound
+from edge_node.storage.store import NodeStore
+from edge_node.training.worker import TrainingSetup
+from federation.protocol.messages import CoordinatorState, RoundAnnouncement
+from federation.protocol.signing import Reader, Writer
+from federation.runtime.session import SessionSettings
+from federation.runtime.transport import MessageReceived
+from fedmq.simulation.protocol.actors import Actor
+from fedmq.simulation.protocol.keys import SimKeys
+from fedmq.simulation.protocol.processes import TOPICS, Life, Place
+from fedmq.simulation.world.disks import Disk
+from fedmq.simulation.world.trainer import SimTrainer, Spoiler, Stragglers
+from fedmq.simulation.world.transport import SimTransport
+
+__all__ = ["NodeActor"]
+
+
+class NodeActor(Actor):
+    """One edge node over its restarts.
+
+    Args:
+        place: Where it lives.
+        disk: All that stays of it.
+        setup: Its task, and its id.
+        settings: What it is to do.
+        stragglers: How long it trains.
+        name: For the transcript, where another one has the same id.
+
+    Attributes:
+        wipes: How often its state folder was lost.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        disk: Disk[NodeStore],
+        setup: TrainingSetup,
+        settings: NodeSettings,
+        stragglers: Stragglers,
+        *,
+        name: str = "",
+    ) -> None:
+        name = name or setup.node
+        super().__init__(name, place.surroundings, disk, crash=place.surroundings.dice.plan.node_crash)
+        self._place, self.disk, self._setup, self._settings = place, disk, setup, settings
+        self._stragglers = stragglers
+        self._rng = place.surroundings.rng(f"{name}/time")
+        self._factor = stragglers.train_s * stragglers.node_factor(self._rng)
+        self._session = SessionSettings(client_id=setup.node)
+        self.wipes = 0
+        self._spoiler = Spoiler(self._dice, setup)
+        self._shared = {place.topics.round, place.topics.coordinator_state}
+
+    @property
+    def connections(self) -> tuple[str, ...]:
+        """Its MQTT id."""
+        return (self._setup.node,)
+
+    @property
+    def outbox(self) -> int:
+        """Updates without a final receipt on its disk; while that cannot be read, there may be one."""
+        return len(self.disk.store.outbox()) if self.disk.opened else 1
+
+    def build(self) -> Life:
+        """Connect, and go on where the store says."""
+        place, store, node = self._place, self.disk.store, self._setup.node
+        topics, key = place.topics, place.key(node)
+        will = node_will(Writer(topics, key), node, store)
+        receive = self.receiver()
+        transport = SimTransport(place.network, self._session, receive, will=will)
+        for topic_filter in topics.node_subscriptions(node):
+            transport.subscribe(topic_filter)
+        trainer = SimTrainer(self._world, self._setup, self._duration_s, self._spoiler.before(receive))
+        executor = NodeExecutor(
+            NodeParts(setup=self._setup, store=store, trainer=trainer, transport=transport, topics=topics, signer=key)
+        )
+        rng, recovered = self.surroundings.rng(f"{self.name}/{store.incarnation}").random, executor.recovered()
+        for one in (recovered, *recovered.hidden):
+            place.witness.has(self.name, one.outbox, self._spoiler.made)
+        machine = NodeMachine(self._settings, store.incarnation, recovered, rng=rng, state_id=store.state_id)
+        self._inbound = NodeInbound(topics, node, place.keys)
+        return Life(
+            machine=machine,
+            executor=executor,
+            translate=self._event,
+            transports=(transport,),
+            end=trainer.abandon,
+        )
+
+    def stop_request(self) -> object:
+        """What a signal tells the process."""
+        return StopRequested()
+
+    def rests(self) -> None:
+        """Its state folder may be lost now."""
+        if self._dice.happens(self._dice.plan.wipe):
+            self.wipes += 1
+            self._note("state lost")
+            self.disk.wipe()
+            self._place.witness.wiped(self.name)
+
+    def after(self, effect: Any, events: list[Any]) -> None:
+        """Watch what it has done."""
+        del effect
+        saved = [event.entry for event in events if isinstance(event, OutboxSaved)]
+        if saved:
+            self._place.witness.has(self.name, saved, self._spoiler.made)
+            if not self.disk.waited:
+                self._place.witness.too_early(self.name, 1)
+
+    def _event(self, item: object) -> Any:
+        # What everybody is told is the same value for everybody: decoded once, not by each of a thousand nodes.
+        if isinstance(item, MessageReceived) and item.topic in self._shared and item.payload:
+            event = _broadcast(item.topic, item.payload, signed=self._settings.signed)
+            if isinstance(event, AnnouncementReceived):
+                self._place.witness.node_sees(event.announcement)
+            return event
+        return self._inbound.translate(item)
+
+    def _duration_s(self) -> float:
+        return self._factor * self._rng.lognormvariate(0.0, self._stragglers.jitter)
+
+
+@lru_cache(maxsize=64)
+def _broadcast(topic: str, payload: bytes, *, signed: bool) -> AnnouncementReceived | CoordinatorStateReceived:
+    message = Reader(TOPICS, SimKeys() if signed else None).decode(topic, payload)
+    if isinstance(message, RoundAnnouncement):
+        return AnnouncementReceived(announcement=message)
+    assert isinstance(message, CoordinatorState)  # noqa: S101 - only our own coordinator publishes there
+    return CoordinatorStateReceived(state=message)
