@@ -1,19 +1,20 @@
-"""``fedmq.load``: a run that a coordinator has stored, or a study that was saved, as values."""
+"""``fedmq.load``: a run that a coordinator has stored or shows, or a study that was saved, as values."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from coordinator.artifacts.export import NEWEST, read_model
-from coordinator.artifacts.plots.run import Run, load_run
+from coordinator.artifacts.plots.run import NAME_MAX, Run, load_run, run_of_report
 from coordinator.config.sections import read_config
 from coordinator.storage.database import DATABASE
 from federation.errors import ConfigError
 from federation.task import Parameters
 from fedmq.api.curve import as_table, curve_points, main_metric
 from fedmq.api.pictures import draw_bands
+from fedmq.api.remote import SCHEMES, Fetching, RemotePage, fetched_json
 from fedmq.api.study import STUDY, Study, load_study
 
 if TYPE_CHECKING:
@@ -27,12 +28,14 @@ class StoredRun:
     """A coordinator's run; it may be going on.
 
     Attributes:
-        folder: Its state folder; None where only a report is there.
+        folder: Its state folder; None where only a report or a page is there.
         rows: Versions, nodes and updates as they were when it was loaded.
+        page: The page that shows it; None where it was not read from one.
     """
 
     folder: Path | None
     rows: Run
+    page: RemotePage | None = None
 
     @property
     def versions(self) -> Sequence[Any]:
@@ -54,6 +57,8 @@ class StoredRun:
             ConfigError: There is no such version, or this is a report, which holds no model.
             StorageError: There is no model yet, or it cannot be read.
         """
+        if self.page is not None:
+            return self.page.parameters(version)
         if self.folder is None:
             raise ConfigError("version", "a report holds no model: load the state folder", source=self.rows.name)
         return read_model(self.folder, version)[1]
@@ -68,21 +73,49 @@ class StoredRun:
         return draw_bands({self.rows.name: curve_points([self.rows], wanted)}, wanted, None if to is None else Path(to))
 
 
-def load(where: Path | str) -> StoredRun | Study:
+def load(
+    where: Path | str,
+    *,
+    digest: str | None = None,
+    token: str | None = None,
+    certificate: Path | str | None = None,
+    timeout_s: float = 60.0,
+) -> StoredRun | Study:
     """Read a run or a study.
 
     Args:
         where: A coordinator's state folder, its configuration or its report, or a folder of `Study.save`; a path, or
-            a ``file://`` URL.
+            a ``file://`` URL. Or an ``http(s)://`` URL: of a report, or, with a slash at the end, of the page that
+            ``coordinator serve`` shows.
+        digest: Of a report at a URL: ``sha256:…`` of what must come.
+        token: Of a page, where it is not in the URL.
+        certificate: PEM file of the authority behind the server's certificate; None: those of the system.
+        timeout_s: For each answer of a URL, in seconds.
 
     Raises:
         ConfigError: It is none of these, or another kind of URL.
-        StorageError: It cannot be read.
+        StorageError: It cannot be read, is too large or too slow, or has another digest.
     """
+    url = urlsplit(str(where))
+    how = Fetching(
+        digest=digest, token=token, certificate=None if certificate is None else Path(certificate), timeout_s=timeout_s
+    )
+    if url.scheme in SCHEMES:
+        return _load_url(url, how)
+    if how != Fetching(timeout_s=timeout_s):
+        raise ConfigError("load", "digest, token and certificate are for http:// and https://", source="fedmq.load")
     path = _path(where)
     if (path / STUDY).is_file():
         return load_study(path)
     return StoredRun(folder=_state_folder(path), rows=load_run(path))
+
+
+def _load_url(url: SplitResult, how: Fetching) -> StoredRun:
+    if url.path.endswith("/") or not url.path:
+        page = RemotePage.at(url, how)
+        rows = run_of_report(page.report(), Path(url.netloc))
+        return StoredRun(folder=None, rows=replace(rows, name=url.netloc[-NAME_MAX:]), page=page)
+    return StoredRun(folder=None, rows=run_of_report(fetched_json(url.geturl(), how), Path(unquote(url.path))))
 
 
 def _path(where: Path | str) -> Path:
@@ -90,7 +123,7 @@ def _path(where: Path | str) -> Path:
     if url.scheme == "file":
         return Path(unquote(url.path))
     if len(url.scheme) > 1:
-        problem = f"{url.scheme}:// is not read; give a state folder, a report, or a folder of Study.save"
+        problem = f"{url.scheme}:// is not read; give a state folder, a report, a folder of Study.save, or http(s)://"
         raise ConfigError("load", problem, source="fedmq.load")
     return Path(where).expanduser()
 

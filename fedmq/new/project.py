@@ -17,7 +17,7 @@ import typer
 from federation.command_line import JsonOption
 from federation.errors import ConfigError, StorageError
 from federation.storage.folder import write_file
-from fedmq.new.samples import CLASSES, FEATURES, TARGET, write_arrays, write_pictures, write_table
+from fedmq.new.samples import CLASSES, FEATURES, TARGET, write_arrays, write_pictures, write_table, write_texts
 
 __all__ = ["Kind", "Wish", "make_project", "new"]
 
@@ -40,6 +40,7 @@ class Kind(StrEnum):
     TORCH = "torch"
     SKLEARN = "sklearn"
     FLOWER = "flower"
+    LORA = "lora"
 
 
 TABLES = frozenset({Kind.CSV, Kind.SKLEARN})
@@ -132,6 +133,8 @@ def _write_data(wish: Wish) -> None:
     data.mkdir()
     if wish.kind in {Kind.TORCH, Kind.FLOWER}:
         write_arrays(data / "examples.npz")
+    elif wish.kind is Kind.LORA:
+        write_texts(data)
     elif wish.kind is Kind.PICTURES:
         write_pictures(data / "pictures")
     elif wish.table is None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from federation.errors import ConfigError
 
-__all__ = ["CLASSES", "FEATURES", "TARGET", "write_arrays", "write_pictures", "write_table"]
+__all__ = ["CLASSES", "FEATURES", "TARGET", "write_arrays", "write_pictures", "write_table", "write_texts"]
 
 CLASSES = ("ok", "worn")
 """What the table's target says, and what folders of pictures are called."""
@@ -15,6 +15,9 @@ CLASSES = ("ok", "worn")
 FEATURES, TARGET = ("heat", "vibration", "current"), "state"
 ROWS = 400
 """Of the table, and of the arrays."""
+
+TEXTS = 120
+"""To train on."""
 
 PICTURES = 30
 """Of each class."""
@@ -39,6 +42,15 @@ def write_arrays(path: Path) -> None:
     """``x``, float32 of shape (400, 20), and ``y``: whether its first half weighs more than its second."""
     x = np.random.default_rng(1).normal(size=(ROWS, 20)).astype(np.float32)
     np.savez(path, x=x, y=(x[:, :10].sum(1) > x[:, 10:].sum(1)).astype(np.int64))
+
+
+def write_texts(folder: Path) -> None:
+    """Lines of a machine's log, one text each: those to train on, and those to test with."""
+    rng = np.random.default_rng(1)
+    for name, count in (("texts.txt", TEXTS), ("test.txt", TEXTS // 4)):
+        numbers, states = rng.integers(1, 10, count), rng.integers(0, len(CLASSES), count)
+        lines = [f"press {number}: tool is {CLASSES[state]}" for number, state in zip(numbers, states, strict=True)]
+        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def write_pictures(folder: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from fedmq.cli import make_app
 from fedmq.new.project import Kind, Wish, make_project
 
 ROOT = Path(__file__).parents[4]
+NEEDED = {Kind.FLOWER: "flwr", Kind.LORA: "peft"}
 
 
 def run(*arguments: str) -> str:
@@ -27,12 +29,13 @@ def run(*arguments: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[pytest.mark.frameworks] if kind is Kind.FLOWER else []) for kind in Kind]
+    "kind", [pytest.param(kind, marks=[pytest.mark.frameworks] if kind in NEEDED else []) for kind in Kind]
 )
 def test_a_new_project_passes_its_own_test(kind: Kind, tmp_path: Path) -> None:
-    if kind is Kind.FLOWER:
-        pytest.importorskip("flwr", reason="flwr is not installed (make test-frameworks)")
+    if kind in NEEDED and find_spec(NEEDED[kind]) is None:
+        pytest.skip(f"{NEEDED[kind]} is not installed (make test-frameworks)")
     folder = tmp_path / "press"
     said = run(str(folder), "--from", kind)
     assert f"{folder / 'task.py'}" in said

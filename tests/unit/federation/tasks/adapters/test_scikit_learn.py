@@ -213,6 +213,30 @@ def test_with_the_same_passes_the_federation_is_as_good_as_all_rows_in_one_place
     assert result.versions[-1].metrics["accuracy"] > pooled.score(*server.examples.evaluation) - 0.005
 
 
+@pytest.mark.parametrize(
+    ("pooled_rate", "rate"),
+    [
+        # A node makes a quarter of the steps of all rows in one place, so that their mean goes a quarter of the way.
+        ('learning_rate="constant", eta0=0.02', 'learning_rate="constant", eta0=0.08'),
+        # These schedules count the rows that were seen: a node's rate is four times that of all rows by itself.
+        ('learning_rate="optimal"', 'learning_rate="optimal"'),
+    ],
+)
+def test_four_nodes_with_rates_for_four_are_as_good_as_all_rows_in_one_place(
+    pooled_rate: str, rate: str, tmp_path: Path
+) -> None:
+    text = AVERAGED.replace("shuffle=False, ", "random_state=1, ").replace('learning_rate="constant", eta0=0.02', "{}")
+    file = tmp_path / "rated.py"
+    file.write_text(text.format(rate))
+    _, result = train_simulated(str(file), nodes=4, rounds=25)
+    space: dict[str, Any] = {}
+    exec(text.format(pooled_rate), space)  # noqa: S102 - the text of the file
+    server, pooled = space["build"](SERVER), space["make"]()
+    for _ in range(25):
+        pooled.partial_fit(*server.examples.known(), classes=np.arange(10))
+    assert result.versions[-1].metrics["accuracy"] > pooled.score(*server.examples.evaluation) - 0.005
+
+
 def test_the_pages_example_learns_and_has_ten_lines(tmp_path: Path) -> None:
     file, code = tmp_path / "my_task.py", code_block(PAGE, "load_digits")
     file.write_text(code)
