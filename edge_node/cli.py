@@ -105,6 +105,9 @@ def join(
     into: Annotated[Path | None, typer.Option(help="Folder for settings, key and state. Default: NODE.")] = None,
     task: TaskOption = None,
     data: DataOption = None,
+    helper: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=KEY", help="Pin a helper of masked sums, by its owner's word.")
+    ] = None,
     start: Annotated[bool, typer.Option("--run", help="Take part at once, as edge-node run would.")] = False,
 ) -> None:
     """Install an enrolment file on this device; a second one for the same node renews its certificate.
@@ -114,9 +117,15 @@ def join(
       edge-node join edge-01.fedmq --run
       edge-node join edge-01.fedmq --into /etc/fedmq --task my_task.py:build --data /data
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
-    from edge_node.setup.join import install  # noqa: PLC0415 - as in `_run`
+    from edge_node.setup.join import install, own_key_line, proposal  # noqa: PLC0415 - as in `_run`
 
-    folder = install(file, into, task=task, data=data)
+    folder, proposed = install(file, into, task=task, data=data, helpers=helper or ()), proposal(file)
+    if proposed:
+        typer.echo("the server names these helpers of masked sums; compare each line with who runs it, then pin it")
+        typer.echo("with --helper, or as privacy.helpers in the settings:")
+        for one in proposed:
+            typer.echo(f"  {one}")
+        typer.echo(f"and give each of them this node's own line: {own_key_line(folder)}")
     typer.echo(f"joined: settings, certificate and key are in {folder}; {file} is not needed any more: delete it")
     if start:
         raise typer.Exit(_run(folder, {}))

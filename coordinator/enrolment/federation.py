@@ -2,6 +2,7 @@
 
 import datetime as dt
 import os
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from coordinator.enrolment.folder import FleetFolder
 from coordinator.enrolment.issuing import Applicant, applicant_of, issue_to
 from coordinator.enrolment.register import Issued, Register, load_register, locked, save_register
 from coordinator.enrolment.texts import FleetPlan, access_rules, broker_text, compose_text, settings_text
+from federation.config import CONFIG_BYTES_MAX
 from federation.errors import ConfigError, LocalProtocolError
 from federation.identity.bundle import BUNDLE_BYTES_MAX, encode_bundle
 from federation.identity.certificates import (
@@ -209,8 +211,22 @@ class Fleet:
         self._write_rules(register)
         coordinator_key = self._signing_key().public_pem
         for one in made:
-            bundle = one.bundle(register, authority, coordinator_key)
+            bundle = one.bundle(register, authority, coordinator_key, self._helpers())
             write_text(self.folder.bundle(one.name), encode_bundle(bundle), mode=PRIVATE)
+
+    def _helpers(self) -> tuple[str, ...]:
+        """The helpers of masked sums, as the coordinator's settings in this folder list them.
+
+        Raises:
+            ConfigError: The settings cannot be read.
+        """
+        if not self.folder.config.exists():
+            return ()
+        try:
+            settings = tomllib.loads(read_text(self.folder.config, bytes_max=CONFIG_BYTES_MAX))
+            return tuple(str(one) for one in settings.get("privacy", {}).get("helpers", ()))
+        except (tomllib.TOMLDecodeError, AttributeError, TypeError) as error:
+            raise ConfigError("privacy.helpers", f"cannot be read: {error}", source=str(self.folder.config)) from error
 
     def _issue_server(self, register: Register, authority: Identity, hosts: Sequence[str], days: int) -> Register:
         entries = []

@@ -51,8 +51,10 @@ class Enrolled:
     key: str | None
     signing_key: str | None
 
-    def bundle(self, register: Register, authority: Identity, coordinator_key: str) -> Bundle:
-        """The enrolment file."""
+    def bundle(
+        self, register: Register, authority: Identity, coordinator_key: str, helpers: tuple[str, ...] = ()
+    ) -> Bundle:
+        """The enrolment file; ``helpers`` are what the coordinator's settings list."""
         return Bundle(
             federation=register.federation,
             node=self.name,
@@ -63,6 +65,8 @@ class Enrolled:
             coordinator_key=coordinator_key,
             key=self.key,
             signing_key=self.signing_key,
+            helpers=helpers,
+            version=3 if helpers else 2,
         )
 
 

@@ -3,18 +3,20 @@
 import datetime as dt
 import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 from edge_node.config import CONFIG_FILE
 from federation.errors import ConfigError, LocalProtocolError
-from federation.identity.bundle import BUNDLE_BYTES_MAX, Bundle, decode_bundle
+from federation.identity.bundle import BUNDLE_BYTES_MAX, Bundle, decode_bundle, proposed_helpers
 from federation.identity.certificates import key_text, new_key, read_identity, read_key
+from federation.identity.helper_keys import PinnedHelper, in_key_order
 from federation.identity.private_files import PRIVATE, PUBLIC, read_text, write_text
 from federation.identity.request import encode_request, new_request
 from federation.identity.signing_keys import SigningKey, read_signing_key
 from federation.protocol.topics import validate_node_id
 
-__all__ = ["ask", "install"]
+__all__ = ["ask", "install", "own_key_line", "proposal"]
 
 AUTHORITY, CERTIFICATE, KEY = "ca.crt", "node.crt", "node.key"
 COORDINATOR_KEY, SIGNING_KEY = "coordinator.pub", "signing.key"
@@ -49,7 +51,35 @@ def ask(node: str, into: Path | None) -> Path:
     return file
 
 
-def install(file: Path, into: Path | None, *, task: str | None = None, data: Path | None = None) -> Path:
+def proposal(file: Path) -> tuple[PinnedHelper, ...]:
+    """The helpers of masked sums that an enrolment file names: a person compares them before they are pinned.
+
+    Raises:
+        ConfigError: The file is not valid.
+    """
+    bundle = decode_bundle(read_text(file, bytes_max=BUNDLE_BYTES_MAX), now=dt.datetime.now(dt.UTC))
+    return proposed_helpers(bundle)
+
+
+def own_key_line(folder: Path) -> str:
+    """``NODE=KEY``, by which a helper's administrator admits this node.
+
+    Raises:
+        ConfigError: The folder's settings or its key cannot be read.
+    """
+    settings = tomllib.loads(read_text(folder / CONFIG_FILE, bytes_max=BUNDLE_BYTES_MAX))
+    key = read_signing_key(read_text(folder / SIGNING_KEY, bytes_max=BUNDLE_BYTES_MAX), source=SIGNING_KEY)
+    return f"{settings['node']['id']}={key.public_hex}"
+
+
+def install(
+    file: Path,
+    into: Path | None,
+    *,
+    task: str | None = None,
+    data: Path | None = None,
+    helpers: Sequence[str] = (),
+) -> Path:
     """Install an enrolment file; settings that are there are kept when they are the same node's.
 
     Args:
@@ -57,6 +87,7 @@ def install(file: Path, into: Path | None, *, task: str | None = None, data: Pat
         into: The folder to make; None is the node's name, here.
         task: What this device trains; None is what the file says.
         data: Folder with this device's data; None is the task's own.
+        helpers: Helpers of masked sums to pin, as ``NAME=KEY`` each; settings that are there keep theirs.
 
     Returns:
         The folder.
@@ -80,7 +111,8 @@ def install(file: Path, into: Path | None, *, task: str | None = None, data: Pat
         raise ConfigError("--task", "this federation has a task of its own: name where it is on this device")
     _check_own_keys(folder, bundle)
     _write_identity(folder, bundle)
-    write_text(settings, _settings_text(bundle, chosen, data), mode=PUBLIC)
+    text = _settings_text(bundle, chosen, data) + _privacy_text(helpers)
+    write_text(settings, text, mode=PUBLIC)
     return folder
 
 
@@ -158,6 +190,21 @@ train_s_max = 3600
 # Outbox, residual, model; one process at a time.
 folder = "{{here}}/state"
 """
+
+
+def _privacy_text(helpers: Sequence[str]) -> str:
+    """What pins helpers; nothing where there are none.
+
+    Raises:
+        ConfigError: One of them is none.
+    """
+    try:
+        pinned = [str(one) for one in in_key_order(map(PinnedHelper.from_text, helpers))]
+    except LocalProtocolError as error:
+        raise ConfigError("--helper", str(error), source="command line") from error
+    if not pinned:
+        return ""
+    return f"\n[privacy]\n# Nothing is sent that is not masked for these.\nhelpers = {json.dumps(pinned)}\n"
 
 
 def _is_file(task: str) -> bool:

@@ -1,11 +1,12 @@
 """The enrolment file: one JSON document with all that a device needs to take part as one node, and nothing to run.
 
-Format, version 2. It MUST be UTF-8 JSON of at most 64 KiB with exactly these members: ``format``
-(``fedmq-enrolment``), ``version`` (2), ``federation``, ``node``, ``broker_url`` (mqtts or wss, without a password),
+Format, versions 2 and 3. It MUST be UTF-8 JSON of at most 64 KiB with exactly these members: ``format``
+(``fedmq-enrolment``), ``version`` (2 or 3), ``federation``, ``node``, ``broker_url`` (mqtts or wss, no password),
 ``task`` (name of a built-in task, or null), ``authority`` (PEM), ``certificate`` (PEM; its CN is ``node`` and
 ``authority`` has signed it), ``coordinator_key`` (PEM, Ed25519: whose word the node obeys), ``key`` and ``signing_key``
-(PEM; both null when the device has made them itself and asked with a request file). A reader MUST refuse everything
-else. A file with keys is a secret.
+(PEM; both null when the device has made them itself and asked with a request file). Version 3 has ``helpers`` besides:
+the helpers of masked sums that the server proposes, 1 to 7 texts ``NAME=KEY``. Nobody may pin them without a person's
+word. A reader MUST refuse everything else. A file with keys is a secret.
 """
 
 import datetime as dt
@@ -13,12 +14,14 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from federation.errors import ConfigError
+from federation.errors import ConfigError, LocalProtocolError
 from federation.identity.certificates import PEM_BYTES_MAX, check_identity, parsing, read_certificate, read_identity
+from federation.identity.helper_keys import PinnedHelper, in_key_order
 from federation.identity.signing_keys import read_public_key, read_signing_key
+from federation.protocol.limits import HELPERS_MAX
 from federation.runtime.address import parse_broker_url
 
-__all__ = ["BUNDLE_BYTES_MAX", "Bundle", "decode_bundle", "encode_bundle", "read_document"]
+__all__ = ["BUNDLE_BYTES_MAX", "Bundle", "decode_bundle", "encode_bundle", "proposed_helpers", "read_document"]
 
 BUNDLE_BYTES_MAX = 65_536
 
@@ -41,12 +44,13 @@ class Bundle(BaseModel):
         coordinator_key: The public key with which the coordinator signs.
         key: The certificate's private key; None when only the device has it.
         signing_key: The private key with which the node signs; None when only the device has it.
+        helpers: Helpers of masked sums as the server proposes them; who owns the node compares them and pins them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     format: Literal["fedmq-enrolment"] = "fedmq-enrolment"
-    version: Literal[2] = 2
+    version: Literal[2, 3] = 2
     federation: _Id
     node: _Id
     broker_url: Annotated[str, Field(max_length=512, pattern=r"^(mqtts|wss)://[^@\s\"\\]+\z")]
@@ -56,11 +60,14 @@ class Bundle(BaseModel):
     coordinator_key: _Pem
     key: Annotated[_Pem | None, Field(repr=False)] = None
     signing_key: Annotated[_Pem | None, Field(repr=False)] = None
+    helpers: Annotated[tuple[str, ...], Field(max_length=HELPERS_MAX)] = ()
 
 
 def encode_bundle(bundle: Bundle) -> str:
-    """The file's text."""
-    return bundle.model_dump_json(indent=1) + "\n"
+    """The file's text: version 2 where no helpers are proposed, which earlier releases read."""
+    if bundle.helpers:
+        return bundle.model_copy(update={"version": 3}).model_dump_json(indent=1) + "\n"
+    return bundle.model_dump_json(indent=1, exclude={"helpers"}) + "\n"
 
 
 def decode_bundle(text: str, *, now: dt.datetime) -> Bundle:
@@ -76,6 +83,9 @@ def decode_bundle(text: str, *, now: dt.datetime) -> Bundle:
     bundle = read_document(Bundle, text, source="enrolment file")
     parse_broker_url(bundle.broker_url, source="enrolment file")
     read_public_key(bundle.coordinator_key, source="enrolment file")
+    if bool(bundle.helpers) is not (bundle.version == 3):
+        raise ConfigError("enrolment file", "names helpers in version 3, and only there")
+    proposed_helpers(bundle)
     if (bundle.key is None) is not (bundle.signing_key is None):
         raise ConfigError("enrolment file", "has one private key of two")
     if bundle.key is not None and bundle.signing_key is not None:
@@ -86,6 +96,18 @@ def decode_bundle(text: str, *, now: dt.datetime) -> Bundle:
     with parsing("enrolment file"):
         check_identity(certificate, authority, name=bundle.node, now=now)
     return bundle
+
+
+def proposed_helpers(bundle: Bundle) -> tuple[PinnedHelper, ...]:
+    """The helpers that the server proposes, in the order of their keys.
+
+    Raises:
+        ConfigError: One of them is none.
+    """
+    try:
+        return in_key_order(map(PinnedHelper.from_text, bundle.helpers))
+    except LocalProtocolError as error:
+        raise ConfigError("enrolment file", str(error)) from error
 
 
 def read_document(model: type[DocumentT], text: str, *, source: str) -> DocumentT:

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import edge_node.cli
+import edge_node.config
 import sum_helper.cli
 from coordinator.cli import make_app
 from federation.errors import ConfigError
 from federation.identity.signing_keys import SigningKey
 from sum_helper.config import read_config
-from sum_helper.setup.folder import install
+from sum_helper.setup.folder import admit, install
 
 
 def coordinator(*arguments: str) -> str:
@@ -51,3 +53,30 @@ def test_a_file_with_private_keys_is_none_for_a_helper(tmp_path: Path, monkeypat
     coordinator("init", "plant", "--host", "broker.example", "--enroll", "edge-01")
     with pytest.raises(ConfigError, match="a helper makes its own"):
         install(Path("plant/enrolled/edge-01.fedmq"), None)
+
+
+def test_a_node_pins_a_helper_by_a_persons_word_and_never_by_the_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The enrolment file's list is a proposal: it is shown, and not obeyed."""
+    monkeypatch.chdir(tmp_path)
+    coordinator("init", "plant", "--host", "broker.example", "--enroll", "edge-01")
+    line = helper("init", "works-council")[1].strip().splitlines()[-1].strip()
+    file = Path("plant/coordinator.toml")
+    text, wanted = file.read_text(), f'[privacy]\nhelpers = ["{line}"]\n'
+    file.write_text(text.replace("[privacy]\n", wanted) if "[privacy]" in text else f"{text}\n{wanted}")
+    coordinator("enroll", "plant", "edge-02", "edge-03")
+    joined = CliRunner().invoke(edge_node.cli.app, ["join", "plant/enrolled/edge-02.fedmq"])
+    assert joined.exit_code == 0, joined.output
+    assert f"  {line}" in joined.output
+    assert "this node's own line: edge-02=" in joined.output
+    assert edge_node.config.read_config(Path("edge-02"), {}, environ={}).privacy.helpers == ()
+    pinned = CliRunner().invoke(edge_node.cli.app, ["join", "plant/enrolled/edge-03.fedmq", "--helper", line])
+    assert pinned.exit_code == 0, pinned.output
+    assert edge_node.config.read_config(Path("edge-03"), {}, environ={}).privacy.helpers == (line,)
+    wrong = CliRunner().invoke(
+        edge_node.cli.app, ["join", "plant/enrolled/edge-02.fedmq", "--into", "x", "--helper", "y"]
+    )
+    assert wrong.exit_code == 2
+    own = joined.output.split("own line: ")[1].split()[0]
+    assert admit(Path("register.json"), own) == ("edge-02", 1)

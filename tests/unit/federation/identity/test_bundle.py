@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.errors import ConfigError
-from federation.identity.bundle import BUNDLE_BYTES_MAX, Bundle, decode_bundle, encode_bundle
+from federation.identity.bundle import BUNDLE_BYTES_MAX, Bundle, decode_bundle, encode_bundle, proposed_helpers
 from federation.identity.certificates import Purpose, new_authority, new_identity
 from federation.identity.signing_keys import SigningKey
 
@@ -103,3 +103,34 @@ def test_a_large_or_deep_file_is_refused_before_it_is_parsed() -> None:
 def test_an_old_file_asks_for_a_new_one() -> None:
     with pytest.raises(ConfigError, match="ask for a new enrolment file"):
         decode_bundle(TEXT, now=NOW + dt.timedelta(days=366))
+
+
+HELPERS = tuple(f"box_{index}={SigningKey.new().public_hex}" for index in range(2))
+
+
+def test_a_proposal_of_helpers_is_version_3_and_without_one_it_is_version_2() -> None:
+    """Earlier releases read version 2, and nothing else."""
+    assert json.loads(TEXT)["version"] == 2
+    assert "helpers" not in json.loads(TEXT)
+    proposing = BUNDLE.model_copy(update={"helpers": HELPERS, "version": 3})
+    found = decode_bundle(encode_bundle(proposing), now=NOW)
+    assert found == proposing
+    assert {str(one) for one in proposed_helpers(found)} == set(HELPERS)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"version": 3},
+        {"version": 3, "helpers": []},
+        {"version": 2, "helpers": list(HELPERS)},
+        {"version": 3, "helpers": ["box"]},
+        {"version": 3, "helpers": [HELPERS[0], HELPERS[0]]},
+        {"version": 3, "helpers": [f"box_{index}={index:064x}" for index in range(8)]},
+        {"version": 4},
+    ],
+    ids=str,
+)
+def test_a_proposal_that_is_none_is_refused(members: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        decode_bundle(changed(**members), now=NOW)
