@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from federation.errors import RemoteProtocolError
 from federation.protocol.messages import Cohort, ModelPart, Reason, ReceiptStatus
-from federation.protocol.sum_messages import PrivacyTerms, SumRequest
+from federation.protocol.sum_messages import PrivacyTerms, SumRequest, Ticket
+from federation.protocol.wire import decode_message
 from federation.types import Digest, Epoch, Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
 
 SMALLER_IS_BETTER = ("loss", "error", "mse", "mae", "rmse", "perplexity")
@@ -92,6 +94,15 @@ class MaskedSeeds:
 
     ticket: bytes
     boxes: tuple[bytes, ...]
+
+
+def read_ticket(seeds: MaskedSeeds) -> Ticket | None:
+    """What the node has signed for the helpers; None where it is no ticket. Helpers look at the signature."""
+    try:
+        ticket = decode_message(seeds.ticket)
+    except RemoteProtocolError:
+        return None
+    return ticket if isinstance(ticket, Ticket) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,7 +54,8 @@ class PrivacySection(Section):
         threshold: So many of them must answer for a sum. Nothing is all of them.
         members_min: Fewest updates of a sum.
         levels: Largest magnitude of the integers that a node's update is rounded to; 1 is the smallest upload.
-        step: What one of them is worth in the first version; later ones follow the length of the updates.
+        step: What one of them is worth in the first version; later ones follow the length of the updates. Nothing sends
+            the first version finely, in 21 bits and those of the sum.
         clip: Updates are scaled down to this L2 norm by their nodes; nothing leaves them.
         importance_cap: Updates weigh by their examples up to so many. Nothing counts all alike.
     """
@@ -67,7 +68,7 @@ class PrivacySection(Section):
     threshold: PositiveInt | None = None
     members_min: Annotated[int, Field(ge=MEMBERS_LEAST, le=MEMBERS_MAX)] = 8
     levels: Annotated[int, Field(ge=1, le=LEVELS_MAX)] = 1
-    step: PositiveFloat = 1e-3
+    step: PositiveFloat | None = None
     clip: PositiveFloat | None = None
     importance_cap: Annotated[int, Field(ge=1, le=INT32_MAX // MEMBERS_MAX)] | None = None
 

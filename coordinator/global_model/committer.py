@@ -22,10 +22,12 @@ from coordinator.records import BatchRecord, Member, VersionRecord
 from coordinator.storage.store import Commit, Figures, ModelState
 from coordinator.strategies.strategy import Averaging, Strategy
 from federation.errors import ConfigError, DamagedStore, StorageError
+from federation.privacy.terms import shape_of, terms_digest
 from federation.protocol.messages import ModelPart, PartKind, Reason, RoundAnnouncement
 from federation.protocol.sum_messages import PrivacyTerms
 from federation.types import Digest, ModelVersion, UpdateId
 from update_codec import Manifest, NonFiniteError, Vectors
+from update_codec.masking import Shape
 
 __all__ = ["Committer", "CommitterSettings", "SumStore", "first_commit", "masked_combine"]
 
@@ -134,6 +136,17 @@ class Committer:
         """Under which updates from the head are masked; None where they are not."""
         masked = self._settings.masked
         return None if masked is None else masked.terms(self.manifest, self._model.strategy)
+
+    def shape_for(self, terms: Digest) -> Shape | None:
+        """The shape of updates under the terms of this digest; None where nothing is masked.
+
+        Only those of the first version have another one: that is sent finely.
+        """
+        masked = self._settings.masked
+        if masked is None:
+            return None
+        first, settled = masked.terms(self.manifest, {}), masked.settled(self.manifest)
+        return shape_of(first if terms_digest(first) == terms else settled)
 
     def as_published(self, record: VersionRecord) -> VersionRecord:
         """A version as it is published: who asks may know the head by parts that were damaged meanwhile."""

@@ -7,8 +7,9 @@ With q_i the integers of member i, of magnitude at most L, m_i its masks and K t
 so the sum is exact, and one beyond K L tells that somebody has not kept to L: then nobody can say who, and the whole
 batch goes [FED-158]. The aggregate is step / W times the sum, with W the members, or the sum of their importance.
 
-The step follows the updates: with s the geometric mean of the lengths of what the members had to send (their residuals
-included), d the parameters and L the levels,
+Nobody knows the length of updates before the first version, so that one is sent finely, whatever the levels: in steps
+of 2^-22 up to 1/4. From then on the step follows the updates: with s the geometric mean of the lengths of what the
+members had to send (their residuals included), d the parameters and L the levels,
 
     step' = 1.5 L^(-3/4) s / sqrt(d).
 
@@ -42,6 +43,10 @@ __all__ = ["MaskedCombine", "MaskedModel"]
 _STATE = "privacy.step"
 """In a model's state: the step, and the version since which it holds."""
 
+FIRST_LEVELS = 2**20 - 1
+FIRST_STEP = 2.0**-22
+"""Of the first version, where no step is given."""
+
 STEP_FACTOR_MAX = 4.0
 """Most that one change multiplies or divides the step by, after the first one."""
 
@@ -58,7 +63,7 @@ class MaskedModel:
         threshold: Helpers that must answer.
         members: Most updates of a version.
         levels: Largest magnitude of an update's integers.
-        first_step: What one is worth before any length was heard.
+        first_step: What one is worth before any length was heard; None sends the first version finely.
         clip: L2 norm that nodes scale their updates down to; None does not.
         importance_cap: Examples from which on an update counts whole; None counts all alike.
         patience: Versions for which a step holds at least.
@@ -69,13 +74,15 @@ class MaskedModel:
     threshold: int
     members: int
     levels: int
-    first_step: float
+    first_step: float | None = None
     clip: float | None = None
     importance_cap: int | None = None
     patience: int = 1
 
     def terms(self, manifest: Manifest, state: State) -> PrivacyTerms:
         """Under which updates from the version of this state are masked."""
+        step, since = self._step(state)
+        levels = FIRST_LEVELS if self.first_step is None and not since else self.levels
         return PrivacyTerms(
             scheme=SCHEME,
             helpers=self.helpers,
@@ -83,13 +90,17 @@ class MaskedModel:
             threshold=self.threshold,
             dimension=manifest.parameter_count,
             tail=tail_length(manifest.statistic_count),
-            step=self._step(state)[0],
-            levels=self.levels,
+            step=step,
+            levels=levels,
             members=self.members,
-            bits=bits_for(self.members * self.levels),
+            bits=bits_for(self.members * levels),
             clip=self.clip,
             importance_cap=self.importance_cap,
         )
+
+    def settled(self, manifest: Manifest) -> PrivacyTerms:
+        """Terms of the shape that all versions after the first one have."""
+        return self.terms(manifest, {_STATE: np.array([1.0, 1], np.float32)})
 
     def follow(
         self, state: State, version: int, length: float | None, parameters: int
@@ -113,7 +124,8 @@ class MaskedModel:
 
     def _step(self, state: State) -> tuple[float, int]:
         known = state.get(_STATE)
-        return (float(np.float32(self.first_step)), 0) if known is None else (float(known[0]), int(known[1]))
+        first = FIRST_STEP if self.first_step is None else self.first_step
+        return (float(np.float32(first)), 0) if known is None else (float(known[0]), int(known[1]))
 
 
 class MaskedCombine:

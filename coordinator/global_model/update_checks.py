@@ -3,11 +3,9 @@
 from collections import OrderedDict
 from collections.abc import Callable
 
-from coordinator.records import UpdateRecord
-from federation.privacy.terms import shape_of
+from coordinator.records import UpdateRecord, read_ticket
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import Reason
-from federation.protocol.sum_messages import PrivacyTerms
 from federation.types import Digest
 from update_codec import (
     CodecSpec,
@@ -20,7 +18,7 @@ from update_codec import (
     SpecError,
     inspect,
 )
-from update_codec.masking import read_masked
+from update_codec.masking import Shape, read_masked
 
 __all__ = ["Examine", "Inspections", "Refusal", "check_masked", "check_update"]
 
@@ -95,7 +93,7 @@ def check_update(record: UpdateRecord, payload: bytes, examine: Examine, norm_ma
 
 
 def check_masked(
-    record: UpdateRecord, payload: bytes, manifest: Manifest, terms: PrivacyTerms | None
+    record: UpdateRecord, payload: bytes, manifest: Manifest, shape_for: Callable[[Digest], Shape | None]
 ) -> Refusal | None:
     """Check size, digest, format, model and shape of a masked update: of its values nobody can say anything.
 
@@ -105,7 +103,7 @@ def check_masked(
         record: What was offered.
         payload: What arrived.
         manifest: The model's.
-        terms: Those of the head: all of a run have one shape; None: nothing is masked.
+        shape_for: The shape of updates under the terms of this digest; None where nothing is masked.
 
     Returns:
         Why it is refused, or None when it may be kept.
@@ -118,8 +116,9 @@ def check_masked(
         return Reason.INCOMPATIBLE, str(error)
     except FrameError as error:
         return Reason.MALFORMED_FRAME, str(error)
-    if terms is None or found.shape != shape_of(terms):
-        return Reason.TERMS, f"the frame is of {found.shape}, which is not announced"
+    ticket = None if record.seeds is None else read_ticket(record.seeds)
+    if ticket is None or found.shape != shape_for(ticket.terms):
+        return Reason.TERMS, f"the frame is of {found.shape}, and its terms are not"
     return None
 
 

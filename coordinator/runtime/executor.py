@@ -344,7 +344,7 @@ class CoordinatorExecutor:
     def _save_update(self, record: UpdateRecord, payload: bytes) -> Event:
         committer = self._parts.committer
         if record.seeds is not None:
-            found = check_masked(record, payload, committer.manifest, committer.terms)
+            found = check_masked(record, payload, committer.manifest, committer.shape_for)
         else:
             found = self._parts.check(record, payload, committer.examine, self._parts.update_norm_max)
         if found is not None:

@@ -44,6 +44,9 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
     ] = None,
     strategy: Annotated[str | None, typer.Option(help="fedavg, fedavgm, scaffold, ... Default: fits.")] = None,
     selector: Annotated[str, typer.Option(help="uniform, fair, reliable, capable, repeatable.")] = "uniform",
+    helpers: Annotated[
+        int, typer.Option(help="Helpers of masked sums: nobody sees a single update; needs --per-round 8.")
+    ] = 0,
     chaos: Annotated[bool, typer.Option(help="Kill one node in mid-training and start it again.")] = True,  # noqa: FBT002 - typer makes the flag of it
     report: Annotated[Path | None, typer.Option(help="Write the whole report as JSON.")] = None,
     keep: Annotated[
@@ -80,6 +83,7 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
             selector=selector,
             strategy=strategy,
             keep=keep,
+            helpers=helpers,
         )
     )
     if plot is not None:
@@ -136,6 +140,7 @@ def summary_table(report: Mapping[str, object]) -> Table:
         "bytes down": down,
         "loop / total": f"{_number(report, 'loop_wall_s'):.1f} s / {_number(report, 'total_wall_s'):.1f} s",
         "killed and back": _back(report),
+        **({"helpers": _helpers(report)} if report.get("helpers") else {}),
         "broker": str(report.get("broker")),
     }
     for name, value in rows.items():
@@ -147,6 +152,11 @@ def _back(report: Mapping[str, object]) -> str:
     """How many were killed and had an update applied after it; who was not back at the end is told."""
     killed, back = _number(report, "chaos_kills"), _number(report, "chaos_returns")
     return f"{back:.0f}" if back >= killed else f"{back:.0f} of {killed:.0f}: the run ended first"
+
+
+def _helpers(report: Mapping[str, object]) -> str:
+    """How many masked the sums, and what was killed of the servers meanwhile."""
+    return f"{report.get('helpers')}, each update masked; {_number(report, 'server_kills'):.0f} servers killed and back"
 
 
 def _final(report: Mapping[str, object]) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from coordinator.config.sections import read_config
 from coordinator.config.settings import committer_settings, engine_settings
 from coordinator.strategies.selection import make_selector
 from federation.errors import ConfigError
+from federation.protocol.limits import HELPERS_MAX
 from federation.protocol.messages import TrainSettings
 from federation.storage.folder import empty_folder
 from federation.tasks.data.partitioners import parse_partition
@@ -39,6 +40,7 @@ class DemoOptions:
         selector: Who is asked.
         strategy: Its name; None is what fits.
         keep: Where the coordinator's state stays, or None for nowhere.
+        helpers: Helpers of masked sums; 0 masks nothing.
     """
 
     task: str = "digits"
@@ -56,6 +58,7 @@ class DemoOptions:
     selector: str = "uniform"
     strategy: str | None = None
     keep: Path | None = None
+    helpers: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +96,8 @@ def make_plan(options: DemoOptions) -> DemoPlan:
     default_buffer = per_round if options.per_round else max(1, (2 * per_round + 2) // 3)
     buffer = _between("--buffer", options.buffer or default_buffer, 1, per_round)
     rounds = _between("--rounds", options.rounds or default_rounds(options.task), 1, 100_000)
+    if options.helpers:
+        _check_masked(options, buffer)
     if options.partition is not None:
         parse_partition(options.partition)
     if options.data is not None and not options.data.is_dir():
@@ -109,6 +114,19 @@ def make_plan(options: DemoOptions) -> DemoPlan:
         decided["keep"] = empty_folder(options.keep, "--keep")
     return DemoPlan(**asdict(options) | decided, settings=default_settings(options.task))
 
+
+def _check_masked(options: DemoOptions, buffer: int) -> None:
+    """The coordinator would refuse these, too, but only once everybody has been started."""
+    _between("--helpers", options.helpers, 1, HELPERS_MAX)
+    if buffer < MEMBERS_MIN:
+        problem = f"a masked sum has {MEMBERS_MIN} updates or more: --per-round {MEMBERS_MIN}, and as many --nodes"
+        raise ConfigError("--helpers", problem, source="command line")
+    if options.codec != DemoOptions().codec:
+        raise ConfigError("--codec", "masked updates have a codec of their own: leave it out", source="command line")
+
+
+MEMBERS_MIN = 8
+"""Fewest updates of a sum that helpers reveal, unless their administrators say otherwise."""
 
 ALWAYS = ("coordinator.app", "edge_node.app")
 WITHOUT_TORCH = ("null", "quadratic")
@@ -156,13 +174,14 @@ def coordinator_settings(plan: DemoPlan, *, broker_url: str, state: Path) -> Map
         "store": {"folder": str(state)},
         "task": task,
         "train": train | {"seed": plan.seed},
-        "codec": {"up": plan.codec} | ({} if plan.codec_down is None else {"down": plan.codec_down}),
+        "codec": ({} if plan.helpers else {"up": plan.codec})
+        | ({} if plan.codec_down is None else {"down": plan.codec_down}),
         "strategy": {"name": plan.strategy} | ({"nodes": plan.nodes} if plan.strategy == "scaffold" else {}),
         "round": {
             "concurrency": plan.per_round,
             "buffer": plan.buffer,
             "refill": plan.per_round if plan.synchronous else 1,
-            "quorum": max(1, plan.buffer // 2),
+            "quorum": max(MEMBERS_MIN if plan.helpers else 1, plan.buffer // 2),
             "max_staleness": 0 if plan.synchronous else 10,
             "versions": plan.rounds,
             "nodes_min": plan.nodes,
@@ -176,7 +195,7 @@ def coordinator_settings(plan: DemoPlan, *, broker_url: str, state: Path) -> Map
 
 
 def to_toml(sections: Mapping[str, Mapping[str, object]]) -> str:
-    """Write sections of plain values (strings, numbers, booleans) as TOML."""
+    """Write sections of plain values (strings, numbers, booleans, lists of these) as TOML."""
     lines: list[str] = []
     for name, values in sections.items():
         lines.append(f"[{name}]")
@@ -190,6 +209,8 @@ def _toml_value(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml_value, value))}]"
     escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 

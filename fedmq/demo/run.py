@@ -17,6 +17,7 @@ from federation.runtime.address import BrokerAddress, parse_broker_url, printabl
 from federation.runtime.local_broker import LocalBroker
 from federation.runtime.visit import clear_retained, visit_broker
 from fedmq.demo.fork_server import ForkServer
+from fedmq.demo.masks import Masks, ServerSaboteur, helper_names
 from fedmq.demo.plan import DemoPlan, check_plan, coordinator_settings, modules_of, to_toml
 from fedmq.demo.processes import Exited, Fleet, Line
 from fedmq.demo.story import NodeStory, Story
@@ -128,6 +129,11 @@ class Demo:
     fleet: Fleet
     saboteur: Saboteur
     interrupted: threading.Event = field(default_factory=threading.Event)
+    servers: ServerSaboteur = field(init=False)
+
+    def __post_init__(self) -> None:
+        """It kills the fleet's own processes."""
+        self.servers = ServerSaboteur(self.fleet)
 
     def run(self) -> Mapping[str, object]:
         """Run to the end.
@@ -188,7 +194,9 @@ class Demo:
     def _start(self, url: str) -> None:
         settings, node_settings = self.folder / "coordinator.toml", self.folder / "node.toml"
         state = self.plan.keep or self.folder / "coordinator"
-        settings.write_text(to_toml(coordinator_settings(self.plan, broker_url=url, state=state)))
+        masks = self._start_helpers(url)
+        more = {} if masks is None else masks.coordinator()
+        settings.write_text(to_toml({**coordinator_settings(self.plan, broker_url=url, state=state), **more}))
         # In a file that only we can read: the URL may hold a password, and a command line is for everybody's eyes.
         node_settings.write_text(to_toml({"broker": {"url": url}}))
         report = str(self.folder / "report.json")
@@ -196,8 +204,24 @@ class Demo:
             "coordinator", "coordinator", ["run", "--config", str(settings), "--log-json", "--report", report]
         )
         for index, name in enumerate(self.story.nodes):
+            if masks is not None:
+                node_settings = self.folder / f"{name}.toml"
+                node_settings.write_text(to_toml({"broker": {"url": url}, **masks.node(name)}))
             self.fleet.start(name, "edge_node", self._node_arguments(str(node_settings), name, index))
-        self.view.say(f"started 1 coordinator and {self.plan.nodes} edge nodes, each a process of its own")
+        helpers = f", {self.plan.helpers} helpers" if masks is not None else ""
+        self.view.say(f"started 1 coordinator{helpers} and {self.plan.nodes} edge nodes, each a process of its own")
+
+    def _start_helpers(self, url: str) -> Masks | None:
+        """The helpers of masked sums, and keys for everybody; None where nothing is masked."""
+        names = helper_names(self.plan.helpers)
+        if not names:
+            return None
+        masks = Masks.make(self.folder, self.plan.federation, self.story.nodes, names)
+        for name in names:
+            settings = self.folder / f"{name}.toml"
+            settings.write_text(to_toml(masks.helper(name, url)))
+            self.fleet.start(name, "sum_helper", ["run", "--config", str(settings), "--log-json"])
+        return masks
 
     def _node_arguments(self, settings: str, name: str, index: int) -> list[str]:
         plan = self.plan
@@ -234,12 +258,17 @@ class Demo:
             self.view.say(sentence)
         if sentence := self.saboteur.hear(line, version=self.story.version):
             self.view.pin(sentence)
+        if self.plan.helpers and self.plan.chaos and (sentence := self.servers.hear(line)):
+            self.view.pin(sentence)
         if self.story.hopeless:
             raise DemoFailed(nobody_trains(self.story.version, self.story.failing))
         if self.saboteur.victim is not None:
             self.story.nodes[self.saboteur.victim].state = "killed"
 
     def _is_over(self, exited: Exited) -> bool:
+        if sentence := self.servers.notice(exited):
+            self.view.pin(sentence)
+            return False
         sentence = self.saboteur.notice(exited)
         if sentence is not None:
             node = self.story.nodes[exited.source]
@@ -262,12 +291,14 @@ class Demo:
         return report | {
             "task": self.plan.task,
             "nodes": self.plan.nodes,
-            "codec": self.plan.codec,
+            "codec": "masked" if self.plan.helpers else self.plan.codec,
             "strategy": self.plan.strategy,
             "total_wall_s": total_wall_s,
             "broker": broker_name,
             "chaos_kills": int(self.saboteur.done),
             "chaos_returns": int(self.saboteur.returned),
+            "helpers": self.plan.helpers,
+            "server_kills": self.servers.kills,
         }
 
 

@@ -3,25 +3,14 @@
 from collections.abc import Collection, Iterable
 
 from coordinator.engine.settings import MaskingSettings
-from coordinator.records import BatchRecord, MaskedSeeds, UpdateRecord
-from federation.errors import RemoteProtocolError
+from coordinator.records import BatchRecord, MaskedSeeds, UpdateRecord, read_ticket
 from federation.privacy.terms import terms_digest
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import Reason, UpdateOffer
-from federation.protocol.sum_messages import PrivacyTerms, Ticket
-from federation.protocol.wire import decode_message
+from federation.protocol.sum_messages import PrivacyTerms
 from federation.types import Digest, HelperId, UpdateId
 
-__all__ = ["Holdings", "read_ticket", "seeds_of"]
-
-
-def read_ticket(seeds: MaskedSeeds) -> Ticket | None:
-    """What the node has signed for the helpers; None where it is no ticket. Helpers look at the signature."""
-    try:
-        ticket = decode_message(seeds.ticket)
-    except RemoteProtocolError:
-        return None
-    return ticket if isinstance(ticket, Ticket) else None
+__all__ = ["Holdings", "seeds_of"]
 
 
 def seeds_of(offer: UpdateOffer) -> MaskedSeeds | None:

@@ -182,3 +182,23 @@ def test_equal_terms_are_announced_after_a_restart() -> None:
     state = model().follow({}, 1, 0.123456789, 1_234)
     stored = {name: np.frombuffer(array.tobytes(), array.dtype) for name, array in state.items()}
     assert model().terms(manifest(), stored) == model().terms(manifest(), state)
+
+
+def test_the_first_version_is_sent_finely_where_no_step_is_given() -> None:
+    finely = model(first_step=None)
+    first = finely.terms(manifest(), {})
+    check_terms(first)
+    assert (first.levels, first.step, first.bits) == (2**20 - 1, 2.0**-22, 24)
+    batch = Batch(first)
+    updates = [batch.rng.normal(scale=0.01, size=300).astype(np.float32) for _ in range(5)]
+    for update in updates:
+        batch.add(update)
+    combine = batch.combine()
+    made = batch.aggregated(combine)
+    assert isinstance(made, Aggregated)
+    np.testing.assert_allclose(made.step.parameters, np.mean(updates, axis=0), atol=1e-6)
+    assert combine.tail is not None
+    after = finely.terms(manifest(), finely.follow({}, 1, combine.tail.length, 300))
+    assert (after.levels, after.bits) == (1, 5)
+    assert after.step == pytest.approx(1.5 * 0.01, rel=0.1)
+    assert shape_of(after) == shape_of(finely.settled(manifest()))

@@ -20,6 +20,7 @@ from federation.errors import ConfigError
 from federation.runtime.visit import Seen
 from federation.units import human_bytes
 from fedmq.demo.cli import demo, summary_table
+from fedmq.demo.masks import ServerSaboteur
 from fedmq.demo.plan import DemoOptions, check_plan, coordinator_settings, make_plan, to_toml
 from fedmq.demo.processes import NO_VARIABLES, Exited, Fleet, Line
 from fedmq.demo.run import (
@@ -318,6 +319,63 @@ def test_a_broker_s_password_is_neither_shown_nor_on_a_command_line(
     assert tomllib.loads((tmp_path / "node.toml").read_text())["broker"]["url"] == url
     assert "mqtt://127.0.0.1:1" in shown.getvalue()
     assert "Tr0ub4dor" not in shown.getvalue()
+
+
+class TestMasks:
+    def test_everybody_gets_what_a_masked_federation_needs_and_nothing_of_it_is_on_a_command_line(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("fedmq.demo.run.visit_broker", lambda *_, **__: Seen(accepted=True))
+        monkeypatch.setattr("fedmq.demo.run.clear_retained", lambda *_: None)
+        fleet = _ListingFleet(tmp_path)
+        plan = make_plan(DemoOptions(nodes=8, per_round=8, broker="mqtt://127.0.0.1:1", helpers=2))
+        make_demo(plan, PlainView(Console(file=io.StringIO())), make_story(plan), tmp_path)
+        story = make_story(plan)
+        Demo(
+            plan=plan,
+            story=story,
+            view=PlainView(Console(file=io.StringIO())),
+            folder=tmp_path,
+            fleet=fleet,
+            saboteur=Saboteur(fleet, enabled=False),
+        ).run()
+        config = read_config(tmp_path / "coordinator.toml", {}, environ={})
+        engine = engine_settings(config)
+        assert engine.masking is not None
+        assert sorted(engine.masking.helpers) == ["helper-0", "helper-1"]
+        assert (engine.buffer, engine.quorum, engine.codec_up) == (8, 8, "masked")
+        node = tomllib.loads((tmp_path / "node-3.toml").read_text())
+        assert set(node["privacy"]["helpers"]) == set(config.privacy.helpers)
+        helper = tomllib.loads((tmp_path / "helper-0.toml").read_text())
+        assert (helper["helper"]["id"], helper["federation"]["id"]) == ("helper-0", plan.federation)
+        assert len(fleet.commands) == 8 + 2 + 1
+        assert not any("PRIVATE" in command for command in fleet.commands)
+
+    @pytest.mark.parametrize(
+        ("flag", "options"),
+        [
+            ("--helpers", DemoOptions(nodes=9, helpers=2, per_round=7)),
+            ("--helpers", DemoOptions(nodes=9, helpers=8, per_round=8)),
+            ("--codec", DemoOptions(nodes=9, helpers=2, per_round=8, codec="balanced")),
+        ],
+    )
+    def test_what_masks_exclude_is_said_before_anything_starts(self, flag: str, options: DemoOptions) -> None:
+        with pytest.raises(ConfigError) as caught:
+            make_plan(options)
+        assert caught.value.key == flag
+
+    def test_a_helper_and_the_coordinator_are_killed_once_each_while_a_sum_is_under_way(self, tmp_path: Path) -> None:
+        fleet = _KillingFleet(tmp_path)
+        servers = ServerSaboteur(fleet)
+        assert servers.hear(line("coordinator", "batch_frozen", version=1)) is None
+        assert "SIGKILL to helper-0" in str(servers.hear(line("coordinator", "batch_frozen", version=2)))
+        assert servers.hear(line("coordinator", "batch_frozen", version=4)) is None, "one at a time"
+        assert servers.notice(Exited(source="node-1", generation=0, code=-9)) is None
+        assert "started again" in str(servers.notice(Exited(source="helper-0", generation=0, code=-9)))
+        assert "SIGKILL to coordinator" in str(servers.hear(line("coordinator", "batch_frozen", version=4)))
+        assert servers.notice(Exited(source="coordinator", generation=0, code=-9)) is not None
+        assert servers.hear(line("coordinator", "batch_frozen", version=5)) is None
+        assert servers.kills == 2
 
 
 class TestSaboteur:
