@@ -23,6 +23,8 @@ __all__ = ["SurveyChecker"]
 
 TOLERANCE = 1e-9
 
+OF_OTHERS = frozenset({Reason.BASE_MISMATCH, Reason.NOT_ASSIGNED})
+
 
 class SurveyChecker:
     """Its own ledger of the evaluations.
@@ -109,8 +111,8 @@ class SurveyChecker:
     def receipted(self, node: NodeId, receipt: EvaluationReceipt) -> None:
         """A receipt is said."""
         if receipt.status is ReceiptStatus.REFUSED:
-            # Of a version that another copy of the store has made, and this one has not, or has made another one.
-            if self._copied and receipt.reason is Reason.BASE_MISMATCH:
+            # Of a version that another copy of the store has made: this one has not, or another one, for other nodes.
+            if self._copied and receipt.reason in OF_OTHERS:
                 return
             self._say(f"honest work was refused: {node}'s evaluation of version {receipt.version}, {receipt.reason}")
             return

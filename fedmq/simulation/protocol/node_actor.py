@@ -134,6 +134,6 @@ class NodeActor(Actor):
 def _broadcast(topic: str, payload: bytes, *, signed: bool) -> AnnouncementReceived | CoordinatorStateReceived:
     message = Reader(TOPICS, SimKeys() if signed else None).decode(topic, payload)
     if isinstance(message, RoundAnnouncement):
-        return AnnouncementReceived(announcement=message)
+        return AnnouncementReceived(announcement=message, payload=payload)
     assert isinstance(message, CoordinatorState)  # noqa: S101 - only our own coordinator publishes there
-    return CoordinatorStateReceived(state=message)
+    return CoordinatorStateReceived(state=message, payload=payload)
