@@ -75,6 +75,7 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
     app.command(epilog=EXIT_CODES)(run)
     app.command()(status)
     app.command()(why)
+    app.command()(privacy)
     app.command()(doctor)
     return app
 
@@ -174,11 +175,23 @@ def status(
 
 def why(*, config: ConfigOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Say what the coordinator waits for, for whom and since when."""
+    from coordinator.monitoring.privacy import privacy_line, privacy_row, read_privacy  # noqa: PLC0415
     from coordinator.monitoring.state_files import read_waiting  # noqa: PLC0415
     from coordinator.monitoring.why import explain  # noqa: PLC0415
 
-    waiting = read_waiting(_state_folder(config, state))
-    typer.echo(json.dumps(asdict(waiting)) if as_json else explain(waiting))
+    folder = _state_folder(config, state)
+    waiting, spent = read_waiting(folder), read_privacy(folder)
+    if as_json:
+        typer.echo(json.dumps(asdict(waiting) | ({} if spent is None else {"privacy": privacy_row(spent)})))
+        return
+    typer.echo("\n".join(line for line in (explain(waiting), privacy_line(spent)) if line))
+
+
+def privacy(*, config: ConfigOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
+    """State what this run has promised each row of the nodes' data, and what it has not, in words that can be filed."""
+    from coordinator.monitoring.privacy import show_privacy  # noqa: PLC0415
+
+    show_privacy(_state_folder(config, state), as_json=as_json)
 
 
 def doctor(*, config: Annotated[Path, typer.Option(exists=True)], as_json: JsonOption = False) -> None:

@@ -8,7 +8,18 @@ from federation.errors import RemoteProtocolError
 from federation.protocol.messages import Cohort, ModelPart, Reason, ReceiptStatus
 from federation.protocol.sum_messages import PrivacyTerms, SumRequest, Ticket
 from federation.protocol.wire import decode_message
-from federation.types import Digest, Epoch, Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
+from federation.types import (
+    Digest,
+    Epoch,
+    ExamplePrivacy,
+    Incarnation,
+    ModelVersion,
+    NodeId,
+    RoundId,
+    RunId,
+    SampledSteps,
+    UpdateId,
+)
 
 SMALLER_IS_BETTER = ("loss", "error", "mse", "mae", "rmse", "perplexity")
 """A metric whose name holds one of these is better when it is smaller."""
@@ -275,6 +286,23 @@ class Restored:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSpent:
+    """What is known of one node's privacy budget.
+
+    Attributes:
+        node: Whose.
+        steps: All that it has spent in this run, of each kind.
+        round: The newest round of which an update was charged.
+        privacy: What it was asked for last: budget and delta are in it.
+    """
+
+    node: NodeId
+    steps: tuple[SampledSteps, ...]
+    round: RoundId
+    privacy: ExamplePrivacy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveredState:
     """Everything the machine needs to go on where the store was left.
 
@@ -300,6 +328,7 @@ class RecoveredState:
         batch: The masked batch that is frozen and in no version yet.
         sums: The classes of it whose sums are here.
         terms: Under which the head's nodes mask; None where they do not.
+        spent: What nodes have spent under differential privacy.
     """
 
     run: RunId
@@ -323,3 +352,4 @@ class RecoveredState:
     batch: BatchRecord | None = None
     sums: frozenset[int] = frozenset()
     terms: PrivacyTerms | None = None
+    spent: Mapping[NodeId, NodeSpent] = field(default_factory=dict)

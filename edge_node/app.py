@@ -34,7 +34,7 @@ from federation.runtime.session import SessionSettings
 from federation.runtime.signals import StopSignals, leave_at_once
 from federation.runtime.supervision import Supervision
 from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox, Will
-from federation.task import Task, TaskContext, prepare, task_label
+from federation.task import Private, Task, TaskContext, prepare, task_label
 from federation.tasks.registry import load_task
 from federation.types import FederationId, NodeId
 from update_codec import Manifest
@@ -121,6 +121,16 @@ def _device(task: Task, config: NodeConfig) -> str:
     return "cpu" if config.training.device == "auto" else config.training.device
 
 
+def _keeps_privacy(task: Task) -> bool:
+    """Whether the task can be trained with differential privacy; why it cannot is said once, in the log."""
+    if not isinstance(task, Private):
+        return False
+    objection = task.private_objection()
+    if objection is not None:
+        get_log("node").info("no_differential_privacy", why=objection)
+    return objection is None
+
+
 def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
     setup = build_workshop(config)
     device = _device(setup.task, config)
@@ -145,7 +155,7 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
         helpers=inbound.masking,
     )
     executor = NodeExecutor(parts)
-    settings = node_settings(config, device, setup.manifest)
+    settings = replace(node_settings(config, device, setup.manifest), private=_keeps_privacy(setup.task))
     conditions, sensors = eligibility(config), Sensors()
     machine = NodeMachine(
         settings,

@@ -120,6 +120,9 @@ class BoundsSection(Section):
         max_steps: Steps of one round; 0 is no bound, else an announcement without a step limit is declined.
         model_bytes_max: Size of a model part, in bytes.
         train_s_max: Seconds of one training; then it is stopped and the round declined; 0 is no bound.
+        epsilon_max: Epsilon that this node spends for each of its examples, in all runs together; a round that would
+            exceed it, or is without differential privacy, is declined. Nothing is no bound.
+        epsilon_delta: The delta of that epsilon.
     """
 
     local_epochs_max: PositiveInt = 100
@@ -128,6 +131,8 @@ class BoundsSection(Section):
     max_steps: Annotated[int, Field(ge=0)] = 0
     model_bytes_max: PositiveInt = 1 << 30
     train_s_max: Seconds = 3_600.0
+    epsilon_max: PositiveFloat | None = None
+    epsilon_delta: Annotated[float, Field(ge=1e-9, le=1e-2)] = 1e-5
 
 
 class SecuritySection(Section):

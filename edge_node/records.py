@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from federation.protocol.messages import Proof, UpdateOffer
 from federation.task import Parameters
-from federation.types import NO_START, Digest, Epoch, ModelVersion, RoundId, RunId, Start
+from federation.types import NO_START, Digest, Epoch, ModelVersion, RoundId, RunId, SampledSteps, Start
 
 __all__ = [
     "NO_CHANGE",
@@ -108,6 +108,7 @@ class FinishedTraining:
         change: What the task wants to be kept on this node.
         attempt: The attempt that made it; None when the trainer does not say.
         masked: What goes to the helpers; None where the update is not masked.
+        spent: What it took of the node's budget.
     """
 
     round: RoundId
@@ -121,6 +122,7 @@ class FinishedTraining:
     change: StateChange = NO_CHANGE
     attempt: int | None = None
     masked: MaskedOffer | None = None
+    spent: SampledSteps | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +172,8 @@ class RecoveredNode(RecoveredRun):
 
     Attributes:
         hidden: What is kept of other runs, in any order.
+        spent: What was spent under differential privacy, by run; those that were forgotten since are among them.
     """
 
     hidden: tuple[RecoveredRun, ...] = ()
+    spent: Mapping[RunId, tuple[SampledSteps, ...]] = field(default_factory=dict)

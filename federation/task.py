@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from federation.picture import PictureInput
 from federation.protocol.limits import NAME_BYTES_MAX, fit_text
 from federation.protocol.messages import TrainSettings
+from federation.types import SampledSteps
 from update_codec import DeviceUpdate, Manifest, Role, Vectors
 
 Array = NDArray[np.generic]
@@ -83,6 +84,7 @@ class TrainResult:
         parameters: All tensors after training, with the names and shapes that came in.
         num_examples: Size of the local data set that was drawn from: the weight, at least 1.
         metrics: The task's own finite numbers.
+        spent: What the training took of the node's budget; a task that keeps `TrainSettings.privacy` must say it.
         steps: Gradient steps taken; only `Correctable.train_corrected` must say it.
         kept: Arrays that this node keeps from now on, whatever becomes of the update; see `Stateful`.
         pending: Float arrays that are added to what this node keeps when the update is applied, else dropped.
@@ -92,6 +94,7 @@ class TrainResult:
     num_examples: int
     metrics: Metrics = field(default_factory=dict)
     steps: int = 0
+    spent: SampledSteps | None = None
     kept: Parameters = field(default_factory=dict)
     pending: Parameters = field(default_factory=dict)
 
@@ -233,6 +236,18 @@ class Exportable(Protocol):
 
         Raises:
             TaskError: The inputs or the parameters cannot be used.
+        """
+
+
+@runtime_checkable
+class Private(Protocol):
+    """A task that can keep `TrainSettings.privacy`: then nothing else of its data may be in what it returns."""
+
+    def private_objection(self) -> str | None:
+        """Why its model or data cannot be trained on with differential privacy, or None.
+
+        Raises:
+            TaskError: The data cannot be read.
         """
 
 

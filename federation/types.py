@@ -78,3 +78,41 @@ class SumHelper:
     """A helper as the owner of topics: its name alone could be a node's, too."""
 
     name: HelperId
+
+
+PRIVATE_EXAMPLES = "private_examples"
+"""Name of the capability to keep differential privacy for each example: 1 where the node has it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledSteps:
+    """Steps of training with differential privacy that were taken, or are to be.
+
+    Attributes:
+        sampling_rate: Probability q with which each row was in a step's batch; 1 is no sampling.
+        noise: Standard deviation of the noise, in units of the clip.
+        steps: How many.
+    """
+
+    sampling_rate: float
+    noise: float
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExamplePrivacy:
+    """Local training with differential privacy for each example of a node's data.
+
+    Attributes:
+        clip: Most that one example's gradient may have as L2 norm.
+        noise: Standard deviation of the noise on a step's sum, in units of ``clip``.
+        sampling_rate: Probability with which each example is in a step's batch; the draw is the node's secret.
+        epsilon: Budget of a node in this run: it declines a turn that would exceed it.
+        delta: The delta of that epsilon.
+    """
+
+    clip: float
+    noise: float
+    sampling_rate: float
+    epsilon: float
+    delta: float

@@ -96,6 +96,22 @@ def check_combination(config: CoordinatorConfig, size: RoundSize) -> None:
         _check_robust(config, size)
     if config.privacy.masked:
         _check_masked(config, size)
+    if config.privacy.unit is not None:
+        _check_private(config)
+
+
+def _check_private(config: CoordinatorConfig) -> None:
+    """What would send something of the data beside the noisy update."""
+    if uses_controls(config):
+        raise ConfigError("strategy.name", "scaffold sends control variates beside the update, without noise")
+    if config.evaluation.nodes_every:
+        raise ConfigError("evaluation.nodes_every", "what nodes measure on their own data would leave without noise: 0")
+    for key, given in (
+        ("train.optimizer_state", config.train.optimizer_state == "kept"),
+        ("train.mixed_precision", config.train.mixed_precision not in (None, "off")),
+    ):
+        if given:
+            raise ConfigError(key, "is not for training with differential privacy: leave it out")
 
 
 def _check_synchronous(chosen: RoundSection) -> None:

@@ -1,6 +1,7 @@
-"""``[privacy]``: what those who carry contributions, or add them up, learn of them."""
+"""``[privacy]``: what those who carry contributions, add them up, or see the model learn of the data behind them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -10,11 +11,15 @@ from coordinator.global_model.masked import MaskedModel
 from federation.config import Section
 from federation.errors import ConfigError, LocalProtocolError
 from federation.identity.helper_keys import PinnedHelper, in_key_order
+from federation.privacy.accountant import NoisePlan, noise_for
 from federation.privacy.boxes import Kem
+from federation.privacy.budget import fits, turn_of
 from federation.privacy.classes import check_threshold
 from federation.privacy.terms import check_terms, helpers_digest
 from federation.protocol.limits import HELPERS_MAX, INT32_MAX, LEVELS_MAX, MEMBERS_LEAST, MEMBERS_MAX, TAIL_MAX
+from federation.protocol.messages import TrainSettings
 from federation.protocol.sum_messages import PrivacyTerms
+from federation.types import PRIVATE_EXAMPLES, ExamplePrivacy
 
 __all__ = [
     "PrivacySection",
@@ -22,7 +27,9 @@ __all__ = [
     "check_masked_model",
     "masked_model",
     "masking_settings",
+    "needs",
     "pinned_helpers",
+    "with_privacy",
 ]
 
 
@@ -58,6 +65,15 @@ class PrivacySection(Section):
             the first version finely, in 21 bits and those of the sum.
         clip: Updates are scaled down to this L2 norm by their nodes; nothing leaves them.
         importance_cap: Updates weigh by their examples up to so many. Nothing counts all alike.
+        unit: ``examples`` protects each row of a node's data by differential privacy, by noise on the node. Nothing is
+            no noise.
+        epsilon: Budget of each node in this run; it declines what would exceed it.
+        delta: The delta of that epsilon.
+        row_clip: Most that one row's gradient may have as L2 norm.
+        noise: Standard deviation of the noise on a step's sum, in units of ``row_clip``. Nothing is the least with
+            which a node that takes part in all ``round.versions`` stays within its budget.
+        sampling_rate: Probability with which a row is in a step's batch. It has no default: ``train.batch_size`` over
+            the rows of a node.
     """
 
     sealed: bool = False
@@ -71,6 +87,12 @@ class PrivacySection(Section):
     step: PositiveFloat | None = None
     clip: PositiveFloat | None = None
     importance_cap: Annotated[int, Field(ge=1, le=INT32_MAX // MEMBERS_MAX)] | None = None
+    unit: Literal["examples"] | None = None
+    epsilon: Annotated[float, Field(ge=1e-6, le=1e3)] = 8.0
+    delta: Annotated[float, Field(ge=1e-9, le=1e-2)] = 1e-5
+    row_clip: Annotated[float, Field(ge=1e-9, le=1e9)] = 1.0
+    noise: Annotated[float, Field(ge=0.1, le=1e6)] | None = None
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] | None = None
 
     @property
     def sealing(self) -> SealingSettings:
@@ -167,3 +189,49 @@ def check_masked_model(terms: PrivacyTerms | None, *, signs: bool) -> None:
         raise ConfigError("privacy.masked", str(error)) from error
     if not signs:
         raise ConfigError("security.signing_key", "helpers answer nobody who does not sign: privacy.masked needs it")
+
+
+def needs(asked: Mapping[str, float], chosen: PrivacySection) -> Mapping[str, float]:
+    """What a node must have to be asked to train: a node that does not know of privacy would train without it."""
+    return asked if chosen.unit is None else {**asked, PRIVATE_EXAMPLES: 1.0}
+
+
+def with_privacy(settings: TrainSettings, chosen: PrivacySection, versions: int) -> TrainSettings:
+    """The settings with what ``[privacy]`` says, for a run of so many versions; 0 is no end.
+
+    Raises:
+        ConfigError: Something is missing, or no turn fits the budget.
+    """
+    if chosen.unit is None:
+        return settings
+    if chosen.sampling_rate is None:
+        raise ConfigError("privacy.sampling_rate", "say it: train.batch_size over the rows that a node has")
+    if settings.batch_size == 0:
+        raise ConfigError("train.batch_size", "0 is as many rows as there are, which may not be seen: say a number")
+    privacy = ExamplePrivacy(
+        clip=chosen.row_clip,
+        noise=1.0 if chosen.noise is None else chosen.noise,
+        sampling_rate=chosen.sampling_rate,
+        epsilon=chosen.epsilon,
+        delta=chosen.delta,
+    )
+    if chosen.noise is None:
+        privacy = replace(privacy, noise=_least_noise(settings, privacy, versions))
+    if not fits((), turn_of(settings, privacy), epsilon=privacy.epsilon, delta=privacy.delta):
+        raise ConfigError("privacy.epsilon", f"{privacy.epsilon:g} is not enough for one turn: more noise, fewer steps")
+    return replace(settings, privacy=privacy)
+
+
+def _least_noise(settings: TrainSettings, privacy: ExamplePrivacy, versions: int) -> float:
+    """What a node needs that takes part in every version.
+
+    Raises:
+        ConfigError: The run has no end, or none is enough.
+    """
+    if not versions:
+        raise ConfigError("privacy.noise", "a run without round.versions needs it: there is no least noise for ever")
+    steps = turn_of(settings, privacy).steps * versions
+    try:
+        return noise_for(privacy.epsilon, privacy.delta, NoisePlan(sampling_rate=privacy.sampling_rate, steps=steps))
+    except ValueError as error:
+        raise ConfigError("privacy.epsilon", str(error)) from error

@@ -3,7 +3,7 @@
 from dataclasses import fields, replace
 
 from coordinator.config.combinations import check_combination, round_size, strategy_name, uses_controls
-from coordinator.config.privacy import masked_model, masking_settings
+from coordinator.config.privacy import masked_model, masking_settings, needs, with_privacy
 from coordinator.config.sections import CoordinatorConfig
 from coordinator.engine.early_stopping import Source, StoppingSettings
 from coordinator.engine.settings import EngineSettings, FederatedEvaluationSettings
@@ -62,7 +62,7 @@ def engine_settings(config: CoordinatorConfig) -> EngineSettings:
         over_selection=chosen.over_selection,
         signed=config.security.require_signatures,
         sealed=config.privacy.sealed,
-        needs={str(name): least for name, least in chosen.needs.items()},
+        needs=needs({str(name): least for name, least in chosen.needs.items()}, config.privacy),
         federated_evaluation=FederatedEvaluationSettings(
             every=config.evaluation.nodes_every,
             fraction=config.evaluation.nodes_fraction,
@@ -104,7 +104,7 @@ def train_settings(config: CoordinatorConfig) -> TrainSettings:
     if preset is not None and preset.proximal_mu:
         given = {"proximal_mu": preset.proximal_mu} | given
     settings = replace(default_settings(config.task.name), **({"seed": config.task.seed} | given))
-    settings = _with_optimizer(settings, config)
+    settings = with_privacy(_with_optimizer(settings, config), config.privacy, config.round.versions)
     return _with_controls(settings, config) if uses_controls(config) else settings
 
 

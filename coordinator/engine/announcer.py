@@ -21,6 +21,7 @@ from federation.protocol.cohort import COHORT_NODES_MAX, NOBODY, cohort_of
 from federation.protocol.limits import (
     COHORT_NODES_DESCRIBED_MAX,
     COHORT_NODES_MASKED_MAX,
+    COHORT_NODES_PRIVATE_MAX,
     DELTA_INLINE_BYTES_MAX,
     FINGERPRINT_BYTES,
     SEAL_NODES,
@@ -158,6 +159,8 @@ class Announcer:
         most = COHORT_NODES_MAX if self._state.inputs is None else COHORT_NODES_DESCRIBED_MAX
         if self._state.settings.masking is not None:
             most = COHORT_NODES_MASKED_MAX
+        if self._state.settings.train.privacy is not None:
+            most = COHORT_NODES_PRIVATE_MAX
         return most - SEAL_NODES if self._state.settings.sealed else most
 
     def announce_end(self) -> None:

@@ -67,6 +67,7 @@ class EarlyStopping:
         value: Its metric.
         metric: Its name, as it was reported; "" before the first such evaluation.
         waited: Evaluations since the last improvement, counted until the patience has ended.
+        over_budget: The nodes' privacy budgets are spent: no version can follow, whatever it would be worth.
     """
 
     def __init__(self, settings: StoppingSettings) -> None:
@@ -75,6 +76,7 @@ class EarlyStopping:
         self.value: float | None = None
         self.metric = ""
         self.waited = 0
+        self.over_budget = False
         self._reference: float | None = None
         self._newest = ModelVersion(0)
         self._sign = 1.0
@@ -83,6 +85,10 @@ class EarlyStopping:
     def exhausted(self) -> bool:
         """Whether the patience has ended; it does not begin again."""
         return 0 < self._settings.patience <= self.waited
+
+    def spend_budget(self) -> None:
+        """No budget is left, and it does not come back in this run."""
+        self.over_budget = True
 
     def observe(self, source: Source, version: ModelVersion, metrics: Mapping[str, float], *, kept: bool) -> bool:
         """Take an evaluation in, each version once and in their order; says whether it is the best one now.

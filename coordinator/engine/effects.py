@@ -8,6 +8,7 @@ from coordinator.records import (
     Attendance,
     Member,
     NodeResult,
+    NodeSpent,
     RoundRecord,
     TransferRecord,
     UpdateRecord,
@@ -47,6 +48,7 @@ __all__ = [
     "SaveAttendance",
     "SaveResult",
     "SaveRound",
+    "SaveSpent",
     "SaveVerdict",
     "SendCommand",
     "Stop",
@@ -204,6 +206,13 @@ class RetainModels:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SaveSpent:
+    """Raise what is known of a node's privacy budget, before its update is answered; else `StorageFailed`."""
+
+    spent: NodeSpent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SaveAttendance:
     """Add what was seen of nodes to what the store knows of them. Answers `AttendanceSaved` or `AttendanceNotSaved`."""
 
@@ -283,6 +292,7 @@ Effect = (
     | CloseFederatedEvaluation
     | RetainModels
     | SaveAttendance
+    | SaveSpent
     | ClearNodeState
     | FollowEnrolled
     | RotateKey

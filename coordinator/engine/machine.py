@@ -4,20 +4,20 @@ from collections.abc import Mapping
 from typing import assert_never
 
 from coordinator.engine import events
-from coordinator.engine.alarms import NAMES_MAX, Alarms, Waiting
+from coordinator.engine.alarms import NAMES_MAX, Alarms, StoragePause, Waiting
 from coordinator.engine.announcer import Announcer
 from coordinator.engine.attendance import AttendanceRecorder
 from coordinator.engine.effects import Effect, Stop
 from coordinator.engine.events import Answer, Event, News
 from coordinator.engine.federated_evaluation import FederatedEvaluation
 from coordinator.engine.fencing import STOPPED_S, Behind, Fence
+from coordinator.engine.ledger import PrivacyLedger
 from coordinator.engine.liveness import Liveness
 from coordinator.engine.masked.events import MaskedAnswer, MaskedNews
 from coordinator.engine.masked.sums import MaskedSums
 from coordinator.engine.round import Ask, AskReason, Commit, Situation, Wait, WaitReason, decide, waits_for
 from coordinator.engine.settings import EngineSettings
 from coordinator.engine.state import MachineState
-from coordinator.engine.storage_pause import StoragePause
 from coordinator.engine.update_receiver import UpdateReceiver
 from coordinator.engine.versions import Versions
 from coordinator.records import RecoveredState
@@ -50,6 +50,7 @@ class CoordinatorMachine:
         self._attendance = AttendanceRecorder(state)
         self._liveness = Liveness(state, self._fence, self._attendance, self._behind)
         self._alarms = Alarms(state)
+        self._ledger = PrivacyLedger(state, recovered)
         self._receiver = UpdateReceiver(state, recovered.transfers, self._behind)
         self._sums = MaskedSums(state, self._receiver, recovered)
         self._versions = Versions(state, self._receiver, self._announcer, self._sums, best=recovered.best)
@@ -57,8 +58,7 @@ class CoordinatorMachine:
         self._enrolled: events.NodesEnrolled | None = None
         self._enrolled_digest = ""
         self._stop_by: float | None = None
-        self._end_announced = False
-        self._stopped = False
+        self._end_announced = self._stopped = False
 
     def handle(self, event: Event | None, now: float) -> list[Effect]:
         """Take one event (None: the deadline has passed) and say what must be done, in order."""
@@ -165,9 +165,11 @@ class CoordinatorMachine:
                 pass  # before what fell due
             case events.NodeStateReceived():
                 self._liveness.observe(event.node, event.state)
+                self._ledger.born(event.node, event.state)
                 self._evaluation.seen(event.node)
             case events.OfferReceived():
                 self._meet(event.node)
+                self._ledger.offered(event.node, event.offer)
                 self._receiver.offer(event, self._pause.retry_s())
             case events.ChunkReceived():
                 if self._receiver.chunk(event):
@@ -177,6 +179,7 @@ class CoordinatorMachine:
             case events.DeclineReceived():
                 self._meet(event.node)
                 self._liveness.declined(event.node, event.decline)
+                self._ledger.declined(event.node, event.decline)
             case events.ReportReceived():
                 self._meet(event.node)
                 self._evaluation.report(event)
@@ -275,10 +278,8 @@ class CoordinatorMachine:
         """Whatever the disk was asked for is not there; it is asked again after the pause."""
         self._pause.begin(event)
         self._waiting.wait(WaitReason.STORAGE, self._names)
-        self._announcer.storage_failed()
-        self._versions.storage_failed()
-        self._sums.storage_failed()
-        self._evaluation.storage_failed()
+        for part in (self._announcer, self._versions, self._sums, self._evaluation):
+            part.storage_failed()
         self._attendance.failed()
         self._receiver.storage_failed(self._pause.retry_s())
 

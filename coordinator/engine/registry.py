@@ -152,6 +152,7 @@ class Registry:
         self._needs = {} if needs is None else needs
         self._entries: dict[NodeId, Entry] = {}
         self._assigned: set[NodeId] = set()
+        self._excluded: set[NodeId] = set()
         self._used: dict[NodeId, int] = {}
         self._resting: Timers[NodeId] = Timers()
         self._suspected: Timers[NodeId] = Timers()
@@ -266,6 +267,11 @@ class Registry:
             del self._used[node]
         self._refresh(node)
 
+    def exclude(self, node: NodeId) -> None:
+        """Never ask this node again in this run."""
+        self._excluded.add(node)
+        self._refresh(node)
+
     def gone(self) -> Iterator[NodeId]:
         """Known nodes that are not online, in the order in which they became known."""
         return (node for node, entry in self._entries.items() if not entry.online)
@@ -327,6 +333,7 @@ class Registry:
             and entry.compatible
             and entry.able
             and node not in self._assigned
+            and node not in self._excluded
             and self.used(node) < self._quota
             and node not in self._resting
         )

@@ -111,6 +111,8 @@ def _check_worth(offer: UpdateOffer, facts: Facts) -> Judgement | None:
         return Judgement(ruling=Ruling.STALE, reason=late)
     if facts.recent[offer.base_version] != offer.base_digest:
         return _refuse(Reason.BASE_MISMATCH)
+    if facts.settings.train.privacy is not None and offer.spent is None:
+        return _refuse(Reason.INCOMPATIBLE)  # it was made without noise [FED-185]
     return _refuse(Reason.QUOTA) if facts.used >= facts.settings.per_node_quota else None
 
 
@@ -154,6 +156,7 @@ class WaitReason(StrEnum):
     ASSIGNMENTS = "assignments"
     BEHIND = "behind"
     BROKER = "broker"
+    BUDGET = "budget"
     COMMITTING = "committing"
     FINISHED = "finished"
     HELPER = "helper"

@@ -58,8 +58,7 @@ class MachineState:
         self.settling_until: float | None = None
         self.heard = False
         self.behind = False
-        self.first_round = recovered.next_round
-        self.obeyed = False
+        self.first_round, self.obeyed = recovered.next_round, False
         self.began_ms = recovered.began_ms
         self.inputs = recovered.inputs
         self.recent = dict(recovered.recent)
@@ -107,14 +106,15 @@ class MachineState:
 
     @property
     def finished(self) -> bool:
-        """Whether the last version has been committed, or nothing better has come for too long."""
-        return 0 < self.settings.versions <= self.head.version or self.progress.exhausted
+        """Whether the last version has been committed, or nothing better can come."""
+        return 0 < self.settings.versions <= self.head.version or self.progress.exhausted or self.progress.over_budget
 
     @property
     def ending(self) -> WaitReason:
         """Why nothing follows where the run is finished."""
         complete = 0 < self.settings.versions <= self.head.version
-        return WaitReason.FINISHED if complete else WaitReason.STOPPED_EARLY
+        early = WaitReason.BUDGET if self.progress.over_budget else WaitReason.STOPPED_EARLY
+        return WaitReason.FINISHED if complete else early
 
     @property
     def oldest_base(self) -> ModelVersion:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coordinator.monitoring.curves import CurveKind, CurvePoint, curve_row, newest_by_node, read_curves
+from coordinator.monitoring.privacy import privacy_line, privacy_row, read_privacy
 from coordinator.monitoring.report import participation_row, version_figures
 from coordinator.monitoring.run_progress import read_run_progress, run_progress_lines, run_progress_row
 from coordinator.monitoring.state_files import (
@@ -68,6 +69,7 @@ def read_status(folder: Path) -> dict[str, object]:
         "counters": read_counters(folder),
         "behind": read_behind(folder),
         "claims": read_claims(folder),
+        "privacy": privacy_row(read_privacy(folder)),
         "restored": None if (restored := _restored(folder)) is None else asdict(restored),
     }
 
@@ -184,6 +186,8 @@ def _head(folder: Path, versions: list[VersionRow]) -> Iterator[Text]:
     run_progress = read_run_progress(folder)
     yield from map(Text, () if run_progress is None else run_progress_lines(run_progress))
     yield from map(Text, _begun_again(folder))
+    if spent := privacy_line(read_privacy(folder)):
+        yield Text(spent)
 
 
 def _failing(folder: Path, versions: list[VersionRow]) -> Iterator[Text]:

@@ -22,6 +22,10 @@ MEANINGS: Mapping[WaitReason, str] = {
         " a backup, or from this folder, with `coordinator restore`"
     ),
     WaitReason.BROKER: "the broker, which cannot be reached",
+    WaitReason.BUDGET: (
+        "nothing: fewer nodes than a version needs have any privacy budget left, and that ended the run"
+        " (coordinator privacy has what each has spent)"
+    ),
     WaitReason.COMMITTING: "the new version to be saved",
     WaitReason.HELPER: "its helper: without it no masked sum can be made",
     WaitReason.FINISHED: "nothing: the run is over, late updates still get their receipts",
@@ -40,7 +44,7 @@ MEANINGS: Mapping[WaitReason, str] = {
 }
 """Every reason of the machine in a person's words; a reason of another release is shown as it is."""
 
-OVER = frozenset({WaitReason.FINISHED, WaitReason.STOPPED_EARLY})
+OVER = frozenset({WaitReason.FINISHED, WaitReason.STOPPED_EARLY, WaitReason.BUDGET})
 
 
 def explain(waiting: Waiting) -> str:

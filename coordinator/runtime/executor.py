@@ -26,6 +26,7 @@ from coordinator.engine.effects import (
     SaveAttendance,
     SaveResult,
     SaveRound,
+    SaveSpent,
     SaveVerdict,
     SendCommand,
     Stop,
@@ -156,18 +157,16 @@ class CoordinatorExecutor:
     """
 
     def __init__(self, parts: ExecutorParts) -> None:
-        self._parts, self._store = parts, parts.store
-        self._sealing = parts.sealing
+        self._parts, self._store, self._sealing = parts, parts.store, parts.sealing
         close = None if parts.sealing is None else parts.sealing.part_chunk
         self._models = ModelPublisher(parts.store, parts.control, parts.data, parts.topics, close)
         self._writer = Writer(parts.topics, parts.signer, parts.sealing)
         if parts.sealing is not None:
             parts.sealing.publish = self._say_key
         self._masked = MaskedExecution(parts.store, parts.control, Writer(parts.topics, parts.signer))
-        self._failed = False
+        self._failed = self.stopped = False
         self._since: float | None = None
         self._verdicts = {ReceiptStatus.STALE: 0, ReceiptStatus.REFUSED: 0}
-        self.stopped = False
         self.stop_reason = self.other_run = ""
 
     @property
@@ -216,8 +215,8 @@ class CoordinatorExecutor:
                 yield ChunkStored(update=update, index=index)
             case DropTransfer(update=update):
                 yield TransferDropped(update=self._store.drop_transfer(update))
-            case SaveVerdict():
-                self._save_verdict(effect)
+            case SaveVerdict() | SaveSpent():
+                self._save_word(effect)
             case CommitVersion():
                 yield self._commit(effect)
             case FreezeBatch() | DropBatch() | StoreSumChunk() | StoreSum() | SendToHelper():
@@ -309,10 +308,10 @@ class CoordinatorExecutor:
 
     def _clear_node(self, node: NodeId) -> None:
         """What the broker retains of a node that has left, and for it."""
-        topics, control = self._parts.topics, self._parts.control
-        control.publish(topics.node_state(node), b"", qos=1, retain=True)
+        parts = self._parts
+        parts.control.publish(parts.topics.node_state(node), b"", qos=1, retain=True)
         if self._sealing is not None and self._sealing.on:
-            control.publish(topics.node_key(node), b"", qos=1, retain=True)
+            parts.control.publish(parts.topics.node_key(node), b"", qos=1, retain=True)
 
     def _follow(self, nodes: Collection[NodeId]) -> bool:
         """Somebody has left: the head's parts are closed anew, with a key that only the others get."""
@@ -348,8 +347,7 @@ class CoordinatorExecutor:
         else:
             found = self._parts.check(record, payload, committer.examine, self._parts.update_norm_max)
         if found is not None:
-            reason, detail = found
-            return UpdateRejected(update=record.update, node=record.node, reason=reason, detail=detail)
+            return UpdateRejected(update=record.update, node=record.node, reason=found[0], detail=found[1])
         self._store.save_update(record, payload)
         self._parts.traffic.pulled(record.fetched_bytes)
         return UpdateStored(update=record.update)
@@ -362,11 +360,14 @@ class CoordinatorExecutor:
             return AttendanceNotSaved()
         return AttendanceSaved(attendance=attendance)
 
-    def _save_verdict(self, effect: SaveVerdict) -> None:
+    def _save_word(self, effect: SaveVerdict | SaveSpent) -> None:
+        if isinstance(effect, SaveSpent):
+            return self._store.save_spent(effect.spent)
         self._store.save_verdict(effect.verdict, effect.record)
         self._verdicts[effect.verdict.status] += 1
         if effect.record is not None:
             self._parts.traffic.pulled(effect.record.fetched_bytes)
+        return None
 
     def _commit(self, effect: CommitVersion) -> Event:
         failpoint("coordinator_after_freeze")
@@ -378,7 +379,7 @@ class CoordinatorExecutor:
             return CommitFailed(culprits=result.culprits, reason=result.reason, detail=result.detail)
         self._since = now
         parts.traffic.take()
-        fields = {
+        said = {
             "version": result.version,
             "accepted": result.accepted,
             "stale": self._verdicts[ReceiptStatus.STALE],
@@ -388,13 +389,12 @@ class CoordinatorExecutor:
             "seconds": round(wall_s, 4),
             "reason": effect.reason,
         }
+        parts.say("version_committed", said)
         self._verdicts = dict.fromkeys(self._verdicts, 0)
-        parts.say("version_committed", fields)
         delta, terms = parts.committer.delta, parts.committer.terms
         return VersionCommitted(record=result, members=effect.members, delta=delta, terms=terms)
 
     def _evaluate(self, version: ModelVersion) -> Iterable[Event]:
-        committer = self._parts.committer
-        if version != committer.head.version:
+        if version != self._parts.committer.head.version:
             return (Evaluated(version=version, metrics={}, skipped=True),)
-        return self._parts.evaluator.submit(version, committer.evaluated_model)
+        return self._parts.evaluator.submit(version, self._parts.committer.evaluated_model)

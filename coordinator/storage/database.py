@@ -81,6 +81,14 @@ def _add_masked_sums(connection: Connection) -> None:
     )
 
 
+def _add_ledger(connection: Connection) -> None:
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS spent (node TEXT NOT NULL, sampling_rate REAL NOT NULL, noise REAL NOT NULL,"
+        " steps INTEGER NOT NULL, round INTEGER NOT NULL, clip REAL NOT NULL, epsilon REAL NOT NULL,"
+        " delta REAL NOT NULL, PRIMARY KEY (node, sampling_rate, noise)) WITHOUT ROWID"
+    )
+
+
 LAYOUT = Layout(
     tables=TABLES,
     read=_read_number,
@@ -93,6 +101,7 @@ LAYOUT = Layout(
         6: _add_medians,
         8: _add_restores,
         9: _add_masked_sums,
+        10: _add_ledger,
     },
 )
 

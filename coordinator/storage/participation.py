@@ -1,17 +1,26 @@
-"""Each node's part in the run: its attendance, which is counted here, and what became of its updates."""
+"""Each node's part in the run: its attendance, which is counted here, its updates, and what of its budget is spent."""
 
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from coordinator.records import Attendance, Attended
+from coordinator.records import Attendance, Attended, NodeSpent
 from coordinator.storage.schema import ATTENDED
 from coordinator.storage.store import Participation
 from federation.protocol.messages import Reason, ReceiptStatus
 from federation.storage.sqlite import Database, Readable, Row
-from federation.types import Incarnation, NodeId
+from federation.types import ExamplePrivacy, Incarnation, NodeId, RoundId, SampledSteps
 
-__all__ = ["OTHERS", "REASONS_MAX", "add_attendance", "advanced", "count_asked", "read_participation"]
+__all__ = [
+    "OTHERS",
+    "REASONS_MAX",
+    "add_attendance",
+    "advanced",
+    "count_asked",
+    "read_participation",
+    "read_spent",
+    "save_spent",
+]
 
 REASONS_MAX = 8
 """Different reasons that are counted for one node: what a node says of itself is free text."""
@@ -24,6 +33,13 @@ _PARTICIPATION = """
 SELECT node, status, reason, COUNT(*) AS updates, SUM(payload_bytes) AS up,
     SUM(fetched_bytes >> 32) AS down_high, SUM(fetched_bytes & 4294967295) AS down_low, SUM(staleness) AS staleness
 FROM updates GROUP BY node, status, reason ORDER BY node
+"""
+
+
+_RAISE = """
+INSERT INTO spent VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (node, sampling_rate, noise) DO UPDATE SET steps = MAX(steps, excluded.steps),
+    round = MAX(round, excluded.round), clip = excluded.clip, epsilon = excluded.epsilon, delta = excluded.delta
 """
 
 
@@ -100,3 +116,34 @@ class _Sums:
             staleness_mean=self.staleness / applied if applied else 0.0,
             attended=self.attended,
         )
+
+
+def save_spent(database: Database, spent: NodeSpent) -> None:
+    """Raise what is known of a node, in one transaction.
+
+    Raises:
+        StorageError: Nothing was saved.
+    """
+    asked = spent.privacy
+    with database.transaction("spent"):
+        for each in spent.steps:
+            kind = (spent.node, each.sampling_rate, each.noise)
+            database.execute(_RAISE, *kind, each.steps, spent.round, asked.clip, asked.epsilon, asked.delta)
+
+
+def read_spent(database: Readable) -> dict[NodeId, NodeSpent]:
+    """What is known of each node, by name.
+
+    Budget, delta and clip are those of its newest update: a run may be started again with others.
+    """
+    found: dict[NodeId, NodeSpent] = {}
+    for row in database.execute("SELECT * FROM spent ORDER BY node, round, sampling_rate, noise"):
+        node = NodeId(row["node"])
+        rate, noise = row["sampling_rate"], row["noise"]
+        privacy = ExamplePrivacy(
+            clip=row["clip"], noise=noise, sampling_rate=rate, epsilon=row["epsilon"], delta=row["delta"]
+        )
+        before = () if node not in found else found[node].steps
+        steps = (*before, SampledSteps(sampling_rate=rate, noise=noise, steps=row["steps"]))
+        found[node] = NodeSpent(node=node, steps=steps, round=RoundId(row["round"]), privacy=privacy)
+    return found

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from coordinator.records import BatchRecord, NodesEvaluation, Restored
+from coordinator.records import BatchRecord, NodesEvaluation, NodeSpent, Restored
 from coordinator.storage import batches, evaluations, schema, seals
 from coordinator.storage.database import open_read_only
 from coordinator.storage.files import (
@@ -17,7 +17,7 @@ from coordinator.storage.files import (
     payload_file,
     reading,
 )
-from coordinator.storage.participation import read_participation
+from coordinator.storage.participation import read_participation, read_spent
 from coordinator.storage.recovery import read_inputs, read_next_round, read_published, read_restored
 from coordinator.storage.seals import SealedRow
 from coordinator.storage.store import CurvePoint, ModelState, Participation, UpdateRow, VersionRow
@@ -25,7 +25,7 @@ from federation.errors import DamagedStore, StorageError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import ModelPart
 from federation.storage.sqlite import Readable
-from federation.types import Digest, ModelVersion, RunId, UpdateId
+from federation.types import Digest, ModelVersion, NodeId, RunId, UpdateId
 from update_codec import CodecError, Manifest
 
 __all__ = ["ReadOnlyStore", "StoreReader"]
@@ -77,6 +77,11 @@ class StoreReader:
         """All nodes that were ever seen or asked, by name."""
         with reading("participation"):
             return read_participation(self._tables)
+
+    def spent(self) -> dict[NodeId, NodeSpent]:
+        """What nodes have spent under differential privacy."""
+        with reading("ledger"):
+            return read_spent(self._tables)
 
     def curves(self) -> list[CurvePoint]:
         """Every number that training and evaluation have given, by version."""

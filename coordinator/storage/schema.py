@@ -56,6 +56,12 @@ _KEY = "INTEGER PRIMARY KEY"
 _COUNT = "INTEGER NOT NULL DEFAULT 0"
 _METRICS = "TEXT NOT NULL DEFAULT '{}'"
 
+_SPENT = (
+    "node TEXT NOT NULL, sampling_rate REAL NOT NULL, noise REAL NOT NULL, steps INTEGER NOT NULL, "
+    "round INTEGER NOT NULL, clip REAL NOT NULL, epsilon REAL NOT NULL, delta REAL NOT NULL, "
+    "PRIMARY KEY (node, sampling_rate, noise)"
+)
+
 _COLUMNS = {
     "meta": "key TEXT PRIMARY KEY, value BLOB NOT NULL",
     "versions": f"{VERSION.definitions(version=_KEY)}, parts TEXT NOT NULL, blob_digest BLOB NOT NULL,"
@@ -77,11 +83,12 @@ _COLUMNS = {
     ),
     "node_results": f"{RESULT.definitions()}, PRIMARY KEY (version, node)",
     "retained": "version INTEGER PRIMARY KEY, best INTEGER NOT NULL",
+    "spent": _SPENT,
     "restores": RESTORED.definitions(epoch=_KEY),
     "attendance": "node TEXT PRIMARY KEY, "
     + ATTENDED.definitions(restarts=_COUNT, asked=_COUNT, absences="TEXT NOT NULL DEFAULT '{}'"),
 }
-_WITHOUT_ROWID = {"meta", "assignments", "node_results", "attendance"}
+_WITHOUT_ROWID = {"meta", "assignments", "node_results", "attendance", "spent"}
 
 TABLES = (
     *(

@@ -17,6 +17,7 @@ from coordinator.records import (
     Attendance,
     NodeResult,
     NodesEvaluation,
+    NodeSpent,
     RecoveredState,
     RoundRecord,
     TransferRecord,
@@ -308,6 +309,10 @@ class SqliteStore(StoreReader):
         """Make the mean over the nodes that count, and save it."""
         with self._database.transaction("evaluation on the nodes"):
             return evaluations.close_survey(self._database, version)
+
+    def save_spent(self, spent: NodeSpent) -> None:
+        """Raise what is known of a node's privacy budget."""
+        participation.save_spent(self._database, spent)
 
     def save_attendance(self, attendance: Attendance) -> None:
         """Add what was seen of nodes."""

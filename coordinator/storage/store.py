@@ -15,6 +15,7 @@ from coordinator.records import (
     Member,
     NodeResult,
     NodesEvaluation,
+    NodeSpent,
     RecoveredState,
     RoundRecord,
     TransferRecord,
@@ -375,6 +376,16 @@ class CoordinatorStore(Protocol):
 
     def updates(self) -> Iterator[UpdateRow]:
         """All updates in order of arrival."""
+
+    def save_spent(self, spent: NodeSpent) -> None:
+        """Raise what is known of a node's privacy budget; nothing is ever taken back.
+
+        Raises:
+            StorageError: Nothing was saved.
+        """
+
+    def spent(self) -> Mapping[NodeId, NodeSpent]:
+        """What nodes have spent under differential privacy."""
 
     def save_attendance(self, attendance: Attendance) -> None:
         """Add what was seen of nodes. Losing this costs some counts."""

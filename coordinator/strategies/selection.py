@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Protocol, runtime_checkable
 
 from federation.errors import ConfigError
-from federation.types import NodeId
+from federation.types import PRIVATE_EXAMPLES, NodeId
 
 Rng = Callable[[], float]
 """A source of uniform numbers in [0, 1)."""
@@ -133,8 +133,11 @@ class CapableSelector(_Knowing):
 
 
 def is_able(capabilities: Mapping[str, float] | None, needs: Mapping[str, float]) -> bool:
-    """Whether a node has what is needed; what it does not say is not held against it, and mains power is any charge."""
-    has = {} if capabilities is None else capabilities
+    """Whether a node has what is needed; what it does not say is not held against it, and mains power is any charge.
+
+    Privacy is not assumed: a node that does not say it may never have heard of it [FED-185].
+    """
+    has = {PRIVATE_EXAMPLES: 0.0, **({} if capabilities is None else capabilities)}
     charged = has.get("mains", 0.0) > 0
     return all(has.get(name, least) >= least or (name == "battery" and charged) for name, least in needs.items())
 

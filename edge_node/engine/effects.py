@@ -15,7 +15,7 @@ from federation.protocol.messages import (
     RoundAnnouncement,
     UpdateOffer,
 )
-from federation.types import ModelVersion, RoundId, RunId, UpdateId
+from federation.types import ModelVersion, RoundId, RunId, SampledSteps, UpdateId
 
 __all__ = [
     "AdoptModel",
@@ -133,6 +133,14 @@ class SaveOutbox:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SaveSpent:
+    """Persist that at least so much was spent in a run."""
+
+    run: RunId
+    spent: tuple[SampledSteps, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SaveProgress:
     """Persist the run and the newest round that is finished or declined."""
 
@@ -226,6 +234,7 @@ Effect = (
     | StopTraining
     | SaveOutbox
     | SaveProgress
+    | SaveSpent
     | SaveSeen
     | SendOffer
     | SendChunks

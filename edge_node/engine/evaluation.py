@@ -33,6 +33,8 @@ class Evaluations:
         """
         if announcement is None or announcement.model.version == self._last:
             return False
+        if announcement.settings.privacy is not None:
+            return False  # what is measured on its own data would leave without noise [FED-181]
         share, version = announcement.evaluation, announcement.model.version
         # Versions whose updates were all zero have the same digest, and each its own hash.
         if model is not None and (model.version, model.digest) != (version, announcement.model.digest):

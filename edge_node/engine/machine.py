@@ -1,8 +1,10 @@
 """The edge node's brain: every event at a given time gives the effects that must follow, in order (sans-IO)."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import assert_never
 
+from edge_node.engine.budget import Budget
 from edge_node.engine.effects import (
     AdoptModel,
     Effect,
@@ -11,6 +13,7 @@ from edge_node.engine.effects import (
     Note,
     PublishEvent,
     PublishState,
+    SaveSpent,
     Stop,
 )
 from edge_node.engine.events import (
@@ -51,7 +54,7 @@ from federation.protocol.messages import (
     RoundAnnouncement,
 )
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
-from federation.types import Incarnation, RunId, StateId
+from federation.types import PRIVATE_EXAMPLES, Incarnation, RunId, SampledSteps, StateId
 
 __all__ = ["NodeMachine", "NodeSettings", "TrainBounds"]
 
@@ -79,6 +82,7 @@ class NodeMachine:
         self._settings, self._incarnation, self._state_id = settings, incarnation, state_id
         self._runs = Runs(recovered)
         self._outbox = Outbox(settings, recovered, rng)
+        self._budget = Budget(settings, recovered.spent)
         self._reports = Reports(settings, rng)
         self._scheduler = Scheduler(
             settings,
@@ -88,6 +92,7 @@ class NodeMachine:
             reports=self._reports,
             gate=gate,
             lacks_key=lacks_key,
+            budget=self._budget,
         )
         seen = (one.seen for one in (recovered, *recovered.hidden))
         self._fence = Fence((one for one in seen if one is not None), signed=settings.signed)
@@ -197,16 +202,17 @@ class NodeMachine:
             capabilities=self._capabilities() if presence is Presence.ONLINE else None,
             state_id=self._state_id,
             seen=self._fence.said(self._runs.run),
+            spent=self._budget.of(self._runs.run),
         )
         self._births.said(state.seen)
         return PublishState(state=state)
 
     def _capabilities(self) -> Mapping[str, float] | None:
         """What the device says of itself, and how fast its uplink was [FED-74]."""
+        link, private = self._outbox.link.bytes_per_s, {PRIVATE_EXAMPLES: 1.0} if self._settings.private else {}
         if self._device is None:
-            return None
-        link = self._outbox.link.bytes_per_s
-        return {**self._device(), **({} if link is None else {"link_bytes_s": link})}
+            return private or None
+        return {**self._device(), **({} if link is None else {"link_bytes_s": link}), **private}
 
     # --- the coordinator --------------------------------------------------------------------------------------------
 
@@ -310,7 +316,11 @@ class NodeMachine:
                 return []
             case Rebirth():
                 proof = self._fence.proof(self._runs.run) if command.proof else None
-                return [self._birth()] if proof is None else [PublishEvent(message=proof), self._birth()]
+                return [
+                    *self._adopt_spent(command.spent or ()),
+                    *([] if proof is None else [PublishEvent(message=proof)]),
+                    self._birth(),
+                ]
             case EvaluationReceipt():
                 self._reports.receipt(command)
                 return []
@@ -321,7 +331,20 @@ class NodeMachine:
 
     def _on_trained(self, result: FinishedTraining) -> list[Effect]:
         offer = self._scheduler.finished(result, self._incarnation)
-        return [] if offer is None else self._outbox.add(offer, result)
+        if offer is None:
+            return []
+        self._budget.charge(offer.run, result.spent)
+        if result.spent is not None:
+            offer = replace(offer, spent=self._budget.of(offer.run))
+        return self._outbox.add(offer, result)
+
+    def _adopt_spent(self, known: tuple[SampledSteps, ...]) -> list[Effect]:
+        run = self._runs.run
+        if run is None or not self._budget.adopt(run, known):
+            return []
+        spent = self._budget.of(run) or ()
+        note = Note(event="ledger_adopted", fields={"run": run, "steps": sum(each.steps for each in spent)})
+        return [SaveSpent(run=run, spent=spent), note]
 
     def _on_storage_failed(self, event: StorageFailed, now: float) -> list[Effect]:
         if isinstance(event.effect, AdoptModel | MakeInitialModel):

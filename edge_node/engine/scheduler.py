@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from edge_node.engine.assignment import Assignment, Stage, declined, joined, news_of, offer_of, summary_of
+from edge_node.engine.budget import Budget
 from edge_node.engine.effects import (
     AdoptModel,
     Effect,
@@ -44,19 +45,19 @@ class Scheduler:
         rng: Callable[[], float],
         outbox: Outbox,
         reports: Reports,
+        budget: Budget,
         gate: Callable[[], str | None] | None = None,
         lacks_key: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self._settings, self._runs, self._rng, self._outbox, self._gate = settings, runs, rng, outbox, gate
-        self._lacks_key = lacks_key
+        self._settings, self._runs, self._rng, self._lacks_key = settings, runs, rng, lacks_key
+        self._outbox, self._gate, self._budget = outbox, gate, budget
         self._evaluations = Evaluations(settings, reports, gate)
         self.current: RoundAnnouncement | None = None
         self._job: Assignment | None = None
         self._next: Assignment | None = None
         self._kept: list[ModelRef] = []  # whose parts the broker has not cleared yet
         self._connected = False
-        self._attempt = 0  # trainings that were begun
-        self._train_s = 0.0  # how long the last training took
+        self._attempt, self._train_s = 0, 0.0  # trainings that were begun; how long the last one took
 
     @property
     def activity(self) -> Activity:
@@ -279,7 +280,7 @@ class Scheduler:
         """The same model is at hand, or on its way: only the round is newer."""
         if job.stage not in (Stage.FETCHING, Stage.EVALUATING):
             return self.stop()
-        if self._hindrance() is not None:
+        if self._hindrance(announcement) is not None:
             return []  # it waits its turn, and is declined then if nothing has changed
         job.also_train(announcement, now)
         return [joined(job)]
@@ -296,13 +297,13 @@ class Scheduler:
         return [] if self._job is None else [joined(self._job), *self.tick(now)]
 
     def _take(self, assignment: Assignment) -> list[Effect]:
-        if (found := self._hindrance()) is not None:
+        if (found := self._hindrance(assignment.announcement)) is not None:
             return self._decline(assignment.announcement, found.reason, found.retry_after_s)
         self._job = assignment
         return [joined(assignment)]
 
-    def _hindrance(self) -> Hindrance | None:
-        return hindrance(self._settings, self._outbox.obstacle(), self._gate)
+    def _hindrance(self, announcement: RoundAnnouncement) -> Hindrance | None:
+        return hindrance(self._settings, self._outbox.obstacle(), self._gate) or self._budget.hindrance(announcement)
 
     def _advance(self, now: float) -> list[Effect]:
         """Take the assignment that came while another was at work, if it still stands."""
@@ -390,9 +391,8 @@ class Scheduler:
     def _trained(self, answer: FinishedTraining | TrainingFailed) -> Assignment | None:
         """What was trained for; None where nobody waits for it, such as for what was begun before another run."""
         job = self._job
-        if job is None or not job.is_trained_by(answer.round, answer.run):
-            return None
-        return job if answer.attempt in (None, self._attempt) else None
+        mine = job is not None and job.is_trained_by(answer.round, answer.run)
+        return job if mine and answer.attempt in (None, self._attempt) else None
 
     def _assignment(self) -> Assignment:
         assert self._job is not None  # noqa: S101 - the callers have just looked

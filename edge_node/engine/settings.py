@@ -33,6 +33,9 @@ class TrainBounds:
         model_bytes_max: Bytes of the model parts that are pulled and held in memory at once; what the task's own model
             needs is a bound as well.
         train_s_max: Seconds of one training; then it is stopped and the round declined; 0 is no bound.
+        epsilon_max: Epsilon that this node spends for each of its examples, in all runs together; None is no bound.
+            With it a round without differential privacy is declined.
+        epsilon_delta: The delta of that epsilon.
     """
 
     local_epochs_max: int = 100
@@ -41,6 +44,8 @@ class TrainBounds:
     max_steps: int = 0
     model_bytes_max: int = 1 << 30
     train_s_max: float = 3_600.0
+    epsilon_max: float | None = None
+    epsilon_delta: float = 1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +73,7 @@ class NodeSettings:
         incompatible_retry_s: The same after a decline that only a new configuration can change.
         ineligible_retry_s: The same after a decline because the owner's conditions are not met.
         progress_after_s: Telemetry tells of a fetch or a training that takes longer than this, in seconds.
+        private: Whether the task can keep differential privacy for each example.
         signed: Whether the coordinator's messages are signed: then what is older than was heard is refused for good.
         sealed_only: Whether a run is declined whose model and updates a broker could read.
         helpers: The identity keys of the helpers that this node masks for, by their names: with any it sends nothing
@@ -95,6 +101,7 @@ class NodeSettings:
     incompatible_retry_s: float = 600.0
     ineligible_retry_s: float = 600.0
     progress_after_s: float = 1.0
+    private: bool = False
     signed: bool = False
     sealed_only: bool = False
     helpers: Mapping[HelperId, bytes] = field(default_factory=dict)

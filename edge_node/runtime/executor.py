@@ -22,6 +22,7 @@ from edge_node.engine.effects import (
     SaveOutbox,
     SaveProgress,
     SaveSeen,
+    SaveSpent,
     SendChunks,
     SendOffer,
     SettleUpdate,
@@ -158,7 +159,7 @@ class NodeExecutor:
                 self._send_offer(effect)
             case SendChunks():
                 self._send_chunks(effect)
-            case SaveOutbox() | SaveProgress() | SaveSeen() | MarkStored() | SettleUpdate() | EnterRun():
+            case SaveOutbox() | SaveProgress() | SaveSeen() | SaveSpent() | MarkStored() | SettleUpdate() | EnterRun():
                 return self._save(effect)
             case Note():
                 self._log.info(effect.event, **effect.fields)
@@ -275,7 +276,7 @@ class NodeExecutor:
         return expected_state(self._store.task_state(), under_way)
 
     def _save(
-        self, effect: SaveOutbox | SaveProgress | SaveSeen | MarkStored | SettleUpdate | EnterRun
+        self, effect: SaveOutbox | SaveProgress | SaveSeen | SaveSpent | MarkStored | SettleUpdate | EnterRun
     ) -> Iterable[Event]:
         try:
             match effect:
@@ -285,6 +286,8 @@ class NodeExecutor:
                     self._store.save_progress(effect.run, effect.last_round)
                 case SaveSeen():
                     self._store.save_seen(effect.seen)
+                case SaveSpent():
+                    self._store.save_spent(effect.run, effect.spent)
                 case MarkStored():
                     self._store.mark_stored(effect.update)
                     failpoint("node_stored")

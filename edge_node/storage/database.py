@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_node.records import OutboxEntry, Seen
+from edge_node.storage.ledger import SPENT_TABLE, add_ledger, charge, read_ledgers
 from edge_node.storage.model_file import is_model
 from edge_node.storage.state_folder import StateFolder
 from federation.errors import RemoteProtocolError, StorageError
@@ -21,7 +22,7 @@ from federation.protocol.wire import decode_message, encode_message
 from federation.storage import sqlite
 from federation.storage.columns import UNSIGNED, Columns, Kind
 from federation.storage.sqlite import Connection, Layout, ReadOnlyDatabase, Row, SqliteError
-from federation.types import NO_START, Epoch, ModelVersion, RoundId, RunId, Start, StateId, UpdateId
+from federation.types import NO_START, Epoch, ModelVersion, RoundId, RunId, SampledSteps, Start, StateId, UpdateId
 
 __all__ = [
     "APPLIED",
@@ -125,6 +126,7 @@ _TABLES = (
     f"CREATE TABLE IF NOT EXISTS runs ({_RUN.definitions(run='TEXT PRIMARY KEY')})",
     f"CREATE TABLE IF NOT EXISTS body ({_BODY.definitions()}, PRIMARY KEY (run, name))",
     f"CREATE TABLE IF NOT EXISTS outbox ({_OUTBOX})",
+    SPENT_TABLE,
 )
 
 
@@ -181,7 +183,7 @@ def _keep_by_run(connection: Connection) -> None:
     connection.executemany("DELETE FROM meta WHERE name = ?", [(name,) for name in _FORMER])
 
 
-LAYOUT = Layout(tables=_TABLES, read=_read_number, write=_write_number, steps={2: _keep_by_run})
+LAYOUT = Layout(tables=_TABLES, read=_read_number, write=_write_number, steps={2: _keep_by_run, 3: add_ledger})
 """Layout 1 has had one run at a time; rows of `meta` and named bodies have come to it, and none has to be there."""
 
 
@@ -276,6 +278,14 @@ class Database:
         offer = entry.offer
         row = {"run": offer.run, "update_id": offer.update, "saved_s": saved_s} | _ENTRY.row(entry)
         self._tables.insert("outbox", row)
+
+    def spent(self) -> dict[RunId, tuple[SampledSteps, ...]]:
+        """What was spent in each run."""
+        return read_ledgers(self.query)
+
+    def charge(self, run: RunId, update: UpdateId | None, spent: Iterable[SampledSteps]) -> None:
+        """Charge what a run's ledger lacks of ``spent`` inside a `transaction`."""
+        charge(self.query, self.change, (run, update), spent)
 
     def runs(self) -> list[RunRow]:
         """The runs that are kept, the one that was heard last first."""

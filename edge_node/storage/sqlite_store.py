@@ -8,7 +8,7 @@ write-ahead log keeps all of them in order.
 import contextlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from federation.protocol.limits import INT64_MAX
 from federation.protocol.messages import Proof
 from federation.protocol.wire import decode_message, encode_message
 from federation.task import Parameters
-from federation.types import Incarnation, ModelVersion, RoundId, RunId, StateId, UpdateId
+from federation.types import Incarnation, ModelVersion, RoundId, RunId, SampledSteps, StateId, UpdateId
 
 __all__ = ["SqliteNodeStore"]
 
@@ -103,6 +103,7 @@ class SqliteNodeStore:
             outbox=self.outbox(),
             seen=self._seen(row),
             hidden=tuple(self._hidden(row) for row in self._db.runs() if row.run != run),
+            spent=self._db.spent(),
         )
 
     def enter_run(self, run: RunId) -> tuple[RunId, ...]:
@@ -175,6 +176,7 @@ class SqliteNodeStore:
         state = {**now.state, **change.kept} if change.kept else now.state
         with self._db.transaction(durable=True):
             self._db.add_entry(entry, self._wall())
+            self._db.charge(offer.run, offer.update, offer.spent or ())
             self._db.set_body(now.run, frame_name(offer.update), frame)
             if change.pending:
                 self._db.set_body(now.run, _pending_name(offer.update), pack_arrays(change.pending))
@@ -223,6 +225,15 @@ class SqliteNodeStore:
             self._put_state(state)
         del now.outbox[update]
         now.residual, now.state = residual, state
+
+    def spent(self) -> Mapping[RunId, tuple[SampledSteps, ...]]:
+        """What was spent under differential privacy, by run; it stays where a run is forgotten."""
+        return self._db.spent()
+
+    def save_spent(self, run: RunId, spent: tuple[SampledSteps, ...]) -> None:
+        """Take over that at least so much was spent in a run."""
+        with self._db.transaction(durable=True):
+            self._db.charge(run, None, spent)
 
     def save_progress(self, run: RunId, last_round: RoundId) -> None:
         """Remember the run and its newest round that is finished or declined."""

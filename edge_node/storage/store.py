@@ -1,5 +1,6 @@
 """What a node keeps across a crash, and the interface that every store offers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from edge_node.records import NO_CHANGE, OutboxEntry, RecoveredNode, Residual, Seen, StateChange
 from federation.task import Parameters
-from federation.types import Digest, Incarnation, ModelVersion, RoundId, RunId, StateId, UpdateId
+from federation.types import Digest, Incarnation, ModelVersion, RoundId, RunId, SampledSteps, StateId, UpdateId
 from update_codec import Vectors
 
 __all__ = ["HeldModel", "NodeStore"]
@@ -95,6 +96,7 @@ class NodeStore(Protocol):
     ) -> None:
         """In one step: put an update into the outbox, replace the residual, and finish the update's round.
 
+        In the same step what the offer says of ``spent`` is charged: what the run's ledger lacks of it.
         In the same step the task's state takes over ``change.kept``, and ``change.pending`` waits with the update.
         ``context`` is what the frame needs to be decoded, see `update_codec.Context.to_bytes`.
 
@@ -120,6 +122,12 @@ class NodeStore(Protocol):
 
         In the same step what was pending with it is added to the task's state if it was ``applied``, else dropped.
         """
+
+    def spent(self) -> Mapping[RunId, tuple[SampledSteps, ...]]:
+        """What was spent under differential privacy, by run; it stays where a run is forgotten."""
+
+    def save_spent(self, run: RunId, spent: tuple[SampledSteps, ...]) -> None:
+        """Take over that at least so much was spent in a run: what is missing is charged, and nothing is taken back."""
 
     def save_progress(self, run: RunId, last_round: RoundId) -> None:
         """Remember the run and its newest round that is finished or declined. Losing this costs one more decline."""

@@ -151,6 +151,8 @@ def run_round(setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock) 
     train_s = clock.now() - began_s
     if stop():
         raise TaskError("stopped")
+    if announcement.settings.privacy is not None:
+        result = _only_the_update(result)
     failpoint("node_trained")
     delta = difference(job.base, result.parameters, manifest, norm_max=setup.norm_max)
     done = FinishedTraining(
@@ -163,6 +165,7 @@ def run_round(setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock) 
         codec=str(spec),
         change=change_of(result),
         attempt=job.attempt,
+        spent=result.spent,
     )
     if announcement.privacy is not None:
         return _masked(setup, job, delta, done)
@@ -200,6 +203,13 @@ def _masked(setup: TrainingSetup, job: TrainingJob, delta: Delta, done: Finished
     return replace(done, frame=update.frame, token=update.change, masked=update.offer)
 
 
+def _only_the_update(result: TrainResult) -> TrainResult:
+    """Whatever a task says beside its update is of its data, and had no noise [FED-181]."""
+    if result.spent is None:
+        raise TaskError("the task does not say that it has kept differential privacy: nothing of it is sent")
+    return replace(result, num_examples=1, metrics={})
+
+
 def training_event(
     setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock
 ) -> TrainingFinished | TrainingFailed:
@@ -210,7 +220,8 @@ def training_event(
     except BaseException as error:  # noqa: BLE001 - even SystemExit from a user's task must not end the worker silently
         if not stop():
             get_log("training").warning("training_failed", round=announcement.round, exc_info=error)
-        why = fit_text(reason_of(error))
+        # Under differential privacy what went wrong may be of the data: only this node's log says it.
+        why = "training failed" if announcement.settings.privacy is not None else fit_text(reason_of(error))
         return TrainingFailed(round=announcement.round, reason=why, run=announcement.run, attempt=job.attempt)
 
 

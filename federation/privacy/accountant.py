@@ -13,17 +13,18 @@ distribution of the loss itself (loss_distribution.py), which is tighter. Both h
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from federation.privacy.loss_distribution import LOSS_MAX, SampledSteps, composed_epsilon
+from federation.privacy.loss_distribution import LOSS_MAX, composed_epsilon
+from federation.types import SampledSteps
 
 __all__ = [
     "DELTA_MAX",
     "DELTA_MIN",
     "NoisePlan",
-    "SampledSteps",
     "gaussian_delta",
     "gaussian_epsilon",
     "noise_for",
@@ -178,6 +179,7 @@ def _mills(x: float) -> float:
     return 1 / below
 
 
+@lru_cache(maxsize=64)
 def _divergences(rate: float, noise: float) -> NDArray[np.float64]:
     """Renyi divergences of one step for all of `_ORDERS`, by the trapezoid rule, which is exact here to rounding."""
     if rate == 1:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LOSS_MAX", "SampledSteps", "composed_epsilon"]
+from federation.types import SampledSteps
+
+__all__ = ["LOSS_MAX", "composed_epsilon"]
 
 Floats = NDArray[np.float64]
 
@@ -28,21 +30,6 @@ _TAIL_SIGMAS = 8.8
 _LOST_SHARE = 1e-6
 """Of delta, for what falls out of the transform's window."""
 _RATES = np.concatenate([np.geomspace(1e-3, 1, 40), np.geomspace(1.1, 300, 40)])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampledSteps:
-    """Steps that were taken, or are to be.
-
-    Attributes:
-        sampling_rate: Probability q with which each row was in a step's batch; 1 is no sampling.
-        noise: Standard deviation of the noise, in units of the clip.
-        steps: How many.
-    """
-
-    sampling_rate: float
-    noise: float
-    steps: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

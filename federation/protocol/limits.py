@@ -108,6 +108,10 @@ METRIC_NAME_BYTES_MAX: Final = 32
 
 SECONDS_MAX: Final = 366 * 86_400.0
 """Seconds of any duration on the wire: a year."""
+COHORT_NODES_PRIVATE_MAX: Final = 550
+"""Nodes that a cohort lists in an announcement whose settings have ``privacy``."""
+SPENT_KINDS_MAX: Final = 16
+"""Kinds of steps in one ledger: of one sampling rate and one noise."""
 INT32_MAX: Final = 2**32 - 1
 """Largest round id, model version, epoch, incarnation and step count."""
 INT64_MAX: Final = 2**64 - 1

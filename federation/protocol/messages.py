@@ -1,24 +1,25 @@
-"""The messages of the protocol: frozen values, one class per thing that is said (PROTOCOL.md).
-
-Those of masked sums are in `sum_messages`, those of sealing in `sealed_messages`, their words in `enumerations`.
-"""
+"""The messages of the protocol, frozen values; others are in `sum_messages` and `sealed_messages` (PROTOCOL.md)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from federation.protocol.enumerations import Activity, PartKind, Presence, Reason, ReceiptStatus
 from federation.protocol.sealed_messages import KeyWrap, PartsSeal, Sealed, SealingKey
-from federation.protocol.sum_messages import (
-    Held,
-    HelperState,
-    PrivacyTerms,
-    SealedSeeds,
-    SumOffer,
-    SumRefusal,
-    SumRequest,
-    Ticket,
+from federation.protocol.sum_messages import PrivacyTerms, SumMessage
+from federation.types import (
+    Digest,
+    Epoch,
+    ExamplePrivacy,
+    Incarnation,
+    ModelVersion,
+    RoundId,
+    RunId,
+    SampledSteps,
+    SeenRun,
+    Start,
+    StateId,
+    UpdateId,
 )
-from federation.types import Digest, Epoch, Incarnation, ModelVersion, RoundId, RunId, SeenRun, Start, StateId, UpdateId
 
 __all__ = [
     "Activity",
@@ -54,7 +55,7 @@ class TrainSettings:
 
     Attributes:
         local_epochs: Passes over the local data.
-        batch_size: Examples per step; 0 is the whole local data set.
+        batch_size: Examples per step; 0 is the whole local data set. With ``privacy`` what a step's sum is divided by.
         learning_rate: Step size of local SGD.
         momentum: Momentum of local SGD.
         weight_decay: L2 penalty of local SGD.
@@ -62,6 +63,7 @@ class TrainSettings:
         proximal_mu: Weight of FedProx's term mu/2 * |w - w_base|^2 (arXiv 1812.06127); 0 is none.
         seed: Seed of the round: nodes derive their shuffle from it and their id.
         extra: Further numbers that a user's own task understands.
+        privacy: How each example is protected; None is not at all.
     """
 
     local_epochs: int = 1
@@ -73,6 +75,7 @@ class TrainSettings:
     proximal_mu: float = 0.0
     seed: int = 0
     extra: Mapping[str, float] = field(default_factory=dict)
+    privacy: ExamplePrivacy | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +204,7 @@ class RoundAnnouncement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeState:
-    """``n/{node}/state``, retained and its will: one life (``state_id``, ``incarnation``), device, what was seen."""
+    """``n/{node}/state``, retained and its will: one life (``state_id``, ``incarnation``), device, seen and spent."""
 
     presence: Presence
     incarnation: Incarnation
@@ -216,6 +219,7 @@ class NodeState:
     state_id: StateId | None = None
     seen: SeenRun | None = None
     seal: SealingKey | None = None
+    spent: tuple[SampledSteps, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +240,7 @@ class UpdateOffer:
         inline: The codec frame itself, or None.
         ticket: The bytes of a signed `Ticket`: what helpers are shown of a masked update; None of any other.
         boxes: The update's seeds, sealed to one helper each, by the order of the helpers' keys.
+        spent: Under differential privacy all that the node has spent in the run, this update with it.
     """
 
     run: RunId
@@ -256,6 +261,7 @@ class UpdateOffer:
     ticket: bytes | None = None
     boxes: tuple[bytes, ...] | None = None
     content_key: bytes | None = None
+    spent: tuple[SampledSteps, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,9 +324,10 @@ class RetryAfter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebirth:
-    """``n/{node}/cmd``: publish your state again; ``proof``: and show what proves that a later coordinator has led."""
+    """``n/{node}/cmd``: publish your state again; ``proof``: and what proves a later coordinator; ``spent``: yours."""
 
     proof: bool | None = None
+    spent: tuple[SampledSteps, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -386,15 +393,6 @@ Message = (
     | Progress
     | EvaluationReport
     | EvaluationReceipt
-    | Proof
-    | HelperState
-    | Ticket
-    | SealedSeeds
-    | Held
-    | SumRequest
-    | SumOffer
-    | SumRefusal
-    | Sealed
-    | KeyWrap
+    | (Proof | SumMessage | Sealed | KeyWrap)
 )
 """Everything that is said in msgpack; model and update chunks are raw bytes."""

@@ -68,11 +68,13 @@ from federation.protocol.tables import (
     COUNT,
     DIGEST,
     DRAWN,
+    EXAMPLE_PRIVACY,
     PAYLOAD,
     PRESENCE,
     PROTOCOL,
     RUN,
     SECONDS,
+    SPENT,
     UPDATE,
     MessageSchema,
     check_chunks,
@@ -134,6 +136,11 @@ def _check_cohort(cohort: Cohort) -> None:
         raise FieldError("Cohort has fingerprints and a share: needs one of them")
 
 
+def _check_settings(settings: TrainSettings) -> None:
+    if settings.privacy is not None and not (settings.batch_size and settings.local_epochs):
+        raise FieldError("TrainSettings.privacy needs a batch_size and local_epochs of at least 1")
+
+
 _TRAIN_SETTINGS = Record(
     TrainSettings,
     (
@@ -146,7 +153,9 @@ _TRAIN_SETTINGS = Record(
         Field(7, "proximal_mu", Real()),
         Field(8, "seed", Whole(INT64_MAX)),
         Field(9, "extra", Numbers()),
+        Field(10, "privacy", EXAMPLE_PRIVACY, optional=True),
     ),
+    _check_settings,
 )
 _MODEL_PART = Record(
     ModelPart,
@@ -244,6 +253,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(12, "state_id", DRAWN, optional=True),
         Field(13, "seen", _SEEN_RUN, optional=True),
         Field(14, "seal", SEALING_KEY, optional=True),
+        Field(18, "spent", SPENT, optional=True),
         check=check_protocol,
     ),
     message(
@@ -267,6 +277,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(17, "ticket", TICKET_BYTES, optional=True),
         Field(18, "boxes", BOXES, optional=True),
         Field(19, "content_key", CONTENT_KEY, optional=True),
+        Field(20, "spent", SPENT, optional=True),
         check=_check_update,
         bytes_max=MESSAGE_BYTES_MAX,
     ),
@@ -298,7 +309,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
     ),
     message(8, Cancel, Field(2, "run", RUN), Field(3, "round", COUNT)),
     message(9, RetryAfter, Field(2, "update", UPDATE), Field(3, "seconds", SECONDS)),
-    message(10, Rebirth, Field(2, "proof", Flag(), optional=True)),
+    message(10, Rebirth, Field(2, "proof", Flag(), optional=True), Field(3, "spent", SPENT, optional=True)),
     message(
         11,
         Progress,

@@ -16,6 +16,7 @@ __all__ = [
     "PrivacyTerms",
     "PrivacyUnit",
     "SealedSeeds",
+    "SumMessage",
     "SumOffer",
     "SumReason",
     "SumRefusal",
@@ -195,3 +196,7 @@ class SumRefusal:
 def transfer_id(batch: Digest, part: int) -> UpdateId:
     """How grants and chunk topics name the sum of one class: ``{part}-{batch}``, the batch in hexadecimal digits."""
     return UpdateId(f"{part}-{batch.hex()}")
+
+
+SumMessage = HelperState | Ticket | SealedSeeds | Held | SumRequest | SumOffer | SumRefusal
+"""Everything that is said for a masked sum."""

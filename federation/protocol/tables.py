@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from federation.protocol.enumerations import Presence
-from federation.protocol.fields import Blob, Choice, Field, FieldError, Real, Record, Whole, Word
+from federation.protocol.fields import Blob, Choice, Field, FieldError, Real, Record, Sequence, Whole, Word
 from federation.protocol.limits import (
     CHUNK_BYTES,
     CHUNKS_MAX,
@@ -16,8 +16,9 @@ from federation.protocol.limits import (
     INT64_MAX,
     PAYLOAD_BYTES_MAX,
     SECONDS_MAX,
+    SPENT_KINDS_MAX,
 )
-from federation.types import DIGEST_BYTES
+from federation.types import DIGEST_BYTES, ExamplePrivacy, SampledSteps
 
 ID_PATTERN: Final = re.compile(rf"[A-Za-z0-9_-]{{1,{ID_CHARS_MAX}}}", re.ASCII)
 """The name of a federation, a node or a helper."""
@@ -35,6 +36,25 @@ DRAWN: Final = Whole(INT64_MAX, least=1)
 SECONDS: Final = Real(SECONDS_MAX, least=0.0)
 PAYLOAD: Final = Whole(PAYLOAD_BYTES_MAX, least=1)
 CHUNK: Final = Whole(CHUNK_BYTES, least=1)
+EXAMPLE_PRIVACY: Final = Record(
+    ExamplePrivacy,
+    (
+        Field(1, "clip", Real(1e9, least=1e-9)),
+        Field(2, "noise", Real(1e6, least=1e-3)),
+        Field(3, "sampling_rate", Real(1.0, least=1e-9)),
+        Field(4, "epsilon", Real(1e3, least=1e-6)),
+        Field(5, "delta", Real(1e-2, least=1e-9)),
+    ),
+)
+SAMPLED_STEPS: Final = Record(
+    SampledSteps,
+    (
+        Field(1, "sampling_rate", Real(1.0, least=1e-9)),
+        Field(2, "noise", Real(1e6, least=1e-3)),
+        Field(3, "steps", Whole(INT32_MAX, least=1)),
+    ),
+)
+SPENT: Final = Sequence(SAMPLED_STEPS, SPENT_KINDS_MAX)
 PRESENCE: Final = Choice({Presence.ONLINE: 0, Presence.OFFLINE: 1, Presence.LOST: 2})
 
 

@@ -19,7 +19,6 @@ ROOT_MODULES_MAX = {"coordinator": 6, "edge_node": 6, "fedmq/simulation": 6, "fe
 SMALL_LINES = 60
 
 MAY_BE_SMALL = {
-    "coordinator.engine.storage_pause": "a part of the machine, as the alarms are",
     "coordinator.monitoring.curves": "what people import to read a run; its docstring shows how",
     "edge_node.storage.state_folder": "the folder of a node's state, which its database and its model file share",
     "edge_node.engine.uplink": "a measurement that knows nothing of the outbox that asks it",

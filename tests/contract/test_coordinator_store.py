@@ -15,6 +15,7 @@ from coordinator.records import (
     Member,
     NodeResult,
     NodesEvaluation,
+    NodeSpent,
     RoundRecord,
     TransferRecord,
     Verdict,
@@ -27,7 +28,16 @@ from federation.errors import LocalProtocolError, StorageError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.cohort import EVERYONE, cohort_of
 from federation.protocol.messages import PartKind, Reason, ReceiptStatus
-from federation.types import Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
+from federation.types import (
+    ExamplePrivacy,
+    Incarnation,
+    ModelVersion,
+    NodeId,
+    RoundId,
+    RunId,
+    SampledSteps,
+    UpdateId,
+)
 from fedmq.audit.audit import recompute_head
 from tests.rigs.model_values import INITIAL, MANIFEST, Arrived, arrived, committer, initialised, update
 from update_codec import CodecSpec
@@ -609,3 +619,20 @@ def test_the_curves_hold_every_report_by_version_kind_and_node(bench: Bench) -> 
         (1, CurveKind.TRAINING, "a", 10, {"loss": 0.25}),
     ]
     assert bench.store.curves()[-1].base_version == 0
+
+
+def test_what_a_node_has_spent_never_goes_down(bench: Bench) -> None:
+    """FED-183."""
+    privacy = ExamplePrivacy(clip=1.0, noise=2.0, sampling_rate=0.1, epsilon=3.0, delta=1e-5)
+
+    def spent(node: str, count: int, round_id: int) -> NodeSpent:
+        steps = (SampledSteps(sampling_rate=0.1, noise=2.0, steps=count),)
+        return NodeSpent(node=NodeId(node), steps=steps, round=RoundId(round_id), privacy=privacy)
+
+    bench.store.save_spent(spent("a", 10, 1))
+    bench.store.save_spent(spent("b", 5, 1))
+    bench.store.save_spent(spent("a", 30, 4))
+    bench.store.save_spent(spent("a", 20, 3))
+    assert bench.store.spent() == {"a": spent("a", 30, 4), "b": spent("b", 5, 1)}
+    bench.restart()
+    assert bench.store.spent() == {"a": spent("a", 30, 4), "b": spent("b", 5, 1)}

@@ -14,7 +14,7 @@ from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.storage.store import NodeStore
 from federation.errors import LocalProtocolError, StorageError
 from federation.protocol.messages import Proof
-from federation.types import Epoch, ModelVersion, RoundId, RunId, Start, StateId
+from federation.types import Epoch, ModelVersion, RoundId, RunId, SampledSteps, Start, StateId
 from tests.rigs.node_values import OTHER_RUN, RUN, entry, model, residual
 
 
@@ -376,3 +376,48 @@ def test_the_average_of_the_global_updates_is_kept_with_the_model(bench: Bench) 
     held = bench.crash().held_model()
     assert held is not None
     np.testing.assert_array_equal(held.average, average)
+
+
+# --- differential privacy -------------------------------------------------------------------------------------------
+
+
+def spent(steps: int, noise: float = 1.0) -> SampledSteps:
+    return SampledSteps(sampling_rate=0.1, noise=noise, steps=steps)
+
+
+def private(round_id: int, *steps: SampledSteps, run: RunId = RUN) -> OutboxEntry:
+    made = entry(round_id)
+    return replace(made, offer=replace(made.offer, spent=steps, run=run))
+
+
+def test_an_update_is_charged_in_the_step_that_saves_it(bench: Bench) -> None:
+    """FED-180."""
+    bench.store.save_outbox(private(1, spent(10)), b"one", None)
+    bench.store.save_outbox(private(2, spent(20), spent(5, 2.0)), b"two", None)
+    ledger = {RUN: (spent(20), spent(5, 2.0))}
+    assert bench.store.spent() == ledger
+    assert bench.crash().recovered().spent == ledger
+    with pytest.raises(LocalProtocolError):
+        bench.store.save_outbox(private(2, spent(30)), b"again", None)
+    assert bench.store.spent() == ledger
+
+
+def test_a_ledger_only_grows(bench: Bench) -> None:
+    """FED-180, FED-183: not by a verdict, not by a lower count, and not when its run is forgotten."""
+    bench.store.save_outbox(private(1, spent(10)), b"one", None)
+    bench.store.settle(private(1).offer.update, None)
+    bench.store.save_spent(RUN, (spent(7),))
+    assert bench.store.spent() == {RUN: (spent(10),)}
+    bench.store.save_spent(RUN, (spent(25),))
+    bench.store.save_spent(RUN, (spent(25),))
+    assert bench.store.spent() == {RUN: (spent(25),)}
+    for number in range(6):
+        bench.store.enter_run(RunId(f"{number:016x}"))
+    assert bench.crash().spent() == {RUN: (spent(25),)}
+
+
+def test_runs_have_ledgers_of_their_own(bench: Bench) -> None:
+    bench.store.save_outbox(private(1, spent(10)), b"one", None)
+    bench.store.enter_run(OTHER_RUN)
+    bench.store.save_outbox(private(1, spent(30), run=OTHER_RUN), b"other", None)
+    assert bench.crash().recovered().spent == {RUN: (spent(10),), OTHER_RUN: (spent(30),)}

@@ -134,11 +134,11 @@ def test_a_reader_sees_an_earlier_layout_as_the_newest_and_leaves_the_file_alone
 
 # --- a column more --------------------------------------------------------------------------------------------------
 
-UPDATE_STEP = """10: lambda connection: [
+UPDATE_STEP = """11: lambda connection: [
     connection.execute(f"ALTER TABLE {table} ADD COLUMN waited_s REAL NOT NULL DEFAULT 0.0")
     for table in ("updates", "transfers")
 ]"""
-OUTBOX_STEP = """3: lambda connection: connection.execute("ALTER TABLE outbox ADD COLUMN tries INTEGER")"""
+OUTBOX_STEP = """4: lambda connection: connection.execute("ALTER TABLE outbox ADD COLUMN tries INTEGER")"""
 
 CHANGES = {
     "coordinator/records.py": (
@@ -146,11 +146,11 @@ CHANGES = {
         "    waited_s: float = 0.0\n    fetched_bytes: int = 0\n",
     ),
     "coordinator/storage/database.py": (
-        "9: _add_masked_sums,\n",
-        f"9: _add_masked_sums, {UPDATE_STEP},\n",
+        "10: _add_ledger,\n",
+        f"10: _add_ledger, {UPDATE_STEP},\n",
     ),
     "edge_node/records.py": ("    stored: bool = False\n", "    stored: bool = False\n    tries: int | None = None\n"),
-    "edge_node/storage/database.py": ("2: _keep_by_run}", f"2: _keep_by_run, {OUTBOX_STEP}}}"),
+    "edge_node/storage/database.py": ("3: add_ledger}", f"3: add_ledger, {OUTBOX_STEP}}}"),
 }
 """For each role the field, which is the column, and the step."""
 
@@ -239,7 +239,7 @@ def test_a_new_column_of_an_update_is_one_field_and_one_step(name: str, tmp_path
     assert without_defaults(schema_of(folder / DATABASE)) == without_defaults(schema_of(new / DATABASE))
     for read in (SqliteStore, ReadOnlyStore):
         with pytest.raises(
-            StorageError, match=r"has layout 10, and this release knows those up to 9: install the newer"
+            StorageError, match=r"has layout 11, and this release knows those up to 10: install the newer"
         ):
             read(folder)
 
@@ -253,6 +253,6 @@ def test_a_new_column_of_the_outbox_is_one_field_and_one_step(name: str, tmp_pat
     assert without_defaults(schema_of(folder / NODE_DATABASE)) == without_defaults(schema_of(new / NODE_DATABASE))
     for read in (SqliteNodeStore, read_node):
         with pytest.raises(
-            StorageError, match=r"has layout 3, and this release knows those up to 2: install the newer"
+            StorageError, match=r"has layout 4, and this release knows those up to 3: install the newer"
         ):
             read(folder)

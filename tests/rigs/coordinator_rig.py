@@ -14,6 +14,7 @@ from coordinator.records import (
     Member,
     NodeResult,
     NodesEvaluation,
+    NodeSpent,
     RecoveredState,
     RoundRecord,
     TransferRecord,
@@ -24,6 +25,7 @@ from coordinator.records import (
 from coordinator.runtime.executor import INDEPENDENT
 from coordinator.storage.evaluations import mean_of
 from coordinator.strategies.selection import Selector, UniformSelector
+from federation.privacy.budget import greatest
 from federation.protocol import messages
 from federation.protocol.cohort import NOBODY, includes
 from federation.protocol.messages import Activity, NodeState, Presence, Reason, ReceiptStatus, UpdateOffer
@@ -115,6 +117,12 @@ class StoreModel:
     best: ModelVersion | None = None
     incarnations: dict[NodeId, Incarnation] = field(default_factory=dict)
     attended: dict[NodeId, Counter[str]] = field(default_factory=dict)
+    spent: dict[NodeId, NodeSpent] = field(default_factory=dict)
+
+    def save_spent(self, spent: NodeSpent) -> None:
+        before = self.spent.get(spent.node)
+        assert before is None or greatest(before.steps, spent.steps) == spent.steps, "a ledger went down"
+        self.spent[spent.node] = spent
 
     def save_attendance(self, attendance: Attendance) -> None:
         self.incarnations |= attendance.incarnations
@@ -217,6 +225,7 @@ class StoreModel:
             },
             retained=self.retained if self.best is None else self.retained | {self.best},
             best=self.best,
+            spent=dict(self.spent),
         )
 
     def stored(self) -> list[UpdateId]:
@@ -311,6 +320,8 @@ class Rig:
                 return [events.ResultSaved(result=self.store.save_result(result))]
             case effects.CloseFederatedEvaluation(version=version):
                 return [events.FederatedEvaluationClosed(evaluation=self.store.close_survey(version))]
+            case effects.SaveSpent(spent=spent):
+                self.store.save_spent(spent)
             case effects.SaveAttendance(attendance=attendance):
                 return [self._save_attendance(attendance)]
             case effects.FollowEnrolled(nodes=nodes):
@@ -500,6 +511,7 @@ SAVES = (
     effects.SaveResult,
     effects.CloseFederatedEvaluation,
     effects.RetainModels,
+    effects.SaveSpent,
 )
 
 
@@ -557,6 +569,8 @@ def _line(effect: Effect) -> str:  # noqa: PLR0911, PLR0912 - one branch per eff
             return f"close evaluation of {effect.version}"
         case effects.RetainModels():
             return f"retain {sorted(effect.versions)} best {effect.best}"
+        case effects.SaveSpent(spent=spent):
+            return f"save spent {spent.node} {sum(each.steps for each in spent.steps)}"
         case effects.SaveAttendance():
             return "save attendance"
         case effects.Note():

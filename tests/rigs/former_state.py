@@ -54,7 +54,7 @@ SINCE = ("not checked:", "not covered by sums:")
 NODE_DATABASE = "node.sqlite"
 NODE_TASK = "quadratic-400"
 NODE = NodeId("pi-3")
-LATER_FIELDS = {"inputs", "medians", "restored"}
+LATER_FIELDS = {"inputs", "medians", "restored", "spent"}
 """Fields that records of the release before did not have."""
 
 

@@ -15,6 +15,7 @@ from edge_node.engine.effects import (
     SaveOutbox,
     SaveProgress,
     SaveSeen,
+    SaveSpent,
     SendChunks,
     SendOffer,
     SettleUpdate,
@@ -337,6 +338,8 @@ def say(effect: Effect) -> str:  # noqa: PLR0911, PLR0912
             return f"state {state.presence} #{state.incarnation} {state.activity} {state.round}"
         case PublishEvent(message=message):
             return _event(message)
+        case SaveSpent(spent=spent):
+            return f"save spent {sum(each.steps for each in spent)}"
         case StartEvaluation(model=model):
             return f"evaluate {model.version}"
         case SubscribeSegment():

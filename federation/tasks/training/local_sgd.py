@@ -252,8 +252,9 @@ class _Adam:
 
 
 def is_plain(settings: TrainSettings) -> bool:
-    """Whether the steps are those of SGD, in full precision, without clipping and memory of earlier rounds."""
-    return not any(settings.extra.get(key) for key in (ADAM_KEY, CLIP_KEY, KEPT_KEY, MIXED_KEY))
+    """Whether the steps are those of SGD, in full precision, without noise, clipping and memory of earlier rounds."""
+    asked = any(settings.extra.get(key) for key in (ADAM_KEY, CLIP_KEY, KEPT_KEY, MIXED_KEY))
+    return settings.privacy is None and not asked
 
 
 def _like(model: LocalModel, weights: Sequence[torch.Tensor], arrays: Parameters) -> list[torch.Tensor]:

@@ -1,6 +1,7 @@
 """What `TorchTask` does once torch is loaded: one model, reused between rounds, trained and evaluated."""
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -12,6 +13,8 @@ import torch
 from torch import nn
 
 from federation.errors import TaskError, user_code
+from federation.privacy.budget import turn_of
+from federation.privacy.noise import KEY_BYTES
 from federation.protocol.messages import TrainSettings
 from federation.task import TEST_EXAMPLES, Array, Metrics, Parameters, ProgramForm, Stop, TrainResult
 from federation.tasks.training.batches import Reading, mapped
@@ -31,8 +34,10 @@ from federation.tasks.training.local_sgd import TrainingPlan, train_locally, try
 from federation.tasks.training.metrics import Evaluation
 from federation.tasks.training.own_steps import OwnTraining
 from federation.tasks.training.personal import PersonalLayers, local_names
+from federation.tasks.training.private_sgd import private_objection, train_privately
 from federation.tasks.training.spec import TorchTaskSpec
 from federation.tasks.training.tensors import Layout, layout_of
+from federation.types import ExamplePrivacy
 from update_codec import Role
 
 
@@ -43,6 +48,7 @@ class LocalTraining:
         """Choose the device; model and data are made on first use."""
         self._task = task
         self.device = choose_device(task.context.device)
+        self.secret: Callable[[], bytes] = lambda: os.urandom(KEY_BYTES)  # a private turn's, used once
 
     def initial_parameters(self, seed: int) -> Parameters:
         """A fresh model's tensors, drawn from the seed alone.
@@ -126,7 +132,39 @@ class LocalTraining:
         plan = replace(plan, seed=node_seed(plan.settings.seed, node), own=self._own)
         return self._train_on(data, parameters, plan)
 
+    def private_objection(self) -> str | None:
+        """See `TorchTask.private_objection`."""
+        with self.guarded(seed=0):
+            return self._objection(self._train_data)
+
+    def _objection(self, data: LocalData) -> str | None:
+        if self._task.step is not None or self._task.optimizer is not None:
+            return "the task has a step or an optimizer of its own, which sees gradients before the noise"
+        return private_objection(self.model, self._task.loss, data)
+
+    def _train_privately(
+        self, data: LocalData, parameters: Parameters, plan: TrainingPlan, privacy: ExamplePrivacy
+    ) -> TrainResult:
+        """Nothing of the data leaves beside the update: no metric, no number of examples."""
+        personal, task = self._personal, self._task
+        with self.guarded(plan.seed):
+            objection = self._objection(data)
+            if objection is not None or plan.correction is not None:
+                raise TaskError(f"no training with differential privacy: {objection or 'SCAFFOLD sends controls, too'}")
+            self.model.load(personal.join(parameters, plan.kept))
+            outcome = train_privately(self.model, task.loss, data, plan, self.secret())
+            arrays = self.model.dump()
+        return TrainResult(
+            parameters=personal.shared(arrays),
+            num_examples=1,
+            steps=outcome.steps,
+            spent=turn_of(plan.settings, privacy),
+            kept=personal.kept(arrays),
+        )
+
     def _train_on(self, data: LocalData, parameters: Parameters, plan: TrainingPlan) -> TrainResult:
+        if plan.settings.privacy is not None:
+            return self._train_privately(data, parameters, plan, plan.settings.privacy)
         personal, task = self._personal, self._task
         with self.guarded(plan.seed):
             self.model.load(personal.join(parameters, plan.kept))

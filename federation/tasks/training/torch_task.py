@@ -130,6 +130,15 @@ class TorchTask(TorchTaskSpec):
                 raise TaskError(f"{error} (its inputs are the columns {', '.join(open_columns)})") from error
             raise
 
+    def private_objection(self) -> str | None:
+        """Why this model or this node's data cannot be trained on with a guarantee for each row, or None.
+
+        Raises:
+            ConfigError: The device is not there.
+            TaskError: The data cannot be read.
+        """
+        return self._training.private_objection()
+
     def train_corrected(
         self, parameters: Parameters, settings: TrainSettings, stop: Stop, correction: Parameters
     ) -> TrainResult:

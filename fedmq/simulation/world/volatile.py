@@ -4,14 +4,16 @@ A file, a lock and a connection to SQLite for each node would cost more than all
 read what they hold. Where a node can crash, or its disk fail, it has a disk.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from edge_node.records import NO_CHANGE, OutboxEntry, RecoveredNode, Residual, Seen, StateChange
 from edge_node.storage.store import HeldModel, NodeStore
 from edge_node.storage.task_state import added
 from federation.errors import LocalProtocolError
+from federation.privacy.budget import greatest
 from federation.task import Parameters
-from federation.types import Incarnation, ModelVersion, RoundId, RunId, StateId, UpdateId
+from federation.types import Incarnation, ModelVersion, RoundId, RunId, SampledSteps, StateId, UpdateId
 from fedmq.simulation.world.disks import Disk
 
 __all__ = ["NoDisk", "VolatileNodeStore"]
@@ -27,6 +29,7 @@ class VolatileNodeStore:
     def __init__(self, state_id: StateId) -> None:
         self.incarnation, self.state_id = Incarnation(1), state_id
         self._kept = _Kept()
+        self._spent: dict[RunId, tuple[SampledSteps, ...]] = {}
 
     def recovered(self) -> RecoveredNode:
         """What a start finds: nothing."""
@@ -81,6 +84,7 @@ class VolatileNodeStore:
         self.enter_run(offer.run)
         if offer.update in self._kept.outbox:
             raise LocalProtocolError(f"update {offer.update} is in the outbox already")
+        self.save_spent(offer.run, offer.spent or ())
         self._kept.outbox[offer.update], self._kept.frames[offer.update] = replace(entry, offer=offer), frame
         if change.pending:
             self._kept.pending[offer.update] = change.pending
@@ -115,6 +119,15 @@ class VolatileNodeStore:
         pending = self._kept.pending.pop(update, {})
         self._kept.residual = residual
         self._kept.state = added(self._kept.state, pending) if applied and pending else self._kept.state
+
+    def spent(self) -> Mapping[RunId, tuple[SampledSteps, ...]]:
+        """What was spent under differential privacy, by run."""
+        return self._spent
+
+    def save_spent(self, run: RunId, spent: tuple[SampledSteps, ...]) -> None:
+        """At least so much was spent in a run."""
+        if spent:
+            self._spent[run] = greatest(self._spent.get(run, ()), spent)
 
     def save_progress(self, run: RunId, last_round: RoundId) -> None:
         """Only a restart would ask for it."""

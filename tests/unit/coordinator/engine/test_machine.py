@@ -3,12 +3,12 @@
 import pytest
 
 from coordinator.engine import effects, events, registry
+from coordinator.engine.alarms import STORAGE_RETRY_MAX_S
 from coordinator.engine.announcer import round_seed
 from coordinator.engine.assignments import LEASE_RESTARTS_MAX
 from coordinator.engine.effects import Note, PublishAnnouncement
 from coordinator.engine.events import MessageRefused
 from coordinator.engine.machine import FINISH_WAIT_S
-from coordinator.engine.storage_pause import STORAGE_RETRY_MAX_S
 from coordinator.engine.transfers import TRANSFER_IDLE_S
 from coordinator.engine.versions import EVALUATIONS_MAX
 from coordinator.records import Member, RoundRecord, TransferRecord, UpdateRecord, Verdict

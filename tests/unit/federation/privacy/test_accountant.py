@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from federation.privacy.accountant import (
     NoisePlan,
-    SampledSteps,
     gaussian_delta,
     gaussian_epsilon,
     noise_for,
@@ -19,6 +18,7 @@ from federation.privacy.accountant import (
     sampled_epsilon,
 )
 from federation.privacy.loss_distribution import composed_epsilon
+from federation.types import SampledSteps
 
 DELTA = 1e-5
 

@@ -117,7 +117,18 @@ def test_words_below_2_to_the_minus_30_get_a_second_word(monkeypatch: pytest.Mon
 def test_the_least_word_that_there_is_stays_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(noise, "keystream", lambda _, size: bytes(size))
     assert 13 * 20 < rounded_gaussian(KEY, 1, 20.0)[0] <= 13.3 * 20 + 2
-    assert np.isfinite(gaussians(KEY, 2)).all()
+
+
+def test_the_middle_of_the_disc_has_no_direction_and_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+
+    def first_zeros(key: bytes, size: int) -> bytes:
+        asked.append(key)
+        return bytes(size) if len(asked) == 1 else keystream(key, size)
+
+    monkeypatch.setattr(noise, "keystream", first_zeros)
+    assert np.isfinite(gaussians(KEY, 5)).all()
+    assert len(set(asked)) == len(asked) == 2
 
 
 def test_no_noise_is_0_and_what_no_table_holds_is_refused() -> None:

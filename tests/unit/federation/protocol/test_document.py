@@ -17,6 +17,8 @@ NESTED = [
     schema._COHORT,
     schema._TRAIN_SETTINGS,
     schema._SEEN_RUN,
+    tables.EXAMPLE_PRIVACY,
+    tables.SAMPLED_STEPS,
     sum_schema.PRIVACY_TERMS,
     sealed_messages.SEALING_KEY,
     sealed_messages.PARTS_SEAL,

@@ -19,6 +19,7 @@ from federation.protocol.limits import (
     CLASSES_MAX,
     COHORT_NODES_DESCRIBED_MAX,
     COHORT_NODES_MASKED_MAX,
+    COHORT_NODES_PRIVATE_MAX,
     DIMENSION_MAX,
     EXAMPLES_MAX,
     HELPERS_MAX,
@@ -78,7 +79,18 @@ from federation.protocol.wire import (
     decode_message,
     encode_message,
 )
-from federation.types import Digest, Epoch, Incarnation, ModelVersion, NodeId, RoundId, RunId, StateId, UpdateId
+from federation.types import (
+    Digest,
+    Epoch,
+    ExamplePrivacy,
+    Incarnation,
+    ModelVersion,
+    NodeId,
+    RoundId,
+    RunId,
+    StateId,
+    UpdateId,
+)
 
 RUN = RunId("0123456789abcdef")
 DIGEST = Digest(b"\xff" * 16)
@@ -99,6 +111,7 @@ WORST_TERMS = PrivacyTerms(
     noise=0.1,
     unit=PrivacyUnit.EXAMPLES,
 )
+WORST_PRIVACY = ExamplePrivacy(clip=0.1, noise=1.1, sampling_rate=0.1, epsilon=0.1, delta=1e-5)
 PRINTABLE = st.characters(exclude_categories=["C", "Z"])
 
 
@@ -169,16 +182,22 @@ def _made_to_fit(values: dict[str, Any]) -> dict[str, Any]:
         values["classes"] = tuple(sorted({*values["classes"], 0}))
     if "ticket" in values and "boxes" in values and "base_digest" in values and "metrics" in values:
         values["boxes"] = None if values["ticket"] is None else values["boxes"] or (b"box",)
+    if values.get("privacy") is not None and "local_epochs" in values:
+        values["local_epochs"], values["batch_size"] = max(1, values["local_epochs"]), max(1, values["batch_size"])
     if "protocol_min" in values:
         values["protocol_min"], values["protocol_max"] = sorted((values["protocol_min"], values["protocol_max"]))
     return values
 
 
-def worst_announcement(*, described: bool = False, masked: bool = False, sealed: bool = False) -> RoundAnnouncement:
+def worst_announcement(
+    *, described: bool = False, masked: bool = False, sealed: bool = False, private: bool = False
+) -> RoundAnnouncement:
     """The longest announcement that the field limits allow, with or without a description of the inputs [FED-125]."""
     nodes = COHORT_NODES_DESCRIBED_MAX if described else COHORT_NODES_MAX
     if masked:
         nodes = COHORT_NODES_MASKED_MAX
+    if private:
+        nodes = COHORT_NODES_PRIVATE_MAX
     nodes -= SEAL_NODES if sealed else 0
     part = ModelPart(
         kind=PartKind.DELTA,
@@ -201,6 +220,7 @@ def worst_announcement(*, described: bool = False, masked: bool = False, sealed:
         max_steps=INT32_MAX,
         seed=INT64_MAX,
         extra={f"{index:032}": 1.0 for index in range(16)},
+        privacy=WORST_PRIVACY if private else None,
     )
     return RoundAnnouncement(
         run=RUN,
@@ -307,11 +327,17 @@ def packed(envelope: Any) -> bytes:
     return data
 
 
+KEPT_FREE: dict[type, set[int]] = {NodeState: {15, 16, 17}}
+"""Numbers between others that no field has yet."""
+
+
 def test_there_is_a_table_for_every_message_with_stable_numbers() -> None:
     assert {schema.record.make for schema in SCHEMAS} == set(get_args(Message))
     assert [schema.code for schema in SCHEMAS] == [*range(1, 15), *range(20, 27), 28, 29]
     for schema in SCHEMAS:
-        assert [field.number for field in schema.record.fields] == list(range(2, 2 + len(schema.record.fields)))
+        numbers = [field.number for field in schema.record.fields]
+        kept_free = KEPT_FREE.get(schema.record.make, set())
+        assert numbers == [number for number in range(2, numbers[-1] + 1 if numbers else 2) if number not in kept_free]
         assert [field.name for field in schema.record.fields] == [field.name for field in fields(schema.record.make)]
 
 
@@ -348,6 +374,23 @@ def test_the_longest_announcement_fits_4_kib(described: bool, sealed: bool) -> N
     encoded = encode_message(announcement)
     assert len(encoded) <= ANNOUNCEMENT_BYTES_MAX == 4096
     assert decode_message(encoded) == announcement
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_longest_announcement_of_a_private_run_fits_4_kib(masked: bool) -> None:
+    """FED-25, FED-180."""
+    announcement = worst_announcement(described=True, masked=masked, private=True)
+    encoded = encode_message(announcement)
+    assert len(encoded) <= ANNOUNCEMENT_BYTES_MAX
+    assert decode_message(encoded) == announcement
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"local_epochs": 0}])
+def test_a_private_turn_needs_steps_and_a_divisor(wrong: dict[str, int]) -> None:
+    """FED-180."""
+    settings = TrainSettings(privacy=WORST_PRIVACY, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(LocalProtocolError, match="batch_size and local_epochs"):
+        encode_message(replace(worst_announcement(private=True), settings=settings))
 
 
 def test_the_largest_inline_update_and_the_largest_bitmap_fit_their_messages() -> None:

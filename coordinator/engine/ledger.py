@@ -1,0 +1,108 @@
+"""What each node has spent of its privacy budget, and who has none left, as it is heard here (FED-182, FED-183).
+
+The nodes' own ledgers decide; this is their mirror, which never goes down. It tells a node that has lost its state what
+it had spent, and the run when to end: when fewer nodes than a version needs have room for another turn.
+"""
+
+from dataclasses import replace
+
+from coordinator.engine.effects import SaveSpent
+from coordinator.engine.state import MachineState
+from coordinator.records import NodeSpent, RecoveredState
+from federation.privacy.budget import fits, greatest, merged, turn_of
+from federation.protocol.messages import Decline, NodeState, Presence, Rebirth, UpdateOffer
+from federation.types import ExamplePrivacy, NodeId, RoundId, SampledSteps
+
+__all__ = ["BUDGET", "PrivacyLedger"]
+
+BUDGET = "budget"
+"""Why a node declines when a turn would exceed its budget."""
+
+
+class PrivacyLedger:
+    """The mirror of all nodes' ledgers in this run.
+
+    Args:
+        state: The machine's.
+        recovered: What the store has.
+    """
+
+    def __init__(self, state: MachineState, recovered: RecoveredState) -> None:
+        self._state = state
+        self._privacy = state.settings.train.privacy
+        self._spent = dict(recovered.spent)
+        self._exhausted: set[NodeId] = set()
+        if self._privacy is not None:
+            for node in self._spent:
+                self._look(node, self._privacy)
+            self._end()
+
+    def offered(self, node: NodeId, offer: UpdateOffer) -> None:
+        """An update tells what its node has spent: it is on the disk before the update is answered."""
+        privacy, state = self._privacy, self._state
+        if privacy is None or offer.spent is None or offer.run != state.run or not state.leading or state.paused:
+            return
+        known = self._spent.get(node)
+        steps = self._charged(known, offer.round, offer.spent, turn_of(state.settings.train, privacy))
+        newest = offer.round if known is None else max(known.round, offer.round)
+        self._spent[node] = NodeSpent(node=node, steps=steps, round=newest, privacy=privacy)
+        state.emit(SaveSpent(spent=self._spent[node]))
+        self._look(node, privacy)
+        self._end()
+
+    def born(self, node: NodeId, node_state: NodeState) -> None:
+        """A node that says less than is known has lost its state: it is told."""
+        known = self._spent.get(node)
+        if known is None or node_state.presence is not Presence.ONLINE or not self._state.leading:
+            return
+        said = node_state.spent or ()
+        if greatest(said, known.steps) != merged(said):
+            self._state.send(node, Rebirth(spent=known.steps))
+            self._state.note("ledger_told", node=node, steps=sum(each.steps for each in known.steps))
+
+    def declined(self, node: NodeId, decline: Decline) -> None:
+        """A node that has no budget left is not asked again in this run."""
+        if self._privacy is not None and decline.run == self._state.run and decline.reason == BUDGET:
+            self._exclude(node)
+            self._end()
+
+    def _charged(
+        self,
+        known: NodeSpent | None,
+        round_id: RoundId,
+        said: tuple[SampledSteps, ...],
+        turn: SampledSteps,
+    ) -> tuple[SampledSteps, ...]:
+        """What a node has spent with this update."""
+        if known is None:
+            return merged(said)
+        behind = _count(said, turn) < _count(known.steps, turn)
+        if behind and round_id > known.round:
+            # It has lost what it had spent before, so this turn comes on top of that.
+            return merged((*greatest(known.steps, said), turn))
+        return greatest(known.steps, said)
+
+    def _look(self, node: NodeId, privacy: ExamplePrivacy) -> None:
+        turn = turn_of(self._state.settings.train, privacy)
+        if not fits(self._spent[node].steps, turn, epsilon=privacy.epsilon, delta=privacy.delta):
+            self._exclude(node)
+
+    def _exclude(self, node: NodeId) -> None:
+        if node not in self._exhausted:
+            self._exhausted.add(node)
+            self._state.registry.exclude(node)
+            self._state.note("budget_spent", node=node)
+
+    def _end(self) -> None:
+        """The run is over when a version cannot be made any more, not even of all that have budget."""
+        state = self._state
+        left = len({*state.registry.nodes(), *self._spent} - self._exhausted)
+        if self._exhausted and left < max(1, state.settings.quorum) and not state.progress.over_budget:
+            state.progress.spend_budget()
+            state.note("budget_ends_run", left=left, quorum=state.settings.quorum)
+
+
+def _count(steps: tuple[SampledSteps, ...], kind: SampledSteps) -> int:
+    """How many steps of a kind there are."""
+    alike = replace(kind, steps=0)
+    return sum(each.steps for each in steps if replace(each, steps=0) == alike)

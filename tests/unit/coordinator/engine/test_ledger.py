@@ -1,0 +1,161 @@
+"""The coordinator's mirror of the nodes' ledgers: it never goes down, and it ends a run whose budgets are spent."""
+
+from dataclasses import replace
+from typing import Any
+
+from coordinator.engine.effects import Effect, SendCommand
+from coordinator.records import NodeSpent
+from federation.privacy.budget import turn_of
+from federation.protocol.messages import Rebirth, TrainSettings
+from federation.types import ExamplePrivacy, NodeId, RoundId, SampledSteps
+from tests.rigs.coordinator_rig import Rig, engine, transcript
+
+PRIVACY = ExamplePrivacy(clip=1.0, noise=4.0, sampling_rate=0.1, epsilon=8.0, delta=1e-5)
+TRAIN = TrainSettings(batch_size=10, privacy=PRIVACY)
+TURN = turn_of(TRAIN, PRIVACY)
+ABLE = {"private_examples": 1.0}
+
+
+def steps(count: int) -> tuple[SampledSteps, ...]:
+    return (SampledSteps(sampling_rate=0.1, noise=4.0, steps=count),)
+
+
+def private_rig(**changes: Any) -> Rig:
+    given = {"train": TRAIN, "needs": ABLE, "versions": 50, "buffer": 2, "concurrency": 2, "refill": 2, "quorum": 2}
+    return Rig(engine(**(given | changes)))
+
+
+def born(rig: Rig, *nodes: str, spent: int = 0) -> list[Effect]:
+    return [rig.state(node, capabilities=ABLE, spent=steps(spent) if spent else None) for node in nodes][-1]
+
+
+def told(effects: list[Effect]) -> list[Any]:
+    found = [one.command for one in effects if isinstance(one, SendCommand)]
+    return [one.spent for one in found if isinstance(one, Rebirth) and one.spent is not None]
+
+
+def test_what_a_node_has_spent_is_saved_before_its_update_is_answered() -> None:
+    """FED-183."""
+    rig = private_rig()
+    rig.connect()
+    born(rig, "a", "b")
+    lines = transcript(rig.offer("a", 0, spent=steps(10), num_examples=1))
+    assert lines[:2] == ["save spent a 10", "store 0-a"]
+    assert rig.store.spent[NodeId("a")].steps == steps(10)
+
+
+def test_an_update_without_a_ledger_is_refused() -> None:
+    """FED-185: a node of an older release, which was never asked."""
+    rig = private_rig()
+    rig.connect()
+    born(rig, "a", "b")
+    assert "tell a refused 0-a incompatible" in transcript(rig.offer("a", 0))
+    assert rig.store.spent == {}
+
+
+def test_a_node_that_cannot_keep_it_is_not_asked() -> None:
+    """FED-185."""
+    rig = private_rig()
+    rig.connect()
+    rig.state("old")
+    born(rig, "a", "b")
+    asked = {node for record in rig.store.rounds.values() for node in record.nodes}
+    assert asked
+    assert asked <= {"a", "b"}
+
+
+def test_a_node_that_lost_its_ledger_is_told() -> None:
+    """FED-183."""
+    rig = private_rig()
+    rig.connect()
+    born(rig, "a", "b")
+    rig.offer("a", 0, spent=steps(10))
+    assert told(rig.state("a", capabilities=ABLE, state_id=5)) == [steps(10)]
+    assert told(rig.state("a", capabilities=ABLE, state_id=5, spent=steps(10))) == []
+    assert told(born(rig, "b")) == []
+
+
+def test_a_turn_of_a_wiped_node_comes_on_top_of_what_is_known() -> None:
+    """FED-183: also where it was not told in time."""
+    rig = private_rig()
+    rig.connect()
+    born(rig, "a", "b")
+    rig.offer("a", 0, spent=steps(30))
+    rig.offer("b", 0, spent=steps(10))
+    rig.offer("a", 1, spent=steps(10))
+    assert rig.store.spent[NodeId("a")].steps == steps(40)
+    rig.offer("a", 1, spent=steps(10))
+    assert rig.store.spent[NodeId("a")].steps == steps(40), "a repeated offer is charged once"
+
+
+def test_an_older_update_that_comes_late_charges_nothing_twice() -> None:
+    rig = private_rig(max_staleness=10)
+    rig.connect()
+    born(rig, "a", "b")
+    rig.offer("a", 0, spent=steps(10))
+    rig.offer("b", 0, spent=steps(10))
+    rig.offer("a", 1, spent=steps(30))
+    rig.offer("a", 0, spent=steps(20))
+    assert rig.store.spent[NodeId("a")].steps == steps(30)
+
+
+def test_a_node_without_budget_is_not_asked_again() -> None:
+    """FED-182."""
+    rig = private_rig()
+    rig.connect()
+    born(rig, "a", "b", "c")
+    rig.decline("a", 0, reason="budget")
+    rig.wait(100_000)
+    assert "a" not in {node for record in list(rig.store.rounds.values())[1:] for node in record.nodes}
+    assert not rig.machine.snapshot()["finished"]
+
+
+def test_a_run_ends_when_fewer_than_a_quorum_have_budget() -> None:
+    """FED-182."""
+    rig = private_rig(exit_when_finished=True)
+    rig.connect()
+    born(rig, "a", "b")
+    lines = transcript(rig.decline("a", 0, reason="budget"), notes=True)
+    assert "note budget_ends_run" in lines
+    assert rig.machine.snapshot()["finished"]
+    assert rig.announced is not None
+    assert rig.announced.final
+    assert "stop budget" in transcript(rig.wait(1_000)) or "stop budget" in lines
+
+
+def test_a_busy_node_has_budget_left() -> None:
+    rig = private_rig()
+    rig.connect()
+    born(rig, "a", "b")
+    rig.decline("a", 0)
+    assert not rig.machine.snapshot()["finished"]
+
+
+def test_a_restarted_coordinator_ends_at_once_where_the_budgets_are_spent() -> None:
+    rig = private_rig()
+    for node in ("a", "b"):
+        rig.store.spent[NodeId(node)] = NodeSpent(
+            node=NodeId(node), steps=steps(5_000), round=RoundId(3), privacy=PRIVACY
+        )
+    rig.restart()
+    assert rig.machine.snapshot()["finished"]
+
+
+def test_while_nothing_can_be_saved_nothing_is_answered() -> None:
+    rig = private_rig()
+    rig.connect()
+    born(rig, "a", "b")
+    rig.failing = True
+    assert transcript(rig.offer("a", 0, spent=steps(10)))[-1] == "tell a retry 0-a"
+    rig.failing = False
+    rig.wait(60)
+    assert "save spent a 10" in transcript(rig.offer("a", 0, spent=steps(10)))
+
+
+def test_a_run_without_privacy_keeps_no_ledger() -> None:
+    rig = private_rig(train=replace(TRAIN, privacy=None), needs={})
+    rig.connect()
+    born(rig, "a", "b")
+    rig.offer("a", 0, spent=steps(10))
+    rig.decline("b", 0, reason="budget")
+    assert (rig.store.spent, rig.machine.snapshot()["finished"]) == ({}, False)

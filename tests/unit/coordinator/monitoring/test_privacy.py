@@ -1,0 +1,62 @@
+"""The statement of what was promised says unit, adjacency and delta with every epsilon, and what was not promised."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from coordinator.monitoring.privacy import NOT_PROMISED, privacy_line, read_privacy, show_privacy
+from coordinator.records import NodeSpent
+from coordinator.storage.sqlite_store import SqliteStore
+from federation.types import ExamplePrivacy, NodeId, RoundId, SampledSteps
+
+PRIVACY = ExamplePrivacy(clip=0.5, noise=1.5, sampling_rate=0.04, epsilon=8.0, delta=1e-5)
+
+
+def spent(node: str, steps: int) -> NodeSpent:
+    taken = (SampledSteps(sampling_rate=0.04, noise=1.5, steps=steps),)
+    return NodeSpent(node=NodeId(node), steps=taken, round=RoundId(3), privacy=PRIVACY)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    store = SqliteStore(tmp_path / "state")
+    store.save_spent(spent("press-1", 2250))
+    store.save_spent(spent("press-2", 10))
+    store.close()
+    return tmp_path / "state"
+
+
+def test_the_statement_can_be_filed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_privacy(folder)
+    said = capsys.readouterr().out
+    assert "Largest epsilon of any node: 6.7688 at delta 1e-05 (press-1)." in said
+    assert "add or remove one row" in said
+    assert "press-1: epsilon 6.7688 at delta 1e-05, budget 8; 2,250 steps (q 0.04, noise 1.5); clip 0.5" in said
+    assert "press-2: epsilon" in said
+    for line in NOT_PROMISED:
+        assert line in said
+
+
+def test_the_numbers_can_be_read_by_a_program(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_privacy(folder, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["privacy"]["unit"] == "examples"
+    assert found["privacy"]["adjacency"] == "add or remove one row"
+    assert found["privacy"]["largest_epsilon"] == pytest.approx(6.76878, rel=1e-3)
+    assert found["privacy"]["nodes"]["press-1"]["delta"] == 1e-5
+    assert found["privacy"]["nodes"]["press-1"]["spent"] == [{"sampling_rate": 0.04, "noise": 1.5, "steps": 2250}]
+    assert found["not_promised"] == list(NOT_PROMISED)
+
+
+def test_one_line_has_unit_adjacency_and_delta_too(folder: Path) -> None:
+    said = privacy_line(read_privacy(folder))
+    for part in ("epsilon 6.769 of 8", "delta 1e-05", "2 nodes", "examples", "add or remove one row"):
+        assert part in said
+
+
+def test_a_run_without_noise_promises_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    SqliteStore(tmp_path / "state").close()
+    show_privacy(tmp_path / "state")
+    assert "nothing is promised" in capsys.readouterr().out
+    assert (read_privacy(tmp_path / "state"), privacy_line(None)) == (None, "")
