@@ -11,6 +11,7 @@ SEEDS ?= 2000
 MINUTES ?= 10
 FRAMES ?= 1000000
 MESSAGES ?= 100000
+MASKS ?= 10000
 TESTS ?=
 BROKER_TESTS ?= tests/contract/test_transport.py tests/integration/transport/test_mqtt.py tests/integration/transport/test_mqtt_identity.py tests/integration/roles/test_coordinator.py tests/integration/roles/test_edge_node.py tests/integration/roles/test_recovery.py tests/integration/commands/test_coordinator_doctor.py tests/integration/commands/test_edge_node_doctor.py
 # More workers than most machines have cores: half of the time of a test with real processes is spent waiting.
@@ -97,9 +98,10 @@ bench: $(STAMP) ## The figures of the README, printed with their bars (minutes)
 bench-codec: $(STAMP) ## The codec's figures beside its peers; ARGS=--system adds whole federations
 	@$(BIN)/python -m benchmarks.codec $(ARGS)
 
-fuzz: $(STAMP) ## Mutated frames at the decoder, extreme messages at machine and store: make fuzz FRAMES=1000000 MESSAGES=100000
+fuzz: $(STAMP) ## Mutated frames, extreme messages, masked sums: make fuzz FRAMES=1000000 MESSAGES=100000 MASKS=10000
 	@$(BIN)/python -m benchmarks.codec_fuzz --frames $(FRAMES) $(ARGS)
 	@FEDMQ_EXTREMES=$(MESSAGES) $(BIN)/python -m pytest -q -p no:cacheprovider tests/hostile/test_extremes.py
+	@FEDMQ_MASK_CASES=$(MASKS) $(BIN)/python -m pytest -q -p no:cacheprovider --timeout 7200 -k "masked_sum" tests/unit/update_codec/test_masking.py tests/unit/federation/privacy/test_seeds.py
 
 bench-algorithms: $(STAMP) ## Strategies, robust rules and asynchronous rounds, with their bars (minutes)
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.algorithms $(ARGS)

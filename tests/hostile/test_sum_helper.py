@@ -197,7 +197,7 @@ def test_swapped_boxes_are_refused(attack: Attack) -> None:
     good, other = attack.update(0), attack.update(1)
     attack.not_held(replace(good.sealed(), box=other.boxes[0]), SumReason.BAD_BOX)
     attack.not_held(replace(good.sealed(), box=good.boxes[0][:-1]), SumReason.BAD_BOX)
-    attack.not_held(replace(good.sealed(), box=good.boxes[0][:-1] + b"\0"), SumReason.BAD_BOX)
+    attack.not_held(replace(good.sealed(), box=good.boxes[0][:-1] + bytes([good.boxes[0][-1] ^ 1])), SumReason.BAD_BOX)
     two = replace(TERMS, count=2, threshold=2)
     helpers = [KeyPair.make(Kem.X25519).public, attack.rig.public]
     mine = attack.nodes[0].update(2, two, helpers)

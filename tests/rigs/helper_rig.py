@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +96,7 @@ class MaskingNode:
     ) -> "MaskedUpdate":
         """A masked update of this node, with the integers that are in it."""
         update = update_id(RoundId(number), self.name)
-        rng = np.random.default_rng(abs(hash((number, self.name))))
+        rng = np.random.default_rng(crc32(f"{number}/{self.name}".encode()))
         integers = rng.integers(-under.levels, under.levels + 1, under.dimension)
         seeds = [rng.bytes(32) for _ in classes(under.count, under.threshold)]
         tail = rng.integers(-100, 100, under.tail)

@@ -160,6 +160,7 @@ def test_any_three_of_four_helpers_reveal_the_sum_and_one_that_joins_late_gives_
         assert isinstance(refused, SumRefusal)
         assert refused.reason is SumReason.NOT_OURS
         assert rig.store._database.execute("SELECT COUNT(*) FROM seeds").fetchone()[0] < 15
+        assert {row[0] for row in rig.store._database.execute("SELECT releases FROM ledger")} == {1}
         rig.close()
 
 
