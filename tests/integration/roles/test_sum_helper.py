@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 
 from benchmarks.privacy.masks import RUN, TOPICS, Job, Made, RealHelper, make_update, request_for
+from federation.identity.signing_keys import SigningKey
 from federation.privacy.boxes import Kem, KeyPair, PublicKey
 from federation.protocol.enumerations import HeldStatus, Presence, SumReason
-from federation.protocol.messages import Message
-from federation.protocol.signing import Reader
+from federation.protocol.messages import CoordinatorState, Message
+from federation.protocol.signing import Reader, Writer
 from federation.protocol.sum_messages import Held, HelperState, SealedSeeds, SumOffer, SumRefusal, SumRequest
 from federation.runtime.local_broker import LocalBroker
 from federation.runtime.mqtt import MqttTransport, SessionSettings, parse_broker_url
+from federation.types import Epoch
+from sum_helper.config import read_config
+from sum_helper.setup.doctor import examine
 
 pytestmark = pytest.mark.broker
 
@@ -107,3 +111,31 @@ def test_a_killed_helper_says_what_it_said_and_no_second_set(played: Played) -> 
     finally:
         process.kill()
         process.wait(LIMIT_S)
+
+
+def test_the_doctor_sees_broker_and_coordinator_and_who_speaks_in_its_name(played: Played) -> None:
+    """A visit under a name of its own: a helper that runs is not disturbed."""
+    config = read_config(played.folder, {}, environ={})
+
+    def found() -> dict[str, str]:
+        return {one.check: one.verdict for one in examine(config)}
+
+    def lead(signer: SigningKey, presence: Presence) -> None:
+        state = CoordinatorState(presence=presence, run=RUN, epoch=Epoch(1), protocol_min=1, protocol_max=1)
+        topic = TOPICS.coordinator_state
+        played.transport.subscribe(topic)
+        played.transport.publish(topic, Writer(TOPICS, signer).encode(topic, state), retain=True)
+        played.heard(lambda where, payload: where == topic and Reader(TOPICS).decode(where, payload) == state)
+
+    first = found()
+    assert (first["broker port"], first["broker session"], first["coordinator"]) == ("PASS", "PASS", "WARN")
+    assert first["apart"] in {
+        "WARN",
+        "FAIL",
+    }  # the broker is here; a coordinator of another test may be, too
+    lead(played.coordinator, Presence.LOST)
+    assert found()["coordinator"] == "WARN"
+    lead(played.coordinator, Presence.ONLINE)
+    assert found()["coordinator"] == "PASS"
+    lead(SigningKey.new(), Presence.ONLINE)
+    assert found()["coordinator"] == "FAIL"
