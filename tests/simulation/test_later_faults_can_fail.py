@@ -134,8 +134,8 @@ def test_slots_that_stay_on_the_disk_are_found() -> None:
 def test_a_node_that_is_there_and_unknown_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     observe = Registry.observe
 
-    def deaf(registry: Registry, node: NodeId, state: Any) -> Any:
-        sighting = observe(registry, node, state)
+    def deaf(registry: Registry, node: NodeId, state: Any, **how: Any) -> Any:
+        sighting = observe(registry, node, state, **how)
         if node == "node-0":
             registry.remove(node)
         return sighting

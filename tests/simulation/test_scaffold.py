@@ -26,8 +26,9 @@ def scenario(seed: int) -> Scenario:
     downlink = replace(DownlinkSettings(), spec=CodecSpec.parse("lossless" if seed % 2 else "edge"))
     committer = CommitterSettings(strategy=make_strategy(StrategySettings(name="scaffold")), downlink=downlink)
     engine = replace(drawn.engine, task=task, train=settings)
-    # A device that loses its folder loses its control variate, which no sum can tell.
-    faults = replace(drawn.faults, wipe=0.0)
+    # A device that loses its folder loses its control variate, which no sum can tell; so does a coordinator that goes
+    # back lose what its nodes have added since, and a twin adds to its own alone.
+    faults = replace(drawn.faults, wipe=0.0, stale_copy=0.0, restore=0.0, second_run=0.0, twin=0.0)
     node = replace(drawn.node, task=task)
     return replace(drawn, task=task, engine=engine, committer=committer, node=node, faults=faults)
 
