@@ -12,9 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from coordinator.storage.read_only import ReadOnlyStore
+from federation.protocol.messages import ReceiptStatus
 from federation.runtime.address import parse_broker_url
 from federation.runtime.local_broker import LocalBroker
 from federation.runtime.visit import visit_broker
+from federation.types import ModelVersion
+from fedmq.audit.audit import audit
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -53,6 +57,25 @@ def test_a_federation_with_a_killed_node_reaches_its_last_version_and_reports(tm
         assert key in report
     for row in report["rounds"]:
         assert {"accuracy", "wall_s", "accepted", "stale", "refused", "bytes_up", "bytes_down"} <= set(row)
+
+
+def test_masked_sums_survive_a_killed_node_a_killed_helper_and_a_killed_coordinator(tmp_path: Path) -> None:
+    """Sums that nobody sees the parts of, and nothing is lost or counted twice."""
+    file, kept = tmp_path / "report.json", tmp_path / "kept"
+    options = ["--task", "quadratic", "--nodes", "9", "--per-round", "8", "--helpers", "2", "--rounds", "8"]
+    done = demo([*options, "--report", str(file), "--keep", str(kept)])
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(file.read_text())
+    assert [row["version"] for row in report["rounds"]] == list(range(1, 9))
+    assert (report["server_kills"], report["codec"], report["helpers"]) == (2, "masked", 2)
+    assert {row["accepted"] for row in report["rounds"]} == {8}
+    audited = audit(kept)
+    assert audited.holds, [finding for finding in audited.findings if finding.failed]
+    with ReadOnlyStore(kept) as store:
+        applied = [row.record for row in store.updates() if row.verdict.status is ReceiptStatus.APPLIED]
+        assert len(applied) == 8 * 8
+        assert {(record.num_examples, len(record.metrics), record.codec) for record in applied} == {(1, 0, "masked")}
+        assert store.batch(ModelVersion(8)) is not None
 
 
 def test_json_prints_one_object_and_nothing_else(tmp_path: Path) -> None:
