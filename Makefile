@@ -40,7 +40,7 @@ $(STAMP):
 $(FRAMEWORKS_STAMP):
 	@$${PYTHON:-python3} -m venv $(FRAMEWORKS)
 	@$(FRAMEWORKS)/bin/pip install -q hatchling editables
-	@$(FRAMEWORKS)/bin/pip install -q --no-build-isolation -e '.[$(FRAMEWORK_EXTRAS)]' alembic sqlalchemy hypothesis psutil pytest pytest-timeout pytest-randomly pytest-xdist
+	@$(FRAMEWORKS)/bin/pip install -q --no-build-isolation -c <(grep ^torch constraints.txt) -e '.[$(FRAMEWORK_EXTRAS)]' alembic sqlalchemy hypothesis psutil pytest pytest-timeout pytest-randomly pytest-xdist
 	@rm -f $(FRAMEWORKS)/.ready-*
 	@touch $@
 
