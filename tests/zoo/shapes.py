@@ -499,7 +499,7 @@ SHAPES: dict[str, Shape] = {
         score=lambda output, batch: (output.argmax(1) == batch[-1])[batch[-1] < 2].float(),
     ),
     "attention": classes(Attending),
-    "layer_used_twice": classes(twice),
+    "layer_used_twice": classes(twice, rate=0.1),
     "spectral_norm": classes(
         lambda: nn.Sequential(parametrizations.spectral_norm(nn.Linear(8, 24)), nn.ReLU(), nn.Linear(24, 3))
     ),
