@@ -167,7 +167,11 @@ class Outbox:
         self._storage_attempts = 0
 
     def storage_failed(self, effect: Effect | None, now: float) -> None:
-        """Whatever is not on disk is tried again after a back-off; until then nothing of it is said."""
+        """Whatever is not on disk is tried again after a back-off; until then nothing of it is said.
+
+        What fails until then tells nothing new: else each announcement would double the wait, and a disk that was full
+        for two seconds would cost five minutes.
+        """
         if isinstance(effect, SettleUpdate | EnterRun):
             self._box.repeat[effect] = None
         if isinstance(effect, SaveOutbox):
@@ -177,6 +181,8 @@ class Outbox:
                 failed.saving = False
         for delivery in self._box.deliveries.values() if effect is None else ():
             delivery.saving = False
+        if self._storage_retry_at is not None and now < self._storage_retry_at:
+            return
         wait_s = self._backoff_s(self._settings.storage_retry_s, self._storage_attempts)
         self._storage_attempts += 1
         self._storage_retry_at = now + wait_s

@@ -262,6 +262,19 @@ def test_failed_saves_are_repeated_with_growing_pauses_until_one_succeeds() -> N
     assert node.machine.deadline() == node.now + 1.0
 
 
+def test_what_fails_while_the_disk_is_waited_for_does_not_make_the_wait_longer() -> None:
+    """Each announcement asks for a save of its own: a disk that was full for two seconds would cost five minutes."""
+    node = Script(holding(3))
+    began = node.now
+    for number in range(20):
+        node.announce(announcement(number, 3, cohort=NOBODY))
+        node.on(StorageFailed(detail="disk full", effect=node.effects[0]))
+        node.wait_until(node.now + 0.1)
+    assert node.announce(announcement(50, 3)) == ["save round 50", "decline 50: storage (30 s)"]
+    node.wait_until(began + 1.0 + 2.0 + 1.0)
+    assert node.announce(announcement(51, 3)) == ["train 51 from 3"]
+
+
 def test_an_update_that_is_finished_just_when_the_disk_is_tried_again_is_saved_once() -> None:
     """A process that was stopped finds both at the same moment, and the store takes no update twice."""
     node = Script(holding(3))
