@@ -152,10 +152,6 @@ class Fetch:
 
     def connected(self, now: float) -> list[Effect]:
         """Begin, or ask again for what is missing of the current segment."""
-        most = self._settings.bounds.model_bytes_max
-        if path_bytes(self.parts) > most:
-            found = path_bytes(self.parts)
-            return self._give_up(f"the model's parts have {found} bytes; this node's model and bounds limits: {most}")
         return self._begin(now) if self._assembly is None else self._ask_again(now)
 
     def disconnected(self) -> list[Effect]:
