@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from federation.command_line import (
     add_commands,
     errors_told,
 )
-from federation.errors import ConfigError
+from federation.errors import ConfigError, StorageError
 from federation.runtime.standard_output import reserve
 
 __all__ = ["main", "make_app"]
@@ -180,7 +181,9 @@ def why(*, config: ConfigOption = None, state: StateOption = None, as_json: Json
     from coordinator.monitoring.why import explain  # noqa: PLC0415
 
     folder = _state_folder(config, state)
-    waiting, spent = read_waiting(folder), read_privacy(folder)
+    waiting, spent = read_waiting(folder), None
+    with suppress(StorageError):  # what is waited for is said in a file of its own, whatever the store is like
+        spent = read_privacy(folder)
     if as_json:
         typer.echo(json.dumps(asdict(waiting) | ({} if spent is None else {"privacy": privacy_row(spent)})))
         return

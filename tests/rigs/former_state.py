@@ -54,7 +54,8 @@ SINCE = ("not checked:", "not covered by sums:")
 NODE_DATABASE = "node.sqlite"
 NODE_TASK = "quadratic-400"
 NODE = NodeId("pi-3")
-LATER_FIELDS = {"inputs", "medians", "restored", "spent"}
+LATER_FIELDS = {"inputs", "medians", "restored", "spent"} | {"batch", "boxes", "content_key", "seeds"}
+LATER_FIELDS |= {"sums", "terms", "ticket"}
 """Fields that records of the release before did not have."""
 
 
