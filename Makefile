@@ -120,6 +120,7 @@ mutants: $(STAMP) ## Planted bugs: does a test or a campaign catch each? Half an
 
 bench-privacy: $(STAMP) ## What masks, noise and sealing cost and keep, with their bars (minutes)
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.privacy $(ARGS)
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.privacy.sealing
 
 bench-containers: $(STAMP) ## Sizes of the images, and compose up to the first version (docker or podman; images built)
 	@$(BIN)/python -m benchmarks.containers $(ARGS)

@@ -34,7 +34,7 @@ from coordinator.runtime.group_commit import BATCH_MAX, GroupCommit
 from coordinator.runtime.inbound import Inbound
 from coordinator.runtime.incidents import Incidents
 from coordinator.runtime.retained_mail import RetainedMail
-from coordinator.runtime.sealing import CoordinatorSealing
+from coordinator.runtime.sealing import CoordinatorSealing, check_room
 from coordinator.runtime.traffic import Traffic
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import CoordinatorStore
@@ -166,7 +166,7 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
     with StopSignals(inbox, StopRequested()) as signals:
         connections.open()
         try:
-            watch = EnrolledWatch(_enrolled(config.security), inbox)
+            watch = EnrolledWatch(_enrolled(config.security), inbox, executor.sealing)
             with watch, Supervision(inbox, lambda: connections.alive) as supervision:
                 translate: Callable[[object], Event | None] = supervision.watching(inbound.translate)
                 parts = (watched, executor, inbox, MonotonicClock(), translate)
@@ -344,6 +344,8 @@ def _executor(
     signer: Signer | None,
 ) -> CoordinatorExecutor:
     config = plan.config
+    check_room(config.privacy.sealing, store.recovered(recent=1).inputs)
+    sealed = (store.run, store.epoch), config.store.folder, config.privacy.sealing, signer
     return CoordinatorExecutor(
         ExecutorParts(
             store=store,
@@ -356,9 +358,7 @@ def _executor(
             evaluator=evaluator or NoEvaluator(),
             update_norm_max=config.limits.update_norm_max,
             signer=signer,
-            sealing=CoordinatorSealing(
-                _topics(config), (store.run, store.epoch), config.store.folder, config.privacy.sealing, signer
-            ),
+            sealing=CoordinatorSealing(_topics(config), *sealed),
             blame=plan.incidents.count,
             passing=commits.passing,
         )

@@ -52,6 +52,7 @@ LAZY_COMMANDS: LazyCommands = {
     "init": ("coordinator.enrolment.cli", "init", "Make a federation: certificates, broker configuration, settings."),
     "enroll": ("coordinator.enrolment.cli", "enroll", "Write the file with which a node joins."),
     "revoke": ("coordinator.enrolment.cli", "revoke", "Shut nodes out."),
+    "rotate-key": ("coordinator.enrolment.cli", "rotate_key", "Have nodes seal to another key of the coordinator."),
     "renew": ("coordinator.enrolment.cli", "renew", "Write new certificates before the old ones end."),
 }
 """Commands that are imported only when they are called: module, function, summary."""

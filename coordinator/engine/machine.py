@@ -128,6 +128,7 @@ class CoordinatorMachine:
             "helpers": self._sums.rows(),
             "counters": dict(state.counters),
             "enrolled": self._enrolled_digest,
+            "sealed": state.settings.sealed,
         }
 
     def _names(self) -> list[str]:
@@ -250,10 +251,9 @@ class CoordinatorMachine:
         self._fence.connected()
 
     def _on_disconnected(self) -> None:
-        state = self._state
-        state.clock.stop(state.now)
+        self._state.clock.stop(self._state.now)
         self._fence.disconnected()
-        state.count("disconnects")
+        self._state.count("disconnects")
 
     def _meet(self, node: NodeId) -> None:
         """A node has spoken, so it is there."""

@@ -16,16 +16,17 @@ from coordinator.enrolment.federation import Fleet
 from coordinator.enrolment.folder import FleetFolder
 from coordinator.enrolment.shut_out import SHUT, still_open
 from coordinator.enrolment.texts import FleetPlan
-from federation.errors import ConfigError, LocalProtocolError
+from federation.errors import ConfigError, LocalProtocolError, StorageError
 from federation.identity.bundle import BUNDLE_BYTES_MAX
 from federation.identity.certificates import AUTHORITY_DAYS, CERTIFICATE_DAYS
 from federation.identity.private_files import read_text
 from federation.identity.request import decode_request
 from federation.protocol.topics import validate_federation_id
 from federation.storage.folder import lock_holder
+from federation.storage.sealing_keys import ROTATE
 from federation.types import FederationId, NodeId
 
-__all__ = ["certificate_ends", "enroll", "init", "renew", "revoke", "tell_expiring"]
+__all__ = ["certificate_ends", "enroll", "init", "renew", "revoke", "rotate_key", "tell_expiring"]
 
 EXPIRING_DAYS = 30
 HOST_MAX = 253
@@ -149,6 +150,24 @@ def renew(
             typer.echo("broker and coordinator renewed: start the coordinator again")
     _tell_enrolled(fleet, fleet.renew(nodes, days=days))
     _tell_reloaded(fleet, needed=bool(soon))
+
+
+def rotate_key(folder: Folder) -> None:
+    """Have the coordinator take another key that nodes seal to, at once; it does so by itself, too (privacy.rotate_s).
+
+    The one before opens what is under way, and is forgotten with the next. The model's group key stays: see revoke.
+    """
+    config = read_config(folder, {})
+    if not config.privacy.sealed:
+        raise ConfigError("privacy.sealed", "this federation is not sealed, so there is no key to replace")
+    state = config.store.folder
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (state / ROTATE).touch()
+    except OSError as error:
+        raise StorageError(f"{state} cannot be written: {error.strerror}") from error
+    runs = lock_holder(state) is not None
+    typer.echo("the coordinator takes another key" if runs else "the coordinator takes another key once it runs here")
 
 
 def tell_expiring(folder: Path, *, within_days: int = EXPIRING_DAYS) -> None:

@@ -39,6 +39,7 @@ from federation.protocol.wire import decode_message
 from federation.runtime.address import BrokerAddress
 from federation.runtime.visit import Seen, visit_broker
 from federation.storage.folder import has_content, lock_holder
+from federation.storage.sealing_keys import read_keys
 from federation.storage.sqlite import lost
 from federation.types import FederationId, ModelVersion, NodeId
 from update_codec import Manifest
@@ -65,6 +66,7 @@ def examine(config: CoordinatorConfig) -> Iterator[Finding]:
     yield check_folder(folder)
     yield finding
     yield check_store(folder, manifest)
+    yield check_sealing(config)
     bytes_min = FREE_BYTES_MIN + (0 if manifest is None else COPIES_ON_DISK * manifest.fp32_bytes)
     yield check_room(
         folder, bytes_min=bytes_min, remedy=f"make {bytes_min >> 20} MiB of room: a full disk stops rounds"
@@ -79,6 +81,21 @@ def check_settings(config: CoordinatorConfig) -> Finding:
     except FederationError as error:
         return failed("settings", str(error), "correct this setting")
     return passed("settings", f"federation {config.federation.id}, task {config.task.name}")
+
+
+def check_sealing(config: CoordinatorConfig) -> Finding:
+    """Whether the broker reads updates and the model, and whether the keys against that can be used."""
+    if not config.privacy.sealed:
+        said = "off: the broker reads every update and the model"
+        if not config.security.require_signatures:
+            return passed("sealing", f"{said}, as in every federation without certificates")
+        return warned("sealing", said, "set privacy.sealed = true (docs/how-to/privacy.md)")
+    try:
+        keys = read_keys(config.store.folder)
+    except StorageError as error:
+        return failed("sealing", str(error), "move the file away")
+    epoch = f", group key {keys.groups[-1].epoch}" if keys.groups else "; the first start makes its keys"
+    return passed("sealing", f"{config.privacy.kem}{epoch}")
 
 
 def check_task(config: CoordinatorConfig) -> tuple[Finding, Manifest | None]:

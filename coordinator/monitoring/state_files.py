@@ -33,6 +33,7 @@ __all__ = [
     "read_enrolled",
     "read_failing",
     "read_incidents",
+    "read_sealed",
     "read_stopping",
     "read_waiting",
 ]
@@ -135,6 +136,7 @@ class StatusFile:
             "counters": dict(snapshot["counters"]),
             "incidents": self._incidents(),
             "enrolled": snapshot.get("enrolled", ""),
+            "sealed": bool(snapshot.get("sealed")),
         }
         if told == before:
             return
@@ -147,6 +149,7 @@ class StatusFile:
             "incidents": told["incidents"],
             "stopping": self._stopping,
             "enrolled": told["enrolled"],
+            "sealed": told["sealed"],
         }
         with contextlib.suppress(OSError):
             write_file(self._folder / STATUS, json.dumps(content).encode(), durable=False)
@@ -283,6 +286,13 @@ def read_enrolled(folder: Path) -> str:
     """The digest of the list of enrolled nodes that the last coordinator has acted on; empty: of none."""
     content = _json(folder / STATUS)
     return str(content.get("enrolled", "")) if isinstance(content, dict) else ""
+
+
+def read_sealed(folder: Path) -> bool | None:
+    """Whether the broker can read nothing of updates and model; None: no coordinator of this release has said it."""
+    content = _json(folder / STATUS)
+    said = content.get("sealed") if isinstance(content, dict) else None
+    return said if isinstance(said, bool) else None
 
 
 def _part(folder: Path, name: str) -> Any:

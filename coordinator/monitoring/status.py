@@ -24,6 +24,7 @@ from coordinator.monitoring.state_files import (
     read_counters,
     read_failing,
     read_incidents,
+    read_sealed,
     read_waiting,
 )
 from coordinator.monitoring.why import explain, failures, nobody_trains
@@ -70,6 +71,7 @@ def read_status(folder: Path) -> dict[str, object]:
         "behind": read_behind(folder),
         "claims": read_claims(folder),
         "privacy": privacy_row(read_privacy(folder)),
+        "sealed": read_sealed(folder),
         "restored": None if (restored := _restored(folder)) is None else asdict(restored),
     }
 
@@ -160,7 +162,17 @@ def _tables(folder: Path) -> Group:
         _version_table(versions, VERSIONS_SHOWN),
         *(("", _incident_table(incidents)) if incidents else ()),
         _counts(read_counters(folder)),
+        *_sealed(folder),
     )
+
+
+def _sealed(folder: Path) -> Iterator[Text]:
+    """Who else reads updates and model."""
+    match read_sealed(folder):
+        case True:
+            yield Text("sealed: the broker reads neither updates nor the model", style="dim")
+        case False:
+            yield Text("not sealed: the broker reads updates and the model (privacy.sealed)", style="dim")
 
 
 def _screen(folder: Path, console: Console) -> Group:

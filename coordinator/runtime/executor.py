@@ -323,7 +323,7 @@ class CoordinatorExecutor:
         return True
 
     def _rotate(self) -> None:
-        if self._sealing is not None and self._sealing.on:
+        if self._sealing is not None and self._sealing.rotation_is_due():
             self._sealing.rotate()
             self._parts.say("sealing_key_rotated", self._sealing.row())
 

@@ -4,6 +4,7 @@ The machine knows nothing of it: sizes and digests that it hears and says are th
 section 14). Keys are on the disk before anything is said under them.
 """
 
+import contextlib
 import secrets
 import time
 from collections import OrderedDict
@@ -12,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from coordinator.config.privacy import SealingSettings
-from federation.errors import BadSeal
+from federation.errors import BadSeal, ConfigError
 from federation.privacy.boxes import Kem, KeyPair
 from federation.privacy.envelopes import (
     SECRET_BYTES,
@@ -25,6 +26,7 @@ from federation.privacy.envelopes import (
     update_key,
     wrap_group_key,
 )
+from federation.protocol.limits import HEADER_BYTES_MAX
 from federation.protocol.messages import (
     CoordinatorState,
     Message,
@@ -39,10 +41,10 @@ from federation.protocol.messages import (
 from federation.protocol.sealed_messages import KeyWrap, PartsSeal, Sealed, SealingKey
 from federation.protocol.signing import Signer
 from federation.protocol.topics import NodeCommandTopic, Topics
-from federation.storage.sealing_keys import Group, Pair, SealingKeys, read_keys, write_keys
+from federation.storage.sealing_keys import ROTATE, Group, Pair, SealingKeys, read_keys, write_keys
 from federation.types import Epoch, NodeId, RunId, UpdateId
 
-__all__ = ["PAIRS_MAX", "CoordinatorSealing"]
+__all__ = ["PAIRS_MAX", "CoordinatorSealing", "check_room"]
 
 PAIRS_MAX = 2
 """Own keys that are kept: what was sealed to the one before is under way; a node seals anew whenever it offers."""
@@ -52,6 +54,23 @@ UPDATES_MAX = 32
 
 PARTS_MAX = 64
 """Model parts whose keys are remembered."""
+
+
+STATE_BYTES = 300
+"""What a coordinator's state has beside its key and the description of the inputs, at most, signature included."""
+
+
+def check_room(settings: SealingSettings, inputs: str | None) -> None:
+    """See that the key fits into the retained state, beside what the run's inputs mean.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    room = HEADER_BYTES_MAX - STATE_BYTES - settings.kem.public_bytes
+    size = len((inputs or "").encode())
+    if settings.on and size > room:
+        why = f"the description of the task's inputs has {size} bytes, and beside this key there is room for {room}"
+        raise ConfigError("privacy.kem", f"{why}: take x25519, or shorten the description")
 
 
 class CoordinatorSealing:
@@ -119,8 +138,11 @@ class CoordinatorSealing:
     # --- own keys ---------------------------------------------------------------------------------------------------
 
     def rotation_is_due(self) -> bool:
-        """Whether the newest key is old; a clock that went back makes none so."""
-        return self.on and self._now_s() - self._keys.pairs[-1].made_s >= self._settings.rotate_s
+        """Whether the newest key is old, or somebody asks for another; a clock that went back makes none old."""
+        if not self.on:
+            return False
+        is_old = self._now_s() - self._keys.pairs[-1].made_s >= self._settings.rotate_s
+        return is_old or (self._folder / ROTATE).exists()
 
     def rotate(self) -> None:
         """Take another key; the one before goes on opening what is under way.
@@ -130,6 +152,8 @@ class CoordinatorSealing:
         """
         fresh = Pair.of(KeyPair.make(self._settings.kem), self._now_s())
         self._save(pairs=(*self._keys.pairs, fresh)[-PAIRS_MAX:])
+        with contextlib.suppress(OSError):  # else it rotates once more
+            (self._folder / ROTATE).unlink(missing_ok=True)
 
     def _have_keys(self) -> None:
         if not self._pairs or self._pairs[-1].kem is not self._settings.kem:

@@ -15,10 +15,13 @@ from federation.errors import StorageError
 from federation.privacy.boxes import Kem, KeyPair, PublicKey
 from federation.storage.folder import remedy_for, write_file
 
-__all__ = ["FILE", "Group", "Pair", "Peer", "SealingKeys", "read_keys", "write_keys"]
+__all__ = ["FILE", "ROTATE", "Group", "Pair", "Peer", "SealingKeys", "read_keys", "write_keys"]
 
 FILE = "sealing-keys.json"
 """Its name in the state folder."""
+
+ROTATE = "rotate-key"
+"""A file of this name in a coordinator's state folder asks it for another key."""
 
 _BYTES_MAX = 64 << 20
 _PRIVATE = 0o600

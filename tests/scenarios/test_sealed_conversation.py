@@ -6,118 +6,56 @@ from pathlib import Path
 import pytest
 
 from coordinator.config.privacy import SealingSettings
-from coordinator.runtime.sealing import CoordinatorSealing
+from coordinator.runtime.sealing import CoordinatorSealing, check_room
 from edge_node.runtime.sealing import NO_COORDINATOR_KEY, NO_KEY, NodeSealing
-from federation.errors import BadSeal, BadSignature
+from federation.errors import BadSeal, BadSignature, ConfigError
 from federation.identity.signing_keys import SigningKey, read_coordinator_key
 from federation.privacy.boxes import Kem
 from federation.protocol.chunking import payload_digest
-from federation.protocol.cohort import NOBODY
+from federation.protocol.limits import HEADER_BYTES_MAX, INPUTS_BYTES_MAX
 from federation.protocol.messages import (
     Activity,
     Cancel,
     CoordinatorState,
-    Decline,
     Message,
-    ModelPart,
-    ModelRef,
     NodeState,
     PartKind,
     Presence,
     Progress,
     Rebirth,
-    Receipt,
-    ReceiptStatus,
     RoundAnnouncement,
-    TrainSettings,
-    UpdateOffer,
 )
-from federation.protocol.sealed_messages import KeyWrap, Sealed
+from federation.protocol.sealed_messages import KeyWrap, Sealed, SealingKey
 from federation.protocol.signing import Reader, Writer
-from federation.protocol.topics import Topics
-from federation.protocol.wire import split_signature
-from federation.storage.sealing_keys import FILE, read_keys
+from federation.protocol.wire import encode_message, split_signature
+from federation.storage.sealing_keys import FILE, ROTATE, read_keys
 from federation.types import (
-    Digest,
     Epoch,
-    FederationId,
     Incarnation,
     ModelVersion,
     NodeId,
     RoundId,
-    RunId,
     Start,
     UpdateId,
 )
-
-RUN = RunId("0123456789abcdef")
-TOPICS = Topics(FederationId("plant"))
-PRESS, MILL = NodeId("press"), NodeId("mill")
-EVENTS, COMMANDS = TOPICS.node_event(PRESS), TOPICS.node_command(PRESS)
-DAY_S = 86_400.0
-KEYFRAME = bytes(range(200))
-DELTA = b"a small delta"
-RECEIPT = Receipt(run=RUN, update=UpdateId("3-press"), status=ReceiptStatus.STORED)
-DECLINE = Decline(run=RUN, round=RoundId(3), reason="battery")
-
-
-def part(kind: PartKind, version: int, content: bytes, chunk_bytes: int = 90) -> ModelPart:
-    return ModelPart(
-        kind=kind,
-        version=ModelVersion(version),
-        payload_bytes=len(content),
-        payload_digest=payload_digest(content),
-        chunk_bytes=chunk_bytes,
-    )
-
-
-def state(*, epoch: int = 1, presence: Presence = Presence.ONLINE) -> CoordinatorState:
-    return CoordinatorState(
-        presence=presence, run=RUN, epoch=Epoch(epoch), protocol_min=1, protocol_max=1, start=Start(5)
-    )
-
-
-def announcement(*parts: ModelPart, delta: bytes | None = None) -> RoundAnnouncement:
-    digest = Digest(b"m" * 16)
-    model = ModelRef(
-        version=parts[0].version, digest=digest, manifest_digest=digest, seed=None, parts=parts, delta=delta
-    )
-    return RoundAnnouncement(
-        run=RUN,
-        epoch=Epoch(1),
-        round=RoundId(3),
-        task="t",
-        model=model,
-        cohort=NOBODY,
-        settings=TrainSettings(),
-        codec="edge",
-        min_base_version=ModelVersion(0),
-        lease_s=60.0,
-        spread_s=0.0,
-    )
-
-
-def offer(payload: bytes, *, inline: bool, chunk_bytes: int = 40) -> UpdateOffer:
-    return UpdateOffer(
-        run=RUN,
-        round=RoundId(3),
-        update=UpdateId("3-press"),
-        incarnation=Incarnation(1),
-        base_version=ModelVersion(0),
-        base_digest=Digest(b"b" * 16),
-        num_examples=600,
-        metrics={"loss": 0.5},
-        codec="edge",
-        payload_bytes=len(payload),
-        payload_digest=payload_digest(payload),
-        chunk_bytes=chunk_bytes,
-        inline=payload if inline else None,
-    )
-
-
-def born(node: NodeSealing) -> NodeState:
-    said = NodeState(presence=Presence.ONLINE, incarnation=Incarnation(1), protocol_min=1, protocol_max=1)
-    return node.stated(said)
+from tests.rigs.sealing_values import (
+    COMMANDS,
+    DAY_S,
+    DECLINE,
+    DELTA,
+    EVENTS,
+    KEYFRAME,
+    MILL,
+    PRESS,
+    RECEIPT,
+    RUN,
+    TOPICS,
+    announcement,
+    born,
+    offer,
+    part,
+    state,
+)
 
 
 @dataclass
@@ -404,6 +342,10 @@ def test_the_key_rotates_and_the_one_before_still_opens(pair: Pair) -> None:
     with pytest.raises(BadSeal):
         pair.coordinator.opened(EVENTS, old)
     assert len(read_keys(pair.folder / "coordinator").pairs) == 2
+    (pair.folder / "coordinator" / ROTATE).touch()
+    assert pair.coordinator.rotation_is_due()
+    pair.coordinator.rotate()
+    assert not pair.coordinator.rotation_is_due()
 
 
 def test_every_key_of_a_run_is_of_the_coordinators_kind(tmp_path: Path) -> None:
@@ -445,3 +387,32 @@ def test_a_key_is_wrapped_once_for_each_connection(pair: Pair) -> None:
     pair.coordinator.forget(PRESS)
     pair.coordinator.speak_again()
     assert len(told) == 2
+
+
+@pytest.mark.parametrize("kem", Kem)
+def test_a_key_that_does_not_fit_beside_the_inputs_is_refused_at_the_start(kem: Kem) -> None:
+    """FED-54: the longest description that is let through leaves room for all else that a state can say."""
+    settings = SealingSettings(on=True, kem=kem)
+    longest = next(size for size in range(INPUTS_BYTES_MAX, 0, -1) if _fits(settings, "i" * size))
+    said = CoordinatorState(
+        presence=Presence.ONLINE,
+        run=RUN,
+        epoch=Epoch(2**32 - 1),
+        protocol_min=65_535,
+        protocol_max=65_535,
+        began_ms=2**53 - 1,
+        start=Start(2**64 - 1),
+        inputs="i" * longest,
+        seal=SealingKey(kem=int(kem), key=bytes(kem.public_bytes)),
+    )
+    assert len(encode_message(said, sign=lambda _: bytes(64))) <= HEADER_BYTES_MAX
+    assert _fits(SealingSettings(on=False, kem=kem), "i" * INPUTS_BYTES_MAX)
+    assert longest == (INPUTS_BYTES_MAX if kem is Kem.X25519 else 2_580)
+
+
+def _fits(settings: SealingSettings, inputs: str) -> bool:
+    try:
+        check_room(settings, inputs)
+    except ConfigError:
+        return False
+    return True

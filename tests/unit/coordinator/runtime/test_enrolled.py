@@ -1,11 +1,12 @@
 """A coordinator that runs follows the list of the enrolled nodes."""
 
 import queue
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from coordinator.engine.events import NodesEnrolled
+from coordinator.engine.events import NodesEnrolled, RotationDue
 from coordinator.runtime import enrolled
 from coordinator.runtime.enrolled import EnrolledWatch, keys_digest
 from federation.identity.signing_keys import SigningKey, node_keys_text
@@ -74,3 +75,26 @@ def test_without_a_list_nothing_is_followed(tmp_path: Path) -> None:
         pass
     assert inbox.empty()
     del tmp_path
+
+
+@dataclass
+class Keys:
+    due: bool
+
+    def rotation_is_due(self) -> bool:
+        return self.due
+
+
+def test_another_key_is_asked_for_once_each_time_that_it_is_due() -> None:
+    """FED-170."""
+    inbox, keys = Inbox(10), Keys(due=True)
+    with EnrolledWatch(None, inbox, keys) as watch:
+        watch._watch_once()
+        watch._watch_once()
+        assert inbox.get_nowait().event == RotationDue()
+        assert inbox.empty()
+        keys.due = False
+        watch._watch_once()
+        keys.due = True
+        watch._watch_once()
+        assert inbox.get_nowait().event == RotationDue()
