@@ -284,7 +284,7 @@ def test_a_database_of_another_layout_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "store" / DATABASE)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(StorageError, match=r"layout 99.* up to 9: install the newer release"):
+    with pytest.raises(StorageError, match=r"layout 99.* up to 10: install the newer release"):
         opened(tmp_path)
 
 
