@@ -164,7 +164,7 @@ def check_plan(plan: DemoPlan) -> None:
 def coordinator_settings(plan: DemoPlan, *, broker_url: str, state: Path) -> Mapping[str, Mapping[str, object]]:
     """The coordinator's configuration file of this demo, section by section."""
     # A zero is what the coordinator takes by itself where the strategy has no value of its own, as fedprox has.
-    train = {k: v for k, v in asdict(plan.settings).items() if k not in {"extra", "seed"} and v != 0}
+    train = {k: v for k, v in asdict(plan.settings).items() if k not in {"extra", "seed"} and v}
     task: dict[str, object] = {"name": plan.task, "seed": plan.seed}
     if plan.data is not None:
         task["data"] = str(plan.data.resolve())
