@@ -2,8 +2,10 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from coordinator.records import NodeSpent
 from coordinator.storage.read_only import ReadOnlyStore
@@ -16,6 +18,7 @@ __all__ = [
     "UNIT",
     "PrivacyReport",
     "privacy_line",
+    "privacy_report",
     "privacy_row",
     "read_privacy",
     "show_privacy",
@@ -37,6 +40,17 @@ NOT_PROMISED = (
 )
 
 
+class Ledgers(Protocol):
+    """What is read of a run's store."""
+
+    @property
+    def run(self) -> RunId:
+        """Which run."""
+
+    def spent(self) -> Mapping[NodeId, NodeSpent]:
+        """What nodes have spent."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivacyReport:
     """What a run has spent.
@@ -48,7 +62,7 @@ class PrivacyReport:
     """
 
     run: RunId
-    spent: dict[NodeId, NodeSpent]
+    spent: Mapping[NodeId, NodeSpent]
     epsilons: dict[NodeId, float]
 
     @property
@@ -64,7 +78,16 @@ def read_privacy(folder: Path) -> PrivacyReport | None:
         StorageError: There is no store, or it cannot be read.
     """
     with ReadOnlyStore(folder) as store:
-        spent, run = store.spent(), store.run
+        return privacy_report(store)
+
+
+def privacy_report(store: Ledgers) -> PrivacyReport | None:
+    """The same of a store that is open.
+
+    Raises:
+        StorageError: It cannot be read.
+    """
+    spent, run = store.spent(), store.run
     if not spent:
         return None
     epsilons = {node: epsilon_of(one.steps, one.privacy.delta) for node, one in spent.items()}

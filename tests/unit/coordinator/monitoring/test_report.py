@@ -20,14 +20,14 @@ from coordinator.cli import make_app
 from coordinator.monitoring import status
 from coordinator.monitoring.curves import read_curves, series
 from coordinator.monitoring.report import build_report
-from coordinator.records import Attendance, NodeResult, RoundRecord, Verdict
+from coordinator.records import Attendance, NodeResult, NodeSpent, RoundRecord, Verdict
 from coordinator.storage.database import DATABASE
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import CoordinatorStore, CurveKind, Figures
 from federation.errors import ConfigError, FederationError, StorageError, StoreLocked, TaskError, TransportError
 from federation.protocol.cohort import NOBODY
 from federation.protocol.messages import Reason, ReceiptStatus
-from federation.types import Incarnation, ModelVersion, NodeId, RoundId
+from federation.types import ExamplePrivacy, Incarnation, ModelVersion, NodeId, RoundId, SampledSteps
 from tests.rigs.former_state import made_older
 from tests.rigs.model_values import INITIAL, MANIFEST, arrived, committer, initialised, update
 from tests.rigs.status_values import snapshot, status_file
@@ -87,6 +87,20 @@ def test_the_report_has_every_figure_that_the_demo_and_the_bench_read(store: Coo
     assert (detail[0]["updates_applied"], detail[0]["bytes_down"]) == (1, 7)
     assert (detail[2]["updates_refused"], detail[2]["reasons"]) == (1, {"norm": 1})
     json.dumps(report)
+
+
+def test_the_report_has_epsilon_with_unit_adjacency_and_delta(store: SqliteStore) -> None:
+    assert build_report(store, strategy="fedavg", codec="edge")["privacy"] is None
+    privacy = ExamplePrivacy(clip=0.5, noise=1.5, sampling_rate=0.04, epsilon=8.0, delta=1e-5)
+    for node, count in (("a", 2250), ("b", 10)):
+        taken = (SampledSteps(sampling_rate=0.04, noise=1.5, steps=count),)
+        store.save_spent(NodeSpent(node=NodeId(node), steps=taken, round=RoundId(0), privacy=privacy))
+    told = build_report(store, strategy="fedavg", codec="edge")["privacy"]
+    assert isinstance(told, dict)
+    assert (told["unit"], told["adjacency"]) == ("examples", "add or remove one row")
+    assert told["largest_epsilon"] == told["nodes"]["a"]["epsilon"] == pytest.approx(6.76878, rel=1e-3)
+    assert told["nodes"]["b"]["delta"] == 1e-5
+    json.dumps(told)
 
 
 def test_a_run_that_was_never_evaluated_has_no_accuracy(tmp_path: Path) -> None:
