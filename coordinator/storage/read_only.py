@@ -277,6 +277,7 @@ class ReadOnlyStore(StoreReader):
         """
         self.curves()
         self.participation()
+        self.spent()
         self.evaluated_on_nodes()
         for table in ("transfers", "assignments", "retained", "seeds", "batches", "sums"):
             with reading(table):

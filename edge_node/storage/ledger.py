@@ -8,10 +8,10 @@ forgotten: what was told cannot be taken back. Rows without an update are what t
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from federation.storage.sqlite import Connection, Row
+from federation.storage.sqlite import Connection, Readable, Row
 from federation.types import RunId, SampledSteps, UpdateId
 
-__all__ = ["SPENT_TABLE", "add_ledger", "charge", "read_ledgers"]
+__all__ = ["SPENT_TABLE", "add_ledger", "charge", "read_charges", "read_ledgers"]
 
 SPENT_TABLE: Final = """CREATE TABLE IF NOT EXISTS spent (run TEXT NOT NULL, update_id TEXT NOT NULL,
     sampling_rate REAL NOT NULL, noise REAL NOT NULL, steps INTEGER NOT NULL,
@@ -19,6 +19,8 @@ SPENT_TABLE: Final = """CREATE TABLE IF NOT EXISTS spent (run TEXT NOT NULL, upd
 
 _TOTALS = """SELECT run, sampling_rate, noise, SUM(steps) FROM spent
     GROUP BY run, sampling_rate, noise ORDER BY run, sampling_rate, noise"""
+
+_ROWS = "SELECT * FROM spent WHERE run = ? ORDER BY update_id, sampling_rate, noise"
 
 _ADD = """INSERT INTO spent VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (run, update_id, sampling_rate, noise) DO UPDATE SET steps = steps + excluded.steps"""
@@ -42,6 +44,16 @@ def read_ledgers(query: Query) -> dict[RunId, tuple[SampledSteps, ...]]:
     for run, rate, noise, steps in query(_TOTALS):
         ledgers[run] = (*ledgers.get(run, ()), SampledSteps(sampling_rate=rate, noise=noise, steps=steps))
     return ledgers
+
+
+def read_charges(database: Readable, run: RunId) -> dict[UpdateId, tuple[SampledSteps, ...]]:
+    """What each update of a run was charged with; what no update is known for stands by the empty name."""
+    charges: dict[UpdateId, tuple[SampledSteps, ...]] = {}
+    for row in database.execute(_ROWS, run):
+        update = UpdateId(row["update_id"])
+        steps = SampledSteps(sampling_rate=row["sampling_rate"], noise=row["noise"], steps=row["steps"])
+        charges[update] = (*charges.get(update, ()), steps)
+    return charges
 
 
 def charge(query: Query, change: Change, place: tuple[RunId, UpdateId | None], spent: Iterable[SampledSteps]) -> None:

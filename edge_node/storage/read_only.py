@@ -1,17 +1,19 @@
 """What a stopped node's state folder says."""
 
 import contextlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edge_node.records import Held, Seen
 from edge_node.storage.database import APPLIED, NEWEST_FIRST, RunRow, frame_name, open_read_only, read_outbox, read_run
+from edge_node.storage.ledger import read_charges
 from edge_node.storage.model_file import FORMER_MODEL, model_name, read_held
 from federation.errors import StorageError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import UpdateOffer
 from federation.storage.sqlite import ReadOnlyDatabase, SqliteError
-from federation.types import ModelVersion, RoundId, RunId, UpdateId
+from federation.types import ModelVersion, RoundId, RunId, SampledSteps, UpdateId
 
 __all__ = ["StoppedNode", "read_node"]
 
@@ -29,6 +31,7 @@ class StoppedNode:
         seen: The newest that was heard of the coordinator.
         frames_lost: Updates of the outbox whose frame is gone or damaged.
         damage: What is wrong with the database; empty when nothing is.
+        charges: What each update of the run took of the privacy budget; that of no update is by the empty name.
     """
 
     folder: Path
@@ -39,6 +42,7 @@ class StoppedNode:
     seen: Seen | None = None
     frames_lost: frozenset[UpdateId] = frozenset()
     damage: str = ""
+    charges: Mapping[UpdateId, tuple[SampledSteps, ...]] = field(default_factory=dict)
 
     @property
     def held_version(self) -> int | None:
@@ -84,6 +88,7 @@ def _read(database: ReadOnlyDatabase, folder: Path, wanted: RunId | None) -> Sto
         seen=_seen(database, chosen),
         frames_lost=frozenset(update for update, (offer, _) in outbox.items() if not _has(database, folder, offer)),
         damage=database.damage(),
+        charges=read_charges(database, chosen.run),
     )
 
 

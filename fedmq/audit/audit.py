@@ -13,6 +13,7 @@ from federation.errors import FederationError, StorageError
 from federation.types import UpdateId
 from fedmq.audit.evidence import Evidence, Witness, read_nodes
 from fedmq.audit.invariants import Check, checks, double_updates, lost_updates, not_checked, waiting_updates
+from fedmq.audit.privacy import is_private, private_checks, private_not_checked
 from fedmq.audit.recompute import recompute_head
 from update_codec import CodecError
 
@@ -84,6 +85,7 @@ def audit(
     nodes: Sequence[Path] = (),
     settings: CommitterSettings | None = None,
     witness: Witness | None = None,
+    private: bool = False,
 ) -> AuditReport:
     """Read all stores and check every invariant that they can show.
 
@@ -92,6 +94,7 @@ def audit(
         nodes: State folders of nodes that have stopped.
         settings: How versions were made, for I7; None skips it.
         witness: What the nodes' logs said; None is nothing.
+        private: The run is under differential privacy, also where no store says so.
 
     Raises:
         StorageError: A store cannot be read at all.
@@ -105,7 +108,9 @@ def audit(
             findings=[_unreadable(error, *check) for check in checks(settings, frozenset(), frozenset())]
         )
     with store:
-        return _report(store, nodes, settings, Witness() if witness is None else witness)
+        folders = read_nodes(nodes, _or(lambda: store.run, None))
+        evidence = Evidence(store=store, folders=folders, witness=Witness() if witness is None else witness)
+        return _report(evidence, settings, private=private)
 
 
 def _has_models(state: Path) -> bool:
@@ -120,21 +125,26 @@ def _unreadable(error: StorageError, invariant: str, claim: str, check: Check | 
     return Finding(invariant=invariant, outcome=outcome, claim=claim, detail=str(error))
 
 
-def _report(
-    store: ReadOnlyStore, nodes: Sequence[Path], settings: CommitterSettings | None, witness: Witness
-) -> AuditReport:
-    evidence = Evidence(store=store, folders=read_nodes(nodes, _or(lambda: store.run, None)), witness=witness)
+def _report(evidence: Evidence, settings: CommitterSettings | None, *, private: bool) -> AuditReport:
+    private = private or _or(lambda: is_private(evidence), False)
     lost = _or(lambda: frozenset(lost_updates(evidence)), frozenset[UpdateId]())
     double = _or(lambda: frozenset(double_updates(evidence)), frozenset[UpdateId]())
-    every = checks(settings, lost, double)
+    every = [*checks(settings, lost, double), *(private_checks() if private else [])]
     findings = [_finding(evidence, *check) for check in every]
     claims = {invariant: claim for invariant, claim, _ in every}
     findings += [
         Finding(invariant=invariant, outcome=Outcome.SKIP, claim=claims[invariant], detail=detail)
-        for invariant, detail in _or(lambda: list(not_checked(evidence)), list[tuple[str, str]]())
+        for invariant, detail in _left_out(evidence, private=private)
     ]
     waiting = _or(lambda: frozenset(waiting_updates(evidence)), frozenset[UpdateId]())
     return AuditReport(findings=findings, lost=lost, double=double, waiting=waiting)
+
+
+def _left_out(evidence: Evidence, *, private: bool) -> list[tuple[str, str]]:
+    left_out = _or(lambda: list(not_checked(evidence)), list[tuple[str, str]]())
+    if private:
+        left_out += _or(lambda: list(private_not_checked(evidence)), list[tuple[str, str]]())
+    return left_out
 
 
 def _or(read: Callable[[], Found], nothing: Found) -> Found:

@@ -48,6 +48,7 @@ def audit_command(
         nodes=node or [],
         settings=None if settings is None else committer_settings(settings),
         witness=Witness(),
+        private=settings is not None and settings.privacy.unit is not None,
     )
     if as_json:
         sys.stdout.write(json.dumps(_as_json(report)) + "\n")

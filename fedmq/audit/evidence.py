@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from coordinator.records import Restored
+from coordinator.records import NodeSpent, Restored
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import Participation, UpdateRow, VersionRow
 from edge_node.storage.database import DATABASE as NODE_DATABASE
 from edge_node.storage.read_only import StoppedNode, read_node
 from federation.errors import DamagedStore, StorageError
-from federation.protocol.messages import ReceiptStatus
-from federation.types import ModelVersion, RunId, UpdateId
+from federation.protocol.messages import Reason, ReceiptStatus
+from federation.types import ModelVersion, NodeId, RunId, UpdateId
 
 __all__ = ["Evidence", "NodeFolders", "Witness", "read_nodes"]
 
@@ -96,6 +96,20 @@ class Evidence:
     def participation(self) -> list[Participation]:
         """All nodes that took part."""
         return self.store.participation()
+
+    @cached_property
+    def spent(self) -> Mapping[NodeId, NodeSpent]:
+        """What the coordinator knows that nodes have spent under differential privacy, by name."""
+        return self.store.spent()
+
+    @cached_property
+    def updates_of(self) -> Mapping[NodeId, list[UpdateId]]:
+        """Each node's updates here that privacy has a price for: not those refused as made without it [FED-185]."""
+        found: dict[NodeId, list[UpdateId]] = {}
+        for update, row in self.updates.items():
+            if row.verdict.reason is not Reason.INCOMPATIBLE:
+                found.setdefault(row.record.node, []).append(update)
+        return found
 
     @cached_property
     def restored(self) -> Restored | None:

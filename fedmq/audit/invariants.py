@@ -17,7 +17,7 @@ from fedmq.audit.recompute import recompute
 from update_codec import CodecError, Contexts, Manifest, MaskedFrame, decode, inspect
 from update_codec.masking import read_masked
 
-__all__ = ["Check", "checks", "double_updates", "lost_updates", "not_checked", "waiting_updates"]
+__all__ = ["Check", "checks", "double_updates", "lost_updates", "not_checked", "some", "waiting_updates"]
 
 ORPHANS_MAX = 6
 """Files without a row that one crash can leave: a model, a keyframe, a delta, a payload, their temporary files."""
@@ -71,7 +71,7 @@ def lost_updates(evidence: Evidence) -> Iterable[UpdateId]:
 
 def _once(evidence: Evidence, double: frozenset[UpdateId]) -> str:
     applied = Counter(row.verdict.version for row in evidence.updates.values() if _is_applied(row))
-    wrong = [f"{_some(double)} told two ends"] if double else []
+    wrong = [f"{some(double)} told two ends"] if double else []
     for version in evidence.versions[1:]:
         if version.record.accepted != applied[version.record.version]:
             have = applied[version.record.version]
@@ -81,7 +81,7 @@ def _once(evidence: Evidence, double: frozenset[UpdateId]) -> str:
             wrong.append(f"{update} is not the update of {row.record.node} in round {row.record.round}")
         if _is_applied(row) != (row.verdict.version is not None) or (row.verdict.version or 0) > evidence.head:
             wrong.append(f"{update} is {row.verdict.status} in version {row.verdict.version}")
-    return _some(wrong)
+    return some(wrong)
 
 
 def _is_applied(row: UpdateRow) -> bool:
@@ -113,10 +113,10 @@ def _after_backup(evidence: Evidence) -> Iterator[tuple[str, str]]:
     yield "I5", f"restored from version {restored.version}: what was made after the backup is not in this store"
     gone = [update for update in evidence.relied_on - evidence.updates.keys() if evidence.is_from_before(update)]
     if gone:
-        yield "I2", f"after the backup: acknowledged then, and given back by their nodes: {_some(sorted(gone))}"
+        yield "I2", f"after the backup: acknowledged then, and given back by their nodes: {some(sorted(gone))}"
     unheard = [node.folder for node in evidence.nodes if not evidence.has_heard(node)]
     if unheard:
-        yield "I5", f"after the backup: these have not heard the restored run yet: {_some(unheard)}"
+        yield "I5", f"after the backup: these have not heard the restored run yet: {some(unheard)}"
     versions = [version for node in evidence.nodes if (version := _version_before(evidence, node)) is not None]
     if versions:
         yield "I5", f"after the backup: nodes know versions of then, up to {max(versions)}"
@@ -149,7 +149,7 @@ def _kept(evidence: Evidence, lost: frozenset[UpdateId]) -> str:
         for node in evidence.nodes
         for update in node.frames_lost - evidence.updates.keys()
     ]
-    return _some([*(f"{update} is lost" for update in sorted(lost)), *empty, *unsent])
+    return some([*(f"{update} is lost" for update in sorted(lost)), *empty, *unsent])
 
 
 def _chained(evidence: Evidence) -> str:
@@ -162,14 +162,14 @@ def _chained(evidence: Evidence) -> str:
         if row.record.previous != previous:
             wrong.append(f"version {row.record.version} does not name its predecessor")
         previous = row.record.digest
-    return _some([*wrong, *_unsealed(evidence)])
+    return some([*wrong, *_unsealed(evidence)])
 
 
 def _unsealed(evidence: Evidence) -> Iterator[str]:
     store = evidence.store
     changed = [row.key for row in store.sealed_versions() if row.whole is False]
     if changed:
-        yield f"version {_some(changed)}: row, members or weights are not what was written"
+        yield f"version {some(changed)}: row, members or weights are not what was written"
     if store.identity_is_sealed() is False:
         yield "run, epoch or manifest are not what was written"
     if store.sealed_rounds().whole is False:
@@ -191,14 +191,14 @@ def _finite(evidence: Evidence) -> str:
             wrong.append(f"version {version} is not finite")
         if model.shadow.digest() != digests.get(version):
             wrong.append(f"{whose} digest is another one")
-    return _some(wrong)
+    return some(wrong)
 
 
 def _newest(evidence: Evidence) -> str:
     wrong = []
     if evidence.witness.version_seen > evidence.head and evidence.restored is None:
         wrong.append(f"a node has seen version {evidence.witness.version_seen}, the head is {evidence.head}")
-    return _some([*wrong, *(seen for node in evidence.nodes for seen in _seen(evidence, node))])
+    return some([*wrong, *(seen for node in evidence.nodes for seen in _seen(evidence, node))])
 
 
 def _seen(evidence: Evidence, node: StoppedNode) -> Iterator[str]:
@@ -237,13 +237,13 @@ def _remake(settings: CommitterSettings) -> Check:
 
 def _tidy(evidence: Evidence) -> str:
     orphans = evidence.store.orphans()
-    wrong = [f"{len(orphans)} files that no row names: {_some(orphans)}"] if len(orphans) > ORPHANS_MAX else []
+    wrong = [f"{len(orphans)} files that no row names: {some(orphans)}"] if len(orphans) > ORPHANS_MAX else []
     final = (ReceiptStatus.STALE, ReceiptStatus.REFUSED)
     for update in evidence.store.payloads():
         row = evidence.updates.get(update)
         if row is None or row.verdict.status in final:
             wrong.append(f"the payload of {update} is kept for nothing")
-    return _some(wrong)
+    return some(wrong)
 
 
 def _sound(evidence: Evidence) -> str:
@@ -265,7 +265,7 @@ def _sound(evidence: Evidence) -> str:
         store.read_the_rest()
     except StorageError as error:
         wrong.append(str(error))
-    return _some([*wrong, *_broken_parts(evidence, manifest)])
+    return some([*wrong, *_broken_parts(evidence, manifest)])
 
 
 def _read(frame: bytes, manifest: Manifest, contexts: Contexts) -> None:
@@ -295,7 +295,8 @@ def _broken_parts(evidence: Evidence, manifest: Manifest) -> Iterator[str]:
             yield str(error)
 
 
-def _some(things: Iterable[object]) -> str:
+def some(things: Iterable[object]) -> str:
+    """The first of them in words, and how many more there are; empty where there are none."""
     texts = [str(thing) for thing in things]
     more = f" and {len(texts) - EXAMPLES_SHOWN} more" if len(texts) > EXAMPLES_SHOWN else ""
     return "; ".join(texts[:EXAMPLES_SHOWN]) + more
