@@ -11,7 +11,7 @@ from typing import IO, Any, Final, TextIO
 
 __all__ = ["reserve"]
 
-OURS: Final = frozenset({"coordinator", "edge_node", "federation", "fedmq"})
+OURS: Final = frozenset({"coordinator", "edge_node", "federation", "fedmq", "sum_helper"})
 THEIRS: Final = "federation.tasks."
 """Where tasks are run, and libraries download data for them: nothing of ours is printed there."""
 

@@ -4,7 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+
+from federation.runtime.standard_output import OURS
 
 TASK = """
 import multiprocessing, os, subprocess, sys, threading
@@ -128,3 +131,19 @@ def test_a_program_without_standard_error_runs(tmp_path: Path) -> None:
         os.close(write)
         assert b"Exit codes" in reader.read()
     assert process.wait() == 0
+
+
+def test_every_package_of_this_distribution_may_say_something_there() -> None:
+    """Every one that has a command line: what it says is not taken for a task's words."""
+    root = Path(__file__).parents[4]
+    packages = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    with_commands = {one for one in packages["packages"] if (root / one / "cli.py").exists()}
+    assert "sum_helper" in with_commands
+    assert with_commands <= OURS
+
+
+def test_a_helper_s_commands_speak_on_standard_output(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "fedmq", "helper", "init", "works-council"]
+    ended = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=120)
+    assert "works-council=" in ended.stdout
+    assert ended.stderr == ""
