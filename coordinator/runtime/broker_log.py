@@ -67,14 +67,17 @@ def denied_publish(line: str) -> Incident | None:
 
 
 def _may_subscribe(who: str, topic_filter: str, topics: Topics) -> bool:
-    """Whether a filter is one that a node asks for; the coordinator's own connections ask for more."""
+    """Whether a filter is one that a node or a helper asks for; the coordinator's own connections ask for more."""
     if not ID_PATTERN.fullmatch(who):
         return False
     own = f"{topics.root}/{topics.federation}"
     if who.startswith(f"coordinator-{topics.federation}"):
         return True
     fixed = {f"{own}/srv", f"{own}/round", *(f"{own}/n/{who}/{branch}" for branch in ("cmd", "key", "state"))}
-    return topic_filter in fixed or re.fullmatch(rf"{own}/model/\d+/[kd]\d+/(?:\+|\d+)", topic_filter) is not None
+    masks = {f"{own}/h/+/state", *(f"{own}/h/{who}/{branch}" for branch in ("cmd", "state"))}
+    return (
+        topic_filter in fixed | masks or re.fullmatch(rf"{own}/model/\d+/[kd]\d+/(?:\+|\d+)", topic_filter) is not None
+    )
 
 
 def _name(who: str | None) -> str:
