@@ -102,6 +102,7 @@ class Entry:
         train_s: How long its last training took, in seconds; 0 is unknown.
         payload_bytes: How large its last update was; 0 is unknown.
         able: Whether it has what training needs.
+        backoff_until: When it is asked again at the earliest, whatever has changed there, in monotonic seconds.
     """
 
     state: NodeState
@@ -113,6 +114,7 @@ class Entry:
     train_s: float = 0.0
     payload_bytes: int = 0
     able: bool = True
+    backoff_until: float = 0.0
 
     @property
     def online(self) -> bool:
@@ -181,6 +183,10 @@ class Registry:
             # A store that was lost: what its former life did says nothing of this one.
             entry = self._entries[node] = Entry(state=state, compatible=False)
             self._resting.cancel(node)
+        elif sighting is Sighting.BORN and node in self._resting:
+            # Its owner may have changed what it declined for, and started it again: it is not left alone as long as it
+            # has asked for.
+            self._resting.set(node, entry.backoff_until)
         entry.state, entry.compatible = state, self.is_compatible(state)
         entry.able = is_able(state.capabilities, self._needs)
         self.online += entry.online
@@ -293,8 +299,8 @@ class Registry:
         """The node declined or failed: leave it alone for what it asked, and longer each time in a row."""
         entry = self._entries.get(node)
         if entry is not None:
-            backoff = min(REST_MAX_S, REST_BASE_S * 2.0 ** entry.strike())
-            self._resting.set(node, now + max(backoff, min(seconds, RETRY_AFTER_MAX_S)))
+            entry.backoff_until = now + min(REST_MAX_S, REST_BASE_S * 2.0 ** entry.strike())
+            self._resting.set(node, max(entry.backoff_until, now + min(seconds, RETRY_AFTER_MAX_S)))
             self._refresh(node)
 
     def praise(self, node: NodeId, train_s: float = 0.0, payload_bytes: int = 0) -> None:

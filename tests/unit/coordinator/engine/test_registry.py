@@ -186,6 +186,22 @@ def test_a_node_that_declined_rests_as_long_as_it_asked_for() -> None:
     assert registry.next_timer() is None
 
 
+def test_a_node_that_was_started_again_does_not_rest_as_long_as_it_asked_for() -> None:
+    """FED-30: its owner has mended what it declined for; only failures in a row are still waited for."""
+    registry = known(ANN)
+    registry.rest(ANN, 100.0, 600.0)
+    registry.observe(ANN, ALIVE)
+    assert registry.next_timer() == 700.0
+    registry.observe(ANN, replace(ALIVE, incarnation=Incarnation(ALIVE.incarnation + 1)))
+    assert asked(registry) == ([], [])
+    assert registry.next_timer() == 100.0 + REST_BASE_S
+    registry.wake(100.0 + REST_BASE_S)
+    assert asked(registry) == ([ANN], [])
+    registry.rest(ANN, 200.0, 600.0)
+    registry.observe(ANN, replace(ALIVE, incarnation=Incarnation(ALIVE.incarnation + 2)))
+    assert registry.next_timer() == 200.0 + 2 * REST_BASE_S
+
+
 def test_rests_double_in_a_row_are_bounded_and_end_with_praise() -> None:
     registry = known(ANN)
     rests = []
