@@ -105,6 +105,11 @@ class NodeKeys:
         self._follow()
         return isinstance(sender, str) and any(_made(key, digest, signature) for key in self._keys.get(sender, ()))
 
+    def knows(self, node: NodeId) -> bool:
+        """Whether a node has a key here at all."""
+        self._follow()
+        return node in self._keys
+
     def _follow(self) -> None:
         stamp = self._look()
         if stamp == self._stamp:

@@ -49,6 +49,13 @@ class Known(Protocol):
         """Updates that are held."""
 
 
+class Register(Verifier, Protocol):
+    """The nodes that count here."""
+
+    def knows(self, node: NodeId) -> bool:
+        """Whether a node was admitted at all."""
+
+
 class Inbound:
     """Translates inbox items of one helper.
 
@@ -70,12 +77,12 @@ class Inbound:
         helper: HelperId,
         *,
         coordinator: Verifier,
-        register: Verifier,
+        register: Register,
         store: Known,
         rules: HelperRules,
     ) -> None:
         self._topics, self._helper, self._store, self._rules = topics, helper, store, rules
-        self._reader, self._tickets = Reader(topics, coordinator), Reader(topics, register)
+        self._reader, self._tickets, self._register = Reader(topics, coordinator), Reader(topics, register), register
         self._log = get_log("inbound")
         self.refused: Counter[str] = Counter()
 
@@ -160,7 +167,7 @@ class Inbound:
         try:
             ticket = self._tickets.decode(self._topics.node_ticket(node), sealed.ticket)
         except RemoteProtocolError:
-            return None, SumReason.BAD_TICKET
+            return None, SumReason.BAD_TICKET if self._register.knows(node) else SumReason.UNKNOWN_NODE
         if not isinstance(ticket, Ticket) or (ticket.run, ticket.update) != (sealed.run, sealed.update):
             return None, SumReason.BAD_TICKET
         try:

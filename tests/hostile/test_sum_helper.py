@@ -233,8 +233,8 @@ def test_seeds_that_come_again_after_they_were_used_are_not_held_again(attack: A
 def test_a_node_that_was_not_admitted_here_does_not_exist(attack: Attack) -> None:
     """FED-153: the coordinator could invent as many nodes as it likes."""
     invented = MaskingNode(NodeId("invented"))
-    attack.not_held(attack.update(8).sealed(), SumReason.BAD_TICKET)
-    attack.not_held(invented.update(1, TERMS, [attack.rig.public]).sealed(), SumReason.BAD_TICKET)
+    attack.not_held(attack.update(8).sealed(), SumReason.UNKNOWN_NODE)
+    attack.not_held(invented.update(1, TERMS, [attack.rig.public]).sealed(), SumReason.UNKNOWN_NODE)
 
 
 def test_a_node_that_was_struck_off_the_register_does_not_count_any_more(attack: Attack) -> None:

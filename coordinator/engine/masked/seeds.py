@@ -117,7 +117,7 @@ class SeedDelivery:
         lost = reason in LOST
         status = ReceiptStatus.STALE if lost else ReceiptStatus.REFUSED
         why = Reason.HELPER_LOST if lost else Reason.HELPER_REFUSED
-        self._receiver.settle(record, status, why, stored=True, detail=f"a helper: {reason.value}")
+        self._receiver.settle(record, status, why, stored=True, detail=_told(reason))
 
     def send_again(self, name: HelperId, updates: frozenset[UpdateId]) -> None:
         """A helper says that it does not know these, which it held."""
@@ -166,3 +166,9 @@ class SeedDelivery:
 
 def _life(state: HelperState) -> tuple[Presence, Incarnation, StateId]:
     return state.presence, state.incarnation, state.state_id
+
+
+def _told(reason: SumReason) -> str:
+    """Why a helper holds nothing of an update, for the people who run the coordinator and the node."""
+    remedy = " (fedmq helper admit, there)" if reason is SumReason.UNKNOWN_NODE else ""
+    return f"a helper: {reason.value}{remedy}"
