@@ -125,7 +125,8 @@ def join(
         typer.echo("with --helper, or as privacy.helpers in the settings:")
         for one in proposed:
             typer.echo(f"  {one}")
-        typer.echo(f"and give each of them this node's own line: {own_key_line(folder)}")
+    if proposed or helper:
+        typer.echo(f"helpers admit this node by its own line: {own_key_line(folder)}")
     typer.echo(f"joined: settings, certificate and key are in {folder}; {file} is not needed any more: delete it")
     if start:
         raise typer.Exit(_run(folder, {}))

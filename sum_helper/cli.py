@@ -65,9 +65,8 @@ def init(
     if Path(what).is_file():
         folder = install(Path(what), into)
         typer.echo(f"installed: {folder}; {what} is not needed any more")
-        typer.echo(
-            f"next: fedmq helper admit NODE=KEY --config {folder}, for each node; then fedmq helper run --config"
-        )
+        typer.echo(f"next, for each node: fedmq helper admit NODE=KEY --config {folder}")
+        typer.echo(f"then: fedmq helper run --config {folder}")
         return
     file, line = ask(what, into)
     typer.echo(f"bring {file} to the server; there: coordinator enroll DIR --csr {file.name}")

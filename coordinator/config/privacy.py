@@ -102,7 +102,7 @@ class PrivacySection(Section):
     @model_validator(mode="after")
     def _helpers_for_masks(self) -> "PrivacySection":
         if self.masked and not self.helpers:
-            raise ValueError("masked needs helpers: NAME=KEY of each, as `fedmq helper key` prints it")
+            raise ValueError("masked needs helpers: NAME=KEY of each, as fedmq helper init and doctor print it")
         if self.threshold is not None and self.threshold > len(self.helpers):
             raise ValueError(f"threshold {self.threshold} is more than {len(self.helpers)} helpers")
         return self

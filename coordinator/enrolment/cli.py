@@ -86,7 +86,7 @@ def enroll(
     nodes: Annotated[list[str] | None, typer.Argument(metavar="[NODE]...", help="Names of nodes.")] = None,
     *,
     csr: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Request file of edge-node request; names its node.")
+        list[Path] | None, typer.Option(metavar="FILE", help="Request file of edge-node request or fedmq helper init.")
     ] = None,
     days: Days = CERTIFICATE_DAYS,
 ) -> None:
@@ -104,7 +104,7 @@ def enroll(
     fleet = _fleet(folder)
     requests = [decode_request(read_text(file, bytes_max=BUNDLE_BYTES_MAX)) for file in csr or []]
     _tell_enrolled(fleet, fleet.enroll(nodes or [], days=days))
-    _tell_enrolled(fleet, [fleet.enroll_request(request, days=days) for request in requests])
+    _tell_enrolled(fleet, [fleet.enroll_request(request, days=days) for request in requests], asked=True)
     _tell_reloaded(fleet, needed=False)
 
 
@@ -190,10 +190,12 @@ def _fleet(folder: Path) -> Fleet:
     return Fleet(folder=FleetFolder(folder), now=dt.datetime.now(dt.UTC))
 
 
-def _tell_enrolled(fleet: Fleet, names: Sequence[NodeId]) -> None:
+def _tell_enrolled(fleet: Fleet, names: Sequence[NodeId], *, asked: bool = False) -> None:
+    """Say what comes next; ``asked``: by a request, of which nobody can see whether a node or a helper has made it."""
     for name in names:
         path = fleet.folder.bundle(name)
-        typer.echo(f"{name}: bring {path} to the device, then there: edge-node join {path.name} --run")
+        other = f" (a helper of masked sums: fedmq helper init {path.name})" if asked else ""
+        typer.echo(f"{name}: bring {path} to the device, then there: edge-node join {path.name} --run{other}")
 
 
 def _tell_reloaded(fleet: Fleet, *, needed: bool) -> None:

@@ -27,13 +27,16 @@ from federation.doctor import (
     warned,
 )
 from federation.errors import FederationError
+from federation.identity.bundle import BUNDLE_BYTES_MAX
+from federation.identity.private_files import read_text
+from federation.identity.signing_keys import read_signing_key
 from federation.protocol.messages import Presence
 from federation.protocol.wire import PROTOCOL_VERSION
 from federation.storage.folder import has_content
 from federation.storage.sqlite import lost
 from federation.task import task_label
 
-__all__ = ["examine"]
+__all__ = ["check_own_key", "examine"]
 
 
 def examine(config: NodeConfig) -> Iterator[Finding]:
@@ -52,6 +55,7 @@ def examine(config: NodeConfig) -> Iterator[Finding]:
     if config.broker.tls_certificate is not None:
         yield check_certificate(config.broker.tls_certificate, config.node.id, dt.datetime.now(dt.UTC))
     dialled = check_dial(address)
+    yield from check_own_key(config)
     yield dialled
     if dialled.verdict is not Verdict.PASS:
         return
@@ -71,6 +75,18 @@ def examine(config: NodeConfig) -> Iterator[Finding]:
         yield failed("signatures", str(error), "join again with an enrolment file")
         return
     yield from judge_visit(visit_as_node(config, address, trust), config)
+
+
+def check_own_key(config: NodeConfig) -> Iterator[Finding]:
+    """The line by which helpers of masked sums admit this node; nothing where it has no key."""
+    file = config.security.signing_key
+    if file is None:
+        return
+    try:
+        key = read_signing_key(read_text(file, bytes_max=BUNDLE_BYTES_MAX), source=str(file))
+    except FederationError:
+        return  # the check of the signatures says so
+    yield passed("own key", f"{config.node.id}={key.public_hex}")
 
 
 def check_state(config: NodeConfig) -> Finding:

@@ -87,13 +87,14 @@ def install(
         into: The folder to make; None is the node's name, here.
         task: What this device trains; None is what the file says.
         data: Folder with this device's data; None is the task's own.
-        helpers: Helpers of masked sums to pin, as ``NAME=KEY`` each; settings that are there keep theirs.
+        helpers: Helpers of masked sums to pin, as ``NAME=KEY`` each; settings that name others keep theirs.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: The file is not valid, names no task, or is another node's than the folder.
+        ConfigError: The file is not valid, names no task, or is another node's than the folder; or the settings that
+            are there pin other helpers.
         StorageError: The folder cannot be written.
     """
     bundle = decode_bundle(read_text(file, bytes_max=BUNDLE_BYTES_MAX), now=dt.datetime.now(dt.UTC))
@@ -102,6 +103,7 @@ def install(
     if settings.exists():
         _check_same_node(settings, bundle)
         _check_own_keys(folder, bundle)
+        _pin(settings, helpers)
         # The certificate last: a crash before it leaves the old pair's certificate beside the new key, which the next
         # start refuses by name; the enrolment file is still there to be joined again.
         _write_identity(folder, bundle)
@@ -190,6 +192,20 @@ train_s_max = 3600
 # Outbox, residual, model; one process at a time.
 folder = "{{here}}/state"
 """
+
+
+def _pin(settings: Path, helpers: Sequence[str]) -> None:
+    """Pin helpers in settings that have none: whoever was shown them when joining pins them by joining again."""
+    wanted = _privacy_text(helpers)
+    if not wanted:
+        return
+    text = read_text(settings, bytes_max=BUNDLE_BYTES_MAX)
+    found = tomllib.loads(text).get("privacy")
+    if found is None:
+        write_text(settings, text.rstrip("\n") + f"\n{wanted}", mode=PUBLIC)
+    elif found != tomllib.loads(wanted)["privacy"]:
+        said = f"{settings} has a [privacy] of its own: change privacy.helpers there"
+        raise ConfigError("--helper", said, source="command line")
 
 
 def _privacy_text(helpers: Sequence[str]) -> str:

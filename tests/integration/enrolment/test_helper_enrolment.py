@@ -69,11 +69,15 @@ def test_a_node_pins_a_helper_by_a_persons_word_and_never_by_the_servers(
     joined = CliRunner().invoke(edge_node.cli.app, ["join", "plant/enrolled/edge-02.fedmq"])
     assert joined.exit_code == 0, joined.output
     assert f"  {line}" in joined.output
-    assert "this node's own line: edge-02=" in joined.output
+    assert "by its own line: edge-02=" in joined.output
     assert edge_node.config.read_config(Path("edge-02"), {}, environ={}).privacy.helpers == ()
     pinned = CliRunner().invoke(edge_node.cli.app, ["join", "plant/enrolled/edge-03.fedmq", "--helper", line])
     assert pinned.exit_code == 0, pinned.output
+    assert "by its own line: edge-03=" in pinned.output
     assert edge_node.config.read_config(Path("edge-03"), {}, environ={}).privacy.helpers == (line,)
+    again = CliRunner().invoke(edge_node.cli.app, ["join", "plant/enrolled/edge-02.fedmq", "--helper", line])
+    assert again.exit_code == 0, again.output
+    assert edge_node.config.read_config(Path("edge-02"), {}, environ={}).privacy.helpers == (line,)
     wrong = CliRunner().invoke(
         edge_node.cli.app, ["join", "plant/enrolled/edge-02.fedmq", "--into", "x", "--helper", "y"]
     )

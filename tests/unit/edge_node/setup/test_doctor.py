@@ -10,11 +10,20 @@ from types import SimpleNamespace
 import pytest
 
 from edge_node.config import NodeConfig, read_config
-from edge_node.setup.doctor import check_certificate, check_disk, check_state, check_task, examine, judge_visit
+from edge_node.setup.doctor import (
+    check_certificate,
+    check_disk,
+    check_own_key,
+    check_state,
+    check_task,
+    examine,
+    judge_visit,
+)
 from edge_node.setup.visit import Visit
 from edge_node.storage.state_folder import StateFolder
 from federation.doctor import Finding, Verdict, check_clock, check_dial
 from federation.identity.certificates import Purpose, new_authority, new_identity
+from federation.identity.signing_keys import SigningKey
 from federation.protocol.messages import CoordinatorState, Presence
 from federation.runtime.address import BrokerAddress
 from federation.types import Epoch
@@ -189,3 +198,13 @@ def test_examination_ends_where_the_broker_cannot_be_reached(config: NodeConfig)
     assert verdicts(list(examine(config)))[-1] == ("broker port", FAIL)
     wrong = config.model_copy(update={"broker": config.broker.model_copy(update={"url": "http://x"})})
     assert verdicts(list(examine(wrong)))[-1] == ("broker settings", FAIL)
+
+
+def test_the_line_by_which_helpers_admit_the_node_is_told(config: NodeConfig, tmp_path: Path) -> None:
+    file, key = tmp_path / "signing.key", SigningKey.new()
+    file.write_text(key.pem)
+    with_key = config.model_copy(update={"security": config.security.model_copy(update={"signing_key": file})})
+    assert [(one.check, one.detail) for one in check_own_key(with_key)] == [("own key", f"pi-3={key.public_hex}")]
+    assert list(check_own_key(config)) == []
+    file.write_text("none")
+    assert list(check_own_key(with_key)) == []

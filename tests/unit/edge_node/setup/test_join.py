@@ -139,3 +139,17 @@ def test_settings_that_cannot_be_read_are_not_overwritten(tmp_path: Path) -> Non
         with pytest.raises(ConfigError, match="take another folder"):
             install(enrolment(tmp_path), folder)
         assert (folder / "edge-node.toml").read_text() == damaged
+
+
+def test_helpers_are_pinned_by_joining_again_and_others_than_pinned_are_refused(tmp_path: Path) -> None:
+    first, second = (f"{name}={digit * 64}" for name, digit in (("acme", "a"), ("bolt", "b")))
+    folder = install(enrolment(tmp_path), tmp_path / "node")
+    assert read_config(folder, {}, environ={}).privacy.helpers == ()
+    install(enrolment(tmp_path), folder, helpers=[second, first])
+    assert read_config(folder, {}, environ={}).privacy.helpers == (first, second)
+    text = (folder / "edge-node.toml").read_text()
+    install(enrolment(tmp_path), folder, helpers=[first, second])
+    install(enrolment(tmp_path), folder)
+    with pytest.raises(ConfigError, match=r"--helper: .* has a \[privacy\] of its own: change privacy.helpers there"):
+        install(enrolment(tmp_path), folder, helpers=[first])
+    assert (folder / "edge-node.toml").read_text() == text
