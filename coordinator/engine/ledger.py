@@ -35,7 +35,6 @@ class PrivacyLedger:
         if self._privacy is not None:
             for node in self._spent:
                 self._look(node, self._privacy)
-            self._end()
 
     def offered(self, node: NodeId, offer: UpdateOffer) -> None:
         """An update tells what its node has spent: it is on the disk before the update is answered."""
@@ -48,7 +47,6 @@ class PrivacyLedger:
         self._spent[node] = NodeSpent(node=node, steps=steps, round=newest, privacy=privacy)
         state.emit(SaveSpent(spent=self._spent[node]))
         self._look(node, privacy)
-        self._end()
 
     def born(self, node: NodeId, node_state: NodeState) -> None:
         """A node that says less than is known has lost its state: it is told."""
@@ -64,7 +62,6 @@ class PrivacyLedger:
         """A node that has no budget left is not asked again in this run."""
         if self._privacy is not None and decline.run == self._state.run and decline.reason == BUDGET:
             self._exclude(node)
-            self._end()
 
     def _charged(
         self,
@@ -93,11 +90,15 @@ class PrivacyLedger:
             self._state.registry.exclude(node)
             self._state.note("budget_spent", node=node)
 
-    def _end(self) -> None:
-        """The run is over when a version cannot be made any more, not even of all that have budget."""
+    def end(self) -> None:
+        """The run is over when a version cannot be made any more, of those that have budget and of what is paid for."""
         state = self._state
+        if not self._exhausted or state.progress.over_budget or state.masked.batch is not None:
+            return
         left = len({*state.registry.nodes(), *self._spent} - self._exhausted)
-        if self._exhausted and left < max(1, state.settings.quorum) and not state.progress.over_budget:
+        # An update that took the last of a node's budget is as good as any: it is stored, arriving, or still to come.
+        left += sum(state.registry.used(node) + (node in state.assignments) for node in self._exhausted)
+        if left < max(1, state.settings.quorum):
             state.progress.spend_budget()
             state.note("budget_ends_run", left=left, quorum=state.settings.quorum)
 

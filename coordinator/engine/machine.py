@@ -301,6 +301,7 @@ class CoordinatorMachine:
             return
         self._fence.heal()
         self._receiver.ask_again()
+        self._ledger.end()
         self._evaluation.advance(settled=state.settling_until is None)
         self._versions.retain(self._evaluation.pending)
         self._versions.sweep()
@@ -381,10 +382,8 @@ class CoordinatorMachine:
             self._waiting.wait(state.ending, self._names)
             if state.settings.exit_when_finished:
                 self._stop_by = state.now + FINISH_WAIT_S
-        if self._stop_by is None:
-            return
         ready = state.clock.running and not self._versions.evaluating and not self._evaluation.busy
-        if ready or state.now >= self._stop_by:
+        if self._stop_by is not None and (ready or state.now >= self._stop_by):
             self._stop(state.ending.value)
 
     def _stop(self, reason: str) -> None:

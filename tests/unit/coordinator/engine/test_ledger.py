@@ -138,6 +138,45 @@ def test_a_restarted_coordinator_ends_at_once_where_the_budgets_are_spent() -> N
             node=NodeId(node), steps=steps(5_000), round=RoundId(3), privacy=PRIVACY
         )
     rig.restart()
+    rig.connect()
+    assert rig.machine.snapshot()["finished"]
+    assert not any(record.nodes for record in rig.store.rounds.values()), "nobody is asked"
+
+
+def test_updates_that_take_the_last_of_the_budget_are_made_into_a_version() -> None:
+    """FED-182: they are paid for."""
+    rig = private_rig()
+    rig.connect()
+    born(rig, "a", "b")
+    rig.offer("a", 0, spent=steps(5_000), num_examples=1)
+    assert not rig.machine.snapshot()["finished"], "b is asked, and a's update waits for it"
+    rig.offer("b", 0, spent=steps(5_000), num_examples=1)
+    assert rig.machine.snapshot()["version"] == 1
+    assert rig.machine.snapshot()["finished"]
+    assert rig.announced is not None
+    assert rig.announced.final
+
+
+def test_an_update_that_is_paid_for_and_waits_for_nobody_does_not_keep_the_run_up() -> None:
+    rig = private_rig()
+    rig.connect()
+    born(rig, "a", "b")
+    rig.offer("a", 0, spent=steps(5_000), num_examples=1)
+    rig.decline("b", 0, reason="budget")
+    assert rig.machine.snapshot()["finished"]
+    assert rig.machine.snapshot()["version"] == 0
+
+
+def test_a_node_that_was_asked_and_has_no_budget_left_is_waited_for_as_long_as_its_lease() -> None:
+    rig = private_rig()
+    rig.connect()
+    born(rig, "a", "b")
+    for node in ("a", "b"):
+        rig.offer(node, 0, spent=steps(10), num_examples=1)
+    rig.offer("a", 1, spent=steps(5_000), num_examples=1)
+    rig.offer("b", 0, spent=steps(5_000), num_examples=1)
+    assert not rig.machine.snapshot()["finished"]
+    rig.wait(100_000)
     assert rig.machine.snapshot()["finished"]
 
 
