@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from federation.errors import TaskError, user_code
 from federation.inputs import Describable, Inputs, agree
-from federation.task import Metrics, Parameters, Stateful, Task, TaskContext, TaskFactory
+from federation.task import Metrics, Parameters, Private, Stateful, Task, TaskContext, TaskFactory
 from federation.tasks.data.partitioners import Rows
 from federation.tasks.data.whole_data import WholeData
 from federation.tasks.pool.work import Trained, Work
@@ -92,6 +92,17 @@ class NodePool:
         """The node's weight, where it is known before it trains."""
         return None if self._parts is None else len(self._parts[node])
 
+    def private_objection(self) -> str | None:
+        """Why nodes cannot train with differential privacy for each example, or None; the first one is looked at.
+
+        Raises:
+            TaskError: The data cannot be read.
+        """
+        if self._controlled:
+            return "SCAFFOLD sends controls, too"
+        task = self._task(0) if self._shared is None else self._shared[0]
+        return task.private_objection() if isinstance(task, Private) else "the task does not know of it"
+
     def prepare(self) -> None:
         """Read the shared data, and divide it: what is forked later shares it."""
         if self._shared is not None:
@@ -142,4 +153,5 @@ class NodePool:
             num_examples=result.num_examples,
             metrics=result.metrics,
             pending={} if self._controlled else result.pending,
+            spent=result.spent,
         )

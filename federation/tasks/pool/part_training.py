@@ -152,6 +152,7 @@ class PartTrainer:
             num_examples=examples,
             metrics=result.metrics,
             pending=result.pending,
+            spent=result.spent,
         )
 
 

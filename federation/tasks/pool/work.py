@@ -2,13 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from federation.protocol.messages import TrainSettings
 from federation.task import Metrics, Parameters
-
-if TYPE_CHECKING:
-    pass
+from federation.types import SampledSteps
 
 __all__ = ["Trained", "Work"]
 
@@ -43,6 +40,7 @@ class Trained:
         metrics: The task's own numbers.
         pending: What is added to what the node keeps when the update is applied; control variates are in the update.
         failure: Why it failed, or None.
+        spent: What it took of the node's privacy budget; None where it has kept no differential privacy.
     """
 
     node: int
@@ -51,3 +49,4 @@ class Trained:
     metrics: Metrics
     pending: Parameters = field(default_factory=dict)
     failure: str | None = None
+    spent: SampledSteps | None = None

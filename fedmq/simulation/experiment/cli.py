@@ -206,7 +206,9 @@ def _rows(result: Result) -> Iterator[tuple[str, str]]:
     if result.away_share:
         yield "nodes offline, share of the time", f"{result.away_share:.0%}"
     if result.stopped_early:
-        yield "stopped early, at version", str(result.versions[-1].version)
+        yield "stopped early, at version", str(result.versions[-1].version if result.versions else 0)
+    if result.privacy is not None:
+        yield "epsilon, largest of any node", f"{result.privacy['largest_epsilon']:.4f}"
     yield "bytes up", f"{result.payload_bytes / 1e6:,.1f} MB"
     yield "virtual time", f"{result.virtual_s:,.1f} s"
     yield "wall time", f"{result.wall_s:.1f} s"

@@ -7,7 +7,7 @@ import random
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -34,7 +34,7 @@ from federation.protocol.cohort import includes
 from federation.protocol.messages import Decline, NodeState, Presence, Receipt, RoundAnnouncement, UpdateOffer
 from federation.protocol.topics import Topics
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
-from federation.types import Digest, FederationId, Incarnation, ModelVersion, NodeId, RunId, update_id
+from federation.types import Digest, FederationId, Incarnation, ModelVersion, NodeId, RunId, SampledSteps, update_id
 from fedmq.simulation.world.stores import store_in_ram
 from update_codec import CodecSpec, Manifest, Vectors, encode
 
@@ -73,6 +73,7 @@ class Setup:
         update_norm_max: Longer updates are refused.
         combine: See `coordinator.global_model.aggregation.aggregate`; None decodes frames.
         check: Looks at an update before it is kept.
+        capabilities: What every node announces that it can.
     """
 
     manifest: Manifest
@@ -84,6 +85,7 @@ class Setup:
     update_norm_max: float = 1e5
     combine: Combine | None = None
     check: Callable[[UpdateRecord, bytes, Examine, float], Refusal | None] = check_update
+    capabilities: Mapping[str, float] | None = None
 
 
 class DirectCoordinator:
@@ -92,12 +94,14 @@ class DirectCoordinator:
     Attributes:
         questions: Who was asked and has not been looked at by the caller.
         receipts: Every final or first word on an update, in order.
+        spent: What nodes say in births and offers that they have spent of their privacy budgets.
         now: Virtual time, in seconds; the caller moves it on with `pass_time`.
     """
 
     def __init__(self, setup: Setup, nodes: Iterable[NodeId]) -> None:
         self.questions: deque[Question] = deque()
         self.receipts: list[tuple[NodeId, Receipt]] = []
+        self.spent: dict[NodeId, tuple[SampledSteps, ...] | None] = {}
         self._setup, self._nodes = setup, tuple(nodes)
         self._clock = _Clock()
         self._away_since: dict[NodeId, float] = {}
@@ -114,7 +118,7 @@ class DirectCoordinator:
         self._machine = CoordinatorMachine(setup.engine, recovered, selector=make_selector(setup.selector), rng=rng)
         self.tell(BrokerConnected())
         for node in self._nodes:
-            self.tell(NodeStateReceived(node=node, state=_state(setup.engine.task, Presence.ONLINE)))
+            self.tell(NodeStateReceived(node=node, state=self._online(node)))
         self.pass_time(setup.engine.settle_s)
 
     @property
@@ -150,10 +154,26 @@ class DirectCoordinator:
     def pass_time(self, seconds: float) -> None:
         """Let time pass, deadline by deadline."""
         end = self.now + seconds
-        while (due := self._machine.deadline()) is not None and due <= end:
-            self._clock.now = max(self.now, due)
-            self.tell(None)
+        while self._next(end):
+            pass
         self._clock.now = end
+
+    def wait_for_question(self, seconds: float) -> None:
+        """Let time pass, deadline by deadline, until somebody is asked."""
+        end = self.now + seconds
+        while not self.questions:
+            if not self._next(end):
+                self._clock.now = end
+                return
+
+    def _next(self, end: float) -> bool:
+        """Go to the machine's next deadline; False where there is none before ``end``."""
+        due = self._machine.deadline()
+        if due is None or due > end:
+            return False
+        self._clock.now = max(self.now, due)
+        self.tell(None)
+        return True
 
     @property
     def away_share(self) -> float:
@@ -201,7 +221,7 @@ class DirectCoordinator:
     def come_back(self, node: NodeId) -> None:
         """The node is online again."""
         self._away_s += self.now - self._away_since.pop(node, self.now)
-        self.tell(NodeStateReceived(node=node, state=_state(self._setup.engine.task, Presence.ONLINE)))
+        self.tell(NodeStateReceived(node=node, state=self._online(node)))
 
     def decline(self, node: NodeId, decline: Decline) -> None:
         """The node will not train, or could not."""
@@ -232,6 +252,7 @@ class DirectCoordinator:
             payload_digest=payload_digest(frame),
             chunk_bytes=self._setup.engine.chunk_bytes,
             inline=frame,
+            spent=self.spent.get(question.node),
         )
         known = self.store.verdict(offer.update)
         asked = self.store.reserved(offer.round)
@@ -242,6 +263,10 @@ class DirectCoordinator:
             node for node in self._nodes if includes(announcement.cohort, announcement.run, announcement.round, node)
         )
         self.questions.extend(Question(node=node, announcement=announcement) for node in asked)
+
+    def _online(self, node: NodeId) -> NodeState:
+        birth = _state(self._setup.engine.task, Presence.ONLINE)
+        return replace(birth, capabilities=self._setup.capabilities, spent=self.spent.get(node))
 
     def _make_executor(self) -> CoordinatorExecutor:
         return CoordinatorExecutor(

@@ -19,16 +19,19 @@ import numpy as np
 from coordinator.engine.registry import REST_MAX_S
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import CommitterSettings
+from coordinator.monitoring.privacy import privacy_report, privacy_row
 from coordinator.monitoring.report import build_report
 from coordinator.monitoring.why import failures as failure_words
 from coordinator.monitoring.why import nobody_trains
 from federation.errors import FederationError
+from federation.protocol.messages import Decline
 from federation.task import KEPT_KEY
 from federation.tasks.pool.node_pool import NodePool
 from federation.types import NodeId
 from fedmq.simulation.experiment.direct import DirectCoordinator, Question, Setup
 from fedmq.simulation.experiment.node_answers import FrameWork, NodeWork, VectorWork
 from fedmq.simulation.experiment.outages import Outages, Turns
+from fedmq.simulation.experiment.private_nodes import PRIVATE, check_private
 from fedmq.simulation.experiment.training_workers import Trainers
 from fedmq.simulation.world.trainer import Stragglers
 from update_codec import CodecSpec, Manifest
@@ -101,8 +104,10 @@ class Result:
         virtual_s: Virtual seconds.
         wall_s: Real seconds, without reading the data.
         away_share: What part of all nodes' virtual time was spent offline.
-        stopped_early: Evaluations without improvement have ended it (``stopping.patience``).
+        stopped_early: Evaluations without improvement have ended it (``stopping.patience``), or too few nodes had any
+            privacy budget left.
         failures: Trainings that came to nothing: how often each reason was met, by node.
+        privacy: Epsilon of the run and of each node, as in its report; None without differential privacy.
     """
 
     digest: str
@@ -114,6 +119,7 @@ class Result:
     away_share: float = 0.0
     stopped_early: bool = False
     failures: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    privacy: Mapping[str, object] | None = None
 
 
 def node_names(count: int) -> list[NodeId]:
@@ -137,6 +143,9 @@ class Experiment:
 
     def __init__(self, plan: Plan, pool: NodePool, *, workers: int = 1) -> None:
         self.plan, self.pool = plan, pool
+        self._private = plan.engine.train.privacy is not None
+        if self._private:
+            check_private(pool)
         initial = dict(pool.initial_parameters(plan.seed))
         self.manifest = Manifest.of(initial, pool.roles())
         self._trainers = Trainers(pool, self.manifest, workers)
@@ -154,6 +163,7 @@ class Experiment:
             update_norm_max=plan.update_norm_max,
             combine=self.work.combine,
             check=self.work.check,
+            capabilities=PRIVATE if self._private else None,
         )
         self.coordinator = DirectCoordinator(setup, self.names)
         self.work.new_version(self.coordinator.version, self.coordinator.model)
@@ -200,7 +210,8 @@ class Experiment:
     @property
     def _stopped_early(self) -> bool:
         engine = self.plan.engine
-        return engine.stopping.patience > 0 and self.coordinator.finished and self.coordinator.version < engine.versions
+        may_end = engine.stopping.patience > 0 or self._private
+        return may_end and self.coordinator.finished and self.coordinator.version < engine.versions
 
     @property
     def _refused(self) -> int:
@@ -230,13 +241,17 @@ class Experiment:
             coordinator.pass_time(max(0.0, at - coordinator.now))
             action()
             return
-        coordinator.pass_time(REST_MAX_S)
-        if not coordinator.questions:
+        coordinator.wait_for_question(REST_MAX_S)
+        if not coordinator.questions and not self._stopped_early:
             why = failure_words(self._failing()) or "all updates were refused"
             raise NobodyTrains(f"nobody trains after version {coordinator.version}: {why}")
 
     def _begin(self, question: Question) -> None:
         plan, node, coordinator = self.plan, question.node, self.coordinator
+        if (decline := self.work.declines(question)) is not None:
+            self._training += 1  # until it has said so
+            self._at(0.0, partial(self._decline, node, decline))
+            return
         rng = self._rngs[node]
         train_s = self._factors[node] * rng.lognormvariate(0.0, plan.stragglers.jitter)
         self.work.asked(question, self._index[node])
@@ -252,6 +267,10 @@ class Experiment:
     def _offer(self, question: Question) -> None:
         self._training -= 1
         self.work.finish(question, self.coordinator)
+
+    def _decline(self, node: NodeId, decline: Decline) -> None:
+        self._training -= 1
+        self.coordinator.decline(node, decline)
 
     def _begin_turns(self) -> None:
         outages = self.plan.outages
@@ -298,7 +317,7 @@ class Experiment:
         spec = CodecSpec.parse(self.plan.engine.codec_up)
         limits = self.plan.committer.limits
         keeps = self.plan.engine.train.extra.get(KEPT_KEY)
-        simple = not spec.lossy and limits.rule is None and not limits.clip_norm and not keeps
+        simple = not self._private and not spec.lossy and limits.rule is None and not limits.clip_norm and not keeps
         if simple and not self.manifest.control_count and self.pool.num_examples(0) is not None:
             return VectorWork(self._trainers, self.manifest, self.pool)
         return FrameWork(self._trainers, self.manifest, self.names)
@@ -314,6 +333,7 @@ class Experiment:
             away_share=self.coordinator.away_share,
             stopped_early=self._stopped_early,
             failures={self.names[node]: dict(found) for node, found in sorted(self.work.failures.by_node.items())},
+            privacy=privacy_row(privacy_report(self.coordinator.store)),
         )
 
 

@@ -27,7 +27,8 @@ from federation.tasks.pool.node_pool import NodePool
 from federation.tasks.pool.work import Work
 from federation.types import NodeId, UpdateId, update_id
 from fedmq.simulation.experiment.direct import DirectCoordinator, Question
-from fedmq.simulation.experiment.training_workers import Share, Summed, TrainedUpdate, Trainers
+from fedmq.simulation.experiment.private_nodes import PrivateNodes, only_the_update
+from fedmq.simulation.experiment.training_workers import Failures, Share, Summed, TrainedUpdate, Trainers
 from update_codec import CodecSpec, Manifest, Role, Vectors
 
 __all__ = ["FrameWork", "NodeStates", "NodeWork", "VectorWork", "WorkedMember"]
@@ -45,35 +46,6 @@ class WorkedMember:
     loss: float | None
 
 
-@dataclass(slots=True)
-class Failures:
-    """Trainings that came to nothing.
-
-    Attributes:
-        last: Why each node's last one did, by index; nobody's whose last one served.
-        count: How many there were.
-        by_node: How often each reason was met, by node.
-        news: What has not been told yet: each node and reason once.
-    """
-
-    last: dict[int, str] = field(default_factory=dict)
-    count: int = 0
-    by_node: dict[int, Counter[str]] = field(default_factory=dict)
-    news: list[tuple[int, str]] = field(default_factory=list)
-
-    def add(self, node: int, reason: str) -> None:
-        """One more."""
-        self.last[node], self.count = reason, self.count + 1
-        known = self.by_node.setdefault(node, Counter())
-        if reason not in known:
-            self.news.append((node, reason))
-        known[reason] += 1
-
-    def served(self, node: int) -> None:
-        """A training of this node came to something."""
-        self.last.pop(node, None)
-
-
 class NodeWork(Protocol):
     """One way to answer; both end in the same model where both can be used."""
 
@@ -88,6 +60,9 @@ class NodeWork(Protocol):
 
     def new_version(self, version: int, model: Vectors) -> None:
         """A model that nodes may be asked to train from."""
+
+    def declines(self, question: Question) -> Decline | None:
+        """Why a node that is asked does not begin, or None."""
 
     def asked(self, question: Question, node: int) -> None:
         """A node begins."""
@@ -150,6 +125,11 @@ class VectorWork:
     def new_version(self, version: int, model: Vectors) -> None:
         """A model that nodes may be asked to train from."""
         self._models.put(version, model)
+
+    def declines(self, question: Question) -> Decline | None:
+        """Nobody does."""
+        del question
+        return None
 
     def asked(self, question: Question, node: int) -> None:
         """Remember who it was."""
@@ -243,6 +223,7 @@ class FrameWork:
 
     Attributes:
         states: What each node keeps that receipts settle.
+        private: The nodes' privacy budgets.
     """
 
     def __init__(self, trainers: Trainers, manifest: Manifest, names: Sequence[NodeId]) -> None:
@@ -261,10 +242,15 @@ class FrameWork:
         self._applied: list[tuple[_Sent, int]] = []
         self._aging = ResidualAging()
         self.states = NodeStates(manifest)
+        self.private = PrivateNodes(names)
 
     def new_version(self, version: int, model: Vectors) -> None:
         """A model that nodes may be asked to train from."""
         self._models.put(version, model)
+
+    def declines(self, question: Question) -> Decline | None:
+        """A node that has no budget left, or has to hear first what it had spent."""
+        return self.private.decline(question)
 
     def asked(self, question: Question, node: int) -> None:
         """Those of one round are trained together, when the first of them is done."""
@@ -277,6 +263,11 @@ class FrameWork:
         if update not in self._done:
             self._train(announcement)
         trained = self._done.pop(update)
+        if announcement.settings.privacy is not None:
+            trained = only_the_update(trained)
+            if (late := self.private.decline(question)) is not None:  # asked again meanwhile: it has spent the rest
+                coordinator.decline(question.node, late)
+                return
         if trained.update is None:
             reason = fit_text(trained.failure or "failed")
             self.failures.add(trained.node, reason)
@@ -288,6 +279,7 @@ class FrameWork:
         self.failures.served(trained.node)
         self.states.sent(trained.node, update, trained)
         self._sent[update] = _Sent(trained.node, announcement.model.version, frame, trained.metrics.get("loss"))
+        self.private.charge(question, trained, coordinator)
         coordinator.answer(question, frame, trained.num_examples, trained.metrics)
 
     def receipt(self, node: int, receipt: Receipt) -> None:

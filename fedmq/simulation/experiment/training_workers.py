@@ -1,6 +1,7 @@
 """Where simulated nodes train: in this process, or divided among forked ones that share the data in memory."""
 
 import multiprocessing
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -14,9 +15,10 @@ from federation.errors import ConfigError, FederationError
 from federation.task import Parameters
 from federation.tasks.pool.node_pool import NodePool
 from federation.tasks.pool.work import Trained, Work
+from federation.types import SampledSteps
 from update_codec import Accumulator, CodecError, Manifest, Vectors
 
-__all__ = ["Share", "Summed", "TrainedUpdate", "Trainers"]
+__all__ = ["Failures", "Share", "Summed", "TrainedUpdate", "Trainers"]
 
 STOP_S = 10.0
 """How long a worker may take to end, in seconds."""
@@ -55,6 +57,36 @@ class TrainedUpdate:
     metrics: dict[str, float]
     pending: Parameters = field(default_factory=dict)
     failure: str | None = None
+    spent: SampledSteps | None = None
+
+
+@dataclass(slots=True)
+class Failures:
+    """Trainings that came to nothing.
+
+    Attributes:
+        last: Why each node's last one did, by index; nobody's whose last one served.
+        count: How many there were.
+        by_node: How often each reason was met, by node.
+        news: What has not been told yet: each node and reason once.
+    """
+
+    last: dict[int, str] = field(default_factory=dict)
+    count: int = 0
+    by_node: dict[int, Counter[str]] = field(default_factory=dict)
+    news: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, node: int, reason: str) -> None:
+        """One more."""
+        self.last[node], self.count = reason, self.count + 1
+        known = self.by_node.setdefault(node, Counter())
+        if reason not in known:
+            self.news.append((node, reason))
+        known[reason] += 1
+
+    def served(self, node: int) -> None:
+        """A training of this node came to something."""
+        self.last.pop(node, None)
 
 
 class Trainers:
@@ -152,6 +184,7 @@ class _Local:
                 metrics=dict(trained.metrics),
                 pending=dict(trained.pending),
                 failure=trained.failure,
+                spent=trained.spent,
             )
             for share in shares
             for trained, update in self._updates(share.work)
