@@ -230,7 +230,7 @@ def test_database_of_another_format_is_refused(folder: Path) -> None:
     with sqlite3.connect(folder / "node.sqlite") as connection:
         connection.execute("UPDATE meta SET value = 99 WHERE name = 'format'")
     connection.close()
-    with pytest.raises(StorageError, match=r"layout 99.* up to 2: install the newer release"):
+    with pytest.raises(StorageError, match=rf"layout 99.* up to {database.LAYOUT.number}: install the newer release"):
         SqliteNodeStore(folder)
 
 

@@ -24,7 +24,7 @@ def test_a_lost_machine_is_restored_and_its_nodes_obey(tmp_path: Path) -> None:
         for line in prepare:
             server.run(on(server, line) + TASK)
         settings = server.home / "plant" / "coordinator.toml"
-        settings.write_text(settings.read_text().replace("[round]", "[round]\nversions = 1000000"))
+        settings.write_text(settings.read_text().replace("versions = 1000", "versions = 1000000"))
         first = server.start(coordinate)
         for line in fetch:
             device.run(line)

@@ -45,13 +45,14 @@ def test_the_notebook_is_stored_without_outputs() -> None:
 
 @pytest.mark.slow
 def test_the_pages_code_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "how-to" / "python.md").read_text(), re.DOTALL)
+    found = re.findall(r"```python\n(.*?)```", (DOCS / "how-to" / "python.md").read_text(), re.DOTALL)
+    blocks = [block for block in found if "plant.example" not in block]  # nobody's server
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         for block in blocks:
             exec(compile(block, "python.md", "exec"), names)  # noqa: S102 - our own page
-    assert len(blocks) == 2
+    assert (len(blocks), len(found)) == (2, 3)
     assert (tmp_path / "curve.png").is_file()
     assert float(out.getvalue().splitlines()[-1]) > 0.8

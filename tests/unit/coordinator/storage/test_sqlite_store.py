@@ -15,7 +15,7 @@ from coordinator.global_model.committer import CommitterSettings
 from coordinator.global_model.downlink import DownlinkSettings
 from coordinator.records import RoundRecord, TransferRecord, VersionRecord
 from coordinator.storage import sqlite_store, statements
-from coordinator.storage.database import DATABASE, open_read_only
+from coordinator.storage.database import DATABASE, LAYOUT, open_read_only
 from coordinator.storage.files import model_from_bytes
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.sqlite_store import SqliteStore
@@ -284,7 +284,7 @@ def test_a_database_of_another_layout_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "store" / DATABASE)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(StorageError, match=r"layout 99.* up to 10: install the newer release"):
+    with pytest.raises(StorageError, match=rf"layout 99.* up to {LAYOUT.number}: install the newer release"):
         opened(tmp_path)
 
 
