@@ -19,6 +19,7 @@ from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.privacy.budget import epsilon_of
 from federation.runtime.local_broker import LocalBroker
 from federation.types import NodeId, RunId, SampledSteps
+from fedmq.audit.audit import Outcome, audit
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -98,5 +99,8 @@ def test_a_killed_and_a_wiped_node_stay_within_the_budget_that_ends_the_run(
     row = privacy_row(report)
     assert row is not None
     assert (row["unit"], row["adjacency"]) == ("examples", "add or remove one row")
+    audited = audit(tmp_path / "coordinator", nodes=[tmp_path / killed, tmp_path / wiped])
+    ledgers = {one.invariant: one.outcome for one in reversed(audited.findings) if one.invariant.startswith("P")}
+    assert ledgers == dict.fromkeys(("P1", "P2", "P3"), Outcome.PASS), audited.findings
     show_privacy(tmp_path / "coordinator", as_json=True)
     assert json.loads(capsys.readouterr().out)["privacy"] == json.loads(json.dumps(row))
