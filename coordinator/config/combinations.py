@@ -84,6 +84,9 @@ def check_combination(config: CoordinatorConfig, size: RoundSize) -> None:
         )
         raise ConfigError("privacy.sealed", f"{why} signing_key and node_keys (coordinator init writes all three)")
     name = strategy_name(config)
+    if config.privacy.masked:
+        # First: what the others advise could be what masks exclude.
+        _check_masked(config, size)
     if name == "fedasync":
         _check_fedasync(config, size)
     if uses_controls(config):
@@ -94,8 +97,6 @@ def check_combination(config: CoordinatorConfig, size: RoundSize) -> None:
         raise ConfigError("strategy.mixing", f"mixes one update into the model: round.buffer is {size.buffer}, not 1")
     if config.strategy.robust != NO_RULE:
         _check_robust(config, size)
-    if config.privacy.masked:
-        _check_masked(config, size)
     if config.privacy.unit is not None:
         _check_private(config)
 
@@ -193,18 +194,17 @@ def _check_robust(config: CoordinatorConfig, size: RoundSize) -> None:
 
 def _check_masked(config: CoordinatorConfig, size: RoundSize) -> None:
     """Masks hide every single update: whatever looks at one, or weighs one apart, has nothing to see."""
+    for key, why, excluded in _excluded_by_masks(config):
+        if excluded:
+            raise ConfigError(key, f"does not go with privacy.masked: {why}")
+    least = config.privacy.members_min
     for key, count in (("round.buffer", size.buffer), ("round.quorum", size.quorum)):
-        if count < config.privacy.members_min:
-            raise ConfigError(
-                key, f"masked sums have privacy.members_min = {config.privacy.members_min} or more updates"
-            )
+        if count < least:
+            raise ConfigError(key, f"masked sums have privacy.members_min = {least} or more updates, not {count}")
     if size.buffer > MEMBERS_MAX:
         raise ConfigError("round.buffer", f"a masked sum has {MEMBERS_MAX} updates at most")
     if 2 * size.buffer * config.privacy.levels + 1 > 1 << MASK_BITS_MAX:
         raise ConfigError("privacy.levels", f"sums of {size.buffer} updates do not fit {MASK_BITS_MAX} bits")
-    for key, why, excluded in _excluded_by_masks(config):
-        if excluded:
-            raise ConfigError(key, f"does not go with privacy.masked: {why}")
 
 
 def _excluded_by_masks(config: CoordinatorConfig) -> Iterator[tuple[str, str, bool]]:

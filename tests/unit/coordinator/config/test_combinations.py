@@ -68,7 +68,9 @@ MASKED: dict[str, object] = {
 @pytest.mark.parametrize(
     ("key", "given"),
     [
-        ("round.buffer", {"strategy__name": "fedasync", "round__buffer": 1}),
+        ("strategy.name", {"strategy__name": "fedasync", "round__buffer": 1}),
+        ("strategy.name", {"strategy__name": "fedasync"}),
+        ("strategy.mixing", {"strategy__mixing": True}),
         ("round.buffer", {"round__buffer": 7}),
         ("round.buffer", {"round__concurrency": 7}),
         ("round.quorum", {"round__quorum": 7}),
@@ -79,6 +81,8 @@ MASKED: dict[str, object] = {
         ("strategy.importance", {"strategy__importance": "examples"}),
         ("privacy.importance_cap", {"strategy__importance": "uniform", "privacy__importance_cap": 100}),
         ("strategy.robust", {"strategy__robust": "median_norm_clip"}),
+        ("strategy.robust", {"strategy__robust": "median"}),
+        ("strategy.robust", {"strategy__robust": "krum", "round__buffer": 8}),
         ("limits.clip_norm", {"limits__clip_norm": 1.0}),
         ("limits.update_norm_max", {"limits__update_norm_max": 10.0}),
         ("round.per_node_quota", {"round__per_node_quota": 2}),
