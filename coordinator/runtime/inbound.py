@@ -76,6 +76,9 @@ __all__ = ["Inbound"]
 
 DROPPED_DIGITS_MAX = 18
 
+BROKERS_OWN = "$SYS/"
+"""Only the broker itself can publish there."""
+
 MESSAGES_PER_S = 500.0
 """Births, offers, declines and telemetry of one node; a node with nothing to train sends a tenth of it."""
 
@@ -185,6 +188,8 @@ class Inbound:
         if received.topic == DROPPED_TOPIC:
             body = received.payload[:DROPPED_DIGITS_MAX]
             return self._dropped(int(body)) if body.isdigit() else None
+        if received.topic.startswith(BROKERS_OWN):
+            return None  # asked for by a doctor, whose visit shares this session, and not by us
         if not received.topic.startswith((self._topics.coordinator_state, self._of_helpers)):
             self._traffic.received(received.topic, len(received.payload))
         try:

@@ -129,7 +129,7 @@ def test_an_offer_comes_with_the_verdict_that_is_known() -> None:
         (TOPICS.node_telemetry(ANN), encode_message(OFFER)),
         ("fl/other/n/ann/evt", encode_message(DECLINE)),
         ("fl/t/n/ann/up/0-bob/0", b"x"),
-        ("$SYS/broker/version", b"x"),
+        ("x/$SYS/broker/version", b"x"),
     ],
 )
 def test_what_is_no_message_here_is_refused_and_named(topic: str, payload: bytes) -> None:
@@ -137,6 +137,11 @@ def test_what_is_no_message_here_is_refused_and_named(topic: str, payload: bytes
     assert isinstance(event, MessageRefused)
     assert event.topic == topic
     assert event.reason
+
+
+def test_what_a_doctor_s_visit_has_asked_the_broker_for_is_nobody_s_forgery() -> None:
+    """With certificates it shares the coordinator's session, and leaves its subscription there."""
+    assert Bench().hear("$SYS/broker/version", b"mosquitto version 2.0.11") is None
 
 
 @settings(max_examples=60, deadline=None)
