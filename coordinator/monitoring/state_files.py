@@ -32,6 +32,7 @@ __all__ = [
     "read_counters",
     "read_enrolled",
     "read_failing",
+    "read_helpers",
     "read_incidents",
     "read_sealed",
     "read_stopping",
@@ -137,6 +138,7 @@ class StatusFile:
             "incidents": self._incidents(),
             "enrolled": snapshot.get("enrolled", ""),
             "sealed": bool(snapshot.get("sealed")),
+            "helpers": {name: bool(row["online"]) for name, row in snapshot.get("helpers", {}).items()},
         }
         if told == before:
             return
@@ -150,6 +152,7 @@ class StatusFile:
             "stopping": self._stopping,
             "enrolled": told["enrolled"],
             "sealed": told["sealed"],
+            "helpers": told["helpers"],
         }
         with contextlib.suppress(OSError):
             write_file(self._folder / STATUS, json.dumps(content).encode(), durable=False)
@@ -293,6 +296,13 @@ def read_sealed(folder: Path) -> bool | None:
     content = _json(folder / STATUS)
     said = content.get("sealed") if isinstance(content, dict) else None
     return said if isinstance(said, bool) else None
+
+
+def read_helpers(folder: Path) -> Mapping[str, bool]:
+    """The helpers of masked sums, and whether each is online, as the last coordinator has said; empty: no masks."""
+    content = _json(folder / STATUS)
+    said = content.get("helpers") if isinstance(content, dict) else None
+    return {str(name): bool(online) for name, online in said.items()} if isinstance(said, dict) else {}
 
 
 def _part(folder: Path, name: str) -> Any:

@@ -23,6 +23,7 @@ from coordinator.monitoring.state_files import (
     read_claims,
     read_counters,
     read_failing,
+    read_helpers,
     read_incidents,
     read_sealed,
     read_waiting,
@@ -72,6 +73,7 @@ def read_status(folder: Path) -> dict[str, object]:
         "claims": read_claims(folder),
         "privacy": privacy_row(read_privacy(folder)),
         "sealed": read_sealed(folder),
+        "helpers": dict(read_helpers(folder)),
         "restored": None if (restored := _restored(folder)) is None else asdict(restored),
     }
 
@@ -163,6 +165,7 @@ def _tables(folder: Path) -> Group:
         *(("", _incident_table(incidents)) if incidents else ()),
         _counts(read_counters(folder)),
         *_sealed(folder),
+        *_masked(folder),
     )
 
 
@@ -173,6 +176,13 @@ def _sealed(folder: Path) -> Iterator[Text]:
             yield Text("sealed: the broker reads neither updates nor the model", style="dim")
         case False:
             yield Text("not sealed: the broker reads updates and the model (privacy.sealed)", style="dim")
+
+
+def _masked(folder: Path) -> Iterator[Text]:
+    """Who hides each single update from the coordinator, and which of them is not there."""
+    helpers = read_helpers(folder)
+    if helpers:
+        yield Text(f"masked: the coordinator reads sums only; helpers {', '.join(helpers)}", style="dim")
 
 
 def _screen(folder: Path, console: Console) -> Group:
@@ -195,6 +205,9 @@ def _head(folder: Path, versions: list[VersionRow]) -> Iterator[Text]:
     else:
         wrong = any(waiting.fields.get(key) for key in ("behind", "claims", "nobody_trains"))
         yield Text(explain(waiting), style="bold red" if wrong else "bold")
+    away = [name for name, online in read_helpers(folder).items() if not online]
+    if away:
+        yield Text(f"helpers that are not online: {', '.join(away)}", style="yellow")
     run_progress = read_run_progress(folder)
     yield from map(Text, () if run_progress is None else run_progress_lines(run_progress))
     yield from map(Text, _begun_again(folder))

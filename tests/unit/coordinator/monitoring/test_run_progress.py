@@ -127,3 +127,19 @@ def test_a_disk_that_is_full_or_a_file_that_is_damaged_is_borne(store: SqliteSto
         run_progress = read_run_progress(tmp_path)
         assert run_progress is not None
         assert run_progress.best == Best(version=ModelVersion(1), metric="accuracy", value=0.75)
+
+
+def test_the_helpers_are_told_and_one_that_is_away_first_of_all(
+    store: SqliteStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where three of four suffice nobody waits for the fourth, and nobody would hear of it."""
+    assert store.best() is None
+    status_file(tmp_path, lambda: snapshot("assignments")).write()
+    assert "helper" not in shown(tmp_path, capsys)
+    helpers = {"acme": {"online": True}, "dyne": {"online": False}}
+    status_file(tmp_path, lambda: {**snapshot("assignments"), "helpers": helpers}).write()
+    told = shown(tmp_path, capsys)
+    assert "helpers that are not online: dyne\n" in told
+    assert "masked: the coordinator reads sums only; helpers acme, dyne" in told
+    status.show_status(tmp_path, as_json=True)
+    assert json.loads(capsys.readouterr().out)["helpers"] == {"acme": True, "dyne": False}
