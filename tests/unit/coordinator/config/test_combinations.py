@@ -102,6 +102,15 @@ def test_masks_exclude_whatever_looks_at_one_update(key: str, given: dict[str, o
     assert key == "round.buffer" or len(str(caught.value)) > 40, "the reason is said"
 
 
+def test_masks_go_with_noise_on_the_nodes() -> None:
+    noise: dict[str, object] = {"privacy__unit": "examples", "privacy__sampling_rate": 0.1, "round__versions": 40}
+    train: dict[str, object] = {"train__batch_size": 16, "train__max_steps": 10}
+    engine = engine_settings(config(**MASKED | noise | train))
+    assert engine.masking is not None
+    assert engine.train.privacy is not None
+    assert (engine.train.privacy.epsilon, engine.codec_up) == (8.0, "masked")
+
+
 def test_masks_need_helpers() -> None:
     with pytest.raises(ConfigError, match="masked needs helpers"):
         config(privacy__masked=True)
