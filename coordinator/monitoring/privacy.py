@@ -1,22 +1,27 @@
-"""``coordinator privacy``: what a run has promised each row of the nodes' data, in words that can be filed."""
+"""``coordinator privacy``: what a run has promised rows, nodes and messages, in words that can be filed."""
 
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from coordinator.records import NodeSpent
+from coordinator.monitoring.state_files import read_sealed
+from coordinator.records import BatchRecord, NodeSpent
 from coordinator.storage.read_only import ReadOnlyStore
+from coordinator.storage.store import VersionRow
 from federation.privacy.budget import epsilon_of
-from federation.types import NodeId, RunId
+from federation.types import ModelVersion, NodeId, RunId
 
 __all__ = [
     "ADJACENCY",
     "NOT_PROMISED",
+    "NOT_PROMISED_BY_MASKS",
     "UNIT",
+    "MaskedVersions",
     "PrivacyReport",
+    "masked_versions",
     "privacy_line",
     "privacy_report",
     "privacy_row",
@@ -40,6 +45,14 @@ NOT_PROMISED = (
 )
 
 
+NOT_PROMISED_BY_MASKS = (
+    "Whoever holds the coordinator and enough of the helpers together can see a single node's update.",
+    "Nodes that work together with the coordinator can take their own part out of a sum.",
+    "A sum says something of the nodes in it, and the sums of many versions say more: only noise bounds that.",
+    "No cryptographer has reviewed the masks; decision record 38 has the argument.",
+)
+
+
 class Ledgers(Protocol):
     """What is read of a run's store."""
 
@@ -49,6 +62,35 @@ class Ledgers(Protocol):
 
     def spent(self) -> Mapping[NodeId, NodeSpent]:
         """What nodes have spent."""
+
+
+class Batches(Protocol):
+    """What is read of the sums of a run's store."""
+
+    def history(self) -> list[VersionRow]:
+        """All versions."""
+
+    def batch(self, version: ModelVersion) -> BatchRecord | None:
+        """Whose updates made a version, where they were masked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedVersions:
+    """Versions of which the coordinator has seen sums only.
+
+    Attributes:
+        masked: How many there are.
+        plain: How many others, without the initial one: their updates were seen one by one.
+        members_least: The fewest nodes of any sum.
+        helpers: Of the newest of them: how many hold seeds.
+        threshold: And without how many of them nothing is revealed.
+    """
+
+    masked: int
+    plain: int
+    members_least: int
+    helpers: int
+    threshold: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +136,25 @@ def privacy_report(store: Ledgers) -> PrivacyReport | None:
     return PrivacyReport(run=run, spent=spent, epsilons=epsilons)
 
 
+def masked_versions(store: Batches) -> MaskedVersions | None:
+    """Which versions of a run were made of masked updates; None where none was.
+
+    Raises:
+        StorageError: It cannot be read.
+    """
+    versions = [row.record.version for row in store.history() if row.record.version > 0]
+    batches = [batch for version in versions if (batch := store.batch(version)) is not None]
+    if not batches:
+        return None
+    return MaskedVersions(
+        masked=len(batches),
+        plain=len(versions) - len(batches),
+        members_least=min(len(batch.members) for batch in batches),
+        helpers=batches[-1].request.terms.count,
+        threshold=batches[-1].request.terms.threshold,
+    )
+
+
 def privacy_row(report: PrivacyReport | None) -> dict[str, object] | None:
     """The same as plain data, always with unit, adjacency and delta."""
     if report is None:
@@ -126,14 +187,53 @@ def show_privacy(folder: Path, *, as_json: bool = False) -> None:
     Raises:
         StorageError: There is no store, or it cannot be read.
     """
-    report = read_privacy(folder)
+    with ReadOnlyStore(folder) as store:
+        report, masked = privacy_report(store), masked_versions(store)
     if as_json:
-        sys.stdout.write(json.dumps({"privacy": privacy_row(report), "not_promised": list(NOT_PROMISED)}) + "\n")
+        row = {
+            "privacy": privacy_row(report),
+            "masked": None if masked is None else asdict(masked),
+            "sealed": read_sealed(folder),
+            "not_promised": _not_promised(report, masked),
+        }
+        sys.stdout.write(json.dumps(row) + "\n")
     else:
-        sys.stdout.write("\n".join(_statement(report)) + "\n")
+        sys.stdout.write("\n".join(_statement(report, masked, folder)) + "\n")
 
 
-def _statement(report: PrivacyReport | None) -> list[str]:
+def _not_promised(report: PrivacyReport | None, masked: MaskedVersions | None) -> list[str]:
+    return [*(NOT_PROMISED if report is not None else ()), *(NOT_PROMISED_BY_MASKS if masked is not None else ())]
+
+
+def _statement(report: PrivacyReport | None, masked: MaskedVersions | None, folder: Path) -> list[str]:
+    lines = [*_rows_said(report), "", *_sums_said(masked), "", _broker_said(folder)]
+    excluded = _not_promised(report, masked)
+    return [*lines, "", "What is not promised:", *(f"- {line}" for line in excluded)] if excluded else lines
+
+
+def _sums_said(masked: MaskedVersions | None) -> list[str]:
+    if masked is None:
+        return ["Masked sums: none. The coordinator has seen each update by itself."]
+    helpers = f"{masked.helpers} {'helper' if masked.helpers == 1 else 'helpers'}"
+    said = [
+        f"Masked sums: {masked.masked} of {masked.masked + masked.plain} versions. The coordinator has seen sums over",
+        f"at least {masked.members_least} nodes, and no update by itself: {helpers} held the seeds, and nothing is",
+        f"revealed without {masked.threshold} of them.",
+    ]
+    return [*said, f"Of {masked.plain} versions it has seen each update by itself."] if masked.plain else said
+
+
+def _broker_said(folder: Path) -> str:
+    match read_sealed(folder):
+        case None:
+            return "Sealing: no coordinator has said whether this run is sealed."
+        case True:
+            return "Sealing: on. The broker carries updates, metrics and the model, and cannot read them."
+        case False:
+            return "Sealing: off. Whoever runs the broker can read updates and the model."
+
+
+def _rows_said(report: PrivacyReport | None) -> list[str]:
     if report is None:
         return ["No update of this run was made with differential privacy: nothing is promised of any row."]
     largest = max(report.epsilons, key=lambda node: report.epsilons[node])
@@ -148,9 +248,6 @@ def _statement(report: PrivacyReport | None) -> list[str]:
         "row as without it, up to a probability of delta. Rows were drawn in secret for each step (Poisson sampling).",
         "",
         *(_node_line(node, one, report.epsilons[node]) for node, one in report.spent.items()),
-        "",
-        "What is not promised:",
-        *(f"- {line}" for line in NOT_PROMISED),
     ]
 
 

@@ -1,14 +1,26 @@
 """The statement of what was promised says unit, adjacency and delta with every epsilon, and what was not promised."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from coordinator.monitoring.privacy import NOT_PROMISED, privacy_line, read_privacy, show_privacy
+from coordinator.monitoring.privacy import (
+    NOT_PROMISED,
+    NOT_PROMISED_BY_MASKS,
+    MaskedVersions,
+    masked_versions,
+    privacy_line,
+    read_privacy,
+    show_privacy,
+)
 from coordinator.records import NodeSpent
 from coordinator.storage.sqlite_store import SqliteStore
 from federation.types import ExamplePrivacy, NodeId, RoundId, SampledSteps
+from tests.rigs.status_values import snapshot, status_file
 
 PRIVACY = ExamplePrivacy(clip=0.5, noise=1.5, sampling_rate=0.04, epsilon=8.0, delta=1e-5)
 
@@ -53,6 +65,56 @@ def test_one_line_has_unit_adjacency_and_delta_too(folder: Path) -> None:
     said = privacy_line(read_privacy(folder))
     for part in ("epsilon 6.769 of 8", "delta 1e-05", "2 nodes", "examples", "add or remove one row"):
         assert part in said
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Of a run whose versions have so many masked members each; None: that one was not masked."""
+
+    members: tuple[int | None, ...]
+
+    def history(self) -> list[Any]:
+        return [SimpleNamespace(record=SimpleNamespace(version=version)) for version in range(len(self.members) + 1)]
+
+    def batch(self, version: int) -> Any:
+        members = self.members[version - 1]
+        terms = SimpleNamespace(count=4, threshold=3)
+        request = SimpleNamespace(terms=terms)
+        return None if members is None else SimpleNamespace(members=(None,) * members, request=request)
+
+
+def test_the_fewest_nodes_of_any_sum_are_told_and_the_versions_that_were_not_masked() -> None:
+    assert masked_versions(Batches((9, 8, None, 12))) == MaskedVersions(
+        masked=3, plain=1, members_least=8, helpers=4, threshold=3
+    )
+    assert masked_versions(Batches((None,))) is None
+    assert masked_versions(Batches(())) is None
+
+
+def test_sums_and_sealing_are_stated_beside_the_rows(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show_privacy(folder)
+    said = capsys.readouterr().out
+    assert "Masked sums: none. The coordinator has seen each update by itself." in said
+    assert "no coordinator has said whether this run is sealed" in said
+    assert NOT_PROMISED_BY_MASKS[0] not in said
+    found = MaskedVersions(masked=3, plain=1, members_least=8, helpers=4, threshold=3)
+    monkeypatch.setattr("coordinator.monitoring.privacy.masked_versions", lambda _: found)
+    status_file(folder, lambda: snapshot(sealed=True)).write()
+    show_privacy(folder)
+    said = capsys.readouterr().out
+    assert "Masked sums: 3 of 4 versions." in said
+    assert "at least 8 nodes" in said
+    assert "4 helpers held the seeds" in said
+    assert "without 3 of them" in said
+    assert "Of 1 versions it has seen each update by itself." in said
+    assert "Sealing: on." in said
+    for line in (*NOT_PROMISED, *NOT_PROMISED_BY_MASKS):
+        assert line in said
+    show_privacy(folder, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["masked"]["members_least"], told["sealed"]) == (8, True)
 
 
 def test_a_run_without_noise_promises_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
