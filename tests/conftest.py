@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from federation.runtime import local_broker
@@ -36,6 +37,14 @@ def _no_store_left() -> Iterator[None]:
     yield
     if (stores := sys.modules.get("tests.rigs.stores")) is not None:
         stores.put_away()
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """A test that sends the log elsewhere, or lets less of it through, does so for itself only."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture

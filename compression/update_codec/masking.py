@@ -105,11 +105,6 @@ class MaskedSum:
         self._codes: Lanes = np.zeros(shape.dimension, shape.lane)
         self._tail = np.zeros(shape.tail, np.uint32)
 
-    @property
-    def shape(self) -> Shape:
-        """What all that is added has in common."""
-        return self._shape
-
     def add_integers(self, integers: NDArray[Any], tail: NDArray[Any]) -> None:
         """Add integers of any sign, shapes (D,) and (T,): a node's own, or noise.
 

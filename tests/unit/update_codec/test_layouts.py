@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from update_codec import EntropyError, FrameError, HeaderError, TruncatedFrame
-from update_codec.entropy import Method, StreamReader
+from update_codec.entropy import Method, StreamReader, compress
 from update_codec.frame import Cursor, varint, write_stream
 from update_codec.layouts.digits import BASES, DigitReader, write_digits
 from update_codec.layouts.layout import Symbols, write_symbols
@@ -226,3 +226,16 @@ def test_numbers_read_back(value: int) -> None:
     cursor = Cursor(memoryview(varint(value)))
     assert cursor.number(2**32 - 1) == value
     assert cursor.left == 0
+
+
+def test_a_long_stream_that_was_altered_is_refused_as_a_short_one_is() -> None:
+    """A long one is decoded piece by piece; what it states about itself comes first, and then its blocks."""
+    for count in (1_000, 1_000_000):
+        data = bytes(range(16)) * count
+        method, stored = compress(data)
+        assert method is Method.ZSTD
+        assert bytes(StreamReader(method, memoryview(stored), len(data)).read(len(data))) == data
+        altered = bytearray(stored)
+        altered[-8:] = b"\xff" * 8
+        with pytest.raises(EntropyError):
+            StreamReader(method, memoryview(altered), len(data)).read(len(data))

@@ -65,6 +65,12 @@ HELPER_PAIRS: list[tuple[str, str, ParsedTopic]] = [
     ),
 ]
 
+
+def test_all_chunks_of_a_helper_and_of_a_node_begin_alike() -> None:
+    assert TOPICS.helper_chunk(HELPER, TRANSFER, 7).startswith(TOPICS.helper_chunks(HELPER))
+    assert TOPICS.helper_chunks(HELPER) == "fl/mill-7/h/works_council/sum/"
+
+
 NAMES = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
 
 
