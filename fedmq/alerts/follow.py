@@ -32,6 +32,9 @@ LOOK_S = 5.0
 PENDING_MAX = 1000
 """Alerts that wait for their way to be there again; the oldest are given up."""
 
+SAVED_S = 60.0
+"""How often what is watched is written down while nothing is told, in seconds: storage of devices wears out."""
+
 AGAIN_S = 60.0
 """What could not be delivered is tried again after so many seconds."""
 
@@ -60,6 +63,7 @@ class Follower:
     _watch: Watch = field(default_factory=Watch)
     _pending: deque[tuple[str, dict[str, object]]] = field(default_factory=lambda: deque(maxlen=PENDING_MAX))
     _again_s: float = 0.0
+    _saved_s: float = 0.0
 
     def __post_init__(self) -> None:
         kept = self._kept()
@@ -73,12 +77,12 @@ class Follower:
             StorageError: There is no store, or it cannot be read.
         """
         now_s = time.time()
-        before = self._watch.rows()
         told = list(self._watch.step(conditions(self.look(), self._around(now_s), self.limits), now_s))
         # Saved, then told: an alert that a crash cuts off comes from here again.
         self._pending.extend((name, self._row(notice)) for notice in told for name in self.sinks)
-        if told or self._watch.rows() != before:
-            self._save()
+        # What is only watched changes at every look; to know a minute less of it after a crash does no harm.
+        if told or now_s >= self._saved_s + SAVED_S:
+            self._save(now_s)
         if told or now_s >= self._again_s:
             self._deliver(now_s)
         return told
@@ -116,18 +120,21 @@ class Follower:
         return Surroundings(today=today, lease_s=self.lease_s, disk_free=free, disk_total=total, certificates=ends)
 
     def _deliver(self, now_s: float) -> None:
+        """Once for each way that fails: the rest of it would only wait as long again."""
         failed: list[tuple[str, dict[str, object]]] = []
+        away: set[str] = set()
         count = len(self._pending)
         while self._pending:
             name, row = self._pending.popleft()
-            problem = self._send(name, row)
-            if problem:
+            if name not in away and (problem := self._send(name, row)):
                 structlog.get_logger().warning("alert_not_delivered", way=name, reason=problem, again_s=AGAIN_S)
+                away.add(name)
+            if name in away:
                 failed.append((name, row))
         self._pending.extend(failed)
         self._again_s = now_s + AGAIN_S
         if count:
-            self._save()
+            self._save(now_s)
 
     def _send(self, name: str, row: Mapping[str, object]) -> str:
         try:
@@ -136,7 +143,8 @@ class Follower:
             return str(error)
         return ""
 
-    def _save(self) -> None:
+    def _save(self, now_s: float) -> None:
+        self._saved_s = now_s
         content = {"watched": self._watch.rows(), "pending": list(self._pending)}
         write_file(self.folder / FILE, json.dumps(content).encode(), mode=0o600)
 

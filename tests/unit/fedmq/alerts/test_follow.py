@@ -16,7 +16,7 @@ from coordinator.cli import make_app
 from coordinator.config.alerts import AlertsSection
 from coordinator.storage.sqlite_store import SqliteStore
 from federation.errors import ConfigError, StorageError
-from fedmq.alerts.follow import AGAIN_S, FILE, Follower
+from fedmq.alerts.follow import AGAIN_S, FILE, SAVED_S, Follower
 from fedmq.alerts.sinks import NotDelivered, Sink, make_sinks
 from fedmq.run_view import RunView
 from tests.rigs.model_values import initialised
@@ -120,6 +120,34 @@ def test_what_could_not_be_delivered_is_tried_again_and_the_other_ways_are_not(
     clock += AGAIN_S + 1
     again.once()
     assert (len(got), len(tries)) == (1, 3)
+
+
+def test_a_way_that_is_away_is_tried_once_in_a_round_however_much_waits(folder: Path) -> None:
+    tries: list[object] = []
+
+    def away(alert: Mapping[str, object]) -> None:
+        tries.append(alert)
+        raise NotDelivered("it is away")
+
+    made = follower(folder, {"away": away})
+    made._pending.extend(("away", {"number": number}) for number in range(5))
+    made.once()
+    assert (len(tries), [row["number"] for _, row in made._pending]) == (1, [0, 1, 2, 3, 4])
+
+
+def test_what_is_only_watched_is_not_written_down_at_every_look(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = follower(folder, {}, AlertsSection(stopped_s=1e6, disk_free=0))
+    clock = time.time()
+    monkeypatch.setattr("time.time", lambda: clock)
+    made.once()
+    first = (folder / FILE).stat().st_mtime_ns
+    for _ in range(3):
+        clock += 5.0
+        made.once()
+    assert (folder / FILE).stat().st_mtime_ns == first
+    clock += SAVED_S
+    made.once()
+    assert (folder / FILE).stat().st_mtime_ns != first
 
 
 @pytest.mark.parametrize("damage", [b"", b"[]", b'{"watched": [3], "pending": []}', b"\xff"])
