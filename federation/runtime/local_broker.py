@@ -237,7 +237,7 @@ class LocalBroker(MosquittoProcess):
                 if self._listen():
                     return self
             raise BrokerFailed(self._last_words())
-        except TransportError:
+        except (TransportError, OSError):
             self.stop()
             raise
 
