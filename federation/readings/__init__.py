@@ -1,0 +1,1 @@
+"""Readings become examples: joined by time, resampled, cut into windows."""
