@@ -128,7 +128,7 @@ bench-containers: $(STAMP) ## Sizes of the images, and compose up to the first v
 simulate: $(STAMP) ## Both machines under seeded faults: make simulate SEEDS=2000, by night SEEDS=20000
 	@$(BIN)/python -m fedmq.simulation.protocol.campaign --seeds $(SEEDS) $(ARGS)
 
-chaos: $(STAMP) ## Real processes under every fault, then an audit: the closing table (ten minutes; ARGS="--scale 0.1")
+chaos: $(STAMP) ## Real processes under every fault, then an audit: the closing table (ten minutes; ARGS="--scale 0.1", "--privacy")
 	@$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 soak: $(STAMP) ## Twenty nodes under 1 % faults: does the memory stay flat? make soak MINUTES=10

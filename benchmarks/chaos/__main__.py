@@ -1,10 +1,11 @@
 """``make chaos``: the whole campaign and its closing table.
 
-    python -m benchmarks.chaos [--only NAME,NAME] [--scale 0.1] [--json]
+    python -m benchmarks.chaos [--privacy] [--only NAME,NAME] [--scale 0.1] [--json]
 
 Every fault meets a federation whose small rounds go on without a pause. After each scenario the stores are audited
 (`fedmq.audit.audit`): an update that a node was told is stored, applied or stale is in the coordinator's store, none
-counts twice, the head can be made again from its updates. Names: see `SCENARIOS`.
+counts twice, the head can be made again from its updates. Names: see `SCENARIOS`. With ``--privacy`` it is a federation
+with certificates, sealing and masked sums, and helpers are killed, too: see `PRIVATE`.
 """
 
 import argparse
@@ -19,11 +20,13 @@ from time import monotonic
 
 from rich.console import Console
 
-from benchmarks.chaos import disk_errors, identities, kills, lives, messages, network, restores
+from benchmarks.chaos import disk_errors, identities, kills, lives, messages, network, private, restores
 from benchmarks.chaos.table import Row, show
 from federation.runtime.local_broker import LocalBroker
+from federation.runtime.log import configure_log
 
 Run = Callable[[LocalBroker, Path, int], Row]
+RunAlone = Callable[[Path, int], Row]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,15 +35,17 @@ class Scenario:
 
     Attributes:
         name: For ``--only``.
-        run: Does it, ``count`` times.
+        run: Does it, ``count`` times: with a broker without certificates,
+        alone: or with one of its own.
         count: How often in a whole campaign.
         shards: Federations that share the count, at the same time: for those that mostly wait.
         quiet: Takes little CPU, so it runs beside the others.
     """
 
     name: str
-    run: Run
     count: int
+    run: Run | None = None
+    alone: RunAlone | None = None
     shards: int = 1
     quiet: bool = False
 
@@ -76,6 +81,20 @@ SCENARIOS = (
     Scenario(name="all-gone", run=lives.all_gone, count=2, quiet=True),
 )
 
+PRIVATE = (
+    Scenario(name="helper", alone=partial(private.kill_helpers, helped=private.THREE_OF_FOUR), count=40),
+    Scenario(name="helper-all", alone=partial(private.kill_helpers, helped=private.ALL_OF_TWO), count=40),
+    Scenario(name="helper-large", alone=partial(private.kill_helpers, helped=private.BIG), count=20),
+    Scenario(
+        name="masked-coordinator", alone=partial(private.kill_coordinator, helped=private.THREE_OF_FOUR), count=60
+    ),
+    Scenario(
+        name="masked-coordinator-all", alone=partial(private.kill_coordinator, helped=private.ALL_OF_TWO), count=40
+    ),
+    Scenario(name="masked-node", alone=partial(private.kill_nodes, helped=private.THREE_OF_FOUR), count=100),
+    Scenario(name="masked-broker", alone=partial(private.kill_broker, helped=private.THREE_OF_FOUR), count=20),
+)
+
 ELSEWHERE = (
     ("messages late by an hour, SIGSTOP for 5 minutes, broker away for 10 minutes", "make simulate (virtual time)"),
     ("clock ±1 day, jumping back", "make simulate; tests/architecture/test_clocks.py: only monotonic time decides"),
@@ -92,8 +111,10 @@ WHOLE = frozenset({"slow-link", "vanish", "twins", "all-gone"})
 def main() -> int:
     """Run what was asked for; 0 when all is good."""
     options = _options()
+    configure_log(json=False, level="critical")  # the processes' own logs are listened to; ours is a broker's
     console = Console(stderr=True)
-    chosen = [scenario for scenario in SCENARIOS if not options.only or scenario.name in options.only]
+    scenarios = PRIVATE if options.privacy else SCENARIOS
+    chosen = [scenario for scenario in scenarios if not options.only or scenario.name in options.only]
     began_s = monotonic()
     with ThreadPoolExecutor(max_workers=2) as beside:
         quiet = [(s, beside.submit(_run, s, options.scale, console)) for s in chosen if s.quiet]
@@ -105,7 +126,9 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__)
-    names = [scenario.name for scenario in SCENARIOS]
+    parser.add_argument("--privacy", action="store_true", help="masked sums, sealing and certificates; helpers, too")
+    privacy, _ = parser.parse_known_args()
+    names = [scenario.name for scenario in (PRIVATE if privacy.privacy else SCENARIOS)]
     parser.add_argument("--only", type=lambda text: text.split(","), default=[], help=f"of {', '.join(names)}")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the kills; 0.1 is a short run")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
@@ -133,8 +156,12 @@ def _run(scenario: Scenario, scale: float, console: Console) -> Row:
 def _alone(scenario: Scenario, count: int) -> Row:
     """A broker and a folder of its own."""
     folder = tempfile.TemporaryDirectory(prefix="fedmq-chaos-", ignore_cleanup_errors=True)
-    with folder as path, LocalBroker(persistence=True) as broker:
-        return scenario.run(broker, Path(path), count)
+    with folder as path:
+        if scenario.alone is not None:
+            return scenario.alone(Path(path), count)
+        assert scenario.run is not None  # noqa: S101 - one of the two is given
+        with LocalBroker(persistence=True) as broker:
+            return scenario.run(broker, Path(path), count)
 
 
 def _result(scenario: Scenario, future: Future[Row]) -> Row:

@@ -5,13 +5,13 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.chaos.life import HARMLESS, KILLED, Armoury, Arms, Life
-from benchmarks.chaos.plan import Plan, coordinator_arguments, node_arguments, node_environment, write_settings
+from benchmarks.chaos.plan import OpenSite, Plan, Site, node_environment
 from coordinator.config.sections import read_config
 from coordinator.config.settings import committer_settings
 from federation.protocol.messages import ReceiptStatus
@@ -34,9 +34,7 @@ class Federation:
     """Processes and what they say; everything happens inside `wait`.
 
     Attributes:
-        plan: What runs.
-        folder: State and configuration.
-        url: The broker.
+        site: What runs, and where.
         armoury: Asked at each start of a process.
         watchers: Called with each log line, after it has been taken in.
         lives: The newest life of each process.
@@ -48,9 +46,7 @@ class Federation:
         storage_failures: How often each process has said that it cannot write.
     """
 
-    plan: Plan
-    folder: Path
-    url: str
+    site: Site
     armoury: Armoury = lambda _: HARMLESS
     watchers: list[Callable[[Line], None]] = field(default_factory=list)
     lives: dict[str, Life] = field(default_factory=dict)
@@ -73,12 +69,26 @@ class Federation:
     def __post_init__(self) -> None:
         self.fleet = Fleet(folder=self.folder)
 
+    @property
+    def plan(self) -> Plan:
+        """What runs."""
+        return self.site.plan
+
+    @property
+    def folder(self) -> Path:
+        """State and configuration."""
+        return self.site.folder
+
+    @property
+    def url(self) -> str:
+        """The broker."""
+        return self.site.url
+
     def start(self) -> None:
         """Start everybody."""
-        write_settings(self.plan, self.folder, self.url)
-        self._start(COORDINATOR, "coordinator", coordinator_arguments(self.folder))
-        for name in self.plan.names:
-            self._start(name, "edge_node", node_arguments(self.plan, self.folder, self.url, name))
+        self.site.prepare()
+        for launch in self.site.launches():
+            self._start(launch.name, launch.module, list(launch.arguments))
 
     def wait(self, until: Callable[[], bool], limit_s: float = LIMIT_S) -> bool:
         """Listen until something is true; False when the time is over, in seconds."""
@@ -178,10 +188,12 @@ class Federation:
 
     def audit(self) -> AuditReport:
         """Judge the stores by what the nodes have said; everybody must have stopped."""
-        config = read_config(self.folder / "coordinator.toml", {}, {})
+        config, state = read_config(self.site.settings, {}, {}), self.site.state
         witness = Witness(offered=frozenset(self._offered), told=frozenset(self._told), version_seen=self._version_seen)
-        nodes = [self.folder / name for name in self.lives if (self.folder / name / "node.sqlite").exists()]
-        return audit(self.folder / "coordinator", nodes=nodes, settings=committer_settings(config), witness=witness)
+        nodes = [state(name) for name in self.lives if (state(name) / "node.sqlite").exists()]
+        helpers = [state(name) for name in self.site.helpers]
+        made = committer_settings(config)
+        return audit(state(COORDINATOR), nodes=nodes, helpers=helpers, settings=made, witness=witness)
 
     def _start(self, name: str, module: str, arguments: list[str]) -> None:
         arms = self.armoury(name)
@@ -208,7 +220,7 @@ class Federation:
         life = self.lives[line.source]
         if line.source == COORDINATOR:
             self._hear_coordinator(line, life)
-        else:
+        elif line.source not in self.site.helpers:
             self._hear_node(line, life)
         self.storage_failures[line.source] += line.event == "storage_failed"
         for watcher in self.watchers:
@@ -227,6 +239,8 @@ class Federation:
             self._buffered += 1
         elif line.event == "connected" and line.fields.get("connection") == "control":
             self._connects += 1
+        elif line.event == "helper_online" and str(line.fields["helper"]) in self.lives:
+            self.lives[str(line.fields["helper"])].work(line)
         elif line.event == "waiting":
             self._buffered = _integer(line.fields, "buffered")
             self.waiting = str(line.fields.get("reason", ""))
@@ -256,10 +270,17 @@ class Federation:
                 pass
 
 
+def running(
+    plan: Plan, folder: Path, url: str, armoury: Armoury = lambda _: HARMLESS
+) -> AbstractContextManager[Federation]:
+    """A federation without certificates that is at work; all its processes end with the block."""
+    return running_at(OpenSite(plan, folder, url), armoury)
+
+
 @contextmanager
-def running(plan: Plan, folder: Path, url: str, armoury: Armoury = lambda _: HARMLESS) -> Iterator[Federation]:
+def running_at(site: Site, armoury: Armoury = lambda _: HARMLESS) -> Iterator[Federation]:
     """A federation that is at work; all its processes end with the block."""
-    federation = Federation(plan=plan, folder=folder, url=url, armoury=armoury)
+    federation = Federation(site=site, armoury=armoury)
     try:
         federation.start()
         yield federation

@@ -83,26 +83,31 @@ class Killer:
 def kill_processes(url: str, folder: Path, plan: Plan, killer: Killer, row: Row) -> Row:
     """Run until the killer has had its quota and everybody works again; then judge."""
     with running(plan, folder, url, killer) as federation:
-
-        def killed() -> int:
-            return sum(life.code == KILLED for life in federation.past)
-
-        while killed() < killer.quota:
-            before = killed()
-            if not federation.wait(lambda before=before: killed() > before, LIMIT_S):  # type: ignore[misc]
-                row.failures.append(f"no kill within {LIMIT_S:.0f} s: version {federation.version}")
-                break
-        row.injected += killed()
-        if not federation.wait(federation.everybody_works):
-            row.hung += sum(life.works_s is None for life in federation.lives.values())
-        lives = [*federation.past, *federation.lives.values()]
-        recoveries = [life.recovery_s for life in lives if life.generation and life.name in killer.victims]
-        row.recovery_s += [recovery for recovery in recoveries if recovery is not None]
-        row.hung += sum(recovery is not None and recovery > LIMIT_S for recovery in recoveries)
-        points = Counter(life.label for life in federation.past if life.code == KILLED)
-        row.note = f"{len(points)} points; {federation.version} versions"
+        kill_all(federation, killer, row)
         judge(federation, row)
     return row
+
+
+def kill_all(federation: Federation, killer: Killer, row: Row, limit_s: float = LIMIT_S) -> None:
+    """Let the killer have its quota, and wait until everybody works again; each step at most so long."""
+
+    def killed() -> int:
+        return sum(life.code == KILLED for life in federation.past)
+
+    while killed() < killer.quota:
+        before = killed()
+        if not federation.wait(lambda before=before: killed() > before, limit_s):  # type: ignore[misc]
+            row.failures.append(f"no kill within {limit_s:.0f} s: version {federation.version}")
+            break
+    row.injected += killed()
+    if not federation.wait(federation.everybody_works, limit_s):
+        row.hung += sum(life.works_s is None for life in federation.lives.values())
+    lives = [*federation.past, *federation.lives.values()]
+    recoveries = [life.recovery_s for life in lives if life.generation and life.name in killer.victims]
+    row.recovery_s += [recovery for recovery in recoveries if recovery is not None]
+    row.hung += sum(recovery is not None and recovery > limit_s for recovery in recoveries)
+    points = Counter(life.label for life in federation.past if life.code == KILLED)
+    row.note = f"{len(points)} points; {federation.version} versions"
 
 
 def judge(federation: Federation, row: Row) -> None:

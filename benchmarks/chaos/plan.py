@@ -1,8 +1,9 @@
 """What one federation of the campaign looks like: tasks without torch, quick rounds, and its processes' arguments."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from fedmq.demo.plan import to_toml
 
@@ -90,3 +91,77 @@ def node_arguments(plan: Plan, folder: Path, broker_url: str, name: str) -> list
 def node_environment(plan: Plan) -> dict[str, str]:
     """Settings of a node that have no flag."""
     return {"FEDMQ_NODE__BROKER__KEEPALIVE_S": str(plan.keepalive_s)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """One process: ``python -m module arguments``."""
+
+    name: str
+    module: str
+    arguments: Sequence[str]
+
+
+class Site(Protocol):
+    """Where a federation of the campaign is: its files, and how its processes are started."""
+
+    @property
+    def plan(self) -> Plan:
+        """What runs."""
+
+    @property
+    def folder(self) -> Path:
+        """Where logs are written."""
+
+    @property
+    def url(self) -> str:
+        """The broker."""
+
+    @property
+    def settings(self) -> Path:
+        """The coordinator's configuration."""
+
+    @property
+    def helpers(self) -> Sequence[str]:
+        """The helpers of masked sums; nobody where nothing is masked."""
+
+    def prepare(self) -> None:
+        """Write what the processes read."""
+
+    def launches(self) -> Sequence[Launch]:
+        """Everybody, in the order of their starts."""
+
+    def state(self, name: str) -> Path:
+        """State folder of a process."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSite:
+    """A federation without certificates."""
+
+    plan: Plan
+    folder: Path
+    url: str
+    helpers: Sequence[str] = ()
+
+    @property
+    def settings(self) -> Path:
+        """The coordinator's configuration."""
+        return self.folder / "coordinator.toml"
+
+    def prepare(self) -> None:
+        """Write the coordinator's configuration."""
+        write_settings(self.plan, self.folder, self.url)
+
+    def launches(self) -> Sequence[Launch]:
+        """The coordinator and the nodes."""
+        coordinator = Launch(name="coordinator", module="coordinator", arguments=coordinator_arguments(self.folder))
+        nodes = [
+            Launch(name=name, module="edge_node", arguments=node_arguments(self.plan, self.folder, self.url, name))
+            for name in self.plan.names
+        ]
+        return [coordinator, *nodes]
+
+    def state(self, name: str) -> Path:
+        """State folder of a process."""
+        return self.folder / name

@@ -15,6 +15,7 @@ from fedmq.audit.evidence import Evidence, Witness, read_nodes
 from fedmq.audit.invariants import Check, checks, double_updates, lost_updates, not_checked, waiting_updates
 from fedmq.audit.privacy import is_private, private_checks, private_not_checked
 from fedmq.audit.recompute import recompute_head
+from fedmq.audit.revealed_sums import helper_checks
 from update_codec import CodecError
 
 __all__ = ["AuditReport", "Finding", "Outcome", "Witness", "audit", "recompute_head"]
@@ -83,6 +84,7 @@ def audit(
     state: Path,
     *,
     nodes: Sequence[Path] = (),
+    helpers: Sequence[Path] = (),
     settings: CommitterSettings | None = None,
     witness: Witness | None = None,
     private: bool = False,
@@ -92,6 +94,7 @@ def audit(
     Args:
         state: The coordinator's state folder; the coordinator must have stopped, in whatever way.
         nodes: State folders of nodes that have stopped.
+        helpers: State folders of the helpers of masked sums, which have stopped, too.
         settings: How versions were made, for I7; None skips it.
         witness: What the nodes' logs said; None is nothing.
         private: The run is under differential privacy, also where no store says so.
@@ -109,7 +112,8 @@ def audit(
         )
     with store:
         folders = read_nodes(nodes, _or(lambda: store.run, None))
-        evidence = Evidence(store=store, folders=folders, witness=Witness() if witness is None else witness)
+        heard = Witness() if witness is None else witness
+        evidence = Evidence(store=store, folders=folders, witness=heard, helper_folders=helpers)
         return _report(evidence, settings, private=private)
 
 
@@ -130,6 +134,7 @@ def _report(evidence: Evidence, settings: CommitterSettings | None, *, private: 
     lost = _or(lambda: frozenset(lost_updates(evidence)), frozenset[UpdateId]())
     double = _or(lambda: frozenset(double_updates(evidence)), frozenset[UpdateId]())
     every = [*checks(settings, lost, double), *(private_checks() if private else [])]
+    every += helper_checks() if evidence.helper_folders else []
     findings = [_finding(evidence, *check) for check in every]
     claims = {invariant: claim for invariant, claim, _ in every}
     findings += [

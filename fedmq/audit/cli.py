@@ -30,6 +30,9 @@ def audit_command(
     node: Annotated[
         list[Path] | None, typer.Option(help="State folder of a node; may be given more than once.")
     ] = None,
+    helper: Annotated[
+        list[Path] | None, typer.Option(help="State folder of a helper of masked sums; may be given more than once.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
     """Check the stores of a stopped federation: nothing lost, nothing counted twice, the head as its updates make it.
@@ -46,6 +49,7 @@ def audit_command(
     report = audit(
         folder,
         nodes=node or [],
+        helpers=helper or [],
         settings=None if settings is None else committer_settings(settings),
         witness=Witness(),
         private=settings is not None and settings.privacy.unit is not None,

@@ -13,6 +13,7 @@ from edge_node.storage.read_only import StoppedNode, read_node
 from federation.errors import DamagedStore, StorageError
 from federation.protocol.messages import Reason, ReceiptStatus
 from federation.types import ModelVersion, NodeId, RunId, UpdateId
+from sum_helper.storage.read_only import StoppedHelper, read_helper
 
 __all__ = ["Evidence", "NodeFolders", "Witness", "read_nodes"]
 
@@ -78,6 +79,12 @@ class Evidence:
     store: ReadOnlyStore
     folders: NodeFolders = field(default_factory=NodeFolders)
     witness: Witness = field(default_factory=Witness)
+    helper_folders: Sequence[Path] = ()
+
+    @cached_property
+    def helpers(self) -> Sequence[StoppedHelper]:
+        """The helpers of masked sums whose folders were named."""
+        return [read_helper(folder, self.store.run) for folder in self.helper_folders]
 
     @cached_property
     def versions(self) -> list[VersionRow]:
