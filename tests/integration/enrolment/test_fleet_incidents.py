@@ -48,10 +48,10 @@ class Site:
     port: int
     processes: list["subprocess.Popen[str]"] = field(default_factory=list)
 
-    def start(self, module: str, *arguments: str) -> "subprocess.Popen[str]":
+    def start(self, *command: str) -> "subprocess.Popen[str]":
         environ = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
-            [sys.executable, "-m", module, "run", *arguments],
+            [sys.executable, *command],
             cwd=self.folder,
             env=environ,
             stdout=subprocess.DEVNULL,
@@ -94,6 +94,13 @@ class Site:
         return found
 
 
+EASILY_FLOODED = (
+    "-c",
+    "from coordinator import cli; from coordinator.runtime import inbound; inbound.MESSAGES_PER_S = 100.0; cli.main()",
+)
+"""A busy machine reads fewer messages a second than the usual limit lets through: then nothing floods it."""
+
+
 def tls(authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:
     return TlsFiles(authority=str(authority), certificate=str(certificate), key=str(key)).context()
 
@@ -109,7 +116,8 @@ def until(process: "subprocess.Popen[str]", event: str) -> None:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
+def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
+    """A fleet of one coordinator and one node; a test may name how its coordinator is started."""
     port = free_port()
     fleet = Fleet(folder=FleetFolder(tmp_path / "plant"), now=dt.datetime.now(dt.UTC))
     fleet.create(
@@ -122,8 +130,9 @@ def site(tmp_path: Path) -> Iterator[Site]:
     with (fleet.folder.broker / "mosquitto.conf").open("a") as config:
         config.write("log_type debug\n")
     made = Site(folder=tmp_path, port=port)
-    until(made.start("coordinator", "--config", "plant", "--with-broker"), "coordinator_started")
-    until(made.start("edge_node", "--config", GOOD), "receipt")
+    coordinator = getattr(request, "param", ("-m", "coordinator"))
+    until(made.start(*coordinator, "run", "--config", "plant", "--with-broker"), "coordinator_started")
+    until(made.start("-m", "edge_node", "run", "--config", GOOD), "receipt")
     yield made
     for process in made.processes:
         if process.poll() is None:
@@ -193,6 +202,7 @@ def test_every_attack_is_seen_in_the_status_and_costs_nobody_else(site: Site) ->
     assert GOOD not in found
 
 
+@pytest.mark.parametrize("site", [EASILY_FLOODED], indirect=True)
 def test_a_flood_from_one_node_is_cut_off_and_the_others_go_on(site: Site) -> None:
     with site.client(BAD) as bad:
         payload = site.writer(BAD).encode(TOPICS.node_event(BAD), DECLINE)

@@ -80,25 +80,27 @@ def test_every_version_is_evaluated_on_the_nodes_that_are_there_and_the_best_one
 ) -> None:
     """FED-70 to FED-73: one node is killed in mid-run."""
     with ExitStack() as stack:
-        running = stack.enter_context(process("coordinator", coordinator_file(tmp_path, broker)))
+        running = stack.enter_context(process("coordinator", coordinator_file(tmp_path, broker, versions=6)))
         nodes = [stack.enter_context(process("edge_node", node_file(tmp_path, broker, name))) for name in NODES]
         first = lines_until(running, "nodes_evaluated")
-        assert (first["version"], first["nodes"]) == (1, 3)
+        # On a busy machine a node may still be about to come when the first version is made.
+        while first["nodes"] != len(NODES):
+            first = lines_until(running, "nodes_evaluated")
         nodes[2].kill()
-        while lines_until(running, "nodes_evaluated")["version"] != 4:
+        while lines_until(running, "nodes_evaluated")["version"] != 6:
             pass
         assert running.wait(LIMIT_S) == 0
         assert [node.wait(LIMIT_S) for node in nodes[:2]] == [0, 0]
     points = [point for point in read_curves(tmp_path / "state") if point.kind is CurveKind.NODE]
-    last = {point.node: point.metrics["loss"] for point in points if point.version == 4 and point.counted}
+    last = {point.node: point.metrics["loss"] for point in points if point.version == 6 and point.counted}
     assert set(last) == {"ann", "bob"}
     store = SqliteStore(tmp_path / "state")
     surveys = {survey.version: survey for survey in store.recovered(recent=1).surveyed}
     best = store.best()
     store.close()
-    assert sorted(surveys) == [1, 2, 3, 4]
+    assert sorted(surveys) == [1, 2, 3, 4, 5, 6]
     assert all(survey.closed for survey in surveys.values())
-    assert surveys[ModelVersion(4)].metrics["loss"] == pytest.approx(sum(last.values()) / 2)
+    assert surveys[ModelVersion(6)].metrics["loss"] == pytest.approx(sum(last.values()) / 2)
     losses = {version: survey.metrics["loss"] for version, survey in surveys.items() if survey.nodes}
     assert best == min(losses, key=losses.__getitem__)
     assert export_model(tmp_path / "state", tmp_path / "best.safetensors", "best") == best
