@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: zoo mutants jobs fuzz bench-containers bench-algorithms bench-large bench-privacy help setup demo broker test test-all test-container test-brokers check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet test-frameworks bench-flower
+.PHONY: zoo mutants jobs fuzz bench-containers bench-algorithms bench-large bench-privacy help setup demo broker test test-all test-container test-upgrade test-brokers check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet test-frameworks bench-flower
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,6 +13,7 @@ FRAMES ?= 1000000
 MESSAGES ?= 100000
 MASKS ?= 10000
 TESTS ?=
+COMMIT ?=
 BROKER_TESTS ?= tests/contract/test_transport.py tests/integration/transport/test_mqtt.py tests/integration/transport/test_mqtt_identity.py tests/integration/roles/test_coordinator.py tests/integration/roles/test_edge_node.py tests/integration/roles/test_recovery.py tests/integration/commands/test_coordinator_doctor.py tests/integration/commands/test_edge_node_doctor.py
 # More workers than most machines have cores: half of the time of a test with real processes is spent waiting.
 WORKERS ?= 3
@@ -67,6 +68,10 @@ bench-flower: $(FRAMEWORKS_STAMP) ## Flower's quickstart client on Flower and he
 test-container: $(STAMP) ## Build the images, run a federation in them, and the integration tests against the broker's
 	@FEDMQ_CONTAINER_BUILD=1 $(BIN)/python -m pytest -m container $(TESTS)
 	@FEDMQ_TEST_BROKER_IMAGE=$${BROKER_IMAGE:-fedmq-broker} $(BIN)/python -m pytest -m broker $(BROKER_TESTS)
+
+test-upgrade: $(STAMP) ## The release before with this one: protocol, certificates and stores, both ways (COMMIT=…, a minute)
+	@FEDMQ_PREVIOUS=$$(bash deploy/previous_release.sh $(COMMIT)) && export FEDMQ_PREVIOUS && \
+	  $(BIN)/python -m pytest -m upgrade $(or $(TESTS),tests/integration/roles/test_previous_release.py)
 
 test-brokers: $(STAMP) ## The tests against a second broker, ejabberd; installs it where it is missing (Debian, Ubuntu)
 	@bash deploy/setup.sh $(VENV) ejabberd

@@ -79,6 +79,7 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
     app.command()(why)
     app.command()(privacy)
     app.command()(doctor)
+    app.command()(upgrade)
     return app
 
 
@@ -212,6 +213,30 @@ def doctor(*, config: Annotated[Path, typer.Option(exists=True)], as_json: JsonO
 
     configure_log(json=False, level="critical")
     raise typer.Exit(tell(examine(settings), as_json=as_json))
+
+
+def upgrade(
+    *,
+    config: ConfigOption = None,
+    state: StateOption = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say what would be done; try it on a copy.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a state folder to the layout of this release; every start does it, too. A running coordinator is refused.
+
+    With --config the settings are read as well: a key that this release does not know is an error. Exit code: 0 done,
+    or nothing to do, 1 the disk has no room, 3 the store is newer than this release, damaged, or in use.
+
+    \b
+    Examples:
+      coordinator upgrade --config plant --check
+    """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    from coordinator.config.sections import read_config, state_folder  # noqa: PLC0415
+    from coordinator.storage.database import STORE  # noqa: PLC0415
+    from federation.storage.upgrade import upgrade_store  # noqa: PLC0415
+
+    folder = state_folder(None if config is None else read_config(config, {}), state)
+    raise typer.Exit(upgrade_store(folder, STORE, check=check, as_json=as_json))
 
 
 def _certificates(config: Path | None) -> dict[str, object]:

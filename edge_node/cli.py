@@ -16,6 +16,7 @@ from federation.command_line import (
     VersionOption,
     errors_told,
 )
+from federation.errors import ConfigError
 from federation.runtime.standard_output import reserve
 
 __all__ = ["app", "main"]
@@ -191,6 +192,31 @@ def doctor(  # noqa: PLR0913 - one parameter per option is how the library decla
     settings = read_config(config, flags)
     configure_log(json=False, level="critical")
     raise typer.Exit(tell(examine(settings), as_json=as_json))
+
+
+@app.command()
+@errors_told(PROGRAM)
+def upgrade(
+    *,
+    config: ConfigOption = None,
+    state: StateOption = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say what would be done; try it on a copy.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a state folder to the layout of this release; every start does it, too. A running node is refused.
+
+    With --config the settings are read as well: a key that this release does not know is an error. Exit code: 0 done,
+    or nothing to do, 1 the disk has no room, 3 the store is newer than this release, damaged, or in use.
+    """
+    from edge_node.config import read_config  # noqa: PLC0415 - as in `_run`
+    from edge_node.storage.read_only import STORE  # noqa: PLC0415 - as in `_run`
+    from federation.storage.upgrade import upgrade_store  # noqa: PLC0415 - as in `_run`
+
+    found = None if config is None else read_config(config, {}).state_folder
+    folder = state or found
+    if folder is None:
+        raise ConfigError("--state", "name the node's state folder, or its settings as --config", source="command line")
+    raise typer.Exit(upgrade_store(folder, STORE, check=check, as_json=as_json))
 
 
 def _run(file: Path | None, flags: Mapping[str, object]) -> int:

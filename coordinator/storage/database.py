@@ -5,8 +5,9 @@ from pathlib import Path
 from coordinator.storage.files import remedy_of, traces
 from coordinator.storage.schema import TABLES
 from federation.storage.sqlite import Connection, Database, Layout, ReadOnlyDatabase
+from federation.storage.upgrade import StoreKind
 
-__all__ = ["DATABASE", "LAYOUT", "open_database", "open_read_only"]
+__all__ = ["DATABASE", "LAYOUT", "STORE", "open_database", "open_read_only"]
 
 DATABASE = "coordinator.sqlite3"
 """File name of the database in the state folder."""
@@ -129,3 +130,22 @@ def open_read_only(folder: Path, *, at_once: bool = False) -> ReadOnlyDatabase:
     return ReadOnlyDatabase(
         folder / DATABASE, LAYOUT, missing="has a coordinator run with this store?", at_once=at_once
     )
+
+
+STORE = StoreKind(
+    role="coordinator",
+    database=DATABASE,
+    layout=LAYOUT,
+    read=open_read_only,
+    write=open_database,
+    changes={
+        2: "room for evaluations by nodes, and for versions that are kept",
+        _UNNUMBERED: "room for each node's absences and restarts",
+        5: "room for the sums that protect a run's identity",
+        6: "room for medians of what nodes measure",
+        8: "room for restores from backups",
+        9: "room for masked sums",
+        10: "room for the ledger of differential privacy",
+    },
+)
+"""What `coordinator upgrade` works on."""

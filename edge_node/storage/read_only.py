@@ -6,16 +6,29 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edge_node.records import Held, Seen
-from edge_node.storage.database import APPLIED, NEWEST_FIRST, RunRow, frame_name, open_read_only, read_outbox, read_run
+from edge_node.storage.database import (
+    APPLIED,
+    DATABASE,
+    LAYOUT,
+    NEWEST_FIRST,
+    RunRow,
+    frame_name,
+    open_read_only,
+    read_outbox,
+    read_run,
+    remedy_of,
+    traces,
+)
 from edge_node.storage.ledger import read_charges
 from edge_node.storage.model_file import FORMER_MODEL, model_name, read_held
 from federation.errors import StorageError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import UpdateOffer
-from federation.storage.sqlite import ReadOnlyDatabase, SqliteError
+from federation.storage.sqlite import Database, ReadOnlyDatabase, SqliteError
+from federation.storage.upgrade import StoreKind
 from federation.types import ModelVersion, RoundId, RunId, SampledSteps, UpdateId
 
-__all__ = ["StoppedNode", "read_node"]
+__all__ = ["STORE", "StoppedNode", "read_node"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,3 +129,18 @@ def _has(database: ReadOnlyDatabase, folder: Path, offer: UpdateOffer) -> bool:
     except OSError:
         return False
     return frame is not None and payload_digest(frame) == offer.payload_digest
+
+
+def _made_newer(folder: Path) -> Database:
+    return Database(folder / DATABASE, LAYOUT, remedy=remedy_of(folder), role="node", traces=traces(folder))
+
+
+STORE = StoreKind(
+    role="edge-node",
+    database=DATABASE,
+    layout=LAYOUT,
+    read=open_read_only,
+    write=_made_newer,
+    changes={2: "what is kept gets the name of its run", 3: "room for the ledger of differential privacy"},
+)
+"""What `edge-node upgrade` works on."""

@@ -225,7 +225,7 @@ class Database:
 
 
 class ReadOnlyDatabase:
-    """A database that another process may be writing, as this release knows it.
+    """A database that another process may be writing, as this release knows it; ``layout`` is the number in the file.
 
     Args:
         path: The file.
@@ -249,7 +249,8 @@ class ReadOnlyDatabase:
                 # The moment is that of the first look.
                 self._file.execute("BEGIN")
                 self._file.execute("PRAGMA user_version").fetchone()
-            self._newest = _as_known(self._file, layout, path, problem)
+            self.layout = layout.check(self._file, path)
+            self._newest = _as_known(self._file, layout, self.layout, problem)
         except BaseException as error:
             self._file.close()
             if isinstance(error, sqlite3.Error):
@@ -302,8 +303,7 @@ def _insertion(table: str, columns: tuple[str, ...], conflict: str) -> str:
     return f"INSERT OR {conflict} INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 - our own names
 
 
-def _as_known(file: Connection, layout: Layout, path: Path, problem: str) -> Connection:
-    found = layout.check(file, path)
+def _as_known(file: Connection, layout: Layout, found: int, problem: str) -> Connection:
     if found == layout.number:
         return file
     if not found:
