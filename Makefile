@@ -117,6 +117,10 @@ jobs: $(STAMP) ## The reference jobs J0 to J6 with their bars; writes docs/refer
 bench-large: $(STAMP) ## Models of 47 and 100 MB through a real broker: memory, throughput, cuts, kills (minutes)
 	@$(BIN)/python -m benchmarks.large_models $(ARGS)
 
+.PHONY: bench-load
+bench-load: $(STAMP) ## A fleet of thousands on this machine: updates, CPU, memory, deliveries (ARGS=--nodes 10000)
+	@$(BIN)/python -m benchmarks.load $(ARGS)
+
 bench-fleet: $(STAMP) ## Updates per second with certificates, access rules and signatures, over without (minutes)
 	@$(BIN)/python -m benchmarks.fleet $(ARGS)
 

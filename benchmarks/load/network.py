@@ -1,0 +1,259 @@
+"""All connections of the load on one thread: sockets that never block, one epoll, one heap of what is due."""
+
+import contextlib
+import heapq
+import select
+import socket
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from benchmarks.load import packets
+from benchmarks.load.node import LoadNode, Shared
+from federation.protocol.signing import Signer
+from federation.types import NodeId
+
+__all__ = ["Connection", "Network"]
+
+READ_BYTES: Final = 65_536
+PING_S: Final = 20.0
+PACKET_IDS: Final = 60_000
+HOST: Final = "localhost"
+ADDRESSES: Final = 8
+"""Loopback addresses to connect from: one alone has some 28,000 ports."""
+
+
+class Connection:
+    """One node's connection, with or without TLS: a `Wire`.
+
+    Attributes:
+        node: Whose it is.
+        online: The broker has accepted it.
+        socket: None before it was opened, and after it has ended.
+        shaking: TCP or TLS does not stand yet.
+    """
+
+    __slots__ = ("_buffer", "_mid", "_network", "_out", "node", "online", "shaking", "socket")
+
+    def __init__(self, network: "Network", name: NodeId, shared: Shared, signer: Signer | None, number: int) -> None:
+        self._network, self._buffer, self._out, self._mid = network, packets.Buffer(), bytearray(), 0
+        self.online = self.shaking = False
+        self.socket: socket.socket | None = None
+        self.node = LoadNode(name, shared, self, signer, number=number)
+
+    # --- the wire ---------------------------------------------------------------------------------------------------
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
+        """Publish; into nothing once the connection has ended."""
+        self.send(packets.publish(topic, payload, mid=self._next_mid() if qos else 0, retain=retain))
+
+    def subscribe(self, filters: Sequence[str]) -> None:
+        """Subscribe."""
+        self.send(packets.subscribe(filters, mid=self._next_mid()))
+
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        """Unsubscribe."""
+        self.send(packets.unsubscribe(filters, mid=self._next_mid()))
+
+    def _next_mid(self) -> int:
+        self._mid = self._mid % PACKET_IDS + 1
+        return self._mid
+
+    # --- the socket -------------------------------------------------------------------------------------------------
+
+    def send(self, data: bytes) -> None:
+        """Send now as much as the socket takes, and the rest when it takes more."""
+        if self.socket is None:
+            return
+        waits = bool(self._out)
+        self._out += data
+        if not waits and not self.shaking:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits."""
+        if self.socket is None:
+            return
+        try:
+            while self._out:
+                del self._out[: self.socket.send(self._out)]
+        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            pass
+        except OSError as error:
+            self._network.lose(self, str(error))
+            return
+        self._network.watch(self, writes=bool(self._out))
+
+    def begin(self, tls: ssl.SSLContext | None) -> None:
+        """TCP stands, or a handshake goes on: take the next step, and say at last who it is."""
+        if self.socket is None:
+            return
+        try:
+            if tls is not None:
+                if not isinstance(self.socket, ssl.SSLSocket):
+                    plain = self.socket
+                    self.socket = tls.wrap_socket(plain, server_hostname=HOST, do_handshake_on_connect=False)
+                self.socket.do_handshake()
+        except ssl.SSLWantReadError:
+            self._network.watch(self, writes=False)
+        except ssl.SSLWantWriteError:
+            self._network.watch(self, writes=True)
+        except OSError as error:
+            self._network.lose(self, str(error))
+        else:
+            self.shaking = False
+            self.flush()
+
+    def read(self, now: float) -> None:
+        """Read what is there."""
+        while self.socket is not None:
+            try:
+                data = self.socket.recv(READ_BYTES)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            except OSError as error:
+                self._network.lose(self, str(error))
+                return
+            if not data:
+                self._network.lose(self, "the broker has ended it")
+                return
+            self._network.shared.counts.down += len(data)
+            for header, body in self._buffer.feed(data):
+                self._packet(header, body, now)
+            if not isinstance(self.socket, ssl.SSLSocket) and len(data) < READ_BYTES:
+                return
+
+    def _packet(self, header: int, body: bytes, now: float) -> None:
+        kind = header >> 4
+        if kind == packets.PUBLISH:
+            message = packets.published(header, body)
+            self.node.message(message.topic, message.payload, now)
+            if message.mid:  # once its effects have run [FED-12]
+                self.send(packets.puback(message.mid))
+        elif kind == packets.CONNACK and body[1]:
+            self._network.lose(self, f"the broker has refused it: {body[1]:#x}")
+        elif kind == packets.CONNACK:
+            self.online = True
+            self.node.connected(now)
+        elif kind == packets.PUBACK and len(body) > 2 and body[2] >= 0x80:
+            self._network.refusals.append(f"{self.node.name}: PUBACK {body[2]:#x}")
+        elif kind == packets.DISCONNECT:
+            self._network.lose(self, f"the broker has said goodbye: {body[:1].hex() or '0'}")
+
+
+class Network:
+    """All nodes and their connections.
+
+    Attributes:
+        shared: What the nodes have in common.
+        connections: One for each node.
+        refusals: Publishes that the broker has refused, and connections that have ended, for people.
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        port: int,
+        names: Sequence[NodeId],
+        *,
+        signer: Callable[[NodeId], Signer | None],
+        tls: Callable[[NodeId], ssl.SSLContext] | None = None,
+    ) -> None:
+        self.shared, self._port, self._tls = shared, port, tls
+        self.connections = [Connection(self, name, shared, signer(name), number) for number, name in enumerate(names)]
+        self.refusals: list[str] = []
+        self._poll = select.epoll()
+        self._by_file: dict[int, Connection] = {}
+        self._due: list[tuple[float, int, Connection]] = []
+        self._numbers = 0
+        self._opened = 0
+        self._ping_at = time.monotonic() + PING_S
+
+    @property
+    def online(self) -> int:
+        """Nodes whose connection stands."""
+        return sum(one.online for one in self.connections)
+
+    def open_some(self, count: int) -> None:
+        """Begin as many connections, until all have begun."""
+        for connection in self.connections[self._opened : self._opened + count]:
+            self._open(connection)
+        self._opened = min(len(self.connections), self._opened + count)
+
+    def turn(self, wait_s: float) -> None:
+        """Do what is due, and what has arrived within a time."""
+        now = time.monotonic()
+        while self._due and self._due[0][0] <= now:
+            _, _, connection = heapq.heappop(self._due)
+            connection.node.armed = float("inf")
+            connection.node.wake(now)
+            self._arm(connection)
+        if now >= self._ping_at:
+            self._ping_at = now + PING_S
+            for connection in self.connections:
+                if connection.online:
+                    connection.send(packets.PINGREQ)
+        until = now + wait_s if not self._due else min(now + wait_s, self._due[0][0])
+        for file, events in self._poll.poll(max(0.0, until - now), 1024):
+            found = self._by_file.get(file)
+            if found is not None:
+                self._serve(found, events)
+
+    def close(self) -> None:
+        """End all connections without a word."""
+        for connection in self.connections:
+            if connection.socket is not None:
+                connection.socket.close()
+                connection.socket = None
+        self._poll.close()
+
+    def lose(self, connection: Connection, reason: str) -> None:
+        """A connection has ended by itself."""
+        if connection.socket is None:
+            return
+        self.refusals.append(f"{connection.node.name}: {reason}")
+        with contextlib.suppress(OSError, KeyError):
+            self._poll.unregister(connection.socket.fileno())
+        self._by_file.pop(connection.socket.fileno(), None)
+        connection.socket.close()
+        connection.socket, connection.online = None, False
+        connection.node.disconnected(time.monotonic())
+
+    def watch(self, connection: Connection, *, writes: bool) -> None:
+        """Hear of a connection that can be read, and perhaps of one that can be written."""
+        if connection.socket is not None:
+            self._poll.modify(connection.socket.fileno(), select.EPOLLIN | (select.EPOLLOUT if writes else 0))
+
+    def _open(self, connection: Connection) -> None:
+        plain = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        plain.setblocking(False)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        plain.bind((f"127.0.0.{1 + self._opened % ADDRESSES}", 0))
+        with contextlib.suppress(BlockingIOError):
+            plain.connect(("127.0.0.1", self._port))
+        connection.socket = plain
+        self._by_file[plain.fileno()] = connection
+        self._poll.register(plain.fileno(), select.EPOLLOUT)
+        connection.shaking = True  # nothing is sent before TCP and TLS stand
+        connection.send(packets.connect(connection.node.name, connection.node.will()))
+
+    def _serve(self, connection: Connection, events: int) -> None:
+        if connection.shaking:
+            connection.begin(None if self._tls is None else self._tls(connection.node.name))
+            return
+        if events & select.EPOLLIN:
+            connection.read(time.monotonic())
+        if events & select.EPOLLOUT:
+            connection.flush()
+        if events & (select.EPOLLHUP | select.EPOLLERR) and not events & select.EPOLLIN:
+            self.lose(connection, "the connection broke")
+        self._arm(connection)
+
+    def _arm(self, connection: Connection) -> None:
+        node = connection.node
+        due = node.next_due()
+        if due is not None and due < node.armed:
+            node.armed = due
+            self._numbers += 1
+            heapq.heappush(self._due, (due, self._numbers, connection))

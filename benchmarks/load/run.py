@@ -1,0 +1,306 @@
+"""One load: everybody connects, the time is measured, what is under way is seen to its end, and the store is asked."""
+
+import random
+import sqlite3
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from benchmarks.load.network import Network
+from benchmarks.load.node import Counts, Shared
+from benchmarks.load.processes import (
+    FEDERATION,
+    Broker,
+    Coordinator,
+    Cost,
+    Enrolled,
+    cost_of,
+    dropped,
+    started_broker,
+)
+from federation.protocol.signing import Reader
+from federation.protocol.topics import Topics
+from federation.types import NodeId, UpdateId
+from update_codec import CodecSpec, Manifest, Vectors, encode
+
+__all__ = ["Measured", "Plan", "run"]
+
+CONNECT_LIMIT_S: Final = 300.0
+DRAIN_LIMIT_S: Final = 60.0
+FRAMES: Final = 256
+SAY_S: Final = 5.0
+TURN_S: Final = 0.05
+UPDATE_SCALE: Final = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be run.
+
+    Attributes:
+        nodes: Clients.
+        seconds: How long it is measured, once work has begun.
+        synchronous: A version waits for all that were asked.
+        codec: Of the updates.
+        parameters: Of the model, float32.
+        concurrency: Nodes that train at once.
+        buffer: Updates that make a version.
+        refill: Free places at which new nodes are asked; None is the coordinator's own choice.
+        train_s: Mean of a training's time, in seconds, exponentially distributed.
+        connect_per_s: Connections that are begun each second.
+        tls: Client certificates and access rules.
+        signed: Every message is signed.
+    """
+
+    nodes: int
+    seconds: float
+    synchronous: bool
+    codec: str
+    parameters: int
+    concurrency: int
+    buffer: int
+    refill: int | None
+    train_s: float
+    connect_per_s: float
+    tls: bool
+    signed: bool
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return f"null-{self.parameters}"
+
+    @property
+    def names(self) -> list[NodeId]:
+        """Of the nodes."""
+        return [NodeId(f"node-{number:06d}") for number in range(self.nodes)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What came of it.
+
+    Attributes:
+        counts: What happened to nodes within the time; declines and lost connections in the whole run.
+        seconds: The time, in seconds.
+        coordinator: What the coordinator has cost within it; memory at its end, and at most.
+        broker: The same of the broker.
+        load_cpu_s: CPU of the nodes, in seconds.
+        dropped: Messages that the broker has dropped, in the whole run; None: it does not say.
+        lost: Updates without a receipt at the end, and those that a receipt has confirmed and the store has not.
+        connect_s: How long it took until everybody was connected, in seconds.
+        first_s: How long until then work began, in seconds: the coordinator had all births.
+        update_bytes: Mean size of an update.
+        versions: That were made in the whole run.
+        refusals: Some of what went wrong on connections.
+    """
+
+    counts: Counts
+    seconds: float
+    coordinator: Cost
+    broker: Cost
+    load_cpu_s: float
+    dropped: int | None
+    lost: int
+    connect_s: float
+    first_s: float
+    update_bytes: float
+    versions: int
+    refusals: tuple[str, ...]
+
+
+def run(plan: Plan, folder: Path) -> Measured:
+    """Run it in an empty folder.
+
+    Raises:
+        RuntimeError: Somebody did not come, or the coordinator has ended; the message has its last words.
+    """
+    enrolled = Enrolled.create(folder, plan.names, plan.task) if plan.tls or plan.signed else None
+    frames = _frames(plan)
+    with started_broker(enrolled, tls=plan.tls) as broker:
+        coordinator = Coordinator(
+            keys=_settings(plan, folder, broker, enrolled),
+            config=enrolled.plant.root if plan.tls and enrolled is not None else None,
+            log=folder / "coordinator.log",
+        )
+        coordinator.start()
+        try:
+            return _Load(plan, folder, frames, (broker, coordinator, enrolled)).measure()
+        finally:
+            coordinator.stop()
+
+
+class _Load:
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        frames: list[bytes],
+        parts: tuple[Broker, Coordinator, Enrolled | None],
+    ) -> None:
+        self._plan, self._folder, self._frames = plan, folder, frames
+        self._broker, self._coordinator, self._enrolled = parts
+        signing = self._enrolled if plan.signed else None
+        rng = random.Random(1)
+        topics = Topics(FEDERATION)
+        self._shared = Shared(
+            topics=topics,
+            task=plan.task,
+            frames=frames,
+            rng=rng.random,
+            train_s=lambda: rng.expovariate(1 / plan.train_s) if plan.train_s else 0.0,
+            reader=Reader(topics, None if signing is None else signing.coordinator_key),
+        )
+        self._network = Network(
+            self._shared,
+            self._broker.port,
+            plan.names,
+            signer=(lambda _name: None) if signing is None else signing.signer,
+            tls=self._enrolled.tls if plan.tls and self._enrolled is not None else None,
+        )
+        self._said = 0.0
+
+    def measure(self) -> Measured:
+        """Connect, begin, measure, end."""
+        begun = time.monotonic()
+        self._until(self._connect(begun), "nodes are connected", CONNECT_LIMIT_S)
+        connected = time.monotonic()
+        self._until(lambda: self._shared.counts.stored > 0, "the first update is stored", CONNECT_LIMIT_S)
+        first = time.monotonic()
+        before, own, costs = self._shared.counts.copy(), time.process_time(), self._costs()
+        ends = first + self._plan.seconds
+        self._until(lambda: time.monotonic() >= ends, "", self._plan.seconds + DRAIN_LIMIT_S)
+        after, spent, until = self._shared.counts.copy(), time.process_time(), time.monotonic()
+        now = self._costs()
+        self._drain()
+        self._coordinator.stop()
+        self._network.close()
+        versions, kept = self._kept()
+        unanswered = set[UpdateId]().union(*(one.node.waits_for() for one in self._network.connections))
+        return Measured(
+            counts=_difference(after, before),
+            seconds=until - first,
+            coordinator=_spent(now[0], costs[0]),
+            broker=_spent(now[1], costs[1]),
+            load_cpu_s=spent - own,
+            dropped=self._dropped(),
+            lost=len(unanswered) + len(self._shared.confirmed - kept),
+            connect_s=connected - begun,
+            first_s=first - connected,
+            update_bytes=sum(map(len, self._frames)) / len(self._frames),
+            versions=versions,
+            refusals=tuple(self._network.refusals[:8]),
+        )
+
+    def _connect(self, begun: float) -> Callable[[], bool]:
+        """Begin the connections that are due, at a pace."""
+        opened = 0
+
+        def step() -> bool:
+            nonlocal opened
+            due = min(self._plan.nodes, int((time.monotonic() - begun) * self._plan.connect_per_s) + 1)
+            self._network.open_some(due - opened)
+            opened = due
+            return opened == self._plan.nodes and self._network.online == self._plan.nodes
+
+        return step
+
+    def _until(self, done: Callable[[], bool], what: str, limit_s: float) -> None:
+        ends = time.monotonic() + limit_s
+        while not done():
+            self._network.turn(TURN_S)
+            self._say()
+            if time.monotonic() > ends:
+                online, pid = self._network.online, self._coordinator.pid
+                said = ", ".join(self._network.refusals[:3])
+                raise RuntimeError(
+                    f"after {limit_s:g} s not yet: {what} ({online} of {self._plan.nodes} nodes are connected,"
+                    f" the coordinator is process {pid}) {said}"
+                )
+
+    def _drain(self) -> None:
+        """No training begins any more; every offer is waited for."""
+        self._shared.training = False
+        ends = time.monotonic() + DRAIN_LIMIT_S
+        while time.monotonic() < ends and any(one.node.waits_for() for one in self._network.connections):
+            self._network.turn(TURN_S)
+
+    def _costs(self) -> tuple[Cost, Cost]:
+        return cost_of(self._coordinator.pid), cost_of(self._broker.pid)
+
+    def _kept(self) -> tuple[int, set[UpdateId]]:
+        """Versions in the store, and its updates that are stored or applied."""
+        file = self._folder / "state" / "coordinator.sqlite3"
+        with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as store:
+            versions = int(store.execute("SELECT max(version) FROM versions").fetchone()[0])
+            found = store.execute("SELECT update_id FROM updates WHERE status IN ('stored', 'applied')")
+            return versions, {UpdateId(row[0]) for row in found}
+
+    def _dropped(self) -> int | None:
+        tls = self._enrolled.monitor if self._plan.tls and self._enrolled is not None else None
+        with suppress(OSError):
+            return dropped(self._broker, tls)
+        return None
+
+    def _say(self) -> None:
+        """Progress, every few seconds, where somebody looks."""
+        now, counts = time.monotonic(), self._shared.counts
+        if now - self._said >= SAY_S and sys.stderr.isatty():
+            self._said = now
+            sys.stderr.write(
+                f"\r{self._network.online} nodes connected, {counts.stored} updates stored, {counts.applied} applied  "
+            )
+            sys.stderr.flush()
+
+
+def _settings(plan: Plan, folder: Path, broker: Broker, enrolled: Enrolled | None) -> dict[str, str]:
+    buffer = plan.concurrency if plan.synchronous else plan.buffer
+    values: dict[str, object] = {
+        "FEDERATION__ID": FEDERATION,
+        "TASK__NAME": plan.task,
+        "STORE__FOLDER": folder / "state",
+        "ROUND__CONCURRENCY": plan.concurrency,
+        "ROUND__BUFFER": buffer,
+        "ROUND__NODES_MIN": plan.nodes,
+        "ROUND__VERSIONS": 0,
+        "CODEC__UP": plan.codec,
+        "EVALUATION__EVERY": 0,
+        "LOG__LEVEL": "error",
+    }
+    if plan.refill is not None:
+        values["ROUND__REFILL"] = plan.refill
+    if broker.url is not None:
+        values["BROKER__URL"] = broker.url
+    if enrolled is not None:
+        values |= {"PRIVACY__SEALED": "false", "SECURITY__REQUIRE_SIGNATURES": str(plan.signed).lower()}
+        values |= {"SECURITY__SIGNING_KEY": enrolled.plant.signing_key, "SECURITY__NODE_KEYS": enrolled.plant.node_keys}
+    return {name: str(value) for name, value in values.items()}
+
+
+def _frames(plan: Plan) -> list[bytes]:
+    """Updates of that codec, normally distributed."""
+    spec = CodecSpec.parse(plan.codec)
+    manifest = Manifest.of({"weights": np.zeros(plan.parameters, np.float32)}, {})
+    made = []
+    for seed in range(FRAMES):
+        drawn = np.random.default_rng(seed).standard_normal(plan.parameters, dtype=np.float32)
+        change: Vectors = manifest.flatten({"weights": np.float32(UPDATE_SCALE) * drawn})
+        made.append(encode(change, manifest, spec, seed=seed).frame)
+    return made
+
+
+def _difference(after: Counts, before: Counts) -> Counts:
+    found = replace(after, receipt_s=sorted(after.receipt_s))
+    for name in ("deliveries", "down", "model", "announcements", "offers", "stored", "applied", "stale", "refused"):
+        setattr(found, name, getattr(after, name) - getattr(before, name))
+    return found
+
+
+def _spent(after: Cost, before: Cost) -> Cost:
+    return Cost(cpu_s=after.cpu_s - before.cpu_s, rss=after.rss, rss_max=after.rss_max)
