@@ -5,9 +5,11 @@ The inputs are in one order on every device: as `TableSpec.features` says, or in
 
 import codecs
 import csv
+import gzip
 import io
 import re
 import unicodedata
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +20,17 @@ from numpy.typing import NDArray
 from federation.errors import TaskError
 from federation.task import Array
 
-__all__ = ["Table", "TableSpec", "as_names", "first_gap", "read_table"]
+__all__ = ["Table", "TableSpec", "as_names", "first_gap", "read_columns", "read_table"]
 
 SEPARATORS = (",", ";", "\t", "|")
 GAPS = frozenset({"", "-", "?", "na", "n/a", "#n/a", "nan", "-nan", "null", "none", "nil", "nat", "<na>"})
 """What programs write where there is no value, in lower case."""
+
+TABLE_BYTES_MAX = 1 << 30
+"""A packed table with more bytes once unpacked is refused."""
+
+NO_CLASS = -1
+"""The number of a class that is not said, where gaps may stay."""
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -51,8 +59,8 @@ class TableSpec:
         target: The column to predict.
         classes: What it can say; empty where it is a number.
         features: The columns to predict from; None is every other column.
-        missing: What becomes of a cell without a value: None refuses it, ``drop`` leaves its row out, and a number
-            takes its place (of an input; a row without a target can only be left out).
+        missing: What becomes of a cell without a value: None refuses it, ``drop`` leaves its row out, ``gap`` leaves a
+            NaN there, and a number takes its place (of an input; a row without a target can only be left out).
         decimal: The decimal mark, ``.`` or ``,``.
         thousands: What may stand between groups of three digits, or None.
         sep: What separates cells; None finds it out.
@@ -75,8 +83,8 @@ class TableSpec:
             TaskError: It names the option.
         """
         number = isinstance(self.missing, int | float) and bool(np.isfinite(self.missing))
-        if self.missing not in {None, "drop"} and (not number or isinstance(self.missing, bool)):
-            raise TaskError(f"missing must be 'drop' or a finite number, not {self.missing!r}")
+        if self.missing not in {None, "drop", "gap"} and (not number or isinstance(self.missing, bool)):
+            raise TaskError(f"missing must be 'drop', 'gap' or a finite number, not {self.missing!r}")
         if self.decimal not in {".", ","}:
             raise TaskError(f"decimal must be '.' or ',', not {self.decimal!r}")
         if self.thousands is not None and (len(self.thousands) != 1 or self.thousands in f"{self.decimal}0123456789+-"):
@@ -130,20 +138,62 @@ def read_table(path: Path, spec: TableSpec) -> Table:
     if spec.classes:
         targets: NDArray[np.int64] | F32 = reader.class_numbers(rows, target)
     else:
-        targets = reader.numbers(spec.target, rows, target, None)[:, None]
+        kept = "gap" if spec.missing == "gap" else None
+        targets = reader.numbers(spec.target, rows, target, kept)[:, None]
     return Table(features=tuple(places), inputs=np.stack(inputs, axis=1), targets=targets)
+
+
+def read_columns(
+    path: Path, numbers: Sequence[str], texts: Sequence[str] = (), *, sep: str | None = None, decimal: str = "."
+) -> tuple[Mapping[str, F32], Mapping[str, Sequence[str]]]:
+    """Some columns by name, of which not all need be there: whoever needs one says so.
+
+    Args:
+        path: The table.
+        numbers: Columns of numbers.
+        texts: Columns of anything else.
+        sep: What separates cells; None finds it out.
+        decimal: The decimal mark.
+
+    Returns:
+        The columns of numbers that are there, float32 of shape (rows,), NaN where a cell has no value; and the texts.
+
+    Raises:
+        TaskError: The table cannot be read, or a cell is no number.
+    """
+    wanted = (*numbers, *texts)
+    spec = TableSpec(target=wanted[0], features=wanted[1:] or None, missing="gap", decimal=decimal, sep=sep)
+    header, rows = _rows(path, spec)
+    names = [_name(cell) for cell in header.cells]
+    rows = [_fitted(path, row, len(names)) for row in rows]
+    if twice := _twice([name for name in names if name in wanted]):
+        raise TaskError(f"{path} line {header.line}: two columns are called {twice!r}: rename one")
+    reader = _Cells(path=path, spec=spec)
+    found = {name: reader.numbers(name, rows, names.index(name), "gap") for name in numbers if name in names}
+    return found, {name: [row.cells[names.index(name)].strip() for row in rows] for name in texts if name in names}
+
+
+def _content(path: Path) -> bytes:
+    """The file's bytes; of one that gzip has packed, those that it has packed."""
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    with gzip.open(path) as file:
+        content = file.read(TABLE_BYTES_MAX + 1)
+    if len(content) > TABLE_BYTES_MAX:
+        raise TaskError(f"{path} has more than {TABLE_BYTES_MAX:,} bytes unpacked: divide it")
+    return content
 
 
 def _text(path: Path, encoding: str | None) -> str:
     try:
-        content = path.read_bytes()
+        content = _content(path)
         found = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
         text = content.decode(encoding or found)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         remedy = "give encoding=, such as 'cp1252' for what Excel saves as CSV in Western Europe"
         raise TaskError(f"{path} cannot be read: line {line} is not {error.encoding}: {remedy}") from error
-    except (OSError, LookupError, MemoryError) as error:
+    except (OSError, EOFError, zlib.error, LookupError, MemoryError) as error:
         raise TaskError(f"{path} cannot be read: {error}") from error
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
@@ -171,10 +221,10 @@ def _rows(path: Path, spec: TableSpec) -> tuple[_Row, list[_Row]]:
     return header, list(rows)
 
 
-def _fitness(header: _Row, spec: TableSpec) -> tuple[bool, int]:
+def _fitness(header: _Row, spec: TableSpec) -> tuple[int, int]:
     """How well a separator makes columns of a header: those that are wanted, then as many as can be."""
     names = {_name(cell) for cell in header.cells}
-    return {spec.target, *(spec.features or ())} <= names, len(header.cells)
+    return len({spec.target, *(spec.features or ())} & names), len(header.cells)
 
 
 def _parsed(path: Path, text: str, separator: str) -> Iterator[_Row]:
@@ -251,13 +301,13 @@ class _Cells:
             text = row.cells[place].strip()
             if pattern.fullmatch(text):
                 found[index] = float(self._plain(text))
-            elif isinstance(missing, int | float) and text.lower() in GAPS:
-                found[index] = missing
+            elif missing is not None and text.lower() in GAPS:
+                found[index] = missing if isinstance(missing, int | float) else np.nan
             else:
                 raise TaskError(f"{self._at(row)}: {name} is {text!r}, {self._problem(text, name)}")
         with np.errstate(over="ignore"):
             column = found.astype(np.float32)
-        finite = np.isfinite(column)
+        finite = np.isfinite(column) | np.isnan(found)
         if not finite.all():
             row = rows[int(np.argmin(finite))]
             raise TaskError(f"{self._at(row)}: {name} is {row.cells[place].strip()!r}, which is not finite in float32")
@@ -272,9 +322,12 @@ class _Cells:
             number = number_of.get(text, number_of.get(_whole(text)))
             if number is None:
                 said = f"{self._at(row)}: {self.spec.target} is {text!r}"
-                if text.lower() in GAPS:
+                if text.lower() in GAPS and self.spec.missing == "gap":
+                    number = NO_CLASS
+                elif text.lower() in GAPS:
                     raise TaskError(f"{said}: give missing='drop' to leave such rows out")
-                raise TaskError(f"{said}, and the classes are {', '.join(self.spec.classes)}")
+                else:
+                    raise TaskError(f"{said}, and the classes are {', '.join(self.spec.classes)}")
             found[index] = number
         return found
 
