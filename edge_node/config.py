@@ -15,6 +15,7 @@ from federation.config import (
     PositiveSeconds,
     Seconds,
     Section,
+    TaskArguments,
     accepted_by,
     load_config,
 )
@@ -61,11 +62,12 @@ class NodeSection(Section):
     exit_when_finished: bool = False
 
 
-class TaskSection(Section):
+class TaskSection(TaskArguments):
     """``[task]``: what this node trains, and on which part of the data.
 
     Attributes:
-        name: A built-in name, ``file.py:function`` or ``package.module:function``.
+        name: A built-in name, ``file.py:function``, ``package.module:function`` or ``file.toml``.
+        arguments: What the task is told, by name; the task checks it.
         data: Folder with the data.
         index: Which part of the data is this node's, from 0.
         count: How many parts there are.
@@ -74,7 +76,6 @@ class TaskSection(Section):
             is the task's own way.
     """
 
-    name: str = "digits"
     data: Path | None = None
     index: Annotated[int, Field(ge=0)] = 0
     count: PositiveInt = 1

@@ -19,7 +19,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from federation.errors import ConfigError, FederationError
@@ -27,6 +36,7 @@ from federation.protocol.limits import SECONDS_MAX
 from federation.protocol.topics import validate_federation_id
 from federation.runtime.address import BrokerAddress, TlsFiles, parse_broker_url
 from federation.runtime.profiles import BrokerProfile, ProfileName, profile_named
+from federation.tasks.arguments import joined
 from update_codec import CodecError, CodecSpec
 
 __all__ = [
@@ -39,6 +49,7 @@ __all__ = [
     "PositiveSeconds",
     "Seconds",
     "Section",
+    "TaskArguments",
     "accepted_by",
     "broker_address",
     "load_config",
@@ -103,6 +114,26 @@ class FederationSection(Section):
     """
 
     id: Annotated[str, accepted_by(validate_federation_id)]
+
+
+class TaskArguments(Section):
+    """What a section ``[task]`` tells the task itself.
+
+    Attributes:
+        name: A built-in name, ``file.py:function``, ``package.module:function`` or ``file.toml``. The arguments become
+            part of it (`federation.tasks.arguments`).
+        arguments: What the task is told, by name, such as ``{ columns = ["flow"], window = 60 }``; the task checks it.
+    """
+
+    name: str = "digits"
+    arguments: Mapping[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _arguments_in_name(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or not isinstance(values.get("arguments"), Mapping):
+            return values
+        return {**values, "name": joined(str(values.get("name", "digits")), values["arguments"])}
 
 
 class BrokerSection(Section):

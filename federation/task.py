@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from numbers import Integral
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,7 @@ class TaskContext:
         seed: Seed of the partition: all participants of a run use the same.
         partition: How one data set is divided for an experiment: ``iid``, ``shards:N``, ``dirichlet:ALPHA`` or
             ``natural``; None is the task's own way.
+        arguments: What a configuration tells the task, by name: plain values of TOML. The task checks them.
     """
 
     node_index: int | None
@@ -74,6 +75,7 @@ class TaskContext:
     device: str = "auto"
     seed: int = 0
     partition: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +269,13 @@ TaskFactory = Callable[[TaskContext], Task]
 
 
 def task_label(name: str) -> str:
-    """The task's name as it is announced and compared: of a file only ``file.py:function``, as its folder differs."""
+    """The task's name as it is announced and compared: of a file only ``file.py:function``, as its folder differs.
+
+    Arguments are left out: what they say of the inputs is compared as such.
+    """
+    name = name.partition("?")[0]
+    if name.endswith(".toml"):
+        return fit_text(Path(name).name, NAME_BYTES_MAX)
     file, colon, function = name.rpartition(":")
     if not colon and name.endswith(".py"):
         file, function = name, "build"

@@ -27,6 +27,7 @@ from federation.config import (
     PositiveSeconds,
     Seconds,
     Section,
+    TaskArguments,
     load_config,
 )
 from federation.errors import ConfigError
@@ -69,17 +70,17 @@ class BrokerSection(federation.config.BrokerSection):
         return self
 
 
-class TaskSection(Section):
+class TaskSection(TaskArguments):
     """``[task]``: what is trained.
 
     Attributes:
-        name: A built-in name, ``file.py:function`` or ``package.module:function``.
+        name: A built-in name, ``file.py:function``, ``package.module:function`` or ``file.toml``.
+        arguments: What the task is told, by name; the task checks it.
         data: Folder with the data, for the evaluation.
         seed: Seed of the initial model and of the partition.
         initial: safetensors file with the initial parameters; nothing is the task's own.
     """
 
-    name: str = "digits"
     data: Path | None = None
     seed: NonNegativeInt = 0
     initial: Path | None = None

@@ -21,7 +21,8 @@ import numpy as np
 
 from federation.errors import ConfigError, FederationError, TaskError, described, user_code
 from federation.protocol.messages import TrainSettings
-from federation.task import Task, TaskContext, TaskFactory, task_label
+from federation.task import ADAM_KEY, Task, TaskContext, TaskFactory, task_label
+from federation.tasks.arguments import divided
 
 _KEY = "task"
 
@@ -36,7 +37,7 @@ class BuiltinTask:
     """A task that comes with the project.
 
     Attributes:
-        factory: ``module:function`` in `federation.tasks.builtin`; the function takes a context.
+        factory: ``module:function`` in `federation.tasks`; the function takes a context.
         summary: What it is, in one line.
         settings: Local training that reaches a good model with few rounds.
         rounds: Committed versions after which it is done.
@@ -50,59 +51,61 @@ class BuiltinTask:
     sized: bool = False
 
 
+_ADAM = TrainSettings(local_epochs=1, batch_size=32, learning_rate=0.001, extra={ADAM_KEY: 1.0})
+
 BUILTIN_TASKS: Mapping[str, BuiltinTask] = MappingProxyType(
     {
         "digits": BuiltinTask(
-            factory="digits:build",
+            factory="builtin.digits:build",
             summary="MLP 64-64-10 on scikit-learn's 1,797 handwritten digits; no download",
             settings=TrainSettings(local_epochs=2, batch_size=8, learning_rate=0.2),
             rounds=60,
         ),
         "mnist-mlp": BuiltinTask(
-            factory="mnist:build_mlp",
+            factory="builtin.mnist:build_mlp",
             summary="MLP 784-128-64-10 on MNIST (job J1)",
             settings=TrainSettings(local_epochs=1, batch_size=32, learning_rate=0.01),
             rounds=5,
         ),
         "mnist-logreg": BuiltinTask(
-            factory="mnist:build_logreg",
+            factory="builtin.mnist:build_logreg",
             summary="logistic regression 784-10 on MNIST, four local steps (job J3)",
             settings=TrainSettings(local_epochs=1, batch_size=32, learning_rate=0.1, max_steps=4),
             rounds=100,
         ),
         "mnist-wide": BuiltinTask(
-            factory="mnist:build_wide",
+            factory="builtin.mnist:build_wide",
             summary="MLP 784-256-10 on MNIST, ten full-batch steps (job J0)",
             settings=TrainSettings(local_epochs=10, batch_size=0, learning_rate=0.1),
             rounds=10,
         ),
         "mnist-cnn": BuiltinTask(
-            factory="mnist:build_cnn",
+            factory="builtin.mnist:build_cnn",
             summary="small CNN on MNIST, two label shards per node, FedProx (job J4)",
             settings=TrainSettings(local_epochs=1, batch_size=32, learning_rate=0.1, max_steps=10, proximal_mu=0.01),
             rounds=100,
         ),
         "boston": BuiltinTask(
-            factory="boston:build",
+            factory="builtin.boston:build",
             summary="MLP 13-32-24-16-1 on Boston housing prices, a regression (job J2)",
             settings=TrainSettings(local_epochs=1, batch_size=8, learning_rate=0.001),
             rounds=100,
         ),
         "har": BuiltinTask(
-            factory="har:build",
+            factory="builtin.har:build",
             summary="softmax regression 561-6 on UCI HAR, each node a subject, unseen subjects as the test (job J5)",
             settings=TrainSettings(local_epochs=1, batch_size=32, learning_rate=0.05),
             rounds=100,
         ),
         "null": BuiltinTask(
-            factory="synthetic:build_null",
+            factory="builtin.synthetic:build_null",
             summary="trains nothing: for latency; null-N has N parameters (1,000)",
             settings=TrainSettings(),
             rounds=10,
             sized=True,
         ),
         "quadratic": BuiltinTask(
-            factory="synthetic:build_quadratic",
+            factory="builtin.synthetic:build_quadratic",
             summary="every node a different optimum: for simulation; quadratic-N has N parameters (50)",
             settings=TrainSettings(local_epochs=5, learning_rate=0.1),
             rounds=20,
@@ -111,6 +114,36 @@ BUILTIN_TASKS: Mapping[str, BuiltinTask] = MappingProxyType(
     }
 )
 """The tasks that come with the project, by name."""
+
+TOLD_TASKS: Mapping[str, BuiltinTask] = MappingProxyType(
+    {
+        "sensors/autoencoder": BuiltinTask(
+            factory="sensors.task:build_autoencoder",
+            summary="windows of sensors, learnt from normal running: an alarm where one cannot be told again",
+            settings=_ADAM,
+            rounds=20,
+        ),
+        "sensors/forecaster": BuiltinTask(
+            factory="sensors.task:build_forecaster",
+            summary="the next rows of sensors: an alarm where they come otherwise",
+            settings=_ADAM,
+            rounds=20,
+        ),
+        "sensors/classifier": BuiltinTask(
+            factory="sensors.task:build_classifier",
+            summary="which class a window of sensors is",
+            settings=_ADAM,
+            rounds=20,
+        ),
+        "sensors/remaining-life": BuiltinTask(
+            factory="sensors.task:build_remaining_life",
+            summary="how many rows are left until a machine fails",
+            settings=TrainSettings(local_epochs=1, batch_size=64, learning_rate=0.05),
+            rounds=200,
+        ),
+    }
+)
+"""Those that must be told something, such as the columns of a table: see `federation.tasks.arguments`."""
 
 
 _program_tasks: dict[str, TaskFactory] = {}
@@ -132,19 +165,27 @@ def load_task(name: str) -> TaskFactory:
 
     Args:
         name: A built-in name, ``file.py:function`` or ``package.module:function``; without ``:function`` it is
-            ``build``.
+            ``build``. Arguments may follow, or a file may stand for both (`federation.tasks.arguments`).
 
     Raises:
         ConfigError: There is no such task; the message lists the names and the near ones.
     """
     if name in _program_tasks:
         return _program_tasks[name]
+    name, arguments = divided(name)
+    build = _factory(name)
+    if not arguments:
+        return build
+    return lambda context: build(replace(context, arguments={**arguments, **context.arguments}))
+
+
+def _factory(name: str) -> TaskFactory:
     found = _builtin(name)
     if found is None:
         return _function(name)
     builtin, size = found
     module, _, function = builtin.factory.partition(":")
-    build: Any = getattr(importlib.import_module(f"federation.tasks.builtin.{module}"), function)
+    build: Any = getattr(importlib.import_module(f"federation.tasks.{module}"), function)
     return cast("TaskFactory", build if size is None else partial(build, size=size))
 
 
@@ -156,6 +197,7 @@ def default_settings(name: str) -> TrainSettings:
     """
     if name in _program_tasks:
         return TrainSettings()
+    name = divided(name)[0]
     found = _builtin(name)
     if found is not None:
         return found[0].settings
@@ -173,6 +215,7 @@ def default_rounds(name: str) -> int:
     """
     if name in _program_tasks:
         return ROUNDS
+    name = divided(name)[0]
     found = _builtin(name)
     if found is not None:
         return found[0].rounds
@@ -184,8 +227,9 @@ def default_rounds(name: str) -> int:
 
 
 def is_builtin(name: str) -> bool:
-    """Whether the task comes with the project: then its model follows from its name."""
-    return _builtin(name) is not None
+    """Whether the task comes with the project and is told nothing: then its model follows from its name."""
+    name, arguments = divided(name)
+    return not arguments and _builtin(name) is not None
 
 
 def _plain(value: Any) -> Any:
@@ -195,8 +239,8 @@ def _plain(value: Any) -> Any:
 
 def _builtin(name: str) -> tuple[BuiltinTask, int | None] | None:
     """The built-in task of that name and the size that the name asks for, or None."""
-    if name in BUILTIN_TASKS:
-        return BUILTIN_TASKS[name], None
+    if found := BUILTIN_TASKS.get(name) or TOLD_TASKS.get(name):
+        return found, None
     sized = _SIZED_NAME.fullmatch(name)
     if sized and sized["name"] in BUILTIN_TASKS and BUILTIN_TASKS[sized["name"]].sized:
         return BUILTIN_TASKS[sized["name"]], int(sized["size"])
@@ -236,7 +280,7 @@ def _module_of(name: str) -> ModuleType:
     if where.endswith(".py"):
         return _module_from_file(Path(where), name)
     if ":" not in name:
-        raise ConfigError(_KEY, f"there is no task {name!r}{_near(name, list(BUILTIN_TASKS))}; {_choices()}")
+        raise ConfigError(_KEY, f"there is no task {name!r}{_near(name, [*BUILTIN_TASKS, *TOLD_TASKS])}; {_choices()}")
     return _module_from_package(where, name)
 
 
@@ -317,4 +361,5 @@ def _near(name: str, choices: list[str]) -> str:
 
 
 def _choices() -> str:
-    return f"the built-in tasks are {', '.join(BUILTIN_TASKS)}; your own is FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION"
+    own = "FILE.py:FUNCTION, PACKAGE.MODULE:FUNCTION or FILE.toml"
+    return f"the built-in tasks are {', '.join([*BUILTIN_TASKS, *TOLD_TASKS])}; your own is {own}"

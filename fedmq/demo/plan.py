@@ -13,6 +13,7 @@ from federation.errors import ConfigError
 from federation.protocol.limits import HELPERS_MAX
 from federation.protocol.messages import TrainSettings
 from federation.storage.folder import empty_folder
+from federation.tasks.arguments import FILE_SUFFIX
 from federation.tasks.data.partitioners import parse_partition
 from federation.tasks.registry import BUILTIN_TASKS, default_rounds, default_settings
 
@@ -223,5 +224,7 @@ def _between(flag: str, value: int, low: int, high: int) -> int:
 
 def _absolute_task(task: str) -> str:
     """A task file is found from every working directory."""
-    file, colon, function = task.rpartition(":")
-    return f"{Path(file).resolve()}{colon}{function}" if file.endswith(".py") else task
+    name, question, arguments = task.partition("?")
+    file, colon, function = (name, "", "") if name.endswith(FILE_SUFFIX) else name.rpartition(":")
+    is_file = file.endswith((".py", FILE_SUFFIX))
+    return f"{Path(file).resolve()}{colon}{function}{question}{arguments}" if is_file else task
