@@ -1,0 +1,1 @@
+"""Readings arrive, are kept within bounds, and survive a kill."""
