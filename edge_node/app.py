@@ -4,11 +4,14 @@ import os
 import queue
 import random
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 from edge_node.config import NodeConfig, SecuritySection
 from edge_node.engine.events import StopRequested
 from edge_node.engine.machine import NodeMachine, NodeSettings, TrainBounds
+from edge_node.readings.live import NodeReadings
+from edge_node.readings.running import Ingestion
 from edge_node.runtime.eligibility import Conditions, Sensors, parse_hours, why_not
 from edge_node.runtime.executor import NodeExecutor, NodeParts
 from edge_node.runtime.inbound import Inbound
@@ -63,10 +66,29 @@ def run_node(config: NodeConfig) -> int:
     configure_log(json=config.log.as_json, level=config.log.level)
     address = broker_address(config.broker)
     store = SqliteNodeStore(config.state_folder)
+    ingestion: Ingestion | None = None
     try:
-        return _run(config, address, store)
+        ingestion = open_readings(config)
+        return _run(config, address, store, ingestion)
     finally:
+        if ingestion is not None:
+            ingestion.close()
         store.close()
+
+
+def open_readings(config: NodeConfig) -> Ingestion | None:
+    """Begin to take this device's own readings in, where it has sources of them.
+
+    Raises:
+        ConfigError: A source is described wrongly.
+        StorageError: Its store is damaged or cannot be written.
+    """
+    if not config.data.is_given:
+        return None
+    owner = f"{config.federation.id}.{config.node.id}"
+    made = Ingestion(config.data, config.state_folder, owner=owner, data=config.task.data)
+    made.open()
+    return made
 
 
 def node_trust(section: SecuritySection) -> Trust:
@@ -79,8 +101,12 @@ def node_trust(section: SecuritySection) -> Trust:
     return read_trust(section.signing_key, others, read_coordinator_key)
 
 
-def build_workshop(config: NodeConfig) -> TrainingSetup:
+def build_workshop(config: NodeConfig, readings: NodeReadings | None = None) -> TrainingSetup:
     """Build the task and read its data: before the node says that it is there, so that its first round is not slow.
+
+    Args:
+        config: The node's.
+        readings: Its own readings, where it has sources of them.
 
     Raises:
         ConfigError: There is no such task.
@@ -95,6 +121,7 @@ def build_workshop(config: NodeConfig) -> TrainingSetup:
         device=config.training.device,
         seed=config.task.seed,
         partition=config.task.partition,
+        readings=readings,
     )
     task = _build(config.task.name, context)
     return TrainingSetup(
@@ -103,6 +130,7 @@ def build_workshop(config: NodeConfig) -> TrainingSetup:
         manifest=manifest_of(task),
         norm_max=config.training.update_norm_max,
         aging=ResidualAging(decay=config.training.residual_decay, versions_max=config.training.residual_versions_max),
+        observe=None if readings is None else readings.trained,
     )
 
 
@@ -131,8 +159,8 @@ def _keeps_privacy(task: Task) -> bool:
     return objection is None
 
 
-def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
-    setup = build_workshop(config)
+def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore, ingestion: Ingestion | None) -> int:
+    setup = build_workshop(config, None if ingestion is None else ingestion.readings)
     device = _device(setup.task, config)
     get_log("node").info("node_started", node=setup.node, incarnation=store.incarnation, device=device)
     inbox: Inbox = queue.Queue(INBOX_ITEMS_MAX)
@@ -157,25 +185,35 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore) -> int:
     executor = NodeExecutor(parts)
     settings = replace(node_settings(config, device, setup.manifest), private=_keeps_privacy(setup.task))
     conditions, sensors = eligibility(config), Sensors()
+    fresh = _enough_new(ingestion, config.eligibility.examples_new_min)
     machine = NodeMachine(
         settings,
         store.incarnation,
         executor.recovered(),
         rng=random.SystemRandom().random,
         state_id=store.state_id,
-        gate=lambda: why_not(conditions, sensors),
+        gate=lambda: why_not(conditions, sensors) or fresh(),
         device=sensors.capabilities,
         lacks_key=(lambda: None) if sealing is None else sealing.lacks,
     )
     with StopSignals(inbox, StopRequested()) as signals:
         transport.open()
-        with Supervision(inbox, lambda: transport.alive and trainer.gets_on) as supervision:
+        with Supervision(inbox, lambda: transport.alive and trainer.gets_on and _takes_in(ingestion)) as supervision:
             Driver(machine, executor, inbox, clock, supervision.watching(inbound.translate)).run()
         transport.close(timeout_s=FLUSH_S)
         if not trainer.close(timeout_s=WORKER_STOP_S):
             get_log("node").warning("worker_abandoned", why="the task does not ask its stop flag")
             leave_at_once(signals.exit_code, store.close)
     return signals.exit_code
+
+
+def _takes_in(ingestion: Ingestion | None) -> bool:
+    return ingestion is None or ingestion.alive
+
+
+def _enough_new(ingestion: Ingestion | None, least: int) -> Callable[[], str | None]:
+    """Why too little has come since the last training, or None."""
+    return (lambda: None) if ingestion is None else lambda: ingestion.readings.why_not(least)
 
 
 def _sealing(config: NodeConfig, topics: Topics, trust: Trust) -> NodeSealing | None:
@@ -272,4 +310,4 @@ def eligibility(config: NodeConfig) -> Conditions:
     """
     wanted = config.eligibility
     hours = None if wanted.hours is None else parse_hours(wanted.hours)
-    return Conditions(**wanted.model_dump(exclude={"hours", "retry_s"}), hours=hours)
+    return Conditions(**wanted.model_dump(exclude={"hours", "retry_s", "examples_new_min"}), hours=hours)

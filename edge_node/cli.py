@@ -1,5 +1,6 @@
 """The ``edge-node`` command: options, messages for people, and exit codes."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -217,6 +218,33 @@ def upgrade(
     if folder is None:
         raise ConfigError("--state", "name the node's state folder, or its settings as --config", source="command line")
     raise typer.Exit(upgrade_store(folder, STORE, check=check, as_json=as_json))
+
+
+@app.command()
+@errors_told(PROGRAM)
+def status(
+    *,
+    config: ConfigOption = None,
+    node: NodeOption = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show this node's work and its readings: kept, dropped, refused, how old, how far they moved.
+
+    It reads the state folder only: a running node is not disturbed.
+
+    \b
+    Examples:
+      edge-node status --config node.toml
+      edge-node status --state state/press-7 --json
+    """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    from edge_node.setup.status import show_status  # noqa: PLC0415 - as in `_run`
+
+    if state is None:
+        from edge_node.config import read_config  # noqa: PLC0415 - as in `_run`
+
+        state = read_config(config, {"node.id": node}).state_folder
+    show_status(state, time.time(), as_json=as_json)
 
 
 def _run(file: Path | None, flags: Mapping[str, object]) -> int:

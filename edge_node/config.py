@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 import federation.config
+from edge_node.readings.settings import DataSection
 from federation.config import (
     Codec,
     Device,
@@ -191,6 +192,7 @@ class EligibilitySection(Section):
         interfaces: Networks that cost nothing, such as ``eth0``: the default route must use one of them.
         temperature_max_c: Of the hottest sensor, in degrees Celsius.
         hours: Local time, such as ``22:00-06:00``.
+        examples_new_min: New examples of ``[data]`` since this node has trained: windows, where its task cuts them.
         retry_s: The coordinator may ask again after so many seconds.
     """
 
@@ -200,6 +202,7 @@ class EligibilitySection(Section):
     interfaces: tuple[str, ...] = ()
     temperature_max_c: float | None = None
     hours: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")] | None = None
+    examples_new_min: Annotated[int, Field(ge=0)] = 0
     retry_s: PositiveSeconds = 600.0
 
 
@@ -222,6 +225,7 @@ class NodeConfig(Section):
     node: NodeSection
     broker: BrokerSection
     task: TaskSection
+    data: DataSection
     training: TrainingSection
     bounds: BoundsSection
     security: SecuritySection
@@ -250,6 +254,8 @@ def read_config(file: Path | None, flags: Mapping[str, object], environ: Mapping
     config = load_config(NodeConfig, prefix=PREFIX, file=file, flags=flags, environ=environ, in_folder=CONFIG_FILE)
     if config.privacy.pinned() and config.security.signing_key is None:
         raise ConfigError("security.signing_key", "helpers count nobody who does not sign: privacy.helpers needs it")
+    if config.eligibility.examples_new_min and not config.data.is_given:
+        raise ConfigError("eligibility.examples_new_min", "counts what [data] gives: name a source there")
     if config.task.data is not None and not config.task.data.is_dir():
         raise ConfigError("task.data", f"{config.task.data} is not a folder", source="configuration")
     return config

@@ -271,6 +271,10 @@ def load_config(
 
 def _at_home(key: str, value: object, source: str) -> object:
     """A path in the home folder, which a shell would have written out, in full."""
+    if isinstance(value, list):
+        return [_at_home(key, each, source) for each in value]
+    if isinstance(value, dict):
+        return {name: _at_home(key, each, source) for name, each in value.items()}
     text = str(value) if isinstance(value, Path) else value
     if not isinstance(text, str) or not (text == "~" or re.match(r"~[^/]*/", text)):
         return value
@@ -297,6 +301,10 @@ def _from_toml(file: Path | None) -> list[tuple[str, str, object]]:
 
 
 def _placed(value: object, file: Path) -> object:
+    if isinstance(value, list):
+        return [_placed(each, file) for each in value]
+    if isinstance(value, dict):
+        return {name: _placed(each, file) for name, each in value.items()}
     if isinstance(value, str) and value.startswith(_HERE):
         return str(file.absolute().parent / value.removeprefix(_HERE))
     return value
@@ -363,8 +371,11 @@ def _typed(text: str) -> object:
 
 def _explain(model: type[BaseModel], detail: ErrorDetails, sources: Mapping[str, str]) -> ConfigError:
     location = [str(part) for part in detail["loc"]]
-    key = ".".join(location[:2]) or model.__name__
-    source = sources.get(key, "defaults")
+    source = sources.get(".".join(location[:2]), "defaults")
+    # Of what lies deeper, such as a table of a list, the file has no line of its own: the place is said.
+    key = (
+        ".".join(location if detail["type"] in ("extra_forbidden", "missing") else _keys_of(location)) or model.__name__
+    )
     match detail["type"]:
         case "extra_forbidden":
             if len(location) == 1:  # the whole section is unknown: say where its first key came from
@@ -376,14 +387,30 @@ def _explain(model: type[BaseModel], detail: ErrorDetails, sources: Mapping[str,
             return ConfigError(key, detail["msg"].removeprefix("Value error, "), source=source)
 
 
+def _keys_of(location: list[str]) -> list[str]:
+    """The keys to a setting; below two of them only the places in lists, and what is in them."""
+    return location[:2] if len(location) < 4 else location
+
+
 def _siblings(model: type[BaseModel], path: list[str]) -> list[str]:
     """The keys that would have been known there."""
     if not path:
         return list(model.model_fields)
-    section = model.model_fields[path[0]].annotation
-    if not (isinstance(section, type) and issubclass(section, BaseModel)):
-        return []
-    return [field.alias or name for name, field in section.model_fields.items()]
+    for part in path:
+        if not part.isdecimal():  # the place in a list
+            field = model.model_fields.get(part)
+            found = None if field is None else _section_in(field.annotation)
+            if found is None:
+                return []
+            model = found
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a setting is, or of which it has some, or may be none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for each in get_args(annotation) if (found := _section_in(each)) is not None), None)
 
 
 def _unknown(model: type[BaseModel], location: list[str]) -> str:

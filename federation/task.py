@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from federation.picture import PictureInput
 from federation.protocol.limits import NAME_BYTES_MAX, fit_text
 from federation.protocol.messages import TrainSettings
+from federation.readings.live import LiveReadings
 from federation.types import SampledSteps
 from update_codec import DeviceUpdate, Manifest, Role, Vectors
 
@@ -34,6 +35,9 @@ METRIC_NAMES: Mapping[str, str] = {
     "global_loss": "its mean loss there",
     "personal_accuracy": "accuracy there after this node has made the model its own (local layers, fine-tuning)",
     "personal_loss": "its mean loss there",
+    "data_age_s": "age of the newest of this node's own readings when it trained, in seconds",
+    "new_examples": "examples that came since this node trained last",
+    "drift": "population stability index of the column that has moved most: above 0.25 it has moved",
     "test_examples": "how many examples the evaluation is over: its weight in a mean over the nodes",
 }
 """What the common names mean; a node may report the last five with an update, too."""
@@ -67,6 +71,8 @@ class TaskContext:
         partition: How one data set is divided for an experiment: ``iid``, ``shards:N``, ``dirichlet:ALPHA`` or
             ``natural``; None is the task's own way.
         arguments: What a configuration tells the task, by name: plain values of TOML. The task checks them.
+        readings: This node's own readings, which go on arriving (``[data]``); None where there are none, as at the
+            coordinator.
     """
 
     node_index: int | None
@@ -76,6 +82,7 @@ class TaskContext:
     seed: int = 0
     partition: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    readings: LiveReadings | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

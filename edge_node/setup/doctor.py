@@ -7,6 +7,8 @@ from pathlib import Path
 
 from edge_node.app import build_workshop, node_trust
 from edge_node.config import NodeConfig
+from edge_node.readings.live import NodeReadings
+from edge_node.setup.status import check_readings
 from edge_node.setup.visit import Visit, visit_as_node
 from edge_node.storage.database import DATABASE, remedy_of, traces
 from federation.config import broker_address
@@ -46,6 +48,8 @@ def examine(config: NodeConfig) -> Iterator[Finding]:
     state = check_state(config)
     yield state
     yield check_disk(config)
+    if config.data.is_given:
+        yield check_readings(config.state_folder, time.time())
     yield check_task(config)
     try:
         address = broker_address(config.broker)
@@ -106,7 +110,8 @@ def check_disk(config: NodeConfig) -> Finding:
 def check_task(config: NodeConfig) -> Finding:
     """Whether the task can be built here, and on which device."""
     try:
-        setup = build_workshop(config)
+        readings = NodeReadings(config.state_folder, wall=time.time) if config.data.is_given else None
+        setup = build_workshop(config, readings)
     except FederationError as error:
         return failed("task", str(error), "see the task's name, its data folder and its packages")
     device = getattr(setup.task, "device", "cpu")

@@ -5,6 +5,7 @@ import math
 import queue
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Protocol
@@ -26,7 +27,7 @@ from federation.runtime.clock import Clock
 from federation.runtime.failpoint import failpoint
 from federation.runtime.log import get_log
 from federation.runtime.transport import Inbox, InboxItem
-from federation.task import Correctable, Parameters, Stateful, Stop, Task, TrainResult
+from federation.task import Correctable, Metrics, Parameters, Stateful, Stop, Task, TrainResult
 from federation.tasks.scaffold import ScaffoldTask, with_controls
 from federation.types import NodeId, RoundId, update_id
 from update_codec import CodecSpec, Context, Manifest, ManifestError, SpecError, Vectors
@@ -56,6 +57,7 @@ class TrainingSetup:
         manifest: Names, shapes and types of its tensors.
         norm_max: Bound of an update's L2 norm, which longer ones are scaled down to; None is no bound.
         aging: How much a residual still counts after missed versions.
+        observe: A training is over: what is to be said of the data that it was on, as metrics; None says nothing.
     """
 
     node: NodeId
@@ -63,6 +65,7 @@ class TrainingSetup:
     manifest: Manifest
     norm_max: float | None = None
     aging: ResidualAging = field(default_factory=ResidualAging)
+    observe: Callable[[], Metrics] | None = None
 
     def suited(self, manifest_digest: bytes) -> "TrainingSetup":
         """The set-up for a model of this manifest: itself, or the task under SCAFFOLD where the model says so.
@@ -151,6 +154,8 @@ def run_round(setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock) 
     train_s = clock.now() - began_s
     if stop():
         raise TaskError("stopped")
+    if setup.observe is not None:
+        result = replace(result, metrics={**result.metrics, **setup.observe()})
     if announcement.settings.privacy is not None:
         result = _only_the_update(result)
     failpoint("node_trained")

@@ -1,6 +1,7 @@
 """The configuration reference and the example files say what the code accepts."""
 
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
@@ -13,12 +14,20 @@ from coordinator.config.settings import engine_settings
 ROOT = Path(__file__).parents[2]
 
 
-def keys(model: type[BaseModel]) -> list[str]:
+def section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a setting is, or of which it has some, or may be none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for each in get_args(annotation) if (found := section_in(each)) is not None), None)
+
+
+def keys(model: type[BaseModel], above: str = "") -> list[str]:
     found = []
-    for section, field in model.model_fields.items():
-        assert isinstance(field.annotation, type)
-        assert issubclass(field.annotation, BaseModel)
-        found += [f"{section}.{inner.alias or name}" for name, inner in field.annotation.model_fields.items()]
+    for name, field in model.model_fields.items():
+        inner, key = section_in(field.annotation), f"{above}{field.alias or name}"
+        assert above or inner is not None
+        found += [key] if above else []
+        found += [] if inner is None else keys(inner, f"{key}.")
     return found
 
 

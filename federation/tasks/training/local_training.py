@@ -102,11 +102,16 @@ class LocalTraining:
         for name in ("_own_split", "_test_data"):
             self.__dict__.pop(name, None)
 
+    def _renew_data(self) -> None:
+        if self._task.is_live:
+            self.forget_data()
+
     def train(
         self, parameters: Parameters, settings: TrainSettings, stop: Stop, correction: Parameters | None = None
     ) -> TrainResult:
         """See `TorchTask.train` and `TorchTask.train_corrected`."""
         seed = node_seed(settings.seed, self._task.context.node_index or 0)
+        self._renew_data()
         with self.guarded(seed=0):
             data, correction = self._train_data, self._personal.without_correction(correction)
         plan = TrainingPlan(
@@ -208,6 +213,7 @@ class LocalTraining:
 
     def evaluate(self, parameters: Parameters) -> Metrics:
         """See `TorchTask.evaluate`."""
+        self._renew_data()
         with self.guarded(seed=0):
             self.model.load(self._personal.join(parameters, self._task.kept))
             data = self._test_data
@@ -218,6 +224,7 @@ class LocalTraining:
 
     def evaluate_own(self, parameters: Parameters) -> Metrics:
         """The same on this node's own test split."""
+        self._renew_data()
         with self.guarded(seed=0):
             self.model.load(self._personal.join(parameters, self._task.kept))
             data = self._own_test

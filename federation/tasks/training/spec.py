@@ -90,3 +90,9 @@ class TorchTaskSpec:
     gaps: bool = False
     initial: Callable[[int], Parameters] | None = field(default=None, repr=False)
     kept: Parameters = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the data goes on arriving, and is asked for again at each round (`LiveWindows`)."""
+        asked = (self.train_data, self.own_test, self.test_data)
+        return any(getattr(getattr(each, "__self__", None), "is_live", False) for each in asked)

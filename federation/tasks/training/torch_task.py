@@ -61,6 +61,10 @@ class TorchTask(TorchTaskSpec):
         try:
             self._training.prepare()
         except TaskError as error:
+            if self.is_live:
+                # A new device has no readings yet: it declines rounds until it has, and says the same.
+                get_log("task").warning("readings_awaited", reason=str(error))
+                return
             if not open_columns:
                 raise
             get_log("task").warning("inputs_not_taken", columns=open_columns, reason=str(error))
@@ -137,7 +141,12 @@ class TorchTask(TorchTaskSpec):
             ConfigError: The device is not there.
             TaskError: The data cannot be read.
         """
-        return self._training.private_objection()
+        try:
+            return self._training.private_objection()
+        except TaskError:
+            if self.is_live:
+                return None  # no readings yet: a round that asks for it is declined as long as it cannot be kept
+            raise
 
     def train_corrected(
         self, parameters: Parameters, settings: TrainSettings, stop: Stop, correction: Parameters
