@@ -20,7 +20,7 @@ SMALL_LINES = 60
 
 MAY_BE_SMALL = {
     "coordinator.monitoring.curves": "what people import to read a run; its docstring shows how",
-    "edge_node.storage.foreign_table": "SQL stands in storage rooms, and another program's table is no part of our store",
+    "edge_node.storage.foreign_table": "SQL stands in storage rooms; another program's table is no part of our store",
     "edge_node.storage.state_folder": "the folder of a node's state, which its database and its model file share",
     "edge_node.engine.uplink": "a measurement that knows nothing of the outbox that asks it",
     "fedmq.simulation.protocol.keys": "stands for the real keys, as the world's disk for the real one",
