@@ -29,13 +29,13 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from federation.errors import ConfigError, FederationError
 from federation.protocol.limits import SECONDS_MAX
 from federation.protocol.topics import validate_federation_id
 from federation.runtime.address import BrokerAddress, TlsFiles, parse_broker_url
 from federation.runtime.profiles import BrokerProfile, ProfileName, profile_named
+from federation.setting_errors import explained, siblings
 from federation.tasks.arguments import joined
 from update_codec import CodecError, CodecSpec
 
@@ -253,7 +253,7 @@ def load_config(
     gathered = _Gathered()
     for section, name, value in _from_toml(file):
         gathered.put(section, name, value, f"file {file}")
-    keys = [(section, key) for section in model.model_fields for key in _siblings(model, [section])]
+    keys = [(section, key) for section in model.model_fields for key in siblings(model, [section])]
     for variable, section, name, value in _from_environ(prefix, os.environ if environ is None else environ, keys):
         gathered.put(section, name, value, _environment(variable))
     for key, value in flags.items():
@@ -266,7 +266,7 @@ def load_config(
     except ValidationError as error:
         # An unknown key first: it is what a key that is missing was called by mistake.
         details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
-        raise _explain(model, details[0], gathered.sources) from error
+        raise explained(model, details[0], gathered.sources) from error
 
 
 def _at_home(key: str, value: object, source: str) -> object:
@@ -367,58 +367,3 @@ def _typed(text: str) -> object:
     except ValueError:
         return text
     return value
-
-
-def _explain(model: type[BaseModel], detail: ErrorDetails, sources: Mapping[str, str]) -> ConfigError:
-    location = [str(part) for part in detail["loc"]]
-    source = sources.get(".".join(location[:2]), "defaults")
-    # Of what lies deeper, such as a table of a list, the file has no line of its own: the place is said.
-    key = (
-        ".".join(location if detail["type"] in ("extra_forbidden", "missing") else _keys_of(location)) or model.__name__
-    )
-    match detail["type"]:
-        case "extra_forbidden":
-            if len(location) == 1:  # the whole section is unknown: say where its first key came from
-                source = next((where for name, where in sources.items() if name.startswith(f"{key}.")), source)
-            return ConfigError(key, _unknown(model, location), source=source)
-        case "missing":
-            return ConfigError(key, "is required and was given nowhere", source=source)
-        case _:
-            return ConfigError(key, detail["msg"].removeprefix("Value error, "), source=source)
-
-
-def _keys_of(location: list[str]) -> list[str]:
-    """The keys to a setting; below two of them only the places in lists, and what is in them."""
-    return location[:2] if len(location) < 4 else location
-
-
-def _siblings(model: type[BaseModel], path: list[str]) -> list[str]:
-    """The keys that would have been known there."""
-    if not path:
-        return list(model.model_fields)
-    for part in path:
-        if not part.isdecimal():  # the place in a list
-            field = model.model_fields.get(part)
-            found = None if field is None else _section_in(field.annotation)
-            if found is None:
-                return []
-            model = found
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """The section that a setting is, or of which it has some, or may be none."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for each in get_args(annotation) if (found := _section_in(each)) is not None), None)
-
-
-def _unknown(model: type[BaseModel], location: list[str]) -> str:
-    known, name = _siblings(model, location[:-1]), location[-1]
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f"unknown key; did you mean {close[0]!r}?"
-    elsewhere = [section for section in model.model_fields if name in _siblings(model, [section])]
-    if elsewhere:
-        return f"unknown key; it belongs below [{'] or ['.join(elsewhere)}]"
-    return f"unknown key; known are {', '.join(sorted(known))}"
