@@ -243,6 +243,9 @@ class LoadNode:
                 raise AssertionError(f"a {type(message).__name__} for everybody")
 
     def _command(self, message: Message, payload: bytes, now: float) -> None:
+        if isinstance(message, RoundAnnouncement):
+            self._handle(AnnouncementReceived(announcement=message, payload=payload, invited=True), now)
+            return
         if isinstance(message, Receipt):
             self._receipt(message, now)
         self._handle(CommandReceived(command=message, payload=payload), now)  # type: ignore[arg-type]  # what it is, it checks

@@ -59,7 +59,7 @@ def round_size(config: CoordinatorConfig) -> RoundSize:
     buffer = waited if chosen.buffer is None else chosen.buffer
     synchronous = buffer == waited
     quorum = _quorum(config, buffer) if chosen.quorum is None else chosen.quorum
-    refill = (concurrency if synchronous else 1) if chosen.refill is None else chosen.refill
+    refill = (concurrency if synchronous else max(1, concurrency // 10)) if chosen.refill is None else chosen.refill
     for key, value, bound, most in (
         ("round.buffer", buffer, "round.concurrency", concurrency),
         ("round.refill", refill, "round.concurrency", concurrency),

@@ -94,7 +94,7 @@ class RoundSection(Section):
     Attributes:
         concurrency: Nodes that train at once.
         buffer: Updates that make a version. Nothing is ``concurrency``.
-        refill: Free places at which new nodes are asked. Nothing is 1 when asynchronous, else ``concurrency``.
+        refill: Free places at which nodes are asked. Nothing is a tenth of ``concurrency`` when asynchronous, else all.
         quorum: Updates with which a version may be made after ``max_wait_s``. Nothing is half the buffer.
         nodes_min: Nodes that must be online before the first round. Nothing is the quorum.
         versions: Versions after which the run is over; 0 is no end.

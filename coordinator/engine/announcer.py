@@ -6,6 +6,7 @@ from dataclasses import replace
 from coordinator.engine.effects import (
     ClearModel,
     FollowEnrolled,
+    Invite,
     PublishAnnouncement,
     PublishModel,
     PublishState,
@@ -27,12 +28,19 @@ from federation.protocol.limits import (
     SEAL_NODES,
     TAG_BYTES,
 )
-from federation.protocol.messages import Cancel, CoordinatorState, ModelRef, Presence, RoundAnnouncement
+from federation.protocol.messages import Cancel, CoordinatorState, ModelPart, ModelRef, Presence, RoundAnnouncement
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
 from federation.types import ModelVersion, NodeId, RoundId
 
 _FIELD_BYTES = 4
 """What a field with a delta costs beside the delta."""
+
+QUIET_S_PER_NODE = 0.005
+"""After all nodes were told something, new versions are told only to those who are asked for so long, for each node
+online, in seconds: a core of the broker delivers some 30,000 messages a second, so this takes a hundredth of it."""
+
+UNTOLD_BYTES_MAX = 16 * 1024 * 1024
+"""Model parts on the broker beside those that all nodes were told of, in bytes; then they are told at once."""
 
 
 class Announcer:
@@ -52,6 +60,7 @@ class Announcer:
             selector.inform(state.registry.record)
         self._published: ModelVersion | None = None
         self._superseded = False
+        self._quiet_until, self._untold_bytes = 0.0, 0
         self._delta: bytes | None = None
         self._unsaved: dict[RoundId, RoundRecord] = {}
         self._readers: frozenset[NodeId] | None = None
@@ -87,12 +96,17 @@ class Announcer:
 
     def publish_again(self, *, lost: bool = False) -> None:
         """Publish everything that is retained: the broker may have lost it; ``lost``: even since it was published."""
+        state, self._spoken = self._state, True
         self.publish_state(Presence.ONLINE)
-        self._published, self._spoken = self._state.head.version, True
-        self._state.emit(PublishModel(record=self._state.head, lost=lost))
+        self._published = state.head.version
+        state.emit(PublishModel(record=state.head, lost=lost))
         # During a storage pause the current round may not be on disk yet; it is announced after the pause.
-        if self._state.current is not None and not self._state.paused:
-            self._state.emit(PublishAnnouncement(announcement=self._state.current.announcement))
+        if state.current is None or state.paused:
+            return
+        if state.current.record.version == state.head.version or state.finished:
+            state.emit(PublishAnnouncement(announcement=state.current.announcement))
+        else:
+            self._announce(())  # what it names may be gone with what the broker has lost
 
     def saved(self, record: RoundRecord) -> None:
         """A round is on disk, and is announced."""
@@ -143,7 +157,7 @@ class Announcer:
             self.publish_state(Presence.ONLINE)
 
     def open(self, candidates: Sequence[NodeId], count: int) -> None:
-        """Ask ``count`` of the candidates; in several announcements where one cannot name them or the codecs differ."""
+        """Ask ``count`` of the candidates; in several rounds where one cannot name them or their codecs differ."""
         self.started = True
         chosen = self._selector.select(candidates, count, self._rng)
         together: dict[str, list[NodeId]] = {}
@@ -151,7 +165,41 @@ class Announcer:
             together.setdefault(self._state.registry.codec_for(node), []).append(node)
         for nodes in together.values():
             for start in range(0, len(nodes), self._nodes_max):
-                self._announce(tuple(nodes[start : start + self._nodes_max]))
+                self._ask(tuple(nodes[start : start + self._nodes_max]))
+
+    def _ask(self, nodes: tuple[NodeId, ...]) -> None:
+        """Invite these alone, unless all are to hear something with it, or one of these reads nothing else."""
+        if self._concerns_all(nodes) or not all(map(self._state.registry.is_invitable, nodes)):
+            self._announce(nodes)
+        else:
+            self._invite(nodes)
+
+    def _concerns_all(self, nodes: tuple[NodeId, ...]) -> bool:
+        """Whether nodes that are not asked must hear it: a version or an evaluation of which they were not told.
+
+        Of versions that follow each other fast they are told of some: who trains needs no more, and whoever comes finds
+        the announcement before this one, and what it names.
+        """
+        state = self._state
+        if state.current is None or self._evaluation.due():
+            return True
+        if state.current.record.version == state.head.version:
+            return False
+        untold = self._untold_bytes + sum(part.payload_bytes for part in state.head.parts)
+        most = 2 * len(nodes) >= state.registry.online
+        return most or state.now >= self._quiet_until or untold > UNTOLD_BYTES_MAX
+
+    def _invite(self, nodes: tuple[NodeId, ...]) -> None:
+        """Ask on the nodes' own topics; what stands for all others goes on standing."""
+        state = self._state
+        record = self._record(nodes)
+        announcement = self._announcement(record)
+        state.reserve_round(record)
+        self._unsaved[record.round] = record
+        state.emit(SaveRound(record=record))
+        self._publish_head()
+        state.emit(Invite(nodes=nodes, announcement=announcement))
+        state.note("round_announced", round=record.round, version=record.version, cohort=len(nodes), invited=True)
 
     @property
     def _nodes_max(self) -> int:
@@ -172,31 +220,41 @@ class Announcer:
         self._announce(())
 
     def _announce(self, nodes: tuple[NodeId, ...]) -> None:
-        state, round_id = self._state, self._state.next_round
-        # What the standing announcement names is kept, so older parts may go first: three models at once would cost the
-        # broker half as much memory again.
-        names_kept = state.current is not None and state.current.record.version >= state.head.version - 1
-        cohort = cohort_of(state.run, round_id, nodes) if nodes else NOBODY
-        evaluation = self._evaluation.ask()
-        record = RoundRecord(
-            round=round_id, version=state.head.version, nodes=nodes, cohort=cohort, evaluation=evaluation
-        )
+        state, stands = self._state, self._state.current
+        record = self._record(nodes)
         announcement = self._announcement(record, self._take_delta(record))
         state.begin_round(record, announcement)
-        self._unsaved[round_id] = record
+        self._unsaved[record.round] = record
         state.emit(SaveRound(record=record))
-        if names_kept:
-            self._clear()
-        if self._published != state.head.version:
-            state.emit(PublishModel(record=state.head))
-            self._published = state.head.version
+        # What stands is kept, with all that it names, so older parts may go first: three models at once would cost the
+        # broker half as much memory again.
+        if stands is not None:
+            self._clear(stands.announcement.model.parts)
+        self._publish_head()
         state.emit(PublishAnnouncement(announcement=announcement))
         self._clear()
-        state.note("round_announced", round=round_id, version=record.version, cohort=len(nodes))
+        self._quiet_until, self._untold_bytes = state.now + QUIET_S_PER_NODE * state.registry.online, 0
+        state.note("round_announced", round=record.round, version=record.version, cohort=len(nodes))
 
-    def _clear(self) -> None:
+    def _record(self, nodes: tuple[NodeId, ...]) -> RoundRecord:
+        state, round_id = self._state, self._state.next_round
+        cohort = cohort_of(state.run, round_id, nodes) if nodes else NOBODY
+        evaluation = self._evaluation.ask()
+        return RoundRecord(
+            round=round_id, version=state.head.version, nodes=nodes, cohort=cohort, evaluation=evaluation
+        )
+
+    def _publish_head(self) -> None:
+        """See that the broker has what the head is made of, before it is named."""
+        head = self._state.head
+        if self._published != head.version:
+            self._state.emit(PublishModel(record=head))
+            self._published = head.version
+            self._untold_bytes += sum(part.payload_bytes for part in head.parts if part.version == head.version)
+
+    def _clear(self, named: tuple[ModelPart, ...] = ()) -> None:
         if self._superseded:
-            self._state.emit(ClearModel(head=self._state.head))
+            self._state.emit(ClearModel(head=self._state.head, named=named))
             self._superseded = False
 
     def _take_delta(self, record: RoundRecord) -> bytes | None:

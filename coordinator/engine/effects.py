@@ -20,6 +20,7 @@ from federation.protocol.messages import (
     CoordinatorState,
     EvaluationReceipt,
     Grant,
+    ModelPart,
     Rebirth,
     Receipt,
     RetryAfter,
@@ -38,8 +39,10 @@ __all__ = [
     "Effect",
     "Evaluate",
     "FollowEnrolled",
+    "Invite",
     "Note",
     "OpenTransfer",
+    "Publication",
     "PublishAnnouncement",
     "PublishModel",
     "PublishState",
@@ -95,15 +98,24 @@ class PublishModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClearModel:
-    """Remove the retained chunks of all parts that the head no longer lists."""
+    """Remove the retained chunks of all parts that neither the head nor its predecessor lists, nor ``named`` has."""
 
     head: VersionRecord
+    named: tuple[ModelPart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishAnnouncement:
     """Publish the retained round announcement."""
 
+    announcement: RoundAnnouncement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invite:
+    """Publish an announcement to the command topics of the nodes that it asks, and to nobody else."""
+
+    nodes: tuple[NodeId, ...]
     announcement: RoundAnnouncement
 
 
@@ -271,6 +283,9 @@ class Stop:
     other_run: str = ""
 
 
+Publication = PublishState | PublishModel | ClearModel | PublishAnnouncement | Invite | SendCommand
+"""What is said to nodes."""
+
 Effect = (
     SaveRound
     | CloseRound
@@ -278,6 +293,7 @@ Effect = (
     | PublishModel
     | ClearModel
     | PublishAnnouncement
+    | Invite
     | SendCommand
     | StoreUpdate
     | OpenTransfer

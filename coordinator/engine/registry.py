@@ -230,6 +230,11 @@ class Registry:
         """Whether all that a node says and pulls must be sealed, and this one names no key for it."""
         return self._sealed and state.presence is Presence.ONLINE and state.seal is None
 
+    def is_invitable(self, node: NodeId) -> bool:
+        """Whether this node reads an announcement on its own command topic."""
+        entry = self._entries.get(node)
+        return entry is not None and entry.state.invitable is True
+
     def codec_for(self, node: NodeId) -> str:
         """The best codec that the node agrees to, as far as it has said; else the best one."""
         entry = self._entries.get(node)

@@ -177,10 +177,14 @@ class MachineState:
             self.settings = sized(self._configured, self.registry.online)
 
     def begin_round(self, record: RoundRecord, announcement: RoundAnnouncement) -> None:
-        """A round is asked for: its id is used up, its announcement stands, and its nodes hold slots."""
+        """A round is asked for: its announcement stands from now on."""
+        self.current = Current(record=record, announcement=announcement, pending=dict.fromkeys(record.nodes, 0))
+        self.reserve_round(record)
+
+    def reserve_round(self, record: RoundRecord) -> None:
+        """A round's id is used up, and its nodes hold slots."""
         self.next_round = RoundId(record.round + 1)
         self.remember(record)
-        self.current = Current(record=record, announcement=announcement, pending=dict.fromkeys(record.nodes, 0))
         for node in record.nodes:
             self._begin_slot(node, record)
         self.asked += len(record.nodes)

@@ -16,8 +16,10 @@ from coordinator.engine.effects import (
     Effect,
     Evaluate,
     FollowEnrolled,
+    Invite,
     Note,
     OpenTransfer,
+    Publication,
     PublishAnnouncement,
     PublishModel,
     PublishState,
@@ -59,7 +61,7 @@ from coordinator.global_model.committer import Committer
 from coordinator.global_model.update_checks import Examine, Refusal, check_masked, check_update
 from coordinator.records import Attendance, UpdateRecord, VersionRecord
 from coordinator.runtime.masked_sums import MaskedExecution
-from coordinator.runtime.publisher import ModelPublisher, Publisher
+from coordinator.runtime.publisher import ModelPublisher, Publisher, RoundPublisher
 from coordinator.runtime.sealing import CoordinatorSealing
 from coordinator.runtime.traffic import Traffic
 from coordinator.storage.store import CoordinatorStore, Figures
@@ -151,8 +153,7 @@ class CoordinatorExecutor:
     follows a failed save depends on it.
 
     Attributes:
-        stopped: The machine is done.
-        stop_reason: Why, once it is.
+        stopped: The machine is done; ``stop_reason`` says why.
         other_run: The run that leads the federation instead, where that is why.
     """
 
@@ -161,6 +162,7 @@ class CoordinatorExecutor:
         close = None if parts.sealing is None else parts.sealing.part_chunk
         self._models = ModelPublisher(parts.store, parts.control, parts.data, parts.topics, close)
         self._writer = Writer(parts.topics, parts.signer, parts.sealing)
+        self._rounds = RoundPublisher(parts.control, self._writer, parts.traffic)
         if parts.sealing is not None:
             parts.sealing.publish = self._say_key
         self._masked = MaskedExecution(parts.store, parts.control, Writer(parts.topics, parts.signer))
@@ -236,7 +238,7 @@ class CoordinatorExecutor:
                 yield from self._renew(effect)
             case CountIncident(node=node, kind=kind):
                 self._parts.blame(node, kind)
-            case PublishState() | PublishModel() | ClearModel() | PublishAnnouncement() | SendCommand():
+            case PublishState() | PublishModel() | ClearModel() | PublishAnnouncement() | Invite() | SendCommand():
                 self._publish(effect)
             case Note(event=event, fields=fields):
                 self._parts.say(event, fields)
@@ -247,7 +249,7 @@ class CoordinatorExecutor:
             case _:
                 assert_never(effect)
 
-    def _publish(self, effect: PublishState | PublishModel | ClearModel | PublishAnnouncement | SendCommand) -> None:
+    def _publish(self, effect: Publication) -> None:
         parts, topics = self._parts, self._parts.topics
         match effect:
             case PublishState(state=state):
@@ -256,12 +258,10 @@ class CoordinatorExecutor:
                 if lost:
                     self._models.forget()
                 self._publish_model(record)
-            case ClearModel(head=head):
-                self._models.clear(self._parts.committer.as_published(head))
-            case PublishAnnouncement(announcement=announcement):
-                payload = self._writer.encode(topics.round, self._announced(announcement))
-                parts.control.publish(topics.round, payload, qos=1, retain=True)
-                parts.traffic.announced(topics.round, len(payload))
+            case ClearModel(head=head, named=named):
+                self._models.clear(self._parts.committer.as_published(head), named)
+            case PublishAnnouncement(announcement=announcement) | Invite(announcement=announcement):
+                self._rounds.say(self._announced(announcement), effect.nodes if isinstance(effect, Invite) else None)
                 self._since = parts.now() if self._since is None else self._since
                 parts.passing("coordinator_after_announce")
             case SendCommand(node=node, command=command):
@@ -391,8 +391,8 @@ class CoordinatorExecutor:
         }
         parts.say("version_committed", said)
         self._verdicts = dict.fromkeys(self._verdicts, 0)
-        delta, terms = parts.committer.delta, parts.committer.terms
-        return VersionCommitted(record=result, members=effect.members, delta=delta, terms=terms)
+        made = parts.committer
+        return VersionCommitted(record=result, members=effect.members, delta=made.delta, terms=made.terms)
 
     def _evaluate(self, version: ModelVersion) -> Iterable[Event]:
         if version != self._parts.committer.head.version:

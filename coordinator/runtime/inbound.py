@@ -282,15 +282,16 @@ class Inbound:
         """
         if self._signer is None:
             return None
+        own = self._topics.node_command(node)
         shown = (
-            (self._topics.coordinator_state, proof.state),
-            (self._topics.round, proof.announcement),
-            (self._topics.node_command(node), proof.receipt),
+            ((self._topics.coordinator_state,), proof.state),
+            ((self._topics.round, own), proof.announcement),
+            ((own,), proof.receipt),
         )
         proved = []
-        for topic, payload in shown:
+        for places, payload in shown:
             if payload is not None:
-                if not _is_own(self._signer, self._topics, topic, payload):
+                if not any(_is_own(self._signer, self._topics, place, payload) for place in places):
                     raise BadSignature("a proof that this coordinator has not signed")
                 proved.append(_seen(decode_message(payload)))
         return ProofReceived(node=node, proved=tuple(proved))

@@ -1,15 +1,19 @@
 """The model on the broker: retained chunks of the head's parts, each published once per broker session."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from coordinator.records import VersionRecord
+from coordinator.runtime.traffic import Traffic
 from coordinator.storage.store import CoordinatorStore
 from federation.protocol.chunking import chunk_slice, segments
-from federation.protocol.messages import ModelPart
+from federation.protocol.messages import ModelPart, RoundAnnouncement
+from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
+from federation.protocol.wire import encode_message
+from federation.types import NodeId
 
-__all__ = ["CONTROL_BYTES_MAX", "ModelPublisher", "Publisher"]
+__all__ = ["CONTROL_BYTES_MAX", "ModelPublisher", "Publisher", "RoundPublisher"]
 
 CONTROL_BYTES_MAX = 1024 * 1024
 """Parts up to this size go over the control connection, so that the announcement follows them in order; in bytes."""
@@ -60,13 +64,17 @@ class ModelPublisher:
                 self._publish_part(part)
                 self._published.add(part)
 
-    def clear(self, head: VersionRecord) -> None:
+    def clear(self, head: VersionRecord, named: Collection[ModelPart] = ()) -> None:
         """Remove what neither the head nor its predecessor lists: expiry alone does not free it (facts of 2.0.11).
+
+        Args:
+            head: What is pulled from now on.
+            named: Stays, too: an announcement that nodes go by names it.
 
         Raises:
             StorageError: The store cannot be read or written.
         """
-        obsolete = self._store.obsolete_parts(head)
+        obsolete = [part for part in self._store.obsolete_parts(head) if part not in named]
         if not obsolete:
             return
         for part in obsolete:
@@ -88,3 +96,33 @@ class ModelPublisher:
 
     def _connection(self, part: ModelPart) -> Publisher:
         return self._control if part.payload_bytes <= CONTROL_BYTES_MAX else self._data
+
+
+class RoundPublisher:
+    """Says who is asked: to everybody, or to those alone.
+
+    Args:
+        control: Connection of the announcements.
+        writer: Closes and signs what is said.
+        traffic: Counts it.
+    """
+
+    def __init__(self, control: Publisher, writer: Writer, traffic: Traffic) -> None:
+        self._control, self._writer, self._traffic = control, writer, traffic
+
+    def say(self, announcement: RoundAnnouncement, nodes: Collection[NodeId] | None) -> None:
+        """Say it to everybody, and to whoever comes later (None), or to these nodes, each on its own topic."""
+        writer = self._writer
+        if nodes is None:
+            topic = writer.topics.round
+            payload = writer.encode(topic, announcement)
+            self._control.publish(topic, payload, qos=1, retain=True)
+            self._traffic.announced(topic, len(payload))
+            return
+        # Without signature and envelope it is the same for all of them.
+        same = encode_message(announcement) if writer.signer is None and writer.sealer is None else None
+        for node in nodes:
+            topic = writer.topics.node_command(node)
+            payload = writer.encode(topic, announcement) if same is None else same
+            self._control.publish(topic, payload, qos=1)
+            self._traffic.commanded(topic, len(payload))

@@ -40,10 +40,11 @@ class CoordinatorStateReceived:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnnouncementReceived:
-    """The current round; ``payload`` is what was signed."""
+    """A round; ``payload`` is what was signed; ``invited``: it was said to this node alone."""
 
     announcement: RoundAnnouncement
     payload: bytes = b""
+    invited: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -203,6 +203,7 @@ class NodeMachine:
             state_id=self._state_id,
             seen=self._fence.said(self._runs.run),
             spent=self._budget.of(self._runs.run),
+            invitable=True,
         )
         self._births.said(state.seen)
         return PublishState(state=state)
@@ -266,12 +267,12 @@ class NodeMachine:
         if not self._scheduler.is_news(announcement):
             return effects
         self._fence.obey(announcement, event.payload)
-        return effects + self._obey(announcement, now)
+        return effects + self._obey(announcement, now, invited=event.invited)
 
-    def _obey(self, announcement: RoundAnnouncement, now: float) -> list[Effect]:
+    def _obey(self, announcement: RoundAnnouncement, now: float, *, invited: bool) -> list[Effect]:
         if not announcement.final:  # the end may be retained from long ago
             self._outbox.coordinator_is(present=True, now=now)  # whatever a late will has said [FED-62]
-        effects = [*self._fence.save(announcement.run), *self._scheduler.announce(announcement, now)]
+        effects = [*self._fence.save(announcement.run), *self._scheduler.announce(announcement, now, invited=invited)]
         leaves = announcement.final and self._settings.exit_when_finished
         self._leave_at = now + self._settings.exit_linger_s if leaves else None
         if announcement.final:

@@ -55,7 +55,7 @@ class Scheduler:
         self.current: RoundAnnouncement | None = None
         self._job: Assignment | None = None
         self._next: Assignment | None = None
-        self._kept: list[ModelRef] = []  # whose parts the broker has not cleared yet
+        self._told, self._kept = list[ModelRef](), list[ModelRef]()  # of all; whose parts the broker has not cleared
         self._connected = False
         self._attempt, self._train_s = 0, 0.0  # trainings that were begun; how long the last one took
 
@@ -87,10 +87,11 @@ class Scheduler:
         """Whether it is newer than the newest one: the broker repeats the current one at every subscription."""
         return self.current is None or announcement.round > self.current.round
 
-    def announce(self, announcement: RoundAnnouncement, now: float) -> list[Effect]:
+    def announce(self, announcement: RoundAnnouncement, now: float, *, invited: bool = False) -> list[Effect]:
         """A newer announcement: take it, keep it for later, or go on [FED-26, FED-27, FED-31]."""
-        before, self.current = self.current, announcement
-        self._kept = [one.model for one in (announcement, before) if one is not None]
+        self.current = announcement
+        self._told = self._told if invited else [announcement.model, *self._told[:1]]
+        self._kept = [*self._told, announcement.model]  # an invitation's until all hear of a newer one [FED-35]
         asked = self._is_asked(announcement)
         reason = objection(announcement, self._settings) if asked else None
         effects = [] if reason is None else self._decline(announcement, reason, self._settings.incompatible_retry_s)
@@ -133,7 +134,7 @@ class Scheduler:
 
     def leave_run(self) -> list[Effect]:
         """Another run: its rounds and versions have nothing to do with those at hand."""
-        self.current = self._next = None
+        self.current, self._next, self._told = None, None, []
         self._evaluations.forget()
         return self.stop()
 

@@ -168,15 +168,13 @@ class Inbound:
             case CoordinatorStateTopic(), CoordinatorState() as state:
                 return self._heard(state, payload)
             case RoundTopic(), RoundAnnouncement() as announcement:
-                if self._sealing is not None:
-                    announcement = self._sealing.announced(announcement)
-                return AnnouncementReceived(announcement=announcement, payload=payload)
+                return self._announced(announcement, payload)
             case NodeKeyTopic(node=node), KeyWrap() as wrap if node == self._node:
                 if self._sealing is not None:
                     self._sealing.wrapped(message.topic, wrap)
                 return None
             case NodeCommandTopic(node=node), command if node == self._node:
-                return self._command(command, payload)
+                return self._command(command, payload, closed=payload != message.payload)
         raise MalformedMessage(f"topic {message.topic[:128]!r} does not carry this message to a node")
 
     def _heard(self, state: CoordinatorState, payload: bytes) -> Event:
@@ -185,7 +183,15 @@ class Inbound:
             self._sealing.hear(state)
         return CoordinatorStateReceived(state=state, payload=payload)
 
-    def _command(self, command: Message, payload: bytes) -> CommandReceived:
+    def _announced(self, announcement: RoundAnnouncement, payload: bytes, *, invited: bool = False) -> Event:
+        if self._sealing is not None:
+            announcement = self._sealing.announced(announcement)
+        return AnnouncementReceived(announcement=announcement, payload=payload, invited=invited)
+
+    def _command(self, command: Message, payload: bytes, *, closed: bool) -> Event:
+        if isinstance(command, RoundAnnouncement):
+            # Out of an envelope it has no signature of its own, and proves nothing.
+            return self._announced(command, b"" if closed else payload, invited=True)
         if not isinstance(command, Receipt | Grant | Cancel | RetryAfter | Rebirth | EvaluationReceipt):
             raise MalformedMessage(f"a {type(command).__name__} is no command")
         if isinstance(command, Receipt):

@@ -166,7 +166,7 @@ class CoordinatorState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundAnnouncement:
-    """``round``, retained: the current round; at most 4 KiB for a fleet of any size.
+    """``round``, retained: the current round; at most 4 KiB for a fleet of any size. ``n/{node}/cmd``: an invitation.
 
     Attributes:
         epoch: Fencing: a node ignores an announcement of an older epoch than it has seen in this run.
@@ -220,6 +220,7 @@ class NodeState:
     seen: SeenRun | None = None
     seal: SealingKey | None = None
     spent: tuple[SampledSteps, ...] | None = None
+    invitable: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

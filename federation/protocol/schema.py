@@ -254,6 +254,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(13, "seen", _SEEN_RUN, optional=True),
         Field(14, "seal", SEALING_KEY, optional=True),
         Field(18, "spent", SPENT, optional=True),
+        Field(19, "invitable", Flag(), optional=True),
         check=check_protocol,
     ),
     message(

@@ -279,6 +279,9 @@ EXAMPLES: dict[str, Message] = {
         state_id=StateId(2**64 - 1),
         seen=SeenRun(run=RUN, epoch=Epoch(9), start=Start(2**63 + 1), round=RoundId(500), version=ModelVersion(300)),
     ),
+    "invitable_state": NodeState(
+        presence=Presence.ONLINE, incarnation=Incarnation(5), protocol_min=1, protocol_max=1, invitable=True
+    ),
     "state_before_any_round": NodeState(
         presence=Presence.LOST,
         incarnation=Incarnation(1),

@@ -333,8 +333,10 @@ class Rig:
             case effects.SendCommand(node=node, command=messages.EvaluationReceipt() as receipt):
                 saved = self.store.results.get((receipt.version, node))
                 assert receipt.status is ReceiptStatus.REFUSED or saved is not None, "said before it was saved"
-            case effects.PublishAnnouncement():
+            case effects.PublishAnnouncement() | effects.Invite():
                 self._announce(effect.announcement)
+                standing = isinstance(effect, effects.PublishAnnouncement)
+                self.announced = effect.announcement if standing else self.announced
             case effects.SendCommand(node=node, command=messages.Receipt() as receipt):
                 self._check_receipt(node, receipt)
             case _:
@@ -372,7 +374,6 @@ class Rig:
         assert all(includes(announcement.cohort, RUN, announcement.round, node) for node in saved.nodes)
         assert announcement.evaluation == saved.evaluation, "announced before it was saved"
         assert announcement.cohort == NOBODY or not announcement.final
-        self.announced = announcement
 
     def _check_receipt(self, node: NodeId, receipt: messages.Receipt) -> None:
         verdict = self.store.verdicts.get(receipt.update)
@@ -545,6 +546,9 @@ def _line(effect: Effect) -> str:  # noqa: PLR0911, PLR0912 - one branch per eff
             final = " final" if announcement.final else ""
             asks = "" if announcement.evaluation is None else " to be evaluated"
             return f"announce round {announcement.round} of version {announcement.model.version}{final}{asks}"
+        case effects.Invite(nodes=nodes, announcement=announcement):
+            place = f"round {announcement.round} of version {announcement.model.version}"
+            return f"invite {' '.join(sorted(nodes))} to {place}"
         case effects.SendCommand():
             return f"tell {effect.node} {_command(effect.command)}"
         case effects.StoreUpdate() | effects.StoreTransfer():

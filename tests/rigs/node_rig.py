@@ -283,8 +283,8 @@ class Script:
         )
         return self.on(CoordinatorStateReceived(state=state, payload=payload))
 
-    def announce(self, message: RoundAnnouncement, payload: bytes = b"") -> list[str]:
-        return self.on(AnnouncementReceived(announcement=message, payload=payload))
+    def announce(self, message: RoundAnnouncement, payload: bytes = b"", *, invited: bool = False) -> list[str]:
+        return self.on(AnnouncementReceived(announcement=message, payload=payload, invited=invited))
 
     def chunk(self, of: ModelPart, index: int) -> list[str]:
         """One chunk of a part, by its index in the whole part."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.engine.effects import PublishAnnouncement, SendCommand
+from coordinator.engine.effects import Invite, PublishAnnouncement, SendCommand
 from coordinator.engine.settings import EngineSettings
 from coordinator.records import (
     NodeResult,
@@ -230,7 +230,7 @@ class Checker:
                 self._receipt(receipt, store)
             case SendCommand(node=node, command=EvaluationReceipt() as evaluated):
                 self.surveys.receipted(node, evaluated)
-            case PublishAnnouncement(announcement=announcement):
+            case PublishAnnouncement(announcement=announcement) | Invite(announcement=announcement):
                 self._announcement(announcement)
                 self.surveys.announced(announcement)
             case _:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.engine.effects import AcceptFailure, PublishAnnouncement, SendCommand, Stop
+from coordinator.engine.effects import AcceptFailure, Invite, PublishAnnouncement, SendCommand, Stop
 from coordinator.engine.events import Evaluated, Event, StopRequested, StorageFailed
 from coordinator.engine.machine import CoordinatorMachine
 from coordinator.engine.settings import EngineSettings
@@ -51,7 +51,7 @@ DATA_SESSION = SessionSettings(
 )
 """As `coordinator.runtime.connections` sets them."""
 
-SAYINGS = (PublishAnnouncement, SendCommand)
+SAYINGS = (PublishAnnouncement, Invite, SendCommand)
 """Effects whose words the checker knows."""
 
 EVALUATION_S = 0.5

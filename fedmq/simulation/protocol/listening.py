@@ -7,7 +7,7 @@
 from collections.abc import Callable
 
 from coordinator.engine import events
-from coordinator.engine.effects import PublishAnnouncement, SendCommand
+from coordinator.engine.effects import Invite, PublishAnnouncement, SendCommand
 from federation.protocol.messages import EvaluationReceipt, NodeState, Presence, Receipt
 from federation.types import NO_START, Epoch, NodeId, RunId, SeenRun, Start
 from fedmq.simulation.protocol.checker import Checker
@@ -62,7 +62,7 @@ class Listening:
     def says(self, effect: object, now: float, *, finished: Callable[[], bool]) -> None:
         """It is about to do this."""
         match effect:
-            case SendCommand(command=Receipt() | EvaluationReceipt()) | PublishAnnouncement():
+            case SendCommand(command=Receipt() | EvaluationReceipt()) | PublishAnnouncement() | Invite():
                 self._speaks(type(effect).__name__, now, finished=finished)
             case _:
                 pass

@@ -120,11 +120,12 @@ class NodeActor(Actor):
     def _event(self, item: object) -> Any:
         # What everybody is told is the same value for everybody: decoded once, not by each of a thousand nodes.
         if isinstance(item, MessageReceived) and item.topic in self._shared and item.payload:
-            event = _broadcast(item.topic, item.payload, signed=self._settings.signed)
-            if isinstance(event, AnnouncementReceived):
-                self._place.witness.node_sees(event.announcement)
-            return event
-        return self._inbound.translate(item)
+            event: object = _broadcast(item.topic, item.payload, signed=self._settings.signed)
+        else:
+            event = self._inbound.translate(item)
+        if isinstance(event, AnnouncementReceived):
+            self._place.witness.node_sees(event.announcement)
+        return event
 
     def _duration_s(self) -> float:
         return self._factor * self._rng.lognormvariate(0.0, self._stragglers.jitter)

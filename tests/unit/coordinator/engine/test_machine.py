@@ -6,7 +6,7 @@ from coordinator.engine import effects, events, registry
 from coordinator.engine.alarms import STORAGE_RETRY_MAX_S
 from coordinator.engine.announcer import round_seed
 from coordinator.engine.assignments import LEASE_RESTARTS_MAX
-from coordinator.engine.effects import Note, PublishAnnouncement
+from coordinator.engine.effects import ClearModel, Note, PublishAnnouncement
 from coordinator.engine.events import MessageRefused
 from coordinator.engine.machine import FINISH_WAIT_S
 from coordinator.engine.transfers import TRANSFER_IDLE_S
@@ -124,8 +124,11 @@ def test_what_a_standing_announcement_names_is_cleared_only_after_the_next_one()
     rig = Rig(engine(concurrency=2, buffer=1, refill=2, max_staleness=5, nodes_min=2))
     rig.start("ann", "bob")
     rig.offer("ann", 0)
-    lines = transcript(rig.offer("bob", 0))
-    assert lines[-3:] == ["publish model 2", "announce round 1 of version 2", "clear all but model 2"]
+    stands = rig.announced
+    found = rig.offer("bob", 0)
+    assert stands is not None
+    assert transcript(found)[-3:] == ["clear all but model 2", "publish model 2", "announce round 1 of version 2"]
+    assert [effect.named for effect in found if isinstance(effect, ClearModel)] == [stands.model.parts]
 
 
 @pytest.mark.parametrize(

@@ -302,6 +302,31 @@ def test_a_full_disk_silences_everything_until_the_machine_has_heard_of_it() -> 
     assert bench.store.recovered(recent=1).next_round == 1
 
 
+def test_an_invitation_goes_to_those_it_asks_and_stays_on_no_topic() -> None:
+    """FED-190."""
+    bench, said = Bench(), announcement()
+    bench.run(effects.Invite(nodes=(NodeId("ann"), NodeId("bob")), announcement=said))
+    assert bench.control.topics() == ["n/ann/cmd", "n/bob/cmd"]
+    heard = [decode_message(payload) for _, payload, _ in bench.control.sent]
+    assert [(type(one), one.round) for one in heard if isinstance(one, RoundAnnouncement)] == [(type(said), 0)] * 2
+    assert not any(retain for _, _, retain in bench.control.sent)
+
+
+def test_parts_that_an_announcement_goes_by_are_not_cleared() -> None:
+    """FED-35: whatever the head lists now."""
+    bench = Bench()
+    before = bench.store.recovered(recent=1).head
+    for number in range(3):
+        sent = arrived("a", update(1.0), round_id=number)
+        bench.store_updates(sent)
+        bench.commit(sent)
+    head = bench.store.recovered(recent=1).head
+    bench.run(effects.PublishModel(record=head), effects.ClearModel(head=head, named=before.parts))
+    assert set(before.parts) & set(bench.store.obsolete_parts(head))
+    bench.run(effects.ClearModel(head=head))
+    assert not bench.store.obsolete_parts(head)
+
+
 def test_a_failed_save_holds_up_no_stop() -> None:
     """The machine says it once and hears nothing afterwards: the process would never end."""
     bench = Bench()

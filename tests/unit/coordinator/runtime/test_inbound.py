@@ -231,6 +231,16 @@ def test_a_proof_is_what_our_own_key_has_signed() -> None:
     assert shown.hear(state=older, announcement=None) == none
 
 
+def test_an_invitation_proves_its_round_to_the_node_that_was_invited() -> None:
+    """FED-130: signed for its own topic, or for everybody's."""
+    shown = Shown()
+    rounds = SeenRun(run=RunId("0" * 16), epoch=Epoch(9), round=RoundId(40), version=ModelVersion(3))
+    own = shown.signed(TOPICS.node_command(ANN), shown.announcement)
+    assert shown.hear(state=None, announcement=own) == events.ProofReceived(node=ANN, proved=(rounds,))
+    others = shown.signed(TOPICS.node_command(NodeId("bob")), shown.announcement)
+    assert isinstance(shown.hear(state=None, announcement=others), MessageRefused)
+
+
 def test_a_receipt_proves_the_version_that_it_names_to_its_own_node() -> None:
     """FED-130: of an update of a round that was asked then."""
     shown = Shown()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from edge_node.engine.effects import AdoptModel, Effect, PublishProgress, SaveOutbox, StartTraining
+from edge_node.engine.effects import AdoptModel, Effect, PublishProgress, PublishState, SaveOutbox, StartTraining
 from edge_node.engine.events import (
     BrokerDisconnected,
     ModelReady,
@@ -467,3 +467,28 @@ def test_a_training_in_time_is_offered_and_later_stopped_by_nobody() -> None:
     assert node.trained(5) == ["save update 5-pi-3"]
     node.saved()
     assert not [line for line in node.wait_until(node.now + 100.0) if "stop" in line or "decline" in line]
+
+
+class TestInvitations:
+    """FED-190 and FED-192: asked on the node's own topic, beside what stands for all."""
+
+    def test_it_is_obeyed_as_an_announcement(self) -> None:
+        script = Script(holding(0))
+        script.announce(announcement(1, cohort=NOBODY))
+        assert script.announce(announcement(2), invited=True)[-1] == "train 2 from 0"
+        assert script.announce(announcement(2), invited=True) == []
+        assert script.announce(announcement(1)) == []
+
+    def test_what_it_names_is_pulled_until_all_are_told_of_something_newer(self) -> None:
+        script = Script(holding(0))
+        script.announce(announcement(1, 1, cohort=NOBODY))
+        script.announce(announcement(2, 2), invited=True)
+        found = script.announce(announcement(6, 4, cohort=NOBODY))
+        assert any(line.startswith("unsubscribe 2/") for line in found), found
+        assert any(line.startswith("subscribe 4/") for line in found), found
+
+    def test_a_birth_says_that_invitations_are_read(self) -> None:
+        script = Script()
+        script.connect()
+        (state,) = [effect.state for effect in script.effects if isinstance(effect, PublishState)]
+        assert state.invitable is True

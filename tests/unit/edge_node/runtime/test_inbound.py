@@ -154,3 +154,25 @@ def test_what_a_coordinator_says_of_the_inputs_is_found_by_its_digest(inbound: I
     assert inbound.inputs_of(payload_digest(texts[0].encode())) is None
     assert inbound.inputs_of(payload_digest(texts[1].encode())) == texts[1]
     assert inbound.inputs_of(None) is None
+
+
+class TestInvitations:
+    """FED-190: an announcement on this node's own command topic."""
+
+    def test_it_is_an_announcement_that_was_meant_for_this_node_alone(self, inbound: Inbound) -> None:
+        said = message(TOPICS.node_command(NODE), announcement())
+        event = inbound.translate(said)
+        assert event == AnnouncementReceived(announcement=announcement(), payload=said.payload, invited=True)
+        assert inbound.translate(message(TOPICS.round, announcement())) == AnnouncementReceived(
+            announcement=announcement(), payload=said.payload
+        )
+
+    def test_one_that_was_signed_for_everybody_or_for_another_node_is_refused(self) -> None:
+        signed = Writer(TOPICS, Signs())
+        inbound, own = Inbound(TOPICS, NODE, Signs()), TOPICS.node_command(NODE)
+        for place in (TOPICS.round, TOPICS.node_command(NodeId("somebody-else"))):
+            assert isinstance(inbound.translate(message(own, signed.encode(place, announcement()))), MessageRefused)
+        found = inbound.translate(message(own, signed.encode(own, announcement())))
+        assert isinstance(found, AnnouncementReceived)
+        assert found.invited
+        assert found.payload
