@@ -170,7 +170,7 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore, ingestion
     transport = _transport(config, address, inbox, node_will(Writer(topics, trust.signer), setup.node, store))
     trainer = ThreadTrainer(setup, inbox, clock, stall_s=config.training.stall_s)
     sealing, pinned = _sealing(config, topics, trust), config.privacy.pinned()
-    inbound = Inbound(topics, setup.node, trust.verifier, sealing, pinned)
+    inbound = Inbound(topics, setup.node, trust.verifier, sealing, pinned, config.state_folder)
     parts = NodeParts(
         setup=setup,
         store=store,

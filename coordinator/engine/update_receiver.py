@@ -99,9 +99,9 @@ class UpdateReceiver:
 
     def _judge(self, event: OfferReceived, retry_s: float) -> None:
         node, offer = event.node, event.offer
-        judgement = judge(offer, node, self._state.facts(node, offer.round, event.asked))
-        if judgement.ruling is Ruling.ACCEPT and (reason := self._state.masked.objection(offer)) is not Reason.NONE:
-            judgement = Judgement(ruling=Ruling.REFUSED, reason=reason)
+        judgement = judge(offer, node, facts := self._state.facts(node, offer.round, event.asked))
+        if judgement.ruling is Ruling.ACCEPT:
+            judgement = self._state.masked.judge(offer, facts)
         if judgement.ruling is not Ruling.ACCEPT:
             self._turn_down(event, judgement)
         elif offer.inline is not None:

@@ -1,8 +1,8 @@
 """From what the transport delivers to the machine's events: parse the topic, decode the message, refuse the rest."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import cast, get_args
 
 from edge_node.engine.events import (
@@ -15,11 +15,11 @@ from edge_node.engine.events import (
     MessageRefused,
     ModelChunkReceived,
 )
+from edge_node.runtime.known_helpers import KnownHelpers
 from edge_node.runtime.sealing import NodeSealing
 from edge_node.training.masking import Masking
 from federation.errors import LocalProtocolError, MalformedMessage, RemoteProtocolError, TransportError
-from federation.identity.helper_keys import HelperKeys, PinnedHelper
-from federation.privacy.boxes import Kem, PublicKey
+from federation.identity.helper_keys import PinnedHelper
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import (
     Cancel,
@@ -34,7 +34,7 @@ from federation.protocol.messages import (
 )
 from federation.protocol.sealed_messages import KeyWrap
 from federation.protocol.signing import Reader, Verifier
-from federation.protocol.sum_messages import HelperState, Ticket
+from federation.protocol.sum_messages import Ticket
 from federation.protocol.topics import (
     CoordinatorStateTopic,
     HelperStateTopic,
@@ -46,7 +46,7 @@ from federation.protocol.topics import (
 )
 from federation.runtime.log import get_log
 from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
-from federation.types import Digest, HelperId, NodeId
+from federation.types import Digest, NodeId
 
 __all__ = ["Inbound"]
 
@@ -65,6 +65,7 @@ class Inbound:
         verifier: The coordinator's key; None believes what is not signed.
         sealing: Opens what is sealed; None opens nothing.
         helpers: The pinned ones, in the order of their keys: only with these can they say where to seal to.
+        folder: The state folder, where their words are kept; None keeps none.
 
     Attributes:
         refused: Messages that were refused, by kind of error.
@@ -77,12 +78,11 @@ class Inbound:
         verifier: Verifier | None = None,
         sealing: NodeSealing | None = None,
         helpers: Iterable[PinnedHelper] = (),
+        folder: Path | None = None,
     ) -> None:
         self._topics, self._node, self._sealing = topics, node, sealing
         self._reader = Reader(topics, verifier, sealing)
-        self._pinned = tuple(helpers)
-        self._helpers = Reader(topics, HelperKeys(self._pinned))
-        self._states: dict[HelperId, HelperState] = {}
+        self._helpers = KnownHelpers(topics, helpers, folder)
         self._log = get_log("inbound")
         self.refused: Counter[str] = Counter()
         self._inputs: dict[Digest, str] = {}
@@ -98,26 +98,8 @@ class Inbound:
                 del self._inputs[next(iter(self._inputs))]
 
     def masking(self, sign: Callable[[Ticket], bytes]) -> Masking | str:
-        """What it takes to mask for the pinned helpers, or which of them has not been heard.
-
-        One that is away has said its key all the same, and opens what is sealed to it when it is back.
-        """
-        keys = []
-        for helper in self._pinned:
-            state = self._states.get(helper.name)
-            if state is None or state.kem not in set(Kem):
-                return f"helpers: {helper.name} has said no key that is known here, signed with the pinned one"
-            keys.append(PublicKey(kem=Kem(state.kem), raw=state.key))
-        return Masking(keys=keys, draw=os.urandom, sign=sign)
-
-    def _hear_helper(self, helper: HelperId, payload: bytes, topic: str) -> None:
-        """A newer word of a helper; an older process's word does not replace it."""
-        state = self._helpers.decode(topic, payload)
-        if not isinstance(state, HelperState):
-            raise MalformedMessage(f"topic {topic[:128]!r} does not carry this message to a node")
-        known = self._states.get(helper)
-        if known is None or known.state_id != state.state_id or state.incarnation >= known.incarnation:
-            self._states[helper] = state
+        """What it takes to mask for the pinned helpers, or which of them has not been heard."""
+        return self._helpers.masking(sign)
 
     def translate(self, item: object) -> Event | None:
         """The machine's event, or None when there is nothing to handle.
@@ -161,7 +143,7 @@ class Inbound:
                 body = self._sealing.part_chunk(place.version, place.segment, place.index, body)
             return ModelChunkReceived(version=place.version, segment=place.segment, index=place.index, body=body)
         if isinstance(place, HelperStateTopic):
-            self._hear_helper(place.helper, message.payload, message.topic)
+            self._helpers.hear(place.helper, message.payload)
             return None
         decoded, payload = self._reader.read(message.topic, message.payload)
         match place, decoded:

@@ -48,6 +48,11 @@ class SigningKey:
         self._key = key
 
     @classmethod
+    def of(cls, private: bytes) -> "SigningKey":
+        """The key with these 32 bytes."""
+        return cls(Ed25519PrivateKey.from_private_bytes(private))
+
+    @classmethod
     def new(cls) -> "SigningKey":
         """A key that nobody else has."""
         return cls(Ed25519PrivateKey.generate())

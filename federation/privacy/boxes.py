@@ -5,6 +5,8 @@ It says nothing of who sealed it: whoever needs that signs the message around it
 for (RFC 9180, section 5.1), so that a box that is moved to another place does not open there.
 """
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
@@ -96,12 +98,9 @@ class KeyPair:
             )
 
     @classmethod
-    def make(cls, kem: Kem) -> "KeyPair":
-        """A new pair from the system's randomness."""
-        exchange = X25519PrivateKey.generate().private_bytes_raw()
-        if kem is Kem.X25519:
-            return cls(kem=kem, private=exchange)
-        return cls(kem=kem, private=MLKEM768PrivateKey.generate().private_bytes_raw() + exchange)
+    def make(cls, kem: Kem, draw: Callable[[int], bytes] = os.urandom) -> "KeyPair":
+        """A new pair; ``draw`` gives so many bytes of the system's randomness."""
+        return cls(kem=kem, private=draw(kem.private_bytes))
 
     @cached_property
     def public(self) -> PublicKey:

@@ -6,7 +6,7 @@ Failpoints: ``helper_before_held`` ``helper_after_held`` ``helper_before_used`` 
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import Protocol, assert_never
 
 from federation.errors import PayloadTooLarge, RemoteProtocolError
 from federation.protocol.chunking import Bitmap, chunk_count, chunk_slice, payload_digest
@@ -38,10 +38,16 @@ from sum_helper.engine.events import (
     Sweep,
 )
 from sum_helper.records import HelperRules, Keeping, SumJob
-from sum_helper.runtime.summing import SummingThread
 from sum_helper.storage.store import HelperStore
 
 __all__ = ["HelperExecutor", "HelperParts", "helper_state", "renew_key"]
+
+
+class Adding(Protocol):
+    """Adds masks, and puts what it finds into the inbox; `sum_helper.runtime.summing.SummingThread` is one."""
+
+    def start(self, job: SumJob) -> None:
+        """Add the masks of one batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +68,7 @@ class HelperParts:
 
     helper: HelperId
     store: HelperStore
-    summing: SummingThread
+    summing: Adding
     transport: Transport
     writer: Writer
     registered: Callable[[], frozenset[NodeId]]

@@ -7,7 +7,7 @@ that seeds that were sealed before open nowhere any more.
 import contextlib
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -117,6 +117,7 @@ class HelperStore:
 
     Args:
         folder: Made when it is missing; one process at a time.
+        draw: Gives so many bytes of the system's randomness, for its identity, its secret and its keys.
 
     Attributes:
         identity: Which helper, and which start.
@@ -126,7 +127,8 @@ class HelperStore:
         StorageError: It is in use, damaged, or of a newer release.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, draw: Callable[[int], bytes] = secrets.token_bytes) -> None:
+        self._draw = draw
         self._lock = FolderLock(folder)
         try:
             self._database = Database(folder / DATABASE, LAYOUT, remedy=_REMEDY, role="helper")
@@ -160,7 +162,7 @@ class HelperStore:
     def new_key(self, kem: Kem) -> None:
         """Make a key; the ones before it go on opening until `sweep` deletes them."""
         with self._database.transaction("key"):
-            row = {"kem": int(kem), "private": KeyPair.make(kem).private, "made_s": time.time()}
+            row = {"kem": int(kem), "private": KeyPair.make(kem, self._draw).private, "made_s": time.time()}
             self._database.insert("keys", row)
 
     def key_age_s(self) -> float | None:
@@ -317,8 +319,8 @@ class HelperStore:
         with self._database.transaction("start"):
             row = self._database.execute("SELECT * FROM identity").fetchone()
             if row is None:
-                made = Identity(state_id=StateId(secrets.randbelow(2**64 - 1) + 1), incarnation=Incarnation(1))
-                secret = secrets.token_bytes(32)
+                number = int.from_bytes(self._draw(8), "big") or 1
+                made, secret = Identity(state_id=StateId(number), incarnation=Incarnation(1)), self._draw(32)
                 self._database.insert("identity", _IDENTITY.row(made) | {"secret": secret})
                 return made, secret
             self._database.execute("UPDATE identity SET incarnation = incarnation + 1")

@@ -23,7 +23,6 @@ MAY_BE_SMALL = {
     "edge_node.storage.foreign_table": "SQL stands in storage rooms; another program's table is no part of our store",
     "edge_node.storage.state_folder": "the folder of a node's state, which its database and its model file share",
     "edge_node.engine.uplink": "a measurement that knows nothing of the outbox that asks it",
-    "fedmq.simulation.protocol.keys": "stands for the real keys, as the world's disk for the real one",
 }
 """Modules under 60 lines that one room uses, and why they stay: at most ten."""
 

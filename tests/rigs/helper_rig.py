@@ -237,7 +237,7 @@ class HelperRig:
         parts = HelperParts(
             helper=HELPER,
             store=self.store,
-            summing=self.summing,  # type: ignore[arg-type]
+            summing=self.summing,
             transport=self.said,
             writer=Writer(TOPICS, self.key),
             registered=lambda: enrolled_nodes(self.register),

@@ -162,11 +162,13 @@ class Batches:
                 self._asked[helper] = request.classes
 
     def _helper_for(self, part: int, terms: PrivacyTerms) -> HelperId | None:
-        """Who is asked for a class: the first of its helpers that is there, else its first."""
+        """Who is asked for a class: the first of its helpers that answers, else that is there, else its first."""
         names = list(self._delivery.helpers)
         able = [names[number] for number in classes(terms.count, terms.threshold)[part] if number < len(names)]
-        present = [name for name in able if self._delivery.helpers[name].present]
-        return next(iter(present or able), None)
+        helpers = self._delivery.helpers
+        answering = [name for name in able if helpers[name].answers]
+        present = [name for name in able if helpers[name].present]
+        return next(iter(answering or present or able), None)
 
     def reborn(self, helper: HelperId) -> None:
         """A new process of a helper: it is asked again."""

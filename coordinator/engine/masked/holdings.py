@@ -1,7 +1,9 @@
 """Which helpers hold the seeds of which updates, and so which updates can be in a batch together."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 
+from coordinator.engine.round import ACCEPTED, Facts, Judgement, Ruling
 from coordinator.engine.settings import MaskingSettings
 from coordinator.records import BatchRecord, MaskedSeeds, UpdateRecord, read_ticket
 from federation.privacy.terms import terms_digest
@@ -36,6 +38,7 @@ class Holdings:
         self._unsaid: dict[HelperId, dict[UpdateId, UpdateRecord]] = {}
         self._needed: frozenset[HelperId] = frozenset()
         self._terms_of: dict[UpdateId, Digest] = {}
+        self._sharing: Counter[Digest] = Counter()
         self._ready: dict[Digest, dict[UpdateId, UpdateRecord]] = {}
         if settings is not None:
             self._lacking = {helper: {} for helper in settings.helpers}
@@ -65,6 +68,30 @@ class Holdings:
             self._known.pop(digest, None)
             self._known[digest] = terms
 
+    def judge(self, offer: UpdateOffer, facts: Facts) -> Judgement:
+        """What to do about an update that has passed all else.
+
+        One that was asked for by a former head has the terms of that one, whatever model its node had; where they are
+        not known any more, since they are too old or this process is new, it is late.
+        """
+        reason = self.objection(offer)
+        if reason is Reason.NONE:
+            return ACCEPTED
+        seeds = seeds_of(offer)
+        ticket = None if seeds is None else read_ticket(seeds)
+        late = ticket is not None and ticket.terms not in self._known and (facts.asked or 0) < facts.head
+        return Judgement(ruling=Ruling.STALE if late else Ruling.REFUSED, reason=reason)
+
+    def stranded(self, least: int) -> list[UpdateId]:
+        """Updates of former terms, in no batch, that are too few for one: as long as no further one comes, for ever."""
+        now = None if self.terms is None else terms_digest(self.terms)
+        if not self._sharing.keys() - {now}:
+            return []
+        frozen = frozenset[UpdateId]() if self.batch is None else self.batch.updates
+        free = {update: digest for update, digest in self._terms_of.items() if update not in frozen and digest != now}
+        counts = Counter(free.values())
+        return [update for update, digest in free.items() if digest not in self._known or counts[digest] < least]
+
     def objection(self, offer: UpdateOffer) -> Reason:
         """Why an update cannot be in any batch, or ``Reason.NONE``; what only helpers can judge is left to them."""
         seeds = seeds_of(offer)
@@ -88,6 +115,7 @@ class Holdings:
         if ticket is None:
             return
         self._terms_of[record.update] = ticket.terms
+        self._sharing[ticket.terms] += 1
         for helper in self._lacking:
             self._lack(helper, record)
 
@@ -96,6 +124,7 @@ class Holdings:
         digest = self._terms_of.pop(update, None)
         if digest is None:
             return
+        self._sharing -= Counter({digest: 1})
         for kept in (*self._lacking.values(), *self._unsaid.values()):
             kept.pop(update, None)
         self._drop_ready(update, digest)

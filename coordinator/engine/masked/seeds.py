@@ -25,6 +25,12 @@ DOUBLINGS_MAX = 6
 LOST = frozenset({SumReason.BAD_BOX, SumReason.GONE, SumReason.USED, SumReason.TOO_OLD})
 """The seeds are, or the sum is, beyond reach: no fault of the node's, whose residual takes the update back."""
 
+SILENT_ATTEMPTS = 3
+"""A helper that seems to be there, and has not answered so often in a row, is not waited for where the others suffice.
+
+Its process may hang, or the broker may have kept its word and not its death.
+"""
+
 PASSING = frozenset({SumReason.FULL})
 """It may be another time."""
 
@@ -51,6 +57,11 @@ class Helper:
     def present(self) -> bool:
         """Whether it is there."""
         return self.state is not None and self.state.presence is Presence.ONLINE
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is there, and has not been silent for long."""
+        return self.present and self.attempts < SILENT_ATTEMPTS
 
 
 class SeedDelivery:
@@ -90,21 +101,27 @@ class SeedDelivery:
         """All helpers must hold an update; where fewer suffice, those that are there."""
         masking = self._state.settings.masking
         if masking is not None and masking.threshold < len(self.helpers):
-            present = [name for name, helper in self.helpers.items() if helper.present]
-            needed = present if len(present) >= masking.threshold else list(self.helpers)
+            answering = [name for name, helper in self.helpers.items() if helper.answers]
+            needed = answering if len(answering) >= masking.threshold else list(self.helpers)
             self._state.masked.need(needed, self._state.buffer.records.values())
+
+    def spoke(self, name: HelperId) -> None:
+        """A helper has answered something: it is there."""
+        helper = self.helpers[name]
+        silent, helper.attempts = not helper.answers, 0
+        if silent:
+            self._need()
 
     # --- what they hold ---------------------------------------------------------------------------------------------
 
     def held(self, name: HelperId, held: Held) -> UpdateRecord | None:
         """A helper's word on one update; returns the record of one that it will never hold."""
-        state, helper = self._state, self.helpers[name]
+        state = self._state
         record = state.buffer.records.get(held.update)
         if record is None or record.seeds is None or held.run != state.run:
             return None
         if payload_digest(record.seeds.ticket) != held.ticket:
             return None  # of another update of this id, such as that of a run that was restored
-        helper.attempts = 0
         if held.status is HeldStatus.HELD:
             state.masked.hold(name, held.update)
             return None
@@ -118,6 +135,17 @@ class SeedDelivery:
         status = ReceiptStatus.STALE if lost else ReceiptStatus.REFUSED
         why = Reason.HELPER_LOST if lost else Reason.HELPER_REFUSED
         self._receiver.settle(record, status, why, stored=True, detail=_told(reason))
+
+    @property
+    def arriving(self) -> int:
+        """Updates of which chunks are still on their way."""
+        return len(self._receiver.transfers)
+
+    def outdate(self, record: UpdateRecord) -> None:
+        """An update whose terms have changed before enough others came: its node takes it back, and trains again."""
+        self._state.discard(record)
+        detail = "the terms of masks have changed, and too few others have these"
+        self._receiver.settle(record, ReceiptStatus.STALE, Reason.TERMS, stored=True, detail=detail)
 
     def send_again(self, name: HelperId, updates: frozenset[UpdateId]) -> None:
         """A helper says that it does not know these, which it held."""
@@ -142,9 +170,12 @@ class SeedDelivery:
                 self.say(name, owed[name])
             owes = bool(self._state.masked.lacks(name)) or name in owed
             if not owes:
-                helper.due, helper.attempts = None, 0
+                helper.due = None
             elif due or helper.due is None:
                 helper.attempts = helper.attempts + due
+                if helper.attempts == SILENT_ATTEMPTS and due:
+                    self._state.note("helper_silent", helper=name, since=helper.since)
+                    self._need()
                 helper.due = self._state.now + min(RETRY_S_MAX, RETRY_S * 2.0 ** min(DOUBLINGS_MAX, helper.attempts))
 
     def due(self) -> float | None:

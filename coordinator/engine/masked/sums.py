@@ -70,9 +70,17 @@ class MaskedSums:
 
     def _hear(self, helper: HelperId, message: HelperState | Held | SumOffer | SumRefusal) -> None:
         match message:
+            case Held() | SumOffer() | SumRefusal():
+                self._answer(helper, message)
             case HelperState():
                 if self._delivery.heard(helper, message):
                     self._batches.reborn(helper)
+            case _:
+                assert_never(message)
+
+    def _answer(self, helper: HelperId, message: Held | SumOffer | SumRefusal) -> None:
+        self._delivery.spoke(helper)
+        match message:
             case Held():
                 self._held(helper, message)
             case SumOffer():
@@ -105,9 +113,21 @@ class MaskedSums:
         """Ask helpers for what they owe; where the run is over, nobody waits for a sum any more."""
         if self._state.finished and self._state.masked.batch is not None:
             self._batches.drop(ReceiptStatus.STALE, Reason.FINISHED, "the run is over")
+        self._give_back()
         wanted = self._batches.wanted()
         self._delivery.advance(wanted)
         self._batches.ask(wanted)
+
+    def _give_back(self) -> None:
+        """Updates under former terms that nobody completes to a batch any more: their nodes would wait for ever."""
+        state = self._state
+        if not state.leading:
+            return
+        slots = (state.assignments.get(node) for node in state.assignments)
+        coming = sum(slot is not None and slot.version < state.head.version for slot in slots)
+        coming += self._delivery.arriving
+        for update in state.masked.stranded(state.settings.quorum - coming):
+            self._delivery.outdate(state.buffer.records[update])
 
     def due(self) -> float | None:
         """When a helper is asked again, in monotonic seconds."""

@@ -2,6 +2,9 @@
 
 By night: ``make simulate SEEDS=20000`` (8 to 12 seeds a second and core), or in slices of some minutes each, such as
 ``--seeds 20000 --minutes 9``: each slice says with which ``--first`` and ``--seeds`` the next one goes on.
+
+Every eighth seed is run a second time with masked sums: three of four helpers must answer, and in most federations one
+of the four leaves for ever. ``--masked all`` runs each seed so, and only so; ``--masked none`` none.
 """
 
 import argparse
@@ -15,6 +18,7 @@ from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
+from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -30,11 +34,16 @@ from federation.tasks.registry import default_settings
 from federation.testing import BrokerSettings
 from federation.types import NodeId
 from fedmq.simulation.protocol.federation import Simulation, quiet_log
+from fedmq.simulation.protocol.helper_actor import helper_key
+from fedmq.simulation.protocol.masked_sums import HELPERS, masked_scenario
 from fedmq.simulation.protocol.scenario import Outcome, Scenario
 from fedmq.simulation.world.faults import FaultPlan
 from fedmq.simulation.world.trainer import Stragglers
 
-__all__ = ["campaign", "main", "random_scenario", "run_seed"]
+__all__ = ["Seed", "campaign", "main", "random_masked_scenario", "random_scenario", "run_seed", "seeds_of"]
+
+MASKED_EACH, MASKED_FIRST = 8, 3
+"""Every so many seeds one is run with masked sums, too."""
 
 CHUNK_SEEDS = 25
 PROGRESS_S = 10.0
@@ -66,6 +75,10 @@ FIGURES = (
     "twins_given_up",
     "restored_above",
     "told_by_others",
+    "helper_crashes",
+    "wiped_helpers",
+    "sums",
+    "dropped_batches",
     "ended_early",
     "broker_crashes",
     "full_disks",
@@ -103,6 +116,12 @@ def random_scenario(seed: int) -> Scenario:
         broker=BrokerSettings(max_queued_messages=rng.choice((5, 1000))),
         busy_s=_busy_s(seed),
     )
+
+
+def random_masked_scenario(seed: int) -> Scenario:
+    """The same with masked sums, and helpers as further participants."""
+    keys = tuple(bytes.fromhex(helper_key(number).public_hex) for number in range(HELPERS))
+    return masked_scenario(random_scenario(seed), keys)
 
 
 def _engine(rng: random.Random, nodes: int, strategy: str, task: str) -> EngineSettings:
@@ -205,20 +224,38 @@ def _stopping(seed: int, engine: EngineSettings) -> EngineSettings:
     return replace(engine, stopping=stopping, versions=rng.randint(4, 20))
 
 
-def run_seed(seed: int) -> tuple[Outcome, list[str]]:
+class Seed(NamedTuple):
+    """One federation of a campaign: its seed, and whether it has masked sums."""
+
+    number: int
+    masked: bool = False
+
+
+def seeds_of(numbers: range, masked: str) -> list[Seed]:
+    """The federations of these seeds: with masked sums are ``none``, ``some`` (each so often, too) or ``all``."""
+    found = []
+    for number in numbers:
+        if masked != "all":
+            found.append(Seed(number))
+        if masked == "all" or (masked == "some" and number % MASKED_EACH == MASKED_FIRST):
+            found.append(Seed(number, masked=True))
+    return found
+
+
+def run_seed(seed: int, *, masked: bool = False) -> tuple[Outcome, list[str]]:
     """Run one seed; the transcript's tail comes with a violation only."""
     with quiet_log():
-        simulation = Simulation(random_scenario(seed))
+        simulation = Simulation((random_masked_scenario if masked else random_scenario)(seed))
         outcome = simulation.run()
     simulation.close()
     return outcome, list(simulation.transcript.tail()) if outcome.violations else []
 
 
-def _run_chunk(seeds: Sequence[int]) -> list[tuple[Outcome, list[str]]]:
-    return [run_seed(seed) for seed in seeds]
+def _run_chunk(seeds: Sequence[Seed]) -> list[tuple[Outcome, list[str]]]:
+    return [run_seed(seed.number, masked=seed.masked) for seed in seeds]
 
 
-def campaign(seeds: range, *, jobs: int) -> Generator[tuple[Outcome, list[str]]]:
+def campaign(seeds: Sequence[Seed], *, jobs: int) -> Generator[tuple[Outcome, list[str]]]:
     """Run the seeds in their order; a failed one does not end the others."""
     size = CHUNK_SEEDS if jobs > 1 else 1
     chunks = [seeds[start : start + size] for start in range(0, len(seeds), size)]
@@ -237,6 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     console, failed = Console(), Console(stderr=True)
     began_s = said_s = time.perf_counter()
+    seeds = seeds_of(range(options.first, options.first + options.seeds), options.masked)
     done = 0
     totals: Counter[str] = Counter()
     recoveries: list[float] = []
@@ -244,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interrupted = True
     with (
         suppress(KeyboardInterrupt),
-        closing(campaign(range(options.first, options.first + options.seeds), jobs=options.jobs)) as outcomes,
+        closing(campaign(seeds, jobs=options.jobs)) as outcomes,
     ):
         for outcome, tail in outcomes:
             done += 1
@@ -252,17 +290,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             recoveries.append(outcome.recovery_s)
             if outcome.violations:
                 failures.append((outcome, tail))
-                said = f"seed {outcome.seed}: {outcome.violations[0]}"
+                said = f"seed {_told(outcome)}: {outcome.violations[0]}"
                 failed.print(said, markup=False, highlight=False, soft_wrap=True)
             if time.perf_counter() - said_s >= PROGRESS_S:
                 said_s = time.perf_counter()
-                failed.print(f"{done:,} of {options.seeds:,} seeds, {len(failures)} with violations", highlight=False)
+                failed.print(
+                    f"{done:,} of {len(seeds):,} federations, {len(failures)} with violations", highlight=False
+                )
             if time.perf_counter() - began_s >= 60.0 * options.minutes:
                 break
         interrupted = False
     console.print(_table(done, totals, sorted(recoveries), len(failures), time.perf_counter() - began_s))
-    if done < options.seeds:
-        console.print(f"go on: --first {options.first + done} --seeds {options.seeds - done}", highlight=False)
+    if done < len(seeds):
+        left, more = seeds[done].number, "" if options.masked == "some" else f" --masked {options.masked}"
+        rest = options.first + options.seeds - left
+        console.print(f"go on: --first {left} --seeds {rest}{more}", highlight=False)
     if failures:
         _explain(failed, failures)
     return 1 if failures else 130 * interrupted
@@ -277,6 +319,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this time, and say how to go on")
+    parser.add_argument("--masked", choices=("none", "some", "all"), default="some", help="which have masked sums")
     return parser.parse_args(arguments)
 
 
@@ -295,13 +338,22 @@ def _table(seeds: int, totals: Counter[str], recoveries: list[float], failures: 
     return table
 
 
+def _told(outcome: Outcome) -> str:
+    return f"{outcome.seed} masked" if outcome.masked else str(outcome.seed)
+
+
 def _explain(console: Console, failures: list[tuple[Outcome, list[str]]]) -> None:
     outcome, tail = failures[0]
-    for line in (f"seed {outcome.seed}, transcript {outcome.transcript}, its last steps:", *tail, *outcome.violations):
+    for line in (
+        f"seed {_told(outcome)}, transcript {outcome.transcript}, its last steps:",
+        *tail,
+        *outcome.violations,
+    ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    others = ", ".join(str(failure.seed) for failure, _ in failures[1:20])
+    others = ", ".join(_told(failure) for failure, _ in failures[1:20])
+    how = " --masked all" if outcome.masked else " --masked none"
     console.print(
-        f"again: python -m fedmq.simulation.protocol.campaign --first {outcome.seed} --seeds 1 --jobs 1",
+        f"again: python -m fedmq.simulation.protocol.campaign --first {outcome.seed} --seeds 1 --jobs 1{how}",
         highlight=False,
     )
     if others:

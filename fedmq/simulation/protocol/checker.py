@@ -21,6 +21,7 @@ import numpy as np
 from coordinator.engine.effects import Invite, PublishAnnouncement, SendCommand
 from coordinator.engine.settings import EngineSettings
 from coordinator.records import (
+    BatchRecord,
     NodeResult,
     NodesEvaluation,
     RecoveredState,
@@ -35,6 +36,7 @@ from federation.protocol.cohort import includes
 from federation.protocol.messages import EvaluationReceipt, Reason, Receipt, ReceiptStatus, RoundAnnouncement
 from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from fedmq.simulation.protocol.evaluation_checker import SurveyChecker
+from fedmq.simulation.protocol.masked_sums import FrozenBatches
 from fedmq.simulation.protocol.witness import Witness
 
 __all__ = ["Checker"]
@@ -87,6 +89,7 @@ class Checker:
         self._rounds: dict[RoundId, RoundRecord] = {}
         self._announced: dict[RoundId, tuple[object, ModelVersion, Digest, bool]] = {}
         self.surveys = SurveyChecker(self._say)
+        self.batches = FrozenBatches(self._say, self.judged)
 
     def fork(self) -> "Checker":
         """The ledger of a copy of the store, as it is now."""
@@ -96,6 +99,7 @@ class Checker:
             if isinstance(value, dict) and not name.startswith("__"):
                 setattr(other, name, value.copy())
         other.surveys = self.surveys.fork(other._say)  # noqa: SLF001 - another one of ours
+        other.batches = self.batches.fork(other._say, other.judged)  # noqa: SLF001 - as above
         return other
 
     # --- the coordinator's disk (`fedmq.simulation.world.stores.Ledger`) ----------------------------------------------
@@ -138,6 +142,11 @@ class Checker:
         """Whether it is no honest work of this store; chunks of two twins make neither's update."""
         if self._witness.is_bad(self.run, verdict.update):
             return True
+        if verdict.reason is Reason.TERMS and verdict.status is ReceiptStatus.STALE:
+            return True  # those of a former head, under which too few others are
+        if verdict.reason is Reason.HELPER_LOST:
+            # A helper's disk is gone; or a backup has not what was asked of helpers since: they answer no second time.
+            return self._witness.helpers_lost or bool(self._restores)
         if verdict.reason is Reason.DIGEST_MISMATCH:
             return self._witness.variants(self.run, verdict.update) > 1
         return self._copied and self._is_foreign(verdict)
@@ -164,6 +173,8 @@ class Checker:
             self._say(f"I4: version {record.version} holds a value that is not finite")
         if commit.model.shadow.digest() != record.digest:
             self._say(f"I3: version {record.version} has another digest than its record")
+        if self._settings.masking is not None:
+            self.batches.committed(record.version, frozenset(member.update for member in commit.members))
         self.head, self._digest = record.version, record.digest
         self._digests[record.version] = record.digest
         for member in commit.members:
@@ -191,6 +202,14 @@ class Checker:
     def surveyed(self, evaluation: NodesEvaluation) -> None:
         """The mean over the nodes is on disk."""
         self.surveys.made(evaluation)
+
+    def frozen(self, batch: BatchRecord) -> None:
+        """The members of a masked version are on disk."""
+        self.batches.frozen(batch)
+
+    def dropped(self, verdicts: Sequence[Verdict]) -> None:
+        """A batch makes no version, and this became of its members."""
+        self.batches.ended(tuple(verdicts))
 
     # --- the coordinator --------------------------------------------------------------------------------------------
 
@@ -278,7 +297,7 @@ class Checker:
         """Compare what a coordinator holds with its limits."""
         for name, most in (
             ("transfers", self._settings.transfers_max),
-            ("buffered", 2 * (self._settings.concurrency + self._settings.buffer)),
+            ("buffered", self._buffered_max),
         ):
             if snapshot[name] > most:
                 self._say(f"I8: {snapshot[name]} {name}, the limit is {most}")
@@ -287,6 +306,13 @@ class Checker:
                 f"leak: {snapshot['quota_used']} places of quota for {snapshot['transfers']} transfers and "
                 f"{snapshot['buffered']} updates in the buffer"
             )
+
+    @property
+    def _buffered_max(self) -> int:
+        """While a sum is under way, masked rounds go on as long as their updates may still count."""
+        engine = self._settings
+        most = 2 * (engine.concurrency + engine.buffer)
+        return most if engine.masking is None else most + engine.buffer * (engine.max_staleness + 1)
 
     def outbox(self, node: NodeId, entries: int, most: int) -> None:
         """A node's outbox has so many entries."""

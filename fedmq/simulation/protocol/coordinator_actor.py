@@ -110,9 +110,11 @@ class CoordinatorActor(Actor):
         receive = self.receiver()
         control = SimTransport(place.network, CONTROL_SESSION, receive, will=will)
         data = SimTransport(place.network, DATA_SESSION, receive)
-        for topic_filter in (topics.coordinator_state, *topics.coordinator_subscriptions_control):
+        events, chunks = topics.helper_answers
+        helpers = ((topics.helper_states, events), (chunks,)) if place.helpers else ((), ())
+        for topic_filter in (topics.coordinator_state, *topics.coordinator_subscriptions_control, *helpers[0]):
             control.subscribe(topic_filter)
-        for topic_filter in topics.coordinator_subscriptions_data:
+        for topic_filter in (*topics.coordinator_subscriptions_data, *helpers[1]):
             data.subscribe(topic_filter)
         commits = GroupCommit(_Waiting(self), _Mouth(control, self), _Mouth(data, self))
         parts = ExecutorParts(
@@ -159,6 +161,7 @@ class CoordinatorActor(Actor):
             verifier=place.keys,
             signer=place.key(None),
             now=self.clock.now,
+            helpers=place.helpers,
         )
 
     def _recover(self, store: ObservedStore) -> tuple[RecoveredState, Committer]:
@@ -168,7 +171,7 @@ class CoordinatorActor(Actor):
         committer = Committer(store, recovered.head, self._committer)
         repaired = committer.repair(store)
         self._place.checker.coordinator_started(recovered, store.alarms, repaired)
-        return replace(recovered, head=committer.head), committer
+        return replace(recovered, head=committer.head, terms=committer.terms), committer
 
     def stop_request(self) -> object:
         """What a signal tells the process."""

@@ -21,19 +21,22 @@ from federation.types import NodeId, RunId, StateId
 from fedmq.simulation.protocol.checker import Checker
 from fedmq.simulation.protocol.coordinator_actor import CoordinatorActor
 from fedmq.simulation.protocol.end_checks import held, left_in_store, missing_of_other_runs, replay
+from fedmq.simulation.protocol.helper_actor import HelperActor, helper_key, pinned
 from fedmq.simulation.protocol.identities import Identities, People
 from fedmq.simulation.protocol.injector import Injector
+from fedmq.simulation.protocol.keys import repeatable_boxes
 from fedmq.simulation.protocol.lines import Lines, Model
+from fedmq.simulation.protocol.masked_sums import SumsWitness
 from fedmq.simulation.protocol.node_actor import NodeActor
 from fedmq.simulation.protocol.processes import TOPICS, Place, Surroundings
-from fedmq.simulation.protocol.scenario import Outcome, Scenario
+from fedmq.simulation.protocol.scenario import MaskedPlan, Outcome, Scenario
 from fedmq.simulation.protocol.witness import Witness
 from fedmq.simulation.world.clock import World
 from fedmq.simulation.world.disks import Disk, allow_disks
 from fedmq.simulation.world.faults import Dice
 from fedmq.simulation.world.network import SimNetwork
 from fedmq.simulation.world.ram_folders import put_away, ram_folder
-from fedmq.simulation.world.stores import ObservedStore, node_disk
+from fedmq.simulation.world.stores import ObservedStore, helper_disk, node_disk
 from fedmq.simulation.world.transcript import Transcript
 from fedmq.simulation.world.volatile import NoDisk, VolatileNodeStore
 from update_codec import Manifest
@@ -73,6 +76,9 @@ class Simulation:
         self.witness = Witness(self.surroundings.violations)
         self.network = SimNetwork(world, dice, self.transcript, scenario.broker)
         run = RunId(f"{scenario.seed:016x}"[-16:])
+        self._model = self._first_version()
+        plan = scenario.masked
+        self.sums = None if plan is None else SumsWitness(self.surroundings.violations, plan, self._model.manifest)
         self._place = Place(
             surroundings=self.surroundings,
             network=self.network,
@@ -80,20 +86,24 @@ class Simulation:
             checker=Checker(self.surroundings.violations, scenario.engine, self.witness, run),
             witness=self.witness,
             signed=scenario.engine.signed,
+            helpers=() if plan is None else pinned(plan),
+            sums=self.sums,
         )
         allow_disks(1 + SPARE_DISKS + scenario.nodes * scenario.node_disks)
         self._folder = ram_folder()
         self._disks: list[Disk[Any]] = []
         self.close = weakref.finalize(self, put_away, self._folder, self._disks)
-        self._model = self._first_version()
         self.lines = Lines(self._place, self._model, self._folder, self._disks.append, store)
         self.lines.begin(scenario.engine, audit=scenario.audit, busy_s=scenario.busy_s)
         self.nodes = [self._node(index) for index in range(scenario.nodes)]
+        self.helpers = [] if plan is None else [self._helper(plan, number) for number in range(len(plan.names))]
         for node, rate in zip(self.nodes, scenario.uplinks, strict=False):
             for client_id in node.connections:
                 self.network.limit_uplink(client_id, rate)
         self.injector = Injector(self.surroundings, self.network, self.coordinator, self.nodes, self._needed())
         self.lines.hear_of(self.injector.join)
+        for helper in self.helpers:
+            self.injector.join(helper)
         self.people = People(
             surroundings=self.surroundings,
             lines=self.lines,
@@ -126,7 +136,7 @@ class Simulation:
 
     def run(self, progress: Callable[[int], None] = lambda _version: None) -> Outcome:
         """Run to the end; ``progress`` hears each new version."""
-        with rare_collections():
+        with rare_collections(), repeatable_boxes():
             return self._run(progress)
 
     def _run(self, progress: Callable[[int], None]) -> Outcome:
@@ -136,6 +146,11 @@ class Simulation:
         world.at(0.0, self.coordinator.start)
         for node in self.nodes:
             world.at(rng.uniform(0.0, START_SPREAD_S), node.start)
+        for helper in self.helpers:
+            world.at(rng.uniform(0.0, START_SPREAD_S), helper.start)
+        if scenario.masked is not None and scenario.masked.gone is not None:
+            leaves = partial(self.helpers[scenario.masked.gone].leave, self._helpers_are_known)
+            world.at(scenario.masked.gone_s, leaves)
         self.injector.begin()
         self._work = self.people.begin(scenario.engine.versions, scenario.faults_s)
         for version in range(1, scenario.engine.versions + 1):
@@ -146,7 +161,10 @@ class Simulation:
             self._check_caps()
         world.run(lambda: self._work.done, limit_s=scenario.faults_s)
         self._finish(progress)
-        return self._outcome(time.perf_counter() - began_s)
+        return self._with_helpers(self._outcome(time.perf_counter() - began_s))
+
+    def _helpers_are_known(self) -> bool:
+        return all(node.knows_helpers for node in self.nodes)
 
     def _reached(self, version: int) -> bool:
         return self.checker.head >= version or self.checker.ended_early
@@ -228,6 +246,9 @@ class Simulation:
         engine = self.scenario.engine
         if self.checker.head < engine.versions and self._over():
             self.checker.surveys.ended_early(self.store, engine.stopping)
+        if self.sums is not None:
+            violations = self.sums.close(self.store, self.checker.head, audit=self.scenario.audit)
+            self.surroundings.violations.extend(violations)
         if self.scenario.audit:
             again = replay(self.store, self._model.first, self.scenario.committer, self.scenario.seed)
             self.surroundings.violations.extend(again)
@@ -260,6 +281,12 @@ class Simulation:
         disk = node_disk(self._folder / name, draw, content) if on_disk else NoDisk(VolatileNodeStore(draw()))
         self._disks.append(disk)
         return NodeActor(self._place, disk, setup, settings, scenario.stragglers, name=name)
+
+    def _helper(self, plan: MaskedPlan, number: int) -> HelperActor:
+        name, names = plan.names[number], frozenset(NodeId(node.name) for node in self.nodes)
+        disk = helper_disk(self._folder / name, self.surroundings.rng(f"{name}/state").randbytes)
+        self._disks.append(disk)
+        return HelperActor(self._place, disk, name, key=helper_key(number), plan=plan, nodes=names)
 
     def _twin(self, of: NodeActor, content: Path) -> NodeActor:
         index = self.nodes.index(of)
@@ -317,6 +344,19 @@ class Simulation:
             wall_s=wall_s,
             transcript=self.transcript.digest(),
             violations=tuple(self.surroundings.violations),
+        )
+
+    def _with_helpers(self, outcome: Outcome) -> Outcome:
+        """With what became of masked sums, where there were some."""
+        if self.sums is None:
+            return outcome
+        return replace(
+            outcome,
+            masked=True,
+            helper_crashes=sum(helper.crashes for helper in self.helpers),
+            wiped_helpers=sum(helper.wipes for helper in self.helpers),
+            sums=self.sums.sums,
+            dropped_batches=self.checker.batches.dropped,
         )
 
 

@@ -1,13 +1,29 @@
-"""Keys for the simulator: they prove what real ones prove, and nobody in here forges."""
+"""Keys for the simulator: they prove what real ones prove, and nobody in here forges.
 
+Boxes with seeds are sealed without randomness, so that two runs of a simulation have the same bytes: HPKE draws a new
+key for each box, and takes none from outside. What is sealed here opens for the same key, at the same place, whole, or
+not at all, as there; it hides nothing, and nobody in here looks.
+"""
+
+import hmac
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 
+from federation.errors import BadSeal
+from federation.privacy import seeds
+from federation.privacy.boxes import KeyPair, PublicKey
 from federation.protocol.limits import SIGNATURE_BYTES
 from federation.protocol.signing import Sender
 from federation.types import SumHelper
 
-__all__ = ["SimKey", "SimKeys"]
+__all__ = ["SimKey", "SimKeys", "repeatable_boxes"]
+
+TAG_BYTES = 48
+"""So much more than its content a real box has."""
+
+_seal, _open = seeds.seal, KeyPair.open  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +54,35 @@ def _name(owner: Sender) -> bytes:
             return f"helper/{name}".encode("ascii")
         case _:
             return f"node/{owner}".encode("ascii")
+
+
+@contextmanager
+def repeatable_boxes() -> Iterator[None]:
+    """Meanwhile seeds travel in such boxes."""
+    seeds.seal, KeyPair.open = seal, opened  # type: ignore[method-assign, attr-defined]
+    try:
+        yield
+    finally:
+        seeds.seal, KeyPair.open = _seal, _open  # type: ignore[method-assign, attr-defined]
+
+
+def seal(public: PublicKey, info: bytes, plaintext: bytes) -> bytes:
+    """A box for the holder of ``public`` at the place ``info``."""
+    return _tag(public, info, plaintext) + plaintext
+
+
+def opened(self: KeyPair, info: bytes, box: bytes) -> bytes:
+    """What is in a box.
+
+    Raises:
+        BadSeal: It is for another key or another place, or a bit of it was changed.
+    """
+    plaintext = box[TAG_BYTES:]
+    if not hmac.compare_digest(box[:TAG_BYTES], _tag(self.public, info, plaintext)):
+        raise BadSeal("a box does not open: it is for another key or another place, or was changed")
+    return plaintext
+
+
+def _tag(public: PublicKey, info: bytes, plaintext: bytes) -> bytes:
+    key = blake2b(bytes([len(public.raw) % 256]) + public.raw + info).digest()
+    return blake2b(plaintext, key=key, digest_size=TAG_BYTES).digest()

@@ -1,17 +1,23 @@
 """An edge node as an actor: machine, executor and store as in production, on a simulated network and disk."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from edge_node.app import node_will
+from edge_node.engine.effects import SaveOutbox
 from edge_node.engine.events import AnnouncementReceived, CoordinatorStateReceived, OutboxSaved, StopRequested
 from edge_node.engine.machine import NodeMachine, NodeSettings
 from edge_node.runtime.executor import NodeExecutor, NodeParts
 from edge_node.runtime.inbound import Inbound as NodeInbound
 from edge_node.storage.store import NodeStore
+from edge_node.training.masking import Masking
 from edge_node.training.worker import TrainingSetup
 from federation.protocol.messages import CoordinatorState, RoundAnnouncement
 from federation.protocol.signing import Reader, Writer
+from federation.protocol.sum_messages import Ticket
 from federation.runtime.session import SessionSettings
 from federation.runtime.transport import MessageReceived
 from fedmq.simulation.protocol.actors import Actor
@@ -54,6 +60,7 @@ class NodeActor(Actor):
         self._place, self.disk, self._setup, self._settings = place, disk, setup, settings
         self._stragglers = stragglers
         self._rng = place.surroundings.rng(f"{name}/time")
+        self._seeds = place.surroundings.rng(f"{name}/seeds")
         self._factor = stragglers.train_s * stragglers.node_factor(self._rng)
         self._session = SessionSettings(client_id=setup.node)
         self.wipes = 0
@@ -64,6 +71,11 @@ class NodeActor(Actor):
     def connections(self) -> tuple[str, ...]:
         """Its MQTT id."""
         return (self._setup.node,)
+
+    @property
+    def knows_helpers(self) -> bool:
+        """Whether it could mask, were it asked now; whoever has gone for ever is not asked."""
+        return self.gone or (self.alive and not isinstance(self._inbound.masking(lambda _: b""), str))
 
     @property
     def outbox(self) -> int:
@@ -77,17 +89,18 @@ class NodeActor(Actor):
         will = node_will(Writer(topics, key), node, store)
         receive = self.receiver()
         transport = SimTransport(place.network, self._session, receive, will=will)
-        for topic_filter in topics.node_subscriptions(node):
+        helpers = (topics.helper_states,) if place.helpers else ()
+        for topic_filter in (*helpers, *topics.node_subscriptions(node)):
             transport.subscribe(topic_filter)
         trainer = SimTrainer(self._world, self._setup, self._duration_s, self._spoiler.before(receive))
-        executor = NodeExecutor(
-            NodeParts(setup=self._setup, store=store, trainer=trainer, transport=transport, topics=topics, signer=key)
-        )
+        setup = self._setup
+        parts = NodeParts(setup=setup, store=store, trainer=trainer, transport=transport, topics=topics, signer=key)
+        self._inbound = NodeInbound(topics, node, place.keys, helpers=place.helpers, folder=self._folder)
+        executor = NodeExecutor(replace(parts, helpers=self._masking) if place.helpers else parts)
         rng, recovered = self.surroundings.rng(f"{self.name}/{store.incarnation}").random, executor.recovered()
         for one in (recovered, *recovered.hidden):
             place.witness.has(self.name, one.outbox, self._spoiler.made)
         machine = NodeMachine(self._settings, store.incarnation, recovered, rng=rng, state_id=store.state_id)
-        self._inbound = NodeInbound(topics, node, place.keys)
         return Life(
             machine=machine,
             executor=executor,
@@ -95,6 +108,10 @@ class NodeActor(Actor):
             transports=(transport,),
             end=trainer.abandon,
         )
+
+    @property
+    def _folder(self) -> Path | None:
+        return self.disk.path if self._place.helpers and isinstance(self.disk, Disk) else None
 
     def stop_request(self) -> object:
         """What a signal tells the process."""
@@ -107,6 +124,11 @@ class NodeActor(Actor):
             self._note("state lost")
             self.disk.wipe()
             self._place.witness.wiped(self.name)
+
+    def before(self, effect: Any) -> None:
+        """What it is about to save may be there although it dies on the way."""
+        if isinstance(effect, SaveOutbox) and self._place.sums is not None:
+            self._place.sums.masked(effect.offer.run, effect.offer.update, effect.result)
 
     def after(self, effect: Any, events: list[Any]) -> None:
         """Watch what it has done."""
@@ -126,6 +148,11 @@ class NodeActor(Actor):
         if isinstance(event, AnnouncementReceived):
             self._place.witness.node_sees(event.announcement)
         return event
+
+    def _masking(self, sign: Callable[[Ticket], bytes]) -> Masking | str:
+        """What it takes to mask, from this simulation's own randomness."""
+        found = self._inbound.masking(sign)
+        return found if isinstance(found, str) else replace(found, draw=self._seeds.randbytes)
 
     def _duration_s(self) -> float:
         return self._factor * self._rng.lognormvariate(0.0, self._stragglers.jitter)

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from federation.identity.helper_keys import PinnedHelper
 from federation.protocol.topics import Topics
 from federation.runtime.transport import InboxItem
 from federation.types import FederationId, NodeId
 from fedmq.simulation.protocol.checker import Checker
 from fedmq.simulation.protocol.keys import SimKey, SimKeys
+from fedmq.simulation.protocol.masked_sums import SumsWitness
 from fedmq.simulation.protocol.witness import Witness
 from fedmq.simulation.world.clock import World
 from fedmq.simulation.world.faults import Dice
@@ -63,6 +65,8 @@ class Place:
         checker: Watches the coordinator.
         witness: Watches the nodes.
         signed: Whether all messages are signed.
+        helpers: The helpers of masked sums; nobody where nothing is masked.
+        sums: Watches them; None where nothing is masked.
     """
 
     surroundings: Surroundings
@@ -71,6 +75,8 @@ class Place:
     checker: Checker
     witness: Witness
     signed: bool = False
+    helpers: tuple[PinnedHelper, ...] = ()
+    sums: SumsWitness | None = None
 
     @property
     def keys(self) -> SimKeys | None:

@@ -6,11 +6,38 @@ from dataclasses import dataclass, field
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import CommitterSettings
 from edge_node.engine.machine import NodeSettings
+from federation.protocol.limits import MEMBERS_LEAST
 from federation.testing import BrokerSettings
+from federation.types import HelperId
 from fedmq.simulation.world.faults import FaultPlan
 from fedmq.simulation.world.trainer import Stragglers
 
-__all__ = ["Outcome", "Scenario"]
+__all__ = ["MaskedPlan", "Outcome", "Scenario"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedPlan:
+    """The helpers of one federation, and what befalls them beside what befalls all.
+
+    Attributes:
+        names: Their names, in the order of their keys.
+        threshold: So many must answer.
+        members_min: Fewest updates of a sum, by their own rules.
+        crash: Probability of a crash per event that one handles.
+        wipe: Probability that the state folder is lost with a crash.
+        gone: Which of them leaves for ever; None: nobody.
+        gone_s: When, in virtual seconds.
+        chunk_bytes: Body size of a sum's chunks.
+    """
+
+    names: tuple[HelperId, ...]
+    threshold: int
+    members_min: int = MEMBERS_LEAST
+    crash: float = 0.0
+    wipe: float = 0.0
+    gone: int | None = None
+    gone_s: float = 0.0
+    chunk_bytes: int = 61_440
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +60,7 @@ class Scenario:
         busy_s: Longest time for which the coordinator is busy with what it has taken, in virtual seconds; what arrives
             meanwhile is taken together.
         node_disks: Nodes have stores on disks; else their processes must never end, nor their disks fail.
+        masked: The helpers of masked sums; None: nothing is masked.
         uplinks: Rates of the first nodes' uplinks, in bytes per second; 0, and every further node, has no limit.
     """
 
@@ -51,6 +79,7 @@ class Scenario:
     busy_s: float = 0.0
     node_disks: bool = True
     uplinks: tuple[float, ...] = ()
+    masked: MaskedPlan | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,15 +89,21 @@ class Outcome:
     The figures of updates and versions are those of the store that led in the end.
 
     Attributes:
+        masked: Whether it had masked sums.
         held: Coordinators that knew that they were behind, and decided nothing.
         fenced: Coordinators that left for a later start of their run.
         gave_way: Coordinators that left for another run's, as one that came second or that was replaced.
         twins_given_up: Processes that ended since another one has their client id.
         restored_above: Coordinators that were begun again above what their nodes had seen.
         told_by_others: Updates whose only verdict is that of a coordinator that did not lead in the end.
+        helper_crashes: Helpers of masked sums that were killed.
+        wiped_helpers: Those whose state folder was lost.
+        sums: Sums that helpers have revealed, each class of each batch once.
+        dropped_batches: Batches that made no version.
     """
 
     seed: int
+    masked: bool = False
     versions: int
     virtual_s: float
     recovery_s: float
@@ -97,6 +132,10 @@ class Outcome:
     twins_given_up: int
     restored_above: int
     told_by_others: int
+    helper_crashes: int = 0
+    wiped_helpers: int = 0
+    sums: int = 0
+    dropped_batches: int = 0
     ended_early: int
     broker_crashes: int
     cuts: int

@@ -26,11 +26,13 @@ class Witness:
 
     Attributes:
         identities: What came of identities that went backwards, or were there twice, by name.
+        helpers_lost: Whether a helper of masked sums has lost its state folder.
     """
 
     def __init__(self, violations: list[str]) -> None:
         self._violations = violations
         self.identities: Counter[str] = Counter()
+        self.helpers_lost = False
         self._makers: dict[tuple[RunId, UpdateId], set[str]] = {}
         self._sent: dict[tuple[RunId, UpdateId], set[Sent]] = {}
         self._bad: dict[tuple[RunId, UpdateId], set[Sent]] = {}

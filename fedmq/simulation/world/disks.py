@@ -240,8 +240,8 @@ class Disk(Generic[StoreT]):
         return self.waited and self._log_bytes > _LOG_BYTES_MAX
 
     def emptied(self) -> None:
-        """The log is in the database."""
-        self._log_bytes = self._log_size()
+        """The log is in the database, which SQLite has waited for."""
+        self._log_synced(self._log_size())
 
     def _log_synced(self, size: int) -> None:
         self._log_bytes, self.waited = size, True
@@ -363,6 +363,13 @@ class _Connection(Connection):
         self.execute("PRAGMA locking_mode = EXCLUSIVE")
         self.execute("PRAGMA wal_autocheckpoint = 0")
 
+    def execute(self, statement: str, parameters: Any = (), /) -> Any:
+        """Run one statement, and look whether it has put the log into the database."""
+        found = super().execute(statement, parameters)
+        if statement.startswith("PRAGMA wal_checkpoint"):
+            self._disk.emptied()
+        return found
+
     def commit(self) -> None:
         """Commit, and look at what it means for the disk."""
         self._disk.check_commit()
@@ -374,7 +381,6 @@ class _Connection(Connection):
         self._disk.committed(waited=level >= _FULL)
         if self._disk.log_is_long:
             self.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            self._disk.emptied()
 
     def close(self) -> None:
         """A killed process has rolled back what it had not committed; the connection is there for the next one."""

@@ -2,13 +2,14 @@
 
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from coordinator.records import NodeResult, NodesEvaluation, RoundRecord, UpdateRecord, Verdict
+from coordinator.records import BatchRecord, NodeResult, NodesEvaluation, RoundRecord, UpdateRecord, Verdict
 from coordinator.storage import database as coordinator_database
+from coordinator.storage.batches import Batches
 from coordinator.storage.database import open_database
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import Commit
@@ -16,11 +17,13 @@ from edge_node.storage import database as node_database
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.storage.store import NodeStore
 from federation.storage.sqlite import Database
-from federation.types import ModelVersion, RunId, StateId
+from federation.types import ModelVersion, RunId, StateId, UpdateId
 from fedmq.simulation.world.disks import Disk
 from fedmq.simulation.world.ram_folders import put_away, ram_folder
+from sum_helper.storage import store as helper_store
+from sum_helper.storage.store import HelperStore
 
-__all__ = ["Ledger", "ObservedStore", "coordinator_disk", "node_disk", "store_in_ram"]
+__all__ = ["Ledger", "ObservedStore", "coordinator_disk", "helper_disk", "node_disk", "store_in_ram"]
 
 AUDIT_VERSIONS = 1_000_000
 """Payloads of so many versions are kept where the end is checked: all of them."""
@@ -50,6 +53,12 @@ class Ledger(Protocol):
     def surveyed(self, evaluation: NodesEvaluation) -> None:
         """The mean over the nodes is on disk."""
 
+    def frozen(self, batch: BatchRecord) -> None:
+        """The members of a masked version are on disk."""
+
+    def dropped(self, verdicts: Sequence[Verdict]) -> None:
+        """That a batch makes no version is on disk, with what became of its members."""
+
 
 class ObservedStore(SqliteStore):
     """A `SqliteStore` whose changes a ledger hears of, as soon as they survive a power cut.
@@ -64,6 +73,7 @@ class ObservedStore(SqliteStore):
     def __init__(self, folder: Path, disk: Disk[Any], ledger: Ledger, *, audit: bool) -> None:
         super().__init__(folder, audit_versions=AUDIT_VERSIONS if audit else 1)
         self._disk, self._ledger = disk, ledger
+        self.batches = _ObservedBatches(self.batches, disk, ledger)  # type: ignore[assignment]  # one of them
 
     def save_round(self, record: RoundRecord) -> None:
         """Reserve a round and open its assignments."""
@@ -96,6 +106,35 @@ class ObservedStore(SqliteStore):
         made = super().close_evaluation(version)
         self._disk.learned(partial(self._ledger.surveyed, made))
         return made
+
+
+class _ObservedBatches:
+    """The part of a store that keeps batches, likewise."""
+
+    def __init__(self, batches: Batches, disk: Disk[Any], ledger: Ledger) -> None:
+        self._batches, self._disk, self._ledger = batches, disk, ledger
+
+    def freeze(self, batch: BatchRecord) -> None:
+        """Save who makes the next masked version."""
+        with self._disk.learning(partial(self._ledger.frozen, batch)):
+            self._batches.freeze(batch)
+
+    def drop(self, version: ModelVersion, verdicts: Sequence[Verdict]) -> None:
+        """Save that a frozen batch makes no version, and what became of its members."""
+        with self._disk.learning(partial(self._ledger.dropped, tuple(verdicts))):
+            self._batches.drop(version, verdicts)
+
+    def keep_chunk(self, transfer: UpdateId, start: int, index: int, body: bytes) -> None:
+        """Keep one chunk of a sum."""
+        self._batches.keep_chunk(transfer, start, index, body)
+
+    def take_chunks(self, transfer: UpdateId) -> bytes:
+        """What has arrived of a sum."""
+        return self._batches.take_chunks(transfer)
+
+    def save_sum(self, version: ModelVersion, part: int, body: bytes) -> None:
+        """Save what a helper has answered for one class of a batch."""
+        self._batches.save_sum(version, part, body)
 
 
 def coordinator_disk(
@@ -133,6 +172,15 @@ def node_disk(folder: Path, draw: Callable[[], StateId], content: Path | None = 
     return Disk(folder, (node_database.DATABASE, _node_database()), opened, content=content)
 
 
+def helper_disk(folder: Path, draw: Callable[[int], bytes]) -> Disk[HelperStore]:
+    """A helper's disk, empty; what is random in the stores that are made on it comes from here."""
+
+    def opened(path: Path, _: Disk[HelperStore]) -> HelperStore:
+        return HelperStore(path, draw=draw)
+
+    return Disk(folder, (helper_store.DATABASE, _helper_database()), opened)
+
+
 def store_in_ram(run: RunId, owner: object) -> SqliteStore:
     """A coordinator's store of this run, in a folder of its own that goes with its owner."""
     folder = ram_folder()
@@ -162,5 +210,14 @@ def _node_database() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / node_database.DATABASE
         database = Database(path, node_database.LAYOUT, remedy="", role="node")
+        database.close()
+        return path.read_bytes()
+
+
+@cache
+def _helper_database() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / helper_store.DATABASE
+        database = Database(path, helper_store.LAYOUT, remedy="", role="helper")
         database.close()
         return path.read_bytes()

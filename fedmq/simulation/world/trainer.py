@@ -197,7 +197,10 @@ class Spoiler:
                 vectors = Vectors.zeros(self._setup.manifest)
                 vectors.parameters[:] = HUGE
                 result = replace(result, frame=encode(vectors, self._setup.manifest, CodecSpec.parse("lossless")).frame)
+            case _ if result.masked is not None:
+                return result  # beside a masked update no number travels
             case _:
                 result = replace(result, num_examples=CLAIM)
-        self.made.add((payload_digest(result.frame), result.num_examples))
+        said = result.num_examples if result.masked is None else 1
+        self.made.add((payload_digest(result.frame), said))
         return result

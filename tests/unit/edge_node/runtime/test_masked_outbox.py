@@ -14,6 +14,7 @@ from edge_node.engine.settings import NodeSettings
 from edge_node.records import FinishedTraining
 from edge_node.runtime.executor import NodeExecutor, NodeParts
 from edge_node.runtime.inbound import Inbound
+from edge_node.runtime.known_helpers import FILE
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.training.masking import Learnt, Masking, mask_update
 from federation.identity.helper_keys import PinnedHelper
@@ -133,3 +134,36 @@ def test_a_helper_is_heard_only_with_the_key_that_is_pinned() -> None:
     found = inbound.masking(encode_message)
     assert isinstance(found, Masking)
     assert [key.raw for key in found.keys] == [b"k" * 32], "one that is away has said it all the same"
+
+
+def test_a_helpers_word_is_known_after_a_restart_whatever_the_broker_has_lost(tmp_path: Path) -> None:
+    """One that is away for good would else keep a node that starts again from every round."""
+    own, other = SigningKey.new(), SigningKey.new()
+    pinned = [PinnedHelper.from_text(f"alder={own.public_hex}")]
+    topic = TOPICS.helper_state(HelperId("alder"))
+    file = tmp_path / FILE
+
+    def started(helpers: list[PinnedHelper] = pinned) -> Masking | str:
+        return Inbound(TOPICS, NODE, helpers=helpers, folder=tmp_path).masking(encode_message)
+
+    def hear(state: HelperState) -> None:
+        inbound = Inbound(TOPICS, NODE, helpers=pinned, folder=tmp_path)
+        inbound.translate(MessageReceived(topic=topic, payload=Writer(TOPICS, own).encode(topic, state)))
+
+    assert isinstance(started(), str)
+    hear(helper_state(incarnation=2))
+    written = file.read_bytes()
+    hear(helper_state(key=b"o" * 32))  # of an older process
+    hear(helper_state(incarnation=3))  # the same key
+    assert file.read_bytes() == written, "nothing that has to be kept was said"
+    found = started()
+    assert isinstance(found, Masking)
+    assert [key.raw for key in found.keys] == [b"k" * 32]
+    assert isinstance(started([PinnedHelper.from_text(f"alder={other.public_hex}")]), str), "not signed by this one"
+    for damaged in (b"", b"[1]", b'{"alder": 1}', b'{"alder": "zz"}', written[: len(written) // 2], b"\xff" * 9):
+        file.write_bytes(damaged)
+        assert isinstance(started(), str)
+    file.unlink()
+    tmp_path.chmod(0o500)
+    hear(helper_state())  # a disk that cannot be written to costs nothing now
+    tmp_path.chmod(0o700)

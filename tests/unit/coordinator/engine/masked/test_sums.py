@@ -298,6 +298,36 @@ def test_updates_under_other_terms_are_in_no_batch_together() -> None:
     assert len(rig.store.stored()) == 2
 
 
+def test_an_update_whose_terms_are_over_is_given_back_once_no_other_can_come() -> None:
+    """Its node would wait for members that nobody makes any more."""
+    rig = running(masked_engine(**ASYNCHRONOUS), ("a", "b", "c", "d"))
+    nodes = [node for record in rig.store.rounds.values() for node in record.nodes]
+    rig.next_terms = lambda now: terms(step=now.step / 2)
+    for node in nodes[:2]:
+        rig.offer_masked(node, 0, under=terms())
+    rig.deliver()
+    rig.offer_masked(nodes[2], 0, under=terms())
+    rig.deliver()
+    update = f"0-{nodes[2]}"
+    assert rig.status(update) is ReceiptStatus.STORED, "another one may still come of the first round"
+    done = rig.wait(300.0)
+    assert (nodes[2], "stale", "terms") in receipts(done)
+    assert rig.status(update) is ReceiptStatus.STALE
+
+
+def test_an_update_under_terms_that_a_restart_does_not_know_is_late_and_not_refused() -> None:
+    rig = running(masked_engine(**ASYNCHRONOUS), ("a", "b", "c", "d"))
+    nodes = [node for record in rig.store.rounds.values() for node in record.nodes]
+    rig.next_terms = lambda now: terms(step=now.step / 2)
+    for node in nodes[:2]:
+        rig.offer_masked(node, 0, under=terms())
+    rig.deliver()
+    rig.restart()
+    rig.start("a", "b", "c", "d")
+    done = rig.offer_masked(nodes[2], 0, under=terms())
+    assert (nodes[2], "stale", "terms") in receipts(done)
+
+
 def test_the_end_of_the_run_ends_a_batch() -> None:
     rig = running(masked_engine(versions=1, max_staleness=2, concurrency=4, buffer=2), ("a", "b", "c", "d"))
     nodes = [node for record in rig.store.rounds.values() for node in record.nodes]

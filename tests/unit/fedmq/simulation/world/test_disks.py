@@ -52,6 +52,12 @@ class Diary:
     def surveyed(self, evaluation: object) -> None:
         self.heard.append("surveyed")
 
+    def frozen(self, batch: object) -> None:
+        self.heard.append("frozen")
+
+    def dropped(self, verdicts: object) -> None:
+        self.heard.append("dropped")
+
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
