@@ -3,23 +3,30 @@
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from federation.runtime.local_broker import MosquittoProcess, give_away, unprivileged
+from federation.runtime.local_broker import MosquittoProcess, ends_with_us, give_away, unprivileged
 from federation.runtime.log import get_log
 
 __all__ = ["FleetBroker", "brokers_of", "reload_broker"]
 
 PROCESSES = Path("/proc")
 
+LEAVES_S = 2.0
+"""So long a broker may take to save its state and leave, when its coordinator was killed, in seconds."""
+
+LOOK_S = 0.05
+
 
 class FleetBroker(MosquittoProcess):
     """Mosquitto with the configuration in a folder, for as long as this context lasts.
 
-    One that already runs in the folder, or listens on the port, is used as it is: a coordinator that was killed has
-    left its broker behind. It never runs as root: for root it runs as the folder's owner, or as a user without rights,
+    It ends with this process, also when that is killed. One that runs in the folder all the same, or listens on the
+    port, is used as it is: another coordinator has it, or one of a former release has left it behind. It never runs as
+    root: for root it runs as the folder's owner, or as a user without rights,
     who then becomes the owner.
 
     Args:
@@ -34,13 +41,23 @@ class FleetBroker(MosquittoProcess):
     def __enter__(self) -> Self:
         log = get_log("broker")
         # A second Mosquitto would find the port taken, and delete the first one's pid file as it leaves.
-        if running := brokers_of(self._folder):
+        if running := self._staying():
             log.warning("broker_in_use", pid=running[0], why="it runs in this folder already: it is used as it is")
         elif self._launch(self._folder / "mosquitto.conf"):
             log.info("broker_started", pid=self.pid)
         else:
             log.warning("broker_in_use", why="another one listens on the port: it is used as it is")
         return self
+
+    def _staying(self) -> list[int]:
+        """Brokers that run here, and not only because they have just been told to end with their coordinator."""
+        give_up_s = time.monotonic() + LEAVES_S
+        while (running := brokers_of(self._folder)) and time.monotonic() < give_up_s:
+            time.sleep(LOOK_S)
+        return running
+
+    def _on_birth(self) -> Callable[[], None] | None:
+        return ends_with_us(signal.SIGTERM)
 
     def __exit__(self, *_: object) -> None:
         self._end(signal.SIGTERM)

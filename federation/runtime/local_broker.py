@@ -1,6 +1,7 @@
 """A Mosquitto of one's own: as a process, and on a free loopback port for the demo, the tests and the benchmarks."""
 
 import contextlib
+import ctypes
 import os
 import platform
 import pwd
@@ -11,10 +12,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Self
@@ -41,6 +43,7 @@ BROKER_LIMITS: Mapping[str, str] = MappingProxyType(
 # Below the ephemeral range of Linux and macOS: a client that retries a closed ephemeral port on loopback can connect
 # to itself, and then holds the port that the broker wants back.
 _PORTS = (20_000, 32_000)
+_PR_SET_PDEATHSIG = 1
 _START_S = 10.0
 _STOP_S = 5.0
 _STOP_ATTEMPTS = 20
@@ -115,6 +118,10 @@ class MosquittoProcess:
         """As which user and group it runs; None is as we do."""
         return None
 
+    def _on_birth(self) -> Callable[[], None] | None:
+        """What the new process does before it becomes Mosquitto."""
+        return None
+
     def _signal(self, process: "subprocess.Popen[str]", number: signal.Signals) -> None:
         process.send_signal(number)
 
@@ -144,6 +151,7 @@ class MosquittoProcess:
                 user=None if owner is None else owner[0],
                 group=None if owner is None else owner[1],
                 extra_groups=None if owner is None else [],
+                preexec_fn=self._on_birth(),  # noqa: PLW1509 - none of ours, or one that only asks the kernel for something
                 start_new_session=True,  # Ctrl-C is for its owner, who stops it after the last words of the others
             )
         self._process = process
@@ -295,6 +303,23 @@ class LocalBroker(MosquittoProcess):
             lines += ["persistence true", "autosave_interval 300", f"persistence_location {store}"]
         lines += [f"listener {self.port} {self.host}", "allow_anonymous true", "log_dest stderr", *_LOG_TYPES]
         return "\n".join([*lines, *self._lines, ""])
+
+
+def ends_with_us(number: signal.Signals) -> Callable[[], None] | None:
+    """What a new process runs to get this signal when we end, in whatever way; None where the system has no such thing.
+
+    "We" is the thread that starts it: it must be one that lives as long as the process.
+    """
+    if sys.platform != "linux":
+        return None
+    prctl, parent = ctypes.CDLL(None, use_errno=True).prctl, os.getpid()
+
+    def arm() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+        if os.getppid() != parent:  # we have ended before
+            os._exit(1)
+
+    return arm
 
 
 def unprivileged() -> tuple[int, int] | None:

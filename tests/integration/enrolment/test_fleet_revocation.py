@@ -162,6 +162,26 @@ def test_a_second_coordinator_leaves_the_broker_of_the_first_within_reach(site: 
     assert not reload_broker(site.broker)
 
 
+def test_a_broker_ends_with_a_coordinator_that_was_killed_and_the_next_one_has_its_own(site: Site) -> None:
+    """An orphan would listen on for ever, with nobody who reads its log or lists its revocations."""
+    site.coordinate("--with-broker")
+    site.wait_for([])
+    (broker,) = map(psutil.Process, brokers_of(site.broker))
+    killed = site.processes[-1]
+    killed.kill()
+    site.coordinate("--with-broker")  # at once, as a supervisor does
+    assert psutil.wait_procs([broker], timeout=LIMIT_S)[1] == []
+    deadline = time.monotonic() + LIMIT_S
+    while not (running := brokers_of(site.broker)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert running != [broker.pid]
+    assert psutil.Process(running[0]).ppid() == site.processes[-1].pid
+    with site.client(BAD) as bad:
+        bad.publish(TOPICS.node_state(BAD), site.born(BAD), retain=True)
+        site.wait_for([BAD])
+
+
 def test_a_broker_that_has_not_read_its_lists_is_told_of(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shut_out, "PATIENCE_S", 0.3)
     with FleetBroker(site.broker):
