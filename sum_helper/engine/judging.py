@@ -11,7 +11,7 @@ from federation.privacy.terms import batch_digest, check_terms, terms_digest
 from federation.protocol.enumerations import PrivacyUnit, SumReason
 from federation.protocol.limits import REFUSED_MEMBERS_MAX
 from federation.protocol.sum_messages import PrivacyTerms
-from federation.types import Digest
+from federation.types import Digest, ModelVersion
 from sum_helper.engine.events import MembersFound, SeedsReceived
 from sum_helper.records import HelperRules, Member
 
@@ -45,8 +45,6 @@ def judge_seeds(event: SeedsReceived, rules: HelperRules) -> SumReason:
     held, _ = event.update
     if held.base_version < event.oldest:
         return SumReason.TOO_OLD
-    if event.base not in (None, held.base_digest):
-        return SumReason.BASE_MISMATCH
     return SumReason.FULL if event.held >= rules.held_max else SumReason.NONE
 
 
@@ -72,13 +70,14 @@ def judge_request(found: MembersFound, rules: HelperRules) -> Refusal | None:
 def _judge_members(found: MembersFound, members: tuple[Member, ...], rules: HelperRules) -> Refusal | None:
     request, terms = found.request, found.request.terms
     nodes, wanted = Counter(one.held.node for one in members), (request.run, terms_digest(terms))
-    shared = (terms.count, terms.threshold)
+    shared, doubtful = (terms.count, terms.threshold), _doubtful(members)
     reasons: tuple[tuple[SumReason, Callable[[Member], bool]], ...] = (
         (SumReason.USED, lambda one: one.batch not in (None, request.batch)),
         (SumReason.DUPLICATE_NODE, lambda one: nodes[one.held.node] > 1),
         (SumReason.UNKNOWN_NODE, lambda one: one.held.node not in found.registered),
         (SumReason.TERMS, lambda one: (one.held.run, one.held.terms) != wanted),
         (SumReason.TERMS, lambda one: (one.held.count, one.held.threshold) != shared),
+        (SumReason.BASE_MISMATCH, lambda one: one.held.base_version in doubtful),
         (SumReason.BUDGET, lambda one: found.batch is None and not _affords(one, terms, rules)),
     )
     for reason, applies in reasons:
@@ -123,6 +122,13 @@ def _sound(terms: PrivacyTerms) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _doubtful(members: Iterable[Member]) -> set[ModelVersion]:
+    """Base versions that are not the same model for all: one that only one node was given would give it away."""
+    models = {(one.held.base_version, one.held.base_digest) for one in members}
+    versions = Counter(version for version, _ in models)
+    return {version for version, count in versions.items() if count > 1}
 
 
 def _tickets(members: Iterable[Member]) -> tuple[Digest, ...]:

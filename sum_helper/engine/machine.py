@@ -111,6 +111,9 @@ class HelperMachine:
         if reason is SumReason.NONE and event.known is None and event.update is not None:
             update, seeds = event.update
             effects.append(HoldSeeds(update=update, seeds=seeds))
+            if event.base not in (None, update.base_digest):
+                told = {"run": update.run, "version": update.base_version, "node": update.node}
+                effects.append(Note(event="base_changed", fields=told))
         elif reason is not SumReason.NONE:
             told = {"run": event.sealed.run, "update": event.sealed.update, "reason": reason}
             effects.append(Note(event="seeds_refused", fields=told))

@@ -413,3 +413,16 @@ def test_two_runs_do_not_know_each_other(tmp_path: Path) -> None:
         assert (unmasked(updates, [answer.inline], TERMS) == sum(update.integers for update in updates)).all()
     assert rig.store.base_digest(RUN, ModelVersion(3)) == BASE
     rig.close()
+
+
+def test_a_restored_run_makes_its_versions_again_and_the_operator_hears_of_it(tmp_path: Path) -> None:
+    """FED-153: other models under the numbers of before are no reason to hold nothing any more."""
+    nodes = fleet(5)
+    rig = HelperRig(tmp_path, nodes)
+    before = [node.update(1, TERMS, [rig.public]) for node in nodes]
+    rig.hold(*before)
+    assert isinstance(rig.ask(request(before, TERMS)), SumOffer)
+    again = [node.update(2, TERMS, [rig.public], base=(3, Digest(b"B" * 16))) for node in nodes]
+    assert {word.reason for word in rig.hold(*again)} == {SumReason.NONE}
+    assert isinstance(rig.ask(request(again, TERMS)), SumOffer)
+    rig.close()

@@ -85,6 +85,14 @@ def test_a_helper_that_is_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPat
     assert violations(quiet()) == ""
 
 
+def test_a_restored_run_goes_on_though_helpers_know_its_versions_as_others() -> None:
+    plain = quiet(0)
+    engine = replace(plain.engine, versions=12, nodes_min=1)
+    outcome = run(replace(plain, engine=engine, faults=FaultPlan(restore=1.0, skew_s=10.0), faults_s=600.0))
+    assert (outcome.violations, outcome.versions) == ((), 12)
+    assert outcome.restores > 0
+
+
 def test_a_campaign_has_some_of_them_all_or_none() -> None:
     some = seeds_of(range(16), "some")
     assert [seed.number for seed in some if seed.masked] == [3, 11]
