@@ -4,10 +4,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from federation.privacy.boxes import Kem
+from federation.privacy.releases import NOBODY_YET, Taking
 from federation.protocol.sum_messages import PrivacyTerms, SumRequest
 from federation.types import Digest, Incarnation, ModelVersion, NodeId, RunId, StateId, UpdateId
 
-__all__ = ["AnsweredBatch", "Budget", "HeldUpdate", "HelperRules", "Identity", "Keeping", "Member", "SumJob"]
+__all__ = [
+    "AnsweredBatch",
+    "Budget",
+    "Charge",
+    "HeldUpdate",
+    "HelperRules",
+    "Identity",
+    "Keeping",
+    "Member",
+    "Released",
+    "SumJob",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +108,43 @@ class Member:
         held: What is known of it.
         batch: The batch in which it was used, for ever; None: in none.
         classes: Those of which the seed is still there.
-        spent: What its node has spent in all releases so far: the sum of 1 / z^2.
+        spent: What its node has spent in all releases so far, over all runs, as mu^2.
+        taking: And its part in the noised sums of this run.
     """
 
     held: HeldUpdate
     batch: Digest | None
     classes: frozenset[int]
     spent: float = 0.0
+    taking: Taking = NOBODY_YET
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """The noised sums of a run.
+
+    Attributes:
+        releases: How many were revealed: the next one has this number.
+        plan: Under which plan of correlated noise, see `federation.privacy.releases.plan_text`.
+    """
+
+    releases: int = 0
+    plan: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """What one sum costs its members, written down with their use.
+
+    Attributes:
+        release: Number of the sum among the noised ones of its run; None without noise.
+        plan: As in `Released`.
+        prices: By node, what it pays as mu^2; nobody pays for a batch that has been paid for.
+    """
+
+    release: int | None
+    plan: str = ""
+    prices: Mapping[NodeId, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,10 +171,12 @@ class SumJob:
     Attributes:
         request: What was asked.
         seeds: By class, the update and its seed of every member.
+        release: Number of the sum among the noised ones of its run, from 0.
     """
 
     request: SumRequest
     seeds: Mapping[int, tuple[tuple[UpdateId, bytes], ...]] = field(repr=False)
+    release: int = 0
 
     @property
     def terms(self) -> PrivacyTerms:

@@ -5,6 +5,10 @@ importance of those that have said a loss; the length; then the float statistics
 multiples of 2^-16, times the weight of the update; what would leave a member's share of the range is cut to it. The
 length is log2 of the L2 norm of what was to be sent, from -64 to 64, plus 64, in multiples of 2^-12: the next step
 follows its mean.
+
+Under noise there is none of this: at most one number, 1 from each member within the clip and -1 from each other one,
+whose sum has noise of its own. The updates then count all the same, and their sum is divided by the most members that a
+batch may have, however many there were.
 """
 
 import math
@@ -50,14 +54,14 @@ class TailSums:
 
     Attributes:
         weight: Sum of the members' weights: what sums are divided by for a mean.
-        within: How many were within the clip.
+        within: How many were within the clip; under noise an estimate, which may be below 0 or above the members.
         loss: Their mean training loss by weight, or None where nobody has said one.
         length: Geometric mean of the lengths of what they had to send, or None without a tail.
         statistics: Their mean differences by weight, float32, shape (S,).
     """
 
     weight: float
-    within: int
+    within: float
     loss: float | None
     length: float | None
     statistics: NDArray[np.float32]
@@ -82,6 +86,8 @@ def write_tail(values: TailValues, terms: PrivacyTerms) -> NDArray[np.int64]:
     """
     if not terms.tail:
         return np.zeros(0, np.int64)
+    if terms.noise is not None:
+        return np.array([1 if values.within else -1], np.int64)
     if terms.tail != tail_length(len(values.statistics)):
         raise ValueError(f"a tail of {terms.tail} numbers is not for {len(values.statistics)} statistics")
     share, weight = ((1 << 31) - 1) // terms.members, weight_of(values.num_examples, terms)
@@ -109,9 +115,11 @@ def read_tail(sums: NDArray[np.int64], terms: PrivacyTerms, *, members: int) -> 
     Raises:
         ValueError: No honest batch has such sums.
     """
-    if not terms.tail:
+    if not terms.tail or terms.noise is not None:
         nothing = np.zeros(0, np.float32)
-        return TailSums(weight=float(members), within=members, loss=None, length=None, statistics=nothing)
+        weight = members if terms.noise is None else terms.members
+        share = (members + float(sums[0])) / 2 if terms.tail else float(members)
+        return TailSums(weight=float(weight), within=share, loss=None, length=None, statistics=nothing)
     importance, within, loss, told, length = (int(one) for one in sums[:TAIL_HEAD])
     cap = terms.importance_cap or 1
     if not (0 < importance <= members * cap and 0 <= within <= members and 0 <= told <= importance):
@@ -121,7 +129,7 @@ def read_tail(sums: NDArray[np.int64], terms: PrivacyTerms, *, members: int) -> 
     weight = importance / cap
     return TailSums(
         weight=weight,
-        within=within,
+        within=float(within),
         loss=loss / _SCALE / (told / cap) if told else None,
         length=2.0 ** (length / _LENGTH_SCALE / members - _LENGTH_LOG2),
         statistics=(sums[TAIL_HEAD:] / (_SCALE * weight)).astype(np.float32),

@@ -20,13 +20,16 @@ from update_codec import NonFiniteError
 from update_codec.masking import Shape, bits_for
 
 __all__ = [
+    "NOISED_TAIL",
     "SCHEME",
     "Quantized",
     "batch_digest",
+    "bit_deviation",
     "check_terms",
     "helpers_digest",
     "largest_sum",
     "noise_deviation",
+    "noise_reach",
     "quantize",
     "shape_of",
     "terms_digest",
@@ -37,6 +40,8 @@ SCHEME: Final = 1
 _NOISE_REACH: Final = 8.0
 """Standard deviations of noise that the modulus has room for: one entry in 10^15 reaches beyond."""
 _SHRINKS_MAX: Final = 64
+NOISED_TAIL: Final = 1
+"""Numbers of a tail under noise, where there is one: 1 from each member within the clip, -1 from the others."""
 
 F32 = NDArray[np.float32]
 
@@ -65,10 +70,19 @@ def noise_deviation(terms: PrivacyTerms) -> float:
     return 0.0 if terms.noise is None or terms.clip is None else terms.noise * terms.clip / terms.step
 
 
+def bit_deviation(terms: PrivacyTerms) -> float:
+    """Standard deviation of one helper's noise on the tail of 1 and -1; 0 where there is no such tail."""
+    return 0.0 if terms.noise is None or terms.bit_noise is None else 2 * terms.bit_noise
+
+
+def noise_reach(terms: PrivacyTerms) -> int:
+    """How far the noise of all helpers together may reach in an entry of a sum; 0 without noise."""
+    return math.ceil(_NOISE_REACH * noise_deviation(terms) * math.sqrt(terms.count))
+
+
 def largest_sum(terms: PrivacyTerms) -> int:
     """Largest magnitude of an entry of a whole batch's sum, noise included."""
-    noise = _NOISE_REACH * noise_deviation(terms) * math.sqrt(terms.count)
-    return terms.members * terms.levels + math.ceil(noise)
+    return terms.members * terms.levels + noise_reach(terms)
 
 
 def check_terms(terms: PrivacyTerms) -> None:
@@ -87,8 +101,12 @@ def check_terms(terms: PrivacyTerms) -> None:
         raise ValueError("importance_cap times members is beyond the tail's 32 bits")
     if terms.noise is not None and terms.threshold != terms.count:
         raise ValueError("noise needs every helper to answer: two helpers would add two noises to one class")
-    if terms.noise is not None and terms.tail:
-        raise ValueError("noise hides the parameters and not the tail: there must be none")
+    if terms.noise is None:
+        return
+    if terms.tail != (0 if terms.bit_noise is None else NOISED_TAIL):
+        raise ValueError("noise hides parameters and clip bits, and nothing else: there must be no other tail")
+    if terms.importance_cap is not None:
+        raise ValueError("under noise all updates count the same: the sum of their importance would be told without")
 
 
 def shape_of(terms: PrivacyTerms) -> Shape:

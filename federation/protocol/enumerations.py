@@ -93,6 +93,7 @@ class SumReason(StrEnum):
     USED = "used"
     GONE = "gone"
     BUDGET = "budget"
+    RESTS = "rests"
 
 
 class PrivacyUnit(StrEnum):

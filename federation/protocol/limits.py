@@ -39,7 +39,7 @@ COHORT_NODES_MAX: Final = 600
 """Nodes that a cohort can list: an announcement that is at every other limit too stays within 4 KiB."""
 COHORT_NODES_DESCRIBED_MAX: Final = 595
 """Nodes that a cohort lists beside the digest of the inputs' description, for the same reason."""
-COHORT_NODES_MASKED_MAX: Final = 570
+COHORT_NODES_MASKED_MAX: Final = 560
 """Nodes that a cohort lists beside the terms of masked sums, with or without that digest."""
 PARTS_MAX: Final = 16
 """Model parts of one announcement."""
@@ -65,6 +65,10 @@ MEMBERS_LEAST: Final = 5
 """Fewest updates of which a sum is ever revealed; a helper asks for 8 unless it is told otherwise."""
 MEMBERS_MAX: Final = 2_048
 """Most updates of one masked sum."""
+RELEASES_MAX: Final = 10_000
+"""Most sums of one run under correlated noise."""
+BANDWIDTH_MAX: Final = 64
+"""Most draws that the noise of one sum is made of."""
 REFUSED_MEMBERS_MAX: Final = 128
 """Updates that a helper names when it refuses a sum."""
 TICKET_BYTES_MAX: Final = 512

@@ -45,6 +45,12 @@ class PrivacyTerms:
         importance_cap: Examples from which on an update counts whole; None: all updates count the same.
         noise: Standard deviation of the noise that each helper adds, in units of ``clip``; None adds none.
         unit: Whom the noise hides; None without noise.
+        bit_noise: Standard deviation of each helper's noise on the number of members that were within the clip; None
+            does not tell that number. Without it, noise goes with no tail at all.
+        bandwidth: Noise of one sum is made of so many draws, of which the sums before have the others; None draws anew.
+        releases: Most sums of a run under such noise,
+        separation: in two of which a node is only if they are at least so far apart,
+        participations: and in so many at most; None, as the others, without ``bandwidth``.
     """
 
     scheme: int
@@ -61,6 +67,11 @@ class PrivacyTerms:
     importance_cap: int | None = None
     noise: float | None = None
     unit: PrivacyUnit | None = None
+    bit_noise: float | None = None
+    bandwidth: int | None = None
+    releases: int | None = None
+    separation: int | None = None
+    participations: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +134,9 @@ class Held:
     Attributes:
         ticket: BLAKE2b-128 of the ticket's bytes that it is about: by it requests name the update.
         reason: Why, for refused.
+        taken: In how many noised sums of the run the update's node was; None, as the two that follow: in none,
+        gap: how many there were since the newest of them, itself included,
+        spent: and what they have cost it, as mu^2.
     """
 
     run: RunId
@@ -130,6 +144,9 @@ class Held:
     ticket: Digest
     status: HeldStatus
     reason: SumReason = SumReason.NONE
+    taken: int | None = None
+    gap: int | None = None
+    spent: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

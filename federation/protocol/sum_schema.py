@@ -6,6 +6,7 @@ from typing import Final
 from federation.protocol.enumerations import HeldStatus, PrivacyUnit, SumReason
 from federation.protocol.fields import Blob, Choice, Field, FieldError, Real, Record, Sequence, Whole
 from federation.protocol.limits import (
+    BANDWIDTH_MAX,
     BOX_BYTES_MAX,
     CHUNK_BYTES,
     CLASSES_MAX,
@@ -19,6 +20,7 @@ from federation.protocol.limits import (
     MEMBERS_MAX,
     MESSAGE_BYTES_MAX,
     REFUSED_MEMBERS_MAX,
+    RELEASES_MAX,
     SUM_REQUEST_BYTES_MAX,
     TAIL_MAX,
     TICKET_BYTES_MAX,
@@ -68,6 +70,11 @@ def _check_terms(terms: PrivacyTerms) -> None:
         raise FieldError("PrivacyTerms.bits cannot hold the sum of members * levels")
     if terms.noise is not None and (terms.clip is None or terms.unit is None):
         raise FieldError("PrivacyTerms.noise needs clip and unit")
+    if terms.bit_noise is not None and terms.noise is None:
+        raise FieldError("PrivacyTerms.bit_noise needs noise")
+    plan = (terms.bandwidth, terms.releases, terms.separation, terms.participations)
+    if any(part is not None for part in plan) and (None in plan or terms.noise is None):
+        raise FieldError("PrivacyTerms: bandwidth, releases, separation and participations need each other, and noise")
 
 
 def _check_members(value: SumRequest | SumRefusal) -> None:
@@ -100,6 +107,11 @@ PRIVACY_TERMS: Final = Record(
         Field(12, "importance_cap", Whole(INT32_MAX, least=1), optional=True),
         Field(13, "noise", _POSITIVE, optional=True),
         Field(14, "unit", UNIT, optional=True),
+        Field(15, "bit_noise", _POSITIVE, optional=True),
+        Field(16, "bandwidth", Whole(BANDWIDTH_MAX, least=2), optional=True),
+        Field(17, "releases", Whole(RELEASES_MAX, least=1), optional=True),
+        Field(18, "separation", Whole(RELEASES_MAX, least=1), optional=True),
+        Field(19, "participations", Whole(RELEASES_MAX, least=1), optional=True),
     ),
     _check_terms,
 )
@@ -146,6 +158,9 @@ SUM_SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(4, "ticket", DIGEST),
         Field(5, "status", HELD_STATUS),
         Field(6, "reason", SUM_REASON),
+        Field(7, "taken", COUNT, optional=True),
+        Field(8, "gap", COUNT, optional=True),
+        Field(9, "spent", Real(least=0.0), optional=True),
     ),
     message(
         24,

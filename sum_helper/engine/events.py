@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from federation.privacy.releases import Taking
 from federation.privacy.seeds import HeldSeeds
 from federation.protocol.enumerations import Presence, SumReason
 from federation.protocol.messages import CoordinatorState, Grant
 from federation.protocol.sum_messages import Held, SealedSeeds, SumRefusal, SumRequest
 from federation.types import Digest, NodeId
-from sum_helper.records import AnsweredBatch, HeldUpdate, Member
+from sum_helper.records import AnsweredBatch, Charge, HeldUpdate, Member, Released
 
 __all__ = [
     "BrokerConnected",
@@ -61,6 +62,8 @@ class SeedsReceived:
         base: The digest under which this base version is known; None is none.
         oldest: Updates of an older base are not taken any more.
         held: How many updates are held.
+        taking: The node's part in the noised sums of this run; None where it was in none.
+        releases: How many of these there were.
     """
 
     sealed: SealedSeeds
@@ -71,6 +74,8 @@ class SeedsReceived:
     base: Digest | None
     oldest: int
     held: int
+    taking: Taking | None = None
+    releases: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +94,14 @@ class MembersFound:
         members: By ticket digest; who is missing is not known.
         registered: The nodes of the own register.
         batch: The batch, if it was answered before.
+        released: The noised sums of its run.
     """
 
     request: SumRequest
     members: Mapping[Digest, Member]
     registered: frozenset[NodeId]
     batch: AnsweredBatch | None
+    released: Released = field(default_factory=Released)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,10 +176,11 @@ class LookUp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeSum:
-    """Add the masks of these classes; the answer is `SumsComputed`."""
+    """Add the masks of these classes; the answer is `SumsComputed`. ``release`` numbers the noised sums of the run."""
 
     request: SumRequest
     classes: tuple[int, ...]
+    release: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,16 +190,12 @@ class SaveSums:
     Attributes:
         request: Whose members.
         sums: By class.
-        spent: What each member's node pays: 1 / z^2, 0 without noise.
-        first: Whether no class of this batch was answered before: it is paid for once.
-        members: Who pays.
+        charge: What it costs the members; it is paid for once.
     """
 
     request: SumRequest
     sums: Mapping[int, bytes] = field(repr=False)
-    spent: float
-    first: bool
-    members: tuple[NodeId, ...]
+    charge: Charge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from federation.privacy.accountant import gaussian_epsilon
 from federation.privacy.classes import classes_of
+from federation.privacy.releases import objection, plan_text, price
 from federation.privacy.terms import batch_digest, check_terms, terms_digest
 from federation.protocol.enumerations import PrivacyUnit, SumReason
 from federation.protocol.limits import REFUSED_MEMBERS_MAX
@@ -15,7 +16,7 @@ from federation.types import Digest, ModelVersion
 from sum_helper.engine.events import MembersFound, SeedsReceived
 from sum_helper.records import HelperRules, Member
 
-__all__ = ["Refusal", "judge_request", "judge_seeds", "price"]
+__all__ = ["Refusal", "judge_request", "judge_seeds"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +57,7 @@ def judge_request(found: MembersFound, rules: HelperRules) -> Refusal | None:
         return Refusal(reason=SumReason.BATCH_MISMATCH)
     if found.batch is not None and found.batch.members != request.members:
         return Refusal(reason=SumReason.BATCH_MISMATCH)
-    if not _sound(terms) or len(tickets) > terms.members:
+    if not _sound(terms) or len(tickets) > terms.members or _is_other_plan(found):
         return Refusal(reason=SumReason.TERMS)
     if terms.dimension > rules.parameters_max:
         return Refusal(reason=SumReason.TOO_LARGE)
@@ -79,6 +80,8 @@ def _judge_members(found: MembersFound, members: tuple[Member, ...], rules: Help
         (SumReason.TERMS, lambda one: (one.held.count, one.held.threshold) != shared),
         (SumReason.BASE_MISMATCH, lambda one: one.held.base_version in doubtful),
         (SumReason.BUDGET, lambda one: found.batch is None and not _affords(one, terms, rules)),
+        (SumReason.BUDGET, lambda one: _objection(found, one) == "budget"),
+        (SumReason.RESTS, lambda one: _objection(found, one) == "rests"),
     )
     for reason, applies in reasons:
         if refused := _tickets(one for one in members if applies(one)):
@@ -101,9 +104,15 @@ def _judge_classes(found: MembersFound, members: tuple[Member, ...]) -> Refusal 
     return None
 
 
-def price(terms: PrivacyTerms) -> float:
-    """What one release costs a node: 1 / z^2; 0 without noise, which then promises nothing either."""
-    return 0.0 if terms.noise is None else terms.noise**-2
+def _is_other_plan(found: MembersFound) -> bool:
+    """Whether a run that has begun under one plan of correlated noise, or under none, is asked for another."""
+    terms, released = found.request.terms, found.released
+    return found.batch is None and bool(released.releases) and plan_text(terms) != released.plan
+
+
+def _objection(found: MembersFound, member: Member) -> str:
+    """Why a member may not be in the next noised sum of its run; nothing where this one was answered before."""
+    return "" if found.batch is not None else objection(found.request.terms, member.taking, found.released.releases)
 
 
 def _affords(member: Member, terms: PrivacyTerms, rules: HelperRules) -> bool:
@@ -112,7 +121,7 @@ def _affords(member: Member, terms: PrivacyTerms, rules: HelperRules) -> bool:
         return True
     if terms.noise is None or terms.unit is not PrivacyUnit.NODES:
         return False
-    spent = gaussian_epsilon(math.sqrt(member.spent + price(terms)), rules.budget.delta)
+    spent = gaussian_epsilon(math.sqrt(member.spent + price(terms, member.taking.releases)), rules.budget.delta)
     return spent <= rules.budget.epsilon
 
 

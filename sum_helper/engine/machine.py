@@ -6,8 +6,10 @@ change before they are marked as used.
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final, assert_never
 
+from federation.privacy.releases import plan_text, price
 from federation.protocol.enumerations import HeldStatus, Presence, SumReason
 from federation.protocol.messages import CoordinatorState
 from federation.protocol.sum_messages import Held, SumRefusal, SumRequest
@@ -35,8 +37,8 @@ from sum_helper.engine.events import (
     SumsSaved,
     Sweep,
 )
-from sum_helper.engine.judging import judge_request, judge_seeds, price
-from sum_helper.records import HelperRules
+from sum_helper.engine.judging import judge_request, judge_seeds
+from sum_helper.records import Charge, HelperRules
 
 __all__ = ["HelperMachine"]
 
@@ -124,6 +126,9 @@ class HelperMachine:
             status=HeldStatus.HELD if reason is SumReason.NONE else HeldStatus.REFUSED,
             reason=reason,
         )
+        if event.taking is not None:
+            taking = event.taking
+            word = replace(word, taken=taking.releases, gap=event.releases - taking.last, spent=taking.spent)
         return [*effects, PublishEvent(message=word)]
 
     def _asked(self, request: SumRequest) -> list[Effect]:
@@ -146,15 +151,23 @@ class HelperMachine:
         if not missing:
             return [OfferSums(request=request), *self._next()]
         self._computing = found
-        return [ComputeSum(request=request, classes=missing)]
+        return [ComputeSum(request=request, classes=missing, release=found.released.releases)]
 
     def _computed(self, event: SumsComputed) -> list[Effect]:
         found = self._computing
         if found is None or found.request != event.request:
             return []
-        members = tuple(found.members[ticket].held.node for ticket in event.request.tickets)
-        spent, first = price(event.request.terms), found.batch is None
-        return [SaveSums(request=event.request, sums=event.sums, spent=spent, first=first, members=members)]
+        return [SaveSums(request=event.request, sums=event.sums, charge=self._charge(found))]
+
+    def _charge(self, found: MembersFound) -> Charge:
+        """What a sum costs: nothing more where a class of its batch was answered before."""
+        terms = found.request.terms
+        release = None if terms.noise is None else found.released.releases
+        if found.batch is not None:
+            return Charge(release=None)
+        members = [found.members[ticket] for ticket in found.request.tickets]
+        prices = {one.held.node: price(terms, one.taking.releases) for one in members}
+        return Charge(release=release, plan=plan_text(terms), prices=prices)
 
     def _saved(self, request: SumRequest) -> list[Effect]:
         self._computing = None

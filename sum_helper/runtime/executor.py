@@ -154,16 +154,17 @@ class HelperExecutor:
             members=self._store.members(request.tickets),
             registered=self._parts.registered(),
             batch=self._store.batch(request.batch),
+            released=self._store.released(request.run),
         )
 
     def _compute(self, effect: ComputeSum) -> None:
         tickets = effect.request.tickets
         seeds = {number: self._store.seeds(tickets, number) for number in effect.classes}
-        self._parts.summing.start(SumJob(request=effect.request, seeds=seeds))
+        self._parts.summing.start(SumJob(request=effect.request, seeds=seeds, release=effect.release))
 
     def _save(self, effect: SaveSums) -> Event:
         failpoint("helper_before_used")
-        self._store.save_sums(effect.request, effect.sums, effect.spent, effect.members if effect.first else ())
+        self._store.save_sums(effect.request, effect.sums, effect.charge)
         failpoint("helper_after_used")
         return SumsSaved(request=effect.request)
 

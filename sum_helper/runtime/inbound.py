@@ -5,6 +5,7 @@ from typing import Protocol, cast, get_args
 
 from federation.errors import BadSeal, LocalProtocolError, MalformedMessage, RemoteProtocolError, TransportError
 from federation.privacy.boxes import KeyPair
+from federation.privacy.releases import Taking
 from federation.privacy.seeds import HeldSeeds, open_seeds
 from federation.protocol.chunking import payload_digest
 from federation.protocol.enumerations import SumReason
@@ -23,7 +24,7 @@ from sum_helper.engine.events import (
     RequestReceived,
     SeedsReceived,
 )
-from sum_helper.records import HeldUpdate, HelperRules
+from sum_helper.records import HeldUpdate, HelperRules, Released
 
 __all__ = ["Inbound", "Known"]
 
@@ -47,6 +48,12 @@ class Known(Protocol):
 
     def held_count(self) -> int:
         """Updates that are held."""
+
+    def taking(self, run: RunId, node: NodeId) -> Taking | None:
+        """A node's part in the noised sums of a run."""
+
+    def released(self, run: RunId) -> Released:
+        """These sums."""
 
 
 class Register(Verifier, Protocol):
@@ -159,6 +166,8 @@ class Inbound:
             base=base,
             oldest=self._store.newest_version(sealed.run) - self._rules.versions_back,
             held=self._store.held_count(),
+            taking=None if update is None else self._store.taking(sealed.run, update[0].node),
+            releases=self._store.released(sealed.run).releases,
         )
 
     def _opened(self, sealed: SealedSeeds, digest: Digest) -> tuple[tuple[HeldUpdate, HeldSeeds] | None, SumReason]:

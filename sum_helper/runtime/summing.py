@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from federation.privacy.seeds import SeedMask
 from federation.privacy.sum_noise import SumNoise
-from federation.privacy.terms import noise_deviation, shape_of
-from federation.protocol.sum_messages import SumRequest
+from federation.privacy.terms import bit_deviation, noise_deviation, shape_of
 from federation.runtime.transport import Inbox, InboxItem
 from sum_helper.engine.events import SumsComputed
 from sum_helper.records import SumJob
@@ -19,8 +18,8 @@ from update_codec import MaskedSum
 
 __all__ = ["Noise", "SummingThread", "add_masks", "noise_from"]
 
-Noise = Callable[[SumRequest], NDArray[np.int64] | None]
-"""The noise of one batch, int64, shape (D,), the same for the same batch for ever; None without noise."""
+Noise = Callable[[SumJob], tuple[NDArray[np.int64], NDArray[np.int64]] | None]
+"""The noise of one batch, int64, on its parameters, shape (D,), and on its tail: the same for it for ever."""
 
 JOBS_MAX: Final = 2
 
@@ -32,12 +31,18 @@ def noise_from(secret: bytes) -> Noise:
         secret: 32 bytes that nobody else has: who knows them can take the noise away.
     """
 
-    def noise(request: SumRequest) -> NDArray[np.int64] | None:
-        deviation = noise_deviation(request.terms)
+    def noise(job: SumJob) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        terms, request = job.terms, job.request
+        deviation, batch = noise_deviation(terms), request.batch.hex()
         if not deviation:
             return None
-        source = SumNoise(secret=secret, sigma=deviation)
-        return source.of(request.run, request.version, request.batch.hex(), request.terms.dimension)
+        # Correlated noise is a function of the sum's number, which the store gives to one batch only.
+        correlated = terms.bandwidth is not None
+        source = SumNoise(secret=secret, sigma=deviation, bandwidth=terms.bandwidth or 1)
+        number = job.release if correlated else request.version
+        codes = source.of(request.run, number, batch, terms.dimension)
+        tail = SumNoise(secret=secret, sigma=bit_deviation(terms))
+        return codes, tail.of(request.run, request.version, f"{batch}/tail", terms.tail)
 
     return noise
 
@@ -48,7 +53,7 @@ def add_masks(job: SumJob, noise: Noise) -> dict[int, bytes]:
     Noise is added to every class, and terms with noise have one class for each helper: it is added once.
     """
     shape, run = shape_of(job.terms), job.request.run
-    drawn = noise(job.request)
+    drawn = noise(job)
     sums: dict[int, bytes] = {}
     for number, seeds in job.seeds.items():
         total = MaskedSum(shape)
@@ -56,7 +61,7 @@ def add_masks(job: SumJob, noise: Noise) -> dict[int, bytes]:
             total.add_mask(SeedMask(seed, run, update))
         if drawn is not None:
             # The node's masks are taken away: noise of either sign is the same.
-            total.add_integers(drawn, np.zeros(shape.tail, np.int64))
+            total.add_integers(*drawn)
         sums[number] = total.to_bytes()
     return sums
 

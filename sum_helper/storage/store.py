@@ -14,13 +14,15 @@ from typing import Final
 
 from federation.errors import StorageError
 from federation.privacy.boxes import Kem, KeyPair
+from federation.privacy.releases import NOBODY_YET, Taking
 from federation.privacy.seeds import HeldSeeds
 from federation.protocol.sum_messages import SumRequest
 from federation.storage.columns import UNSIGNED, Columns, Kind
 from federation.storage.folder import FolderLock
 from federation.storage.sqlite import Connection, Database, Layout, Readable, ReadOnlyDatabase
 from federation.types import Digest, Incarnation, ModelVersion, NodeId, RunId, StateId, UpdateId
-from sum_helper.records import AnsweredBatch, HeldUpdate, Identity, Member
+from sum_helper.records import AnsweredBatch, Charge, HeldUpdate, Identity, Member, Released
+from sum_helper.storage.noised import NOISED_TABLES, add_noised_tables, pay, read_released, read_taking
 
 __all__ = ["DATABASE", "HelperStore", "Totals", "open_read_only", "read_ledger", "read_totals"]
 
@@ -56,6 +58,7 @@ _TABLES: Final = (
     f"CREATE TABLE batches (number INTEGER PRIMARY KEY AUTOINCREMENT, batch BLOB UNIQUE NOT NULL, {_BATCHES})",
     "CREATE TABLE answers (batch BLOB NOT NULL, class INTEGER NOT NULL, payload BLOB, PRIMARY KEY (batch, class))",
     "CREATE TABLE ledger (node TEXT PRIMARY KEY, releases INTEGER NOT NULL, spent REAL NOT NULL)",
+    *NOISED_TABLES,
     "CREATE INDEX updates_by_base ON updates (run, base_version)",
     "CREATE INDEX updates_unused ON updates (held_s) WHERE batch IS NULL",
 )
@@ -88,7 +91,7 @@ def _write_number(connection: Connection, number: int) -> None:
     connection.execute("INSERT INTO layout (number) VALUES (?)", (number,))
 
 
-LAYOUT: Final = Layout(tables=_TABLES, read=_read_number, write=_write_number)
+LAYOUT: Final = Layout(tables=_TABLES, read=_read_number, write=_write_number, steps={2: add_noised_tables})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,14 +217,24 @@ class HelperStore:
                 continue
             update = _UPDATE.record(row)
             there = self._database.execute("SELECT class FROM seeds WHERE ticket = ?", ticket).fetchall()
+            taking = self.taking(update.run, update.node)
             paid = self._database.execute("SELECT spent FROM ledger WHERE node = ?", update.node).fetchone()
             found[ticket] = Member(
                 held=update,
                 batch=None if row["batch"] is None else Digest(row["batch"]),
                 classes=frozenset(int(one[0]) for one in there),
                 spent=0.0 if paid is None else float(paid[0]),
+                taking=NOBODY_YET if taking is None else taking,
             )
         return found
+
+    def taking(self, run: RunId, node: NodeId) -> Taking | None:
+        """A node's part in the noised sums of a run; None where it was in none."""
+        return read_taking(self._database, run, node)
+
+    def released(self, run: RunId) -> Released:
+        """The noised sums of a run."""
+        return read_released(self._database, run)
 
     def batch(self, batch: Digest) -> AnsweredBatch | None:
         """A batch that was answered."""
@@ -251,17 +264,17 @@ class HelperStore:
             found.append((UpdateId(row[0]), bytes(row[1])))
         return tuple(found)
 
-    def save_sums(self, request: SumRequest, sums: Mapping[int, bytes], spent: float, payers: Sequence[NodeId]) -> None:
+    def save_sums(self, request: SumRequest, sums: Mapping[int, bytes], charge: Charge) -> None:
         """Mark the members as used, charge the ledger, delete the seeds that were added, and keep the answers.
 
         Args:
             request: Whose members.
             sums: By class.
-            spent: What each payer pays.
-            payers: Nodes that pay now; none where this batch has been paid for.
+            charge: What its members pay now.
 
         Raises:
-            StorageError: Nothing of it is in the store, or a member is used in another batch: our own bug.
+            StorageError: Nothing of it is in the store, or a member is used in another batch, or the number of a noised
+                sum was given away: our own bug.
         """
         batch, tickets = request.batch, request.tickets
         with self._database.transaction("used"):
@@ -280,10 +293,7 @@ class HelperStore:
             self._database.insert("batches", row | {"revealed_s": time.time()}, conflict="IGNORE")
             answers = [{"batch": batch, "class": number, "payload": payload} for number, payload in sums.items()]
             self._database.insert("answers", *answers)
-            for node in payers:
-                self._database.insert("ledger", {"node": node, "releases": 0, "spent": 0.0}, conflict="IGNORE")
-                charge = "UPDATE ledger SET releases = releases + 1, spent = spent + ? WHERE node = ?"
-                self._database.execute(charge, spent, node)
+            pay(self._database, request.run, charge)
             self._database.execute(_FORGET_ANSWERS, ANSWERS_KEPT)
         self._empty_log()
 

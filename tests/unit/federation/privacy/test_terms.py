@@ -57,6 +57,11 @@ def test_every_term_changes_the_digest() -> None:
         "importance_cap": 1,
         "noise": 1.0,
         "unit": PrivacyUnit.EXAMPLES,
+        "bit_noise": 1.0,
+        "bandwidth": 2,
+        "releases": 3,
+        "separation": 2,
+        "participations": 2,
     }
     assert others.keys() == {field.name for field in fields(TERMS)}
     changed = {terms_digest(replace(TERMS, **{name: value})) for name, value in others.items()}  # type: ignore[arg-type]
@@ -95,7 +100,11 @@ def test_a_batch_is_its_run_version_terms_and_members() -> None:
         ({"bits": 4}, "5 hold it"),
         ({"importance_cap": 1 << 28}, "beyond the tail's 32 bits"),
         ({"noise": 2.0, "clip": 1.0, "unit": PrivacyUnit.NODES, "tail": 0}, "bits are too few"),
-        ({"noise": 2.0, "clip": 1.0, "unit": PrivacyUnit.NODES, "bits": 32}, "there must be none"),
+        ({"noise": 2.0, "clip": 1.0, "unit": PrivacyUnit.NODES, "bits": 32}, "no other tail"),
+        (
+            {"noise": 2.0, "clip": 1.0, "unit": PrivacyUnit.NODES, "bits": 32, "tail": 0, "importance_cap": 9},
+            "count the same",
+        ),
         (
             {"noise": 2.0, "clip": 1.0, "unit": PrivacyUnit.NODES, "bits": 32, "tail": 0, "count": 4, "threshold": 3},
             "every helper to answer",
