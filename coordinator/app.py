@@ -300,7 +300,11 @@ def _check_model(config: CoordinatorConfig, committer: Committer) -> None:
     Raises:
         ConfigError: Only one of model and strategy has control variates; or masks would hide nothing.
     """
-    check_masked_model(committer.terms, signs=config.security.signing_key is not None)
+    check_masked_model(
+        committer.terms,
+        signs=config.security.signing_key is not None,
+        statistics=committer.manifest.statistic_count,
+    )
     if uses_controls(config) != any(map(of_scaffold, committer.manifest.tensors)):
         began = "without" if uses_controls(config) else "with"
         raise ConfigError(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from federation.errors import RemoteProtocolError
+from federation.privacy.releases import Taking
 from federation.protocol.messages import Cohort, ModelPart, Reason, ReceiptStatus
 from federation.protocol.sum_messages import PrivacyTerms, SumRequest, Ticket
 from federation.protocol.wire import decode_message
@@ -303,6 +304,48 @@ class NodeSpent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseRecord:
+    """What a noised sum costs its members: written down with the batch, before a helper is asked for it.
+
+    Attributes:
+        release: Its number among the noised sums of the run, from 0.
+        batch: Whose.
+        version: The version that it is to make.
+        noise: Standard deviation of one helper's noise, in units of
+        clip: the longest update.
+        epsilon: Budget of each node in the run,
+        delta: at this delta.
+        prices: By node, what it pays, as mu^2.
+    """
+
+    release: int
+    batch: Digest
+    version: ModelVersion
+    noise: float
+    clip: float
+    epsilon: float
+    delta: float
+    prices: Mapping[NodeId, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseLedger:
+    """The noised sums of a run, as this store knows them.
+
+    Attributes:
+        releases: How many there were: the next one has this number.
+        takings: Each node's part in them.
+        epsilon: Budget of each node, of the newest sum; None where there was none.
+        delta: And its delta.
+    """
+
+    releases: int = 0
+    takings: Mapping[NodeId, Taking] = field(default_factory=dict)
+    epsilon: float | None = None
+    delta: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveredState:
     """Everything the machine needs to go on where the store was left.
 
@@ -329,6 +372,7 @@ class RecoveredState:
         sums: The classes of it whose sums are here.
         terms: Under which the head's nodes mask; None where they do not.
         spent: What nodes have spent under differential privacy.
+        released: The noised sums.
     """
 
     run: RunId
@@ -353,3 +397,4 @@ class RecoveredState:
     sums: frozenset[int] = frozenset()
     terms: PrivacyTerms | None = None
     spent: Mapping[NodeId, NodeSpent] = field(default_factory=dict)
+    released: ReleaseLedger = field(default_factory=ReleaseLedger)

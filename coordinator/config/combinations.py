@@ -107,6 +107,8 @@ def _check_private(config: CoordinatorConfig) -> None:
         raise ConfigError("strategy.name", "scaffold sends control variates beside the update, without noise")
     if config.evaluation.nodes_every:
         raise ConfigError("evaluation.nodes_every", "what nodes measure on their own data would leave without noise: 0")
+    if config.privacy.unit == "nodes":
+        return  # what stays on a node is in nothing but its update, and that is clipped whatever it is made of
     for key, given in (
         ("train.optimizer_state", config.train.optimizer_state == "kept"),
         ("train.mixed_precision", config.train.mixed_precision not in (None, "off")),

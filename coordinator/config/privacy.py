@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from coordinator.engine.settings import MaskingSettings
-from coordinator.global_model.masked import MaskedModel
+from coordinator.engine.settings import MaskingSettings, ReleaseBudget
+from coordinator.global_model.masked import MaskedModel, NodesNoise
 from federation.config import Section
 from federation.errors import ConfigError, LocalProtocolError
 from federation.identity.helper_keys import PinnedHelper, in_key_order
@@ -16,7 +16,16 @@ from federation.privacy.boxes import Kem
 from federation.privacy.budget import fits, turn_of
 from federation.privacy.classes import check_threshold
 from federation.privacy.terms import check_terms, helpers_digest
-from federation.protocol.limits import HELPERS_MAX, INT32_MAX, LEVELS_MAX, MEMBERS_LEAST, MEMBERS_MAX, TAIL_MAX
+from federation.protocol.limits import (
+    BANDWIDTH_MAX,
+    HELPERS_MAX,
+    INT32_MAX,
+    LEVELS_MAX,
+    MEMBERS_LEAST,
+    MEMBERS_MAX,
+    RELEASES_MAX,
+    TAIL_MAX,
+)
 from federation.protocol.messages import TrainSettings
 from federation.protocol.sum_messages import PrivacyTerms
 from federation.types import PRIVATE_EXAMPLES, ExamplePrivacy
@@ -65,15 +74,25 @@ class PrivacySection(Section):
             the first version finely, in 21 bits and those of the sum.
         clip: Updates are scaled down to this L2 norm by their nodes; nothing leaves them.
         importance_cap: Updates weigh by their examples up to so many. Nothing counts all alike.
-        unit: ``examples`` protects each row of a node's data by differential privacy, by noise on the node. Nothing is
-            no noise.
-        epsilon: Budget of each node in this run; it declines what would exceed it.
+        unit: ``examples`` protects each row of a node's data by differential privacy, by noise on the node; ``nodes``
+            all that a node contributes, by noise that each helper adds to the masked sums. Nothing is no noise.
+        epsilon: Budget of each node in this run; what would exceed it is not done.
         delta: The delta of that epsilon.
         row_clip: Most that one row's gradient may have as L2 norm.
-        noise: Standard deviation of the noise on a step's sum, in units of ``row_clip``. Nothing is the least with
-            which a node that takes part in all ``round.versions`` stays within its budget.
+        noise: Standard deviation of the noise on a step's sum in units of ``row_clip``; with unit ``nodes`` of each
+            helper's noise on a sum, in units of ``clip``. Nothing is the least with which a node that takes part in all
+            ``round.versions``, or in ``participations`` of them, stays within its budget.
         sampling_rate: Probability with which a row is in a step's batch. It has no default: ``train.batch_size`` over
             the rows of a node.
+        participations: In how many sums one node is at most; unit ``nodes``. Nothing is all of them, or as many as
+            ``separation`` leaves.
+        separation: A node rests until so many sums have been made since its last one; with ``bandwidth``.
+        bandwidth: Noise that takes some of the noise before it back, over so many sums; needs ``separation``, and at
+            least ``separation`` times ``round.buffer`` nodes.
+        adaptive_clip: ``clip`` is only the first one: it follows the ``clip_quantile`` of the updates' lengths.
+        clip_quantile: Share of the updates that are no longer than it.
+        bit_noise: Standard deviation of each helper's noise on the number of these; nothing takes a sixteenth of the
+            budget, or less.
     """
 
     sealed: bool = False
@@ -87,12 +106,18 @@ class PrivacySection(Section):
     step: PositiveFloat | None = None
     clip: PositiveFloat | None = None
     importance_cap: Annotated[int, Field(ge=1, le=INT32_MAX // MEMBERS_MAX)] | None = None
-    unit: Literal["examples"] | None = None
+    unit: Literal["examples", "nodes"] | None = None
     epsilon: Annotated[float, Field(ge=1e-6, le=1e3)] = 8.0
     delta: Annotated[float, Field(ge=1e-9, le=1e-2)] = 1e-5
     row_clip: Annotated[float, Field(ge=1e-9, le=1e9)] = 1.0
     noise: Annotated[float, Field(ge=0.1, le=1e6)] | None = None
     sampling_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    participations: Annotated[int, Field(ge=1, le=RELEASES_MAX)] | None = None
+    separation: Annotated[int, Field(ge=1, le=RELEASES_MAX)] | None = None
+    bandwidth: Annotated[int, Field(ge=2, le=BANDWIDTH_MAX)] | None = None
+    adaptive_clip: bool = False
+    clip_quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    bit_noise: Annotated[float, Field(ge=0.1, le=1e6)] | None = None
 
     @property
     def sealing(self) -> SealingSettings:
@@ -139,16 +164,20 @@ def masking_settings(section: PrivacySection) -> MaskingSettings | None:
         helpers=tuple(helper.name for helper in helpers),
         threshold=section.threshold or len(helpers),
         members_min=section.members_min,
+        budget=ReleaseBudget(epsilon=section.epsilon, delta=section.delta) if section.unit == "nodes" else None,
     )
 
 
-def masked_model(section: PrivacySection, members: int, patience: int) -> MaskedModel | None:
+def masked_model(
+    section: PrivacySection, members: int, patience: int, noise: NodesNoise | None = None
+) -> MaskedModel | None:
     """What the committer is told; None where nothing is masked.
 
     Args:
         section: The settings.
         members: Most updates of a version.
         patience: Versions for which terms hold at least.
+        noise: That helpers add.
 
     Raises:
         ConfigError: One is no helper, or two are the same.
@@ -166,21 +195,26 @@ def masked_model(section: PrivacySection, members: int, patience: int) -> Masked
         clip=section.clip,
         importance_cap=section.importance_cap,
         patience=patience,
+        noise=noise,
     )
 
 
-def check_masked_model(terms: PrivacyTerms | None, *, signs: bool) -> None:
+def check_masked_model(terms: PrivacyTerms | None, *, signs: bool, statistics: int = 0) -> None:
     """Look at what is known only once the model is: whether it can be masked, and whether helpers would answer.
 
     Args:
         terms: Those of the head; None where nothing is masked.
         signs: Whether the coordinator signs what it says.
+        statistics: Float statistics of the model.
 
     Raises:
         ConfigError: It cannot, or they would not.
     """
     if terms is None:
         return
+    if terms.noise is not None and statistics:
+        why = f"the model has {statistics} statistics beside its parameters, which would be told without noise"
+        raise ConfigError("privacy.unit", f"{why}: take layers without them, as GroupNorm")
     if terms.tail > TAIL_MAX:
         raise ConfigError("privacy.masked", f"the model has {terms.tail} statistics, masked sums {TAIL_MAX} at most")
     try:
@@ -193,7 +227,7 @@ def check_masked_model(terms: PrivacyTerms | None, *, signs: bool) -> None:
 
 def needs(asked: Mapping[str, float], chosen: PrivacySection) -> Mapping[str, float]:
     """What a node must have to be asked to train: a node that does not know of privacy would train without it."""
-    return asked if chosen.unit is None else {**asked, PRIVATE_EXAMPLES: 1.0}
+    return asked if chosen.unit != "examples" else {**asked, PRIVATE_EXAMPLES: 1.0}
 
 
 def with_privacy(settings: TrainSettings, chosen: PrivacySection, versions: int) -> TrainSettings:
@@ -202,7 +236,7 @@ def with_privacy(settings: TrainSettings, chosen: PrivacySection, versions: int)
     Raises:
         ConfigError: Something is missing, or no turn fits the budget.
     """
-    if chosen.unit is None:
+    if chosen.unit != "examples":
         return settings
     if chosen.sampling_rate is None:
         raise ConfigError("privacy.sampling_rate", "say it: train.batch_size over the rows that a node has")

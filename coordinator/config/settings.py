@@ -3,6 +3,7 @@
 from dataclasses import fields, replace
 
 from coordinator.config.combinations import check_combination, round_size, strategy_name, uses_controls
+from coordinator.config.noise import nodes_noise
 from coordinator.config.privacy import masked_model, masking_settings, needs, with_privacy
 from coordinator.config.sections import CoordinatorConfig
 from coordinator.engine.early_stopping import Source, StoppingSettings
@@ -34,6 +35,7 @@ def engine_settings(config: CoordinatorConfig) -> EngineSettings:
     chosen, limits = config.round, config.limits
     size = round_size(config)
     check_combination(config, size)
+    nodes_noise(config, size)
     return EngineSettings(
         task=task_label(config.task.name),
         train=train_settings(config),
@@ -201,7 +203,7 @@ def committer_settings(config: CoordinatorConfig) -> CommitterSettings:
             delta_chain_max=config.codec.delta_chain_max,
         ),
         contexts=_contexts(config),
-        masked=masked_model(config.privacy, size.buffer, size.max_staleness + 1),
+        masked=masked_model(config.privacy, size.buffer, size.max_staleness + 1, nodes_noise(config, size)),
         limits=AggregateLimits(
             step_norm_max=config.limits.step_norm_max,
             clip_norm=config.limits.clip_norm,

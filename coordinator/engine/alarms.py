@@ -114,9 +114,23 @@ class Waiting:
             "gone": list(gone),
             "buffer": state.settings.buffer,
             "nodes_min": state.settings.nodes_min,
+            **masked_wait(state),
             "nobody_trains": state.nobody_trains,
             **failing_nodes(state),
         }
+
+
+def masked_wait(state: MachineState) -> dict[str, object]:
+    """What a masked version still lacks: how many updates of how many, and some of the nodes that rest between sums."""
+    if state.settings.masking is None:
+        return {}
+    resting = list(islice(state.masked.resting, NAMES_MAX))
+    return {
+        "ready": state.masked.ready,
+        "quorum": state.settings.quorum,
+        "resting": resting,
+        "rest": len(state.masked.resting),
+    }
 
 
 def failing_nodes(state: MachineState) -> dict[str, object]:

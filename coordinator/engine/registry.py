@@ -283,6 +283,11 @@ class Registry:
         self._excluded.add(node)
         self._refresh(node)
 
+    def include(self, node: NodeId) -> None:
+        """A node that was left out may be asked again."""
+        self._excluded.discard(node)
+        self._refresh(node)
+
     def gone(self) -> Iterator[NodeId]:
         """Known nodes that are not online, in the order in which they became known."""
         return (node for node, entry in self._entries.items() if not entry.online)

@@ -9,7 +9,7 @@ from coordinator.strategies.learning_rate import RateSchedule
 from federation.protocol.messages import TrainSettings
 from federation.types import HelperId
 
-__all__ = ["EngineSettings", "FederatedEvaluationSettings", "MaskingSettings", "sized"]
+__all__ = ["EngineSettings", "FederatedEvaluationSettings", "MaskingSettings", "ReleaseBudget", "sized"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +28,19 @@ class FederatedEvaluationSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseBudget:
+    """How much all noised sums of the run may tell of one node's contribution, against none.
+
+    Attributes:
+        epsilon: At most so much,
+        delta: at this delta.
+    """
+
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MaskingSettings:
     """Masked sums: who helps, and how many must.
 
@@ -35,11 +48,13 @@ class MaskingSettings:
         helpers: Their names, in the order of their identity keys.
         threshold: So many of them must hold an update, and answer for its batch.
         members_min: Fewest updates of a sum.
+        budget: Of each node, where helpers add noise for whole nodes; None: they do not.
     """
 
     helpers: tuple[HelperId, ...]
     threshold: int
     members_min: int
+    budget: ReleaseBudget | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -240,11 +240,12 @@ class Committer:
 
     def _masked_state(self, combine: Combine | None) -> dict[str, np.ndarray]:
         """What the next version's nodes are told of the step, after the sums of these."""
-        masked, tail = self._settings.masked, combine.tail if isinstance(combine, MaskedCombine) else None
-        if masked is None or tail is None:
+        masked = self._settings.masked
+        if masked is None or not isinstance(combine, MaskedCombine) or combine.tail is None:
             return {}
+        tail = combine.tail
         version, parameters = self._head.version + 1, self.manifest.parameter_count
-        return dict(masked.follow(self._model.strategy, version, tail.length, parameters))
+        return dict(masked.follow(self._model.strategy, version, tail.length, parameters, combine.share))
 
     def _advance(
         self, members: Sequence[Member], step: Vectors, *, state: dict[str, np.ndarray]

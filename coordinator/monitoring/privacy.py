@@ -7,6 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
+from coordinator.monitoring.noised_sums import (
+    NOT_PROMISED_OF_NODES,
+    NodesReport,
+    nodes_report,
+    nodes_row,
+    nodes_said,
+)
 from coordinator.monitoring.state_files import read_sealed
 from coordinator.records import BatchRecord, NodeSpent
 from coordinator.storage.read_only import ReadOnlyStore
@@ -188,26 +195,35 @@ def show_privacy(folder: Path, *, as_json: bool = False) -> None:
         StorageError: There is no store, or it cannot be read.
     """
     with ReadOnlyStore(folder) as store:
-        report, masked = privacy_report(store), masked_versions(store)
+        report, nodes, masked = privacy_report(store), nodes_report(store), masked_versions(store)
     if as_json:
         row = {
             "privacy": privacy_row(report),
+            "nodes_privacy": nodes_row(nodes),
             "masked": None if masked is None else asdict(masked),
             "sealed": read_sealed(folder),
-            "not_promised": _not_promised(report, masked),
+            "not_promised": _not_promised(report, nodes, masked),
         }
         sys.stdout.write(json.dumps(row) + "\n")
     else:
-        sys.stdout.write("\n".join(_statement(report, masked, folder)) + "\n")
+        sys.stdout.write("\n".join(_statement(report, nodes, masked, folder)) + "\n")
 
 
-def _not_promised(report: PrivacyReport | None, masked: MaskedVersions | None) -> list[str]:
-    return [*(NOT_PROMISED if report is not None else ()), *(NOT_PROMISED_BY_MASKS if masked is not None else ())]
+def _not_promised(report: PrivacyReport | None, nodes: NodesReport | None, masked: MaskedVersions | None) -> list[str]:
+    return [
+        *(NOT_PROMISED if report is not None else ()),
+        *(NOT_PROMISED_OF_NODES if nodes is not None else ()),
+        *(NOT_PROMISED_BY_MASKS if masked is not None else ()),
+    ]
 
 
-def _statement(report: PrivacyReport | None, masked: MaskedVersions | None, folder: Path) -> list[str]:
-    lines = [*_rows_said(report), "", *_sums_said(masked), "", _broker_said(folder)]
-    excluded = _not_promised(report, masked)
+def _statement(
+    report: PrivacyReport | None, nodes: NodesReport | None, masked: MaskedVersions | None, folder: Path
+) -> list[str]:
+    said = nodes_said(nodes)
+    rows = [] if report is None and said else [*_rows_said(report), ""]
+    lines = [*rows, *said, *([""] if said else []), *_sums_said(masked), "", _broker_said(folder)]
+    excluded = _not_promised(report, nodes, masked)
     return [*lines, "", "What is not promised:", *(f"- {line}" for line in excluded)] if excluded else lines
 
 

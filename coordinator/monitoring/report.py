@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Mapping
 
+from coordinator.monitoring.noised_sums import nodes_report, nodes_row
 from coordinator.monitoring.privacy import privacy_report, privacy_row
 from coordinator.storage.store import CoordinatorStore, CurveKind, CurvePoint, Participation, UpdateRow, VersionRow
 from federation.protocol.messages import ReceiptStatus
@@ -35,7 +36,7 @@ def build_report(
     Returns:
         ``rounds`` without version 0; ``bytes_up_fp32`` and ``bytes_down_fp32`` are what the same updates and the models
         that they were trained from would have cost in plain float32, without any header. ``privacy`` is None where
-        nothing was spent under differential privacy.
+        nothing was spent under differential privacy, ``nodes_privacy`` where no sum had noise for whole nodes.
     """
     manifest = store.manifest()
     rows = [row for row in store.history() if row.record.version > 0]
@@ -63,6 +64,7 @@ def build_report(
         "updates": update_columns(store.updates()),
         "evaluations": evaluation_columns(points),
         "privacy": privacy_row(privacy_report(store)),
+        "nodes_privacy": nodes_row(nodes_report(store)),
     }
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coordinator.monitoring.curves import CurveKind, CurvePoint, curve_row, newest_by_node, read_curves
+from coordinator.monitoring.noised_sums import NodesReport, nodes_line, nodes_report, nodes_row
 from coordinator.monitoring.privacy import privacy_line, privacy_row, read_privacy
 from coordinator.monitoring.report import participation_row, version_figures
 from coordinator.monitoring.run_progress import read_run_progress, run_progress_lines, run_progress_row
@@ -72,6 +73,7 @@ def read_status(folder: Path) -> dict[str, object]:
         "behind": read_behind(folder),
         "claims": read_claims(folder),
         "privacy": privacy_row(read_privacy(folder)),
+        "nodes_privacy": nodes_row(_noised(folder)),
         "sealed": read_sealed(folder),
         "helpers": dict(read_helpers(folder)),
         "restored": None if (restored := _restored(folder)) is None else asdict(restored),
@@ -211,8 +213,14 @@ def _head(folder: Path, versions: list[VersionRow]) -> Iterator[Text]:
     run_progress = read_run_progress(folder)
     yield from map(Text, () if run_progress is None else run_progress_lines(run_progress))
     yield from map(Text, _begun_again(folder))
-    if spent := privacy_line(read_privacy(folder)):
-        yield Text(spent)
+    for spent in (privacy_line(read_privacy(folder)), nodes_line(_noised(folder))):
+        if spent:
+            yield Text(spent)
+
+
+def _noised(folder: Path) -> NodesReport | None:
+    with ReadOnlyStore(folder) as store:
+        return nodes_report(store)
 
 
 def _failing(folder: Path, versions: list[VersionRow]) -> Iterator[Text]:

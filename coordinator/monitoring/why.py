@@ -54,7 +54,7 @@ def explain(waiting: Waiting) -> str:
     counts = _counts(waiting.fields)
     seen = f"{_seen(waiting.fields.get('behind'))}{_claims(waiting.fields.get('claims'))}"
     if waiting.pid is not None:
-        more = f"{seen}{_failing(waiting.fields)}"
+        more = f"{_masked(waiting.fields)}{seen}{_failing(waiting.fields)}"
         return f"waiting for {what}; since {_span(waiting.since_s)}{counts}{more}"
     last = f"no coordinator is running; {_span(waiting.said_s)} ago the last one waited for {what}{counts}"
     if reason == WaitReason.BEHIND:
@@ -167,6 +167,19 @@ def _counts(fields: Mapping[str, Any]) -> str:
     if fields.get("buffer") and reason not in OVER:
         said.append(f"{fields.get('buffered', 0)} of {fields['buffer']} updates for the next one")
     return "".join(f", {one}" for one in said)
+
+
+def _masked(fields: Mapping[str, Any]) -> str:
+    """What a masked version still lacks, and who may be in none yet; a file of an older release says nothing of it."""
+    ready, quorum, rest = fields.get("ready"), fields.get("quorum"), int(fields.get("rest") or 0)
+    said = ""
+    if isinstance(ready, int) and isinstance(quorum, int) and ready < quorum and fields.get("reason") not in OVER:
+        said = f"; {ready} updates can be summed now, a masked version has {quorum} or more (round.quorum)"
+    if rest:
+        named = ", ".join(map(str, fields.get("resting") or []))
+        more = f" and {rest - len(fields['resting'])} more" if rest > len(fields.get("resting") or []) > 0 else ""
+        said += f"; resting between two noised sums (privacy.separation): {named}{more}"
+    return said
 
 
 def _span(seconds: float) -> str:

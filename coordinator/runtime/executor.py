@@ -55,7 +55,7 @@ from coordinator.engine.events import (
     UpdateStored,
     VersionCommitted,
 )
-from coordinator.engine.masked.effects import DropBatch, FreezeBatch, SendToHelper, StoreSum, StoreSumChunk
+from coordinator.engine.masked.effects import DropBatch, FreezeBatch, RaiseTaking, SendToHelper, StoreSum, StoreSumChunk
 from coordinator.global_model.aggregation import Unusable
 from coordinator.global_model.committer import Committer
 from coordinator.global_model.update_checks import Examine, Refusal, check_masked, check_update
@@ -221,7 +221,7 @@ class CoordinatorExecutor:
                 self._save_word(effect)
             case CommitVersion():
                 yield self._commit(effect)
-            case FreezeBatch() | DropBatch() | StoreSumChunk() | StoreSum() | SendToHelper():
+            case FreezeBatch() | DropBatch() | StoreSumChunk() | StoreSum() | SendToHelper() | RaiseTaking():
                 yield from self._masked.run(effect)
             case Evaluate(version=version):
                 yield from self._evaluate(version)

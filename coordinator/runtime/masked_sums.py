@@ -8,6 +8,7 @@ from coordinator.engine.masked.effects import (
     DropBatch,
     FreezeBatch,
     MaskedEffect,
+    RaiseTaking,
     SendToHelper,
     StoreSum,
     StoreSumChunk,
@@ -43,9 +44,11 @@ class MaskedExecution:
             StorageError: Nothing could be saved.
         """
         match effect:
-            case FreezeBatch(batch=batch):
-                self._store.batches.freeze(batch)
-                yield BatchFrozen(batch=batch)
+            case FreezeBatch(batch=batch, release=release):
+                self._store.batches.freeze(batch, release)
+                yield BatchFrozen(batch=batch, release=release)
+            case RaiseTaking(node=node, taking=taking):
+                self._store.batches.raise_takings({node: taking})
             case DropBatch(version=version, verdicts=verdicts):
                 self._store.batches.drop(version, verdicts)
                 yield BatchDropped(verdicts=verdicts)

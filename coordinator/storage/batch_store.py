@@ -1,16 +1,17 @@
 """What masked sums keep in the coordinator's store, each change in one transaction."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from coordinator.records import BatchRecord, Verdict
-from coordinator.storage import batches, statements
+from coordinator.records import BatchRecord, ReleaseRecord, Verdict
+from coordinator.storage import batches, releases, statements
 from coordinator.storage.files import payload_file, reading
 from coordinator.storage.transfer_files import TransferFiles
+from federation.privacy.releases import Taking
 from federation.runtime.failpoint import failpoint
 from federation.storage.folder import Folder
 from federation.storage.sqlite import Database, storing
-from federation.types import ModelVersion, UpdateId
+from federation.types import ModelVersion, NodeId, UpdateId
 
 __all__ = ["BatchStore"]
 
@@ -30,8 +31,8 @@ class BatchStore:
     ) -> None:
         self._database, self._transfers, self._blobs, self._outdate = database, transfers, blobs, outdate
 
-    def freeze(self, batch: BatchRecord) -> None:
-        """Save who makes the next masked version; the same batch again does nothing.
+    def freeze(self, batch: BatchRecord, release: ReleaseRecord | None = None) -> None:
+        """Save who makes the next masked version, and what it costs them; the same batch again does nothing.
 
         Raises:
             LocalProtocolError: Another batch is frozen, or it does not follow the head.
@@ -39,7 +40,17 @@ class BatchStore:
         """
         with self._database.transaction("batch"):
             batches.insert_batch(self._database, batch)
+            if release is not None:
+                releases.charge_release(self._database, release)
         failpoint("coordinator_after_frozen")
+
+    def raise_takings(self, takings: Mapping[NodeId, Taking]) -> None:
+        """Take over what a helper knows better of these nodes' parts in noised sums.
+
+        Raises:
+            StorageError: Nothing was saved.
+        """
+        releases.raise_takings(self._database, takings)
 
     def drop(self, version: ModelVersion, verdicts: Sequence[Verdict]) -> None:
         """Save that a frozen batch makes no version, and what became of its members.

@@ -5,11 +5,12 @@ is undone is made again from the same batch and the same sums, whether its helpe
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from coordinator.records import BatchRecord, MaskedSeeds, Member, UpdateRecord, Verdict
+from coordinator.records import BatchRecord, MaskedSeeds, Member, ReleaseRecord, UpdateRecord, Verdict
 from federation.errors import DamagedStore, LocalProtocolError, RemoteProtocolError
+from federation.privacy.releases import Taking
 from federation.protocol.chunking import payload_digest
 from federation.protocol.sum_messages import SumRequest
 from federation.protocol.wire import decode_message, encode_message
@@ -39,8 +40,11 @@ _MEMBER = ("update", "node", "num_examples", "staleness")
 class Batches(Protocol):
     """What masked sums keep; every method raises `StorageError` where it cannot, and has then changed nothing."""
 
-    def freeze(self, batch: BatchRecord) -> None:
-        """Save who makes the next masked version; the same batch again does nothing."""
+    def freeze(self, batch: BatchRecord, release: ReleaseRecord | None = None) -> None:
+        """Save who makes the next masked version, and what it costs them; the same batch again does nothing."""
+
+    def raise_takings(self, takings: Mapping[NodeId, Taking]) -> None:
+        """Take over what a helper knows better of these nodes' parts in noised sums."""
 
     def drop(self, version: ModelVersion, verdicts: Sequence[Verdict]) -> None:
         """Save that a frozen batch makes no version, and what became of its members."""

@@ -90,6 +90,22 @@ def _add_ledger(connection: Connection) -> None:
     )
 
 
+def _add_releases(connection: Connection) -> None:
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS releases (number INTEGER PRIMARY KEY, batch BLOB NOT NULL UNIQUE,"
+        " version INTEGER NOT NULL, noise REAL NOT NULL, clip REAL NOT NULL, epsilon REAL NOT NULL,"
+        " delta REAL NOT NULL)"
+    )
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS prices (number INTEGER NOT NULL, node TEXT NOT NULL, price REAL NOT NULL,"
+        " PRIMARY KEY (number, node)) WITHOUT ROWID"
+    )
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS takings (node TEXT PRIMARY KEY, releases INTEGER NOT NULL,"
+        " last INTEGER NOT NULL, spent REAL NOT NULL) WITHOUT ROWID"
+    )
+
+
 LAYOUT = Layout(
     tables=TABLES,
     read=_read_number,
@@ -103,6 +119,7 @@ LAYOUT = Layout(
         8: _add_restores,
         9: _add_masked_sums,
         10: _add_ledger,
+        11: _add_releases,
     },
 )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from coordinator.records import BatchRecord, NodesEvaluation, NodeSpent, Restored
+from coordinator.records import BatchRecord, NodesEvaluation, NodeSpent, ReleaseLedger, ReleaseRecord, Restored
 from coordinator.storage import batches, evaluations, schema, seals
 from coordinator.storage.database import open_read_only
 from coordinator.storage.files import (
@@ -19,6 +19,7 @@ from coordinator.storage.files import (
 )
 from coordinator.storage.participation import read_participation, read_spent
 from coordinator.storage.recovery import read_inputs, read_next_round, read_published, read_restored
+from coordinator.storage.releases import read_ledger, read_releases
 from coordinator.storage.seals import SealedRow
 from coordinator.storage.store import CurvePoint, ModelState, Participation, UpdateRow, VersionRow
 from federation.errors import DamagedStore, StorageError
@@ -82,6 +83,16 @@ class StoreReader:
         """What nodes have spent under differential privacy."""
         with reading("ledger"):
             return read_spent(self._tables)
+
+    def releases(self) -> list[ReleaseRecord]:
+        """The noised sums, in order."""
+        with reading("noised sums"):
+            return read_releases(self._tables)
+
+    def released(self) -> ReleaseLedger:
+        """Each node's part in them."""
+        with reading("noised sums"):
+            return read_ledger(self._tables)
 
     def curves(self) -> list[CurvePoint]:
         """Every number that training and evaluation have given, by version."""
@@ -278,6 +289,8 @@ class ReadOnlyStore(StoreReader):
         self.curves()
         self.participation()
         self.spent()
+        self.releases()
+        self.released()
         self.evaluated_on_nodes()
         for table in ("transfers", "assignments", "retained", "seeds", "batches", "sums"):
             with reading(table):

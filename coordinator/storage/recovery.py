@@ -8,6 +8,7 @@ from coordinator.storage.batches import read_frozen, read_seeds, read_sum_parts
 from coordinator.storage.evaluations import read_best, read_evaluated, read_reported, read_retained, read_surveys
 from coordinator.storage.files import blob_digest, model_file, remedy_of
 from coordinator.storage.participation import read_spent
+from coordinator.storage.releases import read_ledger
 from coordinator.storage.seals import seal_update, unseal_above
 from coordinator.storage.statements import drop_batch
 from coordinator.storage.transfer_files import TransferFiles
@@ -164,6 +165,7 @@ def read_recovered(
         batch=batch,
         sums=frozenset() if batch is None else read_sum_parts(database, batch.version),
         spent=read_spent(database),
+        released=read_ledger(database),
     )
 
 

@@ -62,6 +62,12 @@ _SPENT = (
     "PRIMARY KEY (node, sampling_rate, noise)"
 )
 
+_RELEASES = (
+    "number INTEGER PRIMARY KEY, batch BLOB NOT NULL UNIQUE, version INTEGER NOT NULL, noise REAL NOT NULL, "
+    "clip REAL NOT NULL, epsilon REAL NOT NULL, delta REAL NOT NULL"
+)
+_TAKINGS = "node TEXT PRIMARY KEY, releases INTEGER NOT NULL, last INTEGER NOT NULL, spent REAL NOT NULL"
+
 _COLUMNS = {
     "meta": "key TEXT PRIMARY KEY, value BLOB NOT NULL",
     "versions": f"{VERSION.definitions(version=_KEY)}, parts TEXT NOT NULL, blob_digest BLOB NOT NULL,"
@@ -84,11 +90,14 @@ _COLUMNS = {
     "node_results": f"{RESULT.definitions()}, PRIMARY KEY (version, node)",
     "retained": "version INTEGER PRIMARY KEY, best INTEGER NOT NULL",
     "spent": _SPENT,
+    "releases": _RELEASES,
+    "prices": "number INTEGER NOT NULL, node TEXT NOT NULL, price REAL NOT NULL, PRIMARY KEY (number, node)",
+    "takings": _TAKINGS,
     "restores": RESTORED.definitions(epoch=_KEY),
     "attendance": "node TEXT PRIMARY KEY, "
     + ATTENDED.definitions(restarts=_COUNT, asked=_COUNT, absences="TEXT NOT NULL DEFAULT '{}'"),
 }
-_WITHOUT_ROWID = {"meta", "assignments", "node_results", "attendance", "spent"}
+_WITHOUT_ROWID = {"meta", "assignments", "node_results", "attendance", "spent", "prices", "takings"}
 
 TABLES = (
     *(

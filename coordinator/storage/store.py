@@ -17,6 +17,7 @@ from coordinator.records import (
     NodesEvaluation,
     NodeSpent,
     RecoveredState,
+    ReleaseLedger,
     RoundRecord,
     TransferRecord,
     UpdateRecord,
@@ -378,14 +379,13 @@ class CoordinatorStore(Protocol):
         """All updates in order of arrival."""
 
     def save_spent(self, spent: NodeSpent) -> None:
-        """Raise what is known of a node's privacy budget; nothing is ever taken back.
-
-        Raises:
-            StorageError: Nothing was saved.
-        """
+        """Raise what is known of a node's privacy budget; nothing is ever taken back. Raises `StorageError`."""
 
     def spent(self) -> Mapping[NodeId, NodeSpent]:
         """What nodes have spent under differential privacy."""
+
+    def released(self) -> ReleaseLedger:
+        """Each node's part in noised sums."""
 
     def save_attendance(self, attendance: Attendance) -> None:
         """Add what was seen of nodes. Losing this costs some counts."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from federation.privacy.noise import gaussians, noise_key, rounded_gaussian
 
-__all__ = ["AdaptiveClip", "Participation", "SumNoise", "banded_inverse_root", "correlated_mu"]
+__all__ = ["AdaptiveClip", "Participation", "SumNoise", "adapted_clip", "banded_inverse_root", "correlated_mu"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,5 +144,9 @@ class AdaptiveClip:
 
     def after(self, clip: float, noisy_within: float, members: int) -> float:
         """The next clip, of this one and of the noisy number of ``members`` whose norm was at most this clip."""
-        share = min(1.0, max(0.0, noisy_within / members))
-        return clip * math.exp(-self.rate * (share - self.target))
+        return adapted_clip(clip, noisy_within / members, target=self.target, rate=self.rate)
+
+
+def adapted_clip(clip: float, share: float, *, target: float, rate: float) -> float:
+    """The next clip, of this one and the noisy ``share`` of updates that were no longer: down where it is too large."""
+    return clip * math.exp(-rate * (min(1.0, max(0.0, share)) - target))

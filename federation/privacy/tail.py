@@ -117,19 +117,19 @@ def read_tail(sums: NDArray[np.int64], terms: PrivacyTerms, *, members: int) -> 
     """
     if not terms.tail or terms.noise is not None:
         nothing = np.zeros(0, np.float32)
-        weight = members if terms.noise is None else terms.members
+        divisor = members if terms.noise is None else terms.members
         share = (members + float(sums[0])) / 2 if terms.tail else float(members)
-        return TailSums(weight=float(weight), within=share, loss=None, length=None, statistics=nothing)
-    importance, within, loss, told, length = (int(one) for one in sums[:TAIL_HEAD])
+        return TailSums(weight=float(divisor), within=share, loss=None, length=None, statistics=nothing)
+    importance, inside, loss, told, length = (int(one) for one in sums[:TAIL_HEAD])
     cap = terms.importance_cap or 1
-    if not (0 < importance <= members * cap and 0 <= within <= members and 0 <= told <= importance):
+    if not (0 < importance <= members * cap and 0 <= inside <= members and 0 <= told <= importance):
         raise ValueError("the sum of the importances, or of what is counted, is one that no batch can have")
     if not 0 <= length <= members * 2 * _LENGTH_LOG2 * _LENGTH_SCALE:
         raise ValueError("the sum of the lengths is one that no batch can have")
     weight = importance / cap
     return TailSums(
         weight=weight,
-        within=float(within),
+        within=float(inside),
         loss=loss / _SCALE / (told / cap) if told else None,
         length=2.0 ** (length / _LENGTH_SCALE / members - _LENGTH_LOG2),
         statistics=(sums[TAIL_HEAD:] / (_SCALE * weight)).astype(np.float32),

@@ -47,6 +47,9 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
     helpers: Annotated[
         int, typer.Option(help="Helpers of masked sums: nobody sees a single update; needs --per-round 8.")
     ] = 0,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Budget of each node: the helpers add noise to the sums. Needs --helpers.")
+    ] = None,
     chaos: Annotated[bool, typer.Option(help="Kill one node in mid-training and start it again.")] = True,  # noqa: FBT002 - typer makes the flag of it
     report: Annotated[Path | None, typer.Option(help="Write the whole report as JSON.")] = None,
     keep: Annotated[
@@ -84,6 +87,7 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
             strategy=strategy,
             keep=keep,
             helpers=helpers,
+            epsilon=epsilon,
         )
     )
     if plot is not None:
@@ -141,6 +145,7 @@ def summary_table(report: Mapping[str, object]) -> Table:
         "loop / total": f"{_number(report, 'loop_wall_s'):.1f} s / {_number(report, 'total_wall_s'):.1f} s",
         "killed and back": _back(report),
         **({"helpers": _helpers(report)} if report.get("helpers") else {}),
+        **({"noise on sums": noise} if (noise := _noise(report.get("nodes_privacy"))) else {}),
         "broker": str(report.get("broker")),
     }
     for name, value in rows.items():
@@ -157,6 +162,13 @@ def _back(report: Mapping[str, object]) -> str:
 def _helpers(report: Mapping[str, object]) -> str:
     """How many masked the sums, and what was killed of the servers meanwhile."""
     return f"{report.get('helpers')}, each update masked; {_number(report, 'server_kills'):.0f} servers killed and back"
+
+
+def _noise(row: object) -> str:
+    """What the noised sums tell of any node; nothing without noise."""
+    if not isinstance(row, Mapping):
+        return ""
+    return f"epsilon {_number(row, 'largest_epsilon'):.2f} (delta {_number(row, 'delta'):g}, unit {row.get('unit')})"
 
 
 def _final(report: Mapping[str, object]) -> tuple[str, str]:

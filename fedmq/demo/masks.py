@@ -15,6 +15,9 @@ KILLS = (("helper-0", 2), ("coordinator", 4))
 
 LEVELS = 7
 
+FIRST_CLIP = 1.0
+"""Longest update of the first noised version; later ones follow the updates' lengths."""
+
 Sections = Mapping[str, Mapping[str, object]]
 
 
@@ -51,11 +54,14 @@ class Masks:
         write_text(folder / "register.json", register, mode=PUBLIC)
         return cls(folder=folder, federation=federation, keys=keys, helpers=helpers)
 
-    def coordinator(self) -> Sections:
-        """What the coordinator's configuration has more."""
+    def coordinator(self, epsilon: float | None = None) -> Sections:
+        """What the coordinator's configuration has more; with ``epsilon`` helpers add noise for whole nodes."""
+        noise: Mapping[str, object] = {}
+        if epsilon is not None:
+            noise = {"unit": "nodes", "epsilon": epsilon, "clip": FIRST_CLIP, "adaptive_clip": True}
         return {
             # A demo has few versions: finer integers than a long run needs.
-            "privacy": {"masked": True, "helpers": self._pins, "levels": LEVELS},
+            "privacy": {"masked": True, "helpers": self._pins, "levels": LEVELS, **noise},
             "security": {"signing_key": str(self.folder / "coordinator.key")},
         }
 

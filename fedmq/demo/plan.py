@@ -42,6 +42,7 @@ class DemoOptions:
         strategy: Its name; None is what fits.
         keep: Where the coordinator's state stays, or None for nowhere.
         helpers: Helpers of masked sums; 0 masks nothing.
+        epsilon: Budget of each node, for noise that these add to the sums; None adds none.
     """
 
     task: str = "digits"
@@ -60,6 +61,7 @@ class DemoOptions:
     strategy: str | None = None
     keep: Path | None = None
     helpers: int = 0
+    epsilon: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +101,8 @@ def make_plan(options: DemoOptions) -> DemoPlan:
     rounds = _between("--rounds", options.rounds or default_rounds(options.task), 1, 100_000)
     if options.helpers:
         _check_masked(options, buffer)
+    elif options.epsilon is not None:
+        raise ConfigError("--epsilon", "the helpers add the noise: say --helpers, too", source="command line")
     if options.partition is not None:
         parse_partition(options.partition)
     if options.data is not None and not options.data.is_dir():
@@ -122,9 +126,16 @@ def _check_masked(options: DemoOptions, buffer: int) -> None:
     if buffer < MEMBERS_MIN:
         problem = f"a masked sum has {MEMBERS_MIN} updates or more: --per-round {MEMBERS_MIN}, and as many --nodes"
         raise ConfigError("--helpers", problem, source="command line")
+    if options.epsilon is not None and not 0 < options.epsilon <= EPSILON_MAX:
+        raise ConfigError(
+            "--epsilon", f"{options.epsilon:g} is not between 0 and {EPSILON_MAX:g}", source="command line"
+        )
     if options.codec != DemoOptions().codec:
         raise ConfigError("--codec", "masked updates have a codec of their own: leave it out", source="command line")
 
+
+EPSILON_MAX = 1e3
+"""Largest budget that the coordinator takes."""
 
 MEMBERS_MIN = 8
 """Fewest updates of a sum that helpers reveal, unless their administrators say otherwise."""

@@ -195,7 +195,7 @@ class Demo:
         settings, node_settings = self.folder / "coordinator.toml", self.folder / "node.toml"
         state = self.plan.keep or self.folder / "coordinator"
         masks = self._start_helpers(url)
-        more = {} if masks is None else masks.coordinator()
+        more = {} if masks is None else masks.coordinator(self.plan.epsilon)
         settings.write_text(to_toml({**coordinator_settings(self.plan, broker_url=url, state=state), **more}))
         # In a file that only we can read: the URL may hold a password, and a command line is for everybody's eyes.
         node_settings.write_text(to_toml({"broker": {"url": url}}))

@@ -9,7 +9,8 @@ from coordinator.engine.events import Event
 from coordinator.engine.masked import effects as asked
 from coordinator.engine.masked import events as said
 from coordinator.engine.settings import EngineSettings, MaskingSettings
-from coordinator.records import BatchRecord, RecoveredState, Verdict
+from coordinator.records import BatchRecord, RecoveredState, ReleaseLedger, ReleaseRecord, Verdict
+from federation.privacy.releases import NOBODY_YET, Taking
 from federation.privacy.terms import terms_digest
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import Grant, Presence, ReceiptStatus, UpdateOffer
@@ -166,12 +167,23 @@ class MaskedStoreModel(StoreModel):
     versions_of: dict[UpdateId, ModelVersion] = field(default_factory=dict)
     terms: PrivacyTerms | None = None
 
-    def freeze(self, batch: BatchRecord) -> None:
+    released: dict[int, ReleaseRecord] = field(default_factory=dict)
+    takings: dict[NodeId, Taking] = field(default_factory=dict)
+
+    def freeze(self, batch: BatchRecord, release: ReleaseRecord | None = None) -> None:
         assert self.batch in (None, batch), "another batch was frozen"
         assert batch.version == self.versions[-1].version + 1
         assert set(batch.updates) <= set(self.stored()), "frozen, and not stored"
         assert len({member.node for member in batch.members}) == len(batch.members)
         self.batch, self.sums = batch, self.sums if self.batch == batch else {}
+        if release is not None:
+            assert self.released.setdefault(release.release, release) == release, "one number, two batches"
+            assert set(release.prices) == {member.node for member in batch.members}
+            for node, paid in release.prices.items():
+                before = self.takings.get(node, NOBODY_YET)
+                self.takings[node] = Taking(
+                    releases=before.releases + 1, last=release.release, spent=before.spent + paid
+                )
 
     def drop(self, version: ModelVersion, verdicts: tuple[Verdict, ...]) -> None:
         assert self.batch is not None
@@ -184,7 +196,8 @@ class MaskedStoreModel(StoreModel):
     def recovered(self, epoch: int) -> RecoveredState:
         # Two calls of `super` without arguments do not work in a slotted dataclass.
         plain = StoreModel.recovered(self, epoch)
-        return replace(plain, batch=self.batch, sums=frozenset(self.sums), terms=self.terms)
+        ledger = ReleaseLedger(releases=max(self.released, default=-1) + 1, takings=dict(self.takings))
+        return replace(plain, batch=self.batch, sums=frozenset(self.sums), terms=self.terms, released=ledger)
 
 
 class MaskedRig(Rig):
@@ -192,8 +205,10 @@ class MaskedRig(Rig):
 
     store: MaskedStoreModel
 
-    def __init__(self, settings: EngineSettings | None = None, seed: int = 0) -> None:
-        first = terms()
+    def __init__(
+        self, settings: EngineSettings | None = None, seed: int = 0, *, first: PrivacyTerms | None = None
+    ) -> None:
+        first = first or terms()
         super().__init__(masked_engine() if settings is None else settings, fresh(terms=first), seed)
         self.store = MaskedStoreModel(recent_max=self.settings.max_staleness + 1, terms=first)
         self.helpers = {name: Helper(name) for name in HELPERS}
@@ -203,9 +218,9 @@ class MaskedRig(Rig):
 
     def _run(self, effect: Effect) -> list[Event]:
         match effect:
-            case asked.FreezeBatch(batch=batch):
-                self.store.freeze(batch)
-                return [said.BatchFrozen(batch=batch)]
+            case asked.FreezeBatch(batch=batch, release=release):
+                self.store.freeze(batch, release)
+                return [said.BatchFrozen(batch=batch, release=release)]
             case asked.DropBatch(version=version, verdicts=verdicts):
                 self.store.drop(version, verdicts)
                 return [said.BatchDropped(verdicts=verdicts)]
@@ -216,12 +231,18 @@ class MaskedRig(Rig):
                 assert version == self.store.batch.version
                 self.store.sums[offer.part] = offer
                 return [said.SumStored(part=offer.part)]
-            case asked.SendToHelper(helper=helper, command=command):
-                self._check_command(command)
-                self.mail.append((helper, command))
-                return []
+            case asked.SendToHelper() | asked.RaiseTaking():
+                return self._tell_or_raise(effect)
             case _:
                 return super()._run(effect)
+
+    def _tell_or_raise(self, effect: asked.SendToHelper | asked.RaiseTaking) -> list[Event]:
+        if isinstance(effect, asked.RaiseTaking):
+            self.store.takings[effect.node] = effect.taking
+        else:
+            self._check_command(effect.command)
+            self.mail.append((effect.helper, effect.command))
+        return []
 
     def _check_command(self, command: SealedSeeds | SumRequest | Grant) -> None:
         match command:

@@ -17,9 +17,9 @@ from coordinator.engine.masked.events import (
     SumRejected,
     SumStored,
 )
+from coordinator.engine.masked.noised import NoisedSums
 from coordinator.engine.masked.seeds import LOST, PASSING, SeedDelivery
 from coordinator.engine.state import MachineState
-from coordinator.engine.update_receiver import UpdateReceiver
 from coordinator.records import BatchRecord, Member, RecoveredState, UpdateRecord, Verdict
 from federation.privacy.classes import classes
 from federation.privacy.terms import batch_digest
@@ -47,9 +47,9 @@ class Batches:
     """At most one is frozen; the machine goes on beside it."""
 
     def __init__(
-        self, state: MachineState, receiver: UpdateReceiver, delivery: SeedDelivery, recovered: RecoveredState
+        self, state: MachineState, delivery: SeedDelivery, noised: NoisedSums, recovered: RecoveredState
     ) -> None:
-        self._state, self._receiver, self._delivery = state, receiver, delivery
+        self._state, self._delivery, self._noised = state, delivery, noised
         self._sums = set(recovered.sums)
         self._arriving: dict[UpdateId, _Arriving] = {}
         self._asked: dict[HelperId, tuple[int, ...]] = {}
@@ -85,7 +85,7 @@ class Batches:
         request = self._request(version, terms, records)
         self._saving = True
         batch = BatchRecord(version=version, request=request, members=members, reason=reason)
-        state.emit(FreezeBatch(batch=batch))
+        state.emit(FreezeBatch(batch=batch, release=self._noised.charge(batch)))
 
     def _request(self, version: ModelVersion, terms: PrivacyTerms, records: Sequence[UpdateRecord]) -> SumRequest:
         tickets = [payload_digest(record.seeds.ticket) for record in records if record.seeds is not None]
@@ -104,7 +104,8 @@ class Batches:
     def answered(self, event: MaskedAnswer) -> None:
         """Something of the batch is on disk."""
         match event:
-            case BatchFrozen(batch=batch):
+            case BatchFrozen(batch=batch, release=release):
+                self._noised.saved(release)
                 self._frozen(batch)
             case BatchDropped(verdicts=verdicts):
                 self._dropped(verdicts)

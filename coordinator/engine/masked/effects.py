@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass
 
-from coordinator.records import BatchRecord, Verdict
+from coordinator.records import BatchRecord, ReleaseRecord, Verdict
+from federation.privacy.releases import Taking
 from federation.protocol.messages import Grant
 from federation.protocol.sum_messages import SealedSeeds, SumOffer, SumRequest
-from federation.types import HelperId, ModelVersion
+from federation.types import HelperId, ModelVersion, NodeId
 
 __all__ = [
     "DropBatch",
     "FreezeBatch",
     "HelperCommand",
     "MaskedEffect",
+    "RaiseTaking",
     "SendToHelper",
     "StoreSum",
     "StoreSumChunk",
@@ -20,9 +22,23 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreezeBatch:
-    """Persist who makes the next masked version, before helpers are asked. Answers `BatchFrozen` or `StorageFailed`."""
+    """Persist who makes the next masked version, before helpers are asked. Answers `BatchFrozen` or `StorageFailed`.
+
+    Attributes:
+        batch: They.
+        release: What the sum costs them; None without noise.
+    """
 
     batch: BatchRecord
+    release: ReleaseRecord | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaiseTaking:
+    """Persist what a helper knows better of a node's part in noised sums. Answers nothing, or `StorageFailed`."""
+
+    node: NodeId
+    taking: Taking
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,5 +77,5 @@ class SendToHelper:
     command: HelperCommand
 
 
-MaskedEffect = FreezeBatch | DropBatch | StoreSumChunk | StoreSum | SendToHelper
+MaskedEffect = FreezeBatch | DropBatch | StoreSumChunk | StoreSum | SendToHelper | RaiseTaking
 """What only masked sums need."""

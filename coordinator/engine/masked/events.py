@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from coordinator.records import BatchRecord, Verdict
+from coordinator.records import BatchRecord, ReleaseRecord, Verdict
 from federation.protocol.sum_messages import Held, HelperState, SumOffer, SumRefusal
 from federation.types import HelperId, UpdateId
 
@@ -39,9 +39,10 @@ class SumChunkReceived:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchFrozen:
-    """A batch is on disk: helpers may be asked for its sums."""
+    """A batch is on disk, with what it costs its members: helpers may be asked for its sums."""
 
     batch: BatchRecord
+    release: ReleaseRecord | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

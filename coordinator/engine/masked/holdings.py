@@ -10,7 +10,7 @@ from federation.privacy.terms import terms_digest
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import Reason, UpdateOffer
 from federation.protocol.sum_messages import PrivacyTerms
-from federation.types import Digest, HelperId, UpdateId
+from federation.types import Digest, HelperId, NodeId, UpdateId
 
 __all__ = ["Holdings", "seeds_of"]
 
@@ -26,6 +26,8 @@ class Holdings:
     Attributes:
         terms: Under which the head's nodes mask; None where they do not.
         batch: The one that is frozen; its members stay in the buffer, and are in no other one.
+        admits: Whether a node's update may be in the next batch, as far as noise is concerned.
+        resting: Nodes that may be in a later one, in the order in which they began to rest.
     """
 
     def __init__(
@@ -33,6 +35,8 @@ class Holdings:
     ) -> None:
         self.terms = terms
         self.batch = batch
+        self.admits = _everybody
+        self.resting: dict[NodeId, None] = {}
         self._known: dict[Digest, PrivacyTerms] = {}
         self._lacking: dict[HelperId, dict[UpdateId, UpdateRecord]] = {}
         self._unsaid: dict[HelperId, dict[UpdateId, UpdateRecord]] = {}
@@ -170,7 +174,9 @@ class Holdings:
     @property
     def ready(self) -> int:
         """How many updates can be in one batch now."""
-        return max(map(len, self._ready.values()), default=0)
+        if self.admits is _everybody:
+            return max(map(len, self._ready.values()), default=0)
+        return max((len(self._admitted(ready.values())) for ready in self._ready.values()), default=0)
 
     @property
     def unheld(self) -> int:
@@ -181,8 +187,12 @@ class Holdings:
 
     def choose(self, most: int) -> tuple[PrivacyTerms, list[UpdateRecord]]:
         """The next batch: the most that share their terms, at most so many of them, first come first."""
-        digest, records = max(self._ready.items(), key=lambda one: len(one[1]))
-        return self._known[digest], list(records.values())[:most]
+        admitted = {digest: self._admitted(ready.values()) for digest, ready in self._ready.items()}
+        digest, records = max(admitted.items(), key=lambda one: len(one[1]))
+        return self._known[digest], records[:most]
+
+    def _admitted(self, records: Iterable[UpdateRecord]) -> list[UpdateRecord]:
+        return [record for record in records if self.admits(record.node)]
 
     def free(self, records: Iterable[UpdateRecord]) -> list[UpdateRecord]:
         """Those that are in no frozen batch: what is frozen ends with its batch, and not before."""
@@ -216,3 +226,9 @@ class Holdings:
         ready.pop(update, None)
         if not ready:
             self._ready.pop(digest, None)
+
+
+def _everybody(node: NodeId) -> bool:
+    """Without noise nobody rests."""
+    del node
+    return True

@@ -5,6 +5,7 @@ from typing import assert_never
 
 from coordinator.engine.masked.batches import Batches
 from coordinator.engine.masked.events import HelperSpoke, MaskedAnswer, MaskedNews, SumChunkReceived
+from coordinator.engine.masked.noised import NoisedSums
 from coordinator.engine.masked.seeds import LOST, SeedDelivery
 from coordinator.engine.state import MachineState
 from coordinator.engine.update_receiver import UpdateReceiver
@@ -22,7 +23,8 @@ class MaskedSums:
     def __init__(self, state: MachineState, receiver: UpdateReceiver, recovered: RecoveredState) -> None:
         self._state = state
         self._delivery = SeedDelivery(state, receiver)
-        self._batches = Batches(state, receiver, self._delivery, recovered)
+        self._noised = NoisedSums(state, recovered)
+        self._batches = Batches(state, self._delivery, self._noised, recovered)
 
     @property
     def saving(self) -> bool:
@@ -92,6 +94,9 @@ class MaskedSums:
 
     def _held(self, helper: HelperId, held: Held) -> None:
         state = self._state
+        record = state.buffer.records.get(held.update)
+        if record is not None and held.run == state.run:
+            self._noised.heard(record.node, held)
         never = self._delivery.held(helper, held)
         if never is None or not state.leading or state.paused:
             return
@@ -111,6 +116,7 @@ class MaskedSums:
 
     def advance(self) -> None:
         """Ask helpers for what they owe; where the run is over, nobody waits for a sum any more."""
+        self._noised.end()
         if self._state.finished and self._state.masked.batch is not None:
             self._batches.drop(ReceiptStatus.STALE, Reason.FINISHED, "the run is over")
         self._give_back()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from coordinator.global_model.aggregation import Aggregated, AggregateLimits, Unusable, aggregate
-from coordinator.global_model.masked import MaskedCombine, MaskedModel
+from coordinator.global_model.masked import MaskedCombine, MaskedModel, NodesNoise
 from coordinator.records import Member
 from coordinator.strategies.strategy import Averaging
 from federation.privacy.classes import classes
@@ -202,3 +202,58 @@ def test_the_first_version_is_sent_finely_where_no_step_is_given() -> None:
     assert (after.levels, after.bits) == (1, 5)
     assert after.step == pytest.approx(1.5 * 0.01, rel=0.1)
     assert shape_of(after) == shape_of(finely.settled(manifest()))
+
+
+def noised(**changes: object) -> MaskedModel:
+    """A model whose helpers add noise for whole nodes."""
+    return model(first_step=None, clip=1.0, noise=NodesNoise(noise=0.5, **changes))  # type: ignore[arg-type]
+
+
+def test_under_noise_each_version_has_the_same_sensitivity_and_bits() -> None:
+    """FED-186: clip over step stays what it is, whatever the clip becomes."""
+    adapting = noised(bit_noise=2.0)
+    state: dict[str, NDArray[np.float32]] = {}
+    seen = set()
+    for version in range(1, 60):
+        under = adapting.terms(manifest(), state)
+        check_terms(under)
+        assert under.clip is not None
+        seen.add((round(under.clip / under.step, 9), under.bits, under.tail, under.levels))
+        state = adapting.follow(state, version, None, 300, 0.0 if under.clip < 3.0 else 1.0)
+    assert len(seen) == 1
+    assert 2.5 < adapting.terms(manifest(), state).clip < 3.6  # type: ignore[operator]
+    assert adapting.terms(manifest(), {}) != adapting.terms(manifest(), state)
+
+
+def test_the_mean_under_noise_is_divided_by_the_most_members_and_bounded_by_the_noise() -> None:
+    from federation.privacy.sum_noise import SumNoise
+    from federation.privacy.terms import noise_deviation
+
+    under = noised(bit_noise=2.0).terms(manifest(), {})
+    batch = Batch(under)
+    for _ in range(5):
+        update = batch.rng.normal(size=300).astype(np.float32)
+        batch.add(update * np.float32(2.0 / np.linalg.norm(update)))
+    noise = sum(
+        (SumNoise(secret=bytes([helper]) * 32, sigma=noise_deviation(under)).of(RUN, 1, "b", 300) for helper in (1, 2)),
+        np.zeros(300, np.int64),
+    )
+    for one in batch.sums[:1]:
+        one.add_integers(noise, np.array([-3], np.int64))
+    combine = batch.combine()
+    made = batch.aggregated(combine)
+    assert isinstance(made, Aggregated)
+    expected = ((batch.integers - noise) * (under.step / 8)).astype(np.float32)
+    assert np.array_equal(made.step.parameters, expected)
+    assert float(np.square(batch.integers).sum()) <= (5 * under.clip / under.step) ** 2  # type: ignore[operator]
+    assert combine.share == pytest.approx((5 + (-5 + 3)) / 2 / 5)
+
+
+def test_a_sum_beyond_what_noise_can_reach_is_dropped_whole() -> None:
+    under = noised().terms(manifest(), {})
+    batch = Batch(under)
+    for number in range(5):
+        batch.add(np.zeros(300, np.float32), lie=(1 << (under.bits - 1)) - 1 if number == 0 else 0)
+    found = batch.aggregated()
+    assert isinstance(found, Unusable)
+    assert found.reason is Reason.NORM

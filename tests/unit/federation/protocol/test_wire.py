@@ -13,6 +13,7 @@ from federation.errors import IncompatibleVersion, LocalProtocolError, Malformed
 from federation.protocol.cohort import COHORT_NODES_MAX, cohort_of
 from federation.protocol.fields import Blob, Choice, Flag, Kind, Numbers, Real, Record, Sequence, Text, Whole, Word
 from federation.protocol.limits import (
+    BANDWIDTH_MAX,
     BOX_BYTES_MAX,
     CHUNK_BYTES,
     CHUNKS_MAX,
@@ -32,6 +33,7 @@ from federation.protocol.limits import (
     PARTS_MAX,
     PAYLOAD_BYTES_MAX,
     REFUSED_MEMBERS_MAX,
+    RELEASES_MAX,
     SEAL_NODES,
     TAIL_MAX,
     TICKET_BYTES_MAX,
@@ -110,6 +112,11 @@ WORST_TERMS = PrivacyTerms(
     importance_cap=INT32_MAX,
     noise=0.1,
     unit=PrivacyUnit.EXAMPLES,
+    bit_noise=0.1,
+    bandwidth=BANDWIDTH_MAX,
+    releases=RELEASES_MAX,
+    separation=RELEASES_MAX,
+    participations=RELEASES_MAX,
 )
 WORST_PRIVACY = ExamplePrivacy(clip=0.1, noise=1.1, sampling_rate=0.1, epsilon=0.1, delta=1e-5)
 PRINTABLE = st.characters(exclude_categories=["C", "Z"])
@@ -176,6 +183,10 @@ def _made_to_fit(values: dict[str, Any]) -> dict[str, Any]:
         if values["bits"] > MASK_BITS_MAX:
             values["levels"], values["bits"] = 1, MASK_BITS_MAX
         values["noise"] = values["noise"] if values["clip"] and values["unit"] else None
+        values["bit_noise"] = values["bit_noise"] if values["noise"] else None
+        plan = ("bandwidth", "releases", "separation", "participations")
+        if values["noise"] is None or any(values[name] is None for name in plan):
+            values |= dict.fromkeys(plan)
     if "members" in values and isinstance(values["members"], bytes):
         values["members"] = b"" if "reason" in values else values["members"][:16]
     if "classes" in values:

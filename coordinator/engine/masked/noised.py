@@ -1,0 +1,124 @@
+"""What noised sums have cost each node, who may be in the next one, and when the run has to end (FED-186 to FED-188).
+
+The account is written with each batch, before a helper is asked for its sum, and never goes down: a sum that was
+revealed is paid for, whatever becomes of it. Helpers keep accounts of their own, and say what they know better.
+"""
+
+from coordinator.engine.masked.effects import RaiseTaking
+from coordinator.engine.state import MachineState
+from coordinator.records import BatchRecord, RecoveredState, ReleaseRecord
+from federation.privacy.releases import NOBODY_YET, Taking, mu_within, objection, price
+from federation.protocol.sum_messages import Held, PrivacyTerms
+from federation.types import NodeId
+
+__all__ = ["NoisedSums"]
+
+_ROUNDING = 1e-9
+"""Share of a budget that sums of many small numbers may be off."""
+
+
+class NoisedSums:
+    """One machine's; without noise for whole nodes it does nothing.
+
+    Args:
+        state: The machine's.
+        recovered: What the store has.
+    """
+
+    def __init__(self, state: MachineState, recovered: RecoveredState) -> None:
+        self._state = state
+        masking = state.settings.masking
+        self._budget = None if masking is None else masking.budget
+        self._takings = dict(recovered.released.takings)
+        self._next = recovered.released.releases
+        self._spent: set[NodeId] = set()
+        self._most = 0.0
+        if self._budget is not None:
+            self._most = mu_within(self._budget.epsilon, self._budget.delta) ** 2 * (1 + _ROUNDING)
+            state.masked.admits = self.admits
+            for node in self._takings:
+                self._look(node)
+
+    def admits(self, node: NodeId) -> bool:
+        """Whether a node may be in the next noised sum."""
+        return not self._objection(node)
+
+    def charge(self, batch: BatchRecord) -> ReleaseRecord | None:
+        """What a batch costs its members; None without noise."""
+        terms, budget = batch.request.terms, self._budget
+        if budget is None or terms.noise is None or terms.clip is None:
+            return None
+        nodes = [member.node for member in batch.members]
+        return ReleaseRecord(
+            release=self._next,
+            batch=batch.request.batch,
+            version=batch.version,
+            noise=terms.noise,
+            clip=terms.clip,
+            epsilon=budget.epsilon,
+            delta=budget.delta,
+            prices={node: price(terms, self._taking(node).releases) for node in nodes},
+        )
+
+    def saved(self, record: ReleaseRecord | None) -> None:
+        """It is on disk: its members have paid, and whoever has rested long enough may be asked again."""
+        if record is None:
+            return
+        self._next = record.release + 1
+        for node, paid in record.prices.items():
+            before = self._taking(node)
+            self._takings[node] = Taking(releases=before.releases + 1, last=record.release, spent=before.spent + paid)
+        for node in {*record.prices, *self._state.masked.resting}:
+            self._look(node)
+
+    def heard(self, node: NodeId, held: Held) -> None:
+        """A helper says what it has of an update's node: where that is more, this store was restored from a backup."""
+        if self._budget is None or held.taken is None or held.gap is None or held.spent is None:
+            return
+        known = self._taking(node)
+        said = Taking(
+            releases=max(known.releases, held.taken),
+            last=max(known.last, self._next - held.gap) if known.releases else self._next - held.gap,
+            spent=max(known.spent, held.spent),
+        )
+        if said.releases > known.releases or said.last > known.last or said.spent > known.spent * (1 + _ROUNDING):
+            self._takings[node] = said
+            self._state.emit(RaiseTaking(node=node, taking=said))
+            self._state.note("ledger_raised", node=node, releases=said.releases)
+            self._look(node)
+
+    def end(self) -> None:
+        """The run is over when a version cannot be made any more of those that have budget."""
+        state = self._state
+        if self._budget is None or state.progress.over_budget or state.masked.batch is not None:
+            return
+        known = {*state.registry.nodes(), *self._takings}
+        left = sum(1 for node in known if self._objection(node) != "budget")
+        if known and self._takings and left < max(1, state.settings.quorum):
+            state.progress.spend_budget()
+            state.note("budget_ends_run", left=left, quorum=state.settings.quorum)
+
+    def _taking(self, node: NodeId) -> Taking:
+        return self._takings.get(node, NOBODY_YET)
+
+    def _objection(self, node: NodeId) -> str:
+        terms: PrivacyTerms | None = self._state.masked.terms
+        if self._budget is None or terms is None or terms.noise is None:
+            return ""
+        taking = self._taking(node)
+        found = objection(terms, taking, self._next)
+        if found != "budget" and taking.spent + price(terms, taking.releases) > self._most:
+            return "budget"
+        return found
+
+    def _look(self, node: NodeId) -> None:
+        """Ask a node only where its update may be in the next sum."""
+        state, found = self._state, self._objection(node)
+        if found == "budget" and node not in self._spent:
+            self._spent.add(node)
+            state.note("budget_spent", node=node)
+        if found == "rests":
+            state.masked.resting[node] = None
+        else:
+            state.masked.resting.pop(node, None)
+        (state.registry.exclude if found else state.registry.include)(node)

@@ -1,0 +1,147 @@
+"""What noised sums tell of whole nodes, in words and as data: epsilon, always with unit, adjacency and delta."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from coordinator.records import ReleaseLedger
+from federation.privacy.accountant import gaussian_epsilon
+from federation.privacy.releases import Taking
+from federation.types import NodeId, RunId
+
+__all__ = [
+    "NODES_ADJACENCY",
+    "NODES_UNIT",
+    "NOT_PROMISED_OF_NODES",
+    "NodesReport",
+    "nodes_line",
+    "nodes_report",
+    "nodes_row",
+    "nodes_said",
+]
+
+NODES_UNIT = "nodes"
+"""What is protected: all that one node has contributed to the run."""
+
+NODES_ADJACENCY = "a node's contribution or none; that it took part is public"
+"""Which two runs are compared."""
+
+DELTA = 1e-5
+"""Of a ledger that says none: one that was taken over from helpers alone, after a restore."""
+
+NOT_PROMISED_OF_NODES = (
+    "Noise is each helper's own: the epsilon holds as long as one helper keeps its noise and its secret to itself.",
+    "Nodes shorten their own updates: whoever changes its software can contribute more, and is then protected less.",
+    "Helpers count all runs in their own ledgers (fedmq helper status); what is stated here is this run alone.",
+)
+
+
+class Ledger(Protocol):
+    """What is read of a run's store."""
+
+    @property
+    def run(self) -> RunId:
+        """Which run."""
+
+    def released(self) -> ReleaseLedger:
+        """Each node's part in noised sums."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodesReport:
+    """What noised sums have spent.
+
+    Attributes:
+        run: Which run.
+        releases: How many noised sums were asked for.
+        takings: Each node's part in them.
+        epsilons: And its epsilon
+        delta: at this delta.
+        budget: Most that each node's may be; None where it is not known.
+    """
+
+    run: RunId
+    releases: int
+    takings: Mapping[NodeId, Taking]
+    epsilons: dict[NodeId, float]
+    delta: float
+    budget: float | None
+
+    @property
+    def largest(self) -> float:
+        """The largest epsilon of any node."""
+        return max(self.epsilons.values(), default=0.0)
+
+
+def nodes_report(store: Ledger) -> NodesReport | None:
+    """What noised sums have spent; None where there was none.
+
+    Raises:
+        StorageError: The store cannot be read.
+    """
+    ledger = store.released()
+    if not ledger.takings:
+        return None
+    delta = DELTA if ledger.delta is None else ledger.delta
+    return NodesReport(
+        run=store.run,
+        releases=ledger.releases,
+        takings=ledger.takings,
+        epsilons={node: gaussian_epsilon(math.sqrt(one.spent), delta) for node, one in ledger.takings.items()},
+        delta=delta,
+        budget=ledger.epsilon,
+    )
+
+
+def nodes_row(report: NodesReport | None) -> dict[str, object] | None:
+    """The same as plain data."""
+    if report is None:
+        return None
+    nodes = {
+        node: {"epsilon": report.epsilons[node], "sums": one.releases, "mu": math.sqrt(one.spent)}
+        for node, one in report.takings.items()
+    }
+    return {
+        "unit": NODES_UNIT,
+        "adjacency": NODES_ADJACENCY,
+        "delta": report.delta,
+        "budget": report.budget,
+        "largest_epsilon": report.largest,
+        "sums": report.releases,
+        "nodes": nodes,
+    }
+
+
+def nodes_line(report: NodesReport | None) -> str:
+    """The same in one line; nothing where nothing was spent."""
+    if report is None:
+        return ""
+    nodes = f"{len(report.takings)} {'node' if len(report.takings) == 1 else 'nodes'}"
+    budget = "" if report.budget is None else f" of {report.budget:g}"
+    return (
+        f"noise on sums: largest epsilon {report.largest:.3f}{budget} (delta {report.delta:g}, {nodes}, "
+        f"unit {NODES_UNIT}, {NODES_ADJACENCY})"
+    )
+
+
+def nodes_said(report: NodesReport | None) -> list[str]:
+    """The same as lines of a statement; none where nothing was spent."""
+    if report is None:
+        return []
+    largest = max(report.epsilons, key=lambda node: report.epsilons[node])
+    budget = "" if report.budget is None else f", of a budget of {report.budget:g}"
+    return [
+        f"Noise on the sums of run {report.run}",
+        "",
+        "What was protected: all that one node has contributed, by noise that each helper has added to the sums.",
+        f"Which runs are compared: {NODES_ADJACENCY}.",
+        f"Largest epsilon of any node: {report.largest:.4f} at delta {report.delta:g} ({largest}){budget}.",
+        "That is: all sums together are at most e^epsilon times as likely with the node's contribution as without it,",
+        "up to a probability of delta. It counts every sum that a helper was asked for, used or not.",
+        "",
+        *(
+            f"{node}: epsilon {report.epsilons[node]:.4f} at delta {report.delta:g}, in {one.releases} sums"
+            for node, one in sorted(report.takings.items())
+        ),
+    ]

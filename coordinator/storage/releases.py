@@ -1,0 +1,93 @@
+"""The noised sums of a run in the coordinator's database: what each has cost its members; nothing is taken back."""
+
+from collections.abc import Mapping
+
+from coordinator.records import ReleaseLedger, ReleaseRecord
+from federation.errors import LocalProtocolError
+from federation.privacy.releases import Taking
+from federation.storage.sqlite import Database, Readable
+from federation.types import Digest, ModelVersion, NodeId
+
+__all__ = ["charge_release", "raise_takings", "read_ledger", "read_releases"]
+
+_TAKE = (
+    "INSERT INTO takings VALUES (?, 1, ?, ?) ON CONFLICT (node) DO UPDATE"
+    " SET releases = releases + 1, last = excluded.last, spent = spent + excluded.spent"
+)
+_RAISE = (
+    "INSERT INTO takings VALUES (?, ?, ?, ?) ON CONFLICT (node) DO UPDATE"
+    " SET releases = MAX(releases, excluded.releases), last = MAX(last, excluded.last),"
+    " spent = MAX(spent, excluded.spent)"
+)
+
+
+def charge_release(database: Database, record: ReleaseRecord) -> None:
+    """Charge a sum's members, in the transaction that freezes its batch; the same again does nothing.
+
+    Raises:
+        LocalProtocolError: Its number was given to another batch.
+    """
+    known = database.execute("SELECT batch FROM releases WHERE number = ?", record.release).fetchone()
+    if known is not None:
+        if bytes(known["batch"]) != record.batch:
+            raise LocalProtocolError(f"noised sum {record.release} is of another batch")
+        return
+    row = {
+        "number": record.release,
+        "batch": record.batch,
+        "version": record.version,
+        "noise": record.noise,
+        "clip": record.clip,
+        "epsilon": record.epsilon,
+        "delta": record.delta,
+    }
+    database.insert("releases", row)
+    prices = ({"number": record.release, "node": node, "price": price} for node, price in record.prices.items())
+    database.insert("prices", *prices)
+    for node, price in record.prices.items():
+        database.execute(_TAKE, node, record.release, price)
+
+
+def raise_takings(database: Database, takings: Mapping[NodeId, Taking]) -> None:
+    """Take over what a helper knows better of these nodes: this store may have been restored from a backup.
+
+    Raises:
+        StorageError: Nothing was saved.
+    """
+    with database.transaction("ledger"):
+        for node, taking in takings.items():
+            database.execute(_RAISE, node, taking.releases, taking.last, taking.spent)
+
+
+def read_ledger(database: Readable) -> ReleaseLedger:
+    """What the next noised sum is decided by."""
+    newest = database.execute("SELECT * FROM releases ORDER BY number DESC LIMIT 1").fetchone()
+    takings = {
+        NodeId(row["node"]): Taking(releases=row["releases"], last=row["last"], spent=row["spent"])
+        for row in database.execute("SELECT * FROM takings ORDER BY node")
+    }
+    if newest is None:
+        return ReleaseLedger(takings=takings)
+    return ReleaseLedger(
+        releases=newest["number"] + 1, takings=takings, epsilon=newest["epsilon"], delta=newest["delta"]
+    )
+
+
+def read_releases(database: Readable) -> list[ReleaseRecord]:
+    """All noised sums, in order."""
+    prices: dict[int, dict[NodeId, float]] = {}
+    for row in database.execute("SELECT * FROM prices ORDER BY number, node"):
+        prices.setdefault(row["number"], {})[NodeId(row["node"])] = row["price"]
+    return [
+        ReleaseRecord(
+            release=row["number"],
+            batch=Digest(row["batch"]),
+            version=ModelVersion(row["version"]),
+            noise=row["noise"],
+            clip=row["clip"],
+            epsilon=row["epsilon"],
+            delta=row["delta"],
+            prices=prices.get(row["number"], {}),
+        )
+        for row in database.execute("SELECT * FROM releases ORDER BY number")
+    ]

@@ -1,0 +1,101 @@
+"""What noised sums tell of whole nodes: an epsilon with unit, adjacency and delta wherever it is said."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from coordinator.monitoring.noised_sums import NODES_ADJACENCY, NOT_PROMISED_OF_NODES, nodes_line, nodes_report
+from coordinator.monitoring.privacy import show_privacy
+from coordinator.monitoring.status import read_status
+from coordinator.records import ReleaseRecord
+from coordinator.storage.read_only import ReadOnlyStore
+from coordinator.storage.releases import charge_release
+from coordinator.storage.sqlite_store import SqliteStore
+from federation.errors import LocalProtocolError
+from federation.privacy.accountant import gaussian_epsilon
+from federation.privacy.releases import Taking
+from federation.types import Digest, ModelVersion, NodeId
+
+A, B = NodeId("press-1"), NodeId("press-2")
+
+
+def record(number: int, *nodes: NodeId) -> ReleaseRecord:
+    return ReleaseRecord(
+        release=number,
+        batch=Digest(bytes([number]) * 16),
+        version=ModelVersion(number + 1),
+        noise=4.0,
+        clip=1.0,
+        epsilon=8.0,
+        delta=1e-5,
+        prices=dict.fromkeys(nodes, 1 / 16),
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    store = SqliteStore(tmp_path / "state")
+    for number in range(10):
+        with store._database.transaction("test"):
+            charge_release(store._database, record(number, A, *([B] if number < 3 else [])))
+            charge_release(store._database, record(number, A, *([B] if number < 3 else [])))
+    store.close()
+    return tmp_path / "state"
+
+
+def test_a_sum_is_charged_once_and_its_number_belongs_to_one_batch(folder: Path) -> None:
+    with ReadOnlyStore(folder) as store:
+        assert store.released().takings == {
+            A: Taking(releases=10, last=9, spent=10 / 16),
+            B: Taking(releases=3, last=2, spent=3 / 16),
+        }
+        assert [one.prices.keys() for one in store.releases()][2:4] == [{A, B}, {A}]
+    written = SqliteStore(folder)
+    with pytest.raises(LocalProtocolError, match="another batch"), written._database.transaction("test"):
+        charge_release(written._database, replace(record(3, B), batch=Digest(b"x" * 16)))
+    written.close()
+
+
+def test_what_a_helper_knows_better_never_lowers_an_account(folder: Path) -> None:
+    store = SqliteStore(folder)
+    store.batches.raise_takings({A: Taking(releases=2, last=30, spent=0.1), B: Taking(releases=7, last=1, spent=1.0)})
+    assert store.released().takings == {
+        A: Taking(releases=10, last=30, spent=10 / 16),
+        B: Taking(releases=7, last=2, spent=1.0),
+    }
+    store.close()
+
+
+def test_the_statement_says_what_it_counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Vector z 4, k 10: 3.34141."""
+    show_privacy(folder)
+    said = capsys.readouterr().out
+    assert "Largest epsilon of any node: 3.3414 at delta 1e-05 (press-1), of a budget of 8." in said
+    assert NODES_ADJACENCY in said
+    assert "press-2: epsilon" in said
+    assert "nothing is promised of any row" not in said
+    for line in NOT_PROMISED_OF_NODES:
+        assert line in said
+    show_privacy(folder, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["nodes_privacy"]["nodes"]["press-1"]["epsilon"] == pytest.approx(3.34141, abs=1e-5)
+    assert (found["nodes_privacy"]["unit"], found["privacy"]) == ("nodes", None)
+
+
+def test_status_has_it_in_one_line_and_as_data(folder: Path) -> None:
+    with ReadOnlyStore(folder) as store:
+        said = nodes_line(nodes_report(store))
+    for part in ("epsilon 3.341 of 8", "delta 1e-05", "2 nodes", "unit nodes", NODES_ADJACENCY):
+        assert part in said
+    row = read_status(folder)["nodes_privacy"]
+    assert isinstance(row, dict)
+    assert row["largest_epsilon"] == pytest.approx(gaussian_epsilon((10 / 16) ** 0.5, 1e-5))
+
+
+def test_a_run_without_noise_says_nothing_of_nodes(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    assert nodes_report(store) is None
+    assert nodes_line(None) == ""
+    store.close()
