@@ -300,11 +300,7 @@ def _check_model(config: CoordinatorConfig, committer: Committer) -> None:
     Raises:
         ConfigError: Only one of model and strategy has control variates; or masks would hide nothing.
     """
-    check_masked_model(
-        committer.terms,
-        signs=config.security.signing_key is not None,
-        statistics=committer.manifest.statistic_count,
-    )
+    check_masked_model(committer.terms, committer.manifest.statistic_count, signs=bool(config.security.signing_key))
     if uses_controls(config) != any(map(of_scaffold, committer.manifest.tensors)):
         began = "without" if uses_controls(config) else "with"
         raise ConfigError(

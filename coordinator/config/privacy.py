@@ -199,13 +199,13 @@ def masked_model(
     )
 
 
-def check_masked_model(terms: PrivacyTerms | None, *, signs: bool, statistics: int = 0) -> None:
+def check_masked_model(terms: PrivacyTerms | None, statistics: int, *, signs: bool) -> None:
     """Look at what is known only once the model is: whether it can be masked, and whether helpers would answer.
 
     Args:
         terms: Those of the head; None where nothing is masked.
-        signs: Whether the coordinator signs what it says.
         statistics: Float statistics of the model.
+        signs: Whether the coordinator signs what it says.
 
     Raises:
         ConfigError: It cannot, or they would not.

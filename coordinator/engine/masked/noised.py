@@ -68,7 +68,7 @@ class NoisedSums:
         for node, paid in record.prices.items():
             before = self._taking(node)
             self._takings[node] = Taking(releases=before.releases + 1, last=record.release, spent=before.spent + paid)
-        for node in {*record.prices, *self._state.masked.resting}:
+        for node in dict.fromkeys((*record.prices, *self._state.masked.resting)):
             self._look(node)
 
     def heard(self, node: NodeId, held: Held) -> None:
