@@ -1,8 +1,31 @@
-"""The two models of the figures: J1's MLP with tanh, and the small CNN of Papernot et al. (arXiv 2007.14191)."""
+"""The models of the figures: J1's MLP, also with tanh, and the small CNN of Papernot et al. (arXiv 2007.14191)."""
+
+from functools import partial
 
 from torch import nn
 
-__all__ = ["mlp", "tanh_cnn"]
+from federation.task import TaskContext
+from federation.tasks.builtin import mlp as perceptrons
+from federation.tasks.builtin.mnist import DEVIATION, MEAN, mnist, scaled
+from federation.tasks.data.whole_data import WholeData
+from federation.tasks.training.torch_task import TorchTask
+
+__all__ = ["mlp", "standardised_j1", "tanh_cnn"]
+
+J1 = (784, 128, 64, 10)
+
+
+def standardised_j1(context: TaskContext) -> TorchTask:
+    """The task ``mnist-mlp`` with images of mean 0 and deviation 1 instead of between -1 and 1."""
+    prepare = partial(scaled, mean=MEAN, deviation=DEVIATION)
+    return TorchTask(
+        context,
+        model=partial(perceptrons.mlp, *J1),
+        train_data=WholeData(partial(mnist, context.data, train=True), prepare=prepare),
+        test_data=WholeData(partial(mnist, context.data, train=False), prepare=prepare),
+        loss=perceptrons.cross_entropy,
+        initial=partial(perceptrons.initial_mlp, J1),
+    )
 
 
 def mlp() -> nn.Module:

@@ -13,6 +13,7 @@ from federation.errors import FederationError, StorageError
 from federation.types import UpdateId
 from fedmq.audit.evidence import Evidence, Witness, read_nodes
 from fedmq.audit.invariants import Check, checks, double_updates, lost_updates, not_checked, waiting_updates
+from fedmq.audit.noised import is_noised, noised_checks, noised_not_checked
 from fedmq.audit.privacy import is_private, private_checks, private_not_checked
 from fedmq.audit.recompute import recompute_head
 from fedmq.audit.revealed_sums import helper_checks
@@ -133,22 +134,26 @@ def _report(evidence: Evidence, settings: CommitterSettings | None, *, private: 
     private = private or _or(lambda: is_private(evidence), False)
     lost = _or(lambda: frozenset(lost_updates(evidence)), frozenset[UpdateId]())
     double = _or(lambda: frozenset(double_updates(evidence)), frozenset[UpdateId]())
+    noised = _or(lambda: is_noised(evidence), False)
     every = [*checks(settings, lost, double), *(private_checks() if private else [])]
+    every += noised_checks() if noised else []
     every += helper_checks() if evidence.helper_folders else []
     findings = [_finding(evidence, *check) for check in every]
     claims = {invariant: claim for invariant, claim, _ in every}
     findings += [
         Finding(invariant=invariant, outcome=Outcome.SKIP, claim=claims[invariant], detail=detail)
-        for invariant, detail in _left_out(evidence, private=private)
+        for invariant, detail in _left_out(evidence, private=private, noised=noised)
     ]
     waiting = _or(lambda: frozenset(waiting_updates(evidence)), frozenset[UpdateId]())
     return AuditReport(findings=findings, lost=lost, double=double, waiting=waiting)
 
 
-def _left_out(evidence: Evidence, *, private: bool) -> list[tuple[str, str]]:
+def _left_out(evidence: Evidence, *, private: bool, noised: bool) -> list[tuple[str, str]]:
     left_out = _or(lambda: list(not_checked(evidence)), list[tuple[str, str]]())
     if private:
         left_out += _or(lambda: list(private_not_checked(evidence)), list[tuple[str, str]]())
+    if noised:
+        left_out += _or(lambda: list(noised_not_checked(evidence)), list[tuple[str, str]]())
     return left_out
 
 

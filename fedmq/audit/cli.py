@@ -52,7 +52,7 @@ def audit_command(
         helpers=helper or [],
         settings=None if settings is None else committer_settings(settings),
         witness=Witness(),
-        private=settings is not None and settings.privacy.unit is not None,
+        private=settings is not None and settings.privacy.unit == "examples",
     )
     if as_json:
         sys.stdout.write(json.dumps(_as_json(report)) + "\n")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from coordinator.records import NodeSpent, Restored
+from coordinator.records import NodeSpent, ReleaseLedger, ReleaseRecord, Restored
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import Participation, UpdateRow, VersionRow
 from edge_node.storage.database import DATABASE as NODE_DATABASE
@@ -108,6 +108,16 @@ class Evidence:
     def spent(self) -> Mapping[NodeId, NodeSpent]:
         """What the coordinator knows that nodes have spent under differential privacy, by name."""
         return self.store.spent()
+
+    @cached_property
+    def releases(self) -> list[ReleaseRecord]:
+        """The noised sums that helpers were asked for, in order."""
+        return self.store.releases()
+
+    @cached_property
+    def released(self) -> ReleaseLedger:
+        """Each node's part in them, as the coordinator has it."""
+        return self.store.released()
 
     @cached_property
     def updates_of(self) -> Mapping[NodeId, list[UpdateId]]:

@@ -1,4 +1,4 @@
-"""The ledgers of differential privacy as invariants P1 to P3 of a stopped federation; each returns what is wrong.
+"""The ledgers of differential privacy as invariants P1 to P5 of a stopped federation; each returns what is wrong.
 
 A node charges an update in the transaction that makes it, and says in the offer all that it has spent [FED-180,
 FED-183]; the coordinator keeps the highest count that it was told before it keeps the update. So a ledger below what
@@ -19,6 +19,9 @@ __all__ = ["is_private", "private_checks", "private_not_checked"]
 Steps = tuple[SampledSteps, ...]
 _Kind = tuple[float, float]
 
+_ROUNDING = 1e-6
+"""Share that an epsilon may be above its budget: the accountant's bounds are so exact."""
+
 _ADOPTED = UpdateId("")
 """Whose charge is what the coordinator knew better: of updates of a state that was lost."""
 
@@ -34,6 +37,12 @@ def private_checks() -> list[tuple[str, str, Check]]:
         ("P1", "no ledger is less than what its updates cost", lambda evidence: some(_lowered(evidence))),
         ("P2", "each update that left its node is charged once", lambda evidence: some(_charged_once(evidence))),
         ("P3", "the epsilon that is reported is not too low", lambda evidence: some(_understated(evidence))),
+        ("P4", "nothing has left a node beyond its budget", lambda evidence: some(_beyond(evidence))),
+        (
+            "P5",
+            "a node that lost its state has taken over what was known of it",
+            lambda evidence: some(_forgot(evidence)),
+        ),
     ]
 
 
@@ -107,6 +116,35 @@ def _understated(evidence: Evidence) -> Iterator[str]:
         again = epsilon_of(greatest(report.spent[whose].steps, _cost(evidence, node, whose)), delta)
         if again > report.epsilons[whose]:
             yield f"{whose} is reported with epsilon {report.epsilons[whose]:.4f}, and has spent {again:.4f}"
+
+
+def _beyond(evidence: Evidence) -> Iterator[str]:
+    """A budget may have been lowered since: then nothing may have been released that was asked for under it."""
+    for name, spent in evidence.spent.items():
+        steps, privacy = spent.steps, spent.privacy
+        epsilon = epsilon_of(steps, privacy.delta)
+        if epsilon > privacy.epsilon * (1 + _ROUNDING):
+            yield f"{name} has spent {epsilon:.4f} of {privacy.epsilon:g}"
+    for node in evidence.nodes:
+        name_of = _name(evidence, node)
+        known = None if name_of is None else evidence.spent.get(name_of)
+        if known is None:
+            continue
+        own = epsilon_of(_total(node), known.privacy.delta)
+        if own > known.privacy.epsilon * (1 + _ROUNDING):
+            yield f"{node.folder} has spent {own:.4f} of {known.privacy.epsilon:g}"
+
+
+def _forgot(evidence: Evidence) -> Iterator[str]:
+    """A folder that has charged none of the updates that the coordinator has is another one than theirs [FED-184]."""
+    for node in evidence.nodes:
+        whose = _name(evidence, node)
+        if whose is None or _has_lost_its_state(evidence, node, whose):
+            continue
+        before = [update for update in evidence.updates_of.get(whose, ()) if update not in node.charges]
+        known = _known(evidence, whose)
+        if before and _ADOPTED not in node.charges and (lack := _lack(_total(node), known)):
+            yield f"{node.folder} does not know of {some(sorted(before))}, nor of {lack} in the ledger of {whose}"
 
 
 def _name(evidence: Evidence, node: StoppedNode) -> NodeId | None:

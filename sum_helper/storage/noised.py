@@ -8,7 +8,7 @@ from federation.storage.sqlite import Connection, Database, Readable
 from federation.types import NodeId, RunId
 from sum_helper.records import Charge, Released
 
-__all__ = ["NOISED_TABLES", "add_noised_tables", "pay", "read_released", "read_taking"]
+__all__ = ["NOISED_TABLES", "add_noised_tables", "pay", "read_released", "read_taking", "read_takings"]
 
 NOISED_TABLES: Final = (
     "CREATE TABLE noised (run TEXT PRIMARY KEY, plan TEXT NOT NULL, releases INTEGER NOT NULL)",
@@ -38,6 +38,14 @@ def read_taking(database: Readable, run: RunId, node: NodeId) -> Taking | None:
     """A node's part in the noised sums of a run; None where it was in none."""
     row = database.execute("SELECT * FROM takings WHERE run = ? AND node = ?", run, node).fetchone()
     return None if row is None else Taking(releases=row["releases"], last=row["last"], spent=row["spent"])
+
+
+def read_takings(database: Readable, run: RunId) -> dict[NodeId, Taking]:
+    """Each node's part in the noised sums of a run, by name; nothing where a release of before has written last."""
+    if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'takings'").fetchone() is None:
+        return {}
+    rows = database.execute("SELECT * FROM takings WHERE run = ? ORDER BY node", run).fetchall()
+    return {NodeId(row["node"]): Taking(releases=row["releases"], last=row["last"], spent=row["spent"]) for row in rows}
 
 
 def read_released(database: Readable, run: RunId) -> Released:

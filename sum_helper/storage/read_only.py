@@ -5,8 +5,10 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from federation.privacy.releases import Taking
 from federation.storage.sqlite import Readable
 from federation.types import DIGEST_BYTES, Digest, ModelVersion, NodeId, RunId, UpdateId
+from sum_helper.storage.noised import read_takings
 from sum_helper.storage.store import open_read_only, read_ledger
 
 __all__ = ["RevealedSum", "SeenUpdate", "StoppedHelper", "read_helper"]
@@ -55,12 +57,14 @@ class StoppedHelper:
         updates: By the digests of their tickets; old ones are forgotten.
         sums: What was revealed; old ones are forgotten.
         releases: In how many sums of all runs each node was, by name.
+        takings: Each node's part in the noised sums of this run, by name.
     """
 
     folder: Path
     updates: Mapping[Digest, SeenUpdate]
     sums: tuple[RevealedSum, ...]
     releases: Mapping[NodeId, int]
+    takings: Mapping[NodeId, Taking] = field(default_factory=dict)
 
 
 def read_helper(folder: Path, run: RunId | None) -> StoppedHelper:
@@ -80,6 +84,7 @@ def read_helper(folder: Path, run: RunId | None) -> StoppedHelper:
             updates=_updates(database, run),
             sums=_sums(database, run),
             releases={node: releases for node, (releases, _) in ledger.items()},
+            takings={} if run is None else read_takings(database, run),
         )
 
 

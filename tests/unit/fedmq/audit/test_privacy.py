@@ -123,7 +123,7 @@ class TestAnHonestRun:
         other = node_folder(tmp_path / "b", run_of(state), name="b")
         report = audit(state, nodes=[node, other])
         assert (failed(report), told(report)) == ({}, [])
-        assert set(outcomes(report)) == {"P1", "P2", "P3"}
+        assert set(outcomes(report)) == {"P1", "P2", "P3", "P4", "P5"}
         report = audit(state)
         assert failed(report) == {}
         assert told(report) == ["not checked: the ledgers of a; b themselves, whose folders were not named"]
@@ -138,7 +138,9 @@ class TestAnHonestRun:
         store = SqliteStore(tmp_path / "new")
         initialised(store)
         store.close()
-        assert outcomes(audit(tmp_path / "new", private=True)) == dict.fromkeys(("P1", "P2", "P3"), Outcome.PASS)
+        assert outcomes(audit(tmp_path / "new", private=True)) == dict.fromkeys(
+            ("P1", "P2", "P3", "P4", "P5"), Outcome.PASS
+        )
 
     def test_a_node_that_lost_its_state_passes_once_it_has_heard(self, state: Path, tmp_path: Path) -> None:
         lost = tmp_path / "a"
@@ -265,7 +267,16 @@ def test_a_ledger_that_cannot_be_read_fails(state: Path) -> None:
 
 def test_a_node_that_trained_on_behind_what_is_known_of_it_is_found(state: Path, tmp_path: Path) -> None:
     behind = node_folder(tmp_path / "a", run_of(state), rounds=range(2, 3))
-    assert "the coordinator knows of 24 steps" in failed(audit(state, nodes=[behind]))["P1"]
+    found = failed(audit(state, nodes=[behind]))
+    assert "the coordinator knows of 24 steps" in found["P1"]
+    assert "nor of 24 steps" in found["P5"]
+
+
+def test_a_ledger_beyond_its_budget_is_found(state: Path, node: Path) -> None:
+    damage(state / DATABASE, "UPDATE spent SET steps = 9000 WHERE node = 'b'")
+    assert "b has spent" in failed(audit(state))["P4"]
+    damage(state / DATABASE, "UPDATE spent SET epsilon = 0.01, steps = 36")
+    assert "has spent" in failed(audit(state, nodes=[node]))["P4"]
 
 
 def test_a_charge_that_neither_store_knows_is_told_and_no_failure(state: Path, node: Path) -> None:
