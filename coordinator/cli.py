@@ -34,7 +34,7 @@ is wrong, 3 the store is in use, lost, or cannot be written, 4 the broker cannot
 
 LAZY_COMMANDS: LazyCommands = {
     "demo": ("fedmq.demo.cli", "demo", "A whole federation on this machine: broker, coordinator, nodes."),
-    "audit": ("fedmq.audit.cli", "audit_command", "Check the stores of a stopped federation: I1 to I9, P1 to P3."),
+    "audit": ("fedmq.audit.cli", "audit_command", "Check the stores of a stopped federation: I1 to I9, P1 to P5."),
     "backup": ("coordinator.backup.cli", "backup", "Write a run to one file, while its coordinator runs."),
     "restore": ("coordinator.backup.cli", "restore", "Make a state folder from a backup; nodes obey it at once."),
     "plot": ("coordinator.artifacts.plots.cli", "plot", "Draw runs: learning curves, nodes, participation, staleness."),

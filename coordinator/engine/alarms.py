@@ -114,6 +114,7 @@ class Waiting:
             "gone": list(gone),
             "buffer": state.settings.buffer,
             "nodes_min": state.settings.nodes_min,
+            "pausing": list(islice(state.registry.pausing(), NAMES_MAX)),
             **masked_wait(state),
             "nobody_trains": state.nobody_trains,
             **failing_nodes(state),

@@ -313,6 +313,10 @@ class Registry:
             self._resting.set(node, max(entry.backoff_until, now + min(seconds, RETRY_AFTER_MAX_S)))
             self._refresh(node)
 
+    def pausing(self) -> Iterator[NodeId]:
+        """Nodes that are left alone for now, as they have declined, or sent what was refused."""
+        return iter(self._resting)
+
     def praise(self, node: NodeId, train_s: float = 0.0, payload_bytes: int = 0) -> None:
         """The node delivered: its failures in a row are over."""
         entry = self._entries.get(node)

@@ -1,7 +1,7 @@
 """Keyed timers and rate limits, and the clock that stands still while the broker is away: O(log n) each."""
 
 import heapq
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
 KeyT = TypeVar("KeyT", bound=Hashable)
@@ -33,6 +33,9 @@ class Timers(Generic[KeyT]):
 
     def __len__(self) -> int:
         return len(self._due)
+
+    def __iter__(self) -> Iterator[KeyT]:
+        return iter(self._due)
 
     def set(self, key: KeyT, due: float) -> None:
         """Let ``key`` be due at ``due`` (seconds), whatever it was before."""

@@ -54,7 +54,7 @@ def explain(waiting: Waiting) -> str:
     counts = _counts(waiting.fields)
     seen = f"{_seen(waiting.fields.get('behind'))}{_claims(waiting.fields.get('claims'))}"
     if waiting.pid is not None:
-        more = f"{_masked(waiting.fields)}{seen}{_failing(waiting.fields)}"
+        more = f"{_masked(waiting.fields)}{_pausing(waiting.fields)}{seen}{_failing(waiting.fields)}"
         return f"waiting for {what}; since {_span(waiting.since_s)}{counts}{more}"
     last = f"no coordinator is running; {_span(waiting.said_s)} ago the last one waited for {what}{counts}"
     if reason == WaitReason.BEHIND:
@@ -167,6 +167,14 @@ def _counts(fields: Mapping[str, Any]) -> str:
     if fields.get("buffer") and reason not in OVER:
         said.append(f"{fields.get('buffered', 0)} of {fields['buffer']} updates for the next one")
     return "".join(f", {one}" for one in said)
+
+
+def _pausing(fields: Mapping[str, Any]) -> str:
+    """Whom nobody asks just now, where nobody else is left."""
+    named = fields.get("pausing") or []
+    if not named or fields.get("reason") not in (WaitReason.NO_CANDIDATES, WaitReason.HELPER):
+        return ""
+    return f"; left alone for a while after a decline or a refused update: {', '.join(map(str, named))}"
 
 
 def _masked(fields: Mapping[str, Any]) -> str:

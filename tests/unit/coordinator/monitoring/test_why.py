@@ -117,6 +117,15 @@ def test_many_nodes_of_one_reason_are_counted() -> None:
     assert different.endswith("; node 4: reason 4; and 1 more node")
 
 
+def test_a_masked_version_says_how_many_updates_it_lacks_and_who_rests() -> None:
+    short = text("no_candidates", ready=5, quorum=8, rest=5, resting=["ann", "bob", "cid"], pausing=["dot"])
+    assert "; 5 updates can be summed now, a masked version has 8 or more (round.quorum)" in short
+    assert "; resting between two noised sums (privacy.separation): ann, bob, cid and 2 more" in short
+    assert "; left alone for a while after a decline or a refused update: dot" in short
+    enough = text("assignments", ready=8, quorum=8, rest=0, resting=[], pausing=["dot"])
+    assert enough == text("assignments")
+
+
 def test_every_reason_has_its_words() -> None:
     assert MEANINGS.keys() == set(WaitReason)
     for reason, words in MEANINGS.items():
