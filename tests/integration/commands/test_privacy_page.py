@@ -40,7 +40,7 @@ def _blocks(language: str) -> list[str]:
 
 def commands() -> list[list[str]]:
     """Every command of the text that names a role, as words: inline, or a line of a block without a language."""
-    code = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    code = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
     alone = [line for language, block in code.findall(TEXTS) if not language for line in block.splitlines()]
     inline = re.findall(r"`([^`]+)`", code.sub("", TEXTS).replace("\n", " "))
     lines = [line.partition("  ")[0].strip() for line in (*inline, *alone)]
