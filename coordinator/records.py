@@ -165,12 +165,19 @@ class BatchRecord:
         request: What helpers are asked for; it names all classes.
         members: The members.
         reason: Why now.
+        others: What they are asked for of the further groups, where the members are in groups with a sum each.
     """
 
     version: ModelVersion
     request: SumRequest
     members: tuple[Member, ...]
     reason: str
+    others: tuple[SumRequest, ...] = ()
+
+    @property
+    def requests(self) -> tuple[SumRequest, ...]:
+        """All groups'; the sum of class c of group g has the number g times the classes plus c."""
+        return self.request, *self.others
 
     @property
     def updates(self) -> frozenset[UpdateId]:
@@ -305,17 +312,12 @@ class NodeSpent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseRecord:
-    """What a noised sum costs its members: written down with the batch, before a helper is asked for it.
+    """What a noised sum costs its members; on disk with the batch, before a helper is asked for it.
 
     Attributes:
         release: Its number among the noised sums of the run, from 0.
-        batch: Whose.
-        version: The version that it is to make.
-        noise: Standard deviation of one helper's noise, in units of
-        clip: the longest update.
-        epsilon: Budget of each node in the run,
-        delta: at this delta.
-        prices: By node, what it pays, as mu^2.
+        batch: Whose, for ``version``; ``noise`` is one helper's standard deviation, in units of ``clip``.
+        epsilon: Budget of each node, at ``delta``; ``prices`` are what each pays, as mu^2.
     """
 
     release: int
@@ -333,10 +335,8 @@ class ReleaseLedger:
     """The noised sums of a run, as this store knows them.
 
     Attributes:
-        releases: How many there were: the next one has this number.
-        takings: Each node's part in them.
-        epsilon: Budget of each node, of the newest sum; None where there was none.
-        delta: And its delta.
+        releases: How many there were, the next one's number; ``takings`` are each node's part in them.
+        epsilon: Budget of each node at ``delta``, of the newest sum; None where there was none.
     """
 
     releases: int = 0

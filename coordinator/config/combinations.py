@@ -95,7 +95,7 @@ def check_combination(config: CoordinatorConfig, size: RoundSize) -> None:
         raise ConfigError("train.proximal_mu", "0 turns fedprox into fedavg: leave it out, or name fedavg")
     if config.strategy.mixing and size.buffer != 1:
         raise ConfigError("strategy.mixing", f"mixes one update into the model: round.buffer is {size.buffer}, not 1")
-    if config.strategy.robust != NO_RULE:
+    if config.strategy.robust != NO_RULE and not config.privacy.masked:
         _check_robust(config, size)
     if config.privacy.unit is not None:
         _check_private(config)
@@ -133,7 +133,7 @@ def _check_synchronous(chosen: RoundSection) -> None:
 def _quorum(config: CoordinatorConfig, buffer: int) -> int:
     """Half of the buffer, and what a rule or masks need; a fraction of unknown many nodes begins at that or at 1."""
     half = 1 if config.round.fraction is not None else max(1, buffer // 2)
-    least = config.privacy.members_min if config.privacy.masked else 1
+    least = config.privacy.members_min * config.privacy.groups if config.privacy.masked else 1
     return min(buffer, max(half, least, _members_min(config, half)))
 
 
@@ -199,13 +199,15 @@ def _check_masked(config: CoordinatorConfig, size: RoundSize) -> None:
     for key, why, excluded in _excluded_by_masks(config):
         if excluded:
             raise ConfigError(key, f"does not go with privacy.masked: {why}")
-    least = config.privacy.members_min
+    groups, each = config.privacy.groups, config.privacy.members_min
+    least, apiece = groups * each, math.ceil(size.buffer / groups)
+    of = f"{groups} groups of privacy.members_min = {each}" if groups > 1 else f"privacy.members_min = {each}"
     for key, count in (("round.buffer", size.buffer), ("round.quorum", size.quorum)):
         if count < least:
-            raise ConfigError(key, f"masked sums have privacy.members_min = {least} or more updates, not {count}")
-    if size.buffer > MEMBERS_MAX:
+            raise ConfigError(key, f"masked sums have {of} or more updates, not {count}")
+    if apiece > MEMBERS_MAX:
         raise ConfigError("round.buffer", f"a masked sum has {MEMBERS_MAX} updates at most")
-    if 2 * size.buffer * config.privacy.levels + 1 > 1 << MASK_BITS_MAX:
+    if 2 * apiece * config.privacy.levels + 1 > 1 << MASK_BITS_MAX:
         raise ConfigError("privacy.levels", f"sums of {size.buffer} updates do not fit {MASK_BITS_MAX} bits")
 
 
@@ -225,7 +227,7 @@ def _excluded_by_masks(config: CoordinatorConfig) -> Iterator[tuple[str, str, bo
     yield "strategy.importance", "say up to how many examples: privacy.importance_cap", capless
     uncapped = chosen.importance == "uniform" and config.privacy.importance_cap is not None
     yield "privacy.importance_cap", "strategy.importance = uniform counts all alike", uncapped
-    yield "strategy.robust", f"{single}, so none can be left out", chosen.robust != NO_RULE
+    yield from _excluded_by_groups(config)
     yield "limits.clip_norm", f"{single}: privacy.clip has the nodes do it", config.limits.clip_norm > 0
     norm = "update_norm_max" in config.limits.model_fields_set
     yield "limits.update_norm_max", f"{single}: privacy.clip has the nodes do it", norm
@@ -235,3 +237,19 @@ def _excluded_by_masks(config: CoordinatorConfig) -> Iterator[tuple[str, str, bo
     yield "codec.fallbacks", "all updates of a sum are coded alike: leave it out", bool(config.codec.fallbacks)
     on_nodes = config.evaluation.nodes_every > 0 or config.stopping.on is Source.NODES
     yield "evaluation.nodes_every", "a node's own numbers would travel in clear", on_nodes
+
+
+def _excluded_by_groups(config: CoordinatorConfig) -> Iterator[tuple[str, str, bool]]:
+    """A robust rule sees groups of updates, each as its mean; nothing else is there to choose from."""
+    groups, name = config.privacy.groups, config.strategy.robust
+    rule = make_rule(name, config.strategy.attackers)
+    of_groups = name in ("median", "trimmed_mean")
+    why = "no single update is ever seen, so none can be left out: median or trimmed_mean, with privacy.groups"
+    yield "strategy.robust", why, name != NO_RULE and not (of_groups and groups > 1)
+    yield "privacy.groups", "say how to choose between them: strategy.robust = median", groups > 1 and rule is None
+    if rule is None or groups == 1:
+        return
+    least = _members_min(config, groups)
+    yield "privacy.groups", f"{name} needs {least} to stand that share of bad ones", groups < least
+    noised = config.privacy.unit == "nodes"
+    yield "privacy.groups", "each sum has its own noise, and few members: take them without privacy.unit", noised

@@ -1,5 +1,6 @@
 """``[privacy]``: what those who carry contributions, add them up, or see the model learn of the data behind them."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
@@ -29,6 +30,9 @@ from federation.protocol.limits import (
 from federation.protocol.messages import TrainSettings
 from federation.protocol.sum_messages import PrivacyTerms
 from federation.types import PRIVATE_EXAMPLES, ExamplePrivacy
+
+GROUPS_MAX = 64
+"""Most groups of one version: helpers answer for each by itself."""
 
 __all__ = [
     "PrivacySection",
@@ -69,6 +73,8 @@ class PrivacySection(Section):
             nothing.
         threshold: So many of them must answer for a sum. Nothing is all of them.
         members_min: Fewest updates of a sum.
+        groups: The members of a version are summed in so many groups, and ``strategy.robust`` (median or trimmed_mean)
+            chooses between the groups' means: fewer bad nodes than half of the groups do no harm.
         levels: Largest magnitude of the integers that a node's update is rounded to; 1 is the smallest upload.
         step: What one of them is worth in the first version; later ones follow the length of the updates. Nothing sends
             the first version finely, in 21 bits and those of the sum.
@@ -102,6 +108,7 @@ class PrivacySection(Section):
     helpers: Annotated[tuple[str, ...], Field(max_length=HELPERS_MAX)] = ()
     threshold: PositiveInt | None = None
     members_min: Annotated[int, Field(ge=MEMBERS_LEAST, le=MEMBERS_MAX)] = 8
+    groups: Annotated[int, Field(ge=1, le=GROUPS_MAX)] = 1
     levels: Annotated[int, Field(ge=1, le=LEVELS_MAX)] = 1
     step: PositiveFloat | None = None
     clip: PositiveFloat | None = None
@@ -128,6 +135,8 @@ class PrivacySection(Section):
     def _helpers_for_masks(self) -> "PrivacySection":
         if self.masked and not self.helpers:
             raise ValueError("masked needs helpers: NAME=KEY of each, as fedmq helper init and doctor print it")
+        if self.groups > 1 and not self.masked:
+            raise ValueError("groups are of masked sums: set masked, or leave them out")
         if self.threshold is not None and self.threshold > len(self.helpers):
             raise ValueError(f"threshold {self.threshold} is more than {len(self.helpers)} helpers")
         return self
@@ -164,6 +173,7 @@ def masking_settings(section: PrivacySection) -> MaskingSettings | None:
         helpers=tuple(helper.name for helper in helpers),
         threshold=section.threshold or len(helpers),
         members_min=section.members_min,
+        groups=section.groups,
         budget=ReleaseBudget(epsilon=section.epsilon, delta=section.delta) if section.unit == "nodes" else None,
     )
 
@@ -189,7 +199,7 @@ def masked_model(
         helpers=helpers_digest([helper.key for helper in helpers], threshold),
         count=len(helpers),
         threshold=threshold,
-        members=members,
+        members=math.ceil(members / section.groups),
         levels=section.levels,
         first_step=section.step,
         clip=section.clip,

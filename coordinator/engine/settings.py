@@ -48,12 +48,14 @@ class MaskingSettings:
         helpers: Their names, in the order of their identity keys.
         threshold: So many of them must hold an update, and answer for its batch.
         members_min: Fewest updates of a sum.
+        groups: In so many groups a version's members are summed, each by itself.
         budget: Of each node, where helpers add noise for whole nodes; None: they do not.
     """
 
     helpers: tuple[HelperId, ...]
     threshold: int
     members_min: int
+    groups: int = 1
     budget: ReleaseBudget | None = None
 
 

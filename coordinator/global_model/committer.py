@@ -17,6 +17,7 @@ from coordinator.global_model.downlink import (
     parts_again,
 )
 from coordinator.global_model.masked import MaskedCombine, MaskedModel
+from coordinator.global_model.masked_groups import GroupedCombine, grouped
 from coordinator.global_model.update_checks import Examine, Inspections
 from coordinator.records import BatchRecord, Member, VersionRecord
 from coordinator.storage.store import Commit, Figures, ModelState
@@ -241,7 +242,7 @@ class Committer:
     def _masked_state(self, combine: Combine | None) -> dict[str, np.ndarray]:
         """What the next version's nodes are told of the step, after the sums of these."""
         masked = self._settings.masked
-        if masked is None or not isinstance(combine, MaskedCombine) or combine.tail is None:
+        if masked is None or not isinstance(combine, MaskedCombine | GroupedCombine) or combine.tail is None:
             return {}
         tail = combine.tail
         version, parameters = self._head.version + 1, self.manifest.parameter_count
@@ -260,7 +261,7 @@ class Committer:
         return replace(published, model=replace(published.model, strategy={**state, **known}))
 
 
-def masked_combine(store: "SumStore", before: ModelState) -> MaskedCombine | None:
+def masked_combine(store: "SumStore", before: ModelState) -> MaskedCombine | GroupedCombine | None:
     """How the version after this one is made of the store's masked batch; None where it is made of no batch.
 
     Raises:
@@ -270,6 +271,8 @@ def masked_combine(store: "SumStore", before: ModelState) -> MaskedCombine | Non
     batch = store.batch(version)
     if batch is None:
         return None
+    if batch.others:
+        return grouped(batch, store.sums(version), before.shadow.counters)
     return MaskedCombine(batch.request.terms, store.sums(version), before.shadow.counters)
 
 

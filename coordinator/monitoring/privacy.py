@@ -156,7 +156,7 @@ def masked_versions(store: Batches) -> MaskedVersions | None:
     return MaskedVersions(
         masked=len(batches),
         plain=len(versions) - len(batches),
-        members_least=min(len(batch.members) for batch in batches),
+        members_least=min(len(request.tickets) for batch in batches for request in batch.requests),
         helpers=batches[-1].request.terms.count,
         threshold=batches[-1].request.terms.threshold,
     )

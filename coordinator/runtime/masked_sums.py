@@ -45,7 +45,10 @@ class MaskedExecution:
         """
         match effect:
             case FreezeBatch(batch=batch, release=release):
-                self._store.batches.freeze(batch, release)
+                if release is None:
+                    self._store.batches.freeze(batch)
+                else:
+                    self._store.batches.freeze(batch, release)
                 yield BatchFrozen(batch=batch, release=release)
             case RaiseTaking(node=node, taking=taking):
                 self._store.batches.raise_takings({node: taking})
@@ -56,15 +59,15 @@ class MaskedExecution:
                 name = transfer_id(offer.batch, offer.part)
                 self._store.batches.keep_chunk(name, index * offer.chunk_bytes, index, body)
                 yield SumChunkStored(offer=offer, index=index)
-            case StoreSum(version=version, offer=offer):
-                yield self._store_sum(version, offer)
+            case StoreSum(version=version, offer=offer, part=part):
+                yield self._store_sum(version, offer, part)
             case SendToHelper(helper=helper, command=command):
                 topic = self._writer.topics.helper_command(helper)
                 self._control.publish(topic, self._writer.encode(topic, command), qos=1)
             case _:
                 assert_never(effect)
 
-    def _store_sum(self, version: ModelVersion, offer: SumOffer) -> Event:
+    def _store_sum(self, version: ModelVersion, offer: SumOffer, part: int) -> Event:
         """Only what the helper has promised is kept; chunks that are not there any more are asked for again."""
         body = offer.inline
         if body is None:
@@ -74,5 +77,5 @@ class MaskedExecution:
                 return SumRejected(offer=offer, detail=str(error))
         if len(body) != offer.payload_bytes or payload_digest(body) != offer.payload_digest:
             return SumRejected(offer=offer, detail=f"{len(body)} bytes are not the sum that was offered")
-        self._store.batches.save_sum(version, offer.part, body)
-        return SumStored(part=offer.part)
+        self._store.batches.save_sum(version, part, body)
+        return SumStored(part=part)

@@ -5,7 +5,7 @@ is undone is made again from the same batch and the same sums, whether its helpe
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from coordinator.records import BatchRecord, MaskedSeeds, Member, ReleaseRecord, UpdateRecord, Verdict
@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 _LENGTH_BYTES = 2
+_REQUEST_BYTES = 4
 
 _MEMBER = ("update", "node", "num_examples", "staleness")
 
@@ -96,6 +97,7 @@ def insert_batch(database: Database, batch: BatchRecord) -> None:
         "request": encode_message(batch.request),
         "members": json.dumps([[getattr(member, name) for name in _MEMBER] for member in batch.members]),
         "reason": batch.reason,
+        "others": _packed([encode_message(one) for one in batch.others]) if batch.others else None,
     }
     known = database.execute("SELECT * FROM batches WHERE version = ?", batch.version).fetchone()
     head = database.execute("SELECT MAX(version) FROM versions").fetchone()[0]
@@ -157,16 +159,37 @@ def expire_sums(database: Database, version: int) -> None:
 
 
 def _batch(row: Row) -> BatchRecord:
-    try:
-        request = decode_message(bytes(row["request"]))
-    except RemoteProtocolError as error:
-        raise DamagedStore(f"the batch of version {row['version']} is damaged: {error}") from error
-    if not isinstance(request, SumRequest):
-        raise DamagedStore(f"the batch of version {row['version']} is damaged")
+    request = _request(row, bytes(row["request"]))
+    others = tuple(_request(row, body) for body in _unpacked(bytes(row["others"] or b"")))
     members = tuple(
         Member(update=UpdateId(update), node=NodeId(node), num_examples=examples, staleness=staleness)
         for update, node, examples, staleness in json.loads(row["members"])
     )
     return BatchRecord(
-        version=ModelVersion(row["version"]), request=request, members=members, reason=str(row["reason"])
+        version=ModelVersion(row["version"]),
+        request=request,
+        members=members,
+        reason=str(row["reason"]),
+        others=others,
     )
+
+
+def _request(row: Row, body: bytes) -> SumRequest:
+    try:
+        request = decode_message(body)
+    except RemoteProtocolError as error:
+        raise DamagedStore(f"the batch of version {row['version']} is damaged: {error}") from error
+    if not isinstance(request, SumRequest):
+        raise DamagedStore(f"the batch of version {row['version']} is damaged")
+    return request
+
+
+def _packed(bodies: Sequence[bytes]) -> bytes:
+    return b"".join(len(body).to_bytes(_REQUEST_BYTES, "big") + body for body in bodies)
+
+
+def _unpacked(packed: bytes) -> Iterator[bytes]:
+    while packed:
+        end = _REQUEST_BYTES + int.from_bytes(packed[:_REQUEST_BYTES], "big")
+        yield packed[_REQUEST_BYTES:end]
+        packed = packed[end:]

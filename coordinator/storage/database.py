@@ -106,6 +106,10 @@ def _add_releases(connection: Connection) -> None:
     )
 
 
+def _add_groups(connection: Connection) -> None:
+    connection.execute("ALTER TABLE batches ADD COLUMN others BLOB")
+
+
 LAYOUT = Layout(
     tables=TABLES,
     read=_read_number,
@@ -120,6 +124,7 @@ LAYOUT = Layout(
         9: _add_masked_sums,
         10: _add_ledger,
         11: _add_releases,
+        12: _add_groups,
     },
 )
 

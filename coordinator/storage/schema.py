@@ -79,7 +79,7 @@ _COLUMNS = {
     f" {_VERDICT.definitions()}, staleness {_COUNT}, judged_at INTEGER, seal BLOB",
     "payloads": "update_id TEXT PRIMARY KEY, body BLOB",
     "seeds": "update_id TEXT PRIMARY KEY, ticket BLOB NOT NULL, boxes BLOB NOT NULL",
-    "batches": f"version {_KEY}, request BLOB NOT NULL, members TEXT NOT NULL, reason TEXT NOT NULL",
+    "batches": f"version {_KEY}, request BLOB NOT NULL, members TEXT NOT NULL, reason TEXT NOT NULL, others BLOB",
     "sums": "version INTEGER NOT NULL, part INTEGER NOT NULL, digest BLOB NOT NULL, body BLOB NOT NULL,"
     " PRIMARY KEY (version, part)",
     "transfers": f"{UPDATE.definitions(update_id='TEXT PRIMARY KEY')}, chunk_bytes INTEGER NOT NULL",

@@ -54,13 +54,15 @@ def _other_sums(evidence: Evidence) -> Iterator[str]:
         if known is None:
             continue
         batch, sums = known
-        if batch.request.batch != revealed.batch:
+        group = next((place for place, one in enumerate(batch.requests) if one.batch == revealed.batch), None)
+        if group is None:
             yield from _counted_elsewhere(evidence, helper, revealed, names)
-        elif batch.request.members != b"".join(revealed.members):
+        elif batch.requests[group].members != b"".join(revealed.members):
             yield f"{helper.folder}: version {revealed.version} has other members in the coordinator's store"
         else:
+            first = group * len(batch.request.classes)
             for number, answer in revealed.answers.items():
-                if answer is not None and (number >= len(sums) or sums[number] != answer):
+                if answer is not None and (first + number >= len(sums) or sums[first + number] != answer):
                     yield f"{helper.folder}: version {revealed.version} is made of another sum of class {number}"
 
 

@@ -226,11 +226,11 @@ class MaskedRig(Rig):
                 return [said.BatchDropped(verdicts=verdicts)]
             case asked.StoreSumChunk(offer=offer, index=index):
                 return [said.SumChunkStored(offer=offer, index=index)]
-            case asked.StoreSum(version=version, offer=offer):
+            case asked.StoreSum(version=version, offer=offer, part=part):
                 assert self.store.batch is not None
                 assert version == self.store.batch.version
-                self.store.sums[offer.part] = offer
-                return [said.SumStored(part=offer.part)]
+                self.store.sums[part] = offer
+                return [said.SumStored(part=part)]
             case asked.SendToHelper() | asked.RaiseTaking():
                 return self._tell_or_raise(effect)
             case _:
@@ -250,7 +250,7 @@ class MaskedRig(Rig):
                 assert update in self.store.stored(), "said before it was saved"
             case SumRequest(batch=batch):
                 assert self.store.batch is not None, "asked before it was frozen"
-                assert self.store.batch.request.batch == batch, "asked before it was frozen"
+                assert batch in {one.batch for one in self.store.batch.requests}, "asked before it was frozen"
             case _:
                 pass
 
@@ -258,9 +258,11 @@ class MaskedRig(Rig):
         batch = self.store.batch
         assert batch is not None
         assert (effect.version, effect.members) == (batch.version, batch.members)
-        assert set(self.store.sums) == set(batch.request.classes), "a version without all its sums"
+        count = len(batch.request.classes)
+        assert set(self.store.sums) == set(range(count * len(batch.requests))), "a version without all its sums"
         for part, offer in self.store.sums.items():
-            assert offer.inline in (None, self.helpers[HELPERS[part]].body(batch.request.batch, part))
+            group, number = divmod(part, count)
+            assert offer.inline in (None, self.helpers[HELPERS[number]].body(batch.requests[group].batch, number))
         made = super()._commit(effect)
         for event in made:
             if isinstance(event, events.VersionCommitted):

@@ -4,8 +4,9 @@ The same batch has the same answer for ever, and another one with a member of it
 once a helper may have been asked, whoever restarts meanwhile. A batch that cannot be summed is dropped whole.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from coordinator.engine.masked.effects import DropBatch, FreezeBatch, HelperCommand, StoreSum, StoreSumChunk
 from coordinator.engine.masked.events import (
@@ -52,7 +53,7 @@ class Batches:
         self._state, self._delivery, self._noised = state, delivery, noised
         self._sums = set(recovered.sums)
         self._arriving: dict[UpdateId, _Arriving] = {}
-        self._asked: dict[HelperId, tuple[int, ...]] = {}
+        self._asked: dict[HelperId, SumRequest] = {}
         self._saving = False
 
     @property
@@ -64,7 +65,7 @@ class Batches:
     def complete(self) -> bool:
         """Whether all sums of the frozen batch are here."""
         batch = self._state.masked.batch
-        return batch is not None and not self._saving and self._sums.issuperset(batch.request.classes)
+        return batch is not None and not self._saving and self._sums.issuperset(_parts(batch))
 
     # --- freeze -----------------------------------------------------------------------------------------------------
 
@@ -72,6 +73,8 @@ class Batches:
         """Let the updates that the helpers hold be the members of the next version."""
         state = self._state
         terms, records = state.masked.choose(state.settings.buffer)
+        groups = self._grouped(records)
+        records = [record for group in groups for record in group]
         version = ModelVersion(state.head.version + 1)
         members = tuple(
             Member(
@@ -82,10 +85,22 @@ class Batches:
             )
             for record in records
         )
-        request = self._request(version, terms, records)
+        request, *others = (self._request(version, terms, group) for group in groups)
         self._saving = True
-        batch = BatchRecord(version=version, request=request, members=members, reason=reason)
+        batch = BatchRecord(version=version, request=request, members=members, reason=reason, others=tuple(others))
         state.emit(FreezeBatch(batch=batch, release=self._noised.charge(batch)))
+
+    def _grouped(self, records: Sequence[UpdateRecord]) -> list[Sequence[UpdateRecord]]:
+        """The members in groups of nearly the same size; nobody chooses a group: tickets' digests look random."""
+        masking = self._state.settings.masking
+        count = 1 if masking is None else max(1, min(masking.groups, len(records) // masking.members_min))
+        if count == 1:
+            return [records]
+        shuffled = sorted(
+            records, key=lambda record: b"" if record.seeds is None else payload_digest(record.seeds.ticket)
+        )
+        cuts = [place * len(shuffled) // count for place in range(count + 1)]
+        return [shuffled[start:end] for start, end in pairwise(cuts)]
 
     def _request(self, version: ModelVersion, terms: PrivacyTerms, records: Sequence[UpdateRecord]) -> SumRequest:
         tickets = [payload_digest(record.seeds.ticket) for record in records if record.seeds is not None]
@@ -147,20 +162,24 @@ class Batches:
         batch = self._state.masked.batch
         if batch is None or self._saving:
             return {}
-        parts: dict[HelperId, list[int]] = {}
-        for part in batch.request.classes:
-            helper = self._helper_for(part, batch.request.terms) if part not in self._sums else None
-            if helper is not None:
-                parts.setdefault(helper, []).append(part)
-        return {helper: replace(batch.request, classes=tuple(its)) for helper, its in parts.items()}
+        found: dict[HelperId, HelperCommand] = {}
+        for group, request in enumerate(batch.requests):
+            asked: dict[HelperId, list[int]] = {}
+            for number in request.classes:
+                missing = _part(request, group, number) not in self._sums
+                helper = self._helper_for(number, request.terms) if missing else None
+                if helper is not None and helper not in found:  # one group after the other
+                    asked.setdefault(helper, []).append(number)
+            found |= {helper: replace(request, classes=tuple(its)) for helper, its in asked.items()}
+        return found
 
     def ask(self, wanted: Mapping[HelperId, HelperCommand]) -> None:
         """Put each question that is new; the others are repeated when that is due."""
         for helper, request in wanted.items():
             if isinstance(request, SumRequest) and self._delivery.helpers[helper].present:
-                if self._asked.get(helper) != request.classes:
+                if self._asked.get(helper) != request:
                     self._delivery.say(helper, request)
-                self._asked[helper] = request.classes
+                self._asked[helper] = request
 
     def _helper_for(self, part: int, terms: PrivacyTerms) -> HelperId | None:
         """Who is asked for a class: the first of its helpers that answers, else that is there, else its first."""
@@ -184,7 +203,7 @@ class Batches:
         name = transfer_id(offer.batch, offer.part)
         batch = self._state.masked.batch
         if offer.inline is not None and batch is not None:
-            self._state.emit(StoreSum(version=batch.version, offer=offer))
+            self._store(batch, offer)
             return
         arriving = self._arriving.get(name)
         if arriving is None or replace(arriving.offer, inline=None) != offer:
@@ -196,14 +215,13 @@ class Batches:
         self._grant(name, arriving)
 
     def _wants(self, helper: HelperId, offer: SumOffer) -> bool:
-        batch = self._state.masked.batch
-        return (
-            batch is not None
-            and not self._saving
-            and offer.batch == batch.request.batch
-            and offer.part not in self._sums
-            and offer.part in self._asked.get(helper, ())
-        )
+        batch, asked = self._state.masked.batch, self._asked.get(helper)
+        if batch is None or self._saving or asked is None or asked.batch != offer.batch:
+            return False
+        return offer.part in asked.classes and _part_of(batch, offer) not in self._sums
+
+    def _store(self, batch: BatchRecord, offer: SumOffer) -> None:
+        self._state.emit(StoreSum(version=batch.version, offer=offer, part=_part_of(batch, offer)))
 
     def _grant(self, name: UpdateId, arriving: _Arriving) -> None:
         arriving.since_grant, arriving.window = 0, self._state.settings.window_chunks
@@ -229,7 +247,7 @@ class Batches:
         arriving.since_grant += 1
         if arriving.bitmap.complete:
             del self._arriving[name]
-            self._state.emit(StoreSum(version=batch.version, offer=offer))
+            self._store(batch, offer)
         elif arriving.since_grant * 2 >= arriving.window:
             self._grant(name, arriving)
 
@@ -238,7 +256,9 @@ class Batches:
     def refused(self, helper: HelperId, refusal: SumRefusal) -> None:
         """A helper will not reveal it: send what it lacks, come again, or drop the batch whole."""
         state, batch = self._state, self._state.masked.batch
-        if batch is None or self._saving or refusal.batch != batch.request.batch or helper not in self._asked:
+        if batch is None or self._saving or helper not in self._asked:
+            return
+        if refusal.batch not in {request.batch for request in batch.requests}:
             return
         reason = refusal.reason
         state.note("sum_refused", helper=helper, version=batch.version, reason=reason.value)
@@ -290,3 +310,17 @@ class Batches:
     @property
     def _version(self) -> ModelVersion | None:
         return None if self._state.masked.batch is None else self._state.masked.batch.version
+
+
+def _part(request: SumRequest, group: int, number: int) -> int:
+    return group * len(classes(request.terms.count, request.terms.threshold)) + number
+
+
+def _part_of(batch: BatchRecord, offer: SumOffer) -> int:
+    """The number of an offered sum among all of a version."""
+    group = next((place for place, one in enumerate(batch.requests) if one.batch == offer.batch), 0)
+    return _part(batch.request, group, offer.part)
+
+
+def _parts(batch: BatchRecord) -> Iterable[int]:
+    return (_part(request, group, number) for group, request in enumerate(batch.requests) for number in request.classes)

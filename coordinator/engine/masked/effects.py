@@ -60,10 +60,17 @@ class StoreSumChunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreSum:
-    """Check a class's sum, inline or of chunks, and keep it. Answers `SumStored`, `SumRejected` or `StorageFailed`."""
+    """Check a class's sum, inline or of chunks, and keep it. Answers `SumStored`, `SumRejected` or `StorageFailed`.
+
+    Attributes:
+        version: The version that it is for.
+        offer: What the helper has promised.
+        part: Its number among all sums of the version, see `BatchRecord.requests`.
+    """
 
     version: ModelVersion
     offer: SumOffer
+    part: int
 
 
 HelperCommand = SealedSeeds | SumRequest | Grant

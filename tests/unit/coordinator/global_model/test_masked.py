@@ -41,7 +41,8 @@ def model(**changes: object) -> MaskedModel:
 class Batch:
     """Members with frames, and the sums that helpers answer."""
 
-    def __init__(self, terms: PrivacyTerms, size: int = 300, seed: int = 0) -> None:
+    def __init__(self, terms: PrivacyTerms, size: int = 300, seed: int = 0, first: int = 0) -> None:
+        self.first = first
         self.terms, self.manifest, self.rng = terms, manifest(size), np.random.default_rng(seed)
         self.frames: dict[UpdateId, bytes] = {}
         self.members: list[Member] = []
@@ -50,7 +51,7 @@ class Batch:
 
     def add(self, update: NDArray[np.float32], examples: int = 1, *, lie: int = 0) -> None:
         """One node's update; ``lie`` is added to its first integer, beyond the levels."""
-        name = UpdateId(f"0-n{len(self.members)}")
+        name = UpdateId(f"0-n{self.first + len(self.members)}")
         weighted = update * np.float32(weight_of(examples, self.terms))
         found = quantize(weighted, None, self.terms)
         integers = found.integers.astype(np.int64)

@@ -79,8 +79,10 @@ class Batches:
     def batch(self, version: int) -> Any:
         members = self.members[version - 1]
         terms = SimpleNamespace(count=4, threshold=3)
-        request = SimpleNamespace(terms=terms)
-        return None if members is None else SimpleNamespace(members=(None,) * members, request=request)
+        if members is None:
+            return None
+        request = SimpleNamespace(terms=terms, tickets=(None,) * members)
+        return SimpleNamespace(requests=(request,), request=request)
 
 
 def test_the_fewest_nodes_of_any_sum_are_told_and_the_versions_that_were_not_masked() -> None:

@@ -9,9 +9,10 @@ from coordinator.engine.events import CommitFailed
 from coordinator.engine.masked.effects import DropBatch, FreezeBatch, SendToHelper
 from coordinator.engine.masked.events import HelperSpoke
 from coordinator.engine.settings import EngineSettings
+from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import Presence, Reason, Receipt, ReceiptStatus
 from federation.protocol.sum_messages import SealedSeeds, SumReason, SumRequest
-from federation.types import HelperId, NodeId, UpdateId
+from federation.types import Digest, HelperId, NodeId, UpdateId
 from tests.rigs.masked_rig import HELPERS, MaskedRig, masked_engine, terms
 
 ALDER, BIRCH = HELPERS
@@ -371,3 +372,54 @@ def test_no_commit_is_asked_for_twice() -> None:
     stored_two(rig)
     done = rig.deliver()
     assert sum(isinstance(effect, CommitVersion) for effect in done) == 1
+
+
+def grouped(nodes: tuple[str, ...], *, groups: int = 3) -> MaskedRig:
+    """Rounds whose members are summed in groups of two."""
+    settings = masked_engine(concurrency=len(nodes), buffer=len(nodes), refill=len(nodes), quorum=2 * groups)
+    assert settings.masking is not None
+    return running(replace(settings, masking=replace(settings.masking, groups=groups)), nodes)
+
+
+def test_groups_are_summed_one_after_the_other_and_make_one_version() -> None:
+    rig = grouped(tuple("abcdefg"))
+    for node in "abcdefg":
+        rig.offer_masked(node, 0)
+    rig.deliver()
+    assert rig.store.versions[-1].version == 1
+    for name in HELPERS:
+        answered = rig.helpers[name].answered
+        assert sorted(len(request.tickets) for request in answered) == [2, 2, 3]
+        assert len({ticket for request in answered for ticket in request.tickets}) == 7
+        assert {request.version for request in answered} == {1}
+
+
+def test_a_batch_of_groups_goes_on_after_a_restart_where_it_was() -> None:
+    rig = grouped(tuple("abcdef"))
+    for node in "abcdef":
+        rig.offer_masked(node, 0)
+    rig.deliver(ALDER)
+    rig.go(BIRCH)
+    rig.deliver(ALDER)
+    assert rig.store.versions[-1].version == 0
+    assert rig.store.batch is None or len(rig.store.batch.requests) == 3
+    rig.restart()
+    rig.mail.clear()
+    rig.start(*"abcdef")
+    rig.come(BIRCH)
+    rig.wait(10.0)
+    rig.deliver()
+    assert rig.store.versions[-1].version == 1
+    assert len(rig.helpers[BIRCH].answered) == 3
+
+
+def test_one_group_that_a_helper_refuses_drops_the_whole_batch() -> None:
+    rig = grouped(tuple("abcdef"))
+    for node in "abcdef":
+        rig.offer_masked(node, 0)
+    seeds = [command for name, command in rig.mail if name == ALDER and isinstance(command, SealedSeeds)]
+    rig.helpers[ALDER].used[payload_digest(seeds[0].ticket)] = Digest(b"another batch 12")
+    done = rig.deliver()
+    assert len(receipts(done)) == 6
+    assert {reason for _, _, reason in receipts(done)} == {Reason.HELPER_LOST.value}
+    assert rig.store.versions[-1].version == 0
