@@ -19,7 +19,9 @@ BROKER_TESTS ?= tests/contract/test_transport.py tests/integration/transport/tes
 WORKERS ?= 3
 # Without compiled files each worker rewrites every assertion again, and each program compiles all that it imports.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
-STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt deploy/hashes.txt deploy/setup.sh | cksum | cut -d' ' -f1)
+SETUP := $(shell cat pyproject.toml constraints.txt deploy/hashes.txt deploy/demo.txt deploy/setup.sh | cksum | cut -d' ' -f1)
+STAMP := $(VENV)/.ready-$(SETUP)
+DEMO_STAMP := $(VENV)/.demo-$(SETUP)
 
 # Their requirements do not go with our pinned ones.
 FRAMEWORKS := .venv-frameworks
@@ -35,7 +37,12 @@ help: ## This list
 
 $(STAMP):
 	@bash deploy/setup.sh $(VENV)
-	@rm -f $(VENV)/.ready-*
+	@rm -f $(VENV)/.ready-* $(VENV)/.demo-*
+	@touch $@
+
+$(DEMO_STAMP):
+	@bash deploy/setup.sh $(VENV) demo
+	@rm -f $(VENV)/.ready-* $(VENV)/.demo-*
 	@touch $@
 
 $(FRAMEWORKS_STAMP):
@@ -45,9 +52,9 @@ $(FRAMEWORKS_STAMP):
 	@rm -f $(FRAMEWORKS)/.ready-*
 	@touch $@
 
-setup: $(STAMP) ## Create .venv with pinned dependencies; install Mosquitto where it is missing
+setup: $(STAMP) ## Create .venv with all pinned dependencies (make demo needs fewer); install Mosquitto where it is missing
 
-demo: $(STAMP) ## The main job: a broker, a coordinator and five nodes that train on handwritten digits
+demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO_STAMP)) ## The main job: a broker, a coordinator and five nodes that train on handwritten digits
 	@$(BIN)/coordinator demo $(ARGS)
 
 broker: ## A Mosquitto container on this machine (docker or podman), until Ctrl-C

@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
-# Sets up one machine for development and the demo: .venv with pinned packages, and Mosquitto. Safe to run again.
+# Sets up one machine: .venv with pinned packages, and Mosquitto. Safe to run again.
+#
+#   deploy/setup.sh [VENV] [demo | ejabberd]
+#
+# demo: only what `make demo` needs. ejabberd: all that development needs, and a second broker for the tests.
 set -euo pipefail
 venv=${1:-.venv}
+what=${2:-}
 cd "$(dirname "$0")/.."
 
 say() { printf '%s\n' "setup: $*"; }
@@ -26,7 +31,17 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
   exit 1
 fi
 
-if [ ! -x "$venv/bin/pip" ]; then
+# uv is much faster, but it does not read pip's own settings, such as a company's index: with those, pip it is.
+with_uv() {
+  [ "${HASHES:-1}" = 1 ] && command -v uv >/dev/null || return 1
+  ! "$python" -m pip config list 2>/dev/null | grep -qE 'index|find-links|proxy|trusted-host|client-cert|constraint|binary'
+}
+if with_uv; then fast=1; say "with $(uv --version)"; else fast=; fi
+
+if [ ! -x "$venv/bin/pip" ] && [ -n "$fast" ]; then
+  say "creating $venv"
+  uv venv -q --seed --python "$(command -v "$python")" "$venv"
+elif [ ! -x "$venv/bin/pip" ]; then
   say "creating $venv"
   if ! "$python" -m venv "$venv" >/dev/null 2>&1; then
     rm -rf "$venv"
@@ -35,20 +50,42 @@ if [ ! -x "$venv/bin/pip" ]; then
   fi
 fi
 
-say "installing pinned packages (the first time this takes a minute or two)"
+# One installer for both: the same words. What is not compiled now is compiled at its first use.
+install() {
+  if [ -n "$fast" ]; then
+    uv pip install -q --python "$venv/bin/python" "$@"
+  else
+    "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-warn-script-location ${compile:+"$compile"} "$@"
+  fi
+}
+compile=
+extras=torch,demo,plot,tensorboard,onnx,dev
+wanted() { cat deploy/hashes.txt; }
+if [ "$what" = demo ]; then
+  compile=--no-compile
+  extras=torch,demo
+  # The blocks of the packages that the demo needs.
+  wanted() { awk 'NR == FNR { want[$1]; next } /^[A-Za-z0-9]/ { split($1, name, "=="); keep = name[1] in want } keep' deploy/demo.txt deploy/hashes.txt; }
+fi
+
+case $what in demo) say "installing the packages of the demo, pinned (the first time this takes a minute)" ;; *) say "installing pinned packages (the first time this takes a minute or two)" ;; esac
 # Each file is compared with its hash. Not torch's: see deploy/hashes.txt. A build of the system's own vendor, or one that
 # is compiled here, has another hash: HASHES=0 takes the same releases without looking at the bytes.
 if [ "${HASHES:-1}" = 1 ]; then
-  if ! "$venv/bin/pip" install -q --disable-pip-version-check --require-hashes --no-deps -r deploy/hashes.txt; then
+  list=$(mktemp)
+  trap 'rm -f "$list"' EXIT
+  wanted > "$list"
+  if ! install --require-hashes --no-deps -r "$list"; then
     say "a package could not be had with the bytes that deploy/hashes.txt names. Where this platform has builds of its" >&2
     say "own (such as 32-bit ARM), and you trust their source: HASHES=0 make setup" >&2
     exit 1
   fi
+else
+  install -c constraints.txt hatchling editables
 fi
-# hatchling and editables first: the editable install below then needs no build environment of its own.
-"$venv/bin/pip" install -q --disable-pip-version-check -c constraints.txt hatchling editables
-# One call, so that torch and torchvision are resolved together.
-"$venv/bin/pip" install -q --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[torch,demo,plot,tensorboard,onnx,dev]'
+# One call, so that torch and torchvision are resolved together. hatchling and editables are there: the editable install
+# needs no build environment of its own.
+install --no-build-isolation -c constraints.txt -e ".[$extras]"
 
 if ! find_mosquitto; then
   if ! { apt_install mosquitto && find_mosquitto; }; then
@@ -77,8 +114,8 @@ if [ -n "$version" ] && [ "$(printf '%s\n' "$secure" "$version" | sort -V | head
   esac
 fi
 
-# A second argument names a further broker for the tests, which start their own and never the system's.
-if [ "${2:-}" = ejabberd ] && ! PATH=$PATH:/usr/sbin command -v ejabberdctl >/dev/null; then
+# The tests start a broker of their own, never the system's.
+if [ "$what" = ejabberd ] && ! PATH=$PATH:/usr/sbin command -v ejabberdctl >/dev/null; then
   apt_install ejabberd || { say "ejabberd could not be installed from here: the tests that need it are skipped" >&2; }
   as_root systemctl disable --now ejabberd >/dev/null 2>&1 || true
 fi

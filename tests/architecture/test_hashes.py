@@ -1,7 +1,10 @@
 """What ``make setup`` installs is named by its bytes, for every pin but those that differ by device."""
 
 import re
+from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 BY_DEVICE = {"torch", "torchvision"}
@@ -22,8 +25,38 @@ def test_every_pinned_release_has_its_hashes() -> None:
     assert "://" not in hashed
 
 
+def installed_for(extras: set[str], *others: str) -> set[str]:
+    """Names of all that a package needs here with these extras, and what else is named."""
+    found: dict[str, set[str]] = {}
+    left = [("fedmq", frozenset(extras)), *((name, frozenset[str]()) for name in others)]
+    while left:
+        name, wanted = left.pop()
+        known = found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), set())
+        if known and wanted <= known:
+            continue
+        known |= wanted | {""}
+        needs = (Requirement(text) for text in metadata.requires(name) or ())
+        asked = (one for one in needs if one.marker is None or any(one.marker.evaluate({"extra": e}) for e in known))
+        left += [(one.name, frozenset(one.extras)) for one in asked]
+    return set(found)
+
+
+def test_the_demo_installs_by_hash_all_that_it_needs() -> None:
+    listed = (ROOT / "deploy" / "demo.txt").read_text(encoding="utf-8").split()
+    pinned = pins((ROOT / "constraints.txt").read_text(encoding="utf-8"))
+    names = {re.sub(r"[-_.]+", "-", name).lower() for name in listed}
+    needed = installed_for({"torch", "demo"}, "hatchling", "editables") & pinned.keys() - BY_DEVICE
+    assert names >= needed
+    hashed = (ROOT / "deploy" / "hashes.txt").read_text(encoding="utf-8")
+    assert all(re.search(rf"^{re.escape(name)}==", hashed, re.MULTILINE) for name in listed), "as hashes.txt spells it"
+    assert not names & {"ruff", "mypy", "matplotlib", "onnx", "pytest", "hypothesis"}
+
+
 def test_setup_installs_by_hash_before_anything_else() -> None:
     script = (ROOT / "deploy" / "setup.sh").read_text(encoding="utf-8")
-    calls = [line for line in script.splitlines() if '/bin/pip" install' in line]
+    calls = [line for line in script.splitlines() if re.match(r"\s*(if ! )?install ", line)]
     assert "--require-hashes" in calls[0]
+    assert len(calls) > 1
     assert all("--require-hashes" in line or "-c constraints.txt" in line for line in calls)
+    # Nobody installs beside that one function.
+    assert sum("pip install" in line for line in script.splitlines()) == 2
