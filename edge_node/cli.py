@@ -101,7 +101,7 @@ def run(  # noqa: PLR0913 - one parameter per option is how the library declares
 
 @app.command()
 @errors_told(PROGRAM)
-def join(
+def join(  # noqa: PLR0913 - one parameter per option is how the library declares them
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The enrolment file of this node.")],
     *,
     into: Annotated[Path | None, typer.Option(help="Folder for settings, key and state. Default: NODE.")] = None,
@@ -110,18 +110,33 @@ def join(
     helper: Annotated[
         list[str] | None, typer.Option(metavar="NAME=KEY", help="Pin a helper of masked sums, by its owner's word.")
     ] = None,
+    with_task: Annotated[
+        bool, typer.Option("--with-task", help="Let this device run the task's code that the file brings.")
+    ] = False,
     start: Annotated[bool, typer.Option("--run", help="Take part at once, as edge-node run would.")] = False,
+    service: Annotated[
+        bool, typer.Option("--service", help="Examine this device, and start the node as a systemd service.")
+    ] = False,
+    wait: Annotated[float, typer.Option(min=0, help="With --service: seconds to wait for the first update.")] = 600.0,
 ) -> None:
     """Install an enrolment file on this device; a second one for the same node renews its certificate.
 
     \b
     Examples:
       edge-node join edge-01.fedmq --run
+      sudo /opt/fedmq/bin/edge-node join edge-01.fedmq --service
       edge-node join edge-01.fedmq --into /etc/fedmq --task my_task.py:build --data /data
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
-    from edge_node.setup.join import install, own_key_line, proposal  # noqa: PLC0415 - as in `_run`
+    from edge_node.setup.join import check_own_file, install, own_key_line, proposal  # noqa: PLC0415 - as in `_run`
+    from edge_node.setup.service import Host, start_service  # noqa: PLC0415 - as in `_run`
 
-    folder, proposed = install(file, into, task=task, data=data, helpers=helper or ()), proposal(file)
+    host = Host()
+    if service:
+        into = host.settings if into is None else into
+        host.check(into)
+    check_own_file(file)
+    folder = install(file, into, task=task, data=data, helpers=helper or (), with_task=with_task)
+    proposed = proposal(file)
     if proposed:
         typer.echo("the server names these helpers of masked sums; compare each line with who runs it, then pin it")
         typer.echo("with --helper, or as privacy.helpers in the settings:")
@@ -130,6 +145,8 @@ def join(
     if proposed or helper:
         typer.echo(f"helpers admit this node by its own line: {own_key_line(folder)}")
     typer.echo(f"joined: settings, certificate and key are in {folder}; {file} is not needed any more: delete it")
+    if service:
+        raise typer.Exit(start_service(folder, host, wait_s=wait))
     if start:
         raise typer.Exit(_run(folder, {}))
     typer.echo(f"next: edge-node run --config {folder}")

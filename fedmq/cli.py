@@ -4,7 +4,8 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -47,6 +48,7 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
         else:
             app.command(name, help=summary)(elsewhere)
     add_commands(app, COMMANDS, arguments)
+    app.command()(units)
     return app
 
 
@@ -67,6 +69,29 @@ def _role(module: Any, arguments: Sequence[str]) -> typer.Typer:
     """The coordinator's commands depend on the arguments too, the node's do not."""
     made: typer.Typer = module.make_app(arguments) if hasattr(module, "make_app") else module.app
     return made
+
+
+def units(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Such as /etc/systemd/system.")],
+    *,
+    federation: Annotated[
+        Path | None, typer.Option(help="The folder of coordinator init. Default: /etc/fedmq/plant.")
+    ] = None,
+) -> None:
+    """Write the systemd units of all roles, with the paths of this installation; then: systemctl daemon-reload.
+
+    \b
+    Examples:
+      sudo /opt/fedmq/bin/fedmq units /etc/systemd/system
+      sudo /opt/fedmq/bin/fedmq units /etc/systemd/system --federation /etc/fedmq/press
+    """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    from federation.identity.private_files import PUBLIC, write_text  # noqa: PLC0415 - `--help` answers before
+    from federation.services import UNITS, unit_text  # noqa: PLC0415 - the same
+
+    for name in UNITS:
+        place = None if name == "fedmq-node.service" else federation
+        write_text(folder / name, unit_text(name, settings=place), mode=PUBLIC)
+        typer.echo(folder / name)
 
 
 def _options(*, version: VersionOption = False) -> None:

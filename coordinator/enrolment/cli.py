@@ -14,6 +14,7 @@ from coordinator.config.sections import read_config
 from coordinator.enrolment.broker import reload_broker
 from coordinator.enrolment.federation import Fleet
 from coordinator.enrolment.folder import FleetFolder
+from coordinator.enrolment.issuing import pack_task
 from coordinator.enrolment.shut_out import SHUT, still_open
 from coordinator.enrolment.texts import FleetPlan
 from federation.errors import ConfigError, LocalProtocolError, StorageError
@@ -88,22 +89,29 @@ def enroll(
     csr: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Request file of edge-node request or fedmq helper init.")
     ] = None,
+    bundle: Annotated[
+        bool,
+        typer.Option("--bundle", help="Pack the source of the federation's task FILE.py:FUNCTION, too."),
+    ] = False,
     days: Days = CERTIFICATE_DAYS,
 ) -> None:
     """Write one enrolment file for each node: it holds the node's keys, so move it as you would move a password.
 
-    With --csr the device has made its own keys, and the file holds no secret.
+    With --csr the device has made its own keys, and the file holds no secret. With --bundle a device needs nothing but
+    this file and the package; it runs the code only if its owner joins with --with-task.
 
     \b
     Examples:
       coordinator enroll plant edge-02 edge-03
+      coordinator enroll plant pi-{1..5} --bundle
       coordinator enroll plant --csr edge-04.request
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
     if not nodes and not csr:
         raise ConfigError("NODE", "name a node, or give its request file as --csr", source="command line")
     fleet = _fleet(folder)
     requests = [decode_request(read_text(file, bytes_max=BUNDLE_BYTES_MAX)) for file in csr or []]
-    _tell_enrolled(fleet, fleet.enroll(nodes or [], days=days))
+    packed = pack_task(read_config(folder, {}).task.name) if bundle else None
+    _tell_enrolled(fleet, fleet.enroll(nodes or [], days=days, packed=packed))
     _tell_enrolled(fleet, [fleet.enroll_request(request, days=days) for request in requests], asked=True)
     _tell_reloaded(fleet, needed=False)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography import x509
 
 from coordinator.enrolment.folder import FleetFolder
-from coordinator.enrolment.issuing import Applicant, applicant_of, issue_to
+from coordinator.enrolment.issuing import Applicant, PackedTask, applicant_of, issue_to
 from coordinator.enrolment.register import Issued, Register, load_register, locked, save_register
 from coordinator.enrolment.texts import FleetPlan, access_rules, broker_text, compose_text, settings_text
 from federation.config import CONFIG_BYTES_MAX
@@ -90,14 +90,16 @@ class Fleet:
         self._write_rules(register)
         save_register(folder.register, register)
 
-    def enroll(self, nodes: Sequence[str], *, days: int = CERTIFICATE_DAYS) -> list[NodeId]:
-        """Write the enrolment file of each node; all of them, or none.
+    def enroll(
+        self, nodes: Sequence[str], *, days: int = CERTIFICATE_DAYS, packed: PackedTask | None = None
+    ) -> list[NodeId]:
+        """Write the enrolment file of each node; all of them, or none. ``packed`` goes into each.
 
         Raises:
             ConfigError: A name cannot be a node's, or has a valid certificate already.
             StorageError: Something cannot be written.
         """
-        return self._admit([Applicant(name=_node_id(text)) for text in nodes], days)
+        return self._admit([Applicant(name=_node_id(text)) for text in nodes], days, packed)
 
     def enroll_request(self, request: NodeRequest, *, days: int = CERTIFICATE_DAYS) -> NodeId:
         """Write the enrolment file of a device that has made its own keys: it holds no secret.
@@ -192,17 +194,19 @@ class Fleet:
         """Whether a certificate of this name is the broker's or the coordinator's."""
         return name == BROKER or name.startswith(RESERVED)
 
-    def _admit(self, applicants: Sequence[Applicant], days: int) -> list[NodeId]:
+    def _admit(self, applicants: Sequence[Applicant], days: int, packed: PackedTask | None = None) -> list[NodeId]:
         names = [applicant.name for applicant in applicants]
         with locked(self.folder.register):
             register = load_register(self.folder.register)
             for name in names:
                 if any(one.revoked is None and one.ends > self.now for one in register.of(name)):
                     raise ConfigError(name, "is enrolled: renew it, or revoke it first", source="command line")
-            self._hand_out(register, applicants, days)
+            self._hand_out(register, applicants, days, packed)
         return names
 
-    def _hand_out(self, register: Register, applicants: Sequence[Applicant], days: int) -> None:
+    def _hand_out(
+        self, register: Register, applicants: Sequence[Applicant], days: int, packed: PackedTask | None = None
+    ) -> None:
         authority = self._authority()
         made = [issue_to(authority, one, now=self.now, days=days) for one in applicants]
         register = register.with_issued(*(one.entry for one in made))
@@ -212,6 +216,8 @@ class Fleet:
         coordinator_key = self._signing_key().public_pem
         for one in made:
             bundle = one.bundle(register, authority, coordinator_key, self._helpers())
+            if packed is not None:
+                bundle = bundle.model_copy(update={"task": packed.task, "files": dict(packed.files)})
             write_text(self.folder.bundle(one.name), encode_bundle(bundle), mode=PRIVATE)
 
     def _helpers(self) -> tuple[str, ...]:

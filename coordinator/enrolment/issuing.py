@@ -1,7 +1,10 @@
 """What one node is given: a certificate and a signing key, made here for it, or for keys that only the device has."""
 
 import datetime as dt
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -9,13 +12,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from coordinator.enrolment.register import Issued, Register
 from federation.errors import ConfigError
-from federation.identity.bundle import Bundle
+from federation.identity.bundle import TASK_FILE_BYTES_MAX, Bundle
 from federation.identity.certificates import Identity, Purpose, issue, new_identity, parsing
+from federation.identity.private_files import read_text
 from federation.identity.request import NodeRequest
 from federation.identity.signing_keys import SigningKey
 from federation.types import NodeId
 
-__all__ = ["Applicant", "Enrolled", "applicant_of", "issue_to"]
+__all__ = ["Applicant", "Enrolled", "PackedTask", "applicant_of", "issue_to", "pack_task"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,38 @@ class Applicant:
     name: NodeId
     device_key: str | None = None
     signing: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedTask:
+    """A task whose source goes to the devices.
+
+    Attributes:
+        task: ``FILE.py:FUNCTION``.
+        files: Text by file name.
+    """
+
+    task: str
+    files: Mapping[str, str]
+
+
+def pack_task(task: str) -> PackedTask:
+    """Read the source of ``PATH/FILE.py:FUNCTION``.
+
+    Raises:
+        ConfigError: It is a built-in task or one of a package, its file cannot be read, or has a name of other than
+            letters, digits and ``_``.
+    """
+    place, _, function = task.partition(":")
+    if not place.endswith(".py") or not function:
+        said = (
+            f"packs a task FILE.py:FUNCTION, and this is {task}: every installation has that, enroll without --bundle"
+        )
+        raise ConfigError("--bundle", said, source="command line")
+    file = Path(place)
+    if re.fullmatch(r"[A-Za-z0-9_]{1,64}\.py", file.name) is None:
+        raise ConfigError("--bundle", f"{file.name}: call it by letters, digits and '_' only", source="command line")
+    return PackedTask(task=f"{file.name}:{function}", files={file.name: read_text(file, bytes_max=TASK_FILE_BYTES_MAX)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,14 +1,23 @@
 """``edge-node request`` and ``edge-node join``: make this device's keys, and install the file that enrols it."""
 
 import datetime as dt
+import hashlib
 import json
+import os
+import stat
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 from edge_node.config import CONFIG_FILE
 from federation.errors import ConfigError, LocalProtocolError
-from federation.identity.bundle import BUNDLE_BYTES_MAX, Bundle, decode_bundle, proposed_helpers
+from federation.identity.bundle import (
+    BUNDLE_BYTES_MAX,
+    PACKED_BYTES_MAX,
+    Bundle,
+    decode_bundle,
+    proposed_helpers,
+)
 from federation.identity.certificates import key_text, new_key, read_identity, read_key
 from federation.identity.helper_keys import PinnedHelper, in_key_order
 from federation.identity.private_files import PRIVATE, PUBLIC, read_text, write_text
@@ -16,10 +25,11 @@ from federation.identity.request import encode_request, new_request
 from federation.identity.signing_keys import SigningKey, read_signing_key
 from federation.protocol.topics import validate_node_id
 
-__all__ = ["ask", "install", "own_key_line", "proposal"]
+__all__ = ["ask", "check_own_file", "install", "own_key_line", "proposal"]
 
 AUTHORITY, CERTIFICATE, KEY = "ca.crt", "node.crt", "node.key"
 COORDINATOR_KEY, SIGNING_KEY = "coordinator.pub", "signing.key"
+TASK_FOLDER = "task"
 
 
 def ask(node: str, into: Path | None) -> Path:
@@ -57,8 +67,35 @@ def proposal(file: Path) -> tuple[PinnedHelper, ...]:
     Raises:
         ConfigError: The file is not valid.
     """
-    bundle = decode_bundle(read_text(file, bytes_max=BUNDLE_BYTES_MAX), now=dt.datetime.now(dt.UTC))
-    return proposed_helpers(bundle)
+    return proposed_helpers(_read(file))
+
+
+def check_own_file(file: Path) -> None:
+    """See to it that nobody else could have read or changed an enrolment file with keys.
+
+    Raises:
+        ConfigError: It is no file, belongs to another user, or is open to others.
+    """
+    try:
+        found, folder = file.stat(), file.absolute().parent.stat()
+    except OSError as error:
+        raise ConfigError("FILE", f"cannot be read: {error.strerror}", source=str(file)) from error
+    trusted = {0, os.geteuid(), *({int(os.environ["SUDO_UID"])} if os.environ.get("SUDO_UID", "").isdigit() else ())}
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigError("FILE", "is no regular file", source=str(file))
+    if found.st_uid not in trusted:
+        said = f"belongs to the user with number {found.st_uid}, who can change it: copy it to a folder of your own"
+        raise ConfigError("FILE", said, source=str(file))
+    others = folder.st_mode & 0o022 and not folder.st_mode & stat.S_ISVTX
+    if found.st_mode & 0o077 or others:
+        if _read(file).key is None and not found.st_mode & 0o022 and not others:
+            return
+        said = "others on this machine can read or change it, and it is to become this node's identity"
+        raise ConfigError("FILE", f"{said}: install -m 600 {file} ~/{file.name}, and join that", source=str(file))
+
+
+def _read(file: Path) -> Bundle:
+    return decode_bundle(read_text(file, bytes_max=PACKED_BYTES_MAX), now=dt.datetime.now(dt.UTC))
 
 
 def own_key_line(folder: Path) -> str:
@@ -79,6 +116,7 @@ def install(
     task: str | None = None,
     data: Path | None = None,
     helpers: Sequence[str] = (),
+    with_task: bool = False,
 ) -> Path:
     """Install an enrolment file; settings that are there are kept when they are the same node's.
 
@@ -88,6 +126,7 @@ def install(
         task: What this device trains; None is what the file says.
         data: Folder with this device's data; None is the task's own.
         helpers: Helpers of masked sums to pin, as ``NAME=KEY`` each; settings that name others keep theirs.
+        with_task: Whether this device may run the sources that the file brings.
 
     Returns:
         The folder.
@@ -97,7 +136,7 @@ def install(
             are there pin other helpers.
         StorageError: The folder cannot be written.
     """
-    bundle = decode_bundle(read_text(file, bytes_max=BUNDLE_BYTES_MAX), now=dt.datetime.now(dt.UTC))
+    bundle = _read(file)
     folder = Path(bundle.node) if into is None else into
     settings = folder / CONFIG_FILE
     if settings.exists():
@@ -108,14 +147,38 @@ def install(
         # start refuses by name; the enrolment file is still there to be joined again.
         _write_identity(folder, bundle)
         return folder
-    chosen = bundle.task if task is None else task
-    if chosen is None:
-        raise ConfigError("--task", "this federation has a task of its own: name where it is on this device")
+    chosen = _chosen_task(bundle, task, folder, with_task=with_task)
     _check_own_keys(folder, bundle)
     _write_identity(folder, bundle)
+    if with_task:
+        for name, source in bundle.files.items():
+            write_text(folder / TASK_FOLDER / name, source, mode=PUBLIC)
     text = _settings_text(bundle, chosen, data) + _privacy_text(helpers)
     write_text(settings, text, mode=PUBLIC)
     return folder
+
+
+def _chosen_task(bundle: Bundle, task: str | None, folder: Path, *, with_task: bool) -> str:
+    """What the device trains; sources that came with the file only by its owner's word.
+
+    Raises:
+        ConfigError: Nothing is named, or nobody has allowed what the file brings.
+    """
+    if task is not None:
+        return task
+    if bundle.task is None:
+        raise ConfigError("--task", "this federation has a task of its own: name where it is on this device")
+    if not bundle.files:
+        return bundle.task
+    if not with_task:
+        brought = ", ".join(f"{name} (SHA-256 {_sha256(source)})" for name, source in bundle.files.items())
+        said = f"this file brings code: {brought}. Allow this device to run it, or name a task of its own by --task"
+        raise ConfigError("--with-task", said, source="command line")
+    return str(folder.absolute() / TASK_FOLDER / bundle.task)
+
+
+def _sha256(source: str) -> str:
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
 def _write_identity(folder: Path, bundle: Bundle) -> None:

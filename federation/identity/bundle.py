@@ -1,15 +1,18 @@
-"""The enrolment file: one JSON document with all that a device needs to take part as one node, and nothing to run.
+"""The enrolment file: one JSON document with all that a device needs to take part as one node; code only if packed.
 
-Format, versions 2 and 3. It MUST be UTF-8 JSON of at most 64 KiB with exactly these members: ``format``
-(``fedmq-enrolment``), ``version`` (2 or 3), ``federation``, ``node``, ``broker_url`` (mqtts or wss, no password),
+Format, versions 2 to 4. It MUST be UTF-8 JSON of at most 64 KiB (version 4: 1 MiB) with exactly these members:
+``format`` (``fedmq-enrolment``), ``version``, ``federation``, ``node``, ``broker_url`` (mqtts or wss, no password),
 ``task`` (name of a built-in task, or null), ``authority`` (PEM), ``certificate`` (PEM; its CN is ``node`` and
 ``authority`` has signed it), ``coordinator_key`` (PEM, Ed25519: whose word the node obeys), ``key`` and ``signing_key``
 (PEM; both null when the device has made them itself and asked with a request file). Version 3 has ``helpers`` besides:
 the helpers of masked sums that the server proposes, 1 to 7 texts ``NAME=KEY``. Nobody may pin them without a person's
-word. A reader MUST refuse everything else. A file with keys is a secret.
+word. Version 4 may have ``helpers`` as well, and has ``files``: the sources of a task that the server's owner packs, by
+name (``[A-Za-z0-9_]+.py``, no folders, 1 to 16 of at most 256 KiB), of which ``task`` names one (``FILE.py:FUNCTION``).
+Nobody may run them without a person's word. A reader MUST refuse everything else. A file with keys is a secret.
 """
 
 import datetime as dt
+import re
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,14 +24,31 @@ from federation.identity.signing_keys import read_public_key, read_signing_key
 from federation.protocol.limits import HELPERS_MAX
 from federation.runtime.address import parse_broker_url
 
-__all__ = ["BUNDLE_BYTES_MAX", "Bundle", "decode_bundle", "encode_bundle", "proposed_helpers", "read_document"]
+__all__ = [
+    "BUNDLE_BYTES_MAX",
+    "PACKED_BYTES_MAX",
+    "TASK_FILE_BYTES_MAX",
+    "Bundle",
+    "decode_bundle",
+    "encode_bundle",
+    "proposed_helpers",
+    "read_document",
+]
 
 BUNDLE_BYTES_MAX = 65_536
+PACKED_BYTES_MAX = 1 << 20
+"""Of a file that has a task packed with it, in bytes."""
+TASK_FILE_BYTES_MAX = 262_144
+TASK_FILES_MAX = 16
 
 DocumentT = TypeVar("DocumentT", bound=BaseModel)
 
 _Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}\z")]
 _Pem = Annotated[str, Field(max_length=PEM_BYTES_MAX)]
+_FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,64}\.py\z")]
+_Source = Annotated[str, Field(max_length=TASK_FILE_BYTES_MAX)]
+_NAMED = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_PACKED = re.compile(r"([A-Za-z0-9_]{1,64}\.py):[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 class Bundle(BaseModel):
@@ -45,45 +65,50 @@ class Bundle(BaseModel):
         key: The certificate's private key; None when only the device has it.
         signing_key: The private key with which the node signs; None when only the device has it.
         helpers: Helpers of masked sums as the server proposes them; who owns the node compares them and pins them.
+        files: Sources of the task, by name, which the device runs only where its owner says so.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     format: Literal["fedmq-enrolment"] = "fedmq-enrolment"
-    version: Literal[2, 3] = 2
+    version: Literal[2, 3, 4] = 2
     federation: _Id
     node: _Id
     broker_url: Annotated[str, Field(max_length=512, pattern=r"^(mqtts|wss)://[^@\s\"\\]+\z")]
-    task: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}\z")] | None
+    task: Annotated[str, Field(max_length=160)] | None
     authority: _Pem
     certificate: _Pem
     coordinator_key: _Pem
     key: Annotated[_Pem | None, Field(repr=False)] = None
     signing_key: Annotated[_Pem | None, Field(repr=False)] = None
     helpers: Annotated[tuple[str, ...], Field(max_length=HELPERS_MAX)] = ()
+    files: Annotated[dict[_FileName, _Source], Field(repr=False, max_length=TASK_FILES_MAX)] = Field(
+        default_factory=dict
+    )
 
 
 def encode_bundle(bundle: Bundle) -> str:
-    """The file's text: version 2 where no helpers are proposed, which earlier releases read."""
-    if bundle.helpers:
-        return bundle.model_copy(update={"version": 3}).model_dump_json(indent=1) + "\n"
-    return bundle.model_dump_json(indent=1, exclude={"helpers"}) + "\n"
+    """The file's text, in the lowest version that has all of it: earlier releases read 2."""
+    version = 4 if bundle.files else 3 if bundle.helpers else 2
+    absent = ({"files"} if version < 4 else set()) | ({"helpers"} if not bundle.helpers else set())
+    return bundle.model_copy(update={"version": version}).model_dump_json(indent=1, exclude=absent) + "\n"
 
 
 def decode_bundle(text: str, *, now: dt.datetime) -> Bundle:
     """Read and check an enrolment file.
 
     Args:
-        text: At most `BUNDLE_BYTES_MAX` bytes.
+        text: At most `BUNDLE_BYTES_MAX` bytes, or `PACKED_BYTES_MAX` with a task packed.
         now: This device's time, with a time zone.
 
     Raises:
         ConfigError: It is not such a file, or its parts do not belong together, or it is not valid at ``now``.
     """
-    bundle = read_document(Bundle, text, source="enrolment file")
+    bundle = read_document(Bundle, text, source="enrolment file", bytes_max=PACKED_BYTES_MAX)
+    _check_task(bundle, len(text.encode()))
     parse_broker_url(bundle.broker_url, source="enrolment file")
     read_public_key(bundle.coordinator_key, source="enrolment file")
-    if bool(bundle.helpers) is not (bundle.version == 3):
+    if bundle.version < 4 and bool(bundle.helpers) is not (bundle.version == 3):
         raise ConfigError("enrolment file", "names helpers in version 3, and only there")
     proposed_helpers(bundle)
     if (bundle.key is None) is not (bundle.signing_key is None):
@@ -98,6 +123,21 @@ def decode_bundle(text: str, *, now: dt.datetime) -> Bundle:
     return bundle
 
 
+def _check_task(bundle: Bundle, size: int) -> None:
+    """A task is a name, or one of the files that came with it."""
+    if bool(bundle.files) is not (bundle.version == 4):
+        raise ConfigError("enrolment file", "has files in version 4, and only there")
+    if not bundle.files:
+        if size > BUNDLE_BYTES_MAX:
+            raise ConfigError("enrolment file", f"larger than {BUNDLE_BYTES_MAX} bytes")
+        if bundle.task is not None and _NAMED.fullmatch(bundle.task) is None:
+            raise ConfigError("enrolment file", "task: is no task's name")
+        return
+    found = _PACKED.fullmatch(bundle.task or "")
+    if found is None or found.group(1) not in bundle.files:
+        raise ConfigError("enrolment file", "task: names none of its files, as FILE.py:FUNCTION")
+
+
 def proposed_helpers(bundle: Bundle) -> tuple[PinnedHelper, ...]:
     """The helpers that the server proposes, in the order of their keys.
 
@@ -110,14 +150,14 @@ def proposed_helpers(bundle: Bundle) -> tuple[PinnedHelper, ...]:
         raise ConfigError("enrolment file", str(error)) from error
 
 
-def read_document(model: type[DocumentT], text: str, *, source: str) -> DocumentT:
+def read_document(model: type[DocumentT], text: str, *, source: str, bytes_max: int = BUNDLE_BYTES_MAX) -> DocumentT:
     """A JSON document that is exactly what its model says.
 
     Raises:
-        ConfigError: It is larger than `BUNDLE_BYTES_MAX`, or something else; ``source`` says which it was to be.
+        ConfigError: It is larger than ``bytes_max``, or something else; ``source`` says which it was to be.
     """
-    if len(text.encode()) > BUNDLE_BYTES_MAX:
-        raise ConfigError(source, f"larger than {BUNDLE_BYTES_MAX} bytes")
+    if len(text.encode()) > bytes_max:
+        raise ConfigError(source, f"larger than {bytes_max} bytes")
     try:
         return model.model_validate_json(text)
     except ValidationError as error:

@@ -28,7 +28,7 @@ def analyze(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize("unit", [*UNITS, BACKUP])
 def test_a_unit_has_no_mistake_that_systemd_knows(unit: str, tmp_path: Path) -> None:
-    text = (ROOT / "deploy" / "systemd" / f"{unit}.service").read_text()
+    text = (ROOT / "federation" / "services" / f"{unit}.service").read_text()
     # Its program is not installed here; that one is there, and all else is as it is shipped.
     copy = tmp_path / f"{unit}.service"
     copy.write_text(re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", text))
@@ -40,7 +40,7 @@ def test_a_unit_has_no_mistake_that_systemd_knows(unit: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("unit", [*UNITS, BACKUP])
 def test_a_unit_is_hardened(unit: str) -> None:
-    file = ROOT / "deploy" / "systemd" / f"{unit}.service"
+    file = ROOT / "federation" / "services" / f"{unit}.service"
     done = analyze("security", "--offline=true", "--no-pager", str(file))
     found = re.search(r"exposure level for \S+: ([0-9.]+)", done.stdout)
     assert found, done.stderr
@@ -49,7 +49,7 @@ def test_a_unit_is_hardened(unit: str) -> None:
 
 def test_the_backup_s_timer_has_no_mistake_that_systemd_knows(tmp_path: Path) -> None:
     for kind in ("service", "timer"):
-        text = (ROOT / "deploy" / "systemd" / f"{BACKUP}.{kind}").read_text()
+        text = (ROOT / "federation" / "services" / f"{BACKUP}.{kind}").read_text()
         (tmp_path / f"{BACKUP}.{kind}").write_text(re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", text))
     done = analyze("verify", "--man=no", str(tmp_path / f"{BACKUP}.timer"))
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
@@ -57,14 +57,14 @@ def test_the_backup_s_timer_has_no_mistake_that_systemd_knows(tmp_path: Path) ->
 
 @pytest.mark.parametrize("unit", UNITS[1:])
 def test_a_role_is_watched_and_stays_down_only_for_a_wrong_setting(unit: str) -> None:
-    lines = (ROOT / "deploy" / "systemd" / f"{unit}.service").read_text().splitlines()
+    lines = (ROOT / "federation" / "services" / f"{unit}.service").read_text().splitlines()
     assert {"Type=notify", "WatchdogSec=120", "Restart=always", "RestartPreventExitStatus=2"} <= set(lines)
 
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_unit_never_gives_up(unit: str) -> None:
     """By default systemd would after five starts in ten seconds."""
-    lines = (ROOT / "deploy" / "systemd" / f"{unit}.service").read_text().splitlines()
+    lines = (ROOT / "federation" / "services" / f"{unit}.service").read_text().splitlines()
     assert {"StartLimitIntervalSec=0", "Restart=always"} <= set(lines)
     assert not [line for line in lines if line.startswith("StartLimitBurst")]
 

@@ -1,6 +1,7 @@
 """A device takes its own enrolment file, keeps its settings at the next one, and refuses everybody else's."""
 
 import datetime as dt
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from cryptography.hazmat.primitives import serialization
 
 from edge_node.app import node_trust
 from edge_node.config import read_config
-from edge_node.setup.join import ask, install
+from edge_node.setup.join import ask, check_own_file, install
 from federation.errors import ConfigError
 from federation.identity.bundle import Bundle, encode_bundle
 from federation.identity.certificates import Purpose, issue, new_authority, new_identity
@@ -19,7 +20,14 @@ NOW = dt.datetime.now(dt.UTC)
 AUTHORITY = new_authority("ours", now=NOW)
 
 
-def enrolment(folder: Path, *, node: str = "edge-01", task: str | None = "digits", federation: str = "plant") -> Path:
+def enrolment(
+    folder: Path,
+    *,
+    node: str = "edge-01",
+    task: str | None = "digits",
+    federation: str = "plant",
+    files: dict[str, str] | None = None,
+) -> Path:
     made = new_identity(AUTHORITY, node, purpose=Purpose.CLIENT, now=NOW)
     bundle = Bundle(
         federation=federation,
@@ -31,9 +39,11 @@ def enrolment(folder: Path, *, node: str = "edge-01", task: str | None = "digits
         coordinator_key=SigningKey.new().public_pem,
         key=made.key_pem,
         signing_key=SigningKey.new().pem,
+        files=files or {},
     )
     file = folder / f"{node}.fedmq"
     file.write_text(encode_bundle(bundle))
+    file.chmod(0o600)
     return file
 
 
@@ -153,3 +163,55 @@ def test_helpers_are_pinned_by_joining_again_and_others_than_pinned_are_refused(
     with pytest.raises(ConfigError, match=r"--helper: .* has a \[privacy\] of its own: change privacy.helpers there"):
         install(enrolment(tmp_path), folder, helpers=[first])
     assert (folder / "edge-node.toml").read_text() == text
+
+
+def test_code_that_a_file_brings_runs_only_by_its_owners_word(tmp_path: Path) -> None:
+    source = "def build(context): ...\n"
+    file = enrolment(tmp_path, task="my_task.py:build", files={"my_task.py": source})
+    with pytest.raises(ConfigError, match=r"--with-task: this file brings code: my_task.py \(SHA-256 [0-9a-f]{16}\)"):
+        install(file, tmp_path / "node")
+    assert not (tmp_path / "node").exists()
+    folder = install(file, tmp_path / "node", with_task=True)
+    assert (folder / "task" / "my_task.py").read_text() == source
+    assert read_config(folder, {}, environ={}).task.name == f"{folder}/task/my_task.py:build"
+    own = install(file, tmp_path / "own", task="digits")
+    assert not (own / "task").exists()
+
+
+def test_a_file_with_keys_is_the_owners_alone(tmp_path: Path) -> None:
+    file = enrolment(tmp_path)
+    check_own_file(file)
+    for mode in (0o644, 0o640, 0o602):
+        file.chmod(mode)
+        with pytest.raises(ConfigError, match="install -m 600"):
+            check_own_file(file)
+    file.chmod(0o600)
+    tmp_path.chmod(0o777)
+    with pytest.raises(ConfigError, match="others on this machine"):
+        check_own_file(file)
+    tmp_path.chmod(0o700)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        check_own_file(tmp_path / "absent.fedmq")
+    with pytest.raises(ConfigError, match="no regular file"):
+        check_own_file(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_of_another_user_is_refused_but_not_that_of_who_called_sudo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = enrolment(tmp_path)
+    os.chown(file, 12345, 12345)
+    with pytest.raises(ConfigError, match="belongs to the user with number 12345"):
+        check_own_file(file)
+    monkeypatch.setenv("SUDO_UID", "12345")
+    check_own_file(file)
+
+
+def test_a_file_without_keys_may_be_read_by_all_and_changed_by_none(tmp_path: Path) -> None:
+    file = answer(tmp_path, ask("edge-04", tmp_path / "here"))
+    file.chmod(0o644)
+    check_own_file(file)
+    file.chmod(0o666)
+    with pytest.raises(ConfigError, match="can read or change it"):
+        check_own_file(file)

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.errors import ConfigError
-from federation.identity.bundle import BUNDLE_BYTES_MAX, Bundle, decode_bundle, encode_bundle, proposed_helpers
+from federation.identity.bundle import (
+    BUNDLE_BYTES_MAX,
+    TASK_FILE_BYTES_MAX,
+    Bundle,
+    decode_bundle,
+    encode_bundle,
+    proposed_helpers,
+)
 from federation.identity.certificates import Purpose, new_authority, new_identity
 from federation.identity.signing_keys import SigningKey
 
@@ -137,3 +144,68 @@ def test_a_proposal_of_helpers_is_version_3_and_without_one_it_is_version_2() ->
 def test_a_proposal_that_is_none_is_refused(members: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         decode_bundle(changed(**members), now=NOW)
+
+
+SOURCE = "def build(context): ...\n"
+PACKED = encode_bundle(BUNDLE.model_copy(update={"task": "my_task.py:build", "files": {"my_task.py": SOURCE}}))
+
+
+def packed(**members: object) -> str:
+    return json.dumps(json.loads(PACKED) | members)
+
+
+def test_a_packed_task_is_read_as_it_was_written_and_makes_version_4() -> None:
+    found = decode_bundle(PACKED, now=NOW)
+    assert (found.version, found.task, dict(found.files)) == (4, "my_task.py:build", {"my_task.py": SOURCE})
+    assert SOURCE not in repr(found)
+    assert '"files"' not in TEXT
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"files": {}},
+        {"version": 2},
+        {"version": 3},
+        {"task": None},
+        {"task": "digits"},
+        {"task": "other.py:build"},
+        {"task": "my_task.py:"},
+        {"task": "my_task.py:build()"},
+        {"task": "../my_task.py:build"},
+        {"files": {"my_task.py": SOURCE, "../escaped.py": SOURCE}},
+        {"files": {"my_task.py": SOURCE, "/etc/cron.d/x.py": SOURCE}},
+        {"files": {"my_task.py": SOURCE, "a/b.py": SOURCE}},
+        {"files": {"my_task.py": SOURCE, "..": SOURCE}},
+        {"files": {"my_task.py": SOURCE, "x.sh": SOURCE}},
+        {"files": {"my_task.py": SOURCE, "x.py\n": SOURCE}},
+        {"files": {"my_task.py": SOURCE, "x" * 65 + ".py": SOURCE}},
+        {"files": {"my_task.py": 1}},
+        {"files": {"my_task.py": None}},
+        {"files": [SOURCE]},
+        {"files": {"my_task.py": "x" * (TASK_FILE_BYTES_MAX + 1)}},
+        {"files": {"my_task.py": SOURCE} | {f"m{n}.py": SOURCE for n in range(16)}},
+        {"files": {f"m{n}.py": "x" * TASK_FILE_BYTES_MAX for n in range(4)} | {"my_task.py": SOURCE}},
+    ],
+    ids=lambda members: str(members)[:40],
+)
+def test_a_packed_task_with_anything_else_is_refused(members: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        decode_bundle(packed(**members), now=NOW)
+
+
+def test_a_name_that_is_none_is_refused_without_files_too() -> None:
+    for task in ("my_task.py:build", "a b", "", "x" * 65, "../x"):
+        with pytest.raises(ConfigError):
+            decode_bundle(changed(task=task), now=NOW)
+
+
+def test_a_packed_file_whose_certificate_has_ended_is_refused() -> None:
+    with pytest.raises(ConfigError):
+        decode_bundle(PACKED, now=NOW + dt.timedelta(days=400))
+
+
+@given(st.integers(0, len(PACKED) - 2))
+def test_every_prefix_of_a_packed_file_is_refused(length: int) -> None:
+    with pytest.raises(ConfigError):
+        decode_bundle(PACKED[:length], now=NOW)
