@@ -13,7 +13,7 @@ from edge_node.config import read_config as read_node_config
 ROOT = Path(__file__).parents[3]
 INSTALL = ("raspberry-pi", "jetson", "x86-gateway", "systemd", "containers")
 PAGES = (
-    *(f"docs/how-to/{name}.md" for name in (*INSTALL, "enrol-a-fleet", "back-up-and-restore", "upgrade")),
+    *(f"docs/how-to/{name}.md" for name in (*INSTALL, "enrol-a-fleet", "back-up-and-restore", "upgrade", "page", "alerts")),
     "docs/reference/brokers.md",
     "deploy/README.md",
     "mosquitto/README.md",
