@@ -1,13 +1,13 @@
-"""``[alerts]``: what is worth waking somebody for, and how somebody is told."""
+"""``[alerts]``: what is worth waking somebody for, and how; ``[home_assistant]``: what a home's automation is shown."""
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from federation.config import Seconds, Section
 from federation.protocol.limits import MESSAGE_BYTES_MAX
 
-__all__ = ["AlertKind", "AlertsSection"]
+__all__ = ["AlertKind", "AlertsSection", "HomeAssistantSection"]
 
 AlertKind = Literal[
     "stopped", "nobody_online", "no_version", "node_silent", "accuracy_fell", "dropped", "disk", "certificate"
@@ -61,3 +61,24 @@ class AlertsSection(Section):
     def somebody_is_told(self) -> bool:
         """Whether there is more than the log."""
         return bool(self.webhook or self.topic or self.command)
+
+
+_Level = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$", max_length=128)]
+
+
+class HomeAssistantSection(Section):
+    """``[home_assistant]``: with a broker, ``coordinator serve`` shows the federation and its nodes there as devices.
+
+    Attributes:
+        broker: URL of the broker that Home Assistant uses; a client of its own. Nothing turns it off.
+        prefix: Home Assistant's discovery prefix.
+        topic: The states are retained below ``TOPIC/FEDERATION/``.
+        nodes_max: Nodes that are shown, the first by name.
+        every_s: How often the state folder is looked at, in seconds.
+    """
+
+    broker: str = ""
+    prefix: _Level = "homeassistant"
+    topic: _Level = "fedmq-status"
+    nodes_max: Annotated[PositiveInt, Field(le=1000)] = 200
+    every_s: Annotated[float, Field(ge=1, le=3600)] = 5.0

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 import federation.config
-from coordinator.config.alerts import AlertsSection
+from coordinator.config.alerts import AlertsSection, HomeAssistantSection
 from coordinator.config.privacy import PrivacySection
 from coordinator.engine.early_stopping import Goal, Source
 from coordinator.strategies.lag_compensation import LAG_VERSIONS_MAX
@@ -352,6 +352,7 @@ class CoordinatorConfig(Section):
     limits: LimitsSection
     security: SecuritySection
     alerts: AlertsSection
+    home_assistant: HomeAssistantSection
     privacy: PrivacySection
     log: LogSection
 

@@ -10,9 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from coordinator.config.sections import read_config
+from coordinator.config.sections import CoordinatorConfig, read_config
 from federation.errors import ConfigError, StorageError
 from fedmq.alerts.cli import follower_of
+from fedmq.home_assistant.publisher import make_publisher
+from fedmq.run_view import RunView
 
 __all__ = ["TOKEN_VARIABLE", "serve"]
 
@@ -35,19 +37,26 @@ def serve(  # noqa: PLR0913 - one parameter per option of the command line
     token_file: Annotated[
         Path | None, typer.Option(help="File with the token that visitors need.", exists=True)
     ] = None,
+    home_assistant: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Show it in Home Assistant too, through this broker; see [home_assistant]."),
+    ] = None,
 ) -> None:
     """Show a run on a page: what it waits for, its curves, its nodes; with JSON and Prometheus' numbers beside it.
 
     This process only reads the state folder: stopped, killed or flooded, it cannot hurt the coordinator. At an address
     of other machines it asks for a token, of FEDMQ_PAGE_TOKEN or --token-file; without one it makes one and prints it.
-    With --config it sends alerts too, where the configuration says to whom.
+    With --config it sends alerts too, where the configuration says to whom, and shows the federation and its nodes in
+    Home Assistant, where [home_assistant] or --home-assistant names its broker.
 
     \b
     Examples:
       coordinator serve --config plant
       coordinator serve --state state/coordinator --host 0.0.0.0 --certificate page.crt --key page.key
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
-    settings = None if config is None else read_config(config, {})
+    settings = None if config is None else read_config(config, {"home_assistant.broker": home_assistant})
+    if settings is None and home_assistant is not None:
+        raise ConfigError("--home-assistant", "needs --config, which names the federation", source="command line")
     folder = state or (None if settings is None else settings.store.folder)
     if folder is None:
         raise ConfigError("--state", "name the state folder, or give --config", source="command line")
@@ -69,6 +78,8 @@ def serve(  # noqa: PLR0913 - one parameter per option of the command line
     if settings is not None and config is not None and state is None and settings.alerts.somebody_is_told:
         follower = follower_of(settings, config)
         threading.Thread(target=follower.run, args=(threading.Event(),), daemon=True).start()
+    stopped = threading.Event()
+    publishing = _publish(settings, folder, stopped)
     options = uvicorn.Config(
         make_server(folder, Access(token=token or made, local=local and not token)),
         log_level="warning",
@@ -78,6 +89,19 @@ def serve(  # noqa: PLR0913 - one parameter per option of the command line
         limit_concurrency=1000,
     )
     uvicorn.Server(options).run(sockets=[listening])
+    if publishing is not None:
+        stopped.set()
+        publishing.join()
+
+
+def _publish(settings: CoordinatorConfig | None, folder: Path, stopped: threading.Event) -> threading.Thread | None:
+    """Show it in Home Assistant, where a broker for that is named."""
+    if settings is None or not settings.home_assistant.broker:
+        return None
+    publisher = make_publisher(settings.home_assistant, settings.federation.id, RunView(folder).now)
+    thread = threading.Thread(target=publisher.run, args=(stopped,), daemon=True)
+    thread.start()
+    return thread
 
 
 def _token(file: Path | None) -> str:

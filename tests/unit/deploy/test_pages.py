@@ -12,8 +12,9 @@ from edge_node.config import read_config as read_node_config
 
 ROOT = Path(__file__).parents[3]
 INSTALL = ("raspberry-pi", "jetson", "x86-gateway", "systemd", "containers")
+OPERATE = ("enrol-a-fleet", "back-up-and-restore", "upgrade", "page", "alerts", "home-assistant")
 PAGES = (
-    *(f"docs/how-to/{name}.md" for name in (*INSTALL, "enrol-a-fleet", "back-up-and-restore", "upgrade", "page", "alerts")),
+    *(f"docs/how-to/{name}.md" for name in (*INSTALL, *OPERATE)),
     "docs/reference/brokers.md",
     "deploy/README.md",
     "mosquitto/README.md",

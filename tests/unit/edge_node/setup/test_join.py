@@ -3,6 +3,7 @@
 import datetime as dt
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -120,7 +121,7 @@ def test_a_second_file_renews_the_certificate_and_keeps_the_settings(tmp_path: P
 
 
 @pytest.mark.parametrize("other", [{"node": "edge-02"}, {"federation": "other"}])
-def test_another_nodes_folder_is_left_alone(tmp_path: Path, other: dict[str, str]) -> None:
+def test_another_nodes_folder_is_left_alone(tmp_path: Path, other: dict[str, Any]) -> None:
     folder = install(enrolment(tmp_path), tmp_path / "node")
     before = (folder / "node.key").read_text()
     with pytest.raises(ConfigError, match="belongs to edge-01 of plant"):
