@@ -1,6 +1,7 @@
 """What the command lines share: options that mean the same everywhere, one line for an error, and exit codes."""
 
 import errno
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -99,6 +100,9 @@ def errors_told(program: str) -> Iterator[None]:
 
 def _leave(program: str, error: FederationError) -> NoReturn:
     code = _exit_code(error)
+    if "--json" in sys.argv[1:]:
+        # A program reads standard output; the line for people goes to standard error as ever.
+        typer.echo(json.dumps({"error": str(error), "exit_code": code}))
     typer.echo(f"{program}: {error}", err=True)
     if code != WRONG:
         hold_back(str(error))

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import ipaddress
+import json
 import os
 import socket
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from coordinator.enrolment.folder import FleetFolder
 from coordinator.enrolment.issuing import pack_task
 from coordinator.enrolment.shut_out import SHUT, still_open
 from coordinator.enrolment.texts import FleetPlan
+from federation.command_line import JsonOption
 from federation.errors import ConfigError, LocalProtocolError, StorageError
 from federation.identity.bundle import BUNDLE_BYTES_MAX
 from federation.identity.certificates import AUTHORITY_DAYS, CERTIFICATE_DAYS
@@ -55,6 +57,7 @@ def init(  # noqa: PLR0913 - one parameter per option is how the library declare
     evaluate: Annotated[bool, typer.Option(help="Evaluate each version here; needs what the task needs.")] = True,
     enroll_: Annotated[list[str] | None, typer.Option("--enroll", metavar="NODE", help="Enroll this node too.")] = None,
     days: Days = CERTIFICATE_DAYS,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a federation: authority, certificates, broker configuration, access rules, settings, compose file.
 
@@ -72,6 +75,11 @@ def init(  # noqa: PLR0913 - one parameter per option is how the library declare
     )
     fleet = _fleet(folder)
     fleet.create(plan, days=days)
+    if as_json:
+        enrolled = _enrolled_rows(fleet, fleet.enroll(enroll_ or [], days=days))
+        made = {"federation": plan.federation, "folder": str(folder), "broker_url": plan.broker_url}
+        typer.echo(json.dumps(made | {"enrolled": enrolled}))
+        return
     typer.echo(f"federation {plan.federation} made in {folder}; the broker's address is {plan.broker_url}")
     typer.echo(f"keep {folder}/authority to yourself: whoever has it can enroll nodes")
     if os.getuid() == 0:
@@ -94,6 +102,7 @@ def enroll(
         typer.Option("--bundle", help="Pack the source of the federation's task FILE.py:FUNCTION, too."),
     ] = False,
     days: Days = CERTIFICATE_DAYS,
+    as_json: JsonOption = False,
 ) -> None:
     """Write one enrolment file for each node: it holds the node's keys, so move it as you would move a password.
 
@@ -111,23 +120,34 @@ def enroll(
     fleet = _fleet(folder)
     requests = [decode_request(read_text(file, bytes_max=BUNDLE_BYTES_MAX)) for file in csr or []]
     packed = pack_task(read_config(folder, {}).task.name) if bundle else None
-    _tell_enrolled(fleet, fleet.enroll(nodes or [], days=days, packed=packed))
-    _tell_enrolled(fleet, [fleet.enroll_request(request, days=days) for request in requests], asked=True)
+    named = fleet.enroll(nodes or [], days=days, packed=packed)
+    asked = [fleet.enroll_request(request, days=days) for request in requests]
+    if as_json:
+        reloaded = reload_broker(fleet.folder.broker)
+        typer.echo(json.dumps({"enrolled": _enrolled_rows(fleet, [*named, *asked]), "broker_reloaded": reloaded}))
+        return
+    _tell_enrolled(fleet, named)
+    _tell_enrolled(fleet, asked, asked=True)
     _tell_reloaded(fleet, needed=False)
 
 
-def revoke(folder: Folder, nodes: Nodes) -> None:
+def revoke(folder: Folder, nodes: Nodes, *, as_json: JsonOption = False) -> None:
     """Shut nodes out: certificates are refused, connections end, nobody waits for them. Exit code 1: not proved.
 
     Run it again to check, such as after its files were copied to a broker that runs elsewhere.
     """
     fleet = _fleet(folder)
     names = fleet.revoke(nodes)
-    for name in names:
+    for name in () if as_json else names:
         typer.echo(f"{name} is revoked")
     reload_broker(fleet.folder.broker)
     config = read_config(folder, {})
     problems = list(still_open(fleet, config, names))
+    if as_json:
+        runs = lock_holder(config.store.folder) is not None
+        shut = {"revoked": names, "shut_out": not problems, "still_open": problems, "coordinator_runs_here": runs}
+        typer.echo(json.dumps(shut))
+        raise typer.Exit(1 if problems else 0)
     if not problems:
         typer.echo(SHUT)
         if lock_holder(config.store.folder) is None:
@@ -147,16 +167,24 @@ def renew(
     *,
     within: Annotated[int, typer.Option(min=0, help="Renew what ends within this many days.")] = EXPIRING_DAYS,
     days: Days = CERTIFICATE_DAYS,
+    as_json: JsonOption = False,
 ) -> None:
     """Write new certificates: for the named nodes, or for every node, the broker and the coordinator that end soon."""
     fleet = _fleet(folder)
     soon = dict(fleet.expiring(within_days=within))
-    if nodes is None:
-        nodes = [name for name in soon if not fleet.is_server(name)]
-        if any(fleet.is_server(name) for name in soon):
-            fleet.renew_server(days=days)
-            typer.echo("broker and coordinator renewed: start the coordinator again")
-    _tell_enrolled(fleet, fleet.renew(nodes, days=days))
+    server = nodes is None and any(fleet.is_server(name) for name in soon)
+    wanted = [name for name in soon if not fleet.is_server(name)] if nodes is None else nodes
+    if server:
+        fleet.renew_server(days=days)
+    renewed = fleet.renew(wanted, days=days)
+    if as_json:
+        reloaded = reload_broker(fleet.folder.broker)
+        made = {"renewed": _enrolled_rows(fleet, renewed), "server_renewed": server, "broker_reloaded": reloaded}
+        typer.echo(json.dumps(made))
+        return
+    if server:
+        typer.echo("broker and coordinator renewed: start the coordinator again")
+    _tell_enrolled(fleet, renewed)
     _tell_reloaded(fleet, needed=bool(soon))
 
 
@@ -196,6 +224,10 @@ def certificate_ends(folder: Path) -> dict[str, str]:
 
 def _fleet(folder: Path) -> Fleet:
     return Fleet(folder=FleetFolder(folder), now=dt.datetime.now(dt.UTC))
+
+
+def _enrolled_rows(fleet: Fleet, names: Sequence[NodeId]) -> list[dict[str, str]]:
+    return [{"node": name, "file": str(fleet.folder.bundle(name))} for name in names]
 
 
 def _tell_enrolled(fleet: Fleet, names: Sequence[NodeId], *, asked: bool = False) -> None:
