@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: zoo mutants jobs fuzz bench-containers bench-algorithms bench-large bench-privacy help setup demo broker test test-all test-container test-upgrade test-brokers check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet test-frameworks bench-flower
+.PHONY: zoo mutants jobs fuzz bench-containers bench-algorithms bench-large bench-privacy bench-page help setup demo broker test test-all test-container test-upgrade test-brokers check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet test-frameworks bench-flower
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -137,6 +137,9 @@ mutants: $(STAMP) ## Planted bugs: does a test or a campaign catch each? Half an
 bench-privacy: $(STAMP) ## What masks, noise and sealing cost and keep, with their bars (minutes)
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.privacy $(ARGS)
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.privacy.sealing
+
+bench-page: $(STAMP) ## Bytes, memory and processor time of the page, also with 10,000 nodes and versions (minutes)
+	@$(BIN)/python -m benchmarks.page $(ARGS)
 
 bench-containers: $(STAMP) ## Sizes of the images, and compose up to the first version (docker or podman; images built)
 	@$(BIN)/python -m benchmarks.containers $(ARGS)

@@ -15,6 +15,7 @@ from coordinator.monitoring.state_files import read_counters, read_incidents, re
 from coordinator.monitoring.why import explain
 from coordinator.storage.database import DATABASE
 from coordinator.storage.files import STATUS
+from coordinator.storage.participation import GrowingParticipation
 from coordinator.storage.read_only import ReadOnlyStore
 from federation.errors import StorageError
 from federation.storage.folder import lock_holder
@@ -65,6 +66,9 @@ class RunView:
         self._last = Snapshot()
         self._seen: tuple[object, ...] | None = None
         self._next_s = 0.0
+        self._life: tuple[object, ...] | None = None
+        self._participation = GrowingParticipation()
+        self._rows: dict[str, Mapping[str, Any]] = {}
 
     def now(self) -> Snapshot:
         """The run as it is, or as it was a moment ago.
@@ -92,11 +96,22 @@ class RunView:
             known = self._last.versions if self._last.summary.get("run") == store.run else ()
             kept = list(known[: max(0, len(known) - AGAIN)])
             versions = kept + [version_figures(row) for row in store.history(after=len(kept) - 1)]
-            nodes = [participation_row(node) for node in store.participation()]
+            nodes = self._nodes(store)
             summary = self._summary(store, versions, nodes)
         self._seen = seen
         number = self._last.number + 1
         return Snapshot(number=number, summary=summary | {"rows": number}, versions=versions, nodes=nodes)
+
+    def _nodes(self, store: ReadOnlyStore) -> list[Mapping[str, Any]]:
+        """Only of what has changed a row is made again; a start of the coordinator may have undone something."""
+        life = (store.run, store.epoch())
+        if life != self._life:
+            self._life, self._participation, self._rows = life, GrowingParticipation(), {}
+        known = len(self._rows)
+        self._rows |= {node.node: participation_row(node) for node in store.changed_participation(self._participation)}
+        if len(self._rows) != known:
+            self._rows = dict(sorted(self._rows.items()))
+        return list(self._rows.values())
 
     def _marks(self) -> tuple[object, ...]:
         """What changes when the coordinator writes, or comes or goes."""

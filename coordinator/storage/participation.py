@@ -1,7 +1,7 @@
 """Each node's part in the run: its attendance, which is counted here, its updates, and what of its budget is spent."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from coordinator.records import Attendance, Attended, NodeSpent
@@ -14,6 +14,7 @@ from federation.types import ExamplePrivacy, Incarnation, NodeId, RoundId, Sampl
 __all__ = [
     "OTHERS",
     "REASONS_MAX",
+    "GrowingParticipation",
     "add_attendance",
     "advanced",
     "count_asked",
@@ -32,8 +33,14 @@ OTHERS = "others"
 _PARTICIPATION = """
 SELECT node, status, reason, COUNT(*) AS updates, SUM(payload_bytes) AS up,
     SUM(fetched_bytes >> 32) AS down_high, SUM(fetched_bytes & 4294967295) AS down_low, SUM(staleness) AS staleness
-FROM updates GROUP BY node, status, reason ORDER BY node
+FROM updates WHERE seq > ? AND seq <= ? GROUP BY node, status, reason ORDER BY node
 """
+
+_ENDS = """
+SELECT COALESCE((SELECT MAX(seq) FROM updates), 0),
+    COALESCE((SELECT MIN(seq) - 1 FROM updates WHERE status = 'stored'), (SELECT MAX(seq) FROM updates), 0)
+"""
+"""The newest update, and the newest of those before which none waits: what became of them stays."""
 
 
 _RAISE = """
@@ -81,11 +88,44 @@ def _starts(before: Incarnation | None, now: Incarnation | None) -> int:
 
 def read_participation(database: Readable) -> list[Participation]:
     """All nodes that were ever seen or asked, by name: also those that never sent an update."""
-    rows = database.execute("SELECT * FROM attendance")
-    nodes = {NodeId(row["node"]): _Sums(ATTENDED.record(row)) for row in rows}
-    for row in database.execute(_PARTICIPATION):
-        nodes.setdefault(NodeId(row["node"]), _Sums()).add(row)
-    return [nodes[node].of(node) for node in sorted(nodes)]
+    return list(GrowingParticipation().changed(database))
+
+
+class GrowingParticipation:
+    """The same, for one who looks again and again: what became of an update stays, so only new ones are added up.
+
+    It is of one start of one coordinator: a later start may undo a commit.
+    """
+
+    def __init__(self) -> None:
+        self._floor = 0
+        self._settled: dict[NodeId, _Sums] = {}
+        self._unsettled: dict[NodeId, _Sums] = {}
+        self._attended: dict[NodeId, Row] = {}
+
+    def changed(self, database: Readable) -> Iterator[Participation]:
+        """The nodes whose part has changed since the last call, by name: at first all of them."""
+        newest, settled = database.execute(_ENDS).fetchone()
+        touched = set(self._unsettled)
+        for row in database.execute(_PARTICIPATION, self._floor, settled):
+            touched.add(NodeId(row["node"]))
+            self._settled.setdefault(NodeId(row["node"]), _Sums()).add(row)
+        self._floor, self._unsettled = settled, {}
+        for row in database.execute(_PARTICIPATION, settled, newest):
+            self._unsettled.setdefault(NodeId(row["node"]), _Sums()).add(row)
+        touched |= self._unsettled.keys()
+        for row in database.execute("SELECT * FROM attendance"):
+            node = NodeId(row["node"])
+            if self._attended.get(node) != row:
+                self._attended[node] = row
+                touched.add(node)
+        for node in sorted(touched):
+            known = self._attended.get(node)
+            sums = _Sums(Attended() if known is None else ATTENDED.record(known))
+            for part in (self._settled.get(node), self._unsettled.get(node)):
+                if part is not None:
+                    sums.join(part)
+            yield sums.of(node)
 
 
 @dataclass(slots=True)
@@ -104,6 +144,12 @@ class _Sums:
         # A node has said it: two of the largest numbers are more than SQLite adds.
         self.up, self.down = self.up + row["up"], self.down + (row["down_high"] << 32) + row["down_low"]
         self.staleness += row["staleness"]
+
+    def join(self, other: "_Sums") -> None:
+        self.statuses.update(other.statuses)
+        self.reasons.update(other.reasons)
+        self.up, self.down = self.up + other.up, self.down + other.down
+        self.staleness += other.staleness
 
     def of(self, node: NodeId) -> Participation:
         applied = self.statuses[ReceiptStatus.APPLIED]

@@ -17,7 +17,7 @@ from coordinator.storage.files import (
     payload_file,
     reading,
 )
-from coordinator.storage.participation import read_participation, read_spent
+from coordinator.storage.participation import GrowingParticipation, read_participation, read_spent
 from coordinator.storage.recovery import read_inputs, read_next_round, read_published, read_restored
 from coordinator.storage.releases import read_ledger, read_releases
 from coordinator.storage.seals import SealedRow
@@ -78,6 +78,11 @@ class StoreReader:
         """All nodes that were ever seen or asked, by name."""
         with reading("participation"):
             return read_participation(self._tables)
+
+    def changed_participation(self, known: GrowingParticipation) -> list[Participation]:
+        """The nodes whose part is another one than when ``known`` was last asked, by name."""
+        with reading("participation"):
+            return list(known.changed(self._tables))
 
     def spent(self) -> dict[NodeId, NodeSpent]:
         """What nodes have spent under differential privacy."""

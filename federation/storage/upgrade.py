@@ -3,11 +3,10 @@
 import contextlib
 import json
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import typer
 
 from federation import RELEASE
 from federation.errors import StorageError
@@ -124,9 +123,10 @@ def upgrade_store(folder: Path, store: StoreKind, *, check: bool, as_json: bool)
             lock.release()
     if as_json:
         done = not check and plan.has_room
-        typer.echo(json.dumps(asdict(plan) | {"room": plan.has_room, "upgraded": done and bool(plan.changes)}))
+        said = json.dumps(asdict(plan) | {"room": plan.has_room, "upgraded": done and bool(plan.changes)})
     else:
-        typer.echo("\n".join(_lines(plan, store, check=check)))
+        said = "\n".join(_lines(plan, store, check=check))
+    sys.stdout.write(f"{said}\n")
     return 0 if plan.has_room else 1
 
 
