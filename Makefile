@@ -26,7 +26,7 @@ DEMO_STAMP := $(VENV)/.demo-$(SETUP)
 # Their requirements do not go with our pinned ones.
 FRAMEWORKS := .venv-frameworks
 FRAMEWORKS_STAMP := $(FRAMEWORKS)/.ready-$(shell cksum pyproject.toml | cut -d' ' -f1)
-FRAMEWORK_EXTRAS := torch,sklearn,flower,lora,jax,keras,mlflow,wandb
+FRAMEWORK_EXTRAS := torch,sklearn,flower,lora,jax,keras,mlflow,wandb,dask,ray
 
 help: ## This list
 	@echo "fedmq: asynchronous federated learning over MQTT"
@@ -66,8 +66,8 @@ test: $(STAMP) ## All tests but the slow campaigns
 zoo: $(STAMP) ## Every shape of model and data, under three codecs and in real processes, against plain torch
 	@FEDMQ_ZOO=1 $(PYTEST) -n 2 --dist loadgroup tests/zoo
 
-test-frameworks: $(FRAMEWORKS_STAMP) ## The tests that need other libraries (Flower, PEFT, JAX, Keras, MLflow, W&B), in an environment of their own
-	@$(FRAMEWORKS)/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning -m frameworks $(or $(TESTS),tests/unit/federation/tasks/adapters tests/unit/fedmq/api tests/unit/fedmq/new)
+test-frameworks: $(FRAMEWORKS_STAMP) ## The tests that need other libraries (Flower, PEFT, JAX, Keras, MLflow, W&B, Dask, Ray), in an environment of their own
+	@$(FRAMEWORKS)/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning -m frameworks $(or $(TESTS),tests/unit/federation/tasks/adapters tests/unit/fedmq/api tests/unit/fedmq/new tests/unit/fedmq/simulation/training)
 
 bench-flower: $(FRAMEWORKS_STAMP) ## Flower's quickstart client on Flower and here, in the same run, with its bar (minutes)
 	@OMP_NUM_THREADS=1 $(FRAMEWORKS)/bin/python -m benchmarks.flower_client $(ARGS)

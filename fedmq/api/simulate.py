@@ -48,6 +48,7 @@ def simulate(  # noqa: PLR0913 - one parameter per thing that an experiment vari
     seeds: int | Iterable[int] = 1,
     evaluate_every: int = 1,
     workers: int = 1,
+    cluster: str = "",
     settings: Mapping[str, object] | None = None,
     name: str = "",
     log_to: Sequence[str | Tracker] = (),
@@ -73,6 +74,7 @@ def simulate(  # noqa: PLR0913 - one parameter per thing that an experiment vari
         seeds: So many runs from seed 0 on, or the seeds.
         evaluate_every: Evaluate each n-th version.
         workers: Processes that train.
+        cluster: Where they train: ``local``, ``dask://HOST:PORT`` or ``ray://HOST:PORT``.
         settings: Further settings of a coordinator, such as ``{"round.buffer": 4}``.
         name: Of the study, in legends; by default what it varies.
         log_to: ``tensorboard``, ``mlflow``, ``wandb`` (each may say ``:PLACE``), or a `Tracker`: hears every version.
@@ -104,6 +106,7 @@ def simulate(  # noqa: PLR0913 - one parameter per thing that an experiment vari
             data=None if task is None or data is None else Path(data),
             evaluate_every=evaluate_every,
             workers=workers,
+            cluster=cluster,
             settings=tuple(_setting(key, value) for key, value in {**training, **(settings or {})}.items()),
         )
         runs = [_run(replace(options, seed=seed), title, log_to, say) for seed in chosen]

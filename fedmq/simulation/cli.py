@@ -53,6 +53,9 @@ def simulate(  # noqa: PLR0913 - one parameter per option of the command line
     selector: Annotated[str | None, typer.Option(help="uniform (default), fair, repeatable, ...")] = None,
     outages: Annotated[str, typer.Option(help="Nodes offline: share=0.2,away_s=30 or away=3,change_s=10.")] = "",
     workers: Annotated[int, typer.Option(help="Processes that train, on one copy of the data.", min=1, max=64)] = 1,
+    cluster: Annotated[
+        str, typer.Option(help="Train on local (processes that may die), dask://HOST:PORT or ray://HOST:PORT.")
+    ] = "",
     stack: Annotated[bool, typer.Option(help="Train several nodes at once where that is possible.")] = True,
     evaluate_every: Annotated[
         int | None, typer.Option(help="Evaluate each n-th version; 0 is never. Default: 1.", min=0)
@@ -109,6 +112,7 @@ def simulate(  # noqa: PLR0913 - one parameter per option of the command line
                 settings=settings or (),
                 stacked=stack,
                 workers=workers,
+                cluster=cluster,
                 report=report_to,
                 keep=keep,
             ),

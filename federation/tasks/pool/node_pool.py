@@ -37,6 +37,10 @@ class NodePool:
         context: Number of nodes, data, device, seed and partition; its ``node_index`` does not matter.
         stacked: Train several nodes at once where the model, the data and the settings allow it.
         controlled: Train under SCAFFOLD, one node after the other.
+
+    Attributes:
+        kept: What tasks keep at their nodes from one training to the next, by index. Who trains in several processes
+            hands it on with the node.
     """
 
     def __init__(
@@ -44,7 +48,15 @@ class NodePool:
     ) -> None:
         self._build, self.context, self._stacked, self._controlled = build, context, stacked, controlled
         self._tasks: dict[int, Task] = {}
-        self._kept: dict[int, Parameters] = {}
+        self.kept: dict[int, Parameters] = {}
+
+    def __getstate__(self) -> tuple[TaskFactory, TaskContext, bool, bool]:
+        """A copy for another process is not prepared: tensors that travel are no longer the module's parameters."""
+        return self._build, self.context, self._stacked, self._controlled
+
+    def __setstate__(self, state: tuple[TaskFactory, TaskContext, bool, bool]) -> None:
+        build, context, stacked, controlled = state
+        self.__init__(build, context, stacked=stacked, controlled=controlled)  # type: ignore[misc]
 
     @cached_property
     def server(self) -> Task:
@@ -122,7 +134,7 @@ class NodePool:
         assert self._parts is not None  # noqa: S101 - as above
         from federation.tasks.pool.part_training import PartTrainer  # noqa: PLC0415 - torch costs seconds and 200 MB
 
-        return PartTrainer(*self._shared, self._parts)
+        return PartTrainer(*self._shared, self._parts, self.kept)
 
     def _task(self, node: int) -> Task:
         if node not in self._tasks:
@@ -141,12 +153,12 @@ class NodePool:
             with user_code(f"the training of node {node} failed"):
                 task = self._task(node)
                 if isinstance(task, Stateful):
-                    task.restore({**self._kept.get(node, {}), **work.states.get(node, {})})
+                    task.restore({**self.kept.get(node, {}), **work.states.get(node, {})})
                 result = task.train({**work.base, **work.controls}, work.settings, _never)
         except TaskError as error:
             return Trained(node=node, parameters={}, num_examples=1, metrics={}, failure=str(error))
         if result.kept:
-            self._kept[node] = {**self._kept.get(node, {}), **result.kept}
+            self.kept[node] = {**self.kept.get(node, {}), **result.kept}
         return Trained(
             node=node,
             parameters=result.parameters,

@@ -38,12 +38,15 @@ class PartTrainer:
         task: A node's task.
         data: Everybody's data.
         parts: The rows of every node.
+        kept: Where what the nodes' tasks keep is held, by node; by default it is ours alone.
 
     Raises:
         TaskError: The task keeps something at its nodes, which is not simulated.
     """
 
-    def __init__(self, task: TorchTask, data: WholeData, parts: Sequence[Rows]) -> None:
+    def __init__(
+        self, task: TorchTask, data: WholeData, parts: Sequence[Rows], kept: dict[int, Parameters] | None = None
+    ) -> None:
         if task.local or task.local_norms or task.own_test is not None:
             raise TaskError("the task has layers or test data of each node's own: only real nodes train it")
         self._training, self._parts = LocalTraining(task), parts
@@ -57,7 +60,7 @@ class PartTrainer:
         self._stacked: Stacked | None = None
         self._objection: str | None = None
         self._looked = False
-        self._kept: dict[int, Parameters] = {}
+        self._kept: dict[int, Parameters] = {} if kept is None else kept
 
     def prepare(self) -> None:
         """Everything is loaded already; find out whether the model can be stacked."""

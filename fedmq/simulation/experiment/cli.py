@@ -26,6 +26,7 @@ from federation.types import NodeId
 from fedmq.simulation.experiment.experiment import Experiment, NobodyTrains, Plan, Result, VersionFigures, run_report
 from fedmq.simulation.experiment.options import TrainOptions, resolve
 from fedmq.simulation.experiment.outages import parse_outages
+from fedmq.simulation.training.clusters import open_cluster
 from fedmq.simulation.world.trainer import parse_stragglers
 
 __all__ = ["TrainOptions", "build_experiment", "experiment_of", "report", "train"]
@@ -85,7 +86,12 @@ def experiment_of(options: TrainOptions, config: CoordinatorConfig) -> Experimen
         keep=options.keep is not None,
     )
     pool = NodePool(load_task(config.task.name), context, stacked=options.stacked, controlled=uses_controls(config))
-    return Experiment(plan, pool, workers=options.workers)
+    cluster = open_cluster(options.cluster, options.workers, _say) if options.cluster else None
+    return Experiment(plan, pool, workers=options.workers, cluster=cluster)
+
+
+def _say(words: str) -> None:
+    Console(stderr=True).print(words, markup=False, highlight=False, soft_wrap=True)
 
 
 def train(options: TrainOptions, *, as_json: bool) -> Result:

@@ -32,7 +32,8 @@ from fedmq.simulation.experiment.direct import DirectCoordinator, Question, Setu
 from fedmq.simulation.experiment.node_answers import FrameWork, NodeWork, VectorWork
 from fedmq.simulation.experiment.outages import Outages, Turns
 from fedmq.simulation.experiment.private_nodes import PRIVATE, check_private
-from fedmq.simulation.experiment.training_workers import Trainers
+from fedmq.simulation.training.cluster import Cluster
+from fedmq.simulation.training.training_workers import Trainers
 from fedmq.simulation.world.trainer import Stragglers
 from update_codec import CodecSpec, Manifest
 
@@ -139,16 +140,17 @@ class Experiment:
         plan: What to do.
         pool: Trains and evaluates.
         workers: Processes that train; 1 is this one.
+        cluster: Trains in their place.
     """
 
-    def __init__(self, plan: Plan, pool: NodePool, *, workers: int = 1) -> None:
+    def __init__(self, plan: Plan, pool: NodePool, *, workers: int = 1, cluster: Cluster | None = None) -> None:
         self.plan, self.pool = plan, pool
         self._private = plan.engine.train.privacy is not None
         if self._private:
             check_private(pool)
         initial = dict(pool.initial_parameters(plan.seed))
         self.manifest = Manifest.of(initial, pool.roles())
-        self._trainers = Trainers(pool, self.manifest, workers)
+        self._trainers = Trainers(pool, self.manifest, workers, cluster)
         self.names = node_names(plan.nodes)
         self._index = {name: index for index, name in enumerate(self.names)}
         self.work: NodeWork = self._make_work()

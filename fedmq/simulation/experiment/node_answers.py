@@ -28,7 +28,8 @@ from federation.tasks.pool.work import Work
 from federation.types import NodeId, UpdateId, update_id
 from fedmq.simulation.experiment.direct import DirectCoordinator, Question
 from fedmq.simulation.experiment.private_nodes import PrivateNodes, only_the_update
-from fedmq.simulation.experiment.training_workers import Failures, Share, Summed, TrainedUpdate, Trainers
+from fedmq.simulation.training.local_trainer import Share, Summed, TrainedUpdate
+from fedmq.simulation.training.training_workers import Failures, Trainers
 from update_codec import CodecSpec, Manifest, Role, Vectors
 
 __all__ = ["FrameWork", "NodeStates", "NodeWork", "VectorWork", "WorkedMember"]

@@ -41,6 +41,7 @@ class TrainOptions:
     settings: Sequence[str] = ()
     stacked: bool = True
     workers: int = 1
+    cluster: str = ""
     device: str = "cpu"
     report: Path | None = None
     keep: Path | None = None

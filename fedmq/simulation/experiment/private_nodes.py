@@ -14,7 +14,7 @@ from federation.protocol.messages import Decline
 from federation.tasks.pool.node_pool import NodePool
 from federation.types import PRIVATE_EXAMPLES, NodeId
 from fedmq.simulation.experiment.direct import DirectCoordinator, Question
-from fedmq.simulation.experiment.training_workers import TrainedUpdate
+from fedmq.simulation.training.local_trainer import TrainedUpdate
 
 __all__ = ["PRIVATE", "PrivateNodes", "check_private", "only_the_update"]
 

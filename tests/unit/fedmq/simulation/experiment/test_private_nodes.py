@@ -16,7 +16,7 @@ from fedmq.audit.audit import Outcome, audit
 from fedmq.simulation.experiment.cli import TrainOptions, build_experiment, train
 from fedmq.simulation.experiment.node_answers import FrameWork
 from fedmq.simulation.experiment.private_nodes import only_the_update
-from fedmq.simulation.experiment.training_workers import TrainedUpdate
+from fedmq.simulation.training.local_trainer import TrainedUpdate
 
 PRIVATE = (
     "privacy.unit=examples",

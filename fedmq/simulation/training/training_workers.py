@@ -1,63 +1,26 @@
-"""Where simulated nodes train: in this process, or divided among forked ones that share the data in memory."""
+"""Divides the training of simulated nodes: this process, forked ones that share the data in memory, or a cluster."""
 
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
 from federation.errors import ConfigError, FederationError
 from federation.task import Parameters
 from federation.tasks.pool.node_pool import NodePool
-from federation.tasks.pool.work import Trained, Work
-from federation.types import SampledSteps
-from update_codec import Accumulator, CodecError, Manifest, Vectors
+from federation.tasks.pool.work import Work
+from fedmq.simulation.training.cluster import Cluster, Job, divide
+from fedmq.simulation.training.local_trainer import LocalTrainer, Share, Summed, TrainedUpdate, part
+from update_codec import Accumulator, Manifest
 
-__all__ = ["Failures", "Share", "Summed", "TrainedUpdate", "Trainers"]
+__all__ = ["Failures", "Trainers"]
 
 STOP_S = 10.0
 """How long a worker may take to end, in seconds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """Nodes that train from one model, and how much each counts.
-
-    Attributes:
-        work: Who trains what.
-        weights: One weight per node.
-    """
-
-    work: Work
-    weights: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summed:
-    """What became of one node's update in a sum: its L2 norm and mean loss, or why it failed."""
-
-    node: int
-    norm: float = 0.0
-    loss: float | None = None
-    failure: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedUpdate:
-    """One node's update; None and a reason where its training failed."""
-
-    node: int
-    update: Vectors | None
-    num_examples: int
-    metrics: dict[str, float]
-    pending: Parameters = field(default_factory=dict)
-    failure: str | None = None
-    spent: SampledSteps | None = None
 
 
 @dataclass(slots=True)
@@ -96,20 +59,29 @@ class Trainers:
         pool: The nodes.
         manifest: The model.
         workers: Processes; with 1 there is no other.
+        cluster: Trains in our place, whatever ``workers`` says.
 
     Raises:
         ConfigError: This system cannot fork.
     """
 
-    def __init__(self, pool: NodePool, manifest: Manifest, workers: int = 1) -> None:
-        if workers > 1 and "fork" not in multiprocessing.get_all_start_methods():
+    def __init__(self, pool: NodePool, manifest: Manifest, workers: int = 1, cluster: Cluster | None = None) -> None:
+        if cluster is None and workers > 1 and "fork" not in multiprocessing.get_all_start_methods():
             raise ConfigError("--workers", "this system cannot fork: use 1", source="command line")
-        self._local, self._count = _Local(pool, manifest), workers
-        self._pool, self._manifest = pool, manifest
+        self._local, self._count = LocalTrainer(pool, manifest), workers
+        self._pool, self._manifest, self._cluster = pool, manifest, cluster
+        self._kept: dict[int, Parameters] = {}
         self._workers: list[tuple[Any, Connection]] = []
 
     def __enter__(self) -> Self:
         """Load the data, and start the processes."""
+        if self._cluster is not None:
+            try:
+                self._cluster.start(self._pool, self._manifest)
+            except BaseException:
+                self._cluster.close()
+                raise
+            return self
         self._pool.prepare()
         if self._count > 1:
             context = multiprocessing.get_context("fork")
@@ -127,6 +99,8 @@ class Trainers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the processes."""
+        if self._cluster is not None:
+            self._cluster.close()
         for process, connection in self._workers:
             connection.close()
             process.join(STOP_S)
@@ -138,8 +112,8 @@ class Trainers:
     def sum(self, shares: Sequence[Share]) -> tuple[Accumulator, list[Summed]]:
         """The weighted sum of everybody's updates, exact in any order, and what became of each."""
         total, outcomes = Accumulator(self._manifest), list[Summed]()
-        for part, told in self._everywhere("sum", shares):
-            total.merge(part)
+        for subtotal, told in self._everywhere("sum", shares):
+            total.merge(subtotal)
             outcomes += told
         return total, outcomes
 
@@ -149,72 +123,25 @@ class Trainers:
         return [update for found in self._everywhere("updates", shares) for update in found]
 
     def _everywhere(self, method: str, shares: Sequence[Share]) -> list[Any]:
+        if self._cluster is not None:
+            return self._on_cluster(self._cluster, divide(shares, method, self._kept))
         if not self._workers:
             return [getattr(self._local, method)(shares)]
         asked = []
         for place, (_, connection) in enumerate(self._workers):
-            part = [_part(share, place, len(self._workers)) for share in shares]
-            part = [share for share in part if share.work.nodes]
-            if part:
-                _ask(connection, (method, part))
+            own = [part(share, place, len(self._workers)) for share in shares]
+            own = [share for share in own if share.work.nodes]
+            if own:
+                _ask(connection, (method, own))
                 asked.append(connection)
         return [_answer(connection) for connection in asked]
 
-
-class _Local:
-    """Does the work in the process that calls."""
-
-    def __init__(self, pool: NodePool, manifest: Manifest) -> None:
-        self._pool, self._manifest = pool, manifest
-
-    def sum(self, shares: Sequence[Share]) -> tuple[Accumulator, list[Summed]]:
-        total, outcomes = Accumulator(self._manifest), list[Summed]()
-        for share in shares:
-            weights = dict(zip(share.work.nodes, share.weights, strict=True))
-            for trained, update in self._updates(share.work):
-                outcomes.append(_added(total, trained, update, weights[trained.node]))
-        return total, outcomes
-
-    def updates(self, shares: Sequence[Share]) -> list[TrainedUpdate]:
-        return [
-            TrainedUpdate(
-                node=trained.node,
-                update=update,
-                num_examples=trained.num_examples,
-                metrics=dict(trained.metrics),
-                pending=dict(trained.pending),
-                failure=trained.failure,
-                spent=trained.spent,
-            )
-            for share in shares
-            for trained, update in self._updates(share.work)
-        ]
-
-    def _updates(self, work: Work) -> Iterator[tuple[Trained, Vectors | None]]:
-        base = self._manifest.flatten(dict(work.base))
-        for trained in self._pool.train([work]):
-            failed = trained.failure is not None
-            yield trained, None if failed else self._manifest.flatten(dict(trained.parameters)).minus(base)
-
-
-def _added(total: Accumulator, trained: Trained, update: Vectors | None, weight: float) -> Summed:
-    if update is None:
-        return Summed(node=trained.node, failure=trained.failure)
-    try:
-        total.add_vectors(update, weight)
-    except CodecError as error:
-        return Summed(node=trained.node, failure=str(error))
-    norm = float(np.sqrt(np.dot(update.parameters, update.parameters)))
-    return Summed(node=trained.node, norm=norm, loss=trained.metrics.get("loss"))
-
-
-def _part(share: Share, place: int, count: int) -> Share:
-    """The nodes of a share that train in one worker: always the same one, which has what they keep."""
-    own = [
-        (node, weight) for node, weight in zip(share.work.nodes, share.weights, strict=True) if node % count == place
-    ]
-    work = replace(share.work, nodes=tuple(node for node, _ in own))
-    return Share(work=work, weights=tuple(weight for _, weight in own))
+    def _on_cluster(self, cluster: Cluster, jobs: Sequence[Job]) -> list[Any]:
+        """What nodes keep comes back with each part; one that is lost has kept nothing."""
+        outcomes = cluster.run(jobs)
+        for outcome in outcomes:
+            self._kept.update(outcome.kept)
+        return [outcome.result for outcome in outcomes]
 
 
 _ENDED = "a process that trains has ended; is there enough memory?"
@@ -237,7 +164,7 @@ def _answer(connection: Connection) -> Any:
     return found
 
 
-def _serve(local: _Local, connection: Connection, inherited: Sequence[Connection]) -> None:
+def _serve(local: LocalTrainer, connection: Connection, inherited: Sequence[Connection]) -> None:
     """A worker's life: answer until the other end is closed."""
     for other in inherited:
         other.close()
@@ -247,7 +174,7 @@ def _serve(local: _Local, connection: Connection, inherited: Sequence[Connection
             connection.send(_done(local, method, shares))
 
 
-def _done(local: _Local, method: str, shares: Sequence[Share]) -> object:
+def _done(local: LocalTrainer, method: str, shares: Sequence[Share]) -> object:
     try:
         return getattr(local, method)(shares)
     except (FederationError, OSError) as error:

@@ -11,7 +11,7 @@ from federation.task import TaskContext
 from federation.tasks.pool.node_pool import NodePool
 from federation.tasks.pool.work import Work
 from federation.tasks.registry import load_task
-from fedmq.simulation.experiment.training_workers import Trainers
+from fedmq.simulation.training.training_workers import Trainers
 from update_codec import Manifest
 
 LIMIT_S = 30.0
