@@ -56,7 +56,7 @@ class SensorPlan(BaseModel):
             ends with the failure.
         classes: What the target can say, in one order on every device.
         cap: More rows than this are not told apart by ``sensors/remaining-life``.
-        time: The column with the time, in seconds or as ``2020-03-09 10:14:33``; needed for ``period_s``.
+        time: The column with the time, in seconds or as ``2020-03-09 10:14:33``; tables need it for ``period_s``.
         period_s: Seconds of one row; nothing takes rows as they come.
         gap: What becomes of a missing value: ``hold``, ``linear`` or ``drop``; without ``period_s`` it is ``drop``.
         gap_max_s: The longest gap that is filled, in seconds.
@@ -107,8 +107,6 @@ class SensorPlan(BaseModel):
                 raise ValueError(f"{what} must be names, each once")
         if self.target in self.columns:
             raise ValueError(f"{self.target!r} cannot be a column and the target: a model would only copy it")
-        if self.period_s is not None and not self.time:
-            raise ValueError("period_s needs time, the column that says when a row was")
         if isinstance(self.threshold, float) and not math.isfinite(self.threshold):
             raise ValueError("threshold must be finite")
         return self

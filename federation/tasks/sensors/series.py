@@ -79,6 +79,8 @@ def read_series(path: Path, plan: SensorPlan, kind: Kind) -> Series:
     Raises:
         TaskError: It cannot be read, lacks a column, or has no rows.
     """
+    if plan.period_s is not None and not plan.time:
+        raise TaskError("period_s needs time, the column that says when a row was")
     texts = tuple(name for name in (plan.time, plan.target if kind is Kind.CLASS else "") if name)
     numbers = (*plan.columns, *((plan.target,) if kind is Kind.REMAINING and plan.target else ()))
     found, said = read_columns(path, numbers, texts, sep=plan.sep or None, decimal=plan.decimal)

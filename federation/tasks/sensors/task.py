@@ -23,6 +23,7 @@ from federation.protocol.messages import TrainSettings
 from federation.task import Parameters, Stop, TaskContext, TrainResult
 from federation.tasks.data.whole_data import WholeData
 from federation.tasks.sensors.examples import DeviceReadings, Pair
+from federation.tasks.sensors.live import LiveSource
 from federation.tasks.sensors.plan import Kind, SensorPlan, read_plan
 from federation.tasks.sensors.rules import SHARES, ScoreRule, quantile_of_shares, shares_of
 from federation.tasks.sensors.series import TEST, read_series, table_files
@@ -125,7 +126,7 @@ class SensorTask(TorchTask):
     _: KW_ONLY
     plan: SensorPlan
     kind: Kind
-    source: "TableSource"
+    source: TableSource | LiveSource
 
     def score_rule(self, parameters: Parameters) -> ScoreRule:
         """How this device scores windows with this model: its scaler, and its threshold.
@@ -239,16 +240,34 @@ def build_remaining_life(context: TaskContext) -> SensorTask:
 
 def _build(context: TaskContext, kind: Kind) -> SensorTask:
     plan = read_plan(context.arguments, kind)
+    if context.readings is not None:
+        return _live(context, plan, kind)
     source = TableSource(context, plan, kind)
     # One data set for all nodes of a simulation, where no node does anything of its own.
     held_out = bool(plan.held_out(kind))
     shared = context.node_count > 1 and not held_out and plan.threshold != "federated"
-    return SensorTask(
-        context,
-        model=partial(_model, plan, kind),
+    return _task(
+        source,
         train_data=WholeData(source.everybodys) if shared else source.train,
         test_data=source.tests if source.has_tests else None,
         own_test=source.held_out if held_out else None,
+    )
+
+
+def _live(context: TaskContext, plan: SensorPlan, kind: Kind) -> SensorTask:
+    """On the device's own readings, as they are at each round."""
+    source = LiveSource(context, plan, kind)
+    return _task(source, train_data=source.train, own_test=source.held_out if plan.held_out(kind) else None)
+
+
+def _task(source: TableSource | LiveSource, train_data: Any, own_test: Any, test_data: Any = None) -> SensorTask:
+    plan, kind = source.plan, source.kind
+    return SensorTask(
+        source.context,
+        model=partial(_model, plan, kind),
+        train_data=train_data,
+        test_data=test_data,
+        own_test=own_test,
         loss=partial(_loss, plan, kind),
         accuracy=kind is Kind.CLASS,
         metrics=_metrics(kind),

@@ -32,7 +32,6 @@ def test_readings_are_held_out_where_a_task_needs_no_whole_life() -> None:
         ({"columns": ["a", ""]}, "each once"),
         ({"model": "transformer"}, "'dense', 'conv' or 'gru'"),
         ({"target": "a"}, "cannot be a column and the target"),
-        ({"period_s": 1.0}, "period_s needs time"),
         ({"quantile": 0.0}, "task.arguments.quantile"),
         ({"threshold": "mine"}, "task.arguments.threshold"),
         ({"scaler_digest": "xyz"}, "task.arguments.scaler_digest"),

@@ -19,7 +19,7 @@ from federation.tasks.pool.node_pool import NodePool
 from federation.tasks.registry import TOLD_TASKS, default_settings, load_task
 from federation.tasks.sensors.models import Gru
 from federation.tasks.sensors.rules import SHARES, ScoreRule, quantile_of_shares
-from federation.tasks.sensors.task import SensorTask
+from federation.tasks.sensors.task import SensorTask, TableSource
 from federation.types import ExamplePrivacy
 from fedmq.simulation.experiment.cli import TrainOptions, build_experiment
 from update_codec import Role
@@ -51,6 +51,11 @@ def build(data: Path | None, kind: str, more: str = "", *, index: int | None = 0
     task = load_task(name)(TaskContext(node_index=index, node_count=count, data=data, device="cpu"))
     assert isinstance(task, SensorTask)
     return task
+
+
+def tables(task: SensorTask) -> TableSource:
+    assert isinstance(task.source, TableSource)
+    return task.source
 
 
 def test_every_task_that_is_told_is_tried_here() -> None:
@@ -156,7 +161,7 @@ def test_an_experiment_shares_the_tables_among_its_nodes(data: Path, kind: str) 
     alone = [build(data, kind, "&holdout=0", index=index, count=2) for index in range(2)]
     counts = [len(task.readings.train()[0]) for task in alone]
     assert [pool.num_examples(index) for index in range(2)] == counts
-    inputs, _, owners = alone[0].source.everybodys()
+    inputs, _, owners = tables(alone[0]).everybodys()
     for index, task in enumerate(alone):
         np.testing.assert_array_equal(inputs[owners == index], task.readings.train()[0])
 
@@ -165,7 +170,7 @@ def test_more_nodes_than_tables_are_refused(data: Path) -> None:
     with pytest.raises(TaskError, match="4 tables cannot be divided among 5 nodes"):
         build(data, "autoencoder", index=4, count=5).source.train()
     with pytest.raises(TaskError, match="4 tables cannot be divided among 5 nodes"):
-        build(data, "autoencoder", "&holdout=0", index=4, count=5).source.everybodys()
+        tables(build(data, "autoencoder", "&holdout=0", index=4, count=5)).everybodys()
 
 
 def test_the_coordinator_tests_on_its_folder_of_tests_and_needs_no_data_else(data: Path) -> None:

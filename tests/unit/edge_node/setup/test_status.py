@@ -1,0 +1,94 @@
+"""``edge-node status`` and the doctor say what came of readings: kept, dropped, refused, away, moved."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edge_node.setup.status import check_readings, read_status, show_status
+from edge_node.storage.reading_store import Block, Bounds, ReadingStore
+from edge_node.storage.sqlite_store import SqliteNodeStore
+from federation.doctor import Verdict
+from federation.errors import StorageError
+
+NOW = 2_000.0
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    SqliteNodeStore(tmp_path).close()
+    return tmp_path
+
+
+def filled(folder: Path) -> Path:
+    store = ReadingStore(folder, Bounds(rows=150))
+    for begin in (0, 100):
+        times = [float(begin + number) for number in range(100)]
+        store.add(Block(times, ["heat", "flow"] * 50, [20.0 + time for time in times]))
+    store.add(
+        None,
+        refused={"not a number": 3, "from the future": 1},
+        memos={
+            "drift": {"heat": [0.4, 2.5], "flow": [0.01, float("inf")], "x": "nonsense"},
+            "sources": {"mqtt": "", "files /var/log/pump.csv": "there is no file /var/log/pump.csv"},
+            "trained_to": 150.0,
+            "new_examples": 42,
+        },
+    )
+    store.close()
+    return folder
+
+
+def test_all_of_it_is_plain_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_status(filled(folder), NOW, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    readings = found["readings"]
+    assert (readings["rows"], readings["received"], readings["dropped"]) == (100, 200, {"rows": 100})
+    assert readings["refused"] == {"not a number": 3, "from the future": 1}
+    assert readings["newest_age_s"] == NOW - 199
+    assert readings["columns"]["heat"] == {"readings": 50, "newest": 198.0, "value": 218.0, "drift": 0.4, "shift": 2.5}
+    assert readings["columns"]["flow"]["drift"] is None
+    assert (found["held_version"], found["outbox"]) == (None, 0)
+
+
+def test_a_person_reads_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_status(filled(folder), NOW, as_json=False)
+    text = capsys.readouterr().out
+    for said in (
+        "100 kept (1.4 KiB), 200 received, 100 dropped over the bound of rows",
+        "3 refused: not a number",
+        "mqtt: read",
+        "there is no file /var/log/pump.csv",
+        "trained last on 42 new examples",
+        "0.40 moved",
+        "+2.50 sd",
+        "30 min",
+    ):
+        assert said in " ".join(text.split())
+
+
+def test_a_node_without_readings_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert read_status(folder, NOW)["readings"] is None
+    show_status(folder, NOW, as_json=False)
+    assert "no readings: the node has no [data]" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StorageError):
+        show_status(tmp_path / "none", NOW, as_json=False)
+
+
+def test_the_doctor_looks_at_readings(folder: Path) -> None:
+    assert check_readings(folder, NOW).verdict is Verdict.WARN
+    filled(folder)
+    away = check_readings(folder, NOW)
+    assert away.verdict is Verdict.WARN
+    assert "there is no file" in away.detail
+    store = ReadingStore(folder)
+    store.add(None, memos={"sources": {"mqtt": ""}})
+    assert check_readings(folder, NOW).verdict is Verdict.PASS
+    stale = check_readings(folder, NOW + 7_000)
+    assert stale.verdict is Verdict.WARN
+    assert "the newest is 2 h old" in stale.detail
+    assert "3 not a number" in stale.remedy
+    store.close()
