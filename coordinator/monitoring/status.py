@@ -296,6 +296,12 @@ def _curve_table(points: list[CurvePoint]) -> Table:
     for title in ("trained for", "loss", "evaluated", "accuracy", "loss", "own accuracy", "examples"):
         table.add_column(title, justify="right")
     trained, found = newest_by_node(points, CurveKind.TRAINING), newest_by_node(points, CurveKind.NODE)
+    # Of nodes that learn from their sensors: how many examples were new, how old the newest was, and how far it moved.
+    live = [
+        name for name in ("new_examples", "data_age_s", "drift") if any(name in one.metrics for one in trained.values())
+    ]
+    for name in live:
+        table.add_column(name.removesuffix("_s").replace("_", " "), justify="right")
     for node in sorted(trained.keys() | found.keys()):
         work, test = trained.get(node), found.get(node)
         table.add_row(
@@ -307,6 +313,7 @@ def _curve_table(points: list[CurvePoint]) -> Table:
             _number(test, "loss", "global_loss") or _number(work, "global_loss"),
             _number(test, "personal_accuracy") or _number(work, "personal_accuracy"),
             _number(work, "test_examples") if test is None else f"{test.num_examples:,}",
+            *(_number(work, name) + ("s" if name == "data_age_s" and _number(work, name) else "") for name in live),
         )
     return table
 

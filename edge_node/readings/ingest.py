@@ -50,6 +50,9 @@ JUMP_S = 60.0
 JUMP_REST_S = 3_600.0
 """So long after the clock was set nothing goes because of its age, in seconds."""
 
+TOPICS = "topics"
+"""Under this name the store keeps what topics have said that later messages need."""
+
 _IDLE_S = 60.0
 
 
@@ -181,6 +184,8 @@ class Ingest:
             return
         try:
             self._read = {source.name: store.cursor(source.name) for source in self._sources}
+            if self._topics is not None:
+                self._topics.recall(store.cursor(TOPICS))
             self._ready.set()
             while not self._closing.is_set():
                 self._turn(store)
@@ -254,6 +259,8 @@ class Ingest:
             message.topic, message.payload, arrived=self._wall(), retained=message.retained
         )
         self._refused.update(problems)
+        if self._topics.learned:
+            self._cursors[TOPICS] = self._topics.memory()
         self._add(found)
 
     def _row(self, row: Row, now: float) -> None:

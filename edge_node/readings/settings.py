@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -28,6 +28,7 @@ def _checked_by(check: Callable[[str], object]) -> AfterValidator:
 Zone = Annotated[str, _checked_by(zone_of)]
 Steps = Annotated[str, _checked_by(parse_path)]
 Conversion = Annotated[str, _checked_by(converter)]
+Place = Annotated[str, Field(min_length=1, max_length=512)]
 Filter = Annotated[str, _checked_by(filter_pattern)]
 Column = Annotated[str, Field(pattern=r"^[^\x00-\x1f]{1,128}$")]
 
@@ -38,7 +39,9 @@ class TopicSection(Section):
     Attributes:
         topic: With ``+`` and ``#``.
         column: Name of the column where the payload is the value itself. ``{1}`` is what the first wildcard stands for.
-        columns: By column, the path in the JSON payload: ``ENERGY.Power``, ``emeters[0].power``, ``/switch:0/apower``.
+        format: ``json`` (or plain numbers), or ``sparkplug``: Sparkplug B.
+        columns: By column, the path in the JSON payload: ``ENERGY.Power``, ``emeters[0].power``, ``/switch:0/apower``;
+            or the name of the Sparkplug metric: ``Inputs/Flow``.
         unit: Of `column`, such as ``degF -> degC``: what is sent, and what is kept.
         units: The same by column.
         time: Path of the time in the payload; nothing takes the arrival.
@@ -47,8 +50,11 @@ class TopicSection(Section):
     """
 
     topic: Filter
+    format: Literal["json", "sparkplug"] = "json"
     column: Column | None = None
-    columns: Annotated[dict[Column, Steps], Field(max_length=COLUMNS_MAX)] = Field(default_factory=dict)
+    columns: Annotated[
+        dict[Column, Annotated[str, Field(min_length=1, max_length=512)]], Field(max_length=COLUMNS_MAX)
+    ] = Field(default_factory=dict)
     unit: Conversion | None = None
     units: dict[Column, Conversion] = Field(default_factory=dict)
     time: Steps | None = None
@@ -59,6 +65,13 @@ class TopicSection(Section):
     def _one_kind(self) -> "TopicSection":
         if (self.column is None) == (not self.columns):
             raise ValueError(f"{self.topic!r}: give column (the payload is the number) or columns (paths in JSON)")
+        if self.format == "json":
+            for path in self.columns.values():
+                parse_path(path)
+        elif self.column is not None or self.time is not None:
+            raise ValueError(
+                f"{self.topic!r}: Sparkplug has columns only, by the names of its metrics, and its own times"
+            )
         unknown = sorted(self.units.keys() - self.columns.keys())
         if unknown or (self.unit is not None and self.column is None):
             raise ValueError(f"{self.topic!r}: a unit is of a column: {', '.join(unknown) or 'unit goes with column'}")
@@ -66,7 +79,8 @@ class TopicSection(Section):
 
     def rule(self) -> TopicRule:
         """The same, ready to be asked."""
-        paths = {name: parse_path(path) for name, path in self.columns.items()}
+        is_sparkplug = self.format == "sparkplug"
+        paths = {} if is_sparkplug else {name: parse_path(path) for name, path in self.columns.items()}
         units = self.units if self.unit is None or self.column is None else {self.column: self.unit}
         return TopicRule(
             topic=self.topic,
@@ -75,6 +89,7 @@ class TopicSection(Section):
             time=None if self.time is None else parse_path(self.time),
             zone=zone_of(self.zone),
             words=_lower(self.values),
+            metrics={metric: name for name, metric in self.columns.items()} if is_sparkplug else {},
         )
 
 
@@ -210,9 +225,14 @@ class DataSection(Section):
         return (*files, *tables)
 
 
-def topic_map(section: MqttSection) -> TopicMap:
-    """What the topics carry."""
-    return TopicMap(each.rule() for each in section.topics)
+def topic_map(section: MqttSection, memory: object = None) -> TopicMap:
+    """What the topics carry.
+
+    Args:
+        section: The owner's words.
+        memory: What `TopicMap.memory` gave before a restart.
+    """
+    return TopicMap((each.rule() for each in section.topics), memory)
 
 
 def _lower(words: Mapping[str, float]) -> dict[str, float]:

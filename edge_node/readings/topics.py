@@ -15,6 +15,7 @@ from edge_node.readings.payloads import (
     time_of,
     within,
 )
+from edge_node.readings.sparkplug import Aliases, metrics_of
 
 __all__ = ["Reading", "TopicMap", "TopicRule", "column_name", "filter_pattern"]
 
@@ -40,6 +41,7 @@ class TopicRule:
         time: Path of the time; None takes the arrival.
         zone: Of a time that names none.
         words: Numbers of words, in lower case.
+        metrics: By name of a Sparkplug metric, the column: then payloads are of that kind, and paths mean nothing.
     """
 
     topic: str
@@ -48,6 +50,7 @@ class TopicRule:
     time: Path | None = None
     zone: dt.tzinfo | None = dt.UTC
     words: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, str] = field(default_factory=dict)
 
 
 class TopicMap:
@@ -55,18 +58,34 @@ class TopicMap:
 
     Args:
         rules: Each is asked about each message.
+        memory: What `memory` gave before a restart.
 
     Raises:
         ValueError: A filter is none.
     """
 
-    def __init__(self, rules: Iterable[TopicRule]) -> None:
+    def __init__(self, rules: Iterable[TopicRule], memory: object = None) -> None:
+        self._aliases = Aliases(memory)
         self._rules = [(filter_pattern(rule.topic), rule) for rule in rules]
 
     @property
     def filters(self) -> tuple[str, ...]:
         """What to subscribe to."""
         return tuple(dict.fromkeys(rule.topic for _, rule in self._rules))
+
+    def memory(self) -> object:
+        """What is to be kept over a restart: plain data."""
+        return self._aliases.plain()
+
+    @property
+    def learned(self) -> bool:
+        """Whether there is more to be kept than the last time that this was asked."""
+        changed, self._aliases.changed = self._aliases.changed, False
+        return changed
+
+    def recall(self, memory: object) -> None:
+        """Know again what `memory` gave before a restart."""
+        self._aliases = Aliases(memory)
 
     def readings(
         self, topic: str, payload: bytes, *, arrived: float, retained: bool = False
@@ -87,6 +106,9 @@ class TopicMap:
             if match is None:
                 continue
             matched = True
+            if rule.metrics:
+                self._take_metrics(rule, topic, match.groups(), payload, (arrived, retained), (found, problems))
+                continue
             if retained and rule.time is None:
                 problems.append("retained, without a time")
                 continue
@@ -95,6 +117,37 @@ class TopicMap:
             except NoReading as why:
                 problems.append(str(why))
         return found, problems if matched else ["no such topic"]
+
+    def _take_metrics(
+        self,
+        rule: TopicRule,
+        topic: str,
+        wild: tuple[str | None, ...],
+        payload: bytes,
+        came: tuple[float, bool],
+        into: tuple[list[Reading], list[str]],
+    ) -> None:
+        """The metrics of a Sparkplug payload that have a column."""
+        found, problems = into
+        arrived, retained = came
+        try:
+            metrics = metrics_of(payload)
+        except NoReading as why:
+            problems.append(str(why))
+            return
+        for metric in metrics:
+            try:
+                known = self._aliases.named(topic, metric, rule.metrics)
+                if known is None or (retained and known.time is None):
+                    continue
+                name = rule.metrics[known.name]
+                value = number_of(known.value, rule.words)
+                value = within(rule.convert[name](value)) if name in rule.convert else value
+            except NoReading as why:
+                problems.append(str(why))
+                continue
+            column = name if not wild else _PLACE.sub(lambda place: _captured(place, wild), name)
+            found.append((arrived if known.time is None else known.time, column_name(column), value))
 
     @staticmethod
     def _take(

@@ -28,7 +28,8 @@ def test_what_sensors_send_becomes_readings(name: str) -> None:
     recorded = json.loads((RECORDED / f"{name}.json").read_text("utf-8"))
     topics, readings, refused = topic_map(section), [], Counter[str]()
     for topic, payload in recorded["messages"]:
-        found, problems = topics.readings(topic, payload.encode(), arrived=1e9)
+        body = bytes.fromhex(payload[4:]) if payload.startswith("hex:") else payload.encode()
+        found, problems = topics.readings(topic, body, arrived=1e9)
         readings += found
         refused.update(problems)
     assert [(time, column) for time, column, _ in readings] == [tuple(each[:2]) for each in recorded["readings"]]
