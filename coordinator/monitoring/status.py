@@ -291,31 +291,45 @@ def _node_table(nodes: list[Participation], rows: int | None = None) -> Table:
 
 
 def _curve_table(points: list[CurvePoint]) -> Table:
+    """A row for each node; a column that no node has anything for is left out."""
     table = _table("reported last")
-    table.add_column("node")
-    for title in ("trained for", "loss", "evaluated", "accuracy", "loss", "own accuracy", "examples"):
-        table.add_column(title, justify="right")
+    heads = (
+        "trained for",
+        "loss",
+        "evaluated",
+        "accuracy",
+        "loss",
+        "own accuracy",
+        "examples",
+        "new",
+        "age, s",
+        "drift",
+    )
     trained, found = newest_by_node(points, CurveKind.TRAINING), newest_by_node(points, CurveKind.NODE)
-    # Of nodes that learn from their sensors: how many examples were new, how old the newest was, and how far it moved.
-    live = [
-        name for name in ("new_examples", "data_age_s", "drift") if any(name in one.metrics for one in trained.values())
-    ]
-    for name in live:
-        table.add_column(name.removesuffix("_s").replace("_", " "), justify="right")
-    for node in sorted(trained.keys() | found.keys()):
-        work, test = trained.get(node), found.get(node)
-        table.add_row(
-            node,
-            "" if work is None else str(work.version),
-            _number(work, "loss"),
-            "" if test is None else str(test.version),
-            _number(test, "accuracy", "global_accuracy") or _number(work, "global_accuracy"),
-            _number(test, "loss", "global_loss") or _number(work, "global_loss"),
-            _number(test, "personal_accuracy") or _number(work, "personal_accuracy"),
-            _number(work, "test_examples") if test is None else f"{test.num_examples:,}",
-            *(_number(work, name) + ("s" if name == "data_age_s" and _number(work, name) else "") for name in live),
-        )
+    rows = {node: _reported(trained.get(node), found.get(node)) for node in sorted(trained.keys() | found.keys())}
+    filled = [place for place in range(len(heads)) if any(row[place] for row in rows.values())]
+    table.add_column("node")
+    for place in filled:
+        table.add_column(heads[place], justify="right")
+    for node, row in rows.items():
+        table.add_row(node, *(row[place] for place in filled))
     return table
+
+
+def _reported(work: CurvePoint | None, test: CurvePoint | None) -> tuple[str, ...]:
+    """What a node has said last of its training, its evaluation, and its own readings where it learns from them."""
+    return (
+        "" if work is None else str(work.version),
+        _number(work, "loss"),
+        "" if test is None else str(test.version),
+        _number(test, "accuracy", "global_accuracy") or _number(work, "global_accuracy"),
+        _number(test, "loss", "global_loss") or _number(work, "global_loss"),
+        _number(test, "personal_accuracy") or _number(work, "personal_accuracy"),
+        _number(work, "test_examples") if test is None else f"{test.num_examples:,}",
+        _number(work, "new_examples"),
+        _number(work, "data_age_s"),
+        _number(work, "drift"),
+    )
 
 
 def _number(point: CurvePoint | None, *names: str) -> str:

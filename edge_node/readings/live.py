@@ -16,8 +16,8 @@ from federation.task import Metrics
 
 __all__ = ["DRIFT_ROWS", "NodeReadings"]
 
-DRIFT_ROWS = 1_000
-"""The newest rows that are compared with the reference."""
+DRIFT_ROWS = (200, 1_000)
+"""So many of the newest rows are compared with the reference: those that are new, within these bounds."""
 
 Remember = Callable[[Mapping[str, object]], None]
 
@@ -102,7 +102,8 @@ class NodeReadings:
         memos: dict[str, object] = {"trained_to": read_to, "new_examples": fresh}
         metrics = {"data_age_s": max(0.0, self._wall() - read_to), "new_examples": float(fresh)}
         if spec is not None:
-            drift = self._drift(spec, scaler, memos)
+            rows = min(max(fresh * spec.stride, DRIFT_ROWS[0]), DRIFT_ROWS[1])
+            drift = self._drift(spec, scaler, rows, memos)
             memos["drift"] = drift
             if drift:
                 metrics["drift"] = max(one[0] for one in drift.values())
@@ -110,7 +111,7 @@ class NodeReadings:
         return metrics
 
     def _drift(
-        self, spec: WindowSpec, scaler: Mapping[str, tuple[float, float]], memos: dict[str, object]
+        self, spec: WindowSpec, scaler: Mapping[str, tuple[float, float]], rows: int, memos: dict[str, object]
     ) -> dict[str, tuple[float, float]]:
         """Stability index and shift by column; the reference is made at the first training, and kept."""
         found = self._found(spec.columns, None)
@@ -121,10 +122,10 @@ class NodeReadings:
             if made is not None:
                 known[name] = made
                 memos["reference"] = {name: one.plain() for name, one in known.items()}
-        drift = drift_of(known, spec.columns, frame.values[-DRIFT_ROWS:])
+        drift = drift_of(known, spec.columns, frame.values[-rows:])
         for place, name in enumerate(spec.columns):
             mean, std = scaler.get(name, (0.0, 0.0))
-            newest = frame.values[-DRIFT_ROWS:, place]
+            newest = frame.values[-rows:, place]
             if name in drift and std > 0 and np.isfinite(newest).any():
                 drift[name] = (drift[name][0], float((np.nanmean(newest, dtype=np.float64) - mean) / std))
         return drift

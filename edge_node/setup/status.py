@@ -118,9 +118,10 @@ def _pair(value: object) -> tuple[float | None, float | None]:
 
 
 def _told(found: Mapping[str, Any]) -> Iterator[RenderableType]:
-    held = "no model yet" if found["held_version"] is None else f"version {found['held_version']}"
+    # A small model is not kept on disk: to pull it again is cheaper than to write it.
+    held = "no model on disk" if found["held_version"] is None else f"version {found['held_version']} on disk"
     round_ = "none" if found["last_round"] is None else found["last_round"]
-    yield Text(f"holds {held}, last round {round_}, {found['outbox']} updates without a receipt")
+    yield Text(f"{held}, last round {round_}, {found['outbox']} updates without a receipt")
     readings = found["readings"]
     if readings is None:
         yield Text("no readings: the node has no [data]")
