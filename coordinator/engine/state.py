@@ -79,15 +79,15 @@ class MachineState:
         self.current: Current | None = None
         self.retained = recovered.retained
         self.progress = EarlyStopping(settings.stopping)
-        self.asked = 0
         self.effects: list[Effect] = []
         self.counters: dict[str, int] = {}
         self.failing: dict[NodeId, str] = {}
-        self.now, self.paused = 0.0, False
+        self.now, self.paused, self.asked = 0.0, False, 0
         self._invitations: dict[RoundId, Invitation] = {}
         self._invited_nodes = 0
         self._freed = Freed()
         self._replay(recovered)
+        self._stopping_unsaid = self.progress.exhausted  # who found it out may have ended before it was said
         for record in recovered.stored:
             self.buffer_update(record)
 
@@ -134,8 +134,10 @@ class MachineState:
     # --- time and the disk ------------------------------------------------------------------------------------------
 
     def begin_step(self, now: float) -> None:
-        """One event is handled now, in monotonic seconds; nothing is to be done for it yet."""
+        """One event is handled now, in monotonic seconds."""
         self.effects, self.now = [], now
+        if self._stopping_unsaid:
+            self._say_stopping()
 
     def pause(self) -> None:
         """Nothing can be saved."""
@@ -278,7 +280,11 @@ class MachineState:
         if self.progress.observe(source, version, metrics, kept=self._is_kept(version)):
             self.note("best_version", version=version, value=self.progress.value, source=source.value)
         if self.progress.exhausted and not before:
-            self.note("stopping_early", version=self.head.version, best=self.progress.best, waited=self.progress.waited)
+            self._say_stopping()
+
+    def _say_stopping(self) -> None:
+        self._stopping_unsaid = False
+        self.note("stopping_early", version=self.head.version, best=self.progress.best, waited=self.progress.waited)
 
     # --- what is to be done -----------------------------------------------------------------------------------------
 

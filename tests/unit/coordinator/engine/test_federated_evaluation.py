@@ -1,9 +1,12 @@
 """Evaluation on the nodes at the coordinator: who is asked, what a report is worth, when it is over."""
 
+from collections.abc import Iterable
+
 import pytest
 
 from coordinator.engine import effects
 from coordinator.engine.early_stopping import Source, StoppingSettings
+from coordinator.engine.effects import Effect, Note
 from coordinator.engine.federated_evaluation import RETURN_S
 from coordinator.engine.settings import EngineSettings, FederatedEvaluationSettings
 from coordinator.records import NodesEvaluation
@@ -330,10 +333,17 @@ def test_an_early_stop_is_still_one_after_a_restart() -> None:
             rig.offer(node, max(rig.store.rounds))
         rig.found(version, accuracy=accuracy)
     assert rig.machine.snapshot()["finished"]
-    rig.restart()
+    said = notes(rig.restart())
     rig.connect()
     assert rig.machine.snapshot()["finished"]
     assert rig.store.best == 1
+    # The process that found it out may have been killed before it could say so.
+    assert said.count("stopping_early") == 1
+    assert "stopping_early" not in notes(rig.tell(None))
+
+
+def notes(done: Iterable[Effect]) -> list[str]:
+    return [effect.event for effect in done if isinstance(effect, Note)]
 
 
 def test_the_best_model_is_kept_while_the_head_moves_on() -> None:
