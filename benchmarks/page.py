@@ -313,9 +313,7 @@ def main() -> None:
     what = f"coordinator's CPU a version, {CLIENTS} clients on the page / none"
     note = f"median of {len(ratios)} pairs, {min(ratios):.3f} to {max(ratios):.3f}"
     figures.append(Figure(what=what, measured=statistics.median(ratios), bar=1.03, note=note))
-    skipped = {
-        "first paint in a browser": "open the page of a store of this size in one"
-    }
+    skipped = {"first paint in a browser": "open the page of a store of this size in one"}
     sys.exit(0 if show("The page", figures, as_json=options.json, skipped=skipped) else 1)
 
 

@@ -56,11 +56,9 @@ class MachineState:
         self.run, self.epoch, self.head = recovered.run, recovered.epoch, recovered.head
         self.start = start
         self.settling_until: float | None = None
-        self.heard = False
-        self.behind = False
+        self.heard = self.behind = False
         self.first_round, self.obeyed = recovered.next_round, False
-        self.began_ms = recovered.began_ms
-        self.inputs = recovered.inputs
+        self.began_ms, self.inputs, self.retained = recovered.began_ms, recovered.inputs, recovered.retained
         self.recent = dict(recovered.recent)
         self.next_round = recovered.next_round
         self.newest = max(recovered.newest or recovered.head.version, recovered.head.version)
@@ -72,12 +70,10 @@ class MachineState:
             needs=settings.needs,
             sealed=settings.sealed,
         )
-        self.assignments = Assignments()
-        self.buffer = Buffer()
+        self.assignments, self.buffer = Assignments(), Buffer()
         self.masked = Holdings(settings.masking, recovered.terms, recovered.batch)
         self.clock = ConnectedClock()
         self.current: Current | None = None
-        self.retained = recovered.retained
         self.progress = EarlyStopping(settings.stopping)
         self.effects: list[Effect] = []
         self.counters: dict[str, int] = {}

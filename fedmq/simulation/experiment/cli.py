@@ -26,7 +26,7 @@ from federation.types import NodeId
 from fedmq.simulation.experiment.experiment import Experiment, NobodyTrains, Plan, Result, VersionFigures, run_report
 from fedmq.simulation.experiment.options import TrainOptions, resolve
 from fedmq.simulation.experiment.outages import parse_outages
-from fedmq.simulation.training.clusters import open_cluster
+from fedmq.simulation.training.training_workers import open_cluster
 from fedmq.simulation.world.trainer import parse_stragglers
 
 __all__ = ["TrainOptions", "build_experiment", "experiment_of", "report", "train"]

@@ -2,22 +2,25 @@
 
 import multiprocessing
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from federation.errors import ConfigError, FederationError
 from federation.task import Parameters
 from federation.tasks.pool.node_pool import NodePool
 from federation.tasks.pool.work import Work
-from fedmq.simulation.training.cluster import Cluster, Job, divide
+from fedmq.simulation.training.cluster import OPTION, Cluster, Job, divide
+from fedmq.simulation.training.dask_cluster import DaskCluster
+from fedmq.simulation.training.local_cluster import LocalCluster
 from fedmq.simulation.training.local_trainer import LocalTrainer, Share, Summed, TrainedUpdate, part
+from fedmq.simulation.training.ray_cluster import RayCluster
 from update_codec import Accumulator, Manifest
 
-__all__ = ["Failures", "Trainers"]
+__all__ = ["Failures", "Trainers", "open_cluster"]
 
 STOP_S = 10.0
 """How long a worker may take to end, in seconds."""
@@ -179,3 +182,28 @@ def _done(local: LocalTrainer, method: str, shares: Sequence[Share]) -> object:
         return getattr(local, method)(shares)
     except (FederationError, OSError) as error:
         return FederationError(str(error))
+
+
+_SCHEMES: Final = "local, dask://HOST:PORT, dask://local, ray://HOST:PORT, ray://auto or ray://local"
+
+
+def open_cluster(address: str, workers: int, heard: Callable[[str], None]) -> Cluster:
+    """The cluster of ``--cluster``; nothing is started yet.
+
+    Args:
+        address: ``local``, ``dask://HOST:PORT``, ``ray://HOST:PORT``, ``ray://auto``; ``dask://local`` and
+            ``ray://local`` start one on this machine.
+        workers: How many processes a cluster on this machine has.
+        heard: Hears in words what is waited for.
+
+    Raises:
+        ConfigError: There is no such kind.
+    """
+    kind, separator, place = address.partition("://")
+    if address == "local":
+        return LocalCluster(workers)
+    if separator and place and kind == "dask":
+        return DaskCluster(place, workers, heard)
+    if separator and place and kind == "ray":
+        return RayCluster(place, workers)
+    raise ConfigError(OPTION, f"{address!r} is none of {_SCHEMES}", source="command line")

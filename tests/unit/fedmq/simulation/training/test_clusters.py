@@ -18,9 +18,9 @@ from federation.tasks.registry import default_settings, load_task
 from fedmq.simulation.experiment.cli import TrainOptions, build_experiment
 from fedmq.simulation.experiment.experiment import Result
 from fedmq.simulation.training import cluster, dask_cluster, shipping
-from fedmq.simulation.training.clusters import open_cluster
 from fedmq.simulation.training.local_trainer import LocalTrainer, Share
 from fedmq.simulation.training.shipping import Recipe, remote_run, thin
+from fedmq.simulation.training.training_workers import open_cluster
 from update_codec import Manifest
 
 NODES, ROUNDS = 16, 4
