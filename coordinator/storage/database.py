@@ -168,6 +168,8 @@ STORE = StoreKind(
         8: "room for restores from backups",
         9: "room for masked sums",
         10: "room for the ledger of differential privacy",
+        11: "room for the accounts of noised sums",
+        12: "room for masked sums over groups",
     },
 )
 """What `coordinator upgrade` works on."""
