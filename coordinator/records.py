@@ -364,12 +364,11 @@ class RecoveredState:
         surveyed: The evaluations on the nodes, in order.
         reported: The nodes whose results of the last of these are here, with their examples.
         began_ms: When the store was made, in milliseconds since 1970: it orders runs. None where nobody asks.
-        retained: Versions whose models are kept beside the head's and its predecessor's.
-        best: The best version, one of these.
+        nodes_seen: How many nodes were ever seen.
+        retained: Versions whose models are kept beside the head's and its predecessor's; ``best`` is one of these.
         restored: The newest time that the run was begun again from a backup; None is never.
         inputs: What the run's inputs and targets mean; None where it was not known when it began.
-        batch: The masked batch that is frozen and in no version yet.
-        sums: The classes of it whose sums are here.
+        batch: The masked batch that is frozen and in no version yet; ``sums`` are its classes whose sums are here.
         terms: Under which the head's nodes mask; None where they do not.
         spent: What nodes have spent under differential privacy.
         released: The noised sums.
@@ -388,6 +387,7 @@ class RecoveredState:
     surveyed: tuple[NodesEvaluation, ...] = ()
     reported: Mapping[NodeId, int] = field(default_factory=dict)
     began_ms: int | None = None
+    nodes_seen: int = 0
     retained: frozenset[ModelVersion] = frozenset()
     best: ModelVersion | None = None
     restored: Restored | None = None

@@ -31,7 +31,7 @@ def plan_of(arguments: Sequence[str] | None = None) -> tuple[Plan, bool]:
     parser.add_argument("--seconds", type=float, default=30.0, help="how long it is measured (default: %(default)s)")
     parser.add_argument("--sync", action="store_true", help="synchronous rounds: a version waits for all it has asked")
     parser.add_argument("--codec", default="lossless", help="of the updates, such as edge (default: %(default)s)")
-    parser.add_argument("--parameters", type=int, default=1_000, help="of the model, float32 (default: %(default)s)")
+    parser.add_argument("--parameters", type=int, default=500, help="of the model, float32 (default: %(default)s)")
     parser.add_argument("--concurrency", type=int, help="nodes that train at once (default: a fifth, 600 at most)")
     parser.add_argument("--buffer", type=int, help="updates that make a version (default: half of the concurrency)")
     parser.add_argument("--refill", type=int, help="free places at which nodes are asked (default: the coordinator's)")
@@ -91,6 +91,7 @@ def rows(plan: Plan, measured: Measured) -> dict[str, object]:
         "stored": counts.stored,
         "stale": counts.stale,
         "refused": counts.refused,
+        "refused_for": dict(counts.reasons),
         "declines": counts.declines,
         "connections_lost": counts.lost_connections,
         "versions": measured.versions,
@@ -137,7 +138,7 @@ def main() -> int:
         table.add_column("what")
         table.add_column("measured", justify="right")
         for name, value in found.items():
-            table.add_row(name.replace("_", " "), "-" if value in (None, []) else str(value))
+            table.add_row(name.replace("_", " "), "-" if value in (None, [], {}) else str(value))
         Console().print(table)
     trouble = found["lost"] or found["dropped"] or found["connections_lost"]
     return 1 if trouble else 0

@@ -1,6 +1,6 @@
 """One node of the load: the node's own machine, a training that takes a while and makes an update made beforehand."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -78,6 +78,7 @@ class Counts:
         refused: The same of those that cannot be used.
         declines: Rounds that nodes would not train for.
         lost_connections: Connections that have ended by themselves.
+        reasons: Why updates were refused, in the whole run.
         receipt_s: From an update's first offer to its first receipt, in seconds.
     """
 
@@ -92,6 +93,7 @@ class Counts:
     refused: int = 0
     declines: int = 0
     lost_connections: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
     receipt_s: list[float] = field(default_factory=list)
 
     def copy(self) -> "Counts":
@@ -266,6 +268,7 @@ class LoadNode:
                 counts.stale += receipt.update in self._frames
             case _:
                 counts.refused += receipt.update in self._frames
+                counts.reasons[receipt.reason.value] += 1
         if receipt.status.final:
             self._frames.pop(receipt.update, None)
 

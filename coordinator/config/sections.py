@@ -31,7 +31,6 @@ from federation.config import (
     load_config,
 )
 from federation.errors import ConfigError
-from federation.protocol.cohort import COHORT_NODES_MAX
 
 __all__ = ["PREFIX", "CoordinatorConfig", "read_config", "state_folder"]
 
@@ -40,6 +39,9 @@ PREFIX = "FEDMQ_COORDINATOR"
 
 CONFIG_FILE = "coordinator.toml"
 """What the file is called in a folder that ``coordinator init`` has made."""
+
+CONCURRENCY_MAX = 100_000
+"""Nodes that train at once, at most: as many as are remembered. One announcement lists 600 of them."""
 
 
 class BrokerSection(federation.config.BrokerSection):
@@ -113,7 +115,7 @@ class RoundSection(Section):
         exit_when_finished: End the process when the run is over.
     """
 
-    concurrency: Annotated[int, Field(ge=1, le=COHORT_NODES_MAX)] = 5
+    concurrency: Annotated[int, Field(ge=1, le=CONCURRENCY_MAX)] = 5
     buffer: PositiveInt | None = None
     refill: PositiveInt | None = None
     quorum: PositiveInt | None = None

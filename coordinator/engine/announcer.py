@@ -35,6 +35,9 @@ from federation.types import ModelVersion, NodeId, RoundId
 _FIELD_BYTES = 4
 """What a field with a delta costs beside the delta."""
 
+BIRTHS_PER_S = 500.0
+"""Births that a start makes the fleet say again, each second: all that is retained was read before."""
+
 QUIET_S_PER_NODE = 0.005
 """After all nodes were told something, new versions are told only to those who are asked for so long, for each node
 online, in seconds: a core of the broker delivers some 30,000 messages a second, so this takes a hundredth of it."""
@@ -64,7 +67,7 @@ class Announcer:
         self._delta: bytes | None = None
         self._unsaved: dict[RoundId, RoundRecord] = {}
         self._readers: frozenset[NodeId] | None = None
-        self._spoken = False
+        self._spoken, self._nodes_before = False, recovered.nodes_seen
         self.started = state.head.version > 0 or bool(recovered.open_rounds) or bool(recovered.stored)
         for record in sorted(recovered.open_rounds, key=lambda record: record.round):
             self._recover(record, recovered)
@@ -91,8 +94,15 @@ class Announcer:
             began_ms=state.began_ms,
             start=state.start,
             inputs=state.inputs,
+            births_s=self._births_s,
         )
         state.emit(PublishState(state=said))
+
+    @property
+    def _births_s(self) -> float | None:
+        """Over how long a large fleet tells a new start of itself: its births must not fill the queue for all else."""
+        seconds = max(self._nodes_before, len(self._state.registry)) / BIRTHS_PER_S
+        return seconds if seconds > 1.0 else None
 
     def publish_again(self, *, lost: bool = False) -> None:
         """Publish everything that is retained: the broker may have lost it; ``lost``: even since it was published."""

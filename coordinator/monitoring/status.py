@@ -39,6 +39,9 @@ from federation.units import human_bytes
 
 __all__ = ["read_nodes", "read_status", "show_nodes", "show_status", "watch_status"]
 
+NODES_SHOWN = 100
+"""Nodes of a large fleet in the table, those first to which something happened; ``--nodes`` and ``--json`` have all."""
+
 VERSIONS_SHOWN = 12
 """Newest versions in the table; ``--json`` has all."""
 
@@ -161,7 +164,7 @@ def _tables(folder: Path) -> Group:
     return Group(
         *_head(folder, versions),
         "",
-        _node_table(nodes),
+        _node_table(nodes, NODES_SHOWN if len(nodes) > NODES_SHOWN else None),
         "",
         _version_table(versions, VERSIONS_SHOWN),
         *(("", _incident_table(incidents)) if incidents else ()),

@@ -140,12 +140,14 @@ def open_connections(
         connection=CONTROL,
         reconnect_delay_s_max=RECONNECT_S_MAX,
         as_published=frozenset((*never_retained, *topics.coordinator_subscriptions_data)),
+        census=frozenset({*topics.coordinator_subscriptions_control} - {*never_retained}),
     )
     data_session = replace(
         control_session,
         client_id=f"{name}-data",
         session_expiry_s=DATA_EXPIRY_S,
         connection="data",
+        census=frozenset(),
         # A keyframe and a delta of the largest part of a model must fit the queue as a whole.
         queue_bytes_max=max(QUEUE_BYTES_MIN, 3 * manifest.fp32_bytes),
         queue_messages_max=8_192 + 3 * manifest.fp32_bytes // config.broker.body_bytes,

@@ -162,11 +162,17 @@ def read_recovered(
         restored=read_restored(database),
         inputs=read_inputs(database),
         newest=_read_newest(database),
+        nodes_seen=_read_nodes(database),
         batch=batch,
         sums=frozenset() if batch is None else read_sum_parts(database, batch.version),
         spent=read_spent(database),
         released=read_ledger(database),
     )
+
+
+def _read_nodes(database: Database) -> int:
+    """How many nodes were ever seen."""
+    return int(database.execute("SELECT COUNT(*) FROM attendance").fetchone()[0])
 
 
 def _read_newest(database: Database) -> ModelVersion:

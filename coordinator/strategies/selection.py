@@ -16,6 +16,12 @@ from federation.types import PRIVATE_EXAMPLES, NodeId
 Rng = Callable[[], float]
 """A source of uniform numbers in [0, 1)."""
 
+WHOLE_MAX = 2_048
+"""Candidates of which each one is looked at before some are chosen."""
+
+DRAWN_EACH = 16
+"""Of more than those, so many are drawn at random for each place."""
+
 
 class Selector(Protocol):
     """Chooses nodes for a round."""
@@ -85,16 +91,24 @@ class _Knowing:
         """Say where it looks."""
         self._records = records
 
+    def _drawn(self, candidates: Sequence[NodeId], count: int, rng: Rng) -> list[NodeId]:
+        """All of them in a random order; of many as many at random as are enough to choose well from."""
+        enough = max(WHOLE_MAX, DRAWN_EACH * count)
+        return self._shuffled(candidates, min(len(candidates), enough), rng)
+
     def _shuffled(self, candidates: Sequence[NodeId], count: int, rng: Rng) -> list[NodeId]:
         return list(UniformSelector().select(candidates, count, rng))
 
 
 class FairSelector(_Knowing):
-    """Those that were asked least often: of nodes that are always free, no two counts differ by more than one."""
+    """Those that were asked least often: of nodes that are always free, no two counts differ by more than one.
+
+    Of more than `WHOLE_MAX` candidates the least asked of some that are drawn: the time does not grow with the fleet.
+    """
 
     def select(self, candidates: Sequence[NodeId], count: int, rng: Rng) -> tuple[NodeId, ...]:
         """Choose the candidates with the fewest assignments; at random among equals."""
-        drawn = self._shuffled(candidates, len(candidates), rng)
+        drawn = self._drawn(candidates, count, rng)
         return tuple(sorted(drawn, key=lambda node: self._records(node).asked)[:count])
 
 
@@ -112,7 +126,8 @@ class ReliableSelector(_Knowing):
             share = (min(record.delivered, record.asked) + 1.0) / (record.asked + 2.0)
             return math.log(max(rng(), 1e-300)) / share
 
-        return tuple(sorted(candidates, key=key, reverse=True)[:count])
+        some = candidates if len(candidates) <= WHOLE_MAX else self._drawn(candidates, count, rng)
+        return tuple(sorted(some, key=key, reverse=True)[:count])
 
 
 class CapableSelector(_Knowing):

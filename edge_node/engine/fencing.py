@@ -18,10 +18,13 @@ from federation.protocol.messages import CoordinatorState, Proof, Receipt, Round
 from federation.protocol.wire import decode_message
 from federation.types import NO_START, RoundId, RunId, SeenRun
 
-__all__ = ["BIRTH_S_MIN", "Births", "Fence", "ignored"]
+__all__ = ["BIRTHS_S_MAX", "BIRTH_S_MIN", "Births", "Fence", "ignored"]
 
 BIRTH_S_MIN: Final = 10.0
 """Time between two births that only say what was seen, in seconds."""
+
+BIRTHS_S_MAX: Final = 600.0
+"""A coordinator that asks for more patience is told after this time, in seconds."""
 
 _TOLD_MAX: Final = 64
 _LOW: Final = 0xFFFF_FFFF
@@ -181,16 +184,16 @@ class Births:
         self._due_at: float | None = None
         self._last_at: float | None = None
 
-    def want(self, now: float) -> None:
-        """Say it again; the whole fleet does not at the same moment."""
+    def want(self, now: float, spread_s: float = 0.0) -> None:
+        """Say it again; the whole fleet does not at the same moment, nor within a time that the coordinator names."""
         if self._due_at is None:
-            due_at = now + self._rng() * self._spread_s
+            due_at = now + self._rng() * max(self._spread_s, min(spread_s, BIRTHS_S_MAX))
             self._due_at = due_at if self._last_at is None else max(due_at, self._last_at + BIRTH_S_MIN)
 
-    def compare(self, seen: SeenRun | None, now: float) -> None:
+    def compare(self, seen: SeenRun | None, now: float, spread_s: float = 0.0) -> None:
         """Say it again where another start leads than the last birth has said."""
         if seen is not None and (seen.run, seen.epoch, seen.start) != self._said:
-            self.want(now)
+            self.want(now, spread_s)
 
     def said(self, seen: SeenRun | None) -> None:
         """A birth was said, whatever for."""

@@ -230,7 +230,7 @@ class NodeMachine:
             effects = self._enter_run(state.run, now)
         if self._fence.hear(state, event.payload):
             self._tell_again(now)
-        self._births.compare(self._fence.said(state.run), now)
+        self._births.compare(self._fence.said(state.run), now, state.births_s or 0.0)
         effects += self._fence.save(state.run)
         self._outbox.coordinator_is(present=present, now=now)
         self._reports.coordinator_is(present=present, now=now)

@@ -145,12 +145,12 @@ class CoordinatorState:
     Attributes:
         presence: Whether it is there.
         run: The store that it works on.
-        epoch: Fencing number of this start.
+        epoch: Fencing number of this start; of two with one epoch the higher ``start`` leads. None is an older peer.
         protocol_min: Oldest protocol that it reads; ``protocol_max`` is the newest.
         began_ms: When the run's store was made, in milliseconds since 1970: it only orders runs. None: nobody asks.
-        start: Which start this is, at least 1: of two with one epoch the higher one leads. None is an older peer.
         inputs: What the run's inputs and targets mean (`federation.inputs.Inputs`); None where it is not known.
         seal: What nodes seal to; None: the run is not sealed.
+        births_s: Nodes spread the births that this start makes them say over so many seconds; None is their own time.
     """
 
     presence: Presence
@@ -162,6 +162,7 @@ class CoordinatorState:
     start: Start | None = None
     inputs: str | None = None
     seal: SealingKey | None = None
+    births_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -214,6 +214,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(8, "start", DRAWN, optional=True),
         Field(9, "inputs", Text(INPUTS_BYTES_MAX, least=1), optional=True),
         Field(10, "seal", SEALING_KEY, optional=True),
+        Field(11, "births_s", SECONDS, optional=True),
         check=check_protocol,
     ),
     message(

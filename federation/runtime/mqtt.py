@@ -210,8 +210,11 @@ class MqttTransport(NetworkThread):
         if self.connected and topic_filter != self._signed_topic:
             self._client.subscribe(topic_filter, options=self._options(topic_filter, qos))
 
-    def _options(self, topic_filter: str, qos: int) -> SubscribeOptions:
-        return SubscribeOptions(qos=qos, retainAsPublished=topic_filter in self._session.as_published)
+    def _options(self, topic_filter: str, qos: int, *, counted: bool = False) -> SubscribeOptions:
+        handling = SubscribeOptions.RETAIN_DO_NOT_SEND if counted else SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
+        return SubscribeOptions(
+            qos=qos, retainAsPublished=topic_filter in self._session.as_published, retainHandling=handling
+        )
 
     def _unsubscribe(self, topic_filter: str) -> None:
         if self._subscriptions.remove(topic_filter, connected=self.connected):
@@ -251,9 +254,12 @@ class MqttTransport(NetworkThread):
         if self._signed_topic is not None:
             # QoS 0: it is there before our own signature is acknowledged, and nothing of it waits in the session.
             wanted = [(self._signed_topic, 0), *(one for one in wanted if one[0] != self._signed_topic)]
+        counted = [one for one, _ in wanted if one in self._session.census]
+        if counted:  # what is retained comes with QoS 0, and what follows with the QoS that is wanted
+            client.subscribe([(one, self._options(one, 0)) for one in counted])
         for begin in range(0, len(wanted), self._session.filters_max):
             batch = wanted[begin : begin + self._session.filters_max]
-            client.subscribe([(topic_filter, self._options(topic_filter, qos)) for topic_filter, qos in batch])
+            client.subscribe([(one, self._options(one, qos, counted=one in counted)) for one, qos in batch])
         if forgotten and present:
             client.unsubscribe(forgotten)
         self._log.info("connected", session_present=present, packet_bytes_max=self._packet_bytes_max)

@@ -36,6 +36,8 @@ class SessionSettings:
         perishable: Topics that begin so are not sent again after a reconnect, nor kept while there is no connection:
             their receiver asks for what it misses, and knows better what has arrived. Nothing is none.
         as_published: Filters whose messages say that they are retained also when they arrive as they are published.
+        census: Filters of which all that is retained must come, however much it is. Mosquitto queues 20,000 messages of
+            QoS 1 for a subscriber and drops the rest of them without a word; of QoS 0 it holds back none.
     """
 
     client_id: str
@@ -54,6 +56,7 @@ class SessionSettings:
     refused_delay_s_max: float = 300.0
     perishable: str = ""
     as_published: frozenset[str] = frozenset()
+    census: frozenset[str] = frozenset()
 
 
 class Backoff:

@@ -227,6 +227,9 @@ EXAMPLES: dict[str, Message] = {
     "started_state": CoordinatorState(
         presence=Presence.ONLINE, run=RUN, epoch=Epoch(3), protocol_min=1, protocol_max=1, start=Start(2**63 + 1)
     ),
+    "large_fleet_state": CoordinatorState(
+        presence=Presence.ONLINE, run=RUN, epoch=Epoch(3), protocol_min=1, protocol_max=1, births_s=80.0
+    ),
     "described_state": CoordinatorState(
         presence=Presence.ONLINE,
         run=RUN,

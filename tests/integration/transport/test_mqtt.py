@@ -627,3 +627,32 @@ def test_an_acknowledgement_of_a_former_connection_is_none_of_this_one(broker: L
         former.acknowledge()
         client.transport.publish("echo", b"")
         taken("echo").acknowledge()  # by now the broker has what was sent before
+
+
+def test_all_that_is_retained_comes_however_much_it_is(connect: Connect) -> None:
+    """FED-193: more than the broker queues of QoS 1 for one subscriber; what follows comes with QoS 1, once."""
+    count, filters = 600, "fl/t/n/+/state"
+    with LocalBroker(settings=_with_limits(max_queued_messages="200")) as broker:
+        made = connect(broker.url, "maker", inflight_max=50)
+        made.expect(TransportConnected)
+        for number in range(count):
+            made.transport.publish(f"fl/t/n/{number}/state", b"here", retain=True)
+        made.transport.publish("fl/t/n/last/state", b"here", retain=True)
+        assert connect(broker.url, "watch", "fl/t/n/last/state").until(MessageReceived).topic
+
+        def heard(name: str, **session: Any) -> tuple["Client", set[str]]:
+            inbox: Inbox = queue.Queue(10_000)
+            client = connect(broker.url, name, filters, inbox=inbox, **session)
+            topics = set()
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    event = inbox.get(timeout=1.0).event
+                    topics |= {event.topic} if isinstance(event, MessageReceived) else set()
+            return client, topics
+
+        assert len(heard("without")[1]) < count
+        client, topics = heard("with", census=frozenset({filters}), manual_ack=True)
+        assert len(topics) == count + 1
+        made.transport.publish("fl/t/n/7/state", b"gone", retain=True)
+        assert client.until(MessageReceived).payload == b"gone"
+        assert client.is_quiet()

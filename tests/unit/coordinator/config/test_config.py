@@ -152,7 +152,7 @@ def test_a_task_file_is_announced_without_its_folder(tmp_path: Path) -> None:
         ("task.initial", {"task__initial": "/no/such/file"}),
         ("codec.up", {"codec__up": "gzip"}),
         ("round.concurrency", {"round__concurrency": 0}),
-        ("round.concurrency", {"round__concurrency": 100_000}),
+        ("round.concurrency", {"round__concurrency": 100_001}),
         ("round.lease_s", {"round__lease_s": 1e9}),
         ("round.spread_s", {"round__spread_s": 1e9}),
         ("round.max_wait_s", {"round__max_wait_s": 1e12}),

@@ -2,12 +2,20 @@
 
 from collections.abc import Mapping
 
-from coordinator.engine.announcer import QUIET_S_PER_NODE, UNTOLD_BYTES_MAX
-from coordinator.engine.effects import ClearModel, Effect, Invite, PublishAnnouncement, PublishModel, SaveRound
+from coordinator.engine.announcer import BIRTHS_PER_S, QUIET_S_PER_NODE, UNTOLD_BYTES_MAX
+from coordinator.engine.effects import (
+    ClearModel,
+    Effect,
+    Invite,
+    PublishAnnouncement,
+    PublishModel,
+    PublishState,
+    SaveRound,
+)
 from coordinator.engine.settings import FederatedEvaluationSettings
 from federation.protocol.cohort import includes
 from federation.protocol.messages import RoundAnnouncement
-from tests.rigs.coordinator_rig import RUN, Rig, engine, transcript
+from tests.rigs.coordinator_rig import RUN, Rig, engine, fresh, transcript
 
 SETTINGS: Mapping[str, object] = {
     "concurrency": 4,
@@ -146,3 +154,11 @@ def test_a_node_that_is_born_without_the_round_is_asked_anew() -> None:
     rig.state(invite.nodes[0], invitable=True, incarnation=2)
     slot = rig.machine._state.assignments.get(invite.nodes[0])
     assert slot is None or slot.round > invite.announcement.round
+
+
+def test_a_large_fleet_is_told_to_take_its_time() -> None:
+    """FED-193: as many as were ever seen, or as are known by now; a small fleet is told nothing."""
+    for known, seconds in ((400, None), (40_000, 40_000 / BIRTHS_PER_S)):
+        rig = Rig(recovered=fresh(nodes_seen=known))
+        (said,) = [effect.state for effect in rig.connect() if isinstance(effect, PublishState)]
+        assert said.births_s == seconds

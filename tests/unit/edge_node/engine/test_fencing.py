@@ -7,7 +7,7 @@ import pytest
 
 from edge_node.engine.effects import PublishEvent, PublishState, SaveSeen
 from edge_node.engine.events import CommandReceived
-from edge_node.engine.fencing import BIRTH_S_MIN, Births, Fence
+from edge_node.engine.fencing import BIRTH_S_MIN, BIRTHS_S_MAX, Births, Fence
 from edge_node.records import RecoveredNode, RecoveredRun, Seen
 from federation.protocol.limits import PROVEN_RECEIPT_BYTES_MAX
 from federation.protocol.messages import (
@@ -445,3 +445,11 @@ def test_the_list_of_those_that_were_named_is_bounded() -> None:
         )
         assert len(fence.tell(state)) == 1
     assert len(fence._told) <= 64
+
+
+def test_a_large_fleet_takes_the_time_that_the_coordinator_names() -> None:
+    """FED-193: at most BIRTHS_S_MAX, and never less than a node's own spread."""
+    for asked, due in ((0.0, 2.0), (1.0, 2.0), (80.0, 40.0), (31_622_400.0, BIRTHS_S_MAX / 2)):
+        births = Births(lambda: 0.5, 4.0)
+        births.want(100.0, asked)
+        assert births.deadline() == 100.0 + due
