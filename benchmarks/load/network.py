@@ -20,6 +20,9 @@ READ_BYTES: Final = 65_536
 PING_S: Final = 20.0
 PACKET_IDS: Final = 60_000
 HOST: Final = "localhost"
+BACKLOG: Final = 64
+"""Connections under way at once: Mosquitto's backlog is 100, and what is beyond is reset."""
+
 ADDRESSES: Final = 8
 """Loopback addresses to connect from: one alone has some 28,000 ports."""
 
@@ -32,15 +35,20 @@ class Connection:
         online: The broker has accepted it.
         socket: None before it was opened, and after it has ended.
         shaking: TCP or TLS does not stand yet.
+        began: It was begun, and the broker has not answered yet.
     """
 
-    __slots__ = ("_buffer", "_mid", "_network", "_out", "node", "online", "shaking", "socket")
+    __slots__ = ("_buffer", "_mid", "_network", "_out", "began", "node", "online", "shaking", "socket")
 
     def __init__(self, network: "Network", name: NodeId, shared: Shared, signer: Signer | None, number: int) -> None:
         self._network, self._buffer, self._out, self._mid = network, packets.Buffer(), bytearray(), 0
-        self.online = self.shaking = False
+        self.online = self.shaking = self.began = False
         self.socket: socket.socket | None = None
         self.node = LoadNode(name, shared, self, signer, number=number)
+
+    def start_over(self) -> None:
+        """Whatever was to be said on a connection that never stood is said on the next one."""
+        self._buffer, self._out, self.shaking, self.began = packets.Buffer(), bytearray(), False, False
 
     # --- the wire ---------------------------------------------------------------------------------------------------
 
@@ -134,7 +142,8 @@ class Connection:
         elif kind == packets.CONNACK and body[1]:
             self._network.lose(self, f"the broker has refused it: {body[1]:#x}")
         elif kind == packets.CONNACK:
-            self.online = True
+            self.online, self.began = True, False
+            self._network.stands()
             self.node.connected(now)
         elif kind == packets.PUBACK and len(body) > 2 and body[2] >= 0x80:
             self._network.refusals.append(f"{self.node.name}: PUBACK {body[2]:#x}")
@@ -167,7 +176,8 @@ class Network:
         self._by_file: dict[int, Connection] = {}
         self._due: list[tuple[float, int, Connection]] = []
         self._numbers = 0
-        self._opened = 0
+        self._opened = self._shaking = 0
+        self._again: list[Connection] = []
         self._ping_at = time.monotonic() + PING_S
 
     @property
@@ -175,11 +185,16 @@ class Network:
         """Nodes whose connection stands."""
         return sum(one.online for one in self.connections)
 
-    def open_some(self, count: int) -> None:
-        """Begin as many connections, until all have begun."""
-        for connection in self.connections[self._opened : self._opened + count]:
-            self._open(connection)
-        self._opened = min(len(self.connections), self._opened + count)
+    def open_until(self, count: int) -> None:
+        """Begin connections until so many have begun, but no more at once than a broker's backlog takes.
+
+        One that was refused before it stood is begun again: a machine under load answers late.
+        """
+        while self._again and self._shaking < BACKLOG:
+            self._open(self._again.pop())
+        while self._opened < count and self._shaking < BACKLOG:
+            self._open(self.connections[self._opened])
+            self._opened += 1
 
     def turn(self, wait_s: float) -> None:
         """Do what is due, and what has arrived within a time."""
@@ -212,13 +227,23 @@ class Network:
         """A connection has ended by itself."""
         if connection.socket is None:
             return
-        self.refusals.append(f"{connection.node.name}: {reason}")
+        began, stood = connection.began, connection.online
         with contextlib.suppress(OSError, KeyError):
             self._poll.unregister(connection.socket.fileno())
         self._by_file.pop(connection.socket.fileno(), None)
         connection.socket.close()
         connection.socket, connection.online = None, False
-        connection.node.disconnected(time.monotonic())
+        if began:
+            connection.start_over()
+            self._shaking -= 1
+            self._again.append(connection)
+        elif stood:
+            self.refusals.append(f"{connection.node.name}: {reason}")
+            connection.node.disconnected(time.monotonic())
+
+    def stands(self) -> None:
+        """A connection was accepted."""
+        self._shaking -= 1
 
     def watch(self, connection: Connection, *, writes: bool) -> None:
         """Hear of a connection that can be read, and perhaps of one that can be written."""
@@ -235,7 +260,8 @@ class Network:
         connection.socket = plain
         self._by_file[plain.fileno()] = connection
         self._poll.register(plain.fileno(), select.EPOLLOUT)
-        connection.shaking = True  # nothing is sent before TCP and TLS stand
+        connection.shaking = connection.began = True  # nothing is sent before TCP and TLS stand
+        self._shaking += 1
         connection.send(packets.connect(connection.node.name, connection.node.will()))
 
     def _serve(self, connection: Connection, events: int) -> None:

@@ -33,6 +33,7 @@ __all__ = ["Measured", "Plan", "run"]
 
 CONNECT_LIMIT_S: Final = 300.0
 DRAIN_LIMIT_S: Final = 60.0
+ATTEMPTS: Final = 5
 FRAMES: Final = 256
 SAY_S: Final = 5.0
 TURN_S: Final = 0.05
@@ -200,14 +201,11 @@ class _Load:
 
     def _connect(self, begun: float) -> Callable[[], bool]:
         """Begin the connections that are due, at a pace."""
-        opened = 0
 
         def step() -> bool:
-            nonlocal opened
-            due = min(self._plan.nodes, int((time.monotonic() - begun) * self._plan.connect_per_s) + 1)
-            self._network.open_some(due - opened)
-            opened = due
-            return opened == self._plan.nodes and self._network.online == self._plan.nodes
+            due = int((time.monotonic() - begun) * self._plan.connect_per_s) + 1
+            self._network.open_until(min(self._plan.nodes, due))
+            return self._network.online == self._plan.nodes
 
         return step
 
@@ -244,8 +242,12 @@ class _Load:
 
     def _dropped(self) -> int | None:
         tls = self._enrolled.monitor if self._plan.tls and self._enrolled is not None else None
-        with suppress(OSError):
-            return dropped(self._broker, tls)
+        for _ in range(ATTEMPTS):
+            # Thousands of connections have just ended: it may be busy with that, and reset what comes.
+            with suppress(OSError):
+                found = dropped(self._broker, tls)
+                if found is not None:
+                    return found
         return None
 
     def _say(self) -> None:
