@@ -11,21 +11,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from coordinator.config.privacy import check_masked_model, pinned_helpers
+from coordinator.config.privacy import pinned_helpers
 from coordinator.config.sections import CoordinatorConfig, SecuritySection
-from coordinator.config.settings import committer_settings, engine_settings, strategy_name, up_codec, uses_controls
-from coordinator.engine.early_stopping import Source, StoppingSettings, missing_metric
+from coordinator.config.settings import (
+    committer_settings,
+    counting_config,
+    engine_settings,
+    strategy_name,
+    up_codec,
+)
 from coordinator.engine.events import Event, StopRequested
 from coordinator.engine.fencing import Leave
 from coordinator.engine.machine import CoordinatorMachine
 from coordinator.engine.settings import EngineSettings
-from coordinator.global_model.committer import Committer, first_commit
-from coordinator.global_model.initial import InitialRequest, initial_model, initial_model_apart
-from coordinator.global_model.resumption import check_resumed
+from coordinator.global_model.committer import Committer
 from coordinator.monitoring.report import build_report
 from coordinator.monitoring.state_files import StatusFile, StoppingRule, WatchedMachine, read_incidents
 from coordinator.monitoring.why import lift_words
-from coordinator.records import RecoveredState, VersionRecord
+from coordinator.records import RecoveredState
 from coordinator.runtime.central_evaluation import EvaluationWorker, LazyTask
 from coordinator.runtime.connections import coordinator_will, open_connections
 from coordinator.runtime.enrolled import EnrolledWatch
@@ -35,6 +38,7 @@ from coordinator.runtime.inbound import Inbound
 from coordinator.runtime.incidents import Incidents
 from coordinator.runtime.retained_mail import RetainedMail
 from coordinator.runtime.sealing import CoordinatorSealing, check_room
+from coordinator.runtime.starting import build_task, check_metric, ensure_model, repaired_head
 from coordinator.runtime.traffic import Traffic
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import CoordinatorStore
@@ -42,7 +46,6 @@ from coordinator.strategies.selection import make_selector
 from federation.config import broker_address
 from federation.errors import ConfigError
 from federation.identity.signing_keys import NodeKeys, Trust, read_trust
-from federation.inputs import Inputs
 from federation.protocol.signing import Signer, Writer
 from federation.protocol.topics import Topics
 from federation.runtime.address import BrokerAddress, exposures
@@ -52,11 +55,7 @@ from federation.runtime.log import configure_log, get_log, write_fields
 from federation.runtime.signals import StopSignals, leave_at_once
 from federation.runtime.supervision import Supervision
 from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox
-from federation.task import Task, TaskContext, task_label
-from federation.tasks.registry import load_task
-from federation.tasks.scaffold import of_scaffold, scaffolded
 from federation.types import FederationId, Start
-from update_codec import Manifest
 
 __all__ = ["run_coordinator"]
 
@@ -105,6 +104,7 @@ def run_coordinator(
         TransportError: The broker cannot be used, or another client has our id.
     """
     configure_log(json=config.log.as_json, level=config.log.level)
+    config = counting_config(config)
     plan = _Plan(
         config=config,
         engine=replace(engine_settings(config), replaces=replaces),
@@ -134,11 +134,11 @@ class _Plan:
 def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
     config, inbox, log = plan.config, plan.inbox, get_log("coordinator")
     _tell_alarms(plan, store)
-    task = LazyTask(lambda: _build_task(config))
-    _ensure_model(config, store, task)
+    task = LazyTask(lambda: build_task(config))
+    ensure_model(config, store, task)
     recovered = store.recovered(recent=plan.engine.max_staleness + 1)
     committer = Committer(store, recovered.head, committer_settings(config))
-    recovered = replace(recovered, head=_repaired(config, committer, store), terms=committer.terms)
+    recovered = replace(recovered, head=repaired_head(config, committer, store), terms=committer.terms)
     most = plan.engine.payload_bytes_max or committer.manifest.frame_bytes_max
     worker = EvaluationWorker(task, committer.manifest, inbox) if config.evaluation.every else None
     _begin_evaluation(plan, worker, task, committer, store)
@@ -208,7 +208,7 @@ def _begin_evaluation(
     """Fill the gap that a crash may have left, and load the evaluation's data before the first round needs it."""
     if worker is None:
         return
-    _check_metric(plan.engine.stopping, task, committer)
+    check_metric(plan.engine.stopping, task, committer)
     if not store.history()[-1].metrics:
         worker.submit(committer.head.version, committer.evaluated_model)
 
@@ -218,17 +218,6 @@ def _tell_alarms(plan: _Plan, store: SqliteStore) -> None:
         get_log("coordinator").warning(event, why=why)
     for alarm in store.alarms:
         get_log("coordinator").error("head_repaired", detail=alarm)
-
-
-def _repaired(config: CoordinatorConfig, committer: Committer, store: SqliteStore) -> VersionRecord:
-    """The head, whose parts are whole and not too large for the broker."""
-    _check_model(config, committer)
-    repaired = committer.repair(store)
-    if repaired is None:
-        return committer.head
-    detail = f"what nodes pull of version {repaired.version} was damaged or too large: made again from the model"
-    get_log("coordinator").error("head_repaired", detail=detail)
-    return repaired
 
 
 def coordinator_trust(section: SecuritySection) -> Trust:
@@ -250,88 +239,6 @@ def write_report(config: CoordinatorConfig, store: CoordinatorStore, traffic: Tr
         "coordinator_peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-
-
-def _ensure_model(config: CoordinatorConfig, store: SqliteStore, task: LazyTask) -> None:
-    """Make version 0 at the first start; at a later one, see that it is still the same task."""
-    request = InitialRequest(
-        task=config.task.name,
-        data=None if config.task.data is None else str(config.task.data),
-        seed=config.task.seed,
-        file=None if config.task.initial is None else str(config.task.initial),
-        controls=uses_controls(config),
-    )
-    began = store.manifest()
-    if began is not None:
-        _check_task(store, began, request, config.store.folder)
-        return
-    if config.evaluation.every:
-        # The task is needed here anyway: what it imports is loaded once.
-        made = initial_model(request, task.get())
-    else:
-        made = initial_model_apart(request, config.store.folder)
-    first = first_commit(made.vectors, made.manifest, committer_settings(config).downlink, seed=made.seed)
-    store.initialise(made.manifest, first)
-    store.save_task(task_label(request.task))
-    if made.inputs is not None:
-        store.save_inputs(made.inputs)
-        described = Inputs.from_text(made.inputs)
-        if described.target and not described.features:
-            why = "the coordinator has no table: give csv_data features=, or columns are not compared between nodes"
-            get_log("coordinator").warning("columns_unknown", why=why)
-
-
-def _check_task(store: SqliteStore, began: Manifest, request: InitialRequest, folder: Path) -> None:
-    """A run keeps its task and its model.
-
-    Raises:
-        ConfigError: Another one is configured.
-    """
-    why = check_resumed(began, store.task(), request, folder)
-    if why:
-        get_log("coordinator").warning("task_not_compared", why=why)
-    elif store.task() is None:
-        store.save_task(task_label(request.task))
-
-
-def _check_model(config: CoordinatorConfig, committer: Committer) -> None:
-    """A run keeps the tensors that it began with, and masks only what can be masked.
-
-    Raises:
-        ConfigError: Only one of model and strategy has control variates; or masks would hide nothing.
-    """
-    check_masked_model(committer.terms, committer.manifest.statistic_count, signs=bool(config.security.signing_key))
-    if uses_controls(config) != any(map(of_scaffold, committer.manifest.tensors)):
-        began = "without" if uses_controls(config) else "with"
-        raise ConfigError(
-            "strategy.name", f"the run in {config.store.folder} began {began} scaffold: take another store.folder"
-        )
-
-
-def _check_metric(stopping: StoppingSettings, task: LazyTask, committer: Committer) -> None:
-    """An early stop waits for a number that evaluations have.
-
-    Raises:
-        ConfigError: They do not have it. An evaluation that fails is no reason: it may succeed later.
-    """
-    if stopping.source is not Source.CENTRAL or not (stopping.patience or stopping.metric):
-        return
-    try:
-        metrics = task.get().evaluate(committer.manifest.unflatten(committer.evaluated_model))
-    except Exception:  # noqa: BLE001 - the user's code may raise anything; the evaluation of the head logs it
-        return
-    if why := missing_metric(stopping, metrics):
-        raise ConfigError("stopping.metric", why)
-
-
-def _build_task(config: CoordinatorConfig) -> Task:
-    # Read by the libraries when they are first imported.
-    os.environ.setdefault("OMP_NUM_THREADS", str(config.evaluation.threads))
-    context = TaskContext(
-        node_index=None, node_count=1, data=config.task.data, device=config.evaluation.device, seed=config.task.seed
-    )
-    task = load_task(config.task.name)(context)
-    return scaffolded(task) if uses_controls(config) else task
 
 
 def _executor(

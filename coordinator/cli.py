@@ -44,6 +44,7 @@ LAZY_COMMANDS: LazyCommands = {
     "serve": ("fedmq.page.cli", "serve", "Show a run on a page, with JSON and numbers for Prometheus."),
     "alerts": ("fedmq.alerts.cli", "alerts", "Tell people when a run needs them: webhook, topic, command."),
     "simulate": ("fedmq.simulation.cli", "simulate", "The same machines in virtual time, without a broker."),
+    "analyze": ("fedmq.statistics.cli", "analyze", "What the nodes' columns look like: exact figures, histograms."),
     "partition": (
         "coordinator.artifacts.plots.partition",
         "partition",

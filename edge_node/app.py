@@ -131,6 +131,7 @@ def build_workshop(config: NodeConfig, readings: NodeReadings | None = None) -> 
         norm_max=config.training.update_norm_max,
         aging=ResidualAging(decay=config.training.residual_decay, versions_max=config.training.residual_versions_max),
         observe=None if readings is None else readings.trained,
+        counted=config.bounds.statistics,
     )
 
 
@@ -282,7 +283,7 @@ def _transport(config: NodeConfig, address: BrokerAddress, inbox: Inbox, will: W
 
 def node_settings(config: NodeConfig, device: str, manifest: Manifest) -> NodeSettings:
     """What the machine is told of the configuration, and of the size of the task's own model."""
-    bounds = TrainBounds(**config.bounds.model_dump())
+    bounds = TrainBounds(**config.bounds.model_dump(exclude={"statistics"}))
     # A run that began under an earlier release has what never changes in its frames, too.
     needed = MODEL_FRAMES_MAX * max(manifest.frame_bytes_max, manifest.former.frame_bytes_max)
     return NodeSettings(

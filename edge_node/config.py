@@ -125,6 +125,8 @@ class BoundsSection(Section):
         epsilon_max: Epsilon that this node spends for each of its examples, in all runs together; a round that would
             exceed it, or is without differential privacy, is declined. Nothing is no bound.
         epsilon_delta: The delta of that epsilon.
+        statistics: Whether ``coordinator analyze`` may count this node's rows: without masks, the coordinator sees a
+            histogram of each column.
     """
 
     local_epochs_max: PositiveInt = 100
@@ -135,6 +137,7 @@ class BoundsSection(Section):
     train_s_max: Seconds = 3_600.0
     epsilon_max: PositiveFloat | None = None
     epsilon_delta: Annotated[float, Field(ge=1e-9, le=1e-2)] = 1e-5
+    statistics: bool = True
 
 
 class SecuritySection(Section):

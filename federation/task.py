@@ -180,6 +180,25 @@ class Stateful(Protocol):
 
 
 @runtime_checkable
+class Measurable(Protocol):
+    """A task whose data is rows of numbers that can be counted, as ``coordinator analyze`` does."""
+
+    def column_names(self) -> Sequence[str]:
+        """Names of the columns, in the order of the inputs; empty where they are not known here, as at a coordinator.
+
+        Raises:
+            TaskError: This node's data cannot be read.
+        """
+
+    def rows(self) -> Array:
+        """This node's training data, of shape (rows, columns), as it is before any scaling; NaN where one is missing.
+
+        Raises:
+            TaskError: It cannot be read.
+        """
+
+
+@runtime_checkable
 class Correctable(Protocol):
     """A task whose gradient steps can be corrected: SCAFFOLD needs it."""
 

@@ -16,6 +16,7 @@ from pydantic import (
 import federation.config
 from coordinator.config.alerts import AlertsSection, HomeAssistantSection
 from coordinator.config.privacy import PrivacySection
+from coordinator.config.statistics import StatisticsSection
 from coordinator.engine.early_stopping import Goal, Source
 from coordinator.strategies.lag_compensation import LAG_VERSIONS_MAX
 from coordinator.strategies.learning_rate import ScheduleKind
@@ -356,6 +357,7 @@ class CoordinatorConfig(Section):
     alerts: AlertsSection
     home_assistant: HomeAssistantSection
     privacy: PrivacySection
+    statistics: StatisticsSection
     log: LogSection
 
 

@@ -1,16 +1,27 @@
 """From the configuration to what the machine and the committer are told: defaults that depend on others, and checks."""
 
 from dataclasses import fields, replace
+from typing import Any
 
 from coordinator.config.combinations import check_combination, round_size, strategy_name, uses_controls
 from coordinator.config.noise import nodes_noise
 from coordinator.config.privacy import masked_model, masking_settings, needs, with_privacy
-from coordinator.config.sections import CoordinatorConfig
+from coordinator.config.sections import (
+    CodecSection,
+    CoordinatorConfig,
+    EvaluationSection,
+    RoundSection,
+    StoppingSection,
+    StrategySection,
+    TrainSection,
+)
+from coordinator.config.statistics import ROWS_MAX
 from coordinator.engine.early_stopping import Source, StoppingSettings
 from coordinator.engine.settings import EngineSettings, FederatedEvaluationSettings
 from coordinator.global_model.aggregation import AggregateLimits
 from coordinator.global_model.committer import CommitterSettings
 from coordinator.global_model.downlink import DownlinkSettings
+from coordinator.global_model.statistics import NORM_MAX, PIECE_LEVELS
 from coordinator.strategies.lag_compensation import LagCompensation, lag_of
 from coordinator.strategies.learning_rate import RateSchedule, ScheduleKind
 from coordinator.strategies.presets import STRATEGIES
@@ -21,9 +32,20 @@ from federation.protocol.messages import TrainSettings
 from federation.task import ADAM_KEY, CLIP_KEY, DECOUPLED_KEY, KEPT_KEY, MIXED, MIXED_KEY, task_label
 from federation.tasks.registry import default_settings
 from federation.tasks.scaffold import NODES_KEY, RESOLUTION_DEFAULT, RESOLUTION_KEY
+from federation.tasks.statistics.layout import PASSES
+from federation.tasks.statistics.task import StatisticsRequest
 from update_codec import CodecSpec
 
-__all__ = ["committer_settings", "down_spec", "engine_settings", "strategy_name", "up_codec", "uses_controls"]
+__all__ = [
+    "committer_settings",
+    "counting_config",
+    "down_spec",
+    "engine_settings",
+    "statistics_request",
+    "strategy_name",
+    "up_codec",
+    "uses_controls",
+]
 
 
 def engine_settings(config: CoordinatorConfig) -> EngineSettings:
@@ -73,6 +95,65 @@ def engine_settings(config: CoordinatorConfig) -> EngineSettings:
         stopping=stopping_settings(config),
         masking=masking_settings(config.privacy),
     )
+
+
+def counting_config(config: CoordinatorConfig) -> CoordinatorConfig:
+    """The configuration of a run that only counts: the same fleet, broker, keys and masks, and nothing of the training.
+
+    Raises:
+        ConfigError: Masks need to know how many nodes there are, and helpers add no noise to counts.
+    """
+    chosen, masked = config.statistics, config.privacy.masked
+    if not chosen.only:
+        return config
+    if config.privacy.unit == "nodes":
+        why = "noise on sums would spoil counts in pieces: count with examples, or without noise (under masks)"
+        raise ConfigError("privacy.unit", why)
+    if masked and chosen.nodes is None:
+        raise ConfigError("statistics.nodes", "masks need to know how many nodes make a sum: say it (--nodes)")
+    limits: dict[str, object] = {"clip_norm": 0.0, "step_norm_max": NORM_MAX}
+    if "num_examples_max" not in config.limits.model_fields_set:
+        limits["num_examples_max"] = ROWS_MAX
+    least = chosen.nodes or config.round.nodes_min or 1
+    kept = config.round.model_dump(include={"lease_s", "max_wait_s", "spread_s", "needs"})
+    sized: dict[str, Any] = {"fraction": 1.0}
+    if masked:
+        sized = {"concurrency": least, "quorum": max(config.privacy.members_min, -(-least // 2))}
+    privacy: dict[str, object] = {}
+    if masked:
+        privacy = {"levels": PIECE_LEVELS, "step": 1.0, "clip": None, "importance_cap": None, "groups": 1}
+    if config.privacy.unit is not None:
+        # Each row is in each pass, and the passes together stay within epsilon.
+        privacy |= {"sampling_rate": 1.0, "row_clip": 1.0, "noise": None}
+    return config.model_copy(
+        update={
+            "round": RoundSection(**sized, **kept, nodes_min=least, versions=PASSES, exit_when_finished=True),
+            "train": TrainSection(
+                local_epochs=1,
+                batch_size=1,
+                learning_rate=1e-3,
+                momentum=0,
+                weight_decay=0,
+                max_steps=1,
+                proximal_mu=0,
+                extra={},
+            ),
+            "codec": CodecSection(down="lossless") if masked else CodecSection(up="lossless", down="lossless"),
+            "strategy": StrategySection(),
+            "evaluation": EvaluationSection(every=0),
+            "stopping": StoppingSection(),
+            "limits": config.limits.model_copy(update=limits if masked else {**limits, "update_norm_max": NORM_MAX}),
+            "privacy": config.privacy.model_copy(update=privacy),
+        }
+    )
+
+
+def statistics_request(config: CoordinatorConfig) -> StatisticsRequest | None:
+    """What is counted, and with which noise; None where the run trains."""
+    if not config.statistics.only:
+        return None
+    privacy = train_settings(config).privacy
+    return config.statistics.request(0.0 if privacy is None else privacy.noise)
 
 
 def stopping_settings(config: CoordinatorConfig) -> StoppingSettings:

@@ -18,6 +18,14 @@ from coordinator.global_model.downlink import (
 )
 from coordinator.global_model.masked import MaskedCombine, MaskedModel
 from coordinator.global_model.masked_groups import GroupedCombine, grouped
+from coordinator.global_model.statistics import (
+    LOSSLESS,
+    STRATEGY,
+    StatisticsCombine,
+    is_statistics,
+    limits_for,
+    statistics_terms,
+)
 from coordinator.global_model.update_checks import Examine, Inspections
 from coordinator.records import BatchRecord, Member, VersionRecord
 from coordinator.storage.store import Commit, Figures, ModelState
@@ -30,7 +38,7 @@ from federation.types import Digest, ModelVersion, UpdateId
 from update_codec import Manifest, NonFiniteError, Vectors
 from update_codec.masking import Shape
 
-__all__ = ["Committer", "CommitterSettings", "SumStore", "first_commit", "masked_combine"]
+__all__ = ["Committer", "CommitterSettings", "SumStore", "combine_for", "first_commit", "settings_for"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +125,7 @@ class Committer:
             raise ConfigError("strategy.robust", f"{why}: take none")
         self.manifest: Manifest = manifest
         self.examine: Examine = Inspections(manifest, lambda: self._contexts)
-        self._store, self._settings, self._combine = store, settings, combine
+        self._store, self._settings, self._combine = store, settings_for(manifest, settings), combine
         self._head, self._model = head, store.model(head.version)
         self._contexts = KnownContexts(self._model.strategy, manifest.parameter_count)
         self._delta: bytes | None = None
@@ -230,7 +238,7 @@ class Committer:
     def _make(self, members: Sequence[Member]) -> Published | Unusable:
         settings = self._settings
         context = (self.manifest, self._model.strategy, settings.limits)
-        combine = masked_combine(self._store, self._model) or self._combine
+        combine = combine_for(self._store, self.manifest, self._model) or self._combine
         result = aggregate(members, self._store.payload, settings.strategy, context, self.examine, combine)
         match result:
             case Unusable():
@@ -241,12 +249,12 @@ class Committer:
 
     def _masked_state(self, combine: Combine | None) -> dict[str, np.ndarray]:
         """What the next version's nodes are told of the step, after the sums of these."""
+        inner = combine.masked if isinstance(combine, StatisticsCombine) else combine
         masked = self._settings.masked
-        if masked is None or not isinstance(combine, MaskedCombine | GroupedCombine) or combine.tail is None:
+        if masked is None or not isinstance(inner, MaskedCombine | GroupedCombine) or inner.tail is None:
             return {}
-        tail = combine.tail
         version, parameters = self._head.version + 1, self.manifest.parameter_count
-        return dict(masked.follow(self._model.strategy, version, tail.length, parameters, combine.share))
+        return dict(masked.follow(self._model.strategy, version, inner.tail.length, parameters, inner.share))
 
     def _advance(
         self, members: Sequence[Member], step: Vectors, *, state: dict[str, np.ndarray]
@@ -261,19 +269,40 @@ class Committer:
         return replace(published, model=replace(published.model, strategy={**state, **known}))
 
 
-def masked_combine(store: "SumStore", before: ModelState) -> MaskedCombine | GroupedCombine | None:
-    """How the version after this one is made of the store's masked batch; None where it is made of no batch.
+def settings_for(manifest: Manifest, settings: CommitterSettings) -> CommitterSettings:
+    """The settings as they hold for a model: statistics are exact sums, whatever the configuration trains with."""
+    if not is_statistics(manifest):
+        return settings
+    masked = settings.masked
+    return replace(
+        settings,
+        strategy=STRATEGY,
+        limits=limits_for(settings.limits),
+        downlink=replace(settings.downlink, spec=LOSSLESS),
+        contexts=0,
+        masked=None if masked is None else statistics_terms(masked),
+    )
+
+
+def combine_for(
+    store: "SumStore", manifest: Manifest, before: ModelState
+) -> StatisticsCombine | MaskedCombine | GroupedCombine | None:
+    """How the version after this one is made where it is no mean of frames: statistics, or the store's masked batch.
 
     Raises:
         StorageError: The batch or its sums cannot be read.
     """
     version = ModelVersion(before.version + 1)
     batch = store.batch(version)
-    if batch is None:
-        return None
-    if batch.others:
-        return grouped(batch, store.sums(version), before.shadow.counters)
-    return MaskedCombine(batch.request.terms, store.sums(version), before.shadow.counters)
+    combine: MaskedCombine | GroupedCombine | None = None
+    if batch is not None and batch.others:
+        combine = grouped(batch, store.sums(version), before.shadow.counters)
+    elif batch is not None:
+        combine = MaskedCombine(batch.request.terms, store.sums(version), before.shadow.counters)
+    if not is_statistics(manifest):
+        return combine
+    # Groups are of robust rules, which sums have none of.
+    return StatisticsCombine(before.shadow, combine if isinstance(combine, MaskedCombine) else None)
 
 
 def first_commit(initial: Vectors, manifest: Manifest, settings: DownlinkSettings, *, seed: int | None) -> Commit:

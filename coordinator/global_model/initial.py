@@ -21,9 +21,10 @@ from federation.inputs import Describable, Inputs
 from federation.task import Parameters, Task, TaskContext
 from federation.tasks.registry import load_task
 from federation.tasks.scaffold import of_scaffold, scaffolded
+from federation.tasks.statistics.task import StatisticsRequest, counting
 from update_codec import CodecError, Manifest, Role, Vectors, constant_digest
 
-__all__ = ["InitialModel", "InitialRequest", "initial_model", "initial_model_apart", "manifest_apart"]
+__all__ = ["InitialModel", "InitialRequest", "as_requested", "initial_model", "initial_model_apart", "manifest_apart"]
 
 PATIENCE_S = 300.0
 """The process may take this long, in seconds: a task may read its data first."""
@@ -39,6 +40,7 @@ class InitialRequest:
         seed: Seed of the initial parameters and of the partition.
         file: safetensors file with the parameters instead of the task's own, or None.
         controls: Whether SCAFFOLD's control variates are beside the parameters.
+        statistics: What is counted, where the task is not trained.
     """
 
     task: str
@@ -46,6 +48,7 @@ class InitialRequest:
     seed: int = 0
     file: str | None = None
     controls: bool = False
+    statistics: StatisticsRequest | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,14 +84,26 @@ def initial_model(request: InitialRequest, task: Task | None = None) -> InitialM
             data = None if request.data is None else Path(request.data)
             context = TaskContext(node_index=None, node_count=1, data=data, device="cpu", seed=request.seed)
             task = load_task(request.task)(context)
-            task = scaffolded(task) if request.controls else task
+            task = as_requested(task, request)
         arrays = dict(task.initial_parameters(request.seed))
         manifest = Manifest.of(arrays, task.roles())
-        own, file = request.file is None, request.file
+        # What is counted, and within which bounds, only the coordinator knows: nobody can make it from the seed.
+        own, file = request.file is None and request.statistics is None, request.file
         vectors = manifest.flatten(arrays) if file is None else _from_file(file, arrays, manifest)
         return InitialModel(
             manifest=manifest, vectors=vectors, seed=request.seed if own else None, inputs=_inputs_of(task)
         )
+
+
+def as_requested(task: Task, request: InitialRequest) -> Task:
+    """The task as its run has it: counted, or with control variates, or as it is.
+
+    Raises:
+        ConfigError: It has no columns, or its steps cannot be corrected.
+    """
+    if request.statistics is not None:
+        return counting(task, request.statistics)
+    return scaffolded(task) if request.controls else task
 
 
 def initial_model_apart(request: InitialRequest, folder: Path) -> InitialModel:
@@ -105,7 +120,7 @@ def initial_model_apart(request: InitialRequest, folder: Path) -> InitialModel:
     return InitialModel(
         manifest=Manifest.from_bytes(tensors["manifest"].tobytes()),
         vectors=Vectors(tensors["parameters"], tensors["statistics"], tensors["counters"]),
-        seed=request.seed if request.file is None else None,
+        seed=request.seed if request.file is None and request.statistics is None else None,
         inputs=tensors["inputs"].tobytes().decode() or None,
     )
 
@@ -145,9 +160,10 @@ def _made_apart(
 def main(text: str) -> int:
     """Make what the JSON ``text`` asks for and write it to its ``out``; returns the exit code."""
     fields = json.loads(text)
-    out, values = Path(fields.pop("out")), fields.pop("values")
+    out, values, counted = Path(fields.pop("out")), fields.pop("values"), fields.pop("statistics")
+    statistics = None if counted is None else StatisticsRequest.from_json(counted)
     try:
-        made = initial_model(InitialRequest(**fields))
+        made = initial_model(InitialRequest(**fields, statistics=statistics))
     except FederationError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -116,6 +116,7 @@ class MaskedModel:
         importance_cap: Examples from which on an update counts whole; None counts all alike.
         patience: Versions for which a step holds at least.
         noise: That helpers add; needs ``clip``. None: they add none.
+        fixed: The step stays what it is: updates are whole multiples of it already.
     """
 
     helpers: Digest
@@ -128,6 +129,7 @@ class MaskedModel:
     importance_cap: int | None = None
     patience: int = 1
     noise: NodesNoise | None = None
+    fixed: bool = False
 
     def terms(self, manifest: Manifest, state: State) -> PrivacyTerms:
         """Under which updates from the version of this state are masked."""
@@ -177,7 +179,7 @@ class MaskedModel:
         if self.noise is not None:
             return self._follow_clip(state, version, share, self.noise)
         step, since = self._step(state)
-        if length is None or (since and version - since < self.patience):
+        if self.fixed or length is None or (since and version - since < self.patience):
             return {_STATE: np.array([step, since], np.float32)}
         wanted = 1.5 * self.levels**-0.75 * length / math.sqrt(parameters)
         if since:
@@ -240,6 +242,17 @@ class MaskedCombine:
     ) -> Combined | Unusable:
         """The mean of the members, of which only the sum is ever seen."""
         del weights  # all are 1: other ones would give ternary values away
+        integers = self.lifted(members, payload, how)
+        if isinstance(integers, Unusable):
+            return integers
+        assert self.tail is not None  # noqa: S101 - it has just been read
+        parameters = (integers * (self._terms.step / self.tail.weight)).astype(np.float32)
+        return Vectors(parameters, self.tail.statistics, self._counters), {}
+
+    def lifted(
+        self, members: Sequence[Member], payload: Callable[[UpdateId], bytes], how: Reading
+    ) -> NDArray[np.int64] | Unusable:
+        """The exact sum of the members' integers, shape (D,); the tail is read, too."""
         terms, everyone = self._terms, tuple(member.update for member in members)
         total = MaskedSum(shape_of(terms))
         try:
@@ -260,12 +273,11 @@ class MaskedCombine:
         if found:
             return Unusable(culprits=everyone, reason=Reason.NORM, detail=found)
         try:
-            self.tail = tail = read_tail(lanes, terms, members=len(members))
+            self.tail = read_tail(lanes, terms, members=len(members))
         except ValueError as error:
             return Unusable(culprits=everyone, reason=Reason.NORM, detail=str(error))
-        self.share = tail.within / len(members) if terms.tail else None
-        parameters = (integers * (terms.step / tail.weight)).astype(np.float32)
-        return Vectors(parameters, tail.statistics, self._counters), {}
+        self.share = self.tail.within / len(members) if terms.tail else None
+        return integers
 
     def _too_long(self, integers: NDArray[np.int64], members: int) -> str:
         """What is wrong with a sum that no honest members have."""

@@ -6,6 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from coordinator.global_model.initial import InitialRequest, manifest_apart
+from coordinator.global_model.statistics import is_statistics
 from federation.errors import ConfigError, TaskError
 from federation.task import task_label
 from federation.tasks.registry import is_builtin
@@ -40,6 +41,9 @@ def check_resumed(began: Manifest, known: str | None, request: InitialRequest, f
         ConfigError: The configuration is about another task or another model.
     """
     label = task_label(request.task)
+    if is_statistics(began) != (request.statistics is not None):
+        counted = "only counts (coordinator analyze)" if is_statistics(began) else "trains"
+        raise _refused(folder, f"{counted}, and what is started {'trains' if is_statistics(began) else 'only counts'}")
     if known is not None and known != label:
         raise _refused(folder, f"trains {known!r}, with {_size(began)}, and {label!r} is set")
     if known is not None and is_builtin(request.task):

@@ -29,6 +29,8 @@ from federation.runtime.log import get_log
 from federation.runtime.transport import Inbox, InboxItem
 from federation.task import Correctable, Metrics, Parameters, Stateful, Stop, Task, TrainResult
 from federation.tasks.scaffold import ScaffoldTask, with_controls
+from federation.tasks.statistics.layout import columns_of, statistics_manifest
+from federation.tasks.statistics.task import StatisticsTask
 from federation.types import NodeId, RoundId, update_id
 from update_codec import CodecSpec, Context, Manifest, ManifestError, SpecError, Vectors
 
@@ -58,6 +60,7 @@ class TrainingSetup:
         norm_max: Bound of an update's L2 norm, which longer ones are scaled down to; None is no bound.
         aging: How much a residual still counts after missed versions.
         observe: A training is over: what is to be said of the data that it was on, as metrics; None says nothing.
+        counted: Whether the owner lets the node's rows be counted (``coordinator analyze``).
     """
 
     node: NodeId
@@ -66,9 +69,10 @@ class TrainingSetup:
     norm_max: float | None = None
     aging: ResidualAging = field(default_factory=ResidualAging)
     observe: Callable[[], Metrics] | None = None
+    counted: bool = True
 
     def suited(self, manifest_digest: bytes) -> "TrainingSetup":
-        """The set-up for a model of this manifest: itself, or the task under SCAFFOLD where the model says so.
+        """The set-up for a model of this manifest: itself, or the task under SCAFFOLD, or its readings to be counted.
 
         A run that began under an earlier release sends what never changes, too.
         """
@@ -83,7 +87,12 @@ class TrainingSetup:
                 continue
             if manifest_digest == manifest.digest:
                 return replace(self, task=ScaffoldTask(self.task), manifest=manifest)
-        return self
+        columns = columns_of(manifest_digest)
+        if columns is None:
+            return self
+        # Counts are whole numbers: there is no norm that they could be scaled down to.
+        task, manifest = StatisticsTask(self.task, columns, allowed=self.counted), statistics_manifest(columns)
+        return replace(self, task=task, manifest=manifest, norm_max=None, observe=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

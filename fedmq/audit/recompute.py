@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from coordinator.global_model.aggregation import Unusable, aggregate
-from coordinator.global_model.committer import CommitterSettings, SumStore, masked_combine
+from coordinator.global_model.committer import CommitterSettings, SumStore, combine_for, settings_for
 from coordinator.global_model.downlink import advance
 from coordinator.records import Member
 from coordinator.storage.store import CoordinatorStore, ModelState, UpdateRow
@@ -57,6 +57,7 @@ def recompute(
         StorageError: A payload or a model is missing, or the updates do not make a version.
     """
     manifest, version = head
+    settings = settings_for(manifest, settings)
     before = store.model(ModelVersion(version - 1))
     members = [
         Member(
@@ -69,7 +70,7 @@ def recompute(
         if row.verdict.status is ReceiptStatus.APPLIED and row.verdict.version == version
     ]
     context = (manifest, before.strategy, settings.limits)
-    made = aggregate(members, store.payload, settings.strategy, context, combine=masked_combine(store, before))
+    made = aggregate(members, store.payload, settings.strategy, context, combine=combine_for(store, manifest, before))
     if isinstance(made, Unusable):
         raise StorageError(f"the stored updates of version {version} are not usable: {made.detail}")
     return Digest(advance(before, made.step, manifest, settings.downlink).model.shadow.digest())

@@ -126,6 +126,23 @@ class SklearnTask:
         with _told():
             self._checked(self.examples.training)
 
+    def column_names(self) -> Sequence[str]:
+        """The numbers of the inputs' columns.
+
+        Raises:
+            TaskError: Nobody has said how many there are.
+        """
+        return tuple(map(str, range(self._columns)))
+
+    def rows(self) -> Array:
+        """This node's inputs, of shape (rows, columns), before any scaling.
+
+        Raises:
+            TaskError: They cannot be read.
+        """
+        with _told():
+            return self._checked(self.examples.training)[0]
+
     def restore(self, state: Parameters) -> None:
         """Take what of this node's counts is in the scaler already."""
         self.kept = state

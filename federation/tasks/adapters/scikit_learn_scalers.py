@@ -14,7 +14,7 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, StandardScaler
 
 from federation.errors import TaskError
 from federation.task import Parameters
-from federation.tasks.adapters.exact_sums import COUNT_PIECES, SQUARE_PIECES, SUM_PIECES, Moments
+from federation.tasks.statistics.exact_sums import COUNT_PIECES, SQUARE_PIECES, SUM_PIECES, Moments
 from update_codec import Role
 
 __all__ = ["PREFIX", "is_scaler", "scaler_counts", "scaler_from", "scaler_roles", "scaler_zero"]

@@ -51,9 +51,13 @@ class DeviceReadings:
         if plan.scaler == NONE:
             return Scaler.none(len(plan.columns))
         if plan.scaler == OWN:
-            return Scaler.of(np.concatenate([each.values for each in self._parts[0]]))
+            return Scaler.of(self.training_rows())
         path = Path(plan.scaler).expanduser()
         return Scaler.read((self.folder or Path()) / path, plan.columns, plan.scaler_digest)
+
+    def training_rows(self) -> F32:
+        """What trains before it is cut into windows: in the sensors' units, float32 of shape (rows, columns)."""
+        return np.concatenate([each.values for each in self._parts[0]])
 
     def training_windows(self) -> F32:
         """In the sensors' units, float32 of shape (n, length + horizon, columns).

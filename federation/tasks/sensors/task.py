@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
-from federation.task import Parameters, Stop, TaskContext, TrainResult
+from federation.task import Array, Parameters, Stop, TaskContext, TrainResult
 from federation.tasks.data.whole_data import WholeData
 from federation.tasks.sensors.examples import DeviceReadings, Pair
 from federation.tasks.sensors.live import LiveSource
@@ -201,6 +201,14 @@ class SensorTask(TorchTask):
         shares = shares_of(self.score(parameters, self.readings.training_windows()))
         result = super().train(parameters, settings, stop)
         return replace(result, parameters={**result.parameters, SHARES: shares})
+
+    def rows(self) -> Array:
+        """This device's readings, each once, in the sensors' units: what ``coordinator analyze`` counts.
+
+        Raises:
+            TaskError: They cannot be read.
+        """
+        return self.readings.training_rows()
 
     def private_objection(self) -> str | None:
         """As every torch task; a histogram of scores has no noise on it."""

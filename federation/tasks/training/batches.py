@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from federation.errors import TaskError
 
-__all__ = ["Batch", "Loss", "Reading", "first_gap", "first_tensor", "mapped", "num_examples", "tensors_in"]
+__all__ = ["Batch", "Loss", "Reading", "first_gap", "first_tensor", "inputs_of", "mapped", "num_examples", "tensors_in"]
 
 Batch = Any
 """(inputs, targets), more than two things, or a mapping."""
@@ -49,6 +50,20 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
 def first_tensor(value: Any) -> torch.Tensor | None:
     """The first tensor with rows; None where there is none."""
     return next((tensor for tensor in tensors_in(value) if tensor.ndim), None)
+
+
+def inputs_of(batches: Iterator[Batch]) -> NDArray[Any]:
+    """The inputs of all batches in one array: what comes first in each.
+
+    Raises:
+        TaskError: They are several tensors, or of several shapes.
+    """
+    found = [batch[0] if isinstance(batch, tuple | list) else batch for batch in batches]
+    tensors = [part for part in found if isinstance(part, torch.Tensor)]
+    if not found or len(tensors) < len(found) or len({part.shape[1:] for part in tensors}) > 1:
+        raise TaskError("the inputs are not one array: give the task column_names() and rows() of its own")
+    whole: NDArray[Any] = torch.cat(tensors).cpu().numpy()
+    return whole
 
 
 def num_examples(batch: Batch) -> int:

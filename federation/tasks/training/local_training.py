@@ -17,9 +17,10 @@ from federation.privacy.budget import turn_of
 from federation.privacy.noise import KEY_BYTES
 from federation.protocol.messages import TrainSettings
 from federation.task import TEST_EXAMPLES, Array, Metrics, Parameters, ProgramForm, Stop, TrainResult
-from federation.tasks.training.batches import Reading, mapped
+from federation.tasks.training.batches import Reading, inputs_of, mapped
 from federation.tasks.training.exporting import Example, write_program
 from federation.tasks.training.local_data import (
+    EVALUATION_BATCH,
     LocalData,
     TensorData,
     as_tensor,
@@ -105,6 +106,12 @@ class LocalTraining:
     def _renew_data(self) -> None:
         if self._task.is_live:
             self.forget_data()
+
+    def inputs(self) -> Array:
+        """The inputs of this node's training data as they are now, in one array; see `inputs_of`."""
+        self._renew_data()
+        with self.guarded(seed=0):
+            return inputs_of(self._train_data.in_order(EVALUATION_BATCH))
 
     def train(
         self, parameters: Parameters, settings: TrainSettings, stop: Stop, correction: Parameters | None = None

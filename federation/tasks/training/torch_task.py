@@ -17,12 +17,16 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from federation.errors import TaskError
 from federation.inputs import Inputs
 from federation.protocol.messages import TrainSettings
 from federation.runtime.log import get_log
 from federation.task import Array, Metrics, Parameters, ProgramForm, Stop, TrainResult
 from federation.tasks.data.data_files import OwnData
+from federation.tasks.data.whole_data import WholeData
+from federation.tasks.statistics.counting import channels_of, rows_of
 from federation.tasks.training.spec import TorchTaskSpec
 from update_codec import Role
 
@@ -88,6 +92,31 @@ class TorchTask(TorchTaskSpec):
         shape = self.input_shape or (() if self.picture is None else self.picture.shape)
         features, classes = found.features or tuple(self.features), found.classes or tuple(map(str, self.classes))
         return replace(found, features=features, classes=classes, shape=tuple(shape))
+
+    def column_names(self) -> Sequence[str]:
+        """Names of the inputs' columns, or their numbers; of windows the last axis, of pictures the channels.
+
+        Raises:
+            TaskError: This node's data cannot be read.
+        """
+        if features := self.inputs().features:
+            return features
+        whole = WholeData.of(self.train_data)
+        shape = (1, *self.input_shape) if self.input_shape is not None else ()
+        if whole is not None:
+            shape = tuple(np.shape(whole()[0]))
+        elif self.context.node_index is not None and not shape:
+            shape = self.rows().shape
+        return tuple(map(str, range(channels_of(shape))))
+
+    def rows(self) -> Array:
+        """The inputs that this node trains on, of shape (rows, columns).
+
+        Raises:
+            ConfigError: The device is not there.
+            TaskError: The data cannot be read, or has no columns.
+        """
+        return rows_of(self._training.inputs())
 
     def adopt_inputs(self, wanted: Inputs) -> None:
         """Read tables by these names from now on."""

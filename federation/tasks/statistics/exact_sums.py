@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from federation.errors import TaskError
 
-__all__ = ["COUNT_PIECES", "SQUARE_PIECES", "SUM_PIECES", "Moments", "from_pieces", "to_pieces"]
+__all__ = ["COUNT_PIECES", "SQUARE_PIECES", "SUM_PIECES", "UNIT_BITS", "Moments", "from_pieces", "to_pieces"]
 
 PIECE_BITS: Final = 8
 UNIT_BITS: Final = 64

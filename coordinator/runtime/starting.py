@@ -1,0 +1,130 @@
+"""What a coordinator does before its loop begins: the task, version 0, and whether the run is still the one it was."""
+
+import os
+from pathlib import Path
+
+from coordinator.config.privacy import check_masked_model
+from coordinator.config.sections import CoordinatorConfig
+from coordinator.config.settings import committer_settings, statistics_request, uses_controls
+from coordinator.engine.early_stopping import Source, StoppingSettings, missing_metric
+from coordinator.global_model.committer import Committer, first_commit
+from coordinator.global_model.initial import InitialRequest, as_requested, initial_model, initial_model_apart
+from coordinator.global_model.resumption import check_resumed
+from coordinator.records import VersionRecord
+from coordinator.runtime.central_evaluation import LazyTask
+from coordinator.storage.sqlite_store import SqliteStore
+from federation.errors import ConfigError
+from federation.inputs import Inputs
+from federation.runtime.log import get_log
+from federation.task import Task, TaskContext, task_label
+from federation.tasks.registry import load_task
+from federation.tasks.scaffold import of_scaffold
+from update_codec import Manifest
+
+__all__ = ["build_task", "check_metric", "ensure_model", "repaired_head"]
+
+
+def ensure_model(config: CoordinatorConfig, store: SqliteStore, task: LazyTask) -> None:
+    """Make version 0 at the first start; at a later one, see that it is still the same task."""
+    request = _request(config)
+    began = store.manifest()
+    if began is not None:
+        _check_task(store, began, request, config.store.folder)
+        return
+    if config.evaluation.every:
+        # The task is needed here anyway: what it imports is loaded once.
+        made = initial_model(request, task.get())
+    else:
+        made = initial_model_apart(request, config.store.folder)
+    first = first_commit(made.vectors, made.manifest, committer_settings(config).downlink, seed=made.seed)
+    store.initialise(made.manifest, first)
+    store.save_task(task_label(request.task))
+    if made.inputs is not None:
+        store.save_inputs(made.inputs)
+        described = Inputs.from_text(made.inputs)
+        if described.target and not described.features:
+            why = "the coordinator has no table: give csv_data features=, or columns are not compared between nodes"
+            get_log("coordinator").warning("columns_unknown", why=why)
+
+
+def _request(config: CoordinatorConfig) -> InitialRequest:
+    counted = statistics_request(config)
+    given = config.task.initial if counted is None else None
+    return InitialRequest(
+        task=config.task.name,
+        data=None if config.task.data is None else str(config.task.data),
+        seed=config.task.seed,
+        file=None if given is None else str(given),
+        controls=uses_controls(config),
+        statistics=counted,
+    )
+
+
+def _check_task(store: SqliteStore, began: Manifest, request: InitialRequest, folder: Path) -> None:
+    """A run keeps its task and its model.
+
+    Raises:
+        ConfigError: Another one is configured.
+    """
+    why = check_resumed(began, store.task(), request, folder)
+    if why:
+        get_log("coordinator").warning("task_not_compared", why=why)
+    elif store.task() is None:
+        store.save_task(task_label(request.task))
+
+
+def _check_model(config: CoordinatorConfig, committer: Committer) -> None:
+    """A run keeps the tensors that it began with, and masks only what can be masked.
+
+    Raises:
+        ConfigError: Only one of model and strategy has control variates; or masks would hide nothing.
+    """
+    check_masked_model(committer.terms, committer.manifest.statistic_count, signs=bool(config.security.signing_key))
+    if uses_controls(config) != any(map(of_scaffold, committer.manifest.tensors)):
+        began = "without" if uses_controls(config) else "with"
+        raise ConfigError(
+            "strategy.name", f"the run in {config.store.folder} began {began} scaffold: take another store.folder"
+        )
+
+
+def check_metric(stopping: StoppingSettings, task: LazyTask, committer: Committer) -> None:
+    """An early stop waits for a number that evaluations have.
+
+    Raises:
+        ConfigError: They do not have it. An evaluation that fails is no reason: it may succeed later.
+    """
+    if stopping.source is not Source.CENTRAL or not (stopping.patience or stopping.metric):
+        return
+    try:
+        metrics = task.get().evaluate(committer.manifest.unflatten(committer.evaluated_model))
+    except Exception:  # noqa: BLE001 - the user's code may raise anything; the evaluation of the head logs it
+        return
+    if why := missing_metric(stopping, metrics):
+        raise ConfigError("stopping.metric", why)
+
+
+def build_task(config: CoordinatorConfig) -> Task:
+    """The task as this run has it.
+
+    Raises:
+        ConfigError: There is no such task, or it cannot do what the run asks for.
+        TaskError: It cannot be built.
+    """
+    # Read by the libraries when they are first imported.
+    os.environ.setdefault("OMP_NUM_THREADS", str(config.evaluation.threads))
+    context = TaskContext(
+        node_index=None, node_count=1, data=config.task.data, device=config.evaluation.device, seed=config.task.seed
+    )
+    task = load_task(config.task.name)(context)
+    return as_requested(task, _request(config))
+
+
+def repaired_head(config: CoordinatorConfig, committer: Committer, store: SqliteStore) -> VersionRecord:
+    """The head, whose parts are whole and not too large for the broker."""
+    _check_model(config, committer)
+    repaired = committer.repair(store)
+    if repaired is None:
+        return committer.head
+    detail = f"what nodes pull of version {repaired.version} was damaged or too large: made again from the model"
+    get_log("coordinator").error("head_repaired", detail=detail)
+    return repaired
