@@ -23,6 +23,9 @@ from fedmq.statistics.findings import Findings, findings_of, folder_for, passes_
 __all__ = ["analyze"]
 
 PIPED_COLUMNS = 160
+WIDE = 120
+"""A terminal of fewer columns is shown fewer figures."""
+NAME_WIDTH = 12
 SHOWN = (0.05, 0.5, 0.95)
 
 
@@ -132,7 +135,7 @@ def _tell(found: Findings, *, scaler: Path | None, plot: Path | None, as_json: b
         sys.stdout.write(json.dumps(told) + "\n")
         return
     console = Console(width=None if sys.stdout.isatty() else PIPED_COLUMNS)
-    console.print(_table(found))
+    console.print(_table(found, narrow=console.width < WIDE))
     for name, why in found.left_out.items():
         console.print(f"without {name}: {why}", markup=False, highlight=False, soft_wrap=True)
     if scaler is not None:
@@ -141,30 +144,35 @@ def _tell(found: Findings, *, scaler: Path | None, plot: Path | None, as_json: b
         console.print(f"picture written to {plot}", highlight=False, soft_wrap=True)
 
 
-def _table(found: Findings) -> Table:
+def _table(found: Findings, *, narrow: bool) -> Table:
+    """All figures, or those that fit a terminal of 80 columns."""
     figures, count = found.statistics, len(found.nodes)
     title = f"{figures.rows:,} rows of {count} {'node' if count == 1 else 'nodes'}"
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title)
-    table.add_column("column", overflow="fold")
-    for name in ("values", "mean", "std", "min", *(f"{share:.0%}" for share in SHOWN), "max", "bin"):
+    table.add_column("column", overflow="fold", min_width=NAME_WIDTH)
+    shares, bins = ((0.5,), ()) if narrow else (SHOWN, ("bin",))
+    for name in ("values", "mean", "std", "min", *(f"{share:.0%}" for share in shares), "max", *bins):
         table.add_column(name, justify="right", no_wrap=True)
     rare = any(column.missing or column.outside for column in figures.columns)
     for name in ("missing", "outside") if rare else ():
         table.add_column(name, justify="right", no_wrap=True)
     for column in figures.columns:
-        numbers = (column.mean, column.std, column.minimum, *map(column.quantile, SHOWN), column.maximum)
+        numbers = (column.mean, column.std, column.minimum, *map(column.quantile, shares), column.maximum)
         last = (f"{column.missing:,}", f"{column.outside:,}") if rare else ()
-        width = _number(column.bin_width) if column.count and not _constant(column) else ""
-        table.add_row(escape(column.name), f"{column.count:,}", *map(_number, numbers), width, *last)
+        width = () if narrow else ("" if _constant(column) else _number(column.bin_width),)
+        table.add_row(
+            escape(column.name), f"{column.count:,}", *(_number(each, narrow) for each in numbers), *width, *last
+        )
     return table
 
 
 def _constant(column: ColumnStatistics) -> bool:
-    return column.minimum == column.maximum
+    """Whether it has one value, or none."""
+    return not column.count or column.minimum == column.maximum
 
 
-def _number(value: float) -> str:
-    return f"{value:.5g}" if math.isfinite(value) else ""
+def _number(value: float, narrow: bool = False) -> str:  # noqa: FBT001, FBT002 - how many digits there is room for
+    return f"{value:.{3 if narrow else 5}g}" if math.isfinite(value) else ""
 
 
 def _bound(text: str) -> tuple[str, tuple[float, float]]:
