@@ -133,6 +133,11 @@ def test_what_is_made_of_a_run(run: Path, former: Path, tmp_path: Path) -> None:
     check("coordinator audit --json", said("audit", "--config", str(CONFIG), "--state", str(former)))
 
 
+def test_what_statistics_find(tmp_path: Path) -> None:
+    more = ("--scaler", str(tmp_path / "s.json"), "--plot", str(tmp_path / "p.svg"))
+    check("coordinator analyze --json", said("analyze", "--task", "digits", "--simulate", "2", *more))
+
+
 def test_what_an_upgrade_says_of_both_roles(tmp_path: Path) -> None:
     for name in ("coordinator-1", "node-1"):
         folder_of_layout(name, tmp_path / name)
