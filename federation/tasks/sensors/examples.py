@@ -101,18 +101,23 @@ class DeviceReadings:
         if self.kind in {Kind.CLASS, Kind.REMAINING} and len(known) > 1:
             count = min(len(known) - 1, max(1, round(share * len(known))))
             return known[:-count], known[-count:]
-        cuts = [round((1 - share) * len(each.values)) for each in known]
+        # One window at least, or nothing would be tested.
+        cuts = [max(0, len(each.values) - max(round(share * len(each.values)), self._length)) for each in known]
         return (
             [each.part(0, cut) for each, cut in zip(known, cuts, strict=True)],
             [each.part(cut) for each, cut in zip(known, cuts, strict=True)],
         )
 
+    @property
+    def _length(self) -> int:
+        """Rows of a window, with those that a forecast is compared with."""
+        return self.plan.window + (self.plan.horizon if self.kind is Kind.FORECAST else 0)
+
     def _pair(self, parts: Sequence[Series], what: str) -> Pair:
         windows, targets = self._windows(parts)
         if not len(windows):
             rows = sum(len(each.values) for each in parts)
-            needed = self.plan.window + (self.plan.horizon if self.kind is Kind.FORECAST else 0)
-            raise TaskError(f"no window of {needed} rows in the {rows} rows that {what}: make window shorter")
+            raise TaskError(f"no window of {self._length} rows in the {rows} rows that {what}: make window shorter")
         inputs = self.scaler.scaled(windows[:, : self.plan.window])
         match self.kind:
             case Kind.RECONSTRUCTION:
@@ -126,7 +131,7 @@ class DeviceReadings:
 
     def _windows(self, parts: Sequence[Series]) -> tuple[F32, F32]:
         """Windows and the target of each one's last row."""
-        length = self.plan.window + (self.plan.horizon if self.kind is Kind.FORECAST else 0)
+        length = self._length
         found, targets = [], []
         for each in parts:
             starts, windows = windows_of(each, self.plan, length)

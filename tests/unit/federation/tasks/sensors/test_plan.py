@@ -1,9 +1,13 @@
 """What a sensor task is told, and what it answers to what is wrong."""
 
+from pathlib import Path
+
 import pytest
 
 from federation.errors import ConfigError
 from federation.tasks.sensors.plan import Kind, SensorPlan, read_plan
+
+PAGE = (Path(__file__).parents[5] / "docs" / "how-to" / "sensors.md").read_text()
 
 GOOD = {"columns": ["a", "b"], "window": 60}
 
@@ -65,3 +69,11 @@ def test_a_quantile_of_scores_is_no_threshold_of_classes_and_lives(kind: Kind) -
     with pytest.raises(ConfigError, match="takes a number"):
         read_plan(told | {"threshold": "own"}, kind)
     assert read_plan(told | {"threshold": 20}, kind).threshold == 20.0
+
+
+def test_the_page_has_every_argument_and_its_default() -> None:
+    lines = [line for line in PAGE.splitlines() if line.startswith("| `")]
+    assert [name for name in SensorPlan.model_fields if not any(f"`{name}`" in line for line in lines)] == []
+    assert "| `conv`, 32 |" in PAGE
+    plan = SensorPlan(**GOOD)
+    assert (plan.model, plan.width, plan.quantile, plan.factor, plan.horizon, plan.cap) == ("conv", 32, 0.99, 1, 1, 125)

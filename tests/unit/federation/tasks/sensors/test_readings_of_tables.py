@@ -156,8 +156,9 @@ def test_whole_lives_are_held_out_not_their_ends() -> None:
 def test_too_few_rows_for_a_window_are_said() -> None:
     with pytest.raises(TaskError, match="no window of 3 rows in the 2 rows that trains"):
         device(Kind.RECONSTRUCTION, rising(2)).train()
+    assert len(device(Kind.RECONSTRUCTION, rising(10), holdout=0.1).test()[0]) == 1  # one window at least is held out
     with pytest.raises(TaskError, match=r"no window of 3 rows in the 2 rows that is held out \(see holdout\)"):
-        device(Kind.RECONSTRUCTION, rising(10), holdout=0.2).test()
+        device(Kind.REMAINING, rising(9), rising(2), holdout=0.2).test()
 
 
 def test_a_scaler_is_found_in_the_data_folder(tmp_path: Path) -> None:
