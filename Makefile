@@ -118,7 +118,7 @@ fuzz: $(STAMP) ## Mutated frames, extreme messages, masked sums: make fuzz FRAME
 bench-algorithms: $(STAMP) ## Strategies, robust rules and asynchronous rounds, with their bars (minutes)
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.algorithms $(ARGS)
 
-jobs: $(STAMP) ## The reference jobs J0 to J6 with their bars; writes docs/reference/jobs.md (many minutes)
+jobs: $(STAMP) ## The reference jobs with their bars; writes docs/reference/jobs.md (many minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.jobs --write docs/reference/jobs.md $(ARGS)
 
 bench-large: $(STAMP) ## Models of 47 and 100 MB through a real broker: memory, throughput, cuts, kills (minutes)

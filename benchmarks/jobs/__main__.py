@@ -21,7 +21,7 @@ from benchmarks.jobs.row import Row, as_markdown, keep, kept_rows
 from federation.errors import TaskError
 
 BEGIN, END = "<!-- jobs: begin -->\n", "<!-- jobs: end -->\n"
-ORDER = ("J0", "J1", "J2", "J3", "J3r", "J4", "J5", "J6", "simulator")
+ORDER = ("J0", "J1", "J2", "J3", "J3r", "J4", "J5", "J6", "simulator", "SKAB", "FD001")
 
 
 def main() -> int:
@@ -29,8 +29,10 @@ def main() -> int:
     options = _options()
     from benchmarks.jobs.real import REAL  # noqa: PLC0415 - torch, once the options are known to be right
     from benchmarks.jobs.simulated import SIMULATED  # noqa: PLC0415 - as above
+    from benchmarks.jobs.skab import skab  # noqa: PLC0415 - as above
+    from benchmarks.jobs.turbofan import fd001  # noqa: PLC0415 - as above
 
-    jobs, rows, skipped = REAL | SIMULATED, list[Row](), dict[str, str]()
+    jobs, rows, skipped = REAL | SIMULATED | {"SKAB": skab, "FD001": fd001}, list[Row](), dict[str, str]()
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.only:
         try:
