@@ -128,6 +128,10 @@ bench-large: $(STAMP) ## Models of 47 and 100 MB through a real broker: memory, 
 bench-load: $(STAMP) ## A fleet of thousands on this machine: updates, CPU, memory, deliveries (ARGS=--nodes 10000)
 	@$(BIN)/python -m benchmarks.load $(ARGS)
 
+.PHONY: bench-drift
+bench-drift: $(STAMP) ## A sensor of another scale: versions until scores are right again, with live data and without
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.drift $(ARGS)
+
 .PHONY: bench-ingest
 bench-ingest: $(STAMP) ## Sensors' readings: rate on one core, loss under SIGKILL, flash written a day (ARGS="--speed 1 --minutes 60")
 	@$(BIN)/python -m benchmarks.ingest $(ARGS)
