@@ -10,6 +10,7 @@ from dataclasses import replace
 from edge_node.config import NodeConfig, SecuritySection
 from edge_node.engine.events import StopRequested
 from edge_node.engine.machine import NodeMachine, NodeSettings, TrainBounds
+from edge_node.model.keeper import ModelKeeper, make_keeper
 from edge_node.readings.live import NodeReadings
 from edge_node.readings.running import Ingestion
 from edge_node.runtime.eligibility import Conditions, Sensors, parse_hours, why_not
@@ -49,6 +50,9 @@ MODEL_FRAMES_MAX = 4
 
 WORKER_STOP_S = 2.0
 """How long an orderly stop waits for a training to give up, in seconds."""
+
+HOOKS_STOP_S = 1.0
+"""How long it waits for who is told of the model, in seconds."""
 
 FLUSH_S = 2.0
 """How long an orderly stop waits for the broker, in seconds."""
@@ -169,7 +173,9 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore, ingestion
     trust = node_trust(config.security)
     _warn(address, trust)
     transport = _transport(config, address, inbox, node_will(Writer(topics, trust.signer), setup.node, store))
-    trainer = ThreadTrainer(setup, inbox, clock, stall_s=config.training.stall_s)
+    keeper = _keeper(config, setup.task, transport)
+    offer, training = None if keeper is None else keeper.offer, config.training
+    trainer = ThreadTrainer(setup, inbox, clock, stall_s=training.stall_s, nice=training.nice, offer=offer)
     sealing, pinned = _sealing(config, topics, trust), config.privacy.pinned()
     inbound = Inbound(topics, setup.node, trust.verifier, sealing, pinned, config.state_folder)
     parts = NodeParts(
@@ -201,6 +207,8 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore, ingestion
         transport.open()
         with Supervision(inbox, lambda: transport.alive and trainer.gets_on and _takes_in(ingestion)) as supervision:
             Driver(machine, executor, inbox, clock, supervision.watching(inbound.translate)).run()
+        if keeper is not None:
+            keeper.close(timeout_s=HOOKS_STOP_S)
         transport.close(timeout_s=FLUSH_S)
         if not trainer.close(timeout_s=WORKER_STOP_S):
             get_log("node").warning("worker_abandoned", why="the task does not ask its stop flag")
@@ -228,6 +236,20 @@ def _sealing(config: NodeConfig, topics: Topics, trust: Trust) -> NodeSealing | 
     sealing = NodeSealing(topics, NodeId(config.node.id), config.state_folder)
     sealing.start()
     return sealing
+
+
+def _keeper(config: NodeConfig, task: Task, transport: MqttTransport) -> ModelKeeper | None:
+    """What writes the model for the device's own use.
+
+    Raises:
+        ConfigError: The task cannot write it so.
+    """
+    keeper = make_keeper(
+        config.model, task_label(config.task.name), lambda topic, body: transport.publish(topic, body, retain=True)
+    )
+    if keeper is not None:
+        keeper.check(task)
+    return keeper
 
 
 def _warn(address: BrokerAddress, trust: Trust) -> None:
@@ -299,6 +321,8 @@ def node_settings(config: NodeConfig, device: str, manifest: Manifest) -> NodeSe
         sealed_only=config.security.require_sealed,
         helpers={helper.name: helper.key for helper in config.privacy.pinned()},
         ineligible_retry_s=config.eligibility.retry_s,
+        uses_model=config.model.folder is not None,
+        model_every_s=config.model.every_s,
         exit_when_finished=config.node.exit_when_finished,
     )
 

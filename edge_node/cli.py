@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from edge_node.model.cli import model_app
 from federation.command_line import (
     BrokerOption,
     DataOption,
@@ -36,6 +37,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(model_app, name="model")
 
 ConfigOption = Annotated[Path | None, typer.Option(help="TOML file, or the folder of edge-node join.", exists=True)]
 NodeOption = Annotated[str | None, typer.Option("--id", help="Name of this node: unique in the federation.")]

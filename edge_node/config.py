@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 import federation.config
 from edge_node.readings.settings import DataSection
@@ -31,6 +31,8 @@ __all__ = ["NodeConfig", "read_config"]
 PREFIX = "FEDMQ_NODE"
 """Prefix of the environment variables."""
 
+TOPIC_BYTES_MAX = 512
+
 CONFIG_FILE = "edge-node.toml"
 """What the file is called in a folder that ``edge-node join`` has made."""
 
@@ -38,6 +40,18 @@ CONFIG_FILE = "edge-node.toml"
 def _partition(text: str) -> str:
     parse_partition(text)
     return text
+
+
+def _own_topic(text: str) -> str:
+    if not 1 <= len(text.encode()) <= TOPIC_BYTES_MAX or set(text) & set("+#\x00"):
+        raise ValueError(f"a topic has 1 to {TOPIC_BYTES_MAX} bytes and no + or #")
+    if text.partition("/")[0] in {"fl", "$SYS"}:
+        raise ValueError("topics under fl/ are the federation's: choose one of your own")
+    return text
+
+
+OwnTopic = Annotated[str, AfterValidator(_own_topic)]
+"""A topic to publish on that is no federation's."""
 
 
 class BrokerSection(federation.config.BrokerSection):
@@ -96,6 +110,7 @@ class TrainingSection(Section):
     Attributes:
         device: ``auto`` takes a GPU when there is one.
         threads: CPU threads of one training.
+        nice: How far the training thread's priority is below the other processes', 0 to 19 (Linux).
         stall_s: A training that has not asked its stop flag for so long is stuck: the watchdog is not fed, in seconds.
         codecs: Codec specs that this node agrees to; empty is all.
         update_norm_max: Longer updates are scaled down to this L2 norm; nothing is no bound.
@@ -105,6 +120,7 @@ class TrainingSection(Section):
 
     device: Device = "auto"
     threads: PositiveInt = 1
+    nice: Annotated[int, Field(ge=0, le=19)] = 10
     stall_s: PositiveSeconds = 900.0
     codecs: tuple[Codec, ...] = ()
     update_norm_max: PositiveFloat | None = None
@@ -221,6 +237,40 @@ class StoreSection(Section):
     outbox_max: PositiveInt = 16
 
 
+class ModelSection(Section):
+    """``[model]``: the model on the device, for programs beside this one; nothing is written without ``folder``.
+
+    Attributes:
+        folder: Where versions are written; ``current`` in it is the present one.
+        form: ``onnx`` or ``pt2``, programs that run without the task's code, or ``safetensors``, its arrays.
+        figure: By which of the task's numbers a version is judged; nothing is ``accuracy`` where there is one, else
+            ``loss``.
+        larger_is_better: Of that number; nothing: unless its name ends in ``loss``, ``error``, ``mse``, ``rmse`` or
+            ``mae``.
+        worse_max: A version is not taken that is worse than the present one on this device's own data by more than this
+            share of the figure.
+        keep: Versions that stay on the disk, the present one among them.
+        every_s: At least so many seconds between two versions: it spares flash memory.
+        command: What is run when a version was taken, without a shell; the environment variables ``FEDMQ_MODEL_FILE``,
+            ``FEDMQ_MODEL_NOTE``, ``FEDMQ_MODEL_VERSION`` and ``FEDMQ_MODEL_FOLDER`` say which.
+        topic: Where it is said, retained, on the node's broker.
+        reload_unit: Unit of systemd that is reloaded then.
+        hook_s: Seconds after which the command, or the reload, is killed.
+    """
+
+    folder: Path | None = None
+    form: Literal["onnx", "pt2", "safetensors"] = "onnx"
+    figure: str | None = None
+    larger_is_better: bool | None = None
+    worse_max: Annotated[float, Field(ge=0)] = 0.05
+    keep: Annotated[int, Field(ge=1, le=1_000)] = 3
+    every_s: Seconds = 0.0
+    command: tuple[str, ...] = ()
+    topic: OwnTopic | None = None
+    reload_unit: Annotated[str, Field(pattern=r"^[A-Za-z0-9:_.@\\-]{1,255}$")] | None = None
+    hook_s: PositiveSeconds = 30.0
+
+
 class NodeConfig(Section):
     """Everything that one edge node is told."""
 
@@ -235,6 +285,7 @@ class NodeConfig(Section):
     privacy: PrivacySection
     eligibility: EligibilitySection
     store: StoreSection
+    model: ModelSection
     log: LogSection
 
     @property

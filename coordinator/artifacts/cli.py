@@ -10,8 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from coordinator.artifacts.export import constants_of, export_model
-from coordinator.artifacts.metadata import TaskSource
+from coordinator.artifacts.export import TaskSource, constants_of, export_model
 from coordinator.artifacts.prediction import Prediction, predict_with_file, predict_with_store
 from coordinator.config.sections import CoordinatorConfig, read_config, state_folder
 from federation.command_line import JsonOption

@@ -3,20 +3,22 @@
 import difflib
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.numpy
 
-from coordinator.artifacts.metadata import ModelNotes, TaskSource, exportable
 from coordinator.storage.read_only import ReadOnlyStore
 from federation.errors import ConfigError, StorageError
+from federation.model_notes import ModelNotes
 from federation.storage.folder import write_file
-from federation.task import Completable, Parameters, ProgramForm
+from federation.task import Completable, Exportable, Parameters, ProgramForm, Task, TaskContext, task_label
+from federation.tasks.registry import load_task
 from federation.tasks.scaffold import of_scaffold
 from federation.types import ModelVersion
 from update_codec import Vectors
 
-__all__ = ["BEST", "NEWEST", "constants_of", "export_model", "kept_line", "read_model"]
+__all__ = ["BEST", "NEWEST", "TaskSource", "constants_of", "export_model", "exportable", "kept_line", "read_model"]
 
 
 ARRAYS = ".safetensors"
@@ -29,6 +31,45 @@ ENDINGS: Mapping[str, str] = {
 
 NEWEST, BEST = "newest", "best"
 """Versions by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSource:
+    """Where a task comes from.
+
+    Attributes:
+        name: Its name, or ``file.py:function``.
+        data: Its data folder, or None.
+        node_count: Parts of the data, where the task asks.
+    """
+
+    name: str
+    data: Path | None = None
+    node_count: int = 1
+
+    @property
+    def label(self) -> str:
+        """Its name without folders."""
+        return task_label(self.name)
+
+    def build(self) -> Task:
+        """Make the task as a coordinator does."""
+        return load_task(self.name)(
+            TaskContext(node_index=None, node_count=self.node_count, data=self.data, device="cpu")
+        )
+
+
+def exportable(source: TaskSource) -> Exportable:
+    """A task that can write its model, and answer.
+
+    Raises:
+        ConfigError: The task has no way to do so.
+    """
+    task = source.build()
+    if not isinstance(task, Exportable):
+        problem = f"{source.label} has no export and predict (see federation.task.Exportable)"
+        raise ConfigError("--task", problem, source="command line")
+    return task
 
 
 def export_model(folder: Path, out: Path, version: str = NEWEST, source: TaskSource | None = None) -> ModelVersion:
@@ -66,7 +107,7 @@ def export_model(folder: Path, out: Path, version: str = NEWEST, source: TaskSou
             problem = f"{out.name} is a program, which only the task can write: give --task or --config"
             raise ConfigError("--task", problem, source="command line")
         task = exportable(source)
-        notes = ModelNotes.of(wanted, source, task)
+        notes = ModelNotes.of(wanted, source.label, task)
         content = task.export(arrays, form, notes.to_texts())
     _write(out, content)
     return wanted

@@ -10,9 +10,9 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from coordinator.artifacts.export import program_form, read_model
-from coordinator.artifacts.metadata import NOTES, ModelNotes, TaskSource, exportable, notes_of
+from coordinator.artifacts.export import TaskSource, exportable, program_form, read_model
 from federation.errors import ConfigError, StorageError, TaskError
+from federation.model_notes import NOTES, ModelNotes, notes_of
 from federation.task import Array, Parameters, ProgramForm
 from federation.tasks.registry import BUILTIN_TASKS
 
@@ -88,7 +88,7 @@ def predict_with_store(image: Path, folder: Path, version: str, source: TaskSour
 
 def _ask_task(image: Path, source: TaskSource, parameters: Parameters, version: int) -> Prediction:
     task = exportable(source)
-    notes = ModelNotes.of(version, source, task)
+    notes = ModelNotes.of(version, source.label, task)
     inputs = _input_of(image, notes, source.label)
     return _prediction(notes, inputs, task.predict(parameters, inputs))
 

@@ -214,11 +214,13 @@ class Stop:
 class StartEvaluation:
     """Evaluate the held model in the worker; answers `EvaluationFinished` later, through the inbox.
 
-    An evaluation that nobody waits for any more runs to its end, and its result is ignored.
+    An evaluation that nobody waits for any more runs to its end, and its result is ignored. With ``uses``, the
+    device is offered the model by what it comes to.
     """
 
     model: ModelRef
     run: RunId
+    uses: bool = False
 
 
 Effect = (

@@ -1,8 +1,13 @@
-"""Which version this node has evaluated, which one it is asked to evaluate, and the report that comes of it."""
+"""Which version this node has evaluated, which one it is to evaluate, and the report that comes of it.
+
+It is to evaluate what the coordinator asks for. A node whose device uses the model takes every announced version, to
+see on its own data whether it is worth using: what comes of that is reported only where it was asked for, too.
+"""
 
 from collections.abc import Callable
 
 from edge_node.engine.assignment import Assignment
+from edge_node.engine.effects import StartEvaluation
 from edge_node.engine.reports import Reports
 from edge_node.engine.settings import NodeSettings, other_task
 from federation.protocol.cohort import evaluates
@@ -18,31 +23,39 @@ class Evaluations:
 
     def __init__(self, settings: NodeSettings, reports: Reports, gate: Callable[[], str | None] | None) -> None:
         self._settings, self._reports, self._gate = settings, reports, gate
-        self._last: ModelVersion | None = None
+        self._last: ModelVersion | None = None  # that was reported
+        self._used: ModelVersion | None = None  # that the device was offered
+        self._asked = True  # for the evaluation under way
+        self._next_at = 0.0  # when the device is offered a version again
 
     def forget(self) -> None:
         """Another run: its versions have nothing to do with the former's."""
-        self._last = None
+        self._last, self._used, self._next_at = None, None, 0.0
 
-    def is_due(self, announcement: RoundAnnouncement | None, model: ModelRef | None = None) -> bool:
-        """Whether this node is asked to evaluate the announced version, and has not.
+    def is_due(
+        self, announcement: RoundAnnouncement | None, now: float | None = None, model: ModelRef | None = None
+    ) -> bool:
+        """Whether this node is to evaluate the announced version, and has not.
 
         Args:
             announcement: The newest one.
+            now: Monotonic seconds; None is also what is due later.
             model: Only when it is this one; None is whichever is announced.
         """
-        if announcement is None or announcement.model.version == self._last:
+        if announcement is None:
             return False
-        if announcement.settings.privacy is not None:
-            return False  # what is measured on its own data would leave without noise [FED-181]
-        share, version = announcement.evaluation, announcement.model.version
         # Versions whose updates were all zero have the same digest, and each its own hash.
-        if model is not None and (model.version, model.digest) != (version, announcement.model.digest):
+        announced = announcement.model
+        if model is not None and (model.version, model.digest) != (announced.version, announced.digest):
             return False
-        return evaluates(share, announcement.run, version, self._settings.node)
+        return self._is_asked(announcement) or self._is_offered(announcement, now)
+
+    def deadline(self, announcement: RoundAnnouncement | None) -> float | None:
+        """When the device is offered the announced version, in monotonic seconds."""
+        return self._next_at if self.is_due(announcement) else None
 
     def assignment(self, announcement: RoundAnnouncement, wait: float, now: float) -> Assignment | None:
-        """The work that the announcement asks for; None when it may not be done here, which is reported.
+        """The work that is due; None when it may not be done here, which is reported where it was asked for.
 
         Args:
             announcement: One that is due.
@@ -62,15 +75,34 @@ class Evaluations:
             trains=False,
         )
 
+    def begin(self, announcement: RoundAnnouncement, now: float) -> StartEvaluation:
+        """The model of an announcement that is due is here."""
+        self._asked, uses = self._is_asked(announcement), self._is_offered(announcement, now)
+        if uses:
+            self._used, self._next_at = announcement.model.version, now + self._settings.model_every_s
+        return StartEvaluation(model=announcement.model, run=announcement.run, uses=uses)
+
     def refuse(self, announcement: RoundAnnouncement, reason: str, now: float) -> None:
-        """Say that the announced version is not evaluated here, and why."""
-        model = announcement.model
+        """Say that the announced version is not evaluated here, and why; the device is offered it again later."""
+        model, self._asked = announcement.model, self._is_asked(announcement)
+        self._next_at = now + self._settings.ineligible_retry_s
         report = EvaluationReport(
             run=announcement.run, version=model.version, digest=model.digest, num_examples=0, reason=fit_text(reason)
         )
         self.done(report, now)
 
     def done(self, report: EvaluationReport, now: float) -> None:
-        """There is a report: it is said until it is receipted."""
-        self._last = report.version
-        self._reports.add(report, now)
+        """There is a report: it is said until it is receipted, where it was asked for."""
+        if self._asked:
+            self._last = report.version
+            self._reports.add(report, now)
+
+    def _is_asked(self, announcement: RoundAnnouncement) -> bool:
+        version, share = announcement.model.version, announcement.evaluation
+        if version == self._last or announcement.settings.privacy is not None:
+            return False  # with privacy, what is measured on its own data would leave without noise [FED-181]
+        return evaluates(share, announcement.run, version, self._settings.node)
+
+    def _is_offered(self, announcement: RoundAnnouncement, now: float | None) -> bool:
+        is_new = self._settings.uses_model and announcement.model.version != self._used
+        return is_new and (now is None or now >= self._next_at or announcement.final)

@@ -11,7 +11,6 @@ from edge_node.engine.effects import (
     MakeInitialModel,
     Note,
     SaveProgress,
-    StartEvaluation,
     StartTraining,
     StopTraining,
 )
@@ -243,7 +242,7 @@ class Scheduler:
 
     def deadline(self) -> float | None:
         """When `tick` is due next."""
-        return None if self._job is None else self._job.next_due()
+        return self._evaluations.deadline(self.current) if self._job is None else self._job.next_due()
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
@@ -292,7 +291,7 @@ class Scheduler:
 
     def _evaluate_current(self, now: float) -> list[Effect]:
         """Nothing else is at hand: evaluate, where the newest announcement asks for it [FED-70]."""
-        if self.current is None or not self._evaluations.is_due(self.current):
+        if self.current is None or not self._evaluations.is_due(self.current, now):
             return []
         self._job = self._evaluations.assignment(self.current, self._rng(), now)
         return [] if self._job is None else [joined(self._job), *self.tick(now)]
@@ -319,9 +318,9 @@ class Scheduler:
         job = self._assignment()
         model = job.model
         if self._runs.now.held == Held(version=model.version, digest=model.digest):
-            if self._evaluations.is_due(self.current, model):
+            if self.current is not None and self._evaluations.is_due(self.current, now, model):
                 job.begin_evaluation()
-                return [StartEvaluation(model=model, run=job.announcement.run)]
+                return [self._evaluations.begin(self.current, now)]
             if not job.trains:
                 self._job = None
                 return self._advance(now)
@@ -376,7 +375,7 @@ class Scheduler:
 
     def _give_up(self, job: Assignment, reason: str, now: float) -> list[Effect]:
         self._job = None
-        if self.current is not None and self._evaluations.is_due(self.current, job.model):
+        if self.current is not None and self._evaluations.is_due(self.current, now, job.model):
             self._evaluations.refuse(self.current, reason, now)
         effects = self._decline(job.announcement, reason, self._settings.decline_retry_s) if job.trains else []
         return effects + self._advance(now)

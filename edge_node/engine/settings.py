@@ -78,6 +78,8 @@ class NodeSettings:
         sealed_only: Whether a run is declined whose model and updates a broker could read.
         helpers: The identity keys of the helpers that this node masks for, by their names: with any it sends nothing
             that is not masked for exactly these.
+        uses_model: Whether the device uses the model: then the node takes every announced version.
+        model_every_s: The device is offered a new version after so many seconds at the earliest.
         exit_when_finished: Leave when the run has ended and the outbox is empty.
         exit_linger_s: Leave then at the latest, in seconds; what is still in the outbox stays on disk.
     """
@@ -105,6 +107,8 @@ class NodeSettings:
     signed: bool = False
     sealed_only: bool = False
     helpers: Mapping[HelperId, bytes] = field(default_factory=dict)
+    uses_model: bool = False
+    model_every_s: float = 0.0
     exit_when_finished: bool = False
     exit_linger_s: float = 30.0
 

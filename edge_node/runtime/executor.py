@@ -249,6 +249,7 @@ class NodeExecutor:
             state=self._task_state(),
             inputs_digest=model.inputs_digest,
             inputs=self._inputs_of(model.inputs_digest),
+            uses=effect.uses,
         )
         self._trainer.evaluate(job)
         self._save_held(held)

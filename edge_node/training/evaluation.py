@@ -13,7 +13,10 @@ from federation.task import TEST_EXAMPLES, Parameters, Stateful, Task
 from federation.types import Digest, ModelVersion, RunId
 from update_codec import Manifest, Vectors
 
-__all__ = ["EvaluationJob", "evaluation_event", "reason_of"]
+__all__ = ["NOTHING_EVALUATED", "EvaluationJob", "evaluation_event", "reason_of"]
+
+NOTHING_EVALUATED = "the task evaluates nothing on this node"
+"""The reason of a report without numbers where nothing has failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +32,7 @@ class EvaluationJob:
         state: What the node keeps for its task.
         inputs_digest: Names what the run's inputs mean; None where nobody has said it.
         inputs: That, where it has been heard.
+        uses: Whether the device is offered the model by what it comes to.
     """
 
     run: RunId
@@ -39,6 +43,7 @@ class EvaluationJob:
     state: Parameters = field(default_factory=dict)
     inputs_digest: Digest | None = None
     inputs: str | None = None
+    uses: bool = False
 
 
 def evaluation_event(task: Task, manifest: Manifest, job: EvaluationJob, clock: Clock) -> EvaluationFinished:
@@ -50,7 +55,7 @@ def evaluation_event(task: Task, manifest: Manifest, job: EvaluationJob, clock: 
         agree(task, job.inputs_digest, job.inputs)
         metrics = fit_metrics(task.evaluate(manifest.unflatten(job.model)))
         examples = _examples(metrics.pop(TEST_EXAMPLES, 1.0))
-        reason = "" if metrics else "the task evaluates nothing on this node"
+        reason = "" if metrics else NOTHING_EVALUATED
     except BaseException as error:  # noqa: BLE001 - even SystemExit from a user's task must not end the worker silently
         get_log("evaluation").warning("evaluation_failed", version=job.version, exc_info=error)
         metrics, examples = {}, 0

@@ -2,7 +2,9 @@
 
 import contextlib
 import math
+import os
 import queue
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -22,7 +24,7 @@ from edge_node.training.update import Delta, ResidualAging, Shared, difference, 
 from federation.errors import TaskError
 from federation.inputs import agree
 from federation.protocol.limits import EXAMPLES_MAX, fit_metrics, fit_text
-from federation.protocol.messages import RoundAnnouncement
+from federation.protocol.messages import EvaluationReport, RoundAnnouncement
 from federation.runtime.clock import Clock
 from federation.runtime.failpoint import failpoint
 from federation.runtime.log import get_log
@@ -35,6 +37,7 @@ from federation.types import NodeId, RoundId, update_id
 from update_codec import CodecSpec, Context, Manifest, ManifestError, SpecError, Vectors
 
 __all__ = [
+    "ModelOffer",
     "ThreadTrainer",
     "Trainer",
     "TrainingJob",
@@ -122,6 +125,10 @@ class TrainingJob:
     attempt: int | None = None
     inputs: str | None = None
     masking: Masking | None = None
+
+
+ModelOffer = Callable[[TrainingSetup, EvaluationJob, EvaluationReport], None]
+"""What the device makes of a model that was evaluated on it."""
 
 
 class Trainer(Protocol):
@@ -253,10 +260,22 @@ class ThreadTrainer:
         inbox: The driver's.
         clock: For durations.
         stall_s: A training that has not asked its stop flag for so long does not get on any more, in seconds.
+        nice: Added to the thread's priority number, so that other processes of the device go first (Linux).
+        offer: Gets each evaluated model that the device may use, on the worker's thread.
     """
 
-    def __init__(self, setup: TrainingSetup, inbox: Inbox, clock: Clock, *, stall_s: float = math.inf) -> None:
+    def __init__(
+        self,
+        setup: TrainingSetup,
+        inbox: Inbox,
+        clock: Clock,
+        *,
+        stall_s: float = math.inf,
+        nice: int = 0,
+        offer: ModelOffer | None = None,
+    ) -> None:
         self._setup, self._inbox, self._clock = setup, inbox, clock
+        self._nice, self._offer = nice, offer
         self._stall_s, self._sign_s, self._stalled = stall_s, math.inf, False
         self._log = get_log("training")
         self._jobs: queue.Queue[tuple[TrainingJob, threading.Event] | EvaluationJob | None] = queue.Queue(maxsize=1)
@@ -306,15 +325,29 @@ class ThreadTrainer:
         self._jobs.put_nowait(item)
 
     def _work(self) -> None:
+        if self._nice and sys.platform == "linux":
+            # There each thread has its own, and threads that it starts begin with it.
+            own = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + self._nice)
         while (item := self._jobs.get()) is not None:
             if isinstance(item, EvaluationJob):
-                event: object = evaluated(self._setup, item, self._clock)
+                event: object = self._evaluate(item)
             else:
                 event = self._run(*item)
             try:
                 self._inbox.put(InboxItem(event=event), timeout=POST_TIMEOUT_S)
             except queue.Full:
                 self._log.error("result_lost", result=type(event).__name__, why="the inbox stayed full")
+
+    def _evaluate(self, job: EvaluationJob) -> EvaluationFinished:
+        """The report waits until the device has the model: a node that leaves at the end of a run leaves after it."""
+        event = evaluated(self._setup, job, self._clock)
+        try:
+            if self._offer is not None and job.uses:
+                self._offer(self._setup, job, event.report)
+        except Exception:  # noqa: BLE001 - a user's task may raise anything, and training goes on
+            self._log.exception("model_not_taken", version=job.version)
+        return event
 
     def _run(self, job: TrainingJob, flag: threading.Event) -> TrainingFinished | TrainingFailed:
         announcement = job.announcement

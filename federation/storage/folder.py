@@ -22,6 +22,7 @@ __all__ = [
     "has_content",
     "lock",
     "lock_holder",
+    "point_link",
     "remedy_for",
     "replacing",
     "sync_folder",
@@ -228,6 +229,28 @@ def replacing(path: Path, *, durable: bool = True, mode: int | None = None) -> I
         raise
     if durable:
         sync_folder(path.parent)
+
+
+def point_link(link: Path, target: str) -> None:
+    """Let a symbolic link lead elsewhere, in one step that survives a power cut.
+
+    Args:
+        link: Which; made where it is missing.
+        target: Where to, seen from its folder.
+
+    Raises:
+        OSError: The disk is full or broken, or the file system has no links; the link leads where it did.
+    """
+    temporary = link.with_name(f".{link.name}.{os.getpid()}-{threading.get_ident()}{TEMPORARY}")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.symlink_to(target)
+        temporary.replace(link)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(link.parent)
 
 
 def _new_file(path: Path, mode: int | None) -> IO[bytes]:

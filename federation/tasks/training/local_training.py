@@ -255,7 +255,8 @@ class LocalTraining:
     def complete(self, parameters: Parameters) -> Parameters:
         """See `TorchTask.complete`."""
         with self.guarded(seed=0):
-            self.model.load(parameters)
+            on_a_node = self._task.context.node_index is not None
+            self.model.load(self._personal.join(parameters, self._task.kept) if on_a_node else parameters)
             return arrays_of(self.model.module)
 
     def export(self, parameters: Parameters, form: ProgramForm, notes: Mapping[str, str]) -> bytes:

@@ -74,7 +74,7 @@ class TorchTask(TorchTaskSpec):
             get_log("task").warning("inputs_not_taken", columns=open_columns, reason=str(error))
 
     def complete(self, parameters: Parameters) -> Parameters:
-        """The whole model: with what never changes, and second names.
+        """The whole model: with what never changes, second names, and on a node the layers that it keeps.
 
         Raises:
             TaskError: The parameters are not this model's.

@@ -19,12 +19,12 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from coordinator.artifacts.cli import BAR_CELLS, bar
-from coordinator.artifacts.export import export_model
-from coordinator.artifacts.metadata import ModelNotes, TaskSource, notes_of
+from coordinator.artifacts.export import TaskSource, export_model
 from coordinator.artifacts.plots.gallery import draw_answer
 from coordinator.artifacts.prediction import predict_with_file, predict_with_store
 from coordinator.cli import make_app
 from federation.errors import ConfigError, StorageError, TaskError
+from federation.model_notes import ModelNotes, notes_of
 from federation.picture import PictureInput
 from federation.task import ProgramForm
 from federation.tasks import TorchTask

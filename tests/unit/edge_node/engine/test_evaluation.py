@@ -326,3 +326,45 @@ def test_a_model_with_control_variates_is_evaluated_without_them_and_with_what_t
     assert task.kept.keys() == {"head"}
     plain = replace(job, model=setup.manifest.flatten({"point": arrays["point"]}), manifest_digest=b"")
     assert evaluated(setup, plain, Watch()).report.metrics == report.metrics
+
+
+# --- a device that uses the model -------------------------------------------------------------------------------------
+
+
+def test_a_device_that_uses_the_model_takes_every_version_and_reports_none_that_nobody_asked_for() -> None:
+    script = Script(holding(3), uses_model=True)
+    assert script.announce(replace(announcement(7, 3), cohort=NOBODY)) == ["evaluate 3"]
+    assert found(script, 3) == []
+    assert "subscribe 4/k0" in script.announce(replace(announcement(8, 4), cohort=NOBODY))
+
+
+def test_what_is_asked_for_later_is_evaluated_again_and_reported() -> None:
+    script = Script(holding(3), uses_model=True)
+    script.announce(replace(announcement(7, 3), cohort=NOBODY))
+    found(script, 3)
+    assert script.announce(asking(8, 3)) == ["evaluate 3"]
+    assert found(script, 3) == ["report 3: 12 examples"]
+
+
+def test_a_device_that_may_not_work_now_is_offered_the_version_later() -> None:
+    reasons: list[str | None] = ["power: on battery", None]
+    script = Script(holding(3), gate=lambda: reasons.pop(0), uses_model=True)
+    assert script.announce(replace(announcement(7, 3), cohort=NOBODY)) == []
+    assert script.wait() == ["evaluate 3"]
+    assert found(script, 3) == []
+    assert script.machine.deadline() is None
+
+
+def test_versions_are_offered_at_the_pace_that_flash_memory_stands_and_the_last_one_at_once() -> None:
+    script = Script(holding(3), uses_model=True, model_every_s=3_600.0)
+    script.announce(replace(announcement(7, 3), cohort=NOBODY))
+    found(script, 3)
+    assert script.announce(replace(announcement(8, 4), cohort=NOBODY)) == []
+    assert "subscribe 4/k0" in script.wait()
+    assert "subscribe 5/k0" in script.announce(replace(announcement(9, 5), cohort=NOBODY, final=True))
+
+
+def test_a_device_that_trains_is_offered_what_it_trains_from() -> None:
+    script = Script(holding(3), uses_model=True)
+    assert script.announce(announcement(7, 3)) == ["evaluate 3"]
+    assert found(script, 3) == ["train 7 from 3"]

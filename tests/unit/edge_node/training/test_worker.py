@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_node.engine.events import TrainingFailed, TrainingFinished
+from edge_node.engine.events import EvaluationFinished, TrainingFailed, TrainingFinished
 from edge_node.training import worker
 from edge_node.training.evaluation import EvaluationJob, evaluation_event
 from edge_node.training.update import EncodedUpdate, ResidualChange, encode_update
-from edge_node.training.worker import ThreadTrainer, TrainingJob, run_round, training_event
+from edge_node.training.worker import ThreadTrainer, TrainingJob, TrainingSetup, run_round, training_event
 from federation.errors import TaskError
 from federation.inputs import Inputs
 from federation.protocol.limits import METRICS_MAX
+from federation.protocol.messages import EvaluationReport
 from federation.runtime.clock import MonotonicClock
 from federation.runtime.transport import Inbox
 from federation.task import Array, Stop
@@ -304,3 +305,24 @@ def test_a_training_that_gives_no_sign_of_life_is_noticed_until_it_gives_one() -
     assert trainer.gets_on
     assert trainer.close(timeout_s=LIMIT_S)
     assert not trainer.gets_on  # a worker that has ended trains nothing
+
+
+def test_a_device_is_offered_what_was_evaluated_for_it_and_an_error_there_costs_nothing_else() -> None:
+    offered: list[int] = []
+
+    def offer(_setup: TrainingSetup, job: EvaluationJob, _report: EvaluationReport) -> None:
+        offered.append(job.version)
+        raise RuntimeError("a full disk, and more")
+
+    inbox: Inbox = queue.Queue()
+    trainer = ThreadTrainer(training_setup(), inbox, MonotonicClock(), nice=1, offer=offer)
+    try:
+        for version, uses in ((3, False), (4, True)):
+            digest = Digest(vectors().digest())
+            trainer.evaluate(
+                EvaluationJob(run=RUN, version=ModelVersion(version), digest=digest, model=vectors(), uses=uses)
+            )
+            assert isinstance(inbox.get(timeout=LIMIT_S).event, EvaluationFinished)
+    finally:
+        assert trainer.close(timeout_s=LIMIT_S)
+    assert offered == [4]

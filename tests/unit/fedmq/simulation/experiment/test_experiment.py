@@ -12,8 +12,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from coordinator.artifacts.export import export_model
-from coordinator.artifacts.metadata import TaskSource
+from coordinator.artifacts.export import TaskSource, export_model
 from coordinator.artifacts.plots.gallery import draw_run
 from coordinator.artifacts.plots.run import load_run
 from coordinator.cli import make_app

@@ -1,0 +1,1 @@
+"""The model on the device: written, adopted, rolled back, used."""

@@ -1,0 +1,154 @@
+"""``edge-node model``: what the device has of the model, and going back."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from federation.command_line import JsonOption, errors_told
+from federation.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edge_node.model.versions import Versions, Written
+
+__all__ = ["model_app"]
+
+PROGRAM = "edge-node"
+
+model_app = typer.Typer(no_args_is_help=True, help="The model on this device: its versions, and going back.")
+
+ConfigOption = Annotated[Path | None, typer.Option(help="TOML file, or the folder of edge-node join.", exists=True)]
+FolderOption = Annotated[Path | None, typer.Option(help="Folder of the model, instead of the configuration's.")]
+
+
+@model_app.command("list")
+@errors_told(PROGRAM)
+def list_versions(*, config: ConfigOption = None, folder: FolderOption = None, as_json: JsonOption = False) -> None:
+    """List the versions that are kept, the newest first, and whether each file is what was written.
+
+    \b
+    Examples:
+      edge-node model list --config node.toml
+      edge-node model list --folder /var/lib/pump/model --json
+    """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    versions = _versions(config, folder)
+    known, present = versions.all()[::-1], versions.present()
+    here = 0 if present is None else present.number
+    if as_json:
+        rows = [{**one.to_dict(), "present": one.number == here, "intact": versions.is_intact(one)} for one in known]
+        sys.stdout.write(json.dumps({"held": versions.held, "versions": rows}) + "\n")
+        return
+    if not known:
+        typer.echo(
+            f"{versions.folder} has no model yet: a node writes one when its coordinator has announced a version"
+        )
+        return
+    typer.echo("  version  written                    figure            file")
+    for one in known:
+        mark = "*" if one.number == here else " "
+        state = "" if versions.is_intact(one) else "   DAMAGED"
+        typer.echo(f"{mark} {one.notes.version:>7}  {one.written_at:<25}  {_figure(one):<16}  {one.file}{state}")
+    _tell_held(versions)
+
+
+@model_app.command()
+@errors_told(PROGRAM)
+def show(*, config: ConfigOption = None, folder: FolderOption = None, as_json: JsonOption = False) -> None:
+    """Show the present version: its file, what goes in and comes out, and who was told of it.
+
+    Exit code: 0 there is one, 3 there is none, or its note is damaged.
+    """
+    from edge_node.model.hooks import read_told  # noqa: PLC0415 - `--help` answers before numpy is loaded
+
+    versions = _versions(config, folder)
+    present, told = versions.present(), read_told(versions.folder)
+    if present is None or versions.file is None:
+        from federation.errors import StorageError  # noqa: PLC0415 - as above
+
+        raise StorageError(f"{versions.folder} has no model yet")
+    if as_json:
+        known = {**present.to_dict(), "path": str(versions.file), "held": versions.held, "told": told}
+        sys.stdout.write(json.dumps(known) + "\n")
+        return
+    typer.echo(f"version {present.notes.version} of {present.notes.task}, run {present.run}")
+    typer.echo(f"file     {versions.file} ({present.size_bytes} bytes, written {present.written_at})")
+    typer.echo(f"figure   {_figure(present) or 'this device has nothing to see it by'}")
+    for way, values in present.signature.items():
+        typer.echo(f"{way:<8} " + ", ".join(f"{one['name']} {one['type']}{one['shape']}" for one in values))
+    rule = present.notes.score
+    if rule is not None:
+        bar = "none" if rule.threshold is None else f"{rule.threshold:.6g}, {rule.threshold_from}"
+        typer.echo(f"windows  {rule.rows} rows of {', '.join(rule.window.columns)}; {rule.kind}, threshold {bar}")
+    _tell_hooks(told, present)
+    _tell_held(versions)
+
+
+@model_app.command()
+@errors_told(PROGRAM)
+def rollback(
+    *,
+    config: ConfigOption = None,
+    folder: FolderOption = None,
+    to: Annotated[int | None, typer.Option(help="Model version to go to. Default: the one before the present.")] = None,
+    hold: Annotated[bool, typer.Option(help="Take no newer version until edge-node model resume.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an earlier version the present one; the node may be running.
+
+    \b
+    Examples:
+      edge-node model rollback --config node.toml
+      edge-node model rollback --config node.toml --to 12 --no-hold
+    """  # noqa: D301 - as above
+    versions = _versions(config, folder)
+    chosen = versions.go_back(to, hold=hold)
+    if as_json:
+        sys.stdout.write(json.dumps({**chosen.to_dict(), "held": versions.held}) + "\n")
+        return
+    typer.echo(f"version {chosen.notes.version} is the present one; a running edge-node score takes it by itself")
+    _tell_held(versions)
+
+
+@model_app.command()
+@errors_told(PROGRAM)
+def resume(*, config: ConfigOption = None, folder: FolderOption = None, as_json: JsonOption = False) -> None:
+    """Take newer versions again after a rollback."""
+    versions = _versions(config, folder)
+    was = versions.resume()
+    if as_json:
+        sys.stdout.write(json.dumps({"held": None, "was_held": was}) + "\n")
+        return
+    typer.echo("newer versions are taken again" if was else "nothing was held")
+
+
+def _versions(config: Path | None, folder: Path | None) -> "Versions":
+    from edge_node.model.versions import Versions  # noqa: PLC0415 - `--help` answers before numpy is loaded
+
+    if folder is None and config is not None:
+        from edge_node.config import read_config  # noqa: PLC0415 - as above
+
+        folder = read_config(config, {}).model.folder
+    if folder is None:
+        problem = "name the folder: --folder, or --config with a [model] section that has folder"
+        raise ConfigError("model.folder", problem, source="command line")
+    return Versions(folder)
+
+
+def _figure(written: "Written") -> str:
+    return "" if written.figure is None else f"{written.figure.name} {written.figure.value:.5g}"
+
+
+def _tell_held(versions: "Versions") -> None:
+    if versions.held is not None:
+        typer.echo(f"held since {versions.held}: no newer version is taken until edge-node model resume")
+
+
+def _tell_hooks(told: Mapping[str, object], present: "Written") -> None:
+    hooks = told.get("hooks")
+    if not isinstance(hooks, dict) or told.get("number") != present.number:
+        return
+    for name, problem in hooks.items():
+        typer.echo(f"told     {name}: {problem or 'done'}")
