@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: zoo mutants jobs fuzz bench-containers bench-algorithms bench-large bench-privacy bench-page help setup demo broker test test-all test-container test-upgrade test-brokers check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet test-frameworks bench-flower
+.PHONY: demo-sensors bench-score zoo mutants jobs fuzz bench-containers bench-algorithms bench-large bench-privacy bench-page help setup demo broker test test-all test-container test-upgrade test-brokers check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet test-frameworks bench-flower
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -56,6 +56,9 @@ setup: $(STAMP) ## Create .venv with all pinned dependencies (make demo needs fe
 
 demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO_STAMP)) ## The main job: a broker, a coordinator and five nodes that train on handwritten digits
 	@$(BIN)/coordinator demo $(ARGS)
+
+demo-sensors: $(STAMP) ## Twelve pumps whose sensors speak MQTT: nodes take them in, learn together, and score
+	@$(BIN)/coordinator demo-sensors $(ARGS)
 
 broker: ## A Mosquitto container on this machine (docker or podman), until Ctrl-C
 	@deploy/containers/broker.sh
@@ -141,6 +144,9 @@ bench-fleet: $(STAMP) ## Updates per second with certificates, access rules and 
 
 mutants: $(STAMP) ## Planted bugs: does a test or a campaign catch each? Half an hour; ARGS="--only lease"
 	@$(BIN)/python -m benchmarks.mutants $(ARGS)
+
+bench-score: $(STAMP) ## From a row to its score while the same device trains: p50 and p99, with the bar
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.score_latency $(ARGS)
 
 bench-privacy: $(STAMP) ## What masks, noise and sealing cost and keep, with their bars (minutes)
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.privacy $(ARGS)

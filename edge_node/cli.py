@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edge_node.model.cli import model_app
+from edge_node.model.cli import model_app, predict, score
 from federation.command_line import (
     BrokerOption,
     DataOption,
@@ -39,6 +39,8 @@ app = typer.Typer(
 )
 
 app.add_typer(model_app, name="model")
+app.command()(errors_told(PROGRAM)(predict))
+app.command(epilog=EXIT_CODES)(errors_told(PROGRAM)(score))
 
 ConfigOption = Annotated[Path | None, typer.Option(help="TOML file, or the folder of edge-node join.", exists=True)]
 NodeOption = Annotated[str | None, typer.Option("--id", help="Name of this node: unique in the federation.")]

@@ -243,6 +243,8 @@ class ModelSection(Section):
     Attributes:
         folder: Where versions are written; ``current`` in it is the present one.
         form: ``onnx`` or ``pt2``, programs that run without the task's code, or ``safetensors``, its arrays.
+        program: ONNX file of this task's model, such as ``coordinator export`` writes: it is filled with each version's
+            numbers, so that this device needs nothing that traces programs. Only with ``onnx``.
         figure: By which of the task's numbers a version is judged; nothing is ``accuracy`` where there is one, else
             ``loss``.
         larger_is_better: Of that number; nothing: unless its name ends in ``loss``, ``error``, ``mse``, ``rmse`` or
@@ -260,6 +262,7 @@ class ModelSection(Section):
 
     folder: Path | None = None
     form: Literal["onnx", "pt2", "safetensors"] = "onnx"
+    program: Path | None = None
     figure: str | None = None
     larger_is_better: bool | None = None
     worse_max: Annotated[float, Field(ge=0)] = 0.05
@@ -269,6 +272,20 @@ class ModelSection(Section):
     topic: OwnTopic | None = None
     reload_unit: Annotated[str, Field(pattern=r"^[A-Za-z0-9:_.@\\-]{1,255}$")] | None = None
     hook_s: PositiveSeconds = 30.0
+
+
+class ScoreSection(Section):
+    """``[score]``: what ``edge-node score`` says of the windows of ``[data.mqtt]``, on the same broker.
+
+    Attributes:
+        topic: Where the newest score is said, retained; nothing is ``fedmq/FEDERATION/NODE/score``.
+        qos: 0 or 1.
+        home_assistant: Home Assistant's discovery prefix, such as ``homeassistant``; nothing announces nothing.
+    """
+
+    topic: OwnTopic | None = None
+    qos: Annotated[int, Field(ge=0, le=1)] = 0
+    home_assistant: OwnTopic | None = None
 
 
 class NodeConfig(Section):
@@ -286,6 +303,7 @@ class NodeConfig(Section):
     eligibility: EligibilitySection
     store: StoreSection
     model: ModelSection
+    score: ScoreSection
     log: LogSection
 
     @property

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from federation.command_line import JsonOption, errors_told
+from federation.command_line import JsonOption, LogJsonOption, errors_told
 from federation.errors import ConfigError
 
 if TYPE_CHECKING:
     from edge_node.model.versions import Versions, Written
 
-__all__ = ["model_app"]
+__all__ = ["model_app", "predict", "score"]
 
 PROGRAM = "edge-node"
 
@@ -122,6 +122,78 @@ def resume(*, config: ConfigOption = None, folder: FolderOption = None, as_json:
         sys.stdout.write(json.dumps({"held": None, "was_held": was}) + "\n")
         return
     typer.echo("newer versions are taken again" if was else "nothing was held")
+
+
+def predict(  # noqa: PLR0913 - one parameter per option is how the library declares them
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="CSV file; - or nothing is standard input.")
+    ] = None,
+    *,
+    model: Annotated[Path | None, typer.Option(help="FILE.onnx or FILE.safetensors.", exists=True)] = None,
+    config: ConfigOption = None,
+    folder: FolderOption = None,
+    row: Annotated[list[str] | None, typer.Option(help="One row: pressure=1.2,flow=30. Again for more.")] = None,
+    task: Annotated[str | None, typer.Option(help="The task, where a file holds arrays only.")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV instead of JSON lines.")] = False,
+) -> None:
+    """Ask a model about rows: of a file, of standard input, or given here; a line of JSON for each.
+
+    Columns are taken by name, others are left alone. A model of windows scores each row that ends one. The model is
+    the present one of the node's folder, or a file; ONNX Runtime (the extra 'score') runs ONNX programs without torch.
+
+    \b
+    Examples:
+      edge-node predict readings.csv --config node.toml
+      edge-node predict --model model.onnx --row pressure=1.2,flow=30
+      tail -n 100 log.csv | edge-node predict --folder /var/lib/pump/model --csv
+    """  # noqa: D301 - as above
+    from edge_node.model.prediction import predictions, read_rows, read_table, written  # noqa: PLC0415 - as above
+    from edge_node.model.runner import load_model  # noqa: PLC0415 - as above
+
+    path = model or _versions(config, folder).file
+    if path is None:
+        raise ConfigError("--model", "the folder has no model yet", source="command line")
+    if row and file is not None:
+        raise ConfigError("--row", "give rows or a file, not both", source="command line")
+    settings = None
+    if config is not None:
+        from edge_node.config import read_config  # noqa: PLC0415 - as above
+
+        settings = read_config(config, {}).task
+    name = task or (None if settings is None else settings.name)
+    asked = load_model(path, name, None if settings is None else settings.data)
+    rule = asked.notes.score
+    wanted = asked.notes.features if rule is None else rule.window.columns
+    if row:
+        table = read_rows(row)
+    elif file is None or str(file) == "-":
+        table = read_table(sys.stdin, wanted)
+    else:
+        try:
+            with file.open(encoding="utf-8", newline="") as stream:
+                table = read_table(stream, wanted)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError("FILE", f"{file} cannot be read: {error}", source="command line") from error
+    for line in written(predictions(asked, table), as_csv=as_csv):
+        sys.stdout.write(line + "\n")
+
+
+def score(*, config: ConfigOption = None, log_json: LogJsonOption = None) -> None:
+    """Score the windows of the live topics with the present model, and say each score on a topic, until stopped.
+
+    It runs beside edge-node run, as a process of its own, with the same configuration: topics from [data.mqtt], the
+    model from [model], where to say it from [score]. Another present version is taken by itself.
+
+    \b
+    Examples:
+      edge-node score --config node.toml
+    """  # noqa: D301 - as above
+    from edge_node.config import read_config  # noqa: PLC0415 - as above
+
+    settings = read_config(config, {"log.json": log_json})
+    from edge_node.model.service import run_score  # noqa: PLC0415 - as above
+
+    raise typer.Exit(run_score(settings))
 
 
 def _versions(config: Path | None, folder: Path | None) -> "Versions":

@@ -64,7 +64,7 @@ class ModelKeeper:
                 f"{self.label} cannot write {self.settings.form} (see federation.task.Exportable): use safetensors"
             )
             raise ConfigError("model.form", problem)
-        self._programs = Programs(task, ProgramForm(self.settings.form))
+        self._programs = Programs(task, ProgramForm(self.settings.form), self.settings.program)
 
     def offer(self, setup: TrainingSetup, job: EvaluationJob, report: EvaluationReport) -> None:
         """A version was evaluated: take it, or say why not."""

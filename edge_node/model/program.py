@@ -8,6 +8,7 @@ A model of which that is not so is traced each time.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,13 @@ class Programs:
     Attributes:
         task: Whose.
         form: As what.
+        given: ONNX file of this model that was written elsewhere: it is filled, and nothing is traced here.
         traced: How often the task itself has written one.
     """
 
     task: Exportable
     form: ProgramForm
+    given: Path | None = None
     traced: int = 0
     _template: bytes | None = None
     _in_it: Parameters = field(default_factory=dict)
@@ -48,6 +51,8 @@ class Programs:
         """
         if self.form is not ProgramForm.ONNX:
             return self._trace(parameters, notes)
+        if self.given is not None:
+            return _refilled(self.given, parameters, notes)
         filled, changed = None, _changed(self._in_it, parameters)
         if self._template is not None and self._fills:
             filled = _filled(self._template, self._in_it, parameters, changed, notes)
@@ -90,6 +95,30 @@ def _filled(
         if place.raw_data != former.tobytes() or former.shape != array.shape:
             return None
         place.raw_data = array.tobytes()
+    _put_notes(model, notes)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _refilled(path: Path, parameters: Parameters, notes: Mapping[str, str]) -> bytes:
+    """A program from elsewhere with these numbers.
+
+    Raises:
+        TaskError: It cannot be read, or a parameter has no place of its own in it.
+    """
+    try:
+        model = _onnx().load_from_string(path.read_bytes())
+    except Exception as error:  # the package lets protobuf's own errors through
+        raise TaskError(f"model.program {path} cannot be read as ONNX: {error}") from error
+    numbers = _onnx().numpy_helper
+    places = {each.name: each for each in model.graph.initializer}
+    for name, array in parameters.items():
+        place, wanted = places.get(name), np.asarray(array)
+        held = None if place is None else numbers.to_array(place)
+        if place is None or held is None or (held.shape, held.dtype) != (wanted.shape, wanted.dtype):
+            problem = f"model.program {path} has no place for {name} {list(wanted.shape)}"
+            raise TaskError(f"{problem}: export it from this task, or leave model.program out")
+        place.CopyFrom(numbers.from_array(np.ascontiguousarray(wanted).reshape(wanted.shape), name))
     _put_notes(model, notes)
     content: bytes = model.SerializeToString()
     return content

@@ -15,6 +15,7 @@ MAY_READ_IT = {
     "edge_node/storage/sqlite_store.py": "how many days an update has waited, before its run gives way to newer ones",
     "edge_node/cli.py": "how old readings are, for a person",
     "edge_node/readings/running.py": "when a reading came that says no time of its own",
+    "edge_node/model/service.py": "when a reading came that says no time of its own",
     "edge_node/model/versions.py": "when a model was written, for a person",
     "edge_node/setup/doctor.py": "certificates, and whether the clock was ever set",
     "edge_node/setup/join.py": "certificates",

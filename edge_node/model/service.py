@@ -1,0 +1,321 @@
+"""``edge-node score``: windows from the live topics, through the present model, to a score on a topic.
+
+A process of its own: what the agent trains cannot hold a score up, and what hangs here cannot cost an update. A thread
+looks for another present version and opens it; only when it is ready it takes the place of the former.
+"""
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_node.config import NodeConfig
+from edge_node.model.live_rows import LiveRows
+from edge_node.model.runner import Answering, load_model
+from edge_node.model.saying import OFFLINE, ONLINE, Said, ScoreTopics, discovery, state_of
+from edge_node.model.versions import CURRENT, Versions
+from edge_node.readings.settings import MqttSection, topic_map
+from edge_node.readings.topics import Reading
+from federation.config import broker_address
+from federation.errors import ConfigError, FederationError, TaskError, TransportError
+from federation.runtime.log import configure_log, get_log
+from federation.runtime.mqtt import MqttTransport
+from federation.runtime.session import SessionSettings
+from federation.runtime.signals import StopSignals
+from federation.runtime.supervision import Supervision
+from federation.runtime.transport import (
+    INBOX_ITEMS_MAX,
+    Inbox,
+    MessageReceived,
+    TransportConnected,
+    TransportFailed,
+    Will,
+)
+from federation.tasks.sensors.rules import ScoreRule
+
+__all__ = ["Loaded", "ModelWatch", "Scorer", "run_score"]
+
+LOOK_S = 0.5
+"""How often another present version is looked for, in seconds."""
+
+EARLY_MAX = 20_000
+"""Readings that are kept until there is a model: its first window need not wait for as many rows."""
+
+FLUSH_S = 2.0
+SESSION_S = 0
+"""What was said while nobody scored is not scored later: the agent's own session keeps it for training."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    """Somebody asks for an orderly end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that is open.
+
+    Attributes:
+        model: It.
+        rule: How its answers become scores.
+        number: Its place on this device.
+    """
+
+    model: Answering
+    rule: ScoreRule
+    number: int
+
+
+class Scorer:
+    """From readings to what is said of them. Pure, but for the model that it asks.
+
+    Attributes:
+        late: Readings that came too late for their row.
+        failed: Windows that the model could not answer.
+    """
+
+    def __init__(self) -> None:
+        self.late = self.failed = 0
+        self._loaded: Loaded | None = None
+        self._rows: LiveRows | None = None
+        self._early: deque[Reading] = deque(maxlen=EARLY_MAX)
+
+    def use(self, loaded: Loaded) -> None:
+        """Ask this model from now on; rows that are there stay where it takes the same windows."""
+        before = self._loaded
+        if before is None or (before.rule.window, before.rule.rows) != (loaded.rule.window, loaded.rule.rows):
+            self._rows = LiveRows(loaded.rule.window, loaded.rule.rows)
+            self._rows.add(self._early)  # nobody asks for the scores of what is past
+            self._early.clear()
+        self._loaded = loaded
+
+    def scores(self, readings: list[Reading]) -> list[tuple[Said, Loaded]]:
+        """What these readings come to.
+
+        Raises:
+            TaskError: The model cannot answer.
+        """
+        loaded, rows = self._loaded, self._rows
+        if loaded is None or rows is None:
+            self._early.extend(readings)
+            return []
+        found = rows.add(readings)
+        self.late = rows.late
+        return [(self._said(loaded, when, window), loaded) for when, window in found]
+
+    def _said(self, loaded: Loaded, when: float, window: NDArray[np.float32]) -> Said:
+        rule, given = loaded.rule, window[None]
+        try:
+            answer = loaded.model.ask(rule.inputs(given))
+            scores = rule.scores_of(answer, given)
+        except TaskError:
+            self.failed += 1
+            raise
+        return Said(
+            time=when,
+            score=float(scores[0]),
+            threshold=rule.threshold,
+            anomaly=bool(rule.alarms(scores)[0]),
+            answer=rule.classes[int(rule.answers(answer)[0])] if rule.classes else None,
+            number=loaded.number,
+        )
+
+
+class ModelWatch:
+    """Opens the present version whenever it is another one, on a thread of its own.
+
+    Args:
+        versions: The folder.
+        open_model: Opens the model in a version's folder.
+    """
+
+    def __init__(self, versions: Versions, open_model: Callable[[Versions], Loaded]) -> None:
+        self._versions, self._open = versions, open_model
+        self._log = get_log("score")
+        self._ended = threading.Event()
+        self._ready: queue.SimpleQueue[Loaded] = queue.SimpleQueue()
+        self._known: Path | None = None
+        self._thread = threading.Thread(target=self._work, name="model-watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def newest(self) -> Loaded | None:
+        """What has been opened since it was asked last; None is nothing new."""
+        found = None
+        while not self._ready.empty():
+            found = self._ready.get()
+        return found
+
+    def close(self) -> None:
+        """End."""
+        self._ended.set()
+        self._thread.join(FLUSH_S)
+
+    def look(self) -> None:
+        """Open the present version, where it is another one than the last time."""
+        try:
+            here = (self._versions.folder / CURRENT).readlink()
+        except OSError:
+            return
+        if here == self._known:
+            return
+        self._known = here
+        try:
+            loaded = self._open(self._versions)
+        except FederationError as error:
+            self._log.error("model_not_opened", place=str(here), reason=str(error))
+            return
+        self._log.info("model_opened", version=loaded.model.notes.version, number=loaded.number)
+        self._ready.put(loaded)
+
+    def _work(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self.look()
+            except Exception:  # noqa: BLE001 - whatever a damaged file makes a library raise: the former model goes on
+                self._log.exception("model_not_opened")
+            self._ended.wait(LOOK_S)
+
+
+def open_present(versions: Versions, config: NodeConfig) -> Loaded:
+    """Open the present version.
+
+    Raises:
+        ConfigError: It scores nothing, or cannot be run here.
+        StorageError: It is damaged.
+        TaskError: Its task cannot be built.
+    """
+    written = versions.present()
+    if written is None:
+        raise ConfigError("model.folder", f"{versions.folder} has no model yet")
+    # By its own folder: the link may lead elsewhere in the next moment.
+    model = load_model(versions.path_of(written), config.task.name, config.task.data)
+    rule = written.notes.score
+    if rule is None:
+        raise ConfigError("model.folder", f"the model of {written.notes.task} scores no windows (see sensors.md)")
+    return Loaded(model, rule, written.number)
+
+
+def run_score(config: NodeConfig) -> int:
+    """Score until stopped; returns the exit code.
+
+    Raises:
+        ConfigError: A setting is missing or wrong.
+        TransportError: The broker cannot be used.
+    """
+    configure_log(json=config.log.as_json, level=config.log.level)
+    source = config.data.mqtt
+    if source is None:
+        raise ConfigError("data.mqtt", "scores are made of topics: name them under [data.mqtt] (sensors.md)")
+    if config.model.folder is None:
+        raise ConfigError("model.folder", "name the folder of the model that [model] writes")
+    topics = ScoreTopics.of(config.score.topic or f"fedmq/{config.federation.id}/{config.node.id}/score")
+    inbox: Inbox = queue.Queue(INBOX_ITEMS_MAX)
+    transport = _transport(config, source, topics, inbox)
+    versions = Versions(config.model.folder)
+    watch = ModelWatch(versions, lambda of: open_present(of, config))
+    service = ScoreService(config, source, topics, transport, watch)
+    with StopSignals(inbox, _Stop()) as signals:
+        watch.start()
+        transport.open()
+        get_log("score").info("score_started", node=config.node.id, topic=topics.state)
+        with Supervision(inbox, lambda: transport.alive) as supervision:
+            translate = supervision.watching(lambda event: event)
+            while service.turn(inbox, translate):
+                pass
+        watch.close()
+        transport.publish(topics.availability, OFFLINE, retain=True)
+        transport.close(timeout_s=FLUSH_S)
+    return signals.exit_code
+
+
+def _transport(config: NodeConfig, source: MqttSection, topics: ScoreTopics, inbox: Inbox) -> MqttTransport:
+    session = SessionSettings(
+        client_id=f"{source.client_id or f'{config.federation.id}.{config.node.id}'}.score",
+        session_expiry_s=SESSION_S,
+        keepalive_s=source.keepalive_s,
+        receive_max=source.window,
+        connection="data",
+        perishable=topics.state,
+    )
+    will = source.limits.will(Will(topic=topics.availability, payload=OFFLINE, delay_s=5))
+    transport = MqttTransport(broker_address(source), source.limits.session(session), inbox, will=will)
+    for topic_filter in topic_map(source).filters:
+        transport.subscribe(topic_filter, qos=0)
+    return transport
+
+
+class ScoreService:
+    """One turn after the other: an event of the broker, or nothing for a moment."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        source: MqttSection,
+        topics: ScoreTopics,
+        transport: MqttTransport,
+        watch: ModelWatch,
+    ) -> None:
+        self._config, self._topics, self._transport, self._watch = config, topics, transport, watch
+        self._map, self._scorer, self._log = topic_map(source), Scorer(), get_log("score")
+        self._announced: bool | None = None
+        self._complaint = ""
+
+    def turn(self, inbox: Inbox, translate: Callable[[object], object]) -> bool:
+        """Wait for one thing; False is the end.
+
+        Raises:
+            TransportError: The broker cannot be used.
+        """
+        try:
+            item = inbox.get(timeout=LOOK_S)
+        except queue.Empty:
+            self._renew()
+            return True
+        self._renew()
+        match translate(item.event):
+            case MessageReceived() as message:
+                self._hear(message)
+            case TransportConnected():
+                self._transport.publish(self._topics.availability, ONLINE, retain=True)
+            case TransportFailed() as failed:
+                raise TransportError(failed.reason)
+            case _Stop():
+                return False
+            case _:
+                pass
+        item.acknowledge()
+        return True
+
+    def _renew(self) -> None:
+        loaded = self._watch.newest()
+        if loaded is None:
+            return
+        self._scorer.use(loaded)
+        prefix, classes = self._config.score.home_assistant, bool(loaded.rule.classes)
+        if prefix is not None and self._announced is not classes:
+            self._announced = classes
+            node, federation = self._config.node.id, self._config.federation.id
+            for topic, body in discovery(prefix, federation, node, self._topics, classes=classes).items():
+                self._transport.publish(topic, body, retain=True)
+
+    def _hear(self, message: MessageReceived) -> None:
+        readings, _ = self._map.readings(message.topic, message.payload, arrived=time.time(), retained=message.retained)
+        try:
+            for said, loaded in self._scorer.scores(readings):
+                self._transport.publish(
+                    self._topics.state, state_of(said, loaded.model.notes), qos=self._config.score.qos, retain=True
+                )
+            self._complaint = ""
+        except TaskError as error:
+            if str(error) != self._complaint:  # once: the next window will hardly be another
+                self._complaint = str(error)
+                self._log.error("score_failed", reason=self._complaint)
