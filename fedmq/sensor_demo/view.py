@@ -15,8 +15,8 @@ from fedmq.sensor_demo.replay import delays
 
 __all__ = ["Board", "LiveView", "PlainView", "View"]
 
-SPARK = 22
-"""Scores in a row: one for each `ROWS_PER_BLOCK` rows, the greatest of them."""
+SPARK = 30
+"""Blocks in a row: one for each `ROWS_PER_BLOCK` rows, as high as the mean of their scores."""
 
 ROWS_PER_BLOCK = 25
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -98,9 +98,9 @@ def drawn(board: Board) -> Group:
     head = Text(f"{board.phase}", style="bold")
     head.append(f"  version {board.version}  {time.monotonic() - board.began:.0f} s", style="dim")
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), expand=False)
-    for name, width in (("pump", 8), ("readings of", 10), ("rows", 5), ("score over time", SPARK), ("/bar", 5)):
+    for name, width in (("pump", 8), ("source", 10), ("rows", 5), ("score over time", SPARK), ("/bar", 5)):
         table.add_column(name, width=width, no_wrap=True, justify="right" if name in {"rows", "/bar"} else "left")
-    table.add_column("", width=18, no_wrap=True)
+    table.add_column("", width=13, no_wrap=True)
     for story in stories:
         table.add_row(
             story.pump.name,
@@ -111,22 +111,22 @@ def drawn(board: Board) -> Group:
             state(story),
         )
     late = percentile(delays(list(stories)), 99)
-    foot = "score above 1.00 of its bar is an alarm; the pump's own words: "
-    foot += "scores not yet" if late is None else f"row in, score out: p99 {late:.0f} ms"
+    foot = "above 1.00 of its bar a score is an alarm; row in, score out: "
+    foot += "not yet" if late is None else f"p99 {late:.0f} ms"
     news = [Text(line[:79], style="cyan", no_wrap=True) for line in board.news[-NEWS:]]
-    return Group(head, table, Text(foot.replace("; the pump's own words", ""), style="dim"), *news)
+    return Group(head, table, Text(foot, style="dim"), *news)
 
 
 def spark(story: PumpStory) -> Text:
-    """The newest scores as blocks: half of the height is the threshold; red above it."""
-    found: dict[int, float] = {}
+    """The newest scores as blocks, half as high at the threshold: red where all are above it, yellow where some are."""
+    found: dict[int, list[float]] = {}
     for row, ratio in list(story.ratios.items()):
-        block = row // ROWS_PER_BLOCK
-        found[block] = max(found.get(block, 0.0), ratio)
+        found.setdefault(row // ROWS_PER_BLOCK, []).append(ratio)
     text = Text()
     for block in sorted(found)[-SPARK:]:
-        height = min(len(BLOCKS) - 1, int(found[block] * len(BLOCKS) / 2))
-        text.append(BLOCKS[height], style="red" if found[block] > 1 else "green")
+        ratios = found[block]
+        height = min(len(BLOCKS) - 1, int(sum(ratios) / len(ratios) * len(BLOCKS) / 2))
+        text.append(BLOCKS[height], style="red" if min(ratios) > 1 else "yellow" if max(ratios) > 1 else "green")
     return text
 
 
