@@ -3,7 +3,7 @@
 A device is one core (``taskset``): on it run the node, which trains without a pause, and the score service. A broker,
 the coordinator and the sensors are on the others. The same rows are scored again with nothing to train.
 
-    python -m benchmarks.score_latency [--rows 1500] [--rate 20] [--json]
+    python -m benchmarks.score_latency [--rows 1500] [--rate 20] [--nice 19] [--json]
 """
 
 import argparse
@@ -65,6 +65,8 @@ url = "{url}"
 name = "{task}"
 [store]
 folder = "{folder}/state"
+[training]
+nice = {nice}
 [data]
 flush_s = 1.0
 report = false
@@ -153,13 +155,13 @@ def waited(over: Callable[[], bool], what: str) -> None:
         time.sleep(0.1)
 
 
-def run(rows: int, rate: float, folder: Path) -> Mapping[str, object]:
+def run(rows: int, rate: float, nice: int, folder: Path) -> Mapping[str, object]:
     """Measure with and without training."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     core = cores[0] if len(cores) > 1 else None
     with LocalBroker() as broker:
         columns = ", ".join(f'{name} = "{name}"' for name in COLUMNS)
-        texts = {"url": broker.url, "folder": folder, "task": TASK, "columns": columns}
+        texts = {"url": broker.url, "folder": folder, "task": TASK, "columns": columns, "nice": nice}
         (folder / "node.toml").write_text(NODE.format(**texts))
         (folder / "coordinator.toml").write_text(COORDINATOR.format(**texts))
         node_log = folder / "node.log"
@@ -203,11 +205,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="From a row to its score, while the same device trains.")
     parser.add_argument("--rows", type=int, default=1_500)
     parser.add_argument("--rate", type=float, default=20.0, help="rows a second")
+    parser.add_argument("--nice", type=int, default=19, help="the node's training.nice")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     configure_log(json=False, level="critical")
     with tempfile.TemporaryDirectory(prefix="fedmq-score-") as folder:
-        result = run(options.rows, options.rate, Path(folder))
+        result = run(options.rows, options.rate, options.nice, Path(folder))
     training = result["training"]
     met = isinstance(training, dict) and training["p99_ms"] <= BAR_MS
     if options.json:

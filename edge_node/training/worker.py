@@ -48,6 +48,9 @@ __all__ = [
     "training_event",
 ]
 
+NICE_IDLE = 19
+"""From here on the thread runs only when nobody else wants the core."""
+
 POST_TIMEOUT_S = 60.0
 """How long a result waits for a place in the inbox: a driver that takes nothing for this long is dead, in seconds."""
 
@@ -329,6 +332,9 @@ class ThreadTrainer:
             # There each thread has its own, and threads that it starts begin with it.
             own = threading.get_native_id()
             os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + self._nice)
+            if self._nice >= NICE_IDLE:
+                # Whoever wakes up takes the core at once, and need not wait for the end of a time slice.
+                os.sched_setscheduler(own, os.SCHED_IDLE, os.sched_param(0))
         while (item := self._jobs.get()) is not None:
             if isinstance(item, EvaluationJob):
                 event: object = self._evaluate(item)
