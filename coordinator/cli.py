@@ -34,7 +34,7 @@ is wrong, 3 the store is in use, lost, or cannot be written, 4 the broker cannot
 
 LAZY_COMMANDS: LazyCommands = {
     "demo": ("fedmq.demo.cli", "demo", "A whole federation on this machine: broker, coordinator, nodes."),
-    "demo-sensors": ("fedmq.sensor_demo.cli", "demo_sensors", "Pumps whose sensors speak MQTT: learn, and score."),
+    "demo-sensors": ("fedmq.demo.sensors.cli", "demo_sensors", "Pumps whose sensors speak MQTT: learn, and score."),
     "audit": ("fedmq.audit.cli", "audit_command", "Check the stores of a stopped federation: I1 to I9, P1 to P5."),
     "backup": ("coordinator.backup.cli", "backup", "Write a run to one file, while its coordinator runs."),
     "restore": ("coordinator.backup.cli", "restore", "Make a state folder from a backup; nodes obey it at once."),

@@ -18,7 +18,7 @@ PROGRAM = "fedmq"
 
 COMMANDS: LazyCommands = {
     "demo": ("fedmq.demo.cli", "demo", "A whole federation on this machine: broker, coordinator, nodes."),
-    "demo-sensors": ("fedmq.sensor_demo.cli", "demo_sensors", "Pumps whose sensors speak MQTT: learn, and score."),
+    "demo-sensors": ("fedmq.demo.sensors.cli", "demo_sensors", "Pumps whose sensors speak MQTT: learn, and score."),
     "simulate": ("fedmq.simulation.cli", "simulate", "A whole fleet in virtual time, without a broker."),
     "audit": ("fedmq.audit.cli", "audit_command", "Check the stores of a stopped federation: I1 to I9, P1 to P5."),
     "new": ("fedmq.new.project", "new", "Begin a project of your own: task, settings, README and a test."),

@@ -31,7 +31,7 @@ ABOVE_THE_COORDINATOR = {
     "analyze": "fedmq.statistics.cli",
     "alerts": "fedmq.alerts.cli",
     "demo": "fedmq.demo.cli",
-    "demo-sensors": "fedmq.sensor_demo.cli",
+    "demo-sensors": "fedmq.demo.sensors.cli",
     "audit": "fedmq.audit.cli",
     "serve": "fedmq.page.cli",
     "simulate": "fedmq.simulation.cli",

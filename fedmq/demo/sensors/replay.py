@@ -11,9 +11,9 @@ from federation.runtime.address import parse_broker_url
 from federation.runtime.mqtt import MqttTransport
 from federation.runtime.session import SessionSettings
 from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox, MessageReceived
-from fedmq.sensor_demo.figures import PumpStory
-from fedmq.sensor_demo.plan import EPOCH_S, SensorPlan
-from fedmq.sensor_demo.pumps import COLUMNS
+from fedmq.demo.sensors.figures import PumpStory
+from fedmq.demo.sensors.plan import EPOCH_S, SensorPlan
+from fedmq.demo.sensors.pumps import COLUMNS
 
 __all__ = ["Replay"]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edge_node.storage.reading_store import read_readings
 from federation.errors import StorageError
 from federation.tasks.sensors.rules import point_scores
-from fedmq.sensor_demo.pumps import COLUMNS, Pump
+from fedmq.demo.sensors.pumps import COLUMNS, Pump
 
 __all__ = ["Alarms", "PumpStory", "counted", "judge", "percentile"]
 

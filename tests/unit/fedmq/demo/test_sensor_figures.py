@@ -9,10 +9,10 @@ from rich.console import Console
 
 from edge_node.storage.reading_store import Block, ReadingStore
 from federation.errors import ConfigError
-from fedmq.sensor_demo.figures import PumpStory, counted, judge, percentile
-from fedmq.sensor_demo.plan import EPOCH_S, SensorPlan, coordinator_toml, node_toml
-from fedmq.sensor_demo.pumps import COLUMNS, NORMAL_ROWS, Pump, load_pumps
-from fedmq.sensor_demo.view import Board, drawn
+from fedmq.demo.sensors.figures import PumpStory, counted, judge, percentile
+from fedmq.demo.sensors.plan import EPOCH_S, SensorPlan, coordinator_toml, node_toml
+from fedmq.demo.sensors.pumps import COLUMNS, NORMAL_ROWS, Pump, load_pumps
+from fedmq.demo.sensors.view import Board, drawn
 
 
 def story(ratios: dict[int, float], faulty: list[int], rows: int = 8) -> PumpStory:

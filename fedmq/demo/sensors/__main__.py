@@ -1,4 +1,4 @@
-"""Writes the ONNX program that all nodes of the demo fill: ``python -m fedmq.sensor_demo FILE``.
+"""Writes the ONNX program that all nodes of the demo fill: ``python -m fedmq.demo.sensors FILE``.
 
 Twelve tracings at once, of one program, would take most of a short demo's time on two cores.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 from federation.storage.folder import write_file
 from federation.task import Exportable, ProgramForm, TaskContext
 from federation.tasks.registry import load_task
-from fedmq.sensor_demo.plan import TASK
+from fedmq.demo.sensors.plan import TASK
 
 __all__ = ["main"]
 

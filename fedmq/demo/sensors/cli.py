@@ -11,9 +11,9 @@ from rich.console import Console
 
 from federation.runtime.log import configure_log
 from fedmq.demo.processes import Fleet
-from fedmq.sensor_demo.plan import SensorPlan
-from fedmq.sensor_demo.run import SensorDemo, SensorDemoFailed, stories_of, work_folder
-from fedmq.sensor_demo.view import Board, LiveView, PlainView, View, drawn
+from fedmq.demo.sensors.plan import SensorPlan
+from fedmq.demo.sensors.run import SensorDemo, SensorDemoFailed, stories_of, work_folder
+from fedmq.demo.sensors.view import Board, LiveView, PlainView, View, drawn
 
 __all__ = ["demo_sensors"]
 

@@ -17,11 +17,11 @@ from federation.errors import FederationError, StorageError
 from federation.runtime.local_broker import LocalBroker
 from fedmq.demo.fork_server import ForkServer
 from fedmq.demo.processes import Exited, Fleet, Line
-from fedmq.sensor_demo.figures import PumpStory, counted, judge, percentile
-from fedmq.sensor_demo.plan import EPOCH_S, WINDOW, SensorPlan, coordinator_toml, node_toml
-from fedmq.sensor_demo.pumps import COLUMNS, NORMAL_ROWS, load_pumps
-from fedmq.sensor_demo.replay import Replay, delays
-from fedmq.sensor_demo.view import Board, View
+from fedmq.demo.sensors.figures import PumpStory, counted, judge, percentile
+from fedmq.demo.sensors.plan import EPOCH_S, WINDOW, SensorPlan, coordinator_toml, node_toml
+from fedmq.demo.sensors.pumps import COLUMNS, NORMAL_ROWS, load_pumps
+from fedmq.demo.sensors.replay import Replay, delays
+from fedmq.demo.sensors.view import Board, View
 
 __all__ = ["SensorDemo", "SensorDemoFailed"]
 
@@ -209,7 +209,7 @@ class SensorDemo:
 
     def _start(self, url: str) -> None:
         program = self.folder / "program.onnx"
-        self.fleet.start("program", "fedmq.sensor_demo", [str(program)])
+        self.fleet.start("program", "fedmq.demo.sensors", [str(program)])
         for name in self.board.stories:
             settings = self.folder / f"{name}.toml"
             settings.write_text(node_toml(self.plan, url, self.folder, name, program))

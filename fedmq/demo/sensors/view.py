@@ -10,8 +10,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fedmq.sensor_demo.figures import PumpStory, percentile
-from fedmq.sensor_demo.replay import delays
+from fedmq.demo.sensors.figures import PumpStory, percentile
+from fedmq.demo.sensors.replay import delays
 
 __all__ = ["Board", "LiveView", "PlainView", "View"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from federation.errors import ConfigError
-from fedmq.sensor_demo.pumps import COLUMNS, NORMAL_ROWS
+from fedmq.demo.sensors.pumps import COLUMNS, NORMAL_ROWS
 
 __all__ = ["SensorPlan", "coordinator_toml", "node_toml"]
 
