@@ -30,7 +30,7 @@ from federation.types import RunId, UpdateId
 from update_codec import CodecSpec, DeviceUpdate, Manifest, NonFiniteError
 from update_codec.masking import MaskedSum, masked, read_masked
 
-__all__ = ["Learnt", "MaskedUpdate", "Masking", "mask_update", "unmasked"]
+__all__ = ["Learnt", "MaskedFrame", "MaskedUpdate", "Masking", "mask_update", "masked_frame", "unmasked"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,20 +82,28 @@ class Learnt:
     share: float = 1.0
 
 
-def mask_update(
-    learnt: Learnt, announcement: RoundAnnouncement, update: UpdateId, manifest: Manifest, masking: Masking
-) -> MaskedUpdate:
-    """Make a masked update; nothing but random numbers and sealed boxes leaves.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedFrame:
+    """A masked update without what goes to the helpers: its frame, and what it did to the residual."""
+
+    frame: bytes
+    change: ResidualChange
+
+
+def masked_frame(
+    learnt: Learnt, announcement: RoundAnnouncement, update: UpdateId, manifest: Manifest, seeds: Sequence[bytes]
+) -> MaskedFrame:
+    """Weigh, round and hide what was learnt.
 
     Args:
         learnt: What training has made.
         announcement: What is asked for, with its terms.
         update: The update's id.
         manifest: Of the model.
-        masking: Keys, randomness and signature.
+        seeds: One for each class of helpers; a simulation may take none, and hides nothing.
 
     Raises:
-        TaskError: The terms are not for this model, a value is not finite, or a helper's key is none.
+        TaskError: The terms are not for this model, or a value is not finite.
     """
     terms = announcement.privacy
     if terms is None or terms.dimension != manifest.parameter_count:
@@ -114,16 +122,38 @@ def mask_update(
         length=_length(weighted, added),
         statistics=learnt.delta.statistics,
     )
-    seeds = [masking.draw(SEED_BYTES) for _ in classes(terms.count, terms.threshold)]
     total = _total(terms, found.integers, values, seeds, (announcement.run, update))
     frame = total.frame(manifest, step=terms.step, spec=CodecSpec.parse(announcement.codec))
+    return MaskedFrame(frame=frame, change=ResidualChange(used=learnt.residual, left=found.residual))
+
+
+def mask_update(
+    learnt: Learnt, announcement: RoundAnnouncement, update: UpdateId, manifest: Manifest, masking: Masking
+) -> MaskedUpdate:
+    """Make a masked update; nothing but random numbers and sealed boxes leaves.
+
+    Args:
+        learnt: What training has made.
+        announcement: What is asked for, with its terms.
+        update: The update's id.
+        manifest: Of the model.
+        masking: Keys, randomness and signature.
+
+    Raises:
+        TaskError: The terms are not for this model, a value is not finite, or a helper's key is none.
+    """
+    terms = announcement.privacy
+    if terms is None:
+        raise TaskError("the announced terms of masks are not for this model")
+    seeds = [masking.draw(SEED_BYTES) for _ in classes(terms.count, terms.threshold)]
+    made = masked_frame(learnt, announcement, update, manifest, seeds)
     ticket = Ticket(
         run=announcement.run,
         update=update,
         base_version=announcement.model.version,
         base_digest=announcement.model.digest,
         terms=terms_digest(terms),
-        payload_digest=payload_digest(frame),
+        payload_digest=payload_digest(made.frame),
         boxes=(),
     )
     try:
@@ -131,7 +161,7 @@ def mask_update(
     except (BadSeal, ValueError) as error:
         raise TaskError(f"helpers: {error}") from error
     offer = MaskedOffer(ticket=masking.sign(ticket), boxes=boxes, seeds=b"".join(seeds))
-    return MaskedUpdate(frame=frame, change=ResidualChange(used=learnt.residual, left=found.residual), offer=offer)
+    return MaskedUpdate(frame=made.frame, change=made.change, offer=offer)
 
 
 def unmasked(frame: bytes, manifest: Manifest, seeds: bytes, owner: tuple[RunId, UpdateId]) -> NDArray[np.float32]:

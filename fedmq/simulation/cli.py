@@ -70,6 +70,8 @@ def simulate(  # noqa: PLR0913 - one parameter per option of the command line
     keep: Annotated[
         Path | None, typer.Option(help="With --train: keep the state in this new folder, for export, plot, status.")
     ] = None,
+    helpers: Annotated[int, typer.Option(help="With --train: masked sums over so many helpers; 0 masks nothing.")] = 0,
+    masks: Annotated[bool, typer.Option(help="Mask for real; without, the same sums come out sooner.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
 ) -> None:
     """Run both machines in virtual time, without a broker: the same code as in production, hours in seconds.
@@ -88,6 +90,7 @@ def simulate(  # noqa: PLR0913 - one parameter per option of the command line
     Examples:
       coordinator simulate --nodes 1000 --rounds 100
       coordinator simulate --train --task mnist-mlp --nodes 10 --per-round 5 --rounds 5
+      coordinator simulate --train --task mnist-mlp --nodes 10 --helpers 4 --set privacy.threshold=3
       coordinator simulate --nodes 200 --rounds 50 --buffer 10 --per-round 40 --faults mild,vanish=0.2
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
     if real:
@@ -115,11 +118,13 @@ def simulate(  # noqa: PLR0913 - one parameter per option of the command line
                 cluster=cluster,
                 report=report_to,
                 keep=keep,
+                helpers=helpers,
+                masks=masks,
             ),
             as_json=as_json,
         )
         return
-    for option, given in (("--report", report_to), ("--keep", keep)):
+    for option, given in (("--report", report_to), ("--keep", keep), ("--helpers", helpers or None)):
         if given is not None:
             raise ConfigError(option, "is for --train: without it nothing is learned", source="command line")
     options = FleetOptions(

@@ -84,6 +84,7 @@ def experiment_of(options: TrainOptions, config: CoordinatorConfig) -> Experimen
         evaluate_every=every,
         update_norm_max=config.limits.update_norm_max,
         keep=options.keep is not None,
+        masks=options.masks,
     )
     pool = NodePool(load_task(config.task.name), context, stacked=options.stacked, controlled=uses_controls(config))
     cluster = open_cluster(options.cluster, options.workers, _say) if options.cluster else None

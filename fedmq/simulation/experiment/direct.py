@@ -21,6 +21,7 @@ from coordinator.engine.events import (
     OfferReceived,
 )
 from coordinator.engine.machine import CoordinatorMachine
+from coordinator.engine.masked.effects import SendToHelper
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.aggregation import Combine
 from coordinator.global_model.committer import Committer, CommitterSettings, first_commit
@@ -28,6 +29,7 @@ from coordinator.global_model.update_checks import Examine, Refusal, check_updat
 from coordinator.records import UpdateRecord
 from coordinator.runtime.executor import CoordinatorExecutor, ExecutorParts
 from coordinator.strategies.selection import make_selector
+from edge_node.records import MaskedOffer
 from federation.errors import StorageError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.cohort import includes
@@ -35,6 +37,7 @@ from federation.protocol.messages import Decline, NodeState, Presence, Receipt, 
 from federation.protocol.topics import Topics
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
 from federation.types import Digest, FederationId, Incarnation, ModelVersion, NodeId, RunId, SampledSteps, update_id
+from fedmq.simulation.experiment.masked_nodes import VirtualMasks
 from fedmq.simulation.world.stores import store_in_ram
 from update_codec import CodecSpec, Manifest, Vectors, encode
 
@@ -74,6 +77,7 @@ class Setup:
         combine: See `coordinator.global_model.aggregation.aggregate`; None decodes frames.
         check: Looks at an update before it is kept.
         capabilities: What every node announces that it can.
+        masks: The helpers of masked sums; None: nothing is masked.
     """
 
     manifest: Manifest
@@ -86,6 +90,7 @@ class Setup:
     combine: Combine | None = None
     check: Callable[[UpdateRecord, bytes, Examine, float], Refusal | None] = check_update
     capabilities: Mapping[str, float] | None = None
+    masks: VirtualMasks | None = None
 
 
 class DirectCoordinator:
@@ -113,10 +118,13 @@ class DirectCoordinator:
         recovered = self.store.recovered(recent=setup.engine.max_staleness + 1)
         self.store.wait_later()
         self._committer = Committer(self.store, recovered.head, setup.committer, setup.combine)
+        recovered = replace(recovered, terms=self._committer.terms)
         self._executor = self._make_executor()
         rng = random.Random(setup.seed).random  # noqa: S311 - a simulation must repeat
         self._machine = CoordinatorMachine(setup.engine, recovered, selector=make_selector(setup.selector), rng=rng)
         self.tell(BrokerConnected())
+        for spoke in () if setup.masks is None else setup.masks.born():
+            self.tell(spoke)
         for node in self._nodes:
             self.tell(NodeStateReceived(node=node, state=self._online(node)))
         self.pass_time(setup.engine.settle_s)
@@ -148,6 +156,8 @@ class DirectCoordinator:
                         self._ask(announcement)
                     case SendCommand(node=node, command=Receipt() as receipt):
                         self.receipts.append((node, receipt))
+                    case SendToHelper(helper=helper, command=command) if self._setup.masks is not None:
+                        events.extend(self._setup.masks.answers(helper, command))
                     case _:
                         pass
 
@@ -233,8 +243,9 @@ class DirectCoordinator:
         update: Vectors | bytes,
         num_examples: int,
         metrics: Mapping[str, float] = MappingProxyType({}),
+        masked: MaskedOffer | None = None,
     ) -> None:
-        """The node has trained; a frame is passed on as it is."""
+        """The node has trained; a frame is passed on as it is. Beside a masked one no number travels."""
         announcement = question.announcement
         spec = CodecSpec.parse(announcement.codec)
         frame = update if isinstance(update, bytes) else encode(update, self._setup.manifest, spec).frame
@@ -245,14 +256,16 @@ class DirectCoordinator:
             incarnation=Incarnation(1),
             base_version=announcement.model.version,
             base_digest=announcement.model.digest,
-            num_examples=num_examples,
-            metrics=dict(metrics),
+            num_examples=num_examples if masked is None else 1,
+            metrics=dict(metrics) if masked is None else {},
             codec=str(spec),
             payload_bytes=len(frame),
             payload_digest=payload_digest(frame),
             chunk_bytes=self._setup.engine.chunk_bytes,
             inline=frame,
             spent=self.spent.get(question.node),
+            ticket=None if masked is None else masked.ticket,
+            boxes=None if masked is None else masked.boxes,
         )
         known = self.store.verdict(offer.update)
         asked = self.store.reserved(offer.round)

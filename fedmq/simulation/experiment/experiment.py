@@ -29,6 +29,7 @@ from federation.task import KEPT_KEY
 from federation.tasks.pool.node_pool import NodePool
 from federation.types import NodeId
 from fedmq.simulation.experiment.direct import DirectCoordinator, Question, Setup
+from fedmq.simulation.experiment.masked_nodes import VirtualMasks
 from fedmq.simulation.experiment.node_answers import FrameWork, NodeWork, VectorWork
 from fedmq.simulation.experiment.outages import Outages, Turns
 from fedmq.simulation.experiment.private_nodes import PRIVATE, check_private
@@ -58,6 +59,7 @@ class Plan:
         evaluate_every: Evaluate each n-th version; 0 is never.
         update_norm_max: Longer updates are refused.
         keep: The store will be kept: it has the evaluations and the best model, too.
+        masks: Where sums are masked, updates really are; else their integers travel as they are, to the same sums.
     """
 
     nodes: int
@@ -70,6 +72,7 @@ class Plan:
     evaluate_every: int = 1
     update_norm_max: float = 1e5
     keep: bool = False
+    masks: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +153,8 @@ class Experiment:
             check_private(pool)
         initial = dict(pool.initial_parameters(plan.seed))
         self.manifest = Manifest.of(initial, pool.roles())
+        masking = plan.engine.masking
+        self._masks = None if masking is None else VirtualMasks(masking, masks=plan.masks)
         self._trainers = Trainers(pool, self.manifest, workers, cluster)
         self.names = node_names(plan.nodes)
         self._index = {name: index for index, name in enumerate(self.names)}
@@ -166,6 +171,7 @@ class Experiment:
             combine=self.work.combine,
             check=self.work.check,
             capabilities=PRIVATE if self._private else None,
+            masks=self._masks,
         )
         self.coordinator = DirectCoordinator(setup, self.names)
         self.work.new_version(self.coordinator.version, self.coordinator.model)
@@ -319,10 +325,11 @@ class Experiment:
         spec = CodecSpec.parse(self.plan.engine.codec_up)
         limits = self.plan.committer.limits
         keeps = self.plan.engine.train.extra.get(KEPT_KEY)
-        simple = not self._private and not spec.lossy and limits.rule is None and not limits.clip_norm and not keeps
+        hidden = self._private or self._masks is not None
+        simple = not (hidden or spec.lossy or limits.rule is not None or limits.clip_norm or keeps)
         if simple and not self.manifest.control_count and self.pool.num_examples(0) is not None:
             return VectorWork(self._trainers, self.manifest, self.pool)
-        return FrameWork(self._trainers, self.manifest, self.names)
+        return FrameWork(self._trainers, self.manifest, self.names, self._masks)
 
     def _result(self, wall_s: float) -> Result:
         return Result(

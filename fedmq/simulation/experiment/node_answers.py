@@ -16,7 +16,7 @@ from coordinator.global_model.aggregation import Combine, Combined, Reading, Unu
 from coordinator.global_model.update_checks import Examine, Refusal, check_update
 from coordinator.records import Member, UpdateRecord
 from coordinator.strategies.strategy import Weights
-from edge_node.records import Residual
+from edge_node.records import MaskedOffer, Residual
 from edge_node.storage.task_state import added, expected_state
 from edge_node.training.update import ResidualAging, ResidualChange, Shared, encode_update, give_back, merge
 from edge_node.training.worker import codec_seed
@@ -27,6 +27,7 @@ from federation.tasks.pool.node_pool import NodePool
 from federation.tasks.pool.work import Work
 from federation.types import NodeId, UpdateId, update_id
 from fedmq.simulation.experiment.direct import DirectCoordinator, Question
+from fedmq.simulation.experiment.masked_nodes import VirtualMasks, learnt_of
 from fedmq.simulation.experiment.private_nodes import PrivateNodes, only_the_update
 from fedmq.simulation.training.local_trainer import Share, Summed, TrainedUpdate
 from fedmq.simulation.training.training_workers import Failures, Trainers
@@ -227,13 +228,16 @@ class FrameWork:
         private: The nodes' privacy budgets.
     """
 
-    def __init__(self, trainers: Trainers, manifest: Manifest, names: Sequence[NodeId]) -> None:
+    def __init__(
+        self, trainers: Trainers, manifest: Manifest, names: Sequence[NodeId], masks: VirtualMasks | None = None
+    ) -> None:
         self.verdicts: Counter[str] = Counter()
         self.failures = Failures()
         self.last_reason = ""
         self.payload_bytes = 0
         self.combine: Combine | None = None
         self.check = check_update
+        self._masks = masks
         self._trainers, self._manifest = trainers, manifest
         self._models = _Models(manifest)
         self._nodes = [_Node() for _ in names]
@@ -275,13 +279,13 @@ class FrameWork:
             decline = Decline(run=announcement.run, round=announcement.round, reason=reason)
             coordinator.decline(question.node, decline)
             return
-        frame = self._encode(trained, announcement, codec_seed(announcement, question.node))
+        frame, masked = self._encode(trained, announcement, update, codec_seed(announcement, question.node))
         self.payload_bytes += len(frame)
         self.failures.served(trained.node)
         self.states.sent(trained.node, update, trained)
         self._sent[update] = _Sent(trained.node, announcement.model.version, frame, trained.metrics.get("loss"))
         self.private.charge(question, trained, coordinator)
-        coordinator.answer(question, frame, trained.num_examples, trained.metrics)
+        coordinator.answer(question, frame, trained.num_examples, trained.metrics, masked)
 
     def receipt(self, node: int, receipt: Receipt) -> None:
         """Adopt the residual, or take everything back (law 9)."""
@@ -296,8 +300,10 @@ class FrameWork:
         if receipt.status is ReceiptStatus.APPLIED:
             made = receipt.version
             self._applied.append((sent, 0 if made is None else made - 1 - sent.base))
-        elif self._nodes[node].residual is not None:
-            self._nodes[node].residual = give_back(self._nodes[node].residual, sent.frame, self._manifest)
+        elif self._nodes[node].residual is not None or self._masks is not None:
+            self._nodes[node].residual = self._give_back(node, receipt.update, sent.frame)
+        if self._masks is not None:
+            self._masks.settle(receipt.update)
 
     def take_members(self) -> list[WorkedMember]:
         """Who made the newest version."""
@@ -317,9 +323,20 @@ class FrameWork:
         for trained in self._trainers.updates(work):
             self._done[asked[trained.node].update] = trained
 
-    def _encode(self, trained: TrainedUpdate, announcement: RoundAnnouncement, seed: int) -> bytes:
+    def _give_back(self, node: int, update: UpdateId, frame: bytes) -> Residual | None:
+        residual, manifest, masks = self._nodes[node].residual, self._manifest, self._masks
+        return give_back(residual, frame, manifest) if masks is None else masks.back(residual, frame, update, manifest)
+
+    def _encode(
+        self, trained: TrainedUpdate, announcement: RoundAnnouncement, update: UpdateId, seed: int
+    ) -> tuple[bytes, MaskedOffer | None]:
         assert trained.update is not None  # noqa: S101 - the caller has looked
         node, version = self._nodes[trained.node], announcement.model.version
+        if self._masks is not None:
+            learnt = learnt_of(trained, node.residual, self._aging.share(node.saved, version))
+            made, offer = self._masks.mask(learnt, announcement, update, self._manifest)
+            node.residual, node.saved = merge(node.residual, made.change), version
+            return made.frame, offer
         encoded = encode_update(
             trained.update,
             self._manifest,
@@ -330,7 +347,7 @@ class FrameWork:
         )
         change = ResidualChange(used=node.residual, left=encoded.change.left)
         node.residual, node.saved = merge(node.residual, change), version
-        return encoded.frame
+        return encoded.frame, None
 
 
 class NodeStates:

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from coordinator.config.privacy import PrivacySection
 from coordinator.config.sections import CoordinatorConfig, RoundSection, read_config
 from coordinator.config.settings import strategy_name
 from federation.errors import ConfigError
 from federation.protocol.cohort import COHORT_NODES_MAX
+from federation.protocol.limits import HELPERS_MAX
 
 __all__ = ["ROUNDS", "TrainOptions", "resolve"]
 
@@ -45,6 +47,8 @@ class TrainOptions:
     device: str = "cpu"
     report: Path | None = None
     keep: Path | None = None
+    helpers: int = 0
+    masks: bool = True
 
 
 def resolve(options: TrainOptions) -> tuple[TrainOptions, CoordinatorConfig]:
@@ -102,7 +106,7 @@ def _flags(options: TrainOptions) -> dict[str, object]:
         "round.buffer": options.buffer,
     }
     given = {key: value for key, value in given.items() if value is not None}
-    return _own(options) | given | dict(map(_setting, options.settings))
+    return _own(options) | _masked(options) | given | dict(map(_setting, options.settings))
 
 
 def _own(options: TrainOptions) -> dict[str, object]:
@@ -116,6 +120,18 @@ def _own(options: TrainOptions) -> dict[str, object]:
         "round.versions": ROUNDS,
         "round.concurrency": min(options.nodes, COHORT_NODES_MAX),
     }
+
+
+def _masked(options: TrainOptions) -> dict[str, object]:
+    """Masked sums over so many helpers; nobody's keys, since nothing is sealed to them here."""
+    if not options.helpers:
+        return {}
+    if not 1 <= options.helpers <= HELPERS_MAX:
+        raise ConfigError("--helpers", f"needs 1 to {HELPERS_MAX}, not {options.helpers}", source="command line")
+    keys = [f"helper-{number}={number + 1:064x}" for number in range(options.helpers)]
+    masked: dict[str, object] = {"privacy.masked": True, "privacy.helpers": keys, "codec.up": "masked"}
+    least = PrivacySection().members_min
+    return masked if options.config is not None else masked | {"round.quorum": least}
 
 
 def _setting(text: str) -> tuple[str, object]:

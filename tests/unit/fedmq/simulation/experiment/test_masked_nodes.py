@@ -1,0 +1,104 @@
+"""Training under masked sums in virtual time: the same model to the bit, whether integers are really masked or not."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coordinator.storage.read_only import ReadOnlyStore
+from federation.errors import ConfigError
+from federation.types import ModelVersion
+from fedmq.audit.audit import Outcome, audit
+from fedmq.simulation.experiment.cli import TrainOptions, build_experiment, train
+from fedmq.simulation.experiment.experiment import Result
+from update_codec.masking import read_masked
+
+MASKED = TrainOptions(task="quadratic-200", nodes=10, rounds=6, helpers=4, settings=("privacy.threshold=3",))
+
+MODES = {
+    "synchronous": MASKED,
+    "all helpers": replace(MASKED, helpers=2, settings=()),
+    "asynchronous": replace(MASKED, buffer=8, per_round=10, strategy="fedbuff", stragglers="spread=1.5", rounds=14),
+    "server optimizer": replace(MASKED, strategy="fedadam"),
+    "weights and clip": replace(
+        MASKED, settings=(*MASKED.settings, "privacy.importance_cap=100", "privacy.clip=0.5", "privacy.levels=3")
+    ),
+}
+
+
+def run(options: TrainOptions) -> Result:
+    return build_experiment(options).run()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_masks_change_nothing_of_the_model(mode: str) -> None:
+    real, plain = run(MODES[mode]), run(replace(MODES[mode], masks=False))
+    assert (real.digest, real.verdicts) == (plain.digest, plain.verdicts)
+    assert real.payload_bytes == plain.payload_bytes
+    assert real.verdicts["applied"] >= 8 * len(real.versions) > 0
+    assert real.verdicts.get("refused", 0) == 0
+
+
+def test_helpers_and_their_number_change_nothing_either() -> None:
+    assert run(MODES["synchronous"]).digest == run(MODES["all helpers"]).digest
+
+
+def test_it_learns() -> None:
+    losses = [version.metrics["loss"] for version in run(replace(MASKED, rounds=12)).versions]
+    assert losses[-1] < losses[1] / 2
+
+
+def test_what_is_kept_is_masked_and_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(replace(MASKED, keep=tmp_path / "kept"), as_json=True)
+    capsys.readouterr()
+    with ReadOnlyStore(tmp_path / "kept") as store:
+        batch = store.batch(ModelVersion(6))
+        assert batch is not None
+        assert len(batch.members) == 10
+        first = read_masked(store.payload(batch.members[0].update), store.manifest())
+        assert len(np.unique(first.lanes())) > 2 * batch.request.terms.levels + 1, "random numbers, not integers"
+        assert {row.record.num_examples for row in store.updates()} == {1}
+    assert [one.invariant for one in audit(tmp_path / "kept").findings if one.outcome is Outcome.FAIL] == []
+
+
+def test_rows_are_protected_under_masks_too() -> None:
+    """The noise is the nodes', from the system: no two runs are equal, but their ledgers are."""
+    private = (
+        "privacy.unit=examples",
+        "privacy.sampling_rate=0.25",
+        "privacy.epsilon=4.0",
+        "train.batch_size=10",
+        "privacy.noise=2.0",
+        "train.learning_rate=0.2",
+        "train.max_steps=2",
+    )
+    options = TrainOptions(task="digits", nodes=8, rounds=1, evaluate_every=0, helpers=2, settings=private)
+    real, plain = run(options), run(replace(options, masks=False))
+    assert real.privacy is not None
+    assert real.privacy == plain.privacy
+    assert real.verdicts == plain.verdicts == {"applied": 8}
+
+
+def test_helpers_add_their_noise_masked_or_not() -> None:
+    settings = ("privacy.unit=nodes", "privacy.clip=1.0", "privacy.epsilon=100.0")
+    options = replace(MASKED, helpers=2, rounds=3, settings=settings)
+    first, second, plain = run(options), run(options), run(replace(options, masks=False))
+    assert first.verdicts == second.verdicts == plain.verdicts == {"applied": 30}
+    assert len({first.digest, second.digest, plain.digest}) == 3, "another noise in each run"
+
+
+def test_a_robust_rule_chooses_between_groups() -> None:
+    """Who is in which group comes of the tickets, and these of the masks: the model is another one in each run."""
+    groups = ("privacy.groups=3", "strategy.robust=median", "round.quorum=24")
+    options = replace(MASKED, nodes=24, per_round=24, rounds=2, helpers=2, settings=groups)
+    assert run(options).verdicts == run(replace(options, masks=False)).verdicts == {"applied": 48}
+
+
+def test_what_does_not_go_with_masks_is_refused_as_a_coordinator_does() -> None:
+    with pytest.raises(ConfigError, match=r"does not go with privacy\.masked"):
+        build_experiment(replace(MASKED, strategy="scaffold"))
+    with pytest.raises(ConfigError, match="--helpers"):
+        build_experiment(replace(MASKED, helpers=99))
+    with pytest.raises(ConfigError, match=r"round\.quorum: 8"):
+        build_experiment(replace(MASKED, nodes=4))
