@@ -212,6 +212,8 @@ class Batches:
                 self._state.note("sum_rejected", part=offer.part, detail=f"{offer.payload_bytes} bytes are too many")
                 return
             arriving = self._arriving[name] = _Arriving(helper, offer, Bitmap(chunks))
+        # The same sum may come of another helper of its class, when the one that has begun is gone.
+        arriving.helper = helper
         self._grant(name, arriving)
 
     def _wants(self, helper: HelperId, offer: SumOffer) -> bool:
