@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: demo-sensors bench-score zoo mutants jobs fuzz bench-containers bench-algorithms bench-large bench-privacy bench-page help setup demo broker test test-all test-container test-upgrade test-brokers check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet test-frameworks bench-flower
+.PHONY: demo-sensors bench-score zoo mutants jobs fuzz bench-containers bench-algorithms bench-large bench-privacy bench-page help setup demo broker test test-all test-container test-upgrade test-brokers check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet test-frameworks bench-flower bench-hosts
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -151,6 +151,9 @@ bench-score: $(STAMP) ## From a row to its score while the same device trains: p
 bench-privacy: $(STAMP) ## What masks, noise and sealing cost and keep, with their bars (minutes)
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.privacy $(ARGS)
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.privacy.sealing
+
+bench-hosts: $(STAMP) ## Five bare devices and a server to the first version, by the commands of the guide (minutes)
+	@$(BIN)/python -m benchmarks.five_hosts $(ARGS)
 
 bench-page: $(STAMP) ## Bytes, memory and processor time of the page, also with 10,000 nodes and versions (minutes)
 	@$(BIN)/python -m benchmarks.page $(ARGS)

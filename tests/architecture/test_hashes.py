@@ -1,6 +1,7 @@
 """What ``make setup`` installs is named by its bytes, for every pin but those that differ by device."""
 
 import re
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -60,3 +61,27 @@ def test_setup_installs_by_hash_before_anything_else() -> None:
     assert all("--require-hashes" in line or "-c constraints.txt" in line for line in calls)
     # Nobody installs beside that one function.
     assert sum("pip install" in line for line in script.splitlines()) == 2
+
+
+IMPORTED_AS = {
+    "paho-mqtt": "paho",
+    "prometheus-client": "prometheus_client",
+    "tensorboardx": "tensorboardX",
+    "scikit-learn": "sklearn",
+    "pillow": "PIL",
+    "mlflow-skinny": "mlflow",
+}
+IMPORTED_BY_NAME = {"mlflow", "wandb"}
+"""By the trackers of `fedmq.api`, which take the module of a name."""
+
+PACKAGES = ("federation", "coordinator", "edge_node", "sum_helper", "fedmq", "compression")
+
+
+def test_what_an_installation_brings_is_imported() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    others = (one for extra, names in project["optional-dependencies"].items() if extra != "dev" for one in names)
+    declared = {Requirement(text).name.lower() for text in (*project["dependencies"], *others)}
+    sources = "\n".join(path.read_text(encoding="utf-8") for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
+    modules = {IMPORTED_AS.get(name, name) for name in declared} - IMPORTED_BY_NAME
+    pattern = r"^\s*(?:import|from) {}\b"
+    assert [one for one in sorted(modules) if not re.search(pattern.format(one), sources, re.MULTILINE)] == []
