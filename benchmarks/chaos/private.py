@@ -47,6 +47,9 @@ PATIENCE = 6
 FAULTS = (Reason.NORM, Reason.HELPER_LOST, Reason.HELPER_REFUSED, Reason.TERMS)
 """Reasons that nobody has given cause for."""
 
+LATE = (ReceiptStatus.STALE, Reason.TERMS)
+"""An update that came after the terms had changed: late, as any stale one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Helped:
@@ -190,7 +193,8 @@ def _settled(federation: Federation) -> Callable[[], bool]:
 
 def _unfounded(federation: Federation) -> list[str]:
     with ReadOnlyStore(federation.site.state(COORDINATOR)) as store:
-        found = [row for row in store.updates() if row.verdict.reason in FAULTS]
+        judged = [row for row in store.updates() if row.verdict.reason in FAULTS]
+        found = [row for row in judged if (row.verdict.status, row.verdict.reason) != LATE]
     return [f"{row.record.update} is {row.verdict.status}: {row.verdict.reason}" for row in found]
 
 

@@ -48,6 +48,7 @@ class Plant:
 
     def __init__(self, url: str) -> None:
         self._inbox: Inbox = queue.Queue(10_000)
+        self._kept: list[tuple[str, bytes]] = []
         session = SessionSettings(client_id="plant", connection="data")
         self._transport = MqttTransport(parse_broker_url(url), session, self._inbox)
         for topic in ("fedmq/#", "homeassistant/#"):
@@ -61,11 +62,15 @@ class Plant:
         self._transport.publish("plant/pump", json.dumps(body).encode())
 
     def heard(self, end: str) -> bytes:
-        """The next message on a topic that ends so."""
+        """The next message on a topic that ends so; the others are kept for whoever asks for them."""
         while True:
+            for place, (topic, payload) in enumerate(self._kept):
+                if topic.endswith(end):
+                    del self._kept[place]
+                    return payload
             event = self._inbox.get(timeout=LIMIT_S).event
-            if isinstance(event, MessageReceived) and event.topic.endswith(end):
-                return event.payload
+            if isinstance(event, MessageReceived):
+                self._kept.append((event.topic, event.payload))
 
     def score(self, *, version: int) -> dict[str, object]:
         """The next score of this version; rows are said until there is one."""
