@@ -111,6 +111,8 @@ class TakeoverDetector:
     established_s = 5.0
     _lead = 2
     """Takeovers of the two differ by one at most: with this lead only one gives up."""
+    _eviction_lead = 4
+    """Evictions do not: one may hear what the other asked for several times before the other hears anything."""
 
     def __init__(self, signature: str) -> None:
         self.signature = signature
@@ -119,7 +121,7 @@ class TakeoverDetector:
         self._established = False
         self._other = ""
         self._takeovers: deque[float] = deque(maxlen=self.takeovers_max + 3 * self._lead)
-        self._evictions: deque[float] = deque(maxlen=self.takeovers_max + 3 * self._lead)
+        self._evictions: deque[float] = deque(maxlen=self.takeovers_max + 3 * self._eviction_lead)
 
     def signed(self, now: float) -> None:
         """The broker has acknowledged our signature at ``now`` (monotonic seconds)."""
@@ -153,7 +155,7 @@ class TakeoverDetector:
             self._established = self._first_s is not None and now - self._first_s >= self.established_s
         self._evictions.append(now)
         recent = sum(now - at <= self.window_s for at in self._evictions)
-        return recent >= self.takeovers_max + self._lead * (2 * self._established + outlasts)
+        return recent >= self.takeovers_max + self._eviction_lead * (2 * self._established + outlasts)
 
 
 class Refusals:

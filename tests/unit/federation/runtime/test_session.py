@@ -165,6 +165,15 @@ def test_of_two_who_evict_each_other_the_newcomer_stops_first() -> None:
     assert stopped == ["second"]
 
 
+def test_who_stays_bears_it_twice_as_often_as_the_other_who_has_just_come() -> None:
+    """Both came at once: the one that stays may hear two of the other's messages for each that the other hears."""
+    stays, leaves = TakeoverDetector("a"), TakeoverDetector("b")
+    for turn in range(3):
+        assert not any(stays.evicted(float(turn), outlasts=True) for _ in range(2))
+        assert leaves.evicted(float(turn)) is (turn == 2)
+    assert stays.evicted(3.0, outlasts=True)
+
+
 def test_evictions_that_are_minutes_apart_are_borne() -> None:
     detector = TakeoverDetector("a")
     assert not any(detector.evicted(200.0 * turn) for turn in range(20))
