@@ -204,7 +204,7 @@ class Announcer:
         state = self._state
         record = self._record(nodes)
         announcement = self._announcement(record)
-        state.reserve_round(record)
+        state.reserve_round(record, invited=True)
         self._unsaved[record.round] = record
         state.emit(SaveRound(record=record))
         self._publish_head()

@@ -13,11 +13,12 @@ LEASE_RESTARTS_MAX = 3
 
 @dataclass(slots=True)
 class Slot:
-    """One assignment in flight."""
+    """One assignment in flight; ``invited``: its node alone was told."""
 
     round: RoundId
     version: ModelVersion
     restarts: int = 0
+    invited: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -179,12 +179,12 @@ class MachineState:
         self.current = Current(record=record, announcement=announcement, pending=dict.fromkeys(record.nodes, 0))
         self.reserve_round(record)
 
-    def reserve_round(self, record: RoundRecord) -> None:
+    def reserve_round(self, record: RoundRecord, *, invited: bool = False) -> None:
         """A round's id is used up, and its nodes hold slots."""
         self.next_round = RoundId(record.round + 1)
         self.remember(record)
         for node in record.nodes:
-            self._begin_slot(node, record)
+            self._begin_slot(node, record, invited=invited)
         self.asked += len(record.nodes)
 
     def recover_slots(self, record: RoundRecord, missing: Collection[NodeId]) -> None:
@@ -219,8 +219,8 @@ class MachineState:
         """A new version is gathered: what is in flight or buffered could serve it."""
         self.asked = len(self.assignments) + len(self.buffer.records)
 
-    def _begin_slot(self, node: NodeId, record: RoundRecord, restarts: int = 0) -> None:
-        slot = Slot(round=record.round, version=record.version, restarts=restarts)
+    def _begin_slot(self, node: NodeId, record: RoundRecord, restarts: int = 0, *, invited: bool = False) -> None:
+        slot = Slot(round=record.round, version=record.version, restarts=restarts, invited=invited)
         self.assignments.begin(node, slot, self.lease_until)
         self.registry.assign(node)
 

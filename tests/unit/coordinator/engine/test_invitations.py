@@ -15,6 +15,7 @@ from coordinator.engine.effects import (
 from coordinator.engine.settings import FederatedEvaluationSettings
 from federation.protocol.cohort import includes
 from federation.protocol.messages import RoundAnnouncement
+from federation.types import Epoch, Incarnation, RoundId, SeenRun
 from tests.rigs.coordinator_rig import RUN, Rig, engine, fresh, transcript
 
 SETTINGS: Mapping[str, object] = {
@@ -162,3 +163,34 @@ def test_a_large_fleet_is_told_to_take_its_time() -> None:
         rig = Rig(recovered=fresh(nodes_seen=known))
         (said,) = [effect.state for effect in rig.connect() if isinstance(effect, PublishState)]
         assert said.births_s == seconds
+
+
+def invited(rig: Rig) -> tuple[str, int]:
+    """Who was just invited, and its round."""
+    (invite,) = [effect for effect in deliver(rig) if isinstance(effect, Invite)]
+    return invite.nodes[0], invite.announcement.round
+
+
+def test_who_has_not_read_its_invitation_yet_keeps_its_place() -> None:
+    """What it says of itself was on its way: it trains, and asked once more its second update would be refused."""
+    rig = fleet()
+    node, number = invited(rig)
+    before = SeenRun(run=RUN, epoch=Epoch(1), round=RoundId(number - 1))
+    rig.state(node, invitable=True, seen=before)
+    assert f"{number}-{node}" in asked(rig)
+
+
+def test_who_has_read_its_invitation_and_is_not_at_that_work_never_will_be() -> None:
+    rig = fleet()
+    node, number = invited(rig)
+    rig.state(node, invitable=True, seen=SeenRun(run=RUN, epoch=Epoch(1), round=RoundId(number)))
+    assert f"{number}-{node}" not in asked(rig)
+
+
+def test_a_new_life_has_not_the_invitation_that_the_former_one_read() -> None:
+    """The broker sends it once: what a killed process has acknowledged comes to nobody."""
+    rig = fleet()
+    node, number = invited(rig)
+    seen = SeenRun(run=RUN, epoch=Epoch(1), round=RoundId(number))
+    rig.state(node, invitable=True, incarnation=Incarnation(2), seen=seen)
+    assert f"{number}-{node}" not in asked(rig)
