@@ -7,6 +7,7 @@ the window, the broker: nothing is dropped, and memory is bounded.
 A transaction waits for the disk once for all that came in `flush_s`: each wait writes whole pages of flash.
 """
 
+import contextlib
 import queue
 import threading
 from collections import Counter
@@ -177,23 +178,24 @@ class Ingest:
 
     def _run(self) -> None:
         try:
-            store = ReadingStore(self._folder, self._settings.bounds)
+            with contextlib.closing(ReadingStore(self._folder, self._settings.bounds)) as store:
+                self._recall(store)
+                self._ready.set()
+                while not self._closing.is_set():
+                    self._turn(store)
+                self._drain()
+                self._store(store)
         except StorageError as error:
+            if self._ready.is_set():
+                raise
             self._failed = error
-            self._ready.set()
-            return
-        try:
-            self._read = {source.name: store.cursor(source.name) for source in self._sources}
-            if self._topics is not None:
-                self._topics.recall(store.cursor(TOPICS))
-            self._ready.set()
-            while not self._closing.is_set():
-                self._turn(store)
-            self._drain()
-            self._store(store)
         finally:
             self._ready.set()
-            store.close()
+
+    def _recall(self, store: ReadingStore) -> None:
+        self._read = {source.name: store.cursor(source.name) for source in self._sources}
+        if self._topics is not None:
+            self._topics.recall(store.cursor(TOPICS))
 
     def _turn(self, store: ReadingStore) -> None:
         self._await_item()

@@ -261,6 +261,21 @@ def test_a_damaged_store_is_told_to_whoever_opens_it(tmp_path: Path) -> None:
     assert not one.alive
 
 
+def test_a_store_that_cannot_say_how_far_a_source_was_read_is_told_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread used to end, and whoever had opened it believed that it read."""
+
+    def damaged(_store: ReadingStore, _source: str) -> object:
+        raise StorageError("a page is damaged")
+
+    monkeypatch.setattr(ReadingStore, "cursor", damaged)
+    one = made(tmp_path)
+    with pytest.raises(StorageError, match="damaged"):
+        one.open()
+    assert not one.alive
+
+
 def test_the_store_is_one_file_that_sqlite_calls_whole(tmp_path: Path) -> None:
     one = made(tmp_path)
     one.open()
