@@ -25,8 +25,8 @@ from benchmarks.observer import Observer
 from benchmarks.table import Figure, show
 from federation.runtime.local_broker import LocalBroker
 from fedmq.demo.plan import DemoOptions, DemoPlan, make_plan
-from fedmq.demo.processes import Line
-from fedmq.demo.run import Demo, make_demo, make_story, work_folder
+from fedmq.demo.processes import Line, work_folder
+from fedmq.demo.run import Demo, make_demo, make_story
 from fedmq.demo.story import Story
 from fedmq.demo.view import PlainView
 

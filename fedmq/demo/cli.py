@@ -19,7 +19,8 @@ from federation.runtime.log import configure_log
 from federation.task import task_label
 from federation.units import human_bytes
 from fedmq.demo.plan import DemoOptions, DemoPlan, make_plan
-from fedmq.demo.run import DemoFailed, make_demo, make_story, work_folder
+from fedmq.demo.processes import work_folder
+from fedmq.demo.run import DemoFailed, make_demo, make_story
 from fedmq.demo.view import LiveView, PlainView, failure_lines, node_table
 
 EXIT_FAILED = 1

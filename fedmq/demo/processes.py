@@ -1,13 +1,15 @@
 """The demo's processes: started, listened to line by line, killed and cleaned up."""
 
+import contextlib
 import json
 import os
 import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -175,3 +177,25 @@ def _signal_session(process: Process, number: signal.Signals) -> None:
         os.killpg(process.pid, number)
     except ProcessLookupError:
         return
+
+
+@contextlib.contextmanager
+def work_folder(name: str = "fedmq-demo-") -> Iterator[Path]:
+    """A folder for configuration and state that is gone afterwards; its name begins so."""
+    with tempfile.TemporaryDirectory(prefix=name, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def interrupts(interrupted: threading.Event) -> Iterator[None]:
+    """Ctrl-C and SIGTERM set the event; a second Ctrl-C cannot interrupt the cleaning up."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+    before = {number: signal.signal(number, lambda *_: interrupted.set()) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

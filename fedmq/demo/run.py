@@ -3,8 +3,6 @@
 import contextlib
 import json
 import queue
-import signal
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -19,7 +17,7 @@ from federation.runtime.visit import clear_retained, visit_broker
 from fedmq.demo.fork_server import ForkServer
 from fedmq.demo.masks import Masks, ServerSaboteur, helper_names
 from fedmq.demo.plan import DemoPlan, check_plan, coordinator_settings, modules_of, to_toml
-from fedmq.demo.processes import Exited, Fleet, Line
+from fedmq.demo.processes import Exited, Fleet, Line, interrupts
 from fedmq.demo.story import NodeStory, Story
 from fedmq.demo.view import View
 
@@ -148,7 +146,7 @@ class Demo:
         """
         check_plan(self.plan)
         began = time.monotonic()
-        with _signals(self.interrupted), self._warm(), self._broker() as (url, broker_name):
+        with interrupts(self.interrupted), self._warm(), self._broker() as (url, broker_name):
             try:
                 self.view.say(f"broker: {broker_name} at {printable_url(url)}")
                 self._start(url)
@@ -312,22 +310,3 @@ def make_story(plan: DemoPlan) -> Story:
     """A story with all nodes that are about to start."""
     width = len(str(plan.nodes - 1))
     return Story({f"node-{index:0{width}d}": NodeStory() for index in range(plan.nodes)})
-
-
-@contextlib.contextmanager
-def work_folder() -> Iterator[Path]:
-    """A folder for configuration and state that is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="fedmq-demo-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-
-
-@contextlib.contextmanager
-def _signals(interrupted: threading.Event) -> Iterator[None]:
-    """Ctrl-C and SIGTERM set the event; a second Ctrl-C cannot interrupt the cleaning up."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda *_: interrupted.set()) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -3,16 +3,18 @@
 import json
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from federation.errors import ConfigError
 from federation.runtime.log import configure_log
-from fedmq.demo.processes import Fleet
+from fedmq.demo.processes import Fleet, work_folder
 from fedmq.demo.sensors.plan import SensorPlan
-from fedmq.demo.sensors.run import SensorDemo, SensorDemoFailed, stories_of, work_folder
+from fedmq.demo.sensors.run import SensorDemo, SensorDemoFailed, stories_of
 from fedmq.demo.sensors.view import Board, LiveView, PlainView, View, drawn
 
 __all__ = ["demo_sensors"]
@@ -42,6 +44,7 @@ def demo_sensors(  # noqa: PLR0913 - one parameter per option is how the library
       coordinator demo-sensors
       coordinator demo-sensors --data ../shared/data/skab --report sensors.json
     """  # noqa: D301 - \b keeps the line breaks in the help
+    _require_programs()
     plan = SensorPlan(pumps=pumps, versions=versions, rate=rate, rows=rows, chaos=chaos, data=data)
     console = Console(stderr=as_json)
     configure_log(json=False, level="critical")
@@ -49,7 +52,7 @@ def demo_sensors(  # noqa: PLR0913 - one parameter per option is how the library
     board.real = any(story.pump.source != "simulated" for story in board.stories.values())
     view: View = LiveView(console, board) if console.is_terminal else PlainView(console)
     try:
-        with work_folder() as folder, view:
+        with work_folder("fedmq-pumps-") as folder, view:
             view.say(_source_line(board))
             result = SensorDemo(plan, board, view, folder, Fleet(folder=folder)).run()
     except SensorDemoFailed as error:
@@ -67,6 +70,20 @@ def demo_sensors(  # noqa: PLR0913 - one parameter per option is how the library
         return
     for line in summary(result):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _require_programs() -> None:
+    """Ask before anything starts whether devices can write their models and score with them.
+
+    Raises:
+        ConfigError: A library is not installed.
+    """
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        problem = (
+            f"devices score with ONNX programs, and {', '.join(missing)} is missing: pip install 'fedmq[onnx,score]'"
+        )
+        raise ConfigError("demo-sensors", problem, source="this environment")
 
 
 def _source_line(board: Board) -> str:

@@ -2,8 +2,6 @@
 
 import contextlib
 import queue
-import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +14,7 @@ from edge_node.storage.reading_store import read_stored
 from federation.errors import FederationError, StorageError
 from federation.runtime.local_broker import LocalBroker
 from fedmq.demo.fork_server import ForkServer
-from fedmq.demo.processes import Exited, Fleet, Line
+from fedmq.demo.processes import Exited, Fleet, Line, interrupts
 from fedmq.demo.sensors.figures import PumpStory, counted, judge, percentile
 from fedmq.demo.sensors.plan import EPOCH_S, WINDOW, SensorPlan, coordinator_toml, node_toml
 from fedmq.demo.sensors.pumps import COLUMNS, NORMAL_ROWS, load_pumps
@@ -93,7 +91,7 @@ class SensorDemo:
             SensorDemoFailed: A process ended that should not have, or a phase did not end.
             KeyboardInterrupt: Somebody pressed Ctrl-C, or SIGTERM came.
         """
-        with _signals(self.interrupted), self._warm(), LocalBroker() as broker:
+        with interrupts(self.interrupted), self._warm(), LocalBroker() as broker:
             replay = Replay(self.plan, broker.url, self.board.stories)
             try:
                 self._start(broker.url)
@@ -286,28 +284,6 @@ def _rows_in(folder: Path) -> int:
         return read_stored(folder).rows
     except StorageError:
         return 0
-
-
-@contextlib.contextmanager
-def work_folder() -> Iterator[Path]:
-    """A folder for settings and state that is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="fedmq-pumps-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-
-
-@contextlib.contextmanager
-def _signals(interrupted: threading.Event) -> Iterator[None]:
-    """Ctrl-C and SIGTERM set the event."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, lambda *_: interrupted.set()) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def stories_of(plan: SensorPlan) -> Mapping[str, PumpStory]:

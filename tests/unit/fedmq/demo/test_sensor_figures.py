@@ -9,6 +9,7 @@ from rich.console import Console
 
 from edge_node.storage.reading_store import Block, ReadingStore
 from federation.errors import ConfigError
+from fedmq.demo.sensors import cli
 from fedmq.demo.sensors.figures import PumpStory, counted, judge, percentile
 from fedmq.demo.sensors.plan import EPOCH_S, SensorPlan, coordinator_toml, node_toml
 from fedmq.demo.sensors.pumps import COLUMNS, NORMAL_ROWS, Pump, load_pumps
@@ -89,3 +90,10 @@ def test_the_settings_are_accepted(tmp_path: Path) -> None:
     assert config.score.topic == plan.score_topic("pump-01")
     assert config.data.is_given
     assert coordinator.config.sections.read_config(tmp_path / "c.toml", {}, environ={}).round.concurrency == 12
+
+
+def test_a_library_that_scoring_needs_is_asked_for_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices that could not score used to end in silence, and the report had no figure."""
+    monkeypatch.setattr(cli, "find_spec", lambda name: None if name == "onnxruntime" else name)
+    with pytest.raises(ConfigError, match=r"onnxruntime is missing: pip install 'fedmq\[onnx,score\]'"):
+        cli.demo_sensors()
