@@ -107,6 +107,7 @@ class Announcer:
     def publish_again(self, *, lost: bool = False) -> None:
         """Publish everything that is retained: the broker may have lost it; ``lost``: even since it was published."""
         state, self._spoken = self._state, True
+        state.assignments.doubt_invitations()
         self.publish_state(Presence.ONLINE)
         self._published = state.head.version
         state.emit(PublishModel(record=state.head, lost=lost))

@@ -13,7 +13,7 @@ LEASE_RESTARTS_MAX = 3
 
 @dataclass(slots=True)
 class Slot:
-    """One assignment in flight; ``invited``: its node alone was told."""
+    """One assignment in flight; ``invited``: its node alone was told, and the broker has kept that."""
 
     round: RoundId
     version: ModelVersion
@@ -63,6 +63,11 @@ class Assignments:
         self._slots[node] = slot
         self._rounds.setdefault(slot.round, {})[node] = None
         self._leases.set(node, until)
+
+    def doubt_invitations(self) -> None:
+        """The broker may have lost those that are on their way."""
+        for slot in self._slots.values():
+            slot.invited = False
 
     def end(self, node: NodeId) -> Slot | None:
         """Take the slot of a node away; None when it has none."""

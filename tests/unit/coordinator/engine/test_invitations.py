@@ -180,6 +180,14 @@ def test_who_has_not_read_its_invitation_yet_keeps_its_place() -> None:
     assert f"{number}-{node}" in asked(rig)
 
 
+def test_after_a_new_connection_an_invitation_may_be_lost_and_who_does_not_say_that_it_trains_is_asked_anew() -> None:
+    rig = fleet()
+    node, number = invited(rig)
+    rig.connect()
+    rig.state(node, invitable=True, seen=SeenRun(run=RUN, epoch=Epoch(1), round=RoundId(number - 1)))
+    assert f"{number}-{node}" not in asked(rig)
+
+
 def test_who_has_read_its_invitation_and_is_not_at_that_work_never_will_be() -> None:
     rig = fleet()
     node, number = invited(rig)
