@@ -45,10 +45,7 @@ class MaskedExecution:
         """
         match effect:
             case FreezeBatch(batch=batch, release=release):
-                if release is None:
-                    self._store.batches.freeze(batch)
-                else:
-                    self._store.batches.freeze(batch, release)
+                self._store.batches.freeze(batch, release)
                 yield BatchFrozen(batch=batch, release=release)
             case RaiseTaking(node=node, taking=taking):
                 self._store.batches.raise_takings({node: taking})

@@ -7,7 +7,15 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from coordinator.records import BatchRecord, NodeResult, NodesEvaluation, RoundRecord, UpdateRecord, Verdict
+from coordinator.records import (
+    BatchRecord,
+    NodeResult,
+    NodesEvaluation,
+    ReleaseRecord,
+    RoundRecord,
+    UpdateRecord,
+    Verdict,
+)
 from coordinator.storage import database as coordinator_database
 from coordinator.storage.batches import Batches
 from coordinator.storage.database import open_database
@@ -114,10 +122,10 @@ class _ObservedBatches:
     def __init__(self, batches: Batches, disk: Disk[Any], ledger: Ledger) -> None:
         self._batches, self._disk, self._ledger = batches, disk, ledger
 
-    def freeze(self, batch: BatchRecord) -> None:
-        """Save who makes the next masked version."""
+    def freeze(self, batch: BatchRecord, release: ReleaseRecord | None = None) -> None:
+        """Save who makes the next masked version, and what it costs them."""
         with self._disk.learning(partial(self._ledger.frozen, batch)):
-            self._batches.freeze(batch)
+            self._batches.freeze(batch, release)
 
     def drop(self, version: ModelVersion, verdicts: Sequence[Verdict]) -> None:
         """Save that a frozen batch makes no version, and what became of its members."""
