@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from federation.errors import RemoteProtocolError
 from federation.privacy.releases import Taking
 from federation.protocol.messages import Cohort, ModelPart, Reason, ReceiptStatus
-from federation.protocol.sum_messages import PrivacyTerms, SumRequest, Ticket
-from federation.protocol.wire import decode_message
+from federation.protocol.sum_messages import MaskedReport, PrivacyTerms, SumRequest
 from federation.types import (
     Digest,
     Epoch,
@@ -108,13 +106,13 @@ class MaskedSeeds:
     boxes: tuple[bytes, ...]
 
 
-def read_ticket(seeds: MaskedSeeds) -> Ticket | None:
-    """What the node has signed for the helpers; None where it is no ticket. Helpers look at the signature."""
-    try:
-        ticket = decode_message(seeds.ticket)
-    except RemoteProtocolError:
-        return None
-    return ticket if isinstance(ticket, Ticket) else None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HiddenEvaluation:
+    """Masked reports on a version that wait for their sum; ``request`` is for it, once that is frozen."""
+
+    version: ModelVersion
+    reports: Mapping[NodeId, MaskedReport]
+    request: SumRequest | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -363,6 +361,7 @@ class RecoveredState:
         evaluated: What the coordinator's own evaluations found, by version.
         surveyed: The evaluations on the nodes, in order.
         reported: The nodes whose results of the last of these are here, with their examples.
+        hidden: Under masks those that wait for their sum.
         began_ms: When the store was made, in milliseconds since 1970: it orders runs. None where nobody asks.
         nodes_seen: How many nodes were ever seen.
         retained: Versions whose models are kept beside the head's and its predecessor's; ``best`` is one of these.
@@ -386,6 +385,7 @@ class RecoveredState:
     evaluated: Mapping[ModelVersion, Mapping[str, float]] = field(default_factory=dict)
     surveyed: tuple[NodesEvaluation, ...] = ()
     reported: Mapping[NodeId, int] = field(default_factory=dict)
+    hidden: tuple[HiddenEvaluation, ...] = ()
     began_ms: int | None = None
     nodes_seen: int = 0
     retained: frozenset[ModelVersion] = frozenset()

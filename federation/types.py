@@ -80,6 +80,8 @@ class SumHelper:
     name: HelperId
 
 
+MASKED_REPORTS = "masked_reports"
+"""Name of the capability to report an evaluation under masks: 1 where the node has it."""
 PRIVATE_EXAMPLES = "private_examples"
 """Name of the capability to keep differential privacy for each example: 1 where the node has it."""
 

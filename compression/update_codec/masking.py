@@ -144,13 +144,19 @@ class MaskedSum:
         Raises:
             SizeMismatch: if it has not exactly the bytes of this shape.
         """
-        if len(masks) != sum_bytes(self._shape):
-            raise SizeMismatch(f"a sum of this shape has {sum_bytes(self._shape)} bytes, not {len(masks)}")
-        cut = codes_bytes(self._shape.dimension, self._shape.bits)
-        out: Lanes = np.empty(self._shape.dimension, self._shape.lane)
-        unpack_into(memoryview(masks)[:cut], self._shape.bits, out)
-        self._codes -= out
-        self._tail -= np.frombuffer(masks, "<u4", offset=cut)
+        codes, tail = self._read(masks)
+        self._codes -= codes
+        self._tail -= tail
+
+    def add_bytes(self, residues: bytes) -> None:
+        """Add what `to_bytes` has written.
+
+        Raises:
+            SizeMismatch: if it has not exactly the bytes of this shape.
+        """
+        codes, tail = self._read(residues)
+        self._codes += codes
+        self._tail += tail
 
     def to_bytes(self) -> bytes:
         """The residues: D codes of k bits, then T little-endian uint32."""
@@ -192,6 +198,14 @@ class MaskedSum:
             spec=str(spec),
         )
         return seal_frame(header, segments)
+
+    def _read(self, residues: bytes) -> tuple[Lanes, NDArray[np.uint32]]:
+        if len(residues) != sum_bytes(self._shape):
+            raise SizeMismatch(f"a sum of this shape has {sum_bytes(self._shape)} bytes, not {len(residues)}")
+        cut = codes_bytes(self._shape.dimension, self._shape.bits)
+        out: Lanes = np.empty(self._shape.dimension, self._shape.lane)
+        unpack_into(memoryview(residues)[:cut], self._shape.bits, out)
+        return out, np.frombuffer(residues, "<u4", offset=cut)
 
     def _packed(self) -> bytes:
         return pack_codes(self._codes & self._shape.lane((1 << self._shape.bits) - 1), self._shape.bits)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from coordinator.config.sections import CoordinatorConfig, RoundSection
-from coordinator.engine.early_stopping import Source
 from coordinator.strategies.presets import STRATEGIES
 from coordinator.strategies.robust import NO_RULE, make_rule
 from federation.errors import ConfigError
@@ -235,8 +234,6 @@ def _excluded_by_masks(config: CoordinatorConfig) -> Iterator[tuple[str, str, bo
     up = "up" in config.codec.model_fields_set and CodecSpec.parse(config.codec.up).kind is not Kind.MASKED
     yield "codec.up", "positions and sizes would tell of one node: leave it out", up
     yield "codec.fallbacks", "all updates of a sum are coded alike: leave it out", bool(config.codec.fallbacks)
-    on_nodes = config.evaluation.nodes_every > 0 or config.stopping.on is Source.NODES
-    yield "evaluation.nodes_every", "a node's own numbers would travel in clear", on_nodes
 
 
 def _excluded_by_groups(config: CoordinatorConfig) -> Iterator[tuple[str, str, bool]]:

@@ -4,14 +4,13 @@ from dataclasses import fields, replace
 from typing import Any
 
 from coordinator.config.combinations import check_combination, round_size, strategy_name, uses_controls
+from coordinator.config.evaluation import EvaluationSection, StoppingSection
 from coordinator.config.noise import nodes_noise
 from coordinator.config.privacy import masked_model, masking_settings, needs, with_privacy
 from coordinator.config.sections import (
     CodecSection,
     CoordinatorConfig,
-    EvaluationSection,
     RoundSection,
-    StoppingSection,
     StrategySection,
     TrainSection,
 )
@@ -90,7 +89,8 @@ def engine_settings(config: CoordinatorConfig) -> EngineSettings:
         federated_evaluation=FederatedEvaluationSettings(
             every=config.evaluation.nodes_every,
             fraction=config.evaluation.nodes_fraction,
-            nodes_min=config.evaluation.nodes_min,
+            nodes_min=max(config.evaluation.nodes_min, config.privacy.members_min if config.privacy.masked else 1),
+            metrics=config.evaluation.nodes_metrics if config.privacy.masked else (),
         ),
         stopping=stopping_settings(config),
         masking=masking_settings(config.privacy),

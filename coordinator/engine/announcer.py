@@ -24,6 +24,7 @@ from federation.protocol.limits import (
     COHORT_NODES_MASKED_MAX,
     COHORT_NODES_PRIVATE_MAX,
     DELTA_INLINE_BYTES_MAX,
+    EVALUATION_NODES,
     FINGERPRINT_BYTES,
     SEAL_NODES,
     TAG_BYTES,
@@ -218,6 +219,7 @@ class Announcer:
         most = COHORT_NODES_MAX if self._state.inputs is None else COHORT_NODES_DESCRIBED_MAX
         if self._state.settings.masking is not None:
             most = COHORT_NODES_MASKED_MAX
+            most -= EVALUATION_NODES if self._state.settings.federated_evaluation.every else 0
         if self._state.settings.train.privacy is not None:
             most = COHORT_NODES_PRIVATE_MAX
         return most - SEAL_NODES if self._state.settings.sealed else most
@@ -283,6 +285,7 @@ class Announcer:
 
     def _announcement(self, record: RoundRecord, delta: bytes | None = None) -> RoundAnnouncement:
         state, settings, head = self._state, self._state.settings, self._state.head
+        hidden = self._evaluation.announced(record.evaluation)
         return RoundAnnouncement(
             run=state.run,
             epoch=state.epoch,
@@ -308,7 +311,8 @@ class Announcer:
             lease_s=settings.lease_s,
             spread_s=settings.spread_s,
             final=state.finished,
-            evaluation=record.evaluation,
+            evaluation=record.evaluation if hidden is None else None,
+            masked_evaluation=hidden,
             start_low=None if state.start is None else state.start % 2**32,
             privacy=state.masked.terms,
         )

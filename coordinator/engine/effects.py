@@ -42,6 +42,7 @@ __all__ = [
     "Invite",
     "Note",
     "OpenTransfer",
+    "OwnEffect",
     "Publication",
     "PublishAnnouncement",
     "PublishModel",
@@ -286,7 +287,7 @@ class Stop:
 Publication = PublishState | PublishModel | ClearModel | PublishAnnouncement | Invite | SendCommand
 """What is said to nodes."""
 
-Effect = (
+OwnEffect = (
     SaveRound
     | CloseRound
     | PublishState
@@ -302,7 +303,6 @@ Effect = (
     | DropTransfer
     | SaveVerdict
     | CommitVersion
-    | MaskedEffect
     | Evaluate
     | SaveResult
     | CloseFederatedEvaluation
@@ -317,3 +317,6 @@ Effect = (
     | AcceptFailure
     | Stop
 )
+"""What everything needs, masked or not."""
+
+Effect = OwnEffect | MaskedEffect

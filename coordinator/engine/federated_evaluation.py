@@ -3,17 +3,19 @@
 import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from coordinator.engine.early_stopping import Source
 from coordinator.engine.effects import CloseFederatedEvaluation, Note, SaveResult
 from coordinator.engine.events import FederatedEvaluationClosed, ReportReceived, ResultSaved
 from coordinator.engine.state import MachineState
-from coordinator.records import NodeResult, RecoveredState, believable
+from coordinator.records import NodeResult, NodesEvaluation, RecoveredState, believable
 from federation.protocol.cohort import evaluates, evaluation_share
 from federation.protocol.messages import EvaluationReceipt, EvaluationReport, Reason, ReceiptStatus
+from federation.protocol.sum_messages import MaskedEvaluation
 from federation.types import Digest, ModelVersion, NodeId
 
-__all__ = ["EVALUATIONS_KEPT_MAX", "FederatedEvaluation"]
+__all__ = ["EVALUATIONS_KEPT_MAX", "FederatedEvaluation", "HiddenReports"]
 
 EVALUATIONS_KEPT_MAX = 16
 """Evaluations whose late reports are still taken; a report on an older version is refused."""
@@ -21,6 +23,31 @@ EVALUATIONS_KEPT_MAX = 16
 
 RETURN_S = 15.0
 """After a restart the fleet is given this long to be seen before nobody is waited for, in seconds [FED-10]."""
+
+
+class HiddenReports(Protocol):
+    """Reports of which only the sum is seen; `coordinator.engine.masked.evaluations.MaskedEvaluations` is one."""
+
+    def is_able(self, node: NodeId) -> bool:
+        """Whether a node reports so."""
+
+    def objection(self, report: EvaluationReport, node: NodeId) -> str:
+        """Why a report is not taken; nothing where it is."""
+
+    def keep(self, node: NodeId, report: EvaluationReport) -> None:
+        """A report counts."""
+
+    def found(self, version: ModelVersion) -> int:
+        """How many reports on a version are here."""
+
+    def end(self, version: ModelVersion) -> None:
+        """No further report counts: make the figures."""
+
+    def ends(self) -> float | None:
+        """When time alone decides something, in connected seconds."""
+
+    def closed(self, found: NodesEvaluation) -> None:
+        """They are on disk, or that there are none."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,6 +83,7 @@ class FederatedEvaluation:
         self._asked: OrderedDict[ModelVersion, _Asked] = OrderedDict()
         self._closing: set[ModelVersion] = set()
         self._unclosed: set[ModelVersion] = set()
+        self._sums: HiddenReports | None = None
         for known in recovered.surveyed:
             digest = recovered.recent.get(known.version)
             self._asked[known.version] = _Asked(share=known.share, digest=digest, open=not known.closed)
@@ -72,6 +100,10 @@ class FederatedEvaluation:
         for version in self._unclosed:
             self._asked[version].open = False
         self._forget_oldest()
+
+    def hide(self, sums: HiddenReports) -> None:
+        """Only sums of what nodes find are seen; this sees to them."""
+        self._sums = sums
 
     @property
     def busy(self) -> bool:
@@ -99,7 +131,7 @@ class FederatedEvaluation:
         if known is not None or not self.due():
             return None if known is None else known.share
         self._close()
-        version, present = state.head.version, list(state.registry.present())
+        version, present = state.head.version, list(filter(self._is_able, state.registry.present()))
         settings = state.settings.federated_evaluation
         count = max(settings.nodes_min, math.ceil(settings.fraction * len(present) - 1e-9))
         share = evaluation_share(state.run, version, present, count)
@@ -115,7 +147,8 @@ class FederatedEvaluation:
         asked = self._open
         if asked is None:
             return
-        if self._state.registry.is_present(node) and self._is_asked(asked, node) and node not in asked.reported:
+        asks = self._state.registry.is_present(node) and self._is_asked(asked, node) and self._is_able(node)
+        if asks and node not in asked.reported:
             asked.waiting[node] = None
         else:
             asked.waiting.pop(node, None)
@@ -132,7 +165,11 @@ class FederatedEvaluation:
             self._receipt(event.known)
         elif not state.paused:
             reason = self._objection(node, report)
-            if reason is Reason.NONE:
+            hindrance = self._misread(node, report) if reason is Reason.NONE else ""
+            if hindrance:
+                state.note("report_refused", node=node, version=report.version, detail=hindrance)
+                self._refuse(node, report, Reason.TERMS)
+            elif reason is Reason.NONE:
                 self._save(node, report)
             else:
                 self._refuse(node, report, reason)
@@ -147,6 +184,22 @@ class FederatedEvaluation:
             return Reason.BASE_MISMATCH
         return Reason.BAD_NUM_EXAMPLES if report.num_examples > self._state.settings.num_examples_max else Reason.NONE
 
+    def _misread(self, node: NodeId, report: EvaluationReport) -> str:
+        """Why a report is not of the form that this run has; nothing where it is."""
+        if self._sums is not None:
+            return self._sums.objection(report, node)
+        return "" if report.masked is None else "nothing is masked in this run"
+
+    def announced(self, share: int | None) -> MaskedEvaluation | None:
+        """How the nodes of a share are asked under masks; None where nothing is masked."""
+        settings = self._state.settings
+        if share is None or settings.masking is None:
+            return None
+        return MaskedEvaluation(share=share, metrics=settings.federated_evaluation.metrics)
+
+    def _is_able(self, node: NodeId) -> bool:
+        return self._sums is None or self._sums.is_able(node)
+
     def _save(self, node: NodeId, report: EvaluationReport) -> None:
         result = NodeResult(
             version=report.version,
@@ -157,6 +210,8 @@ class FederatedEvaluation:
             reason=report.reason,
             counted=self._asked[report.version].open,
         )
+        if self._sums is not None and report.masked is not None and result.counted:
+            self._sums.keep(node, report)
         self._state.emit(SaveResult(result=result))
 
     def saved(self, event: ResultSaved) -> None:
@@ -188,10 +243,11 @@ class FederatedEvaluation:
 
     def ends(self) -> float | None:
         """When time alone may end an open evaluation, in connected seconds."""
-        asked = self._open
+        asked, found = self._open, None if self._sums is None else self._sums.ends()
         if asked is None:
-            return None
-        return asked.since if self._state.connected_s < asked.since else asked.until
+            return found
+        own = asked.since if self._state.connected_s < asked.since else asked.until
+        return own if found is None else min(own, found)
 
     def advance(self, *, settled: bool) -> None:
         """End it when everybody has reported who is there, or when it has lasted long enough."""
@@ -200,7 +256,8 @@ class FederatedEvaluation:
             self._emit_close(version)
         if asked is None:
             return
-        enough = asked.found >= state.settings.federated_evaluation.nodes_min and state.connected_s >= asked.since
+        found = asked.found if self._sums is None else self._sums.found(next(reversed(self._asked)))
+        enough = found >= state.settings.federated_evaluation.nodes_min and state.connected_s >= asked.since
         complete = settled and state.clock.running and not asked.waiting and enough
         if complete or state.connected_s >= asked.until:
             self._close()
@@ -210,6 +267,8 @@ class FederatedEvaluation:
         found, state = event.evaluation, self._state
         self._closing.discard(found.version)
         self._unclosed.discard(found.version)
+        if self._sums is not None:
+            self._sums.closed(found)
         fields = {"nodes": found.nodes, "num_examples": found.num_examples, "metrics": dict(found.metrics)}
         state.emit(Note(event="nodes_evaluated", fields={"version": found.version, **fields}))
         state.observe(Source.NODES, found.version, found.decisive)
@@ -227,6 +286,9 @@ class FederatedEvaluation:
 
     def _emit_close(self, version: ModelVersion) -> None:
         self._unclosed.add(version)
+        if self._sums is not None:
+            self._sums.end(version)
+            return
         self._closing.add(version)
         self._state.emit(CloseFederatedEvaluation(version=version))
 

@@ -52,7 +52,7 @@ class CoordinatorMachine:
         self._alarms = Alarms(state)
         self._ledger = PrivacyLedger(state, recovered)
         self._receiver = UpdateReceiver(state, recovered.transfers, self._behind)
-        self._sums = MaskedSums(state, self._receiver, recovered)
+        self._sums = MaskedSums(state, self._receiver, self._evaluation, recovered)
         self._versions = Versions(state, self._receiver, self._announcer, self._sums, best=recovered.best)
         self._waiting = Waiting(state)
         self._enrolled: events.NodesEnrolled | None = None

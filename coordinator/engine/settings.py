@@ -20,11 +20,13 @@ class FederatedEvaluationSettings:
         every: Evaluate each n-th version there; 0 is never.
         fraction: Share of the nodes online that are asked.
         nodes_min: At least so many are asked; with fewer results an evaluation waits for its lease.
+        metrics: Under masks the names of those that are told, as sums; without masks nodes say what they have.
     """
 
     every: int = 0
     fraction: float = 1.0
     nodes_min: int = 1
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,8 @@
 from collections import OrderedDict
 from collections.abc import Callable
 
-from coordinator.records import UpdateRecord, read_ticket
+from coordinator.records import UpdateRecord
+from federation.privacy.terms import read_ticket
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import Reason
 from federation.types import Digest
@@ -116,7 +117,7 @@ def check_masked(
         return Reason.INCOMPATIBLE, str(error)
     except FrameError as error:
         return Reason.MALFORMED_FRAME, str(error)
-    ticket = None if record.seeds is None else read_ticket(record.seeds)
+    ticket = None if record.seeds is None else read_ticket(record.seeds.ticket)
     if ticket is None or found.shape != shape_for(ticket.terms):
         return Reason.TERMS, f"the frame is of {found.shape}, and its terms are not"
     return None

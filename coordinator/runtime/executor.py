@@ -19,6 +19,7 @@ from coordinator.engine.effects import (
     Invite,
     Note,
     OpenTransfer,
+    OwnEffect,
     Publication,
     PublishAnnouncement,
     PublishModel,
@@ -55,7 +56,7 @@ from coordinator.engine.events import (
     UpdateStored,
     VersionCommitted,
 )
-from coordinator.engine.masked.effects import DropBatch, FreezeBatch, RaiseTaking, SendToHelper, StoreSum, StoreSumChunk
+from coordinator.engine.masked.effects import MaskedEffect
 from coordinator.global_model.aggregation import Unusable
 from coordinator.global_model.committer import Committer
 from coordinator.global_model.update_checks import Examine, Refusal, check_masked, check_update
@@ -192,12 +193,12 @@ class CoordinatorExecutor:
         if self._failed and not isinstance(effect, INDEPENDENT):
             return ()
         try:
-            return tuple(self._run(effect))
+            return tuple(self._masked.run(effect) if isinstance(effect, MaskedEffect) else self._run(effect))
         except StorageError as error:
             self._failed = True
             return (StorageFailed(detail=str(error)),)
 
-    def _run(self, effect: Effect) -> Iterator[Event]:  # noqa: C901, PLR0912 - one branch per effect
+    def _run(self, effect: OwnEffect) -> Iterator[Event]:  # noqa: C901, PLR0912 - one branch per effect
         match effect:
             case SaveRound(record=record):
                 self._store.save_round(record)
@@ -221,8 +222,6 @@ class CoordinatorExecutor:
                 self._save_word(effect)
             case CommitVersion():
                 yield self._commit(effect)
-            case FreezeBatch() | DropBatch() | StoreSumChunk() | StoreSum() | SendToHelper() | RaiseTaking():
-                yield from self._masked.run(effect)
             case Evaluate(version=version):
                 yield from self._evaluate(version)
             case SaveResult(result=result):

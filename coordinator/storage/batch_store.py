@@ -3,11 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from coordinator.records import BatchRecord, ReleaseRecord, Verdict
-from coordinator.storage import batches, releases, statements
+from coordinator.records import BatchRecord, NodesEvaluation, ReleaseRecord, Verdict
+from coordinator.storage import batches, evaluations, hidden_reports, releases, statements
 from coordinator.storage.files import payload_file, reading
 from coordinator.storage.transfer_files import TransferFiles
+from federation.privacy.metrics import Measured
 from federation.privacy.releases import Taking
+from federation.protocol.messages import EvaluationReport
+from federation.protocol.sum_messages import MaskedReport, SumRequest
 from federation.runtime.failpoint import failpoint
 from federation.storage.folder import Folder
 from federation.storage.sqlite import Database, storing
@@ -93,3 +96,51 @@ class BatchStore:
         with self._database.transaction("sum"):
             batches.insert_sum(self._database, version, part, body)
         failpoint("coordinator_after_sum")
+
+    def keep_report(self, node: NodeId, report: EvaluationReport) -> None:
+        """Save a node's masked report, until the evaluation is closed.
+
+        Raises:
+            StorageError: Nothing was saved.
+        """
+        with self._database.transaction("report"):
+            hidden_reports.insert_report(self._database, node, report)
+
+    def reports(self, version: ModelVersion) -> Mapping[NodeId, MaskedReport]:
+        """The masked reports on a version, by node.
+
+        Raises:
+            StorageError: They cannot be read.
+        """
+        with storing("report"):
+            return hidden_reports.read_reports(self._database, version)
+
+    def freeze_evaluation(self, request: SumRequest) -> None:
+        """Save which reports are summed, before helpers are asked; the same again does nothing.
+
+        Raises:
+            LocalProtocolError: Others are frozen.
+            StorageError: Nothing was saved.
+        """
+        with self._database.transaction("evaluation"):
+            hidden_reports.insert_request(self._database, request)
+
+    def evaluation_request(self, version: ModelVersion) -> SumRequest | None:
+        """What `freeze_evaluation` has saved; None is nothing.
+
+        Raises:
+            StorageError: It cannot be read.
+        """
+        with storing("evaluation"):
+            return hidden_reports.read_request(self._database, version)
+
+    def close_evaluation(self, version: ModelVersion, measured: Measured | None) -> NodesEvaluation:
+        """Save what the sum of the reports says, or that there is none; a closed one is returned as it is.
+
+        Raises:
+            LocalProtocolError: No evaluation of this version was reserved with a round.
+            StorageError: Nothing was saved.
+        """
+        with self._database.transaction("evaluation on the nodes"):
+            survey = evaluations.read_survey(self._database, version)
+            return survey if survey.closed else hidden_reports.close_hidden(self._database, survey, measured)

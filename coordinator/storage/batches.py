@@ -8,11 +8,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from coordinator.records import BatchRecord, MaskedSeeds, Member, ReleaseRecord, UpdateRecord, Verdict
+from coordinator.records import BatchRecord, MaskedSeeds, Member, NodesEvaluation, ReleaseRecord, UpdateRecord, Verdict
 from federation.errors import DamagedStore, LocalProtocolError, RemoteProtocolError
+from federation.privacy.metrics import Measured
 from federation.privacy.releases import Taking
 from federation.protocol.chunking import payload_digest
-from federation.protocol.sum_messages import SumRequest
+from federation.protocol.messages import EvaluationReport
+from federation.protocol.sum_messages import MaskedReport, SumRequest
 from federation.protocol.wire import decode_message, encode_message
 from federation.storage.sqlite import Database, Readable, Row
 from federation.types import ModelVersion, NodeId, UpdateId
@@ -58,6 +60,25 @@ class Batches(Protocol):
 
     def save_sum(self, version: ModelVersion, part: int, body: bytes) -> None:
         """Save what a helper has answered for one class of a batch."""
+
+    def keep_report(self, node: NodeId, report: EvaluationReport) -> None:
+        """Save a node's masked report, until the evaluation is closed."""
+
+    def reports(self, version: ModelVersion) -> Mapping[NodeId, MaskedReport]:
+        """The masked reports on a version, by node."""
+
+    def freeze_evaluation(self, request: SumRequest) -> None:
+        """Save which reports are summed, before helpers are asked; the same again does nothing."""
+
+    def evaluation_request(self, version: ModelVersion) -> SumRequest | None:
+        """What `freeze_evaluation` has saved; None is nothing."""
+
+    def close_evaluation(self, version: ModelVersion, measured: Measured | None) -> NodesEvaluation:
+        """Save what the sum of the reports says, or that there is none; a closed one is returned as it is.
+
+        Raises:
+            LocalProtocolError: No evaluation of this version was reserved with a round.
+        """
 
 
 def insert_seeds(database: Database, record: UpdateRecord) -> None:

@@ -110,6 +110,16 @@ def _add_groups(connection: Connection) -> None:
     connection.execute("ALTER TABLE batches ADD COLUMN others BLOB")
 
 
+def _add_masked_reports(connection: Connection) -> None:
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS masked_reports (version INTEGER NOT NULL, node TEXT NOT NULL,"
+        " report BLOB NOT NULL, PRIMARY KEY (version, node))"
+    )
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS masked_evaluations (version INTEGER PRIMARY KEY, request BLOB NOT NULL)"
+    )
+
+
 LAYOUT = Layout(
     tables=TABLES,
     read=_read_number,
@@ -125,6 +135,7 @@ LAYOUT = Layout(
         10: _add_ledger,
         11: _add_releases,
         12: _add_groups,
+        13: _add_masked_reports,
     },
 )
 
@@ -170,6 +181,7 @@ STORE = StoreKind(
         10: "room for the ledger of differential privacy",
         11: "room for the accounts of noised sums",
         12: "room for masked sums over groups",
+        13: "room for masked reports of nodes that evaluate",
     },
 )
 """What `coordinator upgrade` works on."""

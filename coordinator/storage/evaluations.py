@@ -21,6 +21,7 @@ __all__ = [
     "read_curves",
     "read_evaluated",
     "read_retained",
+    "read_survey",
     "read_surveys",
     "save_result",
     "write_retained",
@@ -52,7 +53,7 @@ def save_result(database: Database, result: NodeResult) -> None:
     Raises:
         LocalProtocolError: No evaluation of this version was reserved.
     """
-    _survey(database, result.version)
+    read_survey(database, result.version)
     database.insert("node_results", RESULT.row(result), conflict="IGNORE")
 
 
@@ -68,7 +69,7 @@ def close_survey(database: Database, version: ModelVersion) -> NodesEvaluation:
     Raises:
         LocalProtocolError: No evaluation of this version was reserved.
     """
-    survey = _survey(database, version)
+    survey = read_survey(database, version)
     if survey.closed:
         return survey
     rows = database.execute("SELECT * FROM node_results WHERE version = ? ORDER BY node", version)
@@ -184,7 +185,12 @@ def read_curves(database: Readable) -> list[CurvePoint]:
     ]
 
 
-def _survey(database: Database, version: ModelVersion) -> NodesEvaluation:
+def read_survey(database: Database, version: ModelVersion) -> NodesEvaluation:
+    """One evaluation on the nodes.
+
+    Raises:
+        LocalProtocolError: No evaluation of this version was reserved.
+    """
     row = database.execute("SELECT * FROM surveys WHERE version = ?", version).fetchone()
     if row is None:
         raise LocalProtocolError(f"no evaluation of version {version} on the nodes has been reserved")

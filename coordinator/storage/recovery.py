@@ -7,6 +7,7 @@ from coordinator.storage import schema
 from coordinator.storage.batches import read_frozen, read_seeds, read_sum_parts
 from coordinator.storage.evaluations import read_best, read_evaluated, read_reported, read_retained, read_surveys
 from coordinator.storage.files import blob_digest, model_file, remedy_of
+from coordinator.storage.hidden_reports import read_hidden
 from coordinator.storage.participation import read_spent
 from coordinator.storage.releases import read_ledger
 from coordinator.storage.seals import seal_update, unseal_above
@@ -157,6 +158,7 @@ def read_recovered(
         evaluated=read_evaluated(database),
         surveyed=surveys,
         reported=read_reported(database, surveys[-1].version) if surveys else {},
+        hidden=read_hidden(database),
         retained=read_retained(database),
         best=read_best(database),
         restored=read_restored(database),

@@ -88,6 +88,8 @@ _COLUMNS = {
         version=_KEY, closed=_COUNT, nodes=_COUNT, num_examples=_COUNT, metrics=_METRICS, medians=_METRICS
     ),
     "node_results": f"{RESULT.definitions()}, PRIMARY KEY (version, node)",
+    "masked_reports": "version INTEGER NOT NULL, node TEXT NOT NULL, report BLOB NOT NULL, PRIMARY KEY (version, node)",
+    "masked_evaluations": f"version {_KEY}, request BLOB NOT NULL",
     "retained": "version INTEGER PRIMARY KEY, best INTEGER NOT NULL",
     "spent": _SPENT,
     "releases": _RELEASES,
@@ -110,7 +112,10 @@ TABLES = (
 )
 """The statements that make a new database; an earlier one gets there by the steps of `coordinator.storage.database`."""
 
-OF_A_VERSION = ("versions", "parts", "evaluations", "surveys", "node_results", "retained")
+OF_A_VERSION = (
+    *("versions", "parts", "evaluations", "surveys", "node_results", "retained"),
+    *("masked_reports", "masked_evaluations"),
+)
 """Tables whose rows of a version go with it when its commit is undone."""
 
 

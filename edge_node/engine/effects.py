@@ -15,6 +15,7 @@ from federation.protocol.messages import (
     RoundAnnouncement,
     UpdateOffer,
 )
+from federation.protocol.sum_messages import PrivacyTerms
 from federation.types import ModelVersion, RoundId, RunId, SampledSteps, UpdateId
 
 __all__ = [
@@ -216,11 +217,18 @@ class StartEvaluation:
 
     An evaluation that nobody waits for any more runs to its end, and its result is ignored. With ``uses``, the
     device is offered the model by what it comes to.
+
+    Attributes:
+        model: Which version.
+        run: Of which run.
+        uses: See above.
+        hidden: Under which terms the report is masked, and the metrics that it tells; None reports in clear.
     """
 
     model: ModelRef
     run: RunId
     uses: bool = False
+    hidden: tuple[PrivacyTerms, tuple[str, ...]] | None = None
 
 
 Effect = (

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from edge_node.engine.assignment import Assignment
 from edge_node.engine.effects import StartEvaluation
 from edge_node.engine.reports import Reports
-from edge_node.engine.settings import NodeSettings, other_task
+from edge_node.engine.settings import NodeSettings, other_task, unmasked
+from federation.privacy.metrics import metric_terms
 from federation.protocol.cohort import evaluates
 from federation.protocol.limits import fit_text
 from federation.protocol.messages import EvaluationReport, ModelRef, RoundAnnouncement
@@ -63,6 +64,7 @@ class Evaluations:
             now: Monotonic seconds.
         """
         reason = other_task(announcement, self._settings)
+        reason = reason if reason is not None else self._told_in_clear(announcement)
         reason = reason if reason is not None or self._gate is None else self._gate()
         if reason is not None:
             self.refuse(announcement, reason, now)
@@ -80,7 +82,11 @@ class Evaluations:
         self._asked, uses = self._is_asked(announcement), self._is_offered(announcement, now)
         if uses:
             self._used, self._next_at = announcement.model.version, now + self._settings.model_every_s
-        return StartEvaluation(model=announcement.model, run=announcement.run, uses=uses)
+        hidden, terms = announcement.masked_evaluation, announcement.privacy
+        told = None
+        if self._asked and hidden is not None and terms is not None:
+            told = metric_terms(terms, len(hidden.metrics)), hidden.metrics
+        return StartEvaluation(model=announcement.model, run=announcement.run, uses=uses, hidden=told)
 
     def refuse(self, announcement: RoundAnnouncement, reason: str, now: float) -> None:
         """Say that the announced version is not evaluated here, and why; the device is offered it again later."""
@@ -98,10 +104,21 @@ class Evaluations:
             self._reports.add(report, now)
 
     def _is_asked(self, announcement: RoundAnnouncement) -> bool:
-        version, share = announcement.model.version, announcement.evaluation
+        version, hidden = announcement.model.version, announcement.masked_evaluation
         if version == self._last or announcement.settings.privacy is not None:
             return False  # with privacy, what is measured on its own data would leave without noise [FED-181]
+        share = announcement.evaluation if hidden is None else hidden.share
         return evaluates(share, announcement.run, version, self._settings.node)
+
+    def _told_in_clear(self, announcement: RoundAnnouncement) -> str | None:
+        """Why this node's own numbers would not be hidden as it wants it, or None [FED-195]."""
+        if not self._is_asked(announcement):
+            return None
+        masks = bool(self._settings.helpers) or announcement.privacy is not None
+        if announcement.masked_evaluation is None:
+            return "helpers: the numbers of this node would be told in clear" if masks else None
+        reason = unmasked(announcement, self._settings.helpers)
+        return None if reason is None else f"helpers: {reason}"
 
     def _is_offered(self, announcement: RoundAnnouncement, now: float | None) -> bool:
         is_new = self._settings.uses_model and announcement.model.version != self._used

@@ -54,7 +54,7 @@ from federation.protocol.messages import (
     RoundAnnouncement,
 )
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
-from federation.types import PRIVATE_EXAMPLES, Incarnation, RunId, SampledSteps, StateId
+from federation.types import MASKED_REPORTS, PRIVATE_EXAMPLES, Incarnation, RunId, SampledSteps, StateId
 
 __all__ = ["NodeMachine", "NodeSettings", "TrainBounds"]
 
@@ -210,10 +210,12 @@ class NodeMachine:
 
     def _capabilities(self) -> Mapping[str, float] | None:
         """What the device says of itself, and how fast its uplink was [FED-74]."""
-        link, private = self._outbox.link.bytes_per_s, {PRIVATE_EXAMPLES: 1.0} if self._settings.private else {}
+        link, settings = self._outbox.link.bytes_per_s, self._settings
+        can = {PRIVATE_EXAMPLES: 1.0} if settings.private else {}
+        can |= {MASKED_REPORTS: 1.0} if settings.helpers else {}
         if self._device is None:
-            return private or None
-        return {**self._device(), **({} if link is None else {"link_bytes_s": link}), **private}
+            return can or None
+        return {**self._device(), **({} if link is None else {"link_bytes_s": link}), **can}
 
     # --- the coordinator --------------------------------------------------------------------------------------------
 

@@ -150,13 +150,13 @@ def objection(announcement: RoundAnnouncement, settings: NodeSettings) -> str | 
         return "the run is not sealed, and security.require_sealed is set here: set the coordinator's privacy.sealed"
     if not _agrees_to_codec(announcement.codec, settings.codecs):
         return f"codec {announcement.codec}"
-    reason = _unmasked(announcement, settings.helpers)
+    reason = unmasked(announcement, settings.helpers)
     if reason is not None:
         return f"helpers: {reason}"
     return _beyond(announcement.settings, settings.bounds)
 
 
-def _unmasked(announcement: RoundAnnouncement, helpers: Mapping[HelperId, bytes]) -> str | None:
+def unmasked(announcement: RoundAnnouncement, helpers: Mapping[HelperId, bytes]) -> str | None:
     """Why an update would not be hidden as this node wants it, or None [FED-156]."""
     terms, kind = announcement.privacy, CodecSpec.parse(announcement.codec).kind
     if (terms is None) != (kind is not Kind.MASKED):

@@ -47,7 +47,7 @@ from edge_node.runtime.sealing import NodeSealing
 from edge_node.storage.store import HeldModel, NodeStore
 from edge_node.storage.task_state import expected_state
 from edge_node.training.adoption import AdoptionError, compose, initial_model
-from edge_node.training.evaluation import EvaluationJob
+from edge_node.training.evaluation import EvaluationJob, HiddenMetrics
 from edge_node.training.masking import Masking, unmasked
 from edge_node.training.update import ResidualChange, added, give_back, merge
 from edge_node.training.worker import Trainer, TrainingJob, TrainingSetup
@@ -250,6 +250,7 @@ class NodeExecutor:
             inputs_digest=model.inputs_digest,
             inputs=self._inputs_of(model.inputs_digest),
             uses=effect.uses,
+            hidden=effect.hidden and HiddenMetrics(*effect.hidden, self._parts.helpers(self._sign_ticket)),
         )
         self._trainer.evaluate(job)
         self._save_held(held)

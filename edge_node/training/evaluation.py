@@ -3,20 +3,37 @@
 from dataclasses import dataclass, field
 
 from edge_node.engine.events import EvaluationFinished
+from edge_node.training.masking import Masking
 from federation.errors import TaskError, described
 from federation.inputs import agree
 from federation.protocol.limits import EXAMPLES_MAX, SECONDS_MAX, fit_metrics, fit_text
 from federation.protocol.messages import EvaluationReport
+from federation.protocol.sum_messages import PrivacyTerms
 from federation.runtime.clock import Clock
 from federation.runtime.log import get_log
 from federation.task import TEST_EXAMPLES, Parameters, Stateful, Task
 from federation.types import Digest, ModelVersion, RunId
 from update_codec import Manifest, Vectors
 
-__all__ = ["NOTHING_EVALUATED", "EvaluationJob", "evaluation_event", "reason_of"]
+__all__ = ["NOTHING_EVALUATED", "EvaluationJob", "HiddenMetrics", "evaluation_event", "reason_of"]
 
 NOTHING_EVALUATED = "the task evaluates nothing on this node"
 """The reason of a report without numbers where nothing has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenMetrics:
+    """How a report is to be hidden.
+
+    Attributes:
+        terms: See `federation.privacy.metrics.metric_terms`.
+        metrics: Names of what is told, in the announced order.
+        masking: Keys, randomness and signature; or why there are none.
+    """
+
+    terms: PrivacyTerms
+    metrics: tuple[str, ...]
+    masking: Masking | str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +50,7 @@ class EvaluationJob:
         inputs_digest: Names what the run's inputs mean; None where nobody has said it.
         inputs: That, where it has been heard.
         uses: Whether the device is offered the model by what it comes to.
+        hidden: How the report is hidden before it leaves; None reports in clear.
     """
 
     run: RunId
@@ -44,6 +62,7 @@ class EvaluationJob:
     inputs_digest: Digest | None = None
     inputs: str | None = None
     uses: bool = False
+    hidden: HiddenMetrics | None = None
 
 
 def evaluation_event(task: Task, manifest: Manifest, job: EvaluationJob, clock: Clock) -> EvaluationFinished:

@@ -12,9 +12,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from federation.errors import RemoteProtocolError
 from federation.privacy.classes import check_threshold
-from federation.protocol.sum_messages import PrivacyTerms, PrivacyUnit
+from federation.protocol.sum_messages import PrivacyTerms, PrivacyUnit, Ticket
 from federation.protocol.sum_schema import PRIVACY_TERMS
+from federation.protocol.wire import decode_message
 from federation.types import DIGEST_BYTES, Digest, ModelVersion, RunId
 from update_codec import NonFiniteError
 from update_codec.masking import Shape, bits_for
@@ -31,6 +33,7 @@ __all__ = [
     "noise_deviation",
     "noise_reach",
     "quantize",
+    "read_ticket",
     "shape_of",
     "terms_digest",
 ]
@@ -50,6 +53,15 @@ def helpers_digest(keys: Collection[bytes], threshold: int) -> Digest:
     """Who the helpers are: over h, t and their identity keys (Ed25519, 32 bytes each) in ascending order."""
     said = bytes([len(keys), threshold]) + b"".join(sorted(keys))
     return Digest(blake2b(said, digest_size=DIGEST_BYTES, person=b"fedmq-helpers").digest())
+
+
+def read_ticket(body: bytes) -> Ticket | None:
+    """What a node has signed for the helpers; None where it is no ticket. Helpers look at the signature."""
+    try:
+        ticket = decode_message(body)
+    except RemoteProtocolError:
+        return None
+    return ticket if isinstance(ticket, Ticket) else None
 
 
 def terms_digest(terms: PrivacyTerms) -> Digest:

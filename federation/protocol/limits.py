@@ -79,6 +79,14 @@ KEY_BYTES_MAX: Final = 1_280
 """Bytes of a public key to seal to; a hybrid one has 1,216."""
 MASKED_INLINE_BYTES_MAX: Final = 46_080
 """Bytes of a masked update that rides in its offer, beside ticket and boxes."""
+EVALUATION_METRICS_MAX: Final = 8
+"""Metrics of which nodes tell only sums."""
+EVALUATION_NODES: Final = 80
+"""Nodes that a cohort lists less where the announcement names such metrics."""
+MASKED_REPORT_BYTES_MAX: Final = 1_024
+"""Bytes of a node's masked metrics."""
+REPORT_BYTES_MAX: Final = 20_480
+"""Bytes of a report: one with masks carries a ticket and a box for each helper."""
 SUM_REQUEST_BYTES_MAX: Final = 36_864
 """Bytes of a request for a sum: a digest of each member, and its header."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from federation.protocol.enumerations import Activity, PartKind, Presence, Reason, ReceiptStatus
 from federation.protocol.sealed_messages import KeyWrap, PartsSeal, Sealed, SealingKey
-from federation.protocol.sum_messages import PrivacyTerms, SumMessage
+from federation.protocol.sum_messages import MaskedEvaluation, MaskedReport, PrivacyTerms, SumMessage
 from federation.types import (
     Digest,
     Epoch,
@@ -181,8 +181,8 @@ class RoundAnnouncement:
         evaluation: Nodes whose evaluation hash for this version is below it evaluate the model, whoever trains (see
             cohort.py); 2**64 - 1 is everybody, None is nobody. All announcements of a version say the same.
         start_low: The low 32 bits of the start that announces (`CoordinatorState`); None is an older peer.
-        privacy: Updates are masked under these terms; None: they are not.
-        seal: How the model's parts are sealed; None: they are not.
+        privacy: Updates are masked under these terms; None: they are not. ``seal``: how the model's parts are sealed.
+        masked_evaluation: In the place of ``evaluation`` where nodes mask: their metrics are told only as sums.
     """
 
     run: RunId
@@ -201,6 +201,7 @@ class RoundAnnouncement:
     start_low: int | None = None
     privacy: PrivacyTerms | None = None
     seal: PartsSeal | None = None
+    masked_evaluation: MaskedEvaluation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,13 +230,11 @@ class UpdateOffer:
     """``n/{node}/evt``: a finished update; one that fits a chunk rides inside.
 
     Attributes:
-        run: The run that it was trained for.
-        round: The announcement that asked for it.
-        base_version: The version that it was trained from: staleness comes from here.
-        base_digest: Digest of that version as the node held it.
+        run: The run that it was trained for; ``round``: the announcement that asked for it.
+        base_version: What it was trained from: staleness comes from here; ``base_digest``: as the node held it.
         num_examples: Local examples: the weight, at least 1.
         metrics: The task's own numbers (finite), at most 16.
-        codec: The codec spec that made the frame.
+        codec: The spec that made the frame.
         payload_bytes: Size of the codec frame, in bytes; ``payload_digest`` is BLAKE2b-128 of it.
         chunk_bytes: Body size of every chunk but the last, when it is granted.
         fetched_bytes: Model bytes that the node pulled for this round.
@@ -357,9 +356,9 @@ class EvaluationReport:
 
     Attributes:
         digest: Digest of that version as the node held it.
-        num_examples: Local test examples: the weight; 0 when it has not evaluated.
+        num_examples: Local test examples: the weight; 0 when it has not evaluated, and ``reason`` says why.
         metrics: The task's own numbers (finite), at most 16.
-        reason: Why it has not evaluated, for people.
+        masked: What it has measured, where only sums of it are to be seen; then there is no other number.
     """
 
     run: RunId
@@ -369,6 +368,7 @@ class EvaluationReport:
     metrics: Mapping[str, float] = field(default_factory=dict)
     evaluate_s: float = 0.0
     reason: str = ""
+    masked: MaskedReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

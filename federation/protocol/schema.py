@@ -35,6 +35,7 @@ from federation.protocol.limits import (
     PROOF_BYTES_MAX,
     PROVEN_RECEIPT_BYTES_MAX,
     REASON_BYTES_MAX,
+    REPORT_BYTES_MAX,
     SPEC_BYTES_MAX,
 )
 from federation.protocol.messages import (
@@ -62,7 +63,14 @@ from federation.protocol.messages import (
     UpdateOffer,
 )
 from federation.protocol.sealed_messages import CONTENT_KEY, PARTS_SEAL, SEALED_SCHEMAS, SEALING_KEY
-from federation.protocol.sum_schema import BOXES, PRIVACY_TERMS, SUM_SCHEMAS, TICKET_BYTES
+from federation.protocol.sum_schema import (
+    BOXES,
+    MASKED_EVALUATION,
+    MASKED_REPORT,
+    PRIVACY_TERMS,
+    SUM_SCHEMAS,
+    TICKET_BYTES,
+)
 from federation.protocol.tables import (
     CHUNK,
     COUNT,
@@ -201,6 +209,17 @@ _SEEN_RUN = Record(
 )
 
 
+def _check_announcement(announcement: RoundAnnouncement) -> None:
+    masked = announcement.masked_evaluation is not None
+    if masked and (announcement.privacy is None or announcement.evaluation is not None):
+        raise FieldError("RoundAnnouncement.masked_evaluation needs privacy, and no evaluation in clear")
+
+
+def _check_report(report: EvaluationReport) -> None:
+    if report.masked is not None and (report.num_examples or report.metrics or report.reason):
+        raise FieldError("EvaluationReport.masked goes with no number in clear")
+
+
 SCHEMAS: Final[tuple[MessageSchema, ...]] = (
     message(
         1,
@@ -236,6 +255,8 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(15, "start_low", COUNT, optional=True),
         Field(16, "privacy", PRIVACY_TERMS, optional=True),
         Field(17, "seal", PARTS_SEAL, optional=True),
+        Field(18, "masked_evaluation", MASKED_EVALUATION, optional=True),
+        check=_check_announcement,
         bytes_max=ANNOUNCEMENT_BYTES_MAX,
     ),
     message(
@@ -330,6 +351,9 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(6, "metrics", Numbers()),
         Field(7, "evaluate_s", SECONDS),
         Field(8, "reason", Text(REASON_BYTES_MAX)),
+        Field(9, "masked", MASKED_REPORT, optional=True),
+        check=_check_report,
+        bytes_max=REPORT_BYTES_MAX,
     ),
     message(
         13,

@@ -13,6 +13,8 @@ __all__ = [
     "Held",
     "HeldStatus",
     "HelperState",
+    "MaskedEvaluation",
+    "MaskedReport",
     "PrivacyTerms",
     "PrivacyUnit",
     "SealedSeeds",
@@ -72,6 +74,38 @@ class PrivacyTerms:
     releases: int | None = None
     separation: int | None = None
     participations: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedEvaluation:
+    """In the announcement of a masked run: who is to evaluate the version, and which metrics are told, only as sums.
+
+    Attributes:
+        share: Nodes whose evaluation hash for this version is below it evaluate the model, whoever trains.
+        metrics: Names of the metrics, each once: the order in which a report has them.
+    """
+
+    share: int
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedReport:
+    """In an evaluation report: what the node has measured, under masks.
+
+    Attributes:
+        update: A name of its own for the helpers, as an update has; drawn for each report.
+        metrics: Digest of the metrics' names, see `federation.privacy.metrics.names_digest`.
+        payload: The masked numbers, in the bytes of a sum.
+        ticket: The signed `Ticket` of ``update``, with the evaluated version as its base.
+        boxes: The masks' seeds, sealed to one helper each, by the order of the helpers' keys.
+    """
+
+    update: UpdateId
+    metrics: Digest
+    payload: bytes
+    ticket: bytes
+    boxes: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,21 +4,25 @@ from itertools import pairwise
 from typing import Final
 
 from federation.protocol.enumerations import HeldStatus, PrivacyUnit, SumReason
-from federation.protocol.fields import Blob, Choice, Field, FieldError, Real, Record, Sequence, Whole
+from federation.protocol.fields import Blob, Choice, Field, FieldError, Real, Record, Sequence, Text, Whole
 from federation.protocol.limits import (
     BANDWIDTH_MAX,
     BOX_BYTES_MAX,
     CHUNK_BYTES,
     CLASSES_MAX,
     DIMENSION_MAX,
+    EVALUATION_METRICS_MAX,
     HELPERS_MAX,
     INT32_MAX,
+    INT64_MAX,
     KEY_BYTES_MAX,
     LEVELS_MAX,
     MASK_BITS_MAX,
+    MASKED_REPORT_BYTES_MAX,
     MEMBERS_LEAST,
     MEMBERS_MAX,
     MESSAGE_BYTES_MAX,
+    METRIC_NAME_BYTES_MAX,
     REFUSED_MEMBERS_MAX,
     RELEASES_MAX,
     SUM_REQUEST_BYTES_MAX,
@@ -28,6 +32,8 @@ from federation.protocol.limits import (
 from federation.protocol.sum_messages import (
     Held,
     HelperState,
+    MaskedEvaluation,
+    MaskedReport,
     PrivacyTerms,
     SealedSeeds,
     SumOffer,
@@ -84,6 +90,11 @@ def _check_members(value: SumRequest | SumRefusal) -> None:
         raise FieldError(f"members needs ascending digests of {DIGEST_BYTES} bytes")
 
 
+def _check_evaluation(evaluation: MaskedEvaluation) -> None:
+    if not evaluation.metrics or len(set(evaluation.metrics)) != len(evaluation.metrics):
+        raise FieldError("MaskedEvaluation.metrics needs names, each once")
+
+
 def _check_request(request: SumRequest) -> None:
     _check_members(request)
     if not request.classes or any(one >= two for one, two in pairwise(request.classes)):
@@ -114,6 +125,26 @@ PRIVACY_TERMS: Final = Record(
         Field(19, "participations", Whole(RELEASES_MAX, least=1), optional=True),
     ),
     _check_terms,
+)
+
+MASKED_EVALUATION: Final = Record(
+    MaskedEvaluation,
+    (
+        Field(1, "share", Whole(INT64_MAX)),
+        Field(2, "metrics", Sequence(Text(METRIC_NAME_BYTES_MAX, least=1), EVALUATION_METRICS_MAX)),
+    ),
+    _check_evaluation,
+)
+
+MASKED_REPORT: Final = Record(
+    MaskedReport,
+    (
+        Field(1, "update", UPDATE),
+        Field(2, "metrics", DIGEST),
+        Field(3, "payload", Blob(MASKED_REPORT_BYTES_MAX, least=1)),
+        Field(4, "ticket", TICKET_BYTES),
+        Field(5, "boxes", BOXES),
+    ),
 )
 
 SUM_SCHEMAS: Final[tuple[MessageSchema, ...]] = (

@@ -140,6 +140,9 @@ EPSILON_MAX = 1e3
 MEMBERS_MIN = 8
 """Fewest updates of a sum that helpers reveal, unless their administrators say otherwise."""
 
+NODES_EVERY = 5
+"""Versions from one evaluation on the nodes to the next, where they mask."""
+
 ALWAYS = ("coordinator.app", "edge_node.app")
 WITHOUT_TORCH = ("null", "quadratic")
 """Built-in tasks that torch has nothing to do with; a size may follow."""
@@ -173,6 +176,11 @@ def check_plan(plan: DemoPlan) -> None:
     make_selector(config.round.selector)
 
 
+def is_told(plan: DemoPlan) -> bool:
+    """Whether nodes evaluate, too: under masks, so that the coordinator sees only sums of what they measure."""
+    return bool(plan.helpers) and plan.epsilon is None
+
+
 def coordinator_settings(plan: DemoPlan, *, broker_url: str, state: Path) -> Mapping[str, Mapping[str, object]]:
     """The coordinator's configuration file of this demo, section by section."""
     # A zero is what the coordinator takes by itself where the strategy has no value of its own, as fedprox has.
@@ -202,7 +210,7 @@ def coordinator_settings(plan: DemoPlan, *, broker_url: str, state: Path) -> Map
             "selector": plan.selector,
             "exit_when_finished": True,
         },
-        "evaluation": {"every": plan.evaluate_every},
+        "evaluation": {"every": plan.evaluate_every} | ({"nodes_every": NODES_EVERY} if is_told(plan) else {}),
     }
 
 

@@ -167,7 +167,7 @@ class Batches:
             asked: dict[HelperId, list[int]] = {}
             for number in request.classes:
                 missing = _part(request, group, number) not in self._sums
-                helper = self._helper_for(number, request.terms) if missing else None
+                helper = self._delivery.helper_for(number, request.terms) if missing else None
                 if helper is not None and helper not in found:  # one group after the other
                     asked.setdefault(helper, []).append(number)
             found |= {helper: replace(request, classes=tuple(its)) for helper, its in asked.items()}
@@ -180,15 +180,6 @@ class Batches:
                 if self._asked.get(helper) != request:
                     self._delivery.say(helper, request)
                 self._asked[helper] = request
-
-    def _helper_for(self, part: int, terms: PrivacyTerms) -> HelperId | None:
-        """Who is asked for a class: the first of its helpers that answers, else that is there, else its first."""
-        names = list(self._delivery.helpers)
-        able = [names[number] for number in classes(terms.count, terms.threshold)[part] if number < len(names)]
-        helpers = self._delivery.helpers
-        answering = [name for name in able if helpers[name].answers]
-        present = [name for name in able if helpers[name].present]
-        return next(iter(answering or present or able), None)
 
     def reborn(self, helper: HelperId) -> None:
         """A new process of a helper: it is asked again."""

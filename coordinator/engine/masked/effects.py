@@ -4,14 +4,17 @@ from dataclasses import dataclass
 
 from coordinator.records import BatchRecord, ReleaseRecord, Verdict
 from federation.privacy.releases import Taking
-from federation.protocol.messages import Grant
+from federation.protocol.messages import EvaluationReport, Grant
 from federation.protocol.sum_messages import SealedSeeds, SumOffer, SumRequest
 from federation.types import HelperId, ModelVersion, NodeId
 
 __all__ = [
+    "CloseHidden",
     "DropBatch",
     "FreezeBatch",
+    "FreezeEvaluation",
     "HelperCommand",
+    "KeepReport",
     "MaskedEffect",
     "RaiseTaking",
     "SendToHelper",
@@ -73,6 +76,36 @@ class StoreSum:
     part: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepReport:
+    """Persist a node's masked report until its sum. Answers `ReportKept` or `StorageFailed`."""
+
+    node: NodeId
+    report: EvaluationReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseHidden:
+    """Make the means of masked reports, and persist them. Answers `FederatedEvaluationClosed` or `StorageFailed`.
+
+    Attributes:
+        version: Of which version.
+        sums: What helpers have answered, one for each class; none: there will be no means.
+        metrics: The names of the metrics.
+    """
+
+    version: ModelVersion
+    sums: tuple[bytes, ...]
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreezeEvaluation:
+    """Persist which reports are summed, before helpers are asked. Answers `EvaluationFrozen` or `StorageFailed`."""
+
+    request: SumRequest
+
+
 HelperCommand = SealedSeeds | SumRequest | Grant
 
 
@@ -84,5 +117,15 @@ class SendToHelper:
     command: HelperCommand
 
 
-MaskedEffect = FreezeBatch | DropBatch | StoreSumChunk | StoreSum | SendToHelper | RaiseTaking
+MaskedEffect = (
+    FreezeBatch
+    | DropBatch
+    | StoreSumChunk
+    | StoreSum
+    | SendToHelper
+    | RaiseTaking
+    | KeepReport
+    | FreezeEvaluation
+    | CloseHidden
+)
 """What only masked sums need."""

@@ -3,15 +3,18 @@
 from dataclasses import dataclass
 
 from coordinator.records import BatchRecord, ReleaseRecord, Verdict
-from federation.protocol.sum_messages import Held, HelperState, SumOffer, SumRefusal
+from federation.protocol.messages import EvaluationReport
+from federation.protocol.sum_messages import Held, HelperState, SumOffer, SumRefusal, SumRequest
 from federation.types import HelperId, UpdateId
 
 __all__ = [
     "BatchDropped",
     "BatchFrozen",
+    "EvaluationFrozen",
     "HelperSpoke",
     "MaskedAnswer",
     "MaskedNews",
+    "ReportKept",
     "SumChunkReceived",
     "SumChunkStored",
     "SumRejected",
@@ -43,6 +46,20 @@ class BatchFrozen:
 
     batch: BatchRecord
     release: ReleaseRecord | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportKept:
+    """A node's masked report is on disk."""
+
+    report: EvaluationReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationFrozen:
+    """Which masked reports are summed is on disk: helpers may be asked."""
+
+    request: SumRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,5 +95,5 @@ class SumRejected:
 MaskedNews = HelperSpoke | SumChunkReceived
 """What happens outside."""
 
-MaskedAnswer = BatchFrozen | BatchDropped | SumChunkStored | SumStored | SumRejected
+MaskedAnswer = BatchFrozen | ReportKept | EvaluationFrozen | BatchDropped | SumChunkStored | SumStored | SumRejected
 """What has come of a `MaskedEffect`."""

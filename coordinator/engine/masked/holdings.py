@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable
 
 from coordinator.engine.round import ACCEPTED, Facts, Judgement, Ruling
 from coordinator.engine.settings import MaskingSettings
-from coordinator.records import BatchRecord, MaskedSeeds, UpdateRecord, read_ticket
-from federation.privacy.terms import terms_digest
+from coordinator.records import BatchRecord, MaskedSeeds, UpdateRecord
+from federation.privacy.terms import read_ticket, terms_digest
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import Reason, UpdateOffer
 from federation.protocol.sum_messages import PrivacyTerms
@@ -82,7 +82,7 @@ class Holdings:
         if reason is Reason.NONE:
             return ACCEPTED
         seeds = seeds_of(offer)
-        ticket = None if seeds is None else read_ticket(seeds)
+        ticket = None if seeds is None else read_ticket(seeds.ticket)
         late = ticket is not None and ticket.terms not in self._known and (facts.asked or 0) < facts.head
         return Judgement(ruling=Ruling.STALE if late else Ruling.REFUSED, reason=reason)
 
@@ -101,7 +101,7 @@ class Holdings:
         seeds = seeds_of(offer)
         if seeds is None or not self._lacking:
             return Reason.NONE if seeds is None and not self._lacking else Reason.TERMS
-        ticket = read_ticket(seeds)
+        ticket = read_ticket(seeds.ticket)
         if ticket is None or ticket.terms not in self._known or len(seeds.boxes) != len(self._lacking):
             return Reason.TERMS
         said = (ticket.run, ticket.update, ticket.base_version, ticket.base_digest, ticket.payload_digest)
@@ -115,7 +115,7 @@ class Holdings:
 
     def add(self, record: UpdateRecord) -> None:
         """A stored update: every helper lacks its seeds, as far as is known."""
-        ticket = None if record.seeds is None or not self._lacking else read_ticket(record.seeds)
+        ticket = None if record.seeds is None or not self._lacking else read_ticket(record.seeds.ticket)
         if ticket is None:
             return
         self._terms_of[record.update] = ticket.terms

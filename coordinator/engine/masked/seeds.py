@@ -1,18 +1,19 @@
 """Brings each update's seeds to the helpers, until they hold them or say why they do not."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from coordinator.engine.masked.effects import HelperCommand, SendToHelper
 from coordinator.engine.state import MachineState
 from coordinator.engine.update_receiver import UpdateReceiver
 from coordinator.records import UpdateRecord
+from federation.privacy.classes import classes
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import Presence, Reason, ReceiptStatus
-from federation.protocol.sum_messages import Held, HeldStatus, HelperState, SealedSeeds, SumReason
+from federation.protocol.sum_messages import Held, HeldStatus, HelperState, PrivacyTerms, SealedSeeds, SumReason
 from federation.types import HelperId, Incarnation, StateId, UpdateId
 
-__all__ = ["LOST", "Helper", "SeedDelivery"]
+__all__ = ["LOST", "PASSING", "Helper", "SeedDelivery"]
 
 RETRY_S = 5.0
 """A helper that is there and has not answered is asked again after this time, in seconds; doubled each time."""
@@ -98,12 +99,28 @@ class SeedDelivery:
         return fresh and helper.present
 
     def _need(self) -> None:
-        """All helpers must hold an update; where fewer suffice, those that are there."""
         masking = self._state.settings.masking
         if masking is not None and masking.threshold < len(self.helpers):
-            answering = [name for name, helper in self.helpers.items() if helper.answers]
-            needed = answering if len(answering) >= masking.threshold else list(self.helpers)
-            self._state.masked.need(needed, self._state.buffer.records.values())
+            self._state.masked.need(self.needed(), self._state.buffer.records.values())
+
+    def needed(self) -> list[HelperId]:
+        """All helpers must hold an update; where fewer suffice, those that are there."""
+        masking = self._state.settings.masking
+        answering = [name for name, helper in self.helpers.items() if helper.answers]
+        enough = masking is not None and masking.threshold <= len(answering)
+        return answering if enough else list(self.helpers)
+
+    def present(self) -> list[HelperId]:
+        """Who is there."""
+        return [name for name, helper in self.helpers.items() if helper.present]
+
+    def helper_for(self, part: int, terms: PrivacyTerms) -> HelperId | None:
+        """Who is asked for a class: the first of its helpers that answers, else that is there, else its first."""
+        names = list(self.helpers)
+        able = [names[number] for number in classes(terms.count, terms.threshold)[part] if number < len(names)]
+        answering = [name for name in able if self.helpers[name].answers]
+        present = [name for name in able if self.helpers[name].present]
+        return next(iter(answering or present or able), None)
 
     def spoke(self, name: HelperId) -> None:
         """A helper has answered something: it is there."""
@@ -154,7 +171,7 @@ class SeedDelivery:
 
     # --- time -------------------------------------------------------------------------------------------------------
 
-    def advance(self, owed: Mapping[HelperId, HelperCommand]) -> None:
+    def advance(self, owed: Mapping[HelperId, Sequence[HelperCommand]]) -> None:
         """Send what is new, and again what is due.
 
         Args:
@@ -166,8 +183,9 @@ class SeedDelivery:
                 continue
             due = helper.due is not None and self._state.now >= helper.due
             self._send_seeds(name, all_of_them=due)
-            if due and name in owed:
-                self.say(name, owed[name])
+            if due:
+                for command in owed.get(name, ()):
+                    self.say(name, command)
             owes = bool(self._state.masked.lacks(name)) or name in owed
             if not owes:
                 helper.due = None

@@ -3,8 +3,18 @@
 from collections.abc import Mapping
 from typing import assert_never
 
+from coordinator.engine.federated_evaluation import FederatedEvaluation
 from coordinator.engine.masked.batches import Batches
-from coordinator.engine.masked.events import HelperSpoke, MaskedAnswer, MaskedNews, SumChunkReceived
+from coordinator.engine.masked.effects import HelperCommand
+from coordinator.engine.masked.evaluations import MaskedEvaluations
+from coordinator.engine.masked.events import (
+    EvaluationFrozen,
+    HelperSpoke,
+    MaskedAnswer,
+    MaskedNews,
+    ReportKept,
+    SumChunkReceived,
+)
 from coordinator.engine.masked.noised import NoisedSums
 from coordinator.engine.masked.seeds import LOST, SeedDelivery
 from coordinator.engine.state import MachineState
@@ -20,9 +30,15 @@ __all__ = ["MaskedSums"]
 class MaskedSums:
     """One machine's; without masks it does nothing."""
 
-    def __init__(self, state: MachineState, receiver: UpdateReceiver, recovered: RecoveredState) -> None:
+    def __init__(
+        self, state: MachineState, receiver: UpdateReceiver, evaluation: FederatedEvaluation, recovered: RecoveredState
+    ) -> None:
         self._state = state
         self._delivery = SeedDelivery(state, receiver)
+        masking, self._evaluations = state.settings.masking, None
+        if masking is not None:
+            self._evaluations = MaskedEvaluations(state, masking, self._delivery, recovered)
+            evaluation.hide(self._evaluations)
         self._noised = NoisedSums(state, recovered)
         self._batches = Batches(state, self._delivery, self._noised, recovered)
 
@@ -54,6 +70,8 @@ class MaskedSums:
     def storage_failed(self) -> None:
         """What was asked of the disk is not there."""
         self._batches.storage_failed()
+        if self._evaluations is not None:
+            self._evaluations.storage_failed()
 
     # --- events -----------------------------------------------------------------------------------------------------
 
@@ -77,11 +95,15 @@ class MaskedSums:
             case HelperState():
                 if self._delivery.heard(helper, message):
                     self._batches.reborn(helper)
+                    if self._evaluations is not None:
+                        self._evaluations.reborn(helper)
             case _:
                 assert_never(message)
 
     def _answer(self, helper: HelperId, message: Held | SumOffer | SumRefusal) -> None:
         self._delivery.spoke(helper)
+        if self._evaluations is not None and self._evaluations.hear(helper, message):
+            return
         match message:
             case Held():
                 self._held(helper, message)
@@ -110,7 +132,10 @@ class MaskedSums:
 
     def answered(self, event: MaskedAnswer) -> None:
         """Something is on disk."""
-        self._batches.answered(event)
+        if not isinstance(event, ReportKept | EvaluationFrozen):
+            self._batches.answered(event)
+        elif self._evaluations is not None:
+            self._evaluations.answered(event)
 
     # --- time -------------------------------------------------------------------------------------------------------
 
@@ -121,7 +146,13 @@ class MaskedSums:
             self._batches.drop(ReceiptStatus.STALE, Reason.FINISHED, "the run is over")
         self._give_back()
         wanted = self._batches.wanted()
-        self._delivery.advance(wanted)
+        owed: dict[HelperId, list[HelperCommand]] = {}
+        if self._evaluations is not None:
+            self._evaluations.advance()
+            owed = self._evaluations.owed()
+        for helper, command in wanted.items():
+            owed.setdefault(helper, []).append(command)
+        self._delivery.advance(owed)
         self._batches.ask(wanted)
 
     def _give_back(self) -> None:
