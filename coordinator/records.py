@@ -361,7 +361,7 @@ class RecoveredState:
         evaluated: What the coordinator's own evaluations found, by version.
         surveyed: The evaluations on the nodes, in order.
         reported: The nodes whose results of the last of these are here, with their examples.
-        hidden: Under masks those that wait for their sum.
+        masked_reports: Under masks those that wait for their sum.
         began_ms: When the store was made, in milliseconds since 1970: it orders runs. None where nobody asks.
         nodes_seen: How many nodes were ever seen.
         retained: Versions whose models are kept beside the head's and its predecessor's; ``best`` is one of these.
@@ -385,7 +385,7 @@ class RecoveredState:
     evaluated: Mapping[ModelVersion, Mapping[str, float]] = field(default_factory=dict)
     surveyed: tuple[NodesEvaluation, ...] = ()
     reported: Mapping[NodeId, int] = field(default_factory=dict)
-    hidden: tuple[HiddenEvaluation, ...] = ()
+    masked_reports: tuple[HiddenEvaluation, ...] = ()
     began_ms: int | None = None
     nodes_seen: int = 0
     retained: frozenset[ModelVersion] = frozenset()

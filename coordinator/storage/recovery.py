@@ -158,7 +158,7 @@ def read_recovered(
         evaluated=read_evaluated(database),
         surveyed=surveys,
         reported=read_reported(database, surveys[-1].version) if surveys else {},
-        hidden=read_hidden(database),
+        masked_reports=read_hidden(database),
         retained=read_retained(database),
         best=read_best(database),
         restored=read_restored(database),

@@ -40,6 +40,8 @@ from federation.protocol.sum_messages import (
     Held,
     HeldStatus,
     HelperState,
+    MaskedEvaluation,
+    MaskedReport,
     PrivacyTerms,
     PrivacyUnit,
     SealedSeeds,
@@ -307,6 +309,36 @@ EXAMPLES: dict[str, Message] = {
     ),
     "evaluation_refusal": EvaluationReport(
         run=RUN, version=ModelVersion(300), digest=Digest(bytes(16)), num_examples=0, reason="no test data"
+    ),
+    "masked_report": EvaluationReport(
+        run=RUN,
+        version=ModelVersion(300),
+        digest=Digest(bytes(range(16))),
+        num_examples=0,
+        masked=MaskedReport(
+            update=UpdateId("2147483657-press_01"),
+            metrics=Digest(b"m" * 16),
+            payload=bytes(range(40)),
+            ticket=b"a signed ticket",
+            boxes=(b"box of the first helper", b"box of the second one"),
+        ),
+    ),
+    "masked_evaluation": RoundAnnouncement(
+        run=RUN,
+        epoch=Epoch(4),
+        round=RoundId(14),
+        task="digits",
+        model=ModelRef(
+            version=ModelVersion(2), digest=Digest(bytes(16)), manifest_digest=Digest(bytes(16)), seed=7, parts=()
+        ),
+        cohort=Cohort(share=0),
+        settings=TrainSettings(),
+        codec="masked",
+        min_base_version=ModelVersion(0),
+        lease_s=60.0,
+        spread_s=0.0,
+        privacy=TERMS,
+        masked_evaluation=MaskedEvaluation(share=2**63, metrics=("accuracy", "loss")),
     ),
     "evaluation_receipt": EvaluationReceipt(run=RUN, version=ModelVersion(300), status=ReceiptStatus.APPLIED),
     "masked_announcement": RoundAnnouncement(

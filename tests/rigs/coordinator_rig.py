@@ -372,7 +372,9 @@ class Rig:
         saved = self.store.rounds[announcement.round]
         assert saved.cohort == announcement.cohort, "announced before it was saved"
         assert all(includes(announcement.cohort, RUN, announcement.round, node) for node in saved.nodes)
-        assert announcement.evaluation == saved.evaluation, "announced before it was saved"
+        hidden = announcement.masked_evaluation
+        share = announcement.evaluation if hidden is None else hidden.share
+        assert share == saved.evaluation, "announced before it was saved"
         assert announcement.cohort == NOBODY or not announcement.final
 
     def _check_receipt(self, node: NodeId, receipt: messages.Receipt) -> None:

@@ -55,7 +55,7 @@ NODE_DATABASE = "node.sqlite"
 NODE_TASK = "quadratic-400"
 NODE = NodeId("pi-3")
 LATER_FIELDS = {"inputs", "medians", "restored", "spent"} | {"batch", "boxes", "content_key", "seeds"}
-LATER_FIELDS |= {"sums", "terms", "ticket", "released", "nodes_seen", "hidden"}
+LATER_FIELDS |= {"sums", "terms", "ticket", "released", "nodes_seen", "masked_reports"}
 """Fields that records of the release before did not have."""
 
 

@@ -9,15 +9,25 @@ from coordinator.engine.events import Event
 from coordinator.engine.masked import effects as asked
 from coordinator.engine.masked import events as said
 from coordinator.engine.settings import EngineSettings, MaskingSettings
-from coordinator.records import BatchRecord, RecoveredState, ReleaseLedger, ReleaseRecord, Verdict
+from coordinator.records import (
+    BatchRecord,
+    HiddenEvaluation,
+    NodesEvaluation,
+    RecoveredState,
+    ReleaseLedger,
+    ReleaseRecord,
+    Verdict,
+)
+from federation.privacy.metrics import metric_terms, names_digest
 from federation.privacy.releases import NOBODY_YET, Taking
-from federation.privacy.terms import terms_digest
+from federation.privacy.terms import shape_of, terms_digest
 from federation.protocol.chunking import payload_digest
-from federation.protocol.messages import Grant, Presence, ReceiptStatus, UpdateOffer
+from federation.protocol.messages import EvaluationReport, Grant, Presence, ReceiptStatus, UpdateOffer
 from federation.protocol.sum_messages import (
     Held,
     HeldStatus,
     HelperState,
+    MaskedReport,
     PrivacyTerms,
     SealedSeeds,
     SumOffer,
@@ -27,10 +37,22 @@ from federation.protocol.sum_messages import (
     Ticket,
 )
 from federation.protocol.wire import encode_message
-from federation.types import Digest, HelperId, Incarnation, ModelVersion, NodeId, RoundId, StateId, UpdateId
+from federation.types import (
+    MASKED_REPORTS,
+    Digest,
+    HelperId,
+    Incarnation,
+    ModelVersion,
+    NodeId,
+    RoundId,
+    StateId,
+    UpdateId,
+)
 from tests.rigs.coordinator_rig import DIGEST, RUN, Rig, StoreModel, digest_of, engine, fresh, offer_of
+from update_codec.masking import sum_bytes
 
 HELPERS = (HelperId("alder"), HelperId("birch"))
+NAMES = ("accuracy", "loss")
 MEMBERS_MIN = 2
 """Small batches for short tests; the configuration allows none below 5."""
 
@@ -80,6 +102,23 @@ def masked_offer(node: str, round_id: int, base: int = 0, *, under: PrivacyTerms
         ticket=encode_message(ticket, sign=lambda _: bytes(64)),
         boxes=boxes,
     )
+
+
+def masked_report(node: str, version: int, attempt: int = 0) -> MaskedReport:
+    """What an honest node says under masks of the metrics `NAMES`."""
+    under, update = metric_terms(terms(), len(NAMES)), UpdateId(f"{(1 << 31) + attempt}-{node}")
+    payload, boxes = bytes(sum_bytes(shape_of(under))), (b"box for alder", b"box for birch")
+    ticket = Ticket(
+        run=RUN,
+        update=update,
+        base_version=ModelVersion(version),
+        base_digest=digest_of(version),
+        terms=terms_digest(under),
+        payload_digest=payload_digest(payload),
+        boxes=tuple(map(payload_digest, boxes)),
+    )
+    signed = encode_message(ticket, sign=lambda _: bytes(64))
+    return MaskedReport(update=update, metrics=names_digest(NAMES), payload=payload, ticket=signed, boxes=boxes)
 
 
 @dataclass(slots=True)
@@ -144,6 +183,8 @@ class Helper:
 
     def offer(self, request: SumRequest, part: int) -> SumOffer:
         body = self.body(request.batch, part)
+        if request.terms.dimension == 1:
+            body = body.ljust(sum_bytes(shape_of(request.terms)), b".")
         return SumOffer(
             run=request.run,
             batch=request.batch,
@@ -167,6 +208,8 @@ class MaskedStoreModel(StoreModel):
     versions_of: dict[UpdateId, ModelVersion] = field(default_factory=dict)
     terms: PrivacyTerms | None = None
 
+    hidden: dict[tuple[ModelVersion, NodeId], EvaluationReport] = field(default_factory=dict)
+    frozen: dict[ModelVersion, SumRequest] = field(default_factory=dict)
     released: dict[int, ReleaseRecord] = field(default_factory=dict)
     takings: dict[NodeId, Taking] = field(default_factory=dict)
 
@@ -193,11 +236,34 @@ class MaskedStoreModel(StoreModel):
             self.save_verdict(verdict, None)
         self.batch, self.sums = None, {}
 
+    def freeze_evaluation(self, request: SumRequest) -> None:
+        assert self.frozen.setdefault(request.version, request) == request, "other reports were frozen"
+        known = {payload_digest(one.masked.ticket) for one in self.hidden.values() if one.masked is not None}
+        assert set(request.tickets) <= known, "frozen, and not on disk"
+
+    def close_hidden(self, effect: asked.CloseHidden) -> NodesEvaluation:
+        version, survey = effect.version, self.surveys[effect.version]
+        assert not effect.sums or version in self.frozen, "summed before it was frozen"
+        nodes = len(self.frozen[version].tickets) if effect.sums else 0
+        self.surveys[version] = replace(survey, closed=True, nodes=nodes)
+        self.hidden = {key: report for key, report in self.hidden.items() if key[0] != version}
+        self.frozen.pop(version, None)
+        return self.surveys[version]
+
     def recovered(self, epoch: int) -> RecoveredState:
         # Two calls of `super` without arguments do not work in a slotted dataclass.
         plain = StoreModel.recovered(self, epoch)
         ledger = ReleaseLedger(releases=max(self.released, default=-1) + 1, takings=dict(self.takings))
-        return replace(plain, batch=self.batch, sums=frozenset(self.sums), terms=self.terms, released=ledger)
+        hidden = tuple(
+            HiddenEvaluation(
+                version=version,
+                reports={node: one.masked for (of, node), one in self.hidden.items() if of == version and one.masked},
+                request=self.frozen.get(version),
+            )
+            for version in sorted({version for version, _ in self.hidden})
+        )
+        found = replace(plain, batch=self.batch, sums=frozenset(self.sums), terms=self.terms, released=ledger)
+        return replace(found, masked_reports=hidden)
 
 
 class MaskedRig(Rig):
@@ -216,8 +282,10 @@ class MaskedRig(Rig):
         self.mail: list[tuple[HelperId, SealedSeeds | SumRequest | Grant]] = []
         self.next_terms: Callable[[PrivacyTerms], PrivacyTerms] = lambda now: now
 
-    def _run(self, effect: Effect) -> list[Event]:
+    def _run(self, effect: Effect) -> list[Event]:  # noqa: PLR0911 - one branch per effect
         match effect:
+            case asked.KeepReport() | asked.FreezeEvaluation() | asked.CloseHidden():
+                return [self._hide(effect)]
             case asked.FreezeBatch(batch=batch, release=release):
                 self.store.freeze(batch, release)
                 return [said.BatchFrozen(batch=batch, release=release)]
@@ -236,6 +304,17 @@ class MaskedRig(Rig):
             case _:
                 return super()._run(effect)
 
+    def _hide(self, effect: asked.KeepReport | asked.FreezeEvaluation | asked.CloseHidden) -> Event:
+        match effect:
+            case asked.KeepReport(node=node, report=report):
+                self.store.hidden[report.version, node] = report
+                return said.ReportKept(report=report)
+            case asked.FreezeEvaluation(request=request):
+                self.store.freeze_evaluation(request)
+                return said.EvaluationFrozen(request=request)
+            case asked.CloseHidden():
+                return events.FederatedEvaluationClosed(evaluation=self.store.close_hidden(effect))
+
     def _tell_or_raise(self, effect: asked.SendToHelper | asked.RaiseTaking) -> list[Event]:
         if isinstance(effect, asked.RaiseTaking):
             self.store.takings[effect.node] = effect.taking
@@ -247,10 +326,12 @@ class MaskedRig(Rig):
     def _check_command(self, command: SealedSeeds | SumRequest | Grant) -> None:
         match command:
             case SealedSeeds(update=update):
-                assert update in self.store.stored(), "said before it was saved"
+                reports = {one.masked.update for one in self.store.hidden.values() if one.masked is not None}
+                assert update in {*self.store.stored(), *reports}, "said before it was saved"
             case SumRequest(batch=batch):
-                assert self.store.batch is not None, "asked before it was frozen"
-                assert batch in {one.batch for one in self.store.batch.requests}, "asked before it was frozen"
+                known = set() if self.store.batch is None else {one.batch for one in self.store.batch.requests}
+                known |= {one.batch for one in self.store.frozen.values()}
+                assert batch in known, "asked before it was frozen"
             case _:
                 pass
 
@@ -293,7 +374,8 @@ class MaskedRig(Rig):
         self.connect()
         for name in HELPERS:
             self.hear_helper(name)
-        return [self.state(node, codecs=("edge", "masked")) for node in nodes][-1]
+        able = {MASKED_REPORTS: 1.0}
+        return [self.state(node, codecs=("edge", "masked"), capabilities=able) for node in nodes][-1]
 
     def deliver(self, *names: HelperId) -> list[Effect]:
         """Bring the mail of these helpers (nobody: of all), and their answers, until nothing is left."""
@@ -317,6 +399,12 @@ class MaskedRig(Rig):
         record = self.store.rounds.get(RoundId(round_id))
         event = events.OfferReceived(node=NodeId(node), offer=offer, known=known, stored=stored, asked=record)
         return self.tell(event)
+
+    def report_masked(self, node: str, version: int, *, attempt: int = 0, **changes: object) -> list[Effect]:
+        """An honest masked report; each attempt has another name, as after a restart of the node."""
+        return self.report(
+            node, version, num_examples=0, **{"masked": masked_report(node, version, attempt), **changes}
+        )
 
     def status(self, update: str) -> ReceiptStatus | None:
         verdict = self.store.verdicts.get(UpdateId(update))

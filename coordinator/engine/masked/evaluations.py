@@ -93,7 +93,7 @@ class MaskedEvaluations:
         self._state, self._masking, self._delivery = state, masking, delivery
         self._names = state.settings.federated_evaluation.metrics
         self._summing: dict[ModelVersion, _Summing] = {}
-        for known in recovered.hidden:
+        for known in recovered.masked_reports:
             reports = {report.update: report for report in known.reports.values()}
             self._summing[known.version] = _Summing(reports=reports, request=known.request)
 

@@ -76,6 +76,13 @@ def test_masked_sums_survive_a_killed_node_a_killed_helper_and_a_killed_coordina
         assert len(applied) == 8 * 8
         assert {(record.num_examples, len(record.metrics), record.codec) for record in applied} == {(1, 0, "masked")}
         assert store.batch(ModelVersion(8)) is not None
+        # And of what the nodes have measured only means over all of them are there [FED-195].
+        found = {survey.version: survey for survey in store.evaluated_on_nodes()}
+        assert sorted(found) == [5, 8]
+        assert found[ModelVersion(8)].nodes == 9
+        assert found[ModelVersion(8)].metrics["loss"] >= 0
+        singles = [point for point in store.curves() if point.node is not None]
+        assert [dict(point.metrics) for point in singles if point.metrics] == []
 
 
 def test_json_prints_one_object_and_nothing_else(tmp_path: Path) -> None:

@@ -88,7 +88,6 @@ MASKED: dict[str, object] = {
         ("round.per_node_quota", {"round__per_node_quota": 2}),
         ("codec.up", {"codec__up": "edge"}),
         ("codec.fallbacks", {"codec__fallbacks": ("edge",)}),
-        ("evaluation.nodes_every", {"evaluation__nodes_every": 1}),
         ("privacy.levels", {"privacy__levels": 2**23 - 1, "round__concurrency": 300}),
         ("privacy.helpers", {"privacy__helpers": (ALDER, "birch=123")}),
         ("privacy.helpers", {"privacy__helpers": (ALDER, ALDER)}),
@@ -187,3 +186,17 @@ def test_scaffold_tells_nodes_how_many_they_are_and_how_coarsely_controls_travel
 @pytest.mark.parametrize("more", [{"round__buffer": 2}, {"round__fraction": 0.5}, {"strategy__server": "momentum"}])
 def test_scaffold_goes_with_asynchronous_rounds_fractions_and_server_optimizers(more: dict[str, object]) -> None:
     assert engine_settings(config(**SCAFFOLD, **more)).train.extra["scaffold_nodes"] == 20.0
+
+
+def test_masked_evaluation_is_over_as_many_nodes_as_a_masked_version() -> None:
+    """FED-195."""
+    engine = engine_settings(config(**MASKED | {"evaluation__nodes_every": 5, "evaluation__nodes_metrics": ("loss",)}))
+    assert (engine.federated_evaluation.nodes_min, engine.federated_evaluation.metrics) == (8, ("loss",))
+    clear = engine_settings(config(evaluation__nodes_every=5)).federated_evaluation
+    assert (clear.nodes_min, clear.metrics) == (1, ())
+    noised = {"privacy__unit": "nodes", "privacy__clip": 1.0, "round__versions": 10, "evaluation__nodes_every": 5}
+    with pytest.raises(ConfigError) as caught:
+        engine_settings(config(**MASKED | noised))
+    assert caught.value.key == "evaluation.nodes_every"
+    with pytest.raises(ConfigError, match="each metric once"):
+        config(evaluation__nodes_metrics=("loss", "loss"))

@@ -5,18 +5,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edge_node.engine.effects import PublishEvent, StartEvaluation
 from edge_node.engine.events import EvaluationFinished, ModelReady
 from edge_node.training.adoption import manifest_of
 from edge_node.training.evaluation import EvaluationJob, evaluation_event
 from edge_node.training.worker import TrainingSetup, evaluated
 from federation.errors import TaskError
+from federation.privacy.metrics import metric_terms
+from federation.privacy.terms import helpers_digest
 from federation.protocol.cohort import NOBODY
 from federation.protocol.limits import INT64_MAX
 from federation.protocol.messages import EvaluationReceipt, EvaluationReport, Presence, ReceiptStatus, RoundAnnouncement
+from federation.protocol.sum_messages import MaskedEvaluation, PrivacyTerms
 from federation.task import Metrics, Parameters, TaskContext
 from federation.tasks.builtin.synthetic import QuadraticTask
 from federation.tasks.scaffold import scaffolded, with_controls
-from federation.types import ModelVersion, NodeId, RunId
+from federation.types import Digest, HelperId, ModelVersion, NodeId, RunId
 from tests.rigs.node_doubles import MANIFEST, ToyTask, vectors
 from tests.rigs.node_rig import OTHER_RUN, RUN, Script, announcement, entry, holding, keyframe, model, version_digest
 
@@ -368,3 +372,78 @@ def test_a_device_that_trains_is_offered_what_it_trains_from() -> None:
     script = Script(holding(3), uses_model=True)
     assert script.announce(announcement(7, 3)) == ["evaluate 3"]
     assert found(script, 3) == ["train 7 from 3"]
+
+
+# --- under masks ----------------------------------------------------------------------------------------------------
+
+
+PINNED = {HelperId("alder"): b"a" * 32, HelperId("birch"): b"b" * 32}
+TERMS = PrivacyTerms(
+    scheme=1,
+    helpers=helpers_digest(list(PINNED.values()), 2),
+    count=2,
+    threshold=2,
+    dimension=6,
+    tail=5,
+    step=0.5,
+    levels=1,
+    members=8,
+    bits=5,
+)
+METRICS = ("loss", "accuracy")
+
+
+def hidden(round_id: int, version: int, **changes: object) -> RoundAnnouncement:
+    """An announcement that asks everybody to evaluate under masks."""
+    asked = MaskedEvaluation(share=INT64_MAX, metrics=METRICS)
+    plain = {"evaluation": None, "codec": "masked", "privacy": TERMS, "masked_evaluation": asked}
+    return replace(asking(round_id, version), **{**plain, **changes})  # type: ignore[arg-type]
+
+
+def pinning() -> Script:
+    return Script(holding(3), helpers=PINNED)
+
+
+def test_a_node_that_is_asked_under_masks_evaluates_under_the_terms_of_its_helpers() -> None:
+    """FED-195, FED-196."""
+    script = pinning()
+    script.announce(hidden(7, 3))
+    started = [effect for effect in script.effects if isinstance(effect, StartEvaluation)]
+    assert [effect.hidden for effect in started] == [(metric_terms(TERMS, len(METRICS)), METRICS)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"masked_evaluation": None, "evaluation": INT64_MAX},
+        {"masked_evaluation": None, "evaluation": INT64_MAX, "privacy": None, "codec": "edge"},
+        {"privacy": replace(TERMS, helpers=Digest(b"x" * 16))},
+        {"codec": "edge"},
+    ],
+    ids=["in clear beside masks", "in clear", "other helpers", "another codec"],
+)
+def test_a_node_with_pinned_helpers_reports_no_number_that_is_not_masked_for_them(changes: dict[str, object]) -> None:
+    """FED-195."""
+    script = pinning()
+    done = script.announce(hidden(7, 3, **changes))
+    assert not any(line.startswith("evaluate") for line in done)
+    reports = [effect.message for effect in script.effects if isinstance(effect, PublishEvent)]
+    assert len(reports) == 1
+    assert isinstance(reports[0], EvaluationReport)
+    assert (reports[0].num_examples, reports[0].metrics, reports[0].masked) == (0, {}, None)
+    assert reports[0].reason.startswith("helpers: ")
+
+
+def test_a_node_without_helpers_reports_nothing_in_clear_in_a_masked_run() -> None:
+    """FED-195."""
+    script = Script(holding(3))
+    clear = hidden(7, 3, masked_evaluation=None, evaluation=INT64_MAX)
+    told = "helpers: the numbers of this node would be told in clear"
+    assert script.announce(clear) == [f"report 3: 0 examples, {told}"]
+
+
+def test_a_node_says_that_it_can_report_under_masks() -> None:
+    """FED-74."""
+    script = Script(holding(3), helpers=PINNED, online=False)
+    script.connect()
+    assert script.capabilities == {"masked_reports": 1.0}

@@ -20,6 +20,8 @@ NESTED = [
     tables.EXAMPLE_PRIVACY,
     tables.SAMPLED_STEPS,
     sum_schema.PRIVACY_TERMS,
+    sum_schema.MASKED_EVALUATION,
+    sum_schema.MASKED_REPORT,
     sealed_messages.SEALING_KEY,
     sealed_messages.PARTS_SEAL,
 ]

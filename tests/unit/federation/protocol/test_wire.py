@@ -22,6 +22,8 @@ from federation.protocol.limits import (
     COHORT_NODES_MASKED_MAX,
     COHORT_NODES_PRIVATE_MAX,
     DIMENSION_MAX,
+    EVALUATION_METRICS_MAX,
+    EVALUATION_NODES,
     EXAMPLES_MAX,
     HELPERS_MAX,
     INT32_MAX,
@@ -29,6 +31,7 @@ from federation.protocol.limits import (
     KEY_BYTES_MAX,
     MASK_BITS_MAX,
     MASKED_INLINE_BYTES_MAX,
+    MASKED_REPORT_BYTES_MAX,
     MEMBERS_MAX,
     PARTS_MAX,
     PAYLOAD_BYTES_MAX,
@@ -43,6 +46,7 @@ from federation.protocol.messages import (
     Cohort,
     CoordinatorState,
     Decline,
+    EvaluationReport,
     Grant,
     Message,
     ModelPart,
@@ -63,6 +67,8 @@ from federation.protocol.schema import SCHEMAS
 from federation.protocol.sealed_messages import PartsSeal
 from federation.protocol.sum_messages import (
     HelperState,
+    MaskedEvaluation,
+    MaskedReport,
     PrivacyTerms,
     PrivacyUnit,
     SealedSeeds,
@@ -162,7 +168,20 @@ def record_strategy(record: Record) -> st.SearchStrategy[Any]:
     return st.fixed_dictionaries(values).map(_made_to_fit).map(lambda values: record.make(**values))
 
 
+def _with_evaluation_to_fit(values: dict[str, Any]) -> dict[str, Any]:
+    if values.get("masked") is not None:
+        values |= {"num_examples": 0, "metrics": {}, "reason": ""}
+    if values.get("masked_evaluation") is not None:
+        values["evaluation"] = None
+        if values["privacy"] is None:
+            values["masked_evaluation"] = None
+    if "share" in values and "metrics" in values:
+        values["metrics"] = tuple(dict.fromkeys((*values["metrics"], "loss")))[:EVALUATION_METRICS_MAX]
+    return values
+
+
 def _made_to_fit(values: dict[str, Any]) -> dict[str, Any]:
+    values = _with_evaluation_to_fit(values)
     if "chunk_bytes" in values:
         values["payload_bytes"] = min(values["payload_bytes"], values["chunk_bytes"] * CHUNKS_MAX)
     if values.get("inline") is not None:
@@ -201,7 +220,12 @@ def _made_to_fit(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def worst_announcement(
-    *, described: bool = False, masked: bool = False, sealed: bool = False, private: bool = False
+    *,
+    described: bool = False,
+    masked: bool = False,
+    sealed: bool = False,
+    private: bool = False,
+    evaluated: bool = False,
 ) -> RoundAnnouncement:
     """The longest announcement that the field limits allow, with or without a description of the inputs [FED-125]."""
     nodes = COHORT_NODES_DESCRIBED_MAX if described else COHORT_NODES_MAX
@@ -210,6 +234,8 @@ def worst_announcement(
     if private:
         nodes = COHORT_NODES_PRIVATE_MAX
     nodes -= SEAL_NODES if sealed else 0
+    nodes -= EVALUATION_NODES if evaluated else 0
+    named = tuple(f"{index:032}" for index in range(EVALUATION_METRICS_MAX))
     part = ModelPart(
         kind=PartKind.DELTA,
         version=ModelVersion(INT32_MAX),
@@ -246,11 +272,25 @@ def worst_announcement(
         lease_s=1e6,
         spread_s=1e6,
         final=True,
-        evaluation=INT64_MAX,
+        evaluation=None if evaluated else INT64_MAX,
+        masked_evaluation=MaskedEvaluation(share=INT64_MAX, metrics=named) if evaluated else None,
         start_low=INT32_MAX,
         privacy=WORST_TERMS if masked else None,
         seal=PartsSeal(key_epoch=INT32_MAX) if sealed else None,
     )
+
+
+def worst_report() -> EvaluationReport:
+    """The longest report of masked metrics."""
+    hidden = MaskedReport(
+        update=UpdateId("4294967295-" + "n" * 64),
+        metrics=DIGEST,
+        payload=b"p" * MASKED_REPORT_BYTES_MAX,
+        ticket=b"t" * TICKET_BYTES_MAX,
+        boxes=(b"b" * BOX_BYTES_MAX,) * HELPERS_MAX,
+    )
+    version = ModelVersion(INT32_MAX)
+    return EvaluationReport(run=RUN, version=version, digest=DIGEST, num_examples=0, evaluate_s=1e6, masked=hidden)
 
 
 def worst_sums() -> tuple[Message, ...]:
@@ -258,6 +298,7 @@ def worst_sums() -> tuple[Message, ...]:
     update = UpdateId("4294967295-" + "n" * 64)
     version, members = ModelVersion(INT32_MAX), b"".join(index.to_bytes(16, "big") for index in range(MEMBERS_MAX))
     return (
+        worst_report(),
         Ticket(
             run=RUN,
             update=update,
@@ -385,6 +426,37 @@ def test_the_longest_announcement_fits_4_kib(described: bool, sealed: bool) -> N
     encoded = encode_message(announcement)
     assert len(encoded) <= ANNOUNCEMENT_BYTES_MAX == 4096
     assert decode_message(encoded) == announcement
+
+
+@pytest.mark.parametrize("sealed", [False, True], ids=["open", "sealed"])
+def test_the_longest_announcement_that_asks_for_masked_reports_fits_4_kib(sealed: bool) -> None:
+    """FED-25, FED-195."""
+    announcement = worst_announcement(described=True, masked=True, sealed=sealed, evaluated=True)
+    encoded = encode_message(announcement)
+    assert len(encoded) <= ANNOUNCEMENT_BYTES_MAX
+    assert decode_message(encoded) == announcement
+
+
+@pytest.mark.parametrize("wrong", [{"privacy": None}, {"evaluation": 1}])
+def test_masked_reports_are_asked_for_under_masks_and_never_beside_clear_ones(wrong: dict[str, Any]) -> None:
+    """FED-195."""
+    announcement = worst_announcement(masked=True, evaluated=True)
+    with pytest.raises(LocalProtocolError, match="masked_evaluation"):
+        encode_message(replace(announcement, **wrong))
+
+
+@pytest.mark.parametrize("wrong", [{"num_examples": 1}, {"metrics": {"loss": 1.0}}, {"reason": "busy"}])
+def test_beside_a_masked_report_there_is_no_number_in_clear(wrong: dict[str, Any]) -> None:
+    """FED-196."""
+    with pytest.raises(LocalProtocolError, match="no number in clear"):
+        encode_message(replace(worst_report(), **wrong))
+
+
+@pytest.mark.parametrize("names", [(), ("loss", "loss")])
+def test_metrics_are_named_each_once(names: tuple[str, ...]) -> None:
+    announcement = worst_announcement(masked=True, evaluated=True)
+    with pytest.raises(LocalProtocolError, match="each once"):
+        encode_message(replace(announcement, masked_evaluation=MaskedEvaluation(share=1, metrics=names)))
 
 
 @pytest.mark.parametrize("masked", [False, True])
