@@ -30,7 +30,7 @@ from coordinator.monitoring.state_files import StatusFile, StoppingRule, Watched
 from coordinator.monitoring.why import lift_words
 from coordinator.records import RecoveredState
 from coordinator.runtime.central_evaluation import EvaluationWorker, LazyTask
-from coordinator.runtime.connections import coordinator_will, open_connections
+from coordinator.runtime.connections import Connections, coordinator_will, open_connections
 from coordinator.runtime.enrolled import EnrolledWatch
 from coordinator.runtime.executor import CoordinatorExecutor, Evaluator, ExecutorParts, NoEvaluator
 from coordinator.runtime.group_commit import BATCH_MAX, GroupCommit
@@ -39,6 +39,7 @@ from coordinator.runtime.incidents import Incidents
 from coordinator.runtime.retained_mail import RetainedMail
 from coordinator.runtime.sealing import CoordinatorSealing, check_room
 from coordinator.runtime.starting import build_task, check_metric, ensure_model, repaired_head
+from coordinator.runtime.task_releases import ReleaseShelf, TaskReleases
 from coordinator.runtime.traffic import Traffic
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import CoordinatorStore
@@ -150,24 +151,14 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
     executor = _executor(plan, commits, committer, store, worker, signer=trust.signer)
     machine = _machine(config, replace(plan.engine, payload_bytes_max=most), recovered, start)
     watched = _watched(plan, machine, commits)
-    inbound = Inbound(
-        _topics(config),
-        store,
-        executor.traffic,
-        executor.broker_connected,
-        verifier=trust.verifier,
-        incidents=plan.incidents,
-        signer=trust.signer,
-        helpers=pinned_helpers(config.privacy),
-        retained=RetainedMail(connections.clear_retained, connections.look_again),
-        sealing=executor.sealing,
-    )
+    releases = TaskReleases(ReleaseShelf(config.store.folder), _topics(config), connections.data)
+    inbound = _inbound(plan, store, executor, connections, releases)
     log.info("coordinator_started", run=store.run, epoch=store.epoch, version=recovered.head.version, pid=os.getpid())
     with StopSignals(inbox, StopRequested()) as signals:
         connections.open()
         try:
             watch = EnrolledWatch(_enrolled(config.security), inbox, executor.sealing)
-            with watch, Supervision(inbox, lambda: connections.alive) as supervision:
+            with watch, releases, Supervision(inbox, lambda: connections.alive) as supervision:
                 translate: Callable[[object], Event | None] = supervision.watching(inbound.translate)
                 parts = (watched, executor, inbox, MonotonicClock(), translate)
                 Driver(*parts, settle=watched.settle, batch_max=BATCH_MAX).run()
@@ -182,6 +173,30 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
             get_log("coordinator").warning("evaluation_abandoned")
             leave_at_once(signals.exit_code, store.close)
     return signals.exit_code
+
+
+def _inbound(
+    plan: _Plan, store: SqliteStore, executor: CoordinatorExecutor, connections: Connections, releases: TaskReleases
+) -> Inbound:
+    trust = coordinator_trust(plan.config.security)
+
+    def connected() -> None:
+        executor.broker_connected()
+        releases.connected()
+
+    return Inbound(
+        _topics(plan.config),
+        store,
+        executor.traffic,
+        connected,
+        verifier=trust.verifier,
+        incidents=plan.incidents,
+        signer=trust.signer,
+        helpers=pinned_helpers(plan.config.privacy),
+        retained=RetainedMail(connections.clear_retained, connections.look_again),
+        sealing=executor.sealing,
+        hear_task=releases.hear,
+    )
 
 
 def _enrolled(section: SecuritySection) -> Path | None:

@@ -54,6 +54,7 @@ LAZY_COMMANDS: LazyCommands = {
     "init": ("coordinator.enrolment.cli", "init", "Make a federation: certificates, broker configuration, settings."),
     "enroll": ("coordinator.enrolment.cli", "enroll", "Write the file with which a node joins."),
     "revoke": ("coordinator.enrolment.cli", "revoke", "Shut nodes out."),
+    "task": ("coordinator.rollout.cli", "task_app", "Send the fleet another release of its task."),
     "rotate-key": ("coordinator.enrolment.cli", "rotate_key", "Have nodes seal to another key of the coordinator."),
     "renew": ("coordinator.enrolment.cli", "renew", "Write new certificates before the old ones end."),
 }

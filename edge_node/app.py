@@ -13,6 +13,9 @@ from edge_node.engine.machine import NodeMachine, NodeSettings, TrainBounds
 from edge_node.model.keeper import ModelKeeper, make_keeper
 from edge_node.readings.live import NodeReadings
 from edge_node.readings.running import Ingestion
+from edge_node.rollout.installed import Installed
+from edge_node.rollout.receiver import Rollout
+from edge_node.rollout.starting import installed_for, rollout_for, with_release
 from edge_node.runtime.eligibility import Conditions, Sensors, parse_hours, why_not
 from edge_node.runtime.executor import NodeExecutor, NodeParts
 from edge_node.runtime.inbound import Inbound
@@ -23,7 +26,7 @@ from edge_node.training.adoption import manifest_of
 from edge_node.training.update import ResidualAging
 from edge_node.training.worker import ThreadTrainer, TrainingSetup
 from federation.config import broker_address
-from federation.errors import user_code
+from federation.errors import ConfigError, TaskError, user_code
 from federation.identity.signing_keys import Trust, read_coordinator_key, read_trust
 from federation.protocol.messages import NodeState, Presence
 from federation.protocol.signing import Writer
@@ -43,7 +46,10 @@ from federation.tasks.registry import load_task
 from federation.types import FederationId, NodeId
 from update_codec import Manifest
 
-__all__ = ["client_id", "run_node"]
+__all__ = ["START_AGAIN", "client_id", "run_node"]
+
+START_AGAIN = -1
+"""No exit code: the process is to start again, because the device has another release of its task."""
 
 MODEL_FRAMES_MAX = 4
 """Parts of one announcement, in frames of the task's own model: a keyframe with controls, and deltas after it."""
@@ -59,7 +65,7 @@ FLUSH_S = 2.0
 
 
 def run_node(config: NodeConfig) -> int:
-    """Run one edge node until it is told to stop; returns the exit code.
+    """Run one edge node until it is told to stop; returns the exit code, or `START_AGAIN`.
 
     Raises:
         ConfigError: A setting, a certificate or the task's name is wrong.
@@ -72,8 +78,10 @@ def run_node(config: NodeConfig) -> int:
     store = SqliteNodeStore(config.state_folder)
     ingestion: Ingestion | None = None
     try:
+        installed = installed_for(config)
+        config = with_release(config, installed)
         ingestion = open_readings(config)
-        return _run(config, address, store, ingestion)
+        return _run(config, address, store, ingestion, installed)
     finally:
         if ingestion is not None:
             ingestion.close()
@@ -139,6 +147,18 @@ def build_workshop(config: NodeConfig, readings: NodeReadings | None = None) -> 
     )
 
 
+def _workshop(config: NodeConfig, ingestion: Ingestion | None, installed: Installed | None) -> TrainingSetup | None:
+    """The same; None where a release on trial cannot be built, and the one before is to run again."""
+    try:
+        return build_workshop(config, None if ingestion is None else ingestion.readings)
+    except (ConfigError, TaskError) as error:
+        if installed is None or not installed.on_trial:
+            raise
+        get_log("node").warning("task_release_failed", number=installed.state.running, reason=str(error))
+        installed.go_back(str(error))
+        return None
+
+
 def _build(name: str, context: TaskContext) -> Task:
     with user_code(f"the task {name} cannot be built"):
         task = load_task(name)(context)
@@ -164,8 +184,16 @@ def _keeps_privacy(task: Task) -> bool:
     return objection is None
 
 
-def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore, ingestion: Ingestion | None) -> int:
-    setup = build_workshop(config, None if ingestion is None else ingestion.readings)
+def _run(
+    config: NodeConfig,
+    address: BrokerAddress,
+    store: NodeStore,
+    ingestion: Ingestion | None,
+    installed: Installed | None,
+) -> int:
+    setup = _workshop(config, ingestion, installed)
+    if setup is None:
+        return START_AGAIN
     device = _device(setup.task, config)
     get_log("node").info("node_started", node=setup.node, incarnation=store.incarnation, device=device)
     inbox: Inbox = queue.Queue(INBOX_ITEMS_MAX)
@@ -203,17 +231,28 @@ def _run(config: NodeConfig, address: BrokerAddress, store: NodeStore, ingestion
         device=sensors.capabilities,
         lacks_key=(lambda: None) if sealing is None else sealing.lacks,
     )
+    rollout = rollout_for(config, installed, parts, inbox, lambda: trainer.trains)
+    translate = inbound.translate if rollout is None else rollout.watching(inbound.translate)
     with StopSignals(inbox, StopRequested()) as signals:
         transport.open()
         with Supervision(inbox, lambda: transport.alive and trainer.gets_on and _takes_in(ingestion)) as supervision:
-            Driver(machine, executor, inbox, clock, supervision.watching(inbound.translate)).run()
+            Driver(machine, executor, inbox, clock, supervision.watching(translate)).run()
         if keeper is not None:
             keeper.close(timeout_s=HOOKS_STOP_S)
         transport.close(timeout_s=FLUSH_S)
+        if _starts_again(rollout, signals):
+            return START_AGAIN
         if not trainer.close(timeout_s=WORKER_STOP_S):
             get_log("node").warning("worker_abandoned", why="the task does not ask its stop flag")
             leave_at_once(signals.exit_code, store.close)
     return signals.exit_code
+
+
+def _starts_again(rollout: Rollout | None, signals: StopSignals) -> bool:
+    """Whether the process ends for another release, and not because somebody has told it to."""
+    if rollout is not None:
+        rollout.close()
+    return rollout is not None and rollout.restarts and signals.received is None
 
 
 def _takes_in(ingestion: Ingestion | None) -> bool:

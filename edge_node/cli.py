@@ -1,7 +1,8 @@
 """The ``edge-node`` command: options, messages for people, and exit codes."""
 
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,7 @@ from federation.command_line import (
     errors_told,
 )
 from federation.errors import ConfigError
-from federation.runtime.standard_output import reserve
+from federation.runtime.standard_output import reserve, start_again
 
 __all__ = ["app", "main"]
 
@@ -101,7 +102,7 @@ def run(  # noqa: PLR0913 - one parameter per option is how the library declares
         "training.device": device,
         "log.json": log_json,
     }
-    raise typer.Exit(_run(config, flags))
+    raise typer.Exit(_run(config, flags, again=sys.orig_argv[1:]))
 
 
 @app.command()
@@ -153,7 +154,7 @@ def join(  # noqa: PLR0913 - one parameter per option is how the library declare
     if service:
         raise typer.Exit(start_service(folder, host, wait_s=wait))
     if start:
-        raise typer.Exit(_run(folder, {}))
+        raise typer.Exit(_run(folder, {}, again=["-m", "edge_node", "run", "--config", str(folder)]))
     typer.echo(f"next: edge-node run --config {folder}")
 
 
@@ -269,14 +270,18 @@ def status(
     show_status(state, time.time(), as_json=as_json)
 
 
-def _run(file: Path | None, flags: Mapping[str, object]) -> int:
+def _run(file: Path | None, flags: Mapping[str, object], *, again: Sequence[str]) -> int:
+    """Run a node; ``again``: how Python is called when the process is to start again, with another release."""
     # Imported here: `--help` answers before numpy, pydantic and the MQTT library are loaded.
     from edge_node.config import read_config  # noqa: PLC0415
 
     settings = read_config(file, flags)
-    from edge_node.app import run_node  # noqa: PLC0415
+    from edge_node.app import START_AGAIN, run_node  # noqa: PLC0415
 
-    return run_node(settings)
+    code = run_node(settings)
+    if code == START_AGAIN:
+        start_again(again)
+    return code
 
 
 def main() -> None:

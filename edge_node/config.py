@@ -89,6 +89,10 @@ class TaskSection(TaskArguments):
         seed: Seed of the partition: the same at all participants.
         partition: How one known data set is divided: ``iid``, ``shards:N``, ``dirichlet:ALPHA`` or ``natural``. Nothing
             is the task's own way.
+        updates: ``manual``: nothing but what is installed here is run. ``signed``: releases of the task that the
+            federation's authority has signed are fetched, tried, and run in its place.
+        authority: PEM file of the certificate whose key signs them. Nothing is ``broker.tls_authority``.
+        trial_s: Seconds that the trial of a release may take before it is refused.
     """
 
     data: Path | None = None
@@ -96,6 +100,9 @@ class TaskSection(TaskArguments):
     count: PositiveInt = 1
     seed: int = 0
     partition: Annotated[str, accepted_by(_partition)] | None = None
+    updates: Literal["manual", "signed"] = "manual"
+    authority: Path | None = None
+    trial_s: PositiveSeconds = 900.0
 
     @model_validator(mode="after")
     def _index_in_count(self) -> "TaskSection":
@@ -329,6 +336,8 @@ def read_config(file: Path | None, flags: Mapping[str, object], environ: Mapping
         raise ConfigError("security.signing_key", "helpers count nobody who does not sign: privacy.helpers needs it")
     if config.eligibility.examples_new_min and not config.data.is_given:
         raise ConfigError("eligibility.examples_new_min", "counts what [data] gives: name a source there")
+    if config.task.updates == "signed" and config.task.authority is None and config.broker.tls_authority is None:
+        raise ConfigError("task.updates", "signed by whom? Name the authority's certificate as task.authority")
     if config.task.data is not None and not config.task.data.is_dir():
         raise ConfigError("task.data", f"{config.task.data} is not a folder", source="configuration")
     return config

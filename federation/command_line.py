@@ -54,7 +54,11 @@ def add_commands(app: typer.Typer, commands: LazyCommands, arguments: Sequence[s
     """Add commands to a command line, of which only the one that ``arguments`` call is imported."""
     for name, (module, function, summary) in commands.items():
         if name in arguments[:1]:
-            app.command(name)(getattr(import_module(module), function))
+            found = getattr(import_module(module), function)
+            if isinstance(found, typer.Typer):
+                app.add_typer(found, name=name, help=summary)
+            else:
+                app.command(name)(found)
         else:
             app.command(name, help=summary)(elsewhere)
 

@@ -57,6 +57,7 @@ from federation.protocol.messages import (
 from federation.protocol.signing import Reader, Signer, Verifier, signed_digest
 from federation.protocol.sum_messages import Held, HelperState, SumOffer, SumRefusal
 from federation.protocol.tables import ID_PATTERN
+from federation.protocol.task_messages import TaskReport
 from federation.protocol.topics import (
     CoordinatorStateTopic,
     HelperChunkTopic,
@@ -118,6 +119,7 @@ class Inbound:
         helpers: Those of masked sums; nobody else's word about seeds and sums is heard.
         retained: Has what is retained where nothing may be taken away.
         sealing: Opens what is sealed; None opens nothing.
+        hear_task: Gets what nodes say of releases of the task.
         now: Monotonic seconds.
     """
 
@@ -134,6 +136,7 @@ class Inbound:
         helpers: Iterable[PinnedHelper] = (),
         retained: RetainedMail | None = None,
         sealing: CoordinatorSealing | None = None,
+        hear_task: Callable[[NodeId, TaskReport], None] = lambda _node, _report: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._topics, self._store, self._traffic, self._on_connected = topics, store, traffic, on_connected
@@ -141,7 +144,7 @@ class Inbound:
         self._helpers = Reader(topics, HelperKeys(helpers))
         self._of_helpers = topics.helper_states.partition("+")[0]
         self._incidents = Incidents() if incidents is None else incidents
-        self._retained, self._now = retained, now
+        self._retained, self._hear_task, self._now = retained, hear_task, now
         self._messages = RateLimit[NodeId](per_s=MESSAGES_PER_S, burst=BURST_MESSAGES)
         self._births = RateLimit[NodeId](per_s=BIRTHS_PER_S, burst=BURST_BIRTHS)
         self._presences: dict[NodeId, tuple[int | None, int, Presence]] = {}
@@ -296,7 +299,7 @@ class Inbound:
                 proved.append(_seen(decode_message(payload)))
         return ProofReceived(node=node, proved=tuple(proved))
 
-    def _node_message(
+    def _node_message(  # noqa: PLR0911 - one case per message
         self, topic: NodeStateTopic | NodeEventTopic | NodeTelemetryTopic, node: NodeId, message: Message
     ) -> Event | None:
         match topic, message:
@@ -318,6 +321,9 @@ class Inbound:
                 return DeclineReceived(node=node, decline=message)
             case NodeEventTopic(), Proof():
                 return self._proof(node, message)
+            case NodeEventTopic(), TaskReport():
+                self._hear_task(node, message)
+                return None
             case NodeTelemetryTopic(), Progress():
                 return ProgressReceived(node=node, progress=message)
             case _:

@@ -320,6 +320,11 @@ class ThreadTrainer:
         self._stalled = stalled
         return self._thread.is_alive() and not stalled
 
+    @property
+    def trains(self) -> bool:
+        """Whether a training is under way."""
+        return self._sign_s != math.inf
+
     def close(self, *, timeout_s: float) -> bool:
         """Stop everything; says whether the worker ended within the time, in seconds."""
         for _, flag in self._flags:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from federation.protocol.enumerations import Activity, PartKind, Presence, Reason, ReceiptStatus
 from federation.protocol.sealed_messages import KeyWrap, PartsSeal, Sealed, SealingKey
 from federation.protocol.sum_messages import MaskedEvaluation, MaskedReport, PrivacyTerms, SumMessage
+from federation.protocol.task_messages import TaskReport
 from federation.types import (
     Digest,
     Epoch,
@@ -393,8 +394,7 @@ Message = (
     | RetryAfter
     | Rebirth
     | Progress
-    | EvaluationReport
-    | EvaluationReceipt
-    | (Proof | SumMessage | Sealed | KeyWrap)
+    | (EvaluationReport | EvaluationReceipt)
+    | (Proof | SumMessage | Sealed | KeyWrap | TaskReport)
 )
 """Everything that is said in msgpack; model and update chunks are raw bytes."""

@@ -90,6 +90,7 @@ from federation.protocol.tables import (
     check_protocol,
     message,
 )
+from federation.protocol.task_messages import TASK_SCHEMAS
 from federation.types import SeenRun
 
 _SPEC = Text(SPEC_BYTES_MAX, least=1)
@@ -373,5 +374,6 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
     ),
     *SUM_SCHEMAS,
     *SEALED_SCHEMAS,
+    *TASK_SCHEMAS,
 )
 """Every message, by ascending type code."""

@@ -7,9 +7,10 @@ process that it starts prints something.
 import io
 import os
 import sys
-from typing import IO, Any, Final, TextIO
+from collections.abc import Sequence
+from typing import IO, Any, Final, Never, TextIO
 
-__all__ = ["reserve"]
+__all__ = ["reserve", "start_again"]
 
 OURS: Final = frozenset({"coordinator", "edge_node", "federation", "fedmq", "sum_helper"})
 THEIRS: Final = "federation.tasks."
@@ -40,6 +41,14 @@ def reserve() -> None:
     whole_lines = out.line_buffering or out.write_through
     stream = open(own, "w", buffering=1 if whole_lines else -1, encoding=out.encoding, errors=out.errors)  # noqa: PTH123, SIM115 - a descriptor, until the process ends
     sys.stdout = Divided(stream, errors)
+
+
+def start_again(arguments: Sequence[str]) -> Never:
+    """Replace this process by a new one that Python runs with ``arguments``; it keeps its number and its output."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(sys.stdout.fileno(), OUTPUT)
+    os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606 - the command line that we were called with
 
 
 class Divided(io.TextIOBase):
