@@ -237,22 +237,22 @@ def _run(
         transport.open()
         with Supervision(inbox, lambda: transport.alive and trainer.gets_on and _takes_in(ingestion)) as supervision:
             Driver(machine, executor, inbox, clock, supervision.watching(translate)).run()
-        if keeper is not None:
-            keeper.close(timeout_s=HOOKS_STOP_S)
-        transport.close(timeout_s=FLUSH_S)
-        if _starts_again(rollout, signals):
-            return START_AGAIN
-        if not trainer.close(timeout_s=WORKER_STOP_S):
-            get_log("node").warning("worker_abandoned", why="the task does not ask its stop flag")
-            leave_at_once(signals.exit_code, store.close)
-    return signals.exit_code
+        return _left(parts, keeper, rollout, signals)
 
 
-def _starts_again(rollout: Rollout | None, signals: StopSignals) -> bool:
-    """Whether the process ends for another release, and not because somebody has told it to."""
+def _left(parts: NodeParts, keeper: ModelKeeper | None, rollout: Rollout | None, signals: StopSignals) -> int:
+    """Close what is open; returns the exit code, or `START_AGAIN` where the end is for another release alone."""
+    if keeper is not None:
+        keeper.close(timeout_s=HOOKS_STOP_S)
+    parts.transport.close(timeout_s=FLUSH_S)
     if rollout is not None:
         rollout.close()
-    return rollout is not None and rollout.restarts and signals.received is None
+        if rollout.restarts and signals.received is None:
+            return START_AGAIN
+    if not parts.trainer.close(timeout_s=WORKER_STOP_S):
+        get_log("node").warning("worker_abandoned", why="the task does not ask its stop flag")
+        leave_at_once(signals.exit_code, parts.store.close)
+    return signals.exit_code
 
 
 def _takes_in(ingestion: Ingestion | None) -> bool:

@@ -119,6 +119,9 @@ def join(  # noqa: PLR0913 - one parameter per option is how the library declare
     with_task: Annotated[
         bool, typer.Option("--with-task", help="Let this device run the task's code that the file brings.")
     ] = False,
+    updates: Annotated[
+        str, typer.Option(help="manual, or signed: run releases of the task that the federation's authority signs.")
+    ] = "manual",
     start: Annotated[bool, typer.Option("--run", help="Take part at once, as edge-node run would.")] = False,
     service: Annotated[
         bool, typer.Option("--service", help="Examine this device, and start the node as a systemd service.")
@@ -141,7 +144,9 @@ def join(  # noqa: PLR0913 - one parameter per option is how the library declare
         into = host.settings if into is None else into
         host.check(into)
     check_own_file(file)
-    folder = install(file, into, task=task, data=data, helpers=helper or (), with_task=with_task)
+    folder = install(
+        file, into, task=task, data=data, helpers=helper or (), with_task=with_task, signed_updates=_signed(updates)
+    )
     proposed = proposal(file)
     if proposed:
         typer.echo("the server names these helpers of masked sums; compare each line with who runs it, then pin it")
@@ -268,6 +273,17 @@ def status(
 
         state = read_config(config, {"node.id": node}).state_folder
     show_status(state, time.time(), as_json=as_json)
+
+
+def _signed(updates: str) -> bool:
+    """Whether releases may run.
+
+    Raises:
+        ConfigError: It is neither of the two words.
+    """
+    if updates not in {"manual", "signed"}:
+        raise ConfigError("--updates", f"must be manual or signed, not {updates!r}", source="command line")
+    return updates == "signed"
 
 
 def _run(file: Path | None, flags: Mapping[str, object], *, again: Sequence[str]) -> int:

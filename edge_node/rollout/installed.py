@@ -32,7 +32,6 @@ FAILED_MAX: Final = 32
 _FILE: Final = "rollout.json"
 _FOLDER: Final = "tasks"
 _BYTES_MAX: Final = 65_536
-_PARTIAL: Final = ".partial"
 
 
 class Kept(BaseModel):
@@ -126,20 +125,17 @@ class Installed:
             self._change(starts=self.state.starts + 1)
 
     def place_archive(self, release: TaskRelease, body: bytes) -> Path:
-        """Unpack an archive to where it would run from.
+        """Unpack an archive to where it would run from; a half of one counts for nothing until `begin`.
 
         Raises:
             ConfigError: The archive breaks a rule.
             StorageError: The disk.
         """
         place = self._folder / release.name
-        partial = place.with_name(place.name + _PARTIAL)
         try:
-            shutil.rmtree(partial, ignore_errors=True)
             shutil.rmtree(place, ignore_errors=True)
-            partial.mkdir(parents=True)
-            unpack(body, partial)
-            partial.rename(place)
+            place.mkdir(parents=True)
+            unpack(body, place)
         except OSError as error:
             raise StorageError(f"{place} cannot be written: {error.strerror}") from error
         return place

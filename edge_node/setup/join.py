@@ -109,7 +109,7 @@ def own_key_line(folder: Path) -> str:
     return f"{settings['node']['id']}={key.public_hex}"
 
 
-def install(
+def install(  # noqa: PLR0913 - what the owner of the device decides
     file: Path,
     into: Path | None,
     *,
@@ -117,6 +117,7 @@ def install(
     data: Path | None = None,
     helpers: Sequence[str] = (),
     with_task: bool = False,
+    signed_updates: bool = False,
 ) -> Path:
     """Install an enrolment file; settings that are there are kept when they are the same node's.
 
@@ -127,6 +128,7 @@ def install(
         data: Folder with this device's data; None is the task's own.
         helpers: Helpers of masked sums to pin, as ``NAME=KEY`` each; settings that name others keep theirs.
         with_task: Whether this device may run the sources that the file brings.
+        signed_updates: Whether it may run releases of the task that the federation's authority has signed.
 
     Returns:
         The folder.
@@ -153,7 +155,7 @@ def install(
     if with_task:
         for name, source in bundle.files.items():
             write_text(folder / TASK_FOLDER / name, source, mode=PUBLIC)
-    text = _settings_text(bundle, chosen, data) + _privacy_text(helpers)
+    text = _settings_text(bundle, chosen, data, signed_updates=signed_updates) + _privacy_text(helpers)
     write_text(settings, text, mode=PUBLIC)
     return folder
 
@@ -214,7 +216,7 @@ def _check_same_node(settings: Path, bundle: Bundle) -> None:
         raise ConfigError("--into", said, source="command line")
 
 
-def _settings_text(bundle: Bundle, task: str, data: Path | None) -> str:
+def _settings_text(bundle: Bundle, task: str, data: Path | None, *, signed_updates: bool) -> str:
     # JSON's strings are TOML's basic strings.
     place = "" if data is None else f"data = {json.dumps(str(data.absolute()))}\n"
     name = str(Path(task).absolute()) if _is_file(task) else task
@@ -241,8 +243,10 @@ coordinator_key = "{{here}}/{COORDINATOR_KEY}"
 signing_key = "{{here}}/{SIGNING_KEY}"
 
 [task]
-# Installed on this device: no code comes over the network.
+# Installed on this device.
 name = {json.dumps(name, ensure_ascii=False)}
+# manual: no code comes over the network. signed: releases that the federation's authority has signed are run.
+updates = "{"signed" if signed_updates else "manual"}"
 {place}
 [bounds]
 # An announcement that asks for more is declined.

@@ -61,7 +61,7 @@ class Collected:
 
     def __init__(self, topics: Topics, release: TaskRelease) -> None:
         self.release = release
-        self._prefix = chunk_topic(topics, "", 0).removesuffix("/0").rstrip("/") + "/"
+        self._prefix = release_topic(topics).removesuffix("release/0")
         self._pieces: dict[int, bytes] = {}
 
     def take(self, topic: str, body: bytes) -> bool:

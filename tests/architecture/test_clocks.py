@@ -20,6 +20,7 @@ MAY_READ_IT = {
     "edge_node/setup/doctor.py": "certificates, and whether the clock was ever set",
     "edge_node/setup/join.py": "certificates",
     "coordinator/enrolment/cli.py": "certificates",
+    "coordinator/rollout/cli.py": "when a release was signed, for a person",
     "fedmq/alerts/follow.py": "since when something is wrong, also over a restart, and certificates",
     "sum_helper/setup/doctor.py": "certificates, and whether the clock was ever set",
     "sum_helper/setup/folder.py": "certificates",

@@ -51,6 +51,7 @@ from federation.protocol.sum_messages import (
     SumRequest,
     Ticket,
 )
+from federation.protocol.task_messages import TaskReport, TaskState
 from federation.protocol.wire import decode_message, encode_message
 from federation.types import (
     Digest,
@@ -487,6 +488,7 @@ EXAMPLES: dict[str, Message] = {
     "sealed": Sealed(key_id=b"8 bytes.", box=b"an encapsulated key, then the ciphertext"),
     "key_wrap": KeyWrap(run=RUN, key_epoch=4, key_id=b"8 bytes.", box=b"w" * 80),
     "sum_refusal": SumRefusal(run=RUN, batch=Digest(b"b" * 16), reason=SumReason.UNKNOWN_UPDATE, members=b"m" * 16),
+    "task_report": TaskReport(number=3, step=1, state=TaskState.FAILED, running=2, reason="ValueError: no rows"),
     "progress": Progress(round=RoundId(9), activity=Activity.UPLOADING, fraction=0.25, metrics={"loss": 0.5}),
 }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.protocol import limits, schema, sealed_messages, sum_schema, tables
+from federation.protocol import limits, schema, sealed_messages, sum_schema, tables, task_messages
 from federation.protocol.fields import Blob, Choice, Flag, Kind, Numbers, Real, Record, Sequence, Text, Whole, Word
 from federation.types import DIGEST_BYTES
 
@@ -34,6 +34,7 @@ CHOICES = [
     sum_schema.UNIT,
     sum_schema.HELD_STATUS,
     sum_schema.SUM_REASON,
+    task_messages.TASK_STATE,
 ]
 
 NAMED: list[tuple[Kind, str]] = [
