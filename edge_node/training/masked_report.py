@@ -10,7 +10,8 @@ from typing import Final
 
 import numpy as np
 
-from edge_node.training.evaluation import HiddenMetrics
+from edge_node.engine.events import EvaluationFinished
+from edge_node.training.evaluation import EvaluationJob, HiddenMetrics
 from federation.errors import BadSeal
 from federation.privacy.classes import classes
 from federation.privacy.metrics import names_digest, write_tail
@@ -23,7 +24,7 @@ from federation.protocol.sum_messages import MaskedReport, PrivacyTerms, Ticket
 from federation.types import NodeId, RoundId, UpdateId, update_id
 from update_codec.masking import masked
 
-__all__ = ["hidden_numbers", "hide"]
+__all__ = ["hidden_numbers", "hide", "told"]
 
 _NAME_BITS: Final = 31
 
@@ -57,6 +58,11 @@ def hide(report: EvaluationReport, node: NodeId, how: HiddenMetrics) -> Evaluati
     names = names_digest(how.metrics)
     hidden = MaskedReport(update=name, metrics=names, payload=payload, ticket=masking.sign(ticket), boxes=boxes)
     return replace(plain, masked=hidden)
+
+
+def told(node: NodeId, job: EvaluationJob, event: EvaluationFinished) -> EvaluationFinished:
+    """What a node measured, as it leaves the node: under masks where only sums of it are to be seen."""
+    return event if job.hidden is None else replace(event, report=hide(event.report, node, job.hidden))
 
 
 def hidden_numbers(

@@ -19,7 +19,7 @@ from edge_node.engine.events import EvaluationFinished, TrainingFailed, Training
 from edge_node.records import FinishedTraining, Residual
 from edge_node.storage.task_state import change_of
 from edge_node.training.evaluation import EvaluationJob, evaluation_event, reason_of
-from edge_node.training.masked_report import hide
+from edge_node.training.masked_report import told
 from edge_node.training.masking import Learnt, Masking, mask_update
 from edge_node.training.update import Delta, ResidualAging, Shared, difference, encode_update, within
 from federation.errors import TaskError
@@ -46,7 +46,6 @@ __all__ = [
     "codec_seed",
     "evaluated",
     "run_round",
-    "told",
     "training_event",
 ]
 
@@ -257,11 +256,6 @@ def evaluated(setup: TrainingSetup, job: EvaluationJob, clock: Clock) -> Evaluat
     return evaluation_event(suited.task, suited.manifest, job, clock)
 
 
-def told(setup: TrainingSetup, job: EvaluationJob, event: EvaluationFinished) -> EvaluationFinished:
-    """The same as it leaves this node: under masks where only sums of it are to be seen."""
-    return event if job.hidden is None else replace(event, report=hide(event.report, setup.node, job.hidden))
-
-
 class ThreadTrainer:
     """The worker thread: results go into the driver's inbox.
 
@@ -365,7 +359,7 @@ class ThreadTrainer:
                 self._offer(self._setup, job, event.report)
         except Exception:  # noqa: BLE001 - a user's task may raise anything, and training goes on
             self._log.exception("model_not_taken", version=job.version)
-        return told(self._setup, job, event)
+        return told(self._setup.node, job, event)
 
     def _run(self, job: TrainingJob, flag: threading.Event) -> TrainingFinished | TrainingFailed:
         announcement = job.announcement

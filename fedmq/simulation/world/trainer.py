@@ -9,7 +9,8 @@ from functools import partial
 from edge_node.engine.events import TrainingFinished
 from edge_node.records import FinishedTraining
 from edge_node.training.evaluation import EvaluationJob
-from edge_node.training.worker import TrainingJob, TrainingSetup, evaluated, told, training_event
+from edge_node.training.masked_report import told
+from edge_node.training.worker import TrainingJob, TrainingSetup, evaluated, training_event
 from federation.errors import ConfigError
 from federation.protocol.chunking import payload_digest
 from federation.types import Digest, RoundId
@@ -129,7 +130,7 @@ class SimTrainer:
     def _evaluated(self, job: EvaluationJob, took_s: float) -> None:
         if not self._closed:
             watch = _Stopwatch([0.0, took_s])
-            self._post(told(self._setup, job, evaluated(self._setup, job, watch)))
+            self._post(told(self._setup.node, job, evaluated(self._setup, job, watch)))
 
     def stop(self, round_id: RoundId) -> None:
         """Ask the job of this round to give up."""

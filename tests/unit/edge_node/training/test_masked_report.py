@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from edge_node.engine.events import EvaluationFinished
 from edge_node.training.evaluation import EvaluationJob, HiddenMetrics
-from edge_node.training.masked_report import hide
+from edge_node.training.masked_report import hide, told
 from edge_node.training.masking import Masking
-from edge_node.training.worker import TrainingSetup, told
+from edge_node.training.worker import TrainingSetup
 from federation.privacy.boxes import Kem, KeyPair
 from federation.privacy.classes import classes_of
 from federation.privacy.metrics import metric_terms, objection, read_sums
@@ -112,7 +112,7 @@ def test_the_worker_hides_what_leaves_and_only_that() -> None:
     setup = TrainingSetup(node=NODE, task=ToyTask(), manifest=MANIFEST)
     job = EvaluationJob(run=RUN, version=REPORT.version, digest=REPORT.digest, model=vectors(1.0))
     event = EvaluationFinished(report=REPORT)
-    assert told(setup, job, event) is event
-    left = told(setup, replace(job, hidden=how()), event).report
+    assert told(setup.node, job, event) is event
+    left = told(setup.node, replace(job, hidden=how()), event).report
     assert left.masked is not None
     assert left.metrics == {}
