@@ -276,7 +276,7 @@ def _executor(
             data=commits.data,
             topics=_topics(config),
             now=MonotonicClock().now,
-            say=_say,
+            say=_speaker(),
             evaluator=evaluator or NoEvaluator(),
             update_norm_max=config.limits.update_norm_max,
             signer=signer,
@@ -287,11 +287,16 @@ def _executor(
     )
 
 
-def _say(event: str, fields: Mapping[str, object]) -> None:
-    log = get_log("coordinator")
-    if event == "behind":
-        fields = {**fields, "remedy": lift_words(fields)}
-    write_fields(log.warning if event in ALARMS else log.info, event, fields)
+def _speaker() -> Callable[[str, Mapping[str, object]], None]:
+    """Writes the machine's notes, once the log is configured: each message is one or two of them."""
+    log = get_log("coordinator").bind()
+
+    def say(event: str, fields: Mapping[str, object]) -> None:
+        if event == "behind":
+            fields = {**fields, "remedy": lift_words(fields)}
+        write_fields(log.warning if event in ALARMS else log.info, event, fields)
+
+    return say
 
 
 def _check_left(executor: CoordinatorExecutor, config: CoordinatorConfig, store: CoordinatorStore) -> None:

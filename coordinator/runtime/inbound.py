@@ -22,6 +22,7 @@ from coordinator.engine.events import (
 )
 from coordinator.engine.masked.events import HelperSpoke, SumChunkReceived
 from coordinator.engine.timers import RateLimit
+from coordinator.records import RoundRecord
 from coordinator.runtime.broker_log import BROKER_LOG, STRANGER, incident_of
 from coordinator.runtime.connections import CONTROL, DROPPED_TOPIC
 from coordinator.runtime.incidents import Incidents
@@ -71,7 +72,7 @@ from federation.protocol.topics import (
 )
 from federation.protocol.wire import decode_message, split_signature
 from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
-from federation.types import NO_START, Epoch, HelperId, NodeId, SeenRun, round_of
+from federation.types import NO_START, Epoch, HelperId, NodeId, RoundId, SeenRun, round_of
 
 __all__ = ["Inbound"]
 
@@ -90,6 +91,9 @@ BIRTHS_PER_S = 0.5
 """Comings and goings of one node: each is a line in the log and may cost a lease."""
 
 BURST_BIRTHS = 30.0
+
+ROUNDS_MAX: Final = 256
+"""Rounds that are remembered as the store has them."""
 
 NEVER_RETAINED: Final = frozenset({"evt", "sum", "tel", "up"})
 """Branches of nodes and helpers where nothing may stay: whatever does fills the broker, and outlives its restart."""
@@ -148,6 +152,7 @@ class Inbound:
         self._messages = RateLimit[NodeId](per_s=MESSAGES_PER_S, burst=BURST_MESSAGES)
         self._births = RateLimit[NodeId](per_s=BIRTHS_PER_S, burst=BURST_BIRTHS)
         self._presences: dict[NodeId, tuple[int | None, int, Presence]] = {}
+        self._rounds: dict[RoundId, RoundRecord] = {}
 
     def translate(self, event: object) -> Event | None:
         """The machine's event, or None when there is nothing to say.
@@ -309,7 +314,7 @@ class Inbound:
                 if self._sealing is not None:
                     self._sealing.offered(node, message)
                 known = self._store.verdict(message.update)
-                asked = self._store.reserved(message.round) if known is None else None
+                asked = self._reserved(message.round) if known is None else None
                 stored = None
                 if known is not None and known.status is ReceiptStatus.STORED:
                     stored = self._store.stored(message.update)
@@ -328,6 +333,17 @@ class Inbound:
                 return ProgressReceived(node=node, progress=message)
             case _:
                 raise MalformedMessage(_misplaced(message))
+
+    def _reserved(self, number: RoundId) -> RoundRecord | None:
+        """A round as it was reserved, which never changes: most offers are of the same few."""
+        found = self._rounds.get(number)
+        if found is None:
+            found = self._store.reserved(number)
+            if found is not None:
+                while len(self._rounds) >= ROUNDS_MAX:
+                    del self._rounds[next(iter(self._rounds))]
+                self._rounds[number] = found
+        return found
 
     def _helper_message(
         self, topic: HelperStateTopic | HelperEventTopic, helper: HelperId, received: MessageReceived

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from coordinator.app import _say
+from coordinator.app import _speaker
 from coordinator.engine.events import BrokerConnected, Event
 from coordinator.engine.machine import CoordinatorMachine
 from coordinator.engine.settings import EngineSettings, FederatedEvaluationSettings
@@ -91,7 +91,7 @@ class Coordinator:
             data=self,
             topics=TOPICS,
             now=lambda: self.now,
-            say=_say,
+            say=_speaker(),
             evaluator=NoEvaluator(),
         )
         self.executor = CoordinatorExecutor(parts)

@@ -86,6 +86,13 @@ class Holdings:
         late = ticket is not None and ticket.terms not in self._known and (facts.asked or 0) < facts.head
         return Judgement(ruling=Ruling.STALE if late else Ruling.REFUSED, reason=reason)
 
+    @property
+    def holds_former(self) -> bool:
+        """Whether there are updates under other terms than the head's."""
+        return bool(self._sharing) and not (
+            len(self._sharing) == 1 and self.terms is not None and terms_digest(self.terms) in self._sharing
+        )
+
     def stranded(self, least: int) -> list[UpdateId]:
         """Updates of former terms, in no batch, that are too few for one: as long as no further one comes, for ever."""
         now = None if self.terms is None else terms_digest(self.terms)

@@ -158,7 +158,7 @@ class MaskedSums:
     def _give_back(self) -> None:
         """Updates under former terms that nobody completes to a batch any more: their nodes would wait for ever."""
         state = self._state
-        if not state.leading:
+        if not state.leading or not state.masked.holds_former:
             return
         slots = (state.assignments.get(node) for node in state.assignments)
         coming = sum(slot is not None and slot.version < state.head.version for slot in slots)
