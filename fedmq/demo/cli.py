@@ -1,30 +1,11 @@
-"""``coordinator demo``: its options, its summary and its exit codes."""
+"""``coordinator demo``: its options."""
 
-import json
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
-from coordinator.artifacts.export import kept_line
-from coordinator.artifacts.plots.canvas import require_matplotlib
-from coordinator.artifacts.plots.gallery import draw_run
-from coordinator.artifacts.plots.run import run_of_report
-from federation.runtime.log import configure_log
-from federation.task import task_label
-from federation.units import human_bytes
-from fedmq.demo.plan import DemoOptions, DemoPlan, make_plan
-from fedmq.demo.processes import work_folder
-from fedmq.demo.run import DemoFailed, make_demo, make_story
-from fedmq.demo.view import LiveView, PlainView, failure_lines, node_table
-
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
+from fedmq.demo.fork_server import warm
 
 
 def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command line
@@ -70,8 +51,12 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
       coordinator demo --task my_task.py:build --nodes 3 --no-chaos --keep mine
       coordinator export model.onnx --state mine --task my_task.py:build
     """  # noqa: D301 - \b keeps the line breaks in the help
-    plan = make_plan(
-        DemoOptions(
+    with warm(task) as server:
+        # Beside what the server imports: together they take the longer of the two.
+        from fedmq.demo.command import Outputs, run_demo  # noqa: PLC0415
+        from fedmq.demo.plan import DemoOptions  # noqa: PLC0415
+
+        options = DemoOptions(
             task=task,
             nodes=nodes,
             rounds=rounds,
@@ -90,104 +75,4 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
             helpers=helpers,
             epsilon=epsilon,
         )
-    )
-    if plot is not None:
-        require_matplotlib()
-    console = Console(stderr=as_json)
-    configure_log(json=False, level="critical")  # of this process: it looks at the broker, and says itself what it saw
-    try:
-        result = _run(plan, console)
-    except DemoFailed as error:
-        Console(stderr=True).print(f"demo failed: {error}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(EXIT_FAILED) from error
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted: all processes are stopped")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    if report is not None:
-        report.write_text(json.dumps(result, indent=2) + "\n")
-    if as_json:
-        sys.stdout.write(json.dumps(result) + "\n")
-    if keep is not None:
-        console.print(kept_line(keep, task), markup=False, highlight=False, soft_wrap=True)
-    if plot is not None:
-        for file in draw_run(run_of_report(result, Path(f"demo-{plan_name(plan)}")), plot).files:
-            console.print(str(file), markup=False, highlight=False, soft_wrap=True)
-
-
-def plan_name(plan: DemoPlan) -> str:
-    """The task's name, for a title: of a file only its own."""
-    return task_label(plan.task).partition(":")[0].removesuffix(".py")
-
-
-def _run(plan: DemoPlan, console: Console) -> Mapping[str, object]:
-    story = make_story(plan)
-    view = LiveView(console, plan, story) if console.is_terminal else PlainView(console)
-    with work_folder() as folder, view:
-        result = make_demo(plan, view, story, folder).run()
-    if not console.is_terminal:
-        console.print(node_table(story))
-    for line in failure_lines(story):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(summary_table(result))
-    return result
-
-
-def summary_table(report: Mapping[str, object]) -> Table:
-    """What the demo reached, against plain fp32 for the same exchanges."""
-    table = Table(box=SIMPLE_HEAD, show_header=False, pad_edge=False)
-    up, down = _traffic(report, "up"), _traffic(report, "down")
-    name, reached = _final(report)
-    rows = {
-        name: reached,
-        "versions": str(len(rounds)) if isinstance(rounds := report.get("rounds"), list) else "0",
-        "strategy, codec": f"{report.get('strategy')}, {report.get('codec')}",
-        "bytes up": up,
-        "bytes down": down,
-        "loop / total": f"{_number(report, 'loop_wall_s'):.1f} s / {_number(report, 'total_wall_s'):.1f} s",
-        "killed and back": _back(report),
-        **({"helpers": _helpers(report)} if report.get("helpers") else {}),
-        **({"noise on sums": noise} if (noise := _noise(report.get("nodes_privacy"))) else {}),
-        "broker": str(report.get("broker")),
-    }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
-
-
-def _back(report: Mapping[str, object]) -> str:
-    """How many were killed and had an update applied after it; who was not back at the end is told."""
-    killed, back = _number(report, "chaos_kills"), _number(report, "chaos_returns")
-    return f"{back:.0f}" if back >= killed else f"{back:.0f} of {killed:.0f}: the run ended first"
-
-
-def _helpers(report: Mapping[str, object]) -> str:
-    """How many masked the sums, and what was killed of the servers meanwhile."""
-    return f"{report.get('helpers')}, each update masked; {_number(report, 'server_kills'):.0f} servers killed and back"
-
-
-def _noise(row: object) -> str:
-    """What the noised sums tell of any node; nothing without noise."""
-    if not isinstance(row, Mapping):
-        return ""
-    return f"epsilon {_number(row, 'largest_epsilon'):.2f} (delta {_number(row, 'delta'):g}, unit {row.get('unit')})"
-
-
-def _final(report: Mapping[str, object]) -> tuple[str, str]:
-    """What the newest evaluated version has reached: accuracy, or the loss where there is none."""
-    accuracy, rounds = report.get("final_accuracy"), report.get("rounds")
-    if isinstance(accuracy, float):
-        return "final accuracy", f"{accuracy:.2%}"
-    losses = [row.get("loss") for row in rounds if isinstance(row, Mapping)] if isinstance(rounds, list) else []
-    loss = next((each for each in reversed(losses) if isinstance(each, float)), None)
-    return ("final accuracy", "not evaluated") if loss is None else ("final loss", f"{loss:.4g}")
-
-
-def _traffic(report: Mapping[str, object], way: str) -> str:
-    sent, plain = _number(report, f"bytes_{way}_total"), _number(report, f"bytes_{way}_fp32")
-    factor = f", 1/{plain / sent:.1f} of fp32 ({human_bytes(plain)})" if sent else ""
-    return human_bytes(sent) + factor
-
-
-def _number(report: Mapping[str, object], key: str) -> float:
-    value = report.get(key, 0.0)
-    return float(value) if isinstance(value, int | float) else 0.0
+        run_demo(options, Outputs(report=report, as_json=as_json, plot=plot), server)

@@ -27,14 +27,35 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Self
 
-__all__ = ["ForkServer", "ForkedProcess"]
+__all__ = ["ALWAYS", "WITHOUT_TORCH", "ForkServer", "ForkedProcess", "modules_of", "warm"]
 
 REQUEST_BYTES_MAX = 1 << 20
 READY_S = 120.0
 """A loaded machine may take long to import torch; whoever waits longer starts processes as ever."""
 
 END_S = 10.0
-"""How long the server may take to end by itself, in seconds: it may still import."""
+"""How long the server may take to end by itself, in seconds."""
+
+ALWAYS = ("coordinator.app", "edge_node.app")
+WITHOUT_TORCH = ("null", "quadratic")
+"""Built-in tasks that torch has nothing to do with; a size may follow."""
+
+
+def modules_of(task: str) -> tuple[str, ...]:
+    """What all processes of a demo import; not a user's own file, which may do anything when it is imported."""
+    if task.partition("-")[0] in WITHOUT_TORCH:
+        return ALWAYS
+    return ("torch", "federation.tasks.training.local_training", *ALWAYS)
+
+
+@contextlib.contextmanager
+def warm(task: str) -> "Iterator[ForkServer | None]":
+    """A server that imports what a task's demo needs, while the caller goes on; None where none can be."""
+    if not ForkServer.is_possible():
+        yield None
+        return
+    with ForkServer(modules_of(task)) as server:
+        yield server
 
 
 @dataclass(slots=True)
@@ -90,6 +111,7 @@ class ForkServer:
         self._processes: dict[int, ForkedProcess] = {}
         self._born: queue.Queue[ForkedProcess | None] = queue.Queue()
         self._lock = threading.Lock()
+        self._used = False
 
     @staticmethod
     def is_possible() -> bool:
@@ -110,6 +132,8 @@ class ForkServer:
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
             self._ours.shutdown(socket.SHUT_WR)
+        if not self._used:
+            self._server.kill()  # it may still import, and nobody waits for that
         try:
             self._server.wait(END_S)
         except subprocess.TimeoutExpired:
@@ -135,6 +159,7 @@ class ForkServer:
         reads, writes = os.pipe()
         request = {"module": module, "arguments": list(arguments), "environment": dict(environment)}
         with self._lock:
+            self._used = True
             try:
                 socket.send_fds(self._ours, [json.dumps(request).encode() + b"\n"], [writes, errors])
                 process = self._born.get(timeout=READY_S)

@@ -16,6 +16,7 @@ from federation.storage.folder import empty_folder
 from federation.tasks.arguments import FILE_SUFFIX
 from federation.tasks.data.partitioners import parse_partition
 from federation.tasks.registry import BUILTIN_TASKS, default_rounds, default_settings
+from fedmq.demo.fork_server import ALWAYS, WITHOUT_TORCH, modules_of
 
 NODES_MAX = 200
 """More node processes than this do not fit one machine; the simulator takes thousands."""
@@ -142,17 +143,6 @@ MEMBERS_MIN = 8
 
 NODES_EVERY = 5
 """Versions from one evaluation on the nodes to the next, where they mask."""
-
-ALWAYS = ("coordinator.app", "edge_node.app")
-WITHOUT_TORCH = ("null", "quadratic")
-"""Built-in tasks that torch has nothing to do with; a size may follow."""
-
-
-def modules_of(task: str) -> tuple[str, ...]:
-    """What all processes of a demo import; not a user's own file, which may do anything when it is imported."""
-    if task.partition("-")[0] in WITHOUT_TORCH:
-        return ALWAYS
-    return ("torch", "federation.tasks.training.local_training", *ALWAYS)
 
 
 def check_plan(plan: DemoPlan) -> None:

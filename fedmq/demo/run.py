@@ -14,9 +14,9 @@ from federation.errors import FederationError
 from federation.runtime.address import BrokerAddress, parse_broker_url, printable_url
 from federation.runtime.local_broker import LocalBroker
 from federation.runtime.visit import clear_retained, visit_broker
-from fedmq.demo.fork_server import ForkServer
+from fedmq.demo.fork_server import ForkServer, modules_of, warm
 from fedmq.demo.masks import Masks, ServerSaboteur, helper_names
-from fedmq.demo.plan import DemoPlan, check_plan, coordinator_settings, modules_of, to_toml
+from fedmq.demo.plan import DemoPlan, check_plan, coordinator_settings, to_toml
 from fedmq.demo.processes import Exited, Fleet, Line, interrupts
 from fedmq.demo.story import NodeStory, Story
 from fedmq.demo.view import View
@@ -158,13 +158,12 @@ class Demo:
     @contextlib.contextmanager
     def _warm(self) -> Iterator[None]:
         """Processes are forked from one that has imported torch, where that is possible."""
-        if not ForkServer.is_possible():
+        if ForkServer.is_possible() and "torch" in modules_of(self.plan.task):
+            self.view.say("loading torch, once for all processes …")
+        if self.fleet.server is not None:
             yield
             return
-        modules = modules_of(self.plan.task)
-        if "torch" in modules:
-            self.view.say("loading torch, once for all processes …")
-        with ForkServer(modules) as server:
+        with warm(self.plan.task) as server:
             self.fleet.server = server
             yield
 
@@ -300,9 +299,17 @@ class Demo:
         }
 
 
-def make_demo(plan: DemoPlan, view: View, story: Story, folder: Path) -> Demo:
-    """Put a demo together; nothing runs yet."""
-    fleet = Fleet(folder=folder)
+def make_demo(plan: DemoPlan, view: View, story: Story, folder: Path, server: ForkServer | None = None) -> Demo:
+    """Put a demo together; nothing runs yet.
+
+    Args:
+        plan: What is run.
+        view: Shows it.
+        story: What is known of it.
+        folder: For settings and state.
+        server: Forks the processes; None is one of the demo's own, where that is possible.
+    """
+    fleet = Fleet(folder=folder, server=server)
     return Demo(plan=plan, story=story, view=view, folder=folder, fleet=fleet, saboteur=Saboteur(fleet, plan.chaos))
 
 

@@ -19,7 +19,8 @@ from coordinator.config.settings import engine_settings
 from federation.errors import ConfigError
 from federation.runtime.visit import Seen
 from federation.units import human_bytes
-from fedmq.demo.cli import demo, summary_table
+from fedmq.demo.cli import demo
+from fedmq.demo.command import summary_table
 from fedmq.demo.masks import ServerSaboteur
 from fedmq.demo.plan import DemoOptions, check_plan, coordinator_settings, make_plan, to_toml
 from fedmq.demo.processes import NO_VARIABLES, Exited, Fleet, Line
