@@ -29,7 +29,7 @@ from coordinator.monitoring.report import build_report
 from coordinator.monitoring.state_files import StatusFile, StoppingRule, WatchedMachine, read_incidents
 from coordinator.monitoring.why import lift_words
 from coordinator.records import RecoveredState
-from coordinator.runtime.central_evaluation import EvaluationWorker, LazyTask
+from coordinator.runtime.central_evaluation import EvaluationWorker
 from coordinator.runtime.connections import Connections, coordinator_will, open_connections
 from coordinator.runtime.enrolled import EnrolledWatch
 from coordinator.runtime.executor import CoordinatorExecutor, Evaluator, ExecutorParts, NoEvaluator
@@ -38,7 +38,8 @@ from coordinator.runtime.inbound import Inbound
 from coordinator.runtime.incidents import Incidents
 from coordinator.runtime.retained_mail import RetainedMail
 from coordinator.runtime.sealing import CoordinatorSealing, check_room
-from coordinator.runtime.starting import build_task, check_metric, ensure_model, repaired_head
+from coordinator.runtime.starting import check_metric, ensure_model, evaluated_task, repaired_head
+from coordinator.runtime.task_process import EvaluatedTask
 from coordinator.runtime.task_releases import ReleaseShelf, TaskReleases
 from coordinator.runtime.traffic import Traffic
 from coordinator.storage.sqlite_store import SqliteStore
@@ -115,9 +116,11 @@ def run_coordinator(
     )
     store = SqliteStore(config.store.folder, audit_versions=config.store.audit_versions)
     store.wait_later()
+    task = evaluated_task(config)
     try:
-        return _run(plan, store, report)
+        return _run(plan, store, report, task)
     finally:
+        task.close()
         store.close()
 
 
@@ -132,10 +135,9 @@ class _Plan:
     incidents: Incidents
 
 
-def _run(plan: _Plan, store: SqliteStore, report: Path | None) -> int:
+def _run(plan: _Plan, store: SqliteStore, report: Path | None, task: EvaluatedTask) -> int:
     config, inbox, log = plan.config, plan.inbox, get_log("coordinator")
     _tell_alarms(plan, store)
-    task = LazyTask(lambda: build_task(config))
     ensure_model(config, store, task)
     recovered = store.recovered(recent=plan.engine.max_staleness + 1)
     committer = Committer(store, recovered.head, committer_settings(config))
@@ -218,7 +220,7 @@ def _watched(plan: _Plan, machine: CoordinatorMachine, commits: GroupCommit) -> 
 
 
 def _begin_evaluation(
-    plan: _Plan, worker: EvaluationWorker | None, task: LazyTask, committer: Committer, store: SqliteStore
+    plan: _Plan, worker: EvaluationWorker | None, task: EvaluatedTask, committer: Committer, store: SqliteStore
 ) -> None:
     """Fill the gap that a crash may have left, and load the evaluation's data before the first round needs it."""
     if worker is None:

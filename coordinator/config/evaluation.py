@@ -20,6 +20,8 @@ class EvaluationSection(Section):
         every: The coordinator evaluates each n-th version; 0 is never.
         device: ``auto`` takes a GPU when there is one.
         threads: CPU threads.
+        apart: In a process of its own, which ends when nothing is evaluated: what the task imports is not in the
+            coordinator's memory.
         nodes_every: Nodes evaluate each n-th version on their own test data, and the last one; 0 is never.
         nodes_fraction: Share of the nodes online that are asked; they need not train.
         nodes_min: At least so many are asked; with fewer results an evaluation waits for ``round.lease_s``. Under
@@ -30,6 +32,7 @@ class EvaluationSection(Section):
     every: NonNegativeInt = 1
     device: Device = "auto"
     threads: PositiveInt = 1
+    apart: bool = True
     nodes_every: NonNegativeInt = 0
     nodes_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     nodes_min: PositiveInt = 1

@@ -24,7 +24,16 @@ from federation.tasks.scaffold import of_scaffold, scaffolded
 from federation.tasks.statistics.task import StatisticsRequest, counting
 from update_codec import CodecError, Manifest, Role, Vectors, constant_digest
 
-__all__ = ["InitialModel", "InitialRequest", "as_requested", "initial_model", "initial_model_apart", "manifest_apart"]
+__all__ = [
+    "InitialModel",
+    "InitialRequest",
+    "as_requested",
+    "initial_model",
+    "initial_model_apart",
+    "manifest_apart",
+    "model_arrays",
+    "model_of_arrays",
+]
 
 PATIENCE_S = 300.0
 """The process may take this long, in seconds: a task may read its data first."""
@@ -116,7 +125,11 @@ def initial_model_apart(request: InitialRequest, folder: Path) -> InitialModel:
     Raises:
         TaskError: The other process failed; its words are repeated.
     """
-    tensors = _made_apart(request, folder, PATIENCE_S, values=True)
+    return model_of_arrays(request, _made_apart(request, folder, PATIENCE_S, values=True))
+
+
+def model_of_arrays(request: InitialRequest, tensors: Mapping[str, NDArray[Any]]) -> InitialModel:
+    """What `model_arrays` has made arrays of."""
     return InitialModel(
         manifest=Manifest.from_bytes(tensors["manifest"].tobytes()),
         vectors=Vectors(tensors["parameters"], tensors["statistics"], tensors["counters"]),
@@ -167,14 +180,20 @@ def main(text: str) -> int:
     except FederationError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    tensors: dict[str, NDArray[Any]] = {"manifest": np.frombuffer(made.manifest.to_bytes(), np.uint8)}
-    if values:
-        tensors["parameters"] = made.vectors.parameters
-        tensors["statistics"] = made.vectors.statistics
-        tensors["counters"] = made.vectors.counters
-        tensors["inputs"] = np.frombuffer((made.inputs or "").encode(), np.uint8)
-    safetensors.numpy.save_file(tensors, out)
+    tensors = model_arrays(made)
+    safetensors.numpy.save_file(tensors if values else {"manifest": tensors["manifest"]}, out)
     return 0
+
+
+def model_arrays(made: InitialModel) -> dict[str, NDArray[Any]]:
+    """An initial model as arrays, for another process."""
+    return {
+        "manifest": np.frombuffer(made.manifest.to_bytes(), np.uint8),
+        "parameters": made.vectors.parameters,
+        "statistics": made.vectors.statistics,
+        "counters": made.vectors.counters,
+        "inputs": np.frombuffer((made.inputs or "").encode(), np.uint8),
+    }
 
 
 def _inputs_of(task: Task) -> str | None:

@@ -2,40 +2,25 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 
 from coordinator.engine.events import Evaluated, Event
+from coordinator.runtime.task_process import IDLE_S, EvaluatedTask
 from federation.runtime.log import get_log
 from federation.runtime.transport import Inbox, InboxItem
-from federation.task import Task
 from federation.types import ModelVersion
 from update_codec import Manifest, Vectors
 
-__all__ = ["EVALUATIONS_MAX", "EvaluationWorker", "LazyTask"]
+__all__ = ["EVALUATIONS_MAX", "EvaluationWorker"]
 
 EVALUATIONS_MAX = 16
 """Models that may wait for their evaluation; further ones are skipped, which bounds the memory."""
 
 
-class LazyTask:
-    """Builds the task once, when it is first needed, on whichever thread that is.
-
-    Args:
-        build: Builds it.
-    """
-
-    def __init__(self, build: Callable[[], Task]) -> None:
-        self._build, self._lock = build, threading.Lock()
-        self._task: Task | None = None
-
-    def get(self) -> Task:
-        """The task; raises what building it raises."""
-        with self._lock:
-            if self._task is None:
-                self._task = self._build()
-            return self._task
+GIVEN_UP_S = 1.0
+"""How long an evaluation that is given up may take to end, in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +33,12 @@ class EvaluationWorker:
     """One thread that evaluates one version after the other.
 
     Args:
-        task: Evaluates; built on the worker's thread when nobody has built it before.
+        task: Evaluates.
         manifest: The model's manifest.
         inbox: Where `Evaluated` goes.
     """
 
-    def __init__(self, task: LazyTask, manifest: Manifest, inbox: Inbox) -> None:
+    def __init__(self, task: EvaluatedTask, manifest: Manifest, inbox: Inbox) -> None:
         self._task, self._manifest, self._inbox = task, manifest, inbox
         self._jobs: queue.Queue[_Job | None] = queue.Queue(EVALUATIONS_MAX)
         self._log = get_log("coordinator")
@@ -70,7 +55,7 @@ class EvaluationWorker:
         return ()
 
     def close(self, *, timeout_s: float) -> bool:
-        """Finish what is being evaluated; False when it takes longer."""
+        """Finish what is being evaluated; what takes longer is given up, and False when it cannot be."""
         while True:
             try:
                 self._jobs.put_nowait(None)
@@ -78,6 +63,8 @@ class EvaluationWorker:
             except queue.Full:
                 self._drop_one()
         self._thread.join(timeout_s)
+        self._task.close()
+        self._thread.join(GIVEN_UP_S)
         return not self._thread.is_alive()
 
     def _drop_one(self) -> None:
@@ -87,13 +74,21 @@ class EvaluationWorker:
             return
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while True:
+            try:
+                job = self._jobs.get(timeout=IDLE_S)
+            except queue.Empty:
+                self._task.rest()
+                continue
+            if job is None:
+                self._task.rest()
+                return
             metrics = self._evaluate(job)
             self._inbox.put(InboxItem(event=Evaluated(version=job.version, metrics=metrics)))
 
     def _evaluate(self, job: _Job) -> Mapping[str, float]:
         try:
-            metrics = self._task.get().evaluate(self._manifest.unflatten(job.model))
+            metrics = self._task.evaluate(self._manifest, job.model)
             return {name: float(value) for name, value in metrics.items() if isfinite(value)}
         except BaseException:  # noqa: BLE001 - the user's code may raise anything, SystemExit too; the run goes on
             self._log.exception("evaluation_failed", version=job.version)

@@ -1,6 +1,5 @@
 """What a coordinator does before its loop begins: the task, version 0, and whether the run is still the one it was."""
 
-import os
 from pathlib import Path
 
 from coordinator.config.privacy import check_masked_model
@@ -8,23 +7,22 @@ from coordinator.config.sections import CoordinatorConfig
 from coordinator.config.settings import committer_settings, statistics_request, uses_controls
 from coordinator.engine.early_stopping import Source, StoppingSettings, missing_metric
 from coordinator.global_model.committer import Committer, first_commit
-from coordinator.global_model.initial import InitialRequest, as_requested, initial_model, initial_model_apart
+from coordinator.global_model.initial import InitialRequest, initial_model_apart
 from coordinator.global_model.resumption import check_resumed
 from coordinator.records import VersionRecord
-from coordinator.runtime.central_evaluation import LazyTask
+from coordinator.runtime.task_process import EvaluatedTask, TaskApart, TaskHere, TaskSettings, build_task
 from coordinator.storage.sqlite_store import SqliteStore
 from federation.errors import ConfigError
 from federation.inputs import Inputs
 from federation.runtime.log import get_log
-from federation.task import Task, TaskContext, task_label
-from federation.tasks.registry import load_task
+from federation.task import task_label
 from federation.tasks.scaffold import of_scaffold
 from update_codec import Manifest
 
-__all__ = ["build_task", "check_metric", "ensure_model", "repaired_head"]
+__all__ = ["check_metric", "ensure_model", "evaluated_task", "repaired_head"]
 
 
-def ensure_model(config: CoordinatorConfig, store: SqliteStore, task: LazyTask) -> None:
+def ensure_model(config: CoordinatorConfig, store: SqliteStore, task: EvaluatedTask) -> None:
     """Make version 0 at the first start; at a later one, see that it is still the same task."""
     request = _request(config)
     began = store.manifest()
@@ -32,8 +30,8 @@ def ensure_model(config: CoordinatorConfig, store: SqliteStore, task: LazyTask) 
         _check_task(store, began, request, config.store.folder)
         return
     if config.evaluation.every:
-        # The task is needed here anyway: what it imports is loaded once.
-        made = initial_model(request, task.get())
+        # The task is needed anyway: what it imports is loaded once.
+        made = task.initial()
     else:
         made = initial_model_apart(request, config.store.folder)
     first = first_commit(made.vectors, made.manifest, committer_settings(config).downlink, seed=made.seed)
@@ -87,7 +85,7 @@ def _check_model(config: CoordinatorConfig, committer: Committer) -> None:
         )
 
 
-def check_metric(stopping: StoppingSettings, task: LazyTask, committer: Committer) -> None:
+def check_metric(stopping: StoppingSettings, task: EvaluatedTask, committer: Committer) -> None:
     """An early stop waits for a number that evaluations have.
 
     Raises:
@@ -96,27 +94,20 @@ def check_metric(stopping: StoppingSettings, task: LazyTask, committer: Committe
     if stopping.source is not Source.CENTRAL or not (stopping.patience or stopping.metric):
         return
     try:
-        metrics = task.get().evaluate(committer.manifest.unflatten(committer.evaluated_model))
+        metrics = task.evaluate(committer.manifest, committer.evaluated_model)
     except Exception:  # noqa: BLE001 - the user's code may raise anything; the evaluation of the head logs it
         return
     if why := missing_metric(stopping, metrics):
         raise ConfigError("stopping.metric", why)
 
 
-def build_task(config: CoordinatorConfig) -> Task:
-    """The task as this run has it.
-
-    Raises:
-        ConfigError: There is no such task, or it cannot do what the run asks for.
-        TaskError: It cannot be built.
-    """
-    # Read by the libraries when they are first imported.
-    os.environ.setdefault("OMP_NUM_THREADS", str(config.evaluation.threads))
-    context = TaskContext(
-        node_index=None, node_count=1, data=config.task.data, device=config.evaluation.device, seed=config.task.seed
-    )
-    task = load_task(config.task.name)(context)
-    return as_requested(task, _request(config))
+def evaluated_task(config: CoordinatorConfig) -> EvaluatedTask:
+    """What evaluates, and makes version 0: in a process of its own, or in this one."""
+    evaluation, request = config.evaluation, _request(config)
+    settings = TaskSettings(request=request, device=evaluation.device, threads=evaluation.threads)
+    if evaluation.apart:
+        return TaskApart(settings)
+    return TaskHere(lambda: build_task(settings), request)
 
 
 def repaired_head(config: CoordinatorConfig, committer: Committer, store: SqliteStore) -> VersionRecord:

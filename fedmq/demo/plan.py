@@ -201,7 +201,9 @@ def coordinator_settings(plan: DemoPlan, *, broker_url: str, state: Path) -> Map
             "selector": plan.selector,
             "exit_when_finished": True,
         },
-        "evaluation": {"every": plan.evaluate_every} | ({"nodes_every": NODES_EVERY} if is_told(plan) else {}),
+        # Its processes share the pages of what the task imports, and a further one would import it again.
+        "evaluation": {"every": plan.evaluate_every, "apart": False}
+        | ({"nodes_every": NODES_EVERY} if is_told(plan) else {}),
     }
 
 

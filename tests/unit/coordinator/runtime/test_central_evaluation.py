@@ -9,7 +9,9 @@ import pytest
 
 from coordinator.engine.events import Evaluated
 from coordinator.runtime import central_evaluation
-from coordinator.runtime.central_evaluation import EvaluationWorker, LazyTask
+from coordinator.global_model.initial import InitialRequest
+from coordinator.runtime.central_evaluation import EvaluationWorker
+from coordinator.runtime.task_process import TaskHere
 from federation.protocol.messages import TrainSettings
 from federation.runtime.transport import Inbox
 from federation.task import Parameters, Stop, TrainResult
@@ -18,6 +20,7 @@ from tests.rigs.model_values import INITIAL, MANIFEST
 from update_codec import Role
 
 LIMIT_S = 10.0
+REQUEST = InitialRequest(task="null")
 
 
 class Judging:
@@ -47,7 +50,7 @@ class Judging:
 
 
 def worker(task: Judging, inbox: Inbox) -> EvaluationWorker:
-    return EvaluationWorker(LazyTask(lambda: task), MANIFEST, inbox)
+    return EvaluationWorker(TaskHere(lambda: task, REQUEST), MANIFEST, inbox)
 
 
 def test_metrics_arrive_in_the_inbox_and_the_task_sees_its_own_shapes() -> None:
@@ -79,13 +82,14 @@ def test_a_task_that_cannot_be_built_is_answered_too() -> None:
         raise ImportError("torch")
 
     inbox: Inbox = queue.Queue()
-    working = EvaluationWorker(LazyTask(build), MANIFEST, inbox)
+    working = EvaluationWorker(TaskHere(build, REQUEST), MANIFEST, inbox)
     working.submit(ModelVersion(1), INITIAL)
     assert inbox.get(timeout=LIMIT_S).event == Evaluated(version=ModelVersion(1), metrics={})
     assert working.close(timeout_s=LIMIT_S)
 
 
 def test_more_than_a_few_waiting_models_are_skipped_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(central_evaluation, "GIVEN_UP_S", 0.0)
     monkeypatch.setattr(central_evaluation, "EVALUATIONS_MAX", 1)
     task = Judging({"accuracy": 1.0})
     inbox: Inbox = queue.Queue()
@@ -110,7 +114,7 @@ def test_the_task_is_built_once_for_all_threads() -> None:
         built.append(1)
         return task
 
-    lazy = LazyTask(build)
+    lazy = TaskHere(build, REQUEST)
     threads = [threading.Thread(target=lazy.get) for _ in range(4)]
     for thread in threads:
         thread.start()
