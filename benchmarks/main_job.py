@@ -174,8 +174,9 @@ def latency(bench: Bench) -> None:
     say("announcement to last receipt, 10 nodes, task null")
     with LocalBroker() as broker:
         options = DemoOptions(task="null", nodes=10, rounds=200, per_round=10, chaos=False, broker=broker.url)
-        with Observer(broker.url) as observer:
-            run_demo(replace(make_plan(options), evaluate_every=0))
+        plan = replace(make_plan(options), evaluate_every=0)
+        with Observer(broker.url, federation=plan.federation) as observer:
+            run_demo(plan)
         seconds = sorted(observer.latencies_s())
     p95 = seconds[int(len(seconds) * 0.95)]
     bench.figures.append(

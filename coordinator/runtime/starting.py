@@ -29,11 +29,8 @@ def ensure_model(config: CoordinatorConfig, store: SqliteStore, task: EvaluatedT
     if began is not None:
         _check_task(store, began, request, config.store.folder)
         return
-    if config.evaluation.every:
-        # The task is needed anyway: what it imports is loaded once.
-        made = task.initial()
-    else:
-        made = initial_model_apart(request, config.store.folder)
+    # Where it evaluates the task is needed anyway: what it imports is loaded once.
+    made = task.initial() if config.evaluation.every else initial_model_apart(request, config.store.folder)
     first = first_commit(made.vectors, made.manifest, committer_settings(config).downlink, seed=made.seed)
     store.initialise(made.manifest, first)
     store.save_task(task_label(request.task))

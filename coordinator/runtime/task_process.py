@@ -180,7 +180,7 @@ class TaskApart:
         Raises:
             TaskError: It cannot be evaluated; the process's words are repeated.
         """
-        arrays = {"parameters": model.parameters, "statistics": model.statistics, "counters": model.counters}
+        arrays: _Arrays = {"parameters": model.parameters, "statistics": model.statistics, "counters": model.counters}
         arrays["manifest"] = np.frombuffer(manifest.to_bytes(), np.uint8)
         told, _ = self._asked({"do": "evaluate"}, arrays)
         return {str(name): float(value) for name, value in told["metrics"].items()}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from coordinator.engine.events import Evaluated
-from coordinator.runtime import central_evaluation
 from coordinator.global_model.initial import InitialRequest
+from coordinator.runtime import central_evaluation
 from coordinator.runtime.central_evaluation import EvaluationWorker
 from coordinator.runtime.task_process import TaskHere
 from federation.protocol.messages import TrainSettings

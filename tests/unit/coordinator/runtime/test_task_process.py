@@ -75,7 +75,9 @@ def test_it_is_another_process_that_ends_when_it_rests_and_comes_again(apart: Ta
     assert apart.pid not in {None, first}
 
 
-def test_what_the_task_raises_is_said_and_the_process_goes_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_the_task_raises_is_said_and_the_process_goes_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     task = failing(tmp_path, dies=False)
     made = task.initial()
     for _ in range(2):
