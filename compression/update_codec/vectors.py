@@ -61,6 +61,13 @@ class Vectors:
                 self.parameters - base.parameters, self.statistics - base.statistics, self.counters.copy()
             )
 
+    def subtract(self, base: Self) -> None:
+        """Become, in this memory, what `minus` returns."""
+        self._check(base)
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.subtract(self.parameters, base.parameters, out=self.parameters)
+            np.subtract(self.statistics, base.statistics, out=self.statistics)
+
     def plus(self, update: Self) -> Self:
         """Apply an update: one float32 addition per entry, so the result has the same bits on every machine."""
         self._check(update)

@@ -23,7 +23,10 @@ A node on 16 kbit/s and one on a LAN get the same announcement. The slow one sen
 not lost, it comes with its next updates.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -156,13 +159,15 @@ def difference(base: Vectors, trained: Parameters, manifest: Manifest, *, norm_m
     try:
         if isinstance(trained, Resident):
             return clipped(trained.minus(base, manifest), norm_max)
-        after = manifest.flatten(dict(trained))
-        delta = after.minus(base)
+        # A copy of its own, and in its memory the difference: another one would be as large as the model.
+        delta = manifest.flatten(dict(trained))
+        first_control = manifest.statistic_count - manifest.control_count
+        controls = delta.statistics[first_control:].copy()
+        delta.subtract(base)
     except CodecError as error:
         raise TaskError(f"the trained tensors do not fit the model: {error}") from error
-    if manifest.control_count:
-        # What the task returns there is what it adds, and it must travel to the bit: no difference is taken.
-        delta.statistics[-manifest.control_count :] = after.statistics[-manifest.control_count :]
+    # What the task returns there is what it adds, and it must travel to the bit: no difference is taken.
+    delta.statistics[first_control:] = controls
     return clipped(delta, norm_max)
 
 
@@ -203,14 +208,8 @@ def encode_update(  # noqa: PLR0913 - what is sent, how, and what is left of bef
             context=shared.context,
         )
         if norm_max is not None and added is not None:
-            encoded = _shortened(
-                encoded,
-                replace(delta, parameters=delta.parameters + arrays.resident(added)),
-                norm_max,
-                shared=shared,
-                manifest=manifest,
-                spec=spec,
-            )
+            wanted = partial(_together, delta, arrays.resident(added))
+            encoded = _shortened(encoded, wanted, norm_max, shared=shared, manifest=manifest, spec=spec)
     except NonFiniteError as error:
         raise TaskError(f"training made values that are not finite: {error}") from error
     left = None if encoded.residual is None else arrays.host(encoded.residual)
@@ -218,8 +217,19 @@ def encode_update(  # noqa: PLR0913 - what is sent, how, and what is left of bef
     return EncodedUpdate(frame=encoded.frame, change=change, bits_per_parameter=encoded.bits_per_parameter)
 
 
+def _together(delta: Delta, residual: Any) -> Delta:
+    """Both as one difference."""
+    return replace(delta, parameters=delta.parameters + residual)
+
+
 def _shortened(
-    encoded: Encoded, wanted: Delta, norm_max: float, *, shared: Shared, manifest: Manifest, spec: CodecSpec
+    encoded: Encoded,
+    sum_of: Callable[[], Delta],
+    norm_max: float,
+    *,
+    shared: Shared,
+    manifest: Manifest,
+    spec: CodecSpec,
 ) -> Encoded:
     """The same with a smaller part of what was wanted, where its frame is longer than the bound; the rest is left."""
     part = 1.0
@@ -228,6 +238,7 @@ def _shortened(
         if not norm > norm_max:
             break
         part *= norm_max / norm
+        wanted = sum_of()
         kept = replace(wanted, parameters=wanted.parameters * part)
         encoded = encode(kept, manifest, spec, seed=shared.seed, context=shared.context)
         if encoded.residual is not None:

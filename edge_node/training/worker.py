@@ -180,6 +180,7 @@ def run_round(setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock) 
         result = _only_the_update(result)
     failpoint("node_trained")
     delta = difference(job.base, result.parameters, manifest, norm_max=setup.norm_max)
+    result = replace(result, parameters={})  # encoding needs the room
     done = FinishedTraining(
         round=announcement.round,
         frame=b"",
