@@ -101,6 +101,7 @@ class RoundSection(Section):
         nodes_min: Nodes that must be online before the first round. Nothing is the quorum.
         versions: Versions after which the run is over; 0 is no end.
         lease_s: How long a node may take, in seconds.
+        interval_min_s: Least time between two versions, in seconds: meanwhile nobody is asked and no version is made.
         max_wait_s: Patience after the first update of a version, in seconds.
         max_staleness: Versions that an update may lag behind. Nothing is 10 when asynchronous, else 0.
         per_node_quota: Updates of one node in one version.
@@ -122,6 +123,7 @@ class RoundSection(Section):
     nodes_min: PositiveInt | None = None
     versions: NonNegativeInt = 0
     lease_s: PositiveSeconds = 120.0
+    interval_min_s: Seconds = 0.0
     max_wait_s: PositiveSeconds = 60.0
     max_staleness: NonNegativeInt | None = None
     per_node_quota: PositiveInt = 1

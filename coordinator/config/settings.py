@@ -70,6 +70,7 @@ def engine_settings(config: CoordinatorConfig) -> EngineSettings:
         quorum=size.quorum,
         nodes_min=size.quorum if chosen.nodes_min is None else chosen.nodes_min,
         lease_s=chosen.lease_s,
+        interval_min_s=chosen.interval_min_s,
         max_wait_s=chosen.max_wait_s,
         max_staleness=size.max_staleness,
         per_node_quota=chosen.per_node_quota,

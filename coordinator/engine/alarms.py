@@ -89,20 +89,31 @@ class Waiting:
         self._state = state
         self.reason: WaitReason | None = None
         self.since = 0.0
+        self._tenths = 0
 
     def wait(self, reason: WaitReason, names: Callable[[], Sequence[str]]) -> None:
         """Remember for what, and say it when it changes; ``names`` gives some of those who are waited for."""
-        if reason != self.reason:
+        news = reason != self.reason
+        if news:
             self.reason, self.since = reason, self._state.now
+        if news or self._more_came():
             self._tell(names())
+
+    def _more_came(self) -> bool:
+        """Whether another tenth of those who must be online before the first round is."""
+        tenths = 10 * self._state.registry.online // self._state.settings.nodes_min
+        before, self._tenths = self._tenths, tenths
+        return self.reason is WaitReason.NODES_MIN and tenths > before
 
     def _tell(self, names: Sequence[str]) -> None:
         state = self._state
         live, buffered = len(state.assignments), len(state.buffer.records)
         reason = "" if self.reason is None else self.reason.value
-        state.note(
-            "waiting", reason=reason, nodes=list(names), live=live, buffered=buffered, online=state.registry.online
-        )
+        fields: dict[str, object] = {"reason": reason, "nodes": list(names), "live": live, "buffered": buffered}
+        online = state.registry.online
+        if self.reason is WaitReason.NODES_MIN:
+            fields["why"] = f"{online} of {state.settings.nodes_min} online (round.nodes_min)"
+        state.note("waiting", **fields, online=online)
 
     def row(self, names: Sequence[str], gone: Sequence[NodeId]) -> dict[str, object]:
         """The same as plain data; ``gone`` are some of those who are missing."""

@@ -101,7 +101,7 @@ class CoordinatorMachine:
         if not state.paused and state.leading:
             dues.append(self._fence.due)
             dues.append(state.clock.when(self._versions.patience_ends()))
-            dues += (state.clock.when(self._evaluation.ends()), self._sums.due())
+            dues += (state.clock.when(self._evaluation.ends()), self._sums.due(), self._versions.rest_ends)
         return min((due for due in dues if due is not None), default=None)
 
     def snapshot(self) -> Mapping[str, object]:
@@ -367,6 +367,7 @@ class CoordinatorMachine:
             ready=state.masked.ready if is_masked else None,
             unheld=state.masked.unheld,
             summing=state.masked.batch is not None,
+            resting=self._versions.rest_ends is not None,
             buffered_max=settings.buffer * (settings.max_staleness + 1) if is_masked else None,
         )
 

@@ -160,6 +160,7 @@ class WaitReason(StrEnum):
     COMMITTING = "committing"
     FINISHED = "finished"
     HELPER = "helper"
+    INTERVAL = "interval"
     NO_CANDIDATES = "no_candidates"
     NODES_MIN = "nodes_min"
     SETTLING = "settling"
@@ -231,6 +232,7 @@ class Situation:
         ready: Those of them that can make a version together now; None: all of them.
         unheld: Those of them whose seeds not all helpers hold yet.
         summing: Whether a batch is frozen, and waits for its sums: none other can be.
+        resting: Whether the last version was made less than the least interval ago.
         buffered_max: So many stored updates can be used before they are too old; None is no bound.
     """
 
@@ -249,6 +251,7 @@ class Situation:
     ready: int | None = None
     unheld: int = 0
     summing: bool = False
+    resting: bool = False
     buffered_max: int | None = None
 
 
@@ -259,6 +262,8 @@ def decide(situation: Situation, settings: EngineSettings) -> Decision:
     """
     if situation.committing:
         return Wait(reason=WaitReason.COMMITTING)
+    if situation.resting:
+        return Wait(reason=WaitReason.INTERVAL if situation.connected else WaitReason.BROKER)
     reason = None if situation.summing else reason_to_commit(situation, settings)
     if reason is not None:
         return Commit(reason=reason)

@@ -81,6 +81,7 @@ class EngineSettings:
         quorum: Updates with which a partial buffer may be committed.
         nodes_min: Nodes that must be online before the first round.
         lease_s: How long an assignment lasts, in seconds.
+        interval_min_s: At least so long after a version nobody is asked, and no other one is made, in seconds.
         max_wait_s: After this many seconds since the buffer's first update, a quorum is enough.
         max_staleness: Versions that an update may lag behind; older ones are ``stale``.
         per_node_quota: Updates of one node in one version, at most.
@@ -117,6 +118,7 @@ class EngineSettings:
     quorum: int = 1
     nodes_min: int = 1
     lease_s: float = 120.0
+    interval_min_s: float = 0.0
     max_wait_s: float = 60.0
     max_staleness: int = 0
     per_node_quota: int = 1

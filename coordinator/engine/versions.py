@@ -41,6 +41,7 @@ class Versions:
         self._state, self._receiver, self._announcer, self._sums = state, receiver, announcer, sums
         self._members: tuple[Member, ...] = ()
         self._head_is_new = True
+        self._rests_until = state.now
         self._ended = False
         # What the store says, and not what the evaluations say now: a crash may have come between the two.
         self._retained = Retention(versions=state.retained - {best}, best=best)
@@ -60,10 +61,18 @@ class Versions:
         """Whether an evaluation is under way or due."""
         return bool(self._evaluating) or self._due is not None
 
+    @property
+    def rest_ends(self) -> float | None:
+        """Until when no version is made after the last one, in monotonic seconds; None: one may be made."""
+        resting = self._state.now < self._rests_until and not self._state.finished
+        return self._rests_until if resting else None
+
     def patience_ends(self) -> float | None:
         """When a quorum is enough, in connected seconds; None when time alone changes nothing."""
         state = self._state
         ready = len(state.buffer.records) if state.settings.masking is None else state.masked.ready
+        if self.rest_ends is not None:
+            return None
         if self.committing or state.finished or ready < max(1, state.settings.quorum) or state.masked.batch is not None:
             return None
         return state.buffer.since + state.settings.max_wait_s
@@ -99,6 +108,7 @@ class Versions:
         state, record = self._state, event.record
         self._members = ()
         self._head_is_new = True
+        self._rests_until = state.now + state.settings.interval_min_s
         self._sums.committed(event.terms)
         state.commit_head(record, event.members)
         for member in event.members:

@@ -28,6 +28,7 @@ MEANINGS: Mapping[WaitReason, str] = {
     ),
     WaitReason.COMMITTING: "the new version to be saved",
     WaitReason.HELPER: "its helper: without it no masked sum can be made",
+    WaitReason.INTERVAL: "the end of the least interval between two versions (round.interval_min_s)",
     WaitReason.FINISHED: "nothing: the run is over, late updates still get their receipts",
     WaitReason.NO_CANDIDATES: (
         "nodes that are online, compatible and free (coordinator status has who declined, and why)"
