@@ -11,7 +11,7 @@ def test_after_a_version_nobody_is_asked_before_the_interval_is_over() -> None:
     done = transcript(rig.offer("bob", 0))
     assert rig.get("version") == 1
     assert not [line for line in done if line.startswith("announce")]
-    assert rig.get("waiting_for")["reason"] == "interval"  # type: ignore[index, call-overload]
+    assert rig.get("waiting_for")["reason"] == "interval"  # type: ignore[index]
     assert rig.machine.deadline() is not None
     assert rig.machine.deadline() <= rig.now + 20.0  # type: ignore[operator]
     rig.now += 19.9
