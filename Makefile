@@ -23,6 +23,10 @@ SETUP := $(shell cat pyproject.toml constraints.txt deploy/hashes.txt deploy/dem
 STAMP := $(VENV)/.ready-$(SETUP)
 DEMO_STAMP := $(VENV)/.demo-$(SETUP)
 
+# A site is built from text alone: none of what fedmq needs is installed.
+DOCS := .venv-docs
+DOCS_STAMP := $(DOCS)/.ready-$(shell cksum pyproject.toml | cut -d' ' -f1)
+
 # Their requirements do not go with our pinned ones.
 FRAMEWORKS := .venv-frameworks
 FRAMEWORKS_STAMP := $(FRAMEWORKS)/.ready-$(shell cksum pyproject.toml | cut -d' ' -f1)
@@ -52,6 +56,13 @@ $(FRAMEWORKS_STAMP):
 	@rm -f $(FRAMEWORKS)/.ready-*
 	@touch $@
 
+$(DOCS_STAMP):
+	@$${PYTHON:-python3} -m venv $(DOCS)
+	@$(DOCS)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $(DOCS)/wanted.txt
+	@$(DOCS)/bin/pip install -q -r $(DOCS)/wanted.txt
+	@rm -f $(DOCS)/.ready-*
+	@touch $@
+
 setup: $(STAMP) ## Create .venv with all pinned dependencies (make demo needs fewer); install Mosquitto where it is missing
 
 demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO_STAMP)) ## The main job: a broker, a coordinator and five nodes that train on handwritten digits
@@ -59,6 +70,11 @@ demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO_STAMP)) ## The main job: a broke
 
 demo-sensors: $(STAMP) ## Twelve pumps whose sensors speak MQTT: nodes take them in, learn together, and score
 	@$(BIN)/coordinator demo-sensors $(ARGS)
+
+.PHONY: docs
+docs: $(DOCS_STAMP) ## The documentation as a site in out/site: strict, with search and API, nothing from elsewhere
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	@echo "out/site/index.html: $$(find out/site -name '*.html' | wc -l) pages"
 
 broker: ## A Mosquitto container on this machine (docker or podman), until Ctrl-C
 	@deploy/containers/broker.sh
@@ -177,4 +193,4 @@ pictures: $(STAMP) ## The pictures in docs/pictures, drawn from a demo
 	@cp out/pictures/learning.png out/pictures/participation.png docs/pictures/
 
 clean: ## Remove .venv and caches
-	@rm -rf $(VENV) $(FRAMEWORKS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* out
+	@rm -rf $(VENV) $(FRAMEWORKS) $(DOCS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* out
