@@ -74,7 +74,7 @@ demo-sensors: $(STAMP) ## Twelve pumps whose sensors speak MQTT: nodes take them
 .PHONY: docs
 docs: $(DOCS_STAMP) ## The documentation as a site in out/site: strict, with search and API, nothing from elsewhere
 	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
-	@echo "out/site/index.html: $$(find out/site -name '*.html' | wc -l) pages"
+	@echo "out/site: $$(find out/site -name '*.html' | wc -l) pages; to read and search them: python3 -m http.server -d out/site"
 
 broker: ## A Mosquitto container on this machine (docker or podman), until Ctrl-C
 	@deploy/containers/broker.sh
