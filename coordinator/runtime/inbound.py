@@ -336,13 +336,11 @@ class Inbound:
 
     def _reserved(self, number: RoundId) -> RoundRecord | None:
         """A round as it was reserved, which never changes: most offers are of the same few."""
-        found = self._rounds.get(number)
-        if found is None:
-            found = self._store.reserved(number)
-            if found is not None:
-                while len(self._rounds) >= ROUNDS_MAX:
-                    del self._rounds[next(iter(self._rounds))]
-                self._rounds[number] = found
+        found = self._rounds.get(number) or self._store.reserved(number)
+        if found is not None:
+            if len(self._rounds) >= ROUNDS_MAX:
+                self._rounds.clear()
+            self._rounds[number] = found
         return found
 
     def _helper_message(
