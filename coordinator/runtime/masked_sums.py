@@ -8,6 +8,7 @@ from coordinator.engine.events import Event, FederatedEvaluationClosed
 from coordinator.engine.masked.effects import (
     CloseHidden,
     DropBatch,
+    ForgetSums,
     FreezeBatch,
     FreezeEvaluation,
     KeepReport,
@@ -50,7 +51,7 @@ class MaskedExecution:
     def __init__(self, store: CoordinatorStore, control: Publisher, writer: Writer) -> None:
         self._store, self._control, self._writer = store, control, writer
 
-    def run(self, effect: MaskedEffect) -> Iterator[Event]:
+    def run(self, effect: MaskedEffect) -> Iterator[Event]:  # noqa: C901 - one case per effect
         """Run one effect.
 
         Raises:
@@ -69,6 +70,9 @@ class MaskedExecution:
                 name = transfer_id(offer.batch, offer.part)
                 self._store.batches.keep_chunk(name, index * offer.chunk_bytes, index, body)
                 yield SumChunkStored(offer=offer, index=index)
+            case ForgetSums(transfers=transfers):
+                for name in transfers:
+                    self._store.batches.forget_chunks(name)
             case StoreSum(version=version, offer=offer, part=part):
                 yield self._store_sum(version, offer, part)
             case KeepReport(node=node, report=report):

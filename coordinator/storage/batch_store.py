@@ -87,6 +87,15 @@ class BatchStore:
             self._transfers.delete(transfer)
         return body
 
+    def forget_chunks(self, transfer: UpdateId) -> None:
+        """Nobody waits for this sum any more; one of which nothing is kept does no harm.
+
+        Raises:
+            StorageError: It cannot be removed.
+        """
+        with storing("sum"):
+            self._transfers.delete(transfer)
+
     def save_sum(self, version: ModelVersion, part: int, body: bytes) -> None:
         """Save what a helper has answered for one class of a batch.
 

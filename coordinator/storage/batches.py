@@ -58,6 +58,9 @@ class Batches(Protocol):
     def take_chunks(self, transfer: UpdateId) -> bytes:
         """What has arrived of a sum, unchecked; it is not kept any longer."""
 
+    def forget_chunks(self, transfer: UpdateId) -> None:
+        """Nobody waits for this sum any more; one of which nothing is kept does no harm."""
+
     def save_sum(self, version: ModelVersion, part: int, body: bytes) -> None:
         """Save what a helper has answered for one class of a batch."""
 

@@ -35,6 +35,7 @@ from federation.protocol.sum_messages import (
     SumRefusal,
     SumRequest,
     Ticket,
+    transfer_id,
 )
 from federation.protocol.wire import encode_message
 from federation.types import (
@@ -209,6 +210,7 @@ class MaskedStoreModel(StoreModel):
     terms: PrivacyTerms | None = None
 
     hidden: dict[tuple[ModelVersion, NodeId], EvaluationReport] = field(default_factory=dict)
+    chunks: set[UpdateId] = field(default_factory=set)
     frozen: dict[ModelVersion, SumRequest] = field(default_factory=dict)
     released: dict[int, ReleaseRecord] = field(default_factory=dict)
     takings: dict[NodeId, Taking] = field(default_factory=dict)
@@ -292,12 +294,17 @@ class MaskedRig(Rig):
             case asked.DropBatch(version=version, verdicts=verdicts):
                 self.store.drop(version, verdicts)
                 return [said.BatchDropped(verdicts=verdicts)]
+            case asked.ForgetSums(transfers=transfers):
+                self.store.chunks -= set(transfers)
+                return []
             case asked.StoreSumChunk(offer=offer, index=index):
+                self.store.chunks.add(transfer_id(offer.batch, offer.part))
                 return [said.SumChunkStored(offer=offer, index=index)]
             case asked.StoreSum(version=version, offer=offer, part=part):
                 assert self.store.batch is not None
                 assert version == self.store.batch.version
                 self.store.sums[part] = offer
+                self.store.chunks.discard(transfer_id(offer.batch, offer.part))
                 return [said.SumStored(part=part)]
             case asked.SendToHelper() | asked.RaiseTaking():
                 return self._tell_or_raise(effect)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from coordinator.engine.masked.effects import DropBatch, FreezeBatch, HelperCommand, StoreSum, StoreSumChunk
+from coordinator.engine.masked.effects import DropBatch, ForgetSums, FreezeBatch, HelperCommand, StoreSum, StoreSumChunk
 from coordinator.engine.masked.events import (
     BatchDropped,
     BatchFrozen,
@@ -53,6 +53,7 @@ class Batches:
         self._state, self._delivery, self._noised = state, delivery, noised
         self._sums = set(recovered.sums)
         self._arriving: dict[UpdateId, _Arriving] = {}
+        self._begun: dict[UpdateId, None] = {}  # sums of which chunks may be on the disk
         self._asked: dict[HelperId, SumRequest] = {}
         self._saving = False
 
@@ -141,6 +142,9 @@ class Batches:
         self._state.note("batch_frozen", reason=batch.reason, **fields)
 
     def _forget_answers(self) -> None:
+        if self._begun:
+            self._state.emit(ForgetSums(transfers=tuple(self._begun)))
+        self._begun.clear()
         self._sums.clear()
         self._asked.clear()
         self._arriving.clear()
@@ -230,6 +234,7 @@ class Batches:
         place = chunk_slice(event.index, offer.payload_bytes, offer.chunk_bytes)
         fits = len(event.body) == place.stop - place.start
         if fits and event.index not in arriving.bitmap and not self._state.paused:
+            self._begun[event.transfer] = None
             self._state.emit(StoreSumChunk(offer=offer, index=event.index, body=event.body))
 
     def _chunk_stored(self, offer: SumOffer, index: int) -> None:

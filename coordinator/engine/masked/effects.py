@@ -6,11 +6,12 @@ from coordinator.records import BatchRecord, ReleaseRecord, Verdict
 from federation.privacy.releases import Taking
 from federation.protocol.messages import EvaluationReport, Grant
 from federation.protocol.sum_messages import SealedSeeds, SumOffer, SumRequest
-from federation.types import HelperId, ModelVersion, NodeId
+from federation.types import HelperId, ModelVersion, NodeId, UpdateId
 
 __all__ = [
     "CloseHidden",
     "DropBatch",
+    "ForgetSums",
     "FreezeBatch",
     "FreezeEvaluation",
     "HelperCommand",
@@ -59,6 +60,13 @@ class StoreSumChunk:
     offer: SumOffer
     index: int
     body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetSums:
+    """Remove what has arrived of sums that nobody waits for any more. Answers nothing, or `StorageFailed`."""
+
+    transfers: tuple[UpdateId, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +130,7 @@ MaskedEffect = (
     | DropBatch
     | StoreSumChunk
     | StoreSum
+    | ForgetSums
     | SendToHelper
     | RaiseTaking
     | KeepReport

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from coordinator.engine.masked.effects import CloseHidden, FreezeEvaluation, HelperCommand, KeepReport
-from coordinator.engine.masked.events import EvaluationFrozen, ReportKept
+from coordinator.engine.masked.events import EvaluationFrozen, ReportKept, SumChunkReceived
 from coordinator.engine.masked.seeds import PASSING, SeedDelivery
 from coordinator.engine.settings import MaskingSettings
 from coordinator.engine.state import MachineState
@@ -18,9 +18,9 @@ from coordinator.records import NodesEvaluation, RecoveredState
 from federation.privacy.classes import classes
 from federation.privacy.metrics import metric_terms, objection
 from federation.privacy.terms import batch_digest, shape_of
-from federation.protocol.chunking import payload_digest
+from federation.protocol.chunking import Bitmap, chunk_count, chunk_slice, payload_digest
 from federation.protocol.limits import MEMBERS_MAX
-from federation.protocol.messages import EvaluationReport
+from federation.protocol.messages import EvaluationReport, Grant
 from federation.protocol.sum_messages import (
     Held,
     HeldStatus,
@@ -30,6 +30,7 @@ from federation.protocol.sum_messages import (
     SumReason,
     SumRefusal,
     SumRequest,
+    transfer_id,
 )
 from federation.types import MASKED_REPORTS, HelperId, ModelVersion, NodeId, UpdateId
 from update_codec.masking import sum_bytes
@@ -44,6 +45,16 @@ SUM_WAIT_S = 600.0
 
 
 @dataclass(slots=True, kw_only=True)
+class _Arriving:
+    """A sum on its way in chunks: in memory, since it is small."""
+
+    helper: HelperId
+    offer: SumOffer
+    missing: set[int]
+    chunks: dict[int, bytes] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
 class _Summing:
     """The reports on one version.
 
@@ -53,6 +64,7 @@ class _Summing:
         held: Which reports each helper holds.
         asked: What each helper was asked for.
         sums: What they have answered, by class.
+        arriving: Sums on their way, by their names.
         ended: Since when no report counts any more, in connected seconds.
         saving: Whether the disk was asked for something, and has not answered.
         hopeless: Whether there will be no sum.
@@ -63,6 +75,7 @@ class _Summing:
     held: dict[HelperId, set[UpdateId]] = field(default_factory=dict)
     asked: dict[HelperId, SumRequest] = field(default_factory=dict)
     sums: dict[int, bytes] = field(default_factory=dict)
+    arriving: dict[UpdateId, _Arriving] = field(default_factory=dict)
     ended: float | None = None
     saving: bool = False
     hopeless: bool = False
@@ -196,19 +209,45 @@ class MaskedEvaluations:
             one.hopeless = one.hopeless or held.ticket in members
 
     def _offered(self, helper: HelperId, one: _Summing, offer: SumOffer) -> None:
-        asked, body = one.asked.get(helper), offer.inline
+        asked = one.asked.get(helper)
         if asked is None or offer.part not in asked.classes or offer.part in one.sums:
             return
-        if (
-            body is None
-            or len(body) != sum_bytes(shape_of(asked.terms))
-            or payload_digest(body) != offer.payload_digest
-        ):
-            self._state.note(
-                "sum_rejected", helper=helper, part=offer.part, detail="it is not the sum that was asked for"
-            )
-            return
-        one.sums[offer.part] = body
+        if offer.payload_bytes != sum_bytes(shape_of(asked.terms)):
+            self._reject(helper, offer)
+        elif offer.inline is not None:
+            self._take(helper, one, offer, offer.inline)
+        else:
+            name, count = transfer_id(offer.batch, offer.part), chunk_count(offer.payload_bytes, offer.chunk_bytes)
+            one.arriving[name] = _Arriving(helper=helper, offer=offer, missing=set(range(count)))
+            grant = Grant(update=name, bitmap=Bitmap(count).to_bytes(), window=count)
+            self._delivery.say(helper, grant)
+
+    def chunk(self, event: SumChunkReceived) -> bool:
+        """Take a chunk of a sum, which has few of them; says whether it was one of an evaluation's."""
+        one = next((one for one in self._summing.values() if event.transfer in one.arriving), None)
+        if one is None:
+            return False
+        arriving = one.arriving[event.transfer]
+        offer, size = arriving.offer, arriving.offer.payload_bytes
+        if event.helper == arriving.helper and event.index in arriving.missing:
+            place = chunk_slice(event.index, size, offer.chunk_bytes)
+            if len(event.body) == place.stop - place.start:
+                arriving.chunks[event.index] = event.body
+                arriving.missing.discard(event.index)
+        if not arriving.missing:
+            del one.arriving[event.transfer]
+            self._take(event.helper, one, offer, b"".join(body for _, body in sorted(arriving.chunks.items())))
+        return True
+
+    def _take(self, helper: HelperId, one: _Summing, offer: SumOffer, body: bytes) -> None:
+        if payload_digest(body) == offer.payload_digest:
+            one.sums[offer.part] = body
+        else:
+            self._reject(helper, offer)
+
+    def _reject(self, helper: HelperId, offer: SumOffer) -> None:
+        detail = "it is not the sum that was asked for"
+        self._state.note("sum_rejected", helper=helper, part=offer.part, detail=detail)
 
     def _refused(self, helper: HelperId, version: ModelVersion, one: _Summing, refusal: SumRefusal) -> None:
         if helper not in one.asked or refusal.reason in PASSING:
@@ -232,16 +271,19 @@ class MaskedEvaluations:
         return min((due for due in dues if due > now), default=None)
 
     def advance(self) -> None:
-        """Freeze what is held, ask for its sum, and close what has one, or will have none."""
+        """Freeze what is held, ask for its sum, and close what has one, or will have none, in the versions' order."""
+        first = min((version for version, one in self._summing.items() if one.ended is not None), default=None)
         for version, one in sorted(self._summing.items()):
             if one.ended is None or one.saving:
                 continue
             overdue = self._state.connected_s >= one.ended + SUM_WAIT_S
             request = one.request
-            if request is not None and one.sums.keys() >= set(request.classes):
-                self._close(version, one, tuple(one.sums[number] for number in request.classes))
-            elif overdue or one.hopeless or (request is None and len(one.reports) < self._masking.members_min):
-                self._close(version, one, ())
+            done = request is not None and one.sums.keys() >= set(request.classes)
+            lost = overdue or one.hopeless or (request is None and len(one.reports) < self._masking.members_min)
+            if (done or lost) and version == first:
+                self._close(version, one, tuple(body for _, body in sorted(one.sums.items())) if done else ())
+            elif done or lost:
+                pass  # versions are judged in their order
             elif request is None:
                 self._freeze(version, one)
             else:
@@ -250,7 +292,7 @@ class MaskedEvaluations:
     def owed(self) -> dict[HelperId, list[HelperCommand]]:
         """What each helper has been told, and has not answered."""
         found: dict[HelperId, list[HelperCommand]] = {}
-        for one in self._summing.values():
+        for one in (one for one in self._summing.values() if not one.saving):
             for helper in self._delivery.helpers:
                 commands: list[HelperCommand] = [self._seeds(helper, report) for report in one.lacks(helper)]
                 asked = one.asked.get(helper)

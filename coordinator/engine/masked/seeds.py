@@ -45,7 +45,8 @@ class Helper:
         state: What it said last; None: nothing.
         since: Since when it is there, or not, in monotonic seconds.
         attempts: Questions since it answered anything.
-        due: When it is asked again for what it owes, in monotonic seconds; None while it owes nothing, or is gone.
+        due: When it is asked again for what it owes, in monotonic seconds; None while it owes nothing.
+        speaks: It has answered since it was said to be gone: that was the word of a former connection.
     """
 
     number: int
@@ -53,11 +54,12 @@ class Helper:
     since: float = 0.0
     attempts: int = 0
     due: float | None = None
+    speaks: bool = False
 
     @property
     def present(self) -> bool:
         """Whether it is there."""
-        return self.state is not None and self.state.presence is Presence.ONLINE
+        return self.state is not None and (self.speaks or self.state.presence is Presence.ONLINE)
 
     @property
     def answers(self) -> bool:
@@ -90,7 +92,7 @@ class SeedDelivery:
         if before is not None and before.state_id != said.state_id:
             state.note("helper_store_changed", helper=name)
         if fresh:
-            helper.since, helper.attempts = state.now, 0
+            helper.since, helper.attempts, helper.speaks = state.now, 0, False
             state.note("helper_" + said.presence.value, helper=name, incarnation=said.incarnation)
         helper.state = said
         if fresh and helper.present:
@@ -126,6 +128,9 @@ class SeedDelivery:
         """A helper has answered something: it is there."""
         helper = self.helpers[name]
         silent, helper.attempts = not helper.answers, 0
+        if helper.state is not None and not helper.present:
+            helper.speaks, helper.since, helper.due = True, self._state.now, self._state.now
+            self._state.note("helper_speaks", helper=name)
         if silent:
             self._need()
 
@@ -179,7 +184,7 @@ class SeedDelivery:
         """
         for name, helper in self.helpers.items():
             if not helper.present:
-                helper.due = None
+                self._probe(name, helper, owed.get(name, ()))
                 continue
             due = helper.due is not None and self._state.now >= helper.due
             self._send_seeds(name, all_of_them=due)
@@ -193,8 +198,27 @@ class SeedDelivery:
                 helper.attempts = helper.attempts + due
                 if helper.attempts == SILENT_ATTEMPTS and due:
                     self._state.note("helper_silent", helper=name, since=helper.since)
+                    helper.speaks = False
                     self._need()
                 helper.due = self._state.now + min(RETRY_S_MAX, RETRY_S * 2.0 ** min(DOUBLINGS_MAX, helper.attempts))
+
+    def _probe(self, name: HelperId, helper: Helper, owed: Sequence[HelperCommand]) -> None:
+        """Ask a helper that is said to be gone for one thing that it owes, now and then.
+
+        That it is gone may be the late word of a former connection, or of a broker that has gone back: then nobody
+        contradicts, since the helper does not know what was said of it [FED-199].
+        """
+        now, lacking = self._state.now, self._state.masked.lacks(name)
+        if helper.state is None or not (lacking or owed):
+            helper.due = None
+        elif helper.due is None:
+            helper.due = now + RETRY_S_MAX
+        elif now >= helper.due:
+            helper.due = now + RETRY_S_MAX
+            if owed:
+                self.say(name, owed[0])
+            else:
+                self._send_seeds(name, all_of_them=True, most=1)
 
     def due(self) -> float | None:
         """When a helper is asked again, in monotonic seconds."""
@@ -204,9 +228,9 @@ class SeedDelivery:
         """Publish to one helper."""
         self._state.emit(SendToHelper(helper=name, command=command))
 
-    def _send_seeds(self, name: HelperId, *, all_of_them: bool) -> None:
+    def _send_seeds(self, name: HelperId, *, all_of_them: bool, most: int | None = None) -> None:
         state, number = self._state, self.helpers[name].number
-        for record in state.masked.owed(name, all_of_them=all_of_them):
+        for record in state.masked.owed(name, all_of_them=all_of_them)[:most]:
             seeds = record.seeds
             if seeds is not None:
                 box = seeds.boxes[number]

@@ -84,7 +84,8 @@ class MaskedSums:
             case HelperSpoke(helper=helper, message=message):
                 self._hear(helper, message)
             case SumChunkReceived():
-                self._batches.chunk(news)
+                if self._evaluations is None or not self._evaluations.chunk(news):
+                    self._batches.chunk(news)
             case _:
                 assert_never(news)
 

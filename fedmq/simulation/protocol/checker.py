@@ -203,6 +203,11 @@ class Checker:
         """The mean over the nodes is on disk."""
         self.surveys.made(evaluation)
 
+    def summed(self, evaluation: NodesEvaluation) -> None:
+        """What the sum of masked reports says is on disk, or that there is none."""
+        masking = self._settings.masking
+        self.surveys.summed(evaluation, 1 if masking is None else masking.members_min)
+
     def frozen(self, batch: BatchRecord) -> None:
         """The members of a masked version are on disk."""
         self.batches.frozen(batch)

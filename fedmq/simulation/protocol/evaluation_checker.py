@@ -74,7 +74,10 @@ class SurveyChecker:
 
     def announced(self, announcement: RoundAnnouncement) -> None:
         """An announcement is said."""
-        version, share = announcement.model.version, announcement.evaluation
+        version, hidden = announcement.model.version, announcement.masked_evaluation
+        share = announcement.evaluation if hidden is None else hidden.share
+        if announcement.privacy is not None and announcement.evaluation is not None:
+            self._say(f"the evaluation of version {version} is asked for in clear beside masks")
         if share is not None and self._shares.get(version) != share:
             self._say(f"save, then say: the evaluation of version {version} is announced and not on disk")
 
@@ -107,6 +110,20 @@ class SurveyChecker:
             exact = float(total / sum(result.num_examples for result in having))
             if abs(evaluation.metrics[name] - exact) > TOLERANCE * max(1.0, abs(exact)):
                 self._say(f"the mean {name} of version {version} is {evaluation.metrics[name]}, not {exact}")
+
+    def summed(self, evaluation: NodesEvaluation, least: int) -> None:
+        """The means of masked reports are on disk, or that there are none."""
+        version = evaluation.version
+        if self._closed.setdefault(version, evaluation) != evaluation:
+            self._say(f"version {version} has two means")
+        counting = [result for (of, _), result in self._results.items() if of == version and result.counted]
+        told = [result.node for result in counting if result.num_examples or result.metrics]
+        if told:
+            self._say(f"{told[0]} has told its own numbers beside masks")
+        if evaluation.nodes > len(counting) or 0 < evaluation.nodes < least:
+            self._say(f"the mean of version {version} is over {evaluation.nodes} nodes, of {len(counting)} that count")
+        if bool(evaluation.metrics) != bool(evaluation.nodes):
+            self._say(f"the mean of version {version} is over {evaluation.nodes} nodes and has {evaluation.metrics}")
 
     def receipted(self, node: NodeId, receipt: EvaluationReceipt) -> None:
         """A receipt is said."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.engine.early_stopping import StoppingSettings
-from coordinator.engine.settings import EngineSettings, FederatedEvaluationSettings, MaskingSettings
+from coordinator.engine.settings import EngineSettings, MaskingSettings
 from coordinator.global_model.committer import CommitterSettings
 from coordinator.global_model.masked import MaskedModel
 from coordinator.records import BatchRecord, Verdict
@@ -42,6 +42,10 @@ NAMES = tuple(HelperId(f"helper-{number}") for number in range(HELPERS))
 
 
 # --- which federations ------------------------------------------------------------------------------------------------
+
+
+METRICS = ("loss", "accuracy")
+"""What nodes tell of an evaluation, as sums."""
 
 
 def masked_scenario(plain: Scenario, keys: tuple[bytes, ...]) -> Scenario:
@@ -105,7 +109,7 @@ def _masked_engine(plain: EngineSettings, nodes: int, least: int, rng: random.Ra
         per_node_quota=1,
         signed=True,
         masking=MaskingSettings(helpers=NAMES, threshold=THRESHOLD, members_min=least),
-        federated_evaluation=FederatedEvaluationSettings(),
+        federated_evaluation=replace(plain.federated_evaluation, nodes_min=least, metrics=METRICS),
         stopping=StoppingSettings(),
     )
 

@@ -2,7 +2,7 @@
 
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,8 +24,12 @@ from coordinator.storage.store import Commit
 from edge_node.storage import database as node_database
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.storage.store import NodeStore
+from federation.privacy.metrics import Measured
+from federation.privacy.releases import Taking
+from federation.protocol.messages import EvaluationReport
+from federation.protocol.sum_messages import MaskedReport, SumRequest
 from federation.storage.sqlite import Database
-from federation.types import ModelVersion, RunId, StateId, UpdateId
+from federation.types import ModelVersion, NodeId, RunId, StateId, UpdateId
 from fedmq.simulation.world.disks import Disk
 from fedmq.simulation.world.ram_folders import put_away, ram_folder
 from sum_helper.storage import store as helper_store
@@ -57,6 +61,9 @@ class Ledger(Protocol):
 
     def evaluated(self, run: RunId, result: NodeResult) -> None:
         """What a node found is on disk."""
+
+    def summed(self, evaluation: NodesEvaluation) -> None:
+        """What the sum of masked reports says is on disk, or that there is none."""
 
     def surveyed(self, evaluation: NodesEvaluation) -> None:
         """The mean over the nodes is on disk."""
@@ -140,9 +147,39 @@ class _ObservedBatches:
         """What has arrived of a sum."""
         return self._batches.take_chunks(transfer)
 
+    def forget_chunks(self, transfer: UpdateId) -> None:
+        """Nobody waits for this sum any more."""
+        self._batches.forget_chunks(transfer)
+
     def save_sum(self, version: ModelVersion, part: int, body: bytes) -> None:
         """Save what a helper has answered for one class of a batch."""
         self._batches.save_sum(version, part, body)
+
+    def raise_takings(self, takings: Mapping[NodeId, Taking]) -> None:
+        """Take over what a helper knows better."""
+        self._batches.raise_takings(takings)
+
+    def keep_report(self, node: NodeId, report: EvaluationReport) -> None:
+        """Save a node's masked report."""
+        self._batches.keep_report(node, report)
+
+    def reports(self, version: ModelVersion) -> Mapping[NodeId, MaskedReport]:
+        """The masked reports on a version."""
+        return self._batches.reports(version)
+
+    def freeze_evaluation(self, request: SumRequest) -> None:
+        """Save which reports are summed."""
+        self._batches.freeze_evaluation(request)
+
+    def evaluation_request(self, version: ModelVersion) -> SumRequest | None:
+        """What was frozen of a version's evaluation."""
+        return self._batches.evaluation_request(version)
+
+    def close_evaluation(self, version: ModelVersion, measured: Measured | None) -> NodesEvaluation:
+        """Save what the sum of the reports says."""
+        made = self._batches.close_evaluation(version, measured)
+        self._disk.learned(partial(self._ledger.summed, made))
+        return made
 
 
 def coordinator_disk(

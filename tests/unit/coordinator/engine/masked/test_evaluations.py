@@ -7,12 +7,13 @@ import pytest
 from coordinator.engine.effects import Effect, Note, SaveResult
 from coordinator.engine.masked.effects import FreezeEvaluation, KeepReport
 from coordinator.engine.masked.evaluations import HELD_WAIT_S, SUM_WAIT_S
-from coordinator.engine.masked.events import HelperSpoke
-from coordinator.engine.masked.seeds import RETRY_S
+from coordinator.engine.masked.events import HelperSpoke, SumChunkReceived
+from coordinator.engine.masked.seeds import RETRY_S, RETRY_S_MAX
 from coordinator.engine.settings import FederatedEvaluationSettings
 from coordinator.records import NodesEvaluation
 from federation.protocol.limits import INT64_MAX
-from federation.protocol.sum_messages import MaskedEvaluation, SealedSeeds, SumReason, SumRequest
+from federation.protocol.messages import Grant
+from federation.protocol.sum_messages import MaskedEvaluation, SealedSeeds, SumOffer, SumReason, SumRequest, transfer_id
 from federation.types import Digest, ModelVersion, NodeId
 from tests.rigs.coordinator_rig import transcript
 from tests.rigs.masked_rig import HELPERS, NAMES, MaskedRig, masked_engine, masked_report
@@ -280,3 +281,44 @@ def test_a_report_that_comes_too_late_needs_no_helper() -> None:
     assert "tell d evaluation 1 stale" in transcript(done)
     assert not any(isinstance(effect, KeepReport | FreezeEvaluation) for effect in done)
     assert rig.store.results[LATER, NodeId("d")].counted is False
+
+
+def test_a_sum_that_does_not_ride_in_its_offer_comes_in_chunks() -> None:
+    """FED-148: a broker with small packets; chunks may come twice, and in any order."""
+    rig = at_version_one()
+    for node in NODES:
+        rig.report_masked(node, 1)
+    until_frozen(rig)
+    rig.mail = [one for one in rig.mail if isinstance(one[1], SumRequest)]
+    for name, command in list(rig.mail):
+        assert isinstance(command, SumRequest)
+        (offer,) = rig.helpers[name].hear(command)
+        assert isinstance(offer, SumOffer)
+        assert offer.inline is not None
+        bare, body = replace(offer, inline=None, chunk_bytes=50), offer.inline
+        rig.mail.clear()
+        rig.tell(HelperSpoke(helper=name, message=bare))
+        assert [type(granted) for _, granted in rig.mail] == [Grant]
+        transfer, cuts = transfer_id(offer.batch, offer.part), range(0, len(body), 50)
+        for index in (2, 0, 2, 1):
+            piece = body[cuts[index] : cuts[index] + 50]
+            rig.tell(SumChunkReceived(helper=name, transfer=transfer, index=index, body=piece))
+    assert survey(rig).nodes == 3
+
+
+def test_versions_are_judged_in_their_order() -> None:
+    """Early stopping counts them so: a helper that is slow for one holds the figures of the next one back."""
+    rig = at_version_one()
+    rig.helpers[BIRCH].full = True
+    for node in NODES:
+        rig.report_masked(node, 1)
+    for node in rig.store.rounds[max(rig.store.rounds)].nodes:
+        rig.offer_masked(node, max(rig.store.rounds))
+    rig.deliver()
+    rig.helpers[BIRCH].full = False
+    rig.wait(RETRY_S_MAX)
+    rig.deliver()
+    assert rig.store.versions[-1].version == 2
+    closed = [version for version, one in rig.store.surveys.items() if one.closed]
+    assert closed == sorted(closed)
+    assert survey(rig, 1).closed

@@ -7,12 +7,22 @@ import pytest
 from coordinator.engine.effects import CommitVersion, Effect, SendCommand
 from coordinator.engine.events import CommitFailed
 from coordinator.engine.masked.effects import DropBatch, FreezeBatch, SendToHelper
-from coordinator.engine.masked.events import HelperSpoke
+from coordinator.engine.masked.events import HelperSpoke, SumChunkReceived
+from coordinator.engine.masked.seeds import RETRY_S_MAX
 from coordinator.engine.settings import EngineSettings
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import Presence, Reason, Receipt, ReceiptStatus
-from federation.protocol.sum_messages import SealedSeeds, SumReason, SumRequest
+from federation.protocol.sum_messages import (
+    Held,
+    HeldStatus,
+    SealedSeeds,
+    SumReason,
+    SumRefusal,
+    SumRequest,
+    transfer_id,
+)
 from federation.types import Digest, HelperId, NodeId, UpdateId
+from tests.rigs.coordinator_rig import RUN
 from tests.rigs.masked_rig import HELPERS, MaskedRig, masked_engine, terms
 
 ALDER, BIRCH = HELPERS
@@ -423,3 +433,56 @@ def test_one_group_that_a_helper_refuses_drops_the_whole_batch() -> None:
     assert len(receipts(done)) == 6
     assert {reason for _, _, reason in receipts(done)} == {Reason.HELPER_LOST.value}
     assert rig.store.versions[-1].version == 0
+
+
+def test_a_helper_that_is_said_to_be_gone_and_answers_is_there() -> None:
+    """FED-199: a will came late, and the helper has not heard of it."""
+    rig = running()
+    rig.hear_helper(BIRCH, Presence.LOST)
+    stored_two(rig)
+    rig.deliver()
+    assert rig.store.batch is None
+    assert rig.waiting_for == "helper"
+    rig.wait(RETRY_S_MAX)
+    sent = [command for name, command in rig.mail if name == BIRCH]
+    assert [type(command) for command in sent] == [SealedSeeds], "one message, not all"
+    rig.deliver()
+    rig.wait(1.0)
+    rig.deliver()
+    assert rig.store.versions[-1].version == 1
+
+
+def test_a_helper_that_is_gone_is_asked_for_little_and_is_not_there_again_for_a_late_word() -> None:
+    """FED-199."""
+    rig = running()
+    rig.go(BIRCH)
+    stored_two(rig)
+    rig.deliver()
+    record = rig.store.updates[UpdateId("0-a")]
+    assert record.seeds is not None
+    late = Held(run=RUN, update=record.update, ticket=payload_digest(record.seeds.ticket), status=HeldStatus.HELD)
+    rig.tell(HelperSpoke(helper=BIRCH, message=late))
+    assert rig.get("helpers")[BIRCH]["online"], "it has spoken"  # type: ignore[index]
+    rig.wait(40.0)
+    assert not rig.get("helpers")[BIRCH]["online"], "and then it was silent"  # type: ignore[index]
+    rig.mail.clear()
+    rig.wait(10 * RETRY_S_MAX)
+    assert len([name for name, _ in rig.mail if name == BIRCH]) <= 10
+
+
+def test_what_has_arrived_of_a_sum_goes_with_its_batch() -> None:
+    """A helper dies while its sum comes, and another one makes it needless: nothing of it is left on the disk."""
+    rig = running()
+    stored_two(rig)
+    while rig.store.batch is None:
+        name, command = rig.mail.pop(0)
+        for answer in rig.helpers[name].hear(command):
+            rig.tell(HelperSpoke(helper=name, message=answer))
+    request = rig.store.batch.request
+    offer = replace(rig.helpers[ALDER].offer(request, 0), inline=None, payload_bytes=100, chunk_bytes=50)
+    rig.tell(HelperSpoke(helper=ALDER, message=offer))
+    rig.tell(SumChunkReceived(helper=ALDER, transfer=transfer_id(offer.batch, 0), index=0, body=bytes(50)))
+    assert rig.store.chunks == {transfer_id(offer.batch, 0)}
+    rig.tell(HelperSpoke(helper=BIRCH, message=SumRefusal(run=RUN, batch=request.batch, reason=SumReason.GONE)))
+    assert rig.store.batch is None, "dropped whole"
+    assert rig.store.chunks == set()
