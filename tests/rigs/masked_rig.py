@@ -16,6 +16,7 @@ from coordinator.records import (
     RecoveredState,
     ReleaseLedger,
     ReleaseRecord,
+    Restored,
     Verdict,
 )
 from federation.privacy.metrics import metric_terms, names_digest
@@ -274,10 +275,15 @@ class MaskedRig(Rig):
     store: MaskedStoreModel
 
     def __init__(
-        self, settings: EngineSettings | None = None, seed: int = 0, *, first: PrivacyTerms | None = None
+        self,
+        settings: EngineSettings | None = None,
+        seed: int = 0,
+        *,
+        first: PrivacyTerms | None = None,
+        restored: Restored | None = None,
     ) -> None:
         first = first or terms()
-        super().__init__(masked_engine() if settings is None else settings, fresh(terms=first), seed)
+        super().__init__(masked_engine() if settings is None else settings, fresh(terms=first, restored=restored), seed)
         self.store = MaskedStoreModel(recent_max=self.settings.max_staleness + 1, terms=first)
         self.helpers = {name: Helper(name) for name in HELPERS}
         self.down: set[HelperId] = set()

@@ -265,6 +265,9 @@ class Batches:
         if reason is SumReason.UNKNOWN_UPDATE:
             self._delivery.send_again(helper, self._named(batch, refusal))
             return
+        if self._delivery.others_suffice(helper, reason):
+            self._asked.pop(helper, None)
+            return
         lost = reason in LOST
         self.drop(
             ReceiptStatus.STALE if lost else ReceiptStatus.REFUSED,

@@ -204,6 +204,8 @@ class MaskedEvaluations:
             one.held.setdefault(helper, set()).add(held.update)
         elif held.reason not in PASSING:
             self._state.note("seeds_refused", helper=helper, update=held.update, reason=held.reason.value)
+            if self._delivery.others_suffice(helper, held.reason):
+                return
             del one.reports[held.update]
             members = () if one.request is None else one.request.tickets
             one.hopeless = one.hopeless or held.ticket in members
@@ -258,6 +260,8 @@ class MaskedEvaluations:
             one.held.pop(helper, None)
             for report in one.lacks(helper):
                 self._delivery.say(helper, self._seeds(helper, report))
+        elif self._delivery.others_suffice(helper, refusal.reason):
+            one.asked.pop(helper, None)
         else:
             one.hopeless = True
 

@@ -4,12 +4,15 @@ The account is written with each batch, before a helper is asked for its sum, an
 revealed is paid for, whatever becomes of it. Helpers keep accounts of their own, and say what they know better.
 """
 
+from collections import Counter
+from dataclasses import replace
+
 from coordinator.engine.masked.effects import RaiseTaking
 from coordinator.engine.state import MachineState
 from coordinator.records import BatchRecord, RecoveredState, ReleaseRecord
 from federation.privacy.releases import NOBODY_YET, Taking, mu_within, objection, price
 from federation.protocol.sum_messages import Held, PrivacyTerms
-from federation.types import NodeId
+from federation.types import HelperId, NodeId
 
 __all__ = ["NoisedSums"]
 
@@ -31,6 +34,9 @@ class NoisedSums:
         self._budget = None if masking is None else masking.budget
         self._takings = dict(recovered.released.takings)
         self._next = recovered.released.releases
+        self._raised = Counter[HelperId]()  # accounts that were raised on a helper's word
+        self._claims: dict[NodeId, dict[HelperId, Taking]] = {}
+        self._restored = recovered.restored is not None
         self._spent: set[NodeId] = set()
         self._most = 0.0
         if self._budget is not None:
@@ -71,21 +77,58 @@ class NoisedSums:
         for node in dict.fromkeys((*record.prices, *self._state.masked.resting)):
             self._look(node)
 
-    def heard(self, node: NodeId, held: Held) -> None:
-        """A helper says what it has of an update's node: where that is more, this store was restored from a backup."""
+    def heard(self, helper: HelperId, node: NodeId, held: Held) -> bool:
+        """A helper says what it has of an update's node; returns whether that cannot be, on its word alone.
+
+        A batch is charged here before any helper is asked for it, so only a store that went back can know of less. One
+        that was restored as it should be knows that it was, and believes each helper. Any other believes no more than
+        what all of them say [FED-200].
+        """
         if self._budget is None or held.taken is None or held.gap is None or held.spent is None:
-            return
+            return False
         known = self._taking(node)
-        said = Taking(
-            releases=max(known.releases, held.taken),
-            last=max(known.last, self._next - held.gap) if known.releases else self._next - held.gap,
-            spent=max(known.spent, held.spent),
+        said = Taking(releases=held.taken, last=self._next - held.gap, spent=held.spent)
+        more = said.releases > known.releases or said.spent > known.spent * (1 + _ROUNDING)
+        if not self._restored:
+            # Sums that were frozen and made no version have numbers here, and perhaps none at the helper.
+            newest = known.last + max(0, self._next - self._state.head.version)
+            said = replace(said, last=min(said.last, newest))
+            if more:
+                said = self._all_say(helper, node, said)
+        raised = Taking(
+            releases=max(known.releases, said.releases),
+            last=max(known.last, said.last) if known.releases else said.last,
+            spent=max(known.spent, said.spent),
         )
-        if said.releases > known.releases or said.last > known.last or said.spent > known.spent * (1 + _ROUNDING):
-            self._takings[node] = said
-            self._state.emit(RaiseTaking(node=node, taking=said))
-            self._state.note("ledger_raised", node=node, releases=said.releases)
-            self._look(node)
+        if (
+            raised.releases > known.releases
+            or (known.releases and raised.last > known.last)
+            or raised.spent > known.spent * (1 + _ROUNDING)
+        ):
+            self._raise(helper, node, raised)
+            return False
+        return more
+
+    def _all_say(self, helper: HelperId, node: NodeId, said: Taking) -> Taking:
+        """What all helpers say at least, of a node of which one says more than is known."""
+        masking, claims = self._state.settings.masking, self._claims.setdefault(node, {})
+        if helper not in claims:
+            self._state.note("helper_claims_more", helper=helper, node=node, releases=said.releases, spent=said.spent)
+        claims[helper] = said
+        if masking is None or len(claims) < len(masking.helpers):
+            return self._taking(node)
+        return Taking(
+            releases=min(one.releases for one in claims.values()),
+            last=min(one.last for one in claims.values()),
+            spent=min(one.spent for one in claims.values()),
+        )
+
+    def _raise(self, helper: HelperId, node: NodeId, taking: Taking) -> None:
+        self._takings[node] = taking
+        self._raised[helper] += 1
+        self._state.emit(RaiseTaking(node=node, taking=taking))
+        self._state.note("ledger_raised", helper=helper, node=node, releases=taking.releases)
+        self._look(node)
 
     def end(self) -> None:
         """The run is over when a version cannot be made any more of those that have budget."""
@@ -96,7 +139,7 @@ class NoisedSums:
         left = sum(1 for node in known if self._objection(node) != "budget")
         if known and self._takings and left < max(1, state.settings.quorum):
             state.progress.spend_budget()
-            state.note("budget_ends_run", left=left, quorum=state.settings.quorum)
+            state.note("budget_ends_run", left=left, quorum=state.settings.quorum, raised_by=dict(self._raised))
 
     def _taking(self, node: NodeId) -> Taking:
         return self._takings.get(node, NOBODY_YET)

@@ -1,7 +1,7 @@
 """Brings each update's seeds to the helpers, until they hold them or say why they do not."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from coordinator.engine.masked.effects import HelperCommand, SendToHelper
 from coordinator.engine.state import MachineState
@@ -11,7 +11,7 @@ from federation.privacy.classes import classes
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import Presence, Reason, ReceiptStatus
 from federation.protocol.sum_messages import Held, HeldStatus, HelperState, PrivacyTerms, SealedSeeds, SumReason
-from federation.types import HelperId, Incarnation, StateId, UpdateId
+from federation.types import HelperId, Incarnation, NodeId, StateId, UpdateId
 
 __all__ = ["LOST", "PASSING", "Helper", "SeedDelivery"]
 
@@ -32,6 +32,9 @@ SILENT_ATTEMPTS = 3
 Its process may hang, or the broker may have kept its word and not its death.
 """
 
+REFUSES_S = 600.0
+"""A helper that refuses what others do is left out so long where these suffice, in seconds."""
+
 PASSING = frozenset({SumReason.FULL})
 """It may be another time."""
 
@@ -47,6 +50,8 @@ class Helper:
         attempts: Questions since it answered anything.
         due: When it is asked again for what it owes, in monotonic seconds; None while it owes nothing.
         speaks: It has answered since it was said to be gone: that was the word of a former connection.
+        refused: When it refused last what others would do, in monotonic seconds; None: never, since it came.
+        doubted: Nodes of which it claims more than can be.
     """
 
     number: int
@@ -55,6 +60,8 @@ class Helper:
     attempts: int = 0
     due: float | None = None
     speaks: bool = False
+    refused: float | None = None
+    doubted: set[NodeId] = field(default_factory=set)
 
     @property
     def present(self) -> bool:
@@ -63,8 +70,8 @@ class Helper:
 
     @property
     def answers(self) -> bool:
-        """Whether it is there, and has not been silent for long."""
-        return self.present and self.attempts < SILENT_ATTEMPTS
+        """Whether it is there, has not been silent for long, and does not refuse what others do."""
+        return self.present and self.attempts < SILENT_ATTEMPTS and self.refused is None
 
 
 class SeedDelivery:
@@ -92,7 +99,7 @@ class SeedDelivery:
         if before is not None and before.state_id != said.state_id:
             state.note("helper_store_changed", helper=name)
         if fresh:
-            helper.since, helper.attempts, helper.speaks = state.now, 0, False
+            helper.since, helper.attempts, helper.speaks, helper.refused = state.now, 0, False, None
             state.note("helper_" + said.presence.value, helper=name, incarnation=said.incarnation)
         helper.state = said
         if fresh and helper.present:
@@ -134,6 +141,25 @@ class SeedDelivery:
         if silent:
             self._need()
 
+    def others_suffice(self, name: HelperId, reason: SumReason) -> bool:
+        """A helper refuses something: where enough others answer, it is left out for a while [FED-200]."""
+        masking, helper = self._state.settings.masking, self.helpers[name]
+        others = sum(other.answers for one, other in self.helpers.items() if one != name)
+        if masking is None or others < masking.threshold:
+            return False
+        if helper.refused is None:
+            self._state.note("helper_refuses", helper=name, reason=reason.value)
+        helper.refused = self._state.now
+        self._need()
+        return True
+
+    def _forgive(self) -> None:
+        """What a helper refuses may change, as when its people admit a node."""
+        for helper in self.helpers.values():
+            if helper.refused is not None and self._state.now >= helper.refused + REFUSES_S:
+                helper.refused = None
+                self._need()
+
     # --- what they hold ---------------------------------------------------------------------------------------------
 
     def held(self, name: HelperId, held: Held) -> UpdateRecord | None:
@@ -148,7 +174,7 @@ class SeedDelivery:
             state.masked.hold(name, held.update)
             return None
         state.note("seeds_refused", helper=name, update=held.update, reason=held.reason.value)
-        return None if held.reason in PASSING else record
+        return None if held.reason in PASSING or self.others_suffice(name, held.reason) else record
 
     def turn_down(self, record: UpdateRecord, reason: SumReason) -> None:
         """An update that no batch can have: it costs itself, and nothing else."""
@@ -182,6 +208,7 @@ class SeedDelivery:
         Args:
             owed: What else is asked of a helper, beside to hold seeds: it is sent again when that is due.
         """
+        self._forgive()
         for name, helper in self.helpers.items():
             if not helper.present:
                 self._probe(name, helper, owed.get(name, ()))

@@ -118,8 +118,8 @@ class MaskedSums:
     def _held(self, helper: HelperId, held: Held) -> None:
         state = self._state
         record = state.buffer.records.get(held.update)
-        if record is not None and held.run == state.run:
-            self._noised.heard(record.node, held)
+        if record is not None and held.run == state.run and self._noised.heard(helper, record.node, held):
+            self._delivery.helpers[helper].doubted.add(record.node)
         never = self._delivery.held(helper, held)
         if never is None or not state.leading or state.paused:
             return
@@ -188,6 +188,8 @@ class MaskedSums:
                 "since": helper.since,
                 "unheld": self._state.masked.lacks(name),
                 "owes_sum": name in wanted,
+                "refuses": helper.refused is not None,
+                "doubted": len(helper.doubted),
             }
             for name, helper in self._delivery.helpers.items()
         }

@@ -9,12 +9,13 @@ from coordinator.engine.effects import Effect, Note
 from coordinator.engine.masked.effects import FreezeBatch, RaiseTaking
 from coordinator.engine.masked.events import HelperSpoke
 from coordinator.engine.settings import MaskingSettings, ReleaseBudget
+from coordinator.records import Restored
 from federation.privacy.accountant import gaussian_epsilon
 from federation.privacy.releases import Taking, mu_within, price
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import ReceiptStatus
 from federation.protocol.sum_messages import Held, PrivacyTerms, PrivacyUnit, SealedSeeds
-from federation.types import Digest, NodeId
+from federation.types import Digest, Epoch, HelperId, ModelVersion, NodeId, RoundId
 from tests.rigs.masked_rig import HELPERS, MEMBERS_MIN, MaskedRig, masked_engine, terms
 
 NOISED: dict[str, object] = {"tail": 0, "clip": 1.0, "noise": 2.0, "unit": PrivacyUnit.NODES, "bits": 24}
@@ -22,14 +23,14 @@ PLAN: dict[str, object] = {"bandwidth": 3, "releases": 20, "separation": 2, "par
 NODES = ("a", "b", "c", "d")
 
 
-def noised(under: PrivacyTerms, epsilon: float, *nodes: str) -> MaskedRig:
+def noised(under: PrivacyTerms, epsilon: float, *nodes: str, restored: Restored | None = None) -> MaskedRig:
     masking = MaskingSettings(
         helpers=HELPERS,
         threshold=len(HELPERS),
         members_min=MEMBERS_MIN,
         budget=ReleaseBudget(epsilon=epsilon, delta=1e-5),
     )
-    rig = MaskedRig(masked_engine(masking=masking, nodes_min=len(nodes)), first=under)
+    rig = MaskedRig(masked_engine(masking=masking, nodes_min=len(nodes)), first=under, restored=restored)
     rig.start(*nodes)
     return rig
 
@@ -120,40 +121,88 @@ def test_the_run_ends_when_fewer_than_a_quorum_have_budget() -> None:
     assert rig.machine.snapshot()["finished"]
 
 
-def test_what_a_helper_knows_better_is_taken_over() -> None:
-    """FED-188: a coordinator that was restored from a backup hears what its nodes have spent."""
-    under = terms(**NOISED)
-    rig = noised(under, 50.0, "a", "b")
-    number = max(rig.store.rounds)
-    rig.offer_masked("a", number)
-    seeds = next(command for _, command in rig.mail if isinstance(command, SealedSeeds))
+RESTORED = Restored(epoch=Epoch(1), version=ModelVersion(0), first_round=RoundId(0), next_round=RoundId(0))
+
+
+def claim(rig: MaskedRig, node: str, **says: float) -> dict[HelperId, Held]:
+    """What each helper would say of a node's newest update, were that what it has of the node."""
+    rig.offer_masked(node, max(rig.store.rounds))
+    seeds = {name: command for name, command in rig.mail if isinstance(command, SealedSeeds)}
     rig.mail.clear()
-    held = replace(rig.helpers[HELPERS[0]].hear(seeds)[0], taken=7, gap=2, spent=7 * 0.25)  # type: ignore[arg-type]
-    assert isinstance(held, Held)
-    done = rig.tell(_spoke(held))
-    raised = [effect for effect in done if isinstance(effect, RaiseTaking)]
-    assert raised == [RaiseTaking(node=NodeId("a"), taking=Taking(releases=7, last=-2, spent=1.75))]
-    assert [effect for effect in rig.tell(_spoke(held)) if isinstance(effect, RaiseTaking)] == []
+    found = {}
+    for name, command in seeds.items():
+        (held,) = rig.helpers[name].hear(command)
+        assert isinstance(held, Held)
+        found[name] = replace(held, **says)  # type: ignore[arg-type]
+    return found
 
 
-def _spoke(held: Held) -> HelperSpoke:
-    return HelperSpoke(helper=HELPERS[0], message=held)
+def spoke(rig: MaskedRig, name: HelperId, held: Held) -> list[Effect]:
+    return rig.tell(HelperSpoke(helper=name, message=held))
 
 
-def test_a_helper_that_says_that_nothing_is_left_ends_the_nodes_part() -> None:
-    under = terms(**NOISED)
-    rig = noised(under, 5.0, "a", "b", "c")
+def raised(done: list[Effect]) -> list[RaiseTaking]:
+    return [effect for effect in done if isinstance(effect, RaiseTaking)]
+
+
+def test_what_a_helper_knows_better_is_taken_over_after_a_restore() -> None:
+    """FED-188: a coordinator that was restored from a backup hears what its nodes have spent."""
+    rig = noised(terms(**NOISED), 50.0, "a", "b", restored=RESTORED)
+    held = claim(rig, "a", taken=7, gap=2, spent=7 * 0.25)
+    done = spoke(rig, HELPERS[0], held[HELPERS[0]])
+    assert raised(done) == [RaiseTaking(node=NodeId("a"), taking=Taking(releases=7, last=-2, spent=1.75))]
+    assert raised(spoke(rig, HELPERS[0], held[HELPERS[0]])) == []
+
+
+def test_after_a_restore_one_helper_can_end_the_run_and_is_named() -> None:
+    """FED-200: one honest helper is enough for the epsilon, so the one that says most is believed."""
+    rig = noised(terms(**NOISED), 5.0, "a", "b", restored=RESTORED)
     spent = mu_within(5.0, 1e-5) ** 2
-    number = max(rig.store.rounds)
-    (first, *_) = rig.store.rounds[number].nodes
-    rig.offer_masked(str(first), number)
-    seeds = next(command for _, command in rig.mail if isinstance(command, SealedSeeds))
-    held = replace(rig.helpers[HELPERS[0]].hear(seeds)[0], taken=9, gap=1, spent=spent)  # type: ignore[arg-type]
-    assert isinstance(held, Held)
-    done = rig.tell(_spoke(held))
+    held = claim(rig, "a", taken=9, gap=1, spent=spent)
+    done = spoke(rig, HELPERS[0], held[HELPERS[0]])
     assert "budget_spent" in notes(done)
-    rig.deliver()
+    (end,) = (effect for effect in done if isinstance(effect, Note) and effect.event == "budget_ends_run")
+    assert end.fields["raised_by"] == {HELPERS[0]: 1}
     assert rig.store.released == {}
+
+
+def test_without_a_restore_no_helper_alone_can_spend_a_nodes_budget() -> None:
+    """FED-200: what a batch costs is on this disk before any helper is asked."""
+    rig = noised(terms(**NOISED), 5.0, "a", "b")
+    for node in ("a", "b"):
+        held = claim(rig, node, taken=9, gap=1, spent=1e6)
+        done = spoke(rig, HELPERS[0], held[HELPERS[0]])
+        assert raised(done) == []
+        assert "helper_claims_more" in notes(done)
+        spoke(rig, HELPERS[1], replace(held[HELPERS[1]], taken=None, gap=None, spent=None))
+    rig.deliver()
+    assert rig.store.versions[-1].version == 1, "the run goes on"
+    assert rig.get("helpers")[HELPERS[0]]["doubted"] == 2  # type: ignore[index]
+    assert rig.get("helpers")[HELPERS[1]]["doubted"] == 0  # type: ignore[index]
+    assert rig.store.takings[NodeId("a")].spent == 2.0**-2, "and nobody has paid for the lie"
+
+
+def test_a_helper_alone_cannot_make_nodes_rest_for_ever() -> None:
+    """FED-200."""
+    rig = noised(terms(**NOISED, **PLAN), 50.0, *NODES)
+    for _ in range(4):
+        number = max(rig.store.rounds)
+        for node in rig.store.rounds[number].nodes:
+            held = claim(rig, str(node), taken=3, gap=1, spent=0.0)
+            spoke(rig, HELPERS[0], held[HELPERS[0]])
+            spoke(rig, HELPERS[1], replace(held[HELPERS[1]], taken=None, gap=None, spent=None))
+        rig.deliver()
+    assert rig.store.versions[-1].version == 4
+
+
+def test_what_all_helpers_say_is_believed() -> None:
+    """FED-200: somebody has put a copy of the folder back, and nobody has told the store."""
+    rig = noised(terms(**NOISED), 50.0, "a", "b")
+    held = claim(rig, "a", taken=7, gap=2, spent=7 * 0.25)
+    assert raised(spoke(rig, HELPERS[0], held[HELPERS[0]])) == []
+    done = spoke(rig, HELPERS[1], replace(held[HELPERS[1]], taken=6, spent=6 * 0.25))
+    (effect,) = raised(done)
+    assert (effect.taking.releases, effect.taking.spent) == (6, 1.5)
 
 
 def test_without_noise_nothing_is_charged() -> None:

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from coordinator.engine.effects import CommitVersion, Effect, SendCommand
+from coordinator.engine.effects import CommitVersion, Effect, Note, SendCommand
 from coordinator.engine.events import CommitFailed
 from coordinator.engine.masked.effects import DropBatch, FreezeBatch, SendToHelper
 from coordinator.engine.masked.events import HelperSpoke, SumChunkReceived
-from coordinator.engine.masked.seeds import RETRY_S_MAX
+from coordinator.engine.masked.seeds import REFUSES_S, RETRY_S_MAX
 from coordinator.engine.settings import EngineSettings
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import Presence, Reason, Receipt, ReceiptStatus
@@ -486,3 +486,59 @@ def test_what_has_arrived_of_a_sum_goes_with_its_batch() -> None:
     rig.tell(HelperSpoke(helper=BIRCH, message=SumRefusal(run=RUN, batch=request.batch, reason=SumReason.GONE)))
     assert rig.store.batch is None, "dropped whole"
     assert rig.store.chunks == set()
+
+
+# --- helpers that refuse what others do -----------------------------------------------------------------------------
+
+
+def either(**changes: object) -> MaskedRig:
+    """Two helpers of which one suffices: smaller than three of four, and the same for the machine."""
+    settings = masked_engine(**changes)
+    assert settings.masking is not None
+    settings = replace(settings, masking=replace(settings.masking, threshold=1), nodes_min=2)
+    rig = MaskedRig(settings, first=terms(threshold=1))
+    rig.start("a", "b")
+    return rig
+
+
+def test_a_helper_that_refuses_all_seeds_is_left_out_where_the_others_suffice() -> None:
+    """FED-200."""
+    rig = either()
+    for update in ("0-a", "0-b"):
+        rig.helpers[ALDER].refusing[UpdateId(update)] = SumReason.UNKNOWN_NODE
+    stored_two(rig)
+    done = rig.deliver()
+    assert rig.store.versions[-1].version == 1, "its word has stopped nothing"
+    assert [effect.fields for effect in done if isinstance(effect, Note) and effect.event == "helper_refuses"] == [
+        {"helper": ALDER, "reason": "unknown_node"}
+    ]
+    assert rig.get("helpers")[ALDER]["refuses"]  # type: ignore[index]
+    rig.wait(REFUSES_S)
+    assert not rig.get("helpers")[ALDER]["refuses"]  # type: ignore[index]
+
+
+def test_a_helper_that_refuses_every_sum_is_left_out_where_the_others_suffice() -> None:
+    """FED-200."""
+    rig = either()
+    stored_two(rig)
+    while rig.store.batch is None:
+        name, command = rig.mail.pop(0)
+        for answer in rig.helpers[name].hear(command):
+            rig.tell(HelperSpoke(helper=name, message=answer))
+    request = rig.store.batch.request
+    rig.mail = [one for one in rig.mail if not isinstance(one[1], SumRequest)]
+    rig.tell(HelperSpoke(helper=ALDER, message=SumRefusal(run=RUN, batch=request.batch, reason=SumReason.GONE)))
+    assert rig.store.batch is not None, "not dropped for one helper's word"
+    rig.deliver()
+    assert rig.store.versions[-1].version == 1
+    assert [len(rig.helpers[name].answered) for name in HELPERS] == [0, 1]
+
+
+def test_what_the_last_helper_refuses_is_refused() -> None:
+    """FED-157."""
+    rig = either()
+    rig.go(BIRCH)
+    rig.helpers[ALDER].refusing[UpdateId("0-a")] = SumReason.UNKNOWN_NODE
+    stored_two(rig)
+    done = rig.deliver()
+    assert ("a", "refused", "helper_refused") in receipts(done)
