@@ -52,6 +52,9 @@ class Diary:
     def surveyed(self, evaluation: object) -> None:
         self.heard.append("surveyed")
 
+    def summed(self, evaluation: object) -> None:
+        self.heard.append("summed")
+
     def frozen(self, batch: object) -> None:
         self.heard.append("frozen")
 
