@@ -76,6 +76,10 @@ docs: $(DOCS_STAMP) ## The documentation as a site in out/site: strict, with sea
 	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
 	@echo "out/site: $$(find out/site -name '*.html' | wc -l) pages; to read and search them: python3 -m http.server -d out/site"
 
+.PHONY: deb
+deb: $(STAMP) ## Debian packages for amd64 and arm64 in out/deb (ARGS="arm64 --python 3.13"); needs the package index
+	@deploy/debian/build.sh $(ARGS)
+
 broker: ## A Mosquitto container on this machine (docker or podman), until Ctrl-C
 	@deploy/containers/broker.sh
 
