@@ -80,6 +80,10 @@ docs: $(DOCS_STAMP) ## The documentation as a site in out/site: strict, with sea
 deb: $(STAMP) ## Debian packages for amd64 and arm64 in out/deb (ARGS="arm64 --python 3.13"); needs the package index
 	@deploy/debian/build.sh $(ARGS)
 
+.PHONY: sbom
+sbom: ## What is in the images, as CycloneDX documents in out/sbom (docker or podman; images built)
+	@$${PYTHON:-python3} deploy/containers/sbom.py $(ARGS)
+
 broker: ## A Mosquitto container on this machine (docker or podman), until Ctrl-C
 	@deploy/containers/broker.sh
 

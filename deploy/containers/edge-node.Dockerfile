@@ -15,6 +15,7 @@ COPY federation federation
 COPY coordinator coordinator
 COPY edge_node edge_node
 COPY fedmq fedmq
+COPY sum_helper sum_helper
 ARG EXTRAS=torch
 ARG PIP_EXTRA_INDEX_URL=
 # A folder with wheels, for a build without the net: -v FOLDER:/wheels --build-arg PIP_FIND_LINKS=/wheels
