@@ -1,6 +1,9 @@
 """The Kubernetes manifests: what the API takes, parts that fit together, hardened, at home with `coordinator init`."""
 
 import copy
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,3 +113,26 @@ def test_the_roles_find_what_coordinator_init_has_written(tmp_path: Path) -> Non
 
 
 FILES_OF_BROKER = {"cafile", "certfile", "keyfile", "crlfile", "acl_file"}
+
+
+def test_an_overlay_pins_the_images_by_digest_and_changes_nothing_else(tmp_path: Path) -> None:
+    """The base renders to the objects of the manifest; needs kubectl, which asks no cluster for that."""
+    program = shutil.which("kubectl")
+    if program is None:
+        pytest.skip("needs kubectl")
+    base = FILE.parent
+    digest = f"sha256:{'ab' * 32}"
+    (tmp_path / "kustomization.yaml").write_text(
+        f"resources: [{os.path.relpath(base, tmp_path)}]\nimages: [{{ name: fedmq-coordinator, digest: '{digest}' }}]\n"
+    )
+    rendered = {}
+    for folder in (base, tmp_path):
+        line = [program, "kustomize", "--load-restrictor=LoadRestrictionsNone", str(folder)]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        if "unknown command" in done.stderr:
+            pytest.skip("this kubectl has no kustomize")
+        assert done.returncode == 0, done.stderr
+        rendered[folder] = {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(done.stdout)}
+    assert rendered[base] == {(one["kind"], one["metadata"]["name"]): one for one in DOCUMENTS}
+    pinned = rendered[tmp_path]["StatefulSet", "coordinator"]["spec"]["template"]["spec"]["containers"][0]["image"]
+    assert pinned == f"fedmq-coordinator@{digest}"
