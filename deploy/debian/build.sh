@@ -4,9 +4,9 @@
 #   deploy/debian/build.sh [amd64|arm64]... [--python 3.13] [--out DIR]
 #
 # A package is an environment below /opt/fedmq that uses the system's Python: the base, the page and pip, from the wheels of
-# constraints.txt. Debian's own cryptography, pydantic and msgpack are older than what is needed, so they are in it.
-# torch is not: a device's owner adds the build that suits it, by /opt/fedmq/bin/pip. There is no package for 32-bit ARM:
-# cryptography, msgpack, numpy and zstandard publish no wheels for it.
+# constraints.txt. Debian's own cryptography, pydantic and msgpack are older than what is needed, so they are in it. torch is
+# not: a device's owner adds the build that suits it, by /opt/fedmq/bin/pip. There is no package for 32-bit ARM:
+# cryptography, msgpack, numpy and zstandard publish no wheels for it. Packed with zstd, which dpkg of Debian 12 reads.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=3.11
@@ -66,7 +66,7 @@ build() {
   (cd "$root" && find opt usr -type f -print0 | sort -z | xargs -0 md5sum > DEBIAN/md5sums)
   find "$root" -exec touch -hd "@$SOURCE_DATE_EPOCH" {} +
   chmod -R u+rwX,go+rX,go-w "$root"
-  dpkg-deb --root-owner-group -Zxz -z3 --build "$root" "$out/fedmq_${version}-1_$architecture.deb" >/dev/null
+  dpkg-deb --root-owner-group -Zzstd -z9 --build "$root" "$out/fedmq_${version}-1_$architecture.deb" >/dev/null
   printf '%s\n' "$out/fedmq_${version}-1_$architecture.deb"
 }
 

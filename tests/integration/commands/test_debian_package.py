@@ -36,7 +36,7 @@ edge-node --version
 dpkg -P fedmq
 test ! -e /opt/fedmq
 test ! -e /etc/fedmq
-! getent passwd fedmq
+if getent passwd fedmq; then exit 1; fi
 echo all is well
 """
 
