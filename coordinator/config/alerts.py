@@ -24,7 +24,7 @@ class AlertsSection(Section):
     Attributes:
         stopped_s: No coordinator runs for so long, and the run is not over, in seconds.
         nobody_online_s: No node is online for so long, in seconds.
-        no_version_leases: No new version in so many leases (``round.lease_s``).
+        no_version_leases: No new version in so many leases (``round.lease_s``), beyond ``round.interval_min_s``.
         node_silent_s: A node has sent nothing for so long although it was asked, in seconds.
         accuracy_drop: The newest accuracy is so much below the best, as a share of 1.
         dropped: The broker drops messages.

@@ -76,6 +76,7 @@ def follower_of(config: CoordinatorConfig, place: Path) -> Follower:
         federation=config.federation.id,
         limits=config.alerts,
         lease_s=config.round.lease_s,
+        interval_s=config.round.interval_min_s,
         sinks=make_sinks(config.alerts, config.federation.id),
         look=RunView(config.store.folder).now,
         certificates=(lambda: certificate_ends(place)) if place.is_dir() else dict,

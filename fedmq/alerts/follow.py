@@ -48,6 +48,7 @@ class Follower:
         federation: Its name.
         limits: From when on something is worth telling.
         lease_s: ``round.lease_s``, in seconds.
+        interval_s: ``round.interval_min_s``, in seconds.
         sinks: Where alerts go, by name.
         look: Reads the run.
         certificates: Reads when certificates end, as ISO 8601.
@@ -59,6 +60,7 @@ class Follower:
     lease_s: float
     sinks: Mapping[str, Sink]
     look: Callable[[], Snapshot]
+    interval_s: float = 0.0
     certificates: Callable[[], Mapping[str, str]] = dict
     _watch: Watch = field(default_factory=Watch)
     _pending: deque[tuple[str, dict[str, object]]] = field(default_factory=lambda: deque(maxlen=PENDING_MAX))
@@ -117,7 +119,14 @@ class Follower:
             free = total = 0
         ends = {name: dt.datetime.fromisoformat(at) for name, at in self.certificates().items()}
         today = dt.datetime.fromtimestamp(now_s, dt.UTC)
-        return Surroundings(today=today, lease_s=self.lease_s, disk_free=free, disk_total=total, certificates=ends)
+        return Surroundings(
+            today=today,
+            lease_s=self.lease_s,
+            interval_s=self.interval_s,
+            disk_free=free,
+            disk_total=total,
+            certificates=ends,
+        )
 
     def _deliver(self, now_s: float) -> None:
         """Once for each way that fails: the rest of it would only wait as long again."""

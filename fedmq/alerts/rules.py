@@ -22,6 +22,7 @@ class Surroundings:
     Attributes:
         today: The time of day, with its zone.
         lease_s: How long an assignment lasts, in seconds.
+        interval_s: Least time between two versions, in seconds.
         disk_free: Bytes that are free where the state folder is.
         disk_total: Bytes of that disk; 0: it cannot be read.
         certificates: When each valid name's newest certificate ends.
@@ -29,6 +30,7 @@ class Surroundings:
 
     today: dt.datetime
     lease_s: float
+    interval_s: float = 0.0
     disk_free: int = 0
     disk_total: int = 0
     certificates: Mapping[str, dt.datetime] = field(default_factory=dict)
@@ -67,7 +69,7 @@ def _standing_still(run: Snapshot, around: Surroundings, limits: AlertsSection) 
     if limits.nobody_online_s and not waiting["online"]:
         yield Condition(kind="nobody_online", text="no node is online", hold_s=limits.nobody_online_s)
     if limits.no_version_leases and head is not None:
-        hold_s = limits.no_version_leases * around.lease_s
+        hold_s = around.interval_s + limits.no_version_leases * around.lease_s
         text = f"no version after {head} for {hold_s:,.0f} s; {waiting['sentence']}"
         yield Condition(kind="no_version", mark=head, text=text, hold_s=hold_s)
 

@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,6 +48,7 @@ def kinds(snapshot: Snapshot, around: Surroundings = AROUND, limits: AlertsSecti
 def test_a_run_that_goes_well_is_not_told() -> None:
     assert kinds(run()) == set()
     assert found(run())["no_version"].hold_s == 600.0
+    assert found(run(), replace(AROUND, interval_s=3_600.0))["no_version"].hold_s == 4_200.0
 
 
 @pytest.mark.parametrize(
