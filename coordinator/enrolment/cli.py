@@ -15,9 +15,10 @@ from coordinator.config.sections import read_config
 from coordinator.enrolment.broker import reload_broker
 from coordinator.enrolment.federation import Fleet
 from coordinator.enrolment.folder import FleetFolder
-from coordinator.enrolment.issuing import pack_task
+from coordinator.enrolment.issuing import PackedTask, pack_release, pack_task
 from coordinator.enrolment.shut_out import SHUT, still_open
 from coordinator.enrolment.texts import FleetPlan
+from coordinator.runtime.task_releases import ReleaseShelf
 from federation.command_line import JsonOption
 from federation.errors import ConfigError, LocalProtocolError, StorageError
 from federation.identity.bundle import BUNDLE_BYTES_MAX
@@ -99,7 +100,7 @@ def enroll(
     ] = None,
     bundle: Annotated[
         bool,
-        typer.Option("--bundle", help="Pack the source of the federation's task FILE.py:FUNCTION, too."),
+        typer.Option("--bundle", help="Pack the task, too: its published release, or the source FILE.py:FUNCTION."),
     ] = False,
     days: Days = CERTIFICATE_DAYS,
     as_json: JsonOption = False,
@@ -119,7 +120,7 @@ def enroll(
         raise ConfigError("NODE", "name a node, or give its request file as --csr", source="command line")
     fleet = _fleet(folder)
     requests = [decode_request(read_text(file, bytes_max=BUNDLE_BYTES_MAX)) for file in csr or []]
-    packed = pack_task(read_config(folder, {}).task.name) if bundle else None
+    packed = _packed(folder) if bundle else None
     named = fleet.enroll(nodes or [], days=days, packed=packed)
     asked = [fleet.enroll_request(request, days=days) for request in requests]
     if as_json:
@@ -224,6 +225,12 @@ def certificate_ends(folder: Path) -> dict[str, str]:
 
 def _fleet(folder: Path) -> Fleet:
     return Fleet(folder=FleetFolder(folder), now=dt.datetime.now(dt.UTC))
+
+
+def _packed(folder: Path) -> PackedTask:
+    """The task that goes with the files: the release that is published now, else the source that the settings name."""
+    config = read_config(folder, {})
+    return pack_release(ReleaseShelf(config.store.folder)) or pack_task(config.task.name)
 
 
 def _enrolled_rows(fleet: Fleet, names: Sequence[NodeId]) -> list[dict[str, str]]:

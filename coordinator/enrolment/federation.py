@@ -217,7 +217,7 @@ class Fleet:
         for one in made:
             bundle = one.bundle(register, authority, coordinator_key, self._helpers())
             if packed is not None:
-                bundle = bundle.model_copy(update={"task": packed.task, "files": dict(packed.files)})
+                bundle = bundle.model_copy(update=packed.members)
             write_text(self.folder.bundle(one.name), encode_bundle(bundle), mode=PRIVATE)
 
     def _helpers(self) -> tuple[str, ...]:

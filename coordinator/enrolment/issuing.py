@@ -1,9 +1,10 @@
 """What one node is given: a certificate and a signing key, made here for it, or for keys that only the device has."""
 
+import base64
 import datetime as dt
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography import x509
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coordinator.enrolment.register import Issued, Register
+from coordinator.runtime.task_releases import ReleaseShelf
 from federation.errors import ConfigError
 from federation.identity.bundle import TASK_FILE_BYTES_MAX, Bundle
 from federation.identity.certificates import Identity, Purpose, issue, new_identity, parsing
@@ -19,7 +21,7 @@ from federation.identity.request import NodeRequest
 from federation.identity.signing_keys import SigningKey
 from federation.types import NodeId
 
-__all__ = ["Applicant", "Enrolled", "PackedTask", "applicant_of", "issue_to", "pack_task"]
+__all__ = ["Applicant", "Enrolled", "PackedTask", "applicant_of", "issue_to", "pack_release", "pack_task"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +46,34 @@ class PackedTask:
     Attributes:
         task: ``FILE.py:FUNCTION``.
         files: Text by file name.
+        release: A signed release in their place, and its archive.
     """
 
     task: str
-    files: Mapping[str, str]
+    files: Mapping[str, str] = field(default_factory=dict)
+    release: tuple[str, bytes] | None = None
+
+    @property
+    def members(self) -> dict[str, object]:
+        """What an enrolment file has of it."""
+        if self.release is None:
+            return {"task": self.task, "files": dict(self.files)}
+        text, archive = self.release
+        return {"task": self.task, "release": text, "archive": base64.b64encode(archive).decode("ascii")}
+
+
+def pack_release(shelf: ReleaseShelf) -> PackedTask | None:
+    """The release that is published now, where its task is a file; None where there is none, or it was withdrawn.
+
+    Raises:
+        ConfigError: It is damaged.
+        StorageError: Its archive is not there.
+    """
+    found = shelf.current()
+    if found is None or found[1].withdrawn or not found[1].task.partition(":")[0].endswith(".py"):
+        return None
+    text, release = found
+    return PackedTask(task=release.task, release=(text, shelf.archive(release.number)))
 
 
 def pack_task(task: str) -> PackedTask:

@@ -1,19 +1,22 @@
 """``edge-node request`` and ``edge-node join``: make this device's keys, and install the file that enrols it."""
 
+import base64
+import binascii
 import datetime as dt
 import hashlib
 import json
 import os
+import shutil
 import stat
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 from edge_node.config import CONFIG_FILE
-from federation.errors import ConfigError, LocalProtocolError
+from federation.errors import ConfigError, LocalProtocolError, StorageError
 from federation.identity.bundle import (
     BUNDLE_BYTES_MAX,
-    PACKED_BYTES_MAX,
+    RELEASED_BYTES_MAX,
     Bundle,
     decode_bundle,
     proposed_helpers,
@@ -23,7 +26,9 @@ from federation.identity.helper_keys import PinnedHelper, in_key_order
 from federation.identity.private_files import PRIVATE, PUBLIC, read_text, write_text
 from federation.identity.request import encode_request, new_request
 from federation.identity.signing_keys import SigningKey, read_signing_key
+from federation.identity.task_release import TaskRelease, read_release
 from federation.protocol.topics import validate_node_id
+from federation.rollout.archive import check_archive, unpack
 
 __all__ = ["ask", "check_own_file", "install", "own_key_line", "proposal"]
 
@@ -95,7 +100,7 @@ def check_own_file(file: Path) -> None:
 
 
 def _read(file: Path) -> Bundle:
-    return decode_bundle(read_text(file, bytes_max=PACKED_BYTES_MAX), now=dt.datetime.now(dt.UTC))
+    return decode_bundle(read_text(file, bytes_max=RELEASED_BYTES_MAX), now=dt.datetime.now(dt.UTC))
 
 
 def own_key_line(folder: Path) -> str:
@@ -139,6 +144,7 @@ def install(  # noqa: PLR0913 - what the owner of the device decides
         StorageError: The folder cannot be written.
     """
     bundle = _read(file)
+    released = _released(bundle)
     folder = Path(bundle.node) if into is None else into
     settings = folder / CONFIG_FILE
     if settings.exists():
@@ -152,6 +158,8 @@ def install(  # noqa: PLR0913 - what the owner of the device decides
     chosen = _chosen_task(bundle, task, folder, with_task=with_task)
     _check_own_keys(folder, bundle)
     _write_identity(folder, bundle)
+    if with_task and released is not None:
+        _unpack(released[1], folder / TASK_FOLDER / released[0].name)
     if with_task:
         for name, source in bundle.files.items():
             write_text(folder / TASK_FOLDER / name, source, mode=PUBLIC)
@@ -170,13 +178,45 @@ def _chosen_task(bundle: Bundle, task: str | None, folder: Path, *, with_task: b
         return task
     if bundle.task is None:
         raise ConfigError("--task", "this federation has a task of its own: name where it is on this device")
-    if not bundle.files:
+    released = _released(bundle)
+    if not bundle.files and released is None:
         return bundle.task
     if not with_task:
         brought = ", ".join(f"{name} (SHA-256 {_sha256(source)})" for name, source in bundle.files.items())
+        if released is not None:
+            brought = f"release {released[0].number} of {bundle.task} (SHA-256 {released[0].sha256[:16]})"
         said = f"this file brings code: {brought}. Allow this device to run it, or name a task of its own by --task"
         raise ConfigError("--with-task", said, source="command line")
-    return str(folder.absolute() / TASK_FOLDER / bundle.task)
+    place = folder.absolute() / TASK_FOLDER
+    return str((place if released is None else place / released[0].name) / bundle.task)
+
+
+def _released(bundle: Bundle) -> tuple[TaskRelease, bytes] | None:
+    """The signed release that a file brings, and its archive; nothing of it is written before all of it is checked.
+
+    Raises:
+        ConfigError: The authority has not signed it, or the archive is another one, or breaks a rule.
+    """
+    if bundle.release is None or bundle.archive is None:
+        return None
+    release = read_release(bundle.release, bundle.authority, federation=bundle.federation)
+    try:
+        body = base64.b64decode(bundle.archive, validate=True)
+    except binascii.Error as error:
+        raise ConfigError("enrolment file", "archive: is no base64") from error
+    if hashlib.sha256(body).hexdigest() != release.sha256 or release.task != bundle.task or release.withdrawn:
+        raise ConfigError("enrolment file", "archive: is not the one that was signed")
+    check_archive(body)
+    return release, body
+
+
+def _unpack(body: bytes, place: Path) -> None:
+    try:
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        unpack(body, place)
+    except OSError as error:
+        raise StorageError(f"{place} cannot be written: {error.strerror}") from error
 
 
 def _sha256(source: str) -> str:

@@ -1,6 +1,6 @@
 """The enrolment file: one JSON document with all that a device needs to take part as one node; code only if packed.
 
-Format, versions 2 to 4. It MUST be UTF-8 JSON of at most 64 KiB (version 4: 1 MiB) with exactly these members:
+Format, versions 2 to 5. It MUST be UTF-8 JSON of at most 64 KiB (version 4: 1 MiB) with exactly these members:
 ``format`` (``fedmq-enrolment``), ``version``, ``federation``, ``node``, ``broker_url`` (mqtts or wss, no password),
 ``task`` (name of a built-in task, or null), ``authority`` (PEM), ``certificate`` (PEM; its CN is ``node`` and
 ``authority`` has signed it), ``coordinator_key`` (PEM, Ed25519: whose word the node obeys), ``key`` and ``signing_key``
@@ -8,7 +8,10 @@ Format, versions 2 to 4. It MUST be UTF-8 JSON of at most 64 KiB (version 4: 1 M
 the helpers of masked sums that the server proposes, 1 to 7 texts ``NAME=KEY``. Nobody may pin them without a person's
 word. Version 4 may have ``helpers`` as well, and has ``files``: the sources of a task that the server's owner packs, by
 name (``[A-Za-z0-9_]+.py``, no folders, 1 to 16 of at most 256 KiB), of which ``task`` names one (``FILE.py:FUNCTION``).
-Nobody may run them without a person's word. A reader MUST refuse everything else. A file with keys is a secret.
+Nobody may run them without a person's word. Version 5, at most 6 MiB, has ``release`` and ``archive`` in the place of
+``files``: a release of the task, signed by the authority (`task_release`), and its archive in base64; ``task`` is what
+the release says, in the form ``FOLDER/FILE.py:FUNCTION``. A reader MUST refuse everything else. A file with keys is a
+secret.
 """
 
 import datetime as dt
@@ -27,6 +30,7 @@ from federation.runtime.address import parse_broker_url
 __all__ = [
     "BUNDLE_BYTES_MAX",
     "PACKED_BYTES_MAX",
+    "RELEASED_BYTES_MAX",
     "TASK_FILE_BYTES_MAX",
     "Bundle",
     "decode_bundle",
@@ -38,6 +42,8 @@ __all__ = [
 BUNDLE_BYTES_MAX = 65_536
 PACKED_BYTES_MAX = 1 << 20
 """Of a file that has a task packed with it, in bytes."""
+RELEASED_BYTES_MAX = 6 << 20
+"""Of a file that has a signed release of the task, in bytes."""
 TASK_FILE_BYTES_MAX = 262_144
 TASK_FILES_MAX = 16
 
@@ -48,6 +54,7 @@ _Pem = Annotated[str, Field(max_length=PEM_BYTES_MAX)]
 _FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,64}\.py\z")]
 _Source = Annotated[str, Field(max_length=TASK_FILE_BYTES_MAX)]
 _NAMED = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_RELEASED = re.compile(r"(?:[A-Za-z0-9_]{1,64}/){0,7}[A-Za-z0-9_]{1,64}\.py:[A-Za-z_][A-Za-z0-9_]{0,63}")
 _PACKED = re.compile(r"([A-Za-z0-9_]{1,64}\.py):[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
@@ -66,12 +73,14 @@ class Bundle(BaseModel):
         signing_key: The private key with which the node signs; None when only the device has it.
         helpers: Helpers of masked sums as the server proposes them; who owns the node compares them and pins them.
         files: Sources of the task, by name, which the device runs only where its owner says so.
+        release: A signed release of the task in their place.
+        archive: Its archive, in base64.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     format: Literal["fedmq-enrolment"] = "fedmq-enrolment"
-    version: Literal[2, 3, 4] = 2
+    version: Literal[2, 3, 4, 5] = 2
     federation: _Id
     node: _Id
     broker_url: Annotated[str, Field(max_length=512, pattern=r"^(mqtts|wss)://[^@\s\"\\]+\z")]
@@ -85,12 +94,14 @@ class Bundle(BaseModel):
     files: Annotated[dict[_FileName, _Source], Field(repr=False, max_length=TASK_FILES_MAX)] = Field(
         default_factory=dict
     )
+    release: Annotated[str | None, Field(max_length=8_192)] = None
+    archive: Annotated[str | None, Field(repr=False, max_length=RELEASED_BYTES_MAX)] = None
 
 
 def encode_bundle(bundle: Bundle) -> str:
     """The file's text, in the lowest version that has all of it: earlier releases read 2."""
-    version = 4 if bundle.files else 3 if bundle.helpers else 2
-    absent = ({"files"} if version < 4 else set()) | ({"helpers"} if not bundle.helpers else set())
+    version = 5 if bundle.release else 4 if bundle.files else 3 if bundle.helpers else 2
+    absent = {name for name in ("files", "helpers", "release", "archive") if not getattr(bundle, name)}
     return bundle.model_copy(update={"version": version}).model_dump_json(indent=1, exclude=absent) + "\n"
 
 
@@ -98,13 +109,14 @@ def decode_bundle(text: str, *, now: dt.datetime) -> Bundle:
     """Read and check an enrolment file.
 
     Args:
-        text: At most `BUNDLE_BYTES_MAX` bytes, or `PACKED_BYTES_MAX` with a task packed.
+        text: At most `BUNDLE_BYTES_MAX` bytes, or `PACKED_BYTES_MAX` with a task packed, `RELEASED_BYTES_MAX` with a
+            release of one.
         now: This device's time, with a time zone.
 
     Raises:
         ConfigError: It is not such a file, or its parts do not belong together, or it is not valid at ``now``.
     """
-    bundle = read_document(Bundle, text, source="enrolment file", bytes_max=PACKED_BYTES_MAX)
+    bundle = read_document(Bundle, text, source="enrolment file", bytes_max=RELEASED_BYTES_MAX)
     _check_task(bundle, len(text.encode()))
     parse_broker_url(bundle.broker_url, source="enrolment file")
     read_public_key(bundle.coordinator_key, source="enrolment file")
@@ -127,9 +139,16 @@ def _check_task(bundle: Bundle, size: int) -> None:
     """A task is a name, or one of the files that came with it."""
     if bool(bundle.files) is not (bundle.version == 4):
         raise ConfigError("enrolment file", "has files in version 4, and only there")
+    if {bundle.release is not None, bundle.archive is not None} != {bundle.version == 5}:
+        raise ConfigError("enrolment file", "has a release and its archive in version 5, and only there")
+    most = {4: PACKED_BYTES_MAX, 5: RELEASED_BYTES_MAX}.get(bundle.version, BUNDLE_BYTES_MAX)
+    if size > most:
+        raise ConfigError("enrolment file", f"larger than {most} bytes")
+    if bundle.release is not None:
+        if _RELEASED.fullmatch(bundle.task or "") is None:
+            raise ConfigError("enrolment file", "task: names no file of its release, as FILE.py:FUNCTION")
+        return
     if not bundle.files:
-        if size > BUNDLE_BYTES_MAX:
-            raise ConfigError("enrolment file", f"larger than {BUNDLE_BYTES_MAX} bytes")
         if bundle.task is not None and _NAMED.fullmatch(bundle.task) is None:
             raise ConfigError("enrolment file", "task: is no task's name")
         return

@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from coordinator.cli import make_app
 from coordinator.runtime.task_releases import ReleaseShelf, TaskReleases
+from edge_node.config import read_config as node_config
+from edge_node.setup.join import install
 from federation.errors import ConfigError
 from federation.identity.task_release import read_release
 from federation.protocol.task_messages import TaskReport, TaskState
@@ -167,6 +169,44 @@ def test_pieces_of_the_release_before_are_cleared(plant: Path, bundle: Path) -> 
     command("publish", "plant", "pump.py")
     watched.look()
     assert [one.topic for one in transport.published if not one.payload] == pieces
+
+
+def test_an_enrolment_file_brings_the_published_release(plant: Path, bundle: Path, tmp_path: Path) -> None:
+    """A folder of files, checked against the authority's signature, and run only by the owner's word."""
+
+    def enrolled(node: str) -> Path:
+        line = ["enroll", "plant", node, "--bundle"]
+        done = CliRunner().invoke(make_app(line), line)
+        assert done.exit_code == 0, done.output
+        return plant / "enrolled" / f"{node}.fedmq"
+
+    before = enrolled("a")  # nothing is published: the source that the settings name
+    assert json.loads(before.read_text())["version"] == 4
+    command("publish", "plant", str(bundle))
+    file = enrolled("b")
+    found = json.loads(file.read_text())
+    assert (found["version"], found["task"]) == (5, "line/pump.py:build")
+    with pytest.raises(ConfigError, match=r"release 1 of line/pump\.py:build \(SHA-256 "):
+        install(file, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+    folder = install(file, tmp_path / "b", with_task=True, signed_updates=True)
+    task = node_config(folder, {}, environ={}).task
+    place = Path(task.name.partition(":")[0])
+    assert place.read_text() == (bundle / "line" / "pump.py").read_text()
+    assert (place.parents[1] / "columns.json").read_bytes() == (bundle / "columns.json").read_bytes()
+    assert task.updates == "signed"
+    for changed in (
+        {"archive": found["archive"][:-8] + "AAAAAAA="},
+        {"archive": "!" + found["archive"][1:]},
+        {"task": "other/pump.py:build"},
+        {"release": found["release"].replace("1", "2", 1)},
+    ):
+        file.write_text(json.dumps(found | changed))
+        with pytest.raises(ConfigError):
+            install(file, tmp_path / "c", with_task=True)
+        assert not (tmp_path / "c").exists()
+    command("withdraw", "plant")
+    assert json.loads(enrolled("d").read_text())["version"] == 4
 
 
 def test_what_nodes_say_is_kept_and_shown(plant: Path) -> None:

@@ -209,3 +209,50 @@ def test_a_packed_file_whose_certificate_has_ended_is_refused() -> None:
 def test_every_prefix_of_a_packed_file_is_refused(length: int) -> None:
     with pytest.raises(ConfigError):
         decode_bundle(PACKED[:length], now=NOW)
+
+
+RELEASED = encode_bundle(
+    BUNDLE.model_copy(update={"task": "line/my_task.py:build", "release": "{signed}", "archive": "UEsFBg=="})
+)
+
+
+def released(**members: object) -> str:
+    return json.dumps(json.loads(RELEASED) | members)
+
+
+def test_a_released_task_is_read_as_it_was_written_and_makes_version_5() -> None:
+    found = decode_bundle(RELEASED, now=NOW)
+    assert (found.version, found.task, found.release, found.archive) == (
+        5,
+        "line/my_task.py:build",
+        "{signed}",
+        "UEsFBg==",
+    )
+    assert "UEsFBg==" not in repr(found)
+    assert '"release"' not in TEXT
+    assert '"release"' not in PACKED
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"release": None},
+        {"archive": None},
+        {"version": 4},
+        {"version": 6},
+        {"files": {"my_task.py": SOURCE}},
+        {"task": None},
+        {"task": "digits"},
+        {"task": "pumps.task:build"},
+        {"task": "../my_task.py:build"},
+        {"task": "/etc/my_task.py:build"},
+        {"release": "x" * 8_193},
+        {"archive": "x" * (6 << 20)},
+    ],
+    ids=lambda members: str(members)[:40],
+)
+def test_a_released_task_with_anything_else_is_refused(members: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        decode_bundle(released(**members), now=NOW)
+    with pytest.raises(ConfigError):
+        decode_bundle(changed(release="{signed}", archive="UEsFBg=="), now=NOW)
