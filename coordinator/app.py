@@ -25,8 +25,10 @@ from coordinator.engine.fencing import Leave
 from coordinator.engine.machine import CoordinatorMachine
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import Committer
+from coordinator.monitoring.presence_file import PresenceFile
 from coordinator.monitoring.report import build_report
-from coordinator.monitoring.state_files import StatusFile, StoppingRule, WatchedMachine, read_incidents
+from coordinator.monitoring.state_files import StatusFile, StoppingRule, read_incidents
+from coordinator.monitoring.watched_machine import WatchedMachine
 from coordinator.monitoring.why import lift_words
 from coordinator.records import RecoveredState
 from coordinator.runtime.central_evaluation import EvaluationWorker
@@ -57,7 +59,7 @@ from federation.runtime.log import configure_log, get_log, write_fields
 from federation.runtime.signals import StopSignals, leave_at_once
 from federation.runtime.supervision import Supervision
 from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox
-from federation.types import FederationId, Start
+from federation.types import FederationId, RunId, Start
 
 __all__ = ["run_coordinator"]
 
@@ -152,7 +154,7 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None, task: EvaluatedTa
     commits = GroupCommit(store, connections.control, connections.data)
     executor = _executor(plan, commits, committer, store, worker, signer=trust.signer)
     machine = _machine(config, replace(plan.engine, payload_bytes_max=most), recovered, start)
-    watched = _watched(plan, machine, commits)
+    watched = _watched(plan, machine, commits, store.run)
     releases = TaskReleases(ReleaseShelf(config.store.folder), _topics(config), connections.data)
     inbound = _inbound(plan, store, executor, connections, releases)
     log.info("coordinator_started", run=store.run, epoch=store.epoch, version=recovered.head.version, pid=os.getpid())
@@ -213,10 +215,11 @@ def _machine(
     return CoordinatorMachine(engine, recovered, selector=selector, rng=rng, start=start)
 
 
-def _watched(plan: _Plan, machine: CoordinatorMachine, commits: GroupCommit) -> WatchedMachine:
+def _watched(plan: _Plan, machine: CoordinatorMachine, commits: GroupCommit, run: RunId) -> WatchedMachine:
     rule = StoppingRule(settings=plan.engine.stopping, versions=plan.engine.versions)
     status = StatusFile(plan.config.store.folder, machine.snapshot, plan.incidents.counts, rule)
-    return WatchedMachine(machine, commits.settle, MonotonicClock().now, status)
+    presence = PresenceFile(plan.config.store.folder, run)
+    return WatchedMachine(machine, commits.settle, MonotonicClock().now, status, presence)
 
 
 def _begin_evaluation(

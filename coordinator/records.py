@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from federation.privacy.releases import Taking
+from federation.privacy.taking import Taking
 from federation.protocol.messages import Cohort, ModelPart, Reason, ReceiptStatus
 from federation.protocol.sum_messages import MaskedReport, PrivacyTerms, SumRequest
 from federation.types import (

@@ -1,6 +1,6 @@
 """Numbers with units, for people."""
 
-__all__ = ["human_bytes"]
+__all__ = ["human_bytes", "human_metric"]
 
 
 def human_bytes(count: float) -> str:
@@ -10,3 +10,8 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     raise AssertionError
+
+
+def human_metric(name: str, value: float) -> str:
+    """An accuracy of ``0.975`` is ``97.50%``; any other number, and what can be no share, is itself: ``0.1234``."""
+    return f"{value:.2%}" if name.endswith("accuracy") and abs(value) <= 1 else f"{value:.4g}"

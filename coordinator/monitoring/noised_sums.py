@@ -7,7 +7,7 @@ from typing import Protocol
 
 from coordinator.records import ReleaseLedger
 from federation.privacy.accountant import gaussian_epsilon
-from federation.privacy.releases import Taking
+from federation.privacy.taking import Taking
 from federation.types import NodeId, RunId
 
 __all__ = [

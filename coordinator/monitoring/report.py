@@ -3,20 +3,12 @@
 from collections import deque
 from collections.abc import Iterable, Mapping
 
+from coordinator.monitoring.figures import accuracy_and_loss, nodes_metrics, participation_row, version_figures
 from coordinator.monitoring.noised_sums import nodes_report, nodes_row
 from coordinator.monitoring.privacy import privacy_report, privacy_row
-from coordinator.storage.store import CoordinatorStore, CurveKind, CurvePoint, Participation, UpdateRow, VersionRow
-from federation.protocol.messages import ReceiptStatus
-from federation.types import ModelVersion
+from coordinator.storage.store import CoordinatorStore, CurveKind, CurvePoint, UpdateRow, VersionRow
 
-__all__ = [
-    "build_report",
-    "evaluation_columns",
-    "nodes_metrics",
-    "participation_row",
-    "update_columns",
-    "version_figures",
-]
+__all__ = ["build_report", "evaluation_columns", "update_columns"]
 
 UPDATES_MAX = 200_000
 """Newest updates that a report names one by one: it stays below some 15 MB."""
@@ -68,44 +60,6 @@ def build_report(
     }
 
 
-def version_figures(row: VersionRow, on_nodes: Mapping[str, float] | None = None) -> dict[str, object]:
-    """One version, as plain data; ``wall_s`` is in seconds since the version before.
-
-    ``metrics`` has the coordinator's own evaluation, and ``on_nodes``, see `nodes_metrics`.
-    """
-    return {
-        "version": row.record.version,
-        "accuracy": row.metrics.get("accuracy"),
-        "loss": row.metrics.get("loss"),
-        "wall_s": row.figures.wall_s,
-        "accepted": row.record.accepted,
-        "stale": row.stale,
-        "refused": row.refused,
-        "bytes_up": row.figures.bytes_up,
-        "bytes_down": row.figures.bytes_down,
-        "reason": row.reason,
-        "metrics": {**row.metrics, **(on_nodes or {})},
-    }
-
-
-def participation_row(node: Participation) -> Mapping[str, object]:
-    """One node, as plain data."""
-    return {
-        "id": node.node,
-        "updates_applied": node.count(ReceiptStatus.APPLIED),
-        "updates_stale": node.count(ReceiptStatus.STALE),
-        "updates_refused": node.count(ReceiptStatus.REFUSED),
-        "updates_waiting": node.count(ReceiptStatus.STORED),
-        "reasons": {reason.value: count for reason, count in node.reasons.items()},
-        "bytes_up": node.bytes_up,
-        "bytes_down": node.bytes_down,
-        "staleness_mean": node.staleness_mean,
-        "restarts": node.attended.restarts,
-        "asked": node.attended.asked,
-        "absences": dict(node.attended.absences),
-    }
-
-
 def update_columns(rows: Iterable[UpdateRow]) -> Mapping[str, list[object]]:
     """The newest `UPDATES_MAX` updates in order of arrival, as columns: what each came from, and what became of it.
 
@@ -123,27 +77,16 @@ def update_columns(rows: Iterable[UpdateRow]) -> Mapping[str, list[object]]:
     }
 
 
-def nodes_metrics(points: Iterable[CurvePoint]) -> Mapping[ModelVersion, Mapping[str, float]]:
-    """The means of the nodes' evaluations by version, as ``nodes_accuracy`` and ``nodes_loss``."""
-    return {point.version: _accuracy_and_loss(point, "nodes_") for point in points if point.kind is CurveKind.NODES}
-
-
 def evaluation_columns(points: Iterable[CurvePoint]) -> Mapping[str, list[object]]:
     """The newest `UPDATES_MAX` evaluations of single nodes, as columns; ``accuracy`` is the global model's there."""
     kept = deque((point for point in points if point.kind is CurveKind.NODE), maxlen=UPDATES_MAX)
-    found = [_accuracy_and_loss(point) for point in kept]
+    found = [accuracy_and_loss(point.metrics) for point in kept]
     return {
         "node": [point.node for point in kept],
         "version": [point.version for point in kept],
         "accuracy": [metrics.get("accuracy") for metrics in found],
         "loss": [metrics.get("loss") for metrics in found],
     }
-
-
-def _accuracy_and_loss(point: CurvePoint, prefix: str = "") -> Mapping[str, float]:
-    """A node that makes the model its own names the global one's numbers ``global_``."""
-    values = {name: point.metrics.get(f"global_{name}", point.metrics.get(name)) for name in ("accuracy", "loss")}
-    return {f"{prefix}{name}": value for name, value in values.items() if value is not None}
 
 
 def _last_accuracy(rows: list[VersionRow]) -> float | None:

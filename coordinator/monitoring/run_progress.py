@@ -12,8 +12,9 @@ from coordinator.engine.early_stopping import EarlyStopping, Source, StoppingSet
 from coordinator.monitoring.state_files import StoppingRule, read_stopping
 from coordinator.storage.read_only import ReadOnlyStore
 from federation.types import ModelVersion
+from federation.units import human_metric
 
-__all__ = ["Best", "RunProgress", "read_run_progress", "run_progress_lines", "run_progress_row"]
+__all__ = ["Best", "GrowingProgress", "RunProgress", "read_run_progress", "run_progress_lines", "run_progress_row"]
 
 WHOSE: Mapping[Source, str] = {Source.CENTRAL: "the coordinator's evaluations", Source.NODES: "evaluations on nodes"}
 
@@ -61,22 +62,55 @@ def read_run_progress(folder: Path) -> RunProgress | None:
         StorageError: There is no store, or it cannot be read.
     """
     with ReadOnlyStore(folder) as store:
-        found = {Source.CENTRAL: store.evaluated(), Source.NODES: _surveyed(store)}
-        best, head = store.best(), store.head() or 0
-    rule = read_stopping(folder) or _unsaid(Source.CENTRAL if found[Source.CENTRAL] else Source.NODES)
-    settings = rule.settings
-    progress, evaluations = _replay(settings, found[settings.source])
-    if not evaluations and not settings.patience:
-        return None
-    metrics = {} if best is None else found[settings.source].get(best, {})
-    return RunProgress(
-        source=settings.source,
-        best=_best(best, progress.metric, metrics),
-        evaluations=evaluations,
-        waited=progress.waited,
-        patience=settings.patience,
-        stopped_early=progress.exhausted and not 0 < rule.versions <= head,
-    )
+        return GrowingProgress().read(store, read_stopping(folder))
+
+
+class GrowingProgress:
+    """The same for one who looks again and again: of the evaluations only new ones are counted.
+
+    It is of one start of one coordinator: a later start may undo a commit.
+    """
+
+    def __init__(self) -> None:
+        self._settings: StoppingSettings | None = None
+        self._progress = EarlyStopping(StoppingSettings())
+        self._newest, self._seen, self._counted = -1, 0, 0
+
+    def read(self, store: ReadOnlyStore, told: StoppingRule | None) -> RunProgress | None:
+        """How the run stands, by the rule that its coordinator has told.
+
+        Raises:
+            StorageError: The store cannot be read.
+        """
+        central, on_nodes = store.evaluation_counts()
+        rule = told or _unsaid(Source.CENTRAL if central else Source.NODES)
+        settings = rule.settings
+        self._follow(store, settings, central if settings.source is Source.CENTRAL else on_nodes)
+        if not self._counted and not settings.patience:
+            return None
+        best, progress = store.best(), self._progress
+        metrics = {} if best is None else _found(store, settings.source, best - 1).get(best, {})
+        return RunProgress(
+            source=settings.source,
+            best=_best(best, progress.metric, metrics),
+            evaluations=self._counted,
+            waited=progress.waited,
+            patience=settings.patience,
+            stopped_early=progress.exhausted and not 0 < rule.versions <= (store.head() or 0),
+        )
+
+    def _follow(self, store: ReadOnlyStore, settings: StoppingSettings, count: int) -> None:
+        """Count what is new, in the machine's order; all again where something older has come, or the rule is new."""
+        new = _found(store, settings.source, self._newest)
+        if settings != self._settings or self._seen + len(new) != count:
+            self._settings, self._progress = settings, EarlyStopping(settings)
+            self._newest, self._seen, self._counted = -1, 0, 0
+            new = _found(store, settings.source, -1)
+        for version, metrics in sorted(new.items()):
+            self._progress.observe(settings.source, version, metrics, kept=True)
+            self._counted += self._progress.metric in metrics
+            self._newest = version
+        self._seen += len(new)
 
 
 def run_progress_row(run_progress: RunProgress | None) -> Mapping[str, object]:
@@ -92,7 +126,7 @@ def run_progress_lines(run_progress: RunProgress) -> Iterable[str]:
     """For a person."""
     best, whose = run_progress.best, WHOSE[run_progress.source]
     if best is not None:
-        yield f"best version: {best.version}, {best.metric} {best.value:.4g} ({whose})"
+        yield f"best version: {best.version}, {best.metric} {human_metric(best.metric, best.value)} ({whose})"
     if run_progress.stopped_early:
         yield f"stopped early: {run_progress.waited} evaluations in a row without improvement (stopping.patience)"
     elif run_progress.patience:
@@ -105,17 +139,11 @@ def _unsaid(source: Source) -> StoppingRule:
     return StoppingRule(settings=StoppingSettings(source=source), versions=0)
 
 
-def _surveyed(store: ReadOnlyStore) -> dict[ModelVersion, Mapping[str, float]]:
-    return {survey.version: survey.decisive for survey in store.evaluated_on_nodes() if survey.closed}
-
-
-def _replay(settings: StoppingSettings, found: Mapping[ModelVersion, Mapping[str, float]]) -> tuple[EarlyStopping, int]:
-    """What the machine has counted, from the same evaluations in the same order, and how many there were."""
-    progress, counted = EarlyStopping(settings), 0
-    for version, metrics in sorted(found.items()):
-        progress.observe(settings.source, version, metrics, kept=True)
-        counted += progress.metric in metrics
-    return progress, counted
+def _found(store: ReadOnlyStore, source: Source, after: int) -> Mapping[ModelVersion, Mapping[str, float]]:
+    """The evaluations of later versions that count."""
+    if source is Source.CENTRAL:
+        return store.evaluated(after)
+    return {survey.version: survey.decisive for survey in store.evaluated_on_nodes(after) if survey.closed}
 
 
 def _best(version: ModelVersion | None, metric: str, metrics: Mapping[str, float]) -> Best | None:

@@ -8,17 +8,14 @@ this one wrote each part into a file of its own; these are read where there is n
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from coordinator.engine.early_stopping import Goal, Source, StoppingSettings
-from coordinator.engine.effects import Effect
-from coordinator.engine.events import Event
 from coordinator.storage.files import STATUS
 from federation.errors import StorageError
-from federation.runtime.driver import Machine
 from federation.storage.folder import lock_holder, write_file
 
 __all__ = [
@@ -26,7 +23,6 @@ __all__ = [
     "StatusFile",
     "StoppingRule",
     "Waiting",
-    "WatchedMachine",
     "read_behind",
     "read_claims",
     "read_counters",
@@ -128,6 +124,10 @@ class StatusFile:
         """When to look again, in monotonic seconds; None when nothing happened since the last look."""
         return self._next_s if self._pending else None
 
+    def version(self) -> int:
+        """The newest version."""
+        return int(self._snapshot()["version"])
+
     def write(self) -> None:
         """Write at once, where something has changed."""
         snapshot, before = self._snapshot(), self._told
@@ -166,44 +166,6 @@ def _fields(snapshot: Mapping[str, Any]) -> Mapping[str, object]:
     waiting = {key: value for key, value in snapshot["waiting_for"].items() if key != "since"}
     heard = {key: snapshot[key] for key in ("behind", "claims") if snapshot.get(key)}
     return {key: snapshot[key] for key in ("version", "live", "buffered", "online")} | waiting | heard
-
-
-class WatchedMachine:
-    """The machine for the driver, with a wake-up for what is to be told although nothing happens any more.
-
-    Args:
-        machine: Decides.
-        settle: What the driver does before it acknowledges.
-        now: Monotonic seconds.
-        status: Tells where the machine stands.
-    """
-
-    def __init__(
-        self, machine: Machine[Event, Effect], settle: Callable[[], None], now: Callable[[], float], status: StatusFile
-    ) -> None:
-        self._machine, self._settle, self._now, self._status = machine, settle, now, status
-
-    def handle(self, event: Event | None, now: float) -> Sequence[Effect]:
-        """Let the machine handle it; without an event it does only what is due."""
-        return self._machine.handle(event, now)
-
-    def deadline(self) -> float | None:
-        """When the machine or the file wants to be called, in monotonic seconds."""
-        dues = (self._machine.deadline(), self._status.due())
-        return min((due for due in dues if due is not None), default=None)
-
-    def settle(self) -> None:
-        """Settle, then tell.
-
-        Raises:
-            StorageError: The disk has failed.
-        """
-        self._settle()
-        self._status.look(self._now())
-
-    def close(self) -> None:
-        """Tell everything a last time."""
-        self._status.write()
 
 
 # --- for the commands that only read --------------------------------------------------------------------------------

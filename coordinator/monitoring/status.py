@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from coordinator.monitoring.curves import CurveKind, CurvePoint, curve_row, newest_by_node, read_curves
+from coordinator.monitoring.figures import participation_row, version_figures
 from coordinator.monitoring.noised_sums import NodesReport, nodes_line, nodes_report, nodes_row
 from coordinator.monitoring.privacy import privacy_line, privacy_row, read_privacy
-from coordinator.monitoring.report import participation_row, version_figures
 from coordinator.monitoring.run_progress import read_run_progress, run_progress_lines, run_progress_row
 from coordinator.monitoring.state_files import (
     read_behind,
@@ -35,7 +35,7 @@ from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import Participation, VersionRow
 from federation.errors import StorageError
 from federation.protocol.messages import ReceiptStatus
-from federation.units import human_bytes
+from federation.units import human_bytes, human_metric
 
 __all__ = ["read_nodes", "read_status", "show_nodes", "show_status", "watch_status"]
 
@@ -259,7 +259,7 @@ def _version_table(rows: list[VersionRow], newest: int) -> Table:
         accuracy = row.metrics.get("accuracy")
         table.add_row(
             str(row.record.version),
-            "" if accuracy is None else _share(accuracy),
+            "" if accuracy is None else human_metric("accuracy", accuracy),
             str(row.record.accepted),
             str(row.stale),
             str(row.refused),
@@ -276,7 +276,7 @@ def _node_table(nodes: list[Participation], rows: int | None = None) -> Table:
     some = rows is not None and rows < len(nodes)
     table = _table(f"nodes ({len(nodes)}, {rows} of them shown)" if some else f"nodes ({len(nodes)})")
     table.add_column("node", no_wrap=True)
-    for title in ("applied", "stale", "refused", "waiting", "lag", "up", "down"):
+    for title in ("applied", "stale", "refused", "waiting", "lag", "up", "pulled"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("what happened")
     for node in sorted(nodes, key=_went_well)[:rows] if some else nodes:
@@ -368,8 +368,3 @@ def _happened(node: Participation) -> str:
     elif not node.count(ReceiptStatus.APPLIED):
         summary = "nothing of it was ever used"
     return f"{said} ({summary})" if said and summary else said + summary
-
-
-def _share(accuracy: float) -> str:
-    """In percent, where it can be one: a node may have said any number."""
-    return f"{accuracy:.2%}" if abs(accuracy) <= 1 else f"{accuracy:.4g}"

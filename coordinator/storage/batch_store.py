@@ -8,7 +8,7 @@ from coordinator.storage import batches, evaluations, hidden_reports, releases, 
 from coordinator.storage.files import payload_file, reading
 from coordinator.storage.transfer_files import TransferFiles
 from federation.privacy.metrics import Measured
-from federation.privacy.releases import Taking
+from federation.privacy.taking import Taking
 from federation.protocol.messages import EvaluationReport
 from federation.protocol.sum_messages import MaskedReport, SumRequest
 from federation.runtime.failpoint import failpoint

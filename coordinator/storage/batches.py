@@ -11,7 +11,7 @@ from typing import Protocol
 from coordinator.records import BatchRecord, MaskedSeeds, Member, NodesEvaluation, ReleaseRecord, UpdateRecord, Verdict
 from federation.errors import DamagedStore, LocalProtocolError, RemoteProtocolError
 from federation.privacy.metrics import Measured
-from federation.privacy.releases import Taking
+from federation.privacy.taking import Taking
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import EvaluationReport
 from federation.protocol.sum_messages import MaskedReport, SumRequest

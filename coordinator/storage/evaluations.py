@@ -15,6 +15,7 @@ from federation.types import ModelVersion, NodeId
 
 __all__ = [
     "close_survey",
+    "count_evaluations",
     "insert_survey",
     "mean_of",
     "read_best",
@@ -124,9 +125,10 @@ def _median(values: Sequence[tuple[float, int]], goal: Goal) -> float:
     raise AssertionError
 
 
-def read_surveys(database: Readable) -> tuple[NodesEvaluation, ...]:
-    """All evaluations on the nodes, in order."""
-    return tuple(SURVEY.record(row) for row in database.execute("SELECT * FROM surveys ORDER BY version"))
+def read_surveys(database: Readable, after: int = -1) -> tuple[NodesEvaluation, ...]:
+    """All evaluations of later versions on the nodes, in order."""
+    rows = database.execute("SELECT * FROM surveys WHERE version > ? ORDER BY version", after)
+    return tuple(map(SURVEY.record, rows))
 
 
 def read_reported(database: Database, version: ModelVersion) -> dict[NodeId, int]:
@@ -135,10 +137,17 @@ def read_reported(database: Database, version: ModelVersion) -> dict[NodeId, int
     return {NodeId(row["node"]): int(row["num_examples"]) for row in rows}
 
 
-def read_evaluated(database: Readable) -> dict[ModelVersion, Mapping[str, float]]:
-    """What the coordinator's own evaluations found, by version; nothing where one failed."""
-    rows = database.execute("SELECT version, metrics FROM evaluations ORDER BY version")
+def read_evaluated(database: Readable, after: int = -1) -> dict[ModelVersion, Mapping[str, float]]:
+    """What the coordinator's own evaluations of later versions found, by version; nothing where one failed."""
+    rows = database.execute("SELECT version, metrics FROM evaluations WHERE version > ? ORDER BY version", after)
     return {ModelVersion(row["version"]): json.loads(row["metrics"]) for row in rows}
+
+
+def count_evaluations(database: Readable) -> tuple[int, int]:
+    """How many there are: the coordinator's own, and those on nodes that are closed."""
+    statement = "SELECT (SELECT COUNT(*) FROM evaluations), (SELECT COUNT(*) FROM surveys WHERE closed)"
+    own, on_nodes = database.execute(statement).fetchone()
+    return own, on_nodes
 
 
 def write_retained(database: Database, versions: Collection[ModelVersion], best: ModelVersion | None) -> None:

@@ -21,6 +21,7 @@ from update_codec import Vectors
 
 __all__ = [
     "BLOBS",
+    "PRESENCE",
     "STATUS",
     "TRANSFERS",
     "blob_digest",
@@ -43,6 +44,9 @@ TRANSFERS = "transfers"
 
 STATUS = "status.json"
 """What tells others of a run; a coordinator writes it once it has opened its database."""
+
+PRESENCE = "nodes.json"
+"""What tells others when each node was last heard, and who came and went."""
 
 FORMER_STATUS = ("counters.json", "stopping.json", "waiting.json")
 """The same of earlier releases."""

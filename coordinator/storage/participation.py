@@ -1,14 +1,16 @@
 """Each node's part in the run: its attendance, which is counted here, its updates, and what of its budget is spent."""
 
+import json
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from sys import intern
 
 from coordinator.records import Attendance, Attended, NodeSpent
 from coordinator.storage.schema import ATTENDED
 from coordinator.storage.store import Participation
 from federation.protocol.messages import Reason, ReceiptStatus
-from federation.storage.sqlite import Database, Readable, Row
+from federation.storage.sqlite import Database, Readable
 from federation.types import ExamplePrivacy, Incarnation, NodeId, RoundId, SampledSteps
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "read_participation",
     "read_spent",
     "save_spent",
+    "update_ends",
 ]
 
 REASONS_MAX = 8
@@ -40,7 +43,9 @@ _ENDS = """
 SELECT COALESCE((SELECT MAX(seq) FROM updates), 0),
     COALESCE((SELECT MIN(seq) - 1 FROM updates WHERE status = 'stored'), (SELECT MAX(seq) FROM updates), 0)
 """
-"""The newest update, and the newest of those before which none waits: what became of them stays."""
+
+
+_ATTENDANCE = "SELECT node, incarnation, restarts, asked, absences FROM attendance"
 
 
 _RAISE = """
@@ -91,6 +96,12 @@ def read_participation(database: Readable) -> list[Participation]:
     return list(GrowingParticipation().changed(database))
 
 
+def update_ends(database: Readable) -> tuple[int, int]:
+    """The newest update, and the newest of those before which none waits: what became of them stays."""
+    newest, settled = database.execute(_ENDS).fetchone()
+    return newest, settled
+
+
 class GrowingParticipation:
     """The same, for one who looks again and again: what became of an update stays, so only new ones are added up.
 
@@ -101,67 +112,86 @@ class GrowingParticipation:
         self._floor = 0
         self._settled: dict[NodeId, _Sums] = {}
         self._unsettled: dict[NodeId, _Sums] = {}
-        self._attended: dict[NodeId, Row] = {}
+        self._attended: dict[NodeId, tuple[Incarnation | None, int, int, str]] = {}
 
     def changed(self, database: Readable) -> Iterator[Participation]:
         """The nodes whose part has changed since the last call, by name: at first all of them."""
-        newest, settled = database.execute(_ENDS).fetchone()
+        newest, settled = update_ends(database)
         touched = set(self._unsettled)
-        for row in database.execute(_PARTICIPATION, self._floor, settled):
-            touched.add(NodeId(row["node"]))
-            self._settled.setdefault(NodeId(row["node"]), _Sums()).add(row)
+        touched |= _add_up(database, self._floor, settled, self._settled)
         self._floor, self._unsettled = settled, {}
-        for row in database.execute(_PARTICIPATION, settled, newest):
-            self._unsettled.setdefault(NodeId(row["node"]), _Sums()).add(row)
-        touched |= self._unsettled.keys()
-        for row in database.execute("SELECT * FROM attendance"):
-            node = NodeId(row["node"])
-            if self._attended.get(node) != row:
-                self._attended[node] = row
+        touched |= _add_up(database, settled, newest, self._unsettled)
+        for row in database.execute(_ATTENDANCE):
+            # Most have no absences: one text for all of them, as there is one for each name.
+            node, attended = NodeId(intern(row[0])), (row[1], row[2], row[3], intern(row[4]))
+            if self._attended.get(node) != attended:
+                self._attended[node] = attended
                 touched.add(node)
         for node in sorted(touched):
-            known = self._attended.get(node)
-            sums = _Sums(Attended() if known is None else ATTENDED.record(known))
-            for part in (self._settled.get(node), self._unsettled.get(node)):
-                if part is not None:
-                    sums.join(part)
-            yield sums.of(node)
+            yield self._part(node)
+
+    def _part(self, node: NodeId) -> Participation:
+        found = [sums for sums in (self._settled.get(node), self._unsettled.get(node)) if sums is not None]
+        statuses, reasons = Counter[ReceiptStatus](), Counter[Reason]()
+        for sums in found:
+            statuses.update(dict(zip(ReceiptStatus, sums.statuses, strict=True)))
+            reasons.update(sums.reasons)
+        applied, staleness = statuses[ReceiptStatus.APPLIED], sum(sums.staleness for sums in found)
+        incarnation, restarts, asked, absences = self._attended.get(node, _NEVER_SEEN)
+        return Participation(
+            node=node,
+            statuses=+statuses,
+            reasons=reasons,
+            bytes_up=sum(sums.up for sums in found),
+            bytes_down=sum(sums.down for sums in found),
+            staleness_mean=staleness / applied if applied else 0.0,
+            attended=Attended(incarnation=incarnation, restarts=restarts, asked=asked, absences=json.loads(absences)),
+        )
 
 
-@dataclass(slots=True)
+_NEVER_SEEN = (None, 0, 0, "{}")
+_NO_REASONS: Mapping[Reason, int] = {}
+_NOTHING = (0,) * len(ReceiptStatus)
+
+
+@dataclass(frozen=True, slots=True)
 class _Sums:
-    attended: Attended = field(default_factory=Attended)
-    statuses: Counter[ReceiptStatus] = field(default_factory=Counter)
-    reasons: Counter[Reason] = field(default_factory=Counter)
+    """Of one node; small, because there are ten thousand: ``statuses`` are in the order of `ReceiptStatus`."""
+
+    statuses: tuple[int, ...] = _NOTHING
+    reasons: Mapping[Reason, int] = field(default_factory=lambda: _NO_REASONS)
     up: int = 0
     down: int = 0
     staleness: int = 0
 
-    def add(self, row: Row) -> None:
-        self.statuses[ReceiptStatus(row["status"])] += row["updates"]
-        if row["reason"] != Reason.NONE:
-            self.reasons[Reason(row["reason"])] += row["updates"]
-        # A node has said it: two of the largest numbers are more than SQLite adds.
-        self.up, self.down = self.up + row["up"], self.down + (row["down_high"] << 32) + row["down_low"]
-        self.staleness += row["staleness"]
 
-    def join(self, other: "_Sums") -> None:
-        self.statuses.update(other.statuses)
-        self.reasons.update(other.reasons)
-        self.up, self.down = self.up + other.up, self.down + other.down
-        self.staleness += other.staleness
+_NO_SUMS = _Sums()
 
-    def of(self, node: NodeId) -> Participation:
-        applied = self.statuses[ReceiptStatus.APPLIED]
-        return Participation(
-            node=node,
-            statuses=self.statuses,
-            reasons=self.reasons,
-            bytes_up=self.up,
-            bytes_down=self.down,
-            staleness_mean=self.staleness / applied if applied else 0.0,
-            attended=self.attended,
+
+def _add_up(database: Readable, after: int, until: int, sums: dict[NodeId, _Sums]) -> set[NodeId]:
+    """Add the updates of a range to the sums; the nodes that they are from."""
+    touched = set[NodeId]()
+    for row in database.execute(_PARTICIPATION, after, until):
+        node = NodeId(intern(row["node"]))
+        before = sums.get(node, _NO_SUMS)
+        status, reason = ReceiptStatus(row["status"]), Reason(row["reason"])
+        counts = (
+            was + (row["updates"] if each is status else 0)
+            for each, was in zip(ReceiptStatus, before.statuses, strict=True)
         )
+        more: dict[Reason, int] = (
+            {} if reason is Reason.NONE else {reason: before.reasons.get(reason, 0) + row["updates"]}
+        )
+        touched.add(node)
+        sums[node] = _Sums(
+            tuple(counts),
+            {**before.reasons, **more} if more else before.reasons,
+            # A node has said it: two of the largest numbers are more than SQLite adds.
+            before.up + row["up"],
+            before.down + (row["down_high"] << 32) + row["down_low"],
+            before.staleness + row["staleness"],
+        )
+    return touched
 
 
 def save_spent(database: Database, spent: NodeSpent) -> None:

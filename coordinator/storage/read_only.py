@@ -17,6 +17,7 @@ from coordinator.storage.files import (
     payload_file,
     reading,
 )
+from coordinator.storage.history import GrowingHistory, read_history
 from coordinator.storage.participation import GrowingParticipation, read_participation, read_spent
 from coordinator.storage.recovery import read_inputs, read_next_round, read_published, read_restored
 from coordinator.storage.releases import read_ledger, read_releases
@@ -30,18 +31,6 @@ from federation.types import Digest, ModelVersion, NodeId, RunId, UpdateId
 from update_codec import CodecError, Manifest
 
 __all__ = ["ReadOnlyStore", "StoreReader"]
-
-_HISTORY = """
-WITH dropped AS (
-    SELECT judged_at, SUM(status = 'stale') AS stale, SUM(status = 'refused') AS refused
-    FROM updates WHERE status IN ('stale', 'refused') AND judged_at >= ? GROUP BY judged_at
-)
-SELECT v.*, e.metrics, COALESCE(d.stale, 0) AS stale, COALESCE(d.refused, 0) AS refused
-FROM versions v LEFT JOIN evaluations e ON e.version = v.version LEFT JOIN dropped d ON d.judged_at = v.version - 1
-WHERE v.version > ? ORDER BY v.version
-"""
-"""One pass over the updates, however many versions there are."""
-
 
 _PAYLOAD = "SELECT body, payload_digest FROM payloads LEFT JOIN updates USING (update_id) WHERE update_id = ?"
 _FRAME = "SELECT frame FROM parts WHERE kind = ? AND version = ?"
@@ -67,7 +56,12 @@ class StoreReader:
     def history(self, after: int = -1) -> list[VersionRow]:
         """All versions after this one, in order; their parts are left out."""
         with reading("history"):
-            return [schema.version_row(row) for row in self._tables.execute(_HISTORY, after, after)]
+            return read_history(self._tables, after)
+
+    def newest_versions(self, known: GrowingHistory, after: int) -> Iterator[VersionRow]:
+        """The same for one who looks again and again; ``after`` never goes back."""
+        with reading("history"):
+            yield from known.newest(self._tables, after)
 
     def updates(self) -> Iterator[UpdateRow]:
         """All updates in order of arrival."""
@@ -79,10 +73,10 @@ class StoreReader:
         with reading("participation"):
             return read_participation(self._tables)
 
-    def changed_participation(self, known: GrowingParticipation) -> list[Participation]:
+    def changed_participation(self, known: GrowingParticipation) -> Iterator[Participation]:
         """The nodes whose part is another one than when ``known`` was last asked, by name."""
         with reading("participation"):
-            return list(known.changed(self._tables))
+            yield from known.changed(self._tables)
 
     def spent(self) -> dict[NodeId, NodeSpent]:
         """What nodes have spent under differential privacy."""
@@ -240,15 +234,20 @@ class ReadOnlyStore(StoreReader):
         with reading("database"):
             return self._database.damage()
 
-    def evaluated(self) -> Mapping[ModelVersion, Mapping[str, float]]:
-        """What the coordinator's own evaluations found, by version."""
+    def evaluated(self, after: int = -1) -> Mapping[ModelVersion, Mapping[str, float]]:
+        """What the coordinator's own evaluations of later versions found, by version."""
         with reading("evaluations"):
-            return evaluations.read_evaluated(self._database)
+            return evaluations.read_evaluated(self._database, after)
 
-    def evaluated_on_nodes(self) -> tuple[NodesEvaluation, ...]:
-        """All evaluations on the nodes, in order."""
+    def evaluated_on_nodes(self, after: int = -1) -> tuple[NodesEvaluation, ...]:
+        """All evaluations of later versions on the nodes, in order."""
         with reading("evaluations"):
-            return evaluations.read_surveys(self._database)
+            return evaluations.read_surveys(self._database, after)
+
+    def evaluation_counts(self) -> tuple[int, int]:
+        """How many evaluations there are: the coordinator's own, and those on nodes that are closed."""
+        with reading("evaluations"):
+            return evaluations.count_evaluations(self._database)
 
     def kept_models(self) -> list[ModelVersion]:
         """The versions whose arrays are kept, oldest first."""

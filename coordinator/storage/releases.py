@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from coordinator.records import ReleaseLedger, ReleaseRecord
 from federation.errors import LocalProtocolError
-from federation.privacy.releases import Taking
+from federation.privacy.taking import Taking
 from federation.storage.sqlite import Database, Readable
 from federation.types import Digest, ModelVersion, NodeId
 

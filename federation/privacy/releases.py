@@ -8,33 +8,14 @@ Under correlated noise (see sum_noise.py) the j-th sum of a node costs what j of
 they lie as badly as the plan allows.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 from federation.privacy.accountant import gaussian_epsilon
 from federation.privacy.sum_noise import Participation, correlated_mu
+from federation.privacy.taking import NOBODY_YET, Taking
 from federation.protocol.sum_messages import PrivacyTerms
 
 __all__ = ["NOBODY_YET", "Taking", "mu_within", "objection", "participation_of", "plan_text", "price"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Taking:
-    """One node's part in the noised sums of a run.
-
-    Attributes:
-        releases: In how many it was.
-        last: Number of the newest of them, from 0.
-        spent: What they have cost it, as mu^2.
-    """
-
-    releases: int
-    last: int
-    spent: float
-
-
-NOBODY_YET = Taking(releases=0, last=-1, spent=0.0)
-"""Of a node that was in none."""
 
 
 def participation_of(terms: PrivacyTerms) -> Participation | None:

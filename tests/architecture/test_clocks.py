@@ -8,6 +8,8 @@ WALL_CLOCKS = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("dat
 
 MAY_READ_IT = {
     "coordinator/monitoring/state_files.py": "since when, for a person",
+    "coordinator/monitoring/presence_file.py": "when a node was last heard, for a person",
+    "coordinator/artifacts/run_report.py": "when a report was made, for a person",
     "coordinator/storage/sqlite_store.py": "when the run began, for a person",
     "coordinator/backup/making.py": "when a backup was made, for a person",
     "coordinator/backup/restoring.py": "when a run began, as the store does",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from coordinator.records import BatchRecord, ReleaseRecord, Verdict
-from federation.privacy.releases import Taking
+from federation.privacy.taking import Taking
 from federation.protocol.messages import EvaluationReport, Grant
 from federation.protocol.sum_messages import SealedSeeds, SumOffer, SumRequest
 from federation.types import HelperId, ModelVersion, NodeId, UpdateId

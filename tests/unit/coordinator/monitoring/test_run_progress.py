@@ -65,7 +65,7 @@ def test_the_best_version_is_shown_with_its_metric_and_value(
 ) -> None:
     found(store, [0.5, 0.75, 0.7], best=2)
     text = shown(tmp_path, capsys)
-    assert "best version: 2, accuracy 0.75" in text
+    assert "best version: 2, accuracy 75.00%" in text
     assert "early" not in text
     status.show_status(tmp_path, as_json=True)
     assert json.loads(capsys.readouterr().out)["best"] == {"version": 2, "metric": "accuracy", "value": 0.75}

@@ -14,12 +14,12 @@ from coordinator.monitoring.state_files import (
     FORMER,
     PAUSE_S,
     StoppingRule,
-    WatchedMachine,
     read_counters,
     read_incidents,
     read_stopping,
     read_waiting,
 )
+from coordinator.monitoring.watched_machine import WatchedMachine
 from coordinator.storage.files import STATUS
 from federation.errors import StorageError
 from federation.storage.folder import FolderLock

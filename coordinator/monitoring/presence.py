@@ -1,0 +1,99 @@
+"""Who is there, and who came and went: one file beside the store, ``nodes.json``, for the commands that only read.
+
+The store knows what counted. This file knows when a node was last heard, and when one was lost, came back or started
+again. It only explains: a full disk is no reason to stop, and a folder without it is read as well as it can be.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from sys import intern
+from typing import Any, Final
+
+from coordinator.storage.files import PRESENCE
+from federation.protocol.messages import Presence
+
+__all__ = ["Happening", "News", "PresenceSeen", "Seen", "read_presence"]
+
+FILE_BYTES_MAX: Final = 8 << 20
+
+
+class Happening(StrEnum):
+    """What happened to a node."""
+
+    LOST = "lost"
+    """Its connection ended without a word: it was killed, lost its power or its link."""
+    LEFT = "left"
+    """It said that it goes."""
+    BACK = "back"
+    RESTARTED = "restarted"
+    """It is there as a new process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """One thing that happened to a node; ``at_ms`` is in milliseconds since 1970, ``version`` the newest one then."""
+
+    at_ms: int
+    version: int
+    node: str
+    what: Happening
+
+
+@dataclass(slots=True)
+class Seen:
+    """What is known of one node.
+
+    Attributes:
+        presence: Whether it is there.
+        at_s: When it was last heard, in seconds since 1970; 0 is never.
+        incarnation: Its boot number.
+        device: What it trains on, in its own words.
+        battery: Its charge at its start, 0 to 1; None where it has none, or does not say.
+    """
+
+    presence: Presence
+    at_s: float
+    incarnation: int
+    device: str = ""
+    battery: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresenceSeen:
+    """What the file says.
+
+    Attributes:
+        nodes: Each node that was seen.
+        news: The newest happenings, in order.
+    """
+
+    nodes: Mapping[str, Seen] = field(default_factory=dict)
+    news: Sequence[News] = ()
+
+
+def read_presence(folder: Path, run: str) -> PresenceSeen:
+    """What a coordinator of this run has written; nothing where there is none, or it cannot be read."""
+    try:
+        with (folder / PRESENCE).open("rb") as file:
+            content = json.loads(file.read(FILE_BYTES_MAX))
+        return _presence(content) if content["run"] == run else PresenceSeen()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return PresenceSeen()
+
+
+def _presence(content: Any) -> PresenceSeen:
+    return PresenceSeen(
+        nodes={
+            intern(str(node)): Seen(
+                Presence(presence), float(at_s), int(incarnation), intern(str(device)), battery and float(battery)
+            )
+            for node, (presence, at_s, incarnation, device, battery) in content["nodes"].items()
+        },
+        news=tuple(
+            News(at_ms=int(at_ms), version=int(version), node=str(node), what=Happening(what))
+            for at_ms, version, node, what in content["news"]
+        ),
+    )

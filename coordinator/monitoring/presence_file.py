@@ -1,0 +1,140 @@
+"""Who writes ``nodes.json``: it sees what nodes send, and the machine that decides does not know of it."""
+
+import contextlib
+import json
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from sys import intern
+from typing import Final
+
+from coordinator.engine.events import (
+    ChunkReceived,
+    DeclineReceived,
+    Event,
+    NodeStateReceived,
+    OfferReceived,
+    ProgressReceived,
+    ReportReceived,
+)
+from coordinator.monitoring.presence import Happening, News, Seen, read_presence
+from coordinator.storage.files import PRESENCE
+from federation.protocol.messages import NodeState, Presence
+from federation.storage.folder import write_file
+
+__all__ = ["PresenceFile"]
+
+NODES_MAX: Final = 20_000
+NEWS_MAX: Final = 1000
+"""The newest are kept."""
+
+PAUSE_S: Final = 1.0
+"""The file is written this often at most, in seconds; of a large fleet less often."""
+
+NODES_A_SECOND: Final = 2000
+"""So many nodes lengthen the pause by a second."""
+
+
+class PresenceFile:
+    """The only writer.
+
+    Args:
+        folder: The state folder; what a former start has written there is taken over.
+        run: Which run it is about: what another one has left is not taken over.
+        clock: Seconds since 1970.
+    """
+
+    def __init__(self, folder: Path, run: str, clock: Callable[[], float] = lambda: time.time()) -> None:  # noqa: PLW0108 - so that a law of the house sees who reads it
+        self._path, self._run, self._clock = folder / PRESENCE, run, clock
+        former = read_presence(folder, run)
+        self._nodes = dict(former.nodes)
+        self._news = deque(former.news, maxlen=NEWS_MAX)
+        self._new: list[tuple[float, str, Happening]] = []
+        self._changed, self._next_s = False, 0.0
+
+    def see(self, event: Event) -> None:
+        """Take notice of what a node has sent."""
+        match event:
+            case NodeStateReceived():
+                self._observe(event)
+            case OfferReceived() | ChunkReceived() | DeclineReceived() | ProgressReceived() | ReportReceived() if (
+                event.node in self._nodes
+            ):
+                self._nodes[event.node].at_s = self._clock()
+                self._changed = True
+            case _:
+                return
+
+    def _observe(self, event: NodeStateReceived) -> None:
+        node, state = event.node, event.state
+        known = self._nodes.get(node)
+        here = state.presence is Presence.ONLINE
+        if known is None:
+            if len(self._nodes) < NODES_MAX:
+                known = self._nodes[node] = Seen(state.presence, self._clock() if here else 0.0, state.incarnation)
+                _describe(known, state)
+                self._changed = True
+            return
+        if state.incarnation < known.incarnation and not here:
+            return  # the end of a former life
+        was_here, restarted = known.presence is Presence.ONLINE, state.incarnation != known.incarnation
+        if here and (restarted or not was_here):
+            self._tell(node, Happening.RESTARTED if restarted else Happening.BACK)
+        elif was_here and not here:
+            self._tell(node, Happening.LOST if state.presence is Presence.LOST else Happening.LEFT)
+        known.presence, known.incarnation = state.presence, state.incarnation
+        # Its will is the broker's word, and comes later than its own last one.
+        known.at_s = self._clock() if here else known.at_s
+        _describe(known, state)
+        self._changed = True
+
+    def _tell(self, node: str, what: Happening) -> None:
+        self._new.append((self._clock(), node, what))
+        del self._new[:-NEWS_MAX]
+
+    def look(self, now: float, version: Callable[[], int]) -> None:
+        """Write what has changed, where the last time is long enough ago; ``now`` is in monotonic seconds."""
+        self._number(version)
+        if self._changed and now >= self._next_s:
+            self._next_s = now + PAUSE_S + len(self._nodes) / NODES_A_SECOND
+            self.write(version)
+
+    def due(self) -> float | None:
+        """When to look again, in monotonic seconds; None where nothing has changed."""
+        return self._next_s if self._changed else None
+
+    def write(self, version: Callable[[], int]) -> None:
+        """Write at once, where something has changed."""
+        if not self._changed:
+            return
+        self._number(version)
+        self._changed = False
+        content = {
+            "run": self._run,
+            "nodes": {
+                node: [seen.presence.value, round(seen.at_s, 1), seen.incarnation, seen.device, seen.battery]
+                for node, seen in self._nodes.items()
+            },
+            "news": [[one.at_ms, one.version, one.node, one.what.value] for one in self._news],
+        }
+        with contextlib.suppress(OSError):
+            write_file(self._path, json.dumps(content, separators=(",", ":")).encode(), durable=False)
+
+    def _number(self, version: Callable[[], int]) -> None:
+        """Say at which version it happened: asked once for all that has come with one message or with many."""
+        if self._new:
+            head = version()
+            self._news.extend(
+                News(at_ms=int(1000 * at_s), version=head, node=node, what=what) for at_s, node, what in self._new
+            )
+            self._new.clear()
+
+
+def _describe(seen: Seen, state: NodeState) -> None:
+    """What a node says of its device at a birth; its own words will be shown."""
+    if state.presence is not Presence.ONLINE:
+        return
+    seen.device = intern("".join(filter(str.isprintable, state.device)))
+    charge = (state.capabilities or {}).get("battery")
+    seen.battery = None if charge is None or not 0 <= charge <= 1 else charge

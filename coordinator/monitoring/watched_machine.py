@@ -1,0 +1,67 @@
+"""The machine beside what it tells people: two files of the state folder, written between two messages."""
+
+from collections.abc import Callable, Sequence
+
+from coordinator.engine.effects import Effect
+from coordinator.engine.events import Event
+from coordinator.monitoring.presence_file import PresenceFile
+from coordinator.monitoring.state_files import StatusFile
+from federation.runtime.driver import Machine
+
+__all__ = ["WatchedMachine"]
+
+
+class WatchedMachine:
+    """The machine for the driver, with a wake-up for what is to be told although nothing happens any more.
+
+    Args:
+        machine: Decides.
+        settle: What the driver does before it acknowledges.
+        now: Monotonic seconds.
+        status: Tells where the machine stands.
+        presence: Tells who comes and goes; None: nobody does.
+    """
+
+    def __init__(
+        self,
+        machine: Machine[Event, Effect],
+        settle: Callable[[], None],
+        now: Callable[[], float],
+        status: StatusFile,
+        presence: PresenceFile | None = None,
+    ) -> None:
+        self._machine, self._settle, self._now = machine, settle, now
+        self._status, self._presence = status, presence
+
+    def handle(self, event: Event | None, now: float) -> Sequence[Effect]:
+        """Let the machine handle it; without an event it does only what is due."""
+        if event is not None and self._presence is not None:
+            self._presence.see(event)
+        return self._machine.handle(event, now)
+
+    def deadline(self) -> float | None:
+        """When the machine or a file wants to be called, in monotonic seconds."""
+        dues = (
+            self._machine.deadline(),
+            self._status.due(),
+            None if self._presence is None else self._presence.due(),
+        )
+        return min((due for due in dues if due is not None), default=None)
+
+    def settle(self) -> None:
+        """Settle, then tell.
+
+        Raises:
+            StorageError: The disk has failed.
+        """
+        self._settle()
+        now = self._now()
+        self._status.look(now)
+        if self._presence is not None:
+            self._presence.look(now, self._status.version)
+
+    def close(self) -> None:
+        """Tell everything a last time."""
+        self._status.write()
+        if self._presence is not None:
+            self._presence.write(self._status.version)

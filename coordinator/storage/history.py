@@ -1,0 +1,60 @@
+"""The versions in the coordinator's database, each with what was dropped while it was made."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from coordinator.storage.participation import update_ends
+from coordinator.storage.schema import version_row
+from coordinator.storage.store import VersionRow
+from federation.storage.sqlite import Readable
+
+__all__ = ["GrowingHistory", "read_history"]
+
+_HISTORY = """
+SELECT v.*, e.metrics, 0 AS stale, 0 AS refused FROM versions v LEFT JOIN evaluations e ON e.version = v.version
+WHERE v.version > ? ORDER BY v.version
+"""
+
+_DROPPED = """
+SELECT judged_at, SUM(status = 'stale') AS stale, SUM(status = 'refused') AS refused FROM updates
+WHERE seq > ? AND seq <= ? AND status IN ('stale', 'refused') AND judged_at IS NOT NULL GROUP BY judged_at
+"""
+"""One pass over the updates, however many versions there are."""
+
+
+def read_history(database: Readable, after: int = -1) -> list[VersionRow]:
+    """All versions after this one, in order; their parts are left out."""
+    return list(GrowingHistory().newest(database, after))
+
+
+class GrowingHistory:
+    """The same for one who looks again and again: of the updates only new ones are read.
+
+    It is of one start of one coordinator: a later start may undo a commit.
+    """
+
+    def __init__(self) -> None:
+        self._floor = 0
+        self._settled: dict[int, tuple[int, int]] = {}
+
+    def newest(self, database: Readable, after: int) -> Iterator[VersionRow]:
+        """All versions after this one, which is none before that of the last call."""
+        newest, settled = update_ends(database)
+        self._settled = _dropped(database, self._floor, settled, self._settled, after)
+        self._floor = settled
+        dropped = _dropped(database, settled, newest, self._settled, after)
+        for row in database.execute(_HISTORY, after):
+            stale, refused = dropped.get(row["version"] - 1, (0, 0))
+            yield replace(version_row(row), stale=stale, refused=refused)
+
+
+def _dropped(
+    database: Readable, after: int, until: int, before: dict[int, tuple[int, int]], version: int
+) -> dict[int, tuple[int, int]]:
+    """Stale and refused updates by the version at which they were judged, from this version on."""
+    found = {judged: counts for judged, counts in before.items() if judged >= version}
+    for row in database.execute(_DROPPED, after, until):
+        if row["judged_at"] >= version:
+            stale, refused = found.get(row["judged_at"], (0, 0))
+            found[row["judged_at"]] = (stale + row["stale"], refused + row["refused"])
+    return found

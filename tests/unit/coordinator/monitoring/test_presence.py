@@ -1,0 +1,152 @@
+"""nodes.json: who is there, who came and went, and what of it a later start takes over."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.engine.events import DeclineReceived, NodeStateReceived, StopRequested
+from coordinator.monitoring.presence import Happening, read_presence
+from coordinator.monitoring.presence_file import NEWS_MAX, PresenceFile
+from coordinator.storage.files import PRESENCE
+from federation.protocol.messages import Decline, NodeState, Presence
+from federation.types import Incarnation, NodeId, RoundId, RunId
+
+RUN = "run"
+
+
+class Clock:
+    """Seconds since 1970, as a test wants them."""
+
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def file(tmp_path: Path, clock: Clock) -> PresenceFile:
+    return PresenceFile(tmp_path, RUN, clock)
+
+
+def state(node: str, presence: Presence, incarnation: int = 1, **more: Any) -> NodeStateReceived:
+    told = NodeState(presence=presence, incarnation=Incarnation(incarnation), protocol_min=1, protocol_max=1, **more)
+    return NodeStateReceived(node=NodeId(node), state=told)
+
+
+def news(folder: Path) -> list[tuple[str, str]]:
+    return [(one.node, one.what.value) for one in read_presence(folder, RUN).news]
+
+
+def test_what_a_node_goes_through_is_told_in_order(file: PresenceFile, clock: Clock, tmp_path: Path) -> None:
+    for at_s, said in enumerate(
+        (
+            state("a", Presence.ONLINE),
+            state("a", Presence.LOST),
+            state("a", Presence.ONLINE),
+            state("a", Presence.ONLINE, 2),
+            state("a", Presence.LOST, 1),
+            state("a", Presence.OFFLINE, 2),
+        )
+    ):
+        clock.now_s = 100.0 + at_s
+        file.see(said)
+    file.write(lambda: 7)
+    assert news(tmp_path) == [("a", "lost"), ("a", "back"), ("a", "restarted"), ("a", "left")]
+    told = read_presence(tmp_path, RUN)
+    assert {one.version for one in told.news} == {7}
+    assert [one.at_ms for one in told.news] == [101_000, 102_000, 103_000, 105_000]
+    seen = told.nodes["a"]
+    assert (seen.presence, seen.at_s, seen.incarnation) == (Presence.OFFLINE, 103.0, 2)
+
+
+def test_whatever_a_node_sends_says_that_it_is_there(file: PresenceFile, clock: Clock, tmp_path: Path) -> None:
+    file.see(state("a", Presence.ONLINE, device="cpu\x1b[1m", capabilities={"battery": 0.5}))
+    clock.now_s = 200.0
+    decline = Decline(run=RunId(RUN), round=RoundId(1), reason="busy", retry_after_s=1.0)
+    file.see(DeclineReceived(node=NodeId("a"), decline=decline))
+    file.see(DeclineReceived(node=NodeId("nobody knows"), decline=decline))
+    file.see(StopRequested())
+    file.write(lambda: 0)
+    (seen,) = read_presence(tmp_path, RUN).nodes.values()
+    assert (seen.at_s, seen.device, seen.battery) == (200.0, "cpu[1m", 0.5)
+
+
+@pytest.mark.parametrize("charge", [-1.0, 2.0, None])
+def test_a_charge_that_is_none_is_not_told(charge: float | None, file: PresenceFile, tmp_path: Path) -> None:
+    file.see(state("a", Presence.ONLINE, capabilities=None if charge is None else {"battery": charge}))
+    file.write(lambda: 0)
+    assert read_presence(tmp_path, RUN).nodes["a"].battery is None
+
+
+def test_a_later_start_takes_over_what_its_run_has_told(file: PresenceFile, tmp_path: Path) -> None:
+    file.see(state("a", Presence.ONLINE))
+    file.see(state("a", Presence.LOST))
+    file.write(lambda: 1)
+    later = PresenceFile(tmp_path, RUN)
+    later.see(state("a", Presence.ONLINE))
+    later.write(lambda: 2)
+    assert news(tmp_path) == [("a", "lost"), ("a", "back")]
+    other = PresenceFile(tmp_path, "another run")
+    other.see(state("b", Presence.ONLINE))
+    other.write(lambda: 0)
+    assert list(read_presence(tmp_path, "another run").nodes) == ["b"]
+    assert not read_presence(tmp_path, RUN).nodes
+
+
+def test_only_the_newest_are_kept(file: PresenceFile, tmp_path: Path) -> None:
+    file.see(state("a", Presence.ONLINE))
+    for _ in range(NEWS_MAX):
+        file.see(state("a", Presence.LOST))
+        file.see(state("a", Presence.ONLINE))
+    file.write(lambda: 1)
+    assert len(read_presence(tmp_path, RUN).news) == NEWS_MAX
+
+
+def test_it_is_written_once_a_second_at_most(file: PresenceFile, tmp_path: Path) -> None:
+    assert file.due() is None
+    file.see(state("a", Presence.ONLINE))
+    file.look(10.0, lambda: 0)
+    file.see(state("b", Presence.ONLINE))
+    file.look(10.5, lambda: 0)
+    assert list(read_presence(tmp_path, RUN).nodes) == ["a"]
+    due = file.due()
+    assert due is not None
+    assert 11.0 <= due < 11.1
+    file.look(due, lambda: 0)
+    assert list(read_presence(tmp_path, RUN).nodes) == ["a", "b"]
+    assert file.due() is None
+
+
+BROKEN = (
+    b"",
+    b"[]",
+    b'{"run": "run", "nodes": {"a": ["online", 1.0]}, "news": []}',
+    b'{"run": "run", "nodes": {"a": ["asleep", 1.0, 1, "", null]}, "news": []}',
+    b'{"run": "run", "nodes": {}, "news": [[1, 2, "a", "flew"]]}',
+    b'{"run": "run", "nodes": {}}',
+)
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_damaged_file_is_none(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / PRESENCE).write_bytes(content)
+    told = read_presence(tmp_path, RUN)
+    assert (told.nodes, told.news) == ({}, ())
+
+
+def test_a_disk_that_refuses_is_no_reason_to_stop(tmp_path: Path) -> None:
+    file = PresenceFile(tmp_path / "gone", RUN)
+    file.see(state("a", Presence.ONLINE))
+    file.write(lambda: 1)
+    assert not (tmp_path / "gone").exists()
+
+
+def test_happenings_have_the_words_of_the_page() -> None:
+    assert json.dumps([one.value for one in Happening]) == '["lost", "left", "back", "restarted"]'

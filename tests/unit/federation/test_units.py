@@ -1,0 +1,23 @@
+"""Numbers for people have one form each, wherever they are shown."""
+
+import pytest
+
+from federation.units import human_bytes, human_metric
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 40, "5120.0 GiB")])
+def test_bytes_are_counted_in_powers_of_1024(count: int, said: str) -> None:
+    assert human_bytes(count) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("accuracy", 0.975, "97.50%"),
+        ("nodes_accuracy", 1.0, "100.00%"),
+        ("accuracy", 12.0, "12"),
+        ("loss", 0.12345, "0.1235"),
+    ],
+)
+def test_an_accuracy_is_a_percentage_where_it_can_be_one(name: str, value: float, said: str) -> None:
+    assert human_metric(name, value) == said
