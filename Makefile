@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: demo-sensors bench-score zoo mutants jobs fuzz bench-containers bench-algorithms bench-large bench-privacy bench-page help setup demo broker test test-all test-container test-upgrade test-brokers check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet test-frameworks bench-flower bench-hosts
+.PHONY: demo-sensors bench-score zoo mutants jobs fuzz bench-containers bench-algorithms bench-large bench-privacy bench-page help setup demo broker test test-all test-container test-upgrade test-brokers test-browser check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet test-frameworks bench-flower bench-hosts
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -111,6 +111,10 @@ test-brokers: $(STAMP) ## The tests against a second broker, ejabberd; installs 
 	@bash deploy/setup.sh $(VENV) ejabberd
 	@$(BIN)/python -m pytest -m second_broker $(TESTS)
 
+test-browser: $(STAMP) ## The page in headless Chromium; installs it where it is missing (Debian)
+	@bash deploy/setup.sh $(VENV) browser
+	@$(BIN)/python -m pytest -m browser $(or $(TESTS),tests/integration/commands/test_page_in_browser.py)
+
 check: format lint types imports coverage ## Everything that CI runs: format, lint, types, imports, tests with coverage
 
 format: $(STAMP)
@@ -196,9 +200,10 @@ soak: $(STAMP) ## Twenty nodes under 1 % faults: does the memory stay flat? make
 
 pictures: $(STAMP) ## The pictures in docs/pictures, drawn from a demo
 	@rm -rf out/pictures
-	@$(BIN)/coordinator demo --plot out/pictures
+	@$(BIN)/coordinator demo --plot out/pictures --report out/pictures/demo.json --keep out/pictures/demo
+	@$(BIN)/coordinator plot out/pictures/demo.json -o out/pictures --dark >/dev/null
 	@mkdir -p docs/pictures
-	@cp out/pictures/learning.png out/pictures/participation.png docs/pictures/
+	@cp $(addprefix out/pictures/,story.png story.svg story-dark.png story-dark.svg learning.png participation.png) docs/pictures/
 
 clean: ## Remove .venv and caches
 	@rm -rf $(VENV) $(FRAMEWORKS) $(DOCS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* out

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Sets up one machine: .venv with pinned packages, and Mosquitto. Safe to run again.
 #
-#   deploy/setup.sh [VENV] [demo | ejabberd]
+#   deploy/setup.sh [VENV] [demo | ejabberd | browser]
 #
-# demo: only what `make demo` needs. ejabberd: all that development needs, and a second broker for the tests.
+# demo: only what `make demo` needs. ejabberd, browser: all that development needs, and a second broker, or Chromium, for
+# the tests.
 set -euo pipefail
 venv=${1:-.venv}
 what=${2:-}
@@ -118,5 +119,8 @@ fi
 if [ "$what" = ejabberd ] && ! PATH=$PATH:/usr/sbin command -v ejabberdctl >/dev/null; then
   apt_install ejabberd || { say "ejabberd could not be installed from here: the tests that need it are skipped" >&2; }
   as_root systemctl disable --now ejabberd >/dev/null 2>&1 || true
+fi
+if [ "$what" = browser ] && ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null; then
+  apt_install chromium || { say "Chromium could not be installed from here: the tests that need it are skipped" >&2; }
 fi
 say "ready"

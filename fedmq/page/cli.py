@@ -1,20 +1,24 @@
 """``coordinator serve``: its options, and the process that answers."""
 
 import ipaddress
+import json
 import os
 import secrets
 import socket
+import sys
 import threading
+from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordinator.config.sections import CoordinatorConfig, read_config
 from federation.errors import ConfigError, StorageError
-from fedmq.alerts.cli import follower_of
-from fedmq.home_assistant.publisher import make_publisher
-from fedmq.run_view import RunView
+from fedmq.page.options import PageOptions
+
+if TYPE_CHECKING:
+    from coordinator.config.sections import CoordinatorConfig
 
 __all__ = ["TOKEN_VARIABLE", "serve"]
 
@@ -54,9 +58,7 @@ def serve(  # noqa: PLR0913 - one parameter per option of the command line
       coordinator serve --config plant
       coordinator serve --state state/coordinator --host 0.0.0.0 --certificate page.crt --key page.key
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
-    settings = None if config is None else read_config(config, {"home_assistant.broker": home_assistant})
-    if settings is None and home_assistant is not None:
-        raise ConfigError("--home-assistant", "needs --config, which names the federation", source="command line")
+    settings = _settings(config, home_assistant)
     folder = state or (None if settings is None else settings.store.folder)
     if folder is None:
         raise ConfigError("--state", "name the state folder, or give --config", source="command line")
@@ -64,40 +66,78 @@ def serve(  # noqa: PLR0913 - one parameter per option of the command line
         raise ConfigError("--certificate", "goes with --key", source="command line")
     token, local = _token(token_file), _is_loopback(host)
     made = "" if token or local else secrets.token_urlsafe(24)
-    try:
-        import uvicorn  # noqa: PLC0415 - an extra
-
-        from fedmq.page.server import Access, make_server  # noqa: PLC0415 - as above
-    except ModuleNotFoundError as error:
-        missing = f"the page needs {error.name}: pip install 'fedmq[page]'"
-        raise ConfigError("serve", missing, source="this environment") from error
+    missing = next((name for name in ("uvicorn", "starlette", "prometheus_client") if find_spec(name) is None), None)
+    if missing is not None:
+        raise ConfigError("serve", f"the page needs {missing}: pip install 'fedmq[page]'", source="this environment")
     if not folder.is_dir():
         raise StorageError(f"there is no state folder {folder}: has a coordinator run with it?")
     listening = _listen(host, port)
     _tell(listening, host, made, secure=certificate is not None)
-    if settings is not None and config is not None and state is None and settings.alerts.somebody_is_told:
+    options = PageOptions(
+        state=str(folder.absolute()),
+        socket_fd=listening.detach(),
+        token=token or made,
+        local=local and not token,
+        certificate="" if certificate is None else str(certificate.absolute()),
+        key="" if key is None else str(key.absolute()),
+        fleet=str(config.absolute()) if config is not None and config.is_dir() else "",
+    )
+    alerts = settings is not None and state is None and settings.alerts.somebody_is_told
+    if settings is None or config is None or not (alerts or settings.home_assistant.broker):
+        _begin_anew(options)
+    else:
+        _serve_and_tell(options, settings, config, alerts=alerts)
+
+
+def _settings(config: Path | None, home_assistant: str | None) -> "CoordinatorConfig | None":
+    if config is None:
+        if home_assistant is not None:
+            raise ConfigError("--home-assistant", "needs --config, which names the federation", source="command line")
+        return None
+    from coordinator.config.sections import read_config  # noqa: PLC0415 - of pydantic alone 30 MB
+
+    return read_config(config, {"home_assistant.broker": home_assistant})
+
+
+def _serve_and_tell(options: PageOptions, settings: "CoordinatorConfig", config: Path, *, alerts: bool) -> None:
+    """Serve, and tell others meanwhile: people who asked for alerts, and Home Assistant."""
+    from fedmq.page.process import serve_page  # noqa: PLC0415 - an extra
+
+    if alerts:
+        from fedmq.alerts.cli import follower_of  # noqa: PLC0415 - only where it is used
+
         follower = follower_of(settings, config)
         threading.Thread(target=follower.run, args=(threading.Event(),), daemon=True).start()
     stopped = threading.Event()
-    publishing = _publish(settings, folder, stopped)
-    options = uvicorn.Config(
-        make_server(folder, Access(token=token or made, local=local and not token)),
-        log_level="warning",
-        ssl_certfile=certificate,
-        ssl_keyfile=None if key is None else str(key),
-        timeout_graceful_shutdown=1,
-        limit_concurrency=1000,
-    )
-    uvicorn.Server(options).run(sockets=[listening])
+    publishing = _publish(settings, Path(options.state), stopped)
+    serve_page(options)
     if publishing is not None:
         stopped.set()
         publishing.join()
 
 
-def _publish(settings: CoordinatorConfig | None, folder: Path, stopped: threading.Event) -> threading.Thread | None:
+def _begin_anew(options: PageOptions) -> None:
+    """Become a process that serves the page, and has loaded nothing else; it does not return."""
+    os.set_inheritable(options.socket_fd, True)
+    # A pipe: arguments and environment of a process can be read by others, and a token is among these.
+    ours, theirs = os.pipe()
+    os.set_inheritable(ours, True)
+    os.write(theirs, json.dumps(asdict(options)).encode())
+    os.close(theirs)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Each thread would keep freed memory for itself.
+    environment = {"MALLOC_ARENA_MAX": "1", **os.environ}
+    os.execve(sys.executable, [sys.executable, "-m", "fedmq.page.process", str(ours)], environment)  # noqa: S606
+
+
+def _publish(settings: "CoordinatorConfig", folder: Path, stopped: threading.Event) -> threading.Thread | None:
     """Show it in Home Assistant, where a broker for that is named."""
-    if settings is None or not settings.home_assistant.broker:
+    if not settings.home_assistant.broker:
         return None
+    from fedmq.home_assistant.publisher import make_publisher  # noqa: PLC0415 - only where it is used
+    from fedmq.run_view import RunView  # noqa: PLC0415 - as above
+
     publisher = make_publisher(settings.home_assistant, settings.federation.id, RunView(folder).now)
     thread = threading.Thread(target=publisher.run, args=(stopped,), daemon=True)
     thread.start()

@@ -53,7 +53,7 @@ class _Run(Collector):
     def _updates(self) -> Iterator[Metric]:
         updates = CounterMetricFamily("fedmq_updates", "Updates by what became of them.", labels=["status"])
         for status in ("applied", "stale", "refused"):
-            updates.add_metric([status], sum(node[f"updates_{status}"] for node in self._snapshot.nodes))
+            updates.add_metric([status], self._summary["updates_by_status"][status])
         yield updates
         events = CounterMetricFamily("fedmq_events", "What the coordinator has counted.", labels=["event"])
         for name, count in sorted(self._summary["counters"].items())[:COUNTERS_MAX]:

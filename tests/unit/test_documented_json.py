@@ -11,10 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from coordinator.cli import make_app
+from coordinator.engine.events import NodeStateReceived
+from coordinator.monitoring.presence_file import PresenceFile
+from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import Figures
 from edge_node.cli import app as node_app
-from federation.types import ModelVersion
+from federation.protocol.messages import NodeState, Presence
+from federation.types import Incarnation, ModelVersion, NodeId
 from tests.rigs.former_state import CONFIG, FORMER, folder_of_layout
 from tests.rigs.model_values import arrived, committer, initialised, update
 from tests.unit.fedmq.page.test_server import get
@@ -110,6 +114,15 @@ def former(tmp_path: Path) -> Path:
     return Path(shutil.copytree(FORMER / "coordinator" / "state", tmp_path / "former"))
 
 
+def seen_and_lost(folder: Path, run: str) -> None:
+    """What a coordinator tells of a node that was there and is lost."""
+    file = PresenceFile(folder, run)
+    for presence in (Presence.ONLINE, Presence.LOST):
+        told = NodeState(presence=presence, incarnation=Incarnation(1), protocol_min=1, protocol_max=1)
+        file.see(NodeStateReceived(node=NodeId("a"), state=told))
+    file.write(lambda: 1)
+
+
 def said(*words: str, code: int = 0) -> Any:
     result = CliRunner().invoke(make_app(words), [*words, "--json"])
     assert result.exit_code == code, result.output
@@ -181,8 +194,10 @@ def test_an_error_is_a_document_too(
     assert told.err == f"coordinator: {found['error']}\n"
 
 
-@pytest.mark.parametrize("path", ["/api/v1/status", "/api/v1/versions", "/api/v1/nodes", "/healthz"])
+@pytest.mark.parametrize("path", ["/api/v1/status", "/api/v1/versions", "/api/v1/nodes", "/api/v1/news", "/healthz"])
 def test_what_the_page_answers(path: str, run: Path, former: Path) -> None:
+    with ReadOnlyStore(run) as store:
+        seen_and_lost(run, store.run)
     for folder in (run, former):
         check(f"GET {path}", get(folder, path).json)
 

@@ -1,30 +1,45 @@
 "use strict";
 // Everything that comes from nodes is put in as text, never as HTML.
 const by = (id) => document.getElementById(id);
-const PAGE = 50;
-const view = { versions: [], run: null, rows: null, sort: "id", down: false, offset: 0, total: 0, charts: {}, loading: false, again: false };
+const PAGE = 60;
+const SHOWN_MAX = 40;
+const DAY_MS = 86_400_000;
+const SOON_DAYS = 30;
+const view = { versions: [], news: [], run: null, rows: null, offset: 0, skew_ms: 0, loading: false, again: false, asked: 0 };
 
 const number = new Intl.NumberFormat("en");
-const whole = [1, 2, 5].flatMap((step) => [...Array(9).keys()].map((power) => step * 10 ** power)).sort((a, b) => a - b);
-const binary = [...Array(5).keys()].flatMap((power) => [1, 2, 4, 8, 16, 32, 64, 128, 256, 512].map((step) => step * 1024 ** power));
-const short = (value) => value === null || value === undefined ? "–" : Number(value.toPrecision(4)).toString();
-const bytes = (count) => {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
-  let unit = 0;
-  while (count >= 1024 && unit < units.length - 1) { count /= 1024; unit += 1; }
-  return `${unit ? count.toFixed(1) : count} ${units[unit]}`;
-};
-const measure = (name, value) =>
-  value === null || value === undefined ? "–" : name.endsWith("accuracy") && Math.abs(value) <= 1 ? `${(100 * value).toFixed(2)} %` : short(value);
+const clock = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "medium" });
 
 async function ask(path) {
   const answer = await fetch(path, { headers: { accept: "application/json" } });
   const body = await answer.json();
   if (!answer.ok) throw new Error(body.error || answer.statusText);
+  const told = Date.parse(answer.headers.get("date") || "");
+  // This machine's clock may be another one than the coordinator's.
+  if (told) view.skew_ms = Math.abs(told - Date.now()) > 3000 ? told - Date.now() : 0;
   return body;
 }
 
 function text(id, value) { by(id).textContent = value; }
+
+function items(id, texts) {
+  by(id).replaceChildren(...texts.map((told) => {
+    const item = document.createElement("li");
+    item.textContent = told.text ?? told;
+    if (told.mark) item.className = told.mark;
+    return item;
+  }));
+}
+
+const counted = (counts) => Object.entries(counts).map(([what, count]) => `${what.replaceAll("_", " ")} ${number.format(count)}`).join(", ");
+
+function span(ms) {
+  const s = Math.max(0, Math.round(ms / 1000));
+  if (s < 60) return `${s} s`;
+  if (s < 5400) return `${Math.round(s / 60)} min`;
+  if (s < 129_600) return `${Math.round(s / 3600)} h`;
+  return `${Math.round(s / 86_400)} days`;
+}
 
 function showSummary(summary) {
   const waiting = summary.waiting;
@@ -32,25 +47,54 @@ function showSummary(summary) {
   document.title = `${summary.task || "fedmq"}: version ${summary.head ?? "–"}`;
   text("headline", waiting.sentence.charAt(0).toUpperCase() + waiting.sentence.slice(1));
   const badge = by("state");
-  badge.className = `badge ${waiting.running ? "running" : "stopped"}`;
-  badge.textContent = waiting.running ? "running" : "not running";
-  text("version", summary.head === null ? "–" : number.format(summary.head));
-  text("online", `${number.format(waiting.running ? waiting.online : 0)} of ${number.format(summary.nodes)}`);
-  text("updates", number.format(summary.updates));
-  text("saved", summary.bytes_up ? `${short(summary.bytes_fp32 / summary.bytes_up)} ×` : "–");
-  if (summary.best) {
-    text("best", measure(summary.best.metric, summary.best.value));
-    text("best-name", `best ${summary.best.metric}, version ${summary.best.version}`);
-  }
-  by("model-best").hidden = !summary.best;
-  text("counters", Object.entries(summary.counters).map(([name, count]) => `${name.replaceAll("_", " ")} ${number.format(count)}`).join(", "));
+  const state = waiting.over ? "over" : waiting.running ? "running" : "stopped";
+  badge.className = `badge ${state}`;
+  badge.textContent = { over: "the run is over", running: "running", stopped: "no coordinator runs" }[state];
+  showFigures(summary);
   const incidents = Object.entries(summary.incidents);
   by("incidents-section").hidden = !incidents.length;
-  by("incidents").replaceChildren(...incidents.slice(0, 50).map(([sender, kinds]) => {
-    const item = document.createElement("li");
-    item.textContent = `${sender}: ${Object.entries(kinds).map(([kind, count]) => `${kind} ${number.format(count)}`).join(", ")}`;
-    return item;
-  }));
+  items("incidents", incidents.slice(0, SHOWN_MAX).map(([sender, kinds]) => `${sender}: ${counted(kinds)}`));
+  items("notes", summary.notes);
+  text("counters", Object.keys(summary.counters).length ? `Since its coordinator's start: ${counted(summary.counters)}` : "");
+  showCertificates(Object.entries(summary.certificates));
+}
+
+function showFigures(summary) {
+  const waiting = summary.waiting;
+  text("version", summary.head === null ? "–" : number.format(summary.head));
+  text("version-name", summary.versions_max ? `version of ${number.format(summary.versions_max)}` : "version");
+  const progress = by("progress");
+  progress.hidden = !summary.versions_max;
+  progress.max = summary.versions_max || 1;
+  progress.value = Math.min(summary.head ?? 0, progress.max);
+  const nodes = number.format(summary.nodes);
+  text("online", waiting.running ? `${number.format(waiting.online)} of ${nodes}` : nodes);
+  text("online-name", waiting.running ? "nodes online" : "nodes");
+  const by_status = summary.updates_by_status;
+  text("updates", number.format(summary.updates));
+  text("updates-name", by_status.stale || by_status.refused
+    ? `updates, ${number.format(by_status.stale)} stale, ${number.format(by_status.refused)} refused` : "updates");
+  text("saved", summary.bytes_up ? `${short(summary.bytes_fp32 / summary.bytes_up)} ×` : "–");
+  text("saved-name", summary.bytes_up ? `fewer bytes up than fp32: ${bytes(summary.bytes_up)}` : "fewer bytes up than fp32");
+  const part = summary.participation;
+  text("fairness", part.fairness === null ? "–" : part.fairness.toFixed(2));
+  text("staleness", part.staleness_mean.toFixed(2));
+  if (summary.best) {
+    text("best", measure(summary.best.metric, summary.best.value));
+    text("best-name", `best ${summary.best.metric}, version ${number.format(summary.best.version)}`);
+  }
+  by("model-best-place").hidden = !summary.best;
+}
+
+function showCertificates(ends) {
+  const rows = ends.map(([name, at]) => ({ name, days: Math.floor((Date.parse(at) - Date.now() - view.skew_ms) / DAY_MS) }));
+  const soon = rows.filter((one) => one.days < SOON_DAYS);
+  by("certificates-section").hidden = !rows.length;
+  items("certificates", rows.slice(0, SHOWN_MAX).map(({ name, days }) => ({
+    text: days < 0 ? `${name}: ended ${-days} days ago` : `${name}: ends in ${number.format(days)} days`, mark: days < SOON_DAYS ? "soon" : "",
+  })));
+  by("warnings").hidden = !soon.length;
+  items("warnings", soon.length ? [`${number.format(soon.length)} ${soon.length === 1 ? "certificate ends" : "certificates end"} within ${SOON_DAYS} days, ${soon[0].name} first: coordinator renew`] : []);
 }
 
 // One after the other: what changes while a refresh is under way is fetched by the next.
@@ -58,11 +102,15 @@ async function refresh(summary) {
   if (view.loading) { view.again = summary; return; }
   view.loading = true;
   try {
-    if (summary.run !== view.run) { view.run = summary.run; view.versions = []; }
-    const kept = view.versions.slice(0, Math.max(0, view.versions.length - 50));
+    const same = view.run === summary.run;
+    // The newest 50 again: an evaluation comes after its version.
+    const kept = same ? view.versions.slice(0, Math.max(0, view.versions.length - 50)) : [];
     const after = kept.length ? kept[kept.length - 1].version : -1;
-    const [found] = await Promise.all([ask(`/api/v1/versions?after=${after}`), showNodes()]);
+    view.run = summary.run;
+    const [found, news] = await Promise.all([ask(`/api/v1/versions?after=${after}`), ask("/api/v1/news"), showNodes()]);
     view.versions = kept.concat(found.versions);
+    view.news = news.news;
+    showNews();
     drawAll(summary);
   } catch (error) {
     lost(error.message);
@@ -72,6 +120,14 @@ async function refresh(summary) {
   }
 }
 
+const SAID = { lost: "was lost", left: "has left", back: "came back", restarted: "started again" };
+
+function showNews() {
+  by("news-section").hidden = !view.news.length;
+  items("news", view.news.slice(-SHOWN_MAX).reverse().map((one) =>
+    `${clock.format(new Date(one.at_ms))}, at version ${number.format(one.version)}: ${one.node} ${SAID[one.what]}`));
+}
+
 function mainMetrics() {
   const names = new Set();
   for (const one of view.versions) for (const name of Object.keys(one.metrics)) names.add(name);
@@ -79,106 +135,100 @@ function mainMetrics() {
   return first.concat([...names].filter((name) => !first.includes(name)).sort()).slice(0, 4);
 }
 
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-
-function draw(id, series, data, axes) {
-  const place = by(id);
-  const width = Math.max(240, place.clientWidth);
-  const known = view.charts[id];
-  const key = JSON.stringify(series.map((one) => one.label));
-  if (known && known.key === key) { known.plot.setData(data); if (known.plot.width !== width) known.plot.setSize({ width, height: 220 }); return; }
-  if (known) known.plot.destroy();
-  const tone = { stroke: colour("quiet"), grid: { stroke: colour("edge") }, ticks: { stroke: colour("edge") } };
-  const plot = new uPlot({
-    width, height: 220, padding: [10, 8, 0, 0],
-    scales: { x: { time: false } },
-    axes: [{ ...tone, space: 60, incrs: whole }, ...axes.map((axis) => ({ ...tone, size: 62, ...axis }))],
-    series: [{ label: "version" }, ...series],
-    cursor: { drag: { x: true, y: false } },
-  }, data, place);
-  view.charts[id] = { plot, key };
-}
-
 function drawAll(summary) {
   const rows = view.versions.filter((one) => one.version > 0);
-  const x = rows.map((one) => one.version);
   const names = mainMetrics();
-  const last = [...rows].reverse().find((one) => names.length && one.metrics[names[0]] !== undefined);
+  const last = [...rows].reverse().find((one) => names.length && (one.metrics[names[0]] ?? null) !== null);
   text("metric-name", names[0] ? names[0].replaceAll("_", " ") : "not evaluated");
   text("metric", last ? measure(names[0], last.metrics[names[0]]) : "–");
   text("curve-title", names.length ? names.map((name) => name.replaceAll("_", " ")).join(", ") : "Not evaluated");
-  const tones = ["blue", "orange", "green", "wait"];
-  draw("curve", names.map((name, at) => ({
-    label: name, scale: name.endsWith("accuracy") ? "%" : "y", stroke: colour(tones[at]), width: 2, dash: at ? [6, 2 + 3 * at] : undefined,
-    spanGaps: true, points: { show: rows.length < 40 },
-    value: (_, value) => measure(name, value),
-  })), [x, ...names.map((name) => rows.map((one) => one.metrics[name] ?? null))],
-  [{ scale: "%", values: (_, ticks) => ticks.map((tick) => `${Math.round(1000 * tick) / 10} %`) }, { scale: "y", side: 1, grid: { show: false } }]);
-  let up = 0, down = 0, updates = 0;
-  const each = summary.updates ? summary.bytes_fp32 / summary.updates : 0;
-  const sums = rows.map((one) => {
-    up += one.bytes_up; down += one.bytes_down; updates += one.accepted + one.stale + one.refused;
-    return [up, down, updates * each];
-  });
-  draw("bytes", [["up", "blue"], ["down", "green"], ["up as fp32", "orange"]].map(([label, tone], at) => ({
-    label, stroke: colour(tone), width: 2, dash: at === 2 ? [4, 4] : undefined, value: (_, value) => value === null ? "–" : bytes(value),
-  })), [x, 0, 1, 2].map((at, place) => place ? sums.map((one) => one[at]) : x),
-  [{ values: (_, ticks) => ticks.map(bytes), size: 74, incrs: binary }]);
-  const bars = uPlot.paths.bars({ size: [0.8, 30] });
-  draw("members", [["applied", "blue"], ["stale", "wait"], ["refused", "orange"]].map(([label, tone], at) => ({
-    label, stroke: colour(tone), width: at ? 2 : 1, fill: at ? undefined : colour(tone), paths: at ? undefined : bars, points: { show: false },
-  })), [x, rows.map((one) => one.accepted), rows.map((one) => one.stale), rows.map((one) => one.refused)], [{ incrs: whole }]);
+  const marks = view.news.slice();
+  if (summary.best) marks.push({ version: summary.best.version, what: "best", node: "" });
+  drawCurve(names, rows, marks);
+  drawBytes(rows, summary.updates ? summary.bytes_fp32 / summary.updates : 0);
+  drawMembers(rows);
+  const signs = [...new Set(marks.map((one) => one.what))].map((what) => `${KINDS[what][1]} ${what === "best" ? "best version" : SAID[what]}`);
+  by("marks").hidden = !signs.length;
+  text("marks", signs.join("   "));
+  document.documentElement.dataset.drawn = summary.number;
+  performance.mark("fedmq-curve");
 }
 
 function happened(node) {
   const counts = { ...node.reasons };
   for (const [reason, count] of Object.entries(node.absences)) counts[reason] = (counts[reason] || 0) + count;
-  return Object.entries(counts).map(([reason, count]) => `${reason} ${number.format(count)}`).join(", ");
+  if (node.restarts) counts.restarts = node.restarts;
+  return counted(counts);
+}
+
+function paragraph(told, mark = "") {
+  const made = document.createElement("p");
+  made.textContent = told;
+  if (mark) made.className = mark;
+  return made;
+}
+
+function stateOf(node) {
+  const heard = node.seen_ms === null ? "" : `, heard ${span(Date.now() + view.skew_ms - node.seen_ms)} ago`;
+  if (node.state === null) return paragraph(node.seen_ms === null ? "when it was last heard is not known" : heard.slice(2));
+  const [sign, word, mark] = { online: ["●", "online", "online"], offline: ["○", "left", ""], lost: ["▼", "lost", "lost"] }[node.state];
+  return paragraph(`${sign} ${word}${heard}`, mark);
+}
+
+function tile(node, applied) {
+  const made = document.createElement("li");
+  const name = document.createElement("h3");
+  const isolated = document.createElement("bdi");
+  isolated.textContent = node.id;
+  name.title = node.id;
+  name.append(isolated);
+  const share = document.createElement("progress");
+  share.max = Math.max(applied, 1);
+  share.value = node.updates_applied;
+  const part = applied ? `${Number(((100 * node.updates_applied) / applied).toPrecision(2))} % of the work` : "no work yet";
+  share.setAttribute("aria-label", part);
+  const dropped = [["stale", node.updates_stale], ["refused", node.updates_refused], ["waiting", node.updates_waiting]]
+    .filter(([, count]) => count).map(([what, count]) => `, ${number.format(count)} ${what}`).join("");
+  made.append(name, stateOf(node), share, paragraph(`${part}: ${number.format(node.updates_applied)} applied of ${number.format(node.asked)} asked${dropped}`),
+    paragraph(`${bytes(node.bytes_up)} up, ${bytes(node.bytes_down)} pulled, ${node.staleness_mean.toFixed(1)} versions late`));
+  const told = [node.device, node.battery === null ? "" : `battery ${Math.round(100 * node.battery)} % at its start`].filter(Boolean).join(", ");
+  if (told) made.append(paragraph(told));
+  const trouble = happened(node);
+  if (trouble) made.append(paragraph(trouble, "trouble"));
+  return made;
 }
 
 async function showNodes() {
-  const sort = `${view.down ? "-" : ""}${view.sort}`;
-  const found = await ask(`/api/v1/nodes?sort=${sort}&query=${encodeURIComponent(by("query").value)}&offset=${view.offset}&limit=${PAGE}`);
-  view.total = found.total;
-  if (view.offset && view.offset >= found.total) { view.offset = 0; return showNodes(); }
-  const rows = found.nodes.map((node) => {
-    const row = document.createElement("tr");
-    const cells = [node.id, number.format(node.updates_applied), number.format(node.updates_stale), number.format(node.updates_refused),
-      number.format(node.updates_waiting), number.format(node.asked), node.staleness_mean.toFixed(1), bytes(node.bytes_up), bytes(node.bytes_down),
-      number.format(node.restarts), happened(node)];
-    for (const cell of cells) { const data = document.createElement("td"); data.textContent = cell; row.append(data); }
-    return row;
-  });
-  by("nodes").tBodies[0].replaceChildren(...rows);
+  const asked = ++view.asked;
+  const found = await ask(`/api/v1/nodes?sort=${by("sort").value}&query=${encodeURIComponent(by("query").value)}&offset=${view.offset}&limit=${PAGE}`);
+  if (asked !== view.asked) return;
+  if (view.offset && view.offset >= found.total) { view.offset = 0; await showNodes(); return; }
+  const applied = summary ? summary.updates_by_status.applied : 0;
+  by("nodes").replaceChildren(...found.nodes.map((node) => tile(node, applied)));
   const first = found.total ? view.offset + 1 : 0;
-  text("shown", `${number.format(first)} to ${number.format(view.offset + rows.length)} of ${number.format(found.total)}`);
+  const more = found.total > found.nodes.length || view.offset;
+  text("shown", more ? `${number.format(first)} to ${number.format(view.offset + found.nodes.length)} of ${number.format(found.total)}`
+    : found.total ? `${number.format(found.total)} ${found.total === 1 ? "node" : "nodes"}` : by("query").value ? "no node has this in its name" : "no node yet");
+  for (const id of ["previous", "next"]) by(id).hidden = !more;
   by("previous").disabled = view.offset === 0;
-  by("next").disabled = view.offset + rows.length >= found.total;
+  by("next").disabled = view.offset + found.nodes.length >= found.total;
 }
 
 function lost(why) {
   const badge = by("state");
   badge.className = "badge lost";
-  badge.textContent = why || "no connection";
+  badge.textContent = "no connection";
+  if (why) { text("headline", why); }
 }
 
 function guarded(action) { return () => action().catch((error) => lost(error.message)); }
 
-for (const button of document.querySelectorAll("th button")) {
-  button.addEventListener("click", guarded(async () => {
-    view.down = view.sort === button.dataset.sort ? !view.down : button.dataset.sort !== "id";
-    view.sort = button.dataset.sort;
-    view.offset = 0;
-    for (const head of document.querySelectorAll("th")) head.removeAttribute("aria-sort");
-    button.parentElement.setAttribute("aria-sort", view.down ? "descending" : "ascending");
-    await showNodes();
-  }));
-}
+by("sort").addEventListener("change", guarded(async () => { view.offset = 0; await showNodes(); }));
 by("query").addEventListener("input", guarded(async () => { view.offset = 0; await showNodes(); }));
 by("previous").addEventListener("click", guarded(async () => { view.offset = Math.max(0, view.offset - PAGE); await showNodes(); }));
 by("next").addEventListener("click", guarded(async () => { view.offset += PAGE; await showNodes(); }));
 let summary = null;
-const redraw = () => { for (const chart of Object.values(view.charts)) chart.plot.destroy(); view.charts = {}; if (summary) drawAll(summary); };
+const redraw = () => { undraw(); if (summary) drawAll(summary); };
 window.addEventListener("resize", () => { if (summary) drawAll(summary); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 
@@ -195,5 +245,5 @@ if (location.hash === "#still") {
   const stream = new EventSource("/api/v1/events");
   stream.onmessage = (event) => hear(JSON.parse(event.data));
   stream.addEventListener("problem", (event) => lost(JSON.parse(event.data).error));
-  stream.onerror = () => lost("no connection");
+  stream.onerror = () => lost("");
 }

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +16,6 @@ from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import Figures
 from federation.types import ModelVersion
 from tests.rigs.model_values import arrived, committer, initialised, update
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-QUIET = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 
 
 @contextmanager
@@ -92,21 +85,3 @@ def test_a_token_of_a_file_is_not_printed(store: SqliteStore, tmp_path: Path) ->
         assert "hush" not in address
         with pytest.raises(urllib.error.HTTPError, match="401"):
             ask(f"{address}api/v1/status")
-
-
-@pytest.mark.browser
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-def test_a_browser_shows_what_the_run_waits_for_and_its_nodes(store: SqliteStore, tmp_path: Path) -> None:
-    assert store.head() == 1
-    assert CHROMIUM is not None
-    with served(tmp_path / "state") as address:
-        options = [f"--user-data-dir={tmp_path / 'browser'}", "--virtual-time-budget=10000", "--dump-dom"]
-        command = [CHROMIUM, *QUIET, *options, f"{address}#still"]
-        page = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
-    assert re.search(r'id="version">1<', page)
-    assert re.search(r"<td>pump-7</td>", page)
-    assert re.search(r'id="metric">50.00 %<', page)
-    assert page.count("<canvas") == 3
-    assert "<b>loud</b>" not in page
-    assert "&lt;b&gt;loud&lt;/b&gt;" in page

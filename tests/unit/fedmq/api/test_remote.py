@@ -21,7 +21,8 @@ from coordinator.storage.store import Figures
 from federation.types import ModelVersion
 from fedmq.api import remote
 from fedmq.page import server as page_server
-from fedmq.page.server import Access, make_server
+from fedmq.page.access import Access
+from fedmq.page.server import make_server
 from tests.rigs.model_values import arrived, committer, initialised, update
 
 Answer = Callable[[BaseHTTPRequestHandler], None]

@@ -10,7 +10,7 @@ from typing import Any
 
 from coordinator.config.alerts import HomeAssistantSection
 from fedmq.home_assistant.devices import Topics, retained
-from fedmq.run_view import Snapshot
+from fedmq.run_view import Rows, Snapshot
 
 DISCOVERY = re.compile(r"homeassistant/device/([a-zA-Z0-9_-]+)/config")
 DEVICE_KEYS = {"identifiers", "manufacturer", "model", "name", "sw_version", "via_device"}
@@ -43,7 +43,8 @@ def snapshot(*nodes: str, sentence: str = "nodes that train", accuracy: float | 
     waiting = {"sentence": sentence, "running": True, "online": len(nodes), "reason": "assignments", "since_s": 1.0}
     sums = {"head": 2, "nodes": len(nodes), "updates": 3, "bytes_up": 4, "bytes_down": 5, "waiting": waiting}
     versions: list[dict[str, Any]] = [{"version": 1, "accuracy": accuracy}, {"version": 2, "accuracy": None}]
-    return Snapshot(number=1, summary=sums, versions=versions, nodes=[node(name) for name in nodes])
+    rows = Rows({}).replaced(iter(enumerate(versions)), 0), Rows({}).replaced(iter(enumerate(map(node, nodes))), 0)
+    return Snapshot(number=1, summary=sums, versions=rows[0], nodes=rows[1])
 
 
 def check_description(topic: str, payload: bytes, published: dict[str, bytes]) -> set[str]:

@@ -2,7 +2,9 @@
 
 import asyncio
 import gzip
+import io
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +12,19 @@ from typing import Any
 
 import pytest
 import safetensors.numpy
+from starlette.types import ASGIApp
 
 from coordinator.artifacts.plots.run import load_run
+from coordinator.engine.events import NodeStateReceived
+from coordinator.monitoring.presence_file import PresenceFile
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import Figures
 from federation.errors import ConfigError
-from federation.types import ModelVersion
+from federation.protocol.messages import NodeState, Presence
+from federation.types import Incarnation, ModelVersion, NodeId
+from fedmq.page.access import Access
 from fedmq.page.cli import serve
-from fedmq.page.server import STATIC, Access, make_server
+from fedmq.page.server import STATIC, make_server
 from fedmq.run_view import RunView, encoded
 from tests.rigs.model_values import arrived, committer, initialised, update
 
@@ -54,7 +61,9 @@ class Reply:
         return json.loads(self.body)
 
 
-def get(folder: Path, path: str, *, token: str = "", local: bool = False, **headers: str) -> Reply:
+def get(
+    folder: Path, path: str, *, token: str = "", local: bool = False, app: ASGIApp | None = None, **headers: str
+) -> Reply:
     """Ask the application as its server does."""
     where, _, query = path.partition("?")
     scope = {
@@ -63,7 +72,7 @@ def get(folder: Path, path: str, *, token: str = "", local: bool = False, **head
         "path": where,
         "raw_path": where.encode(),
         "query_string": query.encode(),
-        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
         "scheme": "http",
         "server": ("127.0.0.1", 8790),
         "http_version": "1.1",
@@ -71,13 +80,17 @@ def get(folder: Path, path: str, *, token: str = "", local: bool = False, **head
     sent: list[dict[str, Any]] = []
 
     async def ask() -> None:
+        asked = [{"type": "http.request", "body": b"", "more_body": False}]
+
         async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": b"", "more_body": False}
+            if not asked:
+                await asyncio.Event().wait()
+            return asked.pop()
 
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await make_server(folder, Access(token=token, local=local))(scope, receive, send)
+        await (app or make_server(folder, Access(token=token, local=local)))(scope, receive, send)
 
     asyncio.run(ask())
     told = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
@@ -204,6 +217,44 @@ def test_the_folder_is_read_again_only_where_something_has_changed(
     again = view.now()
     assert again.summary["rows"] > first.summary["rows"]
     assert again.versions[2]["metrics"]["accuracy"] == 0.8
+
+
+@pytest.mark.usefixtures("store")
+def test_whoever_has_the_newest_is_not_sent_it_again(tmp_path: Path) -> None:
+    app = make_server(tmp_path / "state", Access())
+    for path in ("/api/v1/versions?after=-1", "/api/v1/nodes", "/static/page.js", "/"):
+        first = get(tmp_path / "state", path, app=app)
+        assert first.headers["cache-control"] == "private, no-cache"
+        again = get(tmp_path / "state", path, app=app, if_none_match=first.headers["etag"])
+        assert (again.status, again.body) == (304, b"")
+    assert get(tmp_path / "state", "/healthz").headers["cache-control"] == "no-store"
+
+
+def test_nodes_say_whether_they_are_there(store: SqliteStore, tmp_path: Path) -> None:
+    file = PresenceFile(tmp_path / "state", store.run, lambda: 5.0)
+    for name, presence in (("a", Presence.ONLINE), ("b", Presence.ONLINE), ("b", Presence.LOST)):
+        told = NodeState(presence=presence, incarnation=Incarnation(1), protocol_min=1, protocol_max=1, device="cpu")
+        file.see(NodeStateReceived(node=NodeId(name), state=told))
+    file.write(lambda: 1)
+    found = get(tmp_path / "state", "/api/v1/nodes?sort=state").json["nodes"]
+    assert [(one["id"], one["state"], one["seen_ms"], one["device"]) for one in found] == [
+        ("b", None, 5000, "cpu"),
+        ("a", None, 5000, "cpu"),
+    ], "while no coordinator runs nobody knows who is there"
+    (news,) = get(tmp_path / "state", "/api/v1/news").json["news"]
+    assert news == {"at_ms": 5000, "version": 1, "node": "b", "what": "lost"}
+
+
+@pytest.mark.usefixtures("store")
+def test_the_plots_are_taken_away_in_one_file(tmp_path: Path) -> None:
+    found = get(tmp_path / "state", "/download/plots.zip")
+    with zipfile.ZipFile(io.BytesIO(found.body)) as packed:
+        assert {"learning.png", "learning.svg"} <= set(packed.namelist())
+
+
+def test_what_cannot_be_made_is_a_reason(tmp_path: Path) -> None:
+    found = get(tmp_path, "/download/report.html")
+    assert (found.status, "cannot be read" in found.json["error"]) == (503, True)
 
 
 def test_no_number_breaks_the_json() -> None:

@@ -1,0 +1,95 @@
+"""The process that answers: it is begun anew by ``coordinator serve``, so that it holds only what reading needs."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+from anyio.to_thread import current_default_thread_limiter
+
+from federation.errors import FederationError
+from fedmq.page.access import Access
+from fedmq.page.errands import certificates_command
+from fedmq.page.options import PageOptions
+from fedmq.page.server import make_server
+from fedmq.run_view import RunView
+
+__all__ = ["serve_page"]
+
+NICENESS: Final = 5
+"""Whoever looks waits for the coordinator, and not the other way round."""
+
+THREADS: Final = 4
+AGAIN_S: Final = 3600.0
+"""When the certificates of a federation are looked at again."""
+
+
+def serve_page(options: PageOptions) -> None:
+    """Answer until a signal ends it."""
+    with suppress(OSError):
+        os.nice(NICENESS)
+    view = RunView(Path(options.state), _Certificates(options.fleet).now)
+    # A large run takes a second to read: it is there when the first visitor comes.
+    threading.Thread(target=_read_ahead, args=(view,), daemon=True).start()
+    server = make_server(view.folder, Access(token=options.token, local=options.local), view)
+    config = uvicorn.Config(
+        server,
+        log_level="warning",
+        ssl_certfile=options.certificate or None,
+        ssl_keyfile=options.key or None,
+        timeout_graceful_shutdown=1,
+        limit_concurrency=1000,
+        lifespan="off",
+    )
+    asyncio.run(_serve(config, socket.socket(fileno=options.socket_fd)))
+
+
+def _read_ahead(view: RunView) -> None:
+    with suppress(FederationError):
+        view.now()
+
+
+async def _serve(config: uvicorn.Config, listening: socket.socket) -> None:
+    current_default_thread_limiter().total_tokens = THREADS
+    await uvicorn.Server(config).serve(sockets=[listening])
+
+
+class _Certificates:
+    """When each certificate ends: looked at now and then by a process of its own."""
+
+    def __init__(self, fleet: str) -> None:
+        self._ends: Mapping[str, str] = {}
+        if fleet:
+            threading.Thread(target=self._follow, args=(Path(fleet),), daemon=True).start()
+
+    def now(self) -> Mapping[str, str]:
+        """As it was found last."""
+        return self._ends
+
+    def _follow(self, fleet: Path) -> None:
+        while True:
+            found = subprocess.run(certificates_command(fleet), capture_output=True, check=False)
+            with suppress(ValueError):
+                self._ends = json.loads(found.stdout)
+            time.sleep(AGAIN_S)
+
+
+def main() -> None:
+    """Read what `coordinator serve` has written, and serve."""
+    with os.fdopen(int(sys.argv[1]), "rb") as told:
+        options = PageOptions(**json.load(told))
+    with suppress(KeyboardInterrupt):
+        serve_page(options)
+
+
+if __name__ == "__main__":
+    main()
