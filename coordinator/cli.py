@@ -42,6 +42,7 @@ LAZY_COMMANDS: LazyCommands = {
     "compare": ("coordinator.artifacts.plots.cli", "compare", "Lay runs side by side, as a table and as curves."),
     "export": ("coordinator.artifacts.cli", "export", "Write a model as safetensors, torch.export or ONNX."),
     "predict": ("coordinator.artifacts.cli", "predict", "Show a picture to a model."),
+    "report": ("coordinator.artifacts.cli", "report", "Explain a run to whoever was not there: one HTML page."),
     "serve": ("fedmq.page.cli", "serve", "Show a run on a page, with JSON and numbers for Prometheus."),
     "alerts": ("fedmq.alerts.cli", "alerts", "Tell people when a run needs them: webhook, topic, command."),
     "simulate": ("fedmq.simulation.cli", "simulate", "The same machines in virtual time, without a broker."),

@@ -1,4 +1,4 @@
-"""``coordinator export`` and ``coordinator predict``: their options and what they print."""
+"""``coordinator export``, ``predict`` and ``report``: their options and what they print."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from coordinator.config.sections import CoordinatorConfig, read_config, state_fo
 from federation.command_line import JsonOption
 from federation.errors import ConfigError
 
-__all__ = ["export", "predict"]
+__all__ = ["export", "predict", "report"]
 
 BAR_CELLS = 30
 CLASSES_SHOWN = 10
@@ -106,6 +106,30 @@ def predict(  # noqa: PLR0913 - as above
         from coordinator.artifacts.plots.gallery import draw_answer  # noqa: PLC0415 - matplotlib is an extra
 
         draw_answer(found, plot)
+
+
+def report(
+    *,
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="FILE.html to write.")],
+    config: ConfigOption = None,
+    state: StateOption = None,
+) -> None:
+    """Explain a run to whoever was not there: one page with its story, pictures, nodes and what went wrong.
+
+    The page needs no network and runs nothing; pictures need the extra 'plot'. The coordinator may be running.
+
+    \b
+    Examples:
+      coordinator report run.html --config plant
+      coordinator report run.html --state state/coordinator
+    """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    from coordinator.artifacts.run_report import write_run_report  # noqa: PLC0415 - the other commands do without
+
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError("FILE", f"{out.name} must end in .html", source="command line")
+    settings = None if config is None else read_config(config, {})
+    write_run_report(state_folder(settings, state), out)
+    typer.echo(str(out))
 
 
 def _tell(found: Prediction, *, as_json: bool) -> None:

@@ -51,6 +51,7 @@ class Saboteur:
         done: Whether a node was killed in mid-training.
         returning: Who was started again and has not yet had an update applied, or None.
         returned: Whether an update of the one that was killed in mid-training was applied after its return.
+        news: Who was ``killed`` and ``back``, and at which version.
     """
 
     fleet: Fleet
@@ -59,6 +60,7 @@ class Saboteur:
     done: bool = False
     returning: str | None = None
     returned: bool = False
+    news: list[Mapping[str, object]] = field(default_factory=list)
     _round: int | None = None
 
     def hear(self, line: Line, *, version: int) -> str | None:
@@ -68,6 +70,7 @@ class Saboteur:
             self._round = None
         if line.source == self.returning and line.fields.get("status") == "applied":
             self.returning, self.returned = None, self.done
+            self._tell(line.source, "back", version)
             return f"chaos: {line.source} is back: version {line.fields.get('version')} has its update"
         wanted = self.enabled and not self.done and self.victim is None and version >= FIRST_VERSION
         if not wanted or line.event != "training_started":
@@ -76,7 +79,11 @@ class Saboteur:
         value = line.fields.get("round")
         self._round = value if isinstance(value, int) else None
         self.fleet.kill(line.source)
+        self._tell(line.source, "killed", version)
         return f"chaos: SIGKILL to {line.source} while it trains round {self._round}"
+
+    def _tell(self, node: str, what: str, version: int) -> None:
+        self.news.append({"node": node, "version": version, "what": what})
 
     def notice(self, exited: Exited) -> str | None:
         """A process has ended: start the victim again."""
@@ -294,6 +301,7 @@ class Demo:
             "broker": broker_name,
             "chaos_kills": int(self.saboteur.done),
             "chaos_returns": int(self.saboteur.returned),
+            "news": self.saboteur.news,
             "helpers": self.plan.helpers,
             "server_kills": self.servers.kills,
         }

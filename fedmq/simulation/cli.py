@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from federation.errors import ConfigError
+from federation.units import human_bytes
 from fedmq.simulation.experiment.cli import train
 from fedmq.simulation.experiment.options import ROUNDS, TrainOptions
 from fedmq.simulation.protocol.federation import Simulation, quiet_log
@@ -190,7 +191,7 @@ def _rows(outcome: Outcome) -> Iterator[tuple[str, str]]:
     yield "versions", f"{outcome.versions:,}"
     yield "virtual time", f"{outcome.virtual_s:,.1f} s"
     yield "messages", f"{outcome.messages:,}"
-    yield "payload", f"{outcome.payload_bytes / 1e6:,.1f} MB"
+    yield "payload", human_bytes(outcome.payload_bytes)
     yield "updates applied", f"{outcome.applied:,}"
     yield "updates stale", f"{outcome.stale:,}"
     yield "updates refused", f"{outcome.refused:,}"

@@ -35,9 +35,15 @@ def report(nodes: int, versions: int, *, seed: int = 0, evaluated: bool = True) 
             "node": senders,
             "base_version": [index // nodes for index in range(nodes * versions)],
             "status": statuses,
+            "version": [1 + index // nodes if status == "applied" else None for index, status in enumerate(statuses)],
             "staleness": [rng.randrange(3) for _ in senders],
             "loss": [2.0 / (1 + index // nodes) + rng.random() / 10 for index in range(nodes * versions)],
         },
+        "news": [
+            {"node": "node-0", "version": 1 + versions // 4, "what": "killed"},
+            {"node": "node-0", "version": 1 + versions // 2, "what": "back"},
+        ],
+        "bytes_up_fp32": 60_000 * versions,
         "evaluations": {
             "node": senders,
             "version": [1 + index // nodes for index in range(nodes * versions)],

@@ -28,9 +28,10 @@ def plot(
     *,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for the pictures, PNG and SVG.")] = None,
     tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard event files.")] = None,
+    dark: Annotated[bool, typer.Option("--dark", help="For a dark page; the files' names end in -dark.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw a run: accuracy and loss over versions, time and bytes, and what each node contributed.
+    """Draw a run: its story in one picture, accuracy and loss over versions, time and bytes, and each node's part.
 
     Needs the extra 'plot', for --tensorboard the extra 'tensorboard'. Several runs get a folder each; one picture for
     all of them is what 'coordinator compare -o' draws.
@@ -49,7 +50,7 @@ def plot(
     found = load_runs(runs)
     for run in found:
         if out is not None:
-            drawn = draw_run(run, out if len(found) == 1 else out / run.name.replace("/", "-"))
+            drawn = draw_run(run, out if len(found) == 1 else out / run.name.replace("/", "-"), dark=dark)
             files += map(str, drawn.files)
             left_out += drawn.left_out
         if tensorboard is not None:

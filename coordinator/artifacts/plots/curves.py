@@ -38,6 +38,7 @@ METRIC_LABELS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+NAMED_MAX = 2
 ROW_IN = 2.9
 WIDTH_IN = 12.0
 
@@ -86,9 +87,20 @@ def _columns(runs: Sequence[Run]) -> list[_Column]:
     unit_bytes, size = bytes_scale(max((end.bytes_total for end in ends), default=0))
     return [
         _Column(title="over versions", label="model version", measure=lambda point: point.version, whole=True),
-        _Column(title="over time", label=f"time since the start ({seconds})", measure=lambda at: at.time_s / unit_s),
+        _Column(title="over time", label=_time_label(runs, seconds), measure=lambda at: at.time_s / unit_s),
         _Column(title="over bytes", label=f"{ways} ({size})", measure=lambda at: at.bytes_total / unit_bytes),
     ]
+
+
+def _time_label(runs: Sequence[Run], unit: str) -> str:
+    """Whose time it is: that of a simulation is another one."""
+    virtual = [plain(run.name) for run in runs if run.virtual]
+    if not virtual:
+        return f"time since the start ({unit})"
+    if len(virtual) == len(runs):
+        return f"virtual time since the start ({unit})"
+    named = ", ".join(virtual) if len(virtual) <= NAMED_MAX else f"{len(virtual)} runs"
+    return f"time since the start ({unit}); virtual: {named}"
 
 
 def _draw_curves(axes: "Axes", runs: Sequence[Run], metric: str, measure: Measure) -> None:
@@ -115,6 +127,4 @@ def label_metric(axes: "Axes", metric: str) -> None:
     """Name the metric beside the axis, in percent where it is a share of right answers."""
     axes.set_ylabel(METRIC_LABELS.get(metric, plain(metric)))
     if metric.endswith("accuracy"):
-        from matplotlib.ticker import PercentFormatter  # noqa: PLC0415 - an extra, see canvas.py
-
-        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, symbol=""))
+        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.6g}")

@@ -12,6 +12,7 @@ from coordinator.artifacts.plots.canvas import DOTS_PER_INCH, PALETTE, new_figur
 from coordinator.artifacts.plots.curves import draw_learning
 from coordinator.artifacts.plots.nodes import draw_node_accuracies, draw_node_losses, draw_participation, draw_staleness
 from coordinator.artifacts.plots.run import Run
+from coordinator.artifacts.plots.story import draw_story
 from coordinator.artifacts.prediction import Prediction
 from federation.errors import ConfigError, FederationError, StorageError
 
@@ -34,22 +35,28 @@ class Gallery:
     left_out: Sequence[str]
 
 
-def draw_run(run: Run, folder: Path) -> Gallery:
+def draw_run(run: Run, folder: Path, *, dark: bool = False) -> Gallery:
     """Draw everything about one run.
+
+    Args:
+        run: The run.
+        folder: Where to.
+        dark: For a dark page; the files' names end in ``-dark``.
 
     Raises:
         ConfigError: matplotlib is not installed.
         StorageError: The folder cannot be written.
     """
     pictures: tuple[tuple[str, Callable[[], Figure | None], str], ...] = (
+        ("story", lambda: draw_story(run), "no applied update is known"),
         ("learning", lambda: draw_learning([run]), "no version was evaluated"),
         ("node-loss", lambda: draw_node_losses(run), "no node reported a loss"),
         ("node-accuracy", lambda: draw_node_accuracies(run), "no node evaluated a version"),
         ("participation", lambda: draw_participation(run), "no node sent an update"),
         ("staleness", lambda: draw_staleness(run), "no applied update is known"),
     )
-    with styled():
-        drawn = [_picture(folder, *picture) for picture in pictures]
+    with styled(dark=dark):
+        drawn = [_picture(folder, f"{name}{'-dark' if dark else ''}", draw, why) for name, draw, why in pictures]
     return Gallery(
         files=[file for one in drawn for file in one.files], left_out=[why for one in drawn for why in one.left_out]
     )

@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from coordinator.artifacts.plots.canvas import require_matplotlib
+from coordinator.artifacts.plots.canvas import DOTS_PER_INCH, PALETTE, require_matplotlib, styled
 from federation.command_line import JsonOption
 from federation.task import TaskContext
 from federation.tasks.label_counts import LabelCounts, label_counts
@@ -22,6 +22,10 @@ __all__ = ["draw_partition", "partition"]
 GAP_NODES_MAX = 60
 """With more nodes than this the bars touch."""
 
+COLOURS = 5
+"""Of the palette: the sixth is too like the first in a thin slice."""
+
+HATCHES = ("", "////", "....")
 LEGEND_ROWS = 12
 ROWS_SHOWN = 20
 PIPED_COLUMNS = 160
@@ -34,30 +38,38 @@ def draw_partition(counts: LabelCounts, out: Path, title: str) -> None:
         ConfigError: matplotlib is not installed.
     """
     require_matplotlib()
-    from matplotlib import colormaps  # noqa: PLC0415 - an extra, and it takes a second
-    from matplotlib.figure import Figure  # noqa: PLC0415 - as above
+    from matplotlib.figure import Figure  # noqa: PLC0415 - an extra, and it takes a second
 
     table = np.array(counts.rows)
-    figure = Figure(figsize=(8.4, 4.8), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    colours = colormaps["tab10" if len(counts.labels) <= 10 else "viridis"]
-    shades = [colours(i if len(counts.labels) <= 10 else i / (len(counts.labels) - 1)) for i in range(table.shape[1])]
-    bottom = np.zeros(len(table))
-    width = 0.85 if len(table) <= GAP_NODES_MAX else 1.0
-    for column, (label, colour) in enumerate(zip(counts.labels, shades, strict=True)):
-        axes.bar(np.arange(len(table)), table[:, column], width, bottom=bottom, color=colour, label=label)
-        bottom += table[:, column]
-    axes.set_title(title, loc="left")
-    axes.set_xlabel("node")
-    axes.set_ylabel("examples")
-    axes.set_xlim(-0.5, len(table) - 0.5)
-    if len(table) <= 20:
-        axes.set_xticks(range(len(table)))
-    axes.spines[["top", "right"]].set_visible(False)
-    columns = -(-len(counts.labels) // LEGEND_ROWS)
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles[::-1], names[::-1], title="label", loc="outside right upper", frameon=False, ncols=columns)
-    figure.savefig(out)
+    with styled():
+        figure = Figure(figsize=(8.4, 4.8), layout="constrained")
+        axes = figure.subplots()
+        bottom = np.zeros(len(table))
+        width = 0.85 if len(table) <= GAP_NODES_MAX else 1.0
+        for column, (label, (colour, hatch)) in enumerate(zip(counts.labels, _shades(len(counts.labels)), strict=True)):
+            look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.4, "label": label}
+            axes.bar(np.arange(len(table)), table[:, column], width, bottom=bottom, **look)
+            bottom += table[:, column]
+        axes.set_title(title, loc="left")
+        axes.set_xlabel("node")
+        axes.set_ylabel("examples")
+        axes.set_xlim(-0.5, len(table) - 0.5)
+        axes.grid(visible=False, axis="x")
+        if len(table) <= 20:
+            axes.set_xticks(range(len(table)))
+        columns = -(-len(counts.labels) // LEGEND_ROWS)
+        handles, names = axes.get_legend_handles_labels()
+        figure.legend(handles[::-1], names[::-1], title="label", loc="outside right upper", ncols=columns)
+        figure.savefig(out, dpi=DOTS_PER_INCH)
+
+
+def _shades(count: int) -> list[tuple[Any, str]]:
+    """Colour and hatch of each label: the palette, and again with hatches; of many labels a scale of colours."""
+    if count <= len(HATCHES) * COLOURS:
+        return [(PALETTE[place % COLOURS], HATCHES[place // COLOURS]) for place in range(count)]
+    from matplotlib import colormaps  # noqa: PLC0415 - an extra, and it takes a second
+
+    return [(colormaps["viridis"](place / (count - 1)), "") for place in range(count)]
 
 
 def partition(  # noqa: PLR0913 - one parameter per option of the command line

@@ -3,18 +3,14 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from itertools import accumulate, repeat
 from pathlib import Path
 from typing import Any
 
 from coordinator.config.sections import read_config
-from coordinator.monitoring.report import (
-    evaluation_columns,
-    nodes_metrics,
-    participation_row,
-    update_columns,
-    version_figures,
-)
+from coordinator.monitoring.figures import nodes_metrics, participation_row, version_figures
+from coordinator.monitoring.presence import read_presence
+from coordinator.monitoring.report import evaluation_columns, update_columns
 from coordinator.storage.database import DATABASE
 from coordinator.storage.read_only import ReadOnlyStore
 from federation.errors import ConfigError, StorageError
@@ -22,6 +18,7 @@ from federation.protocol.messages import ReceiptStatus
 
 __all__ = [
     "EvaluationPoint",
+    "NewsPoint",
     "NodeTotals",
     "Run",
     "UpdatePoint",
@@ -94,6 +91,7 @@ class UpdatePoint:
         status: What became of it.
         staleness: Versions that it lagged behind when it was applied.
         loss: The node's mean training loss, or None when its task reports none.
+        version: The version that it is part of, or None.
     """
 
     node: str
@@ -101,6 +99,7 @@ class UpdatePoint:
     status: str
     staleness: int
     loss: float | None
+    version: int | None = None
 
     @property
     def applied(self) -> bool:
@@ -124,6 +123,15 @@ class EvaluationPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewsPoint:
+    """What happened to a node, and at which version: ``killed``, ``lost``, ``left``, ``back`` or ``restarted``."""
+
+    node: str
+    version: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """Everything that is drawn, compared and exported.
 
@@ -134,6 +142,9 @@ class Run:
         nodes: By name.
         updates: In order of arrival; empty for a report that was written without them.
         evaluations: Of single nodes, by version; empty where nodes do not evaluate.
+        news: Who came and went, in order.
+        plain_bytes: What the updates would have cost as plain float32; 0 is not known.
+        virtual: Its time is a simulation's.
     """
 
     name: str
@@ -142,6 +153,9 @@ class Run:
     nodes: Sequence[NodeTotals]
     updates: Sequence[UpdatePoint]
     evaluations: Sequence[EvaluationPoint] = ()
+    news: Sequence[NewsPoint] = ()
+    plain_bytes: int = 0
+    virtual: bool = False
 
     def metric_names(self) -> list[str]:
         """The metrics of its evaluations: the coordinator's accuracy and loss first, then the nodes' means of them."""
@@ -199,13 +213,18 @@ def run_of_report(report: object, source: Path) -> Run:
 
 def _run_of_state(folder: Path, source: Path) -> Run:
     with ReadOnlyStore(folder) as store:
-        points = store.curves()
+        points, nodes = store.curves(), store.participation()
         on_nodes = nodes_metrics(points)
         versions = [version_figures(row, on_nodes.get(row.record.version)) for row in store.history()]
         rest = {
-            "nodes_detail": [participation_row(node) for node in store.participation()],
+            "nodes_detail": [participation_row(node) for node in nodes],
             "updates": update_columns(store.updates()),
             "evaluations": evaluation_columns(points),
+            "news": [
+                {"node": one.node, "version": one.version, "what": one.what.value}
+                for one in read_presence(folder, store.run).news
+            ],
+            "bytes_up_fp32": store.manifest().fp32_bytes * sum(sum(node.statuses.values()) for node in nodes),
         }
     return _assemble(source, versions, rest)
 
@@ -218,7 +237,15 @@ def _assemble(source: Path, rounds: Sequence[Mapping[str, Any]], rest: Mapping[s
         nodes=tuple(_totals(row) for row in rest.get("nodes_detail", ())),
         updates=tuple(_update_points(rest.get("updates", {}))),
         evaluations=tuple(_evaluation_points(rest.get("evaluations", {}))),
+        news=tuple(_news_points(rest.get("news", ()))),
+        plain_bytes=int(rest.get("bytes_up_fp32") or 0),
+        virtual=bool(rest.get("virtual")),
     )
+
+
+def _news_points(rows: Iterable[Mapping[str, Any]]) -> Iterator[NewsPoint]:
+    for row in rows:
+        yield NewsPoint(node=str(row["node"]), version=int(row["version"]), what=str(row["what"]))
 
 
 def _version_points(rounds: Sequence[Mapping[str, Any]]) -> Iterator[VersionPoint]:
@@ -251,13 +278,17 @@ def _totals(row: Mapping[str, Any]) -> NodeTotals:
 
 def _update_points(columns: Mapping[str, Sequence[Any]]) -> Iterator[UpdatePoint]:
     names = ("node", "base_version", "status", "staleness", "loss")
-    for node, base_version, status, staleness, loss in zip(*(columns.get(name, ()) for name in names), strict=True):
+    rows = zip(*(columns.get(name, ()) for name in names), strict=True)
+    # A report of an older release does not say it.
+    versions = columns.get("version") or repeat(None)
+    for (node, base_version, status, staleness, loss), version in zip(rows, versions, strict=False):
         yield UpdatePoint(
             node=str(node),
             base_version=int(base_version),
             status=str(status),
             staleness=int(staleness),
             loss=None if loss is None else float(loss),
+            version=None if version is None else int(version),
         )
 
 

@@ -23,6 +23,7 @@ from federation.task import TaskContext, task_label
 from federation.tasks.pool.node_pool import NodePool
 from federation.tasks.registry import load_task
 from federation.types import NodeId
+from federation.units import human_bytes, human_metric
 from fedmq.simulation.experiment.experiment import Experiment, NobodyTrains, Plan, Result, VersionFigures, run_report
 from fedmq.simulation.experiment.options import TrainOptions, resolve
 from fedmq.simulation.experiment.outages import parse_outages
@@ -183,7 +184,7 @@ def _check_metric(experiment: Experiment) -> None:
 
 
 def _line(figures: VersionFigures) -> str:
-    measured = ", ".join(f"{name} {value:.4f}" for name, value in sorted(figures.metrics.items()))
+    measured = ", ".join(f"{name} {human_metric(name, value)}" for name, value in sorted(figures.metrics.items()))
     return f"version {figures.version}: {measured or 'not evaluated'}, {figures.updates} updates"
 
 
@@ -201,7 +202,7 @@ def _show(options: TrainOptions, result: Result) -> None:
 def _rows(result: Result) -> Iterator[tuple[str, str]]:
     measured = [figures for figures in result.versions if figures.metrics]
     for name, value in sorted(measured[-1].metrics.items()) if measured else ():
-        yield name, f"{value:.4f}"
+        yield name, human_metric(name, value)
     for name, count in sorted(result.verdicts.items()):
         yield f"updates {name}", f"{count:,}"
     if failed := sum(sum(reasons.values()) for reasons in result.failures.values()):
@@ -216,7 +217,7 @@ def _rows(result: Result) -> Iterator[tuple[str, str]]:
         yield "stopped early, at version", str(result.versions[-1].version if result.versions else 0)
     if result.privacy is not None:
         yield "epsilon, largest of any node", f"{result.privacy['largest_epsilon']:.4f}"
-    yield "bytes up", f"{result.payload_bytes / 1e6:,.1f} MB"
+    yield "bytes up", human_bytes(result.payload_bytes)
     yield "virtual time", f"{result.virtual_s:,.1f} s"
     yield "wall time", f"{result.wall_s:.1f} s"
     yield "model digest", result.digest

@@ -362,6 +362,7 @@ def run_report(experiment: Experiment, result: Result, *, strategy: str, codec: 
         row |= {"bytes_up": round(frame_bytes * updates), "bytes_down": 0}
     made["updates"] |= {"loss": _losses(made["updates"], experiment, result)}
     made |= {"bytes_up_total": result.payload_bytes, "bytes_down_total": 0, "nodes": experiment.plan.nodes}
+    made["virtual"] = True
     return made | {"final_accuracy": next((row["accuracy"] for row in reversed(made["rounds"])), None)}
 
 

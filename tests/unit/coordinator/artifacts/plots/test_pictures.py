@@ -24,10 +24,11 @@ from coordinator.artifacts.plots.nodes import (
     natural,
 )
 from coordinator.artifacts.plots.run import Run, run_of_report
+from coordinator.artifacts.plots.story import draw_story
 from federation.errors import ConfigError, StorageError
 from tests.rigs.run_values import report
 
-NAMES = ("learning", "node-loss", "node-accuracy", "participation", "staleness")
+NAMES = ("story", "learning", "node-loss", "node-accuracy", "participation", "staleness")
 
 
 def run(nodes: int, versions: int = 12, **changes: Any) -> Run:
@@ -70,8 +71,21 @@ def overlaps(figure: Figure) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("nodes", [1, 2, 5, 50, 300])
 def test_no_text_overlaps_another_or_leaves_the_picture(nodes: int) -> None:
     with styled():
-        for figure in figures(run(nodes)):
+        story = draw_story(run(nodes))
+        assert story is not None
+        for figure in (story, *figures(run(nodes))):
             assert overlaps(figure) == []
+
+
+def test_the_story_names_its_run_and_its_axes() -> None:
+    with styled():
+        figure = draw_story(run(5))
+        assert figure is not None
+        assert figure.get_suptitle().startswith("a-run: 5 nodes, 12 versions")
+        curve, rows, sent = figure.axes
+    assert curve.get_ylabel() == "accuracy (%)"
+    assert rows.get_xlabel() == "time since the start (s); a stroke: a version has its update"
+    assert sent.get_ylabel() == "bytes of all nodes (KiB)"
 
 
 HUGE = 1.7e308
@@ -103,6 +117,8 @@ def test_any_name_is_drawn_as_it_is(tmp_path: Path) -> None:
         said[columns]["node"] = [named[node] for node in said[columns]["node"]]  # type: ignore[index]
     for row in said["nodes_detail"]:  # type: ignore[attr-defined]
         row["id"] = named[row["id"]]
+    for row in said["news"]:  # type: ignore[attr-defined]
+        row["node"] = named[row["node"]]
     drawn = draw_run(run_of_report(said, Path("$\\frac{.json")), tmp_path)
     assert drawn.left_out == []
     assert len(drawn.files) == 2 * len(NAMES)
@@ -229,6 +245,53 @@ def test_files_are_png_and_svg_of_the_same_bytes_each_time(tmp_path: Path) -> No
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
     assert imread(tmp_path / "a" / "learning.png").shape[2] == 4
     assert "<svg" in (tmp_path / "a" / "learning.svg").read_text()
+
+
+def test_the_story_says_who_was_killed_what_it_missed_and_what_was_saved() -> None:
+    versions = [1, 2, 3, 7, 8, 9, 10, 11, 12]
+    columns = {
+        "node": ["node-0"] * len(versions) + ["node-1"] * 12,
+        "version": [*versions, *range(1, 13)],
+        "base_version": [0] * (len(versions) + 12),
+        "status": ["applied"] * (len(versions) + 12),
+        "staleness": [0] * (len(versions) + 12),
+        "loss": [1.0] * (len(versions) + 12),
+    }
+    with styled():
+        figure = draw_story(run(2, updates=columns))
+        assert figure is not None
+        assert overlaps(figure) == []
+        said = {text.get_text() for text in texts(figure)}
+    assert {"node-0 killed", "node-0 back", "missed 3 versions"} <= said
+    assert "a-run: 2 nodes, 12 versions, 92.5% right, 1/60 of the bytes of fp32" in said
+
+
+def test_a_node_that_never_came_back_is_away_to_the_end() -> None:
+    news = [{"node": "node-1", "version": 2, "what": "lost"}]
+    with styled():
+        figure = draw_story(run(2, news=news))
+        assert figure is not None
+        assert "node-1 lost" in {text.get_text() for text in texts(figure)}
+
+
+def test_on_a_dark_page_pictures_are_dark(tmp_path: Path) -> None:
+    drawn = draw_run(run(3), tmp_path, dark=True)
+    assert [file.name for file in drawn.files] == [f"{name}-dark.{kind}" for name in NAMES for kind in ("png", "svg")]
+    assert imread(tmp_path / "story-dark.png")[0, 0, :3].max() < 0.15
+    draw_run(run(3), tmp_path)
+    assert imread(tmp_path / "story.png")[0, 0, :3].min() == 1.0
+
+
+def test_the_time_of_a_simulation_is_called_virtual() -> None:
+    both = [run(2), run(2, virtual=True)]
+    with styled():
+        mixed, alone = draw_learning(both), draw_learning(both[1:])
+        assert mixed is not None
+        assert alone is not None
+        assert "time since the start (s); virtual: a-run" in {text.get_text() for text in texts(mixed)}
+        assert "virtual time since the start (s)" in {text.get_text() for text in texts(alone)}
+        looks = {(line.get_color(), line.get_linestyle()) for line in mixed.axes[0].lines}
+    assert len({dashes for _, dashes in looks}) == len({colour for colour, _ in looks}) == 2
 
 
 def test_a_run_without_data_says_what_is_left_out(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_the_commands_print_tables_json_and_files(tmp_path: Path) -> None:
     assert "there is accuracy, loss" in drawn.output
     plot = make_app(["plot"])
     told = json.loads(runner.invoke(plot, ["plot", *paths, "-o", str(tmp_path / "p"), "--json"]).stdout)
-    assert len(told["files"]) == 20
+    assert len(told["files"]) == 24
     assert (tmp_path / "p" / "fast" / "staleness.png").exists()
     alone = runner.invoke(plot, ["plot", paths[0], "-o", str(tmp_path / "q")])
     assert str(tmp_path / "q" / "learning.png") in alone.stdout.split()
