@@ -90,7 +90,7 @@ def units(
     from federation.services import UNITS, unit_text  # noqa: PLC0415 - the same
 
     for name in UNITS:
-        place = None if name == "fedmq-node.service" else federation
+        place = None if name in ("fedmq-node.service", "fedmq-helper.service") else federation
         write_text(folder / name, unit_text(name, settings=place), mode=PUBLIC)
         typer.echo(folder / name)
 

@@ -15,6 +15,7 @@ UNITS: Final = (
     "fedmq-broker.service",
     "fedmq-coordinator.service",
     "fedmq-node.service",
+    "fedmq-helper.service",
     "fedmq-backup.service",
     "fedmq-backup.timer",
 )
@@ -24,8 +25,9 @@ SETTINGS: Final[Mapping[str, Path]] = {
     "fedmq-broker.service": Path("/etc/fedmq/plant"),
     "fedmq-coordinator.service": Path("/etc/fedmq/plant"),
     "fedmq-node.service": Path("/etc/fedmq/node"),
+    "fedmq-helper.service": Path("/etc/fedmq/helper"),
 }
-"""Where they look for the settings: the folder of `coordinator init`, or of `edge-node join`."""
+"""Where they look for the settings: the folder of `coordinator init`, `edge-node join` or `fedmq helper init`."""
 
 _PLAIN = re.compile(r"/[A-Za-z0-9._+@/-]+")
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - what the units cannot see

@@ -14,7 +14,7 @@ from federation.runtime.local_broker import LocalBroker
 from tests.rigs.network_hosts import Program
 
 ROOT = Path(__file__).parents[3]
-UNITS = ("fedmq-broker", "fedmq-coordinator", "fedmq-node")
+UNITS = ("fedmq-broker", "fedmq-coordinator", "fedmq-node", "fedmq-helper")
 BACKUP = "fedmq-backup"
 EXPOSURE_MAX = 2.5
 

@@ -136,7 +136,7 @@ def test_every_unit_can_be_had_for_this_installation(name: str) -> None:
     text = unit_text(name, programs=Path("/srv/fedmq/bin"), settings=Path("/srv/press"))
     assert "/opt/fedmq" not in text
     assert "/etc/fedmq/plant" not in text or name == "fedmq-backup.service"
-    if name in ("fedmq-coordinator.service", "fedmq-node.service"):
+    if name in ("fedmq-coordinator.service", "fedmq-node.service", "fedmq-helper.service"):
         assert "ExecStart=/srv/fedmq/bin/" in text
         assert "--config /srv/press" in text
     assert service.UNIT in UNITS
