@@ -21,7 +21,7 @@ from coordinator.records import (
 )
 from federation.privacy.metrics import metric_terms, names_digest
 from federation.privacy.releases import NOBODY_YET, Taking
-from federation.privacy.terms import shape_of, terms_digest
+from federation.privacy.terms import read_ticket, shape_of, terms_digest
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import EvaluationReport, Grant, Presence, ReceiptStatus, UpdateOffer
 from federation.protocol.sum_messages import (
@@ -220,6 +220,10 @@ class MaskedStoreModel(StoreModel):
         assert self.batch in (None, batch), "another batch was frozen"
         assert batch.version == self.versions[-1].version + 1
         assert set(batch.updates) <= set(self.stored()), "frozen, and not stored"
+        seeds = [self.updates[update].seeds for update in batch.updates]
+        tickets = [read_ticket(one.ticket) for one in seeds if one is not None]
+        bases = {(one.base_version, one.base_digest) for one in tickets if one is not None}
+        assert len(bases) == len(dict(bases)), "two models under one number: helpers refuse it [FED-151]"
         assert len({member.node for member in batch.members}) == len(batch.members)
         self.batch, self.sums = batch, self.sums if self.batch == batch else {}
         if release is not None:

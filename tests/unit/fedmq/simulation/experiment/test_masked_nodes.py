@@ -2,14 +2,19 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from coordinator.storage.read_only import ReadOnlyStore
+from edge_node.training import masking
 from federation.errors import ConfigError
+from federation.privacy.terms import Quantized
+from federation.protocol.sum_messages import PrivacyTerms
 from federation.types import ModelVersion
 from fedmq.audit.audit import Outcome, audit
+from fedmq.simulation.experiment import masked_nodes
 from fedmq.simulation.experiment.cli import TrainOptions, build_experiment, train
 from fedmq.simulation.experiment.experiment import Result
 from update_codec.masking import read_masked
@@ -102,3 +107,41 @@ def test_what_does_not_go_with_masks_is_refused_as_a_coordinator_does() -> None:
         build_experiment(replace(MASKED, helpers=99))
     with pytest.raises(ConfigError, match=r"round\.quorum: 8"):
         build_experiment(replace(MASKED, nodes=4))
+
+
+class Poisoners:
+    """Two nodes that keep to masks, tickets and helpers, and not to the levels: each is worth a quarter of a batch."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.bad = ""
+        self.sent = 0
+        frame, rounded = masked_nodes.masked_frame, masking.quantize
+
+        def framed(learnt: Any, announcement: Any, update: Any, manifest: Any, seeds: Any) -> Any:
+            self.bad = update if int("".join(filter(str.isdigit, update.partition("-")[2]))) < 2 else ""
+            return frame(learnt, announcement, update, manifest, seeds)
+
+        def quantize(wanted: Any, residual: Any, terms: PrivacyTerms) -> Quantized:
+            honest = rounded(wanted, residual, terms)
+            if not self.bad:
+                return honest
+            self.sent += 1
+            against = -np.sign(wanted).astype(np.int32) * np.int32(terms.members // 4 * terms.levels)
+            return replace(honest, integers=against)
+
+        monkeypatch.setattr(masked_nodes, "masked_frame", framed)
+        monkeypatch.setattr(masking, "quantize", quantize)
+
+
+def test_the_median_of_groups_stands_bad_nodes_under_masks_and_the_mean_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their sums stay in the range, so nobody can say which node it was; in five groups they spoil two at most."""
+    plain = replace(MASKED, nodes=40, per_round=40, rounds=10, helpers=2, settings=("round.quorum=40",))
+    groups = replace(plain, settings=(*plain.settings, "privacy.groups=5", "strategy.robust=median"))
+    clean = run(groups).versions[-1].metrics["loss"]
+    poisoners = Poisoners(monkeypatch)
+    mean, median = (run(options).versions[-1].metrics["loss"] for options in (plain, groups))
+    assert poisoners.sent == 2 * 2 * 10
+    assert median < 5 * clean
+    assert mean > 10 * median
