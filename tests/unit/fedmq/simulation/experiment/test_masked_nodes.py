@@ -10,6 +10,7 @@ import pytest
 from coordinator.storage.read_only import ReadOnlyStore
 from edge_node.training import masking
 from federation.errors import ConfigError
+from federation.privacy import terms
 from federation.privacy.terms import Quantized
 from federation.protocol.sum_messages import PrivacyTerms
 from federation.types import ModelVersion
@@ -115,18 +116,18 @@ class Poisoners:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.bad = ""
         self.sent = 0
-        frame, rounded = masked_nodes.masked_frame, masking.quantize
+        frame, rounded = masking.masked_frame, terms.quantize
 
         def framed(learnt: Any, announcement: Any, update: Any, manifest: Any, seeds: Any) -> Any:
             self.bad = update if int("".join(filter(str.isdigit, update.partition("-")[2]))) < 2 else ""
             return frame(learnt, announcement, update, manifest, seeds)
 
-        def quantize(wanted: Any, residual: Any, terms: PrivacyTerms) -> Quantized:
-            honest = rounded(wanted, residual, terms)
+        def quantize(wanted: Any, residual: Any, under: PrivacyTerms) -> Quantized:
+            honest = rounded(wanted, residual, under)
             if not self.bad:
                 return honest
             self.sent += 1
-            against = -np.sign(wanted).astype(np.int32) * np.int32(terms.members // 4 * terms.levels)
+            against = -np.sign(wanted).astype(np.int32) * np.int32(under.members // 4 * under.levels)
             return replace(honest, integers=against)
 
         monkeypatch.setattr(masked_nodes, "masked_frame", framed)
