@@ -10,7 +10,6 @@ COPY compression/update_codec compression/update_codec
 COPY federation federation
 COPY coordinator coordinator
 COPY edge_node edge_node
-COPY sum_helper sum_helper
 COPY fedmq fedmq
 COPY sum_helper sum_helper
 # A folder with wheels, for a build without the net: -v FOLDER:/wheels --build-arg PIP_FIND_LINKS=/wheels

@@ -14,7 +14,6 @@ COPY compression/update_codec compression/update_codec
 COPY federation federation
 COPY coordinator coordinator
 COPY edge_node edge_node
-COPY sum_helper sum_helper
 COPY fedmq fedmq
 COPY sum_helper sum_helper
 ARG EXTRAS=torch
