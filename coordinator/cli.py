@@ -182,18 +182,23 @@ def status(
 
 def why(*, config: ConfigOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Say what the coordinator waits for, for whom and since when."""
-    from coordinator.monitoring.privacy import privacy_line, privacy_row, read_privacy  # noqa: PLC0415
+    from coordinator.monitoring.noised_sums import nodes_line, nodes_report, nodes_row  # noqa: PLC0415
+    from coordinator.monitoring.privacy import privacy_line, privacy_report, privacy_row  # noqa: PLC0415
     from coordinator.monitoring.state_files import read_waiting  # noqa: PLC0415
     from coordinator.monitoring.why import explain  # noqa: PLC0415
+    from coordinator.storage.read_only import ReadOnlyStore  # noqa: PLC0415
 
     folder = _state_folder(config, state)
-    waiting, spent = read_waiting(folder), None
-    with suppress(StorageError):  # what is waited for is said in a file of its own, whatever the store is like
-        spent = read_privacy(folder)
+    waiting, spent, noised = read_waiting(folder), None, None
+    # What is waited for is said in a file of its own, whatever the store is like.
+    with suppress(StorageError), ReadOnlyStore(folder) as store:
+        spent, noised = privacy_report(store), nodes_report(store)
     if as_json:
-        typer.echo(json.dumps(asdict(waiting) | ({} if spent is None else {"privacy": privacy_row(spent)})))
+        told = {} if spent is None else {"privacy": privacy_row(spent)}
+        told |= {} if noised is None else {"nodes_privacy": nodes_row(noised)}
+        typer.echo(json.dumps(asdict(waiting) | told))
         return
-    typer.echo("\n".join(line for line in (explain(waiting), privacy_line(spent)) if line))
+    typer.echo("\n".join(line for line in (explain(waiting), privacy_line(spent), nodes_line(noised)) if line))
 
 
 def privacy(*, config: ConfigOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 
 from coordinator.artifacts.plots.canvas import DOTS_PER_INCH, PALETTE, new_figure, save_figure, styled
 from coordinator.artifacts.plots.curves import draw_learning
-from coordinator.artifacts.plots.nodes import draw_node_accuracies, draw_node_losses, draw_participation, draw_staleness
+from coordinator.artifacts.plots.nodes import (
+    draw_budget,
+    draw_node_accuracies,
+    draw_node_losses,
+    draw_participation,
+    draw_staleness,
+)
 from coordinator.artifacts.plots.run import Run
 from coordinator.artifacts.plots.story import draw_story
 from coordinator.artifacts.prediction import Prediction
@@ -55,6 +61,8 @@ def draw_run(run: Run, folder: Path, *, dark: bool = False) -> Gallery:
         ("participation", lambda: draw_participation(run), "no node sent an update"),
         ("staleness", lambda: draw_staleness(run), "no applied update is known"),
     )
+    if run.spent:
+        pictures += (("privacy", lambda: draw_budget(run), "nothing was spent under differential privacy"),)
     with styled(dark=dark):
         drawn = [_picture(folder, f"{name}{'-dark' if dark else ''}", draw, why) for name, draw, why in pictures]
     return Gallery(

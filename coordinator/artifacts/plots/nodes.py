@@ -1,9 +1,9 @@
-"""What each node contributed: its loss curve, what became of its updates, and how late they were."""
+"""What each node contributed: its loss curve, what became of its updates, how late they were, and what they told."""
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 from math import isnan, nan
 from statistics import quantiles
 from typing import TYPE_CHECKING
@@ -19,13 +19,13 @@ from coordinator.artifacts.plots.canvas import (
     plain,
     whole_ticks,
 )
-from coordinator.artifacts.plots.run import NodeTotals, Run
+from coordinator.artifacts.plots.run import NodeTotals, Run, SpentEpsilon
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_node_accuracies", "draw_node_losses", "draw_participation", "draw_staleness"]
+__all__ = ["draw_budget", "draw_node_accuracies", "draw_node_losses", "draw_participation", "draw_staleness"]
 
 NAMED_LINES_MAX = 10
 """Nodes up to which each has a colour of its own; more are grey, below their median."""
@@ -253,3 +253,39 @@ def _short(name: str) -> str:
 
 def _count(things: Sequence[object] | Mapping[str, object], noun: str) -> str:
     return f"{len(things):,} {noun}{'' if len(things) == 1 else 's'}"
+
+
+def draw_budget(run: Run) -> "Figure | None":
+    """Each node's epsilon, with unit, adjacency and delta; None where nothing was spent.
+
+    An epsilon without these three says nothing: they are in the title of each picture.
+    """
+    units = [list(group) for _, group in groupby(run.spent, key=lambda one: (one.unit, one.adjacency))]
+    if not units:
+        return None
+    rows = max(len(unit) for unit in units)
+    figure = new_figure(f"{run.name}: privacy spent", width=9.0, height=1.6 + 0.24 * min(rows, NAMED_BARS_MAX))
+    for axes, unit in zip(figure.subplots(1, len(units), squeeze=False)[0], units, strict=True):
+        _draw_unit(axes, sorted(unit, key=lambda one: (-one.epsilon, one.node)))
+        handles, labels = axes.get_legend_handles_labels()
+        if labels:
+            figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns(labels, 9.0))
+    return figure
+
+
+def _draw_unit(axes: "Axes", unit: Sequence[SpentEpsilon]) -> None:
+    deltas = sorted({one.delta for one in unit})
+    budgets = sorted({one.budget for one in unit if one.budget is not None})
+    axes.barh(range(len(unit)), [one.epsilon for one in unit], color=PALETTE[0])
+    for budget in budgets:
+        axes.axvline(budget, color=GREY, linestyle="--", label=f"budget {budget:g}")
+    if len(unit) <= NAMED_BARS_MAX:
+        axes.set_yticks(range(len(unit)), [plain(one.node) for one in unit])
+    else:
+        axes.set_yticks([])
+        axes.set_ylabel(f"{len(unit)} nodes, the largest epsilon on top")
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.05 * max([*(one.epsilon for one in unit), *budgets, 1e-9]))
+    axes.set_xlabel(f"epsilon at delta {', '.join(f'{delta:g}' for delta in deltas)}")
+    axes.set_title(f"unit: {unit[0].unit}\nadjacency: {unit[0].adjacency}", fontsize=8)
+    axes.grid(visible=False, axis="y")

@@ -9,7 +9,9 @@ from typing import Any
 
 from coordinator.config.sections import read_config
 from coordinator.monitoring.figures import nodes_metrics, participation_row, version_figures
+from coordinator.monitoring.noised_sums import nodes_report, nodes_row
 from coordinator.monitoring.presence import read_presence
+from coordinator.monitoring.privacy import privacy_report, privacy_row
 from coordinator.monitoring.report import evaluation_columns, update_columns
 from coordinator.storage.database import DATABASE
 from coordinator.storage.read_only import ReadOnlyStore
@@ -21,6 +23,7 @@ __all__ = [
     "NewsPoint",
     "NodeTotals",
     "Run",
+    "SpentEpsilon",
     "UpdatePoint",
     "VersionPoint",
     "load_run",
@@ -132,6 +135,27 @@ class NewsPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpentEpsilon:
+    """What one node has spent under differential privacy.
+
+    Attributes:
+        node: Who.
+        epsilon: Spent, at ``delta``.
+        delta: The delta.
+        budget: Most that may be spent; None where it is not known.
+        unit: What is protected.
+        adjacency: Which two runs are compared.
+    """
+
+    node: str
+    epsilon: float
+    delta: float
+    budget: float | None
+    unit: str
+    adjacency: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """Everything that is drawn, compared and exported.
 
@@ -145,6 +169,7 @@ class Run:
         news: Who came and went, in order.
         plain_bytes: What the updates would have cost as plain float32; 0 is not known.
         virtual: Its time is a simulation's.
+        spent: Under differential privacy what each node has spent, by unit and node.
     """
 
     name: str
@@ -156,6 +181,7 @@ class Run:
     news: Sequence[NewsPoint] = ()
     plain_bytes: int = 0
     virtual: bool = False
+    spent: Sequence[SpentEpsilon] = ()
 
     def metric_names(self) -> list[str]:
         """The metrics of its evaluations: the coordinator's accuracy and loss first, then the nodes' means of them."""
@@ -225,6 +251,8 @@ def _run_of_state(folder: Path, source: Path) -> Run:
                 for one in read_presence(folder, store.run).news
             ],
             "bytes_up_fp32": store.manifest().fp32_bytes * sum(sum(node.statuses.values()) for node in nodes),
+            "privacy": privacy_row(privacy_report(store)),
+            "nodes_privacy": nodes_row(nodes_report(store)),
         }
     return _assemble(source, versions, rest)
 
@@ -240,12 +268,29 @@ def _assemble(source: Path, rounds: Sequence[Mapping[str, Any]], rest: Mapping[s
         news=tuple(_news_points(rest.get("news", ()))),
         plain_bytes=int(rest.get("bytes_up_fp32") or 0),
         virtual=bool(rest.get("virtual")),
+        spent=tuple(_spent(rest.get("privacy"))) + tuple(_spent(rest.get("nodes_privacy"))),
     )
 
 
 def _news_points(rows: Iterable[Mapping[str, Any]]) -> Iterator[NewsPoint]:
     for row in rows:
         yield NewsPoint(node=str(row["node"]), version=int(row["version"]), what=str(row["what"]))
+
+
+def _spent(row: Mapping[str, Any] | None) -> Iterator[SpentEpsilon]:
+    """What a row of `coordinator.monitoring.privacy` or `noised_sums` says; none where it is of neither."""
+    if row is None:
+        return
+    for node, told in sorted(row.get("nodes", {}).items()):
+        budget = told.get("budget", row.get("budget"))
+        yield SpentEpsilon(
+            node=str(node),
+            epsilon=float(told["epsilon"]),
+            delta=float(told.get("delta", row.get("delta"))),
+            budget=None if budget is None else float(budget),
+            unit=str(row["unit"]),
+            adjacency=str(row["adjacency"]),
+        )
 
 
 def _version_points(rounds: Sequence[Mapping[str, Any]]) -> Iterator[VersionPoint]:

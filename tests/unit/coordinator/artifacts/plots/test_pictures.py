@@ -17,6 +17,7 @@ from coordinator.artifacts.plots.canvas import PALETTE, bytes_scale, line_styles
 from coordinator.artifacts.plots.curves import draw_learning
 from coordinator.artifacts.plots.gallery import draw_run, draw_runs
 from coordinator.artifacts.plots.nodes import (
+    draw_budget,
     draw_node_accuracies,
     draw_node_losses,
     draw_participation,
@@ -333,3 +334,42 @@ def test_units_follow_the_size() -> None:
 
 def test_names_are_sorted_as_people_count() -> None:
     assert sorted(["node-10", "node-2", "alice"], key=natural) == ["alice", "node-2", "node-10"]
+
+
+def private(nodes: int, *, unit: str = "a row of a node's data") -> dict[str, object]:
+    """What a run with differential privacy says of its nodes."""
+    told = {f"n{index:03}": {"epsilon": 1.0 + index / 10, "delta": 1e-5, "budget": 8.0} for index in range(nodes)}
+    return {"unit": unit, "adjacency": "with or without it", "largest_epsilon": 2.0, "nodes": told}
+
+
+def test_what_each_node_has_spent_is_drawn_with_unit_adjacency_and_delta() -> None:
+    shown = run_of_report(report(4, 12) | {"privacy": private(4)}, Path("run.json"))
+    figure = draw_budget(shown)
+    assert figure is not None
+    (axes,) = figure.axes
+    assert axes.get_title() == "unit: a row of a node's data\nadjacency: with or without it"
+    assert axes.get_xlabel() == "epsilon at delta 1e-05"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["n003", "n002", "n001", "n000"]
+    assert [round(bar.get_width(), 1) for bar in axes.patches] == [1.3, 1.2, 1.1, 1.0]
+    assert axes.lines[0].get_xdata()[0] == 8.0  # type: ignore[index]
+
+
+def test_two_units_have_an_axis_each_and_many_nodes_no_names() -> None:
+    whole = {"unit": "a whole node", "adjacency": "its part or none", "delta": 1e-6, "budget": None}
+    nodes = {f"n{index:03}": {"epsilon": 3.0, "sums": 2, "mu": 0.5} for index in range(100)}
+    shown = run_of_report(report(4, 12) | {"privacy": private(2), "nodes_privacy": whole | {"nodes": nodes}}, Path("r"))
+    figure = draw_budget(shown)
+    assert figure is not None
+    first, second = figure.axes
+    assert "a whole node" in second.get_title()
+    assert second.get_xlabel() == "epsilon at delta 1e-06"
+    assert len(second.get_yticks()) == 0
+    assert len(first.lines) == 1
+    assert len(second.lines) == 0, "no budget is known"
+
+
+def test_a_picture_of_the_budget_is_made_only_where_something_was_spent(tmp_path: Path) -> None:
+    assert draw_budget(run_of_report(report(4, 12), Path("run.json"))) is None
+    drawn = draw_run(run_of_report(report(4, 12) | {"privacy": private(3)}, Path("run.json")), tmp_path)
+    assert {"privacy.png", "privacy.svg"} <= {file.name for file in drawn.files}
+    assert drawn.left_out == []
