@@ -11,6 +11,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from coordinator.artifacts.plots.canvas import PALETTE, bytes_scale, line_styles, styled, time_scale
@@ -350,7 +351,7 @@ def test_what_each_node_has_spent_is_drawn_with_unit_adjacency_and_delta() -> No
     assert axes.get_title() == "unit: a row of a node's data\nadjacency: with or without it"
     assert axes.get_xlabel() == "epsilon at delta 1e-05"
     assert [label.get_text() for label in axes.get_yticklabels()] == ["n003", "n002", "n001", "n000"]
-    assert [round(bar.get_width(), 1) for bar in axes.patches] == [1.3, 1.2, 1.1, 1.0]
+    assert [round(bar.get_width(), 1) for bar in axes.patches if isinstance(bar, Rectangle)] == [1.3, 1.2, 1.1, 1.0]
     assert axes.lines[0].get_xdata()[0] == 8.0  # type: ignore[index]
 
 
