@@ -138,6 +138,10 @@ coverage: $(STAMP) ## The tests, and 100 % branch coverage where the design asks
 bench: $(STAMP) ## The figures of the README, printed with their bars (minutes)
 	@$(BIN)/python -m benchmarks.main_job $(ARGS)
 
+.PHONY: bench-bytes
+bench-bytes: $(STAMP) ## Where the bytes of J1 go, both ways, and how far its updates are from the limit (minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bytes $(ARGS)
+
 bench-codec: $(STAMP) ## The codec's figures beside its peers; ARGS=--system adds whole federations
 	@$(BIN)/python -m benchmarks.codec $(ARGS)
 

@@ -80,6 +80,10 @@ class SumHelper:
     name: HelperId
 
 
+COSINE_FRAMES = "cosine_frames"
+"""Name of the capability to read frames of the codec's cosine kind: 1 where the node has it."""
+
+
 MASKED_REPORTS = "masked_reports"
 """Name of the capability to report an evaluation under masks: 1 where the node has it."""
 PRIVATE_EXAMPLES = "private_examples"

@@ -36,7 +36,7 @@ from update_codec.errors import (
     TruncatedFrame,
     UnknownVersion,
 )
-from update_codec.frame import frame_manifest
+from update_codec.frame import frame_kind, frame_manifest
 from update_codec.manifest import Manifest, Role, TensorSpec, constant_digest
 from update_codec.masking import Masked, MaskedSum, read_masked
 from update_codec.segments import SegmentInfo
@@ -81,6 +81,7 @@ __all__ = [
     "constant_digest",
     "decode",
     "encode",
+    "frame_kind",
     "frame_manifest",
     "inspect",
     "iter_chunks",

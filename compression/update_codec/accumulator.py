@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from update_codec.context import Contexts
-from update_codec.decoding import FrameInfo, GroupAdder, inspect
+from update_codec.decoding import FrameInfo, inspect
 from update_codec.errors import HeadroomError, NonFiniteFrame
 from update_codec.limits import CHUNK_ENTRIES
 from update_codec.manifest import Manifest
+from update_codec.partition import GroupAdder
 from update_codec.segments import Content, Pieces, parse
 from update_codec.vectors import Vectors
 

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from update_codec.context import Contexts
 from update_codec.errors import NonFiniteFrame
 from update_codec.manifest import Manifest
-from update_codec.partition import Group
+from update_codec.partition import GroupAdder
 from update_codec.segments import Content, Pieces, SegmentInfo, Tag, parse
 from update_codec.spec import Kind
 from update_codec.vectors import Vectors
 
-__all__ = ["FrameInfo", "GroupAdder", "decode", "inspect"]
+__all__ = ["FrameInfo", "decode", "inspect"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,22 +107,6 @@ def inspect(frame: bytes, manifest: Manifest, *, context: Contexts | None = None
         bits_per_parameter=8 * len(frame) / count if count else 0.0,
         segments=tuple(content.segments),
     )
-
-
-class GroupAdder:
-    """A sink that adds decoded values to their places in the parameter vector."""
-
-    def __init__(self, group: Group, target: NDArray[Any]) -> None:
-        self._group = group
-        self._target = target
-
-    def dense(self, start: int, values: NDArray[Any]) -> None:
-        """Add consecutive values."""
-        self._group.add(self._target, start, values)
-
-    def sparse(self, positions: NDArray[np.int64], values: NDArray[Any]) -> None:
-        """Add values at increasing, hence distinct, positions."""
-        self._target[self._group.locate(positions)] += values
 
 
 class _Meter:

@@ -128,7 +128,7 @@ def _encode_kind(wanted: Vector, job: Rated) -> Trial:
         case Kind.LOSSLESS:
             segments = [bytes([Tag.VALUES]) + write_floats(job.arrays.host(wanted))] if size else []
             return Trial(kind=spec.kind, segments=segments, decode=lambda: wanted)
-        case Kind.DEADZONE | Kind.DITHER:
+        case Kind.DEADZONE | Kind.COSINE | Kind.DITHER:
             if not size:
                 return Trial(kind=Kind.DEADZONE, segments=[], decode=lambda: wanted, step=1.0)
             return encode_rated(wanted, job)

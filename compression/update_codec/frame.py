@@ -20,7 +20,7 @@ from update_codec.errors import (
 )
 from update_codec.limits import SPEC_BYTES_MAX
 
-__all__ = ["Cursor", "Header", "frame_manifest", "open_frame", "seal_frame", "varint", "write_stream"]
+__all__ = ["Cursor", "Header", "frame_kind", "frame_manifest", "open_frame", "seal_frame", "varint", "write_stream"]
 
 MAGIC: Final = b"FMQU"
 VERSION: Final = 1
@@ -120,6 +120,17 @@ def frame_manifest(frame: bytes) -> bytes:
         raise TruncatedFrame(f"{len(frame)} bytes are too few for a frame")
     digest: bytes = _HEADER.unpack_from(frame)[5]
     return digest
+
+
+def frame_kind(frame: bytes) -> int:
+    """The quantizer that a frame names, see `spec.Kind`; nothing else is looked at.
+
+    Raises:
+        TruncatedFrame: if there is no header.
+    """
+    if len(frame) < _HEADER.size:
+        raise TruncatedFrame(f"{len(frame)} bytes are too few for a frame")
+    return frame[5]
 
 
 class Cursor:

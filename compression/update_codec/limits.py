@@ -31,3 +31,7 @@ MASK_BITS_MAX: Final = 32
 """Bits of the modulus of a masked sum."""
 TAIL_MAX: Final = 65_535
 """Numbers of 32 bits behind the codes of a masked update."""
+BLOCK_MAX: Final = 1_024
+"""Entries of a row that the cosine transform turns at once."""
+BANDS_MAX: Final = 64
+"""Bands of coefficients of one matrix."""

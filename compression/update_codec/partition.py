@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from update_codec.context import CLASSES, Context
 from update_codec.manifest import Manifest, Role, TensorSpec
 
-__all__ = ["Group", "Partition", "groups_of", "matrices_of"]
+__all__ = ["Group", "GroupAdder", "Partition", "Scattered", "groups_of", "matrices_of"]
 
 
 class Partition(IntEnum):
@@ -116,6 +116,22 @@ class Scattered:
 
 Group = Runs | Scattered
 """Some entries of the parameter vector, seen as one contiguous vector of `size` entries."""
+
+
+class GroupAdder:
+    """A sink that adds decoded values to their places in the parameter vector."""
+
+    def __init__(self, group: Group, target: NDArray[Any]) -> None:
+        self._group = group
+        self._target = target
+
+    def dense(self, start: int, values: NDArray[Any]) -> None:
+        """Add consecutive values."""
+        self._group.add(self._target, start, values)
+
+    def sparse(self, positions: NDArray[np.int64], values: NDArray[Any]) -> None:
+        """Add values at increasing, hence distinct, positions."""
+        self._target[self._group.locate(positions)] += values
 
 
 def matrices_of(manifest: Manifest) -> list[TensorSpec]:

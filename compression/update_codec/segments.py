@@ -9,13 +9,14 @@ from typing import Any, Final, Protocol, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from update_codec.bands import Bands, Cosine, bands_bytes, matrices
 from update_codec.context import Context, Contexts
 from update_codec.errors import ContextMismatch, HeaderError, MaskedFrame, SizeMismatch
 from update_codec.frame import Cursor, Header, open_frame
 from update_codec.layouts.layout import Symbols
 from update_codec.layouts.planes import Planes
 from update_codec.manifest import Manifest
-from update_codec.partition import Group, Partition, groups_of, matrices_of
+from update_codec.partition import Group, GroupAdder, Partition, groups_of, matrices_of
 from update_codec.quantizers.codes import Common, codes_bytes, unpack_codes
 from update_codec.quantizers.deadzone import Quantizer
 from update_codec.quantizers.dithered import Dithered
@@ -44,6 +45,8 @@ class Tag(IntEnum):
     """Which group each tensor belongs to."""
     TAIL = 7
     """Numbers of 32 bits behind masked codes."""
+    BANDS = 8
+    """Which matrices are turned, and the class of each band of coefficients."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +147,8 @@ class _Parser:
                 for index, group in enumerate(groups):
                     self._symbols(group, index)
                 self.content.outliers = self._outliers()
+            case Kind.COSINE:
+                self._cosine(size)
             case Kind.DITHER:
                 self._dithered(size)
             case Kind.EDEN | Kind.COMMON:
@@ -184,6 +189,27 @@ class _Parser:
         symbols = Symbols(self._cursor, group.size)
         self.content.groups.append(SymbolGroup(group=group, quantizer=quantizer, symbols=symbols))
         self._note(Tag.SYMBOLS, index, symbols.layout.name.lower(), (group.size, symbols.nonzero))
+
+    def _cosine(self, size: int) -> None:
+        self._expect(Tag.BANDS)
+        flags = self._cursor.take(codes_bytes(len(matrices(self._manifest)), 1))
+        codes = self._cursor.take(bands_bytes(flags, self._manifest))
+        bands = Bands.from_bytes(flags, codes, self._manifest)
+        self._note(Tag.BANDS, 0, "codes", (len(flags), len(codes)))
+        for index, group in enumerate(bands.groups(self._manifest)):
+            self._symbols(group, index)
+        parts, self.content.groups = self.content.groups, []
+        outliers = self._outliers()
+
+        def coefficients() -> NDArray[np.float32]:
+            found = np.zeros(size, np.float32)
+            for part in parts:
+                part.symbols.feed(part.quantizer.table(), GroupAdder(part.group, found))
+            if outliers is not None:
+                found[outliers.positions] += outliers.values
+            return found
+
+        self.content.values = Cosine(coefficients, self._manifest, bands.turned, self._header.step)
 
     def _dithered(self, size: int) -> None:
         self._expect(Tag.SYMBOLS)
@@ -234,7 +260,7 @@ class _Parser:
         )
 
 
-_STEPPED: Final = (Kind.DEADZONE, Kind.DITHER, Kind.COMMON, Kind.MASKED)
+_STEPPED: Final = (Kind.DEADZONE, Kind.COSINE, Kind.DITHER, Kind.COMMON, Kind.MASKED)
 _SEEDED: Final = (Kind.DITHER, Kind.EDEN)
 _BITS: Final = {Kind.EDEN: (1, 4), Kind.COMMON: (2, 24), Kind.MASKED: (2, 32)}
 

@@ -27,6 +27,8 @@ class Kind(IntEnum):
     """A step that all nodes share, integers modulo 2^bits, no entropy stage."""
     MASKED = 5
     """The same plus random numbers that only the sum of a batch is without, see `masking`; written by no encoder."""
+    COSINE = 6
+    """The deadzone quantizer on the cosine transform of matrices, see `quantizers.cosine`."""
 
 
 _OPTIONS: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType(
@@ -37,6 +39,7 @@ _OPTIONS: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType(
         Kind.EDEN: ("bits",),
         Kind.COMMON: ("bits", "delta", "feedback"),
         Kind.MASKED: ("feedback",),
+        Kind.COSINE: ("bpp", "bytes", "step", "feedback", "link"),
     }
 )
 _ALL: Final = ("bpp", "bytes", "step", "bits", "delta", "feedback", "link", "context")
@@ -83,7 +86,7 @@ class CodecSpec:
         name_of_kind = self.kind.name.lower()
         if extra := given - set(_OPTIONS[self.kind]):
             raise SpecError(f"{name_of_kind} has no option {', '.join(sorted(extra))}")
-        if self.kind in (Kind.DEADZONE, Kind.DITHER) and len(given & _RATES) != 1:
+        if self.kind in (Kind.DEADZONE, Kind.COSINE, Kind.DITHER) and len(given & _RATES) != 1:
             raise SpecError(f"{name_of_kind} needs exactly one of bpp, bytes and step")
         if self.link and not {"bpp", "feedback"} <= given:
             raise SpecError("link needs bpp, the most that is sent, and feedback, which keeps what is not")
@@ -181,6 +184,7 @@ PROFILES: Final[Mapping[str, CodecSpec]] = MappingProxyType(
         "balanced": CodecSpec(kind=Kind.DEADZONE, bpp=1.8),
         "edge": CodecSpec(kind=Kind.DEADZONE, bpp=0.35, feedback=True),
         "extreme": CodecSpec(kind=Kind.DEADZONE, bpp=0.1, feedback=True),
+        "compact": CodecSpec(kind=Kind.COSINE, bpp=0.12, feedback=True),
         "link": CodecSpec(kind=Kind.DEADZONE, bpp=2.0, feedback=True, link=True),
         "stateless": CodecSpec(kind=Kind.DITHER, bpp=1.0),
         **{f"eden{bits}": CodecSpec(kind=Kind.EDEN, bits=bits) for bits in (1, 2, 3, 4)},

@@ -188,8 +188,10 @@ class CodecSection(Section):
         up: A profile such as ``edge``, or ``deadzone(bpp=0.35,feedback=1)``. With ``link`` each node sends what its
             uplink carries in time; ``context=1`` codes the parameters that usually move apart.
         fallbacks: Further ones, the best first, for nodes that say that they do not agree to ``up``.
-        down: The same for the model's deltas; keyframes are lossless. Nothing is ``edge`` where ``up`` has error
-            feedback, else ``lossless``.
+        down: The same for the model's deltas; keyframes are lossless. Nothing is ``cosine`` with feedback at a third of
+            the bits of ``up``, at least 0.1 and at most 0.3 bits per parameter; for models below 16,384 or above
+            4,194,304 parameters, and while a node of an earlier release is online, ``edge`` where ``up`` has feedback,
+            else ``lossless``. A lossless ``up`` goes down losslessly.
         delta_chain_max: Deltas that a version offers to nodes that lag behind.
         lag_versions: The server moves the model ahead by so many versions of what error feedback holds back; 0 is not.
             Nothing is what suits ``up``.

@@ -21,6 +21,7 @@ from coordinator.global_model.aggregation import AggregateLimits
 from coordinator.global_model.committer import CommitterSettings
 from coordinator.global_model.downlink import DownlinkSettings
 from coordinator.global_model.statistics import NORM_MAX, PIECE_LEVELS
+from coordinator.strategies.codecs import LARGE, SMALL, down_codec, everywhere, fallbacks_of
 from coordinator.strategies.lag_compensation import LagCompensation, lag_of
 from coordinator.strategies.learning_rate import RateSchedule, ScheduleKind
 from coordinator.strategies.presets import STRATEGIES
@@ -62,7 +63,7 @@ def engine_settings(config: CoordinatorConfig) -> EngineSettings:
         train=train_settings(config),
         rates=rate_schedule(config),
         codec_up=up_codec(config),
-        codec_fallbacks=config.codec.fallbacks,
+        codec_fallbacks=fallbacks_of(up_codec(config), config.codec.fallbacks),
         versions=chosen.versions,
         concurrency=size.concurrency,
         buffer=size.buffer,
@@ -262,8 +263,7 @@ def down_spec(config: CoordinatorConfig) -> CodecSpec:
     """The codec of the model's deltas."""
     if config.codec.down is not None:
         return CodecSpec.parse(config.codec.down)
-    sparse = CodecSpec.parse(config.codec.up).feedback and not config.privacy.masked
-    return CodecSpec.parse("edge" if sparse else "lossless")
+    return CodecSpec.parse("lossless") if config.privacy.masked else down_codec(CodecSpec.parse(config.codec.up))
 
 
 def committer_settings(config: CoordinatorConfig) -> CommitterSettings:
@@ -277,10 +277,15 @@ def committer_settings(config: CoordinatorConfig) -> CommitterSettings:
     chosen |= {"name": strategy_name(config), "history": size.max_staleness}
     if config.privacy.masked:
         chosen |= {"importance": "uniform", "staleness": "constant"}
+    down = down_spec(config)
+    plain = everywhere(down, CodecSpec.parse(config.codec.up))
     return CommitterSettings(
-        strategy=_compensated(make_strategy(StrategySettings(**chosen)), config),
+        strategy=_compensated(make_strategy(StrategySettings(**chosen)), config, down),
+        plain_strategy=_compensated(make_strategy(StrategySettings(**chosen)), config, plain),
         downlink=DownlinkSettings(
-            spec=down_spec(config),
+            spec=down,
+            plain=plain,
+            plain_outside=None if config.codec.down is not None else (SMALL, LARGE),
             chunk_bytes=config.broker.body_bytes,
             delta_chain_max=config.codec.delta_chain_max,
         ),
@@ -303,9 +308,9 @@ def _contexts(config: CoordinatorConfig) -> int:
     return round_size(config).max_staleness + 1 + config.store.audit_versions
 
 
-def _compensated(strategy: Strategy, config: CoordinatorConfig) -> Strategy:
+def _compensated(strategy: Strategy, config: CoordinatorConfig, down: CodecSpec) -> Strategy:
     given = config.codec.lag_versions
-    versions = lag_of(CodecSpec.parse(up_codec(config))) if given is None else given
+    versions = lag_of(CodecSpec.parse(up_codec(config)), down) if given is None else given
     # FedAsync pulls the model back to an update's base: a step that ran ahead would be pulled back, too.
     if versions == 0 or (given is None and strategy_name(config) == "fedasync"):
         return strategy

@@ -62,7 +62,7 @@ class Announcer:
         self._state, self._selector, self._rng, self._evaluation = state, selector, rng, evaluation
         if isinstance(selector, Informed):
             selector.inform(state.registry.record)
-        self._published: ModelVersion | None = None
+        self._published: tuple[ModelVersion, bool] | None = None
         self._superseded = False
         self._quiet_until, self._untold_bytes = 0.0, 0
         self._delta: bytes | None = None
@@ -110,8 +110,8 @@ class Announcer:
         state, self._spoken = self._state, True
         state.assignments.doubt_invitations()
         self.publish_state(Presence.ONLINE)
-        self._published = state.head.version
-        state.emit(PublishModel(record=state.head, lost=lost))
+        self._published = state.head.version, state.registry.plain > 0
+        state.emit(PublishModel(record=state.head, lost=lost, plain=self._published[1]))
         # During a storage pause the current round may not be on disk yet; it is announced after the pause.
         if state.current is None or state.paused:
             return
@@ -259,10 +259,12 @@ class Announcer:
 
     def _publish_head(self) -> None:
         """See that the broker has what the head is made of, before it is named."""
-        head = self._state.head
-        if self._published != head.version:
-            self._state.emit(PublishModel(record=head))
-            self._published = head.version
+        head, before, plain = self._state.head, self._published, self._state.registry.plain > 0
+        if before is not None and before[0] == head.version and before[1] >= plain:
+            return
+        self._state.emit(PublishModel(record=head, plain=plain))
+        self._published = head.version, plain
+        if before is None or before[0] != head.version:
             self._untold_bytes += sum(part.payload_bytes for part in head.parts if part.version == head.version)
 
     def _clear(self, named: tuple[ModelPart, ...] = ()) -> None:

@@ -91,10 +91,12 @@ class PublishModel:
     Attributes:
         record: The version.
         lost: The broker has lost those that it had.
+        plain: A node that is there reads no frames of the cosine kind: there must be a way without [FED-235].
     """
 
     record: VersionRecord
     lost: bool = False
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +186,8 @@ class CommitVersion:
     version: ModelVersion
     members: tuple[Member, ...]
     reason: str
+    plain: bool = False
+    """As of `PublishModel`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from enum import Enum, auto
 from typing import overload
 
 from coordinator.engine.timers import Timers
+from coordinator.strategies.codecs import CodecChoice, reads_cosine
 from coordinator.strategies.selection import NodeRecord, is_able
 from federation.protocol.messages import NodeState, Presence
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
@@ -121,6 +122,11 @@ class Entry:
         """Whether it is there."""
         return self.state.presence is Presence.ONLINE
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is there, and reads no frames of the cosine kind."""
+        return self.online and self.compatible and not reads_cosine(self.state)
+
     def strike(self) -> int:
         """Count a decline or a refusal; returns those in a row before it."""
         before = self.strikes
@@ -150,7 +156,8 @@ class Registry:
         needs: Mapping[str, float] | None = None,
         sealed: bool = False,
     ) -> None:
-        self._task, self._codecs, self._quota, self._sealed = task, codecs, quota, sealed
+        self._task, self._quota, self._sealed = task, quota, sealed
+        self._codecs = CodecChoice(codecs)
         self._needs = {} if needs is None else needs
         self._entries: dict[NodeId, Entry] = {}
         self._assigned: set[NodeId] = set()
@@ -160,7 +167,7 @@ class Registry:
         self._suspected: Timers[NodeId] = Timers()
         self.candidates = Pool()
         self.suspects = Pool()
-        self.online = 0
+        self.online = self.plain = 0
 
     def __contains__(self, node: NodeId) -> bool:
         return node in self._entries
@@ -178,7 +185,7 @@ class Registry:
         other_life = entry is None or repeated or _is_other_life(entry.state, state)
         sighting = _compare(entry, state, other_life=other_life)
         if entry is not None:
-            self.online -= entry.online
+            self._count(entry, -1)
         if entry is None or other_life:
             # A store that was lost: what its former life did says nothing of this one.
             entry = self._entries[node] = Entry(state=state, compatible=False)
@@ -189,10 +196,14 @@ class Registry:
             self._resting.set(node, entry.backoff_until)
         entry.state, entry.compatible = state, self.is_compatible(state)
         entry.able = is_able(state.capabilities, self._needs)
-        self.online += entry.online
+        self._count(entry, 1)
         self._suspected.cancel(node)
         self._refresh(node)
         return sighting
+
+    def _count(self, entry: Entry, by: int) -> None:
+        self.online += by * entry.online
+        self.plain += by * entry.plain
 
     def nodes(self) -> Iterator[NodeId]:
         """All that are known, in the order in which they became known."""
@@ -202,7 +213,7 @@ class Registry:
         """A node has left the federation: it is as if it had never been there."""
         entry = self._entries.pop(node, None)
         if entry is not None:
-            self.online -= entry.online
+            self._count(entry, -1)
         self._resting.cancel(node)
         self._suspected.cancel(node)
         self._refresh(node)
@@ -222,7 +233,7 @@ class Registry:
             state.protocol_min <= PROTOCOL_VERSION
             and state.protocol_max >= PROTOCOL_MIN
             and state.task in ("", self._task)
-            and self._codec_of(state) is not None
+            and self._codecs.of(state) is not None
             and not self.lacks_seal(state)
         )
 
@@ -238,12 +249,7 @@ class Registry:
     def codec_for(self, node: NodeId) -> str:
         """The best codec that the node agrees to, as far as it has said; else the best one."""
         entry = self._entries.get(node)
-        return (None if entry is None else self._codec_of(entry.state)) or self._codecs[0]
-
-    def _codec_of(self, state: NodeState) -> str | None:
-        """The first of the coordinator's codecs that is among the node's, by its spec or its kind; it may list none."""
-        named = (codec for codec in self._codecs if {codec, codec.partition("(")[0]} & set(state.codecs))
-        return next(named, None) if state.codecs else self._codecs[0]
+        return (None if entry is None else self._codecs.of(entry.state)) or self._codecs.best
 
     def assign(self, node: NodeId) -> None:
         """The node holds a slot."""

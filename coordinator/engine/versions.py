@@ -94,7 +94,8 @@ class Versions:
             for record in records
         )
         version = ModelVersion(state.head.version + 1)
-        state.emit(CommitVersion(version=version, members=self._members, reason=reason.value))
+        plain = state.registry.plain > 0
+        state.emit(CommitVersion(version=version, members=self._members, reason=reason.value, plain=plain))
 
     def commit_sums(self) -> None:
         """The sums of a masked batch are here: ask for its version."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -35,8 +35,9 @@ from federation.privacy.terms import shape_of, terms_digest
 from federation.protocol.messages import ModelPart, PartKind, Reason, RoundAnnouncement
 from federation.protocol.sum_messages import PrivacyTerms
 from federation.types import Digest, ModelVersion, UpdateId
-from update_codec import Manifest, NonFiniteError, Vectors
+from update_codec import Manifest, NonFiniteError, Vectors, frame_kind
 from update_codec.masking import Shape
+from update_codec.spec import Kind
 
 __all__ = ["Committer", "CommitterSettings", "SumStore", "combine_for", "first_commit", "settings_for"]
 
@@ -51,6 +52,7 @@ class CommitterSettings:
         limits: Bounds of what may enter the model.
         contexts: Versions whose codec contexts are kept; 0 is none, see `coordinator.global_model.codec_contexts`.
         masked: Updates are masked, and come with the sums of their masks; None: they do not.
+        plain_strategy: In place of ``strategy`` where a version goes down as ``downlink.plain`` says; None is the same.
     """
 
     strategy: Strategy = field(default_factory=Averaging)
@@ -58,6 +60,11 @@ class CommitterSettings:
     limits: AggregateLimits = field(default_factory=AggregateLimits)
     contexts: int = 0
     masked: MaskedModel | None = None
+    plain_strategy: Strategy | None = None
+
+    def plainly(self) -> Self:
+        """As they hold where a node reads no frames of the cosine kind, and for small and large models."""
+        return replace(self, downlink=self.downlink.plainly(), strategy=self.plain_strategy or self.strategy)
 
 
 class SumStore(Protocol):
@@ -129,6 +136,7 @@ class Committer:
         self._head, self._model = head, store.model(head.version)
         self._contexts = KnownContexts(self._model.strategy, manifest.parameter_count)
         self._delta: bytes | None = None
+        self._plain: frozenset[ModelPart] = frozenset()
 
     @property
     def head(self) -> VersionRecord:
@@ -193,7 +201,33 @@ class Committer:
         Raises:
             StorageError: Nothing could be saved.
         """
-        frames = {part: frame for part in self._head.parts if (frame := _frame(store, part)) is not None}
+        return self._replaced(store, {part: _frame(store, part) for part in self._head.parts})
+
+    def replace_turned(self, store: PartStore) -> VersionRecord | None:
+        """Make a way to the head without frames of the cosine kind, for a node that does not read them.
+
+        Args:
+            store: What is published.
+
+        Returns:
+            The head with its new parts; None where no frame is of that kind.
+
+        Raises:
+            StorageError: Nothing could be saved.
+        """
+        deltas = [part for part in self._head.parts if part.kind is PartKind.DELTA]
+        frames = {part: _frame(store, part) for part in deltas if part not in self._plain}
+        turned = {part for part, frame in frames.items() if frame is not None and frame_kind(frame) == Kind.COSINE}
+        self._plain = frozenset(deltas) - turned
+        if not turned:
+            return None
+        return self._replaced(
+            store, {part: None if part in turned else _frame(store, part) for part in self._head.parts}
+        )
+
+    def _replaced(self, store: PartStore, found: Mapping[ModelPart, bytes | None]) -> VersionRecord | None:
+        """The head with parts in place of those without a frame."""
+        frames = {part: frame for part, frame in found.items() if frame is not None}
         parts, made = parts_again(self._model, self.manifest, self._settings.downlink, tuple(frames))
         if parts == self._head.parts and not made:
             return None
@@ -207,13 +241,21 @@ class Committer:
         self._head = head
         return head
 
-    def commit(self, members: Sequence[Member], reason: str, figures: Figures) -> VersionRecord | Unusable:
+    def commit(
+        self, members: Sequence[Member], reason: str, figures: Figures, *, plain: bool = False
+    ) -> VersionRecord | Unusable:
         """Make the next version durable; the head stays where it is when that fails.
+
+        Args:
+            members: Its updates.
+            reason: Why now.
+            figures: What it has cost so far.
+            plain: A node that is there reads no frames of the cosine kind.
 
         Raises:
             StorageError: A payload cannot be read, or nothing can be saved.
         """
-        made = self._make(members)
+        made = self._make(members, plain=plain)
         if isinstance(made, Unusable):
             return made
         record = VersionRecord(
@@ -235,8 +277,8 @@ class Committer:
         self._delta = next(frames, None)
         return record
 
-    def _make(self, members: Sequence[Member]) -> Published | Unusable:
-        settings = self._settings
+    def _make(self, members: Sequence[Member], *, plain: bool) -> Published | Unusable:
+        settings = self._settings.plainly() if plain else self._settings
         context = (self.manifest, self._model.strategy, settings.limits)
         combine = combine_for(self._store, self.manifest, self._model) or self._combine
         result = aggregate(members, self._store.payload, settings.strategy, context, self.examine, combine)
@@ -245,7 +287,7 @@ class Committer:
                 return result
             case Aggregated(step=step, state=state):
                 kept = {name: np.asarray(array) for name, array in state.items()} | self._masked_state(combine)
-                return self._advance(members, step, state=kept)
+                return self._advance(members, step, state=kept, downlink=settings.downlink)
 
     def _masked_state(self, combine: Combine | None) -> dict[str, np.ndarray]:
         """What the next version's nodes are told of the step, after the sums of these."""
@@ -257,10 +299,10 @@ class Committer:
         return dict(masked.follow(self._model.strategy, version, inner.tail.length, parameters, inner.share))
 
     def _advance(
-        self, members: Sequence[Member], step: Vectors, *, state: dict[str, np.ndarray]
+        self, members: Sequence[Member], step: Vectors, *, state: dict[str, np.ndarray], downlink: DownlinkSettings
     ) -> Published | Unusable:
         try:
-            published = advance(self._model, step, self.manifest, self._settings.downlink, older=self._head.parts)
+            published = advance(self._model, step, self.manifest, downlink, older=self._head.parts)
         except NonFiniteError as error:
             everyone = tuple(member.update for member in members)
             return Unusable(culprits=everyone, reason=Reason.NOT_FINITE, detail=str(error))
@@ -272,13 +314,14 @@ class Committer:
 def settings_for(manifest: Manifest, settings: CommitterSettings) -> CommitterSettings:
     """The settings as they hold for a model: statistics are exact sums, whatever the configuration trains with."""
     if not is_statistics(manifest):
-        return settings
+        least, most = settings.downlink.plain_outside or (0, manifest.parameter_count)
+        return settings if least <= manifest.parameter_count <= most else settings.plainly()
     masked = settings.masked
     return replace(
         settings,
         strategy=STRATEGY,
         limits=limits_for(settings.limits),
-        downlink=replace(settings.downlink, spec=LOSSLESS),
+        downlink=replace(settings.downlink, spec=LOSSLESS, plain=None),
         contexts=0,
         masked=None if masked is None else statistics_terms(masked),
     )

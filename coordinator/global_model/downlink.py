@@ -7,6 +7,7 @@ w = shadow by definition.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -31,6 +32,10 @@ class DownlinkSettings:
 
     Attributes:
         spec: Codec of the deltas; keyframes are lossless.
+        plain: The same where a node reads no frames of the cosine kind, or the model is not of its size; None is the
+            same.
+        plain_outside: Models with fewer parameters than the first or more than the second take ``plain``: headers
+            would be most of a frame, or the transform most of the time. None: no model does.
         chunk_bytes: Body size of a chunk.
         delta_chain_max: Deltas that a version lists at most; with the keyframe at most 16 parts.
         delta_worth: A delta is published when its frame is at most this share of the keyframe's.
@@ -38,10 +43,16 @@ class DownlinkSettings:
     """
 
     spec: CodecSpec = _LOSSLESS
+    plain: CodecSpec | None = None
+    plain_outside: tuple[int, int] | None = None
     chunk_bytes: int = 61_440
     delta_chain_max: int = DELTAS_MAX
     delta_worth: float = 0.75
     keyframe_reach: float = 0.25
+
+    def plainly(self) -> Self:
+        """As every node reads it."""
+        return self if self.plain is None else replace(self, spec=self.plain)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,7 +60,7 @@ from coordinator.engine.masked.effects import MaskedEffect
 from coordinator.global_model.aggregation import Unusable
 from coordinator.global_model.committer import Committer
 from coordinator.global_model.update_checks import Examine, Refusal, check_masked, check_update
-from coordinator.records import Attendance, UpdateRecord, VersionRecord
+from coordinator.records import Attendance, UpdateRecord
 from coordinator.runtime.masked_sums import MaskedExecution
 from coordinator.runtime.publisher import ModelPublisher, Publisher, RoundPublisher
 from coordinator.runtime.sealing import CoordinatorSealing
@@ -253,10 +253,8 @@ class CoordinatorExecutor:
         match effect:
             case PublishState(state=state):
                 self._publish_state(state)
-            case PublishModel(record=record, lost=lost):
-                if lost:
-                    self._models.forget()
-                self._publish_model(record)
+            case PublishModel():
+                self._publish_model(effect)
             case ClearModel(head=head, named=named):
                 self._models.clear(self._parts.committer.as_published(head), named)
             case PublishAnnouncement(announcement=announcement) | Invite(announcement=announcement):
@@ -285,8 +283,6 @@ class CoordinatorExecutor:
             case _:
                 assert_never(effect)
         return ()
-
-    # --- keys -------------------------------------------------------------------------------------------------------
 
     def _publish_state(self, state: CoordinatorState) -> None:
         topic, sealing = self._parts.topics.coordinator_state, self._sealing
@@ -328,16 +324,20 @@ class CoordinatorExecutor:
 
     # --- the model --------------------------------------------------------------------------------------------------
 
-    def _publish_model(self, record: VersionRecord) -> None:
-        """Publish a version; what is damaged of the head is made again before."""
+    def _publish_model(self, effect: PublishModel) -> None:
+        """Publish a version; what is damaged of the head, or what a node cannot read, is made again before."""
+        parts, committer = self._parts, self._parts.committer
+        if effect.lost:
+            self._models.forget()
+        if effect.plain and (head := committer.replace_turned(parts.store)) is not None:
+            parts.say("head_without_cosine_frames", {"version": head.version})
         try:
-            self._models.publish(self._parts.committer.as_published(record))
+            self._models.publish(committer.as_published(effect.record))
         except DamagedStore as error:
-            repaired = self._parts.committer.repair(self._parts.store)
-            if repaired is None:
+            if (repaired := committer.repair(parts.store)) is None:
                 raise
-            self._parts.say("head_repaired", {"version": repaired.version, "detail": str(error)})
-            self._models.publish(self._parts.committer.as_published(record))
+            parts.say("head_repaired", {"version": repaired.version, "detail": str(error)})
+            self._models.publish(committer.as_published(effect.record))
 
     def _save_update(self, record: UpdateRecord, payload: bytes) -> Event:
         committer = self._parts.committer
@@ -370,10 +370,10 @@ class CoordinatorExecutor:
 
     def _commit(self, effect: CommitVersion) -> Event:
         failpoint("coordinator_after_freeze")
-        parts, now = self._parts, self._parts.now()
-        wall_s = 0.0 if self._since is None else now - self._since
-        figures = Figures(wall_s=wall_s, bytes_up=parts.traffic.up, bytes_down=parts.traffic.down)
-        result = parts.committer.commit(effect.members, effect.reason, figures)
+        parts, committer, now = self._parts, self._parts.committer, self._parts.now()
+        wall_s = now - (now if self._since is None else self._since)
+        spent = Figures(wall_s=wall_s, bytes_up=parts.traffic.up, bytes_down=parts.traffic.down)
+        result = committer.commit(effect.members, effect.reason, spent, plain=effect.plain)
         if isinstance(result, Unusable):
             return CommitFailed(culprits=result.culprits, reason=result.reason, detail=result.detail)
         self._since = now
@@ -383,15 +383,14 @@ class CoordinatorExecutor:
             "accepted": result.accepted,
             "stale": self._verdicts[ReceiptStatus.STALE],
             "refused": self._verdicts[ReceiptStatus.REFUSED],
-            "bytes_up": figures.bytes_up,
-            "bytes_down": figures.bytes_down,
+            "bytes_up": spent.bytes_up,
+            "bytes_down": spent.bytes_down,
             "seconds": round(wall_s, 4),
             "reason": effect.reason,
         }
         parts.say("version_committed", said)
         self._verdicts = dict.fromkeys(self._verdicts, 0)
-        made = parts.committer
-        return VersionCommitted(record=result, members=effect.members, delta=made.delta, terms=made.terms)
+        return VersionCommitted(record=result, members=effect.members, delta=committer.delta, terms=committer.terms)
 
     def _evaluate(self, version: ModelVersion) -> Iterable[Event]:
         if version != self._parts.committer.head.version:

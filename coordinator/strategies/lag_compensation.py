@@ -21,23 +21,40 @@ from coordinator.records import Member
 from coordinator.strategies.server_optimizer import State
 from coordinator.strategies.strategy import Strategy, Weights
 from update_codec import CodecSpec
+from update_codec.spec import Kind
 
 __all__ = ["LAG_VERSIONS_MAX", "LagCompensation", "lag_of"]
 
 LAG_VERSIONS_MAX = 8.0
 """More than this is a guess: at such rates most of what is under way is older than the mean knows."""
 
-_LAG_BITS = 1.4
+_LAG_BITS = 2.1
 """Lag in versions times bits per parameter: measured on J1 with half of the nodes in each round."""
+
+_LAG_BITS_PLAIN = 1.4
+"""The same where versions go down plainly."""
+
+_LAG_BITS_TURNED = 0.72
+"""The same of the cosine kind, whose bits carry three times as much."""
+
+_LAG_BITS_DOWN = 0.075
+"""The same of versions of the cosine kind alone: every node pulls each of them."""
 
 _MEAN = "lag.mean"
 
 
-def lag_of(spec: CodecSpec) -> float:
-    """The lag in versions that suits a codec: 0 without feedback, where nothing is held back."""
-    if not spec.feedback:
-        return 0.0
-    return min(LAG_VERSIONS_MAX, _LAG_BITS / spec.bpp) if spec.bpp else 1.0
+def lag_of(up: CodecSpec, down: CodecSpec) -> float:
+    """The lag in versions that suits the codecs of updates and versions: 0 where nothing is held back.
+
+    What versions hold back is part of what was measured for updates with feedback.
+    """
+    is_turned = down.kind is Kind.COSINE
+    if not up.feedback:
+        return _LAG_BITS_DOWN / down.bpp if is_turned and down.bpp else 0.0
+    bits = _LAG_BITS if is_turned else _LAG_BITS_PLAIN
+    if up.kind is Kind.COSINE:
+        bits = _LAG_BITS_TURNED
+    return min(LAG_VERSIONS_MAX, bits / up.bpp) if up.bpp else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,7 +54,15 @@ from federation.protocol.messages import (
     RoundAnnouncement,
 )
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
-from federation.types import MASKED_REPORTS, PRIVATE_EXAMPLES, Incarnation, RunId, SampledSteps, StateId
+from federation.types import (
+    COSINE_FRAMES,
+    MASKED_REPORTS,
+    PRIVATE_EXAMPLES,
+    Incarnation,
+    RunId,
+    SampledSteps,
+    StateId,
+)
 
 __all__ = ["NodeMachine", "NodeSettings", "TrainBounds"]
 
@@ -208,13 +216,13 @@ class NodeMachine:
         self._births.said(state.seen)
         return PublishState(state=state)
 
-    def _capabilities(self) -> Mapping[str, float] | None:
+    def _capabilities(self) -> Mapping[str, float]:
         """What the device says of itself, and how fast its uplink was [FED-74]."""
         link, settings = self._outbox.link.bytes_per_s, self._settings
-        can = {PRIVATE_EXAMPLES: 1.0} if settings.private else {}
+        can = {COSINE_FRAMES: 1.0} | ({PRIVATE_EXAMPLES: 1.0} if settings.private else {})
         can |= {MASKED_REPORTS: 1.0} if settings.helpers else {}
         if self._device is None:
-            return can or None
+            return can
         return {**self._device(), **({} if link is None else {"link_bytes_s": link}), **can}
 
     # --- the coordinator --------------------------------------------------------------------------------------------

@@ -229,7 +229,7 @@ def _remake(settings: CommitterSettings) -> Check:
         head, store = evidence.versions[-1].record, evidence.store
         if head.version == 0:
             return ""
-        made = recompute(store, (store.manifest(), head.version), evidence.updates.values(), settings)
+        made = recompute(store, (store.manifest(), head), evidence.updates.values(), settings)
         return "" if made == head.digest else f"version {head.version} made again is another model"
 
     return check

@@ -5,13 +5,14 @@ from typing import Protocol
 
 from coordinator.global_model.aggregation import Unusable, aggregate
 from coordinator.global_model.committer import CommitterSettings, SumStore, combine_for, settings_for
-from coordinator.global_model.downlink import advance
-from coordinator.records import Member
+from coordinator.global_model.downlink import DownlinkSettings, advance
+from coordinator.records import Member, VersionRecord
 from coordinator.storage.store import CoordinatorStore, ModelState, UpdateRow
 from federation.errors import StorageError
-from federation.protocol.messages import ReceiptStatus
+from federation.protocol.messages import ModelPart, PartKind, ReceiptStatus
 from federation.types import Digest, ModelVersion, UpdateId
-from update_codec import Manifest
+from update_codec import Manifest, frame_kind
+from update_codec.spec import Kind
 
 __all__ = ["Auditable", "recompute", "recompute_head"]
 
@@ -24,6 +25,9 @@ class Auditable(SumStore, Protocol):
 
     def payload(self, update: UpdateId) -> bytes:
         """The frame of an update."""
+
+    def frame(self, part: ModelPart) -> bytes:
+        """The frame of a part of the head."""
 
 
 def recompute_head(store: CoordinatorStore, settings: CommitterSettings) -> Digest:
@@ -39,25 +43,28 @@ def recompute_head(store: CoordinatorStore, settings: CommitterSettings) -> Dige
     manifest, head = store.manifest(), store.recovered(recent=1).head
     if manifest is None or head.version == 0:
         raise StorageError("there is no committed version to audit")
-    return recompute(store, (manifest, head.version), store.updates(), settings)
+    return recompute(store, (manifest, head), store.updates(), settings)
 
 
 def recompute(
-    store: Auditable, head: tuple[Manifest, ModelVersion], updates: Iterable[UpdateRow], settings: CommitterSettings
+    store: Auditable, head: tuple[Manifest, VersionRecord], updates: Iterable[UpdateRow], settings: CommitterSettings
 ) -> Digest:
     """The digest of a version, made again from the version before.
 
     Args:
         store: Has the version before and the payloads.
-        head: The model's manifest, and the version.
+        head: The model's manifest, and the version's record.
         updates: All updates; those of the version are picked.
         settings: Those that the version was made with.
 
     Raises:
         StorageError: A payload or a model is missing, or the updates do not make a version.
     """
-    manifest, version = head
+    manifest, record = head
+    version = record.version
     settings = settings_for(manifest, settings)
+    if _went_plainly(store, record, settings.downlink):
+        settings = settings.plainly()
     before = store.model(ModelVersion(version - 1))
     members = [
         Member(
@@ -74,3 +81,12 @@ def recompute(
     if isinstance(made, Unusable):
         raise StorageError(f"the stored updates of version {version} are not usable: {made.detail}")
     return Digest(advance(before, made.step, manifest, settings.downlink).model.shadow.digest())
+
+
+def _went_plainly(store: Auditable, record: VersionRecord, settings: DownlinkSettings) -> bool:
+    """Whether a node was there that reads no frames of the cosine kind, or a release made it that wrote none."""
+    if settings.spec.kind is not Kind.COSINE or not settings.delta_chain_max:
+        return False
+    deltas = (part for part in record.parts if part.kind is PartKind.DELTA and part.version == record.version)
+    newest = next(deltas, None)
+    return newest is None or frame_kind(store.frame(newest)) != Kind.COSINE

@@ -3,7 +3,9 @@
 It shares no code with the library. Where it and the library agree on the golden frames, the page is complete.
 """
 
+import math
 import struct
+from functools import cache
 from hashlib import blake2b
 
 import zstandard
@@ -166,6 +168,61 @@ def groups(tensors: list[Tensor], partition: int, reader: Reader) -> list[list[i
     return [group for group in found if group]
 
 
+def deadzone(values: list[float], found: list[list[int]], reader: Reader, step: float) -> int:
+    """The segments of the symbols; returns how many they are."""
+    for group in found:
+        assert reader.take(1)[0] == 1
+        scale, *shifts = struct.unpack("<Bbbb", reader.take(4))
+        for place, q in zip(group, reader.symbols(len(group)), strict=True):
+            if q:
+                point = rounded((128 * abs(q) + shifts[min(abs(q), 3) - 1]) * step * 2.0 ** (-7 - scale))
+                values[place] = point if q > 0 else -point
+    return len(found)
+
+
+def bands(tensors: list[Tensor], reader: Reader) -> tuple[list[tuple[int, int, int]], list[list[int]]]:
+    """Where turned matrices begin, their rows and the entries of a row; and the positions of each group (kind 6)."""
+    assert reader.take(1)[0] == 8
+    found, place, others = list[tuple[int, int, int]](), 0, list[int]()
+    for _, shape, _, role in tensors:
+        if role == "parameter":
+            if len(shape) >= 2 and product(shape):
+                found.append((place, shape[0], product(shape) // shape[0]))
+            else:
+                others += range(place, place + product(shape))
+            place += product(shape)
+    flags = reader.codes(len(found), 1)
+    blocks = [min(length, 1024) for _, _, length in found]
+    widths = [-(-block // 64) for block in blocks]
+    counts = [-(-block // width) if flag else 1 for flag, block, width in zip(flags, blocks, widths, strict=True)]
+    classes = reader.codes(sum(counts), 3)
+    groups: list[list[int]] = [[] for _ in range(8)]
+    for flag, width, count, (start, rows, length) in zip(flags, widths, counts, found, strict=True):
+        own, classes = classes[:count], classes[count:]
+        for entry in range(rows * length):
+            groups[own[entry % length % 1024 // width] if flag else own[0]].append(start + entry)
+    return [one for flag, one in zip(flags, found, strict=True) if flag], [
+        group for group in (*groups, others) if group
+    ]
+
+
+def turn_back(values: list[float], start: int, length: int, step: float) -> None:
+    """One row from its coefficients, block by block."""
+    for first in range(start, start + length, 1024):
+        size = min(1024, start + length - first)
+        units = [max(-(2**30), min(2**30, round(value * 128.0 / step))) for value in values[first : first + size]]
+        for place in range(size):
+            total = sum(unit * factor(size, number, place) for number, unit in enumerate(units) if unit)
+            values[first + place] = rounded(total * (step * 2.0**-23))
+
+
+@cache
+def factor(size: int, number: int, place: int) -> int:
+    """A factor of the cosine transform."""
+    scale = math.sqrt((2 if number else 1) / size)
+    return round(65536 * scale * math.cos(math.pi * (2 * place + 1) * number / (2 * size)))
+
+
 def decode(frame: bytes, tensors: list[Tensor]) -> tuple[list[float], list[float], list[int]]:
     """Parameters, statistics and counters."""
     assert frame[:5] == b"FMQU\x01"
@@ -178,27 +235,23 @@ def decode(frame: bytes, tensors: list[Tensor]) -> tuple[list[float], list[float
         role: sum(product(t[1]) for t in tensors if t[3] == role) for role in ("parameter", "statistic", "counter")
     }
     size = sizes["parameter"]
-    used = 0
+    used, turned = 0, list[tuple[int, int, int]]()
     values = [0.0] * size
     if kind == 0:
         assert reader.take(1)[0] == 0
         values, used = reader.floats(size), 1
     elif kind == 1:
-        used = partition == 3
-        for group in groups(tensors, partition, reader):
-            used += 1
-            assert reader.take(1)[0] == 1
-            scale, *shifts = struct.unpack("<Bbbb", reader.take(4))
-            for place, q in zip(group, reader.symbols(len(group)), strict=True):
-                if q:
-                    point = rounded((128 * abs(q) + shifts[min(abs(q), 3) - 1]) * step * 2.0 ** (-7 - scale))
-                    values[place] = point if q > 0 else -point
+        found = groups(tensors, partition, reader)
+        used = (partition == 3) + deadzone(values, found, reader, step)
     elif kind == 2:
         used = 1
         assert reader.take(1)[0] == 1
         for place, q in enumerate(reader.symbols(size)):
             noise = hashed(seed, place) // 256 * 2.0**-24 - 0.5
             values[place] = rounded(rounded(q * step) - rounded(noise * step))
+    elif kind == 6:
+        turned, found = bands(tensors, reader)
+        used = 1 + deadzone(values, found, reader, step)
     else:
         used = 1
         assert reader.take(1)[0] == 5
@@ -210,6 +263,9 @@ def decode(frame: bytes, tensors: list[Tensor]) -> tuple[list[float], list[float
         positions = struct.unpack(f"<{count}I", reader.take(4 * count))
         for place, value in zip(positions, struct.unpack(f"<{count}f", reader.take(4 * count)), strict=True):
             values[place] = value
+    for start, rows, length in turned:
+        for row in range(rows):
+            turn_back(values, start + row * length, length, step)
     statistics, counters = [], []
     if sizes["statistic"]:
         assert reader.take(1)[0] == 3

@@ -67,6 +67,36 @@ def test_decoder_written_from_the_format_alone_gives_the_same_bits(spec: str) ->
     assert vectors.digest().hex() == expected()[spec]["vectors"]
 
 
+def turned_example() -> tuple[Manifest, Vectors]:
+    """Matrices whose rows are smooth, one with rows longer than a block, and a bias; no library for random numbers."""
+    words = hash_words(9, 0, 20_000).astype(np.int64) % 201 - 100
+    waves = np.cumsum(words[:19_000]).astype(np.float32) * np.float32(0.001)
+    arrays = {
+        "first.weight": waves[:15_000].reshape(10, 1500),
+        "first.bias": words[:10].astype(np.float32) * np.float32(0.01),
+        "kernel": waves[15_000:18_000].reshape(5, 6, 10, 10),
+        "rough": words[18_000:19_000].astype(np.float32).reshape(50, 20) ** 3 * np.float32(1e-5),
+        "batches": np.array(7),
+    }
+    manifest = Manifest.of(arrays)
+    return manifest, manifest.flatten(arrays)
+
+
+@pytest.mark.parametrize("bpp", [0.5, 4])
+def test_turned_matrices_decode_to_the_same_bits_as_ever_and_by_the_format_alone(bpp: float) -> None:
+    manifest = Manifest.from_bytes((FOLDER / "turned-manifest.msgpack").read_bytes())
+    frame, case = (FOLDER / f"turned-{bpp}.bin").read_bytes(), expected()[f"turned-{bpp}"]
+    vectors = decode(frame, manifest)
+    assert vectors.digest().hex() == case["vectors"]
+    info = inspect_frame(frame, manifest)
+    assert [segment.layout for segment in info.segments] == str(case["layouts"]).split()
+    assert info.parameter_norm == pytest.approx(case["parameter_norm"], rel=1e-9)
+    tensors = [(tensor.name, list(tensor.shape), tensor.dtype, tensor.role.value) for tensor in manifest.tensors]
+    parameters, _, counters = format_decoder.decode(frame, tensors)
+    assert np.array(parameters, np.float32).tobytes() == vectors.parameters.tobytes()
+    assert counters == [7]
+
+
 def test_example_of_the_format_decodes_as_it_says() -> None:
     text = (Path(__file__).parents[2] / "compression" / "FORMAT.md").read_text()
     example = text.split("## 8. Example")[1].split("```")[1]
@@ -151,6 +181,17 @@ def write() -> None:
         file_of(spec).write_bytes(frame)
         cases[spec] = {
             "vectors": decode(frame, manifest).digest().hex(),
+            "parameter_norm": info.parameter_norm,
+            "layouts": " ".join(segment.layout for segment in info.segments),
+        }
+    turned, smooth = turned_example()
+    (FOLDER / "turned-manifest.msgpack").write_bytes(turned.to_bytes())
+    for bpp in (0.5, 4):
+        frame = encode(smooth, turned, CodecSpec.parse(f"cosine(bpp={bpp})")).frame
+        info = inspect_frame(frame, turned)
+        (FOLDER / f"turned-{bpp}.bin").write_bytes(frame)
+        cases[f"turned-{bpp}"] = {
+            "vectors": decode(frame, turned).digest().hex(),
             "parameter_norm": info.parameter_norm,
             "layouts": " ".join(segment.layout for segment in info.segments),
         }

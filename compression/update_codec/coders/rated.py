@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from update_codec.arrays import HOST, Arrays, Vector
+from update_codec.coders.cosine_coder import CosineCoder
 from update_codec.coders.deadzone_coder import DeadzoneCoder, Trial, divide, write_outliers
 from update_codec.context import Context
 from update_codec.layouts.layout import write_symbols
@@ -79,7 +80,7 @@ def encode_rated(wanted: Vector, job: Rated) -> Trial:
         wanted = job.arrays.zeros_like(wanted)
     # A vector that is zero, or below the smallest step, must not become noise.
     is_dithered = job.spec.kind is Kind.DITHER and job.fresh_rms > _STEP_MIN / STEP_RMS_MIN
-    coder: _Coder = _DitherCoder(wanted, job.seed) if is_dithered else _deadzone(wanted, job)
+    coder: _Coder = _DitherCoder(wanted, job.seed) if is_dithered else _undithered(wanted, job)
     if job.spec.step is not None:
         return coder.write(_float32(min(max(job.spec.step * job.fresh_rms, low), high)))
     overhead = _ENVELOPE_BYTES + len(str(job.spec)) + _SEGMENT_BYTES * coder.groups
@@ -135,6 +136,11 @@ def _search(attempt: Callable[[float], Trial], target: int, envelope: int) -> Tr
         budget = max(budget + 8.0 * (0.995 * target - size), 0.25 * budget)
     assert best is not None  # noqa: S101 - the loop runs
     return best
+
+
+def _undithered(wanted: Vector, job: Rated) -> _Coder:
+    is_turned = job.spec.kind is Kind.COSINE
+    return CosineCoder(wanted, job.manifest) if is_turned else _deadzone(wanted, job)
 
 
 def _deadzone(wanted: Vector, job: Rated) -> DeadzoneCoder:

@@ -36,7 +36,17 @@ from federation.protocol.cohort import includes
 from federation.protocol.messages import Decline, NodeState, Presence, Receipt, RoundAnnouncement, UpdateOffer
 from federation.protocol.topics import Topics
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
-from federation.types import Digest, FederationId, Incarnation, ModelVersion, NodeId, RunId, SampledSteps, update_id
+from federation.types import (
+    COSINE_FRAMES,
+    Digest,
+    FederationId,
+    Incarnation,
+    ModelVersion,
+    NodeId,
+    RunId,
+    SampledSteps,
+    update_id,
+)
 from fedmq.simulation.experiment.masked_nodes import VirtualMasks
 from fedmq.simulation.world.stores import store_in_ram
 from update_codec import CodecSpec, Manifest, Vectors, encode
@@ -279,7 +289,8 @@ class DirectCoordinator:
 
     def _online(self, node: NodeId) -> NodeState:
         birth = _state(self._setup.engine.task, Presence.ONLINE)
-        return replace(birth, capabilities=self._setup.capabilities, spent=self.spent.get(node))
+        capabilities = {COSINE_FRAMES: 1.0, **(self._setup.capabilities or {})}
+        return replace(birth, capabilities=capabilities, spent=self.spent.get(node))
 
     def _make_executor(self) -> CoordinatorExecutor:
         return CoordinatorExecutor(

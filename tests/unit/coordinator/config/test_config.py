@@ -105,14 +105,36 @@ def test_training_is_the_tasks_own_choice_unless_it_is_given() -> None:
 
 
 def test_the_model_goes_down_as_small_as_the_updates_come_up() -> None:
-    assert [str(down_spec(config(codec__up=up))) for up in ("edge", "extreme", "balanced", "lossless")] == [
-        "edge",
-        "edge",
-        "lossless",
+    asked = ("edge", "extreme", "balanced", "fine", "compact", "lossless")
+    assert [str(down_spec(config(codec__up=up))) for up in asked] == [
+        "cosine(bpp=0.116667,feedback=1)",
+        "cosine(bpp=0.1,feedback=1)",
+        "cosine(bpp=0.3,feedback=1)",
+        "cosine(bpp=0.3,feedback=1)",
+        "compact",
         "lossless",
     ]
     assert str(down_spec(config(codec__down="fine"))) == "fine"
     assert committer_settings(config()).downlink.spec == down_spec(config())
+
+
+def test_small_models_and_nodes_of_an_earlier_release_get_versions_as_they_did() -> None:
+    def plain(**flags: object) -> tuple[str, float]:
+        made = committer_settings(config(**flags)).plainly()
+        versions = made.strategy.versions if isinstance(made.strategy, LagCompensation) else 0.0
+        return str(made.downlink.spec), round(versions, 6)
+
+    assert plain() == ("edge", 4.0)
+    assert plain(codec__up="balanced") == ("lossless", 0.0)
+    assert plain(codec__down="fine", codec__lag_versions=0) == ("fine", 0.0)
+    assert committer_settings(config()).downlink.plain_outside == (16_384, 4_194_304)
+    assert committer_settings(config(codec__down="compact")).downlink.plain_outside is None
+
+
+def test_a_codec_that_some_nodes_do_not_know_has_a_fallback() -> None:
+    assert engine_settings(config(codec__up="compact")).codec_fallbacks == ("edge",)
+    assert engine_settings(config(codec__up="compact", codec__fallbacks=("fine",))).codec_fallbacks == ("fine",)
+    assert engine_settings(config()).codec_fallbacks == ()
 
 
 def test_the_lag_is_compensated_where_the_codec_holds_back_unless_it_is_said_otherwise() -> None:
@@ -120,8 +142,9 @@ def test_the_lag_is_compensated_where_the_codec_holds_back_unless_it_is_said_oth
         strategy = committer_settings(config(**flags)).strategy
         return strategy.versions if isinstance(strategy, LagCompensation) else 0.0
 
-    assert lag() == pytest.approx(4.0)
-    assert lag(codec__up="balanced") == 0.0
+    assert lag() == pytest.approx(6.0)
+    assert lag(codec__up="balanced") == pytest.approx(0.25)
+    assert lag(codec__up="balanced", codec__down="lossless") == 0.0
     assert lag(codec__lag_versions=0) == 0.0
     assert lag(codec__lag_versions=2.5, codec__up="lossless") == 2.5
     assert lag(strategy__name="fedasync", round__buffer=1) == 0.0

@@ -282,3 +282,39 @@ def test_a_node_that_has_too_little_is_present_and_no_candidate_until_it_says_ot
     assert registry.record(BOB).capabilities == {"memory_bytes": 2e9}
     registry.observe(ANN, replace(ALIVE, capabilities={"memory_bytes": 3e9}))
     assert asked(registry) == ([BOB, ANN], [])
+
+
+TURNED = replace(ALIVE, capabilities={"cosine_frames": 1.0})
+
+
+def test_who_reads_no_cosine_frames_is_counted_while_it_is_there() -> None:
+    """FED-235."""
+    registry = known()
+    registry.observe(ANN, TURNED)
+    assert registry.plain == 0
+    registry.observe(BOB, ALIVE)
+    assert (registry.plain, registry.online) == (1, 2)
+    registry.observe(BOB, LOST)
+    assert registry.plain == 0
+    registry.observe(BOB, replace(ALIVE, incarnation=Incarnation(6)))
+    assert registry.plain == 1
+    registry.observe(BOB, replace(TURNED, incarnation=Incarnation(7)))
+    assert registry.plain == 0, "it was upgraded"
+    registry.observe(ANN, replace(ALIVE, incarnation=Incarnation(6), task="other"))
+    assert registry.plain == 0, "it takes no part"
+    registry.observe(ANN, replace(ALIVE, incarnation=Incarnation(7)))
+    registry.remove(ANN)
+    assert (registry.plain, registry.online) == (0, 1)
+
+
+def test_a_codec_of_the_cosine_kind_is_for_those_who_know_it() -> None:
+    """FED-236."""
+    registry = Registry(task="digits", codecs=("compact", "edge"), quota=1)
+    registry.observe(ANN, TURNED)
+    registry.observe(BOB, ALIVE)
+    assert [registry.codec_for(node) for node in (ANN, BOB, NodeId("new"))] == ["compact", "edge", "compact"]
+    registry.observe(ANN, replace(TURNED, codecs=("edge",)))
+    assert registry.codec_for(ANN) == "edge"
+    alone = Registry(task="digits", codecs=("compact",), quota=1)
+    alone.observe(BOB, ALIVE)
+    assert not alone.is_present(BOB)

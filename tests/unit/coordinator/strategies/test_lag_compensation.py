@@ -90,4 +90,12 @@ def test_what_is_not_finite_stays_so_and_warns_nobody() -> None:
     ],
 )
 def test_the_lag_follows_the_rate_of_a_codec_with_feedback(codec: str, versions: float) -> None:
-    assert lag_of(CodecSpec.parse(codec)) == pytest.approx(versions)
+    assert lag_of(CodecSpec.parse(codec), CodecSpec.parse("edge")) == pytest.approx(versions)
+
+
+@pytest.mark.parametrize(
+    ("up", "down", "versions"),
+    [("edge", "compact", 6.0), ("compact", "compact", 6.0), ("balanced", "cosine(bpp=0.3,feedback=1)", 0.25)],
+)
+def test_the_lag_of_versions_counts_where_they_are_turned(up: str, down: str, versions: float) -> None:
+    assert lag_of(CodecSpec.parse(up), CodecSpec.parse(down)) == pytest.approx(versions)

@@ -199,7 +199,7 @@ def test_an_update_says_what_was_spent_with_it() -> None:
     script.command(Rebirth())
     births = [effect.state for effect in script.effects if isinstance(effect, PublishState)]
     assert [birth.spent for birth in births] == [(steps(20),)]
-    assert births[0].capabilities == {"private_examples": 1.0}
+    assert births[0].capabilities == {"cosine_frames": 1.0, "private_examples": 1.0}
 
 
 def test_a_rebirth_tells_a_node_what_it_had_spent() -> None:
@@ -234,4 +234,5 @@ def test_a_private_round_is_not_evaluated_on_the_nodes() -> None:
 def test_what_the_task_can_keep_is_said(private: bool) -> None:
     """FED-185."""
     script = Script(holding(0), private=private, has=lambda: {"cores": 4.0})
-    assert dict(script.capabilities or {}) == {"cores": 4.0} | ({"private_examples": 1.0} if private else {})
+    able = {"cores": 4.0, "cosine_frames": 1.0}
+    assert dict(script.capabilities or {}) == able | ({"private_examples": 1.0} if private else {})

@@ -247,8 +247,8 @@ def test_a_node_that_nobody_receipts_leaves_all_the_same() -> None:
 def test_a_birth_says_what_the_device_has() -> None:
     """FED-74."""
     script = Script(holding(3), has=lambda: {"memory_bytes": 1e9, "mains": 1.0})
-    assert script.capabilities == {"memory_bytes": 1e9, "mains": 1.0}
-    assert Script(holding(3)).capabilities is None
+    assert script.capabilities == {"memory_bytes": 1e9, "mains": 1.0, "cosine_frames": 1.0}
+    assert Script(holding(3)).capabilities == {"cosine_frames": 1.0}, "FED-235"
 
 
 class Measuring(ToyTask):

@@ -1,0 +1,71 @@
+"""Which codec updates and versions take: what is asked for, and what a node can read."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from federation.protocol.messages import NodeState
+from federation.types import COSINE_FRAMES
+from update_codec import CodecSpec
+from update_codec.spec import Kind
+
+__all__ = ["LARGE", "SMALL", "CodecChoice", "down_codec", "everywhere", "fallbacks_of", "reads_cosine"]
+
+SMALL: Final = 16_384
+"""Parameters below which a version goes down as `everywhere` says: headers would be most of a smaller frame."""
+
+LARGE: Final = 1 << 22
+"""Parameters above which it does, too: the transform would take seconds and 13 bytes for each of them."""
+
+_DOWN_PART: Final = 3
+"""Bits of an update over bits of a version: each node pulls every version, and sends an update for some."""
+
+_DOWN_BPP_MIN: Final = 0.1
+"""Bits per parameter of a version, at least: below, more is lost in versions than is saved in bytes."""
+
+_DOWN_BPP_MAX: Final = 0.3
+"""The same at most: what is left for later is a fifth of a step there."""
+
+
+def down_codec(up: CodecSpec) -> CodecSpec:
+    """The codec of the model's deltas that suits a codec of the updates."""
+    if not up.lossy:
+        return CodecSpec.parse("lossless")
+    asked = _DOWN_PART * _DOWN_BPP_MAX if up.bits_per_parameter is None else up.bits_per_parameter
+    bpp = asked if up.kind is Kind.COSINE else asked / _DOWN_PART
+    return CodecSpec(kind=Kind.COSINE, bpp=min(max(bpp, _DOWN_BPP_MIN), _DOWN_BPP_MAX), feedback=True)
+
+
+def everywhere(down: CodecSpec, up: CodecSpec) -> CodecSpec:
+    """What takes the place of a codec of the model's deltas where a node reads no frames of the cosine kind."""
+    if down.kind is not Kind.COSINE:
+        return down
+    return CodecSpec.parse("edge" if up.feedback else "lossless")
+
+
+def fallbacks_of(up: str, fallbacks: tuple[str, ...]) -> tuple[str, ...]:
+    """Further codecs of the updates, one of them for nodes that know no cosine kind."""
+    known = any(CodecSpec.parse(codec).kind is not Kind.COSINE for codec in (up, *fallbacks))
+    return fallbacks if known else (*fallbacks, "edge")
+
+
+def reads_cosine(state: NodeState) -> bool:
+    """Whether a node reads and writes frames of the cosine kind [FED-235]."""
+    return bool((state.capabilities or {}).get(COSINE_FRAMES))
+
+
+class CodecChoice:
+    """The codecs of the updates.
+
+    Args:
+        codecs: The best first.
+    """
+
+    def __init__(self, codecs: Sequence[str]) -> None:
+        self.best = codecs[0]
+        self._codecs = [(codec, CodecSpec.parse(codec).kind is Kind.COSINE) for codec in codecs]
+
+    def of(self, state: NodeState) -> str | None:
+        """The first that is among the node's, by its spec or its kind; it may list none. None: there is none for it."""
+        known = [codec for codec, turned in self._codecs if not turned or reads_cosine(state)]
+        named = (codec for codec in known if not state.codecs or {codec, codec.partition("(")[0]} & set(state.codecs))
+        return next(named, None)
