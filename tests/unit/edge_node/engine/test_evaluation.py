@@ -446,4 +446,4 @@ def test_a_node_says_that_it_can_report_under_masks() -> None:
     """FED-74."""
     script = Script(holding(3), helpers=PINNED, online=False)
     script.connect()
-    assert script.capabilities == {"masked_reports": 1.0}
+    assert script.capabilities == {"cosine_frames": 1.0, "masked_reports": 1.0}
