@@ -16,7 +16,7 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
     per_round: Annotated[int | None, typer.Option(help="Nodes training at once; alone: synchronous FedAvg.")] = None,
     codec: Annotated[str, typer.Option(help="lossless, fine, balanced, edge, extreme, ...")] = "edge",
     codec_down: Annotated[
-        str | None, typer.Option(help="Codec of the model that nodes pull. Default: edge beside edge.")
+        str | None, typer.Option(help="Codec of the model that nodes pull. Default: what suits --codec.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Data folder. Default: bundled or downloaded.")] = None,
     broker: Annotated[str | None, typer.Option(help="mqtt://HOST:PORT of a running broker.")] = None,
