@@ -13,6 +13,7 @@ from coordinator.engine.effects import CommitVersion, Effect, StoreUpdate
 from coordinator.engine.events import ChunkStored, Event, TransferDropped, TransferOpened, UpdateRejected, UpdateStored
 from coordinator.global_model.aggregation import AggregateLimits
 from coordinator.global_model.committer import CommitterSettings
+from coordinator.global_model.downlink import DownlinkSettings
 from coordinator.records import Attendance, Member, RoundRecord, TransferRecord, Verdict
 from coordinator.runtime.executor import CoordinatorExecutor, Evaluator, ExecutorParts, NoEvaluator
 from coordinator.runtime.publisher import CONTROL_BYTES_MAX
@@ -488,3 +489,19 @@ def test_announcements_cost_one_copy_for_each_node_that_is_online() -> None:
     bench.run(effects.PublishAnnouncement(announcement=announcement()))
     assert bench.executor.traffic.take() == (0, 2 * one)
     assert one > 0
+
+
+def test_the_head_is_published_without_cosine_frames_where_a_node_reads_none() -> None:
+    """FED-235."""
+    down = DownlinkSettings(spec=CodecSpec.parse("cosine(bpp=9)"), delta_worth=9.0, keyframe_reach=9.0)
+    bench = Bench(settings=CommitterSettings(downlink=down))
+    sent = arrived("a", update(1.0))
+    bench.store_updates(sent)
+    bench.commit(sent)
+    head = bench.store.recovered(recent=1).head
+    bench.run(effects.PublishModel(record=head, plain=True))
+    assert bench.control.topics() == ["model/1/k0/0"]
+    assert ("head_without_cosine_frames", {"version": 1}) in bench.notes
+    bench.run(effects.PublishModel(record=head, plain=True))
+    assert bench.control.topics() == ["model/1/k0/0"]
+    assert sum(name == "head_without_cosine_frames" for name, _ in bench.notes) == 1
