@@ -121,7 +121,7 @@ def _moment(state: Path, file: Path, opened: ExitStack) -> _Moment:
     for attempt in range(ATTEMPTS):
         with ReadOnlyStore(state, at_once=True) as store, ExitStack() as tried:
             named = {f"{BLOBS}/{name}": digest for name, digest in store.named_files().items()}
-            files = dict(_open_all(state, named, tried))
+            files = dict(_open_all(store, named, tried))
             if len(files) < len(named) and attempt < ATTEMPTS - 1 and _has_moved_on(state, store):
                 continue
             head = store.head()
@@ -138,10 +138,10 @@ def _moment(state: Path, file: Path, opened: ExitStack) -> _Moment:
     raise AssertionError
 
 
-def _open_all(state: Path, names: Mapping[str, Digest], opened: ExitStack) -> Iterator[tuple[str, IO[bytes]]]:
+def _open_all(store: ReadOnlyStore, names: Mapping[str, Digest], opened: ExitStack) -> Iterator[tuple[str, IO[bytes]]]:
     for name in sorted(names):
         try:
-            yield name, opened.enter_context((state / name).open("rb"))
+            yield name, opened.enter_context(store.open_file(name.removeprefix(f"{BLOBS}/")))
         except FileNotFoundError:
             continue
 

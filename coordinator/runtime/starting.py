@@ -11,7 +11,7 @@ from coordinator.global_model.initial import InitialRequest, initial_model_apart
 from coordinator.global_model.resumption import check_resumed
 from coordinator.records import VersionRecord
 from coordinator.runtime.task_process import EvaluatedTask, TaskApart, TaskHere, TaskSettings, build_task
-from coordinator.storage.sqlite_store import SqliteStore
+from coordinator.storage.sqlite_store import SqlStore
 from federation.errors import ConfigError
 from federation.inputs import Inputs
 from federation.runtime.log import get_log
@@ -22,7 +22,7 @@ from update_codec import Manifest
 __all__ = ["check_metric", "ensure_model", "evaluated_task", "repaired_head"]
 
 
-def ensure_model(config: CoordinatorConfig, store: SqliteStore, task: EvaluatedTask) -> None:
+def ensure_model(config: CoordinatorConfig, store: SqlStore, task: EvaluatedTask) -> None:
     """Make version 0 at the first start; at a later one, see that it is still the same task."""
     request = _request(config)
     began = store.manifest()
@@ -55,7 +55,7 @@ def _request(config: CoordinatorConfig) -> InitialRequest:
     )
 
 
-def _check_task(store: SqliteStore, began: Manifest, request: InitialRequest, folder: Path) -> None:
+def _check_task(store: SqlStore, began: Manifest, request: InitialRequest, folder: Path) -> None:
     """A run keeps its task and its model.
 
     Raises:
@@ -107,7 +107,7 @@ def evaluated_task(config: CoordinatorConfig) -> EvaluatedTask:
     return TaskHere(lambda: build_task(settings), request)
 
 
-def repaired_head(config: CoordinatorConfig, committer: Committer, store: SqliteStore) -> VersionRecord:
+def repaired_head(config: CoordinatorConfig, committer: Committer, store: SqlStore) -> VersionRecord:
     """The head, whose parts are whole and not too large for the broker."""
     _check_model(config, committer)
     repaired = committer.repair(store)

@@ -6,21 +6,21 @@ from functools import partial
 from coordinator.records import BatchRecord, NodesEvaluation, ReleaseRecord, Verdict
 from coordinator.storage import batches, evaluations, hidden_reports, releases, statements
 from coordinator.storage.files import payload_file, reading
-from coordinator.storage.transfer_files import TransferFiles
+from coordinator.storage.parts import Blobs, Transfers
 from federation.privacy.metrics import Measured
 from federation.privacy.taking import Taking
 from federation.protocol.messages import EvaluationReport
 from federation.protocol.sum_messages import MaskedReport, SumRequest
 from federation.runtime.failpoint import failpoint
-from federation.storage.folder import Folder
-from federation.storage.sqlite import Database, storing
+from federation.storage.sql import Database
+from federation.storage.sqlite import storing
 from federation.types import ModelVersion, NodeId, UpdateId
 
 __all__ = ["BatchStore"]
 
 
 class BatchStore:
-    """A part of `SqliteStore`, which shares its database and its files with it.
+    """A part of `SqlStore`, which shares its database and its files with it.
 
     Args:
         database: The database.
@@ -30,7 +30,7 @@ class BatchStore:
     """
 
     def __init__(
-        self, database: Database, transfers: TransferFiles, blobs: Folder, outdate: Callable[[Callable[[], None]], None]
+        self, database: Database, transfers: Transfers, blobs: Blobs, outdate: Callable[[Callable[[], None]], None]
     ) -> None:
         self._database, self._transfers, self._blobs, self._outdate = database, transfers, blobs, outdate
 

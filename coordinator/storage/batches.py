@@ -16,7 +16,7 @@ from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import EvaluationReport
 from federation.protocol.sum_messages import MaskedReport, SumRequest
 from federation.protocol.wire import decode_message, encode_message
-from federation.storage.sqlite import Database, Readable, Row
+from federation.storage.sql import Database, Readable, Row
 from federation.types import ModelVersion, NodeId, UpdateId
 
 __all__ = [

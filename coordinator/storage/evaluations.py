@@ -10,7 +10,7 @@ from coordinator.records import Goal, NodeResult, NodesEvaluation, RoundRecord, 
 from coordinator.storage.schema import RESULT, SURVEY
 from coordinator.storage.store import CurveKind, CurvePoint
 from federation.errors import LocalProtocolError
-from federation.storage.sqlite import Database, Readable
+from federation.storage.sql import Database, Readable
 from federation.types import ModelVersion, NodeId
 
 __all__ = [

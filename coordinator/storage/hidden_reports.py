@@ -9,7 +9,7 @@ from federation.privacy.metrics import Measured
 from federation.protocol.messages import EvaluationReport, Message
 from federation.protocol.sum_messages import MaskedReport, SumRequest
 from federation.protocol.wire import decode_message, encode_message
-from federation.storage.sqlite import Database, Readable
+from federation.storage.sql import Database, Readable
 from federation.types import ModelVersion, NodeId
 
 __all__ = ["close_hidden", "insert_report", "insert_request", "read_hidden", "read_reports", "read_request"]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from coordinator.storage.participation import update_ends
 from coordinator.storage.schema import version_row
 from coordinator.storage.store import VersionRow
-from federation.storage.sqlite import Readable
+from federation.storage.sql import Readable
 
 __all__ = ["GrowingHistory", "read_history"]
 
@@ -16,7 +16,8 @@ WHERE v.version > ? ORDER BY v.version
 """
 
 _DROPPED = """
-SELECT judged_at, SUM(status = 'stale') AS stale, SUM(status = 'refused') AS refused FROM updates
+SELECT judged_at, SUM(CASE WHEN status = 'stale' THEN 1 ELSE 0 END) AS stale,
+    SUM(CASE WHEN status = 'refused' THEN 1 ELSE 0 END) AS refused FROM updates
 WHERE seq > ? AND seq <= ? AND status IN ('stale', 'refused') AND judged_at IS NOT NULL GROUP BY judged_at
 """
 """One pass over the updates, however many versions there are."""

@@ -10,7 +10,7 @@ from coordinator.records import Attendance, Attended, NodeSpent
 from coordinator.storage.schema import ATTENDED
 from coordinator.storage.store import Participation
 from federation.protocol.messages import Reason, ReceiptStatus
-from federation.storage.sqlite import Database, Readable
+from federation.storage.sql import Database, Readable
 from federation.types import ExamplePrivacy, Incarnation, NodeId, RoundId, SampledSteps
 
 __all__ = [
@@ -50,15 +50,20 @@ _ATTENDANCE = "SELECT node, incarnation, restarts, asked, absences FROM attendan
 
 _RAISE = """
 INSERT INTO spent VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (node, sampling_rate, noise) DO UPDATE SET steps = MAX(steps, excluded.steps),
-    round = MAX(round, excluded.round), clip = excluded.clip, epsilon = excluded.epsilon, delta = excluded.delta
+ON CONFLICT (node, sampling_rate, noise) DO UPDATE SET steps = MAX(spent.steps, excluded.steps),
+    round = MAX(spent.round, excluded.round), clip = excluded.clip, epsilon = excluded.epsilon, delta = excluded.delta
+"""
+
+
+_ASKED = """
+INSERT INTO attendance (node, asked) VALUES (?, 1)
+ON CONFLICT (node) DO UPDATE SET asked = attendance.asked + 1
 """
 
 
 def count_asked(database: Database, nodes: Collection[NodeId]) -> None:
     """These nodes are asked to train once more."""
-    statement = "INSERT INTO attendance (node, asked) VALUES (?, 1) ON CONFLICT (node) DO UPDATE SET asked = asked + 1"
-    database.execute_all(statement, [(node,) for node in nodes])
+    database.execute_all(_ASKED, [(node,) for node in nodes])
 
 
 def add_attendance(database: Database, attendance: Attendance) -> None:

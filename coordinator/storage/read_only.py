@@ -3,13 +3,11 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from coordinator.records import BatchRecord, NodesEvaluation, NodeSpent, ReleaseLedger, ReleaseRecord, Restored
 from coordinator.storage import batches, evaluations, schema, seals
-from coordinator.storage.database import open_read_only
 from coordinator.storage.files import (
-    BLOBS,
     blob_digest,
     model_file,
     model_from_bytes,
@@ -19,6 +17,8 @@ from coordinator.storage.files import (
 )
 from coordinator.storage.history import GrowingHistory, read_history
 from coordinator.storage.participation import GrowingParticipation, read_participation, read_spent
+from coordinator.storage.parts import ReadableBlobs
+from coordinator.storage.places import ReadableStore, open_to_read
 from coordinator.storage.recovery import read_inputs, read_next_round, read_published, read_restored
 from coordinator.storage.releases import read_ledger, read_releases
 from coordinator.storage.seals import SealedRow
@@ -26,7 +26,7 @@ from coordinator.storage.store import CurvePoint, ModelState, Participation, Upd
 from federation.errors import DamagedStore, StorageError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import ModelPart
-from federation.storage.sqlite import Readable
+from federation.storage.sql import Readable
 from federation.types import Digest, ModelVersion, NodeId, RunId, UpdateId
 from update_codec import CodecError, Manifest
 
@@ -36,7 +36,7 @@ _PAYLOAD = "SELECT body, payload_digest FROM payloads LEFT JOIN updates USING (u
 _FRAME = "SELECT frame FROM parts WHERE kind = ? AND version = ?"
 _DIGESTS = "SELECT version, blob_digest FROM versions"
 _LARGE = """
-SELECT update_id, COALESCE(payload_digest, x'') AS digest FROM payloads LEFT JOIN updates USING (update_id)
+SELECT update_id, payload_digest AS digest FROM payloads LEFT JOIN updates USING (update_id)
 WHERE body IS NULL
 """
 _PART = "SELECT * FROM parts WHERE kind = ? AND version = ?"
@@ -48,10 +48,11 @@ class StoreReader:
     Args:
         database: The database.
         folder: The state folder.
+        files: The large files.
     """
 
-    def __init__(self, database: Readable, folder: Path) -> None:
-        self._tables, self._folder = database, folder
+    def __init__(self, database: Readable, folder: Path, files: ReadableBlobs) -> None:
+        self._tables, self._folder, self._files = database, folder, files
 
     def history(self, after: int = -1) -> list[VersionRow]:
         """All versions after this one, in order; their parts are left out."""
@@ -179,9 +180,9 @@ class StoreReader:
 
     def _blob(self, name: str) -> bytes:
         try:
-            return (self._folder / BLOBS / name).read_bytes()
+            return self._files.read(name)
         except FileNotFoundError as error:
-            raise DamagedStore(f"the file {name} is not in {self._folder / BLOBS}") from error
+            raise DamagedStore(f"the file {name} is not in the store in {self._folder}") from error
 
 
 def _can_cut(part: ModelPart) -> bool:
@@ -200,8 +201,9 @@ class ReadOnlyStore(StoreReader):
     """
 
     def __init__(self, folder: Path, *, at_once: bool = False) -> None:
-        self._database = open_read_only(folder, at_once=at_once)
-        super().__init__(self._database, folder)
+        opened = open_to_read(folder, at_once=at_once)
+        self._database: ReadableStore = opened.database
+        super().__init__(opened.database, folder, opened.files)
 
     def __enter__(self) -> Self:
         """Closed at the end."""
@@ -260,7 +262,11 @@ class ReadOnlyStore(StoreReader):
 
     def has_model(self, version: ModelVersion) -> bool:
         """Whether there is a file of a version's arrays."""
-        return (self._folder / BLOBS / model_file(version)).exists()
+        return self._files.has(model_file(version))
+
+    def open_file(self, name: str) -> IO[bytes]:
+        """Open a file that a row names; raises `OSError` when it is missing or unreadable."""
+        return self._files.open(name)
 
     def published(self) -> list[ModelPart]:
         """Parts that may still be on the broker, oldest first."""
@@ -352,14 +358,16 @@ class ReadOnlyStore(StoreReader):
         """Files that no row names: what a crash has left, swept at the next start."""
         named = self.named_files().keys() | {part_file(part) for part in self.listed_parts()[0]}
         with reading("files"):
-            return sorted(path.name for path in (self._folder / BLOBS).iterdir() if path.name not in named)
+            return sorted(name for name in self._files.names() if name not in named)
 
     def named_files(self) -> dict[str, Digest]:
         """The files that rows name, with what their bytes must give: models, large payloads, large frames."""
         with reading("files"):
             digests = {row["version"]: row["blob_digest"] for row in self._database.execute(_DIGESTS)}
             named = {model_file(version): Digest(digests.get(version, b"")) for version in self.kept_models()}
-            named |= {payload_file(row["update_id"]): Digest(row["digest"]) for row in self._database.execute(_LARGE)}
+            named |= {
+                payload_file(row["update_id"]): Digest(row["digest"] or b"") for row in self._database.execute(_LARGE)
+            }
             for part in self.listed_parts()[0]:
                 row = self._database.execute(_FRAME, part.kind, part.version).fetchone()
                 if row["frame"] is None:

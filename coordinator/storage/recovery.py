@@ -1,30 +1,35 @@
 """The coordinator's state after whatever happened: repair the head, read where to go on."""
 
+from collections.abc import Mapping
+from itertools import starmap
 from pathlib import Path
 
 from coordinator.records import RecoveredState, Restored, RoundRecord, TransferRecord, Verdict, VersionRecord
 from coordinator.storage import schema
 from coordinator.storage.batches import read_frozen, read_seeds, read_sum_parts
 from coordinator.storage.evaluations import read_best, read_evaluated, read_reported, read_retained, read_surveys
-from coordinator.storage.files import blob_digest, model_file, remedy_of
+from coordinator.storage.files import blob_digest, frame_file, model_file, payload_file, remedy_of
 from coordinator.storage.hidden_reports import read_hidden
 from coordinator.storage.participation import read_spent
+from coordinator.storage.parts import Blobs, Transfers
 from coordinator.storage.releases import read_ledger
-from coordinator.storage.seals import seal_update, unseal_above
+from coordinator.storage.seals import seal_identity, seal_update, unseal_above
 from coordinator.storage.statements import drop_batch
-from coordinator.storage.transfer_files import TransferFiles
 from federation.errors import LocalProtocolError, StorageError
 from federation.protocol.messages import ModelPart, Reason, ReceiptStatus
-from federation.storage.folder import Folder
-from federation.storage.sqlite import Database, Readable, Row
+from federation.storage.sql import Database, Readable, Row
 from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
 
 __all__ = [
+    "count_start",
     "read_inputs",
+    "read_keys",
+    "read_named",
     "read_next_round",
     "read_recovered",
     "read_restored",
     "read_version",
+    "repair",
     "repair_batch",
     "repair_best",
     "repair_head",
@@ -35,7 +40,34 @@ _UNDONE = "undone_version"
 """Key in `meta`: the newest version whose commit was undone."""
 
 
-def repair_head(database: Database, blobs: Folder, folder: Path) -> list[str]:
+def count_start(database: Database, first: Mapping[str, object]) -> tuple[RunId, Epoch, int]:
+    """Count the epoch up for this start, inside a transaction.
+
+    Args:
+        database: The coordinator's.
+        first: ``run``, ``epoch`` and ``began_ms`` of a run that begins with it.
+
+    Returns:
+        The run, the new epoch, and when the run began, in milliseconds since 1970.
+    """
+    database.insert("meta", *({"key": key, "value": first[key]} for key in first), conflict="IGNORE")
+    meta = {row["key"]: row["value"] for row in database.execute("SELECT key, value FROM meta")}
+    epoch = Epoch(meta["epoch"] + 1)
+    database.insert("meta", {"key": "epoch", "value": epoch}, conflict="REPLACE")
+    seal_identity(database)
+    return RunId(meta["run"]), epoch, int(meta["began_ms"])
+
+
+def repair(database: Database, blobs: Blobs, folder: Path) -> list[str]:
+    """Repair what a crash or a broken disk has left; arguments and errors as for `repair_head`.
+
+    Returns:
+        What was repaired, for the log.
+    """
+    return [*repair_head(database, blobs, folder), *repair_best(database, blobs), *repair_batch(database)]
+
+
+def repair_head(database: Database, blobs: Blobs, folder: Path) -> list[str]:
     """Verify the head's arrays; if they are damaged, undo its commit: the same updates then make it once more.
 
     Args:
@@ -88,7 +120,7 @@ def _give_back_members(database: Database, version: int) -> None:
         seal_update(database, UpdateId(member["update_id"]))
 
 
-def repair_best(database: Database, blobs: Folder) -> list[str]:
+def repair_best(database: Database, blobs: Blobs) -> list[str]:
     """Forget the best version when its arrays are damaged: the next better one takes its place.
 
     Returns:
@@ -128,7 +160,7 @@ def repair_batch(database: Database) -> list[str]:
 
 
 def read_recovered(
-    database: Database, transfers: TransferFiles, identity: tuple[RunId, Epoch], recent: int
+    database: Database, transfers: Transfers, identity: tuple[RunId, Epoch], recent: int
 ) -> RecoveredState:
     """Read everything that the machine needs to go on.
 
@@ -216,6 +248,23 @@ def read_published(database: Readable) -> list[ModelPart]:
     return [schema.PART.record(row) for row in database.execute(query)]
 
 
+def read_keys(database: Readable, version: int) -> list[tuple[str, int]]:
+    """Kind and version of each part of a version, also of one whose row was lost."""
+    row = database.execute("SELECT parts FROM versions WHERE version = ?", version).fetchone()
+    return [] if row is None else schema.parts_keys(row["parts"])
+
+
+def read_named(database: Readable) -> set[str]:
+    """The large files that rows name."""
+    head = database.execute("SELECT MAX(version) FROM versions").fetchone()[0] or 0
+    payloads = database.execute("SELECT update_id FROM payloads WHERE body IS NULL")
+    named = {payload_file(row["update_id"]) for row in payloads}
+    named |= {model_file(version) for version in read_retained(database)}
+    for version in (head - 1, head):
+        named |= {model_file(version), *starmap(frame_file, read_keys(database, version))}
+    return named
+
+
 def _open_rounds(database: Database) -> tuple[RoundRecord, ...]:
     nodes: dict[int, list[NodeId]] = {}
     for row in database.execute("SELECT round, node FROM assignments ORDER BY round, seq"):
@@ -227,7 +276,7 @@ def _open_rounds(database: Database) -> tuple[RoundRecord, ...]:
     return tuple(schema.round_record(row, nodes[row["round"]]) for row in rows)
 
 
-def _open_transfers(database: Database, files: TransferFiles) -> tuple[TransferRecord, ...]:
+def _open_transfers(database: Database, files: Transfers) -> tuple[TransferRecord, ...]:
     found = []
     for row in database.execute("SELECT * FROM transfers ORDER BY rowid"):
         seeds = read_seeds(database, UpdateId(row["update_id"]))
@@ -238,7 +287,7 @@ def _open_transfers(database: Database, files: TransferFiles) -> tuple[TransferR
     return tuple(found)
 
 
-def _intact(blobs: Folder, row: Row) -> bool:
+def _intact(blobs: Blobs, row: Row) -> bool:
     try:
         return blob_digest(blobs.read(model_file(row["version"]))) == bytes(row["blob_digest"])
     except OSError:

@@ -5,19 +5,19 @@ from collections.abc import Mapping
 from coordinator.records import ReleaseLedger, ReleaseRecord
 from federation.errors import LocalProtocolError
 from federation.privacy.taking import Taking
-from federation.storage.sqlite import Database, Readable
+from federation.storage.sql import Database, Readable
 from federation.types import Digest, ModelVersion, NodeId
 
 __all__ = ["charge_release", "raise_takings", "read_ledger", "read_releases"]
 
 _TAKE = (
     "INSERT INTO takings VALUES (?, 1, ?, ?) ON CONFLICT (node) DO UPDATE"
-    " SET releases = releases + 1, last = excluded.last, spent = spent + excluded.spent"
+    " SET releases = takings.releases + 1, last = excluded.last, spent = takings.spent + excluded.spent"
 )
 _RAISE = (
     "INSERT INTO takings VALUES (?, ?, ?, ?) ON CONFLICT (node) DO UPDATE"
-    " SET releases = MAX(releases, excluded.releases), last = MAX(last, excluded.last),"
-    " spent = MAX(spent, excluded.spent)"
+    " SET releases = MAX(takings.releases, excluded.releases), last = MAX(takings.last, excluded.last),"
+    " spent = MAX(takings.spent, excluded.spent)"
 )
 
 

@@ -52,7 +52,7 @@ def lift(folder: Path, *, above: int) -> tuple[RunId, Restored, bool]:
             raise StorageError(f"run {meta['run']} has no numbers left above {above}: begin a new one with --new-run")
         whole = identity_is_sealed(database) is not False
         with database.transaction("restore"):
-            database.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", restored.epoch)
+            database.insert("meta", {"key": "epoch", "value": restored.epoch}, conflict="REPLACE")
             database.insert("restores", schema.RESTORED.row(restored))
             # Whoever was asked or was sending then may have finished since, and would be waited for in vain: what a
             # node still has, it offers.

@@ -16,7 +16,7 @@ from coordinator.records import (
 from coordinator.storage.store import Figures, UpdateRow, VersionRow
 from federation.protocol.messages import Cohort, ModelPart
 from federation.storage.columns import UNSIGNED, Columns
-from federation.storage.sqlite import Row
+from federation.storage.sql import Row
 from federation.types import NodeId, UpdateId
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "RESULT",
     "SURVEY",
     "TABLES",
+    "TABLE_NAMES",
     "UPDATE",
     "VERSION",
     "parts_keys",
@@ -99,6 +100,9 @@ _COLUMNS = {
     "attendance": "node TEXT PRIMARY KEY, "
     + ATTENDED.definitions(restarts=_COUNT, asked=_COUNT, absences="TEXT NOT NULL DEFAULT '{}'"),
 }
+TABLE_NAMES = tuple(_COLUMNS)
+"""All tables of a run."""
+
 _WITHOUT_ROWID = {"meta", "assignments", "node_results", "attendance", "spent", "prices", "takings"}
 
 TABLES = (

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from federation.storage.sqlite import Database, Readable
+from federation.storage.sql import Database, Readable
 from federation.types import ModelVersion, UpdateId
 
 __all__ = [

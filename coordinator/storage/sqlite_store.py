@@ -1,4 +1,4 @@
-"""The coordinator's store on disk: SQLite for what is counted, files for what is large.
+"""The coordinator's store: tables for what is counted, files for what is large; of SQLite and a folder, `SqliteStore`.
 
 Arrays and large frames are whole, durable files before the transaction that names them (see `write_file`), so a crash
 leaves at most a file that nobody names.
@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import starmap
 from pathlib import Path
 
 from coordinator.records import (
@@ -32,7 +31,6 @@ from coordinator.storage.files import (
     BLOBS,
     TRANSFERS,
     blob_digest,
-    frame_file,
     model_file,
     model_to_bytes,
     of_later_versions,
@@ -41,8 +39,16 @@ from coordinator.storage.files import (
     reading,
     remedy_of,
 )
+from coordinator.storage.parts import StoreParts
 from coordinator.storage.read_only import StoreReader
-from coordinator.storage.recovery import read_published, read_recovered, repair_batch, repair_best, repair_head
+from coordinator.storage.recovery import (
+    count_start,
+    read_keys,
+    read_named,
+    read_published,
+    read_recovered,
+    repair,
+)
 from coordinator.storage.seals import head_changes, identity_is_sealed, seal_identity, seal_version
 from coordinator.storage.store import Commit
 from coordinator.storage.transfer_files import TransferFiles
@@ -54,7 +60,7 @@ from federation.storage.sqlite import lost, storing
 from federation.types import Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from update_codec import Manifest
 
-__all__ = ["INLINE_BYTES_MAX", "SqliteStore"]
+__all__ = ["INLINE_BYTES_MAX", "SqlStore", "SqliteStore"]
 
 INLINE_BYTES_MAX = 128 * 1024
 """Frames up to this size live in the database, larger ones in files, in bytes."""
@@ -63,11 +69,11 @@ INLINE_BYTES_MAX = 128 * 1024
 _CHANGED = "run, epoch or manifest are not what this store has written: coordinator audit says what else was changed"
 
 
-class SqliteStore(StoreReader):
-    """Owns one state folder.
+class SqlStore(StoreReader):
+    """Owns one run's state, whichever engine keeps it.
 
     Args:
-        folder: The state folder; created when it is missing.
+        parts: The engine's.
         audit_versions: How many versions keep the payloads that they were made of.
 
     Attributes:
@@ -77,27 +83,20 @@ class SqliteStore(StoreReader):
         alarms: What was wrong at the start and has been repaired, for the log.
 
     Raises:
-        StoreLocked: Another process owns the folder.
         StorageError: The database is damaged, lost beside models, or cannot be written.
     """
 
     run: RunId
     epoch: Epoch
 
-    def __init__(self, folder: Path, *, audit_versions: int = 1) -> None:
+    def __init__(self, parts: StoreParts, *, audit_versions: int = 1) -> None:
+        super().__init__(parts.database, parts.folder, parts.blobs)
         self._audit_versions = max(1, audit_versions)
         self._outdated: list[Callable[[], None]] = []
-        self._lock = FolderLock(folder)
-        try:
-            with storing("state folder"):
-                self._blobs = Folder(folder / BLOBS)
-                self._transfers = TransferFiles(folder / TRANSFERS)
-                self._database = open_database(folder)
-                super().__init__(self._database, folder)
-                self._open()
-        except BaseException:
-            self._lock.release()
-            raise
+        self._database, self._blobs, self._transfers = parts.database, parts.blobs, parts.transfers
+        self._remnants, self._release = parts.remnants, parts.release
+        with storing("state folder"):
+            self._open()
 
     @property
     def folder(self) -> Path:
@@ -253,7 +252,7 @@ class SqliteStore(StoreReader):
             seal_version(self._database, version)
             statements.expire_payloads(self._database, version - self._audit_versions)
             made = {(part.kind.value, part.version) for part in commit.record.parts}
-            statements.drop_frames(self._database, {*made, *self._parts_of(head)})
+            statements.drop_frames(self._database, {*made, *read_keys(self._database, head)})
         failpoint("coordinator_after_commit")
         self._outdate(self._sweep)
 
@@ -276,7 +275,7 @@ class SqliteStore(StoreReader):
 
     def obsolete_parts(self, head: VersionRecord) -> tuple[ModelPart, ...]:
         """Parts of neither this head nor its predecessor that have not been marked cleared."""
-        before = self._parts_of(head.version - 1)
+        before = read_keys(self._database, head.version - 1)
         published = read_published(self._database)
         return tuple(
             part for part in published if part not in head.parts and (part.kind.value, part.version) not in before
@@ -324,26 +323,19 @@ class SqliteStore(StoreReader):
         try:
             self._database.close()
         finally:
-            self._lock.release()
+            self._release()
 
     def _open(self) -> None:
         """Draw the run's identity at the first start, count the epoch up, and repair what a crash left."""
         database = self._database
-        if self.head() is None and (found := of_later_versions(self._folder)):
+        if self.head() is None and (found := self._remnants()):
             raise lost(self._folder / DATABASE, found, remedy_of(self._folder))
         damaged = identity_is_sealed(database) is False
         with database.transaction("start"):
             first = {"run": secrets.token_hex(8), "epoch": 0, "began_ms": time.time_ns() // 1_000_000}
-            database.insert("meta", *({"key": key, "value": first[key]} for key in first), conflict="IGNORE")
-            database.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
-            seal_identity(database)
+            self.run, self.epoch, self._began_ms = count_start(database, first)
             statements.expire_payloads(database, (self.head() or 0) - self._audit_versions)
-        meta = {row["key"]: row["value"] for row in database.execute("SELECT key, value FROM meta")}
-        self.run, self.epoch = RunId(meta["run"]), Epoch(meta["epoch"])
-        self._began_ms = int(meta["began_ms"])
-        self.alarms = [_CHANGED] if damaged else []
-        self.alarms += [*repair_head(database, self._blobs, self._folder), *repair_best(database, self._blobs)]
-        self.alarms += repair_batch(database)
+        self.alarms = [*([_CHANGED] if damaged else []), *repair(database, self._blobs, self._folder)]
         self.batches = BatchStore(database, self._transfers, self._blobs, self._outdate)
         transfers = database.execute("SELECT update_id, chunk_bytes FROM transfers")
         self._chunk_bytes = {UpdateId(row["update_id"]): int(row["chunk_bytes"]) for row in transfers}
@@ -374,19 +366,35 @@ class SqliteStore(StoreReader):
             with storing("transfer"):  # at once: the same update may be offered again, and a lost chunk is sent again
                 self._transfers.delete(update)
 
-    def _parts_of(self, version: int) -> list[tuple[str, int]]:
-        """Kind and version of each part, also of one whose row was lost."""
-        row = self._database.execute("SELECT parts FROM versions WHERE version = ?", version).fetchone()
-        return [] if row is None else schema.parts_keys(row["parts"])
-
     def _sweep(self) -> None:
         """Remove the files that no row names any more, such as those of a crash between file and transaction."""
-        head = self.head() or 0
-        payloads = self._database.execute("SELECT update_id FROM payloads WHERE body IS NULL")
-        kept = {payload_file(row["update_id"]) for row in payloads}
-        kept |= {model_file(version) for version in evaluations.read_retained(self._database)}
-        for version in (head - 1, head):
-            kept |= {model_file(version), *starmap(frame_file, self._parts_of(version))}
+        kept = read_named(self._database)
         for name in list(self._blobs.names()):
             if name not in kept:
                 self._blobs.delete(name)
+
+
+class SqliteStore(SqlStore):
+    """Owns one state folder; created when it is missing. As `SqlStore` else.
+
+    Raises:
+        StoreLocked: Another process owns the folder.
+    """
+
+    def __init__(self, folder: Path, *, audit_versions: int = 1) -> None:
+        lock = FolderLock(folder)
+        try:
+            with storing("state folder"):
+                parts = StoreParts(
+                    folder=folder,
+                    database=open_database(folder),
+                    blobs=Folder(folder / BLOBS),
+                    transfers=TransferFiles(folder / TRANSFERS),
+                    remnants=partial(of_later_versions, folder),
+                    release=lock.release,
+                )
+            super().__init__(parts, audit_versions=audit_versions)
+            self._lock = lock
+        except BaseException:
+            lock.release()
+            raise

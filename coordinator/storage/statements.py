@@ -8,7 +8,8 @@ from coordinator.storage.seals import seal_round, seal_update
 from coordinator.storage.store import Commit
 from federation.errors import LocalProtocolError
 from federation.protocol.messages import ModelPart, ReceiptStatus
-from federation.storage.sqlite import Database, DuplicateRow
+from federation.storage.sql import Database
+from federation.storage.sqlite import DuplicateRow
 from federation.types import ModelVersion, UpdateId
 
 FRAME_INLINE_BYTES_MAX = 512 * 1024

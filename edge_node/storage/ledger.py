@@ -8,7 +8,8 @@ forgotten: what was told cannot be taken back. Rows without an update are what t
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from federation.storage.sqlite import Connection, Readable, Row
+from federation.storage.sql import Readable
+from federation.storage.sqlite import Connection, Row
 from federation.types import RunId, SampledSteps, UpdateId
 
 __all__ = ["SPENT_TABLE", "add_ledger", "charge", "read_charges", "read_ledgers"]

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from federation.errors import DamagedStore, StorageError
 from federation.readings.live import Readings
+from federation.storage.sql import Readable
 from federation.storage.sqlite import (
     Connection,
     Database,
     Layout,
-    Readable,
     ReadOnlyDatabase,
     Row,
     SqliteError,

@@ -18,7 +18,7 @@ from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from federation.storage.sqlite import Row
+from federation.storage.sql import Row
 
 __all__ = ["UNSIGNED", "Columns", "Kind"]
 

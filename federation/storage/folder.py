@@ -17,6 +17,7 @@ __all__ = [
     "TEMPORARY",
     "Folder",
     "FolderLock",
+    "ReadableFolder",
     "access_remedy",
     "empty_folder",
     "has_content",
@@ -271,36 +272,51 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-class Folder:
-    """Files that are replaced as a whole.
+class ReadableFolder:
+    """Files that somebody else may be replacing.
 
     Args:
-        path: Where; created when it is missing.
+        path: Where.
 
     Attributes:
         path: Where.
     """
 
     def __init__(self, path: Path) -> None:
-        path.mkdir(parents=True, exist_ok=True)
         self.path = path
-
-    def write(self, name: str, body: bytes | memoryview, *, durable: bool = True) -> None:
-        """Replace a file; arguments and errors as for `write_file`."""
-        write_file(self.path / name, body, durable=durable)
 
     def read(self, name: str) -> bytes:
         """Read a file; raises `OSError` when it is missing or unreadable."""
         return (self.path / name).read_bytes()
 
+    def open(self, name: str) -> IO[bytes]:
+        """Open a file to read; raises `OSError` when it is missing or unreadable."""
+        return (self.path / name).open("rb")
+
     def has(self, name: str) -> bool:
         """Whether a file is there."""
         return (self.path / name).exists()
 
-    def delete(self, name: str) -> None:
-        """Remove a file; it may be gone already."""
-        (self.path / name).unlink(missing_ok=True)
-
     def names(self) -> Iterator[str]:
         """All files, unfinished ones included."""
         return (entry.name for entry in os.scandir(self.path))
+
+
+class Folder(ReadableFolder):
+    """Files that are replaced as a whole.
+
+    Args:
+        path: Where; created when it is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        super().__init__(path)
+
+    def write(self, name: str, body: bytes | memoryview, *, durable: bool = True) -> None:
+        """Replace a file; arguments and errors as for `write_file`."""
+        write_file(self.path / name, body, durable=durable)
+
+    def delete(self, name: str) -> None:
+        """Remove a file; it may be gone already."""
+        (self.path / name).unlink(missing_ok=True)

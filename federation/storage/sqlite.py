@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from federation.errors import StorageError
 from federation.runtime.failpoint import failpoint
@@ -21,7 +21,6 @@ __all__ = [
     "DuplicateRow",
     "Layout",
     "ReadOnlyDatabase",
-    "Readable",
     "Row",
     "SqliteError",
     "Step",
@@ -106,13 +105,6 @@ class Layout:
 def connect(path: Path) -> Connection:
     """Open a file to write. A simulated disk puts itself in this place for a while, to see what is committed."""
     return sqlite3.connect(path, isolation_level=None, timeout=BUSY_S)
-
-
-class Readable(Protocol):
-    """A database of which somebody reads; it may be one that is written, too."""
-
-    def execute(self, statement: str, *values: object) -> Cursor:
-        """Run one statement."""
 
 
 class Database:

@@ -4,7 +4,8 @@ from typing import Final
 
 from federation.errors import StorageError
 from federation.privacy.releases import Taking
-from federation.storage.sqlite import Connection, Database, Readable
+from federation.storage.sql import Readable
+from federation.storage.sqlite import Connection, Database
 from federation.types import NodeId, RunId
 from sum_helper.records import Charge, Released
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from federation.privacy.releases import Taking
-from federation.storage.sqlite import Readable
+from federation.storage.sql import Readable
 from federation.types import DIGEST_BYTES, Digest, ModelVersion, NodeId, RunId, UpdateId
 from sum_helper.storage.noised import read_takings
 from sum_helper.storage.store import open_read_only, read_ledger
