@@ -111,9 +111,16 @@ test-brokers: $(STAMP) ## The tests against a second broker, ejabberd; installs 
 	@bash deploy/setup.sh $(VENV) ejabberd
 	@$(BIN)/python -m pytest -m second_broker $(TESTS)
 
-test-browser: $(STAMP) ## The page in headless Chromium; installs it where it is missing (Debian)
+.PHONY: browser
+browser: $(STAMP) ## Headless Chromium for the tests that look at the page, where it is missing (Debian)
 	@bash deploy/setup.sh $(VENV) browser
+
+test-browser: browser ## The page in headless Chromium
 	@$(BIN)/python -m pytest -m browser $(or $(TESTS),tests/integration/commands/test_page_in_browser.py)
+
+.PHONY: postgresql
+postgresql: $(STAMP) ## PostgreSQL for the tests that start one of their own, where it is missing (Debian, Ubuntu)
+	@bash deploy/setup.sh $(VENV) postgresql
 
 check: format lint types imports coverage ## Everything that CI runs: format, lint, types, imports, tests with coverage
 

@@ -38,13 +38,14 @@ from coordinator.runtime.executor import CoordinatorExecutor, Evaluator, Executo
 from coordinator.runtime.group_commit import BATCH_MAX, GroupCommit
 from coordinator.runtime.inbound import Inbound
 from coordinator.runtime.incidents import Incidents
+from coordinator.runtime.leading import open_store, while_leading
 from coordinator.runtime.retained_mail import RetainedMail
 from coordinator.runtime.sealing import CoordinatorSealing, check_room
 from coordinator.runtime.starting import check_metric, ensure_model, evaluated_task, repaired_head
 from coordinator.runtime.task_process import EvaluatedTask
 from coordinator.runtime.task_releases import ReleaseShelf, TaskReleases
 from coordinator.runtime.traffic import Traffic
-from coordinator.storage.sqlite_store import SqliteStore
+from coordinator.storage.sqlite_store import SqlStore
 from coordinator.storage.store import CoordinatorStore
 from coordinator.strategies.selection import make_selector
 from federation.config import broker_address
@@ -116,7 +117,9 @@ def run_coordinator(
         inbox=queue.Queue(INBOX_ITEMS_MAX) if inbox is None else inbox,
         incidents=Incidents(read_incidents(config.store.folder)) if incidents is None else incidents,
     )
-    store = SqliteStore(config.store.folder, audit_versions=config.store.audit_versions)
+    store = open_store(config.store, plan.inbox)
+    if store is None:
+        return 0
     store.wait_later()
     task = evaluated_task(config)
     try:
@@ -137,7 +140,7 @@ class _Plan:
     incidents: Incidents
 
 
-def _run(plan: _Plan, store: SqliteStore, report: Path | None, task: EvaluatedTask) -> int:
+def _run(plan: _Plan, store: SqlStore, report: Path | None, task: EvaluatedTask) -> int:
     config, inbox, log = plan.config, plan.inbox, get_log("coordinator")
     _tell_alarms(plan, store)
     ensure_model(config, store, task)
@@ -163,7 +166,7 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None, task: EvaluatedTa
         try:
             watch = EnrolledWatch(_enrolled(config.security), inbox, executor.sealing)
             with watch, releases, Supervision(inbox, lambda: connections.alive) as supervision:
-                translate: Callable[[object], Event | None] = supervision.watching(inbound.translate)
+                translate: Callable[[object], Event | None] = supervision.watching(while_leading(inbound.translate))
                 parts = (watched, executor, inbox, MonotonicClock(), translate)
                 Driver(*parts, settle=watched.settle, batch_max=BATCH_MAX).run()
         finally:
@@ -180,7 +183,7 @@ def _run(plan: _Plan, store: SqliteStore, report: Path | None, task: EvaluatedTa
 
 
 def _inbound(
-    plan: _Plan, store: SqliteStore, executor: CoordinatorExecutor, connections: Connections, releases: TaskReleases
+    plan: _Plan, store: SqlStore, executor: CoordinatorExecutor, connections: Connections, releases: TaskReleases
 ) -> Inbound:
     trust = coordinator_trust(plan.config.security)
 
@@ -223,7 +226,7 @@ def _watched(plan: _Plan, machine: CoordinatorMachine, commits: GroupCommit, run
 
 
 def _begin_evaluation(
-    plan: _Plan, worker: EvaluationWorker | None, task: EvaluatedTask, committer: Committer, store: SqliteStore
+    plan: _Plan, worker: EvaluationWorker | None, task: EvaluatedTask, committer: Committer, store: SqlStore
 ) -> None:
     """Fill the gap that a crash may have left, and load the evaluation's data before the first round needs it."""
     if worker is None:
@@ -233,7 +236,7 @@ def _begin_evaluation(
         worker.submit(committer.head.version, committer.evaluated_model)
 
 
-def _tell_alarms(plan: _Plan, store: SqliteStore) -> None:
+def _tell_alarms(plan: _Plan, store: SqlStore) -> None:
     for event, why in exposures(plan.address, sys.argv):
         get_log("coordinator").warning(event, why=why)
     for alarm in store.alarms:

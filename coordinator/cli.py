@@ -38,6 +38,7 @@ LAZY_COMMANDS: LazyCommands = {
     "audit": ("fedmq.audit.cli", "audit_command", "Check the stores of a stopped federation: I1 to I9, P1 to P5."),
     "backup": ("coordinator.backup.cli", "backup", "Write a run to one file, while its coordinator runs."),
     "restore": ("coordinator.backup.cli", "restore", "Make a state folder from a backup; nodes obey it at once."),
+    "move-store": ("coordinator.backup.cli", "move_store", "Take a run from its state folder into a database."),
     "plot": ("coordinator.artifacts.plots.cli", "plot", "Draw runs: learning curves, nodes, participation, staleness."),
     "compare": ("coordinator.artifacts.plots.cli", "compare", "Lay runs side by side, as a table and as curves."),
     "export": ("coordinator.artifacts.cli", "export", "Write a model as safetensors, torch.export or ONNX."),

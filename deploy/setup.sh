@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Sets up one machine: .venv with pinned packages, and Mosquitto. Safe to run again.
 #
-#   deploy/setup.sh [VENV] [demo | ejabberd | browser]
+#   deploy/setup.sh [VENV] [demo | ejabberd | browser | postgresql]
 #
-# demo: only what `make demo` needs. ejabberd, browser: all that development needs, and a second broker, or Chromium, for
-# the tests.
+# demo: only what `make demo` needs. ejabberd, browser, postgresql: all that development needs, and a second broker,
+# Chromium, or a database server, for the tests.
 set -euo pipefail
 venv=${1:-.venv}
 what=${2:-}
@@ -60,7 +60,7 @@ install() {
   fi
 }
 compile=
-extras=torch,demo,plot,tensorboard,onnx,dev
+extras=torch,demo,plot,postgresql,tensorboard,onnx,dev
 wanted() { cat deploy/hashes.txt; }
 if [ "$what" = demo ]; then
   compile=--no-compile
@@ -122,5 +122,10 @@ if [ "$what" = ejabberd ] && ! PATH=$PATH:/usr/sbin command -v ejabberdctl >/dev
 fi
 if [ "$what" = browser ] && ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null; then
   apt_install chromium || { say "Chromium could not be installed from here: the tests that need it are skipped" >&2; }
+fi
+# The tests start a server of their own, never the system's.
+if [ "$what" = postgresql ] && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && ! command -v initdb >/dev/null; then
+  apt_install postgresql || { say "PostgreSQL could not be installed from here: the tests that need it are skipped" >&2; }
+  as_root systemctl disable --now postgresql >/dev/null 2>&1 || true
 fi
 say "ready"

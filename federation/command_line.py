@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from federation import RELEASE
-from federation.errors import ConfigError, FederationError, StorageError, TaskError, TransportError
+from federation.errors import ConfigError, FederationError, LeadershipLost, StorageError, TaskError, TransportError
 from federation.runtime.supervision import hold_back
 from federation.storage.folder import remedy_for
 
@@ -117,7 +117,7 @@ def _exit_code(error: FederationError) -> int:
     match error:
         case ConfigError() | TaskError():
             return WRONG
-        case StorageError():
+        case StorageError() | LeadershipLost():
             return 3
         case TransportError():
             return 4

@@ -14,6 +14,7 @@ FederationError
 ├── StorageError              a store cannot persist: nothing may be acknowledged
 │   ├── StoreLocked           another process owns this state folder
 │   └── DamagedStore          what was stored is gone, or is not what was stored
+├── LeadershipLost            another coordinator leads the run, or may: nothing is written any more
 └── TaskError                 the user's task broke its contract
 
 A user's code may raise anything: `user_code` makes a `TaskError` of it, which has the place and the first cause.
@@ -90,6 +91,10 @@ class StoreLocked(StorageError):  # noqa: N818 - the name says what it is
 
 class DamagedStore(StorageError):  # noqa: N818 - the name says what it is
     """What was stored is not there any more, or is not what was stored: trying again does not help."""
+
+
+class LeadershipLost(FederationError):  # noqa: N818 - the name says what it is
+    """Another coordinator leads the run, or may: only a new start can write again. Trying again does not help."""
 
 
 class TaskError(FederationError):

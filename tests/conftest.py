@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -15,6 +16,9 @@ from federation.runtime import local_broker
 from federation.runtime.local_broker import LocalBroker
 from tests.rigs.container_broker import ContainerBroker, broker_image
 from tests.rigs.warm_start import WarmPopen, WarmProcess
+
+if TYPE_CHECKING:
+    from tests.rigs.postgres import PostgresServer
 
 _DATA_DEFAULT = Path(__file__).parents[2] / "shared" / "data"
 _LEAVE_WAIT_S = 5.0
@@ -52,6 +56,15 @@ def broker() -> Iterator[LocalBroker]:
     """A Mosquitto on a free loopback port; its store survives `restart`, not the test."""
     with local_broker.LocalBroker(persistence=True) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator["PostgresServer"]:
+    """A PostgreSQL that does not wait for its disk; each test takes databases of its own."""
+    from tests.rigs.postgres import postgres_server
+
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

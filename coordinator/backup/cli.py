@@ -12,13 +12,15 @@ from coordinator.backup.making import BackupMade, make_backup
 from coordinator.backup.restoring import Restoration
 from coordinator.backup.restoring import restore as restore_run
 from coordinator.config.sections import read_config, state_folder
+from coordinator.storage.places import require_library
 from federation.command_line import JsonOption
+from federation.errors import ConfigError
 from federation.identity.signing_keys import NodeKeys, read_trust
 from federation.protocol.limits import INT32_MAX
 from federation.runtime.clock import MonotonicClock
 from federation.units import human_bytes
 
-__all__ = ["backup", "restore"]
+__all__ = ["backup", "move_store", "restore"]
 
 TOLD_EVERY_S = 1.0
 """How often the progress is told, in seconds; what takes less tells nothing."""
@@ -101,6 +103,37 @@ def restore(
         sys.stdout.write(json.dumps({"state": str(folder)} | asdict(made)) + "\n")
     else:
         typer.echo(_restored_text(made, folder))
+
+
+def move_store(
+    *,
+    config: Annotated[
+        Path, typer.Option(help="TOML file with all settings, or the folder of coordinator init.", exists=True)
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Take a run from its state folder into the database of store.url; the next start goes on from there.
+
+    The coordinator must be stopped, and the database empty. Nodes notice nothing. What was arriving in pieces is sent
+    again. The folder keeps the former database under another name, its status and its keys.
+
+    \b
+    Examples:
+      coordinator move-store --config coordinator.toml
+    """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    store = read_config(config, {}).store
+    if store.url is None:
+        raise ConfigError("store.url", "name the database that the run is moved to: postgresql://USER@HOST/DATABASE")
+    require_library()
+    from coordinator.storage.postgresql.moving import move_store as move_run  # noqa: PLC0415 - of an extra
+
+    moved = move_run(store.folder, store.url, store.lease_s)
+    for name in moved.missing:
+        typer.echo(f"coordinator: {name} is missing in the store: it costs its update", err=True)
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(moved)) + "\n")
+    else:
+        typer.echo(f"run {moved.run}: version {moved.version} and {moved.files} files are in the database now")
 
 
 def _restored_text(made: Restoration, folder: Path) -> str:

@@ -251,10 +251,15 @@ class StoreSection(Section):
 
     Attributes:
         folder: The state folder; one process at a time. Nothing is ``state/coordinator``.
+        url: ``postgresql://USER@HOST/DATABASE``: what must survive the machine is there, several coordinators may be
+            started with it, and one of them leads. Nothing: all is in the folder.
+        lease_s: A leader that has not said for so long that it lives is replaced.
         audit_versions: Versions whose updates are kept, so that the head can be computed again.
     """
 
     folder: Path = Path("state/coordinator")
+    url: Annotated[str, Field(pattern="^postgres(ql)?://")] | None = None
+    lease_s: Annotated[float, Field(ge=1, le=3600)] = 5.0
     audit_versions: PositiveInt = 1
 
 

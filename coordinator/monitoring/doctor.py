@@ -5,11 +5,12 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from coordinator.config.sections import CoordinatorConfig
+from coordinator.config.sections import CoordinatorConfig, StoreSection
 from coordinator.config.settings import engine_settings
 from coordinator.global_model.initial import InitialRequest, initial_model
 from coordinator.storage.database import DATABASE
 from coordinator.storage.files import remedy_of, traces
+from coordinator.storage.places import has_store, leader_at
 from coordinator.storage.read_only import ReadOnlyStore
 from federation.config import broker_address
 from federation.doctor import (
@@ -65,6 +66,7 @@ def examine(config: CoordinatorConfig) -> Iterator[Finding]:
         yield settings
     yield check_folder(folder)
     yield finding
+    yield from check_database(config.store)
     yield check_store(folder, manifest)
     yield check_sealing(config)
     bytes_min = FREE_BYTES_MIN + (0 if manifest is None else COPIES_ON_DISK * manifest.fp32_bytes)
@@ -112,7 +114,7 @@ def check_task(config: CoordinatorConfig) -> tuple[Finding, Manifest | None]:
 
 def check_store(folder: Path, manifest: Manifest | None) -> Finding:
     """Whether the store is whole, and of this task; a running coordinator is not disturbed."""
-    if not has_content(folder / DATABASE):
+    if not has_content(folder / DATABASE) and not has_store(folder):
         if found := traces(folder, DATABASE):
             return failed("store", *str(lost(folder / DATABASE, found, remedy_of(folder))).split(": ", 1))
         return passed("store", "none yet: the first start makes it")
@@ -128,6 +130,23 @@ def check_store(folder: Path, manifest: Manifest | None) -> Finding:
     if other:
         return failed("store", "it holds another model than the task's", "name its task, or choose another folder")
     return passed("store", f"whole, version {head.version}")
+
+
+def check_database(section: StoreSection) -> Iterator[Finding]:
+    """Whether the database of the run can be used, and who leads."""
+    if section.url is None:
+        return
+    try:
+        leader = leader_at(section.url)
+    except FederationError as error:
+        yield failed("database", str(error), "see docs/how-to/high-availability.md")
+        return
+    if leader is None:
+        yield passed("database", "nobody has led a run there yet: the first start makes it")
+    elif leader.overdue:
+        yield passed("database", f"nobody leads; {leader.holder} has last, term {leader.term}")
+    else:
+        yield passed("database", f"{leader.holder} leads, term {leader.term}")
 
 
 def check_broker(config: CoordinatorConfig) -> Iterator[Finding]:

@@ -31,6 +31,7 @@ from coordinator.monitoring.state_files import (
 )
 from coordinator.monitoring.why import explain, failures, nobody_trains
 from coordinator.records import Restored
+from coordinator.storage.places import leader_of
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import Participation, VersionRow
 from federation.errors import StorageError
@@ -79,6 +80,7 @@ def read_status(folder: Path) -> dict[str, object]:
         "nodes_privacy": nodes_row(_noised(folder)),
         "sealed": read_sealed(folder),
         "helpers": dict(read_helpers(folder)),
+        "leader": None if (leader := leader_of(folder)) is None else asdict(leader) | {"overdue": leader.overdue},
         "restored": None if (restored := _restored(folder)) is None else asdict(restored),
     }
 
@@ -150,6 +152,14 @@ def _restored(folder: Path) -> Restored | None:
         return store.restored()
 
 
+def _leads(folder: Path) -> Iterator[str]:
+    """Which of several coordinators decides, where they share a database."""
+    leader = leader_of(folder)
+    if leader is not None:
+        silent = f"; silent for {leader.renewed_s:.0f} s: it has stopped, or another one takes its place"
+        yield f"leads: {leader.holder}, term {leader.term}{silent if leader.overdue else ''}"
+
+
 def _begun_again(folder: Path) -> Iterator[str]:
     """That the run is not all of what it was."""
     restored = _restored(folder)
@@ -215,7 +225,7 @@ def _head(folder: Path, versions: list[VersionRow]) -> Iterator[Text]:
         yield Text(f"helpers that are not online: {', '.join(away)}", style="yellow")
     run_progress = read_run_progress(folder)
     yield from map(Text, () if run_progress is None else run_progress_lines(run_progress))
-    yield from map(Text, _begun_again(folder))
+    yield from map(Text, (*_leads(folder), *_begun_again(folder)))
     for spent in (privacy_line(read_privacy(folder)), nodes_line(_noised(folder))):
         if spent:
             yield Text(spent)

@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from coordinator.artifacts.export import NEWEST, read_model
 from coordinator.artifacts.plots.run import NAME_MAX, Run, load_run, run_of_report
 from coordinator.config.sections import read_config
-from coordinator.storage.database import DATABASE
+from coordinator.storage.places import has_store
 from federation.errors import ConfigError
 from federation.task import Parameters
 from fedmq.api.curve import as_table, curve_points, main_metric
@@ -129,6 +129,6 @@ def _path(where: Path | str) -> Path:
 
 
 def _state_folder(path: Path) -> Path | None:
-    if (path / DATABASE).is_file():
+    if has_store(path):
         return path
     return read_config(path, {}).store.folder if path.is_dir() or path.suffix == ".toml" else None

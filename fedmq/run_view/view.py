@@ -25,6 +25,7 @@ from coordinator.storage.database import DATABASE
 from coordinator.storage.files import PRESENCE, STATUS
 from coordinator.storage.history import GrowingHistory
 from coordinator.storage.participation import GrowingParticipation
+from coordinator.storage.places import NOTE
 from coordinator.storage.read_only import ReadOnlyStore
 from federation.errors import StorageError
 from federation.storage.folder import lock_holder
@@ -148,7 +149,10 @@ class RunView:
     def _marks(self) -> tuple[object, ...]:
         """What changes when the coordinator writes, or comes or goes."""
         files = (PRESENCE, DATABASE, f"{DATABASE}-wal", STATUS)
-        return (*map(self._file, files), lock_holder(self.folder), *sorted(self._certificates().items()))
+        # A database elsewhere tells of no change: it is looked at each time.
+        elsewhere = [object()] if (self.folder / NOTE).exists() else []
+        holder, certificates = lock_holder(self.folder), sorted(self._certificates().items())
+        return (*map(self._file, files), holder, *certificates, *elsewhere)
 
     def _file(self, name: str) -> tuple[int, int] | None:
         try:

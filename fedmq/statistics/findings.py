@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from coordinator.artifacts.export import read_model
 from coordinator.config.sections import CoordinatorConfig
 from coordinator.global_model.statistics import is_statistics
-from coordinator.storage.database import DATABASE
+from coordinator.storage.places import has_store
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import Participation, UpdateRow
 from federation.errors import ConfigError, StorageError, TaskError
@@ -76,7 +76,7 @@ def passes_done(folder: Path) -> int | None:
         ConfigError: The folder has a run that trains.
         StorageError: It cannot be read.
     """
-    if not (folder / DATABASE).exists():
+    if not has_store(folder):
         return None
     with ReadOnlyStore(folder) as store:
         head = store.head()

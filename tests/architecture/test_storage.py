@@ -6,10 +6,20 @@ from collections.abc import Iterator
 
 from tests.rigs.source_tree import files, shown, tree
 
-ROOMS = ("federation/storage/", "coordinator/storage/", "edge_node/storage/", "sum_helper/storage/")
+ROOMS = (
+    "federation/storage/",
+    "coordinator/storage/",
+    "coordinator/storage/postgresql/",
+    "edge_node/storage/",
+    "sum_helper/storage/",
+)
 """Where SQL may stand."""
 
-MAY_IMPORT = {"sqlite3": {"federation/storage/sqlite.py"}, "fcntl": {"federation/storage/folder.py"}}
+MAY_IMPORT = {
+    "sqlite3": {"federation/storage/sqlite.py"},
+    "psycopg": {"federation/storage/postgresql.py"},
+    "fcntl": {"federation/storage/folder.py"},
+}
 MAY_TUNE = {
     "fedmq/simulation/world/disks.py": "a simulated disk makes checkpoints itself, and knows that it has no rival"
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from coordinator.records import (
     Verdict,
 )
 from coordinator.storage.participation import OTHERS, REASONS_MAX
-from coordinator.storage.sqlite_store import INLINE_BYTES_MAX, SqliteStore
+from coordinator.storage.sqlite_store import INLINE_BYTES_MAX, SqlStore
 from coordinator.storage.store import Commit, CoordinatorStore, CurveKind, Figures
 from coordinator.strategies.strategy import StrategySettings, make_strategy
 from federation.errors import LocalProtocolError, StorageError
@@ -40,6 +41,7 @@ from federation.types import (
 )
 from fedmq.audit.audit import recompute_head
 from tests.rigs.model_values import INITIAL, MANIFEST, Arrived, arrived, committer, initialised, update
+from tests.rigs.postgres import store_at
 from update_codec import CodecSpec
 
 
@@ -57,20 +59,27 @@ class Bench:
 
     def settle(self) -> None:
         """What a process does before it speaks."""
-        assert isinstance(self.store, SqliteStore)
+        assert isinstance(self.store, SqlStore)
         self.store.sync()
 
 
-@pytest.fixture(params=["sqlite", "sqlite-later"])
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], SqlStore]:
+    """Opens a store, the same one each time."""
+    url = request.getfixturevalue("postgres").new_database() if request.param == "postgresql" else None
+    return partial(store_at, tmp_path / "store", url)
+
+
+@pytest.fixture(params=["each", "later"])
+def bench(request: pytest.FixtureRequest, empty: Callable[[], SqlStore]) -> Iterator[Bench]:
     def reopen(store: CoordinatorStore) -> CoordinatorStore:
         store.close()
-        return SqliteStore(tmp_path / "store")
+        return empty()
 
-    store = SqliteStore(tmp_path / "store")
+    store = empty()
     made = Bench(store=store, again=reopen)
     initialised(store)
-    if request.param == "sqlite-later":
+    if request.param == "later":
         store.wait_later()
     yield made
     made.store.close()
@@ -480,8 +489,8 @@ def test_there_is_nothing_to_audit_before_the_first_commit(bench: Bench) -> None
         recompute_head(bench.store, CommitterSettings())
 
 
-def test_an_empty_store_cannot_be_recovered(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path)
+def test_an_empty_store_cannot_be_recovered(empty: Callable[[], SqlStore]) -> None:
+    store = empty()
     with pytest.raises(LocalProtocolError):
         store.recovered(recent=1)
     store.close()

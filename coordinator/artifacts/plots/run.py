@@ -13,7 +13,7 @@ from coordinator.monitoring.noised_sums import nodes_report, nodes_row
 from coordinator.monitoring.presence import read_presence
 from coordinator.monitoring.privacy import privacy_report, privacy_row
 from coordinator.monitoring.report import evaluation_columns, update_columns
-from coordinator.storage.database import DATABASE
+from coordinator.storage.places import has_store
 from coordinator.storage.read_only import ReadOnlyStore
 from federation.errors import ConfigError, StorageError
 from federation.protocol.messages import ReceiptStatus
@@ -212,7 +212,7 @@ def load_run(path: Path) -> Run:
         ConfigError: It is neither a state folder, nor a configuration, nor a report.
         StorageError: It cannot be read.
     """
-    if (path / DATABASE).is_file():
+    if has_store(path):
         return _run_of_state(path, path)
     if path.is_dir() or path.suffix == ".toml":
         return _run_of_state(read_config(path, {}).store.folder, path)

@@ -1,0 +1,1 @@
+"""The coordinator's store on PostgreSQL: one run, several machines, one of them leads."""

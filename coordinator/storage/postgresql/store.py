@@ -1,0 +1,68 @@
+"""The coordinator's store in PostgreSQL: what must survive the machine is there, the rest in the state folder."""
+
+from pathlib import Path
+
+from coordinator.storage.files import model_file
+from coordinator.storage.parts import StoreParts
+from coordinator.storage.places import remember_url
+from coordinator.storage.postgresql.blobs import BlobTable, ChunkTable
+from coordinator.storage.postgresql.layout import prepare_tables
+from coordinator.storage.postgresql.lead import Lead
+from coordinator.storage.sqlite_store import SqlStore
+from federation.storage.folder import FolderLock
+from federation.storage.postgresql import PostgresDatabase
+
+__all__ = ["PostgresStore"]
+
+
+class PostgresStore(SqlStore):
+    """A run in a database, written for as long as its lead lasts. As `SqlStore` else.
+
+    Args:
+        folder: The state folder of this process: its status, its keys, and a note of where the store is.
+        url: The database.
+        lead: The lead of the run.
+        lock: Of the folder; the store releases both.
+        audit_versions: How many versions keep the payloads that they were made of.
+        patience_s: How long the network may swallow everything before the connection counts as lost, in seconds.
+
+    Raises:
+        StorageError: The database cannot be used.
+        LeadershipLost: Another process leads by now.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        url: str,
+        lead: Lead,
+        lock: FolderLock,
+        *,
+        audit_versions: int = 1,
+        patience_s: float = 30.0,
+    ) -> None:
+        database = PostgresDatabase(url, lead.name, term=lead.term, role="coordinator", patience_s=patience_s)
+        try:
+            prepare_tables(database)
+            remember_url(folder, url)
+            blobs = BlobTable(database)
+
+            def remnants() -> list[str]:
+                return [name for name in blobs.names() if not name.endswith((model_file(0), "-0.frame"))]
+
+            def release() -> None:
+                lead.release()
+                lock.release()
+
+            parts = StoreParts(
+                folder=folder,
+                database=database,
+                blobs=blobs,
+                transfers=ChunkTable(database),
+                remnants=remnants,
+                release=release,
+            )
+            super().__init__(parts, audit_versions=audit_versions)
+        except BaseException:
+            database.close()
+            raise
