@@ -20,6 +20,8 @@ from fedmq.audit.audit import AuditReport, Witness, audit
 from fedmq.demo.processes import Exited, Fleet, Line
 
 COORDINATOR = "coordinator"
+COORDINATORS = (COORDINATOR, "standby")
+"""Those of one run: the second one where a database is shared."""
 LIMIT_S = 30.0
 """Whoever has not come back to work after this many seconds hangs."""
 STOP_S = 10.0
@@ -181,10 +183,14 @@ class Federation:
 
     def drain(self) -> bool:
         """Stop the nodes, and let the coordinator make a version of what it has; False when it does not."""
+        drained = self.drain_nodes()
+        return self.retire(COORDINATOR) and drained
+
+    def drain_nodes(self) -> bool:
+        """The same, but the coordinator goes on."""
         self.armoury = lambda _: HARMLESS
         stopped = self.retire(*self.plan.names)
-        drained = self.wait(lambda: self._buffered == 0, STOP_S)
-        return self.retire(COORDINATOR) and stopped and drained
+        return self.wait(lambda: self._buffered == 0, STOP_S) and stopped
 
     def audit(self) -> AuditReport:
         """Judge the stores by what the nodes have said; everybody must have stopped."""
@@ -218,7 +224,7 @@ class Federation:
 
     def _hear(self, line: Line) -> None:
         life = self.lives[line.source]
-        if line.source == COORDINATOR:
+        if line.source in COORDINATORS:
             self._hear_coordinator(line, life)
         elif line.source not in self.site.helpers:
             self._hear_node(line, life)

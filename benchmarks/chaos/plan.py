@@ -26,6 +26,7 @@ class Plan:
         max_wait_s: Patience after a version's first update, in seconds.
         spread_s: Nodes react within this time: it sets the pace, and leaves the CPU to those that restart.
         keepalive_s: MQTT keep-alive of every connection, in seconds.
+        store_url: Database that the coordinator's store is in; None is its state folder.
         urls: Broker URL by node name, for those that go through a proxy.
     """
 
@@ -40,6 +41,7 @@ class Plan:
     max_wait_s: float = 1.0
     spread_s: float = 0.2
     keepalive_s: int = 45
+    store_url: str | None = None
     urls: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -54,7 +56,7 @@ def write_settings(plan: Plan, folder: Path, broker_url: str) -> Path:
     sections: Mapping[str, Mapping[str, object]] = {
         "federation": {"id": FEDERATION},
         "broker": {"url": broker_url, "keepalive_s": plan.keepalive_s},
-        "store": {"folder": str(folder / "coordinator")},
+        "store": {"folder": str(folder / "coordinator")} | ({"url": plan.store_url} if plan.store_url else {}),
         "task": {"name": plan.task},
         "codec": {"up": plan.codec},
         "round": {
