@@ -14,9 +14,11 @@ COPY fedmq fedmq
 COPY sum_helper sum_helper
 # A folder with wheels, for a build without the net: -v FOLDER:/wheels --build-arg PIP_FIND_LINKS=/wheels
 ARG PIP_FIND_LINKS=
+# For a run in a database: --build-arg EXTRAS=[postgresql]
+ARG EXTRAS=
 # zstandard comes twice compiled: CPython takes the other one.
 RUN python3 -m venv /opt/fedmq \
- && /opt/fedmq/bin/pip install --no-cache-dir -c constraints.txt . \
+ && /opt/fedmq/bin/pip install --no-cache-dir -c constraints.txt ".$EXTRAS" \
  && /opt/fedmq/bin/pip uninstall -y pip setuptools \
  && find /opt/fedmq -depth -type d \( -name tests -o -name test \) -path '*numpy*' -exec rm -rf {} + \
  && rm -f /opt/fedmq/lib/python3*/site-packages/zstandard/_cffi.*

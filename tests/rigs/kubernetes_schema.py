@@ -29,7 +29,7 @@ _CONTAINER = {
     "command": [str],
     "args": [str],
     "workingDir": str,
-    "env": [{"name!": str, "value!": str}],
+    "env": [{"name!": str, "value": str, "valueFrom": {"secretKeyRef!": {"name!": str, "key!": str}}}],
     "ports": [{"containerPort!": int}],
     "readinessProbe": _PROBE,
     "livenessProbe": _PROBE,
@@ -44,6 +44,13 @@ _VOLUME = {
 }
 _POD = {
     "automountServiceAccountToken!": bool,
+    "affinity": {
+        "podAntiAffinity!": {
+            "requiredDuringSchedulingIgnoredDuringExecution!": [
+                {"labelSelector!": {"matchLabels!": _LABELS}, "topologyKey!": str}
+            ]
+        }
+    },
     "securityContext!": {
         "runAsNonRoot!": bool,
         "runAsUser!": int,
@@ -60,6 +67,12 @@ _HEAD = {"apiVersion!": str, "kind!": str, "metadata!": _METADATA}
 _CLAIM = {
     "metadata!": {"name!": str},
     "spec!": {"accessModes!": [str], "resources!": {"requests!": {"storage!": str}}},
+}
+
+_TRAFFIC = {
+    "from": [{"podSelector!": {"matchLabels!": _LABELS}}],
+    "to": [{"podSelector!": {"matchLabels!": _LABELS}}],
+    "ports!": [{"protocol!": str, "port!": int}],
 }
 
 KINDS: dict[tuple[str, str], Schema] = {
@@ -86,9 +99,21 @@ KINDS: dict[tuple[str, str], Schema] = {
         "spec!": {
             "serviceName!": str,
             "replicas!": int,
+            "podManagementPolicy": str,
             "selector!": {"matchLabels!": _LABELS},
             "template!": _TEMPLATE,
             "volumeClaimTemplates": [_CLAIM],
+        }
+    },
+    ("policy/v1", "PodDisruptionBudget"): _HEAD
+    | {"spec!": {"minAvailable!": int, "selector!": {"matchLabels!": _LABELS}}},
+    ("networking.k8s.io/v1", "NetworkPolicy"): _HEAD
+    | {
+        "spec!": {
+            "podSelector!": {"matchLabels!": _LABELS},
+            "policyTypes!": [str],
+            "ingress": [_TRAFFIC],
+            "egress": [_TRAFFIC],
         }
     },
 }

@@ -14,16 +14,22 @@ import yaml
 from coordinator.enrolment.cli import init
 from tests.rigs.kubernetes_schema import KINDS, mistakes
 
-FILE = Path(__file__).parents[3] / "deploy" / "kubernetes" / "fedmq.yaml"
-DOCUMENTS: list[dict[str, Any]] = list(yaml.safe_load_all(FILE.read_text()))
-WORKLOADS = [document for document in DOCUMENTS if document["kind"] != "Service"]
-PODS = [(document["metadata"]["name"], document["spec"]["template"]["spec"]) for document in WORKLOADS]
+FOLDER = Path(__file__).parents[3] / "deploy" / "kubernetes"
+FILES: dict[str, list[dict[str, Any]]] = {
+    path.stem: list(yaml.safe_load_all(path.read_text())) for path in sorted(FOLDER.glob("*.yaml"))
+}
+DOCUMENTS = [document for documents in FILES.values() for document in documents]
+RUNNING = ("Deployment", "StatefulSet")
+WORKLOADS = [document for document in DOCUMENTS if document["kind"] in RUNNING]
+PODS = [document["spec"]["template"]["spec"] for document in WORKLOADS]
 
 
 def containers() -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, pod in PODS:
-        for container in (*pod.get("initContainers", ()), *pod["containers"]):
-            yield f"{name}/{container['name']}", container
+    for file, documents in FILES.items():
+        for document in documents:
+            pod = document["spec"]["template"]["spec"] if document["kind"] in RUNNING else {"containers": ()}
+            for container in (*pod.get("initContainers", ()), *pod["containers"]):
+                yield f"{file}/{document['metadata']['name']}/{container['name']}", container
 
 
 CONTAINERS = dict(containers())
@@ -50,23 +56,60 @@ def test_a_mistake_is_found_with_its_place() -> None:
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda document: document["metadata"]["name"])
-def test_a_workload_finds_its_own_pods_and_there_is_one_of_each(workload: dict[str, Any]) -> None:
+def test_a_workload_finds_its_own_pods_and_only_who_shares_a_database_has_a_second_one(
+    workload: dict[str, Any],
+) -> None:
     spec = workload["spec"]
     assert spec["selector"]["matchLabels"] == spec["template"]["metadata"]["labels"]
-    assert spec["replicas"] == 1
+    shared = "FEDMQ_COORDINATOR__STORE__URL" in {
+        one["name"] for container in spec["template"]["spec"]["containers"] for one in container.get("env", ())
+    }
+    assert spec["replicas"] == (2 if shared else 1)
 
 
-def test_every_service_leads_to_pods_that_listen() -> None:
-    for service in (document for document in DOCUMENTS if document["kind"] == "Service"):
+def test_two_coordinators_are_on_two_machines_and_do_not_wait_for_each_other() -> None:
+    (pair,) = [one for one in WORKLOADS if one["spec"]["replicas"] > 1]
+    labels = pair["spec"]["template"]["metadata"]["labels"]
+    affinity = pair["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"]
+    (apart,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert apart == {"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"}
+    assert pair["spec"]["podManagementPolicy"] == "Parallel"
+    (budget,) = [one["spec"] for one in DOCUMENTS if one["kind"] == "PodDisruptionBudget"]
+    assert (budget["minAvailable"], budget["selector"]["matchLabels"]) == (1, labels)
+
+
+def test_a_policy_lets_through_what_the_pods_use_and_no_more() -> None:
+    policies = {
+        one["metadata"]["name"]: one["spec"] for one in FILES["high-availability"] if one["kind"] == "NetworkPolicy"
+    }
+    assert policies.keys() == {"broker", "coordinator"}
+    for name, policy in policies.items():
+        assert policy["podSelector"]["matchLabels"] == {"app": name}
+        assert policy["policyTypes"] == ["Ingress", "Egress"]
+
+    def ports(rules: list[dict[str, Any]]) -> set[int]:
+        return {port["port"] for rule in rules for port in rule["ports"]}
+
+    assert (ports(policies["broker"]["ingress"]), policies["broker"].get("egress")) == ({8883}, None)
+    assert (ports(policies["coordinator"]["egress"]), policies["coordinator"].get("ingress")) == (
+        {8883, 5432, 53},
+        None,
+    )
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_service_leads_to_pods_that_listen(file: str) -> None:
+    workloads = [document for document in FILES[file] if document["kind"] in RUNNING]
+    for service in (document for document in FILES[file] if document["kind"] == "Service"):
         (pod,) = [
             workload["spec"]["template"]["spec"]
-            for workload in WORKLOADS
+            for workload in workloads
             if workload["spec"]["template"]["metadata"]["labels"] == service["spec"]["selector"]
         ]
         listening = {port["containerPort"] for one in pod["containers"] for port in one.get("ports", ())}
         assert {port["targetPort"] for port in service["spec"].get("ports", ())} <= listening
-    names = {document["metadata"]["name"] for document in DOCUMENTS if document["kind"] == "Service"}
-    assert {w["spec"]["serviceName"] for w in WORKLOADS if w["kind"] == "StatefulSet"} <= names
+    names = {document["metadata"]["name"] for document in FILES[file] if document["kind"] == "Service"}
+    assert {w["spec"]["serviceName"] for w in workloads if w["kind"] == "StatefulSet"} <= names
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
@@ -77,7 +120,7 @@ def test_a_container_can_do_nothing_that_it_need_not(name: str) -> None:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    for _, pod in PODS:
+    for pod in PODS:
         assert pod["automountServiceAccountToken"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] == 10001
@@ -92,7 +135,8 @@ def test_what_is_mounted_is_a_volume_and_every_volume_is_mounted(workload: dict[
     assert {mount["name"] for one in every for mount in one.get("volumeMounts", ())} == volumes
 
 
-def test_the_roles_find_what_coordinator_init_has_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", FILES)
+def test_the_roles_find_what_coordinator_init_has_written(file: str, tmp_path: Path) -> None:
     init(tmp_path / "plant", host=["fedmq.example"], evaluate=False)
     plant = tmp_path / "plant"
     # As the head of the manifest makes the two secrets: a folder's files, without its folders.
@@ -103,12 +147,14 @@ def test_the_roles_find_what_coordinator_init_has_written(tmp_path: Path) -> Non
     assert named <= broker
     text = (plant / "coordinator.toml").read_text()
     assert {part.split('"')[0] for part in text.split("{here}/coordinator/")[1:]} <= coordinator
-    mounts = {mount["mountPath"]: mount for mount in CONTAINERS["coordinator/coordinator"]["volumeMounts"]}
+    mounts = {mount["mountPath"]: mount for mount in CONTAINERS[f"{file}/coordinator/coordinator"]["volumeMounts"]}
     assert mounts["/fleet/coordinator.toml"]["subPath"] == "coordinator.toml"
     assert mounts["/fleet/coordinator"]["readOnly"] is True
-    port = next(document for document in DOCUMENTS if document["kind"] == "Service")["spec"]["ports"][0]["port"]
+    port = next(document for document in FILES[file] if document["kind"] == "Service")["spec"]["ports"][0]["port"]
     assert f"listener {port}" in settings
-    url = next(one for one in CONTAINERS["coordinator/coordinator"]["env"] if one["name"].endswith("BROKER__URL"))
+    url = next(
+        one for one in CONTAINERS[f"{file}/coordinator/coordinator"]["env"] if one["name"].endswith("BROKER__URL")
+    )
     assert url["value"] == f"mqtts://broker:{port}"
 
 
