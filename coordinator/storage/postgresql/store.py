@@ -1,5 +1,6 @@
 """The coordinator's store in PostgreSQL: what must survive the machine is there, the rest in the state folder."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from coordinator.storage.files import model_file
@@ -25,13 +26,14 @@ class PostgresStore(SqlStore):
         lock: Of the folder; the store releases both.
         audit_versions: How many versions keep the payloads that they were made of.
         patience_s: How long the network may swallow everything before the connection counts as lost, in seconds.
+        connect: Opens the database to write; a simulation watches what is committed.
 
     Raises:
         StorageError: The database cannot be used.
         LeadershipLost: Another process leads by now.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a store is, and where
         self,
         folder: Path,
         url: str,
@@ -40,8 +42,9 @@ class PostgresStore(SqlStore):
         *,
         audit_versions: int = 1,
         patience_s: float = 30.0,
+        connect: Callable[..., PostgresDatabase] = PostgresDatabase,
     ) -> None:
-        database = PostgresDatabase(url, lead.name, term=lead.term, role="coordinator", patience_s=patience_s)
+        database = connect(url, lead.name, term=lead.term, role="coordinator", patience_s=patience_s)
         try:
             prepare_tables(database)
             remember_url(folder, url)

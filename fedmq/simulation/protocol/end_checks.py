@@ -1,13 +1,11 @@
 """What is looked at once a run is over: what was not given back, who is missing, and the versions made again."""
 
 import random
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from coordinator.global_model.committer import Committer, CommitterSettings
 from coordinator.records import Member, VersionRecord
-from coordinator.storage.files import TRANSFERS
 from coordinator.storage.store import Commit, CoordinatorStore, Figures, ModelState, UpdateRow
 from federation.protocol.messages import ReceiptStatus
 from federation.types import ModelVersion, RunId, UpdateId
@@ -37,9 +35,8 @@ def held(snapshot: Mapping[str, Any], there: int) -> list[str]:
     return found
 
 
-def left_in_store(folder: Path, store: CoordinatorStore) -> list[str]:
-    """What the next process would find of what is over, in its state folder."""
-    files = sorted(path.name for path in (folder / TRANSFERS).iterdir())  # before a start clears them away
+def left_in_store(files: Sequence[str], store: CoordinatorStore) -> list[str]:
+    """What the next process would find of what is over; ``files`` of transfers are those before a start clears them."""
     recovered = store.recovered(recent=1)
     found = []
     if recovered.transfers:

@@ -37,7 +37,7 @@ from fedmq.simulation.world.disks import Disk, allow_disks
 from fedmq.simulation.world.faults import Dice
 from fedmq.simulation.world.network import SimNetwork
 from fedmq.simulation.world.ram_folders import put_away, ram_folder
-from fedmq.simulation.world.stores import ObservedStore, helper_disk, node_disk
+from fedmq.simulation.world.stores import ObservedStore, coordinator_disk, helper_disk, node_disk
 from fedmq.simulation.world.transcript import Transcript
 from fedmq.simulation.world.volatile import NoDisk, VolatileNodeStore
 from update_codec import Manifest
@@ -73,7 +73,14 @@ class Simulation:
         tail: Steps that the transcript keeps.
     """
 
-    def __init__(self, scenario: Scenario, store: type[ObservedStore] = ObservedStore, *, tail: int = 400) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        store: type[ObservedStore] = ObservedStore,
+        *,
+        tail: int = 400,
+        disks: Callable[..., Disk[ObservedStore]] = coordinator_disk,
+    ) -> None:
         self.scenario = scenario
         world, dice = World(), Dice(scenario.faults, f"{scenario.seed}/faults")
         self.transcript = Transcript(tail=tail)
@@ -99,7 +106,7 @@ class Simulation:
         self._folder = ram_folder()
         self._disks: list[Disk[Any]] = []
         self.close = weakref.finalize(self, put_away, self._folder, self._disks)
-        self.lines = Lines(self._place, self._model, self._folder, self._disks.append, store)
+        self.lines = Lines(self._place, self._model, self._folder, self._disks.append, store, disks)
         self.lines.begin(scenario.engine, audit=scenario.audit, busy_s=scenario.busy_s)
         self.nodes = [self._node(index) for index in range(scenario.nodes)]
         self.helpers = [] if plan is None else [self._helper(plan, number) for number in range(len(plan.names))]
@@ -245,7 +252,7 @@ class Simulation:
             self.checker.outbox(NodeId(node.name), node.outbox, self.scenario.node.outbox_max)
 
     def _check_store(self) -> None:
-        self.surroundings.violations.extend(left_in_store(self.disk.path, self.store))
+        self.surroundings.violations.extend(left_in_store(self.disk.arriving(), self.store))
         self.checker.close(self.store, self._lost())
         others = (line.checker for line in self.lines.all if line.checker.run != self.checker.run)
         self.surroundings.violations.extend(missing_of_other_runs(others, self.nodes))

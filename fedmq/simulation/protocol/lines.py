@@ -59,6 +59,7 @@ class Lines:
         folder: Where their disks are.
         keep: Takes each disk, to close it in the end.
         store: Tests put a faulty one in.
+        disks: Makes the disk of a coordinator that begins with nothing.
 
     Attributes:
         all: In the order of their beginning.
@@ -72,8 +73,10 @@ class Lines:
         folder: Path,
         keep: Callable[[Disk[Any]], None],
         store: type[ObservedStore] = ObservedStore,
+        disks: Callable[..., Disk[ObservedStore]] = coordinator_disk,
     ) -> None:
         self._place, self._model, self._folder, self._keep, self._store = place, model, folder, keep, store
+        self._disks = disks
         self._joins: Callable[[Actor], None] = lambda _actor: None
         self._copies = 0
         self.all: list[Line] = []
@@ -122,7 +125,8 @@ class Lines:
     def _line(self, name: str, checker: Checker, engine: EngineSettings, *, content: Path | None) -> Line:
         name = name if not self.all else f"{name}-{len(self.all)}"
         folder, audit = self._folder / name, self._audit
-        disk = coordinator_disk(folder, checker.run, checker, audit=audit, store=self._store, content=content)
+        make = self._disks if content is None else coordinator_disk
+        disk = make(folder, checker.run, checker, audit=audit, store=self._store, content=content)
         self._keep(disk)
         if content is None:
             with disk:

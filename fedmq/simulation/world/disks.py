@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from coordinator.storage.files import TRANSFERS
 from federation.errors import StorageError
 from federation.runtime.failpoint import watch
 from federation.storage import sqlite
@@ -140,6 +141,10 @@ class Disk(Generic[StoreT]):
         self.failing = False
         if power_cut is not None:
             self._cut_power(power_cut)
+
+    def arriving(self) -> list[str]:
+        """The files of a coordinator's transfers."""
+        return sorted(path.name for path in (self._path / TRANSFERS).iterdir())
 
     def copy(self, folder: Path) -> None:
         """Copy all of it as it is now, between two steps of its process, whether or not anybody has waited for it."""

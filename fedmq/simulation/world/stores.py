@@ -19,7 +19,7 @@ from coordinator.records import (
 from coordinator.storage import database as coordinator_database
 from coordinator.storage.batches import Batches
 from coordinator.storage.database import open_database
-from coordinator.storage.sqlite_store import SqliteStore
+from coordinator.storage.sqlite_store import SqliteStore, SqlStore
 from coordinator.storage.store import Commit
 from edge_node.storage import database as node_database
 from edge_node.storage.sqlite_store import SqliteNodeStore
@@ -35,7 +35,7 @@ from fedmq.simulation.world.ram_folders import put_away, ram_folder
 from sum_helper.storage import store as helper_store
 from sum_helper.storage.store import HelperStore
 
-__all__ = ["Ledger", "ObservedStore", "coordinator_disk", "helper_disk", "node_disk", "store_in_ram"]
+__all__ = ["Ledger", "Observed", "ObservedStore", "coordinator_disk", "helper_disk", "node_disk", "store_in_ram"]
 
 AUDIT_VERSIONS = 1_000_000
 """Payloads of so many versions are kept where the end is checked: all of them."""
@@ -75,18 +75,11 @@ class Ledger(Protocol):
         """That a batch makes no version is on disk, with what became of its members."""
 
 
-class ObservedStore(SqliteStore):
-    """A `SqliteStore` whose changes a ledger hears of, as soon as they survive a power cut.
+class Observed(SqlStore):
+    """A store whose changes a ledger hears of, as soon as they survive a power cut."""
 
-    Args:
-        folder: The state folder.
-        disk: What it is on.
-        ledger: Hears every change.
-        audit: Keep all payloads, so that the end can be recomputed.
-    """
-
-    def __init__(self, folder: Path, disk: Disk[Any], ledger: Ledger, *, audit: bool) -> None:
-        super().__init__(folder, audit_versions=AUDIT_VERSIONS if audit else 1)
+    def observe(self, disk: Disk[Any], ledger: Ledger) -> None:
+        """Have a ledger hear of every change from now on; ``disk`` knows what would survive."""
         self._disk, self._ledger = disk, ledger
         self.batches = _ObservedBatches(self.batches, disk, ledger)  # type: ignore[assignment]  # one of them
 
@@ -121,6 +114,21 @@ class ObservedStore(SqliteStore):
         made = super().close_evaluation(version)
         self._disk.learned(partial(self._ledger.surveyed, made))
         return made
+
+
+class ObservedStore(Observed, SqliteStore):
+    """A `SqliteStore` of which a ledger hears.
+
+    Args:
+        folder: The state folder.
+        disk: What it is on.
+        ledger: Hears every change.
+        audit: Keep all payloads, so that the end can be recomputed.
+    """
+
+    def __init__(self, folder: Path, disk: Disk[Any], ledger: Ledger, *, audit: bool) -> None:
+        super().__init__(folder, audit_versions=AUDIT_VERSIONS if audit else 1)
+        self.observe(disk, ledger)
 
 
 class _ObservedBatches:
