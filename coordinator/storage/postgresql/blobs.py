@@ -7,7 +7,7 @@ from typing import IO
 from federation.storage.postgresql import PostgresDatabase, PostgresSession
 from federation.types import UpdateId
 
-__all__ = ["BlobTable", "ChunkTable", "ReadableBlobTable"]
+__all__ = ["BlobTable", "ChunkTable", "ReadableBlobTable", "arriving"]
 
 PIECE_BYTES = 4 << 20
 """Of a large file in one row, in bytes: a row is in memory several times on its way."""
@@ -134,6 +134,12 @@ class ChunkTable:
 
     def clear_all_but(self, updates: frozenset[UpdateId]) -> None:
         """Remove what belongs to no open transfer."""
-        known = {row["transfer"] for row in self._database.execute("SELECT DISTINCT transfer FROM chunks")}
-        for update in sorted(known - updates):
-            self.delete(update)
+        for update in arriving(self._database):
+            if update not in updates:
+                self.delete(update)
+
+
+def arriving(session: PostgresSession) -> list[UpdateId]:
+    """The transfers of which there are chunks."""
+    rows = session.execute("SELECT DISTINCT transfer FROM chunks ORDER BY transfer")
+    return [UpdateId(row["transfer"]) for row in rows]

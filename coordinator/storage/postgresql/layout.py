@@ -17,7 +17,7 @@ from federation.storage.postgresql import PostgresDatabase, PostgresSession
 from federation.storage.sql import Database, Readable
 from federation.storage.sqlite import Database as SqliteDatabase
 
-__all__ = ["check_layout", "copy_rows", "copy_to_file", "prepare_tables"]
+__all__ = ["check_layout", "copy_rows", "copy_to_file", "new_schema", "prepare_tables"]
 
 ROWS = 500
 """Rows that are in memory at once."""
@@ -82,6 +82,13 @@ def check_layout(database: PostgresSession) -> int:
             "install the newer release again"
         )
     return found
+
+
+def new_schema(url: str, name: str) -> str:
+    """Make an empty schema, whatever was in one of this name; returns the url that sees it alone."""
+    with closing(PostgresSession(url, "fedmq-schema")) as session:
+        session.script(f"DROP SCHEMA IF EXISTS {name} CASCADE", f"CREATE SCHEMA {name}")
+    return f"{url}{'&' if '?' in url else '?'}options=-csearch_path%3D{name}"
 
 
 def copy_rows(source: Readable, target: Database) -> None:

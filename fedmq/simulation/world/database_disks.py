@@ -15,7 +15,8 @@ from typing import Any
 
 from coordinator.storage.database import DATABASE
 from coordinator.storage.files import BLOBS
-from coordinator.storage.postgresql.layout import prepare_tables
+from coordinator.storage.postgresql.blobs import arriving
+from coordinator.storage.postgresql.layout import new_schema, prepare_tables
 from coordinator.storage.postgresql.lead import Lead, take_lead
 from coordinator.storage.postgresql.reading import PostgresReader
 from coordinator.storage.postgresql.store import PostgresStore
@@ -56,7 +57,7 @@ class DatabaseDisk(Disk[Any]):
         self._pending: deque[tuple[int, Fact]] = deque()
         self._saving: Fact | None = None
         self.opened = False
-        self._url = _new_schema(url, f"run_{run}")
+        self._url = new_schema(url, f"run_{run}")
         self._begin(run)
         with self:
             self.reopen()
@@ -71,8 +72,7 @@ class DatabaseDisk(Disk[Any]):
     def arriving(self) -> list[str]:
         """The transfers of which chunks are there."""
         with closing(PostgresSession(self._url, "simulation")) as session:
-            rows = session.execute("SELECT DISTINCT transfer FROM chunks ORDER BY transfer")
-            return [row["transfer"] for row in rows]
+            return [str(update) for update in arriving(session)]
 
     def copy(self, folder: Path) -> None:
         """Write it as a state folder without a server, as of now."""
@@ -212,10 +212,3 @@ def _lead(url: str) -> Lead:
     if lead is None:
         raise AssertionError
     return lead
-
-
-def _new_schema(url: str, name: str) -> str:
-    """The same database, where only this schema is seen."""
-    with closing(PostgresSession(url, "simulation")) as session:
-        session.script(f"DROP SCHEMA IF EXISTS {name} CASCADE", f"CREATE SCHEMA {name}")
-    return f"{url}{'&' if '?' in url else '?'}options=-csearch_path%3D{name}"
