@@ -168,7 +168,8 @@ def test_an_overlay_pins_the_images_by_digest_and_changes_nothing_else(tmp_path:
         pytest.skip("needs kubectl")
     digest = f"sha256:{'ab' * 32}"
     (tmp_path / "kustomization.yaml").write_text(
-        f"resources: [{os.path.relpath(FOLDER, tmp_path)}]\nimages: [{{ name: fedmq-coordinator, digest: '{digest}' }}]\n"
+        f"resources: [{os.path.relpath(FOLDER, tmp_path)}]\n"
+        f"images: [{{ name: fedmq-coordinator, digest: '{digest}' }}]\n"
     )
     rendered = {}
     for folder in (FOLDER, tmp_path):
