@@ -12,7 +12,7 @@ from coordinator.config.sections import StoreSection
 from coordinator.engine.events import StopRequested
 from coordinator.storage.database import DATABASE
 from coordinator.storage.parts import Leader
-from coordinator.storage.places import NOTE, require_library
+from coordinator.storage.places import NOTE, remember_url, require_library
 from coordinator.storage.sqlite_store import SqliteStore, SqlStore
 from federation.errors import ConfigError, LeadershipLost
 from federation.runtime.log import get_log
@@ -81,7 +81,7 @@ def _lead(section: StoreSection, url: str, inbox: Inbox, lock: FolderLock) -> Sq
 
     holder = f"{socket.gethostname()}:{os.getpid()}"
     with StopSignals(inbox, StopRequested()) as signals:
-        standby = _Standby()
+        standby = _Standby(section.folder, url)
         lead = take_lead(
             url,
             holder,
@@ -115,9 +115,16 @@ def while_leading(translate: Callable[[object], EventT | None]) -> Callable[[obj
 
 
 class _Standby:
-    """Says once whom it waits for, and again and again to a service manager that it lives."""
+    """Says once whom it waits for, and again and again to a service manager that it lives.
 
-    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+    Args:
+        folder: The state folder: commands that are given it read the run that another one leads.
+        url: The database.
+        environ: None is the process's own.
+    """
+
+    def __init__(self, folder: Path, url: str, environ: Mapping[str, str] | None = None) -> None:
+        self._folder, self._url = folder, url
         variables = os.environ if environ is None else environ
         self._notifier, self._leader = Notifier(variables), ""
         health = variables.get("FEDMQ_HEALTH_FILE")
@@ -128,6 +135,7 @@ class _Standby:
         name = "another one" if leader is None else leader.holder
         if name != self._leader:
             self._leader = name
+            remember_url(self._folder, self._url)
             get_log("coordinator").info("coordinator_standby", leader=name)
         self._notifier.say("READY=1", "WATCHDOG=1", f"STATUS=standby: {name} leads")
         if self._health is not None:

@@ -1,17 +1,21 @@
 """What a store in PostgreSQL promises beside what every store does: one leader writes, and what was said is kept."""
 
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
 from coordinator.backup.making import make_backup
 from coordinator.backup.restoring import restore
 from coordinator.config.sections import StoreSection
+from coordinator.monitoring.doctor import check_database
+from coordinator.monitoring.status import read_status, show_status
 from coordinator.records import Attendance, TransferRecord, UpdateRecord
-from coordinator.runtime.leading import open_store
+from coordinator.runtime.leading import _Standby, open_store
 from coordinator.storage.database import DATABASE
 from coordinator.storage.parts import Leader
 from coordinator.storage.places import NOTE, leader_of, remember_url, url_of
@@ -19,6 +23,7 @@ from coordinator.storage.postgresql.lead import read_leader, take_lead
 from coordinator.storage.postgresql.moving import MOVED, move_store
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.sqlite_store import INLINE_BYTES_MAX, SqliteStore, SqlStore
+from federation.doctor import Verdict
 from federation.errors import ConfigError, LeadershipLost, LocalProtocolError, StorageError, StoreLocked
 from federation.storage.postgresql import PostgresSession
 from federation.types import Incarnation, NodeId
@@ -146,6 +151,33 @@ def test_a_standby_says_whom_it_waits_for_and_leads_once_the_other_has_stopped(
     assert now is not None
     assert (now.holder, now.term) == ("standby:1", 2)
     lead.release()  # type: ignore[attr-defined]
+
+
+def test_the_folder_of_a_standby_shows_the_run_that_another_one_leads(
+    store: SqlStore, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _Standby(tmp_path, url, {"FEDMQ_HEALTH_FILE": str(tmp_path / "healthy")}).waits(leader_of(tmp_path / "a"))
+    assert (tmp_path / "healthy").exists()
+    assert read_status(tmp_path)["leader"] == read_status(tmp_path / "a")["leader"] | {  # type: ignore[operator]
+        "since_s": ANY,
+        "renewed_s": ANY,
+    }
+    capsys.readouterr()
+    show_status(tmp_path)
+    assert f":{os.getpid()}, term 1" in capsys.readouterr().out
+    (finding,) = check_database(StoreSection(folder=tmp_path, url=url))
+    assert (finding.verdict, "term 1" in finding.detail) == (Verdict.PASS, True)
+    assert list(check_database(StoreSection(folder=tmp_path))) == []
+    (finding,) = check_database(StoreSection(folder=tmp_path, url=f"postgresql://x@/y?host={tmp_path}"))
+    assert finding.verdict is Verdict.FAIL
+    store.close()
+    assert explain_lead(tmp_path)
+
+
+def explain_lead(folder: Path) -> bool:
+    """A leader that has stopped is still named."""
+    leader = leader_of(folder)
+    return leader is not None and not leader.overdue
 
 
 def test_a_standby_that_is_told_to_stop_gives_up(store: SqlStore, url: str) -> None:
