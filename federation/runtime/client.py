@@ -2,12 +2,13 @@
 
 import os
 import socket
-from typing import Protocol
+from typing import Literal, Protocol
 
 from paho.mqtt import client as paho
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 from federation.runtime.address import BrokerAddress
 from federation.runtime.dial import dial
@@ -18,6 +19,17 @@ __all__ = ["Client", "Connection", "make_client"]
 
 CONNECT_WAIT_S = 5.0
 """How long a connection, and a TLS handshake, may take, in seconds."""
+
+READ_BYTES = 16_384
+"""So much is read at once, in bytes: some small messages, and less than a chunk of a model."""
+
+PLAIN_PUBACK_BYTES = 2
+PLAIN_TOPIC_AT = 2
+"""Where a topic begins; one that ends there stands for another, which the library knows."""
+
+DONE = MQTTErrorCode.MQTT_ERR_SUCCESS
+_SUCCESS = ReasonCode(PacketTypes.PUBACK, "Success")
+_NOTHING = Properties(PacketTypes.PUBACK)  # type: ignore[no-untyped-call]
 
 
 class Connection(Protocol):
@@ -48,6 +60,7 @@ class Client(paho.Client):
             self.tls_set_context(self._tls_context)
         self._peer = ""
         self._silent: set[str] = set()
+        self._read, self._taken = b"", 0
 
     def connect_anew(self, *, clean: bool) -> None:
         """Connect, and say CONNECT; ``clean`` forgets the session.
@@ -56,6 +69,7 @@ class Client(paho.Client):
             OSError: There is no connection.
             ValueError: The server speaks something else.
         """
+        self._read, self._taken = b"", 0
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = self._session.session_expiry_s
         properties.ReceiveMaximum = self._session.receive_max
@@ -68,6 +82,11 @@ class Client(paho.Client):
             properties=properties,
         )
         self.reconnect()
+
+    @property
+    def has_read(self) -> bool:
+        """Whether bytes were read of the connection that no packet was made of yet: no selector can see them."""
+        return self._taken < len(self._read)
 
     def make_connection(self) -> socket.socket:
         """A connection beside the client's own, through TLS where that is.
@@ -87,6 +106,41 @@ class Client(paho.Client):
     def distrust(self) -> None:
         """The address that has taken the connection says nothing: others come first."""
         self._silent.add(self._peer)
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        """What the library asks for: a packet's first byte, its length, its rest, each apart; read in one call for all.
+
+        A body that is larger than what is read at once comes as it does without this.
+        """
+        if not self.has_read:
+            if bufsize >= READ_BYTES or self._address.transport != "tcp":
+                return super()._sock_recv(bufsize)
+            self._read, self._taken = super()._sock_recv(READ_BYTES), 0
+        part = self._read[self._taken : self._taken + bufsize]
+        self._taken += len(part)
+        return part
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        """A PUBLISH without properties, as nearly all are: the library would make an object for them, and copies."""
+        header, packet = self._in_packet["command"], self._in_packet["packet"]
+        qos, named = header >> 1 & 3, 2 + int.from_bytes(packet[:2], "big")
+        begin = named + 2 * (qos > 0)
+        if qos > 1 or named == PLAIN_TOPIC_AT or len(packet) <= begin or packet[begin]:
+            return super()._handle_publish()
+        message = paho.MQTTMessage(mid=int.from_bytes(packet[named:begin], "big"), topic=bytes(packet[2:named]))
+        message.dup, message.qos, message.retain = bool(header & 8), qos, bool(header & 1)
+        message.payload = bytes(packet[begin + 1 :])
+        self._handle_on_message(message)
+        return DONE
+
+    def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
+        """A PUBACK of two bytes says success and nothing else, as nearly all do: there is no more to decode."""
+        packet = self._in_packet["packet"]
+        if cmd != "PUBACK" or len(packet) != PLAIN_PUBACK_BYTES:
+            return super()._handle_pubackcomp(cmd)
+        mid = int.from_bytes(packet, "big")
+        with self._out_message_mutex:
+            return self._do_on_publish(mid, _SUCCESS, _NOTHING) if mid in self._out_messages else DONE
 
     def _create_socket_connection(self) -> socket.socket:
         made = dial(self._address.host, self._address.port, timeout_s=CONNECT_WAIT_S, last=self._silent)

@@ -130,13 +130,15 @@ class MqttTransport(NetworkThread):
             self._ending = self._ending or "connection lost"
             return
         selector.modify(connection, selectors.EVENT_READ | (selectors.EVENT_WRITE if self._client.want_write() else 0))
-        # TLS may hold decrypted bytes that no selector can see.
-        pending = getattr(connection, "pending", int)() > 0
+        # TLS may hold decrypted bytes that no selector can see, and so does the client.
+        pending = self._client.has_read or getattr(connection, "pending", int)() > 0
         ready = {key.fileobj for key, _ in selector.select(0.0 if pending else self._patience_s())}
         if self._wakeup.receiver in ready:
             self._wakeup.heard()
         if connection in ready or pending:
             self._client.loop_read()
+            while self._client.has_read and self._ending is None and self._client.socket() is connection:
+                self._client.loop_read()
         self._client.loop_misc()
 
     def _patience_s(self) -> float:

@@ -1,0 +1,152 @@
+"""What arrives is read in large pieces and mostly decoded here: the library must not be able to tell."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+
+from federation.runtime.address import parse_broker_url
+from federation.runtime.client import READ_BYTES, Client
+from federation.runtime.session import SessionSettings
+
+USER_PROPERTY = bytes([0x26, 0, 1]) + b"k" + bytes([0, 1]) + b"v"
+
+
+@dataclass(slots=True)
+class Wire:
+    """A socket whose other end has said all that it will say; it comes in pieces.
+
+    Attributes:
+        pieces: What each call gets at most.
+        calls: How often it was read.
+    """
+
+    pieces: list[bytes]
+    calls: int = 0
+
+    def recv(self, size: int) -> bytes:
+        self.calls += 1
+        if not self.pieces:
+            raise BlockingIOError
+        piece = self.pieces.pop(0)
+        if len(piece) > size:
+            self.pieces.insert(0, piece[size:])
+        return piece[:size]
+
+    def close(self) -> None:
+        """The library closes its socket when it goes."""
+
+
+@dataclass(slots=True)
+class Heard:
+    """What a client has told of what it read."""
+
+    messages: list[tuple[Any, ...]] = field(default_factory=list)
+    settled: list[tuple[int, int, str]] = field(default_factory=list)
+    codes: list[MQTTErrorCode] = field(default_factory=list)
+
+
+def ours() -> Client:
+    return Client(parse_broker_url("mqtt://127.0.0.1"), SessionSettings(client_id="c", connection="node"))
+
+
+def theirs() -> paho.Client:
+    return paho.Client(CallbackAPIVersion.VERSION2, client_id="c", protocol=paho.MQTTv5, manual_ack=True)
+
+
+def read(client: paho.Client, pieces: Sequence[bytes], *, in_flight: Sequence[int] = ()) -> tuple[Heard, Wire]:
+    """All that a client makes of these bytes."""
+    heard, wire = Heard(), Wire([piece for piece in pieces if piece])
+    client.suppress_exceptions = False
+    client._sock = wire  # type: ignore[assignment]
+    for mid in in_flight:
+        client._out_messages[mid] = paho.MQTTMessage(mid=mid, topic=b"t")
+        client._out_messages[mid].info = paho.MQTTMessageInfo(mid)
+    client.on_message = lambda _c, _u, m: heard.messages.append(
+        (m._topic, bytes(m.payload), m.qos, m.retain, m.dup, m.mid, getattr(m.properties, "UserProperty", []))
+    )
+    client.on_publish = lambda _c, _u, mid, reason, _p: heard.settled.append((mid, reason.value, str(reason)))
+    for _ in range(200):
+        code = client._packet_read()
+        if code not in {MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_AGAIN}:
+            heard.codes.append(code)
+            break
+        if code == MQTTErrorCode.MQTT_ERR_AGAIN and not wire.pieces:
+            break
+    return heard, wire
+
+
+def packet(kind: int, body: bytes) -> bytes:
+    length, left = b"", len(body)
+    while True:
+        left, low = left >> 7, left & 127
+        length += bytes([low | (128 if left else 0)])
+        if not left:
+            return bytes([kind]) + length + body
+
+
+def publish(topic: bytes, payload: bytes, flags: int, *, mid: int = 7, properties: bytes = b"") -> bytes:
+    identity = mid.to_bytes(2, "big") if flags & 6 else b""
+    rest = bytes([len(properties)]) + properties + payload
+    return packet(0x30 | flags, len(topic).to_bytes(2, "big") + topic + identity + rest)
+
+
+PACKETS = st.one_of(
+    st.builds(
+        publish,
+        st.binary(max_size=8),
+        st.binary(max_size=300),
+        st.sampled_from([0, 1, 2, 3, 8 + 2]),
+        mid=st.integers(1, 65_535),
+        properties=st.sampled_from([b"", USER_PROPERTY]),
+    ),
+    st.builds(lambda mid: packet(0x40, mid.to_bytes(2, "big")), st.integers(0, 9)),
+    st.builds(
+        lambda mid, code: packet(0x40, bytes([0, mid, code])), st.integers(0, 9), st.sampled_from([0, 0x10, 0x87])
+    ),
+    st.builds(packet, st.sampled_from([0x30, 0x32, 0x40, 0x34]), st.binary(max_size=6)),
+)
+
+
+@given(packets=st.lists(PACKETS, max_size=6), cuts=st.lists(st.integers(1, 40), max_size=8))
+def test_it_hears_what_the_library_hears_however_the_bytes_are_cut(packets: list[bytes], cuts: list[int]) -> None:
+    stream, pieces = b"".join(packets), list[bytes]()
+    for cut in cuts:
+        pieces.append(stream[:cut])
+        stream = stream[cut:]
+    pieces.append(stream)
+    expected, _ = read(theirs(), pieces, in_flight=range(10))
+    found, _ = read(ours(), pieces, in_flight=range(10))
+    assert found == expected
+
+
+def test_many_small_packets_are_read_in_one_call() -> None:
+    stream = b"".join(publish(b"fl/a", b"x" * 30, 2, mid=mid) for mid in range(1, 51))
+    client = ours()
+    heard, wire = read(client, [stream])
+    assert [message[5] for message in heard.messages] == list(range(1, 51))
+    assert wire.calls <= 2
+    assert not client.has_read
+    assert read(theirs(), [stream])[1].calls > 150
+
+
+def test_a_body_larger_than_what_is_read_at_once_comes_whole() -> None:
+    body = bytes(range(256)) * (READ_BYTES // 64)
+    heard, _ = read(ours(), [publish(b"fl/a", body, 2) + publish(b"fl/b", b"after", 2)])
+    assert [message[1] for message in heard.messages] == [body, b"after"]
+
+
+def test_what_was_read_of_one_connection_is_not_taken_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = ours()
+    client._sock = Wire([b"\x32\x40half of a packet"])  # type: ignore[assignment]
+    client._packet_read()
+    client._read, client._taken = b"left over", 0
+    assert client.has_read
+    monkeypatch.setattr(client, "reconnect", lambda: None)
+    client.connect_anew(clean=False)
+    assert not client.has_read
