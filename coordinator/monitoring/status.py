@@ -156,8 +156,8 @@ def _leads(folder: Path) -> Iterator[str]:
     """Which of several coordinators decides, where they share a database."""
     leader = leader_of(folder)
     if leader is not None:
-        silent = f"; silent for {leader.renewed_s:.0f} s: it has stopped, or another one takes its place"
-        yield f"leads: {leader.holder}, term {leader.term}{silent if leader.overdue else ''}"
+        by = f"{leader.holder}, term {leader.term}"
+        yield f"leads: nobody; the last one was {by}" if leader.overdue else f"leads: {by}"
 
 
 def _begun_again(folder: Path) -> Iterator[str]:
