@@ -170,6 +170,10 @@ bench-large: $(STAMP) ## Models of 47 and 100 MB through a real broker: memory, 
 bench-load: $(STAMP) ## A fleet of thousands on this machine: updates, CPU, memory, deliveries (ARGS=--nodes 10000)
 	@$(BIN)/python -m benchmarks.load $(ARGS)
 
+.PHONY: bench-failover
+bench-failover: $(STAMP) ## Leaders killed and stopped on PostgreSQL: seconds until the next one, and the audit (minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.failover $(ARGS)
+
 .PHONY: bench-drift
 bench-drift: $(STAMP) ## A sensor of another scale: versions until scores are right again, with live data and without
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.drift $(ARGS)
