@@ -145,7 +145,7 @@ def read_evaluated(database: Readable, after: int = -1) -> dict[ModelVersion, Ma
 
 def count_evaluations(database: Readable) -> tuple[int, int]:
     """How many there are: the coordinator's own, and those on nodes that are closed."""
-    statement = "SELECT (SELECT COUNT(*) FROM evaluations), (SELECT COUNT(*) FROM surveys WHERE closed)"
+    statement = "SELECT (SELECT COUNT(*) FROM evaluations), (SELECT COUNT(*) FROM surveys WHERE closed = 1)"
     own, on_nodes = database.execute(statement).fetchone()
     return own, on_nodes
 

@@ -27,6 +27,7 @@ from federation.doctor import Verdict
 from federation.errors import ConfigError, LeadershipLost, LocalProtocolError, StorageError, StoreLocked
 from federation.storage.postgresql import PostgresSession
 from federation.types import Incarnation, NodeId
+from fedmq.run_view.view import RunView
 from tests.contract.test_coordinator_store import a_round, commit_of
 from tests.rigs.model_values import Arrived, arrived, initialised, update
 from tests.rigs.postgres import PostgresServer, postgres_server, store_at
@@ -276,6 +277,13 @@ def found(folder: Path) -> tuple[object, ...]:
             read.waiting(),
             [row.whole for row in (*read.sealed_updates(), *read.sealed_versions(), read.sealed_rounds())],
         )
+
+
+def test_the_page_shows_a_run_in_a_database(store: SqlStore, tmp_path: Path) -> None:
+    fill(store)
+    view = RunView(tmp_path / "a")
+    snapshot = view.now()
+    assert (snapshot.summary["run"], len(snapshot.versions), len(snapshot.nodes)) == (store.run, 2, 3)
 
 
 def test_a_backup_of_a_database_is_a_backup_and_goes_back_into_a_folder(store: SqlStore, tmp_path: Path) -> None:
