@@ -9,6 +9,7 @@ import secrets
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from coordinator.config.privacy import pinned_helpers
@@ -25,6 +26,8 @@ from coordinator.engine.fencing import Leave
 from coordinator.engine.machine import CoordinatorMachine
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import Committer
+from coordinator.global_model.sums import SiteClaims, sum_bytes_max
+from coordinator.global_model.update_checks import check_update
 from coordinator.monitoring.presence_file import PresenceFile
 from coordinator.monitoring.report import build_report
 from coordinator.monitoring.state_files import StatusFile, StoppingRule, read_incidents
@@ -61,6 +64,7 @@ from federation.runtime.signals import StopSignals, leave_at_once
 from federation.runtime.supervision import Supervision
 from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox
 from federation.types import FederationId, RunId, Start
+from update_codec import Manifest
 
 __all__ = ["run_coordinator"]
 
@@ -147,7 +151,7 @@ def _run(plan: _Plan, store: SqlStore, report: Path | None, task: EvaluatedTask)
     recovered = store.recovered(recent=plan.engine.max_staleness + 1)
     committer = Committer(store, recovered.head, committer_settings(config))
     recovered = replace(recovered, head=repaired_head(config, committer, store), terms=committer.terms)
-    most = plan.engine.payload_bytes_max or committer.manifest.frame_bytes_max
+    most = plan.engine.payload_bytes_max or _frame_bytes_max(plan, committer.manifest)
     worker = EvaluationWorker(task, committer.manifest, inbox) if config.evaluation.every else None
     _begin_evaluation(plan, worker, task, committer, store)
     trust = coordinator_trust(config.security)
@@ -180,6 +184,11 @@ def _run(plan: _Plan, store: SqlStore, report: Path | None, task: EvaluatedTask)
             get_log("coordinator").warning("evaluation_abandoned")
             leave_at_once(signals.exit_code, store.close)
     return signals.exit_code
+
+
+def _frame_bytes_max(plan: _Plan, manifest: Manifest) -> int:
+    """The largest update that is honest."""
+    return max(manifest.frame_bytes_max, sum_bytes_max(manifest) if plan.engine.gateways else 0)
 
 
 def _inbound(
@@ -287,6 +296,7 @@ def _executor(
             say=_speaker(),
             evaluator=evaluator or NoEvaluator(),
             update_norm_max=config.limits.update_norm_max,
+            check=partial(check_update, sites=SiteClaims(config.gateways.caps, config.limits.num_examples_max)),
             signer=signer,
             sealing=CoordinatorSealing(_topics(config), *sealed),
             blame=plan.incidents.count,

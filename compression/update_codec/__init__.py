@@ -32,6 +32,7 @@ from update_codec.errors import (
     ShapeError,
     SizeMismatch,
     SpecError,
+    SummedFrame,
     TrailingBytes,
     TruncatedFrame,
     UnknownVersion,
@@ -41,6 +42,7 @@ from update_codec.manifest import Manifest, Role, TensorSpec, constant_digest
 from update_codec.masking import Masked, MaskedSum, read_masked
 from update_codec.segments import SegmentInfo
 from update_codec.spec import PROFILES, CodecSpec
+from update_codec.sums import Sums, inspect_sum, is_sum, read_sum, sum_frame
 from update_codec.vectors import Vectors
 
 __all__ = [
@@ -73,6 +75,8 @@ __all__ = [
     "ShapeError",
     "SizeMismatch",
     "SpecError",
+    "SummedFrame",
+    "Sums",
     "TensorSpec",
     "TrailingBytes",
     "TruncatedFrame",
@@ -84,7 +88,11 @@ __all__ = [
     "frame_kind",
     "frame_manifest",
     "inspect",
+    "inspect_sum",
+    "is_sum",
     "iter_chunks",
     "moving_average",
     "read_masked",
+    "read_sum",
+    "sum_frame",
 ]

@@ -16,17 +16,16 @@ from numpy.typing import NDArray
 
 from update_codec.context import Contexts
 from update_codec.decoding import FrameInfo, inspect
-from update_codec.errors import HeadroomError, NonFiniteFrame
+from update_codec.errors import HeadroomError, NonFiniteFrame, ShapeError
 from update_codec.limits import CHUNK_ENTRIES
 from update_codec.manifest import Manifest
 from update_codec.partition import GroupAdder
 from update_codec.segments import Content, Pieces, parse
+from update_codec.sums import SCALE_BITS, WEIGHT_BITS, Sums
 from update_codec.vectors import Vectors
 
 __all__ = ["Accumulator"]
 
-SCALE_BITS: Final = 32
-WEIGHT_BITS: Final = 20
 BLOCK_ENTRIES: Final = 16_384
 
 HEADROOM: Final = 2.0**30
@@ -114,8 +113,41 @@ class Accumulator:
         self._counters = np.maximum(self._counters, update.counters) if self._count else update.counters.copy()
         self._used, self._weight, self._count = used, self._weight + units, self._count + 1
 
-    def merge(self, other: "Accumulator") -> None:
+    def add_sum(self, sums: Sums) -> None:
+        """Add the exact sum of other updates: the same bits as if each had been added to this one.
+
+        Raises:
+            ShapeError: if it is not of this model.
+            HeadroomError: if the sums could overflow.
+        """
+        other = Accumulator(self._manifest)
+        sizes = (sums.parameters.shape, sums.statistics.shape, sums.counters.shape)
+        if sizes != (self._parameters.shape, self._statistics.shape, self._counters.shape):
+            raise ShapeError("the sum is of another model")
+        other._parameters, other._statistics, other._counters = sums.parameters, sums.statistics, sums.counters
+        other._used, other._weight, other._count = max(sums.largest), sums.weight, sums.members
+        self.merge(other)
+
+    def sums(self) -> Sums:
+        """What was added, exactly.
+
+        Raises:
+            ShapeError: if nothing was.
+        """
+        return Sums(
+            parameters=self._parameters.copy(),
+            statistics=self._statistics.copy(),
+            counters=self._counters.copy(),
+            weight=self._weight,
+            members=self._count,
+        )
+
+    def merge(self, other: "Accumulator", *, share: float = 1.0) -> None:
         """Add what another accumulator of the same model holds: the same bits as if all had been added to this one.
+
+        Args:
+            other: what is added.
+            share: all that has a weight is multiplied by it, once, and rounded.
 
         Raises:
             HeadroomError: if the sums could overflow.
@@ -123,6 +155,12 @@ class Accumulator:
         parameters, statistics, counters, used, weight, count = other._state()  # noqa: SLF001 - of its own kind
         if self._used + used > HEADROOM:
             raise HeadroomError("weights times values of both together reach the limit: clip or reweight")
+        if share != 1.0:
+            weight = round(weight * share)
+            plain = statistics[self._first_control :]
+            parameters = np.rint(parameters * share).astype(np.int64)
+            statistics = np.rint(statistics * share).astype(np.int64)
+            statistics[self._first_control :] = plain
         self._parameters += parameters
         self._statistics += statistics
         if count:

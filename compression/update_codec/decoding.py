@@ -44,6 +44,10 @@ class FrameInfo:
     bits_per_parameter: float
     """Bits of the whole frame per parameter; 0 if there are none."""
     segments: tuple[SegmentInfo, ...]
+    members: int = 1
+    """Updates that a sum is of."""
+    weight: float | None = None
+    """Their weights' sum; None where the frame is one update."""
 
 
 def decode(frame: bytes, manifest: Manifest, *, context: Contexts | None = None) -> Vectors:

@@ -138,6 +138,8 @@ def _encode_kind(wanted: Vector, job: Rated) -> Trial:
             return _encode_common(wanted, spec.bits or 2, float(np.float32(spec.delta)))
         case Kind.MASKED:
             raise SpecError("a masked update needs seeds: see update_codec.masking")
+        case Kind.SUM:
+            raise SpecError("one update is no sum of several: see update_codec.sums")
         case kind:
             assert_never(kind)
 

@@ -15,6 +15,7 @@
         ├── DigestMismatch        the bytes were changed after they were written
         ├── ManifestMismatch      the frame was made for another model
         ├── MaskedFrame           the frame is masked: only the sum of a whole batch can be read
+        ├── SummedFrame           the frame is the sum of several updates, or should be one and is not
         ├── ContextMismatch       the frame needs a context that the decoder does not have
         ├── HeaderError           a header field has a value that the format does not allow
         ├── SizeMismatch          a stated size differs from what the manifest implies
@@ -38,6 +39,7 @@ __all__ = [
     "ShapeError",
     "SizeMismatch",
     "SpecError",
+    "SummedFrame",
     "TrailingBytes",
     "TruncatedFrame",
     "UnknownVersion",
@@ -90,6 +92,10 @@ class DigestMismatch(FrameError):  # noqa: N818 - as above
 
 class ManifestMismatch(FrameError):  # noqa: N818 - as above
     """The frame was made for another model."""
+
+
+class SummedFrame(FrameError):  # noqa: N818 - as above
+    """The frame is the exact sum of several updates, to be added to an `Accumulator`; or a sum was expected."""
 
 
 class MaskedFrame(FrameError):  # noqa: N818 - as above

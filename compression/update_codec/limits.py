@@ -29,6 +29,8 @@ LEVELS_MAX: Final = 6
 """Nested levels of magnitudes in one group."""
 MASK_BITS_MAX: Final = 32
 """Bits of the modulus of a masked sum."""
+MEMBERS_MAX: Final = 1 << 24
+"""Updates in one sum."""
 TAIL_MAX: Final = 65_535
 """Numbers of 32 bits behind the codes of a masked update."""
 BLOCK_MAX: Final = 1_024

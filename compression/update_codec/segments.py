@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from update_codec.bands import Bands, Cosine, bands_bytes, matrices
 from update_codec.context import Context, Contexts
-from update_codec.errors import ContextMismatch, HeaderError, MaskedFrame, SizeMismatch
+from update_codec.errors import ContextMismatch, HeaderError, MaskedFrame, SizeMismatch, SummedFrame
 from update_codec.frame import Cursor, Header, open_frame
 from update_codec.layouts.layout import Symbols
 from update_codec.layouts.planes import Planes
@@ -47,6 +47,10 @@ class Tag(IntEnum):
     """Numbers of 32 bits behind masked codes."""
     BANDS = 8
     """Which matrices are turned, and the class of each band of coefficients."""
+    TOTALS = 9
+    """How many updates a sum is of, and their weight."""
+    SUMS = 10
+    """Sums of parameters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,17 +140,15 @@ class _Parser:
         match Kind(self._header.kind):
             case Kind.MASKED:
                 raise MaskedFrame("the frame is masked: only the sum of a whole batch can be read")
+            case Kind.SUM:
+                raise SummedFrame("the frame is the sum of several updates: it is added, not decoded")
             case _ if not size:
                 pass
             case Kind.LOSSLESS:
                 self._expect(Tag.VALUES)
                 self.content.values = self._planes(Tag.VALUES, size, "f")
             case Kind.DEADZONE:
-                classes = self._classes() if partition is Partition.BY_SPREAD else None
-                groups = groups_of(self._manifest, partition, context=context, classes=classes)
-                for index, group in enumerate(groups):
-                    self._symbols(group, index)
-                self.content.outliers = self._outliers()
+                self._deadzone(partition, context)
             case Kind.COSINE:
                 self._cosine(size)
             case Kind.DITHER:
@@ -155,6 +157,13 @@ class _Parser:
                 self._codes(size)
             case kind:
                 assert_never(kind)
+
+    def _deadzone(self, partition: Partition, context: Context | None) -> None:
+        classes = self._classes() if partition is Partition.BY_SPREAD else None
+        groups = groups_of(self._manifest, partition, context=context, classes=classes)
+        for index, group in enumerate(groups):
+            self._symbols(group, index)
+        self.content.outliers = self._outliers()
 
     def others(self) -> None:
         """Read statistics and counters."""

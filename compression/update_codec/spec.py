@@ -29,6 +29,8 @@ class Kind(IntEnum):
     """The same plus random numbers that only the sum of a batch is without, see `masking`; written by no encoder."""
     COSINE = 6
     """The deadzone quantizer on the cosine transform of matrices, see `quantizers.cosine`."""
+    SUM = 7
+    """The exact sum of some updates, see `sums`; written by no encoder."""
 
 
 _OPTIONS: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType(
@@ -40,6 +42,7 @@ _OPTIONS: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType(
         Kind.COMMON: ("bits", "delta", "feedback"),
         Kind.MASKED: ("feedback",),
         Kind.COSINE: ("bpp", "bytes", "step", "feedback", "link"),
+        Kind.SUM: (),
     }
 )
 _ALL: Final = ("bpp", "bytes", "step", "bits", "delta", "feedback", "link", "context")
@@ -192,9 +195,9 @@ PROFILES: Final[Mapping[str, CodecSpec]] = MappingProxyType(
 )
 """Named codecs; every name is also what `str` gives for an equal specification."""
 _NAMED: Final[Mapping[str, CodecSpec]] = MappingProxyType(
-    {**PROFILES, "masked": CodecSpec(kind=Kind.MASKED, feedback=True)}
+    {**PROFILES, "masked": CodecSpec(kind=Kind.MASKED, feedback=True), "sum": CodecSpec(kind=Kind.SUM)}
 )
-"""With the one that no encoder writes by itself."""
+"""With those that no encoder writes by itself."""
 _RETIRED: Final[Mapping[str, str]] = MappingProxyType(
     {"secagg": "its sums had no room for a second member; masked sums have `masked`"}
 )

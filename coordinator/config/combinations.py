@@ -7,8 +7,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from coordinator.config.gateways import refuse_beside_sums
 from coordinator.config.sections import CoordinatorConfig, RoundSection
-from coordinator.strategies.presets import STRATEGIES
+from coordinator.strategies.presets import STRATEGIES, Preset
 from coordinator.strategies.robust import NO_RULE, make_rule
 from federation.errors import ConfigError
 from federation.protocol.cohort import COHORT_NODES_MAX
@@ -16,7 +17,13 @@ from federation.protocol.limits import MASK_BITS_MAX, MEMBERS_MAX
 from update_codec import CodecSpec
 from update_codec.spec import Kind
 
-__all__ = ["RoundSize", "check_combination", "round_size", "strategy_name", "uses_controls"]
+__all__ = [
+    "RoundSize",
+    "check_combination",
+    "round_size",
+    "strategy_name",
+    "uses_controls",
+]
 
 STALENESS_MAX_ASYNCHRONOUS = 10
 """Default of ``round.max_staleness`` when versions do not wait for everybody."""
@@ -98,6 +105,30 @@ def check_combination(config: CoordinatorConfig, size: RoundSize) -> None:
         _check_robust(config, size)
     if config.privacy.unit is not None:
         _check_private(config)
+    _check_sums(config, STRATEGIES.get(name))
+
+
+def _check_sums(config: CoordinatorConfig, preset: Preset | None) -> None:
+    """What needs every single update, where sites send sums; ``preset`` is None of a strategy of the user's own.
+
+    Raises:
+        ConfigError: It is asked for.
+    """
+    strategy, limits = config.strategy, config.limits
+    if not config.gateways.per_base(strategy.sums):
+        return
+    chosen = Preset() if preset is None else preset
+    refuse_beside_sums(
+        {
+            "strategy.name": preset is None,
+            "strategy.robust": strategy.robust != NO_RULE,
+            "strategy.importance": (strategy.importance or chosen.importance) != "examples",
+            "strategy.mixing": chosen.mixes if strategy.mixing is None else strategy.mixing,
+            "limits.clip_norm": limits.clip_norm > 0,
+            "privacy.masked": config.privacy.masked,
+            "statistics.only": config.statistics.only,
+        }
+    )
 
 
 def _check_private(config: CoordinatorConfig) -> None:

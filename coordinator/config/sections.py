@@ -16,6 +16,7 @@ from pydantic import (
 import federation.config
 from coordinator.config.alerts import AlertsSection, HomeAssistantSection
 from coordinator.config.evaluation import EvaluationSection, StoppingSection
+from coordinator.config.gateways import GatewaysSection
 from coordinator.config.privacy import PrivacySection
 from coordinator.config.statistics import StatisticsSection
 from coordinator.strategies.lag_compensation import LAG_VERSIONS_MAX
@@ -226,6 +227,7 @@ class StrategySection(Section):
         robust: ``none``, ``default``, ``median``, ``trimmed_mean``, ``krum``, ``multi_krum``, ``bulyan``,
             ``median_norm_clip``, ``centered_clip``, or ``package.module:factory``.
         attackers: Share of the updates that may be bad; only the robust rules that count them use it.
+        sums: ``per_update`` weighs each update by itself; ``per_base`` has the bits of a federation with gateways.
     """
 
     name: str | None = None
@@ -244,6 +246,7 @@ class StrategySection(Section):
     mixing: bool | None = None
     robust: str = "none"
     attackers: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
+    sums: Literal["per_update", "per_base"] | None = None
 
 
 class StoreSection(Section):
@@ -327,6 +330,7 @@ class CoordinatorConfig(Section):
     home_assistant: HomeAssistantSection
     privacy: PrivacySection
     statistics: StatisticsSection
+    gateways: GatewaysSection
     log: LogSection
 
 

@@ -96,6 +96,7 @@ def engine_settings(config: CoordinatorConfig) -> EngineSettings:
         ),
         stopping=stopping_settings(config),
         masking=masking_settings(config.privacy),
+        gateways=config.gateways.caps,
     )
 
 
@@ -272,7 +273,7 @@ def committer_settings(config: CoordinatorConfig) -> CommitterSettings:
     Raises:
         ConfigError: The strategy, or a part of it, is unknown.
     """
-    chosen = config.strategy.model_dump(exclude={"robust", "attackers", "nodes"})
+    chosen = config.strategy.model_dump(exclude={"robust", "attackers", "nodes", "sums"})
     size = round_size(config)
     chosen |= {"name": strategy_name(config), "history": size.max_staleness}
     if config.privacy.masked:
@@ -295,6 +296,7 @@ def committer_settings(config: CoordinatorConfig) -> CommitterSettings:
             step_norm_max=config.limits.step_norm_max,
             clip_norm=config.limits.clip_norm,
             rule=make_rule(config.strategy.robust, config.strategy.attackers),
+            per_base=config.gateways.per_base(config.strategy.sums),
         ),
     )
 

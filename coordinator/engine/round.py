@@ -1,8 +1,9 @@
 """The two decisions of a round, as pure functions: what an offer is worth, and whether to wait, ask or commit."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 from coordinator.engine.settings import EngineSettings
 from federation.protocol.chunking import chunk_count
@@ -86,10 +87,13 @@ def identify(offer: UpdateOffer, node: NodeId, run: RunId) -> Judgement | None:
 
 def judge(offer: UpdateOffer, node: NodeId, facts: Facts) -> Judgement:
     """Judge an offer by its header alone: identity, origin, limits, base, staleness, quota, in this order."""
-    return identify(offer, node, facts.run) or _check_origin(offer, facts) or _check_worth(offer, facts) or ACCEPTED
+    limit = partial(check_limits, offer, facts.settings, facts.settings.gateways.get(node, 1))
+    return (
+        identify(offer, node, facts.run) or _check_origin(offer, facts, limit) or _check_worth(offer, facts) or ACCEPTED
+    )
 
 
-def _check_origin(offer: UpdateOffer, facts: Facts) -> Judgement | None:
+def _check_origin(offer: UpdateOffer, facts: Facts, limits: Callable[[], Reason]) -> Judgement | None:
     is_newer = offer.base_version > facts.head
     if offer.round >= facts.next_round or (is_newer and offer.round >= facts.restored_round):
         return Judgement(ruling=Ruling.AHEAD, durable=False)
@@ -101,7 +105,7 @@ def _check_origin(offer: UpdateOffer, facts: Facts) -> Judgement | None:
         return _refuse(Reason.NOT_ASSIGNED)
     if offer.base_version < facts.asked:
         return _refuse(Reason.BASE_MISMATCH)
-    limit = check_limits(offer, facts.settings)
+    limit = limits()
     return None if limit is Reason.NONE else _refuse(limit)
 
 
@@ -116,9 +120,9 @@ def _check_worth(offer: UpdateOffer, facts: Facts) -> Judgement | None:
     return _refuse(Reason.QUOTA) if facts.used >= facts.settings.per_node_quota else None
 
 
-def check_limits(offer: UpdateOffer, settings: EngineSettings) -> Reason:
-    """The first limit that the offer's header breaks, or ``Reason.NONE``."""
-    if not 1 <= offer.num_examples <= settings.num_examples_max:
+def check_limits(offer: UpdateOffer, settings: EngineSettings, nodes: int = 1) -> Reason:
+    """The first limit that the header of an offer for so many nodes breaks, or ``Reason.NONE``."""
+    if not 1 <= offer.num_examples <= nodes * settings.num_examples_max:
         return Reason.BAD_NUM_EXAMPLES
     if offer.payload_bytes < 1 or offer.chunk_bytes < 1:
         return Reason.MALFORMED_FRAME
@@ -153,6 +157,7 @@ def _refuse(reason: Reason, *, durable: bool = True) -> Judgement:
 class WaitReason(StrEnum):
     """What a coordinator waits for: a stable key in its log, its status file, and for ``coordinator why``."""
 
+    ABOVE = "above"
     ASSIGNMENTS = "assignments"
     BEHIND = "behind"
     BROKER = "broker"

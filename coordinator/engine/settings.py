@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from coordinator.engine.early_stopping import StoppingSettings
 from coordinator.strategies.learning_rate import RateSchedule
 from federation.protocol.messages import TrainSettings
-from federation.types import HelperId
+from federation.types import HelperId, NodeId
 
 __all__ = ["EngineSettings", "FederatedEvaluationSettings", "MaskingSettings", "ReleaseBudget", "sized"]
 
@@ -104,6 +104,7 @@ class EngineSettings:
         federated_evaluation: Evaluation on the nodes.
         stopping: What is called the best version, and when the run ends because there is no better one.
         masking: Updates are masked, and only their sums are seen; None: they are not.
+        gateways: Nodes that speak for a site, and for how many nodes at most.
     """
 
     task: str
@@ -140,6 +141,7 @@ class EngineSettings:
     federated_evaluation: FederatedEvaluationSettings = field(default_factory=FederatedEvaluationSettings)
     stopping: StoppingSettings = field(default_factory=StoppingSettings)
     masking: MaskingSettings | None = None
+    gateways: Mapping[NodeId, int] = field(default_factory=dict)
 
 
 def sized(settings: EngineSettings, online: int) -> EngineSettings:

@@ -1,12 +1,13 @@
 """From the stored updates of one version to the step of the global model: exact, bounded, and the same in any order."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from coordinator.global_model.codec_contexts import KnownContexts, state_of
+from coordinator.global_model.sums import SumsPerBase
 from coordinator.global_model.update_checks import Examine, Inspections
 from coordinator.records import Member
 from coordinator.strategies.mixing import pulled_back
@@ -33,11 +34,13 @@ class AggregateLimits:
         step_norm_max: A larger L2 norm of the server's step is not committed.
         clip_norm: Updates are scaled down to this L2 norm; 0 is no clipping. Without effect under a rule.
         rule: Takes the place of the weighted mean where not every node can be trusted; None is the mean.
+        per_base: Examples are the weights, and staleness is weighed once per base version (`SumsPerBase`).
     """
 
     step_norm_max: float = 1e6
     clip_norm: float = 0.0
     rule: RobustRule | None = None
+    per_base: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +99,7 @@ def aggregate(
     members = sorted(members, key=lambda member: member.update)
     weights = strategy.weigh(members)
     if combine is None:
-        combine = _mean if limits.rule is None else _robust
+        combine = _per_base if limits.per_base else _mean if limits.rule is None else _robust
     contexts, state = KnownContexts(state, manifest.parameter_count), state_of(state)
     described = examine or Inspections(manifest, lambda: contexts)
     combined = _combined(combine, members, payload, weights, Reading(manifest, limits, described, contexts))
@@ -175,13 +178,42 @@ def _mean(
             sizes[member.update] = weight * max(info.parameter_abs_max, info.statistic_abs_max)
             total.add(frame, weight, clip=limits.clip_norm or None, info=info, context=how.contexts)
         except HeadroomError as error:
-            # Not whom it met: the room was used up by the largest so far.
-            largest = max(sizes, key=lambda update: (sizes[update], update))
-            return Unusable(culprits=(largest,), reason=Reason.NORM, detail=str(error))
+            return _too_large(sizes, error)
         except CodecError as error:
             return Unusable(culprits=(member.update,), reason=_reason(error), detail=str(error))
         norms[member.update] = info.parameter_norm
     return total.mean(divisor=weights.divisor), norms
+
+
+def _per_base(
+    members: Sequence[Member],
+    payload: Callable[[UpdateId], bytes],
+    weights: Weights,
+    how: Reading,
+) -> Combined | Unusable:
+    total = SumsPerBase(how.manifest, how.contexts, by_count=weights.divisor is not None)
+    norms, sizes = dict[UpdateId, float](), dict[UpdateId, float]()
+    for member, staleness in zip(members, weights.staleness, strict=True):
+        frame = payload(member.update)
+        try:
+            info = how.examine(frame)
+            sizes[member.update] = member.num_examples * max(info.parameter_abs_max, info.statistic_abs_max)
+            total.add(frame, info, member.num_examples, staleness)
+        except HeadroomError as error:
+            return _too_large(sizes, error)
+        except CodecError as error:
+            return Unusable(culprits=(member.update,), reason=_reason(error), detail=str(error))
+        norms[member.update] = info.parameter_norm
+    try:
+        return total.mean(), norms
+    except HeadroomError as error:
+        return _too_large(sizes, error)
+
+
+def _too_large(sizes: Mapping[UpdateId, float], error: HeadroomError) -> Unusable:
+    """Not whom it met: the room was used up by the largest so far."""
+    largest = max(sizes, key=lambda update: (sizes[update], update))
+    return Unusable(culprits=(largest,), reason=Reason.NORM, detail=str(error))
 
 
 def _robust(

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 
+from coordinator.global_model.sums import SiteClaims
 from coordinator.records import UpdateRecord
 from federation.privacy.terms import read_ticket
 from federation.protocol.chunking import payload_digest
@@ -18,6 +19,8 @@ from update_codec import (
     ManifestMismatch,
     SpecError,
     inspect,
+    inspect_sum,
+    is_sum,
 )
 from update_codec.masking import Shape, read_masked
 
@@ -62,13 +65,24 @@ class Inspections:
         digest = payload_digest(frame)
         info = self._known.get(digest)
         if info is None:
-            self._known[digest] = info = inspect(frame, self._manifest, context=self._contexts())
+            self._known[digest] = info = self._described(frame)
             if len(self._known) > INSPECTIONS_MAX:
                 self._known.popitem(last=False)
         return info
 
+    def _described(self, frame: bytes) -> FrameInfo:
+        if is_sum(frame):
+            return inspect_sum(frame, self._manifest)
+        return inspect(frame, self._manifest, context=self._contexts())
 
-def check_update(record: UpdateRecord, payload: bytes, examine: Examine, norm_max: float) -> Refusal | None:
+
+NO_SITES = SiteClaims({}, 0)
+"""Nobody is a gateway."""
+
+
+def check_update(
+    record: UpdateRecord, payload: bytes, examine: Examine, norm_max: float, sites: SiteClaims = NO_SITES
+) -> Refusal | None:
     """Check size, digest, format, model, codec, finite and norm, in this order.
 
     Args:
@@ -76,6 +90,7 @@ def check_update(record: UpdateRecord, payload: bytes, examine: Examine, norm_ma
         payload: What arrived.
         examine: Describes frames of this model; all sizes come from its manifest.
         norm_max: Largest L2 norm of the decoded parameters, and largest magnitude of a control.
+        sites: What gateways may claim.
 
     Returns:
         Why it is refused, or None when it may be kept.
@@ -90,7 +105,7 @@ def check_update(record: UpdateRecord, payload: bytes, examine: Examine, norm_ma
         return Reason.INCOMPATIBLE, str(error)
     except FrameError as error:
         return Reason.MALFORMED_FRAME, str(error)
-    return _check_content(record, info, norm_max)
+    return sites.objection(record, info) or _check_content(record, info, norm_max)
 
 
 def check_masked(

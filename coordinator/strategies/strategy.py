@@ -57,11 +57,13 @@ class Weights:
         divisor: What their sum is divided by; None is the sum of the weights.
         pulls: Staleness and share of the members to whose base the model is pulled back; see
             `coordinator.strategies.presets.FEDASYNC`.
+        staleness: s(τ) of each member, for sums that are weighed once per base version; empty where nobody says it.
     """
 
     values: tuple[float, ...]
     divisor: float | None
     pulls: tuple[tuple[int, float], ...] = ()
+    staleness: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +141,8 @@ class Averaging:
             importance = [min(p, bound) for p in importance]
         scale = _scale(max(importance))
         importance = [p * scale for p in importance]
-        weights = [p * self.staleness.weight(m.staleness) for p, m in zip(importance, members, strict=True)]
+        staleness = tuple(self.staleness.weight(member.staleness) for member in members)
+        weights = [p * s for p, s in zip(importance, staleness, strict=True)]
         divisor = math.fsum(importance) if self.by_count else None
         by = math.fsum(weights) if divisor is None else divisor
         pulls = sorted((m.staleness, weight / by) for m, weight in zip(members, weights, strict=True) if m.staleness)
@@ -147,6 +150,7 @@ class Averaging:
             values=tuple(max(weight, WEIGHT_MIN) for weight in weights),
             divisor=divisor,
             pulls=tuple(pulls) if self.history else (),
+            staleness=staleness,
         )
 
     def step(self, aggregate: NDArray[np.float32], state: State) -> tuple[NDArray[np.float32], State]:

@@ -302,6 +302,35 @@ def unmask(frames: list[bytes], revealed: bytes, *, size: int) -> tuple[list[flo
     ]
 
 
+def read_sum(frame: bytes, sizes: tuple[int, int, int]) -> tuple[int, int, list[list[int]]]:
+    """Members, weight, and the integers of the three vectors of a sum."""
+    assert (frame[5], frame[6]) == (7, 1 + sum(map(bool, sizes)))
+    reader = Reader(frame[40 + frame[7] : -16])
+    assert reader.take(1)[0] == 9
+    members, weight = reader.number(), int.from_bytes(reader.take(8), "little")
+    found = []
+    for tag, size in zip((10, 3, 4), sizes, strict=True):
+        if size:
+            assert reader.take(1)[0] == tag
+        found.append(integers(reader, size) if size else [])
+    assert reader.place == len(reader.data)
+    return members, weight, found
+
+
+def integers(reader: Reader, size: int) -> list[int]:
+    """Those that are not zero, as zigzag numbers in planes of bytes."""
+    count = reader.number()
+    bits = reader.stream(-(-size // 8)) if 0 < count < size else bytes([255 if count else 0]) * (-(-size // 8))
+    places = [place for place in range(size) if bits[place // 8] >> place % 8 & 1]
+    assert len(places) == count
+    planes = [reader.stream(count) for _ in range(8)] if count else []
+    values = [0] * size
+    for index, place in enumerate(places):
+        number = int.from_bytes(bytes(plane[index] for plane in planes), "little")
+        values[place] = number // 2 if number % 2 == 0 else -(number + 1) // 2
+    return values
+
+
 def common(reader: Reader, size: int, bits: int, step: float) -> list[float]:
     """Integers of two's complement on a grid."""
     half = 1 << bits - 1

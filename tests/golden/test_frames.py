@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.golden import format_decoder
-from update_codec import PROFILES, CodecSpec, Manifest, Role, Vectors, decode, encode
+from update_codec import PROFILES, Accumulator, CodecSpec, Manifest, Role, Vectors, decode, encode, read_sum, sum_frame
 from update_codec import inspect as inspect_frame
 from update_codec.masking import MaskedSum, Shape, masked
 from update_codec.quantizers.dithered import hash_words
@@ -158,6 +158,25 @@ def test_decoder_written_from_the_format_alone_takes_the_masks_away(bits: int) -
     assert tail == [3, -3000]
 
 
+def summed_example() -> tuple[Manifest, bytes]:
+    """Two golden frames of different weight, added."""
+    manifest = Manifest.from_bytes((FOLDER / "manifest.msgpack").read_bytes())
+    total = Accumulator(manifest)
+    for spec, weight in (("edge", 3.0), ("lossless", 5.0)):
+        total.add(file_of(spec).read_bytes(), weight)
+    return manifest, sum_frame(total.sums(), manifest)
+
+
+def test_golden_sum_is_read_as_ever_and_by_the_decoder_of_the_format() -> None:
+    manifest, made = summed_example()
+    golden, again = (read_sum(frame, manifest) for frame in ((FOLDER / "sum.bin").read_bytes(), made))
+    sizes = (manifest.parameter_count, manifest.statistic_count, manifest.counter_count)
+    members, weight, vectors = format_decoder.read_sum((FOLDER / "sum.bin").read_bytes(), sizes)
+    assert (members, weight) == (golden.members, golden.weight) == (again.members, again.weight) == (2, 8 << 20)
+    for name, integers in zip(("parameters", "statistics", "counters"), vectors, strict=True):
+        assert integers == getattr(golden, name).tolist() == getattr(again, name).tolist()
+
+
 def write() -> None:
     """Write all golden files anew, from values that need no random number library."""
     words = hash_words(1, 0, 40_000).astype(np.int64) % 2001 - 1000
@@ -198,6 +217,7 @@ def write() -> None:
     for bits in (3, 20):
         for name, content in masked_example(bits)[1].items():
             (FOLDER / f"{name}.bin").write_bytes(content)
+    (FOLDER / "sum.bin").write_bytes(summed_example()[1])
     cases[RETIRED] = expected()[RETIRED]  # nothing writes it any more
     (FOLDER / "expected.json").write_text(json.dumps(cases, indent=1, sort_keys=True) + "\n")
 

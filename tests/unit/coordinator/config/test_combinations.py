@@ -200,3 +200,30 @@ def test_masked_evaluation_is_over_as_many_nodes_as_a_masked_version() -> None:
     assert caught.value.key == "evaluation.nodes_every"
     with pytest.raises(ConfigError, match="each metric once"):
         config(evaluation__nodes_metrics=("loss", "loss"))
+
+
+SITES: dict[str, object] = {"gateways__members_max": {"press-shop": 64}}
+
+
+@pytest.mark.parametrize(
+    ("key", "given"),
+    [
+        ("strategy.robust", {"strategy__robust": "median", "codec__up": "balanced", "round__concurrency": 9}),
+        ("strategy.importance", {"strategy__importance": "uniform"}),
+        ("strategy.importance", SCAFFOLD),
+        ("strategy.mixing", {"strategy__name": "fedasync", "round__buffer": 1}),
+        ("limits.clip_norm", {"limits__clip_norm": 1.0}),
+        ("strategy.name", {"strategy__name": "tests.rigs.small_federation:build"}),
+        ("strategy.sums", {"strategy__sums": "per_update"}),
+    ],
+)
+def test_what_looks_at_single_updates_is_refused_beside_sums_of_sites(key: str, given: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=key):
+        engine_settings(config(**SITES, **given))
+
+
+def test_gateways_weigh_staleness_once_per_base_and_so_can_a_flat_federation() -> None:
+    assert committer_settings(config(**SITES)).limits.per_base
+    assert committer_settings(config(strategy__sums="per_base")).limits.per_base
+    assert not committer_settings(config()).limits.per_base
+    assert engine_settings(config(**SITES)).gateways == {"press-shop": 64}

@@ -279,3 +279,10 @@ def test_whoever_waits_waits_for_somebody(
         case Ask(count=count):
             assert now.candidates == 0
             assert 0 < count <= now.suspects
+
+
+def test_a_gateway_claims_the_examples_of_as_many_nodes_as_it_may_have() -> None:
+    known = facts(settings=engine(max_staleness=2, num_examples_max=1000, payload_bytes_max=5_000, gateways={ANN: 3}))
+    assert ruling(known, num_examples=3_000) == ACCEPTED
+    assert ruling(known, num_examples=3_001).reason is Reason.BAD_NUM_EXAMPLES
+    assert ruling(num_examples=1_001).reason is Reason.BAD_NUM_EXAMPLES
