@@ -46,7 +46,16 @@ from federation.tasks.registry import load_task
 from federation.types import FederationId, NodeId
 from update_codec import Manifest
 
-__all__ = ["START_AGAIN", "client_id", "run_node"]
+__all__ = [
+    "START_AGAIN",
+    "client_id",
+    "node_sealing",
+    "node_settings",
+    "node_transport",
+    "node_trust",
+    "node_will",
+    "run_node",
+]
 
 START_AGAIN = -1
 """No exit code: the process is to start again, because the device has another release of its task."""
@@ -200,11 +209,11 @@ def _run(
     clock, topics = MonotonicClock(), Topics(FederationId(config.federation.id))
     trust = node_trust(config.security)
     _warn(address, trust)
-    transport = _transport(config, address, inbox, node_will(Writer(topics, trust.signer), setup.node, store))
+    transport = node_transport(config, address, inbox, node_will(Writer(topics, trust.signer), setup.node, store))
     keeper = _keeper(config, setup.task, transport)
     offer, training = None if keeper is None else keeper.offer, config.training
     trainer = ThreadTrainer(setup, inbox, clock, stall_s=training.stall_s, nice=training.nice, offer=offer)
-    sealing, pinned = _sealing(config, topics, trust), config.privacy.pinned()
+    sealing, pinned = node_sealing(config, topics, trust), config.privacy.pinned()
     inbound = Inbound(topics, setup.node, trust.verifier, sealing, pinned, config.state_folder)
     parts = NodeParts(
         setup=setup,
@@ -264,7 +273,7 @@ def _enough_new(ingestion: Ingestion | None, least: int) -> Callable[[], str | N
     return (lambda: None) if ingestion is None else lambda: ingestion.readings.why_not(least)
 
 
-def _sealing(config: NodeConfig, topics: Topics, trust: Trust) -> NodeSealing | None:
+def node_sealing(config: NodeConfig, topics: Topics, trust: Trust) -> NodeSealing | None:
     """What this node seals and opens; None where it has no certified keys: a broker could put its own in their place.
 
     Raises:
@@ -325,7 +334,8 @@ def client_id(config: NodeConfig, address: BrokerAddress) -> str:
     return config.node.id if known else f"{config.federation.id}.{config.node.id}"
 
 
-def _transport(config: NodeConfig, address: BrokerAddress, inbox: Inbox, will: Will) -> MqttTransport:
+def node_transport(config: NodeConfig, address: BrokerAddress, inbox: Inbox, will: Will) -> MqttTransport:
+    """The node's connection with its subscriptions; it connects when it is opened."""
     node, topics = NodeId(config.node.id), Topics(FederationId(config.federation.id))
     session = SessionSettings(
         client_id=client_id(config, address),

@@ -86,7 +86,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 _HERE = "{here}/"
 
-PREFIXES = ("FEDMQ_COORDINATOR", "FEDMQ_NODE", "FEDMQ_HELPER")
+PREFIXES = ("FEDMQ_COORDINATOR", "FEDMQ_NODE", "FEDMQ_HELPER", "FEDMQ_GATEWAY")
 """Of the environment variables of all roles: one role does not ask about the other's."""
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)

@@ -29,6 +29,7 @@ ROLES: Mapping[str, tuple[str, str]] = {
     "coordinator": ("coordinator.cli", "The server role: everything that `coordinator` can do."),
     "node": ("edge_node.cli", "The device role: everything that `edge-node` can do."),
     "helper": ("sum_helper.cli", "The helper role: sums over many nodes, and no single one."),
+    "gateway": ("site_gateway.cli", "The gateway role: a whole site as one node."),
 }
 
 EXIT_CODES = "Exit codes are those of coordinator --help and edge-node --help."

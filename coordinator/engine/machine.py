@@ -30,7 +30,9 @@ FINISH_WAIT_S = 600.0
 
 
 class CoordinatorMachine:
-    """One engine for synchronous and asynchronous rounds (DESIGN.md, PROTOCOL.md)."""
+    """One engine for synchronous and asynchronous rounds (PROTOCOL.md); a role above puts in parts of its own."""
+
+    state_type, announcer_type, sums_type, versions_type = MachineState, Announcer, MaskedSums, Versions
 
     def __init__(
         self,
@@ -41,10 +43,10 @@ class CoordinatorMachine:
         rng: Rng,
         start: Start | None = None,
     ) -> None:
-        self._state = state = MachineState(settings, recovered, start)
+        self._state = state = self.state_type(settings, recovered, start)
         self._pause = StoragePause(state, rng)
         self._evaluation = FederatedEvaluation(state, recovered)
-        self._announcer = Announcer(state, recovered, selector=selector, rng=rng, evaluation=self._evaluation)
+        self._announcer = self.announcer_type(state, recovered, selector=selector, rng=rng, evaluation=self._evaluation)
         self._behind = Behind(state)
         self._fence = Fence(state, self._announcer, self._behind)
         self._attendance = AttendanceRecorder(state)
@@ -52,8 +54,8 @@ class CoordinatorMachine:
         self._alarms = Alarms(state)
         self._ledger = PrivacyLedger(state, recovered)
         self._receiver = UpdateReceiver(state, recovered.transfers, self._behind)
-        self._sums = MaskedSums(state, self._receiver, self._evaluation, recovered)
-        self._versions = Versions(state, self._receiver, self._announcer, self._sums, best=recovered.best)
+        self._sums = self.sums_type(state, self._receiver, self._evaluation, recovered)
+        self._versions = self.versions_type(state, self._receiver, self._announcer, self._sums, best=recovered.best)
         self._waiting = Waiting(state)
         self._enrolled: events.NodesEnrolled | None = None
         self._enrolled_digest = ""
@@ -265,8 +267,7 @@ class CoordinatorMachine:
         if self._enrolled is None:
             return
         state, enrolled = self._state, self._enrolled
-        known = {*state.registry.nodes(), *state.assignments, *self._receiver.senders}
-        gone = frozenset(known - enrolled.nodes)
+        gone = frozenset({*state.registry.nodes(), *state.assignments, *self._receiver.senders} - enrolled.nodes)
         self._receiver.expel(gone)
         self._liveness.expel(gone)
         for node in gone:
@@ -319,9 +320,8 @@ class CoordinatorMachine:
 
     def _hold(self) -> None:
         """Decide nothing: there is no broker, it has not been heard who leads, or somebody knows more than we do."""
-        state = self._state
         self._liveness.consider(None)
-        listening = WaitReason.SETTLING if state.clock.running else WaitReason.BROKER
+        listening = WaitReason.SETTLING if self._state.clock.running else WaitReason.BROKER
         self._waiting.wait(WaitReason.BEHIND if self._behind.row() else listening, self._names)
 
     def _decide(self) -> None:

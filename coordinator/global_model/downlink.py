@@ -18,7 +18,16 @@ from federation.protocol.messages import ModelPart, PartKind
 from federation.types import ModelVersion
 from update_codec import CodecSpec, Manifest, Vectors, decode, encode
 
-__all__ = ["DownlinkSettings", "Published", "advance", "first_model", "follows_initial", "keyframe", "parts_again"]
+__all__ = [
+    "DownlinkSettings",
+    "Published",
+    "advance",
+    "first_model",
+    "followed_model",
+    "follows_initial",
+    "keyframe",
+    "parts_again",
+]
 
 _LOSSLESS = CodecSpec.parse("lossless")
 
@@ -112,6 +121,31 @@ def advance(
     exact = before.parameters + step.parameters if settings.spec.lossy else None
     model = ModelState(version=version, shadow=shadow, exact=exact, strategy=before.strategy)
     return replace(_published(model, frame, (manifest, settings), older), change=change)
+
+
+def followed_model(
+    before: ModelState, model: Vectors, version: ModelVersion, manifest: Manifest, settings: DownlinkSettings
+) -> Published:
+    """A version that was made elsewhere, bit by bit: as a keyframe, and as a lossless delta where that leads there.
+
+    Args:
+        before: The version before, which may be an older one than the last.
+        model: What nodes hold at the version.
+        version: Its number.
+        manifest: The model's manifest.
+        settings: How the model travels.
+    """
+    made = ModelState(version=version, shadow=model)
+    whole = keyframe(made, manifest)
+    key = _part(PartKind.KEYFRAME, version, whole, settings)
+    frame = encode(model.minus(before.shadow), manifest, _LOSSLESS).frame
+    delta = _part(PartKind.DELTA, version, frame, settings)
+    leads_there = (
+        before.version == version - 1 and before.shadow.plus(decode(frame, manifest)).digest() == model.digest()
+    )
+    if leads_there and _is_worth(delta, key, settings):
+        return Published(model=made, parts=(key, delta), frames={key: whole, delta: frame})
+    return Published(model=made, parts=(key,), frames={key: whole})
 
 
 def follows_initial(parts: Sequence[ModelPart]) -> bool:

@@ -27,6 +27,7 @@ MEANINGS: Mapping[WaitReason, str] = {
         " (coordinator privacy has what each has spent)"
     ),
     WaitReason.COMMITTING: "the new version to be saved",
+    WaitReason.ABOVE: "the federation above: this site has done what it was asked, or was not asked yet",
     WaitReason.HELPER: "its helper: without it no masked sum can be made",
     WaitReason.INTERVAL: "the end of the least interval between two versions (round.interval_min_s)",
     WaitReason.FINISHED: "nothing: the run is over, late updates still get their receipts",

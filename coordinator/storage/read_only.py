@@ -224,6 +224,15 @@ class ReadOnlyStore(StoreReader):
         """Identity of the store."""
         return RunId(str(self._meta("run")))
 
+    @property
+    def gateway(self) -> NodeId:
+        """Who the gateway is above, in the store of a site.
+
+        Raises:
+            StorageError: It is no site's.
+        """
+        return NodeId(str(self._meta("gateway")))
+
     def manifest(self) -> Manifest:
         """The model's manifest."""
         try:

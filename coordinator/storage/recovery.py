@@ -256,11 +256,11 @@ def read_keys(database: Readable, version: int) -> list[tuple[str, int]]:
 
 def read_named(database: Readable) -> set[str]:
     """The large files that rows name."""
-    head = database.execute("SELECT MAX(version) FROM versions").fetchone()[0] or 0
     payloads = database.execute("SELECT update_id FROM payloads WHERE body IS NULL")
     named = {payload_file(row["update_id"]) for row in payloads}
     named |= {model_file(version) for version in read_retained(database)}
-    for version in (head - 1, head):
+    newest = database.execute("SELECT version FROM versions ORDER BY version DESC LIMIT 2").fetchall()
+    for version in (row["version"] for row in newest):
         named |= {model_file(version), *starmap(frame_file, read_keys(database, version))}
     return named
 

@@ -73,7 +73,7 @@ class SqlStore(StoreReader):
     """Owns one run's state, whichever engine keeps it.
 
     Args:
-        parts: The engine's.
+        parts: The engine's; with `run` it follows a run that is led elsewhere, whose versions it may miss.
         audit_versions: How many versions keep the payloads that they were made of.
 
     Attributes:
@@ -89,9 +89,9 @@ class SqlStore(StoreReader):
     run: RunId
     epoch: Epoch
 
-    def __init__(self, parts: StoreParts, *, audit_versions: int = 1) -> None:
+    def __init__(self, parts: StoreParts, *, audit_versions: int = 1, run: RunId | None = None) -> None:
         super().__init__(parts.database, parts.folder, parts.blobs)
-        self._audit_versions = max(1, audit_versions)
+        self._audit_versions, self._followed = max(1, audit_versions), run
         self._outdated: list[Callable[[], None]] = []
         self._database, self._blobs, self._transfers = parts.database, parts.blobs, parts.transfers
         self._remnants, self._release = parts.remnants, parts.release
@@ -241,7 +241,7 @@ class SqlStore(StoreReader):
     def commit(self, commit: Commit) -> None:
         """Save a version."""
         version, head = commit.record.version, self.head()
-        if head is None or version != head + 1:
+        if head is None or not (version == head + 1 or (self._followed and version > head)):
             raise LocalProtocolError(f"version {version} does not follow {head}")
         digest = self._put_arrays(commit)
         failpoint("coordinator_after_blob")
@@ -332,7 +332,7 @@ class SqlStore(StoreReader):
             raise lost(self._folder / DATABASE, found, remedy_of(self._folder))
         damaged = identity_is_sealed(database) is False
         with database.transaction("start"):
-            first = {"run": secrets.token_hex(8), "epoch": 0, "began_ms": time.time_ns() // 1_000_000}
+            first = {"run": self._followed or secrets.token_hex(8), "epoch": 0, "began_ms": time.time_ns() // 1_000_000}
             self.run, self.epoch, self._began_ms = count_start(database, first)
             statements.expire_payloads(database, (self.head() or 0) - self._audit_versions)
         self.alarms = [*([_CHANGED] if damaged else []), *repair(database, self._blobs, self._folder)]
@@ -381,7 +381,7 @@ class SqliteStore(SqlStore):
         StoreLocked: Another process owns the folder.
     """
 
-    def __init__(self, folder: Path, *, audit_versions: int = 1) -> None:
+    def __init__(self, folder: Path, *, audit_versions: int = 1, run: RunId | None = None) -> None:
         lock = FolderLock(folder)
         try:
             with storing("state folder"):
@@ -393,7 +393,7 @@ class SqliteStore(SqlStore):
                     remnants=partial(of_later_versions, folder),
                     release=lock.release,
                 )
-            super().__init__(parts, audit_versions=audit_versions)
+            super().__init__(parts, audit_versions=audit_versions, run=run)
             self._lock = lock
         except BaseException:
             lock.release()

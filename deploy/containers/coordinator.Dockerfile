@@ -11,6 +11,7 @@ COPY federation federation
 COPY coordinator coordinator
 COPY edge_node edge_node
 COPY fedmq fedmq
+COPY site_gateway site_gateway
 COPY sum_helper sum_helper
 # A folder with wheels, for a build without the net: -v FOLDER:/wheels --build-arg PIP_FIND_LINKS=/wheels
 ARG PIP_FIND_LINKS=

@@ -15,6 +15,7 @@ COPY federation federation
 COPY coordinator coordinator
 COPY edge_node edge_node
 COPY fedmq fedmq
+COPY site_gateway site_gateway
 COPY sum_helper sum_helper
 ARG EXTRAS=torch
 ARG PIP_EXTRA_INDEX_URL=

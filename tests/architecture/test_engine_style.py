@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ENGINES = ("coordinator/engine", "edge_node/engine", "sum_helper/engine")
+ENGINES = ("coordinator/engine", "edge_node/engine", "site_gateway/engine", "sum_helper/engine")
 MUTATORS = frozenset(
     {"add", "append", "clear", "discard", "extend", "insert", "pop", "popitem", "remove", "setdefault", "update"}
 )

@@ -77,7 +77,7 @@ IMPORTED_BY_NAME = {"mlflow", "wandb"}
 TOOLS = {"dev", "docs"}
 """Extras of programs that look at the sources: nothing of ours imports them."""
 
-PACKAGES = ("federation", "coordinator", "edge_node", "sum_helper", "fedmq", "compression")
+PACKAGES = ("federation", "coordinator", "edge_node", "sum_helper", "site_gateway", "fedmq", "compression")
 
 
 def test_what_an_installation_brings_is_imported() -> None:

@@ -11,6 +11,7 @@ ROOMS = (
     "coordinator/storage/",
     "coordinator/storage/postgresql/",
     "edge_node/storage/",
+    "site_gateway/storage/",
     "sum_helper/storage/",
 )
 """Where SQL may stand."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import grimp
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("federation", "coordinator", "edge_node", "sum_helper", "fedmq", "compression/update_codec")
+PACKAGES = ("federation", "coordinator", "edge_node", "sum_helper", "site_gateway", "fedmq", "compression/update_codec")
 FOLDERS = {Path(folder).name: ROOT / folder for folder in (*PACKAGES, "benchmarks")}
 """Where each top-level name is imported from."""
 UNCOUNTED = {"__init__.py", "__main__.py"}

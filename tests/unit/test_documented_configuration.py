@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 import coordinator.config.sections
 import edge_node.config
+import site_gateway.config
 import sum_helper.config
 from coordinator.config.settings import engine_settings
 
@@ -49,6 +50,7 @@ def documented(title: str) -> set[str]:
         ("coordinator run --config coordinator.toml", coordinator.config.sections.CoordinatorConfig),
         ("edge-node run --config node.toml", edge_node.config.NodeConfig),
         ("fedmq helper run --config helper.toml", sum_helper.config.HelperConfig),
+        ("fedmq gateway run --config FOLDER", site_gateway.config.GatewayConfig),
     ],
 )
 def test_every_key_is_documented_and_no_other(title: str, model: type[BaseModel]) -> None:

@@ -1,0 +1,348 @@
+"""The gateway's composition root: two stores, two brokers, both roles' machines, and the one loop around them."""
+
+import os
+import queue
+import random
+import secrets
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from coordinator.app import coordinator_trust
+from coordinator.config.settings import committer_settings, engine_settings
+from coordinator.engine.events import StopRequested
+from coordinator.engine.settings import EngineSettings
+from coordinator.global_model.update_checks import check_update
+from coordinator.monitoring.state_files import StatusFile, StoppingRule, read_incidents
+from coordinator.runtime.connections import Connections, coordinator_will, open_connections
+from coordinator.runtime.enrolled import EnrolledWatch
+from coordinator.runtime.executor import ExecutorParts
+from coordinator.runtime.group_commit import BATCH_MAX, GroupCommit
+from coordinator.runtime.inbound import Inbound as SiteInbound
+from coordinator.runtime.incidents import Incidents
+from coordinator.runtime.retained_mail import RetainedMail
+from coordinator.runtime.sealing import CoordinatorSealing
+from coordinator.runtime.starting import ensure_model, evaluated_task
+from coordinator.strategies.selection import make_selector
+from edge_node.app import node_sealing, node_settings, node_transport, node_trust, node_will
+from edge_node.engine.machine import NodeMachine
+from edge_node.runtime.executor import NodeParts
+from edge_node.runtime.inbound import Inbound as NodeInbound
+from edge_node.setup.visit import visit_as_node
+from edge_node.storage.sqlite_store import SqliteNodeStore
+from edge_node.training.evaluation import EvaluationJob
+from edge_node.training.worker import TrainingJob, TrainingSetup
+from federation.config import broker_address
+from federation.errors import TransportError
+from federation.identity.signing_keys import Trust
+from federation.protocol.signing import Writer
+from federation.protocol.topics import Topics
+from federation.runtime.clock import MonotonicClock
+from federation.runtime.driver import Driver
+from federation.runtime.log import configure_log, get_log, write_fields
+from federation.runtime.mqtt import MqttTransport
+from federation.runtime.signals import StopSignals
+from federation.runtime.supervision import Supervision
+from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox
+from federation.types import FederationId, ModelVersion, NodeId, RoundId, RunId, Start
+from site_gateway.config import GatewaySettings
+from site_gateway.engine.events import GatewayEffect, GatewayEvent
+from site_gateway.engine.machine import GatewayMachine
+from site_gateway.engine.site import SiteMachine
+from site_gateway.runtime.executor import AboveExecutor, GatewayExecutor, SiteExecutor
+from site_gateway.runtime.following import Follower, SiteTask, site_model
+from site_gateway.runtime.inbound import Side, SideInbox, Translator
+from site_gateway.storage.store import SiteStore
+
+__all__ = ["run_gateway", "site_folder"]
+
+LOOK_PAUSE_S = 1.0
+"""Between two looks for the run above, in seconds."""
+
+FLUSH_S = 2.0
+"""How long an orderly stop waits for each broker, in seconds."""
+
+
+def site_folder(settings: GatewaySettings, run: RunId) -> Path:
+    """Where the site's state for one run above is."""
+    return settings.below.store.folder / run
+
+
+def run_gateway(settings: GatewaySettings) -> int:
+    """Run one gateway until it is told to stop, or the run above is over; returns the exit code.
+
+    Raises:
+        ConfigError: A setting or a certificate is wrong.
+        StorageError: A state folder is in use, damaged or not writable.
+        TransportError: A broker cannot be used, or no run has ever been heard above.
+    """
+    configure_log(json=settings.own.log.as_json, level=settings.own.log.level)
+    node_store = SqliteNodeStore(settings.above.state_folder)
+    try:
+        run = _run_above(settings, node_store)
+        gateway = NodeId(settings.above.node.id)
+        folder, versions = site_folder(settings, run), settings.below.store.audit_versions
+        store = SiteStore(folder, gateway=gateway, run=run, audit_versions=versions)
+        store.wait_later()
+        try:
+            return _Gateway.make(settings, node_store, store).drive()
+        finally:
+            store.close()
+    finally:
+        node_store.close()
+
+
+def _run_above(settings: GatewaySettings, store: SqliteNodeStore) -> RunId:
+    """The run above, as its coordinator says it; where it cannot be heard, the one that was heard last.
+
+    Raises:
+        TransportError: Nobody has ever been heard.
+    """
+    address, trust = broker_address(settings.above.broker), node_trust(settings.above.security)
+    known, until = store.recovered().run, time.monotonic() + settings.own.gateway.find_s
+    while True:
+        visit = visit_as_node(settings.above, address, trust)
+        if visit.coordinator is not None:
+            return visit.coordinator.run
+        if known is not None:
+            return known
+        if time.monotonic() >= until:
+            why = visit.forged or visit.reason if not visit.accepted else "no coordinator has spoken there yet"
+            raise TransportError(f"no run is known above, at {address.host}:{address.port}: {why}")
+        time.sleep(LOOK_PAUSE_S)
+
+
+class _NoTrainer:
+    """A gateway's node hands its training to the site."""
+
+    def start(self, job: TrainingJob) -> None:
+        """Never asked: the gateway's machine takes the order."""
+
+    def evaluate(self, job: EvaluationJob) -> None:
+        """Never asked."""
+
+    def stop(self, round_id: RoundId) -> None:
+        """Never asked."""
+
+    def close(self, *, timeout_s: float) -> bool:
+        """Nothing runs."""
+        del timeout_s
+        return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Above:
+    """The node's parts."""
+
+    transport: MqttTransport
+    inbound: NodeInbound
+    executor: AboveExecutor
+    machine: NodeMachine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Below:
+    """The coordinator's parts."""
+
+    connections: Connections
+    commits: GroupCommit
+    inbound: SiteInbound
+    executor: SiteExecutor
+    machine: SiteMachine
+    incidents: Incidents
+
+
+class _Driven:
+    """The machine for the driver; it also wakes for the status file."""
+
+    def __init__(self, machine: GatewayMachine, commits: GroupCommit, status: StatusFile) -> None:
+        self._machine, self._commits, self._status = machine, commits, status
+        self._now = MonotonicClock().now
+
+    def handle(self, event: GatewayEvent | None, now: float) -> list[GatewayEffect]:
+        """Let the machine handle it."""
+        return self._machine.handle(event, now)
+
+    def deadline(self) -> float | None:
+        """When the machine or the file wants to be called."""
+        dues = (self._machine.deadline(), self._status.due())
+        return min((due for due in dues if due is not None), default=None)
+
+    def settle(self) -> None:
+        """Wait for the site's disk, say what was held back, then tell."""
+        self._commits.settle()
+        self._status.look(self._now())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Gateway:
+    """Everything together."""
+
+    settings: GatewaySettings
+    store: SiteStore
+    inbox: Inbox
+    above: _Above
+    below: _Below
+    engine: EngineSettings
+
+    @classmethod
+    def make(cls, settings: GatewaySettings, node_store: SqliteNodeStore, store: SiteStore) -> "_Gateway":
+        """Put both roles together; nothing is connected yet."""
+        # A site evaluates nothing centrally, and ends when the run above does.
+        changed = {"evaluation": settings.below.evaluation.model_copy(update={"every": 0, "nodes_every": 0})}
+        settings = replace(settings, below=settings.below.model_copy(update=changed))
+        task = evaluated_task(settings.below)
+        try:
+            ensure_model(settings.below, store, task)
+        finally:
+            task.close()
+        inbox: Inbox = queue.Queue(INBOX_ITEMS_MAX)
+        engine = replace(engine_settings(settings.below), versions=0)
+        above = _above(settings, node_store, store, SideInbox(inbox, Side.ABOVE))
+        below, engine = _below(settings, engine, store, SideInbox(inbox, Side.BELOW), above.executor)
+        return cls(settings=settings, store=store, inbox=inbox, above=above, below=below, engine=engine)
+
+    def drive(self) -> int:
+        """Run the loop."""
+        log, machine = get_log("gateway"), GatewayMachine(self.above.machine, self.below.machine, self.store.run)
+        incidents = self.below.incidents
+        rule = StoppingRule(settings=self.engine.stopping, versions=0)
+        status = StatusFile(self.store.folder, machine.snapshot, incidents.counts, rule)
+        driven, clock = _Driven(machine, self.below.commits, status), MonotonicClock()
+        executor = GatewayExecutor(self.above.executor, self.below.executor, self.settings.own.gateway.form)
+        told = {"run": self.store.run, "version": self.store.head(), "form": self.settings.own.gateway.form.value}
+        log.info("gateway_started", gateway=self.settings.above.node.id, pid=os.getpid(), **told)
+        site_keys = self.settings.below.security
+        enrolled = site_keys.node_keys if site_keys.require_signatures else None
+        side = SideInbox(self.inbox, Side.BELOW)
+        with StopSignals(self.inbox, StopRequested()) as signals:
+            self.above.transport.open()
+            self.below.connections.open()
+            try:
+                with (
+                    EnrolledWatch(enrolled, side, self.below.executor.sealing),
+                    Supervision(
+                        self.inbox, lambda: self.above.transport.alive and self.below.connections.alive
+                    ) as seen,
+                ):
+                    watch = seen.watching(lambda event: event)
+                    translate = Translator(watch, self.above.inbound.translate, self.below.inbound.translate)
+                    parts = (driven, executor, self.inbox, clock, translate)
+                    Driver(*parts, settle=driven.settle, batch_max=BATCH_MAX).run()
+            finally:
+                self.below.connections.close(timeout_s=FLUSH_S)
+                self.above.transport.close(timeout_s=FLUSH_S)
+                status.write()
+            log.info("gateway_stopped", reason=executor.stop_reason)
+        return signals.exit_code
+
+
+def _above(settings: GatewaySettings, node_store: SqliteNodeStore, store: SiteStore, inbox: SideInbox) -> _Above:
+    config = settings.above
+    node, topics = NodeId(config.node.id), Topics(FederationId(config.federation.id))
+    trust = node_trust(config.security)
+    manifest = store.manifest()
+    assert manifest is not None  # noqa: S101 - the store has a version
+    first = store.model(ModelVersion(0)) if store.head() == 0 else None
+    setup = TrainingSetup(node=node, task=SiteTask(manifest, first), manifest=manifest)
+    transport = node_transport(
+        config, broker_address(config.broker), inbox, node_will(Writer(topics, trust.signer), node, node_store)
+    )
+    sealing = node_sealing(config, topics, trust)
+    inbound = NodeInbound(topics, node, trust.verifier, sealing)
+    parts = NodeParts(
+        setup=setup,
+        store=node_store,
+        trainer=_NoTrainer(),
+        transport=transport,
+        topics=topics,
+        signer=trust.signer,
+        inputs_of=inbound.inputs_of,
+        sealing=sealing,
+    )
+    executor = AboveExecutor(parts, store.run, site_model(store))
+    # The site stops first: until then the node above is there for its verdicts.
+    told = replace(node_settings(config, "gateway", manifest), exit_when_finished=False)
+    machine = NodeMachine(
+        told,
+        node_store.incarnation,
+        executor.recovered(),
+        rng=random.SystemRandom().random,
+        state_id=node_store.state_id,
+        lacks_key=(lambda: None) if sealing is None else sealing.lacks,
+    )
+    return _Above(transport=transport, inbound=inbound, executor=executor, machine=machine)
+
+
+def _below(
+    settings: GatewaySettings, engine: EngineSettings, store: SiteStore, inbox: SideInbox, above: AboveExecutor
+) -> tuple[_Below, EngineSettings]:
+    config = settings.below
+    topics, trust = Topics(FederationId(config.federation.id)), coordinator_trust(config.security)
+    recovered = store.recovered_site(recent=engine.max_staleness + 1)
+    follower = Follower(store, recovered.head, committer_settings(config), above.held_model)
+    recovered = replace(recovered, head=follower.repair(store) or follower.head)
+    engine = replace(engine, payload_bytes_max=engine.payload_bytes_max or follower.manifest.frame_bytes_max)
+    start = Start(1 + secrets.randbelow(2**64 - 1))
+    will = coordinator_will(Writer(topics, trust.signer), store.run, store.epoch, start)
+    connections = open_connections(config, broker_address(config.broker), will, inbox, follower.manifest)
+    commits, incidents = (
+        GroupCommit(store, connections.control, connections.data),
+        Incidents(read_incidents(store.folder)),
+    )
+    parts = ExecutorParts(
+        store=store,
+        committer=follower,
+        control=commits.control,
+        data=commits.data,
+        topics=topics,
+        now=MonotonicClock().now,
+        say=lambda event, fields: write_fields(get_log("gateway").info, event, fields),
+        update_norm_max=config.limits.update_norm_max,
+        check=check_update,
+        signer=trust.signer,
+        sealing=CoordinatorSealing(
+            topics, (store.run, store.epoch), store.folder, config.privacy.sealing, trust.signer
+        ),
+        blame=incidents.count,
+        passing=commits.passing,
+    )
+    executor = SiteExecutor(parts, store)
+    inbound = _site_inbound(topics, store, executor, trust, incidents, connections)
+    machine = SiteMachine(
+        engine,
+        recovered,
+        selector=make_selector(config.round.selector),
+        rng=random.SystemRandom().random,
+        start=start,
+    )
+    made = _Below(
+        connections=connections,
+        commits=commits,
+        inbound=inbound,
+        executor=executor,
+        machine=machine,
+        incidents=incidents,
+    )
+    return made, engine
+
+
+def _site_inbound(
+    topics: Topics,
+    store: SiteStore,
+    executor: SiteExecutor,
+    trust: Trust,
+    incidents: Incidents,
+    connections: Connections,
+) -> SiteInbound:
+    return SiteInbound(
+        topics,
+        store,
+        executor.traffic,
+        executor.broker_connected,
+        verifier=trust.verifier,
+        incidents=incidents,
+        signer=trust.signer,
+        retained=RetainedMail(connections.clear_retained, connections.look_again),
+        sealing=executor.sealing,
+    )

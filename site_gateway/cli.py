@@ -1,0 +1,136 @@
+"""The ``fedmq gateway`` command: options, messages for people, and exit codes."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from federation.command_line import JsonOption, LogJsonOption, VersionOption, errors_told
+from federation.errors import StorageError
+from federation.runtime.standard_output import reserve
+
+if TYPE_CHECKING:
+    from site_gateway.config import GatewaySettings
+
+__all__ = ["app", "main"]
+
+PROGRAM = "fedmq gateway"
+
+EXIT_CODES = """
+Exit codes: 0 stopped in order, or the run above is over; 2 a setting is wrong; 3 a state folder is in use, damaged, or
+cannot be written; 4 a broker cannot be used, or no run is known above; 130 interrupted by Ctrl-C.
+"""
+
+app = typer.Typer(
+    name=PROGRAM,
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[Path, typer.Option(help="The folder of fedmq gateway init.", exists=True, file_okay=False)]
+
+
+@app.callback()
+def options(*, version: VersionOption = False) -> None:
+    """The gateway role: a whole site behind one thin link, as one node of the federation above.
+
+    \b
+    The site has a broker of its own. Its nodes know no other coordinator than the gateway; what they send stays at the
+    site until it is added, and one sum goes up. Above, the gateway is a node that [gateways] of the coordinator names.
+    """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+
+
+@app.command()
+@errors_told(PROGRAM)
+def init(  # noqa: PLR0913 - the options of the command
+    folder: Annotated[Path, typer.Argument(help="Where the gateway's settings and state go.")],
+    *,
+    above: Annotated[str, typer.Option(help="Broker of the federation above, such as mqtts://hub.example.")],
+    below: Annotated[str, typer.Option(help="The site's own broker, such as mqtt://localhost.")],
+    task: Annotated[str, typer.Option(help="What is trained: as above, and as on the nodes.")],
+    federation: Annotated[str, typer.Option(help="Name of the federation, above and at the site.")],
+    name: Annotated[str | None, typer.Option("--id", help="Its name as a node above. Default: the folder's.")] = None,
+    form: Annotated[str, typer.Option(help="exact: the integers. mean: coded again, for a thin link.")] = "exact",
+    seed: Annotated[int, typer.Option(help="task.seed of the coordinator above.")] = 0,
+    nodes: Annotated[int, typer.Option(help="Nodes of the site that train at once, at most.")] = 100,
+) -> None:
+    """Write the three files of a gateway: its own settings, those of the node above, those of the coordinator below.
+
+    \b
+    Example:
+      fedmq gateway init press-shop --above mqtt://hub --below mqtt://localhost --task digits --federation plant
+      (above, in the coordinator's settings:)  [gateways]
+                                               members_max = { press-shop = 64 }
+      fedmq gateway run --config press-shop
+      edge-node run --broker mqtt://gateway-host:1883 --federation plant --task digits --id press-1     (each node)
+    """  # noqa: D301 - as above
+    from site_gateway.setup.folder import Wanted, make_folder  # noqa: PLC0415 - as in `_settings`
+
+    chosen = folder.name if name is None else name
+    wanted = Wanted(
+        name=chosen, federation=federation, above=above, below=below, task=task, form=form, nodes=nodes, seed=seed
+    )
+    for file in make_folder(folder, wanted):
+        typer.echo(file)
+    typer.echo(f"above, in the coordinator's settings: [gateways] members_max = {{ {chosen} = {nodes} }}")
+    typer.echo(f"then: fedmq gateway run --config {folder}")
+
+
+@app.command(epilog=EXIT_CODES)
+@errors_told(PROGRAM)
+def run(
+    *,
+    config: ConfigOption,
+    form: Annotated[str | None, typer.Option(help="exact or mean, instead of what the settings say.")] = None,
+    log_json: LogJsonOption = None,
+) -> None:
+    """Stand for a site until stopped, or until the run above is over."""
+    settings = _settings(config, {"gateway.form": form, "log.json": log_json})
+    from site_gateway.app import run_gateway  # noqa: PLC0415 - as in `_settings`
+
+    raise typer.Exit(run_gateway(settings))
+
+
+@app.command()
+@errors_told(PROGRAM)
+def status(*, config: ConfigOption, as_json: JsonOption = False) -> None:
+    """The run, the site's version, what became of its nodes' updates, and what is owed above."""
+    from site_gateway.storage.read_only import newest_run, read_site  # noqa: PLC0415 - as in `_settings`
+
+    settings = _settings(config, {})
+    folder = newest_run(settings.below.store.folder)
+    if folder is None:
+        raise StorageError(f"{settings.below.store.folder} has no run: has this gateway run?")
+    found: dict[str, Any] = {
+        "gateway": settings.above.node.id,
+        "form": settings.own.gateway.form.value,
+        **asdict(read_site(folder)),
+    }
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    owed = found.pop("owed")
+    for name, value in found.items():
+        shown = ", ".join(f"{number} {what}" for what, number in value.items()) if isinstance(value, Mapping) else value
+        typer.echo(f"{name:10} {'-' if shown is None else shown}")
+    for one in owed:
+        told = f"{one['num_examples']} examples from version {one['base_version']}, {one['frame_bytes']} bytes"
+        typer.echo(f"owes       {one['update']}: {told}; waits for the verdict from above")
+
+
+def _settings(folder: Path, flags: Mapping[str, object]) -> "GatewaySettings":
+    # Imported here: `--help` answers before numpy, pydantic and the MQTT library are loaded.
+    from site_gateway.config import read_config  # noqa: PLC0415
+
+    return read_config(folder, flags)
+
+
+def main() -> None:
+    """Entry point of ``python -m site_gateway``."""
+    reserve()
+    app(prog_name=PROGRAM)

@@ -1,0 +1,209 @@
+"""What happens between the two roles of a gateway: events, past tense, and effects, imperatives."""
+
+from dataclasses import dataclass
+
+import coordinator.engine.effects as below
+import coordinator.engine.events as below_events
+import edge_node.engine.effects as above
+import edge_node.engine.events as above_events
+from coordinator.records import Verdict
+from federation.protocol.messages import Reason, ReceiptStatus
+from federation.types import ModelVersion, RoundId, UpdateId
+from site_gateway.records import Order, SiteSum
+
+__all__ = [
+    "AboveEffect",
+    "AboveEvent",
+    "AnswerOrder",
+    "BelowEffect",
+    "BelowEvent",
+    "BindSum",
+    "FreezeSum",
+    "GatewayEffect",
+    "GatewayEvent",
+    "OrderEnded",
+    "OrderReceived",
+    "OrderSaved",
+    "RefuseOrder",
+    "ReleaseVerdict",
+    "RunEnded",
+    "SaveOrder",
+    "SettleSum",
+    "SiteEffect",
+    "SiteEvent",
+    "SumBound",
+    "SumFrozen",
+    "SumSettled",
+    "SumSpoilt",
+    "VerdictReceived",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderReceived:
+    """The federation above asks the site to train; ``outstanding`` are the sums that may be known there."""
+
+    order: Order
+    outstanding: frozenset[UpdateId] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderEnded:
+    """Nobody above waits for the answer any more."""
+
+    round: RoundId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictReceived:
+    """The final word from above on a sum."""
+
+    update: UpdateId
+    status: ReceiptStatus
+    reason: Reason = Reason.NONE
+    version: ModelVersion | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnded:
+    """The federation above has made its last version; ``outstanding`` as in `OrderReceived`."""
+
+    outstanding: frozenset[UpdateId] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderSaved:
+    """An order is on disk: nodes may be asked."""
+
+    order: Order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumFrozen:
+    """Members and sum are on disk, under the name that the sum has above."""
+
+    made: SiteSum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumSpoilt:
+    """No sum can be made with this update."""
+
+    culprit: UpdateId
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumBound:
+    """A sum has the name of another round now, on disk."""
+
+    former: UpdateId
+    made: SiteSum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumSettled:
+    """All members have their verdict, on disk."""
+
+    update: UpdateId
+    verdicts: tuple[Verdict, ...]
+
+
+SiteNews = OrderReceived | OrderEnded | VerdictReceived | RunEnded
+SiteAnswer = OrderSaved | SumFrozen | SumSpoilt | SumBound | SumSettled
+SiteEvent = SiteNews | SiteAnswer
+"""What the coordinator below hears beside its own events."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveOrder:
+    """Persist what is asked for, before any node is asked. Answers `OrderSaved` or `StorageFailed`."""
+
+    order: Order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreezeSum:
+    """Add the members, and persist them with their sum in one step.
+
+    Answers `SumFrozen`, `SumSpoilt` or `StorageFailed`.
+    """
+
+    made: SiteSum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BindSum:
+    """Persist that a sum answers another order; nobody has heard of its former name. Answers `SumBound`."""
+
+    former: UpdateId
+    made: SiteSum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettleSum:
+    """Give all members the verdict, in one step. Answers `SumSettled` or `StorageFailed`."""
+
+    update: UpdateId
+    base_version: ModelVersion
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerOrder:
+    """Hand a frozen sum to the node above, which trains no other way."""
+
+    order: Order
+    made: SiteSum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefuseOrder:
+    """Tell the node above that the site cannot do it."""
+
+    order: Order
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseVerdict:
+    """The site knows the verdict on a sum: the update above may be settled."""
+
+    update: UpdateId
+
+
+SiteEffect = SaveOrder | FreezeSum | BindSum | SettleSum | AnswerOrder | RefuseOrder | ReleaseVerdict
+"""What the coordinator below asks for beside its own effects."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AboveEvent:
+    """Something happened to the node above."""
+
+    event: above_events.Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BelowEvent:
+    """Something happened to the coordinator below."""
+
+    event: below_events.Event | SiteEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AboveEffect:
+    """The node above asks for something."""
+
+    effect: above.Effect
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BelowEffect:
+    """The coordinator below asks for something."""
+
+    effect: below.Effect | SiteEffect
+
+
+GatewayEvent = AboveEvent | BelowEvent
+GatewayEffect = AboveEffect | BelowEffect

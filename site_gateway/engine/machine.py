@@ -1,0 +1,181 @@
+"""A gateway as a value: the node above and the coordinator below, and what each of them says to the other."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import assert_never
+
+from coordinator.engine.effects import Effect as CoordinatorEffect
+from coordinator.engine.effects import Stop as StopBelow
+from coordinator.engine.events import Event as CoordinatorEvent
+from coordinator.engine.events import StopRequested as StopSite
+from edge_node.engine.effects import Effect as NodeEffect
+from edge_node.engine.effects import EnterRun, Note, SettleUpdate, StartEvaluation, StartTraining, StopTraining
+from edge_node.engine.effects import Stop as StopAbove
+from edge_node.engine.events import (
+    AnnouncementReceived,
+    CommandReceived,
+    EvaluationFinished,
+    StopRequested,
+    TrainingFailed,
+)
+from edge_node.engine.events import Event as NodeEvent
+from edge_node.engine.machine import NodeMachine
+from federation.protocol.messages import EvaluationReport, Receipt
+from federation.types import RunId, UpdateId
+from site_gateway.engine.events import (
+    AboveEffect,
+    AboveEvent,
+    BelowEffect,
+    BelowEvent,
+    GatewayEffect,
+    GatewayEvent,
+    OrderEnded,
+    OrderReceived,
+    RefuseOrder,
+    ReleaseVerdict,
+    RunEnded,
+    SiteEffect,
+    SiteEvent,
+    VerdictReceived,
+)
+from site_gateway.engine.site import SiteMachine
+from site_gateway.records import Order
+
+__all__ = ["GatewayMachine"]
+
+NO_DATA = "a gateway has no data of its own"
+
+_TRAINING = (StartTraining, StopTraining, StartEvaluation)
+
+
+class GatewayMachine:
+    """Two machines and the link between them.
+
+    Args:
+        above: The gateway as a node of the federation above.
+        below: The gateway as the coordinator of its site.
+        run: The run that the site's store is of.
+    """
+
+    def __init__(self, above: NodeMachine, below: SiteMachine, run: RunId) -> None:
+        self._above, self._below, self._run = above, below, run
+        self._receipts: dict[UpdateId, Receipt] = {}
+        self._held: dict[UpdateId, SettleUpdate] = {}
+        self._below_stopped = False
+
+    def handle(self, event: GatewayEvent | None, now: float) -> list[GatewayEffect]:
+        """Take one event (None: a deadline has passed) and say what must be done, in order."""
+        match event:
+            case None:
+                return [*self._up(None, now), *self._down(None, now)]
+            case AboveEvent(event=StopRequested()) | BelowEvent(event=StopSite()):
+                return self._down(StopSite(), now)
+            case AboveEvent(event=heard):
+                return self._heard(heard, now)
+            case BelowEvent(event=heard_below):
+                return self._down(heard_below, now)
+            case _:
+                assert_never(event)
+
+    def deadline(self) -> float | None:
+        """When `handle(None, now)` is due, in monotonic seconds; None when nothing is timed."""
+        return min((due for due in (self._above.deadline(), self._below.deadline()) if due is not None), default=None)
+
+    def snapshot(self) -> Mapping[str, object]:
+        """Where both stand, as plain data; the site's part is a coordinator's."""
+        return self._below.snapshot()
+
+    def above_snapshot(self) -> Mapping[str, object]:
+        """Where the node above stands, as plain data."""
+        return self._above.snapshot()
+
+    # --- from above to below ----------------------------------------------------------------------------------------
+
+    def _heard(self, event: NodeEvent, now: float) -> list[GatewayEffect]:
+        """A verdict's reason and version are only in its receipt."""
+        if isinstance(event, CommandReceived) and isinstance(event.command, Receipt) and event.command.status.final:
+            self._receipts[event.command.update] = event.command
+        found = self._up(event, now)
+        self._receipts.clear()
+        if isinstance(event, AnnouncementReceived) and event.announcement.final and event.announcement.run == self._run:
+            # A node hears of the end once; a site must hear of it again after a restart.
+            found += self._down(RunEnded(outstanding=self._outstanding()), now)
+        return found
+
+    def _up(self, event: NodeEvent | None, now: float) -> list[GatewayEffect]:
+        found = list[GatewayEffect]()
+        for effect in self._above.handle(event, now):
+            found += self._of_training(effect, now) if isinstance(effect, _TRAINING) else self._of_node(effect, now)
+        return found
+
+    def _of_training(
+        self, effect: StartTraining | StopTraining | StartEvaluation, now: float
+    ) -> Sequence[GatewayEffect]:
+        """What a node does by itself, and a gateway by its site."""
+        match effect:
+            case StartTraining(announcement=announcement, attempt=attempt):
+                order = Order(announcement=announcement, attempt=attempt)
+                return self._down(OrderReceived(order=order, outstanding=self._outstanding()), now)
+            case StopTraining(round=round_id):
+                return self._down(OrderEnded(round=round_id), now)
+            case StartEvaluation():
+                return self._up(_not_evaluated(effect), now)
+            case _:
+                assert_never(effect)
+
+    def _of_node(self, effect: NodeEffect, now: float) -> Sequence[GatewayEffect]:
+        """What goes on as it is, unless the site must hear of it first."""
+        plain = AboveEffect(effect=effect)
+        if isinstance(effect, SettleUpdate) and (receipt := self._receipts.pop(effect.update, None)) is not None:
+            self._held[effect.update] = effect
+            return self._down(_verdict(receipt), now)
+        if isinstance(effect, EnterRun) and effect.run != self._run:
+            note = Note(event="gateway_starts_again", fields={"run": effect.run, "site": self._run})
+            return [plain, AboveEffect(effect=note), *self._down(StopSite(), now)]
+        if isinstance(effect, StopAbove) and not self._below_stopped:
+            return [plain, *self._down(StopSite(), now)]
+        return [plain]
+
+    def _outstanding(self) -> frozenset[UpdateId]:
+        """Sums that the federation above may know, or will hear of: those in the outbox, and those being settled."""
+        outbox = self._above.snapshot()["outbox"]
+        rows = outbox if isinstance(outbox, list) else []
+        return frozenset((*(row["update"] for row in rows), *self._held))
+
+    # --- from below to above ----------------------------------------------------------------------------------------
+
+    def _down(self, event: CoordinatorEvent | SiteEvent | None, now: float) -> list[GatewayEffect]:
+        found = list[GatewayEffect]()
+        for effect in self._below.handle_site(event, now):
+            found += self._of_site(effect, now)
+        return found
+
+    def _of_site(self, effect: CoordinatorEffect | SiteEffect, now: float) -> Iterable[GatewayEffect]:
+        """What goes on as it is, unless the node above must hear of it."""
+        if isinstance(effect, RefuseOrder):
+            run, attempt = effect.order.announcement.run, effect.order.attempt
+            failed = TrainingFailed(round=effect.order.round, reason=effect.reason, run=run, attempt=attempt)
+            return self._up(failed, now)
+        if isinstance(effect, ReleaseVerdict):
+            return self._released(effect.update)
+        if isinstance(effect, StopBelow):
+            self._below_stopped = True
+            return [BelowEffect(effect=effect), *self._up(StopRequested(), now)]
+        return [BelowEffect(effect=effect)]
+
+    def _released(self, update: UpdateId) -> Iterable[GatewayEffect]:
+        held = self._held.pop(update, None)
+        # What makes no version its nodes take back: the gateway's own residual must not take it back once more.
+        return () if held is None else (AboveEffect(effect=replace(held, applied=True)),)
+
+
+def _verdict(receipt: Receipt) -> VerdictReceived:
+    return VerdictReceived(update=receipt.update, status=receipt.status, reason=receipt.reason, version=receipt.version)
+
+
+def _not_evaluated(asked: StartEvaluation) -> EvaluationFinished:
+    model = asked.model
+    report = EvaluationReport(
+        run=asked.run, version=model.version, digest=model.digest, num_examples=0, metrics={}, reason=NO_DATA
+    )
+    return EvaluationFinished(report=report)

@@ -1,0 +1,71 @@
+"""The coordinator's machine at a site: it asks nodes when it was asked, and freezes what they send."""
+
+from dataclasses import replace
+from typing import cast, get_args
+
+from coordinator.engine.effects import Effect
+from coordinator.engine.events import Event, News
+from coordinator.engine.machine import CoordinatorMachine
+from coordinator.engine.round import Situation, WaitReason
+from site_gateway.engine.events import (
+    OrderEnded,
+    OrderReceived,
+    RunEnded,
+    SiteAnswer,
+    SiteEffect,
+    SiteEvent,
+    VerdictReceived,
+)
+from site_gateway.engine.state import SiteAnnouncer, SiteState, site_of
+from site_gateway.engine.upward import SiteVersions, Upward
+
+__all__ = ["SiteMachine"]
+
+_ANSWERS = get_args(SiteAnswer)
+
+
+class SiteMachine(CoordinatorMachine):
+    """`CoordinatorMachine` with other parts where versions are made: those come from above."""
+
+    state_type, announcer_type, sums_type, versions_type = SiteState, SiteAnnouncer, Upward, SiteVersions
+
+    def handle_site(self, event: Event | SiteEvent | None, now: float) -> list[Effect | SiteEffect]:
+        """Take one event of either kind, and say what must be done, in order."""
+        return cast("list[Effect | SiteEffect]", self.handle(cast("Event | None", event), now))
+
+    @property
+    def upward(self) -> Upward:
+        """What the site owes the federation above."""
+        assert isinstance(self._sums, Upward)  # noqa: S101 - this class has put it there
+        return self._sums
+
+    def _on_news(self, event: News | SiteEvent) -> None:
+        match event:
+            case OrderReceived():
+                self.upward.order(event)
+            case OrderEnded(round=round_id):
+                self.upward.ended(round_id)
+            case VerdictReceived():
+                self.upward.verdict(event)
+            case RunEnded():
+                self.upward.run_ended(event)
+            case _ if isinstance(event, _ANSWERS):
+                self.upward.kept(cast("SiteAnswer", event))
+            case _:
+                super()._on_news(cast("News", event))
+
+    def _decide(self) -> None:
+        if self.upward.gathers:
+            super()._decide()
+            return
+        self._liveness.consider(None)
+        self._waiting.wait(WaitReason.ABOVE, self._names)
+
+    def _situation(self) -> Situation:
+        """Only what answers the order counts: what is frozen has its place already."""
+        return replace(super()._situation(), buffered=len(site_of(self._state).waiting))
+
+    def _finish(self) -> None:
+        """Nobody leaves before the last sum has its verdict."""
+        if not self.upward.owes:
+            super()._finish()

@@ -1,0 +1,1 @@
+"""The I/O shell: two brokers, two stores, one loop."""

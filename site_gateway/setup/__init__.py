@@ -1,0 +1,1 @@
+"""A gateway's folder: how it begins, and what stands in it."""

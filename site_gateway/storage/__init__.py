@@ -1,0 +1,1 @@
+"""What a gateway must not forget beside what both roles keep."""

@@ -1,0 +1,227 @@
+"""The site's store: a coordinator's, whose versions come from above, with orders and frozen sums beside.
+
+Whatever belongs together is one transaction: members and their sum; the verdict from above for all of them.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+
+from coordinator.records import Member, RecoveredState, Verdict
+from coordinator.storage import statements
+from coordinator.storage.files import payload_file
+from coordinator.storage.sqlite_store import SqliteStore
+from federation.errors import DamagedStore, LocalProtocolError, RemoteProtocolError, StorageError
+from federation.protocol.chunking import payload_digest
+from federation.protocol.messages import ReceiptStatus, RoundAnnouncement
+from federation.protocol.wire import decode_message, encode_message
+from federation.runtime.failpoint import failpoint
+from federation.storage.sql import Database, Row
+from federation.storage.sqlite import storing
+from federation.types import ModelVersion, NodeId, RoundId, RunId, UpdateId
+from site_gateway.records import Order, RecoveredSite, SiteSum
+
+__all__ = ["GATEWAY", "SiteStore"]
+
+GATEWAY = "gateway"
+"""Key in ``meta``: who the gateway is above."""
+
+_MEMBER = ("update", "node", "num_examples", "staleness")
+
+
+_KEY = "gateway_layout"
+"""In ``meta``: the number of the step that was taken last."""
+
+STEPS: Mapping[int, tuple[str, ...]] = {
+    1: (
+        "CREATE TABLE gateway_orders (round INTEGER PRIMARY KEY, announcement BLOB NOT NULL)",
+        (
+            "CREATE TABLE gateway_sums (update_id TEXT PRIMARY KEY, round INTEGER NOT NULL,"
+            " base_version INTEGER NOT NULL, members TEXT NOT NULL, num_examples INTEGER NOT NULL,"
+            " train_s REAL NOT NULL, metrics TEXT NOT NULL,"
+            " reason TEXT NOT NULL, digest BLOB NOT NULL, frame BLOB NOT NULL)"
+        ),
+    ),
+}
+"""What makes each layout of the one before."""
+
+LAYOUT = max(STEPS)
+
+
+class SiteStore(SqliteStore):
+    """Owns one site's state folder; see `SqliteStore`.
+
+    Args:
+        folder: The state folder; created when it is missing.
+        gateway: Who the gateway is above.
+        run: The run above that the site belongs to.
+        audit_versions: How many versions keep the payloads that their sums were made of.
+
+    Raises:
+        StoreLocked: Another process owns the folder.
+        StorageError: The database is damaged, of another run or of a newer release, or cannot be written.
+    """
+
+    def __init__(self, folder: Path, *, gateway: NodeId, run: RunId, audit_versions: int = 1) -> None:
+        super().__init__(folder, audit_versions=audit_versions, run=run)
+        self._gateway = gateway
+        try:
+            self._prepare(run)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, run: RunId) -> None:
+        _upgrade(self._database)
+        with self._database.transaction("gateway"):
+            self._database.insert("meta", {"key": GATEWAY, "value": self._gateway}, conflict="REPLACE")
+        if self.run != run:
+            raise StorageError(f"{self.folder} is of run {self.run}, not of {run}: take another folder")
+
+    def recovered_site(self, *, recent: int) -> RecoveredSite:
+        """Where the last process left off.
+
+        Raises:
+            DamagedStore: A frozen sum is not what was written.
+        """
+        found = self.recovered(recent=recent)
+        known = {field.name: getattr(found, field.name) for field in fields(RecoveredState)}
+        with storing("versions"):
+            told = self._database.execute("SELECT MAX(version) FROM updates").fetchone()[0]
+        known["newest"] = ModelVersion(max(found.newest or 0, told or 0))
+        return RecoveredSite(**known, gateway=self._gateway, order=self.order(), frozen=self.frozen())
+
+    def order(self) -> Order | None:
+        """The newest order from above."""
+        with storing("order"):
+            query = "SELECT announcement FROM gateway_orders ORDER BY round DESC LIMIT 1"
+            row = self._database.execute(query).fetchone()
+        if row is None:
+            return None
+        try:
+            announcement = decode_message(bytes(row["announcement"]))
+        except RemoteProtocolError as error:
+            raise DamagedStore(f"the order from above is damaged: {error}") from error
+        if not isinstance(announcement, RoundAnnouncement):
+            raise DamagedStore("the order from above is damaged")
+        return Order(announcement=announcement)
+
+    def frozen(self) -> tuple[SiteSum, ...]:
+        """Sums without a verdict, oldest first."""
+        with storing("sums"):
+            rows = self._database.execute("SELECT * FROM gateway_sums ORDER BY round").fetchall()
+        return tuple(map(_sum_of, rows))
+
+    def save_order(self, order: Order) -> None:
+        """Keep the newest order; the same one again does nothing."""
+        row = {"round": order.round, "announcement": encode_message(order.announcement)}
+        with self._database.transaction("order"):
+            self._database.execute("DELETE FROM gateway_orders WHERE round <> ?", order.round)
+            self._database.insert("gateway_orders", row, conflict="REPLACE")
+
+    def freeze_sum(self, made: SiteSum) -> None:
+        """Save members and sum together; the same again does nothing.
+
+        Raises:
+            LocalProtocolError: A member is in another sum, or does not wait any more.
+            StorageError: Nothing was saved.
+        """
+        failpoint("gateway_before_frozen")
+        with self._database.transaction("sum of the site"):
+            taken = frozenset[UpdateId]().union(*(one.updates for one in self.frozen() if one.update != made.update))
+            stored = self._database.execute("SELECT update_id FROM updates WHERE status = 'stored'")
+            if taken & made.updates or not made.updates <= {row["update_id"] for row in stored}:
+                raise LocalProtocolError(f"{made.update} has members of another sum, or with a verdict")
+            self._database.insert("gateway_sums", _row(made), conflict="REPLACE")
+        failpoint("gateway_after_frozen")
+
+    def bind_sum(self, former: UpdateId, made: SiteSum) -> None:
+        """Save that a sum goes by another name above.
+
+        Raises:
+            StorageError: Nothing was saved.
+        """
+        with self._database.transaction("sum of the site"):
+            self._database.execute("DELETE FROM gateway_sums WHERE update_id = ?", former)
+            self._database.insert("gateway_sums", _row(made), conflict="REPLACE")
+
+    def settle_sum(self, update: UpdateId, base_version: ModelVersion, verdicts: tuple[Verdict, ...]) -> None:
+        """Save the verdict from above for all members, and forget the sum and the order that it has answered.
+
+        Raises:
+            StorageError: Nothing was saved.
+        """
+        failpoint("gateway_before_settled")
+        with self._database.transaction("verdict from above"):
+            for verdict in verdicts:
+                self._judge(verdict, base_version)
+            answered = "DELETE FROM gateway_orders WHERE round = (SELECT round FROM gateway_sums WHERE update_id = ?)"
+            self._database.execute(answered, update)
+            self._database.execute("DELETE FROM gateway_sums WHERE update_id = ?", update)
+        failpoint("gateway_after_settled")
+
+    def _judge(self, verdict: Verdict, base_version: ModelVersion) -> None:
+        if verdict.status is not ReceiptStatus.APPLIED or verdict.version is None:
+            statements.judge_update(self._database, verdict)
+            self._outdate(partial(self._blobs.delete, payload_file(verdict.update)))
+            return
+        staleness = max(0, verdict.version - 1 - base_version)
+        member = Member(update=verdict.update, node=verdict.node, num_examples=1, staleness=staleness)
+        statements.apply_member(self._database, member, verdict.version)
+
+
+def _upgrade(database: Database) -> None:
+    """Bring the tables to this release's layout, each step in one transaction.
+
+    Raises:
+        StorageError: A newer release has made them, or they cannot be written.
+    """
+    row = database.execute("SELECT value FROM meta WHERE key = ?", _KEY).fetchone()
+    found = 0 if row is None else int(row["value"])
+    if found > LAYOUT:
+        raise StorageError(
+            f"a newer release has made this gateway's tables (layout {found}, not {LAYOUT}): take that one"
+        )
+    for number in range(found + 1, LAYOUT + 1):
+        with database.transaction("layout"):
+            for statement in STEPS[number]:
+                database.execute(statement)
+            database.insert("meta", {"key": _KEY, "value": number}, conflict="REPLACE")
+
+
+def _row(made: SiteSum) -> dict[str, object]:
+    return {
+        "update_id": made.update,
+        "round": made.round,
+        "base_version": made.base_version,
+        "members": json.dumps([[getattr(member, name) for name in _MEMBER] for member in made.members]),
+        "num_examples": made.num_examples,
+        "train_s": made.train_s,
+        "metrics": json.dumps(dict(made.metrics)),
+        "reason": made.reason,
+        "digest": payload_digest(made.frame),
+        "frame": made.frame,
+    }
+
+
+def _sum_of(row: Row) -> SiteSum:
+    frame = bytes(row["frame"])
+    if payload_digest(frame) != row["digest"]:
+        raise DamagedStore(f"the sum {row['update_id']} is damaged")
+    members = tuple(
+        Member(update=UpdateId(update), node=NodeId(node), num_examples=examples, staleness=staleness)
+        for update, node, examples, staleness in json.loads(row["members"])
+    )
+    return SiteSum(
+        update=UpdateId(row["update_id"]),
+        round=RoundId(row["round"]),
+        base_version=ModelVersion(row["base_version"]),
+        members=members,
+        num_examples=int(row["num_examples"]),
+        train_s=float(row["train_s"]),
+        metrics=json.loads(row["metrics"]),
+        reason=str(row["reason"]),
+        frame=frame,
+    )

@@ -1,0 +1,83 @@
+"""``fedmq gateway``: what init writes is accepted, status says what stands in the folder, and mistakes are told."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from federation.errors import ConfigError
+from federation.types import UpdateId
+from site_gateway.cli import app
+from site_gateway.config import read_config
+from site_gateway.runtime.uplink import Form
+from tests.rigs.gateway_rig import GATEWAY, RUN, Rig
+from tests.unit.test_documented_json import check
+
+WORDS = ["--above", "mqtt://hub", "--below", "mqtt://127.0.0.1", "--task", "digits", "--federation", "plant"]
+
+
+def made(folder: Path, *more: str) -> str:
+    """What init says."""
+    result = CliRunner().invoke(app, ["init", str(folder), *WORDS, *more])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_what_init_writes_is_read_again(tmp_path: Path) -> None:
+    told = made(tmp_path / "press-shop", "--form", "mean", "--seed", "7", "--nodes", "64")
+    settings = read_config(tmp_path / "press-shop", {}, environ={})
+    assert settings.own.gateway.form is Form.MEAN
+    assert (settings.above.node.id, settings.below.task.seed, settings.below.round.concurrency) == ("press-shop", 7, 64)
+    assert settings.below.store.folder == tmp_path / "press-shop" / "state" / "below"
+    assert "[gateways] members_max = { press-shop = 64 }" in told
+
+
+def test_init_writes_over_nothing(tmp_path: Path) -> None:
+    made(tmp_path / "g")
+    result = CliRunner().invoke(app, ["init", str(tmp_path / "g"), *WORDS])
+    assert result.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "key"),
+    [
+        ("below.toml", 'name = "mnist-mlp"', "task.name"),
+        ("gateway.toml", 'form = "all"', "gateway.form"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(tmp_path: Path, file: str, line: str, key: str) -> None:
+    made(tmp_path / "g")
+    path = tmp_path / "g" / file
+    name = line.partition(" = ")[0]
+    lines = [line if one.startswith(f"{name} = ") else one for one in path.read_text().splitlines()]
+    path.write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match=key):
+        read_config(tmp_path / "g", {}, environ={})
+
+
+def test_folder_without_its_files_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="fedmq gateway init"):
+        read_config(tmp_path, {}, environ={})
+
+
+def test_status_says_what_is_owed(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "rig")
+    rig.above.announce()
+    rig.until_offered(UpdateId(f"0-{GATEWAY}"))
+    rig.die()
+    made(tmp_path / "g", "--id", GATEWAY)
+    (tmp_path / "g" / "state" / "below").mkdir(parents=True)
+    (tmp_path / "rig" / "site").rename(tmp_path / "g" / "state" / "below" / RUN)
+    words = ["status", "--config", str(tmp_path / "g")]
+    found = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    check("fedmq gateway status --json", found)
+    assert (found["run"], found["nodes"], found["updates"]) == (RUN, 3, {"stored": 3})
+    assert [one["update"] for one in found["owed"]] == [f"0-{GATEWAY}"]
+    assert "waits for the verdict from above" in CliRunner().invoke(app, words).stdout
+
+
+def test_status_of_a_gateway_that_has_never_run_is_told(tmp_path: Path) -> None:
+    made(tmp_path / "g")
+    result = CliRunner().invoke(app, ["status", "--config", str(tmp_path / "g")])
+    assert result.exit_code == 3
