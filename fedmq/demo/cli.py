@@ -32,6 +32,9 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
     epsilon: Annotated[
         float | None, typer.Option(help="Budget of each node: the helpers add noise to the sums. Needs --helpers.")
     ] = None,
+    gateways: Annotated[
+        int, typer.Option(help="Sites with a broker and a gateway each; ends with the same without gateways.")
+    ] = 0,
     chaos: Annotated[bool, typer.Option(help="Kill one node in mid-training and start it again.")] = True,  # noqa: FBT002 - typer makes the flag of it
     report: Annotated[Path | None, typer.Option(help="Write the whole report as JSON.")] = None,
     keep: Annotated[
@@ -48,6 +51,7 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
     Examples:
       coordinator demo
       coordinator demo --task mnist-mlp --nodes 10 --per-round 5 --codec balanced --report j1.json
+      coordinator demo --gateways 2 --nodes 8 --codec lossless
       coordinator demo --task my_task.py:build --nodes 3 --no-chaos --keep mine
       coordinator export model.onnx --state mine --task my_task.py:build
     """  # noqa: D301 - \b keeps the line breaks in the help
@@ -74,5 +78,6 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
             keep=keep,
             helpers=helpers,
             epsilon=epsilon,
+            gateways=gateways,
         )
         run_demo(options, Outputs(report=report, as_json=as_json, plot=plot), server)

@@ -113,6 +113,7 @@ def summary_table(report: Mapping[str, object]) -> Table:
         "loop / total": f"{_number(report, 'loop_wall_s'):.1f} s / {_number(report, 'total_wall_s'):.1f} s",
         "killed and back": _back(report),
         **({"helpers": _helpers(report)} if report.get("helpers") else {}),
+        **site_rows(report.get("sites")),
         **({"noise on sums": noise} if (noise := _noise(report.get("nodes_privacy"))) else {}),
         "broker": str(report.get("broker")),
     }
@@ -130,6 +131,24 @@ def _back(report: Mapping[str, object]) -> str:
 def _helpers(report: Mapping[str, object]) -> str:
     """How many masked the sums, and what was killed of the servers meanwhile."""
     return f"{report.get('helpers')}, each update masked; {_number(report, 'server_kills'):.0f} servers killed and back"
+
+
+def site_rows(found: object) -> Mapping[str, str]:
+    """The demo through gateways held against the same without; nothing where there were none."""
+    if not isinstance(found, Mapping):
+        return {}
+    flat, exact, again = (found[f"bytes_up_{name}"] for name in ("flat", "exact", "coded_again"))
+    same, versions = found["versions_same"], found["versions"]
+    members = max(found["members"], default=0)
+    problems = "; ".join(found["problems"])
+    return {
+        "digest": f"{found['digest']}",
+        "digest without gateways": f"{found['flat_digest']} ({same} of {versions} versions have the same bits)",
+        "updates, once each": problems or f"all, {members} in a version, through {found['gateways']} gateways",
+        "up to the coordinator": f"{human_bytes(exact)}, 1/{flat / max(1, exact):.1f} of {human_bytes(flat)} without",
+        "coded again as edge": f"{human_bytes(again)}, 1/{flat / max(1, again):.1f}",
+        "gateways killed and back": f"{found['kills']} and {found['back']}",
+    }
 
 
 def _noise(row: object) -> str:

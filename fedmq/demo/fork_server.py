@@ -36,7 +36,7 @@ READY_S = 120.0
 END_S = 10.0
 """How long the server may take to end by itself, in seconds."""
 
-ALWAYS = ("coordinator.app", "edge_node.app")
+ALWAYS = ("coordinator.app", "edge_node.app", "site_gateway.app")
 WITHOUT_TORCH = ("null", "quadratic")
 """Built-in tasks that torch has nothing to do with; a size may follow."""
 

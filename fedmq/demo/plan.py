@@ -44,6 +44,7 @@ class DemoOptions:
         keep: Where the coordinator's state stays, or None for nowhere.
         helpers: Helpers of masked sums; 0 masks nothing.
         epsilon: Budget of each node, for noise that these add to the sums; None adds none.
+        gateways: Sites with a broker and a gateway each, among which the nodes are dealt out; 0 is one flat federation.
     """
 
     task: str = "digits"
@@ -63,6 +64,7 @@ class DemoOptions:
     keep: Path | None = None
     helpers: int = 0
     epsilon: float | None = None
+    gateways: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,14 +98,19 @@ def make_plan(options: DemoOptions) -> DemoPlan:
         ConfigError: An option is out of range or two do not fit together.
     """
     nodes = _between("--nodes", options.nodes, 1, NODES_MAX)
-    per_round = _between("--per-round", options.per_round or nodes, 1, nodes)
-    default_buffer = per_round if options.per_round else max(1, (2 * per_round + 2) // 3)
+    # Above, a gateway is one node; each asks all nodes of its site.
+    asked = _between("--gateways", options.gateways, 1, nodes) if options.gateways else nodes
+    per_round = _between("--per-round", options.per_round or asked, 1, asked)
+    together = options.per_round or options.gateways
+    default_buffer = per_round if together else max(1, (2 * per_round + 2) // 3)
     buffer = _between("--buffer", options.buffer or default_buffer, 1, per_round)
     rounds = _between("--rounds", options.rounds or default_rounds(options.task), 1, 100_000)
     if options.helpers:
         _check_masked(options, buffer)
     elif options.epsilon is not None:
         raise ConfigError("--epsilon", "the helpers add the noise: say --helpers, too", source="command line")
+    if options.gateways:
+        _check_gateways(options)
     if options.partition is not None:
         parse_partition(options.partition)
     if options.data is not None and not options.data.is_dir():
@@ -119,6 +126,12 @@ def make_plan(options: DemoOptions) -> DemoPlan:
     if options.keep is not None:
         decided["keep"] = empty_folder(options.keep, "--keep")
     return DemoPlan(**asdict(options) | decided, settings=default_settings(options.task))
+
+
+def _check_gateways(options: DemoOptions) -> None:
+    for flag, given in (("--helpers", options.helpers), ("--broker", options.broker)):
+        if given:
+            raise ConfigError(flag, "does not go with --gateways: leave it out", source="command line")
 
 
 def _check_masked(options: DemoOptions, buffer: int) -> None:
@@ -195,7 +208,7 @@ def coordinator_settings(plan: DemoPlan, *, broker_url: str, state: Path) -> Map
             "quorum": max(MEMBERS_MIN if plan.helpers else 1, plan.buffer // 2),
             "max_staleness": 0 if plan.synchronous else 10,
             "versions": plan.rounds,
-            "nodes_min": plan.nodes,
+            "nodes_min": plan.gateways or plan.nodes,
             "lease_s": 120.0,
             "max_wait_s": 60.0,
             "selector": plan.selector,
@@ -224,6 +237,8 @@ def _toml_value(value: object) -> str:
         return repr(value)
     if isinstance(value, list):
         return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_toml_value(one)}' for key, one in value.items())} }}"
     escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 

@@ -15,6 +15,7 @@ from federation.runtime.address import BrokerAddress, parse_broker_url, printabl
 from federation.runtime.local_broker import LocalBroker
 from federation.runtime.visit import clear_retained, visit_broker
 from fedmq.demo.fork_server import ForkServer, modules_of, warm
+from fedmq.demo.gateways import GatewaySaboteur, SiteFarm, compare_with_flat
 from fedmq.demo.masks import Masks, ServerSaboteur, helper_names
 from fedmq.demo.plan import DemoPlan, check_plan, coordinator_settings, to_toml
 from fedmq.demo.processes import Exited, Fleet, Line, interrupts
@@ -111,7 +112,7 @@ class _Patience:
             DemoFailed: It has lasted too long.
         """
         sentence = None
-        if isinstance(item, Line) and item.event in TROUBLE:
+        if isinstance(item, Line) and item.event in TROUBLE and "-doctor" not in str(item.fields.get("client")):
             if not self.trouble:
                 sentence = f"the broker cannot be reached: {item.fields.get('reason')}"
             self.trouble = str(item.fields.get("reason"))
@@ -135,10 +136,14 @@ class Demo:
     saboteur: Saboteur
     interrupted: threading.Event = field(default_factory=threading.Event)
     servers: ServerSaboteur = field(init=False)
+    gateways: GatewaySaboteur = field(init=False)
+    farm: SiteFarm = field(init=False)
 
     def __post_init__(self) -> None:
         """It kills the fleet's own processes."""
         self.servers = ServerSaboteur(self.fleet)
+        self.gateways = GatewaySaboteur(self.fleet, enabled=self.plan.chaos)
+        self.farm = SiteFarm.of(self.plan, self.folder, list(self.story.nodes))
 
     def run(self) -> Mapping[str, object]:
         """Run to the end.
@@ -153,7 +158,7 @@ class Demo:
         """
         check_plan(self.plan)
         began = time.monotonic()
-        with interrupts(self.interrupted), self._warm(), self._broker() as (url, broker_name):
+        with interrupts(self.interrupted), self._warm(), self.farm.brokers(), self._broker() as (url, broker_name):
             try:
                 self.view.say(f"broker: {broker_name} at {printable_url(url)}")
                 self._start(url)
@@ -199,20 +204,26 @@ class Demo:
         settings, node_settings = self.folder / "coordinator.toml", self.folder / "node.toml"
         state = self.plan.keep or self.folder / "coordinator"
         masks = self._start_helpers(url)
-        more = {} if masks is None else masks.coordinator(self.plan.epsilon)
-        settings.write_text(to_toml({**coordinator_settings(self.plan, broker_url=url, state=state), **more}))
+        more = self.farm.coordinator() if masks is None else masks.coordinator(self.plan.epsilon)
+        sections = coordinator_settings(self.plan, broker_url=url, state=state)
+        settings.write_text(to_toml({**sections, **{name: {**sections.get(name, {}), **more[name]} for name in more}}))
         # In a file that only we can read: the URL may hold a password, and a command line is for everybody's eyes.
         node_settings.write_text(to_toml({"broker": {"url": url}}))
         report = str(self.folder / "report.json")
         self.fleet.start(
             "coordinator", "coordinator", ["run", "--config", str(settings), "--log-json", "--report", report]
         )
+        self.farm.start(self.fleet, url)
         for index, name in enumerate(self.story.nodes):
-            if masks is not None:
+            if masks is not None or self.farm.gateways:
                 node_settings = self.folder / f"{name}.toml"
-                node_settings.write_text(to_toml({"broker": {"url": url}, **masks.node(name)}))
+                reached = url if masks is not None else self.farm.url_of(name)
+                own = {} if masks is None else masks.node(name)
+                node_settings.write_text(to_toml({"broker": {"url": reached}, **own}))
             self.fleet.start(name, "edge_node", self._node_arguments(str(node_settings), name, index))
         helpers = f", {self.plan.helpers} helpers" if masks is not None else ""
+        if self.farm.gateways:
+            helpers = f", {self.plan.gateways} gateways with a Mosquitto each"
         self.view.say(f"started 1 coordinator{helpers} and {self.plan.nodes} edge nodes, each a process of its own")
 
     def _start_helpers(self, url: str) -> Masks | None:
@@ -264,13 +275,15 @@ class Demo:
             self.view.pin(sentence)
         if self.plan.helpers and self.plan.chaos and (sentence := self.servers.hear(line)):
             self.view.pin(sentence)
+        if self.farm.gateways and (sentence := self.gateways.hear(line)):
+            self.view.pin(sentence)
         if self.story.hopeless:
             raise DemoFailed(nobody_trains(self.story.version, self.story.failing))
         if self.saboteur.victim is not None:
             self.story.nodes[self.saboteur.victim].state = "killed"
 
     def _is_over(self, exited: Exited) -> bool:
-        if sentence := self.servers.notice(exited):
+        if sentence := self.servers.notice(exited) or self.gateways.notice(exited):
             self.view.pin(sentence)
             return False
         sentence = self.saboteur.notice(exited)
@@ -279,8 +292,10 @@ class Demo:
             node.restarts, node.state = self.fleet.generation(exited.source), "starting"
             self.view.pin(sentence)
             return False
-        if exited.source == "coordinator" and exited.code == 0:
-            return True
+        servers = {"coordinator", *self.farm.gateways}
+        if exited.source in servers and exited.code == 0:
+            self.farm.ends.add(exited.source)
+            return self.farm.ends == servers  # a gateway ends when its last sum has its verdict
         tail = self.fleet.stderr_tail(exited.source)
         raise DemoFailed(f"{exited.source} ended with exit code {exited.code}; it said last:\n{tail}")
 
@@ -304,7 +319,17 @@ class Demo:
             "news": self.saboteur.news,
             "helpers": self.plan.helpers,
             "server_kills": self.servers.kills,
+            "sites": self._sites(),
         }
+
+    def _sites(self) -> Mapping[str, object] | None:
+        """The same without gateways; None where there were none."""
+        if not self.farm.gateways:
+            return None
+        self.view.say("all versions are made once more, without gateways …")
+        root = self.plan.keep or self.folder / "coordinator"
+        found = compare_with_flat(self.farm, self.folder / "coordinator.toml", root)
+        return {**found, "kills": self.gateways.kills, "back": self.gateways.back}
 
 
 def make_demo(plan: DemoPlan, view: View, story: Story, folder: Path, server: ForkServer | None = None) -> Demo:
