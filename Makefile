@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: demo-sensors bench-score zoo mutants jobs fuzz bench-containers bench-algorithms bench-large bench-privacy bench-page help setup demo broker test test-all test-container test-upgrade test-brokers test-browser check format lint types imports coverage bench bench-codec simulate chaos soak pictures clean bench-fleet test-frameworks bench-flower bench-hosts
+.PHONY: demo-sensors bench-score zoo mutants jobs fuzz bench-containers bench-algorithms bench-large bench-privacy bench-page help setup demo broker test test-all test-container test-upgrade test-brokers test-browser check format lint types imports coverage bench bench-codec simulate simulate-trees chaos soak pictures clean bench-fleet test-frameworks bench-flower bench-hosts
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -206,6 +206,9 @@ bench-containers: $(STAMP) ## Sizes of the images, and compose up to the first v
 
 simulate: $(STAMP) ## Both machines under seeded faults: make simulate SEEDS=2000, by night SEEDS=20000
 	@$(BIN)/python -m fedmq.simulation.protocol.campaign --seeds $(SEEDS) $(ARGS)
+
+simulate-trees: $(STAMP) ## Federations through gateways under seeded faults, each held against a flat one: SEEDS=2000
+	@$(BIN)/python -m fedmq.simulation.tree.campaign --seeds $(SEEDS) $(ARGS)
 
 chaos: $(STAMP) ## Real processes under every fault, then an audit: the closing table (ten minutes; ARGS="--scale 0.1", "--privacy")
 	@$(BIN)/python -m benchmarks.chaos $(ARGS)

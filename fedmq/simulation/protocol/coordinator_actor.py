@@ -12,6 +12,8 @@ from coordinator.engine.events import Evaluated, Event, StopRequested, StorageFa
 from coordinator.engine.machine import CoordinatorMachine
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import Committer, CommitterSettings
+from coordinator.global_model.sums import SiteClaims
+from coordinator.global_model.update_checks import check_update
 from coordinator.records import RecoveredState
 from coordinator.runtime.connections import coordinator_will
 from coordinator.runtime.executor import CoordinatorExecutor, ExecutorParts
@@ -126,6 +128,7 @@ class CoordinatorActor(Actor):
             now=self.clock.now,
             say=self._say,
             evaluator=_LaterEvaluator(self._world, receive),
+            check=partial(check_update, sites=SiteClaims(self.engine.gateways, self.engine.num_examples_max)),
             signer=key,
             passing=commits.passing,
         )

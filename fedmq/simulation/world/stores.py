@@ -35,7 +35,16 @@ from fedmq.simulation.world.ram_folders import put_away, ram_folder
 from sum_helper.storage import store as helper_store
 from sum_helper.storage.store import HelperStore
 
-__all__ = ["Ledger", "Observed", "ObservedStore", "coordinator_disk", "helper_disk", "node_disk", "store_in_ram"]
+__all__ = [
+    "Ledger",
+    "Observed",
+    "ObservedStore",
+    "coordinator_disk",
+    "helper_disk",
+    "lay_out_run",
+    "node_disk",
+    "store_in_ram",
+]
 
 AUDIT_VERSIONS = 1_000_000
 """Payloads of so many versions are kept where the end is checked: all of them."""
@@ -241,6 +250,12 @@ def store_in_ram(run: RunId, owner: object) -> SqliteStore:
     store = SqliteStore(folder)
     weakref.finalize(owner, put_away, folder, [store])
     return store
+
+
+def lay_out_run(folder: Path, run: RunId) -> None:
+    """Put a coordinator's database into a new folder, as its first start makes it, but of this run and of no time."""
+    folder.mkdir(parents=True, mode=0o700)
+    (folder / coordinator_database.DATABASE).write_bytes(_of_run(run))
 
 
 def _of_run(run: RunId) -> bytes:

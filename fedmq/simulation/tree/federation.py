@@ -1,0 +1,364 @@
+"""A whole tree in virtual time: a coordinator, gateways that are killed, and their sites; checked at the end.
+
+Rules beside those of any federation (`fedmq.simulation.protocol.checker`, which watches the coordinator above):
+
+- T1 a sum in a version has exactly its members' examples, and each update below is in one sum at most
+- T2 an update that is told to be in a version is in that version's sum
+- T3 every version has the bits that a flat federation of the same updates has
+- T4 once the faults are over the last version comes, and no update waits for a verdict: none is lost
+"""
+
+import random
+import shutil
+import weakref
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from coordinator.engine.settings import EngineSettings
+from coordinator.global_model.aggregation import AggregateLimits
+from coordinator.global_model.committer import CommitterSettings, first_commit
+from coordinator.strategies.strategy import StrategySettings, make_strategy
+from edge_node.engine.machine import NodeSettings
+from edge_node.training.worker import TrainingSetup
+from federation.protocol.messages import ReceiptStatus
+from federation.task import TaskContext
+from federation.tasks.registry import default_settings, load_task
+from federation.testing import BrokerSettings
+from federation.types import NodeId, RunId, StateId
+from fedmq.simulation.protocol.checker import Checker
+from fedmq.simulation.protocol.federation import quiet_log, rare_collections
+from fedmq.simulation.protocol.injector import Injector
+from fedmq.simulation.protocol.lines import Lines, Model
+from fedmq.simulation.protocol.node_actor import NodeActor
+from fedmq.simulation.protocol.processes import TOPICS, Place, Surroundings
+from fedmq.simulation.protocol.witness import Witness
+from fedmq.simulation.tree.gateway_actor import GatewayActor, GatewayDisk
+from fedmq.simulation.world.clock import World
+from fedmq.simulation.world.disks import Disk, allow_disks
+from fedmq.simulation.world.faults import Dice, FaultPlan
+from fedmq.simulation.world.network import SimNetwork
+from fedmq.simulation.world.ram_folders import put_away, ram_folder
+from fedmq.simulation.world.stores import node_disk
+from fedmq.simulation.world.trainer import Stragglers
+from fedmq.simulation.world.transcript import Transcript
+from fedmq.sites import Sites
+from update_codec import Manifest
+
+__all__ = ["TreeOutcome", "TreeScenario", "TreeSimulation", "random_tree", "run_tree"]
+
+FAULTS_S = 300.0
+PATIENCE_S = 7_200.0
+STEP_S = 5.0
+START_SPREAD_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeScenario:
+    """Everything about one tree; the same scenario gives the same transcript.
+
+    Attributes:
+        seed: Everything random comes from it.
+        sites: How many nodes each site has.
+        task: Name of the task.
+        engine: The engine of the coordinator above.
+        committer: How versions are made there.
+        node: What all nodes' settings have in common, those of gateways too.
+        faults: What goes wrong, on each network and at each participant.
+        stragglers: How long training takes.
+    """
+
+    seed: int
+    sites: tuple[int, ...]
+    task: str
+    engine: EngineSettings
+    committer: CommitterSettings
+    node: NodeSettings
+    faults: FaultPlan
+    stragglers: Stragglers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeOutcome:
+    """What a tree came to.
+
+    Attributes:
+        seed: Its seed.
+        versions: Versions that were made above.
+        gateway_crashes: How often a gateway was killed; the coordinator above and the nodes likewise.
+        applied: Updates below that are in a version.
+        given_back: Updates below that are stale or refused.
+        late: Of the applied ones, those whose sum was late by some versions.
+        transcript: Digest of all steps.
+        violations: What must never happen and did.
+    """
+
+    seed: int
+    versions: int
+    gateway_crashes: int
+    coordinator_crashes: int
+    node_crashes: int
+    applied: int
+    given_back: int
+    late: int
+    transcript: str
+    violations: tuple[str, ...]
+
+
+def random_tree(seed: int) -> TreeScenario:
+    """One small tree, everything about it drawn from the seed."""
+    rng = random.Random(f"tree/{seed}")  # noqa: S311 - a simulation, not a secret
+    sites = tuple(rng.randint(1, 3) for _ in range(rng.randint(2, 3)))
+    synchronous = rng.random() < 0.5
+    count, task = len(sites), f"quadratic-{rng.choice((20, 50, 300))}"
+    buffer = count if synchronous else rng.randint(1, count)
+    engine = EngineSettings(
+        task=task,
+        train=default_settings(task),
+        codec_up=rng.choice(("lossless", "edge", "balanced")),
+        versions=rng.randint(3, 6),
+        concurrency=count,
+        buffer=buffer,
+        refill=count if synchronous else 1,
+        quorum=rng.randint(1, buffer),
+        nodes_min=rng.randint(1, count),
+        lease_s=rng.choice((30.0, 90.0)),
+        max_wait_s=rng.choice((10.0, 40.0)),
+        max_staleness=0 if synchronous else rng.choice((1, 10)),
+        gateways={NodeId(f"gateway-{site}"): nodes for site, nodes in enumerate(sites)},
+    )
+    strategy = make_strategy(StrategySettings(name="fedavg" if synchronous else "fedbuff"))
+
+    def some(most: float) -> float:
+        return 0.0 if rng.random() < 0.3 else rng.uniform(0.0, most)
+
+    return TreeScenario(
+        seed=seed,
+        sites=sites,
+        task=task,
+        engine=engine,
+        committer=CommitterSettings(strategy=strategy, limits=AggregateLimits(per_base=True)),
+        node=NodeSettings(node=NodeId("node"), task=task, chunk_bytes=rng.choice((256, 1024, 61_440))),
+        faults=FaultPlan(
+            drop=some(0.05),
+            duplicate=some(0.2),
+            reorder=some(0.2),
+            node_crash=some(0.05),
+            coordinator_crash=some(0.02),
+            disconnect=some(60.0),
+            broker_crash=some(20.0),
+            skew_s=86_400.0,
+        ),
+        stragglers=Stragglers(train_s=rng.choice((0.2, 2.0)), slow_share=rng.choice((0.0, 0.2))),
+    )
+
+
+@dataclass(slots=True)
+class _Client:
+    """One side of a gateway, as that side's injector knows it."""
+
+    actor: GatewayActor
+    connections: tuple[str, ...]
+
+    def set_full(self, *, full: bool) -> None:
+        """Its disks are never full here."""
+        del full
+
+    def thaw(self) -> None:
+        """Go on at once."""
+        self.actor.thaw()
+
+    def freeze(self, seconds: float) -> bool:
+        """Stop it for a time."""
+        return self.actor.freeze(seconds)
+
+
+class TreeSimulation:
+    """Builds the participants of a tree and runs them.
+
+    Args:
+        scenario: What to simulate.
+    """
+
+    def __init__(self, scenario: TreeScenario) -> None:
+        self.scenario = scenario
+        self.world, dice = World(), Dice(scenario.faults, f"{scenario.seed}/faults")
+        self.transcript = Transcript(tail=200)
+        self.surroundings = Surroundings(world=self.world, dice=dice, transcript=self.transcript, seed=scenario.seed)
+        self._run = RunId(f"{scenario.seed:016x}"[-16:])
+        self._task = load_task(scenario.task)
+        self._model = self._first_version()
+        self._disks: list[Disk[Any]] = []
+        allow_disks(4 + sum(scenario.sites))
+        self._folder = ram_folder()
+        self.close = weakref.finalize(self, put_away, self._folder, self._disks)
+        self._above = self._place(scenario.engine)
+        self.lines = Lines(self._above, self._model, self._folder, self._disks.append)
+        self.lines.begin(scenario.engine, audit=True, busy_s=0.0)
+        self.gateways: list[GatewayActor] = []
+        self.nodes: list[NodeActor] = []
+        self._injectors: list[Injector] = []
+        for site, count in enumerate(scenario.sites):
+            self._add_site(site, count)
+        coordinator = self.lines.leading.actor
+        clients: list[Any] = [_Client(one, one.connections) for one in self.gateways]
+        above = Injector(self.surroundings, self._above.network, coordinator, clients, len(clients))
+        self._injectors.append(above)
+
+    @property
+    def checker(self) -> Checker:
+        """The ledger of the coordinator above."""
+        return self.lines.leading.checker
+
+    def run(self) -> TreeOutcome:
+        """Run to the end, and compare everything."""
+        rng, engine = self.surroundings.rng("start"), self.scenario.engine
+        with rare_collections():
+            for actor in (self.lines.leading.actor, *self.gateways, *self.nodes):
+                self.world.at(rng.uniform(0.0, START_SPREAD_S), actor.start)
+            for injector in self._injectors:
+                injector.begin()
+            self.world.run(lambda: self.checker.head >= engine.versions, limit_s=FAULTS_S)
+            for injector in self._injectors:
+                injector.heal()
+            limit_s = horizon_s = max(self.world.now, 0.0)
+            limit_s += PATIENCE_S
+            while horizon_s < limit_s and not self._drained():
+                horizon_s += STEP_S
+                self.world.run(lambda: False, limit_s=horizon_s)
+            return self._outcome()
+
+    # --- building ---------------------------------------------------------------------------------------------------
+
+    def _first_version(self) -> Model:
+        scenario = self.scenario
+        task = self._task(TaskContext(node_index=None, node_count=1, data=None, device="cpu", seed=0))
+        arrays = dict(task.initial_parameters(scenario.seed))
+        manifest = Manifest.of(arrays, task.roles())
+        first = first_commit(manifest.flatten(arrays), manifest, scenario.committer.downlink, seed=scenario.seed)
+        return Model(manifest=manifest, first=first, committer=scenario.committer)
+
+    def _place(self, engine: EngineSettings) -> Place:
+        """A network of its own, with whoever watches what happens there."""
+        surroundings = self.surroundings
+        witness = Witness(surroundings.violations)
+        return Place(
+            surroundings=surroundings,
+            network=SimNetwork(self.world, surroundings.dice, self.transcript, BrokerSettings()),
+            topics=TOPICS,
+            checker=Checker(surroundings.violations, engine, witness, self._run),
+            witness=witness,
+        )
+
+    def _add_site(self, site: int, count: int) -> None:
+        scenario, name = self.scenario, NodeId(f"gateway-{site}")
+        engine = replace(
+            scenario.engine,
+            versions=0,
+            concurrency=count,
+            buffer=count,
+            refill=count,
+            quorum=1,
+            nodes_min=1,
+            lease_s=scenario.engine.lease_s / 2,
+            max_wait_s=scenario.engine.lease_s / 4,
+            max_staleness=0,
+            gateways={},
+        )
+        place, rng = self._place(engine), self.surroundings.rng(f"{name}/state")
+        disk = GatewayDisk(
+            self._folder / name,
+            name,
+            self._run,
+            (self._model.manifest, self._model.first),
+            lambda: StateId(1 + rng.getrandbits(63)),
+        )
+        self._disks.append(disk)
+        settings = replace(scenario.node, node=name)
+        crash = scenario.faults.node_crash
+        gateway = GatewayActor(self._above, place, disk, settings, engine, crash=crash)
+        self.gateways.append(gateway)
+        nodes = [self._node(place, site, index) for index in range(count)]
+        self.nodes += nodes
+        client: Any = _Client(gateway, gateway.connections_below)
+        self._injectors.append(Injector(self.surroundings, place.network, client, nodes, count))
+
+    def _node(self, place: Place, site: int, index: int) -> NodeActor:
+        scenario, node = self.scenario, NodeId(f"node-{site}-{index}")
+        count = sum(scenario.sites)
+        context = TaskContext(node_index=len(self.nodes) + index, node_count=count, data=None, device="cpu", seed=0)
+        setup = TrainingSetup(node=node, task=self._task(context), manifest=self._model.manifest)
+        rng = self.surroundings.rng(f"{node}/state")
+        disk = node_disk(self._folder / node, lambda: StateId(1 + rng.getrandbits(63)))
+        self._disks.append(disk)
+        return NodeActor(place, disk, setup, replace(scenario.node, node=node), scenario.stragglers)
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def _drained(self) -> bool:
+        if self.checker.head < self.scenario.engine.versions:
+            return False
+        return not any(node.outbox for node in self.nodes) and not any(map(self._owes, self.gateways))
+
+    def _owes(self, gateway: GatewayActor) -> bool:
+        return bool(gateway.disk.store.frozen() or gateway.disk.node_store.outbox())
+
+    def _outcome(self) -> TreeOutcome:
+        said = self.surroundings.violations
+        engine = self.scenario.engine
+        if self.checker.head < engine.versions:
+            said.append(f"T4: the head is {self.checker.head}, not {engine.versions}")
+        for node in self.nodes:
+            if node.outbox:
+                said.append(
+                    f"T4: {node.name} has no verdict on {[one.offer.update for one in node.disk.store.outbox()]}"
+                )
+        counts, late = dict.fromkeys(ReceiptStatus, 0), 0
+        for gateway in self.gateways:
+            if self._owes(gateway):
+                said.append(
+                    f"T4: {gateway.name} has no verdict on {[one.update for one in gateway.disk.store.frozen()]}"
+                )
+            for row in gateway.disk.store.updates():
+                counts[row.verdict.status] += 1
+                late += row.verdict.status is ReceiptStatus.APPLIED and row.staleness > 0
+                if row.verdict.status is ReceiptStatus.STORED:
+                    said.append(f"T4: {row.record.update} of {gateway.name} waits for ever")
+        self._compare(said)
+        return TreeOutcome(
+            seed=self.scenario.seed,
+            versions=self.checker.head,
+            gateway_crashes=sum(one.crashes for one in self.gateways),
+            coordinator_crashes=sum(line.actor.crashes for line in self.lines.all),
+            node_crashes=sum(node.crashes for node in self.nodes),
+            applied=counts[ReceiptStatus.APPLIED],
+            given_back=counts[ReceiptStatus.STALE] + counts[ReceiptStatus.REFUSED],
+            late=late,
+            transcript=self.transcript.digest(),
+            violations=tuple(said),
+        )
+
+    def _compare(self, said: list[str]) -> None:
+        """Hold the stores against each other, and all versions against those of a flat federation."""
+        root = self._copied("root", self.lines.leading.actor.disk.path)
+        folders = [self._copied(gateway.name, gateway.disk.path) for gateway in self.gateways]
+        with Sites(root, folders) as sites:
+            said += [f"T1, T2: {problem}" for problem in sites.problems()]
+            for one in sites.compare(self._model.first.model, self.scenario.committer):
+                if not one.same:
+                    said.append(f"T3: version {one.version} has other bits than its {one.members} updates make")
+
+    def _copied(self, name: str, folder: Path) -> Path:
+        copied = self._folder / f"copy-{name}"
+        shutil.copytree(folder, copied, ignore=shutil.ignore_patterns("lock"))
+        return copied
+
+
+def run_tree(seed: int) -> tuple[TreeOutcome, list[str]]:
+    """Run one seed; the transcript's tail comes with a violation only."""
+    with quiet_log():
+        simulation = TreeSimulation(random_tree(seed))
+        outcome = simulation.run()
+    tail = list(simulation.transcript.tail()) if outcome.violations else []
+    simulation.close()
+    return outcome, tail

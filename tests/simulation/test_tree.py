@@ -1,0 +1,82 @@
+"""Federations through gateways under faults: once, none lost, the bits of a flat one; and the rules can fail."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from federation.protocol.messages import Reason, ReceiptStatus
+from federation.types import RoundId
+from fedmq.simulation.tree.campaign import main
+from fedmq.simulation.tree.federation import TreeOutcome, run_tree
+from site_gateway.engine.upward import Upward
+from site_gateway.records import SiteSum, verdicts_of
+from site_gateway.storage.store import SiteStore
+
+FAULTY = (5, 20)
+"""Seeds in which gateways are killed with a sum under way."""
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_tree_keeps_its_rules_whatever_befalls_it(seed: int) -> None:
+    outcome, _ = run_tree(seed)
+    assert outcome.violations == ()
+    assert outcome.versions >= 3
+    assert outcome.applied > 0
+
+
+def test_same_seed_gives_the_same_tree() -> None:
+    first, again = (run_tree(5)[0] for _ in range(2))
+    assert (first.transcript, first.applied, first.gateway_crashes) == (
+        again.transcript,
+        again.applied,
+        again.gateway_crashes,
+    )
+    assert first.gateway_crashes > 0
+
+
+def rules(outcome: TreeOutcome) -> set[str]:
+    """Which were violated."""
+    return {rule for text in outcome.violations for rule in ("T1", "T2", "T3", "T4") if rule in text.partition(":")[0]}
+
+
+def first_violated(break_it: Callable[[], None]) -> set[str]:
+    break_it()
+    found = set[str]()
+    for seed in FAULTY:
+        found |= rules(run_tree(seed)[0])
+    return found
+
+
+def test_verdict_that_does_not_come_down_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(self: Upward, event: Any) -> None:
+        del self, event
+
+    assert "T4" in first_violated(lambda: monkeypatch.setattr(Upward, "verdict", lost))
+
+
+def test_sum_that_is_given_back_although_it_counts_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def given_back(self: SiteStore, update: Any, base_version: Any, verdicts: Any) -> None:
+        members = tuple(one for made in self.frozen() if made.update == update for one in made.members)
+        made = SiteSum(
+            update=update,
+            round=RoundId(0),
+            base_version=base_version,
+            members=members,
+            num_examples=0,
+            train_s=0,
+            reason="",
+        )
+        settle(self, update, base_version, verdicts_of(made, ReceiptStatus.STALE, Reason.TOO_STALE, None))
+        del verdicts
+
+    settle = SiteStore.settle_sum
+    found = first_violated(lambda: monkeypatch.setattr(SiteStore, "settle_sum", given_back))
+    assert found >= {"T1", "T3"}
+
+
+def test_campaign_prints_its_table_and_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seeds", "3", "--jobs", "1", "--minutes", "0"]) == 0
+    told = capsys.readouterr().out
+    assert "1 simulated trees" in told
+    assert "go on: --first 1 --seeds 2" in told
