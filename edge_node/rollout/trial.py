@@ -103,6 +103,8 @@ class Trial:
         }
         write_file(asked, json.dumps(question).encode())
         self._process = subprocess.Popen([sys.executable, "-m", __name__, str(asked)], stdin=subprocess.DEVNULL)
+        if self._ended.is_set():  # closed while it started
+            self._process.kill()
         try:
             code = self._process.wait(self._plan.seconds)
         except subprocess.TimeoutExpired:
