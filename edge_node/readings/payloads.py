@@ -166,7 +166,7 @@ def pick(document: Any, path: tuple[str | int, ...]) -> Any:
 
 def _number_in(text: str, words: Mapping[str, float]) -> float:
     if _NUMBER.fullmatch(text):
-        return within(float(text))
+        return within(float(text.strip()))  # strip knows more white space of ASCII than float does, and so does \s
     word = text.strip().lower()[:64]
     found = words.get(word, _WORDS.get(word))
     if found is None:

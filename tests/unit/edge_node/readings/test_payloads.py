@@ -35,6 +35,7 @@ from edge_node.readings.units import UNITS, converter
         ("closed", 0),
         ("+.5", 0.5),
         ("7.", 7),
+        ("\x1c0\x1f", 0),
     ],
 )
 def test_a_number_a_text_of_one_and_a_common_word_are_numbers(value: Any, number: float) -> None:
