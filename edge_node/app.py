@@ -25,9 +25,11 @@ from edge_node.storage.store import NodeStore
 from edge_node.training.adoption import manifest_of
 from edge_node.training.update import ResidualAging
 from edge_node.training.worker import ThreadTrainer, TrainingSetup
+from federation import RELEASE
 from federation.config import broker_address
 from federation.errors import ConfigError, TaskError, user_code
 from federation.identity.signing_keys import Trust, read_coordinator_key, read_trust
+from federation.protocol.limits import RELEASE_BYTES_MAX, fit_text
 from federation.protocol.messages import NodeState, Presence
 from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
@@ -361,6 +363,7 @@ def node_settings(config: NodeConfig, device: str, manifest: Manifest) -> NodeSe
         node=NodeId(config.node.id),
         task=task_label(config.task.name),
         device=device,
+        release=fit_text(RELEASE, RELEASE_BYTES_MAX),
         codecs=config.training.codecs,
         chunk_bytes=config.broker.limits.chunk_bytes,
         named_chunks_max=config.broker.limits.named_chunks_max,

@@ -15,9 +15,15 @@ from typing import Any, Final
 from coordinator.storage.files import PRESENCE
 from federation.protocol.messages import Presence
 
-__all__ = ["Happening", "News", "PresenceSeen", "Seen", "read_presence"]
+__all__ = ["Happening", "News", "PresenceSeen", "Seen", "online_by_release", "read_presence", "releases_line"]
 
 FILE_BYTES_MAX: Final = 8 << 20
+
+RELEASES_SHOWN: Final = 4
+"""Releases that `releases_line` names, those of most nodes; nodes may invent any number."""
+
+NAMED_MAX: Final = 2
+"""Nodes of one release that it names; of more it says how many."""
 
 
 class Happening(StrEnum):
@@ -52,6 +58,7 @@ class Seen:
         incarnation: Its boot number.
         device: What it trains on, in its own words.
         battery: Its charge at its start, 0 to 1; None where it has none, or does not say.
+        release: Which release of fedmq it runs, in its own words; empty where it does not say.
     """
 
     presence: Presence
@@ -59,6 +66,7 @@ class Seen:
     incarnation: int
     device: str = ""
     battery: float | None = None
+    release: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +92,43 @@ def read_presence(folder: Path, run: str) -> PresenceSeen:
         return PresenceSeen()
 
 
+def online_by_release(nodes: Mapping[str, Seen]) -> dict[str, list[str]]:
+    """The names of the nodes that are online, by the release that they tell (empty: none), that of most nodes first."""
+    found: dict[str, list[str]] = {}
+    for node, seen in nodes.items():
+        if seen.presence is Presence.ONLINE:
+            found.setdefault(seen.release, []).append(node)
+    return dict(sorted(found.items(), key=lambda one: (-len(one[1]), one[0])))
+
+
+def releases_line(nodes: Mapping[str, Seen]) -> str:
+    """Which releases the nodes that are online run, for people; empty where all tell the same one, or none."""
+    found = online_by_release(nodes)
+    if len(found) < 2:
+        return ""
+    said = [f"{release or 'not told'} on {_some(names)}" for release, names in [*found.items()][:RELEASES_SHOWN]]
+    rest = sum(map(len, [*found.values()][RELEASES_SHOWN:]))
+    return "nodes run different releases: " + ", ".join([*said, *([f"others on {rest:,} nodes"] if rest else [])])
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{len(names):,} nodes" if len(names) > NAMED_MAX else " and ".join(sorted(names))
+
+
 def _presence(content: Any) -> PresenceSeen:
+    # A member of its own: a release that does not know of it reads the rest.
+    releases = {
+        str(node): intern(str(release)) for release, nodes in content.get("releases", {}).items() for node in nodes
+    }
     return PresenceSeen(
         nodes={
             intern(str(node)): Seen(
-                Presence(presence), float(at_s), int(incarnation), intern(str(device)), battery and float(battery)
+                Presence(presence),
+                float(at_s),
+                int(incarnation),
+                intern(str(device)),
+                battery and float(battery),
+                releases.get(node, ""),
             )
             for node, (presence, at_s, incarnation, device, battery) in content["nodes"].items()
         },

@@ -116,10 +116,19 @@ class PresenceFile:
                 node: [seen.presence.value, round(seen.at_s, 1), seen.incarnation, seen.device, seen.battery]
                 for node, seen in self._nodes.items()
             },
+            "releases": self._releases(),
             "news": [[one.at_ms, one.version, one.node, one.what.value] for one in self._news],
         }
         with contextlib.suppress(OSError):
             write_file(self._path, json.dumps(content, separators=(",", ":")).encode(), durable=False)
+
+    def _releases(self) -> dict[str, list[str]]:
+        """Who tells which release: each of the few is written once."""
+        told: dict[str, list[str]] = {}
+        for node, seen in self._nodes.items():
+            if seen.release:
+                told.setdefault(seen.release, []).append(node)
+        return told
 
     def _number(self, version: Callable[[], int]) -> None:
         """Say at which version it happened: asked once for all that has come with one message or with many."""
@@ -135,6 +144,11 @@ def _describe(seen: Seen, state: NodeState) -> None:
     """What a node says of its device at a birth; its own words will be shown."""
     if state.presence is not Presence.ONLINE:
         return
-    seen.device = intern("".join(filter(str.isprintable, state.device)))
+    seen.device = _shown(state.device)
+    seen.release = _shown("".join(filter(str.isascii, state.release or "")))
     charge = (state.capabilities or {}).get("battery")
     seen.battery = None if charge is None or not 0 <= charge <= 1 else charge
+
+
+def _shown(text: str) -> str:
+    return intern("".join(filter(str.isprintable, text)))

@@ -212,6 +212,7 @@ class NodeMachine:
             seen=self._fence.said(self._runs.run),
             spent=self._budget.of(self._runs.run),
             invitable=True,
+            release=self._settings.release or None if presence is Presence.ONLINE else None,
         )
         self._births.said(state.seen)
         return PublishState(state=state)

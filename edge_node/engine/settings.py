@@ -56,6 +56,7 @@ class NodeSettings:
         node: Its name.
         task: Name of its task; only what follows the last slash is compared, folders differ between machines.
         device: What it trains on, for its birth message.
+        release: Which release of fedmq it is, for the same; empty is not told.
         codecs: Codec specs that it agrees to; empty is all.
         bounds: The most that it obeys.
         chunk_bytes: Body size of its update chunks, in bytes.
@@ -87,6 +88,7 @@ class NodeSettings:
     node: NodeId
     task: str
     device: str = "cpu"
+    release: str = ""
     codecs: tuple[str, ...] = ()
     bounds: TrainBounds = field(default_factory=TrainBounds)
     chunk_bytes: int = CHUNK_BYTES

@@ -109,6 +109,8 @@ NAME_BYTES_MAX: Final = 64
 """UTF-8 bytes of the name of a task or a device."""
 SPEC_BYTES_MAX: Final = 40
 """UTF-8 bytes of a codec spec."""
+RELEASE_BYTES_MAX: Final = 40
+"""UTF-8 bytes of the name of a release of this software."""
 CODECS_MAX: Final = 16
 """Codec specs that a node lists."""
 REASON_BYTES_MAX: Final = 200

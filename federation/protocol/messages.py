@@ -224,6 +224,7 @@ class NodeState:
     seal: SealingKey | None = None
     spent: tuple[SampledSteps, ...] | None = None
     invitable: bool | None = None
+    release: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -393,8 +394,7 @@ Message = (
     | Cancel
     | RetryAfter
     | Rebirth
-    | Progress
-    | (EvaluationReport | EvaluationReceipt)
+    | (Progress | EvaluationReport | EvaluationReceipt)
     | (Proof | SumMessage | Sealed | KeyWrap | TaskReport)
 )
 """Everything that is said in msgpack; model and update chunks are raw bytes."""

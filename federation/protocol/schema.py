@@ -35,6 +35,7 @@ from federation.protocol.limits import (
     PROOF_BYTES_MAX,
     PROVEN_RECEIPT_BYTES_MAX,
     REASON_BYTES_MAX,
+    RELEASE_BYTES_MAX,
     REPORT_BYTES_MAX,
     SPEC_BYTES_MAX,
 )
@@ -278,6 +279,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(14, "seal", SEALING_KEY, optional=True),
         Field(18, "spent", SPENT, optional=True),
         Field(19, "invitable", Flag(), optional=True),
+        Field(20, "release", Text(RELEASE_BYTES_MAX, least=1), optional=True),
         check=check_protocol,
     ),
     message(

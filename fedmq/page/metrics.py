@@ -7,6 +7,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from coordinator.monitoring.presence import online_by_release
+from federation import RELEASE
 from fedmq.run_view import Snapshot
 
 __all__ = ["CONTENT_TYPE", "exposition"]
@@ -38,6 +40,7 @@ class _Run(Collector):
         )
         yield _gauge("fedmq_coordinator_up", "1 while a coordinator runs on this store.", float(waiting["running"]))
         yield _gauge("fedmq_nodes_online", "Nodes that are online.", waiting["online"])
+        yield from self._releases()
         yield _gauge("fedmq_nodes_known", "Nodes that have taken part, or were asked.", summary["nodes"])
         yield _gauge("fedmq_model_version", "The newest model version.", summary["head"] or 0)
         yield _gauge("fedmq_model_parameters", "Parameters of the model.", summary["parameters"])
@@ -49,6 +52,19 @@ class _Run(Collector):
             yield CounterMetricFamily(f"fedmq_{name}_bytes", f"Bytes {what}.", value=summary[f"bytes_{name}"])
         yield from self._updates()
         yield from self._evaluation()
+
+    def _releases(self) -> Iterator[Metric]:
+        """Nodes may tell any text: what is counted is only whether it is this release."""
+        counts = {"same": 0, "other": 0, "not_told": 0}
+        if self._summary["waiting"]["running"]:
+            for release, names in online_by_release(self._snapshot.presence).items():
+                counts["not_told" if not release else "same" if release == RELEASE else "other"] += len(names)
+        nodes = GaugeMetricFamily(
+            "fedmq_nodes_by_release", "Nodes that are online, by whether they run this release.", labels=["release"]
+        )
+        for release, count in counts.items():
+            nodes.add_metric([release], count)
+        yield nodes
 
     def _updates(self) -> Iterator[Metric]:
         updates = CounterMetricFamily("fedmq_updates", "Updates by what became of them.", labels=["status"])

@@ -310,6 +310,7 @@ def _node_rows(snapshot: Snapshot, places: Sequence[int]) -> bytes:
             "seen_ms": at_ms,
             "device": "" if seen is None else seen.device,
             "battery": None if seen is None else seen.battery,
+            "release": "" if seen is None else seen.release,
         }
         made.append(snapshot.nodes.line(place)[:-1] + b"," + encoded(more)[1:])
     return b"[%b]" % b",".join(made)

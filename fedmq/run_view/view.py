@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Any
 
 from coordinator.monitoring.figures import participation_row, surveyed_metrics, version_figures
-from coordinator.monitoring.presence import News, PresenceSeen, Seen, read_presence
+from coordinator.monitoring.presence import News, PresenceSeen, Seen, read_presence, releases_line
 from coordinator.monitoring.run_progress import GrowingProgress, run_progress_row
 from coordinator.monitoring.state_files import (
     read_counters,
@@ -131,9 +131,9 @@ class RunView:
                 self._life = _Life(start=start)
             life = self._life
             life.read(store)
+            if self._seen is None or self._seen[0] != seen[0] or last.summary.get("run") != store.run:
+                self._presence = read_presence(self.folder, store.run)
             summary = self._summary(store, life)
-        if self._seen is None or self._seen[0] != seen[0] or last.summary.get("run") != summary["run"]:
-            self._presence = read_presence(self.folder, summary["run"])
         found = self._presence
         self._seen, number = seen, last.number + 1
         return Snapshot(
@@ -204,6 +204,9 @@ class RunView:
                 yield "sealed: the broker reads neither updates nor the model"
             case False:
                 yield "not sealed: the broker reads updates and the model (privacy.sealed)"
+        differ = releases_line(self._presence.nodes)
+        if differ:
+            yield differ
         restored = store.restored()
         if restored is not None:
             yield f"begun again from a backup at version {restored.version}: what was made after that backup is lost"

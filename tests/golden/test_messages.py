@@ -288,6 +288,9 @@ EXAMPLES: dict[str, Message] = {
     "invitable_state": NodeState(
         presence=Presence.ONLINE, incarnation=Incarnation(5), protocol_min=1, protocol_max=1, invitable=True
     ),
+    "released_state": NodeState(
+        presence=Presence.ONLINE, incarnation=Incarnation(5), protocol_min=1, protocol_max=1, release="0.3.0"
+    ),
     "state_before_any_round": NodeState(
         presence=Presence.LOST,
         incarnation=Incarnation(1),

@@ -92,6 +92,7 @@ def _seen(presence: PresenceFile, name: str, said: Presence) -> None:
         protocol_min=1,
         protocol_max=1,
         device=HTML,
+        release="<b>9.8.7" if name == HTML else None,
         capabilities=charge,
     )
     presence.see(NodeStateReceived(node=NodeId(name), state=told))
@@ -128,6 +129,7 @@ def test_it_says_what_there_is(tab: Browser, address: str) -> None:
     assert "came back" in said(tab, "#news")
     assert "bad signature 3" in said(tab, "#incidents")
     assert "battery 50 %" in said(tab, "#nodes")
+    assert "fedmq <b>9.8.7" in said(tab, "#nodes")
 
 
 def test_what_nodes_say_stays_text(tab: Browser, address: str) -> None:

@@ -6,7 +6,9 @@ import pytest
 
 from edge_node.app import node_settings
 from edge_node.config import NodeConfig, read_config
+from federation import RELEASE
 from federation.errors import ConfigError
+from federation.protocol.limits import RELEASE_BYTES_MAX
 from tests.rigs.model_values import MANIFEST
 
 NEEDED = {"federation.id": "demo", "node.id": "pi-3", "broker.url": "mqtt://localhost"}
@@ -85,3 +87,10 @@ def test_machine_is_told_what_was_configured() -> None:
     assert (settings.node, settings.task, settings.device) == ("pi-3", "my_task.py:build", "cuda")
     assert (settings.bounds.local_epochs_max, settings.bounds.max_steps, settings.outbox_max) == (3, 50, 4)
     assert (settings.exit_when_finished, settings.codecs) == (True, ("edge",))
+    assert settings.release == RELEASE
+
+
+def test_a_release_with_a_long_name_is_said_as_far_as_a_message_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_node.app.RELEASE", "0.3.1.dev12+" + "g" * 60)
+    settings = node_settings(config(), "cpu", MANIFEST)
+    assert settings.release == "0.3.1.dev12+" + "g" * (RELEASE_BYTES_MAX - 12)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from coordinator.engine.events import DeclineReceived, NodeStateReceived, StopRequested
-from coordinator.monitoring.presence import Happening, read_presence
+from coordinator.monitoring.presence import Happening, Seen, online_by_release, read_presence, releases_line
 from coordinator.monitoring.presence_file import NEWS_MAX, PresenceFile
 from coordinator.storage.files import PRESENCE
 from federation.protocol.messages import Decline, NodeState, Presence
@@ -78,6 +78,46 @@ def test_whatever_a_node_sends_says_that_it_is_there(file: PresenceFile, clock: 
     assert (seen.at_s, seen.device, seen.battery) == (200.0, "cpu[1m", 0.5)
 
 
+def test_a_release_is_kept_without_what_no_screen_should_see(file: PresenceFile, tmp_path: Path) -> None:
+    told = {"a": "0.3.0", "b": "0.3.0", "c": "\x1b[2J1.0\u202eé", "old": None}
+    for node, release in told.items():
+        file.see(state(node, Presence.ONLINE, release=release))
+    file.see(state("a", Presence.LOST))
+    file.write(lambda: 0)
+    seen = read_presence(tmp_path, RUN).nodes
+    assert {node: one.release for node, one in seen.items()} == {"a": "0.3.0", "b": "0.3.0", "c": "[2J1.0", "old": ""}
+    content = json.loads((tmp_path / PRESENCE).read_bytes())
+    assert content["releases"] == {"0.3.0": ["a", "b"], "[2J1.0": ["c"]}
+    assert {len(row) for row in content["nodes"].values()} == {5}, "as a former release reads it"
+    later = PresenceFile(tmp_path, RUN)
+    later.see(state("b", Presence.ONLINE, 2, release="0.4.0"))
+    later.write(lambda: 0)
+    assert [one.release for one in read_presence(tmp_path, RUN).nodes.values()] == ["0.3.0", "0.4.0", "[2J1.0", ""]
+
+
+def test_a_file_of_a_former_release_tells_none(tmp_path: Path) -> None:
+    (tmp_path / PRESENCE).write_text('{"run": "run", "nodes": {"a": ["online", 1.0, 1, "cpu", null]}, "news": []}')
+    assert read_presence(tmp_path, RUN).nodes["a"].release == ""
+
+
+def here(release: str, presence: Presence = Presence.ONLINE) -> Seen:
+    return Seen(presence, 1.0, 1, release=release)
+
+
+def test_only_releases_that_differ_are_said() -> None:
+    nodes = {"a": here("0.3.0"), "b": here("0.3.0"), "gone": here("0.2.0", Presence.LOST)}
+    assert (releases_line({}), releases_line(nodes)) == ("", "")
+    nodes |= {"c": here("0.3.0"), "d": here(""), "e": here("")}
+    assert online_by_release(nodes) == {"0.3.0": ["a", "b", "c"], "": ["d", "e"]}
+    assert releases_line(nodes) == "nodes run different releases: 0.3.0 on 3 nodes, not told on d and e"
+
+
+def test_a_fleet_that_invents_releases_gets_one_line() -> None:
+    nodes = {f"n{number}": here(str(number)) for number in range(9)}
+    line = releases_line(nodes)
+    assert line == "nodes run different releases: 0 on n0, 1 on n1, 2 on n2, 3 on n3, others on 5 nodes"
+
+
 @pytest.mark.parametrize("charge", [-1.0, 2.0, None])
 def test_a_charge_that_is_none_is_not_told(charge: float | None, file: PresenceFile, tmp_path: Path) -> None:
     file.see(state("a", Presence.ONLINE, capabilities=None if charge is None else {"battery": charge}))
@@ -131,6 +171,8 @@ BROKEN = (
     b'{"run": "run", "nodes": {"a": ["asleep", 1.0, 1, "", null]}, "news": []}',
     b'{"run": "run", "nodes": {}, "news": [[1, 2, "a", "flew"]]}',
     b'{"run": "run", "nodes": {}}',
+    b'{"run": "run", "nodes": {}, "news": [], "releases": ["0.3.0"]}',
+    b'{"run": "run", "nodes": {}, "news": [], "releases": {"0.3.0": 1}}',
 )
 
 

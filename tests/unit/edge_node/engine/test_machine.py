@@ -1,7 +1,7 @@
 """Who coordinates, what is said about the node, and how it leaves (FED-11, FED-18 to FED-23)."""
 
 from edge_node.engine.effects import Note, PublishState
-from edge_node.engine.events import CoordinatorStateReceived, MessageRefused
+from edge_node.engine.events import CoordinatorStateReceived, MessageRefused, StopRequested
 from federation.protocol.messages import CoordinatorState, NodeState, Presence, Rebirth, ReceiptStatus
 from federation.types import Epoch
 from tests.rigs.node_rig import OTHER_RUN, RUN, STATE, Script, announcement, entry, holding, model
@@ -23,6 +23,20 @@ def test_the_birth_message_says_what_the_node_can_do() -> None:
     assert (said.task, said.device, said.codecs) == ("toy", "cpu", ("edge", "lossless"))
     assert said.protocol_min <= said.protocol_max
     assert said.state_id == STATE
+
+
+def test_a_node_that_knows_its_release_says_it_while_it_is_there() -> None:
+    """FED-266."""
+    node = Script(holding(3), release="0.3.0")
+    assert node.command(Rebirth())
+    assert birth(node).release == "0.3.0"
+    node.on(StopRequested())
+    assert [
+        (effect.state.presence, effect.state.release) for effect in node.effects if isinstance(effect, PublishState)
+    ] == [(Presence.OFFLINE, None)]
+    silent = Script(holding(3))
+    assert silent.command(Rebirth())
+    assert birth(silent).release is None, "as it was before there was such a field"
 
 
 def test_bytes_that_are_no_message_are_counted_and_never_answered() -> None:

@@ -6,7 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from coordinator.engine.events import NodeStateReceived
 from coordinator.monitoring.presence_file import PresenceFile
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import Figures
+from federation import RELEASE
 from federation.errors import ConfigError
 from federation.protocol.messages import NodeState, Presence
 from federation.types import Incarnation, ModelVersion, NodeId
 from fedmq.page.access import Access
 from fedmq.page.cli import serve
+from fedmq.page.metrics import exposition
 from fedmq.page.server import STATIC, make_server
 from fedmq.run_view import RunView, encoded
 from tests.rigs.model_values import arrived, committer, initialised, update
@@ -143,6 +145,25 @@ def test_prometheus_gets_its_own_format_with_bounded_labels(tmp_path: Path) -> N
     assert 'node="' not in text
 
 
+def test_no_node_makes_a_series_of_its_own_by_the_release_that_it_tells(store: SqliteStore, tmp_path: Path) -> None:
+    file = PresenceFile(tmp_path / "state", store.run)
+    for name, release in (("a", RELEASE), ("b", "0.0.1"), ("c", EVIL), ("d", None)):
+        told = NodeState(
+            presence=Presence.ONLINE, incarnation=Incarnation(1), protocol_min=1, protocol_max=1, release=release
+        )
+        file.see(NodeStateReceived(node=NodeId(name), state=told))
+    file.write(lambda: 1)
+    seen = RunView(tmp_path / "state").now()
+    assert seen.summary["notes"][-1].startswith("nodes run different releases: ")
+    running = replace(seen, summary={**seen.summary, "waiting": {**seen.summary["waiting"], "running": True}})
+    counts = {"same": 1.0, "other": 2.0, "not_told": 1.0}
+    for snapshot, factor in ((running, 1), (seen, 0)):
+        lines = [one for one in exposition(snapshot).decode().splitlines() if one.startswith("fedmq_nodes_by_release")]
+        assert lines == [
+            f'fedmq_nodes_by_release{{release="{kind}"}} {factor * count}' for kind, count in counts.items()
+        ]
+
+
 @pytest.mark.usefixtures("store")
 def test_a_model_can_be_taken_away(tmp_path: Path) -> None:
     found = get(tmp_path / "state", "/download/model.safetensors?version=newest")
@@ -233,13 +254,20 @@ def test_whoever_has_the_newest_is_not_sent_it_again(tmp_path: Path) -> None:
 def test_nodes_say_whether_they_are_there(store: SqliteStore, tmp_path: Path) -> None:
     file = PresenceFile(tmp_path / "state", store.run, lambda: 5.0)
     for name, presence in (("a", Presence.ONLINE), ("b", Presence.ONLINE), ("b", Presence.LOST)):
-        told = NodeState(presence=presence, incarnation=Incarnation(1), protocol_min=1, protocol_max=1, device="cpu")
+        told = NodeState(
+            presence=presence,
+            incarnation=Incarnation(1),
+            protocol_min=1,
+            protocol_max=1,
+            device="cpu",
+            release="9.8.7" if name == "b" and presence is Presence.ONLINE else None,
+        )
         file.see(NodeStateReceived(node=NodeId(name), state=told))
     file.write(lambda: 1)
     found = get(tmp_path / "state", "/api/v1/nodes?sort=state").json["nodes"]
-    assert [(one["id"], one["state"], one["seen_ms"], one["device"]) for one in found] == [
-        ("b", None, 5000, "cpu"),
-        ("a", None, 5000, "cpu"),
+    assert [(one["id"], one["state"], one["seen_ms"], one["device"], one["release"]) for one in found] == [
+        ("b", None, 5000, "cpu", "9.8.7"),
+        ("a", None, 5000, "cpu", ""),
     ], "while no coordinator runs nobody knows who is there"
     (news,) = get(tmp_path / "state", "/api/v1/news").json["news"]
     assert news == {"at_ms": 5000, "version": 1, "node": "b", "what": "lost"}
