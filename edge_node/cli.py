@@ -136,7 +136,7 @@ def join(  # noqa: PLR0913 - one parameter per option is how the library declare
       sudo /opt/fedmq/bin/edge-node join edge-01.fedmq --service
       edge-node join edge-01.fedmq --into /etc/fedmq --task my_task.py:build --data /data
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
-    from edge_node.setup.join import check_own_file, install, own_key_line, proposal  # noqa: PLC0415 - as in `_run`
+    from edge_node.setup.join import check_own_file, install, kept_settings, own_key_line, proposal  # noqa: PLC0415 - as in `_run`
     from edge_node.setup.service import Host, start_service  # noqa: PLC0415 - as in `_run`
 
     host = Host()
@@ -144,6 +144,7 @@ def join(  # noqa: PLR0913 - one parameter per option is how the library declare
         into = host.settings if into is None else into
         host.check(into)
     check_own_file(file)
+    kept = kept_settings(file, into)
     folder = install(
         file, into, task=task, data=data, helpers=helper or (), with_task=with_task, signed_updates=_signed(updates)
     )
@@ -156,6 +157,8 @@ def join(  # noqa: PLR0913 - one parameter per option is how the library declare
     if proposed or helper:
         typer.echo(f"helpers admit this node by its own line: {own_key_line(folder)}")
     typer.echo(f"joined: settings, certificate and key are in {folder}; {file} is not needed any more: delete it")
+    if kept is not None:
+        typer.echo(f"{kept} was there and is kept as it is: to change the task, its data or its updates, edit it")
     if service:
         raise typer.Exit(start_service(folder, host, wait_s=wait))
     if start:

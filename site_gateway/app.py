@@ -100,14 +100,18 @@ def _run_above(settings: GatewaySettings, store: SqliteNodeStore) -> RunId:
     """
     address, trust = broker_address(settings.above.broker), node_trust(settings.above.security)
     known, until = store.recovered().run, time.monotonic() + settings.own.gateway.find_s
+    log, told = get_log("gateway"), ""
     while True:
         visit = visit_as_node(settings.above, address, trust)
         if visit.coordinator is not None:
             return visit.coordinator.run
         if known is not None:
             return known
+        why = visit.forged or visit.reason if not visit.accepted else "no coordinator has spoken there yet"
+        if why != told:
+            told = why
+            log.info("looking_above", host=address.host, port=address.port, why=why, s=settings.own.gateway.find_s)
         if time.monotonic() >= until:
-            why = visit.forged or visit.reason if not visit.accepted else "no coordinator has spoken there yet"
             raise TransportError(f"no run is known above, at {address.host}:{address.port}: {why}")
         time.sleep(LOOK_PAUSE_S)
 

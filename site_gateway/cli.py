@@ -41,7 +41,8 @@ def options(*, version: VersionOption = False) -> None:
 
     \b
     The site has a broker of its own. Its nodes know no other coordinator than the gateway; what they send stays at the
-    site until it is added, and one sum goes up. Above, the gateway is a node that [gateways] of the coordinator names.
+    site until it is added, and one sum goes up. Above, the gateway is a node that the
+    coordinator's settings name, in the section gateways.
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
 
 
@@ -64,8 +65,7 @@ def init(  # noqa: PLR0913 - the options of the command
     \b
     Example:
       fedmq gateway init press-shop --above mqtt://hub --below mqtt://localhost --task digits --federation plant
-      (above, in the coordinator's settings:)  [gateways]
-                                               members_max = { press-shop = 64 }
+      (above, in the section gateways of the coordinator's settings)  members_max = { press-shop = 64 }
       fedmq gateway run --config press-shop
       edge-node run --broker mqtt://gateway-host:1883 --federation plant --task digits --id press-1     (each node)
     """  # noqa: D301 - as above
@@ -77,7 +77,8 @@ def init(  # noqa: PLR0913 - the options of the command
     )
     for file in make_folder(folder, wanted):
         typer.echo(file)
-    typer.echo(f"above, in the coordinator's settings: [gateways] members_max = {{ {chosen} = {nodes} }}")
+    typer.echo("above, add this to the coordinator's settings, and start it again:")
+    typer.echo(f"  [gateways]\n  members_max = {{ {chosen} = {nodes} }}")
     typer.echo(f"then: fedmq gateway run --config {folder}")
 
 
@@ -105,7 +106,7 @@ def status(*, config: ConfigOption, as_json: JsonOption = False) -> None:
     settings = _settings(config, {})
     folder = newest_run(settings.below.store.folder)
     if folder is None:
-        raise StorageError(f"{settings.below.store.folder} has no run: has this gateway run?")
+        raise StorageError(f"{settings.below.store.folder} has no run yet: start fedmq gateway run --config {config}")
     found: dict[str, Any] = {
         "gateway": settings.above.node.id,
         "form": settings.own.gateway.form.value,

@@ -122,13 +122,13 @@ def enroll(
     requests = [decode_request(read_text(file, bytes_max=BUNDLE_BYTES_MAX)) for file in csr or []]
     packed = _packed(folder) if bundle else None
     named = fleet.enroll(nodes or [], days=days, packed=packed)
-    asked = [fleet.enroll_request(request, days=days) for request in requests]
+    asked = [fleet.enroll_request(request, days=days, packed=packed) for request in requests]
     if as_json:
         reloaded = reload_broker(fleet.folder.broker)
         typer.echo(json.dumps({"enrolled": _enrolled_rows(fleet, [*named, *asked]), "broker_reloaded": reloaded}))
         return
-    _tell_enrolled(fleet, named)
-    _tell_enrolled(fleet, asked, asked=True)
+    _tell_enrolled(fleet, named, brings_code=bundle)
+    _tell_enrolled(fleet, asked, asked=True, brings_code=bundle)
     _tell_reloaded(fleet, needed=False)
 
 
@@ -237,12 +237,20 @@ def _enrolled_rows(fleet: Fleet, names: Sequence[NodeId]) -> list[dict[str, str]
     return [{"node": name, "file": str(fleet.folder.bundle(name))} for name in names]
 
 
-def _tell_enrolled(fleet: Fleet, names: Sequence[NodeId], *, asked: bool = False) -> None:
-    """Say what comes next; ``asked``: by a request, of which nobody can see whether a node or a helper has made it."""
+def _tell_enrolled(fleet: Fleet, names: Sequence[NodeId], *, asked: bool = False, brings_code: bool = False) -> None:
+    """Say what comes next.
+
+    Args:
+        fleet: The federation.
+        names: Who was enrolled.
+        asked: By a request, of which nobody can see whether a node or a helper has made it.
+        brings_code: The files bring the task's code, which a device runs only by its owner's word.
+    """
+    allowed = " --with-task" if brings_code else ""
     for name in names:
         path = fleet.folder.bundle(name)
         other = f" (a helper of masked sums: fedmq helper init {path.name})" if asked else ""
-        typer.echo(f"{name}: bring {path} to the device, then there: edge-node join {path.name} --run{other}")
+        typer.echo(f"{name}: bring {path} to the device, then there: edge-node join {path.name}{allowed} --run{other}")
 
 
 def _tell_reloaded(fleet: Fleet, *, needed: bool) -> None:

@@ -101,14 +101,18 @@ class Fleet:
         """
         return self._admit([Applicant(name=_node_id(text)) for text in nodes], days, packed)
 
-    def enroll_request(self, request: NodeRequest, *, days: int = CERTIFICATE_DAYS) -> NodeId:
+    def enroll_request(
+        self, request: NodeRequest, *, days: int = CERTIFICATE_DAYS, packed: PackedTask | None = None
+    ) -> NodeId:
         """Write the enrolment file of a device that has made its own keys: it holds no secret.
+
+        ``packed`` goes into it.
 
         Raises:
             ConfigError: Its name cannot be a node's, or has a valid certificate already.
             StorageError: Something cannot be written.
         """
-        return self._admit([applicant_of(request, _node_id(request.node))], days)[0]
+        return self._admit([applicant_of(request, _node_id(request.node))], days, packed)[0]
 
     def renew(self, nodes: Sequence[str], *, days: int = CERTIFICATE_DAYS) -> list[NodeId]:
         """Write new enrolment files for nodes that are enrolled; their old certificates stay valid until they end.

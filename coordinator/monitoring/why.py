@@ -166,7 +166,8 @@ def _counts(fields: Mapping[str, Any]) -> str:
         said.append(f"gone: {', '.join(map(str, fields['gone']))}")
     if "version" in fields:
         said.append(f"version {fields['version']}")
-    if fields.get("buffer") and reason not in OVER:
+    # Between two versions nobody is asked: the size of the next one is known once its round begins.
+    if fields.get("buffer") and reason not in OVER and (reason != WaitReason.INTERVAL or fields.get("buffered")):
         said.append(f"{fields.get('buffered', 0)} of {fields['buffer']} updates for the next one")
     return "".join(f", {one}" for one in said)
 

@@ -23,6 +23,8 @@ from federation.types import NodeId
 
 __all__ = ["task_app"]
 
+_NOBODY_SAYS = "no node has said anything yet; those that joined with --updates signed take releases, others do not"
+
 task_app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder.")]
@@ -108,10 +110,11 @@ def status(folder: Folder, *, as_json: JsonOption = False) -> None:
     if release is None:
         typer.echo(f"nothing was published: coordinator task publish {folder} BUNDLE")
         return
-    said = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no node has said anything yet"
+    said = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or _NOBODY_SAYS
     withdrawn = ", withdrawn" if release.withdrawn else f", for {release.share:.0%} of the nodes"
     typer.echo(f"release {release.number} ({release.task}){withdrawn}: {said}")
-    _show(("node", "release", "state", "running", "reason"), rows)
+    if rows:
+        _show(("node", "release", "state", "running", "reason"), rows)
 
 
 def _tell(config: CoordinatorConfig, release: TaskRelease, *, as_json: bool) -> None:

@@ -181,8 +181,8 @@ def predict(  # noqa: PLR0913 - one parameter per option is how the library decl
 def score(*, config: ConfigOption = None, log_json: LogJsonOption = None) -> None:
     """Score the windows of the live topics with the present model, and say each score on a topic, until stopped.
 
-    It runs beside edge-node run, as a process of its own, with the same configuration: topics from [data.mqtt], the
-    model from [model], where to say it from [score]. Another present version is taken by itself.
+    It runs beside edge-node run, as a process of its own, with the same configuration: topics from data.mqtt, the
+    model from the section model, where to say it from the section score. Another present version is taken by itself.
 
     \b
     Examples:

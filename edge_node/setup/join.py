@@ -30,7 +30,7 @@ from federation.identity.task_release import TaskRelease, read_release
 from federation.protocol.topics import validate_node_id
 from federation.rollout.archive import check_archive, unpack
 
-__all__ = ["ask", "check_own_file", "install", "own_key_line", "proposal"]
+__all__ = ["ask", "check_own_file", "install", "kept_settings", "own_key_line", "proposal"]
 
 AUTHORITY, CERTIFICATE, KEY = "ca.crt", "node.crt", "node.key"
 COORDINATOR_KEY, SIGNING_KEY = "coordinator.pub", "signing.key"
@@ -101,6 +101,16 @@ def check_own_file(file: Path) -> None:
 
 def _read(file: Path) -> Bundle:
     return decode_bundle(read_text(file, bytes_max=RELEASED_BYTES_MAX), now=dt.datetime.now(dt.UTC))
+
+
+def kept_settings(file: Path, into: Path | None) -> Path | None:
+    """The settings that `install` would keep as they are; None where it writes new ones.
+
+    Raises:
+        ConfigError: The file is not valid.
+    """
+    settings = (Path(_read(file).node) if into is None else into) / CONFIG_FILE
+    return settings if settings.exists() else None
 
 
 def own_key_line(folder: Path) -> str:

@@ -127,7 +127,7 @@ class MqttTransport(NetworkThread):
         """Send what is queued, wait for something to happen, and take it."""
         self._send_all()
         if self._client.socket() is not connection:
-            self._ending = self._ending or "connection lost"
+            self._ending = self._ending or self._no_word()
             return
         selector.modify(connection, selectors.EVENT_READ | (selectors.EVENT_WRITE if self._client.want_write() else 0))
         # TLS may hold decrypted bytes that no selector can see, and so does the client.
@@ -184,7 +184,7 @@ class MqttTransport(NetworkThread):
         connection = self._client.socket()
         if connection is not None:
             connection.close()
-        reason = self._ending or "connection lost"
+        reason = self._ending or self._no_word()
         if accepted_at is None:
             if not self._closing.is_set():
                 self._blocked("connect_refused", self._obstacle or self._without_answer(reason))
@@ -291,7 +291,11 @@ class MqttTransport(NetworkThread):
         said = flags.is_disconnect_packet_from_server
         if said and reason.value == TAKEN_OVER and self._takeovers.evicted(time.monotonic()):
             self._failure = self._twin()
-        self._ending = self._ending or (f"the broker said: {reason}" if said else "connection lost")
+        self._ending = self._ending or (f"the broker said: {reason}" if said else self._no_word())
+
+    def _no_word(self) -> str:
+        """Why a connection has ended of which the broker said nothing."""
+        return "closed here" if self._closing.is_set() else "connection lost"
 
     def _on_message(self, client: paho.Client, _u: object, message: paho.MQTTMessage) -> None:
         if self._is_signature(client, message) or self._is_of_twin(message):

@@ -121,7 +121,7 @@ def unanswered(reason: str, *, encrypted: bool, with_certificate: bool) -> Obsta
     """
     doubts = ["whether it speaks MQTT 5 (docs/reference/brokers.md)"]
     doubts += [] if encrypted else ["whether this port wants TLS"]
-    doubts += ["whether it trusts broker.tls_certificate"] if with_certificate else []
+    doubts += ["whether it trusts broker.tls_certificate, and has not revoked it"] if with_certificate else []
     return Obstacle(reason=f"{reason}: the broker has not answered CONNECT", remedy=f"see {', '.join(doubts)}")
 
 

@@ -2,8 +2,9 @@
 
 import csv
 import json
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
@@ -11,7 +12,6 @@ from pathlib import Path
 from string import Template
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from federation.command_line import JsonOption
@@ -26,10 +26,27 @@ CLASSES_MAX = 50
 
 TABLE = "readings.csv"
 
-Columns = tuple[tuple[str, ...], str, tuple[str, ...]]
-"""The columns to predict from, the column to predict, and its classes; no classes: it is a number."""
 
-SAMPLE: Columns = (FEATURES, TARGET, CLASSES)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Columns:
+    """What a table says of itself.
+
+    Attributes:
+        features: The columns to predict from: those of numbers.
+        target: The column to predict.
+        classes: Its values; none: it is a number.
+        left_out: Columns that hold anything else, such as a time.
+        decimal: The decimal mark, ``.`` or ``,``.
+    """
+
+    features: tuple[str, ...]
+    target: str
+    classes: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    decimal: str = "."
+
+
+_SAMPLE = _Columns(features=FEATURES, target=TARGET, classes=CLASSES)
 
 
 class Kind(StrEnum):
@@ -145,14 +162,23 @@ def _write_data(wish: Wish) -> None:
 
 def _table_values(wish: Wish) -> Mapping[str, str]:
     """What the task must know of the table: its columns, and whether the target is a class or a number."""
-    features, target, classes = SAMPLE if wish.table is None else _look_at(wish.table, wish.target)
-    outputs = len(classes) or 1
-    loss = "cross_entropy" if classes else "mse_loss"
-    shown = {"features": features, "target": target, "classes": classes, "outputs": outputs, "inputs": len(features)}
-    return {key: repr(value) for key, value in shown.items()} | {"loss": loss}
+    columns = _SAMPLE if wish.table is None else _look_at(wish.table, wish.target)
+    shown = {
+        "features": columns.features,
+        "target": columns.target,
+        "classes": columns.classes,
+        "outputs": len(columns.classes) or 1,
+        "inputs": len(columns.features),
+    }
+    text = {
+        "loss": "cross_entropy" if columns.classes else "mse_loss",
+        "decimal": "" if columns.decimal == "." else f", decimal={columns.decimal!r}",
+        "left_out": f"  # left out, not numbers: {', '.join(columns.left_out)}" if columns.left_out else "",
+    }
+    return {key: repr(value) for key, value in shown.items()} | text
 
 
-def _look_at(table: Path, target: str | None) -> Columns:
+def _look_at(table: Path, target: str | None) -> _Columns:
     """What a table says of itself.
 
     Raises:
@@ -168,18 +194,48 @@ def _look_at(table: Path, target: str | None) -> Columns:
     wanted = target or header[-1]
     if wanted not in header:
         raise ConfigError("--target", f"{wanted!r} is no column: there are {', '.join(header)}", source="command line")
-    column = header.index(wanted)
-    said = sorted({row[column] for row in rows if len(row) > column and row[column]})
-    features = tuple(name for name in header if name != wanted)
-    return features, wanted, tuple(said) if _are_classes(said) else ()
+    cells = {name: {row[place].strip() for row in rows if len(row) > place} - {""} for place, name in enumerate(header)}
+    decimal = _decimal_mark(cells.values())
+    numbers = [name for name in header if name != wanted and _numbers(cells[name], decimal) is not None]
+    if not numbers:
+        raise ConfigError("--table", f"{table} has no column of numbers beside {wanted}", source="command line")
+    said = tuple(sorted(cells[wanted]))
+    return _Columns(
+        features=tuple(numbers),
+        target=wanted,
+        classes=said if _are_classes(said, decimal) else (),
+        left_out=tuple(" ".join(name.split()) for name in header if name != wanted and name not in numbers),
+        decimal=decimal,
+    )
 
 
-def _are_classes(said: list[str]) -> bool:
+def _decimal_mark(columns: Iterable[Collection[str]]) -> str:
+    """A comma, where more columns say so than say a point."""
+    columns = list(columns)
+    said = {mark: sum(_says(cells, mark) for cells in columns) for mark in (".", ",")}
+    return "," if said[","] > said["."] else "."
+
+
+def _says(cells: Collection[str], decimal: str) -> bool:
+    """Whether cells are numbers with this mark and no numbers without it; three digits behind it may be thousands."""
+    other = "." if decimal == "," else ","
+    if _numbers(cells, decimal) is None or _numbers(cells, other) is not None:
+        return False
+    return not all(re.fullmatch(rf"[+-]?\d{{1,3}}({re.escape(decimal)}\d{{3}})?", cell) for cell in cells)
+
+
+def _numbers(cells: Collection[str], decimal: str) -> Sequence[float] | None:
+    """The cells as numbers; None where one is none. A gap is no cell."""
+    try:
+        # A point beside a comma as the decimal mark divides thousands: no number without being told so.
+        return [float(cell.translate({ord(decimal): ".", ord("."): "." if decimal == "." else "?"})) for cell in cells]
+    except ValueError:
+        return None
+
+
+def _are_classes(said: Sequence[str], decimal: str) -> bool:
     """Words, or a few different whole numbers; a column of numbers with fractions is a quantity."""
     if len(said) > CLASSES_MAX:
         return False
-    try:
-        numbers = np.array([float(each) for each in said])
-    except ValueError:
-        return True
-    return bool(np.all(numbers == numbers.round())) and len(said) < 11
+    numbers = _numbers(said, decimal)
+    return numbers is None or (all(number.is_integer() for number in numbers) and len(said) < 11)

@@ -43,7 +43,9 @@ def serve(  # noqa: PLR0913 - one parameter per option of the command line
     ] = None,
     home_assistant: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Show it in Home Assistant too, through this broker; see [home_assistant]."),
+        typer.Option(
+            metavar="URL", help="Show it in Home Assistant too, through this broker; docs/how-to/home-assistant.md."
+        ),
     ] = None,
 ) -> None:
     """Show a run on a page: what it waits for, its curves, its nodes; with JSON and Prometheus' numbers beside it.
@@ -51,7 +53,7 @@ def serve(  # noqa: PLR0913 - one parameter per option of the command line
     This process only reads the state folder: stopped, killed or flooded, it cannot hurt the coordinator. At an address
     of other machines it asks for a token, of FEDMQ_PAGE_TOKEN or --token-file; without one it makes one and prints it.
     With --config it sends alerts too, where the configuration says to whom, and shows the federation and its nodes in
-    Home Assistant, where [home_assistant] or --home-assistant names its broker.
+    Home Assistant, where its broker is named: by --home-assistant, or in the configuration.
 
     \b
     Examples:

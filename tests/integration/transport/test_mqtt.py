@@ -215,6 +215,16 @@ def test_a_full_inbox_costs_the_connection_and_no_message(
     assert got == {b"%d" % number for number in range(40)}
 
 
+def test_a_client_that_closes_in_order_does_not_say_that_its_connection_was_lost(
+    broker: Any, connect: Connect, log: io.StringIO
+) -> None:
+    client = connect(broker.url)
+    client.expect(TransportConnected)
+    client.transport.close()
+    assert client.until(TransportDisconnected).reason == "closed here"
+    assert "connection lost" not in log.getvalue()
+
+
 def _present(client: Client, topic: str) -> str | None:
     """Do as a role does: say at each connection that it is there. The reason when it gives up, None at the end."""
     while True:

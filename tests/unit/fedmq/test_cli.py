@@ -1,10 +1,15 @@
 """The ``fedmq`` command: both roles under one name, a version, hints and completion."""
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 
+import click
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import fedmq
@@ -62,3 +67,35 @@ def test_a_shell_completes_commands_and_options(typed: str, offered: set[str]) -
 def test_each_command_says_its_release(program: str) -> None:
     done = subprocess.run([sys.executable, "-m", program, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"fedmq {fedmq.__version__}\n"
+
+
+def commands(found: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """A command and all below it; a role's are there once it is named."""
+    yield path, found
+    for name, below in getattr(found, "commands", {}).items():
+        role = (*path, name)
+        yield from commands(below, *role)
+
+
+def all_commands() -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command of ``fedmq``, with its own help."""
+    for role, (module, _) in ROLES.items():
+        lazy = getattr(import_module(module), "LAZY_COMMANDS", {})
+        for name in ("", *lazy):
+            yield from commands(typer.main.get_command(make_app([role, name])), "fedmq")
+    for name in COMMANDS:
+        yield from commands(typer.main.get_command(make_app([name])), "fedmq")
+
+
+def test_no_help_has_brackets_that_the_terminal_takes_for_a_style() -> None:
+    """``[gateways]`` in a help text is markup of the library that prints it: it would be missing on the screen."""
+    markup, seen = re.compile(r"(?<!\\)\[[a-z_/@#][^\[\]]*\]"), 0
+    lost = {}
+    for path, command in all_commands():
+        texts = [command.help, command.epilog, *(getattr(one, "help", None) for one in command.params)]
+        for text in filter(None, texts):
+            seen += 1
+            if found := markup.findall(text):
+                lost[path] = found
+    assert seen > 300
+    assert lost == {}

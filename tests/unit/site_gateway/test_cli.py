@@ -1,6 +1,7 @@
 """``fedmq gateway``: what init writes is accepted, status says what stands in the folder, and mistakes are told."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,21 @@ def test_what_init_writes_is_read_again(tmp_path: Path) -> None:
     assert settings.own.gateway.form is Form.MEAN
     assert (settings.above.node.id, settings.below.task.seed, settings.below.round.concurrency) == ("press-shop", 7, 64)
     assert settings.below.store.folder == tmp_path / "press-shop" / "state" / "below"
-    assert "[gateways] members_max = { press-shop = 64 }" in told
+    assert "  [gateways]\n  members_max = { press-shop = 64 }\n" in told
+
+
+def test_a_gateway_that_finds_no_run_says_at_once_where_it_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"mqtt://127.0.0.1:{nobody.getsockname()[1]}"
+        CliRunner().invoke(app, ["init", str(tmp_path / "g"), *WORDS[2:], "--above", url])
+        monkeypatch.setenv("FEDMQ_GATEWAY__GATEWAY__FIND_S", "0.001")
+        told = CliRunner().invoke(app, ["run", "--config", str(tmp_path / "g"), "--log-json"])
+    assert told.exit_code == 4, told.output
+    assert '"event": "looking_above"' in told.output
+    assert url.removeprefix("mqtt://") in told.stderr
 
 
 def test_init_writes_over_nothing(tmp_path: Path) -> None:

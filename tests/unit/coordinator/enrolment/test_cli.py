@@ -83,6 +83,23 @@ def test_renew_takes_what_ends_soon_or_what_is_named(plant: Path) -> None:
     assert "edge-01: bring" in command("renew", str(plant), "edge-01")
 
 
+def test_a_file_that_brings_the_tasks_code_says_how_a_device_allows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text("def build(context):\n    raise NotImplementedError\n")
+    command("init", "plant", "--host", "broker.example", "--task", "own.py:build")
+    assert "join edge-01.fedmq --with-task --run" in command("enroll", "plant", "edge-01", "--bundle")
+    assert CliRunner().invoke(edge_node.cli.app, ["request", "edge-02"]).exit_code == 0
+    said = command("enroll", "plant", "--csr", "edge-02.request", "--bundle")
+    assert "join edge-02.fedmq --with-task --run" in said
+    joined = CliRunner().invoke(edge_node.cli.app, ["join", "plant/enrolled/edge-02.fedmq", "--with-task"])
+    assert joined.exit_code == 0, joined.output
+    assert Path("edge-02/task/own.py").read_text() == Path("own.py").read_text()
+    again = CliRunner().invoke(edge_node.cli.app, ["join", "plant/enrolled/edge-02.fedmq", "--updates", "signed"])
+    assert "edge-02/edge-node.toml was there and is kept as it is" in again.output
+
+
 def test_status_says_which_certificates_end_soon(plant: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from coordinator.enrolment.cli import tell_expiring
 

@@ -37,6 +37,14 @@ def test_nodes_that_are_missing_are_counted_and_named() -> None:
     )
 
 
+def test_between_two_versions_nobody_is_asked_and_no_empty_place_is_counted() -> None:
+    between = (
+        "waiting for the end of the least interval between two versions (round.interval_min_s); since 12 s, 2 online"
+    )
+    assert text("interval", buffered=0, buffer=20) == f"{between}, version 3"
+    assert text("interval", buffered=1, buffer=20) == f"{between}, version 3, 1 of 20 updates for the next one"
+
+
 def test_a_run_that_is_over_waits_for_no_update() -> None:
     assert text("finished", since_s=86_400.0 * 3).endswith("; since 3 days, 2 online, version 3")
     assert "start it again" not in text("finished", pid=None)

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 
 from edge_node.app import node_trust
 from edge_node.config import read_config
-from edge_node.setup.join import ask, check_own_file, install
+from edge_node.setup.join import ask, check_own_file, install, kept_settings
 from federation.errors import ConfigError
 from federation.identity.bundle import Bundle, encode_bundle
 from federation.identity.certificates import Purpose, issue, new_authority, new_identity
@@ -115,7 +115,10 @@ def test_a_file_without_keys_is_installed_where_they_are_and_nowhere_else(tmp_pa
 def test_a_second_file_renews_the_certificate_and_keeps_the_settings(tmp_path: Path) -> None:
     folder = install(enrolment(tmp_path), tmp_path / "node", task="mnist-mlp")
     before = (folder / "node.crt").read_text()
-    install(enrolment(tmp_path), folder)
+    again = enrolment(tmp_path)
+    assert kept_settings(again, folder) == folder / "edge-node.toml"
+    assert kept_settings(again, tmp_path / "elsewhere") is None
+    install(again, folder, task="digits", data=tmp_path)
     assert (folder / "node.crt").read_text() != before
     assert read_config(folder, {}, environ={}).task.name == "mnist-mlp"
 

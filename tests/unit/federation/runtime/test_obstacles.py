@@ -63,4 +63,5 @@ def test_silence_is_told_with_all_that_may_be_behind_it() -> None:
     secure = unanswered("connection lost", encrypted=True, with_certificate=True)
     assert (plain.outlook, "wants TLS" in plain.remedy, "tls_certificate" in plain.remedy) == (AWAY, True, False)
     assert ("wants TLS" in secure.remedy, "tls_certificate" in secure.remedy) == (False, True)
+    assert secure.remedy.endswith("has not revoked it")
     assert str(away("no route")) == "no route"

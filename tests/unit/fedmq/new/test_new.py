@@ -14,6 +14,7 @@ from coordinator.config.sections import read_config
 from edge_node.config import read_config as read_node_config
 from federation.errors import ConfigError, StorageError
 from federation.task import TaskContext
+from federation.tasks.check import check_task
 from federation.tasks.registry import load_task
 from fedmq.cli import make_app
 from fedmq.new.project import Kind, Wish, make_project
@@ -62,6 +63,12 @@ def test_the_settings_of_a_new_project_are_valid(tmp_path: Path, monkeypatch: py
     [
         ("heat;state\n1,5;ok\n2,5;worn\n", None, ("('heat',)", "'state'", "('ok', 'worn')", "cross_entropy")),
         ("state,heat\n0,1.5\n1,2.5\n0,3\n", "state", ("('heat',)", "'state'", "('0', '1')", "cross_entropy")),
+        (
+            "when;heat;state\n2026-11-29;1,5;ok\n;2,5;worn\n",
+            None,
+            ("('heat',)  # left out, not numbers: when", "'state'", "('ok', 'worn')", "cross_entropy"),
+        ),
+        ("a;b;price\n1;2;10,5\n2;3;11,25\n", None, ("('a', 'b')", "'price'", "()", "mse_loss")),
         ("a,b,price\n1,2,10.5\n2,3,11.25\n", None, ("('a', 'b')", "'price'", "()", "mse_loss")),
     ],
 )
@@ -76,7 +83,19 @@ def test_the_own_table_says_what_the_task_learns(
     assert f"TARGET = {column}\n" in task
     assert f"CLASSES = {classes} " in task
     assert f"functional.{loss}," in task
+    assert ("decimal=','" in task) is (";" in text)
     assert (tmp_path / "press" / "data" / "readings.csv").read_text() == text
+
+
+@pytest.mark.parametrize("kind", [Kind.CSV, Kind.SKLEARN])
+def test_a_table_with_decimal_commas_and_times_is_read_by_the_task(kind: Kind, tmp_path: Path) -> None:
+    rows = "".join(f"2026-11-{day:02};{day}.000;{day},5;{'worn' if day % 3 else 'ok'}\n" for day in range(1, 29))
+    (tmp_path / "mine.csv").write_text(f"when;cycles;heat;state\n{rows}")
+    make_project(Wish(folder=tmp_path / "press", kind=kind, table=tmp_path / "mine.csv"))
+    # A point beside a comma divides thousands: nobody but the table's owner knows what such a column says.
+    assert "('heat',)  # left out, not numbers: when, cycles" in (tmp_path / "press" / "task.py").read_text()
+    context = TaskContext(node_index=0, node_count=1, data=tmp_path / "press" / "data")
+    check_task(load_task(f"{tmp_path / 'press' / 'task.py'}:build")(context))
 
 
 def test_a_wish_that_cannot_be_granted_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -85,6 +104,9 @@ def test_a_wish_that_cannot_be_granted_leaves_nothing_behind(tmp_path: Path) -> 
         make_project(Wish(folder=tmp_path / "x", kind=Kind.CSV, table=tmp_path / "mine.csv", target="c"))
     with pytest.raises(ConfigError, match="is for --from csv and sklearn"):
         make_project(Wish(folder=tmp_path / "x", kind=Kind.TORCH, table=tmp_path / "mine.csv"))
+    (tmp_path / "mine.csv").write_text("a,b\nred,2\nblue,3\n")
+    with pytest.raises(ConfigError, match="no column of numbers beside b"):
+        make_project(Wish(folder=tmp_path / "x", kind=Kind.CSV, table=tmp_path / "mine.csv"))
     (tmp_path / "mine.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read as a table"):
         make_project(Wish(folder=tmp_path / "x", kind=Kind.CSV, table=tmp_path / "mine.csv"))
