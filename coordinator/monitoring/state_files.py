@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.engine.early_stopping import Goal, Source, StoppingSettings
-from coordinator.storage.files import STATUS
+from coordinator.storage.files import NO_RUN, STATUS
 from federation.errors import StorageError
 from federation.storage.folder import lock_holder, write_file
 
@@ -182,7 +182,7 @@ def read_waiting(folder: Path) -> Waiting:
         fields, at = dict(content["fields"]), float(content["at"])
         since = float(content.get("since", at))
     except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{folder} does not say; has a coordinator run with this store?") from error
+        raise StorageError(f"{folder} does not say; {NO_RUN}") from error
     now = time.time()
     return Waiting(fields=fields, since_s=max(0.0, now - since), said_s=max(0.0, now - at), pid=lock_holder(folder))
 

@@ -54,7 +54,7 @@ def publish_command(  # noqa: PLR0913 - one parameter per option is how the libr
     \b
     Examples:
       coordinator task publish plant my_task.py
-      coordinator task publish plant pumps/ --task pumps/task.py:build --share 0.1
+      coordinator task publish plant pumps/ --task lib/pump.py:build --share 0.1
       coordinator task publish plant dist/pumps-2-py3-none-any.whl --task pumps.task:build
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
     fleet, config = FleetFolder(folder), read_config(folder, {})

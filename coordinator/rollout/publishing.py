@@ -16,6 +16,9 @@ from federation.task import task_label
 
 __all__ = ["NewRelease", "publish", "restate"]
 
+_NAMED = 5
+"""Files of a bundle that an error names, at most."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewRelease:
@@ -122,6 +125,10 @@ def _task(task: str, files: frozenset[str]) -> str:
     if place in files:
         found = [place]
     if len(found) != 1:
-        said = f"the bundle has no file {place}" if not found else f"the bundle has {place} twice: name its folder"
+        said = f"the bundle has {place} twice: name its folder"
+        if not found:
+            there = sorted(name for name in files if name.endswith(".py"))
+            more = " …" if len(there) > _NAMED else ""
+            said = f"the bundle has no file {place}; it has {', '.join(there[:_NAMED]) or 'no Python file'}{more}"
         raise ConfigError("--task", said, source="command line")
     return f"{found[0]}:{function}"

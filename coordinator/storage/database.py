@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from coordinator.storage.files import remedy_of, traces
+from coordinator.storage.files import NO_RUN, remedy_of, traces
 from coordinator.storage.schema import TABLES
 from federation.storage.sqlite import Connection, Database, Layout, ReadOnlyDatabase
 from federation.storage.upgrade import StoreKind
@@ -160,9 +160,7 @@ def open_read_only(folder: Path, *, at_once: bool = False) -> ReadOnlyDatabase:
     Raises:
         StorageError: There is none, it is of a newer layout, or it cannot be read.
     """
-    return ReadOnlyDatabase(
-        folder / DATABASE, LAYOUT, missing="has a coordinator run with this store?", at_once=at_once
-    )
+    return ReadOnlyDatabase(folder / DATABASE, LAYOUT, missing=NO_RUN, at_once=at_once)
 
 
 STORE = StoreKind(

@@ -21,6 +21,7 @@ from update_codec import Vectors
 
 __all__ = [
     "BLOBS",
+    "NO_RUN",
     "PRESENCE",
     "STATUS",
     "TRANSFERS",
@@ -47,6 +48,12 @@ STATUS = "status.json"
 
 PRESENCE = "nodes.json"
 """What tells others when each node was last heard, and who came and went."""
+
+NO_RUN = (
+    "has a coordinator run with this store? --state names its folder, --config its settings;"
+    " coordinator demo keeps its run with --keep DIR"
+)
+"""What to do where a folder has no run."""
 
 FORMER_STATUS = ("counters.json", "stopping.json", "waiting.json")
 """The same of earlier releases."""

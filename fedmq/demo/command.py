@@ -74,7 +74,9 @@ def run_demo(options: DemoOptions, outputs: Outputs, server: ForkServer | None) 
         outputs.report.write_text(json.dumps(result, indent=2) + "\n")
     if outputs.as_json:
         sys.stdout.write(json.dumps(result) + "\n")
-    if plan.keep is not None:
+    if plan.keep is None:
+        console.print("this run was not kept: with --keep DIR, coordinator status, serve, plot and export show it")
+    else:
         console.print(kept_line(plan.keep, options.task), markup=False, highlight=False, soft_wrap=True)
     if outputs.plot is not None:
         for file in draw_run(run_of_report(result, Path(f"demo-{plan_name(plan)}")), outputs.plot).files:

@@ -1,6 +1,7 @@
 """What `coordinator task` makes, and what it refuses to make."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def test_a_release_is_published_widened_withdrawn_and_listed(plant: Path, bundle
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (("publish", "plant", "pump.py", "--task", "other.py:build"), "no file other.py"),
+        (("publish", "plant", "pump.py", "--task", "other.py:build"), "no file other.py; it has pump.py"),
         (("publish", "plant", "pump.py", "--task", "pump.py:other"), "nodes would decline every round"),
         (("publish", "plant", "pump.py", "--task", "pumps.task:build"), "no module pumps.task"),
         (("publish", "plant", "nothing"), "has no files"),
@@ -207,6 +208,17 @@ def test_an_enrolment_file_brings_the_published_release(plant: Path, bundle: Pat
         assert not (tmp_path / "c").exists()
     command("withdraw", "plant")
     assert json.loads(enrolled("d").read_text())["version"] == 4
+
+
+def test_the_commands_of_the_page_do_what_it_says(plant: Path, bundle: Path) -> None:
+    page = (Path(__file__).parents[4] / "docs/how-to/roll-out-a-task.md").read_text()
+    bundle.rename("pumps")
+    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    found = [line.split() for block in blocks for line in block.splitlines() if line.startswith("coordinator task ")]
+    assert [words[2] for words in found] == ["publish", "status", "widen", "withdraw"]
+    for words in found:
+        assert "release 1" in command(*words[2:])
+    assert json.loads(command("status", str(plant), "--json"))["release"]["withdrawn"]
 
 
 def test_what_nodes_say_is_kept_and_shown(plant: Path) -> None:
