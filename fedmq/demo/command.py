@@ -75,7 +75,8 @@ def run_demo(options: DemoOptions, outputs: Outputs, server: ForkServer | None) 
     if outputs.as_json:
         sys.stdout.write(json.dumps(result) + "\n")
     if plan.keep is None:
-        console.print("this run was not kept: with --keep DIR, coordinator status, serve, plot and export show it")
+        said = "this run was not kept: with --keep DIR, coordinator status, serve, plot and export show it"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
     else:
         console.print(kept_line(plan.keep, options.task), markup=False, highlight=False, soft_wrap=True)
     if outputs.plot is not None:

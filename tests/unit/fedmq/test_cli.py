@@ -6,8 +6,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from typing import Any
 
-import click
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -69,7 +69,7 @@ def test_each_command_says_its_release(program: str) -> None:
     assert done.stdout == f"fedmq {fedmq.__version__}\n"
 
 
-def commands(found: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def commands(found: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
     """A command and all below it; a role's are there once it is named."""
     yield path, found
     for name, below in getattr(found, "commands", {}).items():
@@ -77,7 +77,7 @@ def commands(found: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...]
         yield from commands(below, *role)
 
 
-def all_commands() -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def all_commands() -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every command of ``fedmq``, with its own help."""
     for role, (module, _) in ROLES.items():
         lazy = getattr(import_module(module), "LAZY_COMMANDS", {})
