@@ -160,7 +160,12 @@ def _run(plan: _Plan, store: SqlStore, report: Path | None, task: EvaluatedTask)
     connections = open_connections(config, plan.address, will, inbox, committer.manifest)
     commits = GroupCommit(store, connections.control, connections.data)
     executor = _executor(plan, commits, committer, store, worker, signer=trust.signer)
-    machine = _machine(config, replace(plan.engine, payload_bytes_max=most), recovered, start)
+    machine = _machine(
+        config,
+        replace(plan.engine.for_model(committer.manifest.parameter_count), payload_bytes_max=most),
+        recovered,
+        start,
+    )
     watched = _watched(plan, machine, commits, store.run)
     releases = TaskReleases(ReleaseShelf(config.store.folder), _topics(config), connections.data)
     inbound = _inbound(plan, store, executor, connections, releases)

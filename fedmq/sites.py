@@ -140,15 +140,20 @@ class Sites:
             StorageError: A payload is gone (``store.audit_versions``, above and below).
         """
         manifest, before = self._root.manifest(), first
+        own = settings.with_frame_min(manifest.parameter_count)
+        # The last one is that of a small model before there was a least size of frames.
+        ways = (own, own.plainly(), settings.plainly())
         for row in self._root.history():
             record = row.record
             if record.version == 0:
                 continue
             members = [member for one in self._applied(record.version) for member in self._members(one)]
-            made = self._flat(before, members, manifest, settings) if members else None
-            if made is not None and made.shadow.digest() != record.digest:
-                # Versions go down in one of two ways, by who was there to read them; the members are the same.
-                made = self._flat(before, members, manifest, settings.plainly())
+            made = None
+            # Versions go down in one of these ways, by who was there to read them; the members are the same.
+            for way in ways if members else ():
+                made = self._flat(before, members, manifest, way)
+                if made is None or made.shadow.digest() == record.digest:
+                    break
             if made is None:
                 yield FlatVersion(version=record.version, members=0, through_gateways=record.digest, flat=Digest(b""))
                 return

@@ -35,6 +35,7 @@ from federation.tasks.scaffold import NODES_KEY, RESOLUTION_DEFAULT, RESOLUTION_
 from federation.tasks.statistics.layout import PASSES
 from federation.tasks.statistics.task import StatisticsRequest
 from update_codec import CodecSpec
+from update_codec.spec import PROFILES
 
 __all__ = [
     "committer_settings",
@@ -311,9 +312,11 @@ def _contexts(config: CoordinatorConfig) -> int:
 
 
 def _compensated(strategy: Strategy, config: CoordinatorConfig, down: CodecSpec) -> Strategy:
-    given = config.codec.lag_versions
-    versions = lag_of(CodecSpec.parse(up_codec(config)), down) if given is None else given
+    given, up = config.codec.lag_versions, CodecSpec.parse(up_codec(config))
+    versions = lag_of(up, down) if given is None else given
     # FedAsync pulls the model back to an update's base: a step that ran ahead would be pulled back, too.
     if versions == 0 or (given is None and strategy_name(config) == "fedasync"):
         return strategy
-    return LagCompensation(strategy=strategy, versions=versions)
+    if given is not None or up_codec(config) not in PROFILES:
+        return LagCompensation(strategy=strategy, versions=versions)
+    return LagCompensation(strategy=strategy, versions=versions, up=up, down=down)

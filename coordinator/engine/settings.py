@@ -3,8 +3,10 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 from coordinator.engine.early_stopping import StoppingSettings
+from coordinator.strategies.codecs import codec_for
 from coordinator.strategies.learning_rate import RateSchedule
 from federation.protocol.messages import TrainSettings
 from federation.types import HelperId, NodeId
@@ -142,6 +144,18 @@ class EngineSettings:
     stopping: StoppingSettings = field(default_factory=StoppingSettings)
     masking: MaskingSettings | None = None
     gateways: Mapping[NodeId, int] = field(default_factory=dict)
+
+    def for_model(self, parameters: int) -> Self:
+        """The same for a model of so many parameters: a named codec takes a rate that suits it.
+
+        The name itself stays a fallback, for nodes that agree to nothing else.
+        """
+        asked = (self.codec_up, *self.codec_fallbacks)
+        suited = tuple(codec_for(codec, parameters) for codec in asked)
+        if suited == asked:
+            return self
+        first, *others = dict.fromkeys((*suited, *asked))
+        return replace(self, codec_up=first, codec_fallbacks=tuple(others))
 
 
 def sized(settings: EngineSettings, online: int) -> EngineSettings:

@@ -29,6 +29,7 @@ from coordinator.global_model.statistics import (
 from coordinator.global_model.update_checks import Examine, Inspections
 from coordinator.records import BatchRecord, Member, VersionRecord
 from coordinator.storage.store import Commit, Figures, ModelState
+from coordinator.strategies.lag_compensation import LagCompensation
 from coordinator.strategies.strategy import Averaging, Strategy
 from federation.errors import ConfigError, DamagedStore, StorageError
 from federation.privacy.terms import shape_of, terms_digest
@@ -53,6 +54,7 @@ class CommitterSettings:
         contexts: Versions whose codec contexts are kept; 0 is none, see `coordinator.global_model.codec_contexts`.
         masked: Updates are masked, and come with the sums of their masks; None: they do not.
         plain_strategy: In place of ``strategy`` where a version goes down as ``downlink.plain`` says; None is the same.
+        has_frame_min: Small models take rates that suit them.
     """
 
     strategy: Strategy = field(default_factory=Averaging)
@@ -61,10 +63,27 @@ class CommitterSettings:
     contexts: int = 0
     masked: MaskedModel | None = None
     plain_strategy: Strategy | None = None
+    has_frame_min: bool = True
 
     def plainly(self) -> Self:
         """As they hold where a node reads no frames of the cosine kind, and for small and large models."""
         return replace(self, downlink=self.downlink.plainly(), strategy=self.plain_strategy or self.strategy)
+
+    def with_frame_min(self, parameters: int) -> Self:
+        """As they hold for a model of so many parameters, see `coordinator.strategies.codecs.with_frame_min`."""
+        if not self.has_frame_min:
+            return self
+        plain = None if self.plain_strategy is None else _for_model(self.plain_strategy, parameters)
+        downlink = self.downlink.with_frame_min(parameters)
+        return replace(self, downlink=downlink, strategy=_for_model(self.strategy, parameters), plain_strategy=plain)
+
+    def without_frame_min(self) -> Self:
+        """As releases to 0.2.0 made versions of small models."""
+        return replace(self, has_frame_min=False)
+
+
+def _for_model(strategy: Strategy, parameters: int) -> Strategy:
+    return strategy.for_model(parameters) if isinstance(strategy, LagCompensation) else strategy
 
 
 class SumStore(Protocol):
@@ -315,7 +334,8 @@ def settings_for(manifest: Manifest, settings: CommitterSettings) -> CommitterSe
     """The settings as they hold for a model: statistics are exact sums, whatever the configuration trains with."""
     if not is_statistics(manifest):
         least, most = settings.downlink.plain_outside or (0, manifest.parameter_count)
-        return settings if least <= manifest.parameter_count <= most else settings.plainly()
+        outside = not least <= manifest.parameter_count <= most
+        return (settings.plainly() if outside else settings).with_frame_min(manifest.parameter_count)
     masked = settings.masked
     return replace(
         settings,

@@ -12,6 +12,7 @@ from typing import Self
 import numpy as np
 
 from coordinator.storage.store import ModelState
+from coordinator.strategies.codecs import with_frame_min
 from federation.protocol.chunking import payload_digest
 from federation.protocol.limits import PARTS_MAX
 from federation.protocol.messages import ModelPart, PartKind
@@ -62,6 +63,13 @@ class DownlinkSettings:
     def plainly(self) -> Self:
         """As every node reads it."""
         return self if self.plain is None else replace(self, spec=self.plain)
+
+    def with_frame_min(self, parameters: int) -> Self:
+        """As it holds for a model of so many parameters, where nobody chose the codec."""
+        if self.plain_outside is None:
+            return self
+        plain = None if self.plain is None else with_frame_min(self.plain, parameters)
+        return replace(self, spec=with_frame_min(self.spec, parameters), plain=plain)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,12 @@ COUNTER_MAX = 2**40
 INSPECTIONS_MAX = 1_024
 """Frames whose description is remembered."""
 
+DIVERGES = (
+    "where the norms of all nodes grew to it, training diverges: lower train.learning_rate or take a codec of more bits"
+    " (codec.up, balanced), and begin again from a version before"
+)
+"""What an update that is too long tells a person."""
+
 Examine = Callable[[bytes], FrameInfo]
 """Validates a frame and describes it, as `update_codec.inspect` does for one manifest."""
 
@@ -144,7 +150,7 @@ def _check_content(record: UpdateRecord, info: FrameInfo, norm_max: float) -> Re
     if not info.finite:
         return Reason.NOT_FINITE, "the update holds NaN or infinity"
     if not info.parameter_norm <= norm_max:
-        return Reason.NORM, f"the update's norm is {info.parameter_norm:.3g}, the limit is {norm_max:.3g}"
+        return Reason.NORM, f"the update's norm is {info.parameter_norm:.3g}, the limit is {norm_max:.3g}; {DIVERGES}"
     for what, largest, limit in (
         ("a control", info.control_abs_max, norm_max),
         ("a statistic", info.statistic_abs_max, STATISTIC_MAX),

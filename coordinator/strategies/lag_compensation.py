@@ -12,12 +12,14 @@ has the figures.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.records import Member
+from coordinator.strategies.codecs import with_frame_min
 from coordinator.strategies.server_optimizer import State
 from coordinator.strategies.strategy import Strategy, Weights
 from update_codec import CodecSpec
@@ -64,10 +66,21 @@ class LagCompensation:
     Attributes:
         strategy: Makes weights and steps.
         versions: L, above 0.
+        up: The codec of updates from whose rate L was made; None where somebody chose L.
+        down: That of versions.
     """
 
     strategy: Strategy
     versions: float
+    up: CodecSpec | None = None
+    down: CodecSpec | None = None
+
+    def for_model(self, parameters: int) -> Self:
+        """The same for a model whose updates have another rate, see `with_frame_min`."""
+        if self.up is None or self.down is None:
+            return self
+        up = with_frame_min(self.up, parameters)
+        return self if up == self.up else replace(self, versions=lag_of(up, self.down), up=up)
 
     def weigh(self, members: Sequence[Member]) -> Weights:
         """The strategy's own weights."""

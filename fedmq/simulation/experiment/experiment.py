@@ -147,12 +147,13 @@ class Experiment:
     """
 
     def __init__(self, plan: Plan, pool: NodePool, *, workers: int = 1, cluster: Cluster | None = None) -> None:
-        self.plan, self.pool = plan, pool
+        self.pool = pool
         self._private = plan.engine.train.privacy is not None
         if self._private:
             check_private(pool)
         initial = dict(pool.initial_parameters(plan.seed))
         self.manifest = Manifest.of(initial, pool.roles())
+        self.plan = plan = replace(plan, engine=plan.engine.for_model(self.manifest.parameter_count))
         masking = plan.engine.masking
         self._masks = None if masking is None else VirtualMasks(masking, masks=plan.masks)
         self._trainers = Trainers(pool, self.manifest, workers, cluster)

@@ -102,3 +102,27 @@ def test_small_and_large_models_keep_their_codec_and_their_strategy(
     assert isinstance(made, VersionRecord)
     assert {kind for _, _, kind in kinds(store, made)} == {Kind.LOSSLESS}
     np.testing.assert_allclose(store.model(made.version).shadow.parameters[0], -1 + 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("has_frame_min", [True, False])
+def test_a_small_models_version_is_made_again_at_the_rate_of_its_release(
+    store: SqliteStore, *, has_frame_min: bool
+) -> None:
+    edge = CodecSpec.parse("edge")
+    down = replace(DOWN, spec=edge, plain=edge, plain_outside=(16_384, 1 << 22))
+    lag = LagCompensation(strategy=Averaging(), versions=4.0, up=edge, down=edge)
+    settings = CommitterSettings(downlink=down, strategy=lag, plain_strategy=lag)
+    digests = []
+    for _ in range(3):
+        head = store.recovered(recent=1).head
+        rng = np.random.default_rng(head.version)
+        sent = arrived("a", update(rng.normal(size=45).astype(np.float32)), round_id=head.version)
+        store.save_update(sent.record, sent.payload)
+        made = committer(store, replace(settings, has_frame_min=has_frame_min))
+        record = made.commit([sent.member], "full", Figures())
+        assert isinstance(record, VersionRecord)
+        digests.append(record.digest)
+        assert recompute_head(store, settings) == record.digest
+        other = recompute_head(store, replace(settings, has_frame_min=False))
+        assert (other == record.digest) is not has_frame_min
+    assert len(set(digests)) == 3
