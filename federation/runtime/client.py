@@ -1,9 +1,16 @@
-"""The client library's client as we set it up: on connections that we make, with what we ask of each session."""
+"""The client library's client as we set it up: on connections that we make, with what we ask of each session.
+
+`FastClient` reads and decodes most packets by itself, through names that the library keeps for itself. So it is taken
+only with releases of the library that the tests hold it against (`FAST_RELEASES`), and where all of these names are
+there. With any other release `Client` leaves reading and decoding to the library: slower, and as right.
+"""
 
 import os
+import re
 import socket
 from typing import Literal, Protocol
 
+from paho import mqtt
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
@@ -15,13 +22,19 @@ from federation.runtime.dial import dial
 from federation.runtime.session import SessionSettings
 from federation.runtime.transport import Will
 
-__all__ = ["Client", "Connection", "make_client"]
+__all__ = ["Client", "Connection", "FastClient", "make_client", "suits"]
 
 CONNECT_WAIT_S = 5.0
 """How long a connection, and a TLS handshake, may take, in seconds."""
 
 READ_BYTES = 16_384
 """So much is read at once, in bytes: some small messages, and less than a chunk of a model."""
+
+FAST_RELEASES: tuple[tuple[str, str], ...] = (("2", "2"),)
+"""Releases of the library, by their first two numbers, with which `FastClient` hears what the library hears."""
+
+_METHODS = ("_sock_recv", "_handle_publish", "_handle_pubackcomp", "_handle_on_message", "_do_on_publish")
+_ATTRIBUTES = ("_in_packet", "_out_messages", "_out_message_mutex")
 
 PLAIN_PUBACK_BYTES = 2
 PLAIN_TOPIC_AT = 2
@@ -60,7 +73,6 @@ class Client(paho.Client):
             self.tls_set_context(self._tls_context)
         self._peer = ""
         self._silent: set[str] = set()
-        self._read, self._taken = b"", 0
 
     def connect_anew(self, *, clean: bool) -> None:
         """Connect, and say CONNECT; ``clean`` forgets the session.
@@ -69,7 +81,6 @@ class Client(paho.Client):
             OSError: There is no connection.
             ValueError: The server speaks something else.
         """
-        self._read, self._taken = b"", 0
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = self._session.session_expiry_s
         properties.ReceiveMaximum = self._session.receive_max
@@ -86,7 +97,7 @@ class Client(paho.Client):
     @property
     def has_read(self) -> bool:
         """Whether bytes were read of the connection that no packet was made of yet: no selector can see them."""
-        return self._taken < len(self._read)
+        return False
 
     def make_connection(self) -> socket.socket:
         """A connection beside the client's own, through TLS where that is.
@@ -106,6 +117,29 @@ class Client(paho.Client):
     def distrust(self) -> None:
         """The address that has taken the connection says nothing: others come first."""
         self._silent.add(self._peer)
+
+    def _create_socket_connection(self) -> socket.socket:
+        made = dial(self._address.host, self._address.port, timeout_s=CONNECT_WAIT_S, last=self._silent)
+        self._peer = str(made.getpeername()[0])
+        return made
+
+
+class FastClient(Client):
+    """One that reads in large pieces, and decodes what nearly all packets are without the library's objects for it."""
+
+    def __init__(self, address: BrokerAddress, session: SessionSettings) -> None:
+        super().__init__(address, session)
+        self._read, self._taken = b"", 0
+
+    def connect_anew(self, *, clean: bool) -> None:
+        """The same; what was read of the connection before is not taken for this one's."""
+        self._read, self._taken = b"", 0
+        super().connect_anew(clean=clean)
+
+    @property
+    def has_read(self) -> bool:
+        """Whether bytes were read of the connection that no packet was made of yet: no selector can see them."""
+        return self._taken < len(self._read)
 
     def _sock_recv(self, bufsize: int) -> bytes:
         """What the library asks for: a packet's first byte, its length, its rest, each apart; read in one call for all.
@@ -142,10 +176,12 @@ class Client(paho.Client):
         with self._out_message_mutex:
             return self._do_on_publish(mid, _SUCCESS, _NOTHING) if mid in self._out_messages else DONE
 
-    def _create_socket_connection(self) -> socket.socket:
-        made = dial(self._address.host, self._address.port, timeout_s=CONNECT_WAIT_S, last=self._silent)
-        self._peer = str(made.getpeername()[0])
-        return made
+
+def suits(release: str, client: paho.Client) -> bool:
+    """Whether `FastClient` knows this release of the library, and finds in its client all that it goes by."""
+    known = tuple(re.split(r"\D", release)[:2]) in FAST_RELEASES
+    methods = all(hasattr(paho.Client, name) for name in _METHODS)
+    return known and methods and all(hasattr(client, name) for name in _ATTRIBUTES)
 
 
 def make_client(address: BrokerAddress, session: SessionSettings, will: Will | None) -> Client:
@@ -154,7 +190,9 @@ def make_client(address: BrokerAddress, session: SessionSettings, will: Will | N
     Raises:
         ConfigError: A certificate or a key cannot be read.
     """
-    client = Client(address, session)
+    client: Client = FastClient(address, session)
+    if not suits(mqtt.__version__, client):
+        client = Client(address, session)
     # Our thread catches what a callback raises, says it, and connects anew: suppressing would lose the message.
     client.suppress_exceptions = False
     client.connect_timeout = CONNECT_WAIT_S

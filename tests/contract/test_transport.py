@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
+import paho.mqtt
 import pytest
 
 from federation.errors import PayloadTooLarge
@@ -79,9 +80,14 @@ class _MqttWorld:
         self._broker.stop()
 
 
-@pytest.fixture(params=["memory", pytest.param("mqtt", marks=pytest.mark.broker)])
-def world(request: pytest.FixtureRequest) -> Iterator[_World]:
-    factories: dict[str, Callable[[], _World]] = {"memory": _MemoryWorld, "mqtt": _MqttWorld}
+MQTT, OTHER_LIBRARY = "mqtt", "mqtt by a library of another release"
+
+
+@pytest.fixture(params=["memory", *(pytest.param(name, marks=pytest.mark.broker) for name in (MQTT, OTHER_LIBRARY))])
+def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[_World]:
+    if request.param == OTHER_LIBRARY:
+        monkeypatch.setattr(paho.mqtt, "__version__", "2.3.0")
+    factories: dict[str, Callable[[], _World]] = {"memory": _MemoryWorld, MQTT: _MqttWorld, OTHER_LIBRARY: _MqttWorld}
     made = factories[request.param]()
     yield made
     made.close()

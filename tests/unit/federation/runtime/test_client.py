@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from paho import mqtt
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from federation.runtime.address import parse_broker_url
-from federation.runtime.client import READ_BYTES, Client
+from federation.runtime.client import READ_BYTES, Client, FastClient, make_client, suits
 from federation.runtime.session import SessionSettings
 
 USER_PROPERTY = bytes([0x26, 0, 1]) + b"k" + bytes([0, 1]) + b"v"
@@ -51,8 +52,20 @@ class Heard:
     codes: list[MQTTErrorCode] = field(default_factory=list)
 
 
-def ours() -> Client:
-    return Client(parse_broker_url("mqtt://127.0.0.1"), SessionSettings(client_id="c", connection="node"))
+ADDRESS, SESSION = parse_broker_url("mqtt://127.0.0.1"), SessionSettings(client_id="c", connection="node")
+
+
+def ours() -> FastClient:
+    made = make_client(ADDRESS, SESSION, None)
+    assert isinstance(made, FastClient)
+    return made
+
+
+def slow() -> Client:
+    """What is taken with another release of the library."""
+    made = Client(ADDRESS, SESSION)
+    assert not isinstance(made, FastClient)
+    return made
 
 
 def theirs() -> paho.Client:
@@ -121,8 +134,8 @@ def test_it_hears_what_the_library_hears_however_the_bytes_are_cut(packets: list
         stream = stream[cut:]
     pieces.append(stream)
     expected, _ = read(theirs(), pieces, in_flight=range(10))
-    found, _ = read(ours(), pieces, in_flight=range(10))
-    assert found == expected
+    for client in (ours(), slow()):
+        assert read(client, pieces, in_flight=range(10))[0] == expected
 
 
 def test_many_small_packets_are_read_in_one_call() -> None:
@@ -139,6 +152,56 @@ def test_a_body_larger_than_what_is_read_at_once_comes_whole() -> None:
     body = bytes(range(256)) * (READ_BYTES // 64)
     heard, _ = read(ours(), [publish(b"fl/a", body, 2) + publish(b"fl/b", b"after", 2)])
     assert [message[1] for message in heard.messages] == [body, b"after"]
+
+
+@pytest.mark.parametrize(
+    ("release", "suited"),
+    [
+        ("2.2.0", True),
+        ("2.2.7", True),
+        ("2.2.1rc1", True),
+        ("2.1.0", False),
+        ("2.3.0", False),
+        ("3.1", False),
+        ("21.2", False),
+        ("2", False),
+        ("", False),
+        ("unknown", False),
+    ],
+)
+def test_only_releases_that_were_tested_are_read_fast(release: str, suited: bool) -> None:
+    assert suits(release, slow()) is suited
+
+
+@pytest.mark.parametrize(
+    "name", ["_sock_recv", "_handle_publish", "_handle_pubackcomp", "_handle_on_message", "_do_on_publish"]
+)
+def test_a_library_that_has_renamed_a_method_is_left_to_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert suits("2.2.0", slow())
+    monkeypatch.delattr(paho.Client, name)
+    assert not suits("2.2.0", slow())
+
+
+@pytest.mark.parametrize("name", ["_in_packet", "_out_messages", "_out_message_mutex"])
+def test_a_library_that_keeps_its_state_elsewhere_is_left_to_itself(name: str) -> None:
+    client = slow()
+    kept = getattr(client, name)
+    delattr(client, name)
+    assert not suits("2.2.0", client)
+    setattr(client, name, kept)  # the library's own end of a client needs it
+
+
+def test_another_release_of_the_library_reads_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt, "__version__", "2.3.0")
+    client = make_client(ADDRESS, SESSION, None)
+    for name in ("_sock_recv", "_handle_publish", "_handle_pubackcomp"):
+        assert getattr(type(client), name) is getattr(paho.Client, name)
+    body = bytes(range(256)) * (READ_BYTES // 64)
+    stream = publish(b"fl/a", body, 2) + publish(b"fl/b", b"after", 2) + packet(0x40, b"\0\3")
+    heard, _ = read(client, [stream[:100], stream[100:]], in_flight=[3])
+    assert [message[1] for message in heard.messages] == [body, b"after"]
+    assert heard.settled == [(3, 0, "Success")]
+    assert not client.has_read
 
 
 def test_what_was_read_of_one_connection_is_not_taken_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
