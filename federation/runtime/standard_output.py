@@ -12,7 +12,7 @@ from typing import IO, Any, Final, Never, TextIO
 
 __all__ = ["reserve", "start_again"]
 
-OURS: Final = frozenset({"coordinator", "edge_node", "federation", "fedmq", "sum_helper"})
+OURS: Final = frozenset({"coordinator", "edge_node", "federation", "fedmq", "site_gateway", "sum_helper"})
 THEIRS: Final = "federation.tasks."
 """Where tasks are run, and libraries download data for them: nothing of ours is printed there."""
 
