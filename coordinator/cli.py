@@ -187,10 +187,14 @@ def why(*, config: ConfigOption = None, state: StateOption = None, as_json: Json
     from coordinator.monitoring.privacy import privacy_line, privacy_report, privacy_row  # noqa: PLC0415
     from coordinator.monitoring.state_files import read_waiting  # noqa: PLC0415
     from coordinator.monitoring.why import explain  # noqa: PLC0415
+    from coordinator.storage.places import leader_of  # noqa: PLC0415
     from coordinator.storage.read_only import ReadOnlyStore  # noqa: PLC0415
 
     folder = _state_folder(config, state)
-    waiting, spent, noised = read_waiting(folder), None, None
+    leader = None
+    with suppress(StorageError, ConfigError):
+        leader = leader_of(folder)
+    waiting, spent, noised = read_waiting(folder, leader), None, None
     # What is waited for is said in a file of its own, whatever the store is like.
     with suppress(StorageError), ReadOnlyStore(folder) as store:
         spent, noised = privacy_report(store), nodes_report(store)

@@ -15,6 +15,7 @@ from typing import Any
 
 from coordinator.engine.early_stopping import Goal, Source, StoppingSettings
 from coordinator.storage.files import NO_RUN, STATUS
+from coordinator.storage.parts import Leader
 from federation.errors import StorageError
 from federation.storage.folder import lock_holder, write_file
 
@@ -171,20 +172,37 @@ def _fields(snapshot: Mapping[str, Any]) -> Mapping[str, object]:
 # --- for the commands that only read --------------------------------------------------------------------------------
 
 
-def read_waiting(folder: Path) -> Waiting:
+def read_waiting(folder: Path, leader: Leader | None = None) -> Waiting:
     """What the coordinator of this state folder waits for.
 
+    Args:
+        folder: The state folder.
+        leader: Who leads the run, where several coordinators share its database: that one says it, in its own folder.
+
     Raises:
-        StorageError: No coordinator has run there, or the file cannot be read.
+        StorageError: No coordinator has run there, or the file cannot be read; it says whom to ask where that is known.
     """
     content = _part(folder, "waiting")
     try:
         fields, at = dict(content["fields"]), float(content["at"])
         since = float(content.get("since", at))
     except (ValueError, KeyError, TypeError) as error:
+        if leader is not None:
+            raise StorageError(_ask_elsewhere(folder, leader)) from error
         raise StorageError(f"{folder} does not say; {NO_RUN}") from error
     now = time.time()
     return Waiting(fields=fields, since_s=max(0.0, now - since), said_s=max(0.0, now - at), pid=lock_holder(folder))
+
+
+def _ask_elsewhere(folder: Path, leader: Leader) -> str:
+    """A standby decides nothing, so its folder has no answer."""
+    who = f"{leader.holder} (machine:process, term {leader.term})"
+    if leader.overdue:
+        return f"nobody leads this run now: {who} led it last, and its lease has run out; the next leader will say it"
+    return (
+        f"{folder} is of a standby, which waits for the lead alone; what the run waits for is said by its leader,"
+        f" {who}: ask `coordinator why` on that machine, with the state folder of its configuration"
+    )
 
 
 def read_behind(folder: Path) -> Mapping[str, Any]:

@@ -8,9 +8,11 @@ from pathlib import Path
 from unittest.mock import ANY
 
 import pytest
+from typer.testing import CliRunner
 
 from coordinator.backup.making import make_backup
 from coordinator.backup.restoring import restore
+from coordinator.cli import make_app
 from coordinator.config.sections import StoreSection
 from coordinator.monitoring.doctor import check_database
 from coordinator.monitoring.status import read_status, show_status
@@ -171,6 +173,8 @@ def test_the_folder_of_a_standby_shows_the_run_that_another_one_leads(
     assert list(check_database(StoreSection(folder=tmp_path))) == []
     (finding,) = check_database(StoreSection(folder=tmp_path, url=f"postgresql://x@/y?host={tmp_path}"))
     assert finding.verdict is Verdict.FAIL
+    said = CliRunner().invoke(make_app(("why",)), ["why", "--state", str(tmp_path)])
+    assert f"{os.getpid()} (machine:process, term 1): ask `coordinator why` on that machine" in str(said.exception)
     store.close()
     assert explain_lead(tmp_path)
 
