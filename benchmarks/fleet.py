@@ -135,6 +135,7 @@ class Bench:
             "ROUND__NODES_MIN": str(self.nodes),
             "ROUND__QUORUM": str(self.nodes),
             "ROUND__VERSIONS": str(load.versions),
+            "ROUND__INTERVAL_MIN_S": "0",
             "ROUND__EXIT_WHEN_FINISHED": "true",
             "CODEC__UP": "lossless",
             "EVALUATION__EVERY": "0",

@@ -133,6 +133,7 @@ class PrivateSite:
             "max_wait_s": plan.max_wait_s,
             "spread_s": plan.spread_s,
             "versions": 0,
+            "interval_min_s": 0.0,
         }
         sections["store"]["audit_versions"] = AUDITED
         self.settings.write_text(to_toml(sections), encoding="utf-8")

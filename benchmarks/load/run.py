@@ -24,6 +24,7 @@ from benchmarks.load.processes import (
     dropped,
     started_broker,
 )
+from coordinator.strategies.codecs import codec_for
 from federation.protocol.signing import Reader
 from federation.protocol.topics import Topics
 from federation.types import NodeId, UpdateId
@@ -271,6 +272,7 @@ def _settings(plan: Plan, folder: Path, broker: Broker, enrolled: Enrolled | Non
         "ROUND__BUFFER": buffer,
         "ROUND__NODES_MIN": plan.nodes,
         "ROUND__VERSIONS": 0,
+        "ROUND__INTERVAL_MIN_S": 0,
         "CODEC__UP": plan.codec,
         "EVALUATION__EVERY": 0,
         "LOG__LEVEL": "error",
@@ -287,7 +289,7 @@ def _settings(plan: Plan, folder: Path, broker: Broker, enrolled: Enrolled | Non
 
 def _frames(plan: Plan) -> list[bytes]:
     """Updates of that codec, normally distributed."""
-    spec = CodecSpec.parse(plan.codec)
+    spec = CodecSpec.parse(codec_for(plan.codec, plan.parameters))
     manifest = Manifest.of({"weights": np.zeros(plan.parameters, np.float32)}, {})
     made = []
     for seed in range(FRAMES):

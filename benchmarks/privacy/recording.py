@@ -132,6 +132,7 @@ class Site:
             "store.folder": state / "coordinator",
             "store.audit_versions": 1_000,
             "round.exit_when_finished": True,
+            "round.interval_min_s": 0.0,
             "task.name": self.task,
             "log.level": "error",
         }

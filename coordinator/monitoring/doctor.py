@@ -10,7 +10,7 @@ from coordinator.config.settings import engine_settings
 from coordinator.global_model.initial import InitialRequest, initial_model
 from coordinator.storage.database import DATABASE
 from coordinator.storage.files import remedy_of, traces
-from coordinator.storage.places import has_store, leader_at
+from coordinator.storage.places import NOTE, leader_at
 from coordinator.storage.read_only import ReadOnlyStore
 from federation.config import broker_address
 from federation.doctor import (
@@ -114,7 +114,7 @@ def check_task(config: CoordinatorConfig) -> tuple[Finding, Manifest | None]:
 
 def check_store(folder: Path, manifest: Manifest | None) -> Finding:
     """Whether the store is whole, and of this task; a running coordinator is not disturbed."""
-    if not has_content(folder / DATABASE) and not has_store(folder):
+    if not has_content(folder / DATABASE) and not (folder / NOTE).is_file():
         if found := traces(folder, DATABASE):
             return failed("store", *str(lost(folder / DATABASE, found, remedy_of(folder))).split(": ", 1))
         return passed("store", "none yet: the first start makes it")

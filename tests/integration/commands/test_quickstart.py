@@ -67,7 +67,9 @@ def test_the_demo_draws_its_pictures(tmp_path: Path) -> None:
     assert "final accuracy" in shell("demo", tmp_path)
     names = {file.name for file in (tmp_path / "pictures").iterdir()}
     assert names == {
-        f"{name}.{kind}" for name in ("learning", "node-loss", "participation", "staleness") for kind in ("png", "svg")
+        f"{name}.{kind}"
+        for name in ("learning", "node-loss", "participation", "staleness", "story")
+        for kind in ("png", "svg")
     }
 
 
