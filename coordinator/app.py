@@ -21,6 +21,7 @@ from coordinator.config.settings import (
     strategy_name,
     up_codec,
 )
+from coordinator.engine.effects import Effect
 from coordinator.engine.events import Event, StopRequested
 from coordinator.engine.fencing import Leave
 from coordinator.engine.machine import CoordinatorMachine
@@ -232,7 +233,9 @@ def _machine(
     return CoordinatorMachine(engine, recovered, selector=selector, rng=rng, start=start)
 
 
-def _watched(plan: _Plan, machine: CoordinatorMachine, commits: GroupCommit, run: RunId) -> WatchedMachine:
+def _watched(
+    plan: _Plan, machine: CoordinatorMachine, commits: GroupCommit, run: RunId
+) -> WatchedMachine[Event, Effect]:
     rule = StoppingRule(settings=plan.engine.stopping, versions=plan.engine.versions)
     status = StatusFile(plan.config.store.folder, machine.snapshot, plan.incidents.counts, rule)
     presence = PresenceFile(plan.config.store.folder, run)

@@ -14,6 +14,7 @@ from coordinator.engine.events import StopRequested
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.update_checks import check_update
 from coordinator.monitoring.state_files import StatusFile, StoppingRule, read_incidents
+from coordinator.monitoring.watched_machine import WatchedMachine
 from coordinator.runtime.connections import Connections, coordinator_will, open_connections
 from coordinator.runtime.enrolled import EnrolledWatch
 from coordinator.runtime.executor import ExecutorParts
@@ -46,7 +47,6 @@ from federation.runtime.supervision import Supervision
 from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox
 from federation.types import FederationId, ModelVersion, NodeId, RoundId, RunId, Start
 from site_gateway.config import GatewaySettings
-from site_gateway.engine.events import GatewayEffect, GatewayEvent
 from site_gateway.engine.machine import GatewayMachine
 from site_gateway.engine.site import SiteMachine
 from site_gateway.runtime.executor import AboveExecutor, GatewayExecutor, SiteExecutor
@@ -156,28 +156,6 @@ class _Below:
     incidents: Incidents
 
 
-class _Driven:
-    """The machine for the driver; it also wakes for the status file."""
-
-    def __init__(self, machine: GatewayMachine, commits: GroupCommit, status: StatusFile) -> None:
-        self._machine, self._commits, self._status = machine, commits, status
-        self._now = MonotonicClock().now
-
-    def handle(self, event: GatewayEvent | None, now: float) -> list[GatewayEffect]:
-        """Let the machine handle it."""
-        return self._machine.handle(event, now)
-
-    def deadline(self) -> float | None:
-        """When the machine or the file wants to be called."""
-        dues = (self._machine.deadline(), self._status.due())
-        return min((due for due in dues if due is not None), default=None)
-
-    def settle(self) -> None:
-        """Wait for the site's disk, say what was held back, then tell."""
-        self._commits.settle()
-        self._status.look(self._now())
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Gateway:
     """Everything together."""
@@ -212,7 +190,8 @@ class _Gateway:
         incidents = self.below.incidents
         rule = StoppingRule(settings=self.engine.stopping, versions=0)
         status = StatusFile(self.store.folder, machine.snapshot, incidents.counts, rule)
-        driven, clock = _Driven(machine, self.below.commits, status), MonotonicClock()
+        clock = MonotonicClock()
+        driven = WatchedMachine(machine, self.below.commits.settle, clock.now, status)
         executor = GatewayExecutor(self.above.executor, self.below.executor, self.settings.own.gateway.form)
         told = {"run": self.store.run, "version": self.store.head(), "form": self.settings.own.gateway.form.value}
         log.info("gateway_started", gateway=self.settings.above.node.id, pid=os.getpid(), **told)
@@ -236,7 +215,7 @@ class _Gateway:
             finally:
                 self.below.connections.close(timeout_s=FLUSH_S)
                 self.above.transport.close(timeout_s=FLUSH_S)
-                status.write()
+                driven.close()
             log.info("gateway_stopped", reason=executor.stop_reason)
         return signals.exit_code
 

@@ -12,7 +12,6 @@ from typing import Final
 from coordinator.engine.events import (
     ChunkReceived,
     DeclineReceived,
-    Event,
     NodeStateReceived,
     OfferReceived,
     ProgressReceived,
@@ -53,8 +52,8 @@ class PresenceFile:
         self._new: list[tuple[float, str, Happening]] = []
         self._changed, self._next_s = False, 0.0
 
-    def see(self, event: Event) -> None:
-        """Take notice of what a node has sent."""
+    def see(self, event: object) -> None:
+        """Take notice of what a node has sent; whatever else there is says nothing of nodes."""
         match event:
             case NodeStateReceived():
                 self._observe(event)

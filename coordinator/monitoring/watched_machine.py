@@ -1,17 +1,16 @@
 """The machine beside what it tells people: two files of the state folder, written between two messages."""
 
 from collections.abc import Callable, Sequence
+from typing import Generic
 
-from coordinator.engine.effects import Effect
-from coordinator.engine.events import Event
 from coordinator.monitoring.presence_file import PresenceFile
 from coordinator.monitoring.state_files import StatusFile
-from federation.runtime.driver import Machine
+from federation.runtime.driver import EffectT, EventT, Machine
 
 __all__ = ["WatchedMachine"]
 
 
-class WatchedMachine:
+class WatchedMachine(Generic[EventT, EffectT]):
     """The machine for the driver, with a wake-up for what is to be told although nothing happens any more.
 
     Args:
@@ -24,7 +23,7 @@ class WatchedMachine:
 
     def __init__(
         self,
-        machine: Machine[Event, Effect],
+        machine: Machine[EventT, EffectT],
         settle: Callable[[], None],
         now: Callable[[], float],
         status: StatusFile,
@@ -33,7 +32,7 @@ class WatchedMachine:
         self._machine, self._settle, self._now = machine, settle, now
         self._status, self._presence = status, presence
 
-    def handle(self, event: Event | None, now: float) -> Sequence[Effect]:
+    def handle(self, event: EventT | None, now: float) -> Sequence[EffectT]:
         """Let the machine handle it; without an event it does only what is due."""
         if event is not None and self._presence is not None:
             self._presence.see(event)

@@ -44,6 +44,9 @@ __all__ = ["EvaluatedTask", "TaskApart", "TaskHere", "TaskSettings", "build_task
 IDLE_S: Final = 60.0
 """A process that was asked for nothing for so long ends, in seconds."""
 
+END_S: Final = 10.0
+"""How long a process whose connection is closed may take to end before it is killed, in seconds."""
+
 _LENGTHS: Final = struct.Struct("<QQ")
 _Arrays = dict[str, NDArray[Any]]
 
@@ -192,7 +195,11 @@ class TaskApart:
             self._ours = self._process = None
         if ours is not None and process is not None:
             ours.close()
-            process.wait()
+            try:
+                process.wait(END_S)
+            except subprocess.TimeoutExpired:  # a thread of the task's own may never end
+                process.kill()
+                process.wait()
 
     def close(self) -> None:
         """End the process at once, whatever it does; from any thread."""

@@ -85,10 +85,6 @@ class GatewayMachine:
         """Where both stand, as plain data; the site's part is a coordinator's."""
         return self._below.snapshot()
 
-    def above_snapshot(self) -> Mapping[str, object]:
-        """Where the node above stands, as plain data."""
-        return self._above.snapshot()
-
     # --- from above to below ----------------------------------------------------------------------------------------
 
     def _heard(self, event: NodeEvent, now: float) -> list[GatewayEffect]:

@@ -18,6 +18,7 @@ from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
@@ -37,7 +38,7 @@ from fedmq.simulation.protocol.federation import Simulation, quiet_log
 from fedmq.simulation.protocol.helper_actor import helper_key
 from fedmq.simulation.protocol.masked_sums import HELPERS, masked_scenario
 from fedmq.simulation.protocol.scenario import Outcome, Scenario
-from fedmq.simulation.world.faults import FaultPlan
+from fedmq.simulation.world.faults import FaultPlan, some_of
 from fedmq.simulation.world.trainer import Stragglers
 
 __all__ = ["Seed", "campaign", "main", "random_masked_scenario", "random_scenario", "run_seed", "seeds_of"]
@@ -175,10 +176,7 @@ def _busy_s(seed: int) -> float:
 
 def _faults(rng: random.Random) -> FaultPlan:
     """Each kind of fault is off in a part of the seeds, so that its absence is tested, too."""
-
-    def some(most: float) -> float:
-        return 0.0 if rng.random() < 0.3 else rng.uniform(0.0, most)
-
+    some = partial(some_of, rng)
     return FaultPlan(
         drop=some(0.1),
         duplicate=some(0.2),
@@ -200,9 +198,7 @@ def _later_faults(seed: int, plan: FaultPlan) -> FaultPlan:
     """Drawn apart, as above: kinds of faults that have come since."""
     rng = random.Random(f"campaign/{seed}/later faults")  # noqa: S311 - as above
 
-    def some(most: float) -> float:
-        return 0.0 if rng.random() < 0.5 else rng.uniform(0.0, most)
-
+    some = partial(some_of, rng, off=0.5)
     return replace(plan, failed_commit=some(0.02), bad_update=some(0.2), wipe=some(0.3))
 
 

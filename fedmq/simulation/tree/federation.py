@@ -12,6 +12,7 @@ import random
 import shutil
 import weakref
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from fedmq.simulation.protocol.witness import Witness
 from fedmq.simulation.tree.gateway_actor import GatewayActor, GatewayDisk
 from fedmq.simulation.world.clock import World
 from fedmq.simulation.world.disks import Disk, allow_disks
-from fedmq.simulation.world.faults import Dice, FaultPlan
+from fedmq.simulation.world.faults import Dice, FaultPlan, some_of
 from fedmq.simulation.world.network import SimNetwork
 from fedmq.simulation.world.ram_folders import put_away, ram_folder
 from fedmq.simulation.world.stores import node_disk
@@ -129,9 +130,7 @@ def random_tree(seed: int) -> TreeScenario:
     )
     strategy = make_strategy(StrategySettings(name="fedavg" if synchronous else "fedbuff"))
 
-    def some(most: float) -> float:
-        return 0.0 if rng.random() < 0.3 else rng.uniform(0.0, most)
-
+    some = partial(some_of, rng)
     return TreeScenario(
         seed=seed,
         sites=sites,

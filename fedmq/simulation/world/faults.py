@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 
 from federation.errors import ConfigError
 
-__all__ = ["PRESETS", "Dice", "FaultPlan", "parse_faults", "parse_fields"]
+__all__ = ["PRESETS", "Dice", "FaultPlan", "parse_faults", "parse_fields", "some_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +111,11 @@ SOURCE = "command line"
 _CRASHES = {"node_crash", "coordinator_crash", "failed_commit", "wipe", "vanish"}
 _IDENTITIES = {"stale_copy", "restore", "second_run", "twin"}
 _SHARES = frozenset({"drop", "duplicate", "reorder", "bad_update", *_CRASHES, *_IDENTITIES})
+
+
+def some_of(rng: random.Random, most: float, *, off: float = 0.3) -> float:
+    """A probability or rate up to ``most``; 0 in this share of the draws, so that its absence is tested, too."""
+    return 0.0 if rng.random() < off else rng.uniform(0.0, most)
 
 
 def parse_faults(text: str) -> FaultPlan:

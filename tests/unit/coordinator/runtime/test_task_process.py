@@ -123,6 +123,17 @@ def test_closing_ends_what_takes_too_long_from_another_thread(apart: TaskApart) 
         apart.initial()
 
 
+def test_one_that_does_not_end_is_killed_when_it_rests(apart: TaskApart, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordinator.runtime.task_process.END_S", 0.05)
+    apart.initial()
+    pid = apart.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    apart.rest()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
 def test_settings_come_back_as_they_were() -> None:
     counted = StatisticsRequest(columns=("a", "b"), bounds=(("a", 0.0, 2.5),), noise=1.5)
     request = InitialRequest(task="x", data="/d", seed=7, file="f", controls=True, statistics=counted)
