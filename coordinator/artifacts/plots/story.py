@@ -116,7 +116,7 @@ def _draw_curve(axes: "Axes", run: Run) -> None:
 
 
 def _write(axes: "Axes", at: float, place: int, text: str, colour: str) -> None:
-    """Beside its line, on the side where there is room; one below the other."""
+    """Beside its line, on the side where there is room; one below the other, and readable over other lines."""
     low, high = axes.get_xlim()
     left = at > (low + high) / 2
     axes.annotate(
@@ -128,6 +128,7 @@ def _write(axes: "Axes", at: float, place: int, text: str, colour: str) -> None:
         ha="right" if left else "left",
         color=colour,
         fontweight="bold",
+        bbox={"facecolor": axes.get_facecolor(), "edgecolor": "none", "alpha": 0.85, "pad": 1.0},
     )
 
 
