@@ -7,20 +7,24 @@ passes in.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from update_codec.layouts.levels import Sparse
 from update_codec.limits import CHUNK_ENTRIES, SYMBOL_MAX
-from update_codec.quantizers.deadzone import quantize
+from update_codec.quantizers.deadzone import quantize_runs
 
-__all__ = ["FOLD", "HOST", "Arrays", "DeviceUpdate", "HostArrays", "Quantized", "Vector", "root_mean_square", "turned"]
+__all__ = ["FOLD", "HOST", "Arrays", "DeviceUpdate", "HostArrays", "Quantized", "Vector", "root_mean_square"]
 
 FOLD: Final = 1 << 14
 """Squares are added in rows of so many entries, halving the row until one is left; the row sums are added exactly."""
-_ROWS: Final = 32
+_REST: Final = 512
+"""Entries down to which a row is halved before the next is begun."""
+_PIECE: Final = 1 << 15
 _PEAK_MIN: Final = 1e-15
 _PEAK_MAX: Final = 1e15
 
@@ -34,12 +38,12 @@ class Quantized:
     """Symbols of one group.
 
     Attributes:
-        symbols: On the host, int8.
+        symbols: On the host.
         resident: The same where the backend keeps them, for `Arrays.look_up`.
         outliers: Positions beyond the last symbol, on the host.
     """
 
-    symbols: NDArray[np.int8]
+    symbols: NDArray[np.int8] | Sparse
     resident: Any
     outliers: NDArray[np.int64]
 
@@ -53,14 +57,8 @@ class Arrays(Protocol):
     def host(self, vector: Vector) -> F32:
         """Copy a vector to the host."""
 
-    def sample(self, vector: Vector, stride: int) -> F32:
-        """Copy every `stride`-th entry to the host."""
-
-    def is_finite(self, vector: Vector) -> bool:
-        """Whether no entry is NaN or infinite."""
-
     def peak(self, vector: Vector) -> float:
-        """The largest magnitude; 0 for an empty vector."""
+        """The largest magnitude; 0 for an empty vector, NaN if an entry is."""
 
     def row_sums(self, vector: Vector) -> F32:
         """Sums of squares of each row of `FOLD` entries, the last one filled with zeros, on the host.
@@ -71,17 +69,11 @@ class Arrays(Protocol):
     def energy(self, vector: Vector) -> float:
         """The sum of squares, for a report: its last bits may differ between backends."""
 
-    def join(self, pieces: list[Vector]) -> Vector:
-        """Put vectors one behind the other."""
-
-    def empty_like(self, vector: Vector) -> Vector:
-        """A vector of the same size."""
-
     def zeros_like(self, vector: Vector) -> Vector:
         """A vector of zeros of the same size."""
 
-    def quantize(self, vector: Vector, step: float, rounding: float) -> Quantized:
-        """See `update_codec.quantizers.deadzone.quantize`."""
+    def quantize(self, runs: Sequence[Vector], step: float, rounding: float, peak: float) -> Quantized:
+        """See `update_codec.quantizers.deadzone.quantize_runs`."""
 
     def look_up(self, table: F32, symbols: Any) -> Vector:
         """The values of resident symbols from a table of the symbols -127 … 127."""
@@ -121,62 +113,60 @@ class HostArrays:
         """The vector itself."""
         return vector
 
-    def sample(self, vector: F32, stride: int) -> F32:
-        """A view of every `stride`-th entry."""
-        return vector[::stride]
-
-    def is_finite(self, vector: F32) -> bool:
-        """Whether no entry is NaN or infinite."""
-        return bool(np.isfinite(vector).all())
-
     def peak(self, vector: F32) -> float:
-        """The largest magnitude; 0 for an empty vector."""
-        return max(float(vector.max()), -float(vector.min())) if len(vector) else 0.0
+        """The largest magnitude; 0 for an empty vector, NaN if an entry is."""
+        peaks = [0.0]
+        for start in range(0, len(vector), _PIECE):
+            piece = vector[start : start + _PIECE]
+            peaks += (float(piece.max()), -float(piece.min()))
+        return float(np.max(peaks))
 
     def row_sums(self, vector: F32) -> F32:
-        """Sums of squares of rows, a few rows at a time so that they stay in the cache."""
-        sums = np.empty(-(-len(vector) // FOLD), np.float32)
-        for row in range(0, len(sums), _ROWS):
-            piece = vector[row * FOLD : (row + _ROWS) * FOLD]
-            rows = -(-len(piece) // FOLD)
-            squares = np.zeros(rows * FOLD, np.float32)
-            np.multiply(piece, piece, out=squares[: len(piece)])
-            folded = squares.reshape(rows, FOLD)
-            while (half := folded.shape[1] // 2) > 0:
-                folded = np.add(folded[:, :half], folded[:, half:], out=folded[:, :half])
-            sums[row : row + rows] = folded[:, 0]
-        return sums
+        """Sums of squares of rows, each halved in the cache down to a few entries, and all together from there on."""
+        rest = np.empty((-(-len(vector) // FOLD), _REST), np.float32)
+        first, second = np.empty((2, FOLD // 2), np.float32)
+        halves = [(first[: 1 << bits], first[1 << bits : 2 << bits]) for bits in reversed(range(FOLD.bit_length() - 2))]
+        for row, target in enumerate(rest):
+            piece = vector[row * FOLD : (row + 1) * FOLD]
+            if len(piece) < FOLD:
+                piece = np.concatenate([piece, np.zeros(FOLD - len(piece), np.float32)])
+            np.multiply(piece[: FOLD // 2], piece[: FOLD // 2], out=first)
+            np.multiply(piece[FOLD // 2 :], piece[FOLD // 2 :], out=second)
+            first += second
+            for left, right in halves:
+                np.add(left, right, out=left if len(left) > _REST else target)
+                if len(left) == _REST:
+                    break
+        while (half := rest.shape[1] // 2) > 0:
+            rest = np.add(rest[:, :half], rest[:, half:], out=rest[:, :half])
+        return rest[:, 0]
 
     def energy(self, vector: F32) -> float:
-        """The sum of squares, in float64 where float32 would overflow."""
-        small = float(np.dot(vector, vector)) if self.peak(vector) < _PEAK_MAX else math.inf
+        """The sum of squares, in float64 where float32 would overflow or lose most of it."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            small = float(np.dot(vector, vector))
         if 1e-25 < small < math.inf:
             return small
         wide = vector.astype(np.float64)
         return float(np.dot(wide, wide))
 
-    def join(self, pieces: list[F32]) -> F32:
-        """Put vectors one behind the other."""
-        return np.concatenate(pieces)
-
-    def empty_like(self, vector: F32) -> F32:
-        """A vector of the same size."""
-        return np.empty_like(vector)
-
     def zeros_like(self, vector: F32) -> F32:
         """A vector of zeros of the same size."""
         return np.zeros_like(vector)
 
-    def quantize(self, vector: F32, step: float, rounding: float) -> Quantized:
-        """See `update_codec.quantizers.deadzone.quantize`."""
-        symbols, outliers = quantize(vector, step, rounding)
+    def quantize(self, runs: Sequence[F32], step: float, rounding: float, peak: float) -> Quantized:
+        """See `update_codec.quantizers.deadzone.quantize_runs`."""
+        symbols, outliers = quantize_runs(runs, step, rounding, peak)
         return Quantized(symbols=symbols, resident=symbols, outliers=outliers)
 
     def look_up(self, table: F32, symbols: NDArray[np.int8]) -> F32:
         """Values of symbols, in pieces that stay in the cache: numpy widens every index to eight bytes."""
-        values, shifted = np.empty(len(symbols), np.float32), turned(table)
+        values, wide = np.empty(len(symbols), np.float32), np.zeros(256, np.float32)
+        wide[: SYMBOL_MAX + 1], wide[-SYMBOL_MAX:] = table[SYMBOL_MAX:], table[:SYMBOL_MAX]
         for start in range(0, len(symbols), CHUNK_ENTRIES):
-            values[start : start + CHUNK_ENTRIES] = shifted[symbols[start : start + CHUNK_ENTRIES]]
+            piece = symbols[start : start + CHUNK_ENTRIES].view(np.uint8)
+            # No index is out of range: this mode only spares numpy a copy of what it writes.
+            wide.take(piece.astype(np.intp), out=values[start : start + len(piece)], mode="clip")
         return values
 
     def put(self, vector: F32, positions: NDArray[np.int64], values: F32) -> None:
@@ -191,16 +181,18 @@ class HostArrays:
 HOST: Final = HostArrays()
 
 
-def turned(table: F32) -> F32:
-    """The table with the symbol 0 first: a negative symbol then indexes from its end."""
-    return np.roll(table, -SYMBOL_MAX)
+def root_mean_square(vector: Vector, arrays: Arrays, peak: float | None = None) -> float:
+    """Root mean square; 0 for an empty vector. The same bits from every backend.
 
-
-def root_mean_square(vector: Vector, arrays: Arrays) -> float:
-    """Root mean square; 0 for an empty vector. The same bits from every backend."""
+    Args:
+        vector: the entries.
+        arrays: where they are.
+        peak: the largest magnitude, where it is known.
+    """
     if not len(vector):
         return 0.0
-    if not _PEAK_MIN < arrays.peak(vector) < _PEAK_MAX:  # squares, or their sum, would leave float32
+    largest = arrays.peak(vector) if peak is None else peak
+    if not _PEAK_MIN < largest < _PEAK_MAX:  # squares, or their sum, would leave float32
         wide = arrays.host(vector).astype(np.float64)
         return float(np.sqrt(np.dot(wide, wide) / len(wide)))
     return math.sqrt(math.fsum(arrays.row_sums(vector).tolist()) / len(vector))

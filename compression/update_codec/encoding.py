@@ -1,6 +1,8 @@
 """From an update to a frame: checks, error feedback, the quantizer that the specification names, seal."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import assert_never
 
 import numpy as np
@@ -39,8 +41,17 @@ class Encoded:
     """Bits of the whole frame per parameter; 0 if there are none."""
     context: Context | None = None
     """The one that a decoder needs, where one was used."""
-    nmse: float
-    """Squared error over squared norm of what was to be sent (update and residual); 0 for a zero vector."""
+    measure: Callable[[], float] = field(repr=False, compare=False)
+    """Gives `nmse`."""
+
+    @property
+    def nmse(self) -> float:
+        """Squared error over squared norm of what was to be sent (update and residual); 0 for a zero vector.
+
+        Measured when it is asked for, which is as much work as decoding: until then the update and the residual must
+        be as they were.
+        """
+        return self.measure()
 
 
 def encode(
@@ -77,21 +88,22 @@ def encode(
     if context is not None and len(context.classes) != manifest.parameter_count:
         raise ShapeError("the context was made for another model")
     wanted = _with_residual(update.parameters, residual)
-    if not (arrays.is_finite(wanted) and np.isfinite(update.statistics).all()):
+    peak = arrays.peak(wanted)
+    if not (np.isfinite(peak) and np.isfinite(update.statistics).all()):
         raise NonFiniteError("the update holds NaN or infinity: the training diverged; do not send it")
     others = _other_segments(update)
     other_bytes = sum(map(len, others))
     job = Rated(
         manifest=manifest,
         spec=spec,
-        fresh_rms=root_mean_square(update.parameters, arrays),
+        fresh_rms=root_mean_square(update.parameters, arrays, peak if residual is None else None),
+        peak=peak,
         seed=seed & 0xFFFFFFFF,
         context=context,
         other_bytes=other_bytes,
         arrays=arrays,
     )
     coded = _encode_parameters(wanted, job)
-    decoded = coded.decode()
     header = Header(
         kind=coded.kind,
         segments=len(coded.segments) + len(others),
@@ -103,16 +115,30 @@ def encode(
         spec=str(spec),
     )
     frame = seal_frame(header, coded.segments + others)
-    with np.errstate(over="ignore"):  # near the largest float32 an error may be infinite; it is only reported
-        exact = decoded is wanted and not spec.feedback
-        error = wanted[:0] if exact else wanted - decoded
+    if spec.feedback:
+        norm = None if residual is None else arrays.energy(wanted)  # what was added here is the residual's room below
+        left = _left(coded, wanted, is_own=residual is not None)
+        measure = partial(_ratio, lambda: left, lambda: arrays.energy(wanted) if norm is None else norm, arrays)
+    else:
+        left = None
+        measure = partial(_ratio, lambda: _left(coded, wanted, is_own=False), lambda: arrays.energy(wanted), arrays)
     return Encoded(
         frame=frame,
-        residual=error if spec.feedback else None,
+        residual=left,
         bits_per_parameter=8 * len(frame) / len(wanted) if len(wanted) else 0.0,
         context=context if coded.partition is Partition.BY_CONTEXT else None,
-        nmse=_ratio(error, wanted, arrays),
+        measure=measure,
     )
+
+
+def _left(coded: Trial, wanted: Vector, *, is_own: bool) -> Vector:
+    """What a decoder will not get; in the memory of `wanted`, if that is our own."""
+    with np.errstate(over="ignore"):  # near the largest float32 an error may be infinite; it is only reported
+        if coded.subtract is None:
+            return wanted - coded.decode()
+        left = wanted if is_own else wanted.copy()
+        coded.subtract(left)
+        return left
 
 
 def _encode_parameters(wanted: Vector, job: Rated) -> Trial:
@@ -184,6 +210,6 @@ def _with_residual(parameters: Vector, residual: Vector | None) -> Vector:
         return parameters + residual
 
 
-def _ratio(error: Vector, wanted: Vector, arrays: Arrays) -> float:
-    norm = arrays.energy(wanted)
-    return arrays.energy(error) / norm if norm else 0.0
+def _ratio(error: Callable[[], Vector], norm: Callable[[], float], arrays: Arrays) -> float:
+    total = norm()
+    return arrays.energy(error()) / total if total else 0.0

@@ -59,13 +59,13 @@ def _decompressor() -> zstandard.ZstdDecompressor:
 _CONTEXTS: Final = _Contexts()
 
 
-def compress(data: bytes) -> tuple[Method, bytes]:
+def compress(data: bytes | memoryview) -> tuple[Method, bytes]:
     """Return the method that makes `data` smallest, and the stored bytes."""
     if len(data) > 24:  # a zstd frame has 6 bytes of headers and a Huffman table: it cannot win below
         stored = _CONTEXTS.compressor.compress(data)
         if len(stored) < len(data):
             return Method.ZSTD, stored
-    return Method.RAW, data
+    return Method.RAW, bytes(data)
 
 
 class StreamReader:

@@ -197,7 +197,7 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-def write_stream(data: bytes) -> bytes:
+def write_stream(data: bytes | memoryview) -> bytes:
     """Compress a stream and put its length and method in front."""
     method, stored = compress(data)
     return varint(len(stored) << 1 | method) + stored

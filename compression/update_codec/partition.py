@@ -1,6 +1,5 @@
 """Groups of parameters that are coded apart, derived from what both ends have so that nothing about them is sent."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -28,8 +27,6 @@ class Partition(IntEnum):
     """As BY_RANK, with the matrices and kernels divided into four classes that the frame names."""
 
 
-Join = Callable[[list[Any]], Any]
-
 _FINE: Final = 4
 """Index of the group of biases and norms, behind the classes."""
 _PLAIN_MAX: Final = 16
@@ -52,11 +49,10 @@ class Runs:
         """Entries of the group."""
         return int(self.offsets[-1])
 
-    def gather(self, vector: Any, join: Join = np.concatenate) -> Any:
-        """Return the group's entries, a view when it is one run; `join` puts a backend's vectors together."""
+    def runs(self, vector: Any) -> list[Any]:
+        """The group's entries as parts of the vector: no copies."""
         lengths = np.diff(self.offsets)
-        runs = [vector[start : start + length] for start, length in zip(self.starts, lengths, strict=True)]
-        return runs[0] if len(runs) == 1 else join(runs)
+        return [vector[start : start + length] for start, length in zip(self.starts, lengths, strict=True)]
 
     def put(self, vector: Any, values: Any) -> None:
         """Set all entries of the group in the vector."""
@@ -96,10 +92,9 @@ class Scattered:
         """Entries of the group."""
         return len(self.places)
 
-    def gather(self, vector: Any, join: Join = np.concatenate) -> Any:
-        """Return the group's entries."""
-        del join
-        return vector[self.places]
+    def runs(self, vector: Any) -> list[Any]:
+        """The group's entries, a copy."""
+        return [vector[self.places]]
 
     def put(self, vector: Any, values: Any) -> None:
         """Set all entries of the group in the vector."""

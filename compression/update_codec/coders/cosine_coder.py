@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from update_codec.arrays import HOST
 from update_codec.bands import CLASSES, Bands, Cosine, matrices
 from update_codec.coders.deadzone_coder import DeadzoneCoder, Division, Trial
 from update_codec.manifest import Manifest
@@ -44,7 +45,7 @@ class CosineCoder:
         self.bands = Bands(tuple(turned), _classes(coefficients, turned, manifest))
         segment = bytes([Tag.BANDS]) + self.bands.to_bytes()
         division = Division(partition=Partition.WHOLE, groups=self.bands.groups(manifest), segments=[segment])
-        self._coder = DeadzoneCoder(coefficients, division)
+        self._coder = DeadzoneCoder(coefficients, division, HOST.peak(coefficients))
         self.groups = self._coder.groups
 
     def bits(self, step: float) -> float:
@@ -61,7 +62,7 @@ class CosineCoder:
                 values[start : start + len(piece)] = piece
             return values
 
-        return replace(trial, kind=Kind.COSINE, decode=decode)
+        return replace(trial, kind=Kind.COSINE, decode=decode, subtract=None)
 
 
 def _of_largest(values: F32) -> float:

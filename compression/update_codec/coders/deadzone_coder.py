@@ -1,34 +1,38 @@
 """The deadzone quantizer's encoder: the parameters in groups, one step for all, one segment for each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from update_codec.arrays import HOST, Arrays, Vector, root_mean_square
+from update_codec.arrays import HOST, Arrays, Quantized, Vector, root_mean_square
 from update_codec.context import Context
 from update_codec.frame import varint
 from update_codec.layouts.layout import write_symbols
-from update_codec.limits import SYMBOL_MAX
+from update_codec.layouts.levels import Sparse
+from update_codec.limits import CHUNK_ENTRIES, SYMBOL_MAX
 from update_codec.manifest import Manifest, Role
-from update_codec.partition import Group, Partition, groups_of, matrices_of
+from update_codec.partition import Group, GroupAdder, Partition, groups_of, matrices_of
 from update_codec.quantizers.codes import pack_codes
-from update_codec.quantizers.deadzone import ROUNDING, Quantizer, centroid_stride, centroids
+from update_codec.quantizers.deadzone import ROUNDING, Large, Quantizer, centroid_stride, centroids
 from update_codec.segments import Tag
 from update_codec.spec import Kind
 
-__all__ = ["DeadzoneCoder", "EntropyRate", "Trial", "divide", "sorted_sample", "write_outliers"]
+__all__ = ["DeadzoneCoder", "EntropyRate", "Trial", "divide", "write_outliers"]
 
 FINE_SCALE: Final = 2
 """Biases and norms get a quarter of the step: they are few and every one of them matters."""
 _FEW: Final = 1 / 16
 """Share of the parameters up to which biases and norms are few."""
 _SPREAD_CLASSES: Final = 4
+_SPARSE_MAX: Final = 0.1
+"""Share of symbols that are not zero, up to which those are looked for before anything is divided by the step."""
 
 SAMPLE_ENTRIES: Final = 1 << 15
 """Of a group, for the estimate of its rate."""
+_FLOAT_MAX: Final = float(np.finfo(np.float32).max)
 
 F32 = NDArray[np.float32]
 
@@ -47,6 +51,8 @@ class Trial:
     segments: list[bytes]
     decode: Callable[[], Vector]
     """Gives what a decoder will make of the segments."""
+    subtract: Callable[[F32], None] | None = None
+    """Takes that from the vector that was coded, in its place; None where nothing is cheaper than decoding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +95,8 @@ def divide(
 def _spreads(wanted: Vector, manifest: Manifest, arrays: Arrays) -> list[float]:
     """Rms of every matrix, in their order."""
     matrices = {tensor.name for tensor in matrices_of(manifest)}
+    if len(matrices) == 1:  # the largest whatever it is
+        return [1.0]
     found, place = [], 0
     for tensor in manifest.tensors:
         if tensor.role is Role.PARAMETER:
@@ -98,35 +106,38 @@ def _spreads(wanted: Vector, manifest: Manifest, arrays: Arrays) -> list[float]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    magnitudes: NDArray[np.float32]
-    size: int
-    scale: int
-
-
 class EntropyRate:
     """Estimates the bits of a quantized vector from its order-0 entropy.
 
     Args:
-        groups: for each group its `sorted_sample`, its size and its scale (step · 2^-scale).
+        magnitudes: of some of its entries, in order.
+        size: all its entries.
         rounding: the quantizer's rounding offset.
     """
 
-    def __init__(self, groups: Sequence[tuple[NDArray[np.float32], int, int]], rounding: float) -> None:
+    def __init__(self, magnitudes: F32, size: int, rounding: float) -> None:
+        self._magnitudes, self._size = magnitudes, size
         self._edges = np.arange(1, SYMBOL_MAX + 1) - rounding
-        self._parts = [_Sample(sample, size, scale) for sample, size, scale in groups]
 
     def bits(self, step: float) -> float:
         """Entropy of all symbols at this step, in bits."""
-        total = 0.0
-        for part in self._parts:
-            edges = self._edges * (step * 2.0**-part.scale)
-            below = part.magnitudes.searchsorted(edges) / len(part.magnitudes)
-            used = _differences(below)
-            used = used[used > 0]
-            total += part.size * float(1.0 - below[0] - np.dot(used, np.log2(used)))
-        return total
+        below = self._below(self._edges * step)
+        used = _differences(below)
+        used = used[used > 0]
+        return self._size * float(1.0 - below[0] - np.dot(used, np.log2(used)))
+
+    def density(self, step: float) -> float:
+        """Share of the symbols that are not zero at this step."""
+        return 1.0 - float(self._below(self._edges[:1] * step)[0])
+
+    def _below(self, edges: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Shares of the magnitudes below each edge."""
+        # With the next float32 from each edge on nothing changes, and the magnitudes need not be widened.
+        near = np.minimum(edges, _FLOAT_MAX).astype(np.float32)
+        with np.errstate(over="ignore"):
+            np.nextafter(near, np.float32(np.inf), where=near < edges, out=near)
+        below: NDArray[np.float64] = self._magnitudes.searchsorted(near) / len(self._magnitudes)
+        return below
 
 
 def _differences(below: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -137,18 +148,74 @@ def _differences(below: NDArray[np.float64]) -> NDArray[np.float64]:
     return shares
 
 
-def sorted_sample(values: Vector, arrays: Arrays) -> NDArray[np.float32]:
-    """Magnitudes of some entries, in order."""
-    stride = max(1, len(values) // SAMPLE_ENTRIES)
-    sample: NDArray[np.float32] = np.sort(np.abs(arrays.sample(values, stride)))
-    return sample
+class _Part:
+    """One group of a vector."""
+
+    def __init__(self, group: Group, vector: Vector, scale: int, arrays: Arrays) -> None:
+        self.group, self.scale = group, scale
+        self._vector, self._arrays = vector, arrays
+        self._large: Large | None = None
+        stride = max(1, group.size // SAMPLE_ENTRIES)
+        self.rate = EntropyRate(np.sort(np.abs(self._take(np.arange(0, group.size, stride)))), group.size, ROUNDING)
+
+    def quantize(self, step: float, peak: float) -> tuple[Quantized, tuple[int, int, int]]:
+        """Symbols and shifts at the group's own step."""
+        stride = centroid_stride(self.group.size)
+        if self._arrays is HOST and self.rate.density(step) < _SPARSE_MAX:
+            self._large = self._large or Large(self.group.runs(self._vector))
+            found, values, outliers = self._large.quantize(step, ROUNDING)
+            shown = _multiples(found.positions, stride)
+            quantized = Quantized(symbols=found, resident=found, outliers=outliers)
+            return quantized, centroids(values[shown], found.values[shown], step)
+        quantized = self._arrays.quantize(self.group.runs(self._vector), step, ROUNDING, peak)
+        assert not isinstance(quantized.symbols, Sparse)  # noqa: S101 - for the type checker: backends give all symbols
+        places = stride * np.flatnonzero(quantized.symbols[::stride] != 0)
+        return quantized, centroids(self._take(places), quantized.symbols[places], step)
+
+    def _take(self, positions: NDArray[np.int64]) -> F32:
+        return self._arrays.take(self._vector, self.group.locate(positions))
+
+
+def _multiples(positions: NDArray[np.int64], stride: int) -> NDArray[np.int64]:
+    """Which positions are multiples of the stride: by a division of 32 bits, many of which are done at once."""
+    short = positions.astype(np.uint32)
+    return np.flatnonzero(short // np.uint32(stride) * np.uint32(stride) == short)
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    group: Group
-    values: Vector
-    scale: int
+class _Coded:
+    """What a decoder will make of the symbols and outliers."""
+
+    parts: list[tuple[Group, Any, F32]]
+    """Group, resident symbols, table."""
+    positions: NDArray[np.int64]
+    """Of the outliers."""
+    exact: F32
+
+    def decode(self, wanted: Vector, arrays: Arrays) -> Vector:
+        """The decoded vector."""
+        decoded = arrays.zeros_like(wanted)
+        if arrays is HOST:
+            self._add(decoded, 1)
+        else:
+            for group, symbols, table in self.parts:
+                group.put(decoded, arrays.look_up(table, symbols))
+        arrays.put(decoded, self.positions, self.exact)
+        return decoded
+
+    def subtract(self, wanted: F32) -> None:
+        """Take the decoded vector from the one that was coded, in its place."""
+        self._add(wanted, -1)
+        wanted[self.positions] = 0
+
+    def _add(self, target: F32, sign: int) -> None:
+        for group, symbols, table in self.parts:
+            adder, signed = GroupAdder(group, target), table * np.float32(sign)
+            if isinstance(symbols, Sparse):
+                adder.sparse(symbols.positions, HOST.look_up(signed, symbols.values))
+                continue
+            for start in range(0, len(symbols), CHUNK_ENTRIES):
+                adder.dense(start, HOST.look_up(signed, symbols[start : start + CHUNK_ENTRIES]))
 
 
 class DeadzoneCoder:
@@ -157,57 +224,44 @@ class DeadzoneCoder:
     Args:
         wanted: float32, finite, not empty.
         division: its groups.
+        peak: its largest magnitude.
         arrays: where it is.
     """
 
-    def __init__(self, wanted: Vector, division: Division, arrays: Arrays = HOST) -> None:
-        self._wanted, self._arrays = wanted, arrays
+    def __init__(self, wanted: Vector, division: Division, peak: float, arrays: Arrays = HOST) -> None:
+        self._wanted, self._peak, self._arrays = wanted, peak, arrays
         self._division = division
         few = len(wanted) * _FEW
         self._parts = [
-            _Part(group, group.gather(wanted, arrays.join), FINE_SCALE if group.fine and group.size < few else 0)
+            _Part(group, wanted, FINE_SCALE if group.fine and group.size < few else 0, arrays)
             for group in division.groups
         ]
         self.groups = len(self._parts)
-        samples = [(sorted_sample(part.values, arrays), part.group.size, part.scale) for part in self._parts]
-        self._rate = EntropyRate(samples, ROUNDING)
 
     def bits(self, step: float) -> float:
         """Estimated bits of the symbols."""
-        return self._rate.bits(step)
+        return sum(part.rate.bits(step * 2.0**-part.scale) for part in self._parts)
 
     def write(self, step: float) -> Trial:
         """Encode at a step, which is a float32 value."""
         segments, beyond, found = [*self._division.segments], [], []
         for part in self._parts:
-            group_step = step * 2.0**-part.scale
-            quantized = self._arrays.quantize(part.values, group_step, ROUNDING)
-            stride = centroid_stride(part.group.size)
-            sample = self._arrays.sample(part.values, stride)
-            shifts = centroids(sample, quantized.symbols[::stride], group_step)
+            quantized, shifts = part.quantize(step * 2.0**-part.scale, self._peak)
             table = Quantizer(step=step, scale=part.scale, shifts=shifts).table()
             found.append((part.group, quantized.resident, table))
             fields = bytes([Tag.SYMBOLS, part.scale]) + np.array(shifts, np.int8).tobytes()
             segments.append(fields + write_symbols(quantized.symbols))
             beyond.append(part.group.locate(quantized.outliers))
         positions = np.sort(np.concatenate(beyond))
-        exact = self._arrays.take(self._wanted, positions)
-        segments += write_outliers(positions, exact)
-
-        def decode() -> Vector:
-            decoded = self._arrays.empty_like(self._wanted)
-            for group, symbols, table in found:
-                group.put(decoded, self._arrays.look_up(table, symbols))
-            self._arrays.put(decoded, positions, exact)
-            return decoded
-
+        coded = _Coded(found, positions, self._arrays.take(self._wanted, positions))
         return Trial(
             kind=Kind.DEADZONE,
             seed=self._division.key,
             step=step,
             partition=self._division.partition,
-            segments=segments,
-            decode=decode,
+            segments=segments + write_outliers(positions, coded.exact),
+            decode=lambda: coded.decode(self._wanted, self._arrays),
+            subtract=coded.subtract if self._arrays is HOST else None,
         )
 
 

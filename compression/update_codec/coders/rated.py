@@ -1,7 +1,7 @@
 """Entropy-coded quantizers under a rate target: choose the step, quantize, lay out, measure the real size, correct."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final, Protocol
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from update_codec.arrays import HOST, Arrays, Vector
 from update_codec.coders.cosine_coder import CosineCoder
-from update_codec.coders.deadzone_coder import DeadzoneCoder, Trial, divide, write_outliers
+from update_codec.coders.deadzone_coder import DeadzoneCoder, Division, Trial, divide, write_outliers
 from update_codec.context import Context
 from update_codec.layouts.layout import write_symbols
 from update_codec.limits import CHUNK_ENTRIES, STEP_RMS_MAX, STEP_RMS_MIN
@@ -50,6 +50,8 @@ class Rated:
     spec: CodecSpec
     fresh_rms: float
     """Of the update without the residual: a step taken from the augmented vector grows with it and collapses."""
+    peak: float
+    """The largest magnitude of the vector."""
     seed: int
     context: Context | None
     other_bytes: int
@@ -77,7 +79,7 @@ def encode_rated(wanted: Vector, job: Rated) -> Trial:
     low = max(STEP_RMS_MIN * job.fresh_rms, _STEP_MIN)
     high = min(max(STEP_RMS_MAX * job.fresh_rms, _STEP_MIN), _FLOAT_MAX)
     if job.fresh_rms == 0:  # nothing was learned: send nothing, the residual stays
-        wanted = job.arrays.zeros_like(wanted)
+        wanted, job = job.arrays.zeros_like(wanted), replace(job, peak=0.0)
     # A vector that is zero, or below the smallest step, must not become noise.
     is_dithered = job.spec.kind is Kind.DITHER and job.fresh_rms > _STEP_MIN / STEP_RMS_MIN
     coder: _Coder = _DitherCoder(wanted, job.seed) if is_dithered else _undithered(wanted, job)
@@ -86,7 +88,7 @@ def encode_rated(wanted: Vector, job: Rated) -> Trial:
     overhead = _ENVELOPE_BYTES + len(str(job.spec)) + _SEGMENT_BYTES * coder.groups
     target = _target_bytes(len(wanted), overhead, job)
     # A promised size holds even where the residual outgrows the update: there the step leaves the range of fresh ones.
-    attempt = _attempts(coder, low, max(high, min(_REACH * job.arrays.peak(wanted), _FLOAT_MAX)))
+    attempt = _attempts(coder, low, max(high, min(_REACH * job.peak, _FLOAT_MAX)))
     return _search(attempt, target, overhead - _SEGMENT_BYTES * coder.groups)
 
 
@@ -146,17 +148,21 @@ def _undithered(wanted: Vector, job: Rated) -> _Coder:
 def _deadzone(wanted: Vector, job: Rated) -> DeadzoneCoder:
     """Choose how to divide the parameters."""
 
-    def coder(partition: Partition, context: Context | None = None) -> DeadzoneCoder:
-        division = divide(wanted, job.manifest, partition, context=context, arrays=job.arrays)
-        return DeadzoneCoder(wanted, division, job.arrays)
+    def divided(partition: Partition, context: Context | None = None) -> Division:
+        return divide(wanted, job.manifest, partition, context=context, arrays=job.arrays)
+
+    def coder(division: Division) -> DeadzoneCoder:
+        return DeadzoneCoder(wanted, division, job.peak, job.arrays)
 
     if len(wanted) < PARTITION_PARAMETERS_MIN:
-        return coder(Partition.WHOLE)
+        return coder(divided(Partition.WHOLE))
     if job.context is not None:
-        return coder(Partition.BY_CONTEXT, job.context)
-    plain, spread = coder(Partition.BY_RANK), coder(Partition.BY_SPREAD)
-    step = (job.spec.step or _TYPICAL_STEP_RMS) * max(job.fresh_rms, _STEP_MIN)
-    extra = 8 * _GROUP_BYTES * (spread.groups - plain.groups)
+        return coder(divided(Partition.BY_CONTEXT, job.context))
+    plain, by_spread = coder(divided(Partition.BY_RANK)), divided(Partition.BY_SPREAD)
+    extra = 8 * _GROUP_BYTES * (len(by_spread.groups) - plain.groups)
+    if not extra:  # all matrices are of one class
+        return plain
+    spread, step = coder(by_spread), (job.spec.step or _TYPICAL_STEP_RMS) * max(job.fresh_rms, _STEP_MIN)
     return spread if spread.bits(step) + extra < plain.bits(step) else plain
 
 

@@ -22,6 +22,9 @@ __all__ = ["BASES", "DigitReader", "escaping", "expansion", "pack", "write_digit
 BASES: Final = {2: 8, 3: 5, 4: 4, 6: 3, 16: 2, 256: 1}
 """Allowed bases and how many digits of each fit a byte; every count divides `CHUNK_ENTRIES`."""
 
+_PIECE: Final = 4 * CHUNK_ENTRIES
+"""Values packed at a time."""
+
 Bytes = NDArray[np.uint8]
 
 
@@ -40,30 +43,58 @@ def escaping(base: int) -> NDArray[np.bool_]:
 
 
 def pack(values: Bytes, base: int) -> tuple[Bytes, Bytes]:
-    """Pack values; return the packed bytes and the escaped remainders."""
+    """Pack values; return the packed bytes and the escaped remainders.
+
+    A piece at a time: what it is on the way stays in the cache.
+    """
     if base == 256:
         return values, values[:0]
-    width = BASES[base]
-    digits = np.minimum(values, base - 1)
-    escapes = values[:0]
-    if values.max(initial=0) >= base:
-        escapes = values[np.flatnonzero(digits == base - 1)] - np.uint8(base - 1)
-    filled = np.zeros(-(-len(digits) // width) * width, np.uint8)
-    filled[: len(digits)] = digits
-    digits = filled.reshape(-1, width)
-    packed = digits[:, width - 1].copy()
-    for place in range(width - 2, -1, -1):
-        packed *= np.uint8(base)
-        packed += digits[:, place]
-    return packed, escapes
+    width, limit, escapes = BASES[base], _limit(base), [values[:0]]
+    is_escaping = values.max(initial=0) >= base
+    packed = np.empty(-(-len(values) // width), np.uint8)
+    for start in range(0, len(values), _PIECE):
+        piece = digits = values[start : start + _PIECE]
+        if is_escaping:
+            digits = np.minimum(piece, limit[: len(piece)])
+            escapes.append(piece[np.flatnonzero(digits == base - 1)] - np.uint8(base - 1))
+        if len(digits) % width:
+            digits = np.concatenate([digits, np.zeros(-len(digits) % width, np.uint8)])
+        packed[start // width : (start + _PIECE) // width] = _together(digits, base)
+    return packed, np.concatenate(escapes)
+
+
+@cache
+def _limit(base: int) -> Bytes:
+    """The largest digit, for the length of a piece: numpy's minimum with one number takes fifteen times as long."""
+    return np.full(_PIECE, base - 1, np.uint8)
+
+
+def _together(digits: Bytes, base: int) -> Bytes:
+    """The packed bytes of whole groups of digits."""
+    match BASES[base]:
+        case 8:
+            return np.packbits(digits, bitorder="little")
+        case 4:  # the highest byte of the product is d0 + 4 d1 + 16 d2 + 64 d3, and no byte below it carries
+            words: NDArray[np.uint32] = digits.view("<u4")
+            return (words * np.uint32(0x01_04_10_40) >> np.uint32(24)).astype(np.uint8)
+        case 2:
+            pairs: NDArray[np.uint16] = digits.view("<u2")
+            return (pairs | pairs >> np.uint16(4)).astype(np.uint8)
+        case width:  # at every place, though only each `width`-th counts: consecutive bytes are so much faster
+            end = len(digits) - width + 1
+            sums = digits[width - 1 :].copy()
+            for place in range(width - 2, -1, -1):
+                sums *= np.uint8(base)
+                sums += digits[place : place + end]
+            return sums[::width]
 
 
 def write_digits(values: Bytes, base: int) -> bytes:
     """Encode values as: base, number of escapes, packed stream, escape stream."""
     packed, escapes = pack(values, base)
     head = bytes([base & 255]) + varint(len(escapes))
-    tail = write_stream(escapes.tobytes()) if len(escapes) else b""
-    return head + write_stream(packed.tobytes()) + tail
+    tail = write_stream(escapes.data) if len(escapes) else b""
+    return head + write_stream(packed.data) + tail
 
 
 class DigitReader:

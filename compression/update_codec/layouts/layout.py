@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 
 from update_codec.errors import EntropyError, HeaderError
 from update_codec.frame import Cursor, write_stream
-from update_codec.layouts.digits import DigitReader, escaping, expansion, write_digits
+from update_codec.layouts.digits import Bytes, DigitReader, escaping, expansion, write_digits
 from update_codec.layouts.levels import (
+    Dense,
     Layout,
     Places,
     Plan,
+    Sparse,
     Values,
     bits_of,
+    both_places,
     level_values,
     plan_levels,
     write_levels,
@@ -50,48 +53,72 @@ class Sink(Protocol):
         """Take single values at increasing positions."""
 
 
-def write_symbols(symbols: NDArray[np.int8]) -> bytes:
+def write_symbols(symbols: NDArray[np.int8] | Sparse) -> bytes:
     """Encode symbols in the layout that is smallest on a sample: layout byte, then its fields and streams."""
-    if not symbols.any():
+    if isinstance(symbols, Sparse) and len(symbols) <= SAMPLE_ENTRIES:
+        symbols = symbols.dense()
+    if not (symbols.positions.size if isinstance(symbols, Sparse) else symbols.any()):
         return bytes([Layout.ZERO])
-    if len(symbols) <= SAMPLE_ENTRIES:
-        sample = symbols
-    else:  # several runs, because zstd sees neighbours and a model's layers differ
-        width = SAMPLE_ENTRIES // _SAMPLE_RUNS
-        starts = np.linspace(0, len(symbols) - width, _SAMPLE_RUNS).astype(int)
-        sample = np.concatenate([symbols[start : start + width] for start in starts])
-    plans = _plans(sample)
-    if len(plans) == 1:
-        return _write(symbols, plans[0])
-    _, plan, written = min((len(written), plan, written) for plan in plans for written in [_write(sample, plan)])
+    sample = _sample(symbols)
+    tried = list(_tried(sample))
+    if not tried:  # a sample that missed the few there are
+        return _write(symbols, ((Layout.GAPS, 0), (Layout.PACKED, 16)))
+    _, plan, written = min((len(written), plan, written) for plan, written in tried)
     return written if sample is symbols else _write(symbols, plan)
 
 
-def _plans(symbols: NDArray[np.int8]) -> list[Plan]:
-    """Return the plans that can win at this density of nonzero symbols."""
+def _sample(symbols: NDArray[np.int8] | Sparse) -> NDArray[np.int8]:
+    """All of them, or several runs, because zstd sees neighbours and a model's layers differ."""
+    if len(symbols) <= SAMPLE_ENTRIES and not isinstance(symbols, Sparse):
+        return symbols
+    width = SAMPLE_ENTRIES // _SAMPLE_RUNS
+    starts = np.linspace(0, len(symbols) - width, _SAMPLE_RUNS).astype(int).tolist()
+    if isinstance(symbols, Sparse):
+        return np.concatenate([symbols.dense(start, start + width) for start in starts])
+    return np.concatenate([symbols[start : start + width] for start in starts])
+
+
+def _tried(symbols: NDArray[np.int8]) -> Iterator[tuple[Plan, bytes]]:
+    """The plans that can win at this density of nonzero symbols, and what each writes."""
     density = np.count_nonzero(symbols) / len(symbols)
-    if not density:  # a sample that missed the few there are
-        return [((Layout.GAPS, 0), (Layout.PACKED, 16))]
-    plans: list[Plan] = []
     if density > 0.1:
-        plans += [((Layout.PACKED, base),) for base in (3, 4, 6, 16, 256)]
-    if density < 0.75:
-        nonzero = np.abs(symbols[np.flatnonzero(symbols != 0)]).view(np.uint8) - np.uint8(1)
-        _, inner = plan_levels(nonzero, LEVELS_MAX - 1)
-        plans += [((layout, 0), *inner) for layout in (Layout.MASK, Layout.GAPS)]
-    return plans
+        values = _zigzag(symbols)
+        for base in (3, 4, 6, 16, 256):
+            yield ((Layout.PACKED, base),), bytes([Layout.PACKED]) + write_digits(values, base)
+    if 0 < density < 0.75:
+        nonzero, ways = both_places(symbols)
+        _, inner, written = plan_levels(_magnitudes(nonzero), LEVELS_MAX - 1)
+        rest = _signs(nonzero) + written
+        for way in ways:
+            yield ((way.layout, 0), *inner), way.written + rest
 
 
-def _write(symbols: NDArray[np.int8], plan: Plan) -> bytes:
+def _write(symbols: NDArray[np.int8] | Sparse, plan: Plan) -> bytes:
     layout, base = plan[0]
     if layout is Layout.PACKED:
-        magnitudes = np.abs(symbols).view(np.uint8)
-        return bytes([layout]) + write_digits(2 * magnitudes - (symbols > 0), base)
-    positions = np.flatnonzero(symbols != 0)
-    nonzero = symbols[positions]
-    signs = np.packbits(nonzero < 0, bitorder="little").tobytes()
-    head = bytes([layout]) + write_places(symbols, positions, layout) + write_stream(signs)
-    return head + write_levels(np.abs(nonzero).view(np.uint8) - np.uint8(1), plan[1:])
+        dense = symbols.dense() if isinstance(symbols, Sparse) else symbols
+        return bytes([layout]) + write_digits(_zigzag(dense), base)
+    nonzero, places = write_places(symbols, layout)
+    return places + _signs(nonzero) + write_levels(_magnitudes(nonzero), plan[1:])
+
+
+def _zigzag(symbols: NDArray[np.int8]) -> Bytes:
+    """0, 1, -1, 2, -2 and so on as 0, 1, 2, 3, 4 and so on."""
+    values = np.abs(symbols).view(np.uint8)
+    values += values
+    values -= (symbols > 0).view(np.uint8)
+    return values
+
+
+def _signs(nonzero: Dense) -> bytes:
+    return write_stream(np.packbits(nonzero < 0, bitorder="little").data)
+
+
+def _magnitudes(nonzero: Dense) -> Bytes:
+    """Of symbols that are not zero, less one."""
+    values = np.abs(nonzero).view(np.uint8)
+    values -= np.uint8(1)
+    return values
 
 
 class Symbols:

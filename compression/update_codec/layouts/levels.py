@@ -7,6 +7,7 @@ the coded size stays within 2 % of the entropy from 4 bits down to a few hundred
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
@@ -15,16 +16,19 @@ from numpy.typing import NDArray
 
 from update_codec.entropy import StreamReader, compress
 from update_codec.errors import EntropyError, HeaderError
-from update_codec.frame import Cursor, varint, write_stream
+from update_codec.frame import Cursor, varint
 from update_codec.layouts.digits import Bytes, DigitReader, write_digits
 from update_codec.limits import CHUNK_ENTRIES, LEVELS_MAX
 
 __all__ = [
+    "Dense",
     "Layout",
     "Places",
     "Plan",
+    "Sparse",
     "Values",
     "bits_of",
+    "both_places",
     "level_values",
     "plan_levels",
     "write_levels",
@@ -34,6 +38,8 @@ __all__ = [
 GAP_MAX: Final = 255
 """A gap byte of this value continues in the next byte."""
 _GAP_PIECE: Final = 2048
+_PIECE: Final = 1 << 15
+"""Values that are looked through at a time."""
 
 
 class Layout(IntEnum):
@@ -49,24 +55,51 @@ Plan = tuple[tuple[Layout, int], ...]
 """Layout and base (0 where there is none) of each level, outermost first."""
 
 
-def plan_levels(values: Bytes, depth: int) -> tuple[int, Plan]:
-    """Return the bytes and the plan of the smallest way to store `values`, found by trying.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sparse:
+    """Values of which few are not zero, as those and their places."""
+
+    size: int
+    """All values, the zeros too."""
+    positions: NDArray[np.int64]
+    """Increasing."""
+    values: NDArray[np.int8]
+    """None of them zero."""
+
+    def __len__(self) -> int:
+        """All values, the zeros too."""
+        return self.size
+
+    def dense(self, start: int = 0, stop: int | None = None) -> NDArray[np.int8]:
+        """The values from `start` to before `stop`, zeros too."""
+        end = self.size if stop is None else stop
+        low, high = np.searchsorted(self.positions, (start, end))
+        out = np.zeros(end - start, np.int8)
+        out[self.positions[low:high] - start] = self.values[low:high]
+        return out
+
+
+Dense = NDArray[np.uint8 | np.int8]
+
+
+def plan_levels(values: Bytes, depth: int) -> tuple[int, Plan, bytes]:
+    """Return an estimate of the bytes, the plan of the smallest way to store `values`, found by trying, and the bytes.
 
     Args:
         values: a sample, or all values.
         depth: how many further levels may be used, at least one.
     """
     if not values.any():
-        return 1, ((Layout.ZERO, 0),)
-    tried = [(len(write_digits(values, base)) + 1, ((Layout.PACKED, base),)) for base in (2, 3, 4, 16, 256)]
-    best: tuple[int, Plan] = min(tried)
+        return 1, ((Layout.ZERO, 0),), bytes([Layout.ZERO])
+    tried: list[tuple[int, Plan, bytes]] = []
+    for base in (2, 3, 4, 16, 256):
+        written = bytes([Layout.PACKED]) + write_digits(values, base)
+        tried.append((len(written), ((Layout.PACKED, base),), written))
     if depth > 1:
-        positions = np.flatnonzero(values != 0)
-        size, inner = plan_levels(values[positions] - np.uint8(1), depth - 1)
-        for layout in (Layout.MASK, Layout.GAPS):
-            places = _places(values, positions, layout)
-            best = min(best, (size + len(compress(places)[1]) + 6, ((layout, 0), *inner)))
-    return best
+        nonzero, ways = both_places(values)
+        size, inner, written = plan_levels(nonzero.view(np.uint8) - np.uint8(1), depth - 1)
+        tried += [(size + way.bytes + 6, ((way.layout, 0), *inner), way.written + written) for way in ways]
+    return min(tried)
 
 
 def write_levels(values: Bytes, plan: Sequence[tuple[Layout, int]]) -> bytes:
@@ -75,28 +108,96 @@ def write_levels(values: Bytes, plan: Sequence[tuple[Layout, int]]) -> bytes:
     if not values.any():
         return bytes([Layout.ZERO])
     if layout in (Layout.MASK, Layout.GAPS):
-        positions = np.flatnonzero(values != 0)
-        places = write_places(values, positions, layout)
-        return bytes([layout]) + places + write_levels(values[positions] - np.uint8(1), plan[1:])
+        nonzero, places = write_places(values, layout)
+        return places + write_levels(nonzero.view(np.uint8) - np.uint8(1), plan[1:])
     return bytes([Layout.PACKED]) + write_digits(values, base or 16)
 
 
-def write_places(values: NDArray[np.uint8 | np.int8], positions: NDArray[np.int64], layout: Layout) -> bytes:
-    """Store which values are not zero: their number, for GAPS the number of continued bytes, and the stream."""
-    places = _places(values, positions, layout)
-    extra = varint(len(places) - len(positions)) if layout is Layout.GAPS else b""
-    return varint(len(positions)) + extra + write_stream(places)
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One way to store which values are not zero."""
+
+    layout: Layout
+    written: bytes
+    """The layout's byte, their number, for GAPS the number of continued bytes, and the stream."""
+    bytes: int
+    """Of the stream."""
 
 
-def _places(values: NDArray[np.uint8 | np.int8], positions: NDArray[np.int64], layout: Layout) -> bytes:
+def both_places(values: Dense) -> tuple[Dense, list[_Way]]:
+    """The values that are not zero, and where they are, as a mask and as gaps."""
+    gaps, nonzero = _gaps(values)
+    return nonzero, [_way(Layout.MASK, _mask(values), len(nonzero)), _way(Layout.GAPS, gaps, len(nonzero))]
+
+
+def write_places(values: Dense | Sparse, layout: Layout) -> tuple[Dense, bytes]:
+    """The values that are not zero, and where they are, stored in one layout after its byte."""
     if layout is Layout.MASK:
-        return np.packbits(values != 0, bitorder="little").tobytes()
-    gaps = positions.copy()
-    gaps[1:] -= positions[:-1] + 1
-    ends = np.cumsum(gaps // GAP_MAX + 1) - 1
-    out = np.full(int(ends[-1]) + 1, GAP_MAX, np.uint8)
-    out[ends] = gaps % GAP_MAX
-    return out.tobytes()
+        nonzero = np.concatenate([found for _, found in _marked(values)])
+        return nonzero, _way(layout, _mask(values), len(nonzero)).written
+    gaps, nonzero = _gaps(values)
+    return nonzero, _way(layout, gaps, len(nonzero)).written
+
+
+def _way(layout: Layout, places: Bytes, nonzero: int) -> _Way:
+    extra = varint(len(places) - nonzero) if layout is Layout.GAPS else b""
+    method, stored = compress(places.data)
+    head = bytes([layout]) + varint(nonzero) + extra + varint(len(stored) << 1 | method)
+    return _Way(layout, head + stored, len(stored))
+
+
+def _marked(values: Dense | Sparse) -> Iterator[tuple[NDArray[np.int64], Dense]]:
+    """Positions and values of what is not zero, a piece at a time: a position takes eight times the room of a value."""
+    if isinstance(values, Sparse):
+        for start in range(0, len(values.positions), _PIECE):
+            yield values.positions[start : start + _PIECE], values.values[start : start + _PIECE]
+        return
+    for start in range(0, len(values), _PIECE):
+        piece = values[start : start + _PIECE]
+        positions = np.flatnonzero(piece != 0)  # of bytes that are not bool it takes five times as long
+        found = piece.take(positions)
+        positions += start
+        yield positions, found
+
+
+def _mask(values: Dense | Sparse) -> Bytes:
+    """A bit for each value, 1 where it is not zero."""
+    if not isinstance(values, Sparse):
+        return np.packbits(values != 0, bitorder="little")
+    marks = np.zeros(values.size, np.bool_)
+    marks[values.positions] = True
+    return np.packbits(marks, bitorder="little")
+
+
+def _gaps(values: Dense | Sparse) -> tuple[Bytes, Dense]:
+    """The zeros before each value that is not zero, as bytes, and these values."""
+    streams, nonzero, before = list[Bytes](), list[Dense](), -1
+    for positions, found in _marked(values):
+        if len(found):
+            gaps = np.empty_like(positions)
+            gaps[0] = positions[0] - before
+            np.subtract(positions[1:], positions[:-1], out=gaps[1:])
+            gaps -= 1
+            before = int(positions[-1])
+            streams.append(_gap_bytes(gaps))
+            nonzero.append(found)
+    return np.concatenate(streams), np.concatenate(nonzero)
+
+
+def _gap_bytes(gaps: NDArray[np.int64]) -> Bytes:
+    last = gaps.astype(np.uint8)
+    if gaps.max() < GAP_MAX:
+        return last
+    wide = np.flatnonzero(gaps >= GAP_MAX)
+    continued = gaps[wide] // GAP_MAX
+    last[wide] = gaps[wide] % GAP_MAX
+    more = np.zeros(len(gaps), np.int64)
+    more[wide] = continued
+    places = np.cumsum(more, out=more)
+    places += np.arange(len(gaps))
+    out = np.full(int(places[-1]) + 1, GAP_MAX, np.uint8)
+    out[places] = last
+    return out
 
 
 class Values:

@@ -40,7 +40,7 @@ def _write(words: NDArray[Any], prepare: Callable[[NDArray[Any]], NDArray[Any]])
         for start in range(0, len(words), CHUNK_ENTRIES):
             piece = prepare(words[start : start + CHUNK_ENTRIES]).view(np.uint8).reshape(-1, words.itemsize)
             plane[start : start + len(piece)] = piece[:, place]
-        streams.append(write_stream(plane.tobytes()))
+        streams.append(write_stream(plane.data))
     return b"".join(streams)
 
 

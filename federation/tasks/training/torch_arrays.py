@@ -4,7 +4,7 @@ What encoding copies to the host are symbols, a sample of at most 2^16 entries a
 that the CPU makes. The residual comes to the host too, once, because it must be on disk before the update is offered.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from federation.errors import TaskError
 from federation.task import Array
 from update_codec import DeviceUpdate, Manifest, Role, ShapeError, Vectors
-from update_codec.arrays import FOLD, Quantized, turned
+from update_codec.arrays import FOLD, Quantized
 from update_codec.limits import SYMBOL_MAX
 from update_codec.manifest import STAYS
 
@@ -42,14 +42,6 @@ class TorchArrays:
         """Copy a vector to the host."""
         return np.array(vector.cpu().numpy())
 
-    def sample(self, vector: torch.Tensor, stride: int) -> F32:
-        """Copy every `stride`-th entry to the host."""
-        return self.host(vector[::stride])
-
-    def is_finite(self, vector: torch.Tensor) -> bool:
-        """Whether no entry is NaN or infinite."""
-        return bool(torch.isfinite(vector).all())
-
     def peak(self, vector: torch.Tensor) -> float:
         """The largest magnitude; 0 for an empty vector."""
         return float(vector.abs().max()) if len(vector) else 0.0
@@ -68,20 +60,14 @@ class TorchArrays:
         """The sum of squares, in float64."""
         return float(torch.sum(vector.to(torch.float64) ** 2))
 
-    def join(self, pieces: list[torch.Tensor]) -> torch.Tensor:
-        """Put vectors one behind the other."""
-        return torch.cat(pieces)
-
-    def empty_like(self, vector: torch.Tensor) -> torch.Tensor:
-        """A vector of the same size."""
-        return torch.empty_like(vector)
-
     def zeros_like(self, vector: torch.Tensor) -> torch.Tensor:
         """A vector of zeros of the same size."""
         return torch.zeros_like(vector)
 
-    def quantize(self, vector: torch.Tensor, step: float, rounding: float) -> Quantized:
-        """See `update_codec.quantizers.deadzone.quantize`."""
+    def quantize(self, runs: Sequence[torch.Tensor], step: float, rounding: float, peak: float) -> Quantized:
+        """See `update_codec.quantizers.deadzone.quantize_runs`."""
+        del peak
+        vector = runs[0] if len(runs) == 1 else torch.cat(list(runs))
         scaled = vector.abs()
         scaled *= float(np.float32(min(1.0 / step, _FLOAT_MAX)))
         scaled += float(np.float32(rounding))
@@ -94,7 +80,7 @@ class TorchArrays:
 
     def look_up(self, table: F32, symbols: torch.Tensor) -> torch.Tensor:
         """Values of resident symbols."""
-        shifted = self.resident(turned(table))
+        shifted = self.resident(np.roll(table, -SYMBOL_MAX))  # a negative symbol counts from the end
         return shifted[torch.remainder(symbols.to(torch.int64), len(table))]
 
     def put(self, vector: torch.Tensor, positions: NDArray[np.int64], values: F32) -> None:

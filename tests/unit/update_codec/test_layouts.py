@@ -118,7 +118,7 @@ def test_nested_levels_survive_with_a_plan_made_for_other_values(layout: Layout,
 
 
 def test_plan_of_zeros_is_free() -> None:
-    size, plan = plan_levels(np.zeros(100, np.uint8), 3)
+    size, plan, _ = plan_levels(np.zeros(100, np.uint8), 3)
     assert (size, plan) == (1, ((Layout.ZERO, 0),))
 
 
