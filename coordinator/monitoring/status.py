@@ -30,7 +30,7 @@ from coordinator.monitoring.state_files import (
     read_sealed,
     read_waiting,
 )
-from coordinator.monitoring.why import explain, failures, nobody_trains
+from coordinator.monitoring.why import MADE, explain, failures, nobody_trains
 from coordinator.records import Restored
 from coordinator.storage.places import leader_of
 from coordinator.storage.read_only import ReadOnlyStore
@@ -283,13 +283,16 @@ def _version_table(rows: list[VersionRow], newest: int) -> Table:
             f"{row.figures.wall_s:.2f}",
             human_bytes(row.figures.bytes_up),
             human_bytes(row.figures.bytes_down),
-            row.reason,
+            MADE.get(row.reason, row.reason),
         )
     return table
 
 
 def _node_table(nodes: list[Participation], rows: int | None = None) -> Table:
-    """A row for each node; where ``rows`` are fewer, those come first to which something happened."""
+    """A row for each node; where ``rows`` are fewer, those come first to which something happened.
+
+    What a node pulled are the parts of models that it asked for; those of announcements count as ``down`` of versions.
+    """
     some = rows is not None and rows < len(nodes)
     table = _table(f"nodes ({len(nodes)}, {rows} of them shown)" if some else f"nodes ({len(nodes)})")
     table.add_column("node", no_wrap=True)

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from coordinator.engine.round import WaitReason
+from coordinator.engine.round import CommitReason, WaitReason
 from coordinator.monitoring.state_files import Waiting
 
-__all__ = ["behind_words", "claim_words", "explain", "failures", "lift_words", "nobody_trains"]
+__all__ = ["MADE", "behind_words", "claim_words", "explain", "failures", "lift_words", "nobody_trains"]
 
 NODES_NAMED = 3
 """Nodes named with one reason."""
@@ -45,6 +45,13 @@ MEANINGS: Mapping[WaitReason, str] = {
     WaitReason.TRANSFERS: "large updates that are arriving",
 }
 """Every reason of the machine in a person's words; a reason of another release is shown as it is."""
+
+MADE: Mapping[str, str] = {
+    CommitReason.BUFFER_FULL: "enough came",
+    CommitReason.MAX_WAIT: "time was up",
+    CommitReason.NOBODY_LEFT: "nobody left",
+}
+"""Why a version was made when it was: `round.buffer` updates, `round.max_wait_s`, or no node that could still help."""
 
 OVER = frozenset({WaitReason.FINISHED, WaitReason.STOPPED_EARLY, WaitReason.BUDGET})
 

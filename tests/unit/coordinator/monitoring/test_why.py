@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from coordinator.cli import make_app
-from coordinator.engine.round import WaitReason
+from coordinator.engine.round import CommitReason, WaitReason
 from coordinator.monitoring.state_files import Waiting, read_waiting
 from coordinator.monitoring.status import read_status
-from coordinator.monitoring.why import MEANINGS, behind_words, claim_words, explain, nobody_trains
+from coordinator.monitoring.why import MADE, MEANINGS, behind_words, claim_words, explain, nobody_trains
 from coordinator.storage.sqlite_store import SqliteStore
 from tests.rigs.status_values import snapshot, status_file
 
@@ -138,6 +138,10 @@ def test_every_reason_has_its_words() -> None:
     assert MEANINGS.keys() == set(WaitReason)
     for reason, words in MEANINGS.items():
         assert f"waiting for {words}" in text(reason.value)
+
+
+def test_every_reason_of_a_version_has_its_words() -> None:
+    assert MADE.keys() == set(CommitReason)
 
 
 def test_a_file_of_an_older_release_is_explained_too(tmp_path: Path) -> None:
