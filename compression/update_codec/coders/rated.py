@@ -31,6 +31,10 @@ _REACH: Final = 64.0
 """Largest step in units of the largest magnitude: every symbol is zero there."""
 _FIRST_SHARE: Final = 0.985
 """Of the target that the symbols' entropy may take: their coding costs a little more, and one trial is enough."""
+_USED_MIN: Final = 0.75
+"""Share of the target below which a frame is so much smaller that no step fits."""
+_COUNT_STEPS: Final = 32
+"""Of the entries that are kept; a count that is right within this share of itself is right enough."""
 _TYPICAL_STEP_RMS: Final = 2.0
 _GROUP_BYTES: Final = 24
 """What a further group costs: fields, streams' headers, tables of its own."""
@@ -88,8 +92,38 @@ def encode_rated(wanted: Vector, job: Rated) -> Trial:
     overhead = _ENVELOPE_BYTES + len(str(job.spec)) + _SEGMENT_BYTES * coder.groups
     target = _target_bytes(len(wanted), overhead, job)
     # A promised size holds even where the residual outgrows the update: there the step leaves the range of fresh ones.
-    attempt = _attempts(coder, low, max(high, min(_REACH * job.peak, _FLOAT_MAX)))
-    return _search(attempt, target, overhead - _SEGMENT_BYTES * coder.groups)
+    search = _Search(
+        target, overhead - _SEGMENT_BYTES * coder.groups, low, max(high, min(_REACH * job.peak, _FLOAT_MAX))
+    )
+    trial = search.best(coder)
+    finer = _float32(trial.step / (1 + 2 * _STEP_TOLERANCE))
+    if is_dithered or finer <= low or search.size(trial) >= _USED_MIN * target:
+        return trial
+    return _thinned(wanted, job, search, finer) or trial
+
+
+def _thinned(wanted: Vector, job: Rated, search: "_Search", step: float) -> Trial | None:
+    """Encode the largest entries alone, as many as fit at this step; None where not one does.
+
+    A vector of few magnitudes, such as one decoded update, takes more than the target up to some step, and next to
+    nothing beyond: no step makes use of the target. Of equal magnitudes those are kept that the seed chooses, so that
+    no tensor always waits.
+    """
+    values = job.arrays.host(wanted)
+    mixed = np.random.default_rng(job.seed).permutation(np.flatnonzero(values))
+    order = mixed[np.argsort(-np.abs(values[mixed]), kind="stable")]
+    best, few, many = None, 0, len(order) + 1
+    while many - few > 1 + few // _COUNT_STEPS:
+        # Most often all of them fit: a smaller step took more, for the same magnitudes.
+        middle = (few + many) // 2 if many <= len(order) else len(order)
+        kept = np.zeros_like(values)
+        kept[order[:middle]] = values[order[:middle]]
+        trial = _undithered(job.arrays.resident(kept), job).write(step)
+        if search.size(trial) <= search.target:
+            best, few = trial, middle
+        else:
+            many = middle
+    return best
 
 
 def step_for(estimate: Callable[[float], float], bits: float, low: float, high: float) -> float:
@@ -105,11 +139,6 @@ def step_for(estimate: Callable[[float], float], bits: float, low: float, high: 
     return high
 
 
-def _attempts(coder: _Coder, low: float, high: float) -> Callable[[float], Trial]:
-    estimate = cache(coder.bits)  # every attempt begins with the same steps
-    return lambda bits: coder.write(_float32(step_for(estimate, bits, low, high)))
-
-
 def _target_bytes(parameters: int, overhead: int, job: Rated) -> int:
     """Bytes that the envelope and the segments of the parameters may take.
 
@@ -123,21 +152,42 @@ def _target_bytes(parameters: int, overhead: int, job: Rated) -> int:
     return int(max(nominal, overhead + 0.6 * nominal))
 
 
-def _search(attempt: Callable[[float], Trial], target: int, envelope: int) -> Trial:
-    """Try entropy budgets until the real size is at most 2 % below `target` bytes; return the best that fits."""
-    budget = 8.0 * max(_FIRST_SHARE * target - envelope, 1)
-    best, best_size = None, 0
-    for _ in range(_TRIALS):
-        trial = attempt(budget)
-        size = envelope + sum(map(len, trial.segments))
-        fits = size <= target
-        if best is None or (best_size > target and size < best_size) or (fits and size > best_size):
-            best, best_size = trial, size
-        if fits and size >= 0.98 * target:
-            break
-        budget = max(budget + 8.0 * (0.995 * target - size), 0.25 * budget)
-    assert best is not None  # noqa: S101 - the loop runs
-    return best
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """The step whose frame is as large as wanted.
+
+    Attributes:
+        target: Bytes of envelope and segments.
+        envelope: Those of the envelope.
+        low: Smallest step.
+        high: Largest.
+    """
+
+    target: int
+    envelope: int
+    low: float
+    high: float
+
+    def size(self, trial: Trial) -> int:
+        """Bytes of envelope and segments."""
+        return self.envelope + sum(map(len, trial.segments))
+
+    def best(self, coder: _Coder) -> Trial:
+        """Try entropy budgets until the real size is at most 2 % below the target; return the best that fits."""
+        estimate = cache(coder.bits)  # every attempt begins with the same steps
+        best, best_size = None, 0
+        budget = 8.0 * max(_FIRST_SHARE * self.target - self.envelope, 1)
+        for _ in range(_TRIALS):
+            trial = coder.write(_float32(step_for(estimate, budget, self.low, self.high)))
+            size = self.size(trial)
+            fits = size <= self.target
+            if best is None or (best_size > self.target and size < best_size) or (fits and size > best_size):
+                best, best_size = trial, size
+            if fits and size >= 0.98 * self.target:
+                break
+            budget = max(budget + 8.0 * (0.995 * self.target - size), 0.25 * budget)
+        assert best is not None  # noqa: S101 - the loop runs
+        return best
 
 
 def _undithered(wanted: Vector, job: Rated) -> _Coder:
