@@ -19,7 +19,18 @@ from torch.nn.utils.rnn import PackedSequence
 
 from federation.errors import TaskError
 
-__all__ = ["Batch", "Loss", "Reading", "first_gap", "first_tensor", "inputs_of", "mapped", "num_examples", "tensors_in"]
+__all__ = [
+    "Batch",
+    "Loss",
+    "Reading",
+    "first_gap",
+    "first_tensor",
+    "inputs_of",
+    "is_example",
+    "mapped",
+    "num_examples",
+    "tensors_in",
+]
 
 Batch = Any
 """(inputs, targets), more than two things, or a mapping."""
@@ -83,6 +94,15 @@ def num_examples(batch: Batch) -> int:
     raise TaskError(
         f"a batch of the data has no tensor with rows, so nobody can say how many examples it has: {_kind(batch)}"
     )
+
+
+def is_example(value: Any) -> bool:
+    """Whether this is one example, and no batch: its target is one number, and its inputs are not."""
+    return isinstance(value, tuple | list) and len(value) > 1 and np.ndim(value[-1]) == 0 and _has_rows(value[0])
+
+
+def _has_rows(value: Any) -> bool:
+    return isinstance(value, torch.Tensor | np.ndarray | list) and np.ndim(value) > 0
 
 
 def _listed(batch: Batch) -> int | None:

@@ -1,6 +1,6 @@
-"""The local data as one pass per epoch: tensors without a loader, data sets and loaders as they are."""
+"""The local data as one pass per epoch: tensors without a loader, data sets, and loaders as they are."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -12,13 +12,21 @@ from federation.errors import TaskError
 from federation.task import TaskContext
 from federation.tasks.data.partitioners import Traits, all_parts, matching_parts, part_of
 from federation.tasks.data.whole_data import WholeData
-from federation.tasks.training.batches import Batch, first_gap, first_tensor, mapped, num_examples, tensors_in
+from federation.tasks.training.batches import (
+    Batch,
+    first_gap,
+    first_tensor,
+    is_example,
+    mapped,
+    num_examples,
+    tensors_in,
+)
+from federation.tasks.training.loader_data import LoaderData, on_device
 
 __all__ = [
     "BLOCK_BYTES_MAX",
     "NO_BATCH",
     "DatasetData",
-    "LoaderData",
     "LocalData",
     "TensorData",
     "as_tensor",
@@ -28,7 +36,6 @@ __all__ = [
     "held_out",
     "labels_of",
     "local_data",
-    "on_device",
     "own_data",
 ]
 
@@ -75,6 +82,7 @@ def local_data(data: Any, context: TaskContext, device: torch.device, by: str = 
     if callable(data) and not isinstance(data, Dataset):
         return own_data(data(), device)
     if isinstance(data, Dataset):
+        _refuse_stream(data)
         rows = part_of(context, len(data), by=by, labels=labels_of(data))  # type: ignore[arg-type]
         if isinstance(data, TensorDataset) and len(data.tensors) == 2:
             return TensorData(tuple(tensor[rows] for tensor in data.tensors), device)
@@ -91,6 +99,7 @@ def own_data(data: Any, device: torch.device) -> LocalData:
         TaskError: This is none of these, or it is empty.
     """
     if isinstance(data, Dataset):
+        _refuse_stream(data)
         if isinstance(data, TensorDataset) and len(data.tensors) == 2:
             return TensorData(data.tensors, device)
         return DatasetData(data, device)
@@ -101,6 +110,14 @@ def own_data(data: Any, device: torch.device) -> LocalData:
     if isinstance(data, Iterable):
         return LoaderData(data, device)
     raise TaskError(f"data must be (inputs, targets), a Dataset or an iterable of batches, not {type(data).__name__}")
+
+
+def _refuse_stream(data: Dataset[Any]) -> None:
+    if isinstance(data, IterableDataset):
+        raise TaskError(
+            "an IterableDataset cannot be divided, nor shuffled: give a function that gives a DataLoader of it, which"
+            " says how large its batches are"
+        )
 
 
 def labels_of(dataset: Dataset[Any]) -> Any:
@@ -131,7 +148,7 @@ class TensorData:
 
     def __init__(self, data: Any, device: torch.device) -> None:
         """Args: ``data`` is (inputs, targets), more arrays of one length, or a dict of them; see `as_tensor`."""
-        self._tensors = mapped(lambda tensor: tensor.to(device), _tensors(data))
+        self._tensors = mapped(lambda tensor: tensor.detach().to(device), _tensors(data))
         self._leaves = list(tensors_in(self._tensors))
         self.num_examples = num_examples(self._tensors)
 
@@ -203,73 +220,6 @@ class DatasetData:
         return on_device(DataLoader(self._dataset, batch_size=batch_size), self._device)
 
 
-class LoaderData:
-    """Batches that the user's own iterable makes: its batch size and its shuffle win."""
-
-    def __init__(self, batches: Iterable[Any], device: torch.device) -> None:
-        """Args: ``batches`` can be iterated once per epoch.
-
-        Raises:
-            TaskError: It can be iterated only once.
-        """
-        if iter(batches) is batches:
-            raise TaskError(_ONCE)
-        self._batches = batches
-        self._device = device
-        self.num_examples = 0
-
-    def epoch(self, generator: torch.Generator, batch_size: int) -> Iterator[Batch]:  # noqa: ARG002 - the loader's own win
-        """See `LocalData`."""
-        return self.in_order(batch_size)
-
-    def in_order(self, batch_size: int) -> Iterator[Batch]:  # noqa: ARG002 - the loader's own wins
-        """See `LocalData`.
-
-        Raises:
-            TaskError: It gives nothing any more.
-        """
-        seen = 0
-        for count, batch in enumerate(on_device(self._batches, self._device), start=1):
-            seen += num_examples(batch)
-            # Also where the pass is cut short: what the loader holds is the weight, and not what was taken of it.
-            self.num_examples = max(self.num_examples, seen, _held(self._batches, seen, count))
-            yield batch
-        if not seen and self.num_examples:
-            raise TaskError(_ONCE)
-
-    def unshuffled(self) -> LocalData:
-        """The same examples by their number in the data set, where there is one."""
-        loader = self._batches
-        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-            return self
-        plain: DataLoader[Any] = DataLoader(loader.dataset, batch_size=64, collate_fn=loader.collate_fn)
-        return LoaderData(plain, self._device)
-
-
-_ONCE = "the data can be iterated once only, and every epoch needs it: give a list, a Dataset or a DataLoader"
-
-
-def _held(batches: Iterable[Any], seen: int, count: int) -> int:
-    """How many examples a loader has, as far as it says so.
-
-    Args:
-        batches: The loader.
-        seen: Examples of its first batches.
-        count: How many batches these were.
-    """
-    if isinstance(batches, DataLoader):
-        sampler, size = batches.sampler, batches.batch_size
-        if isinstance(sampler, Sized) and size is not None and not isinstance(batches.dataset, IterableDataset):
-            return len(sampler) // size * size if batches.drop_last else len(sampler)
-    if isinstance(batches, Sequence):
-        return sum(num_examples(batch) for batch in batches) if count == 1 else 0
-    try:
-        length = len(batches)  # type: ignore[arg-type]  # it has one, or raises
-    except (TypeError, NotImplementedError):
-        return 0
-    return seen + (length - count) * (seen // count) if count == 1 else 0
-
-
 def first_batch(batches: Iterator[Batch], whose: str) -> Batch:
     """The first batch.
 
@@ -290,13 +240,6 @@ def gap_in(data: LocalData) -> str | None:
             return gap
         row += num_examples(batch)
     return None
-
-
-def on_device(batches: Iterable[Any], device: torch.device) -> Iterator[Batch]:
-    """Batches, moved to the device; whatever is no tensor stays as it is."""
-    move: Callable[[Any], Any] = lambda value: value.to(device) if hasattr(value, "to") else value  # noqa: E731 - one use
-    for batch in batches:
-        yield mapped(move, batch)
 
 
 def as_tensor(values: Any) -> torch.Tensor:
@@ -320,7 +263,9 @@ def _cut(tensor: torch.Tensor, rows: int) -> tuple[torch.Tensor, ...]:
 
 
 def _tensors(data: Any) -> Any:
-    """Arrays of one length, in the structure that they have, as tensors."""
+    """Arrays of one length, in the structure that they have, as tensors; of a list of examples one for each part."""
+    if _are_examples(data):
+        data = tuple(torch.stack([as_tensor(each) for each in part]) for part in zip(*data, strict=True))
     if not isinstance(data, Mapping) and (not isinstance(data, tuple | list) or len(data) < 2):
         raise TaskError(
             "data must be (inputs, targets), more arrays of one length, a dict of them, a Dataset or batches"
@@ -338,10 +283,16 @@ def _part(data: Any) -> Any:
     return tuple(_part(each) for each in data) if isinstance(data, tuple) else as_tensor(data)
 
 
+def _are_examples(data: Any) -> bool:
+    return isinstance(data, list) and bool(data) and all(map(is_example, data))
+
+
 def _is_batches(data: list[Any]) -> bool:
     """Whether a list has batches, and is not itself inputs and targets."""
-    return bool(data) and all(
-        isinstance(each, tuple | list | Mapping) and first_tensor(each) is not None for each in data
+    return (
+        bool(data)
+        and not _are_examples(data)
+        and all(isinstance(each, tuple | list | Mapping) and first_tensor(each) is not None for each in data)
     )
 
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from federation.errors import TaskError
 from federation.task import TaskContext
 from federation.tasks.training import local_data as module
+from federation.tasks.training.loader_data import LoaderData
 from federation.tasks.training.local_data import (
     DatasetData,
-    LoaderData,
     TensorData,
     as_tensor,
     gap_in,
@@ -127,6 +127,46 @@ def test_a_loader_counts_the_examples_of_its_largest_epoch() -> None:
         epoch(data, 1)
         counts.append(data.num_examples)
     assert counts == [3, 5, 5]
+
+
+def test_a_loader_that_says_more_than_it_has_weighs_what_came() -> None:
+    class Stream(IterableDataset[Any]):
+        def __len__(self) -> int:
+            return 100
+
+        def __iter__(self) -> Iterator[Any]:
+            return iter(Numbers(10)[place] for place in range(10))
+
+    data = own_data(lambda: DataLoader(Stream(), batch_size=3), CPU)
+    assert sorted(chain.from_iterable(epoch(data, 3))) == list(range(10))
+    assert data.num_examples == 10
+    with pytest.raises(TaskError, match="a DataLoader of it"):
+        own_data(Stream, CPU)
+    with pytest.raises(TaskError, match="cannot be divided"):
+        local_data(Stream(), HALF, CPU)
+
+
+@pytest.mark.parametrize("kind", ["tensors", "arrays", "lists"])
+def test_a_list_of_examples_is_a_data_set(kind: str) -> None:
+    inputs, targets = torch.arange(30.0).reshape(10, 3), torch.arange(10)
+    as_kind: Any = {
+        "tensors": lambda row: row,
+        "arrays": lambda row: row.double().numpy(),
+        "lists": torch.Tensor.tolist,
+    }
+    examples = [(as_kind[kind](row), int(target)) for row, target in zip(inputs, targets, strict=True)]
+    whole = own_data(lambda: examples, CPU)
+    found = next(iter(whole.in_order(10)))
+    assert torch.equal(found[0], inputs)
+    assert torch.equal(found[1], targets)
+    assert whole.num_examples == 10
+    assert local_data(examples, HALF, CPU).num_examples == 5
+
+
+def test_single_examples_in_place_of_batches_are_refused() -> None:
+    loader = DataLoader(TensorDataset(torch.zeros(4, 3), torch.arange(4)), batch_size=None)
+    with pytest.raises(TaskError, match="single examples in place of batches"):
+        epoch(own_data(lambda: loader, CPU), 2)
 
 
 @pytest.mark.parametrize("given_type", [np.float64, np.float32, np.float16])

@@ -15,7 +15,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import TaskContext
-from federation.tasks.training.local_data import LoaderData, TensorData
+from federation.tasks.training.loader_data import LoaderData
+from federation.tasks.training.local_data import TensorData
 from federation.tasks.training.local_model import LocalModel
 from federation.tasks.training.local_sgd import TrainingPlan
 from federation.tasks.training.private_sgd import (
