@@ -16,7 +16,7 @@ from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import MIXED, MIXED_KEY
 
-__all__ = ["SCALE_FIRST", "MixedPrecision", "clip", "gradients_of", "mixed_dtype"]
+__all__ = ["SCALE_FIRST", "MixedPrecision", "apart", "clip", "gradients_of", "mixed_dtype"]
 
 SCALE_FIRST = 65_536.0
 """The factor of a loss in float16 before anything is known, as in torch."""
@@ -27,17 +27,44 @@ _Take = Callable[[list[torch.Tensor], list[torch.Tensor]], None]
 def gradients_of(loss: torch.Tensor, used: list[torch.Tensor], weights: list[torch.Tensor]) -> list[torch.Tensor]:
     """The gradient of each parameter's place, whether the one before or the one after the forward pass was used.
 
+    It is ``loss.backward()``, and not `torch.autograd.grad`: that one passes over what a checkpoint computes again in
+    the backward pass (``use_reentrant=True``), without a word.
+
     Args:
         loss: What is differentiated.
         used: The parameters before the forward pass.
         weights: Those after it, in the same places.
     """
-    replaced = [place for place, (before, now) in enumerate(zip(used, weights, strict=True)) if before is not now]
-    wanted = [*weights, *(used[place] for place in replaced)]
-    found = list(torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True))
-    for place, gradient in zip(replaced, found[len(weights) :], strict=True):
-        found[place] = found[place] + gradient
-    return found[: len(weights)]
+    _forget(used)
+    _forget(weights)
+    loss.backward()  # type: ignore[no-untyped-call]
+    found = []
+    for before, now in zip(used, weights, strict=True):
+        parts = [each.grad for each in ((now,) if before is now else (now, before)) if each.grad is not None]
+        found.append(sum(parts[1:], parts[0]) if parts else torch.zeros_like(now))
+    _forget(used)
+    _forget(weights)
+    return found
+
+
+def _forget(tensors: list[torch.Tensor]) -> None:
+    for each in tensors:
+        each.grad = None
+
+
+def apart(gradients: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Gradients that can be changed in place, each by itself and by dense terms.
+
+    Two parameters that are added have one tensor as their gradient where nobody has gathered it; one entry may stand
+    for all of a parameter; and that of an embedding may be sparse.
+    """
+    seen, found = set[int](), list[torch.Tensor]()
+    for each in gradients:
+        dense = each.to_dense() if each.is_sparse else each
+        shared = dense.data_ptr() in seen or 0 in dense.stride()
+        found.append(dense.clone(memory_format=torch.contiguous_format) if shared else dense)
+        seen.add(dense.data_ptr())
+    return found
 
 
 def clip(gradients: list[torch.Tensor], longest: float) -> None:

@@ -22,7 +22,7 @@ from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import ADAM_KEY, CLIP_KEY, DECOUPLED_KEY, KEPT_KEY, MIXED, MIXED_KEY, Parameters, Stop
 from federation.tasks.training.batches import Batch, Loss, Reading, num_examples
-from federation.tasks.training.gradients import SCALE_FIRST, MixedPrecision, clip, gradients_of, mixed_dtype
+from federation.tasks.training.gradients import SCALE_FIRST, MixedPrecision, apart, clip, gradients_of, mixed_dtype
 from federation.tasks.training.local_data import NO_BATCH, LocalData, gap_in
 from federation.tasks.training.local_model import LocalModel
 from federation.tasks.training.optimizer_state import OptimizerState
@@ -170,11 +170,15 @@ class Sgd:
         self._clip_norm = settings.extra.get(CLIP_KEY, 0.0)
         self._adam = _Adam(weights) if settings.extra.get(ADAM_KEY) else None
         self._decoupled = self._adam is not None and bool(settings.extra.get(DECOUPLED_KEY))
+        terms = (settings.momentum, settings.weight_decay, settings.proximal_mu, self._clip_norm, self._adam)
+        self._changes_gradients = any(terms) or bool(self._correction)
 
     @torch.no_grad()
     def step(self, gradients: list[torch.Tensor], weights: list[torch.Tensor]) -> None:
         """Move every tensor in place against its gradient; ``weights`` has the places of the first ones."""
         settings = self._settings
+        if self._changes_gradients:
+            gradients = apart(gradients)
         if self._clip_norm:
             clip(gradients, self._clip_norm)
         if settings.proximal_mu:

@@ -1,5 +1,9 @@
-"""Mixed precision: 16 bits in the forward pass, float32 in the weights, and steps that overflow are left out."""
+"""Gradients are those of torch, whatever a model does with its parameters; and mixed precision.
 
+In mixed precision 16 bits are in the forward pass, float32 in the weights, and steps that overflow are left out.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
-from federation.task import CLIP_KEY, MIXED, MIXED_KEY, TaskContext, TrainResult
+from federation.task import ADAM_KEY, CLIP_KEY, MIXED, MIXED_KEY, Parameters, TaskContext, TrainResult
 from federation.tasks import TorchTask
 from federation.tasks.training.gradients import SCALE_FIRST, mixed_dtype
 
@@ -75,6 +80,119 @@ def test_gradients_are_clipped_after_they_are_scaled_back() -> None:
     result = task.train(initial, settings, bool)
     moved = [result.parameters[name].astype(float) - initial[name].astype(float) for name in initial]
     assert np.linalg.norm(np.concatenate([each.ravel() for each in moved])) == pytest.approx(0.01, rel=0.01)
+
+
+class Added(nn.Module):
+    """Two parameters that are added: one tensor is the gradient of both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.first, self.second = nn.Linear(6, 3), nn.Parameter(torch.ones(3)), nn.Parameter(torch.zeros(3))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.inner(inputs) + (self.first + self.second)
+        return output
+
+
+class Spread(Added):
+    """One number is the gradient of all entries."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.inner(inputs) * self.first.sum() + self.second
+        return output
+
+
+class Embedded(nn.Module):
+    """The signs of the inputs, each with a row of a table."""
+
+    def __init__(self, *, sparse: bool) -> None:
+        super().__init__()
+        self.table, self.out = nn.Embedding(12, 4, sparse=sparse), nn.Linear(24, 3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.out(self.table((inputs > 0).long() + 2 * torch.arange(6)).flatten(1))
+        return output
+
+
+class Checkpointed(nn.Module):
+    """Computes its inner layers again in the backward pass."""
+
+    def __init__(self, *, reentrant: bool) -> None:
+        super().__init__()
+        self.inner, self.out, self.reentrant = nn.Sequential(nn.Linear(6, 8), nn.Tanh()), nn.Linear(8, 3), reentrant
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        inputs = inputs.clone().requires_grad_()
+        output: torch.Tensor = self.out(checkpoint(self.inner, inputs, use_reentrant=self.reentrant))
+        return output
+
+
+TERMS: list[dict[str, Any]] = [
+    {},
+    {"momentum": 0.9},
+    {"weight_decay": 0.1},
+    {"extra": {CLIP_KEY: 0.1}},
+    {"learning_rate": 0.01, "extra": {ADAM_KEY: 1.0}},
+]
+
+
+def agree(ours: Parameters, theirs: Parameters) -> None:
+    for name, array in theirs.items():
+        assert np.allclose(ours[name], array, atol=1e-6), name
+
+
+def torch_trained(task: TorchTask, model: nn.Module, settings: TrainSettings) -> nn.Module:
+    """The same full-batch steps with an optimizer of torch."""
+    model.load_state_dict({name: torch.tensor(array) for name, array in task.initial_parameters(1).items()})
+    rate, decay = settings.learning_rate, settings.weight_decay
+    steps: Any = torch.optim.SGD(model.parameters(), lr=rate, momentum=settings.momentum, weight_decay=decay)
+    if settings.extra.get(ADAM_KEY):
+        steps = torch.optim.Adam(model.parameters(), lr=rate)
+    inputs, targets = classes()
+    for _ in range(settings.local_epochs):
+        steps.zero_grad()
+        cross_entropy(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
+        if longest := settings.extra.get(CLIP_KEY):
+            nn.utils.clip_grad_norm_(model.parameters(), longest)
+        steps.step()
+    return model
+
+
+@pytest.mark.parametrize("terms", TERMS, ids=str)
+@pytest.mark.parametrize("make", [Added, Spread, lambda: Embedded(sparse=False)])
+def test_every_term_of_a_step_is_that_of_torch(make: Callable[[], nn.Module], terms: dict[str, Any]) -> None:
+    settings = how("off", **({"batch_size": 0, "local_epochs": 5, "learning_rate": 0.1} | terms))
+    task = task_of(model=make)
+    ours, theirs = trained(task, settings).parameters, torch_trained(task, make(), settings)
+    agree(ours, {name: np.asarray(tensor) for name, tensor in theirs.state_dict().items()})
+
+
+@pytest.mark.parametrize("terms", TERMS, ids=str)
+def test_sparse_gradients_take_every_term(terms: dict[str, Any]) -> None:
+    sparse, dense = (
+        trained(task_of(model=lambda kind=kind: Embedded(sparse=kind)), how("off", **terms)).parameters
+        for kind in (True, False)
+    )
+    agree(sparse, dense)
+
+
+def test_what_is_computed_again_in_the_backward_pass_is_trained() -> None:
+    again, once = (
+        trained(task_of(model=lambda kind=kind: Checkpointed(reentrant=kind)), how("off")).parameters
+        for kind in (True, False)
+    )
+    agree(again, once)
+
+
+@pytest.mark.parametrize("as_loader", [False, True])
+def test_data_that_was_computed_by_another_model_is_only_data(*, as_loader: bool) -> None:
+    inputs, targets = classes()
+    encoder = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
+    encoded = encoder(inputs)
+    data: Any = [(encoded[:32], targets[:32]), (encoded[32:], targets[32:])] if as_loader else (encoded, targets)
+    result = trained(task_of(train_data=lambda: data), how("off"))
+    assert result.metrics["loss"] < 1.1
+    assert all(each.grad is None for each in encoder.parameters())
 
 
 def steep(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
