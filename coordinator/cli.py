@@ -19,6 +19,7 @@ from federation.command_line import (
     LogJsonOption,
     VersionOption,
     add_commands,
+    ending_in_time,
     errors_told,
 )
 from federation.errors import ConfigError, StorageError
@@ -91,7 +92,7 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
 def main() -> None:
     """Entry point of ``coordinator`` and ``python -m coordinator``."""
     reserve()
-    with errors_told("coordinator"):
+    with ending_in_time("coordinator"), errors_told("coordinator"):
         make_app(sys.argv[1:])(prog_name="coordinator")
 
 

@@ -17,6 +17,7 @@ from federation.command_line import (
     LogJsonOption,
     TaskOption,
     VersionOption,
+    ending_in_time,
     errors_told,
 )
 from federation.errors import ConfigError
@@ -306,4 +307,5 @@ def _run(file: Path | None, flags: Mapping[str, object], *, again: Sequence[str]
 def main() -> None:
     """Entry point of ``edge-node`` and ``python -m edge_node``."""
     reserve()
-    app(prog_name=PROGRAM)
+    with ending_in_time(PROGRAM):
+        app(prog_name=PROGRAM)

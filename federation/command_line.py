@@ -2,7 +2,10 @@
 
 import errno
 import json
+import os
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -26,9 +29,14 @@ __all__ = [
     "TaskOption",
     "VersionOption",
     "add_commands",
+    "bounded_end",
     "elsewhere",
+    "ending_in_time",
     "errors_told",
 ]
+
+END_S = 10.0
+"""So long a program that has done its work waits for what a task has left running, in seconds."""
 
 INTERRUPTED = 130
 WRONG = 2
@@ -78,6 +86,43 @@ VersionOption = Annotated[
     bool, typer.Option("--version", help="Print the release.", is_eager=True, callback=_tell_version)
 ]
 """For a command's callback: the release of all three commands is one."""
+
+
+@contextmanager
+def ending_in_time(program: str, *, within_s: float = END_S) -> Iterator[None]:
+    """Around a whole program: a thread or process that a user's task has left running does not keep it from its end.
+
+    Python waits for both without a bound, and a service that is asked to stop would be killed.
+    """
+    code: object = 1
+    try:
+        yield
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+        raise
+    finally:
+        number = code if isinstance(code, int) else 1
+        threading.Thread(target=_bound_the_end, args=(program, number, within_s), name="end", daemon=True).start()
+
+
+def _bound_the_end(program: str, code: int, within_s: float) -> None:
+    threading.main_thread().join()  # it is over when the interpreter begins to wait for the others
+    bounded_end(program, code, within_s)
+
+
+def bounded_end(program: str, code: int, within_s: float = END_S) -> None:
+    """End this process with ``code`` after so many seconds, if it has not ended by itself; to be called on a daemon."""
+    time.sleep(within_s)
+    threads = [each for each in threading.enumerate() if not each.daemon and each is not threading.main_thread()]
+    # Asked of the library only where a task has loaded it.
+    library = sys.modules.get("multiprocessing")
+    processes = library.active_children() if library is not None else []
+    for process in processes:
+        process.terminate()
+    left = [*(f"the thread {each.name}" for each in threads), *(f"the process {each.name}" for each in processes)]
+    os.write(2, f"{program}: {', '.join(left) or 'what runs at the end'} goes on: ended without it\n".encode())
+    os._exit(code)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from federation.command_line import LazyCommands, VersionOption, add_commands, elsewhere, errors_told
+from federation.command_line import LazyCommands, VersionOption, add_commands, elsewhere, ending_in_time, errors_told
 from federation.runtime.standard_output import reserve
 
 __all__ = ["main", "make_app"]
@@ -57,7 +57,7 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
 def main() -> None:
     """Entry point of ``fedmq`` and ``python -m fedmq``."""
     reserve()
-    with errors_told(PROGRAM):
+    with ending_in_time(PROGRAM), errors_told(PROGRAM):
         make_app(_words(sys.argv[1:], os.environ))(prog_name=PROGRAM)
 
 

@@ -27,6 +27,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Self
 
+from federation.command_line import bounded_end
+
 __all__ = ["ALWAYS", "WITHOUT_TORCH", "ForkServer", "ForkedProcess", "modules_of", "warm"]
 
 REQUEST_BYTES_MAX = 1 << 20
@@ -294,14 +296,15 @@ def _run(module: str) -> int:
     except BaseException:  # noqa: BLE001 - what an interpreter does with it
         traceback.print_exc()
         code = 1
+    number = code if isinstance(code, int) else int(code is not None)
+    threading.Thread(target=bounded_end, args=(module, number), name="end", daemon=True).start()
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
     atexit._run_exitfuncs()  # noqa: SLF001 - as multiprocessing ends its forked processes
-    if code is None or isinstance(code, int):
-        return code or 0
-    sys.stderr.write(f"{code}\n")
-    return 1
+    if number and not isinstance(code, int):
+        sys.stderr.write(f"{code}\n")
+    return number
 
 
 def main() -> None:
