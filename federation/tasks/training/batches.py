@@ -194,9 +194,17 @@ class Reading:
         )
 
     def __call__(self, batch: Batch) -> tuple[Any, torch.Tensor]:
-        """The model's output for a batch, and its loss."""
+        """The model's output for a batch, and its loss.
+
+        Raises:
+            TaskError: The loss is none.
+        """
         output = self.output(batch)
-        return output, self.loss(output, self.target(batch))
+        loss = self.loss(output, self.target(batch))
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            given = f"tensor of shape {list(loss.shape)}" if isinstance(loss, torch.Tensor) else _kind(loss)
+            raise TaskError(f"loss must return the mean loss of the batch, a tensor of one number, not a {given}")
+        return output, loss.reshape(())
 
     def output(self, batch: Batch) -> Any:
         """The model's output for a batch."""

@@ -34,7 +34,12 @@ def gradients_of(loss: torch.Tensor, used: list[torch.Tensor], weights: list[tor
         loss: What is differentiated.
         used: The parameters before the forward pass.
         weights: Those after it, in the same places.
+
+    Raises:
+        TaskError: The loss has no gradient.
     """
+    if not loss.requires_grad:
+        raise TaskError("the loss does not depend on anything that is trained: is it detached, or under no_grad?")
     _forget(used)
     _forget(weights)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -138,6 +143,11 @@ class MixedPrecision:
         self._scaler.update()
         # It has fallen where the step was left out; halved often enough it is zero, and no step can be taken at all.
         self._taken += 0 < before <= self._scaler.get_scale()
+
+    @property
+    def scales(self) -> bool:
+        """Whether gradients are scaled until the step is taken."""
+        return self._scaler is not None
 
     @property
     def scale(self) -> float | None:

@@ -86,14 +86,22 @@ def train_locally(model: LocalModel, loss: Loss, data: LocalData, plan: Training
         total += steps(batch)
         count += 1
     if not math.isfinite(mean := total.item() / max(1, count)):
-        lower = f"lower learning_rate (it is {plan.settings.learning_rate})"
-        raise TaskError(f"local training diverged: {gap_in(data) or lower}")
+        raise TaskError(f"local training diverged: {gap_in(data) or _remedy(data, plan.settings)}")
     if count == 0 and not plan.stop():
         raise TaskError(f"local training made no step: {NO_BATCH.format('the training data of this node')}")
     kept, pending = state.left(steps.kind, steps.gathered(), steps.precision.scale)
     return LocalOutcome(steps=count, loss=mean, kept=kept, pending=pending)
 
 
+def _remedy(data: LocalData, settings: TrainSettings) -> str:
+    """What may have made a loss that is not finite, where the data is."""
+    lower = f"lower learning_rate (it is {settings.learning_rate})"
+    if settings.batch_size and data.num_examples % settings.batch_size == 1:
+        return f"{lower}; or the model takes statistics of its last batch, of one example: choose another batch_size"
+    return lower
+
+
+@torch.enable_grad()
 def try_step(model: LocalModel, loss: Loss, batch: Batch, own: OwnTraining) -> None:
     """One step whose result is thrown away: what the user brings is called as in training.
 

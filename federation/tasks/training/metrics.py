@@ -60,6 +60,8 @@ class Evaluation:
     """
 
     def __init__(self, metrics: Mapping[str, Any], *, accuracy: bool) -> None:
+        if not isinstance(metrics, Mapping) or not all(isinstance(name, str) for name in metrics):
+            raise TaskError("metrics must be a dict of functions or objects, each with a name of text")
         for name, metric in metrics.items():
             if name in {"loss", TEST_EXAMPLES}:
                 raise TaskError(f"metrics: {name} is reported anyway; choose another name")

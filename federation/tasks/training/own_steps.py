@@ -136,14 +136,29 @@ class OwnSteps:
         return found
 
     def _our_step(self, batch: Batch) -> torch.Tensor:
+        if any(map(_wants_closure, self._optimizers)):
+            return self._closed_step(batch)
+        loss = self._differentiated(batch)
+        for optimizer in self._optimizers:
+            self.precision.step_of(optimizer)
+        return loss
+
+    def _closed_step(self, batch: Batch) -> torch.Tensor:
+        """Of optimizers that ask for loss and gradients several times a step, such as LBFGS."""
+        if self.precision.scales:
+            raise TaskError("train.mixed_precision: an optimizer that takes a closure needs bfloat16 or off")
+        again: Any = lambda: self._differentiated(batch)  # noqa: E731 - torch says that it gives a float
+        losses = [optimizer.step(again) for optimizer in self._optimizers]
+        return torch.as_tensor(losses[0], device=self._model.device).detach()
+
+    def _differentiated(self, batch: Batch) -> torch.Tensor:
+        """The loss of a batch, whose gradients the parameters have now."""
         for optimizer in self._optimizers:
             optimizer.zero_grad()
         with self.precision.forward():
             loss = self._own.loss_of(self._reading, batch)
         self.precision.scaled(loss).backward()  # type: ignore[no-untyped-call]
         self._check_replaced()
-        for optimizer in self._optimizers:
-            self.precision.step_of(optimizer)
         return loss.detach()
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -250,6 +265,11 @@ def _optimizers(made: Any) -> Sequence[Optimizer]:
     if not found:
         raise TaskError("optimizer(module, settings) made none")
     return found
+
+
+def _wants_closure(optimizer: Optimizer) -> bool:
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
 
 
 def _held(optimizer: Optimizer) -> list[torch.Tensor]:

@@ -47,6 +47,8 @@ def local_names(module: nn.Module, layout: Layout, patterns: Sequence[str], *, n
         found |= of_norms
     found = {layout.tied.get(name, name) for name in found} & set(layout.travelling)
     if len(found) == len(layout.travelling):
+        if not found:
+            raise TaskError("nothing of the model is trained: it has no parameters, or all have requires_grad=False")
         raise TaskError("local: all tensors stay on the node, so nothing is left to share")
     return frozenset(found)
 

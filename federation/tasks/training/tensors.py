@@ -22,6 +22,16 @@ from update_codec import Role
 __all__ = ["Layout", "as_array", "layout_of", "matching", "state_of"]
 
 
+TRAVELLING = frozenset(
+    {
+        *(torch.float16, torch.float32, torch.float64, torch.bool),
+        *(torch.int8, torch.int16, torch.int32, torch.int64),
+        *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    }
+)
+"""The types that arrays of NumPy have; what never changes may have any other, too."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """What becomes of each tensor.
@@ -62,7 +72,7 @@ def layout_of(module: nn.Module, constant: Sequence[str] = (), changing: Sequenc
             roles[name] = Role.TIED
         elif why is not None and name not in free:
             constants[name], roles[name] = why, Role.CONSTANT
-        elif tensor.is_complex() or tensor.dtype == torch.bfloat16:
+        elif tensor.dtype not in TRAVELLING:
             raise TaskError(f"{name} has dtype {tensor.dtype}: use float32, float16 or an integer type")
         elif name in buffers or not tensor.requires_grad:
             roles[name] = Role.STATISTIC if tensor.is_floating_point() else Role.COUNTER
@@ -80,7 +90,7 @@ def _why_constant(tensor: torch.Tensor, *, is_buffer: bool) -> str | None:
         return None if tensor.requires_grad else "it has requires_grad=False"
     if tensor.dtype == torch.bool:
         return "it is a bool buffer"
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+    if tensor.dtype in TRAVELLING and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         return "it was not finite when the model was made"
     return None
 
@@ -96,6 +106,9 @@ def state_of(module: nn.Module) -> Mapping[str, torch.Tensor]:
     for name, tensor in state.items():
         if not isinstance(tensor, torch.Tensor):
             raise TaskError(f"{name} of the model's state is no tensor and cannot be exchanged")
+        if tensor.layout is not torch.strided or tensor.is_quantized:
+            kind = "quantized" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
+            raise TaskError(f"{name} is {kind}, and has no array: keep it dense, or as a buffer with persistent=False")
         if is_lazy(tensor):
             raise TaskError(f"{name} has no shape before the first input: give it its sizes, in place of a lazy module")
         if id(tensor) not in own:
@@ -109,7 +122,7 @@ def state_of(module: nn.Module) -> Mapping[str, torch.Tensor]:
 def as_array(tensor: torch.Tensor) -> Array:
     """A copy on the host; of a type that NumPy lacks its bytes, as a constant's."""
     tensor = tensor.detach().cpu()
-    if tensor.is_complex() or tensor.dtype == torch.bfloat16:
+    if tensor.dtype not in TRAVELLING:
         tensor = tensor.contiguous().reshape(-1).view(torch.uint8)
     return np.array(tensor.numpy())
 

@@ -62,6 +62,33 @@ def test_a_step_that_gives_a_loss_trains_as_model_and_loss_do_bit_for_bit() -> N
     assert ours.metrics == plain.metrics
 
 
+def test_an_optimizer_that_takes_a_closure_takes_torchs_own_steps() -> None:
+    def lbfgs(module: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+        return torch.optim.LBFGS(module.parameters(), lr=settings.learning_rate, max_iter=4)
+
+    settings = TrainSettings(local_epochs=3, batch_size=0, learning_rate=0.5)
+    task = task_of(optimizer=lbfgs)
+    check_task(task)
+    found = trained(task, settings)
+    twin, (inputs, targets) = net(), classes()
+    twin.load_state_dict({name: torch.tensor(array) for name, array in task.initial_parameters(1).items()})
+    optimizer: Any = lbfgs(twin, settings)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = cross_entropy(twin(inputs), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    losses = [float(optimizer.step(closure)) for _ in range(3)]
+    assert same(found.parameters, {name: np.asarray(each) for name, each in twin.state_dict().items()}, 1e-5)
+    assert found.metrics["loss"] == pytest.approx(sum(losses) / 3, rel=1e-5)
+    with pytest.raises(TaskError, match="closure needs bfloat16 or off"):
+        trained(task, TrainSettings(learning_rate=0.5, extra={MIXED_KEY: MIXED["float16"]}))
+    with pytest.raises(TaskError, match="given a closure"):
+        trained(task, TrainSettings(learning_rate=0.5, extra={CLIP_KEY: 1.0}))
+
+
 def test_a_step_that_gives_a_loss_may_look_at_the_module() -> None:
     penalty = task_of(
         step=lambda module, batch: (

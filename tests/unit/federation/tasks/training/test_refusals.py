@@ -1,0 +1,130 @@
+"""What cannot train is refused by its name and with a way on; what only looks so trains."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from federation.errors import TaskError
+from federation.protocol.messages import TrainSettings
+from federation.task import TaskContext, prepare
+from federation.tasks import TorchTask
+from federation.tasks.check import check_task
+from update_codec import Role
+
+NODE = TaskContext(node_index=0, node_count=1, device="cpu")
+SETTINGS = TrainSettings(local_epochs=2, batch_size=8, learning_rate=0.1)
+
+
+def classes(count: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs = torch.randn(count, 6, generator=torch.Generator().manual_seed(0))
+    return inputs, inputs[:, :3].argmax(1)
+
+
+def task_of(**changes: Any) -> TorchTask:
+    arguments: dict[str, Any] = {"model": lambda: nn.Linear(6, 3), "train_data": classes, "loss": cross_entropy}
+    return TorchTask(NODE, **(arguments | changes))
+
+
+class Beside(nn.Linear):
+    """A model with one more tensor."""
+
+    def __init__(self, tensor: torch.Tensor, *, frozen: bool = False) -> None:
+        super().__init__(6, 3)
+        if frozen:
+            self.beside = nn.Parameter(tensor, requires_grad=False)
+        else:
+            self.register_buffer("beside", tensor)
+
+
+FLOAT8 = torch.zeros(3, dtype=torch.float32).to(torch.float8_e4m3fn)
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (lambda output, target: (cross_entropy(output, target), 1), "a tensor of one number, not a tuple of 2"),
+        (lambda output, target: float(cross_entropy(output, target)), "not a float"),
+        (nn.CrossEntropyLoss(reduction="none"), r"not a tensor of shape \[\d+\]"),
+        (lambda output, target: cross_entropy(output.detach(), target), "does not depend on anything that is trained"),
+    ],
+)
+def test_a_loss_that_is_none_is_told_what_it_must_be(loss: Any, words: str) -> None:
+    for check in (prepare, check_task):
+        with pytest.raises(TaskError, match=words):
+            check(task_of(loss=loss))
+
+
+def test_a_loss_of_one_number_in_a_row_trains() -> None:
+    rows = task_of(loss=lambda output, target: cross_entropy(output, target)[None])
+    found, plain = (task.train(task.initial_parameters(0), SETTINGS, bool) for task in (rows, task_of()))
+    assert found.metrics == plain.metrics
+    assert all(np.array_equal(found.parameters[name], array) for name, array in plain.parameters.items())
+
+
+@pytest.mark.parametrize("model", [nn.Identity, lambda: nn.Linear(6, 3).requires_grad_(False)])
+def test_a_model_of_which_nothing_is_trained_is_said_to_be_that(model: Any) -> None:
+    with pytest.raises(TaskError, match="nothing of the model is trained"):
+        prepare(task_of(model=model))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (lambda: torch.eye(3).to_sparse(), "beside is sparse_coo"),
+        (lambda: torch.eye(3).to_sparse_csr(), "beside is sparse_csr"),
+        (lambda: torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8), "beside is quantized"),
+        (lambda: FLOAT8, "beside has dtype torch.float8_e4m3fn"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*quantize_per_tensor.*")
+def test_a_tensor_without_an_array_is_named(tensor: Callable[[], torch.Tensor], words: str) -> None:
+    with pytest.raises(TaskError, match=words):
+        prepare(task_of(model=lambda: Beside(tensor())))
+
+
+def test_a_frozen_tensor_of_eight_bit_floats_is_constant() -> None:
+    task = task_of(model=lambda: Beside(FLOAT8, frozen=True))
+    check_task(task)
+    assert task.roles() == {"beside": Role.CONSTANT}
+
+
+def test_statistics_over_a_last_batch_of_one_are_named_where_they_are_not_finite() -> None:
+    class Scaled(nn.Linear):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return super().forward((inputs - inputs.mean(0)) / inputs.std(0))
+
+    task = task_of(model=lambda: Scaled(6, 3), train_data=lambda: classes(41))
+    with pytest.warns(UserWarning, match="degrees of freedom"), pytest.raises(TaskError, match="last batch, of one"):
+        task.train(task.initial_parameters(0), SETTINGS, bool)
+
+
+@pytest.mark.parametrize("metrics", [[lambda output, target: 1.0], {1: lambda output, target: 1.0}])
+def test_metrics_without_names_are_refused(metrics: Any) -> None:
+    with pytest.raises(TaskError, match="each with a name of text"):
+        check_task(task_of(test_data=classes(), metrics=metrics))
+
+
+@pytest.fixture
+def without_gradients() -> Iterator[None]:
+    """As a user's file leaves it that calls `torch.set_grad_enabled`."""
+    with torch.no_grad():
+        yield
+
+
+@pytest.mark.usefixtures("without_gradients")
+def test_gradients_that_a_file_has_turned_off_are_on_in_training() -> None:
+    def data() -> Any:
+        torch.set_grad_enabled(False)
+        return classes()
+
+    task = task_of(train_data=data)
+    prepare(task)
+    initial = task.initial_parameters(0)
+    found = task.train(initial, SETTINGS, bool)
+    assert all((found.parameters[name] != initial[name]).any() for name in initial)
