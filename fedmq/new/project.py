@@ -1,6 +1,5 @@
 """``fedmq new``: the files of a project, made from templates and, for a table, from what the table says."""
 
-import csv
 import json
 import re
 import sys
@@ -15,8 +14,9 @@ from typing import Annotated
 import typer
 
 from federation.command_line import JsonOption
-from federation.errors import ConfigError, StorageError
+from federation.errors import ConfigError, StorageError, TaskError
 from federation.storage.folder import write_file
+from federation.tasks.data.tables import GAPS, read_cells
 from fedmq.new.samples import CLASSES, FEATURES, TARGET, write_arrays, write_pictures, write_table, write_texts
 
 __all__ = ["Kind", "Wish", "make_project", "new"]
@@ -37,6 +37,7 @@ class _Columns:
         classes: Its values; none: it is a number.
         left_out: Columns that hold anything else, such as a time.
         decimal: The decimal mark, ``.`` or ``,``.
+        gaps: Whether a value is missing somewhere.
     """
 
     features: tuple[str, ...]
@@ -44,6 +45,7 @@ class _Columns:
     classes: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     decimal: str = "."
+    gaps: bool = False
 
 
 _SAMPLE = _Columns(features=FEATURES, target=TARGET, classes=CLASSES)
@@ -172,7 +174,8 @@ def _table_values(wish: Wish) -> Mapping[str, str]:
     }
     text = {
         "loss": "cross_entropy" if columns.classes else "mse_loss",
-        "decimal": "" if columns.decimal == "." else f", decimal={columns.decimal!r}",
+        "reading": ("" if columns.decimal == "." else f", decimal={columns.decimal!r}")
+        + (', missing="drop"' if columns.gaps else ""),
         "left_out": f"  # left out, not numbers: {', '.join(columns.left_out)}" if columns.left_out else "",
     }
     return {key: repr(value) for key, value in shown.items()} | text
@@ -185,27 +188,31 @@ def _look_at(table: Path, target: str | None) -> _Columns:
         ConfigError: The table cannot be read, has no rows, or no such column.
     """
     try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            dialect = csv.Sniffer().sniff(stream.read(65_536), delimiters=",;\t")
-            stream.seek(0)
-            header, *rows = csv.reader(stream, dialect)
-    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
+        names, rows = read_cells(table, target or "")
+    except TaskError as error:
         raise ConfigError("--table", f"{table} cannot be read as a table: {error}", source="command line") from error
-    wanted = target or header[-1]
+    header = [name for name in names if name]
+    wanted = target or (header[-1] if header else "")
     if wanted not in header:
         raise ConfigError("--target", f"{wanted!r} is no column: there are {', '.join(header)}", source="command line")
-    cells = {name: {row[place].strip() for row in rows if len(row) > place} - {""} for place, name in enumerate(header)}
+    if twice := next((name for name in header if header.count(name) > 1), None):
+        raise ConfigError("--table", f"{table}: two columns are called {twice!r}: rename one", source="command line")
+    said = {name: [row[place].strip() for row in rows] for place, name in enumerate(names) if name}
+    cells = {name: {cell for cell in column if cell.lower() not in GAPS} for name, column in said.items()}
+    if _numbers(cells[wanted], ".") is None and _numbers(cells[wanted], ",") is None:
+        cells[wanted] = set(said[wanted]) - {""}  # a class may be called none
     decimal = _decimal_mark(cells.values())
-    numbers = [name for name in header if name != wanted and _numbers(cells[name], decimal) is not None]
+    numbers = [name for name in header if name != wanted and cells[name] and _numbers(cells[name], decimal) is not None]
     if not numbers:
         raise ConfigError("--table", f"{table} has no column of numbers beside {wanted}", source="command line")
-    said = tuple(sorted(cells[wanted]))
+    classes = tuple(sorted(cells[wanted]))
     return _Columns(
         features=tuple(numbers),
         target=wanted,
-        classes=said if _are_classes(said, decimal) else (),
+        classes=classes if _are_classes(classes, decimal) else (),
         left_out=tuple(" ".join(name.split()) for name in header if name != wanted and name not in numbers),
         decimal=decimal,
+        gaps=any(cell not in cells[name] for name in (*numbers, wanted) for cell in said[name]),
     )
 
 

@@ -26,7 +26,8 @@ from federation.errors import TaskError
 from federation.inputs import Inputs
 from federation.picture import PictureInput
 from federation.task import Array, TaskContext
-from federation.tasks.data.tables import Table, TableSpec, as_names, first_gap, read_table
+from federation.tasks.data.table_spec import TableSpec, as_names
+from federation.tasks.data.tables import Table, first_gap, read_table
 from update_codec import CodecError
 from update_codec.files import read_npy
 

@@ -3,13 +3,9 @@
 The inputs are in one order on every device: as `TableSpec.features` says, or in the order of the columns' names.
 """
 
-import codecs
 import csv
-import gzip
 import io
 import re
-import unicodedata
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,26 +15,24 @@ from numpy.typing import NDArray
 
 from federation.errors import TaskError
 from federation.task import Array
+from federation.tasks.data.table_spec import TableSpec, normal, twice
+from federation.tasks.data.table_text import read_text
 
-__all__ = ["Table", "TableSpec", "as_names", "first_gap", "read_columns", "read_table"]
+__all__ = ["GAPS", "Table", "first_gap", "read_cells", "read_columns", "read_table"]
 
 SEPARATORS = (",", ";", "\t", "|")
 GAPS = frozenset({"", "-", "?", "na", "n/a", "#n/a", "nan", "-nan", "null", "none", "nil", "nat", "<na>"})
 """What programs write where there is no value, in lower case."""
 
-TABLE_BYTES_MAX = 1 << 30
-"""A packed table with more bytes once unpacked is refused."""
+CELL_SHOWN = 60
+"""Characters of a cell that an error tells."""
+
+STEPS_MIN = 4
+"""A column's spread must be so many times the distance of two float32 numbers there."""
 
 NO_CLASS = -1
 """The number of a class that is not said, where gaps may stay."""
 
-_BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, with which it begins
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 """What Excel writes, and reads, as the first line."""
 
@@ -49,53 +43,6 @@ _SPACES = " \u00a0\u2009\u202f"
 """Which space stands between groups of digits depends on the program."""
 
 F32 = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableSpec:
-    """What is wanted of a table, and how it is written.
-
-    Attributes:
-        target: The column to predict.
-        classes: What it can say; empty where it is a number.
-        features: The columns to predict from; None is every other column.
-        missing: What becomes of a cell without a value: None refuses it, ``drop`` leaves its row out, ``gap`` leaves a
-            NaN there, and a number takes its place (of an input; a row without a target can only be left out).
-        decimal: The decimal mark, ``.`` or ``,``.
-        thousands: What may stand between groups of three digits, or None.
-        sep: What separates cells; None finds it out.
-        encoding: A name that Python knows; None is UTF-8, or what a byte order mark says.
-    """
-
-    target: str
-    classes: tuple[str, ...] = ()
-    features: tuple[str, ...] | None = None
-    missing: str | float | None = None
-    decimal: str = "."
-    thousands: str | None = None
-    sep: str | None = None
-    encoding: str | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what says nothing about any table.
-
-        Raises:
-            TaskError: It names the option.
-        """
-        number = isinstance(self.missing, int | float) and bool(np.isfinite(self.missing))
-        if self.missing not in {None, "drop", "gap"} and (not number or isinstance(self.missing, bool)):
-            raise TaskError(f"missing must be 'drop', 'gap' or a finite number, not {self.missing!r}")
-        if self.decimal not in {".", ","}:
-            raise TaskError(f"decimal must be '.' or ',', not {self.decimal!r}")
-        if self.thousands is not None and (len(self.thousands) != 1 or self.thousands in f"{self.decimal}0123456789+-"):
-            raise TaskError(f"thousands must be one character beside the decimal mark, not {self.thousands!r}")
-        if self.sep is not None and (len(self.sep) != 1 or self.sep in '"\r\n'):
-            raise TaskError(f"sep must be one character, not {self.sep!r}")
-        for what, names in (("classes", self.classes), ("features", self.features or ())):
-            if twice := _twice(names):
-                raise TaskError(f"{what} has {twice!r} twice")
-        if self.features is not None and (self.target in self.features or not self.features):
-            raise TaskError(f"features must name columns beside the target {self.target!r}, not {self.features!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,13 +73,15 @@ def read_table(path: Path, spec: TableSpec) -> Table:
         TaskError: It says the file, the line, the column, and the option or the change that resolves it.
     """
     header, rows = _rows(path, spec)
-    names = [_name(cell) for cell in header.cells]
+    names = [normal(cell) for cell in header.cells]
     rows = [_fitted(path, row, len(names)) for row in rows]
     places = _places(f"{path} line {header.line}", names, rows, spec)
     target = places.pop(spec.target)
     if spec.missing == "drop":
         used = (target, *places.values())
         rows = [row for row in rows if not any(_is_gap(row.cells[place], spec, place == target) for place in used)]
+    if not rows:
+        raise TaskError(f"{path} has no row" + (" in which nothing is missing" if spec.missing == "drop" else ""))
     reader = _Cells(path=path, spec=spec)
     inputs = [reader.numbers(name, rows, place, spec.missing) for name, place in places.items()]
     if spec.classes:
@@ -141,6 +90,22 @@ def read_table(path: Path, spec: TableSpec) -> Table:
         kept = "gap" if spec.missing == "gap" else None
         targets = reader.numbers(spec.target, rows, target, kept)[:, None]
     return Table(features=tuple(places), inputs=np.stack(inputs, axis=1), targets=targets)
+
+
+def read_cells(path: Path, target: str = "") -> tuple[list[str], list[Sequence[str]]]:
+    """The columns' names (empty where one has none) and the cells of each row, as they are written.
+
+    Args:
+        path: The table.
+        target: A column that it has, where that is known: it tells which separator makes columns.
+
+    Raises:
+        TaskError: It is no table of text, or a row has more or fewer cells than there are columns.
+    """
+    header, rows = _rows(path, TableSpec(target=target))
+    names = [normal(cell) for cell in header.cells]
+    unnamed = ["" if _UNNAMED.fullmatch(name) else name for name in names]
+    return unnamed, [_fitted(path, row, len(names)).cells for row in rows]
 
 
 def read_columns(
@@ -164,46 +129,20 @@ def read_columns(
     wanted = (*numbers, *texts)
     spec = TableSpec(target=wanted[0], features=wanted[1:] or None, missing="gap", decimal=decimal, sep=sep)
     header, rows = _rows(path, spec)
-    names = [_name(cell) for cell in header.cells]
+    names = [normal(cell) for cell in header.cells]
     rows = [_fitted(path, row, len(names)) for row in rows]
-    if twice := _twice([name for name in names if name in wanted]):
-        raise TaskError(f"{path} line {header.line}: two columns are called {twice!r}: rename one")
+    if double := twice([name for name in names if name in wanted]):
+        raise TaskError(f"{path} line {header.line}: two columns are called {double!r}: rename one")
     reader = _Cells(path=path, spec=spec)
-    found = {name: reader.numbers(name, rows, names.index(name), "gap") for name in numbers if name in names}
+    found = {
+        name: reader.numbers(name, rows, names.index(name), "gap", coarse=True) for name in numbers if name in names
+    }
     return found, {name: [row.cells[names.index(name)].strip() for row in rows] for name in texts if name in names}
-
-
-def _content(path: Path) -> bytes:
-    """The file's bytes; of one that gzip has packed, those that it has packed."""
-    if path.suffix != ".gz":
-        return path.read_bytes()
-    with gzip.open(path) as file:
-        content = file.read(TABLE_BYTES_MAX + 1)
-    if len(content) > TABLE_BYTES_MAX:
-        raise TaskError(f"{path} has more than {TABLE_BYTES_MAX:,} bytes unpacked: divide it")
-    return content
-
-
-def _text(path: Path, encoding: str | None) -> str:
-    try:
-        content = _content(path)
-        found = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
-        text = content.decode(encoding or found)
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        remedy = "give encoding=, such as 'cp1252' for what Excel saves as CSV in Western Europe"
-        raise TaskError(f"{path} cannot be read: line {line} is not {error.encoding}: {remedy}") from error
-    except (OSError, EOFError, zlib.error, LookupError, MemoryError) as error:
-        raise TaskError(f"{path} cannot be read: {error}") from error
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise TaskError(f"{path} cannot be read: line {line} has a zero byte: give encoding=, such as 'utf-16-le'")
-    return text.removeprefix("\ufeff")
 
 
 def _rows(path: Path, spec: TableSpec) -> tuple[_Row, list[_Row]]:
     """The header and what follows it, without lines in which nothing is."""
-    text = _text(path, spec.encoding)
+    text = read_text(path, spec.encoding)
     first = next((line.strip("\r\n ") for line in io.StringIO(text) if line.strip()), "")
     hint = _SEPARATOR_LINE.fullmatch(first)
     found, problem = list[tuple[_Row, Iterator[_Row]]](), TaskError(f"{path} cannot be read")
@@ -223,7 +162,7 @@ def _rows(path: Path, spec: TableSpec) -> tuple[_Row, list[_Row]]:
 
 def _fitness(header: _Row, spec: TableSpec) -> tuple[int, int]:
     """How well a separator makes columns of a header: those that are wanted, then as many as can be."""
-    names = {_name(cell) for cell in header.cells}
+    names = {normal(cell) for cell in header.cells}
     return len({spec.target, *(spec.features or ())} & names), len(header.cells)
 
 
@@ -237,11 +176,6 @@ def _parsed(path: Path, text: str, separator: str) -> Iterator[_Row]:
             line = reader.line_num + 1
     except csv.Error as error:
         raise TaskError(f"{path} line {line} cannot be read: {error}; see its quotes") from error
-
-
-def _name(cell: str) -> str:
-    """One spelling of a column's name: some systems write an accent as a character of its own."""
-    return unicodedata.normalize("NFC", cell.strip())
 
 
 def _fitted(path: Path, row: _Row, width: int) -> _Row:
@@ -271,19 +205,15 @@ def _places(where: str, names: Sequence[str], rows: Sequence[_Row], spec: TableS
         has = ", ".join(filter(None, names)) or "nothing"
         what = ", ".join(missing) or "to predict from"
         raise TaskError(f"{where} has no column {what}: it has {has}; give sep= if these are not the columns")
-    if twice := _twice([name for name in known if name in {*wanted, spec.target}]):
-        both = " and ".join(str(place + 1) for place in used if names[place] == twice)
-        remedy = "rename one" if twice == spec.target else "rename one, or give features= without it"
-        raise TaskError(f"{where}: columns {both} are both called {twice!r}: {remedy}")
+    if double := twice([name for name in known if name in {*wanted, spec.target}]):
+        both = " and ".join(str(place + 1) for place in used if names[place] == double)
+        remedy = "rename one" if double == spec.target else "rename one, or give features= without it"
+        raise TaskError(f"{where}: columns {both} are both called {double!r}: {remedy}")
     return {name: names.index(name) for name in (*wanted, spec.target)}
 
 
-def _twice(names: Sequence[str]) -> str | None:
-    return next((name for number, name in enumerate(names) if name in names[:number]), None)
-
-
 def _is_gap(cell: str, spec: TableSpec, is_target: bool) -> bool:  # noqa: FBT001 - which column it is
-    text = _name(cell)
+    text = normal(cell)
     return text.lower() in GAPS and not (is_target and text in spec.classes)
 
 
@@ -294,8 +224,18 @@ class _Cells:
     path: Path
     spec: TableSpec
 
-    def numbers(self, name: str, rows: Sequence[_Row], place: int, missing: str | float | None) -> F32:
-        """One column; a number stands where a value is missing."""
+    def numbers(
+        self, name: str, rows: Sequence[_Row], place: int, missing: str | float | None, *, coarse: bool = False
+    ) -> F32:
+        """One column; a number stands where a value is missing.
+
+        Args:
+            name: The column's.
+            rows: All rows.
+            place: The column's.
+            missing: See `TableSpec`.
+            coarse: Whether numbers may differ that are one in float32.
+        """
         pattern, found = self._pattern(), np.empty(len(rows), np.float64)
         for index, row in enumerate(rows):
             text = row.cells[place].strip()
@@ -304,24 +244,36 @@ class _Cells:
             elif missing is not None and text.lower() in GAPS:
                 found[index] = missing if isinstance(missing, int | float) else np.nan
             else:
-                raise TaskError(f"{self._at(row)}: {name} is {text!r}, {self._problem(text, name)}")
+                raise TaskError(f"{self._at(row)}: {name} is {_shown(text)}, {self._problem(text, name)}")
         with np.errstate(over="ignore"):
             column = found.astype(np.float32)
         finite = np.isfinite(column) | np.isnan(found)
         if not finite.all():
             row = rows[int(np.argmin(finite))]
-            raise TaskError(f"{self._at(row)}: {name} is {row.cells[place].strip()!r}, which is not finite in float32")
+            cell = _shown(row.cells[place].strip())
+            raise TaskError(f"{self._at(row)}: {name} is {cell}, which is not finite in float32")
+        if not coarse:
+            self._refuse_coarse(name, found[~np.isnan(found)])
         return column
+
+    def _refuse_coarse(self, name: str, values: NDArray[np.float64]) -> None:
+        """What differs must do so in float32, too: times in seconds since 1970 are 128 apart there."""
+        apart = float(np.spacing(np.abs(values).max(initial=0.0).astype(np.float32)))
+        spread = float(values.std()) if len(values) else 0.0
+        if apart > spread / STEPS_MIN and spread:
+            around = f"{name} lies around {np.mean(values):.10g}, where float32 tells numbers apart that differ by"
+            remedy = "take a constant off all of it, or give features= without it"
+            raise TaskError(f"{self.path}: {around} {apart:g}, and its own differ by about {spread:.3g}: {remedy}")
 
     def class_numbers(self, rows: Sequence[_Row], place: int) -> NDArray[np.int64]:
         """The target column, where it says classes."""
         number_of = {each: number for number, each in enumerate(self.spec.classes)}
         found = np.empty(len(rows), np.int64)
         for index, row in enumerate(rows):
-            text = _name(row.cells[place])
+            text = normal(row.cells[place])
             number = number_of.get(text, number_of.get(_whole(text)))
             if number is None:
-                said = f"{self._at(row)}: {self.spec.target} is {text!r}"
+                said = f"{self._at(row)}: {self.spec.target} is {_shown(text)}"
                 if text.lower() in GAPS and self.spec.missing == "gap":
                     number = NO_CLASS
                 elif text.lower() in GAPS:
@@ -363,20 +315,14 @@ class _Cells:
         return "which is no number: change it, or give features= without this column"
 
 
+def _shown(cell: str) -> str:
+    """A cell as it is told: its begin, where it is long."""
+    return repr(cell if len(cell) <= CELL_SHOWN else f"{cell[:CELL_SHOWN]}...")
+
+
 def _whole(text: str) -> str:
     """A whole number as Python writes it, of ``1.0`` and such; else what no class is called."""
     return str(int(text.partition(".")[0])) if re.fullmatch(r"[+-]?\d{1,18}(\.0*)?", text, re.ASCII) else "\0"
-
-
-def as_names(names: Sequence[object], what: str) -> tuple[str, ...]:
-    """Names of columns, classes or folders, which may be whole numbers.
-
-    Raises:
-        TaskError: It is one text, whose letters would be taken one by one.
-    """
-    if isinstance(names, str | Mapping | set | frozenset):
-        raise TaskError(f"{what} must be a list or a tuple of names in a fixed order, not {names!r}")
-    return tuple(_name(str(name)) for name in names)
 
 
 def first_gap(values: NDArray[np.generic]) -> str | None:

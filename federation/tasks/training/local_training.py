@@ -292,11 +292,7 @@ class LocalTraining:
             torch.set_num_threads(self._task.threads)
         index = self._task.context.node_index
         where = "" if index is None else f" on node {index}"
-        with (
-            user_code(f"the task's model, data or loss failed{where}"),
-            _seeded(seed, self.device),
-            torch.enable_grad(),
-        ):
+        with user_code(f"the task's model, data or loss failed{where}"), _seeded(seed, self.device):
             yield
 
     @cached_property
@@ -396,8 +392,8 @@ def node_seed(seed: int, node_index: int) -> int:
 
 @contextmanager
 def _seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Draw from ``seed`` inside, and leave the process's own random state as it was."""
+    """Draw from ``seed`` inside, with gradients, and leave the process's own state as it was."""
     cuda = [torch.cuda.current_device()] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
+    with torch.random.fork_rng(devices=cuda), torch.enable_grad():
         torch.manual_seed(seed)
         yield

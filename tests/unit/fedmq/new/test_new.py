@@ -1,11 +1,14 @@
 """``fedmq new``: every kind of project passes its own test, and a wrong wish leaves nothing behind."""
 
+import gzip
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -13,6 +16,7 @@ from typer.testing import CliRunner
 from coordinator.config.sections import read_config
 from edge_node.config import read_config as read_node_config
 from federation.errors import ConfigError, StorageError
+from federation.protocol.messages import TrainSettings
 from federation.task import TaskContext
 from federation.tasks.check import check_task
 from federation.tasks.registry import load_task
@@ -98,6 +102,34 @@ def test_a_table_with_decimal_commas_and_times_is_read_by_the_task(kind: Kind, t
     check_task(load_task(f"{tmp_path / 'press' / 'task.py'}:build")(context))
 
 
+@pytest.mark.parametrize(
+    "packed",
+    [
+        str.encode,
+        lambda text: text.encode("utf-16"),
+        lambda text: gzip.compress(text.encode()),
+        lambda text: f"sep=,\n{text}".encode(),
+        lambda text: text.replace("\n", ",\n").encode(),
+        lambda text: text.replace("\n", "\r\n").encode(),
+    ],
+)
+def test_a_table_as_people_export_it_is_learnt_from(packed: Callable[[str], bytes], tmp_path: Path) -> None:
+    rows = "".join(
+        f"{day},{day}.5,{'NA' if day == 3 else day / 2},{'none' if day % 3 else 'worn'}\n" for day in range(28)
+    )
+    (tmp_path / "mine.csv").write_bytes(packed(f",heat,flow,state\n{rows}"))
+    make_project(Wish(folder=tmp_path / "press", kind=Kind.CSV, table=tmp_path / "mine.csv"))
+    task = (tmp_path / "press" / "task.py").read_text()
+    assert "FEATURES = ('heat', 'flow')\n" in task
+    assert "CLASSES = ('none', 'worn') " in task
+    assert 'missing="drop"' in task
+    made: Any = load_task(f"{tmp_path / 'press' / 'task.py'}:build")(
+        TaskContext(node_index=0, node_count=1, data=tmp_path / "press" / "data")
+    )
+    check_task(made)
+    assert made.train(made.initial_parameters(0), TrainSettings(), bool).num_examples == 22
+
+
 def test_a_wish_that_cannot_be_granted_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ConfigError, match="'c' is no column: there are a, b"):
@@ -106,6 +138,12 @@ def test_a_wish_that_cannot_be_granted_leaves_nothing_behind(tmp_path: Path) -> 
         make_project(Wish(folder=tmp_path / "x", kind=Kind.TORCH, table=tmp_path / "mine.csv"))
     (tmp_path / "mine.csv").write_text("a,b\nred,2\nblue,3\n")
     with pytest.raises(ConfigError, match="no column of numbers beside b"):
+        make_project(Wish(folder=tmp_path / "x", kind=Kind.CSV, table=tmp_path / "mine.csv"))
+    (tmp_path / "mine.csv").write_text("a,a,b\n1,1,2\n3,4,5\n")
+    with pytest.raises(ConfigError, match="two columns are called 'a': rename one"):
+        make_project(Wish(folder=tmp_path / "x", kind=Kind.CSV, table=tmp_path / "mine.csv"))
+    (tmp_path / "mine.csv").write_bytes(b"PK\x03\x04")
+    with pytest.raises(ConfigError, match="an Excel workbook, or another zip archive: save it as"):
         make_project(Wish(folder=tmp_path / "x", kind=Kind.CSV, table=tmp_path / "mine.csv"))
     (tmp_path / "mine.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read as a table"):

@@ -63,7 +63,7 @@ def test_a_table_of_numbers_has_its_target_as_a_column(tmp_path: Path, separator
         ("a,y\n1,2\nx,2\n", "line 3: a is 'x'"),
         ("a,y\n1,2\nnan,2\n", "not finite"),
         ("a,y\n1,2\n", "at least two"),
-        ("a,y\n", "at least two"),
+        ("a,y\n", "has no row"),
         ("", "no column y"),
     ],
 )

@@ -1,5 +1,6 @@
 """Tables as people export them: read where they can mean one thing only, else refused by file, line and column."""
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,10 @@ def read(folder: Path, text: str | bytes, **options: Any) -> Any:
         pytest.param("\ufeff" + PLAIN, {}, id="byte order mark"),
         pytest.param(PLAIN.encode("utf-16"), {}, id="UTF-16"),
         pytest.param(PLAIN.encode("utf-32"), {}, id="UTF-32"),
+        pytest.param(gzip.compress(PLAIN.encode("utf-16")), {}, id="packed, whatever it is called"),
+        pytest.param(
+            PLAIN.replace("heat", "BZh").replace("vibration", "PAR1"), {}, id="names like other files' begins"
+        ),
         pytest.param(PLAIN.encode("utf-16-le"), {"encoding": "utf-16-le"}, id="an encoding that is said"),
         pytest.param(PLAIN.replace(",", ";").replace(".", ","), {"decimal": ","}, id="decimal commas"),
         pytest.param(
@@ -142,6 +147,45 @@ def test_an_argument_that_says_nothing_is_refused_before_anything_is_read(
     given: dict[str, Any] = {"target": "state", "classes": ("ok", "worn")} | options
     with pytest.raises(TaskError, match=problem):
         csv_data(TaskContext(node_index=None, node_count=1), "t.csv", **given)
+
+
+@pytest.mark.parametrize(
+    ("begin", "kind"),
+    [
+        (b"PK\x03\x04\x14", "an Excel workbook, or another zip archive"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", "an old Excel workbook"),
+        (b"PAR1\x15\x04", "a Parquet file"),
+        (b"BZh91AY&SY\x00", "packed by bzip2"),
+    ],
+)
+def test_what_is_no_table_of_text_is_called_what_it_is(tmp_path: Path, begin: bytes, kind: str) -> None:
+    with pytest.raises(TaskError, match=rf"t\.csv is {kind}: save it as a table of text"):
+        read(tmp_path, begin + bytes(100))
+
+
+def test_a_table_of_which_no_row_is_left_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"t\.csv has no row$"):
+        read(tmp_path, "heat,state\n")
+    with pytest.raises(TaskError, match=r"t\.csv has no row in which nothing is missing"):
+        read(tmp_path, "heat,state\n,ok\n-,worn\n", missing="drop")
+
+
+def test_numbers_that_float32_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
+    times = [1_764_000_000 + 60 * minute for minute in range(20)]
+    text = "time,state\n" + "".join(f"{time},ok\n" for time in times)
+    with pytest.raises(
+        TaskError, match="float32 tells numbers apart that differ by 128, and its own differ by about 346"
+    ):
+        read(tmp_path, text)
+    shifted = "time,state\n" + "".join(f"{time - times[0]},ok\n" for time in times)
+    assert read(tmp_path, shifted)[0] == [[60.0 * minute] for minute in range(20)]
+    days = "time,state\n" + "".join(f"{time},ok\n" for time in range(times[0], times[0] + 86_400, 600))
+    assert len({row[0] for row in read(tmp_path, days)[0]}) == 144
+
+
+def test_a_long_cell_is_told_by_its_begin(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"heat is '9{60}\.\.\.', which is not finite"):
+        read(tmp_path, f"heat,state\n{'9' * 5000},ok\n")
 
 
 def test_a_number_can_take_the_place_of_a_gap(tmp_path: Path) -> None:
