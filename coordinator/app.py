@@ -238,7 +238,7 @@ def _watched(
 ) -> WatchedMachine[Event, Effect]:
     rule = StoppingRule(settings=plan.engine.stopping, versions=plan.engine.versions)
     status = StatusFile(plan.config.store.folder, machine.snapshot, plan.incidents.counts, rule)
-    presence = PresenceFile(plan.config.store.folder, run)
+    presence = PresenceFile(plan.config.store.folder, run, gateways=plan.engine.gateways)
     return WatchedMachine(machine, commits.settle, MonotonicClock().now, status, presence)
 
 

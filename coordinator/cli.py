@@ -185,7 +185,9 @@ def status(
 def why(*, config: ConfigOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Say what the coordinator waits for, for whom and since when."""
     from coordinator.monitoring.noised_sums import nodes_line, nodes_report, nodes_row  # noqa: PLC0415
+    from coordinator.monitoring.presence import PresenceSeen, read_presence  # noqa: PLC0415
     from coordinator.monitoring.privacy import privacy_line, privacy_report, privacy_row  # noqa: PLC0415
+    from coordinator.monitoring.sites import site_lines, sites_row  # noqa: PLC0415
     from coordinator.monitoring.state_files import read_waiting  # noqa: PLC0415
     from coordinator.monitoring.why import explain  # noqa: PLC0415
     from coordinator.storage.places import leader_of  # noqa: PLC0415
@@ -195,16 +197,18 @@ def why(*, config: ConfigOption = None, state: StateOption = None, as_json: Json
     leader = None
     with suppress(StorageError, ConfigError):
         leader = leader_of(folder)
-    waiting, spent, noised = read_waiting(folder, leader), None, None
+    waiting, spent, noised, seen = read_waiting(folder, leader), None, None, PresenceSeen()
     # What is waited for is said in a file of its own, whatever the store is like.
     with suppress(StorageError), ReadOnlyStore(folder) as store:
-        spent, noised = privacy_report(store), nodes_report(store)
+        spent, noised, seen = privacy_report(store), nodes_report(store), read_presence(folder, store.run)
     if as_json:
         told = {} if spent is None else {"privacy": privacy_row(spent)}
         told |= {} if noised is None else {"nodes_privacy": nodes_row(noised)}
+        told |= {"sites": sites_row(seen.sites, seen.gateways_here)} if seen.sites else {}
         typer.echo(json.dumps(asdict(waiting) | told))
         return
-    typer.echo("\n".join(line for line in (explain(waiting), privacy_line(spent), nodes_line(noised)) if line))
+    lines = (explain(waiting), *site_lines(seen.sites, seen.gateways_here), privacy_line(spent), nodes_line(noised))
+    typer.echo("\n".join(filter(None, lines)))
 
 
 def privacy(*, config: ConfigOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:

@@ -13,6 +13,7 @@ from coordinator.config.settings import committer_settings, engine_settings
 from coordinator.engine.events import StopRequested
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.update_checks import check_update
+from coordinator.monitoring.presence_file import PresenceFile
 from coordinator.monitoring.state_files import StatusFile, StoppingRule, read_incidents
 from coordinator.monitoring.watched_machine import WatchedMachine
 from coordinator.runtime.connections import Connections, coordinator_will, open_connections
@@ -26,6 +27,7 @@ from coordinator.runtime.sealing import CoordinatorSealing
 from coordinator.runtime.starting import ensure_model, evaluated_task
 from coordinator.strategies.selection import make_selector
 from edge_node.app import node_sealing, node_settings, node_transport, node_trust, node_will
+from edge_node.engine.effects import PublishProgress
 from edge_node.engine.machine import NodeMachine
 from edge_node.runtime.executor import NodeParts
 from edge_node.runtime.inbound import Inbound as NodeInbound
@@ -36,6 +38,7 @@ from edge_node.training.worker import TrainingJob, TrainingSetup
 from federation.config import broker_address
 from federation.errors import TransportError
 from federation.identity.signing_keys import Trust
+from federation.protocol.messages import Progress
 from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
 from federation.runtime.clock import MonotonicClock
@@ -52,6 +55,7 @@ from site_gateway.engine.site import SiteMachine
 from site_gateway.runtime.executor import AboveExecutor, GatewayExecutor, SiteExecutor
 from site_gateway.runtime.following import Follower, SiteTask, site_model
 from site_gateway.runtime.inbound import Side, SideInbox, Translator
+from site_gateway.runtime.reporting import SiteWatch
 from site_gateway.storage.store import SiteStore
 
 __all__ = ["run_gateway", "site_folder"]
@@ -184,6 +188,10 @@ class _Gateway:
         below, engine = _below(settings, engine, store, SideInbox(inbox, Side.BELOW), above.executor)
         return cls(settings=settings, store=store, inbox=inbox, above=above, below=below, engine=engine)
 
+    def _say(self, progress: Progress) -> None:
+        """Telemetry above: it may be lost, and nobody acts on it."""
+        self.above.executor.execute(PublishProgress(progress=progress))
+
     def drive(self) -> int:
         """Run the loop."""
         log, machine = get_log("gateway"), GatewayMachine(self.above.machine, self.below.machine, self.store.run)
@@ -191,7 +199,9 @@ class _Gateway:
         rule = StoppingRule(settings=self.engine.stopping, versions=0)
         status = StatusFile(self.store.folder, machine.snapshot, incidents.counts, rule)
         clock = MonotonicClock()
-        driven = WatchedMachine(machine, self.below.commits.settle, clock.now, status)
+        presence = PresenceFile(self.store.folder, self.store.run, gateways=self.engine.gateways)
+        watch = SiteWatch(presence, machine.snapshot, self._say)
+        driven = WatchedMachine(machine, self.below.commits.settle, clock.now, status, watch)
         executor = GatewayExecutor(self.above.executor, self.below.executor, self.settings.own.gateway.form)
         told = {"run": self.store.run, "version": self.store.head(), "form": self.settings.own.gateway.form.value}
         log.info("gateway_started", gateway=self.settings.above.node.id, pid=os.getpid(), **told)
@@ -208,8 +218,8 @@ class _Gateway:
                         self.inbox, lambda: self.above.transport.alive and self.below.connections.alive
                     ) as seen,
                 ):
-                    watch = seen.watching(lambda event: event)
-                    translate = Translator(watch, self.above.inbound.translate, self.below.inbound.translate)
+                    alive = seen.watching(lambda event: event)
+                    translate = Translator(alive, self.above.inbound.translate, self.below.inbound.translate)
                     parts = (driven, executor, self.inbox, clock, translate)
                     Driver(*parts, settle=driven.settle, batch_max=BATCH_MAX).run()
             finally:

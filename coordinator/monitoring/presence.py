@@ -12,6 +12,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any, Final
 
+from coordinator.monitoring.sites import SiteSeen, read_sites
 from coordinator.storage.files import PRESENCE
 from federation.protocol.messages import Presence
 
@@ -76,10 +77,18 @@ class PresenceSeen:
     Attributes:
         nodes: Each node that was seen.
         news: The newest happenings, in order.
+        sites: What is known of each site, by its gateway.
     """
 
     nodes: Mapping[str, Seen] = field(default_factory=dict)
     news: Sequence[News] = ()
+    sites: Mapping[str, SiteSeen] = field(default_factory=dict)
+
+    @property
+    def gateways_here(self) -> Mapping[str, bool]:
+        """Whether each gateway is online."""
+        known = self.nodes
+        return {name: name in known and known[name].presence is Presence.ONLINE for name in self.sites}
 
 
 def read_presence(folder: Path, run: str) -> PresenceSeen:
@@ -136,4 +145,5 @@ def _presence(content: Any) -> PresenceSeen:
             News(at_ms=int(at_ms), version=int(version), node=str(node), what=Happening(what))
             for at_ms, version, node, what in content["news"]
         ),
+        sites=read_sites(content.get("sites", {})),
     )

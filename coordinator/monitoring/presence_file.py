@@ -4,7 +4,8 @@ import contextlib
 import json
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from sys import intern
 from typing import Final
@@ -18,9 +19,12 @@ from coordinator.engine.events import (
     ReportReceived,
 )
 from coordinator.monitoring.presence import Happening, News, Seen, read_presence
+from coordinator.monitoring.sites import SiteSeen, sites_content
 from coordinator.storage.files import PRESENCE
 from federation.protocol.messages import NodeState, Presence
+from federation.protocol.site_messages import SiteReport
 from federation.storage.folder import write_file
+from federation.types import NodeId
 
 __all__ = ["PresenceFile"]
 
@@ -42,12 +46,23 @@ class PresenceFile:
         folder: The state folder; what a former start has written there is taken over.
         run: Which run it is about: what another one has left is not taken over.
         clock: Seconds since 1970.
+        gateways: Nodes that speak for a site, and for how many nodes at most.
     """
 
-    def __init__(self, folder: Path, run: str, clock: Callable[[], float] = lambda: time.time()) -> None:  # noqa: PLW0108 - so that a law of the house sees who reads it
+    def __init__(
+        self,
+        folder: Path,
+        run: str,
+        clock: Callable[[], float] = lambda: time.time(),  # noqa: PLW0108 - so that a law of the house sees who reads it
+        gateways: Mapping[NodeId, int] | None = None,
+    ) -> None:
         self._path, self._run, self._clock = folder / PRESENCE, run, clock
         former = read_presence(folder, run)
         self._nodes = dict(former.nodes)
+        self._sites: dict[str, SiteSeen] = {
+            name: replace(former.sites.get(name, SiteSeen(members_max=most)), members_max=most)
+            for name, most in (gateways or {}).items()
+        }
         self._news = deque(former.news, maxlen=NEWS_MAX)
         self._new: list[tuple[float, str, Happening]] = []
         self._changed, self._next_s = False, 0.0
@@ -62,8 +77,30 @@ class PresenceFile:
             ):
                 self._nodes[event.node].at_s = self._clock()
                 self._changed = True
+                if isinstance(event, ProgressReceived) and event.node in self._sites:
+                    self._hear(self._sites[event.node], event.progress.site)
             case _:
                 return
+
+    @property
+    def nodes(self) -> Mapping[str, Seen]:
+        """What is known of each node."""
+        return self._nodes
+
+    @property
+    def sites(self) -> Mapping[str, SiteSeen]:
+        """What gateways have said of their sites."""
+        return self._sites
+
+    def heard_s(self, node: str) -> float | None:
+        """For how long a node has not been heard, in seconds; None: it never was."""
+        seen = self._nodes.get(node)
+        return None if seen is None or not seen.at_s else max(0.0, self._clock() - seen.at_s)
+
+    def _hear(self, seen: SiteSeen, report: SiteReport | None) -> None:
+        """Only whoever is named as a gateway is heard: so what is kept is bounded by our own settings."""
+        if report is not None:
+            seen.report, seen.at_s = report, self._clock()
 
     def _observe(self, event: NodeStateReceived) -> None:
         node, state = event.node, event.state
@@ -116,6 +153,7 @@ class PresenceFile:
                 for node, seen in self._nodes.items()
             },
             "releases": self._releases(),
+            "sites": sites_content(self._sites),
             "news": [[one.at_ms, one.version, one.node, one.what.value] for one in self._news],
         }
         with contextlib.suppress(OSError):

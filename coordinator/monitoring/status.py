@@ -17,9 +17,10 @@ from rich.text import Text
 from coordinator.monitoring.curves import CurveKind, CurvePoint, curve_row, newest_by_node, read_curves
 from coordinator.monitoring.figures import participation_row, version_figures
 from coordinator.monitoring.noised_sums import NodesReport, nodes_line, nodes_report, nodes_row
-from coordinator.monitoring.presence import Seen, read_presence, releases_line
+from coordinator.monitoring.presence import PresenceSeen, read_presence, releases_line
 from coordinator.monitoring.privacy import privacy_line, privacy_row, read_privacy
 from coordinator.monitoring.run_progress import read_run_progress, run_progress_lines, run_progress_row
+from coordinator.monitoring.sites import site_lines, sites_row
 from coordinator.monitoring.state_files import (
     read_behind,
     read_claims,
@@ -67,11 +68,13 @@ def read_status(folder: Path) -> dict[str, object]:
         StorageError: There is no store, or it cannot be read.
     """
     versions, nodes = _read(folder)
+    seen = _presence(folder)
     return {
         "versions": [version_figures(row) for row in versions],
         **run_progress_row(read_run_progress(folder)),
         "nodes": [participation_row(node) for node in nodes],
-        "releases": {node: seen.release for node, seen in _presence(folder).items() if seen.release},
+        "sites": sites_row(seen.sites, seen.gateways_here),
+        "releases": {node: one.release for node, one in seen.nodes.items() if one.release},
         "nobody_trains": read_failing(folder).nobody_trains,
         "failing": dict(read_failing(folder).reasons),
         "incidents": read_incidents(folder),
@@ -154,9 +157,9 @@ def _restored(folder: Path) -> Restored | None:
         return store.restored()
 
 
-def _presence(folder: Path) -> Mapping[str, Seen]:
+def _presence(folder: Path) -> PresenceSeen:
     with ReadOnlyStore(folder) as store:
-        return read_presence(folder, store.run).nodes
+        return read_presence(folder, store.run)
 
 
 def _leads(folder: Path) -> Iterator[str]:
@@ -233,7 +236,9 @@ def _head(folder: Path, versions: list[VersionRow]) -> Iterator[Text]:
     run_progress = read_run_progress(folder)
     yield from map(Text, () if run_progress is None else run_progress_lines(run_progress))
     yield from map(Text, (*_leads(folder), *_begun_again(folder)))
-    for said in (privacy_line(read_privacy(folder)), nodes_line(_noised(folder)), releases_line(_presence(folder))):
+    seen = _presence(folder)
+    yield from map(Text, site_lines(seen.sites, seen.gateways_here))
+    for said in (privacy_line(read_privacy(folder)), nodes_line(_noised(folder)), releases_line(seen.nodes)):
         if said:
             yield Text(said)
 

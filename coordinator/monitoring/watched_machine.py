@@ -1,13 +1,28 @@
 """The machine beside what it tells people: two files of the state folder, written between two messages."""
 
 from collections.abc import Callable, Sequence
-from typing import Generic
+from typing import Generic, Protocol
 
-from coordinator.monitoring.presence_file import PresenceFile
 from coordinator.monitoring.state_files import StatusFile
 from federation.runtime.driver import EffectT, EventT, Machine
 
-__all__ = ["WatchedMachine"]
+__all__ = ["Watch", "WatchedMachine"]
+
+
+class Watch(Protocol):
+    """Tells who comes and goes; `PresenceFile` is one."""
+
+    def see(self, event: object) -> None:
+        """Take notice of an event."""
+
+    def look(self, now: float, version: Callable[[], int]) -> None:
+        """Tell what has changed, where the last time is long enough ago."""
+
+    def due(self) -> float | None:
+        """When to look again, in monotonic seconds."""
+
+    def write(self, version: Callable[[], int]) -> None:
+        """Tell at once."""
 
 
 class WatchedMachine(Generic[EventT, EffectT]):
@@ -27,7 +42,7 @@ class WatchedMachine(Generic[EventT, EffectT]):
         settle: Callable[[], None],
         now: Callable[[], float],
         status: StatusFile,
-        presence: PresenceFile | None = None,
+        presence: Watch | None = None,
     ) -> None:
         self._machine, self._settle, self._now = machine, settle, now
         self._status, self._presence = status, presence

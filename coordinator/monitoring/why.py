@@ -7,7 +7,17 @@ from typing import Any
 from coordinator.engine.round import CommitReason, WaitReason
 from coordinator.monitoring.state_files import Waiting
 
-__all__ = ["MADE", "behind_words", "claim_words", "explain", "failures", "lift_words", "nobody_trains"]
+__all__ = [
+    "MADE",
+    "behind_words",
+    "claim_words",
+    "explain",
+    "failures",
+    "lift_words",
+    "nobody_trains",
+    "span",
+    "waited_words",
+]
 
 NODES_NAMED = 3
 """Nodes named with one reason."""
@@ -59,13 +69,13 @@ OVER = frozenset({WaitReason.FINISHED, WaitReason.STOPPED_EARLY, WaitReason.BUDG
 def explain(waiting: Waiting) -> str:
     """One sentence or two for a person."""
     reason = str(waiting.fields.get("reason", "unknown"))
-    what = f"{_meaning(reason)}{_whom(waiting.fields)}"
+    what = f"{waited_words(reason)}{_whom(waiting.fields)}"
     counts = _counts(waiting.fields)
     seen = f"{_seen(waiting.fields.get('behind'))}{_claims(waiting.fields.get('claims'))}"
     if waiting.pid is not None:
         more = f"{_masked(waiting.fields)}{_pausing(waiting.fields)}{seen}{_failing(waiting.fields)}"
-        return f"waiting for {what}; since {_span(waiting.since_s)}{counts}{more}"
-    last = f"no coordinator is running; {_span(waiting.said_s)} ago the last one waited for {what}{counts}"
+        return f"waiting for {what}; since {span(waiting.since_s)}{counts}{more}"
+    last = f"no coordinator is running; {span(waiting.said_s)} ago the last one waited for {what}{counts}"
     if reason == WaitReason.BEHIND:
         return f"{last}{seen}"
     if reason in OVER:
@@ -151,7 +161,8 @@ def lift_words(row: Mapping[str, Any]) -> str:
     return f"coordinator restore FOLDER_OR_BACKUP --state NEW_FOLDER --above {above}"
 
 
-def _meaning(reason: str) -> str:
+def waited_words(reason: str) -> str:
+    """What is waited for, in a person's words; a word of another release is shown as it is."""
     return MEANINGS[WaitReason(reason)] if reason in set(WaitReason) else reason
 
 
@@ -200,7 +211,8 @@ def _masked(fields: Mapping[str, Any]) -> str:
     return said
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """A duration in the unit that suits it."""
     for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

@@ -115,6 +115,12 @@ CODECS_MAX: Final = 16
 """Codec specs that a node lists."""
 REASON_BYTES_MAX: Final = 200
 """UTF-8 bytes of a reason in free text."""
+SITE_NODES_NAMED_MAX: Final = 8
+"""Nodes of a site that its gateway names in one report."""
+SITE_REASON_BYTES_MAX: Final = 100
+"""UTF-8 bytes of the reason that a gateway gives for one of them."""
+WAIT_REASON_BYTES_MAX: Final = 32
+"""UTF-8 bytes of the word for what a coordinator waits for."""
 METRICS_MAX: Final = 16
 """Numbers in one map of metrics or of extra settings."""
 METRIC_NAME_BYTES_MAX: Final = 32

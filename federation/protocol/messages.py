@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from federation.protocol.enumerations import Activity, PartKind, Presence, Reason, ReceiptStatus
 from federation.protocol.sealed_messages import KeyWrap, PartsSeal, Sealed, SealingKey
+from federation.protocol.site_messages import SiteReport
 from federation.protocol.sum_messages import MaskedEvaluation, MaskedReport, PrivacyTerms, SumMessage
 from federation.protocol.task_messages import TaskReport
 from federation.types import (
@@ -344,12 +345,13 @@ class Proof:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """``n/{node}/tel``, QoS 0: what the node is doing; may be lost."""
+    """``n/{node}/tel``, QoS 0: what the node is doing, or how a gateway's ``site`` stands; may be lost."""
 
     round: RoundId
     activity: Activity
     fraction: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    site: SiteReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,17 +386,8 @@ class EvaluationReceipt:
 
 
 Message = (
-    CoordinatorState
-    | RoundAnnouncement
-    | NodeState
-    | UpdateOffer
-    | Decline
-    | Grant
-    | Receipt
-    | Cancel
-    | RetryAfter
-    | Rebirth
-    | (Progress | EvaluationReport | EvaluationReceipt)
+    (CoordinatorState | RoundAnnouncement | NodeState | UpdateOffer | Decline | Grant | Receipt | Cancel)
+    | (RetryAfter | Rebirth | Progress | EvaluationReport | EvaluationReceipt)
     | (Proof | SumMessage | Sealed | KeyWrap | TaskReport)
 )
 """Everything that is said in msgpack; model and update chunks are raw bytes."""

@@ -64,6 +64,7 @@ from federation.protocol.messages import (
     UpdateOffer,
 )
 from federation.protocol.sealed_messages import CONTENT_KEY, PARTS_SEAL, SEALED_SCHEMAS, SEALING_KEY
+from federation.protocol.site_messages import SITE_REPORT
 from federation.protocol.sum_schema import (
     BOXES,
     MASKED_EVALUATION,
@@ -343,6 +344,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(3, "activity", _ACTIVITY),
         Field(4, "fraction", Real(1.0, least=0.0)),
         Field(5, "metrics", Numbers()),
+        Field(6, "site", SITE_REPORT, optional=True),
     ),
     message(
         12,

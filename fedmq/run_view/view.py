@@ -12,6 +12,7 @@ from typing import Any
 from coordinator.monitoring.figures import participation_row, surveyed_metrics, version_figures
 from coordinator.monitoring.presence import News, PresenceSeen, Seen, read_presence, releases_line
 from coordinator.monitoring.run_progress import GrowingProgress, run_progress_row
+from coordinator.monitoring.sites import site_lines, sites_row
 from coordinator.monitoring.state_files import (
     read_counters,
     read_helpers,
@@ -123,7 +124,7 @@ class RunView:
         seen, last = self._marks(), self._last
         if seen == self._seen:
             waiting = self._waiting()
-            same = waiting["sentence"] == last.summary["waiting"]["sentence"]
+            same = all(waiting[key] == last.summary["waiting"][key] for key in ("sentence", "sites"))
             return last if same else replace(last, number=last.number + 1, summary={**last.summary, "waiting": waiting})
         with ReadOnlyStore(self.folder) as store:
             start = (store.run, store.epoch())
@@ -187,6 +188,7 @@ class RunView:
             "counters": read_counters(self.folder),
             "incidents": dict(sorted(incidents.items(), key=lambda one: -sum(one[1].values()))[:REPORTED_MAX]),
             "notes": list(self._notes(store)),
+            "sites": sites_row(self._presence.sites, self._presence.gateways_here),
             "certificates": dict(sorted(self._certificates().items(), key=lambda one: one[1])[:REPORTED_MAX]),
         }
 
@@ -213,11 +215,14 @@ class RunView:
 
     def _waiting(self) -> Mapping[str, Any]:
         """The words of ``coordinator why``, and since when."""
+        sites = list(site_lines(self._presence.sites, self._presence.gateways_here))
         try:
             waiting = read_waiting(self.folder)
         except StorageError as error:
-            return {"sentence": str(error), "running": False, "over": False, "online": 0, "reason": "", "since_s": 0.0}
+            nothing = {"running": False, "over": False, "online": 0, "reason": "", "since_s": 0.0}
+            return {"sentence": str(error), "sites": sites, **nothing}
         return {
+            "sites": sites,
             "sentence": explain(waiting),
             "running": waiting.pid is not None,
             "over": waiting.fields.get("reason") in OVER,

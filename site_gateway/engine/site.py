@@ -1,5 +1,6 @@
 """The coordinator's machine at a site: it asks nodes when it was asked, and freezes what they send."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast, get_args
 
@@ -38,6 +39,12 @@ class SiteMachine(CoordinatorMachine):
         """What the site owes the federation above."""
         assert isinstance(self._sums, Upward)  # noqa: S101 - this class has put it there
         return self._sums
+
+    def snapshot(self) -> Mapping[str, object]:
+        """Where the site stands, and what it owes the federation above."""
+        state = site_of(self._state)
+        order = None if state.order is None else state.order.round
+        return {**super().snapshot(), "order": order, "sums": len(state.frozen.sums)}
 
     def _on_news(self, event: News | SiteEvent) -> None:
         match event:

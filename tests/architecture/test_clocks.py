@@ -14,6 +14,8 @@ MAY_READ_IT = {
     "coordinator/backup/making.py": "when a backup was made, for a person",
     "coordinator/backup/restoring.py": "when a run began, as the store does",
     "coordinator/monitoring/doctor.py": "certificates, and whether the clock was ever set",
+    "coordinator/monitoring/sites.py": "how long ago a gateway has said it, for a person",
+    "site_gateway/setup/doctor.py": "whether the clock was ever set",
     "edge_node/storage/sqlite_store.py": "how many days an update has waited, before its run gives way to newer ones",
     "edge_node/cli.py": "how old readings are, for a person",
     "edge_node/readings/running.py": "when a reading came that says no time of its own",

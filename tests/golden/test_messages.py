@@ -36,6 +36,7 @@ from federation.protocol.messages import (
 )
 from federation.protocol.schema import SCHEMAS
 from federation.protocol.sealed_messages import KeyWrap, PartsSeal, Sealed, SealingKey
+from federation.protocol.site_messages import SiteNode, SiteReport
 from federation.protocol.sum_messages import (
     Held,
     HeldStatus,
@@ -58,6 +59,7 @@ from federation.types import (
     Epoch,
     Incarnation,
     ModelVersion,
+    NodeId,
     RoundId,
     RunId,
     SeenRun,
@@ -492,6 +494,27 @@ EXAMPLES: dict[str, Message] = {
     "key_wrap": KeyWrap(run=RUN, key_epoch=4, key_id=b"8 bytes.", box=b"w" * 80),
     "sum_refusal": SumRefusal(run=RUN, batch=Digest(b"b" * 16), reason=SumReason.UNKNOWN_UPDATE, members=b"m" * 16),
     "task_report": TaskReport(number=3, step=1, state=TaskState.FAILED, running=2, reason="ValueError: no rows"),
+    "site_progress": Progress(
+        round=RoundId(9),
+        activity=Activity.TRAINING,
+        site=SiteReport(
+            waits="assignments",
+            waits_s=12.5,
+            nodes=20,
+            online=18,
+            training=5,
+            updates=13,
+            sums=1,
+            failing=1,
+            version=ModelVersion(8),
+            round=RoundId(9),
+            some=(
+                SiteNode(node=NodeId("press-3"), reason="no disk", heard_s=0.5),
+                SiteNode(node=NodeId("press-7"), heard_s=7200.0),
+                SiteNode(node=NodeId("press-9")),
+            ),
+        ),
+    ),
     "progress": Progress(round=RoundId(9), activity=Activity.UPLOADING, fraction=0.25, metrics={"loss": 0.5}),
 }
 

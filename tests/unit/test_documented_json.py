@@ -11,14 +11,15 @@ import pytest
 from typer.testing import CliRunner
 
 from coordinator.cli import make_app
-from coordinator.engine.events import NodeStateReceived
+from coordinator.engine.events import NodeStateReceived, ProgressReceived
 from coordinator.monitoring.presence_file import PresenceFile
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import Figures
 from edge_node.cli import app as node_app
-from federation.protocol.messages import NodeState, Presence
-from federation.types import Incarnation, ModelVersion, NodeId
+from federation.protocol.messages import Activity, NodeState, Presence, Progress
+from federation.protocol.site_messages import SiteNode, SiteReport
+from federation.types import Incarnation, ModelVersion, NodeId, RoundId
 from tests.rigs.former_state import CONFIG, FORMER, folder_of_layout
 from tests.rigs.model_values import arrived, committer, initialised, update
 from tests.unit.fedmq.page.test_server import get
@@ -123,6 +124,14 @@ def seen_and_lost(folder: Path, run: str) -> None:
     file.write(lambda: 1)
 
 
+def told_by_a_gateway(folder: Path, run: str) -> None:
+    """What a coordinator tells of a site."""
+    file = PresenceFile(folder, run, gateways={NodeId("a"): 8})
+    site = SiteReport(waits="above", nodes=3, online=2, some=(SiteNode(node=NodeId("n"), heard_s=1.0),))
+    file.see(ProgressReceived(node=NodeId("a"), progress=Progress(round=RoundId(0), activity=Activity.IDLE, site=site)))
+    file.write(lambda: 1)
+
+
 def said(*words: str, code: int = 0) -> Any:
     result = CliRunner().invoke(make_app(words), [*words, "--json"])
     assert result.exit_code == code, result.output
@@ -131,8 +140,24 @@ def said(*words: str, code: int = 0) -> Any:
 
 @pytest.mark.parametrize("command", ["status", "status --nodes", "why"])
 def test_what_is_said_of_a_run(command: str, run: Path, former: Path) -> None:
+    with ReadOnlyStore(former) as store:
+        seen_and_lost(former, store.run)
+        told_by_a_gateway(former, store.run)
     for folder in (former,) if command == "why" else (run, former):
         check(f"coordinator {command} --json", said(*command.split(), "--state", str(folder)))
+
+
+def test_a_site_is_told_of_in_words_and_in_json(former: Path) -> None:
+    with ReadOnlyStore(former) as store:
+        seen_and_lost(former, store.run)
+        told_by_a_gateway(former, store.run)
+    for command in ("status", "why"):
+        assert said(command, "--state", str(former))["sites"]["a"]["nodes_online"] == 2
+        words = CliRunner().invoke(make_app([command]), [command, "--state", str(former)]).stdout
+        assert "site a: its gateway is not there, and was heard" in " ".join(words.split())
+    seen = get(former, "/api/v1/status").json
+    assert seen["sites"]["a"]["nodes"] == 3
+    assert "not there: n (heard" in seen["waiting"]["sites"][0]
 
 
 def test_what_is_made_of_a_run(run: Path, former: Path, tmp_path: Path) -> None:

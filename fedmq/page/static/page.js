@@ -54,7 +54,7 @@ function showSummary(summary) {
   const incidents = Object.entries(summary.incidents);
   by("incidents-section").hidden = !incidents.length;
   items("incidents", incidents.slice(0, SHOWN_MAX).map(([sender, kinds]) => `${sender}: ${counted(kinds)}`));
-  items("notes", summary.notes);
+  items("notes", waiting.sites.concat(summary.notes));
   text("counters", Object.keys(summary.counters).length ? `Since its coordinator's start: ${counted(summary.counters)}` : "");
   showCertificates(Object.entries(summary.certificates));
 }

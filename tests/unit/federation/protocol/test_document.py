@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.protocol import limits, schema, sealed_messages, sum_schema, tables, task_messages
+from federation.protocol import limits, schema, sealed_messages, site_messages, sum_schema, tables, task_messages
 from federation.protocol.fields import Blob, Choice, Flag, Kind, Numbers, Real, Record, Sequence, Text, Whole, Word
 from federation.types import DIGEST_BYTES
 
@@ -24,6 +24,8 @@ NESTED = [
     sum_schema.MASKED_REPORT,
     sealed_messages.SEALING_KEY,
     sealed_messages.PARTS_SEAL,
+    site_messages.SITE_REPORT,
+    site_messages.SITE_NODE,
 ]
 CHOICES = [
     tables.PRESENCE,
