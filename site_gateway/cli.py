@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -100,8 +101,10 @@ def run(
 @app.command()
 @errors_told(PROGRAM)
 def status(*, config: ConfigOption, as_json: JsonOption = False) -> None:
-    """The run, the site's version, what became of its nodes' updates, and what is owed above."""
-    from site_gateway.storage.read_only import newest_run, read_site  # noqa: PLC0415 - as in `_settings`
+    """The run, the site's version, what became of its nodes' updates, what it waits for, and what is owed above."""
+    from coordinator.monitoring.state_files import read_waiting  # noqa: PLC0415 - as in `_settings`
+    from coordinator.monitoring.why import explain  # noqa: PLC0415
+    from site_gateway.storage.read_only import newest_run, read_site  # noqa: PLC0415
 
     settings = _settings(config, {})
     folder = newest_run(settings.below.store.folder)
@@ -112,6 +115,8 @@ def status(*, config: ConfigOption, as_json: JsonOption = False) -> None:
         "form": settings.own.gateway.form.value,
         **asdict(read_site(folder)),
     }
+    with suppress(StorageError):
+        found["waits"] = explain(read_waiting(folder))
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
@@ -122,6 +127,22 @@ def status(*, config: ConfigOption, as_json: JsonOption = False) -> None:
     for one in owed:
         told = f"{one['num_examples']} examples from version {one['base_version']}, {one['frame_bytes']} bytes"
         typer.echo(f"owes       {one['update']}: {told}; waits for the verdict from above")
+
+
+@app.command()
+@errors_told(PROGRAM)
+def doctor(*, config: ConfigOption, as_json: JsonOption = False) -> None:
+    """Check this machine, the broker above, the site's broker, and what became of the site's sums; say what to do.
+
+    Exit code: 0 nothing failed, 1 a check failed, 2 a setting is wrong. A running gateway is not disturbed.
+    """
+    settings = _settings(config, {})
+    from federation.doctor import tell  # noqa: PLC0415 - as in `_settings`
+    from federation.runtime.log import configure_log  # noqa: PLC0415
+    from site_gateway.setup.doctor import examine  # noqa: PLC0415
+
+    configure_log(json=False, level="critical")
+    raise typer.Exit(tell(examine(settings), as_json=as_json))
 
 
 def _settings(folder: Path, flags: Mapping[str, object]) -> "GatewaySettings":

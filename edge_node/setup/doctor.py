@@ -38,7 +38,7 @@ from federation.storage.folder import has_content
 from federation.storage.sqlite import lost
 from federation.task import task_label
 
-__all__ = ["check_own_key", "examine"]
+__all__ = ["check_disk", "check_own_key", "check_state", "examine", "examine_broker"]
 
 
 def examine(config: NodeConfig) -> Iterator[Finding]:
@@ -51,6 +51,11 @@ def examine(config: NodeConfig) -> Iterator[Finding]:
     if config.data.is_given:
         yield check_readings(config.state_folder, time.time())
     yield check_task(config)
+    yield from examine_broker(config, runs=state.verdict is Verdict.WARN)
+
+
+def examine_broker(config: NodeConfig, *, runs: bool) -> Iterator[Finding]:
+    """The way to the broker, what it lets this node do, and who coordinates there; ``runs``: the node does."""
     try:
         address = broker_address(config.broker)
     except FederationError as error:
@@ -63,7 +68,7 @@ def examine(config: NodeConfig) -> Iterator[Finding]:
     yield dialled
     if dialled.verdict is not Verdict.PASS:
         return
-    if config.broker.tls_certificate is not None and state.verdict is Verdict.WARN:
+    if config.broker.tls_certificate is not None and runs:
         # A broker that takes the client id from the certificate would end the running node's connection for ours.
         said = "not tried: the node runs, and the broker would take this visit for it"
         yield warned("broker session", said, "see the node's own log")

@@ -38,6 +38,7 @@ class SiteState:
         order: The newest round above that the site was asked in, or None.
         nodes: Nodes that have sent an update.
         updates: How many of them have which status.
+        refused: Why those are refused that are: how many, by reason.
         owed: Sums without a verdict.
     """
 
@@ -47,6 +48,7 @@ class SiteState:
     order: RoundId | None
     nodes: int
     updates: dict[str, int]
+    refused: dict[str, int]
     owed: tuple[Owed, ...]
 
 
@@ -65,6 +67,9 @@ def read_site(folder: Path) -> SiteState:
     database = open_read_only(folder)
     try:
         updates = database.execute("SELECT status, COUNT(*) AS number FROM updates GROUP BY status").fetchall()
+        refused = database.execute(
+            "SELECT reason, COUNT(*) AS number FROM updates WHERE status = 'refused' GROUP BY reason"
+        ).fetchall()
         order = database.execute("SELECT MAX(round) FROM gateway_orders").fetchone()[0]
         sums = database.execute("SELECT * FROM gateway_sums ORDER BY round").fetchall()
         return SiteState(
@@ -74,6 +79,7 @@ def read_site(folder: Path) -> SiteState:
             order=order,
             nodes=database.execute("SELECT COUNT(DISTINCT node) FROM updates").fetchone()[0],
             updates={str(row["status"]): int(row["number"]) for row in updates},
+            refused={str(row["reason"]): int(row["number"]) for row in refused},
             owed=tuple(
                 Owed(
                     update=UpdateId(row["update_id"]),
