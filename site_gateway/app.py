@@ -4,7 +4,6 @@ import os
 import queue
 import random
 import secrets
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from edge_node.engine.effects import PublishProgress
 from edge_node.engine.machine import NodeMachine
 from edge_node.runtime.executor import NodeParts
 from edge_node.runtime.inbound import Inbound as NodeInbound
-from edge_node.setup.visit import visit_as_node
+from edge_node.setup.visit import Visit, await_coordinator, visit_as_node
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.training.evaluation import EvaluationJob
 from edge_node.training.worker import TrainingJob, TrainingSetup
@@ -41,6 +40,7 @@ from federation.identity.signing_keys import Trust
 from federation.protocol.messages import Progress
 from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
+from federation.runtime.address import BrokerAddress
 from federation.runtime.clock import MonotonicClock
 from federation.runtime.driver import Driver
 from federation.runtime.log import configure_log, get_log, write_fields
@@ -59,9 +59,6 @@ from site_gateway.runtime.reporting import SiteWatch
 from site_gateway.storage.store import SiteStore
 
 __all__ = ["run_gateway", "site_folder"]
-
-LOOK_PAUSE_S = 1.0
-"""Between two looks for the run above, in seconds."""
 
 FLUSH_S = 2.0
 """How long an orderly stop waits for each broker, in seconds."""
@@ -102,22 +99,35 @@ def _run_above(settings: GatewaySettings, store: SqliteNodeStore) -> RunId:
     Raises:
         TransportError: Nobody has ever been heard.
     """
-    address, trust = broker_address(settings.above.broker), node_trust(settings.above.security)
-    known, until = store.recovered().run, time.monotonic() + settings.own.gateway.find_s
-    log, told = get_log("gateway"), ""
-    while True:
-        visit = visit_as_node(settings.above, address, trust)
-        if visit.coordinator is not None:
-            return visit.coordinator.run
-        if known is not None:
-            return known
-        why = visit.forged or visit.reason if not visit.accepted else "no coordinator has spoken there yet"
-        if why != told:
-            told = why
-            log.info("looking_above", host=address.host, port=address.port, why=why, s=settings.own.gateway.find_s)
-        if time.monotonic() >= until:
-            raise TransportError(f"no run is known above, at {address.host}:{address.port}: {why}")
-        time.sleep(LOOK_PAUSE_S)
+    config, find_s = settings.above, settings.own.gateway.find_s
+    address, trust = broker_address(config.broker), node_trust(config.security)
+    visit, known = visit_as_node(config, address, trust), store.recovered().run
+    if visit.coordinator is None and known is None:
+        looking = _Looking(address, find_s)
+        looking.hear(visit)
+        visit = await_coordinator(config, address, trust, find_s, looking.hear)
+    run = known if visit.coordinator is None else visit.coordinator.run
+    if run is None:
+        raise TransportError(f"no run is known above, at {address.host}:{address.port}: {_unheard(visit)}")
+    return run
+
+
+class _Looking:
+    """Says in the log why no run is known above yet, once for each reason."""
+
+    def __init__(self, address: BrokerAddress, find_s: float) -> None:
+        self._address, self._find_s, self._told = address, find_s, ""
+
+    def hear(self, visit: Visit) -> None:
+        """The connection, or what is said there, is another."""
+        why = _unheard(visit)
+        if visit.coordinator is None and why != self._told:
+            self._told, where = why, self._address
+            get_log("gateway").info("looking_above", host=where.host, port=where.port, why=why, s=self._find_s)
+
+
+def _unheard(visit: Visit) -> str:
+    return visit.forged or ("no coordinator has spoken there yet" if visit.accepted else visit.reason)
 
 
 class _NoTrainer:

@@ -1,5 +1,6 @@
 """A short visit to the broker as this node: what it may say, and what a coordinator has left there."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from edge_node.app import client_id
@@ -10,10 +11,10 @@ from federation.protocol.messages import Activity, CoordinatorState, Progress, R
 from federation.protocol.signing import Reader, Writer
 from federation.protocol.topics import Topics
 from federation.runtime.address import BrokerAddress
-from federation.runtime.visit import Seen, visit_broker
+from federation.runtime.visit import Seen, stay_at_broker, visit_broker
 from federation.types import FederationId, NodeId, RoundId
 
-__all__ = ["Visit", "visit_as_node"]
+__all__ = ["Visit", "await_coordinator", "visit_as_node"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,8 +46,28 @@ def visit_as_node(config: NodeConfig, address: BrokerAddress, trust: Trust) -> V
         probes=[probe],
         enough=lambda seen: set(wanted) <= seen.messages.keys(),
     )
-    visit = Visit(**asdict(seen))
+    return _read(seen, Reader(topics, trust.verifier))
+
+
+def await_coordinator(
+    config: NodeConfig, address: BrokerAddress, trust: Trust, patience_s: float, told: Callable[[Visit], None]
+) -> Visit:
+    """Connect, and stay until a coordinator has spoken, so long at most; ``told`` hears of each change."""
+    topics = Topics(FederationId(config.federation.id))
     reader = Reader(topics, trust.verifier)
+
+    def spoken(seen: Seen) -> bool:
+        visit = _read(seen, reader)
+        if seen.answered:
+            told(visit)
+        return visit.coordinator is not None
+
+    name, wanted = f"{client_id(config, address)}-doctor", (topics.coordinator_state,)
+    return _read(stay_at_broker(address, name, filters=wanted, enough=spoken, patience_s=patience_s), reader)
+
+
+def _read(seen: Seen, reader: Reader) -> Visit:
+    visit = Visit(**asdict(seen))
     for topic, payload in seen.messages.items():
         _note(visit, reader, topic, payload)
     return visit

@@ -25,7 +25,7 @@ from federation.runtime.transport import (
     TransportFailed,
 )
 
-__all__ = ["Answer", "Seen", "clear_retained", "knock", "visit_broker"]
+__all__ = ["Answer", "Seen", "clear_retained", "knock", "stay_at_broker", "visit_broker"]
 
 ANSWER_S = 20.0
 """How long the broker may take to accept us, in seconds: longer than the transport waits and asks what it speaks."""
@@ -38,6 +38,8 @@ CLOSE_S = 2.0
 
 SESSION_EXPIRY_S = 7200
 """As long as a node's own session, in seconds."""
+
+NO_ANSWER = "no answer"
 
 MESSAGES_MAX = 1_000
 """Retained messages that are looked at."""
@@ -55,15 +57,22 @@ class Seen:
         refused: How many of our publishes it refused.
         refused_topics: Their topics, as far as they are known.
         messages: What was retained, by topic.
+        failed: Whether the broker refuses us for good.
     """
 
     accepted: bool = False
-    reason: str = "no answer"
+    reason: str = NO_ANSWER
     remedy: str = ""
     packet_bytes_max: int = 0
     refused: int = 0
     refused_topics: list[str] = field(default_factory=list)
     messages: dict[str, bytes] = field(default_factory=dict)
+    failed: bool = False
+
+    @property
+    def answered(self) -> bool:
+        """Whether the broker, or the way to it, has said anything yet."""
+        return self.accepted or self.reason != NO_ANSWER
 
 
 def visit_broker(
@@ -83,15 +92,8 @@ def visit_broker(
         probes: Topics and payloads that nobody acts on: an access rule that forbids one answers.
         enough: Whether what has been seen is all that can be there.
     """
-    inbox: Inbox = queue.Queue(MESSAGES_MAX)
-    # With a certificate the broker may give us the role's own id: then its session must outlive the visit.
-    expiry_s = 0 if address.tls is None else SESSION_EXPIRY_S
-    session = SessionSettings(client_id=client_id, session_expiry_s=expiry_s, first_connect_spread_s=0.0)
-    transport, seen = MqttTransport(address, session, inbox), Seen()
-    for topic_filter in filters:
-        transport.subscribe(topic_filter)
-    transport.open()
-    _listen(inbox, seen, ANSWER_S, lambda: seen.accepted or seen.reason != "no answer")
+    (transport, inbox), seen = _opened(address, client_id, filters), Seen()
+    _listen(inbox, seen, ANSWER_S, lambda: seen.answered)
     if seen.accepted:
         for topic, payload in probes:
             transport.publish(topic, payload)
@@ -99,6 +101,36 @@ def visit_broker(
     transport.close(timeout_s=CLOSE_S)
     seen.refused, seen.refused_topics = transport.refused, transport.refused_topics
     return seen
+
+
+def stay_at_broker(
+    address: BrokerAddress, client_id: str, *, filters: Sequence[str], enough: Callable[[Seen], bool], patience_s: float
+) -> Seen:
+    """Connect, and wait there for messages, also over a lost connection; nothing is asked twice.
+
+    Args:
+        address: Where.
+        client_id: As of `visit_broker`.
+        filters: What to read.
+        enough: Whether that is all; asked at the start, and after each message and each change of the connection.
+        patience_s: How long to stay at most, in seconds.
+    """
+    (transport, inbox), seen = _opened(address, client_id, filters), Seen()
+    _listen(inbox, seen, patience_s, lambda: enough(seen) or seen.failed)
+    transport.close(timeout_s=CLOSE_S)
+    return seen
+
+
+def _opened(address: BrokerAddress, client_id: str, filters: Sequence[str]) -> tuple[MqttTransport, Inbox]:
+    inbox: Inbox = queue.Queue(MESSAGES_MAX)
+    # With a certificate the broker may give us the role's own id: then its session must outlive the visit.
+    expiry_s = 0 if address.tls is None else SESSION_EXPIRY_S
+    session = SessionSettings(client_id=client_id, session_expiry_s=expiry_s, first_connect_spread_s=0.0)
+    transport = MqttTransport(address, session, inbox)
+    for topic_filter in filters:
+        transport.subscribe(topic_filter)
+    transport.open()
+    return transport, inbox
 
 
 def clear_retained(address: BrokerAddress, client_id: str, topic_filter: str) -> None:
@@ -139,7 +171,7 @@ def _note(seen: Seen, event: object) -> None:
         case TransportBlocked():
             seen.reason, seen.remedy = event.reason, event.remedy
         case TransportFailed() | TransportDisconnected():
-            seen.reason = event.reason
+            seen.reason, seen.failed = event.reason, isinstance(event, TransportFailed)
         case MessageReceived() if event.payload:
             seen.messages[event.topic] = event.payload
 
