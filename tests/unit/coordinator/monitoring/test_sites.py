@@ -96,7 +96,9 @@ def test_a_claim_counts_for_no_more_nodes_than_its_gateway_may_have() -> None:
 
 
 def test_words_say_what_the_site_waits_for_and_who_is_not_as_it_should_be() -> None:
-    sites = {SHOP: SiteSeen(members_max=64, at_s=1000.0, report=REPORT), HALL: SiteSeen(members_max=8)}
+    sites = dict[str, SiteSeen](
+        {SHOP: SiteSeen(members_max=64, at_s=1000.0, report=REPORT), HALL: SiteSeen(members_max=8)}
+    )
     assert list(site_lines(sites, {SHOP: True}, now_s=1010.0)) == [
         "site hall-2: its gateway has not been here",
         (
