@@ -8,11 +8,11 @@ releases have no sum: the chain begins with the first version that this one make
 The sums prove damage, not intent: whoever can write the database can make them anew.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from federation.storage.sql import Database, Readable
@@ -30,6 +30,7 @@ __all__ = [
     "sealed_updates",
     "sealed_versions",
     "unseal_above",
+    "update_sum",
 ]
 
 _UPDATE = (
@@ -65,10 +66,15 @@ class SealedRow:
 # --- written with the rows --------------------------------------------------------------------------------------------
 
 
+def update_sum(row: Mapping[str, object]) -> bytes:
+    """The sum of a row of `updates`, as it is read or before it is written."""
+    return _sum(row, _UPDATE)
+
+
 def seal_update(database: Database, update: UpdateId) -> None:
-    """An update has arrived, or something has become of it."""
+    """Something has become of an update."""
     row = database.execute("SELECT * FROM updates WHERE update_id = ?", update).fetchone()
-    database.execute("UPDATE updates SET seal = ? WHERE update_id = ?", _sum(row, _UPDATE), update)
+    database.execute("UPDATE updates SET seal = ? WHERE update_id = ?", update_sum(row), update)
 
 
 def seal_version(database: Database, version: ModelVersion) -> None:
@@ -180,10 +186,16 @@ def _identity_sum(database: Readable) -> bytes:
 
 
 def _sum(row: Mapping[str, object], columns: Iterable[str], before: bytes = b"") -> bytes:
-    """16 bytes: BLAKE2b of these columns, each as text, after what came before."""
-    values = [row[column] for column in columns]
-    words = [one if one is None else one.hex() if isinstance(one, bytes) else str(one) for one in values]
-    return blake2b(before + json.dumps(words).encode(), digest_size=16).digest()
+    """16 bytes: BLAKE2b of these columns, each as text, as a list in JSON, after what came before."""
+    words = ", ".join([_word(row[column]) for column in columns])
+    return blake2b(b"%b[%b]" % (before, words.encode()), digest_size=16).digest()
+
+
+def _word(value: object) -> str:
+    if value is None:
+        return "null"
+    # The encoder's own function for texts: a tenth of the time that it takes to make a list of them.
+    return encode_basestring_ascii(value.hex() if isinstance(value, bytes) else str(value))
 
 
 def _row_of(database: Readable, version: int) -> Mapping[str, object]:

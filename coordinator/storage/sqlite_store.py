@@ -194,7 +194,8 @@ class SqlStore(StoreReader):
                 self._blobs.write(payload_file(record.update), payload)
         with self._database.transaction("update"):
             statements.insert_update(self._database, record, ReceiptStatus.STORED, body)
-            statements.drop_transfer(self._database, record.update)
+            if record.update in self._chunk_bytes:
+                statements.drop_transfer(self._database, record.update)
         self._forget_transfer(record.update)
         failpoint("coordinator_after_update_stored")
 
@@ -247,8 +248,7 @@ class SqlStore(StoreReader):
         failpoint("coordinator_after_blob")
         with self._database.transaction("version"):
             statements.insert_version(self._database, commit, digest)
-            for member in commit.members:
-                statements.apply_member(self._database, member, version)
+            statements.apply_members(self._database, commit.members, version)
             seal_version(self._database, version)
             statements.expire_payloads(self._database, version - self._audit_versions)
             made = {(part.kind.value, part.version) for part in commit.record.parts}

@@ -1,10 +1,10 @@
 """The statements that change the coordinator's tables; each is part of a transaction of the store."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from coordinator.records import Member, RoundRecord, TransferRecord, UpdateRecord, Verdict, VersionRecord
 from coordinator.storage import batches, schema
-from coordinator.storage.seals import seal_round, seal_update
+from coordinator.storage.seals import seal_round, seal_update, update_sum
 from coordinator.storage.store import Commit
 from federation.errors import LocalProtocolError
 from federation.protocol.messages import ModelPart, ReceiptStatus
@@ -15,7 +15,7 @@ from federation.types import ModelVersion, UpdateId
 FRAME_INLINE_BYTES_MAX = 512 * 1024
 """Model frames up to this size live in the database: one fsync for all of a small version's frames; in bytes."""
 
-__all__ = ["apply_member", "drop_transfer", "expire_payloads", "insert_round", "insert_transfer", "insert_update"]
+__all__ = ["apply_members", "drop_transfer", "expire_payloads", "insert_round", "insert_transfer", "insert_update"]
 
 
 def insert_round(database: Database, record: RoundRecord) -> bool:
@@ -36,17 +36,21 @@ def insert_round(database: Database, record: RoundRecord) -> bool:
     return known is None
 
 
+_NEW: Mapping[str, object] = {"reason": "none", "version": None, "staleness": 0, "judged_at": None}
+"""What a row of `updates` says before its verdict."""
+
+
 def insert_update(database: Database, record: UpdateRecord, status: ReceiptStatus, body: bytes | None = None) -> None:
     """Add an update; one that is ``stored`` has a payload, in ``body`` or in a file.
 
     Raises:
         LocalProtocolError: It is known already.
     """
+    row = schema.UPDATE.row(record) | {"status": status.value, **_NEW}
     try:
-        database.insert("updates", schema.UPDATE.row(record) | {"status": status, "reason": "none"})
+        database.insert("updates", row | {"seal": update_sum(row)})
     except DuplicateRow as error:
         raise LocalProtocolError(f"update {record.update} is known already") from error
-    seal_update(database, record.update)
     if status is ReceiptStatus.STORED:
         database.insert("payloads", {"update_id": record.update, "body": body})
         batches.insert_seeds(database, record)
@@ -66,24 +70,27 @@ def judge_update(database: Database, verdict: Verdict) -> None:
     batches.delete_seeds(database, verdict.update)
 
 
-def apply_member(database: Database, member: Member, version: ModelVersion) -> None:
-    """An update has become part of a version.
+def apply_members(database: Database, members: Sequence[Member], version: ModelVersion) -> None:
+    """Updates have become part of a version; of many at once each costs one statement.
 
     Raises:
-        LocalProtocolError: It was not waiting.
+        LocalProtocolError: One of them was not waiting.
     """
-    changed = database.execute(
-        "UPDATE updates SET status = 'applied', version = ?, staleness = ?, judged_at = ?"
-        " WHERE update_id = ? AND status = 'stored'",
-        version,
-        member.staleness,
-        version - 1,
-        member.update,
+    waiting = {row["update_id"]: row for row in database.execute("SELECT * FROM updates WHERE status = 'stored'")}
+    applied = []
+    for member in members:
+        row = waiting.pop(member.update, None)
+        if row is None:
+            raise LocalProtocolError(f"member {member.update} is not stored")
+        now = {"status": "applied", "version": version, "staleness": member.staleness, "judged_at": version - 1}
+        sealed = update_sum(dict(row) | now)
+        applied.append((version, member.staleness, version - 1, sealed, member.update))
+    database.execute_all(
+        "UPDATE updates SET status = 'applied', version = ?, staleness = ?, judged_at = ?, seal = ?"
+        " WHERE update_id = ?",
+        applied,
     )
-    if changed.rowcount != 1:
-        raise LocalProtocolError(f"member {member.update} is not stored")
-    seal_update(database, member.update)
-    batches.delete_seeds(database, member.update)
+    database.execute("DELETE FROM seeds WHERE update_id IN (SELECT update_id FROM updates WHERE version = ?)", version)
 
 
 def expire_payloads(database: Database, version: int) -> None:

@@ -46,7 +46,7 @@ UNSIGNED = Kind("TEXT", str, int)
 _KINDS: Mapping[type, Kind] = {
     bool: Kind("INTEGER", read=bool),
     int: Kind("INTEGER"),
-    float: Kind("REAL"),
+    float: Kind("REAL", float),
     str: Kind("TEXT"),
     bytes: Kind("BLOB"),
     Mapping: Kind("TEXT", lambda value: json.dumps(dict(value)), json.loads),

@@ -155,21 +155,24 @@ class SiteStore(SqliteStore):
         """
         failpoint("gateway_before_settled")
         with self._database.transaction("verdict from above"):
-            for verdict in verdicts:
-                self._judge(verdict, base_version)
+            self._judge(verdicts, base_version)
             answered = "DELETE FROM gateway_orders WHERE round = (SELECT round FROM gateway_sums WHERE update_id = ?)"
             self._database.execute(answered, update)
             self._database.execute("DELETE FROM gateway_sums WHERE update_id = ?", update)
         failpoint("gateway_after_settled")
 
-    def _judge(self, verdict: Verdict, base_version: ModelVersion) -> None:
-        if verdict.status is not ReceiptStatus.APPLIED or verdict.version is None:
-            statements.judge_update(self._database, verdict)
-            self._outdate(partial(self._blobs.delete, payload_file(verdict.update)))
-            return
-        staleness = max(0, verdict.version - 1 - base_version)
-        member = Member(update=verdict.update, node=verdict.node, num_examples=1, staleness=staleness)
-        statements.apply_member(self._database, member, verdict.version)
+    def _judge(self, verdicts: tuple[Verdict, ...], base_version: ModelVersion) -> None:
+        applied = dict[ModelVersion, list[Member]]()
+        for verdict in verdicts:
+            if verdict.status is not ReceiptStatus.APPLIED or verdict.version is None:
+                statements.judge_update(self._database, verdict)
+                self._outdate(partial(self._blobs.delete, payload_file(verdict.update)))
+                continue
+            staleness = max(0, verdict.version - 1 - base_version)
+            member = Member(update=verdict.update, node=verdict.node, num_examples=1, staleness=staleness)
+            applied.setdefault(verdict.version, []).append(member)
+        for version, members in applied.items():
+            statements.apply_members(self._database, members, version)
 
 
 def _upgrade(database: Database) -> None:

@@ -22,6 +22,7 @@ from coordinator.records import (
     Verdict,
 )
 from coordinator.storage.participation import OTHERS, REASONS_MAX
+from coordinator.storage.seals import sealed_updates
 from coordinator.storage.sqlite_store import INLINE_BYTES_MAX, SqlStore
 from coordinator.storage.store import Commit, CoordinatorStore, CurveKind, Figures
 from coordinator.strategies.strategy import StrategySettings, make_strategy
@@ -316,6 +317,25 @@ def test_a_member_that_is_not_stored_undoes_the_whole_commit(bench: Bench) -> No
     state = bench.restart().recovered(recent=1)
     assert state.head.version == 0
     assert state.stored == (sent.record,)
+
+
+def test_an_update_has_the_sum_of_what_is_kept_of_it_at_each_step(bench: Bench) -> None:
+    def whole() -> list[bool | None]:
+        assert isinstance(bench.store, SqlStore)
+        return [row.whole for row in sealed_updates(bench.store._database)]
+
+    said = {"loss": 0.5, 'a "quoted" é\x7f\u2028 name': 1e-300}
+    applied, waiting, refused = (arrived(node, update(1.0)) for node in ("a", "b", "c"))
+    applied = replace(applied, record=replace(applied.record, train_s=3, metrics=said, fetched_bytes=2**40))
+    for sent in (applied, waiting):
+        bench.store.save_update(sent.record, sent.payload)
+    bench.store.save_verdict(a_verdict(refused, ReceiptStatus.REFUSED, Reason.NORM), refused.record)
+    assert whole() == [True, True, True]
+    committer(bench.store).commit([applied.member], "buffer_full", Figures(wall_s=1.5, bytes_up=7))
+    bench.store.save_verdict(a_verdict(waiting, ReceiptStatus.STALE, Reason.TOO_STALE), None)
+    assert whole() == [True, True, True]
+    bench.restart()
+    assert whole() == [True, True, True]
 
 
 def test_parts_are_obsolete_two_versions_later_and_only_until_they_are_cleared(bench: Bench) -> None:
