@@ -1,8 +1,9 @@
 """The client library's client as we set it up: on connections that we make, with what we ask of each session.
 
-`FastClient` reads and decodes most packets by itself, through names that the library keeps for itself. So it is taken
-only with releases of the library that the tests hold it against (`FAST_RELEASES`), and where all of these names are
-there. With any other release `Client` leaves reading and decoding to the library: slower, and as right.
+`FastClient` reads and decodes most packets by itself, and joins those that it writes, through names that the library
+keeps for itself. So it is taken only with releases of the library that the tests hold it against (`FAST_RELEASES`), and
+where all of these names are there. With any other release `Client` leaves reading and writing to the library: slower,
+and as right.
 """
 
 import os
@@ -30,11 +31,16 @@ CONNECT_WAIT_S = 5.0
 READ_BYTES = 16_384
 """So much is read at once, in bytes: some small messages, and less than a chunk of a model."""
 
+WRITE_BYTES = 65_536
+"""So much of small packets is written at once, in bytes: about what a connection takes."""
+
 FAST_RELEASES: tuple[tuple[str, str], ...] = (("2", "2"),)
 """Releases of the library, by their first two numbers, with which `FastClient` hears what the library hears."""
 
 _METHODS = ("_sock_recv", "_handle_publish", "_handle_pubackcomp", "_handle_on_message", "_do_on_publish")
-_ATTRIBUTES = ("_in_packet", "_out_messages", "_out_message_mutex")
+_ATTRIBUTES = ("_in_packet", "_out_packet", "_out_messages", "_out_message_mutex")
+
+_PUBLISH, _DISCONNECT = PacketTypes.PUBLISH << 4, PacketTypes.DISCONNECT << 4
 
 PLAIN_PUBACK_BYTES = 2
 PLAIN_TOPIC_AT = 2
@@ -125,7 +131,7 @@ class Client(paho.Client):
 
 
 class FastClient(Client):
-    """One that reads in large pieces, and decodes what nearly all packets are without the library's objects for it."""
+    """One that reads and writes in large pieces, and decodes most packets without the library's objects for them."""
 
     def __init__(self, address: BrokerAddress, session: SessionSettings) -> None:
         super().__init__(address, session)
@@ -154,6 +160,29 @@ class FastClient(Client):
         self._taken += len(part)
         return part
 
+    def loop_write(self) -> MQTTErrorCode:
+        """The same, with small packets in one call: the interpreter goes to another thread, and back, with each."""
+        waiting, run, size = list(self._out_packet), list[bytes | bytearray](), 0
+        if len(waiting) > 1:
+            self._out_packet.clear()
+            for one in waiting:
+                joins = one["to_process"] < WRITE_BYTES and _ends_without_a_word(one["command"], one["qos"])
+                if run and not (joins and size + one["to_process"] <= WRITE_BYTES):
+                    self._queue_joined(run, size)
+                    run, size = [], 0
+                if joins:
+                    run.append(one["packet"][one["pos"] :])
+                    size += one["to_process"]
+                else:
+                    self._out_packet.append(one)
+            if run:
+                self._queue_joined(run, size)
+        return super().loop_write()
+
+    def _queue_joined(self, packets: list[bytes | bytearray], size: int) -> None:
+        packet = {"command": 0, "mid": 0, "qos": 1, "pos": 0, "to_process": size, "packet": b"".join(packets)}
+        self._out_packet.append({**packet, "info": None})  # type: ignore[typeddict-item]  # as the library's own are
+
     def _handle_publish(self) -> MQTTErrorCode:
         """A PUBLISH without properties, as nearly all are: the library would make an object for them, and copies."""
         header, packet = self._in_packet["command"], self._in_packet["packet"]
@@ -175,6 +204,11 @@ class FastClient(Client):
         mid = int.from_bytes(packet, "big")
         with self._out_message_mutex:
             return self._do_on_publish(mid, _SUCCESS, _NOTHING) if mid in self._out_messages else DONE
+
+
+def _ends_without_a_word(command: int, qos: int) -> bool:
+    """Whether the library does nothing more once it has written such a packet."""
+    return command & 0xF0 != _DISCONNECT and (qos > 0 or command & 0xF0 != _PUBLISH)
 
 
 def suits(release: str, client: paho.Client) -> bool:

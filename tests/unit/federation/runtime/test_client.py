@@ -12,7 +12,7 @@ from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from federation.runtime.address import parse_broker_url
-from federation.runtime.client import READ_BYTES, Client, FastClient, make_client, suits
+from federation.runtime.client import READ_BYTES, WRITE_BYTES, Client, FastClient, make_client, suits
 from federation.runtime.session import SessionSettings
 
 USER_PROPERTY = bytes([0x26, 0, 1]) + b"k" + bytes([0, 1]) + b"v"
@@ -107,6 +107,82 @@ def publish(topic: bytes, payload: bytes, flags: int, *, mid: int = 7, propertie
     identity = mid.to_bytes(2, "big") if flags & 6 else b""
     rest = bytes([len(properties)]) + properties + payload
     return packet(0x30 | flags, len(topic).to_bytes(2, "big") + topic + identity + rest)
+
+
+@dataclass(slots=True)
+class Sink:
+    """A socket that takes so much at each call; 0 is one that would block.
+
+    Attributes:
+        takes: How much, call by call; then everything.
+        sent: What each call was given and has taken.
+    """
+
+    takes: list[int]
+    sent: list[bytes] = field(default_factory=list)
+
+    def send(self, data: bytes) -> int:
+        size = self.takes.pop(0) if self.takes else len(data)
+        if not size:
+            raise BlockingIOError
+        self.sent.append(bytes(data[:size]))
+        return len(self.sent[-1])
+
+    def close(self) -> None:
+        """The library closes its socket after a DISCONNECT."""
+
+
+Said = tuple[str, int]
+WORDS = st.one_of(
+    st.tuples(st.just("publish"), st.integers(0, 40)),
+    st.tuples(st.just("whisper"), st.integers(0, 40)),
+    st.tuples(st.just("ack"), st.integers(1, 9)),
+    st.tuples(st.just("large"), st.integers(WRITE_BYTES - 30, WRITE_BYTES + 30)),
+    st.tuples(st.just("write"), st.just(0)),
+)
+
+
+def write(client: paho.Client, words: Sequence[Said], takes: Sequence[int]) -> tuple[list[bytes], list[int]]:
+    """What leaves a client that says these words and a farewell, call by call, and what it then calls sent."""
+    sink, told = Sink([*takes]), list[int]()
+    client.suppress_exceptions = False
+    client.on_socket_register_write = lambda _client, _userdata, _socket: None
+    client.on_publish = lambda _c, _u, mid, _r, _p: told.append(mid)
+    client._sock = sink  # type: ignore[assignment]
+    for word, number in words:
+        match word:
+            case "ack":
+                client.ack(number, 1)
+            case "write":
+                client.loop_write()
+            case _:
+                client.publish("t", bytes(number), qos=word != "whisper")
+    client.disconnect()
+    for _ in range(2 * len(words) + len(takes) + 2):
+        client.loop_write()
+    return sink.sent, told
+
+
+@given(words=st.lists(WORDS, max_size=8), takes=st.lists(st.sampled_from([0, 1, 7, 200]), max_size=6))
+def test_it_writes_what_the_library_writes_however_much_the_connection_takes(
+    words: list[Said], takes: list[int]
+) -> None:
+    bound = {"max_inflight_messages": SESSION.inflight_max, "max_queued_messages": SESSION.inflight_max + 1}
+    reference = theirs()
+    for name, value in bound.items():
+        setattr(reference, name, value)
+    sent, told = write(reference, words, takes)
+    for client in (ours(), slow()):
+        for name, value in bound.items():
+            setattr(client, name, value)
+        ours_sent, ours_told = write(client, words, takes)
+        assert (b"".join(ours_sent), ours_told) == (b"".join(sent), told)
+
+
+def test_small_packets_that_wait_leave_in_one_call() -> None:
+    words = [("publish", 10), ("ack", 3), ("publish", 20), ("publish", WRITE_BYTES), ("ack", 4), ("ack", 5)]
+    sent, _ = write(ours(), words, [])
+    assert [len(part) for part in sent] == [18 + 4 + 28, WRITE_BYTES + 10, 8, 2]
 
 
 PACKETS = st.one_of(
