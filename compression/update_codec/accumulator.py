@@ -75,7 +75,8 @@ class Accumulator:
             frame: one complete frame.
             weight: for example num_examples times a staleness factor; above 2^-21.
             clip: largest L2 norm of the parameters; a longer update is scaled down to it.
-            info: what `inspect` said about this very frame; saves validating it twice.
+            info: what `inspect` said about this very frame; saves validating it twice, and decoding it where it has
+                the values.
             context: the one that the frame was coded with, if any, or several by their keys.
 
         Raises:
@@ -89,7 +90,10 @@ class Accumulator:
         units, exact = _units(weight)
         factor = exact * min(1.0, clip / info.parameter_norm) if clip is not None and info.parameter_norm else exact
         used = self._used_after(factor * info.parameter_abs_max, exact, info.statistic_abs_max)
-        self._add(parse(frame, self._manifest, context), factor, exact)
+        if info.values is not None:
+            self._add_vectors(info.values, factor, exact)
+        else:
+            self._add(parse(frame, self._manifest, context), factor, exact)
         self._used, self._weight, self._count = used, self._weight + units, self._count + 1
 
     def add_vectors(self, update: Vectors, weight: float) -> None:
@@ -106,11 +110,7 @@ class Accumulator:
         if not math.isfinite(largest + of_buffers):
             raise NonFiniteFrame("the update holds NaN or infinity")
         used = self._used_after(exact * largest, exact, of_buffers)
-        _add_values(update.parameters, self._parameters, exact)
-        first = self._first_control
-        _add_values(update.statistics[:first], self._statistics[:first], exact)
-        _add_values(update.statistics[first:], self._statistics[first:], 1.0)
-        self._counters = np.maximum(self._counters, update.counters) if self._count else update.counters.copy()
+        self._add_vectors(update, exact, exact)
         self._used, self._weight, self._count = used, self._weight + units, self._count + 1
 
     def add_sum(self, sums: Sums) -> None:
@@ -202,6 +202,14 @@ class Accumulator:
     def _state(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], float, int, int]:
         return self._parameters, self._statistics, self._counters, self._used, self._weight, self._count
 
+    def _add_vectors(self, update: Vectors, factor: float, exact: float) -> None:
+        _add_values(update.parameters, self._parameters, factor)
+        first = self._first_control
+        _add_values(update.statistics[:first], self._statistics[:first], exact)
+        _add_values(update.statistics[first:], self._statistics[first:], 1.0)
+        if len(update.counters):
+            self._counters = np.maximum(self._counters, update.counters) if self._count else update.counters.copy()
+
     def _add(self, content: Content, factor: float, exact: float) -> None:
         for part in content.groups:
             table = _fixed(part.quantizer.table(), factor)
@@ -247,7 +255,10 @@ def _abs_max(values: NDArray[np.float32]) -> float:
 
 def _add_values(values: NDArray[np.float32], target: NDArray[np.int64], factor: float) -> None:
     """As `_add_planes` does, in two buffers that stay in the cache."""
-    wide, whole = np.empty(BLOCK_ENTRIES), np.empty(BLOCK_ENTRIES, np.int64)
+    if not len(values):
+        return
+    block = min(len(values), BLOCK_ENTRIES)
+    wide, whole = np.empty(block), np.empty(block, np.int64)
     for start in range(0, len(values), BLOCK_ENTRIES):
         piece = values[start : start + BLOCK_ENTRIES]
         scaled, rounded = wide[: len(piece)], whole[: len(piece)]
@@ -266,4 +277,5 @@ def _add_planes(
         for start, values in planes.pieces():
             cut = len(values) if plain_from is None else max(0, min(len(values), plain_from - start))
             target[start : start + cut] += _fixed(values[:cut], factor)
-            target[start + cut : start + len(values)] += _fixed(values[cut:], 1.0)
+            if cut < len(values):
+                target[start + cut : start + len(values)] += _fixed(values[cut:], 1.0)

@@ -1,7 +1,8 @@
 """The checks that an update passes before it is kept: a bad one costs one update, never the run."""
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import replace
 
 from coordinator.global_model.sums import SiteClaims
 from coordinator.records import UpdateRecord
@@ -35,6 +36,12 @@ COUNTER_MAX = 2**40
 INSPECTIONS_MAX = 1_024
 """Frames whose description is remembered."""
 
+KEPT_BYTES_MAX = 4 * 1024 * 1024
+"""Decoded updates that wait for the commit, at most, in bytes."""
+
+KEPT_MODEL_BYTES_MAX = 64 * 1024
+"""Of larger models updates are decoded anew at the commit: that costs little beside what they hold in memory."""
+
 DIVERGES = (
     "where the norms of all nodes grew to it, training diverges: lower train.learning_rate or take a codec of more bits"
     " (codec.up, balanced), and begin again from a version before"
@@ -51,7 +58,8 @@ Refusal = tuple[Reason, str]
 class Inspections:
     """Describes frames, and remembers: what was checked on arrival need not be checked again at the commit.
 
-    A frame is known by a digest of all its bytes: neither a sender nor a disk can put other bytes in its place.
+    A frame is known by a digest of all its bytes: neither a sender nor a disk can put other bytes in its place. Small
+    ones are remembered decoded, the newest of them.
 
     Args:
         manifest: The model's.
@@ -61,6 +69,9 @@ class Inspections:
     def __init__(self, manifest: Manifest, contexts: Callable[[], Contexts | None] = lambda: None) -> None:
         self._manifest, self._contexts = manifest, contexts
         self._known: OrderedDict[Digest, FrameInfo] = OrderedDict()
+        size = manifest.fp32_bytes
+        self._kept_max = KEPT_BYTES_MAX // max(1, size) if size <= KEPT_MODEL_BYTES_MAX else 0
+        self._kept: deque[Digest] = deque()
 
     def __call__(self, frame: bytes) -> FrameInfo:
         """Validate a frame and describe it.
@@ -72,14 +83,23 @@ class Inspections:
         info = self._known.get(digest)
         if info is None:
             self._known[digest] = info = self._described(frame)
+            if info.values is not None:
+                self._keep(digest)
             if len(self._known) > INSPECTIONS_MAX:
                 self._known.popitem(last=False)
         return info
 
+    def _keep(self, digest: Digest) -> None:
+        self._kept.append(digest)
+        if len(self._kept) > min(self._kept_max, INSPECTIONS_MAX):
+            oldest = self._kept.popleft()
+            if oldest in self._known:
+                self._known[oldest] = replace(self._known[oldest], values=None)
+
     def _described(self, frame: bytes) -> FrameInfo:
         if is_sum(frame):
             return inspect_sum(frame, self._manifest)
-        return inspect(frame, self._manifest, context=self._contexts())
+        return inspect(frame, self._manifest, context=self._contexts(), keep_values=self._kept_max > 0)
 
 
 NO_SITES = SiteClaims({}, 0)

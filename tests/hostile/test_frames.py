@@ -260,6 +260,24 @@ def outliers(*entries: tuple[int, float]) -> bytes:
     return bytes([2, len(entries)]) + positions + b"".join(struct.pack("<f", value) for _, value in entries)
 
 
+def test_an_outlier_over_a_symbol_adds_up_to_the_same_bits_kept_or_not() -> None:
+    arrays = {"x": np.sin(np.arange(260), dtype=np.float32)}
+    manifest = Manifest.of(arrays)
+    honest = encode(manifest.flatten(arrays), manifest, CodecSpec.parse("edge")).frame
+    head, body = segments_of(honest)
+    coded = np.flatnonzero(decode(honest, manifest).parameters).tolist()
+    for place, value in ((coded[0], 1 / 3), (coded[-1], 0.1)):
+        frame = reseal(head[:6] + b"\x02" + head[7:] + body + outliers((place, value)) + bytes(16))
+        assert decode(frame, manifest).parameters[place] != np.float32(value), "the place has a symbol, too"
+        sums = []
+        for keep in (False, True):
+            info, total = inspect_frame(frame, manifest, keep_values=keep), Accumulator(manifest)
+            assert info.values is None
+            total.add(frame, 0.7, info=info)
+            sums.append(total.sums().parameters.tolist())
+        assert sums[0] == sums[1]
+
+
 @pytest.mark.parametrize("profile", ["edge", "stateless"])
 @pytest.mark.parametrize(
     ("segment", "error"),

@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from update_codec import Accumulator, CodecSpec, HeadroomError, Manifest, NonFiniteFrame, Role, Vectors, encode
+from update_codec import (
+    PROFILES,
+    Accumulator,
+    CodecSpec,
+    HeadroomError,
+    Manifest,
+    NonFiniteFrame,
+    Role,
+    Vectors,
+    encode,
+    inspect,
+)
 
 ARRAYS: dict[str, NDArray[Any]] = {
     "w": np.zeros((300, 200), np.float32),
@@ -42,6 +53,25 @@ def test_values_add_up_to_the_same_bits_as_their_lossless_frames() -> None:
         total.add_vectors(update(seed), weight)
     assert same(total.mean(), framed(WEIGHTS).mean())
     assert (total.count, total.weight_sum) == (4, framed(WEIGHTS).weight_sum)
+
+
+@pytest.mark.parametrize("spec", [*PROFILES, "deadzone(step=0.1)", "deadzone(step=0.3)", "dither(step=0.1)"])
+def test_values_that_were_kept_add_up_to_the_same_bits_as_their_frames(spec: str) -> None:
+    decoded, kept = Accumulator(MANIFEST), Accumulator(MANIFEST)
+    for seed, weight in WEIGHTS.items():
+        sent = update(seed)
+        sent.parameters[[3, 77, 59_999]] = 20, -30, 1e-30
+        frame = encode(sent, MANIFEST, CodecSpec.parse(spec), seed=seed).frame
+        plain, whole = inspect(frame, MANIFEST), inspect(frame, MANIFEST, keep_values=True)
+        assert plain == whole
+        assert plain.values is None
+        assert whole.values is not None
+        for total, info in ((decoded, plain), (kept, whole)):
+            total.add(frame, weight, info=info, clip=7.0 + seed)
+    sums, again = decoded.sums(), kept.sums()
+    for name in ("parameters", "statistics", "counters"):
+        np.testing.assert_array_equal(getattr(sums, name), getattr(again, name))
+    assert decoded.weight_sum == kept.weight_sum
 
 
 def test_sums_of_parts_merge_to_the_same_bits() -> None:

@@ -30,6 +30,20 @@ def test_a_frame_is_validated_once(looked_at: list[bytes]) -> None:
     assert looked_at == [frame]
 
 
+def test_the_newest_small_updates_are_remembered_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(update_checks, "KEPT_BYTES_MAX", 2 * MANIFEST.fp32_bytes)
+    examine = Inspections(MANIFEST)
+    frames = [arrived("a", update(float(value))).payload for value in (1, 2, 3)]
+    for frame in frames:
+        assert examine(frame).values is not None
+    assert [examine(frame).values is not None for frame in frames] == [False, True, True]
+
+
+def test_updates_of_large_models_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(update_checks, "KEPT_MODEL_BYTES_MAX", MANIFEST.fp32_bytes - 1)
+    assert Inspections(MANIFEST)(arrived("a", update(1.0)).payload).values is None
+
+
 def test_other_bytes_under_a_known_frame_s_digest_are_refused() -> None:
     examine, frame = Inspections(MANIFEST), arrived("a", update(1.0)).payload
     examine(frame)
