@@ -18,6 +18,7 @@ from coordinator.engine.masked.sums import MaskedSums
 from coordinator.engine.round import Ask, AskReason, Commit, Situation, Wait, WaitReason, decide, waits_for
 from coordinator.engine.settings import EngineSettings
 from coordinator.engine.state import MachineState
+from coordinator.engine.timers import LATE_S
 from coordinator.engine.update_receiver import UpdateReceiver
 from coordinator.engine.versions import Versions
 from coordinator.records import RecoveredState
@@ -64,7 +65,9 @@ class CoordinatorMachine:
 
     def handle(self, event: Event | None, now: float) -> list[Effect]:
         """Take one event (None: the deadline has passed) and say what must be done, in order."""
-        state, due = self._state, self.deadline()
+        state = self._state
+        # What was set before is due after the step before: who was here just now can have missed nothing.
+        due = self.deadline() if now - state.now > LATE_S else None
         state.begin_step(now)
         if self._stopped:
             return []
@@ -163,7 +166,8 @@ class CoordinatorMachine:
     def _on_news(self, event: News) -> None:  # noqa: C901, PLR0912 - one case per event
         match event:
             case events.BrokerConnected():
-                self._on_connected()
+                self._state.clock.start(self._state.now)
+                self._fence.connected()
             case events.BrokerDisconnected():
                 pass  # before what fell due
             case events.NodeStateReceived():
@@ -247,10 +251,6 @@ class CoordinatorMachine:
                 self._on_storage_failed(event)
             case _:
                 assert_never(event)
-
-    def _on_connected(self) -> None:
-        self._state.clock.start(self._state.now)
-        self._fence.connected()
 
     def _on_disconnected(self) -> None:
         self._state.clock.stop(self._state.now)

@@ -59,6 +59,8 @@ class Timers(Generic[KeyT]):
     def pop_due(self, now: float) -> list[KeyT]:
         """Take out every key that is due by ``now``, earliest first."""
         keys: list[KeyT] = []
+        if not self._heap:
+            return keys
         while (due := self.next()) is not None and due <= now:
             key = heapq.heappop(self._heap)[2]
             del self._due[key]

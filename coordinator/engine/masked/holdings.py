@@ -188,6 +188,8 @@ class Holdings:
     @property
     def unheld(self) -> int:
         """How many wait for a helper."""
+        if not self._needed:
+            return 0
         frozen = frozenset[UpdateId]() if self.batch is None else self.batch.updates
         lacking = {update for helper in self._needed for update in self._lacking[helper]}
         return len(lacking - frozen)

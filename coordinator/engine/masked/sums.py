@@ -142,6 +142,9 @@ class MaskedSums:
 
     def advance(self) -> None:
         """Ask helpers for what they owe; where the run is over, nobody waits for a sum any more."""
+        masked = self._state.masked
+        if not self._delivery.helpers and masked.batch is None and not masked.holds_former:
+            return
         self._noised.end()
         if self._state.finished and self._state.masked.batch is not None:
             self._batches.drop(ReceiptStatus.STALE, Reason.FINISHED, "the run is over")
