@@ -201,6 +201,10 @@ bench-hosts: $(STAMP) ## Five bare devices and a server to the first version, by
 bench-page: $(STAMP) ## Bytes, memory and processor time of the page, also with 10,000 nodes and versions (minutes)
 	@$(BIN)/python -m benchmarks.page $(ARGS)
 
+.PHONY: bench-commands
+bench-commands: $(STAMP) ## Processor time of the commands that only look, on a run of 100,000 updates, with the bar
+	@$(BIN)/python -m benchmarks.commands $(ARGS)
+
 bench-containers: $(STAMP) ## Sizes of the images, and compose up to the first version (docker or podman; images built)
 	@$(BIN)/python -m benchmarks.containers $(ARGS)
 

@@ -112,7 +112,7 @@ def served(state: Path) -> Iterator[Served]:
         process.wait()
 
 
-def large_run(folder: Path, nodes: int, versions: int) -> None:
+def large_run(folder: Path, nodes: int, versions: int, updates_a_version: int = UPDATES_A_VERSION) -> None:
     """A store with so many nodes and versions: a real one of a few versions, its rows repeated."""
     with LocalBroker() as broker:
         plan = Plan(nodes=2, task="quadratic", spread_s=0.0)
@@ -131,7 +131,7 @@ def large_run(folder: Path, nodes: int, versions: int) -> None:
             " WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
             f" SELECT printf('x%08d', n.i), printf('node-%05d', (n.i * 7919) % ?), 3 + n.i / ?, {names}"
             " FROM n, (SELECT * FROM updates WHERE status = 'applied' LIMIT 1)",
-            (versions * UPDATES_A_VERSION, nodes, UPDATES_A_VERSION),
+            (versions * updates_a_version, nodes, updates_a_version),
         )
         database.execute(
             "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"

@@ -268,9 +268,13 @@ def _certificates(config: Path | None) -> dict[str, object]:
 
 
 def _state_folder(config: Path | None, state: Path | None) -> Path:
-    from coordinator.config.sections import read_config, state_folder  # noqa: PLC0415
+    if config is None or state is not None:
+        from coordinator.storage.files import STATE_FOLDER  # noqa: PLC0415
 
-    return state_folder(None if config is None or state is not None else read_config(config, {}), state)
+        return state or STATE_FOLDER
+    from coordinator.config.sections import read_config  # noqa: PLC0415 - it takes longer than all that is shown
+
+    return read_config(config, {}).store.folder
 
 
 def _options(*, version: VersionOption = False) -> None:

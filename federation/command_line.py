@@ -14,9 +14,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from federation import RELEASE
+import federation
 from federation.errors import ConfigError, FederationError, LeadershipLost, StorageError, TaskError, TransportError
-from federation.runtime.supervision import hold_back
 from federation.storage.folder import remedy_for
 
 __all__ = [
@@ -78,7 +77,7 @@ def elsewhere() -> None:
 
 def _tell_version(value: bool) -> None:  # noqa: FBT001 - the library calls it so
     if value:
-        sys.stdout.write(f"fedmq {RELEASE}\n")
+        sys.stdout.write(f"fedmq {federation.RELEASE}\n")
         raise typer.Exit
 
 
@@ -154,6 +153,8 @@ def _leave(program: str, error: FederationError) -> NoReturn:
         typer.echo(json.dumps({"error": str(error), "exit_code": code}))
     typer.echo(f"{program}: {error}", err=True)
     if code != WRONG:
+        from federation.runtime.supervision import hold_back  # noqa: PLC0415 - threads and sockets, for services
+
         hold_back(str(error))
     sys.exit(code)
 

@@ -3,7 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from federation import RELEASE
 from federation.errors import ConfigError, FederationError, StorageError, TaskError
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ __all__ = [
     "simulate",
 ]
 
-__version__ = RELEASE
+__version__: str
 
 _WHERE = {
     "StoredRun": "fedmq.api.runs",
@@ -38,6 +37,7 @@ _WHERE = {
     "TorchTask": "federation.tasks",
     "TrainSettings": "federation.protocol.messages",
     "WholeData": "federation.tasks",
+    "__version__": "federation",
     "csv_data": "federation.tasks",
     "image_data": "federation.tasks",
     "load": "fedmq.api.runs",
@@ -55,7 +55,7 @@ def __getattr__(name: str) -> Any:
     """
     if name not in _WHERE:
         raise AttributeError(f"module 'fedmq' has no attribute {name!r}")
-    return getattr(import_module(_WHERE[name]), name)
+    return getattr(import_module(_WHERE[name]), "RELEASE" if name == "__version__" else name)
 
 
 def __dir__() -> list[str]:

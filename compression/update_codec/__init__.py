@@ -10,40 +10,44 @@
 True
 """
 
-from update_codec.accumulator import Accumulator
-from update_codec.arrays import Arrays, DeviceUpdate
-from update_codec.chunks import iter_chunks
-from update_codec.context import Context, Contexts, moving_average
-from update_codec.decoding import FrameInfo, decode, inspect
-from update_codec.encoding import Encoded, encode
-from update_codec.errors import (
-    CodecError,
-    ContextMismatch,
-    DigestMismatch,
-    EntropyError,
-    FrameError,
-    HeaderError,
-    HeadroomError,
-    ManifestError,
-    ManifestMismatch,
-    MaskedFrame,
-    NonFiniteError,
-    NonFiniteFrame,
-    ShapeError,
-    SizeMismatch,
-    SpecError,
-    SummedFrame,
-    TrailingBytes,
-    TruncatedFrame,
-    UnknownVersion,
-)
-from update_codec.frame import frame_kind, frame_manifest
-from update_codec.manifest import Manifest, Role, TensorSpec, constant_digest
-from update_codec.masking import Masked, MaskedSum, read_masked
-from update_codec.segments import SegmentInfo
-from update_codec.spec import PROFILES, CodecSpec
-from update_codec.sums import Sums, inspect_sum, is_sum, read_sum, sum_frame
-from update_codec.vectors import Vectors
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from update_codec.accumulator import Accumulator
+    from update_codec.arrays import Arrays, DeviceUpdate
+    from update_codec.chunks import iter_chunks
+    from update_codec.context import Context, Contexts, moving_average
+    from update_codec.decoding import FrameInfo, decode, inspect
+    from update_codec.encoding import Encoded, encode
+    from update_codec.errors import (
+        CodecError,
+        ContextMismatch,
+        DigestMismatch,
+        EntropyError,
+        FrameError,
+        HeaderError,
+        HeadroomError,
+        ManifestError,
+        ManifestMismatch,
+        MaskedFrame,
+        NonFiniteError,
+        NonFiniteFrame,
+        ShapeError,
+        SizeMismatch,
+        SpecError,
+        SummedFrame,
+        TrailingBytes,
+        TruncatedFrame,
+        UnknownVersion,
+    )
+    from update_codec.frame import frame_kind, frame_manifest
+    from update_codec.manifest import Manifest, Role, TensorSpec, constant_digest
+    from update_codec.masking import Masked, MaskedSum, read_masked
+    from update_codec.segments import SegmentInfo
+    from update_codec.spec import PROFILES, CodecSpec
+    from update_codec.sums import Sums, inspect_sum, is_sum, read_sum, sum_frame
+    from update_codec.vectors import Vectors
 
 __all__ = [
     "PROFILES",
@@ -96,3 +100,33 @@ __all__ = [
     "read_sum",
     "sum_frame",
 ]
+
+_WHERE = {
+    "accumulator": "Accumulator",
+    "arrays": "Arrays DeviceUpdate",
+    "chunks": "iter_chunks",
+    "context": "Context Contexts moving_average",
+    "decoding": "FrameInfo decode inspect",
+    "encoding": "Encoded encode",
+    "frame": "frame_kind frame_manifest",
+    "manifest": "Manifest Role TensorSpec constant_digest",
+    "masking": "Masked MaskedSum read_masked",
+    "segments": "SegmentInfo",
+    "spec": "PROFILES CodecSpec",
+    "sums": "Sums inspect_sum is_sum read_sum sum_frame",
+    "vectors": "Vectors",
+}
+"""What is imported when it is first asked for: a codec's name alone costs no arrays. All other names are errors."""
+
+_MODULES = {name: module for module, names in _WHERE.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562).
+
+    Raises:
+        AttributeError: There is no such name.
+    """
+    if name not in __all__:
+        raise AttributeError(f"module 'update_codec' has no attribute {name!r}")
+    return getattr(import_module(f"update_codec.{_MODULES.get(name, 'errors')}"), name)

@@ -19,6 +19,7 @@ from coordinator.config.evaluation import EvaluationSection, StoppingSection
 from coordinator.config.gateways import GatewaysSection
 from coordinator.config.privacy import PrivacySection
 from coordinator.config.statistics import StatisticsSection
+from coordinator.storage.files import STATE_FOLDER
 from coordinator.strategies.lag_compensation import LAG_VERSIONS_MAX
 from coordinator.strategies.learning_rate import ScheduleKind
 from federation.config import (
@@ -260,7 +261,7 @@ class StoreSection(Section):
         audit_versions: Versions whose updates are kept, so that the head can be computed again.
     """
 
-    folder: Path = Path("state/coordinator")
+    folder: Path = STATE_FOLDER
     url: Annotated[str, Field(pattern="^postgres(ql)?://")] | None = None
     lease_s: Annotated[float, Field(ge=1, le=3600)] = 5.0
     audit_versions: PositiveInt = 1

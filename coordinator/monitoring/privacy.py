@@ -18,7 +18,6 @@ from coordinator.monitoring.state_files import read_sealed
 from coordinator.records import BatchRecord, NodeSpent
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import VersionRow
-from federation.privacy.budget import epsilon_of
 from federation.types import ModelVersion, NodeId, RunId
 
 __all__ = [
@@ -139,6 +138,9 @@ def privacy_report(store: Ledgers) -> PrivacyReport | None:
     spent, run = store.spent(), store.run
     if not spent:
         return None
+    # Imported here: most runs have no noise, and it computes with arrays.
+    from federation.privacy.budget import epsilon_of  # noqa: PLC0415
+
     epsilons = {node: epsilon_of(one.steps, one.privacy.delta) for node, one in spent.items()}
     return PrivacyReport(run=run, spent=spent, epsilons=epsilons)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -104,7 +103,7 @@ def show_status(folder: Path, *, as_json: bool = False, more: Mapping[str, objec
     if as_json:
         sys.stdout.write(json.dumps(read_status(folder) | dict(more or {})) + "\n")
     else:
-        Console().print(_tables(folder))
+        _console().print(_tables(folder))
 
 
 def read_nodes(folder: Path) -> dict[str, object]:
@@ -128,7 +127,7 @@ def show_nodes(folder: Path, *, as_json: bool = False) -> None:
     if as_json:
         sys.stdout.write(json.dumps(read_nodes(folder)) + "\n")
     else:
-        Console().print(_node_table(_read(folder)[1]), _curve_table(read_curves(folder)))
+        _console().print(_node_table(_read(folder)[1]), _curve_table(read_curves(folder)))
 
 
 def watch_status(folder: Path) -> None:
@@ -137,7 +136,9 @@ def watch_status(folder: Path) -> None:
     Raises:
         StorageError: There is no store, or it cannot be read.
     """
-    console = Console()
+    from rich.live import Live  # noqa: PLC0415 - only for this
+
+    console = _console()
     with Live(_screen(folder, console), console=console, auto_refresh=False) as live:
         try:
             while True:
@@ -145,6 +146,11 @@ def watch_status(folder: Path) -> None:
                 live.update(_screen(folder, console), refresh=True)
         except KeyboardInterrupt:
             return
+
+
+def _console() -> Console:
+    """What nodes are called is no markup, and looking for it takes longer than reading the store."""
+    return Console(markup=False, emoji=False)
 
 
 def _read(folder: Path) -> tuple[list[VersionRow], list[Participation]]:

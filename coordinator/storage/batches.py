@@ -6,11 +6,10 @@ is undone is made again from the same batch and the same sums, whether its helpe
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from coordinator.records import BatchRecord, MaskedSeeds, Member, NodesEvaluation, ReleaseRecord, UpdateRecord, Verdict
 from federation.errors import DamagedStore, LocalProtocolError, RemoteProtocolError
-from federation.privacy.metrics import Measured
 from federation.privacy.taking import Taking
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import EvaluationReport
@@ -18,6 +17,9 @@ from federation.protocol.sum_messages import MaskedReport, SumRequest
 from federation.protocol.wire import decode_message, encode_message
 from federation.storage.sql import Database, Readable, Row
 from federation.types import ModelVersion, NodeId, UpdateId
+
+if TYPE_CHECKING:  # it computes with arrays
+    from federation.privacy.metrics import Measured
 
 __all__ = [
     "Batches",
@@ -76,7 +78,7 @@ class Batches(Protocol):
     def evaluation_request(self, version: ModelVersion) -> SumRequest | None:
         """What `freeze_evaluation` has saved; None is nothing."""
 
-    def close_evaluation(self, version: ModelVersion, measured: Measured | None) -> NodesEvaluation:
+    def close_evaluation(self, version: ModelVersion, measured: "Measured | None") -> NodesEvaluation:
         """Save what the sum of the reports says, or that there is none; a closed one is returned as it is.
 
         Raises:

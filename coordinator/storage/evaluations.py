@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from statistics import median_low
 
 from coordinator.records import Goal, NodeResult, NodesEvaluation, RoundRecord, believable, goal_of
 from coordinator.storage.schema import RESULT, SURVEY
@@ -87,7 +86,8 @@ def mean_of(survey: NodesEvaluation, results: Iterable[NodeResult]) -> NodesEval
     """
     counting = sorted((one for one in results if one.counted and one.num_examples > 0), key=lambda one: one.node)
     found = [replace(one, metrics=believable(one.metrics)) for one in counting]
-    typical = median_low([one.num_examples for one in found]) if found else 0
+    sizes = sorted(one.num_examples for one in found)
+    typical = sizes[(len(sizes) - 1) // 2] if sizes else 0
     metrics, medians = dict[str, float](), dict[str, float]()
     for name in sorted({name for one in found for name in one.metrics}):
         values = [(one.metrics[name], one.num_examples) for one in found if name in one.metrics]

@@ -2,33 +2,25 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 
-import numpy as np
-import safetensors.numpy
-from safetensors import SafetensorError
-
-from coordinator.storage.store import ModelState
 from federation.errors import StorageError
 from federation.protocol.messages import ModelPart
 from federation.storage.folder import TEMPORARY, has_content
 from federation.storage.sqlite import SqliteError
-from federation.types import ModelVersion
-from update_codec import Vectors
 
 __all__ = [
     "BLOBS",
     "NO_RUN",
     "PRESENCE",
+    "STATE_FOLDER",
     "STATUS",
     "TRANSFERS",
     "blob_digest",
     "model_file",
-    "model_from_bytes",
-    "model_to_bytes",
     "of_later_versions",
     "part_file",
     "payload_file",
@@ -36,6 +28,9 @@ __all__ = [
     "remedy_of",
     "traces",
 ]
+
+STATE_FOLDER = Path("state/coordinator")
+"""Where a run's state is as long as nobody says otherwise."""
 
 BLOBS = "blobs"
 """Folder of the large files in the state folder."""
@@ -105,41 +100,10 @@ def blob_digest(body: bytes) -> bytes:
     return blake2b(body, digest_size=16).digest()
 
 
-def model_to_bytes(model: ModelState) -> bytes:
-    """Write a version's arrays as safetensors."""
-    tensors: dict[str, np.ndarray] = {
-        "shadow.parameters": model.shadow.parameters,
-        "shadow.statistics": model.shadow.statistics,
-        "shadow.counters": model.shadow.counters,
-    }
-    if model.exact is not None:
-        tensors["exact.parameters"] = model.exact
-    tensors |= {f"strategy.{name}": array for name, array in model.strategy.items()}
-    return safetensors.numpy.save(tensors)
-
-
-def model_from_bytes(version: ModelVersion, body: bytes) -> ModelState:
-    """Read what `model_to_bytes` wrote.
-
-    Raises:
-        StorageError: The bytes are something else.
-    """
-    with reading(f"model of version {version}"):
-        tensors: Mapping[str, np.ndarray] = safetensors.numpy.load(body)
-        shadow = Vectors(tensors["shadow.parameters"], tensors["shadow.statistics"], tensors["shadow.counters"])
-    prefix = "strategy."
-    return ModelState(
-        version=version,
-        shadow=shadow,
-        exact=tensors.get("exact.parameters"),
-        strategy={name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)},
-    )
-
-
 @contextmanager
 def reading(what: str) -> Iterator[None]:
     """Turn every way in which a file or a row can be unreadable into a `StorageError`."""
     try:
         yield
-    except (SqliteError, OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
+    except (SqliteError, OSError, KeyError, ValueError, TypeError) as error:
         raise StorageError(f"the {what} cannot be read: {error}") from error

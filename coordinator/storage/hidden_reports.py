@@ -1,16 +1,19 @@
 """Masked evaluation reports in the coordinator's database, until what helpers have answered makes their means."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from coordinator.records import HiddenEvaluation, NodesEvaluation, believable
 from coordinator.storage.schema import SURVEY
 from federation.errors import DamagedStore, LocalProtocolError, RemoteProtocolError
-from federation.privacy.metrics import Measured
 from federation.protocol.messages import EvaluationReport, Message
 from federation.protocol.sum_messages import MaskedReport, SumRequest
 from federation.protocol.wire import decode_message, encode_message
 from federation.storage.sql import Database, Readable
 from federation.types import ModelVersion, NodeId
+
+if TYPE_CHECKING:  # it computes with arrays
+    from federation.privacy.metrics import Measured
 
 __all__ = ["close_hidden", "insert_report", "insert_request", "read_hidden", "read_reports", "read_request"]
 
@@ -72,7 +75,7 @@ def read_hidden(database: Readable) -> tuple[HiddenEvaluation, ...]:
     )
 
 
-def close_hidden(database: Database, survey: NodesEvaluation, measured: Measured | None) -> NodesEvaluation:
+def close_hidden(database: Database, survey: NodesEvaluation, measured: "Measured | None") -> NodesEvaluation:
     """Write the means down, and let the reports go."""
     nothing: Mapping[str, float] = {}
     made = NodesEvaluation(

@@ -3,18 +3,11 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from coordinator.records import BatchRecord, NodesEvaluation, NodeSpent, ReleaseLedger, ReleaseRecord, Restored
 from coordinator.storage import batches, evaluations, schema, seals
-from coordinator.storage.files import (
-    blob_digest,
-    model_file,
-    model_from_bytes,
-    part_file,
-    payload_file,
-    reading,
-)
+from coordinator.storage.files import blob_digest, model_file, part_file, payload_file, reading
 from coordinator.storage.history import GrowingHistory, read_history
 from coordinator.storage.participation import GrowingParticipation, read_participation, read_spent
 from coordinator.storage.parts import ReadableBlobs
@@ -28,7 +21,9 @@ from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import ModelPart
 from federation.storage.sql import Readable
 from federation.types import Digest, ModelVersion, NodeId, RunId, UpdateId
-from update_codec import CodecError, Manifest
+
+if TYPE_CHECKING:
+    from update_codec import Manifest
 
 __all__ = ["ReadOnlyStore", "StoreReader"]
 
@@ -176,6 +171,9 @@ class StoreReader:
             body = self._blob(model_file(version))
         if row is None or blob_digest(body) != row["blob_digest"]:
             raise DamagedStore(f"the model of version {version} is damaged")
+        # Imported here: whoever shows a run loads no arrays.
+        from coordinator.storage.model_file import model_from_bytes  # noqa: PLC0415
+
         return model_from_bytes(version, body)
 
     def _blob(self, name: str) -> bytes:
@@ -233,8 +231,10 @@ class ReadOnlyStore(StoreReader):
         """
         return NodeId(str(self._meta("gateway")))
 
-    def manifest(self) -> Manifest:
+    def manifest(self) -> "Manifest":
         """The model's manifest."""
+        from update_codec import CodecError, Manifest  # noqa: PLC0415 - as for the arrays
+
         try:
             return Manifest.from_bytes(self._meta("manifest"))
         except (CodecError, TypeError) as error:

@@ -3,10 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Protocol
 
 from coordinator.records import (
     Attendance,
@@ -27,7 +24,12 @@ from coordinator.records import (
 from coordinator.storage.batches import Batches
 from federation.protocol.messages import ModelPart, Reason, ReceiptStatus
 from federation.types import Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
-from update_codec import Manifest, Vectors
+
+if TYPE_CHECKING:  # whoever shows a run reads no arrays
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from update_codec import Manifest, Vectors
 
 __all__ = [
     "Commit",
@@ -54,12 +56,12 @@ class ModelState:
     """
 
     version: ModelVersion
-    shadow: Vectors
-    exact: NDArray[np.float32] | None = None
-    strategy: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    shadow: "Vectors"
+    exact: "NDArray[np.float32] | None" = None
+    strategy: "Mapping[str, NDArray[np.float32]]" = field(default_factory=dict)
 
     @property
-    def parameters(self) -> NDArray[np.float32]:
+    def parameters(self) -> "NDArray[np.float32]":
         """The exact global parameters, float32, shape (D,)."""
         return self.shadow.parameters if self.exact is None else self.exact
 
@@ -213,10 +215,10 @@ class CoordinatorStore(Protocol):
     def epoch(self) -> Epoch:
         """This start's fencing number, already on disk."""
 
-    def manifest(self) -> Manifest | None:
+    def manifest(self) -> "Manifest | None":
         """The model's manifest; None before `initialise`."""
 
-    def initialise(self, manifest: Manifest, first: Commit) -> None:
+    def initialise(self, manifest: "Manifest", first: Commit) -> None:
         """Save the manifest and version 0, in one step.
 
         Raises:

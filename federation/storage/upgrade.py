@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from federation import RELEASE
+import federation
 from federation.errors import StorageError
 from federation.storage.folder import FolderLock, lock_holder
 from federation.storage.sqlite import Database, Layout, ReadOnlyDatabase
@@ -91,7 +91,7 @@ def plan_upgrade(folder: Path, store: StoreKind) -> Upgrade:
         raise StorageError(f"{path} is damaged ({damage}): restore a backup, with the release that made it")
     return Upgrade(
         database=str(path),
-        release=RELEASE,
+        release=federation.RELEASE,
         layout=found,
         layout_of_release=store.layout.number,
         changes=tuple(

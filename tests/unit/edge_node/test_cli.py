@@ -92,7 +92,7 @@ def test_a_service_holds_back_an_end_that_no_person_has_to_mend(
     monkeypatch: pytest.MonkeyPatch, error: FederationError, held: int
 ) -> None:
     reasons: list[str] = []
-    monkeypatch.setattr("federation.command_line.hold_back", reasons.append)
+    monkeypatch.setattr("federation.runtime.supervision.hold_back", reasons.append)
     invoke(monkeypatch, *NEEDED, raises=error)
     assert reasons == [str(error)] * held
 

@@ -332,6 +332,21 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
         assert command in shown
 
 
+@pytest.mark.parametrize("command", ["status", "why"])
+@starts_programs
+def test_a_command_that_only_looks_loads_no_arrays_and_no_settings(
+    command: str, store: CoordinatorStore, tmp_path: Path
+) -> None:
+    heavy = {"numpy", "torch", "structlog", "paho", "safetensors", "coordinator.config"}
+    script = (
+        "import sys; from coordinator.cli import make_app;"
+        f"make_app([{command!r}])([{command!r}, '--state', {str(tmp_path / 'store')!r}], standalone_mode=False);"
+        f"print('loaded', sorted({heavy!r} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "loaded []"
+
+
 def test_a_lazy_command_is_the_real_one_when_it_is_called() -> None:
     app = make_app(["demo", "--help"])
     (command,) = [info.callback for info in app.registered_commands if info.name == "demo"]
