@@ -1,7 +1,7 @@
 """`make bench-commands`: what the commands cost that only look, on a run of 100,000 updates.
 
-Beside them stands, from the same turns, what an interpreter needs that imports numpy and does nothing: times of a machine
-that is busy with something else are those of a slower one. The least of all turns counts; the first also writes the compiled files.
+Beside them stands, from the same turns, what an interpreter needs that imports numpy and does nothing: a machine that
+is busy with something else is slower. The least of all turns counts; the first also writes the compiled files.
 """
 
 import argparse

@@ -2,15 +2,21 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from coordinator.storage.store import ModelState
 from federation.errors import StorageError
 from federation.protocol.messages import ModelPart
 from federation.storage.folder import TEMPORARY, has_content
 from federation.storage.sqlite import SqliteError
+from federation.types import ModelVersion
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = [
     "BLOBS",
@@ -21,6 +27,8 @@ __all__ = [
     "TRANSFERS",
     "blob_digest",
     "model_file",
+    "model_from_bytes",
+    "model_to_bytes",
     "of_later_versions",
     "part_file",
     "payload_file",
@@ -98,6 +106,46 @@ def remedy_of(folder: Path) -> str:
 def blob_digest(body: bytes) -> bytes:
     """16 bytes: BLAKE2b of a file's content."""
     return blake2b(body, digest_size=16).digest()
+
+
+def model_to_bytes(model: ModelState) -> bytes:
+    """Write a version's arrays as safetensors."""
+    import safetensors.numpy  # noqa: PLC0415 - whoever shows a run loads no arrays
+
+    tensors: dict[str, np.ndarray] = {
+        "shadow.parameters": model.shadow.parameters,
+        "shadow.statistics": model.shadow.statistics,
+        "shadow.counters": model.shadow.counters,
+    }
+    if model.exact is not None:
+        tensors["exact.parameters"] = model.exact
+    tensors |= {f"strategy.{name}": array for name, array in model.strategy.items()}
+    return safetensors.numpy.save(tensors)
+
+
+def model_from_bytes(version: ModelVersion, body: bytes) -> ModelState:
+    """Read what `model_to_bytes` wrote.
+
+    Raises:
+        StorageError: The bytes are something else.
+    """
+    import safetensors.numpy  # noqa: PLC0415 - as above
+
+    from update_codec import Vectors  # noqa: PLC0415 - as above
+
+    with reading(f"model of version {version}"):
+        try:
+            tensors: Mapping[str, np.ndarray] = safetensors.numpy.load(body)
+        except safetensors.SafetensorError as error:
+            raise ValueError(error) from error
+        shadow = Vectors(tensors["shadow.parameters"], tensors["shadow.statistics"], tensors["shadow.counters"])
+    prefix = "strategy."
+    return ModelState(
+        version=version,
+        shadow=shadow,
+        exact=tensors.get("exact.parameters"),
+        strategy={name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)},
+    )
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING, Self
 
 from coordinator.records import BatchRecord, NodesEvaluation, NodeSpent, ReleaseLedger, ReleaseRecord, Restored
 from coordinator.storage import batches, evaluations, schema, seals
-from coordinator.storage.files import blob_digest, model_file, part_file, payload_file, reading
+from coordinator.storage.files import blob_digest, model_file, model_from_bytes, part_file, payload_file, reading
 from coordinator.storage.history import GrowingHistory, read_history
 from coordinator.storage.participation import GrowingParticipation, read_participation, read_spent
 from coordinator.storage.parts import ReadableBlobs
@@ -171,9 +171,6 @@ class StoreReader:
             body = self._blob(model_file(version))
         if row is None or blob_digest(body) != row["blob_digest"]:
             raise DamagedStore(f"the model of version {version} is damaged")
-        # Imported here: whoever shows a run loads no arrays.
-        from coordinator.storage.model_file import model_from_bytes  # noqa: PLC0415
-
         return model_from_bytes(version, body)
 
     def _blob(self, name: str) -> bytes:

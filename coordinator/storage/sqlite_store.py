@@ -32,13 +32,13 @@ from coordinator.storage.files import (
     TRANSFERS,
     blob_digest,
     model_file,
+    model_to_bytes,
     of_later_versions,
     part_file,
     payload_file,
     reading,
     remedy_of,
 )
-from coordinator.storage.model_file import model_to_bytes
 from coordinator.storage.parts import StoreParts
 from coordinator.storage.read_only import StoreReader
 from coordinator.storage.recovery import (

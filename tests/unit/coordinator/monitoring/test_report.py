@@ -22,6 +22,7 @@ from coordinator.monitoring.curves import read_curves, series
 from coordinator.monitoring.report import build_report
 from coordinator.records import Attendance, NodeResult, NodeSpent, RoundRecord, Verdict
 from coordinator.storage.database import DATABASE
+from coordinator.storage.files import STATUS
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import CoordinatorStore, CurveKind, Figures
 from federation.errors import ConfigError, FederationError, StorageError, StoreLocked, TaskError, TransportError
@@ -337,6 +338,8 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
 def test_a_command_that_only_looks_loads_no_arrays_and_no_settings(
     command: str, store: CoordinatorStore, tmp_path: Path
 ) -> None:
+    waiting = {"fields": {"reason": "settling"}, "at": 0.0}
+    (tmp_path / "store" / STATUS).write_text(json.dumps({"waiting": waiting}))
     heavy = {"numpy", "torch", "structlog", "paho", "safetensors", "coordinator.config"}
     script = (
         "import sys; from coordinator.cli import make_app;"

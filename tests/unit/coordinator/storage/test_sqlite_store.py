@@ -16,7 +16,7 @@ from coordinator.global_model.downlink import DownlinkSettings
 from coordinator.records import RoundRecord, TransferRecord, VersionRecord
 from coordinator.storage import sqlite_store, statements
 from coordinator.storage.database import DATABASE, LAYOUT, open_read_only
-from coordinator.storage.model_file import model_from_bytes
+from coordinator.storage.files import model_from_bytes
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import Figures, UpdateRow
