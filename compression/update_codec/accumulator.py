@@ -1,6 +1,9 @@
-"""A weighted sum of frames in int64 fixed point: the same bits for every order of arrival.
+"""A weighted sum of frames in fixed point: the same bits for every order of arrival.
 
     sum += rint(weight · clip factor · value · 2^32)
+
+The sums are int64. In wide ones, where a further update could bring one beyond 2^62, what is above 2^32 is carried into
+a second word, as often as needed: the integers stay exact, and their mean has the bits that one wide integer gives.
 
 Entries of controls are added as they are: no weight, no clipping, no division.
 
@@ -26,10 +29,15 @@ from update_codec.vectors import Vectors
 
 __all__ = ["Accumulator"]
 
+Words = NDArray[np.int64]
+
 BLOCK_ENTRIES: Final = 16_384
 
 HEADROOM: Final = 2.0**30
-"""Bound of the sum of weight times largest magnitude: the int64 sums stay below 2^62."""
+"""Bound of the sum of weight times largest magnitude: the int64 sums stay below 2^62. Beyond it they are carried."""
+
+WORD_BITS: Final = 32
+"""Of the first word, once it is carried: its sums are then below 1 in units of the headroom."""
 
 
 class Accumulator:
@@ -37,14 +45,16 @@ class Accumulator:
 
     Args:
         manifest: the model of all frames.
+        wide: sums may take a second word; else what has no room in one is refused, and they can go on as a frame.
     """
 
     SCALE_BITS = SCALE_BITS
 
-    def __init__(self, manifest: Manifest) -> None:
-        self._manifest = manifest
+    def __init__(self, manifest: Manifest, *, wide: bool = False) -> None:
+        self._manifest, self._wide = manifest, wide
         self._parameters = np.zeros(manifest.parameter_count, np.int64)
         self._statistics = np.zeros(manifest.statistic_count, np.int64)
+        self._carried: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
         self._counters = np.zeros(manifest.counter_count, np.int64)
         self._weight = 0
         self._used = 0.0
@@ -89,7 +99,7 @@ class Accumulator:
             raise NonFiniteFrame("the update holds NaN or infinity")
         units, exact = _units(weight)
         factor = exact * min(1.0, clip / info.parameter_norm) if clip is not None and info.parameter_norm else exact
-        used = self._used_after(factor * info.parameter_abs_max, exact, info.statistic_abs_max)
+        used = self._make_room(factor * info.parameter_abs_max, exact, info.statistic_abs_max)
         if info.values is not None:
             self._add_vectors(info.values, factor, exact)
         else:
@@ -109,7 +119,7 @@ class Accumulator:
         largest, of_buffers = _abs_max(update.parameters), _abs_max(update.statistics)
         if not math.isfinite(largest + of_buffers):
             raise NonFiniteFrame("the update holds NaN or infinity")
-        used = self._used_after(exact * largest, exact, of_buffers)
+        used = self._make_room(exact * largest, exact, of_buffers)
         self._add_vectors(update, exact, exact)
         self._used, self._weight, self._count = used, self._weight + units, self._count + 1
 
@@ -133,7 +143,10 @@ class Accumulator:
 
         Raises:
             ShapeError: if nothing was.
+            HeadroomError: if one word was not enough.
         """
+        if self._carried is not None:
+            raise HeadroomError("the sums are larger than a frame of sums holds: divide the members")
         return Sums(
             parameters=self._parameters.copy(),
             statistics=self._statistics.copy(),
@@ -152,17 +165,16 @@ class Accumulator:
         Raises:
             HeadroomError: if the sums could overflow.
         """
-        parameters, statistics, counters, used, weight, count = other._state()  # noqa: SLF001 - of its own kind
-        if self._used + used > HEADROOM:
-            raise HeadroomError("weights times values of both together reach the limit: clip or reweight")
-        if share != 1.0:
-            weight = round(weight * share)
-            plain = statistics[self._first_control :]
-            parameters = np.rint(parameters * share).astype(np.int64)
-            statistics = np.rint(statistics * share).astype(np.int64)
-            statistics[self._first_control :] = plain
+        counters, used, weight, count = other._summary()  # noqa: SLF001 - of its own kind
+        if self._used + used > HEADROOM or other._carried is not None:  # noqa: SLF001 - as above
+            self._carry()
+        parameters, statistics, above = other._shared(share)  # noqa: SLF001 - as above
+        weight = weight if share == 1.0 else round(weight * share)
         self._parameters += parameters
         self._statistics += statistics
+        if above is not None and self._carried is not None:
+            np.add(self._carried[0], above[0], out=self._carried[0])
+            np.add(self._carried[1], above[1], out=self._carried[1])
         if count:
             self._counters = np.maximum(self._counters, counters) if self._count else counters.copy()
         self._used, self._weight, self._count = self._used + used, self._weight + weight, self._count + count
@@ -178,29 +190,73 @@ class Accumulator:
         by = self.weight_sum if divisor is None else divisor
         if not self._count or not by > 0:
             raise ValueError("a mean needs at least one frame and a positive divisor")
+        if self._carried is not None:
+            self._carry()  # so that the words do not tell of the order
         scale = by * 2.0**SCALE_BITS
-        statistics = _divided(self._statistics, scale)
-        statistics[self._first_control :] = _divided(self._statistics[self._first_control :], 2.0**SCALE_BITS)
-        return Vectors(_divided(self._parameters, scale), statistics, self._counters.copy())
+        of_parameters, of_statistics = (None, None) if self._carried is None else self._carried
+        statistics = _divided(self._statistics, of_statistics, scale)
+        plain = slice(self._first_control, None)
+        above = None if of_statistics is None else of_statistics[plain]
+        statistics[plain] = _divided(self._statistics[plain], above, 2.0**SCALE_BITS)
+        return Vectors(_divided(self._parameters, of_parameters, scale), statistics, self._counters.copy())
 
     @property
     def _first_control(self) -> int:
         return self._manifest.statistic_count - self._manifest.control_count
 
-    def _used_after(self, of_parameters: float, weight: float, statistic_abs_max: float) -> float:
-        """The headroom that is used after an update of these magnitudes.
+    def _make_room(self, of_parameters: float, weight: float, statistic_abs_max: float) -> float:
+        """The headroom that is used after an update of these magnitudes; the sums are carried where they need it.
 
         Raises:
-            HeadroomError: if the sums could overflow.
+            HeadroomError: if the update alone is too large, or there is one word only.
         """
         of_statistics = max(weight, 1.0) if self._manifest.control_count else weight
-        used = self._used + max(of_parameters, of_statistics * statistic_abs_max)
-        if used > HEADROOM:
-            raise HeadroomError(f"weights times values reach {used:.3g}, the limit is {HEADROOM:.3g}: clip or reweight")
-        return used
+        more = max(of_parameters, of_statistics * statistic_abs_max)
+        if not more <= HEADROOM:
+            raise HeadroomError(f"weights times values reach {more:.3g}, the limit is {HEADROOM:.3g}: clip or reweight")
+        if self._used + more > HEADROOM:
+            self._carry()
+        return self._used + more
 
-    def _state(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], float, int, int]:
-        return self._parameters, self._statistics, self._counters, self._used, self._weight, self._count
+    def _carry(self) -> None:
+        """Move what is above the first word of each sum into the second; the integers that they are stay the same.
+
+        Raises:
+            HeadroomError: if there is one word only.
+        """
+        if not self._wide:
+            raise HeadroomError(
+                f"weights times values of all together reach the limit of {HEADROOM:.3g}: clip or reweight"
+            )
+        if self._carried is None:
+            self._carried = np.zeros_like(self._parameters), np.zeros_like(self._statistics)
+        for low, high in zip((self._parameters, self._statistics), self._carried, strict=True):
+            for start in range(0, len(low), BLOCK_ENTRIES):
+                piece = low[start : start + BLOCK_ENTRIES]
+                high[start : start + BLOCK_ENTRIES] += piece >> WORD_BITS
+                piece &= (1 << WORD_BITS) - 1
+        self._used = 1.0
+
+    def _summary(self) -> tuple[NDArray[np.int64], float, int, int]:
+        """Counters, headroom used, weight and number; of carried sums the first word is made small."""
+        if self._carried is not None:
+            self._carry()
+        return self._counters, self._used, self._weight, self._count
+
+    def _shared(self, share: float) -> tuple[Words, Words, tuple[Words, Words] | None]:
+        """The sums times a share, rounded once, and what is above their first words; controls as they are."""
+        above = self._carried
+        if share == 1.0:
+            return self._parameters, self._statistics, above
+        of_parameters, of_statistics = (None, None) if above is None else above
+        first, high = _times(self._parameters, of_parameters, share)
+        second, higher = _times(self._statistics, of_statistics, share)
+        plain = slice(self._first_control, None)
+        second[plain] = self._statistics[plain]
+        if above is None or high is None or higher is None:
+            return first, second, None
+        higher[plain] = above[1][plain]
+        return first, second, (high, higher)
 
     def _add_vectors(self, update: Vectors, factor: float, exact: float) -> None:
         _add_values(update.parameters, self._parameters, factor)
@@ -236,11 +292,30 @@ def _units(weight: float) -> tuple[int, float]:
     return units, units / (1 << WEIGHT_BITS)
 
 
-def _divided(sums: NDArray[np.int64], scale: float) -> NDArray[np.float32]:
+def _divided(sums: Words, above: Words | None, scale: float) -> NDArray[np.float32]:
     out = np.empty(len(sums), np.float32)
     for start in range(0, len(sums), CHUNK_ENTRIES):
-        out[start : start + CHUNK_ENTRIES] = sums[start : start + CHUNK_ENTRIES] / scale
+        piece = slice(start, start + CHUNK_ENTRIES)
+        out[piece] = _float(sums[piece], None if above is None else above[piece]) / scale
     return out
+
+
+def _times(sums: Words, above: Words | None, share: float) -> tuple[Words, Words | None]:
+    """Sums times a share, each rounded once to a whole number, in as many words as they had."""
+    product = np.rint(_float(sums, above) * share)
+    if above is None:
+        return product.astype(np.int64), None
+    high = np.floor(product / 2.0**WORD_BITS)
+    return (product - high * 2.0**WORD_BITS).astype(np.int64), high.astype(np.int64)
+
+
+def _float(sums: Words, above: Words | None) -> NDArray[np.float64]:
+    """Exact sums as the nearest float64; of carried ones the first word is not negative, and below 2^32.
+
+    The second word times 2^32 is exact, so that the sum of both is rounded once, as an integer is.
+    """
+    wide = sums.astype(np.float64)
+    return wide if above is None else above.astype(np.float64) * 2.0**WORD_BITS + wide
 
 
 def _fixed(values: NDArray[Any], factor: float) -> NDArray[np.int64]:

@@ -204,14 +204,11 @@ def _per_base(
         except CodecError as error:
             return Unusable(culprits=(member.update,), reason=_reason(error), detail=str(error))
         norms[member.update] = info.parameter_norm
-    try:
-        return total.mean(), norms
-    except HeadroomError as error:
-        return _too_large(sizes, error)
+    return total.mean(), norms
 
 
 def _too_large(sizes: Mapping[UpdateId, float], error: HeadroomError) -> Unusable:
-    """Not whom it met: the room was used up by the largest so far."""
+    """Whoever has no room has none alone: it is the largest."""
     largest = max(sizes, key=lambda update: (sizes[update], update))
     return Unusable(culprits=(largest,), reason=Reason.NORM, detail=str(error))
 

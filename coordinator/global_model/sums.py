@@ -76,19 +76,15 @@ class SumsPerBase:
             CodecError: It is damaged, not finite, or there is no room for it; nothing was added.
         """
         units = max(1, round(staleness_weight * _SHARE_UNITS))
-        total = self._sums.setdefault(units, Accumulator(self._manifest))
+        total = self._sums.setdefault(units, Accumulator(self._manifest, wide=True))
         if info.weight is None:
             total.add(frame, float(num_examples), info=info, context=self._contexts)
         else:
             total.add_sum(read_sum(frame, self._manifest))
 
     def mean(self) -> Vectors:
-        """The mean of all.
-
-        Raises:
-            HeadroomError: There is no room for all together.
-        """
-        total, divisor = Accumulator(self._manifest), 0.0
+        """The mean of all."""
+        total, divisor = Accumulator(self._manifest, wide=True), 0.0
         for units, sums in sorted(self._sums.items()):
             share = units / _SHARE_UNITS
             total.merge(sums, share=share)

@@ -144,7 +144,7 @@ def test_headroom_counts_statistics_too() -> None:
         Accumulator(manifest).add(frame, 2.0)
 
 
-def test_headroom_is_shared_by_all_updates() -> None:
+def test_sums_that_go_on_as_a_frame_share_one_headroom() -> None:
     values = np.full(4, 1e6, np.float32)
     manifest = Manifest.of({"x": values})
     frame = encode(manifest.flatten({"x": values}), manifest, CodecSpec.parse("lossless")).frame
@@ -153,7 +153,24 @@ def test_headroom_is_shared_by_all_updates() -> None:
     accumulator.add(frame, 500.0)
     with pytest.raises(HeadroomError):
         accumulator.add(frame, 500.0)
+    with pytest.raises(HeadroomError):
+        accumulator.merge(accumulator)
     assert accumulator.count == 2
+    np.testing.assert_array_equal(accumulator.mean().parameters, values)
+    assert accumulator.sums().parameters.tolist() == [10**9 << 32] * 4
+
+
+def test_a_sum_of_two_words_is_no_frame_of_sums() -> None:
+    values = np.full(4, 1e6, np.float32)
+    manifest = Manifest.of({"x": values})
+    frame = encode(manifest.flatten({"x": values}), manifest, CodecSpec.parse("lossless")).frame
+    accumulator = Accumulator(manifest, wide=True)
+    for _ in range(3):
+        accumulator.add(frame, 500.0)
+    with pytest.raises(HeadroomError, match="divide the members"):
+        accumulator.sums()
+    with pytest.raises(HeadroomError):
+        Accumulator(manifest).merge(accumulator)
     np.testing.assert_array_equal(accumulator.mean().parameters, values)
 
 

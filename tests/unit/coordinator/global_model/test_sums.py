@@ -146,9 +146,17 @@ def test_damaged_member_is_named_and_goes_alone() -> None:
     assert (made.culprits, made.reason) == ((bad.record.update,), Reason.MALFORMED_FRAME)
 
 
-def test_bases_that_have_no_room_together_cost_the_largest() -> None:
+def test_bases_that_have_no_room_in_one_word_make_a_step_together() -> None:
     """Each of them has room by itself."""
-    one, other = (arrived(name, update(1.5e5), num_examples=4_000 + late) for late, name in enumerate("ab"))
-    made = made_of([(one, 0), (other, 1)], "fedbuff")
-    assert isinstance(made, Unusable)
-    assert (made.culprits, made.reason) == ((other.record.update,), Reason.NORM)
+    one, other = (arrived(name, update(1.4e5), num_examples=4_000) for name in "ab")
+    made = made_of([(one, 0), (other, 1)], "fedavg")
+    assert isinstance(made, Aggregated)
+    np.testing.assert_array_equal(made.step.parameters, np.full(45, 1.4e5, np.float32))
+
+
+def test_more_nodes_than_one_word_has_room_for_claim_the_most_that_they_may() -> None:
+    """The limit of examples is what `limits.num_examples_max` says by default: 2^30 over it were 1,073 nodes."""
+    nodes = [arrived(f"n{index}", update(1.0), num_examples=1_000_000) for index in range(1_200)]
+    made = made_of([(node, 0) for node in nodes], "fedavg")
+    assert isinstance(made, Aggregated)
+    np.testing.assert_array_equal(made.step.parameters, np.full(45, 1.0, np.float32))
