@@ -20,6 +20,7 @@ from coordinator.config.settings import (
     engine_settings,
     strategy_name,
     up_codec,
+    update_norm_max,
 )
 from coordinator.engine.effects import Effect
 from coordinator.engine.events import Event, StopRequested
@@ -303,7 +304,7 @@ def _executor(
             now=MonotonicClock().now,
             say=_speaker(),
             evaluator=evaluator or NoEvaluator(),
-            update_norm_max=config.limits.update_norm_max,
+            update_norm_max=update_norm_max(config),
             check=partial(check_update, sites=SiteClaims(config.gateways.caps, config.limits.num_examples_max)),
             signer=signer,
             sealing=CoordinatorSealing(_topics(config), *sealed),

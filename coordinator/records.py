@@ -161,8 +161,7 @@ class BatchRecord:
     Attributes:
         version: The version that they will make.
         request: What helpers are asked for; it names all classes.
-        members: The members.
-        reason: Why now.
+        members: The members; ``reason`` is why now.
         others: What they are asked for of the further groups, where the members are in groups with a sum each.
     """
 
@@ -310,7 +309,7 @@ class NodeSpent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseRecord:
-    """What a noised sum costs its members; on disk with the batch, before a helper is asked for it.
+    """What a noised sum costs its members; on disk before anybody hears of it, or with the version that it makes.
 
     Attributes:
         release: Its number among the noised sums of the run, from 0.
@@ -333,11 +332,12 @@ class ReleaseLedger:
     """The noised sums of a run, as this store knows them.
 
     Attributes:
-        releases: How many there were, the next one's number; ``takings`` are each node's part in them.
-        epsilon: Budget of each node at ``delta``, of the newest sum; None where there was none.
+        releases: How many there were, the next one's number, and ``own`` of them with the coordinator's own noise.
+        takings: Each node's part; ``epsilon`` is its budget at ``delta``, of the newest sum; None where there was none.
     """
 
     releases: int = 0
+    own: int = 0
     takings: Mapping[NodeId, Taking] = field(default_factory=dict)
     epsilon: float | None = None
     delta: float | None = None

@@ -78,16 +78,19 @@ class PrivacySection(Section):
         levels: Largest magnitude of the integers that a node's update is rounded to; 1 is the smallest upload.
         step: What one of them is worth in the first version; later ones follow the length of the updates. Nothing sends
             the first version finely, in 21 bits and those of the sum.
-        clip: Updates are scaled down to this L2 norm by their nodes; nothing leaves them.
+        clip: Updates are scaled down to this L2 norm by their nodes, or by the coordinator where it adds the noise;
+            nothing leaves them.
         importance_cap: Updates weigh by their examples up to so many. Nothing counts all alike.
         unit: ``examples`` protects each row of a node's data by differential privacy, by noise on the node; ``nodes``
-            all that a node contributes, by noise that each helper adds to the masked sums. Nothing is no noise.
+            all that a node contributes, by noise on sums. Nothing is no noise.
+        noise_by: Who adds noise to sums: each of the ``helpers`` to masked ones, or the ``coordinator``, which is then
+            trusted with every update: nothing is masked.
         epsilon: Budget of each node in this run; what would exceed it is not done.
         delta: The delta of that epsilon.
         row_clip: Most that one row's gradient may have as L2 norm.
-        noise: Standard deviation of the noise on a step's sum in units of ``row_clip``; with unit ``nodes`` of each
-            helper's noise on a sum, in units of ``clip``. Nothing is the least with which a node that takes part in all
-            ``round.versions``, or in ``participations`` of them, stays within its budget.
+        noise: Standard deviation of the noise on a step's sum in units of ``row_clip``; with unit ``nodes`` of what
+            each helper or the coordinator adds to a sum, in units of ``clip``. Nothing is the least with which a node
+            that takes part in all ``round.versions``, or in ``participations`` of them, stays within its budget.
         sampling_rate: Probability with which a row is in a step's batch. It has no default: ``train.batch_size`` over
             the rows of a node.
         participations: In how many sums one node is at most; unit ``nodes``. Nothing is all of them, or as many as
@@ -114,6 +117,7 @@ class PrivacySection(Section):
     clip: PositiveFloat | None = None
     importance_cap: Annotated[int, Field(ge=1, le=INT32_MAX // MEMBERS_MAX)] | None = None
     unit: Literal["examples", "nodes"] | None = None
+    noise_by: Literal["helpers", "coordinator"] = "helpers"
     epsilon: Annotated[float, Field(ge=1e-6, le=1e3)] = 8.0
     delta: Annotated[float, Field(ge=1e-9, le=1e-2)] = 1e-5
     row_clip: Annotated[float, Field(ge=1e-9, le=1e9)] = 1.0

@@ -1,11 +1,12 @@
 """From the configuration to what the machine and the committer are told: defaults that depend on others, and checks."""
 
+import math
 from dataclasses import fields, replace
 from typing import Any
 
 from coordinator.config.combinations import check_combination, round_size, strategy_name, uses_controls
 from coordinator.config.evaluation import EvaluationSection, StoppingSection
-from coordinator.config.noise import nodes_noise
+from coordinator.config.noise import coordinator_noise, nodes_noise, noise_settings
 from coordinator.config.privacy import masked_model, masking_settings, needs, with_privacy
 from coordinator.config.sections import (
     CodecSection,
@@ -45,6 +46,7 @@ __all__ = [
     "statistics_request",
     "strategy_name",
     "up_codec",
+    "update_norm_max",
     "uses_controls",
 ]
 
@@ -59,6 +61,7 @@ def engine_settings(config: CoordinatorConfig) -> EngineSettings:
     size = round_size(config)
     check_combination(config, size)
     nodes_noise(config, size)
+    noise = noise_settings(config, size)
     return EngineSettings(
         task=task_label(config.task.name),
         train=train_settings(config),
@@ -97,6 +100,7 @@ def engine_settings(config: CoordinatorConfig) -> EngineSettings:
         ),
         stopping=stopping_settings(config),
         masking=masking_settings(config.privacy),
+        noise=noise,
         gateways=config.gateways.caps,
     )
 
@@ -268,6 +272,12 @@ def down_spec(config: CoordinatorConfig) -> CodecSpec:
     return CodecSpec.parse("lossless") if config.privacy.masked else down_codec(CodecSpec.parse(config.codec.up))
 
 
+def update_norm_max(config: CoordinatorConfig) -> float:
+    """The longest update that is taken: where the coordinator adds noise it clips, and refuses none by its length."""
+    own = config.privacy.unit == "nodes" and config.privacy.noise_by == "coordinator"
+    return math.inf if own else config.limits.update_norm_max
+
+
 def committer_settings(config: CoordinatorConfig) -> CommitterSettings:
     """What the committer is told.
 
@@ -277,7 +287,8 @@ def committer_settings(config: CoordinatorConfig) -> CommitterSettings:
     chosen = config.strategy.model_dump(exclude={"robust", "attackers", "nodes", "sums"})
     size = round_size(config)
     chosen |= {"name": strategy_name(config), "history": size.max_staleness}
-    if config.privacy.masked:
+    noise = coordinator_noise(config, size)
+    if config.privacy.masked or noise is not None:
         chosen |= {"importance": "uniform", "staleness": "constant"}
     down = down_spec(config)
     plain = everywhere(down, CodecSpec.parse(config.codec.up))
@@ -293,8 +304,9 @@ def committer_settings(config: CoordinatorConfig) -> CommitterSettings:
         ),
         contexts=_contexts(config),
         masked=masked_model(config.privacy, size.buffer, size.max_staleness + 1, nodes_noise(config, size)),
+        noise=noise,
         limits=AggregateLimits(
-            step_norm_max=config.limits.step_norm_max,
+            step_norm_max=config.limits.step_norm_max if noise is None else math.inf,
             clip_norm=config.limits.clip_norm,
             rule=make_rule(config.strategy.robust, config.strategy.attackers),
             per_base=config.gateways.per_base(config.strategy.sums),

@@ -9,6 +9,7 @@ from coordinator.records import (
     Member,
     NodeResult,
     NodeSpent,
+    ReleaseRecord,
     RoundRecord,
     TransferRecord,
     UpdateRecord,
@@ -188,6 +189,8 @@ class CommitVersion:
     reason: str
     plain: bool = False
     """As of `PublishModel`."""
+    release: ReleaseRecord | None = None
+    """What it costs its members, where the coordinator adds noise: charged in the same transaction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

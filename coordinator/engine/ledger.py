@@ -13,10 +13,34 @@ from federation.privacy.budget import fits, greatest, merged, turn_of
 from federation.protocol.messages import Decline, NodeState, Presence, Rebirth, UpdateOffer
 from federation.types import ExamplePrivacy, NodeId, RoundId, SampledSteps
 
-__all__ = ["BUDGET", "PrivacyLedger"]
+__all__ = ["BUDGET", "Absent", "PrivacyLedger"]
 
 BUDGET = "budget"
 """Why a node declines when a turn would exceed its budget."""
+
+
+HEARD_WITHIN_S = 600.0
+"""So long after a start, in seconds, nodes that former processes have seen may still come, and have budget."""
+
+
+class Absent:
+    """Nodes that were here before this process and have not been heard yet: a run does not end without them.
+
+    Args:
+        state: The machine's.
+        recovered: What the store has.
+    """
+
+    def __init__(self, state: MachineState, recovered: RecoveredState) -> None:
+        self._state, self._seen = state, recovered.nodes_seen
+        self._began: float | None = None
+
+    def beside(self, known: int) -> int:
+        """How many there may be beside so many that are known."""
+        if self._began is None:
+            self._began = self._state.now
+        waits = self._state.now < self._began + HEARD_WITHIN_S
+        return max(0, self._seen - known) if waits else 0
 
 
 class PrivacyLedger:
@@ -32,6 +56,7 @@ class PrivacyLedger:
         self._privacy = state.settings.train.privacy
         self._spent = dict(recovered.spent)
         self._exhausted: set[NodeId] = set()
+        self._absent = Absent(state, recovered)
         if self._privacy is not None:
             for node in self._spent:
                 self._look(node, self._privacy)
@@ -95,7 +120,8 @@ class PrivacyLedger:
         state = self._state
         if not self._exhausted or state.progress.over_budget or state.masked.batch is not None:
             return
-        left = len({*state.registry.nodes(), *self._spent} - self._exhausted)
+        known = {*state.registry.nodes(), *self._spent}
+        left = len(known - self._exhausted) + self._absent.beside(len(known))
         # An update that took the last of a node's budget is as good as any: it is stored, arriving, or still to come.
         left += sum(state.registry.used(node) + (node in state.assignments) for node in self._exhausted)
         if left < max(1, state.settings.quorum):

@@ -350,7 +350,6 @@ class CoordinatorMachine:
 
     def _situation(self) -> Situation:
         state, registry, settings = self._state, self._state.registry, self._state.settings
-        is_masked = settings.masking is not None
         return Situation(
             connected=state.clock.running,
             settled=state.settling_until is None,
@@ -364,11 +363,11 @@ class CoordinatorMachine:
             asked=state.asked,
             buffered=len(state.buffer.records),
             overdue=state.connected_s >= state.buffer.since + settings.max_wait_s,
-            ready=state.masked.ready if is_masked else None,
+            ready=self._versions.ready,
             unheld=state.masked.unheld,
             summing=state.masked.batch is not None,
             resting=self._versions.rest_ends is not None,
-            buffered_max=settings.buffer * (settings.max_staleness + 1) if is_masked else None,
+            buffered_max=None if settings.masking is None else settings.buffer * (settings.max_staleness + 1),
         )
 
     # --- the end ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,14 @@ from coordinator.strategies.learning_rate import RateSchedule
 from federation.protocol.messages import TrainSettings
 from federation.types import HelperId, NodeId
 
-__all__ = ["EngineSettings", "FederatedEvaluationSettings", "MaskingSettings", "ReleaseBudget", "sized"]
+__all__ = [
+    "EngineSettings",
+    "FederatedEvaluationSettings",
+    "MaskingSettings",
+    "NoiseSettings",
+    "ReleaseBudget",
+    "sized",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +49,21 @@ class ReleaseBudget:
 
     epsilon: float
     delta: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoiseSettings:
+    """Noise for whole nodes that the coordinator itself adds to each version's sum.
+
+    Attributes:
+        noise: Its standard deviation, in units of ``clip``.
+        clip: L2 norm that each update is scaled down to.
+        budget: Of each node.
+    """
+
+    noise: float
+    clip: float
+    budget: ReleaseBudget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +128,7 @@ class EngineSettings:
         federated_evaluation: Evaluation on the nodes.
         stopping: What is called the best version, and when the run ends because there is no better one.
         masking: Updates are masked, and only their sums are seen; None: they are not.
+        noise: For whole nodes, where the coordinator adds it; None: it adds none.
         gateways: Nodes that speak for a site, and for how many nodes at most.
     """
 
@@ -143,6 +166,7 @@ class EngineSettings:
     federated_evaluation: FederatedEvaluationSettings = field(default_factory=FederatedEvaluationSettings)
     stopping: StoppingSettings = field(default_factory=StoppingSettings)
     masking: MaskingSettings | None = None
+    noise: NoiseSettings | None = None
     gateways: Mapping[NodeId, int] = field(default_factory=dict)
 
     def for_model(self, parameters: int) -> Self:

@@ -10,7 +10,7 @@ from coordinator.engine.masked.sums import MaskedSums
 from coordinator.engine.round import CommitReason
 from coordinator.engine.state import MachineState
 from coordinator.engine.update_receiver import UpdateReceiver
-from coordinator.records import Member
+from coordinator.records import Member, ReleaseRecord, UpdateRecord
 from federation.protocol.messages import Receipt, ReceiptStatus
 from federation.types import ModelVersion
 
@@ -40,6 +40,7 @@ class Versions:
     ) -> None:
         self._state, self._receiver, self._announcer, self._sums = state, receiver, announcer, sums
         self._members: tuple[Member, ...] = ()
+        self._release: ReleaseRecord | None = None
         self._head_is_new = True
         self._rests_until = state.now
         self._ended = False
@@ -67,10 +68,23 @@ class Versions:
         resting = self._state.now < self._rests_until and not self._state.finished
         return self._rests_until if resting else None
 
+    @property
+    def ready(self) -> int:
+        """How many updates can make a version together now."""
+        settings = self._state.settings
+        if settings.masking is not None:
+            return self._state.masked.ready
+        return len(self._state.buffer.records) if settings.noise is None else len(self._admitted())
+
+    def _admitted(self) -> list[UpdateRecord]:
+        """The buffered updates whose nodes can pay for a version, in order of arrival."""
+        records = self._state.buffer.records.values()
+        return self._sums.noised.admitted(records)
+
     def patience_ends(self) -> float | None:
         """When a quorum is enough, in connected seconds; None when time alone changes nothing."""
         state = self._state
-        ready = len(state.buffer.records) if state.settings.masking is None else state.masked.ready
+        ready = self.ready
         if self.rest_ends is not None:
             return None
         if self.committing or state.finished or ready < max(1, state.settings.quorum) or state.masked.batch is not None:
@@ -83,7 +97,7 @@ class Versions:
         if state.settings.masking is not None:
             self._sums.freeze(reason.value)
             return
-        records = list(state.buffer.records.values())[: state.settings.buffer]
+        records = self._admitted()[: state.settings.buffer]
         self._members = tuple(
             Member(
                 update=record.update,
@@ -95,7 +109,10 @@ class Versions:
         )
         version = ModelVersion(state.head.version + 1)
         plain = state.registry.plain > 0
-        state.emit(CommitVersion(version=version, members=self._members, reason=reason.value, plain=plain))
+        self._release = release = self._sums.noised.charged(version, self._members)
+        state.emit(
+            CommitVersion(version=version, members=self._members, reason=reason.value, plain=plain, release=release)
+        )
 
     def commit_sums(self) -> None:
         """The sums of a masked batch are here: ask for its version."""
@@ -111,6 +128,8 @@ class Versions:
         self._head_is_new = True
         self._rests_until = state.now + state.settings.interval_min_s
         self._sums.committed(event.terms)
+        self._sums.noised.saved(self._release)
+        self._release = None
         state.commit_head(record, event.members)
         for member in event.members:
             receipt = Receipt(run=state.run, update=member.update, status=ReceiptStatus.APPLIED, version=record.version)

@@ -1,6 +1,7 @@
 """Makes versions: the first one from initial parameters, and each next one from the stored updates of its members."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from coordinator.global_model.aggregation import Aggregated, AggregateLimits, Combine, Unusable, aggregate
 from coordinator.global_model.codec_contexts import KnownContexts, followed
+from coordinator.global_model.combining import SumStore, combine_for
 from coordinator.global_model.downlink import (
     DownlinkSettings,
     Published,
@@ -17,7 +19,8 @@ from coordinator.global_model.downlink import (
     parts_again,
 )
 from coordinator.global_model.masked import MaskedCombine, MaskedModel
-from coordinator.global_model.masked_groups import GroupedCombine, grouped
+from coordinator.global_model.masked_groups import GroupedCombine
+from coordinator.global_model.noised import SECRET_BYTES, CoordinatorNoise, secret_state
 from coordinator.global_model.statistics import (
     LOSSLESS,
     STRATEGY,
@@ -27,11 +30,11 @@ from coordinator.global_model.statistics import (
     statistics_terms,
 )
 from coordinator.global_model.update_checks import Examine, Inspections
-from coordinator.records import BatchRecord, Member, VersionRecord
+from coordinator.records import Member, ReleaseRecord, VersionRecord
 from coordinator.storage.store import Commit, Figures, ModelState
 from coordinator.strategies.lag_compensation import LagCompensation
 from coordinator.strategies.strategy import Averaging, Strategy
-from federation.errors import ConfigError, DamagedStore, StorageError
+from federation.errors import ConfigError, DamagedStore, LocalProtocolError, StorageError
 from federation.privacy.terms import shape_of, terms_digest
 from federation.protocol.messages import ModelPart, PartKind, Reason, RoundAnnouncement
 from federation.protocol.sum_messages import PrivacyTerms
@@ -40,7 +43,7 @@ from update_codec import Manifest, NonFiniteError, Vectors, frame_kind
 from update_codec.masking import Shape
 from update_codec.spec import Kind
 
-__all__ = ["Committer", "CommitterSettings", "SumStore", "combine_for", "first_commit", "settings_for"]
+__all__ = ["Committer", "CommitterSettings", "first_commit", "settings_for"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,8 @@ class CommitterSettings:
         limits: Bounds of what may enter the model.
         contexts: Versions whose codec contexts are kept; 0 is none, see `coordinator.global_model.codec_contexts`.
         masked: Updates are masked, and come with the sums of their masks; None: they do not.
+        noise: For whole nodes, that is added here; None: none is.
+        draw: Gives so many random bytes that nobody can know.
         plain_strategy: In place of ``strategy`` where a version goes down as ``downlink.plain`` says; None is the same.
         has_frame_min: Small models take rates that suit them.
     """
@@ -62,6 +67,8 @@ class CommitterSettings:
     limits: AggregateLimits = field(default_factory=AggregateLimits)
     contexts: int = 0
     masked: MaskedModel | None = None
+    noise: CoordinatorNoise | None = None
+    draw: Callable[[int], bytes] = os.urandom
     plain_strategy: Strategy | None = None
     has_frame_min: bool = True
 
@@ -84,16 +91,6 @@ class CommitterSettings:
 
 def _for_model(strategy: Strategy, parameters: int) -> Strategy:
     return strategy.for_model(parameters) if isinstance(strategy, LagCompensation) else strategy
-
-
-class SumStore(Protocol):
-    """The part of a store that keeps masked sums."""
-
-    def batch(self, version: ModelVersion) -> BatchRecord | None:
-        """The masked batch that a version is made of, or will be."""
-
-    def sums(self, version: ModelVersion) -> list[bytes]:
-        """What helpers answered for it."""
 
 
 class VersionStore(SumStore, Protocol):
@@ -261,7 +258,13 @@ class Committer:
         return head
 
     def commit(
-        self, members: Sequence[Member], reason: str, figures: Figures, *, plain: bool = False
+        self,
+        members: Sequence[Member],
+        reason: str,
+        figures: Figures,
+        *,
+        plain: bool = False,
+        release: ReleaseRecord | None = None,
     ) -> VersionRecord | Unusable:
         """Make the next version durable; the head stays where it is when that fails.
 
@@ -270,10 +273,14 @@ class Committer:
             reason: Why now.
             figures: What it has cost so far.
             plain: A node that is there reads no frames of the cosine kind.
+            release: What it costs the members, where noise is added here.
 
         Raises:
+            LocalProtocolError: Noise is added, and nobody is charged for it.
             StorageError: A payload cannot be read, or nothing can be saved.
         """
+        if release is None and self._settings.noise is not None:
+            raise LocalProtocolError("a noised version is charged to its members")
         made = self._make(members, plain=plain)
         if isinstance(made, Unusable):
             return made
@@ -288,7 +295,15 @@ class Committer:
             accepted=len(members),
         )
         self._store.commit(
-            Commit(record=record, model=made.model, frames=made.frames, members=members, reason=reason, figures=figures)
+            Commit(
+                record=record,
+                model=made.model,
+                frames=made.frames,
+                members=members,
+                reason=reason,
+                figures=figures,
+                release=release,
+            )
         )
         self._head, self._model = record, made.model
         self._contexts = KnownContexts(made.model.strategy, self.manifest.parameter_count)
@@ -299,13 +314,16 @@ class Committer:
     def _make(self, members: Sequence[Member], *, plain: bool) -> Published | Unusable:
         settings = self._settings.plainly() if plain else self._settings
         context = (self.manifest, self._model.strategy, settings.limits)
-        combine = combine_for(self._store, self.manifest, self._model) or self._combine
+        secret = b"" if settings.noise is None else settings.draw(SECRET_BYTES)
+        made = combine_for(self._store, self.manifest, self._model, settings.noise, secret)
+        combine = made or self._combine
         result = aggregate(members, self._store.payload, settings.strategy, context, self.examine, combine)
         match result:
             case Unusable():
                 return result
             case Aggregated(step=step, state=state):
                 kept = {name: np.asarray(array) for name, array in state.items()} | self._masked_state(combine)
+                kept |= secret_state(secret) if secret else {}
                 return self._advance(members, step, state=kept, downlink=settings.downlink)
 
     def _masked_state(self, combine: Combine | None) -> dict[str, np.ndarray]:
@@ -344,28 +362,8 @@ def settings_for(manifest: Manifest, settings: CommitterSettings) -> CommitterSe
         downlink=replace(settings.downlink, spec=LOSSLESS, plain=None),
         contexts=0,
         masked=None if masked is None else statistics_terms(masked),
+        noise=None,
     )
-
-
-def combine_for(
-    store: "SumStore", manifest: Manifest, before: ModelState
-) -> StatisticsCombine | MaskedCombine | GroupedCombine | None:
-    """How the version after this one is made where it is no mean of frames: statistics, or the store's masked batch.
-
-    Raises:
-        StorageError: The batch or its sums cannot be read.
-    """
-    version = ModelVersion(before.version + 1)
-    batch = store.batch(version)
-    combine: MaskedCombine | GroupedCombine | None = None
-    if batch is not None and batch.others:
-        combine = grouped(batch, store.sums(version), before.shadow.counters)
-    elif batch is not None:
-        combine = MaskedCombine(batch.request.terms, store.sums(version), before.shadow.counters)
-    if not is_statistics(manifest):
-        return combine
-    # Groups are of robust rules, which sums have none of.
-    return StatisticsCombine(before.shadow, combine if isinstance(combine, MaskedCombine) else None)
 
 
 def first_commit(initial: Vectors, manifest: Manifest, settings: DownlinkSettings, *, seed: int | None) -> Commit:

@@ -12,12 +12,14 @@ from federation.types import NodeId, RunId
 __all__ = [
     "NODES_ADJACENCY",
     "NODES_UNIT",
+    "NOT_PROMISED_BY_COORDINATOR",
     "NOT_PROMISED_OF_NODES",
     "NodesReport",
     "nodes_line",
     "nodes_report",
     "nodes_row",
     "nodes_said",
+    "not_promised_of_nodes",
 ]
 
 NODES_UNIT = "nodes"
@@ -33,6 +35,12 @@ NOT_PROMISED_OF_NODES = (
     "Noise is each helper's own: the epsilon holds as long as one helper keeps its noise and its secret to itself.",
     "Nodes shorten their own updates: whoever changes its software can contribute more, and is then protected less.",
     "Helpers count all runs in their own ledgers (fedmq helper status); what is stated here is this run alone.",
+)
+
+NOT_PROMISED_BY_COORDINATOR = (
+    "The coordinator, its backups and whoever reads its folder see every update: the epsilon is of the models alone.",
+    "What the coordinator shows of nodes (status, page, reports, log: examples, losses, times) has no noise.",
+    "Other runs over the same data add to what is stated here, and no helper counts them.",
 )
 
 
@@ -53,7 +61,8 @@ class NodesReport:
 
     Attributes:
         run: Which run.
-        releases: How many noised sums were asked for.
+        releases: How many noised sums were made.
+        own: To how many of them the coordinator itself has added the noise, and no helper.
         takings: Each node's part in them.
         epsilons: And its epsilon
         delta: at this delta.
@@ -62,6 +71,7 @@ class NodesReport:
 
     run: RunId
     releases: int
+    own: int
     takings: Mapping[NodeId, Taking]
     epsilons: dict[NodeId, float]
     delta: float
@@ -89,6 +99,7 @@ def nodes_report(store: Ledger) -> NodesReport | None:
     return NodesReport(
         run=store.run,
         releases=ledger.releases,
+        own=ledger.own,
         takings=ledger.takings,
         epsilons={node: gaussian_epsilon(math.sqrt(one.spent), delta) for node, one in ledger.takings.items()},
         delta=delta,
@@ -106,6 +117,7 @@ def nodes_row(report: NodesReport | None) -> dict[str, object] | None:
     }
     return {
         "unit": NODES_UNIT,
+        "noise_by": _noise_by(report),
         "adjacency": NODES_ADJACENCY,
         "delta": report.delta,
         "budget": report.budget,
@@ -123,8 +135,43 @@ def nodes_line(report: NodesReport | None) -> str:
     budget = "" if report.budget is None else f" of {report.budget:g}"
     return (
         f"noise on sums: largest epsilon {report.largest:.3f}{budget} (delta {report.delta:g}, {nodes}, "
-        f"unit {NODES_UNIT}, {NODES_ADJACENCY})"
+        f"unit {NODES_UNIT}, {NODES_ADJACENCY}{_TRUSTED if report.own else ''})"
     )
+
+
+_TRUSTED = "; the coordinator adds the noise and sees every update"
+
+
+def _noise_by(report: NodesReport) -> str:
+    """Who has added the noise: ``helpers``, ``coordinator`` or ``both``, one in some sums and one in others."""
+    if not report.own:
+        return "helpers"
+    return "coordinator" if report.own >= report.releases else "both"
+
+
+def not_promised_of_nodes(report: NodesReport | None) -> tuple[str, ...]:
+    """What nobody may conclude from it."""
+    if report is None:
+        return ()
+    helped = NOT_PROMISED_OF_NODES if report.own < report.releases or not report.releases else ()
+    return (*helped, *(NOT_PROMISED_BY_COORDINATOR if report.own else ()))
+
+
+def _protected_by(report: NodesReport) -> list[str]:
+    said = "What was protected: all that one node has contributed, by noise"
+    match _noise_by(report):
+        case "helpers":
+            return [f"{said} that each helper has added to the sums."]
+        case "coordinator":
+            return [
+                f"{said} that the coordinator has added to the sums.",
+                "The coordinator is trusted with it: it has seen each update, and whoever gets a model has not.",
+            ]
+        case _:
+            return [
+                f"{said} on the sums: the coordinator has added it to",
+                f"{report.own} of {report.releases}, and seen their updates; helpers have added it to the others.",
+            ]
 
 
 def nodes_said(report: NodesReport | None) -> list[str]:
@@ -136,11 +183,11 @@ def nodes_said(report: NodesReport | None) -> list[str]:
     return [
         f"Noise on the sums of run {report.run}",
         "",
-        "What was protected: all that one node has contributed, by noise that each helper has added to the sums.",
+        *_protected_by(report),
         f"Which runs are compared: {NODES_ADJACENCY}.",
         f"Largest epsilon of any node: {report.largest:.4f} at delta {report.delta:g} ({largest}){budget}.",
         "That is: all sums together are at most e^epsilon times as likely with the node's contribution as without it,",
-        "up to a probability of delta. It counts every sum that a helper was asked for, used or not.",
+        "up to a probability of delta. It counts every sum that was charged, used or not.",
         "",
         *(
             f"{node}: epsilon {report.epsilons[node]:.4f} at delta {report.delta:g}, in {one.releases} sums"

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Protocol
 
 from coordinator.monitoring.noised_sums import (
-    NOT_PROMISED_OF_NODES,
     NodesReport,
     nodes_report,
     nodes_row,
     nodes_said,
+    not_promised_of_nodes,
 )
 from coordinator.monitoring.state_files import read_sealed
 from coordinator.records import BatchRecord, NodeSpent
@@ -214,7 +214,7 @@ def show_privacy(folder: Path, *, as_json: bool = False) -> None:
 def _not_promised(report: PrivacyReport | None, nodes: NodesReport | None, masked: MaskedVersions | None) -> list[str]:
     return [
         *(NOT_PROMISED if report is not None else ()),
-        *(NOT_PROMISED_OF_NODES if nodes is not None else ()),
+        *not_promised_of_nodes(nodes),
         *(NOT_PROMISED_BY_MASKS if masked is not None else ()),
     ]
 

@@ -373,7 +373,7 @@ class CoordinatorExecutor:
         parts, committer, now = self._parts, self._parts.committer, self._parts.now()
         wall_s = now - (now if self._since is None else self._since)
         spent = Figures(wall_s=wall_s, bytes_up=parts.traffic.up, bytes_down=parts.traffic.down)
-        result = committer.commit(effect.members, effect.reason, spent, plain=effect.plain)
+        result = committer.commit(effect.members, effect.reason, spent, plain=effect.plain, release=effect.release)
         if isinstance(result, Unusable):
             return CommitFailed(culprits=result.culprits, reason=result.reason, detail=result.detail)
         self._since = now

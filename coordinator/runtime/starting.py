@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from coordinator.config.combinations import round_size
+from coordinator.config.noise import check_noised_model, coordinator_noise
 from coordinator.config.privacy import check_masked_model
 from coordinator.config.sections import CoordinatorConfig
 from coordinator.config.settings import committer_settings, statistics_request, uses_controls
@@ -74,6 +76,7 @@ def _check_model(config: CoordinatorConfig, committer: Committer) -> None:
     Raises:
         ConfigError: Only one of model and strategy has control variates; or masks would hide nothing.
     """
+    check_noised_model(coordinator_noise(config, round_size(config)), committer.manifest.statistic_count)
     check_masked_model(committer.terms, committer.manifest.statistic_count, signs=bool(config.security.signing_key))
     if uses_controls(config) != any(map(of_scaffold, committer.manifest.tensors)):
         began = "without" if uses_controls(config) else "with"

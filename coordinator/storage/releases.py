@@ -10,6 +10,9 @@ from federation.types import Digest, ModelVersion, NodeId
 
 __all__ = ["charge_release", "raise_takings", "read_ledger", "read_releases"]
 
+_OWN = "noised_here"
+"""Key in `meta`: to so many sums the coordinator itself has added the noise."""
+
 _TAKE = (
     "INSERT INTO takings VALUES (?, 1, ?, ?) ON CONFLICT (node) DO UPDATE"
     " SET releases = takings.releases + 1, last = excluded.last, spent = takings.spent + excluded.spent"
@@ -21,8 +24,13 @@ _RAISE = (
 )
 
 
-def charge_release(database: Database, record: ReleaseRecord) -> None:
+def charge_release(database: Database, record: ReleaseRecord, *, by_coordinator: bool = False) -> None:
     """Charge a sum's members, in the transaction that freezes its batch; the same again does nothing.
+
+    Args:
+        database: The coordinator's, in a transaction.
+        record: What it costs whom.
+        by_coordinator: Whether the coordinator itself adds the noise: then it is the transaction of the version.
 
     Raises:
         LocalProtocolError: Its number was given to another batch.
@@ -46,6 +54,9 @@ def charge_release(database: Database, record: ReleaseRecord) -> None:
     database.insert("prices", *prices)
     for node, price in record.prices.items():
         database.execute(_TAKE, node, record.release, price)
+    if by_coordinator:
+        own = {"key": _OWN, "value": _read_own(database) + 1}
+        database.insert("meta", own, conflict="REPLACE")
 
 
 def raise_takings(database: Database, takings: Mapping[NodeId, Taking]) -> None:
@@ -59,6 +70,12 @@ def raise_takings(database: Database, takings: Mapping[NodeId, Taking]) -> None:
             database.execute(_RAISE, node, taking.releases, taking.last, taking.spent)
 
 
+def _read_own(database: Readable) -> int:
+    """How many of the noised sums have the coordinator's own noise."""
+    row = database.execute("SELECT value FROM meta WHERE key = ?", _OWN).fetchone()
+    return 0 if row is None else int(row["value"])
+
+
 def read_ledger(database: Readable) -> ReleaseLedger:
     """What the next noised sum is decided by."""
     newest = database.execute("SELECT * FROM releases ORDER BY number DESC LIMIT 1").fetchone()
@@ -69,7 +86,11 @@ def read_ledger(database: Readable) -> ReleaseLedger:
     if newest is None:
         return ReleaseLedger(takings=takings)
     return ReleaseLedger(
-        releases=newest["number"] + 1, takings=takings, epsilon=newest["epsilon"], delta=newest["delta"]
+        releases=newest["number"] + 1,
+        own=_read_own(database),
+        takings=takings,
+        epsilon=newest["epsilon"],
+        delta=newest["delta"],
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from coordinator.records import Member, RoundRecord, TransferRecord, UpdateRecord, Verdict, VersionRecord
-from coordinator.storage import batches, schema
+from coordinator.storage import batches, releases, schema
 from coordinator.storage.seals import seal_round, seal_update, update_sum
 from coordinator.storage.store import Commit
 from federation.errors import LocalProtocolError
@@ -104,11 +104,13 @@ def expire_payloads(database: Database, version: int) -> None:
 
 
 def insert_version(database: Database, commit: Commit, blob_digest: bytes) -> None:
-    """Make a version the head; frames that are no file are kept in their rows."""
+    """Make a version the head, and charge its noise; frames that are no file are kept in their rows."""
     record, figures = schema.VERSION.row(commit.record), schema.FIGURES.row(commit.figures)
     more = {"parts": schema.parts_text(commit.record.parts), "blob_digest": blob_digest, "reason": commit.reason}
     database.insert("versions", record | more | figures)
     insert_parts(database, commit.frames)
+    if commit.release is not None:
+        releases.charge_release(database, commit.release, by_coordinator=True)
 
 
 def insert_parts(database: Database, frames: Mapping[ModelPart, bytes]) -> None:

@@ -15,6 +15,7 @@ from coordinator.records import (
     NodeSpent,
     RecoveredState,
     ReleaseLedger,
+    ReleaseRecord,
     RoundRecord,
     TransferRecord,
     UpdateRecord,
@@ -92,6 +93,7 @@ class Commit:
         members: The updates that it is made of.
         reason: Why it was committed now.
         figures: What it cost.
+        release: What its noise costs its members; None where the coordinator adds none.
     """
 
     record: VersionRecord
@@ -100,6 +102,7 @@ class Commit:
     members: Sequence[Member] = ()
     reason: str = ""
     figures: Figures = field(default_factory=Figures)
+    release: ReleaseRecord | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,9 @@ __all__ = [
     "noise_reach",
     "quantize",
     "read_ticket",
+    "rounded",
     "shape_of",
+    "shortened",
     "terms_digest",
 ]
 
@@ -163,29 +165,38 @@ def quantize(update: F32, residual: F32 | None, terms: PrivacyTerms) -> Quantize
     within = terms.clip is None or norm <= terms.clip
     if not within and terms.clip is not None:
         wanted = wanted * np.float32(terms.clip / norm)
-    integers = _rounded(wanted, 1.0, terms)
+    integers = rounded(wanted, (terms.step, terms.levels))
     if terms.noise is not None and terms.clip is not None and terms.unit is PrivacyUnit.NODES:
-        integers = _shortened(wanted, integers, terms, terms.clip / terms.step)
+        integers = shortened(wanted, integers, (terms.step, terms.levels), terms.clip / terms.step)
     said = integers.astype(np.float32)
     said *= np.float32(terms.step)
     return Quantized(integers=integers, residual=np.subtract(wanted, said, out=said), within=within)
 
 
-def _rounded(wanted: F32, factor: float, terms: PrivacyTerms) -> NDArray[np.int32]:
+def rounded(wanted: F32, grid: tuple[float, int], factor: float = 1.0) -> NDArray[np.int32]:
+    """``factor`` times what is wanted, in whole steps: int32, shape (D,).
+
+    Args:
+        wanted: Float32, shape (D,).
+        grid: What a step is worth, and how many of them an entry has at most.
+        factor: What it is multiplied by.
+    """
+    step, levels = grid
     with np.errstate(over="ignore"):
-        scaled = wanted * np.float32(factor / terms.step)
+        scaled = wanted * np.float32(factor / step)
     np.rint(scaled, out=scaled)
-    return np.clip(scaled, -terms.levels, terms.levels, out=scaled).astype(np.int32)
+    return np.clip(scaled, -levels, levels, out=scaled).astype(np.int32)
 
 
-def _shortened(wanted: F32, integers: NDArray[np.int32], terms: PrivacyTerms, bound: float) -> NDArray[np.int32]:
+def shortened(wanted: F32, integers: NDArray[np.int32], grid: tuple[float, int], bound: float) -> NDArray[np.int32]:
+    """The integers, made of less of what is wanted until they are no longer than ``bound`` steps in the L2 norm."""
     factor = 1.0
     for _ in range(_SHRINKS_MAX):
         square = int(np.square(integers, dtype=np.int64).sum())
         if square <= bound * bound:
             return integers
         factor *= 0.999 * bound / math.sqrt(square)
-        integers = _rounded(wanted, factor, terms)
+        integers = rounded(wanted, grid, factor)
     return np.zeros_like(integers)
 
 

@@ -1,7 +1,8 @@
 """The accounts of noised sums as invariants P1 to P5; each returns what is wrong.
 
 The coordinator charges a sum in the transaction that freezes its batch, a helper in that which marks its members as
-used, both before anybody can see anything of it. So an account below its charges, a version of a sum that nobody has
+used, both before anybody can see anything of it; a coordinator that adds the noise itself charges a version in the
+transaction that makes it. So an account below its charges, a version of a sum that nobody has
 paid for, and an account of the coordinator below a helper's are damage, whatever was killed.
 """
 
@@ -10,7 +11,8 @@ from collections.abc import Iterator
 
 from coordinator.monitoring.noised_sums import nodes_report
 from federation.privacy.accountant import gaussian_epsilon
-from federation.types import NodeId
+from federation.protocol.messages import ReceiptStatus
+from federation.types import ModelVersion, NodeId
 from fedmq.audit.evidence import Evidence
 from fedmq.audit.invariants import Check, some
 
@@ -38,6 +40,8 @@ def noised_checks() -> list[tuple[str, str, Check]]:
 
 def noised_not_checked(evidence: Evidence) -> Iterator[tuple[str, str]]:
     """What the named stores do not show."""
+    if evidence.released.own >= evidence.released.releases > 0:
+        return  # no helper has ever added any noise
     if not evidence.helpers:
         yield "P5", "not checked: the accounts of the helpers, whose folders were not named (--helper)"
     elif evidence.restored is not None and any(_less(evidence)):
@@ -62,6 +66,8 @@ def _lowered(evidence: Evidence) -> Iterator[str]:
 
 def _charged(evidence: Evidence) -> Iterator[str]:
     by_batch = {release.batch: release for release in evidence.releases}
+    if evidence.released.own:
+        yield from _charged_with_versions(evidence)
     for row in evidence.versions:
         batch = evidence.store.batch(row.record.version)
         if batch is None or batch.request.terms.noise is None:
@@ -74,6 +80,24 @@ def _charged(evidence: Evidence) -> Iterator[str]:
     numbers = [release.release for release in evidence.releases]
     if len(by_batch) < len(numbers):
         yield "a batch was charged twice"
+
+
+def _charged_with_versions(evidence: Evidence) -> Iterator[str]:
+    """Where the coordinator adds the noise, a version's newest charge is of exactly those whose updates made it."""
+    newest = {release.version: release for release in evidence.releases}
+    nodes = dict[int, set[NodeId]]()
+    for update in evidence.updates.values():
+        if update.verdict.status is ReceiptStatus.APPLIED and update.verdict.version is not None:
+            nodes.setdefault(update.verdict.version, set()).add(update.record.node)
+    first = min((release.version for release in evidence.releases), default=0)
+    for version, members in sorted(nodes.items()):
+        release = newest.get(ModelVersion(version))
+        if version < first or evidence.store.batch(ModelVersion(version)) is not None:
+            continue
+        if release is None:
+            yield f"the updates of version {version} were charged to nobody"
+        elif release.prices.keys() != members:
+            yield f"version {version} was charged to others than its members"
 
 
 def _understated(evidence: Evidence) -> Iterator[str]:

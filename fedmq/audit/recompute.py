@@ -4,8 +4,10 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from coordinator.global_model.aggregation import Unusable, aggregate
-from coordinator.global_model.committer import CommitterSettings, SumStore, combine_for, settings_for
+from coordinator.global_model.combining import SumStore, combine_for
+from coordinator.global_model.committer import CommitterSettings, settings_for
 from coordinator.global_model.downlink import DownlinkSettings, advance
+from coordinator.global_model.noised import secret_of
 from coordinator.records import Member, VersionRecord
 from coordinator.storage.store import CoordinatorStore, ModelState, UpdateRow
 from federation.errors import StorageError
@@ -88,7 +90,11 @@ def _made(
         if row.verdict.status is ReceiptStatus.APPLIED and row.verdict.version == version
     ]
     context = (manifest, before.strategy, settings.limits)
-    made = aggregate(members, store.payload, settings.strategy, context, combine=combine_for(store, manifest, before))
+    secret = b"" if settings.noise is None else secret_of(store.model(version).strategy)
+    if secret is None:
+        raise StorageError(f"version {version} was made without noise, and the configuration asks for it")
+    combine = combine_for(store, manifest, before, settings.noise, secret)
+    made = aggregate(members, store.payload, settings.strategy, context, combine=combine)
     if isinstance(made, Unusable):
         raise StorageError(f"the stored updates of version {version} are not usable: {made.detail}")
     return Digest(advance(before, made.step, manifest, settings.downlink).model.shadow.digest())

@@ -6,7 +6,7 @@ from coordinator.global_model.aggregation import Unusable
 from coordinator.global_model.codec_contexts import KnownContexts
 from coordinator.global_model.committer import Committer, CommitterSettings
 from coordinator.global_model.downlink import followed_model
-from coordinator.records import Member, VersionRecord
+from coordinator.records import Member, ReleaseRecord, VersionRecord
 from coordinator.storage.store import Commit, Figures, ModelState
 from edge_node.storage.store import HeldModel
 from federation.errors import LocalProtocolError, TaskError
@@ -36,7 +36,13 @@ class Follower(Committer):
         self._held = held
 
     def commit(
-        self, members: Sequence[Member], reason: str, figures: Figures, *, plain: bool = False
+        self,
+        members: Sequence[Member],
+        reason: str,
+        figures: Figures,
+        *,
+        plain: bool = False,
+        release: ReleaseRecord | None = None,
     ) -> VersionRecord | Unusable:
         """Make the held model the site's next version; the head stays where it is when that fails.
 
@@ -44,7 +50,7 @@ class Follower(Committer):
             LocalProtocolError: Members are given: a site makes no version of its own.
             StorageError: Nothing can be saved.
         """
-        del plain  # all that goes down here is lossless
+        del plain, release  # all that goes down here is lossless, and noise is added above
         held = self._held()
         if members:
             raise LocalProtocolError("a site's versions are made above, of no members here")

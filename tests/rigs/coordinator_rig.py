@@ -16,6 +16,8 @@ from coordinator.records import (
     NodesEvaluation,
     NodeSpent,
     RecoveredState,
+    ReleaseLedger,
+    ReleaseRecord,
     RoundRecord,
     TransferRecord,
     UpdateRecord,
@@ -26,6 +28,7 @@ from coordinator.runtime.executor import INDEPENDENT
 from coordinator.storage.evaluations import mean_of
 from coordinator.strategies.selection import Selector, UniformSelector
 from federation.privacy.budget import greatest
+from federation.privacy.taking import NOBODY_YET, Taking
 from federation.protocol import messages
 from federation.protocol.cohort import NOBODY, includes
 from federation.protocol.messages import Activity, NodeState, Presence, Reason, ReceiptStatus, UpdateOffer
@@ -118,6 +121,16 @@ class StoreModel:
     incarnations: dict[NodeId, Incarnation] = field(default_factory=dict)
     attended: dict[NodeId, Counter[str]] = field(default_factory=dict)
     spent: dict[NodeId, NodeSpent] = field(default_factory=dict)
+    released: dict[int, ReleaseRecord] = field(default_factory=dict)
+    takings: dict[NodeId, Taking] = field(default_factory=dict)
+
+    def charge(self, release: ReleaseRecord, members: tuple[Member, ...]) -> None:
+        assert self.released.setdefault(release.release, release) == release, "one number, two sums"
+        assert set(release.prices) == {member.node for member in members}
+        for node, paid in release.prices.items():
+            before = self.takings.get(node, NOBODY_YET)
+            spent = before.spent + paid
+            self.takings[node] = Taking(releases=before.releases + 1, last=release.release, spent=spent)
 
     def save_spent(self, spent: NodeSpent) -> None:
         before = self.spent.get(spent.node)
@@ -225,7 +238,9 @@ class StoreModel:
             },
             retained=self.retained if self.best is None else self.retained | {self.best},
             best=self.best,
+            nodes_seen=len({*self.incarnations, *(node for one in self.rounds.values() for node in one.nodes)}),
             spent=dict(self.spent),
+            released=ReleaseLedger(releases=max(self.released, default=-1) + 1, takings=dict(self.takings)),
         )
 
     def stored(self) -> list[UpdateId]:
@@ -366,6 +381,8 @@ class Rig:
         if self.holding_commits:
             return []
         record = self.store.commit(effect.version, effect.members)
+        if effect.release is not None:
+            self.store.charge(effect.release, effect.members)
         return [events.VersionCommitted(record=record, members=effect.members, delta=self.delta)]
 
     def _announce(self, announcement: messages.RoundAnnouncement) -> None:

@@ -14,13 +14,11 @@ from coordinator.records import (
     HiddenEvaluation,
     NodesEvaluation,
     RecoveredState,
-    ReleaseLedger,
     ReleaseRecord,
     Restored,
     Verdict,
 )
 from federation.privacy.metrics import metric_terms, names_digest
-from federation.privacy.releases import NOBODY_YET, Taking
 from federation.privacy.terms import read_ticket, shape_of, terms_digest
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import EvaluationReport, Grant, Presence, ReceiptStatus, UpdateOffer
@@ -213,8 +211,6 @@ class MaskedStoreModel(StoreModel):
     hidden: dict[tuple[ModelVersion, NodeId], EvaluationReport] = field(default_factory=dict)
     chunks: set[UpdateId] = field(default_factory=set)
     frozen: dict[ModelVersion, SumRequest] = field(default_factory=dict)
-    released: dict[int, ReleaseRecord] = field(default_factory=dict)
-    takings: dict[NodeId, Taking] = field(default_factory=dict)
 
     def freeze(self, batch: BatchRecord, release: ReleaseRecord | None = None) -> None:
         assert self.batch in (None, batch), "another batch was frozen"
@@ -227,13 +223,7 @@ class MaskedStoreModel(StoreModel):
         assert len({member.node for member in batch.members}) == len(batch.members)
         self.batch, self.sums = batch, self.sums if self.batch == batch else {}
         if release is not None:
-            assert self.released.setdefault(release.release, release) == release, "one number, two batches"
-            assert set(release.prices) == {member.node for member in batch.members}
-            for node, paid in release.prices.items():
-                before = self.takings.get(node, NOBODY_YET)
-                self.takings[node] = Taking(
-                    releases=before.releases + 1, last=release.release, spent=before.spent + paid
-                )
+            self.charge(release, batch.members)
 
     def drop(self, version: ModelVersion, verdicts: tuple[Verdict, ...]) -> None:
         assert self.batch is not None
@@ -260,7 +250,6 @@ class MaskedStoreModel(StoreModel):
     def recovered(self, epoch: int) -> RecoveredState:
         # Two calls of `super` without arguments do not work in a slotted dataclass.
         plain = StoreModel.recovered(self, epoch)
-        ledger = ReleaseLedger(releases=max(self.released, default=-1) + 1, takings=dict(self.takings))
         hidden = tuple(
             HiddenEvaluation(
                 version=version,
@@ -269,7 +258,7 @@ class MaskedStoreModel(StoreModel):
             )
             for version in sorted({version for version, _ in self.hidden})
         )
-        found = replace(plain, batch=self.batch, sums=frozenset(self.sums), terms=self.terms, released=ledger)
+        found = replace(plain, batch=self.batch, sums=frozenset(self.sums), terms=self.terms)
         return replace(found, masked_reports=hidden)
 
 

@@ -1,18 +1,22 @@
 """What noised sums have cost each node, who may be in the next one, and when the run has to end (FED-186 to FED-188).
 
 The account is written with each batch, before a helper is asked for its sum, and never goes down: a sum that was
-revealed is paid for, whatever becomes of it. Helpers keep accounts of their own, and say what they know better.
+revealed is paid for, whatever becomes of it. Helpers keep accounts of their own, and say what they know better. Where
+the coordinator itself adds the noise, a version is charged in the transaction that makes it (FED-310).
 """
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 
+from coordinator.engine.ledger import Absent
 from coordinator.engine.masked.effects import RaiseTaking
 from coordinator.engine.state import MachineState
-from coordinator.records import BatchRecord, RecoveredState, ReleaseRecord
+from coordinator.records import BatchRecord, Member, RecoveredState, ReleaseRecord, UpdateRecord
 from federation.privacy.releases import NOBODY_YET, Taking, mu_within, objection, price
 from federation.protocol.sum_messages import Held, PrivacyTerms
-from federation.types import HelperId, NodeId
+from federation.types import DIGEST_BYTES, Digest, HelperId, ModelVersion, NodeId
 
 __all__ = ["NoisedSums"]
 
@@ -30,14 +34,17 @@ class NoisedSums:
 
     def __init__(self, state: MachineState, recovered: RecoveredState) -> None:
         self._state = state
-        masking = state.settings.masking
+        masking, self._own = state.settings.masking, state.settings.noise
         self._budget = None if masking is None else masking.budget
+        if self._own is not None:
+            self._budget = self._own.budget
         self._takings = dict(recovered.released.takings)
         self._next = recovered.released.releases
         self._raised = Counter[HelperId]()  # accounts that were raised on a helper's word
         self._claims: dict[NodeId, dict[HelperId, Taking]] = {}
         self._restored = recovered.restored is not None
         self._spent: set[NodeId] = set()
+        self._absent = Absent(state, recovered)
         self._most = 0.0
         if self._budget is not None:
             self._most = mu_within(self._budget.epsilon, self._budget.delta) ** 2 * (1 + _ROUNDING)
@@ -48,6 +55,30 @@ class NoisedSums:
     def admits(self, node: NodeId) -> bool:
         """Whether a node may be in the next noised sum."""
         return not self._objection(node)
+
+    def admitted(self, records: Iterable[UpdateRecord]) -> list[UpdateRecord]:
+        """The updates whose nodes can pay for a version, in their order; all of them where none is charged."""
+        return list(records) if self._own is None else [record for record in records if self.admits(record.node)]
+
+    def charged(self, version: ModelVersion, members: Sequence[Member]) -> ReleaseRecord | None:
+        """What a version costs its members, where the coordinator itself adds the noise; None where it does not.
+
+        A version that is made again, since its first one was lost, is another release with noise of its own.
+        """
+        own = self._own
+        if own is None:
+            return None
+        said = "|".join((str(self._next), str(version), *sorted(member.update for member in members)))
+        return ReleaseRecord(
+            release=self._next,
+            batch=Digest(blake2b(said.encode(), digest_size=DIGEST_BYTES, person=b"fedmq-version").digest()),
+            version=version,
+            noise=own.noise,
+            clip=own.clip,
+            epsilon=own.budget.epsilon,
+            delta=own.budget.delta,
+            prices=dict.fromkeys((member.node for member in members), own.noise**-2),
+        )
 
     def charge(self, batch: BatchRecord) -> ReleaseRecord | None:
         """What a batch costs its members; None without noise."""
@@ -136,7 +167,7 @@ class NoisedSums:
         if self._budget is None or state.progress.over_budget or state.masked.batch is not None:
             return
         known = {*state.registry.nodes(), *self._takings}
-        left = sum(1 for node in known if self._objection(node) != "budget")
+        left = sum(1 for node in known if self._objection(node) != "budget") + self._absent.beside(len(known))
         if known and self._takings and left < max(1, state.settings.quorum):
             state.progress.spend_budget()
             state.note("budget_ends_run", left=left, quorum=state.settings.quorum, raised_by=dict(self._raised))
@@ -146,9 +177,11 @@ class NoisedSums:
 
     def _objection(self, node: NodeId) -> str:
         terms: PrivacyTerms | None = self._state.masked.terms
+        taking = self._taking(node)
+        if self._own is not None:
+            return "budget" if taking.spent + self._own.noise**-2 > self._most else ""
         if self._budget is None or terms is None or terms.noise is None:
             return ""
-        taking = self._taking(node)
         found = objection(terms, taking, self._next)
         if found != "budget" and taking.spent + price(terms, taking.releases) > self._most:
             return "budget"

@@ -28,7 +28,11 @@ __all__ = ["MaskedSums"]
 
 
 class MaskedSums:
-    """One machine's; without masks it does nothing."""
+    """One machine's; without masks it does nothing.
+
+    Attributes:
+        noised: What noised sums have cost each node, whoever adds the noise.
+    """
 
     def __init__(
         self, state: MachineState, receiver: UpdateReceiver, evaluation: FederatedEvaluation, recovered: RecoveredState
@@ -39,8 +43,8 @@ class MaskedSums:
         if masking is not None:
             self._evaluations = MaskedEvaluations(state, masking, self._delivery, recovered)
             evaluation.hide(self._evaluations)
-        self._noised = NoisedSums(state, recovered)
-        self._batches = Batches(state, self._delivery, self._noised, recovered)
+        self.noised = NoisedSums(state, recovered)
+        self._batches = Batches(state, self._delivery, self.noised, recovered)
 
     @property
     def saving(self) -> bool:
@@ -118,7 +122,7 @@ class MaskedSums:
     def _held(self, helper: HelperId, held: Held) -> None:
         state = self._state
         record = state.buffer.records.get(held.update)
-        if record is not None and held.run == state.run and self._noised.heard(helper, record.node, held):
+        if record is not None and held.run == state.run and self.noised.heard(helper, record.node, held):
             self._delivery.helpers[helper].doubted.add(record.node)
         never = self._delivery.held(helper, held)
         if never is None or not state.leading or state.paused:
@@ -142,10 +146,10 @@ class MaskedSums:
 
     def advance(self) -> None:
         """Ask helpers for what they owe; where the run is over, nobody waits for a sum any more."""
+        self.noised.end()
         masked = self._state.masked
         if not self._delivery.helpers and masked.batch is None and not masked.holds_former:
             return
-        self._noised.end()
         if self._state.finished and self._state.masked.batch is not None:
             self._batches.drop(ReceiptStatus.STALE, Reason.FINISHED, "the run is over")
         self._give_back()

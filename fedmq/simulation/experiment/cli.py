@@ -13,7 +13,13 @@ from rich.table import Table
 
 from coordinator.artifacts.export import kept_line
 from coordinator.config.sections import CoordinatorConfig
-from coordinator.config.settings import committer_settings, engine_settings, strategy_name, uses_controls
+from coordinator.config.settings import (
+    committer_settings,
+    engine_settings,
+    strategy_name,
+    update_norm_max,
+    uses_controls,
+)
 from coordinator.engine.early_stopping import Source, StoppingSettings, missing_metric
 from coordinator.engine.settings import FederatedEvaluationSettings
 from federation.errors import ConfigError
@@ -83,7 +89,7 @@ def experiment_of(options: TrainOptions, config: CoordinatorConfig) -> Experimen
         stragglers=parse_stragglers(options.stragglers),
         outages=parse_outages(options.outages, options.nodes),
         evaluate_every=every,
-        update_norm_max=config.limits.update_norm_max,
+        update_norm_max=update_norm_max(config),
         keep=options.keep is not None,
         masks=options.masks,
     )
@@ -215,8 +221,10 @@ def _rows(result: Result) -> Iterator[tuple[str, str]]:
         yield "nodes offline, share of the time", f"{result.away_share:.0%}"
     if result.stopped_early:
         yield "stopped early, at version", str(result.versions[-1].version if result.versions else 0)
-    if result.privacy is not None:
-        yield "epsilon, largest of any node", f"{result.privacy['largest_epsilon']:.4f}"
+    for spent in (result.privacy, result.nodes_privacy):
+        if spent is not None:
+            what = f"epsilon, largest of any node (unit {spent['unit']})"
+            yield what, f"{spent['largest_epsilon']:.4f}"
     yield "bytes up", human_bytes(result.payload_bytes)
     yield "virtual time", f"{result.virtual_s:,.1f} s"
     yield "wall time", f"{result.wall_s:.1f} s"

@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from coordinator.config.noise import check_noised_model
 from coordinator.engine.registry import REST_MAX_S
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import CommitterSettings
+from coordinator.monitoring.noised_sums import nodes_report, nodes_row
 from coordinator.monitoring.privacy import privacy_report, privacy_row
 from coordinator.monitoring.report import build_report
 from coordinator.monitoring.why import failures as failure_words
@@ -112,6 +114,7 @@ class Result:
             privacy budget left.
         failures: Trainings that came to nothing: how often each reason was met, by node.
         privacy: Epsilon of the run and of each node, as in its report; None without differential privacy.
+        nodes_privacy: The same of noise on sums, for whole nodes.
     """
 
     digest: str
@@ -124,6 +127,7 @@ class Result:
     stopped_early: bool = False
     failures: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     privacy: Mapping[str, object] | None = None
+    nodes_privacy: Mapping[str, object] | None = None
 
 
 def node_names(count: int) -> list[NodeId]:
@@ -153,6 +157,7 @@ class Experiment:
             check_private(pool)
         initial = dict(pool.initial_parameters(plan.seed))
         self.manifest = Manifest.of(initial, pool.roles())
+        check_noised_model(plan.engine.noise, self.manifest.statistic_count)
         self.plan = plan = replace(plan, engine=plan.engine.for_model(self.manifest.parameter_count))
         masking = plan.engine.masking
         self._masks = None if masking is None else VirtualMasks(masking, masks=plan.masks)
@@ -219,7 +224,8 @@ class Experiment:
     @property
     def _stopped_early(self) -> bool:
         engine = self.plan.engine
-        may_end = engine.stopping.patience > 0 or self._private
+        noised = engine.noise is not None or (engine.masking is not None and engine.masking.budget is not None)
+        may_end = engine.stopping.patience > 0 or self._private or noised
         return may_end and self.coordinator.finished and self.coordinator.version < engine.versions
 
     @property
@@ -326,7 +332,7 @@ class Experiment:
         spec = CodecSpec.parse(self.plan.engine.codec_up)
         limits = self.plan.committer.limits
         keeps = self.plan.engine.train.extra.get(KEPT_KEY)
-        hidden = self._private or self._masks is not None
+        hidden = self._private or self._masks is not None or self.plan.engine.noise is not None
         simple = not (hidden or spec.lossy or limits.rule is not None or limits.clip_norm or keeps)
         if simple and not self.manifest.control_count and self.pool.num_examples(0) is not None:
             return VectorWork(self._trainers, self.manifest, self.pool)
@@ -344,6 +350,7 @@ class Experiment:
             stopped_early=self._stopped_early,
             failures={self.names[node]: dict(found) for node, found in sorted(self.work.failures.by_node.items())},
             privacy=privacy_row(privacy_report(self.coordinator.store)),
+            nodes_privacy=nodes_row(nodes_report(self.coordinator.store)),
         )
 
 

@@ -8,6 +8,7 @@
 - I6 progress once the faults are over (checked by `fedmq.simulation.protocol.federation`)
 - I7 recomputing the head from the stored updates gives the same bytes
 - I8 caps hold: transfers, assignments, outboxes
+- P1, P2, P4 accounts of noised sums (`fedmq.simulation.protocol.accounts`)
 - laws: save, then say; one round id, one cohort; honest work is never refused as if it were not
 """
 
@@ -35,6 +36,7 @@ from coordinator.storage.store import Commit, CoordinatorStore
 from federation.protocol.cohort import includes
 from federation.protocol.messages import EvaluationReceipt, Reason, Receipt, ReceiptStatus, RoundAnnouncement
 from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
+from fedmq.simulation.protocol.accounts import Accounts
 from fedmq.simulation.protocol.evaluation_checker import SurveyChecker
 from fedmq.simulation.protocol.masked_sums import FrozenBatches
 from fedmq.simulation.protocol.witness import Witness
@@ -63,7 +65,7 @@ class Checker:
         verdicts: Final verdicts by status.
         reasons: Stale and refused updates by reason.
         heard_events: Log lines of the coordinator by event.
-        ended_early: It has said that nothing gets better any more.
+        ended_early: It has said that nothing gets better any more, or that too few nodes have budget.
     """
 
     def __init__(self, violations: list[str], settings: EngineSettings, witness: Witness, run: RunId) -> None:
@@ -72,7 +74,7 @@ class Checker:
         self.verdicts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.heard_events: Counter[str] = Counter()
-        self.ended_early = False
+        self.ended_early = self._over_budget = False
         self.head = ModelVersion(0)
         self.next_round = RoundId(0)
         self._settings, self._witness = settings, witness
@@ -90,6 +92,7 @@ class Checker:
         self._announced: dict[RoundId, tuple[object, ModelVersion, Digest, bool]] = {}
         self.surveys = SurveyChecker(self._say)
         self.batches = FrozenBatches(self._say, self.judged)
+        self.accounts = Accounts(self._say, settings.noise)
 
     def fork(self) -> "Checker":
         """The ledger of a copy of the store, as it is now."""
@@ -100,6 +103,7 @@ class Checker:
                 setattr(other, name, value.copy())
         other.surveys = self.surveys.fork(other._say)  # noqa: SLF001 - another one of ours
         other.batches = self.batches.fork(other._say, other.judged)  # noqa: SLF001 - as above
+        other.accounts = self.accounts.fork(other._say)  # noqa: SLF001 - as above
         return other
 
     # --- the coordinator's disk (`fedmq.simulation.world.stores.Ledger`) ----------------------------------------------
@@ -173,6 +177,7 @@ class Checker:
             self._say(f"I4: version {record.version} holds a value that is not finite")
         if commit.model.shadow.digest() != record.digest:
             self._say(f"I3: version {record.version} has another digest than its record")
+        self.accounts.committed(commit)
         if self._settings.masking is not None:
             self.batches.committed(record.version, frozenset(member.update for member in commit.members))
         self.head, self._digest = record.version, record.digest
@@ -226,6 +231,7 @@ class Checker:
             self._say(f"save, then say: {alarm}")
         if parts is not None:
             self._say(f"save, then say: what nodes pull of version {parts.version} was made again from the model")
+        self.accounts.started(recovered.released)
         seen = self._seen()
         if recovered.head.version < max(seen, self.head):
             self._say(f"I5: the head is {recovered.head.version}, but nodes have seen {seen}")
@@ -296,7 +302,8 @@ class Checker:
         """The coordinator logs something."""
         del fields
         self.heard_events[event] += 1
-        self.ended_early = self.ended_early or event == "stopping_early"
+        self._over_budget = self._over_budget or event == "budget_ends_run"
+        self.ended_early = self.ended_early or event == "stopping_early" or self._over_budget
 
     def caps(self, snapshot: Mapping[str, Any]) -> None:
         """Compare what a coordinator holds with its limits."""
@@ -370,6 +377,11 @@ class Checker:
         versions = [row.record.version for row in store.history()]
         if versions != list(range(len(versions))):
             self._say(f"I3: the history holds the versions {versions}")
+
+    def ended(self, store: CoordinatorStore) -> None:
+        """The run is over: for its last version, for want of budget, or since its evaluations say so."""
+        if self.head < self._settings.versions and not self._over_budget:
+            self.surveys.ended_early(store, self._settings.stopping)
 
     def _say(self, text: str) -> None:
         self.violations.append(text)

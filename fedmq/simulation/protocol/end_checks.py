@@ -2,10 +2,12 @@
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from coordinator.global_model.committer import Committer, CommitterSettings
-from coordinator.records import Member, VersionRecord
+from coordinator.records import Member, ReleaseRecord, VersionRecord
 from coordinator.storage.store import Commit, CoordinatorStore, Figures, ModelState, UpdateRow
 from federation.protocol.messages import ReceiptStatus
 from federation.types import ModelVersion, RunId, UpdateId
@@ -70,18 +72,36 @@ def missing_of_other_runs(others: Iterable[Checker], nodes: Iterable[NodeActor])
     ]
 
 
-def replay(store: CoordinatorStore, first: Commit, settings: CommitterSettings, seed: int) -> list[str]:
-    """Differences between the versions of ``store`` and those made again from its updates and version 0."""
+def replay(
+    store: CoordinatorStore,
+    first: Commit,
+    settings: CommitterSettings,
+    seed: int,
+    noised: Mapping[ModelVersion, tuple[ReleaseRecord, bytes]] = MappingProxyType({}),
+) -> list[str]:
+    """Differences between the versions of ``store`` and those made again from its updates and version 0.
+
+    Args:
+        store: Has all updates.
+        first: Version 0.
+        settings: How versions are made.
+        seed: Of the order in which updates are taken.
+        noised: What each version was charged, and the secret of its noise, where the coordinator adds it.
+    """
     rng = random.Random(seed)  # noqa: S311 - a simulation, not a secret
     by_version: dict[int, list[UpdateRow]] = {}
     for row in store.updates():
         if row.verdict.status is ReceiptStatus.APPLIED and row.verdict.version is not None:
             by_version.setdefault(row.verdict.version, []).append(row)
+    secrets = iter([secret for _, (_, secret) in sorted(noised.items())])
+    settings = replace(settings, draw=lambda _size: next(secrets))
     committer = Committer(_Replayed(store, first), first.record, settings)
     for version in [row.record for row in store.history()][1:]:
         rows = by_version.get(version.version, [])
         rng.shuffle(rows)
-        made = committer.commit([_member(row) for row in rows], "replay", Figures()) if rows else None
+        release = noised[version.version][0] if version.version in noised else None
+        members = [_member(row) for row in rows]
+        made = committer.commit(members, "replay", Figures(), release=release) if rows else None
         if not isinstance(made, VersionRecord) or made.digest != version.digest:
             return [
                 f"I7: version {version.version} comes out differently when it is made again from {len(rows)} updates"

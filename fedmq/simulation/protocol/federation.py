@@ -256,14 +256,14 @@ class Simulation:
         self.checker.close(self.store, self._lost())
         others = (line.checker for line in self.lines.all if line.checker.run != self.checker.run)
         self.surroundings.violations.extend(missing_of_other_runs(others, self.nodes))
-        engine = self.scenario.engine
-        if self.checker.head < engine.versions and self._over():
-            self.checker.surveys.ended_early(self.store, engine.stopping)
+        if self._over():
+            self.checker.ended(self.store)
         if self.sums is not None:
             violations = self.sums.close(self.store, self.checker.head, audit=self.scenario.audit)
             self.surroundings.violations.extend(violations)
         if self.scenario.audit:
-            again = replay(self.store, self._model.first, self.scenario.committer, self.scenario.seed)
+            noised = self.checker.accounts.made
+            again = replay(self.store, self._model.first, self.scenario.committer, self.scenario.seed, noised)
             self.surroundings.violations.extend(again)
 
     # --- building ---------------------------------------------------------------------------------------------------

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.monitoring.noised_sums import NODES_ADJACENCY, NOT_PROMISED_OF_NODES, nodes_line, nodes_report
+from coordinator.monitoring.noised_sums import (
+    NODES_ADJACENCY,
+    NOT_PROMISED_BY_COORDINATOR,
+    NOT_PROMISED_OF_NODES,
+    nodes_line,
+    nodes_report,
+)
 from coordinator.monitoring.privacy import show_privacy
 from coordinator.monitoring.status import read_status
 from coordinator.records import ReleaseRecord
@@ -92,6 +98,46 @@ def test_status_has_it_in_one_line_and_as_data(folder: Path) -> None:
     row = read_status(folder)["nodes_privacy"]
     assert isinstance(row, dict)
     assert row["largest_epsilon"] == pytest.approx(gaussian_epsilon((10 / 16) ** 0.5, 1e-5))
+
+
+def by_coordinator(folder: Path, first: int, count: int) -> None:
+    store = SqliteStore(folder)
+    for number in range(first, first + count):
+        with store._database.transaction("test"):
+            charge_release(store._database, record(number, A), by_coordinator=True)
+    store.close()
+
+
+def test_a_coordinator_that_adds_the_noise_is_named_as_trusted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Vector z 4, k 10: 3.34141."""
+    by_coordinator(tmp_path, 0, 10)
+    show_privacy(tmp_path)
+    said = capsys.readouterr().out
+    assert "by noise that the coordinator has added to the sums" in said
+    assert "Largest epsilon of any node: 3.3414 at delta 1e-05 (press-1)" in said
+    assert "The coordinator has seen each update by itself" in said
+    for line in NOT_PROMISED_BY_COORDINATOR:
+        assert line in said
+    for line in NOT_PROMISED_OF_NODES:
+        assert line not in said
+    row = read_status(tmp_path)["nodes_privacy"]
+    assert isinstance(row, dict)
+    assert row["noise_by"] == "coordinator"
+    with ReadOnlyStore(tmp_path) as store:
+        assert "the coordinator adds the noise and sees every update" in nodes_line(nodes_report(store))
+
+
+def test_who_has_added_the_noise_is_told_of_a_run_that_changed_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_coordinator(folder, 10, 2)
+    show_privacy(folder)
+    said = capsys.readouterr().out
+    assert "2 of 12, and seen their updates; helpers have added it to the others" in said
+    for line in (*NOT_PROMISED_BY_COORDINATOR, *NOT_PROMISED_OF_NODES):
+        assert line in said
 
 
 def test_a_run_without_noise_says_nothing_of_nodes(tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""A coordinator that adds noise, under kills and power cuts: charged once, never less, and never beyond the budget."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from coordinator.engine.settings import NoiseSettings, ReleaseBudget
+from coordinator.global_model.committer import CommitterSettings
+from coordinator.global_model.noised import CoordinatorNoise, secret_of
+from coordinator.storage import releases, statements
+from coordinator.storage.store import Commit
+from coordinator.strategies.strategy import StrategySettings, make_strategy
+from federation.privacy.accountant import gaussian_epsilon
+from federation.storage.sql import Database
+from fedmq.simulation.protocol.federation import Simulation, quiet_log
+from fedmq.simulation.protocol.scenario import Scenario
+from fedmq.simulation.world.faults import FaultPlan
+from fedmq.simulation.world.stores import ObservedStore
+from tests.rigs.small_federation import CRASHES, ENGINE, small_scenario, violations
+
+Z = 3.0
+NOISE = NoiseSettings(noise=Z, clip=1.0, budget=ReleaseBudget(epsilon=gaussian_epsilon(8**0.5 / Z, 1e-5), delta=1e-5))
+
+
+def scenario(seed: int, **changes: Any) -> Scenario:
+    """Budget for eight sums of twenty: five nodes make thirteen versions or so, of three updates each."""
+    made = small_scenario(
+        seed,
+        engine=replace(ENGINE, noise=NOISE, versions=20),
+        committer=CommitterSettings(
+            strategy=make_strategy(StrategySettings(name="fedbuff", staleness="constant", importance="uniform")),
+            noise=CoordinatorNoise(noise=Z, clip=1.0, members=ENGINE.buffer),
+        ),
+        faults=replace(CRASHES, coordinator_crash=0.05),
+    )
+    return replace(made, **changes)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_accounts_hold_over_kills_and_power_cuts(seed: int) -> None:
+    """The run ends by its budget, and waits for nobody."""
+    assert violations(scenario(seed)) == ""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_accounts_hold_where_disks_fail_and_copies_come_back(seed: int) -> None:
+    harsh = FaultPlan(node_crash=0.02, coordinator_crash=0.1, failed_commit=0.1, disk_full=20.0, wipe=0.3, drop=0.05)
+    assert violations(scenario(seed, faults=harsh)) == ""
+
+
+def test_a_charge_outside_of_the_transaction_of_its_version_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forget(database: Database, record: object, *, by_coordinator: bool = False) -> None:
+        """As if nothing had to be paid."""
+
+    monkeypatch.setattr(releases, "charge_release", forget)
+    found = "\n".join(violations(scenario(seed)) for seed in range(3))
+    assert "P1" in found
+
+
+def test_a_node_beyond_its_budget_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordinator.engine.masked.noised.NoisedSums._objection", lambda _self, _node: "")
+    found = "\n".join(
+        violations(scenario(seed, nodes=3, engine=replace(ENGINE, noise=NOISE, versions=20))) for seed in range(2)
+    )
+    assert "P4" in found
+
+
+class Secrets(ObservedStore):
+    """Remembers the secret of each version that was made."""
+
+    made: list[bytes | None]
+
+    def commit(self, commit: Commit) -> None:
+        super().commit(commit)
+        self.made.append(secret_of(commit.model.strategy))
+
+
+def test_each_version_has_a_secret_of_its_own_that_is_kept_with_it() -> None:
+    Secrets.made = []
+    with quiet_log():
+        simulation = Simulation(scenario(3), Secrets)
+        outcome = simulation.run()
+        simulation.close()
+    assert outcome.violations == ()
+    assert len(Secrets.made) >= outcome.versions > 2
+    assert None not in Secrets.made
+    assert len(set(Secrets.made)) == len(Secrets.made)
+
+
+def test_statements_charge_with_the_version() -> None:
+    """What the monkeypatch above replaces is what a commit calls."""
+    assert statements.releases is releases
