@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from federation.privacy.taking import Taking
+from federation.privacy.taking import NOBODY_YET, Taking
 from federation.protocol.messages import Cohort, ModelPart, Reason, ReceiptStatus
 from federation.protocol.sum_messages import MaskedReport, PrivacyTerms, SumRequest
 from federation.types import (
@@ -333,12 +333,14 @@ class ReleaseLedger:
 
     Attributes:
         releases: How many there were, the next one's number, and ``own`` of them with the coordinator's own noise.
-        takings: Each node's part; ``epsilon`` is its budget at ``delta``, of the newest sum; None where there was none.
+        takings: Each node's part, and ``floor`` that of a node which is not known: after a restore.
+        epsilon: Budget of each at ``delta``, of the newest sum; None where there was none.
     """
 
     releases: int = 0
     own: int = 0
     takings: Mapping[NodeId, Taking] = field(default_factory=dict)
+    floor: Taking = NOBODY_YET
     epsilon: float | None = None
     delta: float | None = None
 
@@ -348,8 +350,7 @@ class RecoveredState:
     """Everything the machine needs to go on where the store was left.
 
     Attributes:
-        run: Identity of the store.
-        epoch: This start's fencing number, already on disk.
+        run: Identity of the store; ``epoch`` is this start's fencing number, already on disk.
         head: The newest committed version.
         recent: Digests of the versions that an update may still be based on, head included.
         next_round: The first round number that has never been reserved.
@@ -362,8 +363,7 @@ class RecoveredState:
         surveyed: The evaluations on the nodes, in order.
         reported: The nodes whose results of the last of these are here, with their examples.
         masked_reports: Under masks those that wait for their sum.
-        began_ms: When the store was made, in milliseconds since 1970: it orders runs. None where nobody asks.
-        nodes_seen: How many nodes were ever seen.
+        began_ms: When the store was made, in ms since 1970: it orders runs. ``nodes_seen`` is how many ever were.
         retained: Versions whose models are kept beside the head's and its predecessor's; ``best`` is one of these.
         restored: The newest time that the run was begun again from a backup; None is never.
         inputs: What the run's inputs and targets mean; None where it was not known when it began.

@@ -61,7 +61,7 @@ def backup(
         typer.echo(f"run {facts.run}: version {facts.version}{waiting} written to {file} ({human_bytes(made.bytes)})")
 
 
-def restore(
+def restore(  # noqa: PLR0913 - one parameter per option of the command line
     source: Annotated[
         Path, typer.Argument(metavar="FILE", help="The backup; or a state folder that was copied as it was.")
     ],
@@ -74,6 +74,10 @@ def restore(
     above: Annotated[
         int, typer.Option(min=0, max=INT32_MAX, metavar="EPOCH", help="Nodes have obeyed this epoch since.")
     ] = 0,
+    released: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="VERSION", help="Where the coordinator adds noise: the newest that anybody got."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a state folder from a backup, so that the nodes obey at once whatever they have seen since.
@@ -94,7 +98,7 @@ def restore(
         # Without it no node would believe what is begun here.
         read_trust(settings.security.signing_key, None, NodeKeys)
     folder = state_folder(settings, state)
-    made = restore_run(source, folder, new_run=new_run, above=above, progress=_Told)
+    made = restore_run(source, folder, new_run=new_run, above=above, released=released, progress=_Told)
     for name in made.missing:
         typer.echo(f"coordinator: {name} is not in the backup: it costs its update", err=True)
     if made.changed:

@@ -17,11 +17,12 @@ from coordinator.backup.archive import Archive, Progress
 from coordinator.backup.making import make_backup
 from coordinator.global_model.committer import first_commit
 from coordinator.global_model.downlink import DownlinkSettings
-from coordinator.records import Restored
-from coordinator.storage.database import DATABASE
+from coordinator.records import ReleaseLedger, Restored
+from coordinator.storage.database import DATABASE, open_database
 from coordinator.storage.files import BLOBS
 from coordinator.storage.read_only import ReadOnlyStore
-from coordinator.storage.restoring import begin_after, lift
+from coordinator.storage.releases import charge_lost, noised_here, read_ledger
+from coordinator.storage.restoring import begin_after, lift, lost_sums
 from coordinator.storage.sqlite_store import SqliteStore
 from federation.errors import ConfigError, StorageError
 from federation.storage.folder import TEMPORARY, FolderLock, remedy_for, sync_folder
@@ -67,6 +68,7 @@ def restore(
     *,
     new_run: bool = False,
     above: int = 0,
+    released: int | None = None,
     progress: Callable[[str, int], Progress] = lambda _what, _total: lambda _count: None,
 ) -> Restoration:
     """Make a state folder from a backup.
@@ -76,6 +78,7 @@ def restore(
         state: The new state folder: missing or empty.
         new_run: Whether a new run begins with the backup's model as its version 0.
         above: An epoch that nodes have obeyed since; 0 where nobody knows more than the backup.
+        released: The newest version that anybody may have got, where the coordinator adds noise; see `lift`.
         progress: Given what is done and its bytes, returns who hears of them.
 
     Raises:
@@ -96,7 +99,7 @@ def restore(
             shutil.rmtree(work, ignore_errors=True)
             opened.callback(shutil.rmtree, work, ignore_errors=True)
             archive.unpack(work / "old", progress("unpacked", archive.total_bytes))
-            made = _begun_anew(work) if new_run else _lifted(work, above)
+            made = _begun_anew(work, released) if new_run else _lifted(work, above, released)
             _move_up(work / ("new" if new_run else "old"), state)
         except OSError as error:
             raise StorageError(f"the backup cannot be restored: {error}{remedy_for(error, state)}") from error
@@ -133,9 +136,9 @@ def _verified(source: Path, state: Path, progress: Callable[[str, int], Progress
         file.unlink(missing_ok=True)
 
 
-def _lifted(work: Path, above: int) -> Restoration:
+def _lifted(work: Path, above: int, released: int | None) -> Restoration:
     folder = work / "old"
-    run, restored, whole = lift(folder, above=above)
+    run, restored, whole = lift(folder, above=above, released=released)
     with ReadOnlyStore(folder) as store:
         head = store.head() or 0
         store.model(restored.version)
@@ -152,8 +155,12 @@ def _lifted(work: Path, above: int) -> Restoration:
         )
 
 
-def _begun_anew(work: Path) -> Restoration:
-    """Version 0 of a new run is what nodes held at the backup's newest version; no node has any part in it yet."""
+def _begun_anew(work: Path, released: int | None) -> Restoration:
+    """Version 0 of a new run is what nodes held at the backup's newest version; no node has any part in it yet.
+
+    Noise that the coordinator adds is over the same data as before: what that has cost is taken over.
+    """
+    ledger = _spent(work / "old", released)
     with ReadOnlyStore(work / "old") as old:
         head, manifest = old.head(), old.manifest()
         if head is None:
@@ -172,9 +179,23 @@ def _begun_anew(work: Path) -> Restoration:
             new.save_task(task)
         if inputs is not None:
             new.save_inputs(inputs)
+        new.batches.take_over(ledger)
         return Restoration(run=new.run, former_run=former, version=0, former_version=head, changed=changed)
     finally:
         new.close()
+
+
+def _spent(folder: Path, released: int | None) -> ReleaseLedger:
+    """What a run whose coordinator adds noise has spent, with what its backup may not know of; else nothing."""
+    database = open_database(folder)
+    try:
+        head = database.execute("SELECT MAX(version) FROM versions").fetchone()[0]
+        lost = lost_sums(database, head or 0, released)
+        with database.transaction("ledger"):
+            charge_lost(database, lost)
+        return read_ledger(database) if noised_here(database) else ReleaseLedger()
+    finally:
+        database.close()
 
 
 def _without_controls(model: Vectors, manifest: Manifest) -> Vectors:

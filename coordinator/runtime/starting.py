@@ -10,6 +10,7 @@ from coordinator.config.settings import committer_settings, statistics_request, 
 from coordinator.engine.early_stopping import Source, StoppingSettings, missing_metric
 from coordinator.global_model.committer import Committer, first_commit
 from coordinator.global_model.initial import InitialRequest, initial_model_apart
+from coordinator.global_model.noised import CoordinatorNoise
 from coordinator.global_model.resumption import check_resumed
 from coordinator.records import VersionRecord
 from coordinator.runtime.task_process import EvaluatedTask, TaskApart, TaskHere, TaskSettings, build_task
@@ -70,13 +71,13 @@ def _check_task(store: SqlStore, began: Manifest, request: InitialRequest, folde
         store.save_task(task_label(request.task))
 
 
-def _check_model(config: CoordinatorConfig, committer: Committer) -> None:
+def _check_model(config: CoordinatorConfig, committer: Committer, noise: CoordinatorNoise | None) -> None:
     """A run keeps the tensors that it began with, and masks only what can be masked.
 
     Raises:
         ConfigError: Only one of model and strategy has control variates; or masks would hide nothing.
     """
-    check_noised_model(coordinator_noise(config, round_size(config)), committer.manifest.statistic_count)
+    check_noised_model(noise, committer.manifest.statistic_count)
     check_masked_model(committer.terms, committer.manifest.statistic_count, signs=bool(config.security.signing_key))
     if uses_controls(config) != any(map(of_scaffold, committer.manifest.tensors)):
         began = "without" if uses_controls(config) else "with"
@@ -112,7 +113,11 @@ def evaluated_task(config: CoordinatorConfig) -> EvaluatedTask:
 
 def repaired_head(config: CoordinatorConfig, committer: Committer, store: SqlStore) -> VersionRecord:
     """The head, whose parts are whole and not too large for the broker."""
-    _check_model(config, committer)
+    noise = coordinator_noise(config, round_size(config))
+    _check_model(config, committer, noise)
+    if noise is not None:
+        # A backup of before the first noised version must know that there are some.
+        store.batches.begin_noise(noise.noise)
     repaired = committer.repair(store)
     if repaired is None:
         return committer.head

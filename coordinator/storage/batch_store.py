@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from coordinator.records import BatchRecord, NodesEvaluation, ReleaseRecord, Verdict
+from coordinator.records import BatchRecord, NodesEvaluation, ReleaseLedger, ReleaseRecord, Verdict
 from coordinator.storage import batches, evaluations, hidden_reports, releases, statements
 from coordinator.storage.files import payload_file, reading
 from coordinator.storage.parts import Blobs, Transfers
@@ -54,6 +54,24 @@ class BatchStore:
             StorageError: Nothing was saved.
         """
         releases.raise_takings(self._database, takings)
+
+    def begin_noise(self, noise: float) -> None:
+        """From now on the coordinator itself adds noise of this deviation, in units of the clip.
+
+        Raises:
+            StorageError: Nothing was saved.
+        """
+        with self._database.transaction("ledger"):
+            releases.begin_noise(self._database, noise)
+
+    def take_over(self, ledger: ReleaseLedger) -> None:
+        """Begin with what another run over the same data has spent.
+
+        Raises:
+            StorageError: Nothing was saved.
+        """
+        with self._database.transaction("ledger"):
+            releases.take_over(self._database, ledger)
 
     def drop(self, version: ModelVersion, verdicts: Sequence[Verdict]) -> None:
         """Save that a frozen batch makes no version, and what became of its members.

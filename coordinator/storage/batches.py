@@ -8,7 +8,16 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from coordinator.records import BatchRecord, MaskedSeeds, Member, NodesEvaluation, ReleaseRecord, UpdateRecord, Verdict
+from coordinator.records import (
+    BatchRecord,
+    MaskedSeeds,
+    Member,
+    NodesEvaluation,
+    ReleaseLedger,
+    ReleaseRecord,
+    UpdateRecord,
+    Verdict,
+)
 from federation.errors import DamagedStore, LocalProtocolError, RemoteProtocolError
 from federation.privacy.taking import Taking
 from federation.protocol.chunking import payload_digest
@@ -50,6 +59,12 @@ class Batches(Protocol):
 
     def raise_takings(self, takings: Mapping[NodeId, Taking]) -> None:
         """Take over what a helper knows better of these nodes' parts in noised sums."""
+
+    def begin_noise(self, noise: float) -> None:
+        """From now on the coordinator itself adds noise of this deviation, in units of the clip."""
+
+    def take_over(self, ledger: ReleaseLedger) -> None:
+        """Begin with what another run over the same data has spent."""
 
     def drop(self, version: ModelVersion, verdicts: Sequence[Verdict]) -> None:
         """Save that a frozen batch makes no version, and what became of its members."""

@@ -4,14 +4,29 @@ from collections.abc import Mapping
 
 from coordinator.records import ReleaseLedger, ReleaseRecord
 from federation.errors import LocalProtocolError
-from federation.privacy.taking import Taking
+from federation.privacy.taking import NOBODY_YET, Taking
 from federation.storage.sql import Database, Readable
 from federation.types import Digest, ModelVersion, NodeId
 
-__all__ = ["charge_release", "raise_takings", "read_ledger", "read_releases"]
+__all__ = [
+    "begin_noise",
+    "charge_lost",
+    "charge_release",
+    "noised_here",
+    "raise_takings",
+    "read_ledger",
+    "read_releases",
+    "take_over",
+]
 
 _OWN = "noised_here"
 """Key in `meta`: to so many sums the coordinator itself has added the noise."""
+
+_NOISE = "noise_here"
+"""Key in `meta`: the coordinator adds noise, of this deviation in units of the clip: the least that it ever was."""
+
+_FLOOR = "noised_floor"
+"""Key in `meta`: in how many sums each node may have been of which this store has lost the accounts, and their mu^2."""
 
 _TAKE = (
     "INSERT INTO takings VALUES (?, 1, ?, ?) ON CONFLICT (node) DO UPDATE"
@@ -52,6 +67,10 @@ def charge_release(database: Database, record: ReleaseRecord, *, by_coordinator:
     database.insert("releases", row)
     prices = ({"number": record.release, "node": node, "price": price} for node, price in record.prices.items())
     database.insert("prices", *prices)
+    floor = _read_floor(database)
+    if floor.releases:
+        rows = (_account(node, floor) for node in record.prices)
+        database.insert("takings", *rows, conflict="IGNORE")
     for node, price in record.prices.items():
         database.execute(_TAKE, node, record.release, price)
     if by_coordinator:
@@ -70,6 +89,61 @@ def raise_takings(database: Database, takings: Mapping[NodeId, Taking]) -> None:
             database.execute(_RAISE, node, taking.releases, taking.last, taking.spent)
 
 
+def begin_noise(database: Database, noise: float) -> None:
+    """From now on the coordinator itself adds noise of this deviation, in units of the clip; in a transaction."""
+    known = _read_noise(database)
+    least = noise if known is None else min(noise, known)
+    database.insert("meta", {"key": _NOISE, "value": least.hex()}, conflict="REPLACE")
+
+
+def noised_here(database: Readable) -> bool:
+    """Whether the coordinator of this run adds noise, or has added some."""
+    return _read_noise(database) is not None
+
+
+def _read_noise(database: Readable) -> float | None:
+    row = database.execute("SELECT value FROM meta WHERE key = ?", _NOISE).fetchone()
+    return None if row is None else float.fromhex(str(row["value"]))
+
+
+def charge_lost(database: Database, sums: int) -> None:
+    """Charge every node for so many sums of which the accounts are lost, in a transaction: it may have been in each.
+
+    Nodes that this store does not know of may have been, too.
+    """
+    noise = _read_noise(database)
+    if noise is None or sums <= 0:
+        return
+    price, floor = sums * noise**-2, _read_floor(database)
+    database.execute("UPDATE takings SET releases = releases + ?, spent = spent + ?", sums, price)
+    raised = Taking(releases=floor.releases + sums, last=-1, spent=floor.spent + price)
+    _write_floor(database, raised)
+
+
+def take_over(database: Database, ledger: ReleaseLedger) -> None:
+    """Begin with what another run over the same data has spent, in a transaction; this one has no account yet."""
+    database.insert("takings", *(_account(node, taking) for node, taking in ledger.takings.items()))
+    if ledger.floor.releases:
+        _write_floor(database, ledger.floor)
+
+
+def _account(node: NodeId, taking: Taking) -> dict[str, object]:
+    return {"node": node, "releases": taking.releases, "last": -1, "spent": taking.spent}
+
+
+def _read_floor(database: Readable) -> Taking:
+    row = database.execute("SELECT value FROM meta WHERE key = ?", _FLOOR).fetchone()
+    if row is None:
+        return NOBODY_YET
+    releases, spent = str(row["value"]).split()
+    return Taking(releases=int(releases), last=-1, spent=float.fromhex(spent))
+
+
+def _write_floor(database: Database, floor: Taking) -> None:
+    said = f"{floor.releases} {floor.spent.hex()}"
+    database.insert("meta", {"key": _FLOOR, "value": said}, conflict="REPLACE")
+
+
 def _read_own(database: Readable) -> int:
     """How many of the noised sums have the coordinator's own noise."""
     row = database.execute("SELECT value FROM meta WHERE key = ?", _OWN).fetchone()
@@ -83,12 +157,14 @@ def read_ledger(database: Readable) -> ReleaseLedger:
         NodeId(row["node"]): Taking(releases=row["releases"], last=row["last"], spent=row["spent"])
         for row in database.execute("SELECT * FROM takings ORDER BY node")
     }
+    floor = _read_floor(database)
     if newest is None:
-        return ReleaseLedger(takings=takings)
+        return ReleaseLedger(takings=takings, floor=floor)
     return ReleaseLedger(
         releases=newest["number"] + 1,
         own=_read_own(database),
         takings=takings,
+        floor=floor,
         epsilon=newest["epsilon"],
         delta=newest["delta"],
     )

@@ -6,12 +6,14 @@ from coordinator.records import Restored
 from coordinator.storage import schema
 from coordinator.storage.database import open_database
 from coordinator.storage.recovery import read_next_round
+from coordinator.storage.releases import charge_lost, noised_here
 from coordinator.storage.seals import identity_is_sealed, seal_identity
 from federation.errors import StorageError
 from federation.protocol.limits import INT32_MAX
+from federation.storage.sql import Readable
 from federation.types import Epoch, ModelVersion, RoundId, RunId
 
-__all__ = ["EPOCHS", "ROUNDS", "begin_after", "lift"]
+__all__ = ["EPOCHS", "ROUNDS", "begin_after", "lift", "lost_sums"]
 
 EPOCHS = 1 << 20
 """A restored run's epochs begin so much later: more starts than a run has between a backup and its end."""
@@ -20,18 +22,21 @@ ROUNDS = 1 << 24
 """Its rounds begin so much later: a round a second for half a year. There is room for 255 restores of one run."""
 
 
-def lift(folder: Path, *, above: int) -> tuple[RunId, Restored, bool]:
+def lift(folder: Path, *, above: int, released: int | None = None) -> tuple[RunId, Restored, bool]:
     """Have the next start of a store be obeyed by nodes that have seen more of its run.
 
     Args:
         folder: A state folder that nobody uses.
         above: An epoch that nodes are known to have obeyed; 0 is none.
+        released: The newest version that anybody may have got, where the coordinator adds noise: all nodes pay for
+            those that the store has not. None is not known.
 
     Returns:
         The run, from where it goes on, and whether its run, epoch and manifest were what a coordinator had written.
 
     Raises:
-        StorageError: It has no version, there are no higher numbers left, or it cannot be written.
+        StorageError: It has no version, there are no higher numbers left, what noised versions have cost since is not
+            known, or it cannot be written.
     """
     database = open_database(folder)
     try:
@@ -50,6 +55,7 @@ def lift(folder: Path, *, above: int) -> tuple[RunId, Restored, bool]:
         )
         if max(restored.epoch + EPOCHS, restored.next_round + ROUNDS) > INT32_MAX:
             raise StorageError(f"run {meta['run']} has no numbers left above {above}: begin a new one with --new-run")
+        lost = lost_sums(database, head, released)
         whole = identity_is_sealed(database) is not False
         with database.transaction("restore"):
             database.insert("meta", {"key": "epoch", "value": restored.epoch}, conflict="REPLACE")
@@ -58,10 +64,28 @@ def lift(folder: Path, *, above: int) -> tuple[RunId, Restored, bool]:
             # node still has, it offers.
             for table in ("assignments", "transfers"):
                 database.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
+            charge_lost(database, lost)
             seal_identity(database)
         return RunId(meta["run"]), restored, whole
     finally:
         database.close()
+
+
+def lost_sums(database: Readable, head: int, released: int | None) -> int:
+    """How many noised sums may have been made since a backup whose newest version is ``head``.
+
+    Raises:
+        StorageError: There may be some, and nobody says which version was the newest.
+    """
+    if not noised_here(database):
+        return 0  # helpers have accounts of their own, and tell them
+    if released is None:
+        why = "the coordinator of this run adds noise, and only its lost store knew what versions since the backup cost"
+        how = (
+            "name the newest version that anybody may have got: --released VERSION (log, report, page; 0 is none since)"
+        )
+        raise StorageError(f"{why}: {how}")
+    return max(0, released - head)
 
 
 def begin_after(folder: Path, began_ms: int) -> None:

@@ -14,7 +14,7 @@ from coordinator.engine.ledger import Absent
 from coordinator.engine.masked.effects import RaiseTaking
 from coordinator.engine.state import MachineState
 from coordinator.records import BatchRecord, Member, RecoveredState, ReleaseRecord, UpdateRecord
-from federation.privacy.releases import NOBODY_YET, Taking, mu_within, objection, price
+from federation.privacy.releases import Taking, mu_within, objection, price
 from federation.protocol.sum_messages import Held, PrivacyTerms
 from federation.types import DIGEST_BYTES, Digest, HelperId, ModelVersion, NodeId
 
@@ -39,7 +39,7 @@ class NoisedSums:
         if self._own is not None:
             self._budget = self._own.budget
         self._takings = dict(recovered.released.takings)
-        self._next = recovered.released.releases
+        self._next, self._floor = recovered.released.releases, recovered.released.floor
         self._raised = Counter[HelperId]()  # accounts that were raised on a helper's word
         self._claims: dict[NodeId, dict[HelperId, Taking]] = {}
         self._restored = recovered.restored is not None
@@ -167,13 +167,16 @@ class NoisedSums:
         if self._budget is None or state.progress.over_budget or state.masked.batch is not None:
             return
         known = {*state.registry.nodes(), *self._takings}
+        if self._floor.releases:
+            for node in known - self._takings.keys() - self._spent:
+                self._look(node)
         left = sum(1 for node in known if self._objection(node) != "budget") + self._absent.beside(len(known))
-        if known and self._takings and left < max(1, state.settings.quorum):
+        if known and (self._takings or self._floor.releases) and left < max(1, state.settings.quorum):
             state.progress.spend_budget()
             state.note("budget_ends_run", left=left, quorum=state.settings.quorum, raised_by=dict(self._raised))
 
     def _taking(self, node: NodeId) -> Taking:
-        return self._takings.get(node, NOBODY_YET)
+        return self._takings.get(node, self._floor)
 
     def _objection(self, node: NodeId) -> str:
         terms: PrivacyTerms | None = self._state.masked.terms

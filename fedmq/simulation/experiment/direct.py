@@ -128,6 +128,8 @@ class DirectCoordinator:
         recovered = self.store.recovered(recent=setup.engine.max_staleness + 1)
         self.store.wait_later()
         self._committer = Committer(self.store, recovered.head, setup.committer, setup.combine)
+        if setup.engine.noise is not None:
+            self.store.batches.begin_noise(setup.engine.noise.noise)
         recovered = replace(recovered, terms=self._committer.terms)
         self._executor = self._make_executor()
         rng = random.Random(setup.seed).random  # noqa: S311 - a simulation must repeat

@@ -6,7 +6,7 @@
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import copy
 
 from coordinator.engine.settings import NoiseSettings
@@ -49,6 +49,12 @@ class Accounts:
             setattr(other, name, value)
         return other
 
+    def outlive(self, lost: Iterable["Accounts"]) -> None:
+        """A restored store must know of no less than those whose place it takes."""
+        for other in lost:
+            for node, spent in other._spent.items():  # noqa: SLF001 - another one of ours
+                self._spent[node] = max(self._spent[node], spent)
+
     def committed(self, commit: Commit) -> None:
         """A version is on disk."""
         release, version, noise = commit.release, commit.record.version, self._noise
@@ -74,6 +80,6 @@ class Accounts:
     def started(self, ledger: ReleaseLedger) -> None:
         """A process begins with these accounts."""
         for node, least in self._spent.items():
-            taking = ledger.takings.get(node)
-            if taking is None or taking.spent < least * (1 - _ROUNDING):
+            taking = ledger.takings.get(node, ledger.floor)
+            if taking.spent < least * (1 - _ROUNDING):
                 self._say(f"P1: {node} has spent {least:.6g}, and the store says {taking}")

@@ -172,6 +172,8 @@ class CoordinatorActor(Actor):
         store.wait_later()
         recovered = store.recovered(recent=self.engine.max_staleness + 1)
         committer = Committer(store, recovered.head, self._committer)
+        if self.engine.noise is not None:
+            store.batches.begin_noise(self.engine.noise.noise)
         repaired = committer.repair(store)
         self._place.checker.coordinator_started(recovered, store.alarms, repaired)
         return replace(recovered, head=committer.head, terms=committer.terms), committer

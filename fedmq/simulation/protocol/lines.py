@@ -119,8 +119,11 @@ class Lines:
         """A coordinator on what the production code restores, of a backup or of a copied folder."""
         self._copies += 1
         folder = self._folder / f"unpacked-{self._copies}"
-        restore(copied.source, folder, above=above)
-        return self._line("restored", copied.checker.fork(), engine, content=folder)
+        lost = [line.checker for line in self.all if line.checker.run == copied.checker.run]
+        restore(copied.source, folder, above=above, released=max(one.head for one in lost))
+        checker = copied.checker.fork()
+        checker.accounts.outlive([one.accounts for one in lost])
+        return self._line("restored", checker, engine, content=folder)
 
     def _line(self, name: str, checker: Checker, engine: EngineSettings, *, content: Path | None) -> Line:
         name = name if not self.all else f"{name}-{len(self.all)}"

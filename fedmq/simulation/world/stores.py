@@ -11,6 +11,7 @@ from coordinator.records import (
     BatchRecord,
     NodeResult,
     NodesEvaluation,
+    ReleaseLedger,
     ReleaseRecord,
     RoundRecord,
     UpdateRecord,
@@ -171,6 +172,14 @@ class _ObservedBatches:
     def save_sum(self, version: ModelVersion, part: int, body: bytes) -> None:
         """Save what a helper has answered for one class of a batch."""
         self._batches.save_sum(version, part, body)
+
+    def begin_noise(self, noise: float) -> None:
+        """From now on the coordinator itself adds noise."""
+        self._batches.begin_noise(noise)
+
+    def take_over(self, ledger: ReleaseLedger) -> None:
+        """Begin with what another run over the same data has spent."""
+        self._batches.take_over(ledger)
 
     def raise_takings(self, takings: Mapping[NodeId, Taking]) -> None:
         """Take over what a helper knows better."""

@@ -7,20 +7,21 @@ import pytest
 from coordinator.engine.effects import CommitVersion, Effect, Note
 from coordinator.engine.events import CommitFailed
 from coordinator.engine.settings import NoiseSettings, ReleaseBudget
+from coordinator.records import RecoveredState, ReleaseLedger
 from federation.privacy.accountant import gaussian_epsilon
 from federation.privacy.releases import Taking
 from federation.protocol.messages import Reason
 from federation.types import NodeId, UpdateId
-from tests.rigs.coordinator_rig import Rig, engine
+from tests.rigs.coordinator_rig import Rig, engine, fresh
 
 Z = 2.0
 
 
-def noised(*nodes: str, sums: int = 10, **changes: Any) -> Rig:
+def noised(*nodes: str, sums: int = 10, recovered: RecoveredState | None = None, **changes: Any) -> Rig:
     """A rig whose nodes have budget for so many sums, exactly."""
     budget = ReleaseBudget(epsilon=gaussian_epsilon(sums**0.5 / Z, 1e-5), delta=1e-5)
     noise = NoiseSettings(noise=Z, clip=1.0, budget=budget)
-    rig = Rig(engine(noise=noise, versions=50, quorum=2, **changes))
+    rig = Rig(engine(noise=noise, versions=50, quorum=2, **changes), recovered)
     rig.connect()
     for node in nodes:
         rig.state(node)
@@ -122,6 +123,13 @@ def test_an_update_of_a_node_without_budget_is_in_no_version() -> None:
         rig.offer(node, int(number))
     assert rig.store.versions[-1].version == 1
     assert sorted(rig.store.released[0].prices) == ["b", "c", "d"]
+
+
+def test_a_node_that_a_restored_store_does_not_know_begins_with_what_it_may_have_spent() -> None:
+    floor = Taking(releases=2, last=-1, spent=2 * Z**-2)
+    rig = noised("a", "b", sums=2, recovered=fresh(released=ReleaseLedger(floor=floor)))
+    assert not any(one.nodes for one in rig.store.rounds.values()), "nobody has budget left"
+    assert rig.get("finished")
 
 
 def test_a_disk_that_fails_charges_nobody_and_the_next_try_once() -> None:

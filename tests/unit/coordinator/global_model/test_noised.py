@@ -42,9 +42,11 @@ def aggregated(
         for name, update in zip(names, updates, strict=True)
     }
     members = [Member(update=name, node=NodeId(name[2:]), num_examples=9, staleness=0) for name in names]
-    context = (MANIFEST, {}, AggregateLimits(step_norm_max=math.inf))
+    limits = AggregateLimits(step_norm_max=math.inf)
     combine = NoisedCombine(noise, secret, np.zeros(0, np.int64))
-    return aggregate(members, frames.__getitem__, Averaging(importance="uniform"), context, combine=combine)
+    return aggregate(
+        members, frames.__getitem__, Averaging(importance="uniform"), (MANIFEST, {}, limits), combine=combine
+    )
 
 
 def updates(seed: int, count: int, length: float) -> list[NDArray[np.float32]]:
