@@ -188,7 +188,7 @@ def why(*, config: ConfigOption = None, state: StateOption = None, as_json: Json
     from coordinator.monitoring.presence import PresenceSeen, read_presence  # noqa: PLC0415
     from coordinator.monitoring.privacy import privacy_line, privacy_report, privacy_row  # noqa: PLC0415
     from coordinator.monitoring.sites import site_lines, sites_row  # noqa: PLC0415
-    from coordinator.monitoring.state_files import read_waiting  # noqa: PLC0415
+    from coordinator.monitoring.state_files import helper_lines, read_helper_trouble, read_waiting  # noqa: PLC0415
     from coordinator.monitoring.why import explain  # noqa: PLC0415
     from coordinator.storage.places import leader_of  # noqa: PLC0415
     from coordinator.storage.read_only import ReadOnlyStore  # noqa: PLC0415
@@ -205,10 +205,12 @@ def why(*, config: ConfigOption = None, state: StateOption = None, as_json: Json
         told = {} if spent is None else {"privacy": privacy_row(spent)}
         told |= {} if noised is None else {"nodes_privacy": nodes_row(noised)}
         told |= {"sites": sites_row(seen.sites, seen.gateways_here)} if seen.sites else {}
+        told |= {} if not (trouble := read_helper_trouble(folder)) else {"helper_trouble": dict(trouble)}
         typer.echo(json.dumps(asdict(waiting) | told))
         return
-    lines = (explain(waiting), *site_lines(seen.sites, seen.gateways_here), privacy_line(spent), nodes_line(noised))
-    typer.echo("\n".join(filter(None, lines)))
+    sites = site_lines(seen.sites, seen.gateways_here)
+    said = (explain(waiting), *helper_lines(folder), *sites, privacy_line(spent), nodes_line(noised))
+    typer.echo("\n".join(filter(None, said)))
 
 
 def privacy(*, config: ConfigOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:

@@ -172,7 +172,10 @@ def _excluded_by_trust(config: CoordinatorConfig) -> Iterator[tuple[str, str, bo
     robust = strategy.robust != NO_RULE
     sums = strategy.sums == "per_base"
     yield "strategy.sums", f"{alike}, one by one: leave it out", sums
-    yield "strategy.robust", "one node can move what a rule chooses by more than its clip: no noise is for that", robust
+    why = (
+        "one node can move what a rule chooses by its whole clip, a mean by a share of it: it takes so much more noise"
+    )
+    yield "strategy.robust", why, robust
     yield "limits.clip_norm", "privacy.clip is what noise is made for: leave it out", limits.clip_norm > 0
     for key in ("update_norm_max", "step_norm_max"):
         why = "privacy.clip bounds each update, and to refuse one by its length would tell of it: leave it out"

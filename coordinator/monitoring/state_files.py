@@ -8,7 +8,7 @@ this one wrote each part into a file of its own; these are read where there is n
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,13 @@ __all__ = [
     "StatusFile",
     "StoppingRule",
     "Waiting",
+    "helper_lines",
     "read_behind",
     "read_claims",
     "read_counters",
     "read_enrolled",
     "read_failing",
+    "read_helper_trouble",
     "read_helpers",
     "read_incidents",
     "read_sealed",
@@ -140,6 +142,7 @@ class StatusFile:
             "enrolled": snapshot.get("enrolled", ""),
             "sealed": bool(snapshot.get("sealed")),
             "helpers": {name: bool(row["online"]) for name, row in snapshot.get("helpers", {}).items()},
+            "helper_trouble": _trouble(snapshot.get("helpers", {})),
         }
         if told == before:
             return
@@ -154,6 +157,7 @@ class StatusFile:
             "enrolled": told["enrolled"],
             "sealed": told["sealed"],
             "helpers": told["helpers"],
+            "helper_trouble": told["helper_trouble"],
         }
         with contextlib.suppress(OSError):
             write_file(self._folder / STATUS, json.dumps(content).encode(), durable=False)
@@ -161,6 +165,16 @@ class StatusFile:
                 # Nobody writes them any more: left behind, they would only mislead.
                 for name in FORMER.values():
                     (self._folder / name).unlink(missing_ok=True)
+
+
+def _trouble(helpers: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, object]]:
+    """The helpers of whom people should know more than whether they are there."""
+    rows = {
+        name: {"refuses": bool(row["refuses"]), "doubted": int(row["doubted"])}
+        for name, row in helpers.items()
+        if "refuses" in row
+    }
+    return {name: row for name, row in rows.items() if any(row.values())}
 
 
 def _fields(snapshot: Mapping[str, Any]) -> Mapping[str, object]:
@@ -283,6 +297,29 @@ def read_helpers(folder: Path) -> Mapping[str, bool]:
     content = _json(folder / STATUS)
     said = content.get("helpers") if isinstance(content, dict) else None
     return {str(name): bool(online) for name, online in said.items()} if isinstance(said, dict) else {}
+
+
+def read_helper_trouble(folder: Path) -> Mapping[str, Mapping[str, Any]]:
+    """Helpers that refuse what others do (``refuses``), or claim of so many nodes what cannot be (``doubted``).
+
+    As the last coordinator has said; empty where nothing is wrong, and of an earlier release.
+    """
+    content = _json(folder / STATUS)
+    said = content.get("helper_trouble") if isinstance(content, dict) else None
+    return {str(name): row for name, row in said.items() if isinstance(row, dict)} if isinstance(said, dict) else {}
+
+
+def helper_lines(folder: Path) -> Iterator[str]:
+    """What is wrong with helpers of masked sums, in words; nothing where all is well."""
+    away = [name for name, online in read_helpers(folder).items() if not online]
+    if away:
+        yield f"helpers that are not online: {', '.join(away)}"
+    for name, row in read_helper_trouble(folder).items():
+        if row.get("refuses"):
+            yield f"helper {name} refuses seeds or sums, and is left out where the others suffice: ask its people"
+        if doubted := int(row.get("doubted") or 0):
+            nodes = "1 node" if doubted == 1 else f"{doubted} nodes"
+            yield f"helper {name} claims that {nodes} spent more than can be, and is not believed: ask its people"
 
 
 def _part(folder: Path, name: str) -> Any:

@@ -21,10 +21,12 @@ from coordinator.monitoring.privacy import privacy_line, privacy_row, read_priva
 from coordinator.monitoring.run_progress import read_run_progress, run_progress_lines, run_progress_row
 from coordinator.monitoring.sites import site_lines, sites_row
 from coordinator.monitoring.state_files import (
+    helper_lines,
     read_behind,
     read_claims,
     read_counters,
     read_failing,
+    read_helper_trouble,
     read_helpers,
     read_incidents,
     read_sealed,
@@ -84,6 +86,7 @@ def read_status(folder: Path) -> dict[str, object]:
         "nodes_privacy": nodes_row(_noised(folder)),
         "sealed": read_sealed(folder),
         "helpers": dict(read_helpers(folder)),
+        "helper_trouble": dict(read_helper_trouble(folder)),
         "leader": None if (leader := leader_of(folder)) is None else asdict(leader) | {"overdue": leader.overdue},
         "restored": None if (restored := _restored(folder)) is None else asdict(restored),
     }
@@ -236,9 +239,7 @@ def _head(folder: Path, versions: list[VersionRow]) -> Iterator[Text]:
     else:
         wrong = any(waiting.fields.get(key) for key in ("behind", "claims", "nobody_trains"))
         yield Text(explain(waiting), style="bold red" if wrong else "bold")
-    away = [name for name, online in read_helpers(folder).items() if not online]
-    if away:
-        yield Text(f"helpers that are not online: {', '.join(away)}", style="yellow")
+    yield from (Text(line, style="yellow") for line in helper_lines(folder))
     run_progress = read_run_progress(folder)
     yield from map(Text, () if run_progress is None else run_progress_lines(run_progress))
     yield from map(Text, (*_leads(folder), *_begun_again(folder)))

@@ -14,6 +14,7 @@ from coordinator.monitoring.presence import News, PresenceSeen, Seen, read_prese
 from coordinator.monitoring.run_progress import GrowingProgress, run_progress_row
 from coordinator.monitoring.sites import site_lines, sites_row
 from coordinator.monitoring.state_files import (
+    helper_lines,
     read_counters,
     read_helpers,
     read_incidents,
@@ -198,9 +199,7 @@ class RunView:
         helpers = read_helpers(self.folder)
         if helpers:
             yield f"masked: the coordinator reads sums only; helpers {', '.join(helpers)}"
-        away = [name for name, online in helpers.items() if not online]
-        if away:
-            yield f"helpers that are not online: {', '.join(away)}"
+        yield from helper_lines(self.folder)
         match read_sealed(self.folder):
             case True:
                 yield "sealed: the broker reads neither updates nor the model"

@@ -2,12 +2,12 @@
 
 Boxes are not sealed and tickets not signed, since nobody is between node and helper. With ``masks`` False the integers
 travel as they are and helpers answer with zeros: the sum, and so the model, is the same to the bit. Noise of helpers is
-another one in each run, masked or not.
+another one in each run, masked or not, since their secrets are; from the same secrets it is the same.
 """
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from coordinator.engine.masked.effects import HelperCommand
 from coordinator.engine.masked.events import HelperSpoke
@@ -33,7 +33,7 @@ from federation.protocol.sum_messages import (
     Ticket,
 )
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION, encode_message
-from federation.types import Digest, HelperId, Incarnation, RunId, StateId, UpdateId
+from federation.types import DIGEST_BYTES, Digest, HelperId, Incarnation, RunId, StateId, UpdateId
 from fedmq.simulation.training.local_trainer import TrainedUpdate
 from sum_helper.records import SumJob
 from sum_helper.runtime.summing import add_masks, noise_from
@@ -155,7 +155,9 @@ class VirtualMasks:
         members = [self._made[ticket] for ticket in request.tickets]
         release = self._releases.setdefault(request.batch, len(self._releases))
         seeds = {number: tuple(one.of_class(number) for one in members if one.seeds) for number in request.classes}
-        job = SumJob(request=request, seeds=seeds, release=release)
+        # By its number alone: tickets are others where integers are masked, and noise must not be.
+        named = replace(request, batch=Digest(release.to_bytes(DIGEST_BYTES)))
+        job = SumJob(request=named, seeds=seeds, release=release)
         for number, body in add_masks(job, noise_from(self._secret(helper))).items():
             yield SumOffer(
                 run=request.run,

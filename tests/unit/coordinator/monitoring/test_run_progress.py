@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.cli import why
 from coordinator.engine.early_stopping import Goal, Source, StoppingSettings
 from coordinator.monitoring import status
 from coordinator.monitoring.run_progress import Best, read_run_progress
-from coordinator.monitoring.state_files import StoppingRule
+from coordinator.monitoring.state_files import StoppingRule, helper_lines, read_helper_trouble
 from coordinator.records import NodeResult, RoundRecord
 from coordinator.storage.files import STATUS
 from coordinator.storage.sqlite_store import SqliteStore
@@ -143,3 +144,34 @@ def test_the_helpers_are_told_and_one_that_is_away_first_of_all(
     assert "masked: the coordinator reads sums only; helpers acme, dyne" in told
     status.show_status(tmp_path, as_json=True)
     assert json.loads(capsys.readouterr().out)["helpers"] == {"acme": True, "dyne": False}
+
+
+def test_a_helper_that_others_doubt_is_named(
+    store: SqliteStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ADR 45: whom the run goes on without, and whose claims are not believed, people should know."""
+    sound = {"online": True, "refuses": False, "doubted": 0}
+    helpers = {"acme": sound, "dyne": sound | {"refuses": True}, "epsi": sound | {"doubted": 3}}
+    assert store.best() is None
+    status_file(tmp_path, lambda: {**snapshot("assignments"), "helpers": helpers}).write()
+    said = list(helper_lines(tmp_path))
+    assert said == [
+        "helper dyne refuses seeds or sums, and is left out where the others suffice: ask its people",
+        "helper epsi claims that 3 nodes spent more than can be, and is not believed: ask its people",
+    ]
+    assert said[0] in " ".join(shown(tmp_path, capsys).split()), "whatever the width of the terminal"
+    status.show_status(tmp_path, as_json=True)
+    trouble = {"dyne": {"refuses": True, "doubted": 0}, "epsi": {"refuses": False, "doubted": 3}}
+    assert json.loads(capsys.readouterr().out)["helper_trouble"] == trouble
+    why(config=None, state=tmp_path, as_json=False)
+    told = capsys.readouterr().out
+    assert all(line in told for line in said)
+    why(config=None, state=tmp_path, as_json=True)
+    assert json.loads(capsys.readouterr().out)["helper_trouble"] == trouble
+
+
+def test_a_status_file_of_an_earlier_release_says_nothing_of_trouble(tmp_path: Path) -> None:
+    helpers = {"acme": {"online": True}}
+    status_file(tmp_path, lambda: {**snapshot("assignments"), "helpers": helpers}).write()
+    assert list(helper_lines(tmp_path)) == []
+    assert read_helper_trouble(tmp_path) == {}

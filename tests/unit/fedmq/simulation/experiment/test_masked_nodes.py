@@ -18,6 +18,7 @@ from fedmq.audit.audit import Outcome, audit
 from fedmq.simulation.experiment import masked_nodes
 from fedmq.simulation.experiment.cli import TrainOptions, build_experiment, train
 from fedmq.simulation.experiment.experiment import Result
+from fedmq.simulation.experiment.masked_nodes import VirtualMasks
 from update_codec.masking import read_masked
 
 MASKED = TrainOptions(task="quadratic-200", nodes=10, rounds=6, helpers=4, settings=("privacy.threshold=3",))
@@ -92,6 +93,37 @@ def test_helpers_add_their_noise_masked_or_not() -> None:
     first, second, plain = run(options), run(options), run(replace(options, masks=False))
     assert first.verdicts == second.verdicts == plain.verdicts == {"applied": 30}
     assert len({first.digest, second.digest, plain.digest}) == 3, "another noise in each run"
+
+
+NOISED = {
+    "independent": ("privacy.epsilon=100.0",),
+    "correlated": ("privacy.epsilon=300.0", "privacy.bandwidth=3", "privacy.separation=2", "round.nodes_min=20"),
+    "adaptive clip": ("privacy.epsilon=100.0", "privacy.adaptive_clip=true"),
+}
+
+
+@pytest.mark.parametrize("mode", NOISED)
+def test_from_the_same_secrets_noise_is_the_same_masked_or_not(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real helpers draw their secrets; here they are given, so that two runs can be compared to the bit."""
+    monkeypatch.setattr(VirtualMasks, "_secret", lambda _self, helper: str(helper).encode().ljust(32, b"."))
+    fleet = {"nodes": 20, "per_round": 10} if mode == "correlated" else {}
+    settings = ("privacy.unit=nodes", "privacy.clip=1.0", *NOISED[mode])
+    options = replace(MASKED, helpers=2, rounds=4, settings=settings, **fleet)  # type: ignore[arg-type]
+    real, plain = run(options), run(replace(options, masks=False))
+    assert (real.digest, real.verdicts, real.nodes_privacy) == (plain.digest, plain.verdicts, plain.nodes_privacy)
+    assert real.nodes_privacy is not None
+    assert real.nodes_privacy["noise_by"] == "helpers"
+    monkeypatch.setattr(VirtualMasks, "_secret", lambda _self, helper: str(helper).encode().ljust(32, b"!"))
+    assert run(options).digest != real.digest
+
+
+def test_a_budget_that_is_spent_ends_the_run() -> None:
+    settings = ("privacy.unit=nodes", "privacy.clip=1.0", "privacy.epsilon=30.0", "privacy.participations=3")
+    result = run(replace(MASKED, helpers=2, rounds=20, settings=settings))
+    assert result.stopped_early
+    assert len(result.versions) == 3
+    assert result.nodes_privacy is not None
+    assert result.nodes_privacy["largest_epsilon"] <= 30.0  # type: ignore[operator]
 
 
 def test_a_robust_rule_chooses_between_groups() -> None:
