@@ -48,7 +48,7 @@ FLOAT8 = torch.zeros(3, dtype=torch.float32).to(torch.float8_e4m3fn)
     ("loss", "words"),
     [
         (lambda output, target: (cross_entropy(output, target), 1), "a tensor of one number, not a tuple of 2"),
-        (lambda output, target: float(cross_entropy(output, target)), "not a float"),
+        (lambda output, target: cross_entropy(output, target).item(), "not a float"),
         (nn.CrossEntropyLoss(reduction="none"), r"not a tensor of shape \[\d+\]"),
         (lambda output, target: cross_entropy(output.detach(), target), "does not depend on anything that is trained"),
     ],
