@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
@@ -114,7 +115,7 @@ class OwnSteps:
             weight.grad = None
         make = own.optimizer or _of_settings
         self._made = make(model.module, settings)
-        self._optimizers = _optimizers(self._made)
+        self._optimizers = _optimizers(self._made, whole_step=own.takes_whole_step)
         self._check_parameters()
         self._taken = 0
         self._clip_norm = settings.extra.get(CLIP_KEY, 0.0)
@@ -251,14 +252,21 @@ class OwnSteps:
                 )
 
 
-def _optimizers(made: Any) -> Sequence[Optimizer]:
-    """All that was made, in order.
+def _optimizers(made: Any, *, whole_step: bool) -> Sequence[Optimizer]:
+    """All that was made, in order; a step of one's own may call a scheduler, too, which moves nothing itself.
 
     Raises:
         TaskError: Something else was.
     """
     found = list(made.values()) if isinstance(made, Mapping) else made
     found = list(found) if isinstance(found, tuple | list) else [found]
+    schedulers = [each for each in found if isinstance(each, LRScheduler | ReduceLROnPlateau)]
+    if schedulers and not whole_step:
+        raise TaskError(
+            f"optimizer(module, settings) made a {type(schedulers[0]).__name__}, which nobody calls: set"
+            " train.schedule, or call it in step(module, batch, optimizer)"
+        )
+    found = [each for each in found if each not in schedulers]
     for each in found:
         if not isinstance(each, Optimizer):
             raise TaskError(f"optimizer(module, settings) must make a torch.optim.Optimizer, not {_told(each)}")

@@ -89,6 +89,23 @@ def test_an_optimizer_that_takes_a_closure_takes_torchs_own_steps() -> None:
         trained(task, TrainSettings(learning_rate=0.5, extra={CLIP_KEY: 1.0}))
 
 
+def test_a_scheduler_is_called_by_the_step_that_takes_it() -> None:
+    def made(module: nn.Module, settings: TrainSettings) -> Any:
+        optimizer = torch.optim.SGD(module.parameters(), lr=settings.learning_rate)
+        return {"optimizer": optimizer, "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.0)}
+
+    def step(module: nn.Module, batch: Any, both: Any) -> torch.Tensor:
+        loss = whole_step(module, batch, both["optimizer"])
+        both["scheduler"].step()
+        return loss
+
+    found = trained(task_of(step=step, optimizer=made)).parameters
+    once = trained(task_of(), TrainSettings(max_steps=1, batch_size=8, learning_rate=SETTINGS.learning_rate)).parameters
+    assert same(found, once)
+    with pytest.raises(TaskError, match=r"made a StepLR, which nobody calls: set train\.schedule"):
+        trained(task_of(optimizer=made))
+
+
 def test_a_step_that_gives_a_loss_may_look_at_the_module() -> None:
     penalty = task_of(
         step=lambda module, batch: (
