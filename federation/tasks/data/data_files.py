@@ -27,7 +27,7 @@ from federation.inputs import Inputs
 from federation.picture import PictureInput
 from federation.task import Array, TaskContext
 from federation.tasks.data.table_spec import TableSpec, as_names
-from federation.tasks.data.tables import Table, first_gap, read_table
+from federation.tasks.data.tables import Table, coarse_in, first_gap, read_table
 from update_codec import CodecError
 from update_codec.files import read_npy
 
@@ -290,6 +290,9 @@ def _checked(files: tuple[Path, Path | None], arrays: Examples, classes: Sequenc
             raise TaskError(f"{file}: the {name} are {array.dtype}{list(array.shape)}, and must be rows of numbers")
         if place := first_gap(array):
             raise TaskError(f"{file}: {place} of the {name} is not finite: fill the gap, or leave the row out")
+    for column in range(inputs.shape[1] if inputs.ndim == 2 and inputs.dtype == np.float64 else 0):
+        if problem := coarse_in(inputs[:, column]):
+            raise TaskError(f"{files[0]}: column {column} of the inputs {problem}")
     if classes and not np.isin(targets, np.arange(len(classes))).all():
         row = int(np.argwhere(~np.isin(targets, np.arange(len(classes))))[0, 0])
         known = f"{', '.join(classes)} are 0 to {len(classes) - 1}"

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from federation.task import Array
 from federation.tasks.data.table_spec import TableSpec, normal, twice
 from federation.tasks.data.table_text import read_text
 
-__all__ = ["GAPS", "Table", "first_gap", "read_cells", "read_columns", "read_table"]
+__all__ = ["GAPS", "Table", "coarse_in", "first_gap", "read_cells", "read_columns", "read_table"]
 
 SEPARATORS = (",", ";", "\t", "|")
 GAPS = frozenset({"", "-", "?", "na", "n/a", "#n/a", "nan", "-nan", "null", "none", "nil", "nat", "<na>"})
@@ -252,18 +253,9 @@ class _Cells:
             row = rows[int(np.argmin(finite))]
             cell = _shown(row.cells[place].strip())
             raise TaskError(f"{self._at(row)}: {name} is {cell}, which is not finite in float32")
-        if not coarse:
-            self._refuse_coarse(name, found[~np.isnan(found)])
+        if not coarse and (problem := coarse_in(found[~np.isnan(found)])):
+            raise TaskError(f"{self.path}: {name} {problem}, or give features= without it")
         return column
-
-    def _refuse_coarse(self, name: str, values: NDArray[np.float64]) -> None:
-        """What differs must do so in float32, too: times in seconds since 1970 are 128 apart there."""
-        apart = float(np.spacing(np.abs(values).max(initial=0.0).astype(np.float32)))
-        spread = float(values.std()) if len(values) else 0.0
-        if apart > spread / STEPS_MIN and spread:
-            around = f"{name} lies around {np.mean(values):.10g}, where float32 tells numbers apart that differ by"
-            remedy = "take a constant off all of it, or give features= without it"
-            raise TaskError(f"{self.path}: {around} {apart:g}, and its own differ by about {spread:.3g}: {remedy}")
 
     def class_numbers(self, rows: Sequence[_Row], place: int) -> NDArray[np.int64]:
         """The target column, where it says classes."""
@@ -335,3 +327,21 @@ def first_gap(values: NDArray[np.generic]) -> str | None:
         return None
     row, *rest = (int(each) for each in np.argwhere(~finite)[0])
     return f"row {row}" + (f", column {', '.join(map(str, rest))}" if rest else "")
+
+
+def coarse_in(values: NDArray[Any]) -> str | None:
+    """What differs must do so in float32, too: times in seconds since 1970 are 128 apart there.
+
+    Args:
+        values: Finite, float64 of shape (rows,).
+
+    Returns:
+        What is wrong with them and what resolves it, or None.
+    """
+    with np.errstate(over="ignore"):
+        apart = float(np.spacing(np.abs(values).max(initial=0.0).astype(np.float32)))
+    spread = float(values.std()) if len(values) else 0.0
+    if not spread or not apart > spread / STEPS_MIN:
+        return None
+    around = f"lies around {np.mean(values):.10g}, where float32 tells numbers apart that differ by {apart:g}"
+    return f"{around}, and its own differ by about {spread:.3g}: take a constant off all of it"

@@ -243,13 +243,21 @@ def gap_in(data: LocalData) -> str | None:
 
 
 def as_tensor(values: Any) -> torch.Tensor:
-    """A tensor of these values: a NumPy array of floats becomes float32, one of integers int64."""
+    """A tensor of these values: a NumPy array of floats becomes float32, one of integers int64.
+
+    Raises:
+        TaskError: They are no numbers, some are masked, or beyond int64.
+    """
     if isinstance(values, torch.Tensor):
         return values
+    if np.ma.is_masked(values):
+        raise TaskError("the data has masked values: fill them, or leave those rows out")
     array = np.asarray(values)
     if array.dtype.kind == "f":
         array = array.astype(np.float32, copy=False)
     elif array.dtype.kind in "iub":
+        if array.dtype == np.uint64 and array.max(initial=0) > np.iinfo(np.int64).max:
+            raise TaskError(f"the data has {array.max()}, and whole numbers go up to {np.iinfo(np.int64).max}")
         array = array.astype(np.int64, copy=False)
     else:
         raise TaskError(f"data must be numbers, not {array.dtype}")

@@ -72,6 +72,15 @@ def test_a_broken_table_says_where(tmp_path: Path, text: str, problem: str) -> N
         csv_data(table(tmp_path, text), "t.csv", target="y").train()
 
 
+def test_a_column_of_an_array_that_float32_cannot_tell_apart_is_named(tmp_path: Path) -> None:
+    x = np.stack([np.arange(20.0), 1.7e12 + np.arange(20.0)], 1)
+    np.savez(tmp_path / "d.npz", x=x, y=np.arange(20) % 2)
+    with pytest.raises(TaskError, match=r"column 1 of the inputs lies around 1\.7e\+12, .* take a constant off"):
+        numpy_data(context(tmp_path), "d.npz").train()
+    np.savez(tmp_path / "d.npz", x=x - [0, 1.7e12], y=np.arange(20) % 2)
+    assert len(np.unique(numpy_data(context(tmp_path), "d.npz", test_share=0.0).train()[0][:, 1])) == 20
+
+
 def test_an_unknown_class_is_named(tmp_path: Path) -> None:
     where = table(tmp_path, "a,y\n1,ok\n2,broken\n")
     with pytest.raises(TaskError, match=r"'broken', and the classes are ok, worn"):

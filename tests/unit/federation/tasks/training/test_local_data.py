@@ -179,6 +179,20 @@ def test_integer_arrays_become_int64(given_type: type[np.generic]) -> None:
     assert as_tensor(np.ones(3, given_type)).dtype == torch.int64
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.full(3, 2**63, np.uint64), "has 9223372036854775808, and whole numbers go up to"),
+        (np.ma.masked_array([1.0, 2.0], [False, True]), "has masked values"),
+        (np.array(["a"]), "must be numbers"),
+    ],
+)
+def test_values_that_would_become_others_are_refused(values: Any, words: str) -> None:
+    with pytest.raises(TaskError, match=words):
+        as_tensor(values)
+    assert as_tensor(np.full(3, 2**63 - 1, np.uint64)).tolist() == [2**63 - 1] * 3
+
+
 def test_read_only_arrays_are_copied_without_a_warning() -> None:
     array = np.ones(3, np.float32)
     array.flags.writeable = False
