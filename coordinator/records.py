@@ -196,13 +196,12 @@ class NodeResult:
     """What one node found when it evaluated one version; the first word of a node stays.
 
     Attributes:
-        version: The version.
-        node: Who evaluated it.
+        node: Who evaluated ``version``.
         num_examples: Local test examples: the weight; 0 when it has not evaluated.
         metrics: The task's own numbers.
-        evaluate_s: Seconds of the evaluation.
-        reason: Why it has not evaluated.
+        reason: Why it has not evaluated; ``evaluate_s``: seconds of the evaluation.
         counted: Whether it came in time to count in the mean over the nodes.
+        nodes: Of a gateway: so many nodes of its site have evaluated; the metrics are their means.
     """
 
     version: ModelVersion
@@ -212,6 +211,7 @@ class NodeResult:
     evaluate_s: float = 0.0
     reason: str = ""
     counted: bool = True
+    nodes: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

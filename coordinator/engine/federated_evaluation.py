@@ -182,7 +182,10 @@ class FederatedEvaluation:
             return Reason.NOT_ASSIGNED
         if asked.digest is not None and report.digest != asked.digest:
             return Reason.BASE_MISMATCH
-        return Reason.BAD_NUM_EXAMPLES if report.num_examples > self._state.settings.num_examples_max else Reason.NONE
+        nodes, settings = report.nodes or 1, self._state.settings
+        if nodes > settings.gateways.get(node, 1):
+            return Reason.NOT_ASSIGNED if node in settings.gateways else Reason.CODEC
+        return Reason.BAD_NUM_EXAMPLES if report.num_examples > nodes * settings.num_examples_max else Reason.NONE
 
     def _misread(self, node: NodeId, report: EvaluationReport) -> str:
         """Why a report is not of the form that this run has; nothing where it is."""
@@ -209,6 +212,7 @@ class FederatedEvaluation:
             evaluate_s=report.evaluate_s,
             reason=report.reason,
             counted=self._asked[report.version].open,
+            nodes=report.nodes or 1,
         )
         if self._sums is not None and report.masked is not None and result.counted:
             self._sums.keep(node, report)
@@ -221,7 +225,7 @@ class FederatedEvaluation:
         if asked is not None and result.node not in asked.reported:
             asked.reported.add(result.node)
             asked.waiting.pop(result.node, None)
-            asked.found += result.num_examples > 0
+            asked.found += result.nodes if result.num_examples else 0
         self._receipt(result)
         fields = {"version": result.version, "num_examples": result.num_examples, "reason": result.reason}
         self._state.note("node_evaluated", node=result.node, **fields)

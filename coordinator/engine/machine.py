@@ -33,7 +33,8 @@ FINISH_WAIT_S = 600.0
 class CoordinatorMachine:
     """One engine for synchronous and asynchronous rounds (PROTOCOL.md); a role above puts in parts of its own."""
 
-    state_type, announcer_type, sums_type, versions_type = MachineState, Announcer, MaskedSums, Versions
+    state_type, announcer_type, evaluation_type = MachineState, Announcer, FederatedEvaluation
+    sums_type, versions_type = MaskedSums, Versions
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class CoordinatorMachine:
     ) -> None:
         self._state = state = self.state_type(settings, recovered, start)
         self._pause = StoragePause(state, rng)
-        self._evaluation = FederatedEvaluation(state, recovered)
+        self._evaluation = self.evaluation_type(state, recovered)
         self._announcer = self.announcer_type(state, recovered, selector=selector, rng=rng, evaluation=self._evaluation)
         self._behind = Behind(state)
         self._fence = Fence(state, self._announcer, self._behind)
@@ -59,9 +60,8 @@ class CoordinatorMachine:
         self._versions = self.versions_type(state, self._receiver, self._announcer, self._sums, best=recovered.best)
         self._waiting = Waiting(state)
         self._enrolled: events.NodesEnrolled | None = None
-        self._enrolled_digest = ""
         self._stop_by: float | None = None
-        self._end_announced = self._stopped = False
+        self._enrolled_digest, self._end_announced, self._stopped = "", False, False
 
     def handle(self, event: Event | None, now: float) -> list[Effect]:
         """Take one event (None: the deadline has passed) and say what must be done, in order."""

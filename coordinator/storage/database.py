@@ -120,6 +120,10 @@ def _add_masked_reports(connection: Connection) -> None:
     )
 
 
+def _add_site_results(connection: Connection) -> None:
+    connection.execute("ALTER TABLE node_results ADD COLUMN nodes INTEGER NOT NULL DEFAULT 1")
+
+
 LAYOUT = Layout(
     tables=TABLES,
     read=_read_number,
@@ -136,6 +140,7 @@ LAYOUT = Layout(
         11: _add_releases,
         12: _add_groups,
         13: _add_masked_reports,
+        14: _add_site_results,
     },
 )
 
@@ -180,6 +185,7 @@ STORE = StoreKind(
         11: "room for the accounts of noised sums",
         12: "room for masked sums over groups",
         13: "room for masked reports of nodes that evaluate",
+        14: "room for evaluations by whole sites",
     },
 )
 """What `coordinator upgrade` works on."""

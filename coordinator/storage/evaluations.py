@@ -20,6 +20,7 @@ __all__ = [
     "read_best",
     "read_curves",
     "read_evaluated",
+    "read_results",
     "read_retained",
     "read_survey",
     "read_surveys",
@@ -63,6 +64,12 @@ def read_result(database: Database, version: ModelVersion, node: NodeId) -> Node
     return None if row is None else RESULT.record(row)
 
 
+def read_results(database: Database, version: ModelVersion) -> tuple[NodeResult, ...]:
+    """What all nodes found at a version, by name."""
+    rows = database.execute("SELECT * FROM node_results WHERE version = ? ORDER BY node", version)
+    return tuple(map(RESULT.record, rows))
+
+
 def close_survey(database: Database, version: ModelVersion) -> NodesEvaluation:
     """Make the mean, once.
 
@@ -72,8 +79,7 @@ def close_survey(database: Database, version: ModelVersion) -> NodesEvaluation:
     survey = read_survey(database, version)
     if survey.closed:
         return survey
-    rows = database.execute("SELECT * FROM node_results WHERE version = ? ORDER BY node", version)
-    made = mean_of(survey, map(RESULT.record, rows))
+    made = mean_of(survey, read_results(database, version))
     database.insert("surveys", SURVEY.row(made), conflict="REPLACE")
     return made
 
@@ -83,29 +89,42 @@ def mean_of(survey: NodesEvaluation, results: Iterable[NodeResult]) -> NodesEval
 
     The mean is Σ w_i m_i / Σ w_i over the nodes that have the metric, w_i = min(n_i, `EXAMPLES_RATIO_MAX` · median n).
     In the median nobody counts for more than the node with the median n does; of two in the middle it is the worse.
+    A gateway counts as the k nodes of its site that have evaluated, with an equal share each: k times in the median n,
+    and up to k times as much.
     """
     counting = sorted((one for one in results if one.counted and one.num_examples > 0), key=lambda one: one.node)
     found = [replace(one, metrics=believable(one.metrics)) for one in counting]
-    sizes = sorted(one.num_examples for one in found)
-    typical = sizes[(len(sizes) - 1) // 2] if sizes else 0
+    typical = _typical(found)
     metrics, medians = dict[str, float](), dict[str, float]()
     for name in sorted({name for one in found for name in one.metrics}):
-        values = [(one.metrics[name], one.num_examples) for one in found if name in one.metrics]
-        metrics[name] = _mean(_capped(values, EXAMPLES_RATIO_MAX * typical))
-        medians[name] = _median(_capped(values, typical), goal_of(name))
+        having = [one for one in found if name in one.metrics]
+        metrics[name] = _mean(_capped(having, name, EXAMPLES_RATIO_MAX * typical))
+        medians[name] = _median(_capped(having, name, typical), goal_of(name))
     return NodesEvaluation(
         version=survey.version,
         share=survey.share,
         closed=True,
-        nodes=len(counting),
+        nodes=sum(one.nodes for one in counting),
         num_examples=sum(one.num_examples for one in counting),
         metrics=metrics,
         medians=medians,
     )
 
 
-def _capped(values: Iterable[tuple[float, int]], most: int) -> list[tuple[float, int]]:
-    return [(value, min(weight, most)) for value, weight in values]
+def _typical(found: Sequence[NodeResult]) -> int:
+    """The lower median of the nodes' examples; a gateway stands there once for each of its nodes."""
+    shares = sorted((max(1, one.num_examples // one.nodes), one.nodes) for one in found)
+    place, passed = (sum(nodes for _, nodes in shares) - 1) // 2, 0
+    for examples, nodes in shares:
+        passed += nodes
+        if passed > place:
+            return examples
+    return 0
+
+
+def _capped(found: Iterable[NodeResult], name: str, most: int) -> list[tuple[float, int]]:
+    """The values of a metric, each with its weight: up to ``most`` for each node."""
+    return [(one.metrics[name], min(one.num_examples, one.nodes * most)) for one in found]
 
 
 def _mean(values: Sequence[tuple[float, int]]) -> float:

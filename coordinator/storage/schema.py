@@ -88,7 +88,7 @@ _COLUMNS = {
     "surveys": SURVEY.definitions(
         version=_KEY, closed=_COUNT, nodes=_COUNT, num_examples=_COUNT, metrics=_METRICS, medians=_METRICS
     ),
-    "node_results": f"{RESULT.definitions()}, PRIMARY KEY (version, node)",
+    "node_results": f"{RESULT.definitions(nodes='INTEGER NOT NULL DEFAULT 1')}, PRIMARY KEY (version, node)",
     "masked_reports": "version INTEGER NOT NULL, node TEXT NOT NULL, report BLOB NOT NULL, PRIMARY KEY (version, node)",
     "masked_evaluations": f"version {_KEY}, request BLOB NOT NULL",
     "retained": "version INTEGER PRIMARY KEY, best INTEGER NOT NULL",

@@ -363,6 +363,7 @@ class EvaluationReport:
         num_examples: Local test examples: the weight; 0 when it has not evaluated, and ``reason`` says why.
         metrics: The task's own numbers (finite), at most 16.
         masked: What it has measured, where only sums of it are to be seen; then there is no other number.
+        nodes: Of a gateway: so many nodes of its site have evaluated, and these are the means over them.
     """
 
     run: RunId
@@ -373,6 +374,7 @@ class EvaluationReport:
     evaluate_s: float = 0.0
     reason: str = ""
     masked: MaskedReport | None = None
+    nodes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,17 +7,20 @@ import coordinator.engine.events as below_events
 import edge_node.engine.effects as above
 import edge_node.engine.events as above_events
 from coordinator.records import Verdict
-from federation.protocol.messages import Reason, ReceiptStatus
-from federation.types import ModelVersion, RoundId, UpdateId
+from federation.protocol.messages import EvaluationReport, ModelRef, Reason, ReceiptStatus
+from federation.types import ModelVersion, RoundId, RunId, UpdateId
 from site_gateway.records import Order, SiteSum
 
 __all__ = [
     "AboveEffect",
     "AboveEvent",
+    "AnswerEvaluation",
     "AnswerOrder",
     "BelowEffect",
     "BelowEvent",
     "BindSum",
+    "EvaluationAsked",
+    "EvaluationSummed",
     "FreezeSum",
     "GatewayEffect",
     "GatewayEvent",
@@ -32,6 +35,7 @@ __all__ = [
     "SiteEffect",
     "SiteEvent",
     "SumBound",
+    "SumEvaluation",
     "SumFrozen",
     "SumSettled",
     "SumSpoilt",
@@ -69,6 +73,28 @@ class RunEnded:
     """The federation above has made its last version; ``outstanding`` as in `OrderReceived`."""
 
     outstanding: frozenset[UpdateId] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationAsked:
+    """The federation above asks what a version is worth at the site.
+
+    Attributes:
+        model: Which version.
+        run: Of which run.
+        expected: The node above does not hold it yet, and nothing is to be done before it does.
+    """
+
+    model: ModelRef
+    run: RunId
+    expected: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSummed:
+    """What the site's nodes have found, in one report."""
+
+    report: EvaluationReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +136,7 @@ class SumSettled:
     verdicts: tuple[Verdict, ...]
 
 
-SiteNews = OrderReceived | OrderEnded | VerdictReceived | RunEnded
+SiteNews = OrderReceived | OrderEnded | VerdictReceived | RunEnded | EvaluationAsked | EvaluationSummed
 SiteAnswer = OrderSaved | SumFrozen | SumSpoilt | SumBound | SumSettled
 SiteEvent = SiteNews | SiteAnswer
 """What the coordinator below hears beside its own events."""
@@ -173,7 +199,25 @@ class ReleaseVerdict:
     update: UpdateId
 
 
-SiteEffect = SaveOrder | FreezeSum | BindSum | SettleSum | AnswerOrder | RefuseOrder | ReleaseVerdict
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumEvaluation:
+    """Add up what the site's nodes have found. Answers `EvaluationSummed` or `StorageFailed`."""
+
+    asked: EvaluationAsked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerEvaluation:
+    """Hand the site's report to the node above, which evaluates no other way."""
+
+    report: EvaluationReport
+
+
+SiteEffect = (
+    (SaveOrder | FreezeSum | BindSum | SettleSum | AnswerOrder | RefuseOrder | ReleaseVerdict)
+    | SumEvaluation
+    | AnswerEvaluation
+)
 """What the coordinator below asks for beside its own effects."""
 
 

@@ -20,13 +20,17 @@ from edge_node.engine.events import (
 )
 from edge_node.engine.events import Event as NodeEvent
 from edge_node.engine.machine import NodeMachine
-from federation.protocol.messages import EvaluationReport, Receipt
+from federation.protocol.cohort import evaluates
+from federation.protocol.messages import Receipt
 from federation.types import RunId, UpdateId
+from site_gateway.engine.evaluation import not_evaluated
 from site_gateway.engine.events import (
     AboveEffect,
     AboveEvent,
+    AnswerEvaluation,
     BelowEffect,
     BelowEvent,
+    EvaluationAsked,
     GatewayEffect,
     GatewayEvent,
     OrderEnded,
@@ -43,7 +47,8 @@ from site_gateway.records import Order
 
 __all__ = ["GatewayMachine"]
 
-NO_DATA = "a gateway has no data of its own"
+HIDDEN = "masked reports do not pass through a gateway"
+OTHER_RUN = "the site is of another run"
 
 _TRAINING = (StartTraining, StopTraining, StartEvaluation)
 
@@ -58,7 +63,7 @@ class GatewayMachine:
     """
 
     def __init__(self, above: NodeMachine, below: SiteMachine, run: RunId) -> None:
-        self._above, self._below, self._run = above, below, run
+        self._above, self._below, self._run, self._gateway = above, below, run, below.gateway
         self._receipts: dict[UpdateId, Receipt] = {}
         self._held: dict[UpdateId, SettleUpdate] = {}
         self._below_stopped = False
@@ -95,6 +100,10 @@ class GatewayMachine:
         self._receipts.clear()
         if isinstance(event, AnnouncementReceived) and event.announcement.final and event.announcement.run == self._run:
             # A node hears of the end once; a site must hear of it again after a restart.
+            last = event.announcement
+            if evaluates(last.evaluation, last.run, last.model.version, self._gateway):
+                # The site must not leave before the node above holds the last version.
+                found += self._down(EvaluationAsked(model=last.model, run=last.run, expected=True), now)
             found += self._down(RunEnded(outstanding=self._outstanding()), now)
         return found
 
@@ -115,9 +124,16 @@ class GatewayMachine:
             case StopTraining(round=round_id):
                 return self._down(OrderEnded(round=round_id), now)
             case StartEvaluation():
-                return self._up(_not_evaluated(effect), now)
+                return self._evaluate(effect, now)
             case _:
                 assert_never(effect)
+
+    def _evaluate(self, effect: StartEvaluation, now: float) -> Sequence[GatewayEffect]:
+        asked = EvaluationAsked(model=effect.model, run=effect.run)
+        if effect.hidden is not None or effect.run != self._run:
+            why = OTHER_RUN if effect.hidden is None else HIDDEN
+            return self._up(EvaluationFinished(report=not_evaluated(asked, why)), now)
+        return self._down(asked, now)
 
     def _of_node(self, effect: NodeEffect, now: float) -> Sequence[GatewayEffect]:
         """What goes on as it is, unless the site must hear of it first."""
@@ -152,6 +168,8 @@ class GatewayMachine:
             run, attempt = effect.order.announcement.run, effect.order.attempt
             failed = TrainingFailed(round=effect.order.round, reason=effect.reason, run=run, attempt=attempt)
             return self._up(failed, now)
+        if isinstance(effect, AnswerEvaluation):
+            return self._up(EvaluationFinished(report=effect.report), now)
         if isinstance(effect, ReleaseVerdict):
             return self._released(effect.update)
         if isinstance(effect, StopBelow):
@@ -167,11 +185,3 @@ class GatewayMachine:
 
 def _verdict(receipt: Receipt) -> VerdictReceived:
     return VerdictReceived(update=receipt.update, status=receipt.status, reason=receipt.reason, version=receipt.version)
-
-
-def _not_evaluated(asked: StartEvaluation) -> EvaluationFinished:
-    model = asked.model
-    report = EvaluationReport(
-        run=asked.run, version=model.version, digest=model.digest, num_examples=0, metrics={}, reason=NO_DATA
-    )
-    return EvaluationFinished(report=report)

@@ -8,7 +8,11 @@ from coordinator.engine.effects import Effect
 from coordinator.engine.events import Event, News
 from coordinator.engine.machine import CoordinatorMachine
 from coordinator.engine.round import Situation, WaitReason
+from federation.types import NodeId
+from site_gateway.engine.evaluation import SiteEvaluation
 from site_gateway.engine.events import (
+    EvaluationAsked,
+    EvaluationSummed,
     OrderEnded,
     OrderReceived,
     RunEnded,
@@ -28,7 +32,8 @@ _ANSWERS = get_args(SiteAnswer)
 class SiteMachine(CoordinatorMachine):
     """`CoordinatorMachine` with other parts where versions are made: those come from above."""
 
-    state_type, announcer_type, sums_type, versions_type = SiteState, SiteAnnouncer, Upward, SiteVersions
+    state_type, announcer_type, evaluation_type = SiteState, SiteAnnouncer, SiteEvaluation
+    sums_type, versions_type = Upward, SiteVersions
 
     def handle_site(self, event: Event | SiteEvent | None, now: float) -> list[Effect | SiteEffect]:
         """Take one event of either kind, and say what must be done, in order."""
@@ -39,6 +44,17 @@ class SiteMachine(CoordinatorMachine):
         """What the site owes the federation above."""
         assert isinstance(self._sums, Upward)  # noqa: S101 - this class has put it there
         return self._sums
+
+    @property
+    def gateway(self) -> NodeId:
+        """Who the gateway is above."""
+        return site_of(self._state).gateway
+
+    @property
+    def evaluation(self) -> SiteEvaluation:
+        """What the site's nodes are asked to evaluate."""
+        assert isinstance(self._evaluation, SiteEvaluation)  # noqa: S101 - as above
+        return self._evaluation
 
     def snapshot(self) -> Mapping[str, object]:
         """Where the site stands, and what it owes the federation above."""
@@ -56,6 +72,10 @@ class SiteMachine(CoordinatorMachine):
                 self.upward.verdict(event)
             case RunEnded():
                 self.upward.run_ended(event)
+            case EvaluationAsked():
+                self.evaluation.want(event)
+            case EvaluationSummed(report=report):
+                self.evaluation.answer(report)
             case _ if isinstance(event, _ANSWERS):
                 self.upward.kept(cast("SiteAnswer", event))
             case _:
@@ -66,6 +86,7 @@ class SiteMachine(CoordinatorMachine):
             super()._decide()
             return
         self._liveness.consider(None)
+        self._ask_for_evaluation()
         self._waiting.wait(WaitReason.ABOVE, self._names)
 
     def _situation(self) -> Situation:
@@ -73,6 +94,7 @@ class SiteMachine(CoordinatorMachine):
         return replace(super()._situation(), buffered=len(site_of(self._state).waiting))
 
     def _finish(self) -> None:
-        """Nobody leaves before the last sum has its verdict."""
+        """Nobody leaves before the last sum has its verdict; the last version may be evaluated after the end."""
         if not self.upward.owes:
             super()._finish()
+            self._ask_for_evaluation()

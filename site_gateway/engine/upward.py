@@ -20,7 +20,8 @@ from coordinator.records import Member, RecoveredState, UpdateRecord
 from federation.protocol.limits import fit_metrics
 from federation.protocol.messages import Reason, Receipt, ReceiptStatus
 from federation.protocol.sum_messages import PrivacyTerms
-from federation.types import HelperId, RoundId, UpdateId
+from federation.types import HelperId, ModelVersion, RoundId, UpdateId
+from site_gateway.engine.evaluation import SiteEvaluation
 from site_gateway.engine.events import (
     AnswerOrder,
     BindSum,
@@ -56,7 +57,7 @@ class Upward(MaskedSums):
         self, state: MachineState, receiver: UpdateReceiver, evaluation: FederatedEvaluation, recovered: RecoveredState
     ) -> None:
         super().__init__(state, receiver, evaluation, recovered)
-        self._site, self._receiver = site_of(state), receiver
+        self._site, self._receiver, self._evaluation = site_of(state), receiver, evaluation
         self._verdicts: dict[UpdateId, VerdictReceived] = {}
         self._outstanding: frozenset[UpdateId] | None = None
         self._begun_s: float | None = None
@@ -110,12 +111,24 @@ class Upward(MaskedSums):
 
     def advance(self) -> None:
         """Settle what has a verdict; then see to the order."""
-        if self._busy or self._settle():
+        if self._busy or self._settle() or self._follow_to_evaluate():
             return
         if self._site.over:
             self._return_work(Reason.FINISHED)
         elif self._asked:
             self._serve()
+
+    def _follow_to_evaluate(self) -> bool:
+        """A version that is to be evaluated must be the site's first, whoever trains."""
+        evaluation = self._evaluation
+        model = evaluation.to_follow if isinstance(evaluation, SiteEvaluation) else None
+        if model is not None:
+            self._follow(model.version)
+        return model is not None
+
+    def _follow(self, version: ModelVersion) -> None:
+        self._busy = True
+        self._site.emit(CommitVersion(version=version, members=(), reason=FOLLOWED))
 
     def _settle(self) -> bool:
         for update, said in list(self._verdicts.items()):
@@ -139,8 +152,7 @@ class Upward(MaskedSums):
         elif not site.saved:
             self._wait(SaveOrder(order=order))
         elif head.version < wanted.version:
-            self._busy = True
-            site.emit(CommitVersion(version=wanted.version, members=(), reason=FOLLOWED))
+            self._follow(wanted.version)
         elif (made := site.frozen.sums.get(order.update(site.gateway))) is not None:
             self._hand_up(order, made)
         else:
@@ -260,6 +272,8 @@ class Upward(MaskedSums):
     def unusable(self, reason: Reason, detail: str) -> None:
         """The version above cannot be followed: say so there, and wait for the next order."""
         self._busy = False
+        if isinstance(self._evaluation, SiteEvaluation):
+            self._evaluation.fail(f"{reason.value}: {detail}")
         if self._site.order is not None:
             self._refuse(self._site.order, f"{reason.value}: {detail}")
 

@@ -1,20 +1,25 @@
 """Carries out what a gateway's machines ask for, each on its own broker and in its own store."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from fractions import Fraction
 from typing import cast, get_args
 
 import coordinator.engine.effects as below
 import coordinator.engine.events as below_events
 from coordinator.global_model.update_checks import Examine
+from coordinator.records import NodeResult, believable
 from coordinator.runtime.executor import CoordinatorExecutor, ExecutorParts
 from edge_node.engine.events import TrainingFailed, TrainingFinished
 from edge_node.records import FinishedTraining, RecoveredNode
 from edge_node.runtime.executor import NodeExecutor, NodeParts
 from edge_node.storage.store import HeldModel
 from federation.errors import DamagedStore
-from federation.protocol.messages import Reason
+from federation.protocol.limits import EXAMPLES_MAX, fit_metrics, fit_text
+from federation.protocol.messages import EvaluationReport, Reason
 from federation.types import RunId
+from site_gateway.engine.evaluation import not_evaluated
 from site_gateway.engine.events import (
     AboveEffect,
     AboveEvent,
@@ -22,6 +27,8 @@ from site_gateway.engine.events import (
     BelowEffect,
     BelowEvent,
     BindSum,
+    EvaluationAsked,
+    EvaluationSummed,
     FreezeSum,
     GatewayEffect,
     GatewayEvent,
@@ -31,6 +38,7 @@ from site_gateway.engine.events import (
     SiteEffect,
     SiteEvent,
     SumBound,
+    SumEvaluation,
     SumFrozen,
     SumSettled,
     SumSpoilt,
@@ -130,6 +138,8 @@ class SiteExecutor(CoordinatorExecutor):
             case SettleSum(update=update, base_version=base, verdicts=verdicts):
                 self._site.settle_sum(update, base, verdicts)
                 return SumSettled(update=update, verdicts=verdicts)
+            case SumEvaluation(asked=asked):
+                return EvaluationSummed(report=summed_report(asked, self._site.results(asked.model.version)))
             case _:
                 raise TypeError(f"{type(effect).__name__} is carried out by the gateway itself")
 
@@ -141,6 +151,30 @@ class SiteExecutor(CoordinatorExecutor):
         frozen = replace(made, frame=sum_frame(summed.sums(), committer.manifest))
         self._site.freeze_sum(frozen)
         return SumFrozen(made=frozen)
+
+
+def summed_report(asked: EvaluationAsked, results: Iterable[NodeResult]) -> EvaluationReport:
+    """What the nodes of a site have found, as one: exact sums of value times examples, each divided once."""
+    found = [one for one in results if one.counted]
+    having = [one for one in found if one.num_examples > 0]
+    if not having:
+        reasons = Counter(one.reason for one in found if one.reason)
+        why = reasons.most_common(1)[0][0] if reasons else "no node has evaluated it in time"
+        return not_evaluated(asked, fit_text(why))
+    sums: dict[str, tuple[Fraction, int]] = {}
+    for one in having:
+        for name, value in believable(one.metrics).items():
+            total, weight = sums.get(name, (Fraction(0), 0))
+            sums[name] = total + Fraction(value) * one.num_examples, weight + one.num_examples
+    return EvaluationReport(
+        run=asked.run,
+        version=asked.model.version,
+        digest=asked.model.digest,
+        num_examples=min(EXAMPLES_MAX, sum(one.num_examples for one in having)),
+        metrics=fit_metrics({name: float(total / weight) for name, (total, weight) in sorted(sums.items())}),
+        evaluate_s=max(one.evaluate_s for one in having),
+        nodes=sum(one.nodes for one in having),
+    )
 
 
 def add_members(made: SiteSum, store: SiteStore, manifest: Manifest, examine: Examine) -> Accumulator | SumSpoilt:

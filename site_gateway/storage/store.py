@@ -9,8 +9,9 @@ from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
-from coordinator.records import Member, RecoveredState, Verdict
+from coordinator.records import Member, NodeResult, RecoveredState, Verdict
 from coordinator.storage import statements
+from coordinator.storage.evaluations import read_results
 from coordinator.storage.files import payload_file
 from coordinator.storage.sqlite_store import SqliteStore
 from federation.errors import DamagedStore, LocalProtocolError, RemoteProtocolError, StorageError
@@ -113,6 +114,11 @@ class SiteStore(SqliteStore):
         with storing("sums"):
             rows = self._database.execute("SELECT * FROM gateway_sums ORDER BY round").fetchall()
         return tuple(map(_sum_of, rows))
+
+    def results(self, version: ModelVersion) -> tuple[NodeResult, ...]:
+        """What the site's nodes have found at a version."""
+        with storing("results"):
+            return read_results(self._database, version)
 
     def save_order(self, order: Order) -> None:
         """Keep the newest order; the same one again does nothing."""

@@ -494,6 +494,15 @@ EXAMPLES: dict[str, Message] = {
     "key_wrap": KeyWrap(run=RUN, key_epoch=4, key_id=b"8 bytes.", box=b"w" * 80),
     "sum_refusal": SumRefusal(run=RUN, batch=Digest(b"b" * 16), reason=SumReason.UNKNOWN_UPDATE, members=b"m" * 16),
     "task_report": TaskReport(number=3, step=1, state=TaskState.FAILED, running=2, reason="ValueError: no rows"),
+    "site_evaluation": EvaluationReport(
+        run=RUN,
+        version=ModelVersion(8),
+        digest=Digest(bytes(range(16))),
+        num_examples=1234,
+        metrics={"accuracy": 0.75, "loss": 0.5},
+        evaluate_s=2.5,
+        nodes=20,
+    ),
     "site_progress": Progress(
         round=RoundId(9),
         activity=Activity.TRAINING,

@@ -26,9 +26,11 @@ from edge_node.runtime.inbound import Inbound as NodeInbound
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.training.worker import TrainingSetup
 from federation.protocol.chunking import payload_digest
-from federation.protocol.cohort import EVERYONE, NOBODY, includes
+from federation.protocol.cohort import EVERYONE, NOBODY, evaluates, includes
 from federation.protocol.messages import (
     CoordinatorState,
+    EvaluationReceipt,
+    EvaluationReport,
     Message,
     ModelPart,
     ModelRef,
@@ -140,6 +142,12 @@ def examples(node: str) -> int:
     return 10 + len(node) + node.encode()[-1] % 7
 
 
+def measured(node: str, version: int) -> dict[str, float]:
+    """What a node finds when it evaluates; not every node has every number."""
+    found = {"accuracy": 1.0 / (3 + version + node.encode()[-1] % 7), "loss": 0.1 + node.encode()[-1] % 3}
+    return found if node != "n1" else {"accuracy": found["accuracy"]}
+
+
 @dataclass
 class Above:
     """The federation above: keeps what it was offered, and makes the next version of it when a test says so."""
@@ -150,6 +158,8 @@ class Above:
     round: int = -1
     codec: str = "lossless"
     final: bool = False
+    evaluation: int | None = None
+    reports: list[EvaluationReport] = field(default_factory=list)
     offers: dict[UpdateId, list[bytes]] = field(default_factory=dict)
     verdicts: dict[UpdateId, Receipt] = field(default_factory=dict)
 
@@ -196,6 +206,7 @@ class Above:
             spread_s=0.0,
             final=self.final,
             start_low=7,
+            evaluation=self.evaluation,
         )
 
     def judge(self, update: UpdateId, status: ReceiptStatus = ReceiptStatus.APPLIED) -> None:
@@ -230,6 +241,8 @@ class Node:
     name: NodeId
     outbox: dict[UpdateId, UpdateOffer] = field(default_factory=dict)
     receipts: dict[UpdateId, list[Receipt]] = field(default_factory=dict)
+    reports: dict[ModelVersion, EvaluationReport] = field(default_factory=dict)
+    evaluated: set[ModelVersion] = field(default_factory=set)
     asked: list[RoundAnnouncement] = field(default_factory=list)
 
     def hear(self, message: Message) -> None:
@@ -239,7 +252,22 @@ class Node:
             if message.status.final:
                 self.outbox.pop(message.update, None)
             return
-        if not isinstance(message, RoundAnnouncement) or message.final:
+        if isinstance(message, EvaluationReceipt):
+            self.reports.pop(message.version, None)
+        if not isinstance(message, RoundAnnouncement):
+            return
+        version = message.model.version
+        if evaluates(message.evaluation, message.run, version, self.name) and version not in self.evaluated:
+            self.evaluated.add(version)
+            self.reports[version] = EvaluationReport(
+                run=RUN,
+                version=version,
+                digest=message.model.digest,
+                num_examples=examples(self.name),
+                metrics=measured(self.name, version),
+                evaluate_s=float(len(self.name)),
+            )
+        if message.final:
             return
         if not includes(message.cohort, message.run, message.round, self.name):
             return
@@ -293,17 +321,7 @@ class Rig:
         self.hear_above(TransportConnected(connection="node", session_present=False, packet_bytes_max=262_144))
         self.hear_below(TransportConnected(connection="control", session_present=False, packet_bytes_max=262_144))
         for node in self.nodes:
-            state = NodeState(
-                presence=Presence.ONLINE,
-                incarnation=Incarnation(1),
-                protocol_min=PROTOCOL_MIN,
-                protocol_max=PROTOCOL_VERSION,
-                task="digits",
-                invitable=True,
-            )
-            self.hear_below(
-                MessageReceived(topic=TOPICS.node_state(node), payload=encode_message(state), retained=True)
-            )
+            self._say_state(node, Presence.ONLINE)
 
         self.now += 1.0
         self.step(None)
@@ -393,6 +411,21 @@ class Rig:
                 topic = TOPICS.node_command(GATEWAY)
         self.hear_above(MessageReceived(topic=topic, payload=encode_message(message)))
 
+    def _say_state(self, node: NodeId, presence: Presence) -> None:
+        state = NodeState(
+            presence=presence,
+            incarnation=Incarnation(1),
+            protocol_min=PROTOCOL_MIN,
+            protocol_max=PROTOCOL_VERSION,
+            task="digits",
+            invitable=True,
+        )
+        self.hear_below(MessageReceived(topic=TOPICS.node_state(node), payload=encode_message(state), retained=True))
+
+    def leave(self, node: NodeId) -> None:
+        """A node of the site says that it goes."""
+        self._say_state(node, Presence.OFFLINE)
+
     def die(self) -> None:
         """The process is gone: its locks go with it."""
         self.store.close()
@@ -414,8 +447,16 @@ class Rig:
                     continue
                 return
 
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, and the machine do what falls due: a process that stood still would listen anew."""
+        until = self.now + seconds
+        while (due := self.machine.deadline()) is not None and due < until:
+            self.now = max(self.now, due) + 1e-3
+            self.step(None)
+        self.now = until
+
     def _turn(self) -> None:
-        self.now += 400.0
+        self.pass_time(400.0)
         for message in self.above.retained():
             self.tell_above(message)
         self.step(None)
@@ -427,6 +468,9 @@ class Rig:
         for node in self.nodes.values():
             for offer in list(node.outbox.values()):
                 self.hear_below(MessageReceived(topic=TOPICS.node_event(node.name), payload=encode_message(offer)))
+                self._deliver()
+            for report in list(node.reports.values()):
+                self.hear_below(MessageReceived(topic=TOPICS.node_event(node.name), payload=encode_message(report)))
                 self._deliver()
         self.step(None)
         self._deliver()
@@ -444,6 +488,10 @@ class Rig:
             topic, payload = self.up.said.popleft()
             if topic == TOPICS.node_event(GATEWAY) and payload:
                 message = decode_message(payload)
+                if isinstance(message, EvaluationReport):
+                    self.above.reports.append(message)
+                    word = EvaluationReceipt(run=RUN, version=message.version, status=ReceiptStatus.APPLIED)
+                    self.tell_above(word)
                 if isinstance(message, UpdateOffer) and message.inline is not None:
                     self.above.offers.setdefault(message.update, []).append(message.inline)
                     status = Receipt(run=RUN, update=message.update, status=ReceiptStatus.STORED)
@@ -477,4 +525,4 @@ def killed_rig(folder: Path, after: int) -> Rig:
     return rig
 
 
-__all__ = ["GATEWAY", "RUN", "TOPICS", "Rig", "killed_rig"]
+__all__ = ["GATEWAY", "RUN", "TOPICS", "Rig", "examples", "killed_rig", "measured"]

@@ -178,6 +178,36 @@ def test_a_report_that_cannot_be_right_is_refused_with_a_reason(changes: dict[st
     assert rig.store.results == {}
 
 
+@pytest.mark.parametrize(
+    ("node", "changes", "word"),
+    [
+        ("ann", {"nodes": 4, "num_examples": 4 * 10**6}, "applied"),
+        ("ann", {"nodes": 4, "num_examples": 4 * 10**6 + 1}, "refused bad_num_examples"),
+        ("ann", {"nodes": 9}, "refused not_assigned"),
+        ("bob", {"nodes": 2}, "refused codec"),
+        ("bob", {"nodes": 1}, "applied"),
+    ],
+)
+def test_who_is_named_speaks_for_as_many_nodes_as_it_may(node: str, changes: dict[str, int], word: str) -> None:
+    """FED-283."""
+    rig = at_version_one(surveying(gateways={NodeId("ann"): 8}, num_examples_max=10**6))
+    said = transcript(rig.report(node, 1, **changes))
+    assert f"tell {node} evaluation 1 {word}" in said
+    kept = rig.store.results.get((ModelVersion(1), NodeId(node)))
+    assert (None if kept is None else kept.nodes) == (changes["nodes"] if word == "applied" else None)
+
+
+def test_a_site_counts_for_the_least_number_of_results() -> None:
+    """FED-283."""
+    rig = at_version_one(surveying(nodes_min=4, gateways={NodeId("ann"): 8}))
+    for node in ("bob", "cid", "dan"):
+        rig.report(node, 1, num_examples=0)
+    assert not survey(rig).closed
+    rig.report("ann", 1, nodes=4)
+    assert survey(rig).closed
+    assert survey(rig).nodes == 4
+
+
 @pytest.mark.parametrize("changes", [{"run": RunId("f" * 16)}, {"version": ModelVersion(9)}])
 def test_a_report_that_only_somebody_else_can_judge_is_not_answered(changes: dict[str, object]) -> None:
     """FED-97, FED-98: of another run, or of a version that we do not know yet."""

@@ -2,12 +2,14 @@
 
 import math
 import sys
+from dataclasses import replace
+from statistics import median_low
 
 import pytest
 
 from coordinator.engine.early_stopping import EarlyStopping, Source, StoppingSettings
 from coordinator.records import NodeResult, NodesEvaluation
-from coordinator.storage.evaluations import mean_of
+from coordinator.storage.evaluations import _typical, mean_of
 from federation.types import ModelVersion, NodeId
 
 LARGEST = sys.float_info.max
@@ -62,3 +64,30 @@ def test_one_report_neither_fixes_the_best_version_nor_ends_the_run() -> None:
 def test_an_evaluation_of_an_earlier_release_decides_by_its_mean() -> None:
     former = NodesEvaluation(version=ModelVersion(1), share=1, closed=True, metrics={"loss": 1.0})
     assert former.decisive == {"loss": 1.0}
+
+
+def site(node: str, nodes: int, num_examples: int, **metrics: float) -> NodeResult:
+    return replace(found(node, num_examples, **metrics), nodes=nodes)
+
+
+def test_a_site_counts_as_the_nodes_that_it_has() -> None:
+    """FED-283."""
+    flat = closed(*(found(f"n{index}", 10, loss=0.25) for index in range(20)), found("b", 10, loss=1.0))
+    tree = closed(site("g", 20, 200, loss=0.25), found("b", 10, loss=1.0))
+    assert tree == flat
+    assert (tree.nodes, tree.num_examples) == (21, 210)
+
+
+def test_a_site_that_claims_examples_counts_as_ten_median_nodes_for_each_of_its_own() -> None:
+    """FED-283."""
+    honest = [found(f"n{index}", 100, loss=1.0) for index in range(9)]
+    made = closed(site("liar", 2, 10**9, loss=0.0), *honest)
+    assert made.metrics["loss"] == pytest.approx(900 / (900 + 2 * 10 * 100))
+    assert made.medians["loss"] == 1.0
+
+
+def test_without_sites_the_typical_node_is_the_lower_median_as_ever() -> None:
+    for counts in ([5], [3, 9], [1, 4, 4, 1000], [7, 7, 8, 9, 100]):
+        results = [found(f"n{index}", count, loss=float(index)) for index, count in enumerate(counts)]
+        assert _typical(results) == median_low(counts)
+    assert _typical([]) == 0
