@@ -363,7 +363,7 @@ class CoordinatorMachine:
             asked=state.asked,
             buffered=len(state.buffer.records),
             overdue=state.connected_s >= state.buffer.since + settings.max_wait_s,
-            ready=self._versions.ready,
+            ready=None if settings.masking is None and settings.noise is None else self._versions.ready,
             unheld=state.masked.unheld,
             summing=state.masked.batch is not None,
             resting=self._versions.rest_ends is not None,

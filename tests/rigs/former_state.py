@@ -107,6 +107,8 @@ def made_older(path: Path, *tables: str) -> None:
             database.execute(f"ALTER TABLE {table} DROP COLUMN seal")
         if "batches" not in tables:
             database.execute("ALTER TABLE batches DROP COLUMN others")
+        if "node_results" not in tables:
+            database.execute("ALTER TABLE node_results DROP COLUMN nodes")
         if "surveys" not in tables:
             database.execute("ALTER TABLE surveys DROP COLUMN medians")
         database.execute("DELETE FROM meta WHERE key LIKE '%seal%'")
