@@ -10,7 +10,6 @@ from federation.protocol.chunking import chunk_slice, segments
 from federation.protocol.messages import ModelPart, RoundAnnouncement
 from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
-from federation.protocol.wire import encode_message
 from federation.types import NodeId
 
 __all__ = ["CONTROL_BYTES_MAX", "ModelPublisher", "Publisher", "RoundPublisher"]
@@ -119,10 +118,6 @@ class RoundPublisher:
             self._control.publish(topic, payload, qos=1, retain=True)
             self._traffic.announced(topic, len(payload))
             return
-        # Without signature and envelope it is the same for all of them.
-        same = encode_message(announcement) if writer.signer is None and writer.sealer is None else None
-        for node in nodes:
-            topic = writer.topics.node_command(node)
-            payload = writer.encode(topic, announcement) if same is None else same
+        for topic, payload in writer.encode_each(map(writer.topics.node_command, nodes), announcement):
             self._control.publish(topic, payload, qos=1)
             self._traffic.commanded(topic, len(payload))

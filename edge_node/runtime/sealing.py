@@ -154,6 +154,11 @@ class NodeSealing:
 
     # --- messages ---------------------------------------------------------------------------------------------------
 
+    @property
+    def on(self) -> bool:
+        """Whether a coordinator has said its key."""
+        return bool(self._keys.peers)
+
     def sealed(self, topic: str, message: Message) -> Message:
         """What is said on a topic: events and telemetry go to the coordinator of their run only."""
         if not isinstance(self._topics.parse(topic), NodeEventTopic | NodeTelemetryTopic):

@@ -5,6 +5,7 @@ a message nor move it to another topic, node or federation (PROTOCOL.md, FED-75 
 are passed in: nothing here knows how one is kept.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, Protocol
@@ -23,7 +24,7 @@ from federation.protocol.topics import (
     NodeTicketTopic,
     Topics,
 )
-from federation.protocol.wire import decode_message, encode_message, split_signature
+from federation.protocol.wire import decode_message, encode_message, split_signature, unsigned
 from federation.types import NodeId, SumHelper
 
 __all__ = ["Opener", "Reader", "Sealer", "Sender", "Signer", "Verifier", "Writer", "signed_digest"]
@@ -52,6 +53,10 @@ class Verifier(Protocol):
 
 class Sealer(Protocol):
     """Closes what one participant says to everybody but its reader."""
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is sealed at all."""
 
     def sealed(self, topic: str, message: Message) -> Message:
         """What is said on a topic: an envelope, or the message itself where nothing is sealed there."""
@@ -90,12 +95,27 @@ class Writer:
         Raises:
             LocalProtocolError: A value is outside its field's limits: a bug of the caller's.
         """
-        if self.sealer is not None:
+        if self.sealer is not None and self.sealer.on:
             message = self.sealer.sealed(topic, message)
         signer = self.signer
         if signer is None:
             return encode_message(message)
         return encode_message(message, sign=lambda body: signer.sign(signed_digest(self.topics, topic, body)))
+
+    def encode_each(self, topics: Iterable[str], message: Message) -> Iterator[tuple[str, bytes]]:
+        """Each topic with the bytes of ``message`` for it: spelled once, where each reader gets the same.
+
+        Raises:
+            LocalProtocolError: A value is outside its field's limits: a bug of the caller's.
+        """
+        if self.sealer is not None and self.sealer.on:
+            yield from ((topic, self.encode(topic, message)) for topic in topics)
+            return
+        signer = self.signer
+        body = encode_message(message) if signer is None else unsigned(message)
+        for topic in topics:
+            sign = b"" if signer is None else signer.sign(signed_digest(self.topics, topic, body))
+            yield topic, body + sign
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ __all__ = [
     "decode_message",
     "encode_message",
     "split_signature",
+    "unsigned",
 ]
 
 PROTOCOL_VERSION: Final = 1
@@ -74,6 +75,15 @@ def encode_message(message: Message, *, sign: Callable[[bytes], bytes] | None = 
         return encoded
     body = encoded[:-SIGNATURE_BYTES]
     return body + sign(body)
+
+
+def unsigned(message: Message) -> bytes:
+    """What a signature of ``message`` covers, and what it is put behind.
+
+    Raises:
+        LocalProtocolError: As `encode_message`.
+    """
+    return encode_message(message, sign=lambda _body: b"")
 
 
 def split_signature(payload: bytes) -> tuple[bytes, bytes]:

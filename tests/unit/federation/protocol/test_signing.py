@@ -6,7 +6,7 @@ import pytest
 
 from federation.errors import BadSignature, MalformedTopic
 from federation.protocol.limits import SIGNATURE_BYTES
-from federation.protocol.messages import Message
+from federation.protocol.messages import Message, Rebirth, RoundAnnouncement
 from federation.protocol.schema import SCHEMAS
 from federation.protocol.sealed_messages import Sealed
 from federation.protocol.signing import Reader, Sender, Writer, signed_digest
@@ -74,6 +74,30 @@ def test_a_signed_message_is_read_and_says_who_must_have_signed_it(name: str) ->
     topic = topic_of(message)
     owner = SumHelper(name=HELPER) if "/h/" in topic else NODE
     assert asked.senders == [None if topic.endswith(("srv", "round", "cmd")) else owner]
+
+
+def a_round() -> Message:
+    return next(message for message in EXAMPLES.values() if isinstance(message, RoundAnnouncement))
+
+
+@dataclass
+class Turned:
+    """Seals a message on one topic by saying another one there, while it is on."""
+
+    on: bool
+    topic: str = TOPICS.node_command(NODE)
+
+    def sealed(self, topic: str, message: Message) -> Message:
+        return Rebirth() if topic == self.topic and self.on else message
+
+
+@pytest.mark.parametrize("signer", [None, Echo()])
+@pytest.mark.parametrize("sealer", [None, Turned(on=False), Turned(on=True)])
+def test_what_many_readers_get_is_what_each_would_get(signer: Echo | None, sealer: Turned | None) -> None:
+    writer, message = Writer(TOPICS, signer, sealer), a_round()
+    topics = [TOPICS.node_command(NodeId(name)) for name in ("a", NODE, "b")]
+    assert [*writer.encode_each(topics, message)] == [(topic, writer.encode(topic, message)) for topic in topics]
+    assert [*writer.encode_each([], message)] == []
 
 
 @pytest.mark.parametrize("name", OPEN)
