@@ -4,9 +4,10 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from coordinator.monitoring.curves import CurveKind, CurvePoint, curve_row, newest_by_node, read_curves
 from coordinator.monitoring.figures import participation_row, version_figures
-from coordinator.monitoring.noised_sums import NodesReport, nodes_line, nodes_report, nodes_row
+from coordinator.monitoring.noised_sums import nodes_line, nodes_report, nodes_row
 from coordinator.monitoring.presence import PresenceSeen, read_presence, releases_line
 from coordinator.monitoring.privacy import privacy_line, privacy_row, read_privacy
 from coordinator.monitoring.run_progress import read_run_progress, run_progress_lines, run_progress_row
@@ -33,7 +34,6 @@ from coordinator.monitoring.state_files import (
     read_waiting,
 )
 from coordinator.monitoring.why import MADE, explain, failures, nobody_trains
-from coordinator.records import Restored
 from coordinator.storage.places import leader_of
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import Participation, VersionRow
@@ -42,6 +42,8 @@ from federation.protocol.messages import ReceiptStatus
 from federation.units import human_bytes, human_metric
 
 __all__ = ["read_nodes", "read_status", "show_nodes", "show_status", "watch_status"]
+
+AnswerT = TypeVar("AnswerT")
 
 NODES_SHOWN = 100
 """Nodes of a large fleet in the table, those first to which something happened; ``--nodes`` and ``--json`` have all."""
@@ -83,12 +85,12 @@ def read_status(folder: Path) -> dict[str, object]:
         "behind": read_behind(folder),
         "claims": read_claims(folder),
         "privacy": privacy_row(read_privacy(folder)),
-        "nodes_privacy": nodes_row(_noised(folder)),
+        "nodes_privacy": nodes_row(_asked(folder, nodes_report)),
         "sealed": read_sealed(folder),
         "helpers": dict(read_helpers(folder)),
         "helper_trouble": dict(read_helper_trouble(folder)),
         "leader": None if (leader := leader_of(folder)) is None else asdict(leader) | {"overdue": leader.overdue},
-        "restored": None if (restored := _restored(folder)) is None else asdict(restored),
+        "restored": None if (restored := _asked(folder, ReadOnlyStore.restored)) is None else asdict(restored),
     }
 
 
@@ -116,7 +118,7 @@ def read_nodes(folder: Path) -> dict[str, object]:
         StorageError: There is no store, or it cannot be read.
     """
     return {
-        "nodes": [participation_row(node) for node in _read(folder)[1]],
+        "nodes": [participation_row(node) for node in _asked(folder, ReadOnlyStore.participation)],
         "curves": [curve_row(point) for point in read_curves(folder)],
     }
 
@@ -130,7 +132,7 @@ def show_nodes(folder: Path, *, as_json: bool = False) -> None:
     if as_json:
         sys.stdout.write(json.dumps(read_nodes(folder)) + "\n")
     else:
-        _console().print(_node_table(_read(folder)[1]), _curve_table(read_curves(folder)))
+        _console().print(_node_table(_asked(folder, ReadOnlyStore.participation)), _curve_table(read_curves(folder)))
 
 
 def watch_status(folder: Path) -> None:
@@ -161,9 +163,9 @@ def _read(folder: Path) -> tuple[list[VersionRow], list[Participation]]:
         return store.history(), store.participation()
 
 
-def _restored(folder: Path) -> Restored | None:
+def _asked(folder: Path, ask: Callable[[ReadOnlyStore], AnswerT]) -> AnswerT:
     with ReadOnlyStore(folder) as store:
-        return store.restored()
+        return ask(store)
 
 
 def _presence(folder: Path) -> PresenceSeen:
@@ -181,7 +183,7 @@ def _leads(folder: Path) -> Iterator[str]:
 
 def _begun_again(folder: Path) -> Iterator[str]:
     """That the run is not all of what it was."""
-    restored = _restored(folder)
+    restored = _asked(folder, ReadOnlyStore.restored)
     if restored is not None:
         yield f"begun again from a backup at version {restored.version}: what was made after that backup is lost"
 
@@ -245,14 +247,10 @@ def _head(folder: Path, versions: list[VersionRow]) -> Iterator[Text]:
     yield from map(Text, (*_leads(folder), *_begun_again(folder)))
     seen = _presence(folder)
     yield from map(Text, site_lines(seen.sites, seen.gateways_here))
-    for said in (privacy_line(read_privacy(folder)), nodes_line(_noised(folder)), releases_line(seen.nodes)):
+    noised = nodes_line(_asked(folder, nodes_report))
+    for said in (privacy_line(read_privacy(folder)), noised, releases_line(seen.nodes)):
         if said:
             yield Text(said)
-
-
-def _noised(folder: Path) -> NodesReport | None:
-    with ReadOnlyStore(folder) as store:
-        return nodes_report(store)
 
 
 def _failing(folder: Path, versions: list[VersionRow]) -> Iterator[Text]:
@@ -311,34 +309,34 @@ def _node_table(nodes: list[Participation], rows: int | None = None) -> Table:
     for title in ("applied", "stale", "refused", "waiting", "lag", "up", "pulled"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("what happened")
-    for node in sorted(nodes, key=_went_well)[:rows] if some else nodes:
-        row = participation_row(node)
-        table.add_row(
-            node.node,
-            *(str(row[f"updates_{status}"]) for status in ("applied", "stale", "refused", "waiting")),
-            f"{node.staleness_mean:.1f}",
-            human_bytes(node.bytes_up),
-            human_bytes(node.bytes_down),
-            # The only cell that gives way where the screen is narrow; of one that is watched only the first line.
-            Text(_happened(node), no_wrap=rows is not None, overflow="ellipsis"),
-        )
+    cells = [_node_cells(node) for node in (sorted(nodes, key=_went_well)[:rows] if some else nodes)]
+    if rows is not None and cells:
+        # Each has one line, so that a column can be one cell: laying out a thousand takes longer than all the rest.
+        cells = [tuple(map("\n".join, zip(*cells, strict=True)))]
+    for *figures, happened in cells:
+        # The only cell that gives way where the screen is narrow; of one that is watched only the first line.
+        table.add_row(*figures, Text(happened, no_wrap=rows is not None, overflow="ellipsis"))
     return table
+
+
+def _node_cells(node: Participation) -> tuple[str, ...]:
+    row = participation_row(node)
+    return (
+        node.node,
+        *(str(row[f"updates_{status}"]) for status in ("applied", "stale", "refused", "waiting")),
+        f"{node.staleness_mean:.1f}",
+        human_bytes(node.bytes_up),
+        human_bytes(node.bytes_down),
+        _happened(node),
+    )
 
 
 def _curve_table(points: list[CurvePoint]) -> Table:
     """A row for each node; a column that no node has anything for is left out."""
     table = _table("reported last")
     heads = (
-        "trained for",
-        "loss",
-        "evaluated",
-        "accuracy",
-        "loss",
-        "own accuracy",
-        "examples",
-        "new",
-        "age, s",
-        "drift",
+        *("trained for", "loss", "evaluated", "accuracy", "loss"),
+        *("own accuracy", "examples", "new", "age, s", "drift"),
     )
     trained, found = newest_by_node(points, CurveKind.TRAINING), newest_by_node(points, CurveKind.NODE)
     rows = {node: _reported(trained.get(node), found.get(node)) for node in sorted(trained.keys() | found.keys())}

@@ -2,10 +2,15 @@
 
 import io
 
+import pytest
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from coordinator.monitoring.status import _curve_table
-from coordinator.storage.store import CurveKind, CurvePoint
+from coordinator.monitoring.status import _curve_table, _node_cells, _node_table
+from coordinator.records import Attended
+from coordinator.storage.store import CurveKind, CurvePoint, Participation
+from federation.protocol.messages import Reason, ReceiptStatus
 from federation.types import ModelVersion, NodeId
 
 
@@ -28,3 +33,40 @@ def test_age_news_and_drift_of_readings_are_shown_where_there_are_any() -> None:
 
 def test_without_readings_there_is_no_such_column() -> None:
     assert "drift" not in shown(trained("b", loss=0.25))
+
+
+def took_part(number: int) -> Participation:
+    applied = {ReceiptStatus.APPLIED: number} if number else {}
+    return Participation(
+        node=NodeId(f"press-{number:02d}" + "x" * (number % 3)),
+        statuses=applied,
+        reasons={Reason.NORM: 1} if number == 3 else {},
+        bytes_up=number * 1000,
+        bytes_down=number,
+        staleness_mean=number / 10,
+        attended=Attended(asked=number),
+    )
+
+
+def lines(table: Table, width: int) -> list[str]:
+    text = io.StringIO()
+    Console(file=text, width=width).print(table)
+    return text.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_a_table_of_some_nodes_looks_as_if_each_had_a_row_of_cells(width: int) -> None:
+    """It is laid out in another way, because a hundred nodes take long; the first is the one that has failed."""
+    nodes = [took_part(number) for number in range(40)]
+    expected = _node_table([], 12)
+    for node in [nodes[3], *(node for node in nodes if node is not nodes[3])][:12]:
+        *figures, happened = _node_cells(node)
+        expected.add_row(*figures, Text(happened, no_wrap=True, overflow="ellipsis"))
+    some = lines(_node_table(nodes, 12), width)
+    assert some[0].strip() == "nodes (40, 12 of them shown)"
+    assert some[1:] == lines(expected, width)[1:]
+    assert next(line for line in some if line.startswith("press")).startswith("press-03")
+
+
+def test_a_table_of_no_nodes_is_a_head() -> None:
+    assert "what happened" in "".join(lines(_node_table([], 3), 160))
