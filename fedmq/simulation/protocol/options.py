@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from coordinator.engine.registry import NODES_MAX
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import CommitterSettings
 from coordinator.strategies.strategy import StrategySettings, make_strategy
@@ -17,7 +18,6 @@ from update_codec import CodecSpec, SpecError
 
 __all__ = ["FleetOptions", "fleet_scenario"]
 
-NODES_MAX = 20_000
 ROUNDS_MAX = 1_000_000
 PER_ROUND_LEAST = 10
 MAX_STALENESS = 10

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from coordinator.cli import make_app
+from coordinator.engine.registry import NODES_MAX
 from federation.errors import ConfigError
 from fedmq.simulation.cli import command
 from fedmq.simulation.protocol.checker import Checker
@@ -67,6 +68,7 @@ def test_the_command_leaves_out_what_was_not_given() -> None:
     "options",
     [
         FleetOptions(nodes=0),
+        FleetOptions(nodes=NODES_MAX + 1),
         FleetOptions(rounds=0),
         FleetOptions(per_round=2000),
         FleetOptions(buffer=101),
@@ -85,5 +87,6 @@ def test_defaults_follow_the_fleet() -> None:
     engine = fleet_scenario(FleetOptions(nodes=1000)).engine
     assert (engine.concurrency, engine.buffer, engine.refill, engine.quorum) == (100, 100, 100, 50)
     assert fleet_scenario(FleetOptions(nodes=20)).engine.concurrency == 10
+    assert fleet_scenario(FleetOptions(nodes=NODES_MAX)).nodes == 100_000  # as many as one coordinator remembers
     assert fleet_scenario(FleetOptions(nodes=4)).engine.concurrency == 4
     assert fleet_scenario(FleetOptions(nodes=50, per_round=20, buffer=5)).engine.max_staleness > 0
