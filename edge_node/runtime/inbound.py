@@ -101,6 +101,15 @@ class Inbound:
         """What it takes to mask for the pinned helpers, or which of them has not been heard."""
         return self._helpers.masking(sign)
 
+    @property
+    def keeps_helpers(self) -> bool:
+        """Whether what is known of the helpers is on the disk."""
+        return self._helpers.kept
+
+    def keep_helpers(self) -> None:
+        """Try again to write what is known of the helpers, where the disk was full."""
+        self._helpers.keep()
+
     def translate(self, item: object) -> Event | None:
         """The machine's event, or None when there is nothing to handle.
 
@@ -166,6 +175,7 @@ class Inbound:
         return CoordinatorStateReceived(state=state, payload=payload)
 
     def _announced(self, announcement: RoundAnnouncement, payload: bytes, *, invited: bool = False) -> Event:
+        self.keep_helpers()
         if self._sealing is not None:
             announcement = self._sealing.announced(announcement)
         return AnnouncementReceived(announcement=announcement, payload=payload, invited=invited)

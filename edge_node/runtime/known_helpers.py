@@ -2,7 +2,8 @@
 
 A helper that is away has said its key all the same, and opens what is sealed to it when it is back. So its word is kept
 in the state folder, as it was signed: a broker that has lost what was retained, and a node that starts again meanwhile,
-would else keep this node from every round until the helper is back, also where the others suffice for a sum.
+would else keep this node from every round until the helper is back, also where the others suffice for a sum. What a
+full disk has not taken is tried again: the helper may never say its word again.
 """
 
 import json
@@ -37,6 +38,9 @@ class KnownHelpers:
         topics: The federation's tree.
         pinned: They, in the order of their keys.
         folder: Where their words are kept; None keeps nothing.
+
+    Attributes:
+        kept: Whether all that is known would be known after a restart.
     """
 
     def __init__(self, topics: Topics, pinned: Iterable[PinnedHelper], folder: Path | None = None) -> None:
@@ -45,6 +49,7 @@ class KnownHelpers:
         self._file = None if folder is None else folder / FILE
         self._states: dict[HelperId, HelperState] = {}
         self._payloads: dict[HelperId, bytes] = {}
+        self.kept = True
         self._log = get_log("helpers")
         for helper, payload in self._kept().items():
             try:
@@ -58,8 +63,20 @@ class KnownHelpers:
         Raises:
             RemoteProtocolError: It is no pinned helper's, or no such word.
         """
-        if self._take(helper, payload):
-            self._keep()
+        news = self._take(helper, payload)
+        self.kept = self._file is None or (self.kept and not news)
+        self.keep()
+
+    def keep(self) -> None:
+        """Write what is not in the file yet; what cannot be written now is tried again with the next call."""
+        if self.kept or self._file is None:
+            return
+        body = json.dumps({name: payload.hex() for name, payload in self._payloads.items()}).encode("ascii")
+        try:
+            write_file(self._file, body)
+            self.kept = True
+        except OSError as error:
+            self._log.warning("helpers_not_kept", reason=str(error))
 
     def masking(self, sign: Callable[[Ticket], bytes]) -> Masking | str:
         """What it takes to mask for the pinned helpers, or which of them has not been heard."""
@@ -93,12 +110,3 @@ class KnownHelpers:
             return {HelperId(name): bytes.fromhex(word) for name, word in found.items() if name in names}
         except (OSError, ValueError, TypeError, AttributeError):
             return {}
-
-    def _keep(self) -> None:
-        if self._file is None:
-            return
-        body = json.dumps({name: payload.hex() for name, payload in self._payloads.items()}).encode("ascii")
-        try:
-            write_file(self._file, body)
-        except OSError as error:
-            self._log.warning("helpers_not_kept", reason=str(error))

@@ -75,7 +75,9 @@ class NodeActor(Actor):
     @property
     def knows_helpers(self) -> bool:
         """Whether it could mask, were it asked now; whoever has gone for ever is not asked."""
-        return self.gone or (self.alive and not isinstance(self._inbound.masking(lambda _: b""), str))
+        if self.gone or not self.alive:
+            return self.gone
+        return self._inbound.keeps_helpers and not isinstance(self._inbound.masking(lambda _: b""), str)
 
     @property
     def outbox(self) -> int:
@@ -143,6 +145,7 @@ class NodeActor(Actor):
         # What everybody is told is the same value for everybody: decoded once, not by each of a thousand nodes.
         if isinstance(item, MessageReceived) and item.topic in self._shared and item.payload:
             event: object = _broadcast(item.topic, item.payload, signed=self._settings.signed)
+            self._inbound.keep_helpers()
         else:
             event = self._inbound.translate(item)
         if isinstance(event, AnnouncementReceived):

@@ -1,5 +1,6 @@
 """What a node keeps of a masked update: its seeds until the verdict, which alone can take the masks off again."""
 
+import errno
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from edge_node.engine.effects import EnterRun, SaveOutbox, SettleUpdate
 from edge_node.engine.events import OutboxSaved
 from edge_node.engine.settings import NodeSettings
 from edge_node.records import FinishedTraining
+from edge_node.runtime import known_helpers
 from edge_node.runtime.executor import NodeExecutor, NodeParts
 from edge_node.runtime.inbound import Inbound
 from edge_node.runtime.known_helpers import FILE
@@ -167,3 +169,25 @@ def test_a_helpers_word_is_known_after_a_restart_whatever_the_broker_has_lost(tm
     tmp_path.chmod(0o500)
     hear(helper_state())  # a disk that cannot be written to costs nothing now
     tmp_path.chmod(0o700)
+
+
+def test_a_word_that_the_disk_did_not_take_is_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The helper may have left for good by then: the node would have to decline for ever after its next start."""
+    own = SigningKey.new()
+    pinned = [PinnedHelper.from_text(f"alder={own.public_hex}")]
+    topic = TOPICS.helper_state(HelperId("alder"))
+    inbound = Inbound(TOPICS, NODE, helpers=pinned, folder=tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(known_helpers, "write_file", full)
+        inbound.translate(MessageReceived(topic=topic, payload=Writer(TOPICS, own).encode(topic, helper_state())))
+        inbound.keep_helpers()
+        assert isinstance(inbound.masking(encode_message), Masking), "known, as long as this process lives"
+        assert not inbound.keeps_helpers
+    inbound.keep_helpers()
+    assert inbound.keeps_helpers
+    again = Inbound(TOPICS, NODE, helpers=pinned, folder=tmp_path)
+    assert isinstance(again.masking(encode_message), Masking)
