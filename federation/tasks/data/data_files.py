@@ -322,9 +322,13 @@ def _read_images(folder: Path, classes: Sequence[str], picture: PictureInput) ->
     folders = {unicodedata.normalize("NFC", one.name): one for one in folder.iterdir() if one.is_dir()}
     if strange := sorted(name for name in folders if name not in classes and not _is_of_the_system(name)):
         raise TaskError(f"{folder} has a folder {strange[0]}, which is no class: they are {', '.join(classes)}")
+    if astray := sorted(one.name for one in folder.iterdir() if one.is_file() and _is_picture(one)):
+        raise TaskError(f"{folder / astray[0]} lies beside the classes' folders: move it into one of them, or away")
     found = [
         (path, number) for number, name in enumerate(classes) if name in folders for path in _pictures(folders[name])
     ]
+    if not found:
+        raise TaskError(f"{folder} has no picture in the folders of its classes: {', '.join(classes)}")
     if 4 * len(found) * int(np.prod(picture.shape)) > BYTES_MAX:
         raise TaskError(f"{len(found):,} pictures do not fit memory: give TorchTask a Dataset that reads them lazily")
     inputs = np.empty((len(found), *picture.shape), np.float32)
@@ -341,8 +345,14 @@ def _pictures(folder: Path) -> Iterator[Path]:
         suffix = path.suffix.lower()
         if suffix in OTHER_PICTURES:
             raise TaskError(f"{path} is a picture that is not read: save it as PNG, TIFF or JPEG, or take it out")
+        if suffix in PICTURE_SUFFIXES and path.is_symlink() and not path.exists():
+            raise TaskError(f"{path} is a link to {path.readlink()}, which is not there")
         if suffix in PICTURE_SUFFIXES and path.is_file():
             yield path
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in PICTURE_SUFFIXES | OTHER_PICTURES and not _is_of_the_system(path.name)
 
 
 def _is_of_the_system(name: str) -> bool:

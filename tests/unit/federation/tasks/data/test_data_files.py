@@ -189,6 +189,22 @@ def test_pictures_in_folders_below_belong_to_the_class_and_of_unread_kinds_are_n
         image_data(where, "photos", classes=("cat",), picture=GREY).train()
 
 
+def test_pictures_that_would_be_left_out_are_named(tmp_path: Path) -> None:
+    where = pictures(tmp_path, {"cat": 2})
+    photos, data = tmp_path / "photos", image_data(where, "photos", classes=("cat",), picture=GREY)
+    (photos / "cat" / "2.png").symlink_to(tmp_path / "card" / "2.png")
+    with pytest.raises(TaskError, match=r"2\.png is a link to .*card/2\.png, which is not there"):
+        data.train()
+    (photos / "cat" / "2.png").unlink()
+    (photos / "cat" / "1.png").rename(photos / "1.png")
+    with pytest.raises(TaskError, match=r"1\.png lies beside the classes' folders"):
+        data.train()
+    (photos / "1.png").unlink()
+    (photos / "cat" / "0.png").unlink()
+    with pytest.raises(TaskError, match="photos has no picture in the folders of its classes: cat"):
+        data.train()
+
+
 def test_a_file_where_a_folder_of_pictures_should_be_is_said(tmp_path: Path) -> None:
     (tmp_path / "photos").write_bytes(b"")
     with pytest.raises(TaskError, match="is no folder"):
