@@ -235,7 +235,7 @@ class ReadOnlyDatabase:
             uri = f"{path.absolute().as_uri()}?mode=ro"
             self._file = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_S)
         except sqlite3.Error as error:
-            raise StorageError(problem) from error
+            raise _unreadable(path, error, problem) from error
         try:
             if at_once:
                 # The moment is that of the first look.
@@ -246,7 +246,7 @@ class ReadOnlyDatabase:
         except BaseException as error:
             self._file.close()
             if isinstance(error, sqlite3.Error):
-                raise StorageError(problem) from error
+                raise _unreadable(path, error, problem) from error
             raise
         self._newest.row_factory = Row
 
@@ -293,6 +293,14 @@ def lost(path: Path, traces: Sequence[str], remedy: str) -> StorageError:
 def _insertion(table: str, columns: tuple[str, ...], conflict: str) -> str:
     marks = ", ".join("?" * len(columns))
     return f"INSERT OR {conflict} INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 - our own names
+
+
+def _unreadable(path: Path, error: sqlite3.Error, nothing: str) -> StorageError:
+    """The error of a file that cannot be read; ``nothing`` is said where there is none."""
+    if not (path.is_file() and has_content(path)):
+        return StorageError(nothing)
+    part = f"; it is damaged, or was copied in part: copy it again, with {path.name}-wal, or restore a backup"
+    return StorageError(f"{path} cannot be read: {error}{disk_remedy(error, path.parent) or part}")
 
 
 def _as_known(file: Connection, layout: Layout, found: int, problem: str) -> Connection:

@@ -124,6 +124,23 @@ def test_a_newer_layout_is_refused_and_left_alone(layout: Layout, tmp_path: Path
         ReadOnlyDatabase(tmp_path / "db", layout, missing="?")
 
 
+def test_a_file_that_was_copied_in_part_is_told_from_none(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"db cannot be read; has a run begun here\?$"):
+        ReadOnlyDatabase(tmp_path / "db", NEWEST, missing="has a run begun here?")
+    database = opened(tmp_path / "db", NEWEST)
+    database.execute("CREATE TABLE much AS SELECT randomblob(9000) FROM t UNION ALL SELECT randomblob(9000)")
+    database.close()
+    whole = (tmp_path / "db").read_bytes()
+    for part in (whole[: len(whole) // 2], b"no database of SQLite"):
+        (tmp_path / "db").write_bytes(part)
+        with pytest.raises(StorageError, match=r"cannot be read: .*copied in part: copy it again, with db-wal"):
+            ReadOnlyDatabase(tmp_path / "db", NEWEST, missing="has a run begun here?")
+    (tmp_path / "db").unlink()
+    (tmp_path / "db").mkdir()
+    with pytest.raises(StorageError, match=r"cannot be read; has a run begun here\?$"):
+        ReadOnlyDatabase(tmp_path / "db", NEWEST, missing="has a run begun here?")
+
+
 def test_a_reader_upgrades_a_copy_and_sees_what_has_been_written_by_then(tmp_path: Path) -> None:
     path = of_first(tmp_path / "db")
     writer = opened(path, FIRST)
