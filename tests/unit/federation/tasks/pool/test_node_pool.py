@@ -79,6 +79,33 @@ def test_stacked_is_the_same_within_rounding(
             )
 
 
+class Added(nn.Module):
+    """Two parameters that are added: one tensor is the gradient of both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.first, self.second = (
+            nn.Linear(12, 4),
+            nn.Parameter(torch.ones(4)),
+            nn.Parameter(torch.zeros(4)),
+        )
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layer(inputs) + (self.first + self.second)
+        return out
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_parameters_that_are_added_are_stacked_as_they_train_alone(settings: TrainSettings) -> None:
+    make = partial(build, model=partial(Added))
+    plain, stacked = (trained(NodePool(make, CONTEXT, stacked=way), settings) for way in (False, True))
+    for node, expected in plain.items():
+        for name, array in expected.parameters.items():
+            assert np.allclose(np.asarray(stacked[node].parameters[name]), np.asarray(array), rtol=1e-3, atol=1e-5), (
+                name
+            )
+
+
 def objection(module: nn.Module, loss: object = cross_entropy) -> str | None:
     stacked = Stacked(LocalModel(module, torch.device("cpu")), loss)  # type: ignore[arg-type]
     return stacked.objection(torch.from_numpy(INPUTS[:4]), torch.from_numpy(LABELS[:4]))
