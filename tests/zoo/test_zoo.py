@@ -117,6 +117,7 @@ def test_a_shape_learns_what_plain_torch_learns(name: str) -> None:
 
 @ALL
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("codec", ["lossless", "edge", "eden1"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_shape_is_within_two_points_of_plain_torch_under_every_codec(name: str, codec: str) -> None:
