@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
@@ -39,7 +40,7 @@ PAGES_MAX = 200
 NODES_AT_ONCE = 500
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Fetching:
     """How an address is asked.
 
@@ -63,6 +64,20 @@ class Fetching:
                 raise ConfigError("digest", f"must be sha256: and 64 digits, not {self.digest!r}", source="fedmq.load")
         if not 0 < self.timeout_s < float("inf"):
             raise ConfigError("timeout_s", f"must be above 0, not {self.timeout_s}", source="fedmq.load")
+
+    @cached_property
+    def opener(self) -> OpenerDirector:
+        """What asks, once for all answers of an address: the system's authorities take long to read.
+
+        Raises:
+            ConfigError: The certificate cannot be read.
+        """
+        try:
+            context = ssl.create_default_context(cafile=self.certificate)
+        except (OSError, ssl.SSLError) as error:
+            problem = f"{self.certificate} cannot be read: {error}"
+            raise ConfigError("certificate", problem, source="fedmq.load") from error
+        return build_opener(HTTPHandler, HTTPSHandler(context=context), _Redirects)
 
 
 def fetched(url: str, how: Fetching) -> bytes:
@@ -94,7 +109,7 @@ def _ask(url: str, how: Fetching, answers: "queue.SimpleQueue[bytes | BaseExcept
     if how.token is not None:
         headers["Authorization"] = f"Bearer {how.token}"
     try:
-        with _opener(how).open(Request(url, headers=headers), timeout=how.timeout_s) as answer:  # noqa: S310 - http(s)
+        with how.opener.open(Request(url, headers=headers), timeout=how.timeout_s) as answer:  # noqa: S310 - http(s)
             answers.put(_read(answer, url, give_up_s))
     except BaseException as error:  # noqa: BLE001 - whoever waits hears all of it
         answers.put(error)
@@ -212,14 +227,6 @@ class _Redirects(HTTPRedirectHandler):
         if made is not None and (before.scheme, before.netloc) != (after.scheme, after.netloc):
             made.remove_header("Authorization")
         return made
-
-
-def _opener(how: Fetching) -> OpenerDirector:
-    try:
-        context = ssl.create_default_context(cafile=how.certificate)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError("certificate", f"{how.certificate} cannot be read: {error}", source="fedmq.load") from error
-    return build_opener(HTTPHandler, HTTPSHandler(context=context), _Redirects)
 
 
 def _read(answer: Any, url: str, give_up_s: float) -> bytes:

@@ -1,6 +1,7 @@
 """A small federation with many crashes, and what a test may change about it."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -54,3 +55,33 @@ def violations(
         found = simulation.run().violations
     simulation.close()
     return "\n".join(found)
+
+
+class _AllSaid(Exception):  # noqa: N818 - it ends a run, and is no error
+    """What was waited for has been said."""
+
+
+def unsaid(
+    wanted: Iterable[str], scenarios: Iterable[Scenario], store: type[ObservedStore] = ObservedStore
+) -> set[str]:
+    """Of these texts those that the checker says of none of the runs; no run goes on once all of them were said."""
+    missing = set(wanted)
+    for scenario in scenarios:
+        with quiet_log():
+            _listen(missing, Simulation(scenario, store))
+        if not missing:
+            break
+    return missing
+
+
+def _listen(missing: set[str], simulation: Simulation) -> None:
+    said = simulation.surroundings.violations
+
+    def look(_version: int = 0) -> None:
+        missing.difference_update([text for text in missing if any(text in one for one in said)])
+        if not missing:
+            raise _AllSaid
+
+    with contextlib.closing(simulation), contextlib.suppress(_AllSaid):
+        simulation.run(look)
+        look()

@@ -234,10 +234,12 @@ def test_another_site_is_no_page(body: bytes, site: Site) -> None:
         fedmq.load(site.url)
 
 
-def test_a_page_without_an_end_is_left(site: Site) -> None:
+def test_a_page_without_an_end_is_left(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "PAGES_MAX", 3)
     site.answers["/api/v1/versions"] = gives(b'{"versions": [{"version": 1}]}')
     with pytest.raises(fedmq.StorageError, match="comes to no end of versions"):
         fedmq.load(site.url)
+    assert [path.partition("?")[0] for path, _ in site.asked] == ["/api/v1/versions"] * 3
 
 
 def test_a_token_goes_to_no_other_place(store: SqliteStore, site: Site) -> None:
