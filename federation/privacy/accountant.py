@@ -126,6 +126,7 @@ def sampled_epsilon(steps: Sequence[SampledSteps], delta: float) -> float:
     return coarse if coarse > LOSS_MAX else min(coarse, composed_epsilon(real, delta))
 
 
+@lru_cache(maxsize=64)
 def noise_for(epsilon: float, delta: float, plan: NoisePlan) -> float:
     """The least noise, in units of the clip, with which ``plan`` stays within ``epsilon``; to 4 digits, never below.
 

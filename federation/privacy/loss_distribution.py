@@ -10,6 +10,7 @@ Both ways of one row are computed, removed and added, and the larger epsilon cou
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,11 +124,22 @@ def _between(points: Floats) -> Floats:
 
 
 def _quantile(parts: Sequence[_Losses], grid: float, lost: float, sign: int) -> float:
-    """A bound that the sum of all losses passes with a probability of at most ``lost`` (Chernoff); sign -1: below."""
-    bounds: list[float] = [
-        (sum(part.cumulant(sign * rate, grid) for part in parts) - math.log(lost)) / rate for rate in _RATES.tolist()
-    ]
-    return sign * min(bounds)
+    """A bound that the sum of all losses passes with a probability of at most ``lost`` (Chernoff); sign -1: below.
+
+    Over the rates the bound first falls and then rises, for a cumulant is convex: the least one is halved for. Each
+    rate gives a valid bound, so that rounding at the bottom does no harm.
+    """
+
+    @cache
+    def bound(index: int) -> float:
+        rate = float(_RATES[index])
+        return (sum(part.cumulant(sign * rate, grid) for part in parts) - math.log(lost)) / rate
+
+    first, last = 0, len(_RATES) - 1
+    while first < last:
+        middle = (first + last) // 2
+        first, last = (first, middle) if bound(middle) <= bound(middle + 1) else (middle + 1, last)
+    return sign * bound(first)
 
 
 def _epsilon(parts: Sequence[_Losses], grid: float, delta: float, window: tuple[float, int]) -> float:
