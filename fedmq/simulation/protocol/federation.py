@@ -61,6 +61,9 @@ COLLECT_OBJECTS = 100_000
 COLLECT_RUNS = 8
 """So many simulations of one process share a look at everything: each leaves about a megabyte in cycles."""
 
+COLLECT_ALL = 100
+"""So many looks at what is young come before one at everything, which the process may have much of."""
+
 _runs = count()
 
 
@@ -378,15 +381,12 @@ def rare_collections() -> Iterator[None]:
     """Meanwhile Python looks for garbage less often: nearly everything here is freed at once, or lives to the end."""
     before = gc.get_threshold()
     if next(_runs) % COLLECT_RUNS == 0:
-        # What former runs have left would be frozen with the rest, again and again, and never be looked at.
         gc.collect()
-    gc.freeze()
-    gc.set_threshold(COLLECT_OBJECTS)
+    gc.set_threshold(COLLECT_OBJECTS, before[1], COLLECT_ALL)
     try:
         yield
     finally:
         gc.set_threshold(*before)
-        gc.unfreeze()
 
 
 @contextmanager
