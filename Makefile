@@ -18,7 +18,8 @@ BROKER_TESTS ?= tests/contract/test_transport.py tests/integration/transport/tes
 # More workers than most machines have cores: half of the time of a test with real processes is spent waiting.
 WORKERS ?= 3
 # Without compiled files each worker rewrites every assertion again, and each program compiles all that it imports.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
+# Several workers share the cores: threads of torch and BLAS would only wait for each other.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 SETUP := $(shell cat pyproject.toml constraints.txt deploy/hashes.txt deploy/demo.txt deploy/setup.sh | cksum | cut -d' ' -f1)
 STAMP := $(VENV)/.ready-$(SETUP)
 DEMO_STAMP := $(VENV)/.demo-$(SETUP)

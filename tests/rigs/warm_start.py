@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self
 
-PROGRAMS = {"coordinator", "edge_node", "coordinator.global_model.initial", "fedmq.demo.fork_server"}
+PROGRAMS = {"coordinator", "edge_node", "coordinator.global_model.initial", "fedmq.demo.fork_server", "pytest"}
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 NUMBER = struct.Struct("<i")
 GIVEN = inspect.signature(subprocess.Popen._execute_child)  # type: ignore[attr-defined]
@@ -245,6 +245,8 @@ def main() -> None:
     with contextlib.suppress(ImportError):
         import sklearn.datasets  # noqa: F401
         import torch  # noqa: F401
+    import pytest  # noqa: F401
+
     import coordinator.app
     import coordinator.cli  # noqa: F401
     import edge_node.app

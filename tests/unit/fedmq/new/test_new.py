@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,7 +22,6 @@ from federation.tasks.registry import load_task
 from fedmq.cli import make_app
 from fedmq.new.project import Kind, Wish, make_project
 
-ROOT = Path(__file__).parents[4]
 NEEDED = {Kind.FLOWER: "flwr", Kind.LORA: "peft"}
 
 
@@ -35,6 +33,7 @@ def run(*arguments: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+@pytest.mark.usefixtures("programs_start_warm")
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=[pytest.mark.frameworks] if kind in NEEDED else []) for kind in Kind]
 )
@@ -45,10 +44,7 @@ def test_a_new_project_passes_its_own_test(kind: Kind, tmp_path: Path) -> None:
     said = run(str(folder), "--from", kind)
     assert f"{folder / 'task.py'}" in said
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
-    search = os.pathsep.join([str(ROOT), str(ROOT / "compression")])
-    done = subprocess.run(
-        command, cwd=folder, env=os.environ | {"PYTHONPATH": search}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
 
