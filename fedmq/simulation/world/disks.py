@@ -43,7 +43,6 @@ _FILES_SPARE = 100
 _SECTOR_BYTES = 512
 _SECTOR_LOSS = 0.3
 
-
 StoreT = TypeVar("StoreT", bound=Closable)
 
 
@@ -365,14 +364,17 @@ class _Connection(Connection):
     def __init__(self, disk: Disk[Any], path: Path) -> None:
         super().__init__(path, isolation_level=None)
         self._disk, self._changes = disk, 0
+        self._waits: bool | None = None
         self.execute("PRAGMA locking_mode = EXCLUSIVE")
         self.execute("PRAGMA wal_autocheckpoint = 0")
 
     def execute(self, statement: str, parameters: Any = (), /) -> Any:
-        """Run one statement, and look whether it has put the log into the database."""
+        """Run one statement, and look whether it has put the log into the database, or changes who waits for it."""
         found = super().execute(statement, parameters)
-        if statement.startswith("PRAGMA wal_checkpoint"):
-            self._disk.emptied()
+        if statement.startswith("PRAGMA"):
+            self._waits = None
+            if statement.startswith("PRAGMA wal_checkpoint"):
+                self._disk.emptied()
         return found
 
     def commit(self) -> None:
@@ -382,8 +384,10 @@ class _Connection(Connection):
         if self.total_changes == self._changes:
             return
         self._changes = self.total_changes
-        (level,) = self.execute("PRAGMA synchronous").fetchone()
-        self._disk.committed(waited=level >= _FULL)
+        if self._waits is None:
+            (level,) = super().execute("PRAGMA synchronous").fetchone()
+            self._waits = level >= _FULL
+        self._disk.committed(waited=self._waits)
         if self._disk.log_is_long:
             self.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
