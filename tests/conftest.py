@@ -36,6 +36,14 @@ if broker_image() is not None:
     local_broker.LocalBroker = ContainerBroker  # type: ignore[misc]
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """No slow test is among the last: a worker would be alone with it, and the others idle."""
+    quick = [item for item in items if item.get_closest_marker("slow") is None]
+    last = dict.fromkeys(quick[len(quick) - min(len(quick), len(items) // 4) :])
+    items[:] = [*(item for item in items if item not in last), *last]
+
+
 def pytest_collection_finish() -> None:
     """All tests and their modules stay to the end: no later look for garbage goes over them, each third of a second."""
     gc.collect()

@@ -13,6 +13,7 @@ SEEDS_PER_TEST = 25
 TESTS = 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", range(TESTS))
 def test_no_invariant_is_violated(chunk: int) -> None:
     """200 seeds with loss, crashes, power cuts, partitions and full disks (`make simulate SEEDS=n` runs more)."""

@@ -36,6 +36,7 @@ def outcome(scenario: Scenario) -> Outcome:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plan", "happened", "came_of_it"),
     [

@@ -77,6 +77,7 @@ def test_noise_is_never_that_of_the_seed() -> None:
     assert first.digest != second.digest
 
 
+@pytest.mark.slow
 def test_two_processes_keep_the_same_ledgers_as_one() -> None:
     one, two = (build_experiment(replace(OPTIONS, workers=count)).run() for count in (1, 2))
     assert one.privacy == two.privacy
