@@ -105,7 +105,9 @@ def test_without_a_bug_there_is_no_violation() -> None:
 )
 def test_a_store_that_breaks_its_promise_is_found(store: type[ObservedStore], found: str) -> None:
     engine = replace(ENGINE, max_staleness=1)
-    assert not unsaid([found], (small_scenario(seed, engine=engine, faults=CRASHES) for seed in range(12)), store)
+    # The last seeds are the first to meet two of these bugs.
+    scenarios = (small_scenario(seed, engine=engine, faults=CRASHES) for seed in reversed(range(12)))
+    assert not unsaid([found], scenarios, store)
 
 
 class HastyStore(ObservedStore):
