@@ -319,6 +319,7 @@ def _below(
         rng=random.SystemRandom().random,
         start=start,
     )
+    machine.go_on_away(settings.own.gateway.members_max)
     made = _Below(
         connections=connections,
         commits=commits,

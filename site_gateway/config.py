@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import NonNegativeInt
+
 import coordinator.config.sections as below
 import edge_node.config as above
 from federation.config import LogSection, PositiveSeconds, Section, load_config
@@ -26,10 +28,14 @@ class GatewaySection(Section):
         form: ``exact`` sends the integers of the site's sum, and the result is that of a federation without gateways;
             ``mean`` codes their mean once more, as small as one node's update.
         find_s: How long a first start looks for the run above, in seconds.
+        members_max: As ``gateways.members_max`` of the coordinator above says of this gateway. While that cannot be
+            reached the site goes on training from the version that it has, as long as all updates fit one sum of so
+            many; 0 trains once and waits.
     """
 
     form: Form = Form.EXACT
     find_s: PositiveSeconds = 60.0
+    members_max: NonNegativeInt = 0
 
 
 class GatewayConfig(Section):

@@ -24,6 +24,7 @@ __all__ = [
     "FreezeSum",
     "GatewayEffect",
     "GatewayEvent",
+    "LinkChanged",
     "OrderEnded",
     "OrderReceived",
     "OrderSaved",
@@ -73,6 +74,13 @@ class RunEnded:
     """The federation above has made its last version; ``outstanding`` as in `OrderReceived`."""
 
     outstanding: frozenset[UpdateId] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkChanged:
+    """The broker above can be reached now, or cannot."""
+
+    up: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +144,7 @@ class SumSettled:
     verdicts: tuple[Verdict, ...]
 
 
-SiteNews = OrderReceived | OrderEnded | VerdictReceived | RunEnded | EvaluationAsked | EvaluationSummed
+SiteNews = OrderReceived | OrderEnded | VerdictReceived | RunEnded | LinkChanged | EvaluationAsked | EvaluationSummed
 SiteAnswer = OrderSaved | SumFrozen | SumSpoilt | SumBound | SumSettled
 SiteEvent = SiteNews | SiteAnswer
 """What the coordinator below hears beside its own events."""

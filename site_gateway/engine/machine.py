@@ -13,6 +13,8 @@ from edge_node.engine.effects import EnterRun, Note, SettleUpdate, StartEvaluati
 from edge_node.engine.effects import Stop as StopAbove
 from edge_node.engine.events import (
     AnnouncementReceived,
+    BrokerConnected,
+    BrokerDisconnected,
     CommandReceived,
     EvaluationFinished,
     StopRequested,
@@ -33,6 +35,7 @@ from site_gateway.engine.events import (
     EvaluationAsked,
     GatewayEffect,
     GatewayEvent,
+    LinkChanged,
     OrderEnded,
     OrderReceived,
     RefuseOrder,
@@ -97,6 +100,8 @@ class GatewayMachine:
         if isinstance(event, CommandReceived) and isinstance(event.command, Receipt) and event.command.status.final:
             self._receipts[event.command.update] = event.command
         found = self._up(event, now)
+        if isinstance(event, BrokerConnected | BrokerDisconnected):
+            found += self._down(LinkChanged(up=isinstance(event, BrokerConnected)), now)
         self._receipts.clear()
         if isinstance(event, AnnouncementReceived) and event.announcement.final and event.announcement.run == self._run:
             # A node hears of the end once; a site must hear of it again after a restart.

@@ -13,6 +13,7 @@ from site_gateway.engine.evaluation import SiteEvaluation
 from site_gateway.engine.events import (
     EvaluationAsked,
     EvaluationSummed,
+    LinkChanged,
     OrderEnded,
     OrderReceived,
     RunEnded,
@@ -34,6 +35,10 @@ class SiteMachine(CoordinatorMachine):
 
     state_type, announcer_type, evaluation_type = SiteState, SiteAnnouncer, SiteEvaluation
     sums_type, versions_type = Upward, SiteVersions
+
+    def go_on_away(self, members_max: int) -> None:
+        """While nobody above can be reached the site trains on, up to so many updates in one sum; 0: it does not."""
+        site_of(self._state).go_on_away(members_max)
 
     def handle_site(self, event: Event | SiteEvent | None, now: float) -> list[Effect | SiteEffect]:
         """Take one event of either kind, and say what must be done, in order."""
@@ -72,6 +77,8 @@ class SiteMachine(CoordinatorMachine):
                 self.upward.verdict(event)
             case RunEnded():
                 self.upward.run_ended(event)
+            case LinkChanged(up=up):
+                site_of(self._state).reach(up=up)
             case EvaluationAsked():
                 self.evaluation.want(event)
             case EvaluationSummed(report=report):
@@ -83,15 +90,18 @@ class SiteMachine(CoordinatorMachine):
 
     def _decide(self) -> None:
         if self.upward.gathers:
+            passes = site_of(self._state).passes
             super()._decide()
+            if site_of(self._state).passes > passes:
+                super()._decide()  # nothing was asked of the disk, so nothing wakes us for the next pass
             return
         self._liveness.consider(None)
         self._ask_for_evaluation()
         self._waiting.wait(WaitReason.ABOVE, self._names)
 
     def _situation(self) -> Situation:
-        """Only what answers the order counts: what is frozen has its place already."""
-        return replace(super()._situation(), buffered=len(site_of(self._state).waiting))
+        """Only what answers the order counts: what is frozen, or of an earlier pass, has its place already."""
+        return replace(super()._situation(), buffered=len(site_of(self._state).coming))
 
     def _finish(self) -> None:
         """Nobody leaves before the last sum has its verdict; the last version may be evaluated after the end."""

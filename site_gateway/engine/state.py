@@ -18,6 +18,10 @@ from update_codec import CodecSpec
 __all__ = ["FrozenSums", "SiteAnnouncer", "SiteState", "site_of"]
 
 
+PASS_SEED = 0x9E3779B97F4A7C15
+"""Odd, and with no pattern: seeds of rounds above count up by one."""
+
+
 class FrozenSums(Holdings):
     """Which updates are in a sum that has no verdict: they end with it, and not before."""
 
@@ -49,9 +53,13 @@ class SiteState(MachineState):
         done: Its sum was handed up, or it was refused: nobody is asked for it any more.
         over: The run above has made its last version.
         frozen: Sums without a verdict.
+        away: Nobody above can be reached.
+        members_max: Updates of one sum, at most, where the site goes on while it is away; 0: it does not go on.
+        aside: Updates of earlier passes over the same order: they are in its sum, and their nodes may train again.
+        passes: How many such passes there were.
     """
 
-    over = False
+    over, away, members_max, passes = False, False, 0, 0
 
     def __init__(self, settings: EngineSettings, recovered: RecoveredState, start: Start | None = None) -> None:
         if not isinstance(recovered, RecoveredSite):
@@ -59,6 +67,7 @@ class SiteState(MachineState):
         self.gateway: NodeId = recovered.gateway
         self.order: Order | None = recovered.order
         self.saved, self.done = recovered.order is not None, False
+        self.aside: set[UpdateId] = set()
         super().__init__(settings, recovered, start)
         self.masked = self.frozen = FrozenSums(recovered.frozen)
 
@@ -70,7 +79,7 @@ class SiteState(MachineState):
     def take_order(self, order: Order) -> None:
         """This is asked for now, whatever was before."""
         self.saved = self.saved and self.order is not None and self.order.announcement == order.announcement
-        self.order, self.done, self.over = order, False, False
+        self.order, self.done, self.over, self.passes = order, False, False, 0
 
     def keep_order(self, order: Order) -> None:
         """An order is on disk."""
@@ -104,6 +113,39 @@ class SiteState(MachineState):
         base = None if self.order is None else self.order.version
         return [record for record in self.masked.free(self.buffer.records.values()) if record.base_version == base]
 
+    @property
+    def coming(self) -> list[UpdateRecord]:
+        """Those of them that are of the pass that is under way."""
+        return [record for record in self.waiting if record.update not in self.aside]
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another pass over the order fits its sum, while nobody above could be handed it."""
+        return self.away and len(self.waiting) + len(self.coming) <= self.members_max
+
+    def go_on_away(self, members_max: int) -> None:
+        """So large may a sum be where the site goes on while it is away."""
+        self.members_max = members_max
+
+    def reach(self, *, up: bool) -> None:
+        """The federation above can be reached, or cannot."""
+        self.away = not up
+
+    def begin_pass(self) -> None:
+        """What has come is put aside, and its nodes may be asked again."""
+        for record in self.coming:
+            self.aside.add(record.update)
+            self.registry.give(record.node)
+        self.passes += 1
+        self.take_out(())  # nobody leaves, and the wait begins anew
+
+    def discard(self, record: UpdateRecord) -> None:
+        """An update is not in the buffer any more."""
+        if record.update in self.aside:
+            self.aside.remove(record.update)
+            self.registry.take(record.node)
+        super().discard(record)
+
 
 def site_of(state: MachineState) -> SiteState:
     """The state as a site's.
@@ -131,4 +173,7 @@ class SiteAnnouncer(Announcer):
         # Contexts follow all versions of the run, and a site does not see them all.
         codec = replace(CodecSpec.parse(asked.codec), context=False)
         model = replace(made.model, inputs_digest=asked.model.inputs_digest)
-        return replace(made, task=asked.task, settings=asked.settings, codec=str(codec), model=model)
+        # A further pass is another shuffle: the same one would give the same update.
+        seed = (asked.settings.seed + PASS_SEED * site_of(self._state).passes) % 2**63
+        settings = replace(asked.settings, seed=seed)
+        return replace(made, task=asked.task, settings=settings, codec=str(codec), model=model)

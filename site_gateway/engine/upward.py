@@ -46,6 +46,9 @@ from site_gateway.records import Order, SiteSum, verdicts_of
 
 __all__ = ["FOLLOWED", "SiteVersions", "Upward"]
 
+BACK = "link_back"
+"""Why a sum was made: the federation above can be reached again."""
+
 FOLLOWED = "above"
 """Why a version was made: the federation above has made it."""
 
@@ -117,6 +120,14 @@ class Upward(MaskedSums):
             self._return_work(Reason.FINISHED)
         elif self._asked:
             self._serve()
+            self._end_passes()
+
+    def _end_passes(self) -> None:
+        """The federation above is back, and nobody trains: what there is makes the sum."""
+        site = self._site
+        rests = self.gathers and not self._busy and not site.away and not site.assignments
+        if rests and len(site.waiting) > len(site.coming):
+            self.freeze(BACK)
 
     def _follow_to_evaluate(self) -> bool:
         """A version that is to be evaluated must be the site's first, whoever trains."""
@@ -199,6 +210,10 @@ class Upward(MaskedSums):
         """Let what answers the order be the members of its sum."""
         site, order = self._site, self._site.order
         if order is None:
+            return
+        if site.goes_on:
+            site.begin_pass()
+            site.note("site_goes_on", round=order.round, updates=len(site.waiting), passes=site.passes)
             return
         records = site.waiting
         made = SiteSum(
@@ -307,7 +322,7 @@ class SiteVersions(Versions):
         """When a quorum is enough, in connected seconds; None when time alone changes nothing."""
         state, upward = site_of(self._state), self._sums
         gathers = isinstance(upward, Upward) and upward.gathers
-        if state.finished or not gathers or len(state.waiting) < max(1, state.settings.quorum):
+        if state.finished or not gathers or len(state.coming) < max(1, state.settings.quorum):
             return None
         return state.buffer.since + state.settings.max_wait_s
 

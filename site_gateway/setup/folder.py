@@ -44,7 +44,7 @@ def make_folder(folder: Path, wanted: Wanted) -> tuple[Path, ...]:
         ConfigError: There is one already.
     """
     files = {
-        CONFIG_FILE: f'[gateway]\nform = "{wanted.form}"\n',
+        CONFIG_FILE: f'[gateway]\nform = "{wanted.form}"\nmembers_max = {wanted.nodes}\n',
         ABOVE: _above(wanted),
         BELOW: _below(wanted),
     }

@@ -46,7 +46,7 @@ from federation.protocol.messages import (
 )
 from federation.protocol.topics import Topics
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION, decode_message, encode_message
-from federation.runtime.transport import MessageReceived, TransportConnected
+from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected
 from federation.types import (
     Digest,
     Epoch,
@@ -296,8 +296,9 @@ class Node:
 class Rig:
     """One gateway; a new process after each kill."""
 
-    def __init__(self, folder: Path, *, nodes: int = 3, form: Form = Form.EXACT) -> None:
+    def __init__(self, folder: Path, *, nodes: int = 3, form: Form = Form.EXACT, members_max: int = 0) -> None:
         self.folder, self.form, self.now = folder, form, 100.0
+        self.members_max, self.is_cut = members_max, False
         self.above = Above()
         self.nodes = {name: Node(name) for name in (NodeId(f"n{index}") for index in range(nodes))}
         self.effects = 0
@@ -315,10 +316,12 @@ class Rig:
         self.node_store = SqliteNodeStore(self.folder / "above")
         self.up, self.down = Wire(), Wire()
         above, below = self._above_part(), self._below_part()
+        below.go_on_away(self.members_max)
         self.machine = GatewayMachine(above, below, RUN)
         self.executor = GatewayExecutor(self.above_executor, self.site_executor, self.form)
         self.step(None)
-        self.hear_above(TransportConnected(connection="node", session_present=False, packet_bytes_max=262_144))
+        if not self.is_cut:
+            self._connect_above()
         self.hear_below(TransportConnected(connection="control", session_present=False, packet_bytes_max=262_144))
         for node in self.nodes:
             self._say_state(node, Presence.ONLINE)
@@ -426,6 +429,19 @@ class Rig:
         """A node of the site says that it goes."""
         self._say_state(node, Presence.OFFLINE)
 
+    def _connect_above(self) -> None:
+        self.hear_above(TransportConnected(connection="node", session_present=False, packet_bytes_max=262_144))
+
+    def cut(self) -> None:
+        """The line above is down: what is said there is lost."""
+        self.is_cut = True
+        self.hear_above(TransportDisconnected(connection="node", reason="the line is down"))
+
+    def mend(self) -> None:
+        """It is back."""
+        self.is_cut = False
+        self._connect_above()
+
     def die(self) -> None:
         """The process is gone: its locks go with it."""
         self.store.close()
@@ -457,12 +473,13 @@ class Rig:
 
     def _turn(self) -> None:
         self.pass_time(400.0)
-        for message in self.above.retained():
-            self.tell_above(message)
+        if not self.is_cut:
+            for message in self.above.retained():
+                self.tell_above(message)
         self.step(None)
         self._deliver()
         for update, receipt in self.above.verdicts.items():
-            if update in self.above.offers:
+            if update in self.above.offers and not self.is_cut:
                 self.tell_above(receipt)
         self._deliver()
         for node in self.nodes.values():
@@ -486,6 +503,8 @@ class Rig:
                     node.hear(decode_message(payload))
         while self.up.said:
             topic, payload = self.up.said.popleft()
+            if self.is_cut:
+                continue
             if topic == TOPICS.node_event(GATEWAY) and payload:
                 message = decode_message(payload)
                 if isinstance(message, EvaluationReport):

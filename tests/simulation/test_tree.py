@@ -1,6 +1,7 @@
 """Federations through gateways under faults: once, none lost, the bits of a flat one; and the rules can fail."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from federation.protocol.messages import Reason, ReceiptStatus
 from federation.types import RoundId
 from fedmq.simulation.tree.campaign import main
-from fedmq.simulation.tree.federation import TreeOutcome, run_tree
+from fedmq.simulation.tree.federation import TreeOutcome, TreeSimulation, random_tree, run_tree
+from site_gateway.engine.state import SiteState
 from site_gateway.engine.upward import Upward
 from site_gateway.records import SiteSum, verdicts_of
 from site_gateway.storage.store import SiteStore
@@ -33,6 +35,10 @@ def test_same_seed_gives_the_same_tree() -> None:
         again.gateway_crashes,
     )
     assert first.gateway_crashes > 0
+
+
+AWAY = 14
+"""A seed in which a site has its order when the broker above is killed."""
 
 
 def rules(outcome: TreeOutcome) -> set[str]:
@@ -80,3 +86,25 @@ def test_campaign_prints_its_table_and_how_to_go_on(capsys: pytest.CaptureFixtur
     told = capsys.readouterr().out
     assert "1 simulated trees" in told
     assert "go on: --first 1 --seeds 2" in told
+
+
+def run_without_a_link(seed: int) -> TreeOutcome:
+    """A tree whose brokers are killed every quarter of a minute, and are away for up to ten minutes."""
+    drawn = random_tree(seed)
+    often = replace(drawn.faults, broker_crash=240.0)
+    simulation = TreeSimulation(replace(drawn, faults=often, engine=replace(drawn.engine, versions=6)))
+    outcome = simulation.run()
+    simulation.close()
+    return outcome
+
+
+def test_sites_that_are_cut_off_train_on_and_keep_the_rules() -> None:
+    """FED-284."""
+    outcome = run_without_a_link(AWAY)
+    assert outcome.violations == ()
+    assert outcome.passes > 0
+
+
+def test_a_site_that_goes_on_without_end_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SiteState, "goes_on", property(lambda self: self.away and self.passes < 9))
+    assert any(one.startswith("T5") for one in run_without_a_link(AWAY).violations)

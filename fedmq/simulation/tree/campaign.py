@@ -22,7 +22,16 @@ from fedmq.simulation.tree.federation import TreeOutcome, run_tree
 __all__ = ["main"]
 
 CHUNK_SEEDS = 10
-FIGURES = ("versions", "applied", "given_back", "gateway_crashes", "coordinator_crashes", "node_crashes", "late")
+FIGURES = (
+    "versions",
+    "applied",
+    "given_back",
+    "gateway_crashes",
+    "coordinator_crashes",
+    "node_crashes",
+    "late",
+    "passes",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

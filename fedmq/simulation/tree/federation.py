@@ -6,6 +6,7 @@ Rules beside those of any federation (`fedmq.simulation.protocol.checker`, which
 - T2 an update that is told to be in a version is in that version's sum
 - T3 every version has the bits that a flat federation of the same updates has
 - T4 once the faults are over the last version comes, and no update waits for a verdict: none is lost
+- T5 no sum has more members than its gateway may have, however often its site went on while it was away
 """
 
 import random
@@ -22,7 +23,7 @@ from coordinator.global_model.committer import CommitterSettings, first_commit
 from coordinator.strategies.strategy import StrategySettings, make_strategy
 from edge_node.engine.machine import NodeSettings
 from edge_node.training.worker import TrainingSetup
-from federation.protocol.messages import ReceiptStatus
+from federation.protocol.messages import Reason, ReceiptStatus
 from federation.task import TaskContext
 from federation.tasks.registry import default_settings, load_task
 from federation.testing import BrokerSettings
@@ -90,6 +91,7 @@ class TreeOutcome:
         applied: Updates below that are in a version.
         given_back: Updates below that are stale or refused.
         late: Of the applied ones, those whose sum was late by some versions.
+        passes: How often a site has gone on training while its gateway could not reach the federation above.
         transcript: Digest of all steps.
         violations: What must never happen and did.
     """
@@ -102,6 +104,7 @@ class TreeOutcome:
     applied: int
     given_back: int
     late: int
+    passes: int
     transcript: str
     violations: tuple[str, ...]
 
@@ -109,6 +112,7 @@ class TreeOutcome:
 def random_tree(seed: int) -> TreeScenario:
     """One small tree, everything about it drawn from the seed."""
     rng = random.Random(f"tree/{seed}")  # noqa: S311 - a simulation, not a secret
+    away = random.Random(f"tree/{seed}/away")  # noqa: S311 - as above
     sites = tuple(rng.randint(1, 3) for _ in range(rng.randint(2, 3)))
     synchronous = rng.random() < 0.5
     count, task = len(sites), f"quadratic-{rng.choice((20, 50, 300))}"
@@ -126,7 +130,7 @@ def random_tree(seed: int) -> TreeScenario:
         lease_s=rng.choice((30.0, 90.0)),
         max_wait_s=rng.choice((10.0, 40.0)),
         max_staleness=0 if synchronous else rng.choice((1, 10)),
-        gateways={NodeId(f"gateway-{site}"): nodes for site, nodes in enumerate(sites)},
+        gateways={NodeId(f"gateway-{site}"): nodes * away.randint(1, 3) for site, nodes in enumerate(sites)},
     )
     strategy = make_strategy(StrategySettings(name="fedavg" if synchronous else "fedbuff"))
 
@@ -275,7 +279,8 @@ class TreeSimulation:
         self._disks.append(disk)
         settings = replace(scenario.node, node=name)
         crash = scenario.faults.node_crash
-        gateway = GatewayActor(self._above, place, disk, settings, engine, crash=crash)
+        most = scenario.engine.gateways[name]
+        gateway = GatewayActor(self._above, place, disk, settings, engine, crash=crash, members_max=most)
         self.gateways.append(gateway)
         nodes = [self._node(place, site, index) for index in range(count)]
         self.nodes += nodes
@@ -321,6 +326,8 @@ class TreeSimulation:
             for row in gateway.disk.store.updates():
                 counts[row.verdict.status] += 1
                 late += row.verdict.status is ReceiptStatus.APPLIED and row.staleness > 0
+                if row.verdict.reason is Reason.NOT_ASSIGNED:
+                    said.append(f"T5: {row.record.update} of {gateway.name} was in a sum of too many")
                 if row.verdict.status is ReceiptStatus.STORED:
                     said.append(f"T4: {row.record.update} of {gateway.name} waits for ever")
         self._compare(said)
@@ -333,6 +340,7 @@ class TreeSimulation:
             applied=counts[ReceiptStatus.APPLIED],
             given_back=counts[ReceiptStatus.STALE] + counts[ReceiptStatus.REFUSED],
             late=late,
+            passes=sum(one.passes for one in self.gateways),
             transcript=self.transcript.digest(),
             violations=tuple(said),
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from coordinator.engine.effects import Note
 from coordinator.engine.events import StopRequested
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import CommitterSettings
@@ -120,13 +121,26 @@ class GatewayActor(Actor):
         node: What it is to do as a node.
         engine: What it is to do as a coordinator.
         crash: Probability of a crash per handled event.
+        members_max: Updates of one sum, at most, while nobody above can be reached; 0 does not go on then.
+
+    Attributes:
+        passes: How often its site has gone on.
     """
 
-    def __init__(
-        self, above: Place, below: Place, disk: GatewayDisk, node: NodeSettings, engine: EngineSettings, *, crash: float
+    def __init__(  # noqa: PLR0913 - both roles, and what befalls them
+        self,
+        above: Place,
+        below: Place,
+        disk: GatewayDisk,
+        node: NodeSettings,
+        engine: EngineSettings,
+        *,
+        crash: float,
+        members_max: int = 0,
     ) -> None:
         super().__init__(node.node, above.surroundings, disk, crash=crash)
         self._above, self._below, self.disk, self._node, self._engine = above, below, disk, node, engine
+        self._members_max, self.passes = members_max, 0
 
     @property
     def connections(self) -> tuple[str, ...]:
@@ -213,6 +227,7 @@ class GatewayActor(Actor):
         rng, selector = self.surroundings.rng(f"{self.name}/{store.epoch}").random, make_selector("uniform")
         recovered = replace(recovered, head=follower.head)
         machine = SiteMachine(self._engine, recovered, selector=selector, rng=rng, start=start)
+        machine.go_on_away(self._members_max)
         return SiteExecutor(parts, store), machine
 
     def stop_request(self) -> object:
@@ -220,8 +235,8 @@ class GatewayActor(Actor):
         return StopRequested()
 
     def after(self, effect: Any, events: list[GatewayEvent]) -> None:
-        """Watch what goes up."""
-        del effect
+        """Watch what goes up, and how often the site goes on by itself."""
+        self.passes += isinstance(effect.effect, Note) and effect.effect.event == "site_goes_on"
         saved = [
             one.event.entry for one in events if isinstance(one, AboveEvent) and isinstance(one.event, OutboxSaved)
         ]

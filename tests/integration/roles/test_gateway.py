@@ -1,5 +1,10 @@
-"""A gateway against real brokers: it waits for the run above without asking again and again."""
+"""A gateway against real brokers: it waits for the run above on one connection, and trains on without a link."""
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -43,3 +48,69 @@ def test_nobody_who_speaks_ends_the_wait_at_its_end(broker: LocalBroker, tmp_pat
     config = node_config.read_config(file, {}, environ={})
     found = await_coordinator(config, broker_address(config.broker), Trust(), 0.01, lambda _: None)
     assert found.coordinator is None
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Starts programs whose log is read, and ends what is still alive."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start_one(*words: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", *words, "--log-json"]
+        environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
+        processes.append(process)
+        return process
+
+    yield start_one
+    for process in processes:
+        process.kill()
+        # Shown by pytest when the test has failed.
+        print(*process.communicate(timeout=LIMIT_S))  # noqa: T201
+
+
+def until(process: "subprocess.Popen[str]", event: str, **fields: object) -> Mapping[str, object]:
+    """The first line of its log that says so."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        found: Mapping[str, object] = json.loads(line)
+        if found["event"] == event and fields.items() <= found.items():
+            return found
+    raise AssertionError(f"it has ended without {event}")
+
+
+def test_a_site_whose_link_is_down_trains_on_and_all_of_it_counts(
+    broker: LocalBroker, start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
+) -> None:
+    """FED-284: the broker above stops when the site has its order and nobody has trained."""
+    common = 'federation.id = "it"\ntask.name = "quadratic-50"\n'
+    (tmp_path / "root.toml").write_text(
+        f'{common}broker.url = "{broker.url}"\nstore.folder = "{tmp_path / "root"}"\n'
+        "gateways.members_max = { g = 8 }\n"
+        'strategy.name = "fedbuff"\nevaluation.every = 0\n'
+        "[round]\nconcurrency = 1\nbuffer = 1\nquorum = 1\nnodes_min = 1\nmax_staleness = 5\nversions = 1\n"
+    )
+    with LocalBroker() as below:
+        folder = tmp_path / "g"
+        folder.mkdir()
+        (folder / "gateway.toml").write_text("gateway.members_max = 8\n")
+        (folder / "above.toml").write_text(
+            f'{common}node.id = "g"\nbroker.url = "{broker.url}"\nstore.folder = "{folder / "above"}"\n'
+        )
+        (folder / "below.toml").write_text(
+            f'{common}broker.url = "{below.url}"\nstore.folder = "{folder / "below"}"\n'
+            "[round]\nconcurrency = 2\nfraction = 1.0\nquorum = 1\nnodes_min = 2\nexit_when_finished = false\n"
+        )
+        start("coordinator", "run", "--config", str(tmp_path / "root.toml"))
+        gateway = start("fedmq", "gateway", "run", "--config", str(folder))
+        until(gateway, "round_joined")
+        broker.kill()
+        until(gateway, "disconnected")
+        for node in ("a", "b"):
+            words = ("--broker", below.url, "--federation", "it", "--task", "quadratic-50", "--id", node)
+            start("edge_node", "run", *words, "--state", str(tmp_path / node))
+        frozen = until(gateway, "site_sum_frozen")
+        broker.restart()
+        settled = until(gateway, "site_sum_settled")
+    assert (frozen["members"], frozen["version"]) == (8, 0)
+    assert (settled["status"], settled["version"]) == ("applied", 1)
