@@ -140,6 +140,24 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class Reader(Protocol):
+    """A task that can say that it never writes to what it is given: then it gets views of the model, no copies.
+
+    Attributes:
+        reads_only: Whether it is so. Views are read-only, and hold until the call is over.
+    """
+
+    @property
+    def reads_only(self) -> bool:
+        """See above."""
+
+
+def given(task: "Task", manifest: Manifest, model: Vectors) -> Parameters:
+    """The tensors of a model as this task may get them: views, or copies that it may write to."""
+    return manifest.unflatten(model, copies=not (isinstance(task, Reader) and task.reads_only))
+
+
+@runtime_checkable
 class Resident(Protocol):
     """Trained parameters that are still on the device where they were trained: a mapping that also can do this.
 

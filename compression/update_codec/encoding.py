@@ -1,8 +1,6 @@
 """From an update to a frame: checks, error feedback, the quantizer that the specification names, seal."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import assert_never
 
 import numpy as np
@@ -27,34 +25,75 @@ __all__ = ["Encoded", "encode"]
 F32 = NDArray[np.float32]
 
 
+class _Unsent:
+    """What was to be sent, and once it is asked for what a decoder will not get.
+
+    Args:
+        coded: what a decoder gets.
+        wanted: what was to be sent.
+        arrays: where it is.
+        is_own: whether what is unsent takes its place.
+    """
+
+    def __init__(self, coded: Trial, wanted: Vector, arrays: Arrays, *, is_own: bool) -> None:
+        self._coded, self._wanted, self._arrays, self._is_own = coded, wanted, arrays, is_own
+        self._norm: float | None = None
+        self._vector: Vector | None = None
+
+    def vector(self) -> Vector:
+        """What is unsent."""
+        if self._vector is None:
+            if self._is_own:
+                self._norm = self._arrays.energy(self._wanted)
+            self._vector = self._less()
+        return self._vector
+
+    def share(self) -> float:
+        """Its squares over those of what was to be sent; 0 for a zero vector."""
+        left = self._less() if self._vector is None and not self._is_own else self.vector()
+        norm = self._arrays.energy(self._wanted) if self._norm is None else self._norm
+        return self._arrays.energy(left) / norm if norm else 0.0
+
+    def _less(self) -> Vector:
+        with np.errstate(over="ignore"):  # near the largest float32 an error may be infinite; it is only reported
+            if self._coded.subtract is None:
+                return self._wanted - self._coded.decode()
+            left = self._wanted if self._is_own else self._wanted.copy()
+            self._coded.subtract(left)
+            return left
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
     """A frame and what the encoder knows about it."""
 
     frame: bytes
-    residual: Vector | None
-    """What was not sent, float32, shape (D,): adopt it when the receipt says `applied`. None without feedback.
-
-    Where the update was a `DeviceUpdate` it is a vector of its backend.
-    """
+    feedback: bool
+    """Whether the specification has error feedback."""
+    unsent: _Unsent = field(repr=False, compare=False)
     bits_per_parameter: float
     """Bits of the whole frame per parameter; 0 if there are none."""
     context: Context | None = None
     """The one that a decoder needs, where one was used."""
-    measure: Callable[[], float] = field(repr=False, compare=False)
-    """Gives `nmse`."""
+
+    @property
+    def residual(self) -> Vector | None:
+        """What was not sent, float32, shape (D,): adopt it when the receipt says `applied`. None without feedback.
+
+        Where the update was a `DeviceUpdate` it is a vector of its backend.
+        """
+        return self.unsent.vector() if self.feedback else None
 
     @property
     def nmse(self) -> float:
         """Squared error over squared norm of what was to be sent (update and residual); 0 for a zero vector.
 
-        Measured when it is asked for, which is as much work as decoding: until then the update and the residual must
-        be as they were.
+        Measured when it is asked for, which is as much work as decoding: until then the update must be as it was.
         """
-        return self.measure()
+        return self.unsent.share()
 
 
-def encode(
+def encode(  # noqa: PLR0913 - what is sent, how, and what it may be made of
     update: Vectors | DeviceUpdate,
     manifest: Manifest,
     spec: CodecSpec,
@@ -62,6 +101,7 @@ def encode(
     residual: Vector | None = None,
     seed: int = 0,
     context: Context | None = None,
+    own: bool = False,
 ) -> Encoded:
     """Encode an update.
 
@@ -74,6 +114,8 @@ def encode(
             specification.
         seed: for the randomised kinds; the lower 32 bits count. Use another one for every frame.
         context: classes of the parameters that the decoder has too; used by the deadzone quantizer on larger models.
+        own: whether the update's parameters may be overwritten, where they are NumPy's: with the sum at once, and with
+            what is not sent when that is asked for. Nothing else of their size is then allocated.
 
     Returns:
         The frame, the new residual, the rate and the error.
@@ -87,8 +129,11 @@ def encode(
     manifest.check_counts(len(update.parameters), len(update.statistics), len(update.counters))
     if context is not None and len(context.classes) != manifest.parameter_count:
         raise ShapeError("the context was made for another model")
-    wanted = _with_residual(update.parameters, residual)
-    peak = arrays.peak(wanted)
+    peak, is_own = arrays.peak(update.parameters), own and arrays is HOST
+    fresh_rms = root_mean_square(update.parameters, arrays, peak)
+    wanted = _with_residual(update.parameters, residual, is_own=is_own)
+    if residual is not None:
+        peak, is_own = arrays.peak(wanted), arrays is HOST  # the sum is our own
     if not (np.isfinite(peak) and np.isfinite(update.statistics).all()):
         raise NonFiniteError("the update holds NaN or infinity: the training diverged; do not send it")
     others = _other_segments(update)
@@ -96,7 +141,7 @@ def encode(
     job = Rated(
         manifest=manifest,
         spec=spec,
-        fresh_rms=root_mean_square(update.parameters, arrays, peak if residual is None else None),
+        fresh_rms=fresh_rms,
         peak=peak,
         seed=seed & 0xFFFFFFFF,
         context=context,
@@ -115,30 +160,16 @@ def encode(
         spec=str(spec),
     )
     frame = seal_frame(header, coded.segments + others)
-    if spec.feedback:
-        norm = None if residual is None else arrays.energy(wanted)  # what was added here is the residual's room below
-        left = _left(coded, wanted, is_own=residual is not None)
-        measure = partial(_ratio, lambda: left, lambda: arrays.energy(wanted) if norm is None else norm, arrays)
-    else:
-        left = None
-        measure = partial(_ratio, lambda: _left(coded, wanted, is_own=False), lambda: arrays.energy(wanted), arrays)
-    return Encoded(
+    encoded = Encoded(
         frame=frame,
-        residual=left,
+        feedback=spec.feedback,
+        unsent=_Unsent(coded, wanted, arrays, is_own=is_own),
         bits_per_parameter=8 * len(frame) / len(wanted) if len(wanted) else 0.0,
         context=context if coded.partition is Partition.BY_CONTEXT else None,
-        measure=measure,
     )
-
-
-def _left(coded: Trial, wanted: Vector, *, is_own: bool) -> Vector:
-    """What a decoder will not get; in the memory of `wanted`, if that is our own."""
-    with np.errstate(over="ignore"):  # near the largest float32 an error may be infinite; it is only reported
-        if coded.subtract is None:
-            return wanted - coded.decode()
-        left = wanted if is_own else wanted.copy()
-        coded.subtract(left)
-        return left
+    if spec.feedback and not own:
+        encoded.unsent.vector()  # before the caller changes the update
+    return encoded
 
 
 def _encode_parameters(wanted: Vector, job: Rated) -> Trial:
@@ -201,15 +232,10 @@ def _other_segments(update: Vectors | DeviceUpdate) -> list[bytes]:
     return segments
 
 
-def _with_residual(parameters: Vector, residual: Vector | None) -> Vector:
+def _with_residual(parameters: Vector, residual: Vector | None, *, is_own: bool) -> Vector:
     if residual is None:
         return parameters
     if residual.shape != parameters.shape or residual.dtype != parameters.dtype:
         raise ShapeError(f"the residual must be float32 of shape {parameters.shape}")
     with np.errstate(over="ignore", invalid="ignore"):
-        return parameters + residual
-
-
-def _ratio(error: Callable[[], Vector], norm: Callable[[], float], arrays: Arrays) -> float:
-    total = norm()
-    return arrays.energy(error()) / total if total else 0.0
+        return np.add(parameters, residual, out=parameters) if is_own else parameters + residual

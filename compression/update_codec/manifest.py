@@ -211,8 +211,12 @@ class Manifest:
                 self._vector(vectors, tensor.role)[start : start + tensor.size] = array.reshape(-1)
         return vectors
 
-    def unflatten(self, vectors: Vectors) -> dict[str, NDArray[Any]]:
-        """Rebuild the named arrays with their own shapes and types (copies), second names too, but no constants.
+    def unflatten(self, vectors: Vectors, *, copies: bool = True) -> dict[str, NDArray[Any]]:
+        """Rebuild the named arrays with their own shapes and types, second names too, but no constants.
+
+        Args:
+            vectors: Of this model.
+            copies: Whether the arrays have memory of their own; else they are read-only views where the type allows.
 
         Raises:
             ShapeError: if a vector has another length than the manifest implies.
@@ -229,7 +233,8 @@ class Manifest:
             places[tensor.role] = start + tensor.size
             part = self._vector(vectors, tensor.role)[start : start + tensor.size]
             with np.errstate(over="ignore"):
-                arrays[tensor.name] = part.astype(tensor.dtype).reshape(tensor.shape)
+                arrays[tensor.name] = part.astype(tensor.dtype, copy=copies).reshape(tensor.shape)
+            arrays[tensor.name].flags.writeable = copies
         return arrays
 
     def check(self, vectors: Vectors) -> None:

@@ -70,7 +70,7 @@ class Runs:
             done += count
             run += 1
 
-    def locate(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    def locate(self, positions: NDArray[Any]) -> NDArray[Any]:
         """Return the places in the parameter vector of increasing positions in the group."""
         if len(self.starts) == 1:
             return positions + int(self.starts[0])
@@ -104,9 +104,10 @@ class Scattered:
         """Add consecutive values of the group, beginning at its entry `start`, to the vector in place."""
         vector[self.places[start : start + len(values)]] += values
 
-    def locate(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    def locate(self, positions: NDArray[Any]) -> NDArray[Any]:
         """Return the places in the parameter vector of positions in the group."""
-        return self.places[positions]
+        found: NDArray[Any] = self.places[positions]
+        return found
 
 
 Group = Runs | Scattered
@@ -124,7 +125,7 @@ class GroupAdder:
         """Add consecutive values."""
         self._group.add(self._target, start, values)
 
-    def sparse(self, positions: NDArray[np.int64], values: NDArray[Any]) -> None:
+    def sparse(self, positions: NDArray[Any], values: NDArray[Any]) -> None:
         """Add values at increasing, hence distinct, positions."""
         self._target[self._group.locate(positions)] += values
 

@@ -11,7 +11,7 @@ from federation.protocol.messages import EvaluationReport
 from federation.protocol.sum_messages import PrivacyTerms
 from federation.runtime.clock import Clock
 from federation.runtime.log import get_log
-from federation.task import TEST_EXAMPLES, Parameters, Stateful, Task
+from federation.task import TEST_EXAMPLES, Parameters, Stateful, Task, given
 from federation.types import Digest, ModelVersion, RunId
 from update_codec import Manifest, Vectors
 
@@ -72,7 +72,7 @@ def evaluation_event(task: Task, manifest: Manifest, job: EvaluationJob, clock: 
         if isinstance(task, Stateful):
             task.restore(job.state)
         agree(task, job.inputs_digest, job.inputs)
-        metrics = fit_metrics(task.evaluate(manifest.unflatten(job.model)))
+        metrics = fit_metrics(task.evaluate(given(task, manifest, job.model)))
         examples = _examples(metrics.pop(TEST_EXAMPLES, 1.0))
         reason = "" if metrics else NOTHING_EVALUATED
     except BaseException as error:  # noqa: BLE001 - even SystemExit from a user's task must not end the worker silently

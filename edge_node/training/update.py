@@ -23,7 +23,10 @@ A node on 16 kbit/s and one on a LAN get the same announcement. The slow one sen
 not lost, it comes with its next updates.
 """
 
-from collections.abc import Callable
+import contextlib
+import ctypes
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -32,7 +35,7 @@ import numpy as np
 
 from edge_node.records import Residual
 from federation.errors import TaskError
-from federation.task import Parameters, Resident
+from federation.task import Array, Parameters, Resident
 from update_codec import (
     CodecError,
     CodecSpec,
@@ -62,6 +65,7 @@ __all__ = [
     "encode_update",
     "give_back",
     "merge",
+    "taken",
     "within",
 ]
 
@@ -122,6 +126,9 @@ class Shared:
 NORM_TRIES = 4
 """How often an update is scaled down until its frame is within the bound; quantizers are linear, so one is enough."""
 
+_RETURNED_BYTES = 1 << 24
+"""What is freed before memory is returned: doing so costs some ten microseconds."""
+
 _NOTHING_SHARED = Shared()
 
 
@@ -149,7 +156,8 @@ def difference(base: Vectors, trained: Parameters, manifest: Manifest, *, norm_m
 
     Args:
         base: The model that training started from.
-        trained: All tensors after training; controls hold what this node adds to them.
+        trained: All tensors after training; controls hold what this node adds to them. What `taken` made of them is
+            empty afterwards.
         manifest: Names, shapes and types of the tensors.
         norm_max: The difference's L2 norm is scaled down to this; None leaves it.
 
@@ -160,7 +168,7 @@ def difference(base: Vectors, trained: Parameters, manifest: Manifest, *, norm_m
         if isinstance(trained, Resident):
             return clipped(trained.minus(base, manifest), norm_max)
         # A copy of its own, and in its memory the difference: another one would be as large as the model.
-        delta = manifest.flatten(dict(trained))
+        delta = manifest.flatten(trained if isinstance(trained, _Leaving) else dict(trained))
         first_control = manifest.statistic_count - manifest.control_count
         controls = delta.statistics[first_control:].copy()
         delta.subtract(base)
@@ -168,7 +176,45 @@ def difference(base: Vectors, trained: Parameters, manifest: Manifest, *, norm_m
         raise TaskError(f"the trained tensors do not fit the model: {error}") from error
     # What the task returns there is what it adds, and it must travel to the bit: no difference is taken.
     delta.statistics[first_control:] = controls
+    if isinstance(trained, _Leaving):
+        _return_freed_memory()
     return clipped(delta, norm_max)
+
+
+def _return_freed_memory() -> None:
+    """Give the kernel what was freed: glibc keeps arrays of up to 32 MB for later, a node several models' worth.
+
+    Making glibc map each array apart instead would cost training: half as much time again, with activations of 8 MB.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # a C library without it
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def taken(trained: Parameters) -> Parameters:
+    """Trained tensors, to be let go of one by one: whoever has them still should forget them."""
+    return trained if isinstance(trained, Resident) else _Leaving(dict(trained))
+
+
+class _Leaving(Mapping[str, Array]):
+    """A dict whose values leave it when they are asked for; what was freed before goes back to the kernel."""
+
+    def __init__(self, arrays: dict[str, Array]) -> None:
+        self._arrays, self._bytes = arrays, _RETURNED_BYTES
+
+    def __getitem__(self, name: str) -> Array:
+        if self._bytes >= _RETURNED_BYTES:
+            _return_freed_memory()
+            self._bytes = 0
+        array = self._arrays.pop(name)
+        self._bytes += array.nbytes
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
 
 
 def encode_update(  # noqa: PLR0913 - what is sent, how, and what is left of before
@@ -180,6 +226,7 @@ def encode_update(  # noqa: PLR0913 - what is sent, how, and what is left of bef
     share: float = 1.0,
     shared: Shared = _NOTHING_SHARED,
     norm_max: float | None = None,
+    own: bool = False,
 ) -> EncodedUpdate:
     """Encode a difference, with what earlier updates left where the codec has feedback.
 
@@ -191,6 +238,7 @@ def encode_update(  # noqa: PLR0913 - what is sent, how, and what is left of bef
         share: How much of it still counts, see `ResidualAging`; the rest is forgotten.
         shared: What the coordinator knows, too.
         norm_max: What is sent has at most this L2 norm; what it lacks stays in the residual. None is no bound.
+        own: Whether the difference is not needed any more: what is left takes its place, see `update_codec.encode`.
 
     Raises:
         TaskError: A value is not finite.
@@ -206,20 +254,23 @@ def encode_update(  # noqa: PLR0913 - what is sent, how, and what is left of bef
             residual=None if added is None else arrays.resident(added),
             seed=shared.seed,
             context=shared.context,
+            own=own,
         )
+        left = None
         if norm_max is not None and added is not None:
-            wanted = partial(_together, delta, arrays.resident(added))
-            encoded = _shortened(encoded, wanted, norm_max, shared=shared, manifest=manifest, spec=spec)
+            is_summed = own and arrays is HOST
+            wanted = partial(_together, delta, None if is_summed else arrays.resident(added))
+            encoded, left = _shortened(encoded, wanted, norm_max, shared=shared, manifest=manifest, spec=spec)
     except NonFiniteError as error:
         raise TaskError(f"training made values that are not finite: {error}") from error
-    left = None if encoded.residual is None else arrays.host(encoded.residual)
-    change = ResidualChange(used=used, left=left, context=encoded.context)
+    left = encoded.residual if left is None else left
+    change = ResidualChange(used=used, left=None if left is None else arrays.host(left), context=encoded.context)
     return EncodedUpdate(frame=encoded.frame, change=change, bits_per_parameter=encoded.bits_per_parameter)
 
 
 def _together(delta: Delta, residual: Any) -> Delta:
-    """Both as one difference."""
-    return replace(delta, parameters=delta.parameters + residual)
+    """Both as one difference; None was added already."""
+    return delta if residual is None else replace(delta, parameters=delta.parameters + residual)
 
 
 def _shortened(
@@ -230,20 +281,26 @@ def _shortened(
     shared: Shared,
     manifest: Manifest,
     spec: CodecSpec,
-) -> Encoded:
-    """The same with a smaller part of what was wanted, where its frame is longer than the bound; the rest is left."""
-    part = 1.0
+) -> tuple[Encoded, Any]:
+    """The same with a smaller part of what was wanted, where its frame is longer than the bound; and what is left.
+
+    What is left is None where the codec has no feedback, and where nothing was too long: the frame's residual says it.
+    """
+    part, wanted, kept = 1.0, None, None
     for _ in range(NORM_TRIES):
         norm = inspect(encoded.frame, manifest, context=encoded.context).parameter_norm
         if not norm > norm_max:
             break
         part *= norm_max / norm
-        wanted = sum_of()
+        wanted = sum_of() if wanted is None else wanted
         kept = replace(wanted, parameters=wanted.parameters * part)
-        encoded = encode(kept, manifest, spec, seed=shared.seed, context=shared.context)
-        if encoded.residual is not None:
-            encoded = replace(encoded, residual=encoded.residual + (wanted.parameters - kept.parameters))
-    return encoded
+        encoded = encode(kept, manifest, spec, seed=shared.seed, context=shared.context, own=True)
+    if wanted is None or kept is None or not spec.feedback:
+        return encoded, None
+    rest: Any = wanted.parameters
+    rest -= kept.parameters  # before what is left of it takes its place
+    rest += encoded.residual
+    return encoded, rest
 
 
 def _part_of(residual: Residual | None, share: float) -> Residual | None:

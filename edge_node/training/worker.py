@@ -21,7 +21,7 @@ from edge_node.storage.task_state import change_of
 from edge_node.training.evaluation import EvaluationJob, evaluation_event, reason_of
 from edge_node.training.masked_report import told
 from edge_node.training.masking import Learnt, Masking, mask_update
-from edge_node.training.update import Delta, ResidualAging, Shared, difference, encode_update, within
+from edge_node.training.update import Delta, ResidualAging, Shared, difference, encode_update, taken, within
 from federation.errors import TaskError
 from federation.inputs import agree
 from federation.protocol.limits import EXAMPLES_MAX, fit_metrics, fit_text
@@ -30,7 +30,7 @@ from federation.runtime.clock import Clock
 from federation.runtime.failpoint import failpoint
 from federation.runtime.log import get_log
 from federation.runtime.transport import Inbox, InboxItem
-from federation.task import Correctable, Metrics, Parameters, Stateful, Stop, Task, TrainResult
+from federation.task import Correctable, Metrics, Parameters, Stateful, Stop, Task, TrainResult, given
 from federation.tasks.scaffold import ScaffoldTask, with_controls
 from federation.tasks.statistics.layout import columns_of, statistics_manifest
 from federation.tasks.statistics.task import StatisticsTask
@@ -170,7 +170,7 @@ def run_round(setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock) 
     if isinstance(task, Stateful):
         task.restore(job.state)
     agree(task, announcement.model.inputs_digest, job.inputs)
-    result = task.train(manifest.unflatten(job.base), announcement.settings, stop)
+    result = task.train(given(task, manifest, job.base), announcement.settings, stop)
     train_s = clock.now() - began_s
     if stop():
         raise TaskError("stopped")
@@ -179,8 +179,8 @@ def run_round(setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock) 
     if announcement.settings.privacy is not None:
         result = _only_the_update(result)
     failpoint("node_trained")
-    delta = difference(job.base, result.parameters, manifest, norm_max=setup.norm_max)
-    result = replace(result, parameters={})  # encoding needs the room
+    trained, result = taken(result.parameters), replace(result, parameters={})
+    delta = difference(job.base, trained, manifest, norm_max=setup.norm_max)
     done = FinishedTraining(
         round=announcement.round,
         frame=b"",
@@ -195,8 +195,7 @@ def run_round(setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock) 
     )
     if announcement.privacy is not None:
         return _masked(setup, job, delta, done)
-    seed = codec_seed(announcement, setup.node)
-    shared = Shared(seed=seed, context=_context(asked, job.average))
+    shared = Shared(seed=codec_seed(announcement, setup.node), context=_context(asked, job.average))
     update = encode_update(
         delta,
         manifest,
@@ -205,6 +204,7 @@ def run_round(setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock) 
         share=job.residual_share,
         shared=shared,
         norm_max=setup.norm_max,
+        own=True,
     )
     return replace(done, frame=update.frame, token=update.change)
 

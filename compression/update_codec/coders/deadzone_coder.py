@@ -163,10 +163,9 @@ class _Part:
         stride = centroid_stride(self.group.size)
         if self._arrays is HOST and self.rate.density(step) < _SPARSE_MAX:
             self._large = self._large or Large(self.group.runs(self._vector))
-            found, values, outliers = self._large.quantize(step, ROUNDING)
-            shown = _multiples(found.positions, stride)
-            quantized = Quantized(symbols=found, resident=found, outliers=outliers)
-            return quantized, centroids(values[shown], found.values[shown], step)
+            found = self._large.quantize(step, ROUNDING, stride)
+            quantized = Quantized(symbols=found.symbols, resident=found.symbols, outliers=found.outliers)
+            return quantized, centroids(*found.shown, step)
         quantized = self._arrays.quantize(self.group.runs(self._vector), step, ROUNDING, peak)
         assert not isinstance(quantized.symbols, Sparse)  # noqa: S101 - for the type checker: backends give all symbols
         places = stride * np.flatnonzero(quantized.symbols[::stride] != 0)
@@ -174,12 +173,6 @@ class _Part:
 
     def _take(self, positions: NDArray[np.int64]) -> F32:
         return self._arrays.take(self._vector, self.group.locate(positions))
-
-
-def _multiples(positions: NDArray[np.int64], stride: int) -> NDArray[np.int64]:
-    """Which positions are multiples of the stride: by a division of 32 bits, many of which are done at once."""
-    short = positions.astype(np.uint32)
-    return np.flatnonzero(short // np.uint32(stride) * np.uint32(stride) == short)
 
 
 @dataclass(frozen=True, slots=True)

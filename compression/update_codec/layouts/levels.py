@@ -61,7 +61,7 @@ class Sparse:
 
     size: int
     """All values, the zeros too."""
-    positions: NDArray[np.int64]
+    positions: NDArray[np.uint32]
     """Increasing."""
     values: NDArray[np.int8]
     """None of them zero."""
@@ -73,7 +73,7 @@ class Sparse:
     def dense(self, start: int = 0, stop: int | None = None) -> NDArray[np.int8]:
         """The values from `start` to before `stop`, zeros too."""
         end = self.size if stop is None else stop
-        low, high = np.searchsorted(self.positions, (start, end))
+        low, high = np.searchsorted(self.positions, np.array((start, end), np.uint32))
         out = np.zeros(end - start, np.int8)
         out[self.positions[low:high] - start] = self.values[low:high]
         return out
@@ -150,7 +150,8 @@ def _marked(values: Dense | Sparse) -> Iterator[tuple[NDArray[np.int64], Dense]]
     """Positions and values of what is not zero, a piece at a time: a position takes eight times the room of a value."""
     if isinstance(values, Sparse):
         for start in range(0, len(values.positions), _PIECE):
-            yield values.positions[start : start + _PIECE], values.values[start : start + _PIECE]
+            positions = values.positions[start : start + _PIECE].astype(np.int64)
+            yield positions, values.values[start : start + _PIECE]
         return
     for start in range(0, len(values), _PIECE):
         piece = values[start : start + _PIECE]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from update_codec.layouts.levels import Sparse
 from update_codec.limits import SYMBOL_MAX
 
-__all__ = ["ROUNDING", "Large", "Quantizer", "centroid_stride", "centroids", "quantize", "quantize_runs"]
+__all__ = ["ROUNDING", "Found", "Large", "Quantizer", "centroid_stride", "centroids", "quantize", "quantize_runs"]
 
 ROUNDING: Final = 0.42
 """Within 1 % of the best error for Gaussian, Laplace and Student-t sources from 0.1 to 3 bits per parameter."""
@@ -27,6 +27,8 @@ _PIECE: Final = 1 << 15
 """Entries at a time: what they are on the way stays in the cache."""
 _BELOW: Final = 0.95
 """Where entries are looked for, in units of the threshold: a step that is a little smaller finds them there too."""
+_TOGETHER: Final = 32
+"""Pieces whose large entries are quantized together."""
 _SIGN: Final = np.uint32(1 << 31)
 _NONE: Final = np.empty(0, np.int64)
 _FLOAT_MAX: Final = float(np.finfo(np.float32).max)
@@ -120,6 +122,21 @@ def _cut(scaled: F32) -> NDArray[np.int64]:
     return beyond
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What is not zero at a step.
+
+    Attributes:
+        symbols: Those that are not zero.
+        outliers: Positions beyond the last symbol.
+        shown: Values of those symbols whose position is a multiple of the stride, and the symbols, for `centroids`.
+    """
+
+    symbols: Sparse
+    outliers: NDArray[np.int64]
+    shown: tuple[F32, NDArray[np.int8]]
+
+
 class Large:
     """Those entries of a vector that a large step does not make zero: found once, and quantized for each step.
 
@@ -128,26 +145,33 @@ class Large:
     """
 
     def __init__(self, runs: Sequence[F32]) -> None:
-        self._runs = runs
+        self._runs, self._size = runs, sum(map(len, runs))
         self._floor = math.inf
-        self._positions, self._values = _NONE, np.empty(0, np.float32)
+        self._pieces: list[tuple[NDArray[np.uint32], F32]] = []
 
-    def quantize(self, step: float, rounding: float) -> tuple[Sparse, F32, NDArray[np.int64]]:
-        """The same symbols and outliers as `quantize_runs` gives, and the values of the symbols that are not zero."""
-        threshold = (1.0 - rounding) * step
+    def quantize(self, step: float, rounding: float, stride: int) -> Found:
+        """The same symbols and outliers as `quantize_runs` gives."""
+        threshold, scale = (1.0 - rounding) * step, _Scale(step, rounding)
         if self._floor > 0.999 * threshold:  # the sum above is rounded twice: a millionth is enough
             self._find(_BELOW * threshold)
-        scaled = _Scale(step, rounding).of(self._values, np.empty((2, len(self._values)), np.float32))
-        beyond = _cut(scaled)
-        symbols = scaled.astype(np.int8)
-        kept = np.flatnonzero(symbols != 0)
-        found = Sparse(size=sum(map(len, self._runs)), positions=self._positions[kept], values=symbols[kept])
-        return found, self._values[kept], self._positions[beyond]
+        kept, outliers, shown = [], [_NONE], []
+        for positions, values in self._pieces:
+            scaled = scale.of(values, np.empty((2, len(values)), np.float32))
+            outliers.append(positions[_cut(scaled)].astype(np.int64))
+            symbols = scaled.astype(np.int8)
+            places = np.flatnonzero(symbols != 0)
+            kept.append((positions[places], symbols[places]))
+            some = places[kept[-1][0] // np.uint32(stride) * np.uint32(stride) == kept[-1][0]]
+            shown.append((values[some], symbols[some]))
+        positions, symbols = (np.concatenate(each) for each in zip(*kept, strict=True))
+        sample = tuple(np.concatenate(each) for each in zip(*shown, strict=True))
+        found = Sparse(size=self._size, positions=positions, values=symbols)
+        return Found(symbols=found, outliers=np.concatenate(outliers), shown=(sample[0], sample[1]))
 
     def _find(self, floor: float) -> None:
-        positions, values, begin = [_NONE], [np.empty(0, np.float32)], 0
+        self._floor, self._pieces, limit, begin = floor, [], np.float32(floor), 0
         magnitudes, marks = np.empty(_PIECE, np.float32), np.empty(_PIECE, np.bool_)
-        self._floor, limit = floor, np.float32(floor)
+        positions, values = [np.empty(0, np.uint32)], [np.empty(0, np.float32)]
         for run in self._runs:
             for start in range(0, len(run), _PIECE):
                 piece = run[start : start + _PIECE]
@@ -155,10 +179,13 @@ class Large:
                 np.greater_equal(np.abs(piece, out=magnitudes[:size]), limit, out=marks[:size])
                 places = np.flatnonzero(marks[:size])
                 values.append(piece.take(places))
-                places += begin
-                positions.append(places)
+                positions.append(places.astype(np.uint32) + np.uint32(begin))
                 begin += size
-        self._positions, self._values = np.concatenate(positions), np.concatenate(values)
+                if len(values) > _TOGETHER:
+                    self._pieces.append((np.concatenate(positions), np.concatenate(values)))
+                    positions, values = [], []
+        if values:
+            self._pieces.append((np.concatenate(positions), np.concatenate(values)))
 
 
 def centroid_stride(entries: int) -> int:

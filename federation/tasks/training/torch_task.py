@@ -149,6 +149,12 @@ class TorchTask(TorchTaskSpec):
         """Take the local tensors that this node keeps; without any they begin as the model is made."""
         self.kept = state
 
+    @property
+    def reads_only(self) -> bool:
+        """Whether what is given is only copied into the model: see `federation.task.Reader`."""
+        own = type(self)
+        return own.train is TorchTask.train and own.evaluate is TorchTask.evaluate
+
     def train(self, parameters: Parameters, settings: TrainSettings, stop: Stop) -> TrainResult:
         """Local SGD from ``parameters`` (local_sgd.py); ``stop`` is asked before each step.
 

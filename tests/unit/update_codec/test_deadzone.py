@@ -43,12 +43,14 @@ def test_symbols_and_outliers_are_those_of_the_equation(values: F32, step: float
 def test_looking_for_the_large_ones_gives_the_same_at_each_step(values: F32, steps: list[float], cut: int) -> None:
     large = Large([values[:cut], values[cut:]])
     for step in steps:
-        found, kept, outliers = large.quantize(step, ROUNDING)
+        found = large.quantize(step, ROUNDING, 3)
         symbols, beyond = plain(values, step)
-        np.testing.assert_array_equal(found.dense(), symbols)
-        np.testing.assert_array_equal(found.positions, np.flatnonzero(symbols))
-        np.testing.assert_array_equal(kept, values[symbols != 0])
-        np.testing.assert_array_equal(outliers, beyond)
+        shown = 3 * np.flatnonzero(symbols[::3])
+        np.testing.assert_array_equal(found.symbols.dense(), symbols)
+        np.testing.assert_array_equal(found.symbols.positions, np.flatnonzero(symbols))
+        np.testing.assert_array_equal(found.outliers, beyond)
+        np.testing.assert_array_equal(found.shown[0], values[shown])
+        np.testing.assert_array_equal(found.shown[1], symbols[shown])
 
 
 @pytest.mark.parametrize("near", range(-3, 4))
@@ -56,8 +58,8 @@ def test_a_value_next_to_the_threshold_is_found_where_it_counts(near: int) -> No
     for step in (0.7, 1.0, 3.3e-5):
         edge = np.array([(1 - ROUNDING) * step], np.float32)
         values = (edge.view(np.int32) + near).view(np.float32)
-        found, _, _ = Large([values]).quantize(step, ROUNDING)
-        np.testing.assert_array_equal(found.dense(), plain(values, step)[0])
+        found = Large([values]).quantize(step, ROUNDING, 1)
+        np.testing.assert_array_equal(found.symbols.dense(), plain(values, step)[0])
 
 
 @pytest.mark.parametrize("base", [base for base in BASES if base < 256])
@@ -79,7 +81,7 @@ def test_sparse_symbols_are_written_as_all_of_them_are(share: float) -> None:
     rng = np.random.default_rng(1)
     for size in (1, SAMPLE_ENTRIES, SAMPLE_ENTRIES + 1, 200_000):
         symbols = np.where(rng.random(size) < share, rng.integers(-127, 128, size), 0).astype(np.int8)
-        places = np.flatnonzero(symbols)
+        places = np.flatnonzero(symbols).astype(np.uint32)
         sparse = Sparse(size=size, positions=places, values=symbols[places])
         assert write_symbols(sparse) == write_symbols(symbols)
         if len(places):

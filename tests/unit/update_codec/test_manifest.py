@@ -248,3 +248,15 @@ def test_a_second_name_needs_a_tensor_before_it_that_is_like_it(tensors: list[Te
 def test_only_what_stays_has_a_source(role: Role, source: str) -> None:
     with pytest.raises(ManifestError):
         TensorSpec(name="a", shape=(2,), dtype="int64" if role is Role.COUNTER else "float32", role=role, source=source)
+
+
+def test_views_share_the_models_memory_and_cannot_be_written_to() -> None:
+    described = Manifest.of({"half": np.ones(2, np.float16), "x": np.ones((2, 3), np.float32)})
+    vectors = Vectors.zeros(described)
+    views, copies = described.unflatten(vectors, copies=False), described.unflatten(vectors)
+    assert np.shares_memory(views["x"], vectors.parameters)
+    assert not np.shares_memory(copies["x"], vectors.parameters)
+    for name, view in views.items():
+        np.testing.assert_array_equal(view, copies[name])
+        assert view.dtype == copies[name].dtype
+        assert (view.flags.writeable, copies[name].flags.writeable) == (False, True)

@@ -24,6 +24,7 @@ from update_codec import (
 )
 from update_codec import inspect as inspect_frame
 from update_codec.arrays import HostArrays
+from update_codec.spec import Kind
 
 LOSSLESS = CodecSpec.parse("lossless")
 
@@ -294,3 +295,22 @@ def test_an_update_of_another_backend_makes_the_same_frame(profile: str) -> None
     assert theirs.frame == ours.frame
     if ours.residual is not None:
         np.testing.assert_array_equal(theirs.residual, ours.residual)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_an_update_that_may_be_overwritten_makes_the_same_frame_and_residual(profile: str, with_residual: bool) -> None:
+    manifest, update = network()
+    residual = np.random.default_rng(1).normal(0, 0.01, len(update.parameters)).astype(np.float32)
+    before = residual.copy()
+    spec, given = CodecSpec.parse(profile), residual if with_residual else None
+    expected = encode(update, manifest, spec, residual=given, seed=3)
+    copy = Vectors(update.parameters.copy(), update.statistics, update.counters)
+    found = encode(copy, manifest, spec, residual=given, seed=3, own=True)
+    assert found.frame == expected.frame
+    np.testing.assert_array_equal(residual, before)
+    if spec.feedback:
+        np.testing.assert_array_equal(found.residual, expected.residual)
+    if spec.kind in (Kind.DEADZONE, Kind.LOSSLESS) and spec.feedback:
+        assert found.residual is copy.parameters
+    assert found.nmse == pytest.approx(expected.nmse)

@@ -1,6 +1,7 @@
 """Difference, clip, error feedback: what was learnt is sent, kept, or given back, and never counted twice."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from edge_node.training.update import (
     encode_update,
     give_back,
     merge,
+    taken,
 )
 from federation.errors import TaskError
+from federation.task import given as given_to
 from tests.rigs.node_doubles import MANIFEST, tensors, vectors
 from update_codec import CodecSpec, FrameError, Manifest, Role, Vectors, decode
 
@@ -204,3 +207,55 @@ def test_residual_stored_at_once_equals_the_residual_that_waits_for_its_receipt(
     kept = sum((decode(frame, FLAT).parameters.astype(np.float64) for frame, _ in in_flight), np.zeros(64))
     left = np.zeros(64) if residual is None else residual
     np.testing.assert_allclose(applied + kept + left, learnt, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm_max", [None, 1e9, 0.5])
+@pytest.mark.parametrize("profile", ["edge", "balanced", "compact", "link"])
+def test_a_difference_that_may_be_overwritten_is_sent_and_kept_the_same(profile: str, norm_max: float | None) -> None:
+    manifest = Manifest.of({"x": np.zeros((200, 100), np.float32)})
+    drawn = np.random.default_rng(2).laplace(0, 0.1, (2, 20_000)).astype(np.float32)
+    none, spec = np.zeros(0, np.float32), CodecSpec.parse(profile)
+    made = [
+        encode_update(
+            Vectors(drawn[0].copy(), none, np.zeros(0, np.int64)),
+            manifest,
+            spec,
+            residual=drawn[1],
+            norm_max=norm_max,
+            own=own,
+        )
+        for own in (False, True)
+    ]
+    assert made[0].frame == made[1].frame
+    np.testing.assert_array_equal(made[0].change.left, made[1].change.left)
+    np.testing.assert_array_equal(drawn[1], np.random.default_rng(2).laplace(0, 0.1, (2, 20_000)).astype(np.float32)[1])
+
+
+def test_trained_tensors_leave_one_by_one_where_they_are_not_needed_any_more() -> None:
+    manifest = Manifest.of({"a": np.zeros(3, np.float32), "b": np.zeros((2, 2), np.float32)})
+    base = Vectors.zeros(manifest)
+    trained = {"a": np.ones(3, np.float32), "b": np.full((2, 2), 2, np.float32)}
+    kept = difference(base, trained, manifest)
+    assert trained.keys() == {"a", "b"}
+    own = taken(trained)
+    left = difference(base, own, manifest)
+    assert not own
+    assert trained.keys() == {"a", "b"}
+    np.testing.assert_array_equal(left.parameters, kept.parameters)
+
+
+@dataclass
+class Reading:
+    """A task that says what it does with parameters."""
+
+    reads_only: bool
+
+
+@pytest.mark.parametrize("reads_only", [True, False])
+def test_a_task_that_only_reads_gets_views_of_the_model(reads_only: bool) -> None:
+    manifest = Manifest.of({"x": np.zeros((2, 3), np.float32)})
+    model = Vectors.zeros(manifest)
+    for task, is_view in ((Reading(reads_only), reads_only), (object(), False)):
+        array = given_to(task, manifest, model)["x"]  # type: ignore[arg-type]
+        assert np.shares_memory(array, model.parameters) == is_view
+        assert array.flags.writeable == (not is_view)
