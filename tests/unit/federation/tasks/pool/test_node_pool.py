@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ class Added(nn.Module):
 
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_parameters_that_are_added_are_stacked_as_they_train_alone(settings: TrainSettings) -> None:
-    make = partial(build, model=partial(Added))
+    make = partial(build, model=cast("partial[nn.Module]", partial(Added)))
     plain, stacked = (trained(NodePool(make, CONTEXT, stacked=way), settings) for way in (False, True))
     for node, expected in plain.items():
         for name, array in expected.parameters.items():
