@@ -5,7 +5,7 @@ float32. float16 has few small numbers, so its loss is scaled up and the gradien
 are not finite is left out, and the next scale is smaller. What of it a run asks for is in its settings (`MIXED_KEY`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,16 +16,23 @@ from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import MIXED, MIXED_KEY
 
-__all__ = ["SCALE_FIRST", "MixedPrecision", "apart", "clip", "gradients_of", "mixed_dtype"]
+__all__ = ["SCALE_FIRST", "Gradients", "MixedPrecision", "apart", "clip", "gradients_of", "mixed_dtype"]
 
 SCALE_FIRST = 65_536.0
 """The factor of a loss in float16 before anything is known, as in torch."""
 
-_Take = Callable[[list[torch.Tensor], list[torch.Tensor]], None]
+Gradients = Sequence[torch.Tensor | None]
+"""Of each parameter's place; None where it was not used."""
+
+_Take = Callable[[Gradients, list[torch.Tensor]], None]
 
 
-def gradients_of(loss: torch.Tensor, used: list[torch.Tensor], weights: list[torch.Tensor]) -> list[torch.Tensor]:
+def gradients_of(
+    loss: torch.Tensor, used: list[torch.Tensor], weights: list[torch.Tensor]
+) -> list[torch.Tensor | None]:
     """The gradient of each parameter's place, whether the one before or the one after the forward pass was used.
+
+    Of a place that the loss does not depend on it is None: no term moves it, as in torch.optim.
 
     It is ``loss.backward()``, and not `torch.autograd.grad`: that one passes over what a checkpoint computes again in
     the backward pass (``use_reentrant=True``), without a word.
@@ -43,10 +50,10 @@ def gradients_of(loss: torch.Tensor, used: list[torch.Tensor], weights: list[tor
     _forget(used)
     _forget(weights)
     loss.backward()  # type: ignore[no-untyped-call]
-    found = []
+    found = list[torch.Tensor | None]()
     for before, now in zip(used, weights, strict=True):
         parts = [each.grad for each in ((now,) if before is now else (now, before)) if each.grad is not None]
-        found.append(sum(parts[1:], parts[0]) if parts else torch.zeros_like(now))
+        found.append(sum(parts[1:], parts[0]) if parts else None)
     _forget(used)
     _forget(weights)
     return found
@@ -122,7 +129,7 @@ class MixedPrecision:
         """What is differentiated."""
         return loss if self._scaler is None else self._scaler.scale(loss)
 
-    def step(self, gradients: list[torch.Tensor], weights: list[torch.Tensor], take: _Take) -> None:
+    def step(self, gradients: Gradients, weights: list[torch.Tensor], take: _Take) -> None:
         """Take the step with the gradients of the loss itself, or leave it out where they are not finite."""
         if self._scaler is None:
             take(gradients, weights)
@@ -167,7 +174,7 @@ class MixedPrecision:
 class _Held:
     """What `GradScaler` asks of an optimizer, around a step that is a function."""
 
-    def __init__(self, gradients: list[torch.Tensor], weights: list[torch.Tensor], take: _Take) -> None:
+    def __init__(self, gradients: Gradients, weights: list[torch.Tensor], take: _Take) -> None:
         self.param_groups = [{"params": weights}]
         self._gradients, self._weights, self._take = gradients, weights, take
 

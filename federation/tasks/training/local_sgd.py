@@ -22,7 +22,15 @@ from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import ADAM_KEY, CLIP_KEY, DECOUPLED_KEY, KEPT_KEY, MIXED, MIXED_KEY, Parameters, Stop
 from federation.tasks.training.batches import Batch, Loss, Reading, num_examples
-from federation.tasks.training.gradients import SCALE_FIRST, MixedPrecision, apart, clip, gradients_of, mixed_dtype
+from federation.tasks.training.gradients import (
+    SCALE_FIRST,
+    Gradients,
+    MixedPrecision,
+    apart,
+    clip,
+    gradients_of,
+    mixed_dtype,
+)
 from federation.tasks.training.local_data import NO_BATCH, LocalData, gap_in
 from federation.tasks.training.local_model import LocalModel
 from federation.tasks.training.optimizer_state import OptimizerState
@@ -174,7 +182,8 @@ class Sgd:
     ) -> None:
         self._settings, self._correction = settings, list(correction)
         self._base = [tensor.detach().clone() for tensor in weights] if settings.proximal_mu else []
-        self._velocity: list[torch.Tensor] = []
+        self._velocity: dict[int, torch.Tensor] = {}
+        self._weights = list(weights)
         self._clip_norm = settings.extra.get(CLIP_KEY, 0.0)
         self._adam = _Adam(weights) if settings.extra.get(ADAM_KEY) else None
         self._decoupled = self._adam is not None and bool(settings.extra.get(DECOUPLED_KEY))
@@ -182,36 +191,43 @@ class Sgd:
         self._changes_gradients = any(terms) or bool(self._correction)
 
     @torch.no_grad()
-    def step(self, gradients: list[torch.Tensor], weights: list[torch.Tensor]) -> None:
+    def step(self, gradients: Gradients, weights: list[torch.Tensor]) -> None:
         """Move every tensor in place against its gradient; ``weights`` has the places of the first ones."""
+        places = [place for place, each in enumerate(gradients) if each is not None]
+        if places:
+            self._move([each for each in gradients if each is not None], [weights[place] for place in places], places)
+
+    def _move(self, gradients: list[torch.Tensor], weights: list[torch.Tensor], places: Sequence[int]) -> None:
         settings = self._settings
         if self._changes_gradients:
             gradients = apart(gradients)
         if self._clip_norm:
             clip(gradients, self._clip_norm)
         if settings.proximal_mu:
-            away = torch._foreach_sub(weights, self._base)  # noqa: SLF001 - what torch.optim itself calls
+            base = [self._base[place] for place in places]
+            away = torch._foreach_sub(weights, base)  # noqa: SLF001 - what torch.optim itself calls
             torch._foreach_add_(gradients, away, alpha=settings.proximal_mu)
         if settings.weight_decay and self._decoupled:
             torch._foreach_mul_(weights, 1 - settings.learning_rate * settings.weight_decay)
         elif settings.weight_decay:
             torch._foreach_add_(gradients, weights, alpha=settings.weight_decay)
         if self._correction:
-            torch._foreach_add_(gradients, self._correction)
+            torch._foreach_add_(gradients, [self._correction[place] for place in places])
         if self._adam is not None:
-            self._adam.step(gradients, weights, settings.learning_rate)
+            self._adam.step(gradients, weights, settings.learning_rate, places)
             return
         if settings.momentum:
-            gradients = self._accelerate(gradients)
+            gradients = self._accelerate(gradients, places)
         torch._foreach_add_(weights, gradients, alpha=-settings.learning_rate)
 
-    def _accelerate(self, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
-        if self._velocity:
-            torch._foreach_mul_(self._velocity, self._settings.momentum)
-            torch._foreach_add_(self._velocity, gradients)
-        else:
-            self._velocity = gradients
-        return self._velocity
+    def _accelerate(self, gradients: list[torch.Tensor], places: Sequence[int]) -> list[torch.Tensor]:
+        found = dict(zip(places, gradients, strict=True))
+        if moving := [place for place in places if place in self._velocity]:
+            velocities = [self._velocity[place] for place in moving]
+            torch._foreach_mul_(velocities, self._settings.momentum)
+            torch._foreach_add_(velocities, [found[place] for place in moving])
+        self._velocity = found | self._velocity
+        return [self._velocity[place] for place in places]
 
     def kind(self, names: Sequence[str], weights: Sequence[torch.Tensor]) -> str:
         """What it is and what it moves: state of another kind is not gone on from."""
@@ -223,9 +239,10 @@ class Sgd:
         if self._adam is not None:
             lists = {"first": self._adam.first, "second": self._adam.second}
         else:
-            lists = {"velocity": self._velocity} if self._velocity else {}
+            known, zeros = self._velocity, torch.zeros_like
+            lists = {"velocity": [known.get(n, zeros(each)) for n, each in enumerate(self._weights)]} if known else {}
         found = {f"{what}.{name}": each for what, some in lists.items() for name, each in zip(names, some, strict=True)}
-        return found | ({} if self._adam is None else {"steps": torch.tensor(self._adam.steps)})
+        return found | ({} if self._adam is None else {"steps": torch.tensor(max(self._adam.steps))})
 
     def resume(self, names: Sequence[str], weights: Sequence[torch.Tensor], arrays: Parameters) -> None:
         """Go on from what `gathered` gave, of the same `kind`; from nothing where it is empty."""
@@ -237,10 +254,10 @@ class Sgd:
         if not arrays:
             return
         if self._adam is None:
-            self._velocity = gathered("velocity") if self._settings.momentum else []
+            self._velocity = dict(enumerate(gathered("velocity"))) if self._settings.momentum else {}
         else:
             self._adam.first, self._adam.second = gathered("first"), gathered("second")
-            self._adam.steps = int(arrays["steps"].item())
+            self._adam.steps = [int(arrays["steps"].item())] * len(weights)
 
 
 class _Adam:
@@ -249,18 +266,23 @@ class _Adam:
     def __init__(self, weights: Sequence[torch.Tensor]) -> None:
         self.first = [torch.zeros_like(tensor) for tensor in weights]
         self.second = [torch.zeros_like(tensor) for tensor in weights]
-        self.steps = 0
+        self.steps = [0 for _ in weights]
 
-    def step(self, gradients: list[torch.Tensor], weights: list[torch.Tensor], rate: float) -> None:
+    def step(
+        self, gradients: list[torch.Tensor], weights: list[torch.Tensor], rate: float, places: Sequence[int]
+    ) -> None:
         """Move every tensor in place."""
-        self.steps += 1
-        torch._foreach_lerp_(self.first, gradients, 1 - BETA_FIRST)
-        torch._foreach_mul_(self.second, BETA_SECOND)
-        torch._foreach_addcmul_(self.second, gradients, gradients, 1 - BETA_SECOND)
-        divisors = torch._foreach_sqrt(self.second)  # noqa: SLF001 - as above
-        torch._foreach_div_(divisors, math.sqrt(1 - BETA_SECOND**self.steps))
+        for place in places:
+            self.steps[place] += 1
+        first, second = [self.first[place] for place in places], [self.second[place] for place in places]
+        steps = [self.steps[place] for place in places]
+        torch._foreach_lerp_(first, gradients, 1 - BETA_FIRST)
+        torch._foreach_mul_(second, BETA_SECOND)
+        torch._foreach_addcmul_(second, gradients, gradients, 1 - BETA_SECOND)
+        divisors = torch._foreach_sqrt(second)  # noqa: SLF001 - as above
+        torch._foreach_div_(divisors, [math.sqrt(1 - BETA_SECOND**step) for step in steps])
         torch._foreach_add_(divisors, EPSILON)
-        torch._foreach_addcdiv_(weights, self.first, divisors, -rate / (1 - BETA_FIRST**self.steps))
+        torch._foreach_addcdiv_(weights, first, divisors, [-rate / (1 - BETA_FIRST**step) for step in steps])
 
 
 def is_plain(settings: TrainSettings) -> bool:

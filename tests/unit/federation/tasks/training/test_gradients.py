@@ -102,6 +102,19 @@ class Spread(Added):
         return output
 
 
+class Choosing(nn.Module):
+    """One of two heads for each batch, and one that is never used: what has no gradient is not moved by any term."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.calls = nn.ModuleList(nn.Linear(6, 3) for _ in range(3)), 0
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        output: torch.Tensor = self.heads[(self.calls // 2) % 2](inputs)
+        return output
+
+
 class Embedded(nn.Module):
     """The signs of the inputs, each with a row of a table."""
 
@@ -159,7 +172,7 @@ def torch_trained(task: TorchTask, model: nn.Module, settings: TrainSettings) ->
 
 
 @pytest.mark.parametrize("terms", TERMS, ids=str)
-@pytest.mark.parametrize("make", [Added, Spread, lambda: Embedded(sparse=False)])
+@pytest.mark.parametrize("make", [Added, Spread, Choosing, lambda: Embedded(sparse=False)])
 def test_every_term_of_a_step_is_that_of_torch(make: Callable[[], nn.Module], terms: dict[str, Any]) -> None:
     settings = how("off", **({"batch_size": 0, "local_epochs": 5, "learning_rate": 0.1} | terms))
     task = task_of(model=make)
