@@ -18,7 +18,6 @@ from coordinator.engine.masked.sums import MaskedSums
 from coordinator.engine.round import Ask, AskReason, Commit, Situation, Wait, WaitReason, decide, waits_for
 from coordinator.engine.settings import EngineSettings
 from coordinator.engine.state import MachineState
-from coordinator.engine.timers import LATE_S
 from coordinator.engine.update_receiver import UpdateReceiver
 from coordinator.engine.versions import Versions
 from coordinator.records import RecoveredState
@@ -67,7 +66,7 @@ class CoordinatorMachine:
         """Take one event (None: the deadline has passed) and say what must be done, in order."""
         state = self._state
         # What was set before is due after the step before: who was here just now can have missed nothing.
-        due = self.deadline() if now - state.now > LATE_S else None
+        due = self.deadline() if state.clock.may_be_late(now - state.now) else None
         state.begin_step(now)
         if self._stopped:
             return []
@@ -75,7 +74,8 @@ class CoordinatorMachine:
             state.clock.excuse(now, now - due)
             if now > due + STOPPED_S:
                 self._fence.wakes(now - due)
-        self._pass_time(event)
+        if not isinstance(event, events.UpdateStored):  # of the moment of the message that it answers
+            self._pass_time(event)
         if isinstance(event, MaskedAnswer):
             self._sums.answered(event)
         elif isinstance(event, MaskedNews):

@@ -121,6 +121,10 @@ class ConnectedClock:
             self._before += now - self._since
             self._since = None
 
+    def may_be_late(self, pause_s: float) -> bool:
+        """Whether who was called so long ago can have missed a deadline by enough to be excused."""
+        return pause_s > LATE_S
+
     def excuse(self, now: float, late_s: float) -> None:
         """The process stood still for ``late_s`` and heard nobody: that time does not count, nor a moment to read mail.
 
