@@ -156,16 +156,15 @@ class Announcer:
             self._state.emit(FollowEnrolled(nodes=self._readers))
         return self._readers is not None
 
-    def enrolled_followed(self, *, renewed: bool) -> None:
-        """Somebody has left: what the head lists is published again, closed with a key that only the others have."""
+    def enrolled_followed(self, *, renewed: bool) -> bool:
+        """Whether somebody has left: what the head lists must be published again, with a key that only others have."""
         self._readers = None
-        if renewed and self._spoken:
-            self.publish_again(lost=True)
+        return renewed and self._spoken
 
     def rotate_key(self) -> None:
         """Nodes seal to another key from here on."""
         self._state.emit(RotateKey())
-        if self._spoken:
+        if self._spoken and self._state.leading:
             self.publish_state(Presence.ONLINE)
 
     def open(self, candidates: Sequence[NodeId], count: int) -> None:

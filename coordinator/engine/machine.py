@@ -246,7 +246,8 @@ class CoordinatorMachine:
             case events.AttendanceNotSaved():
                 self._attendance.failed()
             case events.EnrolledFollowed():
-                self._announcer.enrolled_followed(renewed=event.renewed)
+                if self._announcer.enrolled_followed(renewed=event.renewed):
+                    self._fence.say_again()
             case events.StorageFailed():
                 self._on_storage_failed(event)
             case _:

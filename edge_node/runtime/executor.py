@@ -177,12 +177,12 @@ class NodeExecutor:
             self._say(self._topics.node_state(self._node), state, retain=True)
 
     def _say(self, topic: str, message: Message, *, qos: int = 1, retain: bool = False) -> None:
-        self._transport.publish(topic, self._writer.encode(topic, message), qos=qos, retain=retain)
+        if self._sealing is None or not self._sealing.would_show(topic, message):
+            self._transport.publish(topic, self._writer.encode(topic, message), qos=qos, retain=retain)
 
     def _segment_filters(self, effect: SubscribeSegment | UnsubscribeSegment) -> list[str]:
-        if not effect.indices:
-            return [self._topics.model_segment(effect.version, effect.segment)]
-        return [self._topics.model_chunk(effect.version, effect.segment, index) for index in effect.indices]
+        place, topics = (effect.version, effect.segment), self._topics
+        return [topics.model_chunk(*place, index) for index in effect.indices or ()] or [topics.model_segment(*place)]
 
     def _fitting(self, model: HeldModel | None) -> HeldModel | None:
         if model is None:

@@ -159,6 +159,16 @@ class NodeSealing:
         """Whether a coordinator has said its key."""
         return bool(self._keys.peers)
 
+    def would_show(self, topic: str, message: Message) -> bool:
+        """Whether the broker could read this, though the run is known to be sealed: the coordinator's key has not come.
+
+        A node may read the announcement of a round before it hears who coordinates.
+        """
+        if self._asked_epoch is None or not isinstance(self._topics.parse(topic), NodeEventTopic | NodeTelemetryTopic):
+            return False
+        run = getattr(message, "run", self._run)
+        return self._coordinator(run) is None and run in (None, self._asked_epoch[0])
+
     def sealed(self, topic: str, message: Message) -> Message:
         """What is said on a topic: events and telemetry go to the coordinator of their run only."""
         if not isinstance(self._topics.parse(topic), NodeEventTopic | NodeTelemetryTopic):

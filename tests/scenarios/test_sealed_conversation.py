@@ -416,3 +416,17 @@ def _fits(settings: SealingSettings, inputs: str) -> bool:
     except ConfigError:
         return False
     return True
+
+
+def test_a_node_says_nothing_before_the_coordinators_key_has_come(pair: Pair) -> None:
+    """FED-162: it may read that a round is sealed before it hears who coordinates."""
+    progress = Progress(round=RoundId(3), activity=Activity.TRAINING)
+    told = TOPICS.node_telemetry(PRESS)
+    assert not pair.node.would_show(told, progress), "nothing is known of sealing yet"
+    pair.ask(announcement(part(PartKind.DELTA, 1, DELTA)))
+    for topic, said in ((told, progress), (EVENTS, DECLINE), (EVENTS, offer(b"frame", inline=True))):
+        assert pair.node.would_show(topic, said)
+    assert not pair.node.would_show(TOPICS.node_state(PRESS), born(pair.node)), "its key is in its birth"
+    pair.meet()
+    assert not pair.node.would_show(told, progress)
+    assert not pair.node.would_show(EVENTS, DECLINE)

@@ -144,7 +144,7 @@ class Checker:
 
     def _is_suspect(self, verdict: Verdict) -> bool:
         """Whether it is no honest work of this store; chunks of two twins make neither's update."""
-        if self._witness.is_bad(self.run, verdict.update):
+        if self._witness.is_bad(self.run, verdict.update) or verdict.node in self._witness.expelled:
             return True
         if verdict.reason is Reason.TERMS and verdict.status is ReceiptStatus.STALE:
             return True  # those of a former head, under which too few others are

@@ -7,8 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.engine.effects import AcceptFailure, Invite, PublishAnnouncement, SendCommand, Stop
-from coordinator.engine.events import Evaluated, Event, StopRequested, StorageFailed
+from coordinator.config.privacy import SealingSettings
+from coordinator.engine.effects import AcceptFailure, Invite, PublishAnnouncement, RotateKey, SendCommand, Stop
+from coordinator.engine.events import (
+    EnrolledFollowed,
+    Evaluated,
+    Event,
+    NodesEnrolled,
+    RotationDue,
+    StopRequested,
+    StorageFailed,
+    VersionCommitted,
+)
 from coordinator.engine.machine import CoordinatorMachine
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import Committer, CommitterSettings
@@ -20,15 +30,18 @@ from coordinator.runtime.executor import CoordinatorExecutor, ExecutorParts
 from coordinator.runtime.group_commit import BATCH_MAX, GroupCommit
 from coordinator.runtime.inbound import Inbound
 from coordinator.runtime.publisher import Publisher
+from coordinator.runtime.sealing import CoordinatorSealing
 from coordinator.strategies.selection import make_selector
-from federation.protocol.signing import Writer
+from federation.protocol.signing import Sender, Writer
 from federation.runtime.session import SessionSettings
-from federation.types import ModelVersion, Start
+from federation.types import ModelVersion, NodeId, Start
 from fedmq.simulation.protocol.actors import Actor
+from fedmq.simulation.protocol.keys import SimKeys
 from fedmq.simulation.protocol.listening import Listening
 from fedmq.simulation.protocol.processes import Life, Place
 from fedmq.simulation.world.clock import World
 from fedmq.simulation.world.disks import Disk
+from fedmq.simulation.world.seals import SealWitness
 from fedmq.simulation.world.stores import ObservedStore
 from fedmq.simulation.world.transport import SimTransport
 from update_codec import Vectors
@@ -55,6 +68,9 @@ DATA_SESSION = SessionSettings(
 
 SAYINGS = (PublishAnnouncement, Invite, SendCommand)
 """Effects whose words the checker knows."""
+
+ROTATE_S, LOOK_S = 120.0, 1.0
+"""Age at which the coordinator takes another key where it seals, and how often it looks for that, in seconds."""
 
 EVALUATION_S = 0.5
 """How long an evaluation takes, in virtual seconds."""
@@ -118,6 +134,7 @@ class CoordinatorActor(Actor):
             control.subscribe(topic_filter)
         for topic_filter in (*topics.coordinator_subscriptions_data, *helpers[1]):
             data.subscribe(topic_filter)
+        self._sealing = sealing = self._sealed(store)
         commits = GroupCommit(_Waiting(self), _Mouth(control, self), _Mouth(data, self))
         parts = ExecutorParts(
             store=store,
@@ -131,11 +148,14 @@ class CoordinatorActor(Actor):
             check=partial(check_update, sites=SiteClaims(self.engine.gateways, self.engine.num_examples_max)),
             signer=key,
             passing=commits.passing,
+            sealing=sealing,
         )
         executor = CoordinatorExecutor(parts)
         rng, selector = self.surroundings.rng(f"{self.name}/{store.epoch}").random, make_selector("uniform")
         self._machine = machine = CoordinatorMachine(self.engine, recovered, selector=selector, rng=rng, start=start)
         self._listen(executor, start)
+        if sealing is not None:
+            self._world.after(0.0, partial(self._look, receive, self._processes, frozenset()))
         return Life(
             machine=machine,
             executor=executor,
@@ -161,11 +181,33 @@ class CoordinatorActor(Actor):
             store,
             executor.traffic,
             executor.broker_connected,
-            verifier=place.keys,
+            verifier=place.keys if place.seals is None else _Enrolled(place.seals),
             signer=place.key(None),
             now=self.clock.now,
             helpers=place.helpers,
+            sealing=self._sealing,
         )
+
+    def _sealed(self, store: ObservedStore) -> CoordinatorSealing | None:
+        place = self._place
+        if place.seals is None:
+            return None
+        settings, run = SealingSettings(on=True, rotate_s=ROTATE_S), (store.run, store.epoch)
+        return CoordinatorSealing(
+            place.topics, run, self.disk.path, settings, place.key(None), now_s=lambda: self._world.now
+        )
+
+    def _look(self, receive: Callable[..., None], process: int, told: frozenset[NodeId]) -> None:
+        """Who is enrolled, and whether another key is due, as a thread of the process looks for it."""
+        seals = self._place.seals
+        if seals is None or self._processes != process or self._life is None:
+            return
+        if seals.enrolled != told:
+            told = seals.enrolled
+            receive(NodesEnrolled(nodes=told, digest=str(sorted(told))))
+        if self._sealing is not None and self._sealing.rotation_is_due():
+            receive(RotationDue())
+        self._world.after(LOOK_S, partial(self._look, receive, process, told))
 
     def _recover(self, store: ObservedStore) -> tuple[RecoveredState, Committer]:
         """Read where to go on, and make whole what nodes pull; that there is something to make is a violation."""
@@ -211,6 +253,14 @@ class CoordinatorActor(Actor):
             self.left = effect.reason
             self._place.witness.identities[effect.reason] += 1
         self._mute = self._mute or any(isinstance(event, StorageFailed) for event in events)
+        seals, sealing = self._place.seals, self._sealing
+        if seals is None or sealing is None:
+            return
+        for part in (part for event in events if isinstance(event, VersionCommitted) for part in event.record.parts):
+            seals.known(self.disk.store.frame(part), part.chunk_bytes)
+        if any(isinstance(event, EnrolledFollowed) and event.renewed for event in events):
+            seals.followed(sealing.key_epoch, self._place.checker.head)
+        seals.rotated += isinstance(effect, RotateKey)
 
     def synchronised(self) -> None:
         """What it wants to say is about to be said: by now all of it is on the disk."""
@@ -232,6 +282,18 @@ class CoordinatorActor(Actor):
             self._place.checker.heard(event, fields)
         if event == "behind":
             self._place.witness.identities["held"] += 1
+
+
+class _Enrolled:
+    """The keys of those who are enrolled now: nobody else is believed."""
+
+    def __init__(self, seals: SealWitness) -> None:
+        self._seals = seals
+
+    def verify(self, sender: Sender, digest: bytes, signature: bytes) -> bool:
+        """Whether ``sender`` has signed this, and is enrolled."""
+        known = not isinstance(sender, str) or sender in self._seals.enrolled
+        return known and SimKeys().verify(sender, digest, signature)
 
 
 class _Waiting:

@@ -1,13 +1,11 @@
 """One simulated federation: built from a scenario, run to its last version, healed, drained and checked."""
 
-import gc
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +33,10 @@ from fedmq.simulation.protocol.witness import Witness
 from fedmq.simulation.world.clock import World
 from fedmq.simulation.world.disks import Disk, allow_disks
 from fedmq.simulation.world.faults import Dice
+from fedmq.simulation.world.garbage import rare_collections
 from fedmq.simulation.world.network import SimNetwork
 from fedmq.simulation.world.ram_folders import put_away, ram_folder
+from fedmq.simulation.world.seals import SealWitness, repeatable_keys
 from fedmq.simulation.world.stores import ObservedStore, coordinator_disk, helper_disk, node_disk
 from fedmq.simulation.world.transcript import Transcript
 from fedmq.simulation.world.volatile import NoDisk, VolatileNodeStore
@@ -54,17 +54,6 @@ START_SPREAD_S = 2.0
 
 SPARE_DISKS = 12
 """For copies, restored runs and twins."""
-
-COLLECT_OBJECTS = 100_000
-"""More objects than this must be new before Python looks for garbage among them."""
-
-COLLECT_RUNS = 8
-"""So many simulations of one process share a look at everything: each leaves about a megabyte in cycles."""
-
-COLLECT_ALL = 100
-"""So many looks at what is young come before one at everything, which the process may have much of."""
-
-_runs = count()
 
 
 class Simulation:
@@ -95,6 +84,7 @@ class Simulation:
         self._model = self._first_version()
         plan = scenario.masked
         self.sums = None if plan is None else SumsWitness(self.surroundings.violations, plan, self._model.manifest)
+        self.seals = self._at_the_broker()
         self._place = Place(
             surroundings=self.surroundings,
             network=self.network,
@@ -104,6 +94,7 @@ class Simulation:
             signed=scenario.engine.signed,
             helpers=() if plan is None else pinned(plan),
             sums=self.sums,
+            seals=self.seals,
         )
         allow_disks(1 + SPARE_DISKS + scenario.nodes * scenario.node_disks)
         self._folder = ram_folder()
@@ -152,7 +143,7 @@ class Simulation:
 
     def run(self, progress: Callable[[int], None] = lambda _version: None) -> Outcome:
         """Run to the end; ``progress`` hears each new version."""
-        with rare_collections(), repeatable_boxes():
+        with rare_collections(), repeatable_boxes(), repeatable_keys(self.surroundings.rng("sealing")):
             return self._run(progress)
 
     def _run(self, progress: Callable[[int], None]) -> Outcome:
@@ -168,6 +159,8 @@ class Simulation:
             leaves = partial(self.helpers[scenario.masked.gone].leave, self._helpers_are_known)
             world.at(scenario.masked.gone_s, leaves)
         self.injector.begin()
+        if self.scenario.revoked_s is not None:
+            world.at(self.scenario.revoked_s, self._revoke)
         self._work = self.people.begin(scenario.engine.versions, scenario.faults_s)
         for version in range(1, scenario.engine.versions + 1):
             reached = world.run(partial(self._reached, version), limit_s=scenario.faults_s)
@@ -178,6 +171,14 @@ class Simulation:
         world.run(lambda: self._work.done, limit_s=scenario.faults_s)
         self._finish(progress)
         return self._with_helpers(self._outcome(time.perf_counter() - began_s))
+
+    def _revoke(self) -> None:
+        """The last node is shut out, and its device is in other hands."""
+        node = self.nodes[-1]
+        if self.seals is not None and node.alive and not node.gone:
+            self.seals.shut_out(NodeId(node.name), node.sealing)
+            self.witness.expelled.add(NodeId(node.name))
+            node.end()
 
     def _helpers_are_known(self) -> bool:
         return all(node.knows_helpers for node in self.nodes)
@@ -270,6 +271,15 @@ class Simulation:
             self.surroundings.violations.extend(again)
 
     # --- building ---------------------------------------------------------------------------------------------------
+
+    def _at_the_broker(self) -> SealWitness | None:
+        """Reads what passes, where it is sealed."""
+        if not self.scenario.engine.sealed:
+            return None
+        names = [NodeId(f"node-{index}") for index in range(self.scenario.nodes)]
+        seals = SealWitness(self.surroundings.violations, TOPICS, names)
+        self.network.sees = seals.sees
+        return seals
 
     def _first_version(self) -> Model:
         scenario = self.scenario
@@ -374,19 +384,6 @@ class Simulation:
             sums=self.sums.sums,
             dropped_batches=self.checker.batches.dropped,
         )
-
-
-@contextmanager
-def rare_collections() -> Iterator[None]:
-    """Meanwhile Python looks for garbage less often: nearly everything here is freed at once, or lives to the end."""
-    before = gc.get_threshold()
-    if next(_runs) % COLLECT_RUNS == 0:
-        gc.collect()
-    gc.set_threshold(COLLECT_OBJECTS, before[1], COLLECT_ALL)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 @contextmanager

@@ -1,18 +1,18 @@
 """Keys for the simulator: they prove what real ones prove, and nobody in here forges.
 
-Boxes with seeds are sealed without randomness, so that two runs of a simulation have the same bytes: HPKE draws a new
-key for each box, and takes none from outside. What is sealed here opens for the same key, at the same place, whole, or
-not at all, as there; it hides nothing, and nobody in here looks.
+Boxes are sealed without randomness, so that two runs of a simulation have the same bytes: HPKE draws a new key for each
+box, and takes none from outside. What is sealed here opens for the same key, at the same place, whole, or not at all,
+as there. It does not show its content, and hides it only from those who do not try.
 """
 
 import hmac
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
+from hashlib import blake2b, shake_128
 
 from federation.errors import BadSeal
-from federation.privacy import seeds
+from federation.privacy import envelopes, seeds
 from federation.privacy.boxes import KeyPair, PublicKey
 from federation.protocol.limits import SIGNATURE_BYTES
 from federation.protocol.signing import Sender
@@ -58,17 +58,20 @@ def _name(owner: Sender) -> bytes:
 
 @contextmanager
 def repeatable_boxes() -> Iterator[None]:
-    """Meanwhile seeds travel in such boxes."""
-    seeds.seal, KeyPair.open = seal, opened  # type: ignore[method-assign, attr-defined]
+    """Meanwhile seeds and messages travel in such boxes."""
+    seeds.seal = envelopes.seal = seal  # type: ignore[attr-defined]
+    KeyPair.open = opened  # type: ignore[method-assign]
     try:
         yield
     finally:
-        seeds.seal, KeyPair.open = _seal, _open  # type: ignore[method-assign, attr-defined]
+        seeds.seal = envelopes.seal = _seal  # type: ignore[attr-defined]
+        KeyPair.open = _open  # type: ignore[method-assign]
 
 
 def seal(public: PublicKey, info: bytes, plaintext: bytes) -> bytes:
     """A box for the holder of ``public`` at the place ``info``."""
-    return _tag(public, info, plaintext) + plaintext
+    tag = _tag(public, info, plaintext)
+    return tag + _veiled(tag, plaintext)
 
 
 def opened(self: KeyPair, info: bytes, box: bytes) -> bytes:
@@ -77,10 +80,15 @@ def opened(self: KeyPair, info: bytes, box: bytes) -> bytes:
     Raises:
         BadSeal: It is for another key or another place, or a bit of it was changed.
     """
-    plaintext = box[TAG_BYTES:]
+    plaintext = _veiled(box[:TAG_BYTES], box[TAG_BYTES:])
     if not hmac.compare_digest(box[:TAG_BYTES], _tag(self.public, info, plaintext)):
         raise BadSeal("a box does not open: it is for another key or another place, or was changed")
     return plaintext
+
+
+def _veiled(tag: bytes, text: bytes) -> bytes:
+    stream = shake_128(tag).digest(len(text))
+    return (int.from_bytes(text) ^ int.from_bytes(stream)).to_bytes(len(text))
 
 
 def _tag(public: PublicKey, info: bytes, plaintext: bytes) -> bytes:

@@ -12,6 +12,7 @@ from edge_node.engine.events import AnnouncementReceived, CoordinatorStateReceiv
 from edge_node.engine.machine import NodeMachine, NodeSettings
 from edge_node.runtime.executor import NodeExecutor, NodeParts
 from edge_node.runtime.inbound import Inbound as NodeInbound
+from edge_node.runtime.sealing import NodeSealing
 from edge_node.storage.store import NodeStore
 from edge_node.training.masking import Masking
 from edge_node.training.worker import TrainingSetup
@@ -20,6 +21,7 @@ from federation.protocol.signing import Reader, Writer
 from federation.protocol.sum_messages import Ticket
 from federation.runtime.session import SessionSettings
 from federation.runtime.transport import MessageReceived
+from federation.types import NodeId
 from fedmq.simulation.protocol.actors import Actor
 from fedmq.simulation.protocol.keys import SimKeys
 from fedmq.simulation.protocol.processes import TOPICS, Life, Place
@@ -43,7 +45,10 @@ class NodeActor(Actor):
 
     Attributes:
         wipes: How often its state folder was lost.
+        sealing: The newest process's keys; None where nothing is sealed.
     """
+
+    sealing: NodeSealing | None = None
 
     def __init__(
         self,
@@ -92,17 +97,23 @@ class NodeActor(Actor):
         receive = self.receiver()
         transport = SimTransport(place.network, self._session, receive, will=will)
         helpers = (topics.helper_states,) if place.helpers else ()
-        for topic_filter in (*helpers, *topics.node_subscriptions(node)):
+        keys = () if place.seals is None else (topics.node_key(node),)
+        for topic_filter in (*helpers, *keys, *topics.node_subscriptions(node)):
             transport.subscribe(topic_filter)
         trainer = SimTrainer(self._world, self._setup, self._duration_s, self._spoiler.before(receive))
         setup = self._setup
         parts = NodeParts(setup=setup, store=store, trainer=trainer, transport=transport, topics=topics, signer=key)
-        self._inbound = NodeInbound(topics, node, place.keys, helpers=place.helpers, folder=self._folder)
+        self.sealing = sealing = self._sealing(node)
+        parts = replace(parts, sealing=sealing)
+        self._inbound = NodeInbound(topics, node, place.keys, sealing, helpers=place.helpers, folder=self._folder)
         executor = NodeExecutor(replace(parts, helpers=self._masking) if place.helpers else parts)
         rng, recovered = self.surroundings.rng(f"{self.name}/{store.incarnation}").random, executor.recovered()
         for one in (recovered, *recovered.hidden):
             place.witness.has(self.name, one.outbox, self._spoiler.made)
-        machine = NodeMachine(self._settings, store.incarnation, recovered, rng=rng, state_id=store.state_id)
+        lacks = (lambda: None) if sealing is None else sealing.lacks
+        machine = NodeMachine(
+            self._settings, store.incarnation, recovered, rng=rng, state_id=store.state_id, lacks_key=lacks
+        )
         return Life(
             machine=machine,
             executor=executor,
@@ -114,6 +125,15 @@ class NodeActor(Actor):
     @property
     def _folder(self) -> Path | None:
         return self.disk.path if self._place.helpers and isinstance(self.disk, Disk) else None
+
+    def _sealing(self, node: NodeId) -> NodeSealing | None:
+        """Its keys, in its folder; None where nothing is sealed."""
+        if self._place.seals is None:
+            return None
+        assert isinstance(self.disk, Disk)  # noqa: S101 - without disks nothing is sealed
+        sealing = NodeSealing(self._place.topics, node, self.disk.path)
+        sealing.start()
+        return sealing
 
     def stop_request(self) -> object:
         """What a signal tells the process."""
@@ -129,6 +149,8 @@ class NodeActor(Actor):
 
     def before(self, effect: Any) -> None:
         """What it is about to save may be there although it dies on the way."""
+        if isinstance(effect, SaveOutbox) and self._place.seals is not None:
+            self._place.seals.known(effect.result.frame, self._settings.chunk_bytes)
         if isinstance(effect, SaveOutbox) and self._place.sums is not None:
             self._place.sums.masked(effect.offer.run, effect.offer.update, effect.result)
 
@@ -143,7 +165,8 @@ class NodeActor(Actor):
 
     def _event(self, item: object) -> Any:
         # What everybody is told is the same value for everybody: decoded once, not by each of a thousand nodes.
-        if isinstance(item, MessageReceived) and item.topic in self._shared and item.payload:
+        shared = self._shared if self.sealing is None else ()
+        if isinstance(item, MessageReceived) and item.topic in shared and item.payload:
             event: object = _broadcast(item.topic, item.payload, signed=self._settings.signed)
             self._inbound.keep_helpers()
         else:

@@ -17,6 +17,7 @@ from fedmq.simulation.protocol.witness import Witness
 from fedmq.simulation.world.clock import World
 from fedmq.simulation.world.faults import Dice
 from fedmq.simulation.world.network import SimNetwork
+from fedmq.simulation.world.seals import SealWitness
 from fedmq.simulation.world.transcript import Transcript
 from fedmq.simulation.world.transport import SimTransport
 
@@ -67,6 +68,7 @@ class Place:
         signed: Whether all messages are signed.
         helpers: The helpers of masked sums; nobody where nothing is masked.
         sums: Watches them; None where nothing is masked.
+        seals: Watches the broker; None where nothing is sealed.
     """
 
     surroundings: Surroundings
@@ -77,6 +79,7 @@ class Place:
     signed: bool = False
     helpers: tuple[PinnedHelper, ...] = ()
     sums: SumsWitness | None = None
+    seals: SealWitness | None = None
 
     @property
     def keys(self) -> SimKeys | None:

@@ -61,6 +61,7 @@ class Scenario:
             meanwhile is taken together.
         node_disks: Nodes have stores on disks; else their processes must never end, nor their disks fail.
         masked: The helpers of masked sums; None: nothing is masked.
+        revoked_s: When the last node is shut out, in virtual seconds, where the engine is sealed; None: nobody is.
         uplinks: Rates of the first nodes' uplinks, in bytes per second; 0, and every further node, has no limit.
     """
 
@@ -78,6 +79,7 @@ class Scenario:
     audit: bool = True
     busy_s: float = 0.0
     node_disks: bool = True
+    revoked_s: float | None = None
     uplinks: tuple[float, ...] = ()
     masked: MaskedPlan | None = None
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 
 from edge_node.records import OutboxEntry
 from federation.protocol.messages import RoundAnnouncement
-from federation.types import Digest, ModelVersion, RoundId, RunId, UpdateId
+from federation.types import Digest, ModelVersion, NodeId, RoundId, RunId, UpdateId
 
 __all__ = ["Sent", "Witness"]
 
@@ -27,12 +27,14 @@ class Witness:
     Attributes:
         identities: What came of identities that went backwards, or were there twice, by name.
         helpers_lost: Whether a helper of masked sums has lost its state folder.
+        expelled: Nodes that were shut out of the federation.
     """
 
     def __init__(self, violations: list[str]) -> None:
         self._violations = violations
         self.identities: Counter[str] = Counter()
         self.helpers_lost = False
+        self.expelled: set[NodeId] = set()
         self._makers: dict[tuple[RunId, UpdateId], set[str]] = {}
         self._sent: dict[tuple[RunId, UpdateId], set[Sent]] = {}
         self._bad: dict[tuple[RunId, UpdateId], set[Sent]] = {}

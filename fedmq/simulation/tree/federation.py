@@ -29,7 +29,7 @@ from federation.tasks.registry import default_settings, load_task
 from federation.testing import BrokerSettings
 from federation.types import NodeId, RunId, StateId
 from fedmq.simulation.protocol.checker import Checker
-from fedmq.simulation.protocol.federation import quiet_log, rare_collections
+from fedmq.simulation.protocol.federation import quiet_log
 from fedmq.simulation.protocol.injector import Injector
 from fedmq.simulation.protocol.lines import Lines, Model
 from fedmq.simulation.protocol.node_actor import NodeActor
@@ -39,6 +39,7 @@ from fedmq.simulation.tree.gateway_actor import GatewayActor, GatewayDisk
 from fedmq.simulation.world.clock import World
 from fedmq.simulation.world.disks import Disk, allow_disks
 from fedmq.simulation.world.faults import Dice, FaultPlan, some_of
+from fedmq.simulation.world.garbage import rare_collections
 from fedmq.simulation.world.network import SimNetwork
 from fedmq.simulation.world.ram_folders import put_away, ram_folder
 from fedmq.simulation.world.stores import node_disk

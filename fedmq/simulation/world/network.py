@@ -61,6 +61,7 @@ class SimNetwork:
         broker: The broker's behaviour.
         down: Whether the broker is dead.
         counts: What happened so far.
+        sees: Hears of each message that reaches the broker.
     """
 
     def __init__(self, world: World, dice: Dice, transcript: Transcript, settings: BrokerSettings) -> None:
@@ -68,6 +69,7 @@ class SimNetwork:
         self.broker = MemoryBroker(settings)
         self.counts = Counts()
         self.down = False
+        self.sees: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self._links: dict[str, _Link] = {}
         self._clients: dict[str, SimTransport] = {}
         self._processes: Counter[str] = Counter()
@@ -195,6 +197,7 @@ class SimNetwork:
         match packet.kind:
             case "publish":
                 self._count(packet.payload)
+                self.sees(packet.topic, packet.payload)
                 self.transcript.message(self.world.now, name, "→", packet.topic, packet.payload)
                 out = self.broker.publish(name, packet.topic, packet.payload, qos=packet.qos, retain=packet.retain)
                 will = transport.connect_settings.will

@@ -62,6 +62,22 @@ def test_nothing_is_announced_before_a_revocation_is_on_the_disk() -> None:
     assert model == []  # once
 
 
+def test_a_revocation_is_followed_at_once_and_said_once_it_is_known_who_leads() -> None:
+    """FED-97, FED-169: in a new connection somebody else may lead by now."""
+    rig = sealed(settle_s=5.0)
+    rig.wait(6.0)
+    rig.state("ann", seal=SEAL)
+    rig.state("bob", seal=SEAL)
+    enrolled(rig, "ann", "bob")
+    rig.disconnect()
+    rig.connect()
+    said = enrolled(rig, "bob")
+    assert "follow bob" in said
+    assert not any(line.startswith(("announce", "publish")) for line in said)
+    later = transcript(rig.wait(10.0))
+    assert any(line.startswith("publish model") for line in later)
+
+
 def test_a_full_disk_stops_the_run_until_the_revocation_is_kept() -> None:
     """FED-169."""
     rig = sealed()
