@@ -168,7 +168,7 @@ class NoisedSums:
             return
         known = {*state.registry.nodes(), *self._takings}
         if self._floor.releases:
-            for node in known - self._takings.keys() - self._spent:
+            for node in sorted(known - self._takings.keys() - self._spent):
                 self._look(node)
         left = sum(1 for node in known if self._objection(node) != "budget") + self._absent.beside(len(known))
         if known and (self._takings or self._floor.releases) and left < max(1, state.settings.quorum):

@@ -5,6 +5,7 @@
 """
 
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import SimpleNamespace
@@ -35,6 +36,10 @@ __all__ = ["SealWitness", "repeatable_keys"]
 
 HEAD_BYTES = 8
 """So many bytes of a chunk are looked for: no other content begins with the same ones."""
+
+
+PUBLISHED_MAX = 1_000
+"""Chunks of a model that wait for the announcement of what they are of."""
 
 
 @contextmanager
@@ -78,6 +83,7 @@ class SealWitness:
         self.enrolled = frozenset(nodes)
         self.renewed = self.rotated = self.sealed = 0
         self._heads: set[bytes] = set()
+        self._published = deque[tuple[ModelChunkTopic, bytes]](maxlen=PUBLISHED_MAX)
         self._spies: dict[NodeId, NodeSealing] = {}
         self._shut_out: dict[NodeId, tuple[int, int]] = {}
 
@@ -122,7 +128,8 @@ class SealWitness:
                 self._chunk(topic, payload)
             case ModelChunkTopic() as place:
                 self._chunk(topic, payload)
-                self._spied(place, payload)
+                if self._shut_out:
+                    self._published.append((place, payload))
             case RoundTopic():
                 self._announcement(payload)
             case _:
@@ -147,6 +154,9 @@ class SealWitness:
             self._say(f"round {said.round} is announced with a model that the broker can read")
         for spy in self._spies.values():
             spy.announced(said)
+        for place, chunk in self._published:
+            self._spied(place, chunk)
+        self._published.clear()
 
     def _spied(self, place: ModelChunkTopic, payload: bytes) -> None:
         for node, (_, head) in self._shut_out.items():
