@@ -73,8 +73,7 @@ class Figures:
 
     Attributes:
         wall_s: Seconds since the version before, or since the first announcement for the first one of a process.
-        bytes_up: Bytes that nodes sent in that time, headers included.
-        bytes_down: Bytes that nodes pulled or were sent in that time, headers included.
+        bytes_up, bytes_down: Bytes from nodes, and to them, in that time, headers included.
     """
 
     wall_s: float = 0.0
@@ -113,8 +112,7 @@ class VersionRow:
         record: The version.
         reason: Why it was committed when it was.
         figures: What it cost.
-        stale: Updates found stale while it was being made.
-        refused: Updates refused while it was being made.
+        stale, refused: Updates that were found so while it was being made.
         metrics: Its evaluation; empty when there was none.
     """
 
