@@ -17,12 +17,11 @@ from coordinator.backup.archive import Archive, Progress
 from coordinator.backup.making import make_backup
 from coordinator.global_model.committer import first_commit
 from coordinator.global_model.downlink import DownlinkSettings
-from coordinator.records import ReleaseLedger, Restored
-from coordinator.storage.database import DATABASE, open_database
+from coordinator.records import Restored
+from coordinator.storage.database import DATABASE
 from coordinator.storage.files import BLOBS
 from coordinator.storage.read_only import ReadOnlyStore
-from coordinator.storage.releases import charge_lost, noised_here, read_ledger
-from coordinator.storage.restoring import begin_after, lift, lost_sums
+from coordinator.storage.restoring import begin_after, ledger_after, lift
 from coordinator.storage.sqlite_store import SqliteStore
 from federation.errors import ConfigError, StorageError
 from federation.storage.folder import TEMPORARY, FolderLock, remedy_for, sync_folder
@@ -160,7 +159,7 @@ def _begun_anew(work: Path, released: int | None) -> Restoration:
 
     Noise that the coordinator adds is over the same data as before: what that has cost is taken over.
     """
-    ledger = _spent(work / "old", released)
+    ledger = ledger_after(work / "old", released)
     with ReadOnlyStore(work / "old") as old:
         head, manifest = old.head(), old.manifest()
         if head is None:
@@ -183,19 +182,6 @@ def _begun_anew(work: Path, released: int | None) -> Restoration:
         return Restoration(run=new.run, former_run=former, version=0, former_version=head, changed=changed)
     finally:
         new.close()
-
-
-def _spent(folder: Path, released: int | None) -> ReleaseLedger:
-    """What a run whose coordinator adds noise has spent, with what its backup may not know of; else nothing."""
-    database = open_database(folder)
-    try:
-        head = database.execute("SELECT MAX(version) FROM versions").fetchone()[0]
-        lost = lost_sums(database, head or 0, released)
-        with database.transaction("ledger"):
-            charge_lost(database, lost)
-        return read_ledger(database) if noised_here(database) else ReleaseLedger()
-    finally:
-        database.close()
 
 
 def _without_controls(model: Vectors, manifest: Manifest) -> Vectors:

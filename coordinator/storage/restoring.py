@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-from coordinator.records import Restored
+from coordinator.records import ReleaseLedger, Restored
 from coordinator.storage import schema
 from coordinator.storage.database import open_database
 from coordinator.storage.recovery import read_next_round
-from coordinator.storage.releases import charge_lost, noised_here
+from coordinator.storage.releases import charge_lost, noised_here, read_ledger
 from coordinator.storage.seals import identity_is_sealed, seal_identity
 from federation.errors import StorageError
 from federation.protocol.limits import INT32_MAX
 from federation.storage.sql import Readable
 from federation.types import Epoch, ModelVersion, RoundId, RunId
 
-__all__ = ["EPOCHS", "ROUNDS", "begin_after", "lift", "lost_sums"]
+__all__ = ["EPOCHS", "ROUNDS", "begin_after", "ledger_after", "lift"]
 
 EPOCHS = 1 << 20
 """A restored run's epochs begin so much later: more starts than a run has between a backup and its end."""
@@ -55,7 +55,7 @@ def lift(folder: Path, *, above: int, released: int | None = None) -> tuple[RunI
         )
         if max(restored.epoch + EPOCHS, restored.next_round + ROUNDS) > INT32_MAX:
             raise StorageError(f"run {meta['run']} has no numbers left above {above}: begin a new one with --new-run")
-        lost = lost_sums(database, head, released)
+        lost = _lost_sums(database, head, released)
         whole = identity_is_sealed(database) is not False
         with database.transaction("restore"):
             database.insert("meta", {"key": "epoch", "value": restored.epoch}, conflict="REPLACE")
@@ -71,7 +71,7 @@ def lift(folder: Path, *, above: int, released: int | None = None) -> tuple[RunI
         database.close()
 
 
-def lost_sums(database: Readable, head: int, released: int | None) -> int:
+def _lost_sums(database: Readable, head: int, released: int | None) -> int:
     """How many noised sums may have been made since a backup whose newest version is ``head``.
 
     Raises:
@@ -98,5 +98,22 @@ def begin_after(folder: Path, began_ms: int) -> None:
     try:
         with database.transaction("restore"):
             database.insert("meta", {"key": "began_ms", "value": began_ms})
+    finally:
+        database.close()
+
+
+def ledger_after(folder: Path, released: int | None) -> ReleaseLedger:
+    """What a run whose coordinator adds noise has spent, with what its backup may not know of; else nothing.
+
+    Raises:
+        StorageError: There may be noised versions that the backup lacks, and nobody says which was the newest.
+    """
+    database = open_database(folder)
+    try:
+        head = database.execute("SELECT MAX(version) FROM versions").fetchone()[0]
+        lost = _lost_sums(database, head or 0, released)
+        with database.transaction("ledger"):
+            charge_lost(database, lost)
+        return read_ledger(database) if noised_here(database) else ReleaseLedger()
     finally:
         database.close()
