@@ -36,10 +36,10 @@ from coordinator.monitoring.state_files import StatusFile, StoppingRule, read_in
 from coordinator.monitoring.watched_machine import WatchedMachine
 from coordinator.monitoring.why import lift_words
 from coordinator.records import RecoveredState
-from coordinator.runtime.central_evaluation import EvaluationWorker
+from coordinator.runtime.central_evaluation import EvaluationWorker, Evaluator, NoEvaluator
 from coordinator.runtime.connections import Connections, coordinator_will, open_connections
 from coordinator.runtime.enrolled import EnrolledWatch
-from coordinator.runtime.executor import CoordinatorExecutor, Evaluator, ExecutorParts, NoEvaluator
+from coordinator.runtime.executor import CoordinatorExecutor, ExecutorParts
 from coordinator.runtime.group_commit import BATCH_MAX, GroupCommit
 from coordinator.runtime.inbound import Inbound
 from coordinator.runtime.incidents import Incidents

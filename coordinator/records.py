@@ -54,8 +54,7 @@ class VersionRecord:
     """One committed global model; the arrays are in the store's blob.
 
     Attributes:
-        version: Its number.
-        digest: `Vectors.digest` of what nodes hold at this version (the shadow).
+        version: Its number; ``digest``: `Vectors.digest` of what nodes hold at it (the shadow).
         previous: The predecessor's digest; b"" for version 0.
         manifest_digest: Digest of the manifest.
         seed: The seed whose `Task.initial_parameters` gives version 0, while the deltas of ``parts`` reach back to it;
@@ -117,7 +116,7 @@ class HiddenEvaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateRecord:
-    """An update without its payload, as the store keeps it; ``seeds`` are a masked one's until its verdict."""
+    """An update as the store keeps it, without payload, a masked one's ``seeds``, and claims of its ``members``."""
 
     update: UpdateId
     node: NodeId
@@ -131,6 +130,7 @@ class UpdateRecord:
     train_s: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
     seeds: MaskedSeeds | None = None
+    members: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -109,6 +109,7 @@ class FinishedTraining:
         attempt: The attempt that made it; None when the trainer does not say.
         masked: What goes to the helpers; None where the update is not masked.
         spent: What it took of the node's budget.
+        members: What a gateway claims for its site with it; None of any other node.
     """
 
     round: RoundId
@@ -123,6 +124,7 @@ class FinishedTraining:
     attempt: int | None = None
     masked: MaskedOffer | None = None
     spent: SampledSteps | None = None
+    members: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

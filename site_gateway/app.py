@@ -51,7 +51,7 @@ from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox
 from federation.types import FederationId, ModelVersion, NodeId, RoundId, RunId, Start
 from site_gateway.config import GatewaySettings
 from site_gateway.engine.machine import GatewayMachine
-from site_gateway.engine.site import SiteMachine
+from site_gateway.engine.site import LIFTED, SiteMachine
 from site_gateway.runtime.executor import AboveExecutor, GatewayExecutor, SiteExecutor
 from site_gateway.runtime.following import Follower, SiteTask, site_model
 from site_gateway.runtime.inbound import Side, SideInbox, Translator
@@ -72,12 +72,21 @@ def site_folder(settings: GatewaySettings, run: RunId) -> Path:
 def run_gateway(settings: GatewaySettings) -> int:
     """Run one gateway until it is told to stop, or the run above is over; returns the exit code.
 
+    A node that has heard more of the run elsewhere has it begin again with higher numbers.
+
     Raises:
         ConfigError: A setting or a certificate is wrong.
         StorageError: A state folder is in use, damaged or not writable.
         TransportError: A broker cannot be used, or no run has ever been heard above.
     """
     configure_log(json=settings.own.log.as_json, level=settings.own.log.level)
+    while (code := _run_once(settings)) is None:
+        pass
+    return code
+
+
+def _run_once(settings: GatewaySettings) -> int | None:
+    """As `run_gateway`; None where it is to begin again."""
     node_store = SqliteNodeStore(settings.above.state_folder)
     try:
         run = _run_above(settings, node_store)
@@ -202,8 +211,8 @@ class _Gateway:
         """Telemetry above: it may be lost, and nobody acts on it."""
         self.above.executor.execute(PublishProgress(progress=progress))
 
-    def drive(self) -> int:
-        """Run the loop."""
+    def drive(self) -> int | None:
+        """Run the loop; None where it is to begin again."""
         log, machine = get_log("gateway"), GatewayMachine(self.above.machine, self.below.machine, self.store.run)
         incidents = self.below.incidents
         rule = StoppingRule(settings=self.engine.stopping, versions=0)
@@ -237,7 +246,7 @@ class _Gateway:
                 self.above.transport.close(timeout_s=FLUSH_S)
                 driven.close()
             log.info("gateway_stopped", reason=executor.stop_reason)
-        return signals.exit_code
+        return None if executor.stop_reason == LIFTED and not signals.exit_code else signals.exit_code
 
 
 def _above(settings: GatewaySettings, node_store: SqliteNodeStore, store: SiteStore, inbox: SideInbox) -> _Above:

@@ -60,6 +60,7 @@ __all__ = [
     "StoreChunk",
     "StoreTransfer",
     "StoreUpdate",
+    "WithdrawUpdate",
 ]
 
 
@@ -178,6 +179,13 @@ class SaveVerdict:
 
     verdict: Verdict
     record: UpdateRecord | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WithdrawUpdate:
+    """Persist that no sum may claim this update any more: its node takes it back."""
+
+    update: UpdateId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,6 +324,7 @@ OwnEffect = (
     | RetainModels
     | SaveAttendance
     | SaveSpent
+    | WithdrawUpdate
     | ClearNodeState
     | FollowEnrolled
     | RotateKey

@@ -155,12 +155,13 @@ class UpdateStored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateRejected:
-    """The frame was checked and refused; nothing of it is on disk."""
+    """The frame was checked and refused; nothing of it is on disk. ``counted`` are claims that others have made."""
 
     update: UpdateId
     node: NodeId
     reason: Reason
     detail: str
+    counted: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

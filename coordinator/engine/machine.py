@@ -6,13 +6,12 @@ from typing import assert_never
 from coordinator.engine import events
 from coordinator.engine.alarms import NAMES_MAX, Alarms, StoragePause, Waiting
 from coordinator.engine.announcer import Announcer
-from coordinator.engine.attendance import AttendanceRecorder
 from coordinator.engine.effects import Effect, Stop
 from coordinator.engine.events import Answer, Event, News
 from coordinator.engine.federated_evaluation import FederatedEvaluation
 from coordinator.engine.fencing import STOPPED_S, Behind, Fence
 from coordinator.engine.ledger import PrivacyLedger
-from coordinator.engine.liveness import Liveness
+from coordinator.engine.liveness import AttendanceRecorder, Liveness
 from coordinator.engine.masked.events import MaskedAnswer, MaskedNews
 from coordinator.engine.masked.sums import MaskedSums
 from coordinator.engine.round import Ask, AskReason, Commit, Situation, Wait, WaitReason, decide, waits_for
@@ -34,6 +33,7 @@ class CoordinatorMachine:
 
     state_type, announcer_type, evaluation_type = MachineState, Announcer, FederatedEvaluation
     sums_type, versions_type = MaskedSums, Versions
+    behind_type, receiver_type = Behind, UpdateReceiver
 
     def __init__(
         self,
@@ -48,13 +48,13 @@ class CoordinatorMachine:
         self._pause = StoragePause(state, rng)
         self._evaluation = self.evaluation_type(state, recovered)
         self._announcer = self.announcer_type(state, recovered, selector=selector, rng=rng, evaluation=self._evaluation)
-        self._behind = Behind(state)
+        self._behind = self.behind_type(state)
         self._fence = Fence(state, self._announcer, self._behind)
         self._attendance = AttendanceRecorder(state)
         self._liveness = Liveness(state, self._fence, self._attendance, self._behind)
         self._alarms = Alarms(state)
         self._ledger = PrivacyLedger(state, recovered)
-        self._receiver = UpdateReceiver(state, recovered.transfers, self._behind)
+        self._receiver = self.receiver_type(state, recovered.transfers, self._behind)
         self._sums = self.sums_type(state, self._receiver, self._evaluation, recovered)
         self._versions = self.versions_type(state, self._receiver, self._announcer, self._sums, best=recovered.best)
         self._waiting = Waiting(state)

@@ -1,14 +1,17 @@
 """Large updates that are still arriving: a bitmap per transfer, never a body."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from coordinator.engine.masked.holdings import seeds_of
+from coordinator.engine.round import FETCHED_BYTES_MAX
 from coordinator.engine.timers import Timers
-from coordinator.records import TransferRecord, UpdateRecord
+from coordinator.records import TransferRecord, UpdateRecord, believable
 from federation.protocol.chunking import Bitmap, chunk_count, chunk_slice
+from federation.protocol.claims import claim_of
 from federation.protocol.messages import Grant, UpdateOffer
-from federation.types import UpdateId
+from federation.types import NodeId, UpdateId
 
 TRANSFER_IDLE_S = 600.0
 """Connected seconds without a new chunk after which a transfer is dropped; its node offers again and starts over."""
@@ -153,3 +156,23 @@ class Transfers:
     def idle(self, now: float) -> list[Transfer]:
         """Transfers to give up at ``now`` (connected seconds); the caller closes them."""
         return [self._open[update] for update in self._idle.pop_due(now)]
+
+
+def record_of(node: NodeId, offer: UpdateOffer, gateways: Collection[NodeId] = ()) -> UpdateRecord:
+    """What is kept of an offer; with gateways also what it claims: its members, or of any other node itself."""
+    own = claim_of(offer.update) if gateways else b""
+    return UpdateRecord(
+        update=offer.update,
+        node=node,
+        round=offer.round,
+        base_version=offer.base_version,
+        num_examples=offer.num_examples,
+        codec=offer.codec,
+        payload_bytes=offer.payload_bytes,
+        payload_digest=offer.payload_digest,
+        fetched_bytes=min(offer.fetched_bytes, FETCHED_BYTES_MAX),  # a refused one is kept, too
+        train_s=offer.train_s,
+        metrics=believable(offer.metrics),
+        seeds=seeds_of(offer),
+        members=(offer.members or b"") if node in gateways else own,
+    )

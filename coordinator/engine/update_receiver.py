@@ -1,15 +1,15 @@
 """The way of an update from its offer to the buffer: judged, received, stored, receipted."""
 
+from coordinator.engine.claims import answer_fate, refuse_members
 from coordinator.engine.effects import DropTransfer, OpenTransfer, SaveVerdict, StoreChunk, StoreTransfer, StoreUpdate
 from coordinator.engine.events import ChunkReceived, ChunkStored, OfferReceived, TransferOpened, UpdateRejected
 from coordinator.engine.fencing import Behind
-from coordinator.engine.masked.holdings import seeds_of
 from coordinator.engine.registry import NODES_MAX
 from coordinator.engine.round import FETCHED_BYTES_MAX, Judgement, Ruling, check_staleness, identify, judge
 from coordinator.engine.state import MachineState
 from coordinator.engine.timers import RateLimit
-from coordinator.engine.transfers import Arrival, Transfer, Transfers
-from coordinator.records import TransferRecord, UpdateRecord, Verdict, believable
+from coordinator.engine.transfers import Arrival, Transfer, Transfers, record_of
+from coordinator.records import TransferRecord, UpdateRecord, Verdict
 from federation.protocol.limits import CHUNKS_MAX
 from federation.protocol.messages import Cancel, Reason, Receipt, ReceiptStatus, RetryAfter, UpdateOffer
 from federation.types import NodeId, UpdateId
@@ -20,10 +20,8 @@ BUSY_RETRY_S = 5.0
 ABSENT_S = 30.0
 """Connected seconds after which a node that is gone gives its transfer's place to one that waits."""
 
-REGRANTS_PER_S = 0.5
-"""Grants that one transfer gets for repeated offers, each second."""
-
-REGRANTS_BURST = 10
+REGRANTS_PER_S, REGRANTS_BURST = 0.5, 10
+"""Grants that one transfer gets for repeated offers, each second, and at once."""
 
 UNHEARD_MAX = 8
 """Offers of one node that were dropped before this process led, and are asked for again."""
@@ -65,7 +63,9 @@ class UpdateReceiver:
         """Answer an offer; ``retry_s`` is what a node that must wait is told."""
         state, node, offer = self._state, event.node, event.offer
         foreign = identify(offer, node, state.run)
-        if foreign is not None:
+        if foreign is not None and foreign.ruling is Ruling.REFUSED and node in state.settings.gateways:
+            self._fate(event)
+        elif foreign is not None:
             self._turn_down(event, foreign)
         elif not state.leading:
             self._drop_offer(node, offer.update)
@@ -79,6 +79,9 @@ class UpdateReceiver:
             state.send(node, RetryAfter(update=offer.update, seconds=retry_s))
         elif not self._resume_transfer(offer):
             self._judge(event, retry_s)
+
+    def _fate(self, event: OfferReceived) -> None:
+        answer_fate(self._state, event)
 
     def _drop_offer(self, node: NodeId, update: UpdateId) -> None:
         """Whoever does not lead gives no verdict [FED-97]; the node would offer again only after a back-off."""
@@ -105,13 +108,16 @@ class UpdateReceiver:
         if judgement.ruling is not Ruling.ACCEPT:
             self._turn_down(event, judgement)
         elif offer.inline is not None:
-            self._save(StoreUpdate(record=_record(node, offer), payload=offer.inline))
+            self._save(StoreUpdate(record=self._record(node, offer), payload=offer.inline))
         elif len(self.transfers) >= self._state.settings.transfers_max and not self._make_room():
             self._state.send(node, RetryAfter(update=offer.update, seconds=retry_s))
         else:
-            transfer = TransferRecord(record=_record(node, offer), chunk_bytes=offer.chunk_bytes)
+            transfer = TransferRecord(record=self._record(node, offer), chunk_bytes=offer.chunk_bytes)
             self._saving[offer.update] = transfer.record
             self._state.emit(OpenTransfer(transfer=transfer))
+
+    def _record(self, node: NodeId, offer: UpdateOffer) -> UpdateRecord:
+        return record_of(node, offer, self._state.settings.gateways)
 
     def _make_room(self) -> bool:
         """Take a place back for who waits: a node that vanishes never holds it longer than its lease [FED-29]."""
@@ -143,7 +149,12 @@ class UpdateReceiver:
             return
         if judgement.durable:
             detail = self._detail(event, judgement)
-            self.settle(_record(node, offer), _STATUS[judgement.ruling], judgement.reason, detail=detail)
+            self.settle(
+                self._record(node, offer),
+                _STATUS[judgement.ruling],
+                judgement.reason,
+                detail=detail,
+            )
             return
         self._receipt(node, offer.update, _STATUS[judgement.ruling], judgement.reason)
         self._state.count("foreign_updates")
@@ -170,10 +181,11 @@ class UpdateReceiver:
     def _repeat(self, event: OfferReceived, known: Verdict) -> None:
         """The verdict is known: say it again. A stored update that the buffer lost sight of goes back into it."""
         state, node, update = self._state, event.node, event.offer.update
-        orphan = known.status is ReceiptStatus.STORED and update not in state.buffer.records
+        own = known.update == update
+        orphan = known.status is ReceiptStatus.STORED and own and update not in state.buffer.records
         if orphan and not state.paused:
             # What is in the store counts: the offer may speak of other numbers.
-            self._count(event.stored or _record(node, event.offer))
+            self._count(event.stored or self._record(node, event.offer))
         else:
             state.send(
                 node,
@@ -276,6 +288,11 @@ class UpdateReceiver:
         if record is None:
             return
         transfer = self.transfers.get(event.update)
+        if event.reason is Reason.COUNTED:
+            if transfer is not None:
+                self._drop(transfer)
+            refuse_members(self._state, record, event.counted)
+            return
         if transfer is not None and event.reason is Reason.DIGEST_MISMATCH and self._state.settings.signed:
             # The node has signed the digest, so the chunks were altered on their way. To refuse the update for good
             # would let whoever did it cost the node its work; staleness bounds how often this can go round [FED-78].
@@ -381,20 +398,3 @@ class UpdateReceiver:
 
     def _receipt(self, node: NodeId, update: UpdateId, status: ReceiptStatus, reason: Reason = Reason.NONE) -> None:
         self._state.send(node, Receipt(run=self._state.run, update=update, status=status, reason=reason))
-
-
-def _record(node: NodeId, offer: UpdateOffer) -> UpdateRecord:
-    return UpdateRecord(
-        update=offer.update,
-        node=node,
-        round=offer.round,
-        base_version=offer.base_version,
-        num_examples=offer.num_examples,
-        codec=offer.codec,
-        payload_bytes=offer.payload_bytes,
-        payload_digest=offer.payload_digest,
-        fetched_bytes=min(offer.fetched_bytes, FETCHED_BYTES_MAX),  # a refused one is kept, too
-        train_s=offer.train_s,
-        metrics=believable(offer.metrics),
-        seeds=seeds_of(offer),
-    )

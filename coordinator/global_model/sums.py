@@ -10,6 +10,7 @@ has the bits of one without (docs/adr/0063).
 from collections.abc import Mapping
 
 from coordinator.records import UpdateRecord
+from federation.protocol.limits import CLAIM_BYTES
 from federation.protocol.messages import Reason
 from federation.types import NodeId
 from update_codec import Accumulator, Contexts, FrameInfo, Manifest, Vectors, read_sum
@@ -40,18 +41,23 @@ class SiteClaims:
         self._members_max, self._examples_max = members_max, num_examples_max
 
     def objection(self, record: UpdateRecord, info: FrameInfo) -> tuple[Reason, str] | None:
-        """Why a sum is refused; None where it is none, or may be kept."""
-        if info.weight is None:
-            return None
-        most = self._members_max.get(record.node)
+        """Why what a gateway sends is refused; None where it may be kept, or is of no gateway."""
+        most, claimed = self._members_max.get(record.node), len(record.members) // CLAIM_BYTES
         if most is None:
-            return Reason.CODEC, f"{record.node} is no gateway: gateways.members_max does not name it"
-        if info.members > most:
-            return Reason.NOT_ASSIGNED, f"a sum of {info.members} nodes; gateways.members_max: {most}"
-        if info.weight != record.num_examples:
-            return Reason.BAD_NUM_EXAMPLES, f"the sum weighs {info.weight:g}, the offer says {record.num_examples}"
-        if info.weight > info.members * self._examples_max:
-            claim = f"{info.members} nodes with {info.weight:g} examples"
+            told = f"{record.node} is no gateway: gateways.members_max does not name it"
+            return None if info.weight is None else (Reason.CODEC, told)
+        members = claimed if info.weight is None else info.members
+        if members > most:
+            return Reason.NOT_ASSIGNED, f"a sum of {members} nodes; gateways.members_max: {most}"
+        if claimed not in (0, members):
+            return Reason.NOT_ASSIGNED, f"a sum of {members} nodes that names {claimed}"
+        return None if info.weight is None else self._overweight(record, members, info.weight)
+
+    def _overweight(self, record: UpdateRecord, members: int, weight: float) -> tuple[Reason, str] | None:
+        if weight != record.num_examples:
+            return Reason.BAD_NUM_EXAMPLES, f"the sum weighs {weight:g}, the offer says {record.num_examples}"
+        if weight > members * self._examples_max:
+            claim = f"{members} nodes with {weight:g} examples"
             return Reason.BAD_NUM_EXAMPLES, f"{claim}; limits.num_examples_max: {self._examples_max} each"
         return None
 

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite
+from typing import Protocol
 
 from coordinator.engine.events import Evaluated, Event
 from coordinator.runtime.task_process import IDLE_S, EvaluatedTask
@@ -13,7 +14,7 @@ from federation.runtime.transport import Inbox, InboxItem
 from federation.types import ModelVersion
 from update_codec import Manifest, Vectors
 
-__all__ = ["EVALUATIONS_MAX", "EvaluationWorker"]
+__all__ = ["EVALUATIONS_MAX", "EvaluationWorker", "Evaluator", "NoEvaluator"]
 
 EVALUATIONS_MAX = 16
 """Models that may wait for their evaluation; further ones are skipped, which bounds the memory."""
@@ -27,6 +28,22 @@ GIVEN_UP_S = 1.0
 class _Job:
     version: ModelVersion
     model: Vectors
+
+
+class Evaluator(Protocol):
+    """Evaluates versions, now or in the background."""
+
+    def submit(self, version: ModelVersion, model: Vectors) -> Iterable[Event]:
+        """Evaluate a version; the `Evaluated` event is returned at once, or arrives in the inbox later."""
+
+
+class NoEvaluator:
+    """Answers at once, without metrics."""
+
+    def submit(self, version: ModelVersion, model: Vectors) -> Iterable[Event]:
+        """Nothing was evaluated."""
+        del model
+        return (Evaluated(version=version, metrics={}, skipped=True),)
 
 
 class EvaluationWorker:

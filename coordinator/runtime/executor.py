@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, assert_never
+from typing import assert_never
 
 from coordinator.engine.effects import (
     AcceptFailure,
@@ -36,6 +36,7 @@ from coordinator.engine.effects import (
     StoreChunk,
     StoreTransfer,
     StoreUpdate,
+    WithdrawUpdate,
 )
 from coordinator.engine.events import (
     AttendanceNotSaved,
@@ -60,17 +61,20 @@ from coordinator.engine.masked.effects import MaskedEffect
 from coordinator.global_model.aggregation import Unusable
 from coordinator.global_model.committer import Committer
 from coordinator.global_model.update_checks import Examine, Refusal, check_masked, check_update
-from coordinator.records import Attendance, UpdateRecord
+from coordinator.records import Attendance, TransferRecord, UpdateRecord
+from coordinator.runtime.central_evaluation import Evaluator, NoEvaluator
 from coordinator.runtime.masked_sums import MaskedExecution
 from coordinator.runtime.publisher import ModelPublisher, Publisher, RoundPublisher
 from coordinator.runtime.sealing import CoordinatorSealing
 from coordinator.runtime.traffic import Traffic
 from coordinator.storage.store import CoordinatorStore, Figures
 from federation.errors import DamagedStore, StorageError
+from federation.protocol.limits import CLAIM_BYTES
 from federation.protocol.messages import (
     CoordinatorState,
     EvaluationReceipt,
     Presence,
+    Reason,
     Receipt,
     ReceiptStatus,
     RoundAnnouncement,
@@ -80,9 +84,8 @@ from federation.protocol.signing import Signer, Writer
 from federation.protocol.topics import Topics
 from federation.runtime.failpoint import failpoint
 from federation.types import ModelVersion, NodeId
-from update_codec import Vectors
 
-__all__ = ["INDEPENDENT", "CoordinatorExecutor", "Evaluator", "ExecutorParts", "NoEvaluator"]
+__all__ = ["INDEPENDENT", "CoordinatorExecutor", "ExecutorParts"]
 
 INDEPENDENT = (AcceptFailure, Evaluate, PublishState, Stop)
 """Effects that follow from no save of the same moment: a stop must be one, and an evaluation is asked for once."""
@@ -90,22 +93,6 @@ INDEPENDENT = (AcceptFailure, Evaluate, PublishState, Stop)
 
 def _nobody(_node: str, _kind: str) -> None:
     """Nobody counts."""
-
-
-class Evaluator(Protocol):
-    """Evaluates versions, now or in the background."""
-
-    def submit(self, version: ModelVersion, model: Vectors) -> Iterable[Event]:
-        """Evaluate a version; the `Evaluated` event is returned at once, or arrives in the inbox later."""
-
-
-class NoEvaluator:
-    """Answers at once, without metrics."""
-
-    def submit(self, version: ModelVersion, model: Vectors) -> Iterable[Event]:
-        """Nothing was evaluated."""
-        del model
-        return (Evaluated(version=version, metrics={}, skipped=True),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,14 +198,13 @@ class CoordinatorExecutor:
             case StoreTransfer(record=record):
                 yield self._save_update(record, self._store.transfer_payload(record.update))
             case OpenTransfer(transfer=transfer):
-                self._store.open_transfer(transfer)
-                yield TransferOpened(transfer=transfer)
+                yield self._counted(transfer.record) or self._open(transfer)
             case StoreChunk(update=update, index=index, body=body):
                 self._store.save_chunk(update, index, body)
                 yield ChunkStored(update=update, index=index)
             case DropTransfer(update=update):
                 yield TransferDropped(update=self._store.drop_transfer(update))
-            case SaveVerdict() | SaveSpent():
+            case SaveVerdict() | SaveSpent() | WithdrawUpdate():
                 self._save_word(effect)
             case CommitVersion():
                 yield self._commit(effect)
@@ -347,9 +333,23 @@ class CoordinatorExecutor:
             found = self._parts.check(record, payload, committer.examine, self._parts.update_norm_max)
         if found is not None:
             return UpdateRejected(update=record.update, node=record.node, reason=found[0], detail=found[1])
+        if (elsewhere := self._counted(record)) is not None:
+            return elsewhere
         self._store.save_update(record, payload)
         self._parts.traffic.pulled(record.fetched_bytes)
         return UpdateStored(update=record.update)
+
+    def _open(self, transfer: TransferRecord) -> Event:
+        self._store.open_transfer(transfer)
+        return TransferOpened(transfer=transfer)
+
+    def _counted(self, record: UpdateRecord) -> Event | None:
+        """What of it counts elsewhere already."""
+        counted = self._store.claims.counted(record) if record.members else b""
+        if not counted:
+            return None
+        update, node, why = record.update, record.node, f"{len(counted) // CLAIM_BYTES} members count elsewhere"
+        return UpdateRejected(update=update, node=node, reason=Reason.COUNTED, detail=why, counted=counted)
 
     def _save_attendance(self, attendance: Attendance) -> Event:
         """It only tells: a full disk costs the figures, not the run."""
@@ -359,9 +359,11 @@ class CoordinatorExecutor:
             return AttendanceNotSaved()
         return AttendanceSaved(attendance=attendance)
 
-    def _save_word(self, effect: SaveVerdict | SaveSpent) -> None:
+    def _save_word(self, effect: SaveVerdict | SaveSpent | WithdrawUpdate) -> None:
         if isinstance(effect, SaveSpent):
             return self._store.save_spent(effect.spent)
+        if isinstance(effect, WithdrawUpdate):
+            return self._store.claims.withdraw(effect.update)
         self._store.save_verdict(effect.verdict, effect.record)
         self._verdicts[effect.verdict.status] += 1
         if effect.record is not None:

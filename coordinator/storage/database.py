@@ -124,6 +124,15 @@ def _add_site_results(connection: Connection) -> None:
     connection.execute("ALTER TABLE node_results ADD COLUMN nodes INTEGER NOT NULL DEFAULT 1")
 
 
+def _add_claims(connection: Connection) -> None:
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS claims (claim BLOB PRIMARY KEY, node BLOB NOT NULL, update_id TEXT) WITHOUT ROWID"
+    )
+    connection.execute("CREATE INDEX IF NOT EXISTS claims_by_update ON claims (update_id)")
+    connection.execute("CREATE INDEX IF NOT EXISTS claims_by_node ON claims (node)")
+    connection.execute("ALTER TABLE transfers ADD COLUMN members BLOB")
+
+
 LAYOUT = Layout(
     tables=TABLES,
     read=_read_number,
@@ -141,6 +150,7 @@ LAYOUT = Layout(
         12: _add_groups,
         13: _add_masked_reports,
         14: _add_site_results,
+        15: _add_claims,
     },
 )
 
@@ -186,6 +196,7 @@ STORE = StoreKind(
         12: "room for masked sums over groups",
         13: "room for masked reports of nodes that evaluate",
         14: "room for evaluations by whole sites",
+        15: "room for what gateways claim for their sites",
     },
 )
 """What `coordinator upgrade` works on."""

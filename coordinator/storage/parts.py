@@ -38,7 +38,7 @@ class Blobs(ReadableBlobs, Protocol):
 
 
 class Transfers(Protocol):
-    """Large updates that are still arriving; `coordinator.storage.transfer_files.TransferFiles` is one."""
+    """Large updates that are still arriving; `coordinator.storage.files.TransferFiles` is one."""
 
     def write(self, update: UpdateId, start: int, index: int, body: bytes) -> None:
         """Keep a chunk that begins at byte ``start``."""

@@ -308,7 +308,7 @@ class ReadOnlyStore(StoreReader):
         self.releases()
         self.released()
         self.evaluated_on_nodes()
-        for table in ("transfers", "assignments", "retained", "seeds", "batches", "sums"):
+        for table in ("transfers", "assignments", "retained", "seeds", "batches", "sums", "claims"):
             with reading(table):
                 self._database.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - our own names
 

@@ -16,12 +16,14 @@ from coordinator.storage.releases import read_ledger
 from coordinator.storage.seals import seal_identity, seal_update, unseal_above
 from coordinator.storage.statements import drop_batch
 from federation.errors import LocalProtocolError, StorageError
+from federation.protocol.claims import claim_of
 from federation.protocol.messages import ModelPart, Reason, ReceiptStatus
 from federation.storage.sql import Database, Readable, Row
 from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
 
 __all__ = [
     "count_start",
+    "read_fate",
     "read_inputs",
     "read_keys",
     "read_named",
@@ -235,6 +237,17 @@ def read_restored(database: Readable) -> Restored | None:
     return None if row is None else schema.RESTORED.record(row)
 
 
+def read_fate(database: Readable, update: UpdateId) -> Verdict | None:
+    """What became of an update that is no row here, by the claim on it; None where nobody has made one."""
+    row = database.execute("SELECT update_id FROM claims WHERE claim = ?", claim_of(update)).fetchone()
+    if row is None:
+        return None
+    found = database.execute("SELECT * FROM updates WHERE update_id = ?", row["update_id"]).fetchone()
+    if found is None:
+        return Verdict(update=UpdateId(""), node=NodeId(""), status=ReceiptStatus.REFUSED, reason=Reason.NOT_ASSIGNED)
+    return schema.verdict_of(found)
+
+
 def read_version(database: Readable, row: Row) -> VersionRecord:
     """Read a version with its parts; one whose row was lost is left out."""
     query = f"SELECT {schema.PART.names} FROM parts WHERE kind = ? AND version = ?"  # noqa: S608 - our own names
@@ -280,7 +293,7 @@ def _open_transfers(database: Database, files: Transfers) -> tuple[TransferRecor
     found = []
     for row in database.execute("SELECT * FROM transfers ORDER BY rowid"):
         seeds = read_seeds(database, UpdateId(row["update_id"]))
-        record, chunk_bytes = schema.UPDATE.record(row, seeds=seeds), row["chunk_bytes"]
+        record, chunk_bytes = schema.UPDATE.record(row, seeds=seeds, members=row["members"] or b""), row["chunk_bytes"]
         arrived = files.arrived(record.update, record.payload_bytes, chunk_bytes)
         found.append(TransferRecord(record=record, chunk_bytes=chunk_bytes, arrived=arrived))
     files.clear_all_but(frozenset(transfer.record.update for transfer in found))

@@ -46,7 +46,7 @@ PART = Columns(ModelPart)
 RESTORED = Columns(Restored)
 RESULT = Columns(NodeResult)
 SURVEY = Columns(NodesEvaluation, kinds={"share": UNSIGNED})
-UPDATE = Columns(UpdateRecord, names={"update": "update_id"}, without={"seeds"})
+UPDATE = Columns(UpdateRecord, names={"update": "update_id"}, without={"seeds", "members"})
 """In `updates` and in `transfers`."""
 VERSION = Columns(VersionRecord, without={"parts"})
 _COHORT = Columns(Cohort, kinds={"share": UNSIGNED})
@@ -83,7 +83,8 @@ _COLUMNS = {
     "batches": f"version {_KEY}, request BLOB NOT NULL, members TEXT NOT NULL, reason TEXT NOT NULL, others BLOB",
     "sums": "version INTEGER NOT NULL, part INTEGER NOT NULL, digest BLOB NOT NULL, body BLOB NOT NULL,"
     " PRIMARY KEY (version, part)",
-    "transfers": f"{UPDATE.definitions(update_id='TEXT PRIMARY KEY')}, chunk_bytes INTEGER NOT NULL",
+    "transfers": f"{UPDATE.definitions(update_id='TEXT PRIMARY KEY')}, chunk_bytes INTEGER NOT NULL, members BLOB",
+    "claims": "claim BLOB PRIMARY KEY, node BLOB NOT NULL, update_id TEXT",
     "evaluations": "version INTEGER PRIMARY KEY, metrics TEXT NOT NULL",
     "surveys": SURVEY.definitions(
         version=_KEY, closed=_COUNT, nodes=_COUNT, num_examples=_COUNT, metrics=_METRICS, medians=_METRICS
@@ -103,7 +104,7 @@ _COLUMNS = {
 TABLE_NAMES = tuple(_COLUMNS)
 """All tables of a run."""
 
-_WITHOUT_ROWID = {"meta", "assignments", "node_results", "attendance", "spent", "prices", "takings"}
+_WITHOUT_ROWID = {"meta", "assignments", "node_results", "attendance", "spent", "prices", "takings", "claims"}
 
 TABLES = (
     *(
@@ -112,6 +113,8 @@ TABLES = (
     ),
     "CREATE INDEX IF NOT EXISTS updates_by_status ON updates (status) WHERE status = 'stored'",
     "CREATE INDEX IF NOT EXISTS updates_by_round ON updates (round)",
+    "CREATE INDEX IF NOT EXISTS claims_by_update ON claims (update_id)",
+    "CREATE INDEX IF NOT EXISTS claims_by_node ON claims (node)",
     "CREATE INDEX IF NOT EXISTS updates_by_version ON updates (version) WHERE version IS NOT NULL",
 )
 """The statements that make a new database; an earlier one gets there by the steps of `coordinator.storage.database`."""

@@ -26,10 +26,12 @@ from coordinator.records import (
 )
 from coordinator.storage import batches, evaluations, participation, schema, statements
 from coordinator.storage.batch_store import BatchStore
+from coordinator.storage.claims import Claims
 from coordinator.storage.database import DATABASE, open_database
 from coordinator.storage.files import (
     BLOBS,
     TRANSFERS,
+    TransferFiles,
     blob_digest,
     model_file,
     model_to_bytes,
@@ -43,6 +45,7 @@ from coordinator.storage.parts import StoreParts
 from coordinator.storage.read_only import StoreReader
 from coordinator.storage.recovery import (
     count_start,
+    read_fate,
     read_keys,
     read_named,
     read_published,
@@ -51,7 +54,6 @@ from coordinator.storage.recovery import (
 )
 from coordinator.storage.seals import head_changes, identity_is_sealed, seal_identity, seal_version
 from coordinator.storage.store import Commit
-from coordinator.storage.transfer_files import TransferFiles
 from federation.errors import LocalProtocolError
 from federation.protocol.messages import ModelPart, ReceiptStatus
 from federation.runtime.failpoint import failpoint
@@ -64,7 +66,6 @@ __all__ = ["INLINE_BYTES_MAX", "SqlStore", "SqliteStore"]
 
 INLINE_BYTES_MAX = 128 * 1024
 """Frames up to this size live in the database, larger ones in files, in bytes."""
-
 
 _CHANGED = "run, epoch or manifest are not what this store has written: coordinator audit says what else was changed"
 
@@ -79,7 +80,7 @@ class SqlStore(StoreReader):
     Attributes:
         run: Identity of this store.
         epoch: This start's fencing number, already on disk.
-        batches: What masked sums keep here.
+        batches: What masked sums keep here; ``claims``: what gateways claim for their sites.
         alarms: What was wrong at the start and has been repaired, for the log.
 
     Raises:
@@ -94,7 +95,7 @@ class SqlStore(StoreReader):
         self._audit_versions, self._followed = max(1, audit_versions), run
         self._outdated: list[Callable[[], None]] = []
         self._database, self._blobs, self._transfers = parts.database, parts.blobs, parts.transfers
-        self._remnants, self._release = parts.remnants, parts.release
+        self._remnants, self._release, self.claims = parts.remnants, parts.release, Claims(parts.database)
         with storing("state folder"):
             self._open()
 
@@ -155,7 +156,7 @@ class SqlStore(StoreReader):
         """What is known of an update."""
         with storing("verdict"):
             row = self._database.execute("SELECT * FROM updates WHERE update_id = ?", update).fetchone()
-        return None if row is None else schema.verdict_of(row)
+            return read_fate(self._database, update) if row is None else schema.verdict_of(row)
 
     def stored(self, update: UpdateId) -> UpdateRecord | None:
         """What is kept of an update that is ``stored``."""
@@ -167,9 +168,8 @@ class SqlStore(StoreReader):
     def reserved(self, round_id: RoundId) -> RoundRecord | None:
         """A reserved round with its rule and version."""
         with storing("round"):
-            row = self._database.execute(
-                "SELECT *, NULL AS evaluation FROM rounds WHERE round = ?", round_id
-            ).fetchone()
+            query = "SELECT *, NULL AS evaluation FROM rounds WHERE round = ?"
+            row = self._database.execute(query, round_id).fetchone()
         return None if row is None else schema.round_record(row, ())
 
     def save_round(self, record: RoundRecord) -> None:
@@ -337,8 +337,8 @@ class SqlStore(StoreReader):
             statements.expire_payloads(database, (self.head() or 0) - self._audit_versions)
         self.alarms = [*([_CHANGED] if damaged else []), *repair(database, self._blobs, self._folder)]
         self.batches = BatchStore(database, self._transfers, self._blobs, self._outdate)
-        transfers = database.execute("SELECT update_id, chunk_bytes FROM transfers")
-        self._chunk_bytes = {UpdateId(row["update_id"]): int(row["chunk_bytes"]) for row in transfers}
+        rows = database.execute("SELECT update_id, chunk_bytes FROM transfers")
+        self._chunk_bytes = {UpdateId(row["update_id"]): int(row["chunk_bytes"]) for row in rows}
         self._sweep()
 
     def _outdate(self, remove: Callable[[], None]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from coordinator.records import Member, RoundRecord, TransferRecord, UpdateRecord, Verdict, VersionRecord
 from coordinator.storage import batches, releases, schema
+from coordinator.storage.claims import insert_claims
 from coordinator.storage.seals import seal_round, seal_update, update_sum
 from coordinator.storage.store import Commit
 from federation.errors import LocalProtocolError
@@ -54,6 +55,7 @@ def insert_update(database: Database, record: UpdateRecord, status: ReceiptStatu
     if status is ReceiptStatus.STORED:
         database.insert("payloads", {"update_id": record.update, "body": body})
         batches.insert_seeds(database, record)
+        insert_claims(database, record)
 
 
 def judge_update(database: Database, verdict: Verdict) -> None:
@@ -135,7 +137,8 @@ def drop_frames(database: Database, kept: Collection[tuple[str, int]]) -> None:
 
 def insert_transfer(database: Database, transfer: TransferRecord) -> None:
     """Expect a large update; does nothing when it is expected already."""
-    row = schema.UPDATE.row(transfer.record) | {"chunk_bytes": transfer.chunk_bytes}
+    more = {"chunk_bytes": transfer.chunk_bytes, "members": transfer.record.members or None}
+    row = schema.UPDATE.row(transfer.record) | more
     database.insert("transfers", row, conflict="IGNORE")
     batches.insert_seeds(database, transfer.record)
 

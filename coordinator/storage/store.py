@@ -23,6 +23,7 @@ from coordinator.records import (
     VersionRecord,
 )
 from coordinator.storage.batches import Batches
+from coordinator.storage.claims import Claims
 from federation.protocol.messages import ModelPart, Reason, ReceiptStatus
 from federation.types import Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
 
@@ -157,11 +158,9 @@ class CurvePoint:
     """The numbers of one node, or of the whole federation, at one version.
 
     Attributes:
-        kind: Whose numbers.
-        version: The version; for training the one that the update became part of.
+        kind: Whose numbers; ``version``: for training the one that the update became part of.
         node: The node; None for the whole federation.
-        num_examples: Training or test examples behind the numbers; 0 is unknown.
-        metrics: The numbers by name; `federation.task.METRIC_NAMES` says what the common ones mean.
+        num_examples: Examples behind ``metrics``, the numbers by name (`federation.task.METRIC_NAMES`); 0 is unknown.
         base_version: For training the version that it was trained from.
         counted: For a node's evaluation whether it came in time to count in the mean.
     """
@@ -180,11 +179,8 @@ class Participation:
     """One node's part in the run.
 
     Attributes:
-        node: Who.
-        statuses: Updates by status.
-        reasons: Stale and refused updates by reason.
-        bytes_up: Bytes of its update frames.
-        bytes_down: Bytes of the model parts that it pulled.
+        statuses: Updates of ``node`` by status; ``reasons``: stale and refused ones by reason.
+        bytes_up: Bytes of its update frames; ``bytes_down``: of the model parts that it pulled.
         staleness_mean: Mean staleness of its applied updates, in versions.
         attended: How it behaved beside them.
     """
@@ -203,7 +199,7 @@ class Participation:
 
 
 class CoordinatorStore(Protocol):
-    """The coordinator's durable state: used by one thread, owned by one process.
+    """The coordinator's durable state, with what gateways claim: used by one thread, owned by one process.
 
     Every method that changes something raises `StorageError` when it cannot persist, and has then changed nothing.
     """
@@ -234,7 +230,7 @@ class CoordinatorStore(Protocol):
         """
 
     def verdict(self, update: UpdateId) -> Verdict | None:
-        """What is known of an update; None when it has never been stored or judged."""
+        """What is known of an update, also as a member of a sum; None when it has never been stored or judged."""
 
     def stored(self, update: UpdateId) -> UpdateRecord | None:
         """What is kept of an update; None when it is not ``stored``."""
@@ -309,6 +305,8 @@ class CoordinatorStore(Protocol):
         Raises:
             StorageError: They are not there, or their digest is wrong.
         """
+
+    claims: Claims
 
     @property
     def batches(self) -> Batches:

@@ -215,4 +215,5 @@ def offer_of(
         train_s=result.train_s if masked is None else 0.0,
         ticket=None if masked is None else masked.ticket,
         boxes=None if masked is None else masked.boxes,
+        members=result.members or None,
     )

@@ -54,7 +54,7 @@ class PublishState:
 class PublishEvent:
     """Publish to this node's event topic."""
 
-    message: Decline | EvaluationReport | Proof
+    message: Decline | EvaluationReport | Proof | UpdateOffer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

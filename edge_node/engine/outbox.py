@@ -23,7 +23,7 @@ from edge_node.engine.uplink import Uplink
 from edge_node.records import FinishedTraining, RecoveredNode, RecoveredRun
 from federation.errors import MalformedMessage
 from federation.protocol.chunking import Bitmap, chunk_count
-from federation.protocol.limits import MASKED_INLINE_BYTES_MAX
+from federation.protocol.limits import CLAIMED_INLINE_BYTES_MAX, MASKED_INLINE_BYTES_MAX
 from federation.protocol.messages import Grant, Reason, Receipt, ReceiptStatus, RetryAfter, UpdateOffer
 from federation.types import RoundId, RunId, UpdateId
 
@@ -326,7 +326,7 @@ class Outbox:
     def _offer(self, delivery: _Delivery, now: float) -> SendOffer:
         offer = delivery.offer
         # The payload rides along once in a process's life: when it did not arrive, the coordinator grants it.
-        most = offer.chunk_bytes if offer.ticket is None else min(offer.chunk_bytes, MASKED_INLINE_BYTES_MAX)
+        most = min(offer.chunk_bytes, _inline_bytes_max(offer))
         inline = not delivery.stored and not delivery.inline_sent and offer.payload_bytes <= most
         delivery.inline_sent = delivery.inline_sent or inline
         if inline:
@@ -365,3 +365,10 @@ class Outbox:
     def _backoff_s(self, first_s: float, attempts: int) -> float:
         wait_s = min(first_s * 2.0 ** min(attempts, _DOUBLINGS_MAX), self._settings.reoffer_max_s)
         return wait_s * (1.0 + 0.25 * self._rng())
+
+
+def _inline_bytes_max(offer: UpdateOffer) -> int:
+    """How large a payload may be that rides in the offer, beside what else is in it."""
+    if offer.members is not None:
+        return CLAIMED_INLINE_BYTES_MAX
+    return offer.chunk_bytes if offer.ticket is None else MASKED_INLINE_BYTES_MAX

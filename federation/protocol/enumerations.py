@@ -54,6 +54,7 @@ class Reason(StrEnum):
     HELPER_LOST = "helper_lost"
     HELPER_REFUSED = "helper_refused"
     TERMS = "terms"
+    COUNTED = "counted"
 
 
 class Activity(StrEnum):

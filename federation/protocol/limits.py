@@ -103,6 +103,15 @@ WRAP_BYTES_MAX: Final = 1_168
 SEAL_NODES: Final = 3
 """Nodes that a cohort lists less where the announcement says that its model is sealed, and how."""
 
+CLAIM_BYTES: Final = 16
+"""Bytes that name one update of a site to the coordinator above: 8 for its node, and 8 for itself."""
+CLAIMS_MAX: Final = 2_048
+"""Updates that the offer of a sum names; one of more names none."""
+CLAIMED_INLINE_BYTES_MAX: Final = 30_720
+"""Bytes of a sum that rides in its offer, beside what it names."""
+COUNTED_MAX: Final = 128
+"""Updates that a receipt names, which count elsewhere."""
+
 ID_CHARS_MAX: Final = 64
 """Characters of a federation's or a node's name."""
 NAME_BYTES_MAX: Final = 64

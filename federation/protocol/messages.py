@@ -59,8 +59,7 @@ class TrainSettings:
         local_epochs: Passes over the local data.
         batch_size: Examples per step; 0 is the whole local data set. With ``privacy`` what a step's sum is divided by.
         learning_rate: Step size of local SGD.
-        momentum: Momentum of local SGD.
-        weight_decay: L2 penalty of local SGD.
+        momentum: Momentum of local SGD; ``weight_decay``: its L2 penalty.
         max_steps: Steps after which local training stops; 0 is no limit.
         proximal_mu: Weight of FedProx's term mu/2 * |w - w_base|^2 (arXiv 1812.06127); 0 is none.
         seed: Seed of the round: nodes derive their shuffle from it and their id.
@@ -87,8 +86,7 @@ class ModelPart:
     Attributes:
         kind: Keyframe (the whole model) or delta (against ``version - 1``).
         version: The model version that holding this part leads to.
-        payload_bytes: Size of the codec frame, in bytes.
-        payload_digest: BLAKE2b-128 of the codec frame.
+        payload_bytes: Size of the codec frame, in bytes; ``payload_digest`` is BLAKE2b-128 of it.
         chunk_bytes: Body size of every chunk but the last.
     """
 
@@ -104,8 +102,7 @@ class ModelRef:
     """The global model that an announcement is about.
 
     Attributes:
-        version: Its version.
-        digest: `update_codec.Vectors.digest` of exactly what nodes hold at this version.
+        version: Its version; ``digest``: `update_codec.Vectors.digest` of exactly what nodes hold at it.
         manifest_digest: Digest of the model's manifest (names, shapes, dtypes).
         seed: Gives version 0 by `Task.initial_parameters`, as long as ``parts`` lists every delta since; else None.
         parts: Retained parts from which the version can be reached, at most 16.
@@ -237,14 +234,14 @@ class UpdateOffer:
         base_version: What it was trained from: staleness comes from here; ``base_digest``: as the node held it.
         num_examples: Local examples: the weight, at least 1.
         metrics: The task's own numbers (finite), at most 16.
-        codec: The spec that made the frame.
+        codec: The spec that made the frame; ``inline``: the frame itself, or None.
         payload_bytes: Size of the codec frame, in bytes; ``payload_digest`` is BLAKE2b-128 of it.
         chunk_bytes: Body size of every chunk but the last, when it is granted.
         fetched_bytes: Model bytes that the node pulled for this round.
-        inline: The codec frame itself, or None.
         ticket: The bytes of a signed `Ticket`: what helpers are shown of a masked update; None of any other.
         boxes: The update's seeds, sealed to one helper each, by the order of the helpers' keys.
         spent: Under differential privacy all that the node has spent in the run, this update with it.
+        members: What a gateway's sum is made of: a claim of 16 bytes for each update of its site; None of any other.
     """
 
     run: RunId
@@ -266,6 +263,7 @@ class UpdateOffer:
     boxes: tuple[bytes, ...] | None = None
     content_key: bytes | None = None
     spent: tuple[SampledSteps, ...] | None = None
+    members: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,6 +299,7 @@ class Receipt:
         run: The run of the offer that it answers.
         status: stored, applied, stale or refused; ``reason`` says why, for the last two.
         version: The version that it became part of, for applied; else None.
+        counted: Claims of those members of a refused sum that count elsewhere, for the reason ``counted``; else None.
     """
 
     run: RunId
@@ -308,6 +307,7 @@ class Receipt:
     status: ReceiptStatus
     reason: Reason = Reason.NONE
     version: ModelVersion | None = None
+    counted: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

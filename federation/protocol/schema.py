@@ -20,8 +20,11 @@ from federation.protocol.limits import (
     ANNOUNCEMENT_BYTES_MAX,
     CHUNK_BYTES,
     CHUNKS_MAX,
+    CLAIM_BYTES,
+    CLAIMS_MAX,
     CODECS_MAX,
     COHORT_NODES_MAX,
+    COUNTED_MAX,
     DELTA_INLINE_BYTES_MAX,
     EXAMPLES_MAX,
     FINGERPRINT_BYTES,
@@ -123,6 +126,7 @@ _REASON = Choice(
         Reason.HELPER_LOST: 16,
         Reason.HELPER_REFUSED: 17,
         Reason.TERMS: 18,
+        Reason.COUNTED: 19,
     }
 )
 
@@ -137,6 +141,13 @@ def _check_update(offer: UpdateOffer) -> None:
     check_offer(offer)
     if (offer.ticket is None) is not (offer.boxes is None):
         raise FieldError("UpdateOffer has a ticket or boxes: needs both or neither")
+    if len(offer.members or b"") % CLAIM_BYTES:
+        raise FieldError(f"UpdateOffer.members needs claims of {CLAIM_BYTES} bytes")
+
+
+def _check_counted(receipt: Receipt) -> None:
+    if len(receipt.counted or b"") % CLAIM_BYTES:
+        raise FieldError(f"Receipt.counted needs claims of {CLAIM_BYTES} bytes")
 
 
 def _check_cohort(cohort: Cohort) -> None:
@@ -306,6 +317,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(18, "boxes", BOXES, optional=True),
         Field(19, "content_key", CONTENT_KEY, optional=True),
         Field(20, "spent", SPENT, optional=True),
+        Field(21, "members", Blob(CLAIMS_MAX * CLAIM_BYTES, least=CLAIM_BYTES), optional=True),
         check=_check_update,
         bytes_max=MESSAGE_BYTES_MAX,
     ),
@@ -334,6 +346,8 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(4, "status", _STATUS),
         Field(5, "reason", _REASON),
         Field(6, "version", COUNT, optional=True),
+        Field(7, "counted", Blob(COUNTED_MAX * CLAIM_BYTES, least=CLAIM_BYTES), optional=True),
+        check=_check_counted,
     ),
     message(8, Cancel, Field(2, "run", RUN), Field(3, "round", COUNT)),
     message(9, RetryAfter, Field(2, "update", UPDATE), Field(3, "seconds", SECONDS)),

@@ -7,8 +7,8 @@ import coordinator.engine.events as below_events
 import edge_node.engine.effects as above
 import edge_node.engine.events as above_events
 from coordinator.records import Verdict
-from federation.protocol.messages import EvaluationReport, ModelRef, Reason, ReceiptStatus
-from federation.types import ModelVersion, RoundId, RunId, UpdateId
+from federation.protocol.messages import EvaluationReport, ModelRef, Reason, Receipt, ReceiptStatus, UpdateOffer
+from federation.types import Epoch, ModelVersion, RoundId, RunId, UpdateId
 from site_gateway.records import Order, SiteSum
 
 __all__ = [
@@ -16,14 +16,18 @@ __all__ = [
     "AboveEvent",
     "AnswerEvaluation",
     "AnswerOrder",
+    "AskAbove",
     "BelowEffect",
     "BelowEvent",
     "BindSum",
     "EvaluationAsked",
     "EvaluationSummed",
+    "FateReceived",
+    "ForgetUpdate",
     "FreezeSum",
     "GatewayEffect",
     "GatewayEvent",
+    "LiftSite",
     "LinkChanged",
     "OrderEnded",
     "OrderReceived",
@@ -35,11 +39,14 @@ __all__ = [
     "SettleSum",
     "SiteEffect",
     "SiteEvent",
+    "SiteLifted",
     "SumBound",
     "SumEvaluation",
     "SumFrozen",
     "SumSettled",
     "SumSpoilt",
+    "SumThawed",
+    "ThawSum",
     "VerdictReceived",
 ]
 
@@ -61,12 +68,20 @@ class OrderEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictReceived:
-    """The final word from above on a sum."""
+    """The final word from above on a sum; ``counted`` are claims of members that count elsewhere."""
 
     update: UpdateId
     status: ReceiptStatus
     reason: Reason = Reason.NONE
     version: ModelVersion | None = None
+    counted: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FateReceived:
+    """What became of an update that was asked for above."""
+
+    receipt: Receipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +159,27 @@ class SumSettled:
     verdicts: tuple[Verdict, ...]
 
 
-SiteNews = OrderReceived | OrderEnded | VerdictReceived | RunEnded | LinkChanged | EvaluationAsked | EvaluationSummed
-SiteAnswer = OrderSaved | SumFrozen | SumSpoilt | SumBound | SumSettled
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumThawed:
+    """A sum is none any more, on disk: these members are gone, the others may be in another one."""
+
+    update: UpdateId
+    gone: tuple[UpdateId, ...]
+    counted: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteLifted:
+    """The next process has higher numbers, on disk: this one ends."""
+
+
+SiteNews = (
+    (OrderReceived | OrderEnded | VerdictReceived | FateReceived | RunEnded)
+    | LinkChanged
+    | EvaluationAsked
+    | EvaluationSummed
+)
+SiteAnswer = OrderSaved | SumFrozen | SumSpoilt | SumBound | SumSettled | SumThawed | SiteLifted
 SiteEvent = SiteNews | SiteAnswer
 """What the coordinator below hears beside its own events."""
 
@@ -185,6 +219,31 @@ class SettleSum:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ThawSum:
+    """Undo a frozen sum, and forget those of its members that count elsewhere, in one step.
+
+    Answers `SumThawed` or `StorageFailed`.
+    """
+
+    update: UpdateId
+    counted: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetUpdate:
+    """Forget an update that is stored, and in no sum."""
+
+    update: UpdateId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskAbove:
+    """Ask the federation above what became of an update."""
+
+    offer: UpdateOffer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerOrder:
     """Hand a frozen sum to the node above, which trains no other way."""
 
@@ -221,11 +280,19 @@ class AnswerEvaluation:
     report: EvaluationReport
 
 
-SiteEffect = (
-    (SaveOrder | FreezeSum | BindSum | SettleSum | AnswerOrder | RefuseOrder | ReleaseVerdict)
-    | SumEvaluation
-    | AnswerEvaluation
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiftSite:
+    """Have the next process count its epochs from above this one, and its rounds from this one.
+
+    Answers `SiteLifted` or `StorageFailed`.
+    """
+
+    epoch: Epoch
+    next_round: RoundId
+
+
+KeptEffect = SaveOrder | FreezeSum | BindSum | SettleSum | ThawSum | ForgetUpdate | LiftSite
+SiteEffect = (KeptEffect | AnswerOrder | RefuseOrder | ReleaseVerdict | AskAbove) | SumEvaluation | AnswerEvaluation
 """What the coordinator below asks for beside its own effects."""
 
 

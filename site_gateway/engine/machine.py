@@ -9,7 +9,15 @@ from coordinator.engine.effects import Stop as StopBelow
 from coordinator.engine.events import Event as CoordinatorEvent
 from coordinator.engine.events import StopRequested as StopSite
 from edge_node.engine.effects import Effect as NodeEffect
-from edge_node.engine.effects import EnterRun, Note, SettleUpdate, StartEvaluation, StartTraining, StopTraining
+from edge_node.engine.effects import (
+    EnterRun,
+    Note,
+    PublishEvent,
+    SettleUpdate,
+    StartEvaluation,
+    StartTraining,
+    StopTraining,
+)
 from edge_node.engine.effects import Stop as StopAbove
 from edge_node.engine.events import (
     AnnouncementReceived,
@@ -24,15 +32,17 @@ from edge_node.engine.events import Event as NodeEvent
 from edge_node.engine.machine import NodeMachine
 from federation.protocol.cohort import evaluates
 from federation.protocol.messages import Receipt
-from federation.types import RunId, UpdateId
+from federation.types import RunId, UpdateId, round_of, update_id
 from site_gateway.engine.evaluation import not_evaluated
 from site_gateway.engine.events import (
     AboveEffect,
     AboveEvent,
     AnswerEvaluation,
+    AskAbove,
     BelowEffect,
     BelowEvent,
     EvaluationAsked,
+    FateReceived,
     GatewayEffect,
     GatewayEvent,
     LinkChanged,
@@ -97,8 +107,12 @@ class GatewayMachine:
 
     def _heard(self, event: NodeEvent, now: float) -> list[GatewayEffect]:
         """A verdict's reason and version are only in its receipt."""
-        if isinstance(event, CommandReceived) and isinstance(event.command, Receipt) and event.command.status.final:
-            self._receipts[event.command.update] = event.command
+        if isinstance(event, CommandReceived) and isinstance(event.command, Receipt):
+            receipt = event.command
+            if receipt.run == self._run and receipt.update != update_id(round_of(receipt.update), self._gateway):
+                return self._down(FateReceived(receipt=receipt), now)
+            if receipt.status.final:
+                self._receipts[receipt.update] = receipt
         found = self._up(event, now)
         if isinstance(event, BrokerConnected | BrokerDisconnected):
             found += self._down(LinkChanged(up=isinstance(event, BrokerConnected)), now)
@@ -177,6 +191,10 @@ class GatewayMachine:
             return self._up(EvaluationFinished(report=effect.report), now)
         if isinstance(effect, ReleaseVerdict):
             return self._released(effect.update)
+        if isinstance(effect, AskAbove):
+            # Where nobody can be asked the node offers its update again, and then it is asked.
+            asked = AboveEffect(effect=PublishEvent(message=effect.offer))
+            return [asked] if self._above.snapshot()["connected"] else []
         if isinstance(effect, StopBelow):
             self._below_stopped = True
             return [BelowEffect(effect=effect), *self._up(StopRequested(), now)]
@@ -189,4 +207,10 @@ class GatewayMachine:
 
 
 def _verdict(receipt: Receipt) -> VerdictReceived:
-    return VerdictReceived(update=receipt.update, status=receipt.status, reason=receipt.reason, version=receipt.version)
+    return VerdictReceived(
+        update=receipt.update,
+        status=receipt.status,
+        reason=receipt.reason,
+        version=receipt.version,
+        counted=receipt.counted or b"",
+    )

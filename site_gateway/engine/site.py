@@ -13,6 +13,7 @@ from site_gateway.engine.evaluation import SiteEvaluation
 from site_gateway.engine.events import (
     EvaluationAsked,
     EvaluationSummed,
+    FateReceived,
     LinkChanged,
     OrderEnded,
     OrderReceived,
@@ -20,12 +21,18 @@ from site_gateway.engine.events import (
     SiteAnswer,
     SiteEffect,
     SiteEvent,
+    SiteLifted,
     VerdictReceived,
 )
+from site_gateway.engine.moved import SiteReceiver
+from site_gateway.engine.newcomers import Newcomers
 from site_gateway.engine.state import SiteAnnouncer, SiteState, site_of
 from site_gateway.engine.upward import SiteVersions, Upward
 
-__all__ = ["SiteMachine"]
+__all__ = ["LIFTED", "SiteMachine"]
+
+LIFTED = "lifted"
+"""Why a process ends that is to be followed by one with higher numbers, at once."""
 
 _ANSWERS = get_args(SiteAnswer)
 
@@ -35,6 +42,7 @@ class SiteMachine(CoordinatorMachine):
 
     state_type, announcer_type, evaluation_type = SiteState, SiteAnnouncer, SiteEvaluation
     sums_type, versions_type = Upward, SiteVersions
+    behind_type, receiver_type = Newcomers, SiteReceiver
 
     def go_on_away(self, members_max: int) -> None:
         """While nobody above can be reached the site trains on, up to so many updates in one sum; 0: it does not."""
@@ -67,7 +75,13 @@ class SiteMachine(CoordinatorMachine):
         order = None if state.order is None else state.order.round
         return {**super().snapshot(), "order": order, "sums": len(state.frozen.sums)}
 
-    def _on_news(self, event: News | SiteEvent) -> None:
+    @property
+    def moved(self) -> SiteReceiver:
+        """What it takes in of its nodes."""
+        assert isinstance(self._receiver, SiteReceiver)  # noqa: S101 - as above
+        return self._receiver
+
+    def _on_news(self, event: News | SiteEvent) -> None:  # noqa: C901 - one case per event
         match event:
             case OrderReceived():
                 self.upward.order(event)
@@ -75,6 +89,8 @@ class SiteMachine(CoordinatorMachine):
                 self.upward.ended(round_id)
             case VerdictReceived():
                 self.upward.verdict(event)
+            case FateReceived(receipt=receipt):
+                self.moved.fate(receipt)
             case RunEnded():
                 self.upward.run_ended(event)
             case LinkChanged(up=up):
@@ -83,6 +99,8 @@ class SiteMachine(CoordinatorMachine):
                 self.evaluation.want(event)
             case EvaluationSummed(report=report):
                 self.evaluation.answer(report)
+            case SiteLifted():
+                self._leave(LIFTED)
             case _ if isinstance(event, _ANSWERS):
                 self.upward.kept(cast("SiteAnswer", event))
             case _:

@@ -57,6 +57,7 @@ class SiteState(MachineState):
         members_max: Updates of one sum, at most, where the site goes on while it is away; 0: it does not go on.
         aside: Updates of earlier passes over the same order: they are in its sum, and their nodes may train again.
         passes: How many such passes there were.
+        elsewhere: Updates of nodes here that the federation above knows from another site.
     """
 
     over, away, members_max, passes = False, False, 0, 0
@@ -70,6 +71,7 @@ class SiteState(MachineState):
         self.aside: set[UpdateId] = set()
         super().__init__(settings, recovered, start)
         self.masked = self.frozen = FrozenSums(recovered.frozen)
+        self.elsewhere: set[UpdateId] = set()
 
     @property
     def finished(self) -> bool:
@@ -96,6 +98,14 @@ class SiteState(MachineState):
     def know(self, version: ModelVersion | None) -> None:
         """There is such a version above: nodes that were told of it are no sign of a later coordinator here."""
         self.newest = max(self.newest, version or self.newest)
+
+    def counts_elsewhere(self, update: UpdateId) -> None:
+        """The federation above knows this update of a node here from another site."""
+        self.elsewhere.add(update)
+
+    def is_settled(self, update: UpdateId) -> None:
+        """The federation above has said what became of it."""
+        self.elsewhere.discard(update)
 
     def follow_round(self) -> None:
         """The next round here has the number of the order's, where that is still free."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
+from coordinator.engine.claims import refuse_members
 from coordinator.engine.effects import CommitVersion, Effect
 from coordinator.engine.events import CommitFailed
 from coordinator.engine.federated_evaluation import FederatedEvaluation
@@ -18,7 +19,7 @@ from coordinator.engine.update_receiver import UpdateReceiver
 from coordinator.engine.versions import Versions
 from coordinator.records import Member, RecoveredState, UpdateRecord
 from federation.protocol.limits import fit_metrics
-from federation.protocol.messages import Reason, Receipt, ReceiptStatus
+from federation.protocol.messages import Reason, Receipt, ReceiptStatus, RetryAfter
 from federation.protocol.sum_messages import PrivacyTerms
 from federation.types import HelperId, ModelVersion, RoundId, UpdateId
 from site_gateway.engine.evaluation import SiteEvaluation
@@ -35,12 +36,16 @@ from site_gateway.engine.events import (
     SettleSum,
     SiteAnswer,
     SiteEffect,
+    SiteLifted,
     SumBound,
     SumFrozen,
     SumSettled,
     SumSpoilt,
+    SumThawed,
+    ThawSum,
     VerdictReceived,
 )
+from site_gateway.engine.moved import OFFER_SOON_S
 from site_gateway.engine.state import site_of
 from site_gateway.records import Order, SiteSum, verdicts_of
 
@@ -80,7 +85,7 @@ class Upward(MaskedSums):
     def gathers(self) -> bool:
         """Whether nodes may be asked now."""
         site, order = self._site, self._site.order
-        if order is None or site.done or not site.saved or not self._asked:
+        if order is None or site.done or not site.saved or not self._asked or self._busy:
             return False
         return site.head.version == order.version
 
@@ -148,6 +153,9 @@ class Upward(MaskedSums):
                 del self._verdicts[update]
                 self._ask(ReleaseVerdict(update=update))
                 continue
+            if said.reason is Reason.COUNTED and said.counted:
+                self._wait(ThawSum(update=update, counted=said.counted))
+                return True
             verdicts = verdicts_of(made, said.status, said.reason, said.version)
             self._wait(SettleSum(update=update, base_version=made.base_version, verdicts=verdicts))
             return True
@@ -258,6 +266,10 @@ class Upward(MaskedSums):
                     self._receiver.settle(record, ReceiptStatus.REFUSED, reason, stored=True, detail=detail)
             case SumSettled():
                 self._settled(event)
+            case SumThawed():
+                self._thawed(event)
+            case SiteLifted():
+                pass  # the machine ends
 
     def _settled(self, event: SumSettled) -> None:
         site = self._site
@@ -275,9 +287,28 @@ class Upward(MaskedSums):
             )
             site.send(record.node, receipt)
             site.answered(record.node, record.round)
-        if event.update in self._verdicts:
-            del self._verdicts[event.update]
-            self._ask(ReleaseVerdict(update=event.update))
+        self._released(event.update)
+
+    def _thawed(self, event: SumThawed) -> None:
+        """What counts elsewhere is none of this site's; the rest answers the next order."""
+        site = self._site
+        if not event.gone:
+            self._verdicts[event.update] = replace(self._verdicts[event.update], counted=b"")
+            return
+        site.frozen.drop(event.update)
+        site.note("site_sum_thawed", update=event.update, counted_elsewhere=len(event.gone))
+        for record in site.take_out(event.gone):
+            if record.node in site.settings.gateways:
+                refuse_members(site, record, event.counted)
+            else:
+                site.counts_elsewhere(record.update)
+                site.send(record.node, RetryAfter(update=record.update, seconds=OFFER_SOON_S))
+        self._released(event.update)
+
+    def _released(self, update: UpdateId) -> None:
+        if update in self._verdicts:
+            del self._verdicts[update]
+            self._ask(ReleaseVerdict(update=update))
 
     def committed(self, terms: PrivacyTerms | None) -> None:
         """The site has the version above."""

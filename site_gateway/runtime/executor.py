@@ -16,7 +16,7 @@ from edge_node.records import FinishedTraining, RecoveredNode
 from edge_node.runtime.executor import NodeExecutor, NodeParts
 from edge_node.storage.store import HeldModel
 from federation.errors import DamagedStore
-from federation.protocol.limits import EXAMPLES_MAX, fit_metrics, fit_text
+from federation.protocol.limits import CLAIM_BYTES, CLAIMS_MAX, EXAMPLES_MAX, fit_metrics, fit_text
 from federation.protocol.messages import EvaluationReport, Reason
 from federation.types import RunId
 from site_gateway.engine.evaluation import not_evaluated
@@ -29,19 +29,24 @@ from site_gateway.engine.events import (
     BindSum,
     EvaluationAsked,
     EvaluationSummed,
+    ForgetUpdate,
     FreezeSum,
     GatewayEffect,
     GatewayEvent,
+    LiftSite,
     OrderSaved,
     SaveOrder,
     SettleSum,
     SiteEffect,
     SiteEvent,
+    SiteLifted,
     SumBound,
     SumEvaluation,
     SumFrozen,
     SumSettled,
     SumSpoilt,
+    SumThawed,
+    ThawSum,
 )
 from site_gateway.records import SiteSum
 from site_gateway.runtime.uplink import Form, coded
@@ -80,7 +85,7 @@ class AboveExecutor(NodeExecutor):
         """The global model that the node holds."""
         return self._held
 
-    def trained(self, asked: AnswerOrder, form: Form) -> TrainingFinished | TrainingFailed:
+    def trained(self, asked: AnswerOrder, form: Form, claims: bytes) -> TrainingFinished | TrainingFailed:
         """A site's sum as the node's update, in the form that suits the link."""
         made, announcement = asked.made, asked.order.announcement
         manifest = self._setup.suited(announcement.model.manifest_digest).manifest
@@ -98,6 +103,7 @@ class AboveExecutor(NodeExecutor):
             token=update.change,
             run=announcement.run,
             codec=update.codec,
+            members=claims if len(claims) <= CLAIMS_MAX * CLAIM_BYTES else None,
             attempt=asked.order.attempt,
         )
         return TrainingFinished(result=result)
@@ -119,13 +125,23 @@ class SiteExecutor(CoordinatorExecutor):
         """Run one effect of either kind."""
         return cast("Iterable[below_events.Event | SiteEvent]", self.execute(cast("below.Effect", effect)))
 
+    def claims(self, made: SiteSum) -> bytes:
+        """What a sum claims above: each update of a node that is in it.
+
+        Raises:
+            StorageError: The site's store cannot be read.
+        """
+        return self._site.claims.of(made.updates)
+
     def _run(self, effect: below.OwnEffect | SiteEffect) -> Iterator[below_events.Event]:
-        if isinstance(effect, _SITE):
+        if isinstance(effect, ForgetUpdate):
+            self._site.forget(effect.update)
+        elif isinstance(effect, _SITE):
             yield cast("below_events.Event", self._keep(cast("SiteEffect", effect)))
         else:
             yield from super()._run(cast("below.OwnEffect", effect))
 
-    def _keep(self, effect: SiteEffect) -> SiteEvent:
+    def _keep(self, effect: SiteEffect) -> SiteEvent:  # noqa: PLR0911 - one case per effect
         match effect:
             case SaveOrder(order=order):
                 self._site.save_order(order)
@@ -140,6 +156,11 @@ class SiteExecutor(CoordinatorExecutor):
                 return SumSettled(update=update, verdicts=verdicts)
             case SumEvaluation(asked=asked):
                 return EvaluationSummed(report=summed_report(asked, self._site.results(asked.model.version)))
+            case ThawSum(update=update, counted=counted):
+                return SumThawed(update=update, gone=self._site.thaw_sum(update, counted), counted=counted)
+            case LiftSite(epoch=epoch, next_round=next_round):
+                self._site.lift(epoch, next_round)
+                return SiteLifted()
             case _:
                 raise TypeError(f"{type(effect).__name__} is carried out by the gateway itself")
 
@@ -223,6 +244,6 @@ class GatewayExecutor:
             case AboveEffect(effect=asked):
                 return [AboveEvent(event=event) for event in self._above.execute(asked)]
             case BelowEffect(effect=AnswerOrder() as answer):
-                return [AboveEvent(event=self._above.trained(answer, self._form))]
+                return [AboveEvent(event=self._above.trained(answer, self._form, self._below.claims(answer.made)))]
             case BelowEffect(effect=kept):
                 return [BelowEvent(event=event) for event in self._below.execute_site(kept)]

@@ -9,19 +9,23 @@ from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
-from coordinator.records import Member, NodeResult, RecoveredState, Verdict
-from coordinator.storage import statements
+from coordinator.records import Member, NodeResult, RecoveredState, Restored, Verdict
+from coordinator.storage import schema, statements
+from coordinator.storage.claims import forget
 from coordinator.storage.evaluations import read_results
 from coordinator.storage.files import payload_file
+from coordinator.storage.recovery import read_next_round
+from coordinator.storage.seals import seal_identity
 from coordinator.storage.sqlite_store import SqliteStore
 from federation.errors import DamagedStore, LocalProtocolError, RemoteProtocolError, StorageError
 from federation.protocol.chunking import payload_digest
+from federation.protocol.claims import claims_in
 from federation.protocol.messages import ReceiptStatus, RoundAnnouncement
 from federation.protocol.wire import decode_message, encode_message
 from federation.runtime.failpoint import failpoint
 from federation.storage.sql import Database, Row
 from federation.storage.sqlite import storing
-from federation.types import ModelVersion, NodeId, RoundId, RunId, UpdateId
+from federation.types import Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from site_gateway.records import Order, RecoveredSite, SiteSum
 
 __all__ = ["GATEWAY", "SiteStore"]
@@ -136,10 +140,12 @@ class SiteStore(SqliteStore):
         """
         failpoint("gateway_before_frozen")
         with self._database.transaction("sum of the site"):
-            taken = frozenset[UpdateId]().union(*(one.updates for one in self.frozen() if one.update != made.update))
+            others = [one for one in self.frozen() if (one.update, one.updates) != (made.update, made.updates)]
+            taken = frozenset[UpdateId]().union(*(one.updates for one in others))
             stored = self._database.execute("SELECT update_id FROM updates WHERE status = 'stored'")
-            if taken & made.updates or not made.updates <= {row["update_id"] for row in stored}:
-                raise LocalProtocolError(f"{made.update} has members of another sum, or with a verdict")
+            named = any(one.update == made.update for one in others)
+            if named or taken & made.updates or not made.updates <= {row["update_id"] for row in stored}:
+                raise LocalProtocolError(f"{made.update} is another sum already, has members of one, or with a verdict")
             self._database.insert("gateway_sums", _row(made), conflict="REPLACE")
         failpoint("gateway_after_frozen")
 
@@ -153,6 +159,59 @@ class SiteStore(SqliteStore):
             self._database.execute("DELETE FROM gateway_sums WHERE update_id = ?", former)
             self._database.insert("gateway_sums", _row(made), conflict="REPLACE")
 
+    def thaw_sum(self, update: UpdateId, counted: bytes) -> tuple[UpdateId, ...]:
+        """Undo a frozen sum; returns those of its members that claim any of these, which are forgotten.
+
+        Where none does nothing is changed.
+
+        Raises:
+            StorageError: Nothing was saved.
+        """
+        elsewhere = frozenset(claims_in(counted))
+        members = next((made.members for made in self.frozen() if made.update == update), ())
+        named = {one.update: frozenset(claims_in(self.claims.of([one.update]))) for one in members}
+        gone = tuple(one for one, claims in named.items() if claims & elsewhere)
+        if gone:
+            with self._database.transaction("sum of the site"):
+                for one in gone:
+                    forget(self._database, one)
+                answered = (
+                    "DELETE FROM gateway_orders WHERE round = (SELECT round FROM gateway_sums WHERE update_id = ?)"
+                )
+                self._database.execute(answered, update)
+                self._database.execute("DELETE FROM gateway_sums WHERE update_id = ?", update)
+            for one in gone:
+                self._outdate(partial(self._blobs.delete, payload_file(one)))
+        return gone
+
+    def forget(self, update: UpdateId) -> None:
+        """An update that is in no sum is as if it had never been stored.
+
+        Raises:
+            StorageError: Nothing was saved.
+        """
+        with self._database.transaction("update"):
+            forget(self._database, update)
+        self._outdate(partial(self._blobs.delete, payload_file(update)))
+
+    def lift(self, epoch: Epoch, next_round: RoundId) -> None:
+        """Have the next start take an epoch above this one, and give out rounds from this one on.
+
+        Raises:
+            StorageError: Nothing was saved.
+        """
+        with self._database.transaction("lift"):
+            first_round, above = read_next_round(self._database), Epoch(max(epoch, self.epoch))
+            lifted = Restored(
+                epoch=above,
+                version=self.head() or ModelVersion(0),
+                first_round=first_round,
+                next_round=max(first_round, next_round),
+            )
+            self._database.insert("meta", {"key": "epoch", "value": above}, conflict="REPLACE")
+            self._database.insert("restores", schema.RESTORED.row(lifted), conflict="REPLACE")
+            seal_identity(self._database)
+
     def settle_sum(self, update: UpdateId, base_version: ModelVersion, verdicts: tuple[Verdict, ...]) -> None:
         """Save the verdict from above for all members, and forget the sum and the order that it has answered.
 
@@ -162,10 +221,14 @@ class SiteStore(SqliteStore):
         failpoint("gateway_before_settled")
         with self._database.transaction("verdict from above"):
             self._judge(verdicts, base_version)
-            answered = "DELETE FROM gateway_orders WHERE round = (SELECT round FROM gateway_sums WHERE update_id = ?)"
-            self._database.execute(answered, update)
-            self._database.execute("DELETE FROM gateway_sums WHERE update_id = ?", update)
+            self._end(update)
         failpoint("gateway_after_settled")
+
+    def _end(self, update: UpdateId) -> None:
+        """A sum is none any more, and the order that it has answered is no open one."""
+        answered = "DELETE FROM gateway_orders WHERE round = (SELECT round FROM gateway_sums WHERE update_id = ?)"
+        self._database.execute(answered, update)
+        self._database.execute("DELETE FROM gateway_sums WHERE update_id = ?", update)
 
     def _judge(self, verdicts: tuple[Verdict, ...], base_version: ModelVersion) -> None:
         applied = dict[ModelVersion, list[Member]]()

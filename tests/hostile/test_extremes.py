@@ -13,7 +13,8 @@ from coordinator.engine.events import BrokerConnected, Event
 from coordinator.engine.machine import CoordinatorMachine
 from coordinator.engine.settings import EngineSettings, FederatedEvaluationSettings
 from coordinator.monitoring.status import show_nodes, show_status
-from coordinator.runtime.executor import CoordinatorExecutor, ExecutorParts, NoEvaluator
+from coordinator.runtime.central_evaluation import NoEvaluator
+from coordinator.runtime.executor import CoordinatorExecutor, ExecutorParts
 from coordinator.runtime.inbound import Inbound
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.strategies.selection import UniformSelector

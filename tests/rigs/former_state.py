@@ -20,7 +20,8 @@ from coordinator.config.sections import CoordinatorConfig, read_config
 from coordinator.config.settings import committer_settings, engine_settings
 from coordinator.engine.machine import CoordinatorMachine
 from coordinator.global_model.committer import Committer
-from coordinator.runtime.executor import CoordinatorExecutor, Evaluator, ExecutorParts, NoEvaluator
+from coordinator.runtime.central_evaluation import Evaluator, NoEvaluator
+from coordinator.runtime.executor import CoordinatorExecutor, ExecutorParts
 from coordinator.runtime.inbound import Inbound
 from coordinator.storage.database import DATABASE
 from coordinator.storage.sqlite_store import SqliteStore

@@ -162,6 +162,9 @@ class Above:
     reports: list[EvaluationReport] = field(default_factory=list)
     offers: dict[UpdateId, list[bytes]] = field(default_factory=dict)
     verdicts: dict[UpdateId, Receipt] = field(default_factory=dict)
+    claims: dict[UpdateId, bytes | None] = field(default_factory=dict)
+    fates: dict[UpdateId, Receipt] = field(default_factory=dict)
+    questions: list[UpdateId] = field(default_factory=list)
 
     @property
     def version(self) -> int:
@@ -477,22 +480,22 @@ class Rig:
             for message in self.above.retained():
                 self.tell_above(message)
         self.step(None)
-        self._deliver()
+        self.deliver()
         for update, receipt in self.above.verdicts.items():
             if update in self.above.offers and not self.is_cut:
                 self.tell_above(receipt)
-        self._deliver()
+        self.deliver()
         for node in self.nodes.values():
             for offer in list(node.outbox.values()):
                 self.hear_below(MessageReceived(topic=TOPICS.node_event(node.name), payload=encode_message(offer)))
-                self._deliver()
+                self.deliver()
             for report in list(node.reports.values()):
                 self.hear_below(MessageReceived(topic=TOPICS.node_event(node.name), payload=encode_message(report)))
-                self._deliver()
+                self.deliver()
         self.step(None)
-        self._deliver()
+        self.deliver()
 
-    def _deliver(self) -> None:
+    def deliver(self) -> None:
         """What the gateway has said reaches whom it is for."""
         while self.down.said:
             topic, payload = self.down.said.popleft()
@@ -511,7 +514,14 @@ class Rig:
                     self.above.reports.append(message)
                     word = EvaluationReceipt(run=RUN, version=message.version, status=ReceiptStatus.APPLIED)
                     self.tell_above(word)
-                if isinstance(message, UpdateOffer) and message.inline is not None:
+                if isinstance(message, UpdateOffer) and message.update != update_id(message.round, GATEWAY):
+                    self.above.questions.append(message.update)
+                    unknown = Receipt(
+                        run=RUN, update=message.update, status=ReceiptStatus.REFUSED, reason=Reason.NOT_ASSIGNED
+                    )
+                    self.tell_above(self.above.fates.get(message.update, unknown))
+                elif isinstance(message, UpdateOffer) and message.inline is not None:
+                    self.above.claims[message.update] = message.members
                     self.above.offers.setdefault(message.update, []).append(message.inline)
                     status = Receipt(run=RUN, update=message.update, status=ReceiptStatus.STORED)
                     self.tell_above(self.above.verdicts.get(message.update, status))
@@ -519,7 +529,7 @@ class Rig:
     def stop(self) -> None:
         """An orderly end."""
         self.step(BelowEvent(event=StopRequested()))
-        self._deliver()
+        self.deliver()
 
     def until_offered(self, update: UpdateId, turns: int = 12) -> None:
         """Let time pass until the federation above has a sum."""

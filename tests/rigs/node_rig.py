@@ -376,8 +376,10 @@ def say(effect: Effect) -> str:  # noqa: PLR0911, PLR0912
             return ""
 
 
-def _event(message: Decline | EvaluationReport | Proof) -> str:
+def _event(message: Decline | EvaluationReport | Proof | UpdateOffer) -> str:
     match message:
+        case UpdateOffer():
+            return f"question {message.update}"
         case Proof():
             return "proof"
         case Decline():

@@ -14,7 +14,7 @@ from coordinator.engine.transfers import Transfers
 from coordinator.engine.update_receiver import UpdateReceiver
 from coordinator.records import UpdateRecord
 from coordinator.runtime.executor import CoordinatorExecutor
-from coordinator.storage.transfer_files import TransferFiles
+from coordinator.storage.files import TransferFiles
 from edge_node.engine.machine import NodeSettings
 from federation.errors import StorageError
 from federation.protocol.messages import Reason

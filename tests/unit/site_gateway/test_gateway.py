@@ -1,9 +1,11 @@
 """A gateway answers each order with one exact sum, and its nodes hear the verdict that the sum had, however it dies."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from federation.errors import LocalProtocolError
 from federation.protocol.messages import ReceiptStatus
 from federation.types import UpdateId
 from site_gateway.engine.events import AnswerOrder
@@ -158,4 +160,17 @@ def test_mean_that_makes_no_version_is_taken_back_by_the_nodes_and_not_by_the_ga
     after = rig.node_store.residual()
     assert after is not None
     assert after.tolist() == before.tolist()
+    rig.die()
+
+
+def test_frozen_sum_is_not_replaced_by_another_one_of_its_name(tmp_path: Path) -> None:
+    """FED-264: its members would be in none any more."""
+    rig = Rig(tmp_path)
+    rig.above.announce()
+    rig.until_offered(FIRST)
+    (made,) = rig.store.frozen()
+    rig.store.freeze_sum(made)
+    with pytest.raises(LocalProtocolError):
+        rig.store.freeze_sum(replace(made, members=made.members[:1]))
+    assert [one.updates for one in rig.store.frozen()] == [made.updates]
     rig.die()

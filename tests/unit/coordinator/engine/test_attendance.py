@@ -3,8 +3,8 @@
 import pytest
 
 from coordinator.engine import effects, events
-from coordinator.engine.attendance import PAUSE_S, AttendanceRecorder
 from coordinator.engine.effects import SaveAttendance
+from coordinator.engine.liveness import PAUSE_S, AttendanceRecorder
 from coordinator.engine.state import MachineState
 from coordinator.records import Attendance
 from federation.protocol.messages import Presence
@@ -99,7 +99,7 @@ def test_what_was_seen_last_is_saved_before_the_coordinator_leaves() -> None:
 
 
 def test_declines_of_unknown_nodes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coordinator.engine.attendance.NODES_MAX", 3)
+    monkeypatch.setattr("coordinator.engine.liveness.NODES_MAX", 3)
     rig = rested()
     rig.state("ann")
     for number in range(10):

@@ -15,7 +15,8 @@ from coordinator.global_model.aggregation import AggregateLimits
 from coordinator.global_model.committer import CommitterSettings
 from coordinator.global_model.downlink import DownlinkSettings
 from coordinator.records import Attendance, Member, RoundRecord, TransferRecord, Verdict
-from coordinator.runtime.executor import CoordinatorExecutor, Evaluator, ExecutorParts, NoEvaluator
+from coordinator.runtime.central_evaluation import Evaluator, NoEvaluator
+from coordinator.runtime.executor import CoordinatorExecutor, ExecutorParts
 from coordinator.runtime.publisher import CONTROL_BYTES_MAX
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.strategies.server_optimizer import State

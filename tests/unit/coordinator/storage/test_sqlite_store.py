@@ -16,11 +16,10 @@ from coordinator.global_model.downlink import DownlinkSettings
 from coordinator.records import RoundRecord, TransferRecord, VersionRecord
 from coordinator.storage import sqlite_store, statements
 from coordinator.storage.database import DATABASE, LAYOUT, open_read_only
-from coordinator.storage.files import model_from_bytes
+from coordinator.storage.files import TransferFiles, model_from_bytes
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import Figures, UpdateRow
-from coordinator.storage.transfer_files import TransferFiles
 from federation.errors import StorageError, StoreLocked
 from federation.protocol.cohort import NOBODY
 from federation.protocol.messages import PartKind, Reason, ReceiptStatus

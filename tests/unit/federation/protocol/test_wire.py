@@ -17,6 +17,7 @@ from federation.protocol.limits import (
     BOX_BYTES_MAX,
     CHUNK_BYTES,
     CHUNKS_MAX,
+    CLAIM_BYTES,
     CLASSES_MAX,
     COHORT_NODES_DESCRIBED_MAX,
     COHORT_NODES_MASKED_MAX,
@@ -180,8 +181,13 @@ def _with_evaluation_to_fit(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+def _with_whole_claims(values: dict[str, Any]) -> dict[str, Any]:
+    claims = {name: values[name] for name in ("members", "counted") if isinstance(values.get(name), bytes)}
+    return values | {name: found[: len(found) // CLAIM_BYTES * CLAIM_BYTES] for name, found in claims.items()}
+
+
 def _made_to_fit(values: dict[str, Any]) -> dict[str, Any]:
-    values = _with_evaluation_to_fit(values)
+    values = _with_whole_claims(_with_evaluation_to_fit(values))
     if "chunk_bytes" in values:
         values["payload_bytes"] = min(values["payload_bytes"], values["chunk_bytes"] * CHUNKS_MAX)
     if values.get("inline") is not None:

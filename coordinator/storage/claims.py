@@ -1,0 +1,104 @@
+"""Which update counts where: claims that gateways make for their sites, each in one update at most.
+
+A row is written with the update that makes the claim, in one transaction, and stays when that update has ended. One
+without an update was withdrawn: its node has moved, and asked before any sum had it.
+"""
+
+from collections.abc import Iterable
+from itertools import islice
+
+from coordinator.records import UpdateRecord
+from federation.protocol.claims import claim_of, claims_in, node_of
+from federation.protocol.limits import COUNTED_MAX
+from federation.storage.sql import Database, Row
+from federation.storage.sqlite import storing
+from federation.types import UpdateId
+
+__all__ = ["Claims", "forget", "insert_claims"]
+
+
+_WAITS = """
+SELECT 1 FROM claims JOIN updates USING (update_id) WHERE claims.node = ? AND status = 'stored' AND update_id <> ?
+"""
+"""Whether a node is in another update that waits for the next version."""
+
+
+class Claims:
+    """A store's claims, read and written between its other transactions.
+
+    Args:
+        database: The store's.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def counted(self, record: UpdateRecord) -> bytes:
+        """Those of an update's claims that others have made, as many as a receipt can name; b"" where none is.
+
+        A node that is in an update which waits for the next version is in no other one.
+
+        Raises:
+            StorageError: They cannot be read.
+        """
+        taken = (one for one in claims_in(record.members) if self._is_taken(one, record.update))
+        with storing("claims"):
+            return b"".join(islice(taken, COUNTED_MAX))
+
+    def _is_taken(self, claim: bytes, update: UpdateId) -> bool:
+        known = self._row("SELECT update_id FROM claims WHERE claim = ?", claim)
+        elsewhere = known is not None and known["update_id"] != update
+        return elsewhere or self._row(_WAITS, node_of(claim), update) is not None
+
+    def withdraw(self, update: UpdateId) -> None:
+        """Nobody may claim this update any more; a claim that was made stays.
+
+        Raises:
+            StorageError: Nothing was saved.
+        """
+        with self._database.transaction("claim"):
+            self._database.insert("claims", _row_of(claim_of(update), None), conflict="IGNORE")
+
+    def claimed(self, claims: bytes) -> set[UpdateId]:
+        """The updates that make these claims, or are named by them and were stored without any.
+
+        Raises:
+            StorageError: They cannot be read.
+        """
+        query = "SELECT update_id FROM claims WHERE claim = ? AND update_id IS NOT NULL"
+        with storing("claims"):
+            rows = (self._row(query, one) for one in claims_in(claims))
+            return {UpdateId(row["update_id"]) for row in rows if row is not None}
+
+    def of(self, updates: Iterable[UpdateId]) -> bytes:
+        """What a sum of these updates claims: what each of them claims, or itself; ascending.
+
+        Raises:
+            StorageError: They cannot be read.
+        """
+        found = set[bytes]()
+        with storing("claims"):
+            for update in updates:
+                rows = self._database.execute("SELECT claim FROM claims WHERE update_id = ?", update).fetchall()
+                found |= {bytes(row["claim"]) for row in rows} or {claim_of(update)}
+        return b"".join(sorted(found))
+
+    def _row(self, query: str, *values: object) -> Row | None:
+        row: Row | None = self._database.execute(query, *values).fetchone()
+        return row
+
+
+def insert_claims(database: Database, record: UpdateRecord) -> None:
+    """An update makes its claims."""
+    rows = (_row_of(one, record.update) for one in claims_in(record.members))
+    database.insert("claims", *rows, conflict="IGNORE")
+
+
+def forget(database: Database, update: UpdateId) -> None:
+    """An update is as if it had never been stored: it is counted elsewhere, or what it was made of is."""
+    for table in ("claims", "updates", "payloads"):
+        database.execute(f"DELETE FROM {table} WHERE update_id = ?", update)  # noqa: S608 - our own names
+
+
+def _row_of(claim: bytes, update: UpdateId | None) -> dict[str, object]:
+    return {"claim": claim, "node": node_of(claim), "update_id": update}

@@ -1,0 +1,122 @@
+"""Updates that a site has not asked for, or cannot use: only the federation above knows whether they count elsewhere.
+
+A node takes an update with it when it moves to another site. What the site says of it is final, so it says nothing by
+itself that gives the work back: it asks above first, and tells its node what is said there (PROTOCOL.md, FED-273). The
+node goes on offering it, and nothing of this is kept: who has forgotten asks again.
+"""
+
+from dataclasses import replace
+from typing import cast
+
+from coordinator.engine.claims import UNDECIDED_RETRY_S, answer_fate
+from coordinator.engine.effects import Effect
+from coordinator.engine.events import OfferReceived
+from coordinator.engine.fencing import Behind
+from coordinator.engine.registry import NODES_MAX
+from coordinator.engine.round import Judgement, Ruling
+from coordinator.engine.state import MachineState
+from coordinator.engine.update_receiver import UpdateReceiver
+from coordinator.records import TransferRecord, UpdateRecord
+from federation.protocol.messages import Reason, Receipt, ReceiptStatus, RetryAfter, UpdateOffer
+from federation.types import UpdateId, update_id
+from site_gateway.engine.events import AskAbove, ForgetUpdate
+from site_gateway.engine.state import site_of
+
+__all__ = ["OFFER_SOON_S", "SiteReceiver"]
+
+OFFER_SOON_S = 1.0
+"""What the site has let go of is to be offered again after so long, in seconds."""
+
+_WITHDRAWN = (ReceiptStatus.REFUSED, Reason.NOT_ASSIGNED)
+"""Nobody above has heard of it, and nobody will: what the site says of it counts."""
+
+
+class SiteReceiver(UpdateReceiver):
+    """`UpdateReceiver` whose word is final only where the federation above has nothing to say."""
+
+    def __init__(self, state: MachineState, recovered: tuple[TransferRecord, ...], behind: Behind) -> None:
+        super().__init__(state, recovered, behind)
+        self._site = site_of(state)
+        self._asked: dict[UpdateId, tuple[OfferReceived, Judgement | None]] = {}
+        self._ruled: UpdateId | None = None
+
+    def offer(self, event: OfferReceived, retry_s: float) -> None:
+        """What is known to count elsewhere is not taken again."""
+        if event.known is None and event.offer.update in self._site.elsewhere and self._state.leading:
+            self._ask(event, None)
+        else:
+            super().offer(event, retry_s)
+
+    def _fate(self, event: OfferReceived) -> None:
+        """A gateway below asks what became of an update: who does not know asks above."""
+        if event.known is None:
+            self._ask(event, None)
+        else:
+            answer_fate(self._state, event)
+
+    def _turn_down(self, event: OfferReceived, judgement: Judgement) -> None:
+        own = event.offer.update == update_id(event.offer.round, event.node)
+        if not own or judgement.ruling is Ruling.FOREIGN or judgement.reason is Reason.FINISHED:
+            self._resolved(event.offer.update)
+            super()._turn_down(event, judgement)
+            return
+        if judgement.ruling is Ruling.AHEAD and event.offer.round >= self._state.next_round:
+            self._behind.told(event.node, event.offer.round)
+        self._ask(event, judgement)
+
+    def _ask(self, event: OfferReceived, judgement: Judgement | None) -> None:
+        state, node, update = self._state, event.node, event.offer.update
+        if not state.leading or (update not in self._asked and len(self._asked) >= NODES_MAX):
+            return
+        if update not in self._asked:
+            state.registry.take(node)  # as long as it may be in the next version, its node makes none for that
+            state.note("fate_asked_above", node=node, update=update)
+        self._asked[update] = event, judgement
+        state.emit(cast("Effect", AskAbove(offer=_question(event.offer))))
+        state.send(node, RetryAfter(update=update, seconds=UNDECIDED_RETRY_S))
+
+    def fate(self, receipt: Receipt) -> None:
+        """The federation above says what became of an update."""
+        state, asked = self._site, self._resolved(receipt.update) if receipt.status.final else None
+        if asked is None:
+            return
+        event, judgement = asked
+        state.is_settled(receipt.update)
+        state.know(receipt.version)
+        if receipt.update in state.buffer.records or receipt.update in self._saving:
+            return  # taken in meanwhile: the sum that it is in is refused, where that is how it stands
+        state.note("fate_heard", node=event.node, update=receipt.update, status=receipt.status.value)
+        said_here = judgement is not None and judgement.ruling is not Ruling.AHEAD
+        if said_here and (receipt.status, receipt.reason) == _WITHDRAWN:
+            self._ruled = receipt.update
+            super()._turn_down(event, cast("Judgement", judgement))
+            self._ruled = None
+            return
+        state.send(event.node, receipt)
+        state.answered(event.node, event.offer.round)
+
+    def _resolved(self, update: UpdateId) -> tuple[OfferReceived, Judgement | None] | None:
+        """Nobody needs to be asked for it any more; None where nobody was."""
+        asked = self._asked.pop(update, None)
+        if asked is not None:
+            self._state.registry.give(asked[0].node)
+        return asked
+
+    def settle(
+        self, record: UpdateRecord, status: ReceiptStatus, reason: Reason, *, stored: bool = False, detail: str = ""
+    ) -> None:
+        """What is too late here may count elsewhere: it is let go of, and its node's next offer asks above."""
+        late = status is ReceiptStatus.STALE and reason is not Reason.FINISHED
+        if not late or record.update == self._ruled:
+            super().settle(record, status, reason, stored=stored, detail=detail)
+            return
+        if stored:
+            self._state.emit(cast("Effect", ForgetUpdate(update=record.update)))
+        self._state.send(record.node, RetryAfter(update=record.update, seconds=OFFER_SOON_S))
+        self._state.answered(record.node, record.round)
+
+
+def _question(offer: UpdateOffer) -> UpdateOffer:
+    """What names an update above, and nothing else of it."""
+    plain = replace(offer, metrics={}, inline=None, ticket=None, boxes=None, content_key=None)
+    return replace(plain, spent=None, members=None)

@@ -1,0 +1,99 @@
+"""A claim is in one update at most, whoever comes first, and what became of it is that of the update."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from coordinator.records import UpdateRecord, Verdict
+from coordinator.storage.sqlite_store import SqliteStore
+from federation.protocol.chunking import payload_digest
+from federation.protocol.claims import claim_of, claims_in
+from federation.protocol.messages import Reason, ReceiptStatus
+from federation.types import ModelVersion, NodeId, UpdateId, round_of
+from tests.rigs.model_values import initialised
+
+ANN, BOB, CID = (UpdateId(f"3-{name}") for name in ("ann", "bob", "cid"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    made = SqliteStore(tmp_path)
+    initialised(made)
+    yield made
+    made.close()
+
+
+def claiming(update: str, *members: UpdateId) -> UpdateRecord:
+    return UpdateRecord(
+        update=UpdateId(update),
+        node=NodeId(update.partition("-")[2]),
+        round=round_of(UpdateId(update)),
+        base_version=ModelVersion(0),
+        num_examples=1,
+        codec="sum",
+        payload_bytes=4,
+        payload_digest=payload_digest(b"body"),
+        members=b"".join(map(claim_of, members)),
+    )
+
+
+def test_second_sum_with_a_member_is_told_which(store: SqliteStore) -> None:
+    """FED-272."""
+    store.save_update(claiming("3-north", ANN, BOB), b"body")
+    assert store.claims.counted(claiming("3-north", ANN, BOB)) == b""
+    assert list(claims_in(store.claims.counted(claiming("4-south", BOB, CID)))) == [claim_of(BOB)]
+    assert store.claims.counted(claiming("4-south", CID)) == b""
+
+
+def test_node_is_in_one_update_of_the_next_version(store: SqliteStore) -> None:
+    """FED-272: another update of a node that waits already; once that is in a version the node may go on."""
+    store.save_update(claiming("3-north", ANN), b"body")
+    later = UpdateId("5-ann")
+    assert store.claims.counted(claiming("6-south", later)) == claim_of(later)
+    verdict = Verdict(update=UpdateId("3-north"), node=NodeId("north"), status=ReceiptStatus.STALE)
+    store.save_verdict(verdict, None)
+    assert store.claims.counted(claiming("6-south", later)) == b""
+    assert store.claims.counted(claiming("6-south", ANN)) == claim_of(ANN)
+
+
+def test_fate_of_a_member_is_that_of_its_sum(store: SqliteStore) -> None:
+    """FED-273."""
+    assert store.verdict(ANN) is None
+    store.save_update(claiming("3-north", ANN), b"body")
+    known = store.verdict(ANN)
+    assert known is not None
+    assert known.status is ReceiptStatus.STORED
+    verdict = Verdict(
+        update=UpdateId("3-north"), node=NodeId("north"), status=ReceiptStatus.STALE, reason=Reason.TOO_STALE
+    )
+    store.save_verdict(verdict, None)
+    known = store.verdict(ANN)
+    assert known is not None
+    assert (known.status, known.reason) == (ReceiptStatus.STALE, Reason.TOO_STALE)
+
+
+def test_withdrawn_update_is_refused_and_claimed_by_nobody(store: SqliteStore, tmp_path: Path) -> None:
+    """FED-273: also after a restart; a claim that was made before stays."""
+    store.claims.withdraw(ANN)
+    store.save_update(claiming("3-north", BOB), b"body")
+    store.claims.withdraw(BOB)
+    known = store.verdict(ANN)
+    assert known is not None
+    assert (known.status, known.reason) == (ReceiptStatus.REFUSED, Reason.NOT_ASSIGNED)
+    assert store.claims.counted(claiming("4-south", ANN, CID)) == claim_of(ANN)
+    kept = store.verdict(BOB)
+    assert kept is not None
+    assert kept.status is ReceiptStatus.STORED
+    store.close()
+    again = SqliteStore(tmp_path)
+    assert again.claims.counted(claiming("4-south", ANN, CID)) == claim_of(ANN)
+    again.close()
+
+
+def test_sum_of_sums_claims_what_these_have_claimed(store: SqliteStore) -> None:
+    """FED-271: a gateway above gateways."""
+    store.save_update(claiming("3-north", ANN, BOB), b"body")
+    found = store.claims.of([UpdateId("3-north"), CID])
+    assert list(claims_in(found)) == sorted(map(claim_of, (ANN, BOB, CID)))
+    assert store.claims.claimed(claim_of(BOB) + claim_of(CID)) == {UpdateId("3-north")}
