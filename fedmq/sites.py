@@ -17,7 +17,7 @@ from coordinator.records import Member
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import ModelState, UpdateRow
 from federation.errors import StorageError
-from federation.protocol.messages import ReceiptStatus
+from federation.protocol.messages import Reason, ReceiptStatus
 from federation.types import Digest, ModelVersion, NodeId, UpdateId
 from update_codec import Accumulator, CodecSpec, Manifest, encode, is_sum, read_sum
 
@@ -94,7 +94,7 @@ class Sites:
 
     def problems(self) -> Iterator[str]:
         """What counts twice, or is lost, on its way through a gateway: one sentence each."""
-        seen = dict[UpdateId, NodeId]()
+        yield from self._doubles()
         for row in self._applied():
             if row.record.node not in self._sites:
                 continue
@@ -107,11 +107,28 @@ class Sites:
             for row in site.updates():
                 if row.verdict.status is not ReceiptStatus.APPLIED:
                     continue
-                if row.record.update in seen:
-                    yield f"{row.record.update} counts at {seen[row.record.update]} and at {gateway}"
-                seen[row.record.update] = gateway
                 if not any(self._is_member(row, one) for one in self._applied() if one.record.node == gateway):
                     yield f"{row.record.update} is told to be in version {row.verdict.version}, and no sum has it"
+
+    def _doubles(self) -> Iterator[str]:
+        """What counts at two sites, or is given back at one and counts at the other."""
+        counted, places = dict[UpdateId, NodeId](), dict[tuple[NodeId, ModelVersion | None], NodeId]()
+        rows = [(gateway, row) for gateway, site in self._sites.items() for row in site.updates()]
+        for gateway, row in rows:
+            update, node, verdict = row.record.update, row.record.node, row.verdict
+            if verdict.status is not ReceiptStatus.APPLIED:
+                continue
+            if update in counted:
+                yield f"{update} counts at {counted[update]} and at {gateway}"
+            if places.setdefault((node, verdict.version), gateway) != gateway:
+                yield f"{node} counts at two sites in version {verdict.version}"
+            counted[update] = gateway
+        for gateway, row in rows:
+            update, verdict = row.record.update, row.verdict
+            given_back = verdict.status in (ReceiptStatus.STALE, ReceiptStatus.REFUSED)
+            # Once the run is over nothing follows in which it could count again.
+            if given_back and verdict.reason is not Reason.FINISHED and update in counted:
+                yield f"{update} is given back at {gateway}, and counts at {counted[update]}"
 
     def bytes_up(self, again: CodecSpec) -> UplinkBytes:
         """What has gone up, and what else could have."""
@@ -187,7 +204,12 @@ class Sites:
 
     def _places(self, rows: Sequence[UpdateRow]) -> Mapping[UpdateId, ReadOnlyStore]:
         """Who has the payload of each."""
-        at_sites = {row.record.update: site for site in self._sites.values() for row in site.updates()}
+        at_sites = {
+            row.record.update: site
+            for site in self._sites.values()
+            for row in site.updates()
+            if row.verdict.status is ReceiptStatus.APPLIED
+        }
         return {row.record.update: at_sites.get(row.record.update, self._root) for row in rows}
 
     def _applied(self, version: ModelVersion | None = None) -> Iterator[UpdateRow]:

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
+from coordinator.engine.update_receiver import UpdateReceiver
+from coordinator.storage.claims import Claims
 from federation.protocol.messages import Reason, ReceiptStatus
 from federation.types import RoundId
 from fedmq.simulation.tree.campaign import main
 from fedmq.simulation.tree.federation import TreeOutcome, TreeSimulation, random_tree, run_tree
+from site_gateway.engine.moved import SiteReceiver
 from site_gateway.engine.state import SiteState
 from site_gateway.engine.upward import Upward
 from site_gateway.records import SiteSum, verdicts_of
@@ -43,7 +46,8 @@ AWAY = 14
 
 def rules(outcome: TreeOutcome) -> set[str]:
     """Which were violated."""
-    return {rule for text in outcome.violations for rule in ("T1", "T2", "T3", "T4") if rule in text.partition(":")[0]}
+    known = ("T1", "T2", "T3", "T4", "T5", "T6")
+    return {rule for text in outcome.violations for rule in known if rule in text.partition(":")[0]}
 
 
 def first_violated(break_it: Callable[[], None]) -> set[str]:
@@ -108,3 +112,26 @@ def test_sites_that_are_cut_off_train_on_and_keep_the_rules() -> None:
 def test_a_site_that_goes_on_without_end_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SiteState, "goes_on", property(lambda self: self.away and self.passes < 9))
     assert any(one.startswith("T5") for one in run_without_a_link(AWAY).violations)
+
+
+MOVING = 8
+"""A seed in which nodes move with updates that are in a sum."""
+
+
+def test_nodes_that_move_between_sites_count_once() -> None:
+    """FED-270, FED-271, FED-272, FED-273."""
+    outcome, _ = run_tree(MOVING)
+    assert outcome.moves > 0
+    assert outcome.violations == ()
+
+
+def test_update_that_counts_at_two_sites_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FED-272: whoever comes second is refused; without that the checker says so."""
+    monkeypatch.setattr(Claims, "counted", lambda *_: b"")
+    assert "T6" in rules(run_tree(MOVING)[0])
+
+
+def test_work_that_is_given_back_although_it_counts_elsewhere_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FED-273: a gateway that judges by itself what another site has counted."""
+    monkeypatch.setattr(SiteReceiver, "_turn_down", UpdateReceiver._turn_down)
+    assert "T6" in rules(run_tree(MOVING)[0])

@@ -272,6 +272,8 @@ class Checker:
             self._say(f"run {self.run} gives {update} a verdict of run {receipt.run}")
         if receipt.status.final:
             self._witness.told(self.run, update, id(self))
+        if receipt.reason is Reason.COUNTED:
+            return  # nothing is kept of a sum that counts in part elsewhere: its gateway makes another one
         if known is None and self._is_lost(receipt):
             self._void[update] = None
             return

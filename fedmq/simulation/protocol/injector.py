@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from fedmq.simulation.protocol.actors import Actor
-from fedmq.simulation.protocol.processes import Surroundings
+from fedmq.simulation.protocol.node_actor import NodeActor
+from fedmq.simulation.protocol.processes import Place, Surroundings
 from fedmq.simulation.world.network import SimNetwork
 
-__all__ = ["Injector"]
+__all__ = ["Injector", "Movers"]
 
 BROKER_DOWN_S = (5.0, 60.0, 600.0)
 """Longest absence of a killed broker: one of these."""
@@ -17,6 +18,8 @@ REWIND = 0.3
 FROZEN_S = 180.0
 STOPPED_S = 300.0
 DISK_FULL_S = 60.0
+MOVE_S = (0.5, 5.0)
+"""How long a node takes to another site, in seconds."""
 HEAL_SPREAD_S = 15.0
 """When the faults end, every connection is lost once within this time: until then a silent loss may go unnoticed."""
 
@@ -134,3 +137,40 @@ class Injector:
         if self._dice.active:
             node.kill(None)
             node.gone = True
+
+
+class Movers:
+    """Nodes that move to another site with all that is on their disks, and go home at the end.
+
+    Attributes:
+        moves: How often.
+    """
+
+    def __init__(self, surroundings: Surroundings, nodes: Sequence[NodeActor], places: Sequence[Place]) -> None:
+        self._world, self._rng = surroundings.world, surroundings.rng("moves")
+        self._nodes, self._places = nodes, places
+        self._home = {node.name: node.place for node in nodes}
+        self._active, self.moves = True, 0
+
+    def begin(self, per_hour: float) -> None:
+        """Plan the first move."""
+        if per_hour > 0:
+            self._world.after(self._rng.expovariate(per_hour / 3600.0), partial(self._strike, per_hour))
+
+    def end(self) -> None:
+        """Everybody goes home."""
+        self._active = False
+        for node in self._nodes:
+            if node.place is not self._home[node.name]:
+                self._move(node, self._home[node.name])
+
+    def _strike(self, per_hour: float) -> None:
+        if self._active:
+            node = self._rng.choice(self._nodes)
+            self._move(node, self._rng.choice([place for place in self._places if place is not node.place]))
+            self.moves += 1
+            self.begin(per_hour)
+
+    def _move(self, node: NodeActor, place: Place) -> None:
+        node.move(place)
+        node.kill(self._rng.uniform(*MOVE_S))

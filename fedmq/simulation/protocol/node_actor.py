@@ -139,6 +139,16 @@ class NodeActor(Actor):
         """What a signal tells the process."""
         return StopRequested()
 
+    @property
+    def place(self) -> Place:
+        """Where it lives."""
+        return self._place
+
+    def move(self, place: Place) -> None:
+        """Its next process connects to another broker; all that it has on its disk moves with it."""
+        self._place = place
+        self._shared = {place.topics.round, place.topics.coordinator_state}
+
     def rests(self) -> None:
         """Its state folder may be lost now."""
         if self._dice.happens(self._dice.plan.wipe):

@@ -31,6 +31,7 @@ FIGURES = (
     "node_crashes",
     "late",
     "passes",
+    "moves",
 )
 
 

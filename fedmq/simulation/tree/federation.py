@@ -5,6 +5,7 @@ Rules beside those of any federation (`fedmq.simulation.protocol.checker`, which
 - T1 a sum in a version has exactly its members' examples, and each update below is in one sum at most
 - T2 an update that is told to be in a version is in that version's sum
 - T3 every version has the bits that a flat federation of the same updates has
+- T6 an update counts at one site, a node at one site in a version, and nobody is given back what counts at another site
 - T4 once the faults are over the last version comes, and no update waits for a verdict: none is lost
 - T5 no sum has more members than its gateway may have, however often its site went on while it was away
 """
@@ -30,7 +31,7 @@ from federation.testing import BrokerSettings
 from federation.types import NodeId, RunId, StateId
 from fedmq.simulation.protocol.checker import Checker
 from fedmq.simulation.protocol.federation import quiet_log
-from fedmq.simulation.protocol.injector import Injector
+from fedmq.simulation.protocol.injector import Injector, Movers
 from fedmq.simulation.protocol.lines import Lines, Model
 from fedmq.simulation.protocol.node_actor import NodeActor
 from fedmq.simulation.protocol.processes import TOPICS, Place, Surroundings
@@ -55,6 +56,9 @@ PATIENCE_S = 7_200.0
 STEP_S = 5.0
 START_SPREAD_S = 2.0
 
+MOVES_MOST = 360.0
+"""Most moves of nodes to other sites, per hour."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeScenario:
@@ -69,6 +73,7 @@ class TreeScenario:
         node: What all nodes' settings have in common, those of gateways too.
         faults: What goes wrong, on each network and at each participant.
         stragglers: How long training takes.
+        moves: How often a node moves to another site, per hour; when the faults end all go home.
     """
 
     seed: int
@@ -79,6 +84,7 @@ class TreeScenario:
     node: NodeSettings
     faults: FaultPlan
     stragglers: Stragglers
+    moves: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +99,7 @@ class TreeOutcome:
         given_back: Updates below that are stale or refused.
         late: Of the applied ones, those whose sum was late by some versions.
         passes: How often a site has gone on training while its gateway could not reach the federation above.
+        moves: How often a node moved to another site.
         transcript: Digest of all steps.
         violations: What must never happen and did.
     """
@@ -106,6 +113,7 @@ class TreeOutcome:
     given_back: int
     late: int
     passes: int
+    moves: int
     transcript: str
     violations: tuple[str, ...]
 
@@ -118,6 +126,7 @@ def random_tree(seed: int) -> TreeScenario:
     synchronous = rng.random() < 0.5
     count, task = len(sites), f"quadratic-{rng.choice((20, 50, 300))}"
     buffer = count if synchronous else rng.randint(1, count)
+    moves = some_of(random.Random(f"moves/{seed}"), MOVES_MOST)  # noqa: S311 - as above
     engine = EngineSettings(
         task=task,
         train=default_settings(task),
@@ -126,7 +135,8 @@ def random_tree(seed: int) -> TreeScenario:
         concurrency=count,
         buffer=buffer,
         refill=count if synchronous else 1,
-        quorum=rng.randint(1, buffer),
+        # A site whose only node is in another site's sum has nobody left to train for this version.
+        quorum=min(rng.randint(1, buffer), 1 if moves else buffer),
         nodes_min=rng.randint(1, count),
         lease_s=rng.choice((30.0, 90.0)),
         max_wait_s=rng.choice((10.0, 40.0)),
@@ -154,6 +164,7 @@ def random_tree(seed: int) -> TreeScenario:
             skew_s=86_400.0,
         ),
         stragglers=Stragglers(train_s=rng.choice((0.2, 2.0)), slow_share=rng.choice((0.0, 0.2))),
+        moves=moves,
     )
 
 
@@ -204,6 +215,7 @@ class TreeSimulation:
         self._injectors: list[Injector] = []
         for site, count in enumerate(scenario.sites):
             self._add_site(site, count)
+        self._movers = Movers(self.surroundings, self.nodes, [gateway.place for gateway in self.gateways])
         coordinator = self.lines.leading.actor
         clients: list[Any] = [_Client(one, one.connections) for one in self.gateways]
         above = Injector(self.surroundings, self._above.network, coordinator, clients, len(clients))
@@ -222,9 +234,11 @@ class TreeSimulation:
                 self.world.at(rng.uniform(0.0, START_SPREAD_S), actor.start)
             for injector in self._injectors:
                 injector.begin()
+            self._movers.begin(self.scenario.moves)
             self.world.run(lambda: self.checker.head >= engine.versions, limit_s=FAULTS_S)
             for injector in self._injectors:
                 injector.heal()
+            self._movers.end()
             limit_s = horizon_s = max(self.world.now, 0.0)
             limit_s += PATIENCE_S
             while horizon_s < limit_s and not self._drained():
@@ -342,6 +356,7 @@ class TreeSimulation:
             given_back=counts[ReceiptStatus.STALE] + counts[ReceiptStatus.REFUSED],
             late=late,
             passes=sum(one.passes for one in self.gateways),
+            moves=self._movers.moves,
             transcript=self.transcript.digest(),
             violations=tuple(said),
         )
@@ -351,7 +366,7 @@ class TreeSimulation:
         root = self._copied("root", self.lines.leading.actor.disk.path)
         folders = [self._copied(gateway.name, gateway.disk.path) for gateway in self.gateways]
         with Sites(root, folders) as sites:
-            said += [f"T1, T2: {problem}" for problem in sites.problems()]
+            said += [f"T1, T2, T6: {problem}" for problem in sites.problems()]
             for one in sites.compare(self._model.first.model, self.scenario.committer):
                 if not one.same:
                     said.append(f"T3: version {one.version} has other bits than its {one.members} updates make")

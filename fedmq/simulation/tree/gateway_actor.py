@@ -37,7 +37,7 @@ from fedmq.simulation.world.stores import lay_out_run
 from fedmq.simulation.world.transport import SimTransport
 from site_gateway.engine.events import AboveEvent, GatewayEvent
 from site_gateway.engine.machine import GatewayMachine
-from site_gateway.engine.site import SiteMachine
+from site_gateway.engine.site import LIFTED, SiteMachine
 from site_gateway.runtime.executor import AboveExecutor, GatewayExecutor, SiteExecutor
 from site_gateway.runtime.following import Follower, SiteTask, site_model
 from site_gateway.runtime.inbound import Side, Translator, from_side
@@ -49,6 +49,9 @@ __all__ = ["AUDIT_VERSIONS", "GatewayActor", "GatewayDisk"]
 
 AUDIT_VERSIONS = 10_000
 """All updates are kept: the end is made once more without gateways."""
+
+LIFT_S = 0.1
+"""How long a gateway takes to start again with higher numbers, in seconds."""
 
 Received = Callable[[object, Callable[[], None] | None], None]
 
@@ -143,6 +146,11 @@ class GatewayActor(Actor):
         self._members_max, self.passes = members_max, 0
 
     @property
+    def place(self) -> Place:
+        """The site."""
+        return self._below
+
+    @property
     def connections(self) -> tuple[str, ...]:
         """Its MQTT id above."""
         return (self._node.node,)
@@ -229,6 +237,13 @@ class GatewayActor(Actor):
         machine = SiteMachine(self._engine, recovered, selector=selector, rng=rng, start=start)
         machine.go_on_away(self._members_max)
         return SiteExecutor(parts, store), machine
+
+    def _leave(self, life: Life) -> None:
+        """Its service manager starts it again where it asks for that."""
+        super()._leave(life)
+        if isinstance(life.executor, GatewayExecutor) and life.executor.stop_reason == LIFTED:
+            self.gone = False
+            self.surroundings.world.after(LIFT_S, self.start)
 
     def stop_request(self) -> object:
         """What a signal tells the process."""
