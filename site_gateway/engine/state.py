@@ -130,8 +130,9 @@ class SiteState(MachineState):
 
     @property
     def goes_on(self) -> bool:
-        """Whether another pass over the order fits its sum, while nobody above could be handed it."""
-        return self.away and len(self.waiting) + len(self.coming) <= self.members_max
+        """Whether another pass of all nodes fits the sum for the order, while nobody above could be handed it."""
+        most = max(len(self.coming), sum(1 for _ in self.registry.nodes()))
+        return self.away and len(self.waiting) + most <= self.members_max
 
     def go_on_away(self, members_max: int) -> None:
         """So large may a sum be where the site goes on while it is away."""

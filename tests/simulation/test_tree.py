@@ -9,7 +9,7 @@ import pytest
 from coordinator.engine.update_receiver import UpdateReceiver
 from coordinator.storage.claims import Claims
 from federation.protocol.messages import Reason, ReceiptStatus
-from federation.types import RoundId
+from federation.types import NodeId, RoundId
 from fedmq.simulation.tree.campaign import main
 from fedmq.simulation.tree.federation import TreeOutcome, TreeSimulation, random_tree, run_tree
 from site_gateway.engine.moved import SiteReceiver
@@ -93,10 +93,12 @@ def test_campaign_prints_its_table_and_how_to_go_on(capsys: pytest.CaptureFixtur
 
 
 def run_without_a_link(seed: int) -> TreeOutcome:
-    """A tree whose brokers are killed every quarter of a minute, and are away for up to ten minutes."""
+    """A tree whose brokers are killed every quarter of a minute, and are away for up to ten minutes; nobody moves."""
     drawn = random_tree(seed)
     often = replace(drawn.faults, broker_crash=240.0)
-    simulation = TreeSimulation(replace(drawn, faults=often, engine=replace(drawn.engine, versions=6)))
+    caps = {NodeId(f"gateway-{site}"): 2 * nodes for site, nodes in enumerate(drawn.sites)}
+    engine = replace(drawn.engine, versions=6, gateways=caps)
+    simulation = TreeSimulation(replace(drawn, faults=often, engine=engine, moves=0.0))
     outcome = simulation.run()
     simulation.close()
     return outcome
