@@ -8,7 +8,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from update_codec.arrays import HOST, Arrays, Vector
+from update_codec.arrays import HOST, Arrays, Vector, root_mean_square
 from update_codec.coders.cosine_coder import CosineCoder
 from update_codec.coders.deadzone_coder import DeadzoneCoder, Division, Trial, divide, write_outliers
 from update_codec.context import Context
@@ -35,6 +35,8 @@ _USED_MIN: Final = 0.75
 """Share of the target below which a frame is so much smaller that no step fits."""
 _COUNT_STEPS: Final = 32
 """Of the entries that are kept; a count that is right within this share of itself is right enough."""
+_OUTGROWN: Final = 64.0
+"""A vector so many times as large as the update in it is made of a residual from training that diverged."""
 _TYPICAL_STEP_RMS: Final = 2.0
 _GROUP_BYTES: Final = 24
 """What a further group costs: fields, streams' headers, tables of its own."""
@@ -98,6 +100,8 @@ def encode_rated(wanted: Vector, job: Rated) -> Trial:
     trial = search.best(coder)
     finer = _float32(trial.step / (1 + 2 * _STEP_TOLERANCE))
     if is_dithered or finer <= low or search.size(trial) >= _USED_MIN * target:
+        return trial
+    if root_mean_square(wanted, job.arrays) > _OUTGROWN * job.fresh_rms:  # nobody would take such a residual
         return trial
     return _thinned(wanted, job, search, finer) or trial
 
