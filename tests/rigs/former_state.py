@@ -58,6 +58,9 @@ NODE = NodeId("pi-3")
 LATER_FIELDS = {"inputs", "medians", "restored", "spent"} | {"batch", "boxes", "content_key", "seeds"}
 LATER_FIELDS |= {"sums", "terms", "ticket", "released", "nodes_seen", "masked_reports"}
 """Fields that records of the release before did not have."""
+LATER_COLUMNS = {"versions": "seal", "updates": "seal", "transfers": "members"}
+LATER_COLUMNS |= {"batches": "others", "node_results": "nodes", "surveys": "medians"}
+"""Columns that a coordinator's tables did not have at first."""
 
 
 def plain(value: Any) -> Any:
@@ -99,19 +102,14 @@ def folder_of_layout(name: str, folder: Path) -> None:
 
 
 def made_older(path: Path, *tables: str) -> None:
-    """Take from a coordinator's database what came later: these tables, the sums, and the medians."""
+    """Take from a coordinator's database what came later: these tables, the sums, the medians, and the claims."""
     database = sqlite3.connect(path)
     try:
-        for table in tables:
+        for table in (*tables, "claims"):
             database.execute(f"DROP TABLE {table}")
-        for table in ("versions", "updates"):
-            database.execute(f"ALTER TABLE {table} DROP COLUMN seal")
-        if "batches" not in tables:
-            database.execute("ALTER TABLE batches DROP COLUMN others")
-        if "node_results" not in tables:
-            database.execute("ALTER TABLE node_results DROP COLUMN nodes")
-        if "surveys" not in tables:
-            database.execute("ALTER TABLE surveys DROP COLUMN medians")
+        for table, column in LATER_COLUMNS.items():
+            if table not in tables:
+                database.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         database.execute("DELETE FROM meta WHERE key LIKE '%seal%'")
         database.execute("PRAGMA user_version = 1")
         database.commit()
