@@ -140,7 +140,7 @@ imports: $(STAMP)
 
 coverage: $(STAMP) ## The tests, and 100 % branch coverage where the design asks for it
 	@rm -f .coverage .coverage.*
-	@$(PYTEST) -n $(WORKERS) --dist loadgroup --cov --cov-report= $(TESTS)
+	@FEDMQ_EXAMPLES=100 FEDMQ_CAMPAIGN_PARTS=8 FEDMQ_POSTGRES_SEEDS=6 $(PYTEST) -n $(WORKERS) --dist loadgroup --cov --cov-report= $(TESTS)
 	@$(BIN)/coverage report --fail-under=100 --show-missing --include='federation/protocol/*,*/update_codec/*,coordinator/engine/machine.py,coordinator/engine/round.py,coordinator/global_model/aggregation.py,edge_node/engine/machine.py,sum_helper/engine/*'
 
 bench: $(STAMP) ## The figures of the README, printed with their bars (minutes)

@@ -15,7 +15,7 @@ from tests.rigs.postgres import PostgresServer
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.slow]
 
-SEEDS = int(os.environ.get("FEDMQ_POSTGRES_SEEDS", "6"))
+SEEDS = int(os.environ.get("FEDMQ_POSTGRES_SEEDS", "3"))
 FIRST = int(os.environ.get("FEDMQ_POSTGRES_FIRST", "0"))
 
 

@@ -200,6 +200,7 @@ def test_what_is_computed_again_in_the_backward_pass_is_trained() -> None:
 @pytest.mark.parametrize("as_loader", [False, True])
 def test_data_that_was_computed_by_another_model_is_only_data(*, as_loader: bool) -> None:
     inputs, targets = classes()
+    torch.manual_seed(3)
     encoder = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
     encoded = encoder(inputs)
     data: Any = [(encoded[:32], targets[:32]), (encoded[32:], targets[32:])] if as_loader else (encoded, targets)
