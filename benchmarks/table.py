@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -61,3 +62,18 @@ def _print(title: str, figures: list[Figure], skipped: dict[str, str]) -> None:
     console.print(table)
     for what, why in skipped.items():
         console.print(f"not measured: {what}: {why}", markup=False)
+
+
+def put_between(page: Path, name: str, text: str) -> None:
+    """Put a text between the page's two marks ``<!-- name: begin -->`` and ``<!-- name: end -->``.
+
+    Raises:
+        ValueError: The page lacks a mark.
+    """
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
+    whole = page.read_text(encoding="utf-8")
+    before, found, rest = whole.partition(begin)
+    _, also, after = rest.partition(end)
+    if not (found and also):
+        raise ValueError(f"{page} lacks {begin.strip()} or {end.strip()}")
+    page.write_text(before + begin + text + end + after, encoding="utf-8")

@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.jobs.row import Row, as_markdown, keep, kept_rows
+from benchmarks.table import put_between
 from federation.errors import TaskError
 
-BEGIN, END = "<!-- jobs: begin -->\n", "<!-- jobs: end -->\n"
 ORDER = ("J0", "J1", "J2", "J3", "J3r", "J4", "J5", "J6", "simulator", "SKAB", "FD001")
 
 
@@ -54,15 +54,7 @@ def _write_page(page: Path, kept: dict[str, list[Row]]) -> None:
     if missing := [name for name in ORDER if not kept.get(name)]:
         print(f"{page} stays as it is: not measured yet: {', '.join(missing)}", file=sys.stderr)
         return
-    write_table(page, as_markdown(row for name in ORDER for row in kept[name]))
-
-
-def write_table(page: Path, table: str) -> None:
-    """Put the table between the page's two marks."""
-    text = page.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(before + BEGIN + table + END + after, encoding="utf-8")
+    put_between(page, "jobs", as_markdown(row for name in ORDER for row in kept[name]))
 
 
 def _tell(rows: list[Row], skipped: dict[str, str], *, as_json: bool) -> None:

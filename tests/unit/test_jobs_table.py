@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.jobs.__main__ import BEGIN, END, ORDER, main, write_table
+from benchmarks.jobs.__main__ import ORDER, main
 from benchmarks.jobs.row import Row, as_markdown, keep, kept_rows
+from benchmarks.table import put_between
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "jobs.md"
+BEGIN, END = "<!-- jobs: begin -->\n", "<!-- jobs: end -->\n"
 
 
 def row(figure: float, *, at_least: bool = True) -> Row:
@@ -27,8 +29,10 @@ def test_the_table_replaces_the_one_before_and_nothing_else(tmp_path: Path) -> N
     page = tmp_path / "jobs.md"
     page.write_text(f"# Jobs\n\n{BEGIN}old\n{END}\nmore\n")
     for _ in range(2):
-        write_table(page, "new\n")
+        put_between(page, "jobs", "new\n")
     assert page.read_text() == f"# Jobs\n\n{BEGIN}new\n{END}\nmore\n"
+    with pytest.raises(ValueError, match="lacks <!-- other: begin -->"):
+        put_between(page, "other", "new\n")
 
 
 def test_the_page_has_the_marks_and_every_job() -> None:
