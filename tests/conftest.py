@@ -27,7 +27,7 @@ HELPERS: set[int] = set()
 """Process ids of children that live as long as we do."""
 
 # What these two measure is how busy the machine is: timings are benchmarks here, not tests.
-EXAMPLES = int(os.environ.get("FEDMQ_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("FEDMQ_EXAMPLES", "25"))
 """Of each property that names no number of its own; `make coverage` takes 100."""
 
 settings.register_profile("fedmq", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=EXAMPLES)

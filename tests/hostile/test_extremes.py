@@ -37,7 +37,7 @@ from federation.types import Digest, FederationId, Incarnation, ModelVersion, No
 from tests.rigs.model_values import arrived, committer, initialised, update
 from tests.rigs.stores import in_own_folder, reopened
 
-MESSAGES = int(os.environ.get("FEDMQ_EXTREMES", "800"))
+MESSAGES = int(os.environ.get("FEDMQ_EXTREMES", "500"))
 NODES = tuple(map(NodeId, ("ann", "bob", "cid")))
 TOPICS = Topics(FederationId("t"))
 WHOLE = (0, 1, 2**31, 2**32 - 1, 2**53 - 1, 2**53, 2**63 - 1, 2**63, 2**64 - 1)

@@ -11,7 +11,7 @@ from fedmq.simulation.protocol.campaign import main, random_scenario, run_seed
 from fedmq.simulation.protocol.scenario import Outcome
 
 SEEDS_PER_TEST = 25
-TESTS = int(os.environ.get("FEDMQ_CAMPAIGN_PARTS", "4"))
+TESTS = int(os.environ.get("FEDMQ_CAMPAIGN_PARTS", "2"))
 """Of 25 seeds each; `make coverage` takes 8, and the campaign itself as many as you like."""
 
 
