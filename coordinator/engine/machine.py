@@ -32,8 +32,7 @@ class CoordinatorMachine:
     """One engine for synchronous and asynchronous rounds (PROTOCOL.md); a role above puts in parts of its own."""
 
     state_type, announcer_type, evaluation_type = MachineState, Announcer, FederatedEvaluation
-    sums_type, versions_type = MaskedSums, Versions
-    behind_type, receiver_type = Behind, UpdateReceiver
+    sums_type, versions_type, behind_type, receiver_type = MaskedSums, Versions, Behind, UpdateReceiver
 
     def __init__(
         self,
@@ -60,7 +59,8 @@ class CoordinatorMachine:
         self._waiting = Waiting(state)
         self._enrolled: events.NodesEnrolled | None = None
         self._stop_by: float | None = None
-        self._enrolled_digest, self._end_announced, self._stopped = "", False, False
+        self._enrolled_digest = ""
+        self._end_announced = self._stopped = False
 
     def handle(self, event: Event | None, now: float) -> list[Effect]:
         """Take one event (None: the deadline has passed) and say what must be done, in order."""

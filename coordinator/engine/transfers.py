@@ -16,6 +16,12 @@ from federation.types import NodeId, UpdateId
 TRANSFER_IDLE_S = 600.0
 """Connected seconds without a new chunk after which a transfer is dropped; its node offers again and starts over."""
 
+REGRANTS_PER_S = 0.5
+"""Grants that one transfer gets for repeated offers, each second."""
+
+REGRANTS_BURST = 10
+"""And so many at once."""
+
 
 CHUNKS_UNDER_WAY_MAX = 512
 """Chunks that all transfers together may have under way: half of what Mosquitto queues for us by default.

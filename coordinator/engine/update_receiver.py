@@ -8,7 +8,7 @@ from coordinator.engine.registry import NODES_MAX
 from coordinator.engine.round import FETCHED_BYTES_MAX, Judgement, Ruling, check_staleness, identify, judge
 from coordinator.engine.state import MachineState
 from coordinator.engine.timers import RateLimit
-from coordinator.engine.transfers import Arrival, Transfer, Transfers, record_of
+from coordinator.engine.transfers import REGRANTS_BURST, REGRANTS_PER_S, Arrival, Transfer, Transfers, record_of
 from coordinator.records import TransferRecord, UpdateRecord, Verdict
 from federation.protocol.limits import CHUNKS_MAX
 from federation.protocol.messages import Cancel, Reason, Receipt, ReceiptStatus, RetryAfter, UpdateOffer
@@ -19,9 +19,6 @@ BUSY_RETRY_S = 5.0
 
 ABSENT_S = 30.0
 """Connected seconds after which a node that is gone gives its transfer's place to one that waits."""
-
-REGRANTS_PER_S, REGRANTS_BURST = 0.5, 10
-"""Grants that one transfer gets for repeated offers, each second, and at once."""
 
 UNHEARD_MAX = 8
 """Offers of one node that were dropped before this process led, and are asked for again."""

@@ -19,7 +19,7 @@ from federation.protocol.messages import Reason
 from federation.types import UpdateId
 from update_codec import Accumulator, CodecError, Contexts, FrameInfo, HeadroomError, Manifest, NonFiniteFrame, Vectors
 
-__all__ = ["AggregateLimits", "Aggregated", "Combine", "Combined", "Reading", "Unusable", "aggregate"]
+__all__ = ["AggregateLimits", "Aggregated", "Combine", "Combined", "Reading", "Unusable", "aggregate", "reason_of"]
 
 
 NORM_ENTRIES = 1 << 16
@@ -180,7 +180,7 @@ def _mean(
         except HeadroomError as error:
             return _too_large(sizes, error)
         except CodecError as error:
-            return Unusable(culprits=(member.update,), reason=_reason(error), detail=str(error))
+            return Unusable(culprits=(member.update,), reason=reason_of(error), detail=str(error))
         norms[member.update] = info.parameter_norm
     return total.mean(divisor=weights.divisor), norms
 
@@ -202,7 +202,7 @@ def _per_base(
         except HeadroomError as error:
             return _too_large(sizes, error)
         except CodecError as error:
-            return Unusable(culprits=(member.update,), reason=_reason(error), detail=str(error))
+            return Unusable(culprits=(member.update,), reason=reason_of(error), detail=str(error))
         norms[member.update] = info.parameter_norm
     return total.mean(), norms
 
@@ -226,7 +226,7 @@ def _robust(
         try:
             info = examine(frame)
         except CodecError as error:
-            return Unusable(culprits=(member.update,), reason=_reason(error), detail=str(error))
+            return Unusable(culprits=(member.update,), reason=reason_of(error), detail=str(error))
         if not info.finite:
             return Unusable(culprits=(member.update,), reason=Reason.NOT_FINITE, detail="it holds NaN or infinity")
         frames.append(frame)
@@ -238,7 +238,7 @@ def _robust(
         combined = limits.rule.combine(updates)
     except CodecError as error:
         largest = max(norms, key=lambda update: (norms[update], update))
-        return Unusable(culprits=(largest,), reason=_reason(error), detail=str(error))
+        return Unusable(culprits=(largest,), reason=reason_of(error), detail=str(error))
     return _shrunk(combined, weights), norms
 
 
@@ -259,7 +259,8 @@ def _norm(step: np.ndarray) -> float:
     return math.sqrt(squares)
 
 
-def _reason(error: CodecError) -> Reason:
+def reason_of(error: CodecError) -> Reason:
+    """What a receipt says of an update that the codec refuses."""
     if isinstance(error, HeadroomError):
         return Reason.NORM
     return Reason.NOT_FINITE if isinstance(error, NonFiniteFrame) else Reason.MALFORMED_FRAME

@@ -23,14 +23,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.global_model.aggregation import Combined, Reading, Unusable
+from coordinator.global_model.aggregation import Combined, Reading, Unusable, reason_of
 from coordinator.records import Member
 from coordinator.strategies.strategy import Weights
 from federation.privacy.noise import KEY_BYTES, noise_key, rounded_gaussian
 from federation.privacy.terms import rounded, shortened
-from federation.protocol.messages import Reason
 from federation.types import UpdateId
-from update_codec import CodecError, NonFiniteFrame, Vectors, decode
+from update_codec import CodecError, Vectors, decode
 
 __all__ = ["SECRET_BYTES", "CoordinatorNoise", "NoisedCombine", "secret_of", "secret_state"]
 
@@ -104,8 +103,7 @@ class NoisedCombine:
                 how.examine(frame)
                 update = decode(frame, how.manifest, context=how.contexts).parameters
             except CodecError as error:
-                reason = Reason.NOT_FINITE if isinstance(error, NonFiniteFrame) else Reason.MALFORMED_FRAME
-                return Unusable(culprits=(member.update,), reason=reason, detail=str(error))
+                return Unusable(culprits=(member.update,), reason=reason_of(error), detail=str(error))
             total += clipped(update, noise.clip, noise.step)
         key = noise_key(self._secret, "sum of a version")
         total += rounded_gaussian(key, entries, noise.noise * noise.clip / noise.step)

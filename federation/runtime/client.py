@@ -9,7 +9,7 @@ and as right.
 import os
 import re
 import socket
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from paho import mqtt
 from paho.mqtt import client as paho
@@ -162,26 +162,30 @@ class FastClient(Client):
 
     def loop_write(self) -> MQTTErrorCode:
         """The same, with small packets in one call: the interpreter goes to another thread, and back, with each."""
-        waiting, run, size = list(self._out_packet), list[bytes | bytearray](), 0
-        if len(waiting) > 1:
-            self._out_packet.clear()
-            for one in waiting:
-                joins = one["to_process"] < WRITE_BYTES and _ends_without_a_word(one["command"], one["qos"])
-                if run and not (joins and size + one["to_process"] <= WRITE_BYTES):
-                    self._queue_joined(run, size)
-                    run, size = [], 0
-                if joins:
-                    run.append(one["packet"][one["pos"] :])
-                    size += one["to_process"]
-                else:
-                    self._out_packet.append(one)
-            if run:
-                self._queue_joined(run, size)
+        if len(self._out_packet) > 1:
+            self._join_waiting()
         return super().loop_write()
 
-    def _queue_joined(self, packets: list[bytes | bytearray], size: int) -> None:
-        packet = {"command": 0, "mid": 0, "qos": 1, "pos": 0, "to_process": size, "packet": b"".join(packets)}
-        self._out_packet.append({**packet, "info": None})  # type: ignore[typeddict-item]  # as the library's own are
+    def _join_waiting(self) -> None:
+        """Put in place of small packets that stand behind each other one with the bytes of all.
+
+        Another thread may add packets at the end meanwhile: what is here is taken from the front, and goes back there.
+        """
+        joined, run, size = list[Any](), list[bytes | bytearray](), 0
+        for _ in range(len(self._out_packet)):
+            one = self._out_packet.popleft()
+            joins = one["to_process"] < WRITE_BYTES and _ends_without_a_word(one["command"], one["qos"])
+            if run and not (joins and size + one["to_process"] <= WRITE_BYTES):
+                joined.append(_joined(run, size))
+                run, size = [], 0
+            if joins:
+                run.append(one["packet"][one["pos"] :])
+                size += one["to_process"]
+            else:
+                joined.append(one)
+        if run:
+            joined.append(_joined(run, size))
+        self._out_packet.extendleft(reversed(joined))
 
     def _handle_publish(self) -> MQTTErrorCode:
         """A PUBLISH without properties, as nearly all are: the library would make an object for them, and copies."""
@@ -204,6 +208,19 @@ class FastClient(Client):
         mid = int.from_bytes(packet, "big")
         with self._out_message_mutex:
             return self._do_on_publish(mid, _SUCCESS, _NOTHING) if mid in self._out_messages else DONE
+
+
+def _joined(packets: list[bytes | bytearray], size: int) -> dict[str, Any]:
+    """One of the library's packets with the bytes of several, of which it knows nothing else."""
+    return {
+        "command": 0,
+        "mid": 0,
+        "qos": 1,
+        "pos": 0,
+        "to_process": size,
+        "packet": b"".join(packets),
+        "info": None,
+    }
 
 
 def _ends_without_a_word(command: int, qos: int) -> bool:

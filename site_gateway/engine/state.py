@@ -60,7 +60,10 @@ class SiteState(MachineState):
         elsewhere: Updates of nodes here that the federation above knows from another site.
     """
 
-    over, away, members_max, passes = False, False, 0, 0
+    over = False
+    away = False
+    members_max = 0
+    passes = 0
 
     def __init__(self, settings: EngineSettings, recovered: RecoveredState, start: Start | None = None) -> None:
         if not isinstance(recovered, RecoveredSite):

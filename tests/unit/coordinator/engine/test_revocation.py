@@ -6,8 +6,7 @@ from coordinator.engine import effects, events
 from coordinator.engine.alarms import USELESS_CHUNKS_PER_S
 from coordinator.engine.liveness import REBIRTH_PAUSE_S, REBIRTHS_BURST, REBIRTHS_PER_S
 from coordinator.engine.settings import FederatedEvaluationSettings
-from coordinator.engine.transfers import CHUNKS_UNDER_WAY_MAX
-from coordinator.engine.update_receiver import REGRANTS_BURST
+from coordinator.engine.transfers import CHUNKS_UNDER_WAY_MAX, REGRANTS_BURST
 from federation.protocol.messages import Decline, Presence, Reason, ReceiptStatus
 from federation.types import NodeId, RoundId, RunId, UpdateId
 from tests.rigs.coordinator_rig import Rig, engine, transcript

@@ -11,6 +11,7 @@ from paho import mqtt
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
+from federation.runtime import client as module
 from federation.runtime.address import parse_broker_url
 from federation.runtime.client import READ_BYTES, WRITE_BYTES, Client, FastClient, make_client, suits
 from federation.runtime.session import SessionSettings
@@ -183,6 +184,32 @@ def test_small_packets_that_wait_leave_in_one_call() -> None:
     words = [("publish", 10), ("ack", 3), ("publish", 20), ("publish", WRITE_BYTES), ("ack", 4), ("ack", 5)]
     sent, _ = write(ours(), words, [])
     assert [len(part) for part in sent] == [18 + 4 + 28, WRITE_BYTES + 10, 8, 2]
+
+
+@pytest.mark.parametrize("at", range(1, 4))
+def test_what_another_thread_adds_while_packets_are_joined_is_written_behind_them(
+    at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library's other threads put packets at the end of its queue, whatever we do with it then."""
+    client, sink, seen = ours(), Sink([]), 0
+    client.on_socket_register_write = lambda _client, _userdata, _socket: None
+    client._sock = sink  # type: ignore[assignment]
+    for number in (1, 2, 3):
+        client.ack(number, 1)
+    ends = module._ends_without_a_word
+
+    def meanwhile(command: int, qos: int) -> bool:
+        nonlocal seen
+        seen += 1
+        if seen == at:
+            client.ack(4, 1)
+        return ends(command, qos)
+
+    monkeypatch.setattr(module, "_ends_without_a_word", meanwhile)
+    client.loop_write()
+    client.loop_write()
+    acknowledgements = b"".join(sink.sent)
+    assert [acknowledgements[start + 3] for start in range(0, len(acknowledgements), 4)] == [1, 2, 3, 4]
 
 
 PACKETS = st.one_of(
