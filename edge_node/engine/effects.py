@@ -182,11 +182,19 @@ class MarkStored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettleUpdate:
-    """A final verdict: what was not applied goes back into the residual; ``misread``: its context may be missing."""
+    """A final verdict: what was not applied goes back into the residual.
+
+    Attributes:
+        update: Whose verdict it is.
+        applied: Whether a version has it.
+        misread: Its context may be missing at the coordinator.
+        unfit: Its own values were refused: neither they nor the residual go into another update [FED-51].
+    """
 
     update: UpdateId
     applied: bool
     misread: bool = False
+    unfit: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

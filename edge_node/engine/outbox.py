@@ -259,7 +259,8 @@ class Outbox:
         if receipt.status.final:
             del self._box.deliveries[receipt.update]
             applied, misread = receipt.status is ReceiptStatus.APPLIED, receipt.reason is Reason.CODEC
-            return [SettleUpdate(update=receipt.update, applied=applied, misread=misread)]
+            unfit = receipt.reason.values_unfit
+            return [SettleUpdate(update=receipt.update, applied=applied, misread=misread, unfit=unfit)]
         news, delivery.stored = not delivery.stored, True
         delivery.sent.clear()
         delivery.attempts = 0

@@ -48,8 +48,8 @@ from edge_node.storage.store import HeldModel, NodeStore
 from edge_node.storage.task_state import expected_state
 from edge_node.training.adoption import AdoptionError, compose, initial_model
 from edge_node.training.evaluation import EvaluationJob, HiddenMetrics
-from edge_node.training.masking import Masking, unmasked
-from edge_node.training.update import ResidualChange, added, give_back, merge
+from edge_node.training.masking import Masking, give_back_offered
+from edge_node.training.update import ResidualChange, merge
 from edge_node.training.worker import Trainer, TrainingJob, TrainingSetup
 from federation.errors import LocalProtocolError, PayloadTooLarge, StorageError
 from federation.protocol.chunking import chunk_count, chunk_slice
@@ -334,14 +334,13 @@ class NodeExecutor:
         failpoint("node_before_settle")
         residual, context = self._residual(), self._store.context(effect.update)
         try:
-            if not effect.applied and CodecSpec.parse(entry.offer.codec).feedback:
+            if effect.unfit:
+                residual = None
+                self._log.warning("residual_dropped", update=effect.update)
+            elif not effect.applied and CodecSpec.parse(entry.offer.codec).feedback:
                 frame = self._frame(effect.update)
                 manifest = self._setup.suited(frame_manifest(frame)).manifest
-                if entry.offer.ticket is None:
-                    residual = give_back(residual, frame, manifest, context)
-                else:
-                    owner = (entry.offer.run, effect.update)
-                    residual = added(residual, unmasked(frame, manifest, context or b"", owner))
+                residual = give_back_offered(residual, entry.offer, frame, manifest, context)
         except CodecError as error:  # the task's model, or this software, has changed since: nothing to give back to
             self._log.warning("update_not_given_back", update=effect.update, reason=str(error))
         self._store.settle(effect.update, residual, applied=effect.applied)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_node.records import MaskedOffer, Residual
-from edge_node.training.update import Delta, ResidualChange
+from edge_node.training.update import Delta, ResidualChange, added, give_back
 from federation.errors import BadSeal, TaskError
 from federation.privacy.boxes import PublicKey
 from federation.privacy.classes import classes
@@ -24,13 +24,22 @@ from federation.privacy.seeds import SEED_BYTES, SeedMask, seal_seeds
 from federation.privacy.tail import TailValues, weight_of, write_tail
 from federation.privacy.terms import quantize, shape_of, terms_digest
 from federation.protocol.chunking import payload_digest
-from federation.protocol.messages import RoundAnnouncement
+from federation.protocol.messages import RoundAnnouncement, UpdateOffer
 from federation.protocol.sum_messages import PrivacyTerms, Ticket
 from federation.types import RunId, UpdateId
 from update_codec import CodecSpec, DeviceUpdate, Manifest, NonFiniteError
 from update_codec.masking import MaskedSum, masked, read_masked
 
-__all__ = ["Learnt", "MaskedFrame", "MaskedUpdate", "Masking", "mask_update", "masked_frame", "unmasked"]
+__all__ = [
+    "Learnt",
+    "MaskedFrame",
+    "MaskedUpdate",
+    "Masking",
+    "give_back_offered",
+    "mask_update",
+    "masked_frame",
+    "unmasked",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +171,26 @@ def mask_update(
         raise TaskError(f"helpers: {error}") from error
     offer = MaskedOffer(ticket=masking.sign(ticket), boxes=boxes, seeds=b"".join(seeds))
     return MaskedUpdate(frame=made.frame, change=made.change, offer=offer)
+
+
+def give_back_offered(
+    residual: Residual | None, offer: UpdateOffer, frame: bytes, manifest: Manifest, kept: bytes | None
+) -> Residual | None:
+    """The residual after no version took what was offered, masked or not: the whole difference goes back.
+
+    Args:
+        residual: What it is added to.
+        offer: What was offered.
+        frame: Its payload.
+        manifest: Of the model.
+        kept: What the outbox keeps beside the frame: the seeds of its masks, or what it was coded with.
+
+    Raises:
+        CodecError: The frame cannot be read with these.
+    """
+    if offer.ticket is None:
+        return give_back(residual, frame, manifest, kept)
+    return added(residual, unmasked(frame, manifest, kept or b"", (offer.run, offer.update)))
 
 
 def unmasked(frame: bytes, manifest: Manifest, seeds: bytes, owner: tuple[RunId, UpdateId]) -> NDArray[np.float32]:

@@ -56,6 +56,11 @@ class Reason(StrEnum):
     TERMS = "terms"
     COUNTED = "counted"
 
+    @property
+    def values_unfit(self) -> bool:
+        """Whether the values themselves were refused: every later update with them would be, too [FED-51]."""
+        return self in {Reason.NORM, Reason.NOT_FINITE}
+
 
 class Activity(StrEnum):
     """What a node is doing."""

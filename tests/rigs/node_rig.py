@@ -367,7 +367,8 @@ def say(effect: Effect) -> str:  # noqa: PLR0911, PLR0912
         case MarkStored():
             return f"mark {effect.update} stored"
         case SettleUpdate():
-            return f"settle {effect.update}, " + ("applied" if effect.applied else "give back")
+            back = "drop" if effect.unfit else "give back"
+            return f"settle {effect.update}, " + ("applied" if effect.applied else back)
         case EnterRun():
             return f"enter {effect.run}"
         case Stop():

@@ -300,6 +300,8 @@ class FrameWork:
         if receipt.status is ReceiptStatus.APPLIED:
             made = receipt.version
             self._applied.append((sent, 0 if made is None else made - 1 - sent.base))
+        elif receipt.reason.values_unfit:
+            self._nodes[node].residual = None
         elif self._nodes[node].residual is not None or self._masks is not None:
             self._nodes[node].residual = self._give_back(node, receipt.update, sent.frame)
         if self._masks is not None:

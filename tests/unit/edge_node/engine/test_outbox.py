@@ -9,7 +9,7 @@ from edge_node.engine.effects import EnterRun, SendChunks, SendOffer, StartTrain
 from edge_node.engine.events import BrokerDisconnected, OutboxSaved, StorageFailed, TrainingFinished
 from edge_node.engine.outbox import RETRY_AFTER_S_MAX, RETRY_AFTER_S_MIN
 from federation.protocol.cohort import NOBODY
-from federation.protocol.messages import Grant, Presence, Rebirth, ReceiptStatus
+from federation.protocol.messages import Grant, Presence, Reason, Rebirth, ReceiptStatus
 from tests.rigs.node_rig import CHUNK, OTHER_RUN, Script, announcement, bitmap, entry, holding, model, result, update
 
 
@@ -200,18 +200,20 @@ def test_a_grant_for_an_unknown_update_is_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "line"),
+    ("status", "reason", "line"),
     [
-        (ReceiptStatus.APPLIED, "settle 5-pi-3, applied"),
-        (ReceiptStatus.STALE, "settle 5-pi-3, give back"),
-        (ReceiptStatus.REFUSED, "settle 5-pi-3, give back"),
+        (ReceiptStatus.APPLIED, Reason.NONE, "settle 5-pi-3, applied"),
+        (ReceiptStatus.STALE, Reason.TOO_STALE, "settle 5-pi-3, give back"),
+        (ReceiptStatus.REFUSED, Reason.QUOTA, "settle 5-pi-3, give back"),
+        (ReceiptStatus.REFUSED, Reason.NORM, "settle 5-pi-3, drop"),
+        (ReceiptStatus.REFUSED, Reason.NOT_FINITE, "settle 5-pi-3, drop"),
     ],
 )
-def test_a_final_receipt_settles_the_update_once(status: ReceiptStatus, line: str) -> None:
+def test_a_final_receipt_settles_the_update_once(status: ReceiptStatus, reason: Reason, line: str) -> None:
     """FED-51, FED-50."""
     node = waiting(5)
-    assert node.receipt(5, status) == [line]
-    assert node.receipt(5, status) == []
+    assert node.receipt(5, status, reason) == [line]
+    assert node.receipt(5, status, reason) == []
     assert node.machine.deadline() is None
 
 

@@ -416,6 +416,32 @@ def test_update_that_was_not_applied_goes_back_into_the_residual(rig: Rig) -> No
     np.testing.assert_allclose(after[:12], np.ones(12), atol=1e-6)
 
 
+def test_update_whose_values_were_refused_goes_nowhere(rig: Rig) -> None:
+    """FED-51: neither what was sent nor what was left out is part of a later update."""
+    rig.adopt()
+    rig.save(rig.train())
+    rig.executor.execute(SettleUpdate(update=UPDATE, applied=False, unfit=True))
+    assert rig.store.residual() is None
+    assert rig.store.recovered().outbox == ()
+    rig.train(8)
+    assert rig.trainer.jobs[-1].residual is None
+
+
+def test_values_refused_during_training_are_undone_in_the_next_update(rig: Rig) -> None:
+    """FED-51: what the next update carries of them is taken back by the one after it."""
+    rig.adopt()
+    rig.save(rig.train(7))
+    used = rig.store.residual()
+    assert used is not None
+    second = rig.train(8)
+    rig.executor.execute(SettleUpdate(update=UPDATE, applied=False, unfit=True))
+    rig.save(second)
+    total = rig.store.residual()
+    assert total is not None
+    sent = total + decode(second.frame, MANIFEST).parameters
+    np.testing.assert_allclose(sent, [1.0] * 12 + [0.0] * 3, atol=1e-5)
+
+
 def test_update_without_feedback_is_not_given_back(rig: Rig) -> None:
     rig.adopt()
     rig.save(rig.train(codec="lossless"), codec="lossless")
