@@ -5,6 +5,7 @@ before one transaction has waited for the server's disk, that a kill between any
 and that what the next leader finds is what the last one has committed.
 """
 
+import itertools
 import random
 from collections import deque
 from collections.abc import Callable
@@ -32,6 +33,8 @@ __all__ = ["DatabaseDisk"]
 
 LEASE_S = 3600.0
 """Longer than a simulation takes: its clock is another one than the server's."""
+LEAD_WAITS_MAX = 20
+"""How often the lead is waited for, a second each: the server may hear late that a session has been closed."""
 
 
 class DatabaseDisk(Disk[Any]):
@@ -205,10 +208,13 @@ class _WatchedDatabase(PostgresDatabase):
 
 
 def _lead(url: str) -> Lead:
-    def refuse(_leader: object) -> None:
-        raise AssertionError
+    waited = itertools.count(1)
 
-    lead = take_lead(url, "simulation", lease_s=LEASE_S, waits=refuse)
+    def wait(leader: object) -> None:
+        if next(waited) > LEAD_WAITS_MAX:
+            raise AssertionError(leader)
+
+    lead = take_lead(url, "simulation", lease_s=LEASE_S, waits=wait)
     if lead is None:
         raise AssertionError
     return lead
