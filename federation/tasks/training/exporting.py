@@ -14,13 +14,33 @@ from federation.errors import TaskError
 from federation.task import ProgramForm
 from federation.tasks.training.batches import mapped, tensors_in
 
-__all__ = ["Example", "write_program"]
+__all__ = ["Example", "two_rows", "write_program", "zeros_for"]
 
 INPUT, OUTPUT = "input", "output"
 """Names in an ONNX file, where there is one of each."""
 
 Example = tuple[tuple[Any, ...], Mapping[str, Any]]
 """What a model is called with, by place and by name: tensors of two rows, on the CPU."""
+
+
+def two_rows(places: tuple[Any, ...], names: Mapping[str, Any]) -> Example:
+    """Two rows of a batch of any size: one would be taken for the only number there can be."""
+
+    def of(leaf: Any) -> Any:
+        return torch.cat([leaf, leaf])[:2] if isinstance(leaf, torch.Tensor) and leaf.ndim else leaf
+
+    return mapped(of, places), mapped(of, dict(names))
+
+
+def zeros_for(module: nn.Module, shape: tuple[int, ...]) -> torch.Tensor:
+    """Two inputs of zeros, whole numbers where the model takes nothing else, as one of tokens does."""
+    zeros = torch.zeros(2, *shape)
+    try:
+        with torch.no_grad():
+            module(zeros)
+    except (RuntimeError, TypeError, IndexError):
+        return zeros.long()
+    return zeros
 
 
 def write_program(module: nn.Module, example: Example, form: ProgramForm, notes: Mapping[str, str]) -> bytes:

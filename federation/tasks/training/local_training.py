@@ -4,9 +4,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from numbers import Real
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +16,9 @@ from federation.privacy.budget import turn_of
 from federation.privacy.noise import KEY_BYTES
 from federation.protocol.messages import TrainSettings
 from federation.task import TEST_EXAMPLES, Array, Metrics, Parameters, ProgramForm, Stop, TrainResult
-from federation.tasks.training.batches import Reading, inputs_of, mapped
-from federation.tasks.training.exporting import Example, write_program
+from federation.tasks.training.batches import Batch, Reading, inputs_of
+from federation.tasks.training.exporting import Example, two_rows, write_program, zeros_for
+from federation.tasks.training.hidden_state import HiddenState, refuse_hidden
 from federation.tasks.training.local_data import (
     EVALUATION_BATCH,
     LocalData,
@@ -49,6 +49,7 @@ class LocalTraining:
         """Choose the device; model and data are made on first use."""
         self._task = task
         self.device = choose_device(task.context.device)
+        self._judged = False  # whether it is known that no prediction depends on what does not travel
         self.secret: Callable[[], bytes] = lambda: os.urandom(KEY_BYTES)  # a private turn's, used once
 
     def initial_parameters(self, seed: int) -> Parameters:
@@ -94,9 +95,19 @@ class LocalTraining:
         """Make the model, read the data and run one step on two examples, whose result is thrown away."""
         with self.guarded(seed=0):
             batch = first_batch(self._train_data.in_order(2), "the training data of this node")
+            before = HiddenState.of(self.model.module)
             try_step(self.model, self._task.loss, batch, self._own)
+            self._refuse_hidden(before, batch)
+            before.put()
             if self._task.own_test is not None:
                 first_batch(self._own_test.in_order(1), "the node's own test data")
+
+    def _refuse_hidden(self, before: HiddenState, batch: Batch) -> None:
+        """Refuse what training has changed and nobody hears of, once."""
+        self._judged = True
+        module = self.model.module.eval()
+        with torch.no_grad():
+            refuse_hidden(module, before, partial(Reading.of(module, self._task.loss).output, batch))
 
     def forget_data(self) -> None:
         """Read the data again when it is needed."""
@@ -181,8 +192,11 @@ class LocalTraining:
         with self.guarded(plan.seed):
             self.model.load(personal.join(parameters, plan.kept))
             before = self._own_metrics("global")
+            hidden = None if self._judged else HiddenState.of(self.model.module)
             outcome = train_locally(self.model, task.loss, data, plan)
             arrays = self.model.dump()
+            if hidden is not None:
+                self._refuse_hidden(hidden, first_batch(data.in_order(2), "the training data of this node"))
             after = self._own_metrics("personal", plan)
         return TrainResult(
             parameters=personal.shared(arrays),
@@ -276,13 +290,13 @@ class LocalTraining:
                 # Any two will do: a node may have none of its own to evaluate on.
                 batch = first_batch(own_data(task.test_data, torch.device("cpu")).in_order(2), "the test data")
                 places, names = Reading.of(module, task.loss).inputs(batch)
-                return mapped(_two_rows, places), mapped(_two_rows, dict(names))
+                return two_rows(places, names)
             except Exception:  # another machine may have the data
                 if task.input_shape is None:
                     raise
         if task.input_shape is None:
             raise TaskError("to export this model its input must be known: give TorchTask(input_shape=...)")
-        return (_zeros_for(module, task.input_shape),), {}
+        return (zeros_for(module, task.input_shape),), {}
 
     @contextmanager
     def guarded(self, seed: int) -> Iterator[None]:
@@ -367,22 +381,6 @@ def _made(task: TorchTaskSpec) -> nn.Module:
                 f"the loss has parameters of its own, which nobody trains ({own[0]}): keep them in the model"
             )
     return module
-
-
-def _two_rows(leaf: Any) -> Any:
-    """Of a batch of any size."""
-    return torch.cat([leaf, leaf])[:2] if isinstance(leaf, torch.Tensor) and leaf.ndim else leaf
-
-
-def _zeros_for(module: torch.nn.Module, shape: tuple[int, ...]) -> torch.Tensor:
-    """Two inputs of zeros, whole numbers where the model takes nothing else, as one of tokens does."""
-    zeros = torch.zeros(2, *shape)
-    try:
-        with torch.no_grad():
-            module(zeros)
-    except (RuntimeError, TypeError, IndexError):
-        return zeros.long()
-    return zeros
 
 
 def node_seed(seed: int, node_index: int) -> int:

@@ -1,0 +1,230 @@
+"""State in no tensor that travels: refused by name where predictions depend on it, and left alone where not."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from federation.errors import TaskError
+from federation.protocol.messages import TrainSettings
+from federation.task import TaskContext
+from federation.tasks import TorchTask
+from federation.tasks.check import check_task
+
+X = np.random.default_rng(3).normal(size=(64, 4)).astype(np.float32)
+Y = (X[:, 0] > 0).astype(np.int64)
+
+
+class Scaled(nn.Module):
+    """Divides by something that it learns beside its parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.scale = self.first()
+
+    def first(self) -> Any:
+        return 1.0
+
+    def learn(self, x: torch.Tensor) -> None:
+        self.scale = 0.9 * self.scale + 0.1 * float(x.detach().abs().max())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.learn(x)
+        found: torch.Tensor = self.layer(x / self.divisor())
+        return found
+
+    def divisor(self) -> Any:
+        return self.scale
+
+
+class OfTensor(Scaled):
+    def first(self) -> Any:
+        return torch.ones(4)
+
+    def learn(self, x: torch.Tensor) -> None:
+        self.scale = 0.9 * self.scale + 0.1 * x.detach().abs().amax(0)
+
+
+class InPlace(OfTensor):
+    def learn(self, x: torch.Tensor) -> None:
+        self.scale.mul_(0.9).add_(0.1 * x.detach().abs().amax(0))
+
+
+class OfArray(OfTensor):
+    def first(self) -> Any:
+        return np.ones(4, np.float32)
+
+    def learn(self, x: torch.Tensor) -> None:
+        self.scale *= 0.5
+
+    def divisor(self) -> Any:
+        return torch.from_numpy(self.scale)
+
+
+class InAList(Scaled):
+    def first(self) -> Any:
+        return [{"max": 1.0}]
+
+    def learn(self, x: torch.Tensor) -> None:
+        self.scale[0]["max"] += float(x.detach().abs().max())
+
+    def divisor(self) -> Any:
+        return self.scale[0]["max"]
+
+
+class NotPersistent(OfTensor):
+    def __init__(self) -> None:
+        super().__init__()
+        del self.scale
+        self.register_buffer("scale", torch.ones(4), persistent=False)
+
+
+class MadeLater(Scaled):
+    """Begins without it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.scale
+
+    def learn(self, x: torch.Tensor) -> None:
+        self.scale = float(x.detach().abs().max())
+
+    def divisor(self) -> Any:
+        return getattr(self, "scale", 1.0)
+
+
+class Inside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(4, 4), Scaled())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.block(x)
+        return found
+
+
+class AsBuffer(OfTensor):
+    """As it should be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.scale
+        self.register_buffer("scale", torch.ones(4))
+
+
+class Remembers(Scaled):
+    """Caches and counters that no prediction reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.seen = 0, list[float]()
+        self.last: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.seen.append(float(x.detach().sum()))
+        self.last = self.layer(x)
+        return self.last
+
+
+class Cached(Scaled):
+    """What it keeps is always what it would make again."""
+
+    table: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.table is None or self.table.shape[0] < x.shape[1]:
+            self.table = torch.arange(x.shape[1], dtype=x.dtype)
+        found: torch.Tensor = self.layer(x + self.table[: x.shape[1]])
+        return found
+
+
+class Random(Scaled):
+    """Draws in evaluation mode, too: nothing can be said of it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + torch.rand(())
+
+
+class InEvaluation(OfTensor):
+    """Learns in evaluation mode, too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.learn(x)
+        found: torch.Tensor = self.layer(x / self.scale)
+        return found
+
+
+class Annealed(Scaled):
+    """Counts its steps, and is colder after each."""
+
+    def first(self) -> Any:
+        return 1
+
+    def learn(self, x: torch.Tensor) -> None:
+        self.scale += 1
+
+
+class Alternating(Scaled):
+    """Counts its calls, and takes another way at each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        found: torch.Tensor = self.layer(x if self.calls // 2 % 2 else -x)
+        return found
+
+
+def task(model: Callable[[], nn.Module], **fields: Any) -> TorchTask:
+    context = TaskContext(node_index=0, node_count=1)
+    return TorchTask(context, model=model, train_data=(X, Y), loss=nn.functional.cross_entropy, **fields)
+
+
+def train(made: TorchTask) -> None:
+    made.train(made.initial_parameters(0), TrainSettings(local_epochs=1, batch_size=16), bool)
+
+
+@pytest.mark.parametrize("using", [TorchTask.prepare, train, check_task])
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        *((each, "scale") for each in (Scaled, OfTensor, InPlace, OfArray, InAList, NotPersistent)),
+        *((each, "scale") for each in (MadeLater, InEvaluation, Annealed)),
+        (Inside, "block.1.scale"),
+    ],
+)
+def test_a_prediction_that_depends_on_what_nobody_hears_of_is_refused_by_name(
+    model: Callable[[], nn.Module], name: str, using: Callable[[TorchTask], None]
+) -> None:
+    with pytest.raises(TaskError, match=rf"training changes {name}, .*register_buffer"):
+        using(task(model))
+
+
+@pytest.mark.parametrize("model", [AsBuffer, Remembers, Cached, Random, Alternating])
+def test_other_state_is_left_alone(model: Callable[[], nn.Module]) -> None:
+    made = task(model)
+    made.prepare()
+    train(made)
+    check_task(made)
+
+
+def test_what_travels_or_stays_is_taken() -> None:
+    made = task(AsBuffer, local=["scale"])
+    made.prepare()
+    train(made)
+
+
+def test_the_step_of_prepare_leaves_nothing_behind() -> None:
+    made = task(Remembers)
+    made.prepare()
+    module = made._training.model.module
+    assert isinstance(module, Remembers)
+    assert (module.calls, module.seen, module.last) == (0, [], None)
