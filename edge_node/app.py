@@ -37,7 +37,7 @@ from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
 from federation.runtime.address import BrokerAddress, exposures
 from federation.runtime.clock import MonotonicClock
 from federation.runtime.driver import Driver
-from federation.runtime.log import configure_log, get_log
+from federation.runtime.log import configure_log, get_log, said_while_slow
 from federation.runtime.mqtt import MqttTransport
 from federation.runtime.session import SessionSettings
 from federation.runtime.signals import StopSignals, leave_at_once
@@ -171,10 +171,11 @@ def _workshop(config: NodeConfig, ingestion: Ingestion | None, installed: Instal
 
 
 def _build(name: str, context: TaskContext) -> Task:
-    with user_code(f"the task {name} cannot be built"):
-        task = load_task(name)(context)
-        prepare(task)
-    return task
+    with said_while_slow(f"loading the task {name} and its data"):
+        with user_code(f"the task {name} cannot be built"):
+            task = load_task(name)(context)
+            prepare(task)
+        return task
 
 
 def _device(task: Task, config: NodeConfig) -> str:

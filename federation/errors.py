@@ -22,9 +22,10 @@ A user's code may raise anything: `user_code` makes a `TaskError` of it, which h
 
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 
 class FederationError(Exception):
@@ -151,7 +152,16 @@ _OURS = frozenset({"coordinator", "edge_node", "federation", "fedmq", "update_co
 
 def _place(error: BaseException) -> str:
     """The innermost place that is neither in a library nor in this project; empty where there is none."""
-    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+    return place_in(reversed(list(traceback.walk_tb(error.__traceback__))))
+
+
+def place_in(frames: Iterable[tuple[FrameType, int]]) -> str:
+    """The first place that is neither in a library nor in this project; empty where there is none.
+
+    Args:
+        frames: With their lines, the innermost first.
+    """
+    for frame, line in frames:
         file, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__", ""))
         is_library = file.startswith(_LIBRARIES) or file.startswith("<") or "site-packages" in file
         if not is_library and module.partition(".")[0] not in _OURS:

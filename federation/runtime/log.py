@@ -3,12 +3,19 @@
 import json as json_module
 import logging
 import sys
-from collections.abc import Callable, Mapping, MutableMapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from threading import Event, Thread, get_ident
 from typing import TextIO, cast
 
 import structlog
 
+from federation.errors import place_in
+
 DEFAULT_LEVEL = "info"
+SLOW_S = 20.0
+"""After so many seconds people ask whether it hangs."""
 
 
 def get_log(name: str, /, **fields: object) -> structlog.typing.FilteringBoundLogger:
@@ -81,3 +88,29 @@ def configure_log(*, json: bool, level: str = DEFAULT_LEVEL, stream: TextIO | No
         # Off: module-level loggers must follow a later configuration, in tests and in `coordinator demo`.
         cache_logger_on_first_use=False,
     )
+
+
+@contextmanager
+def said_while_slow(doing: str, first_s: float = SLOW_S) -> Iterator[None]:
+    """Warn while code that others wrote does not come back: ``still_busy``, with its place; pauses double.
+
+    Args:
+        doing: What it does, for people.
+        first_s: After how many seconds the first line comes.
+    """
+    ended, thread = Event(), get_ident()
+
+    def warn() -> None:
+        passed, pause = 0.0, first_s
+        while not ended.wait(pause):
+            passed, pause = passed + pause, 2 * pause
+            at = place_in(traceback.walk_stack(sys._current_frames()[thread]))  # noqa: SLF001 - the only way to ask
+            get_log("process").warning("still_busy", doing=doing, seconds=round(passed, 1), at=at)
+
+    watcher = Thread(target=warn, name="said-while-slow", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()

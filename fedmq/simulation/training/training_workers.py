@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from federation.errors import ConfigError, FederationError
+from federation.runtime.log import said_while_slow
 from federation.task import Parameters
 from federation.tasks.pool.node_pool import NodePool
 from federation.tasks.pool.work import Work
@@ -85,7 +86,8 @@ class Trainers:
                 self._cluster.close()
                 raise
             return self
-        self._pool.prepare()
+        with said_while_slow("loading the task's data"):
+            self._pool.prepare()
         if self._count > 1:
             context = multiprocessing.get_context("fork")
             for _ in range(self._count):

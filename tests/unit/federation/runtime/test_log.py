@@ -2,12 +2,13 @@
 
 import io
 import json
+import threading
 from collections.abc import Iterator
 
 import pytest
 import structlog
 
-from federation.runtime.log import configure_log, get_log, write_fields
+from federation.runtime.log import configure_log, get_log, said_while_slow, write_fields
 
 
 @pytest.fixture(autouse=True)
@@ -97,3 +98,40 @@ def test_an_exception_is_part_of_its_json_line() -> None:
 def test_an_unknown_level_is_named() -> None:
     with pytest.raises(ValueError, match="loud"):
         configure_log(json=True, level="loud")
+
+
+class Heard(io.StringIO):
+    """A stream that tells when so many lines are there."""
+
+    def __init__(self, lines: int) -> None:
+        super().__init__()
+        self.left, self.enough = lines, threading.Event()
+
+    def write(self, text: str) -> int:
+        self.left -= text.count("\n")
+        if self.left <= 0:
+            self.enough.set()
+        return super().write(text)
+
+
+def test_what_does_not_come_back_is_said_with_its_place_and_growing_pauses() -> None:
+    stream = Heard(lines=2)
+    configure_log(json=True, stream=stream)
+    with said_while_slow("loading the data", first_s=0.01):
+        assert stream.enough.wait(60.0)
+    records = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert {(each["event"], each["level"], each["doing"]) for each in records} == {
+        ("still_busy", "warning", "loading the data")
+    }
+    assert [each["seconds"] for each in records[:2]] == [0.0, 0.0]
+    assert records[0]["at"].startswith("test_log.py, line ")
+    assert records[0]["at"].endswith(", in test_what_does_not_come_back_is_said_with_its_place_and_growing_pauses")
+
+
+def test_what_comes_back_in_time_is_not_said() -> None:
+    stream = io.StringIO()
+    configure_log(json=True, stream=stream)
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="mine"), said_while_slow("loading the data"):
+        raise ValueError("mine")
+    assert (stream.getvalue(), threading.active_count()) == ("", before)
