@@ -68,6 +68,8 @@ class Story:
 
     def hear(self, line: Line) -> str | None:
         """Take one line in; returns a sentence for people when it is worth one."""
+        if line.event == "still_busy":
+            return _busy_sentence(line.source, line.fields)
         if line.source == "coordinator":
             return self._hear_coordinator(line.event, line.fields)
         node = self.nodes.get(line.source)
@@ -132,6 +134,11 @@ class Story:
         if version in self.accuracy:
             reached = f", accuracy {self.accuracy[version]:.2%}"
         return f"version {version}: {self.accepted.get(version, 0)} updates{reached}"
+
+
+def _busy_sentence(name: str, fields: Mapping[str, object]) -> str:
+    place = f" ({fields['at']})" if fields.get("at") else ""
+    return f"{name}: {fields.get('doing')} takes {fields.get('seconds')} seconds already{place}"
 
 
 def _last_line(traceback: object) -> str:

@@ -177,6 +177,13 @@ class TestStory:
         sentence = Story({}).hear(line("coordinator", "update_refused", node="node-1", reason="norm"))
         assert sentence == "node-1: update refused (norm)"
 
+    def test_a_node_whose_data_does_not_come_is_told_with_the_place(self) -> None:
+        story = Story({"a": NodeStory()})
+        busy = line("a", "still_busy", doing="loading the data", seconds=20.0, at="task.py, line 3, in data")
+        told = "a: loading the data takes 20.0 seconds already"
+        assert story.hear(busy) == f"{told} (task.py, line 3, in data)"
+        assert story.hear(line("a", "still_busy", doing="loading the data", seconds=20.0, at="")) == told
+
     def test_a_node_that_fails_is_told_once_for_each_reason_and_counted(self) -> None:
         story = Story({"a": NodeStory(), "b": NodeStory()})
         declined = line("coordinator", "node_declined", node="a", reason="no data")
