@@ -100,7 +100,7 @@ class Sites:
                 continue
             members = self._members(row)
             examples = sum(member.record.num_examples for member in members)
-            if examples != row.record.num_examples:
+            if row.whole and all(member.whole for member in members) and examples != row.record.num_examples:
                 claim = f"{row.record.update} counts {row.record.num_examples} examples"
                 yield f"{claim}, and its {len(members)} members have {examples}"
         for gateway, site in self._sites.items():

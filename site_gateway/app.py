@@ -91,8 +91,9 @@ def _run_once(settings: GatewaySettings) -> int | None:
     try:
         run = _run_above(settings, node_store)
         gateway = NodeId(settings.above.node.id)
-        folder, versions = site_folder(settings, run), settings.below.store.audit_versions
-        store = SiteStore(folder, gateway=gateway, run=run, audit_versions=versions)
+        folder, kept = site_folder(settings, run), settings.below.store
+        versions, updates = kept.audit_versions, kept.updates_kept
+        store = SiteStore(folder, gateway=gateway, run=run, audit_versions=versions, updates_kept=updates)
         store.wait_later()
         try:
             return _Gateway.make(settings, node_store, store).drive()

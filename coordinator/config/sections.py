@@ -259,12 +259,15 @@ class StoreSection(Section):
             started with it, and one of them leads. Nothing: all is in the folder.
         lease_s: A leader that has not said for so long that it lives is replaced.
         audit_versions: Versions whose updates are kept, so that the head can be computed again.
+        updates_kept: Newest updates that keep all that they said. Of older ones some four bytes are kept: who, in
+            which round, and what became of it. Their bytes are in sums, and their times and losses are gone.
     """
 
     folder: Path = STATE_FOLDER
     url: Annotated[str, Field(pattern="^postgres(ql)?://")] | None = None
     lease_s: Annotated[float, Field(ge=1, le=3600)] = 5.0
     audit_versions: PositiveInt = 1
+    updates_kept: PositiveInt = 10_000
 
 
 class LimitsSection(Section):

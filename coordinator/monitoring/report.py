@@ -63,7 +63,8 @@ def build_report(
 def update_columns(rows: Iterable[UpdateRow]) -> Mapping[str, list[object]]:
     """The newest `UPDATES_MAX` updates in order of arrival, as columns: what each came from, and what became of it.
 
-    ``loss`` is the node's own, None where its task reports none; ``train_s`` is in seconds.
+    ``loss`` is the node's own, None where its task reports none; ``train_s`` is in seconds. Both are None for updates
+    that are compacted.
     """
     kept = deque(rows, maxlen=UPDATES_MAX)
     return {
@@ -73,7 +74,7 @@ def update_columns(rows: Iterable[UpdateRow]) -> Mapping[str, list[object]]:
         "status": [row.verdict.status.value for row in kept],
         "staleness": [row.staleness for row in kept],
         "loss": [row.record.metrics.get("loss") for row in kept],
-        "train_s": [row.record.train_s for row in kept],
+        "train_s": [row.record.train_s if row.whole else None for row in kept],
     }
 
 

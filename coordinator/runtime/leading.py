@@ -50,7 +50,8 @@ def open_store(section: StoreSection, inbox: Inbox) -> SqlStore | None:
     """
     _check_place(section)
     if section.url is None:
-        return SqliteStore(section.folder, audit_versions=section.audit_versions)
+        kept = section.updates_kept
+        return SqliteStore(section.folder, audit_versions=section.audit_versions, updates_kept=kept)
     require_library()
     lock = FolderLock(section.folder)
     try:
@@ -96,7 +97,13 @@ def _lead(section: StoreSection, url: str, inbox: Inbox, lock: FolderLock) -> Sq
     lead.watch(lambda why: inbox.put(InboxItem(event=LeadLost(why))))
     try:
         return PostgresStore(
-            section.folder, url, lead, lock, audit_versions=section.audit_versions, patience_s=section.lease_s
+            section.folder,
+            url,
+            lead,
+            lock,
+            audit_versions=section.audit_versions,
+            updates_kept=section.updates_kept,
+            patience_s=section.lease_s,
         )
     except BaseException:
         lead.release()

@@ -1,14 +1,15 @@
 """Which update counts where: claims that gateways make for their sites, each in one update at most.
 
-A row is written with the update that makes the claim, in one transaction, and stays when that update has ended. One
-without an update was withdrawn: its node has moved, and asked before any sum had it.
+A row is written with the update that makes the claim, in one transaction, and stays when that update has ended; where
+the update is compacted, the claim is kept in fewer bytes. One without an update was withdrawn: its node has moved, and
+asked before any sum had it.
 """
 
 from collections.abc import Iterable
 from itertools import islice
 
 from coordinator.records import UpdateRecord
-from federation.protocol.claims import claim_of, claims_in, node_of
+from federation.protocol.claims import claim_of, claims_in, node_of, number_of
 from federation.protocol.limits import COUNTED_MAX
 from federation.storage.sql import Database, Row
 from federation.storage.sqlite import storing
@@ -21,6 +22,9 @@ _WAITS = """
 SELECT 1 FROM claims JOIN updates USING (update_id) WHERE claims.node = ? AND status = 'stored' AND update_id <> ?
 """
 """Whether a node is in another update that waits for the next version."""
+
+
+_COMPACTED = "SELECT 1 FROM compacted_claims WHERE claim = ?"
 
 
 class Claims:
@@ -48,7 +52,8 @@ class Claims:
     def _is_taken(self, claim: bytes, update: UpdateId) -> bool:
         known = self._row("SELECT update_id FROM claims WHERE claim = ?", claim)
         elsewhere = known is not None and known["update_id"] != update
-        return elsewhere or self._row(_WAITS, node_of(claim), update) is not None
+        compacted = known is None and self._row(_COMPACTED, number_of(claim)) is not None
+        return elsewhere or compacted or self._row(_WAITS, node_of(claim), update) is not None
 
     def withdraw(self, update: UpdateId) -> None:
         """Nobody may claim this update any more; a claim that was made stays.

@@ -133,6 +133,33 @@ def _add_claims(connection: Connection) -> None:
     connection.execute("ALTER TABLE transfers ADD COLUMN members BLOB")
 
 
+def _add_compaction(connection: Connection) -> None:
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS compacted_updates (block INTEGER PRIMARY KEY, seq_first INTEGER NOT NULL,"
+        " seq_last INTEGER NOT NULL, round_min INTEGER NOT NULL, round_max INTEGER NOT NULL,"
+        " updates INTEGER NOT NULL, changed INTEGER NOT NULL, fates BLOB NOT NULL, body BLOB NOT NULL,"
+        " seal BLOB NOT NULL)"
+    )
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS compacted_nodes (number INTEGER PRIMARY KEY, node TEXT NOT NULL UNIQUE,"
+        " version INTEGER, base_version INTEGER, num_examples INTEGER, metrics TEXT, seal BLOB NOT NULL)"
+    )
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS compacted_sums (node TEXT NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL,"
+        " updates INTEGER NOT NULL, up INTEGER NOT NULL, down_high INTEGER NOT NULL, down_low INTEGER NOT NULL,"
+        " staleness INTEGER NOT NULL, seal BLOB NOT NULL, PRIMARY KEY (node, status, reason)) WITHOUT ROWID"
+    )
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS compacted_versions (version INTEGER PRIMARY KEY,"
+        " stale INTEGER NOT NULL DEFAULT 0, refused INTEGER NOT NULL DEFAULT 0, seal BLOB)"
+    )
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS compacted_claims (claim INTEGER PRIMARY KEY, block INTEGER NOT NULL,"
+        " place INTEGER NOT NULL)"
+    )
+    connection.execute("CREATE INDEX IF NOT EXISTS compacted_by_round ON compacted_updates (round_max, round_min)")
+
+
 LAYOUT = Layout(
     tables=TABLES,
     read=_read_number,
@@ -151,6 +178,7 @@ LAYOUT = Layout(
         13: _add_masked_reports,
         14: _add_site_results,
         15: _add_claims,
+        16: _add_compaction,
     },
 )
 
@@ -197,6 +225,7 @@ STORE = StoreKind(
         13: "room for masked reports of nodes that evaluate",
         14: "room for evaluations by whole sites",
         15: "room for what gateways claim for their sites",
+        16: "room for updates that are compacted",
     },
 )
 """What `coordinator upgrade` works on."""

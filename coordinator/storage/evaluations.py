@@ -190,6 +190,8 @@ def read_best(database: Readable) -> ModelVersion | None:
 _POINTS = (
     "SELECT 'training' AS kind, version, node, num_examples, metrics, base_version, 1 AS counted FROM updates"
     " WHERE status = 'applied' UNION ALL"
+    " SELECT 'training', version, node, num_examples, metrics, base_version, 1 FROM compacted_nodes"
+    " WHERE version IS NOT NULL UNION ALL"
     " SELECT 'node', version, node, num_examples, metrics, NULL, counted FROM node_results WHERE num_examples > 0"
     " UNION ALL SELECT 'nodes', version, NULL, num_examples, metrics, NULL, 1 FROM surveys WHERE nodes > 0"
     " UNION ALL SELECT 'central', version, NULL, 0, metrics, NULL, 1 FROM evaluations WHERE metrics != '{}'"

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from coordinator.storage.compaction.blocks import compacted_until
 from coordinator.storage.participation import update_ends
 from coordinator.storage.schema import version_row
 from coordinator.storage.store import VersionRow
@@ -22,6 +23,8 @@ WHERE seq > ? AND seq <= ? AND status IN ('stale', 'refused') AND judged_at IS N
 """
 """One pass over the updates, however many versions there are."""
 
+_COMPACTED = "SELECT version, stale, refused FROM compacted_versions WHERE version >= ? AND stale + refused > 0"
+
 
 def read_history(database: Readable, after: int = -1) -> list[VersionRow]:
     """All versions after this one, in order; their parts are left out."""
@@ -40,13 +43,27 @@ class GrowingHistory:
 
     def newest(self, database: Readable, after: int) -> Iterator[VersionRow]:
         """All versions after this one, which is none before that of the last call."""
-        newest, settled = update_ends(database)
-        self._settled = _dropped(database, self._floor, settled, self._settled, after)
-        self._floor = settled
-        dropped = _dropped(database, settled, newest, self._settled, after)
+        dropped = self._count_dropped(database, after)
         for row in database.execute(_HISTORY, after):
             stale, refused = dropped.get(row["version"] - 1, (0, 0))
             yield replace(version_row(row), stale=stale, refused=refused)
+
+    def _count_dropped(self, database: Readable, after: int) -> dict[int, tuple[int, int]]:
+        """What was dropped by version; counted again where rows were compacted before they were read."""
+        while True:
+            compacted = compacted_until(database)
+            if compacted > self._floor:
+                rows = database.execute(_COMPACTED, after)
+                self._settled = {row["version"]: (row["stale"], row["refused"]) for row in rows}
+                self._floor = compacted
+            newest, settled = update_ends(database)
+            settled = max(settled, self._floor)
+            self._settled = _dropped(database, self._floor, settled, self._settled, after)
+            dropped = _dropped(database, settled, newest, self._settled, after)
+            if compacted_until(database) == compacted:
+                self._floor = settled
+                return dropped
+            self._floor = 0
 
 
 def _dropped(

@@ -2,15 +2,16 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from sys import intern
 
 from coordinator.records import Attendance, Attended, NodeSpent
+from coordinator.storage.compaction.blocks import compacted_until
 from coordinator.storage.schema import ATTENDED
 from coordinator.storage.store import Participation
 from federation.protocol.messages import Reason, ReceiptStatus
-from federation.storage.sql import Database, Readable
+from federation.storage.sql import Database, Readable, Row
 from federation.types import ExamplePrivacy, Incarnation, NodeId, RoundId, SampledSteps
 
 __all__ = [
@@ -37,6 +38,10 @@ _PARTICIPATION = """
 SELECT node, status, reason, COUNT(*) AS updates, SUM(payload_bytes) AS up,
     SUM(fetched_bytes >> 32) AS down_high, SUM(fetched_bytes & 4294967295) AS down_low, SUM(staleness) AS staleness
 FROM updates WHERE seq > ? AND seq <= ? GROUP BY node, status, reason ORDER BY node
+"""
+
+_COMPACTED = """
+SELECT node, status, reason, updates, up, down_high, down_low, staleness FROM compacted_sums ORDER BY node
 """
 
 _ENDS = """
@@ -121,11 +126,7 @@ class GrowingParticipation:
 
     def changed(self, database: Readable) -> Iterator[Participation]:
         """The nodes whose part has changed since the last call, by name: at first all of them."""
-        newest, settled = update_ends(database)
-        touched = set(self._unsettled)
-        touched |= _add_up(database, self._floor, settled, self._settled)
-        self._floor, self._unsettled = settled, {}
-        touched |= _add_up(database, settled, newest, self._unsettled)
+        touched = set(self._unsettled) | self._add_new(database)
         for row in database.execute(_ATTENDANCE):
             # Most have no absences: one text for all of them, as there is one for each name.
             node, attended = NodeId(intern(row[0])), (row[1], row[2], row[3], intern(row[4]))
@@ -134,6 +135,24 @@ class GrowingParticipation:
                 touched.add(node)
         for node in sorted(touched):
             yield self._part(node)
+
+    def _add_new(self, database: Readable) -> set[NodeId]:
+        """Add up what is new; all of it again where rows were compacted that were not read before, or meanwhile."""
+        touched = set[NodeId]()
+        while True:
+            compacted = compacted_until(database)
+            if compacted > self._floor:
+                self._settled, self._floor = {}, compacted
+                touched |= _add_rows(database.execute(_COMPACTED), self._settled)
+            newest, settled = update_ends(database)
+            settled = max(settled, self._floor)
+            touched |= _add_up(database, self._floor, settled, self._settled)
+            self._unsettled = {}
+            touched |= _add_up(database, settled, newest, self._unsettled)
+            if compacted_until(database) == compacted:
+                self._floor = settled
+                return touched
+            self._floor = 0
 
     def _part(self, node: NodeId) -> Participation:
         found = [sums for sums in (self._settled.get(node), self._unsettled.get(node)) if sums is not None]
@@ -175,8 +194,12 @@ _NO_SUMS = _Sums()
 
 def _add_up(database: Readable, after: int, until: int, sums: dict[NodeId, _Sums]) -> set[NodeId]:
     """Add the updates of a range to the sums; the nodes that they are from."""
+    return _add_rows(database.execute(_PARTICIPATION, after, until), sums)
+
+
+def _add_rows(rows: Iterable[Row], sums: dict[NodeId, _Sums]) -> set[NodeId]:
     touched = set[NodeId]()
-    for row in database.execute(_PARTICIPATION, after, until):
+    for row in rows:
         node = NodeId(intern(row["node"]))
         before = sums.get(node, _NO_SUMS)
         status, reason = ReceiptStatus(row["status"]), Reason(row["reason"])

@@ -7,6 +7,7 @@ from typing import IO, TYPE_CHECKING, Self
 
 from coordinator.records import BatchRecord, NodesEvaluation, NodeSpent, ReleaseLedger, ReleaseRecord, Restored
 from coordinator.storage import batches, evaluations, schema, seals
+from coordinator.storage.compaction.blocks import read_updates
 from coordinator.storage.files import blob_digest, model_file, model_from_bytes, part_file, payload_file, reading
 from coordinator.storage.history import GrowingHistory, read_history
 from coordinator.storage.participation import GrowingParticipation, read_participation, read_spent
@@ -60,9 +61,9 @@ class StoreReader:
             yield from known.newest(self._tables, after)
 
     def updates(self) -> Iterator[UpdateRow]:
-        """All updates in order of arrival."""
+        """All updates in order of arrival; rows of compacted ones are not whole."""
         with reading("updates"):
-            yield from map(schema.update_row, self._tables.execute("SELECT * FROM updates ORDER BY seq"))
+            yield from read_updates(self._tables)
 
     def participation(self) -> list[Participation]:
         """All nodes that were ever seen or asked, by name."""

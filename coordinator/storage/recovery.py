@@ -7,6 +7,7 @@ from pathlib import Path
 from coordinator.records import RecoveredState, Restored, RoundRecord, TransferRecord, Verdict, VersionRecord
 from coordinator.storage import schema
 from coordinator.storage.batches import read_frozen, read_seeds, read_sum_parts
+from coordinator.storage.compaction.blocks import claimed_verdict, compacted_verdict
 from coordinator.storage.evaluations import read_best, read_evaluated, read_reported, read_retained, read_surveys
 from coordinator.storage.files import blob_digest, frame_file, model_file, payload_file, remedy_of
 from coordinator.storage.hidden_reports import read_hidden
@@ -28,6 +29,7 @@ __all__ = [
     "read_keys",
     "read_named",
     "read_next_round",
+    "read_obsolete",
     "read_recovered",
     "read_restored",
     "read_version",
@@ -238,10 +240,11 @@ def read_restored(database: Readable) -> Restored | None:
 
 
 def read_fate(database: Readable, update: UpdateId) -> Verdict | None:
-    """What became of an update that is no row here, by the claim on it; None where nobody has made one."""
-    row = database.execute("SELECT update_id FROM claims WHERE claim = ?", claim_of(update)).fetchone()
-    if row is None:
-        return None
+    """What became of an update that is no row here: compacted, or by the claim on it; None where nobody knows it."""
+    compacted, claim = compacted_verdict(database, update), claim_of(update)
+    row = database.execute("SELECT update_id FROM claims WHERE claim = ?", claim).fetchone()
+    if compacted is not None or row is None:
+        return compacted or claimed_verdict(database, claim)
     found = database.execute("SELECT * FROM updates WHERE update_id = ?", row["update_id"]).fetchone()
     if found is None:
         return Verdict(update=UpdateId(""), node=NodeId(""), status=ReceiptStatus.REFUSED, reason=Reason.NOT_ASSIGNED)
@@ -259,6 +262,13 @@ def read_published(database: Readable) -> list[ModelPart]:
     """Parts that may still be on the broker, oldest first."""
     query = f"SELECT {schema.PART.names} FROM parts WHERE cleared = 0 ORDER BY version, kind"  # noqa: S608 - our own
     return [schema.PART.record(row) for row in database.execute(query)]
+
+
+def read_obsolete(database: Readable, head: VersionRecord) -> tuple[ModelPart, ...]:
+    """Parts of neither this head nor its predecessor that may still be on the broker."""
+    before = read_keys(database, head.version - 1)
+    there = (part for part in read_published(database) if part not in head.parts)
+    return tuple(part for part in there if (part.kind.value, part.version) not in before)
 
 
 def read_keys(database: Readable, version: int) -> list[tuple[str, int]]:

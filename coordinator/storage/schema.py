@@ -98,6 +98,16 @@ _COLUMNS = {
     "prices": "number INTEGER NOT NULL, node TEXT NOT NULL, price REAL NOT NULL, PRIMARY KEY (number, node)",
     "takings": _TAKINGS,
     "restores": RESTORED.definitions(epoch=_KEY),
+    "compacted_updates": "block INTEGER PRIMARY KEY, seq_first INTEGER NOT NULL, seq_last INTEGER NOT NULL,"
+    " round_min INTEGER NOT NULL, round_max INTEGER NOT NULL, updates INTEGER NOT NULL, changed INTEGER NOT NULL,"
+    " fates BLOB NOT NULL, body BLOB NOT NULL, seal BLOB NOT NULL",
+    "compacted_nodes": "number INTEGER PRIMARY KEY, node TEXT NOT NULL UNIQUE, version INTEGER, base_version INTEGER,"
+    " num_examples INTEGER, metrics TEXT, seal BLOB NOT NULL",
+    "compacted_sums": "node TEXT NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL, updates INTEGER NOT NULL,"
+    " up INTEGER NOT NULL, down_high INTEGER NOT NULL, down_low INTEGER NOT NULL, staleness INTEGER NOT NULL,"
+    " seal BLOB NOT NULL, PRIMARY KEY (node, status, reason)",
+    "compacted_versions": f"version {_KEY}, stale {_COUNT}, refused {_COUNT}, seal BLOB",
+    "compacted_claims": f"claim {_KEY}, block INTEGER NOT NULL, place INTEGER NOT NULL",
     "attendance": "node TEXT PRIMARY KEY, "
     + ATTENDED.definitions(restarts=_COUNT, asked=_COUNT, absences="TEXT NOT NULL DEFAULT '{}'"),
 }
@@ -105,6 +115,7 @@ TABLE_NAMES = tuple(_COLUMNS)
 """All tables of a run."""
 
 _WITHOUT_ROWID = {"meta", "assignments", "node_results", "attendance", "spent", "prices", "takings", "claims"}
+_WITHOUT_ROWID |= {"compacted_sums"}
 
 TABLES = (
     *(
@@ -115,6 +126,7 @@ TABLES = (
     "CREATE INDEX IF NOT EXISTS updates_by_round ON updates (round)",
     "CREATE INDEX IF NOT EXISTS claims_by_update ON claims (update_id)",
     "CREATE INDEX IF NOT EXISTS claims_by_node ON claims (node)",
+    "CREATE INDEX IF NOT EXISTS compacted_by_round ON compacted_updates (round_max, round_min)",
     "CREATE INDEX IF NOT EXISTS updates_by_version ON updates (version) WHERE version IS NOT NULL",
 )
 """The statements that make a new database; an earlier one gets there by the steps of `coordinator.storage.database`."""

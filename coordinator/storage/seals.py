@@ -8,6 +8,7 @@ releases have no sum: the chain begins with the first version that this one make
 The sums prove damage, not intent: whoever can write the database can make them anew.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from hashlib import blake2b
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
+from coordinator.storage.compaction.blocks import node_names, unpack
 from federation.storage.sql import Database, Readable
 from federation.types import ModelVersion, UpdateId
 
@@ -22,7 +24,11 @@ __all__ = [
     "SealedRow",
     "head_changes",
     "identity_is_sealed",
+    "row_is_whole",
+    "seal_block",
+    "seal_compacted",
     "seal_identity",
+    "seal_of_compacted",
     "seal_round",
     "seal_update",
     "seal_version",
@@ -30,6 +36,7 @@ __all__ = [
     "sealed_updates",
     "sealed_versions",
     "unseal_above",
+    "unsealed_is",
     "update_sum",
 ]
 
@@ -43,10 +50,12 @@ _VERSION = (
 )
 _PART = ("kind", "version", "payload_bytes", "payload_digest")
 _ROUND = ("round", "version", "fingerprints", "share")
+_BLOCK = (*("block", "seq_first", "seq_last", "round_min", "round_max", "updates", "changed", "fates", "body"),)
 _RESTORED = ("epoch", "version", "first_round", "next_round")
 _IDENTITY = ("run", "epoch", "began_ms", "manifest")
 
 _HEAD, _ROUNDS, _ROUNDS_FROM, _SELF = "versions_seal", "rounds_seal", "rounds_sealed_from", "identity_seal"
+_BLOCKS = "compacted_seal"
 """Keys in `meta`."""
 
 
@@ -117,6 +126,35 @@ def seal_identity(database: Database) -> None:
     _set(database, _SELF, _identity_sum(database))
 
 
+def seal_block(database: Database, block: Mapping[str, object]) -> bytes:
+    """The sum of a new row of `compacted_updates`, over that of the one before."""
+    made = _sum(block, _BLOCK, _meta(database, _BLOCKS) or b"")
+    _set(database, _BLOCKS, made)
+    return made
+
+
+def seal_of_compacted(row: Mapping[str, object]) -> bytes:
+    """The sum of a row of `compacted_nodes` or `compacted_sums`, before it is written."""
+    return _sum(row, sorted(row))
+
+
+def seal_compacted(database: Database, versions: Iterable[int]) -> None:
+    """Members of these versions lose their rows: what each version's sum had of them is compared a last time."""
+    known = "SELECT 1 FROM compacted_versions WHERE version = ? AND seal IS NOT NULL"
+    for version in versions:
+        row = database.execute("SELECT * FROM versions WHERE version = ?", version).fetchone()
+        if row is None or row["seal"] is None or database.execute(known, version).fetchone() is not None:
+            continue
+        whole = row["seal"] == _version_sum(database, row)
+        database.execute(_SEAL_COMPACTED, version, _without_members(database, row) if whole else b"")
+
+
+_SEAL_COMPACTED = """
+INSERT INTO compacted_versions (version, seal) VALUES (?, ?)
+ON CONFLICT (version) DO UPDATE SET seal = excluded.seal
+"""
+
+
 # --- compared with the rows -------------------------------------------------------------------------------------------
 
 
@@ -128,24 +166,70 @@ def identity_is_sealed(database: Readable) -> bool | None:
 
 def sealed_updates(database: Readable) -> Iterator[SealedRow]:
     """Every update, in order of arrival; a number that is missing between them is a row that was lost."""
-    expected = 1
-    first = database.execute("SELECT seal FROM versions WHERE version = 0").fetchone()
-    unsealed = None if first is None or first["seal"] is None else False
+    expected, unsealed = 1, unsealed_is(database)
+    for block in _sealed_blocks(database):
+        expected = block.last + 1
+        yield SealedRow(f"arrival numbers {block.first} to {block.last}", block.whole)
+    if not _compacted_sums_are_whole(database):
+        yield SealedRow("what was added up of compacted updates", whole=False)
     for row in database.execute("SELECT * FROM updates ORDER BY seq"):
         yield from _lost(range(expected, row["seq"]))
         expected = row["seq"] + 1
-        whole = unsealed if row["seal"] is None else row["seal"] == _sum(row, _UPDATE)
-        yield SealedRow(row["update_id"], whole)
+        yield SealedRow(row["update_id"], row_is_whole(row, unsealed=unsealed))
     last = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'updates'").fetchone()
     yield from _lost(range(expected, (0 if last is None else last["seq"]) + 1))
+
+
+def row_is_whole(row: Mapping[str, object], *, unsealed: bool | None) -> bool | None:
+    """Whether a row of `updates` is what was written; ``unsealed`` is what one without a sum is."""
+    return unsealed if row["seal"] is None else row["seal"] == _sum(row, _UPDATE)
+
+
+def unsealed_is(database: Readable) -> bool | None:
+    """What a row without a sum is: False where this release has made the run, else None."""
+    first = database.execute("SELECT seal FROM versions WHERE version = 0").fetchone()
+    return None if first is None or first["seal"] is None else False
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    first: int
+    last: int
+    whole: bool
+
+
+def _sealed_blocks(database: Readable) -> Iterator[_Block]:
+    """Every block, and whether it follows the one before, has all updates of its span, and is what was written."""
+    before, expected = b"", 1
+    for row in database.execute("SELECT * FROM compacted_updates ORDER BY block"):
+        made = _sum(row, _BLOCK, before)
+        complete = row["updates"] == row["seq_last"] - row["seq_first"] + 1 and row["changed"] == 0
+        yield _Block(expected, row["seq_last"], complete and row["seq_first"] == expected and row["seal"] == made)
+        before, expected = row["seal"], row["seq_last"] + 1
+    if before != (_meta(database, _BLOCKS) or b""):
+        yield _Block(expected, expected, whole=False)
+
+
+def _compacted_sums_are_whole(database: Readable) -> bool:
+    """Whether the sums by node that stand for compacted updates are what was written, and count these and no others."""
+    for table in ("compacted_nodes", "compacted_sums"):
+        for row in database.execute(f"SELECT * FROM {table}"):  # noqa: S608 - our own names
+            words = dict(row)
+            if words.pop("seal") != seal_of_compacted(words):
+                return False
+    names, counted = node_names(database), Counter[tuple[str | None, str, str]]()
+    for block in database.execute("SELECT * FROM compacted_updates"):
+        counted.update((names.get(each.number), each.fate.status, each.fate.reason) for each in unpack(block))
+    rows = database.execute("SELECT node, status, reason, updates FROM compacted_sums")
+    return counted == {(row["node"], row["status"], row["reason"]): row["updates"] for row in rows}
 
 
 def sealed_versions(database: Readable) -> Iterator[SealedRow]:
     """Every version, in order; the last one also fails where a newer one has been there."""
     rows = database.execute("SELECT * FROM versions ORDER BY version").fetchall()
-    head = _meta(database, _HEAD)
+    head, compacted = _meta(database, _HEAD), _compacted_versions(database)
     for row in rows:
-        whole = None if row["seal"] is None else row["seal"] == _version_sum(database, row)
+        whole = None if row["seal"] is None else _is_whole(database, row, compacted.get(row["version"]))
         if row is rows[-1] and (head is not None or whole is not None):
             whole = whole is True and head == row["seal"]
         yield SealedRow(str(row["version"]), whole)
@@ -177,6 +261,26 @@ def _version_sum(database: Readable, row: Mapping[str, object], *, trusted: bool
     known = (one["seal"] if trusted and one["seal"] is not None else _sum(one, _UPDATE) for one in members)
     sums = b"".join((*known, *(_sum(part, _PART) for part in parts)))
     return _sum(row, _VERSION, (b"" if before is None or before["seal"] is None else before["seal"]) + sums)
+
+
+def _is_whole(database: Readable, row: Mapping[str, object], compacted: bytes | None) -> bool:
+    if compacted is None:
+        return bool(row["seal"] == _version_sum(database, row))
+    return compacted == _without_members(database, row)
+
+
+def _compacted_versions(database: Readable) -> Mapping[int, bytes]:
+    """The sums of versions of which members have no row any more."""
+    rows = database.execute("SELECT version, seal FROM compacted_versions WHERE seal IS NOT NULL")
+    return {row["version"]: bytes(row["seal"]) for row in rows}
+
+
+def _without_members(database: Readable, row: Mapping[str, Any]) -> bytes:
+    """The sum of a version's row, its parts and its own sum, which its members were compared with."""
+    before = database.execute("SELECT seal FROM versions WHERE version = ? - 1", row["version"]).fetchone()
+    parts = database.execute("SELECT * FROM parts WHERE version = ? ORDER BY kind", row["version"])
+    known = b"" if before is None or before["seal"] is None else before["seal"]
+    return _sum(row, (*_VERSION, "seal"), known + b"".join(_sum(part, _PART) for part in parts))
 
 
 def _identity_sum(database: Readable) -> bytes:

@@ -27,6 +27,7 @@ from coordinator.records import (
 from coordinator.storage import batches, evaluations, participation, schema, statements
 from coordinator.storage.batch_store import BatchStore
 from coordinator.storage.claims import Claims
+from coordinator.storage.compaction.moving import UPDATES_KEPT, compact
 from coordinator.storage.database import DATABASE, open_database
 from coordinator.storage.files import (
     BLOBS,
@@ -48,7 +49,7 @@ from coordinator.storage.recovery import (
     read_fate,
     read_keys,
     read_named,
-    read_published,
+    read_obsolete,
     read_recovered,
     repair,
 )
@@ -76,6 +77,7 @@ class SqlStore(StoreReader):
     Args:
         parts: The engine's; with `run` it follows a run that is led elsewhere, whose versions it may miss.
         audit_versions: How many versions keep the payloads that they were made of.
+        updates_kept: How many of the newest updates keep their whole row.
 
     Attributes:
         run: Identity of this store.
@@ -90,9 +92,11 @@ class SqlStore(StoreReader):
     run: RunId
     epoch: Epoch
 
-    def __init__(self, parts: StoreParts, *, audit_versions: int = 1, run: RunId | None = None) -> None:
+    def __init__(
+        self, parts: StoreParts, *, audit_versions: int = 1, updates_kept: int = UPDATES_KEPT, run: RunId | None = None
+    ) -> None:
         super().__init__(parts.database, parts.folder, parts.blobs)
-        self._audit_versions, self._followed = max(1, audit_versions), run
+        self._audit_versions, self._updates_kept, self._followed = max(1, audit_versions), updates_kept, run
         self._outdated: list[Callable[[], None]] = []
         self._database, self._blobs, self._transfers = parts.database, parts.blobs, parts.transfers
         self._remnants, self._release, self.claims = parts.remnants, parts.release, Claims(parts.database)
@@ -115,10 +119,9 @@ class SqlStore(StoreReader):
             StorageError: The disk has failed; what it has kept is unknown.
         """
         self._database.sync()
-        outdated, self._outdated = self._outdated, []
         with storing("removal of files"):
-            for remove in outdated:
-                remove()
+            while self._outdated:
+                self._outdated.pop(0)()
 
     def manifest(self) -> Manifest | None:
         """The model's manifest; None before `initialise`."""
@@ -253,14 +256,14 @@ class SqlStore(StoreReader):
             statements.expire_payloads(self._database, version - self._audit_versions)
             made = {(part.kind.value, part.version) for part in commit.record.parts}
             statements.drop_frames(self._database, {*made, *read_keys(self._database, head)})
+            compact(self._database, version, updates=self._updates_kept, versions=self._audit_versions)
         failpoint("coordinator_after_commit")
         self._outdate(self._sweep)
 
     def retain(self, versions: Collection[ModelVersion], best: ModelVersion | None) -> None:
         """Keep the arrays of exactly these versions and of the best one."""
-        there = {
-            version for version in {*versions, best} if version is not None and self._blobs.has(model_file(version))
-        }
+        named = (version for version in {*versions, best} if version is not None)
+        there = {version for version in named if self._blobs.has(model_file(version))}
         changed = best != self.best()
         with self._database.transaction("retained models", durable=changed):
             evaluations.write_retained(self._database, there, best if best in there else None)
@@ -275,11 +278,7 @@ class SqlStore(StoreReader):
 
     def obsolete_parts(self, head: VersionRecord) -> tuple[ModelPart, ...]:
         """Parts of neither this head nor its predecessor that have not been marked cleared."""
-        before = read_keys(self._database, head.version - 1)
-        published = read_published(self._database)
-        return tuple(
-            part for part in published if part not in head.parts and (part.kind.value, part.version) not in before
-        )
+        return read_obsolete(self._database, head)
 
     def mark_cleared(self, parts: Sequence[ModelPart]) -> None:
         """Remember that these parts are off the broker."""
@@ -369,9 +368,8 @@ class SqlStore(StoreReader):
     def _sweep(self) -> None:
         """Remove the files that no row names any more, such as those of a crash between file and transaction."""
         kept = read_named(self._database)
-        for name in list(self._blobs.names()):
-            if name not in kept:
-                self._blobs.delete(name)
+        for name in [name for name in self._blobs.names() if name not in kept]:
+            self._blobs.delete(name)
 
 
 class SqliteStore(SqlStore):
@@ -381,7 +379,9 @@ class SqliteStore(SqlStore):
         StoreLocked: Another process owns the folder.
     """
 
-    def __init__(self, folder: Path, *, audit_versions: int = 1, run: RunId | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, audit_versions: int = 1, updates_kept: int = UPDATES_KEPT, run: RunId | None = None
+    ) -> None:
         lock = FolderLock(folder)
         try:
             with storing("state folder"):
@@ -393,7 +393,7 @@ class SqliteStore(SqlStore):
                     remnants=partial(of_later_versions, folder),
                     release=lock.release,
                 )
-            super().__init__(parts, audit_versions=audit_versions, run=run)
+            super().__init__(parts, audit_versions=audit_versions, updates_kept=updates_kept, run=run)
             self._lock = lock
         except BaseException:
             lock.release()

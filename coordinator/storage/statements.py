@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from coordinator.records import Member, RoundRecord, TransferRecord, UpdateRecord, Verdict, VersionRecord
 from coordinator.storage import batches, releases, schema
 from coordinator.storage.claims import insert_claims
+from coordinator.storage.compaction.blocks import compacted_verdict
 from coordinator.storage.seals import seal_round, seal_update, update_sum
 from coordinator.storage.store import Commit
 from federation.errors import LocalProtocolError
@@ -48,6 +49,8 @@ def insert_update(database: Database, record: UpdateRecord, status: ReceiptStatu
         LocalProtocolError: It is known already.
     """
     row = schema.UPDATE.row(record) | {"status": status.value, **_NEW}
+    if compacted_verdict(database, record.update) is not None:
+        raise LocalProtocolError(f"update {record.update} is known already")
     try:
         database.insert("updates", row | {"seal": update_sum(row)})
     except DuplicateRow as error:

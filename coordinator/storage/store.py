@@ -133,11 +133,13 @@ class UpdateRow:
         record: What arrived.
         verdict: What became of it.
         staleness: Versions that it lagged behind when it was applied.
+        whole: False for one that is compacted: of its record only update, node, round and base version are kept.
     """
 
     record: UpdateRecord
     verdict: Verdict
     staleness: int = 0
+    whole: bool = True
 
 
 class CurveKind(StrEnum):

@@ -11,7 +11,7 @@ from typing import Final
 from federation.protocol.limits import CLAIM_BYTES
 from federation.types import UpdateId
 
-__all__ = ["claim_of", "claims_in", "node_of"]
+__all__ = ["claim_of", "claims_in", "node_of", "number_of"]
 
 _NODE: Final = b"fedmq-node"
 _UPDATE: Final = b"fedmq-update"
@@ -28,6 +28,11 @@ def claim_of(update: UpdateId) -> bytes:
 def node_of(claim: bytes) -> bytes:
     """Its part that all claims on updates of one node have, 8 bytes."""
     return claim[:_HALF]
+
+
+def number_of(claim: bytes) -> int:
+    """Its part that is of the update alone, as a number of 64 bits with sign."""
+    return int.from_bytes(claim[_HALF:], "big", signed=True)
 
 
 def claims_in(claims: bytes) -> Iterator[bytes]:

@@ -99,6 +99,10 @@ def not_checked(evidence: Evidence) -> Iterator[tuple[str, str]]:
     took_part, read = len(evidence.participation), len(evidence.nodes)
     if (evidence.nodes or evidence.folders.left_out) and read < took_part:
         yield "I2", f"not checked: {took_part} nodes took part, {read} folders of this run were named"
+    compacted = sum(not row.whole for row in evidence.updates.values())
+    if compacted:
+        kept = "node, round, base, verdict and version of each are compared"
+        yield "I9", f"not checked: weights, sizes and digests of {compacted} updates that are compacted; {kept}"
     yield from _after_backup(evidence)
     open_versions = [row.key for row in evidence.store.sealed_versions() if row.whole is None]
     if open_versions:

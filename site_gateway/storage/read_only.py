@@ -1,11 +1,17 @@
 """What a site's store says while a gateway may be writing it."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.storage.database import DATABASE, open_read_only
 from federation.storage.folder import lock_holder
 from federation.types import ModelVersion, RoundId, RunId, UpdateId
+
+_COUNTED = """
+SELECT node, status, reason, COUNT(*) AS number FROM updates GROUP BY node, status, reason UNION ALL
+SELECT node, status, reason, updates FROM compacted_sums
+"""
 
 __all__ = ["Owed", "SiteState", "newest_run", "read_site"]
 
@@ -66,10 +72,11 @@ def read_site(folder: Path) -> SiteState:
     """
     database = open_read_only(folder)
     try:
-        updates = database.execute("SELECT status, COUNT(*) AS number FROM updates GROUP BY status").fetchall()
-        refused = database.execute(
-            "SELECT reason, COUNT(*) AS number FROM updates WHERE status = 'refused' GROUP BY reason"
-        ).fetchall()
+        counted = database.execute(_COUNTED).fetchall()
+        updates, refused = Counter[str](), Counter[str]()
+        for row in counted:
+            updates[str(row["status"])] += int(row["number"])
+            refused[str(row["reason"])] += int(row["number"]) if row["status"] == "refused" else 0
         order = database.execute("SELECT MAX(round) FROM gateway_orders").fetchone()[0]
         sums = database.execute("SELECT * FROM gateway_sums ORDER BY round").fetchall()
         return SiteState(
@@ -77,9 +84,9 @@ def read_site(folder: Path) -> SiteState:
             pid=lock_holder(folder),
             version=database.execute("SELECT MAX(version) FROM versions").fetchone()[0],
             order=order,
-            nodes=database.execute("SELECT COUNT(DISTINCT node) FROM updates").fetchone()[0],
-            updates={str(row["status"]): int(row["number"]) for row in updates},
-            refused={str(row["reason"]): int(row["number"]) for row in refused},
+            nodes=len({row["node"] for row in counted}),
+            updates=dict(updates),
+            refused=dict(+refused),
             owed=tuple(
                 Owed(
                     update=UpdateId(row["update_id"]),

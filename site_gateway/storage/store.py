@@ -12,6 +12,7 @@ from pathlib import Path
 from coordinator.records import Member, NodeResult, RecoveredState, Restored, Verdict
 from coordinator.storage import schema, statements
 from coordinator.storage.claims import forget
+from coordinator.storage.compaction.moving import UPDATES_KEPT
 from coordinator.storage.evaluations import read_results
 from coordinator.storage.files import payload_file
 from coordinator.storage.recovery import read_next_round
@@ -54,6 +55,11 @@ STEPS: Mapping[int, tuple[str, ...]] = {
 
 LAYOUT = max(STEPS)
 
+_NEWEST = """
+SELECT MAX(COALESCE((SELECT MAX(version) FROM updates), 0), COALESCE((SELECT MAX(version) FROM compacted_nodes), 0))
+"""
+"""The newest version that a verdict has named."""
+
 
 class SiteStore(SqliteStore):
     """Owns one site's state folder; see `SqliteStore`.
@@ -63,14 +69,23 @@ class SiteStore(SqliteStore):
         gateway: Who the gateway is above.
         run: The run above that the site belongs to.
         audit_versions: How many versions keep the payloads that their sums were made of.
+        updates_kept: How many of the newest updates keep their whole row.
 
     Raises:
         StoreLocked: Another process owns the folder.
         StorageError: The database is damaged, of another run or of a newer release, or cannot be written.
     """
 
-    def __init__(self, folder: Path, *, gateway: NodeId, run: RunId, audit_versions: int = 1) -> None:
-        super().__init__(folder, audit_versions=audit_versions, run=run)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        gateway: NodeId,
+        run: RunId,
+        audit_versions: int = 1,
+        updates_kept: int = UPDATES_KEPT,
+    ) -> None:
+        super().__init__(folder, audit_versions=audit_versions, updates_kept=updates_kept, run=run)
         self._gateway = gateway
         try:
             self._prepare(run)
@@ -94,8 +109,8 @@ class SiteStore(SqliteStore):
         found = self.recovered(recent=recent)
         known = {field.name: getattr(found, field.name) for field in fields(RecoveredState)}
         with storing("versions"):
-            told = self._database.execute("SELECT MAX(version) FROM updates").fetchone()[0]
-        known["newest"] = ModelVersion(max(found.newest or 0, told or 0))
+            told = self._database.execute(_NEWEST).fetchone()[0]
+        known["newest"] = ModelVersion(max(found.newest or 0, told))
         return RecoveredSite(**known, gateway=self._gateway, order=self.order(), frozen=self.frozen())
 
     def order(self) -> Order | None:

@@ -9,6 +9,7 @@ from tests.rigs.source_tree import files, shown, tree
 ROOMS = (
     "federation/storage/",
     "coordinator/storage/",
+    "coordinator/storage/compaction/",
     "coordinator/storage/postgresql/",
     "edge_node/storage/",
     "site_gateway/storage/",

@@ -134,7 +134,7 @@ def test_a_reader_sees_an_earlier_layout_as_the_newest_and_leaves_the_file_alone
 
 # --- a column more --------------------------------------------------------------------------------------------------
 
-UPDATE_STEP = """16: lambda connection: [
+UPDATE_STEP = """17: lambda connection: [
     connection.execute(f"ALTER TABLE {table} ADD COLUMN waited_s REAL NOT NULL DEFAULT 0.0")
     for table in ("updates", "transfers")
 ]"""
@@ -146,8 +146,8 @@ CHANGES = {
         "    waited_s: float = 0.0\n    fetched_bytes: int = 0\n",
     ),
     "coordinator/storage/database.py": (
-        "15: _add_claims,\n",
-        f"15: _add_claims, {UPDATE_STEP},\n",
+        "16: _add_compaction,\n",
+        f"16: _add_compaction, {UPDATE_STEP},\n",
     ),
     "edge_node/records.py": ("    stored: bool = False\n", "    stored: bool = False\n    tries: int | None = None\n"),
     "edge_node/storage/database.py": ("3: add_ledger}", f"3: add_ledger, {OUTBOX_STEP}}}"),
@@ -239,7 +239,7 @@ def test_a_new_column_of_an_update_is_one_field_and_one_step(name: str, tmp_path
     assert without_defaults(schema_of(folder / DATABASE)) == without_defaults(schema_of(new / DATABASE))
     for read in (SqliteStore, ReadOnlyStore):
         with pytest.raises(
-            StorageError, match=r"has layout 16, and this release knows those up to 15: install the newer"
+            StorageError, match=r"has layout 17, and this release knows those up to 16: install the newer"
         ):
             read(folder)
 

@@ -56,11 +56,13 @@ NODE_DATABASE = "node.sqlite"
 NODE_TASK = "quadratic-400"
 NODE = NodeId("pi-3")
 LATER_FIELDS = {"inputs", "medians", "restored", "spent"} | {"batch", "boxes", "content_key", "seeds"}
-LATER_FIELDS |= {"sums", "terms", "ticket", "released", "nodes_seen", "masked_reports"}
+LATER_FIELDS |= {"sums", "terms", "ticket", "released", "nodes_seen", "masked_reports", "whole"}
 """Fields that records of the release before did not have."""
 LATER_COLUMNS = {"versions": "seal", "updates": "seal", "transfers": "members"}
 LATER_COLUMNS |= {"batches": "others", "node_results": "nodes", "surveys": "medians"}
 """Columns that a coordinator's tables did not have at first."""
+COMPACTION = [f"compacted_{what}" for what in ("updates", "nodes", "sums", "versions", "claims")]
+"""Tables of updates that are compacted."""
 
 
 def plain(value: Any) -> Any:
@@ -105,7 +107,7 @@ def made_older(path: Path, *tables: str) -> None:
     """Take from a coordinator's database what came later: these tables, the sums, the medians, and the claims."""
     database = sqlite3.connect(path)
     try:
-        for table in (*tables, "claims"):
+        for table in (*tables, "claims", *COMPACTION):
             database.execute(f"DROP TABLE {table}")
         for table, column in LATER_COLUMNS.items():
             if table not in tables:

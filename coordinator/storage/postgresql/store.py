@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from coordinator.storage.compaction.moving import UPDATES_KEPT
 from coordinator.storage.files import model_file
 from coordinator.storage.parts import StoreParts
 from coordinator.storage.places import remember_url
@@ -25,6 +26,7 @@ class PostgresStore(SqlStore):
         lead: The lead of the run.
         lock: Of the folder; the store releases both.
         audit_versions: How many versions keep the payloads that they were made of.
+        updates_kept: How many of the newest updates keep their whole row.
         patience_s: How long the network may swallow everything before the connection counts as lost, in seconds.
         connect: Opens the database to write; a simulation watches what is committed.
 
@@ -41,6 +43,7 @@ class PostgresStore(SqlStore):
         lock: FolderLock,
         *,
         audit_versions: int = 1,
+        updates_kept: int = UPDATES_KEPT,
         patience_s: float = 30.0,
         connect: Callable[..., PostgresDatabase] = PostgresDatabase,
     ) -> None:
@@ -65,7 +68,7 @@ class PostgresStore(SqlStore):
                 remnants=remnants,
                 release=release,
             )
-            super().__init__(parts, audit_versions=audit_versions)
+            super().__init__(parts, audit_versions=audit_versions, updates_kept=updates_kept)
         except BaseException:
             database.close()
             raise

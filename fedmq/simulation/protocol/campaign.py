@@ -116,6 +116,7 @@ def random_scenario(seed: int) -> Scenario:
         stragglers=Stragglers(train_s=rng.choice((0.2, 2.0, 10.0)), slow_share=rng.choice((0.0, 0.2))),
         broker=BrokerSettings(max_queued_messages=rng.choice((5, 1000))),
         busy_s=_busy_s(seed),
+        audit=_audit(seed),
     )
 
 
@@ -172,6 +173,11 @@ def _signed(seed: int) -> bool:
 def _busy_s(seed: int) -> float:
     """In most federations several messages arrive while the coordinator is busy, and are settled together."""
     return random.Random(f"campaign/{seed}/busy").choice((0.0, 0.02, 0.2, 2.0))  # noqa: S311 - as above
+
+
+def _audit(seed: int) -> bool:
+    """In every fifth federation nothing is kept to make versions again: its updates are compacted at each commit."""
+    return random.Random(f"campaign/{seed}/audit").random() < 0.8  # noqa: S311 - as above
 
 
 def _faults(rng: random.Random) -> FaultPlan:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from coordinator.storage.compaction.moving import UPDATES_KEPT
 from coordinator.storage.database import DATABASE
 from coordinator.storage.files import BLOBS
 from coordinator.storage.postgresql.blobs import arriving
@@ -99,9 +100,15 @@ class DatabaseDisk(Disk[Any]):
         try:
             lead = _lead(self._url)
             try:
-                versions = AUDIT_VERSIONS if self._audit else 1
+                versions, updates = (AUDIT_VERSIONS, UPDATES_KEPT) if self._audit else (1, 1)
                 store = _ObservedDatabase(
-                    self._path, self._url, lead, lock, audit_versions=versions, connect=self._connect_database
+                    self._path,
+                    self._url,
+                    lead,
+                    lock,
+                    audit_versions=versions,
+                    updates_kept=updates,
+                    connect=self._connect_database,
                 )
             except BaseException:
                 lead.release()

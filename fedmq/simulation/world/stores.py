@@ -19,6 +19,7 @@ from coordinator.records import (
 )
 from coordinator.storage import database as coordinator_database
 from coordinator.storage.batches import Batches
+from coordinator.storage.compaction.moving import UPDATES_KEPT
 from coordinator.storage.database import open_database
 from coordinator.storage.sqlite_store import SqliteStore, SqlStore
 from coordinator.storage.store import Commit
@@ -133,11 +134,12 @@ class ObservedStore(Observed, SqliteStore):
         folder: The state folder.
         disk: What it is on.
         ledger: Hears every change.
-        audit: Keep all payloads, so that the end can be recomputed.
+        audit: Keep all payloads, so that the end can be recomputed; else updates are compacted as soon as can be.
     """
 
     def __init__(self, folder: Path, disk: Disk[Any], ledger: Ledger, *, audit: bool) -> None:
-        super().__init__(folder, audit_versions=AUDIT_VERSIONS if audit else 1)
+        versions, updates = (AUDIT_VERSIONS, UPDATES_KEPT) if audit else (1, 1)
+        super().__init__(folder, audit_versions=versions, updates_kept=updates)
         self.observe(disk, ledger)
 
 
