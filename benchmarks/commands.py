@@ -5,17 +5,24 @@ is busy with something else is slower. The least of all turns counts; the first 
 """
 
 import argparse
+import contextlib
 import os
+import random
 import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from benchmarks.page import large_run
 from benchmarks.table import Figure, show
+from coordinator.storage.compaction.blocks import BLOCK_UPDATES_MAX, Entry, Fate, pack
+from coordinator.storage.compaction.moving import UPDATES_KEPT, compact
+from coordinator.storage.database import open_database
+from federation.storage.sql import Readable
 
 NODES, VERSIONS, UPDATES_A_VERSION = 1000, 1000, 100
 TURNS = 5
@@ -39,6 +46,43 @@ def commands(state: Path) -> Mapping[str, Sequence[str]]:
     }
 
 
+def compacted(state: Path) -> list[Figure]:
+    """Compact the run as its coordinator has done at each commit; the bytes that its store has before and after."""
+    with contextlib.closing(open_database(state)) as database:
+        before = _store_bytes(database)
+        head, moved = database.execute("SELECT MAX(version) FROM versions").fetchone()[0], 1
+        began_s, updates = time.process_time(), 0
+        while moved:
+            with database.transaction("compaction"):
+                moved = compact(database, head, updates=UPDATES_KEPT, versions=1)
+            updates += moved
+        spent_s = time.process_time() - began_s
+        database.execute("VACUUM")
+        after = _store_bytes(database)
+    return [
+        Figure(what="store, a row for each update", measured=before / 1e6, bar=None, unit="MB"),
+        Figure(what=f"store, rows for the newest {UPDATES_KEPT:,}", measured=after / 1e6, bar=None, unit="MB"),
+        Figure(what="a compacted update, in its block", measured=_block_bytes(), bar=None, unit="B"),
+        Figure(what="to compact an update", measured=1e6 * spent_s / updates, bar=None, unit="µs"),
+    ]
+
+
+def _block_bytes() -> float:
+    """Bytes for each update of a block, of rounds with nodes drawn at random, of which some come late."""
+    rng = random.Random(0)
+    entries = [
+        Entry(round_id, node, Fate("applied", "none", round_id + 1 + late, late, round_id + late, round_id))
+        for round_id in range(BLOCK_UPDATES_MAX // UPDATES_A_VERSION)
+        for node, late in ((node, rng.choice((0, 0, 0, 1, 2))) for node in rng.sample(range(NODES), UPDATES_A_VERSION))
+    ]
+    return sum(map(len, pack(entries).values())) / len(entries)
+
+
+def _store_bytes(database: Readable) -> float:
+    pages, size = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+    return float(pages * size)
+
+
 def cpu_s(arguments: Sequence[str]) -> float:
     """Processor time of one interpreter, in seconds.
 
@@ -53,13 +97,19 @@ def cpu_s(arguments: Sequence[str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def figures(state: Path, turns: int) -> list[Figure]:
-    """The least processor time of each command."""
-    told = commands(state)
+def figures(state: Path, turns: int, names: Sequence[str] = ()) -> list[Figure]:
+    """The least processor time of each command, or of those of these names, which have no bar."""
+    told = {name: words for name, words in commands(state).items() if not names or name in names}
     spent = {name: min(times) for name, times in zip(told, zip(*_turns(told, turns), strict=True), strict=True)}
     numpy_s = spent["one that imports numpy"]
     return [
-        Figure(what=name, measured=least, bar=BARS.get(name), unit="s", note=f"{least / numpy_s:.1f} times numpy")
+        Figure(
+            what=f"{name}, a row for each update" if names else name,
+            measured=least,
+            bar=None if names else BARS.get(name),
+            unit="s",
+            note=f"{least / numpy_s:.1f} times numpy",
+        )
         for name, least in spent.items()
     ]
 
@@ -76,7 +126,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         large_run(Path(folder), NODES, VERSIONS, UPDATES_A_VERSION)
-        found = figures(Path(folder) / "coordinator", options.turns)
+        state = Path(folder) / "coordinator"
+        before = figures(state, 1, ["an interpreter", "one that imports numpy", "coordinator status --json"])
+        found = [*before, *compacted(state), *figures(state, options.turns)]
     title = f"commands that only look: {NODES:,} nodes, {VERSIONS:,} versions, {VERSIONS * UPDATES_A_VERSION:,} updates"
     sys.exit(0 if show(title, found, as_json=options.as_json, skipped={}) else 1)
 

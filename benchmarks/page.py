@@ -124,14 +124,17 @@ def large_run(folder: Path, nodes: int, versions: int, updates_a_version: int = 
     with contextlib.closing(database), database:
         _repeat(database, "versions", "version", 2, versions, {"wall_s": "0.5"})
         names = ", ".join(
-            column for column in _columns(database, "updates") if column not in {"seq", "update_id", "node", "version"}
+            column
+            for column in _columns(database, "updates")
+            if column not in {"seq", "update_id", "node", "round", "version", "judged_at"}
         )
         database.execute(
-            f"INSERT INTO updates (update_id, node, version, {names})"  # noqa: S608 - our own names
-            " WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
-            f" SELECT printf('x%08d', n.i), printf('node-%05d', (n.i * 7919) % ?), 3 + n.i / ?, {names}"
-            " FROM n, (SELECT * FROM updates WHERE status = 'applied' LIMIT 1)",
-            (versions * updates_a_version, nodes, updates_a_version),
+            f"INSERT INTO updates (update_id, node, round, version, judged_at, {names})"  # noqa: S608 - our own names
+            " WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < :updates)"
+            " SELECT printf('%d-node-%05d', 3 + n.i / :each, (n.i * 7919) % :nodes),"
+            " printf('node-%05d', (n.i * 7919) % :nodes), 3 + n.i / :each, 3 + n.i / :each, 2 + n.i / :each,"
+            f" {names} FROM n, (SELECT * FROM updates WHERE status = 'applied' LIMIT 1)",
+            {"updates": versions * updates_a_version - 1, "nodes": nodes, "each": updates_a_version},
         )
         database.execute(
             "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
