@@ -1,12 +1,18 @@
-"""The pages about the code name files and folders that exist."""
+"""The pages about the code name files and folders that exist, and the page of the rooms names all of them."""
 
 import re
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
+ARCHITECTURE = ROOT / "docs" / "explanation" / "architecture.md"
+PACKAGES = ("coordinator", "edge_node", "sum_helper", "site_gateway", "federation", "fedmq", "compression/update_codec")
 PAGES = (
     ROOT / "CONTRIBUTING.md",
-    ROOT / "docs" / "explanation" / "architecture.md",
+    ARCHITECTURE,
     *sorted((ROOT / "docs" / "adr").glob("*.md")),
 )
 FOLDERS = frozenset(path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -42,9 +48,38 @@ def test_every_path_on_the_pages_about_the_code_exists() -> None:
 
 
 def test_the_pages_name_many_paths() -> None:
-    architecture = (ROOT / "docs" / "explanation" / "architecture.md").read_text("utf-8")
+    architecture = ARCHITECTURE.read_text("utf-8")
     assert len(named(outside_blocks(architecture))) > 100
     assert len(linked(outside_blocks(architecture))) > 3
+
+
+def rooms() -> Iterator[str]:
+    """Folders with modules that stand in a package, or in one of its rooms that has rooms of its own."""
+    for package in (*PACKAGES, "federation/tasks", "fedmq/simulation"):
+        yield from (f"{package}/{one.parent.name}/" for one in sorted((ROOT / package).glob("*/__init__.py")))
+
+
+def test_the_page_says_what_every_room_is_for() -> None:
+    told = set(re.findall(r"^\| `([\w/]+/)` \|", ARCHITECTURE.read_text("utf-8"), re.MULTILINE))
+    assert [room for room in rooms() if room not in told] == []
+
+
+@pytest.mark.parametrize("package", ["coordinator", "edge_node", "sum_helper", "site_gateway"])
+def test_the_page_draws_the_layers_that_are_checked(package: str) -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    checked = next(each["layers"] for each in contracts if each.get("containers") == [package])
+    assert drawn(package) == [layer.replace(" | ", " │ ") for layer in checked]
+
+
+def drawn(package: str) -> list[str]:
+    """The column of a package in the page's drawings."""
+    for block in re.findall(r"^```\n(.*?)^```$", ARCHITECTURE.read_text("utf-8"), re.MULTILINE | re.DOTALL):
+        head, *lines = block.splitlines()
+        if re.fullmatch(r" \w+ +\w+", head) and package in head.split():
+            start = head.index(package)
+            cells = (re.split(" {2,}", line[start:])[0].strip() for line in lines)
+            return [cell for cell in cells if cell]
+    raise AssertionError(f"{package} is not drawn")
 
 
 def test_a_wrong_path_would_be_noticed() -> None:
