@@ -33,18 +33,30 @@ class Browser:
     """One tab.
 
     Attributes:
+        pid: The browser's process.
         requests: Addresses that it has asked for.
         complaints: Errors and warnings of its console, exceptions and violated policies.
     """
 
-    def __init__(self, write: int, read: int) -> None:
+    def __init__(self, write: int, read: int, pid: int) -> None:
+        self.pid = pid
         self._write, self._read = write, os.fdopen(read, "rb", buffering=0)
         self._rest, self._number = b"", 0
-        self._session = ""
+        self._session = self._context = ""
         self.requests: list[str] = []
         self.complaints: list[str] = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.renew()
+
+    def renew(self) -> None:
+        """Become another tab, with an empty profile; what the one before has asked for and complained of is gone."""
+        self._session, before = "", self._context
+        self._context = self.call("Target.createBrowserContext")["browserContextId"]
+        if before:
+            self.call("Target.disposeBrowserContext", browserContextId=before)
+        target = self.call("Target.createTarget", url="about:blank", browserContextId=self._context)["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.requests.clear()
+        self.complaints.clear()
         for domain in ("Page", "Runtime", "Log", "Network", "Audits"):
             self.call(f"{domain}.enable")
 
@@ -62,7 +74,8 @@ class Browser:
                     raise RuntimeError(f"{method}: {message['error']}")
                 found: Mapping[str, Any] = message["result"]
                 return found
-            self._hear(message)
+            if message.get("sessionId") == self._session:
+                self._hear(message)
 
     def close(self) -> None:
         """Close the pipe, which ends the browser."""
@@ -160,7 +173,7 @@ def browser(profile: Path) -> Iterator[Browser]:
         os.close(theirs_in)
         os.close(theirs_out)
         try:
-            with contextlib.closing(Browser(ours_out, ours_in)) as made:
+            with contextlib.closing(Browser(ours_out, ours_in, process.pid)) as made:
                 yield made
         finally:
             process.terminate()

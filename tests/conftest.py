@@ -25,6 +25,8 @@ _DATA_DEFAULT = Path(__file__).parents[2] / "shared" / "data"
 _LEAVE_WAIT_S = 5.0
 HELPERS: set[int] = set()
 """Process ids of children that live as long as we do."""
+FAMILIES: set[int] = set()
+"""Of those that outlive a test, as a browser does, with children of their own that come and go."""
 
 # What these two measure is how busy the machine is: timings are benchmarks here, not tests.
 EXAMPLES = int(os.environ.get("FEDMQ_EXAMPLES", "25"))
@@ -103,6 +105,12 @@ def warm_process() -> Iterator[WarmProcess]:
     HELPERS.clear()
 
 
+@pytest.fixture(scope="session")
+def families() -> set[int]:
+    """Where a fixture that outlives a test names the process it has started: its children are not left over."""
+    return FAMILIES
+
+
 @pytest.fixture
 def programs_start_warm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """``python -m coordinator`` and ``python -m edge_node`` are forked, but where a person's start is the test."""
@@ -142,8 +150,13 @@ def _has_family(pid: int) -> bool:
 
 
 def _is_helper(child: psutil.Process) -> bool:
-    """What lives as long as we do, by design: the warm process, and the resource tracker of `multiprocessing`."""
-    return child.pid in HELPERS or "multiprocessing.resource_tracker" in _describe(child)
+    """What lives as long as we do, by design: the warm process, the resource tracker of `multiprocessing`, a family."""
+    if child.pid in HELPERS or "multiprocessing.resource_tracker" in _describe(child):
+        return True
+    try:
+        return bool(FAMILIES) and not FAMILIES.isdisjoint(one.pid for one in (child, *child.parents()))
+    except psutil.Error:
+        return False  # it has just ended
 
 
 def _describe(child: psutil.Process) -> str:

@@ -104,11 +104,21 @@ def address(state: Path) -> Iterator[str]:
         yield found
 
 
-@pytest.fixture
-def tab(tmp_path: Path) -> Iterator[Browser]:
-    with browser(tmp_path / "profile") as made:
-        made.screen(1280, 900)
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory, families: set[int]) -> Iterator[Browser]:
+    """Started once: that takes longer than all that is looked at."""
+    with browser(tmp_path_factory.mktemp("profile")) as made:
+        families.add(made.pid)
         yield made
+        families.remove(made.pid)
+
+
+@pytest.fixture
+def tab(chromium: Browser) -> Browser:
+    """A tab of its own for each test, with an empty profile."""
+    chromium.renew()
+    chromium.screen(1280, 900)
+    return chromium
 
 
 def test_it_asks_nobody_else_and_nothing_is_complained_of(tab: Browser, address: str) -> None:
