@@ -141,6 +141,7 @@ def save_figure(figure: "Figure", folder: Path, name: str) -> list[Path]:
             # A name may have letters that the font has not.
             warnings.filterwarnings("ignore", message="Glyph")
             figure.savefig(paths[0], dpi=DOTS_PER_INCH, metadata={"Software": None})
+            figure.set_layout_engine("none")  # all is in its place now, and stays there in the other file
             figure.savefig(paths[1], metadata={"Date": None})
     except OSError as error:
         raise StorageError(f"pictures cannot be written to {folder}: {error}") from error

@@ -31,6 +31,8 @@ from federation.tasks import TorchTask
 from federation.tasks.builtin.digits import build, digits
 from tests.rigs.trained_digits import CONTEXT, digit_file, digits_store, trained
 
+pytestmark = pytest.mark.xdist_group("export")
+
 DIGITS = TaskSource(name="digits")
 
 

@@ -20,32 +20,39 @@ from federation.protocol.messages import NodeState, Presence
 from federation.types import Incarnation, ModelVersion, NodeId
 from tests.rigs.model_values import arrived, committer, initialised, update
 
+pytestmark = pytest.mark.xdist_group("run report")
+
 EVIL = "<script>alert(1)</script>"
 NOW = dt.datetime(2026, 1, 2, 3, 4, tzinfo=dt.UTC)
 
 
-@pytest.fixture
-def state(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two versions; a node with a hostile name was lost after the first, and refused messages are named after it."""
-    store = SqliteStore(tmp_path / "state")
+    folder = tmp_path_factory.mktemp("run") / "state"
+    store = SqliteStore(folder)
     initialised(store)
     for version, node in ((1, EVIL), (2, "pump")):
         one = arrived(node, update(float(version)), round_id=version - 1)
         store.save_update(one.record, one.payload)
         committer(store).commit([one.member], "full", Figures(wall_s=90.0, bytes_up=100, bytes_down=40))
         store.save_evaluation(ModelVersion(version), {"accuracy": 0.4 * version})
-    file = PresenceFile(tmp_path / "state", store.run, lambda: 0.0)
+    file = PresenceFile(folder, store.run, lambda: 0.0)
     for presence in (Presence.ONLINE, Presence.LOST):
         told = NodeState(presence=presence, incarnation=Incarnation(1), protocol_min=1, protocol_max=1)
         file.see(NodeStateReceived(node=NodeId(EVIL), state=told))
     file.write(lambda: 1)
-    (tmp_path / "state" / STATUS).write_text(json.dumps({"incidents": {EVIL: {"bad_signature": 2}}, "sealed": True}))
+    (folder / STATUS).write_text(json.dumps({"incidents": {EVIL: {"bad_signature": 2}}, "sealed": True}))
     store.close()
-    return tmp_path / "state"
+    return folder
 
 
-def test_it_says_what_happened(state: Path) -> None:
-    text = report_text(state, NOW)
+@pytest.fixture(scope="module")
+def text(state: Path) -> str:
+    return report_text(state, NOW)
+
+
+def test_it_says_what_happened(text: str) -> None:
     assert "2 of 2 nodes trained one model together: 2 versions in 3.0 minutes." in text
     assert "Its accuracy was 40.00% at version 1 and 80.00% at version 2." in text
     assert "1970-01-01 00:00:00 UTC, at version 1: &lt;script&gt;alert(1)&lt;/script&gt; was lost" in text
@@ -55,8 +62,7 @@ def test_it_says_what_happened(state: Path) -> None:
     assert text.count("data:image/svg+xml;base64,") >= 3
 
 
-def test_nothing_in_it_is_run_or_fetched(state: Path) -> None:
-    text = report_text(state, NOW)
+def test_nothing_in_it_is_run_or_fetched(text: str) -> None:
     assert "<script" not in text
     assert "default-src 'none'" in text
     assert re.findall(r"(?:src|href)=\"(?!data:)", text) == []

@@ -27,6 +27,12 @@ from tests.rigs.model_values import arrived, committer, initialised, update
 from tests.rigs.run_values import report, written
 
 
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How fine the pixels are is nothing that is tested here, and most of the work."""
+    monkeypatch.setattr("coordinator.artifacts.plots.canvas.DOTS_PER_INCH", 50)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[SqliteStore]:
     """Two versions, the second of which was evaluated."""
@@ -155,7 +161,18 @@ def test_a_comparison_says_what_the_target_took() -> None:
     assert comparison_row(never)["target_version"] is None
 
 
-def test_the_commands_print_tables_json_and_files(tmp_path: Path) -> None:
+def not_drawn(_figure: object, folder: Path, name: str) -> list[Path]:
+    """Files without pictures in them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
+    for path in paths:
+        path.write_bytes(b"")
+    return paths
+
+
+def test_the_commands_print_tables_json_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures themselves are the matter of test_pictures.py."""
+    monkeypatch.setattr("coordinator.artifacts.plots.gallery.save_figure", not_drawn)
     paths = [str(written(tmp_path / f"{name}.json", report(3, 12, seed=len(name)))) for name in ("fast", "slow-one")]
     runner = CliRunner()
     app = make_app(["compare"])
