@@ -2,7 +2,11 @@
 
 import ast
 
-from tests.rigs.source_tree import files, shown, tree
+import pytest
+
+from tests.rigs.source_tree import files, nodes, shown, tree
+
+pytestmark = pytest.mark.xdist_group("source")
 
 WALL_CLOCKS = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}
 
@@ -37,7 +41,7 @@ def readers() -> set[str]:
     """Files that call a wall clock, by name or through its module."""
     found = set()
     for path in files():
-        for node in ast.walk(tree(path)):
+        for node in nodes(tree(path)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 owner = node.func.value
                 name = (

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
-from tests.rigs.source_tree import ROOT, files, shown, tree
+from tests.rigs.source_tree import ROOT, files, nodes, shown, tree
+
+pytestmark = pytest.mark.xdist_group("source")
 
 UNSAFE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 
@@ -14,7 +16,7 @@ UNSAFE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "mars
 def imported(parsed: ast.AST) -> set[str]:
     """The top-level packages that a module imports, wherever the import stands."""
     names: set[str] = set()
-    for node in ast.walk(parsed):
+    for node in nodes(parsed):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -24,7 +26,7 @@ def imported(parsed: ast.AST) -> set[str]:
 
 def unsafe_calls(parsed: ast.AST) -> set[str]:
     """Calls that would run what they read: ``torch.load``, and numpy's ``allow_pickle``."""
-    calls = [node for node in ast.walk(parsed) if isinstance(node, ast.Call)]
+    calls = [node for node in nodes(parsed) if isinstance(node, ast.Call)]
     loads = {ast.unparse(call.func) for call in calls} & {"torch.load", "torch.jit.load"}
     pickled = {ast.unparse(call) for call in calls for word in call.keywords if word.arg == "allow_pickle"}
     return loads | {call for call in pickled if "allow_pickle=False" not in call}

@@ -7,8 +7,12 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import PurePosixPath
 
+import pytest
+
 from coordinator.cli import LAZY_COMMANDS
 from tests.rigs.source_tree import UNCOUNTED, Imports, file_of, files, imports, room_of, shown, tree
+
+pytestmark = pytest.mark.xdist_group("source")
 
 MODULES_MAX = 20
 """Modules of one room; its ``__init__`` and ``__main__`` are not counted, in no law of this file."""

@@ -4,7 +4,11 @@ import ast
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from tests.rigs.source_tree import PACKAGES, files, shown, tree
+import pytest
+
+from tests.rigs.source_tree import PACKAGES, files, nodes, shown, tree
+
+pytestmark = pytest.mark.xdist_group("source")
 
 FILES = files(*PACKAGES, "benchmarks")
 FILE_LINES_MAX = 400
@@ -21,7 +25,7 @@ def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 def bodies(name: str, parsed: ast.Module) -> dict[str, int]:
     """The body length of every function of a file."""
-    functions = [node for node in ast.walk(parsed) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    functions = [node for node in nodes(parsed) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     return {f"{name}:{one.lineno} {one.name}": body_lines(one) for one in functions}
 
 

@@ -3,8 +3,13 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 
-from tests.rigs.source_tree import files, shown, tree
+import pytest
+
+from tests.rigs.source_tree import files, nodes, shown, tree
+
+pytestmark = pytest.mark.xdist_group("source")
 
 ROOMS = (
     "federation/storage/",
@@ -47,7 +52,7 @@ def sources() -> Iterator[tuple[str, ast.AST]]:
 def imported(tree: ast.AST) -> set[str]:
     """Every module that is imported, wherever the import stands."""
     found = set()
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -57,17 +62,19 @@ def imported(tree: ast.AST) -> set[str]:
 
 def statements(tree: ast.AST) -> list[str]:
     """The texts that are SQL; of a text with gaps, its parts."""
-    texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    texts = (node.value for node in nodes(tree) if isinstance(node, ast.Constant))
     return [text for text in texts if isinstance(text, str) and SQL.search(text)]
 
 
-def calls(tree: ast.AST) -> set[str]:
-    return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+@cache
+def calls(tree: ast.AST) -> frozenset[str]:
+    """What is called, as it is written."""
+    return frozenset(ast.unparse(node.func) for node in nodes(tree) if isinstance(node, ast.Call))
 
 
 def test_one_module_opens_sqlite_and_one_locks() -> None:
-    found = {module: {name for name, tree in sources() if module in imported(tree)} for module in MAY_IMPORT}
-    assert found == MAY_IMPORT
+    every = {name: imported(tree) for name, tree in sources()}
+    assert {module: {name for name, found in every.items() if module in found} for module in MAY_IMPORT} == MAY_IMPORT
 
 
 def test_one_module_waits_for_the_disk_with_each_kind_of_file() -> None:

@@ -31,6 +31,12 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@cache
+def nodes(of: ast.AST) -> tuple[ast.AST, ...]:
+    """All nodes of a tree, and the tree."""
+    return tuple(ast.walk(of))
+
+
 def shown(path: Path) -> str:
     """A file as people name it: its path in the repository."""
     return str(path.relative_to(ROOT))
@@ -49,7 +55,7 @@ def imports() -> Imports:
 
 def dotted_paths(of: ast.AST) -> set[str]:
     """Strings that look like the path of a module, with or without a name behind it: ``a.b`` or ``a.b:c``."""
-    strings = {node.value for node in ast.walk(of) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    strings = {node.value for node in nodes(of) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     return {text.partition(":")[0] for text in strings if re.fullmatch(r"\w+(\.\w+)+(:\w+)?", text)}
 
 
