@@ -9,6 +9,7 @@ from federation.testing import BrokerSettings
 from fedmq.simulation.protocol.federation import Simulation, quiet_log
 from fedmq.simulation.protocol.scenario import Outcome, Scenario
 from fedmq.simulation.world.faults import FaultPlan
+from tests.rigs import repetitions
 from tests.rigs.small_federation import CRASHES, ENGINE, small_scenario
 
 STINGY = BrokerSettings(retained_to_wildcards=False)
@@ -27,7 +28,7 @@ def run(wanted: Scenario) -> Outcome:
         return Simulation(wanted).run()
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", repetitions.of(range(8), few=(0, 1)))
 def test_a_federation_comes_to_its_end_and_loses_nothing_through_crashes_of_both_roles(seed: int) -> None:
     """FED-86."""
     outcome = run(scenario(seed, named_chunks_max=2))

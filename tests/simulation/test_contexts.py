@@ -12,6 +12,7 @@ from federation.protocol.messages import Reason, ReceiptStatus
 from federation.tasks.registry import default_settings
 from fedmq.simulation.protocol.federation import Simulation, quiet_log
 from fedmq.simulation.protocol.scenario import Outcome
+from tests.rigs import repetitions
 from tests.rigs.small_federation import CRASHES, ENGINE, small_scenario
 from update_codec import CodecSpec
 from update_codec.partition import Partition
@@ -36,7 +37,7 @@ def simulated(codec: str = CODEC, *, contexts: int, seed: int = 3) -> tuple[Simu
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [3, 4, 5])
+@pytest.mark.parametrize("seed", repetitions.of((3, 4, 5), few=(3,)))
 def test_updates_with_and_without_a_context_make_versions_that_can_be_made_again(seed: int) -> None:
     """I7 replays every version from the stored frames; only what a crash lets a node train twice is refused."""
     simulation, outcome, with_context = simulated(contexts=12, seed=seed)

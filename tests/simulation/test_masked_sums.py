@@ -11,9 +11,13 @@ from fedmq.simulation.protocol.scenario import Outcome, Scenario
 from fedmq.simulation.world.faults import FaultPlan
 from sum_helper.runtime.executor import HelperExecutor
 from sum_helper.storage.store import HelperStore
+from tests.rigs import repetitions
+from tests.rigs.small_federation import unsaid
 
 SEEDS = (0, 1, 2, 4, 6, 8, 15, 23, 26, 308)
 """Among them those that first showed a silent helper, stranded terms, a lost word, a helper that dies within a sum."""
+FEW = (1, 4)
+"""Those in which each kind of fault happens."""
 
 
 def run(scenario: Scenario) -> Outcome:
@@ -28,7 +32,8 @@ def test_no_invariant_is_violated() -> None:
     kinds = ("helper_crashes", "sums", "restores", "coordinator_crashes", "node_crashes", "broker_crashes", "dropped")
     totals = dict.fromkeys(kinds, 0)
     gone = 0
-    for seed in SEEDS:
+    seeds = repetitions.of(SEEDS, few=FEW)
+    for seed in seeds:
         outcome, tail = run_seed(seed, masked=True)
         assert not outcome.violations, "\n".join([*tail, *outcome.violations, f"seed {seed} masked"])
         plan = random_masked_scenario(seed).masked
@@ -36,12 +41,12 @@ def test_no_invariant_is_violated() -> None:
         for name in totals:
             totals[name] += getattr(outcome, name)
     assert all(totals.values()), f"a kind of fault never happened: {totals}"
-    assert gone > len(SEEDS) / 2
+    assert gone > len(seeds) / 2
 
 
 def test_the_same_seed_has_the_same_bytes() -> None:
     """Seeds, keys, boxes and what helpers draw come of the seed, too."""
-    first, again = (run_seed(1, masked=True)[0].transcript for _ in range(2))
+    first, again = (run_seed(6, masked=True)[0].transcript for _ in range(2))
     assert first == again
 
 
@@ -63,13 +68,13 @@ def test_without_a_bug_there_is_no_violation() -> None:
 
 def test_a_helper_that_speaks_before_it_has_saved_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HelperStore, "sync", lambda _self: None)
-    assert "save, then say: helper-" in violations(quiet())
+    assert not unsaid(["save, then say: helper-"], [quiet()])
 
 
 def test_a_sum_without_one_of_its_members_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = HelperStore.seeds
     monkeypatch.setattr(HelperStore, "seeds", lambda self, tickets, number: whole(self, tickets, number)[1:])
-    assert "honest work was refused" in violations(replace(quiet(), patience_s=10.0, faults_s=30.0))
+    assert not unsaid(["honest work was refused"], [replace(quiet(), patience_s=10.0, faults_s=30.0)])
 
 
 def test_a_helper_that_is_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from federation.storage.sealing_keys import Group
 from fedmq.simulation.protocol.federation import Simulation, quiet_log
 from fedmq.simulation.protocol.scenario import Outcome, Scenario
 from fedmq.simulation.world.faults import FaultPlan
-from tests.rigs.small_federation import ENGINE, small_scenario
+from tests.rigs import repetitions
+from tests.rigs.small_federation import ENGINE, small_scenario, unsaid
 
 SEALED = replace(ENGINE, signed=True, sealed=True, versions=10, interval_min_s=20.0, max_staleness=3)
 FAULTS = FaultPlan(
@@ -41,7 +42,7 @@ def ran(made: Scenario) -> tuple[Outcome, Simulation]:
     return outcome, simulation
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", repetitions.of(range(4), few=(0, 1)))
 def test_nothing_readable_leaves_and_the_run_goes_on(seed: int) -> None:
     outcome, simulation = ran(scenario(seed))
     assert outcome.violations == ()
@@ -69,8 +70,7 @@ BROKEN = {
 @pytest.mark.parametrize("told", BROKEN)
 def test_the_witness_finds_what_must_not_be(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(*BROKEN[told])
-    found = "\n".join(line for seed in (0, 2) for line in ran(scenario(seed, faults=FaultPlan()))[0].violations)
-    assert told in found
+    assert not unsaid([told], (scenario(seed, faults=FaultPlan()) for seed in (0, 2)))
 
 
 def test_a_group_key_that_stays_the_same_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,5 +82,4 @@ def test_a_group_key_that_stays_the_same_is_found(monkeypatch: pytest.MonkeyPatc
         return made.model_copy(update={"secret": groups[-1].secret}) if groups else made
 
     monkeypatch.setattr(sealing.CoordinatorSealing, "_new_group", same)
-    found = "\n".join(line for seed in (0, 2) for line in ran(scenario(seed, faults=FaultPlan()))[0].violations)
-    assert "which was shut out after version" in found
+    assert not unsaid(["which was shut out after version"], (scenario(seed, faults=FaultPlan()) for seed in (0, 2)))

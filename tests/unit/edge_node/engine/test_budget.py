@@ -13,6 +13,7 @@ from edge_node.engine.settings import NodeSettings, TrainBounds
 from federation.privacy.budget import epsilon_of, greatest, merged, turn_of
 from federation.protocol.messages import Rebirth, RoundAnnouncement, TrainSettings
 from federation.types import ExamplePrivacy, NodeId, RunId, SampledSteps
+from tests.rigs import repetitions
 from tests.rigs.node_rig import RUN, Script, announcement, holding, result
 
 PRIVACY = ExamplePrivacy(clip=1.0, noise=1.0, sampling_rate=0.1, epsilon=3.0, delta=1e-5)
@@ -160,16 +161,17 @@ class History:
 
 
 def test_no_history_releases_more_than_the_budget() -> None:
-    """FED-180 to FED-184, 10,000 random histories."""
+    """FED-180 to FED-184, random histories: 2,000 in `make test`, 10,000 in `make coverage`."""
     random, spent = Random(1), 0
     budgets = [(noise, epsilon) for noise in (0.8, 1.5, 4.0) for epsilon in (1.0, 2.5, 6.0)]
-    for _ in range(10_000):
+    histories = repetitions.of(range(10_000), few=range(2_000))
+    for _ in histories:
         noise, epsilon = random.choice(budgets)
         privacy = replace(PRIVACY, noise=noise, epsilon=epsilon)
         released = History(random, privacy).run()
         assert epsilon_of(released, privacy.delta) <= epsilon
         spent += len(released)
-    assert spent > 5_000, "the histories are not about nothing"
+    assert spent > len(histories) / 2, "the histories are not about nothing"
 
 
 # --- in the machine -------------------------------------------------------------------------------------------------

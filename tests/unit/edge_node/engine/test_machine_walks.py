@@ -6,6 +6,7 @@ import pytest
 
 from edge_node.records import RecoveredNode
 from federation.protocol.messages import Presence, ReceiptStatus
+from tests.rigs import repetitions
 from tests.rigs.node_rig import entry, holding
 from tests.unit.edge_node.engine.test_machine_properties import Life
 
@@ -73,7 +74,7 @@ def _settle(life: Life, rng: Random) -> None:
         life.grant_arrives(which=rng.randrange(9), arrived=rng.randrange(16), window=2)
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", repetitions.of(range(100), few=range(25)))
 def test_a_random_walk_says_nothing_unsaved_and_saves_nothing_twice(seed: int) -> None:
     """FED-27, FED-37, FED-41, FED-50, also where a stopped process finds a deadline and an event at one moment."""
     world = walk(seed).world
