@@ -5,12 +5,14 @@ import queue
 import random
 import secrets
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from coordinator.app import coordinator_trust
 from coordinator.config.settings import committer_settings, engine_settings
 from coordinator.engine.events import StopRequested
 from coordinator.engine.settings import EngineSettings
+from coordinator.global_model.sums import SiteClaims, sum_bytes_max
 from coordinator.global_model.update_checks import check_update
 from coordinator.monitoring.presence_file import PresenceFile
 from coordinator.monitoring.state_files import StatusFile, StoppingRule, read_incidents
@@ -57,6 +59,7 @@ from site_gateway.runtime.following import Follower, SiteTask, site_model
 from site_gateway.runtime.inbound import Side, SideInbox, Translator
 from site_gateway.runtime.reporting import SiteWatch
 from site_gateway.storage.store import SiteStore
+from update_codec import Manifest
 
 __all__ = ["run_gateway", "site_folder"]
 
@@ -295,7 +298,7 @@ def _below(
     recovered = store.recovered_site(recent=engine.max_staleness + 1)
     follower = Follower(store, recovered.head, committer_settings(config), above.held_model)
     recovered = replace(recovered, head=follower.repair(store) or follower.head)
-    engine = replace(engine, payload_bytes_max=engine.payload_bytes_max or follower.manifest.frame_bytes_max)
+    engine = replace(engine, payload_bytes_max=engine.payload_bytes_max or _frame_bytes_max(engine, follower.manifest))
     start = Start(1 + secrets.randbelow(2**64 - 1))
     will = coordinator_will(Writer(topics, trust.signer), store.run, store.epoch, start)
     connections = open_connections(config, broker_address(config.broker), will, inbox, follower.manifest)
@@ -312,7 +315,7 @@ def _below(
         now=MonotonicClock().now,
         say=lambda event, fields: write_fields(get_log("gateway").info, event, fields),
         update_norm_max=config.limits.update_norm_max,
-        check=check_update,
+        check=partial(check_update, sites=SiteClaims(engine.gateways, engine.num_examples_max)),
         signer=trust.signer,
         sealing=CoordinatorSealing(
             topics, (store.run, store.epoch), store.folder, config.privacy.sealing, trust.signer
@@ -320,7 +323,7 @@ def _below(
         blame=incidents.count,
         passing=commits.passing,
     )
-    executor = SiteExecutor(parts, store)
+    executor = SiteExecutor(parts, store, engine.num_examples_max)
     inbound = _site_inbound(topics, store, executor, trust, incidents, connections)
     machine = SiteMachine(
         engine,
@@ -339,6 +342,11 @@ def _below(
         incidents=incidents,
     )
     return made, engine
+
+
+def _frame_bytes_max(engine: EngineSettings, manifest: Manifest) -> int:
+    """The largest update that is honest: a node's, or the sum of a gateway below."""
+    return max(manifest.frame_bytes_max, sum_bytes_max(manifest) if engine.gateways else 0)
 
 
 def _site_inbound(

@@ -10,7 +10,9 @@ import coordinator.config.sections as below
 import edge_node.config as above
 from federation.config import LogSection, PositiveSeconds, Section, load_config
 from federation.errors import ConfigError
+from federation.types import NodeId
 from site_gateway.runtime.uplink import Form
+from update_codec.limits import MEMBERS_MAX
 
 __all__ = ["ABOVE", "BELOW", "CONFIG_FILE", "GatewayConfig", "GatewaySettings", "read_config"]
 
@@ -28,9 +30,10 @@ class GatewaySection(Section):
         form: ``exact`` sends the integers of the site's sum, and the result is that of a federation without gateways;
             ``mean`` codes their mean once more, as small as one node's update.
         find_s: How long a first start looks for the run above, in seconds.
-        members_max: As ``gateways.members_max`` of the coordinator above says of this gateway. While that cannot be
-            reached the site goes on training from the version that it has, as long as all updates fit one sum of so
-            many; 0 trains once and waits.
+        members_max: As ``gateways.members_max`` of the coordinator above says of this gateway; whoever is behind
+            gateways below it counts, too. No sum has more. While that coordinator cannot be reached the site goes on
+            training from the version that it has, as long as all updates fit one sum of so many; 0 trains once and
+            waits, and leaves it to the coordinator above to refuse a sum of too many.
     """
 
     form: Form = Form.EXACT
@@ -81,6 +84,19 @@ def read_config(folder: Path, flags: Mapping[str, object], environ: Mapping[str,
         raise ConfigError("task.name", f"{why}: they are one", source=BELOW)
     if (site.round.max_staleness or 0) > 0 or site.round.buffer is not None:
         raise ConfigError("round.buffer", "a site answers each order with one sum: leave it out", source=BELOW)
+    _check_caps(own.gateway, site.gateways.caps)
     if site.privacy.masked:
         raise ConfigError("privacy.masked", "masked sums do not pass through a gateway", source=BELOW)
     return GatewaySettings(own=own, above=node, below=site)
+
+
+def _check_caps(own: GatewaySection, below: Mapping[NodeId, int]) -> None:
+    """The gateways below speak for no more nodes than this one may.
+
+    Raises:
+        ConfigError: They do.
+    """
+    together, most = sum(below.values()), own.members_max or MEMBERS_MAX
+    if together > most:
+        why = f"they may speak for {together} nodes, and this gateway for {most} (gateway.members_max)"
+        raise ConfigError("gateways.members_max", f"{why}: raise that here and above, or lower these", source=BELOW)

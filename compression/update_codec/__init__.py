@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from update_codec.masking import Masked, MaskedSum, read_masked
     from update_codec.segments import SegmentInfo
     from update_codec.spec import PROFILES, CodecSpec
-    from update_codec.sums import Sums, inspect_sum, is_sum, read_sum, sum_frame
+    from update_codec.sums import Sums, inspect_sum, is_sum, read_members, read_sum, sum_frame
     from update_codec.vectors import Vectors
 
 __all__ = [
@@ -97,6 +97,7 @@ __all__ = [
     "iter_chunks",
     "moving_average",
     "read_masked",
+    "read_members",
     "read_sum",
     "sum_frame",
 ]
@@ -113,7 +114,7 @@ _WHERE = {
     "masking": "Masked MaskedSum read_masked",
     "segments": "SegmentInfo",
     "spec": "PROFILES CodecSpec",
-    "sums": "Sums inspect_sum is_sum read_sum sum_frame",
+    "sums": "Sums inspect_sum is_sum read_members read_sum sum_frame",
     "vectors": "Vectors",
 }
 """What is imported when it is first asked for: a codec's name alone costs no arrays. All other names are errors."""

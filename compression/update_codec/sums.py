@@ -19,7 +19,17 @@ from update_codec.manifest import Manifest
 from update_codec.segments import Tag, check_header
 from update_codec.spec import CodecSpec, Kind
 
-__all__ = ["SCALE_BITS", "SUM_MAX", "WEIGHT_BITS", "Sums", "inspect_sum", "is_sum", "read_sum", "sum_frame"]
+__all__ = [
+    "SCALE_BITS",
+    "SUM_MAX",
+    "WEIGHT_BITS",
+    "Sums",
+    "inspect_sum",
+    "is_sum",
+    "read_members",
+    "read_sum",
+    "sum_frame",
+]
 
 SCALE_BITS: Final = 32
 WEIGHT_BITS: Final = 20
@@ -96,12 +106,7 @@ def read_sum(frame: bytes, manifest: Manifest) -> Sums:
     Raises:
         FrameError: a subclass, if the bytes are not exactly one valid sum for `manifest`.
     """
-    header, cursor = open_frame(frame, manifest.digest)
-    check_header(header)
-    if header.kind != Kind.SUM:
-        raise SummedFrame("the frame is no sum")
-    _expect(cursor, Tag.TOTALS)
-    members = cursor.number(MEMBERS_MAX)
+    header, cursor, members = _begun(frame, manifest)
     weight = int.from_bytes(cursor.take(_WEIGHT_BYTES), "little")
     if not members or not weight:
         raise HeaderError("a sum of nothing")
@@ -115,6 +120,15 @@ def read_sum(frame: bytes, manifest: Manifest) -> Sums:
     if max(_abs_max(parameters), _abs_max(statistics)) >= SUM_MAX:
         raise HeaderError("a sum leaves no room for another one")
     return Sums(parameters=parameters, statistics=statistics, counters=counters, weight=weight, members=members)
+
+
+def read_members(frame: bytes, manifest: Manifest) -> int:
+    """How many updates are in a sum, by its own word; the sums themselves are not read.
+
+    Raises:
+        FrameError: a subclass, if it does not begin as a sum for `manifest`, or was changed.
+    """
+    return _begun(frame, manifest)[2]
 
 
 def inspect_sum(frame: bytes, manifest: Manifest) -> FrameInfo:
@@ -150,6 +164,16 @@ def inspect_sum(frame: bytes, manifest: Manifest) -> FrameInfo:
         members=sums.members,
         weight=sums.examples,
     )
+
+
+def _begun(frame: bytes, manifest: Manifest) -> tuple[Header, Cursor, int]:
+    """The header, what follows, and the number of members, which comes first."""
+    header, cursor = open_frame(frame, manifest.digest)
+    check_header(header)
+    if header.kind != Kind.SUM:
+        raise SummedFrame("the frame is no sum")
+    _expect(cursor, Tag.TOTALS)
+    return header, cursor, cursor.number(MEMBERS_MAX)
 
 
 def _expect(cursor: Cursor, tag: Tag) -> None:

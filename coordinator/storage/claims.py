@@ -11,17 +11,21 @@ from itertools import islice
 from coordinator.records import UpdateRecord
 from federation.protocol.claims import claim_of, claims_in, node_of, number_of
 from federation.protocol.limits import COUNTED_MAX
-from federation.storage.sql import Database, Row
+from federation.storage.sql import Database, Readable, Row
 from federation.storage.sqlite import storing
 from federation.types import UpdateId
 
-__all__ = ["Claims", "forget", "insert_claims"]
+__all__ = ["Claims", "forget", "insert_claims", "read_claims"]
 
 
 _WAITS = """
-SELECT 1 FROM claims JOIN updates USING (update_id) WHERE claims.node = ? AND status = 'stored' AND update_id <> ?
+SELECT 1 FROM claims JOIN updates USING (update_id)
+WHERE claims.node = ? AND status = 'stored' AND update_id <> ? AND updates.node <> ?
 """
-"""Whether a node is in another update that waits for the next version."""
+"""Whether a node is in an update of somebody else that waits for the next version.
+
+How many updates of one sender wait together is its quota's; a site that is cut off gathers several of each node.
+"""
 
 
 _COMPACTED = "SELECT 1 FROM compacted_claims WHERE claim = ?"
@@ -40,20 +44,20 @@ class Claims:
     def counted(self, record: UpdateRecord) -> bytes:
         """Those of an update's claims that others have made, as many as a receipt can name; b"" where none is.
 
-        A node that is in an update which waits for the next version is in no other one.
+        A node that is in an update which waits for the next version is in nobody else's.
 
         Raises:
             StorageError: They cannot be read.
         """
-        taken = (one for one in claims_in(record.members) if self._is_taken(one, record.update))
+        taken = (one for one in claims_in(record.members) if self._is_taken(one, record))
         with storing("claims"):
             return b"".join(islice(taken, COUNTED_MAX))
 
-    def _is_taken(self, claim: bytes, update: UpdateId) -> bool:
+    def _is_taken(self, claim: bytes, record: UpdateRecord) -> bool:
         known = self._row("SELECT update_id FROM claims WHERE claim = ?", claim)
-        elsewhere = known is not None and known["update_id"] != update
+        elsewhere = known is not None and known["update_id"] != record.update
         compacted = known is None and self._row(_COMPACTED, number_of(claim)) is not None
-        return elsewhere or compacted or self._row(_WAITS, node_of(claim), update) is not None
+        return elsewhere or compacted or self._row(_WAITS, node_of(claim), record.update, record.node) is not None
 
     def withdraw(self, update: UpdateId) -> None:
         """Nobody may claim this update any more; a claim that was made stays.
@@ -91,6 +95,14 @@ class Claims:
     def _row(self, query: str, *values: object) -> Row | None:
         row: Row | None = self._database.execute(query, *values).fetchone()
         return row
+
+
+def read_claims(database: Readable) -> dict[UpdateId, set[bytes]]:
+    """All that was claimed, by the update that does; one that claims only itself may have no entry."""
+    found = dict[UpdateId, set[bytes]]()
+    for row in database.execute("SELECT claim, update_id FROM claims WHERE update_id IS NOT NULL"):
+        found.setdefault(UpdateId(row["update_id"]), set()).add(bytes(row["claim"]))
+    return found
 
 
 def insert_claims(database: Database, record: UpdateRecord) -> None:

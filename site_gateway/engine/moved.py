@@ -55,8 +55,7 @@ class SiteReceiver(UpdateReceiver):
             answer_fate(self._state, event)
 
     def _turn_down(self, event: OfferReceived, judgement: Judgement) -> None:
-        own = event.offer.update == update_id(event.offer.round, event.node)
-        if not own or judgement.ruling is Ruling.FOREIGN or judgement.reason is Reason.FINISHED:
+        if not _is_own(event) or judgement.ruling is Ruling.FOREIGN or judgement.reason is Reason.FINISHED:
             self._resolved(event.offer.update)
             super()._turn_down(event, judgement)
             return
@@ -69,7 +68,8 @@ class SiteReceiver(UpdateReceiver):
         if not state.leading or (update not in self._asked and len(self._asked) >= NODES_MAX):
             return
         if update not in self._asked:
-            state.registry.take(node)  # as long as it may be in the next version, its node makes none for that
+            if _is_own(event):
+                state.registry.take(node)  # as long as it may be in the next version, its node makes none for that
             state.note("fate_asked_above", node=node, update=update)
         self._asked[update] = event, judgement
         state.emit(cast("Effect", AskAbove(offer=_question(event.offer))))
@@ -93,12 +93,13 @@ class SiteReceiver(UpdateReceiver):
             self._ruled = None
             return
         state.send(event.node, receipt)
-        state.answered(event.node, event.offer.round)
+        if _is_own(event):
+            state.answered(event.node, event.offer.round)
 
     def _resolved(self, update: UpdateId) -> tuple[OfferReceived, Judgement | None] | None:
         """Nobody needs to be asked for it any more; None where nobody was."""
         asked = self._asked.pop(update, None)
-        if asked is not None:
+        if asked is not None and _is_own(asked[0]):
             self._state.registry.give(asked[0].node)
         return asked
 
@@ -114,6 +115,11 @@ class SiteReceiver(UpdateReceiver):
             self._state.emit(cast("Effect", ForgetUpdate(update=record.update)))
         self._state.send(record.node, RetryAfter(update=record.update, seconds=OFFER_SOON_S))
         self._state.answered(record.node, record.round)
+
+
+def _is_own(event: OfferReceived) -> bool:
+    """Whether a node speaks of its own update, and not a gateway of one that a node of its site has made elsewhere."""
+    return event.offer.update == update_id(event.offer.round, event.node)
 
 
 def _question(offer: UpdateOffer) -> UpdateOffer:

@@ -118,8 +118,13 @@ class SiteMachine(CoordinatorMachine):
         self._waiting.wait(WaitReason.ABOVE, self._names)
 
     def _situation(self) -> Situation:
-        """Only what answers the order counts: what is frozen, or of an earlier pass, has its place already."""
-        return replace(super()._situation(), buffered=len(site_of(self._state).coming))
+        """Only what answers the order counts: what is frozen, or of an earlier pass, has its place already.
+
+        A gateway below whose sum was refused for a double has answered nothing yet: it is asked again first.
+        """
+        found, state = super()._situation(), site_of(self._state)
+        asked = 0 if state.settings.gateways else found.asked
+        return replace(found, buffered=len(state.coming), asked=asked)
 
     def _finish(self) -> None:
         """Nobody leaves before the last sum has its verdict; the last version may be evaluated after the end."""

@@ -10,10 +10,12 @@ from coordinator.engine.settings import EngineSettings
 from coordinator.engine.state import MachineState
 from coordinator.records import RecoveredState, RoundRecord, UpdateRecord
 from federation.errors import LocalProtocolError
+from federation.protocol.limits import CLAIM_BYTES
 from federation.protocol.messages import RoundAnnouncement
 from federation.types import ModelVersion, NodeId, RoundId, Start, UpdateId
 from site_gateway.records import Order, RecoveredSite, SiteSum
 from update_codec import CodecSpec
+from update_codec.limits import MEMBERS_MAX
 
 __all__ = ["FrozenSums", "SiteAnnouncer", "SiteState", "site_of"]
 
@@ -54,7 +56,7 @@ class SiteState(MachineState):
         over: The run above has made its last version.
         frozen: Sums without a verdict.
         away: Nobody above can be reached.
-        members_max: Updates of one sum, at most, where the site goes on while it is away; 0: it does not go on.
+        members_max: Nodes of one sum, at most, and where the site goes on while it is away; 0: it does not go on.
         aside: Updates of earlier passes over the same order: they are in its sum, and their nodes may train again.
         passes: How many such passes there were.
         elsewhere: Updates of nodes here that the federation above knows from another site.
@@ -131,14 +133,34 @@ class SiteState(MachineState):
         """Those of them that are of the pass that is under way."""
         return [record for record in self.waiting if record.update not in self.aside]
 
+    def speaks_for(self, record: UpdateRecord) -> int:
+        """How many nodes are in an update: those that it names; of one that names none as many as may be."""
+        return len(record.members) // CLAIM_BYTES or self.settings.gateways.get(record.node, 1)
+
     @property
     def goes_on(self) -> bool:
         """Whether another pass of all nodes fits the sum for the order, while nobody above could be handed it."""
-        most = max(len(self.coming), sum(1 for _ in self.registry.nodes()))
-        return self.away and len(self.waiting) + most <= self.members_max
+        most = max(
+            sum(map(self.speaks_for, self.coming)),
+            sum(self.settings.gateways.get(node, 1) for node in self.registry.nodes()),
+        )
+        return self.away and sum(map(self.speaks_for, self.waiting)) + most <= self.members_max
+
+    def fitting(self) -> list[UpdateRecord]:
+        """Of the updates that could answer the order those that one sum may have, and at least one.
+
+        The others wait for the next order.
+        """
+        room, found = self.members_max or MEMBERS_MAX, list[UpdateRecord]()
+        for record in self.waiting:
+            nodes = self.speaks_for(record)
+            if nodes <= room or not found:
+                room -= nodes
+                found.append(record)
+        return found
 
     def go_on_away(self, members_max: int) -> None:
-        """So large may a sum be where the site goes on while it is away."""
+        """So large may a sum be, also where the site goes on while it is away."""
         self.members_max = members_max
 
     def reach(self, *, up: bool) -> None:

@@ -223,7 +223,9 @@ class Upward(MaskedSums):
             site.begin_pass()
             site.note("site_goes_on", round=order.round, updates=len(site.waiting), passes=site.passes)
             return
-        records = site.waiting
+        records = site.fitting()
+        if left := len(site.waiting) - len(records):
+            site.note("site_sum_divided", round=order.round, left=left, members_max=site.members_max)
         made = SiteSum(
             update=order.update(site.gateway),
             round=order.round,

@@ -1,25 +1,19 @@
 """Carries out what a gateway's machines ask for, each on its own broker and in its own store."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from fractions import Fraction
 from typing import cast, get_args
 
 import coordinator.engine.effects as below
 import coordinator.engine.events as below_events
-from coordinator.global_model.update_checks import Examine
-from coordinator.records import NodeResult, believable
 from coordinator.runtime.executor import CoordinatorExecutor, ExecutorParts
+from edge_node.engine.effects import SaveOutbox, SettleUpdate
 from edge_node.engine.events import TrainingFailed, TrainingFinished
 from edge_node.records import FinishedTraining, RecoveredNode
 from edge_node.runtime.executor import NodeExecutor, NodeParts
 from edge_node.storage.store import HeldModel
-from federation.errors import DamagedStore
-from federation.protocol.limits import CLAIM_BYTES, CLAIMS_MAX, EXAMPLES_MAX, fit_metrics, fit_text
-from federation.protocol.messages import EvaluationReport, Reason
+from federation.protocol.limits import CLAIM_BYTES, CLAIMS_MAX, EXAMPLES_MAX
 from federation.types import RunId
-from site_gateway.engine.evaluation import not_evaluated
 from site_gateway.engine.events import (
     AboveEffect,
     AboveEvent,
@@ -27,7 +21,6 @@ from site_gateway.engine.events import (
     BelowEffect,
     BelowEvent,
     BindSum,
-    EvaluationAsked,
     EvaluationSummed,
     ForgetUpdate,
     FreezeSum,
@@ -49,9 +42,10 @@ from site_gateway.engine.events import (
     ThawSum,
 )
 from site_gateway.records import SiteSum
+from site_gateway.runtime.summing import Summing, summed_report
 from site_gateway.runtime.uplink import Form, coded
 from site_gateway.storage.store import SiteStore
-from update_codec import Accumulator, CodecError, Manifest, sum_frame
+from update_codec import CodecError, read_members, sum_frame
 
 __all__ = ["AboveExecutor", "GatewayExecutor", "SiteExecutor"]
 
@@ -103,7 +97,7 @@ class AboveExecutor(NodeExecutor):
             token=update.change,
             run=announcement.run,
             codec=update.codec,
-            members=claims if len(claims) <= CLAIMS_MAX * CLAIM_BYTES else None,
+            members=claims if 0 < len(claims) <= CLAIMS_MAX * CLAIM_BYTES else None,
             attempt=asked.order.attempt,
         )
         return TrainingFinished(result=result)
@@ -115,23 +109,34 @@ class SiteExecutor(CoordinatorExecutor):
     Args:
         parts: What a coordinator's executor works with.
         store: The site's store, which is also among the parts.
+        examples_max: ``limits.num_examples_max``: the most examples of one node.
     """
 
-    def __init__(self, parts: ExecutorParts, store: SiteStore) -> None:
+    def __init__(self, parts: ExecutorParts, store: SiteStore, examples_max: int = EXAMPLES_MAX) -> None:
         super().__init__(parts)
-        self._site = store
+        self._site, self._examples_max = store, examples_max
 
     def execute_site(self, effect: below.Effect | SiteEffect) -> Iterable[below_events.Event | SiteEvent]:
         """Run one effect of either kind."""
         return cast("Iterable[below_events.Event | SiteEvent]", self.execute(cast("below.Effect", effect)))
 
+    def sync(self) -> None:
+        """Wait until what the site has saved is on its disk.
+
+        Raises:
+            StorageError: The disk has failed: only a new start knows what it has kept.
+        """
+        self._site.sync()
+
     def claims(self, made: SiteSum) -> bytes:
-        """What a sum claims above: each update of a node that is in it.
+        """What a sum claims above: each update of a node that is in it; b"" where not all of them are known by name.
 
         Raises:
             StorageError: The site's store cannot be read.
         """
-        return self._site.claims.of(made.updates)
+        found = self._site.claims.of(made.updates)
+        named = read_members(made.frame, self._parts.committer.manifest) * CLAIM_BYTES
+        return found if len(found) == named else b""
 
     def _run(self, effect: below.OwnEffect | SiteEffect) -> Iterator[below_events.Event]:
         if isinstance(effect, ForgetUpdate):
@@ -166,50 +171,12 @@ class SiteExecutor(CoordinatorExecutor):
 
     def _freeze(self, made: SiteSum) -> SumFrozen | SumSpoilt:
         committer = self._parts.committer
-        summed = add_members(made, self._site, committer.manifest, committer.examine)
+        summed = Summing(self._site, committer.manifest, committer.examine, self._examples_max).add(made)
         if isinstance(summed, SumSpoilt):
             return summed
-        frozen = replace(made, frame=sum_frame(summed.sums(), committer.manifest))
+        frozen = replace(made, frame=sum_frame(summed, committer.manifest))
         self._site.freeze_sum(frozen)
         return SumFrozen(made=frozen)
-
-
-def summed_report(asked: EvaluationAsked, results: Iterable[NodeResult]) -> EvaluationReport:
-    """What the nodes of a site have found, as one: exact sums of value times examples, each divided once."""
-    found = [one for one in results if one.counted]
-    having = [one for one in found if one.num_examples > 0]
-    if not having:
-        reasons = Counter(one.reason for one in found if one.reason)
-        why = reasons.most_common(1)[0][0] if reasons else "no node has evaluated it in time"
-        return not_evaluated(asked, fit_text(why))
-    sums: dict[str, tuple[Fraction, int]] = {}
-    for one in having:
-        for name, value in believable(one.metrics).items():
-            total, weight = sums.get(name, (Fraction(0), 0))
-            sums[name] = total + Fraction(value) * one.num_examples, weight + one.num_examples
-    return EvaluationReport(
-        run=asked.run,
-        version=asked.model.version,
-        digest=asked.model.digest,
-        num_examples=min(EXAMPLES_MAX, sum(one.num_examples for one in having)),
-        metrics=fit_metrics({name: float(total / weight) for name, (total, weight) in sorted(sums.items())}),
-        evaluate_s=max(one.evaluate_s for one in having),
-        nodes=sum(one.nodes for one in having),
-    )
-
-
-def add_members(made: SiteSum, store: SiteStore, manifest: Manifest, examine: Examine) -> Accumulator | SumSpoilt:
-    """The exact sum of the members, or who has spoilt it."""
-    total = Accumulator(manifest)
-    for member in sorted(made.members, key=lambda one: one.update):
-        try:
-            frame = store.payload(member.update)
-            total.add(frame, float(member.num_examples), info=examine(frame))
-        except DamagedStore as error:
-            return SumSpoilt(culprit=member.update, reason=Reason.DIGEST_MISMATCH, detail=str(error))
-        except CodecError as error:
-            return SumSpoilt(culprit=member.update, reason=Reason.NORM, detail=str(error))
-    return total
 
 
 class GatewayExecutor:
@@ -234,7 +201,11 @@ class GatewayExecutor:
         return self._below.stop_reason
 
     def execute(self, effect: GatewayEffect) -> Iterable[GatewayEvent]:
-        """Run one effect."""
+        """Run one effect.
+
+        Raises:
+            StorageError: The site's disk has failed while something waits for it.
+        """
         events = self._events(effect)
         self.stopped = self._above.stopped and self._below.stopped
         return events
@@ -242,6 +213,9 @@ class GatewayExecutor:
     def _events(self, effect: GatewayEffect) -> list[GatewayEvent]:
         match effect:
             case AboveEffect(effect=asked):
+                if isinstance(asked, SaveOutbox | SettleUpdate):
+                    # What the node keeps and forgets of a sum is on its disk at once: the sum, and its end, first.
+                    self._below.sync()
                 return [AboveEvent(event=event) for event in self._above.execute(asked)]
             case BelowEffect(effect=AnswerOrder() as answer):
                 return [AboveEvent(event=self._above.trained(answer, self._form, self._below.claims(answer.made)))]

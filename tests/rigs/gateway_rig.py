@@ -5,8 +5,9 @@ that a test can say what was promised to whom, and when.
 """
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from coordinator.engine.events import StopRequested
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import CommitterSettings, first_commit
 from coordinator.global_model.downlink import DownlinkSettings
+from coordinator.global_model.sums import SiteClaims
+from coordinator.global_model.update_checks import check_update
 from coordinator.runtime.executor import ExecutorParts
 from coordinator.runtime.inbound import Inbound as SiteInbound
 from coordinator.runtime.traffic import Traffic
@@ -26,6 +29,7 @@ from edge_node.runtime.inbound import Inbound as NodeInbound
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.training.worker import TrainingSetup
 from federation.protocol.chunking import payload_digest
+from federation.protocol.claims import claim_of
 from federation.protocol.cohort import EVERYONE, NOBODY, evaluates, includes
 from federation.protocol.messages import (
     CoordinatorState,
@@ -237,16 +241,47 @@ class Above:
         )
 
 
+@dataclass(frozen=True)
+class Site:
+    """What is behind a gateway below: its nodes, in which form they are told of, and whether they are named."""
+
+    nodes: tuple[str, ...]
+    form: Form = Form.EXACT
+    names: bool = True
+    members_max: int = 8
+
+    def frame(self, round_id: int) -> bytes:
+        """What goes up for one round."""
+        total = Accumulator(MANIFEST)
+        for node in self.nodes:
+            total.add(trained(node, round_id), float(examples(node)))
+        if self.form is Form.EXACT:
+            return sum_frame(total.sums(), MANIFEST)
+        return encode(total.mean(), MANIFEST, LOSSLESS).frame
+
+    def claims(self, round_id: int) -> bytes | None:
+        """Whom it names."""
+        named = sorted(claim_of(update_id(RoundId(round_id), NodeId(node))) for node in self.nodes)
+        return b"".join(named) if self.names else None
+
+
+NO_SITES: Mapping[str, Site] = {}
+EXAMPLES_MAX = 30
+"""Of one node, where gateways are among them."""
+
+
 @dataclass
 class Node:
     """One node of the site: what it was asked, and every receipt that it has had."""
 
     name: NodeId
+    site: Site | None = None
     outbox: dict[UpdateId, UpdateOffer] = field(default_factory=dict)
     receipts: dict[UpdateId, list[Receipt]] = field(default_factory=dict)
     reports: dict[ModelVersion, EvaluationReport] = field(default_factory=dict)
     evaluated: set[ModelVersion] = field(default_factory=set)
     asked: list[RoundAnnouncement] = field(default_factory=list)
+    made: list[UpdateOffer] = field(default_factory=list)
 
     def hear(self, message: Message) -> None:
         """Train at once; an update stays in the outbox until its final receipt."""
@@ -278,7 +313,9 @@ class Node:
         if update in self.outbox or update in self.receipts:
             return
         self.asked.append(message)
-        frame = trained(self.name, message.round)
+        site, round_id = self.site, message.round
+        frame = trained(self.name, round_id) if site is None else site.frame(round_id)
+        count = examples(self.name) if site is None else sum(map(examples, site.nodes))
         self.outbox[update] = UpdateOffer(
             run=RUN,
             round=message.round,
@@ -286,24 +323,36 @@ class Node:
             incarnation=Incarnation(1),
             base_version=message.model.version,
             base_digest=message.model.digest,
-            num_examples=examples(self.name),
+            num_examples=count,
             metrics={"loss": float(len(self.name))},
-            codec=inspect(frame, MANIFEST).spec,
+            codec="sum" if is_sum(frame) else inspect(frame, MANIFEST).spec,
             payload_bytes=len(frame),
             payload_digest=payload_digest(frame),
             chunk_bytes=61_440,
             inline=frame,
+            members=None if site is None else site.claims(round_id),
         )
+        self.made.append(self.outbox[update])
 
 
 class Rig:
     """One gateway; a new process after each kill."""
 
-    def __init__(self, folder: Path, *, nodes: int = 3, form: Form = Form.EXACT, members_max: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        nodes: int = 3,
+        form: Form = Form.EXACT,
+        members_max: int = 0,
+        sites: Mapping[str, Site] = NO_SITES,
+    ) -> None:
         self.folder, self.form, self.now = folder, form, 100.0
+        self.caps = {NodeId(name): site.members_max for name, site in sites.items()}
         self.members_max, self.is_cut = members_max, False
         self.above = Above()
         self.nodes = {name: Node(name) for name in (NodeId(f"n{index}") for index in range(nodes))}
+        self.nodes |= {NodeId(name): Node(NodeId(name), site=site) for name, site in sites.items()}
         self.effects = 0
         self.kill_after: int | None = None
         self.kill_before: type | None = None
@@ -357,8 +406,9 @@ class Rig:
             topics=TOPICS,
             now=lambda: self.now,
             say=lambda _event, _fields: None,
+            check=partial(check_update, sites=SiteClaims(self.caps, EXAMPLES_MAX)),
         )
-        self.site_executor = SiteExecutor(parts, self.store)
+        self.site_executor = SiteExecutor(parts, self.store, EXAMPLES_MAX)
         self.site_inbound = SiteInbound(
             TOPICS, self.store, Traffic(), self.site_executor.broker_connected, now=lambda: self.now
         )
@@ -375,6 +425,8 @@ class Rig:
             payload_bytes_max=1 << 20,
             lease_s=1e6,
             max_wait_s=1e6,
+            gateways=self.caps,
+            num_examples_max=EXAMPLES_MAX,
         )
         return SiteMachine(
             settings, recovered, selector=make_selector("repeatable"), rng=lambda: 0.5, start=Start(10 + self.starts)
@@ -427,6 +479,13 @@ class Rig:
             invitable=True,
         )
         self.hear_below(MessageReceived(topic=TOPICS.node_state(node), payload=encode_message(state), retained=True))
+
+    def ask(self, gateway: NodeId, offer: UpdateOffer, update: UpdateId) -> None:
+        """A gateway below asks what became of an update; what is said above comes down."""
+        question = replace(offer, update=update, inline=None, members=None)
+        self.hear_below(MessageReceived(topic=TOPICS.node_event(gateway), payload=encode_message(question)))
+        for _ in range(2):
+            self.deliver()
 
     def leave(self, node: NodeId) -> None:
         """A node of the site says that it goes."""
@@ -542,7 +601,8 @@ class Rig:
     def flat(self, round_id: int) -> bytes:
         """The frame that the exact sum of all nodes' updates of a round has."""
         total = Accumulator(MANIFEST)
-        for node in self.nodes:
+        behind = [node for one in self.nodes.values() if one.site is not None for node in one.site.nodes]
+        for node in (*behind, *(name for name, one in self.nodes.items() if one.site is None)):
             total.add(trained(node, round_id), float(examples(node)))
         return sum_frame(total.sums(), MANIFEST)
 
@@ -554,4 +614,4 @@ def killed_rig(folder: Path, after: int) -> Rig:
     return rig
 
 
-__all__ = ["GATEWAY", "RUN", "TOPICS", "Rig", "examples", "killed_rig", "measured"]
+__all__ = ["GATEWAY", "RUN", "TOPICS", "Rig", "Site", "examples", "killed_rig", "measured"]

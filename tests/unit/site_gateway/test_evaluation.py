@@ -9,7 +9,7 @@ from federation.protocol.limits import INT64_MAX
 from federation.protocol.messages import EvaluationReport, ModelRef
 from federation.types import Digest, ModelVersion, NodeId, UpdateId
 from site_gateway.engine.events import EvaluationAsked
-from site_gateway.runtime.executor import summed_report
+from site_gateway.runtime.summing import summed_report
 from tests.rigs.gateway_rig import GATEWAY, RUN, Rig, examples, measured
 
 FIRST, SECOND = UpdateId(f"0-{GATEWAY}"), UpdateId(f"1-{GATEWAY}")
