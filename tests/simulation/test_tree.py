@@ -9,13 +9,15 @@ import pytest
 from coordinator.engine.update_receiver import UpdateReceiver
 from coordinator.storage.claims import Claims
 from federation.protocol.messages import Reason, ReceiptStatus
-from federation.types import NodeId, RoundId
+from federation.types import RoundId
 from fedmq.simulation.tree.campaign import main
-from fedmq.simulation.tree.federation import TreeOutcome, TreeSimulation, random_tree, run_tree
+from fedmq.simulation.tree.federation import TreeSimulation, run_tree
+from fedmq.simulation.tree.scenario import SiteScenario, TreeOutcome, random_tree
 from site_gateway.engine.moved import SiteReceiver
 from site_gateway.engine.state import SiteState
 from site_gateway.engine.upward import Upward
 from site_gateway.records import SiteSum, verdicts_of
+from site_gateway.runtime.executor import SiteExecutor
 from site_gateway.storage.store import SiteStore
 from tests.rigs import repetitions
 
@@ -41,13 +43,13 @@ def test_same_seed_gives_the_same_tree() -> None:
     assert first.gateway_crashes > 0
 
 
-AWAY = 14
+AWAY = 0
 """A seed in which a site has its order when the broker above is killed."""
 
 
 def rules(outcome: TreeOutcome) -> set[str]:
     """Which were violated."""
-    known = ("T1", "T2", "T3", "T4", "T5", "T6")
+    known = ("T1", "T2", "T3", "T4", "T5", "T6", "T7")
     return {rule for text in outcome.violations for rule in known if rule in text.partition(":")[0]}
 
 
@@ -97,9 +99,10 @@ def run_without_a_link(seed: int) -> TreeOutcome:
     """A tree whose brokers are killed every quarter of a minute, and are away for up to ten minutes; nobody moves."""
     drawn = random_tree(seed)
     often = replace(drawn.faults, broker_crash=240.0)
-    caps = {NodeId(f"gateway-{site}"): 2 * nodes for site, nodes in enumerate(drawn.sites)}
-    engine = replace(drawn.engine, versions=6, gateways=caps)
-    simulation = TreeSimulation(replace(drawn, faults=often, engine=engine, moves=0.0))
+    sites = tuple(SiteScenario(nodes=one.nodes, members_max=2 * one.nodes) for one in drawn.sites if one.nodes)
+    count = len(sites)
+    engine = replace(drawn.engine, versions=6, concurrency=count, buffer=count, refill=count, quorum=count)
+    simulation = TreeSimulation(replace(drawn, faults=often, engine=engine, sites=sites, moves=0.0))
     outcome = simulation.run()
     simulation.close()
     return outcome
@@ -113,12 +116,13 @@ def test_sites_that_are_cut_off_train_on_and_keep_the_rules() -> None:
 
 
 def test_a_site_that_goes_on_without_end_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SiteState, "goes_on", property(lambda self: self.away and self.passes < 9))
+    monkeypatch.setattr(SiteState, "goes_on", property(lambda self: self.passes < 3))
+    monkeypatch.setattr(SiteState, "fitting", lambda self: self.waiting)
     assert any(one.startswith("T5") for one in run_without_a_link(AWAY).violations)
 
 
-MOVING = 8
-"""A seed in which nodes move with updates that are in a sum."""
+MOVING, LEFT = 8, 3
+"""Seeds in which nodes move with updates that are in a sum, the second one with such that their site refuses."""
 
 
 def test_nodes_that_move_between_sites_count_once() -> None:
@@ -137,4 +141,22 @@ def test_update_that_counts_at_two_sites_is_noticed(monkeypatch: pytest.MonkeyPa
 def test_work_that_is_given_back_although_it_counts_elsewhere_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """FED-273: a gateway that judges by itself what another site has counted."""
     monkeypatch.setattr(SiteReceiver, "_turn_down", UpdateReceiver._turn_down)
-    assert "T6" in rules(run_tree(MOVING)[0])
+    assert "T6" in rules(run_tree(LEFT)[0])
+
+
+LEVELS = 7
+"""A seed with gateways below a gateway, nodes that move, evaluation, and gateways whose power is cut."""
+
+
+def test_three_levels_keep_the_rules() -> None:
+    """FED-285, FED-287."""
+    outcome, _ = run_tree(LEVELS)
+    assert outcome.violations == ()
+    assert outcome.levels == 3
+    assert min(outcome.applied, outcome.moves, outcome.evaluated, outcome.power_cuts) > 0
+
+
+def test_sum_that_is_offered_before_its_members_are_on_the_disk_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FED-264."""
+    monkeypatch.setattr(SiteExecutor, "sync", lambda _: None)
+    assert "T7" in rules(run_tree(LEVELS)[0])

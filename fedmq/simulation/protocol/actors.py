@@ -8,9 +8,8 @@ from typing import Any
 from federation.errors import StorageError, TransportError
 from federation.runtime.driver import Driver
 from federation.runtime.transport import InboxItem
-from fedmq.simulation.protocol.processes import Arrived, Executor, Killed, Life, Surroundings, TimedMachine
+from fedmq.simulation.protocol.processes import Arrived, Device, Executor, Killed, Life, Surroundings, TimedMachine
 from fedmq.simulation.world.clock import SkewedClock
-from fedmq.simulation.world.disks import Disk
 
 __all__ = ["POWER_CUT", "Actor"]
 
@@ -45,7 +44,7 @@ class Actor:
         gave_up: Its process has ended because another client has its id.
     """
 
-    def __init__(self, name: str, surroundings: Surroundings, disk: Disk[Any], *, crash: float) -> None:
+    def __init__(self, name: str, surroundings: Surroundings, disk: Device, *, crash: float) -> None:
         self.name, self.crashes, self.power_cuts = name, 0, 0
         self.gone = self.gave_up = False
         self.surroundings = surroundings

@@ -102,7 +102,7 @@ class SurveyChecker:
             if of == version and result.counted and result.num_examples > 0
         ]
         names = {name for result in counting for name in result.metrics}
-        if evaluation.nodes != len(counting) or evaluation.metrics.keys() != names:
+        if evaluation.nodes != sum(result.nodes for result in counting) or evaluation.metrics.keys() != names:
             self._say(f"the mean of version {version} is over other nodes than those that count")
         for name in names & evaluation.metrics.keys():
             having = [result for result in counting if name in result.metrics]

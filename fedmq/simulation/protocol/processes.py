@@ -4,6 +4,7 @@ import queue
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any, Protocol
 
 from federation.identity.helper_keys import PinnedHelper
@@ -21,7 +22,7 @@ from fedmq.simulation.world.seals import SealWitness
 from fedmq.simulation.world.transcript import Transcript
 from fedmq.simulation.world.transport import SimTransport
 
-__all__ = ["TOPICS", "Arrived", "Executor", "Killed", "Life", "Place", "Surroundings", "TimedMachine"]
+__all__ = ["TOPICS", "Arrived", "Device", "Executor", "Killed", "Life", "Place", "Surroundings", "TimedMachine"]
 
 
 TOPICS = Topics(FederationId("sim"))
@@ -89,6 +90,33 @@ class Place:
     def key(self, owner: NodeId | None) -> SimKey | None:
         """One participant's own; None is the coordinator's."""
         return SimKey(owner) if self.signed else None
+
+
+class Device(Protocol):
+    """What an actor knows of the disk of its processes; attributes as in `fedmq.simulation.world.disks.Disk`."""
+
+    full: bool
+    failing: bool
+    passage: Callable[[], None]
+    refuses: Callable[[], bool]
+
+    @property
+    def failed(self) -> bool:
+        """Whether something has failed since it was entered last."""
+
+    def stop(self, power_cut: random.Random | None = None) -> None:
+        """The process is gone."""
+
+    def reopen(self) -> object:
+        """What the next process finds."""
+
+    def __enter__(self) -> None:
+        """Something happens at it now."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """No longer."""
 
 
 class Executor(Protocol):

@@ -17,7 +17,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from fedmq.simulation.tree.federation import TreeOutcome, run_tree
+from fedmq.simulation.tree.federation import run_tree
+from fedmq.simulation.tree.scenario import TreeOutcome
 
 __all__ = ["main"]
 
@@ -27,11 +28,13 @@ FIGURES = (
     "applied",
     "given_back",
     "gateway_crashes",
+    "power_cuts",
     "coordinator_crashes",
     "node_crashes",
     "late",
     "passes",
     "moves",
+    "evaluated",
 )
 
 

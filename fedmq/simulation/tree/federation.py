@@ -8,25 +8,22 @@ Rules beside those of any federation (`fedmq.simulation.protocol.checker`, which
 - T6 an update counts at one site, a node at one site in a version, and nobody is given back what counts at another site
 - T4 once the faults are over the last version comes, and no update waits for a verdict: none is lost
 - T5 no sum has more members than its gateway may have, however often its site went on while it was away
+- T7 what the node above keeps and forgets of a sum is on the disk of the site first: no power cut parts them
 """
 
-import random
 import shutil
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from coordinator.engine.settings import EngineSettings
-from coordinator.global_model.aggregation import AggregateLimits
-from coordinator.global_model.committer import CommitterSettings, first_commit
-from coordinator.strategies.strategy import StrategySettings, make_strategy
-from edge_node.engine.machine import NodeSettings
+from coordinator.engine.settings import EngineSettings, FederatedEvaluationSettings
+from coordinator.global_model.committer import first_commit
 from edge_node.training.worker import TrainingSetup
 from federation.protocol.messages import Reason, ReceiptStatus
 from federation.task import TaskContext
-from federation.tasks.registry import default_settings, load_task
+from federation.tasks.registry import load_task
 from federation.testing import BrokerSettings
 from federation.types import NodeId, RunId, StateId
 from fedmq.simulation.protocol.checker import Checker
@@ -36,139 +33,26 @@ from fedmq.simulation.protocol.lines import Lines, Model
 from fedmq.simulation.protocol.node_actor import NodeActor
 from fedmq.simulation.protocol.processes import TOPICS, Place, Surroundings
 from fedmq.simulation.protocol.witness import Witness
-from fedmq.simulation.tree.gateway_actor import GatewayActor, GatewayDisk
+from fedmq.simulation.tree.gateway_actor import GatewayActor
+from fedmq.simulation.tree.gateway_disk import GatewayDisk
+from fedmq.simulation.tree.scenario import TreeOutcome, TreeScenario, gateway_name, random_tree
 from fedmq.simulation.world.clock import World
-from fedmq.simulation.world.disks import Disk, allow_disks
-from fedmq.simulation.world.faults import Dice, FaultPlan, some_of
+from fedmq.simulation.world.disks import allow_disks
+from fedmq.simulation.world.faults import Dice
 from fedmq.simulation.world.garbage import rare_collections
 from fedmq.simulation.world.network import SimNetwork
 from fedmq.simulation.world.ram_folders import put_away, ram_folder
 from fedmq.simulation.world.stores import node_disk
-from fedmq.simulation.world.trainer import Stragglers
 from fedmq.simulation.world.transcript import Transcript
 from fedmq.sites import Sites
 from update_codec import Manifest
 
-__all__ = ["TreeOutcome", "TreeScenario", "TreeSimulation", "random_tree", "run_tree"]
+__all__ = ["TreeSimulation", "run_tree"]
 
 FAULTS_S = 300.0
 PATIENCE_S = 7_200.0
 STEP_S = 5.0
 START_SPREAD_S = 2.0
-
-MOVES_MOST = 360.0
-"""Most moves of nodes to other sites, per hour."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TreeScenario:
-    """Everything about one tree; the same scenario gives the same transcript.
-
-    Attributes:
-        seed: Everything random comes from it.
-        sites: How many nodes each site has.
-        task: Name of the task.
-        engine: The engine of the coordinator above.
-        committer: How versions are made there.
-        node: What all nodes' settings have in common, those of gateways too.
-        faults: What goes wrong, on each network and at each participant.
-        stragglers: How long training takes.
-        moves: How often a node moves to another site, per hour; when the faults end all go home.
-    """
-
-    seed: int
-    sites: tuple[int, ...]
-    task: str
-    engine: EngineSettings
-    committer: CommitterSettings
-    node: NodeSettings
-    faults: FaultPlan
-    stragglers: Stragglers
-    moves: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TreeOutcome:
-    """What a tree came to.
-
-    Attributes:
-        seed: Its seed.
-        versions: Versions that were made above.
-        gateway_crashes: How often a gateway was killed; the coordinator above and the nodes likewise.
-        applied: Updates below that are in a version.
-        given_back: Updates below that are stale or refused.
-        late: Of the applied ones, those whose sum was late by some versions.
-        passes: How often a site has gone on training while its gateway could not reach the federation above.
-        moves: How often a node moved to another site.
-        transcript: Digest of all steps.
-        violations: What must never happen and did.
-    """
-
-    seed: int
-    versions: int
-    gateway_crashes: int
-    coordinator_crashes: int
-    node_crashes: int
-    applied: int
-    given_back: int
-    late: int
-    passes: int
-    moves: int
-    transcript: str
-    violations: tuple[str, ...]
-
-
-def random_tree(seed: int) -> TreeScenario:
-    """One small tree, everything about it drawn from the seed."""
-    rng = random.Random(f"tree/{seed}")  # noqa: S311 - a simulation, not a secret
-    away = random.Random(f"tree/{seed}/away")  # noqa: S311 - as above
-    sites = tuple(rng.randint(1, 3) for _ in range(rng.randint(2, 3)))
-    synchronous = rng.random() < 0.5
-    count, task = len(sites), f"quadratic-{rng.choice((20, 50, 300))}"
-    buffer = count if synchronous else rng.randint(1, count)
-    moves = some_of(random.Random(f"moves/{seed}"), MOVES_MOST)  # noqa: S311 - as above
-    engine = EngineSettings(
-        task=task,
-        train=default_settings(task),
-        codec_up=rng.choice(("lossless", "edge", "balanced")),
-        versions=rng.randint(3, 6),
-        concurrency=count,
-        buffer=buffer,
-        refill=count if synchronous else 1,
-        # A site whose only node is in another site's sum has nobody left to train for this version.
-        quorum=min(rng.randint(1, buffer), 1 if moves else buffer),
-        nodes_min=rng.randint(1, count),
-        lease_s=rng.choice((30.0, 90.0)),
-        max_wait_s=rng.choice((10.0, 40.0)),
-        max_staleness=0 if synchronous else rng.choice((1, 10)),
-        gateways={
-            NodeId(f"gateway-{site}"): nodes * (sum(sites) if moves else 1) * away.randint(1, 3)
-            for site, nodes in enumerate(sites)
-        },
-    )
-    strategy = make_strategy(StrategySettings(name="fedavg" if synchronous else "fedbuff"))
-
-    some = partial(some_of, rng)
-    return TreeScenario(
-        seed=seed,
-        sites=sites,
-        task=task,
-        engine=engine,
-        committer=CommitterSettings(strategy=strategy, limits=AggregateLimits(per_base=True)),
-        node=NodeSettings(node=NodeId("node"), task=task, chunk_bytes=rng.choice((256, 1024, 61_440))),
-        faults=FaultPlan(
-            drop=some(0.05),
-            duplicate=some(0.2),
-            reorder=some(0.2),
-            node_crash=some(0.05),
-            coordinator_crash=some(0.02),
-            disconnect=some(60.0),
-            broker_crash=some(20.0),
-            skew_s=86_400.0,
-        ),
-        stragglers=Stragglers(train_s=rng.choice((0.2, 2.0)), slow_share=rng.choice((0.0, 0.2))),
-        moves=moves,
-    )
 
 
 @dataclass(slots=True)
@@ -206,21 +90,23 @@ class TreeSimulation:
         self._run = RunId(f"{scenario.seed:016x}"[-16:])
         self._task = load_task(scenario.task)
         self._model = self._first_version()
-        self._disks: list[Disk[Any]] = []
-        allow_disks(4 + sum(scenario.sites))
+        self._disks: list[Any] = []
+        allow_disks(2 + 2 * len(scenario.sites) + scenario.nodes)
         self._folder = ram_folder()
         self.close = weakref.finalize(self, put_away, self._folder, self._disks)
-        self._above = self._place(scenario.engine)
+        engine = replace(scenario.engine, gateways=scenario.caps(None))
+        self._above = self._place(engine)
         self.lines = Lines(self._above, self._model, self._folder, self._disks.append)
-        self.lines.begin(scenario.engine, audit=True, busy_s=0.0)
-        self.gateways: list[GatewayActor] = []
+        self.lines.begin(engine, audit=True, busy_s=0.0)
+        sites = range(len(scenario.sites))
+        places = [self._place(self._engine(site)) for site in sites]
+        self.gateways = [self._add_gateway(site, places) for site in sites]
         self.nodes: list[NodeActor] = []
         self._injectors: list[Injector] = []
-        for site, count in enumerate(scenario.sites):
-            self._add_site(site, count)
-        self._movers = Movers(self.surroundings, self.nodes, [gateway.place for gateway in self.gateways])
-        coordinator = self.lines.leading.actor
-        clients: list[Any] = [_Client(one, one.connections) for one in self.gateways]
+        for site, place in enumerate(places):
+            self._populate(site, place)
+        self._movers = Movers(self.surroundings, self.nodes, places)
+        coordinator, clients = self.lines.leading.actor, self._clients(None)
         above = Injector(self.surroundings, self._above.network, coordinator, clients, len(clients))
         self._injectors.append(above)
 
@@ -271,9 +157,12 @@ class TreeSimulation:
             witness=witness,
         )
 
-    def _add_site(self, site: int, count: int) -> None:
-        scenario, name = self.scenario, NodeId(f"gateway-{site}")
-        engine = replace(
+    def _engine(self, site: int) -> EngineSettings:
+        """The engine of a site's gateway: there is time for the way up through all levels."""
+        scenario, depth = self.scenario, self.scenario.depth(site)
+        caps = scenario.caps(site)
+        count, lease_s = scenario.sites[site].nodes + len(caps), scenario.engine.lease_s / 2 ** (depth + 1)
+        return replace(
             scenario.engine,
             versions=0,
             concurrency=count,
@@ -281,12 +170,16 @@ class TreeSimulation:
             refill=count,
             quorum=1,
             nodes_min=1,
-            lease_s=scenario.engine.lease_s / 2,
-            max_wait_s=scenario.engine.lease_s / 4,
+            lease_s=lease_s,
+            max_wait_s=lease_s / 2,
             max_staleness=0,
-            gateways={},
+            gateways=caps,
+            federated_evaluation=FederatedEvaluationSettings(),
         )
-        place, rng = self._place(engine), self.surroundings.rng(f"{name}/state")
+
+    def _add_gateway(self, site: int, places: Sequence[Place]) -> GatewayActor:
+        scenario, name, place = self.scenario, gateway_name(site), places[site]
+        rng = self.surroundings.rng(f"{name}/state")
         disk = GatewayDisk(
             self._folder / name,
             name,
@@ -296,19 +189,31 @@ class TreeSimulation:
         )
         self._disks.append(disk)
         settings = replace(scenario.node, node=name)
+        one = scenario.sites[site]
+        above = self._above if one.parent is None else places[one.parent]
         crash = scenario.faults.node_crash
-        most = scenario.engine.gateways[name]
-        gateway = GatewayActor(self._above, place, disk, settings, engine, crash=crash, members_max=most)
-        self.gateways.append(gateway)
-        nodes = [self._node(place, site, index) for index in range(count)]
+        return GatewayActor(above, place, disk, settings, self._engine(site), crash=crash, members_max=one.members_max)
+
+    def _populate(self, site: int, place: Place) -> None:
+        """The nodes of a site, and what befalls it."""
+        one = self.scenario.sites[site]
+        nodes = [self._node(place, site, index) for index in range(one.nodes)]
         self.nodes += nodes
-        client: Any = _Client(gateway, gateway.connections_below)
-        self._injectors.append(Injector(self.surroundings, place.network, client, nodes, count))
+        client: Any = _Client(self.gateways[site], self.gateways[site].connections_below)
+        below: list[Any] = [*nodes, *self._clients(site)]
+        self._injectors.append(Injector(self.surroundings, place.network, client, below, len(below)))
+
+    def _clients(self, site: int | None) -> list[Any]:
+        """The gateways that are nodes of a site; None is the coordinator's."""
+        sites = enumerate(self.scenario.sites)
+        gateways = [self.gateways[index] for index, one in sites if one.parent == site]
+        return [_Client(gateway, gateway.connections) for gateway in gateways]
 
     def _node(self, place: Place, site: int, index: int) -> NodeActor:
         scenario, node = self.scenario, NodeId(f"node-{site}-{index}")
-        count = sum(scenario.sites)
-        context = TaskContext(node_index=len(self.nodes) + index, node_count=count, data=None, device="cpu", seed=0)
+        context = TaskContext(
+            node_index=len(self.nodes) + index, node_count=scenario.nodes, data=None, device="cpu", seed=0
+        )
         setup = TrainingSetup(node=node, task=self._task(context), manifest=self._model.manifest)
         rng = self.surroundings.rng(f"{node}/state")
         disk = node_disk(self._folder / node, lambda: StateId(1 + rng.getrandbits(63)))
@@ -360,6 +265,9 @@ class TreeSimulation:
             late=late,
             passes=sum(one.passes for one in self.gateways),
             moves=self._movers.moves,
+            levels=self.scenario.levels,
+            power_cuts=sum(one.power_cuts for one in self.gateways),
+            evaluated=self.checker.surveys.counted,
             transcript=self.transcript.digest(),
             violations=tuple(said),
         )

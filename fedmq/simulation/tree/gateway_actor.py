@@ -1,117 +1,50 @@
 """A gateway as an actor: machines, stores and executors as in production, between two simulated networks."""
 
-import random
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from types import TracebackType
+from functools import partial
 from typing import Any
 
 from coordinator.engine.effects import Note
 from coordinator.engine.events import StopRequested
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import CommitterSettings
+from coordinator.global_model.sums import SiteClaims
+from coordinator.global_model.update_checks import check_update
 from coordinator.runtime.connections import coordinator_will
 from coordinator.runtime.executor import ExecutorParts
 from coordinator.runtime.group_commit import BATCH_MAX, GroupCommit
 from coordinator.runtime.inbound import Inbound as SiteInbound
-from coordinator.storage.store import Commit
 from coordinator.strategies.selection import make_selector
 from edge_node.app import node_will
+from edge_node.engine.effects import SaveOutbox, SettleUpdate
 from edge_node.engine.events import OutboxSaved
 from edge_node.engine.machine import NodeMachine, NodeSettings
 from edge_node.runtime.executor import NodeParts
 from edge_node.runtime.inbound import Inbound as NodeInbound
-from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.training.worker import TrainingSetup
 from federation.protocol.signing import Writer
-from federation.runtime.failpoint import watch
 from federation.runtime.session import SessionSettings
-from federation.types import ModelVersion, NodeId, RunId, Start, StateId
+from federation.types import ModelVersion, Start
 from fedmq.simulation.protocol.actors import Actor
 from fedmq.simulation.protocol.coordinator_actor import CONTROL_SESSION, DATA_SESSION
 from fedmq.simulation.protocol.processes import Life, Place
-from fedmq.simulation.world.disks import Disk
-from fedmq.simulation.world.stores import lay_out_run
+from fedmq.simulation.tree.gateway_disk import GatewayDisk
 from fedmq.simulation.world.transport import SimTransport
-from site_gateway.engine.events import AboveEvent, GatewayEvent
+from site_gateway.engine.events import AboveEvent, BindSum, FreezeSum, GatewayEvent, SettleSum, ThawSum
 from site_gateway.engine.machine import GatewayMachine
 from site_gateway.engine.site import LIFTED, SiteMachine
 from site_gateway.runtime.executor import AboveExecutor, GatewayExecutor, SiteExecutor
 from site_gateway.runtime.following import Follower, SiteTask, site_model
 from site_gateway.runtime.inbound import Side, Translator, from_side
 from site_gateway.runtime.uplink import Form
-from site_gateway.storage.store import SiteStore
-from update_codec import Manifest
 
-__all__ = ["AUDIT_VERSIONS", "GatewayActor", "GatewayDisk"]
-
-AUDIT_VERSIONS = 10_000
-"""All updates are kept: the end is made once more without gateways."""
+__all__ = ["GatewayActor"]
 
 LIFT_S = 0.1
 """How long a gateway takes to start again with higher numbers, in seconds."""
 
 Received = Callable[[object, Callable[[], None] | None], None]
-
-
-class GatewayDisk(Disk[SiteStore]):
-    """Both stores of a gateway; a killed process leaves in them what SQLite has committed.
-
-    Args:
-        folder: Where.
-        gateway: Who the gateway is above.
-        run: The run above.
-        first: The model's manifest, and version 0.
-        draw: Gives the identity of each node store that is made.
-    """
-
-    def __init__(
-        self, folder: Path, gateway: NodeId, run: RunId, first: tuple[Manifest, Commit], draw: Callable[[], StateId]
-    ) -> None:
-        self._folder, self._gateway, self._run, self._draw = folder, gateway, run, draw
-        self.full = self.failing = self.failed = False
-        self.opened = self.waited = True
-        self.failures = 0
-        self._pending = deque()
-        self.passage = lambda: None
-        self.refuses = lambda: False
-        lay_out_run(self.path, run)
-        self.reopen()
-        if self.store.head() is None:
-            self.store.initialise(*first)
-
-    @property
-    def path(self) -> Path:
-        """Where the site's store is."""
-        return self._folder / "site"
-
-    def reopen(self) -> SiteStore:
-        """What the next process finds."""
-        self.store = SiteStore(self.path, gateway=self._gateway, run=self._run, audit_versions=AUDIT_VERSIONS)
-        self.node_store = SqliteNodeStore(self._folder / "above", draw=self._draw)
-        return self.store
-
-    def stop(self, power_cut: random.Random | None = None) -> None:
-        """The process is gone."""
-        del power_cut
-        self.close()
-
-    def close(self) -> None:
-        """Close both."""
-        self.store.close()
-        self.node_store.close()
-
-    def __enter__(self) -> None:
-        """Failpoints that are passed now are this process's."""
-        watch(lambda _name: self.passage())
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """They are nobody's."""
-        watch(None)
 
 
 class GatewayActor(Actor):
@@ -231,12 +164,13 @@ class GatewayActor(Actor):
             say=lambda _event, _fields: None,
             signer=self._below.key(None),
             passing=commits.passing,
+            check=partial(check_update, sites=SiteClaims(self._engine.gateways, self._engine.num_examples_max)),
         )
         rng, selector = self.surroundings.rng(f"{self.name}/{store.epoch}").random, make_selector("uniform")
         recovered = replace(recovered, head=follower.head)
         machine = SiteMachine(self._engine, recovered, selector=selector, rng=rng, start=start)
         machine.go_on_away(self._members_max)
-        return SiteExecutor(parts, store), machine
+        return SiteExecutor(parts, store, self._engine.num_examples_max), machine
 
     def _leave(self, life: Life) -> None:
         """Its service manager starts it again where it asks for that."""
@@ -251,6 +185,11 @@ class GatewayActor(Actor):
 
     def after(self, effect: Any, events: list[GatewayEvent]) -> None:
         """Watch what goes up, and how often the site goes on by itself."""
+        if isinstance(effect.effect, FreezeSum | BindSum | SettleSum | ThawSum):
+            self.disk.site.learned(lambda: None)
+        if isinstance(effect.effect, SaveOutbox | SettleUpdate) and self.disk.site.pending:
+            what = type(effect.effect).__name__
+            self.surroundings.violations.append(f"T7: {what} of {self.name} before its site's store is on the disk")
         self.passes += isinstance(effect.effect, Note) and effect.effect.event == "site_goes_on"
         saved = [
             one.event.entry for one in events if isinstance(one, AboveEvent) and isinstance(one.event, OutboxSaved)

@@ -127,7 +127,7 @@ class DatabaseDisk(Disk[Any]):
 
     def __enter__(self) -> None:
         """From now on what passes a failpoint is of this disk."""
-        watch(self._pass)
+        watch(lambda _name: self.passage())
         self.failed = False
 
     def __exit__(

@@ -182,8 +182,8 @@ class Disk(Generic[StoreT]):
 
     def __enter__(self) -> None:
         """From now on what is opened, synchronised and passed is of this disk, and nothing waits for the real one."""
-        sqlite.connect, os.fsync = self._connect, self.fsync  # type: ignore[assignment]
-        watch(self._pass)
+        sqlite.connect, os.fsync = self.connect, self.fsync  # type: ignore[assignment]
+        watch(lambda _name: self.passage())
         self.failed = False
         if self.full:
             self._sound = False
@@ -252,13 +252,11 @@ class Disk(Generic[StoreT]):
         while self._pending:
             self._pending.popleft()[1]()
 
-    def _connect(self, path: Path) -> Connection:
+    def connect(self, path: Path) -> Connection:
+        """The store opens its database."""
         if self._connection is None:
             self._connection = _Connection(self, path)
         return self._connection
-
-    def _pass(self, _name: str) -> None:
-        self.passage()
 
     def _lay_out(self) -> None:
         self._path.mkdir(parents=True, mode=0o700)

@@ -34,6 +34,7 @@ from federation.storage.sqlite import Database
 from federation.types import ModelVersion, NodeId, RunId, StateId, UpdateId
 from fedmq.simulation.world.disks import Disk
 from fedmq.simulation.world.ram_folders import put_away, ram_folder
+from site_gateway.storage.store import SiteStore
 from sum_helper.storage import store as helper_store
 from sum_helper.storage.store import HelperStore
 
@@ -43,8 +44,8 @@ __all__ = [
     "ObservedStore",
     "coordinator_disk",
     "helper_disk",
-    "lay_out_run",
     "node_disk",
+    "site_disk",
     "store_in_ram",
 ]
 
@@ -263,10 +264,13 @@ def store_in_ram(run: RunId, owner: object) -> SqliteStore:
     return store
 
 
-def lay_out_run(folder: Path, run: RunId) -> None:
-    """Put a coordinator's database into a new folder, as its first start makes it, but of this run and of no time."""
-    folder.mkdir(parents=True, mode=0o700)
-    (folder / coordinator_database.DATABASE).write_bytes(_of_run(run))
+def site_disk(folder: Path, gateway: NodeId, run: RunId) -> Disk[SiteStore]:
+    """The disk of a gateway's site, with a database as its first start makes it, but of this run."""
+
+    def opened(path: Path, _: Disk[SiteStore]) -> SiteStore:
+        return SiteStore(path, gateway=gateway, run=run, audit_versions=AUDIT_VERSIONS)
+
+    return Disk(folder, (coordinator_database.DATABASE, _of_run(run)), opened)
 
 
 def _of_run(run: RunId) -> bytes:
