@@ -35,6 +35,9 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
     gateways: Annotated[
         int, typer.Option(help="Sites with a broker and a gateway each; ends with the same without gateways.")
     ] = 0,
+    levels: Annotated[
+        int, typer.Option(help="Levels of coordinators: with 3 each gateway has two below it, with a broker each.")
+    ] = 2,
     chaos: Annotated[bool, typer.Option(help="Kill one node in mid-training and start it again.")] = True,  # noqa: FBT002 - typer makes the flag of it
     report: Annotated[Path | None, typer.Option(help="Write the whole report as JSON.")] = None,
     keep: Annotated[
@@ -52,6 +55,7 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
       coordinator demo
       coordinator demo --task mnist-mlp --nodes 10 --per-round 5 --codec balanced --report j1.json
       coordinator demo --gateways 2 --nodes 8 --codec lossless
+      coordinator demo --gateways 2 --levels 3 --nodes 8 --codec lossless
       coordinator demo --task my_task.py:build --nodes 3 --no-chaos --keep mine
       coordinator export model.onnx --state mine --task my_task.py:build
     """  # noqa: D301 - \b keeps the line breaks in the help
@@ -79,5 +83,6 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter per option of the command li
             helpers=helpers,
             epsilon=epsilon,
             gateways=gateways,
+            levels=levels,
         )
         run_demo(options, Outputs(report=report, as_json=as_json, plot=plot), server)

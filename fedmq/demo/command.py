@@ -143,11 +143,12 @@ def site_rows(found: object) -> Mapping[str, str]:
     flat, exact, again = (found[f"bytes_up_{name}"] for name in ("flat", "exact", "coded_again"))
     same, versions = found["versions_same"], found["versions"]
     members = max(found["members"], default=0)
+    gateways = f"{found['gateways']} gateways" + (f" on {found['levels'] - 1} levels" if found["levels"] > 2 else "")
     problems = "; ".join(found["problems"])
     return {
         "digest": f"{found['digest']}",
         "digest without gateways": f"{found['flat_digest']} ({same} of {versions} versions have the same bits)",
-        "updates, once each": problems or f"all, {members} in a version, through {found['gateways']} gateways",
+        "updates, once each": problems or f"all, {members} in a version, through {gateways}",
         "up to the coordinator": f"{human_bytes(exact)}, 1/{flat / max(1, exact):.1f} of {human_bytes(flat)} without",
         "coded again as edge": f"{human_bytes(again)}, 1/{flat / max(1, again):.1f}",
         "gateways killed and back": f"{found['kills']} and {found['back']}",

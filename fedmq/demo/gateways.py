@@ -11,12 +11,12 @@ from coordinator.global_model.committer import first_commit
 from coordinator.global_model.initial import InitialRequest, initial_model_apart
 from federation.errors import StorageError
 from federation.runtime.local_broker import LocalBroker
-from fedmq.demo.plan import DemoPlan, to_toml
+from fedmq.demo.plan import DemoPlan, gateway_names, to_toml
 from fedmq.demo.processes import Exited, Fleet, Line
 from fedmq.sites import Sites
 from update_codec import CodecSpec
 
-__all__ = ["GatewaySaboteur", "SiteFarm", "compare_with_flat", "gateway_names"]
+__all__ = ["GatewaySaboteur", "SiteFarm", "compare_with_flat"]
 
 KILL_FROM = 1
 """The gateway is killed once this many versions exist."""
@@ -27,11 +27,6 @@ AUDIT_VERSIONS = 100_000
 Sections = Mapping[str, Mapping[str, object]]
 
 
-def gateway_names(count: int) -> tuple[str, ...]:
-    """The gateways of a demo."""
-    return tuple(f"gateway-{number}" for number in range(count))
-
-
 @dataclass(slots=True)
 class SiteFarm:
     """The sites of one demo: who is where, and what each gateway is told.
@@ -40,15 +35,15 @@ class SiteFarm:
         folder: Where settings and state go.
         federation: Its name, above and below.
         task: What is trained, and the seed of its version 0.
-        gateways: Their names.
-        nodes: All nodes' names: dealt out to the sites in turn.
+        levels: The gateways' names, those of the highest level first.
+        nodes: All nodes' names: dealt out in turn to the sites of the lowest level.
         ends: Gateways that have ended in order.
     """
 
     folder: Path
     federation: str
     task: tuple[str, int]
-    gateways: Sequence[str]
+    levels: Sequence[Sequence[str]]
     nodes: Sequence[str]
     ends: set[str] = field(default_factory=set)
     _urls: dict[str, str] = field(default_factory=dict)
@@ -57,8 +52,13 @@ class SiteFarm:
     def of(cls, plan: DemoPlan, folder: Path, nodes: Sequence[str]) -> "SiteFarm":
         """The sites of a plan; none where it has no gateways."""
         task = (plan.task, plan.seed)
-        names = gateway_names(plan.gateways)
-        return cls(folder=folder, federation=plan.federation, task=task, gateways=names, nodes=nodes)
+        levels = gateway_names(plan.gateways, plan.levels)
+        return cls(folder=folder, federation=plan.federation, task=task, levels=levels, nodes=nodes)
+
+    @property
+    def gateways(self) -> list[str]:
+        """All of them, a gateway before those below it."""
+        return [name for names in self.levels for name in names]
 
     @contextlib.contextmanager
     def brokers(self) -> Iterator[None]:
@@ -70,7 +70,8 @@ class SiteFarm:
 
     def gateway_of(self, node: str) -> str:
         """Whose site a node belongs to."""
-        return self.gateways[list(self.nodes).index(node) % len(self.gateways)]
+        lowest = self.levels[-1]
+        return lowest[list(self.nodes).index(node) % len(lowest)]
 
     def url_of(self, node: str) -> str:
         """The broker of a node's site."""
@@ -81,7 +82,7 @@ class SiteFarm:
         if not self.gateways:
             return {}
         return {
-            "gateways": {"members_max": {name: self._count(name) for name in self.gateways}},
+            "gateways": {"members_max": {name: self._count(name) for name in self.levels[0]}},
             "store": {"audit_versions": AUDIT_VERSIONS},
         }
 
@@ -106,30 +107,44 @@ class SiteFarm:
             raise StorageError("a gateway has no state: it has never heard of the run")
         return [files[-1].parent for files in found]
 
+    def _depth(self, name: str) -> int:
+        """How many gateways stand above one."""
+        return next(depth for depth, names in enumerate(self.levels) if name in names)
+
+    def _children(self, name: str) -> list[str]:
+        """The gateways right below one."""
+        lower = self.levels[self._depth(name) + 1 :][:1]
+        return [one for names in lower for one in names if one.rpartition("-")[0] == name]
+
     def _count(self, name: str) -> int:
-        return sum(self.gateway_of(node) == name for node in self.nodes)
+        """The nodes behind a gateway, of whatever level."""
+        own = sum(self.gateway_of(node) == name for node in self.nodes)
+        return own + sum(map(self._count, self._children(name)))
 
     def _above(self, name: str, url: str) -> Sections:
         return {
             "federation": {"id": self.federation},
             "node": {"id": name},
-            "broker": {"url": url},
+            "broker": {"url": url if name in self.levels[0] else self._urls[name.rpartition("-")[0]]},
             "task": {"name": self.task[0]},
             "store": {"folder": str(self.folder / name / "above")},
         }
 
     def _below(self, name: str) -> Sections:
-        return {
+        below, share = self._children(name), 2 ** self._depth(name)  # what is below has less time
+        count = len(below) or self._count(name)
+        caps = {"gateways": {"members_max": {one: self._count(one) for one in below}}} if below else {}
+        return caps | {
             "federation": {"id": self.federation},
             "broker": {"url": self._urls[name]},
             "task": {"name": self.task[0], "seed": self.task[1]},
             "round": {
-                "concurrency": self._count(name),
+                "concurrency": count,
                 "fraction": 1.0,
                 "quorum": 1,
-                "nodes_min": self._count(name),
-                "lease_s": 60.0,
-                "max_wait_s": 30.0,
+                "nodes_min": count,
+                "lease_s": 60.0 / share,
+                "max_wait_s": 30.0 / share,
                 "exit_when_finished": True,
             },
             "store": {"folder": str(self.folder / name / "below"), "audit_versions": AUDIT_VERSIONS},
@@ -143,12 +158,14 @@ class GatewaySaboteur:
     Attributes:
         fleet: The processes.
         enabled: False never kills.
+        among: Who may be.
         victim: Who was killed and is not yet started again.
         kills: How many were; ``back`` of them had a sum applied after it.
     """
 
     fleet: Fleet
     enabled: bool
+    among: Sequence[str]
     victim: str | None = None
     kills: int = 0
     back: int = 0
@@ -160,7 +177,7 @@ class GatewaySaboteur:
             self._returning, self.back = None, self.back + 1
             return f"chaos: {line.source} is back: version {line.fields.get('version')} has its sum"
         version = line.fields.get("version")
-        wanted = self.enabled and not self.kills and self.victim is None
+        wanted = self.enabled and not self.kills and self.victim is None and line.source in self.among
         if not wanted or line.event != "site_sum_frozen" or not isinstance(version, int) or version < KILL_FROM:
             return None
         self.victim = line.source
@@ -202,6 +219,7 @@ def compare_with_flat(farm: SiteFarm, settings: Path, root: Path) -> Mapping[str
         problems, uplink = list(sites.problems()), sites.bytes_up(CodecSpec.parse("edge"))
     return {
         "gateways": len(farm.gateways),
+        "levels": 1 + len(farm.levels),
         "versions": len(versions),
         "versions_same": sum(one.same for one in versions),
         "digest": versions[-1].through_gateways.hex() if versions else "",

@@ -22,6 +22,14 @@ NODES_MAX = 200
 """More node processes than this do not fit one machine; the simulator takes thousands."""
 
 
+LEVELS_MAX = 4
+"""Each level has twice as many gateways as the one above, and a Mosquitto for each."""
+
+
+FAN = 2
+"""So many gateways stand below each one that is not of the lowest level."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
     """The options as they were given; None takes the default of the task or of the others.
@@ -45,6 +53,7 @@ class DemoOptions:
         helpers: Helpers of masked sums; 0 masks nothing.
         epsilon: Budget of each node, for noise that these add to the sums; None adds none.
         gateways: Sites with a broker and a gateway each, among which the nodes are dealt out; 0 is one flat federation.
+        levels: Of coordinators; above two, each of these gateways has two below it, and so on: nodes are at the lowest.
     """
 
     task: str = "digits"
@@ -65,6 +74,7 @@ class DemoOptions:
     helpers: int = 0
     epsilon: float | None = None
     gateways: int = 0
+    levels: int = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +121,8 @@ def make_plan(options: DemoOptions) -> DemoPlan:
         raise ConfigError("--epsilon", "the helpers add the noise: say --helpers, too", source="command line")
     if options.gateways:
         _check_gateways(options)
+    elif options.levels != DemoOptions().levels:
+        raise ConfigError("--levels", "goes with --gateways: say how many", source="command line")
     if options.partition is not None:
         parse_partition(options.partition)
     if options.data is not None and not options.data.is_dir():
@@ -128,10 +140,24 @@ def make_plan(options: DemoOptions) -> DemoPlan:
     return DemoPlan(**asdict(options) | decided, settings=default_settings(options.task))
 
 
+def gateway_names(count: int, levels: int = 2) -> tuple[tuple[str, ...], ...]:
+    """The gateways of a demo, level by level, the highest first; whoever is below another one begins with its name."""
+    names = [tuple(f"gateway-{number}" for number in range(count))]
+    while len(names) < levels - 1:
+        names.append(tuple(f"{name}-{number}" for name in names[-1] for number in range(FAN)))
+    return tuple(names)
+
+
 def _check_gateways(options: DemoOptions) -> None:
     for flag, given in (("--helpers", options.helpers), ("--broker", options.broker)):
         if given:
             raise ConfigError(flag, "does not go with --gateways: leave it out", source="command line")
+    sites = len(gateway_names(options.gateways, _between("--levels", options.levels, 2, LEVELS_MAX))[-1])
+    if options.nodes < sites:
+        problem = (
+            f"{sites} sites of the lowest level need a node each: --nodes {sites}, or fewer --gateways or --levels"
+        )
+        raise ConfigError("--levels", problem, source="command line")
 
 
 def _check_masked(options: DemoOptions, buffer: int) -> None:

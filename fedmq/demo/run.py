@@ -142,8 +142,9 @@ class Demo:
     def __post_init__(self) -> None:
         """It kills the fleet's own processes."""
         self.servers = ServerSaboteur(self.fleet)
-        self.gateways = GatewaySaboteur(self.fleet, enabled=self.plan.chaos)
         self.farm = SiteFarm.of(self.plan, self.folder, list(self.story.nodes))
+        # One with gateways below it, where there is one.
+        self.gateways = GatewaySaboteur(self.fleet, enabled=self.plan.chaos, among=self.farm.levels[0])
 
     def run(self) -> Mapping[str, object]:
         """Run to the end.
@@ -223,7 +224,7 @@ class Demo:
             self.fleet.start(name, "edge_node", self._node_arguments(str(node_settings), name, index))
         helpers = f", {self.plan.helpers} helpers" if masks is not None else ""
         if self.farm.gateways:
-            helpers = f", {self.plan.gateways} gateways with a Mosquitto each"
+            helpers = f", {len(self.farm.gateways)} gateways with a Mosquitto each"
         self.view.say(f"started 1 coordinator{helpers} and {self.plan.nodes} edge nodes, each a process of its own")
 
     def _start_helpers(self, url: str) -> Masks | None:
