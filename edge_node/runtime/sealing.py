@@ -38,7 +38,7 @@ from federation.protocol.sealed_messages import KeyWrap, Sealed
 from federation.protocol.topics import NodeEventTopic, NodeTelemetryTopic, Topics
 from federation.runtime.log import get_log
 from federation.storage.sealing_keys import Pair, Peer, SealingKeys, read_keys, write_keys
-from federation.types import NO_START, ModelVersion, NodeId, RunId, UpdateId
+from federation.types import NO_START, Digest, ModelVersion, NodeId, RunId, UpdateId
 
 __all__ = ["NO_COORDINATOR_KEY", "NO_KEY", "NodeSealing"]
 
@@ -84,7 +84,8 @@ class NodeSealing:
         self._groups: dict[RunId, OrderedDict[int, bytes]] = {}
         self._parts: OrderedDict[tuple[PartKind, ModelVersion], tuple[RunId, ModelPart]] = OrderedDict()
         self._asked_epoch: tuple[RunId, int] | None = None
-        self._secrets: OrderedDict[UpdateId, bytes] = OrderedDict()
+        self._unsealed = set[RunId]()
+        self._secrets: OrderedDict[tuple[RunId, UpdateId, Digest], bytes] = OrderedDict()
         self.renewed: Callable[[], None] = lambda: None
 
     # --- keys -------------------------------------------------------------------------------------------------------
@@ -102,6 +103,7 @@ class NodeSealing:
             return
         self._run = state.run
         if state.seal is None:
+            self._unsealed.add(state.run)
             return
         public, start = public_key(state.seal), state.start or NO_START
         known = next((peer for peer in self._keys.peers if peer.run == state.run), None)
@@ -160,14 +162,19 @@ class NodeSealing:
         return bool(self._keys.peers)
 
     def would_show(self, topic: str, message: Message) -> bool:
-        """Whether the broker could read this, though the run is known to be sealed: the coordinator's key has not come.
+        """Whether the broker could read this, though the run is sealed, or may be: the coordinator's key has not come.
 
-        A node may read the announcement of a round before it hears who coordinates.
+        A node may read the announcement of a round before it hears who coordinates. And what is in its outbox may be of
+        a sealed run whose key no process of it has heard: it says nothing of a run of which it has heard nothing.
         """
-        if self._asked_epoch is None or not isinstance(self._topics.parse(topic), NodeEventTopic | NodeTelemetryTopic):
+        if not isinstance(self._topics.parse(topic), NodeEventTopic | NodeTelemetryTopic):
             return False
         run = getattr(message, "run", self._run)
-        return self._coordinator(run) is None and run in (None, self._asked_epoch[0])
+        if self._coordinator(run) is not None:
+            return False
+        if self._asked_epoch is not None and run in (None, self._asked_epoch[0]):
+            return True
+        return run is not None and run not in self._unsealed
 
     def sealed(self, topic: str, message: Message) -> Message:
         """What is said on a topic: events and telemetry go to the coordinator of their run only."""
@@ -191,21 +198,25 @@ class NodeSealing:
         """An offer without its payload, with what opens the chunks that may follow."""
         if self._coordinator(offer.run) is None:
             return offer
-        return replace(offer, content_key=self._secret(offer.update))
+        return replace(offer, content_key=self._secret(offer))
 
     def chunk(self, offer: UpdateOffer, chunk_bytes: int, index: int, body: bytes) -> bytes:
         """A chunk of an update as it is sent."""
         if self._coordinator(offer.run) is None:
             return body
-        return update_key(self._secret(offer.update), self._topics, offer.update, chunk_bytes).seal(index, body)
+        return update_key(self._secret(offer), self._topics, offer.update, chunk_bytes).seal(index, body)
 
-    def _secret(self, update: UpdateId) -> bytes:
-        """Drawn once in this process: what has arrived is kept open by the coordinator, whatever sealed it."""
-        if update not in self._secrets:
-            self._secrets[update] = secrets.token_bytes(SECRET_BYTES)
+    def _secret(self, offer: UpdateOffer) -> bytes:
+        """Drawn once for each content in this process: what has arrived is kept open by the coordinator.
+
+        Updates of two runs have the same ids: with one secret their chunks would have one key and one nonce [FED-335].
+        """
+        content = (offer.run, offer.update, offer.payload_digest)
+        if content not in self._secrets:
+            self._secrets[content] = secrets.token_bytes(SECRET_BYTES)
             if len(self._secrets) > UPDATES_MAX:
                 self._secrets.popitem(last=False)
-        return self._secrets[update]
+        return self._secrets[content]
 
     # --- the model --------------------------------------------------------------------------------------------------
 
@@ -227,6 +238,8 @@ class NodeSealing:
         """An announcement as it would be without sealing; what it lists can be opened from here on."""
         seal, model = announcement.seal, announcement.model
         self._asked_epoch = None if seal is None else (announcement.run, seal.key_epoch)
+        if seal is None:
+            self._unsealed.add(announcement.run)
         for part in model.parts:
             self._parts.pop((part.kind, part.version), None)
             if seal is not None:

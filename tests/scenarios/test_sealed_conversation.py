@@ -35,6 +35,7 @@ from federation.types import (
     ModelVersion,
     NodeId,
     RoundId,
+    RunId,
     Start,
     UpdateId,
 )
@@ -430,3 +431,29 @@ def test_a_node_says_nothing_before_the_coordinators_key_has_come(pair: Pair) ->
     pair.meet()
     assert not pair.node.would_show(told, progress)
     assert not pair.node.would_show(EVENTS, DECLINE)
+
+
+def test_a_restarted_node_says_nothing_of_a_run_before_it_has_heard_of_it(tmp_path: Path) -> None:
+    """FED-336: what is in its outbox may be of a sealed run, whose coordinator's key has never come."""
+    pair = Pair(tmp_path)
+    pair.ask(announcement(part(PartKind.DELTA, 1, DELTA)))
+    restarted, kept = pair.join(PRESS), offer(b"frame", inline=True)
+    assert restarted.would_show(EVENTS, kept)
+    restarted.hear(state(epoch=1))
+    assert not restarted.would_show(EVENTS, kept), "this run is not sealed"
+    other = replace(kept, run=RunId("fedcba9876543210"))
+    assert restarted.would_show(EVENTS, other)
+    restarted.announced(replace(announcement(part(PartKind.DELTA, 1, DELTA)), run=other.run))
+    assert not restarted.would_show(EVENTS, other), "nor is that one"
+
+
+def test_two_contents_never_have_one_secret(pair: Pair) -> None:
+    """FED-335: ids begin anew in each run, so two updates of one node can have the same."""
+    pair.meet()
+    first, other = offer(bytes(100), inline=False), RunId("fedcba9876543210")
+    pair.node.hear(replace(pair.coordinator.stated(state(epoch=1)), run=other))
+    same_id = replace(first, run=other)
+    other_content = offer(bytes(99) + b"x", inline=False)
+    secrets = {pair.node.offered(one).content_key for one in (first, same_id, other_content)}
+    assert len(secrets) == 3
+    assert pair.node.chunk(first, 40, 0, bytes(40)) != pair.node.chunk(same_id, 40, 0, bytes(40))
