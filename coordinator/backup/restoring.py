@@ -98,7 +98,7 @@ def restore(
             shutil.rmtree(work, ignore_errors=True)
             opened.callback(shutil.rmtree, work, ignore_errors=True)
             archive.unpack(work / "old", progress("unpacked", archive.total_bytes))
-            made = _begun_anew(work, released) if new_run else _lifted(work, above, released)
+            made = _begun_anew(work, above, released) if new_run else _lifted(work, above, released)
             _move_up(work / ("new" if new_run else "old"), state)
         except OSError as error:
             raise StorageError(f"the backup cannot be restored: {error}{remedy_for(error, state)}") from error
@@ -154,12 +154,12 @@ def _lifted(work: Path, above: int, released: int | None) -> Restoration:
         )
 
 
-def _begun_anew(work: Path, released: int | None) -> Restoration:
+def _begun_anew(work: Path, above: int, released: int | None) -> Restoration:
     """Version 0 of a new run is what nodes held at the backup's newest version; no node has any part in it yet.
 
     Noise that the coordinator adds is over the same data as before: what that has cost is taken over.
     """
-    ledger = ledger_after(work / "old", released)
+    ledger = ledger_after(work / "old", released, above=above)
     with ReadOnlyStore(work / "old") as old:
         head, manifest = old.head(), old.manifest()
         if head is None:

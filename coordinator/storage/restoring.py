@@ -29,7 +29,8 @@ def lift(folder: Path, *, above: int, released: int | None = None) -> tuple[RunI
         folder: A state folder that nobody uses.
         above: An epoch that nodes are known to have obeyed; 0 is none.
         released: The newest version that anybody may have got, where the coordinator adds noise: all nodes pay for
-            those that the store has not. None is not known.
+            those that the store has not, once for the run that was lost and once for each restore of this store before
+            this one, as ``above`` shows. None is not known.
 
     Returns:
         The run, from where it goes on, and whether its run, epoch and manifest were what a coordinator had written.
@@ -46,7 +47,7 @@ def lift(folder: Path, *, above: int, released: int | None = None) -> tuple[RunI
             raise StorageError("the backup has no version: there is nothing to begin again from")
         epoch, first_round = int(meta["epoch"]), read_next_round(database)
         # Who has obeyed a later restore of the same backup has also seen its rounds.
-        times = max(0, above - epoch) // EPOCHS + 1
+        times = _times_lost(epoch, above)
         restored = Restored(
             epoch=Epoch(epoch + times * EPOCHS),
             version=ModelVersion(head),
@@ -55,7 +56,7 @@ def lift(folder: Path, *, above: int, released: int | None = None) -> tuple[RunI
         )
         if max(restored.epoch + EPOCHS, restored.next_round + ROUNDS) > INT32_MAX:
             raise StorageError(f"run {meta['run']} has no numbers left above {above}: begin a new one with --new-run")
-        lost = _lost_sums(database, head, released)
+        lost = _lost_sums(database, head, released) * times
         whole = identity_is_sealed(database) is not False
         with database.transaction("restore"):
             database.insert("meta", {"key": "epoch", "value": restored.epoch}, conflict="REPLACE")
@@ -69,6 +70,16 @@ def lift(folder: Path, *, above: int, released: int | None = None) -> tuple[RunI
         return RunId(meta["run"]), restored, whole
     finally:
         database.close()
+
+
+def _times_lost(epoch: int, above: int) -> int:
+    """How many runs have gone on from this store and are lost: the first one, and those that were begun from it since.
+
+    Args:
+        epoch: The store's.
+        above: An epoch that nodes are known to have obeyed; 0 is none.
+    """
+    return max(0, above - epoch) // EPOCHS + 1
 
 
 def _lost_sums(database: Readable, head: int, released: int | None) -> int:
@@ -102,8 +113,13 @@ def begin_after(folder: Path, began_ms: int) -> None:
         database.close()
 
 
-def ledger_after(folder: Path, released: int | None) -> ReleaseLedger:
+def ledger_after(folder: Path, released: int | None, *, above: int = 0) -> ReleaseLedger:
     """What a run whose coordinator adds noise has spent, with what its backup may not know of; else nothing.
+
+    Args:
+        folder: A state folder that nobody uses.
+        released: As `lift` takes it.
+        above: As `lift` takes it.
 
     Raises:
         StorageError: There may be noised versions that the backup lacks, and nobody says which was the newest.
@@ -111,7 +127,9 @@ def ledger_after(folder: Path, released: int | None) -> ReleaseLedger:
     database = open_database(folder)
     try:
         head = database.execute("SELECT MAX(version) FROM versions").fetchone()[0]
-        lost = _lost_sums(database, head or 0, released)
+        epoch = database.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+        times = _times_lost(0 if epoch is None else int(epoch[0]), above)
+        lost = _lost_sums(database, head or 0, released) * times
         with database.transaction("ledger"):
             charge_lost(database, lost)
         return read_ledger(database) if noised_here(database) else ReleaseLedger()

@@ -84,6 +84,20 @@ def test_a_second_restore_adds_to_the_first(backup: Path, tmp_path: Path) -> Non
     assert ledger(tmp_path / "third").floor == Taking(releases=3, last=-1, spent=3 * PRICE)
 
 
+@pytest.mark.parametrize("new_run", [False, True])
+def test_who_restores_one_backup_again_pays_for_both_runs_that_are_lost(
+    backup: Path, tmp_path: Path, *, new_run: bool
+) -> None:
+    """Each has made versions since, up to the same number: a node may have been in all of them."""
+    restore(backup, tmp_path / "again", released=3)
+    lost = SqliteStore(tmp_path / "again")
+    lost.close()
+    restore(backup, tmp_path / "third", released=3, above=lost.epoch, new_run=new_run)
+    found = ledger(tmp_path / "third")
+    assert found.takings[A].spent == (2 + 2 * 3) * PRICE
+    assert found.floor.releases == 2 * 3
+
+
 def test_nothing_is_lost_where_the_backup_has_the_newest_version(backup: Path, tmp_path: Path) -> None:
     restore(backup, tmp_path / "again", released=0)
     assert ledger(tmp_path / "again") == ledger(tmp_path / "before")
