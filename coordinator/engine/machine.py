@@ -379,10 +379,10 @@ class CoordinatorMachine:
         if not self._end_announced:
             self._end_announced = True
             self._announcer.announce_end()
-            state.note("finished", version=state.head.version)
+            self._stop_by = state.now + FINISH_WAIT_S if state.settings.exit_when_finished else None
+        if self._waiting.reason is not state.ending:  # at first, and after a disk that failed with the last word
+            state.note("finished", version=state.head.version, reason=state.ending.value)
             self._waiting.wait(state.ending, self._names)
-            if state.settings.exit_when_finished:
-                self._stop_by = state.now + FINISH_WAIT_S
         ready = state.clock.running and not self._versions.evaluating and not self._evaluation.busy
         if self._stop_by is not None and (ready or state.now >= self._stop_by):
             self._stop(state.ending.value)

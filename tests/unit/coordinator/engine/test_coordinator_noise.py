@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.engine.effects import CommitVersion, Effect, Note
+from coordinator.engine.effects import CommitVersion, Effect, Note, SaveRound
 from coordinator.engine.events import CommitFailed
 from coordinator.engine.settings import NoiseSettings, ReleaseBudget
 from coordinator.records import RecoveredState, ReleaseLedger
@@ -76,6 +76,21 @@ def test_the_run_ends_when_fewer_than_a_quorum_have_budget() -> None:
     back(rig, "a", "b")
     assert rig.get("finished"), "and it is over for every process after this one"
     assert rig.store.takings[NodeId("b")] == Taking(releases=2, last=1, spent=0.5)
+
+
+def test_the_end_is_said_again_where_the_disk_has_failed_with_it() -> None:
+    """The line that says why the run is over was lost, and people were told for ever that it waits for its disk."""
+    rig = noised("a", "b", sums=1)
+    rig.failing = True
+    rig.failing_kinds = (SaveRound,)
+    done = version(rig)
+    assert rig.get("finished")
+    assert "finished" not in notes(done)
+    rig.failing = False
+    ends = [effect for effect in rig.wait(60.0) if isinstance(effect, Note) and effect.event == "finished"]
+    assert [end.fields["reason"] for end in ends] == ["budget"]
+    waits: Any = rig.get("waiting_for")
+    assert waits["reason"] == "budget"
 
 
 def test_a_run_does_not_end_before_those_who_have_budget_were_heard() -> None:
