@@ -56,8 +56,8 @@ def test_the_campaign_prints_a_table_and_succeeds(capsys: pytest.CaptureFixture[
 
 
 def test_a_slice_that_ends_with_its_time_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--seeds", "40", "--first", "5", "--jobs", "1", "--minutes", "0"]) == 0
-    assert "go on: --first 6 --seeds 39" in capsys.readouterr().out
+    assert main(["--seeds", "40", "--first", "6", "--jobs", "1", "--minutes", "0"]) == 0
+    assert "go on: --first 7 --seeds 39" in capsys.readouterr().out
 
 
 def test_a_failing_seed_shows_its_last_steps_and_how_to_see_them_again(

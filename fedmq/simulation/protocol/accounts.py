@@ -1,7 +1,8 @@
 """What a coordinator that adds noise itself must have charged, held against its store (P1, P2 and P4 of a simulation).
 
 - P1 no process finds less in its accounts than the versions on its disk have cost
-- P2 each version is charged once, to exactly its members; a number of a noised sum is of one version for ever
+- P2 each version is charged once, to exactly its members, each of which is in it once; a number of a noised sum is of
+  one version for ever
 - P4 nobody is in a version beyond its budget
 """
 
@@ -65,6 +66,8 @@ class Accounts:
         if release is None or set(release.prices) != {member.node for member in commit.members}:
             self._say(f"P2: version {version} is not charged to its members")
             return
+        if len(release.prices) < len(commit.members):
+            self._say(f"P2: version {version} has two updates of one node, and noise for one")
         if self._sums.setdefault(release.release, (version, release.batch)) != (version, release.batch):
             self._say(f"P2: noised sum {release.release} is of {self._sums[release.release]}, and of version {version}")
         secret = secret_of(commit.model.strategy)

@@ -4,12 +4,13 @@ By night: ``make simulate SEEDS=20000`` (8 to 12 seeds a second and core), or in
 ``--seeds 20000 --minutes 9``: each slice says with which ``--first`` and ``--seeds`` the next one goes on.
 
 Every eighth seed is run a second time with masked sums: three of four helpers must answer, and in most federations one
-of the four leaves for ever. ``--masked all`` runs each seed so, and only so; ``--masked none`` none.
+of the four leaves for ever. ``--masked all`` runs each seed so, and only so; ``--masked none`` none. Another eighth is
+run a second time sealed, with noise that the coordinator adds, or both; some of those have masked sums, too. For them
+``--private`` chooses as ``--masked`` does.
 """
 
 import argparse
 import math
-import random
 import signal
 import sys
 import time
@@ -18,33 +19,37 @@ from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
-from functools import partial
-from typing import NamedTuple
+from enum import Enum
+from typing import NamedTuple, assert_never
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from coordinator.engine.early_stopping import Goal, Source, StoppingSettings
-from coordinator.engine.settings import EngineSettings, FederatedEvaluationSettings
-from coordinator.global_model.committer import CommitterSettings
-from coordinator.global_model.downlink import DownlinkSettings
-from coordinator.strategies.strategy import StrategySettings, make_strategy
-from edge_node.engine.machine import NodeSettings
-from federation.tasks.registry import default_settings
-from federation.testing import BrokerSettings
-from federation.types import NodeId
 from fedmq.simulation.protocol.federation import Simulation, quiet_log
-from fedmq.simulation.protocol.helper_actor import helper_key
-from fedmq.simulation.protocol.masked_sums import HELPERS, masked_scenario
-from fedmq.simulation.protocol.scenario import Outcome, Scenario
-from fedmq.simulation.world.faults import FaultPlan, some_of
-from fedmq.simulation.world.trainer import Stragglers
+from fedmq.simulation.protocol.random_scenarios import (
+    random_masked_scenario,
+    random_private_scenario,
+    random_scenario,
+)
+from fedmq.simulation.protocol.scenario import Outcome
 
-__all__ = ["Seed", "campaign", "main", "random_masked_scenario", "random_scenario", "run_seed", "seeds_of"]
+__all__ = [
+    "Kind",
+    "Seed",
+    "campaign",
+    "main",
+    "random_masked_scenario",
+    "random_private_scenario",
+    "random_scenario",
+    "run_seed",
+    "seeds_of",
+]
 
-MASKED_EACH, MASKED_FIRST = 8, 3
-"""Every so many seeds one is run with masked sums, too."""
+WHICH = ("none", "some", "all")
+
+AGAIN_EACH, MASKED_FIRST, PRIVATE_FIRST = 8, 3, 5
+"""Every so many seeds one is run with masked sums, too, and another one with sealing or the coordinator's noise."""
 
 CHUNK_SEEDS = 25
 PROGRESS_S = 10.0
@@ -80,6 +85,10 @@ FIGURES = (
     "wiped_helpers",
     "sums",
     "dropped_batches",
+    "sealed_words",
+    "rotated_keys",
+    "shut_out",
+    "noised",
     "ended_early",
     "broker_crashes",
     "full_disks",
@@ -90,171 +99,54 @@ FIGURES = (
 )
 
 
-def random_scenario(seed: int) -> Scenario:
-    """One small federation, everything about it drawn from the seed."""
-    rng = random.Random(f"campaign/{seed}")  # noqa: S311 - a simulation, not a secret
-    nodes = rng.randint(2, 8)
-    task = f"{rng.choice(('null', 'quadratic'))}-{rng.choice((20, 50, 300, 1500))}"
-    strategy = "fedavg" if rng.random() < 0.4 else rng.choice(("fedbuff", "fedbuff", "fedasync", "fedadam"))
-    # The least that a transfer in chunks needs: several chunks, and windows smaller than the whole.
-    chunk_bytes = rng.choice((64, 256, 1024, 61_440))
-    downlink = DownlinkSettings(chunk_bytes=rng.choice((256, 1024, 61_440)), delta_chain_max=rng.choice((0, 1, 8)))
-    return Scenario(
-        seed=seed,
-        nodes=nodes,
-        task=task,
-        engine=_stopping(
-            seed,
-            replace(
-                _engine(rng, nodes, strategy, task), federated_evaluation=_survey(seed, nodes), signed=_signed(seed)
-            ),
-        ),
-        committer=CommitterSettings(strategy=make_strategy(StrategySettings(name=strategy)), downlink=downlink),
-        node=NodeSettings(node=NodeId("node"), task=task, chunk_bytes=chunk_bytes, outbox_max=rng.choice((1, 2, 16))),
-        faults=_identities(seed, _later_faults(seed, _faults(rng))),
-        faults_s=rng.uniform(30.0, rng.choice((300.0, 300.0, 300.0, 2000.0))),
-        stragglers=Stragglers(train_s=rng.choice((0.2, 2.0, 10.0)), slow_share=rng.choice((0.0, 0.2))),
-        broker=BrokerSettings(max_queued_messages=rng.choice((5, 1000))),
-        busy_s=_busy_s(seed),
-        audit=_audit(seed),
-    )
+class Kind(Enum):
+    """How a federation is drawn from its seed."""
 
-
-def random_masked_scenario(seed: int) -> Scenario:
-    """The same with masked sums, and helpers as further participants."""
-    keys = tuple(bytes.fromhex(helper_key(number).public_hex) for number in range(HELPERS))
-    return masked_scenario(random_scenario(seed), keys)
-
-
-def _engine(rng: random.Random, nodes: int, strategy: str, task: str) -> EngineSettings:
-    concurrency = rng.randint(1, nodes)
-    match strategy:
-        case "fedavg":
-            buffer = max(1, concurrency - rng.randint(0, 1))
-            refill, staleness = concurrency, 0
-        case "fedasync":
-            buffer, refill, staleness = 1, 1, rng.choice((2, 10))
-        case _:
-            buffer = rng.randint(1, concurrency)
-            refill, staleness = rng.randint(1, concurrency), rng.choice((0, 1, 10))
-    return EngineSettings(
-        task=task,
-        train=default_settings(task),
-        codec_up=rng.choice(("lossless", "edge")),
-        versions=rng.randint(3, 8),
-        concurrency=concurrency,
-        buffer=buffer,
-        refill=refill,
-        quorum=rng.randint(1, buffer),
-        nodes_min=rng.randint(1, nodes),
-        lease_s=rng.choice((10.0, 60.0)),
-        max_wait_s=rng.choice((3.0, 20.0)),
-        max_staleness=staleness,
-        per_node_quota=rng.choice((1, 1, 2)),
-        spread_s=rng.choice((0.0, 1.0)),
-        window_chunks=rng.choice((1, 2, 32)),
-        transfers_max=rng.choice((1, 16)),
-    )
-
-
-def _survey(seed: int, nodes: int) -> FederatedEvaluationSettings:
-    """Drawn apart, so that a seed's other choices are those that it has always had."""
-    rng = random.Random(f"campaign/{seed}/survey")  # noqa: S311 - a simulation, not a secret
-    return FederatedEvaluationSettings(
-        every=rng.choice((0, 1, 1, 3)), fraction=rng.choice((0.3, 1.0)), nodes_min=rng.randint(1, nodes)
-    )
-
-
-def _signed(seed: int) -> bool:
-    """In every second federation all messages are signed, and its nodes obey nothing that is out of date, ever."""
-    return random.Random(f"campaign/{seed}/signed").random() < 0.5  # noqa: S311 - as above
-
-
-def _busy_s(seed: int) -> float:
-    """In most federations several messages arrive while the coordinator is busy, and are settled together."""
-    return random.Random(f"campaign/{seed}/busy").choice((0.0, 0.02, 0.2, 2.0))  # noqa: S311 - as above
-
-
-def _audit(seed: int) -> bool:
-    """In every fifth federation nothing is kept to make versions again: its updates are compacted at each commit."""
-    return random.Random(f"campaign/{seed}/audit").random() < 0.8  # noqa: S311 - as above
-
-
-def _faults(rng: random.Random) -> FaultPlan:
-    """Each kind of fault is off in a part of the seeds, so that its absence is tested, too."""
-    some = partial(some_of, rng)
-    return FaultPlan(
-        drop=some(0.1),
-        duplicate=some(0.2),
-        reorder=some(0.2),
-        node_crash=some(0.05),
-        coordinator_crash=some(0.03),
-        disconnect=some(120.0),
-        partition=some(60.0),
-        broker_crash=some(60.0),
-        freeze=some(20.0),
-        disk_full=some(30.0),
-        reorder_s=rng.choice((1.0, 5.0, 120.0, 3600.0)),
-        vanish=some(0.5),
-        skew_s=86_400.0,
-    )
-
-
-def _later_faults(seed: int, plan: FaultPlan) -> FaultPlan:
-    """Drawn apart, as above: kinds of faults that have come since."""
-    rng = random.Random(f"campaign/{seed}/later faults")  # noqa: S311 - as above
-
-    some = partial(some_of, rng, off=0.5)
-    return replace(plan, failed_commit=some(0.02), bad_update=some(0.2), wipe=some(0.3))
-
-
-def _identities(seed: int, plan: FaultPlan) -> FaultPlan:
-    """In every second federation some identity goes backwards, or is there twice; drawn apart, as above."""
-    rng = random.Random(f"campaign/{seed}/identities")  # noqa: S311 - a simulation, not a secret
-    stale_copy, restore, second_run, twin = (float(rng.random() < share) for share in (0.18, 0.15, 0.15, 0.2))
-    return replace(plan, stale_copy=stale_copy, restore=restore, second_run=second_run, twin=twin)
-
-
-def _stopping(seed: int, engine: EngineSettings) -> EngineSettings:
-    """Every fifth run ends when nothing gets better any more."""
-    rng = random.Random(f"campaign/{seed}/stopping")  # noqa: S311 - as above
-    if rng.random() > 0.2:
-        return engine
-    source, metric = rng.choice(((Source.CENTRAL, "norm"), (Source.NODES, "loss")))
-    goal, patience = rng.choice((Goal.MAX, Goal.MIN)), rng.randint(1, 3)
-    stopping = StoppingSettings(source=source, metric=metric, goal=goal, patience=patience)
-    return replace(engine, stopping=stopping, versions=rng.randint(4, 20))
+    PLAIN = ""
+    MASKED = "masked"
+    PRIVATE = "private"
 
 
 class Seed(NamedTuple):
-    """One federation of a campaign: its seed, and whether it has masked sums."""
+    """One federation of a campaign: its seed, and how it is drawn."""
 
     number: int
-    masked: bool = False
+    kind: Kind = Kind.PLAIN
 
 
-def seeds_of(numbers: range, masked: str) -> list[Seed]:
-    """The federations of these seeds: with masked sums are ``none``, ``some`` (each so often, too) or ``all``."""
+def seeds_of(numbers: range, masked: str, private: str = "none") -> list[Seed]:
+    """The federations of these seeds: masked and private ones are ``none``, ``some`` (an eighth, too) or ``all``."""
+    chosen = ((Kind.MASKED, masked, MASKED_FIRST), (Kind.PRIVATE, private, PRIVATE_FIRST))
     found = []
     for number in numbers:
-        if masked != "all":
+        if "all" not in (masked, private):
             found.append(Seed(number))
-        if masked == "all" or (masked == "some" and number % MASKED_EACH == MASKED_FIRST):
-            found.append(Seed(number, masked=True))
+        for kind, which, first in chosen:
+            if which == "all" or (which == "some" and number % AGAIN_EACH == first):
+                found.append(Seed(number, kind))
     return found
 
 
-def run_seed(seed: int, *, masked: bool = False) -> tuple[Outcome, list[str]]:
+def run_seed(seed: int, kind: Kind = Kind.PLAIN) -> tuple[Outcome, list[str]]:
     """Run one seed; the transcript's tail comes with a violation only."""
+    match kind:
+        case Kind.PLAIN:
+            scenario = random_scenario(seed)
+        case Kind.MASKED:
+            scenario = random_masked_scenario(seed)
+        case Kind.PRIVATE:
+            scenario = random_private_scenario(seed)
+        case _:
+            assert_never(kind)
     with quiet_log():
-        simulation = Simulation((random_masked_scenario if masked else random_scenario)(seed))
+        simulation = Simulation(scenario)
         outcome = simulation.run()
     simulation.close()
-    return outcome, list(simulation.transcript.tail()) if outcome.violations else []
+    return replace(outcome, kind=kind.value), list(simulation.transcript.tail()) if outcome.violations else []
 
 
 def _run_chunk(seeds: Sequence[Seed]) -> list[tuple[Outcome, list[str]]]:
-    return [run_seed(seed.number, masked=seed.masked) for seed in seeds]
+    return [run_seed(*seed) for seed in seeds]
 
 
 def campaign(seeds: Sequence[Seed], *, jobs: int) -> Generator[tuple[Outcome, list[str]]]:
@@ -276,7 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     console, failed = Console(), Console(stderr=True)
     began_s = said_s = time.perf_counter()
-    seeds = seeds_of(range(options.first, options.first + options.seeds), options.masked)
+    numbers = range(options.first, options.first + options.seeds)
+    seeds = seeds_of(numbers, options.masked, options.private)
     done = 0
     totals: Counter[str] = Counter()
     recoveries: list[float] = []
@@ -304,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interrupted = False
     console.print(_table(done, totals, sorted(recoveries), len(failures), time.perf_counter() - began_s))
     if done < len(seeds):
-        left, more = seeds[done].number, "" if options.masked == "some" else f" --masked {options.masked}"
+        left, more = seeds[done].number, _chosen(options)
         rest = options.first + options.seeds - left
         console.print(f"go on: --first {left} --seeds {rest}{more}", highlight=False)
     if failures:
@@ -321,8 +214,15 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this time, and say how to go on")
-    parser.add_argument("--masked", choices=("none", "some", "all"), default="some", help="which have masked sums")
+    parser.add_argument("--masked", choices=WHICH, default="some", help="which have masked sums")
+    parser.add_argument("--private", choices=WHICH, default="some", help="which are sealed, or noised")
     return parser.parse_args(arguments)
+
+
+def _chosen(options: argparse.Namespace) -> str:
+    """The options that are not as they are when nothing is said."""
+    chosen = (("masked", options.masked), ("private", options.private))
+    return "".join(f" --{name} {which}" for name, which in chosen if which != "some")
 
 
 def _table(seeds: int, totals: Counter[str], recoveries: list[float], failures: int, wall_s: float) -> Table:
@@ -341,7 +241,7 @@ def _table(seeds: int, totals: Counter[str], recoveries: list[float], failures: 
 
 
 def _told(outcome: Outcome) -> str:
-    return f"{outcome.seed} masked" if outcome.masked else str(outcome.seed)
+    return f"{outcome.seed} {outcome.kind}".strip()
 
 
 def _explain(console: Console, failures: list[tuple[Outcome, list[str]]]) -> None:
@@ -353,7 +253,7 @@ def _explain(console: Console, failures: list[tuple[Outcome, list[str]]]) -> Non
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     others = ", ".join(_told(failure) for failure, _ in failures[1:20])
-    how = " --masked all" if outcome.masked else " --masked none"
+    how = "".join(f" --{kind.value} {'all' if kind.value == outcome.kind else 'none'}" for kind in list(Kind)[1:])
     console.print(
         f"again: python -m fedmq.simulation.protocol.campaign --first {outcome.seed} --seeds 1 --jobs 1{how}",
         highlight=False,

@@ -301,11 +301,11 @@ class Checker:
             self._say(f"save, then say: version {announcement.model.version} is announced, the head is {self.head}")
 
     def heard(self, event: str, fields: Mapping[str, object]) -> None:
-        """The coordinator logs something."""
-        del fields
+        """The coordinator logs something: a line that the disk has failed with is said again as the run's end."""
         self.heard_events[event] += 1
-        self._over_budget = self._over_budget or event == "budget_ends_run"
-        self.ended_early = self.ended_early or event == "stopping_early" or self._over_budget
+        ending = str(fields.get("reason", "")) if event == "finished" else event
+        self._over_budget = self._over_budget or ending in ("budget", "budget_ends_run")
+        self.ended_early = self.ended_early or ending in ("stopped_early", "stopping_early") or self._over_budget
 
     def caps(self, snapshot: Mapping[str, Any]) -> None:
         """Compare what a coordinator holds with its limits."""

@@ -36,11 +36,11 @@ from federation.protocol.signing import Sender, Writer
 from federation.runtime.session import SessionSettings
 from federation.types import ModelVersion, NodeId, Start
 from fedmq.simulation.protocol.actors import Actor
-from fedmq.simulation.protocol.keys import SimKeys
 from fedmq.simulation.protocol.listening import Listening
 from fedmq.simulation.protocol.processes import Life, Place
 from fedmq.simulation.world.clock import World
 from fedmq.simulation.world.disks import Disk
+from fedmq.simulation.world.keys import SimKeys
 from fedmq.simulation.world.seals import SealWitness
 from fedmq.simulation.world.stores import ObservedStore
 from fedmq.simulation.world.transport import SimTransport
@@ -69,8 +69,8 @@ DATA_SESSION = SessionSettings(
 SAYINGS = (PublishAnnouncement, Invite, SendCommand)
 """Effects whose words the checker knows."""
 
-ROTATE_S, LOOK_S = 120.0, 1.0
-"""Age at which the coordinator takes another key where it seals, and how often it looks for that, in seconds."""
+LOOK_S = 1.0
+"""How often it looks whether another key is due, and who is enrolled, in seconds."""
 
 EVALUATION_S = 0.5
 """How long an evaluation takes, in virtual seconds."""
@@ -192,7 +192,7 @@ class CoordinatorActor(Actor):
         place = self._place
         if place.seals is None:
             return None
-        settings, run = SealingSettings(on=True, rotate_s=ROTATE_S), (store.run, store.epoch)
+        settings, run = SealingSettings(on=True, rotate_s=place.rotate_s), (store.run, store.epoch)
         return CoordinatorSealing(
             place.topics, run, self.disk.path, settings, place.key(None), now_s=lambda: self._world.now
         )

@@ -2,18 +2,15 @@
 
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from coordinator.global_model.committer import first_commit
 from edge_node.training.worker import TrainingSetup
-from federation.runtime.log import configure_log
 from federation.task import TaskContext
 from federation.tasks.registry import load_task
 from federation.types import NodeId, RunId, StateId
@@ -23,17 +20,17 @@ from fedmq.simulation.protocol.end_checks import held, left_in_store, missing_of
 from fedmq.simulation.protocol.helper_actor import HelperActor, helper_key, pinned
 from fedmq.simulation.protocol.identities import Identities, People
 from fedmq.simulation.protocol.injector import Injector
-from fedmq.simulation.protocol.keys import repeatable_boxes
 from fedmq.simulation.protocol.lines import Lines, Model
 from fedmq.simulation.protocol.masked_sums import SumsWitness
 from fedmq.simulation.protocol.node_actor import NodeActor
 from fedmq.simulation.protocol.processes import TOPICS, Place, Surroundings
 from fedmq.simulation.protocol.scenario import MaskedPlan, Outcome, Scenario
 from fedmq.simulation.protocol.witness import Witness
-from fedmq.simulation.world.clock import World
+from fedmq.simulation.world.clock import World, quiet_log
 from fedmq.simulation.world.disks import Disk, allow_disks
 from fedmq.simulation.world.faults import Dice
 from fedmq.simulation.world.garbage import rare_collections
+from fedmq.simulation.world.keys import repeatable_boxes
 from fedmq.simulation.world.network import SimNetwork
 from fedmq.simulation.world.ram_folders import put_away, ram_folder
 from fedmq.simulation.world.seals import SealWitness, repeatable_keys
@@ -95,6 +92,7 @@ class Simulation:
             helpers=() if plan is None else pinned(plan),
             sums=self.sums,
             seals=self.seals,
+            rotate_s=scenario.rotate_s,
         )
         allow_disks(1 + SPARE_DISKS + scenario.nodes * scenario.node_disks)
         self._folder = ram_folder()
@@ -118,6 +116,7 @@ class Simulation:
             twin=self._twin,
             folder=self._folder,
             counts=Identities(),
+            expelled=self.witness.expelled,
         )
         self._healed_s = 0.0
 
@@ -143,7 +142,8 @@ class Simulation:
 
     def run(self, progress: Callable[[int], None] = lambda _version: None) -> Outcome:
         """Run to the end; ``progress`` hears each new version."""
-        with rare_collections(), repeatable_boxes(), repeatable_keys(self.surroundings.rng("sealing")):
+        watched = nullcontext() if self.seals is None else self.seals.watching()
+        with rare_collections(), repeatable_boxes(), repeatable_keys(self.surroundings.rng("sealing")), watched:
             return self._run(progress)
 
     def _run(self, progress: Callable[[int], None]) -> Outcome:
@@ -170,15 +170,17 @@ class Simulation:
             self._check_caps()
         world.run(lambda: self._work.done, limit_s=scenario.faults_s)
         self._finish(progress)
-        return self._with_helpers(self._outcome(time.perf_counter() - began_s))
+        return self._with_privacy(self._outcome(time.perf_counter() - began_s))
 
     def _revoke(self) -> None:
         """The last node is shut out, and its device is in other hands."""
-        node = self.nodes[-1]
+        node = self.nodes[self.scenario.nodes - 1]
         if self.seals is not None and node.alive and not node.gone:
             self.seals.shut_out(NodeId(node.name), node.sealing)
             self.witness.expelled.add(NodeId(node.name))
-            node.end()
+            for one in self.nodes:
+                if one.connections == node.connections:
+                    one.end()
 
     def _helpers_are_known(self) -> bool:
         return all(node.knows_helpers for node in self.nodes)
@@ -372,8 +374,13 @@ class Simulation:
             violations=tuple(self.surroundings.violations),
         )
 
-    def _with_helpers(self, outcome: Outcome) -> Outcome:
-        """With what became of masked sums, where there were some."""
+    def _with_privacy(self, outcome: Outcome) -> Outcome:
+        """With what became of sealing, of noise and of masked sums, where there were some."""
+        noised = {secret for line in self.lines.all for _, secret in line.checker.accounts.made.values()}
+        outcome = replace(outcome, noised=len(noised))
+        if self.seals is not None:
+            seals = self.seals
+            outcome = replace(outcome, sealed_words=seals.sealed, rotated_keys=seals.rotated, shut_out=seals.renewed)
         if self.sums is None:
             return outcome
         return replace(
@@ -384,14 +391,3 @@ class Simulation:
             sums=self.sums.sums,
             dropped_batches=self.checker.batches.dropped,
         )
-
-
-@contextmanager
-def quiet_log() -> Iterator[None]:
-    """The roles log nothing meanwhile: their lines would be from another time."""
-    before = structlog.get_config()
-    configure_log(json=True, level="critical")
-    try:
-        yield
-    finally:
-        structlog.configure(**before)

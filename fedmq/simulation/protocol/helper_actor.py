@@ -13,12 +13,12 @@ from federation.runtime.session import SessionSettings
 from federation.runtime.transport import Will
 from federation.types import HelperId, NodeId
 from fedmq.simulation.protocol.actors import Actor
-from fedmq.simulation.protocol.keys import SimKeys
 from fedmq.simulation.protocol.masked_sums import HELPERS, SumsWitness
 from fedmq.simulation.protocol.processes import TOPICS, Life, Place
 from fedmq.simulation.protocol.scenario import MaskedPlan
 from fedmq.simulation.world.clock import World
 from fedmq.simulation.world.disks import Disk
+from fedmq.simulation.world.keys import SimKeys
 from fedmq.simulation.world.transport import SimTransport
 from sum_helper.engine.events import StopRequested, SumsComputed
 from sum_helper.engine.machine import HelperMachine

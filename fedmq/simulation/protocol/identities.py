@@ -6,11 +6,12 @@ checkers know: nothing that the line which leads has promised is lost or counted
 """
 
 from collections.abc import Callable, Generator, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from federation.types import Epoch, RunId
+from federation.types import Epoch, NodeId, RunId
 from fedmq.simulation.protocol.actors import Actor
 from fedmq.simulation.protocol.lines import Copied, Line, Lines
 from fedmq.simulation.protocol.node_actor import NodeActor
@@ -69,6 +70,7 @@ class People:
         twin: Makes a node of a copy of another one's folder.
         folder: Where copies of nodes' folders go.
         counts: What has happened.
+        expelled: Nodes that were shut out: nobody starts one of them again.
     """
 
     surroundings: Surroundings
@@ -77,6 +79,7 @@ class People:
     twin: Callable[[NodeActor, Path], NodeActor]
     folder: Path
     counts: Identities
+    expelled: AbstractSet[NodeId] = frozenset()
 
     def begin(self, versions: int, faults_s: float) -> "_Work":
         """Plan everything that this federation's faults say, within its versions and the time of its faults."""
@@ -224,7 +227,7 @@ class _Work:
         both = [one for one in (node, twin) if not one.gone]
         if len(both) > 1:
             self._end(self._rng.choice(both))
-        elif not both:
+        elif not both and self._people.expelled.isdisjoint(node.connections):
             twin.revive()
 
     # --- what people do -----------------------------------------------------------------------------------------------

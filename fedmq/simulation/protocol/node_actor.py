@@ -23,9 +23,9 @@ from federation.runtime.session import SessionSettings
 from federation.runtime.transport import MessageReceived
 from federation.types import NodeId
 from fedmq.simulation.protocol.actors import Actor
-from fedmq.simulation.protocol.keys import SimKeys
 from fedmq.simulation.protocol.processes import TOPICS, Life, Place
 from fedmq.simulation.world.disks import Disk
+from fedmq.simulation.world.keys import SimKeys
 from fedmq.simulation.world.trainer import SimTrainer, Spoiler, Stragglers
 from fedmq.simulation.world.transport import SimTransport
 

@@ -12,11 +12,11 @@ from federation.protocol.topics import Topics
 from federation.runtime.transport import InboxItem
 from federation.types import FederationId, NodeId
 from fedmq.simulation.protocol.checker import Checker
-from fedmq.simulation.protocol.keys import SimKey, SimKeys
 from fedmq.simulation.protocol.masked_sums import SumsWitness
 from fedmq.simulation.protocol.witness import Witness
 from fedmq.simulation.world.clock import World
 from fedmq.simulation.world.faults import Dice
+from fedmq.simulation.world.keys import SimKey, SimKeys
 from fedmq.simulation.world.network import SimNetwork
 from fedmq.simulation.world.seals import SealWitness
 from fedmq.simulation.world.transcript import Transcript
@@ -70,6 +70,7 @@ class Place:
         helpers: The helpers of masked sums; nobody where nothing is masked.
         sums: Watches them; None where nothing is masked.
         seals: Watches the broker; None where nothing is sealed.
+        rotate_s: Age at which a coordinator takes another key where it seals, in seconds.
     """
 
     surroundings: Surroundings
@@ -81,6 +82,7 @@ class Place:
     helpers: tuple[PinnedHelper, ...] = ()
     sums: SumsWitness | None = None
     seals: SealWitness | None = None
+    rotate_s: float = 120.0
 
     @property
     def keys(self) -> SimKeys | None:

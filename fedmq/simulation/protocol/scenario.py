@@ -62,6 +62,7 @@ class Scenario:
         node_disks: Nodes have stores on disks; else their processes must never end, nor their disks fail.
         masked: The helpers of masked sums; None: nothing is masked.
         revoked_s: When the last node is shut out, in virtual seconds, where the engine is sealed; None: nobody is.
+        rotate_s: Age at which the coordinator takes another key where it seals, in seconds.
         uplinks: Rates of the first nodes' uplinks, in bytes per second; 0, and every further node, has no limit.
     """
 
@@ -80,6 +81,7 @@ class Scenario:
     busy_s: float = 0.0
     node_disks: bool = True
     revoked_s: float | None = None
+    rotate_s: float = 120.0
     uplinks: tuple[float, ...] = ()
     masked: MaskedPlan | None = None
 
@@ -92,6 +94,7 @@ class Outcome:
 
     Attributes:
         masked: Whether it had masked sums.
+        kind: How the campaign has drawn it; "" is as ever.
         held: Coordinators that knew that they were behind, and decided nothing.
         fenced: Coordinators that left for a later start of their run.
         gave_way: Coordinators that left for another run's, as one that came second or that was replaced.
@@ -102,10 +105,15 @@ class Outcome:
         wiped_helpers: Those whose state folder was lost.
         sums: Sums that helpers have revealed, each class of each batch once.
         dropped_batches: Batches that made no version.
+        sealed_words: Messages and chunks that the broker has tried to read.
+        rotated_keys: How often a coordinator has taken another key.
+        shut_out: Nodes from which a new group key was kept.
+        noised: Versions that were charged to their members, on all copies of the store.
     """
 
     seed: int
     masked: bool = False
+    kind: str = ""
     versions: int
     virtual_s: float
     recovery_s: float
@@ -138,6 +146,10 @@ class Outcome:
     wiped_helpers: int = 0
     sums: int = 0
     dropped_batches: int = 0
+    sealed_words: int = 0
+    rotated_keys: int = 0
+    shut_out: int = 0
+    noised: int = 0
     ended_early: int
     broker_crashes: int
     cuts: int

@@ -1,9 +1,14 @@
 """Virtual time: a heap of (time, sequence, action); nothing waits, and ties are settled by order of planning."""
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-__all__ = ["SkewedClock", "World"]
+import structlog
+
+from federation.runtime.log import configure_log
+
+__all__ = ["SkewedClock", "World", "quiet_log"]
 
 Action = Callable[[], None]
 
@@ -55,3 +60,14 @@ class SkewedClock:
         while time + self._offset < moment:  # rounding: a timer just before its time would fire for ever
             time, step = time + step, 2.0 * step
         return time
+
+
+@contextmanager
+def quiet_log() -> Iterator[None]:
+    """The roles log nothing meanwhile: their lines would be from another time."""
+    before = structlog.get_config()
+    configure_log(json=True, level="critical")
+    try:
+        yield
+    finally:
+        structlog.configure(**before)

@@ -2,20 +2,24 @@
 
 - nothing that is sealed can be read on the way: no update, no part of the model, no event, no metric
 - whoever was shut out gets no group key that was made since, and can open no later version with what it had
+- one key and one nonce never meet two contents, whoever seals: their difference would be there to read
 """
 
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from hashlib import blake2b
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import coordinator.runtime.sealing
 import edge_node.runtime.sealing
 from edge_node.runtime.sealing import NodeSealing
 from federation.errors import BadSeal, RemoteProtocolError
 from federation.privacy.boxes import Kem, KeyPair
+from federation.privacy.envelopes import ChunkKey
 from federation.protocol.chunking import chunk_count, chunk_slice
 from federation.protocol.messages import Rebirth, RoundAnnouncement
 from federation.protocol.sealed_messages import KeyWrap, Sealed
@@ -86,6 +90,7 @@ class SealWitness:
         self._published = deque[tuple[ModelChunkTopic, bytes]](maxlen=PUBLISHED_MAX)
         self._spies: dict[NodeId, NodeSealing] = {}
         self._shut_out: dict[NodeId, tuple[int, int]] = {}
+        self._contents: dict[tuple[bytes, int], bytes] = {}
 
     # --- what the participants do -----------------------------------------------------------------------------------
 
@@ -107,6 +112,29 @@ class SealWitness:
         self.renewed += 1
         for node in self._spies:
             self._shut_out.setdefault(node, (key_epoch, head))
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Meanwhile it knows under which key and nonce each chunk is sealed, by whichever participant."""
+        kind: Any = ChunkKey
+        make, seal = kind.__init__, kind.seal
+        keys = WeakKeyDictionary[ChunkKey, bytes]()
+
+        def made(key: ChunkKey, secret: bytes, info: bytes) -> None:
+            make(key, secret, info)
+            keys[key] = blake2b(info, key=secret).digest()
+
+        def sealed(key: ChunkKey, index: int, body: bytes) -> bytes:
+            content = blake2b(body).digest()
+            if self._contents.setdefault((keys[key], index), content) != content:
+                self._say(f"two contents are sealed under one key and the nonce {index}")
+            return bytes(seal(key, index, body))
+
+        kind.__init__, kind.seal = made, sealed
+        try:
+            yield
+        finally:
+            kind.__init__, kind.seal = make, seal
 
     # --- what the broker sees ---------------------------------------------------------------------------------------
 
