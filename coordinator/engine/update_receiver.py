@@ -43,6 +43,7 @@ class UpdateReceiver:
         self._state, self._behind = state, behind
         self._strangers: set[NodeId] = set()
         self._unheard: dict[NodeId, dict[UpdateId, None]] = {}
+        self._expelled = frozenset[NodeId]()
         self._saving: dict[UpdateId, UpdateRecord] = {}
         self._regrants = RateLimit[UpdateId](per_s=REGRANTS_PER_S, burst=REGRANTS_BURST)
         self.transfers = Transfers(recovered)
@@ -90,6 +91,10 @@ class UpdateReceiver:
 
     def ask_again(self) -> None:
         """This process leads: what it has dropped is to be offered now, and not by all at once."""
+        state, expelled, self._expelled = self._state, self._expelled, frozenset()
+        for record in [one for one in state.masked.free(state.buffer.records.values()) if one.node in expelled]:
+            state.discard(record)
+            self.settle(record, ReceiptStatus.REFUSED, Reason.NOT_ASSIGNED, stored=True, detail="revoked")
         unheard, self._unheard = self._unheard, {}
         updates = [(node, update) for node, mine in unheard.items() for update in mine]
         for count, (node, update) in enumerate(updates):
@@ -327,15 +332,12 @@ class UpdateReceiver:
 
     def expel(self, nodes: frozenset[NodeId]) -> None:
         """These have left the federation: what they have sent for a next version is in none."""
-        state = self._state
         for node in nodes:
             self._unheard.pop(node, None)
         for transfer in self.transfers:
             if transfer.record.node in nodes:
                 self._drop(transfer)
-        for record in [one for one in state.masked.free(state.buffer.records.values()) if one.node in nodes]:
-            state.discard(record)
-            self.settle(record, ReceiptStatus.REFUSED, Reason.NOT_ASSIGNED, stored=True, detail="revoked")
+        self._expelled |= nodes  # a verdict is final, so it waits until it was heard who leads [FED-97]
 
     # --- verdicts ---------------------------------------------------------------------------------------------------
 

@@ -201,3 +201,17 @@ def test_a_node_that_is_gone_is_forgotten_when_it_is_revoked() -> None:
     rig.state("ann", Presence.LOST)
     enrolled(rig, "bob")
     assert rig.get("known") == 1
+
+
+def test_a_process_that_does_not_lead_yet_gives_nobody_a_verdict() -> None:
+    """FED-97: who was revoked while it was away is read before the broker is there."""
+    rig = two()
+    rig.offer("ann", 0)
+    rig.restart()
+    told = enrolled(rig, "bob")
+    assert not [effect for effect in told if isinstance(effect, effects.SendCommand)]
+    assert UpdateId("0-ann") not in rig.store.verdicts
+    rig.connect()
+    rig.state("bob")
+    rig.wait(60.0)
+    assert rig.store.verdicts[UpdateId("0-ann")].reason is Reason.NOT_ASSIGNED
