@@ -18,8 +18,8 @@ from tests.rigs.small_federation import violations
 from tests.simulation import test_coordinator_noise as noise
 from tests.simulation import test_sealing as sealing
 
-SEEDS = (1, 13, 21, 26, 27, 32)
-"""Among them those that first showed a lost last word, a twin of who was shut out, and an offer in clear."""
+SEEDS = (1, 13, 21, 26, 27, 32, 1021)
+"""First to show a lost last word, a twin of who was shut out, an offer in clear, and a verdict before its time."""
 
 
 @pytest.mark.slow

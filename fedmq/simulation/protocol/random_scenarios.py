@@ -210,7 +210,8 @@ def _noised(plain: Scenario, rng: random.Random) -> Scenario:
     """The same with noise that a trusted coordinator adds, and a budget for some of the versions or for all of them.
 
     A copy of the folder that is started beside its original, or instead of it, is left out, and so is a second run:
-    accounts are of one run, and whoever starts a copy has not said what was released since (``--released``).
+    accounts are of one run, and whoever starts a copy has not said what was released since (``--released``). Nobody
+    leaves for ever: a run does not end while somebody may come back who has budget.
     """
     noise, sums = rng.choice((0.5, 3.0, 20.0)), rng.choice((2, 5, 50))
     budget = ReleaseBudget(epsilon=gaussian_epsilon(sums**0.5 / noise, DELTA), delta=DELTA)
@@ -222,7 +223,7 @@ def _noised(plain: Scenario, rng: random.Random) -> Scenario:
         plain,
         engine=engine,
         committer=replace(plain.committer, strategy=strategy, noise=own),
-        faults=replace(plain.faults, stale_copy=0.0, second_run=0.0),
+        faults=replace(plain.faults, stale_copy=0.0, second_run=0.0, vanish=0.0),
     )
 
 
