@@ -210,7 +210,7 @@ def test_a_process_that_does_not_lead_yet_gives_nobody_a_verdict() -> None:
     rig.restart()
     told = enrolled(rig, "bob")
     assert not [effect for effect in told if isinstance(effect, effects.SendCommand)]
-    assert UpdateId("0-ann") not in rig.store.verdicts
+    assert not rig.store.verdicts[UpdateId("0-ann")].status.final
     rig.connect()
     rig.state("bob")
     rig.wait(60.0)
