@@ -14,7 +14,12 @@ from benchmarks.chaos.private_site import MEMBERS_MIN, PrivateSite, SiteBroker
 from benchmarks.chaos.table import Row
 from fedmq.audit.audit import audit
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.broker,
+    pytest.mark.slow,
+    pytest.mark.timeout(240),
+    pytest.mark.xdist_group("masked recovery"),
+]
 
 DEATHS = {
     "helper-0": "helper_after_used:2",

@@ -9,7 +9,12 @@ from federation.protocol.sealed_messages import KeyWrap, Sealed
 from federation.protocol.wire import decode_message
 from federation.storage.sealing_keys import FILE, read_keys
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.broker,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.xdist_group("sealed"),
+]
 
 VERSIONS = 2
 

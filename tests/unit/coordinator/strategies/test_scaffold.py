@@ -89,11 +89,11 @@ def test_updates_that_do_not_count_leave_the_nodes_control_as_it_was() -> None:
 
 def test_it_finds_the_optimum_from_which_local_steps_alone_drift_away() -> None:
     federation = Federation(cohort=NODE_COUNT, buffer=NODE_COUNT)
-    while federation.coordinator.version < 150:
+    while federation.coordinator.version < 100:
         federation.send(federation.train(*federation.next()))
     assert np.abs(federation.model["w"] - optimum()).max() < 1e-4
     drifted = np.full(SIZE, 0.5)
-    for _ in range(150):
+    for _ in range(100):
         ends = []
         for node in range(NODE_COUNT):
             y = drifted

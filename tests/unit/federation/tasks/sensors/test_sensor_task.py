@@ -46,8 +46,14 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def build(data: Path | None, kind: str, more: str = "", *, index: int | None = 0, count: int = 1) -> SensorTask:
-    name = f"sensors/{kind}?columns=flow,current&window=9&width=8{KINDS[kind]}{more}"
+WINDOWS = {"dense": 9, "conv": 9, "gru": 3}
+"""Rows by model: a recurrent one becomes a program with a step for each row."""
+
+
+def build(
+    data: Path | None, kind: str, more: str = "", *, index: int | None = 0, count: int = 1, window: int = 9
+) -> SensorTask:
+    name = f"sensors/{kind}?columns=flow,current&window={window}&width=8{KINDS[kind]}{more}"
     task = load_task(name)(TaskContext(node_index=index, node_count=count, data=data, device="cpu"))
     assert isinstance(task, SensorTask)
     return task
@@ -63,10 +69,11 @@ def test_every_task_that_is_told_is_tried_here() -> None:
     assert all(default_settings(name).local_epochs == 1 for name in TOLD_TASKS)
 
 
-@pytest.mark.parametrize("model", ["dense", "conv", "gru"])
+@pytest.mark.xdist_group("export")
+@pytest.mark.parametrize("model", WINDOWS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_keeps_the_contract_of_tasks_and_exports_what_it_scores_with(data: Path, kind: str, model: str) -> None:
-    task = build(data, kind, f"&model={model}")
+    task = build(data, kind, f"&model={model}", window=WINDOWS[model])
     check_task(task)
     parameters = task.initial_parameters(3)
     settings = replace(default_settings(f"sensors/{kind}"), batch_size=16)
@@ -86,9 +93,10 @@ def _file(content: bytes, path: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("model", ["dense", "conv", "gru"])
+@pytest.mark.xdist_group("export")
+@pytest.mark.parametrize("model", WINDOWS)
 def test_whoever_runs_onnx_scores_from_the_file_and_the_rule_alone(data: Path, model: str) -> None:
-    task = build(data, "autoencoder", f"&model={model}")
+    task = build(data, "autoencoder", f"&model={model}", window=WINDOWS[model])
     parameters = task.initial_parameters(3)
     rule = ScoreRule.from_json(json.loads(json.dumps(task.score_rule(parameters).to_json())))
     program = ReferenceEvaluator(onnx.load_from_string(task.export(parameters, ProgramForm.ONNX, {})))

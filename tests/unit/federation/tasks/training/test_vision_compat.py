@@ -10,6 +10,7 @@ import pytest
 
 IMPORT = "from federation.tasks.training.vision_compat import declare_missing_operators, import_torchvision\n"
 
+pytestmark = pytest.mark.xdist_group("torchvision")
 
 CASES = {
     "import": f"{IMPORT}print(import_torchvision().datasets.MNIST.__name__)",

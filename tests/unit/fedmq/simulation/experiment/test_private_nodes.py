@@ -25,6 +25,8 @@ PRIVATE = (
     "train.batch_size=10",
     "train.learning_rate=0.2",
 )
+pytestmark = pytest.mark.xdist_group("noise")  # the noise of these settings is found once in a process, in seconds
+
 OPTIONS = TrainOptions(task="digits", nodes=4, rounds=3, settings=PRIVATE)
 
 
