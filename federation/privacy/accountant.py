@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,20 +144,31 @@ def noise_for(epsilon: float, delta: float, plan: NoisePlan) -> float:
         steps = SampledSteps(sampling_rate=plan.sampling_rate, noise=noise, steps=plan.steps)
         return renyi_epsilon([steps], delta)
 
-    enough = _least(bounded, epsilon, 0.0, 1.0)
-    return math.ceil(_least(spent, epsilon, enough / 2, enough) * 1e4) / 1e4
+    enough = _least(bounded, epsilon, (0.0, 1.0), 1e-2)
+    return math.ceil(_least(spent, epsilon, (enough / 2, enough), 2e-5) * 1e4) / 1e4
 
 
-def _least(spent: Callable[[float], float], epsilon: float, low: float, high: float) -> float:
-    """The least noise above ``low`` that spends at most ``epsilon``, a little too much of it."""
-    while spent(high) > epsilon:
-        low, high = high, 2 * high
+def _least(spent: Callable[[float], float], epsilon: float, between: tuple[float, float], share: float) -> float:
+    """The least noise that spends at most ``epsilon``; above it by no more than this share of it."""
+    low, high = between
+    over, under = math.inf, spent(high)
+    while under > epsilon:
+        low, over, high = high, under, 2 * high
         if high > _NOISE_MAX:
             raise ValueError(f"no noise keeps this plan within epsilon {epsilon}")
-    while high - low > 2e-5 * high:
+        under = spent(high)
+    for turn in count():
+        if high - low <= share * high:
+            return high
         middle = (low + high) / 2
-        low, high = (middle, high) if spent(middle) > epsilon else (low, middle)
-    return high
+        if turn % 4 < 3 and low > 0 and under > 0 and over < math.inf:
+            # It falls much like a power of the noise. A step to either side of the guess, and no more is between.
+            power = math.log(over / under) / math.log(low / high)
+            guess = high * (epsilon / under) ** (1 / power) * (1 + (share / 3 if turn % 2 else -share / 3))
+            middle = guess if low < guess < high else middle
+        found = spent(middle)
+        low, over, high, under = (middle, found, high, under) if found > epsilon else (low, over, middle, found)
+    raise AssertionError
 
 
 def _upper_tail(x: float) -> float:

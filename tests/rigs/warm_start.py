@@ -28,7 +28,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self
 
-PROGRAMS = {"coordinator", "edge_node", "coordinator.global_model.initial", "fedmq.demo.fork_server", "pytest"}
+PROGRAMS = {
+    "coordinator",
+    "edge_node",
+    "coordinator.global_model.initial",
+    "edge_node.rollout.trial",
+    "fedmq",
+    "fedmq.demo.fork_server",
+    "pytest",
+}
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 NUMBER = struct.Struct("<i")
 GIVEN = inspect.signature(subprocess.Popen._execute_child)  # type: ignore[attr-defined]

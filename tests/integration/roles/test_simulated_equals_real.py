@@ -106,7 +106,7 @@ def test_kept_optimizer_states_make_the_same_model(codec: str, tmp_path: Path) -
 
 
 @pytest.mark.data
-def test_job_j1_trains_the_same_model(data_dir: Path) -> None:
+def test_job_j1_trains_the_same_model_and_five_rounds_reach_its_figure(data_dir: Path) -> None:
     arguments = ["--task", "mnist-mlp", "--nodes", "10", "--per-round", "5", "--rounds", "5", "--codec", "lossless"]
     real = real_digest([*arguments, "--data", str(data_dir)])
     options = TrainOptions(
@@ -118,4 +118,6 @@ def test_job_j1_trains_the_same_model(data_dir: Path) -> None:
         selector="repeatable",
         stacked=False,
     )
-    assert build_experiment(options).run().digest == real
+    result = build_experiment(options).run()
+    assert result.digest == real
+    assert result.versions[-1].metrics["accuracy"] >= 0.865

@@ -25,6 +25,8 @@ from federation.runtime.transport import Inbox, MessageReceived, TransportConnec
 from federation.types import FederationId, NodeId, RoundId
 from tests.rigs.node_doubles import MANIFEST, RecordingTransport
 
+pytestmark = pytest.mark.usefixtures("programs_start_warm")
+
 TOPICS, NODE = Topics(FederationId("plant")), NodeId("pi-3")
 AUTHORITY = new_authority("plant", now=dt.datetime(2026, 3, 1, tzinfo=dt.UTC))
 GOOD = "from tests.rigs.node_doubles import ToyTask\ndef build(context):\n    return ToyTask()\n"

@@ -7,7 +7,11 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from federation.runtime.standard_output import OURS
+
+pytestmark = pytest.mark.usefixtures("programs_start_warm")
 
 TASK = """
 import multiprocessing, os, subprocess, sys, threading

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
-from federation.task import Parameters, TaskContext
+from federation.task import TaskContext
 from federation.tasks.builtin import mnist as mnist_module
 from federation.tasks.builtin.mnist import mnist, read_idx, scaled
 from federation.tasks.check import check_task
-from federation.tasks.registry import default_settings, load_task
+from federation.tasks.registry import load_task
 
 
 def idx(array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
@@ -142,22 +142,6 @@ def test_the_mnist_tasks_keep_the_contract_of_a_task(tmp_path: Path, name: str) 
     check_task(task, TrainSettings())
     assert task.train(task.initial_parameters(0), TrainSettings(), lambda: False).num_examples == 20
     assert set(task.evaluate(task.initial_parameters(0))) == {"loss", "accuracy", "test_examples"}
-
-
-@pytest.mark.data
-def test_five_rounds_of_job_j1_reach_its_figure(data_dir: Path) -> None:
-    nodes = [load_task("mnist-mlp")(TaskContext(node_index=index, node_count=10, data=data_dir)) for index in range(5)]
-    parameters: Parameters = nodes[0].initial_parameters(0)
-    settings = default_settings("mnist-mlp")
-    for _ in range(5):
-        results = [node.train(parameters, settings, lambda: False) for node in nodes]
-        assert [result.num_examples for result in results] == [6000] * 5
-        parameters = {
-            name: np.mean([np.asarray(result.parameters[name], np.float32) for result in results], axis=0)
-            for name in parameters
-        }
-    coordinator = load_task("mnist-mlp")(TaskContext(node_index=None, node_count=10, data=data_dir))
-    assert coordinator.evaluate(parameters)["accuracy"] >= 0.865
 
 
 @pytest.mark.data

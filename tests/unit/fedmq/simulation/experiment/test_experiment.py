@@ -363,6 +363,7 @@ def test_the_command_ends_with_one_line_and_code_1(failing: TrainOptions) -> Non
     assert "simulation failed: nobody trains after version 0" in ended.stderr
 
 
+@pytest.mark.xdist_group("export")
 def test_what_was_trained_can_be_kept_exported_and_looked_at(
     options: TrainOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
