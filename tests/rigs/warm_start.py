@@ -10,6 +10,7 @@ where there is no Linux.
 import atexit
 import contextlib
 import gc
+import importlib
 import inspect
 import io
 import json
@@ -251,15 +252,13 @@ def leave(code: int) -> NoReturn:
 def main() -> None:
     """Import what the programs need, serve, and in each new process run its program."""
     with contextlib.suppress(ImportError):
-        import sklearn.datasets  # noqa: F401
-        import torch  # noqa: F401
-    import pytest  # noqa: F401
+        for module in ("sklearn.datasets", "torch", "federation.tasks.training.torch_task"):
+            importlib.import_module(module)
+    from coordinator.cli import LAZY_COMMANDS
 
-    import coordinator.app
-    import coordinator.cli  # noqa: F401
-    import edge_node.app
-    import edge_node.cli  # noqa: F401
-
+    loaded = ("pytest", "coordinator.app", "edge_node.app", "edge_node.cli", "federation.tasks.builtin.digits")
+    for module in (*loaded, *(module for module, _, _ in LAZY_COMMANDS.values())):
+        importlib.import_module(module)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, which then end this process
     gc.collect()
     gc.freeze()
