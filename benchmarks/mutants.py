@@ -186,6 +186,7 @@ def _pytest(tests: Sequence[str], copy: Path) -> list[str]:
 def _failed(module: Sequence[str], copy: Path, limit_s: float = TIMEOUT_S) -> Iterator[str]:
     """The first line that tells of a failure; a command that does not end has failed as well."""
     environ = os.environ | {"PYTHONPATH": f"{copy}{os.pathsep}{copy / 'compression'}", "PYTHONDONTWRITEBYTECODE": "1"}
+    environ |= {"FEDMQ_CAMPAIGN_PARTS": "2"}  # every seed of a test, as in `make coverage`
     command = [sys.executable, "-m", *module]
     try:
         done = subprocess.run(
