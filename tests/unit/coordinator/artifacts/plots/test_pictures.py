@@ -132,20 +132,32 @@ def test_any_name_is_drawn_as_it_is(tmp_path: Path) -> None:
     assert len(drawn.files) == 2 * len(NAMES)
 
 
+def saved_alone(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """All pictures are made, and only these are laid out, rendered and written."""
+
+    def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+        return (
+            save_figure(figure, folder, name)
+            if name in names
+            else [folder / f"{name}.{kind}" for kind in ("png", "svg")]
+        )
+
+    monkeypatch.setattr("coordinator.artifacts.plots.gallery.save_figure", save)
+
+
 def test_a_picture_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(_run: Run) -> None:
         raise ValueError("arange: cannot compute length")
 
     monkeypatch.setattr("coordinator.artifacts.plots.gallery.draw_node_losses", fails)
-    monkeypatch.setattr(
-        "coordinator.artifacts.plots.gallery.save_figure", lambda _figure, _folder, name: [Path(name)] * 2
-    )
+    saved_alone(monkeypatch)
     drawn = draw_run(run(3), tmp_path)
     assert [file.stem for file in drawn.files[::2]] == [name for name in NAMES if name != "node-loss"]
     assert drawn.left_out == ["node-loss: it cannot be drawn: arange: cannot compute length"]
 
 
-def test_a_staleness_of_a_report_takes_no_memory(tmp_path: Path) -> None:
+def test_a_staleness_of_a_report_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved_alone(monkeypatch, "staleness")
     said = report(2, 4)
     said["updates"]["staleness"][0] = 2**62  # type: ignore[index]
     said["updates"]["status"][0] = "applied"  # type: ignore[index]
@@ -381,7 +393,10 @@ def test_two_units_have_an_axis_each_and_many_nodes_no_names() -> None:
     assert len(second.lines) == 0, "no budget is known"
 
 
-def test_a_picture_of_the_budget_is_made_only_where_something_was_spent(tmp_path: Path) -> None:
+def test_a_picture_of_the_budget_is_made_only_where_something_was_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved_alone(monkeypatch, "privacy")
     assert draw_budget(run_of_report(report(4, 12), Path("run.json"))) is None
     drawn = draw_run(run_of_report(report(4, 12) | {"privacy": private(3)}, Path("run.json")), tmp_path)
     assert {"privacy.png", "privacy.svg"} <= {file.name for file in drawn.files}
