@@ -99,15 +99,17 @@ def test_two_machines_train_one_model_that_is_seen_and_exported(tmp_path: Path) 
             server.run(on(server, line))
         # The pause between versions that `init` writes spares devices; it is none of what is tested here.
         coordinator = server.start(coordinate, FEDMQ_COORDINATOR__ROUND__INTERVAL_MIN_S="0")
-        server.start(BLOCKS["machine-1-node"].strip())
+        nodes = [server.start(BLOCKS["machine-1-node"].strip())]
         for line in fetch:
             device.run(line)
-        device.start(take_part)
+        nodes.append(device.start(take_part))
         place = 0
         for _ in range(VERSIONS):
             place = coordinator.wait_for("version_committed", since=place, limit_s=120)
         coordinator.wait_for("edge-02", limit_s=120)
         coordinator.wait_for("evaluated", since=place, limit_s=120)
+        for node in nodes:
+            node.stop()  # they would train on, as fast as they can, while others look
         shown = [server.run(line) for line in BLOCKS["after"].splitlines()]
         assert "edge-01" in shown[0]
         assert "to reach accuracy 85.00%" in shown[2]
