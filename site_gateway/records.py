@@ -87,8 +87,10 @@ class RecoveredSite(RecoveredState):
         gateway: Who the gateway is above.
         order: The newest order, whether it was answered or not.
         frozen: Sums without a verdict.
+        lifts: How many times it has lifted itself above what newcomers had heard, each time soon after the last.
     """
 
     gateway: NodeId
     order: Order | None = None
     frozen: tuple[SiteSum, ...] = ()
+    lifts: int = 0

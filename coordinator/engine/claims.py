@@ -10,30 +10,57 @@ from dataclasses import replace
 from coordinator.engine.effects import WithdrawUpdate
 from coordinator.engine.events import OfferReceived
 from coordinator.engine.state import MachineState
+from coordinator.engine.timers import RateLimit
 from coordinator.records import UpdateRecord, Verdict
 from federation.protocol.limits import CLAIM_BYTES
 from federation.protocol.messages import Reason, Receipt, ReceiptStatus, RetryAfter
+from federation.types import NodeId
 
-__all__ = ["UNDECIDED_RETRY_S", "answer_fate", "refuse_members"]
+__all__ = ["UNDECIDED_RETRY_S", "Fates", "refuse_members"]
+
+WITHDRAWN_S = 60.0
+"""In so many seconds one gateway may have as many updates withdrawn as it may speak for nodes."""
 
 UNDECIDED_RETRY_S = 5.0
 """A node whose update counts elsewhere, or may, offers it again after so long, in seconds."""
 
 
-def answer_fate(state: MachineState, event: OfferReceived) -> None:
-    """A gateway asks what became of an update that its node has made at another site [FED-273].
+class Fates:
+    """What became of updates that nodes have made at another site; gateways ask for it [FED-273].
 
-    What no sum has claimed until now is withdrawn: the node may take it back, and no sum with it counts.
+    A question may end an update, and whoever asks may lie: one gateway ends as many in a minute as it may speak for.
     """
-    update, known = event.offer.update, event.known
-    if not state.leading or state.paused:
-        return
-    if known is None:
-        known = Verdict(update=update, node=event.node, status=ReceiptStatus.REFUSED, reason=Reason.NOT_ASSIGNED)
-        state.emit(WithdrawUpdate(update=update))
-        state.note("update_withdrawn", node=event.node, update=update)
-    receipt = Receipt(run=state.run, update=update, status=known.status, reason=known.reason, version=known.version)
-    state.send(event.node, receipt)
+
+    def __init__(self, state: MachineState) -> None:
+        self._state = state
+        self._limits: dict[NodeId, RateLimit[NodeId]] = {}
+
+    def answer(self, event: OfferReceived) -> None:
+        """Say what is known; what no sum has claimed until now is withdrawn.
+
+        The node may take it back then, and no sum with it counts.
+        """
+        state, update, known = self._state, event.offer.update, event.known
+        if not state.leading or state.paused:
+            return
+        if known is None:
+            if not self.admits(event.node):
+                return  # it is asked for again
+            known = Verdict(update=update, node=event.node, status=ReceiptStatus.REFUSED, reason=Reason.NOT_ASSIGNED)
+            state.emit(WithdrawUpdate(update=update))
+            state.note("update_withdrawn", node=event.node, update=update)
+        receipt = Receipt(run=state.run, update=update, status=known.status, reason=known.reason, version=known.version)
+        state.send(event.node, receipt)
+
+    def admits(self, gateway: NodeId) -> bool:
+        """Whether one more question of this gateway may end an update now [FED-288]."""
+        state = self._state
+        most = state.settings.gateways.get(gateway, 1)
+        limit = self._limits.setdefault(gateway, RateLimit(per_s=most / WITHDRAWN_S, burst=most))
+        admitted = limit.admits(gateway, state.now)
+        if not admitted:
+            state.count("questions_unanswered")
+        return admitted
 
 
 def refuse_members(state: MachineState, record: UpdateRecord, counted: bytes) -> None:

@@ -1,6 +1,6 @@
 """The way of an update from its offer to the buffer: judged, received, stored, receipted."""
 
-from coordinator.engine.claims import answer_fate, refuse_members
+from coordinator.engine.claims import Fates, refuse_members
 from coordinator.engine.effects import DropTransfer, OpenTransfer, SaveVerdict, StoreChunk, StoreTransfer, StoreUpdate
 from coordinator.engine.events import ChunkReceived, ChunkStored, OfferReceived, TransferOpened, UpdateRejected
 from coordinator.engine.fencing import Behind
@@ -40,7 +40,7 @@ class UpdateReceiver:
     """
 
     def __init__(self, state: MachineState, recovered: tuple[TransferRecord, ...], behind: Behind) -> None:
-        self._state, self._behind = state, behind
+        self._state, self._behind, self._fates = state, behind, Fates(state)
         self._strangers: set[NodeId] = set()
         self._unheard: dict[NodeId, dict[UpdateId, None]] = {}
         self._expelled = frozenset[NodeId]()
@@ -79,7 +79,7 @@ class UpdateReceiver:
             self._judge(event, retry_s)
 
     def _fate(self, event: OfferReceived) -> None:
-        answer_fate(self._state, event)
+        self._fates.answer(event)
 
     def _drop_offer(self, node: NodeId, update: UpdateId) -> None:
         """Whoever does not lead gives no verdict [FED-97]; the node would offer again only after a back-off."""

@@ -284,11 +284,12 @@ class AnswerEvaluation:
 class LiftSite:
     """Have the next process count its epochs from above this one, and its rounds from this one.
 
-    Answers `SiteLifted` or `StorageFailed`.
+    ``lifts`` is how many followed each other soon, this one too. Answers `SiteLifted` or `StorageFailed`.
     """
 
     epoch: Epoch
     next_round: RoundId
+    lifts: int
 
 
 KeptEffect = SaveOrder | FreezeSum | BindSum | SettleSum | ThawSum | ForgetUpdate | LiftSite

@@ -8,7 +8,7 @@ node goes on offering it, and nothing of this is kept: who has forgotten asks ag
 from dataclasses import replace
 from typing import cast
 
-from coordinator.engine.claims import UNDECIDED_RETRY_S, answer_fate
+from coordinator.engine.claims import UNDECIDED_RETRY_S
 from coordinator.engine.effects import Effect
 from coordinator.engine.events import OfferReceived
 from coordinator.engine.fencing import Behind
@@ -49,10 +49,10 @@ class SiteReceiver(UpdateReceiver):
 
     def _fate(self, event: OfferReceived) -> None:
         """A gateway below asks what became of an update: who does not know asks above."""
-        if event.known is None:
+        if event.known is not None:
+            self._fates.answer(event)
+        elif event.offer.update in self._asked or self._fates.admits(event.node):
             self._ask(event, None)
-        else:
-            answer_fate(self._state, event)
 
     def _turn_down(self, event: OfferReceived, judgement: Judgement) -> None:
         if not _is_own(event) or judgement.ruling is Ruling.FOREIGN or judgement.reason is Reason.FINISHED:

@@ -14,11 +14,21 @@ from coordinator.engine.state import MachineState
 from federation.protocol.messages import NodeState
 from federation.types import Epoch, NodeId, RoundId, SeenRun, Start
 from site_gateway.engine.events import LiftSite
+from site_gateway.engine.state import site_of
 
-__all__ = ["LIFT_MAX", "LIFT_PAUSE_S", "Newcomers"]
+__all__ = ["LIFT_CALM_S", "LIFT_MAX", "LIFT_PAUSE_S", "LIFT_PAUSE_S_MAX", "Newcomers"]
 
-LIFT_PAUSE_S = 5.0
-"""A process lifts itself this long after its start at the earliest: many nodes may come together, in seconds."""
+LIFT_PAUSE_S, LIFT_PAUSE_S_MAX = 5.0, 320.0
+"""A process lifts itself this long after its start at the earliest: many nodes may come together, in seconds.
+
+It is twice as long after each lift that came soon after another one, up to the second number: a node that lies about
+what it has heard costs its site at most one new start in that time, and newcomers wait for as long.
+"""
+
+LIFT_CALM_S = 600.0
+"""A process that has gone on for so long before it lifts itself begins to count anew, in seconds."""
+
+_DOUBLINGS_MAX = 16
 
 LIFT_MAX = 1 << 20
 """Epochs and rounds above our own that a node may have heard; whoever says more is not believed: numbers are finite."""
@@ -35,6 +45,11 @@ class Newcomers(Behind):
         super().__init__(state)
         self._pair, self._round = (Epoch(0), Start(0)), RoundId(0)
         self._began_s: float | None = None
+        self._lifts = site_of(state).lifts
+
+    @property
+    def _pause_s(self) -> float:
+        return min(LIFT_PAUSE_S_MAX, LIFT_PAUSE_S * 2.0 ** min(self._lifts, _DOUBLINGS_MAX))
 
     def superseded(self, epoch: Epoch, start: Start) -> None:
         """A later start of this site has led it, and is gone: this store was restored from a backup."""
@@ -65,7 +80,8 @@ class Newcomers(Behind):
             return
         self.due = state.now + LIFT_PAUSE_S  # where the disk fails it is tried again
         if not state.paused:
-            state.emit(cast("Effect", LiftSite(epoch=self._pair[0], next_round=self._round)))
+            lifts = 1 if state.now - self._began_s >= LIFT_CALM_S else self._lifts + 1
+            state.emit(cast("Effect", LiftSite(epoch=self._pair[0], next_round=self._round, lifts=lifts)))
 
     def _lift_above(self, seen: SeenRun) -> bool:
         """Whether this can be true."""
@@ -78,5 +94,5 @@ class Newcomers(Behind):
         self._round = max(self._round, first_free, state.next_round)
         if self.due is None:
             state.note("newcomer_knows_more", epoch=seen.epoch, round=seen.round, our_epoch=state.epoch)
-            self.due = (state.now if self._began_s is None else self._began_s) + LIFT_PAUSE_S
+            self.due = (state.now if self._began_s is None else self._began_s) + self._pause_s
         return True

@@ -60,6 +60,7 @@ class SiteState(MachineState):
         aside: Updates of earlier passes over the same order: they are in its sum, and their nodes may train again.
         passes: How many such passes there were.
         elsewhere: Updates of nodes here that the federation above knows from another site.
+        lifts: As in `RecoveredSite`.
     """
 
     over = False
@@ -72,7 +73,7 @@ class SiteState(MachineState):
             raise LocalProtocolError("a site's machine needs what a site's store has kept")
         self.gateway: NodeId = recovered.gateway
         self.order: Order | None = recovered.order
-        self.saved, self.done = recovered.order is not None, False
+        self.saved, self.done, self.lifts = recovered.order is not None, False, recovered.lifts
         self.aside: set[UpdateId] = set()
         super().__init__(settings, recovered, start)
         self.masked = self.frozen = FrozenSums(recovered.frozen)

@@ -163,8 +163,8 @@ class SiteExecutor(CoordinatorExecutor):
                 return EvaluationSummed(report=summed_report(asked, self._site.results(asked.model.version)))
             case ThawSum(update=update, counted=counted):
                 return SumThawed(update=update, gone=self._site.thaw_sum(update, counted), counted=counted)
-            case LiftSite(epoch=epoch, next_round=next_round):
-                self._site.lift(epoch, next_round)
+            case LiftSite(epoch=epoch, next_round=next_round, lifts=lifts):
+                self._site.lift(epoch, next_round, lifts)
                 return SiteLifted()
             case _:
                 raise TypeError(f"{type(effect).__name__} is carried out by the gateway itself")

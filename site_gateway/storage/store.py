@@ -37,6 +37,9 @@ GATEWAY = "gateway"
 _MEMBER = ("update", "node", "num_examples", "staleness")
 
 
+_LIFTS = "gateway_lifts"
+"""In ``meta``: `RecoveredSite.lifts`."""
+
 _KEY = "gateway_layout"
 """In ``meta``: the number of the step that was taken last."""
 
@@ -111,7 +114,15 @@ class SiteStore(SqliteStore):
         with storing("versions"):
             told = self._database.execute(_NEWEST).fetchone()[0]
         known["newest"] = ModelVersion(max(found.newest or 0, told))
-        return RecoveredSite(**known, gateway=self._gateway, order=self.order(), frozen=self.frozen())
+        with storing("lifts"):
+            lifts = self._database.execute("SELECT value FROM meta WHERE key = ?", _LIFTS).fetchone()
+        return RecoveredSite(
+            **known,
+            gateway=self._gateway,
+            order=self.order(),
+            frozen=self.frozen(),
+            lifts=0 if lifts is None else int(lifts["value"]),
+        )
 
     def order(self) -> Order | None:
         """The newest order from above."""
@@ -209,7 +220,7 @@ class SiteStore(SqliteStore):
             forget(self._database, update)
         self._outdate(partial(self._blobs.delete, payload_file(update)))
 
-    def lift(self, epoch: Epoch, next_round: RoundId) -> None:
+    def lift(self, epoch: Epoch, next_round: RoundId, lifts: int) -> None:
         """Have the next start take an epoch above this one, and give out rounds from this one on.
 
         Raises:
@@ -224,6 +235,7 @@ class SiteStore(SqliteStore):
                 next_round=max(first_round, next_round),
             )
             self._database.insert("meta", {"key": "epoch", "value": above}, conflict="REPLACE")
+            self._database.insert("meta", {"key": _LIFTS, "value": lifts}, conflict="REPLACE")
             self._database.insert("restores", schema.RESTORED.row(lifted), conflict="REPLACE")
             seal_identity(self._database)
 

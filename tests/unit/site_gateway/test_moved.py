@@ -8,7 +8,7 @@ from federation.protocol.messages import NodeState, Presence, Reason, Receipt, R
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION, encode_message
 from federation.runtime.transport import MessageReceived
 from federation.types import Digest, Epoch, Incarnation, ModelVersion, NodeId, RoundId, SeenRun, Start, UpdateId
-from site_gateway.engine.newcomers import LIFT_MAX
+from site_gateway.engine.newcomers import LIFT_CALM_S, LIFT_MAX
 from site_gateway.engine.site import LIFTED
 from tests.rigs.gateway_rig import GATEWAY, RUN, TOPICS, Rig, examples, trained
 from tests.rigs.model_values import INITIAL, MANIFEST
@@ -84,6 +84,28 @@ def test_node_that_claims_absurd_numbers_is_not_believed(tmp_path: Path) -> None
     assert not rig.executor.stopped
     rig.above.announce()
     rig.until_offered(FIRST)
+    rig.die()
+
+
+def test_each_lift_soon_after_another_one_waits_twice_as_long(tmp_path: Path) -> None:
+    """A node that always says more than its site has made costs it a new start in five minutes, not in five seconds."""
+    rig, waited = Rig(tmp_path), list[float]()
+    for _ in range(9):
+        began = rig.now
+        seen = SeenRun(run=RUN, epoch=Epoch(rig.store.epoch + 1000), start=Start(3), round=RoundId(0))
+        while not rig.executor.stopped:
+            born(rig, seen)
+        waited.append(rig.now - began)
+        rig.die()
+        rig.start()
+    assert [round(one, -1) for one in waited[-3:]] == [320.0] * 3
+    assert waited == sorted(waited)
+    rig.pass_time(LIFT_CALM_S)
+    born(rig, SeenRun(run=RUN, epoch=Epoch(rig.store.epoch + 1), start=Start(3), round=RoundId(0)))
+    assert rig.executor.stopped
+    rig.die()
+    rig.start()
+    assert rig.store.recovered_site(recent=1).lifts == 1
     rig.die()
 
 
