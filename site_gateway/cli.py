@@ -102,7 +102,9 @@ def run(
 @errors_told(PROGRAM)
 def status(*, config: ConfigOption, as_json: JsonOption = False) -> None:
     """The run, the site's version, what became of its nodes' updates, what it waits for, and what is owed above."""
-    from coordinator.monitoring.state_files import read_waiting  # noqa: PLC0415 - as in `_settings`
+    from coordinator.monitoring.presence import read_presence  # noqa: PLC0415 - as in `_settings`
+    from coordinator.monitoring.sites import site_lines, sites_row  # noqa: PLC0415
+    from coordinator.monitoring.state_files import read_waiting  # noqa: PLC0415
     from coordinator.monitoring.why import explain  # noqa: PLC0415
     from site_gateway.storage.read_only import newest_run, read_site  # noqa: PLC0415
 
@@ -117,6 +119,9 @@ def status(*, config: ConfigOption, as_json: JsonOption = False) -> None:
     }
     with suppress(StorageError):
         found["waits"] = explain(read_waiting(folder))
+    seen = read_presence(folder, found["run"])
+    if as_json and seen.sites:
+        found["sites"] = sites_row(seen.sites, seen.gateways_here)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
@@ -124,6 +129,8 @@ def status(*, config: ConfigOption, as_json: JsonOption = False) -> None:
     for name, value in found.items():
         shown = ", ".join(f"{number} {what}" for what, number in value.items()) if isinstance(value, Mapping) else value
         typer.echo(f"{name:10} {'-' if shown is None else shown}")
+    for line in site_lines(seen.sites, seen.gateways_here):
+        typer.echo(line)
     for one in owed:
         told = f"{one['num_examples']} examples from version {one['base_version']}, {one['frame_bytes']} bytes"
         typer.echo(f"owes       {one['update']}: {told}; waits for the verdict from above")

@@ -108,15 +108,20 @@ def site_report(snapshot: Mapping[str, Any], presence: PresenceFile, now: float)
     gateways = [presence.nodes[name] for name in sites if name in presence.nodes]
     known = max(0, snapshot["known"] - len(gateways))
     here = max(0, snapshot["online"] - sum(one.presence is Presence.ONLINE for one in gateways))
+    # A gateway that trains holds a place here, and its nodes are what is trained.
+    training = sum(
+        min(one.report.training, one.nodes) - 1 for one in sites.values() if one.report and one.report.training
+    )
+    failed = sum(min(one.report.failing, one.nodes) for one in sites.values() if one.report)
     return SiteReport(
         waits=fit_text(waiting["reason"], WAIT_REASON_BYTES_MAX),
         waits_s=min(SECONDS_MAX, max(0.0, now - waiting["since"])),
         nodes=_counted(known + nodes),
         online=_counted(here + online),
-        training=_counted(snapshot["live"]),
+        training=_counted(max(0, snapshot["live"] + training)),
         updates=_counted(snapshot["buffered"]),
         sums=_counted(snapshot["sums"]),
-        failing=_counted(waiting["failed"]),
+        failing=_counted(waiting["failed"] + failed),
         sites=_counted(len(sites) + sum(one.sites for one in below)),
         version=snapshot["version"],
         round=snapshot["order"],
@@ -125,10 +130,18 @@ def site_report(snapshot: Mapping[str, Any], presence: PresenceFile, now: float)
 
 
 def _some(failing: Mapping[str, str], presence: PresenceFile) -> Iterator[SiteNode]:
-    """Those that fail, as the machine names them, then those that are not there: whoever has gone last comes first."""
+    """Those that fail, as the machine names them, and at gateways below; then those that are not there.
+
+    Of these whoever has gone last comes first.
+    """
     for node, reason in failing.items():
         said = fit_text(reason, SITE_REASON_BYTES_MAX) or "?"
         yield SiteNode(node=NodeId(node), reason=said, heard_s=_age(node, presence))
+    for gateway, site in presence.sites.items():
+        first = next((one for one in (site.report.some if site.report else ()) if one.reason), None)
+        if first is not None and gateway not in failing:
+            said = fit_text(f"{first.node}: {first.reason}", SITE_REASON_BYTES_MAX)
+            yield SiteNode(node=NodeId(gateway), reason=said, heard_s=first.heard_s)
     gone = ((seen.at_s, node) for node, seen in presence.nodes.items() if seen.presence is not Presence.ONLINE)
     for _, node in nlargest(SITE_NODES_NAMED_MAX, gone):
         if node not in failing:

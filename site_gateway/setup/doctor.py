@@ -9,6 +9,7 @@ import coordinator.monitoring.doctor as below
 import edge_node.setup.doctor as above
 from coordinator.config.sections import CoordinatorConfig
 from coordinator.monitoring.presence import PresenceSeen, read_presence
+from coordinator.monitoring.sites import added_up
 from federation.config import broker_address
 from federation.doctor import (
     FREE_BYTES_MIN,
@@ -80,11 +81,19 @@ def check_fit(settings: GatewaySettings) -> Finding:
 
 def check_site(found: SiteState, seen: PresenceSeen) -> Finding:
     """Whether the site's nodes are there."""
-    online = sum(one.presence is Presence.ONLINE for one in seen.nodes.values())
-    said = f"version {found.version}, {online} of {len(seen.nodes)} nodes online"
+    here = {name: one.presence is Presence.ONLINE for name, one in seen.nodes.items()}
+    below = [name for name in seen.sites if name in here]
+    behind, behind_online = added_up(seen.sites)
+    online = sum(here.values()) - sum(here[name] for name in below)
+    nodes = len(here) - len(below) + behind
+    said = f"version {found.version}, {online + behind_online} of {nodes} nodes online"
+    if seen.sites:
+        said += f"; gateways below: {sum(here[name] for name in below)} of {len(seen.sites)} online"
     if found.pid is None:
         return warned("site", f"{said} when the gateway was stopped", "start it: fedmq gateway run")
-    return passed("site", said) if online else warned("site", said, "start its nodes, with the site's broker")
+    if any(here.values()):
+        return passed("site", said)
+    return warned("site", said, "start its nodes, with the site's broker")
 
 
 def check_sums(found: SiteState) -> Finding:

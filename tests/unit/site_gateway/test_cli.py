@@ -48,6 +48,17 @@ def test_a_gateway_that_finds_no_run_says_at_once_where_it_looks(
     assert url.removeprefix("mqtt://") in told.stderr
 
 
+def test_gateway_below_which_more_nodes_may_stand_than_it_may_speak_for_does_not_start(tmp_path: Path) -> None:
+    """An honest site would be refused above as a whole."""
+    made(tmp_path / "g", "--nodes", "40")
+    below = tmp_path / "g" / "below.toml"
+    below.write_text(below.read_text() + "\n[gateways]\nmembers_max = { hall-1 = 20, hall-2 = 21 }\n")
+    with pytest.raises(ConfigError, match=r"41 nodes, and this gateway for 40"):
+        read_config(tmp_path / "g", {}, environ={})
+    below.write_text(below.read_text().replace("21", "20"))
+    assert sum(read_config(tmp_path / "g", {}, environ={}).below.gateways.caps.values()) == 40
+
+
 def test_init_writes_over_nothing(tmp_path: Path) -> None:
     made(tmp_path / "g")
     result = CliRunner().invoke(app, ["init", str(tmp_path / "g"), *WORDS])

@@ -162,6 +162,23 @@ def test_a_gateway_above_gateways_adds_up_what_they_say(tmp_path: Path) -> None:
     assert (found.nodes, found.online, found.sites) == (1 + 5 + 7, 1 + 4 + 6, 4)
 
 
+def test_what_fails_below_a_gateway_below_is_told_with_its_name(tmp_path: Path) -> None:
+    """FED-280: of each gateway below the first, and counts as far as it may speak for nodes."""
+    site = Site(tmp_path, {NodeId("hall-1"): 5})
+    some = (SiteNode(node=NodeId("h3"), reason="no disk", heard_s=4.0),)
+    progress = Progress(
+        round=RoundId(0),
+        activity=Activity.TRAINING,
+        site=SiteReport(nodes=4, online=4, training=3, failing=900, some=some),
+    )
+    site.born("hall-1")
+    site.watch.see(BelowEvent(event=below_events.ProgressReceived(node=NodeId("hall-1"), progress=progress)))
+    site.snapshot |= {"known": 1, "online": 1, "live": 1}
+    found = site_report(site.snapshot, site.presence, 1.0)
+    assert (found.training, found.failing) == (3, 4)
+    assert found.some == (SiteNode(node=NodeId("hall-1"), reason="h3: no disk", heard_s=4.0),)
+
+
 def test_a_whole_gateway_says_where_its_site_stands(tmp_path: Path) -> None:
     rig = Rig(tmp_path / "rig")
     rig.above.announce()
