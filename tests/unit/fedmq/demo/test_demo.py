@@ -21,6 +21,7 @@ from federation.runtime.visit import Seen
 from federation.units import human_bytes
 from fedmq.demo.cli import demo
 from fedmq.demo.command import summary_table
+from fedmq.demo.gateways import SiteFarm
 from fedmq.demo.masks import ServerSaboteur
 from fedmq.demo.plan import DemoOptions, check_plan, coordinator_settings, make_plan, to_toml
 from fedmq.demo.processes import NO_VARIABLES, Exited, Fleet, Line
@@ -614,3 +615,21 @@ def test_a_broker_that_came_back_is_told_of_anew_when_it_is_lost_again() -> None
     assert patience.hear(trouble, 1.0) == "the broker cannot be reached: connection lost"
     assert patience.hear(line("node-0", "connected"), 2.0) is None
     assert patience.hear(trouble, 3.0) == "the broker cannot be reached: connection lost"
+
+
+def test_levels_of_gateways_are_named_and_dealt_nodes_to_the_lowest(tmp_path: Path) -> None:
+    plan = make_plan(DemoOptions(nodes=9, gateways=2, levels=3))
+    farm = SiteFarm.of(plan, tmp_path, [f"node-{index}" for index in range(9)])
+    assert farm.gateways == ["gateway-0", "gateway-1"] + [f"gateway-{one}-{two}" for one in (0, 1) for two in (0, 1)]
+    assert {farm.gateway_of(node) for node in farm.nodes} == set(farm.gateways[2:])
+    assert farm.coordinator()["gateways"]["members_max"] == {"gateway-0": 5, "gateway-1": 4}
+    assert coordinator_settings(plan, broker_url="mqtt://x", state=tmp_path)["round"]["nodes_min"] == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [DemoOptions(levels=3), DemoOptions(nodes=3, gateways=2, levels=3), DemoOptions(nodes=99, gateways=1, levels=5)],
+)
+def test_levels_that_cannot_be_are_refused_before_anything_starts(options: DemoOptions) -> None:
+    with pytest.raises(ConfigError, match="levels"):
+        make_plan(options)
