@@ -228,6 +228,7 @@ def _run(
         inputs_of=inbound.inputs_of,
         sealing=sealing,
         helpers=inbound.masking,
+        rest=transport.rest,
     )
     executor = NodeExecutor(parts)
     settings = replace(node_settings(config, device, setup.manifest), private=_keeps_privacy(setup.task))

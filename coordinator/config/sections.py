@@ -108,6 +108,7 @@ class RoundSection(Section):
         max_staleness: Versions that an update may lag behind. Nothing is 10 when asynchronous, else 0.
         per_node_quota: Updates of one node in one version.
         spread_s: Nodes react within a random time up to this, in seconds.
+        pace_s: Nodes that owe nothing leave the broker and check in after about so many seconds; 0: they stay.
         fraction: Ask this share of the nodes online, ``concurrency`` of them at most; 1 asks all. Synchronous only.
         over_selection: Ask so many times more nodes than are waited for; who comes too late is stale. Synchronous only.
         selector: ``uniform``, ``fair``, ``reliable``, ``capable``, ``repeatable``, or
@@ -130,6 +131,7 @@ class RoundSection(Section):
     max_staleness: NonNegativeInt | None = None
     per_node_quota: PositiveInt = 1
     spread_s: Seconds = 0.0
+    pace_s: Annotated[float, Field(ge=0, le=7 * 86_400)] = 0.0
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     over_selection: Annotated[float, Field(ge=1, le=10)] = 1.0
     selector: str = "uniform"

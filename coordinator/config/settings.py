@@ -82,6 +82,7 @@ def engine_settings(config: CoordinatorConfig) -> EngineSettings:
         num_examples_max=limits.num_examples_max,
         payload_bytes_max=limits.payload_bytes_max or 0,
         spread_s=chosen.spread_s,
+        pace_s=chosen.pace_s,
         chunk_bytes=config.broker.body_bytes,
         window_chunks=min(limits.window_chunks, config.broker.limits.window_chunks),
         transfers_max=limits.transfers_max,
@@ -123,7 +124,7 @@ def counting_config(config: CoordinatorConfig) -> CoordinatorConfig:
     if "num_examples_max" not in config.limits.model_fields_set:
         limits["num_examples_max"] = ROWS_MAX
     least = chosen.nodes or config.round.nodes_min or 1
-    kept = config.round.model_dump(include={"lease_s", "max_wait_s", "spread_s", "needs"})
+    kept = config.round.model_dump(include={"lease_s", "max_wait_s", "spread_s", "pace_s", "needs"})
     sized: dict[str, Any] = {"fraction": 1.0}
     if masked:
         sized = {"concurrency": least, "quorum": max(config.privacy.members_min, -(-least // 2))}

@@ -4,7 +4,7 @@ Each is said once. While the disk cannot be written to, nothing is acknowledged:
 in a row.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 from coordinator.engine.effects import AcceptFailure, CountIncident
@@ -115,14 +115,14 @@ class Waiting:
             fields["why"] = f"{online} of {state.settings.nodes_min} online (round.nodes_min)"
         state.note("waiting", **fields, online=online)
 
-    def row(self, names: Sequence[str], gone: Sequence[NodeId]) -> dict[str, object]:
-        """The same as plain data; ``gone`` are some of those who are missing."""
+    def row(self, names: Sequence[str], missing: Mapping[str, object]) -> dict[str, object]:
+        """The same as plain data; ``missing``: who is not there."""
         state = self._state
         return {
             "reason": "" if self.reason is None else self.reason.value,
             "since": self.since,
             "nodes": list(names),
-            "gone": list(gone),
+            **missing,
             "buffer": state.settings.buffer,
             "nodes_min": state.settings.nodes_min,
             "pausing": list(islice(state.registry.pausing(), NAMES_MAX)),

@@ -96,6 +96,7 @@ class Announcer:
             start=state.start,
             inputs=state.inputs,
             births_s=self._births_s,
+            pace_s=state.settings.pace_s or None,
         )
         state.emit(PublishState(state=said))
 

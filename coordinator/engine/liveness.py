@@ -5,6 +5,7 @@ reconnect would show it. So a coordinator that finds nobody asks for a sign of l
 """
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Final, assert_never
 
@@ -14,7 +15,7 @@ from coordinator.engine.fencing import Behind, Fence
 from coordinator.engine.registry import NODES_MAX, Sighting
 from coordinator.engine.round import WaitReason
 from coordinator.engine.state import MachineState
-from coordinator.engine.timers import RateLimit
+from coordinator.engine.timers import RateLimit, Timers
 from coordinator.records import Attendance
 from federation.protocol.messages import Decline, NodeState, Presence, Rebirth
 from federation.types import Incarnation, NodeId, RoundId
@@ -53,6 +54,12 @@ STARVING = frozenset({WaitReason.NO_CANDIDATES, WaitReason.NODES_MIN})
 """Nobody is there who could be asked."""
 
 DOUBLINGS_MAX = 6
+
+AWAY_GRACE_S: Final = 60.0
+"""A node that has left by the pace is missed so long after it was due, in seconds: it may find the broker busy."""
+
+AWAY_S_MAX: Final = 11 * 86_400.0
+"""The longest time that a node may say, in seconds: half as long again as the longest pace."""
 
 
 class AttendanceRecorder:
@@ -121,7 +128,13 @@ class Liveness:
         self._starved_round: RoundId | None = None
         self._calls = 0
         self._called = 0
-        self.call_due: float | None = None
+        self._call_due: float | None = None
+        self._away: Timers[NodeId] = Timers()
+
+    @property
+    def call_due(self) -> float | None:
+        """When `consider` has something to do, in monotonic seconds: nodes are called, or should be back by then."""
+        return min((due for due in (self._call_due, self._away.next()) if due is not None), default=None)
 
     def expire_leases(self) -> None:
         """Free the slots of those who stayed silent for a whole lease."""
@@ -168,6 +181,7 @@ class Liveness:
         sighting = state.registry.observe(node, node_state, repeated=repeated)
         if node in state.registry and sighting is not Sighting.OUTDATED:
             self._doubted.pop(node, None)
+            self._expect(node, node_state)
             self._behind.born(node, node_state)
         match sighting:
             case Sighting.OUTDATED:
@@ -186,6 +200,13 @@ class Liveness:
                 self._on_online(node, node_state, sighting)
             case _:
                 assert_never(sighting)
+
+    def _expect(self, node: NodeId, node_state: NodeState) -> None:
+        """A node that leaves by the pace has said when it comes back; until then nobody misses it [FED-327]."""
+        if node_state.away_s is None or node_state.presence is not Presence.OFFLINE:
+            self._away.cancel(node)
+        else:
+            self._away.set(node, self._state.now + min(node_state.away_s, AWAY_S_MAX) + AWAY_GRACE_S)
 
     def _doubt(self, node: NodeId, node_state: NodeState) -> None:
         """A birth of a lower incarnation than the one that is online came late, or the node's counter went back.
@@ -249,6 +270,7 @@ class Liveness:
         self._behind.expel(nodes)
         for node in sorted(nodes):
             self._doubted.pop(node, None)
+            self._away.cancel(node)
             self._state.remove_node(node)
             self._state.emit(ClearNodeState(node=node))
             self._state.note("node_revoked", node=node, online=self._state.registry.online)
@@ -256,28 +278,41 @@ class Liveness:
     def consider(self, reason: WaitReason | None) -> None:
         """Look at what the machine waits for now (None: for nobody), and call when it has starved for long enough."""
         state = self._state
-        if reason not in STARVING or state.registry.online == len(state.registry):
-            self.call_due, self._calls = None, 0
-        elif self.call_due is None:
-            self.call_due = state.now + ROLL_CALL_S
-        elif state.now >= self.call_due:
+        self._away.pop_due(state.now)
+        if reason not in STARVING or not self._missing:
+            self._call_due, self._calls = None, 0
+        elif self._call_due is None:
+            self._call_due = state.now + ROLL_CALL_S
+        elif state.now >= self._call_due:
             self._call()
 
-    def gone(self, reason: WaitReason | None, most: int) -> list[NodeId]:
-        """Some of the nodes that are believed gone; they are looked for only where somebody is missing."""
-        state = self._state
-        if reason not in STARVING or state.registry.online == len(state.registry):
-            return []
-        return list(islice(state.registry.gone(), most))
+    @property
+    def _missing(self) -> int:
+        """How many nodes are neither there nor away by the pace."""
+        return len(self._state.registry) - self._state.registry.online - len(self._away)
+
+    def _gone(self) -> Iterator[NodeId]:
+        return (node for node in self._state.registry.gone() if node not in self._away)
+
+    def missing(self, reason: WaitReason | None, most: int) -> Mapping[str, object]:
+        """Who is not there, as plain data.
+
+        ``gone`` are some of those that are believed gone, looked for only where somebody is missing; ``away`` is how
+        many have left by the pace, and ``back_s`` when the first of them is due, in seconds from now.
+        """
+        gone = list(islice(self._gone(), most)) if reason in STARVING and self._missing else []
+        due = self._away.next()
+        back_s = None if due is None else max(0.0, due - AWAY_GRACE_S - self._state.now)
+        return {"gone": gone, "away": len(self._away), "back_s": back_s}
 
     def _call(self) -> None:
         state = self._state
         self._calls += 1
-        self.call_due = state.now + min(ROLL_CALL_S_MAX, ROLL_CALL_S * 2.0 ** min(DOUBLINGS_MAX, self._calls))
-        gone = len(state.registry) - state.registry.online
+        self._call_due = state.now + min(ROLL_CALL_S_MAX, ROLL_CALL_S * 2.0 ** min(DOUBLINGS_MAX, self._calls))
+        gone = self._missing
         count, start = min(gone, ROLL_CALL_NODES_MAX), self._called % gone
         # The pool of those who are gone may have changed since: to call one twice, or a little later, does no harm.
-        twice = [*state.registry.gone(), *state.registry.gone()]
+        twice = [*self._gone(), *self._gone()]
         for node in islice(twice, start, start + count):
             state.send(node, Rebirth())
         self._called = start + count

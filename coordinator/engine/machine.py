@@ -129,7 +129,7 @@ class CoordinatorMachine:
             "behind": self._behind.row(),
             "claims": self._behind.claims(),
             "finished": state.finished,
-            "waiting_for": self._waiting.row(self._names(), self._liveness.gone(self._waiting.reason, NAMES_MAX)),
+            "waiting_for": self._waiting.row(self._names(), self._liveness.missing(self._waiting.reason, NAMES_MAX)),
             "helpers": self._sums.rows(),
             "counters": dict(state.counters),
             "enrolled": self._enrolled_digest,

@@ -112,6 +112,7 @@ class EngineSettings:
         num_examples_max: Larger claims are refused.
         payload_bytes_max: Larger update frames are refused; from the configuration 0 until the model is known.
         spread_s: Nodes spread their reaction to an announcement over this many seconds.
+        pace_s: Nodes that owe nothing leave, and come back after about so many seconds; 0: they stay connected.
         chunk_bytes: Body size of a chunk.
         window_chunks: Chunks that one node may have under way.
         transfers_max: Large transfers at once; others are told to retry later.
@@ -151,6 +152,7 @@ class EngineSettings:
     num_examples_max: int = 1_000_000
     payload_bytes_max: int = 64 * 1024 * 1024
     spread_s: float = 0.0
+    pace_s: float = 0.0
     chunk_bytes: int = 61_440
     window_chunks: int = 128
     transfers_max: int = 16

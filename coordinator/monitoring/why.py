@@ -182,6 +182,9 @@ def _counts(fields: Mapping[str, Any]) -> str:
         said.append(f"{online} online")
     if fields.get("gone"):
         said.append(f"gone: {', '.join(map(str, fields['gone']))}")
+    if fields.get("away"):
+        due = fields.get("back_s")
+        said.append(f"{fields['away']} away until they check in{'' if due is None else f' (next in {span(due)})'}")
     if "version" in fields:
         said.append(f"version {fields['version']}")
     # Between two versions nobody is asked: the size of the next one is known once its round begins.

@@ -213,6 +213,13 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """Say what is queued, leave the broker, and come back after so many seconds; 0: come back now."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
     """The machine is done: flush, disconnect, leave."""
 
@@ -260,5 +267,6 @@ Effect = (
     | SettleUpdate
     | EnterRun
     | Note
+    | Rest
     | Stop
 )

@@ -13,6 +13,7 @@ from edge_node.engine.effects import (
     Note,
     PublishEvent,
     PublishState,
+    Rest,
     SaveSpent,
     Stop,
 )
@@ -37,6 +38,7 @@ from edge_node.engine.events import (
 )
 from edge_node.engine.fencing import Births, Fence, ignored
 from edge_node.engine.outbox import Outbox
+from edge_node.engine.pace import Pace
 from edge_node.engine.reports import Reports
 from edge_node.engine.runs import Runs
 from edge_node.engine.scheduler import Scheduler
@@ -105,6 +107,7 @@ class NodeMachine:
         seen = (one.seen for one in (recovered, *recovered.hidden))
         self._fence = Fence((one for one in seen if one is not None), signed=settings.signed)
         self._births = Births(rng, settings.reconnect_spread_s)
+        self._pace = Pace(rng, settings.pace_linger_s)
         self._connected = False
         self._unproven: AnnouncementReceived | None = None
         self._leave_at: float | None = None
@@ -122,7 +125,7 @@ class NodeMachine:
         """Monotonic time, in seconds, at which `handle(None, now)` is due; None when nothing is timed."""
         if self._stopped:
             return None
-        parts = (self._outbox, self._reports, self._scheduler, *((self._births,) if self._connected else ()))
+        parts = (self._outbox, self._reports, self._scheduler, *((self._births, self._pace) if self._connected else ()))
         times = (*(part.deadline() for part in parts), self._leave_at)
         return min((time for time in times if time is not None), default=None)
 
@@ -189,6 +192,7 @@ class NodeMachine:
 
     def _on_connected(self, now: float) -> list[Effect]:
         self._connected = True
+        self._pace.connected()
         self._outbox.connected(now)
         self._reports.connected(now)
         return [self._birth(), *self._scheduler.connected(now)]
@@ -196,7 +200,7 @@ class NodeMachine:
     def _birth(self) -> PublishState:
         return self._state(Presence.ONLINE)
 
-    def _state(self, presence: Presence) -> PublishState:
+    def _state(self, presence: Presence, away_s: float | None = None) -> PublishState:
         state = NodeState(
             presence=presence,
             incarnation=self._incarnation,
@@ -213,6 +217,7 @@ class NodeMachine:
             spent=self._budget.of(self._runs.run),
             invitable=True,
             release=self._settings.release or None if presence is Presence.ONLINE else None,
+            away_s=away_s,
         )
         self._births.said(state.seen)
         return PublishState(state=state)
@@ -243,6 +248,7 @@ class NodeMachine:
             self._tell_again(now)
         self._births.compare(self._fence.said(state.run), now, state.births_s or 0.0)
         effects += self._fence.save(state.run)
+        self._pace.hear(state.pace_s if present else None)
         self._outbox.coordinator_is(present=present, now=now)
         self._reports.coordinator_is(present=present, now=now)
         if not state.protocol_min <= PROTOCOL_VERSION <= state.protocol_max:
@@ -374,7 +380,17 @@ class NodeMachine:
         if self._leave_at is not None and (idle or now >= self._leave_at):
             # What is left in the outbox stays on disk: the next start offers it again.
             return effects + self._leave("finished")
-        return effects
+        return effects + self._keep_pace(now, idle=idle)
+
+    def _keep_pace(self, now: float, *, idle: bool) -> list[Effect]:
+        """Leave the broker where nothing is at hand and the coordinator asks for it; come back for work [FED-325]."""
+        away_s = self._pace.due(now, idle=idle, connected=self._connected)
+        if away_s is None:
+            return []
+        if away_s == 0.0:
+            return [Rest(seconds=0.0)]
+        said, self._connected = self._state(Presence.OFFLINE, away_s), False
+        return [said, Note(event="away", fields={"seconds": round(away_s, 1)}), Rest(seconds=away_s)]
 
     def _leave(self, reason: str) -> list[Effect]:
         effects = self._scheduler.finish()

@@ -83,6 +83,7 @@ class NodeSettings:
         model_every_s: The device is offered a new version after so many seconds at the earliest.
         exit_when_finished: Leave when the run has ended and the outbox is empty.
         exit_linger_s: Leave then at the latest, in seconds; what is still in the outbox stays on disk.
+        pace_linger_s: By the coordinator's pace the node leaves when so long nothing was at hand, in seconds.
     """
 
     node: NodeId
@@ -113,6 +114,7 @@ class NodeSettings:
     model_every_s: float = 0.0
     exit_when_finished: bool = False
     exit_linger_s: float = 30.0
+    pace_linger_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

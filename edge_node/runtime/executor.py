@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from edge_node.engine import events
 from edge_node.engine.effects import (
     AdoptModel,
     Effect,
@@ -19,6 +20,7 @@ from edge_node.engine.effects import (
     PublishEvent,
     PublishProgress,
     PublishState,
+    Rest,
     SaveOutbox,
     SaveProgress,
     SaveSeen,
@@ -32,15 +34,6 @@ from edge_node.engine.effects import (
     StopTraining,
     SubscribeSegment,
     UnsubscribeSegment,
-)
-from edge_node.engine.events import (
-    Event,
-    ModelReady,
-    ModelRejected,
-    OutboxSaved,
-    RunEntered,
-    StorageFailed,
-    TrainingFailed,
 )
 from edge_node.records import Held, OutboxEntry, RecoveredNode, Residual
 from edge_node.runtime.sealing import NodeSealing
@@ -85,6 +78,7 @@ class NodeParts:
         inputs_of: Finds what has been heard of a run's inputs, by its digest.
         sealing: Closes to the broker what is said; shared with `Inbound`. None says everything openly.
         helpers: Gives what it takes to mask, with a way to sign tickets, or says which helper is missing.
+        rest: Leaves the broker for so many seconds.
     """
 
     setup: TrainingSetup
@@ -96,6 +90,7 @@ class NodeParts:
     inputs_of: Callable[[Digest | None], str | None] = lambda _: None
     sealing: NodeSealing | None = None
     helpers: Callable[[Callable[[Ticket], bytes]], Masking | str] = lambda _: "helpers: none is pinned here"
+    rest: Callable[[float], None] = lambda _: None
 
 
 class NodeExecutor:
@@ -126,7 +121,7 @@ class NodeExecutor:
         recovered = self._store.recovered()
         return recovered if self._held is not None else replace(recovered, held_version=None, held_digest=None)
 
-    def execute(self, effect: Effect) -> Iterable[Event]:  # noqa: C901, PLR0912 - one case per effect, each one line
+    def execute(self, effect: Effect) -> Iterable[events.Event]:  # noqa: C901, PLR0912 - one case per effect, each one line
         """Run one effect; returns what it answers.
 
         Raises:
@@ -163,6 +158,8 @@ class NodeExecutor:
                 return self._save(effect)
             case Note():
                 self._log.info(effect.event, **effect.fields)
+            case Rest():
+                self._parts.rest(effect.seconds)
             case Stop():
                 self._log.info("stopping", reason=effect.reason)
                 self.stopped, self.stop_reason = True, effect.reason
@@ -190,7 +187,7 @@ class NodeExecutor:
         suited = self._setup.suited(model.manifest_digest)
         return model if model.manifest_digest == suited.manifest.digest else None
 
-    def _adopt(self, effect: AdoptModel | MakeInitialModel) -> Event:
+    def _adopt(self, effect: AdoptModel | MakeInitialModel) -> events.Event:
         model, setup = effect.model, self._setup
         failpoint("node_adopting")
         try:
@@ -200,20 +197,20 @@ class NodeExecutor:
                 self._held = initial_model(model, setup, averaging=effect.averaging)
         except AdoptionError as error:
             self._log.warning("model_rejected", version=model.version, reason=str(error))
-            return ModelRejected(version=model.version, reason=str(error))
+            return events.ModelRejected(version=model.version, reason=str(error))
         self._unsaved = self._held.vectors.parameters.nbytes >= KEPT_BYTES_MIN
         fetched = sum(len(frame) for _, frame in effect.parts) if isinstance(effect, AdoptModel) else 0
         self._log.info("model_ready", version=model.version, bytes=fetched)
-        return ModelReady(version=model.version, digest=model.digest)
+        return events.ModelReady(version=model.version, digest=model.digest)
 
-    def _start_training(self, effect: StartTraining) -> Iterable[Event]:
+    def _start_training(self, effect: StartTraining) -> Iterable[events.Event]:
         announcement, held = effect.announcement, self._held
         if held is None or held.digest != announcement.model.digest:
-            return [ModelRejected(version=announcement.model.version, reason="the announced model is not held")]
+            return [events.ModelRejected(version=announcement.model.version, reason="the announced model is not held")]
         masking = None if announcement.privacy is None else self._parts.helpers(self._sign_ticket)
         if isinstance(masking, str):
             run, attempt = announcement.run, effect.attempt
-            return [TrainingFailed(round=announcement.round, reason=masking, run=run, attempt=attempt)]
+            return [events.TrainingFailed(round=announcement.round, reason=masking, run=run, attempt=attempt)]
         share = self._setup.aging.share(self._store.residual_version(), held.version)
         residual = self._residual(self._setup.suited(held.manifest_digest).manifest)
         job = TrainingJob(
@@ -236,10 +233,10 @@ class NodeExecutor:
         """Signed and never closed: helpers read it."""
         return Writer(self._topics, self._parts.signer).encode(self._topics.node_ticket(self._node), ticket)
 
-    def _start_evaluation(self, effect: StartEvaluation) -> Iterable[Event]:
+    def _start_evaluation(self, effect: StartEvaluation) -> Iterable[events.Event]:
         model, held = effect.model, self._held
         if held is None or held.digest != model.digest:
-            return [ModelRejected(version=model.version, reason="the announced model is not held")]
+            return [events.ModelRejected(version=model.version, reason="the announced model is not held")]
         job = EvaluationJob(
             run=effect.run,
             version=model.version,
@@ -279,7 +276,7 @@ class NodeExecutor:
 
     def _save(
         self, effect: SaveOutbox | SaveProgress | SaveSeen | SaveSpent | MarkStored | SettleUpdate | EnterRun
-    ) -> Iterable[Event]:
+    ) -> Iterable[events.Event]:
         try:
             match effect:
                 case SaveOutbox():
@@ -301,18 +298,18 @@ class NodeExecutor:
                     assert_never(effect)
         except StorageError as error:
             self._log.error("storage_failed", doing=type(effect).__name__, reason=str(error))
-            return [StorageFailed(detail=str(error), effect=effect)]
+            return [events.StorageFailed(detail=str(error), effect=effect)]
         return ()
 
-    def _enter(self, run: RunId) -> Event:
+    def _enter(self, run: RunId) -> events.Event:
         try:
             forgotten = self._store.enter_run(run)
         finally:
             self._held, self._recent, self._unsaved = self._fitting(self._store.held_model()), None, False
         held = None if self._held is None else Held(version=self._held.version, digest=self._held.digest)
-        return RunEntered(run=run, held=held, forgotten=forgotten)
+        return events.RunEntered(run=run, held=held, forgotten=forgotten)
 
-    def _save_outbox(self, effect: SaveOutbox) -> Event:
+    def _save_outbox(self, effect: SaveOutbox) -> events.Event:
         residual, frame, context = self._residual(), effect.result.frame, None
         if isinstance(effect.result.token, ResidualChange):
             residual = merge(residual, effect.result.token)
@@ -325,7 +322,7 @@ class NodeExecutor:
         self._store.save_outbox(entry, frame, residual, effect.result.change, context)
         failpoint("node_after_outbox")
         self._recent = (effect.offer.update, frame)
-        return OutboxSaved(entry=entry)
+        return events.OutboxSaved(entry=entry)
 
     def _settle(self, effect: SettleUpdate) -> None:
         entry = self._store.entry(effect.update)
@@ -359,8 +356,8 @@ class NodeExecutor:
         except PayloadTooLarge:
             # This broker takes smaller packets than the offer with its payload: the coordinator will grant chunks.
             self._say(topic, self._without_payload(offer))
-        told = {"run": offer.run, "update": offer.update, "bytes": offer.payload_bytes, "inline": effect.inline}
-        self._log.info("update_offered", **told)
+        told = {"bytes": offer.payload_bytes, "inline": effect.inline}
+        self._log.info("update_offered", run=offer.run, update=offer.update, **told)
         failpoint("node_after_offer")
 
     def _without_payload(self, offer: UpdateOffer) -> UpdateOffer:

@@ -150,6 +150,7 @@ class CoordinatorState:
         inputs: What the run's inputs and targets mean (`federation.inputs.Inputs`); None where it is not known.
         seal: What nodes seal to; None: the run is not sealed.
         births_s: Nodes spread the births that this start makes them say over so many seconds; None is their own time.
+        pace_s: Nodes that owe nothing leave, and come back after about so many seconds; None: they stay connected.
     """
 
     presence: Presence
@@ -162,6 +163,7 @@ class CoordinatorState:
     inputs: str | None = None
     seal: SealingKey | None = None
     births_s: float | None = None
+    pace_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +225,7 @@ class NodeState:
     spent: tuple[SampledSteps, ...] | None = None
     invitable: bool | None = None
     release: str | None = None
+    away_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

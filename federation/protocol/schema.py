@@ -58,7 +58,6 @@ from federation.protocol.messages import (
     PartKind,
     Progress,
     Proof,
-    Reason,
     Rebirth,
     Receipt,
     ReceiptStatus,
@@ -86,6 +85,7 @@ from federation.protocol.tables import (
     PAYLOAD,
     PRESENCE,
     PROTOCOL,
+    REASON,
     RUN,
     SECONDS,
     SPENT,
@@ -105,30 +105,6 @@ _NAME = Text(NAME_BYTES_MAX)
 _PART_KIND = Choice({PartKind.KEYFRAME: 0, PartKind.DELTA: 1})
 _STATUS = Choice({ReceiptStatus.STORED: 0, ReceiptStatus.APPLIED: 1, ReceiptStatus.STALE: 2, ReceiptStatus.REFUSED: 3})
 _ACTIVITY = Choice({Activity.IDLE: 0, Activity.FETCHING: 1, Activity.TRAINING: 2, Activity.UPLOADING: 3})
-_REASON = Choice(
-    {
-        Reason.NONE: 0,
-        Reason.TOO_STALE: 1,
-        Reason.FINISHED: 2,
-        Reason.OTHER_RUN: 3,
-        Reason.UNKNOWN_ROUND: 4,
-        Reason.NOT_ASSIGNED: 5,
-        Reason.BASE_MISMATCH: 6,
-        Reason.TOO_LARGE: 7,
-        Reason.BAD_NUM_EXAMPLES: 8,
-        Reason.QUOTA: 9,
-        Reason.CODEC: 10,
-        Reason.DIGEST_MISMATCH: 11,
-        Reason.MALFORMED_FRAME: 12,
-        Reason.NOT_FINITE: 13,
-        Reason.NORM: 14,
-        Reason.INCOMPATIBLE: 15,
-        Reason.HELPER_LOST: 16,
-        Reason.HELPER_REFUSED: 17,
-        Reason.TERMS: 18,
-        Reason.COUNTED: 19,
-    }
-)
 
 
 def _check_delta(model: ModelRef) -> None:
@@ -249,6 +225,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(9, "inputs", Text(INPUTS_BYTES_MAX, least=1), optional=True),
         Field(10, "seal", SEALING_KEY, optional=True),
         Field(11, "births_s", SECONDS, optional=True),
+        Field(12, "pace_s", SECONDS, optional=True),
         check=check_protocol,
     ),
     message(
@@ -293,6 +270,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(18, "spent", SPENT, optional=True),
         Field(19, "invitable", Flag(), optional=True),
         Field(20, "release", Text(RELEASE_BYTES_MAX, least=1), optional=True),
+        Field(21, "away_s", SECONDS, optional=True),
         check=check_protocol,
     ),
     message(
@@ -344,7 +322,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(2, "run", RUN),
         Field(3, "update", UPDATE),
         Field(4, "status", _STATUS),
-        Field(5, "reason", _REASON),
+        Field(5, "reason", REASON),
         Field(6, "version", COUNT, optional=True),
         Field(7, "counted", Blob(COUNTED_MAX * CLAIM_BYTES, least=CLAIM_BYTES), optional=True),
         check=_check_counted,
@@ -382,7 +360,7 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
         Field(2, "run", RUN),
         Field(3, "version", COUNT),
         Field(4, "status", _STATUS),
-        Field(5, "reason", _REASON),
+        Field(5, "reason", REASON),
     ),
     message(
         14,

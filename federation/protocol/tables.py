@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from federation.protocol.enumerations import Presence
+from federation.protocol.enumerations import Presence, Reason
 from federation.protocol.fields import Blob, Choice, Field, FieldError, Real, Record, Sequence, Whole, Word
 from federation.protocol.limits import (
     CHUNK_BYTES,
@@ -55,6 +55,30 @@ SAMPLED_STEPS: Final = Record(
     ),
 )
 SPENT: Final = Sequence(SAMPLED_STEPS, SPENT_KINDS_MAX)
+REASON: Final = Choice(
+    {
+        Reason.NONE: 0,
+        Reason.TOO_STALE: 1,
+        Reason.FINISHED: 2,
+        Reason.OTHER_RUN: 3,
+        Reason.UNKNOWN_ROUND: 4,
+        Reason.NOT_ASSIGNED: 5,
+        Reason.BASE_MISMATCH: 6,
+        Reason.TOO_LARGE: 7,
+        Reason.BAD_NUM_EXAMPLES: 8,
+        Reason.QUOTA: 9,
+        Reason.CODEC: 10,
+        Reason.DIGEST_MISMATCH: 11,
+        Reason.MALFORMED_FRAME: 12,
+        Reason.NOT_FINITE: 13,
+        Reason.NORM: 14,
+        Reason.INCOMPATIBLE: 15,
+        Reason.HELPER_LOST: 16,
+        Reason.HELPER_REFUSED: 17,
+        Reason.TERMS: 18,
+        Reason.COUNTED: 19,
+    }
+)
 PRESENCE: Final = Choice({Presence.ONLINE: 0, Presence.OFFLINE: 1, Presence.LOST: 2})
 
 

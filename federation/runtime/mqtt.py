@@ -152,7 +152,8 @@ class MqttTransport(NetworkThread):
         while self.connected and (message := self._outbound.take(self._inflight_max)) is not None:
             if not self._send(message):
                 break
-        if self._closing.is_set() and (not len(self._outbound) or time.monotonic() >= self._close_by):
+        leaves = self._closing.is_set() or (self._leaves and self.connected)
+        if leaves and (not len(self._outbound) or time.monotonic() >= self._close_by):
             self._client.disconnect()
         if self._client.want_write():
             self._client.loop_write()
@@ -295,7 +296,7 @@ class MqttTransport(NetworkThread):
 
     def _no_word(self) -> str:
         """Why a connection has ended of which the broker said nothing."""
-        return "closed here" if self._closing.is_set() else "connection lost"
+        return "closed here" if self._closing.is_set() or self._leaves else "connection lost"
 
     def _on_message(self, client: paho.Client, _u: object, message: paho.MQTTMessage) -> None:
         if self._is_signature(client, message) or self._is_of_twin(message):

@@ -65,7 +65,8 @@ class NetworkThread(abc.ABC):
         self._commands: deque[Callable[[], None]] = deque()
         self._wakeup = Wakeup()
         self._thread = threading.Thread(target=self._run, name=f"mqtt-{session.connection}", daemon=True)
-        self._closing = threading.Event()
+        self._closing, self._stirred = threading.Event(), threading.Event()
+        self._rests_until, self._leaves = 0.0, False
         self._close_by = float("inf")
         self._packet_bytes_max = session.packet_bytes_max
         self._accepted_at: float | None = None
@@ -114,10 +115,17 @@ class NetworkThread(abc.ABC):
         """Forget a subscription; told to the broker at the reconnect when it is away."""
         self._command(partial(self._unsubscribe, topic_filter))
 
+    def rest(self, seconds: float) -> None:
+        """Say what is queued, disconnect without a will, and connect again after so many seconds; 0: connect now."""
+        self._rests_until, self._leaves = time.monotonic() + seconds, self._leaves or seconds > 0.0
+        self._stirred.set()
+        self._wakeup.ring()
+
     def close(self, *, timeout_s: float = 5.0) -> None:
         """Send what is queued (at most for ``timeout_s``), disconnect without a will, and join the network thread."""
         self._close_by = time.monotonic() + timeout_s
         self._closing.set()
+        self._stirred.set()
         self._wakeup.ring()
         if not self._thread.is_alive():
             self._wakeup.close()
@@ -143,7 +151,8 @@ class NetworkThread(abc.ABC):
         """On the network thread: forget it, and tell the broker when it is there."""
 
     def _run(self) -> None:
-        while self._failure is None and not self._closing.wait(self._backoff.next_s()):
+        while self._failure is None and not self._closing.wait(self._backoff.next_s()) and not self._rest():
+            self._leaves = False
             try:
                 self._live()
             except Exception:  # noqa: BLE001 - the thread outlives any surprise: a dead one looks connected for ever
@@ -154,6 +163,13 @@ class NetworkThread(abc.ABC):
         if len(self._outbound):
             self._log.warning("messages_unsent", count=len(self._outbound))
         self._wakeup.close()
+
+    def _rest(self) -> bool:
+        """Wait until the rest is over, or ends early; whether this transport is being closed."""
+        while (left_s := self._rests_until - time.monotonic()) > 0.0 and not self._closing.is_set():
+            self._stirred.wait(left_s)
+            self._stirred.clear()
+        return self._closing.is_set()
 
     def _blocked(self, event: str, obstacle: Obstacle, **fields: object) -> None:
         """An attempt to connect has failed: say so, and decide how soon the next one is, if there is one."""

@@ -235,6 +235,12 @@ EXAMPLES: dict[str, Message] = {
     "large_fleet_state": CoordinatorState(
         presence=Presence.ONLINE, run=RUN, epoch=Epoch(3), protocol_min=1, protocol_max=1, births_s=80.0
     ),
+    "paced_state": CoordinatorState(
+        presence=Presence.ONLINE, run=RUN, epoch=Epoch(3), protocol_min=1, protocol_max=1, pace_s=3600.0
+    ),
+    "away_state": NodeState(
+        presence=Presence.OFFLINE, incarnation=Incarnation(5), protocol_min=1, protocol_max=1, away_s=1800.5
+    ),
     "described_state": CoordinatorState(
         presence=Presence.ONLINE,
         run=RUN,

@@ -12,6 +12,7 @@ from edge_node.engine.effects import (
     PublishEvent,
     PublishProgress,
     PublishState,
+    Rest,
     SaveOutbox,
     SaveProgress,
     SaveSeen,
@@ -271,6 +272,7 @@ class Script:
         began_ms: int | None = None,
         start: int | None = None,
         payload: bytes = b"",
+        pace_s: float | None = None,
     ) -> list[str]:
         state = CoordinatorState(
             presence=presence,
@@ -280,6 +282,7 @@ class Script:
             protocol_max=1,
             began_ms=began_ms,
             start=None if start is None else Start(start),
+            pace_s=pace_s,
         )
         return self.on(CoordinatorStateReceived(state=state, payload=payload))
 
@@ -335,7 +338,8 @@ def say(effect: Effect) -> str:  # noqa: PLR0911, PLR0912
     """One effect as a line; notes, telemetry and what was seen are left out."""
     match effect:
         case PublishState(state=state):
-            return f"state {state.presence} #{state.incarnation} {state.activity} {state.round}"
+            away = "" if state.away_s is None else f" for {state.away_s:g} s"
+            return f"state {state.presence} #{state.incarnation} {state.activity} {state.round}{away}"
         case PublishEvent(message=message):
             return _event(message)
         case SaveSpent(spent=spent):
@@ -371,6 +375,8 @@ def say(effect: Effect) -> str:  # noqa: PLR0911, PLR0912
             return f"settle {effect.update}, " + ("applied" if effect.applied else back)
         case EnterRun():
             return f"enter {effect.run}"
+        case Rest():
+            return f"rest {effect.seconds:g} s"
         case Stop():
             return f"stop: {effect.reason}"
         case PublishProgress() | Note():

@@ -104,7 +104,7 @@ class NodeActor(Actor):
         setup = self._setup
         parts = NodeParts(setup=setup, store=store, trainer=trainer, transport=transport, topics=topics, signer=key)
         self.sealing = sealing = self._sealing(node)
-        parts = replace(parts, sealing=sealing)
+        parts = replace(parts, sealing=sealing, rest=transport.rest)
         self._inbound = NodeInbound(topics, node, place.keys, sealing, helpers=place.helpers, folder=self._folder)
         executor = NodeExecutor(replace(parts, helpers=self._masking) if place.helpers else parts)
         rng, recovered = self.surroundings.rng(f"{self.name}/{store.incarnation}").random, executor.recovered()

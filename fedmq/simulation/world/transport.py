@@ -109,7 +109,7 @@ class SimTransport:
         self._subscriptions = Subscriptions()
         self._waiting: deque[Packet] = deque()
         self._open = False
-        self._since = 0.0
+        self._since = self._rests_until = 0.0
         self._backoff = Backoff(session, random.Random(network.dice.rng.random()))  # noqa: S311 - a simulation
         self._takeovers = TakeoverDetector(network.signature(session.client_id))
 
@@ -147,6 +147,17 @@ class SimTransport:
         """Forget a subscription."""
         if self._subscriptions.remove(topic_filter, connected=self.connected):
             self._network.send_up(self, Packet("unsubscribe", topic_filter))
+
+    def rest(self, seconds: float) -> None:
+        """Flush what is on its way, disconnect without a will, and connect again after so many seconds; 0: now."""
+        world = self._network.world
+        self._rests_until = world.now + seconds
+        if self.connected:
+            self._flush_wire(len(self.on_wire) if self._reaches_broker() else 0)
+            self._network.detach(self, clean=True)
+            self.lost("away for a while")
+        else:
+            world.after(seconds, self._connect)
 
     def close(self, *, timeout_s: float = 5.0) -> None:
         """Flush what is on its way and disconnect without a will."""
@@ -219,9 +230,12 @@ class SimTransport:
             self._network.take(self, packet)
 
     def _connect(self) -> None:
+        world = self._network.world
         if not self._open or self.connected:
             return
-        world = self._network.world
+        if (left_s := self._rests_until - world.now) > 0.0:
+            world.after(left_s, self._connect)
+            return
         if not self._network.reachable(self.session.client_id):
             world.after(max(0.05, self._backoff.next_s()), self._connect)
             return

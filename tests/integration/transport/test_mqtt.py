@@ -225,6 +225,36 @@ def test_a_client_that_closes_in_order_does_not_say_that_its_connection_was_lost
     assert "connection lost" not in log.getvalue()
 
 
+def test_a_client_that_rests_leaves_without_its_will_and_comes_back(broker: LocalBroker, connect: Connect) -> None:
+    """FED-325: what it has said is there, what is said to it meanwhile waits in its session."""
+    watcher = connect(broker.url, "watcher", "state/+")
+    watcher.expect(TransportConnected)
+    will = Will(topic="state/node", payload=b"lost", delay_s=0)
+    node = connect(broker.url, "node", "cmd", will=will)
+    node.expect(TransportConnected)
+    node.transport.publish("state/node", b"away", retain=True)
+    node.transport.rest(2.0)
+    assert node.until(TransportDisconnected).reason == "closed here"
+    assert watcher.expect(MessageReceived).payload == b"away"
+    watcher.transport.publish("cmd", b"for you")
+    assert node.until(TransportConnected).session_present
+    assert node.until(MessageReceived).payload == b"for you"
+    assert not watcher.hears("state/node", b"lost")
+    node.transport.rest(3600.0)
+    node.until(TransportDisconnected)
+    node.transport.rest(0.0)
+    node.until(TransportConnected)
+
+
+def test_a_client_that_rests_can_be_closed(broker: LocalBroker, connect: Connect) -> None:
+    node = connect(broker.url)
+    node.expect(TransportConnected)
+    node.transport.rest(3600.0)
+    node.until(TransportDisconnected)
+    node.transport.close()
+    assert not node.transport.alive
+
+
 def _present(client: Client, topic: str) -> str | None:
     """Do as a role does: say at each connection that it is there. The reason when it gives up, None at the end."""
     while True:
