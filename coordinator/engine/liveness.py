@@ -195,7 +195,8 @@ class Liveness:
                 state.end_slot(node)
                 state.serves(node)
                 if sighting is Sighting.GONE:
-                    state.note("node_gone", node=node, presence=node_state.presence.value, online=state.registry.online)
+                    word = "node_gone" if node not in self._away else "node_away"
+                    state.note(word, node=node, presence=node_state.presence.value, online=state.registry.online)
             case Sighting.BORN | Sighting.BACK | Sighting.HERE:
                 self._on_online(node, node_state, sighting)
             case _:

@@ -21,6 +21,10 @@ __all__ = [
 ]
 
 
+PACE_LINGER_S = 10.0
+"""By the coordinator's pace a node leaves when so long nothing was at hand, in seconds: it is asked meanwhile."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainBounds:
     """The most that an announcement may ask of this device.
@@ -114,7 +118,7 @@ class NodeSettings:
     model_every_s: float = 0.0
     exit_when_finished: bool = False
     exit_linger_s: float = 30.0
-    pace_linger_s: float = 10.0
+    pace_linger_s: float = PACE_LINGER_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

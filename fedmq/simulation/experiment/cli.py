@@ -200,12 +200,12 @@ def _show(options: TrainOptions, result: Result) -> None:
     )
     table.add_column("what")
     table.add_column("value", justify="right")
-    for what, value in _rows(result):
+    for what, value in _rows(options, result):
         table.add_row(what, value)
     Console().print(table)
 
 
-def _rows(result: Result) -> Iterator[tuple[str, str]]:
+def _rows(options: TrainOptions, result: Result) -> Iterator[tuple[str, str]]:
     measured = [figures for figures in result.versions if figures.metrics]
     for name, value in sorted(measured[-1].metrics.items()) if measured else ():
         yield name, human_metric(name, value)
@@ -217,6 +217,9 @@ def _rows(result: Result) -> Iterator[tuple[str, str]]:
             f"{failed:,}, on {len(result.failures):,} {'node' if len(result.failures) == 1 else 'nodes'}",
         )
     yield "staleness, mean", f"{sum(f.staleness_mean for f in result.versions) / max(1, len(result.versions)):.2f}"
+    if result.connected_peak:
+        share = result.connected_peak / options.nodes
+        yield "nodes connected at once, at most", f"{result.connected_peak:,} ({share:.2%})"
     if result.away_share:
         yield "nodes offline, share of the time", f"{result.away_share:.0%}"
     if result.stopped_early:

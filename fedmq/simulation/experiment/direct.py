@@ -104,7 +104,7 @@ class Setup:
 
 
 class DirectCoordinator:
-    """One coordinator, its nodes all online.
+    """One coordinator, its nodes all online, or all away where the engine has a pace.
 
     Attributes:
         questions: Who was asked and has not been looked at by the caller.
@@ -137,8 +137,9 @@ class DirectCoordinator:
         self.tell(BrokerConnected())
         for spoke in () if setup.masks is None else setup.masks.born():
             self.tell(spoke)
+        paced = setup.engine.pace_s > 0.0
         for node in self._nodes:
-            self.tell(NodeStateReceived(node=node, state=self._online(node)))
+            self.check_out(node, setup.engine.pace_s) if paced else self.come_back(node)
         self.pass_time(setup.engine.settle_s)
 
     @property
@@ -239,6 +240,12 @@ class DirectCoordinator:
         """The node's connection is lost."""
         self._away_since.setdefault(node, self.now)
         self.tell(NodeStateReceived(node=node, state=_state(self._setup.engine.task, Presence.LOST)))
+
+    def check_out(self, node: NodeId, away_s: float) -> None:
+        """The node leaves by the pace, for so many seconds."""
+        self._away_since.setdefault(node, self.now)
+        away = replace(_state(self._setup.engine.task, Presence.OFFLINE), away_s=away_s)
+        self.tell(NodeStateReceived(node=node, state=away))
 
     def come_back(self, node: NodeId) -> None:
         """The node is online again."""

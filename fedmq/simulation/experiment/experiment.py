@@ -30,6 +30,7 @@ from federation.protocol.messages import Decline
 from federation.task import KEPT_KEY
 from federation.tasks.pool.node_pool import NodePool
 from federation.types import NodeId
+from fedmq.simulation.experiment.check_ins import CheckIns
 from fedmq.simulation.experiment.direct import DirectCoordinator, Question, Setup
 from fedmq.simulation.experiment.masked_nodes import VirtualMasks
 from fedmq.simulation.experiment.node_answers import FrameWork, NodeWork, VectorWork
@@ -110,6 +111,7 @@ class Result:
         virtual_s: Virtual seconds.
         wall_s: Real seconds, without reading the data.
         away_share: What part of all nodes' virtual time was spent offline.
+        connected_peak: The most nodes that were connected at once, where they check in (``round.pace_s``); else 0.
         stopped_early: Evaluations without improvement have ended it (``stopping.patience``), or too few nodes had any
             privacy budget left.
         failures: Trainings that came to nothing: how often each reason was met, by node.
@@ -124,6 +126,7 @@ class Result:
     virtual_s: float
     wall_s: float
     away_share: float = 0.0
+    connected_peak: int = 0
     stopped_early: bool = False
     failures: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     privacy: Mapping[str, object] | None = None
@@ -188,6 +191,9 @@ class Experiment:
         self._failed_before = self._refused_before = 0
         rng = random.Random(f"{plan.seed}/turns")  # noqa: S311 - must repeat
         self._turns = Turns(self.coordinator, self.names, rng, self._offer)
+        paces = random.Random(f"{plan.seed}/paces")  # noqa: S311 - must repeat
+        self._paced = plan.engine.pace_s > 0.0
+        self._visits = CheckIns(coordinator=self.coordinator, pace_s=plan.engine.pace_s, rng=paces, at=self._at)
         self.figures: list[VersionFigures] = []
 
     def run(
@@ -206,6 +212,7 @@ class Experiment:
         """
         began_s = time.perf_counter()
         self._begin_turns()
+        self._visits.begin(self.names if self._paced else ())
         with self._trainers:
             while self.coordinator.version < self.plan.engine.versions and not self._stopped_early:
                 before = self.coordinator.version
@@ -251,7 +258,7 @@ class Experiment:
         coordinator = self.coordinator
         while coordinator.questions:
             self._begin(coordinator.questions.popleft())
-        if self._training:
+        if self._training or self._paced:
             at, _, action = heapq.heappop(self._agenda)
             coordinator.pass_time(max(0.0, at - coordinator.now))
             action()
@@ -263,6 +270,7 @@ class Experiment:
 
     def _begin(self, question: Question) -> None:
         plan, node, coordinator = self.plan, question.node, self.coordinator
+        self._visits.asked(node)
         if (decline := self.work.declines(question)) is not None:
             self._training += 1  # until it has said so
             self._at(0.0, partial(self._decline, node, decline))
@@ -286,6 +294,7 @@ class Experiment:
     def _decline(self, node: NodeId, decline: Decline) -> None:
         self._training -= 1
         self.coordinator.decline(node, decline)
+        self._visits.settled(node)
 
     def _begin_turns(self) -> None:
         outages = self.plan.outages
@@ -305,6 +314,8 @@ class Experiment:
         receipts, self.coordinator.receipts = self.coordinator.receipts, []
         for node, receipt in receipts:
             self.work.receipt(self._index[node], receipt)
+            if receipt.status.final:
+                self._visits.settled(node)
 
     def _committed(self) -> VersionFigures:
         coordinator, every = self.coordinator, self.plan.evaluate_every
@@ -347,6 +358,7 @@ class Experiment:
             virtual_s=self.coordinator.now,
             wall_s=wall_s,
             away_share=self.coordinator.away_share,
+            connected_peak=self._visits.peak,
             stopped_early=self._stopped_early,
             failures={self.names[node]: dict(found) for node, found in sorted(self.work.failures.by_node.items())},
             privacy=privacy_row(privacy_report(self.coordinator.store)),

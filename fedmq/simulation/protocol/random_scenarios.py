@@ -47,10 +47,13 @@ def random_scenario(seed: int) -> Scenario:
         seed=seed,
         nodes=nodes,
         task=task,
-        engine=_stopping(
+        engine=_paced(
             seed,
-            replace(
-                _engine(rng, nodes, strategy, task), federated_evaluation=_survey(seed, nodes), signed=_signed(seed)
+            _stopping(
+                seed,
+                replace(
+                    _engine(rng, nodes, strategy, task), federated_evaluation=_survey(seed, nodes), signed=_signed(seed)
+                ),
             ),
         ),
         committer=CommitterSettings(strategy=make_strategy(StrategySettings(name=strategy)), downlink=downlink),
@@ -67,14 +70,14 @@ def random_scenario(seed: int) -> Scenario:
 def random_masked_scenario(seed: int) -> Scenario:
     """The same with masked sums, and helpers as further participants."""
     keys = tuple(bytes.fromhex(helper_key(number).public_hex) for number in range(HELPERS))
-    return masked_scenario(random_scenario(seed), keys)
+    return masked_scenario(_unpaced(random_scenario(seed)), keys)
 
 
 def random_private_scenario(seed: int) -> Scenario:
     """The same with sealing, with noise that the coordinator adds, or with both."""
     rng = random.Random(f"campaign/{seed}/private and masked")  # noqa: S311 - a simulation, not a secret
     masked = rng.random() < PRIVATE_MASKED
-    return _private((random_masked_scenario if masked else random_scenario)(seed))
+    return _private(_unpaced((random_masked_scenario if masked else random_scenario)(seed)))
 
 
 def _engine(rng: random.Random, nodes: int, strategy: str, task: str) -> EngineSettings:
@@ -124,6 +127,17 @@ def _signed(seed: int) -> bool:
 def _busy_s(seed: int) -> float:
     """In most federations several messages arrive while the coordinator is busy, and are settled together."""
     return random.Random(f"campaign/{seed}/busy").choice((0.0, 0.02, 0.2, 2.0))  # noqa: S311 - as above
+
+
+def _paced(seed: int, engine: EngineSettings) -> EngineSettings:
+    """In every fifth federation nodes check in; then no round waits for many that are there at one time."""
+    rng = random.Random(f"campaign/{seed}/pace")  # noqa: S311 - as above
+    return engine if rng.random() > 0.2 else replace(engine, pace_s=rng.choice((5.0, 60.0)), nodes_min=1)
+
+
+def _unpaced(scenario: Scenario) -> Scenario:
+    """The same with nodes that stay: a masked or noised sum has many members, who must be there at one time."""
+    return replace(scenario, engine=replace(scenario.engine, pace_s=0.0))
 
 
 def _audit(seed: int) -> bool:

@@ -152,12 +152,14 @@ class SimTransport:
         """Flush what is on its way, disconnect without a will, and connect again after so many seconds; 0: now."""
         world = self._network.world
         self._rests_until = world.now + seconds
-        if self.connected:
+        # Its own role is at work: nothing is delivered to it before that has ended.
+        world.after(0.0, self._leave if seconds else self._connect)
+
+    def _leave(self) -> None:
+        if self._open and self.connected:
             self._flush_wire(len(self.on_wire) if self._reaches_broker() else 0)
             self._network.detach(self, clean=True)
-            self.lost("away for a while")
-        else:
-            world.after(seconds, self._connect)
+            self.lost("closed here")
 
     def close(self, *, timeout_s: float = 5.0) -> None:
         """Flush what is on its way and disconnect without a will."""

@@ -406,3 +406,14 @@ def test_an_optimizer_and_a_schedule_are_settings(options: TrainOptions) -> None
     scaffold = replace(plain, strategy="scaffold", settings=(*plain.settings, "train.clip_norm=0.5"))
     with pytest.raises(ConfigError, match="no adam, adamw or clip_norm"):
         run(scaffold)
+
+
+def test_nodes_that_check_in_train_as_well_and_are_seldom_there(options: TrainOptions) -> None:
+    """FED-325: connected for ten seconds of ten minutes, or as long as an update has no verdict."""
+    paced = replace(options, nodes=40, per_round=2, buffer=1, rounds=8, settings=("round.pace_s=600",))
+    first, second = run(paced), run(paced)
+    assert (first.digest, first.connected_peak) == (second.digest, second.connected_peak)
+    assert len(first.versions) == 8
+    assert 0 < first.connected_peak <= 8
+    assert first.away_share > 0.9
+    assert run(replace(paced, settings=())).connected_peak == 0
