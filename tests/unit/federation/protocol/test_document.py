@@ -32,7 +32,7 @@ CHOICES = [
     schema._PART_KIND,
     schema._ACTIVITY,
     schema._STATUS,
-    schema._REASON,
+    tables.REASON,
     sum_schema.UNIT,
     sum_schema.HELD_STATUS,
     sum_schema.SUM_REASON,
