@@ -1,8 +1,8 @@
-"""Which update counts where: claims that gateways make for their sites, each in one update at most.
+"""Which update counts where, and which can be known at all: claims that gateways make for their sites.
 
-A row is written with the update that makes the claim, in one transaction, and stays when that update has ended; where
-the update is compacted, the claim is kept in fewer bytes. One without an update was withdrawn: its node has moved, and
-asked before any sum had it.
+Each is in one update at most. A row is written with the update that makes the claim, in one transaction, and stays when
+that update has ended; where the update is compacted, the claim is kept in fewer bytes. One without an update was
+withdrawn: its node has moved, and asked before any sum had it.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from federation.protocol.claims import claim_of, claims_in, node_of, number_of
 from federation.protocol.limits import COUNTED_MAX
 from federation.storage.sql import Database, Readable, Row
 from federation.storage.sqlite import storing
-from federation.types import UpdateId
+from federation.types import RoundId, UpdateId, round_of
 
 __all__ = ["Claims", "forget", "insert_claims", "read_claims"]
 
@@ -31,15 +31,46 @@ How many updates of one sender wait together is its quota's; a site that is cut 
 _COMPACTED = "SELECT 1 FROM compacted_claims WHERE claim = ?"
 
 
+KNOWN_MAX = 65_536
+"""Rounds and updates that are remembered; of more, the oldest rounds are forgotten, and the tables are asked again."""
+
+
 class Claims:
-    """A store's claims, read and written between its other transactions.
+    """A store's claims, read and written between its other transactions, and the updates that it may know.
+
+    Nearly every offer is of an update that nobody has heard of. This process is the only one that writes, so it can say
+    so of the rounds that it has reserved, and no statement is needed.
 
     Args:
         database: The store's.
     """
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self._database, self._remembered = database, 0
+        self._rounds: dict[RoundId, set[UpdateId]] = {}
+        self._any = any(self._row(f"SELECT 1 FROM {table} LIMIT 1") for table in ("claims", "compacted_claims"))  # noqa: S608 - our own names
+
+    def is_new(self, update: UpdateId) -> bool:
+        """Whether nothing can be known of it; False where the tables must be asked."""
+        known = None if self._any else self._rounds.get(round_of(update))
+        return known is not None and update not in known
+
+    def begins(self, round_id: RoundId) -> None:
+        """This process reserves a round, inside of its transaction: what is known of it comes here from now on."""
+        rows = self._database.execute("SELECT update_id FROM updates WHERE round = ?", round_id)
+        known = self._rounds.setdefault(round_id, set())
+        known |= {UpdateId(row["update_id"]) for row in rows}
+        self._remembered += 1 + len(known)
+        while self._remembered > KNOWN_MAX:
+            self._remembered -= 1 + len(self._rounds.pop(next(iter(self._rounds))))
+
+    def comes(self, record: UpdateRecord) -> None:
+        """An update is about to be saved: whatever comes of that, it may be known from now on."""
+        self._any = self._any or bool(record.members)
+        known = self._rounds.get(record.round)
+        if known is not None and record.update not in known:
+            known.add(record.update)
+            self._remembered += 1
 
     def counted(self, record: UpdateRecord) -> bytes:
         """Those of an update's claims that others have made, as many as a receipt can name; b"" where none is.
@@ -65,6 +96,7 @@ class Claims:
         Raises:
             StorageError: Nothing was saved.
         """
+        self._any = True
         with self._database.transaction("claim"):
             self._database.insert("claims", _row_of(claim_of(update), None), conflict="IGNORE")
 

@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from itertools import starmap
 from pathlib import Path
 
-from coordinator.records import RecoveredState, Restored, RoundRecord, TransferRecord, Verdict, VersionRecord
+from coordinator.records import (
+    RecoveredState,
+    Restored,
+    RoundRecord,
+    TransferRecord,
+    UpdateRecord,
+    Verdict,
+    VersionRecord,
+)
 from coordinator.storage import schema
 from coordinator.storage.batches import read_frozen, read_seeds, read_sum_parts
 from coordinator.storage.compaction.blocks import claimed_verdict, compacted_verdict
@@ -24,7 +32,6 @@ from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId
 
 __all__ = [
     "count_start",
-    "read_fate",
     "read_inputs",
     "read_keys",
     "read_named",
@@ -32,6 +39,8 @@ __all__ = [
     "read_obsolete",
     "read_recovered",
     "read_restored",
+    "read_stored",
+    "read_verdict",
     "read_version",
     "repair",
     "repair_batch",
@@ -239,7 +248,20 @@ def read_restored(database: Readable) -> Restored | None:
     return None if row is None else schema.RESTORED.record(row)
 
 
-def read_fate(database: Readable, update: UpdateId) -> Verdict | None:
+def read_verdict(database: Readable, update: UpdateId) -> Verdict | None:
+    """What became of an update; None where nobody has heard of it."""
+    row = database.execute("SELECT * FROM updates WHERE update_id = ?", update).fetchone()
+    return _read_fate(database, update) if row is None else schema.verdict_of(row)
+
+
+def read_stored(database: Readable, update: UpdateId) -> UpdateRecord | None:
+    """What is kept of an update that is ``stored``."""
+    where = "SELECT * FROM updates WHERE update_id = ? AND status = 'stored'"
+    row = database.execute(where, update).fetchone()
+    return None if row is None else schema.UPDATE.record(row, seeds=read_seeds(database, update))
+
+
+def _read_fate(database: Readable, update: UpdateId) -> Verdict | None:
     """What became of an update that is no row here: compacted, or by the claim on it; None where nobody knows it."""
     compacted, claim = compacted_verdict(database, update), claim_of(update)
     row = database.execute("SELECT update_id FROM claims WHERE claim = ?", claim).fetchone()

@@ -24,7 +24,7 @@ from coordinator.records import (
     Verdict,
     VersionRecord,
 )
-from coordinator.storage import batches, evaluations, participation, schema, statements
+from coordinator.storage import evaluations, participation, recovery, schema, statements
 from coordinator.storage.batch_store import BatchStore
 from coordinator.storage.claims import Claims
 from coordinator.storage.compaction.moving import UPDATES_KEPT, compact
@@ -46,7 +46,6 @@ from coordinator.storage.parts import StoreParts
 from coordinator.storage.read_only import StoreReader
 from coordinator.storage.recovery import (
     count_start,
-    read_fate,
     read_keys,
     read_named,
     read_obsolete,
@@ -99,7 +98,7 @@ class SqlStore(StoreReader):
         self._audit_versions, self._updates_kept, self._followed = max(1, audit_versions), updates_kept, run
         self._outdated: list[Callable[[], None]] = []
         self._database, self._blobs, self._transfers = parts.database, parts.blobs, parts.transfers
-        self._remnants, self._release, self.claims = parts.remnants, parts.release, Claims(parts.database)
+        self._remnants, self._release = parts.remnants, parts.release
         with storing("state folder"):
             self._open()
 
@@ -158,15 +157,12 @@ class SqlStore(StoreReader):
     def verdict(self, update: UpdateId) -> Verdict | None:
         """What is known of an update."""
         with storing("verdict"):
-            row = self._database.execute("SELECT * FROM updates WHERE update_id = ?", update).fetchone()
-            return read_fate(self._database, update) if row is None else schema.verdict_of(row)
+            return None if self.claims.is_new(update) else recovery.read_verdict(self._database, update)
 
     def stored(self, update: UpdateId) -> UpdateRecord | None:
         """What is kept of an update that is ``stored``."""
-        where = "SELECT * FROM updates WHERE update_id = ? AND status = 'stored'"
         with storing("update"):
-            row = self._database.execute(where, update).fetchone()
-            return None if row is None else schema.UPDATE.record(row, seeds=batches.read_seeds(self._database, update))
+            return recovery.read_stored(self._database, update)
 
     def reserved(self, round_id: RoundId) -> RoundRecord | None:
         """A reserved round with its rule and version."""
@@ -179,6 +175,7 @@ class SqlStore(StoreReader):
         """Reserve a round and open its assignments."""
         with self._database.transaction("round"):
             if statements.insert_round(self._database, record):
+                self.claims.begins(record.round)
                 participation.count_asked(self._database, record.nodes)
             evaluations.insert_survey(self._database, record)
 
@@ -195,6 +192,7 @@ class SqlStore(StoreReader):
         if body is None and self.verdict(record.update) is None:
             with storing("payload"):
                 self._blobs.write(payload_file(record.update), payload)
+        self.claims.comes(record)
         with self._database.transaction("update"):
             statements.insert_update(self._database, record, ReceiptStatus.STORED, body)
             if record.update in self._chunk_bytes:
@@ -211,6 +209,7 @@ class SqlStore(StoreReader):
             raise LocalProtocolError(f"update {verdict.update} cannot be judged {verdict.status}")
         with self._database.transaction("verdict"):
             if known is None and record is not None:
+                self.claims.comes(record)
                 statements.insert_update(self._database, record, verdict.status)
             statements.judge_update(self._database, verdict)
             statements.drop_transfer(self._database, verdict.update)
@@ -335,6 +334,7 @@ class SqlStore(StoreReader):
             self.run, self.epoch, self._began_ms = count_start(database, first)
             statements.expire_payloads(database, (self.head() or 0) - self._audit_versions)
         self.alarms = [*([_CHANGED] if damaged else []), *repair(database, self._blobs, self._folder)]
+        self.claims = Claims(database)
         self.batches = BatchStore(database, self._transfers, self._blobs, self._outdate)
         rows = database.execute("SELECT update_id, chunk_bytes FROM transfers")
         self._chunk_bytes = {UpdateId(row["update_id"]): int(row["chunk_bytes"]) for row in rows}

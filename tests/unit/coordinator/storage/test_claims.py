@@ -1,16 +1,19 @@
 """A claim is in one update at most, whoever comes first, and what became of it is that of the update."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from coordinator.records import UpdateRecord, Verdict
+from coordinator.records import RoundRecord, UpdateRecord, Verdict
 from coordinator.storage.sqlite_store import SqliteStore
 from federation.protocol.chunking import payload_digest
 from federation.protocol.claims import claim_of, claims_in
+from federation.protocol.cohort import cohort_of
 from federation.protocol.messages import Reason, ReceiptStatus
-from federation.types import ModelVersion, NodeId, UpdateId, round_of
+from federation.storage.sqlite import Cursor, Database
+from federation.types import ModelVersion, NodeId, RoundId, UpdateId, round_of
 from tests.rigs.model_values import initialised
 
 ANN, BOB, CID = (UpdateId(f"3-{name}") for name in ("ann", "bob", "cid"))
@@ -97,3 +100,88 @@ def test_sum_of_sums_claims_what_these_have_claimed(store: SqliteStore) -> None:
     found = store.claims.of([UpdateId("3-north"), CID])
     assert list(claims_in(found)) == sorted(map(claim_of, (ANN, BOB, CID)))
     assert store.claims.claimed(claim_of(BOB) + claim_of(CID)) == {UpdateId("3-north")}
+
+
+class Asked:
+    """What a database was asked."""
+
+    def __init__(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.statements: list[str] = []
+        plain = Database.execute
+
+        def execute(database: Database, statement: str, *values: object) -> Cursor:
+            self.statements.append(statement)
+            return plain(database, statement, *values)
+
+        monkeypatch.setattr(Database, "execute", execute)
+        self._store = store
+
+    def verdict(self, update: UpdateId) -> tuple[ReceiptStatus | None, bool]:
+        """What is known of an update, and whether the tables were asked."""
+        self.statements.clear()
+        known = self._store.verdict(update)
+        return (None if known is None else known.status), bool(self.statements)
+
+
+def reserve(store: SqliteStore, number: int) -> None:
+    nodes = (NodeId("ann"), NodeId("bob"), NodeId("north"))
+    cohort = cohort_of(store.run, RoundId(number), nodes)
+    store.save_round(RoundRecord(round=RoundId(number), version=ModelVersion(0), nodes=nodes, cohort=cohort))
+
+
+def test_update_of_a_round_of_this_process_is_new_without_a_look(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserve(store, 3)
+    asked = Asked(store, monkeypatch)
+    assert asked.verdict(ANN) == (None, False)
+    assert asked.verdict(UpdateId("2-ann")) == (None, True)
+    store.save_update(claiming("3-ann"), b"body")
+    assert asked.verdict(ANN) == (ReceiptStatus.STORED, True)
+    refused = Verdict(update=BOB, node=NodeId("bob"), status=ReceiptStatus.REFUSED, reason=Reason.QUOTA)
+    store.save_verdict(refused, claiming("3-bob"))
+    assert asked.verdict(BOB) == (ReceiptStatus.REFUSED, True)
+
+
+@pytest.mark.parametrize("withdrawn", [False, True], ids=["claimed", "withdrawn"])
+def test_with_a_claim_every_update_is_looked_up(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, *, withdrawn: bool
+) -> None:
+    """A sum of a round of this process may have a member of it."""
+    reserve(store, 3)
+    if withdrawn:
+        store.claims.withdraw(ANN)
+    else:
+        store.save_update(claiming("3-north", ANN), b"body")
+    status = ReceiptStatus.REFUSED if withdrawn else ReceiptStatus.STORED
+    asked = Asked(store, monkeypatch)
+    assert asked.verdict(ANN) == (status, True)
+    assert asked.verdict(BOB) == (None, True)
+
+
+def test_next_process_finds_updates_and_claims_of_the_one_before(tmp_path: Path) -> None:
+    with contextlib.closing(SqliteStore(tmp_path)) as before:
+        initialised(before)
+        reserve(before, 3)
+        before.save_update(claiming("3-north", BOB), b"body")
+    with contextlib.closing(SqliteStore(tmp_path)) as store:
+        reserve(store, 3)  # it is known, and stays so
+        reserve(store, 4)
+        for update in (UpdateId("3-north"), BOB):
+            known = store.verdict(update)
+            assert known is not None
+            assert known.status is ReceiptStatus.STORED
+
+
+def test_rounds_that_were_forgotten_are_looked_up(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordinator.storage.claims.KNOWN_MAX", 4)
+    reserve(store, 3)
+    store.save_update(claiming("3-ann"), b"body")
+    for number in (4, 5):
+        reserve(store, number)
+    asked = Asked(store, monkeypatch)
+    assert asked.verdict(UpdateId("5-bob")) == (None, False)
+    reserve(store, 6)
+    assert asked.verdict(ANN) == (ReceiptStatus.STORED, True)
+    assert asked.verdict(BOB) == (None, True)
+    assert asked.verdict(UpdateId("5-bob")) == (None, False)
