@@ -179,7 +179,7 @@ def _run(plan: _Plan, store: SqlStore, report: Path | None, task: EvaluatedTask)
             with watch, releases, Supervision(inbox, lambda: connections.alive) as supervision:
                 translate: Callable[[object], Event | None] = supervision.watching(while_leading(inbound.translate))
                 parts = (watched, executor, inbox, MonotonicClock(), translate)
-                Driver(*parts, settle=watched.settle, batch_max=BATCH_MAX).run()
+                Driver(*parts, settle=watched.settle, batch_max=BATCH_MAX, follows=machine.follows).run()
         finally:
             connections.close(timeout_s=FLUSH_S)
             watched.close()

@@ -15,7 +15,7 @@ from coordinator.engine.liveness import AttendanceRecorder, Liveness
 from coordinator.engine.masked.events import MaskedAnswer, MaskedNews
 from coordinator.engine.masked.sums import MaskedSums
 from coordinator.engine.round import Ask, AskReason, Commit, Situation, Wait, WaitReason, decide, waits_for
-from coordinator.engine.settings import EngineSettings
+from coordinator.engine.settings import FINISH_WAIT_S, EngineSettings
 from coordinator.engine.state import MachineState
 from coordinator.engine.update_receiver import UpdateReceiver
 from coordinator.engine.versions import Versions
@@ -23,9 +23,6 @@ from coordinator.records import RecoveredState
 from coordinator.strategies.selection import Rng, Selector
 from federation.protocol.messages import Presence
 from federation.types import NodeId, Start
-
-FINISH_WAIT_S = 600.0
-"""A finished run waits this long at most for its evaluations and its broker before it stops, in seconds."""
 
 
 class CoordinatorMachine:
@@ -59,8 +56,11 @@ class CoordinatorMachine:
         self._waiting = Waiting(state)
         self._enrolled: events.NodesEnrolled | None = None
         self._stop_by: float | None = None
-        self._enrolled_digest = ""
-        self._end_announced = self._stopped = False
+        self._enrolled_digest, self._end_announced, self._stopped, self._more = "", False, False, False
+
+    def follows(self, more: bool) -> None:  # noqa: FBT001 - the driver's only word
+        """Whether an event of the same moment comes next: decisions wait for the last of them, or a full buffer."""
+        self._more = more
 
     def handle(self, event: Event | None, now: float) -> list[Effect]:
         """Take one event (None: the deadline has passed) and say what must be done, in order."""
@@ -84,7 +84,7 @@ class CoordinatorMachine:
             self._on_answer(event)
         elif event is not None:
             self._on_news(event)
-        if not self._stopped:
+        if not self._stopped and (not self._more or len(state.buffer.records) >= state.settings.buffer):
             self._advance()
         return state.effects
 

@@ -12,6 +12,7 @@ from federation.protocol.messages import TrainSettings
 from federation.types import HelperId, NodeId
 
 __all__ = [
+    "FINISH_WAIT_S",
     "EngineSettings",
     "FederatedEvaluationSettings",
     "MaskingSettings",
@@ -19,6 +20,9 @@ __all__ = [
     "ReleaseBudget",
     "sized",
 ]
+
+FINISH_WAIT_S = 600.0
+"""A finished run waits this long at most for its evaluations and its broker before it stops, in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

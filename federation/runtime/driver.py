@@ -49,6 +49,8 @@ class Driver(Generic[EventT, EffectT]):
         translate: From inbox items to events.
         settle: Called before the messages that were taken together are acknowledged.
         batch_max: Messages that are taken together at most, when so many have arrived.
+        follows: Told before each of these whether another one is here: what the machine decides for all of them may
+            wait for the last. Where nothing comes of that one, the machine is called without an event.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of the one loop
@@ -61,7 +63,9 @@ class Driver(Generic[EventT, EffectT]):
         *,
         settle: Callable[[], None] = lambda: None,
         batch_max: int = 1,
+        follows: Callable[[bool], None] = lambda _more: None,
     ) -> None:
+        self._follows = follows
         self._machine, self._executor, self._inbox, self._clock = machine, executor, inbox, clock
         self._translate, self._settle, self._batch_max = translate, settle, batch_max
 
@@ -94,7 +98,7 @@ class Driver(Generic[EventT, EffectT]):
 
     def _take(self) -> list[InboxItem]:
         """Wait for a message or the deadline, and handle it and what has arrived with it."""
-        taken: list[InboxItem] = []
+        taken, more, waits = list[InboxItem](), False, False
         wait_s = self._wait_s() if self._inbox.empty() else 0.0
         while len(taken) < self._batch_max and not self._executor.stopped:
             try:
@@ -104,10 +108,15 @@ class Driver(Generic[EventT, EffectT]):
                     self.step(None)
                 break
             event = self._translate(item.event)
+            taken.append(item)
+            if more is not (more := len(taken) < self._batch_max and not self._inbox.empty()):
+                self._follows(more)
             if event is not None:
                 self.step(event)
-            taken.append(item)
+                waits = more
             wait_s = 0.0
+        if waits and not self._executor.stopped:
+            self.step(None)
         return taken
 
     def _wait_s(self) -> float | None:

@@ -138,6 +138,7 @@ class Actor:
             self._translate,
             settle=life.settle,
             batch_max=life.batch_max,
+            follows=life.follows,
         )
         for transport in life.transports:
             transport.open()

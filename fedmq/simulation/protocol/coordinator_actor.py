@@ -163,6 +163,7 @@ class CoordinatorActor(Actor):
             transports=(data, control),
             settle=partial(self._settle, commits),
             batch_max=BATCH_MAX,
+            follows=machine.follows,
             busy_s=self._busy_for,
         )
 

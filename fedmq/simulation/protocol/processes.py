@@ -141,6 +141,7 @@ class Life:
         transports: Its connections.
         settle: What the driver does before it acknowledges.
         batch_max: So many messages it takes together at most.
+        follows: Told before each whether another one comes.
         busy_s: How long it is busy with what it has taken, in virtual seconds; what arrives meanwhile waits.
         end: Called when it is killed, for what else dies with it.
     """
@@ -151,6 +152,7 @@ class Life:
     transports: tuple[SimTransport, ...]
     settle: Callable[[], None] = lambda: None
     batch_max: int = 1
+    follows: Callable[[bool], None] = lambda _more: None
     busy_s: Callable[[], float] = lambda: 0.0
     end: Callable[[], None] = lambda: None
 

@@ -8,7 +8,7 @@ from coordinator.engine.announcer import round_seed
 from coordinator.engine.assignments import LEASE_RESTARTS_MAX
 from coordinator.engine.effects import ClearModel, Note, PublishAnnouncement
 from coordinator.engine.events import MessageRefused
-from coordinator.engine.machine import FINISH_WAIT_S
+from coordinator.engine.settings import FINISH_WAIT_S
 from coordinator.engine.transfers import TRANSFER_IDLE_S
 from coordinator.engine.versions import EVALUATIONS_MAX
 from coordinator.records import Member, RoundRecord, TransferRecord, UpdateRecord, Verdict
@@ -1001,3 +1001,23 @@ def test_a_quiet_machine_has_nothing_timed() -> None:
     assert rig.machine.deadline() is None
     rig.connect()
     assert rig.machine.deadline() is None
+
+
+def test_what_events_of_one_moment_ask_for_is_decided_once_after_the_last() -> None:
+    rig = Rig(engine(concurrency=2, buffer=3, refill=1, max_staleness=2, nodes_min=3))
+    rig.start("ann", "bob", "cid")
+    rig.machine.follows(True)
+    assert transcript(rig.offer("ann", 0)) == ["store 0-ann", "tell ann stored 0-ann"]
+    rig.machine.follows(False)
+    assert transcript(rig.tell(None)) == ["save round 1 of version 0 for bob", "announce round 1 of version 0"]
+
+
+def test_full_buffer_waits_for_no_event_of_the_same_moment() -> None:
+    """A version has as many updates as were asked for, however many come together."""
+    rig = Rig(ASYNC)
+    rig.start("ann", "bob", "cid")
+    rig.machine.follows(True)
+    for name in ("ann", "bob", "cid"):
+        rig.offer(name, 0)
+    assert rig.get("version") == 1
+    assert rig.get("buffered") == 1

@@ -1,7 +1,7 @@
 """The one loop: effects in order, answers before the next message, acknowledgement last, deadlines kept."""
 
 import queue
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from federation.runtime.clock import MonotonicClock
 from federation.runtime.driver import Driver
@@ -110,3 +110,25 @@ def test_what_a_deadline_brings_is_settled() -> None:
     machine, executor = _Machine(due=clock.now() + 0.02), _Executor(diary, "due")
     Driver(machine, executor, _inbox(diary), clock, _text, settle=lambda: diary.append("settle")).run()
     assert diary == ["start", "settle", "due", "settle"]
+
+
+def test_a_machine_is_told_whether_another_message_is_here() -> None:
+    diary: list[str] = []
+    machine, executor = _Machine(), _Executor(diary, "c.2")
+    inbox = _inbox(diary, "a", 17, "b", "c")
+    Driver(machine, executor, inbox, FakeClock(), _text, batch_max=3, follows=_tells(diary)).run()
+    together = ["more: True", "a.1", "a.2", "more: False", "b.1", "b.2", "ack a", "ack 17", "ack b"]
+    assert diary == ["start", *together, "c.1", "c.2", "ack c"]
+
+
+def test_a_machine_is_called_where_nothing_comes_of_the_last_message() -> None:
+    """What it has left to that one is due now."""
+    diary: list[str] = []
+    machine, executor = _Machine(), _Executor(diary, "start")
+    driver = Driver(machine, executor, _inbox(diary, "a", 17), FakeClock(), _text, batch_max=3, follows=_tells(diary))
+    driver.turn()
+    assert diary == ["more: True", "a.1", "a.2", "more: False", "start", "ack a", "ack 17"]
+
+
+def _tells(diary: list[str]) -> Callable[[bool], None]:
+    return lambda more: diary.append(f"more: {more}")
