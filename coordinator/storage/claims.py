@@ -52,7 +52,10 @@ class Claims:
 
     def is_new(self, update: UpdateId) -> bool:
         """Whether nothing can be known of it; False where the tables must be asked."""
-        known = None if self._any else self._rounds.get(round_of(update))
+        try:
+            known = None if self._any else self._rounds.get(round_of(update))
+        except ValueError:  # no id that an update ever has
+            return False
         return known is not None and update not in known
 
     def begins(self, round_id: RoundId) -> None:
