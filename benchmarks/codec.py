@@ -37,6 +37,7 @@ from update_codec import (
 )
 from update_codec.coders.rated import step_for
 from update_codec.entropy import StreamReader
+from update_codec.kernel import Reference, status, using
 from update_codec.layouts.layout import write_symbols
 from update_codec.quantizers.deadzone import quantize
 
@@ -91,30 +92,49 @@ def rates(entries: int) -> Iterator[Figure]:
     )
 
 
+SPEED_BARS: Final = {"edge": (1_000, 4_000), "balanced": (500, 2_000)}
+"""Of encoding, and of decoding and adding, in megabytes of float32 per second."""
+
+
 def speeds(entries: int) -> Iterator[Figure]:
-    """Megabytes of float32 per second of one core: best of several, since caches are shared."""
+    """Megabytes of float32 per second of one core: best of several, since caches are shared.
+
+    The bars are for the loops that are in use; NumPy's figures stand beside them where these are compiled ones.
+    """
     values = SOURCES["laplace"](np.random.default_rng(3), entries)
-    manifest = Manifest.of({"x": values.reshape(-1, 100)})
-    update, size = vectors(values), 4e-6 * entries
-    both = []
-    for profile in ("edge", "balanced"):
-        spec = CodecSpec.parse(profile)
-        coded = encode(update, manifest, spec).frame
-        info = inspect(coded, manifest)
-        accumulator = Accumulator(manifest)
-        writing = size / best(partial(encode, update, manifest, spec))
-        reading = size / best(partial(accumulator.add, coded, 1.0, info=info))
-        checking = size / best(partial(inspect, coded, manifest))
-        both.append((writing, reading, checking))
     sums = np.zeros_like(values)
-    adding = size / best(partial(np.add, sums, values, out=sums))
-    bars = {"edge": (1_000, 4_000), "balanced": (500, 2_000)}
-    for (profile, (to_write, to_read)), (writing, reading, checking) in zip(bars.items(), both, strict=True):
+    adding = 4e-6 * entries / best(partial(np.add, sums, values, out=sums))
+    for profile, (to_write, to_read) in SPEED_BARS.items():
+        writing, reading, checking = speed_of(profile, values)
+        beside = ""
+        if status().name == "compiled":
+            with using(Reference()):
+                plain_writing, plain_reading, _ = speed_of(profile, values)
+            beside = f"NumPy alone {plain_writing:.0f}; "
+        ratio = f"an addition of as many float32 is {adding / writing:.0f} times as fast"
+        note = f"{status().name} loops; {beside}rate control included; {ratio}"
+        what = f"encode, `{profile}`"
+        yield Figure(what=what, measured=writing, bar=to_write, unit="MB/s", at_least=True, note=note)
+        beside = f"NumPy alone {plain_reading:.0f}; " if beside else ""
+        ratio = f"the addition is {adding / reading:.1f} times as fast"
+        note = f"{beside}frame checked on arrival ({checking:.0f} MB/s); {ratio}"
         what = f"decode + accumulate, `{profile}`"
-        note = f"rate control included; an addition of as many float32 is {adding / writing:.0f} times as fast"
-        yield Figure(what=f"encode, `{profile}`", measured=writing, bar=to_write, unit="MB/s", at_least=True, note=note)
-        note = f"frame checked on arrival ({checking:.0f} MB/s); the addition is {adding / reading:.1f} times as fast"
         yield Figure(what=what, measured=reading, bar=to_read, unit="MB/s", at_least=True, note=note)
+
+
+def speed_of(profile: str, values: F32) -> tuple[float, float, float]:
+    """Of encoding, of decoding and adding, and of checking."""
+    manifest = Manifest.of({"x": values.reshape(-1, 100)})
+    update, size = vectors(values), 4e-6 * len(values)
+    spec = CodecSpec.parse(profile)
+    coded = encode(update, manifest, spec).frame
+    info = inspect(coded, manifest)
+    accumulator = Accumulator(manifest)
+    return (
+        size / best(partial(encode, update, manifest, spec)),
+        size / best(partial(accumulator.add, coded, 1.0, info=info)),
+        size / best(partial(inspect, coded, manifest)),
+    )
 
 
 def best(action: Callable[[], Any], repeats: int = 15) -> float:

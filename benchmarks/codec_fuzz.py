@@ -18,6 +18,7 @@ from hashlib import blake2b
 import numpy as np
 
 from update_codec import PROFILES, Accumulator, CodecSpec, FrameError, Manifest, Role, decode, encode, inspect
+from update_codec.kernel import status
 
 ALLOCATION_BYTES_MAX = 4 << 20
 
@@ -101,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"a frame made the decoder allocate {peak} bytes")
         return 1
     seconds = time.perf_counter() - begin
+    print(f"loops: {status().name} ({status().reason})")
     print(f"{options.frames} mutated frames in {seconds:.0f} s: {accepted} accepted, the others refused, no failure")
     print(f"largest allocation: {peak / 1024:.0f} KiB")
     return 0

@@ -27,6 +27,7 @@ from federation.runtime.address import BrokerAddress
 from federation.runtime.dial import dial
 from federation.runtime.visit import Seen
 from federation.storage.folder import access_remedy, lock_holder, remedy_for
+from update_codec.kernel import status
 
 __all__ = [
     "OUTDATED",
@@ -130,7 +131,9 @@ def failed(check: str, detail: str, remedy: str) -> Finding:
 def check_versions() -> Finding:
     """Which software this is."""
     python = ".".join(map(str, sys.version_info[:3]))
-    return passed("versions", ", ".join([f"python {python}", *(f"{name} {version(name)}" for name in PACKAGES)]))
+    loops = "compiled" if status().name == "compiled" else f"numpy ({status().reason})"
+    packages = (f"{name} {version(name)}" for name in PACKAGES)
+    return passed("versions", ", ".join([f"python {python}", *packages, f"codec loops {loops}"]))
 
 
 def check_clock(now_s: float) -> Finding:

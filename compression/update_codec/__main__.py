@@ -1,4 +1,4 @@
-"""The command line: `python -m update_codec encode | decode | inspect | bench`."""
+"""The command line: `python -m update_codec encode | decode | inspect | bench | kernel`."""
 
 import argparse
 import json
@@ -16,6 +16,8 @@ from update_codec.decoding import FrameInfo, decode, inspect
 from update_codec.encoding import encode
 from update_codec.errors import CodecError
 from update_codec.files import join_file, read_arrays, split_file, write_arrays
+from update_codec.kernel import status
+from update_codec.kernel.build import CompilerError, build
 from update_codec.manifest import Manifest
 from update_codec.spec import PROFILES, CodecSpec
 
@@ -28,14 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 1 if a file cannot be read or written; 2 for wrong arguments (argparse exits with it), and for a file that is
-        not what it should be, or that memory cannot hold.
+        0; 1 if a file cannot be read or written, or nothing can be compiled; 2 for wrong arguments (argparse exits with
+        it), and for a file that is not what it should be, or that memory cannot hold.
     """
     options = _parser().parse_args(argv)
     try:
         action: Callable[[argparse.Namespace], None] = options.action
         action(options)
-    except OSError as error:
+    except (OSError, CompilerError) as error:
         return _fail(error, 1)
     except CodecError as error:
         return _fail(error, 2)
@@ -74,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("source", type=Path, nargs="?", help=f"default: {BENCH_ENTRIES} Laplace values")
     command.add_argument("--json", action="store_true")
     command.set_defaults(action=_bench)
+    command = commands.add_parser("kernel", help="say whether compiled loops are in use, or compile them")
+    command.add_argument("--build", action="store_true", help="compile them for this machine; needs a C compiler")
+    command.set_defaults(action=_kernel)
     return parser
 
 
@@ -139,10 +144,19 @@ def _bench(options: argparse.Namespace) -> None:
     if options.json:
         _say(json.dumps(rows))
         return
+    _say(f"loops: {status().name} ({status().reason})")
     _say(f"{'profile':<12}{'bpp':>10}{'NMSE':>12}{'encode MB/s':>14}{'add MB/s':>12}")
     for row in rows:
         name, rate, error, write, read = row.values()
         _say(f"{name:<12}{rate:>10.4f}{error:>12.4g}{write:>14.0f}{read:>12.0f}")
+
+
+def _kernel(options: argparse.Namespace) -> None:
+    if options.build:
+        _say(f"compiled {build().name}: programs that start from now on load it")
+        return
+    found = status()
+    _say(f"{found.name}: {found.reason}")
 
 
 def _plain(info: FrameInfo) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from update_codec.context import Contexts
 from update_codec.decoding import FrameInfo, inspect
 from update_codec.errors import HeadroomError, NonFiniteFrame, ShapeError
+from update_codec.kernel import kernel
 from update_codec.limits import CHUNK_ENTRIES
 from update_codec.manifest import Manifest
 from update_codec.partition import GroupAdder
@@ -329,19 +330,8 @@ def _abs_max(values: NDArray[np.float32]) -> float:
 
 
 def _add_values(values: NDArray[np.float32], target: NDArray[np.int64], factor: float) -> None:
-    """As `_add_planes` does, in two buffers that stay in the cache."""
-    if not len(values):
-        return
-    block = min(len(values), BLOCK_ENTRIES)
-    wide, whole = np.empty(block), np.empty(block, np.int64)
-    for start in range(0, len(values), BLOCK_ENTRIES):
-        piece = values[start : start + BLOCK_ENTRIES]
-        scaled, rounded = wide[: len(piece)], whole[: len(piece)]
-        np.multiply(piece, factor * 2.0**SCALE_BITS, out=scaled, dtype=np.float64)
-        np.rint(scaled, out=scaled)
-        rounded[:] = scaled
-        view = target[start : start + len(piece)]
-        view += rounded
+    """As `_add_planes` does."""
+    kernel().add_scaled(target, values, factor * 2.0**SCALE_BITS)
 
 
 def _add_planes(

@@ -14,17 +14,13 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from update_codec.kernel import FOLD, kernel
 from update_codec.layouts.levels import Sparse
 from update_codec.limits import CHUNK_ENTRIES, SYMBOL_MAX
 from update_codec.quantizers.deadzone import quantize_runs
 
 __all__ = ["FOLD", "HOST", "Arrays", "DeviceUpdate", "HostArrays", "Quantized", "Vector", "root_mean_square"]
 
-FOLD: Final = 1 << 14
-"""Squares are added in rows of so many entries, halving the row until one is left; the row sums are added exactly."""
-_REST: Final = 512
-"""Entries down to which a row is halved before the next is begun."""
-_PIECE: Final = 1 << 15
 _PEAK_MIN: Final = 1e-15
 _PEAK_MAX: Final = 1e15
 
@@ -115,31 +111,11 @@ class HostArrays:
 
     def peak(self, vector: F32) -> float:
         """The largest magnitude; 0 for an empty vector, NaN if an entry is."""
-        peaks = [0.0]
-        for start in range(0, len(vector), _PIECE):
-            piece = vector[start : start + _PIECE]
-            peaks += (float(piece.max()), -float(piece.min()))
-        return float(np.max(peaks))
+        return kernel().peak(vector)
 
     def row_sums(self, vector: F32) -> F32:
-        """Sums of squares of rows, each halved in the cache down to a few entries, and all together from there on."""
-        rest = np.empty((-(-len(vector) // FOLD), _REST), np.float32)
-        first, second = np.empty((2, FOLD // 2), np.float32)
-        halves = [(first[: 1 << bits], first[1 << bits : 2 << bits]) for bits in reversed(range(FOLD.bit_length() - 2))]
-        for row, target in enumerate(rest):
-            piece = vector[row * FOLD : (row + 1) * FOLD]
-            if len(piece) < FOLD:
-                piece = np.concatenate([piece, np.zeros(FOLD - len(piece), np.float32)])
-            np.multiply(piece[: FOLD // 2], piece[: FOLD // 2], out=first)
-            np.multiply(piece[FOLD // 2 :], piece[FOLD // 2 :], out=second)
-            first += second
-            for left, right in halves:
-                np.add(left, right, out=left if len(left) > _REST else target)
-                if len(left) == _REST:
-                    break
-        while (half := rest.shape[1] // 2) > 0:
-            rest = np.add(rest[:, :half], rest[:, half:], out=rest[:, :half])
-        return rest[:, 0]
+        """Sums of squares of rows."""
+        return kernel().row_sums(vector)
 
     def energy(self, vector: F32) -> float:
         """The sum of squares, in float64 where float32 would overflow or lose most of it."""

@@ -159,6 +159,9 @@ class _Meter:
         del positions
         self.dense(0, values)
 
+    def room(self, start: int, count: int) -> None:
+        """There is none: what is measured is not added."""
+
 
 class _KeepingMeter(_Meter):
     """The same of values, which it also keeps."""

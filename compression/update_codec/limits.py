@@ -21,6 +21,8 @@ SYMBOL_MAX: Final = 127
 """Largest magnitude of a quantized symbol; larger values travel as exact outliers."""
 CHUNK_ENTRIES: Final = 30_720
 """Entries that a decoder expands at a time: divisible by 8 and by 2, 3, 4 and 5 digits per byte."""
+PIECE_ENTRIES: Final = 8 * CHUNK_ENTRIES
+"""Entries that a decoder adds at a time where they need no room of their own."""
 STEP_RMS_MIN: Final = 0.1
 """Smallest step, in rms of the fresh update."""
 STEP_RMS_MAX: Final = 12.0

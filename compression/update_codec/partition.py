@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from update_codec.context import CLASSES, Context
+from update_codec.kernel import kernel
 from update_codec.manifest import Manifest, Role, TensorSpec
 
 __all__ = ["Group", "GroupAdder", "Partition", "Scattered", "groups_of", "matrices_of"]
@@ -70,6 +71,14 @@ class Runs:
             done += count
             run += 1
 
+    def room(self, vector: NDArray[Any], start: int, count: int) -> NDArray[Any] | None:
+        """The vector's part that is the group's entries from `start` on; None where they are not together."""
+        run = int(np.searchsorted(self.offsets, start, side="right")) - 1
+        if start + count > self.offsets[run + 1]:
+            return None
+        place = int(self.starts[run] + start - self.offsets[run])
+        return vector[place : place + count]
+
     def locate(self, positions: NDArray[Any]) -> NDArray[Any]:
         """Return the places in the parameter vector of increasing positions in the group."""
         if len(self.starts) == 1:
@@ -104,6 +113,9 @@ class Scattered:
         """Add consecutive values of the group, beginning at its entry `start`, to the vector in place."""
         vector[self.places[start : start + len(values)]] += values
 
+    def room(self, vector: NDArray[Any], start: int, count: int) -> None:
+        """There is none: entries are single ones."""
+
     def locate(self, positions: NDArray[Any]) -> NDArray[Any]:
         """Return the places in the parameter vector of positions in the group."""
         found: NDArray[Any] = self.places[positions]
@@ -127,7 +139,11 @@ class GroupAdder:
 
     def sparse(self, positions: NDArray[Any], values: NDArray[Any]) -> None:
         """Add values at increasing, hence distinct, positions."""
-        self._target[self._group.locate(positions)] += values
+        kernel().add_at(self._target, self._group.locate(positions), values)
+
+    def room(self, start: int, count: int) -> NDArray[Any] | None:
+        """Where these entries of the group are in the parameter vector, if they are together."""
+        return self._group.room(self._target, start, count)
 
 
 def matrices_of(manifest: Manifest) -> list[TensorSpec]:

@@ -15,15 +15,13 @@ from numpy.typing import NDArray
 from update_codec.entropy import Method, StreamReader
 from update_codec.errors import EntropyError, HeaderError
 from update_codec.frame import Cursor, varint, write_stream
+from update_codec.kernel import kernel
 from update_codec.limits import CHUNK_ENTRIES
 
 __all__ = ["BASES", "DigitReader", "escaping", "expansion", "pack", "write_digits"]
 
 BASES: Final = {2: 8, 3: 5, 4: 4, 6: 3, 16: 2, 256: 1}
 """Allowed bases and how many digits of each fit a byte; every count divides `CHUNK_ENTRIES`."""
-
-_PIECE: Final = 4 * CHUNK_ENTRIES
-"""Values packed at a time."""
 
 Bytes = NDArray[np.uint8]
 
@@ -36,57 +34,17 @@ def expansion(base: int) -> Bytes:
 
 
 @cache
-def escaping(base: int) -> NDArray[np.bool_]:
-    """Which bytes hold an escape: bool, shape (256,)."""
-    found: NDArray[np.bool_] = (expansion(base) == base - 1).any(axis=1)
-    return found
+def escaping(base: int) -> Bytes:
+    """Which digits of every byte are escapes, the lowest place in the lowest bit: uint8, shape (256,)."""
+    return np.packbits(expansion(base) == base - 1, axis=1, bitorder="little")[:, 0].copy()
 
 
 def pack(values: Bytes, base: int) -> tuple[Bytes, Bytes]:
-    """Pack values; return the packed bytes and the escaped remainders.
-
-    A piece at a time: what it is on the way stays in the cache.
-    """
+    """Pack values; return the packed bytes and the escaped remainders."""
     if base == 256:
         return values, values[:0]
-    width, limit, escapes = BASES[base], _limit(base), [values[:0]]
-    is_escaping = values.max(initial=0) >= base
-    packed = np.empty(-(-len(values) // width), np.uint8)
-    for start in range(0, len(values), _PIECE):
-        piece = digits = values[start : start + _PIECE]
-        if is_escaping:
-            digits = np.minimum(piece, limit[: len(piece)])
-            escapes.append(piece[np.flatnonzero(digits == base - 1)] - np.uint8(base - 1))
-        if len(digits) % width:
-            digits = np.concatenate([digits, np.zeros(-len(digits) % width, np.uint8)])
-        packed[start // width : (start + _PIECE) // width] = _together(digits, base)
-    return packed, np.concatenate(escapes)
-
-
-@cache
-def _limit(base: int) -> Bytes:
-    """The largest digit, for the length of a piece: numpy's minimum with one number takes fifteen times as long."""
-    return np.full(_PIECE, base - 1, np.uint8)
-
-
-def _together(digits: Bytes, base: int) -> Bytes:
-    """The packed bytes of whole groups of digits."""
-    match BASES[base]:
-        case 8:
-            return np.packbits(digits, bitorder="little")
-        case 4:  # the highest byte of the product is d0 + 4 d1 + 16 d2 + 64 d3, and no byte below it carries
-            words: NDArray[np.uint32] = digits.view("<u4")
-            return (words * np.uint32(0x01_04_10_40) >> np.uint32(24)).astype(np.uint8)
-        case 2:
-            pairs: NDArray[np.uint16] = digits.view("<u2")
-            return (pairs | pairs >> np.uint16(4)).astype(np.uint8)
-        case width:  # at every place, though only each `width`-th counts: consecutive bytes are so much faster
-            end = len(digits) - width + 1
-            sums = digits[width - 1 :].copy()
-            for place in range(width - 2, -1, -1):
-                sums *= np.uint8(base)
-                sums += digits[place : place + end]
-            return sums[::width]
+    escapes = kernel().above(values, base - 1) if values.max(initial=0) >= base else values[:0]
+    return kernel().pack(values, base, BASES[base]), escapes
 
 
 def write_digits(values: Bytes, base: int) -> bytes:
@@ -115,15 +73,15 @@ class DigitReader:
         self._packed = cursor.stream(-(-count // self.width))
         self._escaped = cursor.stream(self.escapes) if self.escapes else StreamReader(Method.RAW, memoryview(b""), 0)
 
-    def packed(self) -> Iterator[Bytes]:
-        """Yield packed bytes, at most `CHUNK_ENTRIES` digits at a time, then check that the streams end.
+    def packed(self, digits: int = CHUNK_ENTRIES) -> Iterator[Bytes]:
+        """Yield packed bytes, at most so many digits at a time, then check that the streams end.
 
         Raises:
             EntropyError: if a byte stands for no digits, or a stream is malformed.
         """
         limit = 255 if self.base == 256 else self.base**self.width
-        for start in range(0, self.count, CHUNK_ENTRIES):
-            size = -(-min(CHUNK_ENTRIES, self.count - start) // self.width)
+        for start in range(0, self.count, digits):
+            size = -(-min(digits, self.count - start) // self.width)
             piece = np.frombuffer(self._packed.read(size), np.uint8)
             if piece.max() >= limit:
                 raise EntropyError(f"a packed byte is not below {limit}")
@@ -149,9 +107,9 @@ class DigitReader:
         table = expansion(self.base)
         left = self.count
         for piece in self.packed():
-            values = np.take(table, piece, axis=0).reshape(-1)[:left] if self.width > 1 else piece.copy()
+            values = kernel().rows(table, piece, min(left, len(piece) * self.width))
             left -= len(values)
             if self.escapes:
-                places = np.flatnonzero(values == self.base - 1)
+                places = kernel().marked(escaping(self.base), self.width, piece, len(values))
                 values[places] = self.escaped(len(places))
             yield values

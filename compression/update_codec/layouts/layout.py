@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 
 from update_codec.errors import EntropyError, HeaderError
 from update_codec.frame import Cursor, write_stream
+from update_codec.kernel import Marks, kernel
 from update_codec.layouts.digits import Bytes, DigitReader, escaping, expansion, write_digits
 from update_codec.layouts.levels import (
+    ALL_BITS,
+    GAP_PIECE,
     Dense,
     Layout,
     Places,
@@ -28,15 +31,13 @@ from update_codec.layouts.levels import (
     write_levels,
     write_places,
 )
-from update_codec.limits import LEVELS_MAX, SYMBOL_MAX
+from update_codec.limits import CHUNK_ENTRIES, LEVELS_MAX, PIECE_ENTRIES, SYMBOL_MAX
 
 __all__ = ["Sink", "Symbols", "Where", "write_symbols"]
 
 SAMPLE_ENTRIES: Final = 1 << 16
 """Symbols on which the layouts are tried out."""
 _SAMPLE_RUNS: Final = 8
-_GAP_PIECE: Final = 12_288
-"""Gap bytes expanded at a time."""
 
 
 Where = int | NDArray[np.int64]
@@ -51,6 +52,9 @@ class Sink(Protocol):
 
     def sparse(self, positions: NDArray[np.int64], values: NDArray[Any]) -> None:
         """Take single values at increasing positions."""
+
+    def room(self, start: int, count: int) -> NDArray[Any] | None:
+        """Where consecutive values are added, in one piece; None where the sink does something else with them."""
 
 
 def write_symbols(symbols: NDArray[np.int8] | Sparse) -> bytes:
@@ -82,7 +86,7 @@ def _tried(symbols: NDArray[np.int8]) -> Iterator[tuple[Plan, bytes]]:
     """The plans that can win at this density of nonzero symbols, and what each writes."""
     density = np.count_nonzero(symbols) / len(symbols)
     if density > 0.1:
-        values = _zigzag(symbols)
+        values = kernel().zigzag(symbols)
         for base in (3, 4, 6, 16, 256):
             yield ((Layout.PACKED, base),), bytes([Layout.PACKED]) + write_digits(values, base)
     if 0 < density < 0.75:
@@ -97,17 +101,9 @@ def _write(symbols: NDArray[np.int8] | Sparse, plan: Plan) -> bytes:
     layout, base = plan[0]
     if layout is Layout.PACKED:
         dense = symbols.dense() if isinstance(symbols, Sparse) else symbols
-        return bytes([layout]) + write_digits(_zigzag(dense), base)
+        return bytes([layout]) + write_digits(kernel().zigzag(dense), base)
     nonzero, places = write_places(symbols, layout)
     return places + _signs(nonzero) + write_levels(_magnitudes(nonzero), plan[1:])
-
-
-def _zigzag(symbols: NDArray[np.int8]) -> Bytes:
-    """0, 1, -1, 2, -2 and so on as 0, 1, 2, 3, 4 and so on."""
-    values = np.abs(symbols).view(np.uint8)
-    values += values
-    values -= (symbols > 0).view(np.uint8)
-    return values
 
 
 def _signs(nonzero: Dense) -> bytes:
@@ -161,11 +157,18 @@ class Symbols:
         Raises:
             EntropyError: if a stream is malformed; the sink may have taken part of the values.
         """
-        for where, values in self.pieces(table):
+        for where, values in self._left(table, sink):
             if isinstance(where, int):
                 sink.dense(where, values)
             else:
                 sink.sparse(where, values)
+
+    def _left(self, table: NDArray[Any], sink: Sink | None) -> Iterator[tuple[Where, NDArray[Any]]]:
+        """Add what can be added at once, in the sink's own memory, and yield the other values."""
+        if self._digits is not None:
+            yield from _packed_pieces(self._digits, table, sink)
+        if self._places is not None:
+            yield from self._place_pieces(self._places, table, sink)
 
     def pieces(self, table: NDArray[Any]) -> Iterator[tuple[Where, NDArray[Any]]]:
         """Yield the values in increasing order: consecutive ones with their start, or single ones with their positions.
@@ -176,53 +179,78 @@ class Symbols:
         Raises:
             EntropyError: if a stream is malformed.
         """
-        if self._digits is not None:
-            yield from _packed_pieces(self._digits, table)
-        if self._places is not None:
-            yield from self._place_pieces(self._places, table)
+        yield from self._left(table, None)
 
-    def _place_pieces(self, places: Places, table: NDArray[Any]) -> Iterator[tuple[Where, NDArray[Any]]]:
+    def _place_pieces(
+        self, places: Places, table: NDArray[Any], sink: Sink | None
+    ) -> Iterator[tuple[Where, NDArray[Any]]]:
         signed = np.zeros(256, table.dtype)  # index: magnitude - 1, plus 128 for a negative sign
         signed[:SYMBOL_MAX] = table[SYMBOL_MAX + 1 :]
         signed[128 : 128 + SYMBOL_MAX] = table[SYMBOL_MAX - 1 :: -1]
         if self.layout is Layout.MASK:
-            start = 0
-            for size, positions in places.masks():
-                yield positions + start, self._nonzero(len(positions), signed)
-                start += size
+            for start, size, bits in places.bits(PIECE_ENTRIES):
+                room = None if sink is None else sink.room(start, size)
+                if room is not None:
+                    indices = self._indices(kernel().count_marked(ALL_BITS, 8, bits, size))
+                    kernel().add_marked(room, signed, Marks(ALL_BITS, 8, bits), indices)
+                else:
+                    yield from self._marked_pieces(start, size, bits, signed)
         else:
-            for positions in places.gaps(_GAP_PIECE):
+            for positions in places.gaps(GAP_PIECE):
                 yield positions, self._nonzero(len(positions), signed)
         self._magnitudes.finish()
         self._signs.finish()
 
+    def _marked_pieces(
+        self, start: int, size: int, bits: Bytes, signed: NDArray[Any]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+        for begin in range(0, size, CHUNK_ENTRIES):
+            positions = kernel().marked(ALL_BITS, 8, bits[begin // 8 :], min(CHUNK_ENTRIES, size - begin))
+            values = self._nonzero(len(positions), signed)
+            positions += start + begin
+            yield positions, values
+
     def _nonzero(self, count: int, signed: NDArray[Any]) -> NDArray[Any]:
         """Return the table's values for the next nonzero symbols."""
+        return kernel().rows(signed[:, None], self._indices(count), count)
+
+    def _indices(self, count: int) -> Bytes:
+        """Magnitudes less one of the next nonzero symbols, plus 128 for a negative sign."""
         magnitudes = self._magnitudes.take(count)
         if count and magnitudes.max() >= SYMBOL_MAX:
             raise EntropyError(f"a magnitude is above {SYMBOL_MAX}")
-        return signed[magnitudes + (self._signs.take(count) << 7)]
+        return magnitudes + (self._signs.take(count) << 7)
 
 
-def _packed_pieces(digits: DigitReader, table: NDArray[Any]) -> Iterator[tuple[Where, NDArray[Any]]]:
+def _packed_pieces(digits: DigitReader, table: NDArray[Any], sink: Sink | None) -> Iterator[tuple[Where, NDArray[Any]]]:
     """Look up whole packed bytes: each gives several consecutive values at once."""
     zigzag = np.zeros(256, table.dtype)  # 0, 1, -1, 2, -2 … are the numbers 0, 1, 2, 3, 4 …
     zigzag[0:255:2] = table[SYMBOL_MAX::-1]
     zigzag[1:255:2] = table[SYMBOL_MAX + 1 :]
-    wide = zigzag
-    if digits.width > 1:
-        wide = zigzag[: digits.base][expansion(digits.base)]
+    escaped = zigzag
+    if digits.escapes:  # their values come apart
+        zigzag = zigzag.copy()
+        zigzag[digits.base - 1] = 0
+    wide = zigzag[: digits.base][expansion(digits.base)]
     start = 0
-    for piece in digits.packed():
+    for piece in digits.packed(PIECE_ENTRIES):
         count = min(len(piece) * digits.width, digits.count - start)
-        # Taking rows is fast, and so is indexing single entries; each is slow where the other is fast.
-        values = np.take(wide, piece, axis=0) if digits.width > 1 else zigzag[piece]
-        values = values.reshape(-1)[:count]
-        if digits.escapes:
-            rows = np.flatnonzero(escaping(digits.base)[piece])
-            row, place = np.nonzero(expansion(digits.base)[piece[rows]] == digits.base - 1)
-            positions = rows[row] * digits.width + place
-            positions = positions[positions < count]
-            values[positions] = zigzag[digits.escaped(len(positions))]
-        yield start, values
+        room = None if sink is None else sink.room(start, count)
+        if room is None:
+            for begin in range(0, count, CHUNK_ENTRIES):
+                chosen, size = piece[begin // digits.width :], min(CHUNK_ENTRIES, count - begin)
+                values = kernel().rows(wide, chosen, size)
+                _add_escaped(values, digits, chosen, escaped)
+                yield start + begin, values
+        else:
+            kernel().add_rows(room, wide, piece)
+            _add_escaped(room, digits, piece, escaped)
         start += count
+
+
+def _add_escaped(target: NDArray[Any], digits: DigitReader, packed: Bytes, table: NDArray[Any]) -> None:
+    """Add the values that come apart to zeros of a vector of digits."""
+    if digits.escapes:
+        where = Marks(escaping(digits.base), digits.width, packed)
+        count = kernel().count_marked(where.masks, where.width, where.chosen, len(target))
+        kernel().add_marked(target, table, where, digits.escaped(count))

@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 from update_codec.entropy import StreamReader, compress
 from update_codec.errors import EntropyError, HeaderError
 from update_codec.frame import Cursor, varint
+from update_codec.kernel import kernel
 from update_codec.layouts.digits import Bytes, DigitReader, write_digits
 from update_codec.limits import CHUNK_ENTRIES, LEVELS_MAX
 
 __all__ = [
+    "ALL_BITS",
+    "GAP_PIECE",
     "Dense",
     "Layout",
     "Places",
@@ -35,11 +38,16 @@ __all__ = [
     "write_places",
 ]
 
+ALL_BITS: Final = np.arange(256, dtype=np.uint8)
+"""Of a byte of eight places, which of them are set."""
 GAP_MAX: Final = 255
 """A gap byte of this value continues in the next byte."""
-_GAP_PIECE: Final = 2048
-_PIECE: Final = 1 << 15
-"""Values that are looked through at a time."""
+GAP_PIECE: Final = 12_288
+"""Gap bytes expanded at a time."""
+_INNER_PIECE: Final = 6_144
+"""The same of a level inside another: several wait at once."""
+_BLOCK_MAX: Final = 1 << 18
+"""Entries of a block of values, where gaps are wide."""
 
 
 class Layout(IntEnum):
@@ -126,17 +134,19 @@ class _Way:
 
 def both_places(values: Dense) -> tuple[Dense, list[_Way]]:
     """The values that are not zero, and where they are, as a mask and as gaps."""
-    gaps, nonzero = _gaps(values)
+    positions, nonzero = kernel().nonzero(values)
+    gaps = kernel().gap_bytes(positions)
     return nonzero, [_way(Layout.MASK, _mask(values), len(nonzero)), _way(Layout.GAPS, gaps, len(nonzero))]
 
 
 def write_places(values: Dense | Sparse, layout: Layout) -> tuple[Dense, bytes]:
     """The values that are not zero, and where they are, stored in one layout after its byte."""
     if layout is Layout.MASK:
-        nonzero = np.concatenate([found for _, found in _marked(values)])
+        nonzero = values.values if isinstance(values, Sparse) else kernel().squeeze(values)
         return nonzero, _way(layout, _mask(values), len(nonzero)).written
-    gaps, nonzero = _gaps(values)
-    return nonzero, _way(layout, gaps, len(nonzero)).written
+    found: tuple[NDArray[np.uint32], Dense]
+    found = (values.positions, values.values) if isinstance(values, Sparse) else kernel().nonzero(values)
+    return found[1], _way(layout, kernel().gap_bytes(found[0]), len(found[1])).written
 
 
 def _way(layout: Layout, places: Bytes, nonzero: int) -> _Way:
@@ -146,21 +156,6 @@ def _way(layout: Layout, places: Bytes, nonzero: int) -> _Way:
     return _Way(layout, head + stored, len(stored))
 
 
-def _marked(values: Dense | Sparse) -> Iterator[tuple[NDArray[np.int64], Dense]]:
-    """Positions and values of what is not zero, a piece at a time: a position takes eight times the room of a value."""
-    if isinstance(values, Sparse):
-        for start in range(0, len(values.positions), _PIECE):
-            positions = values.positions[start : start + _PIECE].astype(np.int64)
-            yield positions, values.values[start : start + _PIECE]
-        return
-    for start in range(0, len(values), _PIECE):
-        piece = values[start : start + _PIECE]
-        positions = np.flatnonzero(piece != 0)  # of bytes that are not bool it takes five times as long
-        found = piece.take(positions)
-        positions += start
-        yield positions, found
-
-
 def _mask(values: Dense | Sparse) -> Bytes:
     """A bit for each value, 1 where it is not zero."""
     if not isinstance(values, Sparse):
@@ -168,37 +163,6 @@ def _mask(values: Dense | Sparse) -> Bytes:
     marks = np.zeros(values.size, np.bool_)
     marks[values.positions] = True
     return np.packbits(marks, bitorder="little")
-
-
-def _gaps(values: Dense | Sparse) -> tuple[Bytes, Dense]:
-    """The zeros before each value that is not zero, as bytes, and these values."""
-    streams, nonzero, before = list[Bytes](), list[Dense](), -1
-    for positions, found in _marked(values):
-        if len(found):
-            gaps = np.empty_like(positions)
-            gaps[0] = positions[0] - before
-            np.subtract(positions[1:], positions[:-1], out=gaps[1:])
-            gaps -= 1
-            before = int(positions[-1])
-            streams.append(_gap_bytes(gaps))
-            nonzero.append(found)
-    return np.concatenate(streams), np.concatenate(nonzero)
-
-
-def _gap_bytes(gaps: NDArray[np.int64]) -> Bytes:
-    last = gaps.astype(np.uint8)
-    if gaps.max() < GAP_MAX:
-        return last
-    wide = np.flatnonzero(gaps >= GAP_MAX)
-    continued = gaps[wide] // GAP_MAX
-    last[wide] = gaps[wide] % GAP_MAX
-    more = np.zeros(len(gaps), np.int64)
-    more[wide] = continued
-    places = np.cumsum(more, out=more)
-    places += np.arange(len(gaps))
-    out = np.full(int(places[-1]) + 1, GAP_MAX, np.uint8)
-    out[places] = last
-    return out
 
 
 class Values:
@@ -257,10 +221,12 @@ class Places:
         self.gap_count = self.nonzero + extra
         self.stream = cursor.stream(self.gap_count if layout is Layout.GAPS else -(-size // 8))
 
-    def masks(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Yield (entries of the piece, positions within it) of a MASK."""
-        for bits in bits_of(self.stream, self.size):
-            yield len(bits), np.flatnonzero(bits.view(np.bool_))
+    def bits(self, piece: int) -> Iterator[tuple[int, int, Bytes]]:
+        """Yield (first entry, entries, a bit for each) of a MASK, at most `piece` entries, then check that it ends."""
+        for start in range(0, self.size, piece):
+            size = min(piece, self.size - start)
+            yield start, size, np.frombuffer(self.stream.read(-(-size // 8)), np.uint8)
+        self.stream.finish()
 
     def gaps(self, piece: int) -> Iterator[NDArray[np.int64]]:
         """Yield increasing positions of GAPS, from at most `piece` bytes at a time.
@@ -271,12 +237,10 @@ class Places:
         place = -1
         for start in range(0, self.gap_count, piece):
             gaps = np.frombuffer(self.stream.read(min(piece, self.gap_count - start)), np.uint8)
-            ends = gaps != GAP_MAX
-            steps = np.cumsum(gaps + ends.astype(np.int64)) + place
-            place = int(steps[-1])
+            positions, place = kernel().gap_positions(gaps, place)
             if place >= self.size:
                 raise EntropyError("a position is beyond the end")
-            yield steps[ends]
+            yield positions
         self.stream.finish()
 
 
@@ -295,17 +259,21 @@ def _zeros(count: int) -> Iterator[Bytes]:
 
 
 def _mask_blocks(places: Places, inner: Values) -> Iterator[Bytes]:
-    for size, positions in places.masks():
-        yield _spread(size, positions, inner)
+    for _, size, bits in places.bits(CHUNK_ENTRIES):
+        yield _spread(size, kernel().marked(ALL_BITS, 8, bits, size), inner)
     inner.finish()
 
 
 def _gap_blocks(places: Places, inner: Values) -> Iterator[Bytes]:
     start = 0
-    for positions in places.gaps(_GAP_PIECE):
-        if len(positions):
-            end = int(positions[-1]) + 1
-            yield _spread(end - start, positions - start, inner)
+    for positions in places.gaps(_INNER_PIECE):
+        # Most often all at once. Gaps may be wide, and a block must not be.
+        is_wide = len(positions) > 0 and positions[-1] - start > _BLOCK_MAX
+        count = _BLOCK_MAX // GAP_MAX if is_wide else _INNER_PIECE
+        for first in range(0, len(positions), count):
+            some = positions[first : first + count]
+            end = int(some[-1]) + 1
+            yield _spread(end - start, some - start, inner)
             start = end
     inner.finish()
     yield from _zeros(places.size - start)
@@ -315,6 +283,4 @@ def _spread(size: int, positions: NDArray[np.int64], inner: Values) -> Bytes:
     values = inner.take(len(positions))
     if len(values) and values.max() == 255:
         raise EntropyError("a value is above 255")
-    out = np.zeros(size, np.uint8)
-    out[positions] = values + np.uint8(1)
-    return out
+    return kernel().spread(positions, values + np.uint8(1), size)

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from update_codec.kernel import Scale, kernel
 from update_codec.layouts.levels import Sparse
 from update_codec.limits import SYMBOL_MAX
 
@@ -23,13 +24,10 @@ __all__ = ["ROUNDING", "Found", "Large", "Quantizer", "centroid_stride", "centro
 ROUNDING: Final = 0.42
 """Within 1 % of the best error for Gaussian, Laplace and Student-t sources from 0.1 to 3 bits per parameter."""
 _SHIFTS: Final = 3
-_PIECE: Final = 1 << 15
-"""Entries at a time: what they are on the way stays in the cache."""
 _BELOW: Final = 0.95
 """Where entries are looked for, in units of the threshold: a step that is a little smaller finds them there too."""
-_TOGETHER: Final = 32
-"""Pieces whose large entries are quantized together."""
-_SIGN: Final = np.uint32(1 << 31)
+_TOGETHER: Final = 1 << 20
+"""Entries whose large ones are quantized together."""
 _NONE: Final = np.empty(0, np.int64)
 _FLOAT_MAX: Final = float(np.finfo(np.float32).max)
 _MAGNITUDES: Final = np.arange(1, SYMBOL_MAX + 1)
@@ -75,51 +73,11 @@ def quantize_runs(
 ) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
     """The same for vectors that stand for one; none of their magnitudes is above `peak`."""
     symbols, outliers, begin = np.empty(sum(map(len, runs)), np.int8), [_NONE], 0
-    scale, buffers = _Scale(step, rounding), np.empty((2, _PIECE), np.float32)
-    exceeds = scale.exceeds(peak)
+    scale = Scale(step, rounding)
     for run in runs:
-        for start in range(0, len(run), _PIECE):
-            piece = run[start : start + _PIECE]
-            scaled = scale.of(piece, buffers[:, : len(piece)])
-            if exceeds:
-                beyond = _cut(scaled)
-                outliers.append(beyond + begin)
-            symbols[begin : begin + len(piece)] = scaled
-            begin += len(piece)
+        outliers.append(kernel().quantize(run, scale, symbols[begin : begin + len(run)], peak) + begin)
+        begin += len(run)
     return symbols, np.concatenate(outliers)
-
-
-class _Scale:
-    """Values in steps, moved away from zero by the rounding: cut to whole numbers they are symbols."""
-
-    def __init__(self, step: float, rounding: float) -> None:
-        self._inverse, self._rounding = np.float32(min(1.0 / step, _FLOAT_MAX)), np.float32(rounding)
-
-    def of(self, values: F32, buffers: F32) -> F32:
-        """Scaled values, in the first of two buffers of their length."""
-        scaled: F32 = buffers[0]
-        moved: F32 = buffers[1]
-        # The rounding with the sign of the value: numpy's copysign takes three times as long.
-        np.bitwise_and(values.view(np.uint32), _SIGN, out=moved.view(np.uint32))
-        np.bitwise_or(moved.view(np.uint32), self._rounding.view(np.uint32), out=moved.view(np.uint32))
-        with np.errstate(over="ignore"):
-            np.multiply(values, self._inverse, out=scaled)
-            scaled += moved
-        return scaled
-
-    def exceeds(self, magnitude: float) -> bool:
-        """Whether a value of this magnitude may be beyond the last symbol."""
-        with np.errstate(over="ignore"):
-            return not np.float32(magnitude) * self._inverse + self._rounding < SYMBOL_MAX + 1
-
-
-def _cut(scaled: F32) -> NDArray[np.int64]:
-    """Set to zero what is beyond the last symbol, and return the places."""
-    if not len(scaled) or (scaled.max() < SYMBOL_MAX + 1 and scaled.min() > -SYMBOL_MAX - 1):
-        return _NONE
-    beyond = np.flatnonzero(np.abs(scaled) >= SYMBOL_MAX + 1)
-    scaled[beyond] = 0
-    return beyond
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,41 +109,27 @@ class Large:
 
     def quantize(self, step: float, rounding: float, stride: int) -> Found:
         """The same symbols and outliers as `quantize_runs` gives."""
-        threshold, scale = (1.0 - rounding) * step, _Scale(step, rounding)
+        threshold, scale = (1.0 - rounding) * step, Scale(step, rounding)
         if self._floor > 0.999 * threshold:  # the sum above is rounded twice: a millionth is enough
             self._find(_BELOW * threshold)
-        kept, outliers, shown = [], [_NONE], []
-        for positions, values in self._pieces:
-            scaled = scale.of(values, np.empty((2, len(values)), np.float32))
-            outliers.append(positions[_cut(scaled)].astype(np.int64))
-            symbols = scaled.astype(np.int8)
-            places = np.flatnonzero(symbols != 0)
-            kept.append((positions[places], symbols[places]))
-            some = places[kept[-1][0] // np.uint32(stride) * np.uint32(stride) == kept[-1][0]]
-            shown.append((values[some], symbols[some]))
-        positions, symbols = (np.concatenate(each) for each in zip(*kept, strict=True))
-        sample = tuple(np.concatenate(each) for each in zip(*shown, strict=True))
+        picked = [kernel().pick(*piece, scale, stride) for piece in self._pieces]
+        positions = np.concatenate([each.positions for each in picked])
+        symbols = np.concatenate([each.symbols for each in picked])
         found = Sparse(size=self._size, positions=positions, values=symbols)
-        return Found(symbols=found, outliers=np.concatenate(outliers), shown=(sample[0], sample[1]))
+        outliers = np.concatenate([each.outliers for each in picked])
+        values, seen = (np.concatenate([each.shown[part] for each in picked]) for part in (0, 1))
+        return Found(symbols=found, outliers=outliers, shown=(values, seen))
 
     def _find(self, floor: float) -> None:
-        self._floor, self._pieces, limit, begin = floor, [], np.float32(floor), 0
-        magnitudes, marks = np.empty(_PIECE, np.float32), np.empty(_PIECE, np.bool_)
-        positions, values = [np.empty(0, np.uint32)], [np.empty(0, np.float32)]
+        limit, begin = float(np.float32(floor)), 0
+        self._floor, self._pieces = floor, []
         for run in self._runs:
-            for start in range(0, len(run), _PIECE):
-                piece = run[start : start + _PIECE]
-                size = len(piece)
-                np.greater_equal(np.abs(piece, out=magnitudes[:size]), limit, out=marks[:size])
-                places = np.flatnonzero(marks[:size])
-                values.append(piece.take(places))
-                positions.append(places.astype(np.uint32) + np.uint32(begin))
-                begin += size
-                if len(values) > _TOGETHER:
-                    self._pieces.append((np.concatenate(positions), np.concatenate(values)))
-                    positions, values = [], []
-        if values:
-            self._pieces.append((np.concatenate(positions), np.concatenate(values)))
+            for start in range(0, len(run), _TOGETHER):
+                piece = run[start : start + _TOGETHER]
+                self._pieces.append(kernel().large(piece, limit, begin))
+                begin += len(piece)
+        if not self._pieces:
+            self._pieces.append((np.empty(0, np.uint32), np.empty(0, np.float32)))
 
 
 def centroid_stride(entries: int) -> int:
@@ -195,11 +139,7 @@ def centroid_stride(entries: int) -> int:
 
 def centroids(values: F32, symbols: NDArray[np.int8], step: float) -> tuple[int, int, int]:
     """Return the shifts that make the reconstruction points the means of their bins, measured on a sample."""
-    places = np.flatnonzero(symbols != 0)
-    magnitudes = np.abs(symbols[places])
-    excess = np.abs(values[places].astype(np.float64)) / step - magnitudes
-    bins = np.minimum(magnitudes, _SHIFTS) - 1
-    counts = np.bincount(bins, minlength=_SHIFTS)
-    means = np.bincount(bins, weights=excess, minlength=_SHIFTS) / np.maximum(counts, 1)
+    counts, sums = kernel().excess(values, symbols, step)
+    means = sums / np.maximum(counts, 1)
     first, second, third = (int(shift) for shift in np.clip(np.rint(means * 128), -127, 127))
     return first, second, third

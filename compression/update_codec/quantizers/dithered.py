@@ -112,6 +112,9 @@ class _Collector:
     def sparse(self, positions: NDArray[np.int64], values: NDArray[Any]) -> None:
         self.symbols[positions] = values
 
+    def room(self, start: int, count: int) -> None:
+        """There is none: symbols are kept, not added."""
+
 
 class DitherRate:
     """Estimates the bits of a dithered vector from the symbols of a sample."""

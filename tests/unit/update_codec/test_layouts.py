@@ -32,6 +32,9 @@ class Vector:
     def sparse(self, positions: NDArray[np.int64], values: NDArray[Any]) -> None:
         self.values[positions] += values
 
+    def room(self, start: int, count: int) -> None:
+        """There is none."""
+
 
 def read(data: bytes, size: int) -> NDArray[np.int64]:
     """Decode symbols and insist that every byte is used."""
