@@ -20,7 +20,7 @@ WORKERS ?= 3
 # Without compiled files each worker rewrites every assertion again, and each program compiles all that it imports.
 # Several workers share the cores: threads of torch and BLAS would only wait for each other.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
-SETUP := $(shell cat pyproject.toml constraints.txt deploy/hashes.txt deploy/demo.txt deploy/setup.sh | cksum | cut -d' ' -f1)
+SETUP := $(shell cat pyproject.toml constraints.txt deploy/hashes.txt deploy/demo.txt deploy/setup.sh compression/update_codec/kernel/kernel.c | cksum | cut -d' ' -f1)
 STAMP := $(VENV)/.ready-$(SETUP)
 DEMO_STAMP := $(VENV)/.demo-$(SETUP)
 
@@ -76,6 +76,12 @@ demo-sensors: $(STAMP) ## Twelve pumps whose sensors speak MQTT: nodes take them
 docs: $(DOCS_STAMP) ## The documentation as a site in out/site: strict, with search and API, nothing from elsewhere
 	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
 	@echo "out/site: $$(find out/site -name '*.html' | wc -l) pages; to read and search them: python3 -m http.server -d out/site"
+
+.PHONY: wheels
+wheels: $(STAMP) ## Wheels in out/wheels: one for all machines, and for x86_64 and aarch64 with compiled loops (gcc, gcc-aarch64-linux-gnu)
+	@mkdir -p out/wheels
+	@for machine in "" x86_64 aarch64; do FEDMQ_WHEEL_MACHINE=$$machine $(BIN)/pip --quiet --disable-pip-version-check wheel --no-deps --no-build-isolation -w out/wheels .; done
+	@ls out/wheels
 
 .PHONY: deb
 deb: $(STAMP) ## Debian packages for amd64 and arm64 in out/deb (ARGS="arm64 --python 3.13"); needs the package index

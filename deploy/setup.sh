@@ -88,6 +88,11 @@ fi
 # needs no build environment of its own.
 install --no-build-isolation -c constraints.txt -e ".[$extras]"
 
+# Compiled loops of the codec, where there is a compiler. The demo does without: what it codes is small.
+if [ "$what" != demo ] && command -v "${CC:-cc}" >/dev/null; then
+  "$venv/bin/python" -m update_codec kernel --build >/dev/null || say "the codec's loops could not be compiled: NumPy does their work"
+fi
+
 if ! find_mosquitto; then
   if ! { apt_install mosquitto && find_mosquitto; }; then
     cat >&2 <<'T'

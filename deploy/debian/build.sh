@@ -31,11 +31,22 @@ export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/n
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$out"
-"${pip[@]}" wheel --no-deps --no-build-isolation -w "$work" .
-wheel=$(echo "$work"/fedmq-*.whl)
+# With the codec's compiled loops, where there is a compiler for that machine.
+wheel_for() {
+  local machine=$1 compiler=$1-linux-gnu-gcc
+  [ "$machine" != "$(uname -m)" ] || compiler=${CC:-cc}
+  if ! command -v "$compiler" >/dev/null; then
+    printf 'deb: no %s: the codec of %s works with NumPy alone\n' "$compiler" "$machine" >&2
+    machine=
+  fi
+  FEDMQ_WHEEL_MACHINE=$machine "${pip[@]}" wheel --no-deps --no-build-isolation -w "$work/wheel-$1" .
+  echo "$work/wheel-$1"/fedmq-*.whl
+}
 
 build() {
   local architecture=$1 machine=$2 root=$work/$1
+  local wheel
+  wheel=$(wheel_for "$machine")
   local site=$root/opt/fedmq/lib/python$python/site-packages doc=$root/usr/share/doc/fedmq file
   mkdir -p "$site" "$root/opt/fedmq/bin" "$root/usr/bin" "$doc" "$root/usr/lib/systemd/system" "$root/DEBIAN"
   # Wheels for that machine, whatever this one is; nothing is compiled.
