@@ -88,7 +88,7 @@ def test_node_that_claims_absurd_numbers_is_not_believed(tmp_path: Path) -> None
 
 
 def test_each_lift_soon_after_another_one_waits_twice_as_long(tmp_path: Path) -> None:
-    """FED-289: a node that always says more than its site has made costs it a start in five minutes, not in five seconds."""
+    """FED-289: a node that always says more than its site has made costs a start in five minutes, not in five s."""
     rig, waited = Rig(tmp_path), list[float]()
     for _ in range(9):
         began = rig.now
