@@ -34,13 +34,23 @@ class Absent:
     def __init__(self, state: MachineState, recovered: RecoveredState) -> None:
         self._state, self._seen = state, recovered.nodes_seen
         self._began: float | None = None
+        self._enrolled: frozenset[NodeId] | None = None
+
+    def follow_enrolled(self, nodes: frozenset[NodeId]) -> None:
+        """Only these may come: whoever is not enrolled any more has left."""
+        self._enrolled = nodes
+
+    def still(self, nodes: set[NodeId]) -> set[NodeId]:
+        """Those of some nodes who may still come."""
+        return nodes if self._enrolled is None else nodes & self._enrolled
 
     def beside(self, known: int) -> int:
         """How many there may be beside so many that are known."""
         if self._began is None:
             self._began = self._state.now
+        most = self._seen if self._enrolled is None else min(self._seen, len(self._enrolled))
         waits = self._state.now < self._began + HEARD_WITHIN_S
-        return max(0, self._seen - known) if waits else 0
+        return max(0, most - known) if waits else 0
 
 
 class PrivacyLedger:
@@ -60,6 +70,10 @@ class PrivacyLedger:
         if self._privacy is not None:
             for node in self._spent:
                 self._look(node, self._privacy)
+
+    def follow_enrolled(self, nodes: frozenset[NodeId]) -> None:
+        """Only these may come: a run does not wait for the budget of whoever has left the federation."""
+        self._absent.follow_enrolled(nodes)
 
     def offered(self, node: NodeId, offer: UpdateOffer) -> None:
         """An update tells what its node has spent: it is on the disk before the update is answered."""
@@ -120,7 +134,7 @@ class PrivacyLedger:
         state = self._state
         if not self._exhausted or state.progress.over_budget or state.masked.batch is not None:
             return
-        known = {*state.registry.nodes(), *self._spent}
+        known = self._absent.still({*state.registry.nodes(), *self._spent})
         left = len(known - self._exhausted) + self._absent.beside(len(known))
         # An update that took the last of a node's budget is as good as any: it is stored, arriving, or still to come.
         left += sum(state.registry.used(node) + (node in state.assignments) for node in self._exhausted)

@@ -266,6 +266,11 @@ class Liveness:
         state.count("rebirths_withheld")
         return False
 
+    @property
+    def expected(self) -> set[NodeId]:
+        """Who is known, or is at work."""
+        return {*self._state.registry.nodes(), *self._state.assignments}
+
     def expel(self, nodes: frozenset[NodeId]) -> None:
         """These have left the federation: nobody asks them, waits for them, or hears of them from the broker."""
         self._behind.expel(nodes)

@@ -265,16 +265,16 @@ class CoordinatorMachine:
 
     def _expel(self) -> None:
         """Whoever is not enrolled any more has left; what the disk must know of it waits for the disk."""
-        if self._enrolled is None:
+        if (enrolled := self._enrolled) is None:
             return
-        state, enrolled = self._state, self._enrolled
-        gone = frozenset({*state.registry.nodes(), *state.assignments, *self._receiver.senders} - enrolled.nodes)
+        gone = frozenset({*self._liveness.expected, *self._receiver.senders} - enrolled.nodes)
         self._receiver.expel(gone)
         self._liveness.expel(gone)
         for node in gone:
             self._evaluation.seen(node)
         self._enrolled, self._enrolled_digest = None, enrolled.digest
-        self._announcer.follow_enrolled(enrolled.nodes)
+        for part in (self._ledger, self._sums.noised, self._announcer):
+            part.follow_enrolled(enrolled.nodes)
 
     def _on_storage_failed(self, event: events.StorageFailed) -> None:
         """Whatever the disk was asked for is not there; it is asked again after the pause."""

@@ -161,12 +161,16 @@ class NoisedSums:
         self._state.note("ledger_raised", helper=helper, node=node, releases=taking.releases)
         self._look(node)
 
+    def follow_enrolled(self, nodes: frozenset[NodeId]) -> None:
+        """Only these may come: a run does not wait for the budget of whoever has left the federation."""
+        self._absent.follow_enrolled(nodes)
+
     def end(self) -> None:
         """The run is over when a version cannot be made any more of those that have budget."""
         state = self._state
         if self._budget is None or state.progress.over_budget or state.masked.batch is not None:
             return
-        known = {*state.registry.nodes(), *self._takings}
+        known = self._absent.still({*state.registry.nodes(), *self._takings})
         if self._floor.releases:
             for node in sorted(known - self._takings.keys() - self._spent):
                 self._look(node)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from coordinator.engine.effects import CommitVersion, Effect, Note, SaveRound
-from coordinator.engine.events import CommitFailed
+from coordinator.engine.events import CommitFailed, NodesEnrolled
 from coordinator.engine.settings import NoiseSettings, ReleaseBudget
 from coordinator.records import RecoveredState, ReleaseLedger
 from federation.privacy.accountant import gaussian_epsilon
@@ -76,6 +76,18 @@ def test_the_run_ends_when_fewer_than_a_quorum_have_budget() -> None:
     back(rig, "a", "b")
     assert rig.get("finished"), "and it is over for every process after this one"
     assert rig.store.takings[NodeId("b")] == Taking(releases=2, last=1, spent=0.5)
+
+
+def test_the_run_does_not_wait_for_the_budget_of_who_has_left_the_federation() -> None:
+    rig = noised(sums=2)
+    for node, sums in {"a": 2, "b": 2, "c": 1, "d": 1}.items():
+        rig.store.takings[NodeId(node)] = Taking(releases=sums, last=sums - 1, spent=sums * Z**-2)
+    back(rig, "a", "b")
+    rig.wait(700.0)
+    assert not rig.get("finished"), "two have budget, and may come"
+    done = rig.tell(NodesEnrolled(nodes=frozenset(map(NodeId, "abc")), digest="new"))
+    assert "budget_ends_run" in notes(done)
+    assert rig.get("finished")
 
 
 def test_the_end_is_said_again_where_the_disk_has_failed_with_it() -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from coordinator.engine.effects import Effect, SendCommand
+from coordinator.engine.events import NodesEnrolled
 from coordinator.records import NodeSpent
 from federation.privacy.budget import turn_of
 from federation.protocol.messages import Rebirth, TrainSettings
@@ -141,6 +142,19 @@ def test_a_restarted_coordinator_ends_at_once_where_the_budgets_are_spent() -> N
     rig.connect()
     assert rig.machine.snapshot()["finished"]
     assert not any(record.nodes for record in rig.store.rounds.values()), "nobody is asked"
+
+
+def test_a_run_does_not_wait_for_the_budget_of_who_has_left_the_federation() -> None:
+    rig = private_rig()
+    for node, spent in {"a": 5_000, "b": 5_000, "c": 10, "d": 10}.items():
+        known = NodeSpent(node=NodeId(node), steps=steps(spent), round=RoundId(3), privacy=PRIVACY)
+        rig.store.spent[known.node] = known
+    rig.restart()
+    rig.connect()
+    rig.wait(700.0)
+    assert not rig.machine.snapshot()["finished"], "two have budget, and may come"
+    rig.tell(NodesEnrolled(nodes=frozenset(map(NodeId, "abc")), digest="new"))
+    assert rig.machine.snapshot()["finished"]
 
 
 def test_updates_that_take_the_last_of_the_budget_are_made_into_a_version() -> None:
