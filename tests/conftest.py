@@ -29,7 +29,7 @@ FAMILIES: set[int] = set()
 """Of those that outlive a test, as a browser does, with children of their own that come and go."""
 
 # What these two measure is how busy the machine is: timings are benchmarks here, not tests.
-EXAMPLES = int(os.environ.get("FEDMQ_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("FEDMQ_EXAMPLES", "12"))
 """Of each property that names no number of its own; `make coverage` takes 100."""
 
 settings.register_profile("fedmq", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=EXAMPLES)

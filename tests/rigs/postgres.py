@@ -128,8 +128,9 @@ class PostgresServer:
         self._let_go()
 
     def stop(self) -> None:
+        """End it at once, and remove all that it has: a checkpoint of hundreds of databases takes seconds."""
         with contextlib.suppress(subprocess.CalledProcessError):
-            self._run("pg_ctl", "-D", self.data, "-m", "fast", "-w", "stop")
+            self._run("pg_ctl", "-D", self.data, "-m", "immediate", "-w", "stop")
         self._let_go()
         shutil.rmtree(self.folder, ignore_errors=True)
 
