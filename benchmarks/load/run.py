@@ -1,7 +1,6 @@
 """One load: everybody connects, the time is measured, what is under way is seen to its end, and the store is asked."""
 
 import random
-import sqlite3
 import sys
 import time
 from collections.abc import Callable
@@ -24,7 +23,9 @@ from benchmarks.load.processes import (
     dropped,
     started_broker,
 )
+from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.strategies.codecs import codec_for
+from federation.protocol.messages import ReceiptStatus
 from federation.protocol.signing import Reader
 from federation.protocol.topics import Topics
 from federation.types import NodeId, UpdateId
@@ -234,12 +235,11 @@ class _Load:
         return cost_of(self._coordinator.pid), cost_of(self._broker.pid)
 
     def _kept(self) -> tuple[int, set[UpdateId]]:
-        """Versions in the store, and its updates that are stored or applied."""
-        file = self._folder / "state" / "coordinator.sqlite3"
-        with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as store:
-            versions = int(store.execute("SELECT max(version) FROM versions").fetchone()[0])
-            found = store.execute("SELECT update_id FROM updates WHERE status IN ('stored', 'applied')")
-            return versions, {UpdateId(row[0]) for row in found}
+        """Versions in the store, and its updates that are stored or applied, compacted ones among them."""
+        with ReadOnlyStore(self._folder / "state") as store:
+            counts = (ReceiptStatus.STORED, ReceiptStatus.APPLIED)
+            kept = {row.record.update for row in store.updates() if row.verdict.status in counts}
+            return store.head() or 0, kept
 
     def _dropped(self) -> int | None:
         tls = self._enrolled.monitor if self._plan.tls and self._enrolled is not None else None
