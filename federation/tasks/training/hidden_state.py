@@ -122,14 +122,15 @@ def _is_plain(value: Any) -> bool:
 def _copied(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.detach().clone()
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping | list | deque):
+        # Copied first: a default, a greatest length and the like stay.
         made: Any = copy.copy(value)
-        made.update({key: _copied(each) for key, each in value.items()})
+        for key, each in value.items() if isinstance(value, Mapping) else enumerate(value):
+            made[key] = _copied(each)
         return made
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*map(_copied, value))
-    if isinstance(value, list | tuple | deque):
-        return type(value)(map(_copied, value))
+    if isinstance(value, tuple):
+        parts = map(_copied, value)
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return copy.copy(value)
 
 

@@ -103,11 +103,11 @@ class LocalTraining:
                 first_batch(self._own_test.in_order(1), "the node's own test data")
 
     def _refuse_hidden(self, before: HiddenState, batch: Batch) -> None:
-        """Refuse what training has changed and nobody hears of, once."""
-        self._judged = True
+        """Refuse what training has changed and nobody hears of; a model that has passed is not asked again."""
         module = self.model.module.eval()
         with torch.no_grad():
             refuse_hidden(module, before, partial(Reading.of(module, self._task.loss).output, batch))
+        self._judged = True
 
     def forget_data(self) -> None:
         """Read the data again when it is needed."""

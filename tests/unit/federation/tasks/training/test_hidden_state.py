@@ -1,7 +1,8 @@
 """State in no tensor that travels: refused by name where predictions depend on it, and left alone where not."""
 
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,9 +14,15 @@ from federation.protocol.messages import TrainSettings
 from federation.task import TaskContext
 from federation.tasks import TorchTask
 from federation.tasks.check import check_task
+from federation.tasks.training.hidden_state import HiddenState
 
 X = np.random.default_rng(3).normal(size=(64, 4)).astype(np.float32)
 Y = (X[:, 0] > 0).astype(np.int64)
+
+
+class Named(NamedTuple):
+    number: int
+    values: list[float]
 
 
 class Scaled(nn.Module):
@@ -206,6 +213,38 @@ def test_a_prediction_that_depends_on_what_nobody_hears_of_is_refused_by_name(
 ) -> None:
     with pytest.raises(TaskError, match=rf"training changes {name}, .*register_buffer"):
         using(task(model))
+
+
+def test_it_is_refused_again_at_each_training() -> None:
+    made = task(Scaled)
+    for _ in range(2):
+        with pytest.raises(TaskError, match="training changes scale"):
+            train(made)
+
+
+def test_what_is_put_back_is_what_it_was() -> None:
+    """Also of collections that add, that are of a greatest length, or that have a default."""
+    module: Any = AsBuffer()
+    held: dict[str, Any] = {
+        "counted": Counter({"a": 2}),
+        "newest": deque([1.0, 2.0], maxlen=2),
+        "sums": defaultdict(float, a=1.0),
+        "pair": (1, torch.ones(2)),
+        "named": Named(1, [2.0]),
+    }
+    for name, value in held.items():
+        setattr(module, name, value)
+    state = HiddenState.of(module)
+    module.counted["a"] += 1
+    module.newest.append(3.0)
+    module.sums["b"] += 1.0
+    module.pair[1].add_(1.0)
+    module.named.values.append(3.0)
+    assert {name for _, name in HiddenState.of(module).changed(since=state)} == set(held)
+    state.put()
+    assert HiddenState.of(module).changed(since=state) == []
+    assert (module.counted, module.newest.maxlen, module.sums["c"]) == (Counter({"a": 2}), 2, 0.0)
+    assert module.named == Named(1, [2.0])
 
 
 @pytest.mark.parametrize("model", [AsBuffer, Remembers, Cached, Random, Alternating])
