@@ -7,7 +7,10 @@ the one that was asked for, so that a fleet that left together does not come bac
 
 from collections.abc import Callable
 
-__all__ = ["Pace"]
+__all__ = ["PACE_S_MAX", "Pace"]
+
+PACE_S_MAX = 7 * 86_400.0
+"""A longer pace is not obeyed, in seconds: whoever says it would be rid of the fleet for as long."""
 
 SHARE_LEAST, SHARE_MOST = 0.5, 1.5
 """A node is away for a random share of the pace between these: the pace in the mean."""
@@ -32,7 +35,7 @@ class Pace:
 
     def hear(self, pace_s: float | None) -> None:
         """What the coordinator says now; None or 0: nodes stay connected."""
-        self._pace_s = pace_s or None
+        self._pace_s = min(pace_s, PACE_S_MAX) if pace_s else None
 
     def connected(self) -> None:
         """The broker is there."""

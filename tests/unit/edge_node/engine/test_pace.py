@@ -1,7 +1,7 @@
 """A node that owes nothing leaves by the coordinator's pace, and comes back: FED-325 and FED-326."""
 
 from edge_node.engine.events import BrokerConnected, BrokerDisconnected
-from edge_node.engine.pace import Pace
+from edge_node.engine.pace import PACE_S_MAX, Pace
 from federation.protocol.cohort import cohort_of
 from federation.protocol.messages import Presence, ReceiptStatus
 from federation.types import RoundId
@@ -79,3 +79,10 @@ def test_the_wait_begins_anew_with_each_work() -> None:
     assert pace.due(20.0, idle=True, connected=True) == 60.0
     assert pace.due(21.0, idle=True, connected=False) is None
     assert pace.due(22.0, idle=False, connected=False) == 0.0
+
+
+def test_a_pace_beyond_a_week_is_not_obeyed() -> None:
+    """Who pays if it is a lie: the whole fleet would be away for as long."""
+    pace = Pace(lambda: 0.999, linger_s=0.0)
+    pace.hear(1e9)
+    assert pace.due(0.0, idle=True, connected=True) == PACE_S_MAX * 1.499
