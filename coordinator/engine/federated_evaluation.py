@@ -142,6 +142,11 @@ class FederatedEvaluation:
         state.note("evaluation_announced", version=version, nodes=len(asked.waiting))
         return share
 
+    def expel(self, nodes: frozenset[NodeId]) -> None:
+        """These have left the federation, and the registry: nobody waits for them."""
+        for node in nodes:
+            self.seen(node)
+
     def seen(self, node: NodeId) -> None:
         """A node came, or went: whoever is not there is not waited for."""
         asked = self._open

@@ -56,7 +56,8 @@ class CoordinatorMachine:
         self._waiting = Waiting(state)
         self._enrolled: events.NodesEnrolled | None = None
         self._stop_by: float | None = None
-        self._enrolled_digest, self._end_announced, self._stopped, self._more = "", False, False, False
+        self._enrolled_digest = ""
+        self._end_announced = self._stopped = self._more = False
 
     def follows(self, more: bool) -> None:  # noqa: FBT001 - the driver's only word
         """Whether an event of the same moment comes next: decisions wait for the last of them, or a full buffer."""
@@ -268,10 +269,8 @@ class CoordinatorMachine:
         if (enrolled := self._enrolled) is None:
             return
         gone = frozenset({*self._liveness.expected, *self._receiver.senders} - enrolled.nodes)
-        self._receiver.expel(gone)
-        self._liveness.expel(gone)
-        for node in gone:
-            self._evaluation.seen(node)
+        for leaving in (self._receiver, self._liveness, self._evaluation):
+            leaving.expel(gone)
         self._enrolled, self._enrolled_digest = None, enrolled.digest
         for part in (self._ledger, self._sums.noised, self._announcer):
             part.follow_enrolled(enrolled.nodes)

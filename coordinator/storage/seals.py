@@ -50,7 +50,7 @@ _VERSION = (
 )
 _PART = ("kind", "version", "payload_bytes", "payload_digest")
 _ROUND = ("round", "version", "fingerprints", "share")
-_BLOCK = (*("block", "seq_first", "seq_last", "round_min", "round_max", "updates", "changed", "fates", "body"),)
+_BLOCK = ("block", "seq_first", "seq_last", "round_min", "round_max", "updates", "changed", "fates", "body")
 _RESTORED = ("epoch", "version", "first_round", "next_round")
 _IDENTITY = ("run", "epoch", "began_ms", "manifest")
 

@@ -332,8 +332,9 @@ class NodeExecutor:
         residual, context = self._residual(), self._store.context(effect.update)
         try:
             if effect.unfit:
+                if residual is not None:
+                    self._log.warning("residual_dropped", update=effect.update)
                 residual = None
-                self._log.warning("residual_dropped", update=effect.update)
             elif not effect.applied and CodecSpec.parse(entry.offer.codec).feedback:
                 frame = self._frame(effect.update)
                 manifest = self._setup.suited(frame_manifest(frame)).manifest

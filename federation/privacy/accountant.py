@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,9 +156,8 @@ def _least(spent: Callable[[float], float], epsilon: float, between: tuple[float
         if high > _NOISE_MAX:
             raise ValueError(f"no noise keeps this plan within epsilon {epsilon}")
         under = spent(high)
-    for turn in count():
-        if high - low <= share * high:
-            return high
+    turn = 0
+    while high - low > share * high:
         middle = (low + high) / 2
         if turn % 4 < 3 and low > 0 and under > 0 and over < math.inf:
             # It falls much like a power of the noise. A step to either side of the guess, and no more is between.
@@ -168,7 +166,8 @@ def _least(spent: Callable[[float], float], epsilon: float, between: tuple[float
             middle = guess if low < guess < high else middle
         found = spent(middle)
         low, over, high, under = (middle, found, high, under) if found > epsilon else (low, over, middle, found)
-    raise AssertionError
+        turn += 1
+    return high
 
 
 def _upper_tail(x: float) -> float:

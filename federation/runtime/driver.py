@@ -109,7 +109,8 @@ class Driver(Generic[EventT, EffectT]):
                 break
             event = self._translate(item.event)
             taken.append(item)
-            if more is not (more := len(taken) < self._batch_max and not self._inbox.empty()):
+            before, more = more, len(taken) < self._batch_max and not self._inbox.empty()
+            if more is not before:
                 self._follows(more)
             if event is not None:
                 self.step(event)

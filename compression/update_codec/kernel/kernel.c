@@ -28,7 +28,6 @@ EXPORT void add_scaled(const float *values, i64 count, double factor, i64 *sums)
   for (i64 i = 0; i < count; i++) sums[i] += __builtin_llrint((double)values[i] * factor);
 }
 
-
 /* A width that the compiler knows makes a row one move or a few. */
 #define BY_WIDTH(NAME, OUT)                                                                                          \
   switch (width) {                                                                                                   \
@@ -41,46 +40,29 @@ EXPORT void add_scaled(const float *values, i64 count, double factor, i64 *sums)
     default: return NAME##_of(table, rows, width, bytes, size, OUT);                                                 \
   }
 
-/* The rows of a table that bytes name, one after the other: `size` entries in all. -1 if a byte names no row. */
-#define DEFINE_ROWS(NAME, TYPE)                                                                                      \
-  INLINE i64 NAME##_of(const TYPE *table, i64 rows, i64 width, const u8 *bytes, i64 size, TYPE *out) {               \
-    const i64 whole = size / width;                                                                                  \
-    for (i64 i = 0; i < whole; i++) {                                                                                \
-      if (bytes[i] >= rows) return -1;                                                                               \
-      const TYPE *row = table + bytes[i] * width;                                                                    \
-      for (i64 j = 0; j < width; j++) out[i * width + j] = row[j];                                                   \
-    }                                                                                                                \
-    if (whole * width == size) return 0;                                                                             \
-    if (bytes[whole] >= rows) return -1;                                                                             \
-    for (i64 j = 0; whole * width + j < size; j++) out[whole * width + j] = table[bytes[whole] * width + j];         \
-    return 0;                                                                                                        \
-  }                                                                                                                  \
-  EXPORT i64 NAME(const TYPE *table, i64 rows, i64 width, const u8 *bytes, i64 size, TYPE *out) {                    \
-    BY_WIDTH(NAME, out)                                                                                              \
-  }
-DEFINE_ROWS(rows_1, u8)
-DEFINE_ROWS(rows_4, u32)
-DEFINE_ROWS(rows_8, u64)
-
-/* The same rows, each entry added to the one of a vector. -1, and some were added, if a byte names no row. */
-#define DEFINE_ADD_ROWS(NAME, TYPE)                                                                                  \
+/* The rows of a table that bytes name, one after the other, `size` entries in all: written over a vector, or each entry added
+ * to the one of it. -1, and some are done, if a byte names no row. */
+#define DEFINE_ROWS(NAME, TYPE, INTO)                                                                                \
   INLINE i64 NAME##_of(const TYPE *table, i64 rows, i64 width, const u8 *bytes, i64 size, TYPE *target) {            \
     const i64 whole = size / width;                                                                                  \
     for (i64 i = 0; i < whole; i++) {                                                                                \
       if (bytes[i] >= rows) return -1;                                                                               \
       const TYPE *row = table + bytes[i] * width;                                                                    \
-      for (i64 j = 0; j < width; j++) target[i * width + j] += row[j];                                               \
+      for (i64 j = 0; j < width; j++) target[i * width + j] INTO row[j];                                             \
     }                                                                                                                \
     if (whole * width == size) return 0;                                                                             \
     if (bytes[whole] >= rows) return -1;                                                                             \
-    for (i64 j = 0; whole * width + j < size; j++) target[whole * width + j] += table[bytes[whole] * width + j];     \
+    for (i64 j = 0; whole * width + j < size; j++) target[whole * width + j] INTO table[bytes[whole] * width + j];   \
     return 0;                                                                                                        \
   }                                                                                                                  \
   EXPORT i64 NAME(const TYPE *table, i64 rows, i64 width, const u8 *bytes, i64 size, TYPE *target) {                 \
     BY_WIDTH(NAME, target)                                                                                           \
   }
-DEFINE_ADD_ROWS(add_rows_f4, float)
-DEFINE_ADD_ROWS(add_rows_i8, u64)
+DEFINE_ROWS(rows_1, u8, =)
+DEFINE_ROWS(rows_4, u32, =)
+DEFINE_ROWS(rows_8, u64, =)
+DEFINE_ROWS(add_rows_f4, float, +=)
+DEFINE_ROWS(add_rows_i8, u64, +=)
 
 /* Positions of set bits, of `size` places in all. Each byte stands for `width` places, which of them are set says
  * masks[byte]. `out` has room for one more than there are. Returns how many. */
