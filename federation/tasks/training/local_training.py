@@ -18,7 +18,6 @@ from federation.protocol.messages import TrainSettings
 from federation.task import TEST_EXAMPLES, Array, Metrics, Parameters, ProgramForm, Stop, TrainResult
 from federation.tasks.training.batches import Batch, Reading, inputs_of
 from federation.tasks.training.exporting import Example, two_rows, write_program, zeros_for
-from federation.tasks.training.hidden_state import HiddenState, refuse_hidden
 from federation.tasks.training.local_data import (
     EVALUATION_BATCH,
     LocalData,
@@ -33,6 +32,7 @@ from federation.tasks.training.local_data import (
 from federation.tasks.training.local_model import LocalModel, arrays_of, choose_device
 from federation.tasks.training.local_sgd import TrainingPlan, train_locally, try_step
 from federation.tasks.training.metrics import Evaluation
+from federation.tasks.training.nonpersistent_state import NonPersistentState, refuse_nonpersistent
 from federation.tasks.training.own_steps import OwnTraining
 from federation.tasks.training.personal import PersonalLayers, local_names
 from federation.tasks.training.private_sgd import private_objection, train_privately
@@ -95,18 +95,18 @@ class LocalTraining:
         """Make the model, read the data and run one step on two examples, whose result is thrown away."""
         with self.guarded(seed=0):
             batch = first_batch(self._train_data.in_order(2), "the training data of this node")
-            before = HiddenState.of(self.model.module)
+            before = NonPersistentState.of(self.model.module)
             try_step(self.model, self._task.loss, batch, self._own)
-            self._refuse_hidden(before, batch)
+            self._refuse_nonpersistent(before, batch)
             before.put()
             if self._task.own_test is not None:
                 first_batch(self._own_test.in_order(1), "the node's own test data")
 
-    def _refuse_hidden(self, before: HiddenState, batch: Batch) -> None:
+    def _refuse_nonpersistent(self, before: NonPersistentState, batch: Batch) -> None:
         """Refuse what training has changed and nobody hears of; a model that has passed is not asked again."""
         module = self.model.module.eval()
         with torch.no_grad():
-            refuse_hidden(module, before, partial(Reading.of(module, self._task.loss).output, batch))
+            refuse_nonpersistent(module, before, partial(Reading.of(module, self._task.loss).output, batch))
         self._judged = True
 
     def forget_data(self) -> None:
@@ -192,11 +192,11 @@ class LocalTraining:
         with self.guarded(plan.seed):
             self.model.load(personal.join(parameters, plan.kept))
             before = self._own_metrics("global")
-            hidden = None if self._judged else HiddenState.of(self.model.module)
+            kept = None if self._judged else NonPersistentState.of(self.model.module)
             outcome = train_locally(self.model, task.loss, data, plan)
             arrays = self.model.dump()
-            if hidden is not None:
-                self._refuse_hidden(hidden, first_batch(data.in_order(2), "the training data of this node"))
+            if kept is not None:
+                self._refuse_nonpersistent(kept, first_batch(data.in_order(2), "the training data of this node"))
             after = self._own_metrics("personal", plan)
         return TrainResult(
             parameters=personal.shared(arrays),

@@ -14,7 +14,7 @@ from federation.protocol.messages import TrainSettings
 from federation.task import TaskContext
 from federation.tasks import TorchTask
 from federation.tasks.check import check_task
-from federation.tasks.training.hidden_state import HiddenState
+from federation.tasks.training.nonpersistent_state import NonPersistentState
 
 X = np.random.default_rng(3).normal(size=(64, 4)).astype(np.float32)
 Y = (X[:, 0] > 0).astype(np.int64)
@@ -234,15 +234,15 @@ def test_what_is_put_back_is_what_it_was() -> None:
     }
     for name, value in held.items():
         setattr(module, name, value)
-    state = HiddenState.of(module)
+    state = NonPersistentState.of(module)
     module.counted["a"] += 1
     module.newest.append(3.0)
     module.sums["b"] += 1.0
     module.pair[1].add_(1.0)
     module.named.values.append(3.0)
-    assert {name for _, name in HiddenState.of(module).changed(since=state)} == set(held)
+    assert {name for _, name in NonPersistentState.of(module).changed(since=state)} == set(held)
     state.put()
-    assert HiddenState.of(module).changed(since=state) == []
+    assert NonPersistentState.of(module).changed(since=state) == []
     assert (module.counted, module.newest.maxlen, module.sums["c"]) == (Counter({"a": 2}), 2, 0.0)
     assert module.named == Named(1, [2.0])
 

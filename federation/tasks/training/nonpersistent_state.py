@@ -17,7 +17,7 @@ from torch import nn
 
 from federation.errors import TaskError
 
-__all__ = ["HiddenState", "refuse_hidden"]
+__all__ = ["NonPersistentState", "refuse_nonpersistent"]
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _NUMBERS = (bool, int, float, complex, str, bytes, type(None), np.generic)
@@ -25,14 +25,14 @@ _GONE = object()
 
 
 @dataclass(frozen=True, slots=True)
-class HiddenState:
-    """What `HiddenState.of` has found, as copies: (module, attribute) to value, and each module's name."""
+class NonPersistentState:
+    """What `NonPersistentState.of` has found, as copies: (module, attribute) to value, and each module's name."""
 
     values: Mapping[tuple[nn.Module, str], Any]
     names: Mapping[nn.Module, str]
 
     @classmethod
-    def of(cls, module: nn.Module) -> "HiddenState":
+    def of(cls, module: nn.Module) -> "NonPersistentState":
         """Copy it; attributes that hold anything but numbers, texts, tensors and collections of these are left out.
 
         Args:
@@ -50,13 +50,13 @@ class HiddenState:
         for (each, name), value in self.values.items():
             setattr(each, name, _copied(value))
 
-    def changed(self, since: "HiddenState") -> list[tuple[nn.Module, str]]:
+    def changed(self, since: "NonPersistentState") -> list[tuple[nn.Module, str]]:
         """Whose attributes are not what they were."""
         keys = dict.fromkeys((*since.values, *self.values))
         return [key for key in keys if not _same(since.values.get(key, _GONE), self.values.get(key, _GONE))]
 
 
-def refuse_hidden(module: nn.Module, before: HiddenState, predict: Callable[[], Any]) -> None:
+def refuse_nonpersistent(module: nn.Module, before: NonPersistentState, predict: Callable[[], Any]) -> None:
     """Refuse a model whose predictions depend on what training has changed, and nobody hears of.
 
     A model that draws its predictions, that counts its calls in evaluation mode, too, or that cannot predict with what
@@ -70,13 +70,13 @@ def refuse_hidden(module: nn.Module, before: HiddenState, predict: Callable[[], 
     Raises:
         TaskError: It names the attributes, such as ``block.0.scale``.
     """
-    now = HiddenState.of(module)
+    now = NonPersistentState.of(module)
     changed = now.changed(since=before)
     if not changed:
         return
     try:
         first = predict()
-        moved = HiddenState.of(module).changed(since=now)
+        moved = NonPersistentState.of(module).changed(since=now)
         now.put()
         again = predict()
         before.put()
