@@ -103,13 +103,17 @@ class LiveRows:
         self._count += 1
 
     def _forget(self, begin: float) -> None:
-        """What is needed no more: of each column the newest reading before the window stays, for the gap rule."""
+        """What is needed no more: of each column the newest cell before the window stays, for the gap rule.
+
+        A cell is all readings of its row, since it is their mean.
+        """
         times, columns = self._times[: self._count], self._columns[: self._count]
-        kept = times >= begin
+        ticks = times if self._spec.period_s is None else np.floor(times / self._spec.period_s)
+        earlier = times < begin
+        kept = ~earlier
         for place in range(len(self._place)):
-            mine = np.flatnonzero(~kept & (columns == place))
-            if len(mine):
-                kept[mine[np.argmax(times[mine])]] = True
+            mine = earlier & (columns == place)
+            kept |= mine & (ticks == np.max(ticks, where=mine, initial=-np.inf))
         self._keep(kept)
 
     def _keep(self, kept: NDArray[np.bool]) -> None:

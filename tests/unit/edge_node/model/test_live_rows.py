@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edge_node.model.live_rows import LiveRows
@@ -37,6 +37,11 @@ def test_no_window_goes_over_a_gap() -> None:
 @given(
     steps=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 1), st.floats(-9, 9)), min_size=1, max_size=120),
     period=st.sampled_from([None, 2.0]),
+)
+@example(
+    # Before the window a cell is held that is the mean of two readings.
+    steps=[(0, 0, 0.0), (0, 0, 1.0), (0, 1, 0.0), (6, 0, 0.0), (2, 1, 0.0), (2, 0, 0.0)],
+    period=2.0,
 )
 def test_live_windows_are_those_of_the_whole(
     gap: str, steps: list[tuple[int, int, float]], period: float | None
