@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from federation.runtime import local_broker
 from federation.runtime.local_broker import LocalBroker
 from tests.rigs.container_broker import ContainerBroker, broker_image
+from tests.rigs.rewritten_modules import rewrite_share
 from tests.rigs.warm_start import WarmPopen, WarmProcess
 
 if TYPE_CHECKING:
@@ -39,6 +40,13 @@ settings.load_profile("fedmq")
 if broker_image() is not None:
     # `make test-container`: every broker that a test starts by this name is a container. Before the tests import it.
     local_broker.LocalBroker = ContainerBroker  # type: ignore[misc]
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Of several workers that are about to collect everything, each compiles its share of the modules."""
+    worker = getattr(session.config, "workerinput", None)
+    if worker is not None and session.config.args == session.config.getini("testpaths") and not sys.dont_write_bytecode:
+        rewrite_share(session.config, int(worker["workerid"].removeprefix("gw")), worker["workercount"])
 
 
 @pytest.hookimpl(trylast=True)
