@@ -103,6 +103,7 @@ def _rsa_pem() -> str:
         (NODE.certificate_pem, _rsa_pem(), "not an elliptic curve key"),
         ("x" * (PEM_BYTES_MAX + 1), NODE.key_pem, "larger than"),
     ],
+    ids=["no certificate", "no key", "another's key", "another kind of key", "too long"],
 )
 def test_a_wrong_pair_is_refused_without_repeating_the_key(certificate: str, key: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem) as caught:

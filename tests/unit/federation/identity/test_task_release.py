@@ -70,6 +70,7 @@ def test_every_prefix_is_refused(length: int) -> None:
         TEXT.replace('"signature"', '"more":1,"signature"'),
         "\x00",
     ],
+    ids=["empty", "no fields", "a list", "null", "too long", "one field more", "no JSON"],
 )
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
