@@ -51,19 +51,17 @@ elif [ ! -x "$venv/bin/pip" ]; then
   fi
 fi
 
-# One installer for both: the same words. What is not compiled now is compiled at its first use.
+# One installer for both: the same words. What is installed is not compiled: pip does that on one core.
 install() {
   if [ -n "$fast" ]; then
     uv pip install -q --python "$venv/bin/python" "$@"
   else
-    "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-warn-script-location ${compile:+"$compile"} "$@"
+    "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-warn-script-location --no-compile "$@"
   fi
 }
-compile=
 extras=torch,demo,plot,postgresql,tensorboard,onnx,dev
 wanted() { cat deploy/hashes.txt; }
 if [ "$what" = demo ]; then
-  compile=--no-compile
   extras=torch,demo
   # The blocks of the packages that the demo needs.
   wanted() { awk 'NR == FNR { want[$1]; next } /^[A-Za-z0-9]/ { split($1, name, "=="); keep = name[1] in want } keep' deploy/demo.txt deploy/hashes.txt; }
@@ -87,6 +85,9 @@ fi
 # One call, so that torch and torchvision are resolved together. hatchling and editables are there: the editable install
 # needs no build environment of its own.
 install --no-build-isolation -c constraints.txt -e ".[$extras]"
+
+# All cores compile what the tests start hundreds of programs with. For a demo it is enough at the first use.
+[ "$what" = demo ] || "$venv/bin/python" -m compileall -q -j 0 "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" >/dev/null 2>&1 || true
 
 # Compiled loops of the codec, where there is a compiler. The demo does without: what it codes is small.
 if [ "$what" != demo ] && command -v "${CC:-cc}" >/dev/null; then
