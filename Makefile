@@ -67,10 +67,10 @@ $(DOCS_STAMP):
 setup: $(STAMP) ## Create .venv with all pinned dependencies (make demo needs fewer); install Mosquitto where it is missing
 
 demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO_STAMP)) ## The main job: a broker, a coordinator and five nodes that train on handwritten digits
-	@$(BIN)/coordinator demo $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/coordinator demo $(ARGS)
 
 demo-sensors: $(STAMP) ## Twelve pumps whose sensors speak MQTT: nodes take them in, learn together, and score
-	@$(BIN)/coordinator demo-sensors $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/coordinator demo-sensors $(ARGS)
 
 .PHONY: docs
 docs: $(DOCS_STAMP) ## The documentation as a site in out/site: strict, with search and API, nothing from elsewhere
