@@ -112,6 +112,9 @@ class PartTrainer:
         with self._training.guarded(seed=0):
             groups = trainer.groups(rows, work.settings, seeds, self._nodes_at_once(work.base))
             for group in groups:
+                if len(group.places) == 1:
+                    yield self._one(work.nodes[group.places[0]], work)
+                    continue
                 stack = trainer.train(work.base, group, (self._inputs, self._targets), work.settings)
                 yield from self._results(work, stack)
 

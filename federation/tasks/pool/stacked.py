@@ -1,8 +1,9 @@
 """Local SGD of many nodes at once: their models in one stack, their batches in one, one kernel instead of many.
 
 ``torch.func.vmap`` runs the model for every node of the stack; the step is that of `local_sgd.py` on the stacked
-tensors. Nodes take the batches that they would take alone. Nodes with as many steps go together; where their
-batches differ in size (the last of an epoch) the short ones are padded, and padded rows weigh nothing in the mean loss.
+tensors. Nodes take the batches that they would take alone. Those with the most steps come first, so that whoever is
+through leaves the stack at its end. Where batches differ in size (the last of an epoch) the short ones are padded, and
+padded rows weigh nothing in the mean loss.
 
 Steps on a whole data set that does not change (``batch_size = 0``) take another way through a first linear layer. With
 X the node's n rows, the gradient of its weight W is D^T X, D (n, h) being that of its output; so W stays W_0 + A^T X,
@@ -40,12 +41,12 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Nodes with as many steps.
+    """Nodes that train together.
 
     Attributes:
-        places: Their places in the work.
+        places: Their places in the work, those with the most steps first.
         batches: For each node the rows of each step.
-        whole: Every step takes all rows, in their own order.
+        whole: Every step takes all rows, in their own order, of each node as many.
     """
 
     places: tuple[int, ...]
@@ -124,18 +125,19 @@ class Stacked:
     def groups(
         self, rows: Sequence[Tensor], settings: TrainSettings, seeds: Sequence[int], nodes_max: int
     ) -> Iterator[Group]:
-        """Nodes with as many steps together, at most ``nodes_max`` in a group."""
+        """Nodes with about as many steps together, at most ``nodes_max`` in a group."""
         check_settings(settings)
         plans = [
             (place, _batches(len(own), settings, seed))
             for place, (own, seed) in enumerate(zip(rows, seeds, strict=True))
         ]
-        key: Callable[[tuple[int, list[Tensor | None]]], tuple[int, int]] = lambda plan: (  # noqa: E731 - used twice
-            len(plan[1]),
-            len(rows[plan[0]]) if plan[1][0] is None else 0,
+        # Whole data sets of other sizes would be padded far, and through the head they need as many rows.
+        alone = settings.batch_size == 0 or self._head is not None
+        key: Callable[[tuple[int, list[Tensor | None]]], int] = lambda plan: (  # noqa: E731 - used twice
+            len(rows[plan[0]]) if alone and plan[1][0] is None else 0
         )
-        for _, same in groupby(sorted(plans, key=key), key=key):
-            members = list(same)
+        for alike, same in groupby(sorted(plans, key=key), key=key):
+            members = sorted(same, key=lambda plan: len(plan[1]), reverse=True)
             for start in range(0, len(members), nodes_max):
                 some = members[start : start + nodes_max]
                 yield Group(
@@ -144,7 +146,7 @@ class Stacked:
                         tuple(rows[place] if order is None else rows[place][order] for order in plan)
                         for place, plan in some
                     ),
-                    whole=some[0][1][0] is None,
+                    whole=alike > 0,
                 )
 
     def train(self, base: Parameters, group: Group, data: tuple[Tensor, Tensor], settings: TrainSettings) -> Stack:
@@ -160,14 +162,19 @@ class Stacked:
                 )
                 return _as_arrays(group, tensors, losses)
         tensors = {name: tensor.expand(count, *tensor.shape).clone() for name, tensor in self._model.tensors.items()}
-        weights = list(tensors.values())
-        sgd = Sgd(weights, settings)
+        sgd = Sgd(list(tensors.values()), settings)
         losses = torch.zeros(count, device=self._model.device)
-        for batches in zip(*group.batches, strict=True):
-            gradients, loss = self._step(tensors, batches, data)
-            sgd.step([gradients[name] for name in tensors], weights)
-            losses += loss
-        return _as_arrays(group, tensors, losses / len(group.batches[0]))
+        left = tensors
+        for step in range(len(group.batches[0])):
+            batches = [own[step] for own in group.batches if step < len(own)]
+            if len(batches) < count:
+                count = len(batches)
+                left = {name: tensor[:count] for name, tensor in tensors.items()}
+                sgd.narrow(count)
+            gradients, loss = self._step(left, batches, data)
+            sgd.step([gradients[name] for name in left], list(left.values()))
+            losses[:count] += loss
+        return _as_arrays(group, tensors, losses / torch.tensor([len(own) for own in group.batches]).to(losses))
 
     def _step(self, tensors: Named, batches: Sequence[Tensor], data: tuple[Tensor, Tensor]) -> tuple[Named, Tensor]:
         inputs, targets = data

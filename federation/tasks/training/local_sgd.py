@@ -197,6 +197,12 @@ class Sgd:
         if places:
             self._move([each for each in gradients if each is not None], [weights[place] for place in places], places)
 
+    def narrow(self, count: int) -> None:
+        """Of weights that are stacks, only the first *count* of each are moved from now on."""
+        self._base = [tensor[:count] for tensor in self._base]
+        self._weights = [tensor[:count] for tensor in self._weights]
+        self._velocity = {place: tensor[:count] for place, tensor in self._velocity.items()}
+
     def _move(self, gradients: list[torch.Tensor], weights: list[torch.Tensor], places: Sequence[int]) -> None:
         settings = self._settings
         if self._changes_gradients:

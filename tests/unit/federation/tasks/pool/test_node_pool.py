@@ -80,6 +80,15 @@ def test_stacked_is_the_same_within_rounding(
             )
 
 
+def test_nodes_that_take_different_numbers_of_steps_train_in_one_stack() -> None:
+    stacked = Stacked(LocalModel(mlp(12, 8, 4), torch.device("cpu")), cross_entropy)
+    rows = [torch.arange(count) for count in (22, 9, 3, 40)]
+    settings = TrainSettings(local_epochs=2, batch_size=8)
+    groups = list(stacked.groups(rows, settings, [1, 2, 3, 4], nodes_max=3))
+    assert [group.places for group in groups] == [(3, 0, 1), (2,)]
+    assert [len(own) for own in groups[0].batches] == [10, 6, 4]
+
+
 class Added(nn.Module):
     """Two parameters that are added: one tensor is the gradient of both."""
 
