@@ -68,11 +68,15 @@ if [ "$what" = demo ]; then
 fi
 
 case $what in demo) say "installing the packages of the demo, pinned (the first time this takes a minute)" ;; *) say "installing pinned packages (the first time this takes a minute or two)" ;; esac
+# Half of the time is torch's, on another core: unpacked beside the others, without what it needs. What goes wrong here is
+# said by the last call, which looks at everything once more.
+install --no-deps -c constraints.txt torch torchvision >/dev/null 2>&1 &
+torch=$!
+list=$(mktemp)
+trap 'rm -f "$list"; [ -z "$torch" ] || kill "$torch" 2>/dev/null || true' EXIT
 # Each file is compared with its hash. Not torch's: see deploy/hashes.txt. A build of the system's own vendor, or one that
 # is compiled here, has another hash: HASHES=0 takes the same releases without looking at the bytes.
 if [ "${HASHES:-1}" = 1 ]; then
-  list=$(mktemp)
-  trap 'rm -f "$list"' EXIT
   wanted > "$list"
   if ! install --require-hashes --no-deps -r "$list"; then
     say "a package could not be had with the bytes that deploy/hashes.txt names. Where this platform has builds of its" >&2
@@ -82,6 +86,8 @@ if [ "${HASHES:-1}" = 1 ]; then
 else
   install -c constraints.txt hatchling editables
 fi
+wait "$torch" || true
+torch=
 # One call, so that torch and torchvision are resolved together. hatchling and editables are there: the editable install
 # needs no build environment of its own.
 install --no-build-isolation -c constraints.txt -e ".[$extras]"
