@@ -32,17 +32,7 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
   exit 1
 fi
 
-# uv is much faster, but it does not read pip's own settings, such as a company's index: with those, pip it is.
-with_uv() {
-  [ "${HASHES:-1}" = 1 ] && command -v uv >/dev/null || return 1
-  ! "$python" -m pip config list 2>/dev/null | grep -qE 'index|find-links|proxy|trusted-host|client-cert|constraint|binary'
-}
-if with_uv; then fast=1; say "with $(uv --version)"; else fast=; fi
-
-if [ ! -x "$venv/bin/pip" ] && [ -n "$fast" ]; then
-  say "creating $venv"
-  uv venv -q --seed --python "$(command -v "$python")" "$venv"
-elif [ ! -x "$venv/bin/pip" ]; then
+if [ ! -x "$venv/bin/pip" ]; then
   say "creating $venv"
   if ! "$python" -m venv "$venv" >/dev/null 2>&1; then
     rm -rf "$venv"
@@ -51,20 +41,34 @@ elif [ ! -x "$venv/bin/pip" ]; then
   fi
 fi
 
-# One installer for both: the same words. What is installed is not compiled: pip does that on one core.
+# What is installed is not compiled: pip does that on one core.
 install() {
-  if [ -n "$fast" ]; then
-    uv pip install -q --python "$venv/bin/python" "$@"
-  else
-    "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-warn-script-location --no-compile "$@"
+  "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-warn-script-location --no-compile "$@"
+}
+# The blocks of these packages, of those whose bytes are known.
+pinned() { awk 'NR == FNR { want[$1]; next } /^[A-Za-z0-9]/ { split($1, name, "=="); keep = name[1] in want } keep' - deploy/hashes.txt; }
+
+# uv downloads and unpacks on all cores: seconds in place of half a minute. It does not read pip's own settings, such as a
+# company's index, so it is only asked for what is known by its bytes, wherever it finds them; pip does the rest, and all
+# where there is no uv.
+install_quickly() {
+  local uv settings index more
+  uv=$(command -v uv || echo "$venv/bin/uv")
+  if [ ! -x "$uv" ]; then
+    echo uv | pinned > "$list.uv"
+    install --require-hashes --no-deps --only-binary :all: -r "$list.uv" >/dev/null 2>&1 || return 1
   fi
+  settings=$("$venv/bin/python" -m pip config list 2>/dev/null || true)
+  index=$(sed -n "s/^[^=]*\.index-url='\(.*\)'$/\1/p" <<< "$settings" | tail -n 1)
+  more=$(sed -n "s/^[^=]*\.extra-index-url='\(.*\)'$/\1/p" <<< "$settings" | tail -n 1)
+  env ${index:+UV_DEFAULT_INDEX="$index"} ${more:+UV_INDEX="$more"} UV_INDEX_STRATEGY=unsafe-best-match UV_HTTP_RETRIES=1 \
+    "$uv" pip install -q --python "$venv/bin/python" --require-hashes --no-deps -r "$1" >/dev/null 2>&1
 }
 extras=torch,demo,plot,postgresql,tensorboard,onnx,dev
 wanted() { cat deploy/hashes.txt; }
 if [ "$what" = demo ]; then
   extras=torch,demo
-  # The blocks of the packages that the demo needs.
-  wanted() { awk 'NR == FNR { want[$1]; next } /^[A-Za-z0-9]/ { split($1, name, "=="); keep = name[1] in want } keep' deploy/demo.txt deploy/hashes.txt; }
+  wanted() { pinned < deploy/demo.txt; }
 fi
 
 case $what in demo) say "installing the packages of the demo, pinned (the first time this takes a minute)" ;; *) say "installing pinned packages (the first time this takes a minute or two)" ;; esac
@@ -73,12 +77,12 @@ case $what in demo) say "installing the packages of the demo, pinned (the first 
 install --no-deps -c constraints.txt torch torchvision >/dev/null 2>&1 &
 torch=$!
 list=$(mktemp)
-trap 'rm -f "$list"; [ -z "$torch" ] || kill "$torch" 2>/dev/null || true' EXIT
+trap 'rm -f "$list" "$list.uv"; [ -z "$torch" ] || kill "$torch" 2>/dev/null || true' EXIT
 # Each file is compared with its hash. Not torch's: see deploy/hashes.txt. A build of the system's own vendor, or one that
 # is compiled here, has another hash: HASHES=0 takes the same releases without looking at the bytes.
 if [ "${HASHES:-1}" = 1 ]; then
   wanted > "$list"
-  if ! install --require-hashes --no-deps -r "$list"; then
+  if ! install_quickly "$list" && ! install --require-hashes --no-deps -r "$list"; then
     say "a package could not be had with the bytes that deploy/hashes.txt names. Where this platform has builds of its" >&2
     say "own (such as 32-bit ARM), and you trust their source: HASHES=0 make setup" >&2
     exit 1
@@ -93,7 +97,10 @@ torch=
 install --no-build-isolation -c constraints.txt -e ".[$extras]"
 
 # All cores compile what the tests start hundreds of programs with. For a demo it is enough at the first use.
-[ "$what" = demo ] || "$venv/bin/python" -m compileall -q -j 0 "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" >/dev/null 2>&1 || true
+if [ "$what" != demo ]; then
+  packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  "$venv/bin/python" -m compileall -q -j 0 -x '/(tests|testing|_inductor|mypy|pip|fontTools)/' "$packages" >/dev/null 2>&1 || true
+fi
 
 # Compiled loops of the codec, where there is a compiler. The demo does without: what it codes is small.
 if [ "$what" != demo ] && command -v "${CC:-cc}" >/dev/null; then

@@ -55,14 +55,16 @@ def test_the_demo_installs_by_hash_all_that_it_needs() -> None:
 
 def test_setup_installs_by_hash_before_anything_else() -> None:
     script = (ROOT / "deploy" / "setup.sh").read_text(encoding="utf-8")
-    calls = [line for line in script.splitlines() if re.match(r"\s*(if ! )?install ", line)]
-    beside, first, *_ = calls
+    calls = [line for line in script.splitlines() if re.match(r"\s*(if ! )?install(_quickly)? ", line)]
+    uv, beside, first, *_ = calls
+    assert "--require-hashes" in uv
     assert beside.startswith("install --no-deps -c constraints.txt torch torchvision "), "the two that have no hashes"
-    assert "--require-hashes" in first
-    assert len(calls) > 1
+    assert first.split(" && ! ") == ['  if ! install_quickly "$list"', 'install --require-hashes --no-deps -r "$list"; then']
     assert all("--require-hashes" in line or "-c constraints.txt" in line for line in calls)
-    # Nobody installs beside that one function.
-    assert sum("pip install" in line for line in script.splitlines()) == 2
+    # Nobody installs beside those two functions, and the quick one by hash only.
+    found = [line for line in script.splitlines() if "pip install" in line]
+    assert len(found) == 2
+    assert "--require-hashes" in found[1]
 
 
 IMPORTED_AS = {
