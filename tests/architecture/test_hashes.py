@@ -59,7 +59,9 @@ def test_setup_installs_by_hash_before_anything_else() -> None:
     uv, beside, first, *_ = calls
     assert "--require-hashes" in uv
     assert beside.startswith("install --no-deps -c constraints.txt torch torchvision "), "the two that have no hashes"
-    assert first.split(" && ! ") == ['  if ! install_quickly "$list"', 'install --require-hashes --no-deps -r "$list"; then']
+    quickly, by_pip = first.split(" && ! ")
+    assert quickly.strip() == 'if ! install_quickly "$list"'
+    assert by_pip == 'install --require-hashes --no-deps -r "$list"; then'
     assert all("--require-hashes" in line or "-c constraints.txt" in line for line in calls)
     # Nobody installs beside those two functions, and the quick one by hash only.
     found = [line for line in script.splitlines() if "pip install" in line]
