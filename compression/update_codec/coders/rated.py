@@ -33,6 +33,8 @@ _FIRST_SHARE: Final = 0.985
 """Of the target that the symbols' entropy may take: their coding costs a little more, and one trial is enough."""
 _USED_MIN: Final = 0.75
 """Share of the target below which a frame is so much smaller that no step fits."""
+_SPARE_BYTES: Final = 4
+"""What a frame may stay below its target: of a small one 2 % are a byte, which no step may hit."""
 _COUNT_STEPS: Final = 32
 """Of the entries that are kept; a count that is right within this share of itself is right enough."""
 _OUTGROWN: Final = 64.0
@@ -177,18 +179,22 @@ class _Search:
         return self.envelope + sum(map(len, trial.segments))
 
     def best(self, coder: _Coder) -> Trial:
-        """Try entropy budgets until the real size is at most 2 % below the target; return the best that fits."""
+        """Try entropy budgets until the real size is next to the target; return the best that fits."""
         estimate = cache(coder.bits)  # every attempt begins with the same steps
-        best, best_size = None, 0
+        best, best_size, sizes = None, 0, dict[float, int]()
         budget = 8.0 * max(_FIRST_SHARE * self.target - self.envelope, 1)
+        enough = self.target - max(0.02 * self.target, _SPARE_BYTES)
         for _ in range(_TRIALS):
-            trial = coder.write(_float32(step_for(estimate, budget, self.low, self.high)))
-            size = self.size(trial)
-            fits = size <= self.target
-            if best is None or (best_size > self.target and size < best_size) or (fits and size > best_size):
-                best, best_size = trial, size
-            if fits and size >= 0.98 * self.target:
-                break
+            step = _float32(step_for(estimate, budget, self.low, self.high))
+            if step not in sizes:
+                trial = coder.write(step)
+                size = sizes[step] = self.size(trial)
+                fits = size <= self.target
+                if best is None or (best_size > self.target and size < best_size) or (fits and size > best_size):
+                    best, best_size = trial, size
+                if fits and size >= enough:
+                    break
+            size = sizes[step]
             budget = max(budget + 8.0 * (0.995 * self.target - size), 0.25 * budget)
         assert best is not None  # noqa: S101 - the loop runs
         return best
