@@ -5,12 +5,14 @@ import queue
 import random
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 
 from edge_node.config import NodeConfig, SecuritySection
 from edge_node.engine.events import StopRequested
 from edge_node.engine.machine import NodeMachine, NodeSettings, TrainBounds
 from edge_node.model.keeper import ModelKeeper, make_keeper
+from edge_node.model.score_process import score_beside
 from edge_node.readings.live import NodeReadings
 from edge_node.readings.running import Ingestion
 from edge_node.rollout.installed import Installed
@@ -86,17 +88,18 @@ def run_node(config: NodeConfig) -> int:
     """
     configure_log(json=config.log.as_json, level=config.log.level)
     address = broker_address(config.broker)
-    store = SqliteNodeStore(config.state_folder)
-    ingestion: Ingestion | None = None
-    try:
+    with ExitStack() as opened:
+        store = SqliteNodeStore(config.state_folder)
+        opened.callback(store.close)
         installed = installed_for(config)
         config = with_release(config, installed)
         ingestion = open_readings(config)
-        return _run(config, address, store, ingestion, installed)
-    finally:
         if ingestion is not None:
-            ingestion.close()
-        store.close()
+            opened.callback(ingestion.close)
+        score = score_beside(config)
+        if score is not None:
+            opened.callback(score.close)
+        return _run(config, address, store, ingestion, installed)
 
 
 def open_readings(config: NodeConfig) -> Ingestion | None:

@@ -286,11 +286,13 @@ class ScoreSection(Section):
     """``[score]``: what ``edge-node score`` says of the windows of ``[data.mqtt]``, on the same broker.
 
     Attributes:
+        with_agent: ``edge-node run`` keeps the scoring process itself: a second service is not needed.
         topic: Where the newest score is said, retained; nothing is ``fedmq/FEDERATION/NODE/score``.
         qos: 0 or 1.
         home_assistant: Home Assistant's discovery prefix, such as ``homeassistant``; nothing announces nothing.
     """
 
+    with_agent: bool = False
     topic: OwnTopic | None = None
     qos: Annotated[int, Field(ge=0, le=1)] = 0
     home_assistant: OwnTopic | None = None

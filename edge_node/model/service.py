@@ -32,6 +32,7 @@ from federation.runtime.supervision import Supervision
 from federation.runtime.transport import (
     INBOX_ITEMS_MAX,
     Inbox,
+    InboxItem,
     MessageReceived,
     TransportConnected,
     TransportFailed,
@@ -39,7 +40,7 @@ from federation.runtime.transport import (
 )
 from federation.tasks.sensors.rules import ScoreRule
 
-__all__ = ["Loaded", "ModelWatch", "Scorer", "run_score"]
+__all__ = ["Loaded", "ModelWatch", "Scorer", "check_score", "run_score"]
 
 LOOK_S = 0.5
 """How often another present version is looked for, in seconds."""
@@ -204,25 +205,40 @@ def open_present(versions: Versions, config: NodeConfig) -> Loaded:
     return Loaded(model, rule, written.number)
 
 
-def run_score(config: NodeConfig) -> int:
+def check_score(config: NodeConfig) -> tuple[MqttSection, Path]:
+    """The topics to score and the model's folder.
+
+    Raises:
+        ConfigError: One of them is missing.
+    """
+    if config.data.mqtt is None:
+        raise ConfigError("data.mqtt", "scores are made of topics: name them under [data.mqtt] (sensors.md)")
+    if config.model.folder is None:
+        raise ConfigError("model.folder", "name the folder of the model that [model] writes")
+    return config.data.mqtt, config.model.folder
+
+
+def run_score(config: NodeConfig, following: Callable[[Callable[[], None]], object] | None = None) -> int:
     """Score until stopped; returns the exit code.
+
+    Args:
+        config: The node's settings.
+        following: Is given what asks for an orderly end, for who wants one beside signals.
 
     Raises:
         ConfigError: A setting is missing or wrong.
         TransportError: The broker cannot be used.
     """
     configure_log(json=config.log.as_json, level=config.log.level)
-    source = config.data.mqtt
-    if source is None:
-        raise ConfigError("data.mqtt", "scores are made of topics: name them under [data.mqtt] (sensors.md)")
-    if config.model.folder is None:
-        raise ConfigError("model.folder", "name the folder of the model that [model] writes")
+    source, folder = check_score(config)
     topics = ScoreTopics.of(config.score.topic or f"fedmq/{config.federation.id}/{config.node.id}/score")
     inbox: Inbox = queue.Queue(INBOX_ITEMS_MAX)
     transport = _transport(config, source, topics, inbox)
-    versions = Versions(config.model.folder)
+    versions = Versions(folder)
     watch = ModelWatch(versions, lambda of: open_present(of, config))
     service = ScoreService(config, source, topics, transport, watch)
+    if following is not None:
+        following(lambda: inbox.put(InboxItem(event=_Stop())))
     with StopSignals(inbox, _Stop()) as signals:
         watch.start()
         transport.open()

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from edge_node.model.versions import Versions, Written
@@ -128,3 +129,35 @@ def test_each_row_has_a_score_and_another_version_takes_over(
     process.send_signal(signal.SIGTERM)
     assert process.wait(LIMIT_S) == 0
     assert sensors.heard("/availability") == b"offline"
+
+
+def test_an_agent_keeps_the_service_itself_and_takes_it_along(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    with LocalBroker() as broker, (tmp_path / "log").open("wb") as log:
+        settings = tmp_path / "node.toml"
+        own = f'with_agent = true\n[task]\nname = "quadratic-50"\n[store]\nfolder = "{tmp_path}/state"\n'
+        text = SETTINGS.format(url=broker.url, folder=tmp_path).replace("[model]", '[model]\nform = "safetensors"')
+        settings.write_text(text + own)
+        command = [sys.executable, "-m", "edge_node", "run", "--config", str(settings)]
+        agent = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+        sensors = Plant(broker.url)
+        try:
+            assert sensors.heard("/availability") == b"online"
+            assert sensors.score(version=1)["anomaly"] is True
+            os.kill(scoring(agent.pid), signal.SIGKILL)
+            while sensors.heard("/availability") != b"offline":
+                pass  # what was retained before
+            assert sensors.heard("/availability") == b"online"
+            assert sensors.score(version=1)["score"] == 2.0
+            agent.kill()  # without a word to the other process
+            assert sensors.heard("/availability") == b"offline"
+        finally:
+            sensors.close()
+            agent.kill()
+            agent.wait(LIMIT_S)
+    assert b"score_process_ended" in (tmp_path / "log").read_bytes()
+
+
+def scoring(agent: int) -> int:
+    """The agent's child that scores."""
+    return next(each.pid for each in psutil.Process(agent).children() if "score_process" in " ".join(each.cmdline()))
