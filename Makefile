@@ -149,8 +149,8 @@ coverage: $(STAMP) ## The tests, and 100 % branch coverage where the design asks
 	@FEDMQ_EXAMPLES=100 FEDMQ_CAMPAIGN_PARTS=8 FEDMQ_POSTGRES_SEEDS=6 $(PYTEST) -n $(WORKERS) --dist loadgroup --cov --cov-report= $(TESTS)
 	@$(BIN)/coverage report --fail-under=100 --show-missing --include='federation/protocol/*,*/update_codec/*,coordinator/engine/machine.py,coordinator/engine/round.py,coordinator/global_model/aggregation.py,edge_node/engine/machine.py,sum_helper/engine/*'
 
-bench: $(STAMP) ## Every figure with its bar, into docs/reference/performance.md (half an hour; ARGS="--only main")
-	@$(BIN)/python -m benchmarks.performance --write docs/reference $(ARGS)
+bench: $(STAMP) ## Every figure with its bar, into docs/reference/performance.md and README.md (half an hour; ARGS="--only main", ARGS=--draw)
+	@$(BIN)/python -m benchmarks.performance --write docs/reference --readme README.md $(ARGS)
 
 .PHONY: bench-bytes
 bench-bytes: $(STAMP) ## Where the bytes of J1 go, both ways, and how far its updates are from the limit (minutes)

@@ -1,6 +1,6 @@
-"""``make bench``: every figure that has a bar, and the page ``docs/reference/performance.md``.
+"""``make bench``: every figure that has a bar, the page ``docs/reference/performance.md``, and the README's table.
 
-    python -m benchmarks.performance [--only main,codec] [--write docs/reference] [--draw]
+    python -m benchmarks.performance [--only main,codec] [--write docs/reference] [--readme README.md] [--draw]
 
 Each part is a program of this folder, run alone with ``--json``. What it said is kept at once, with date, machine and
 load, so that Ctrl-C loses only the part that ran, and the others stay on the page from earlier runs. Figures are right
@@ -15,11 +15,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.performance.parts import PARTS, Measured, Part
+from benchmarks.performance.quoted import as_table
 from benchmarks.performance.record import Record, as_page, machine, read, write
 from benchmarks.table import put_between, show
 
@@ -63,11 +64,20 @@ def measure(name: str, records: dict[str, Record], file: Path, where: str) -> Re
     return record
 
 
+def draw(records: Mapping[str, Record], folder: Path | None, readme: Path | None) -> None:
+    """Put what is kept on the page and into the README, where there are such."""
+    if folder is not None:
+        put_between(folder / PAGE, "performance", as_page(records))
+    if readme is not None:
+        put_between(readme, "figures", as_table(records))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line."""
     parser = argparse.ArgumentParser(prog="make bench", description="Every figure that has a bar, and their page.")
     parser.add_argument("--only", default=",".join(PARTS), help="comma-separated parts (default: all): %(default)s")
     parser.add_argument("--write", type=Path, help=f"folder of {PAGE} and {RECORDS}; without it nothing is written")
+    parser.add_argument("--readme", type=Path, help="page whose table of figures is drawn from the same records")
     parser.add_argument("--draw", action="store_true", help="measure nothing: draw the page from what is kept")
     options = parser.parse_args(arguments)
     names = [] if options.draw else options.only.split(",")
@@ -79,10 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         record = measure(name, records, file, where)
         good &= show(PARTS[name].title, list(record.figures), as_json=False, skipped=dict(record.skipped))
         good &= bool(record.figures)
-        if options.write is not None:
-            put_between(options.write / PAGE, "performance", as_page(records))
-    if options.draw and options.write is not None:
-        put_between(options.write / PAGE, "performance", as_page(records))
+        draw(records, options.write, options.readme)
+    if options.draw:
+        draw(records, options.write, options.readme)
     return 0 if good else 1
 
 

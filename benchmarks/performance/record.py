@@ -14,7 +14,7 @@ from benchmarks.performance.parts import PARTS
 from benchmarks.table import Figure
 from federation.runtime.local_broker import LocalBroker
 
-__all__ = ["Record", "as_page", "machine", "read", "write"]
+__all__ = ["Record", "as_page", "bar_text", "machine", "read", "value_text", "write"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ def _section(name: str, record: Record) -> Iterator[str]:
         yield "|---|---|---|---|---|"
     for figure in record.figures:
         verdict = "" if figure.bar is None else "reached" if figure.reached else "**missed**"
-        yield f"| {figure.what} | {_value(figure)} | {_bar(figure)} | {verdict} | {_plain(figure.note)} |"
+        yield f"| {figure.what} | {value_text(figure)} | {bar_text(figure)} | {verdict} | {_plain(figure.note)} |"
     if record.figures:
         yield ""
     for what, why in record.skipped.items():
@@ -112,11 +112,13 @@ def _section(name: str, record: Record) -> Iterator[str]:
         yield ""
 
 
-def _value(figure: Figure) -> str:
+def value_text(figure: Figure) -> str:
+    """What was measured, with its unit."""
     return _number(figure.measured, figure.unit)
 
 
-def _bar(figure: Figure) -> str:
+def bar_text(figure: Figure) -> str:
+    """What is to be reached, with its unit; nothing where there is no bar."""
     return "" if figure.bar is None else f"{'≥' if figure.at_least else '≤'} {_number(figure.bar, figure.unit)}"
 
 

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.performance import __main__ as command
 from benchmarks.performance.__main__ import PAGE, RECORDS, main, run
 from benchmarks.performance.parts import PARTS, Measured, Part, failover, fleet_of, readings, scores, shown, sites
+from benchmarks.performance.quoted import QUOTED, as_table
 from benchmarks.performance.record import Record, as_page, read, write
 from benchmarks.table import Figure, put_between, show
 
@@ -110,6 +111,44 @@ def test_the_page_shows_what_was_kept(tmp_path: Path) -> None:
     page.write_bytes((FOLDER / PAGE).read_bytes())
     put_between(page, "performance", as_page(read(FOLDER / RECORDS)))
     assert page.read_text() == (FOLDER / PAGE).read_text()
+
+
+def test_the_readme_quotes_what_was_kept(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_bytes((ROOT / "README.md").read_bytes())
+    put_between(readme, "figures", as_table(read(FOLDER / RECORDS)))
+    again = "make bench ARGS=--draw"
+    assert readme.read_text() == (ROOT / "README.md").read_text(), f"README.md and {RECORDS} differ: {again}"
+
+
+def test_what_the_readme_quotes_is_a_figure_of_its_part() -> None:
+    records = read(FOLDER / RECORDS)
+    lacking = [
+        name
+        for part, names in QUOTED.items()
+        if part in records and not records[part].skipped
+        for name in names
+        if name not in {figure.what for figure in records[part].figures}
+    ]
+    assert lacking == []
+    assert set(QUOTED) <= set(PARTS)
+
+
+def test_a_quoted_figure_has_its_bar_its_verdict_and_its_command() -> None:
+    name = QUOTED["main"][0]
+    table = as_table({"main": record(replace(MISSED, what=name))})
+    assert f"| {name} | ≤ 20 ms | 56.2 ms, **missed** | `python -m benchmarks.main_job --repeat 5` |" in table
+    assert f"| {QUOTED['codec'][0]} |  | not yet | `python -m benchmarks.codec` |" in table
+
+
+def test_drawing_measures_nothing_and_draws_both(tmp_path: Path) -> None:
+    page, readme = tmp_path / PAGE, tmp_path / "README.md"
+    page.write_text("<!-- performance: begin -->\n<!-- performance: end -->\n")
+    readme.write_text("<!-- figures: begin -->\n<!-- figures: end -->\n")
+    write(tmp_path / RECORDS, {"bytes": record(replace(REACHED, what=QUOTED["bytes"][0]))})
+    assert main(["--draw", "--write", str(tmp_path), "--readme", str(readme)]) == 0
+    assert "| 1/69 | ≤ 1/40 |" in page.read_text()
+    assert "| ≤ 1/40 | 1/69 |" in readme.read_text()
 
 
 def test_every_part_is_a_program() -> None:
