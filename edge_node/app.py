@@ -174,6 +174,7 @@ def _workshop(config: NodeConfig, ingestion: Ingestion | None, installed: Instal
 
 
 def _build(name: str, context: TaskContext) -> Task:
+    get_log("node").info("loading_task", task=task_label(name))  # at once: torch may take half a minute
     with said_while_slow(f"loading the task {name} and its data"):
         with user_code(f"the task {name} cannot be built"):
             task = load_task(name)(context)

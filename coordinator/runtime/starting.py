@@ -17,7 +17,7 @@ from coordinator.runtime.task_process import EvaluatedTask, TaskApart, TaskHere,
 from coordinator.storage.sqlite_store import SqlStore
 from federation.errors import ConfigError
 from federation.inputs import Inputs
-from federation.runtime.log import get_log
+from federation.runtime.log import get_log, said_while_slow
 from federation.task import task_label
 from federation.tasks.scaffold import of_scaffold
 from update_codec import Manifest
@@ -32,8 +32,11 @@ def ensure_model(config: CoordinatorConfig, store: SqlStore, task: EvaluatedTask
     if began is not None:
         _check_task(store, began, request, config.store.folder)
         return
-    # Where it evaluates the task is needed anyway: what it imports is loaded once.
-    made = task.initial() if config.evaluation.every else initial_model_apart(request, config.store.folder)
+    # Said at once: on a small device it is half a minute until the next line.
+    get_log("coordinator").info("loading_task", task=task_label(request.task), why="version 0 is made by it")
+    with said_while_slow(f"loading the task {task_label(request.task)} and its data"):
+        # Where it evaluates the task is needed anyway: what it imports is loaded once.
+        made = task.initial() if config.evaluation.every else initial_model_apart(request, config.store.folder)
     first = first_commit(made.vectors, made.manifest, committer_settings(config).downlink, seed=made.seed)
     store.initialise(made.manifest, first)
     store.save_task(task_label(request.task))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from edge_node.app import build_workshop, client_id, node_will, run_node
 from edge_node.config import NodeConfig, read_config
@@ -54,6 +55,14 @@ def config(tmp_path: Path, function: str = "build", line: str = "pass", **flags:
 def test_workshop_knows_the_model(tmp_path: Path) -> None:
     setup = build_workshop(config(tmp_path, training__update_norm_max=2.0))
     assert (setup.node, setup.manifest.parameter_count, setup.norm_max) == ("pi-3", 7, 2.0)
+
+
+def test_that_a_task_is_loaded_is_said_before_it_is(tmp_path: Path) -> None:
+    slow = config(tmp_path, line="import structlog; structlog.get_logger().info('torch')")
+    with capture_logs() as said:
+        build_workshop(slow)
+    assert [line["event"] for line in said] == ["loading_task", "torch"]
+    assert str(said[0]["task"]).endswith(".py:build")
 
 
 def test_task_is_prepared_before_its_first_round(tmp_path: Path) -> None:
