@@ -47,6 +47,9 @@ COLUMNS_MAX = 256
 READING_BYTES = 14
 """Of one reading in a block: time float64, column uint16, value float32."""
 
+PAGE_BYTES = 1_024
+"""Of the file: each transaction writes whole pages, and touches those of four tables for a few thousand bytes."""
+
 _SLACK = 0.02
 """What goes beyond the bound when it is exceeded, as a share of it: so that not every transaction deletes."""
 
@@ -69,7 +72,7 @@ def _write_number(connection: Connection, number: int) -> None:
     connection.execute(f"PRAGMA user_version = {number}")
 
 
-LAYOUT = Layout(tables=_TABLES, read=_read_number, write=_write_number)
+LAYOUT = Layout(tables=_TABLES, read=_read_number, write=_write_number, page_bytes=PAGE_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,12 +60,14 @@ class Layout:
         read: The number of a database; 0 where nothing is in it yet.
         write: Writes a number down.
         steps: By number, what makes this layout of the one before; statements as of then, whatever ``tables`` says now.
+        page_bytes: Of a new file's pages, a power of two from 512; one that is there keeps its own.
     """
 
     tables: tuple[str, ...]
     read: Callable[[Connection], int]
     write: Callable[[Connection, int], None]
     steps: Mapping[int, Step] = field(default_factory=dict)
+    page_bytes: int = 4_096
 
     @property
     def number(self) -> int:
@@ -134,9 +136,8 @@ class Database:
         try:
             self._connection = connect(path)
         except sqlite3.Error as error:
-            raise StorageError(
-                f"{path} cannot be opened: {error}{disk_remedy(error, path.parent) or f'; {remedy}'}"
-            ) from error
+            problem = f"{path} cannot be opened: {error}{disk_remedy(error, path.parent) or f'; {remedy}'}"
+            raise StorageError(problem) from error
         try:
             self._prepare(path, layout, remedy, traces)
         except BaseException as error:
@@ -200,6 +201,7 @@ class Database:
 
     def _prepare(self, path: Path, layout: Layout, remedy: str, traces: Sequence[str]) -> None:
         self._connection.row_factory = Row
+        self.execute(f"PRAGMA page_size = {layout.page_bytes}")  # of a new file: before its first byte
         self.execute("PRAGMA journal_mode = WAL")
         self._wait_at_commit(wait=True)
         damage = _damage(self.execute)
@@ -280,9 +282,8 @@ class ReadOnlyDatabase:
 
 def lost(path: Path, traces: Sequence[str], remedy: str) -> StorageError:
     """The error of a database that knows nothing although there was a run; ``traces`` are files of it."""
-    state = (
-        "knows of no run" if path.exists() and path.stat().st_size else "is empty" if path.exists() else "is missing"
-    )
+    there = path.exists()
+    state = "knows of no run" if there and path.stat().st_size else "is empty" if there else "is missing"
     more = f" and {len(traces) - _NAMED_MAX} more" if len(traces) > _NAMED_MAX else ""
     return StorageError(
         f"{path} {state}, but its folder has {', '.join(traces[:_NAMED_MAX])}{more}: {remedy}; nothing has been deleted"

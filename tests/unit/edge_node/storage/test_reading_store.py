@@ -1,6 +1,7 @@
 """Readings are kept within bounds, oldest out first, and what went is counted; a store says what is wrong with it."""
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 
 from edge_node.storage.reading_store import (
     COLUMNS_MAX,
+    LAYOUT,
+    READING_BYTES,
     READINGS,
     Block,
     Bounds,
@@ -152,3 +155,29 @@ def test_values_are_kept_as_float32_and_times_as_float64(tmp_path: Path) -> None
     assert found.times[0] == 1_700_000_000.123456
     assert found.values[0] == np.float32(0.1)
     store.close()
+
+
+def test_a_transaction_writes_little_more_than_its_readings(tmp_path: Path) -> None:
+    """Ten readings a second for thirty seconds: whole pages of 4 KiB would be three times as much as they hold."""
+    store, log = ReadingStore(tmp_path), tmp_path / f"{READINGS}-wal"
+    store.add(block(0, 300))
+    before = log.stat().st_size
+    for _ in range(10):
+        store.add(block(0, 300))
+    assert (log.stat().st_size - before) / 10 < 2 * 300 * READING_BYTES
+    store.close()
+
+
+def test_a_store_of_before_keeps_its_pages_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_node.storage.reading_store.LAYOUT", replace(LAYOUT, page_bytes=4_096))
+    store = ReadingStore(tmp_path)
+    store.add(Block([1.0], ["heat"], [2.0]))
+    store.close()
+    monkeypatch.undo()
+    store = ReadingStore(tmp_path)
+    store.add(Block([2.0], ["heat"], [3.0]))
+    store.close()
+    assert read_readings(tmp_path).values.tolist() == [2.0, 3.0]
+    with sqlite3.connect(tmp_path / READINGS) as known:
+        assert known.execute("PRAGMA page_size").fetchone() == (4_096,)
+    known.close()
