@@ -166,7 +166,13 @@ def status(
     """Show the versions of a run and what became of each node's work; the coordinator may be running or not.
 
     With --nodes --json: every number that nodes and evaluations reported, by version ("curves").
-    """
+
+    \b
+    Examples:
+      coordinator status --config plant --watch
+      coordinator status --state state/coordinator --nodes
+      coordinator status --config plant --json
+    """  # noqa: D301 - as above
     from coordinator.monitoring.status import show_nodes, show_status, watch_status  # noqa: PLC0415
 
     folder = _state_folder(config, state)
@@ -183,7 +189,12 @@ def status(
 
 
 def why(*, config: ConfigOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
-    """Say what the coordinator waits for, for whom and since when."""
+    """Say what the coordinator waits for, for whom and since when.
+
+    \b
+    Examples:
+      coordinator why --config plant
+    """  # noqa: D301 - as above
     from coordinator.monitoring.noised_sums import nodes_line, nodes_report, nodes_row  # noqa: PLC0415
     from coordinator.monitoring.presence import PresenceSeen, read_presence  # noqa: PLC0415
     from coordinator.monitoring.privacy import privacy_line, privacy_report, privacy_row  # noqa: PLC0415
@@ -214,7 +225,12 @@ def why(*, config: ConfigOption = None, state: StateOption = None, as_json: Json
 
 
 def privacy(*, config: ConfigOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
-    """State what this run has promised each row of the nodes' data, and what it has not, in words that can be filed."""
+    """State what this run has promised each row of the nodes' data, and what it has not, in words that can be filed.
+
+    \b
+    Examples:
+      coordinator privacy --config plant > statement.txt
+    """  # noqa: D301 - as above
     from coordinator.monitoring.privacy import show_privacy  # noqa: PLC0415
 
     show_privacy(_state_folder(config, state), as_json=as_json)
@@ -224,7 +240,11 @@ def doctor(*, config: Annotated[Path, typer.Option(exists=True)], as_json: JsonO
     """Check clock, state folder, task, store, disk, broker and access rules, and say what to do.
 
     Exit code: 0 nothing failed, 1 a check failed, 2 a setting is wrong. A running coordinator is not disturbed.
-    """
+
+    \b
+    Examples:
+      coordinator doctor --config plant
+    """  # noqa: D301 - as above
     from coordinator.config.sections import read_config  # noqa: PLC0415
 
     settings = read_config(config, {})

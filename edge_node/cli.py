@@ -207,7 +207,12 @@ def doctor(  # noqa: PLR0913 - one parameter per option is how the library decla
     """Check clock, state folder, disk, task, broker, access rules and coordinator, and say what to do.
 
     Exit code: 0 nothing failed, 1 a check failed, 2 a setting is wrong. A running node is not disturbed.
-    """
+
+    \b
+    Examples:
+      edge-node doctor --config node.toml
+      edge-node doctor --broker mqtt://10.0.0.2 --federation demo --id pi-3 --task digits
+    """  # noqa: D301 - as above
     flags = {
         "broker.url": broker,
         "federation.id": federation,
@@ -240,7 +245,11 @@ def upgrade(
 
     With --config the settings are read as well: a key that this release does not know is an error. Exit code: 0 done,
     or nothing to do, 1 the disk has no room, 3 the store is newer than this release, damaged, or in use.
-    """
+
+    \b
+    Examples:
+      edge-node upgrade --config node.toml --check
+    """  # noqa: D301 - as above
     from edge_node.config import read_config  # noqa: PLC0415 - as in `_run`
     from edge_node.storage.read_only import STORE  # noqa: PLC0415 - as in `_run`
     from federation.storage.upgrade import upgrade_store  # noqa: PLC0415 - as in `_run`

@@ -91,7 +91,12 @@ def run(
     form: Annotated[str | None, typer.Option(help="exact or mean, instead of what the settings say.")] = None,
     log_json: LogJsonOption = None,
 ) -> None:
-    """Stand for a site until stopped, or until the run above is over."""
+    """Stand for a site until stopped, or until the run above is over.
+
+    \b
+    Examples:
+      fedmq gateway run --config press-shop
+    """  # noqa: D301 - as above
     settings = _settings(config, {"gateway.form": form, "log.json": log_json})
     from site_gateway.app import run_gateway  # noqa: PLC0415 - as in `_settings`
 
@@ -101,7 +106,12 @@ def run(
 @app.command()
 @errors_told(PROGRAM)
 def status(*, config: ConfigOption, as_json: JsonOption = False) -> None:
-    """The run, the site's version, what became of its nodes' updates, what it waits for, and what is owed above."""
+    """The run, the site's version, what became of its nodes' updates, what it waits for, and what is owed above.
+
+    \b
+    Examples:
+      fedmq gateway status --config press-shop
+    """  # noqa: D301 - as above
     from coordinator.monitoring.presence import read_presence  # noqa: PLC0415 - as in `_settings`
     from coordinator.monitoring.sites import site_lines, sites_row  # noqa: PLC0415
     from coordinator.monitoring.state_files import read_waiting  # noqa: PLC0415
@@ -142,7 +152,11 @@ def doctor(*, config: ConfigOption, as_json: JsonOption = False) -> None:
     """Check this machine, the broker above, the site's broker, and what became of the site's sums; say what to do.
 
     Exit code: 0 nothing failed, 1 a check failed, 2 a setting is wrong. A running gateway is not disturbed.
-    """
+
+    \b
+    Examples:
+      fedmq gateway doctor --config press-shop
+    """  # noqa: D301 - as above
     settings = _settings(config, {})
     from federation.doctor import tell  # noqa: PLC0415 - as in `_settings`
     from federation.runtime.log import configure_log  # noqa: PLC0415

@@ -85,7 +85,12 @@ def admit(
     """Count these nodes from now on; take their keys from the machines themselves, never from the server.
 
     A server could invent nodes, and a sum of one real machine and seven invented ones is that machine's update.
-    """
+
+    \b
+    Examples:
+      fedmq helper admit edge-01=KEY edge-02=KEY --config works-council
+      fedmq helper admit edge-04.request --config works-council
+    """  # noqa: D301 - as above
     from sum_helper.setup.folder import admit as write  # noqa: PLC0415 - as in `_settings`
 
     settings = _settings(config, {})
@@ -103,7 +108,12 @@ def run(
     state: Annotated[Path | None, typer.Option(help="State folder. One process at a time.")] = None,
     log_json: LogJsonOption = None,
 ) -> None:
-    """Hold seeds and reveal sums until stopped."""
+    """Hold seeds and reveal sums until stopped.
+
+    \b
+    Examples:
+      fedmq helper run --config works-council
+    """  # noqa: D301 - as above
     settings = _settings(config, {"broker.url": broker, "store.folder": state, "log.json": log_json})
     from sum_helper.app import run_helper  # noqa: PLC0415 - as in `_settings`
 
@@ -113,7 +123,12 @@ def run(
 @app.command()
 @errors_told(PROGRAM)
 def status(*, config: ConfigOption, as_json: JsonOption = False) -> None:
-    """What is held, what was revealed, and what each node's contributions can have told by now."""
+    """What is held, what was revealed, and what each node's contributions can have told by now.
+
+    \b
+    Examples:
+      fedmq helper status --config works-council
+    """  # noqa: D301 - as above
     from sum_helper.setup.doctor import status as read  # noqa: PLC0415 - as in `_settings`
 
     found = read(_settings(config, {}))
@@ -137,7 +152,11 @@ def doctor(*, config: ConfigOption, as_json: JsonOption = False) -> None:
     """Check keys, register, broker and coordinator, and whether this machine is apart from the coordinator's.
 
     Exit code: 0 nothing failed, 1 a check failed, 2 a setting is wrong. A running helper is not disturbed.
-    """
+
+    \b
+    Examples:
+      fedmq helper doctor --config works-council
+    """  # noqa: D301 - as above
     from federation.doctor import tell  # noqa: PLC0415 - as in `_settings`
     from federation.runtime.log import configure_log  # noqa: PLC0415 - as in `_settings`
     from sum_helper.setup.doctor import examine  # noqa: PLC0415 - as in `_settings`

@@ -136,7 +136,11 @@ def revoke(folder: Folder, nodes: Nodes, *, as_json: JsonOption = False) -> None
     """Shut nodes out: certificates are refused, connections end, nobody waits for them. Exit code 1: not proved.
 
     Run it again to check, such as after its files were copied to a broker that runs elsewhere.
-    """
+
+    \b
+    Examples:
+      coordinator revoke plant edge-02
+    """  # noqa: D301 - as above
     fleet = _fleet(folder)
     names = fleet.revoke(nodes)
     for name in () if as_json else names:
@@ -170,7 +174,13 @@ def renew(
     days: Days = CERTIFICATE_DAYS,
     as_json: JsonOption = False,
 ) -> None:
-    """Write new certificates: for the named nodes, or for every node, the broker and the coordinator that end soon."""
+    """Write new certificates: for the named nodes, or for every node, the broker and the coordinator that end soon.
+
+    \b
+    Examples:
+      coordinator renew plant
+      coordinator renew plant edge-02 --days 730
+    """  # noqa: D301 - as above
     fleet = _fleet(folder)
     soon = dict(fleet.expiring(within_days=within))
     server = nodes is None and any(fleet.is_server(name) for name in soon)
@@ -193,7 +203,11 @@ def rotate_key(folder: Folder) -> None:
     """Have the coordinator take another key that nodes seal to, at once; it does so by itself, too (privacy.rotate_s).
 
     The one before opens what is under way, and is forgotten with the next. The model's group key stays: see revoke.
-    """
+
+    \b
+    Examples:
+      coordinator rotate-key plant
+    """  # noqa: D301 - as above
     config = read_config(folder, {})
     if not config.privacy.sealed:
         raise ConfigError("privacy.sealed", "this federation is not sealed, so there is no key to replace")

@@ -65,21 +65,37 @@ def publish_command(  # noqa: PLR0913 - one parameter per option is how the libr
 
 @task_app.command()
 def widen(folder: Folder, *, share: Share = 1.0, as_json: JsonOption = False) -> None:
-    """Give the current release to more nodes: those that have it keep it."""
+    """Give the current release to more nodes: those that have it keep it.
+
+    \b
+    Examples:
+      coordinator task widen plant --share 0.5
+      coordinator task widen plant
+    """  # noqa: D301 - as above
     config = read_config(folder, {})
     _tell(config, restate(FleetFolder(folder), config, share=share), as_json=as_json)
 
 
 @task_app.command()
 def withdraw(folder: Folder, *, as_json: JsonOption = False) -> None:
-    """Take the current release back: nodes that run it go back to the one before."""
+    """Take the current release back: nodes that run it go back to the one before.
+
+    \b
+    Examples:
+      coordinator task withdraw plant
+    """  # noqa: D301 - as above
     config = read_config(folder, {})
     _tell(config, restate(FleetFolder(folder), config, withdrawn=True), as_json=as_json)
 
 
 @task_app.command("list")
 def list_command(folder: Folder, *, as_json: JsonOption = False) -> None:
-    """Show the releases that are kept here, the newest one first."""
+    """Show the releases that are kept here, the newest one first.
+
+    \b
+    Examples:
+      coordinator task list plant
+    """  # noqa: D301 - as above
     releases = [_row(one) for one in reversed(ReleaseShelf(read_config(folder, {}).store.folder).releases())]
     if as_json:
         typer.echo(json.dumps({"releases": releases}))
@@ -96,7 +112,11 @@ def status(folder: Folder, *, as_json: JsonOption = False) -> None:
     """Show what has become of the current release: on how many nodes, and why where it was refused or has failed.
 
     Exit code: 0 also where nodes refused it; the document says who.
-    """
+
+    \b
+    Examples:
+      coordinator task status plant
+    """  # noqa: D301 - as above
     shelf = ReleaseShelf(read_config(folder, {}).store.folder)
     found, reports = shelf.current(), shelf.reports()
     release = None if found is None else found[1]

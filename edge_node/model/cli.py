@@ -60,7 +60,11 @@ def show(*, config: ConfigOption = None, folder: FolderOption = None, as_json: J
     """Show the present version: its file, what goes in and comes out, and who was told of it.
 
     Exit code: 0 there is one, 3 there is none, or its note is damaged.
-    """
+
+    \b
+    Examples:
+      edge-node model show --config node.toml
+    """  # noqa: D301 - as above
     from edge_node.model.hooks import read_told  # noqa: PLC0415 - `--help` answers before numpy is loaded
 
     versions = _versions(config, folder)
@@ -115,7 +119,12 @@ def rollback(
 @model_app.command()
 @errors_told(PROGRAM)
 def resume(*, config: ConfigOption = None, folder: FolderOption = None, as_json: JsonOption = False) -> None:
-    """Take newer versions again after a rollback."""
+    """Take newer versions again after a rollback.
+
+    \b
+    Examples:
+      edge-node model resume --config node.toml
+    """  # noqa: D301 - as above
     versions = _versions(config, folder)
     was = versions.resume()
     if as_json:

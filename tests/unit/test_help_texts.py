@@ -1,0 +1,52 @@
+"""``--help`` of every command shows how it is called."""
+
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from typing import Any
+
+import pytest
+import typer
+from typer.main import get_command
+
+PROGRAMS = {
+    "coordinator": "coordinator.cli",
+    "edge-node": "edge_node.cli",
+    "fedmq": "fedmq.cli",
+    "fedmq helper": "sum_helper.cli",
+    "fedmq gateway": "site_gateway.cli",
+}
+
+ROLES = frozenset({"coordinator", "node", "helper", "gateway"})
+"""Commands of ``fedmq`` that have a program of their own above."""
+
+
+def made(module: str) -> Callable[[Sequence[str]], typer.Typer]:
+    """What makes a program for its arguments."""
+    found = import_module(module)
+    always: typer.Typer | None = getattr(found, "app", None)
+    make: Callable[[Sequence[str]], typer.Typer] = getattr(found, "make_app", lambda _: always)
+    return make
+
+
+def leaves(command: Any, path: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """All commands below one, by what is typed."""
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        yield " ".join(path), command
+        return
+    for name, each in inner.items():
+        yield from leaves(each, [*path, name])
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_command_has_an_example_of_itself(program: str) -> None:
+    make, lacking = made(PROGRAMS[program]), []
+    top = getattr(get_command(make([])), "commands", {})
+    assert len(top) > 2
+    for name in top.keys() - (ROLES if program == "fedmq" else set()):
+        whole: Any = get_command(make([name]))
+        for typed, command in leaves(whole.commands[name], [program, name]):
+            _, found, shown = (command.help or "").partition("\nExample")
+            if not found or f" {typed.split()[-1]} " not in shown.replace("\n", " "):
+                lacking.append(typed)
+    assert lacking == []
