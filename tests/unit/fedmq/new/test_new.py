@@ -49,6 +49,24 @@ def test_a_new_project_passes_its_own_test(kind: Kind, tmp_path: Path) -> None:
     assert "2 passed" in done.stdout
 
 
+def test_two_nodes_of_one_file_have_a_state_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_project(Wish(folder=tmp_path / "press", kind=Kind.CSV))
+    monkeypatch.chdir(tmp_path / "press")
+    one, other = (read_node_config(Path("node.toml"), {"node.id": name}, environ={}) for name in ("node-1", "node-2"))
+    assert one.state_folder != other.state_folder
+
+
+def test_a_new_projects_readme_has_only_options_that_there_are(tmp_path: Path) -> None:
+    make_project(Wish(folder=tmp_path / "press", kind=Kind.TORCH))
+    text = (tmp_path / "press" / "README.md").read_text()
+    commands = [line.partition(" #")[0].split() for line in text.splitlines() if line.startswith("fedmq ")]
+    assert ["fedmq", "coordinator", "init", "plant"] in [command[:4] for command in commands]
+    for command in commands:
+        words = command[1:3] if command[1] in {"coordinator", "node"} else command[1:2]
+        done = CliRunner().invoke(make_app(words), [*words, "--help"], env={"COLUMNS": "200"})
+        assert {word for word in command if word.startswith("--")} <= set(done.stdout.split()), command
+
+
 def test_the_settings_of_a_new_project_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_project(Wish(folder=tmp_path / "press", kind=Kind.CSV))
     monkeypatch.chdir(tmp_path / "press")
