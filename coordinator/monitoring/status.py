@@ -301,12 +301,13 @@ def _version_table(rows: list[VersionRow], newest: int) -> Table:
 def _node_table(nodes: list[Participation], rows: int | None = None) -> Table:
     """A row for each node; where ``rows`` are fewer, those come first to which something happened.
 
-    What a node pulled are the parts of models that it asked for; those of announcements count as ``down`` of versions.
+    The payload is that of a node's updates, and what it pulled are the parts of models that it asked for: headers and
+    announcements count as ``up`` and ``down`` of versions.
     """
     some = rows is not None and rows < len(nodes)
     table = _table(f"nodes ({len(nodes)}, {rows} of them shown)" if some else f"nodes ({len(nodes)})")
     table.add_column("node", no_wrap=True)
-    for title in ("applied", "stale", "refused", "waiting", "lag", "up", "pulled"):
+    for title in ("applied", "stale", "refused", "waiting", "lag", "payload", "pulled"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("what happened")
     cells = [_node_cells(node) for node in (sorted(nodes, key=_went_well)[:rows] if some else nodes)]

@@ -176,9 +176,9 @@ def _traffic(report: Mapping[str, object], way: str) -> str:
     sent, plain = _number(report, f"bytes_{way}_total"), _number(report, f"bytes_{way}_fp32")
     if not sent or not plain:
         return human_bytes(sent)
-    # Of a tiny model the messages around it are more than it is.
+    # Headers and announcements included. Of a tiny model the messages around it are more than it is.
     factor = f"1/{plain / sent:.1f} of fp32" if sent <= plain else f"{sent / plain:.1f} times fp32"
-    return f"{human_bytes(sent)}, {factor} ({human_bytes(plain)})"
+    return f"{human_bytes(sent)} with headers, {factor} ({human_bytes(plain)})"
 
 
 def _number(report: Mapping[str, object], key: str) -> float:

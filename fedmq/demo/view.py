@@ -140,13 +140,17 @@ def sparkline(story: Story, width: int) -> str | None:
 
 
 def node_table(story: Story, rows: int | None = None) -> Table:
-    """The nodes and what they did, one row each; of more than ``rows`` the last line tells how many are left out."""
+    """The nodes and what they did, one row each; of more than ``rows`` the last line tells how many are left out.
+
+    The payload is that of its updates, and what it pulled are parts of models: headers and announcements are in the
+    bytes up and down of the run alone.
+    """
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("node", no_wrap=True)
     table.add_column("state", min_width=9, no_wrap=True)
     # Eighty columns have no room for what did not happen.
     failed = ["failed"] if any(node.failed for node in story.nodes.values()) else []
-    for title in ("round", "applied", "stale", "refused", *failed, "back", "up", "down"):
+    for title in ("round", "applied", "stale", "refused", *failed, "back", "payload", "pulled"):
         table.add_column(title, justify="right", no_wrap=True)
     left_out = 0 if rows is None or rows >= len(story.nodes) else len(story.nodes) - rows + 1
     for name, node in _most_told(story)[: len(story.nodes) - left_out] if left_out else story.nodes.items():

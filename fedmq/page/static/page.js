@@ -190,7 +190,7 @@ function tile(node, applied) {
   const dropped = [["stale", node.updates_stale], ["refused", node.updates_refused], ["waiting", node.updates_waiting]]
     .filter(([, count]) => count).map(([what, count]) => `, ${number.format(count)} ${what}`).join("");
   made.append(name, stateOf(node), share, paragraph(`${part}: ${number.format(node.updates_applied)} applied of ${number.format(node.asked)} asked${dropped}`),
-    paragraph(`${bytes(node.bytes_up)} up, ${bytes(node.bytes_down)} pulled, ${node.staleness_mean.toFixed(1)} versions late`));
+    paragraph(`payload ${bytes(node.bytes_up)}, pulled ${bytes(node.bytes_down)}, ${node.staleness_mean.toFixed(1)} versions late`));
   const told = [node.device, node.release && `fedmq ${node.release}`, node.battery === null ? "" : `battery ${Math.round(100 * node.battery)} % at its start`].filter(Boolean).join(", ");
   if (told) made.append(paragraph(told));
   const trouble = happened(node);
