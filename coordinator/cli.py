@@ -19,6 +19,7 @@ from federation.command_line import (
     LogJsonOption,
     VersionOption,
     add_commands,
+    call,
     ending_in_time,
     errors_told,
 )
@@ -93,7 +94,7 @@ def main() -> None:
     """Entry point of ``coordinator`` and ``python -m coordinator``."""
     reserve()
     with ending_in_time("coordinator"), errors_told("coordinator"):
-        make_app(sys.argv[1:])(prog_name="coordinator")
+        call(make_app(sys.argv[1:]), "coordinator")
 
 
 def run(  # noqa: PLR0913 - one parameter per option is how the library declares them

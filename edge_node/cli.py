@@ -17,6 +17,7 @@ from federation.command_line import (
     LogJsonOption,
     TaskOption,
     VersionOption,
+    call,
     ending_in_time,
     errors_told,
 )
@@ -317,4 +318,4 @@ def main() -> None:
     """Entry point of ``edge-node`` and ``python -m edge_node``."""
     reserve()
     with ending_in_time(PROGRAM):
-        app(prog_name=PROGRAM)
+        call(app, PROGRAM)

@@ -29,6 +29,7 @@ __all__ = [
     "VersionOption",
     "add_commands",
     "bounded_end",
+    "call",
     "elsewhere",
     "ending_in_time",
     "errors_told",
@@ -40,6 +41,9 @@ END_S = 10.0
 INTERRUPTED = 130
 WRONG = 2
 """Exit code of what only a person can change: a service manager does not start it again."""
+
+_USAGE = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "UsageError")
+"""The library's error for what was typed wrongly, under whatever name it keeps it."""
 
 _OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
@@ -73,6 +77,23 @@ def add_commands(app: typer.Typer, commands: LazyCommands, arguments: Sequence[s
 def elsewhere() -> None:
     """Stand in for a command in the help; the real one is in its place before it is called."""
     raise NotImplementedError
+
+
+def call(app: typer.Typer, program: str) -> None:
+    """Run a command line; with ``--json`` what was typed wrongly is told as JSON too, as every other error is."""
+    if "--json" not in sys.argv[1:]:
+        app(prog_name=program)
+        return
+    try:
+        code = app(prog_name=program, standalone_mode=False)
+    except typer.Abort:
+        sys.exit(INTERRUPTED)
+    except _USAGE as error:
+        told: str = error.format_message()  # type: ignore[attr-defined] # of the class that was looked up
+        typer.echo(json.dumps({"error": told, "exit_code": WRONG}))
+        error.show()  # type: ignore[attr-defined]
+        sys.exit(WRONG)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _tell_version(value: bool) -> None:  # noqa: FBT001 - the library calls it so

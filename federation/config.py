@@ -266,7 +266,8 @@ def load_config(
     except ValidationError as error:
         # An unknown key first: it is what a key that is missing was called by mistake.
         details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
-        raise explained(model, details[0], gathered.sources) from error
+        more = [".".join(map(str, one["loc"])) for one in details[1:] if one["type"] == "extra_forbidden"]
+        raise explained(model, details[0], gathered.sources, more) from error
 
 
 def _at_home(key: str, value: object, source: str) -> object:

@@ -1,7 +1,7 @@
 """What is wrong with a setting: the key in full, where it came from, and the key that was meant."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -12,13 +12,16 @@ from federation.errors import ConfigError
 __all__ = ["explained", "siblings"]
 
 
-def explained(model: type[BaseModel], detail: ErrorDetails, sources: Mapping[str, str]) -> ConfigError:
+def explained(
+    model: type[BaseModel], detail: ErrorDetails, sources: Mapping[str, str], more: Sequence[str] = ()
+) -> ConfigError:
     """What is wrong with a setting, in the words of whoever wrote it.
 
     Args:
         model: The whole configuration.
         detail: What pydantic says of it.
         sources: Where each ``section.key`` came from.
+        more: Other keys that are unknown, too.
     """
     location = [str(part) for part in detail["loc"]]
     source = sources.get(".".join(location[:2]), "defaults")
@@ -30,7 +33,8 @@ def explained(model: type[BaseModel], detail: ErrorDetails, sources: Mapping[str
         case "extra_forbidden":
             if len(location) == 1:  # the whole section is unknown: say where its first key came from
                 source = next((where for name, where in sources.items() if name.startswith(f"{key}.")), source)
-            return ConfigError(key, _unknown(model, location), source=source)
+            others = f"; unknown, too: {', '.join(more)}" if more else ""
+            return ConfigError(key, _unknown(model, location) + others, source=source)
         case "missing":
             return ConfigError(key, "is required and was given nowhere", source=source)
         case _:

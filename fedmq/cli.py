@@ -9,7 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from federation.command_line import LazyCommands, VersionOption, add_commands, elsewhere, ending_in_time, errors_told
+from federation.command_line import (
+    LazyCommands,
+    VersionOption,
+    add_commands,
+    call,
+    elsewhere,
+    ending_in_time,
+    errors_told,
+)
 from federation.runtime.standard_output import reserve
 
 __all__ = ["main", "make_app"]
@@ -58,7 +66,7 @@ def main() -> None:
     """Entry point of ``fedmq`` and ``python -m fedmq``."""
     reserve()
     with ending_in_time(PROGRAM), errors_told(PROGRAM):
-        make_app(_words(sys.argv[1:], os.environ))(prog_name=PROGRAM)
+        call(make_app(_words(sys.argv[1:], os.environ)), PROGRAM)
 
 
 def _words(arguments: Sequence[str], environ: Mapping[str, str]) -> Sequence[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from federation.command_line import JsonOption, LogJsonOption, VersionOption, errors_told
+from federation.command_line import JsonOption, LogJsonOption, VersionOption, call, errors_told
 from federation.errors import StorageError
 from federation.runtime.standard_output import reserve
 
@@ -176,4 +176,4 @@ def _settings(folder: Path, flags: Mapping[str, object]) -> "GatewaySettings":
 def main() -> None:
     """Entry point of ``python -m site_gateway``."""
     reserve()
-    app(prog_name=PROGRAM)
+    call(app, PROGRAM)

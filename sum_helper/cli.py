@@ -12,6 +12,7 @@ from federation.command_line import (
     JsonOption,
     LogJsonOption,
     VersionOption,
+    call,
     errors_told,
 )
 from federation.runtime.standard_output import reserve
@@ -175,4 +176,4 @@ def _settings(file: Path, flags: Mapping[str, object]) -> "HelperConfig":
 def main() -> None:
     """Entry point of ``python -m sum_helper``."""
     reserve()
-    app(prog_name=PROGRAM)
+    call(app, PROGRAM)

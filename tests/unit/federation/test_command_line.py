@@ -1,9 +1,13 @@
 """A program ends when its work is done, whatever a user's task has left running."""
 
+import json
 import subprocess
 import sys
 
 import pytest
+import typer
+
+from federation.command_line import call
 
 BEGIN = """
 import multiprocessing, sys, threading, time
@@ -38,3 +42,43 @@ def test_what_failed_is_told_before_it_ends() -> None:
 def test_a_program_that_leaves_nothing_ends_at_once_and_as_ever() -> None:
     code, told = ended("    import atexit; atexit.register(print, 'bye', file=sys.stderr); sys.exit(4)")
     assert (code, told) == (4, "bye\n")
+
+
+def told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[object, str, str]:
+    """Exit code, standard output and standard error of a small program."""
+    app = typer.Typer()
+
+    @app.command()
+    def look(*, count: int = 0, as_json: bool = typer.Option(False, "--json")) -> None:
+        typer.echo(json.dumps(count) if as_json else f"{count} there")
+        raise typer.Exit(count)
+
+    app.command("other")(lambda: None)
+    monkeypatch.setattr(sys, "argv", ["look-around", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        call(app, "look-around")
+    said = capsys.readouterr()
+    return ended.value.code, said.out, said.err
+
+
+def test_what_was_typed_wrongly_is_json_where_json_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = told(monkeypatch, capsys, "look", "--cuont", "3", "--json")
+    assert code == 2
+    assert json.loads(out)["exit_code"] == 2
+    assert "--cuont" in json.loads(out)["error"]
+    assert "--cuont" in err
+    code, out, err = told(monkeypatch, capsys, "look", "--cuont", "3")
+    assert (code, out) == (2, "")
+    assert "--cuont" in err
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_an_exit_code_is_the_same_with_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
+) -> None:
+    assert told(monkeypatch, capsys, "look", "--count", "3", *more)[0] == 3
+    assert told(monkeypatch, capsys, "look", *more)[0] == 0

@@ -48,6 +48,14 @@ def refused(
     return caught.value
 
 
+def test_all_keys_that_are_unknown_are_named_at_once(toml: Path) -> None:
+    toml.write_text('[brokr]\nurl = "x"\n[broker]\nprot = 1\nurl = "x"\n')
+    told = str(refused(toml))
+    assert "did you mean" in told
+    assert "brokr" in told
+    assert "broker.prot" in told
+
+
 def test_file_is_read_and_defaults_fill_the_rest(toml: Path) -> None:
     config = load(toml)
     assert (config.broker.url, config.broker.port, config.broker.names) == ("mqtt://file", 1, ("a",))
