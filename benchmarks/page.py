@@ -114,6 +114,7 @@ def served(state: Path) -> Iterator[Served]:
 
 def large_run(folder: Path, nodes: int, versions: int, updates_a_version: int = UPDATES_A_VERSION) -> None:
     """A store with so many nodes and versions: a real one of a few versions, its rows repeated."""
+    each = min(updates_a_version, nodes)  # a node has one update of a round
     with LocalBroker() as broker:
         plan = Plan(nodes=2, task="quadratic", spread_s=0.0)
         settings = write_settings(plan, folder, broker.url)
@@ -134,7 +135,7 @@ def large_run(folder: Path, nodes: int, versions: int, updates_a_version: int = 
             " SELECT printf('%d-node-%05d', 3 + n.i / :each, (n.i * 7919) % :nodes),"
             " printf('node-%05d', (n.i * 7919) % :nodes), 3 + n.i / :each, 3 + n.i / :each, 2 + n.i / :each,"
             f" {names} FROM n, (SELECT * FROM updates WHERE status = 'applied' LIMIT 1)",
-            {"updates": versions * updates_a_version - 1, "nodes": nodes, "each": updates_a_version},
+            {"updates": versions * each - 1, "nodes": nodes, "each": each},
         )
         database.execute(
             "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"

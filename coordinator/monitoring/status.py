@@ -301,8 +301,7 @@ def _version_table(rows: list[VersionRow], newest: int) -> Table:
 def _node_table(nodes: list[Participation], rows: int | None = None) -> Table:
     """A row for each node; where ``rows`` are fewer, those come first to which something happened.
 
-    The payload is that of a node's updates, and what it pulled are the parts of models that it asked for: headers and
-    announcements count as ``up`` and ``down`` of versions.
+    A node's payload is of its updates, pulled are parts of models: headers and announcements are in a version's bytes.
     """
     some = rows is not None and rows < len(nodes)
     table = _table(f"nodes ({len(nodes)}, {rows} of them shown)" if some else f"nodes ({len(nodes)})")
