@@ -26,7 +26,7 @@ from federation.runtime.local_broker import LocalBroker
 RATE_MIN = 2_000.0
 DAY_BYTES_MAX = 100e6
 READINGS_S = 10.0
-FLUSH_S = 30.0
+FLUSH_S = 60.0
 DAY_S = 86_400.0
 
 

@@ -290,7 +290,7 @@ def painted(page: Served) -> tuple[float, float] | None:
     """First paint and first curve in headless Chromium, in seconds since the page was asked for; None without one."""
     if CHROMIUM is None:
         return None
-    with tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as tab:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, browser(Path(profile)) as tab:
         tab.screen(1280, 900)
         # The first time it reads the browser itself from the disk.
         for _ in range(2):

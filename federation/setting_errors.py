@@ -36,7 +36,9 @@ def explained(
             others = f"; unknown, too: {', '.join(more)}" if more else ""
             return ConfigError(key, _unknown(model, location) + others, source=source)
         case "missing":
-            return ConfigError(key, "is required and was given nowhere", source=source)
+            of_a_file = any(where.startswith("file ") for where in sources.values())
+            hint = "" if of_a_file else "; --config FILE names the settings"
+            return ConfigError(key, f"is required and was given nowhere{hint}", source=source)
         case _:
             return ConfigError(key, detail["msg"].removeprefix("Value error, "), source=source)
 

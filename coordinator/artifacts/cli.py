@@ -33,6 +33,10 @@ TaskOption = Annotated[
 DataOption = Annotated[Path | None, typer.Option(help="Data folder of the task.")]
 
 
+PROGRAMS = frozenset({".onnx", ".pt2"})
+"""Endings of what a task itself writes, with its libraries."""
+
+
 def export(  # noqa: PLR0913 - one parameter per option is how the library declares them
     *,
     out: Annotated[Path, typer.Argument(metavar="FILE", help="FILE.safetensors, FILE.pt2 or FILE.onnx.")],
@@ -57,6 +61,8 @@ def export(  # noqa: PLR0913 - one parameter per option is how the library decla
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
     settings = None if config is None else read_config(config, {})
     folder, source = state_folder(settings, state), _source(settings, task, data)
+    if out.suffix in PROGRAMS and not as_json:
+        typer.echo(f"loading the task, which writes {out.name} …", err=True)  # half a minute on a small machine
     written = export_model(folder, out, version, source)
     missing = constants_of(folder) if source is None else ()
     if as_json:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 from sys import intern
@@ -13,6 +13,7 @@ from typing import Final
 from coordinator.engine.events import (
     ChunkReceived,
     DeclineReceived,
+    NodesEnrolled,
     NodeStateReceived,
     OfferReceived,
     ProgressReceived,
@@ -72,6 +73,8 @@ class PresenceFile:
         match event:
             case NodeStateReceived():
                 self._observe(event)
+            case NodesEnrolled(nodes=enrolled):
+                self._part_from(enrolled)
             case OfferReceived() | ChunkReceived() | DeclineReceived() | ProgressReceived() | ReportReceived() if (
                 event.node in self._nodes
             ):
@@ -124,6 +127,13 @@ class PresenceFile:
         known.at_s = self._clock() if here else known.at_s
         _describe(known, state)
         self._changed = True
+
+    def _part_from(self, enrolled: Container[NodeId]) -> None:
+        """Whoever is not enrolled any more is not there: nothing that it sends is heard, its last word neither."""
+        for node, seen in self._nodes.items():
+            if seen.presence is Presence.ONLINE and node not in enrolled:
+                seen.presence, self._changed = Presence.OFFLINE, True
+                self._tell(node, Happening.LEFT)
 
     def _tell(self, node: str, what: Happening) -> None:
         self._new.append((self._clock(), node, what))

@@ -72,7 +72,7 @@ class IngestSettings:
 
     columns: tuple[str, ...] = ()
     bounds: Bounds = field(default_factory=Bounds)
-    flush_s: float = 30.0
+    flush_s: float = 60.0
     poll_s: float = 5.0
     future_max_s: float = 60.0
     window: int = 1_000

@@ -177,7 +177,7 @@ class DataSection(Section):
     rows_max: Annotated[int, Field(ge=1_000, le=100_000_000)] = 1_000_000
     bytes_max: Annotated[int, Field(ge=65_536)] = 64 << 20
     age_max_s: PositiveSeconds = 90 * 86_400.0
-    flush_s: Seconds = 30.0
+    flush_s: Seconds = 60.0
     poll_s: PositiveSeconds = 5.0
     future_max_s: Seconds = 60.0
     report: bool = True

@@ -77,6 +77,7 @@ def test_missing_key_is_named_in_full() -> None:
     error = refused()
     assert error.key == "broker.url"
     assert "required" in str(error)
+    assert "--config FILE" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.engine.events import DeclineReceived, NodeStateReceived, StopRequested
+from coordinator.engine.events import DeclineReceived, NodesEnrolled, NodeStateReceived, StopRequested
 from coordinator.monitoring.presence import Happening, Seen, online_by_release, read_presence, releases_line
 from coordinator.monitoring.presence_file import NEWS_MAX, PresenceFile
 from coordinator.storage.files import PRESENCE
@@ -64,6 +64,22 @@ def test_what_a_node_goes_through_is_told_in_order(file: PresenceFile, clock: Cl
     assert [one.at_ms for one in told.news] == [101_000, 102_000, 103_000, 105_000]
     seen = told.nodes["a"]
     assert (seen.presence, seen.at_s, seen.incarnation) == (Presence.OFFLINE, 103.0, 2)
+
+
+def test_who_is_revoked_is_not_there_any_more(file: PresenceFile, tmp_path: Path) -> None:
+    """Its connection is ended and its will is not heard: without this it would be shown as online for ever."""
+    file.see(state("a", Presence.ONLINE))
+    file.see(state("b", Presence.ONLINE))
+    file.see(state("c", Presence.LOST))
+    file.see(NodesEnrolled(nodes=frozenset({NodeId("b")}), digest="2"))
+    file.write(lambda: 3)
+    nodes = read_presence(tmp_path, RUN).nodes
+    assert {name: seen.presence for name, seen in nodes.items()} == {
+        "a": Presence.OFFLINE,
+        "b": Presence.ONLINE,
+        "c": Presence.LOST,
+    }
+    assert news(tmp_path) == [("a", "left")]
 
 
 def test_whatever_a_node_sends_says_that_it_is_there(file: PresenceFile, clock: Clock, tmp_path: Path) -> None:
