@@ -26,6 +26,20 @@ from federation.tasks.arguments import divided
 
 _KEY = "task"
 
+_EXTRAS = {
+    "flax": "jax",
+    "flwr": "flower",
+    "jax": "jax",
+    "keras": "keras",
+    "optax": "jax",
+    "peft": "lora",
+    "sklearn": "sklearn",
+    "torch": "torch",
+    "torchvision": "torch",
+    "transformers": "lora",
+}
+"""Extras of this package, by the modules that they bring."""
+
 ROUNDS = 10
 """Committed versions after which a user's task is done that does not say its own number."""
 
@@ -291,7 +305,7 @@ def _module_from_package(where: str, name: str) -> ModuleType:
             return importlib.import_module(where)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{where}.".startswith(f"{error.name}."):
-            raise ConfigError(_KEY, f"{name!r} needs the module {error.name!r}: install it", source=name) from error
+            raise _lacking(name, error) from error
         raise ConfigError(_KEY, f"{name!r}: there is no module {error.name!r}; {_choices()}", source=name) from error
 
 
@@ -313,11 +327,19 @@ def _module_from_file(path: Path, name: str) -> ModuleType:
             spec.loader.exec_module(module)
     except ModuleNotFoundError as error:
         del sys.modules[module_name]
-        raise ConfigError(_KEY, f"{name!r} needs the module {error.name!r}: install it", source=name) from error
+        raise _lacking(name, error) from error
     except BaseException:
         del sys.modules[module_name]
         raise
     return module
+
+
+def _lacking(name: str, error: ModuleNotFoundError) -> ConfigError:
+    """What a task imports is not installed: with which command, where an extra of ours brings it."""
+    module = (error.name or "").partition(".")[0]
+    extra = _EXTRAS.get(module)
+    remedy = "install it" if extra is None else f"pip install 'fedmq[{extra}]'"
+    return ConfigError(_KEY, f"{name!r} needs the module {error.name!r}: {remedy}", source=name)
 
 
 def _module_name(path: Path) -> str:

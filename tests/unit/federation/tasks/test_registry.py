@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from federation.errors import ConfigError, TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import TaskContext
+from federation.tasks import registry
 from federation.tasks.registry import BUILTIN_TASKS, default_rounds, default_settings, load_task
 
 NODE = TaskContext(node_index=0, node_count=2)
@@ -133,6 +135,18 @@ def test_what_a_module_lacks_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     for name in ("needs_more_for_test:build", f"{tmp_path / 'needs_more_for_test.py'}:build"):
         with pytest.raises(ConfigError, match="needs the module 'no_such_library_of_ours'"):
             load_task(name)
+
+
+def test_what_an_extra_brings_is_named_with_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "flwr", None)
+    (tmp_path / "of_flower_for_test.py").write_text("import flwr\n")
+    with pytest.raises(ConfigError, match=r"needs the module 'flwr': pip install 'fedmq\[flower\]'"):
+        load_task(f"{tmp_path / 'of_flower_for_test.py'}:build")
+
+
+def test_the_extras_that_are_named_are_there() -> None:
+    known = tomllib.loads((Path(__file__).parents[4] / "pyproject.toml").read_text())["project"]
+    assert set(registry._EXTRAS.values()) <= known["optional-dependencies"].keys()
 
 
 def test_a_file_that_fails_can_be_corrected_and_loaded_again(tmp_path: Path) -> None:
