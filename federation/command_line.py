@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -42,7 +42,7 @@ INTERRUPTED = 130
 WRONG = 2
 """Exit code of what only a person can change: a service manager does not start it again."""
 
-_USAGE = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "UsageError")
+_USAGE: Any = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "UsageError")
 """The library's error for what was typed wrongly, under whatever name it keeps it."""
 
 _OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
@@ -89,9 +89,9 @@ def call(app: typer.Typer, program: str) -> None:
     except typer.Abort:
         sys.exit(INTERRUPTED)
     except _USAGE as error:
-        told: str = error.format_message()  # type: ignore[attr-defined] # of the class that was looked up
+        told: str = error.format_message()
         typer.echo(json.dumps({"error": told, "exit_code": WRONG}))
-        error.show()  # type: ignore[attr-defined]
+        error.show()
         sys.exit(WRONG)
     sys.exit(code if isinstance(code, int) else 0)
 

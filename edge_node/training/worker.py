@@ -338,10 +338,11 @@ class ThreadTrainer:
         if self._nice and sys.platform == "linux":
             # There each thread has its own, and threads that it starts begin with it.
             own = threading.get_native_id()
-            os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + self._nice)
-            if self._nice >= NICE_IDLE:
-                # Whoever wakes up takes the core at once, and need not wait for the end of a time slice.
-                os.sched_setscheduler(own, os.SCHED_IDLE, os.sched_param(0))
+            with contextlib.suppress(OSError):  # a service's unit refuses both calls, and has a Nice of its own
+                os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + self._nice)
+                if self._nice >= NICE_IDLE:
+                    # Whoever wakes up takes the core at once, and need not wait for the end of a time slice.
+                    os.sched_setscheduler(own, os.SCHED_IDLE, os.sched_param(0))
         while (item := self._jobs.get()) is not None:
             if isinstance(item, EvaluationJob):
                 event: object = self._evaluate(item)

@@ -22,10 +22,11 @@ ROLES = frozenset({"coordinator", "node", "helper", "gateway"})
 
 def made(module: str) -> Callable[[Sequence[str]], typer.Typer]:
     """What makes a program for its arguments."""
-    found = import_module(module)
-    always: typer.Typer | None = getattr(found, "app", None)
-    make: Callable[[Sequence[str]], typer.Typer] = getattr(found, "make_app", lambda _: always)
-    return make
+    found: Any = import_module(module)
+    if hasattr(found, "make_app"):
+        make: Callable[[Sequence[str]], typer.Typer] = found.make_app
+        return make
+    return lambda _: found.app
 
 
 def leaves(command: Any, path: Sequence[str]) -> Iterator[tuple[str, Any]]:

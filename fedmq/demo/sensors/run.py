@@ -195,7 +195,8 @@ class SensorDemo:
             if self.interrupted.is_set():
                 raise KeyboardInterrupt
             if time.monotonic() > until:
-                raise SensorDemoFailed(f"{phase}: this takes longer than {PHASE_S_MAX:.0f} s on this machine")
+                said = f"{phase}: this takes longer than {PHASE_S_MAX:.0f} s on this machine"
+                raise SensorDemoFailed(f"{said}; with fewer programs beside it, or --pumps 4, it has less to do")
             with contextlib.suppress(queue.Empty):
                 item = self.fleet.lines.get(timeout=0.1)
                 if isinstance(item, Exited):

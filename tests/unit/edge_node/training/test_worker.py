@@ -1,5 +1,7 @@
 """One round of local work, and the worker that nothing a user's task does can break."""
 
+import errno
+import os
 import queue
 import threading
 from collections.abc import Iterator
@@ -326,3 +328,21 @@ def test_a_device_is_offered_what_was_evaluated_for_it_and_an_error_there_costs_
     finally:
         assert trainer.close(timeout_s=LIMIT_S)
     assert offered == [4]
+
+
+def test_a_service_that_may_not_lower_its_priority_trains_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The unit's SystemCallFilter answers setpriority with EPERM; the thread must not end of it."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "setpriority", refused)
+    inbox: Inbox = queue.Queue()
+    trainer = ThreadTrainer(training_setup(), inbox, MonotonicClock(), nice=10)
+    try:
+        digest = Digest(vectors().digest())
+        trainer.evaluate(EvaluationJob(run=RUN, version=ModelVersion(3), digest=digest, model=vectors(), uses=False))
+        assert isinstance(inbox.get(timeout=LIMIT_S).event, EvaluationFinished)
+        assert trainer.gets_on
+    finally:
+        assert trainer.close(timeout_s=LIMIT_S)
