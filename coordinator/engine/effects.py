@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from coordinator.engine.claims.effects import ClaimsEffect
 from coordinator.engine.masked.effects import MaskedEffect
 from coordinator.records import (
     Attendance,
@@ -60,7 +61,6 @@ __all__ = [
     "StoreChunk",
     "StoreTransfer",
     "StoreUpdate",
-    "WithdrawUpdate",
 ]
 
 
@@ -179,13 +179,6 @@ class SaveVerdict:
 
     verdict: Verdict
     record: UpdateRecord | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WithdrawUpdate:
-    """Persist that no sum may claim this update any more: its node takes it back."""
-
-    update: UpdateId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,7 +317,7 @@ OwnEffect = (
     | RetainModels
     | SaveAttendance
     | SaveSpent
-    | WithdrawUpdate
+    | ClaimsEffect
     | ClearNodeState
     | FollowEnrolled
     | RotateKey

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from coordinator.engine.claims.events import ClaimsAnswer
 from coordinator.engine.masked.events import MaskedAnswer, MaskedNews
 from coordinator.records import (
     Attendance,
@@ -362,6 +363,7 @@ Answer = (
     RoundSaved
     | UpdateStored
     | UpdateRejected
+    | ClaimsAnswer
     | TransferOpened
     | TransferDropped
     | ChunkStored

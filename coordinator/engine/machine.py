@@ -6,6 +6,7 @@ from typing import assert_never
 from coordinator.engine import events
 from coordinator.engine.alarms import NAMES_MAX, Alarms, StoragePause, Waiting
 from coordinator.engine.announcer import Announcer
+from coordinator.engine.claims.events import ClaimedJudged, ClaimsWithdrawn
 from coordinator.engine.effects import Effect, Stop
 from coordinator.engine.events import Answer, Event, News
 from coordinator.engine.federated_evaluation import FederatedEvaluation
@@ -219,8 +220,8 @@ class CoordinatorMachine:
             case events.UpdateStored():
                 self._pause.saved()
                 self._receiver.stored(event.update)
-            case events.UpdateRejected():
-                self._receiver.rejected(event)
+            case events.UpdateRejected() | ClaimedJudged() | ClaimsWithdrawn():
+                self._receiver.turned_down(event)
             case events.TransferOpened():
                 self._receiver.opened(event)
             case events.TransferDropped():

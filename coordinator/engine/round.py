@@ -30,7 +30,7 @@ class Judgement:
 
     Attributes:
         ruling: What becomes of it.
-        reason: Why, for stale and refused.
+        reason: Why, for stale and refused; ``detail``: what the log says beside it.
         durable: Whether the verdict may be kept under the offer's update id. What does not belong to this node or a
             round that exists must not claim an id that honest work will have.
     """
@@ -38,6 +38,7 @@ class Judgement:
     ruling: Ruling
     reason: Reason = Reason.NONE
     durable: bool = True
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +134,15 @@ def check_limits(offer: UpdateOffer, settings: EngineSettings, nodes: int = 1) -
     if offer.inline is not None and len(offer.inline) != offer.payload_bytes:
         return Reason.DIGEST_MISMATCH
     return Reason.MALFORMED_FRAME if _is_crumbled(offer) else Reason.NONE
+
+
+def size_detail(offer: UpdateOffer, settings: EngineSettings) -> str:
+    """What the log says of an offer that is too large."""
+    if offer.payload_bytes > settings.payload_bytes_max:
+        return f"{offer.payload_bytes} bytes; limits.payload_bytes_max: {settings.payload_bytes_max}"
+    if offer.fetched_bytes > FETCHED_BYTES_MAX:
+        return f"it says that it has fetched {offer.fetched_bytes} bytes; at most {FETCHED_BYTES_MAX} are believed"
+    return f"{offer.payload_bytes} bytes in chunks of {offer.chunk_bytes}; at most {CHUNKS_MAX} chunks"
 
 
 def _is_crumbled(offer: UpdateOffer) -> bool:

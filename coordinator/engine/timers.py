@@ -85,15 +85,15 @@ class RateLimit(Generic[KeyT]):
     def __len__(self) -> int:
         return len(self._left)
 
-    def admits(self, key: KeyT, now: float) -> bool:
-        """Take one at ``now`` (monotonic seconds); False when the key has had too many."""
+    def admits(self, key: KeyT, now: float, count: float = 1.0) -> bool:
+        """Take ``count`` at ``now`` (monotonic seconds); False when the key has had too many."""
         left, since = self._left.get(key, (self._burst, now))
         left = min(self._burst, left + (now - since) * self._per_s)
         if key not in self._left and len(self._left) >= self.keys_max:
             self._left.clear()  # names were invented: whoever can do that is not held up by a bucket of one name
-        if left < 1.0:
+        if left < count:
             return False
-        self._left[key] = (left - 1.0, now)
+        self._left[key] = (left - count, now)
         return True
 
 

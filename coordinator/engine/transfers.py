@@ -1,6 +1,6 @@
 """Large updates that are still arriving: a bitmap per transfer, never a body."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -22,6 +22,9 @@ REGRANTS_PER_S = 0.5
 REGRANTS_BURST = 10
 """And so many at once."""
 
+
+ABSENT_S = 30.0
+"""Connected seconds after which a node that is gone gives its transfer's place to one that waits."""
 
 CHUNKS_UNDER_WAY_MAX = 512
 """Chunks that all transfers together may have under way: half of what Mosquitto queues for us by default.
@@ -154,6 +157,13 @@ class Transfers:
         left = [update for update, failed in self._dropping.items() if failed]
         self._dropping.update(dict.fromkeys(left, False))
         return left
+
+    def quiet(self, now: float, lease_s: float, is_present: Callable[[NodeId], bool]) -> Iterator[Transfer]:
+        """Those that wait for chunks which have not come for a lease, of a node that is gone sooner."""
+        for transfer in self:
+            patience_s = lease_s if is_present(transfer.record.node) else min(lease_s, ABSENT_S)
+            if not transfer.complete and now - transfer.touched >= patience_s:
+                yield transfer
 
     def next_timer(self) -> float | None:
         """When the next transfer is given up, in connected seconds."""

@@ -1,24 +1,22 @@
 """The way of an update from its offer to the buffer: judged, received, stored, receipted."""
 
-from coordinator.engine.claims import Fates, refuse_members
+from coordinator.engine.claims.effects import JudgeClaimed
+from coordinator.engine.claims.events import ClaimedJudged, ClaimsAnswer, ClaimsWithdrawn
+from coordinator.engine.claims.fates import Fates, refuse_members, within_cap
 from coordinator.engine.effects import DropTransfer, OpenTransfer, SaveVerdict, StoreChunk, StoreTransfer, StoreUpdate
 from coordinator.engine.events import ChunkReceived, ChunkStored, OfferReceived, TransferOpened, UpdateRejected
 from coordinator.engine.fencing import Behind
 from coordinator.engine.registry import NODES_MAX
-from coordinator.engine.round import FETCHED_BYTES_MAX, Judgement, Ruling, check_staleness, identify, judge
+from coordinator.engine.round import Judgement, Ruling, check_staleness, identify, judge, size_detail
 from coordinator.engine.state import MachineState
 from coordinator.engine.timers import RateLimit
 from coordinator.engine.transfers import REGRANTS_BURST, REGRANTS_PER_S, Arrival, Transfer, Transfers, record_of
 from coordinator.records import TransferRecord, UpdateRecord, Verdict
-from federation.protocol.limits import CHUNKS_MAX
 from federation.protocol.messages import Cancel, Reason, Receipt, ReceiptStatus, RetryAfter, UpdateOffer
 from federation.types import NodeId, UpdateId
 
 BUSY_RETRY_S = 5.0
 """A node whose transfer found no place offers again after one to two times this many seconds."""
-
-ABSENT_S = 30.0
-"""Connected seconds after which a node that is gone gives its transfer's place to one that waits."""
 
 UNHEARD_MAX = 8
 """Offers of one node that were dropped before this process led, and are asked for again."""
@@ -123,14 +121,10 @@ class UpdateReceiver:
 
     def _make_room(self) -> bool:
         """Take a place back for who waits: a node that vanishes never holds it longer than its lease [FED-29]."""
-        state, now = self._state, self._state.connected_s
-        for transfer in self.transfers:
-            node, quiet_s = transfer.record.node, now - transfer.touched
-            patience_s = state.settings.lease_s
-            if not state.registry.is_present(node):
-                patience_s = min(patience_s, ABSENT_S)
-            if not transfer.complete and transfer.record.update not in self._saving and quiet_s >= patience_s:
-                state.note("transfer_dropped", node=node, update=transfer.record.update)
+        state = self._state
+        for transfer in self.transfers.quiet(state.connected_s, state.settings.lease_s, state.registry.is_present):
+            if transfer.record.update not in self._saving:
+                state.note("transfer_dropped", node=transfer.record.node, update=transfer.record.update)
                 self._drop(transfer)
                 return True
         return False
@@ -150,13 +144,13 @@ class UpdateReceiver:
                 self._behind.told(node, offer.round)
             return
         if judgement.durable:
-            detail = self._detail(event, judgement)
-            self.settle(
-                self._record(node, offer),
-                _STATUS[judgement.ruling],
-                judgement.reason,
-                detail=detail,
-            )
+            detail = judgement.detail
+            if judgement.reason is Reason.TOO_LARGE and not detail:
+                detail = size_detail(offer, self._state.settings)
+            self.settle(self._record(node, offer), _STATUS[judgement.ruling], judgement.reason, detail=detail)
+            return
+        if offer.members and node in self._state.settings.gateways:
+            self._fates.answer(event)  # nothing is kept of it, and nobody may claim what goes back [FED-296]
             return
         self._receipt(node, offer.update, _STATUS[judgement.ruling], judgement.reason)
         self._state.count("foreign_updates")
@@ -168,17 +162,6 @@ class UpdateReceiver:
         if node not in self._strangers and len(self._strangers) < NODES_MAX:
             self._strangers.add(node)
             self._state.note("other_run_update", node=node, update=offer.update, run=offer.run)
-
-    def _detail(self, event: OfferReceived, judgement: Judgement) -> str:
-        """What the log says beside the reason."""
-        if judgement.reason is not Reason.TOO_LARGE:
-            return ""
-        offer, most = event.offer, self._state.settings.payload_bytes_max
-        if offer.payload_bytes > most:
-            return f"{offer.payload_bytes} bytes; limits.payload_bytes_max: {most}"
-        if offer.fetched_bytes > FETCHED_BYTES_MAX:
-            return f"it says that it has fetched {offer.fetched_bytes} bytes; at most {FETCHED_BYTES_MAX} are believed"
-        return f"{offer.payload_bytes} bytes in chunks of {offer.chunk_bytes}; at most {CHUNKS_MAX} chunks"
 
     def _repeat(self, event: OfferReceived, known: Verdict) -> None:
         """The verdict is known: say it again. A stored update that the buffer lost sight of goes back into it."""
@@ -284,8 +267,18 @@ class UpdateReceiver:
         state.serves(node)
         self._count(record)
 
-    def rejected(self, event: UpdateRejected) -> None:
-        """The frame did not hold what its header promised."""
+    def turned_down(self, event: UpdateRejected | ClaimsAnswer) -> None:
+        """The frame did not hold what its header promised, or the store has seen to what was claimed."""
+        match event:
+            case ClaimsWithdrawn():
+                self._fates.withdrawn(event)
+            case ClaimedJudged():
+                if self._saving.pop(event.verdict.update, None) is not None:
+                    self._say(event.verdict, event.record, event.detail)
+            case _:
+                self._reject(event)
+
+    def _reject(self, event: UpdateRejected) -> None:
         record = self._saving.pop(event.update, None)
         if record is None:
             return
@@ -384,10 +377,18 @@ class UpdateReceiver:
     def settle(
         self, record: UpdateRecord, status: ReceiptStatus, reason: Reason, *, stored: bool = False, detail: str = ""
     ) -> None:
-        """Give a final verdict: saved, then said."""
-        state, node = self._state, record.node
-        verdict = Verdict(update=record.update, node=node, status=status, reason=reason)
-        state.emit(SaveVerdict(verdict=verdict, record=None if stored else record))
+        """Give a final verdict: saved, then said; the store looks once more at what is claimed [FED-296]."""
+        verdict = Verdict(update=record.update, node=record.node, status=status, reason=reason)
+        claiming = within_cap(self._state, record)
+        if claiming.members and not stored:
+            self._saving[record.update] = record
+            self._state.emit(JudgeClaimed(verdict=verdict, record=claiming, detail=detail))
+            return
+        self._state.emit(SaveVerdict(verdict=verdict, record=None if stored else claiming))
+        self._say(verdict, record, detail)
+
+    def _say(self, verdict: Verdict, record: UpdateRecord, detail: str) -> None:
+        state, node, status, reason = self._state, record.node, verdict.status, verdict.reason
         self._receipt(node, record.update, status, reason)
         state.note(f"update_{status.value}", node=node, update=record.update, reason=reason.value, detail=detail)
         if status is ReceiptStatus.REFUSED and reason is not Reason.QUOTA:

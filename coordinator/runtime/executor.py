@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
+from coordinator.engine.claims.effects import JudgeClaimed, WithdrawClaims
 from coordinator.engine.effects import (
     AcceptFailure,
     ClearModel,
@@ -36,7 +37,6 @@ from coordinator.engine.effects import (
     StoreChunk,
     StoreTransfer,
     StoreUpdate,
-    WithdrawUpdate,
 )
 from coordinator.engine.events import (
     AttendanceNotSaved,
@@ -61,20 +61,19 @@ from coordinator.engine.masked.effects import MaskedEffect
 from coordinator.global_model.aggregation import Unusable
 from coordinator.global_model.committer import Committer
 from coordinator.global_model.update_checks import Examine, Refusal, check_masked, check_update
-from coordinator.records import Attendance, TransferRecord, UpdateRecord
+from coordinator.records import Attendance, TransferRecord, UpdateRecord, Verdict
 from coordinator.runtime.central_evaluation import Evaluator, NoEvaluator
+from coordinator.runtime.claims import ClaimsExecution
 from coordinator.runtime.masked_sums import MaskedExecution
 from coordinator.runtime.publisher import ModelPublisher, Publisher, RoundPublisher
 from coordinator.runtime.sealing import CoordinatorSealing
 from coordinator.runtime.traffic import Traffic
 from coordinator.storage.store import CoordinatorStore, Figures
 from federation.errors import DamagedStore, StorageError
-from federation.protocol.limits import CLAIM_BYTES
 from federation.protocol.messages import (
     CoordinatorState,
     EvaluationReceipt,
     Presence,
-    Reason,
     Receipt,
     ReceiptStatus,
     RoundAnnouncement,
@@ -153,6 +152,7 @@ class CoordinatorExecutor:
         self._rounds = RoundPublisher(parts.control, self._writer, parts.traffic)
         if parts.sealing is not None:
             parts.sealing.publish = self._say_key
+        self._claims = ClaimsExecution(parts.store, self._judged)
         self._masked = MaskedExecution(parts.store, parts.control, Writer(parts.topics, parts.signer))
         self._failed = self.stopped = False
         self._since: float | None = None
@@ -198,14 +198,16 @@ class CoordinatorExecutor:
             case StoreTransfer(record=record):
                 yield self._save_update(record, self._store.transfer_payload(record.update))
             case OpenTransfer(transfer=transfer):
-                yield self._counted(transfer.record) or self._open(transfer)
+                yield self._claims.elsewhere(transfer.record) or self._open(transfer)
             case StoreChunk(update=update, index=index, body=body):
                 self._store.save_chunk(update, index, body)
                 yield ChunkStored(update=update, index=index)
             case DropTransfer(update=update):
                 yield TransferDropped(update=self._store.drop_transfer(update))
-            case SaveVerdict() | SaveSpent() | WithdrawUpdate():
+            case SaveVerdict() | SaveSpent():
                 self._save_word(effect)
+            case JudgeClaimed() | WithdrawClaims():
+                yield self._claims.run(effect)
             case CommitVersion():
                 yield self._commit(effect)
             case Evaluate(version=version):
@@ -327,14 +329,14 @@ class CoordinatorExecutor:
 
     def _save_update(self, record: UpdateRecord, payload: bytes) -> Event:
         committer = self._parts.committer
+        if (elsewhere := self._claims.elsewhere(record)) is not None:
+            return elsewhere
         if record.seeds is not None:
             found = check_masked(record, payload, committer.manifest, committer.shape_for)
         else:
             found = self._parts.check(record, payload, committer.examine, self._parts.update_norm_max)
         if found is not None:
             return UpdateRejected(update=record.update, node=record.node, reason=found[0], detail=found[1])
-        if (elsewhere := self._counted(record)) is not None:
-            return elsewhere
         self._store.save_update(record, payload)
         self._parts.traffic.pulled(record.fetched_bytes)
         return UpdateStored(update=record.update)
@@ -343,13 +345,10 @@ class CoordinatorExecutor:
         self._store.open_transfer(transfer)
         return TransferOpened(transfer=transfer)
 
-    def _counted(self, record: UpdateRecord) -> Event | None:
-        """What of it counts elsewhere already."""
-        counted = self._store.claims.counted(record) if record.members else b""
-        if not counted:
-            return None
-        update, node, why = record.update, record.node, f"{len(counted) // CLAIM_BYTES} members count elsewhere"
-        return UpdateRejected(update=update, node=node, reason=Reason.COUNTED, detail=why, counted=counted)
+    def _judged(self, verdict: Verdict, record: UpdateRecord | None) -> None:
+        self._verdicts[verdict.status] += 1
+        if record is not None:
+            self._parts.traffic.pulled(record.fetched_bytes)
 
     def _save_attendance(self, attendance: Attendance) -> Event:
         """It only tells: a full disk costs the figures, not the run."""
@@ -359,16 +358,12 @@ class CoordinatorExecutor:
             return AttendanceNotSaved()
         return AttendanceSaved(attendance=attendance)
 
-    def _save_word(self, effect: SaveVerdict | SaveSpent | WithdrawUpdate) -> None:
+    def _save_word(self, effect: SaveVerdict | SaveSpent) -> None:
         if isinstance(effect, SaveSpent):
-            return self._store.save_spent(effect.spent)
-        if isinstance(effect, WithdrawUpdate):
-            return self._store.claims.withdraw(effect.update)
+            self._store.save_spent(effect.spent)
+            return
         self._store.save_verdict(effect.verdict, effect.record)
-        self._verdicts[effect.verdict.status] += 1
-        if effect.record is not None:
-            self._parts.traffic.pulled(effect.record.fetched_bytes)
-        return None
+        self._judged(effect.verdict, effect.record)
 
     def _commit(self, effect: CommitVersion) -> Event:
         failpoint("coordinator_after_freeze")

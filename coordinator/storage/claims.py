@@ -93,15 +93,30 @@ class Claims:
         compacted = known is None and self._row(_COMPACTED, number_of(claim)) is not None
         return elsewhere or compacted or self._row(_WAITS, node_of(claim), record.update, record.node) is not None
 
-    def withdraw(self, update: UpdateId) -> None:
-        """Nobody may claim this update any more; a claim that was made stays.
+    def taken(self, claims: bytes, update: UpdateId | None = None) -> bytes:
+        """Those that other updates than this one have made, as many as a receipt can name; withdrawn ones are nobody's.
+
+        Raises:
+            StorageError: They cannot be read.
+        """
+        with storing("claims"):
+            return b"".join(islice((one for one in claims_in(claims) if self._is_made(one, update)), COUNTED_MAX))
+
+    def _is_made(self, claim: bytes, update: UpdateId | None) -> bool:
+        known = self._row("SELECT update_id FROM claims WHERE claim = ?", claim)
+        if known is None:
+            return self._row(_COMPACTED, number_of(claim)) is not None
+        return known["update_id"] not in (None, update)
+
+    def withdraw(self, claims: bytes) -> None:
+        """Nobody may make these claims any more; one that was made stays.
 
         Raises:
             StorageError: Nothing was saved.
         """
         self._any = True
         with self._database.transaction("claim"):
-            self._database.insert("claims", _row_of(claim_of(update), None), conflict="IGNORE")
+            self._database.insert("claims", *(_row_of(one, None) for one in claims_in(claims)), conflict="IGNORE")
 
     def claimed(self, claims: bytes) -> set[UpdateId]:
         """The updates that make these claims, or are named by them and were stored without any.

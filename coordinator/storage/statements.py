@@ -58,7 +58,7 @@ def insert_update(database: Database, record: UpdateRecord, status: ReceiptStatu
     if status is ReceiptStatus.STORED:
         database.insert("payloads", {"update_id": record.update, "body": body})
         batches.insert_seeds(database, record)
-        insert_claims(database, record)
+    insert_claims(database, record)
 
 
 def judge_update(database: Database, verdict: Verdict) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "GatewayEvent",
     "LiftSite",
     "LinkChanged",
+    "NameSum",
     "OrderEnded",
     "OrderReceived",
     "OrderSaved",
@@ -43,6 +44,7 @@ __all__ = [
     "SumBound",
     "SumEvaluation",
     "SumFrozen",
+    "SumNamed",
     "SumSettled",
     "SumSpoilt",
     "SumThawed",
@@ -173,13 +175,21 @@ class SiteLifted:
     """The next process has higher numbers, on disk: this one ends."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumNamed:
+    """What a frozen sum claims; b"" where it does not know all its members by name."""
+
+    made: SiteSum
+    claims: bytes
+
+
 SiteNews = (
     (OrderReceived | OrderEnded | VerdictReceived | FateReceived | RunEnded)
     | LinkChanged
     | EvaluationAsked
     | EvaluationSummed
 )
-SiteAnswer = OrderSaved | SumFrozen | SumSpoilt | SumBound | SumSettled | SumThawed | SiteLifted
+SiteAnswer = OrderSaved | SumFrozen | SumSpoilt | SumBound | SumSettled | SumThawed | SumNamed | SiteLifted
 SiteEvent = SiteNews | SiteAnswer
 """What the coordinator below hears beside its own events."""
 
@@ -227,6 +237,13 @@ class ThawSum:
 
     update: UpdateId
     counted: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameSum:
+    """Look up what a frozen sum claims. Answers `SumNamed` or `StorageFailed`."""
+
+    made: SiteSum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,7 +309,7 @@ class LiftSite:
     lifts: int
 
 
-KeptEffect = SaveOrder | FreezeSum | BindSum | SettleSum | ThawSum | ForgetUpdate | LiftSite
+KeptEffect = SaveOrder | FreezeSum | BindSum | SettleSum | ThawSum | NameSum | ForgetUpdate | LiftSite
 SiteEffect = (KeptEffect | AnswerOrder | RefuseOrder | ReleaseVerdict | AskAbove) | SumEvaluation | AnswerEvaluation
 """What the coordinator below asks for beside its own effects."""
 

@@ -109,7 +109,8 @@ class GatewayMachine:
         """A verdict's reason and version are only in its receipt."""
         if isinstance(event, CommandReceived) and isinstance(event.command, Receipt):
             receipt = event.command
-            if receipt.run == self._run and receipt.update != update_id(round_of(receipt.update), self._gateway):
+            is_own = receipt.update == update_id(round_of(receipt.update), self._gateway)
+            if receipt.run == self._run and not (is_own and receipt.update in self._outstanding()):
                 return self._down(FateReceived(receipt=receipt), now)
             if receipt.status.final:
                 self._receipts[receipt.update] = receipt

@@ -90,7 +90,8 @@ class SiteMachine(CoordinatorMachine):
             case VerdictReceived():
                 self.upward.verdict(event)
             case FateReceived(receipt=receipt):
-                self.moved.fate(receipt)
+                if not self.upward.fate(receipt):
+                    self.moved.fate(receipt)
             case RunEnded():
                 self.upward.run_ended(event)
             case LinkChanged(up=up):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
-from coordinator.engine.claims import refuse_members
+from coordinator.engine.claims.fates import refuse_members
 from coordinator.engine.effects import CommitVersion, Effect
 from coordinator.engine.events import CommitFailed
 from coordinator.engine.federated_evaluation import FederatedEvaluation
@@ -25,8 +25,10 @@ from federation.types import HelperId, ModelVersion, RoundId, UpdateId
 from site_gateway.engine.evaluation import SiteEvaluation
 from site_gateway.engine.events import (
     AnswerOrder,
+    AskAbove,
     BindSum,
     FreezeSum,
+    NameSum,
     OrderReceived,
     OrderSaved,
     RefuseOrder,
@@ -39,13 +41,14 @@ from site_gateway.engine.events import (
     SiteLifted,
     SumBound,
     SumFrozen,
+    SumNamed,
     SumSettled,
     SumSpoilt,
     SumThawed,
     ThawSum,
     VerdictReceived,
 )
-from site_gateway.engine.moved import OFFER_SOON_S
+from site_gateway.engine.moved import OFFER_SOON_S, ReturnedSums
 from site_gateway.engine.state import site_of
 from site_gateway.records import Order, SiteSum, verdicts_of
 
@@ -67,6 +70,7 @@ class Upward(MaskedSums):
         super().__init__(state, receiver, evaluation, recovered)
         self._site, self._receiver, self._evaluation = site_of(state), receiver, evaluation
         self._verdicts: dict[UpdateId, VerdictReceived] = {}
+        self._returned = ReturnedSums(self._site)
         self._outstanding: frozenset[UpdateId] | None = None
         self._begun_s: float | None = None
         # An order of a former process stands until the federation above says otherwise: the link may be down for long.
@@ -115,10 +119,18 @@ class Upward(MaskedSums):
         """The final word on a sum."""
         self._verdicts[event.update] = event
 
+    def fate(self, receipt: Receipt) -> bool:
+        """What is said of a sum that comes too late; False where something else was asked for."""
+        said = self._returned.verdict(receipt)
+        if said is not None:
+            self._verdicts[said.update] = said
+        return said is not None
+
     # --- what is to be done -----------------------------------------------------------------------------------------
 
     def advance(self) -> None:
         """Settle what has a verdict; then see to the order."""
+        self._returned.wake()
         if self._busy or self._settle() or self._follow_to_evaluate():
             return
         if self._site.over:
@@ -200,11 +212,16 @@ class Upward(MaskedSums):
                 yield made
 
     def _return_work(self, reason: Reason) -> None:
-        """Nobody above will have the first of these any more."""
+        """Nobody above will have the first of these any more; what of it counts elsewhere is known only there."""
         made = next(self._unheard(), None)
-        if made is not None:
-            verdicts = verdicts_of(made, ReceiptStatus.STALE, reason, None)
-            self._wait(SettleSum(update=made.update, base_version=made.base_version, verdicts=verdicts))
+        if made is not None and reason is Reason.FINISHED:
+            self._give_back(made, reason)
+        elif made is not None and self._returned.retry_s is None:
+            self._wait(NameSum(made=made))
+
+    def _give_back(self, made: SiteSum, reason: Reason) -> None:
+        verdicts = verdicts_of(made, ReceiptStatus.STALE, reason, None)
+        self._wait(SettleSum(update=made.update, base_version=made.base_version, verdicts=verdicts))
 
     def _hand_up(self, order: Order, made: SiteSum) -> None:
         self._site.end_order()
@@ -249,7 +266,7 @@ class Upward(MaskedSums):
 
     # --- what the store answers -------------------------------------------------------------------------------------
 
-    def kept(self, event: SiteAnswer) -> None:
+    def kept(self, event: SiteAnswer) -> None:  # noqa: C901 - one case per event
         """Something is on disk."""
         site, self._busy = self._site, False
         match event:
@@ -270,6 +287,11 @@ class Upward(MaskedSums):
                 self._settled(event)
             case SumThawed():
                 self._thawed(event)
+            case SumNamed(made=made, claims=claims):
+                if claims:
+                    self._ask(AskAbove(offer=self._returned.question(made, claims)))
+                else:
+                    self._give_back(made, Reason.TOO_STALE)
             case SiteLifted():
                 pass  # the machine ends
 
@@ -305,6 +327,7 @@ class Upward(MaskedSums):
             else:
                 site.counts_elsewhere(record.update)
                 site.send(record.node, RetryAfter(update=record.update, seconds=OFFER_SOON_S))
+        self._receiver.sweep()  # of a late sum the others answer no order
         self._released(event.update)
 
     def _released(self, update: UpdateId) -> None:
@@ -332,8 +355,8 @@ class Upward(MaskedSums):
     # --- what there is to wait for ----------------------------------------------------------------------------------
 
     def due(self) -> float | None:
-        """Nothing is timed."""
-        return None
+        """When it is asked again what counts elsewhere, in monotonic seconds."""
+        return None if self._busy else self._returned.retry_s
 
     def waited_for(self) -> list[HelperId]:
         """No helper."""

@@ -27,6 +27,7 @@ from site_gateway.engine.events import (
     GatewayEffect,
     GatewayEvent,
     LiftSite,
+    NameSum,
     OrderSaved,
     SaveOrder,
     SettleSum,
@@ -36,6 +37,7 @@ from site_gateway.engine.events import (
     SumBound,
     SumEvaluation,
     SumFrozen,
+    SumNamed,
     SumSettled,
     SumSpoilt,
     SumThawed,
@@ -163,6 +165,8 @@ class SiteExecutor(CoordinatorExecutor):
                 return EvaluationSummed(report=summed_report(asked, self._site.results(asked.model.version)))
             case ThawSum(update=update, counted=counted):
                 return SumThawed(update=update, gone=self._site.thaw_sum(update, counted), counted=counted)
+            case NameSum(made=made):
+                return SumNamed(made=made, claims=self.claims(made))
             case LiftSite(epoch=epoch, next_round=next_round, lifts=lifts):
                 self._site.lift(epoch, next_round, lifts)
                 return SiteLifted()

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from coordinator.engine import effects, events
+from coordinator.engine.claims.effects import JudgeClaimed, WithdrawClaims
+from coordinator.engine.claims.events import ClaimedJudged, ClaimsWithdrawn
 from coordinator.engine.effects import Effect, Note, SaveAttendance
 from coordinator.engine.events import Event
 from coordinator.engine.machine import CoordinatorMachine
@@ -266,6 +268,7 @@ class Rig:
         self.failing_kinds: tuple[type, ...] = SAVES
         self.full_for_attendance = False
         self.rejecting: Reason | None = None
+        self.counted = b""  # claims of whatever is judged that other updates have made
         self.commit_failure: events.CommitFailed | None = None
         self.holding_commits = False
         self.delta: bytes | None = None
@@ -327,6 +330,10 @@ class Rig:
                 return [events.TransferDropped(update=effect.update)]
             case effects.SaveVerdict():
                 self.store.save_verdict(effect.verdict, effect.record)
+            case JudgeClaimed():
+                return [self._judge(effect)]
+            case WithdrawClaims(node=node, update=update, claims=claims):
+                return [ClaimsWithdrawn(node=node, update=update, claims=claims, counted=self.counted)]
             case effects.CommitVersion():
                 return self._commit(effect)
             case effects.Evaluate():
@@ -357,6 +364,14 @@ class Rig:
             case _:
                 pass
         return []
+
+    def _judge(self, effect: JudgeClaimed) -> Event:
+        if self.counted:
+            update, node = effect.record.update, effect.record.node
+            reason, counted = Reason.COUNTED, self.counted
+            return events.UpdateRejected(update=update, node=node, reason=reason, detail="", counted=counted)
+        self.store.save_verdict(effect.verdict, effect.record)
+        return ClaimedJudged(verdict=effect.verdict, record=effect.record, detail=effect.detail)
 
     def _save_attendance(self, attendance: Attendance) -> Event:
         if self.full_for_attendance:
@@ -396,7 +411,7 @@ class Rig:
 
     def _check_receipt(self, node: NodeId, receipt: messages.Receipt) -> None:
         verdict = self.store.verdicts.get(receipt.update)
-        unsaved = (Reason.OTHER_RUN, Reason.UNKNOWN_ROUND, Reason.NOT_ASSIGNED)
+        unsaved = (Reason.OTHER_RUN, Reason.UNKNOWN_ROUND, Reason.NOT_ASSIGNED, Reason.COUNTED)
         if verdict is None:
             assert receipt.reason in unsaved, "said before it was saved"
         elif receipt.reason not in unsaved:
@@ -527,6 +542,7 @@ SAVES = (
     effects.StoreTransfer,
     effects.DropTransfer,
     effects.SaveVerdict,
+    JudgeClaimed,
     effects.CommitVersion,
     effects.SaveResult,
     effects.CloseFederatedEvaluation,
@@ -578,7 +594,7 @@ def _line(effect: Effect) -> str:  # noqa: PLR0911, PLR0912 - one branch per eff
             return f"store chunk {effect.index} of {effect.update}"
         case effects.DropTransfer():
             return f"drop transfer {effect.update}"
-        case effects.SaveVerdict(verdict=verdict):
+        case effects.SaveVerdict(verdict=verdict) | JudgeClaimed(verdict=verdict):
             return f"save {verdict.update} {verdict.status.value} {verdict.reason.value}"
         case effects.CommitVersion():
             members = " ".join(f"{member.update}@{member.staleness}" for member in effect.members)

@@ -169,6 +169,7 @@ class Above:
     claims: dict[UpdateId, bytes | None] = field(default_factory=dict)
     fates: dict[UpdateId, Receipt] = field(default_factory=dict)
     questions: list[UpdateId] = field(default_factory=list)
+    asked_for: dict[UpdateId, bytes] = field(default_factory=dict)
 
     @property
     def version(self) -> int:
@@ -221,7 +222,14 @@ class Above:
         if status is not ReceiptStatus.APPLIED:
             self.verdicts[update] = Receipt(run=RUN, update=update, status=status, reason=Reason.TOO_STALE)
             return
-        total, frame = Accumulator(MANIFEST), self.offers[update][-1]
+        self.advance(self.offers[update][-1])
+        self.verdicts[update] = Receipt(
+            run=RUN, update=update, status=ReceiptStatus.APPLIED, version=ModelVersion(self.version)
+        )
+
+    def advance(self, frame: bytes) -> None:
+        """Make the next version of a sum, or of an update, wherever it has come from."""
+        total = Accumulator(MANIFEST)
         if is_sum(frame):
             total.add_sum(read_sum(frame, MANIFEST))
         else:
@@ -236,9 +244,6 @@ class Above:
             chunk_bytes=61_440,
         )
         self.parts, self.delta = (part,), step
-        self.verdicts[update] = Receipt(
-            run=RUN, update=update, status=ReceiptStatus.APPLIED, version=ModelVersion(self.version)
-        )
 
 
 @dataclass(frozen=True)
@@ -282,6 +287,8 @@ class Node:
     evaluated: set[ModelVersion] = field(default_factory=set)
     asked: list[RoundAnnouncement] = field(default_factory=list)
     made: list[UpdateOffer] = field(default_factory=list)
+    sends: bytes | None = None
+    """A frame that it sends instead of what it has learnt."""
 
     def hear(self, message: Message) -> None:
         """Train at once; an update stays in the outbox until its final receipt."""
@@ -315,6 +322,7 @@ class Node:
         self.asked.append(message)
         site, round_id = self.site, message.round
         frame = trained(self.name, round_id) if site is None else site.frame(round_id)
+        frame = self.sends or frame
         count = examples(self.name) if site is None else sum(map(examples, site.nodes))
         self.outbox[update] = UpdateOffer(
             run=RUN,
@@ -575,6 +583,7 @@ class Rig:
                     self.tell_above(word)
                 if isinstance(message, UpdateOffer) and message.update != update_id(message.round, GATEWAY):
                     self.above.questions.append(message.update)
+                    self.above.asked_for[message.update] = message.members or b""
                     unknown = Receipt(
                         run=RUN, update=message.update, status=ReceiptStatus.REFUSED, reason=Reason.NOT_ASSIGNED
                     )

@@ -78,9 +78,9 @@ def test_fate_of_a_member_is_that_of_its_sum(store: SqliteStore) -> None:
 
 def test_withdrawn_update_is_refused_and_claimed_by_nobody(store: SqliteStore, tmp_path: Path) -> None:
     """FED-273: also after a restart; a claim that was made before stays."""
-    store.claims.withdraw(ANN)
+    store.claims.withdraw(claim_of(ANN))
     store.save_update(claiming("3-north", BOB), b"body")
-    store.claims.withdraw(BOB)
+    store.claims.withdraw(claim_of(BOB))
     known = store.verdict(ANN)
     assert known is not None
     assert (known.status, known.reason) == (ReceiptStatus.REFUSED, Reason.NOT_ASSIGNED)
@@ -92,6 +92,31 @@ def test_withdrawn_update_is_refused_and_claimed_by_nobody(store: SqliteStore, t
     again = SqliteStore(tmp_path)
     assert again.claims.counted(claiming("4-south", ANN, CID)) == claim_of(ANN)
     again.close()
+
+
+def test_refused_sum_keeps_its_claims(store: SqliteStore, tmp_path: Path) -> None:
+    """FED-296: what its nodes take back is in no other sum, also after a restart."""
+    verdict = Verdict(
+        update=UpdateId("3-north"), node=NodeId("north"), status=ReceiptStatus.REFUSED, reason=Reason.NORM
+    )
+    store.save_verdict(verdict, claiming("3-north", ANN, BOB))
+    store.close()
+    again = SqliteStore(tmp_path)
+    assert again.claims.counted(claiming("4-south", BOB, CID)) == claim_of(BOB)
+    known = again.verdict(ANN)
+    assert known is not None
+    assert (known.status, known.reason) == (ReceiptStatus.REFUSED, Reason.NORM)
+    again.close()
+
+
+def test_claims_that_were_withdrawn_are_made_by_nobody(store: SqliteStore) -> None:
+    """FED-295: a question that is asked again has the same answer."""
+    store.save_update(claiming("3-north", ANN), b"body")
+    both = claim_of(ANN) + claim_of(BOB)
+    assert store.claims.taken(both) == claim_of(ANN)
+    assert store.claims.taken(both, UpdateId("3-north")) == b""
+    store.claims.withdraw(claim_of(BOB))
+    assert store.claims.taken(claim_of(BOB)) == b""
 
 
 def test_sum_of_sums_claims_what_these_have_claimed(store: SqliteStore) -> None:
@@ -150,7 +175,7 @@ def test_with_a_claim_every_update_is_looked_up(
     """A sum of a round of this process may have a member of it."""
     reserve(store, 3)
     if withdrawn:
-        store.claims.withdraw(ANN)
+        store.claims.withdraw(claim_of(ANN))
     else:
         store.save_update(claiming("3-north", ANN), b"body")
     status = ReceiptStatus.REFUSED if withdrawn else ReceiptStatus.STORED
