@@ -7,6 +7,7 @@ from coordinator.engine.claims.events import ClaimedJudged, ClaimsWithdrawn
 from coordinator.engine.events import UpdateRejected
 from coordinator.records import UpdateRecord, Verdict
 from coordinator.storage.store import CoordinatorStore
+from federation.protocol.claims import claim_of
 from federation.protocol.limits import CLAIM_BYTES
 from federation.protocol.messages import Reason
 
@@ -48,7 +49,7 @@ class ClaimsExecution:
             return ClaimedJudged(verdict=effect.verdict, record=record, detail=effect.detail)
         counted = self._store.claims.taken(effect.claims)
         if not counted:
-            self._store.claims.withdraw(effect.claims)
+            self._store.claims.withdraw(effect.claims + claim_of(effect.update))  # nor may the sum itself come any more
         return ClaimsWithdrawn(node=effect.node, update=effect.update, claims=effect.claims, counted=counted)
 
 
