@@ -17,6 +17,7 @@ from coordinator.engine.round import WaitReason
 from coordinator.engine.state import MachineState
 from coordinator.engine.timers import RateLimit, Timers
 from coordinator.records import Attendance
+from federation.protocol.limits import AWAY_GRACE_S, AWAY_S_MAX
 from federation.protocol.messages import Decline, NodeState, Presence, Rebirth
 from federation.types import Incarnation, NodeId, RoundId
 
@@ -54,12 +55,6 @@ STARVING = frozenset({WaitReason.NO_CANDIDATES, WaitReason.NODES_MIN})
 """Nobody is there who could be asked."""
 
 DOUBLINGS_MAX = 6
-
-AWAY_GRACE_S: Final = 60.0
-"""A node that has left by the pace is missed so long after it was due, in seconds: it may find the broker busy."""
-
-AWAY_S_MAX: Final = 11 * 86_400.0
-"""The longest time that a node may say, in seconds: half as long again as the longest pace."""
 
 
 class AttendanceRecorder:

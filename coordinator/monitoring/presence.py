@@ -14,14 +14,18 @@ from typing import Any, Final
 
 from coordinator.monitoring.sites import SiteSeen, read_sites
 from coordinator.storage.files import PRESENCE
+from federation.protocol.limits import AWAY_GRACE_S
 from federation.protocol.messages import Presence
 
-__all__ = ["Happening", "News", "PresenceSeen", "Seen", "online_by_release", "read_presence", "releases_line"]
+__all__ = ["AWAY", "Happening", "News", "PresenceSeen", "Seen", "online_by_release", "read_presence", "releases_line"]
 
 FILE_BYTES_MAX: Final = 8 << 20
 
 RELEASES_SHOWN: Final = 4
 """Releases that `releases_line` names, those of most nodes; nodes may invent any number."""
+
+AWAY: Final = "away"
+"""The state of a node that has left by the pace, and is to come back."""
 
 NAMED_MAX: Final = 2
 """Nodes of one release that it names; of more it says how many."""
@@ -60,6 +64,7 @@ class Seen:
         device: What it trains on, in its own words.
         battery: Its charge at its start, 0 to 1; None where it has none, or does not say.
         release: Which release of fedmq it runs, in its own words; empty where it does not say.
+        back_s: When it comes back, by its own word as it left, in seconds since 1970; 0 where it has said nothing.
     """
 
     presence: Presence
@@ -68,6 +73,20 @@ class Seen:
     device: str = ""
     battery: float | None = None
     release: str = ""
+    back_s: float = 0.0
+
+    def state(self, now_s: float) -> str:
+        """`Presence`, or ``away``: it checks in by the pace, and is not missed before a minute after it is due.
+
+        Args:
+            now_s: Seconds since 1970.
+        """
+        left = self.presence is Presence.OFFLINE and now_s < self.back_s + AWAY_GRACE_S
+        return AWAY if left else self.presence.value
+
+    def back_ms(self, now_s: float) -> int | None:
+        """When it is due, in milliseconds since 1970; None of one that is not away."""
+        return int(1000 * self.back_s) if self.state(now_s) == AWAY else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +148,7 @@ def _presence(content: Any) -> PresenceSeen:
     releases = {
         str(node): intern(str(release)) for release, nodes in content.get("releases", {}).items() for node in nodes
     }
+    back_s = {str(node): float(at_s) for node, at_s in content.get("away", {}).items()}
     return PresenceSeen(
         nodes={
             intern(str(node)): Seen(
@@ -138,6 +158,7 @@ def _presence(content: Any) -> PresenceSeen:
                 intern(str(device)),
                 battery and float(battery),
                 releases.get(node, ""),
+                back_s.get(node, 0.0),
             )
             for node, (presence, at_s, incarnation, device, battery) in content["nodes"].items()
         },

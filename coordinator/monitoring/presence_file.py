@@ -22,6 +22,7 @@ from coordinator.engine.events import (
 from coordinator.monitoring.presence import Happening, News, Seen, read_presence
 from coordinator.monitoring.sites import SiteSeen, sites_content
 from coordinator.storage.files import PRESENCE
+from federation.protocol.limits import AWAY_S_MAX
 from federation.protocol.messages import NodeState, Presence
 from federation.protocol.site_messages import SiteReport
 from federation.storage.folder import write_file
@@ -118,11 +119,14 @@ class PresenceFile:
         if state.incarnation < known.incarnation and not here:
             return  # the end of a former life
         was_here, restarted = known.presence is Presence.ONLINE, state.incarnation != known.incarnation
-        if here and (restarted or not was_here):
+        if here and not restarted and known.back_s:
+            pass  # it has checked in: a fleet that comes and goes by the pace is no news
+        elif here and (restarted or not was_here):
             self._tell(node, Happening.RESTARTED if restarted else Happening.BACK)
-        elif was_here and not here:
+        elif was_here and not here and state.away_s is None:
             self._tell(node, Happening.LOST if state.presence is Presence.LOST else Happening.LEFT)
         known.presence, known.incarnation = state.presence, state.incarnation
+        known.back_s = 0.0 if here or state.away_s is None else self._clock() + min(state.away_s, AWAY_S_MAX)
         # Its will is the broker's word, and comes later than its own last one.
         known.at_s = self._clock() if here else known.at_s
         _describe(known, state)
@@ -163,6 +167,7 @@ class PresenceFile:
                 for node, seen in self._nodes.items()
             },
             "releases": self._releases(),
+            "away": {node: round(seen.back_s, 1) for node, seen in self._nodes.items() if seen.back_s},
             "sites": sites_content(self._sites),
             "news": [[one.at_ms, one.version, one.node, one.what.value] for one in self._news],
         }

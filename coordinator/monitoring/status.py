@@ -3,26 +3,19 @@
 import json
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
-from rich.table import Table
-from rich.text import Text
-
-from coordinator.monitoring.curves import CurveKind, CurvePoint, curve_row, newest_by_node, read_curves
+from coordinator.monitoring.curves import curve_row, read_curves
 from coordinator.monitoring.figures import participation_row, version_figures
-from coordinator.monitoring.noised_sums import nodes_line, nodes_report, nodes_row
-from coordinator.monitoring.presence import PresenceSeen, read_presence, releases_line
-from coordinator.monitoring.privacy import privacy_line, privacy_row, read_privacy
-from coordinator.monitoring.run_progress import read_run_progress, run_progress_lines, run_progress_row
-from coordinator.monitoring.sites import site_lines, sites_row
+from coordinator.monitoring.noised_sums import nodes_report, nodes_row
+from coordinator.monitoring.presence import PresenceSeen, Seen, read_presence
+from coordinator.monitoring.privacy import privacy_row, read_privacy
+from coordinator.monitoring.run_progress import read_run_progress, run_progress_row
+from coordinator.monitoring.sites import sites_row
 from coordinator.monitoring.state_files import (
-    helper_lines,
     read_behind,
     read_claims,
     read_counters,
@@ -31,34 +24,24 @@ from coordinator.monitoring.state_files import (
     read_helpers,
     read_incidents,
     read_sealed,
-    read_waiting,
 )
-from coordinator.monitoring.why import MADE, explain, failures, nobody_trains
 from coordinator.storage.places import leader_of
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import Participation, VersionRow
-from federation.errors import StorageError
-from federation.protocol.messages import ReceiptStatus
-from federation.units import human_bytes, human_metric
+from federation.storage.folder import lock_holder
 
-__all__ = ["read_nodes", "read_status", "show_nodes", "show_status", "watch_status"]
+__all__ = [
+    "ask_store",
+    "presence_of",
+    "read_nodes",
+    "read_rows",
+    "read_status",
+    "show_nodes",
+    "show_status",
+    "watch_status",
+]
 
 AnswerT = TypeVar("AnswerT")
-
-NODES_SHOWN = 100
-"""Nodes of a large fleet in the table, those first to which something happened; ``--nodes`` and ``--json`` have all."""
-
-VERSIONS_SHOWN = 12
-"""Newest versions in the table; ``--json`` has all."""
-
-INCIDENTS_SHOWN = 12
-"""Senders with the most refused messages in the table; ``--json`` has all."""
-
-TABLE_LINES = 4
-"""Lines of a table beside its rows: title, heads, rule, and the empty line before it."""
-
-ROWS_MIN = 3
-"""Rows of a table that are shown however small the screen is."""
 
 REFRESH_S = 1.0
 """Another process writes the database, and it tells nobody: `watch_status` looks again after this many seconds."""
@@ -70,8 +53,10 @@ def read_status(folder: Path) -> dict[str, object]:
     Raises:
         StorageError: There is no store, or it cannot be read.
     """
-    versions, nodes = _read(folder)
-    seen = _presence(folder)
+    with ReadOnlyStore(folder) as store:
+        versions, nodes = store.history(), store.participation()
+        run, restored, noised = store.run, store.restored(), nodes_report(store)
+    seen = read_presence(folder, run)
     return {
         "versions": [version_figures(row) for row in versions],
         **run_progress_row(read_run_progress(folder)),
@@ -85,12 +70,12 @@ def read_status(folder: Path) -> dict[str, object]:
         "behind": read_behind(folder),
         "claims": read_claims(folder),
         "privacy": privacy_row(read_privacy(folder)),
-        "nodes_privacy": nodes_row(_asked(folder, nodes_report)),
+        "nodes_privacy": nodes_row(noised),
         "sealed": read_sealed(folder),
         "helpers": dict(read_helpers(folder)),
         "helper_trouble": dict(read_helper_trouble(folder)),
         "leader": None if (leader := leader_of(folder)) is None else asdict(leader) | {"overdue": leader.overdue},
-        "restored": None if (restored := _asked(folder, ReadOnlyStore.restored)) is None else asdict(restored),
+        "restored": None if restored is None else asdict(restored),
     }
 
 
@@ -108,7 +93,9 @@ def show_status(folder: Path, *, as_json: bool = False, more: Mapping[str, objec
     if as_json:
         sys.stdout.write(json.dumps(read_status(folder) | dict(more or {})) + "\n")
     else:
-        _console().print(_tables(folder))
+        from coordinator.monitoring import screen  # noqa: PLC0415 - what draws it, a script does not need
+
+        screen.make_console().print(screen.full_screen(folder))
 
 
 def read_nodes(folder: Path) -> dict[str, object]:
@@ -117,8 +104,12 @@ def read_nodes(folder: Path) -> dict[str, object]:
     Raises:
         StorageError: There is no store, or it cannot be read.
     """
+    here = _here(folder)
     return {
-        "nodes": [participation_row(node) for node in _asked(folder, ReadOnlyStore.participation)],
+        "nodes": [
+            participation_row(node) | _state(here.get(node.node))
+            for node in ask_store(folder, ReadOnlyStore.participation)
+        ],
         "curves": [curve_row(point) for point in read_curves(folder)],
     }
 
@@ -132,7 +123,10 @@ def show_nodes(folder: Path, *, as_json: bool = False) -> None:
     if as_json:
         sys.stdout.write(json.dumps(read_nodes(folder)) + "\n")
     else:
-        _console().print(_node_table(_asked(folder, ReadOnlyStore.participation)), _curve_table(read_curves(folder)))
+        from coordinator.monitoring import screen  # noqa: PLC0415 - as above
+
+        nodes = screen.node_table(ask_store(folder, ReadOnlyStore.participation), here=_here(folder))
+        screen.make_console().print(nodes, screen.curve_table(read_curves(folder)))
 
 
 def watch_status(folder: Path) -> None:
@@ -143,258 +137,53 @@ def watch_status(folder: Path) -> None:
     """
     from rich.live import Live  # noqa: PLC0415 - only for this
 
-    console = _console()
-    with Live(_screen(folder, console), console=console, auto_refresh=False) as live:
+    from coordinator.monitoring import screen  # noqa: PLC0415 - as above
+
+    console = screen.make_console()
+    with Live(screen.fitted_screen(folder, console), console=console, auto_refresh=False) as live:
         try:
             while True:
                 time.sleep(REFRESH_S)
-                live.update(_screen(folder, console), refresh=True)
+                live.update(screen.fitted_screen(folder, console), refresh=True)
         except KeyboardInterrupt:
             return
 
 
-def _console() -> Console:
-    """What nodes are called is no markup, and looking for it takes longer than reading the store."""
-    return Console(markup=False, emoji=False)
+def read_rows(folder: Path) -> tuple[list[VersionRow], list[Participation]]:
+    """Versions and nodes of a store.
 
-
-def _read(folder: Path) -> tuple[list[VersionRow], list[Participation]]:
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+    """
     with ReadOnlyStore(folder) as store:
         return store.history(), store.participation()
 
 
-def _asked(folder: Path, ask: Callable[[ReadOnlyStore], AnswerT]) -> AnswerT:
+def ask_store(folder: Path, ask: Callable[[ReadOnlyStore], AnswerT]) -> AnswerT:
+    """One answer of a store.
+
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+    """
     with ReadOnlyStore(folder) as store:
         return ask(store)
 
 
-def _presence(folder: Path) -> PresenceSeen:
+def presence_of(folder: Path) -> PresenceSeen:
+    """Who is there, by the coordinator of this folder's run.
+
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+    """
     with ReadOnlyStore(folder) as store:
         return read_presence(folder, store.run)
 
 
-def _leads(folder: Path) -> Iterator[str]:
-    """Which of several coordinators decides, where they share a database."""
-    leader = leader_of(folder)
-    if leader is not None:
-        by = f"{leader.holder}, term {leader.term}"
-        yield f"leads: nobody; the last one was {by}" if leader.overdue else f"leads: {by}"
+def _here(folder: Path) -> Mapping[str, Seen]:
+    """Which nodes are there, as their coordinator knows it; nothing while none runs."""
+    return {} if lock_holder(folder) is None else presence_of(folder).nodes
 
 
-def _begun_again(folder: Path) -> Iterator[str]:
-    """That the run is not all of what it was."""
-    restored = _asked(folder, ReadOnlyStore.restored)
-    if restored is not None:
-        yield f"begun again from a backup at version {restored.version}: what was made after that backup is lost"
-
-
-def _tables(folder: Path) -> Group:
-    """All of it, for a screen that scrolls."""
-    versions, nodes = _read(folder)
-    incidents = read_incidents(folder)
-    return Group(
-        *_head(folder, versions),
-        "",
-        _node_table(nodes, NODES_SHOWN if len(nodes) > NODES_SHOWN else None),
-        "",
-        _version_table(versions, VERSIONS_SHOWN),
-        *(("", _incident_table(incidents)) if incidents else ()),
-        _counts(read_counters(folder)),
-        *_sealed(folder),
-        *_masked(folder),
-    )
-
-
-def _sealed(folder: Path) -> Iterator[Text]:
-    """Who else reads updates and model."""
-    match read_sealed(folder):
-        case True:
-            yield Text("sealed: the broker reads neither updates nor the model", style="dim")
-        case False:
-            yield Text("not sealed: the broker reads updates and the model (privacy.sealed)", style="dim")
-
-
-def _masked(folder: Path) -> Iterator[Text]:
-    """Who hides each single update from the coordinator, and which of them is not there."""
-    helpers = read_helpers(folder)
-    if helpers:
-        yield Text(f"masked: the coordinator reads sums only; helpers {', '.join(helpers)}", style="dim")
-
-
-def _screen(folder: Path, console: Console) -> Group:
-    """What matters most, within the console's height: what is waited for, then nodes, then the newest versions."""
-    versions, nodes = _read(folder)
-    head = Group(*_head(folder, versions))
-    taken = len(console.render_lines(head, pad=False)) + 2 * TABLE_LINES
-    rows = max(2 * ROWS_MIN, console.height - taken)
-    shown = max(ROWS_MIN, min(len(nodes), rows - ROWS_MIN))
-    newest = max(ROWS_MIN, min(rows - min(shown, len(nodes)), VERSIONS_SHOWN))
-    return Group(head, "", _node_table(nodes, shown), "", _version_table(versions, newest))
-
-
-def _head(folder: Path, versions: list[VersionRow]) -> Iterator[Text]:
-    """What a person should read first: what is waited for, and what is wrong."""
-    try:
-        waiting = read_waiting(folder)
-    except StorageError:  # no coordinator has said it yet
-        yield from _failing(folder, versions)
-    else:
-        wrong = any(waiting.fields.get(key) for key in ("behind", "claims", "nobody_trains"))
-        yield Text(explain(waiting), style="bold red" if wrong else "bold")
-    yield from (Text(line, style="yellow") for line in helper_lines(folder))
-    run_progress = read_run_progress(folder)
-    yield from map(Text, () if run_progress is None else run_progress_lines(run_progress))
-    yield from map(Text, (*_leads(folder), *_begun_again(folder)))
-    seen = _presence(folder)
-    yield from map(Text, site_lines(seen.sites, seen.gateways_here))
-    noised = nodes_line(_asked(folder, nodes_report))
-    for said in (privacy_line(read_privacy(folder)), noised, releases_line(seen.nodes)):
-        if said:
-            yield Text(said)
-
-
-def _failing(folder: Path, versions: list[VersionRow]) -> Iterator[Text]:
-    """Whose work came to nothing last."""
-    failing = read_failing(folder)
-    if failing.nobody_trains:
-        newest = versions[-1].record.version if versions else 0
-        yield Text(nobody_trains(newest, failing.reasons, failing.count), style="bold red")
-    elif failing.reasons:
-        yield Text(f"what comes to nothing: {failures(failing.reasons, failing.count)}")
-
-
-def _counts(counters: Mapping[str, int]) -> str:
-    """What went wrong since the coordinator's start, or nothing."""
-    said = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sorted(counters.items()))
-    return f"since its start: {said}" if said else ""
-
-
-def _table(title: str) -> Table:
-    """Narrow: it should fit 80 columns."""
-    return Table(
-        title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
-    )
-
-
-def _version_table(rows: list[VersionRow], newest: int) -> Table:
-    shown = rows[-newest:]
-    table = _table(f"versions ({len(rows)}, the newest {len(shown)})")
-    for title in ("version", "accuracy", "applied", "stale", "refused", "s", "up", "down"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("why then", no_wrap=True)
-    for row in shown:
-        accuracy = row.metrics.get("accuracy")
-        table.add_row(
-            str(row.record.version),
-            "" if accuracy is None else human_metric("accuracy", accuracy),
-            str(row.record.accepted),
-            str(row.stale),
-            str(row.refused),
-            f"{row.figures.wall_s:.2f}",
-            human_bytes(row.figures.bytes_up),
-            human_bytes(row.figures.bytes_down),
-            MADE.get(row.reason, row.reason),
-        )
-    return table
-
-
-def _node_table(nodes: list[Participation], rows: int | None = None) -> Table:
-    """A row for each node; where ``rows`` are fewer, those come first to which something happened.
-
-    A node's payload is of its updates, pulled are parts of models: headers and announcements are in a version's bytes.
-    """
-    some = rows is not None and rows < len(nodes)
-    table = _table(f"nodes ({len(nodes)}, {rows} of them shown)" if some else f"nodes ({len(nodes)})")
-    table.add_column("node", no_wrap=True)
-    for title in ("applied", "stale", "refused", "waiting", "lag", "payload", "pulled"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("what happened")
-    cells = [_node_cells(node) for node in (sorted(nodes, key=_went_well)[:rows] if some else nodes)]
-    if rows is not None and cells:
-        # Each has one line, so that a column can be one cell: laying out a thousand takes longer than all the rest.
-        cells = [tuple(map("\n".join, zip(*cells, strict=True)))]
-    for *figures, happened in cells:
-        # The only cell that gives way where the screen is narrow; of one that is watched only the first line.
-        table.add_row(*figures, Text(happened, no_wrap=rows is not None, overflow="ellipsis"))
-    return table
-
-
-def _node_cells(node: Participation) -> tuple[str, ...]:
-    row = participation_row(node)
-    return (
-        node.node,
-        *(str(row[f"updates_{status}"]) for status in ("applied", "stale", "refused", "waiting")),
-        f"{node.staleness_mean:.1f}",
-        human_bytes(node.bytes_up),
-        human_bytes(node.bytes_down),
-        _happened(node),
-    )
-
-
-def _curve_table(points: list[CurvePoint]) -> Table:
-    """A row for each node; a column that no node has anything for is left out."""
-    table = _table("reported last")
-    heads = (
-        *("trained for", "loss", "evaluated", "accuracy", "loss"),
-        *("own accuracy", "examples", "new", "age, s", "drift"),
-    )
-    trained, found = newest_by_node(points, CurveKind.TRAINING), newest_by_node(points, CurveKind.NODE)
-    rows = {node: _reported(trained.get(node), found.get(node)) for node in sorted(trained.keys() | found.keys())}
-    filled = [place for place in range(len(heads)) if any(row[place] for row in rows.values())]
-    table.add_column("node")
-    for place in filled:
-        table.add_column(heads[place], justify="right")
-    for node, row in rows.items():
-        table.add_row(node, *(row[place] for place in filled))
-    return table
-
-
-def _reported(work: CurvePoint | None, test: CurvePoint | None) -> tuple[str, ...]:
-    """What a node has said last of its training, its evaluation, and its own readings where it learns from them."""
-    return (
-        "" if work is None else str(work.version),
-        _number(work, "loss"),
-        "" if test is None else str(test.version),
-        _number(test, "accuracy", "global_accuracy") or _number(work, "global_accuracy"),
-        _number(test, "loss", "global_loss") or _number(work, "global_loss"),
-        _number(test, "personal_accuracy") or _number(work, "personal_accuracy"),
-        _number(work, "test_examples") if test is None else f"{test.num_examples:,}",
-        _number(work, "new_examples"),
-        _number(work, "data_age_s"),
-        _number(work, "drift"),
-    )
-
-
-def _number(point: CurvePoint | None, *names: str) -> str:
-    values = [point.metrics[name] for name in names if point is not None and name in point.metrics]
-    return f"{values[0]:.4g}" if values else ""
-
-
-def _incident_table(incidents: Mapping[str, Mapping[str, int]]) -> Table:
-    table = _table("refused messages and denied attempts")
-    table.add_column("from")
-    table.add_column("what, and how often")
-    for sender, kinds in sorted(incidents.items(), key=lambda one: -sum(one[1].values()))[:INCIDENTS_SHOWN]:
-        table.add_row(sender, ", ".join(f"{kind} {count:,}" for kind, count in sorted(kinds.items())))
-    return table
-
-
-def _went_well(node: Participation) -> bool:
-    return not (node.reasons or node.attended.absences or node.attended.restarts)
-
-
-def _happened(node: Participation) -> str:
-    """Why work was dropped or never came, and restarts; a node that never helped is named with that."""
-    attended = node.attended
-    counts = Counter({reason.value: count for reason, count in node.reasons.items()})
-    counts.update(attended.absences)
-    if attended.restarts:
-        counts["restarts"] += attended.restarts
-    said = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
-    summary = ""
-    if not any(node.statuses.values()):
-        times = "once" if attended.asked == 1 else f"{attended.asked} times"
-        summary = f"asked {times}, never sent an update" if attended.asked else "never asked"
-    elif not node.count(ReceiptStatus.APPLIED):
-        summary = "nothing of it was ever used"
-    return f"{said} ({summary})" if said and summary else said + summary
+def _state(seen: Seen | None) -> dict[str, object]:
+    now_s = time.time()
+    return {"state": seen and seen.state(now_s), "back_ms": seen and seen.back_ms(now_s)}

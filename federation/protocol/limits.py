@@ -103,6 +103,12 @@ WRAP_BYTES_MAX: Final = 1_168
 SEAL_NODES: Final = 3
 """Nodes that a cohort lists less where the announcement says that its model is sealed, and how."""
 
+AWAY_GRACE_S: Final = 60.0
+"""A node that has left by the pace is missed so long after it was due, in seconds: it may find the broker busy."""
+
+AWAY_S_MAX: Final = 11 * 86_400.0
+"""The longest time that a node may say, in seconds: half as long again as the longest pace."""
+
 CLAIM_BYTES: Final = 16
 """Bytes that name one update of a site to the coordinator above: 8 for its node, and 8 for itself."""
 CLAIMS_MAX: Final = 2_048

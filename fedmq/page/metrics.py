@@ -40,6 +40,7 @@ class _Run(Collector):
         )
         yield _gauge("fedmq_coordinator_up", "1 while a coordinator runs on this store.", float(waiting["running"]))
         yield _gauge("fedmq_nodes_online", "Nodes that are online.", waiting["online"])
+        yield _gauge("fedmq_nodes_away", "Nodes that are away by the pace until they check in.", waiting["away"])
         yield from self._releases()
         yield _gauge("fedmq_nodes_known", "Nodes that have taken part, or were asked.", summary["nodes"])
         yield _gauge("fedmq_model_version", "The newest model version.", summary["head"] or 0)

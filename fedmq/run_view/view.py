@@ -218,7 +218,7 @@ class RunView:
         try:
             waiting = read_waiting(self.folder)
         except StorageError as error:
-            nothing = {"running": False, "over": False, "online": 0, "reason": "", "since_s": 0.0}
+            nothing = {"running": False, "over": False, "online": 0, "away": 0, "reason": "", "since_s": 0.0}
             return {"sentence": str(error), "sites": sites, **nothing}
         return {
             "sites": sites,
@@ -226,6 +226,7 @@ class RunView:
             "running": waiting.pid is not None,
             "over": waiting.fields.get("reason") in OVER,
             "online": waiting.fields.get("online", 0),
+            "away": waiting.fields.get("away", 0),
             "reason": waiting.fields.get("reason", ""),
             "since_s": waiting.since_s,
         }

@@ -215,11 +215,11 @@ class Upward(MaskedSums):
         """Nobody above will have the first of these any more; what of it counts elsewhere is known only there."""
         made = next(self._unheard(), None)
         if made is not None and reason is Reason.FINISHED:
-            self._give_back(made, reason)
+            self._settle_late(made, reason)
         elif made is not None and self._returned.retry_s is None:
             self._wait(NameSum(made=made))
 
-    def _give_back(self, made: SiteSum, reason: Reason) -> None:
+    def _settle_late(self, made: SiteSum, reason: Reason) -> None:
         verdicts = verdicts_of(made, ReceiptStatus.STALE, reason, None)
         self._wait(SettleSum(update=made.update, base_version=made.base_version, verdicts=verdicts))
 
@@ -291,7 +291,7 @@ class Upward(MaskedSums):
                 if claims:
                     self._ask(AskAbove(offer=self._returned.question(made, claims)))
                 else:
-                    self._give_back(made, Reason.TOO_STALE)
+                    self._settle_late(made, Reason.TOO_STALE)
             case SiteLifted():
                 pass  # the machine ends
 

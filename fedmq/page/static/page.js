@@ -168,10 +168,13 @@ function paragraph(told, mark = "") {
   return made;
 }
 
+const STATES = { online: ["●", "online", "online"], away: ["◌", "away", ""], offline: ["○", "left", ""], lost: ["▼", "lost", "lost"] };
+
 function stateOf(node) {
   const heard = node.seen_ms === null ? "" : `, heard ${span(Date.now() + view.skew_ms - node.seen_ms)} ago`;
   if (node.state === null) return paragraph(node.seen_ms === null ? "when it was last heard is not known" : heard.slice(2));
-  const [sign, word, mark] = { online: ["●", "online", "online"], offline: ["○", "left", ""], lost: ["▼", "lost", "lost"] }[node.state];
+  const [sign, word, mark] = STATES[node.state];
+  if (node.state === "away") return paragraph(`${sign} ${word} until ${clock.format(new Date(node.back_ms))}${heard}`, mark);
   return paragraph(`${sign} ${word}${heard}`, mark);
 }
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 from coordinator.engine import effects
-from coordinator.engine.liveness import AWAY_GRACE_S, ROLL_CALL_S
+from coordinator.engine.liveness import ROLL_CALL_S
+from federation.protocol.limits import AWAY_GRACE_S
 from federation.protocol.messages import Presence, Rebirth
 from tests.rigs.coordinator_rig import Rig, engine
 

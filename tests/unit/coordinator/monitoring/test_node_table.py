@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from coordinator.monitoring.status import _curve_table, _node_cells, _node_table
+from coordinator.monitoring.screen import curve_table, node_cells, node_table
 from coordinator.records import Attended
 from coordinator.storage.store import CurveKind, CurvePoint, Participation
 from federation.protocol.messages import Reason, ReceiptStatus
@@ -16,7 +16,7 @@ from federation.types import ModelVersion, NodeId
 
 def shown(*points: CurvePoint) -> str:
     text = io.StringIO()
-    Console(file=text, width=160).print(_curve_table(list(points)))
+    Console(file=text, width=160).print(curve_table(list(points)))
     return text.getvalue()
 
 
@@ -58,15 +58,15 @@ def lines(table: Table, width: int) -> list[str]:
 def test_a_table_of_some_nodes_looks_as_if_each_had_a_row_of_cells(width: int) -> None:
     """It is laid out in another way, because a hundred nodes take long; the first is the one that has failed."""
     nodes = [took_part(number) for number in range(40)]
-    expected = _node_table([], 12)
+    expected = node_table([], 12)
     for node in [nodes[3], *(node for node in nodes if node is not nodes[3])][:12]:
-        *figures, happened = _node_cells(node)
+        *figures, happened = node_cells(node)
         expected.add_row(*figures, Text(happened, no_wrap=True, overflow="ellipsis"))
-    some = lines(_node_table(nodes, 12), width)
+    some = lines(node_table(nodes, 12), width)
     assert some[0].strip() == "nodes (40, 12 of them shown)"
     assert some[1:] == lines(expected, width)[1:]
     assert next(line for line in some if line.startswith("press")).startswith("press-03")
 
 
 def test_a_table_of_no_nodes_is_a_head() -> None:
-    assert "what happened" in "".join(lines(_node_table([], 3), 160))
+    assert "what happened" in "".join(lines(node_table([], 3), 160))

@@ -208,3 +208,28 @@ def test_a_disk_that_refuses_is_no_reason_to_stop(tmp_path: Path) -> None:
 
 def test_happenings_have_the_words_of_the_page() -> None:
     assert json.dumps([one.value for one in Happening]) == '["lost", "left", "back", "restarted"]'
+
+
+def test_node_that_leaves_by_the_pace_is_away_until_a_minute_after_it_is_due(
+    file: PresenceFile, clock: Clock, tmp_path: Path
+) -> None:
+    """FED-327: another process reads it, and a later start takes it over."""
+    file.see(state("a", Presence.ONLINE))
+    file.see(state("a", Presence.OFFLINE, away_s=30.0))
+    file.write(lambda: 1)
+    for seen in (file.nodes["a"], read_presence(tmp_path, RUN).nodes["a"], PresenceFile(tmp_path, RUN).nodes["a"]):
+        assert [seen.state(at_s) for at_s in (100.0, 189.0, 190.0)] == ["away", "away", "offline"]
+        assert (seen.back_ms(189.0), seen.back_ms(190.0)) == (130_000, None)
+
+
+def test_check_ins_are_no_news(file: PresenceFile, tmp_path: Path) -> None:
+    """A fleet that comes and goes by the pace would be all that is told; one that starts again is told."""
+    file.see(state("a", Presence.ONLINE))
+    file.see(state("a", Presence.OFFLINE, away_s=30.0))
+    file.see(state("a", Presence.ONLINE))
+    assert file.nodes["a"].state(100.0) == "online"
+    file.see(state("a", Presence.OFFLINE, away_s=30.0))
+    file.see(state("a", Presence.ONLINE, 2))
+    file.see(state("a", Presence.LOST, 2))
+    file.write(lambda: 1)
+    assert news(tmp_path) == [("a", "restarted"), ("a", "lost")]

@@ -17,7 +17,7 @@ from rich.console import Console
 from coordinator import cli
 from coordinator.artifacts.export import export_model
 from coordinator.cli import make_app
-from coordinator.monitoring import status
+from coordinator.monitoring import screen, status
 from coordinator.monitoring.curves import read_curves, series
 from coordinator.monitoring.report import build_report
 from coordinator.records import Attendance, NodeResult, NodeSpent, RoundRecord, Verdict
@@ -196,7 +196,7 @@ def test_what_is_watched_fits_the_screen_and_begins_with_what_is_waited_for(
     store.save_attendance(Attendance(incarnations=seen, absences={NodeId("press-299"): {"low battery": 2}}))
     status_file(tmp_path / "store", lambda: snapshot("nodes_min", online=1)).write()
     console = Console(width=width, height=height, file=io.StringIO(), force_terminal=False)
-    lines = console.render_lines(status._screen(tmp_path / "store", console), pad=False)
+    lines = console.render_lines(screen.fitted_screen(tmp_path / "store", console), pad=False)
     text = ["".join(segment.text for segment in line) for line in lines]
     assert len(text) <= height
     assert "more nodes to come online" in text[0]

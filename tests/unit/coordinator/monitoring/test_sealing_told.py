@@ -9,8 +9,8 @@ from rich.console import Console
 from coordinator.config.sections import CoordinatorConfig, read_config
 from coordinator.config.settings import engine_settings
 from coordinator.monitoring.doctor import check_sealing
+from coordinator.monitoring.screen import sealed_lines
 from coordinator.monitoring.state_files import read_sealed
-from coordinator.monitoring.status import _sealed
 from federation.doctor import Verdict
 from federation.errors import ConfigError
 from federation.privacy.boxes import Kem
@@ -31,7 +31,7 @@ def signed(folder: Path, **flags: object) -> CoordinatorConfig:
 
 def shown(folder: Path) -> str:
     console = Console(file=io.StringIO(), width=200)
-    for line in _sealed(folder):
+    for line in sealed_lines(folder):
         console.print(line)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 

@@ -21,6 +21,7 @@ LIMITS = AlertsSection()
 
 def run(*, running: bool = True, online: int = 3, reason: str = "assignments", head: int = 7, **more: Any) -> Snapshot:
     waiting = {"running": running, "online": online, "reason": reason, "sentence": "waiting for a", "since_s": 1.0}
+    waiting["away"] = more.pop("away", 0)
     summary: Mapping[str, Any] = {"waiting": waiting, "head": head, "counters": more.pop("counters", {})}
     return Snapshot(summary=summary, **more)
 
@@ -70,6 +71,11 @@ def test_each_trouble_is_found_and_can_be_turned_off(snapshot: Snapshot, kind: s
         stopped_s=0, nobody_online_s=0, no_version_leases=0, node_silent_s=0, accuracy_drop=0, dropped=False
     )
     assert found(snapshot, AROUND, off) == {}
+
+
+def test_fleet_that_checks_in_is_not_gone_where_nobody_is_online() -> None:
+    assert kinds(run(online=0, away=98)) == set()
+    assert kinds(run(online=0, away=0)) == {"nobody_online"}
 
 
 def test_disk_and_certificates_matter_whether_or_not_the_run_is_over() -> None:

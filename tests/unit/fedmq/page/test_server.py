@@ -265,6 +265,7 @@ def test_nodes_say_whether_they_are_there(store: SqliteStore, tmp_path: Path) ->
         file.see(NodeStateReceived(node=NodeId(name), state=told))
     file.write(lambda: 1)
     found = get(tmp_path / "state", "/api/v1/nodes?sort=state").json["nodes"]
+    assert {one["back_ms"] for one in found} == {None}
     assert [(one["id"], one["state"], one["seen_ms"], one["device"], one["release"]) for one in found] == [
         ("b", None, 5000, "cpu", "9.8.7"),
         ("a", None, 5000, "cpu", ""),

@@ -1,0 +1,298 @@
+"""What ``coordinator status`` prints for people: what is waited for, the nodes, the versions, who was refused."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from coordinator.monitoring.curves import CurveKind, CurvePoint, newest_by_node
+from coordinator.monitoring.figures import participation_row
+from coordinator.monitoring.noised_sums import nodes_line, nodes_report
+from coordinator.monitoring.presence import AWAY, Seen, releases_line
+from coordinator.monitoring.privacy import privacy_line, read_privacy
+from coordinator.monitoring.run_progress import read_run_progress, run_progress_lines
+from coordinator.monitoring.sites import site_lines
+from coordinator.monitoring.state_files import (
+    helper_lines,
+    read_counters,
+    read_failing,
+    read_helpers,
+    read_incidents,
+    read_sealed,
+    read_waiting,
+)
+from coordinator.monitoring.status import ask_store, presence_of, read_rows
+from coordinator.monitoring.why import MADE, explain, failures, nobody_trains, span
+from coordinator.storage.places import leader_of
+from coordinator.storage.read_only import ReadOnlyStore
+from coordinator.storage.store import Participation, VersionRow
+from federation.errors import StorageError
+from federation.protocol.messages import ReceiptStatus
+from federation.units import human_bytes, human_metric
+
+__all__ = ["curve_table", "fitted_screen", "full_screen", "make_console", "node_cells", "node_table", "sealed_lines"]
+
+NODES_SHOWN = 100
+"""Nodes of a large fleet in the table, those first to which something happened; ``--nodes`` and ``--json`` have all."""
+
+VERSIONS_SHOWN = 12
+"""Newest versions in the table; ``--json`` has all."""
+
+INCIDENTS_SHOWN = 12
+"""Senders with the most refused messages in the table; ``--json`` has all."""
+
+TABLE_LINES = 4
+"""Lines of a table beside its rows: title, heads, rule, and the empty line before it."""
+
+ROWS_MIN = 3
+"""Rows of a table that are shown however small the screen is."""
+
+
+def full_screen(folder: Path) -> Group:
+    """All of it, for a screen that scrolls."""
+    versions, nodes = read_rows(folder)
+    incidents = read_incidents(folder)
+    return Group(
+        *_head(folder, versions),
+        "",
+        node_table(nodes, NODES_SHOWN if len(nodes) > NODES_SHOWN else None),
+        "",
+        _version_table(versions, VERSIONS_SHOWN),
+        *(("", _incident_table(incidents)) if incidents else ()),
+        _counts(read_counters(folder)),
+        *sealed_lines(folder),
+        *_masked(folder),
+    )
+
+
+def fitted_screen(folder: Path, console: Console) -> Group:
+    """What matters most, within the console's height: what is waited for, then nodes, then the newest versions."""
+    versions, nodes = read_rows(folder)
+    head = Group(*_head(folder, versions))
+    taken = len(console.render_lines(head, pad=False)) + 2 * TABLE_LINES
+    rows = max(2 * ROWS_MIN, console.height - taken)
+    shown = max(ROWS_MIN, min(len(nodes), rows - ROWS_MIN))
+    newest = max(ROWS_MIN, min(rows - min(shown, len(nodes)), VERSIONS_SHOWN))
+    return Group(head, "", node_table(nodes, shown), "", _version_table(versions, newest))
+
+
+def make_console() -> Console:
+    """What nodes are called is no markup, and looking for it takes longer than reading the store."""
+    return Console(markup=False, emoji=False)
+
+
+def _head(folder: Path, versions: list[VersionRow]) -> Iterator[Text]:
+    """What a person should read first: what is waited for, and what is wrong."""
+    try:
+        waiting = read_waiting(folder)
+    except StorageError:  # no coordinator has said it yet
+        yield from _failing(folder, versions)
+    else:
+        wrong = any(waiting.fields.get(key) for key in ("behind", "claims", "nobody_trains"))
+        yield Text(explain(waiting), style="bold red" if wrong else "bold")
+    yield from (Text(line, style="yellow") for line in helper_lines(folder))
+    run_progress = read_run_progress(folder)
+    yield from map(Text, () if run_progress is None else run_progress_lines(run_progress))
+    yield from map(Text, (*_leads(folder), *_begun_again(folder)))
+    seen = presence_of(folder)
+    yield from map(Text, site_lines(seen.sites, seen.gateways_here))
+    noised = nodes_line(ask_store(folder, nodes_report))
+    for said in (privacy_line(read_privacy(folder)), noised, releases_line(seen.nodes)):
+        if said:
+            yield Text(said)
+
+
+def _leads(folder: Path) -> Iterator[str]:
+    """Which of several coordinators decides, where they share a database."""
+    leader = leader_of(folder)
+    if leader is not None:
+        by = f"{leader.holder}, term {leader.term}"
+        yield f"leads: nobody; the last one was {by}" if leader.overdue else f"leads: {by}"
+
+
+def _begun_again(folder: Path) -> Iterator[str]:
+    """That the run is not all of what it was."""
+    restored = ask_store(folder, ReadOnlyStore.restored)
+    if restored is not None:
+        yield f"begun again from a backup at version {restored.version}: what was made after that backup is lost"
+
+
+def _failing(folder: Path, versions: list[VersionRow]) -> Iterator[Text]:
+    """Whose work came to nothing last."""
+    failing = read_failing(folder)
+    if failing.nobody_trains:
+        newest = versions[-1].record.version if versions else 0
+        yield Text(nobody_trains(newest, failing.reasons, failing.count), style="bold red")
+    elif failing.reasons:
+        yield Text(f"what comes to nothing: {failures(failing.reasons, failing.count)}")
+
+
+def _counts(counters: Mapping[str, int]) -> str:
+    """What went wrong since the coordinator's start, or nothing."""
+    said = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sorted(counters.items()))
+    return f"since its start: {said}" if said else ""
+
+
+def sealed_lines(folder: Path) -> Iterator[Text]:
+    """Who else reads updates and model."""
+    match read_sealed(folder):
+        case True:
+            yield Text("sealed: the broker reads neither updates nor the model", style="dim")
+        case False:
+            yield Text("not sealed: the broker reads updates and the model (privacy.sealed)", style="dim")
+
+
+def _masked(folder: Path) -> Iterator[Text]:
+    """Who hides each single update from the coordinator, and which of them is not there."""
+    helpers = read_helpers(folder)
+    if helpers:
+        yield Text(f"masked: the coordinator reads sums only; helpers {', '.join(helpers)}", style="dim")
+
+
+def node_table(nodes: list[Participation], rows: int | None = None, here: Mapping[str, Seen] | None = None) -> Table:
+    """A row for each node; where ``rows`` are fewer, those come first to which something happened.
+
+    A node's payload is of its updates, pulled are parts of models: headers and announcements are in a version's bytes.
+    """
+    some = rows is not None and rows < len(nodes)
+    table = _table(f"nodes ({len(nodes)}, {rows} of them shown)" if some else f"nodes ({len(nodes)})")
+    table.add_column("node", no_wrap=True)
+    for title in ("applied", "stale", "refused", "waiting", "lag", "payload", "pulled"):
+        table.add_column(title, justify="right", no_wrap=True)
+    if here:
+        table.add_column("is", no_wrap=True)
+    table.add_column("what happened")
+    cells = [node_cells(node, here) for node in (sorted(nodes, key=_went_well)[:rows] if some else nodes)]
+    if rows is not None and cells:
+        # Each has one line, so that a column can be one cell: laying out a thousand takes longer than all the rest.
+        cells = [tuple(map("\n".join, zip(*cells, strict=True)))]
+    for *figures, happened in cells:
+        # The only cell that gives way where the screen is narrow; of one that is watched only the first line.
+        table.add_row(*figures, Text(happened, no_wrap=rows is not None, overflow="ellipsis"))
+    return table
+
+
+def node_cells(node: Participation, here: Mapping[str, Seen] | None = None) -> tuple[str, ...]:
+    """One node's row; ``here`` says which nodes are there."""
+    row = participation_row(node)
+    return (
+        node.node,
+        *(str(row[f"updates_{status}"]) for status in ("applied", "stale", "refused", "waiting")),
+        f"{node.staleness_mean:.1f}",
+        human_bytes(node.bytes_up),
+        human_bytes(node.bytes_down),
+        *([_is(here.get(node.node))] if here else []),
+        _happened(node),
+    )
+
+
+def _is(seen: Seen | None) -> str:
+    """Whether a node is there, in a person's words."""
+    now_s = time.time()
+    if seen is None or seen.state(now_s) != AWAY:
+        return "" if seen is None else seen.presence.value
+    left_s = seen.back_s - now_s
+    return f"away {span(left_s)}" if left_s > 0 else "away, due"
+
+
+def _went_well(node: Participation) -> bool:
+    return not (node.reasons or node.attended.absences or node.attended.restarts)
+
+
+def _happened(node: Participation) -> str:
+    """Why work was dropped or never came, and restarts; a node that never helped is named with that."""
+    attended = node.attended
+    counts = Counter({reason.value: count for reason, count in node.reasons.items()})
+    counts.update(attended.absences)
+    if attended.restarts:
+        counts["restarts"] += attended.restarts
+    said = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
+    summary = ""
+    if not any(node.statuses.values()):
+        times = "once" if attended.asked == 1 else f"{attended.asked} times"
+        summary = f"asked {times}, never sent an update" if attended.asked else "never asked"
+    elif not node.count(ReceiptStatus.APPLIED):
+        summary = "nothing of it was ever used"
+    return f"{said} ({summary})" if said and summary else said + summary
+
+
+def _version_table(rows: list[VersionRow], newest: int) -> Table:
+    shown = rows[-newest:]
+    table = _table(f"versions ({len(rows)}, the newest {len(shown)})")
+    for title in ("version", "accuracy", "applied", "stale", "refused", "s", "up", "down"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("why then", no_wrap=True)
+    for row in shown:
+        accuracy = row.metrics.get("accuracy")
+        table.add_row(
+            str(row.record.version),
+            "" if accuracy is None else human_metric("accuracy", accuracy),
+            str(row.record.accepted),
+            str(row.stale),
+            str(row.refused),
+            f"{row.figures.wall_s:.2f}",
+            human_bytes(row.figures.bytes_up),
+            human_bytes(row.figures.bytes_down),
+            MADE.get(row.reason, row.reason),
+        )
+    return table
+
+
+def curve_table(points: list[CurvePoint]) -> Table:
+    """A row for each node; a column that no node has anything for is left out."""
+    table = _table("reported last")
+    heads = (
+        *("trained for", "loss", "evaluated", "accuracy", "loss"),
+        *("own accuracy", "examples", "new", "age, s", "drift"),
+    )
+    trained, found = newest_by_node(points, CurveKind.TRAINING), newest_by_node(points, CurveKind.NODE)
+    rows = {node: _reported(trained.get(node), found.get(node)) for node in sorted(trained.keys() | found.keys())}
+    filled = [place for place in range(len(heads)) if any(row[place] for row in rows.values())]
+    table.add_column("node")
+    for place in filled:
+        table.add_column(heads[place], justify="right")
+    for node, row in rows.items():
+        table.add_row(node, *(row[place] for place in filled))
+    return table
+
+
+def _reported(work: CurvePoint | None, test: CurvePoint | None) -> tuple[str, ...]:
+    """What a node has said last of its training, its evaluation, and its own readings where it learns from them."""
+    return (
+        "" if work is None else str(work.version),
+        _number(work, "loss"),
+        "" if test is None else str(test.version),
+        _number(test, "accuracy", "global_accuracy") or _number(work, "global_accuracy"),
+        _number(test, "loss", "global_loss") or _number(work, "global_loss"),
+        _number(test, "personal_accuracy") or _number(work, "personal_accuracy"),
+        _number(work, "test_examples") if test is None else f"{test.num_examples:,}",
+        _number(work, "new_examples"),
+        _number(work, "data_age_s"),
+        _number(work, "drift"),
+    )
+
+
+def _number(point: CurvePoint | None, *names: str) -> str:
+    values = [point.metrics[name] for name in names if point is not None and name in point.metrics]
+    return f"{values[0]:.4g}" if values else ""
+
+
+def _incident_table(incidents: Mapping[str, Mapping[str, int]]) -> Table:
+    table = _table("refused messages and denied attempts")
+    table.add_column("from")
+    table.add_column("what, and how often")
+    for sender, kinds in sorted(incidents.items(), key=lambda one: -sum(one[1].values()))[:INCIDENTS_SHOWN]:
+        table.add_row(sender, ", ".join(f"{kind} {count:,}" for kind, count in sorted(kinds.items())))
+    return table
+
+
+def _table(title: str) -> Table:
+    """Narrow: it should fit 80 columns."""
+    return Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+    )
