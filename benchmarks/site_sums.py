@@ -1,21 +1,26 @@
 """Bytes from a site to the federation above: the nodes' own updates, their exact sum, and their mean coded again.
 
-``python -m benchmarks.site_sums [--json]``: a model of 101,770 parameters whose nodes agree in half of what they
-learn, as scales and noise with heavy tails. The table says from how many nodes on a sum takes half of the bytes.
+``python -m benchmarks.site_sums [--json | --told]``: a model of 101,770 parameters whose nodes agree in half of what
+they learn, as scales and noise with heavy tails. The table says from how many nodes on a sum takes half of the bytes.
+With ``--told`` it says what an exact sum tells: of how many different combinations of the nodes' values at one parameter
+there are how many different sums. Where these are as many, nobody can code the sum in less than all updates together.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from update_codec import Accumulator, CodecSpec, Manifest, encode, sum_frame
+from update_codec import Accumulator, CodecSpec, Manifest, decode, encode, sum_frame
 
 PARAMETERS = 101_770
 CODECS = ("lossless", "balanced", "edge")
 NODES = (2, 3, 4, 8, 16, 24, 32, 48, 64)
+TOLD = (2, 4, 8, 24)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,17 +34,25 @@ class Row:
     coded_again: int
 
 
-def rows(codec: str) -> list[Row]:
-    """All sizes of a site whose nodes have this codec."""
+MANIFEST = Manifest.of({"w": np.zeros(PARAMETERS, np.float32)})
+
+
+def frames(codec: str) -> Iterator[bytes]:
+    """One node's update after the other."""
     rng = np.random.default_rng(0)
-    manifest = Manifest.of({"w": np.zeros(PARAMETERS, np.float32)})
     scale = rng.standard_normal(PARAMETERS).astype(np.float32) ** 2 * 1e-3 + 1e-6
     common = rng.standard_normal(PARAMETERS).astype(np.float32) * scale
-    total, sent, found = Accumulator(manifest), 0, []
-    for count in range(1, max(NODES) + 1):
+    while True:
         own = rng.standard_normal(PARAMETERS).astype(np.float32) * scale
-        update = manifest.flatten({"w": np.float32(0.5) * common + own})
-        frame = encode(update, manifest, CodecSpec.parse(codec)).frame
+        update = MANIFEST.flatten({"w": np.float32(0.5) * common + own})
+        yield encode(update, MANIFEST, CodecSpec.parse(codec)).frame
+
+
+def rows(codec: str) -> list[Row]:
+    """All sizes of a site whose nodes have this codec."""
+    manifest = MANIFEST
+    total, sent, found = Accumulator(manifest), 0, []
+    for count, frame in zip(range(1, max(NODES) + 1), frames(codec), strict=False):
         sent += len(frame)
         total.add(frame, 100.0 + count)
         if count in NODES:
@@ -49,11 +62,33 @@ def rows(codec: str) -> list[Row]:
     return found
 
 
+def told(codec: str) -> Iterator[str]:
+    """What sums of a site tell of its nodes' values, a line for each size of the site."""
+    total, values, sent = Accumulator(MANIFEST), list[NDArray[np.float32]](), 0
+    for count, frame in zip(range(1, max(TOLD) + 1), frames(codec), strict=False):
+        total.add(frame, 100.0 + count)
+        sent += len(frame)
+        values.append(decode(frame, MANIFEST).parameters)
+        if count in TOLD:
+            combinations = len(np.unique(np.stack(values, 1), axis=0))
+            _, often = np.unique(total.sums().parameters, return_counts=True)
+            entropy = -np.sum(often * np.log2(often / PARAMETERS)) / 8
+            exact = len(sum_frame(total.sums(), MANIFEST))
+            yield f"{codec:10}{count:6}{combinations:15,}{len(often):10,}{sent:12,}{exact:10,}{entropy:12,.0f}"
+
+
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.site_sums", description=__doc__)
     parser.add_argument("--json", action="store_true", help="rows as JSON")
+    parser.add_argument("--told", action="store_true", help="what an exact sum tells of the single updates")
     options = parser.parse_args()
+    if options.told:
+        heads = (
+            f"{'codec':10}{'nodes':>6}{'combinations':>15}{'sums':>10}{'updates':>12}{'exact':>10}{'entropy, B':>12}"
+        )
+        sys.stdout.write("\n".join([heads, *(line for codec in CODECS[1:] for line in told(codec))]) + "\n")
+        return 0
     found = [row for codec in CODECS for row in rows(codec)]
     if options.json:
         sys.stdout.write(json.dumps([asdict(row) for row in found]) + "\n")

@@ -107,7 +107,7 @@ def read_nodes(folder: Path) -> dict[str, object]:
     here = _here(folder)
     return {
         "nodes": [
-            participation_row(node) | _state(here.get(node.node))
+            {**participation_row(node), **_state(here.get(node.node))}
             for node in ask_store(folder, ReadOnlyStore.participation)
         ],
         "curves": [curve_row(point) for point in read_curves(folder)],
