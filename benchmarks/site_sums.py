@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.site_sums [--json | --told]``: a model of 101,770 parameters whose nodes agree in half of what
 they learn, as scales and noise with heavy tails. The table says from how many nodes on a sum takes half of the bytes.
-With ``--told`` it says what an exact sum tells: of how many different combinations of the nodes' values at one parameter
-there are how many different sums. Where these are as many, nobody can code the sum in less than all updates together.
+With ``--told`` it says what an exact sum tells: of how many different combinations of the nodes' values at one
+parameter there are how many different sums. Where these are as many, nobody can code the sum in less than all updates.
 """
 
 import argparse

@@ -27,6 +27,8 @@ class Plan:
         spread_s: Nodes react within this time: it sets the pace, and leaves the CPU to those that restart.
         keepalive_s: MQTT keep-alive of every connection, in seconds.
         store_url: Database that the coordinator's store is in; None is its state folder.
+        pace_s: Nodes that have nothing to do leave, and look in about so often, in seconds; 0: they stay connected.
+        interval_min_s: Least time between two versions, in seconds.
         urls: Broker URL by node name, for those that go through a proxy.
     """
 
@@ -42,6 +44,8 @@ class Plan:
     spread_s: float = 0.2
     keepalive_s: int = 45
     store_url: str | None = None
+    pace_s: float = 0.0
+    interval_min_s: float = 0.0
     urls: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -67,6 +71,8 @@ def write_settings(plan: Plan, folder: Path, broker_url: str) -> Path:
             "lease_s": plan.lease_s,
             "max_wait_s": plan.max_wait_s,
             "spread_s": plan.spread_s,
+            **({"pace_s": plan.pace_s} if plan.pace_s else {}),
+            **({"interval_min_s": plan.interval_min_s} if plan.interval_min_s else {}),
         },
         "strategy": {"name": plan.strategy, "nodes": plan.nodes} if plan.strategy else {},
         "evaluation": {"every": plan.evaluate_every},

@@ -3,7 +3,8 @@
 Each client is the node's own machine; its training takes a random time and gives an update made beforehand. The time is
 measured once everybody is connected and work has begun.
 
-``python -m benchmarks.load --nodes N --seconds S [--sync] [--codec SPEC] [--tls] [--signed] [--json]``.
+``python -m benchmarks.load --nodes N --seconds S [--sync] [--codec SPEC] [--tls] [--signed] [--pace S] [--json]``.
+With ``--pace`` clients that have nothing to do leave, and come back by themselves, as nodes do.
 """
 
 import argparse
@@ -39,6 +40,7 @@ def plan_of(arguments: Sequence[str] | None = None) -> tuple[Plan, bool]:
     parser.add_argument("--connect-per-s", type=float, default=500.0, help="new connections/s (default: %(default)s)")
     parser.add_argument("--tls", action="store_true", help="client certificates and access rules")
     parser.add_argument("--signed", action="store_true", help="every message is signed, and every signature checked")
+    parser.add_argument("--pace", type=float, default=0.0, help="how often clients look in, s (default: they stay)")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
     given = parser.parse_args(arguments)
     if given.nodes < 1 or given.seconds <= 0:
@@ -57,6 +59,7 @@ def plan_of(arguments: Sequence[str] | None = None) -> tuple[Plan, bool]:
         connect_per_s=given.connect_per_s,
         tls=given.tls,
         signed=given.signed,
+        pace_s=given.pace,
     )
     return plan, given.json
 
@@ -93,6 +96,10 @@ def rows(plan: Plan, measured: Measured) -> dict[str, object]:
         "refused": counts.refused,
         "refused_for": dict(counts.reasons),
         "declines": counts.declines,
+        "pace_s": plan.pace_s,
+        "check_ins": measured.check_ins,
+        "connected_mean": round(measured.online_mean, 1),
+        "connected_max": measured.online_max,
         "connections_lost": counts.lost_connections,
         "versions": measured.versions,
         "connect_s": round(measured.connect_s, 2),

@@ -36,19 +36,22 @@ class Connection:
         socket: None before it was opened, and after it has ended.
         shaking: TCP or TLS does not stand yet.
         began: It was begun, and the broker has not answered yet.
+        away_s: It ends when all is said, and is begun again after so many seconds; None of one that stays.
     """
 
-    __slots__ = ("_buffer", "_mid", "_network", "_out", "began", "node", "online", "shaking", "socket")
+    __slots__ = ("_buffer", "_mid", "_network", "_out", "away_s", "began", "node", "online", "shaking", "socket")
 
     def __init__(self, network: "Network", name: NodeId, shared: Shared, signer: Signer | None, number: int) -> None:
         self._network, self._buffer, self._out, self._mid = network, packets.Buffer(), bytearray(), 0
         self.online = self.shaking = self.began = False
+        self.away_s: float | None = None
         self.socket: socket.socket | None = None
         self.node = LoadNode(name, shared, self, signer, number=number)
 
     def start_over(self) -> None:
         """Whatever was to be said on a connection that never stood is said on the next one."""
         self._buffer, self._out, self.shaking, self.began = packets.Buffer(), bytearray(), False, False
+        self.away_s = None
 
     # --- the wire ---------------------------------------------------------------------------------------------------
 
@@ -63,6 +66,14 @@ class Connection:
     def unsubscribe(self, filters: Sequence[str]) -> None:
         """Unsubscribe."""
         self.send(packets.unsubscribe(filters, mid=self._next_mid()))
+
+    def rest(self, seconds: float) -> None:
+        """Leave by the pace; one that is away already comes back at another time, or now."""
+        if self.socket is None:
+            self._network.call(self, seconds)
+            return
+        self.away_s = seconds
+        self.send(packets.GOODBYE)
 
     def _next_mid(self) -> int:
         self._mid = self._mid % PACKET_IDS + 1
@@ -91,7 +102,10 @@ class Connection:
         except OSError as error:
             self._network.lose(self, str(error))
             return
-        self._network.watch(self, writes=bool(self._out))
+        if self.away_s is not None and not self._out:
+            self._network.leave(self)
+        else:
+            self._network.watch(self, writes=bool(self._out))
 
     def begin(self, tls: ssl.SSLContext | None) -> None:
         """TCP stands, or a handshake goes on: take the next step, and say at last who it is."""
@@ -143,7 +157,7 @@ class Connection:
             self._network.lose(self, f"the broker has refused it: {body[1]:#x}")
         elif kind == packets.CONNACK:
             self.online, self.began = True, False
-            self._network.stands()
+            self._network.stands(self)
             self.node.connected(now)
         elif kind == packets.PUBACK and len(body) > 2 and body[2] >= 0x80:
             self._network.refusals.append(f"{self.node.name}: PUBACK {body[2]:#x}")
@@ -158,6 +172,8 @@ class Network:
         shared: What the nodes have in common.
         connections: One for each node.
         refusals: Publishes that the broker has refused, and connections that have ended, for people.
+        online: Nodes whose connection stands.
+        came: How often one has come to stand.
     """
 
     def __init__(
@@ -178,12 +194,9 @@ class Network:
         self._numbers = 0
         self._opened = self._shaking = 0
         self._again: list[Connection] = []
+        self._back: list[tuple[float, int, Connection]] = []
+        self.online = self.came = 0
         self._ping_at = time.monotonic() + PING_S
-
-    @property
-    def online(self) -> int:
-        """Nodes whose connection stands."""
-        return sum(one.online for one in self.connections)
 
     def open_until(self, count: int) -> None:
         """Begin connections until so many have begun, but no more at once than a broker's backlog takes.
@@ -204,12 +217,15 @@ class Network:
             connection.node.armed = float("inf")
             connection.node.wake(now)
             self._arm(connection)
+        while self._back and self._back[0][0] <= now:
+            self._again.append(heapq.heappop(self._back)[2])
+        self.open_until(0)
         if now >= self._ping_at:
             self._ping_at = now + PING_S
             for connection in self.connections:
                 if connection.online:
                     connection.send(packets.PINGREQ)
-        until = now + wait_s if not self._due else min(now + wait_s, self._due[0][0])
+        until = min([now + wait_s, *(heap[0][0] for heap in (self._due, self._back) if heap)])
         for file, events in self._poll.poll(max(0.0, until - now), 1024):
             found = self._by_file.get(file)
             if found is not None:
@@ -228,11 +244,7 @@ class Network:
         if connection.socket is None:
             return
         began, stood = connection.began, connection.online
-        with contextlib.suppress(OSError, KeyError):
-            self._poll.unregister(connection.socket.fileno())
-        self._by_file.pop(connection.socket.fileno(), None)
-        connection.socket.close()
-        connection.socket, connection.online = None, False
+        self._end(connection, connection.socket)
         if began:
             connection.start_over()
             self._shaking -= 1
@@ -241,9 +253,37 @@ class Network:
             self.refusals.append(f"{connection.node.name}: {reason}")
             connection.node.disconnected(time.monotonic())
 
-    def stands(self) -> None:
+    def leave(self, connection: Connection) -> None:
+        """A node has said that it leaves by the pace, and for how long."""
+        away_s = connection.away_s
+        if connection.socket is not None and away_s is not None:
+            self._end(connection, connection.socket)
+            connection.start_over()
+            self._call(connection, away_s)
+
+    def call(self, connection: Connection, away_s: float) -> None:
+        """A node that is away connects again after so many seconds, at whatever time it was to do so before."""
+        self._back = [one for one in self._back if one[2] is not connection]
+        heapq.heapify(self._back)
+        self._call(connection, away_s)
+
+    def _call(self, connection: Connection, away_s: float) -> None:
+        self._numbers += 1
+        heapq.heappush(self._back, (time.monotonic() + away_s, self._numbers, connection))
+
+    def _end(self, connection: Connection, ended: socket.socket) -> None:
+        self.online -= connection.online
+        with contextlib.suppress(OSError, KeyError):
+            self._poll.unregister(ended.fileno())
+        self._by_file.pop(ended.fileno(), None)
+        ended.close()
+        connection.socket, connection.online = None, False
+
+    def stands(self, connection: Connection) -> None:
         """A connection was accepted."""
         self._shaking -= 1
+        self.came += 1
+        self.online += connection.online
 
     def watch(self, connection: Connection, *, writes: bool) -> None:
         """Hear of a connection that can be read, and perhaps of one that can be written."""

@@ -13,6 +13,7 @@ from edge_node.engine.effects import (
     PublishEvent,
     PublishProgress,
     PublishState,
+    Rest,
     SaveOutbox,
     SendChunks,
     SendOffer,
@@ -36,6 +37,7 @@ from edge_node.engine.events import (
     TrainingFinished,
 )
 from edge_node.engine.machine import NodeMachine, NodeSettings
+from edge_node.engine.settings import PACE_LINGER_S
 from edge_node.records import FinishedTraining, OutboxEntry, RecoveredNode
 from federation.protocol.chunking import chunk_slice
 from federation.protocol.messages import CoordinatorState, Message, NodeState, Presence, Receipt, RoundAnnouncement
@@ -60,6 +62,9 @@ class Wire(Protocol):
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
         """Unsubscribe."""
+
+    def rest(self, seconds: float) -> None:
+        """Leave when all is said, and connect again after so many seconds; 0: now."""
 
 
 @dataclass(slots=True)
@@ -112,6 +117,7 @@ class Shared:
         frames: Updates that were made beforehand, taken in turn.
         rng: Uniform numbers in [0, 1).
         train_s: How long a training takes, in seconds, drawn anew for each.
+        linger_s: By a pace a node leaves when so long nothing was at hand, in seconds.
         reader: Reads what the coordinator says to everybody, and checks its signature where there are any.
         training: Whether trainings still begin: when the time is over, only what is under way goes on.
         counts: What has happened.
@@ -124,6 +130,7 @@ class Shared:
     rng: Callable[[], float]
     train_s: Callable[[], float]
     reader: Reader
+    linger_s: float = PACE_LINGER_S
     training: bool = True
     counts: Counts = field(default_factory=Counts)
     confirmed: set[UpdateId] = field(default_factory=set)
@@ -170,7 +177,7 @@ class LoadNode:
     def __init__(self, name: NodeId, shared: Shared, wire: Wire, signer: Signer | None, *, number: int) -> None:
         self.name, self._shared, self._wire = name, shared, wire
         self._writer = Writer(shared.topics, signer)
-        settings = NodeSettings(node=name, task=shared.task, signed=signer is not None)
+        settings = NodeSettings(node=name, task=shared.task, signed=signer is not None, pace_linger_s=shared.linger_s)
         self._machine = NodeMachine(
             settings, Incarnation(1), RecoveredNode(), rng=shared.rng, state_id=StateId(number + 1)
         )
@@ -307,6 +314,8 @@ class LoadNode:
                 self._offer(effect, now)
             case SendChunks():
                 self._send_chunks(effect)
+            case Rest(seconds=seconds):
+                wire.rest(seconds)
             case EnterRun(run=run):
                 return (RunEntered(run=run),)
             case StartEvaluation():

@@ -8,6 +8,7 @@ from typing import Final
 __all__ = [
     "CONNACK",
     "DISCONNECT",
+    "GOODBYE",
     "PINGREQ",
     "PUBACK",
     "PUBLISH",
@@ -28,6 +29,8 @@ PUBACK: Final = 4
 SUBACK: Final = 9
 DISCONNECT: Final = 14
 PINGREQ: Final = b"\xc0\x00"
+GOODBYE: Final = b"\xe0\x00"
+"""A DISCONNECT without reason: the will is not said, and the session stays."""
 
 SESSION_EXPIRY_S = 7_200
 RECEIVE_MAX = 16

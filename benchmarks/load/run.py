@@ -25,6 +25,7 @@ from benchmarks.load.processes import (
 )
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.strategies.codecs import codec_for
+from edge_node.engine.settings import PACE_LINGER_S
 from federation.protocol.messages import ReceiptStatus
 from federation.protocol.signing import Reader
 from federation.protocol.topics import Topics
@@ -59,6 +60,7 @@ class Plan:
         connect_per_s: Connections that are begun each second.
         tls: Client certificates and access rules.
         signed: Every message is signed.
+        pace_s: How often nodes look in, in seconds; 0: they stay connected.
     """
 
     nodes: int
@@ -73,6 +75,7 @@ class Plan:
     connect_per_s: float
     tls: bool
     signed: bool
+    pace_s: float = 0.0
 
     @property
     def task(self) -> str:
@@ -102,6 +105,8 @@ class Measured:
         update_bytes: Mean size of an update.
         versions: That were made in the whole run.
         refusals: Some of what went wrong on connections.
+        check_ins: How often a node has connected within the time.
+        online_mean: Nodes that were connected, in the mean over the time; ``online_max``: at most.
     """
 
     counts: Counts
@@ -116,6 +121,9 @@ class Measured:
     update_bytes: float
     versions: int
     refusals: tuple[str, ...]
+    check_ins: int
+    online_mean: float
+    online_max: int
 
 
 def run(plan: Plan, folder: Path) -> Measured:
@@ -159,6 +167,7 @@ class _Load:
             rng=rng.random,
             train_s=lambda: rng.expovariate(1 / plan.train_s) if plan.train_s else 0.0,
             reader=Reader(topics, None if signing is None else signing.coordinator_key),
+            linger_s=min(PACE_LINGER_S, plan.pace_s or PACE_LINGER_S),
         )
         self._network = Network(
             self._shared,
@@ -177,8 +186,14 @@ class _Load:
         self._until(lambda: self._shared.counts.stored > 0, "the first update is stored", CONNECT_LIMIT_S)
         first = time.monotonic()
         before, own, costs = self._shared.counts.copy(), time.process_time(), self._costs()
-        ends = first + self._plan.seconds
-        self._until(lambda: time.monotonic() >= ends, "", self._plan.seconds + DRAIN_LIMIT_S)
+        ends, came, online = first + self._plan.seconds, self._network.came, list[int]()
+
+        def over() -> bool:
+            online.append(self._network.online)
+            return time.monotonic() >= ends
+
+        self._until(over, "", self._plan.seconds + DRAIN_LIMIT_S)
+        came = self._network.came - came
         after, spent, until = self._shared.counts.copy(), time.process_time(), time.monotonic()
         now = self._costs()
         self._drain()
@@ -199,6 +214,9 @@ class _Load:
             update_bytes=sum(map(len, self._frames)) / len(self._frames),
             versions=versions,
             refusals=tuple(self._network.refusals[:8]),
+            check_ins=came,
+            online_mean=sum(online) / len(online),
+            online_max=max(online),
         )
 
     def _connect(self, begun: float) -> Callable[[], bool]:
@@ -207,7 +225,8 @@ class _Load:
         def step() -> bool:
             due = int((time.monotonic() - begun) * self._plan.connect_per_s) + 1
             self._network.open_until(min(self._plan.nodes, due))
-            return self._network.online == self._plan.nodes
+            # By a pace the first may have left before the last have come.
+            return (self._network.came if self._plan.pace_s else self._network.online) >= self._plan.nodes
 
         return step
 
@@ -270,7 +289,8 @@ def _settings(plan: Plan, folder: Path, broker: Broker, enrolled: Enrolled | Non
         "STORE__FOLDER": folder / "state",
         "ROUND__CONCURRENCY": plan.concurrency,
         "ROUND__BUFFER": buffer,
-        "ROUND__NODES_MIN": plan.nodes,
+        "ROUND__NODES_MIN": 1 if plan.pace_s else plan.nodes,
+        "ROUND__PACE_S": plan.pace_s,
         "ROUND__VERSIONS": 0,
         "ROUND__INTERVAL_MIN_S": 0,
         "CODEC__UP": plan.codec,

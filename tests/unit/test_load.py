@@ -48,6 +48,20 @@ def test_a_length_that_never_ends_is_refused() -> None:
         taken([b"\x30\xff\xff\xff\xff\xff"])
 
 
+def test_clients_leave_by_the_pace_and_come_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """FED-325: as nodes do; what the broker keeps for them meanwhile is not lost."""
+    arguments = ["load", "--nodes", "8", "--seconds", "4", "--pace", "0.4", "--concurrency", "1", "--train-s", "0.01"]
+    monkeypatch.setattr("sys.argv", [*arguments, "--json"])
+    code, found = main(), json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert found["check_ins"] > 0
+    assert found["connected_mean"] < 8
+    assert found["updates"] > 0
+    assert (found["lost"], found["dropped"], found["refused"], found["connections_lost"]) == (0, 0, 0, 0)
+
+
 def test_the_defaults_follow_the_number_of_nodes() -> None:
     plan, as_json = plan_of(["--nodes", "1000"])
     assert (plan.concurrency, plan.buffer, as_json) == (200, 100, False)
