@@ -25,6 +25,7 @@ class CheckIns:
         rng: Draws how long each is away.
         at: Lets something happen after so many seconds.
         connected: How many nodes are there now; ``peak``: the most that were there at once.
+        came: How often a node has come.
     """
 
     coordinator: DirectCoordinator
@@ -33,6 +34,7 @@ class CheckIns:
     at: Callable[[float, Callable[[], None]], None]
     connected: int = 0
     peak: int = 0
+    came: int = 0
     _idle_since: dict[NodeId, float] = field(default_factory=dict)
     _owing: set[NodeId] = field(default_factory=set)
 
@@ -54,6 +56,7 @@ class CheckIns:
 
     def _come(self, node: NodeId) -> None:
         self.connected += 1
+        self.came += 1
         self.peak = max(self.peak, self.connected)
         self.coordinator.come_back(node)
         self._wait(node)

@@ -220,6 +220,7 @@ def _rows(options: TrainOptions, result: Result) -> Iterator[tuple[str, str]]:
     if result.connected_peak:
         share = result.connected_peak / options.nodes
         yield "nodes connected at once, at most", f"{result.connected_peak:,} ({share:.2%})"
+        yield "check-ins of a node, mean", f"{result.check_ins / options.nodes:.2f}"
     if result.away_share:
         yield "nodes offline, share of the time", f"{result.away_share:.0%}"
     if result.stopped_early:

@@ -112,6 +112,7 @@ class Result:
         wall_s: Real seconds, without reading the data.
         away_share: What part of all nodes' virtual time was spent offline.
         connected_peak: The most nodes that were connected at once, where they check in (``round.pace_s``); else 0.
+            ``check_ins``: how often a node has come.
         stopped_early: Evaluations without improvement have ended it (``stopping.patience``), or too few nodes had any
             privacy budget left.
         failures: Trainings that came to nothing: how often each reason was met, by node.
@@ -127,6 +128,7 @@ class Result:
     wall_s: float
     away_share: float = 0.0
     connected_peak: int = 0
+    check_ins: int = 0
     stopped_early: bool = False
     failures: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     privacy: Mapping[str, object] | None = None
@@ -359,6 +361,7 @@ class Experiment:
             wall_s=wall_s,
             away_share=self.coordinator.away_share,
             connected_peak=self._visits.peak,
+            check_ins=self._visits.came,
             stopped_early=self._stopped_early,
             failures={self.names[node]: dict(found) for node, found in sorted(self.work.failures.by_node.items())},
             privacy=privacy_row(privacy_report(self.coordinator.store)),
