@@ -1,13 +1,46 @@
 """Versions, nodes and evaluations as plain data: one shape for reports, commands and the page."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
 
 from coordinator.records import NodesEvaluation
+from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import CurveKind, CurvePoint, Participation, VersionRow
 from federation.protocol.messages import ReceiptStatus
 from federation.types import ModelVersion
 
-__all__ = ["accuracy_and_loss", "nodes_metrics", "participation_row", "surveyed_metrics", "version_figures"]
+__all__ = [
+    "accuracy_and_loss",
+    "ask_store",
+    "nodes_metrics",
+    "participation_row",
+    "read_rows",
+    "surveyed_metrics",
+    "version_figures",
+]
+
+AnswerT = TypeVar("AnswerT")
+
+
+def read_rows(folder: Path) -> tuple[list[VersionRow], list[Participation]]:
+    """Versions and nodes of a store.
+
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+    """
+    with ReadOnlyStore(folder) as store:
+        return store.history(), store.participation()
+
+
+def ask_store(folder: Path, ask: Callable[[ReadOnlyStore], AnswerT]) -> AnswerT:
+    """One answer of a store.
+
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+    """
+    with ReadOnlyStore(folder) as store:
+        return ask(store)
 
 
 def version_figures(row: VersionRow, on_nodes: Mapping[str, float] | None = None) -> dict[str, object]:

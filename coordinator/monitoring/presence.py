@@ -5,6 +5,7 @@ again. It only explains: a full disk is no reason to stop, and a folder without 
 """
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,10 +15,21 @@ from typing import Any, Final
 
 from coordinator.monitoring.sites import SiteSeen, read_sites
 from coordinator.storage.files import PRESENCE
+from coordinator.storage.read_only import ReadOnlyStore
 from federation.protocol.limits import AWAY_GRACE_S
 from federation.protocol.messages import Presence
 
-__all__ = ["AWAY", "Happening", "News", "PresenceSeen", "Seen", "online_by_release", "read_presence", "releases_line"]
+__all__ = [
+    "AWAY",
+    "Happening",
+    "News",
+    "PresenceSeen",
+    "Seen",
+    "online_by_release",
+    "presence_of",
+    "read_presence",
+    "releases_line",
+]
 
 FILE_BYTES_MAX: Final = 8 << 20
 
@@ -75,16 +87,20 @@ class Seen:
     release: str = ""
     back_s: float = 0.0
 
-    def state(self, now_s: float) -> str:
+    def state(self, now_s: float | None = None) -> str:
         """`Presence`, or ``away``: it checks in by the pace, and is not missed before a minute after it is due.
 
         Args:
-            now_s: Seconds since 1970.
+            now_s: Seconds since 1970; None is now.
         """
-        left = self.presence is Presence.OFFLINE and now_s < self.back_s + AWAY_GRACE_S
+        left = self.presence is Presence.OFFLINE and self.left_s(now_s) > -AWAY_GRACE_S
         return AWAY if left else self.presence.value
 
-    def back_ms(self, now_s: float) -> int | None:
+    def left_s(self, now_s: float | None = None) -> float:
+        """How long until it is due, in seconds; ``now_s`` as of `state`."""
+        return self.back_s - (time.time() if now_s is None else now_s)
+
+    def back_ms(self, now_s: float | None = None) -> int | None:
         """When it is due, in milliseconds since 1970; None of one that is not away."""
         return int(1000 * self.back_s) if self.state(now_s) == AWAY else None
 
@@ -118,6 +134,16 @@ def read_presence(folder: Path, run: str) -> PresenceSeen:
         return _presence(content) if content["run"] == run else PresenceSeen()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return PresenceSeen()
+
+
+def presence_of(folder: Path) -> PresenceSeen:
+    """Who is there, by the coordinator of this folder's run.
+
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+    """
+    with ReadOnlyStore(folder) as store:
+        return read_presence(folder, store.run)
 
 
 def online_by_release(nodes: Mapping[str, Seen]) -> dict[str, list[str]]:

@@ -1,6 +1,5 @@
 """What ``coordinator status`` prints for people: what is waited for, the nodes, the versions, who was refused."""
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from coordinator.monitoring.curves import CurveKind, CurvePoint, newest_by_node
-from coordinator.monitoring.figures import participation_row
+from coordinator.monitoring.figures import ask_store, participation_row, read_rows
 from coordinator.monitoring.noised_sums import nodes_line, nodes_report
-from coordinator.monitoring.presence import AWAY, Seen, releases_line
+from coordinator.monitoring.presence import AWAY, Seen, presence_of, releases_line
 from coordinator.monitoring.privacy import privacy_line, read_privacy
 from coordinator.monitoring.run_progress import read_run_progress, run_progress_lines
 from coordinator.monitoring.sites import site_lines
@@ -26,7 +25,6 @@ from coordinator.monitoring.state_files import (
     read_sealed,
     read_waiting,
 )
-from coordinator.monitoring.status import ask_store, presence_of, read_rows
 from coordinator.monitoring.why import MADE, explain, failures, nobody_trains, span
 from coordinator.storage.places import leader_of
 from coordinator.storage.read_only import ReadOnlyStore
@@ -193,10 +191,9 @@ def node_cells(node: Participation, here: Mapping[str, Seen] | None = None) -> t
 
 def _is(seen: Seen | None) -> str:
     """Whether a node is there, in a person's words."""
-    now_s = time.time()
-    if seen is None or seen.state(now_s) != AWAY:
+    if seen is None or seen.state() != AWAY:
         return "" if seen is None else seen.presence.value
-    left_s = seen.back_s - now_s
+    left_s = seen.left_s()
     return f"away {span(left_s)}" if left_s > 0 else "away, due"
 
 

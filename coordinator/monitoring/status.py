@@ -3,15 +3,14 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
 
 from coordinator.monitoring.curves import curve_row, read_curves
-from coordinator.monitoring.figures import participation_row, version_figures
+from coordinator.monitoring.figures import ask_store, participation_row, version_figures
 from coordinator.monitoring.noised_sums import nodes_report, nodes_row
-from coordinator.monitoring.presence import PresenceSeen, Seen, read_presence
+from coordinator.monitoring.presence import Seen, presence_of, read_presence
 from coordinator.monitoring.privacy import privacy_row, read_privacy
 from coordinator.monitoring.run_progress import read_run_progress, run_progress_row
 from coordinator.monitoring.sites import sites_row
@@ -27,21 +26,15 @@ from coordinator.monitoring.state_files import (
 )
 from coordinator.storage.places import leader_of
 from coordinator.storage.read_only import ReadOnlyStore
-from coordinator.storage.store import Participation, VersionRow
 from federation.storage.folder import lock_holder
 
 __all__ = [
-    "ask_store",
-    "presence_of",
     "read_nodes",
-    "read_rows",
     "read_status",
     "show_nodes",
     "show_status",
     "watch_status",
 ]
-
-AnswerT = TypeVar("AnswerT")
 
 REFRESH_S = 1.0
 """Another process writes the database, and it tells nobody: `watch_status` looks again after this many seconds."""
@@ -149,41 +142,10 @@ def watch_status(folder: Path) -> None:
             return
 
 
-def read_rows(folder: Path) -> tuple[list[VersionRow], list[Participation]]:
-    """Versions and nodes of a store.
-
-    Raises:
-        StorageError: There is no store, or it cannot be read.
-    """
-    with ReadOnlyStore(folder) as store:
-        return store.history(), store.participation()
-
-
-def ask_store(folder: Path, ask: Callable[[ReadOnlyStore], AnswerT]) -> AnswerT:
-    """One answer of a store.
-
-    Raises:
-        StorageError: There is no store, or it cannot be read.
-    """
-    with ReadOnlyStore(folder) as store:
-        return ask(store)
-
-
-def presence_of(folder: Path) -> PresenceSeen:
-    """Who is there, by the coordinator of this folder's run.
-
-    Raises:
-        StorageError: There is no store, or it cannot be read.
-    """
-    with ReadOnlyStore(folder) as store:
-        return read_presence(folder, store.run)
-
-
 def _here(folder: Path) -> Mapping[str, Seen]:
     """Which nodes are there, as their coordinator knows it; nothing while none runs."""
     return {} if lock_holder(folder) is None else presence_of(folder).nodes
 
 
 def _state(seen: Seen | None) -> dict[str, object]:
-    now_s = time.time()
-    return {"state": seen and seen.state(now_s), "back_ms": seen and seen.back_ms(now_s)}
+    return {"state": seen and seen.state(), "back_ms": seen and seen.back_ms()}

@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
@@ -300,16 +299,16 @@ def _value_of(snapshot: Snapshot, key: str) -> Callable[[int], Any]:
 
 def _node_rows(snapshot: Snapshot, places: Sequence[int]) -> bytes:
     """These nodes as an array of JSON: their part in the run, and whether they are there."""
-    running, now_s = bool(snapshot.summary["waiting"]["running"]), time.time()
+    running = bool(snapshot.summary["waiting"]["running"])
     made = []
     for place in places:
         seen = snapshot.presence.get(snapshot.names[place])
         there = seen if running else None
         at_ms = None if seen is None or not seen.at_s else int(1000 * seen.at_s)
         more = {
-            "state": None if there is None else there.state(now_s),
+            "state": None if there is None else there.state(),
             "seen_ms": at_ms,
-            "back_ms": None if there is None else there.back_ms(now_s),
+            "back_ms": None if there is None else there.back_ms(),
             "device": "" if seen is None else seen.device,
             "battery": None if seen is None else seen.battery,
             "release": "" if seen is None else seen.release,
