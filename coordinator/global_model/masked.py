@@ -55,6 +55,9 @@ _BITS_ROOM = 1.001
 """What rounding may do to clip over step from one version to the next: all of them have the same bits."""
 
 FIRST_LEVELS = 2**20 - 1
+_GRAIN_LEAST = 2.0**-60
+"""Neither a clip nor a step is adapted to less: terms with a step below 2^-100 are no terms."""
+
 FIRST_STEP = 2.0**-22
 """Of the first version, where no step is given."""
 
@@ -184,7 +187,7 @@ class MaskedModel:
         wanted = 1.5 * self.levels**-0.75 * length / math.sqrt(parameters)
         if since:
             wanted = min(max(wanted, step / STEP_FACTOR_MAX), step * STEP_FACTOR_MAX)
-        usable = wanted if math.isfinite(wanted) and wanted > np.finfo(np.float32).tiny else step
+        usable = wanted if math.isfinite(wanted) and wanted > _GRAIN_LEAST else step
         return {_STATE: np.array([usable, version], np.float32)}
 
     def _follow_clip(
@@ -196,7 +199,7 @@ class MaskedModel:
         if since and version - since < self.patience:
             return {_CLIP: np.array([clip, since], np.float32)}
         wanted = adapted_clip(clip, share, target=noise.quantile, rate=noise.rate)
-        usable = wanted if math.isfinite(wanted) and wanted > np.finfo(np.float32).tiny else clip
+        usable = wanted if math.isfinite(wanted) and wanted > _GRAIN_LEAST else clip
         return {_CLIP: np.array([usable, version], np.float32)}
 
     def _clip(self, state: State, first: float) -> tuple[float, int]:

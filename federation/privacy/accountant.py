@@ -70,7 +70,11 @@ def gaussian_delta(mu: float, epsilon: float) -> float:
         points = at + mu * (_NODES + 1) / 2
         slopes = [1 - point * _mills(point) for point in points.tolist()]
         return math.exp(-at * at / 2) / math.sqrt(2 * math.pi) * mu / 2 * float(np.dot(_WEIGHTS, slopes))
-    return max(0.0, _upper_tail(at) - math.exp(epsilon + _log_upper_tail(at + mu)))
+    beyond = at + mu
+    if beyond < _FAR:
+        return max(0.0, _upper_tail(at) - math.exp(epsilon) * _upper_tail(beyond))
+    # e^epsilon times the density at `beyond` is that at `at`: so no digit of a large epsilon is lost.
+    return max(0.0, _upper_tail(at) - math.exp(-at * at / 2) / math.sqrt(2 * math.pi) * _mills(beyond))
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:
@@ -172,13 +176,6 @@ def _least(spent: Callable[[float], float], epsilon: float, between: tuple[float
 
 def _upper_tail(x: float) -> float:
     return 0.5 * math.erfc(x / math.sqrt(2))
-
-
-def _log_upper_tail(x: float) -> float:
-    """Log P(N > x), also where P is below the least float."""
-    if x < _FAR:
-        return math.log(_upper_tail(x))
-    return -x * x / 2 - math.log(2 * math.pi) / 2 + math.log(_mills(x))
 
 
 def _mills(x: float) -> float:

@@ -45,6 +45,8 @@ SCHEME: Final = 1
 _NOISE_REACH: Final = 8.0
 """Standard deviations of noise that the modulus has room for: one entry in 10^15 reaches beyond."""
 _SHRINKS_MAX: Final = 64
+_GRAIN_REACH: Final = 2.0**100
+"""A step, and noise, are at least the inverse of this and at most this: what float32 and an account can hold."""
 NOISED_TAIL: Final = 1
 """Numbers of a tail under noise, where there is one: 1 from each member within the clip, -1 from the others."""
 
@@ -104,11 +106,15 @@ def check_terms(terms: PrivacyTerms) -> None:
 
     Raises:
         ValueError: The scheme is unknown, a single bad helper is one too many, the modulus is too small for sum and
-            noise, or the terms would hide one part of an update and not the other.
+            noise, a number is beyond what can be reckoned with, the noise is for anybody but whole nodes, or the terms
+            would hide one part of an update and not the other.
     """
     if terms.scheme != SCHEME:
         raise ValueError(f"scheme {terms.scheme} of masks is not known here: upgrade")
     check_threshold(terms.count, terms.threshold)
+    _check_reach(terms)
+    if terms.unit is not (None if terms.noise is None else PrivacyUnit.NODES):
+        raise ValueError("noise on a sum is for whole nodes, and no other unit is protected by a sum")
     if terms.bits < bits_for(largest_sum(terms)):
         raise ValueError(f"{terms.bits} bits are too few for the sum: {bits_for(largest_sum(terms))} hold it")
     if terms.importance_cap is not None and terms.importance_cap * terms.members >= 1 << 31:
@@ -121,6 +127,14 @@ def check_terms(terms: PrivacyTerms) -> None:
         raise ValueError("noise hides parameters and clip bits, and nothing else: there must be no other tail")
     if terms.importance_cap is not None:
         raise ValueError("under noise all updates count the same: the sum of their importance would be told without")
+
+
+def _check_reach(terms: PrivacyTerms) -> None:
+    """Whoever makes terms may choose numbers of which a square, an inverse or a product is beyond a float."""
+    for name in ("step", "clip", "noise", "bit_noise"):
+        value = getattr(terms, name)
+        if value is not None and not 1 / _GRAIN_REACH <= value <= _GRAIN_REACH:
+            raise ValueError(f"{name} is {value}, beyond what can be reckoned with: 2^-100 to 2^100")
 
 
 def shape_of(terms: PrivacyTerms) -> Shape:

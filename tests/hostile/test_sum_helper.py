@@ -12,7 +12,7 @@ import pytest
 
 from federation.identity.signing_keys import SigningKey
 from federation.privacy.boxes import Kem, KeyPair
-from federation.protocol.enumerations import HeldStatus, SumReason
+from federation.protocol.enumerations import HeldStatus, PrivacyUnit, SumReason
 from federation.protocol.signing import Writer, signed_digest
 from federation.protocol.sum_messages import SealedSeeds, SumOffer, SumRefusal, SumRequest, Ticket
 from federation.protocol.wire import decode_message, encode_message
@@ -320,12 +320,24 @@ def test_seeds_beyond_the_limit_are_refused(tmp_path: Path) -> None:
     rig.close()
 
 
-@pytest.mark.parametrize("changes", [{"count": 3, "threshold": 2}, {"scheme": 2}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"count": 3, "threshold": 2},
+        {"scheme": 2},
+        {"noise": 2.0, "unit": PrivacyUnit.EXAMPLES},
+        {"noise": 2.0**-1022, "unit": PrivacyUnit.NODES},
+        {"noise": 2.0, "unit": PrivacyUnit.NODES, "step": 2.0**-1022},
+        {"noise": 2.0, "unit": PrivacyUnit.NODES, "clip": 1.7e308},
+        {"noise": 2.0, "unit": PrivacyUnit.NODES, "bit_noise": 2.0**-1022},
+    ],
+    ids=str,
+)
 def test_terms_that_protect_nobody_are_refused_whoever_has_signed_them(
     attack: Attack, changes: dict[str, object]
 ) -> None:
-    """FED-149, FED-151: two of three helpers is not safe with one bad helper."""
-    weak = replace(TERMS, **changes)  # type: ignore[arg-type]
+    """FED-149, FED-151: two of three helpers is not safe with one bad helper; and no number ends the helper."""
+    weak = replace(TERMS, **{"clip": 1.0, "tail": 0, "bits": 32, **changes})  # type: ignore[arg-type]
     attack.refused(request(attack.held[:6], weak), SumReason.TERMS)
 
 

@@ -1,5 +1,6 @@
 """What must be agreed on before anything is added (FED-149, FED-150), and how values become integers."""
 
+import contextlib
 import math
 from dataclasses import fields, replace
 
@@ -8,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from federation.privacy.accountant import gaussian_epsilon
+from federation.privacy.releases import price
 from federation.privacy.tail import TailValues, read_tail, tail_length, weight_of, write_tail
 from federation.privacy.terms import (
     batch_digest,
@@ -109,6 +112,19 @@ def test_a_batch_is_its_run_version_terms_and_members() -> None:
             {"noise": 2.0, "clip": 1.0, "unit": PrivacyUnit.NODES, "bits": 32, "tail": 0, "count": 4, "threshold": 3},
             "every helper to answer",
         ),
+        ({"noise": 2.0, "clip": 1.0, "unit": PrivacyUnit.EXAMPLES, "bits": 32, "tail": 0}, "for whole nodes"),
+        ({"noise": 2.0, "clip": 1.0, "unit": None, "bits": 32, "tail": 0}, "for whole nodes"),
+        ({"unit": PrivacyUnit.NODES}, "no other unit"),
+        ({"unit": PrivacyUnit.EXAMPLES}, "no other unit"),
+        ({"noise": 2.0**-1022, "clip": 1.0, "unit": PrivacyUnit.NODES, "bits": 32, "tail": 0}, "noise is .* beyond"),
+        ({"noise": 1e308, "clip": 1e308, "unit": PrivacyUnit.NODES, "bits": 32, "tail": 0}, "clip is .* beyond"),
+        ({"step": 2.0**-1022}, "step is .* beyond"),
+        ({"step": 2.0**-101}, "step is .* beyond"),
+        ({"clip": 2.0**101}, "clip is .* beyond"),
+        (
+            {"noise": 2.0, "bit_noise": 2.0**-1022, "clip": 1.0, "unit": PrivacyUnit.NODES, "bits": 32, "tail": 1},
+            "bit_noise is .* beyond",
+        ),
     ],
 )
 def test_terms_that_protect_nothing_or_do_not_fit_are_refused(changes: dict[str, object], why: str) -> None:
@@ -116,6 +132,19 @@ def test_terms_that_protect_nothing_or_do_not_fit_are_refused(changes: dict[str,
     check_terms(NOISY)
     with pytest.raises(ValueError, match=why):
         check_terms(replace(TERMS, **changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("reach", [2.0**-100, 2.0**100])
+def test_terms_at_the_edge_of_what_can_be_reckoned_with_have_a_price_and_a_reach(reach: float) -> None:
+    """Whatever passes here, helper and coordinator charge for, and a node rounds with."""
+    terms = replace(TERMS, tail=1, step=reach, clip=2.0**100 / reach, noise=reach, bit_noise=reach, bits=32)
+    terms = replace(terms, unit=PrivacyUnit.NODES, clip=min(terms.clip or 1.0, 2.0**100))
+    assert math.isfinite(price(terms, 0))
+    assert math.isfinite(gaussian_epsilon(math.sqrt(price(terms, 0)), 1e-5))
+    assert math.isfinite(noise_deviation(terms))
+    assert largest_sum(terms) >= 10
+    with contextlib.suppress(ValueError):
+        check_terms(terms)
 
 
 def test_the_modulus_has_room_for_the_noise_of_all_helpers() -> None:
