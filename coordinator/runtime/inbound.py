@@ -26,6 +26,7 @@ from coordinator.records import RoundRecord
 from coordinator.runtime.broker_log import BROKER_LOG, STRANGER, incident_of
 from coordinator.runtime.connections import CONTROL, DROPPED_TOPIC
 from coordinator.runtime.incidents import Incidents
+from coordinator.runtime.proofs import is_own, proved_by
 from coordinator.runtime.retained_mail import RetainedMail
 from coordinator.runtime.sealing import CoordinatorSealing
 from coordinator.runtime.traffic import Traffic
@@ -50,12 +51,10 @@ from federation.protocol.messages import (
     Presence,
     Progress,
     Proof,
-    Receipt,
     ReceiptStatus,
-    RoundAnnouncement,
     UpdateOffer,
 )
-from federation.protocol.signing import Reader, Signer, Verifier, signed_digest
+from federation.protocol.signing import Reader, Signer, Verifier
 from federation.protocol.sum_messages import Held, HelperState, SumOffer, SumRefusal
 from federation.protocol.tables import ID_PATTERN
 from federation.protocol.task_messages import TaskReport
@@ -70,9 +69,9 @@ from federation.protocol.topics import (
     NodeTelemetryTopic,
     Topics,
 )
-from federation.protocol.wire import decode_message, split_signature
+from federation.protocol.wire import decode_message
 from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
-from federation.types import NO_START, Epoch, HelperId, NodeId, RoundId, SeenRun, round_of
+from federation.types import HelperId, NodeId, RoundId
 
 __all__ = ["Inbound"]
 
@@ -274,35 +273,12 @@ class Inbound:
     def _own_state(self, received: MessageReceived) -> CoordinatorState | None:
         """What is said in the coordinator's name; with a key of our own only what was signed with it."""
         try:
-            if self._signer is not None and not _is_own(self._signer, self._topics, received.topic, received.payload):
+            if self._signer is not None and not is_own(self._signer, self._topics, received.topic, received.payload):
                 return None
             message = decode_message(received.payload)
         except RemoteProtocolError:
             return None
         return message if isinstance(message, CoordinatorState) else None
-
-    def _proof(self, node: NodeId, proof: Proof) -> Event | None:
-        """What of it our own key has signed, for the topic where we say it; without a key nothing can be proved.
-
-        Raises:
-            BadSignature: Somebody else has made it.
-            MalformedMessage: It is no message.
-        """
-        if self._signer is None:
-            return None
-        own = self._topics.node_command(node)
-        shown = (
-            ((self._topics.coordinator_state,), proof.state),
-            ((self._topics.round, own), proof.announcement),
-            ((own,), proof.receipt),
-        )
-        proved = []
-        for places, payload in shown:
-            if payload is not None:
-                if not any(_is_own(self._signer, self._topics, place, payload) for place in places):
-                    raise BadSignature("a proof that this coordinator has not signed")
-                proved.append(_seen(decode_message(payload)))
-        return ProofReceived(node=node, proved=tuple(proved))
 
     def _node_message(  # noqa: PLR0911 - one case per message
         self, topic: NodeStateTopic | NodeEventTopic | NodeTelemetryTopic, node: NodeId, message: Message
@@ -325,7 +301,7 @@ class Inbound:
             case NodeEventTopic(), Decline():
                 return DeclineReceived(node=node, decline=message)
             case NodeEventTopic(), Proof():
-                return self._proof(node, message)
+                return self._proved(node, message)
             case NodeEventTopic(), TaskReport():
                 self._hear_task(node, message)
                 return None
@@ -333,6 +309,12 @@ class Inbound:
                 return ProgressReceived(node=node, progress=message)
             case _:
                 raise MalformedMessage(_misplaced(message))
+
+    def _proved(self, node: NodeId, proof: Proof) -> Event | None:
+        """Without a key of our own nothing can be proved."""
+        if self._signer is None:
+            return None
+        return ProofReceived(node=node, proved=proved_by(proof, node, self._signer, self._topics, self._store))
 
     def _reserved(self, number: RoundId) -> RoundRecord | None:
         """A round as it was reserved, which never changes: most offers are of the same few."""
@@ -376,24 +358,6 @@ class Inbound:
             self._presences.clear()
         self._presences[node] = seen
         return False
-
-
-def _is_own(signer: Signer, topics: Topics, topic: str, payload: bytes) -> bool:
-    body, signature = split_signature(payload)
-    return signer.sign(signed_digest(topics, topic, body)) == signature  # Ed25519 signs the same bytes alike, each time
-
-
-def _seen(message: Message) -> SeenRun:
-    match message:
-        case CoordinatorState():
-            return SeenRun(run=message.run, epoch=message.epoch, start=message.start or NO_START)
-        case RoundAnnouncement():
-            version = message.model.version
-            return SeenRun(run=message.run, epoch=message.epoch, round=message.round, version=version)
-        case Receipt(version=version) if version is not None:
-            return SeenRun(run=message.run, epoch=Epoch(0), round=round_of(message.update), version=version)
-        case _:
-            raise MalformedMessage(_misplaced(message))
 
 
 def _misplaced(message: Message) -> str:

@@ -254,8 +254,11 @@ class CoordinatorSealing:
         To a node that has not said its key yet only the question goes who it is: it offers again whatever waits.
         """
         place = self._topics.parse(topic)
-        if not self.on or not isinstance(place, NodeCommandTopic) or isinstance(message, Rebirth):
+        if not self.on or not isinstance(place, NodeCommandTopic):
             return message
+        if isinstance(message, Rebirth):
+            # The node may obey a copy of this run, whose key it knows: the proof is for whoever asks.
+            return replace(message, seal=sealing_key(self._pairs[-1].public)) if message.proof else message
         if place.node not in self._nodes:
             return Rebirth()
         said = self._nodes[place.node]

@@ -15,6 +15,7 @@ from federation.protocol.messages import (
     RoundAnnouncement,
     UpdateOffer,
 )
+from federation.protocol.sealed_messages import SealingKey
 from federation.protocol.sum_messages import PrivacyTerms
 from federation.types import ModelVersion, RoundId, RunId, SampledSteps, UpdateId
 
@@ -52,9 +53,15 @@ class PublishState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishEvent:
-    """Publish to this node's event topic."""
+    """Publish to this node's event topic.
+
+    Attributes:
+        message: What.
+        reader: Whose key closes it where the run is sealed; None is the coordinator's that leads.
+    """
 
     message: Decline | EvaluationReport | Proof | UpdateOffer
+    reader: SealingKey | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

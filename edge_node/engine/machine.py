@@ -336,7 +336,7 @@ class NodeMachine:
                 proof = self._fence.proof(self._runs.run) if command.proof else None
                 return [
                     *self._adopt_spent(command.spent or ()),
-                    *([] if proof is None else [PublishEvent(message=proof)]),
+                    *([] if proof is None else [PublishEvent(message=proof, reader=command.seal)]),
                     self._birth(),
                 ]
             case EvaluationReceipt():

@@ -132,7 +132,8 @@ class NodeExecutor:
                 self._said = effect.state
                 self._say_state()
             case PublishEvent():
-                self._say(self._topics.node_event(self._node), effect.message)
+                topic, said, sealing = self._topics.node_event(self._node), effect.message, self._sealing
+                self._say(topic, said if sealing is None else sealing.sealed_for(effect.reader, topic, said))
             case PublishProgress():
                 self._say(self._topics.node_telemetry(self._node), effect.progress, qos=0)
             case SubscribeSegment():

@@ -34,7 +34,7 @@ from federation.protocol.messages import (
     RoundAnnouncement,
     UpdateOffer,
 )
-from federation.protocol.sealed_messages import KeyWrap, Sealed
+from federation.protocol.sealed_messages import KeyWrap, Sealed, SealingKey
 from federation.protocol.topics import NodeEventTopic, NodeTelemetryTopic, Topics
 from federation.runtime.log import get_log
 from federation.storage.sealing_keys import Pair, Peer, SealingKeys, read_keys, write_keys
@@ -178,10 +178,23 @@ class NodeSealing:
 
     def sealed(self, topic: str, message: Message) -> Message:
         """What is said on a topic: events and telemetry go to the coordinator of their run only."""
-        if not isinstance(self._topics.parse(topic), NodeEventTopic | NodeTelemetryTopic):
+        is_sealed = isinstance(message, Sealed)
+        if is_sealed or not isinstance(self._topics.parse(topic), NodeEventTopic | NodeTelemetryTopic):
             return message
         public = self._coordinator(getattr(message, "run", self._run))
         return message if public is None else seal_message(public, self._topics, topic, message)
+
+    def sealed_for(self, reader: SealingKey | None, topic: str, message: Message) -> Message:
+        """The same for whoever has asked with this key: of two copies of a run's store each has keys of its own.
+
+        It is not sealed where the run is not, and a key of a kind that this release does not know is as good as none.
+        """
+        if reader is None or self._coordinator(self._run) is None:
+            return message
+        try:
+            return seal_message(public_key(reader), self._topics, topic, message)
+        except BadSeal:
+            return message
 
     def opened(self, topic: str, sealed: Sealed) -> tuple[Message, bytes]:
         """What the coordinator has sealed to this node, and its bytes.

@@ -331,10 +331,17 @@ class RetryAfter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebirth:
-    """``n/{node}/cmd``: publish your state again; ``proof``: and what proves a later coordinator; ``spent``: yours."""
+    """``n/{node}/cmd``: publish your state again.
+
+    Attributes:
+        proof: And what proves a later coordinator.
+        spent: What the node has spent in this run, as far as the coordinator knows.
+        seal: The key to which the proof is sealed: whoever asks may not be the one that the node obeys.
+    """
 
     proof: bool | None = None
     spent: tuple[SampledSteps, ...] | None = None
+    seal: SealingKey | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

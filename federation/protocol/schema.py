@@ -329,7 +329,13 @@ SCHEMAS: Final[tuple[MessageSchema, ...]] = (
     ),
     message(8, Cancel, Field(2, "run", RUN), Field(3, "round", COUNT)),
     message(9, RetryAfter, Field(2, "update", UPDATE), Field(3, "seconds", SECONDS)),
-    message(10, Rebirth, Field(2, "proof", Flag(), optional=True), Field(3, "spent", SPENT, optional=True)),
+    message(
+        10,
+        Rebirth,
+        Field(2, "proof", Flag(), optional=True),
+        Field(3, "spent", SPENT, optional=True),
+        Field(4, "seal", SEALING_KEY, optional=True),
+    ),
     message(
         11,
         Progress,

@@ -308,6 +308,7 @@ EXAMPLES: dict[str, Message] = {
         seen=SeenRun(run=RUN, epoch=Epoch(1)),
     ),
     "rebirth_with_proof": Rebirth(proof=True),
+    "rebirth_of_a_sealed_run": Rebirth(proof=True, seal=SealingKey(kem=0x0020, key=bytes(range(32)))),
     "proof": Proof(state=b"what srv said", announcement=b"what round said"),
     "proof_of_a_version": Proof(receipt=b"what cmd said"),
     "proof_of_a_state": Proof(state=b"what srv said"),

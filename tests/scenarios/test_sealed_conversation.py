@@ -22,6 +22,7 @@ from federation.protocol.messages import (
     PartKind,
     Presence,
     Progress,
+    Proof,
     Rebirth,
     RoundAnnouncement,
 )
@@ -150,6 +151,37 @@ def test_a_receipt_can_be_shown_to_whoever_leads_later(tmp_path: Path) -> None:
         Reader(TOPICS, read_coordinator_key(pem)).decode(TOPICS.node_command(MILL), shown)
     other = sealed(coordinator.sealed(COMMANDS, Cancel(run=RUN, round=RoundId(3))))
     assert split_signature(pair.node.opened(COMMANDS, other)[1])[1] == b""
+
+
+def test_a_proof_is_for_the_copy_that_asks_and_not_for_the_one_that_is_obeyed(pair: Pair, tmp_path: Path) -> None:
+    """FED-290: two copies of a run's store rotate apart, and the one that is behind must be able to read it."""
+    pair.meet()
+    copied = tmp_path / "copy"
+    copied.mkdir()
+    (copied / FILE).write_bytes((tmp_path / "coordinator" / FILE).read_bytes())
+    copy = CoordinatorSealing(TOPICS, (RUN, Epoch(1)), copied, pair.settings, now_s=lambda: pair.clock_s)
+    for _ in range(3):
+        copy.rotate()
+    assert copy.sealed(COMMANDS, Rebirth()) == Rebirth()
+    asked = copy.sealed(COMMANDS, Rebirth(proof=True))
+    assert isinstance(asked, Rebirth)
+    shown = Proof(receipt=b"what cmd said")
+    envelope = sealed(pair.node.sealed_for(asked.seal, EVENTS, shown))
+    assert copy.opened(EVENTS, sealed(pair.node.sealed(EVENTS, envelope)))[0] == shown
+    with pytest.raises(BadSeal):
+        pair.coordinator.opened(EVENTS, envelope)
+    own = sealed(pair.node.sealed(EVENTS, pair.node.sealed_for(None, EVENTS, shown)))
+    assert pair.coordinator.opened(EVENTS, own)[0] == shown
+    unknown = SealingKey(kem=1, key=bytes(32))
+    assert pair.node.sealed_for(unknown, EVENTS, shown) == shown, "as good as no key: it is for whoever leads"
+
+
+def test_in_a_run_that_is_not_sealed_no_key_closes_a_proof(tmp_path: Path) -> None:
+    """FED-290: what asks for it there has no key, or is nobody's."""
+    pair = Pair(tmp_path)
+    key = pair.coordinator.stated(state()).seal
+    assert key is not None
+    assert pair.node.sealed_for(key, EVENTS, Proof(receipt=b"cmd")) == Proof(receipt=b"cmd")
 
 
 def test_before_a_key_is_heard_nothing_that_matters_is_said(pair: Pair) -> None:

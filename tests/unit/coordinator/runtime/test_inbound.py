@@ -192,9 +192,10 @@ class Shown:
     def __init__(self) -> None:
         run, epoch = RunId("0" * 16), Epoch(9)
         self.incidents = Incidents()
+        self.store = in_own_folder(SqliteStore)
         self.inbound = Inbound(
             TOPICS,
-            in_own_folder(SqliteStore),
+            self.store,
             Traffic(),
             lambda: None,
             signer=self.key,
@@ -258,6 +259,23 @@ def test_a_receipt_proves_the_version_that_it_names_to_its_own_node() -> None:
         encode_message(applied),
     ):
         assert isinstance(shown.hear(**alone, receipt=payload), MessageRefused)
+
+
+@pytest.mark.parametrize("version", [12, 13, None])
+def test_a_receipt_whose_verdict_stands_here_tells_of_nothing_beyond(
+    version: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FED-291: it names no start; a copy has asked for it, and whoever leads hears it as well."""
+    shown = Shown()
+    update = UpdateId("70-ann")
+    applied = Receipt(run=shown.state.run, update=update, status=ReceiptStatus.APPLIED, version=ModelVersion(12))
+    if version is not None:
+        known = Verdict(update=update, node=ANN, status=ReceiptStatus.APPLIED, version=ModelVersion(version))
+        monkeypatch.setattr(shown.store, "verdict", {update: known}.get)
+    payload = shown.signed(TOPICS.node_command(ANN), applied)
+    seen = SeenRun(run=shown.state.run, epoch=Epoch(0), round=RoundId(70), version=ModelVersion(12))
+    heard = shown.hear(state=None, announcement=None, receipt=payload)
+    assert heard == events.ProofReceived(node=ANN, proved=() if version == 12 else (seen,))
 
 
 @pytest.mark.parametrize("part", ["state", "announcement"])

@@ -19,6 +19,7 @@ from federation.protocol.messages import (
     ReceiptStatus,
     RoundAnnouncement,
 )
+from federation.protocol.sealed_messages import SealingKey
 from federation.protocol.wire import encode_message
 from federation.types import Epoch, ModelVersion, RoundId, RunId, SeenRun, Start, update_id
 from tests.rigs.node_rig import NODE, OTHER_RUN, RUN, Script, announcement, entry, holding, model
@@ -335,6 +336,16 @@ def test_a_proof_is_shown_to_whom_asks_for_it_and_after_a_restart() -> None:
         assert proofs(node) == []
     node.command(Rebirth(proof=True))
     assert proofs(node) == [kept]
+
+
+def test_a_proof_is_closed_with_the_key_of_whoever_asks() -> None:
+    """FED-290."""
+    kept = Proof(state=b"srv", announcement=round_of(9, epoch=3)[1])
+    node = Script(replace(holding(5), seen=replace(SEEN, proof=kept)), signed=True)
+    key = SealingKey(kem=0x0020, key=bytes(32))
+    for asked in (key, None):
+        node.command(Rebirth(proof=True, seal=asked))
+        assert [effect.reader for effect in node.effects if isinstance(effect, PublishEvent)] == [asked]
 
 
 def test_the_first_announcement_of_an_epoch_is_followed_by_the_word_that_proves_its_start() -> None:
