@@ -31,16 +31,20 @@ NODES_ADJACENCY = "a node's contribution or none; that it took part is public"
 DELTA = 1e-5
 """Of a ledger that says none: one that was taken over from helpers alone, after a restore."""
 
+RENAMED = "A machine that is enrolled under another name begins another account: what both say is of one machine."
+
 NOT_PROMISED_OF_NODES = (
     "Noise is each helper's own: the epsilon holds as long as one helper keeps its noise and its secret to itself.",
     "Nodes shorten their own updates: whoever changes its software can contribute more, and is then protected less.",
     "Helpers count all runs in their own ledgers (fedmq helper status); what is stated here is this run alone.",
+    RENAMED,
 )
 
 NOT_PROMISED_BY_COORDINATOR = (
     "The coordinator, its backups and whoever reads its folder see every update: the epsilon is of the models alone.",
     "What the coordinator shows of nodes (status, page, reports, log: examples, losses, times) has no noise.",
     "Other runs over the same data add to what is stated here, and no helper counts them.",
+    RENAMED,
 )
 
 
@@ -67,6 +71,7 @@ class NodesReport:
         epsilons: And its epsilon
         delta: at this delta.
         budget: Most that each node's may be; None where it is not known.
+        floor: Epsilon of every node that is not listed: above 0 once a backup was restored.
     """
 
     run: RunId
@@ -76,11 +81,12 @@ class NodesReport:
     epsilons: dict[NodeId, float]
     delta: float
     budget: float | None
+    floor: float = 0.0
 
     @property
     def largest(self) -> float:
-        """The largest epsilon of any node."""
-        return max(self.epsilons.values(), default=0.0)
+        """The largest epsilon of any node, listed or not."""
+        return max([self.floor, *self.epsilons.values()])
 
 
 def nodes_report(store: Ledger) -> NodesReport | None:
@@ -90,7 +96,7 @@ def nodes_report(store: Ledger) -> NodesReport | None:
         StorageError: The store cannot be read.
     """
     ledger = store.released()
-    if not ledger.takings:
+    if not ledger.takings and not ledger.floor.releases:
         return None
     # Imported here: most runs have no noise, and it computes with arrays.
     from federation.privacy.accountant import gaussian_epsilon  # noqa: PLC0415
@@ -104,6 +110,7 @@ def nodes_report(store: Ledger) -> NodesReport | None:
         epsilons={node: gaussian_epsilon(math.sqrt(one.spent), delta) for node, one in ledger.takings.items()},
         delta=delta,
         budget=ledger.epsilon,
+        floor=gaussian_epsilon(math.sqrt(ledger.floor.spent), delta),
     )
 
 
@@ -122,6 +129,7 @@ def nodes_row(report: NodesReport | None) -> dict[str, object] | None:
         "delta": report.delta,
         "budget": report.budget,
         "largest_epsilon": report.largest,
+        "epsilon_of_others": report.floor,
         "sums": report.releases,
         "nodes": nodes,
     }
@@ -154,7 +162,7 @@ def not_promised_of_nodes(report: NodesReport | None) -> tuple[str, ...]:
     if report is None:
         return ()
     helped = NOT_PROMISED_OF_NODES if report.own < report.releases or not report.releases else ()
-    return (*helped, *(NOT_PROMISED_BY_COORDINATOR if report.own else ()))
+    return tuple(dict.fromkeys((*helped, *(NOT_PROMISED_BY_COORDINATOR if report.own else ()))))
 
 
 def _protected_by(report: NodesReport) -> list[str]:
@@ -174,20 +182,35 @@ def _protected_by(report: NodesReport) -> list[str]:
             ]
 
 
+_MEANT = (
+    "That is: all noised sums together are at most e^epsilon times as likely with the node's contribution as without "
+    "it, but for a probability of delta."
+)
+
+
+def _floor_said(report: NodesReport) -> list[str]:
+    """After a restore: whoever came since the backup may have been in each sum that it does not know of."""
+    if not report.floor:
+        return []
+    return [f"Every node that is not listed is counted with epsilon {report.floor:.4f}: a backup was restored."]
+
+
 def nodes_said(report: NodesReport | None) -> list[str]:
     """The same as lines of a statement; none where nothing was spent."""
     if report is None:
         return []
-    largest = max(report.epsilons, key=lambda node: report.epsilons[node])
+    largest = max(report.epsilons, key=lambda node: report.epsilons[node], default="of each")
     budget = "" if report.budget is None else f", of a budget of {report.budget:g}"
     return [
-        f"Noise on the sums of run {report.run}",
+        "Noise on the sums",
         "",
         *_protected_by(report),
         f"Which runs are compared: {NODES_ADJACENCY}.",
         f"Largest epsilon of any node: {report.largest:.4f} at delta {report.delta:g} ({largest}){budget}.",
-        "That is: all sums together are at most e^epsilon times as likely with the node's contribution as without it,",
-        "up to a probability of delta. It counts every sum that was charged, used or not.",
+        _MEANT,
+        "It counts every sum that was charged, used or not, and is exact for Gaussian noise.",
+        *_floor_said(report),
+        "A node that has left, or was revoked, keeps its account here; one that comes back goes on with it.",
         "",
         *(
             f"{node}: epsilon {report.epsilons[node]:.4f} at delta {report.delta:g}, in {one.releases} sums"

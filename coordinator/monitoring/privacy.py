@@ -2,8 +2,10 @@
 
 import json
 import sys
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +20,7 @@ from coordinator.monitoring.state_files import read_sealed
 from coordinator.records import BatchRecord, NodeSpent
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import VersionRow
+from federation.protocol.messages import ReceiptStatus
 from federation.types import ModelVersion, NodeId, RunId
 
 __all__ = [
@@ -25,8 +28,11 @@ __all__ = [
     "NOT_PROMISED",
     "NOT_PROMISED_BY_MASKS",
     "UNIT",
+    "WIDTH",
+    "Covered",
     "MaskedVersions",
     "PrivacyReport",
+    "covered",
     "masked_versions",
     "privacy_line",
     "privacy_report",
@@ -47,6 +53,8 @@ NOT_PROMISED = (
     "How long a training took, and whether a node took part, is not hidden.",
     "The nodes' owners must run the software as it is: whoever changes it can send anything.",
     "Other runs on the same data, and whatever else was published of it, add to what is stated here.",
+    "Updates that were made while this was switched off, in the same run, are not covered.",
+    "A machine that is enrolled under another name begins another account: what both say is of the same data.",
     "The arithmetic's own error is bounded beside delta; decision record 40 has the argument.",
 )
 
@@ -57,6 +65,10 @@ NOT_PROMISED_BY_MASKS = (
     "A sum says something of the nodes in it, and the sums of many versions say more: only noise bounds that.",
     "No cryptographer has reviewed the masks; decision record 38 has the argument.",
 )
+
+
+WIDTH = 80
+"""Columns of the statement."""
 
 
 class Ledgers(Protocol):
@@ -190,16 +202,62 @@ def privacy_line(report: PrivacyReport | None) -> str:
     )
 
 
-def show_privacy(folder: Path, *, as_json: bool = False) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Covered:
+    """What a statement is of.
+
+    Attributes:
+        run: Which run.
+        newest: Its newest version; None where there is none yet.
+        bare: Versions after the initial one to which no noise was added, though others have some.
+        unprotected: Nodes that have sent updates, and of which no account is known, though others have one.
+    """
+
+    run: RunId
+    newest: ModelVersion | None
+    bare: int
+    unprotected: tuple[NodeId, ...]
+
+
+def covered(store: ReadOnlyStore) -> Covered:
+    """What the statement of a run is of.
+
+    Raises:
+        StorageError: The store cannot be read.
+    """
+    noised, spent = {release.version for release in store.releases()}, store.spent()
+    versions = [row.record.version for row in store.history()]
+    senders = (one.node for one in store.participation() if one.count(ReceiptStatus.APPLIED)) if spent else ()
+    return Covered(
+        run=store.run,
+        newest=max(versions, default=None),
+        bare=sum(version > 0 and version not in noised for version in versions) if noised else 0,
+        unprotected=tuple(sorted(node for node in senders if node not in spent)),
+    )
+
+
+def show_privacy(folder: Path, *, as_json: bool = False, now: datetime | None = None) -> None:
     """Print the statement.
+
+    Args:
+        folder: The coordinator's state folder.
+        as_json: As data.
+        now: When it is made; None is this moment.
 
     Raises:
         StorageError: There is no store, or it cannot be read.
     """
+    made = (datetime.now(UTC) if now is None else now).strftime("%Y-%m-%d %H:%M UTC")
     with ReadOnlyStore(folder) as store:
         report, nodes, masked = privacy_report(store), nodes_report(store), masked_versions(store)
+        what = covered(store)
     if as_json:
         row = {
+            "run": what.run,
+            "version": what.newest,
+            "made": made,
+            "versions_without_noise": what.bare,
+            "nodes_without_account": list(what.unprotected),
             "privacy": privacy_row(report),
             "nodes_privacy": nodes_row(nodes),
             "masked": None if masked is None else asdict(masked),
@@ -208,7 +266,27 @@ def show_privacy(folder: Path, *, as_json: bool = False) -> None:
         }
         sys.stdout.write(json.dumps(row) + "\n")
     else:
-        sys.stdout.write("\n".join(_statement(report, nodes, masked, folder)) + "\n")
+        lines = [*_head_said(what, made), *_statement(report, nodes, masked, folder, what)]
+        sys.stdout.write("\n".join(_wrapped(lines)) + "\n")
+
+
+def _wrapped(lines: list[str]) -> list[str]:
+    """Each line within `WIDTH`; what follows the first row of an item is set in."""
+    rows = []
+    for line in lines:
+        indent = "  " if line.startswith("- ") else ""
+        rows += textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_on_hyphens=False) or [""]
+    return rows
+
+
+def _head_said(what: Covered, made: str) -> list[str]:
+    newest = "no version yet" if what.newest is None else f"versions 0 to {what.newest}"
+    return [
+        f"Statement on privacy: run {what.run}, {newest}",
+        f"Made on {made} from the coordinator's own records.",
+        "It counts what had reached them: an update that nobody has taken yet is in its node's own account.",
+        "",
+    ]
 
 
 def _not_promised(report: PrivacyReport | None, nodes: NodesReport | None, masked: MaskedVersions | None) -> list[str]:
@@ -220,13 +298,30 @@ def _not_promised(report: PrivacyReport | None, nodes: NodesReport | None, maske
 
 
 def _statement(
-    report: PrivacyReport | None, nodes: NodesReport | None, masked: MaskedVersions | None, folder: Path
+    report: PrivacyReport | None,
+    nodes: NodesReport | None,
+    masked: MaskedVersions | None,
+    folder: Path,
+    what: Covered,
 ) -> list[str]:
-    said = nodes_said(nodes)
-    rows = [] if report is None and said else [*_rows_said(report), ""]
+    said = [*nodes_said(nodes), *_bare_said(what)]
+    rows = [] if report is None and said else [*_rows_said(report), *_unprotected_said(what), ""]
     lines = [*rows, *said, *([""] if said else []), *_sums_said(masked), "", _broker_said(folder)]
     excluded = _not_promised(report, nodes, masked)
     return [*lines, "", "What is not promised:", *(f"- {line}" for line in excluded)] if excluded else lines
+
+
+def _bare_said(what: Covered) -> list[str]:
+    if not what.bare:
+        return []
+    return ["", f"{what.bare} of {what.newest} versions have no noise: of them nothing is promised."]
+
+
+def _unprotected_said(what: Covered) -> list[str]:
+    if not what.unprotected:
+        return []
+    names = ", ".join(what.unprotected)
+    return [f"Without an account, and so without any promise, updates have come from: {names}."]
 
 
 def _sums_said(masked: MaskedVersions | None) -> list[str]:
@@ -234,11 +329,12 @@ def _sums_said(masked: MaskedVersions | None) -> list[str]:
         return ["Masked sums: none. The coordinator has seen each update by itself."]
     helpers = f"{masked.helpers} {'helper' if masked.helpers == 1 else 'helpers'}"
     said = [
-        f"Masked sums: {masked.masked} of {masked.masked + masked.plain} versions. The coordinator has seen sums over",
-        f"at least {masked.members_least} nodes, and no update by itself: {helpers} held the seeds, and nothing is",
-        f"revealed without {masked.threshold} of them.",
+        f"Masked sums: {masked.masked} of {masked.masked + masked.plain} versions.",
+        f"Of these the coordinator has seen sums over at least {masked.members_least} nodes, and no update by itself.",
+        f"Of the newest one {helpers} held the seeds, and nothing is revealed without {masked.threshold} of them.",
     ]
-    return [*said, f"Of {masked.plain} versions it has seen each update by itself."] if masked.plain else said
+    plain = f"{masked.plain} {'version' if masked.plain == 1 else 'versions'}"
+    return [*said, f"Of {plain} it has seen each update by itself."] if masked.plain else said
 
 
 def _broker_said(folder: Path) -> str:
@@ -246,9 +342,18 @@ def _broker_said(folder: Path) -> str:
         case None:
             return "Sealing: no coordinator has said whether this run is sealed."
         case True:
-            return "Sealing: on. The broker carries updates, metrics and the model, and cannot read them."
+            return (
+                "Sealing: on, as the coordinator was started last. The broker carries updates, metrics and the model, "
+                "and cannot read them; it learns names, times, sizes, who takes part, and the settings of the training."
+            )
         case False:
             return "Sealing: off. Whoever runs the broker can read updates and the model."
+
+
+_MEANT = (
+    "That is: whatever left a node under this protection, all such updates together, is at most e^epsilon times as "
+    "likely with a row as without it, but for a probability of delta."
+)
 
 
 def _rows_said(report: PrivacyReport | None) -> list[str]:
@@ -257,13 +362,15 @@ def _rows_said(report: PrivacyReport | None) -> list[str]:
     largest = max(report.epsilons, key=lambda node: report.epsilons[node])
     delta = max(one.privacy.delta for one in report.spent.values())
     return [
-        f"Differential privacy of run {report.run}",
+        "Differential privacy for each example",
         "",
         "What was protected: each single row of the training data of each node (DP-SGD with noise on the node).",
         f"Which data sets are compared: two that differ in one row ({ADJACENCY}).",
         f"Largest epsilon of any node: {report.largest:.4f} at delta {delta:g} ({largest}).",
-        "That is: whatever left a node in this run, all updates together, is at most e^epsilon times as likely with a",
-        "row as without it, up to a probability of delta. Rows were drawn in secret for each step (Poisson sampling).",
+        _MEANT,
+        "Rows were drawn in secret for each step (Poisson sampling).",
+        "Epsilon is an upper bound: the least of Renyi accounting and of the composed privacy loss.",
+        "A node that has left, or was revoked, keeps its account here; one that comes back goes on with it.",
         "",
         *(_node_line(node, one, report.epsilons[node]) for node, one in report.spent.items()),
     ]

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,7 @@ from coordinator.monitoring.noised_sums import (
 )
 from coordinator.monitoring.privacy import show_privacy
 from coordinator.monitoring.status import read_status
-from coordinator.records import ReleaseRecord
+from coordinator.records import ReleaseLedger, ReleaseRecord
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.releases import charge_release
 from coordinator.storage.sqlite_store import SqliteStore
@@ -77,7 +78,7 @@ def test_what_a_helper_knows_better_never_lowers_an_account(folder: Path) -> Non
 def test_the_statement_says_what_it_counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Vector z 4, k 10: 3.34141."""
     show_privacy(folder)
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "Largest epsilon of any node: 3.3414 at delta 1e-05 (press-1), of a budget of 8." in said
     assert NODES_ADJACENCY in said
     assert "press-2: epsilon" in said
@@ -114,7 +115,7 @@ def test_a_coordinator_that_adds_the_noise_is_named_as_trusted(
     """Vector z 4, k 10: 3.34141."""
     by_coordinator(tmp_path, 0, 10)
     show_privacy(tmp_path)
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "by noise that the coordinator has added to the sums" in said
     assert "Largest epsilon of any node: 3.3414 at delta 1e-05 (press-1)" in said
     assert "The coordinator has seen each update by itself" in said
@@ -134,7 +135,7 @@ def test_who_has_added_the_noise_is_told_of_a_run_that_changed_it(
 ) -> None:
     by_coordinator(folder, 10, 2)
     show_privacy(folder)
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "2 of 12, and seen their updates; helpers have added it to the others" in said
     for line in (*NOT_PROMISED_BY_COORDINATOR, *NOT_PROMISED_OF_NODES):
         assert line in said
@@ -145,3 +146,31 @@ def test_a_run_without_noise_says_nothing_of_nodes(tmp_path: Path) -> None:
     assert nodes_report(store) is None
     assert nodes_line(None) == ""
     store.close()
+
+
+def test_versions_without_noise_are_told_beside_those_that_have_some(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise may be switched off at any start, and no epsilon speaks of what was made then."""
+    rows = [SimpleNamespace(record=SimpleNamespace(version=ModelVersion(version))) for version in range(13)]
+    monkeypatch.setattr(ReadOnlyStore, "history", lambda _: rows)
+    show_privacy(folder)
+    assert "2 of 12 versions have no noise: of them nothing is promised." in capsys.readouterr().out
+    show_privacy(folder, as_json=True)
+    assert json.loads(capsys.readouterr().out)["versions_without_noise"] == 2
+
+
+def test_after_a_restore_nodes_that_are_not_listed_have_an_epsilon_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A backup from before the first sum knows of nobody, and ten sums may have been made since."""
+    store = SqliteStore(tmp_path)
+    store.batches.take_over(ReleaseLedger(floor=Taking(releases=10, last=-1, spent=10 / 16)))
+    store.close()
+    show_privacy(tmp_path)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Largest epsilon of any node: 3.3414 at delta 1e-05 (of each)." in said
+    assert "Every node that is not listed is counted with epsilon 3.3414" in said
+    row = read_status(tmp_path)["nodes_privacy"]
+    assert isinstance(row, dict)
+    assert row["epsilon_of_others"] == pytest.approx(3.34141, abs=1e-5)

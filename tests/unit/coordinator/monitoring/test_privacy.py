@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from coordinator.monitoring.privacy import (
     NOT_PROMISED,
     NOT_PROMISED_BY_MASKS,
+    WIDTH,
     MaskedVersions,
     masked_versions,
     privacy_line,
@@ -18,7 +20,9 @@ from coordinator.monitoring.privacy import (
     show_privacy,
 )
 from coordinator.records import NodeSpent
+from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.sqlite_store import SqliteStore
+from federation.protocol.messages import ReceiptStatus
 from federation.types import ExamplePrivacy, NodeId, RoundId, SampledSteps
 from tests.rigs.status_values import snapshot, status_file
 
@@ -41,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_statement_can_be_filed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     show_privacy(folder)
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "Largest epsilon of any node: 6.7688 at delta 1e-05 (press-1)." in said
     assert "add or remove one row" in said
     assert "press-1: epsilon 6.7688 at delta 1e-05, budget 8; 2,250 steps (q 0.04, noise 1.5); clip 0.5" in said
@@ -97,7 +101,7 @@ def test_sums_and_sealing_are_stated_beside_the_rows(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     show_privacy(folder)
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "Masked sums: none. The coordinator has seen each update by itself." in said
     assert "no coordinator has said whether this run is sealed" in said
     assert NOT_PROMISED_BY_MASKS[0] not in said
@@ -105,15 +109,16 @@ def test_sums_and_sealing_are_stated_beside_the_rows(
     monkeypatch.setattr("coordinator.monitoring.privacy.masked_versions", lambda _: found)
     status_file(folder, lambda: snapshot(sealed=True)).write()
     show_privacy(folder)
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "Masked sums: 3 of 4 versions." in said
     assert "at least 8 nodes" in said
-    assert "4 helpers held the seeds" in said
+    assert "Of the newest one 4 helpers held the seeds" in said
     assert "without 3 of them" in said
-    assert "Of 1 versions it has seen each update by itself." in said
+    assert "Of 1 version it has seen each update by itself." in said
     assert "Sealing: on." in said
     for line in (*NOT_PROMISED, *NOT_PROMISED_BY_MASKS):
         assert line in said
+    assert "names, times, sizes, who takes part" in said
     show_privacy(folder, as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert (told["masked"]["members_least"], told["sealed"]) == (8, True)
@@ -124,3 +129,26 @@ def test_a_run_without_noise_promises_nothing(tmp_path: Path, capsys: pytest.Cap
     show_privacy(tmp_path / "state")
     assert "nothing is promised" in capsys.readouterr().out
     assert (read_privacy(tmp_path / "state"), privacy_line(None)) == (None, "")
+
+
+def test_the_statement_says_of_what_it_is_and_when_it_was_made(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who files it compares it with a later one; what had no protection is named."""
+    made = datetime(2026, 11, 30, 9, 5, tzinfo=UTC)
+    show_privacy(folder, now=made)
+    said = capsys.readouterr().out
+    with ReadOnlyStore(folder) as store:
+        run = store.run
+    assert f"Statement on privacy: run {run}, no version yet\nMade on 2026-11-30 09:05 UTC" in said
+    assert max(map(len, said.splitlines())) <= WIDTH
+    assert "Without an account" not in said
+    applied = SimpleNamespace(node=NodeId("press-3"), count=lambda status: int(status is ReceiptStatus.APPLIED))
+    idle = SimpleNamespace(node=NodeId("press-4"), count=lambda _status: 0)
+    monkeypatch.setattr(ReadOnlyStore, "participation", lambda _: [applied, idle])
+    show_privacy(folder, now=made)
+    assert "updates have come from: press-3." in " ".join(capsys.readouterr().out.split())
+    show_privacy(folder, as_json=True, now=made)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["run"], told["version"], told["made"]) == (run, None, "2026-11-30 09:05 UTC")
+    assert told["nodes_without_account"] == ["press-3"]
