@@ -18,7 +18,7 @@ from pathlib import Path
 from edge_node.readings.pacing import Pace
 from edge_node.readings.payloads import NoReading, number_of, time_of
 from edge_node.readings.sources import Polled, Source
-from edge_node.readings.topics import Reading, TopicMap, column_name
+from edge_node.readings.topics import OTHER_SENSOR, Reading, TopicMap, column_name
 from edge_node.storage.reading_store import Block, Bounds, ReadingStore
 from federation.errors import StorageError, described
 from federation.runtime.clock import Clock
@@ -260,6 +260,8 @@ class Ingest:
         found, problems = self._topics.readings(
             message.topic, message.payload, arrived=self._wall(), retained=message.retained
         )
+        if OTHER_SENSOR in problems and not self._refused[OTHER_SENSOR]:
+            self._log.warning("column_of_two_topics", topic=message.topic, remedy="say {1} in the column's name")
         self._refused.update(problems)
         if self._topics.learned:
             self._cursors[TOPICS] = self._topics.memory()

@@ -57,7 +57,8 @@ def document_of(payload: bytes) -> Any:
     if len(payload) > PAYLOAD_BYTES_MAX:
         raise NoReading("too large")
     try:
-        return json.loads(payload, parse_constant=_no_constant)
+        # NaN and Infinity are no JSON, and many write them: they cost their own value, and not the others.
+        return json.loads(payload, parse_constant=float)
     except (ValueError, RecursionError) as error:
         raise NoReading("not JSON") from error
 
@@ -98,7 +99,7 @@ def time_of(value: Any, zone: dt.tzinfo | None) -> float:
     if isinstance(value, str) and not _NUMBER.fullmatch(value):
         try:
             when = dt.datetime.fromisoformat(value.strip())
-            return (when if when.tzinfo or zone is None else when.replace(tzinfo=zone)).timestamp()
+            return _in_range((when if when.tzinfo or zone is None else when.replace(tzinfo=zone)).timestamp())
         except (ValueError, OverflowError, OSError) as error:
             raise NoReading("not a time") from error
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -109,9 +110,13 @@ def time_of(value: Any, zone: dt.tzinfo | None) -> float:
         number = math.nan
     for _ in range(3):
         number = number / 1_000 if number > _LATEST_S else number
-    if not 0 <= number <= _LATEST_S:
+    return _in_range(number)
+
+
+def _in_range(seconds: float) -> float:
+    if not 0 <= seconds <= _LATEST_S:
         raise NoReading("not a time")
-    return number
+    return seconds
 
 
 @cache
@@ -183,7 +188,3 @@ def within(number: float) -> float:
     if not abs(number) <= VALUE_MAX:
         raise NoReading("not finite")
     return number
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")

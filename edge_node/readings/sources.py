@@ -140,6 +140,10 @@ class FileSource:
         missing = [
             name for name in (*wanted.values(), *([] if self.time is None else [self.time])) if name not in names
         ]
+        if double := self._double(names):
+            polled.problem = f"{self.name}: {double}"
+            polled.refused["two of one name"] += len(lines)
+            return
         if missing:
             polled.problem = f"{self.name}: there is no column {', '.join(missing)} among {', '.join(names)}"
             polled.refused["no such value"] += len(lines)
@@ -157,6 +161,19 @@ class FileSource:
                 polled.refused[str(why)] += 1
                 continue
             self._take(cells, places, when, polled)
+
+    def _double(self, names: Sequence[str]) -> str | None:
+        """Which columns of the file would be one of ours, and what resolves it."""
+        chosen = set(self.columns.values())
+        found: dict[str, str] = {}
+        for name in names:
+            if not name or (name not in chosen if chosen else name == self.time):
+                continue
+            ours = name if chosen else column_name(name)
+            if ours in found:
+                return f"its columns {found[ours]!r} and {name!r} would be one: rename one, or give columns = {{...}}"
+            found[ours] = name
+        return None
 
     def _take(self, cells: Sequence[str], places: Sequence[tuple[str, int]], when: float, polled: Polled) -> None:
         for column, place in places:

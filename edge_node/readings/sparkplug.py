@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from edge_node.readings.payloads import PAYLOAD_BYTES_MAX, NoReading
 
-__all__ = ["ALIASES_MAX", "Aliases", "Metric", "metrics_of"]
+__all__ = ["ALIASES_MAX", "Aliases", "Metric", "device_of", "metrics_of"]
 
 METRICS_MAX = 10_000
 """Metrics of one payload."""
@@ -76,7 +76,7 @@ class Aliases:
         Raises:
             NoReading: No birth of this device has been heard.
         """
-        key = (_device(topic), metric.alias or 0)
+        key = (device_of(topic), metric.alias or 0)
         if metric.name or metric.alias is None:
             if metric.name in wanted and metric.alias is not None:
                 self._learn(key, (metric.name, metric.datatype))
@@ -200,7 +200,7 @@ def _varint(body: bytes, place: int) -> tuple[int, int]:
     raise ValueError("a number of more than 64 bits")
 
 
-def _device(topic: str) -> str:
+def device_of(topic: str) -> str:
     """Group, node and device of a topic: births and data of one device have one set of aliases."""
     levels = topic.split("/")
     return "/".join([*levels[1:2], *levels[3:5]])

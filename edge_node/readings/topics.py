@@ -15,14 +15,24 @@ from edge_node.readings.payloads import (
     time_of,
     within,
 )
-from edge_node.readings.sparkplug import Aliases, metrics_of
+from edge_node.readings.sparkplug import Aliases, device_of, metrics_of
 
-__all__ = ["Reading", "TopicMap", "TopicRule", "column_name", "filter_pattern"]
+__all__ = ["OTHER_SENSOR", "Reading", "TopicMap", "TopicRule", "column_name", "filter_pattern"]
 
 Reading = tuple[float, str, float]
 """Time in seconds since 1970, column, value."""
 
+OTHER_SENSOR = "another topic has this column"
+"""Why a reading is none: two sensors would be one column."""
+
+SILENT_S = 3_600.0
+"""A sensor that has said nothing for so long has lost its column to the next one, in seconds."""
+
+SENSORS_MAX = 1_024
+"""Columns of which it is known whose they are; a store has room for fewer."""
+
 NAME_CHARACTERS_MAX = 64
+_COLUMN = "column"
 _STRANGE = re.compile(r"[^A-Za-z0-9_.:\-]+")
 _PLACE = re.compile(r"\{([1-9])\}")
 
@@ -65,7 +75,8 @@ class TopicMap:
     """
 
     def __init__(self, rules: Iterable[TopicRule], memory: object = None) -> None:
-        self._aliases = Aliases(memory)
+        self.recall(memory)
+        self._changed = False
         self._rules = [(filter_pattern(rule.topic), rule) for rule in rules]
 
     @property
@@ -75,17 +86,44 @@ class TopicMap:
 
     def memory(self) -> object:
         """What is to be kept over a restart: plain data."""
-        return self._aliases.plain()
+        # Whoever knows aliases only passes the other rows over.
+        return [*self._aliases.plain(), *([_COLUMN, *key, sensor] for key, (sensor, _) in self._sensors.items())]
 
     @property
     def learned(self) -> bool:
         """Whether there is more to be kept than the last time that this was asked."""
-        changed, self._aliases.changed = self._aliases.changed, False
+        changed = self._aliases.changed or self._changed
+        self._aliases.changed = self._changed = False
         return changed
 
     def recall(self, memory: object) -> None:
         """Know again what `memory` gave before a restart."""
         self._aliases = Aliases(memory)
+        self._sensors: dict[tuple[str, str], tuple[str, float | None]] = {}
+        for row in memory if isinstance(memory, list) else ():
+            match row:
+                case [str(kind), str(topic), str(column), str(sensor)] if kind == _COLUMN:
+                    self._sensors[topic, column] = (sensor, None)
+
+    def _only(self, rule: TopicRule, found: Iterable[Reading], sensor: str, arrived: float) -> list[Reading]:
+        """The readings whose columns are this sensor's.
+
+        A filter may match several sensors. Where the columns' names do not tell them apart, a column is that of the
+        first, until it has said nothing for `SILENT_S`.
+        """
+        kept: list[Reading] = []
+        for reading in found:
+            key = (rule.topic, reading[1])
+            owner, last = self._sensors.get(key, (sensor, arrived))
+            if owner != sensor and (last is None or arrived - last <= SILENT_S):
+                # After a restart the owner has its time to speak again.
+                self._sensors[key] = (owner, arrived if last is None else last)
+                continue
+            self._changed |= self._sensors.get(key, ("", None))[0] != sensor
+            if key in self._sensors or len(self._sensors) < SENSORS_MAX:
+                self._sensors[key] = (sensor, arrived)
+            kept.append(reading)
+        return kept
 
     def readings(
         self, topic: str, payload: bytes, *, arrived: float, retained: bool = False
@@ -106,16 +144,19 @@ class TopicMap:
             if match is None:
                 continue
             matched = True
+            taken: list[Reading] = []
             if rule.metrics:
-                self._take_metrics(rule, topic, match.groups(), payload, (arrived, retained), (found, problems))
-                continue
-            if retained and rule.time is None:
+                self._take_metrics(rule, topic, match.groups(), payload, (arrived, retained), (taken, problems))
+            elif retained and rule.time is None:
                 problems.append("retained, without a time")
-                continue
-            try:
-                self._take(rule, match.groups(), payload, arrived, found, problems)
-            except NoReading as why:
-                problems.append(str(why))
+            else:
+                try:
+                    self._take(rule, match.groups(), payload, arrived, taken, problems)
+                except NoReading as why:
+                    problems.append(str(why))
+            kept = self._only(rule, taken, device_of(topic) if rule.metrics else topic, arrived)
+            found += kept
+            problems += [OTHER_SENSOR] * (len(taken) - len(kept))
         return found, problems if matched else ["no such topic"]
 
     def _take_metrics(

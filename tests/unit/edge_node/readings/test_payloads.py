@@ -19,7 +19,7 @@ from edge_node.readings.payloads import (
     time_of,
     zone_of,
 )
-from edge_node.readings.topics import TopicMap, TopicRule, column_name, filter_pattern
+from edge_node.readings.topics import OTHER_SENSOR, SILENT_S, TopicMap, TopicRule, column_name, filter_pattern
 from edge_node.readings.units import UNITS, converter
 
 
@@ -78,8 +78,7 @@ def test_what_is_no_number_says_why_in_few_words(value: Any, why: str) -> None:
     [
         (b"{", "not JSON"),
         (b"\xff\xfe", "not JSON"),
-        (b'{"a": NaN}', "not JSON"),
-        (b'{"a": -Infinity}', "not JSON"),
+        (b'{"a": nan}', "not JSON"),
         (b"[" * 60_000, "not JSON"),
         (b'{"a": ' + b"9" * 10_000 + b"}", "not JSON"),
         (b" " * (PAYLOAD_BYTES_MAX + 1), "too large"),
@@ -117,7 +116,8 @@ def test_a_time_without_a_zone_may_be_the_devices_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [None, True, "soon", -1, 1e300, float("nan"), float("inf"), 10**400, "9999-99-99", [], ""]
+    "value",
+    [None, True, "soon", -1, 1e300, float("nan"), float("inf"), 10**400, "9999-99-99", [], "", "0001-01-01T00:00:00Z"],
 )
 def test_what_is_no_time_is_refused(value: Any) -> None:
     with pytest.raises(NoReading, match="not a time"):
@@ -221,6 +221,41 @@ def test_what_the_broker_had_before_counts_only_with_its_own_time() -> None:
     assert topics.readings("a", b"1", arrived=9.0, retained=True) == ([], ["retained, without a time"])
     assert topics.readings("b", b'{"v":1,"t":3}', arrived=9.0, retained=True) == ([(3.0, "x", 1.0)], [])
     assert topics.filters == ("a", "b")
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity", "1e999", '"NaN"'])
+def test_a_value_that_is_no_number_costs_no_other_of_its_message(constant: str) -> None:
+    rule = TopicRule(topic="a", columns={"heat": ("t",), "bar": ("p",)})
+    found, problems = TopicMap([rule]).readings("a", f'{{"t": {constant}, "p": 2}}'.encode(), arrived=1.0)
+    assert found == [(1.0, "bar", 2.0)]
+    assert len(problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("topic", "column", "first", "second"),
+    [
+        ("home/+/heat", "heat", "home/hall/heat", "home/roof/heat"),  # no {1} in the name
+        ("home/+/heat", "{1}.heat", "home/Küche/heat", "home/Köche/heat"),  # both are K_che
+        ("home/#", "{1}", f"home/{'a' * 70}/x", f"home/{'a' * 70}/y"),  # one up to its 64th character
+    ],
+)
+def test_two_sensors_are_never_one_column(topic: str, column: str, first: str, second: str) -> None:
+    topics = TopicMap([TopicRule(topic=topic, columns={column: None})])
+    assert [one[2] for one in topics.readings(first, b"20", arrived=0.0)[0]] == [20.0]
+    assert topics.readings(second, b"90", arrived=10.0) == ([], [OTHER_SENSOR])
+    assert [one[2] for one in topics.readings(first, b"21", arrived=20.0)[0]] == [21.0]
+    assert topics.learned
+    again = TopicMap([TopicRule(topic=topic, columns={column: None})], topics.memory())
+    assert again.readings(second, b"90", arrived=30.0) == ([], [OTHER_SENSOR])
+    assert [one[2] for one in again.readings(second, b"90", arrived=31.0 + SILENT_S)[0]] == [90.0]
+    assert again.readings(first, b"20", arrived=32.0 + SILENT_S) == ([], [OTHER_SENSOR])
+
+
+def test_sensors_that_say_different_things_under_one_filter_are_several_columns() -> None:
+    rule = TopicRule(topic="tele/+/SENSOR", columns={"heat": ("AM2301", "Temperature"), "power": ("ENERGY", "Power")})
+    topics = TopicMap([rule])
+    assert topics.readings("tele/a/SENSOR", b'{"AM2301": {"Temperature": 20}}', arrived=0.0)[0] == [(0.0, "heat", 20.0)]
+    assert topics.readings("tele/b/SENSOR", b'{"ENERGY": {"Power": 7}}', arrived=0.0) == ([(0.0, "power", 7.0)], [])
 
 
 def test_a_conversion_that_leaves_float32_is_refused() -> None:

@@ -137,3 +137,17 @@ def test_a_table_that_is_not_there_is_said_and_nothing_is_lost(tmp_path: Path) -
     sqlite3.connect(tmp_path / "y.db").close()
     (tmp_path / "y.db").touch()
     assert "no such table" in polled(table(tmp_path / "y.db")).problem
+
+
+@pytest.mark.parametrize("header", ["t,Küche,Köche", "t,heat,heat", "t,a b,a_b"])
+def test_columns_of_a_file_that_would_be_one_are_named(tmp_path: Path, header: str) -> None:
+    (tmp_path / "a.csv").write_text(f"{header}\n1,20,90\n")
+    found = polled(source(tmp_path))
+    assert found.readings == []
+    assert f"its columns {header.split(',')[1]!r} and {header.split(',')[2]!r} would be one" in found.problem
+    assert found.refused["two of one name"] == 1
+    if header == "t,heat,heat":
+        assert "would be one" in polled(source(tmp_path, columns={"x": "heat"})).problem
+        return
+    chosen = source(tmp_path, columns={"x": header.split(",")[1], "y": header.split(",")[2]})
+    assert polled(chosen).readings == [(1.0, "x", 20.0), (1.0, "y", 90.0)]
