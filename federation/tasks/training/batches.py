@@ -7,8 +7,11 @@ stacked, as pictures of several sizes with their boxes, a list has one item for 
 """
 
 import inspect
+import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from torch.nn.utils.rnn import PackedSequence
 from federation.errors import TaskError
 
 __all__ = [
+    "TARGET_NAMES",
     "Batch",
     "Loss",
     "Reading",
@@ -37,6 +41,9 @@ Batch = Any
 
 Loss = Callable[[Any, Any], torch.Tensor]
 """Output and target to the mean loss of a batch, a scalar tensor."""
+
+TARGET_NAMES = ("labels", "label", "targets", "target", "y")
+"""What the targets are called in a mapping."""
 
 GAP = "is not finite: fill the gap or leave the row out, or say TorchTask(gaps=True) where the model knows gaps"
 
@@ -97,8 +104,21 @@ def num_examples(batch: Batch) -> int:
 
 
 def is_example(value: Any) -> bool:
-    """Whether this is one example, and no batch: its target is one number, and its inputs are not."""
-    return isinstance(value, tuple | list) and len(value) > 1 and np.ndim(value[-1]) == 0 and _has_rows(value[0])
+    """Whether this is one example, and no batch: its target is one number, or both are rows of uneven length."""
+    if isinstance(value, Mapping):
+        target = next((value[name] for name in TARGET_NAMES if name in value), None)
+        return _is_number(target) and any(map(_has_rows, value.values()))
+    if not isinstance(value, tuple | list) or len(value) < 2:
+        return False
+    if np.ndim(value[-1]) == 0:
+        return _has_rows(value[0])
+    # (features,) and (targets,): a batch would have as many of both.
+    rows = [each for each in (value[0], value[-1]) if isinstance(each, torch.Tensor | np.ndarray) and each.ndim == 1]
+    return len(rows) == 2 and len(rows[0]) != len(rows[1])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, torch.Tensor | np.ndarray | np.number | int | float) and np.ndim(value) == 0
 
 
 def _has_rows(value: Any) -> bool:
@@ -197,13 +217,19 @@ class Reading:
         """The model's output for a batch, and its loss.
 
         Raises:
-            TaskError: The loss is none.
+            TaskError: The loss is none, or compares each output with the targets of all rows.
         """
-        output = self.output(batch)
-        loss = self.loss(output, self.target(batch))
+        output, target = self.output(batch), self.target(batch)
+        loss = self.loss(output, target)
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             given = f"tensor of shape {list(loss.shape)}" if isinstance(loss, torch.Tensor) else _kind(loss)
             raise TaskError(f"loss must return the mean loss of the batch, a tensor of one number, not a {given}")
+        if _would_broadcast(output, target) and _compares_all_pairs(self.loss, output, target):
+            raise TaskError(
+                f"the outputs are {list(output.shape)} and the targets {list(target.shape)}, so that the loss compares"
+                " each output with the targets of all rows: give both one shape, such as targets[:, None] or"
+                " output.squeeze(1)"
+            )
         return output, loss.reshape(())
 
     def output(self, batch: Batch) -> Any:
@@ -243,6 +269,54 @@ class Reading:
     def _by_name(self, named: Mapping[str, Any]) -> tuple[tuple[()], Mapping[str, Any]] | None:
         chosen = named if self.any_name else {name: each for name, each in named.items() if name in self.names}
         return ((), dict(chosen)) if chosen else None
+
+
+def _would_broadcast(output: Any, target: Any) -> bool:
+    """Whether arithmetic on both makes more numbers than each has, such as (rows, 1) minus (rows,)."""
+    if not isinstance(output, torch.Tensor) or not isinstance(target, torch.Tensor) or output.shape == target.shape:
+        return False
+    if output.numel() != target.numel() or not output.ndim or not target.ndim or len(output) != len(target):
+        return False
+    try:
+        both: torch.Size = torch.broadcast_shapes(output.shape, target.shape)  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        return False
+    return len(output) > 1 and both.numel() > output.numel()
+
+
+@torch.no_grad()
+def _compares_all_pairs(loss: Loss, output: torch.Tensor, target: torch.Tensor) -> bool:
+    """Whether the loss of two rows is that of all pairs of an output and a target, and not that of the rows.
+
+    A loss may bring both into one shape itself, so the shapes alone say nothing. One row cannot be broadcast.
+    """
+    differing = (target != target[0]).reshape(len(target), -1).any(1)
+    if not bool(differing.any()):
+        return False  # every pair is as good as every other
+    rows = torch.stack([torch.zeros_like(differing.int().argmax()), differing.int().argmax()])
+    wanted = target[rows]
+    # Right answers, too: of others the pairs may cost what the rows do.
+    tried = (output[rows], wanted.reshape(output[rows].shape).to(output.dtype))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return any(_is_of_pairs(loss, few, wanted) for few in tried)
+    except Exception:  # noqa: BLE001 - a loss need not take one row, nor these outputs
+        return False
+
+
+def _is_of_pairs(loss: Loss, output: torch.Tensor, target: torch.Tensor) -> bool:
+    """The same of exactly two rows; whatever the loss raises."""
+    together = loss(output, target)
+    right = sum(loss(output[row : row + 1], target[row : row + 1]) for row in (0, 1))
+    wrong = sum(loss(output[row : row + 1], target[1 - row : 2 - row]) for row in (0, 1))
+    # A mean or a sum, over four pairs or over two rows.
+    by_pairs, by_rows = ((right + wrong) / 4, right + wrong), (right / 2, right)
+    return any(map(partial(_alike, together), by_pairs)) and not any(map(partial(_alike, together), by_rows))
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return math.isclose(float(one), float(other), rel_tol=1e-4, abs_tol=1e-8)
 
 
 _BY_PLACE = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from federation.errors import TaskError
@@ -13,6 +14,7 @@ from federation.task import TaskContext
 from federation.tasks.data.partitioners import Traits, all_parts, matching_parts, part_of
 from federation.tasks.data.whole_data import WholeData
 from federation.tasks.training.batches import (
+    TARGET_NAMES,
     Batch,
     first_gap,
     first_tensor,
@@ -107,7 +109,7 @@ def own_data(data: Any, device: torch.device) -> LocalData:
         return own_data(data(), device)
     if isinstance(data, tuple | Mapping) or (isinstance(data, list) and not _is_batches(data)):
         return TensorData(data, device)
-    if isinstance(data, Iterable):
+    if isinstance(data, Iterable) and not hasattr(data, "columns"):
         return LoaderData(data, device)
     raise TaskError(f"data must be (inputs, targets), a Dataset or an iterable of batches, not {type(data).__name__}")
 
@@ -253,6 +255,8 @@ def as_tensor(values: Any) -> torch.Tensor:
     if np.ma.is_masked(values):
         raise TaskError("the data has masked values: fill them, or leave those rows out")
     array = np.asarray(values)
+    if array.dtype.kind == "O" and hasattr(values, "columns"):
+        array = np.stack([_column(values, name) for name in values.columns], axis=1)
     if array.dtype.kind == "f":
         array = array.astype(np.float32, copy=False)
     elif array.dtype.kind in "iub":
@@ -265,6 +269,16 @@ def as_tensor(values: Any) -> torch.Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
+def _column(frame: Any, name: Any) -> NDArray[np.float32]:
+    """One column of a frame whose columns are of several kinds."""
+    column = np.asarray(frame[name])
+    if column.dtype.kind not in "fiub":
+        raise TaskError(
+            f"column {name!r} of the data is {column.dtype}, and must be numbers: leave it out or encode it"
+        )
+    return column.astype(np.float32)
+
+
 def _cut(tensor: torch.Tensor, rows: int) -> tuple[torch.Tensor, ...]:
     """Views of so many rows each; the last may have fewer."""
     return tensor.split(rows)  # type: ignore[no-untyped-call,no-any-return]  # torch has no annotation for it
@@ -273,7 +287,7 @@ def _cut(tensor: torch.Tensor, rows: int) -> tuple[torch.Tensor, ...]:
 def _tensors(data: Any) -> Any:
     """Arrays of one length, in the structure that they have, as tensors; of a list of examples one for each part."""
     if _are_examples(data):
-        data = tuple(torch.stack([as_tensor(each) for each in part]) for part in zip(*data, strict=True))
+        data = _stacked(data)
     if not isinstance(data, Mapping) and (not isinstance(data, tuple | list) or len(data) < 2):
         raise TaskError(
             "data must be (inputs, targets), more arrays of one length, a dict of them, a Dataset or batches"
@@ -289,6 +303,30 @@ def _part(data: Any) -> Any:
     if isinstance(data, Mapping):
         return {name: _part(each) for name, each in data.items()}
     return tuple(_part(each) for each in data) if isinstance(data, tuple) else as_tensor(data)
+
+
+def _stacked(examples: Sequence[Any]) -> Any:
+    """One tensor for each part of the examples, in the order or under the names that they have there.
+
+    Raises:
+        TaskError: They have not all the same parts, or a part has several shapes.
+    """
+    named = isinstance(examples[0], Mapping)
+    parts = list(examples[0]) if named else list(range(len(examples[0])))
+    stacked = dict[Any, torch.Tensor]()
+    for row, example in enumerate(examples):
+        if isinstance(example, Mapping) != named or list(example if named else range(len(example))) != parts:
+            raise TaskError(f"example {row} of the data has other parts than the first: {parts}")
+    for part in parts:
+        tensors = [as_tensor(example[part]) for example in examples]
+        shapes = [tuple(tensor.shape) for tensor in tensors]
+        if other := next((row for row, shape in enumerate(shapes) if shape != shapes[0]), None):
+            raise TaskError(
+                f"{part} of example {other} has shape {list(shapes[other])}, and of the first {list(shapes[0])}: give a"
+                " DataLoader with a collate_fn that pads them"
+            )
+        stacked[part] = torch.stack(tensors)
+    return stacked if named else tuple(stacked.values())
 
 
 def _are_examples(data: Any) -> bool:
@@ -307,9 +345,7 @@ def _is_batches(data: list[Any]) -> bool:
 def _labels(tensors: Any) -> Any:
     """What one data set may be divided by: the targets, where they are one column."""
     if isinstance(tensors, Mapping):
-        tensors = next(
-            (tensors[name] for name in ("labels", "label", "targets", "target", "y") if name in tensors), None
-        )
+        tensors = next((tensors[name] for name in TARGET_NAMES if name in tensors), None)
     elif isinstance(tensors, tuple):
         tensors = tensors[-1]
     return tensors if isinstance(tensors, torch.Tensor) else None

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from federation.errors import ConfigError, TaskError
 from federation.task import Array, Parameters
+from federation.tasks.training.spec import TorchTaskSpec
 from federation.tasks.training.tensors import as_array, layout_of, state_of
 from federation.tasks.training.torch_arrays import TrainedOnDevice
 from update_codec import Role, constant_digest
@@ -29,6 +30,27 @@ def choose_device(wanted: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device", "cuda is asked for, but torch finds no CUDA device: use auto or cpu")
     return device
+
+
+def module_of(task: TorchTaskSpec) -> nn.Module:
+    """A new module of the task's own.
+
+    Raises:
+        TaskError: ``model`` does not make one, or the loss has parameters that nobody would train.
+    """
+    if isinstance(task.model, nn.Module):
+        raise TaskError("model must be a function that makes the module: model=lambda: ...")
+    module = task.model()
+    if not isinstance(module, nn.Module):
+        raise TaskError(f"model must make a torch.nn.Module, not {type(module).__name__}")
+    if isinstance(task.loss, nn.Module):
+        known = {id(each) for each in module.parameters()}
+        own = [name for name, each in task.loss.named_parameters() if each.requires_grad and id(each) not in known]
+        if own:
+            raise TaskError(
+                f"the loss has parameters of its own, which nobody trains ({own[0]}): keep them in the model"
+            )
+    return module
 
 
 class LocalModel:
@@ -175,6 +197,22 @@ class LocalModel:
             if name not in self._constants and not np.isfinite(array).all():
                 raise TaskError(f"{name} is not finite after training: lower learning_rate")
         return arrays
+
+    def refuse_unmoved(self, since: Parameters, arrays: Parameters) -> None:
+        """Refuse a training in which no step was taken.
+
+        Args:
+            since: What was loaded.
+            arrays: What `dump` gave after the training.
+
+        Raises:
+            TaskError: No tensor that is trained has changed.
+        """
+        if all(np.array_equal(np.asarray(arrays[name]), since[name]) for name in self.trainable_names if name in since):
+            raise TaskError(
+                "step(module, batch, optimizer) has moved nothing: it never called optimizer.step() while a tensor of"
+                " the module that it is given had a gradient"
+            )
 
     def _check_constants(self, tensors: Mapping[str, torch.Tensor]) -> None:
         changed = []

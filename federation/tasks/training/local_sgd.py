@@ -46,12 +46,14 @@ class LocalOutcome:
     Attributes:
         steps: Gradient steps taken.
         loss: Mean loss over them, before each step.
+        took_none: Whether these were the user's own, and no optimizer has moved anything in them.
         kept: What the node keeps of the optimizer; see `federation.task.TrainResult`.
         pending: The same.
     """
 
     steps: int
     loss: float
+    took_none: bool = False
     kept: Parameters = field(default_factory=dict)
     pending: Parameters = field(default_factory=dict)
 
@@ -98,7 +100,7 @@ def train_locally(model: LocalModel, loss: Loss, data: LocalData, plan: Training
     if count == 0 and not plan.stop():
         raise TaskError(f"local training made no step: {NO_BATCH.format('the training data of this node')}")
     kept, pending = state.left(steps.kind, steps.gathered(), steps.precision.scale)
-    return LocalOutcome(steps=count, loss=mean, kept=kept, pending=pending)
+    return LocalOutcome(steps=count, loss=mean, took_none=count > 0 and steps.took_none, kept=kept, pending=pending)
 
 
 def _remedy(data: LocalData, settings: TrainSettings) -> str:
@@ -132,6 +134,8 @@ def try_step(model: LocalModel, loss: Loss, batch: Batch, own: OwnTraining) -> N
 
 class _Steps:
     """The steps of one round, by our own optimizer."""
+
+    took_none = False
 
     def __init__(self, model: LocalModel, loss: Loss, plan: TrainingPlan, state: OptimizerState) -> None:
         self._model, weights, correction = model, model.trainable, plan.correction

@@ -29,7 +29,7 @@ from federation.tasks.training.local_data import (
     local_data,
     own_data,
 )
-from federation.tasks.training.local_model import LocalModel, arrays_of, choose_device
+from federation.tasks.training.local_model import LocalModel, arrays_of, choose_device, module_of
 from federation.tasks.training.local_sgd import TrainingPlan, train_locally, try_step
 from federation.tasks.training.metrics import Evaluation
 from federation.tasks.training.nonpersistent_state import NonPersistentState, refuse_nonpersistent
@@ -49,7 +49,7 @@ class LocalTraining:
         """Choose the device; model and data are made on first use."""
         self._task = task
         self.device = choose_device(task.context.device)
-        self._judged = False  # whether it is known that no prediction depends on what does not travel
+        self._judged = False  # whether a training has shown that no prediction depends on what does not travel
         self.secret: Callable[[], bytes] = lambda: os.urandom(KEY_BYTES)  # a private turn's, used once
 
     def initial_parameters(self, seed: int) -> Parameters:
@@ -72,7 +72,7 @@ class LocalTraining:
         return {name: array for name, array in arrays.items() if layout.tied.get(name, name) not in names}
 
     def _made(self) -> nn.Module:
-        return _made(self._task)
+        return module_of(self._task)
 
     def _layout(self, module: nn.Module) -> Layout:
         return layout_of(module, self._task.constant, self._task.changing)
@@ -94,20 +94,21 @@ class LocalTraining:
     def prepare(self) -> None:
         """Make the model, read the data and run one step on two examples, whose result is thrown away."""
         with self.guarded(seed=0):
-            batch = first_batch(self._train_data.in_order(2), "the training data of this node")
+            batches = self._train_data.in_order(2)
+            batch = first_batch(batches, "the training data of this node")
             before = NonPersistentState.of(self.model.module)
             try_step(self.model, self._task.loss, batch, self._own)
-            self._refuse_nonpersistent(before, batch)
+            # Other rows, where there are any: what was made of the batch itself would be made of it again.
+            self._refuse_nonpersistent(before, next(batches, batch))
             before.put()
             if self._task.own_test is not None:
                 first_batch(self._own_test.in_order(1), "the node's own test data")
 
     def _refuse_nonpersistent(self, before: NonPersistentState, batch: Batch) -> None:
-        """Refuse what training has changed and nobody hears of; a model that has passed is not asked again."""
+        """Refuse what training has changed and nobody hears of."""
         module = self.model.module.eval()
         with torch.no_grad():
             refuse_nonpersistent(module, before, partial(Reading.of(module, self._task.loss).output, batch))
-        self._judged = True
 
     def forget_data(self) -> None:
         """Read the data again when it is needed."""
@@ -190,13 +191,17 @@ class LocalTraining:
             return self._train_privately(data, parameters, plan, plan.settings.privacy)
         personal, task = self._personal, self._task
         with self.guarded(plan.seed):
-            self.model.load(personal.join(parameters, plan.kept))
+            first = personal.join(parameters, plan.kept)
+            self.model.load(first)
             before = self._own_metrics("global")
             kept = None if self._judged else NonPersistentState.of(self.model.module)
             outcome = train_locally(self.model, task.loss, data, plan)
             arrays = self.model.dump()
+            if outcome.took_none:
+                self.model.refuse_unmoved(first, arrays)
             if kept is not None:
                 self._refuse_nonpersistent(kept, first_batch(data.in_order(2), "the training data of this node"))
+                self._judged = True
             after = self._own_metrics("personal", plan)
         return TrainResult(
             parameters=personal.shared(arrays),
@@ -360,27 +365,6 @@ class LocalTraining:
         if isinstance(data, TensorData) and not self._task.gaps:
             data.refuse_gaps(whose)
         return data
-
-
-def _made(task: TorchTaskSpec) -> nn.Module:
-    """A new module.
-
-    Raises:
-        TaskError: ``model`` does not make one, or the loss has parameters that nobody would train.
-    """
-    if isinstance(task.model, nn.Module):
-        raise TaskError("model must be a function that makes the module: model=lambda: ...")
-    module = task.model()
-    if not isinstance(module, nn.Module):
-        raise TaskError(f"model must make a torch.nn.Module, not {type(module).__name__}")
-    if isinstance(task.loss, nn.Module):
-        known = {id(each) for each in module.parameters()}
-        own = [name for name, each in task.loss.named_parameters() if each.requires_grad and id(each) not in known]
-        if own:
-            raise TaskError(
-                f"the loss has parameters of its own, which nobody trains ({own[0]}): keep them in the model"
-            )
-    return module
 
 
 def node_seed(seed: int, node_index: int) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -29,6 +30,9 @@ from federation.tasks.training.gradients import MixedPrecision, clip
 from federation.tasks.training.local_model import LocalModel
 
 __all__ = ["MakeOptimizer", "OwnSteps", "OwnTraining", "Step"]
+
+_used: WeakSet[Optimizer] = WeakSet()
+"""Optimizers that have trained a round: what they have gathered is of that round, and perhaps of another node."""
 
 Step = Callable[..., Any]
 """(module, batch) to the loss; or (module, batch, optimizer), which also takes the step."""
@@ -121,6 +125,12 @@ class OwnSteps:
         self._clip_norm = settings.extra.get(CLIP_KEY, 0.0)
         self._base = {id(each): each.detach().clone() for each in self._weights if settings.proximal_mu}
         for optimizer in self._optimizers:
+            if optimizer in _used:
+                raise TaskError(
+                    "optimizer(module, settings) gave the optimizer of an earlier round: make a new one, and set"
+                    " train.optimizer_state to kept where its state shall go on"
+                )
+            _used.add(optimizer)
             optimizer.register_step_pre_hook(self._before_step)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
@@ -162,11 +172,17 @@ class OwnSteps:
         self._check_replaced()
         return loss.detach()
 
+    @property
+    def took_none(self) -> bool:
+        """Whether no optimizer was asked for a step while it had a gradient."""
+        return self._taken == 0
+
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._taken += 1
+        closed = any(callable(each) for each in (*args[1:], *kwargs.values()))
+        self._taken += closed or any(each.grad is not None for each in _held(optimizer))
         if not (self._clip_norm or self._base):
             return
-        if any(callable(each) for each in (*args[1:], *kwargs.values())):
+        if closed:
             raise TaskError(
                 "train.clip_norm and train.proximal_mu: an optimizer that is given a closure makes its own gradients;"
                 " set both to 0"
@@ -196,7 +212,10 @@ class OwnSteps:
             TaskError: Part of it is no tensor or number; or the settings asked for terms, and no step was taken.
         """
         if self._taken == 0 and (self._clip_norm or self._base):
-            raise TaskError("train.clip_norm and train.proximal_mu: step never called optimizer.step(): set both to 0")
+            raise TaskError(
+                "train.clip_norm and train.proximal_mu: step never called optimizer.step() where there was a gradient:"
+                " set both to 0"
+            )
         for weight in self._weights:
             weight.grad = None
         return dict(self._state()) if self._settings.extra.get(KEPT_KEY) else {}

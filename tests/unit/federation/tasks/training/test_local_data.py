@@ -163,6 +163,46 @@ def test_a_list_of_examples_is_a_data_set(kind: str) -> None:
     assert local_data(examples, HALF, CPU).num_examples == 5
 
 
+@pytest.mark.parametrize("name", ["label", "labels", "y"])
+def test_a_list_of_dicts_with_one_target_each_is_a_data_set(name: str) -> None:
+    inputs, targets = torch.arange(30.0).reshape(10, 3), torch.arange(10)
+    examples = [{"x": row, name: target} for row, target in zip(inputs, targets, strict=True)]
+    whole = own_data(lambda: examples, CPU)
+    found = next(iter(whole.in_order(10)))
+    assert torch.equal(found["x"], inputs)
+    assert torch.equal(found[name], targets)
+    assert whole.num_examples == 10
+    assert local_data(examples, HALF, CPU).num_examples == 5
+    assert own_data([{"x": inputs, name: targets, "of": 3}], CPU).in_order(1) is not None
+
+
+def test_a_list_of_rows_and_their_amounts_is_a_data_set() -> None:
+    inputs, targets = torch.arange(30.0).reshape(10, 3), torch.arange(10.0)[:, None]
+    whole = own_data(list(zip(inputs, targets, strict=True)), CPU)
+    assert whole.num_examples == 10
+    assert [list(part.shape) for part in next(iter(whole.in_order(4)))] == [[4, 3], [4, 1]]
+    batches = own_data([(inputs[:6], targets[:6]), (inputs[6:], targets[6:])], CPU)
+    assert [list(part.shape) for part in next(iter(batches.in_order(4)))] == [[6, 3], [6, 1]]
+
+
+def test_examples_that_differ_are_named() -> None:
+    with pytest.raises(TaskError, match=r"x of example 1 has shape \[2\], and of the first \[3\].*collate_fn"):
+        own_data([{"x": torch.zeros(3), "y": 0}, {"x": torch.zeros(2), "y": 1}], CPU)
+    with pytest.raises(TaskError, match="example 1 of the data has other parts"):
+        own_data([{"x": torch.zeros(3), "y": 0}, {"z": torch.zeros(3), "y": 1}], CPU)
+
+
+def test_a_frame_of_several_kinds_of_numbers_is_read_by_its_columns() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"heat": [1.5, 2.5], "on": [True, False], "count": [1, 2]})
+    assert as_tensor(frame).tolist() == [[1.5, 1.0, 1.0], [2.5, 0.0, 2.0]]
+    for column, kind in ((["a", "b"], "object"), (pandas.to_datetime(["2024-01-01", "2024-01-02"]), "datetime64")):
+        with pytest.raises(TaskError, match=f"column 'more' of the data is {kind}.*encode it"):
+            as_tensor(frame.assign(more=column))
+    with pytest.raises(TaskError, match=r"data must be \(inputs, targets\).*not DataFrame"):
+        own_data(lambda: frame, CPU)
+
+
 def test_single_examples_in_place_of_batches_are_refused() -> None:
     loader = DataLoader(TensorDataset(torch.zeros(4, 3), torch.arange(4)), batch_size=None)
     with pytest.raises(TaskError, match="single examples in place of batches"):

@@ -11,7 +11,7 @@ from torch import nn
 
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
-from federation.task import TaskContext
+from federation.task import TaskContext, prepare
 from federation.tasks import TorchTask
 from federation.tasks.check import check_task
 from federation.tasks.training.nonpersistent_state import NonPersistentState
@@ -267,3 +267,25 @@ def test_the_step_of_prepare_leaves_nothing_behind() -> None:
     module = made._training.model.module
     assert isinstance(module, Remembers)
     assert (module.calls, module.seen, module.last) == (0, [], None)
+
+
+class FromItsFirstBatch(nn.Module):
+    """Takes the mean of the first batch that it sees for that of all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not hasattr(self, "mean"):
+            self.register_buffer("mean", x.detach().mean(0) + 5, persistent=False)
+        found: torch.Tensor = self.layer(x - self.mean)
+        return found
+
+
+@pytest.mark.parametrize("check", [prepare, check_task])
+def test_what_is_made_of_the_first_batch_is_refused_before_and_in_training(check: Callable[[TorchTask], None]) -> None:
+    node = TaskContext(node_index=0, node_count=1, device="cpu")
+    task = TorchTask(node, model=FromItsFirstBatch, train_data=(X, Y), loss=nn.functional.cross_entropy)
+    with pytest.raises(TaskError, match="training changes mean"):
+        check(task)

@@ -261,6 +261,56 @@ def test_what_cannot_train_is_refused_with_the_reason(
         trained(task_of(**changes), settings)
 
 
+OTHER = net()
+
+
+def on_another_module(_: nn.Module, batch: Any, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    return whole_step(OTHER, batch, optimizer)
+
+
+def gradients_put_away(module: nn.Module, batch: Any, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    loss = cross_entropy(module(batch[0]), batch[1])
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.zero_grad()
+    optimizer.step()
+    return loss
+
+
+def by_hand(module: nn.Module, batch: Any, _: torch.optim.Optimizer) -> torch.Tensor:
+    module.zero_grad()
+    loss = cross_entropy(module(batch[0]), batch[1])
+    loss.backward()  # type: ignore[no-untyped-call]
+    for each in module.parameters():
+        assert each.grad is not None
+        each.data -= 0.05 * each.grad
+    return loss
+
+
+@pytest.mark.parametrize("step", [on_another_module, gradients_put_away, lambda m, b, _: cross_entropy(m(b[0]), b[1])])
+def test_a_step_that_moves_nothing_is_refused(step: Any) -> None:
+    with pytest.raises(TaskError, match="has moved nothing"):
+        trained(task_of(step=step))
+    with pytest.raises(TaskError, match="has moved nothing"):
+        check_task(task_of(step=step))
+
+
+def test_a_step_that_needs_no_optimizer_trains_as_the_optimizer_does() -> None:
+    assert same(trained(task_of(step=by_hand)).parameters, trained(task_of()).parameters)
+
+
+def test_an_optimizer_of_an_earlier_round_is_refused() -> None:
+    kept: list[torch.optim.Optimizer] = []
+
+    def once(module: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+        kept[:] = kept or [torch.optim.SGD(module.parameters(), lr=settings.learning_rate, momentum=0.9)]
+        return kept[0]
+
+    task = task_of(optimizer=once)
+    prepare(task)
+    with pytest.raises(TaskError, match=r"the optimizer of an earlier round: make a new one.*optimizer_state to kept"):
+        trained(task)
+
+
 def test_a_closure_trains_where_nothing_is_added_to_its_gradients() -> None:
     lbfgs = task_of(
         step=with_closure, optimizer=lambda module, _: torch.optim.LBFGS(module.parameters(), lr=0.1, max_iter=10)

@@ -128,3 +128,48 @@ def test_gradients_that_a_file_has_turned_off_are_on_in_training() -> None:
     initial = task.initial_parameters(0)
     found = task.train(initial, SETTINGS, bool)
     assert all((found.parameters[name] != initial[name]).any() for name in initial)
+
+
+def amounts(count: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs = classes(count)[0]
+    return inputs, inputs[:, 0].clone()
+
+
+OWN_SQUARES: Any = lambda output, target: ((output - target) ** 2).mean()  # noqa: E731
+SUM_OF_SQUARES: Any = lambda output, target: ((output - target) ** 2).sum() / 1e3  # noqa: E731
+
+
+@pytest.mark.parametrize("loss", [nn.functional.mse_loss, nn.L1Loss(), nn.HuberLoss(), OWN_SQUARES, SUM_OF_SQUARES])
+@pytest.mark.parametrize("flat_output", [True, False])
+@pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")
+def test_a_loss_that_compares_each_output_with_every_target_is_refused(loss: Any, flat_output: Any) -> None:
+    inputs, target = amounts()
+    ends = [nn.Flatten(0)] if flat_output else []
+    data = (inputs, target[:, None] if flat_output else target)
+    for check in (prepare, check_task):
+        task = task_of(model=lambda: nn.Sequential(nn.Linear(6, 1), *ends), loss=loss, train_data=data)
+        with pytest.raises(
+            TaskError, match=r"the outputs are \[.*\] and the targets \[.*\], so that the loss compares"
+        ):
+            check(task)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda output, target: nn.functional.mse_loss(output.squeeze(1), target),
+        lambda output, target: nn.functional.mse_loss(output.squeeze(-1), target),
+        lambda output, target: nn.functional.mse_loss(output, target[:, None]),
+        lambda output, target: nn.functional.mse_loss(output.reshape(target.shape), target),
+        lambda output, target: -torch.corrcoef(torch.stack([output.squeeze(1), target]))[0, 1],
+    ],
+)
+def test_a_loss_that_brings_both_into_one_shape_trains(loss: Any) -> None:
+    task = task_of(model=lambda: nn.Linear(6, 1), loss=loss, train_data=amounts())
+    trained = task.train(task.initial_parameters(0), SETTINGS, bool).parameters
+    assert abs(trained["weight"][0, 0]) > abs(trained["weight"][0, 1:]).max()
+
+
+def test_targets_that_are_all_one_have_one_loss_however_they_are_compared() -> None:
+    task = task_of(model=lambda: nn.Linear(6, 1), loss=OWN_SQUARES, train_data=(classes()[0], torch.ones(40)))
+    assert task.train(task.initial_parameters(0), SETTINGS, bool).num_examples == 40
