@@ -20,6 +20,7 @@ FederationError
 A user's code may raise anything: `user_code` makes a `TaskError` of it, which has the place and the first cause.
 """
 
+import sys
 import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
@@ -148,6 +149,15 @@ def _told(error: BaseException) -> str:
 
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 _OURS = frozenset({"coordinator", "edge_node", "federation", "fedmq", "update_codec"})
+
+
+def is_of_library(kind: type) -> bool:
+    """Whether a class is a library's or this project's, and not of a user's file."""
+    module = sys.modules.get(kind.__module__)
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return kind.__module__ not in {"__main__", "__mp_main__"}
+    return str(file).startswith(_LIBRARIES) or "site-packages" in file or kind.__module__.partition(".")[0] in _OURS
 
 
 def _place(error: BaseException) -> str:

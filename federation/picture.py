@@ -141,7 +141,9 @@ def _opened(path: Path, mode: str, white: float) -> "Image":
             if upright.has_transparency_data:
                 paper = Image.new("RGBA", upright.size, "white")
                 return Image.alpha_composite(paper, upright.convert("RGBA")).convert(mode)
-            return upright.convert("RGB").convert(mode) if image.mode in {"CMYK", "HSV"} else upright.convert(mode)
+            return (
+                upright.convert("RGB").convert(mode) if image.mode in {"CMYK", "HSV", "LAB"} else upright.convert(mode)
+            )
     except (Image.DecompressionBombError, MemoryError, EOFError, struct.error) as error:
         raise TaskError(f"{path} is not read: {error}") from error
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:

@@ -44,6 +44,9 @@ OTHER_PICTURES = frozenset(
 )
 """Pictures that are not read: refused by name, for whoever has them would train without them."""
 
+PICTURE_BEGINS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
+"""Of PNG, JPEG, GIF and TIFF."""
+
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
 """What systems put beside people's folders; whatever begins with a dot is passed over, too."""
 
@@ -345,10 +348,17 @@ def _pictures(folder: Path) -> Iterator[Path]:
         suffix = path.suffix.lower()
         if suffix in OTHER_PICTURES:
             raise TaskError(f"{path} is a picture that is not read: save it as PNG, TIFF or JPEG, or take it out")
+        if not suffix and path.is_file() and _begins_as_picture(path):
+            raise TaskError(f"{path} is a picture whose name does not say so: give it an ending, such as .png or .jpg")
         if suffix in PICTURE_SUFFIXES and path.is_symlink() and not path.exists():
             raise TaskError(f"{path} is a link to {path.readlink()}, which is not there")
         if suffix in PICTURE_SUFFIXES and path.is_file():
             yield path
+
+
+def _begins_as_picture(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(16).startswith(PICTURE_BEGINS)
 
 
 def _is_picture(path: Path) -> bool:

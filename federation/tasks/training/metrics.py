@@ -181,5 +181,5 @@ def _computed(name: str, metric: Any) -> Metrics:
 def _number(name: str, value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise TaskError(f"metrics: {name} must give one number, not {type(value).__name__}") from error

@@ -9,13 +9,14 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from federation.errors import TaskError
+from federation.errors import TaskError, is_of_library
 
 __all__ = ["NonPersistentState", "refuse_nonpersistent"]
 
@@ -26,31 +27,50 @@ _GONE = object()
 
 @dataclass(frozen=True, slots=True)
 class NonPersistentState:
-    """What `NonPersistentState.of` has found, as copies: (module, attribute) to value, and each module's name."""
+    """What `NonPersistentState.of` has found.
 
-    values: Mapping[tuple[nn.Module, str], Any]
-    names: Mapping[nn.Module, str]
+    Attributes:
+        values: Copies, by the number of their owner and the attribute.
+        owners: Modules and the objects that they hold, by number, which is their identity.
+        names: What the owners are called in the model.
+    """
+
+    values: Mapping[tuple[int, str], Any]
+    owners: Mapping[int, Any]
+    names: Mapping[int, str]
 
     @classmethod
     def of(cls, module: nn.Module) -> "NonPersistentState":
         """Copy it; attributes that hold anything but numbers, texts, tensors and collections of these are left out.
 
+        Objects of the user's own that hold such attributes are looked into.
+
         Args:
             module: The model. Parts of torch itself keep nothing of this kind that matters.
         """
-        names = {each: name for name, each in module.named_modules() if not _is_of_torch(each)}
-        found = {(each, name): _copied(value) for each in names for name, value in _attributes(each)}
-        return cls(found, names)
+        named = [(name, each) for name, each in module.named_modules() if not _is_of_torch(each)]
+        owners, names = dict[int, Any](), dict[int, str]()
+        while named:
+            called, owner = named.pop(0)
+            if id(owner) in owners:
+                continue
+            owners[id(owner)], names[id(owner)] = owner, called
+            held = [(name, value) for name, value in _attributes(owner) if _is_record(value)]
+            named += [(".".join(filter(None, (called, name))), value) for name, value in held]
+        values = {
+            (number, name): _copied(value) for number, owner in owners.items() for name, value in _attributes(owner)
+        }
+        return cls(values, owners, names)
 
     def put(self) -> None:
         """Give every attribute the value that it had, and take away those that there were not."""
-        for each in self.names:
-            for name in [name for name, _ in _attributes(each) if (each, name) not in self.values]:
-                delattr(each, name)
-        for (each, name), value in self.values.items():
-            setattr(each, name, _copied(value))
+        for number, owner in self.owners.items():
+            for name in [name for name, _ in _attributes(owner) if (number, name) not in self.values]:
+                delattr(owner, name)
+        for (number, name), value in self.values.items():
+            setattr(self.owners[number], name, _copied(value))
 
-    def changed(self, since: "NonPersistentState") -> list[tuple[nn.Module, str]]:
+    def changed(self, since: "NonPersistentState") -> list[tuple[int, str]]:
         """Whose attributes are not what they were."""
         keys = dict.fromkeys((*since.values, *self.values))
         return [key for key in keys if not _same(since.values.get(key, _GONE), self.values.get(key, _GONE))]
@@ -88,7 +108,8 @@ def refuse_nonpersistent(module: nn.Module, before: NonPersistentState, predict:
     counts = all(key in moved and isinstance(now.values.get(key), int) for key in changed)
     if counts or not _close(first, again) or _close(first, former):
         return
-    names = ", ".join(".".join(filter(None, (now.names.get(each, ""), name))) for each, name in changed[:8])
+    known = {**before.names, **now.names}
+    names = ", ".join(".".join(filter(None, (known[number], name))) for number, name in changed[:8])
     raise TaskError(
         f"training changes {names}, which no other device hears of, and predictions depend on it. Make it a buffer"
         " (register_buffer): it travels, or stays here where TorchTask(local=...) names it"
@@ -99,9 +120,15 @@ def _is_of_torch(module: nn.Module) -> bool:
     return type(module).__module__.partition(".")[0] == "torch"
 
 
-def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    own = ((name, value) for name, value in vars(module).items() if name not in _OF_EVERY_MODULE)
-    yield from ((name, value) for name, value in own if _is_plain(value))
+def _attributes(owner: Any) -> Iterator[tuple[str, Any]]:
+    is_module = isinstance(owner, nn.Module)
+    own = [(name, value) for name, value in vars(owner).items() if not is_module or name not in _OF_EVERY_MODULE]
+    yield from ((name, value) for name, value in own if _is_plain(value) or _is_record(value))
+    if is_module:
+        yield from _not_persistent(owner)
+
+
+def _not_persistent(module: nn.Module) -> Iterator[tuple[str, Any]]:
     yield from (
         (name, module._buffers[name])  # noqa: SLF001 - torch has no public name for it
         for name in module._non_persistent_buffers_set  # noqa: SLF001
@@ -119,7 +146,17 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, _NUMBERS) or (isinstance(value, np.ndarray) and value.dtype != object)
 
 
+def _is_record(value: Any) -> bool:
+    """Whether this is an object of a class that is no library's, such as a running mean that a user has written."""
+    kind = type(value)
+    if isinstance(value, type | nn.Module | torch.Tensor) or callable(value) or not hasattr(value, "__dict__"):
+        return False
+    return not is_of_library(kind) or kind is SimpleNamespace
+
+
 def _copied(value: Any) -> Any:
+    if _is_record(value):
+        return value  # its own attributes are copied; which object it is, is kept
     if isinstance(value, torch.Tensor):
         return value.detach().clone()
     if isinstance(value, Mapping | list | deque):
@@ -135,8 +172,8 @@ def _copied(value: Any) -> Any:
 
 
 def _same(one: Any, other: Any) -> bool:
-    if type(one) is not type(other):
-        return False
+    if _is_record(one) or type(one) is not type(other):
+        return one is other
     if isinstance(one, torch.Tensor):
         alike = one.dtype == other.dtype and one.shape == other.shape
         return alike and bool(((one == other) | (one.isnan() & other.isnan())).all())

@@ -157,12 +157,12 @@ def test_a_portable_pixmap_of_sixteen_bits_is_refused_and_one_of_eight_is_read(t
     assert len(np.unique(SMALL.read(tmp_path / "a.ppm"))) == 64
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "YCbCr"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_mode_of_eight_bits_keeps_its_brightness(tmp_path: Path, mode: str, channels: int) -> None:
     grey = Image.fromarray((RAMP * 255).astype(np.uint8))
-    through = grey.convert("RGB") if mode == "CMYK" else grey
-    through.convert(mode).save(tmp_path / "a.tif" if mode in {"CMYK", "YCbCr"} else tmp_path / "a.png")
+    through = grey.convert("RGB") if mode in {"CMYK", "LAB"} else grey
+    through.convert(mode).save(tmp_path / "a.tif" if mode in {"CMYK", "YCbCr", "LAB"} else tmp_path / "a.png")
     file = next(tmp_path.iterdir())
     wanted = np.asarray(grey.convert(mode).convert("L"), float) / 255 if mode == "1" else RAMP
     read = PictureInput(height=8, width=8, channels=channels).read(file)

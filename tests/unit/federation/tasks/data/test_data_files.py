@@ -199,7 +199,10 @@ def test_pictures_that_would_be_left_out_are_named(tmp_path: Path) -> None:
     (photos / "cat" / "1.png").rename(photos / "1.png")
     with pytest.raises(TaskError, match=r"1\.png lies beside the classes' folders"):
         data.train()
-    (photos / "1.png").unlink()
+    (photos / "1.png").rename(photos / "cat" / "1")
+    with pytest.raises(TaskError, match=r"cat/1 is a picture whose name does not say so: give it an ending"):
+        data.train()
+    (photos / "cat" / "1").write_text("notes")
     (photos / "cat" / "0.png").unlink()
     with pytest.raises(TaskError, match="photos has no picture in the folders of its classes: cat"):
         data.train()

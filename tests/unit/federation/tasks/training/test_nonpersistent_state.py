@@ -91,6 +91,37 @@ class NotPersistent(OfTensor):
         self.register_buffer("scale", torch.ones(4), persistent=False)
 
 
+class Running:
+    """What a user writes who does not know of buffers."""
+
+    def __init__(self) -> None:
+        self.scale = torch.ones(4)
+
+    def learn(self, x: torch.Tensor) -> None:
+        self.scale = 0.9 * self.scale + 0.1 * x.detach().abs().amax(0)
+
+
+class InAnObject(Scaled):
+    """Keeps it in an object of its own."""
+
+    def first(self) -> Any:
+        return Running()
+
+    def learn(self, x: torch.Tensor) -> None:
+        self.scale.learn(x)
+
+    def divisor(self) -> Any:
+        return self.scale.scale
+
+
+class InANewObject(InAnObject):
+    """Makes another object at each step."""
+
+    def learn(self, x: torch.Tensor) -> None:
+        before, self.scale = self.scale, Running()
+        self.scale.scale = before.scale + x.detach().abs().amax(0)
+
+
 class MadeLater(Scaled):
     """Begins without it."""
 
@@ -206,6 +237,8 @@ def train(made: TorchTask) -> None:
         *((each, "scale") for each in (Scaled, OfTensor, InPlace, OfArray, InAList, NotPersistent)),
         *((each, "scale") for each in (MadeLater, InEvaluation, Annealed)),
         (Inside, "block.1.scale"),
+        (InAnObject, "scale.scale"),
+        (InANewObject, "scale"),
     ],
 )
 def test_a_prediction_that_depends_on_what_nobody_hears_of_is_refused_by_name(
