@@ -162,4 +162,6 @@ def test_an_agent_keeps_the_service_itself_and_takes_it_along(tmp_path: Path) ->
 
 def scoring(agent: int) -> int:
     """The agent's child that scores."""
-    return next(each.pid for each in psutil.Process(agent).children() if "score_process" in " ".join(each.cmdline()))
+    return next(
+        int(each.pid) for each in psutil.Process(agent).children() if "score_process" in " ".join(each.cmdline())
+    )
