@@ -141,6 +141,7 @@ def test_update_that_counts_at_two_sites_is_noticed(monkeypatch: pytest.MonkeyPa
 def test_work_that_is_given_back_although_it_counts_elsewhere_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """FED-273: a gateway that judges by itself what another site has counted."""
     monkeypatch.setattr(SiteReceiver, "_turn_down", UpdateReceiver._turn_down)
+    monkeypatch.setattr(SiteReceiver, "settle", UpdateReceiver.settle)
     assert "T6" in rules(run_tree(LEFT)[0])
 
 
