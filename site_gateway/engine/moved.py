@@ -31,6 +31,9 @@ __all__ = ["OFFER_SOON_S", "ReturnedSums", "SiteReceiver"]
 OFFER_SOON_S = 1.0
 """What the site has let go of is to be offered again after so long, in seconds."""
 
+QUESTIONS_FROM = 2**31
+"""Names of questions for sums count from here: no round has so high a number."""
+
 _WITHDRAWN = (ReceiptStatus.REFUSED, Reason.NOT_ASSIGNED)
 """Nobody above has heard of it, and nobody will: what the site says of it counts."""
 
@@ -131,7 +134,8 @@ class SiteReceiver(UpdateReceiver):
 class ReturnedSums:
     """Sums that nobody above has heard of, and nobody will: whether their nodes may take the work back is asked above.
 
-    One at a time, under the name that it would have had there, with all that it claims [FED-295].
+    One at a time, with all that it claims, under a name that no update has: a round that begins again above may have
+    brought another sum of the same name [FED-295].
 
     Args:
         state: The site's.
@@ -139,7 +143,7 @@ class ReturnedSums:
 
     def __init__(self, state: SiteState) -> None:
         self._site = state
-        self._asked: UpdateId | None = None
+        self._asked: tuple[UpdateId, UpdateId] | None = None
         self._retry_s: float | None = None
 
     @property
@@ -154,12 +158,13 @@ class ReturnedSums:
 
     def question(self, made: SiteSum, claims: bytes) -> UpdateOffer:
         """What is to be asked; its round is another one than its name says, which makes it a question."""
-        self._asked, self._retry_s = made.update, self._site.now + UNDECIDED_RETRY_S
+        name = update_id(RoundId(QUESTIONS_FROM + made.round), self._site.gateway)
+        self._asked, self._retry_s = (name, made.update), self._site.now + UNDECIDED_RETRY_S
         self._site.note("fates_asked_above", update=made.update, members=len(made.members))
         return UpdateOffer(
             run=self._site.run,
-            round=RoundId(made.round + 1),
-            update=made.update,
+            round=made.round,
+            update=name,
             incarnation=Incarnation(1),
             base_version=made.base_version,
             base_digest=self._site.head.digest,
@@ -174,14 +179,12 @@ class ReturnedSums:
 
     def verdict(self, receipt: Receipt) -> VerdictReceived | None:
         """What its members are told; None where something else was asked for, or there is no answer yet."""
-        if receipt.update != self._asked or not receipt.status.final:
+        if self._asked is None or receipt.update != self._asked[0] or not receipt.status.final:
             return None
-        self._asked = self._retry_s = None
+        update, self._asked, self._retry_s = self._asked[1], None, None
         if receipt.counted:
-            return VerdictReceived(
-                update=receipt.update, status=receipt.status, reason=receipt.reason, counted=receipt.counted
-            )
-        return VerdictReceived(update=receipt.update, status=ReceiptStatus.STALE, reason=Reason.TOO_STALE)
+            return VerdictReceived(update=update, status=receipt.status, reason=receipt.reason, counted=receipt.counted)
+        return VerdictReceived(update=update, status=ReceiptStatus.STALE, reason=Reason.TOO_STALE)
 
 
 def _is_own(event: OfferReceived) -> bool:

@@ -6,11 +6,14 @@ from federation.protocol.claims import claim_of, claims_in
 from federation.protocol.messages import Reason, Receipt, ReceiptStatus
 from federation.types import ModelVersion, NodeId, RoundId, UpdateId, update_id
 from site_gateway.engine.events import AnswerOrder
+from site_gateway.engine.moved import QUESTIONS_FROM
 from tests.rigs.gateway_rig import GATEWAY, RUN, Rig, Site, trained
 from tests.rigs.model_values import LOSSLESS, MANIFEST, update
 from update_codec import encode
 
 FIRST = UpdateId(f"0-{GATEWAY}")
+ASKED = UpdateId(f"{QUESTIONS_FROM}-{GATEWAY}")
+"""What a question for it is called."""
 HALL = NodeId("hall")
 
 
@@ -47,8 +50,8 @@ def test_sum_that_nobody_has_heard_of_is_given_back_once_nobody_may_claim_it(tmp
     rig = left_behind(tmp_path)
     for _ in range(3):
         rig.turn()
-    assert rig.above.questions == [FIRST]
-    assert list(claims_in(rig.above.asked_for[FIRST])) == sorted(claim_of(UpdateId(f"0-{node}")) for node in rig.nodes)
+    assert rig.above.questions == [ASKED]
+    assert list(claims_in(rig.above.asked_for[ASKED])) == sorted(claim_of(UpdateId(f"0-{node}")) for node in rig.nodes)
     assert {(last(rig, node).status, last(rig, node).reason) for node in rig.nodes} == {
         (ReceiptStatus.STALE, Reason.TOO_STALE)
     }
@@ -60,7 +63,7 @@ def test_member_of_a_late_sum_that_counts_elsewhere_is_told_so(tmp_path: Path) -
     """FED-295: the others are asked for by themselves, and given back."""
     rig = left_behind(tmp_path)
     moved = UpdateId("0-n0")
-    rig.above.fates |= {FIRST: counted(FIRST, moved), moved: applied(moved)}
+    rig.above.fates |= {ASKED: counted(ASKED, moved), moved: applied(moved)}
     for _ in range(5):
         rig.turn()
     assert (last(rig, "n0").status, last(rig, "n0").version) == (ReceiptStatus.APPLIED, 1)
@@ -72,14 +75,14 @@ def test_member_of_a_late_sum_that_counts_elsewhere_is_told_so(tmp_path: Path) -
 def test_late_sum_is_asked_for_again_until_there_is_an_answer(tmp_path: Path) -> None:
     """FED-295: a question may be lost with the line, and its answer with the process."""
     rig = left_behind(tmp_path)
-    rig.above.fates[FIRST] = Receipt(run=RUN, update=FIRST, status=ReceiptStatus.STORED)
+    rig.above.fates[ASKED] = Receipt(run=RUN, update=ASKED, status=ReceiptStatus.STORED)
     for _ in range(3):
         rig.turn()
     assert len(rig.above.questions) > 1
     assert all(not one.status.final for node in rig.nodes.values() for said in node.receipts.values() for one in said)
     rig.die()
     rig.start()
-    del rig.above.fates[FIRST]
+    del rig.above.fates[ASKED]
     for _ in range(3):
         rig.turn()
     assert {last(rig, node).status for node in rig.nodes} == {ReceiptStatus.STALE}
@@ -89,7 +92,7 @@ def test_late_sum_is_asked_for_again_until_there_is_an_answer(tmp_path: Path) ->
 def test_late_sum_of_a_gateway_below_is_asked_for_with_all_that_it_claims(tmp_path: Path) -> None:
     """FED-295: the gateway in the middle knows what is late, and not what counts; names go down as they are told."""
     rig = left_behind(tmp_path, nodes=0, sites={HALL: Site(("h0", "h1"))})
-    rig.above.fates[FIRST] = counted(FIRST, UpdateId("0-h0"))
+    rig.above.fates[ASKED] = counted(ASKED, UpdateId("0-h0"))
     late = update_id(RoundId(0), HALL)
     rig.above.fates[late] = counted(late, UpdateId("0-h0"))
     for _ in range(4):
