@@ -131,6 +131,8 @@ def _first_cause(error: BaseException) -> BaseException:
     seen = {id(error)}
     while True:
         before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if before is None and isinstance(error, BaseExceptionGroup):
+            before = error.exceptions[0]
         if before is None or id(before) in seen:
             return error
         error = before

@@ -278,6 +278,12 @@ def _guarded(name: str, build: TaskFactory) -> TaskFactory:
             task = build(context)
         if task is None:
             raise TaskError(f"the task {task_label(name)} cannot be built: its function returns nothing")
+        if isinstance(task, type) or hasattr(task, "forward"):  # a class that nobody has called, or the model alone
+            kind = f"the class {task.__name__}" if isinstance(task, type) else f"a {type(task).__name__}"
+            raise TaskError(
+                f"the task {task_label(name)} cannot be built: its function returns {kind}, which is no task: return"
+                " TorchTask(context, ...), or an object with the methods of federation.task.Task"
+            )
         return task
 
     return built

@@ -21,7 +21,7 @@ import torch
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import ADAM_KEY, CLIP_KEY, DECOUPLED_KEY, KEPT_KEY, MIXED, MIXED_KEY, Parameters, Stop
-from federation.tasks.training.batches import Batch, Loss, Reading, num_examples
+from federation.tasks.training.batches import Batch, Loss, Reading, num_examples, tensors_in
 from federation.tasks.training.gradients import (
     SCALE_FIRST,
     Gradients,
@@ -31,10 +31,13 @@ from federation.tasks.training.gradients import (
     gradients_of,
     mixed_dtype,
 )
-from federation.tasks.training.local_data import NO_BATCH, LocalData, gap_in
+from federation.tasks.training.local_data import EVALUATION_BATCH, NO_BATCH, LocalData, gap_in
 from federation.tasks.training.local_model import LocalModel
 from federation.tasks.training.optimizer_state import OptimizerState
 from federation.tasks.training.own_steps import OwnSteps, OwnTraining
+
+LEFT_OUT = -100
+"""What `torch.nn.functional.cross_entropy` takes for no class where nothing else is said."""
 
 BETA_FIRST, BETA_SECOND, EPSILON = 0.9, 0.999, 1e-8
 
@@ -108,7 +111,15 @@ def _remedy(data: LocalData, settings: TrainSettings) -> str:
     lower = f"lower learning_rate (it is {settings.learning_rate})"
     if settings.batch_size and data.num_examples % settings.batch_size == 1:
         return f"{lower}; or the model takes statistics of its last batch, of one example: choose another batch_size"
+    if any(_has_left_out(batch) for batch in data.in_order(settings.batch_size or EVALUATION_BATCH)):
+        return f"{lower}; or all targets of a batch were {LEFT_OUT}, whose mean loss is no number: leave such rows out"
     return lower
+
+
+def _has_left_out(batch: Batch) -> bool:
+    """Whether there are targets that losses of torch leave out."""
+    targets = batch if isinstance(batch, Mapping) else batch[1:]
+    return any(not each.is_floating_point() and bool((each == LEFT_OUT).any()) for each in tensors_in(targets))
 
 
 @torch.enable_grad()
@@ -118,6 +129,8 @@ def try_step(model: LocalModel, loss: Loss, batch: Batch, own: OwnTraining) -> N
     Raises:
         TaskError: It cannot be trained so.
     """
+    if model.normalizes_batches and num_examples(batch) < 2:
+        raise TaskError("the model has BatchNorm, which needs two examples, and the first batch of this node has one")
     plan = TrainingPlan(settings=TrainSettings(), seed=0, stop=bool, own=own)
     state = OptimizerState({}, plan.settings)
     before = model.dump() if own.takes_steps else {}

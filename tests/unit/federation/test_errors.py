@@ -52,3 +52,7 @@ def test_ctrl_c_and_our_own_errors_go_through(error: BaseException) -> None:
     with pytest.raises(type(error)) as caught, user_code("anything"):
         raise error
     assert caught.value is error
+
+
+def test_of_a_group_the_first_is_told() -> None:
+    assert described(ExceptionGroup("two", [ValueError("a"), KeyError("b")])).endswith("; first cause: ValueError: a")

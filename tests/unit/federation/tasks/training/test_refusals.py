@@ -175,3 +175,14 @@ def test_a_loss_that_brings_both_into_one_shape_trains(loss: Any) -> None:
 def test_targets_that_are_all_one_have_one_loss_however_they_are_compared() -> None:
     task = task_of(model=lambda: nn.Linear(6, 1), loss=OWN_SQUARES, train_data=(classes()[0], torch.ones(40)))
     assert task.train(task.initial_parameters(0), SETTINGS, bool).num_examples == 40
+
+
+def test_a_batch_of_which_no_target_counts_is_said_to_be_that() -> None:
+    task = task_of(train_data=lambda: (classes()[0], torch.full((40,), -100)))
+    with pytest.raises(TaskError, match=r"diverged.*all targets of a batch were -100.*leave such rows out"):
+        task.train(task.initial_parameters(0), SETTINGS, bool)
+
+
+def test_one_example_for_a_model_that_normalizes_batches_is_said() -> None:
+    with pytest.raises(TaskError, match="BatchNorm, which needs two examples, and the first batch"):
+        prepare(task_of(model=lambda: nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3)), train_data=lambda: classes(1)))
