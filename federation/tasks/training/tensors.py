@@ -109,14 +109,14 @@ def state_of(module: nn.Module) -> Mapping[str, torch.Tensor]:
         if tensor.layout is not torch.strided or tensor.is_quantized:
             kind = "quantized" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
             raise TaskError(f"{name} is {kind}, and has no array: keep it dense, or as a buffer with persistent=False")
+        if is_lazy(tensor):
+            raise TaskError(f"{name} has no shape before the first input: give it its sizes, in place of a lazy module")
         if tensor.is_meta:
             raise TaskError(f"{name} is on the meta device, and has no values: make the model on the CPU")
         if tensor.requires_grad and any(
             step == 0 and side > 1 for step, side in zip(tensor.stride(), tensor.shape, strict=True)
         ):
             raise TaskError(f"{name} is expanded: several of its numbers are one in memory. Give it a clone()")
-        if is_lazy(tensor):
-            raise TaskError(f"{name} has no shape before the first input: give it its sizes, in place of a lazy module")
         if id(tensor) not in own:
             raise TaskError(
                 f"{name} of the model's state is a copy, made by a hook or an own state_dict: what is loaded"
