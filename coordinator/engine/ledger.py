@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from coordinator.engine.effects import SaveSpent
 from coordinator.engine.state import MachineState
-from coordinator.records import NodeSpent, RecoveredState
-from federation.privacy.budget import fits, greatest, merged, turn_of
+from coordinator.records import NodeSpent, RecoveredState, RoundRecord
+from federation.privacy.budget import fits, greatest, ledger_of, merged, turn_of
 from federation.protocol.messages import Decline, NodeState, Presence, Rebirth, UpdateOffer
 from federation.types import ExamplePrivacy, NodeId, RoundId, SampledSteps
 
@@ -52,6 +52,9 @@ class Absent:
         waits = self._state.now < self._began + HEARD_WITHIN_S
         return max(0, most - known) if waits else 0
 
+PRICED_MAX = 3
+"""Ledgers of one node that are priced for each round that it was asked in; an honest node says one, again and again."""
+
 
 class PrivacyLedger:
     """The mirror of all nodes' ledgers in this run.
@@ -64,7 +67,8 @@ class PrivacyLedger:
     def __init__(self, state: MachineState, recovered: RecoveredState) -> None:
         self._state = state
         self._privacy = state.settings.train.privacy
-        self._spent = dict(recovered.spent)
+        self._spent = {node: replace(one, steps=ledger_of(one.steps)) for node, one in recovered.spent.items()}
+        self._priced: dict[NodeId, tuple[RoundId, int]] = {}
         self._exhausted: set[NodeId] = set()
         self._absent = Absent(state, recovered)
         if self._privacy is not None:
@@ -75,7 +79,7 @@ class PrivacyLedger:
         """Only these may come: a run does not wait for the budget of whoever has left the federation."""
         self._absent.follow_enrolled(nodes)
 
-    def offered(self, node: NodeId, offer: UpdateOffer) -> None:
+    def offered(self, node: NodeId, offer: UpdateOffer, asked: RoundRecord | None = None) -> None:
         """An update tells what its node has spent: it is on the disk before the update is answered."""
         privacy, state = self._privacy, self._state
         if privacy is None or offer.spent is None or offer.run != state.run or not state.leading or state.paused:
@@ -85,7 +89,17 @@ class PrivacyLedger:
         newest = offer.round if known is None else max(known.round, offer.round)
         self._spent[node] = NodeSpent(node=node, steps=steps, round=newest, privacy=privacy)
         state.emit(SaveSpent(spent=self._spent[node]))
-        self._look(node, privacy)
+        if self._may_be_priced(node, offer.round, asked):
+            self._look(node, privacy)
+
+    def _may_be_priced(self, node: NodeId, round_id: RoundId, asked: RoundRecord | None) -> bool:
+        """What a node says may take seconds to price, and nobody else is heard meanwhile [FED-317]."""
+        before, count = self._priced.get(node, (round_id, 0))
+        count = count if before == round_id else 0
+        if count >= PRICED_MAX or self._state.facts(node, round_id, asked).asked is None:
+            return False
+        self._priced[node] = (round_id, count + 1)
+        return True
 
     def born(self, node: NodeId, node_state: NodeState) -> None:
         """A node that says less than is known has lost its state: it is told."""
@@ -111,12 +125,12 @@ class PrivacyLedger:
     ) -> tuple[SampledSteps, ...]:
         """What a node has spent with this update."""
         if known is None:
-            return merged(said)
+            return ledger_of(said)
         behind = _count(said, turn) < _count(known.steps, turn)
         if behind and round_id > known.round:
             # It has lost what it had spent before, so this turn comes on top of that.
-            return merged((*greatest(known.steps, said), turn))
-        return greatest(known.steps, said)
+            return ledger_of((*greatest(known.steps, said), turn))
+        return ledger_of(greatest(known.steps, said))
 
     def _look(self, node: NodeId, privacy: ExamplePrivacy) -> None:
         turn = turn_of(self._state.settings.train, privacy)

@@ -178,7 +178,7 @@ class CoordinatorMachine:
                 self._evaluation.seen(event.node)
             case events.OfferReceived():
                 self._meet(event.node)
-                self._ledger.offered(event.node, event.offer)
+                self._ledger.offered(event.node, event.offer, event.asked)
                 self._receiver.offer(event, self._pause.retry_s())
             case events.ChunkReceived():
                 if self._receiver.chunk(event):

@@ -7,7 +7,7 @@ What never came there has told nobody anything.
 from collections.abc import Mapping, Sequence
 
 from edge_node.engine.settings import Hindrance, NodeSettings
-from federation.privacy.budget import fits, greatest, merged, turn_of
+from federation.privacy.budget import fits, greatest, ledger_of, merged, turn_of
 from federation.protocol.limits import SPENT_KINDS_MAX
 from federation.protocol.messages import RoundAnnouncement
 from federation.types import ExamplePrivacy, RunId, SampledSteps
@@ -31,7 +31,7 @@ class Budget:
 
     def __init__(self, settings: NodeSettings, spent: Mapping[RunId, Sequence[SampledSteps]]) -> None:
         self._settings, self._waited = settings, set[RunId]()
-        self._spent = {run: merged(steps) for run, steps in spent.items()}
+        self._spent = {run: ledger_of(steps) for run, steps in spent.items()}
 
     def of(self, run: RunId | None) -> tuple[SampledSteps, ...] | None:
         """What was spent in a run, to be said; None where nothing was."""
@@ -54,14 +54,14 @@ class Budget:
     def charge(self, run: RunId, turn: SampledSteps | None) -> None:
         """A turn has become an update."""
         if turn is not None:
-            self._spent[run] = merged((*self._spent.get(run, ()), turn))
+            self._spent[run] = ledger_of((*self._spent.get(run, ()), turn))
 
     def adopt(self, run: RunId | None, known: Sequence[SampledSteps]) -> bool:
         """Take over what the coordinator knows better; says whether anything was new [FED-183]."""
         if run is None:
             return False
         before = self._spent.get(run, ())
-        self._spent[run] = greatest(before, known)
+        self._spent[run] = ledger_of(greatest(before, known))
         return self._spent[run] != before
 
     def _fits(self, announcement: RoundAnnouncement, privacy: ExamplePrivacy) -> bool:

@@ -9,21 +9,22 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from federation.privacy.accountant import DELTA_MAX, DELTA_MIN, renyi_epsilon, sampled_epsilon
+from federation.protocol.limits import INT32_MAX, SPENT_KINDS_MAX
 from federation.protocol.messages import TrainSettings
 from federation.types import ExamplePrivacy, SampledSteps
 
-__all__ = ["DELTA_MAX", "DELTA_MIN", "epsilon_of", "fits", "greatest", "merged", "turn_of"]
+__all__ = ["DELTA_MAX", "DELTA_MIN", "epsilon_of", "fits", "greatest", "ledger_of", "merged", "turn_of"]
 
 
 def turn_of(settings: TrainSettings, privacy: ExamplePrivacy) -> SampledSteps:
     """The steps of one turn: an epoch has 1 / sampling_rate of them, as a row is then drawn once on average."""
     steps = math.ceil(settings.local_epochs / privacy.sampling_rate - 1e-9)
     count = min(settings.max_steps or steps, steps)
-    return SampledSteps(sampling_rate=privacy.sampling_rate, noise=privacy.noise, steps=max(1, count))
+    return SampledSteps(sampling_rate=privacy.sampling_rate, noise=privacy.noise, steps=min(max(1, count), INT32_MAX))
 
 
 def merged(steps: Iterable[SampledSteps]) -> tuple[SampledSteps, ...]:
-    """The same steps, those of one kind added up, in an order of their own."""
+    """The same steps, those of one kind added up, in an order of their own; what is more than can be said is the most."""
     counts: dict[tuple[float, float], int] = {}
     for each in steps:
         kind = (each.sampling_rate, each.noise)
@@ -41,6 +42,20 @@ def greatest(*ledgers: Iterable[SampledSteps]) -> tuple[SampledSteps, ...]:
     return tuple(_kind(kind, count) for kind, count in sorted(counts.items()) if count)
 
 
+def ledger_of(steps: Iterable[SampledSteps]) -> tuple[SampledSteps, ...]:
+    """The same steps as a ledger that a message can say, and that costs no less [FED-317].
+
+    Of more than `SPENT_KINDS_MAX` kinds, which no honest node has, the last ones are counted as one kind with the
+    highest rate and the least noise of them.
+    """
+    kinds = merged(steps)
+    if len(kinds) <= SPENT_KINDS_MAX:
+        return kinds
+    kept, rest = kinds[: SPENT_KINDS_MAX - 1], kinds[SPENT_KINDS_MAX - 1 :]
+    dearest = (max(each.sampling_rate for each in rest), min(each.noise for each in rest))
+    return (*kept, _kind(dearest, sum(each.steps for each in rest)))
+
+
 def epsilon_of(steps: Iterable[SampledSteps], delta: float) -> float:
     """Epsilon after all of them; see `sampled_epsilon`."""
     return _epsilon(merged(steps), delta)
@@ -54,7 +69,7 @@ def fits(spent: Sequence[SampledSteps], turn: SampledSteps, *, epsilon: float, d
 
 
 def _kind(kind: tuple[float, float], count: int) -> SampledSteps:
-    return SampledSteps(sampling_rate=kind[0], noise=kind[1], steps=count)
+    return SampledSteps(sampling_rate=kind[0], noise=kind[1], steps=min(count, INT32_MAX))
 
 
 @lru_cache(maxsize=256)

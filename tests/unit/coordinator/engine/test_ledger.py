@@ -3,11 +3,15 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from coordinator.engine import ledger
 from coordinator.engine.effects import Effect, SendCommand
 from coordinator.engine.events import NodesEnrolled
 from coordinator.records import NodeSpent
 from federation.privacy.budget import turn_of
 from federation.protocol.messages import Rebirth, TrainSettings
+from federation.protocol.wire import encode_message
 from federation.types import ExamplePrivacy, NodeId, RoundId, SampledSteps
 from tests.rigs.coordinator_rig import Rig, engine, transcript
 
@@ -87,6 +91,44 @@ def test_a_turn_of_a_wiped_node_comes_on_top_of_what_is_known() -> None:
     assert rig.store.spent[NodeId("a")].steps == steps(40)
     rig.offer("a", 1, spent=steps(10))
     assert rig.store.spent[NodeId("a")].steps == steps(40), "a repeated offer is charged once"
+
+
+def test_what_a_node_claims_can_still_be_told_to_it() -> None:
+    """FED-317: a turn on top of the largest count, and more kinds than a message has, ended the coordinator for good."""
+    rig = private_rig()
+    rig.connect()
+    born(rig, "a", "b")
+    rig.offer("a", 0, spent=steps(2**32 - 1))
+    rig.offer("b", 0, spent=tuple(SampledSteps(sampling_rate=0.1, noise=50.0 + kind, steps=1) for kind in range(16)))
+    rig.offer("a", 1, spent=steps(1))
+    rig.offer("b", 1, spent=tuple(SampledSteps(sampling_rate=0.1, noise=90.0 + kind, steps=1) for kind in range(16)))
+    for node in ("a", "b"):
+        (spent,) = told(rig.state(node, capabilities=ABLE, state_id=5))
+        assert encode_message(Rebirth(spent=spent))
+        assert rig.store.spent[NodeId(node)].steps == spent
+    assert rig.store.spent[NodeId("a")].steps == steps(2**32 - 1)
+    again = Rig(rig.settings, rig.store.recovered(epoch=2))
+    again.connect()
+    assert told(born(again, "a")) == [steps(2**32 - 1)]
+
+
+def test_what_a_node_claims_is_priced_a_few_times_for_each_round_it_was_asked_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FED-317: sixteen kinds take seconds, and nobody else is heard meanwhile."""
+    priced: list[int] = []
+
+    def count(spent: tuple[SampledSteps, ...], *_: object, **_more: object) -> bool:
+        priced.append(sum(each.steps for each in spent))
+        return True
+
+    monkeypatch.setattr(ledger, "fits", count)
+    rig = private_rig()
+    rig.connect()
+    born(rig, "a", "b")
+    for more in range(5):
+        rig.offer("a", 0, spent=steps(10 + more))
+    rig.offer("stranger", 0, spent=steps(10))
+    assert priced == [10, 11, 12]
+    assert rig.store.spent[NodeId("a")].steps == steps(14)
 
 
 def test_an_older_update_that_comes_late_charges_nothing_twice() -> None:

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from edge_node.engine.budget import BUDGET, Budget
-from edge_node.engine.effects import PublishState, SaveOutbox
+from edge_node.engine.effects import PublishState, SaveOutbox, SaveSpent
 from edge_node.engine.events import TrainingFinished
 from edge_node.engine.settings import NodeSettings, TrainBounds
-from federation.privacy.budget import epsilon_of, greatest, merged, turn_of
+from federation.privacy.budget import epsilon_of, greatest, ledger_of, merged, turn_of
+from federation.protocol.limits import SPENT_KINDS_MAX
 from federation.protocol.messages import Rebirth, RoundAnnouncement, TrainSettings
+from federation.protocol.wire import decode_message, encode_message
 from federation.types import ExamplePrivacy, NodeId, RunId, SampledSteps
 from tests.rigs import repetitions
 from tests.rigs.node_rig import RUN, Script, announcement, holding, result
@@ -116,6 +118,33 @@ def test_more_kinds_of_steps_than_can_be_said_do_not_fit() -> None:
         node.charge(RUN, steps(1, noise=30.0 + kind))
     assert reason(node, ask(privacy=replace(PRIVACY, noise=30.0))) is None
     assert reason(node, ask(privacy=replace(PRIVACY, noise=99.0))) == BUDGET
+
+
+def test_what_a_coordinator_claims_to_know_can_still_be_said() -> None:
+    """FED-317: more steps than a u32 has, and more kinds than a message."""
+    script = private_script()
+    most = 2**32 - 1
+    claims = (tuple(steps(most, noise=20.0) for _ in range(2)), tuple(steps(1, noise=30.0 + kind) for kind in range(16)))
+    for claim in claims:
+        script.command(Rebirth(spent=claim))
+        (birth,) = [effect.state for effect in script.effects if isinstance(effect, PublishState)]
+        assert decode_message(encode_message(birth)) == birth
+        (saved,) = [effect.spent for effect in script.effects if isinstance(effect, SaveSpent)]
+        assert saved == birth.spent
+    assert len(saved) == SPENT_KINDS_MAX
+    assert max(each.steps for each in saved) == most
+
+
+def test_a_ledger_of_too_many_kinds_costs_no_less() -> None:
+    """FED-317."""
+    kinds = [SampledSteps(sampling_rate=0.1, noise=9.0 - place / 4, steps=10 + place) for place in range(20)]
+    kept = ledger_of(kinds)
+    assert len(kept) == SPENT_KINDS_MAX
+    assert kept[:-1] == merged(kinds)[: SPENT_KINDS_MAX - 1]
+    rest = merged(kinds)[SPENT_KINDS_MAX - 1 :]
+    assert kept[-1] == SampledSteps(sampling_rate=0.1, noise=rest[0].noise, steps=sum(each.steps for each in rest))
+    assert epsilon_of(kept, 1e-5) >= epsilon_of(kinds, 1e-5)
+    assert ledger_of(kept) == kept
 
 
 def test_ledgers_are_merged_by_kind() -> None:
