@@ -10,10 +10,8 @@ can be moved; everywhere ``~/`` is the home folder.
 
 import codecs
 import difflib
-import json
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from federation.documents import read_json, read_toml
 from federation.errors import ConfigError, FederationError
 from federation.protocol.limits import SECONDS_MAX
 from federation.protocol.topics import validate_federation_id
@@ -292,8 +291,8 @@ def _from_toml(file: Path | None) -> list[tuple[str, str, object]]:
     try:
         if file.stat().st_size > CONFIG_BYTES_MAX:
             raise ConfigError("--config", f"larger than {CONFIG_BYTES_MAX} bytes", source=source)
-        tables = tomllib.loads(_decoded(file.read_bytes(), source))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        tables = read_toml(_decoded(file.read_bytes(), source))
+    except (OSError, ValueError) as error:
         raise ConfigError("--config", f"cannot be read as TOML: {error}", source=source) from error
     for section, table in tables.items():
         if not isinstance(table, dict):
@@ -364,7 +363,7 @@ def _typed(text: str) -> object:
     if text[:1] not in ("[", "{"):
         return text
     try:
-        value: object = json.loads(text)
+        value: object = read_json(text)
     except ValueError:
         return text
     return value

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, Protocol, runtime_checkable
 
+from federation.documents import read_json
 from federation.errors import TaskError
 from federation.protocol.limits import INPUTS_BYTES_MAX
 from federation.types import DIGEST_BYTES, Digest
@@ -57,7 +58,7 @@ class Inputs:
             TaskError: It is something else.
         """
         try:
-            found = json.loads(text)
+            found = read_json(text)
             return cls(
                 features=tuple(map(str, found.get("features", ()))),
                 classes=tuple(map(str, found.get("classes", ()))),
@@ -66,7 +67,7 @@ class Inputs:
                 features_digest=str(found.get("features_digest", "")),
                 classes_digest=str(found.get("classes_digest", "")),
             )
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
             raise TaskError(f"the coordinator's description of the inputs cannot be read: {error}") from error
 
     @property

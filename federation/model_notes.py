@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
+from federation.documents import read_json
 from federation.errors import ConfigError, TaskError
 from federation.inputs import Describable
 from federation.picture import PictureInput
@@ -122,7 +123,7 @@ def notes_of(texts: Mapping[str, str], where: Path) -> ModelNotes:
     try:
         if not text or len(text) > NOTES_MAX:
             raise ValueError("there are none")  # noqa: TRY301 - one way out for all that is wrong
-        return ModelNotes.from_dict(json.loads(text))
+        return ModelNotes.from_dict(read_json(text))
     except (ValueError, TaskError) as error:
         problem = f"{where} was not written by this software: its notes cannot be read ({error})"
         raise ConfigError("--model", problem, source="command line") from error

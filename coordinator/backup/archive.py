@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from federation.documents import read_json
 from federation.errors import DamagedStore
 from federation.storage.folder import replacing
 
@@ -183,7 +184,7 @@ class Archive:
     def _manifest(self, place: tarfile.TarInfo, found: Mapping[str, Entry]) -> Mapping[str, Any]:
         if place.size > MANIFEST_BYTES_MAX:
             raise ValueError(f"its manifest has more than {MANIFEST_BYTES_MAX} bytes")
-        content = json.loads(self._member(place).read())
+        content = read_json(self._member(place).read())
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError("its format is not one that this release knows")
         digest = content.pop("digest", None)

@@ -52,6 +52,7 @@ class Absent:
         waits = self._state.now < self._began + HEARD_WITHIN_S
         return max(0, most - known) if waits else 0
 
+
 PRICED_MAX = 3
 """Ledgers of one node that are priced for each round that it was asked in; an honest node says one, again and again."""
 

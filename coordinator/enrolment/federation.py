@@ -2,7 +2,6 @@
 
 import datetime as dt
 import os
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from coordinator.enrolment.issuing import Applicant, PackedTask, applicant_of, i
 from coordinator.enrolment.register import Issued, Register, load_register, locked, save_register
 from coordinator.enrolment.texts import FleetPlan, access_rules, broker_text, compose_text, settings_text
 from federation.config import CONFIG_BYTES_MAX
+from federation.documents import read_toml
 from federation.errors import ConfigError, LocalProtocolError
 from federation.identity.bundle import BUNDLE_BYTES_MAX, encode_bundle
 from federation.identity.certificates import (
@@ -233,9 +233,9 @@ class Fleet:
         if not self.folder.config.exists():
             return ()
         try:
-            settings = tomllib.loads(read_text(self.folder.config, bytes_max=CONFIG_BYTES_MAX))
+            settings = read_toml(read_text(self.folder.config, bytes_max=CONFIG_BYTES_MAX))
             return tuple(str(one) for one in settings.get("privacy", {}).get("helpers", ()))
-        except (tomllib.TOMLDecodeError, AttributeError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError) as error:
             raise ConfigError("privacy.helpers", f"cannot be read: {error}", source=str(self.folder.config)) from error
 
     def _issue_server(self, register: Register, authority: Identity, hosts: Sequence[str], days: int) -> Register:

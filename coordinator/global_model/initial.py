@@ -16,6 +16,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from federation.documents import read_json
 from federation.errors import ConfigError, FederationError, TaskError, user_code
 from federation.inputs import Describable, Inputs
 from federation.task import Parameters, Task, TaskContext
@@ -172,7 +173,7 @@ def _made_apart(
 
 def main(text: str) -> int:
     """Make what the JSON ``text`` asks for and write it to its ``out``; returns the exit code."""
-    fields = json.loads(text)
+    fields = read_json(text)
     out, values, counted = Path(fields.pop("out")), fields.pop("values"), fields.pop("statistics")
     statistics = None if counted is None else StatisticsRequest.from_json(counted)
     try:

@@ -4,7 +4,6 @@ The store knows what counted. This file knows when a node was last heard, and wh
 again. It only explains: a full disk is no reason to stop, and a folder without it is read as well as it can be.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any, Final
 from coordinator.monitoring.sites import SiteSeen, read_sites
 from coordinator.storage.files import PRESENCE
 from coordinator.storage.read_only import ReadOnlyStore
+from federation.documents import read_json
 from federation.protocol.limits import AWAY_GRACE_S
 from federation.protocol.messages import Presence
 
@@ -130,7 +130,7 @@ def read_presence(folder: Path, run: str) -> PresenceSeen:
     """What a coordinator of this run has written; nothing where there is none, or it cannot be read."""
     try:
         with (folder / PRESENCE).open("rb") as file:
-            content = json.loads(file.read(FILE_BYTES_MAX))
+            content = read_json(file.read(FILE_BYTES_MAX))
         return _presence(content) if content["run"] == run else PresenceSeen()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return PresenceSeen()

@@ -16,6 +16,7 @@ from typing import Any
 from coordinator.engine.early_stopping import Goal, Source, StoppingSettings
 from coordinator.storage.files import NO_RUN, STATUS
 from coordinator.storage.parts import Leader
+from federation.documents import read_json
 from federation.errors import StorageError
 from federation.storage.folder import lock_holder, write_file
 
@@ -334,6 +335,6 @@ def _part(folder: Path, name: str) -> Any:
 def _json(path: Path) -> Any:
     try:
         with path.open("rb") as file:
-            return json.loads(file.read(STATUS_BYTES_MAX))
+            return read_json(file.read(STATUS_BYTES_MAX))
     except (OSError, ValueError):
         return None

@@ -14,7 +14,7 @@ from coordinator.storage.database import DATABASE
 from coordinator.storage.parts import Leader
 from coordinator.storage.places import NOTE, remember_url, require_library
 from coordinator.storage.sqlite_store import SqliteStore, SqlStore
-from federation.errors import ConfigError, LeadershipLost
+from federation.errors import ConfigError, LeadershipLost, StorageError
 from federation.runtime.log import get_log
 from federation.runtime.signals import StopSignals
 from federation.runtime.supervision import Notifier
@@ -48,7 +48,10 @@ def open_store(section: StoreSection, inbox: Inbox) -> SqlStore | None:
         StorageError: The folder is in use, or folder or database cannot be used.
         LeadershipLost: Another process has taken the lead at once.
     """
-    _check_place(section)
+    try:
+        _check_place(section)
+    except OSError as error:
+        raise StorageError(f"the state folder {section.folder} cannot be used: {error}") from error
     if section.url is None:
         kept = section.updates_kept
         return SqliteStore(section.folder, audit_versions=section.audit_versions, updates_kept=kept)

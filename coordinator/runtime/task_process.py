@@ -33,6 +33,7 @@ from coordinator.global_model.initial import (
     model_arrays,
     model_of_arrays,
 )
+from federation.documents import read_json
 from federation.errors import FederationError, TaskError, described
 from federation.task import Task, TaskContext
 from federation.tasks.registry import load_task
@@ -253,7 +254,7 @@ def _send(connection: socket.socket, fields: Mapping[str, object], arrays: _Arra
 
 def _received(connection: socket.socket) -> tuple[dict[str, Any], _Arrays]:
     head_bytes, body_bytes = _LENGTHS.unpack(_exactly(connection, _LENGTHS.size))
-    head = json.loads(_exactly(connection, head_bytes))
+    head = read_json(_exactly(connection, head_bytes))
     return head, safetensors.numpy.load(bytes(_exactly(connection, body_bytes)))
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
+from federation.documents import read_json
 from federation.errors import FederationError, StorageError
 from federation.identity.private_files import read_text
 from federation.identity.task_release import RELEASE_BYTES_MAX, TaskRelease, unverified_release
@@ -119,7 +120,7 @@ class ReleaseShelf:
     def read(self, name: str) -> dict[str, Any]:
         """A JSON object of the folder; empty where it is missing or damaged."""
         try:
-            found = json.loads((self.folder / name).read_bytes())
+            found = read_json((self.folder / name).read_bytes())
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}

@@ -18,6 +18,7 @@ from coordinator.records import (
     UpdateRecord,
     Verdict,
 )
+from federation.documents import read_json
 from federation.errors import DamagedStore, LocalProtocolError, RemoteProtocolError
 from federation.privacy.taking import Taking
 from federation.protocol.chunking import payload_digest
@@ -204,7 +205,7 @@ def _batch(row: Row) -> BatchRecord:
     others = tuple(_request(row, body) for body in _unpacked(bytes(row["others"] or b"")))
     members = tuple(
         Member(update=UpdateId(update), node=NodeId(node), num_examples=examples, staleness=staleness)
-        for update, node, examples, staleness in json.loads(row["members"])
+        for update, node, examples, staleness in read_json(row["members"])
     )
     return BatchRecord(
         version=ModelVersion(row["version"]),

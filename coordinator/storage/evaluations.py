@@ -1,6 +1,5 @@
 """Evaluations in the coordinator's database: what each node found, the mean of them, and the models kept for it."""
 
-import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -8,6 +7,7 @@ from dataclasses import replace
 from coordinator.records import Goal, NodeResult, NodesEvaluation, RoundRecord, believable, goal_of
 from coordinator.storage.schema import RESULT, SURVEY
 from coordinator.storage.store import CurveKind, CurvePoint
+from federation.documents import read_json
 from federation.errors import LocalProtocolError
 from federation.storage.sql import Database, Readable
 from federation.types import ModelVersion, NodeId
@@ -159,7 +159,7 @@ def read_reported(database: Database, version: ModelVersion) -> dict[NodeId, int
 def read_evaluated(database: Readable, after: int = -1) -> dict[ModelVersion, Mapping[str, float]]:
     """What the coordinator's own evaluations of later versions found, by version; nothing where one failed."""
     rows = database.execute("SELECT version, metrics FROM evaluations WHERE version > ? ORDER BY version", after)
-    return {ModelVersion(row["version"]): json.loads(row["metrics"]) for row in rows}
+    return {ModelVersion(row["version"]): read_json(row["metrics"]) for row in rows}
 
 
 def count_evaluations(database: Readable) -> tuple[int, int]:
@@ -207,7 +207,7 @@ def read_curves(database: Readable) -> list[CurvePoint]:
             version=ModelVersion(row["version"]),
             node=None if row["node"] is None else NodeId(row["node"]),
             num_examples=row["num_examples"],
-            metrics=json.loads(row["metrics"]),
+            metrics=read_json(row["metrics"]),
             base_version=None if row["base_version"] is None else ModelVersion(row["base_version"]),
             counted=bool(row["counted"]),
         )

@@ -1,6 +1,5 @@
 """Each node's part in the run: its attendance, which is counted here, its updates, and what of its budget is spent."""
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from coordinator.records import Attendance, Attended, NodeSpent
 from coordinator.storage.compaction.blocks import compacted_until
 from coordinator.storage.schema import ATTENDED
 from coordinator.storage.store import Participation
+from federation.documents import read_json
 from federation.protocol.messages import Reason, ReceiptStatus
 from federation.storage.sql import Database, Readable, Row
 from federation.types import ExamplePrivacy, Incarnation, NodeId, RoundId, SampledSteps
@@ -169,7 +169,7 @@ class GrowingParticipation:
             bytes_up=sum(sums.up for sums in found),
             bytes_down=sum(sums.down for sums in found),
             staleness_mean=staleness / applied if applied else 0.0,
-            attended=Attended(incarnation=incarnation, restarts=restarts, asked=asked, absences=json.loads(absences)),
+            attended=Attended(incarnation=incarnation, restarts=restarts, asked=asked, absences=read_json(absences)),
         )
 
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 from coordinator.storage.database import DATABASE, open_read_only
 from coordinator.storage.files import BLOBS
 from coordinator.storage.parts import Leader, ReadableBlobs
+from federation.documents import read_json
 from federation.errors import ConfigError, StorageError
 from federation.storage.folder import ReadableFolder, write_file
 from federation.storage.sql import Readable
@@ -147,7 +148,7 @@ def url_of(folder: Path) -> str | None:
     """
     try:
         with (folder / NOTE).open("rb") as file:
-            return str(json.loads(file.read(_NOTE_BYTES_MAX))["url"])
+            return str(read_json(file.read(_NOTE_BYTES_MAX))["url"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

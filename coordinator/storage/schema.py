@@ -1,6 +1,5 @@
 """The tables of the coordinator's database, and how their rows become records."""
 
-import json
 from collections.abc import Sequence
 
 from coordinator.records import (
@@ -14,6 +13,7 @@ from coordinator.records import (
     VersionRecord,
 )
 from coordinator.storage.store import Figures, UpdateRow, VersionRow
+from federation.documents import read_json
 from federation.protocol.messages import Cohort, ModelPart
 from federation.storage.columns import UNSIGNED, Columns
 from federation.storage.sql import Row
@@ -182,5 +182,5 @@ def version_row(row: Row) -> VersionRow:
         figures=FIGURES.record(row),
         stale=row["stale"] or 0,
         refused=row["refused"] or 0,
-        metrics=json.loads(row["metrics"] or "{}"),
+        metrics=read_json(row["metrics"] or "{}"),
     )

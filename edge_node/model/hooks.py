@@ -16,6 +16,7 @@ from pathlib import Path
 
 from edge_node.config import ModelSection
 from edge_node.model.versions import Versions, Written
+from federation.documents import read_json
 from federation.errors import FederationError
 from federation.runtime.log import get_log
 from federation.storage.folder import write_file
@@ -145,7 +146,7 @@ def run_within(command: Sequence[str], environment: Mapping[str, str], limit_s: 
 def read_told(folder: Path) -> Mapping[str, object]:
     """What came of the hooks last; empty where nothing is known."""
     try:
-        found = json.loads((folder / TOLD).read_text("utf-8"))
+        found = read_json((folder / TOLD).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

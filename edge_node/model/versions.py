@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from federation.documents import read_json
 from federation.errors import ConfigError, StorageError, TaskError
 from federation.model_notes import ModelNotes
 from federation.runtime.failpoint import failpoint
@@ -137,7 +138,7 @@ def read_note(path: Path) -> Written:
     try:
         if path.stat().st_size > NOTE_BYTES_MAX:
             raise StorageError(f"{path} is larger than {NOTE_BYTES_MAX} bytes")
-        return Written.from_dict(json.loads(path.read_text("utf-8")))
+        return Written.from_dict(read_json(path.read_text("utf-8")))
     except (OSError, ValueError, TaskError) as error:
         raise StorageError(f"{path} cannot be read: {error}") from error
 
@@ -194,7 +195,7 @@ class Versions:
         """Since when no further version is taken; None where they are."""
         path = self.folder / "held.json"
         try:
-            return str(json.loads(path.read_text("utf-8"))["since"])
+            return str(read_json(path.read_text("utf-8"))["since"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):

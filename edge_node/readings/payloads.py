@@ -4,13 +4,14 @@ A payload comes from the network: its size, its depth and its numbers are checke
 """
 
 import datetime as dt
-import json
 import math
 import re
 import zoneinfo
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
+
+from federation.documents import read_json
 
 __all__ = [
     "PAYLOAD_BYTES_MAX",
@@ -58,8 +59,8 @@ def document_of(payload: bytes) -> Any:
         raise NoReading("too large")
     try:
         # NaN and Infinity are no JSON, and many write them: they cost their own value, and not the others.
-        return json.loads(payload, parse_constant=float)
-    except (ValueError, RecursionError) as error:
+        return read_json(payload)
+    except ValueError as error:
         raise NoReading("not JSON") from error
 
 

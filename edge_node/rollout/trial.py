@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from edge_node.rollout.installed import task_of
 from edge_node.training.adoption import manifest_of
+from federation.documents import read_json
 from federation.errors import FederationError, described
 from federation.identity.task_release import TaskRelease
 from federation.storage.folder import write_file
@@ -114,7 +115,7 @@ class Trial:
             return f"its trial was not over after {self._plan.seconds:g} s"
         if not answered.exists():
             return f"its trial ended without an answer, with exit code {code}"
-        return self._judged(json.loads(answered.read_bytes()))
+        return self._judged(read_json(answered.read_bytes()))
 
     def _judged(self, answer: dict[str, Any]) -> str | None:
         problem, manifest = answer.get("problem"), answer.get("manifest")
@@ -129,7 +130,7 @@ def main(file: Path) -> None:
     """Try what the file says, and write what came of it."""
     with suppress(OSError):  # a service's unit refuses it, and has a Nice of its own
         os.nice(NICE)
-    question = json.loads(file.read_bytes())
+    question = read_json(file.read_bytes())
     answer: dict[str, str | None] = {"problem": None, "manifest": None}
     try:
         answer["manifest"] = _try(question)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from edge_node.training.masking import Masking
+from federation.documents import read_json
 from federation.errors import MalformedMessage, RemoteProtocolError
 from federation.identity.helper_keys import HelperKeys, PinnedHelper
 from federation.privacy.boxes import Kem, PublicKey
@@ -105,7 +106,7 @@ class KnownHelpers:
         try:
             if self._file is None or self._file.stat().st_size > _BYTES_MAX:
                 return {}
-            found = json.loads(self._file.read_text(encoding="ascii"))
+            found = read_json(self._file.read_text(encoding="ascii"))
             names = {helper.name for helper in self._pinned}
             return {HelperId(name): bytes.fromhex(word) for name, word in found.items() if name in names}
         except (OSError, ValueError, TypeError, AttributeError):

@@ -8,11 +8,11 @@ import json
 import os
 import shutil
 import stat
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 from edge_node.config import CONFIG_FILE
+from federation.documents import read_toml
 from federation.errors import ConfigError, LocalProtocolError, StorageError
 from federation.identity.bundle import (
     BUNDLE_BYTES_MAX,
@@ -119,9 +119,13 @@ def own_key_line(folder: Path) -> str:
     Raises:
         ConfigError: The folder's settings or its key cannot be read.
     """
-    settings = tomllib.loads(read_text(folder / CONFIG_FILE, bytes_max=BUNDLE_BYTES_MAX))
+    place = folder / CONFIG_FILE
+    try:
+        node = read_toml(read_text(place, bytes_max=BUNDLE_BYTES_MAX))["node"]["id"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError("node.id", f"cannot be read: {error}", source=str(place)) from error
     key = read_signing_key(read_text(folder / SIGNING_KEY, bytes_max=BUNDLE_BYTES_MAX), source=SIGNING_KEY)
-    return f"{settings['node']['id']}={key.public_hex}"
+    return f"{node}={key.public_hex}"
 
 
 def install(  # noqa: PLR0913 - what the owner of the device decides
@@ -257,9 +261,9 @@ def _check_own_keys(folder: Path, bundle: Bundle) -> None:
 
 def _check_same_node(settings: Path, bundle: Bundle) -> None:
     try:
-        found = tomllib.loads(read_text(settings, bytes_max=BUNDLE_BYTES_MAX))
+        found = read_toml(read_text(settings, bytes_max=BUNDLE_BYTES_MAX))
         owner = (found["federation"]["id"], found["node"]["id"])
-    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ConfigError("--into", f"{settings} cannot be read: take another folder", source="command line") from error
     if owner != (bundle.federation, bundle.node):
         said = f"{settings.parent} belongs to {owner[1]} of {owner[0]}: take another folder"
@@ -317,10 +321,10 @@ def _pin(settings: Path, helpers: Sequence[str]) -> None:
     if not wanted:
         return
     text = read_text(settings, bytes_max=BUNDLE_BYTES_MAX)
-    found = tomllib.loads(text).get("privacy")
+    found = read_toml(text).get("privacy")
     if found is None:
         write_text(settings, text.rstrip("\n") + f"\n{wanted}", mode=PUBLIC)
-    elif found != tomllib.loads(wanted)["privacy"]:
+    elif found != read_toml(wanted)["privacy"]:
         said = f"{settings} has a [privacy] of its own: change privacy.helpers there"
         raise ConfigError("--helper", said, source="command line")
 

@@ -4,7 +4,6 @@ What belongs to a run has its name in the row: hearing of another run hides it, 
 """
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from edge_node.records import OutboxEntry, Seen
 from edge_node.storage.ledger import SPENT_TABLE, add_ledger, charge, read_ledgers
 from edge_node.storage.model_file import is_model
 from edge_node.storage.state_folder import StateFolder
+from federation.documents import read_json
 from federation.errors import RemoteProtocolError, StorageError
 from federation.protocol.messages import UpdateOffer
 from federation.protocol.wire import decode_message, encode_message
@@ -161,7 +161,7 @@ def _keep_by_run(connection: Connection) -> None:
     meta = dict(tuple(row) for row in connection.execute("SELECT name, value FROM meta").fetchall())
     for statement in _BY_RUN.split(";"):
         connection.execute(statement)
-    run, seen = meta.get("run"), json.loads(meta.get("seen") or "{}")
+    run, seen = meta.get("run"), read_json(meta.get("seen") or "{}")
     add = "INSERT INTO runs (run, heard, last_round, residual_version, start) VALUES (?, ?, ?, ?, '0')"
     if run is not None:
         connection.execute(add, (run, 2, meta.get("last_round"), meta.get("residual_version")))

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from federation.documents import read_json
 from federation.errors import DamagedStore, StorageError
 from federation.readings.live import Readings
 from federation.storage.sql import Readable
@@ -331,7 +332,7 @@ _TALLY = (
 
 def _plain(text: str | None) -> object:
     try:
-        made: object = None if text is None else json.loads(text)
+        made: object = None if text is None else read_json(text)
     except ValueError:
         return None
     return made

@@ -24,7 +24,7 @@ def turn_of(settings: TrainSettings, privacy: ExamplePrivacy) -> SampledSteps:
 
 
 def merged(steps: Iterable[SampledSteps]) -> tuple[SampledSteps, ...]:
-    """The same steps, those of one kind added up, in an order of their own; what is more than can be said is the most."""
+    """The same steps, those of one kind added up as far as a message can say, in an order of their own."""
     counts: dict[tuple[float, float], int] = {}
     for each in steps:
         kind = (each.sampling_rate, each.noise)

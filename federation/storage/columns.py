@@ -18,6 +18,7 @@ from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from federation.documents import read_json
 from federation.storage.sql import Row
 
 __all__ = ["UNSIGNED", "Columns", "Kind"]
@@ -49,7 +50,7 @@ _KINDS: Mapping[type, Kind] = {
     float: Kind("REAL", float),
     str: Kind("TEXT"),
     bytes: Kind("BLOB"),
-    Mapping: Kind("TEXT", lambda value: json.dumps(dict(value)), json.loads),
+    Mapping: Kind("TEXT", lambda value: json.dumps(dict(value)), read_json),
 }
 
 

@@ -4,7 +4,6 @@ What SQLite says otherwise is translated, statement by statement (`dialect`).
 """
 
 import contextlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from psycopg.adapt import Dumper, Loader
 from psycopg.types.json import Json
 from psycopg.types.numeric import NumericBinaryLoader
 
+from federation.documents import read_json
 from federation.errors import LeadershipLost, StorageError
 from federation.runtime.failpoint import failpoint
 from federation.storage.dialect import insertion, translated
@@ -79,7 +79,7 @@ class _Typeless(Loader):
     format = pq.Format.BINARY
 
     def load(self, data: Buffer) -> object:
-        value = json.loads(bytes(data))
+        value = read_json(bytes(data))
         return bytes.fromhex(value["hex"]) if isinstance(value, dict) else value
 
 

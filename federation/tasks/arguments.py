@@ -6,11 +6,11 @@ the same: ``task = "sensors/autoencoder"``, and every other key is an argument. 
 """
 
 import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from federation.documents import read_json, read_toml
 from federation.errors import ConfigError
 
 __all__ = ["ARGUMENTS_BYTES_MAX", "FILE_SUFFIX", "divided", "joined"]
@@ -67,8 +67,8 @@ def _parsed(text: str, name: str) -> Mapping[str, Any]:
         raise ConfigError(_KEY, f"the arguments have more than {ARGUMENTS_BYTES_MAX:,} bytes", source=name[:80])
     if text.startswith("{"):
         try:
-            found = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            found = read_json(text)
+        except ValueError as error:
             raise ConfigError(_KEY, f"the arguments are no JSON: {error}", source=name[:80]) from None
         return dict(found)
     pairs = [pair.partition("=") for pair in text.split("&") if pair]
@@ -79,8 +79,8 @@ def _parsed(text: str, name: str) -> Mapping[str, Any]:
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return read_toml(f"value = {text}")["value"]
+    except ValueError:
         return text
 
 
@@ -88,8 +88,8 @@ def _from_file(path: Path, name: str) -> tuple[str, dict[str, Any]]:
     try:
         if path.stat().st_size > ARGUMENTS_BYTES_MAX:
             raise ConfigError(_KEY, f"{path} has more than {ARGUMENTS_BYTES_MAX:,} bytes", source=name[:80])
-        found = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        found = read_toml(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
         raise ConfigError(_KEY, f"{name!r} cannot be read: {error}", source=str(path)) from error
     inner = found.pop(_NAME, None)
     if not isinstance(inner, str) or inner.partition("?")[0].endswith(FILE_SUFFIX):

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from coordinator.config.alerts import AlertsSection
+from federation.documents import read_json
 from federation.errors import StorageError
 from federation.storage.folder import write_file
 from fedmq.alerts.rules import Surroundings, conditions
@@ -159,7 +160,7 @@ class Follower:
 
     def _kept(self) -> dict[str, Any]:
         try:
-            content = json.loads((self.folder / FILE).read_bytes())
+            content = read_json((self.folder / FILE).read_bytes())
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}

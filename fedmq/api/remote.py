@@ -6,7 +6,6 @@ byte; its content may be compared with a digest; a redirect leads to no other sc
 
 import hashlib
 import hmac
-import json
 import queue
 import ssl
 import threading
@@ -24,6 +23,7 @@ from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Opene
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from federation.documents import read_json
 from federation.errors import ConfigError, StorageError
 from federation.task import Parameters
 
@@ -134,8 +134,8 @@ def fetched_json(url: str, how: Fetching) -> Any:
         StorageError: It is no JSON.
     """
     try:
-        return json.loads(fetched(url, how))
-    except (ValueError, RecursionError) as error:
+        return read_json(fetched(url, how))
+    except ValueError as error:
         raise StorageError(f"{url} is no report: what came is no JSON ({error})") from error
 
 
@@ -250,7 +250,7 @@ def _read(answer: Any, url: str, give_up_s: float) -> bytes:
 def _said(error: HTTPError) -> str:
     """What the page itself says is wrong, such as an unknown version."""
     try:
-        found = json.loads(error.read(4096))["error"]
+        found = read_json(error.read(4096))["error"]
     except (OSError, ValueError, KeyError, TypeError, HTTPException):
         return ": give token=" if error.code in {401, 403} else ""
     return f": {found}"

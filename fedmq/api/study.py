@@ -12,6 +12,7 @@ from rich.console import Group
 
 from coordinator.artifacts.plots.compare import compare_runs, comparison_row, comparison_tables
 from coordinator.artifacts.plots.run import Run, run_of_report
+from federation.documents import read_json
 from federation.errors import ConfigError, StorageError
 from federation.storage.folder import write_file
 from federation.task import Parameters
@@ -192,7 +193,7 @@ def load_study(folder: Path) -> Study:
         StorageError: A file is missing or damaged.
     """
     try:
-        described = json.loads((folder / STUDY).read_text())
+        described = read_json((folder / STUDY).read_text())
         seeds = tuple(_load_seed(folder, int(one["seed"]), str(one["digest"])) for one in described["seeds"])
         return Study(
             name=str(described["name"]), task=str(described["task"]), nodes=int(described["nodes"]), seeds=seeds
@@ -205,6 +206,6 @@ def _load_seed(folder: Path, seed: int, digest: str) -> Seed:
     return Seed(
         seed=seed,
         digest=digest,
-        report=json.loads((folder / f"seed-{seed}.json").read_text()),
+        report=read_json((folder / f"seed-{seed}.json").read_text()),
         parameters=safetensors.numpy.load_file(folder / f"seed-{seed}.safetensors"),
     )

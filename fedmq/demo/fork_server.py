@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from typing import IO, Self
 
 from federation.command_line import bounded_end
+from federation.documents import read_json
 
 __all__ = ["ALWAYS", "WITHOUT_TORCH", "ForkServer", "ForkedProcess", "modules_of", "warm"]
 
@@ -181,7 +182,7 @@ class ForkServer:
         # A server that was killed over an unread request is a reset, and not an end.
         with contextlib.suppress(OSError), self._ours.makefile("rb") as answers:
             for line in answers:
-                told = json.loads(line)
+                told = read_json(line)
                 if "code" in told:
                     self._processes.pop(told["pid"]).end(told["code"])
                 else:
@@ -214,7 +215,7 @@ class _Line:
             line, _, rest = bytes(self.received).partition(b"\n")
             self.received = bytearray(rest)
             ends, self.descriptors = self.descriptors[:2], self.descriptors[2:]
-            yield json.loads(line), ends
+            yield read_json(line), ends
 
     def tell(self, **answer: int) -> None:
         """Answer; whoever asked may be gone."""

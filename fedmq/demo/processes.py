@@ -1,7 +1,6 @@
 """The demo's processes: started, listened to line by line, killed and cleaned up."""
 
 import contextlib
-import json
 import os
 import queue
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO
 
+from federation.documents import read_json
 from fedmq.demo.fork_server import ForkedProcess, ForkServer
 
 STOP_GRACE_S = 5.0
@@ -156,7 +156,7 @@ class Fleet:
     def _pump(self, name: str, stream: IO[str]) -> None:
         for text in stream:
             try:
-                fields = json.loads(text)
+                fields = read_json(text)
             except ValueError:
                 continue
             if isinstance(fields, dict):

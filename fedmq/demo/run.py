@@ -1,7 +1,6 @@
 """The demo's director: starts everything, listens, and leaves nothing behind."""
 
 import contextlib
-import json
 import queue
 import threading
 import time
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coordinator.monitoring.why import nobody_trains
+from federation.documents import read_json
 from federation.errors import FederationError
 from federation.runtime.address import BrokerAddress, parse_broker_url, printable_url
 from federation.runtime.local_broker import LocalBroker
@@ -301,7 +301,7 @@ class Demo:
         raise DemoFailed(f"{exited.source} ended with exit code {exited.code}; it said last:\n{tail}")
 
     def _report(self, broker_name: str, total_wall_s: float) -> Mapping[str, object]:
-        report: dict[str, object] = json.loads((self.folder / "report.json").read_text())
+        report: dict[str, object] = read_json((self.folder / "report.json").read_text())
         detail = report.get("nodes_detail")
         if isinstance(detail, list):
             for node in detail:

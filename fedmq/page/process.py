@@ -1,7 +1,6 @@
 """The process that answers: it is begun anew by ``coordinator serve``, so that it holds only what reading needs."""
 
 import asyncio
-import json
 import os
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from typing import Final
 import uvicorn
 from anyio.to_thread import current_default_thread_limiter
 
+from federation.documents import read_json
 from federation.errors import FederationError
 from fedmq.page.access import Access
 from fedmq.page.errands import certificates_command
@@ -79,14 +79,14 @@ class _Certificates:
         while True:
             found = subprocess.run(certificates_command(fleet), capture_output=True, check=False)
             with suppress(ValueError):
-                self._ends = json.loads(found.stdout)
+                self._ends = read_json(found.stdout)
             time.sleep(AGAIN_S)
 
 
 def main() -> None:
     """Read what `coordinator serve` has written, and serve."""
     with os.fdopen(int(sys.argv[1]), "rb") as told:
-        options = PageOptions(**json.load(told))
+        options = PageOptions(**read_json(told.read()))
     with suppress(KeyboardInterrupt):
         serve_page(options)
 

@@ -6,6 +6,8 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
+from federation.documents import read_json
+
 __all__ = ["Rows", "encoded"]
 
 Row = Mapping[str, Any]
@@ -43,7 +45,7 @@ class Rows(Sequence[Row]):
         odd = self._odd.get(place)
         if odd is not None:
             return odd
-        row: Row = json.loads(self._lines[place])
+        row: Row = read_json(self._lines[place])
         return row
 
     def column(self, name: str) -> "array[Any]":

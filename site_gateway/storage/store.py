@@ -18,6 +18,7 @@ from coordinator.storage.files import payload_file
 from coordinator.storage.recovery import read_next_round
 from coordinator.storage.seals import seal_identity
 from coordinator.storage.sqlite_store import SqliteStore
+from federation.documents import read_json
 from federation.errors import DamagedStore, LocalProtocolError, RemoteProtocolError, StorageError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.claims import claims_in
@@ -311,7 +312,7 @@ def _sum_of(row: Row) -> SiteSum:
         raise DamagedStore(f"the sum {row['update_id']} is damaged")
     members = tuple(
         Member(update=UpdateId(update), node=NodeId(node), num_examples=examples, staleness=staleness)
-        for update, node, examples, staleness in json.loads(row["members"])
+        for update, node, examples, staleness in read_json(row["members"])
     )
     return SiteSum(
         update=UpdateId(row["update_id"]),
@@ -320,7 +321,7 @@ def _sum_of(row: Row) -> SiteSum:
         members=members,
         num_examples=int(row["num_examples"]),
         train_s=float(row["train_s"]),
-        metrics=json.loads(row["metrics"]),
+        metrics=read_json(row["metrics"]),
         reason=str(row["reason"]),
         frame=frame,
     )

@@ -31,7 +31,7 @@ ITEMS_MAX = 3
 TRIES = 20
 
 
-def extreme(kind: Kind, rng: Random) -> Any:  # noqa: C901, PLR0911 - one line per kind of field
+def extreme(kind: Kind, rng: Random) -> Any:  # noqa: PLR0911 - one line per kind of field
     """A value at an end of what the kind allows.
 
     Raises:
@@ -46,7 +46,7 @@ def extreme(kind: Kind, rng: Random) -> Any:  # noqa: C901, PLR0911 - one line p
             inside = [0.0, 1.0, -1.0, 5e-324, 1.7e308, -1.7e308, 1e-9]
             return rng.choice([*ends, *(value for value in inside if kind.least <= value <= kind.most)])
         case Flag():
-            return rng.random() < 0.5  # noqa: PLR2004
+            return rng.random() < 0.5
         case Text():
             fits = [text for text in TEXTS if kind.least <= len(text.encode()) <= kind.most]
             return rng.choice([*fits, "x" * kind.most, "é" * (kind.most // 2) or "x"])
@@ -54,9 +54,11 @@ def extreme(kind: Kind, rng: Random) -> Any:  # noqa: C901, PLR0911 - one line p
             names = ("0", "-", "_", "A" * 64, "nan", "0-0")
             if pattern is RUN_PATTERN:
                 return rng.choice(("0" * 16, "f" * 16))
-            return f"{rng.choice((0, 4_294_967_295, 9_999_999_999))}-{rng.choice(names)}" if (
-                pattern is UPDATE_PATTERN
-            ) else rng.choice(names)
+            return (
+                f"{rng.choice((0, 4_294_967_295, 9_999_999_999))}-{rng.choice(names)}"
+                if (pattern is UPDATE_PATTERN)
+                else rng.choice(names)
+            )
         case Blob():
             most = min(kind.most, max(kind.least, BLOB_BYTES_MAX))
             return rng.choice((bytes, rng.randbytes))(rng.choice((kind.least, most)))
@@ -72,14 +74,14 @@ def extreme(kind: Kind, rng: Random) -> Any:  # noqa: C901, PLR0911 - one line p
 
 
 def _of(row: Any, rng: Random) -> Any:
-    return None if row.optional and rng.random() < 0.4 else extreme(row.kind, rng)  # noqa: PLR2004
+    return None if row.optional and rng.random() < 0.4 else extreme(row.kind, rng)
 
 
 def changed(record: Record, value: Any, rng: Random) -> Any:
     """The value with one field, somewhere in it, at an end of what is allowed; it may not fit together any more."""
     row = rng.choice(record.fields)
     old = getattr(value, row.name)
-    if isinstance(row.kind, Record) and old is not None and rng.random() < 0.8:  # noqa: PLR2004
+    if isinstance(row.kind, Record) and old is not None and rng.random() < 0.8:
         return replace(value, **{row.name: changed(row.kind, old, rng)})
     return replace(value, **{row.name: _of(row, rng)})
 

@@ -1,6 +1,5 @@
 """A run as plain rows, whatever it is read from: a state folder, a configuration or a report."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, repeat
@@ -15,6 +14,7 @@ from coordinator.monitoring.privacy import privacy_report, privacy_row
 from coordinator.monitoring.report import evaluation_columns, update_columns
 from coordinator.storage.places import has_store
 from coordinator.storage.read_only import ReadOnlyStore
+from federation.documents import read_json
 from federation.errors import ConfigError, StorageError
 from federation.protocol.messages import ReceiptStatus
 
@@ -217,7 +217,7 @@ def load_run(path: Path) -> Run:
     if path.is_dir() or path.suffix == ".toml":
         return _run_of_state(read_config(path, {}).store.folder, path)
     try:
-        report = json.loads(path.read_text())
+        report = read_json(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise StorageError(f"{path} cannot be read as the report of a run: {error}") from error
     return run_of_report(report, path)

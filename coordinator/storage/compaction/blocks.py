@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from coordinator.records import UpdateRecord, Verdict
 from coordinator.storage.schema import update_row
 from coordinator.storage.store import UpdateRow
+from federation.documents import read_json
 from federation.errors import DamagedStore
 from federation.protocol.claims import number_of
 from federation.protocol.limits import INT32_MAX
@@ -91,7 +92,7 @@ def unpack(block: Row) -> Iterator[Entry]:
     count = int(block["updates"])
     try:
         numbers = struct.unpack(_layout(count), _expand(block["body"], struct.calcsize(_layout(count))))
-        fates = [Fate(*fate) for fate in json.loads(_expand(block["fates"], _FATES_BYTES_MAX))]
+        fates = [Fate(*fate) for fate in read_json(_expand(block["fates"], _FATES_BYTES_MAX))]
         rounds, places = accumulate(numbers[:count]), numbers[2 * count :]
         found = [Entry(*each) for each in zip(rounds, numbers[count : 2 * count], map(fates.__getitem__, places))]  # noqa: B905 - all have this length
     except (zlib.error, struct.error, ValueError, TypeError, IndexError) as error:

@@ -22,6 +22,7 @@ from typing import Any, Final, Self, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from federation.documents import read_json
 from federation.errors import TaskError
 from federation.readings.windows import WindowSpec
 from federation.tasks.sensors.plan import Kind, Points
@@ -110,7 +111,7 @@ class Scaler:
             if path.stat().st_size > SCALER_BYTES_MAX:
                 raise TaskError(f"the scaler {path} has more than {SCALER_BYTES_MAX:,} bytes")
             content = path.read_bytes()
-            found = json.loads(content)["columns"]
+            found = read_json(content)["columns"]
             pairs = [(float(found[name]["mean"]), float(found[name]["std"])) for name in columns]
         except KeyError as error:
             raise TaskError(f"the scaler {path} has no {error}: every column needs a mean and a std") from None
@@ -216,7 +217,7 @@ class ScoreRule:
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``model.json``."""
         said = asdict(self) | {"kind": self.kind.value}
-        plain: dict[str, Any] = json.loads(json.dumps(said))
+        plain: dict[str, Any] = read_json(json.dumps(said))
         return plain
 
     @classmethod

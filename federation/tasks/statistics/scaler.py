@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from federation.documents import read_json
 from federation.errors import StorageError, TaskError
 
 __all__ = ["FORMAT", "ScaledColumn", "Scaler"]
@@ -82,7 +83,7 @@ class Scaler:
         """
         try:
             content = _content(Path(path))
-            scaler = cls(tuple(_column(name, said) for name, said in json.loads(content)["columns"].items()))
+            scaler = cls(tuple(_column(name, said) for name, said in read_json(content)["columns"].items()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise TaskError(f"{path} cannot be read as a scaler file: {error or type(error).__name__}") from error
         if not (found := sha256(content).hexdigest()).startswith(digest):
@@ -159,7 +160,7 @@ def _content(path: Path) -> bytes:
     if path.stat().st_size > BYTES_MAX:
         raise ValueError(f"it has more than {BYTES_MAX} bytes")
     content = path.read_bytes()
-    if (found := json.loads(content)["format"]) != FORMAT:
+    if (found := read_json(content)["format"]) != FORMAT:
         raise ValueError(f"its format is {found!r}, not {FORMAT!r}")
     return content
 

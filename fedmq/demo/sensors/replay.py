@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from federation.documents import read_json
 from federation.runtime.address import parse_broker_url
 from federation.runtime.mqtt import MqttTransport
 from federation.runtime.session import SessionSettings
@@ -122,7 +123,7 @@ class Replay:
             now = time.monotonic()
             item.acknowledge()
             if isinstance(item.event, MessageReceived) and item.event.topic in names and not item.event.retained:
-                self._take(names[item.event.topic], json.loads(item.event.payload), now)
+                self._take(names[item.event.topic], read_json(item.event.payload), now)
 
     def _take(self, name: str, said: Mapping[str, float], now: float) -> None:
         story, row = self.stories[name], round(said["time"] - EPOCH_S)

@@ -3,7 +3,6 @@
 An option that is given wins over the file of ``--config``, and the file over what an experiment takes by itself.
 """
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from coordinator.config.privacy import PrivacySection
 from coordinator.config.sections import CoordinatorConfig, RoundSection, read_config
 from coordinator.config.settings import strategy_name
+from federation.documents import read_toml
 from federation.errors import ConfigError
 from federation.protocol.cohort import COHORT_NODES_MAX
 from federation.protocol.limits import HELPERS_MAX
@@ -139,6 +139,6 @@ def _setting(text: str) -> tuple[str, object]:
     if not equals:
         raise ConfigError("--set", f"{text!r} is not KEY=VALUE, such as train.learning_rate=0.1", source="command line")
     try:
-        return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        return key, read_toml(f"value = {value}")["value"]
+    except ValueError:
         return key, value

@@ -110,6 +110,13 @@ def test_a_misspelt_key_is_named_and_not_the_one_that_is_missing(toml: Path, con
         load(toml)
 
 
+@pytest.mark.parametrize("content", ["a = " + "[" * 100_000, "a = " + "9" * 5_000, "a." * 5_000 + "b = 1"])
+def test_a_file_that_no_parser_bears_is_refused(toml: Path, content: str) -> None:
+    toml.write_text(content)
+    with pytest.raises(ConfigError, match="--config: cannot be read as TOML"):
+        load(toml)
+
+
 def test_a_file_of_windows_is_read(toml: Path) -> None:
     toml.write_bytes(codecs.BOM_UTF8 + toml.read_bytes().replace(b"\n", b"\r\n"))
     assert load(toml).broker.url == "mqtt://file"

@@ -94,7 +94,7 @@ def test_a_turn_of_a_wiped_node_comes_on_top_of_what_is_known() -> None:
 
 
 def test_what_a_node_claims_can_still_be_told_to_it() -> None:
-    """FED-317: a turn on top of the largest count, and more kinds than a message has, ended the coordinator for good."""
+    """FED-317: a turn on top of the largest count, or more kinds than a message has, ended the coordinator."""
     rig = private_rig()
     rig.connect()
     born(rig, "a", "b")
@@ -112,7 +112,9 @@ def test_what_a_node_claims_can_still_be_told_to_it() -> None:
     assert told(born(again, "a")) == [steps(2**32 - 1)]
 
 
-def test_what_a_node_claims_is_priced_a_few_times_for_each_round_it_was_asked_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_node_claims_is_priced_a_few_times_for_each_round_it_was_asked_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """FED-317: sixteen kinds take seconds, and nobody else is heard meanwhile."""
     priced: list[int] = []
 

@@ -124,7 +124,10 @@ def test_what_a_coordinator_claims_to_know_can_still_be_said() -> None:
     """FED-317: more steps than a u32 has, and more kinds than a message."""
     script = private_script()
     most = 2**32 - 1
-    claims = (tuple(steps(most, noise=20.0) for _ in range(2)), tuple(steps(1, noise=30.0 + kind) for kind in range(16)))
+    claims = (
+        tuple(steps(most, noise=20.0) for _ in range(2)),
+        tuple(steps(1, noise=30.0 + kind) for kind in range(16)),
+    )
     for claim in claims:
         script.command(Rebirth(spent=claim))
         (birth,) = [effect.state for effect in script.effects if isinstance(effect, PublishState)]
