@@ -16,7 +16,7 @@ TOML_LEVELS_MAX = 32
 _TOO_DEEP = "it is nested too deeply"
 
 
-def read_json(text: str | bytes, *, constants: bool = True) -> Any:
+def read_json(text: str | bytes | bytearray, *, constants: bool = True) -> Any:
     """What a JSON document says.
 
     Args:

@@ -18,7 +18,8 @@ from coordinator.storage.releases import read_ledger, read_releases
 from coordinator.storage.seals import SealedRow
 from coordinator.storage.store import CurvePoint, ModelState, Participation, UpdateRow, VersionRow
 from federation.errors import DamagedStore, StorageError
-from federation.protocol.chunking import payload_digest
+from federation.protocol.chunking import chunk_count, payload_digest
+from federation.protocol.limits import CHUNK_BYTES, CHUNKS_MAX
 from federation.protocol.messages import ModelPart
 from federation.storage.sql import Readable
 from federation.types import Digest, ModelVersion, NodeId, RunId, UpdateId
@@ -182,7 +183,8 @@ class StoreReader:
 
 
 def _can_cut(part: ModelPart) -> bool:
-    return isinstance(part.chunk_bytes, int) and part.chunk_bytes > 0
+    size = part.chunk_bytes
+    return isinstance(size, int) and 1 <= size <= CHUNK_BYTES and chunk_count(part.payload_bytes, size) <= CHUNKS_MAX
 
 
 class ReadOnlyStore(StoreReader):

@@ -305,6 +305,7 @@ DAMAGES = {
     "a status of no name": ("UPDATE updates SET status = 'lost' WHERE update_id = '0-a'", "I1", "cannot be read"),
     "a table that is gone": ("DROP TABLE payloads", "I2", "no such table"),
     "a part's chunks": ("UPDATE parts SET chunk_bytes = -1 WHERE version = 2", "I9", "version 2 is damaged"),
+    "chunks that nobody can announce": ("UPDATE parts SET chunk_bytes = 61441", "I9", "version 2 is damaged"),
     "sums that are gone": ("UPDATE updates SET seal = NULL", "I9", "0-a is not what was written"),
     "an evaluation that is no JSON": ("INSERT INTO evaluations VALUES (1, '{')", "I9", "cannot be read"),
     "a table that the head does not need": ("DROP TABLE transfers", "I9", "no such table"),
