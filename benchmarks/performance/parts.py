@@ -152,6 +152,7 @@ PARTS: Mapping[str, Part] = {
     "commands": Part(title="Commands that only look", module="benchmarks.commands"),
     "node-memory": Part(title="Memory of a node that trains", module="benchmarks.node_memory"),
     "connection": Part(title="A message's way through a client", module="benchmarks.connection"),
+    "update": Part(title="What an update costs the coordinator", module="benchmarks.update_cost"),
     "small-updates": Part(
         title="A fleet with updates of 4 kB",
         module="benchmarks.load",
