@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from update_codec.spec import Kind
 from update_codec.vectors import Vectors
 
 __all__ = ["FrameInfo", "decode", "inspect"]
+
+_TAGS: Final = tuple(Tag)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +107,9 @@ def inspect(
         if kept is not None:
             kept.vectors.counters[start : start + len(values)] = values
     finite = math.isfinite(square) and math.isfinite(statistic_peak)
-    sizes = {tag: sum(s.bytes for s in content.segments if s.tag is tag) for tag in Tag}
+    sizes = dict.fromkeys(_TAGS, 0)
+    for segment in content.segments:
+        sizes[segment.tag] += segment.bytes
     count = manifest.parameter_count
     return FrameInfo(
         spec=content.header.spec,

@@ -269,6 +269,8 @@ class _Parser:
         )
 
 
+_KINDS: Final = frozenset(Kind)
+_PARTITION_MAX: Final = max(Partition)
 _STEPPED: Final = (Kind.DEADZONE, Kind.COSINE, Kind.DITHER, Kind.COMMON, Kind.MASKED)
 _SEEDED: Final = (Kind.DITHER, Kind.EDEN)
 _BITS: Final = {Kind.EDEN: (1, 4), Kind.COMMON: (2, 24), Kind.MASKED: (2, 32)}
@@ -281,9 +283,9 @@ def check_header(header: Header) -> None:
         HeaderError: if there is one.
     """
     kind = header.kind
-    if kind not in set(Kind):
+    if kind not in _KINDS:
         raise HeaderError(f"kind {kind} is not known")
-    if header.partition > (max(Partition) if kind == Kind.DEADZONE else 0):
+    if header.partition > (_PARTITION_MAX if kind == Kind.DEADZONE else 0):
         raise HeaderError(f"partition {header.partition} is not known or not for this kind")
     if kind in _STEPPED:
         if not (math.isfinite(header.step) and header.step >= 2.0**-126):

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, Self
 
@@ -56,6 +57,8 @@ _RANGES: Final = (
 )
 _TEXT: Final = re.compile(r"([a-z]+)\(([a-z0-9=.,]*)\)")
 _NUMBER: Final = re.compile(r"\d{1,9}(\.\d{1,9})?")
+_REMEMBERED: Final = 64
+"""Texts and specifications that need not be read or spelled again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,34 +143,45 @@ class CodecSpec:
         Raises:
             SpecError: if the text is neither, with the profiles that exist.
         """
-        if text in _NAMED:
-            named = _NAMED[text]
-            assert isinstance(named, cls)  # noqa: S101 - for the type checker: there are no subclasses
-            return named
-        if text in _RETIRED:
-            raise SpecError(f"there is no codec {text!r} any more: {_RETIRED[text]}")
-        match = _TEXT.fullmatch(text) if len(text) <= SPEC_BYTES_MAX else None
-        if match is None or match[1].upper() not in Kind.__members__:
-            raise SpecError(f"unknown codec {text!r}; profiles are {', '.join(PROFILES)}")
-        options: dict[str, Any] = {}
-        for pair in match[2].split(",") if match[2] else ():
-            name, _, value = pair.partition("=")
-            if name in options or not _NUMBER.fullmatch(value):
-                raise SpecError(f"{pair!r} in {text!r} is not a new option with a number")
-            options[name] = _value(name, value)
-        kind = Kind[match[1].upper()]
-        if extra := options.keys() - set(_OPTIONS[kind]):
-            raise SpecError(f"{match[1]} has no option {', '.join(sorted(extra))}")
-        return cls(kind=kind, **options)
+        found = _parsed(text)
+        assert isinstance(found, cls)  # noqa: S101 - for the type checker: there are no subclasses
+        return found
 
     def __str__(self) -> str:
         """Return the text that `parse` reads back: the profile's name if there is one."""
-        return next((name for name, named in _NAMED.items() if named == self), None) or self._text()
+        return _spelled(self)
 
     def _text(self) -> str:
         given = ((name, getattr(self, name)) for name in _OPTIONS[self.kind])
         pairs = [f"{name}={value:.6f}".rstrip("0").rstrip(".") for name, value in given if value]
         return f"{self.kind.name.lower()}({','.join(pairs)})"
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _parsed(text: str) -> CodecSpec:
+    """One specification for each text: with every update comes one, and nearly always the same."""
+    if text in _NAMED:
+        return _NAMED[text]
+    if text in _RETIRED:
+        raise SpecError(f"there is no codec {text!r} any more: {_RETIRED[text]}")
+    match = _TEXT.fullmatch(text) if len(text) <= SPEC_BYTES_MAX else None
+    if match is None or match[1].upper() not in Kind.__members__:
+        raise SpecError(f"unknown codec {text!r}; profiles are {', '.join(PROFILES)}")
+    options: dict[str, Any] = {}
+    for pair in match[2].split(",") if match[2] else ():
+        name, _, value = pair.partition("=")
+        if name in options or not _NUMBER.fullmatch(value):
+            raise SpecError(f"{pair!r} in {text!r} is not a new option with a number")
+        options[name] = _value(name, value)
+    kind = Kind[match[1].upper()]
+    if extra := options.keys() - set(_OPTIONS[kind]):
+        raise SpecError(f"{match[1]} has no option {', '.join(sorted(extra))}")
+    return CodecSpec(kind=kind, **options)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _spelled(spec: CodecSpec) -> str:
+    return next((name for name, named in _NAMED.items() if named == spec), None) or spec._text()  # noqa: SLF001 - the same class
 
 
 def _value(name: str, text: str) -> float | int | bool:

@@ -296,6 +296,10 @@ def _sum(row: Mapping[str, object], columns: Iterable[str], before: bytes = b"")
 
 
 def _word(value: object) -> str:
+    kind = type(value)
+    if kind is int or kind is float or kind is bytes:
+        # Of these the text has nothing that JSON would write otherwise.
+        return f'"{value.hex() if isinstance(value, bytes) else value}"'
     if value is None:
         return "null"
     # The encoder's own function for texts: a tenth of the time that it takes to make a list of them.

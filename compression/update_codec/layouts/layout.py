@@ -18,6 +18,7 @@ from update_codec.layouts.digits import Bytes, DigitReader, escaping, expansion,
 from update_codec.layouts.levels import (
     ALL_BITS,
     GAP_PIECE,
+    LAYOUTS,
     Dense,
     Layout,
     Places,
@@ -130,7 +131,7 @@ class Symbols:
 
     def __init__(self, cursor: Cursor, size: int) -> None:
         layout = cursor.byte()
-        if layout not in set(Layout):
+        if layout not in LAYOUTS:
             raise HeaderError(f"{layout} is not a layout of this format")
         self.layout = Layout(layout)
         self.nonzero = size

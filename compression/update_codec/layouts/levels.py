@@ -24,6 +24,7 @@ from update_codec.limits import CHUNK_ENTRIES, LEVELS_MAX
 __all__ = [
     "ALL_BITS",
     "GAP_PIECE",
+    "LAYOUTS",
     "Dense",
     "Layout",
     "Places",
@@ -58,6 +59,9 @@ class Layout(IntEnum):
     MASK = 2
     GAPS = 3
 
+
+LAYOUTS: Final = frozenset(Layout)
+"""Those that there are: to ask an enumeration again for each frame costs ten times as much."""
 
 Plan = tuple[tuple[Layout, int], ...]
 """Layout and base (0 where there is none) of each level, outermost first."""
@@ -200,7 +204,7 @@ def level_values(cursor: Cursor, count: int, depth: int = LEVELS_MAX) -> Values:
         FrameError: as the streams do.
     """
     layout = cursor.byte()
-    if layout not in set(Layout) or not depth:
+    if layout not in LAYOUTS or not depth:
         raise HeaderError(f"{layout} is not a layout of this format, or there are more than {LEVELS_MAX} levels")
     if layout == Layout.ZERO:
         return Values(_zeros(count))

@@ -128,3 +128,12 @@ def test_what_has_no_rate_has_no_budget() -> None:
 def test_a_specification_that_a_frame_has_no_room_for_is_refused() -> None:
     with pytest.raises(SpecError, match="fewer digits"):
         CodecSpec(kind=Kind.DEADZONE, bpp=0.123456, feedback=True, context=True)
+
+
+def test_a_text_is_read_once_and_what_is_refused_is_refused_each_time() -> None:
+    text = "deadzone(bpp=0.734,feedback=1)"
+    assert CodecSpec.parse(text) is CodecSpec.parse(text)
+    assert [str(CodecSpec.parse(text)) for _ in range(2)] == [text] * 2
+    for _ in range(2):
+        with pytest.raises(SpecError, match="unknown codec"):
+            CodecSpec.parse("deadzone(bpp=0.734")

@@ -1,11 +1,13 @@
 """The durable store after power cuts, damage and full disks: nothing half-done, nothing silently lost."""
 
+import json
 import os
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from hashlib import blake2b
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from coordinator.global_model.aggregation import Unusable
 from coordinator.global_model.committer import CommitterSettings
 from coordinator.global_model.downlink import DownlinkSettings
 from coordinator.records import RoundRecord, TransferRecord, VersionRecord
-from coordinator.storage import sqlite_store, statements
+from coordinator.storage import seals, sqlite_store, statements
 from coordinator.storage.database import DATABASE, LAYOUT, open_read_only
 from coordinator.storage.files import TransferFiles, model_from_bytes
 from coordinator.storage.read_only import ReadOnlyStore
@@ -577,3 +579,10 @@ def test_what_nodes_may_still_pull_of_the_version_before_is_kept(tmp_path: Path)
         store.save_update(sent.record, sent.payload)
         committer(store).commit([sent.member], "full", Figures())
         assert [len(store.frame(part)) for part in former] == [part.payload_bytes for part in former]
+
+
+def test_the_sum_of_a_row_is_of_its_values_texts_as_json_writes_them() -> None:
+    values = [None, b"\x00\xff", 7, -(2**63), 0.1, 1e300, float("inf"), 'é\n"', True, ReceiptStatus.STALE]
+    row = {str(index): value for index, value in enumerate(values)}
+    texts = [value.hex() if isinstance(value, bytes) else None if value is None else str(value) for value in values]
+    assert seals._sum(row, row) == blake2b(json.dumps(texts).encode(), digest_size=16).digest()
