@@ -221,10 +221,13 @@ def demo(bench: Bench) -> None:
 
 
 def memory(bench: Bench) -> None:
-    """The coordinator's peak memory over 1,000 updates of J1's size, without evaluation."""
+    """The coordinator's peak memory over 1,000 updates of J1's size, without evaluation.
+
+    It is started as on a machine of its own: one that is forked from a process with torch has that one's pages, too.
+    """
     say("coordinator's memory over 1,000 updates")
     plan = j1_plan("edge")
-    plan = replace(plan, rounds=200, evaluate_every=0, settings=replace(plan.settings, max_steps=1))
+    plan = replace(plan, rounds=200, evaluate_every=0, apart=True, settings=replace(plan.settings, max_steps=1))
     resident: list[int] = []
 
     def watch(line: Line, demo: Demo) -> None:

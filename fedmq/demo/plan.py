@@ -84,6 +84,7 @@ class DemoPlan(DemoOptions):
     Attributes:
         settings: How nodes train.
         evaluate_every: Evaluate each n-th version; 0 is never.
+        apart: Whether the coordinator is started as on a machine of its own: from nothing, its task in another process.
         federation: Its name: another one for each demo, so that two on one broker do not hear each other.
     """
 
@@ -93,6 +94,7 @@ class DemoPlan(DemoOptions):
     strategy: str
     settings: TrainSettings
     evaluate_every: int = 1
+    apart: bool = False
     federation: str = field(default_factory=lambda: f"demo-{secrets.token_hex(3)}")
 
     @property
@@ -241,7 +243,7 @@ def coordinator_settings(plan: DemoPlan, *, broker_url: str, state: Path) -> Map
             "exit_when_finished": True,
         },
         # Its processes share the pages of what the task imports, and a further one would import it again.
-        "evaluation": {"every": plan.evaluate_every, "apart": False}
+        "evaluation": {"every": plan.evaluate_every, "apart": plan.apart}
         | ({"nodes_every": NODES_EVERY} if is_told(plan) else {}),
     }
 

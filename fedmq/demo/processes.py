@@ -66,11 +66,13 @@ class Fleet:
     Attributes:
         folder: Where each process writes its stderr, ``NAME.stderr``.
         server: Forks them; None starts each from nothing.
+        unforked: Names of those that are started from nothing nevertheless: a forked one has the server's pages.
         lines: What the processes said, in order of arrival.
     """
 
     folder: Path
     server: ForkServer | None = None
+    unforked: frozenset[str] = frozenset()
     lines: "queue.Queue[Line | Exited]" = field(default_factory=lambda: queue.Queue(LINES_MAX))
     _children: dict[str, _Child] = field(default_factory=dict)
     _closing: threading.Event = field(default_factory=threading.Event)
@@ -127,7 +129,7 @@ class Fleet:
         # One thread per process: ten processes with a pool each would fight for two cores.
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | dict(environment)
         with (self.folder / f"{name}.stderr").open("ab") as errors:
-            process = self._forked(command, environment, errors.fileno()) or subprocess.Popen(
+            process = self._forked(name, command, environment, errors.fileno()) or subprocess.Popen(
                 command,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -140,9 +142,11 @@ class Fleet:
         self._children[name] = _Child(command, process, reader, generation)
         reader.start()
 
-    def _forked(self, command: Sequence[str], environment: Mapping[str, str], errors: int) -> ForkedProcess | None:
+    def _forked(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], errors: int
+    ) -> ForkedProcess | None:
         match command:
-            case [_, "-m", module, *arguments] if self.server is not None:
+            case [_, "-m", module, *arguments] if self.server is not None and name not in self.unforked:
                 return self.server.start(module, arguments, environment, errors)
             case _:
                 return None

@@ -343,7 +343,8 @@ def make_demo(plan: DemoPlan, view: View, story: Story, folder: Path, server: Fo
         folder: For settings and state.
         server: Forks the processes; None is one of the demo's own, where that is possible.
     """
-    fleet = Fleet(folder=folder, server=server)
+    unforked = frozenset({"coordinator"} if plan.apart else ())
+    fleet = Fleet(folder=folder, server=server, unforked=unforked)
     return Demo(plan=plan, story=story, view=view, folder=folder, fleet=fleet, saboteur=Saboteur(fleet, plan.chaos))
 
 

@@ -9,6 +9,7 @@ import signal
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -591,6 +592,14 @@ def test_two_demos_have_two_federations() -> None:
     names = [coordinator_settings(plan, broker_url="mqtt://h", state=Path("s"))["federation"]["id"] for plan in plans]
     assert names == [plan.federation for plan in plans]
     assert len(set(names)) == 2
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_coordinator_apart_is_not_forked_and_neither_is_its_task(*, apart: bool, tmp_path: Path) -> None:
+    plan = replace(make_plan(DemoOptions()), apart=apart)
+    made = make_demo(plan, PlainView(Console(file=io.StringIO())), make_story(plan), tmp_path)
+    assert made.fleet.unforked == (frozenset({"coordinator"}) if apart else frozenset())
+    assert coordinator_settings(plan, broker_url="mqtt://h", state=tmp_path)["evaluation"]["apart"] is apart
 
 
 def test_that_somebody_tries_to_connect_again_is_no_progress() -> None:

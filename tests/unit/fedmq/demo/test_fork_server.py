@@ -1,12 +1,14 @@
 """Forked processes are processes: their own ids, environments, random numbers, ends; and the server leaves nothing."""
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from fedmq.demo import fork_server
@@ -125,3 +127,13 @@ def test_a_fleet_starts_again_what_was_forked(server: ForkServer, tmp_path: Path
     assert isinstance(again, Line)
     assert (first.fields["word"], again.fields["word"]) == ("first", "second")
     assert fleet.stderr_tail("one") == "to standard error\nto standard error"
+
+
+def test_a_fleet_starts_from_nothing_whom_it_is_told_to(server: ForkServer, tmp_path: Path) -> None:
+    fleet = Fleet(folder=tmp_path, server=server, unforked=frozenset({"own"}))
+    names = ("own", "forked")
+    for name in names:
+        fleet.start(name, PROGRAM, ["wait"])
+    ours = [psutil.Process(fleet.pid(name)).ppid() == os.getpid() for name in names]
+    fleet.stop()
+    assert ours == [True, False]
