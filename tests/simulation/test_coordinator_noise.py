@@ -8,6 +8,7 @@ import pytest
 from coordinator.engine.settings import NoiseSettings, ReleaseBudget
 from coordinator.global_model.committer import CommitterSettings
 from coordinator.global_model.noised import CoordinatorNoise, secret_of
+from coordinator.records import ReleaseLedger
 from coordinator.storage import releases
 from coordinator.storage.store import Commit
 from coordinator.strategies.strategy import StrategySettings, make_strategy
@@ -73,6 +74,30 @@ def test_a_charge_outside_of_the_transaction_of_its_version_is_found(monkeypatch
 
     monkeypatch.setattr(releases, "charge_release", forget)
     assert not unsaid(["P1"], (scenario(seed) for seed in range(3)))
+
+
+@pytest.mark.parametrize("told", ["half of the epsilon", "nothing"])
+def test_an_epsilon_that_is_reported_too_low_is_found(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if told == "nothing":
+        monkeypatch.setattr("fedmq.simulation.protocol.checker.nodes_report", lambda _store: None)
+    else:
+        half = lambda mu, delta: gaussian_epsilon(mu, delta) / 2  # noqa: E731 - what the report computes with
+        monkeypatch.setattr("federation.privacy.accountant.gaussian_epsilon", half)
+    assert not unsaid(["P3"], [scenario(0)])
+
+
+def test_a_node_that_was_wiped_goes_on_with_its_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P5: as if each start of the coordinator gave one node, which may have lost its state, an account of its own."""
+    wiped = FaultPlan(wipe=0.9, node_crash=0.05, coordinator_crash=0.05)
+    assert violations(scenario(1, faults=wiped)) == ""
+    read = releases.read_ledger
+
+    def anew(database: Database) -> ReleaseLedger:
+        ledger = read(database)
+        return replace(ledger, takings=dict(list(ledger.takings.items())[1:]))
+
+    monkeypatch.setattr("coordinator.storage.recovery.read_ledger", anew)
+    assert not unsaid(["P1"], (scenario(seed, faults=wiped) for seed in range(3)))
 
 
 def test_a_node_beyond_its_budget_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,19 +1,25 @@
-"""What a coordinator that adds noise itself must have charged, held against its store (P1, P2 and P4 of a simulation).
+"""What a coordinator that adds noise itself must have charged, held against its store (P1 to P5 of a simulation).
 
 - P1 no process finds less in its accounts than the versions on its disk have cost
 - P2 each version is charged once, to exactly its members, each of which is in it once; a number of a noised sum is of
   one version for ever
+- P3 what is reported of a node is not below what the versions that it was in have cost
 - P4 nobody is in a version beyond its budget
+- P5 a node that has lost its state goes on with its account: here the coordinator alone keeps accounts, by name, so
+  what was charged to any life of it is in P1 and P3
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from copy import copy
 
 from coordinator.engine.settings import NoiseSettings
 from coordinator.global_model.noised import secret_of
+from coordinator.monitoring.noised_sums import NodesReport
 from coordinator.records import ReleaseLedger, ReleaseRecord
 from coordinator.storage.store import Commit
+from federation.privacy.accountant import gaussian_epsilon
 from federation.privacy.releases import mu_within
 from federation.types import Digest, ModelVersion, NodeId
 
@@ -86,3 +92,16 @@ class Accounts:
             taking = ledger.takings.get(node, ledger.floor)
             if taking.spent < least * (1 - _ROUNDING):
                 self._say(f"P1: {node} has spent {least:.6g}, and the store says {taking}")
+
+    def reported(self, report: NodesReport | None) -> None:
+        """People are told this at the end."""
+        if self._noise is None or not self._spent:
+            return
+        delta = self._noise.budget.delta
+        told = {} if report is None or report.delta > delta else report.epsilons
+        for node, spent in self._spent.items():
+            least = gaussian_epsilon(math.sqrt(spent), delta)
+            if told.get(node, 0.0) < least * (1 - _ROUNDING):
+                self._say(
+                    f"P3: {node} has an epsilon of {least:.6g} at delta {delta:g}, and {told.get(node)} is reported"
+                )

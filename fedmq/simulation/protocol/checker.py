@@ -8,7 +8,7 @@
 - I6 progress once the faults are over (checked by `fedmq.simulation.protocol.federation`)
 - I7 recomputing the head from the stored updates gives the same bytes
 - I8 caps hold: transfers, assignments, outboxes
-- P1, P2, P4 accounts of noised sums (`fedmq.simulation.protocol.accounts`)
+- P1 to P5 accounts of noised sums (`fedmq.simulation.protocol.accounts`)
 - laws: save, then say; one round id, one cohort; honest work is never refused as if it were not
 """
 
@@ -21,6 +21,7 @@ import numpy as np
 
 from coordinator.engine.effects import Invite, PublishAnnouncement, SendCommand
 from coordinator.engine.settings import EngineSettings
+from coordinator.monitoring.noised_sums import nodes_report
 from coordinator.records import (
     BatchRecord,
     NodeResult,
@@ -376,6 +377,7 @@ class Checker:
             if verdict is None or verdict.status is not self._final[update].status:
                 self._say(f"I2: {update} was {self._final[update].status}, the store says {verdict}")
         self.surveys.close(store)
+        self.accounts.reported(nodes_report(store))
         versions = [row.record.version for row in store.history()]
         if versions != list(range(len(versions))):
             self._say(f"I3: the history holds the versions {versions}")
