@@ -305,6 +305,8 @@ def test_the_step_of_prepare_leaves_nothing_behind() -> None:
 class FromItsFirstBatch(nn.Module):
     """Takes the mean of the first batch that it sees for that of all."""
 
+    mean: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(4, 2)
