@@ -203,7 +203,7 @@ class Federation:
         machine = _machine(config, engine, recovered)
         inbound = Inbound(self._topics, store, executor.traffic, executor.broker_connected, now=self._clock.now)
         rule = StoppingRule(settings=engine.stopping, versions=engine.versions)
-        status = StatusFile(config.store.folder, machine.snapshot, lambda: {}, rule)
+        status = StatusFile(config.store.folder, machine.snapshot, dict, rule)
         self._watched = watched = WatchedMachine(machine, commits.settle, self._clock.now, status)
         parts = (watched, executor, self._inbox, self._clock, inbound.translate)
         return Driver(*parts, settle=watched.settle, batch_max=BATCH_MAX, follows=machine.follows)

@@ -6,7 +6,7 @@ number of thousands of digits, beside errors of their own.
 
 import json
 import tomllib
-from typing import Any, NoReturn
+from typing import Any
 
 __all__ = ["TOML_LEVELS_MAX", "read_json", "read_toml"]
 
@@ -16,18 +16,14 @@ TOML_LEVELS_MAX = 32
 _TOO_DEEP = "it is nested too deeply"
 
 
-def read_json(text: str | bytes | bytearray, *, constants: bool = True) -> Any:
-    """What a JSON document says.
-
-    Args:
-        text: The document.
-        constants: Whether NaN and Infinity, which no standard has, are numbers.
+def read_json(text: str | bytes | bytearray) -> Any:
+    """What a JSON document says; NaN and Infinity, which no standard has, are numbers.
 
     Raises:
         ValueError: It is not JSON, too deep, or has a number that is too long.
     """
     try:
-        return json.loads(text, parse_constant=None if constants else _no_constant)
+        return json.loads(text)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
 
@@ -49,7 +45,3 @@ def read_toml(text: str) -> dict[str, Any]:
         if not level:
             return found
     raise ValueError(_TOO_DEEP)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")

@@ -90,3 +90,6 @@ class End:
         """Unsubscribe."""
         for one in filters:
             self.bus.broker.unsubscribe(self.client, one)
+
+    def rest(self, seconds: float) -> None:
+        """Nobody leaves this bus."""

@@ -103,10 +103,10 @@ WRAP_BYTES_MAX: Final = 1_168
 SEAL_NODES: Final = 3
 """Nodes that a cohort lists less where the announcement says that its model is sealed, and how."""
 
-AWAY_GRACE_S: Final = 60.0
+AWAY_GRACE_S: Final = 60
 """A node that has left by the pace is missed so long after it was due, in seconds: it may find the broker busy."""
 
-AWAY_S_MAX: Final = 11 * 86_400.0
+AWAY_S_MAX: Final = 11 * 86_400
 """The longest time that a node may say, in seconds: half as long again as the longest pace."""
 
 CLAIM_BYTES: Final = 16

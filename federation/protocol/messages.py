@@ -331,13 +331,7 @@ class RetryAfter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebirth:
-    """``n/{node}/cmd``: publish your state again.
-
-    Attributes:
-        proof: And what proves a later coordinator.
-        spent: What the node has spent in this run, as far as the coordinator knows.
-        seal: The key to which the proof is sealed: whoever asks may not be the one that the node obeys.
-    """
+    """``n/{node}/cmd``: publish your state again; ``proof`` of later ones too, sealed to ``seal``; ``spent``: yours."""
 
     proof: bool | None = None
     spent: tuple[SampledSteps, ...] | None = None

@@ -19,6 +19,7 @@ MAY_READ_IT = {
     "coordinator/backup/restoring.py": "when a run began, as the store does",
     "coordinator/monitoring/doctor.py": "certificates, and whether the clock was ever set",
     "coordinator/monitoring/presence.py": "whether a node that is away is due, for a person",
+    "coordinator/monitoring/privacy.py": "when a statement was made, for a person",
     "coordinator/monitoring/sites.py": "how long ago a gateway has said it, for a person",
     "site_gateway/setup/doctor.py": "whether the clock was ever set",
     "edge_node/storage/sqlite_store.py": "how many days an update has waited, before its run gives way to newer ones",

@@ -115,7 +115,7 @@ def test_sums_and_sealing_are_stated_beside_the_rows(
     assert "Of the newest one 4 helpers held the seeds" in said
     assert "without 3 of them" in said
     assert "Of 1 version it has seen each update by itself." in said
-    assert "Sealing: on." in said
+    assert "Sealing: on, as the coordinator was started last." in said
     for line in (*NOT_PROMISED, *NOT_PROMISED_BY_MASKS):
         assert line in said
     assert "names, times, sizes, who takes part" in said

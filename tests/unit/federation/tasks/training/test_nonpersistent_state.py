@@ -311,8 +311,6 @@ class FromItsFirstBatch(nn.Module):
         super().__init__()
         self.layer = nn.Linear(4, 2)
 
-    mean: torch.Tensor
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not hasattr(self, "mean"):
             self.register_buffer("mean", x.detach().mean(0) + 5, persistent=False)
