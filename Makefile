@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: demo-sensors bench-score zoo mutants jobs fuzz bench-containers bench-algorithms bench-large bench-privacy bench-page help setup demo broker test test-all test-container test-upgrade test-brokers test-browser check format lint types imports coverage bench bench-codec simulate simulate-trees chaos soak pictures clean bench-fleet test-frameworks bench-flower bench-hosts
+.PHONY: demo-sensors bench-score zoo mutants jobs fuzz bench-containers bench-algorithms bench-large bench-privacy bench-page help setup demo broker test test-thorough test-container test-upgrade test-brokers test-browser check format lint types imports coverage bench bench-codec simulate simulate-trees chaos soak pictures clean bench-fleet test-frameworks bench-flower bench-hosts
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -94,8 +94,11 @@ sbom: ## What is in the images, as CycloneDX documents in out/sbom (docker or po
 broker: ## A Mosquitto container on this machine (docker or podman), until Ctrl-C
 	@deploy/containers/broker.sh
 
-test: $(STAMP) ## All tests but the slow campaigns
-	@$(PYTEST) -n $(WORKERS) --dist loadgroup $(TESTS)
+test: $(STAMP) ## All tests but the slow campaigns and the thorough ones
+	@$(PYTEST) -n $(WORKERS) --dist loadgroup $(if $(TESTS),,-m "not thorough") $(TESTS)
+
+test-thorough: $(STAMP) ## What make test leaves out, and make check has: guides from end to end, bugs planted in simulations
+	@$(PYTEST) -n $(WORKERS) --dist loadgroup -m thorough $(TESTS)
 
 zoo: $(STAMP) ## Every shape of model and data, under three codecs and in real processes, against plain torch
 	@FEDMQ_ZOO=1 $(PYTEST) -n 2 --dist loadgroup tests/zoo
@@ -129,7 +132,7 @@ test-browser: browser ## The page in headless Chromium
 postgresql: $(STAMP) ## PostgreSQL for the tests that start one of their own, where it is missing (Debian, Ubuntu)
 	@bash deploy/setup.sh $(VENV) postgresql
 
-check: format lint types imports coverage ## Everything that CI runs: format, lint, types, imports, tests with coverage
+check: format lint types imports coverage ## All checks: format, lint, types, imports, and every test with coverage
 
 format: $(STAMP)
 	@$(BIN)/ruff format --check .

@@ -29,6 +29,8 @@ from fedmq.simulation.world.trainer import Stragglers
 from tests.rigs import repetitions
 from tests.rigs.small_federation import CRASHES, ENGINE, small_scenario, unsaid, violations
 
+pytestmark = pytest.mark.thorough
+
 
 class HonestStore(ObservedStore):
     """Nothing wrong."""

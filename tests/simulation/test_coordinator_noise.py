@@ -63,11 +63,13 @@ def test_accounts_outlive_the_store_they_are_in(seed: int) -> None:
     assert violations(slowly(seed)) == ""
 
 
+@pytest.mark.thorough
 def test_a_restore_that_charges_nobody_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coordinator.storage.restoring.charge_lost", lambda _database, _sums: None)
     assert not unsaid(["P1"], (slowly(seed) for seed in range(3)))
 
 
+@pytest.mark.thorough
 def test_a_charge_outside_of_the_transaction_of_its_version_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def forget(database: Database, record: object, *, by_coordinator: bool = False) -> None:
         """As if nothing had to be paid."""
@@ -76,6 +78,7 @@ def test_a_charge_outside_of_the_transaction_of_its_version_is_found(monkeypatch
     assert not unsaid(["P1"], (scenario(seed) for seed in range(3)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("told", ["half of the epsilon", "nothing"])
 def test_an_epsilon_that_is_reported_too_low_is_found(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if told == "nothing":
@@ -100,6 +103,7 @@ def test_a_node_that_was_wiped_goes_on_with_its_account(monkeypatch: pytest.Monk
     assert not unsaid(["P1"], (scenario(seed, faults=wiped) for seed in range(3)))
 
 
+@pytest.mark.thorough
 def test_a_node_beyond_its_budget_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coordinator.engine.masked.noised.NoisedSums._objection", lambda _self, _node: "")
     engine = replace(ENGINE, noise=NOISE, versions=20)

@@ -74,17 +74,20 @@ def test_a_copy_that_has_time_to_listen_takes_no_work_with_it() -> None:
     assert sum(one.told_by_others for one in outcomes) == 0
 
 
+@pytest.mark.thorough
 def test_a_coordinator_that_does_not_listen_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MachineState, "leading", property(lambda self: self.clock.running and not self.behind))
     assert not unsaid(["has not heard who leads"], (identities(seed, COPY) for seed in range(2)))
 
 
+@pytest.mark.thorough
 def test_a_copy_that_hears_that_it_is_behind_and_does_not_hold_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Behind, "born", lambda _self, _node, _state: None)
     wanted = [f"has heard that it is behind, and does {what}" for what in ("not hold", "a")]
     assert not unsaid(wanted, (identities(seed, COPY) for seed in range(6)))
 
 
+@pytest.mark.thorough
 def test_a_node_that_forgets_a_run_when_it_hears_of_another_one_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     enter_run = Database.enter_run
 
@@ -99,6 +102,7 @@ def test_a_node_that_forgets_a_run_when_it_hears_of_another_one_is_found(monkeyp
     assert not unsaid(["I2"], (identities(seed, SECOND_RUN) for seed in range(8)))
 
 
+@pytest.mark.thorough
 def test_a_run_that_is_restored_and_not_lifted_above_its_nodes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes obey nobody who comes from the past: it is found to hold, and somebody has to lift it."""
     monkeypatch.setattr("coordinator.storage.restoring.EPOCHS", 1)
@@ -106,6 +110,7 @@ def test_a_run_that_is_restored_and_not_lifted_above_its_nodes_is_found(monkeypa
     assert any(outcome(identities(seed, RESTORE)).held for seed in range(6))
 
 
+@pytest.mark.thorough
 def test_two_runs_that_both_go_on_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither gives way: the second one is there before anybody looks."""
     monkeypatch.setattr(Fence, "_another_run", lambda _self, _told, *, stood: None)

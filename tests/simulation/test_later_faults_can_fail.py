@@ -26,6 +26,8 @@ from fedmq.simulation.world.stores import ObservedStore
 from tests.rigs import repetitions
 from tests.rigs.small_federation import CRASHES, ENGINE, small_scenario, unsaid, violations
 
+pytestmark = pytest.mark.thorough
+
 BAD = FaultPlan(bad_update=0.3)
 FAILING = FaultPlan(failed_commit=0.1, node_crash=0.02, coordinator_crash=0.05)
 

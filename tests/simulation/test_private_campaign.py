@@ -67,17 +67,20 @@ def one_secret(self: NodeSealing, offer: UpdateOffer) -> bytes:
     return known.setdefault(offer.update, offer.payload_digest * 2)
 
 
+@pytest.mark.thorough
 def test_one_key_for_two_contents_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NodeSealing, "_secret", one_secret)
     assert "two contents are sealed under one key" in "\n".join(sealing.ran(two_runs())[0].violations)
 
 
+@pytest.mark.thorough
 def test_an_offer_in_clear_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     """A node has trained, has never heard its coordinator's key, and is started again."""
     monkeypatch.setattr(NodeSealing, "would_show", lambda *_: False)
     assert any("the broker reads a UpdateOffer" in said for said in run_seed(27, Kind.PRIVATE)[0].violations)
 
 
+@pytest.mark.thorough
 def test_two_updates_of_one_node_under_noise_for_one_can_fail() -> None:
     """`round.per_node_quota` is refused above 1 by the configuration; the engine would go by it."""
     made = noise.scenario(0)
@@ -111,6 +114,7 @@ def test_accounts_outlive_two_stores(restored_twice: Callable[[], str]) -> None:
     assert restored_twice() == ""
 
 
+@pytest.mark.thorough
 def test_a_second_restore_that_charges_for_one_lost_run_can_fail(
     restored_twice: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,7 @@ def first_violated(break_it: Callable[[], None]) -> set[str]:
     return found
 
 
+@pytest.mark.thorough
 def test_verdict_that_does_not_come_down_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(self: Upward, event: Any) -> None:
         del self, event
@@ -68,6 +69,7 @@ def test_verdict_that_does_not_come_down_is_noticed(monkeypatch: pytest.MonkeyPa
     assert "T4" in first_violated(lambda: monkeypatch.setattr(Upward, "verdict", lost))
 
 
+@pytest.mark.thorough
 def test_sum_that_is_given_back_although_it_counts_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     def given_back(self: SiteStore, update: Any, base_version: Any, verdicts: Any) -> None:
         members = tuple(one for made in self.frozen() if made.update == update for one in made.members)
@@ -115,6 +117,7 @@ def test_sites_that_are_cut_off_train_on_and_keep_the_rules() -> None:
     assert outcome.passes > 0
 
 
+@pytest.mark.thorough
 def test_a_site_that_goes_on_without_end_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SiteState, "goes_on", property(lambda self: self.passes < 3))
     monkeypatch.setattr(SiteState, "fitting", lambda self: self.waiting)
@@ -132,12 +135,14 @@ def test_nodes_that_move_between_sites_count_once() -> None:
     assert outcome.violations == ()
 
 
+@pytest.mark.thorough
 def test_update_that_counts_at_two_sites_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """FED-272: whoever comes second is refused; without that the checker says so."""
     monkeypatch.setattr(Claims, "counted", lambda *_: b"")
     assert "T6" in rules(run_tree(MOVING)[0])
 
 
+@pytest.mark.thorough
 def test_work_that_is_given_back_although_it_counts_elsewhere_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """FED-273: a gateway that judges by itself what another site has counted."""
     monkeypatch.setattr(SiteReceiver, "_turn_down", UpdateReceiver._turn_down)
@@ -157,6 +162,7 @@ def test_three_levels_keep_the_rules() -> None:
     assert min(outcome.applied, outcome.moves, outcome.evaluated, outcome.power_cuts) > 0
 
 
+@pytest.mark.thorough
 def test_sum_that_is_offered_before_its_members_are_on_the_disk_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """FED-264."""
     monkeypatch.setattr(SiteExecutor, "sync", lambda _: None)

@@ -25,6 +25,7 @@ def test_every_planted_bug_fits_the_code_and_names_tests_that_exist() -> None:
     assert wrong == [], "tests/mutants must follow the code"
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_caught_bug_and_a_survivor_are_told_apart(

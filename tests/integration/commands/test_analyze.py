@@ -144,6 +144,7 @@ def test_a_node_that_is_killed_in_a_pass_comes_back_and_counts_once(
     np.testing.assert_allclose(figures(found, "mean"), ROWS.mean(axis=0), rtol=1e-12)
 
 
+@pytest.mark.thorough
 def test_under_masks_the_sum_is_the_same_and_nobody_sees_a_nodes_counts(broker: LocalBroker, tmp_path: Path) -> None:
     (tmp_path / "rows.py").write_text(TASK)
     names = [f"node-{index}" for index in range(8)]

@@ -17,6 +17,7 @@ PAGE = "docs/how-to/back-up-and-restore.md"
 TASK = " --task quadratic-12 --no-evaluate"
 
 
+@pytest.mark.thorough
 def test_a_lost_machine_is_restored_and_its_nodes_obey(tmp_path: Path) -> None:
     *prepare, coordinate = commands("README.md", "server")
     *fetch, take_part = commands("README.md", "device")

@@ -153,6 +153,7 @@ def test_what_nodes_say_stays_text(tab: Browser, address: str) -> None:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("width", "mobile"), [(1280, False), (360, True)])
 def test_nothing_is_wider_than_the_screen(tab: Browser, address: str, width: int, mobile: bool) -> None:
     tab.screen(width, 780, mobile=mobile)
@@ -161,6 +162,7 @@ def test_nothing_is_wider_than_the_screen(tab: Browser, address: str, width: int
     assert tab.value(f"Math.max(...{RIGHTS})") <= width
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dark", [False, True])
 def test_every_text_can_be_read(tab: Browser, address: str, *, dark: bool) -> None:
     tab.screen(1280, 900, dark=dark)
@@ -172,6 +174,7 @@ def test_every_text_can_be_read(tab: Browser, address: str, *, dark: bool) -> No
     assert (ground == "rgb(250, 250, 248)") is not dark
 
 
+@pytest.mark.thorough
 def test_nodes_are_sought_and_sorted_by_keyboard_alone(tab: Browser, address: str) -> None:
     tab.open(address)
     tab.value("document.body.focus()")
@@ -206,6 +209,7 @@ def test_a_run_that_goes_on_is_followed(tab: Browser, state: Path) -> None:
     store.close()
 
 
+@pytest.mark.thorough
 def test_a_folder_without_a_run_is_a_sentence(tab: Browser, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with served(tmp_path / "empty") as address:

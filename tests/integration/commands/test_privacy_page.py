@@ -90,6 +90,7 @@ def test_every_benchmark_of_the_pages_exists() -> None:
     assert [name for name in named if importlib.util.find_spec(name) is None] == []
 
 
+@pytest.mark.thorough
 @pytest.mark.broker
 @pytest.mark.slow
 @pytest.mark.timeout(280)

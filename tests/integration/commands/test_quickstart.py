@@ -59,6 +59,7 @@ def test_what_is_installed_exists(tmp_path: Path) -> None:
     assert "does not provide the extra" not in done.stderr + done.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.broker
 @pytest.mark.cold
 @pytest.mark.slow
@@ -73,6 +74,7 @@ def test_the_demo_draws_its_pictures(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.broker
 @pytest.mark.cold
 @pytest.mark.slow
@@ -85,6 +87,7 @@ def test_the_own_table_is_learned(tmp_path: Path) -> None:
     assert float(found[1]) > 75, said
 
 
+@pytest.mark.thorough
 @pytest.mark.broker
 @pytest.mark.cold
 @pytest.mark.slow
@@ -120,6 +123,7 @@ def test_two_machines_train_one_model_that_is_seen_and_exported(tmp_path: Path) 
         assert table != (server.home / "data" / "readings.csv").read_text()
 
 
+@pytest.mark.thorough
 def test_a_folder_of_pictures_is_learned_and_a_new_one_recognised(tmp_path: Path) -> None:
     save(tmp_path, "photos.py")
     rng = np.random.default_rng(0)

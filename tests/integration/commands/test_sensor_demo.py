@@ -21,6 +21,7 @@ KEYS = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.broker
 @pytest.mark.slow
 @pytest.mark.timeout(300)

@@ -14,6 +14,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 NOTEBOOK = DOCS / "tutorial.ipynb"
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_every_cell_of_the_tutorial_runs_and_says_what_the_text_says() -> None:

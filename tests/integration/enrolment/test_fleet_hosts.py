@@ -73,6 +73,7 @@ def network(tmp_path: Path) -> Iterator[Network]:
         yield made
 
 
+@pytest.mark.thorough
 def test_versions_go_on_while_a_host_is_cut_off_and_its_update_counts_when_it_is_back(network: Network) -> None:
     broker, server = network.add("broker", aliases=(BROKER,)), network.add("coordinator")
     devices = [network.add(f"edge-0{number}") for number in (1, 2, 3)]

@@ -28,6 +28,7 @@ PLAN = replace(
 )
 
 
+@pytest.mark.thorough
 def test_a_torch_task_learns_with_scaffold_and_another_strategy_cannot_take_over(
     broker: LocalBroker, tmp_path: Path
 ) -> None:

@@ -78,6 +78,7 @@ def test_the_same_recording_of_a_run_that_is_not_sealed_has_it_all(site: Site) -
     assert {one.seal for one in states} == {None}
 
 
+@pytest.mark.thorough
 def test_large_updates_and_a_hybrid_key_work_the_same(site: Site) -> None:
     """FED-165, FED-170, FED-172: in chunks, with a rotation at the start of the second process."""
     state = site.folder / "hybrid"

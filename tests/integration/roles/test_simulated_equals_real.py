@@ -105,6 +105,7 @@ def test_kept_optimizer_states_make_the_same_model(codec: str, tmp_path: Path) -
     assert build_experiment(TrainOptions(task=str(other), **options)).run().digest != kept.digest  # type: ignore[arg-type]
 
 
+@pytest.mark.thorough
 @pytest.mark.data
 def test_job_j1_trains_the_same_model_and_five_rounds_reach_its_figure(data_dir: Path) -> None:
     arguments = ["--task", "mnist-mlp", "--nodes", "10", "--per-round", "5", "--rounds", "5", "--codec", "lossless"]

@@ -252,6 +252,7 @@ def test_frames_residuals_and_sums_are_the_same(fast: Compiled) -> None:
             assert found == all_of(manifest, update, spec), spec
 
 
+@pytest.mark.thorough
 def test_the_kernel_of_another_machine_gives_the_same_bits(tmp_path: Path) -> None:
     other, patched = emulated_kernel(tmp_path)
     assert isinstance(other, Emulated)

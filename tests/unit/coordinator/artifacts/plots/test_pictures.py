@@ -103,6 +103,7 @@ STORED = ((HUGE, CROWD), (-HUGE, 2), (5e-324, 2), (float("inf"), 2), (float("nan
 """Numbers that a store or a report may hold: a node has said them."""
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("value", "nodes"), STORED)
 def test_any_number_that_is_stored_leaves_all_pictures(value: float, nodes: int, tmp_path: Path) -> None:
     said = report(nodes, 4)
@@ -115,6 +116,7 @@ def test_any_number_that_is_stored_leaves_all_pictures(value: float, nodes: int,
     assert drawn.left_out == []
 
 
+@pytest.mark.thorough
 def test_any_name_is_drawn_as_it_is(tmp_path: Path) -> None:
     names = ["$\\frac{", "[/red]", "_hidden", "a\x1b[31m漢字"]
     said = report(4, 4)
@@ -297,6 +299,7 @@ def test_a_node_that_never_came_back_is_away_to_the_end() -> None:
         assert "node-1 lost" in {text.get_text() for text in texts(figure)}
 
 
+@pytest.mark.thorough
 def test_on_a_dark_page_pictures_are_dark(tmp_path: Path) -> None:
     drawn = draw_run(run(3), tmp_path, dark=True)
     assert [file.name for file in drawn.files] == [f"{name}-dark.{kind}" for name in NAMES for kind in ("png", "svg")]

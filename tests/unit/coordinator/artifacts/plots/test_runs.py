@@ -63,6 +63,7 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
     made.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("value", [1.7e308, -1.7e308, 5e-324, float("inf"), float("nan")])
 def test_any_stored_number_and_any_name_can_be_compared(
     value: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]

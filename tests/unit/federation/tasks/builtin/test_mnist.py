@@ -144,6 +144,7 @@ def test_the_mnist_tasks_keep_the_contract_of_a_task(tmp_path: Path, name: str) 
     assert set(task.evaluate(task.initial_parameters(0))) == {"loss", "accuracy", "test_examples"}
 
 
+@pytest.mark.thorough
 @pytest.mark.data
 def test_torchvision_reads_the_same_images(data_dir: Path, tmp_path: Path) -> None:
     raw = tmp_path / "MNIST" / "raw"

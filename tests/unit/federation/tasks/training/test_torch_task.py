@@ -369,6 +369,7 @@ def build(context):
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_workers_that_are_spawned_find_the_tasks_module(tmp_path: Path) -> None:
