@@ -8,12 +8,15 @@ import pytest
 from coordinator.engine.settings import NoiseSettings, ReleaseBudget
 from coordinator.global_model.committer import CommitterSettings
 from coordinator.global_model.noised import CoordinatorNoise, secret_of
+from coordinator.monitoring.noised_sums import NodesReport
 from coordinator.records import ReleaseLedger
 from coordinator.storage import releases
 from coordinator.storage.store import Commit
 from coordinator.strategies.strategy import StrategySettings, make_strategy
 from federation.privacy.accountant import gaussian_epsilon
 from federation.storage.sql import Database
+from federation.types import NodeId, RunId
+from fedmq.simulation.protocol.accounts import Accounts
 from fedmq.simulation.protocol.federation import Simulation, quiet_log
 from fedmq.simulation.protocol.scenario import Scenario
 from fedmq.simulation.world.faults import FaultPlan
@@ -87,6 +90,21 @@ def test_an_epsilon_that_is_reported_too_low_is_found(told: str, monkeypatch: py
         half = lambda mu, delta: gaussian_epsilon(mu, delta) / 2  # noqa: E731 - what the report computes with
         monkeypatch.setattr("federation.privacy.accountant.gaussian_epsilon", half)
     assert not unsaid(["P3"], [scenario(0)])
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_a_node_that_is_not_listed_is_reported_with_those_others_of_a_restore(share: float) -> None:
+    """P3: a backup does not name the nodes of versions that were lost, and charges every node that it does not know."""
+    said: list[str] = []
+    accounts = Accounts(said.append, NOISE)
+    accounts._spent[NodeId("unknown")] = 1 / Z**2
+    others = share * gaussian_epsilon(1 / Z, 1e-5)
+    accounts.reported(
+        NodesReport(
+            run=RunId("0" * 16), releases=1, own=1, takings={}, epsilons={}, delta=1e-5, budget=8.0, floor=others
+        )
+    )
+    assert bool(said) == (share < 1.0), said
 
 
 def test_a_node_that_was_wiped_goes_on_with_its_account(monkeypatch: pytest.MonkeyPatch) -> None:

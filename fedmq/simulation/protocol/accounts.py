@@ -98,10 +98,8 @@ class Accounts:
         if self._noise is None or not self._spent:
             return
         delta = self._noise.budget.delta
-        told = {} if report is None or report.delta > delta else report.epsilons
+        told, of_others = ({}, 0.0) if report is None or report.delta > delta else (report.epsilons, report.floor)
         for node, spent in self._spent.items():
-            least = gaussian_epsilon(math.sqrt(spent), delta)
-            if told.get(node, 0.0) < least * (1 - _ROUNDING):
-                self._say(
-                    f"P3: {node} has an epsilon of {least:.6g} at delta {delta:g}, and {told.get(node)} is reported"
-                )
+            least, said = gaussian_epsilon(math.sqrt(spent), delta), told.get(node, of_others)
+            if said < least * (1 - _ROUNDING):
+                self._say(f"P3: {node} has an epsilon of {least:.6g} at delta {delta:g}, and {said:.6g} is reported")
