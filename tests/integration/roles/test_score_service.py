@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -74,8 +75,9 @@ class Plant:
             if isinstance(event, MessageReceived):
                 self._kept.append((event.topic, event.payload))
 
-    def score(self, *, version: int) -> dict[str, object]:
-        """The next score of this version; rows are said until there is one."""
+    def score(self, *, version: int) -> dict[str, Any]:
+        """A score by this version of a row said from now on; rows are said until there is one."""
+        before = 1_700_000_000 + self.row
         while True:
             self.say(2.0)
             try:
@@ -83,8 +85,8 @@ class Plant:
             except queue.Empty:
                 continue
             if isinstance(event, MessageReceived) and event.topic.endswith("/score"):
-                found: dict[str, object] = json.loads(event.payload)
-                if found["version"] == version:
+                found: dict[str, Any] = json.loads(event.payload)
+                if found["version"] == version and found["time"] > before:
                     return found
 
     def close(self) -> None:
