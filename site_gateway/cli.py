@@ -1,7 +1,7 @@
 """The ``fedmq gateway`` command: options, messages for people, and exit codes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from federation.command_line import JsonOption, LogJsonOption, VersionOption, call, errors_told
-from federation.errors import StorageError
+from federation.errors import ConfigError, StorageError
 from federation.runtime.standard_output import reserve
 
 if TYPE_CHECKING:
@@ -52,35 +52,74 @@ def options(*, version: VersionOption = False) -> None:
 def init(  # noqa: PLR0913 - the options of the command
     folder: Annotated[Path, typer.Argument(help="Where the gateway's settings and state go.")],
     *,
-    above: Annotated[str, typer.Option(help="Broker of the federation above, such as mqtts://hub.example.")],
-    below: Annotated[str, typer.Option(help="The site's own broker, such as mqtt://localhost.")],
-    task: Annotated[str, typer.Option(help="What is trained: as above, and as on the nodes.")],
-    federation: Annotated[str, typer.Option(help="Name of the federation, above and at the site.")],
+    join: Annotated[
+        Path | None, typer.Option(help="Its enrolment file above: with certificates on both sides.")
+    ] = None,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="With --join: name or address of the site's broker; its nodes use the first."),
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="With --join: the site's broker's TLS port.")] = 8883,
+    above: Annotated[str | None, typer.Option(help="Broker of the federation above, such as mqtt://hub.")] = None,
+    below: Annotated[str | None, typer.Option(help="The site's own broker, such as mqtt://localhost.")] = None,
+    task: Annotated[str | None, typer.Option(help="What is trained: as above, and as on the nodes.")] = None,
+    federation: Annotated[str | None, typer.Option(help="Name of the federation, above and at the site.")] = None,
     name: Annotated[str | None, typer.Option("--id", help="Its name as a node above. Default: the folder's.")] = None,
     form: Annotated[str, typer.Option(help="exact: the integers. mean: coded again, for a thin link.")] = "exact",
     seed: Annotated[int, typer.Option(help="task.seed of the coordinator above.")] = 0,
     nodes: Annotated[int, typer.Option(help="Nodes of the site that train at once, at most.")] = 100,
 ) -> None:
-    """Write the three files of a gateway: its own settings, those of the node above, those of the coordinator below.
+    """Write a gateway's settings: its own, those of the node above, those of the coordinator below.
+
+    With --join the site has an authority and a broker of its own: certificates, access rules, sealed both ways.
+    Without it name both brokers, the task and the federation.
 
     \b
-    Example:
+    Examples:
+      coordinator enroll plant press-shop                                          (where the federation above is)
+      fedmq gateway init press-shop --join press-shop.fedmq --host press-shop.example
       fedmq gateway init press-shop --above mqtt://hub --below mqtt://localhost --task digits --federation plant
-      (above, in the section gateways of the coordinator's settings)  members_max = { press-shop = 64 }
-      fedmq gateway run --config press-shop
-      edge-node run --broker mqtt://gateway-host:1883 --federation plant --task digits --id press-1     (each node)
     """  # noqa: D301 - as above
-    from site_gateway.setup.folder import Wanted, make_folder  # noqa: PLC0415 - as in `_settings`
+    from site_gateway.setup.folder import Site, Wanted, enrol_folder, make_folder  # noqa: PLC0415 - as in `_settings`
 
-    chosen = folder.name if name is None else name
-    wanted = Wanted(
-        name=chosen, federation=federation, above=above, below=below, task=task, form=form, nodes=nodes, seed=seed
-    )
-    for file in make_folder(folder, wanted):
+    plain = {"--above": above, "--below": below, "--federation": federation, "--id": name}
+    if join is not None:
+        _refuse({option for option, value in plain.items() if value is not None})
+        if not host:
+            raise ConfigError("--host", "name the site's broker, as its nodes reach it", source="command line")
+        given = Wanted(name="", federation="", above="", below="", task="", form=form, nodes=nodes, seed=seed)
+        wanted, files = enrol_folder(folder, given, Site(file=join, hosts=tuple(host), port=port, task=task))
+    else:
+        wanted = Wanted(
+            name=folder.absolute().name if name is None else name,
+            federation=_needed("--federation", federation),
+            above=_needed("--above", above),
+            below=_needed("--below", below),
+            task=_needed("--task", task),
+            form=form,
+            nodes=nodes,
+            seed=seed,
+        )
+        files = make_folder(folder, wanted)
+    for file in files:
         typer.echo(file)
     typer.echo("above, add this to the coordinator's settings, and start it again:")
-    typer.echo(f"  [gateways]\n  members_max = {{ {chosen} = {nodes} }}")
-    typer.echo(f"then: fedmq gateway run --config {folder}")
+    typer.echo(f"  [gateways]\n  members_max = {{ {wanted.name} = {nodes} }}")
+    if wanted.enrolled:
+        typer.echo(f"for each node of the site: coordinator enroll {folder}/below NODE")
+    typer.echo(f"then: fedmq gateway run --config {folder}{' --with-broker' if wanted.enrolled else ''}")
+
+
+def _needed(option: str, value: str | None) -> str:
+    if value is None:
+        raise ConfigError(option, "is needed, or --join with the gateway's enrolment file", source="command line")
+    return value
+
+
+def _refuse(options: Collection[str]) -> None:
+    if options:
+        said = "the enrolment file of --join says it: leave it out"
+        raise ConfigError(min(options), said, source="command line")
 
 
 @app.command(epilog=EXIT_CODES)
@@ -89,18 +128,31 @@ def run(
     *,
     config: ConfigOption,
     form: Annotated[str | None, typer.Option(help="exact or mean, instead of what the settings say.")] = None,
+    with_broker: Annotated[bool, typer.Option("--with-broker", help="Start the site's Mosquitto too.")] = False,
     log_json: LogJsonOption = None,
 ) -> None:
     """Stand for a site until stopped, or until the run above is over.
 
     \b
     Examples:
-      fedmq gateway run --config press-shop
+      fedmq gateway run --config press-shop --with-broker
     """  # noqa: D301 - as above
     settings = _settings(config, {"gateway.form": form, "log.json": log_json})
     from site_gateway.app import run_gateway  # noqa: PLC0415 - as in `_settings`
 
-    raise typer.Exit(run_gateway(settings))
+    if not with_broker:
+        raise typer.Exit(run_gateway(settings))
+    from coordinator.enrolment.broker import FleetBroker  # noqa: PLC0415
+    from coordinator.enrolment.folder import FleetFolder  # noqa: PLC0415
+    from federation.runtime.log import configure_log  # noqa: PLC0415
+    from site_gateway.config import BELOW_FOLDER  # noqa: PLC0415
+
+    broker = FleetFolder(config / BELOW_FOLDER).broker
+    if not broker.is_dir():
+        raise ConfigError("--with-broker", "needs the folder of fedmq gateway init --join", source="command line")
+    configure_log(json=settings.own.log.as_json, level=settings.own.log.level)
+    with FleetBroker(broker):
+        raise typer.Exit(run_gateway(settings))
 
 
 @app.command()

@@ -14,13 +14,25 @@ from federation.types import NodeId
 from site_gateway.runtime.uplink import Form
 from update_codec.limits import MEMBERS_MAX
 
-__all__ = ["ABOVE", "BELOW", "CONFIG_FILE", "GatewayConfig", "GatewaySettings", "read_config"]
+__all__ = [
+    "ABOVE",
+    "ABOVE_FOLDER",
+    "BELOW",
+    "BELOW_FOLDER",
+    "CONFIG_FILE",
+    "GatewayConfig",
+    "GatewaySettings",
+    "read_config",
+]
 
 PREFIX = "FEDMQ_GATEWAY"
 """Prefix of the environment variables."""
 
 CONFIG_FILE, ABOVE, BELOW = "gateway.toml", "above.toml", "below.toml"
 """What the files in a gateway's folder are called: its own settings, the node's above, the coordinator's below."""
+
+ABOVE_FOLDER, BELOW_FOLDER = "above", "below"
+"""In their place: a folder of ``edge-node join``, and one as of ``coordinator init``, each with settings and keys."""
 
 
 class GatewaySection(Section):
@@ -74,11 +86,9 @@ def read_config(folder: Path, flags: Mapping[str, object], environ: Mapping[str,
     Raises:
         ConfigError: A file or key is missing, unknown or out of range; or the two roles do not fit together.
     """
-    for name in (ABOVE, BELOW):
-        if not (folder / name).is_file():
-            raise ConfigError(name, f"{folder} has none: fedmq gateway init makes it", source=str(folder))
+    above_place, below_place = _place(folder, ABOVE, ABOVE_FOLDER), _place(folder, BELOW, BELOW_FOLDER)
     own = load_config(GatewayConfig, prefix=PREFIX, file=folder, flags=flags, environ=environ, in_folder=CONFIG_FILE)
-    node, site = above.read_config(folder / ABOVE, {}, environ), below.read_config(folder / BELOW, {}, environ)
+    node, site = above.read_config(above_place, {}, environ), below.read_config(below_place, {}, environ)
     if site.task.name != node.task.name:
         why = f"the site trains {site.task.name}, the federation above {node.task.name}"
         raise ConfigError("task.name", f"{why}: they are one", source=BELOW)
@@ -88,6 +98,18 @@ def read_config(folder: Path, flags: Mapping[str, object], environ: Mapping[str,
     if site.privacy.masked:
         raise ConfigError("privacy.masked", "masked sums do not pass through a gateway", source=BELOW)
     return GatewaySettings(own=own, above=node, below=site)
+
+
+def _place(folder: Path, file: str, inner: str) -> Path:
+    """Where one role's settings are.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    for place in (folder / file, folder / inner):
+        if place.exists():
+            return place
+    raise ConfigError(file, f"{folder} has none: fedmq gateway init makes it", source=str(folder))
 
 
 def _check_caps(own: GatewaySection, below: Mapping[NodeId, int]) -> None:

@@ -7,7 +7,7 @@ from enum import Enum, auto
 
 import coordinator.engine.events as below
 import edge_node.engine.events as above
-from federation.runtime.transport import Inbox, InboxItem
+from federation.runtime.transport import Inbox, InboxItem, TransportConnected, TransportDisconnected
 from site_gateway.engine.events import AboveEvent, BelowEvent, GatewayEvent
 
 __all__ = ["Side", "SideInbox", "Translator", "from_side"]
@@ -55,11 +55,15 @@ class SideInbox(queue.Queue[InboxItem]):
         self._target.put(tagged, block=block, timeout=timeout)
 
 
+_LINK = (TransportConnected, TransportDisconnected)
+
+
 class Translator:
     """From an inbox item to the gateway machine's event.
 
     Args:
-        watch: Sees every item as it came, and takes what is not the machine's.
+        watch: Sees every item as it came, and takes what is not the machine's. Connections above are none of its
+            business: a site is well while it goes on by itself, and a manager must not restart it for its link.
         from_above: Translates what the node above hears.
         from_below: Translates what the coordinator below hears.
     """
@@ -80,7 +84,9 @@ class Translator:
             StorageError: The site's store cannot be read.
         """
         tagged = item if isinstance(item, _Tagged) else None
-        seen = self._watch(item if tagged is None else tagged.event)
+        event = item if tagged is None else tagged.event
+        linked = tagged is not None and tagged.side is Side.ABOVE and isinstance(event, _LINK)
+        seen = event if linked else self._watch(event)
         if seen is None:
             return None
         if isinstance(seen, below.StopRequested) and tagged is None:

@@ -1,12 +1,22 @@
-"""A gateway's folder: its own settings, and those of both its roles."""
+"""A gateway's folder: its own settings, those of both its roles, and where the site is enrolled the keys of both."""
 
-from dataclasses import dataclass
+import datetime as dt
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from coordinator.config.sections import CONFIG_FILE as COORDINATOR_FILE
+from coordinator.enrolment.federation import Fleet
+from coordinator.enrolment.folder import FleetFolder
+from coordinator.enrolment.texts import FleetPlan
+from edge_node.config import CONFIG_FILE as NODE_FILE
+from edge_node.config import read_config as read_node
+from edge_node.setup.join import check_own_file, install
 from federation.errors import ConfigError
-from site_gateway.config import ABOVE, BELOW, CONFIG_FILE
+from federation.types import FederationId
+from site_gateway.config import ABOVE, ABOVE_FOLDER, BELOW, BELOW_FOLDER, CONFIG_FILE
 
-__all__ = ["Wanted", "make_folder"]
+__all__ = ["Site", "Wanted", "enrol_folder", "make_folder"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +32,7 @@ class Wanted:
         form: ``exact`` or ``mean``.
         nodes: How many nodes of the site train at once, at most.
         seed: ``task.seed`` of the federation above.
+        enrolled: Whether the folder has certificates and keys of both roles, in a folder of each.
     """
 
     name: str
@@ -32,6 +43,24 @@ class Wanted:
     form: str = "exact"
     nodes: int = 100
     seed: int = 0
+    enrolled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """How a site with an authority of its own is made.
+
+    Attributes:
+        file: The gateway's enrolment file of the federation above.
+        hosts: Names and addresses of the site's broker; its nodes use the first.
+        port: The site's broker's, for TLS.
+        task: What is trained; None is what the enrolment file says.
+    """
+
+    file: Path
+    hosts: tuple[str, ...]
+    port: int
+    task: str | None
 
 
 def make_folder(folder: Path, wanted: Wanted) -> tuple[Path, ...]:
@@ -43,18 +72,64 @@ def make_folder(folder: Path, wanted: Wanted) -> tuple[Path, ...]:
     Raises:
         ConfigError: There is one already.
     """
+    _check_new(folder)
+    above = f"{ABOVE_FOLDER}/{NODE_FILE}" if wanted.enrolled else ABOVE
+    below = f"{BELOW_FOLDER}/{COORDINATOR_FILE}" if wanted.enrolled else BELOW
     files = {
         CONFIG_FILE: f'[gateway]\nform = "{wanted.form}"\nmembers_max = {wanted.nodes}\n',
-        ABOVE: _above(wanted),
-        BELOW: _below(wanted),
+        above: _above(wanted),
+        below: _below(wanted),
     }
-    for name in files:
-        if (folder / name).exists():
-            raise ConfigError(str(folder), f"has a {name} already: take another folder, or edit that file")
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
     return tuple(folder / name for name in files)
+
+
+def enrol_folder(folder: Path, wanted: Wanted, site: Site) -> tuple[Wanted, tuple[Path, ...]]:
+    """Join the federation above, make an authority and a broker's settings for the site, and write the three files.
+
+    Args:
+        folder: The gateway's.
+        wanted: Name, federation, task and both brokers are those of the enrolment file and of the site.
+        site: How the site is made.
+
+    Returns:
+        What the gateway was told, and the files.
+
+    Raises:
+        ConfigError: There is a gateway already, or the enrolment file is not valid.
+        StorageError: Something cannot be written.
+    """
+    _check_new(folder)
+    check_own_file(site.file)
+    node = read_node(install(site.file, folder / ABOVE_FOLDER, task=site.task), {}, environ={})
+    plan = FleetPlan(
+        federation=FederationId(node.federation.id),
+        hosts=site.hosts,
+        port=site.port,
+        task=node.task.name,
+        evaluate=False,
+    )
+    site_folder = FleetFolder(folder / BELOW_FOLDER)
+    Fleet(folder=site_folder, now=dt.datetime.now(dt.UTC)).create(plan)
+    site_folder.compose.unlink()  # it starts a coordinator, and the gateway is the site's
+    told = replace(
+        wanted,
+        name=node.node.id,
+        federation=node.federation.id,
+        above=node.broker.url,
+        below=f"mqtts://localhost:{site.port}",
+        task=node.task.name,
+        enrolled=True,
+    )
+    return told, make_folder(folder, told)
+
+
+def _check_new(folder: Path) -> None:
+    for name in (CONFIG_FILE, ABOVE, BELOW):
+        if (folder / name).exists():
+            raise ConfigError(str(folder), f"has a {name} already: take another folder, or edit that file")
 
 
 def _above(wanted: Wanted) -> str:
@@ -67,15 +142,26 @@ id = "{wanted.name}"
 
 [broker]
 url = "{wanted.above}"
-
+{_NODE_KEYS if wanted.enrolled else ""}
 [task]
-name = "{wanted.task}"
+name = {json.dumps(wanted.task, ensure_ascii=False)}
 
 [bounds]
 train_s_max = 86400.0
 
 [store]
-folder = "{{here}}/state/above"
+folder = "{{here}}/{"state" if wanted.enrolled else "state/above"}"
+"""
+
+
+_NODE_KEYS = """tls_authority = "{here}/ca.crt"
+tls_certificate = "{here}/node.crt"
+tls_key = "{here}/node.key"
+
+[security]
+require_signatures = true
+coordinator_key = "{here}/coordinator.pub"
+signing_key = "{here}/signing.key"
 """
 
 
@@ -87,9 +173,9 @@ id = "{wanted.federation}"
 
 [broker]
 url = "{wanted.below}"
-
+{_SITE_KEYS if wanted.enrolled else ""}
 [task]
-name = "{wanted.task}"
+name = {json.dumps(wanted.task, ensure_ascii=False)}
 seed = {wanted.seed}
 
 [round]
@@ -101,5 +187,24 @@ max_wait_s = 30.0
 exit_when_finished = false
 
 [store]
-folder = "{{here}}/state/below"
+folder = "{{here}}/{"state" if wanted.enrolled else "state/below"}"
+"""
+
+
+_SITE_KEYS = """tls_authority = "{here}/coordinator/ca.crt"
+tls_certificate = "{here}/coordinator/control.crt"
+tls_key = "{here}/coordinator/control.key"
+tls_data_certificate = "{here}/coordinator/data.crt"
+tls_data_key = "{here}/coordinator/data.key"
+
+[security]
+require_signatures = true
+signing_key = "{here}/coordinator/signing.key"
+# Kept by coordinator enroll, renew and revoke.
+node_keys = "{here}/coordinator/nodes.json"
+broker_log = true
+
+[privacy]
+# The site's broker carries updates, metrics and the model, and cannot read them.
+sealed = true
 """

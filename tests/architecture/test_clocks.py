@@ -34,6 +34,7 @@ MAY_READ_IT = {
     "fedmq/alerts/follow.py": "since when something is wrong, also over a restart, and certificates",
     "sum_helper/setup/doctor.py": "certificates, and whether the clock was ever set",
     "sum_helper/setup/folder.py": "certificates",
+    "site_gateway/setup/folder.py": "certificates",
     "sum_helper/storage/store.py": "how many days seeds and keys have waited, before they are deleted",
 }
 """Who reads the wall clock, and what for."""

@@ -9,13 +9,19 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+import coordinator.enrolment.cli as enrolment
 import edge_node.config as node_config
+from coordinator.enrolment.broker import FleetBroker
+from coordinator.enrolment.folder import FleetFolder
+from edge_node.setup.join import install
 from edge_node.setup.visit import Visit, await_coordinator
 from federation.config import broker_address
 from federation.identity.signing_keys import Trust
-from federation.runtime.local_broker import LocalBroker
+from federation.runtime.local_broker import LocalBroker, free_port
 from federation.types import RunId
+from site_gateway.cli import app as gateway_command
 from tests.rigs.scripted_coordinator import LIMIT_S, ScriptedCoordinator
 
 pytestmark = pytest.mark.broker
@@ -114,3 +120,29 @@ def test_a_site_whose_link_is_down_trains_on_and_all_of_it_counts(
         settled = until(gateway, "site_sum_settled")
     assert (frozen["members"], frozen["version"]) == (8, 0)
     assert (settled["status"], settled["version"]) == ("applied", 1)
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(300)
+def test_a_site_with_an_authority_of_its_own_hands_up_sealed_and_signed_sums(
+    start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
+) -> None:
+    """As the guide says: enrolled above, an authority and a broker below, and a node that only the site knows."""
+    hub, hall = tmp_path / "plant", tmp_path / "press-shop"
+    port, task = free_port(), "quadratic-50"
+    enrolment.init(hub, host=["localhost"], port=port, task=task, evaluate=False, enroll_=["press-shop"])
+    words = ["--join", str(hub / "enrolled/press-shop.fedmq"), "--host", "localhost", "--port", str(free_port())]
+    told = CliRunner().invoke(gateway_command, ["init", str(hall), *words, "--nodes", "8"])
+    assert told.exit_code == 0, told.output
+    enrolment.enroll(hall / "below", ["press-1"])
+    text = (hub / "coordinator.toml").read_text().replace("interval_min_s = 5", "interval_min_s = 0")
+    (hub / "coordinator.toml").write_text(f"{text}\n[gateways]\nmembers_max = {{ press-shop = 8 }}\n")
+    node = install(hall / "below/enrolled/press-1.fedmq", tmp_path / "press-1")
+    with FleetBroker(FleetFolder(hub).broker):
+        start("coordinator", "run", "--config", str(hub))
+        gateway = start("fedmq", "gateway", "run", "--config", str(hall), "--with-broker")
+        start("edge_node", "run", "--config", str(node))
+        settled = until(gateway, "site_sum_settled")
+        assert settled["status"] == "applied"
+        enrolment.revoke(hall / "below", ["press-1"])  # ends by itself only where it is proved
+        assert until(gateway, "node_revoked")["node"] == "press-1"

@@ -10,13 +10,17 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from coordinator.enrolment.cli import init
+from site_gateway.cli import app as gateway
+from site_gateway.config import read_config
 from tests.rigs.kubernetes_schema import KINDS, mistakes
 
 FOLDER = Path(__file__).parents[3] / "deploy" / "kubernetes"
 FILES: dict[str, list[dict[str, Any]]] = {
-    name: list(yaml.safe_load_all((FOLDER / f"{name}.yaml").read_text())) for name in ("fedmq", "high-availability")
+    name: list(yaml.safe_load_all((FOLDER / f"{name}.yaml").read_text()))
+    for name in ("fedmq", "high-availability", "gateways")
 }
 DOCUMENTS = [document for documents in FILES.values() for document in documents]
 RUNNING = ("Deployment", "StatefulSet")
@@ -64,11 +68,13 @@ def test_a_workload_finds_its_own_pods_and_only_who_shares_a_database_has_a_seco
     shared = "FEDMQ_COORDINATOR__STORE__URL" in {
         one["name"] for container in spec["template"]["spec"]["containers"] for one in container.get("env", ())
     }
-    assert spec["replicas"] == (2 if shared else 1)
+    shards = workload["metadata"]["name"] == "gateway"
+    assert spec["replicas"] == (2 if shared or shards else 1)
 
 
 def test_two_coordinators_are_on_two_machines_and_do_not_wait_for_each_other() -> None:
-    (pair,) = [one for one in WORKLOADS if one["spec"]["replicas"] > 1]
+    (pair,) = [one for one in WORKLOADS if "affinity" in one["spec"]["template"]["spec"]]
+    assert pair["spec"]["replicas"] == 2
     labels = pair["spec"]["template"]["metadata"]["labels"]
     affinity = pair["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"]
     (apart,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]
@@ -97,6 +103,15 @@ def test_a_policy_lets_through_what_the_pods_use_and_no_more() -> None:
     )
 
 
+def selectors(workload: dict[str, Any]) -> list[dict[str, str]]:
+    """What leads to all pods of a workload, or to one of them by the name that a stateful set gives it."""
+    one_by_one = [
+        {"statefulset.kubernetes.io/pod-name": f"{workload['metadata']['name']}-{number}"}
+        for number in range(workload["spec"]["replicas"] if workload["kind"] == "StatefulSet" else 0)
+    ]
+    return [workload["spec"]["template"]["metadata"]["labels"], *one_by_one]
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_every_service_leads_to_pods_that_listen(file: str) -> None:
     workloads = [document for document in FILES[file] if document["kind"] in RUNNING]
@@ -104,7 +119,7 @@ def test_every_service_leads_to_pods_that_listen(file: str) -> None:
         (pod,) = [
             workload["spec"]["template"]["spec"]
             for workload in workloads
-            if workload["spec"]["template"]["metadata"]["labels"] == service["spec"]["selector"]
+            if service["spec"]["selector"] in selectors(workload)
         ]
         listening = {port["containerPort"] for one in pod["containers"] for port in one.get("ports", ())}
         assert {port["targetPort"] for port in service["spec"].get("ports", ())} <= listening
@@ -135,7 +150,7 @@ def test_what_is_mounted_is_a_volume_and_every_volume_is_mounted(workload: dict[
     assert {mount["name"] for one in every for mount in one.get("volumeMounts", ())} == volumes
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", ["fedmq", "high-availability"])
 def test_the_roles_find_what_coordinator_init_has_written(file: str, tmp_path: Path) -> None:
     init(tmp_path / "plant", host=["fedmq.example"], evaluate=False)
     plant = tmp_path / "plant"
@@ -157,6 +172,59 @@ def test_the_roles_find_what_coordinator_init_has_written(file: str, tmp_path: P
     )
     assert url["value"] == f"mqtts://broker:{port}"
 
+
+def test_each_pod_unpacks_the_folder_that_gateway_init_has_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the head of the manifest makes an archive, and as the pod unpacks and names it."""
+    init(tmp_path / "plant", host=["hub.example"], task="quadratic-50", evaluate=False, enroll_=["gateway-1"])
+    made = tmp_path / "gateway-1"
+    words = ["--join", str(tmp_path / "plant/enrolled/gateway-1.fedmq"), "--host", "shard-1.fedmq.example"]
+    told = CliRunner().invoke(gateway, ["init", str(made), *words])
+    assert told.exit_code == 0, told.output
+    head = (FOLDER / "gateways.yaml").read_text().split("apiVersion", 1)[0]
+    (line,) = [one.lstrip("# ") for one in head.splitlines() if "tar -czf" in one]
+    (unpack,) = POD_OF_GATEWAYS["initContainers"]
+    pod, archives = tmp_path / "pod", tmp_path / "archives"
+    for folder in (pod, archives):
+        folder.mkdir()
+    command = line.replace("gateway-N", "gateway-1").replace("-czf ", f"-czf {archives}/")
+    subprocess.run(["/bin/sh", "-c", command], cwd=tmp_path, check=True)
+    assert (archives / "gateway-1.tgz").stat().st_size < SECRET_BYTES_MAX // 3
+    shell, flag, script = unpack["command"]
+    script = (
+        script.replace("/archives", str(archives)).replace("/gateway", str(pod)).replace("$(hostname)", "gateway-1")
+    )
+    subprocess.run([shell, flag, script], check=True)
+    assert not (pod / "below/authority").exists()
+    environ = {one["name"]: one["value"] for one in CONTAINERS["gateways/gateway/gateway"]["env"]}
+    settings = read_config(pod, {}, environ=environ)
+    assert (settings.above.node.id, settings.above.state_folder) == ("gateway-1", Path("/state/above"))
+    assert settings.below.store.folder == Path("/state/below")
+    for keys in (settings.above.security.signing_key, settings.below.security.node_keys):
+        assert keys is not None
+        assert keys.is_relative_to(pod)
+        assert keys.is_file()
+    broker = CONTAINERS["gateways/gateway/mosquitto"]
+    place = pod / Path(broker["workingDir"]).relative_to("/gateway")
+    assert (place / broker["command"][-1]).is_file()
+    assert (place / "data").is_dir()
+    monkeypatch.chdir(place)
+    named = [line.split() for line in (place / "mosquitto.conf").read_text().splitlines()]
+    assert all(Path(words[1]).is_file() for words in named if words[:1] and words[0] in FILES_OF_BROKER)
+
+
+def test_nodes_keep_their_broker_while_the_link_above_is_down() -> None:
+    """A pod that is not ready gets no connections: only what the nodes need may say so."""
+    ready = {one["name"]: one.get("readinessProbe") for one in POD_OF_GATEWAYS["containers"]}
+    assert ready["mosquitto"] == {"tcpSocket": {"port": 8883}, "periodSeconds": 5}
+    policy = next(one["spec"] for one in FILES["gateways"] if one["kind"] == "NetworkPolicy")
+    ports = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
+    assert (ports, [port["port"] for rule in policy["ingress"] for port in rule["ports"]]) == ({8883, 53}, [8883])
+
+
+(POD_OF_GATEWAYS,) = [one["spec"]["template"]["spec"] for one in FILES["gateways"] if one["kind"] == "StatefulSet"]
+SECRET_BYTES_MAX = 1 << 20
 
 FILES_OF_BROKER = {"cafile", "certfile", "keyfile", "crlfile", "acl_file"}
 

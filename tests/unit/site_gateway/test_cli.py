@@ -1,5 +1,6 @@
 """``fedmq gateway``: what init writes is accepted, status says what stands in the folder, and mistakes are told."""
 
+import datetime as dt
 import json
 import socket
 from pathlib import Path
@@ -7,8 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import coordinator.enrolment.cli as enrolment
+from coordinator.enrolment.folder import FleetFolder
 from federation.errors import ConfigError
-from federation.types import UpdateId
+from federation.identity.bundle import decode_bundle
+from federation.types import NodeId, UpdateId
 from site_gateway.cli import app
 from site_gateway.config import read_config
 from site_gateway.runtime.uplink import Form
@@ -23,6 +27,72 @@ def made(folder: Path, *more: str) -> str:
     result = CliRunner().invoke(app, ["init", str(folder), *WORDS, *more])
     assert result.exit_code == 0, result.output
     return result.output
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The enrolment file of a gateway, of a federation ``plant`` whose broker is ``hub``."""
+    plant = tmp_path_factory.mktemp("above") / "plant"
+    enrolment.init(plant, host=["hub"], task="quadratic-50", evaluate=False, enroll_=["press-shop"])
+    return plant / "enrolled" / "press-shop.fedmq"
+
+
+def test_site_with_an_authority_of_its_own_is_made_from_an_enrolment_file(tmp_path: Path, bundle: Path) -> None:
+    folder = tmp_path / "g"
+    words = ["init", str(folder), "--join", str(bundle), "--host", "hall.example", "--port", "8884", "--nodes", "64"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "  [gateways]\n  members_max = { press-shop = 64 }\n" in result.output
+    settings = read_config(folder, {}, environ={})
+    above, below = settings.above, settings.below
+    assert (above.node.id, above.broker.url, above.security.require_signatures) == (
+        "press-shop",
+        "mqtts://hub:8883",
+        True,
+    )
+    assert (below.federation.id, below.task.name, below.broker.url) == (
+        "plant",
+        "quadratic-50",
+        "mqtts://localhost:8884",
+    )
+    assert (below.privacy.sealed, below.security.require_signatures) == (True, True)
+    named = [getattr(section, name) for section in (above.broker, below.broker) for name in section.model_fields_set]
+    keys = [one for one in (*named, above.security.signing_key, below.security.node_keys) if isinstance(one, Path)]
+    assert len(keys) == 3 + 5 + 2
+    assert all(one.is_file() for one in keys)
+    # The site's broker takes nobody whom the federation above has enrolled, and the other way round.
+    assert (folder / "above/ca.crt").read_text() != (folder / "below/coordinator/ca.crt").read_text()
+    nodes = FleetFolder(folder / "below")
+    enrolment.enroll(nodes.root, ["press-1"])
+    enrolled = decode_bundle(nodes.bundle(NodeId("press-1")).read_text(), now=dt.datetime.now(dt.UTC))
+    assert (enrolled.federation, enrolled.broker_url) == ("plant", "mqtts://hall.example:8884")
+    # Another authority of the site would shut out its nodes.
+    assert CliRunner().invoke(app, words).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["--host", "hall.example", "--above", "mqtts://hub"], "--above"),
+        (["--host", "hall.example", "--id", "other"], "--id"),
+        ([], "--host"),
+    ],
+)
+def test_what_an_enrolment_file_says_already_is_not_said_twice(
+    tmp_path: Path, bundle: Path, words: list[str], option: str
+) -> None:
+    result = CliRunner().invoke(app, ["init", str(tmp_path / "g"), "--join", str(bundle), *words])
+    assert result.exit_code == 2
+    assert option in result.output
+    assert not (tmp_path / "g").exists()
+
+
+@pytest.mark.parametrize("option", ["--above", "--below", "--task", "--federation"])
+def test_without_an_enrolment_file_everything_is_named(tmp_path: Path, option: str) -> None:
+    place = WORDS.index(option)
+    result = CliRunner().invoke(app, ["init", str(tmp_path / "g"), *WORDS[:place], *WORDS[place + 2 :]])
+    assert result.exit_code == 2
+    assert f"{option}: is needed, or --join" in result.output
 
 
 def test_what_init_writes_is_read_again(tmp_path: Path) -> None:
@@ -46,6 +116,13 @@ def test_a_gateway_that_finds_no_run_says_at_once_where_it_looks(
     assert told.exit_code == 4, told.output
     assert '"event": "looking_above"' in told.output
     assert url.removeprefix("mqtt://") in told.stderr
+
+
+def test_broker_of_a_site_without_an_authority_is_not_ours_to_start(tmp_path: Path) -> None:
+    made(tmp_path / "g")
+    told = CliRunner().invoke(app, ["run", "--config", str(tmp_path / "g"), "--with-broker"])
+    assert told.exit_code == 2
+    assert "needs the folder of fedmq gateway init --join" in told.output
 
 
 def test_gateway_below_which_more_nodes_may_stand_than_it_may_speak_for_does_not_start(tmp_path: Path) -> None:
