@@ -16,7 +16,7 @@ from coordinator.enrolment.broker import reload_broker
 from coordinator.enrolment.federation import Fleet
 from coordinator.enrolment.folder import FleetFolder
 from coordinator.enrolment.issuing import PackedTask, pack_release, pack_task
-from coordinator.enrolment.shut_out import SHUT, still_open
+from coordinator.enrolment.shut_out import SHUT, running_state, still_open
 from coordinator.enrolment.texts import FleetPlan
 from coordinator.runtime.task_releases import ReleaseShelf
 from federation.command_line import JsonOption
@@ -149,13 +149,13 @@ def revoke(folder: Folder, nodes: Nodes, *, as_json: JsonOption = False) -> None
     config = read_config(folder, {})
     problems = list(still_open(fleet, config, names))
     if as_json:
-        runs = lock_holder(config.store.folder) is not None
+        runs = running_state(config.store.folder) is not None
         shut = {"revoked": names, "shut_out": not problems, "still_open": problems, "coordinator_runs_here": runs}
         typer.echo(json.dumps(shut))
         raise typer.Exit(1 if problems else 0)
     if not problems:
         typer.echo(SHUT)
-        if lock_holder(config.store.folder) is None:
+        if running_state(config.store.folder) is None:
             typer.echo(
                 f"no coordinator runs with {config.store.folder} here; elsewhere, give it coordinator/nodes.json"
             )

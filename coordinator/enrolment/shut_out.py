@@ -19,7 +19,7 @@ from federation.runtime.visit import Answer, knock
 from federation.storage.folder import lock_holder
 from federation.types import NodeId
 
-__all__ = ["SHUT", "still_open"]
+__all__ = ["SHUT", "running_state", "still_open"]
 
 SHUT = "shut out: the broker refuses revoked certificates, and no connection of theirs is open"
 """When nothing is open."""
@@ -83,14 +83,23 @@ def _files(fleet: Fleet, pair: tuple[Path, Path]) -> TlsFiles:
 
 def _unaware(config: CoordinatorConfig) -> Iterator[str]:
     """A coordinator that runs here and goes on counting on the node."""
-    keys, state = config.security.node_keys, config.store.folder
-    if lock_holder(state) is None:
+    keys, state = config.security.node_keys, running_state(config.store.folder)
+    if state is None:
         return
     pid = lock_holder(state)
     if keys is None or not config.security.require_signatures:
         yield f"the coordinator (pid {pid}) follows no list of nodes (security.node_keys): restart it"
     elif not _until(True, lambda: read_enrolled(state) == keys_digest(keys)):
         yield f"the coordinator (pid {pid}) has not taken note: restart it"
+
+
+def running_state(state: Path) -> Path | None:
+    """The state folder that a process has open: this one, or that of a run in it, as a gateway keeps it; None: none."""
+    try:
+        runs = sorted(one for one in state.iterdir() if one.is_dir())
+    except OSError:
+        runs = []
+    return next((one for one in (state, *runs) if lock_holder(one) is not None), None)
 
 
 def _until(wanted: FoundT, look: Callable[[], FoundT]) -> FoundT:

@@ -125,7 +125,7 @@ def test_a_site_whose_link_is_down_trains_on_and_all_of_it_counts(
 @pytest.mark.thorough
 @pytest.mark.timeout(300)
 def test_a_site_with_an_authority_of_its_own_hands_up_sealed_and_signed_sums(
-    start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
+    start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As the guide says: enrolled above, an authority and a broker below, and a node that only the site knows."""
     hub, hall = tmp_path / "plant", tmp_path / "press-shop"
@@ -145,4 +145,5 @@ def test_a_site_with_an_authority_of_its_own_hands_up_sealed_and_signed_sums(
         settled = until(gateway, "site_sum_settled")
         assert settled["status"] == "applied"
         enrolment.revoke(hall / "below", ["press-1"])  # ends by itself only where it is proved
+        assert "no coordinator runs" not in capsys.readouterr().out  # the gateway is the site's, and has taken note
         assert until(gateway, "node_revoked")["node"] == "press-1"
