@@ -241,10 +241,10 @@ def test_an_overlay_pins_the_images_by_digest_and_changes_nothing_else(tmp_path:
     )
     rendered = {}
     for folder in (FOLDER, tmp_path):
-        line = [program, "kustomize", "--load-restrictor=LoadRestrictionsNone", str(folder)]
+        line = [program, "kustomize", str(folder)]
         done = subprocess.run(line, capture_output=True, text=True, check=False)
-        if "unknown command" in done.stderr:
-            pytest.skip("this kubectl has no kustomize")
+        if "unknown command" in done.stderr or "must be a file" in done.stderr:
+            pytest.skip("needs kubectl 1.21 or newer: the kustomize of this one takes no folder")
         assert done.returncode == 0, done.stderr
         rendered[folder] = {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(done.stdout)}
     assert rendered[FOLDER] == {(one["kind"], one["metadata"]["name"]): one for one in FILES["fedmq"]}
