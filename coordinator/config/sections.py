@@ -267,7 +267,7 @@ class StoreSection(Section):
 
     folder: Path = STATE_FOLDER
     url: Annotated[str, Field(pattern="^postgres(ql)?://")] | None = None
-    lease_s: Annotated[float, Field(ge=1, le=3600)] = 5.0
+    lease_s: Annotated[float, Field(ge=1, le=3600)] = 3.0
     audit_versions: PositiveInt = 1
     updates_kept: PositiveInt = 10_000
 
