@@ -41,6 +41,10 @@ class ContainerBroker(LocalBroker):
         done = self._engine("inspect", "--format", "{{.State.Pid}}", self._name)
         return int(done.stdout)
 
+    def _owner(self) -> None:
+        """The engine's client runs as we do: another user has no engine, and the container has no rights anyway."""
+        return
+
     def _command(self, configuration: Path) -> list[str]:
         image, program = broker_image(), engine()
         assert image is not None, f"{IMAGE_VARIABLE} names no image"
