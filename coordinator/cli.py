@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -19,6 +19,7 @@ from federation.command_line import (
     LogJsonOption,
     VersionOption,
     add_commands,
+    arrange,
     call,
     ending_in_time,
     errors_told,
@@ -28,11 +29,11 @@ from federation.runtime.standard_output import reserve
 
 __all__ = ["main", "make_app"]
 
-EXIT_CODES = """
-Exit codes: 0 the run is over or was stopped in order, 1 a demo, a simulation or a check failed, 2 a setting or the task
-is wrong, 3 the store is in use, lost, or cannot be written, 4 the broker cannot be used or another client has our id,
-130 interrupted by Ctrl-C.
-"""
+EXIT_CODES = (
+    "Exit codes: 0 the run is over or was stopped in order, 1 a demo, a simulation or a check failed, 2 a setting "
+    "or the task is wrong, 3 the store is in use, lost, or cannot be written, 4 the broker cannot be used or "
+    "another client has our id, 130 interrupted by Ctrl-C."
+)
 
 LAZY_COMMANDS: LazyCommands = {
     "demo": ("fedmq.demo.cli", "demo", "A whole federation on this machine: broker, coordinator, nodes."),
@@ -64,6 +65,15 @@ LAZY_COMMANDS: LazyCommands = {
 }
 """Commands that are imported only when they are called: module, function, summary."""
 
+PANELS: Mapping[str, Sequence[str]] = {
+    "Try it, on this machine": ("demo", "demo-sensors", "simulate", "partition"),
+    "Make a federation and run it": ("init", "enroll", "doctor", "analyze", "run"),
+    "See a run": ("status", "why", "serve", "alerts", "plot", "compare", "report", "privacy"),
+    "Use its model": ("export", "predict"),
+    "Keep it going": ("backup", "restore", "upgrade", "task", "renew", "revoke", "rotate-key", "move-store", "audit"),
+}
+"""All commands, in the order in which people need them."""
+
 ConfigOption = Annotated[
     Path | None, typer.Option(help="TOML file with all settings, or the folder of coordinator init.", exists=True)
 ]
@@ -87,6 +97,7 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
     app.command()(privacy)
     app.command()(doctor)
     app.command()(upgrade)
+    arrange(app, PANELS)
     return app
 
 

@@ -17,6 +17,7 @@ from federation.command_line import (
     LogJsonOption,
     TaskOption,
     VersionOption,
+    arrange,
     call,
     ending_in_time,
     errors_told,
@@ -28,10 +29,11 @@ __all__ = ["app", "main"]
 
 PROGRAM = "edge-node"
 
-EXIT_CODES = """
-Exit codes: 0 stopped in order, 2 a setting or the task is wrong, 3 the state folder is in use, lost, or cannot be
-written, 4 the broker cannot be used or another client has this node's id, 130 interrupted by Ctrl-C.
-"""
+EXIT_CODES = (
+    "Exit codes: 0 stopped in order, 2 a setting or the task is wrong, 3 the state folder is in use, lost, or "
+    "cannot be written, 4 the broker cannot be used or another client has this node's id, 130 interrupted by "
+    "Ctrl-C."
+)
 
 app = typer.Typer(
     name=PROGRAM,
@@ -44,6 +46,14 @@ app = typer.Typer(
 app.add_typer(model_app, name="model")
 app.command()(errors_told(PROGRAM)(predict))
 app.command(epilog=EXIT_CODES)(errors_told(PROGRAM)(score))
+
+PANELS: Mapping[str, Sequence[str]] = {
+    "Join a federation": ("request", "join", "doctor", "run"),
+    "See this node": ("status",),
+    "Use the model here": ("predict", "score", "model"),
+    "Keep it going": ("upgrade",),
+}
+"""All commands, in the order in which people need them."""
 
 ConfigOption = Annotated[Path | None, typer.Option(help="TOML file, or the folder of edge-node join.", exists=True)]
 NodeOption = Annotated[str | None, typer.Option("--id", help="Name of this node: unique in the federation.")]
@@ -312,6 +322,9 @@ def _run(file: Path | None, flags: Mapping[str, object], *, again: Sequence[str]
     if code == START_AGAIN:
         start_again(again)
     return code
+
+
+arrange(app, PANELS)
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "TaskOption",
     "VersionOption",
     "add_commands",
+    "arrange",
     "bounded_end",
     "call",
     "elsewhere",
@@ -72,6 +73,28 @@ def add_commands(app: typer.Typer, commands: LazyCommands, arguments: Sequence[s
                 app.command(name)(found)
         else:
             app.command(name, help=summary)(elsewhere)
+
+
+def arrange(app: typer.Typer, panels: Mapping[str, Sequence[str]]) -> None:
+    """Show the commands of a help in panels, in the order in which people need them.
+
+    Args:
+        app: All its commands are added.
+        panels: From a panel's title to its commands. Groups of commands come last in their panel.
+
+    Raises:
+        KeyError: A command is in no panel.
+    """
+    places = {name: (panel, place) for panel, names in panels.items() for place, name in enumerate(names)}
+    titles = list(panels)
+
+    def place_of(info: Any) -> tuple[int, int]:
+        panel, place = places[info.name or info.callback.__name__]
+        info.rich_help_panel = panel
+        return titles.index(panel), place
+
+    for infos in (app.registered_commands, app.registered_groups):
+        infos.sort(key=place_of)
 
 
 def elsewhere() -> None:

@@ -13,6 +13,7 @@ from federation.command_line import (
     LazyCommands,
     VersionOption,
     add_commands,
+    arrange,
     call,
     elsewhere,
     ending_in_time,
@@ -40,6 +41,13 @@ ROLES: Mapping[str, tuple[str, str]] = {
     "gateway": ("site_gateway.cli", "The gateway role: a whole site as one node."),
 }
 
+PANELS: Mapping[str, Sequence[str]] = {
+    "Try it, on this machine": ("demo", "demo-sensors", "simulate", "new"),
+    "The roles": tuple(ROLES),
+    "Around them": ("units", "audit"),
+}
+"""All commands, in the order in which people need them."""
+
 EXIT_CODES = "Exit codes are those of coordinator --help and edge-node --help."
 
 
@@ -59,6 +67,7 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
             app.command(name, help=summary)(elsewhere)
     add_commands(app, COMMANDS, arguments)
     app.command()(units)
+    arrange(app, PANELS)
     return app
 
 

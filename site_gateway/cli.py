@@ -20,10 +20,11 @@ __all__ = ["app", "main"]
 
 PROGRAM = "fedmq gateway"
 
-EXIT_CODES = """
-Exit codes: 0 stopped in order, or the run above is over; 2 a setting is wrong; 3 a state folder is in use, damaged, or
-cannot be written; 4 a broker cannot be used, or no run is known above; 130 interrupted by Ctrl-C.
-"""
+EXIT_CODES = (
+    "Exit codes: 0 stopped in order, or the run above is over; 2 a setting is wrong; 3 a state folder is in use, "
+    "damaged, or cannot be written; 4 a broker cannot be used, or no run is known above; 130 interrupted by "
+    "Ctrl-C."
+)
 
 app = typer.Typer(
     name=PROGRAM,

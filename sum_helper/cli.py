@@ -24,10 +24,10 @@ __all__ = ["app", "main"]
 
 PROGRAM = "fedmq helper"
 
-EXIT_CODES = """
-Exit codes: 0 stopped in order, 2 a setting is wrong, 3 the state folder is in use, damaged, or cannot be written,
-4 the broker cannot be used or another client has this helper's id, 130 interrupted by Ctrl-C.
-"""
+EXIT_CODES = (
+    "Exit codes: 0 stopped in order, 2 a setting is wrong, 3 the state folder is in use, damaged, or cannot be "
+    "written, 4 the broker cannot be used or another client has this helper's id, 130 interrupted by Ctrl-C."
+)
 
 app = typer.Typer(
     name=PROGRAM,

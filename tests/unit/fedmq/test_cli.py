@@ -44,6 +44,30 @@ def test_a_command_of_a_role_is_the_roles_own(arguments: tuple[str, ...], told: 
 
 
 @pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (("--help",), ["demo", "new", "coordinator", "node", "helper", "gateway", "units"]),
+        (("coordinator", "--help"), ["demo", "init", "enroll", "run", "status", "export", "backup", "audit"]),
+        (("node", "--help"), ["request", "join", "doctor", "run", "status", "predict", "upgrade"]),
+    ],
+)
+def test_a_help_lists_the_commands_in_the_order_in_which_people_need_them(
+    arguments: tuple[str, ...], wanted: list[str]
+) -> None:
+    _, said = shown(*arguments)
+    listed = re.findall(r"^│ ([a-z-]+) {2,}\S", said, re.MULTILINE)
+    assert [name for name in listed if name in wanted] == wanted
+
+
+@pytest.mark.parametrize("role", ["coordinator", "node", "helper", "gateway"])
+def test_the_exit_codes_fill_their_lines(role: str) -> None:
+    """A line break of the source was one on the screen, too."""
+    _, said = shown(role, "--help")
+    *lines, _ = said[said.index("Exit codes:") :].strip().splitlines()
+    assert all(len(line) > 60 for line in lines), lines
+
+
+@pytest.mark.parametrize(
     ("arguments", "hint"), [(("nod",), "'node'"), (("coordinator", "statu"), "'status'"), (("node", "jion"), "'join'")]
 )
 def test_a_mistyped_command_gets_a_hint(arguments: tuple[str, ...], hint: str) -> None:
