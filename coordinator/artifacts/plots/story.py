@@ -22,6 +22,9 @@ NODES_MAX = 12
 NEWS_MAX = 6
 """What happened is written into the curve where it is no more than this."""
 
+LINES_MAX, LINE = 5, 0.11
+"""Lines of what happened below the curve, and the height of one: a share of the curve's."""
+
 MARGIN = 0.02
 WRITTEN_MIN = 0.14
 """Of the whole time: a shorter absence has no room for words."""
@@ -105,6 +108,8 @@ def _draw_curve(axes: "Axes", run: Run) -> None:
         label_metric(axes, metric)
     axes.tick_params(labelbottom=False)
     written = len(run.news) <= NEWS_MAX
+    if written:
+        _make_room(axes, min(LINES_MAX, len(run.news)))
     for place, one in enumerate(run.news):
         at = times.get(one.version)
         if at is None:
@@ -115,13 +120,22 @@ def _draw_curve(axes: "Axes", run: Run) -> None:
             _write(axes, at, place, f"{plain(one.node)} {what}", colour)
 
 
+def _make_room(axes: "Axes", lines: int) -> None:
+    """Below the curve, so that no word covers it; what is there has no numbers."""
+    low, high = axes.get_ylim()
+    ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
+    room = LINE * lines
+    axes.set_ylim(low - (high - low) * room / (1 - room), high)
+    axes.set_yticks(ticks)
+
+
 def _write(axes: "Axes", at: float, place: int, text: str, colour: str) -> None:
     """Beside its line, on the side where there is room; one below the other, and readable over other lines."""
     low, high = axes.get_xlim()
     left = at > (low + high) / 2
     axes.annotate(
         text,
-        (at, 0.06 + 0.11 * (place % 5)),
+        (at, 0.03 + LINE * (place % LINES_MAX)),
         xycoords=("data", "axes fraction"),
         xytext=(-6 if left else 6, 0),
         textcoords="offset points",

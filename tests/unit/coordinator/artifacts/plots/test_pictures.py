@@ -291,6 +291,22 @@ def test_the_story_says_who_was_killed_what_it_missed_and_what_was_saved() -> No
     assert "a-run: 2 nodes, 12 versions, 92.5% right, 1/60 of the bytes of fp32" in said
 
 
+@pytest.mark.parametrize("count", [1, 2, 5, 6])
+def test_no_word_of_the_story_covers_its_curve(count: int) -> None:
+    """"killed" lay on the beginning of a curve that rises, which is where it is lowest."""
+    news = [{"node": f"node-{number % 2}", "version": 1 + number, "what": "killed"} for number in range(count)]
+    with styled():
+        figure = draw_story(run(2, news=news))
+        assert figure is not None
+        canvas: Any = FigureCanvasAgg(figure)
+        canvas.draw()
+        curve = figure.axes[0]
+        lowest = curve.transData.transform(curve.lines[0].get_xydata())[:, 1].min()
+        words = [text for text in curve.texts if "killed" in text.get_text()]
+        assert len(words) == count
+        assert max(text.get_window_extent(canvas.get_renderer()).y1 for text in words) < lowest
+
+
 def test_a_node_that_never_came_back_is_away_to_the_end() -> None:
     news = [{"node": "node-1", "version": 2, "what": "lost"}]
     with styled():
