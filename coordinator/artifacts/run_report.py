@@ -155,7 +155,7 @@ def _figures(versions: Sequence[VersionRow], nodes: Sequence[Participation], pla
         ("updates too late", f"{counts[ReceiptStatus.STALE]:,}"),
         ("updates refused", f"{counts[ReceiptStatus.REFUSED]:,}"),
         ("sent by nodes", f"{human_bytes(up)}{saved}"),
-        ("pulled by nodes", human_bytes(down)),
+        ("sent to nodes", human_bytes(down)),
     )
     return _table("In numbers", ("", ""), rows)
 

@@ -75,7 +75,7 @@ def run_demo(options: DemoOptions, outputs: Outputs, server: ForkServer | None) 
     if outputs.as_json:
         sys.stdout.write(json.dumps(result) + "\n")
     if plan.keep is None:
-        said = "this run was not kept: with --keep DIR, coordinator status, serve, plot and export show it"
+        said = "this run was not kept: --keep DIR leaves it for status, serve, plot and export"
         console.print(said, markup=False, highlight=False, soft_wrap=True)
     else:
         console.print(kept_line(plan.keep, options.task), markup=False, highlight=False, soft_wrap=True)
@@ -173,7 +173,10 @@ def _final(report: Mapping[str, object]) -> tuple[str, str]:
 
 
 def _traffic(report: Mapping[str, object], way: str) -> str:
-    sent, plain = _number(report, f"bytes_{way}_total"), _number(report, f"bytes_{way}_fp32")
+    """Bytes until the newest version, as ``status``, ``compare``, the plots and the page count them."""
+    found = report.get("rounds")
+    rounds = [row for row in found if isinstance(row, Mapping)] if isinstance(found, list) else []
+    sent, plain = sum(_number(row, f"bytes_{way}") for row in rounds), _number(report, f"bytes_{way}_fp32")
     if not sent or not plain:
         return human_bytes(sent)
     # Headers and announcements included. Of a tiny model the messages around it are more than it is.

@@ -49,7 +49,7 @@ class _Run(Collector):
         reason = GaugeMetricFamily("fedmq_waiting", "1 for what the coordinator waits for.", labels=["reason"])
         reason.add_metric([str(waiting["reason"])], 1.0)
         yield reason
-        for name, what in (("up", "sent by nodes"), ("down", "pulled by nodes")):
+        for name, what in (("up", "sent by nodes"), ("down", "sent to nodes")):
             yield CounterMetricFamily(f"fedmq_{name}_bytes", f"Bytes {what}.", value=summary[f"bytes_{name}"])
         yield from self._updates()
         yield from self._evaluation()

@@ -30,7 +30,7 @@ class Comparison:
         versions: Its newest version.
         time_s: Seconds from its start to that version.
         bytes_up: Bytes that nodes sent.
-        bytes_down: Bytes that nodes pulled.
+        bytes_down: Bytes that nodes were sent.
         final: The metric at the last version that was evaluated.
         best: The best version by this metric.
         reached: The first version that met the target.

@@ -46,7 +46,7 @@ class VersionPoint:
         version: Its number.
         time_s: Seconds since the run began.
         bytes_up: Bytes that nodes had sent by then.
-        bytes_down: Bytes that nodes had pulled by then.
+        bytes_down: Bytes that nodes had been sent by then.
         applied: Updates that it is made of.
         stale: Updates found stale while it was being made.
         refused: Updates refused while it was being made.

@@ -563,10 +563,21 @@ class TestView:
 
     def test_summary_compares_with_fp32(self) -> None:
         out = io.StringIO()
-        report = {"bytes_up_total": 100, "bytes_up_fp32": 6400, "final_accuracy": 0.5, "rounds": [1, 2], "broker": "m"}
+        rounds = [{"bytes_up": 60}, {"bytes_up": 40}]
+        report = {"bytes_up_fp32": 6400, "final_accuracy": 0.5, "rounds": rounds, "broker": "m"}
         Console(file=out, width=100).print(summary_table(report))
         assert "1/64.0 of fp32" in out.getvalue()
         assert "50.00%" in out.getvalue()
+
+
+def test_the_bytes_are_those_of_compare() -> None:
+    """What followed the last version was counted here, and nowhere else."""
+    row = {"accepted": 1, "wall_s": 1.0, "bytes_up": 2048, "bytes_down": 3072}
+    report = {"rounds": [row], "bytes_up_total": 9999, "bytes_down_total": 9999, "bytes_down_fp32": 6144}
+    out = io.StringIO()
+    Console(file=out, width=100).print(summary_table(report))
+    assert re.search(r"bytes up +2.0 KiB", out.getvalue())
+    assert re.search(r"bytes down +3.0 KiB with headers, 1/2.0 of fp32", out.getvalue())
 
 
 def test_without_an_accuracy_the_loss_is_told() -> None:
