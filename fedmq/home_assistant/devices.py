@@ -19,6 +19,9 @@ ONLINE, OFFLINE = b"online", b"offline"
 STATE_MAX: Final = 255
 """Characters that Home Assistant takes as a state."""
 
+PERCENT_DIGITS: Final = 2
+"""Decimals of the accuracy in percent, which are shown as they are said."""
+
 _BYTES = {"device_class": "data_size", "unit_of_measurement": "B", "state_class": "total_increasing"}
 _COUNT = {"state_class": "total_increasing"}
 _NOW = {"state_class": "measurement"}
@@ -36,8 +39,8 @@ _OF_NODE: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
     "updates_applied": ("Updates applied", _COUNT),
     "updates_stale": ("Updates too late", _COUNT),
     "updates_refused": ("Updates refused", _COUNT),
-    "bytes_up": ("Bytes up", _BYTES),
-    "bytes_down": ("Bytes down", _BYTES),
+    "bytes_up": ("Payload", _BYTES),
+    "bytes_down": ("Pulled", _BYTES),
     "restarts": ("Restarts", _COUNT),
 }
 
@@ -112,7 +115,7 @@ def _run_state(snapshot: Snapshot) -> dict[str, Any]:
         "nodes_online": waiting["online"],
         "nodes": summary["nodes"],
         "updates": summary["updates"],
-        "accuracy": None if accuracy is None else 100 * accuracy,
+        "accuracy": None if accuracy is None else round(100 * accuracy, PERCENT_DIGITS),
         "bytes_up": summary["bytes_up"],
         "bytes_down": summary["bytes_down"],
         "waiting": sentence if len(sentence) <= STATE_MAX else f"{sentence[: STATE_MAX - 1]}…",

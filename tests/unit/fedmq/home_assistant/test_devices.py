@@ -103,6 +103,12 @@ def test_what_cannot_be_a_state_is_cut_or_unknown() -> None:
     assert json.loads(retained(snapshot("a", accuracy=float("inf")), made)[made.run])["accuracy"] is None
 
 
+def test_an_accuracy_is_said_with_two_decimals() -> None:
+    """A card showed 96.37883008356546 %."""
+    made = topics()
+    assert json.loads(retained(snapshot("a", accuracy=0.9637883008356546), made)[made.run])["accuracy"] == 96.38
+
+
 def test_of_many_nodes_the_first_are_shown() -> None:
     published = retained(snapshot(*(f"n{number:04}" for number in range(1000))), topics(nodes_max=3))
     assert sum("/node/" in topic for topic in published) == 3
