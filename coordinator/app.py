@@ -17,7 +17,6 @@ from coordinator.config.sections import CoordinatorConfig, SecuritySection
 from coordinator.config.settings import (
     committer_settings,
     counting_config,
-    engine_settings,
     strategy_name,
     up_codec,
     update_norm_max,
@@ -46,7 +45,7 @@ from coordinator.runtime.incidents import Incidents
 from coordinator.runtime.leading import open_store, while_leading
 from coordinator.runtime.retained_mail import RetainedMail
 from coordinator.runtime.sealing import CoordinatorSealing, check_room
-from coordinator.runtime.starting import check_metric, ensure_model, evaluated_task, repaired_head
+from coordinator.runtime.starting import check_metric, engine_of, ensure_model, evaluated_task, repaired_head
 from coordinator.runtime.task_process import EvaluatedTask
 from coordinator.runtime.task_releases import ReleaseShelf, TaskReleases
 from coordinator.runtime.traffic import Traffic
@@ -118,7 +117,7 @@ def run_coordinator(
     config = counting_config(config)
     plan = _Plan(
         config=config,
-        engine=replace(engine_settings(config), replaces=replaces),
+        engine=engine_of(config, replaces=replaces),
         address=broker_address(config.broker),
         inbox=queue.Queue(INBOX_ITEMS_MAX) if inbox is None else inbox,
         incidents=Incidents(read_incidents(config.store.folder)) if incidents is None else incidents,

@@ -1,13 +1,15 @@
 """What a coordinator does before its loop begins: the task, version 0, and whether the run is still the one it was."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from coordinator.config.combinations import round_size
 from coordinator.config.noise import check_noised_model, coordinator_noise
 from coordinator.config.privacy import check_masked_model
 from coordinator.config.sections import CoordinatorConfig
-from coordinator.config.settings import committer_settings, statistics_request, uses_controls
+from coordinator.config.settings import committer_settings, engine_settings, statistics_request, uses_controls
 from coordinator.engine.early_stopping import Source, StoppingSettings, missing_metric
+from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import Committer, first_commit
 from coordinator.global_model.initial import InitialRequest, initial_model_apart
 from coordinator.global_model.noised import CoordinatorNoise
@@ -19,10 +21,29 @@ from federation.errors import ConfigError
 from federation.inputs import Inputs
 from federation.runtime.log import get_log, said_while_slow
 from federation.task import task_label
+from federation.tasks.registry import is_builtin
 from federation.tasks.scaffold import of_scaffold
 from update_codec import Manifest
 
-__all__ = ["check_metric", "ensure_model", "evaluated_task", "repaired_head"]
+__all__ = ["check_metric", "engine_of", "ensure_model", "evaluated_task", "repaired_head"]
+
+
+def engine_of(config: CoordinatorConfig, *, replaces: bool) -> EngineSettings:
+    """The settings of the engine; those of an own task are in its file, which imports what the task needs.
+
+    Args:
+        config: All settings.
+        replaces: Whether a coordinator of another run that is online gives way to this one.
+
+    Raises:
+        ConfigError: A setting or the task's name is wrong.
+        TaskError: The task's file cannot be imported.
+    """
+    if is_builtin(config.task.name):
+        return replace(engine_settings(config), replaces=replaces)
+    get_log("coordinator").info("loading_task", task=task_label(config.task.name), why="its settings are in its file")
+    with said_while_slow(f"importing the task {task_label(config.task.name)}"):
+        return replace(engine_settings(config), replaces=replaces)
 
 
 def ensure_model(config: CoordinatorConfig, store: SqlStore, task: EvaluatedTask) -> None:

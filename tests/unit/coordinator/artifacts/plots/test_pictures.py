@@ -293,7 +293,7 @@ def test_the_story_says_who_was_killed_what_it_missed_and_what_was_saved() -> No
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6])
 def test_no_word_of_the_story_covers_its_curve(count: int) -> None:
-    """ "killed" lay on the beginning of a curve that rises, which is where it is lowest."""
+    """The word lay on the beginning of a curve that rises, which is where it is lowest."""
     news = [{"node": f"node-{number % 2}", "version": 1 + number, "what": "killed"} for number in range(count)]
     with styled():
         figure = draw_story(run(2, news=news))
