@@ -4,6 +4,7 @@ import datetime as dt
 import ipaddress
 import json
 import os
+import shlex
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from federation.identity.request import decode_request
 from federation.protocol.topics import validate_federation_id
 from federation.storage.folder import lock_holder
 from federation.storage.sealing_keys import ROTATE
+from federation.tasks.registry import is_builtin
 from federation.types import FederationId, NodeId
 
 __all__ = ["certificate_ends", "enroll", "init", "renew", "revoke", "rotate_key", "tell_expiring"]
@@ -85,10 +87,12 @@ def init(  # noqa: PLR0913 - one parameter per option is how the library declare
     typer.echo(f"keep {folder}/authority to yourself: whoever has it can enroll nodes")
     if os.getuid() == 0:
         typer.echo(
-            "made by root: compose.yaml runs its containers as root, too; make it as another user, or edit user:"
+            "made by root: compose.yaml runs its containers as root, too; make it as another user, or edit user: there"
         )
-    _tell_enrolled(fleet, fleet.enroll(enroll_ or [], days=days))
+    _tell_enrolled(fleet, fleet.enroll(enroll_ or [], days=days), more=_task_option(task))
     typer.echo(f"next: coordinator run --config {folder} --with-broker")
+    if not is_builtin(task):
+        typer.echo(f"{task} is no built-in task: where it reads files, these commands want --data DIR, too")
 
 
 def enroll(
@@ -127,8 +131,9 @@ def enroll(
         reloaded = reload_broker(fleet.folder.broker)
         typer.echo(json.dumps({"enrolled": _enrolled_rows(fleet, [*named, *asked]), "broker_reloaded": reloaded}))
         return
-    _tell_enrolled(fleet, named, brings_code=bundle)
-    _tell_enrolled(fleet, asked, asked=True, brings_code=bundle)
+    more = " --with-task" if bundle else _task_option(read_config(folder, {}).task.name)
+    _tell_enrolled(fleet, named, more=more)
+    _tell_enrolled(fleet, asked, asked=True, more=more)
     _tell_reloaded(fleet, needed=False)
 
 
@@ -251,20 +256,24 @@ def _enrolled_rows(fleet: Fleet, names: Sequence[NodeId]) -> list[dict[str, str]
     return [{"node": name, "file": str(fleet.folder.bundle(name))} for name in names]
 
 
-def _tell_enrolled(fleet: Fleet, names: Sequence[NodeId], *, asked: bool = False, brings_code: bool = False) -> None:
+def _tell_enrolled(fleet: Fleet, names: Sequence[NodeId], *, asked: bool = False, more: str = "") -> None:
     """Say what comes next.
 
     Args:
         fleet: The federation.
         names: Who was enrolled.
         asked: By a request, of which nobody can see whether a node or a helper has made it.
-        brings_code: The files bring the task's code, which a device runs only by its owner's word.
+        more: Options of ``edge-node join``, each after a space.
     """
-    allowed = " --with-task" if brings_code else ""
     for name in names:
         path = fleet.folder.bundle(name)
         other = f" (a helper of masked sums: fedmq helper init {path.name})" if asked else ""
-        typer.echo(f"{name}: bring {path} to the device, then there: edge-node join {path.name}{allowed} --run{other}")
+        typer.echo(f"{name}: bring {path} to the device, then there: edge-node join {path.name}{more} --run{other}")
+
+
+def _task_option(task: str) -> str:
+    """A device must be told where the source of a task is that does not come with the project."""
+    return "" if is_builtin(task) else f" --task {shlex.quote(task)}"
 
 
 def _tell_reloaded(fleet: Fleet, *, needed: bool) -> None:

@@ -163,3 +163,13 @@ def test_a_device_asks_with_its_own_keys_as_the_page_says(plant: Path, monkeypat
     Path("edge-04.request").write_text("damaged")
     with pytest.raises(ConfigError, match="request file"):
         command("enroll", str(plant), "--csr", "edge-04.request")
+
+
+def test_what_comes_next_names_a_task_of_ones_own(plant: Path, tmp_path: Path) -> None:
+    """The line that was printed failed on the device: it did not name the task there."""
+    assert "--task" not in command("enroll", str(plant), "edge-02")
+    said = command("init", str(tmp_path / "own"), "--host", "b", "--task", "press.py:build", "--enroll", "e1")
+    assert "edge-node join e1.fedmq --task press.py:build --run" in said
+    assert "--data DIR" in said
+    more = command("enroll", str(tmp_path / "own"), "e2")
+    assert "edge-node join e2.fedmq --task press.py:build --run" in more
