@@ -106,6 +106,7 @@ def init(  # noqa: PLR0913 - the options of the command
         typer.echo(file)
     typer.echo("above, add this to the coordinator's settings, and start it again:")
     typer.echo(f"  [gateways]\n  members_max = {{ {wanted.name} = {nodes} }}")
+    typer.echo("a gateway is one node there: while this site is alone, round.quorum = 1, too")
     if wanted.enrolled:
         typer.echo(f"for each node of the site: coordinator enroll {folder}/below NODE")
     typer.echo(f"then: fedmq gateway run --config {folder}{' --with-broker' if wanted.enrolled else ''}")

@@ -119,7 +119,11 @@ def _pair(value: object) -> tuple[float | None, float | None]:
 
 def _told(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     # A small model is not kept on disk: to pull it again is cheaper than to write it.
-    held = "no model on disk" if found["held_version"] is None else f"version {found['held_version']} on disk"
+    held = (
+        "no model on disk (a small one is pulled again)"
+        if found["held_version"] is None
+        else f"version {found['held_version']} on disk"
+    )
     round_ = "none" if found["last_round"] is None else found["last_round"]
     yield Text(f"{held}, last round {round_}, {found['outbox']} updates without a receipt")
     readings = found["readings"]

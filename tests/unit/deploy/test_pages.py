@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from coordinator.config.sections import read_config
+from coordinator.config.settings import engine_settings
 from coordinator.enrolment.cli import init
 from edge_node.config import read_config as read_node_config
 
@@ -56,3 +57,16 @@ def test_the_compose_file_hardens_every_service_and_keeps_each_to_its_own(tmp_pa
         assert not {"privileged", "network_mode", "pid"} & service.keys()
         assert not [mount for mount in service["volumes"] if "authority" in mount]
     assert services["node"]["profiles"] == ["nodes"]
+
+
+def test_one_site_alone_begins_with_the_pages_settings(tmp_path: Path) -> None:
+    """A gateway is one node above: the defaults wait for two."""
+    page = (ROOT / "docs/how-to/site-gateway.md").read_text()
+    block = re.search(r"```toml\n(\[gateways\]\n.*?\[limits\].*?)```", page, re.DOTALL)
+    assert block
+    (tmp_path / "coordinator.toml").write_text(block[1])
+    given = {"federation.id": "plant", "broker.url": "mqtt://hub", "task.name": "digits"}
+    config = read_config(tmp_path / "coordinator.toml", given, {})
+    engine = engine_settings(config)
+    assert (engine.nodes_min, engine.quorum) == (1, 1)
+    assert config.gateways.members_max == {"press-shop": 100}

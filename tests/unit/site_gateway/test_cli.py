@@ -102,6 +102,7 @@ def test_what_init_writes_is_read_again(tmp_path: Path) -> None:
     assert (settings.above.node.id, settings.below.task.seed, settings.below.round.concurrency) == ("press-shop", 7, 64)
     assert settings.below.store.folder == tmp_path / "press-shop" / "state" / "below"
     assert "  [gateways]\n  members_max = { press-shop = 64 }\n" in told
+    assert "round.quorum = 1" in told, "with one site the coordinator above waited for a second one"
 
 
 def test_a_gateway_that_finds_no_run_says_at_once_where_it_looks(
