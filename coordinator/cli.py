@@ -153,9 +153,7 @@ def run(  # noqa: PLR0913 - one parameter per option is how the library declares
 
     if not with_broker:
         raise typer.Exit(run_coordinator(settings, report, replaces=replace))
-    if config is None or not config.is_dir():
-        raise ConfigError("--with-broker", "needs --config with the folder of coordinator init", source="command line")
-    from coordinator.enrolment.broker import FleetBroker  # noqa: PLC0415
+    from coordinator.enrolment.broker import broker_of  # noqa: PLC0415
     from coordinator.monitoring.state_files import read_incidents  # noqa: PLC0415
     from coordinator.runtime.incidents import Incidents, count_denied  # noqa: PLC0415
     from federation.runtime.log import configure_log  # noqa: PLC0415
@@ -163,7 +161,7 @@ def run(  # noqa: PLR0913 - one parameter per option is how the library declares
 
     configure_log(json=settings.log.as_json, level=settings.log.level)
     incidents, inbox = Incidents(read_incidents(settings.store.folder)), Inbox(INBOX_ITEMS_MAX)
-    with FleetBroker(config / "broker", partial(count_denied, incidents, inbox)):
+    with broker_of(config, partial(count_denied, incidents, inbox)):
         raise typer.Exit(run_coordinator(settings, report, incidents=incidents, inbox=inbox, replaces=replace))
 
 

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+from federation.errors import ConfigError
 from federation.runtime.local_broker import MosquittoProcess, ends_with_us, give_away, unprivileged
 from federation.runtime.log import get_log
 
-__all__ = ["FleetBroker", "brokers_of", "reload_broker"]
+__all__ = ["FleetBroker", "broker_of", "brokers_of", "reload_broker"]
 
 PROCESSES = Path("/proc")
 
@@ -19,6 +20,21 @@ LEAVES_S = 2.0
 """So long a broker may take to save its state and leave, when its coordinator was killed, in seconds."""
 
 LOOK_S = 0.05
+
+
+def broker_of(config: Path | None, hear: Callable[[str], None] = lambda _: None) -> "FleetBroker":
+    """The Mosquitto of a federation's folder, for ``--with-broker``; the log is configured.
+
+    Args:
+        config: What ``--config`` was given.
+        hear: As for `FleetBroker`.
+
+    Raises:
+        ConfigError: It is no such folder.
+    """
+    if config is None or not config.is_dir():
+        raise ConfigError("--with-broker", "needs --config with the folder of coordinator init", source="command line")
+    return FleetBroker(config / "broker", hear)
 
 
 class FleetBroker(MosquittoProcess):

@@ -1,5 +1,6 @@
 """Studies as a picture: the mean of each, with a band that holds all its seeds."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +58,19 @@ def draw_bands(bands: Mapping[str, Sequence[CurvePoint]], metric: str, to: Path 
         figure.legend(loc="outside lower center", ncols=legend_columns(labels, WIDTH_IN))
         if to is not None:
             _write(figure, to)
+    _show_in_notebooks(figure)
     return figure
+
+
+def _show_in_notebooks(figure: "Figure") -> None:
+    """IPython asks for this method; by itself it draws only figures of pyplot, which nothing here needs."""
+
+    def drawn() -> bytes:
+        out = io.BytesIO()
+        figure.savefig(out, format="png")
+        return out.getvalue()
+
+    vars(figure)["_repr_png_"] = drawn
 
 
 def _write(figure: "Figure", to: Path) -> None:

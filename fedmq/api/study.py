@@ -1,5 +1,6 @@
 """What ``fedmq.simulate`` gives back: one run for each seed, as curves, pictures, files and a model."""
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.numpy
-from rich.console import Group
+from rich.console import Console, Group
 
 from coordinator.artifacts.plots.compare import compare_runs, comparison_row, comparison_tables
 from coordinator.artifacts.plots.run import Run, run_of_report
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Comparison", "Seed", "Study", "load_study"]
+
+NOTEBOOK_COLUMNS = 100
+"""Characters of a line that a notebook shows without breaking it."""
 
 STUDY = "study.json"
 """The file of a saved study that names its parts."""
@@ -62,6 +66,13 @@ class Comparison:
 
     def __rich__(self) -> Group:
         return self.table
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: FBT001 - IPython calls it so
+        """What a notebook shows at the end of a cell."""
+        del cycle
+        out = io.StringIO()
+        Console(file=out, width=NOTEBOOK_COLUMNS, force_jupyter=False).print(self.table)
+        printer.text(out.getvalue())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -53,6 +54,7 @@ def analyze(  # noqa: PLR0913 - one parameter per option is how the library decl
     simulate: Annotated[
         int | None, typer.Option(help="No broker: count what so many nodes of an experiment would own.", min=1)
     ] = None,
+    with_broker: Annotated[bool, typer.Option("--with-broker", help="Start the folder's Mosquitto too.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Count anew, although it has been done.")] = False,
     replace: Annotated[
         bool, typer.Option("--replace", help="Take the federation over from another run's coordinator.")
@@ -71,7 +73,7 @@ def analyze(  # noqa: PLR0913 - one parameter per option is how the library decl
       coordinator analyze --config coordinator.toml --nodes 12 --scaler scaler.json --plot columns.png
       coordinator analyze --broker mqtt://10.0.0.2 --federation demo --task my_task.py:build --json
       coordinator analyze --task digits --simulate 10 --json
-      coordinator analyze --config plant --columns temperature,current --bound temperature=-40:125
+      coordinator analyze --config plant --with-broker --columns temperature,current --bound temperature=-40:125
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
     flags = {
         "broker.url": broker,
@@ -94,8 +96,17 @@ def analyze(  # noqa: PLR0913 - one parameter per option is how the library decl
         _tell(simulated(settings, simulate), scaler=scaler, plot=plot, as_json=as_json)
         return
     folder = folder_for(settings, state, again=again)
-    _count(settings, folder, replaces=replace)
+    with _broker(config, settings) if with_broker else nullcontext():
+        _count(settings, folder, replaces=replace)
     _tell(findings_of(folder), scaler=scaler, plot=plot, as_json=as_json)
+
+
+def _broker(config: Path | None, settings: CoordinatorConfig) -> AbstractContextManager[object]:
+    from coordinator.enrolment.broker import broker_of  # noqa: PLC0415 - not needed for what is over
+    from federation.runtime.log import configure_log  # noqa: PLC0415 - as above
+
+    configure_log(json=settings.log.as_json, level=settings.log.level)
+    return broker_of(config)
 
 
 def _count(settings: CoordinatorConfig, folder: Path, *, replaces: bool) -> None:

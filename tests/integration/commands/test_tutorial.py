@@ -36,7 +36,9 @@ def test_every_cell_of_the_tutorial_runs_and_says_what_the_text_says() -> None:
     assert proximal.final("accuracy") > 0.8
     sent = [one.runs[0].versions[-1].bytes_up for one in (average, small)]
     assert sent[0] / sent[1] > 10, "the text says less than a tenth"
-    assert "[0, 1, 2, 3, 4]" in out.getvalue()
+    right = re.search(r"([\d.]+)% of all pictures are read rightly", out.getvalue())
+    assert right
+    assert float(right[1]) > 80
 
 
 def test_the_notebook_is_stored_without_outputs() -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -108,7 +109,12 @@ def test_studies_are_drawn_and_compared(tmp_path: Path) -> None:
     figure = first.plot(second, to=tmp_path / "both.png")
     assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
     assert [line.get_label() for line in figure.axes[0].get_lines()] == ["plain (2 seeds)", "adam (2 seeds)"]
+    # A notebook showed `<Figure size 700x420 with 1 Axes>`, and of the comparison a wall of dictionaries.
+    assert vars(figure)["_repr_png_"]().startswith(b"\x89PNG")
     compared = first.compare(second, target=0.0)
+    printer = MagicMock()
+    compared._repr_pretty_(printer, cycle=False)
+    assert "final accuracy" in printer.text.call_args[0][0]
     assert [row["run"] for row in compared.rows] == ["plain, seed 0", "plain, seed 1", "adam, seed 0", "adam, seed 1"]
     assert all(row["target_version"] == 1 for row in compared.rows)
     with pytest.raises(fedmq.ConfigError, match=r"\.png, \.svg, \.pdf"):

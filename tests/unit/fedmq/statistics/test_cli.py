@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from coordinator.cli import make_app
 from coordinator.config.sections import CoordinatorConfig, read_config
+from coordinator.enrolment.cli import init
 from coordinator.global_model.committer import first_commit
 from coordinator.global_model.downlink import DownlinkSettings
 from coordinator.storage.sqlite_store import SqliteStore
@@ -115,3 +117,28 @@ def test_again_takes_the_next_folder_once_a_run_is_over(tmp_path: Path, monkeypa
     (tmp_path / "run-statistics-2").mkdir()
     assert folder_for(config(tmp_path), None, again=False) == tmp_path / "run-statistics-2"
     assert folder_for(config(tmp_path), None, again=True) == tmp_path / "run-statistics-3"
+
+
+def test_an_analysis_may_start_the_folders_broker_as_a_run_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the quickstart nothing else starts it: the analysis waited for ever."""
+    init(tmp_path / "plant", host=["localhost"], evaluate=False)
+    said: list[str] = []
+
+    @contextmanager
+    def broker(folder: Path, _hear: object) -> Iterator[None]:
+        said.append(f"started in {folder.name}")
+        yield
+        said.append("ended")
+
+    def count(*_: object, **__: object) -> None:
+        said.append("counted")
+        raise StorageError("enough")
+
+    monkeypatch.setattr("coordinator.enrolment.broker.FleetBroker", broker)
+    monkeypatch.setattr("fedmq.statistics.cli._count", count)
+    done = called("--config", str(tmp_path / "plant"), "--with-broker")
+    assert (str(done.exception), said) == ("enough", ["started in broker", "counted"])
+    done = called("--config", str(tmp_path / "plant" / "coordinator.toml"), "--with-broker")
+    assert "needs --config with the folder" in str(done.exception)
