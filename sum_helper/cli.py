@@ -137,14 +137,20 @@ def status(*, config: ConfigOption, as_json: JsonOption = False) -> None:
         typer.echo(json.dumps(found, indent=2))
         return
     nodes = found.pop("nodes")
+    newest = found.pop("newest")
+    found["newest"] = "none yet" if not isinstance(newest, Mapping) else _newest(newest)
     for name, value in found.items():
-        typer.echo(f"{name:12} {value}")
+        typer.echo(f"{name:12} {'not yet' if value is None else value}")
     assert isinstance(nodes, dict)  # noqa: S101 - for the type checker
     for node, told in nodes.items():
         epsilon = (
             "no noise" if told["epsilon"] is None else f"epsilon {told['epsilon']:.3g} at delta {found['delta']:g}"
         )
         typer.echo(f"  {node:20} in {told['sums']} sums, {epsilon}")
+
+
+def _newest(told: Mapping[str, object]) -> str:
+    return f"version {told['version']} of run {told['run']}, {told['members']} nodes, {told['at']}"
 
 
 @app.command()

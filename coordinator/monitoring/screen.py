@@ -223,7 +223,7 @@ def _version_table(rows: list[VersionRow], newest: int) -> Table:
     table = _table(f"versions ({len(rows)}, the newest {len(shown)})")
     for title in ("version", "accuracy", "applied", "stale", "refused", "s", "up", "down"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("why then", no_wrap=True)
+    table.add_column("why then")
     for row in shown:
         accuracy = row.metrics.get("accuracy")
         table.add_row(
@@ -235,7 +235,8 @@ def _version_table(rows: list[VersionRow], newest: int) -> Table:
             f"{row.figures.wall_s:.2f}",
             human_bytes(row.figures.bytes_up),
             human_bytes(row.figures.bytes_down),
-            MADE.get(row.reason, row.reason),
+            # The only cell that gives way where the screen is narrow: a number without its unit is none.
+            Text(MADE.get(row.reason, row.reason), no_wrap=True, overflow="ellipsis"),
         )
     return table
 

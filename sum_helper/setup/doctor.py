@@ -49,7 +49,8 @@ def examine(config: HelperConfig) -> Iterator[Finding]:
     """Check everything; what needs a broker is left out when there is none."""
     yield check_versions()
     yield check_clock(time.time())
-    yield check_folder(config.state_folder)
+    state = check_folder(config.state_folder)
+    yield state
     remedy = "make room: seeds that cannot be saved are not held"
     yield check_room(config.state_folder, bytes_min=FREE_BYTES_MIN, remedy=remedy)
     yield check_register(config)
@@ -64,7 +65,7 @@ def examine(config: HelperConfig) -> Iterator[Finding]:
         renewal = "ask for a new one (coordinator renew) and fedmq helper init FILE"
         now = dt.datetime.now(dt.UTC)
         yield check_own_certificate(config.broker.tls_certificate, now, owner=config.helper.id, renewal=renewal)
-    yield from _check_broker(config, address)
+    yield from _check_broker(config, address, runs=state.verdict is Verdict.WARN)
 
 
 def check_register(config: HelperConfig) -> Finding:
@@ -162,10 +163,16 @@ def _is_here(address: BrokerAddress) -> bool:
     return False
 
 
-def _check_broker(config: HelperConfig, address: BrokerAddress) -> Iterator[Finding]:
+def _check_broker(config: HelperConfig, address: BrokerAddress, *, runs: bool) -> Iterator[Finding]:
+    """The way to the broker, and who coordinates there; ``runs``: the helper does."""
     dialled = check_dial(address)
     yield dialled
     if dialled.verdict is not Verdict.PASS:
+        return
+    if config.broker.tls_certificate is not None and runs:
+        # A broker that takes the client id from the certificate would end the running helper's connection for ours.
+        said = "not tried: the helper runs, and the broker would take this visit for it"
+        yield warned("broker session", said, "see the helper's own log")
         return
     secured = check_tls(address, time.time())
     if secured is not None:

@@ -1,15 +1,19 @@
 """The command line of a helper: its folder, its register, what it tells, and exit codes."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from federation.doctor import Verdict, passed
 from federation.errors import ConfigError, StorageError
 from federation.identity.private_files import PUBLIC, write_text
 from federation.identity.signing_keys import SigningKey, enrolled_nodes, node_keys_text
 from federation.protocol.sum_messages import SumOffer
+from federation.runtime.address import parse_broker_url
+from federation.storage.folder import FolderLock
 from fedmq.cli import make_app
 from sum_helper import app as composition
 from sum_helper.cli import app, main
@@ -103,6 +107,7 @@ def test_status_tells_what_was_revealed_of_whom(folder: Path) -> None:
     code, said = invoke("status", "--config", str(folder))
     assert "press_00" in said
     assert "in 1 sums, no noise" in said
+    assert re.search(r"^newest +version \d+ of run \w+, 5 nodes, \d{4}-", said, re.MULTILINE), "it was a dictionary"
     rig.close()
 
 
@@ -119,6 +124,25 @@ def test_doctor_says_what_is_missing(folder: Path, monkeypatch: pytest.MonkeyPat
     assert "another administrator" in found["apart"]["remedy"]
     assert found["own key"]["detail"].startswith("works_council=")
     assert found["broker port"]["verdict"] == "FAIL"
+
+
+def test_doctor_does_not_take_a_running_helpers_session_over(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that takes the client id from the certificate ended the helper's connection for the visit."""
+    from sum_helper.setup import doctor
+
+    monkeypatch.setattr(doctor, "check_dial", lambda _: passed("broker port", "open"))
+    monkeypatch.setattr(doctor, "visit_broker", lambda *_, **__: pytest.fail("the helper would lose its session"))
+    monkeypatch.setattr(doctor, "check_own_certificate", lambda *_, **__: passed("certificate", "good"))
+    monkeypatch.setattr(doctor, "broker_address", lambda _: parse_broker_url("mqtt://127.0.0.1"))
+    settings = read_config(folder, {})
+    broker = settings.broker.model_copy(update={"tls_certificate": folder / "helper.crt"})
+    lock = FolderLock(settings.state_folder)
+    try:
+        found = list(doctor.examine(settings.model_copy(update={"broker": broker})))
+    finally:
+        lock.release()
+    assert (found[-1].check, found[-1].verdict) == ("broker session", Verdict.WARN)
+    assert "not tried" in found[-1].detail
 
 
 def test_a_coordinator_on_this_machine_is_seen(tmp_path: Path) -> None:

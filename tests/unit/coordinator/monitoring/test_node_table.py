@@ -7,11 +7,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from coordinator.monitoring.screen import curve_table, node_cells, node_table
-from coordinator.records import Attended
-from coordinator.storage.store import CurveKind, CurvePoint, Participation
+from coordinator.monitoring.screen import _version_table, curve_table, node_cells, node_table
+from coordinator.records import Attended, VersionRecord
+from coordinator.storage.store import CurveKind, CurvePoint, Figures, Participation, VersionRow
 from federation.protocol.messages import Reason, ReceiptStatus
-from federation.types import ModelVersion, NodeId
+from federation.types import Digest, ModelVersion, NodeId
+
+ZERO = Digest(bytes(32))
 
 
 def shown(*points: CurvePoint) -> str:
@@ -70,3 +72,15 @@ def test_a_table_of_some_nodes_looks_as_if_each_had_a_row_of_cells(width: int) -
 
 def test_a_table_of_no_nodes_is_a_head() -> None:
     assert "what happened" in "".join(lines(node_table([], 3), 160))
+
+
+def test_the_versions_have_all_numbers_whole_on_a_screen_of_80_columns() -> None:
+    """`131.8 K…` was no number; the reason gives way."""
+    record = VersionRecord(version=ModelVersion(12), digest=ZERO, previous=ZERO, manifest_digest=ZERO, accepted=8)
+    figures = Figures(wall_s=5.76, bytes_up=131_788, bytes_down=137_728)
+    row = VersionRow(record=record, reason="nobody_left", figures=figures, metrics={"accuracy": 0.9443})
+    text = io.StringIO()
+    Console(file=text, width=80).print(_version_table([row], 1))
+    heads, _, line = text.getvalue().splitlines()[1:4]
+    assert heads.split() == ["version", "accuracy", "applied", "stale", "refused", "s", "up", "down", "why", "then"]
+    assert line.split()[:10] == ["12", "94.43%", "8", "0", "0", "5.76", "128.7", "KiB", "134.5", "KiB"]
