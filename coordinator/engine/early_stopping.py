@@ -55,7 +55,8 @@ def missing_metric(settings: StoppingSettings, metrics: Mapping[str, float]) -> 
         return f"the task's evaluation has no {settings.metric!r}; it reports {found}"
     if settings.patience and not metrics.keys() & {"accuracy", "loss"} and not settings.metric:
         found = ", ".join(sorted(metrics)) or "nothing"
-        return f"stopping.patience waits for accuracy or loss, and the task's evaluation reports {found}"
+        waits = f"stopping.patience waits for accuracy or loss, and the task's evaluation reports {found}"
+        return f"{waits}: set it to 0, or give the coordinator data to evaluate on (task.data)"
     return None
 
 

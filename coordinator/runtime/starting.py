@@ -21,7 +21,7 @@ from federation.errors import ConfigError
 from federation.inputs import Inputs
 from federation.runtime.log import get_log, said_while_slow
 from federation.task import task_label
-from federation.tasks.registry import is_builtin
+from federation.tasks.arguments import divided
 from federation.tasks.scaffold import of_scaffold
 from update_codec import Manifest
 
@@ -39,7 +39,7 @@ def engine_of(config: CoordinatorConfig, *, replaces: bool) -> EngineSettings:
         ConfigError: A setting or the task's name is wrong.
         TaskError: The task's file cannot be imported.
     """
-    if is_builtin(config.task.name):
+    if ":" not in divided(config.task.name)[0]:
         return replace(engine_settings(config), replaces=replaces)
     get_log("coordinator").info("loading_task", task=task_label(config.task.name), why="its settings are in its file")
     with said_while_slow(f"importing the task {task_label(config.task.name)}"):

@@ -8,8 +8,10 @@ import yaml
 
 from coordinator.config.sections import read_config
 from coordinator.config.settings import engine_settings
+from coordinator.engine.early_stopping import missing_metric
 from coordinator.enrolment.cli import init
 from edge_node.config import read_config as read_node_config
+from edge_node.setup.join import install
 
 ROOT = Path(__file__).parents[3]
 INSTALL = ("raspberry-pi", "jetson", "x86-gateway", "systemd", "containers")
@@ -70,3 +72,30 @@ def test_one_site_alone_begins_with_the_pages_settings(tmp_path: Path) -> None:
     engine = engine_settings(config)
     assert (engine.nodes_min, engine.quorum) == (1, 1)
     assert config.gateways.members_max == {"press-shop": 100}
+
+
+def test_the_sensor_tutorial_goes_with_the_files_that_init_and_join_write(tmp_path: Path) -> None:
+    """It had a second `[task]`, and a coordinator that cannot evaluate waited for accuracy: neither started."""
+    page = (ROOT / "docs/tutorial-sensors.md").read_text()
+    device, server = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    task = re.search(r"\[task\]\n(name = .*?\narguments = .*?)\n", device)
+    assert task
+    assert task[1] in server
+    (wanted,) = re.findall(r"coordinator init plant (.*)", page)
+    assert "--no-evaluate" in wanted
+    init(tmp_path / "plant", host=["broker.example"], evaluate=False, enroll_=["pump-1"])
+    settings = tmp_path / "plant/coordinator.toml"
+    text = settings.read_text().replace('name = "digits"', task[1])
+    train = re.search(r"\[train\].*?(?=\[round\])", server, re.DOTALL)
+    assert train
+    settings.write_text(text + train[0])
+    config = read_config(tmp_path / "plant", {}, {})
+    assert missing_metric(engine_settings(config).stopping, {}) is None
+    assert config.train.optimizer == "adam"
+    for key in re.findall(r"^(\w+) = ", server.partition("[round]")[2], re.MULTILINE):
+        assert re.search(rf"^{key} = ", text.partition("[round]")[2], re.MULTILINE), f"init writes no {key} to change"
+    folder = install(tmp_path / "plant/enrolled/pump-1.fedmq", tmp_path / "pump-1")
+    written = folder / "edge-node.toml"
+    rest = device.partition(task[1])[2]
+    written.write_text(written.read_text().replace('name = "digits"', task[1]) + rest)
+    assert read_node_config(folder, {}, {}).score.with_agent

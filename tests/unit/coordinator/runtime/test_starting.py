@@ -44,8 +44,9 @@ def test_that_an_own_task_is_imported_is_said_before_it_is(tmp_path: Path) -> No
     assert [line["event"] for line in said] == ["loading_task", "torch"]
 
 
-def test_of_a_built_in_task_nothing_is_imported_for_its_settings(tmp_path: Path) -> None:
-    given = {"broker.url": "mqtt://localhost", "federation.id": "demo", "task.name": "digits"}
+@pytest.mark.parametrize("name", ["digits", 'sensors/autoencoder?{"columns":["a"],"window":4}'])
+def test_of_a_built_in_task_nothing_is_imported_for_its_settings(name: str, tmp_path: Path) -> None:
+    given = {"broker.url": "mqtt://localhost", "federation.id": "demo", "task.name": name}
     config = read_config(None, {**given, "store.folder": tmp_path}, environ={})
     with capture_logs() as said:
         assert not engine_of(config, replaces=False).replaces
