@@ -149,10 +149,15 @@ def site_rows(found: object) -> Mapping[str, str]:
         "digest": f"{found['digest']}",
         "digest without gateways": f"{found['flat_digest']} ({same} of {versions} versions have the same bits)",
         "updates, once each": problems or f"all, {members} in a version, through {gateways}",
-        "up to the coordinator": f"{human_bytes(exact)}, 1/{flat / max(1, exact):.1f} of {human_bytes(flat)} without",
-        "coded again as edge": f"{human_bytes(again)}, 1/{flat / max(1, again):.1f}",
+        "up to the coordinator": f"{human_bytes(exact)}, {_beside(exact, flat)} {human_bytes(flat)} without",
+        "coded again as edge": f"{human_bytes(again)}, {_beside(again, flat)} that",
         "gateways killed and back": f"{found['kills']} and {found['back']}",
     }
+
+
+def _beside(sent: int, other: int) -> str:
+    """How many bytes one is of the other; a sum is more than the few tiny updates that it is of."""
+    return f"1/{other / max(1, sent):.1f} of the" if sent <= other else f"{sent / max(1, other):.1f} times the"
 
 
 def _noise(row: object) -> str:

@@ -21,7 +21,7 @@ from federation.errors import ConfigError
 from federation.runtime.visit import Seen
 from federation.units import human_bytes
 from fedmq.demo.cli import demo
-from fedmq.demo.command import summary_table
+from fedmq.demo.command import site_rows, summary_table
 from fedmq.demo.gateways import SiteFarm
 from fedmq.demo.masks import ServerSaboteur
 from fedmq.demo.plan import DemoOptions, check_plan, coordinator_settings, make_plan, to_toml
@@ -578,6 +578,18 @@ def test_the_bytes_are_those_of_compare() -> None:
     Console(file=out, width=100).print(summary_table(report))
     assert re.search(r"bytes up +2.0 KiB", out.getvalue())
     assert re.search(r"bytes down +3.0 KiB with headers, 1/2.0 of fp32", out.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("flat", "exact", "told"),
+    [(4096, 2048, "2.0 KiB, 1/2.0 of the 4.0 KiB"), (2048, 4096, "4.0 KiB, 2.0 times the 2.0 KiB")],
+)
+def test_a_sum_that_is_larger_than_its_updates_says_how_much(flat: int, exact: int, told: str) -> None:
+    """It said "1/0.6 of"."""
+    found = {"bytes_up_flat": flat, "bytes_up_exact": exact, "bytes_up_coded_again": 1024, "problems": [], "levels": 2}
+    found |= {"versions_same": 1, "versions": 1, "members": [5], "gateways": 2, "kills": 1, "back": 1}
+    rows = site_rows({**found, "digest": "a", "flat_digest": "a"})
+    assert rows["up to the coordinator"] == f"{told} without"
 
 
 def test_without_an_accuracy_the_loss_is_told() -> None:
