@@ -200,6 +200,8 @@ def renew(
         return
     if server:
         typer.echo("broker and coordinator renewed: start the coordinator again")
+    if not server and not renewed:
+        typer.echo(f"no certificate ends within {within} days: nothing was written")
     _tell_enrolled(fleet, renewed)
     _tell_reloaded(fleet, needed=bool(soon))
 
