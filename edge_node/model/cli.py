@@ -154,7 +154,7 @@ def predict(  # noqa: PLR0913 - one parameter per option is how the library decl
     Examples:
       edge-node predict readings.csv --config node.toml
       edge-node predict --model model.onnx --row pressure=1.2,flow=30
-      tail -n 100 log.csv | edge-node predict --folder /var/lib/pump/model --csv
+      { head -n 1 log.csv; tail -n 100 log.csv; } | edge-node predict --folder /var/lib/pump/model --csv
     """  # noqa: D301 - as above
     from edge_node.model.prediction import predictions, read_rows, read_table, written  # noqa: PLC0415 - as above
     from edge_node.model.runner import load_model  # noqa: PLC0415 - as above

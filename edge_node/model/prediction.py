@@ -58,7 +58,10 @@ class Table:
         width = len(self.rows[0]) if self.rows else len(self.names)
         if not wanted or not self.names:
             if wanted and len(wanted) != width:
-                problem = f"rows without names have {width} numbers, and the model takes {_listed(wanted)}"
+                problem = (
+                    f"rows without names have {width} numbers, and the model takes {_listed(wanted)}: "
+                    "begin with the line that names the columns"
+                )
                 raise ConfigError("columns", problem, source="input")
             return list(range(width))
         missing = [name for name in wanted if name not in self.names]

@@ -78,7 +78,7 @@ def test_a_model_of_windows_scores_each_row_that_ends_one(tmp_path: Path) -> Non
         ("a,b\n1\n", "line 2: has 1 cells, and the first line has 2"),
         ("a,b\n1,x\n", "line 2: b is 'x', no number"),
         ("a,b\n1,\n", "row 1: b is empty"),
-        ("1,2,3\n", "rows without names have 3 numbers, and the model takes a, b"),
+        ("1,2,3\n", "the model takes a, b: begin with the line that names the columns"),
     ],
 )
 def test_what_cannot_be_read_is_said_with_its_place(tmp_path: Path, text: str, problem: str) -> None:
