@@ -15,7 +15,7 @@ from edge_node.storage.task_state import pack_arrays, unpack_arrays
 from edge_node.training.adoption import manifest_of
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
-from federation.task import Array, Parameters, TaskContext, TrainResult, prepare
+from federation.task import Array, Parameters, ProgramForm, TaskContext, TrainResult, prepare
 from federation.tasks import TorchTask
 from federation.tasks.check import check_task
 from federation.tasks.registry import default_settings, load_task
@@ -58,6 +58,13 @@ def test_tensors_that_match_never_leave_the_node() -> None:
     assert result.parameters.keys() == names
     assert result.kept.keys() == {"local.3.weight", "local.3.bias"}
     assert np.abs(result.kept["local.3.bias"]).max() > 0
+
+
+def test_a_program_of_the_shared_part_alone_says_where_the_whole_model_is() -> None:
+    """The coordinator's export told of tensors that are not in both."""
+    task = task_of(local=["3.*"], input_shape=(6,))
+    with pytest.raises(TaskError, match=r"3\.bias, 3\.weight: layers that each node keeps .* \.safetensors"):
+        task.export(task.initial_parameters(0), ProgramForm.PT2, {})
 
 
 def test_batchnorm_stays_with_its_statistics_and_its_counter() -> None:
