@@ -71,7 +71,9 @@ def _headline(run: Run) -> str:
     result = f", {measured[-1]:.1%} right" if measured and 0 <= measured[-1] <= 1 else ""
     up = run.versions[-1].bytes_up
     saved = f", 1/{run.plain_bytes / up:.0f} of the bytes of fp32" if 0 < up < run.plain_bytes else ""
-    return f"{run.name}: {len(run.nodes)} nodes, {run.versions[-1].version} versions{result}{saved}"
+    counts = ((len(run.nodes), "node"), (run.versions[-1].version, "version"))
+    told = ", ".join(f"{count} {what}" if count == 1 else f"{count} {what}s" for count, what in counts)
+    return f"{run.name}: {told}{result}{saved}"
 
 
 def _members(run: Run) -> dict[str, list[int]]:

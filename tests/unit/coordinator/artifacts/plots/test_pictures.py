@@ -96,6 +96,13 @@ def test_the_story_names_its_run_and_its_axes() -> None:
     assert sent.get_ylabel() == "bytes of all nodes (KiB)"
 
 
+def test_one_node_is_one() -> None:
+    with styled():
+        figure = draw_story(run(1))
+        assert figure is not None
+        assert figure.get_suptitle().startswith("a-run: 1 node, 12 versions")
+
+
 HUGE = 1.7e308
 CROWD = 11
 """One node more than have lines of their own."""
