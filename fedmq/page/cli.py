@@ -193,7 +193,9 @@ def _bound(listening: socket.socket, address: Any) -> socket.socket:
 def _tell(listening: socket.socket, host: str, made: str, *, secure: bool) -> None:
     """Say where the page is; of a token only one that was made just now, which nobody knows else."""
     port = listening.getsockname()[1]
-    shown = f"[{host}]" if ":" in host else host
+    # Every address of this machine is none that a visitor can open.
+    host_shown = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
+    shown = f"[{host_shown}]" if ":" in host_shown else host_shown
     address = f"{'https' if secure else 'http'}://{shown}:{port}/"
     typer.echo(f"the page is at {address}{f'?token={made}' if made else ''} (Ctrl-C ends it; the run goes on)")
     if not secure and not _is_loopback(host):

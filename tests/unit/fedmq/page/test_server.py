@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import io
 import json
+import socket
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from federation.errors import ConfigError
 from federation.protocol.messages import NodeState, Presence
 from federation.types import Incarnation, ModelVersion, NodeId
 from fedmq.page.access import Access
-from fedmq.page.cli import serve
+from fedmq.page.cli import _tell, serve
 from fedmq.page.metrics import exposition
 from fedmq.page.server import STATIC, make_server
 from fedmq.run_view import RunView, encoded
@@ -302,3 +303,17 @@ def test_what_cannot_be_served_is_told_before_anything_is(tmp_path: Path) -> Non
         serve(state=tmp_path, token_file=tmp_path / "token")
     with pytest.raises(ConfigError, match="choose another --port"):
         serve(state=tmp_path, host="203.0.113.1", port=1)
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"), [("0.0.0.0", "https://server-7:"), ("::", "https://server-7:"), ("::1", "https://[::1]:")]
+)
+def test_the_address_that_is_told_can_be_opened(
+    host: str, shown: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """https://0.0.0.0:8790/ leads nowhere from another machine."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "server-7")
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        _tell(listening, host, "", secure=True)
+    assert shown in capsys.readouterr().out
