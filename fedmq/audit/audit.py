@@ -144,6 +144,9 @@ def _report(evidence: Evidence, settings: CommitterSettings | None, *, private: 
         Finding(invariant=invariant, outcome=Outcome.SKIP, claim=claims[invariant], detail=detail)
         for invariant, detail in _left_out(evidence, private=private, noised=noised)
     ]
+    # What was not checked of an invariant stands below what was.
+    order = list(claims)
+    findings.sort(key=lambda finding: order.index(finding.invariant))
     waiting = _or(lambda: frozenset(waiting_updates(evidence)), frozenset[UpdateId]())
     return AuditReport(findings=findings, lost=lost, double=double, waiting=waiting)
 

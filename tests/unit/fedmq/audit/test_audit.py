@@ -441,6 +441,8 @@ class TestRestored:
         assert set(failed(audit(state, nodes=[node, lost]))) == {"I2", "I5"}
         report = audit(again, nodes=[node, lost])
         assert (failed(report), report.lost) == ({}, frozenset())
+        checked = [finding.invariant for finding in report.findings]
+        assert checked == sorted(checked), "what was not checked of I5 stood after I9"
         said = skipped(report)
         assert "restored from version 2: what was made after the backup is not in this store" in said
         assert "after the backup: acknowledged then, and given back by their nodes: 8-e" in said
