@@ -196,7 +196,8 @@ def _keeps_privacy(task: Task) -> bool:
         return False
     objection = task.private_objection()
     if objection is not None:
-        get_log("node").info("no_differential_privacy", why=objection)
+        only = "this node cannot take part in a run with differential privacy; any other is as ever"
+        get_log("node").info("no_differential_privacy", why=f"{only}: {objection}")
     return objection is None
 
 

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from edge_node.app import build_workshop, client_id, node_will, run_node
+from edge_node.app import _keeps_privacy, build_workshop, client_id, node_will, run_node
 from edge_node.config import NodeConfig, read_config
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.errors import ConfigError, StoreLocked, TaskError
@@ -17,6 +18,7 @@ from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
 from federation.protocol.wire import decode_message
 from federation.runtime.address import TlsFiles, parse_broker_url
+from federation.task import Task
 from federation.types import FederationId, NodeId
 
 SOURCE = """
@@ -126,3 +128,15 @@ def test_client_id_has_the_federation_where_the_broker_does_not_know_the_node(
     address = parse_broker_url(config.broker.url, tls=TlsFiles() if config.broker.tls_certificate else None)
     username = config.broker.username or address.username
     assert client_id(config, replace(address, username=username)) == expected
+
+
+def test_why_a_task_cannot_be_private_says_that_nothing_else_is_wrong() -> None:
+    """The quickstart's log warned of BatchNorm, and nobody had asked for privacy."""
+
+    class Normalizing:
+        def private_objection(self) -> str:
+            return "BatchNorm1d mixes the rows"
+
+    with capture_logs() as said:
+        assert not _keeps_privacy(cast(Task, Normalizing()))
+    assert [line["why"].endswith("any other is as ever: BatchNorm1d mixes the rows") for line in said] == [True]
