@@ -15,7 +15,9 @@ PAGES = (
     ARCHITECTURE,
     *sorted((ROOT / "docs" / "adr").glob("*.md")),
 )
-FOLDERS = frozenset(path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
+BUILT = frozenset({"out"})
+"""What `make` leaves there, of which a clone may have a part."""
+FOLDERS = frozenset(path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")) - BUILT
 
 
 def outside_blocks(text: str) -> str:
