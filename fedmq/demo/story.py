@@ -33,6 +33,15 @@ class NodeStory:
     restarts: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    _counted: set[tuple[str, str]] = field(default_factory=set)
+
+    def is_new(self, what: str, fields: Mapping[str, object]) -> bool:
+        """Whether this is heard of an update for the first time: after a restart it is offered and receipted again."""
+        told = (what, str(fields.get("update", "")))
+        if told in self._counted:
+            return False
+        self._counted.add(told)
+        return True
 
 
 @dataclass(slots=True)
@@ -158,24 +167,25 @@ def _hear_node(node: NodeStory, event: str, fields: Mapping[str, object]) -> Non
             node.state, node.round = "training", _integer(fields, "round")
         case "training_finished":
             node.state = "uploading"
-        case "update_offered":
+        case "update_offered" if node.is_new(event, fields):
             node.bytes_up += _integer(fields, "bytes")
         case "receipt":
-            _hear_receipt(node, str(fields.get("status", "")))
+            status = str(fields.get("status", ""))
+            _hear_receipt(node, status, is_new=node.is_new(status, fields))
         case _:
             pass
 
 
-def _hear_receipt(node: NodeStory, status: str) -> None:
+def _hear_receipt(node: NodeStory, status: str, *, is_new: bool) -> None:
     match status:
         case "stored":
             node.state = "delivered"
         case "applied":
-            node.applied += 1
+            node.applied += is_new
         case "stale":
-            node.stale += 1
+            node.stale += is_new
         case "refused":
-            node.refused += 1
+            node.refused += is_new
         case _:
             return
     if node.state in {"uploading", "delivered"}:

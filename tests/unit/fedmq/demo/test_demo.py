@@ -161,9 +161,18 @@ class TestStory:
 
     def test_stale_and_refused_receipts_are_counted_apart(self) -> None:
         story = Story({"node-0": NodeStory()})
-        for status in ("stale", "refused", "refused", "unheard-of"):
-            story.hear(line("node-0", "receipt", status=status))
+        for number, status in enumerate(("stale", "refused", "refused", "unheard-of")):
+            story.hear(line("node-0", "receipt", status=status, update=f"{number}-node-0"))
         assert (story.nodes["node-0"].stale, story.nodes["node-0"].refused, story.nodes["node-0"].applied) == (1, 2, 0)
+
+    def test_what_is_said_again_after_a_restart_counts_once(self) -> None:
+        """A coordinator that was killed receipts again: a node had 13 updates in 12 versions."""
+        story = Story({"node-0": NodeStory()})
+        for _ in range(2):
+            story.hear(line("node-0", "update_offered", update="4-node-0", bytes=40))
+            story.hear(line("node-0", "receipt", update="4-node-0", status="applied"))
+        story.hear(line("node-0", "receipt", update="5-node-0", status="applied"))
+        assert (story.nodes["node-0"].applied, story.nodes["node-0"].bytes_up) == (2, 40)
 
     def test_versions_are_told_with_their_accuracy(self) -> None:
         story = Story({})
