@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -16,6 +16,7 @@ import typer
 
 import federation
 from federation.errors import ConfigError, FederationError, LeadershipLost, StorageError, TaskError, TransportError
+from federation.runtime.standard_output import flush
 from federation.storage.folder import remedy_for
 
 __all__ = [
@@ -143,6 +144,12 @@ def ending_in_time(program: str, *, within_s: float = END_S) -> Iterator[None]:
         code = 0
     except SystemExit as end:
         code = end.code or 0
+        reason = flush()
+        if code == 0 and reason:
+            code = 1
+            with suppress(OSError):
+                os.write(2, f"{program}: the output cannot be written: {reason}\n".encode())
+            sys.exit(code)
         raise
     finally:
         number = code if isinstance(code, int) else 1
@@ -192,10 +199,12 @@ def errors_told(program: str) -> Iterator[None]:
 
 def _leave(program: str, error: FederationError) -> NoReturn:
     code = _exit_code(error)
-    if "--json" in sys.argv[1:]:
-        # A program reads standard output; the line for people goes to standard error as ever.
-        typer.echo(json.dumps({"error": str(error), "exit_code": code}))
-    typer.echo(f"{program}: {error}", err=True)
+    with suppress(OSError):  # nobody reads it, or its disk is full: the exit code says it still
+        if "--json" in sys.argv[1:]:
+            # A program reads standard output; the line for people goes to standard error as ever.
+            typer.echo(json.dumps({"error": str(error), "exit_code": code}))
+    with suppress(OSError):
+        typer.echo(f"{program}: {error}", err=True)
     if code != WRONG:
         from federation.runtime.supervision import hold_back  # noqa: PLC0415 - threads and sockets, for services
 

@@ -279,7 +279,7 @@ def _answer(task: TaskHere, request: Mapping[str, Any], arrays: _Arrays) -> tupl
 
 def main(descriptor: int) -> None:
     """Answer requests until the coordinator has gone, or wants no more."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # its coordinator ends it
     with socket.socket(fileno=descriptor) as connection, contextlib.suppress(EOFError, OSError):
         settings = TaskSettings.from_json(_received(connection)[0])

@@ -1,7 +1,13 @@
-"""The log: structlog, one stable event key per line, JSON for machines or aligned text for people."""
+"""The log: structlog, one stable event key per line, JSON for machines or aligned text for people.
+
+A log that cannot be written costs lines, never the process: its disk may be full, its reader gone or asleep.
+"""
 
 import json as json_module
 import logging
+import os
+import select
+import stat
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -16,6 +22,12 @@ from federation.errors import place_in
 DEFAULT_LEVEL = "info"
 SLOW_S = 20.0
 """After so many seconds people ask whether it hangs."""
+
+READER_S = 5.0
+"""So long a line waits for the reader of a pipe that is full, in seconds; the next ones do not until it reads again."""
+
+_AT_ONCE = 4_096
+"""A pipe or socket that takes anything takes so many bytes without blocking."""
 
 
 def get_log(name: str, /, **fields: object) -> structlog.typing.FilteringBoundLogger:
@@ -51,14 +63,82 @@ def _to_json(line: Mapping[str, object], **_options: object) -> str:
     return _JSON.encode(line)
 
 
+class LogStream:
+    """Where lines go: those that cannot be written are counted, and told as soon as one can be again.
+
+    Each goes out at once and past Python's buffers, which would keep what failed and fail with it at the end.
+
+    Args:
+        stream: A file, a pipe, a terminal, or one in memory; None is nowhere.
+        told: Makes the line of a count and a reason.
+        reader_s: How long a full pipe is waited for, in seconds.
+    """
+
+    def __init__(self, stream: TextIO | None, told: Callable[[int, str], str], *, reader_s: float) -> None:
+        self._stream, self._told, self._reader_s = stream, told, reader_s
+        self._descriptor, self._encoding = _descriptor(stream), getattr(stream, "encoding", None) or "utf-8"
+        self._patient = True
+        self._begun = False
+        self._lost, self._reason = 0, ""
+
+    def write(self, text: str) -> None:
+        """Write a line, or lose it."""
+        try:
+            if self._lost:
+                self._put(("\n" if self._begun else "") + self._told(self._lost, self._reason) + "\n")
+                self._lost = 0
+            self._put(text)
+        except (OSError, ValueError) as error:  # ValueError: somebody has closed it
+            self._lost, self._reason = self._lost + 1, str(error)
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+    def _put(self, text: str) -> None:
+        if self._stream is None:
+            return
+        if self._descriptor is None:
+            self._stream.write(text)
+            self._stream.flush()
+            return
+        left = memoryview(text.encode(self._encoding, "backslashreplace"))
+        while left:
+            at_once = self._await_room(self._descriptor) or len(left)
+            left = left[os.write(self._descriptor, left[:at_once]) :]
+            self._begun = len(left) > 0
+
+    def _await_room(self, descriptor: int) -> int:
+        """How many bytes it takes without blocking; 0 is any number.
+
+        Raises:
+            TimeoutError: Nobody reads.
+        """
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return 0
+        room = select.poll()
+        room.register(descriptor, select.POLLOUT)
+        self._patient = bool(room.poll(self._reader_s * 1_000 if self._patient else 0))
+        if not self._patient:
+            raise TimeoutError("nobody reads it")
+        return _AT_ONCE
+
+
+def _descriptor(stream: TextIO | None) -> int | None:
+    """The file below; None where there is none, as in tests."""
+    try:
+        return None if stream is None else stream.fileno()
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
 def configure_log(*, json: bool, level: str = DEFAULT_LEVEL, stream: TextIO | None = None) -> None:
     """Send the log of this process to one stream. A second call replaces the first.
 
     Args:
         json: One JSON object per line, or aligned text (in colour on a terminal).
         level: ``debug``, ``info``, ``warning``, ``error``, or ``critical``.
-        stream: Where to; None is standard output for JSON, standard error for text. Each line is flushed, so that a
-            killed process loses none.
+        stream: Where to; None is standard output for JSON, standard error for text. Each line goes out at once, so
+            that a killed process loses none.
 
     Raises:
         ValueError: No such level.
@@ -66,25 +146,33 @@ def configure_log(*, json: bool, level: str = DEFAULT_LEVEL, stream: TextIO | No
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
         raise ValueError(f"no such log level: {level!r}; use debug, info, warning, error or critical")
-    target = stream or (sys.stdout if json else sys.stderr)
+    target: TextIO | None = stream or (sys.stdout if json else sys.stderr)
     render: structlog.typing.Processor = (
         structlog.processors.JSONRenderer(serializer=_to_json)
         if json
         else structlog.dev.ConsoleRenderer(
-            colors=target.isatty(), pad_event_to=28, exception_formatter=structlog.dev.plain_traceback
+            colors=target is not None and target.isatty(),
+            pad_event_to=28,
+            exception_formatter=structlog.dev.plain_traceback,
         )
     )
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+
+    def told(count: int, reason: str) -> str:
+        line = {"component": "log", "event": "log_lines_lost", "level": "warning", "count": count, "reason": reason}
+        return str(render(None, "warning", stamp(None, "warning", line)))
+
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            stamp,
             *([structlog.processors.format_exc_info] if json else []),
             _spread_fields,
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=target),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", LogStream(target, told, reader_s=READER_S))),
         # Off: module-level loggers must follow a later configuration, in tests and in `coordinator demo`.
         cache_logger_on_first_use=False,
     )

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as an event in the inbox: the machine stops in order, and insisting ends the process at once.
+"""SIGTERM, Ctrl-C and a closed terminal as an event in the inbox: an orderly stop, and insisting ends it at once.
 
 Python runs a handler on the main thread only, between two of its instructions. A signal that comes after the last of
 them and before the driver waits for its inbox interrupts nothing: the handler would run with the next message, which
@@ -8,12 +8,12 @@ may be minutes away. So a thread of our own hears of signals, by the byte that P
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Never, Self
 
+from federation.runtime.standard_output import flush
 from federation.runtime.transport import Inbox, InboxItem
 
 __all__ = ["StopSignals", "leave_at_once"]
@@ -21,7 +21,7 @@ __all__ = ["StopSignals", "leave_at_once"]
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect it."""
 
-_STOPPING = (signal.SIGTERM, signal.SIGINT)
+_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StopSignals:
@@ -39,7 +39,7 @@ class StopSignals:
 
     @property
     def exit_code(self) -> int:
-        """0 after an orderly end, also by SIGTERM; `INTERRUPTED` after Ctrl-C."""
+        """0 after an orderly end, also by SIGTERM and SIGHUP; `INTERRUPTED` after Ctrl-C."""
         return INTERRUPTED if self.received is signal.SIGINT else 0
 
     def __enter__(self) -> Self:
@@ -49,6 +49,8 @@ class StopSignals:
         self._listener.start()
         self._wakeup_before = signal.set_wakeup_fd(self._bell.fileno(), warn_on_full_buffer=False)
         for number in _STOPPING:
+            if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # nohup: it shall outlive the terminal
             self._before[number] = signal.signal(number, _heard_elsewhere)
         return self
 
@@ -81,6 +83,5 @@ def _heard_elsewhere(_number: int, _frame: FrameType | None) -> None:
 def leave_at_once(exit_code: int, close: Callable[[], None]) -> Never:
     """Close, and leave without the interpreter's shutdown, which crashes under a thread inside of a native library."""
     close()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush()
     os._exit(exit_code)

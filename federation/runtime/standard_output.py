@@ -4,13 +4,14 @@ A command's JSON stays JSON, and a log stays a log, when a user's file, a librar
 process that it starts prints something.
 """
 
+import contextlib
 import io
 import os
 import sys
 from collections.abc import Sequence
 from typing import IO, Any, Final, Never, TextIO
 
-__all__ = ["reserve", "start_again"]
+__all__ = ["flush", "reserve", "start_again"]
 
 OURS: Final = frozenset({"coordinator", "edge_node", "federation", "fedmq", "site_gateway", "sum_helper"})
 THEIRS: Final = "federation.tasks."
@@ -28,6 +29,7 @@ def reserve() -> None:
 
     Processes that a task starts get standard error as their standard output, and print there by themselves.
     """
+    _fill_in()
     out, errors = sys.stdout, sys.stderr
     if not isinstance(out, io.TextIOWrapper):
         return  # there is none, or somebody else looks after it
@@ -43,12 +45,43 @@ def reserve() -> None:
     sys.stdout = Divided(stream, errors)
 
 
+def _fill_in() -> None:
+    """Open what the caller has closed (``2>&-``): else a store would get that number, and what is printed."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.set_inheritable(number, True)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - a descriptor, for ever
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - the same
+
+
 def start_again(arguments: Sequence[str]) -> Never:
     """Replace this process by a new one that Python runs with ``arguments``; it keeps its number and its output."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush()
     os.dup2(sys.stdout.fileno(), OUTPUT)
     os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606 - the command line that we were called with
+
+
+def flush() -> str:
+    """Write what Python still keeps of both streams; what cannot be written is dropped, and the reason is the answer.
+
+    Python would try again at the end of the process, and change its exit code to 120.
+    """
+    reason = ""
+    for stream in (sys.stderr, sys.stdout):  # in this order: the second flushes the first, too
+        try:
+            stream.flush()
+        except (OSError, ValueError) as error:
+            reason = str(error)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+    return reason
 
 
 class Divided(io.TextIOBase):

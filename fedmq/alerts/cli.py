@@ -56,7 +56,7 @@ def alerts(
             typer.echo(json.dumps([notice.row() for notice in told]))
         return
     stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stopped.set())
     follower.run(stopped)
 

@@ -264,7 +264,7 @@ def _take(ends: Sequence[int], others: Sequence[int]) -> None:
 def _become(request: Mapping[str, object]) -> None:
     """Make this process what a new interpreter would be when it comes to ``__main__``."""
     os.setsid()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     os.environ.clear()
     os.environ.update(request["environment"])  # type: ignore[call-overload]
@@ -310,7 +310,7 @@ def _run(module: str) -> int:
 
 def main() -> None:
     """Import, serve, and in each new process run its program."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the demo ends this process, by ending itself
     connection = socket.socket(fileno=os.dup(0))
     _import(sys.argv[1:])

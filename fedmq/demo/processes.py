@@ -192,8 +192,8 @@ def work_folder(name: str = "fedmq-demo-") -> Iterator[Path]:
 
 @contextlib.contextmanager
 def interrupts(interrupted: threading.Event) -> Iterator[None]:
-    """Ctrl-C and SIGTERM set the event; a second Ctrl-C cannot interrupt the cleaning up."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    """Ctrl-C, SIGTERM and a closed terminal set the event; a second Ctrl-C cannot interrupt the cleaning up."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may say what a signal does
         return

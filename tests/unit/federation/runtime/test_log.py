@@ -2,13 +2,15 @@
 
 import io
 import json
+import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 
-from federation.runtime.log import configure_log, get_log, said_while_slow, write_fields
+from federation.runtime.log import LogStream, configure_log, get_log, said_while_slow, write_fields
 
 
 @pytest.fixture(autouse=True)
@@ -135,3 +137,89 @@ def test_what_comes_back_in_time_is_not_said() -> None:
     with pytest.raises(ValueError, match="mine"), said_while_slow("loading the data"):
         raise ValueError("mine")
     assert (stream.getvalue(), threading.active_count()) == ("", before)
+
+
+class Reader:
+    """The reading end of a pipe, and a log that writes into it; a full one is not waited for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("federation.runtime.log.READER_S", 0.0)
+        self.end, writing = os.pipe()
+        self.stream = os.fdopen(writing, "w", encoding="utf-8")
+        configure_log(json=True, stream=self.stream)
+
+    def lines(self) -> list[str]:
+        os.set_blocking(self.end, False)
+        return os.read(self.end, 1 << 20).decode().splitlines()
+
+
+def test_a_full_disk_costs_lines_and_neither_the_process_nor_its_exit_code() -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        configure_log(json=True, stream=full)
+        get_log("coordinator").info("version_committed", version=3)
+        get_log("coordinator").info("version_committed", version=4)
+        full.flush()  # nothing is kept back, which would fail here
+
+
+def test_a_reader_that_is_gone_costs_lines_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader(monkeypatch)
+    os.close(reader.end)
+    with reader.stream:
+        get_log("coordinator").info("version_committed", version=3)
+
+
+def test_a_reader_that_sleeps_costs_lines_which_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a pager or a stuck log service: without this the process would hang in the middle of a round."""
+    reader = Reader(monkeypatch)
+    with reader.stream:
+        for number in range(2_000):
+            get_log("coordinator").info("version_committed", version=number, padding="x" * 100)
+        kept = reader.lines()
+        get_log("coordinator").info("version_committed", version=2_000)
+        told, last = map(json.loads, reader.lines())
+    os.close(reader.end)
+    assert (told["event"], told["count"], told["reason"]) == ("log_lines_lost", 2_000 - len(kept), "nobody reads it")
+    assert last["version"] == 2_000
+    assert json.loads(kept[-1])["version"] == len(kept) - 1
+
+
+def test_a_line_of_which_half_was_written_ends_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader(monkeypatch)
+    with reader.stream:
+        get_log("coordinator").info("long", padding="x" * 100_000)
+        torn = reader.lines()
+        get_log("coordinator").info("short")
+        empty, told, last = reader.lines()
+    os.close(reader.end)
+    assert len(torn) == 1
+    assert (empty, json.loads(told)["count"], json.loads(last)["event"]) == ("", 1, "short")
+
+
+def test_a_process_without_the_stream_logs_nowhere() -> None:
+    LogStream(None, lambda _count, _reason: "", reader_s=0.0).write("line\n")
+
+
+def test_lines_of_several_threads_and_any_length_arrive_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader(monkeypatch)
+    monkeypatch.setattr("federation.runtime.log.READER_S", 20.0)
+    configure_log(json=True, stream=reader.stream)
+    found: list[str] = []
+
+    def read() -> None:
+        with os.fdopen(reader.end, encoding="utf-8") as source:
+            found.extend(source)
+
+    def say(number: int) -> None:
+        for _ in range(20):
+            get_log("coordinator").info("long", padding=str(number) * 10_000)
+
+    threads = [threading.Thread(target=say, args=(number,)) for number in range(3)]
+    listener = threading.Thread(target=read)
+    for thread in (listener, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    reader.stream.close()
+    listener.join()
+    assert len(found) == 60
+    assert {len(set(json.loads(line)["padding"])) for line in found} == {1}

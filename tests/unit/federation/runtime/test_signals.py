@@ -16,7 +16,7 @@ from federation.runtime.transport import Inbox
 LIMIT_S = 20.0
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, INTERRUPTED)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, INTERRUPTED)])
 def test_first_signal_becomes_an_event_and_decides_the_exit_code(number: signal.Signals, code: int) -> None:
     inbox: Inbox = queue.Queue(4)
     with StopSignals(inbox, "stop") as signals:
@@ -60,6 +60,20 @@ def test_other_signals_are_none_of_ours() -> None:
         assert inbox.empty()
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_what_nohup_has_started_outlives_its_terminal() -> None:
+    inbox: Inbox = queue.Queue(4)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals(inbox, "stop") as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert inbox.get(timeout=LIMIT_S).event == "stop"
+            assert signals.received is signal.SIGTERM
+        assert inbox.empty()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_former_handlers_come_back() -> None:

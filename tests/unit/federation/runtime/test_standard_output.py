@@ -151,3 +151,40 @@ def test_a_helper_s_commands_speak_on_standard_output(tmp_path: Path) -> None:
     ended = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=120)
     assert "works-council=" in ended.stdout
     assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_a_stream_that_the_caller_has_closed_is_not_the_next_file_s(closed: tuple[int, ...], tmp_path: Path) -> None:
+    """``2>&-``: else a store gets the number of standard error, and what a library prints is written into it."""
+    program = (
+        "import os, sys\n"
+        "from federation.runtime.standard_output import flush, reserve\n"
+        "reserve()\n"
+        f"number = os.open({str(tmp_path / 'store')!r}, os.O_CREAT | os.O_WRONLY)\n"
+        "os.write(2, b'printed by a library'); print('by us', flush=True); sys.stderr.write('told')\n"
+        "assert flush() == '', flush()\n"
+        "sys.exit(7 if number > 2 else 1)\n"
+    )
+    close = " ".join(f"{number}>&-" for number in closed)
+    ended = subprocess.run(["/bin/sh", "-c", f'exec "$0" -c "$1" {close}', sys.executable, program], check=False)
+    assert ended.returncode == 7
+    assert (tmp_path / "store").read_bytes() == b""
+
+
+@pytest.mark.parametrize(("end", "code"), [("sys.exit()", 1), ("sys.exit(3)", 3), ("sys.exit(0)", 1)])
+def test_an_output_that_cannot_be_written_is_told_and_changes_no_other_exit_code(end: str, code: int) -> None:
+    program = (
+        "import sys\n"
+        "from federation.command_line import ending_in_time\n"
+        "from federation.runtime.standard_output import reserve\n"
+        "reserve()\n"
+        "__name__ = 'fedmq.look'\n"
+        f"with ending_in_time('coordinator'): sys.stdout.write('the answer'); {end}\n"
+    )
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - no file, a device
+        ended = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert ended.returncode == code
+    assert ("the output cannot be written: [Errno 28]" in ended.stderr) == (code == 1)
+    assert "Traceback" not in ended.stderr
