@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from federation.documents import read_json, read_toml
+from federation.documents import read_file, read_json, read_toml
 from federation.errors import ConfigError, FederationError
 from federation.protocol.limits import SECONDS_MAX
 from federation.protocol.topics import validate_federation_id
@@ -57,6 +57,9 @@ __all__ = [
 
 CONFIG_BYTES_MAX = 1 << 20
 """A configuration file larger than this is refused, in bytes."""
+
+PASSWORD_BYTES_MAX = 4_200
+"""1,024 characters, a mark in front and a line end, in bytes."""
 
 Seconds = Annotated[float, Field(ge=0.0, le=SECONDS_MAX)]
 """A duration that a message can carry and a clock can wait for: a year at most."""
@@ -98,10 +101,12 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_empty_path(cls, value: object, info: ValidationInfo) -> object:
+    def _sound_text(cls, value: object, info: ValidationInfo) -> object:
         annotation = cls.model_fields[str(info.field_name)].annotation
         if not value and isinstance(value, str) and Path in (annotation, *get_args(annotation)):
             raise ValueError("is empty: leave the key out")  # as a path it would be the current folder
+        if isinstance(value, str | Path) and "\0" in str(value):
+            raise ValueError("has a NUL character, which no path and no broker takes")
         return value
 
 
@@ -184,9 +189,9 @@ def broker_address(section: BrokerSection) -> BrokerAddress:
     Raises:
         ConfigError: The URL or a file is wrong.
     """
-    paths = (section.tls_authority, section.tls_certificate, section.tls_key)
-    authority, certificate, key = (None if path is None else str(path) for path in paths)
-    tls = TlsFiles(authority=authority, certificate=certificate, key=key) if any(paths) else None
+    names = ("tls_authority", "tls_certificate", "tls_key")
+    authority, certificate, key = (_file_named(section, name) for name in names)
+    tls = TlsFiles(authority=authority, certificate=certificate, key=key) if authority or certificate or key else None
     address = parse_broker_url(section.url, tls=tls)
     password = read_password(section.password_file)
     return replace(
@@ -194,6 +199,14 @@ def broker_address(section: BrokerSection) -> BrokerAddress:
         username=address.username if section.username is None else section.username,
         password=address.password if password is None else password,
     )
+
+
+def _file_named(section: BrokerSection, name: str) -> str | None:
+    """Where a file of TLS is, which the library reads by itself: it would wait for ever for the writer of a pipe."""
+    path: Path | None = getattr(section, name)
+    if path is not None and path.exists() and not path.is_file():
+        raise ConfigError(f"broker.{name}", f"{path} is no file")
+    return None if path is None else str(path)
 
 
 def read_password(path: Path | None) -> str | None:
@@ -205,8 +218,8 @@ def read_password(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        text = path.read_text(encoding="utf-8-sig").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_file(path, bytes_max=PASSWORD_BYTES_MAX).decode("utf-8-sig").rstrip("\r\n")
+    except (OSError, ValueError) as error:
         raise ConfigError("broker.password_file", f"cannot be read: {error}", source=str(path)) from error
     if not re.fullmatch(r"[^\r\n]{1,1024}", text):
         raise ConfigError("broker.password_file", "must hold one line of at most 1,024 characters", source=str(path))
@@ -289,9 +302,7 @@ def _from_toml(file: Path | None) -> list[tuple[str, str, object]]:
         return []
     source = f"file {file}"
     try:
-        if file.stat().st_size > CONFIG_BYTES_MAX:
-            raise ConfigError("--config", f"larger than {CONFIG_BYTES_MAX} bytes", source=source)
-        tables = read_toml(_decoded(file.read_bytes(), source))
+        tables = read_toml(_decoded(read_file(file, bytes_max=CONFIG_BYTES_MAX), source))
     except (OSError, ValueError) as error:
         raise ConfigError("--config", f"cannot be read as TOML: {error}", source=source) from error
     for section, table in tables.items():

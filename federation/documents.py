@@ -1,19 +1,55 @@
 """TOML and JSON that somebody else has written: a document that cannot be read is one kind of error, whatever is in it.
 
 The parsers of the standard library raise `RecursionError` for what is nested too deeply, and a plain `ValueError` for a
-number of thousands of digits, beside errors of their own.
+number of thousands of digits, beside errors of their own. A file that somebody names may be a pipe or a device.
 """
 
 import json
+import os
+import select
+import time
 import tomllib
+from pathlib import Path
 from typing import Any
 
-__all__ = ["TOML_LEVELS_MAX", "read_json", "read_toml"]
+__all__ = ["TOML_LEVELS_MAX", "WRITER_S", "read_file", "read_json", "read_toml"]
+
+WRITER_S = 10.0
+"""So long a pipe may take to be filled, in seconds: a password may come from another program."""
 
 TOML_LEVELS_MAX = 32
 """Tables and lists in each other: dotted keys nest without the parser's own limit, and whoever walks them has one."""
 
 _TOO_DEEP = "it is nested too deeply"
+
+
+def read_file(path: Path, *, bytes_max: int, writer_s: float = WRITER_S) -> bytes:
+    """The content of a file, or what is written into a pipe; neither is waited for, or read, without a bound.
+
+    Args:
+        path: Which.
+        bytes_max: The most that it may hold.
+        writer_s: How long a pipe may take to be filled, in seconds.
+
+    Raises:
+        OSError: It cannot be read, or is a pipe that is not filled in time.
+        ValueError: It is larger than ``bytes_max``.
+    """
+    body, end_s = b"", time.monotonic() + writer_s
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        filled = select.poll()
+        filled.register(descriptor, select.POLLIN)
+        while len(body) <= bytes_max:
+            if not filled.poll(max(0.0, end_s - time.monotonic()) * 1_000):
+                raise TimeoutError(f"it is no file, and nobody has written into it within {writer_s:g} s")
+            read = os.read(descriptor, bytes_max + 1 - len(body))
+            if not read:
+                return body
+            body += read
+    finally:
+        os.close(descriptor)
+    raise ValueError(f"larger than {bytes_max} bytes")
 
 
 def read_json(text: str | bytes | bytearray) -> Any:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from federation.documents import read_file
 from federation.errors import ConfigError, StorageError
 from federation.storage.folder import write_file
 
@@ -45,13 +46,10 @@ def read_text(path: Path, *, bytes_max: int) -> str:
         ConfigError: It is missing, unreadable, not UTF-8, or larger than ``bytes_max``.
     """
     try:
-        with path.open("rb") as file:
-            body = file.read(bytes_max + 1)
+        return read_file(path, bytes_max=bytes_max).decode("utf-8")
     except OSError as error:
-        raise ConfigError(path.name, f"cannot be read: {error.strerror}", source=str(path)) from error
-    if len(body) > bytes_max:
-        raise ConfigError(path.name, f"larger than {bytes_max} bytes", source=str(path))
-    try:
-        return body.decode("utf-8")
+        raise ConfigError(path.name, f"cannot be read: {error.strerror or error}", source=str(path)) from error
     except UnicodeDecodeError as error:
         raise ConfigError(path.name, "is not UTF-8 text", source=str(path)) from error
+    except ValueError as error:
+        raise ConfigError(path.name, str(error), source=str(path)) from error

@@ -232,6 +232,11 @@ class LocalBroker(MosquittoProcess):
         """For `parse_broker_url`."""
         return f"mqtt://{self.host}:{self.port}"
 
+    def _on_birth(self) -> Callable[[], None] | None:
+        # Of another thread's children the kernel would say that their parent has ended with it.
+        here = threading.current_thread() is threading.main_thread()
+        return ends_with_us(signal.SIGTERM) if here else None
+
     def start(self) -> Self:
         """Start it and wait until it listens; on another port when somebody was faster.
 

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Self
 
@@ -238,6 +238,7 @@ def _serve(line: _Line) -> Mapping[str, object] | None:
                     continue
                 requests = line.requests()
                 if requests is None:
+                    _end_all(running.values())
                     return None
                 for request, ends in requests:
                     pid = os.fork()
@@ -250,6 +251,13 @@ def _serve(line: _Line) -> Mapping[str, object] | None:
                     ended = os.pidfd_open(pid)
                     running[ended] = pid
                     selector.register(ended, selectors.EVENT_READ)
+
+
+def _end_all(pids: Iterable[int]) -> None:
+    """Whoever was killed has ended nothing: its processes would train on for ever."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
 
 
 def _take(ends: Sequence[int], others: Sequence[int]) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from federation.documents import read_file
 from federation.errors import ConfigError, StorageError
 from fedmq.page.options import PageOptions
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["TOKEN_VARIABLE", "serve"]
 
 TOKEN_VARIABLE = "FEDMQ_PAGE_TOKEN"  # noqa: S105 - a variable's name
+TOKEN_BYTES_MAX = 4_096
 PORT = 8790
 
 
@@ -149,7 +151,10 @@ def _publish(settings: "CoordinatorConfig", folder: Path, stopped: threading.Eve
 def _token(file: Path | None) -> str:
     if file is None:
         return os.environ.get(TOKEN_VARIABLE, "")
-    token = file.read_text().strip()
+    try:
+        token = read_file(file, bytes_max=TOKEN_BYTES_MAX).decode().strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError("--token-file", f"cannot be read: {error}", source="command line") from error
     if not token:
         raise ConfigError("--token-file", f"{file} is empty", source="command line")
     return token

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Final
 
 import uvicorn
 from anyio.to_thread import current_default_thread_limiter
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from federation.documents import read_json
 from federation.errors import FederationError
@@ -32,9 +34,35 @@ THREADS: Final = 4
 AGAIN_S: Final = 3600.0
 """When the certificates of a federation are looked at again."""
 
+REQUEST_S: Final = 10.0
+"""A connection on which no request arrives for so long is closed, in seconds: silent ones would keep others out."""
+
+
+class BoundedProtocol(H11Protocol):
+    """HTTP, where a connection ends that says nothing, or a request byte by byte."""
+
+    _seen: object = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as the library has it
+        """Begin to watch it."""
+        super().connection_made(transport)
+        self.loop.call_later(REQUEST_S, self._look)
+
+    def _look(self) -> None:
+        if self.transport.is_closing():
+            return
+        # An answer that goes on, such as a stream of changes, may take as long as it likes.
+        waiting = self.cycle is None or self.cycle.response_complete
+        if waiting and self.cycle is self._seen:
+            self.transport.close()
+            return
+        self._seen = self.cycle
+        self.loop.call_later(REQUEST_S, self._look)
+
 
 def serve_page(options: PageOptions) -> None:
-    """Answer until a signal ends it."""
+    """Answer until a signal ends it; the exit code after SIGTERM is 0."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # the library raises it again when it has closed all
     with suppress(OSError):
         os.nice(NICENESS)
     view = RunView(Path(options.state), _Certificates(options.fleet).now)
@@ -49,6 +77,7 @@ def serve_page(options: PageOptions) -> None:
         timeout_graceful_shutdown=1,
         limit_concurrency=1000,
         lifespan="off",
+        http=BoundedProtocol,
     )
     asyncio.run(_serve(config, socket.socket(fileno=options.socket_fd)))
 

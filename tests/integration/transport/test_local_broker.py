@@ -4,8 +4,11 @@ import contextlib
 import os
 import re
 import resource
+import select
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,3 +179,23 @@ def test_twenty_clients_that_read_nothing_fit_into_the_memory() -> None:
     assert 20 * (queued + int(BROKER_LIMITS["max_inflight_bytes"])) < most
     # And a segment of a model in the largest packets still fits into one queue.
     assert SEGMENT_CHUNKS * int(BROKER_LIMITS["max_packet_size"]) < queued
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
+def test_it_ends_with_a_process_that_was_killed() -> None:
+    """As a demo that ran out of memory: its broker would listen for ever."""
+    program = (
+        "import sys\n"
+        "from federation.runtime.local_broker import LocalBroker\n"
+        "broker = LocalBroker().start()\n"
+        "print(broker.pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        ended = os.pidfd_open(int(owner.stdout.readline()))
+        owner.kill()
+    assert select.select([ended], [], [], 20.0)[0] == [ended]
+    os.close(ended)

@@ -1,6 +1,7 @@
 """Configuration is strict: every mistake names its key and where it came from."""
 
 import codecs
+import os
 from pathlib import Path
 
 import pytest
@@ -235,3 +236,19 @@ def test_password_file_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         read_password(tmp_path / "nowhere")
     assert read_password(None) is None
+
+
+@pytest.mark.parametrize("key", ["tls_authority", "tls_certificate", "tls_key"])
+def test_a_file_of_tls_that_is_a_pipe_or_folder_is_named(tmp_path: Path, key: str) -> None:
+    """The library would wait for ever for somebody who writes into it."""
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ConfigError, match="is no file") as caught:
+            broker_address(BrokerSection.model_validate({"url": "mqtts://host", key: place}))
+        assert caught.value.key == f"broker.{key}"
+
+
+def test_a_nul_character_is_refused_with_its_key(toml: Path) -> None:
+    toml.write_text('[broker]\nurl = "mqtt://a\\u0000b"\n')
+    error = refused(toml)
+    assert (error.key, "NUL" in str(error)) == ("broker.url", True)

@@ -2,13 +2,15 @@
 
 import errno
 import os
+import shutil
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from federation.errors import StorageError
-from federation.storage.sqlite import Connection, Database, Layout, ReadOnlyDatabase, disk_remedy
+from federation.storage.sqlite import ROOM_BYTES, Connection, Database, Layout, ReadOnlyDatabase, disk_remedy
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,17 @@ def test_an_error_of_sqlite_has_its_remedy(tmp_path: Path) -> None:
     broken = sqlite3.OperationalError("disk I/O error")
     broken.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
     assert "kernel's log" in disk_remedy(broken)
+
+
+@pytest.mark.parametrize(("free", "remedy"), [(ROOM_BYTES - 1, "make room"), (ROOM_BYTES, "kernel's log")])
+def test_an_error_of_a_full_disk_that_sqlite_calls_another_is_told_as_what_it_is(
+    free: int, remedy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It cannot enlarge the file that its readers share, and says ``disk I/O error``."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+    assert remedy in disk_remedy(error, tmp_path)
 
 
 def test_another_error_has_none() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -79,6 +80,15 @@ def test_a_forked_process_can_be_killed_alone(server: ForkServer, tmp_path: Path
     second.send_signal(signal.SIGTERM)
     assert second.wait(20) == -signal.SIGTERM
     second.send_signal(signal.SIGTERM)
+
+
+def test_processes_of_a_demo_that_was_killed_end(tmp_path: Path) -> None:
+    with ForkServer(()) as server:
+        left = started(server, tmp_path, "wait")
+        assert told(left)["pid"] == left.pid
+        ended = os.pidfd_open(left.pid)
+    assert select.select([ended], [], [], 20.0)[0] == [ended]
+    os.close(ended)
 
 
 def test_a_process_that_ends_at_once_is_not_missed(server: ForkServer, tmp_path: Path) -> None:

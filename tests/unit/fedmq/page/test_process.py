@@ -1,0 +1,61 @@
+"""Connections of the page: those that say nothing do not keep others out."""
+
+import asyncio
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from fedmq.page import process
+from fedmq.page.process import BoundedProtocol
+
+LOOKS = 4
+
+
+class Watched(BoundedProtocol):
+    """Tells how often it has looked."""
+
+    looked: asyncio.Semaphore
+
+    def _look(self) -> None:
+        super()._look()
+        self.looked.release()
+
+
+async def stream(_scope: Scope, _receive: Receive, send: Send) -> None:
+    """An answer that goes on until the connection has been looked at some times."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"o", "more_body": True})
+    for _ in range(LOOKS):
+        await Watched.looked.acquire()
+    await send({"type": "http.response.body", "body": b"k"})
+
+
+async def said(request: bytes) -> bytes:
+    """All that a server says on one connection, which the client does not close."""
+    config = uvicorn.Config(stream, http=Watched, lifespan="off", log_level="critical")
+    config.load()
+    Watched.looked = asyncio.Semaphore(0)
+    loop = asyncio.get_running_loop()
+    made = await loop.create_server(
+        lambda: Watched(config=config, server_state=ServerState(), app_state={}), "127.0.0.1", 0
+    )
+    async with made:
+        reader, writer = await asyncio.open_connection(*made.sockets[0].getsockname())
+        writer.write(request)
+        whole = await reader.read()
+        writer.close()
+    return whole
+
+
+@pytest.mark.parametrize("request_", [b"", b"GET / HTTP/1.1\r\nHost: loc"])
+def test_a_connection_without_a_whole_request_is_closed(request_: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "REQUEST_S", 0.01)
+    assert asyncio.run(said(request_)) == b""
+
+
+def test_a_stream_goes_on_and_the_silence_after_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "REQUEST_S", 0.01)
+    answer = asyncio.run(said(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" + b"G"))
+    assert answer.endswith(b"\r\n\r\nok")
