@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from coordinator.storage.files import NO_RUN, remedy_of, traces
+from coordinator.storage.files import NO_RUN, of_later_versions, remedy_of, traces
 from coordinator.storage.schema import TABLES
-from federation.storage.sqlite import Connection, Database, Layout, ReadOnlyDatabase
+from federation.errors import StorageError
+from federation.storage.sqlite import Connection, Database, Layout, ReadOnlyDatabase, lost
 from federation.storage.upgrade import StoreKind
 
-__all__ = ["DATABASE", "LAYOUT", "STORE", "open_database", "open_read_only"]
+__all__ = ["DATABASE", "LAYOUT", "STORE", "lost_run", "open_database", "open_read_only"]
 
 DATABASE = "coordinator.sqlite3"
 """File name of the database in the state folder."""
@@ -191,6 +192,12 @@ def open_database(folder: Path) -> Database:
     """
     found = traces(folder, DATABASE)
     return Database(folder / DATABASE, LAYOUT, remedy=remedy_of(folder), role="coordinator", traces=found)
+
+
+def lost_run(folder: Path) -> StorageError | None:
+    """The error of a state folder with models of a run that its database does not know; None where there are none."""
+    found = of_later_versions(folder)
+    return lost(folder / DATABASE, found, remedy_of(folder)) if found else None
 
 
 def open_read_only(folder: Path, *, at_once: bool = False) -> ReadOnlyDatabase:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
+from federation.errors import StorageError
 from federation.storage.sql import Database
 from federation.types import UpdateId
 
@@ -91,7 +92,7 @@ class StoreParts:
         database: The tables.
         blobs: The large files.
         transfers: What is arriving.
-        remnants: Large files that a first start cannot have left.
+        lost: The error of tables without a version beside large files that a first start cannot have left, or None.
         release: Gives up what was locked.
     """
 
@@ -99,5 +100,5 @@ class StoreParts:
     database: Database
     blobs: Blobs
     transfers: Transfers
-    remnants: Callable[[], list[str]]
+    lost: Callable[[], StorageError | None]
     release: Callable[[], None]

@@ -28,7 +28,7 @@ from coordinator.storage import evaluations, participation, recovery, schema, st
 from coordinator.storage.batch_store import BatchStore
 from coordinator.storage.claims import Claims
 from coordinator.storage.compaction.moving import UPDATES_KEPT, compact
-from coordinator.storage.database import DATABASE, open_database
+from coordinator.storage.database import lost_run, open_database
 from coordinator.storage.files import (
     BLOBS,
     TRANSFERS,
@@ -36,11 +36,9 @@ from coordinator.storage.files import (
     blob_digest,
     model_file,
     model_to_bytes,
-    of_later_versions,
     part_file,
     payload_file,
     reading,
-    remedy_of,
 )
 from coordinator.storage.parts import StoreParts
 from coordinator.storage.read_only import StoreReader
@@ -54,11 +52,11 @@ from coordinator.storage.recovery import (
 )
 from coordinator.storage.seals import head_changes, identity_is_sealed, seal_identity, seal_version
 from coordinator.storage.store import Commit
-from federation.errors import LocalProtocolError
+from federation.errors import DamagedStore, LocalProtocolError
 from federation.protocol.messages import ModelPart, ReceiptStatus
 from federation.runtime.failpoint import failpoint
 from federation.storage.folder import Folder, FolderLock
-from federation.storage.sqlite import lost, storing
+from federation.storage.sqlite import storing
 from federation.types import Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from update_codec import Manifest
 
@@ -98,7 +96,7 @@ class SqlStore(StoreReader):
         self._audit_versions, self._updates_kept, self._followed = max(1, audit_versions), updates_kept, run
         self._outdated: list[Callable[[], None]] = []
         self._database, self._blobs, self._transfers = parts.database, parts.blobs, parts.transfers
-        self._remnants, self._release = parts.remnants, parts.release
+        self._lost, self._release = parts.lost, parts.release
         with storing("state folder"):
             self._open()
 
@@ -244,7 +242,9 @@ class SqlStore(StoreReader):
     def commit(self, commit: Commit) -> None:
         """Save a version."""
         version, head = commit.record.version, self.head()
-        if head is None or not (version == head + 1 or (self._followed and version > head)):
+        if head is None:
+            raise DamagedStore("the run's versions are gone, and nobody here has deleted them: restore a backup")
+        if not (version == head + 1 or (self._followed and version > head)):
             raise LocalProtocolError(f"version {version} does not follow {head}")
         digest = self._put_arrays(commit)
         failpoint("coordinator_after_blob")
@@ -326,8 +326,8 @@ class SqlStore(StoreReader):
     def _open(self) -> None:
         """Draw the run's identity at the first start, count the epoch up, and repair what a crash left."""
         database = self._database
-        if self.head() is None and (found := self._remnants()):
-            raise lost(self._folder / DATABASE, found, remedy_of(self._folder))
+        if self.head() is None and (lost := self._lost()) is not None:
+            raise lost
         damaged = identity_is_sealed(database) is False
         with database.transaction("start"):
             first = {"run": self._followed or secrets.token_hex(8), "epoch": 0, "began_ms": time.time_ns() // 1_000_000}
@@ -390,7 +390,7 @@ class SqliteStore(SqlStore):
                     database=open_database(folder),
                     blobs=Folder(folder / BLOBS),
                     transfers=TransferFiles(folder / TRANSFERS),
-                    remnants=partial(of_later_versions, folder),
+                    lost=partial(lost_run, folder),
                     release=lock.release,
                 )
             super().__init__(parts, audit_versions=audit_versions, updates_kept=updates_kept, run=run)

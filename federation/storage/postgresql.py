@@ -264,7 +264,11 @@ class PostgresDatabase(PostgresSession):
             LeadershipLost: Another process leads.
         """
         mode = () if wait is self._waits else (f"SET synchronous_commit = {'on' if wait else 'off'}",)
-        row = self.script(*mode, "BEGIN", "SELECT term FROM fence FOR SHARE")
+        try:
+            row = self.script(*mode, "BEGIN", "SELECT term FROM fence FOR SHARE")
+        except StorageError:
+            self.roll_back()  # it may have begun: the next statement would hear of nothing else
+            raise
         self._waits = wait
         if row is None or row[0] != self._term:
             self.roll_back()
@@ -343,7 +347,13 @@ def _remedy(error: Exception) -> str:
         case errors.DiskFull():
             return "; make room on the server's disk"
         case errors.InsufficientPrivilege():
-            return "; let this user create tables there: GRANT CREATE ON SCHEMA"
+            return "; make this user the owner of the run's tables, and let it create some: GRANT CREATE ON SCHEMA"
+        case errors.ReadOnlySqlTransaction():
+            return "; it takes no writes: name the primary in store.url, or end default_transaction_read_only"
+        case errors.UndefinedTable() | errors.UndefinedColumn():
+            return "; somebody has changed the run's tables: undo that, or restore a backup (coordinator restore FILE)"
+        case errors.LockNotAvailable():
+            return "; somebody holds a lock on the run's tables: see pg_locks"
         case _:
             # Of an error before there is a connection only the server's words are known.
             return next((remedy for words, remedy in _BEFORE.items() if words in str(error)), "")

@@ -4,6 +4,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import ANY
 
@@ -25,10 +26,11 @@ from coordinator.storage.postgresql.lead import read_leader, take_lead
 from coordinator.storage.postgresql.moving import MOVED, move_store
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.sqlite_store import INLINE_BYTES_MAX, SqliteStore, SqlStore
+from coordinator.storage.store import Commit
 from federation.doctor import Verdict
-from federation.errors import ConfigError, LeadershipLost, LocalProtocolError, StorageError, StoreLocked
-from federation.storage.postgresql import PostgresSession
-from federation.types import Incarnation, NodeId
+from federation.errors import ConfigError, DamagedStore, LeadershipLost, LocalProtocolError, StorageError, StoreLocked
+from federation.storage.postgresql import PostgresDatabase, PostgresSession
+from federation.types import Incarnation, ModelVersion, NodeId
 from fedmq.run_view.view import RunView
 from tests.contract.test_coordinator_store import a_round, commit_of
 from tests.rigs.model_values import Arrived, arrived, initialised, update
@@ -357,6 +359,38 @@ def test_a_server_that_is_not_there_and_a_database_without_a_run_say_what_to_do(
         ReadOnlyStore(tmp_path)
     with pytest.raises(StorageError, match="createdb"):
         store_at(tmp_path / "a", url.replace(name_of(url), "nowhere"))
+
+
+def test_a_server_that_takes_no_writes_is_told_and_written_to_when_it_does(store: SqlStore) -> None:
+    """A transaction that could not be begun is no transaction: the next one would hear of the first alone."""
+    database = store._database
+    assert isinstance(database, PostgresDatabase)
+    database.script("SET default_transaction_read_only = on")
+    for _ in range(2):
+        with pytest.raises(StorageError, match="it takes no writes: name the primary"):
+            store.save_task("quadratic")
+    database.script("SET default_transaction_read_only = off")
+    store.save_task("quadratic")
+
+
+def test_tables_that_somebody_has_emptied_are_told_and_nothing_is_deleted(
+    store: SqlStore, url: str, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    store._blobs.write("model-7.safetensors", b"1")
+    head, model = store.recovered(recent=1).head, store.model(ModelVersion(0))
+    postgres.script(name_of(url), "DELETE FROM versions")
+    with pytest.raises(DamagedStore, match=r"versions are gone.*restore a backup"):
+        store.commit(Commit(record=replace(head, version=ModelVersion(1)), model=model, frames={}))
+    store.close()
+    with pytest.raises(StorageError, match=r"knows of no version, but its table blobs has model-7\.safetensors"):
+        store_at(tmp_path / "a", url)
+    assert postgres.script(name_of(url), "SELECT 1 FROM blobs WHERE name = 'model-7.safetensors'")
+
+
+def test_a_table_that_is_gone_is_told_with_what_to_do(store: SqlStore, url: str, postgres: PostgresServer) -> None:
+    postgres.script(name_of(url), "DROP TABLE updates CASCADE")
+    with pytest.raises(StorageError, match="somebody has changed the run's tables"):
+        store.save_update(*whole(arrived("a", update(1.0))))
 
 
 def test_a_database_of_a_newer_release_is_refused(store: SqlStore, url: str, tmp_path: Path) -> None:

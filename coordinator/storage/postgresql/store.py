@@ -11,10 +11,17 @@ from coordinator.storage.postgresql.blobs import BlobTable, ChunkTable
 from coordinator.storage.postgresql.layout import prepare_tables
 from coordinator.storage.postgresql.lead import Lead
 from coordinator.storage.sqlite_store import SqlStore
+from federation.errors import StorageError
 from federation.storage.folder import FolderLock
 from federation.storage.postgresql import PostgresDatabase
 
 __all__ = ["PostgresStore"]
+
+
+_LOST = (
+    "the database of store.url knows of no version, but its table blobs has {found}: restore a backup "
+    "(coordinator restore FILE), or begin with an empty database; nothing has been deleted"
+)
 
 
 class PostgresStore(SqlStore):
@@ -53,8 +60,9 @@ class PostgresStore(SqlStore):
             remember_url(folder, url)
             blobs = BlobTable(database)
 
-            def remnants() -> list[str]:
-                return [name for name in blobs.names() if not name.endswith((model_file(0), "-0.frame"))]
+            def lost() -> StorageError | None:
+                found = [name for name in blobs.names() if not name.endswith((model_file(0), "-0.frame"))]
+                return StorageError(_LOST.format(found=", ".join(found[:3]))) if found else None
 
             def release() -> None:
                 lead.release()
@@ -65,7 +73,7 @@ class PostgresStore(SqlStore):
                 database=database,
                 blobs=blobs,
                 transfers=ChunkTable(database),
-                remnants=remnants,
+                lost=lost,
                 release=release,
             )
             super().__init__(parts, audit_versions=audit_versions, updates_kept=updates_kept)
