@@ -361,6 +361,7 @@ def _remedy(error: Exception) -> str:
 
 _BEFORE = {
     "password": "; give the password with PGPASSWORD or ~/.pgpass",
+    "not currently accepting": "; its owner has closed it: ALTER DATABASE ... ALLOW_CONNECTIONS true",
     "database": "; make the database first: createdb",
     "onnection refused": "; start the server, or correct store.url",
     "No such file": "; start the server, or correct store.url",

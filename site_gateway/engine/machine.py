@@ -56,12 +56,14 @@ from site_gateway.engine.events import (
     VerdictReceived,
 )
 from site_gateway.engine.site import SiteMachine
+from site_gateway.engine.state import ROUNDS_MAX
 from site_gateway.records import Order
 
 __all__ = ["GatewayMachine"]
 
 HIDDEN = "masked reports do not pass through a gateway"
 OTHER_RUN = "the site is of another run"
+TOO_HIGH = "the round's number leaves the site none for rounds of its own"
 
 _TRAINING = (StartTraining, StopTraining, StartEvaluation)
 
@@ -140,6 +142,8 @@ class GatewayMachine:
         match effect:
             case StartTraining(announcement=announcement, attempt=attempt):
                 order = Order(announcement=announcement, attempt=attempt)
+                if order.round >= ROUNDS_MAX:
+                    return self._up(_declined(RefuseOrder(order=order, reason=TOO_HIGH)), now)
                 return self._down(OrderReceived(order=order, outstanding=self._outstanding()), now)
             case StopTraining(round=round_id):
                 return self._down(OrderEnded(round=round_id), now)
@@ -185,9 +189,7 @@ class GatewayMachine:
     def _of_site(self, effect: CoordinatorEffect | SiteEffect, now: float) -> Iterable[GatewayEffect]:
         """What goes on as it is, unless the node above must hear of it."""
         if isinstance(effect, RefuseOrder):
-            run, attempt = effect.order.announcement.run, effect.order.attempt
-            failed = TrainingFailed(round=effect.order.round, reason=effect.reason, run=run, attempt=attempt)
-            return self._up(failed, now)
+            return self._up(_declined(effect), now)
         if isinstance(effect, AnswerEvaluation):
             return self._up(EvaluationFinished(report=effect.report), now)
         if isinstance(effect, ReleaseVerdict):
@@ -205,6 +207,11 @@ class GatewayMachine:
         held = self._held.pop(update, None)
         # What makes no version its nodes take back: the gateway's own residual must not take it back once more.
         return () if held is None else (AboveEffect(effect=replace(held, applied=True)),)
+
+
+def _declined(effect: RefuseOrder) -> TrainingFailed:
+    run, attempt = effect.order.announcement.run, effect.order.attempt
+    return TrainingFailed(round=effect.order.round, reason=effect.reason, run=run, attempt=attempt)
 
 
 def _verdict(receipt: Receipt) -> VerdictReceived:

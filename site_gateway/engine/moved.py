@@ -23,7 +23,7 @@ from federation.protocol.limits import CHUNK_BYTES_MIN, EXAMPLES_MAX
 from federation.protocol.messages import Reason, Receipt, ReceiptStatus, RetryAfter, UpdateOffer
 from federation.types import Incarnation, RoundId, UpdateId, update_id
 from site_gateway.engine.events import AskAbove, ForgetUpdate, VerdictReceived
-from site_gateway.engine.state import SiteState, site_of
+from site_gateway.engine.state import ROUNDS_MAX, SiteState, site_of
 from site_gateway.records import SiteSum
 
 __all__ = ["OFFER_SOON_S", "ReturnedSums", "SiteReceiver"]
@@ -31,7 +31,7 @@ __all__ = ["OFFER_SOON_S", "ReturnedSums", "SiteReceiver"]
 OFFER_SOON_S = 1.0
 """What the site has let go of is to be offered again after so long, in seconds."""
 
-QUESTIONS_FROM = 2**31
+QUESTIONS_FROM = ROUNDS_MAX
 """Names of questions for sums count from here: no round has so high a number."""
 
 _WITHDRAWN = (ReceiptStatus.REFUSED, Reason.NOT_ASSIGNED)

@@ -17,8 +17,11 @@ from site_gateway.records import Order, RecoveredSite, SiteSum
 from update_codec import CodecSpec
 from update_codec.limits import MEMBERS_MAX
 
-__all__ = ["FrozenSums", "SiteAnnouncer", "SiteState", "site_of"]
+__all__ = ["ROUNDS_MAX", "FrozenSums", "SiteAnnouncer", "SiteState", "site_of"]
 
+
+ROUNDS_MAX = 2**31
+"""Rounds of an order are below: those of the site count on from them, and the names of questions from here."""
 
 PASS_SEED = 0x9E3779B97F4A7C15
 """Odd, and with no pattern: seeds of rounds above count up by one."""
@@ -115,7 +118,7 @@ class SiteState(MachineState):
 
     def follow_round(self) -> None:
         """The next round here has the number of the order's, where that is still free."""
-        if self.order is not None:
+        if self.order is not None and self.order.round < ROUNDS_MAX:
             self.next_round = RoundId(max(self.next_round, self.order.round))
 
     @property

@@ -33,6 +33,7 @@ from federation.protocol.claims import claim_of
 from federation.protocol.cohort import EVERYONE, NOBODY, evaluates, includes
 from federation.protocol.messages import (
     CoordinatorState,
+    Decline,
     EvaluationReceipt,
     EvaluationReport,
     Message,
@@ -164,6 +165,7 @@ class Above:
     final: bool = False
     evaluation: int | None = None
     reports: list[EvaluationReport] = field(default_factory=list)
+    declines: list[Decline] = field(default_factory=list)
     offers: dict[UpdateId, list[bytes]] = field(default_factory=dict)
     verdicts: dict[UpdateId, Receipt] = field(default_factory=dict)
     claims: dict[UpdateId, bytes | None] = field(default_factory=dict)
@@ -577,6 +579,8 @@ class Rig:
                 continue
             if topic == TOPICS.node_event(GATEWAY) and payload:
                 message = decode_message(payload)
+                if isinstance(message, Decline):
+                    self.above.declines.append(message)
                 if isinstance(message, EvaluationReport):
                     self.above.reports.append(message)
                     word = EvaluationReceipt(run=RUN, version=message.version, status=ReceiptStatus.APPLIED)

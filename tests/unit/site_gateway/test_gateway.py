@@ -9,6 +9,7 @@ from federation.errors import LocalProtocolError
 from federation.protocol.messages import ReceiptStatus
 from federation.types import UpdateId
 from site_gateway.engine.events import AnswerOrder
+from site_gateway.engine.machine import TOO_HIGH
 from site_gateway.runtime.uplink import Form
 from tests.rigs.gateway_rig import GATEWAY, Rig, killed_rig
 from tests.rigs.model_values import MANIFEST
@@ -173,4 +174,30 @@ def test_frozen_sum_is_not_replaced_by_another_one_of_its_name(tmp_path: Path) -
     with pytest.raises(LocalProtocolError):
         rig.store.freeze_sum(replace(made, members=made.members[:1]))
     assert [one.updates for one in rig.store.frozen()] == [made.updates]
+    rig.die()
+
+
+@pytest.mark.parametrize("number", [2**31, 2**32 - 1])
+def test_a_round_that_leaves_the_site_no_numbers_is_declined_and_ends_nothing(tmp_path: Path, number: int) -> None:
+    """[FED-292] Its own rounds would have numbers that no message can carry, at each start again."""
+    rig = Rig(tmp_path)
+    rig.above.round = number - 1
+    rig.above.announce()
+    for _ in range(3):
+        rig.turn()
+    (declined,) = rig.above.declines
+    assert (declined.round, declined.reason) == (number, TOO_HIGH)
+    assert all(not node.asked for node in rig.nodes.values())
+    rig.die()
+    rig.start()
+    rig.turn()
+    rig.die()
+
+
+def test_the_highest_round_is_answered(tmp_path: Path) -> None:
+    """FED-292."""
+    rig = Rig(tmp_path)
+    rig.above.round = 2**31 - 2
+    rig.above.announce()
+    rig.until_offered(UpdateId(f"{2**31 - 1}-{GATEWAY}"))
     rig.die()
