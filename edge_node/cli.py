@@ -330,5 +330,5 @@ arrange(app, PANELS)
 def main() -> None:
     """Entry point of ``edge-node`` and ``python -m edge_node``."""
     reserve()
-    with ending_in_time(PROGRAM):
+    with ending_in_time(PROGRAM), errors_told(PROGRAM):
         call(app, PROGRAM)

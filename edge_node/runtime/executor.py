@@ -37,7 +37,7 @@ from edge_node.engine.effects import (
 )
 from edge_node.records import Held, OutboxEntry, RecoveredNode, Residual
 from edge_node.runtime.sealing import NodeSealing
-from edge_node.storage.store import HeldModel, NodeStore
+from edge_node.storage.store import HeldModel, NodeStore, OutboxFrames
 from edge_node.storage.task_state import expected_state
 from edge_node.training.adoption import AdoptionError, compose, initial_model
 from edge_node.training.evaluation import EvaluationJob, HiddenMetrics
@@ -55,7 +55,7 @@ from federation.runtime.failpoint import failpoint
 from federation.runtime.log import get_log
 from federation.runtime.transport import Transport
 from federation.task import Parameters
-from federation.types import Digest, RunId, UpdateId
+from federation.types import Digest, RunId
 from update_codec import CodecError, CodecSpec, Manifest, frame_manifest
 
 __all__ = ["NodeExecutor", "NodeParts"]
@@ -114,7 +114,7 @@ class NodeExecutor:
         self._log = get_log("node")
         self._held = self._fitting(self._store.held_model())
         self._unsaved = False
-        self._recent: tuple[UpdateId, bytes] | None = None
+        self._frames = OutboxFrames(self._store)
 
     def recovered(self) -> RecoveredNode:
         """Where the last process left off; a held model of another manifest is as good as none."""
@@ -306,7 +306,8 @@ class NodeExecutor:
         try:
             forgotten = self._store.enter_run(run)
         finally:
-            self._held, self._recent, self._unsaved = self._fitting(self._store.held_model()), None, False
+            self._held, self._unsaved = self._fitting(self._store.held_model()), False
+            self._frames.forget()
         held = None if self._held is None else Held(version=self._held.version, digest=self._held.digest)
         return events.RunEntered(run=run, held=held, forgotten=forgotten)
 
@@ -322,7 +323,7 @@ class NodeExecutor:
         failpoint("node_before_outbox")
         self._store.save_outbox(entry, frame, residual, effect.result.change, context)
         failpoint("node_after_outbox")
-        self._recent = (effect.offer.update, frame)
+        self._frames.keep(effect.offer.update, frame)
         return events.OutboxSaved(entry=entry)
 
     def _settle(self, effect: SettleUpdate) -> None:
@@ -337,9 +338,10 @@ class NodeExecutor:
                     self._log.warning("residual_dropped", update=effect.update)
                 residual = None
             elif not effect.applied and CodecSpec.parse(entry.offer.codec).feedback:
-                frame = self._frame(effect.update)
-                manifest = self._setup.suited(frame_manifest(frame)).manifest
-                residual = give_back_offered(residual, entry.offer, frame, manifest, context)
+                frame = self._frames.read(effect.update)
+                if frame is not None:
+                    manifest = self._setup.suited(frame_manifest(frame)).manifest
+                    residual = give_back_offered(residual, entry.offer, frame, manifest, context)
         except CodecError as error:  # the task's model, or this software, has changed since: nothing to give back to
             self._log.warning("update_not_given_back", update=effect.update, reason=str(error))
         self._store.settle(effect.update, residual, applied=effect.applied)
@@ -352,7 +354,12 @@ class NodeExecutor:
     def _send_offer(self, effect: SendOffer) -> None:
         failpoint("node_before_offer")
         topic, offer = self._topics.node_event(self._node), effect.offer
-        sent = replace(offer, inline=self._frame(offer.update)) if effect.inline else self._without_payload(offer)
+        entry = self._store.entry(offer.update)
+        stored = entry is not None and entry.stored
+        frame = self._frames.read(offer.update) if effect.inline or not stored else None
+        if frame is None and not stored:
+            return  # who grants chunks that never come keeps a place from others
+        sent = replace(offer, inline=frame) if effect.inline else self._without_payload(offer)
         try:
             self._say(topic, sent)
         except PayloadTooLarge:
@@ -371,7 +378,9 @@ class NodeExecutor:
         entry = self._store.entry(effect.update)
         if entry is None:
             return
-        frame, chunk_bytes = self._frame(effect.update), effect.chunk_bytes
+        frame, chunk_bytes = self._frames.read(effect.update), effect.chunk_bytes
+        if frame is None:
+            return
         count = chunk_count(len(frame), chunk_bytes)
         for index in effect.indices:
             if index >= count:
@@ -387,12 +396,3 @@ class NodeExecutor:
                 self._log.error("chunks_too_large", update=effect.update, chunk_bytes=chunk_bytes, reason=str(error))
                 return
             failpoint("node_mid_upload")
-
-    def _frame(self, update: UpdateId) -> bytes:
-        """The payload of an update; the newest one is kept in memory, because a large one is sent in many windows."""
-        if self._recent is None or self._recent[0] != update:
-            frame = self._store.frame(update)
-            if frame is None:
-                raise LocalProtocolError(f"update {update} is not in the outbox")
-            self._recent = (update, frame)
-        return self._recent[1]

@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_node.records import NO_CHANGE, OutboxEntry, RecoveredNode, Residual, Seen, StateChange
+from federation.errors import LocalProtocolError
+from federation.runtime.log import get_log
 from federation.task import Parameters
 from federation.types import Digest, Incarnation, ModelVersion, RoundId, RunId, SampledSteps, StateId, UpdateId
 from update_codec import Vectors
 
-__all__ = ["HeldModel", "NodeStore"]
+__all__ = ["HeldModel", "NodeStore", "OutboxFrames"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,3 +142,43 @@ class NodeStore(Protocol):
 
     def close(self) -> None:
         """Release the state folder."""
+
+
+class OutboxFrames:
+    """The payloads of what is in the outbox; the newest is kept in memory, because a large one is sent in many windows.
+
+    Args:
+        store: Where they are.
+    """
+
+    def __init__(self, store: NodeStore) -> None:
+        self._store = store
+        self._recent: tuple[UpdateId, bytes] | None = None
+
+    def keep(self, update: UpdateId, frame: bytes) -> None:
+        """This one was saved just now."""
+        self._recent = (update, frame)
+
+    def forget(self) -> None:
+        """Another run's outbox is at hand."""
+        self._recent = None
+
+    def read(self, update: UpdateId) -> bytes | None:
+        """The payload of an update; None where the disk does not give it as it was written.
+
+        Then it is tried again later, and the next start goes on without what it cannot read.
+
+        Raises:
+            LocalProtocolError: There is no such update.
+        """
+        if self._recent is not None and self._recent[0] == update:
+            return self._recent[1]
+        frame = self._store.frame(update)
+        if frame is not None:
+            self._recent = (update, frame)
+        elif self._store.entry(update) is None:
+            raise LocalProtocolError(f"update {update} is not in the outbox")
+        else:
+            remedy = "its file is gone, changed, or cannot be read: see the kernel's log"
+            get_log("node").error("update_unreadable", update=update, remedy=remedy)
+        return frame

@@ -33,6 +33,7 @@ from edge_node.engine.events import ModelReady, ModelRejected, OutboxSaved, RunE
 from edge_node.records import FinishedTraining, Held, OutboxEntry, RecoveredNode
 from edge_node.runtime import executor
 from edge_node.runtime.executor import NodeExecutor, NodeParts
+from edge_node.storage import database
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.storage.store import HeldModel
 from edge_node.training.update import ResidualAging
@@ -383,6 +384,33 @@ def test_chunks_that_a_new_broker_does_not_take_end_no_process(rig: Rig) -> None
 def test_chunks_of_an_update_that_is_settled_are_not_sent(rig: Rig) -> None:
     assert list(rig.executor.execute(SendChunks(update=UPDATE, indices=(0,), chunk_bytes=50))) == []
     assert rig.transport.published == []
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("body", [None, b"other bytes"])
+def test_an_update_that_the_disk_has_lost_ends_no_node_and_holds_nobody_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, body: bytes | None, *, stored: bool
+) -> None:
+    """It is not offered: chunks would be granted that never come. One that is stored needs no payload any more."""
+    monkeypatch.setattr(database, "LARGE_BYTES", 4)
+    rig.adopt()
+    result = rig.train()
+    rig.save(result)
+    if stored:
+        rig.executor.execute(MarkStored(update=UPDATE))
+    (file,) = Path(rig.store._folder.path).glob("frame-*")
+    file.unlink() if body is None else file.write_bytes(body)
+    rig.executor._frames.forget()
+    for inline in (True, False):
+        with capture_logs() as logs:
+            rig.executor.execute(SendOffer(offer=offer(result.frame), inline=inline))
+        assert [line["event"] for line in logs].count("update_unreadable") == (inline or not stored)
+    rig.executor.execute(SendChunks(update=UPDATE, indices=(0,), chunk_bytes=10))
+    said = [decode_message(each.payload) for each in rig.transport.published]
+    assert [each.inline for each in said if isinstance(each, UpdateOffer)] == [None, None] * stored
+    assert len(said) == 2 * stored
+    rig.executor.execute(SettleUpdate(update=UPDATE, applied=False))
+    assert rig.store.outbox() == ()
 
 
 def test_stored_mark_and_progress_are_saved(rig: Rig) -> None:
