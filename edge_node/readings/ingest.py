@@ -125,6 +125,7 @@ class Ingest:
         self._acks: list[Callable[[], None]] = []
         self._cursors: dict[str, object] = {}
         self._refused: Counter[str] = Counter()
+        self._told_shared = False
         self._memos: dict[str, object] = {}
         self._states: dict[str, str] = {}
         self._read: dict[str, object] = {}
@@ -260,7 +261,8 @@ class Ingest:
         found, problems = self._topics.readings(
             message.topic, message.payload, arrived=self._wall(), retained=message.retained
         )
-        if OTHER_SENSOR in problems and not self._refused[OTHER_SENSOR]:
+        if OTHER_SENSOR in problems and not self._told_shared:
+            self._told_shared = True
             self._log.warning("column_of_two_topics", topic=message.topic, remedy="say {1} in the column's name")
         self._refused.update(problems)
         if self._topics.learned:

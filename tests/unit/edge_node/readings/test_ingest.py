@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from edge_node.readings import ingest as ingest_module
 from edge_node.readings.ingest import Ingest, IngestSettings
@@ -286,3 +287,16 @@ def test_the_store_is_one_file_that_sqlite_calls_whole(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / READINGS) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     database.close()
+
+
+def test_a_column_of_two_topics_is_said_once_however_long_both_go_on(tmp_path: Path) -> None:
+    one = made(tmp_path, topics=TopicMap([TopicRule(topic="s/+", columns={"heat": None})]))
+    with capture_logs() as logs:
+        one.open()
+        for number in range(3):
+            stored = threading.Event()
+            one.inbox.put(said("s/a", str(number)))
+            one.inbox.put(said("s/b", str(number), stored.set))
+            assert stored.wait(30)
+        assert one.close()
+    assert [line["topic"] for line in logs if line["event"] == "column_of_two_topics"] == ["s/b"]
