@@ -15,10 +15,10 @@ import structlog
 
 from coordinator.config.alerts import AlertsSection
 from federation.documents import read_json
-from federation.errors import StorageError
+from federation.errors import FederationError, StorageError
 from federation.storage.folder import write_file
 from fedmq.alerts.rules import Surroundings, conditions
-from fedmq.alerts.sinks import NotDelivered, Sink
+from fedmq.alerts.sinks import Sink
 from fedmq.alerts.watch import Notice, Watch
 from fedmq.run_view import Snapshot
 
@@ -149,14 +149,18 @@ class Follower:
     def _send(self, name: str, row: Mapping[str, object]) -> str:
         try:
             self.sinks[name](row)
-        except NotDelivered as error:
+        except FederationError as error:
             return str(error)
         return ""
 
     def _save(self, now_s: float) -> None:
         self._saved_s = now_s
         content = {"watched": self._watch.rows(), "pending": list(self._pending)}
-        write_file(self.folder / FILE, json.dumps(content).encode(), mode=0o600)
+        try:
+            write_file(self.folder / FILE, json.dumps(content).encode(), mode=0o600)
+        except OSError as error:
+            # A full disk is what people are told of first of all: told twice, after a restart, does no harm.
+            structlog.get_logger().warning("alerts_not_remembered", reason=str(error))
 
     def _kept(self) -> dict[str, Any]:
         try:

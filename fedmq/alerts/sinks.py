@@ -1,7 +1,11 @@
 """Where alerts go: a log line always; a topic, a webhook and a command where they are configured."""
 
+import http.client
+import io
 import json
 import subprocess
+import tempfile
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -20,6 +24,8 @@ Sink = Callable[[Mapping[str, object]], None]
 """Delivers one alert, as plain data; raises `NotDelivered`."""
 
 ANSWER_BYTES_MAX = 4096
+SAID_BYTES_MAX = 200
+"""Of what a failed command has said last."""
 
 
 class NotDelivered(FederationError):  # noqa: N818 - the name says what it is
@@ -38,7 +44,7 @@ def make_sinks(limits: AlertsSection, federation: str) -> Mapping[str, Sink]:
     """
     sinks: dict[str, Sink] = {"log": _log}
     if limits.webhook:
-        sinks["webhook"] = lambda alert: _post(limits, alert)
+        sinks["webhook"] = _Webhook(limits)
     if limits.topic:
         address = parse_broker_url(limits.broker, source="alerts.broker")
         sinks["topic"] = lambda alert: _publish(limits, address, f"fedmq-alerts-{federation}", alert)
@@ -52,20 +58,47 @@ def _log(alert: Mapping[str, object]) -> None:
     (log.info if alert["over"] else log.warning)("alert", alert=dict(alert))
 
 
-def _post(limits: AlertsSection, alert: Mapping[str, object]) -> None:
-    request = urllib.request.Request(  # noqa: S310 - the configuration admits http and https
-        limits.webhook,
-        data=json.dumps(alert).encode(),
-        headers={"content-type": "application/json", "user-agent": "fedmq"},
-        method="POST",
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=limits.timeout_s) as answer:  # noqa: S310 - as above
-            answer.read(ANSWER_BYTES_MAX)
-    except urllib.error.HTTPError as error:
-        raise NotDelivered(f"the webhook answered {error.code} {error.reason}") from error
-    except (OSError, ValueError) as error:  # what a URL holds may be a secret: it is not repeated
-        raise NotDelivered(f"the webhook cannot be reached: {getattr(error, 'reason', error)}") from error
+class _Webhook:
+    """Posts one alert at a time; the library's own limit begins anew with every byte that a slow server sends."""
+
+    def __init__(self, limits: AlertsSection) -> None:
+        self._limits, self._under_way = limits, threading.Thread()
+
+    def __call__(self, alert: Mapping[str, object]) -> None:
+        """Post it, and wait for an answer as long as the settings say.
+
+        Raises:
+            NotDelivered: It was not taken.
+        """
+        late = f"the webhook has not answered within {self._limits.timeout_s:g} s"
+        if self._under_way.is_alive():
+            raise NotDelivered(f"{late}, the time before")
+        problems: list[str] = []
+        self._under_way = threading.Thread(target=lambda: problems.append(self._post(alert)), daemon=True)
+        self._under_way.start()
+        self._under_way.join(self._limits.timeout_s)
+        problem = problems[0] if problems else late
+        if problem:
+            raise NotDelivered(problem)
+
+    def _post(self, alert: Mapping[str, object]) -> str:
+        """What was wrong; empty where it was taken."""
+        try:
+            request = urllib.request.Request(  # noqa: S310 - the configuration admits http and https
+                self._limits.webhook,
+                data=json.dumps(alert).encode(),
+                headers={"content-type": "application/json", "user-agent": "fedmq"},
+                method="POST",
+            )
+            with urllib.request.urlopen(request, timeout=self._limits.timeout_s) as answer:  # noqa: S310 - as above
+                answer.read(ANSWER_BYTES_MAX)
+        except urllib.error.HTTPError as error:
+            return f"the webhook answered {error.code} {error.reason}"
+        except http.client.HTTPException as error:
+            return f"the webhook does not answer as HTTP has it: {type(error).__name__}"
+        except (OSError, ValueError) as error:  # what a URL holds may be a secret: it is not repeated
+            return f"the webhook cannot be reached: {getattr(error, 'reason', error)}"
+        return ""
 
 
 def _publish(limits: AlertsSection, address: Any, client_id: str, alert: Mapping[str, object]) -> None:
@@ -78,16 +111,20 @@ def _publish(limits: AlertsSection, address: Any, client_id: str, alert: Mapping
 
 
 def _run(limits: AlertsSection, alert: Mapping[str, object]) -> None:
-    try:
-        done = subprocess.run(
-            list(limits.command),
-            input=json.dumps(alert).encode(),
-            capture_output=True,
-            timeout=limits.timeout_s,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise NotDelivered(f"the command failed: {error}") from error
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()[-200:]
-        raise NotDelivered(f"the command ended with {done.returncode}: {said}")
+    # A file, and no pipe: what the command leaves running would hold that open, and print without an end.
+    with tempfile.TemporaryFile() as errors:
+        try:
+            done = subprocess.run(
+                list(limits.command),
+                input=json.dumps(alert).encode(),
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                timeout=limits.timeout_s,
+                check=False,
+            )
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+            raise NotDelivered(f"the command failed: {error}") from error
+        if done.returncode:
+            errors.seek(max(0, errors.seek(0, io.SEEK_END) - SAID_BYTES_MAX))
+            said = errors.read().decode(errors="replace").strip()
+            raise NotDelivered(f"the command ended with {done.returncode}: {said}")

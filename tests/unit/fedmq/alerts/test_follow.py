@@ -1,7 +1,11 @@
 """A run is followed: what is told where, what is tried again, and what a restart remembers."""
 
+import contextlib
+import errno
 import json
 import os
+import signal
+import socket
 import sys
 import threading
 import time
@@ -233,3 +237,75 @@ def test_the_command_line_tests_all_ways_and_looks_once(
     lines = capsys.readouterr().out.splitlines()
     assert [one["kind"] for one in json.loads(lines[-1])] == ["stopped"]
     assert Hook.got[-1]["kind"] == "stopped"
+
+
+@contextlib.contextmanager
+def answering(*pieces: bytes) -> Iterator[str]:
+    """The URL of a server that says these pieces to whoever connects, and then nothing more until the end."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, contextlib.ExitStack() as connections:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    one = connections.enter_context(listening.accept()[0])
+                    for piece in pieces:
+                        one.sendall(piece)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@pytest.mark.parametrize("answer", [b"SSH-2.0-x\r\n", b"HTTP/1.1 x\r\n\r\n", b"x" * 70_000])
+def test_a_webhook_that_does_not_speak_http_ends_nothing(answer: bytes) -> None:
+    with answering(answer) as url, pytest.raises(NotDelivered, match="does not answer as HTTP has it"):
+        make_sinks(AlertsSection(webhook=url, timeout_s=20), "plant")["webhook"]({})
+
+
+def test_a_webhook_that_never_comes_to_an_end_holds_the_other_alerts_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering(b"HTTP/1.1 200 OK\r\n") as url:
+        post = make_sinks(AlertsSection(webhook=url, timeout_s=20), "plant")["webhook"]
+        monkeypatch.setattr(threading.Thread, "join", lambda _self, _timeout=None: None)
+        with pytest.raises(NotDelivered, match=r"has not answered within 20 s$"):
+            post({})
+        with pytest.raises(NotDelivered, match="the time before"):
+            post({})
+        monkeypatch.undo()
+
+
+def test_what_a_command_leaves_running_or_prints_without_an_end_is_no_failure(tmp_path: Path) -> None:
+    """A mail program that goes on in the background has the same standard output."""
+    left = tmp_path / "left"
+    program = (
+        "import subprocess; print('x' * 10_000_000)\n"
+        f"open({str(left)!r}, 'w').write(str(subprocess.Popen(['sleep', '600']).pid))"
+    )
+    make_sinks(AlertsSection(command=(sys.executable, "-c", program), timeout_s=60), "plant")["command"]({})
+    os.kill(int(left.read_text()), signal.SIGKILL)
+
+
+def test_people_are_told_of_a_disk_that_is_full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fedmq.alerts.follow.write_file", full)
+    got: list[Mapping[str, object]] = []
+    one = follower(folder, {"list": got.append})
+    one.once()
+    passed()
+    one.once()
+    assert [told["kind"] for told in got] == ["stopped"]
+
+
+def test_a_way_that_is_set_up_wrongly_costs_itself(folder: Path) -> None:
+    def wrong(_: Mapping[str, object]) -> None:
+        raise ConfigError("broker.tls", "cannot load the certificates")
+
+    got: list[Mapping[str, object]] = []
+    one = follower(folder, {"wrong": wrong, "list": got.append})
+    one.once()
+    passed()
+    one.once()
+    assert [told["kind"] for told in got] == ["stopped"]
