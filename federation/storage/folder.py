@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import pwd
+import shutil
 import stat
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ __all__ = [
     "access_remedy",
     "empty_folder",
     "has_content",
+    "is_full",
     "lock",
     "lock_holder",
     "point_link",
@@ -32,6 +34,9 @@ __all__ = [
 
 TEMPORARY = ".tmp"
 """Suffix of a file that is not whole yet; one that a crash has left may be deleted."""
+
+ROOM_BYTES: Final = 1 << 16
+"""With less a disk is full: a page of a database, its journal and what its readers share need more."""
 
 _LOCK = "lock"
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -118,6 +123,17 @@ def _close_to_others(folder: Path) -> None:
 
 def _unusable(folder: Path, error: OSError) -> StorageError:
     return StorageError(f"the state folder {folder} cannot be used: {error}{remedy_for(error, folder)}")
+
+
+def is_full(folder: Path | None) -> bool:
+    """Whether a disk has hardly a page left for this user; no where it is not known.
+
+    SQLite calls that an I/O error where it cannot enlarge the file that its readers share.
+    """
+    if folder is not None:
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(folder).free < ROOM_BYTES
+    return False
 
 
 def remedy_for(error: OSError, folder: Path | None = None) -> str:

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Final
 
 from federation.errors import StorageError
 from federation.runtime.failpoint import failpoint
-from federation.storage.folder import access_remedy, has_content, remedy_for
+from federation.storage.folder import access_remedy, has_content, is_full, remedy_for
 
 __all__ = [
     "Connection",
@@ -39,9 +38,6 @@ DuplicateRow = sqlite3.IntegrityError
 
 BUSY_S: Final = 5.0
 """How long a reader of another process, such as `coordinator status`, may hold a writer up, and the other way round."""
-
-ROOM_BYTES: Final = 1 << 16
-"""With less the disk is full: a page, its journal and what readers share need more."""
 
 _NAMED_MAX: Final = 3
 """Files that a message names; the rest is counted."""
@@ -389,19 +385,9 @@ def disk_remedy(error: sqlite3.Error | OSError, folder: Path | None = None) -> s
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN:
             return access_remedy(folder)
         case sqlite3.SQLITE_IOERR:
-            # SQLite says so of a full disk, too, where it cannot enlarge the file that its readers share.
-            return remedy_for(OSError(errno.ENOSPC if _is_full(folder) else errno.EIO, ""), folder)
+            return remedy_for(OSError(errno.ENOSPC if is_full(folder) else errno.EIO, ""), folder)
         case _:
             return ""
-
-
-def _is_full(folder: Path | None) -> bool:
-    """Whether a disk has hardly a page left for this user."""
-    if folder is None:
-        return False
-    with contextlib.suppress(OSError):
-        return shutil.disk_usage(folder).free < ROOM_BYTES
-    return False
 
 
 def _make_private(path: Path) -> None:

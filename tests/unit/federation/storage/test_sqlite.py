@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from federation.errors import StorageError
-from federation.storage.sqlite import ROOM_BYTES, Connection, Database, Layout, ReadOnlyDatabase, disk_remedy
+from federation.storage.folder import ROOM_BYTES
+from federation.storage.sqlite import Connection, Database, Layout, ReadOnlyDatabase, disk_remedy
 
 
 @pytest.mark.parametrize(
