@@ -32,7 +32,6 @@ _SPARSE_MAX: Final = 0.1
 
 SAMPLE_ENTRIES: Final = 1 << 15
 """Of a group, for the estimate of its rate."""
-_FLOAT_MAX: Final = float(np.finfo(np.float32).max)
 
 F32 = NDArray[np.float32]
 
@@ -116,12 +115,14 @@ class EntropyRate:
     """
 
     def __init__(self, magnitudes: F32, size: int, rounding: float) -> None:
-        self._magnitudes, self._size = magnitudes, size
+        # Widened once: edges are float64, and a search among float32 would round each of them anew for every step.
+        self._magnitudes, self._size = magnitudes.astype(np.float64), size
+        self._largest, self._rounding = float(self._magnitudes[-1]), rounding
         self._edges = np.arange(1, SYMBOL_MAX + 1) - rounding
 
     def bits(self, step: float) -> float:
         """Entropy of all symbols at this step, in bits."""
-        below = self._below(self._edges * step)
+        below = self._below(self._edges[: self._reach(step)] * step)
         used = _differences(below)
         used = used[used > 0]
         return self._size * float(1.0 - below[0] - np.dot(used, np.log2(used)))
@@ -130,13 +131,13 @@ class EntropyRate:
         """Share of the symbols that are not zero at this step."""
         return 1.0 - float(self._below(self._edges[:1] * step)[0])
 
+    def _reach(self, step: float) -> int:
+        """So many edges, at least one, of which no later one is among the magnitudes: there are no symbols beyond."""
+        return 2 + int(min(self._largest / step + self._rounding, SYMBOL_MAX))
+
     def _below(self, edges: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Shares of the magnitudes below each edge."""
-        # With the next float32 from each edge on nothing changes, and the magnitudes need not be widened.
-        near = np.minimum(edges, _FLOAT_MAX).astype(np.float32)
-        with np.errstate(over="ignore"):
-            np.nextafter(near, np.float32(np.inf), where=near < edges, out=near)
-        below: NDArray[np.float64] = self._magnitudes.searchsorted(near) / len(self._magnitudes)
+        below: NDArray[np.float64] = self._magnitudes.searchsorted(edges) / len(self._magnitudes)
         return below
 
 

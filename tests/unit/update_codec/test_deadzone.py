@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from update_codec.arrays import FOLD, HOST
+from update_codec.coders.deadzone_coder import EntropyRate
 from update_codec.layouts.digits import BASES, pack
 from update_codec.layouts.layout import SAMPLE_ENTRIES, write_symbols
 from update_codec.layouts.levels import Layout, Sparse, write_places
@@ -107,3 +108,29 @@ def test_a_peak_tells_what_is_not_finite_wherever_it_is(bad: float) -> None:
         assert not np.isfinite(HOST.peak(values))
         values[place] = 0
     assert HOST.peak(values[:0]) == 0
+
+
+def entropy(values: NDArray[np.float32], step: float) -> float:
+    """Bits of the symbols by their shares, which are counted one by one."""
+    edges = (np.arange(1, SYMBOL_MAX + 1) - ROUNDING) * step
+    below = [float(np.count_nonzero(np.abs(values).astype(np.float64) < edge)) / len(values) for edge in edges]
+    shares = np.diff([0.0, *below, 1.0])
+    used = shares[shares > 0]
+    # As magnitudes: the zeros' share says nothing of signs.
+    return len(values) * float(1.0 - below[0] - np.dot(used, np.log2(used)))
+
+
+@pytest.mark.parametrize("step", [1e-30, 1e-6, 1e-3, 0.1, 0.5, 1.0, 3.0, 1e6, 3e38])
+@pytest.mark.parametrize("peak", [1e-20, 1.0, 1e10, 3e38])
+def test_the_estimate_is_the_entropy_at_each_step(step: float, peak: float) -> None:
+    values = np.random.default_rng(1).laplace(0.0, 0.1, 500).astype(np.float32)
+    values[0] = peak
+    values[1:5] = np.float32(min((2 - ROUNDING) * step, 3e38))  # on an edge, as near as a float32 comes to it
+    rate = EntropyRate(np.sort(np.abs(values)), len(values), ROUNDING)
+    assert rate.bits(step) == pytest.approx(entropy(values, step), rel=1e-12)
+    zeros = np.count_nonzero(np.abs(values).astype(np.float64) < (1 - ROUNDING) * step)
+    assert rate.density(step) == pytest.approx(1.0 - zeros / len(values))
+
+
+def test_nothing_but_zeros_has_no_entropy() -> None:
+    assert EntropyRate(np.zeros(9, np.float32), 9, ROUNDING).bits(1.0) == 0.0
