@@ -23,12 +23,11 @@ A node on 16 kbit/s and one on a LAN get the same announcement. The slow one sen
 not lost, it comes with its next updates.
 """
 
-import contextlib
 import ctypes
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -186,9 +185,17 @@ def _return_freed_memory() -> None:
 
     Making glibc map each array apart instead would cost training: half as much time again, with activations of 8 MB.
     """
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # a C library without it
-            ctypes.CDLL(None).malloc_trim(0)
+    trim = _trimmer()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _trimmer() -> Callable[[int], int] | None:
+    if sys.platform != "linux":
+        return None
+    found: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not in each C library
+    return found
 
 
 def taken(trained: Parameters) -> Parameters:
@@ -197,10 +204,13 @@ def taken(trained: Parameters) -> Parameters:
 
 
 class _Leaving(Mapping[str, Array]):
-    """A dict whose values leave it when they are asked for; what was freed before goes back to the kernel."""
+    """A dict whose values leave it when they are asked for; what was freed before goes back to the kernel.
+
+    Of a small model nothing does so on the way: whoever took all of it gives everything back at once.
+    """
 
     def __init__(self, arrays: dict[str, Array]) -> None:
-        self._arrays, self._bytes = arrays, _RETURNED_BYTES
+        self._arrays, self._bytes = arrays, sum(getattr(array, "nbytes", 0) for array in arrays.values())
 
     def __getitem__(self, name: str) -> Array:
         if self._bytes >= _RETURNED_BYTES:

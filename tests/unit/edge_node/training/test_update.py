@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge_node.records import Residual
+from edge_node.training import update
 from edge_node.training.update import (
     ResidualAging,
     ResidualChange,
@@ -242,6 +243,20 @@ def test_trained_tensors_leave_one_by_one_where_they_are_not_needed_any_more() -
     assert not own
     assert trained.keys() == {"a", "b"}
     np.testing.assert_array_equal(left.parameters, kept.parameters)
+
+
+@pytest.mark.parametrize(("limit", "times"), [(1 << 24, 1), (28, 2), (12, 3)])
+def test_memory_goes_back_once_for_a_small_model_and_on_the_way_for_a_large_one(
+    limit: int, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """28 bytes in two tensors of 12 and 16."""
+    returned: list[None] = []
+    monkeypatch.setattr(update, "_RETURNED_BYTES", limit)
+    monkeypatch.setattr(update, "_return_freed_memory", lambda: returned.append(None))
+    manifest = Manifest.of({"a": np.zeros(3, np.float32), "b": np.zeros((2, 2), np.float32)})
+    trained = {"a": np.ones(3, np.float32), "b": np.full((2, 2), 2, np.float32)}
+    difference(Vectors.zeros(manifest), taken(trained), manifest)
+    assert len(returned) == times
 
 
 @dataclass
