@@ -7,11 +7,11 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from edge_node.records import OutboxEntry, Seen
+from edge_node.storage.bodies import BODY, SUFFIX, Bodies, placed
 from edge_node.storage.ledger import SPENT_TABLE, add_ledger, charge, read_ledgers
 from edge_node.storage.model_file import is_model
 from edge_node.storage.state_folder import StateFolder
@@ -27,7 +27,6 @@ from federation.types import NO_START, Epoch, ModelVersion, RoundId, RunId, Samp
 __all__ = [
     "APPLIED",
     "DATABASE",
-    "LARGE_BYTES",
     "LAYOUT",
     "NEWEST_FIRST",
     "Database",
@@ -42,9 +41,6 @@ __all__ = [
 
 DATABASE = "node.sqlite"
 """File name of the database in the state folder."""
-
-LARGE_BYTES = 1 << 20
-"""A body above this size gets a file of its own, in bytes: SQLite writes a blob twice (log, then table)."""
 
 APPLIED = "applied"
 """Name of the body with the newest version of which an update became part: 4 bytes, big endian; it may be missing."""
@@ -63,8 +59,6 @@ OWED_S = 30 * 86_400.0
 
 _CLOCK_S = 1_577_836_800.0
 """A clock before 2020 was never set: what it has stamped may be of today."""
-
-_SUFFIX = ".body"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,17 +98,8 @@ class RunRow:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Body:
-    run: RunId
-    name: str
-    digest: bytes
-    inline: bytes | None
-    file: str | None
-
-
 _RUN = Columns(RunRow, kinds={"start": UNSIGNED})
-_BODY = Columns(_Body)
+_PUT_RUN = f"INSERT INTO runs ({_RUN.names}) {placed(_RUN.names, ('run',))}"
 _ENTRY = Columns(OutboxEntry, kinds={"offer": Kind("BLOB", encode_message, decode_message)})
 
 _OUTBOX = (
@@ -124,7 +109,7 @@ _OUTBOX = (
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
     f"CREATE TABLE IF NOT EXISTS runs ({_RUN.definitions(run='TEXT PRIMARY KEY')})",
-    f"CREATE TABLE IF NOT EXISTS body ({_BODY.definitions()}, PRIMARY KEY (run, name))",
+    f"CREATE TABLE IF NOT EXISTS body ({BODY.definitions()}, PRIMARY KEY (run, name))",
     f"CREATE TABLE IF NOT EXISTS outbox ({_OUTBOX})",
     SPENT_TABLE,
 )
@@ -202,7 +187,7 @@ def traces(folder: Path) -> list[str]:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         log = f"{DATABASE}-wal"
         left = [one for one in entries if (is_model(one.name) or one.name == log) and one.stat().st_size]
-        return [one.name for one in entries if one.name.endswith(_SUFFIX) or one in left]
+        return [one.name for one in entries if one.name.endswith(SUFFIX) or one in left]
     return []
 
 
@@ -245,18 +230,16 @@ class Database:
 
     def __init__(self, folder: StateFolder, draw: Callable[[], StateId]) -> None:
         self._folder = folder
-        self._serial = 0
-        self._written: list[str] = []
-        self._replaced: list[str] = []
         self._tables = sqlite.Database(
             folder.path / DATABASE, LAYOUT, remedy=remedy_of(folder.path), role="node", traces=traces(folder.path)
         )
+        incarnation = int(self.meta("incarnation") or 0) + 1
+        self.bodies = Bodies(folder, self._tables, incarnation)
         with self.transaction(durable=True):
-            self.set_meta("incarnation", int(self.meta("incarnation") or 0) + 1)
+            self.set_meta("incarnation", incarnation)
             if self.meta("state_id") is None:
                 self.set_meta("state_id", str(draw()))
-        keep = {row[0] for row in self.query("SELECT file FROM body WHERE file IS NOT NULL")}
-        self._folder.sweep(_SUFFIX, keep)
+        self.bodies.sweep()
 
     def query(self, statement: str, *values: object) -> list[Row]:
         """All rows of a query.
@@ -264,10 +247,17 @@ class Database:
         Raises:
             StorageError: The disk failed.
         """
-        try:
+        with _reading():
             return self._tables.execute(statement, *values).fetchall()
-        except SqliteError as error:
-            raise StorageError(f"the store cannot be read: {error}") from error
+
+    def body(self, run: RunId, name: str) -> bytes | None:
+        """A named body of a run; None when it is missing or its digest is wrong.
+
+        Raises:
+            StorageError: The disk failed.
+        """
+        with _reading():
+            return self.bodies.read(run, name)
 
     def change(self, statement: str, *values: object) -> None:
         """Change rows inside a `transaction`."""
@@ -303,7 +293,7 @@ class Database:
 
     def put_run(self, row: RunRow) -> None:
         """Replace what is kept of a run inside a `transaction`."""
-        self._tables.insert("runs", _RUN.row(row), conflict="REPLACE")
+        self._tables.execute(_PUT_RUN, *_RUN.row(row).values())
 
     def enter_run(self, run: RunId, now_s: float) -> tuple[RunId, ...]:
         """Keep a run as the one that was heard last inside a `transaction`; says which ones had to go for it.
@@ -328,10 +318,8 @@ class Database:
         return gone
 
     def _drop_run(self, run: RunId) -> None:
-        self._replaced += [
-            row[0] for row in self.query("SELECT file FROM body WHERE run = ? AND file IS NOT NULL", run)
-        ]
-        for table in ("body", "outbox", "runs"):
+        self.bodies.drop_run(run)
+        for table in ("outbox", "runs"):
             self.change(f"DELETE FROM {table} WHERE run = ?", run)  # noqa: S608 - our own names
 
     @contextlib.contextmanager
@@ -341,16 +329,14 @@ class Database:
         Raises:
             StorageError: Nothing has changed.
         """
-        self._written, self._replaced = [], []
+        self.bodies.begin()
         try:
             with self._tables.transaction("change", durable=durable):
                 yield
         except BaseException:
-            for name in self._written:
-                self._folder.remove(name)
+            self.bodies.undo()
             raise
-        for name in self._replaced:
-            self._folder.remove(name)
+        self.bodies.end()
 
     def meta(self, name: str) -> Any:
         """One named value, or None."""
@@ -361,40 +347,14 @@ class Database:
         """Set one named value inside a `transaction`."""
         self._tables.insert("meta", {"name": name, "value": value}, conflict="REPLACE")
 
-    def body(self, run: RunId, name: str) -> bytes | None:
-        """A named body of a run; None when it is missing or its digest is wrong."""
-        rows = self.query("SELECT * FROM body WHERE run = ? AND name = ?", run, name)
-        if not rows:
-            return None
-        kept = _BODY.record(rows[0])
-        try:
-            body = kept.inline if kept.file is None else self._folder.read(kept.file)
-        except OSError:
-            return None
-        return body if body is not None and _digest(body) == kept.digest else None
-
-    def set_body(self, run: RunId, name: str, body: bytes) -> None:
-        """Set a named body of a run inside a `transaction`."""
-        self.drop_body(run, name)
-        file = None
-        if len(body) > LARGE_BYTES:
-            self._serial += 1
-            file = f"{name}.{self.meta('incarnation')}.{self._serial}{_SUFFIX}"
-            self._folder.write(file, body)
-            self._written.append(file)
-        kept = _Body(run=run, name=name, digest=_digest(body), inline=body if file is None else None, file=file)
-        self._tables.insert("body", _BODY.row(kept))
-
-    def drop_body(self, run: RunId, name: str) -> None:
-        """Delete a named body of a run inside a `transaction`."""
-        found = self.query("SELECT file FROM body WHERE run = ? AND name = ? AND file IS NOT NULL", run, name)
-        self._replaced += [row[0] for row in found]
-        self.change("DELETE FROM body WHERE run = ? AND name = ?", run, name)
-
     def close(self) -> None:
         """Close the connection."""
         self._tables.close()
 
 
-def _digest(body: bytes) -> bytes:
-    return blake2b(body, digest_size=16).digest()
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except SqliteError as error:
+        raise StorageError(f"the store cannot be read: {error}") from error

@@ -66,6 +66,8 @@ def charge(query: Query, change: Change, place: tuple[RunId, UpdateId | None], s
         place: The run, and the update that took it; None where nobody knows which.
         spent: All that was spent in the run.
     """
+    if not (spent := tuple(spent)):
+        return
     run, update = place
     known = {(each.sampling_rate, each.noise): each.steps for each in read_ledgers(query).get(run, ())}
     for each in spent:

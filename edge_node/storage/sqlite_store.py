@@ -74,6 +74,7 @@ class SqliteNodeStore:
             self._db = Database(self._folder, draw)
             self._incarnation = Incarnation(int(self._db.meta("incarnation")))
             self._state_id = StateId(int(self._db.meta("state_id")))
+            self._heard: dict[RunId, Seen] = {}
             known = self._db.runs()
             self._sweep_models([row.run for row in known])
             self._now = self._load(known[0].run if known else _NO_RUN)
@@ -119,6 +120,7 @@ class SqliteNodeStore:
         with self._db.transaction(durable=False):
             gone = self._db.enter_run(run, self._wall())
         for other in gone:
+            self._heard.pop(other, None)
             self._folder.remove(model_name(other))
         return gone
 
@@ -177,11 +179,11 @@ class SqliteNodeStore:
         with self._db.transaction(durable=True):
             self._db.add_entry(entry, self._wall())
             self._db.charge(offer.run, offer.update, offer.spent or ())
-            self._db.set_body(now.run, frame_name(offer.update), frame)
+            self._db.bodies.put(now.run, frame_name(offer.update), frame)
             if change.pending:
-                self._db.set_body(now.run, _pending_name(offer.update), pack_arrays(change.pending))
+                self._db.bodies.put(now.run, _pending_name(offer.update), pack_arrays(change.pending))
             if context is not None:
-                self._db.set_body(now.run, _context_name(offer.update), context)
+                self._db.bodies.put(now.run, _context_name(offer.update), context)
             self._put_residual(residual)
             self._put_state(state)
             row = replace(self._db.newest_run(now.run), residual_version=offer.base_version)
@@ -219,8 +221,7 @@ class SqliteNodeStore:
         # The frame's file goes after this: were the row to come back without it, nobody could settle it again.
         with self._db.transaction(durable=residual is not now.residual or state is not now.state):
             self._db.change("DELETE FROM outbox WHERE run = ? AND update_id = ?", now.run, update)
-            for name in (frame_name(update), _pending_name(update), _context_name(update)):
-                self._db.drop_body(now.run, name)
+            self._db.bodies.drop(now.run, frame_name(update), _pending_name(update), _context_name(update))
             self._put_residual(residual)
             self._put_state(state)
         del now.outbox[update]
@@ -261,9 +262,12 @@ class SqliteNodeStore:
                 last_round=None if undone else last,
             )
             self._db.put_run(heard)
-            if seen.proof is not None:
-                self._db.set_body(seen.run, _PROOF, encode_message(seen.proof))
-            self._put_applied(seen)
+            before = self._heard.get(seen.run)
+            if seen.proof is not None and (before is None or before.proof != seen.proof):
+                self._db.bodies.put(seen.run, _PROOF, encode_message(seen.proof))
+            if before is None or before.applied != seen.applied:
+                self._put_applied(seen)
+        self._heard[seen.run] = seen
 
     def close(self) -> None:
         """Release the state folder."""
@@ -312,9 +316,9 @@ class SqliteNodeStore:
 
     def _put_applied(self, seen: Seen) -> None:
         if seen.applied is None:
-            self._db.drop_body(seen.run, APPLIED)
+            self._db.bodies.drop(seen.run, APPLIED)
         else:
-            self._db.set_body(seen.run, APPLIED, seen.applied.to_bytes(4))
+            self._db.bodies.put(seen.run, APPLIED, seen.applied.to_bytes(4))
 
     def _read_outbox(self, run: RunId) -> dict[UpdateId, OutboxEntry]:
         found = read_outbox(self._db.query("SELECT * FROM outbox WHERE run = ? ORDER BY position", run))
@@ -341,13 +345,13 @@ class SqliteNodeStore:
         if residual is self._now.residual:
             return
         if residual is None:
-            self._db.drop_body(self._now.run, _RESIDUAL)
+            self._db.bodies.drop(self._now.run, _RESIDUAL)
         else:
-            self._db.set_body(self._now.run, _RESIDUAL, np.ascontiguousarray(residual, "<f4").tobytes())
+            self._db.bodies.put(self._now.run, _RESIDUAL, np.ascontiguousarray(residual, "<f4").tobytes())
 
     def _put_state(self, state: Parameters) -> None:
         if state is not self._now.state:
-            self._db.set_body(self._now.run, _STATE, pack_arrays(state))
+            self._db.bodies.put(self._now.run, _STATE, pack_arrays(state))
 
 
 def _advanced(row: RunRow, round_id: RoundId) -> RunRow:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edge_node.records import OutboxEntry, RecoveredNode, Seen, StateChange
-from edge_node.storage import database
+from edge_node.storage import bodies
 from edge_node.storage.database import RUNS_OWED_MAX
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.storage.store import NodeStore
@@ -34,7 +34,7 @@ class Bench:
 @pytest.fixture(params=["sqlite", "sqlite with files"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     if request.param == "sqlite with files":
-        monkeypatch.setattr(database, "LARGE_BYTES", 4)
+        monkeypatch.setattr(bodies, "LARGE_BYTES", 4)
 
     def again(store: NodeStore) -> NodeStore:
         store.close()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edge_node.records import Seen, StateChange
-from edge_node.storage import database
+from edge_node.storage import bodies, database
 from edge_node.storage.model_file import model_name
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.errors import StorageError, StoreLocked
@@ -57,7 +57,7 @@ def test_lock_dies_with_a_killed_process(folder: Path) -> None:
 
 
 def test_failed_fsync_of_a_file_saves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "LARGE_BYTES", 4)
+    monkeypatch.setattr(bodies, "LARGE_BYTES", 4)
     store = SqliteNodeStore(folder)
     store.save_outbox(entry(1), b"first frame", residual(0.5))
     with monkeypatch.context() as patch:
@@ -191,7 +191,7 @@ def test_files_that_nothing_names_are_swept_at_start(folder: Path) -> None:
 def test_update_whose_payload_is_lost_is_dropped_from_the_outbox(
     folder: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    monkeypatch.setattr(database, "LARGE_BYTES", 4)
+    monkeypatch.setattr(bodies, "LARGE_BYTES", 4)
     store = SqliteNodeStore(folder)
     store.save_outbox(entry(1), b"first frame", residual(0.5))
     store.close()
