@@ -12,10 +12,12 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from threading import Event, Thread, get_ident
-from typing import TextIO, cast
+from typing import Any, Final, TextIO, cast
 
 import structlog
+from structlog.contextvars import merge_contextvars
 
 from federation.errors import place_in
 
@@ -57,9 +59,27 @@ def _spread_fields(_logger: object, _method: str, line: MutableMapping[str, obje
 
 
 _JSON = json_module.JSONEncoder(default=str)
+_LEVELS = {"warn": "warning", "exception": "error"}
+"""Levels of methods that have another name."""
 
 
-def _to_json(line: Mapping[str, object], **_options: object) -> str:
+_STEPS: Final[tuple[structlog.typing.Processor, ...]] = (
+    merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    _spread_fields,
+)
+
+
+def _finish(logger: object, method: str, line: MutableMapping[str, Any]) -> str:
+    """All steps in one, for JSON: a line is written for each step of a round, and what a step adds is not copied."""
+    merge_contextvars(logger, method, line)
+    line["level"] = _LEVELS.get(method, method)
+    line["timestamp"] = f"{datetime.now(UTC).isoformat(timespec='microseconds')[:-6]}Z"
+    if "exc_info" in line:
+        line = structlog.processors.format_exc_info(logger, method, line)
+    if _FIELDS in line:
+        line = _spread_fields(logger, method, line)
     return _JSON.encode(line)
 
 
@@ -131,6 +151,14 @@ def _descriptor(stream: TextIO | None) -> int | None:
         return None
 
 
+def _text(target: TextIO | None) -> structlog.typing.Processor:
+    return structlog.dev.ConsoleRenderer(
+        colors=target is not None and target.isatty(),
+        pad_event_to=28,
+        exception_formatter=structlog.dev.plain_traceback,
+    )
+
+
 def configure_log(*, json: bool, level: str = DEFAULT_LEVEL, stream: TextIO | None = None) -> None:
     """Send the log of this process to one stream. A second call replaces the first.
 
@@ -147,32 +175,19 @@ def configure_log(*, json: bool, level: str = DEFAULT_LEVEL, stream: TextIO | No
     if number is None:
         raise ValueError(f"no such log level: {level!r}; use debug, info, warning, error or critical")
     target: TextIO | None = stream or (sys.stdout if json else sys.stderr)
-    render: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer(serializer=_to_json)
-        if json
-        else structlog.dev.ConsoleRenderer(
-            colors=target is not None and target.isatty(),
-            pad_event_to=28,
-            exception_formatter=structlog.dev.plain_traceback,
-        )
-    )
-    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    steps: tuple[Any, ...] = (_finish,) if json else (*_STEPS, _text(target))
 
     def told(count: int, reason: str) -> str:
-        line = {"component": "log", "event": "log_lines_lost", "level": "warning", "count": count, "reason": reason}
-        return str(render(None, "warning", stamp(None, "warning", line)))
+        line: Any = {"component": "log", "event": "log_lines_lost", "count": count, "reason": reason}
+        for step in steps:
+            line = step(None, "warning", line)
+        return str(line)
 
+    logger = structlog.WriteLogger(cast("TextIO", LogStream(target, told, reader_s=READER_S)))
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            stamp,
-            *([structlog.processors.format_exc_info] if json else []),
-            _spread_fields,
-            render,
-        ],
+        processors=steps,
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", LogStream(target, told, reader_s=READER_S))),
+        logger_factory=lambda *_: logger,
         # Off: module-level loggers must follow a later configuration, in tests and in `coordinator demo`.
         cache_logger_on_first_use=False,
     )

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +96,26 @@ def test_an_exception_is_part_of_its_json_line() -> None:
     except ValueError:
         get_log("node").exception("failed")
     assert "ValueError: invalid literal" in json.loads(stream.getvalue())["exception"]
+
+
+def test_a_json_line_has_the_level_of_its_method_and_the_time_to_the_microsecond() -> None:
+    stream = io.StringIO()
+    configure_log(json=True, stream=stream)
+    log = get_log("node")
+    for say in (log.warn, log.exception, log.critical):
+        say("late")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["level"] for line in lines] == ["warning", "error", "critical"]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", line["timestamp"]) for line in lines)
+
+
+def test_what_a_task_has_bound_is_in_its_json_lines() -> None:
+    stream = io.StringIO()
+    configure_log(json=True, stream=stream)
+    with structlog.contextvars.bound_contextvars(plant="north", event="not this"):
+        get_log("node").info("late", seconds=2)
+    record = json.loads(stream.getvalue())
+    assert (record["plant"], record["event"], record["seconds"]) == ("north", "late", 2)
 
 
 def test_an_unknown_level_is_named() -> None:
